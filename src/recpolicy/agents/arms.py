@@ -1,0 +1,44 @@
+"""What is known of the arms before any feedback: tables of the catalogue, learnt from fit ratings only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.data.ratings import Ratings
+from recpolicy.models.embeddings import Embeddings
+
+_SHRINKAGE = 4.0
+"""Ratings' worth of the global mean in a movie's mean; an analysis of variance on u1.base gives 4.2."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """A arms: the rating model's expectation for a context x is offset + embedding . x[:D]."""
+
+    embedding: NDArray[np.float32]  # [A, D]
+    offset: NDArray[np.float32]  # [A]
+    count: NDArray[np.float32]  # [A], fit ratings
+    mean_rating: NDArray[np.float32]  # [A], shrunk to the global mean
+    scale: tuple[float, float]
+
+    def linear_prior(self, context_width: int, bias: bool) -> NDArray[np.float32]:
+        """Weights [A, context_width (+ 1)] under which a linear model starts as the rating model."""
+        arms, rank = self.embedding.shape
+        weights = np.zeros((arms, context_width + bias), np.float32)
+        weights[:, :rank] = self.embedding
+        if bias:
+            weights[:, -1] = self.offset
+        return weights
+
+
+def arms_of(catalogue: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> Arms:
+    """Return the tables of the catalogue's movies (rows [A])."""
+    movies = fit.shape[1]
+    count = np.bincount(fit.movie, minlength=movies)
+    total = np.bincount(fit.movie, fit.rating, minlength=movies)
+    mean = (total + _SHRINKAGE * fit.rating.mean()) / (count + _SHRINKAGE)
+    return Arms(
+        embeddings.movie[catalogue], embeddings.offset[catalogue], count[catalogue].astype(np.float32),
+        mean[catalogue].astype(np.float32), fit.scale,
+    )  # fmt: skip

@@ -1,0 +1,91 @@
+"""Baselines that stand in every table: random, most popular, highest mean, rating-model greedy. They never learn.
+
+Scores [A] come from fit ratings: 0 for all, number of ratings, shrunk mean rating; the rating model's depend on the user.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.agents import heads
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
+from recpolicy.agents.observation import Observation
+from recpolicy.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """Baselines have no settings."""
+
+
+class Baseline(Learner):
+    """Greedy in fixed scores; its reward estimates are the rating model's."""
+
+    def __init__(self, arms: Arms, score: NDArray[np.float32] | None, name: str):
+        super().__init__(name=name)
+        self._embedding, self._offset = tf.constant(arms.embedding), tf.constant(arms.offset)
+        self._score = None if score is None else tf.constant(score)  # [A]
+
+    def estimate(self, observation: Observation) -> Estimate:
+        """The rating model's expectations."""
+        user = observation.context[:, : self._embedding.shape[1]]
+        mean = self._offset + tf.matmul(user, self._embedding, transpose_b=True)
+        return Estimate(mean, tf.zeros_like(mean))
+
+    def explore(self, observation: Observation) -> tf.Tensor:
+        """A baseline does not explore."""
+        return self.exploit(observation)
+
+    def exploit(self, observation: Observation) -> tf.Tensor:
+        """Greedy in the scores; equal scores share alike."""
+        mean = self.estimate(observation).mean
+        scores = mean if self._score is None else tf.broadcast_to(self._score, tf.shape(mean))
+        return heads.greedy(scores, observation.mask)
+
+    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """Only measure the mean squared error."""
+        guess = tf.gather(self.estimate(observation).mean, action, batch_dims=1)
+        return tf.reduce_mean(tf.square(reward - guess))
+
+    def export(self) -> ExportedPolicy:
+        """The scores, where they do not depend on the user."""
+        if self._score is None:
+            return ExportedPolicy("rating_model", "greedy")
+        return ExportedPolicy("rating_model", "scores", {}, {"score": self._score.numpy()})
+
+
+def _known(arms: Arms | None, name: str) -> Arms:
+    if arms is None:
+        raise ConfigError(f"{name} needs the arms' tables")
+    return arms
+
+
+def make_random(spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+    """Every allowed arm alike."""
+    known = _known(arms, "random")
+    return BanditAgent(spec, action_spec, Baseline(known, np.zeros_like(known.count), "random"), seed=seed)
+
+
+def make_popular(spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+    """The movie with the most fit ratings."""
+    known = _known(arms, "popular")
+    return BanditAgent(spec, action_spec, Baseline(known, known.count, "popular"), seed=seed)
+
+
+def make_highest_mean(
+    spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
+    """The movie with the highest (shrunk) mean of fit ratings."""
+    known = _known(arms, "highest_mean")
+    return BanditAgent(spec, action_spec, Baseline(known, known.mean_rating, "highest_mean"), seed=seed)
+
+
+def make_rating_model(
+    spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
+    """The movie that the rating model expects this user to like best."""
+    return BanditAgent(spec, action_spec, Baseline(_known(arms, "rating_model"), None, "rating_model"), seed=seed)

@@ -1,0 +1,83 @@
+"""EXP3: exponential weights for arms whose rewards an adversary may choose; no context.
+
+p = (1 - gamma) softmax(w) + gamma / A over the allowed arms; the played arm's weight grows by gamma / A * r' / p, with r'
+the reward scaled to [0, 1] (an unbiased estimate of every arm's reward). Source: Auer, Cesa-Bianchi, Freund & Schapire
+2002, section 3. Where we differ: a batch of B acts on the same weights and their gains are averaged over the batch's
+own count of rounds only through the weights, that is, they are summed, as if played one after the other.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from recpolicy.agents import heads
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
+from recpolicy.agents.observation import Observation
+from recpolicy.agents.ucb1 import ArmMeans
+from recpolicy.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EXP3Config:
+    """Settings of EXP3."""
+
+    gamma: float = 0.1
+    """Share of uniform exploration and learning rate, in (0, 1]."""
+    low: float = 1.0
+    """Smallest possible reward."""
+    high: float = 5.0
+    """Largest possible reward."""
+
+
+class EXP3(Learner):
+    """Exponential weights; means are kept beside them, for rating estimates only."""
+
+    def __init__(self, arms: int, config: EXP3Config):
+        if not 0 < config.gamma <= 1 or config.high <= config.low:
+            raise ConfigError(f"exp3: gamma {config.gamma}: expected in (0, 1]; low < high")
+        super().__init__(name="exp3")
+        self._config = config
+        self._weight = tf.Variable(tf.zeros([arms]), trainable=False, name="exp3/weight")  # [A], log scale
+        self._arms = ArmMeans(arms, "exp3")
+
+    def estimate(self, observation: Observation) -> Estimate:
+        """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
+        middle = 0.5 * (self._config.low + self._config.high)
+        mean = tf.where(self._arms.count > 0, self._arms.mean, middle)
+        width = tf.math.rsqrt(tf.maximum(self._arms.count, 1.0))
+        shape = [tf.shape(observation.context)[0], tf.size(mean)]
+        return Estimate(tf.broadcast_to(mean, shape), tf.broadcast_to(width, shape))
+
+    def explore(self, observation: Observation) -> tf.Tensor:
+        """Softmax of the weights, mixed with the uniform."""
+        return heads.with_floor(self.exploit(observation), self._config.gamma, observation.mask)
+
+    def exploit(self, observation: Observation) -> tf.Tensor:
+        """Softmax of the weights: EXP3's own choice is a distribution."""
+        weight = tf.broadcast_to(self._weight, [tf.shape(observation.context)[0], tf.size(self._weight)])
+        return heads.boltzmann(weight, 1.0, observation.mask)
+
+    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """Add the importance-weighted gains of the batch."""
+        config, arms = self._config, self._weight.shape[0]
+        probability = tf.gather(self.explore(observation), action, batch_dims=1)
+        gain = (reward - config.low) / (config.high - config.low) / probability  # [B]
+        total = tf.linalg.matvec(tf.one_hot(action, arms), gain, transpose_a=True)  # [A]
+        weight = self._weight + config.gamma / arms * total
+        # A constant shift changes no probability and keeps the weights from overflowing.
+        self._weight.assign(weight - tf.reduce_max(weight))
+        return self._arms.update(action, reward)
+
+    def export(self) -> ExportedPolicy:
+        """Weights and means as arrays."""
+        mean, width = self.estimate(Observation(tf.zeros([1, 1]), None, None))
+        arrays = {"mean": mean[0].numpy(), "width": width[0].numpy(), "weight": self._weight.numpy()}
+        return ExportedPolicy("arms", "exponential_weights", {"gamma": self._config.gamma}, arrays)
+
+
+def make_exp3(spec: Any, action_spec: Any, config: EXP3Config, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+    """Return an EXP3 agent; it uses nothing of `arms`."""
+    del arms
+    return BanditAgent(spec, action_spec, EXP3(int(action_spec.maximum) + 1, config), seed=seed)

@@ -1,0 +1,150 @@
+"""What every bandit agent is made of: a Learner (estimates and updates) inside TF-Agents' TFPolicy and TFAgent.
+
+B batch, A actions. A learner holds its variables and knows the arithmetic of one algorithm; BanditPolicy turns it into
+a TFPolicy that reports the true probability of the action it took, BanditAgent into a TFAgent.
+"""
+
+import abc
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tf_agents.agents import tf_agent
+from tf_agents.policies import tf_policy
+from tf_agents.policies import utils as policy_utilities
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import policy_step, trajectory
+from tf_agents.trajectories import time_step as ts
+
+from recpolicy.agents import heads
+from recpolicy.agents.observation import Observation, read_observation
+from recpolicy.core.seeds import stateless_seed
+
+
+class Estimate(NamedTuple):
+    """What a learner believes each action pays."""
+
+    mean: tf.Tensor  # [B, A] expected reward
+    width: tf.Tensor  # [B, A] standard deviation of that belief, in units of the reward noise; 0 where not modelled
+
+
+@dataclass(frozen=True)
+class ExportedPolicy:
+    """A trained policy as plain arrays, for prediction without TensorFlow (serving/predictor.py)."""
+
+    estimator: str
+    """How means and widths come from the arrays: a key of serving.estimators.ESTIMATORS."""
+    head: str
+    """How probabilities come from means and widths: a key of serving.heads.HEADS."""
+    settings: dict[str, float] = field(default_factory=dict)
+    """The head's parameters."""
+    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    """The estimator's parameters."""
+
+
+class Learner(tf.Module, abc.ABC):
+    """One algorithm: its variables, its estimates, the head it explores with and its update."""
+
+    @abc.abstractmethod
+    def estimate(self, observation: Observation) -> Estimate:
+        """Return the expected reward of every action and how sure the learner is."""
+
+    @abc.abstractmethod
+    def explore(self, observation: Observation) -> tf.Tensor:
+        """Return the probabilities [B, A] with which it acts while it learns; masked arms have 0."""
+
+    @abc.abstractmethod
+    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """Update from a batch of actions [B] and rewards [B]; returns the mean squared error before the update."""
+
+    @abc.abstractmethod
+    def export(self) -> ExportedPolicy:
+        """Return the learner as plain arrays."""
+
+    def exploit(self, observation: Observation) -> tf.Tensor:
+        """Return the probabilities [B, A] of the policy that has stopped exploring: greedy in the estimates."""
+        return heads.greedy(self.estimate(observation).mean, observation.mask)
+
+    def draw(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
+        """Draw actions [B] as `explore` would; overridden where drawing is cheaper than knowing the probabilities."""
+        return heads.sample(self.explore(observation), seed)
+
+
+class BanditPolicy(tf_policy.TFPolicy):
+    """A learner as a TFPolicy; `info` carries log_probability [B] and predicted_rewards_mean [B, A]."""
+
+    def __init__(
+        self, time_step_spec: Any, action_spec: Any, learner: Learner, *, explores: bool, floor: float, seed: int
+    ):
+        actions = action_spec.maximum - action_spec.minimum + 1
+        info_spec = policy_utilities.PolicyInfo(
+            predicted_rewards_mean=tensor_spec.TensorSpec((int(actions),), tf.float32, "predicted_rewards_mean")
+        )
+        super().__init__(time_step_spec, action_spec, info_spec=info_spec, emit_log_probability=True, clip=False)
+        self._learner, self._explores, self._floor = learner, explores, floor
+        self._seed = tf.constant(stateless_seed(seed, "policy"), tf.int32)
+
+    def probabilities(self, observation: Any) -> tf.Tensor:
+        """Probability [B, A] of every action."""
+        read = read_observation(observation)
+        chosen = self._learner.explore(read) if self._explores else self._learner.exploit(read)
+        return heads.with_floor(chosen, self._floor, read.mask)
+
+    def draw(self, observation: Any, seed: tf.Tensor) -> tf.Tensor:
+        """Actions [B]; `seed` int32 [2]. The compiled loop's shorter way: no probabilities where none are needed."""
+        if not self._explores or self._floor:
+            return heads.sample(self.probabilities(observation), seed)
+        return self._learner.draw(read_observation(observation), seed)
+
+    def _distribution(self, time_step: ts.TimeStep, policy_state: Any) -> policy_step.PolicyStep:
+        import tensorflow_probability as tfp
+
+        probabilities = self.probabilities(time_step.observation)
+        mean = self._learner.estimate(read_observation(time_step.observation)).mean
+        distribution = tfp.distributions.Categorical(probs=probabilities, dtype=self._action_spec.dtype)
+        return policy_step.PolicyStep(
+            distribution, policy_state, policy_utilities.PolicyInfo(predicted_rewards_mean=mean)
+        )
+
+    def _action(self, time_step: ts.TimeStep, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
+        step = self._distribution(time_step, policy_state)
+        probabilities = step.action.probs_parameter()
+        action = heads.sample(probabilities, self._random_seed(seed))
+        log_probability = tf.math.log(tf.gather(probabilities, action, batch_dims=1))
+        return step._replace(action=action, info=step.info._replace(log_probability=log_probability))
+
+    def _random_seed(self, seed: Any) -> tf.Tensor:
+        """A stateless seed: the given pair, else one from the given or the global (seeded) generator."""
+        if isinstance(seed, tf.Tensor) and seed.shape == (2,):
+            return seed
+        number = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32, seed=seed if isinstance(seed, int) else None)
+        return tf.random.experimental.stateless_fold_in(self._seed, number)
+
+
+class BanditAgent(tf_agent.TFAgent):
+    """A learner as a TFAgent: `collect_policy` explores, `policy` exploits."""
+
+    def __init__(
+        self, time_step_spec: Any, action_spec: Any, learner: Learner, *, exploration_floor: float = 0.0, seed: int = 0
+    ):
+        spec = tensor_spec.from_spec(time_step_spec)
+        action_spec = tensor_spec.from_spec(action_spec)
+        self.learner = learner
+        collect = BanditPolicy(spec, action_spec, learner, explores=True, floor=exploration_floor, seed=seed)
+        exploit = BanditPolicy(spec, action_spec, learner, explores=False, floor=0.0, seed=seed)
+        super().__init__(
+            spec, action_spec, policy=exploit, collect_policy=collect, train_sequence_length=None,
+            train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step"),
+        )  # fmt: skip
+        self.exploration_floor = exploration_floor
+        self.action_seed = tf.constant(stateless_seed(seed, "actions"), tf.int32)
+
+    def _train(self, experience: trajectory.Trajectory, weights: Any = None) -> tf_agent.LossInfo:
+        if weights is not None:
+            raise ValueError("bandit learners take no example weights")
+        flat = tf.nest.map_structure(lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), experience)
+        loss = self.learner.learn(read_observation(flat.observation), flat.action, flat.reward)
+        self.train_step_counter.assign_add(1)
+        return tf_agent.LossInfo(loss, extra=())

@@ -1,0 +1,79 @@
+"""Bayesian linear regression per arm, updated one observation at a time.
+
+A arms, D features. Each arm keeps theta [D] (posterior mean) and P [D, D] (posterior covariance over noise variance,
+the inverse of LinUCB's A). One observation (x, r) of arm a is a Sherman-Morrison step, also known as recursive least
+squares: g = P x / (f + x'Px); theta += g (r - x.theta); P <- (P - g (Px)') / f, with forgetting factor f in (0, 1].
+With theta_0 = m and P_0 = I / precision this is ridge regression towards m. Source: Li et al. 2010 (WWW), algorithm 1;
+Sherman & Morrison 1950.
+"""
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+
+class Posterior:
+    """The variables of A independent linear regressions."""
+
+    def __init__(self, prior_mean: NDArray[np.float32], precision: float, name: str):
+        arms, features = prior_mean.shape
+        self.theta = tf.Variable(prior_mean, trainable=False, name=f"{name}/theta")  # [A, D]
+        covariance = np.broadcast_to(np.eye(features, dtype=np.float32) / precision, (arms, features, features))
+        self.covariance = tf.Variable(covariance, trainable=False, name=f"{name}/covariance")  # [A, D, D]
+
+    def update(self, arm: tf.Tensor, features: tf.Tensor, reward: tf.Tensor, forgetting: float = 1.0) -> tf.Tensor:
+        """Take in a batch in its order: arm [B], features [B, D], reward [B]; returns the mean squared error before it."""
+        theta, covariance = self.theta.read_value(), self.covariance.read_value()
+        guess = tf.einsum("bd,bd->b", tf.gather(theta, arm), features)
+        theta, covariance = fold_batch(theta, covariance, arm, features, reward, forgetting)
+        self.theta.assign(theta)
+        self.covariance.assign(covariance)
+        return tf.reduce_mean(tf.square(reward - guess))
+
+
+def fold_batch(
+    theta: tf.Tensor, covariance: tf.Tensor, arm: tf.Tensor, features: tf.Tensor, reward: tf.Tensor, forgetting: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Fold a batch into the posteriors, row after row; returns the new theta [A, D] and covariance [A, D, D]."""
+
+    def one(row: tf.Tensor, theta: tf.Tensor, covariance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        # tf.gather, not [row]: XLA tries to fold a slice's start at compile time, for seconds, at every call.
+        a, x = tf.gather(arm, row), tf.gather(features, row)
+        old = tf.gather(theta, a), tf.gather(covariance, a)
+        new_theta, new_covariance = recursive_step(*old, x, tf.gather(reward, row), forgetting)
+        theta = tf.tensor_scatter_nd_update(theta, [[a]], new_theta[tf.newaxis])
+        covariance = tf.tensor_scatter_nd_update(covariance, [[a]], new_covariance[tf.newaxis])
+        return row + 1, theta, covariance
+
+    rows = tf.shape(arm)[0]
+    _, theta, covariance = tf.while_loop(lambda row, *_: row < rows, one, (tf.constant(0), theta, covariance))
+    return theta, covariance
+
+
+def recursive_step(
+    theta: tf.Tensor, covariance: tf.Tensor, x: tf.Tensor, reward: tf.Tensor, forgetting: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """One observation of one arm: theta [D], covariance [D, D], x [D], reward scalar."""
+    direction = tf.linalg.matvec(covariance, x)  # [D]
+    gain = direction / (forgetting + tf.tensordot(x, direction, 1))  # [D]
+    theta = theta + gain * (reward - tf.tensordot(x, theta, 1))
+    return theta, (covariance - gain[:, tf.newaxis] * direction[tf.newaxis, :]) / forgetting
+
+
+def means(theta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Expected rewards [B, A] at x [B, D]."""
+    return tf.matmul(x, theta, transpose_b=True)
+
+
+def widths(covariance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """sqrt(x' P_a x) [B, A] for every arm, as one matrix product of the outer products."""
+    outer = x[:, :, tf.newaxis] * x[:, tf.newaxis, :]  # [B, D, D]
+    square = tf.matmul(
+        tf.reshape(outer, [tf.shape(x)[0], -1]), tf.reshape(covariance, [covariance.shape[0], -1]), transpose_b=True
+    )
+    return tf.sqrt(tf.maximum(square, 0.0))
+
+
+def with_bias(context: tf.Tensor) -> tf.Tensor:
+    """Append the constant 1 to each context: [B, D + 1]."""
+    return tf.concat([context, tf.ones_like(context[:, :1])], axis=-1)

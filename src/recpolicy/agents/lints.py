@@ -1,0 +1,57 @@
+"""Linear Thompson sampling, disjoint: play the arm whose draw from its posterior is largest.
+
+The posterior is LinUCB's; arms are independent, so at one context their expected rewards are independent normals with
+standard deviation scale * sqrt(x' A_a^-1 x), and the probability of each action is an integral that the head computes
+(heads.thompson). Source: Agrawal & Goyal 2013 (1209.3352), whose v is `scale`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from recpolicy.agents import heads
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.learner import BanditAgent, ExportedPolicy
+from recpolicy.agents.linucb import DisjointLinear, prior_mean
+from recpolicy.agents.observation import Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinTSConfig:
+    """Settings of linear Thompson sampling."""
+
+    scale: float = 1.0
+    """Standard deviation of the draws, in posterior widths; the noise of the rewards is the honest choice."""
+    precision: float = 1.0
+    """Weight of the prior mean, in observations per direction; must be > 0."""
+    forgetting: float = 1.0
+    """Weight of an arm's past at each of its updates, in (0, 1]."""
+    bias: bool = True
+    """Append a constant 1 to the context."""
+
+
+class LinTS(DisjointLinear):
+    """Probability matching over independent linear posteriors."""
+
+    def explore(self, observation: Observation) -> tf.Tensor:
+        """The probability that each arm's draw is the largest."""
+        mean, width = self.estimate(observation)
+        return heads.thompson(mean, self._config.scale * width, observation.mask)
+
+    def draw(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
+        """The arm with the largest draw: the same distribution without the integral."""
+        mean, width = self.estimate(observation)
+        noise = tf.random.stateless_normal(tf.shape(mean), seed)
+        best = heads.greedy(mean + self._config.scale * width * noise, observation.mask)
+        return heads.sample(best, seed)
+
+    def export(self) -> ExportedPolicy:
+        """Arrays for the Thompson head."""
+        return self.exported("thompson", {"scale": self._config.scale})
+
+
+def make_lints(spec: Any, action_spec: Any, config: LinTSConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+    """Return a linear Thompson sampling agent; with `arms` it starts as the rating model, without it at zero."""
+    learner = LinTS(prior_mean(spec, action_spec, config.bias, arms), config, "lints")
+    return BanditAgent(spec, action_spec, learner, seed=seed)

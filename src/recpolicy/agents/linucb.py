@@ -1,0 +1,99 @@
+"""LinUCB, disjoint: one linear model per arm, greedy in mean + alpha * width.
+
+Equations: agents/linear_posterior.py; theta_a.x + alpha sqrt(x' A_a^-1 x). Source: Li, Chu, Langford, Schapire 2010
+(1003.0146), algorithm 1. Where we differ: the prior mean may be the movie embeddings instead of 0 (a warm start), the
+inverse is kept by Sherman-Morrison steps, and a forgetting factor below 1 follows preferences that drift.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.agents import heads
+from recpolicy.agents import linear_posterior as linear
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
+from recpolicy.agents.observation import Observation, context_width
+from recpolicy.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinUCBConfig:
+    """Settings of LinUCB."""
+
+    alpha: float = 1.0
+    """Multiplier of the confidence width; 0 acts greedily."""
+    precision: float = 1.0
+    """Weight of the prior mean, in observations per direction (the ridge); must be > 0."""
+    forgetting: float = 1.0
+    """Weight of an arm's past at each of its updates, in (0, 1]; below 1 it tracks drifting preferences."""
+    bias: bool = True
+    """Append a constant 1 to the context."""
+
+
+def check_linear(config: Any) -> None:
+    """Raise ConfigError unless precision > 0 and forgetting is in (0, 1]."""
+    if config.precision <= 0:
+        raise ConfigError(f"precision {config.precision}: expected > 0")
+    if not 0 < config.forgetting <= 1:
+        raise ConfigError(f"forgetting {config.forgetting}: expected in (0, 1]")
+
+
+class DisjointLinear(Learner):
+    """One linear posterior per arm; subclasses say how it explores."""
+
+    def __init__(self, prior_mean: NDArray[np.float32], config: Any, name: str):
+        check_linear(config)
+        super().__init__(name=name)
+        self._config = config
+        self._posterior = linear.Posterior(prior_mean, config.precision, name)
+        # tf.Module tracks variables through attributes, not through plain classes.
+        self._variables_of_posterior = (self._posterior.theta, self._posterior.covariance)
+
+    def features(self, observation: Observation) -> tf.Tensor:
+        """The regressors [B, D]."""
+        return linear.with_bias(observation.context) if self._config.bias else observation.context
+
+    def estimate(self, observation: Observation) -> Estimate:
+        """Posterior means and widths of all arms."""
+        x = self.features(observation)
+        return Estimate(linear.means(self._posterior.theta, x), linear.widths(self._posterior.covariance, x))
+
+    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """Sherman-Morrison steps of the arms that were played."""
+        return self._posterior.update(action, self.features(observation), reward, self._config.forgetting)
+
+    def exported(self, head: str, settings: dict[str, float]) -> ExportedPolicy:
+        """The posterior as arrays, under the given head."""
+        arrays = {"theta": self._posterior.theta.numpy(), "covariance": self._posterior.covariance.numpy()}
+        return ExportedPolicy("linear", head, settings, {**arrays, "bias": np.array(self._config.bias)})
+
+
+class LinUCB(DisjointLinear):
+    """Optimism: the arm whose upper confidence bound is largest."""
+
+    def explore(self, observation: Observation) -> tf.Tensor:
+        """Greedy in mean + alpha * width."""
+        mean, width = self.estimate(observation)
+        return heads.upper_confidence(mean, width, self._config.alpha, observation.mask)
+
+    def export(self) -> ExportedPolicy:
+        """Arrays for the upper-confidence head."""
+        return self.exported("upper_confidence", {"alpha": self._config.alpha})
+
+
+def make_linucb(spec: Any, action_spec: Any, config: LinUCBConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+    """Return a LinUCB agent; with `arms` it starts as the rating model, without it at zero."""
+    learner = LinUCB(prior_mean(spec, action_spec, config.bias, arms), config, "linucb")
+    return BanditAgent(spec, action_spec, learner, seed=seed)
+
+
+def prior_mean(spec: Any, action_spec: Any, bias: bool, arms: Arms | None) -> NDArray[np.float32]:
+    """The linear weights [A, D (+ 1)] to start from."""
+    width = context_width(spec)
+    if arms is not None:
+        return arms.linear_prior(width, bias)
+    return np.zeros((int(action_spec.maximum) + 1, width + bias), np.float32)

@@ -1,0 +1,87 @@
+"""LinUCB with one model for all arms, over features of the (user, movie) pair.
+
+E[r] = z.beta, the arm greedy in z.beta + alpha sqrt(z' A^-1 z). Works where candidates change every round
+(CatalogueBandit): an arm is what its features say. Where the observation brings no features, those of
+models/pair_features.py are made from the arms' tables; the prior mean then reproduces the rating model.
+Source: Li et al. 2010, section 3.1 (the shared form); TF-Agents calls it `accepts_per_arm_features`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from recpolicy.agents import heads
+from recpolicy.agents import linear_posterior as linear
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
+from recpolicy.agents.linucb import check_linear
+from recpolicy.agents.observation import Observation
+from recpolicy.core.errors import ConfigError
+from recpolicy.models.pair_features import PairFeatures, prior_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedLinUCBConfig:
+    """Settings of LinUCB with a shared model."""
+
+    alpha: float = 1.0
+    """Multiplier of the confidence width; 0 acts greedily."""
+    precision: float = 100.0
+    """Weight of the prior mean, in observations per direction; must be > 0."""
+    forgetting: float = 1.0
+    """Weight of the past at each update, in (0, 1]."""
+
+
+class SharedLinUCB(Learner):
+    """One linear posterior over pair features."""
+
+    def __init__(self, features: PairFeatures, config: SharedLinUCBConfig):
+        check_linear(config)
+        super().__init__(name="linucb_shared")
+        self._config, self._pairs = config, features
+        self._posterior = linear.Posterior(prior_weights(features.rank)[np.newaxis], config.precision, "shared")
+
+    def estimate(self, observation: Observation) -> Estimate:
+        """Posterior means and widths of all arms from their features [B, A, K]."""
+        z = pair_features(self._pairs, observation)
+        theta, covariance = self._posterior.theta[0], self._posterior.covariance[0]
+        square = tf.reduce_sum(tf.einsum("bak,kl->bal", z, covariance) * z, axis=-1)
+        return Estimate(tf.einsum("bak,k->ba", z, theta), tf.sqrt(tf.maximum(square, 0.0)))
+
+    def explore(self, observation: Observation) -> tf.Tensor:
+        """Greedy in mean + alpha * width."""
+        mean, width = self.estimate(observation)
+        return heads.upper_confidence(mean, width, self._config.alpha, observation.mask)
+
+    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """Sherman-Morrison steps of the shared posterior with the features of the arms that were played."""
+        z = tf.gather(pair_features(self._pairs, observation), action, batch_dims=1)  # [B, K]
+        return self._posterior.update(tf.zeros_like(action), z, reward, self._config.forgetting)
+
+    def export(self) -> ExportedPolicy:
+        """Arrays for the upper-confidence head."""
+        arrays = {"theta": self._posterior.theta[0].numpy(), "covariance": self._posterior.covariance[0].numpy()}
+        return ExportedPolicy("shared", "upper_confidence", {"alpha": self._config.alpha}, arrays)
+
+
+def pair_features(pairs: PairFeatures, observation: Observation) -> tf.Tensor:
+    """The observation's own features [B, A, K], else those of all arms."""
+    if observation.per_arm is not None:
+        return observation.per_arm
+    return pairs.of(observation.context, pairs.all_movies)
+
+
+def make_linucb_shared(
+    spec: Any, action_spec: Any, config: SharedLinUCBConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
+    """Return a shared LinUCB agent that starts as the rating model."""
+    return BanditAgent(spec, action_spec, SharedLinUCB(pairs_of(arms, "linucb_shared"), config), seed=seed)
+
+
+def pairs_of(arms: Arms | None, agent: str) -> PairFeatures:
+    """The arms' pair features; raises ConfigError without arms."""
+    if arms is None:
+        raise ConfigError(f"{agent} needs the arms' embeddings")
+    return PairFeatures(arms.embedding, arms.offset)

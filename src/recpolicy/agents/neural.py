@@ -1,0 +1,152 @@
+"""A neural reward model and the two agents that explore over it: epsilon-greedy and Boltzmann.
+
+B batch, A arms, D context. The network predicts every arm's reward from the context; the loss is the mean squared error
+of the arm that was played, one Adam step a batch. Two heads: `plain`, one output per arm; `dot`, the network corrects
+the user's embedding and arms are scored by dot product with theirs, reward = offset_a + embedding_a . (x[:D] + f(x)) with
+f zero at the start, so training begins at the rating model and 1,682 arms cost one matrix product.
+Sources: TF-Agents' NeuralEpsilonGreedyAgent (the plain form); Sutton & Barto 2018, sections 2.2 and 2.8.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from recpolicy.agents import heads
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
+from recpolicy.agents.observation import Observation, context_width
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.seeds import integer_seed
+
+Probabilities = Callable[[tf.Tensor, float, tf.Tensor | None], tf.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The reward network."""
+
+    layers: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers (ReLU)."""
+    head: Literal["dot", "plain"] = "dot"
+    """`dot`: score arms by their embeddings; `plain`: one output per arm."""
+    learning_rate: float = 0.001
+    """Adam's step size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGreedyConfig(NetworkConfig):
+    """Settings of neural epsilon-greedy."""
+
+    epsilon: float = 0.05
+    """Share of uniform actions, in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoltzmannConfig(NetworkConfig):
+    """Settings of neural Boltzmann exploration."""
+
+    temperature: float = 0.1
+    """Softmax temperature in units of reward; must be > 0."""
+
+
+class NeuralReward(Learner):
+    """A reward network and a head."""
+
+    def __init__(
+        self, network: tf_keras.Sequential, optimizer: tf_keras.optimizers.Optimizer, arms: Arms | None,
+        head: str, explore: Probabilities, setting: tuple[str, float], name: str,
+    ):  # fmt: skip
+        super().__init__(name=name)
+        self._network, self._optimizer = network, optimizer
+        self._explore, self._head_name, self._setting = explore, head, setting
+        self._tables = None if arms is None else (tf.constant(arms.embedding), tf.constant(arms.offset))
+        optimizer.build(network.trainable_variables)
+
+    def rewards(self, context: tf.Tensor) -> tf.Tensor:
+        """Predicted rewards [B, A]."""
+        output = self._network(context)
+        if self._tables is None:
+            return output
+        embedding, offset = self._tables
+        return offset + tf.matmul(context[:, : embedding.shape[1]] + output, embedding, transpose_b=True)
+
+    def estimate(self, observation: Observation) -> Estimate:
+        """Predicted rewards; the network does not know how sure it is."""
+        mean = self.rewards(observation.context)
+        return Estimate(mean, tf.zeros_like(mean))
+
+    def explore(self, observation: Observation) -> tf.Tensor:
+        """The head's probabilities."""
+        return self._explore(self.rewards(observation.context), self._setting[1], observation.mask)
+
+    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """One gradient step on the played arms' squared errors."""
+        with tf.GradientTape() as tape:
+            guess = tf.gather(self.rewards(observation.context), action, batch_dims=1)
+            loss = tf.reduce_mean(tf.square(reward - guess))
+        weights = self._network.trainable_variables
+        self._optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return loss
+
+    def export(self) -> ExportedPolicy:
+        """Layers and arm tables as arrays."""
+        arrays = layer_arrays(self._network)
+        if self._tables is not None:
+            arrays |= {"embedding": self._tables[0].numpy(), "offset": self._tables[1].numpy()}
+        name, value = self._setting
+        return ExportedPolicy("mlp", self._head_name, {name: value}, arrays)
+
+
+def layer_arrays(network: tf_keras.Sequential) -> dict[str, Any]:
+    """Kernels and biases of the dense layers, in order."""
+    arrays = {}
+    for index, layer in enumerate(network.layers):
+        arrays[f"kernel_{index}"], arrays[f"bias_{index}"] = (weight.numpy() for weight in layer.weights)
+    return arrays
+
+
+def make_network(width: int, layers: tuple[int, ...], outputs: int, seed: int, zero: bool) -> tf_keras.Sequential:
+    """A ReLU network with seeded weights; `zero` starts its last layer at 0."""
+    initial = [tf_keras.initializers.GlorotUniform(integer_seed(seed, f"layer {i}")) for i in range(len(layers) + 1)]
+    hidden = [tf_keras.layers.Dense(n, "relu", kernel_initializer=initial[i]) for i, n in enumerate(layers)]
+    last = tf_keras.layers.Dense(outputs, kernel_initializer="zeros" if zero else initial[-1])
+    network = tf_keras.Sequential([*hidden, last])
+    network.build((None, width))
+    return network
+
+
+def _learner(
+    spec: Any, action_spec: Any, config: NetworkConfig, arms: Arms | None, seed: int, head: str,
+    explore: Probabilities, setting: tuple[str, float],
+) -> NeuralReward:  # fmt: skip
+    dot = config.head == "dot" and arms is not None
+    outputs = arms.embedding.shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
+    network = make_network(context_width(spec), config.layers, outputs, seed, zero=dot)
+    optimizer = tf_keras.optimizers.Adam(config.learning_rate)
+    return NeuralReward(network, optimizer, arms if dot else None, head, explore, setting, head)
+
+
+def make_epsilon_greedy(
+    spec: Any, action_spec: Any, config: EpsilonGreedyConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
+    """Return a neural epsilon-greedy agent; without `arms` its head is plain."""
+    if not 0 <= config.epsilon <= 1:
+        raise ConfigError(f"epsilon {config.epsilon}: expected in [0, 1]")
+    setting = ("epsilon", config.epsilon)
+    learner = _learner(spec, action_spec, config, arms, seed, "epsilon_greedy", heads.epsilon_greedy, setting)
+    return BanditAgent(spec, action_spec, learner, seed=seed)
+
+
+def make_boltzmann(
+    spec: Any, action_spec: Any, config: BoltzmannConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
+    """Return a neural Boltzmann agent; without `arms` its head is plain."""
+    if config.temperature <= 0:
+        raise ConfigError(f"temperature {config.temperature}: expected > 0")
+    setting = ("temperature", config.temperature)
+    learner = _learner(spec, action_spec, config, arms, seed, "boltzmann", heads.boltzmann, setting)
+    return BanditAgent(spec, action_spec, learner, seed=seed)

@@ -1,0 +1,114 @@
+"""Neural LinUCB: LinUCB over features that a network has learnt.
+
+For the first `encoder_batches` updates the network is trained, epsilon-greedy over its own reward layer; then it is frozen
+and LinUCB continues on its features, each arm's prior mean being its row of the reward layer. Source: Riquelme, Tucker &
+Snoek 2018 (1802.09127); TF-Agents' NeuralLinUCBAgent, from which we differ in handing the reward layer over as the prior.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from recpolicy.agents import heads
+from recpolicy.agents import linear_posterior as linear
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
+from recpolicy.agents.neural import layer_arrays, make_network
+from recpolicy.agents.observation import Observation, context_width
+from recpolicy.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralLinUCBConfig:
+    """Settings of neural LinUCB."""
+
+    layers: tuple[int, ...] = (64,)
+    """Units of the encoder's hidden layers (ReLU)."""
+    features: int = 16
+    """Width of the learnt features."""
+    encoder_batches: int = 1000
+    """Updates that train the network before LinUCB takes over."""
+    epsilon: float = 0.1
+    """Share of uniform actions meanwhile."""
+    alpha: float = 1.0
+    """Multiplier of the confidence width afterwards."""
+    precision: float = 10.0
+    """Weight of the prior mean, in observations per direction; must be > 0."""
+    learning_rate: float = 0.003
+    """Adam's step size."""
+
+
+class NeuralLinUCB(Learner):
+    """A network, then linear posteriors over its features."""
+
+    def __init__(
+        self, encoder: tf_keras.Sequential, optimizer: tf_keras.optimizers.Optimizer, arms: int, middle: float,
+        config: NeuralLinUCBConfig,
+    ):  # fmt: skip
+        super().__init__(name="neural_linucb")
+        self._encoder, self._optimizer, self._config = encoder, optimizer, config
+        start = np.zeros((arms, config.features + 1), np.float32)
+        start[:, -1] = middle  # of the reward scale, so that the first steps are not spent on finding it
+        self._posterior = linear.Posterior(start, config.precision, "neural_linucb")
+        self._reward_layer = tf.Variable(start, name="reward_layer")  # [A, E + 1]
+        self._batches = tf.Variable(0, dtype=tf.int64, trainable=False, name="batches")
+        self._trained = [*encoder.trainable_variables, self._reward_layer]
+        optimizer.build(self._trained)
+
+    def features(self, observation: Observation) -> tf.Tensor:
+        """Learnt features with a constant, [B, E + 1]."""
+        return linear.with_bias(self._encoder(observation.context))
+
+    def estimate(self, observation: Observation) -> Estimate:
+        """Posterior means and widths; while the network trains, the mean is its reward layer's."""
+        x = self.features(observation)
+        return Estimate(linear.means(self._posterior.theta, x), linear.widths(self._posterior.covariance, x))
+
+    def explore(self, observation: Observation) -> tf.Tensor:
+        """Epsilon-greedy first, then the upper confidence bound."""
+        mean, width = self.estimate(observation)
+        first = heads.epsilon_greedy(mean, self._config.epsilon, observation.mask)
+        later = heads.upper_confidence(mean, width, self._config.alpha, observation.mask)
+        return tf.where(self._batches < self._config.encoder_batches, first, later)
+
+    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """A gradient step, or Sherman-Morrison steps once the network is frozen."""
+        trains = self._batches < self._config.encoder_batches
+        self._batches.assign_add(1)
+        return tf.cond(
+            trains,
+            lambda: self._train_network(observation, action, reward),
+            lambda: self._posterior.update(action, self.features(observation), reward),
+        )
+
+    def _train_network(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            guess = linear.means(self._reward_layer, self.features(observation))
+            loss = tf.reduce_mean(tf.square(reward - tf.gather(guess, action, batch_dims=1)))
+        self._optimizer.apply_gradients(zip(tape.gradient(loss, self._trained), self._trained, strict=True))
+        self._posterior.theta.assign(self._reward_layer)
+        return loss
+
+    def export(self) -> ExportedPolicy:
+        """Encoder layers and posterior, under the head of the phase it is in."""
+        arrays = layer_arrays(self._encoder)
+        arrays |= {"theta": self._posterior.theta.numpy(), "covariance": self._posterior.covariance.numpy()}
+        if int(self._batches.numpy()) < self._config.encoder_batches:
+            return ExportedPolicy("encoded_linear", "epsilon_greedy", {"epsilon": self._config.epsilon}, arrays)
+        return ExportedPolicy("encoded_linear", "upper_confidence", {"alpha": self._config.alpha}, arrays)
+
+
+def make_neural_linucb(
+    spec: Any, action_spec: Any, config: NeuralLinUCBConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
+    """Return a neural LinUCB agent; of `arms` it uses the reward scale only."""
+    if config.precision <= 0 or not 0 <= config.epsilon <= 1:
+        raise ConfigError(f"neural_linucb: precision {config.precision} > 0 and epsilon {config.epsilon} in [0, 1]")
+    encoder = make_network(context_width(spec), config.layers, config.features, seed, zero=False)
+    middle = 0.0 if arms is None else sum(arms.scale) / 2
+    optimizer = tf_keras.optimizers.Adam(config.learning_rate)
+    learner = NeuralLinUCB(encoder, optimizer, int(action_spec.maximum) + 1, middle, config)
+    return BanditAgent(spec, action_spec, learner, seed=seed)

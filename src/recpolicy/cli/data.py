@@ -1,0 +1,118 @@
+"""`recpolicy data`: get MovieLens, look at ratings, split them, check one's own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from recpolicy.data.ratings import Ratings
+
+app = typer.Typer(help="Get MovieLens, look at ratings, split them, check your own.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+NameOrPath = Annotated[str, typer.Argument(help="ml-100k, a MovieLens folder, or a CSV or Parquet file.")]
+
+
+@app.command(epilog="Example: recpolicy data fetch --source auto")
+def fetch(
+    dataset: Annotated[str, typer.Option(help="Data set to get.")] = "ml-100k",
+    source: Annotated[str, typer.Option(help="auto, grouplens, pypi, or the path of a zip, folder or wheel.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder to put it in (default: where recpolicy looks).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put MovieLens 100K into ml-100k/, verified; at once when it is there already.
+
+    auto tries GroupLens, then the recbole package on the Python index.
+    """
+    from recpolicy.data.fetch import fetch as fetch_data
+
+    done = fetch_data(dataset, source, out)
+    report = {"folder": str(done.folder), "source": done.source, "fetched": done.fetched, "files": dict(done.files)}
+    if as_json:
+        _print_json(report)
+        return
+    typer.echo(f"{done.folder}: {'fetched from ' + done.source if done.fetched else 'already there'}, verified")
+    for name, kind in done.files.items():
+        typer.echo(f"  {name:<8} {_KINDS[kind]}{_LOST if (name, kind) == ('u.item', 'rebuilt') else ''}")
+
+
+_KINDS = {
+    "official": "identical to the official file",
+    "rebuilt": "rebuilt from the package",
+    "unchecked": "as given",
+}
+_LOST = ", without release dates and links"
+
+
+@app.command(epilog="Example: recpolicy data split u1 --out splits/")
+def split(
+    name: Annotated[str, typer.Argument(help="u1..u5, ua, ub, temporal, leave-last-N or random.")],
+    out: Annotated[Path, typer.Option(help="Folder to write NAME.base and NAME.test to.")],
+    ratings: Annotated[str, typer.Option(help="ml-100k, a MovieLens folder, or a CSV or Parquet file.")] = "ml-100k",
+    seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write the fit and test parts of a split as the official files are: tab-separated, by user, then movie."""
+    from recpolicy.data.load import load_ratings
+    from recpolicy.data.splits import split as split_ratings
+    from recpolicy.data.splits import write_split
+
+    parts = split_ratings(load_ratings(ratings), name, seed)
+    base, test = write_split(parts, out)
+    counts = {"base": len(parts.fit), "test": len(parts.test)}
+    if as_json:
+        _print_json({"name": name, "seed": seed, "digest": parts.digest, "paths": [str(base), str(test)], **counts})
+        return
+    typer.echo(f"{base}: {counts['base']:,} ratings\n{test}: {counts['test']:,} ratings")
+
+
+@app.command(epilog="Example: recpolicy data info ml-100k")
+def info(path: NameOrPath = "ml-100k", as_json: AsJson = False) -> None:
+    """Print how many users, movies and ratings there are, and how the ratings are spread."""
+    from recpolicy.data.load import load_ratings
+
+    _print_summary(load_ratings(path), as_json)
+
+
+@app.command(epilog="Example: recpolicy data check ratings.csv --user uid --movie film --rating stars")
+def check(
+    path: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file with one rating per row.")],
+    user: Annotated[str | None, typer.Option(help="Column of user ids (default: user, user_id, userId).")] = None,
+    movie: Annotated[str | None, typer.Option(help="Column of movie ids (default: movie, movie_id, item).")] = None,
+    rating: Annotated[str | None, typer.Option(help="Column of ratings (default: rating).")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Column of times (default: timestamp, if any).")] = None,
+    scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest rating possible.")] = (1.0, 5.0),
+    separator: Annotated[str | None, typer.Option(help="Separator (default: a tab for .tsv, else a comma).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check your own ratings row by row; the first thing that is wrong is named by file, line and value."""
+    from recpolicy.data.load import load_ratings
+
+    given = {"user": user, "movie": movie, "rating": rating, "timestamp": timestamp}
+    columns = {meaning: name for meaning, name in given.items() if name is not None}
+    separator = None if separator is None else separator.replace("\\t", "\t")
+    _print_summary(load_ratings(path, columns=columns or None, scale=scale, separator=separator), as_json)
+
+
+def _print_summary(ratings: "Ratings", as_json: bool) -> None:
+    from recpolicy.data.summary import summarise
+
+    summary = summarise(ratings)
+    if as_json:
+        _print_json(summary)
+        return
+    typer.echo(f"{summary['name']}: {summary['ratings']:,} ratings of {summary['users']:,} users on ", nl=False)
+    typer.echo(f"{summary['movies']:,} movies (density {summary['density']:.1%})")
+    typer.echo(f"mean {summary['mean']:.4f}, standard deviation {summary['std']:.4f}")
+    for value, share in summary["shares"].items():
+        typer.echo(f"  {value:>4}  {share:6.1%}  {'#' * round(60 * share)}")
+    if summary["first"]:
+        typer.echo(f"rated from {summary['first']} to {summary['last']} (UTC)")
+    typer.echo(f"digest {summary['digest']}")
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,48 @@
+"""Configs are frozen dataclasses; this is the one place that builds them from files and words.
+
+A TOML file has one table per component (`[linucb]`, `[rating_model]`, ...). Unknown keys, wrong types and values out of
+range raise ConfigError with the file, the key and what is allowed.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from recpolicy.core.errors import ConfigError, unknown_name
+
+T = TypeVar("T")
+
+
+def build(config_type: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+    """Return `config_type(**values)`, checked and with plain types coerced (1 -> 1.0); raises ConfigError."""
+    known = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_name('setting', key, known)}")
+    try:
+        return TypeAdapter(config_type).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "config"
+        raise ConfigError(f"{where}: {key}: {first['msg']} (found {first['input']!r})") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raises ConfigError that names the file and the line."""
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Return the config as plain JSON-able values."""
+    plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain

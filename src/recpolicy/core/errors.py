@@ -1,0 +1,51 @@
+"""The errors that recpolicy raises for other people's input.
+
+    RecpolicyError            what the command line turns into one line and exit code 2
+    ├── DataError             a file, table or archive is not what it should be        (also ValueError)
+    │   └── UnknownIdError    a user or movie id is not in the catalogue               (also LookupError)
+    ├── FetchError            data could not be had from any source                    (also OSError)
+    ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
+    ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
+    └── MissingExtraError     a command needs an optional part that is not installed   (also ImportError)
+
+A message says where, what was found, what was expected and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RecpolicyError(Exception):
+    """Any error whose message is meant for the person at the keyboard."""
+
+
+class DataError(RecpolicyError, ValueError):
+    """A file, table or archive is not what it should be."""
+
+
+class UnknownIdError(DataError, LookupError):
+    """A user or movie id is not in the catalogue."""
+
+
+class FetchError(RecpolicyError, OSError):
+    """Data could not be had from any source."""
+
+
+class ConfigError(RecpolicyError, ValueError):
+    """A setting is unknown or out of range."""
+
+
+class ArtifactError(RecpolicyError, ValueError):
+    """A saved artifact, model or checkpoint is damaged or foreign."""
+
+
+class MissingExtraError(RecpolicyError, ImportError):
+    """A command needs an optional part of recpolicy that is not installed."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Return the ConfigError for a name that is not among `known`, with the nearest known name as a hint."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ConfigError(f"no {kind} named {name!r}.{hint} Known: {', '.join(names)}.")

@@ -1,0 +1,17 @@
+"""Optional parts of recpolicy: a missing one is named, with the command that installs it."""
+
+import importlib.util
+
+from recpolicy.core.errors import MissingExtraError
+
+# One module that stands for each extra of pyproject.toml.
+_WITNESS = {"train": "tf_agents", "pipelines": "kfp", "serve": "fastapi", "notebook": "notebook"}
+
+
+def require_extra(extra: str, purpose: str) -> None:
+    """Raise MissingExtraError unless the packages of `extra` are installed; imports nothing."""
+    if importlib.util.find_spec(_WITNESS[extra]) is None:
+        raise MissingExtraError(
+            f"{purpose} needs the extra {extra!r}, which is not installed. Install it: pip install 'recpolicy[{extra}]'"
+            f" (in a clone: poetry install --extras {extra})."
+        )

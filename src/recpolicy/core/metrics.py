@@ -1,0 +1,121 @@
+"""Where metrics go: one protocol, `write(step, {"regret/per_round": 0.31})`, and its writers.
+
+A test passes a ListWriter, training a CSV file and TensorBoard. The step is the number of interactions so far.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import atomic_path
+
+
+class MetricWriter(Protocol):
+    """Anything that takes named scalars at a step."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record `values` at `step`; names say what is measured, over what."""
+
+    def flush(self) -> None:
+        """Make everything written so far durable."""
+
+
+@dataclass
+class ListWriter:
+    """Keeps rows in memory."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one row."""
+        self.rows.append({"step": step, **values})
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+
+class CsvWriter:
+    """Appends rows to a CSV file; the columns are those of the first row."""
+
+    def __init__(self, path: Path, keep_until: int | None = None):
+        """Open `path`; rows after step `keep_until` are dropped (resume), all rows when it is None."""
+        self._path = path
+        self._columns: list[str] | None = None
+        kept = [] if keep_until is None or not path.exists() else [r for r in read_csv(path) if r["step"] <= keep_until]
+        with atomic_path(path) as beside:
+            if kept:
+                self._columns = list(kept[0])
+                with beside.open("w", newline="", encoding="utf-8") as stream:
+                    rows = csv.DictWriter(stream, self._columns)
+                    rows.writeheader()
+                    rows.writerows({**row, "step": int(row["step"])} for row in kept)
+        self._stream = path.open("a", newline="", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one row."""
+        row = {"step": step, **{name: repr(float(value)) for name, value in values.items()}}
+        if self._columns is None:
+            self._columns = list(row)
+            csv.DictWriter(self._stream, self._columns).writeheader()
+        csv.DictWriter(self._stream, self._columns).writerow(row)
+
+    def flush(self) -> None:
+        """Hand the rows to the operating system."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._stream.close()
+
+
+class TensorBoardWriter:
+    """Writes TensorBoard event files; imports TensorFlow when made."""
+
+    def __init__(self, folder: Path):
+        import tensorflow as tf
+
+        self._tf: Any = tf
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one scalar summary per value."""
+        with self._writer.as_default():
+            for name, value in values.items():
+                self._tf.summary.scalar(name, value, step=step)
+
+    def flush(self) -> None:
+        """Write the events to disk."""
+        self._writer.flush()
+
+
+@dataclass(frozen=True)
+class TeeWriter:
+    """Passes everything on to several writers."""
+
+    writers: tuple[MetricWriter, ...]
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write to each."""
+        for writer in self.writers:
+            writer.write(step, values)
+
+    def flush(self) -> None:
+        """Flush each."""
+        for writer in self.writers:
+            writer.flush()
+
+
+def read_csv(path: Path) -> list[dict[str, float]]:
+    """Read a metrics file back as rows of floats; raises DataError that names file and line."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        rows = []
+        for row in reader:
+            try:
+                rows.append({name: float(value) for name, value in row.items()})
+            except (TypeError, ValueError):
+                raise DataError(f"{path}:{reader.line_num}: not a row of numbers: {row}") from None
+    return rows

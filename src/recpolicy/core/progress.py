@@ -1,0 +1,56 @@
+"""Progress with an ETA on stderr; silent when nobody watches (no terminal) unless asked for."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Counts work done."""
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Count `amount` more; `note` replaces the text at the end of the line."""
+
+
+class _Silent:
+    def advance(self, amount: float, note: str = "") -> None:
+        """Count nothing."""
+
+
+class _Bar:
+    def __init__(self, bar: object, task: object):
+        self._bar, self._task = bar, task
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Advance the bar."""
+        self._bar.update(self._task, advance=amount, note=note)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def progress(title: str, total: float, *, unit: str = "", done: float = 0, show: bool | None = None) -> Iterator[Progress]:
+    """Yield a Progress over `total` units; `show=None` draws it only on a terminal. `unit` may be "bytes"."""
+    if show is None:
+        show = sys.stderr.isatty()
+    if not show:
+        yield _Silent()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as RichProgress
+
+    count: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), count, TextColumn(unit if unit != "bytes" else ""),
+        TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        yield _Bar(bar, bar.add_task(title, total=total, completed=done, note=""))

@@ -1,0 +1,102 @@
+"""Checked columns become a Ratings table: ids become row numbers, every rating is within scale, no pair comes twice.
+
+N ratings. The one place where rows of any file format meet the rules of the ratings table.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.columns import identifiers, numbers, seconds
+from recpolicy.data.ratings import Ratings
+from recpolicy.data.source import Source
+
+
+def assemble(
+    columns: dict[str, Any],
+    source: Source,
+    *,
+    name: str,
+    scale: tuple[float, float],
+    users: pd.DataFrame | None = None,
+    movies: pd.DataFrame | None = None,
+) -> Ratings:
+    """Return the Ratings of Arrow columns user, movie, rating and, where there is one, timestamp (each [N]).
+
+    Without a table of users (or movies) the ids that occur make one, sorted; a movie's title is then its id. Raises
+    DataError that names file, line and value.
+    """
+    if len(columns["rating"]) == 0:
+        raise DataError(f"{source.path}: the file is empty; expected rows of ratings")
+    user_id = identifiers(columns["user"], "user", source)
+    movie_id = identifiers(columns["movie"], "movie", source)
+    rating = _within(numbers(columns["rating"], "rating", source), scale, source)
+    timestamp = seconds(columns["timestamp"], source) if "timestamp" in columns else None
+    if users is None:
+        users = pd.DataFrame({"user_id": _sorted_ids(user_id)})
+    if movies is None:
+        movies = bare_movies(_sorted_ids(movie_id))
+    user = _rows(user_id, users["user_id"], "user", source)
+    movie = _rows(movie_id, movies["movie_id"], "movie", source)
+    _refuse_duplicates(user, movie, users, movies, source)
+    return Ratings(user, movie, rating, timestamp, users, movies, name=name, scale=scale)
+
+
+def bare_movies(ids: NDArray[Any]) -> pd.DataFrame:
+    """Return the movie table of which only the ids are known."""
+    title = pd.Series([str(movie_id) for movie_id in ids], dtype="str")
+    genres = pd.Series([""] * len(ids), dtype="str")
+    year = pd.array([pd.NA] * len(ids), dtype="Int64")
+    return pd.DataFrame({"movie_id": ids, "title": title, "year": year, "genres": genres})
+
+
+def check_unique(ids: "pd.Series[Any] | NDArray[Any]", what: str, source: Source) -> None:
+    """Raise DataError that names both lines when an id comes twice in a table of users or movies."""
+    values = pd.Series(ids)
+    again = values.duplicated().to_numpy()
+    if again.any():
+        row = int(again.argmax())
+        first = int((values == values[row]).to_numpy().argmax())
+        raise DataError(f"{source.at(row)}: {what} id {values[row]} is already at {source.at(first)}")
+
+
+def _sorted_ids(ids: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.sort(pd.unique(ids)))
+
+
+def _within(rating: NDArray[np.float64], scale: tuple[float, float], source: Source) -> NDArray[np.float32]:
+    low, high = scale
+    bad = (rating < low) | (rating > high)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.at(row)}: rating {rating[row]:g} is not in {low:g}..{high:g}; if the ratings have another scale, "
+            f"give it (scale=({min(low, rating.min()):g}, {max(high, rating.max()):g}) would hold them all)"
+        )
+    return rating.astype(np.float32)
+
+
+def _rows(ids: NDArray[Any], known: "pd.Series[Any]", what: str, source: Source) -> NDArray[np.int32]:
+    rows = pd.Index(known).get_indexer(pd.Index(ids))
+    if (rows < 0).any():
+        row = int((rows < 0).argmax())
+        raise DataError(f"{source.at(row)}: {what} id {ids[row]} is not in the table of {what}s")
+    return np.asarray(rows, np.int32)
+
+
+def _refuse_duplicates(
+    user: NDArray[np.int32], movie: NDArray[np.int32], users: pd.DataFrame, movies: pd.DataFrame, source: Source
+) -> None:
+    pair = user.astype(np.int64) * len(movies) + movie  # [N]
+    again = pd.Series(pair).duplicated().to_numpy()
+    if again.any():
+        row = int(again.argmax())
+        first = int((pair == pair[row]).argmax())
+        user_id, movie_id = users["user_id"].iloc[user[row]], movies["movie_id"].iloc[movie[row]]
+        raise DataError(
+            f"{source.at(row)}: user {user_id} rated movie {movie_id} before, at {source.at(first)}; "
+            "keep one rating of each pair"
+        )

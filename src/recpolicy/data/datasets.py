@@ -1,0 +1,52 @@
+"""What is known of the data sets that `recpolicy data fetch` can get: addresses, checksums, licence.
+
+md5 values were taken from the official files; they are how a file is known to be the one of GroupLens. No heavy
+imports here: that the data is there already is told without waiting for pandas.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ITEM_GENRES = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+"""The genre flags of u.item, in their order."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where a data set is had from and how it is recognised."""
+
+    name: str
+    url: str
+    """The zip at GroupLens."""
+    requirement: str
+    """The package that carries the same ratings, as pip reads it."""
+    official: Mapping[str, str]
+    """File name -> md5 of the official file; u.data must match always, the others when they come from GroupLens."""
+    rebuilt: Mapping[str, str]
+    """File name -> md5 of what we make of the package where it is less than the official file."""
+
+
+ML_100K = Dataset(
+    name="ml-100k",
+    url="https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+    requirement="recbole==1.2.1",
+    official={
+        "u.data": "6e47046882bad158b0efbb84cd5cb987",
+        "u.item": "c9e7f390115d79079537301d5204f3f7",
+        "u.user": "1b53539edc13caad0282c8500608a319",
+    },
+    rebuilt={"u.item": "4998ac3fbbf767438ef8675aeab753d0"},
+)
+
+DATASETS: Mapping[str, Dataset] = {"ml-100k": ML_100K}
+
+
+def data_folder(name: str) -> Path:
+    """Return where the data set of this name lies or would lie: in RECPOLICY_DATA if that is set, else right here."""
+    root = Path(os.environ.get("RECPOLICY_DATA") or ".")
+    return root if root.resolve().name == name else root / name

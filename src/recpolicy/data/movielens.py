@@ -1,0 +1,126 @@
+"""The MovieLens folders as ratings tables: ml-100k, ml-1m, and the CSV kind (ml-25m, ml-32m, ml-latest).
+
+Titles stay as they are in the file, "Toy Story (1995)"; the year is also a column of its own. The genres "unknown" and
+"(no genres listed)" mean none. Source of the formats: the README of each folder.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.assemble import assemble, check_unique
+from recpolicy.data.columns import identifiers, numbers, texts
+from recpolicy.data.datasets import ITEM_GENRES
+from recpolicy.data.ratings import GENRE_SEPARATOR, Ratings
+from recpolicy.data.source import Source, read_text
+
+_RATING_COLUMNS = ("user", "movie", "rating", "timestamp")
+_ITEM_COLUMNS = ("movie_id", "title", "release_date", "video_release_date", "url", *ITEM_GENRES)
+_NO_GENRES = {"unknown", "(no genres listed)"}
+_YEAR = r"\((\d{4})(?:[-–]\d{0,4})?\)"
+
+
+def read_movielens(folder: Path, name: str | None = None) -> Ratings:
+    """Read a MovieLens folder of any kind, told by the files in it; raises DataError when it is none."""
+    for witness, (_, read) in FOLDER_KINDS.items():
+        if (folder / witness).is_file():
+            return read(folder, name or folder.resolve().name)
+    kinds = "; ".join(f"{witness} ({kind})" for witness, (kind, _) in FOLDER_KINDS.items())
+    raise DataError(f"{folder}: not a MovieLens folder; expected one of the files {kinds}")
+
+
+def read_ml_100k(folder: Path, name: str = "ml-100k") -> Ratings:
+    """Read u.data, u.item and u.user: stars 1..5; users have age, gender, occupation and zip_code."""
+    users_at = Source(folder / "u.user", "|", header=False, quoted=False, encoding="latin-1")
+    users = _users(users_at, ("user_id", "age", "gender", "occupation", "zip_code"))
+    items_at = Source(folder / "u.item", "|", header=False, quoted=False, encoding="latin-1")
+    items = read_text(items_at, _ITEM_COLUMNS)
+    flags = np.column_stack(
+        [numbers(items[genre], f"genre flag {genre}", items_at) for genre in ITEM_GENRES]
+    )  # [I, 19]
+    genres = [GENRE_SEPARATOR.join(np.compress(row, ITEM_GENRES)) for row in flags.astype(bool)]  # flags [I, 19]
+    movies = _movies(identifiers(items["movie_id"], "movie", items_at), texts(items["title"]), genres, items_at)
+    return _ratings(Source(folder / "u.data", "\t", header=False, quoted=False), users, movies, name, (1.0, 5.0))
+
+
+def read_ml_1m(folder: Path, name: str = "ml-1m") -> Ratings:
+    """Read ratings.dat, movies.dat and users.dat (separated by ::): stars 1..5; users as in ml-100k."""
+    users_at = Source(folder / "users.dat", "::", header=False, quoted=False, encoding="latin-1")
+    users = _users(users_at, ("user_id", "gender", "age", "occupation", "zip_code"))
+    movies_at = Source(folder / "movies.dat", "::", header=False, quoted=False, encoding="latin-1")
+    movies = _movie_table(movies_at, ("movie_id", "title", "genres"))
+    return _ratings(Source(folder / "ratings.dat", "::", header=False, quoted=False), users, movies, name, (1.0, 5.0))
+
+
+def read_ml_csv(folder: Path, name: str = "ml-latest") -> Ratings:
+    """Read ratings.csv and movies.csv (ml-25m, ml-32m, ml-latest): half stars .5..5; nothing is known of users."""
+    movies = _movie_table(Source(folder / "movies.csv", ","), None)
+    table = read_text(source := Source(folder / "ratings.csv", ","))
+    columns = dict(
+        zip(_RATING_COLUMNS, _named(table, ("userId", "movieId", "rating", "timestamp"), source), strict=True)
+    )
+    return assemble(columns, source, name=name, scale=(0.5, 5.0), movies=movies)
+
+
+FOLDER_KINDS: Mapping[str, tuple[str, Callable[[Path, str], Ratings]]] = {
+    "u.data": ("ml-100k", read_ml_100k),
+    "ratings.dat": ("ml-1m", read_ml_1m),
+    "ratings.csv": ("ml-25m, ml-32m, ml-latest", read_ml_csv),
+}
+"""The file that tells a kind of folder: what it is called and who reads it."""
+
+
+def title_years(titles: "Sequence[str] | NDArray[Any] | pd.Series[Any]") -> Any:
+    """Return the year in the last parentheses of each title that hold one, as Int64, missing where there is none."""
+    found = pd.Series(titles, dtype="str").str.extract(rf".*{_YEAR}", expand=False)
+    return pd.to_numeric(found).astype("Int64").array
+
+
+def _ratings(
+    source: Source, users: pd.DataFrame, movies: pd.DataFrame, name: str, scale: tuple[float, float]
+) -> Ratings:
+    table = read_text(source, _RATING_COLUMNS)
+    columns = {column: table[column] for column in _RATING_COLUMNS}
+    return assemble(columns, source, name=name, scale=scale, users=users, movies=movies)
+
+
+def _users(source: Source, columns: Sequence[str]) -> pd.DataFrame:
+    """The user table with the columns of ml-100k, in their order."""
+    table = read_text(source, columns)
+    ids = identifiers(table["user_id"], "user", source)
+    check_unique(ids, "user", source)
+    text = {name: pd.Series(texts(table[name]), dtype="str") for name in ("gender", "occupation", "zip_code")}
+    age = numbers(table["age"], "age", source).astype(np.int64)
+    return pd.DataFrame({"user_id": ids, "age": age, **text})
+
+
+def _movie_table(source: Source, names: Sequence[str] | None) -> pd.DataFrame:
+    """The movie table of a file with id, title and genres separated by |."""
+    table = read_text(source, names)
+    movie_id, title, genres = _named(table, names or ("movieId", "title", "genres"), source)
+    return _movies(identifiers(movie_id, "movie", source), texts(title), list(texts(genres)), source)
+
+
+def _movies(ids: NDArray[Any], titles: NDArray[Any], genres: Sequence[str], source: Source) -> pd.DataFrame:
+    check_unique(ids, "movie", source)
+    known = ["" if value in _NO_GENRES else value for value in genres]
+    return pd.DataFrame(
+        {
+            "movie_id": ids,
+            "title": pd.Series(titles, dtype="str"),
+            "year": title_years(titles),
+            "genres": pd.Series(known, dtype="str"),
+        }
+    )
+
+
+def _named(table: Any, names: Sequence[str], source: Source) -> list[Any]:
+    for name in names:
+        if name not in table.column_names:
+            raise DataError(f"{source.path}:1: no column {name!r}; found {', '.join(table.column_names)}")
+    return [table[name] for name in names]

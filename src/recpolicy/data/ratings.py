@@ -1,0 +1,107 @@
+"""The ratings table: N ratings of U users on I movies.
+
+Users and movies are rows of two tables; everywhere else in recpolicy they are row numbers, and ids appear only at the
+edges. A table of test ratings shares the user and movie tables with its fit part, so row numbers mean the same in both.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError, UnknownIdError
+from recpolicy.core.files import content_digest
+
+GENRE_SEPARATOR = "|"
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """N checked ratings in file order.
+
+    users has the column `user_id` (unique, ids of any one type) and any attributes; movies has `movie_id` (unique),
+    `title` (str), `year` (Int64, may be missing) and `genres` ("Action|Drama", "" when unknown).
+    """
+
+    user: NDArray[np.int32]  # [N], row of users
+    movie: NDArray[np.int32]  # [N], row of movies
+    rating: NDArray[np.float32]  # [N], within scale
+    timestamp: NDArray[np.int64] | None  # [N], seconds since 1970
+    users: pd.DataFrame  # U rows
+    movies: pd.DataFrame  # I rows
+    name: str
+    scale: tuple[float, float] = (1.0, 5.0)
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.user), len(self.movie), len(self.rating)}
+        if self.timestamp is not None:
+            lengths.add(len(self.timestamp))
+        if len(lengths) != 1:
+            raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
+        if not {"movie_id", "title", "year", "genres"} <= set(self.movies.columns) or "user_id" not in self.users:
+            raise DataError(f"{self.name}: users needs user_id; movies needs movie_id, title, year and genres")
+
+    def __len__(self) -> int:
+        return len(self.rating)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(U, I)."""
+        return len(self.users), len(self.movies)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of ids, ratings and times in order: two tables with the same digest are the same table."""
+        return content_digest(
+            self.users["user_id"].to_numpy()[self.user].astype(str).astype(object),
+            self.movies["movie_id"].to_numpy()[self.movie].astype(str).astype(object),
+            self.rating,
+            self.timestamp if self.timestamp is not None else "no timestamps",
+        )
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_], name: str | None = None) -> "Ratings":
+        """Return the chosen rows (indices or mask) over the same users and movies."""
+        timestamp = None if self.timestamp is None else self.timestamp[rows]
+        return replace(
+            self, user=self.user[rows], movie=self.movie[rows], rating=self.rating[rows], timestamp=timestamp,
+            name=name or self.name,
+        )  # fmt: skip
+
+    def matrix(self) -> NDArray[np.float32]:
+        """Return the ratings as [U, I] with NaN where there is none."""
+        dense = np.full(self.shape, np.nan, np.float32)
+        dense[self.user, self.movie] = self.rating
+        return dense
+
+    def user_rows(self, ids: "list[object] | NDArray[np.generic]") -> NDArray[np.int32]:
+        """Row numbers of user ids; raises UnknownIdError that names up to five unknown ones."""
+        return _rows(ids, self.users["user_id"], "user", self.name)
+
+    def movie_rows(self, ids: "list[object] | NDArray[np.generic]") -> NDArray[np.int32]:
+        """Row numbers of movie ids; raises UnknownIdError that names up to five unknown ones."""
+        return _rows(ids, self.movies["movie_id"], "movie", self.name)
+
+
+def _rows(
+    ids: "list[object] | NDArray[np.generic]", known: "pd.Series[Any]", kind: str, where: str
+) -> NDArray[np.int32]:
+    rows = pd.Index(known).get_indexer(pd.Index(ids))
+    if (rows < 0).any():
+        unknown = [str(i) for i, row in zip(ids, rows, strict=True) if row < 0]
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise UnknownIdError(f"{where}: no {kind} with id {', '.join(unknown[:5])}{more}")
+    return np.asarray(rows, np.int32)
+
+
+def genre_matrix(movies: pd.DataFrame) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the genre names, sorted, and a 0/1 matrix [I, G]."""
+    sets = [set(filter(None, genres.split(GENRE_SEPARATOR))) for genres in movies["genres"]]
+    names = sorted(set().union(*sets))
+    column = {name: index for index, name in enumerate(names)}
+    matrix = np.zeros((len(sets), len(names)), np.float32)
+    for row, genres in enumerate(sets):
+        matrix[row, [column[genre] for genre in genres]] = 1.0
+    return names, matrix

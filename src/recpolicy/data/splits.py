@@ -1,0 +1,146 @@
+"""Fit and test parts of a ratings table.
+
+Every rule gives a mask [N] of the test rows; fit is the rest. u1..u5, ua and ub follow the scripts that come with
+MovieLens 100K (mku.sh, allbut.pl), so on its u.data they give the official files byte for byte; on any other table they
+mean the same rule. File order is the order of the table. All rules but `random` ignore the seed.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError, unknown_name
+from recpolicy.core.files import atomic_path, content_digest
+from recpolicy.core.seeds import generator
+from recpolicy.data.ratings import Ratings
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two disjoint parts of one ratings table over the same users and movies."""
+
+    name: str
+    """Its name in SPLITS; leave-last-N with its number."""
+    fit: Ratings
+    """What embeddings, rating models and agents may see."""
+    test: Ratings
+    """What only evaluation sees."""
+    seed: int
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the name and both parts."""
+        return content_digest(self.name, self.fit.digest, self.test.digest)
+
+
+def split(ratings: Ratings, name: str, seed: int = 0) -> Split:
+    """Split a table by the rule of this name in SPLITS.
+
+    Raises ConfigError for an unknown name, DataError where the rule needs timestamps that are not there or leaves a
+    part empty.
+    """
+    test = _rule(name)(ratings, seed)  # [N]
+    for part, rows in (("fit", len(test) - test.sum()), ("test", test.sum())):
+        if rows == 0:
+            raise DataError(f"{ratings.name}: split {name!r} of {len(test)} ratings leaves nothing in its {part} part")
+    fit_part = ratings.take(~test, name=f"{ratings.name}/{name}/fit")
+    return Split(name, fit_part, ratings.take(test, name=f"{ratings.name}/{name}/test"), seed)
+
+
+def fifth(ratings: Ratings, _seed: int, *, number: int) -> Mask:
+    """The number-th (1..5) of five equal runs of rows, in file order."""
+    row = np.arange(len(ratings))
+    return ((number - 1) * len(ratings) // 5 <= row) & (row < number * len(ratings) // 5)
+
+
+def ten_of_each(ratings: Ratings, _seed: int, *, skip: int) -> Mask:
+    """Ten ratings of each user, in file order after the first `skip`."""
+    place = _place(ratings.user, np.arange(len(ratings)))
+    return (place >= skip) & (place < skip + 10)
+
+
+def temporal(ratings: Ratings, _seed: int) -> Mask:
+    """The last 20 % (rounded down) of each user's ratings by time; those of one second in file order."""
+    count = np.bincount(ratings.user, minlength=ratings.shape[0])[ratings.user]  # [N], ratings of the row's user
+    return _place(ratings.user, _time(ratings, "temporal")) >= count - count // 5
+
+
+def leave_last(ratings: Ratings, _seed: int, *, number: int) -> Mask:
+    """The last `number` ratings by time of each user who has more than that; those of one second in file order."""
+    count = np.bincount(ratings.user, minlength=ratings.shape[0])[ratings.user]
+    place = _place(ratings.user, _time(ratings, f"leave-last-{number}"))
+    return (place >= count - number) & (count > number)
+
+
+def random_fifth(ratings: Ratings, seed: int) -> Mask:
+    """One row in five, drawn without replacement."""
+    test = np.zeros(len(ratings), bool)
+    test[generator(seed, "split/random").permutation(len(ratings))[: len(ratings) // 5]] = True
+    return test
+
+
+SPLITS: Mapping[str, Callable[..., Mask]] = {
+    "u1": partial(fifth, number=1),
+    "u2": partial(fifth, number=2),
+    "u3": partial(fifth, number=3),
+    "u4": partial(fifth, number=4),
+    "u5": partial(fifth, number=5),
+    "ua": partial(ten_of_each, skip=0),
+    "ub": partial(ten_of_each, skip=10),
+    "temporal": temporal,
+    "leave-last-N": leave_last,
+    "random": random_fifth,
+}
+"""Every rule by its name; leave-last-N is asked for with a number, "leave-last-5"."""
+
+
+def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:
+    """Write NAME.base (fit) and NAME.test as the official files are: by user id, then movie id, separated by tabs."""
+    paths = folder / f"{parts.name}.base", folder / f"{parts.name}.test"
+    for path, part in zip(paths, (parts.fit, parts.test), strict=True):
+        rows = pd.DataFrame(
+            {
+                "user": part.users["user_id"].to_numpy()[part.user],
+                "movie": part.movies["movie_id"].to_numpy()[part.movie],
+                "rating": part.rating,
+            }
+        )
+        if (part.rating == np.floor(part.rating)).all():
+            rows["rating"] = part.rating.astype(np.int64)
+        if part.timestamp is not None:
+            rows["timestamp"] = part.timestamp
+        with atomic_path(path) as beside:
+            in_order = rows.sort_values(["user", "movie"], kind="stable")
+            in_order.to_csv(beside, sep="\t", header=False, index=False, lineterminator="\n")
+    return paths
+
+
+def _rule(name: str) -> Callable[..., Mask]:
+    if match := re.fullmatch(r"leave-last-([1-9]\d*)", name):
+        return partial(leave_last, number=int(match[1]))
+    if name not in SPLITS or name == "leave-last-N":
+        raise unknown_name("split", name, SPLITS)
+    return SPLITS[name]
+
+
+def _place(user: NDArray[np.int32], time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each row [N] among the rows of its user, from 0, by time; ties in file order."""
+    order = np.lexsort((time, user))  # stable
+    first = np.searchsorted(user[order], user[order])  # where the user's run starts
+    place = np.empty(len(user), np.int64)
+    place[order] = np.arange(len(user)) - first
+    return place
+
+
+def _time(ratings: Ratings, name: str) -> NDArray[np.int64]:
+    if ratings.timestamp is None:
+        raise DataError(f"{ratings.name}: split {name!r} needs timestamps, which this table does not have")
+    return ratings.timestamp

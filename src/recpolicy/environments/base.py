@@ -1,0 +1,97 @@
+"""The one shape that all our environments share.
+
+A round is drawn by a pure function of (seed, round number); a subclass says what is drawn, what the policy sees of it,
+what each action is worth and what is paid. B batch, A actions, D context. TF-Agents drives it through `reset` and
+`step`; the compiled loop (training/online.py) calls the pure functions.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from tf_agents.bandits.environments import bandit_tf_environment
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import time_step as ts
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.seeds import stateless_seed
+
+
+class Draw(NamedTuple):
+    """What one round is about, before anybody acts."""
+
+    user: tf.Tensor  # [B] int32, rows of the user table
+    candidates: tf.Tensor  # [B, A] int32 rows of the movie table, or [A] when every round has the same
+    mask: tf.Tensor | None  # [B, A] bool, True where an action is allowed; None when all are
+
+
+class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
+    """A batched bandit whose rounds are a pure function of (seed, round)."""
+
+    def __init__(self, *, observation_spec: Any, actions: int, batch_size: int, seed: int, name: str):
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size}: expected at least 1")
+        action_spec = tensor_spec.BoundedTensorSpec((), tf.int32, 0, actions - 1, name="action")
+        super().__init__(ts.time_step_spec(observation_spec), action_spec, batch_size, name)
+        self.actions = actions
+        self._draw_seed = tf.constant(stateless_seed(seed, f"{name}/draw"), tf.int32)
+        self._noise_seed = tf.constant(stateless_seed(seed, f"{name}/noise"), tf.int32)
+        self.round = tf.Variable(0, dtype=tf.int64, trainable=False, name="round")
+
+    @abc.abstractmethod
+    def draw(self, round_number: tf.Tensor) -> Draw:
+        """Return who is served in this round and what may be shown; the same round number gives the same answer."""
+
+    @abc.abstractmethod
+    def observation(self, draw: Draw) -> Any:
+        """Return what the policy sees of the draw."""
+
+    @abc.abstractmethod
+    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:
+        """Return the expected reward [B, A] of every action, masked ones included."""
+
+    @abc.abstractmethod
+    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+        """Return the rewards [B] of `action` [B]."""
+
+    def regret(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+        """Expected reward of the best allowed action minus that of `action`, [B], >= 0."""
+        expected = self.expected_rewards(draw, round_number)  # [B, A]
+        allowed = expected if draw.mask is None else tf.where(draw.mask, expected, -float("inf"))
+        return tf.reduce_max(allowed, axis=-1) - tf.gather(expected, action, batch_dims=1)
+
+    def draw_seed(self, round_number: tf.Tensor) -> tf.Tensor:
+        """The seed int32 [2] of this round's draw."""
+        return _fold_in(self._draw_seed, round_number)
+
+    def noise_seed(self, round_number: tf.Tensor) -> tf.Tensor:
+        """The seed int32 [2] of this round's reward noise."""
+        return _fold_in(self._noise_seed, round_number)
+
+    def _observe(self) -> Any:
+        return self.observation(self.draw(self.round))
+
+    def _apply_action(self, action: tf.Tensor) -> tf.Tensor:
+        now = tf.identity(self.round)
+        reward = self.pay(self.draw(now), action, now)
+        with tf.control_dependencies([reward]):
+            self.round.assign_add(1)
+        return reward
+
+
+def _fold_in(seed: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+    return tf.random.experimental.stateless_fold_in(seed, tf.cast(round_number, tf.int32))
+
+
+def sample_users(users: int, batch_size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Uniform user rows [B], with replacement."""
+    return tf.random.stateless_uniform([batch_size], seed, 0, users, tf.int32)
+
+
+def cell(table: tf.Tensor, draw: Draw, action: tf.Tensor) -> tf.Tensor:
+    """The entries [B] of `table` [U, I] for each user and the movie behind its action."""
+    if draw.candidates.shape.rank == 1:
+        movie = tf.gather(draw.candidates, action)
+    else:
+        movie = tf.gather(draw.candidates, action, batch_dims=1)
+    return tf.gather_nd(table, tf.stack([draw.user, movie], axis=-1))

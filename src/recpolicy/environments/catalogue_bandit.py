@@ -1,0 +1,87 @@
+"""CatalogueBandit: every round brings a fresh set of candidate movies, described by features.
+
+Action a is the a-th candidate of this round. The observation is a dict: `global` [B, D] the user's context, `per_arm`
+[B, A, K] the candidates' features for this user, `mask` [B, A]: the number of candidates may vary, the rest is padding.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tf_agents.specs import tensor_spec
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
+from recpolicy.models.pair_features import PairFeatures
+from recpolicy.environments.rating_noise import sample_ratings
+from recpolicy.models.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueBanditConfig:
+    """How candidate sets are made."""
+
+    batch_size: int = 64
+    """Users served at once."""
+    candidates: int = 50
+    """Most candidates in a round, A."""
+    fewest_candidates: int = 50
+    """Fewest candidates in a round; the number is uniform between this and `candidates`."""
+
+
+class CatalogueBandit(RecommendationEnvironment):
+    """Bandit over candidates that change every round; observation `global`, `per_arm`, `mask`."""
+
+    def __init__(
+        self,
+        world: World,
+        context: NDArray[np.float32],  # [U, D]
+        features: PairFeatures,
+        config: CatalogueBanditConfig | None = None,
+        seed: int = 0,
+    ):
+        config = config or CatalogueBanditConfig()
+        users, movies = world.expected.shape
+        if not 1 <= config.fewest_candidates <= config.candidates <= movies:
+            raise ConfigError(
+                f"candidates {config.fewest_candidates}..{config.candidates}: expected 1 <= fewest <= most <= {movies}"
+            )
+        specs = {
+            "global": tensor_spec.TensorSpec((context.shape[1],), tf.float32, "global"),
+            "per_arm": tensor_spec.TensorSpec((config.candidates, features.width), tf.float32, "per_arm"),
+            "mask": tensor_spec.TensorSpec((config.candidates,), tf.int32, "mask"),
+        }
+        super().__init__(
+            observation_spec=specs, actions=config.candidates, batch_size=config.batch_size, seed=seed,
+            name="catalogue_bandit",
+        )  # fmt: skip
+        self._scale, self._users, self._movies = world.scale, users, movies
+        self._fewest = config.fewest_candidates
+        self._context, self._features = tf.constant(context), features
+        self._expected, self._known = tf.constant(world.expected), tf.constant(world.known)
+
+    def draw(self, round_number: tf.Tensor) -> Draw:
+        """Uniform users, uniform candidate sets without repeats, a uniform number of them."""
+        who, which, many = tf.unstack(tf.random.split(self.draw_seed(round_number), 3))
+        keys = tf.random.stateless_uniform([self.batch_size, self._movies], which)
+        # The A largest of independent uniform keys are a uniform sample without replacement.
+        candidates = tf.math.top_k(keys, self.actions).indices  # [B, A]
+        number = tf.random.stateless_uniform([self.batch_size, 1], many, self._fewest, self.actions + 1, tf.int32)
+        mask = tf.range(self.actions)[tf.newaxis, :] < number  # [B, A]
+        return Draw(sample_users(self._users, self.batch_size, who), candidates, mask)
+
+    def observation(self, draw: Draw) -> dict[str, tf.Tensor]:
+        """`global` [B, D], `per_arm` [B, A, K] and `mask` [B, A]."""
+        context = tf.gather(self._context, draw.user)
+        return {"global": context, "per_arm": self._features.of(context, draw.candidates), "mask": tf.cast(draw.mask, tf.int32)}
+
+    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - a still world
+        """Expected ratings [B, A]."""
+        return tf.gather(tf.gather(self._expected, draw.user), draw.candidates, batch_dims=1)
+
+    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+        """Ratings [B]: the real one where the world knows it, else drawn around the expectation."""
+        expected = cell(self._expected, draw, action)
+        noisy = sample_ratings(expected, self._scale, self.noise_seed(round_number))
+        return tf.where(cell(self._known, draw, action), expected, noisy)

@@ -1,0 +1,73 @@
+"""HeldOutChoice: choose one of the movies that a user really rated in the test part; the true rating is paid.
+
+Every counterfactual reward is known, so nothing is simulated. Action a is movie row a; `mask` allows the user's
+test-rated movies. Only users with at least two test ratings appear (with one there is nothing to choose).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tf_agents.specs import tensor_spec
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.ratings import Ratings
+from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutChoiceConfig:
+    """How users are served."""
+
+    batch_size: int = 64
+    """Users served at once."""
+
+
+class HeldOutChoice(RecommendationEnvironment):
+    """Bandit over real held-out ratings; observation `global` [B, D] and `mask` [B, I]."""
+
+    def __init__(
+        self,
+        test: Ratings,
+        context: NDArray[np.float32],  # [U, D]
+        config: HeldOutChoiceConfig | None = None,
+        seed: int = 0,
+    ):
+        config = config or HeldOutChoiceConfig()
+        rated = test.matrix()  # [U, I], NaN where unrated
+        eligible = np.flatnonzero(np.isfinite(rated).sum(axis=1) >= 2)
+        if not len(eligible):
+            raise DataError(f"{test.name}: no user has two ratings to choose between")
+        users, movies = rated.shape
+        specs = {
+            "global": tensor_spec.TensorSpec((context.shape[1],), tf.float32, "global"),
+            "mask": tensor_spec.TensorSpec((movies,), tf.int32, "mask"),
+        }
+        super().__init__(
+            observation_spec=specs, actions=movies, batch_size=config.batch_size, seed=seed, name="held_out_choice"
+        )
+        self._eligible = tf.constant(eligible, tf.int32)
+        self._context = tf.constant(context)
+        self._rated = tf.constant(np.isfinite(rated))  # [U, I]
+        # An unrated movie is never allowed; 0 keeps the arithmetic of those who ask for it all the same finite.
+        self._rating = tf.constant(np.nan_to_num(rated))  # [U, I]
+        self._arms = tf.range(movies)
+
+    def draw(self, round_number: tf.Tensor) -> Draw:
+        """Uniform eligible users; their test-rated movies allowed."""
+        pick = sample_users(len(self._eligible), self.batch_size, self.draw_seed(round_number))
+        user = tf.gather(self._eligible, pick)
+        return Draw(user, self._arms, tf.gather(self._rated, user))
+
+    def observation(self, draw: Draw) -> dict[str, tf.Tensor]:
+        """`global` [B, D] and `mask` [B, I]."""
+        return {"global": tf.gather(self._context, draw.user), "mask": tf.cast(draw.mask, tf.int32)}
+
+    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - nothing is random
+        """True ratings [B, I]; 0 where there is none."""
+        return tf.gather(self._rating, draw.user)
+
+    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
+        """True ratings [B]."""
+        return cell(self._rating, draw, action)

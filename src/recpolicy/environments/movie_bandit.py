@@ -1,0 +1,97 @@
+"""MovieBandit: a user arrives, one movie of a fixed catalogue is shown, the world pays a noisy rating.
+
+The context is the user's embedding (learnt from fit ratings only), with demographics appended on request; arm a is the
+a-th movie of the catalogue. With `drift_period` the users' preferences move: user u drifts to the preferences of another
+user and back, expected_t[u] = (1 - w) E[u] + w E[other(u)], w = (1 - cos(2 pi t / period)) / 2.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tf_agents.specs import tensor_spec
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.seeds import generator
+from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
+from recpolicy.environments.rating_noise import sample_ratings
+from recpolicy.models.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovieBanditConfig:
+    """How the rounds of a MovieBandit are made."""
+
+    batch_size: int = 64
+    """Users served at once; the agent learns after each batch."""
+    drift_period: int = 0
+    """Rounds in which preferences drift to another user's and back; 0 keeps them still."""
+
+
+class MovieBandit(RecommendationEnvironment):
+    """Bandit over a fixed catalogue of movies; observation [B, D], reward on the rating scale."""
+
+    def __init__(
+        self,
+        world: World,
+        context: NDArray[np.float32],  # [U, D]
+        catalogue: NDArray[np.int32],  # [A], movie rows
+        config: MovieBanditConfig | None = None,
+        seed: int = 0,
+    ):
+        config = config or MovieBanditConfig()
+        check_catalogue(catalogue, world.expected.shape[1])
+        if len(context) != len(world.expected):
+            raise ConfigError(f"context has {len(context)} users, the world {len(world.expected)}")
+        observation_spec = tensor_spec.TensorSpec((context.shape[1],), tf.float32, "context")
+        super().__init__(
+            observation_spec=observation_spec, actions=len(catalogue), batch_size=config.batch_size, seed=seed,
+            name="movie_bandit",
+        )  # fmt: skip
+        self._scale, self._period, self._users = world.scale, config.drift_period, len(context)
+        self._context = tf.constant(context)  # [U, D]
+        self._expected = tf.constant(world.expected[:, catalogue])  # [U, A]
+        self._known = tf.constant(world.known[:, catalogue])  # [U, A]
+        self._arms = tf.range(len(catalogue))
+        self._other = tf.constant(generator(seed, "movie_bandit/drift").permutation(self._users), tf.int32)
+
+    def draw(self, round_number: tf.Tensor) -> Draw:
+        """Uniform users; all arms allowed."""
+        return Draw(sample_users(self._users, self.batch_size, self.draw_seed(round_number)), self._arms, None)
+
+    def observation(self, draw: Draw) -> tf.Tensor:
+        """The users' contexts [B, D]."""
+        return tf.gather(self._context, draw.user)
+
+    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:
+        """Expected ratings [B, A], drifted to this round."""
+        now = tf.gather(self._expected, draw.user)
+        if not self._period:
+            return now
+        share = self._drift(round_number)
+        return (1.0 - share) * now + share * tf.gather(self._expected, tf.gather(self._other, draw.user))
+
+    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+        """Ratings [B]: the real one where the world knows it and nothing drifts, else drawn around the expectation."""
+        expected = cell(self._expected, draw, action)
+        if self._period:
+            share = self._drift(round_number)
+            other = cell(self._expected, draw._replace(user=tf.gather(self._other, draw.user)), action)
+            expected = (1.0 - share) * expected + share * other
+        noisy = sample_ratings(expected, self._scale, self.noise_seed(round_number))
+        return noisy if self._period else tf.where(cell(self._known, draw, action), expected, noisy)
+
+    def _drift(self, round_number: tf.Tensor) -> tf.Tensor:
+        # The remainder is taken in integers: float32 holds no round number beyond 2^24.
+        phase = tf.cast(round_number % self._period, tf.float32) / self._period
+        return 0.5 * (1.0 - tf.cos(2.0 * math.pi * phase))
+
+
+def check_catalogue(catalogue: NDArray[np.int32], movies: int) -> None:
+    """Raise ConfigError unless the catalogue has at least two movies, no repeats, and rows below `movies`."""
+    if len(catalogue) < 2 or len(np.unique(catalogue)) != len(catalogue):
+        raise ConfigError(f"catalogue of {len(catalogue)} movies: expected at least 2 and no repeats")
+    if catalogue.min() < 0 or catalogue.max() >= movies:
+        raise ConfigError(f"catalogue names movie row {catalogue.max()}; there are {movies} movies")

@@ -1,0 +1,129 @@
+"""The record of an evaluation and its three forms: numbers to compute with, a table to read, JSON to keep."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import unknown_name
+from recpolicy.core.seeds import generator
+from recpolicy.evaluation.bootstrap import Interval, paired_difference
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class PolicyResult:
+    """How one policy did; evaluate.py says what each number measures."""
+
+    rmse: float | None
+    mae: float | None
+    ndcg: Interval
+    held_out: Interval
+    place: Interval | None
+    coverage: float
+    novelty: float
+    choice_by_user: NDArray[np.float64] = field(repr=False, compare=False)
+    """Expected rating of the held-out choice for each user with candidates [U']; not part of the JSON."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How several policies did on one split, beside the random choice and the oracle."""
+
+    split: str
+    fit_digest: str
+    test_digest: str
+    seed: int
+    k: int
+    """Length of the lists behind nDCG, coverage and novelty."""
+    resamples: int
+    test_ratings: int
+    users: int
+    """How many users have two or more test ratings: the users of nDCG and held-out choice."""
+    random: Interval
+    oracle: Interval
+    policies: Mapping[str, PolicyResult]
+
+    def rows(self) -> pd.DataFrame:
+        """Return one row of numbers per policy, and one for the oracle; NaN where a policy has no such number."""
+        names = [*self.policies, "oracle"]
+        return pd.DataFrame(
+            [*map(self._row, self.policies.values()), self._oracle_row()], index=pd.Index(names, name="policy")
+        )
+
+    def table(self) -> pd.DataFrame:
+        """Return `rows` as text for people: intervals in one cell, a dash where there is no number."""
+        k = self.k
+        columns = {
+            "RMSE": [_text(result.rmse) for result in self.policies.values()] + [MISSING],
+            "MAE": [_text(result.mae) for result in self.policies.values()] + [MISSING],
+            f"nDCG@{k}": [str(result.ndcg) for result in self.policies.values()] + ["1.000"],
+            "held-out choice": [str(result.held_out) for result in self.policies.values()] + [str(self.oracle)],
+            "place": [_text(result.place) for result in self.policies.values()] + [_text(self._oracle_place())],
+            f"coverage@{k}": [_text(result.coverage) for result in self.policies.values()] + [MISSING],
+            f"novelty@{k} (bits)": [f"{result.novelty:.2f}" for result in self.policies.values()] + [MISSING],
+        }
+        return pd.DataFrame(columns, index=pd.Index([*self.policies, "oracle"], name="policy"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able values; None where there is no number, never NaN."""
+        plain = asdict(self)
+        for result in plain["policies"].values():
+            del result["choice_by_user"]
+        return plain
+
+    def difference(self, first: str, second: str, resamples: int | None = None) -> Interval:
+        """Return by how much the held-out choice of `first` is better than that of `second`, paired by user.
+
+        Raises ConfigError for a policy that was not evaluated.
+        """
+        for name in (first, second):
+            if name not in self.policies:
+                raise unknown_name("evaluated policy", name, self.policies)
+        one, other = self.policies[first].choice_by_user, self.policies[second].choice_by_user
+        rng = generator(self.seed, "evaluation/difference")
+        return paired_difference(one, other, rng, resamples or self.resamples, self.random.level)
+
+    def _row(self, result: PolicyResult) -> dict[str, float | None]:
+        place = result.place
+        return {
+            "rmse": _number(result.rmse),
+            "mae": _number(result.mae),
+            "ndcg": result.ndcg.value,
+            "ndcg_lo": result.ndcg.lo,
+            "ndcg_hi": result.ndcg.hi,
+            "held_out": result.held_out.value,
+            "held_out_lo": result.held_out.lo,
+            "held_out_hi": result.held_out.hi,
+            "place": np.nan if place is None else place.value,
+            "place_lo": np.nan if place is None else place.lo,
+            "place_hi": np.nan if place is None else place.hi,
+            "coverage": result.coverage,
+            "novelty": result.novelty,
+        }
+
+    def _oracle_row(self) -> dict[str, float]:
+        bounds = {"held_out": self.oracle.value, "held_out_lo": self.oracle.lo, "held_out_hi": self.oracle.hi}
+        place = _number(self._oracle_place())
+        return {
+            **dict.fromkeys(("ndcg", "ndcg_lo", "ndcg_hi"), 1.0),
+            **bounds,
+            **dict.fromkeys(("place", "place_lo", "place_hi"), place),
+        }
+
+    def _oracle_place(self) -> float | None:
+        return 1.0 if self.oracle.value > self.random.value else None
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _text(value: float | Interval | None) -> str:
+    if value is None:
+        return MISSING
+    return str(value) if isinstance(value, Interval) else f"{value:.3f}"

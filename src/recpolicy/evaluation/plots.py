@@ -1,0 +1,226 @@
+"""Plots of a run and an evaluation, as matplotlib figures: no pyplot, no global state, no display.
+
+Every function takes plain arrays and returns a Figure; to_svg and to_png render it. R rounds recorded, S seeds, A arms,
+K recommendations. Colours follow palette.py; series differ in dash as well as colour once colours run out.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.evaluation.bootstrap import Interval
+from recpolicy.evaluation.palette import DASHES, GRID, INK, MUTED, PAPER, SERIES, SHADES
+
+_SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "recpolicy"}  # text stays text; same figure, same bytes
+
+_PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")  # 200,000 and 0.01, not 2e5 and 10^-2
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric over a training, once per seed."""
+
+    interactions: NDArray[np.number]  # [R], rounds played so far
+    values: NDArray[np.floating]  # [S, R]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.shape[1:] != self.interactions.shape:
+            raise DataError(
+                f"curve: values {self.values.shape} over {self.interactions.shape} rounds; expected one row per seed"
+            )
+
+
+def regret_figure(curves: Mapping[str, Curve]) -> Figure:
+    """Cumulative regret against interactions: the mean over seeds in a band from the lowest to the highest seed."""
+    return _curves_figure(curves, "cumulative regret (rating points)")
+
+
+def reward_figure(curves: Mapping[str, Curve]) -> Figure:
+    """Reward per round against interactions, drawn like the regret."""
+    return _curves_figure(curves, "mean reward per round (rating, stars)")
+
+
+def held_out_choice_figure(policies: Mapping[str, Interval], random: Interval, oracle: Interval) -> Figure:
+    """Mean true rating of each policy's held-out choice, as the gain over the random choice towards the oracle."""
+    figure, axes = _axes(height=1.6 + 0.42 * len(policies))
+    names = list(policies)[::-1]  # the first policy on top
+    value = np.array([policies[name].value for name in names])
+    below = value - [policies[name].lo for name in names]
+    above = [policies[name].hi for name in names] - value
+    places = np.arange(len(names))
+    axes.barh(places, value - random.value, left=random.value, height=0.55, color=SERIES[0].light, alpha=0.55)
+    axes.errorbar(
+        value, places, xerr=np.stack([below, above]), fmt="o", color=INK.light, markersize=4, capsize=3, lw=1.3
+    )
+    for line, name, dash in ((random, "random", DASHES[1]), (oracle, "oracle", DASHES[0])):
+        axes.axvline(line.value, color=MUTED.light, linestyle=dash, lw=1.2)
+        label = f"{name} {line.value:.2f}"
+        axes.annotate(label, (line.value, 1.02), xycoords=("data", "axes fraction"), ha="center", color=MUTED.light)
+    for place, name in zip(places, names, strict=True):
+        axes.annotate(
+            f"{policies[name].value:.2f}",
+            (policies[name].hi, place),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK.light,
+        )
+    room = max(oracle.value - random.value, 0.1)
+    axes.set_xlim(min(random.value, *(policies[name].lo for name in names)) - 0.08 * room, oracle.value + 0.08 * room)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_yticks(places, names)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"mean true rating of the choice (stars), {random.level:.0%} interval over users", loc="right")
+    return figure
+
+
+def calibration_figure(predicted: NDArray[np.floating], actual: NDArray[np.floating], bins: int = 12) -> Figure:
+    """Mean true rating within bins of predicted rating (equal counts), over a histogram of predictions; both [N]."""
+    figure = _figure(height=4.2)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for axes in (top, bottom):
+        _dress(axes)
+    order = np.argsort(predicted, kind="stable")
+    start = np.unique(np.linspace(0, len(order), min(bins, len(order)), endpoint=False).astype(int))
+    size = np.diff(start, append=len(order))
+    said = np.add.reduceat(predicted[order].astype(np.float64), start) / size
+    was = np.add.reduceat(actual[order].astype(np.float64), start) / size
+    square = np.add.reduceat(np.square(actual[order].astype(np.float64)), start) / size
+    error = 1.96 * np.sqrt(np.maximum(square - was**2, 0) / size)
+    ends = [min(said.min(), was.min()), max(said.max(), was.max())]
+    top.plot(ends, ends, color=MUTED.light, linestyle=DASHES[1], lw=1.2, label="perfect calibration")
+    top.errorbar(
+        said, was, yerr=error, fmt="o-", color=SERIES[0].light, capsize=3, markersize=4, label="mean of a bin, ±95 %"
+    )
+    top.set_ylabel("true rating (stars)")
+    _legend(top, loc="upper left")
+    bottom.hist(predicted, bins=40, color=SERIES[0].light, alpha=0.55)
+    bottom.set_ylabel("ratings")
+    bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    bottom.set_xlabel("predicted rating (stars)")
+    return figure
+
+
+def pulls_figure(pulls: Mapping[str, NDArray[np.number]]) -> Figure:
+    """Share of rounds that each arm got [A], from the most to the least pulled; the legend counts arms ever pulled."""
+    figure, axes = _axes()
+    for index, (name, count) in enumerate(pulls.items()):
+        share = np.sort(count.astype(np.float64))[::-1] / max(float(np.sum(count)), 1.0)
+        pulled = np.count_nonzero(share)
+        color, dash = _look(index)
+        axes.plot(
+            np.arange(1, pulled + 1), 100 * share[:pulled], color=color, linestyle=dash, lw=1.8,
+            marker="o" if pulled <= 40 else None, markersize=3, label=f"{name}: {pulled} of {len(count)} arms",
+        )  # fmt: skip
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(_PLAIN)
+    axes.set_xlabel("arms, most pulled first (rank)")
+    axes.set_ylabel("share of rounds (%)")
+    _legend(axes)
+    return figure
+
+
+def recommendations_figure(
+    titles: Sequence[str], rating: NDArray[np.floating], std: NDArray[np.floating], scale: tuple[float, float] = (1, 5)
+) -> Figure:
+    """Rating estimates of a user's top K movies, best on top, ± one standard deviation cut at the scale; all [K]."""
+    figure, axes = _axes(height=1.1 + 0.34 * len(titles))
+    places = np.arange(len(titles))[::-1]
+    bars = np.maximum([np.minimum(std, rating - scale[0]), np.minimum(std, scale[1] - rating)], 0)  # [2, K]
+    axes.errorbar(rating, places, xerr=bars, fmt="o", color=SERIES[0].light, capsize=3, markersize=5)
+    axes.set_yticks(places, [title if len(title) <= 36 else title[:35] + "…" for title in titles])
+    axes.set_ylim(-0.6, len(titles) - 0.4)
+    axes.set_xlim(right=scale[1] + 0.02 * (scale[1] - scale[0]))
+    axes.set_xlabel("estimated rating (stars), ±1 standard deviation", loc="right")  # titles leave little room
+    return figure
+
+
+def to_svg(figure: Figure, *, themed: bool = True) -> str:
+    """Return the figure as an `<svg>` element that scales with its place on a page.
+
+    `themed` colours are CSS variables (with the light colours to fall back on), so that a page can turn the plot dark;
+    False gives plain colours, for programs that know no CSS variables.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_SVG_STYLE):
+        figure.savefig(buffer, format="svg", transparent=True)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)  # holds the time of day
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # never referred to, and several plots on one page would share them
+    svg = re.sub(r' (?:width|height)="[0-9.]+pt"', "", svg, count=2)
+    if themed:
+        for shade in SHADES:
+            svg = svg.replace(shade.light, f"var({shade.variable}, {shade.light})")
+    return svg
+
+
+def to_png(figure: Figure, dpi: int = 150) -> bytes:
+    """Return the figure as PNG on white paper."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=PAPER.light)
+    return buffer.getvalue()
+
+
+def _curves_figure(curves: Mapping[str, Curve], quantity: str) -> Figure:
+    figure, axes = _axes()
+    seeds = max((len(curve.values) for curve in curves.values()), default=1)
+    for index, (name, curve) in enumerate(curves.items()):
+        color, dash = _look(index)
+        axes.plot(curve.interactions, curve.values.mean(axis=0), color=color, linestyle=dash, lw=1.8, label=name)
+        if len(curve.values) > 1:
+            low, high = curve.values.min(axis=0), curve.values.max(axis=0)
+            axes.fill_between(curve.interactions, low, high, color=color, alpha=0.18, lw=0)
+    axes.set_xlabel(
+        "interactions" if seeds == 1 else f"interactions (line: mean of {seeds} seeds; band: lowest to highest)"
+    )
+    axes.set_ylabel(quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(_PLAIN)
+    if max((np.abs(curve.values).max() for curve in curves.values() if curve.values.size), default=0) >= 1000:
+        axes.yaxis.set_major_formatter(_PLAIN)
+    _legend(axes)
+    return figure
+
+
+def _figure(width: float = 5.4, height: float = 3.4) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _axes(width: float = 5.4, height: float = 3.4) -> tuple[Figure, Axes]:
+    figure = _figure(width, height)
+    axes = figure.subplots()
+    _dress(axes)
+    return figure, axes
+
+
+def _dress(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED.light)
+    axes.tick_params(colors=INK.light, which="both")
+    axes.xaxis.label.set_color(INK.light)
+    axes.yaxis.label.set_color(INK.light)
+    axes.grid(color=GRID.light, lw=0.8)
+    axes.set_axisbelow(True)
+
+
+def _legend(axes: Axes, loc: str = "best") -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc=loc, labelcolor=INK.light)
+
+
+def _look(index: int) -> tuple[str, object]:
+    """Colour and dash of the series with this number."""
+    return SERIES[index % len(SERIES)].light, DASHES[index // len(SERIES) % len(DASHES)]

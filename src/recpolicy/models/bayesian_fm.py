@@ -1,0 +1,177 @@
+"""Bayesian factorisation machine: the rating model that recpolicy trusts, with its own uncertainty.
+
+rating ~ Normal(w0 + sum_f x_f w_f + sum_{f<g} x_f x_g v_f.v_g, 1/alpha), where x joins the features of the user (id,
+attributes, implicit set of rated movies) with those of the movie (id, year, genres, implicit set of users). Each group
+of features has a Normal prior with its own Gamma/Normal hyper-priors; everything is drawn by Gibbs sweeps (`myfm`).
+
+A draw is a biased matrix factorisation once the interactions inside one side are folded into its bias:
+score[u, i] = w0 + b_u + b_i + P_u.Q_i. Mean and std over draws [U, I] are therefore matrix products, not 1.6 million
+calls of a predictor.
+
+Sources: Rendle 2012 (libFM); Salakhutdinov & Mnih 2008 (BPMF); Rendle, Zhang & Koren 2019 (implicit sets).
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.config import as_dict
+from recpolicy.core.extras import require_extra
+from recpolicy.core.progress import progress
+from recpolicy.core.seeds import integer_seed
+from recpolicy.data.ratings import Ratings
+from recpolicy.models.features import FeatureGroups, SparseMatrix, movie_features, user_features
+from recpolicy.models.rating_model import Array, RatingModel, check_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class BayesianFMConfig:
+    """Settings of the Bayesian factorisation machine."""
+
+    rank: int = 10
+    """Length of the factor of each feature."""
+    sweeps: int = 300
+    """Gibbs sweeps; each draws every parameter once."""
+    samples: int | None = None
+    """Draws averaged, the last of the sweeps; None keeps the last two thirds."""
+    attributes: bool = True
+    """Use user attributes, movie years and genres, where the table has them."""
+    implicit: bool = True
+    """Use who rated what in the fit part, whatever the rating was."""
+    bins: int = 8
+    """Equal-frequency bins of a numeric attribute such as age or year."""
+    max_levels: int = 50
+    """User attributes of words with more values than this are left out."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "rank", "sweeps", "bins")
+        if self.samples is not None:
+            check_positive(self, "samples", most=self.sweeps)
+
+    @property
+    def kept(self) -> int:
+        """How many draws are averaged."""
+        return self.samples if self.samples is not None else max(1, self.sweeps * 2 // 3)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """S kept draws as biased factorisations."""
+
+    base: NDArray[np.float64]  # [S] w0
+    user: NDArray[np.float32]  # [S, U, K + 1], the last column is the bias
+    movie: NDArray[np.float32]  # [S, I, K + 1], likewise
+    noise_std: float
+
+
+def fit_bayesian_fm(fit: Ratings, config: BayesianFMConfig, seed: int) -> RatingModel:
+    """Fit by Gibbs sampling; the same seed gives the same numbers."""
+    users, movies = features(fit, config)
+    draws = fold_draws(sample(fit, users, movies, config, seed), users, movies)
+    mean, std = posterior(draws, fit.scale)
+    return RatingModel(
+        name="bayesian_fm", mean=mean, std=std, noise_std=draws.noise_std, scale=fit.scale, fit_digest=fit.digest,
+        seed=seed, config=as_dict(config),
+    )  # fmt: skip
+
+
+def features(fit: Ratings, config: BayesianFMConfig) -> tuple[FeatureGroups, FeatureGroups]:
+    """Return the user rows [U, F] and the movie rows [I, F']."""
+    users = user_features(
+        fit, attributes=config.attributes, bins=config.bins, max_levels=config.max_levels, implicit=config.implicit
+    )
+    return users, movie_features(fit, attributes=config.attributes, bins=config.bins, implicit=config.implicit)
+
+
+def sample(fit: Ratings, users: FeatureGroups, movies: FeatureGroups, config: BayesianFMConfig, seed: int) -> Any:
+    """Return the myfm regressor after its sweeps."""
+    require_extra("train", "the rating model 'bayesian_fm'")
+    with _quiet_myfm() as myfm, progress("rating model", config.sweeps, unit="sweeps") as bar:
+
+        def count(_sweep: int, _fm: Any, hyper: Any, _history: Any) -> tuple[bool, None]:
+            bar.advance(1, f"noise {hyper.alpha**-0.5:.3f}")
+            return False, None
+
+        blocks = [
+            myfm.RelationBlock(fit.user.tolist(), users.matrix),
+            myfm.RelationBlock(fit.movie.tolist(), movies.matrix),
+        ]
+        regressor = myfm.MyFMRegressor(rank=config.rank, random_seed=integer_seed(seed, "bayesian_fm"))
+        return regressor.fit(
+            None, fit.rating.astype(np.float64), X_rel=blocks, n_iter=config.sweeps, n_kept_samples=config.kept,
+            group_shapes=[*users.sizes, *movies.sizes], callback=count,
+        )  # fmt: skip
+
+
+@contextmanager
+def _quiet_myfm() -> Iterator[Any]:
+    """Import myfm without the warning of its pkg_resources and run it without its own progress bar."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import myfm
+        import myfm.base
+    loud = myfm.base.tqdm
+    myfm.base.tqdm = lambda **settings: loud(**settings, disable=True)
+    try:
+        yield myfm
+    finally:
+        myfm.base.tqdm = loud
+
+
+def fold_draws(regressor: Any, users: FeatureGroups, movies: FeatureGroups) -> Draws:
+    """Turn each kept draw into w0, user rows and movie rows."""
+    samples = regressor.predictor_.samples
+    split = users.matrix.shape[1]
+    sides: tuple[list[Array], list[Array]] = ([], [])
+    for draw in samples:
+        w, v = np.asarray(draw.w), np.asarray(draw.V)  # [F + F'], [F + F', K]
+        sides[0].append(_fold(users.matrix, w[:split], v[:split]))
+        sides[1].append(_fold(movies.matrix, w[split:], v[split:]))
+    alpha = np.array([hyper.alpha for hyper in regressor.history_.hypers[-len(samples) :]])
+    return Draws(
+        base=np.array([draw.w0 for draw in samples]),
+        user=np.stack(sides[0]),
+        movie=np.stack(sides[1]),
+        noise_std=float(np.mean(alpha**-0.5)),
+    )
+
+
+def _fold(x: SparseMatrix, w: NDArray[np.float64], v: NDArray[np.float64]) -> Array:
+    """Rows [rows, K + 1]: factors, then the bias with the interactions inside this side: (|xV|^2 - x^2 V^2) / 2."""
+    factor = x @ v  # [rows, K]
+    bias = x @ w + 0.5 * (np.square(factor).sum(axis=1) - (x.power(2) @ np.square(v)).sum(axis=1))
+    return np.column_stack([factor, bias]).astype(np.float32)
+
+
+def posterior(draws: Draws, scale: tuple[float, float]) -> tuple[Array, Array]:
+    """Mean [U, I] over draws of the expected rating, each draw clipped to the scale, and std [U, I] of the draws.
+
+    Clipping each draw and not their mean is worth .0006 RMSE on u1. The std is not clipped: where every draw lies past
+    the end of the scale it would be 0, a certainty that nobody has. Sums run over differences from the first draw, to
+    keep float32 accurate.
+    """
+    count = np.float32(len(draws.base))
+    first = _scores(draws, 0)  # [U, I]
+    mean, gaps, squares = np.zeros_like(first), np.zeros_like(first), np.zeros_like(first)
+    for index in range(len(draws.base)):
+        scores = _scores(draws, index)
+        mean += np.clip(scores, *scale) / count
+        gap = np.subtract(scores, first, out=scores)
+        gaps += gap
+        squares += np.square(gap, out=gap)
+    variance = squares / count - np.square(gaps / count)
+    return np.clip(mean, *scale), np.sqrt(np.maximum(variance, 0))
+
+
+def _scores(draws: Draws, index: int) -> Array:
+    """One draw's expected ratings [U, I], not clipped."""
+    user, movie = draws.user[index], draws.movie[index]
+    scores: Array = user[:, :-1] @ movie[:, :-1].T
+    scores += user[:, -1:] + np.float32(draws.base[index])
+    scores += movie[:, -1]
+    return scores

@@ -1,0 +1,88 @@
+"""User and movie embeddings: the leading directions of a rating model's expected ratings.
+
+rating[u, i] ~ offset[i] + user[u] . movie[i], from the truncated singular value decomposition of the expected ratings
+centred by movie, so they exist for every rating model and are the same on every run. Conventions that make them unique:
+directions by falling singular value; the largest entry of each movie direction is positive; the mean squared norm of
+the users is 1. U users, I movies, D directions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.models.rating_model import Array, RatingModel
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """rating[u, i] ~ offset[i] + user[u] . movie[i]."""
+
+    user: Array  # [U, D]
+    movie: Array  # [I, D]
+    offset: Array  # [I] mean expected rating of the movie over users
+    scale: tuple[float, float]
+    noise_std: float
+    """Standard deviation of one rating around its expectation, as the rating model has it."""
+    explained: float
+    """Share of the centred expected ratings' variance that the D directions keep, 0..1."""
+
+    def __post_init__(self) -> None:
+        rank = self.user.shape[-1]
+        if self.user.ndim != 2 or self.movie.shape != (len(self.offset), rank):
+            raise DataError(
+                f"embeddings: user {self.user.shape}, movie {self.movie.shape} and offset {self.offset.shape} must be"
+                " [U, D], [I, D] and [I]"
+            )
+
+    def ratings(self) -> Array:
+        """Expected ratings [U, I], clipped to the scale."""
+        return np.clip(self.user @ self.movie.T + self.offset, *self.scale)
+
+
+def embed(model: RatingModel, rank: int = 20) -> Embeddings:
+    """Return embeddings of at most min(U, I) directions; raises ConfigError for a rank out of range.
+
+    Directions in which the ratings do not vary at all (a rank above that of the matrix) are zero.
+    """
+    if not 1 <= rank <= min(model.shape):
+        users, movies = model.shape
+        raise ConfigError(
+            f"embedding rank is {rank}; for {users} users and {movies} movies it must be 1..{min(users, movies)}"
+        )
+    expected = model.mean.astype(np.float64)
+    offset = expected.mean(axis=0)  # [I]
+    left, singular, right = _leading(expected - offset, rank)
+    total = float(np.sum(np.square(expected - offset)))
+    sign = np.sign(right[np.argmax(np.abs(right), axis=0), np.arange(rank)])  # [D]
+    sign[sign == 0] = 1
+    user, movie = left * (sign * singular), right * sign
+    norm = np.sqrt(np.mean(np.sum(np.square(user), axis=1))) or 1.0
+    return Embeddings(
+        user=(user / norm).astype(np.float32),
+        movie=(movie * norm).astype(np.float32),
+        offset=offset.astype(np.float32),
+        scale=model.scale,
+        noise_std=model.noise_std,
+        explained=float(np.sum(np.square(singular)) / total) if total > 0 else 1.0,
+    )
+
+
+def _leading(
+    matrix: NDArray[np.float64], rank: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Leading singular triplets [U, D], [D], [I, D] by the eigenvectors of the smaller Gram matrix.
+
+    That is exact to about sqrt(float64 epsilon) of the largest singular value; smaller ones are taken for zero.
+    """
+    if matrix.shape[0] < matrix.shape[1]:
+        right, singular, left = _leading(matrix.T, rank)
+        return left, singular, right
+    _, vectors = np.linalg.eigh(matrix.T @ matrix)  # ascending
+    right = vectors[:, ::-1][:, :rank]
+    image = matrix @ right  # [U, D], columns of length singular
+    singular = np.linalg.norm(image, axis=0)
+    dead = singular <= 1e-7 * max(float(singular[0]), np.finfo(float).tiny)
+    left = np.where(dead, 0.0, image / np.where(dead, 1.0, singular))
+    return left, np.where(dead, 0.0, singular), np.where(dead, 0.0, right)

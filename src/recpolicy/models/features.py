@@ -1,0 +1,105 @@
+"""What a factorisation machine sees of a user and of a movie: named groups of sparse columns.
+
+A group is a block of columns that shares one prior: the id itself, each attribute, the implicit set. User rows [U, F]
+and movie rows [I, F'] come from the attributes and from the *fit* ratings only. The implicit set of a user is the
+movies it rated, each with weight 1/sqrt(n), so that long and short lists weigh the same (Koren 2008, SVD++).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.data.ratings import Ratings, genre_matrix
+
+SparseMatrix = Any  # scipy.sparse.csr_matrix; SciPy comes with the extra "train" and is imported when it is used
+
+
+@dataclass(frozen=True)
+class FeatureGroups:
+    """The columns of one side, and how they fall into groups."""
+
+    matrix: SparseMatrix  # [rows, F] float64, CSR
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]  # columns per group; they add up to F
+
+
+def user_features(fit: Ratings, *, attributes: bool, bins: int, max_levels: int, implicit: bool) -> FeatureGroups:
+    """Return id, attributes and the implicit set of rated movies, for every user (also one without ratings)."""
+    groups = [("id", _identity(len(fit.users)))]
+    if attributes:
+        groups.extend(_attributes(fit.users.drop(columns="user_id"), bins, max_levels))
+    if implicit:
+        groups.append(("rated movies", _implicit_set(fit.user, fit.movie, fit.shape)))
+    return _join(groups)
+
+
+def movie_features(fit: Ratings, *, attributes: bool, bins: int, implicit: bool) -> FeatureGroups:
+    """Return id, year bin, genres and the implicit set of users who rated it, for every movie."""
+    groups = [("id", _identity(len(fit.movies)))]
+    if attributes:
+        groups.extend(_attributes(fit.movies[["year"]], bins, max_levels=0))
+        groups.extend(_genres(fit.movies))
+    if implicit:
+        groups.append(("rating users", _implicit_set(fit.movie, fit.user, fit.shape[::-1])))
+    return _join(groups)
+
+
+def _join(groups: list[tuple[str, SparseMatrix]]) -> FeatureGroups:
+    from scipy import sparse
+
+    matrices = [matrix for _, matrix in groups]
+    return FeatureGroups(
+        matrix=sparse.hstack(matrices, format="csr"),
+        names=tuple(name for name, _ in groups),
+        sizes=tuple(matrix.shape[1] for matrix in matrices),
+    )
+
+
+def _genres(movies: pd.DataFrame) -> Iterator[tuple[str, SparseMatrix]]:
+    from scipy import sparse
+
+    names, matrix = genre_matrix(movies)
+    if names:
+        yield "genres", sparse.csr_matrix(matrix, dtype=np.float64)
+
+
+def _identity(size: int) -> SparseMatrix:
+    from scipy import sparse
+
+    return sparse.identity(size, dtype=np.float64, format="csr")
+
+
+def _implicit_set(row: NDArray[np.int32], column: NDArray[np.int32], shape: tuple[int, int]) -> SparseMatrix:
+    """Rows with weight 1/sqrt(n) for each of the n columns met; a row that meets none is empty."""
+    from scipy import sparse
+
+    weight = 1.0 / np.sqrt(np.bincount(row, minlength=shape[0])[row])
+    return sparse.csr_matrix((weight, (row, column)), shape=shape)
+
+
+def _attributes(table: pd.DataFrame, bins: int, max_levels: int) -> Iterator[tuple[str, SparseMatrix]]:
+    """One-hot groups: numbers by equal-frequency bins, words by value; columns with nothing to tell are left out.
+
+    A column of words with more than `max_levels` values (zip codes, names) is nearly an id and is left out as well.
+    """
+    for name in table.columns:
+        column = table[name]
+        if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
+            codes = pd.factorize(column, sort=True)[0] if column.nunique() <= max_levels else None
+        else:
+            numbers = pd.to_numeric(column).astype(float)
+            codes = pd.qcut(numbers, bins, labels=False, duplicates="drop").fillna(-1).to_numpy(int)
+        if codes is not None and codes.size and codes.max() >= 1:
+            yield str(name), _one_hot(codes)
+
+
+def _one_hot(codes: NDArray[np.integer]) -> SparseMatrix:
+    """Rows of one 1 in the column of the code; a negative code (missing) gives an empty row."""
+    from scipy import sparse
+
+    known = np.flatnonzero(codes >= 0)
+    return sparse.csr_matrix((np.ones(len(known)), (known, codes[known])), shape=(len(codes), int(codes.max()) + 1))

@@ -1,0 +1,161 @@
+"""New users and new movies without refitting, in the space of the embeddings; works for every rating model.
+
+A user's embedding has the prior Normal(mean, covariance) of all fitted users; n ratings r = offset + M w + noise move
+it by Bayesian linear regression. A movie without ratings gets offset and embedding from its genres by ridge regression
+over the fitted movies. D directions, G genres. Source: Bishop 2006, section 3.3.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.models.embeddings import Embeddings
+from recpolicy.models.rating_model import Array
+
+# Embeddings are posterior means and so more alike than the users themselves. On 200 users hidden from the fit (ML-100K)
+# 1, 1.4, 1.8 and 2.5 gave RMSE .930, .929, .930 and .935 from ten ratings, and the larger ones honester spreads.
+_PRIOR_SPREAD = 1.5
+_JITTER = 1e-6  # keeps the prior covariance invertible when some direction does not vary
+
+
+@dataclass(frozen=True)
+class UserPrior:
+    """What is known of a user before the first rating."""
+
+    mean: NDArray[np.float64]  # [D]
+    precision: NDArray[np.float64]  # [D, D], inverse covariance
+
+
+@dataclass(frozen=True)
+class FoldedUsers:
+    """B users folded in."""
+
+    embedding: Array  # [B, D] posterior mean
+    covariance: Array  # [B, D, D] posterior covariance
+
+    def ratings(self, embeddings: Embeddings) -> tuple[Array, Array]:
+        """Expected ratings [B, I], clipped to the scale, and their std [B, I] (without rating noise)."""
+        movie = embeddings.movie
+        mean = np.clip(self.embedding @ movie.T + embeddings.offset, *embeddings.scale)
+        variance = np.einsum("id,bde,ie->bi", movie, self.covariance, movie, optimize=True)
+        return mean, np.sqrt(np.maximum(variance, 0))
+
+
+def user_prior(embeddings: Embeddings) -> UserPrior:
+    """Mean of the fitted users and their covariance, widened by _PRIOR_SPREAD."""
+    user = embeddings.user.astype(np.float64)
+    mean = user.mean(axis=0)
+    covariance = (user - mean).T @ (user - mean) * (_PRIOR_SPREAD / len(user))
+    return UserPrior(mean=mean, precision=np.linalg.inv(covariance + _JITTER * np.eye(len(mean))))
+
+
+def fold_in_users(
+    embeddings: Embeddings, user: NDArray[np.integer], movie: NDArray[np.integer], rating: ArrayLike, count: int
+) -> FoldedUsers:
+    """Fold in B = `count` users from N ratings: user [N] in 0..B-1, movie [N] rows of the embeddings, rating [N].
+
+    A user without ratings gets the prior. Raises DataError for rows or ratings out of range.
+    """
+    rating = np.asarray(rating, np.float64)
+    _check_rows(embeddings, user, movie, rating, count)
+    prior = user_prior(embeddings)
+    noise = embeddings.noise_std**-2
+    met, column = np.unique(movie, return_inverse=True)  # the J different movies; N entries in 0..J-1
+    x = embeddings.movie[met].astype(np.float64)  # [J, D]
+    times, surprise = np.zeros((count, len(met))), np.zeros((count, len(met)))  # [B, J]
+    np.add.at(times, (user, column), 1.0)
+    np.add.at(surprise, (user, column), rating - (embeddings.offset[met] + x @ prior.mean)[column])
+    gram = times @ (x[:, :, None] * x[:, None, :]).reshape(len(met), x.shape[1] ** 2)  # [B, D^2]
+    moment = surprise @ x  # [B, D]
+    covariance = np.linalg.inv(prior.precision + noise * gram.reshape(count, *prior.precision.shape))
+    embedding = prior.mean + noise * np.einsum("bde,be->bd", covariance, moment)
+    return FoldedUsers(embedding.astype(np.float32), covariance.astype(np.float32))
+
+
+def fold_in_user(embeddings: Embeddings, movies: NDArray[np.integer], ratings: ArrayLike) -> tuple[Array, Array]:
+    """One user's embedding [D] and its posterior covariance [D, D] from ratings [n] of movies [n] (rows)."""
+    movies = np.asarray(movies, np.int64)
+    folded = fold_in_users(embeddings, np.zeros(len(movies), np.int64), movies, ratings, 1)
+    return folded.embedding[0], folded.covariance[0]
+
+
+def _check_rows(
+    embeddings: Embeddings,
+    user: NDArray[np.integer],
+    movie: NDArray[np.integer],
+    rating: NDArray[np.float64],
+    count: int,
+) -> None:
+    if not len(user) == len(movie) == len(rating):
+        found = f"{len(user)} users, {len(movie)} movies, {len(rating)} ratings"
+        raise DataError(f"fold-in: {found}; expected as many of each")
+    low, high = embeddings.scale
+    wrong = np.flatnonzero(~((rating >= low) & (rating <= high)))  # NaN is wrong, too
+    if len(wrong):
+        raise DataError(f"fold-in: rating {rating[wrong[0]]:g} is not in {low:g}..{high:g}")
+    for name, rows, size in (("user", user, count), ("movie", movie, len(embeddings.movie))):
+        if len(rows) and not 0 <= rows.min() <= rows.max() < size:
+            raise DataError(f"fold-in: {name} rows must be 0..{size - 1}; found {rows.min()}..{rows.max()}")
+
+
+@dataclass(frozen=True)
+class GenrePrior:
+    """What genres tell of a movie: the regression of offset and embedding on genres and what it leaves open."""
+
+    coefficients: NDArray[np.float64]  # [1 + G, 1 + D]: intercept and genres -> offset and embedding
+    residual_covariance: NDArray[np.float64]  # [1 + D, 1 + D]
+    user_moments: NDArray[np.float64]  # [1 + D, 1 + D], mean of (1, user) (1, user)^T
+
+
+@dataclass(frozen=True)
+class FoldedMovies:
+    """M new movies."""
+
+    offset: Array  # [M]
+    embedding: Array  # [M, D]
+    std: Array  # [M] standard deviation of the expected rating (without rating noise), over users in the mean
+
+
+def genre_prior(embeddings: Embeddings, genres: NDArray[np.floating], ridge: float = 1.0) -> GenrePrior:
+    """Regress the I fitted movies on their genres [I, G]; `ridge` shrinks genre effects, not the intercept.
+
+    Raises DataError unless there is one row of genres per movie.
+    """
+    if len(genres) != len(embeddings.movie):
+        raise DataError(f"genre prior: {len(genres)} rows of genres for {len(embeddings.movie)} movies")
+    x = _with_intercept(genres)  # [I, 1 + G]
+    y = np.column_stack([embeddings.offset, embeddings.movie]).astype(np.float64)  # [I, 1 + D]
+    penalty = np.diag([_JITTER, *[ridge] * (x.shape[1] - 1)])
+    gram = x.T @ x
+    shrunken = np.linalg.inv(gram + penalty)
+    coefficients = shrunken @ (x.T @ y)
+    residual = y - x @ coefficients
+    freedom = max(len(x) - float(np.trace(shrunken @ gram)), 1.0)
+    user = _with_intercept(embeddings.user)
+    return GenrePrior(coefficients, residual.T @ residual / freedom, user.T @ user / len(user))
+
+
+def fold_in_movies(prior: GenrePrior, genres: NDArray[np.floating]) -> FoldedMovies:
+    """Offset, embedding and std of M movies that nobody has rated, from their genres [M, G]."""
+    if genres.ndim != 2 or genres.shape[1] != len(prior.coefficients) - 1:
+        raise DataError(f"fold-in: genres are {genres.shape}; expected [M, {len(prior.coefficients) - 1}]")
+    expected = _with_intercept(genres) @ prior.coefficients  # [M, 1 + D]
+    variance = float(np.sum(prior.residual_covariance * prior.user_moments))  # mean over users of (1, w) C (1, w)^T
+    return FoldedMovies(
+        offset=expected[:, 0].astype(np.float32),
+        embedding=expected[:, 1:].astype(np.float32),
+        std=np.full(len(genres), np.sqrt(variance), np.float32),
+    )
+
+
+def fold_in_movie(
+    embeddings: Embeddings, genres: NDArray[np.floating], new_genres: NDArray[np.floating]
+) -> FoldedMovies:
+    """Fold in M new movies [M, G], given the genres [I, G] of the fitted ones: both steps in one."""
+    return fold_in_movies(genre_prior(embeddings, genres), new_genres)
+
+
+def _with_intercept(x: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.column_stack([np.ones(len(x)), x]).astype(np.float64)

@@ -1,0 +1,119 @@
+"""Item neighbours: a user's expected rating of a movie is the baseline plus its surprises at the most similar movies.
+
+mean[u, i] = b_ui + sum_j s_ij (r_uj - b_uj) / sum_j s_ij over the k movies j that u rated, other than i itself, with
+the largest similarity s_ij; only s_ij > 0 count. Similarity is Pearson's correlation of the residuals r - b over the n
+users who rated both, shrunk by (n - 1) / (n - 1 + shrinkage). Source: Koren 2010, section 2.2; as in Surprise's
+KNNBaseline with `pearson_baseline`.
+
+Dense: similarities are a few [I, U] x [U, I] products, neighbours a partial sort over padded rows of rated movies.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.config import as_dict
+from recpolicy.core.progress import progress
+from recpolicy.data.ratings import Ratings
+from recpolicy.models.bias import BiasConfig, fit_biases
+from recpolicy.models.noise import held_out_noise
+from recpolicy.models.rating_model import Array, RatingModel, check_not_negative, check_positive
+
+_CELLS = 1 << 23  # similarities held at once; 32 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemKNNConfig:
+    """Settings of the item neighbours."""
+
+    neighbours: int = 40
+    """How many rated movies speak for one prediction, at most."""
+    shrinkage: float = 100.0
+    """Pull of similarities towards 0, in common raters."""
+    min_support: int = 1
+    """Movies with fewer common raters than this are not similar."""
+    min_neighbours: int = 1
+    """With fewer neighbours than this the baseline is the prediction."""
+    baseline: BiasConfig = field(default_factory=BiasConfig)
+    """Settings of the biases that form the baseline."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "neighbours", "min_support", "min_neighbours")
+        check_not_negative(self, "shrinkage")
+
+
+def fit_item_knn(fit: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
+    """Fit by products and partial sorts; only the ratings held out to measure the noise are random.
+
+    std^2 = the baseline's variance + noise^2 / (1 + m), m = (sum s)^2 / sum s^2 being the effective number of
+    neighbours (Kish): a count-based stand-in for a posterior that neighbour methods do not have.
+    """
+
+    def predict(ratings: Ratings) -> tuple[Array, Array]:
+        biases = fit_biases(ratings, config.baseline)
+        baseline = biases.expected()  # [U, I]
+        residual = ratings.rating - baseline[ratings.user, ratings.movie]  # [N]
+        shift, effective = neighbour_shift(ratings, residual, similarity(ratings, residual, config), config)
+        factor = biases.user_variance[:, None] + biases.movie_variance + 1 / (1 + effective)
+        return np.clip(baseline + shift, *fit.scale, dtype=np.float32), factor.astype(np.float32)
+
+    mean, factor = predict(fit)
+    noise = held_out_noise(fit, predict, seed)
+    return RatingModel(
+        name="item_knn", mean=mean, std=(noise * np.sqrt(factor)).astype(np.float32), noise_std=noise, scale=fit.scale,
+        fit_digest=fit.digest, seed=seed, config=as_dict(config),
+    )  # fmt: skip
+
+
+def similarity(fit: Ratings, residual: NDArray[np.float64], config: ItemKNNConfig) -> Array:
+    """Shrunken correlations [I, I] of residuals over common raters; no movie is similar to itself."""
+    dense, rated = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
+    dense[fit.user, fit.movie] = residual
+    rated[fit.user, fit.movie] = 1
+    common = rated.T @ rated  # [I, I] users who rated both
+    product = dense.T @ dense
+    squares = np.square(dense).T @ rated  # [i, j]: sum of i's squares over users who rated both
+    norm = np.sqrt(squares * squares.T)
+    trust = np.maximum(common - 1, 0) / np.maximum(common - 1 + np.float32(config.shrinkage), 1e-9)
+    similar: Array = np.where((norm > 0) & (common >= config.min_support), trust * product / np.maximum(norm, 1e-12), 0)
+    np.fill_diagonal(similar, 0)
+    return similar
+
+
+def neighbour_shift(
+    fit: Ratings, residual: NDArray[np.float64], similar: Array, config: ItemKNNConfig
+) -> tuple[Array, Array]:
+    """Mean residual [U, I] of the nearest rated movies and the effective number [U, I] of those neighbours."""
+    users, movies = fit.shape
+    order = np.lexsort((fit.movie, fit.user))
+    count = np.bincount(fit.user, minlength=users)  # [U]
+    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    shift, effective = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
+    by_count = np.argsort(count, kind="stable")  # users with lists of like length share a chunk, so padding is small
+    with progress("item neighbours", users, unit="users") as bar:
+        while len(by_count):
+            longest = count[by_count[: max(1, _CELLS // movies)]].max()  # of the most users that could fit
+            chunk = by_count[: max(1, _CELLS // (movies * max(int(longest), 1)))]
+            by_count = by_count[len(chunk) :]
+            slot = np.arange(max(int(count[chunk].max()), 1))
+            real = slot < count[chunk][:, None]  # [B, L] slots that hold a rating
+            row = order[np.where(real, start[chunk][:, None] + slot, 0)]
+            weight = similar[:, fit.movie[row]] * real  # [I, B, L]
+            _keep_largest(weight, config.neighbours, config.min_neighbours)
+            total = weight.sum(axis=2)  # [I, B]
+            safe = np.maximum(total, 1e-12)
+            shift[chunk] = (np.einsum("ibl,bl->ib", weight, residual[row].astype(np.float32)) / safe).T
+            effective[chunk] = (np.square(total) / np.maximum(np.square(weight).sum(axis=2), 1e-12)).T
+            bar.advance(len(chunk))
+    return shift, effective
+
+
+def _keep_largest(weight: Array, most: int, least: int) -> None:
+    """Set to 0, in place, all but the `most` largest positives of the last axis; all if those are below `least`."""
+    np.maximum(weight, 0, out=weight)
+    if weight.shape[-1] > most:
+        smallest = np.partition(weight, -most, axis=-1)[..., -most, None]
+        weight[weight < smallest] = 0
+    if least > 1:
+        weight[np.count_nonzero(weight, axis=-1) < least] = 0

@@ -1,0 +1,70 @@
+"""Rating models on disk: a folder with `model.json` and `arrays.npz`, no pickle, digests over both.
+
+The folder appears whole or not at all, and what was changed, cut short or made by something else is refused.
+"""
+
+import json
+import zipfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recpolicy.core.errors import ArtifactError, DataError
+from recpolicy.core.files import atomic_directory, content_digest, file_digest, write_json
+from recpolicy.models.rating_model import RatingModel
+
+FORMAT = "recpolicy rating model"
+FORMAT_VERSION = 1
+_ARRAYS = ("mean", "std")
+
+
+def save_rating_model(model: RatingModel, folder: Path) -> None:
+    """Write the model to `folder`, atomically; an older model there is replaced."""
+    described = {field.name: getattr(model, field.name) for field in fields(model) if field.name not in _ARRAYS}
+    with atomic_directory(folder) as beside:
+        np.savez(beside / "arrays.npz", mean=model.mean, std=model.std)
+        body = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "arrays_sha256": file_digest(beside / "arrays.npz"),
+            "model": described,
+        }
+        write_json(beside / "model.json", {**body, "digest": content_digest(body)})
+
+
+def load_rating_model(folder: Path) -> RatingModel:
+    """Read a model back, equal to the saved one; raises ArtifactError for a damaged or foreign folder."""
+    body = _read_body(folder / "model.json")
+    arrays = folder / "arrays.npz"
+    if not arrays.is_file() or file_digest(arrays) != body["arrays_sha256"]:
+        raise ArtifactError(f"{arrays}: missing or changed since it was saved; fit and save the model again")
+    described = body["model"]
+    try:
+        with np.load(arrays, allow_pickle=False) as stored:
+            return RatingModel(
+                **{name: stored[name] for name in _ARRAYS}, **{**described, "scale": tuple(described["scale"])}
+            )
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, DataError) as error:
+        raise ArtifactError(f"{folder}: not a rating model that this recpolicy can read: {error}") from None
+
+
+def _read_body(path: Path) -> dict[str, Any]:
+    """The checked content of model.json, without its own digest."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; expected a folder written by save_rating_model") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise ArtifactError(f"{path}: not a rating model; expected format {FORMAT!r}")
+    if body.get("version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: format version {body.get('version')!r}, but this recpolicy reads {FORMAT_VERSION}; fit it again"
+        )
+    digest = body.pop("digest", None)
+    if digest != content_digest(body):
+        raise ArtifactError(f"{path}: changed since it was saved; fit and save the model again")
+    return body

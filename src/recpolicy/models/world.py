@@ -1,0 +1,50 @@
+"""What pays the rewards in simulation: expected ratings, and real ratings where they are known.
+
+U users, I movies. A world is fitted apart from the features that a policy sees, by another model class; a rating that
+`known` holds is paid as it is, every other one is drawn around its expectation (environments/rating_noise.py).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import content_digest
+from recpolicy.data.ratings import Ratings
+from recpolicy.models.rating_model import RatingModel
+
+
+@dataclass(frozen=True)
+class World:
+    """Expected rewards [U, I] on the rating scale; `known` marks cells that pay exactly their expectation."""
+
+    expected: NDArray[np.float32]  # [U, I], within scale
+    known: NDArray[np.bool_]  # [U, I]
+    scale: tuple[float, float]
+    name: str
+    """The model class and the ratings behind it, for reports."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not (self.expected.min() >= low and self.expected.max() <= high):  # NaN fails as well
+            raise DataError(f"world {self.name}: expected rewards must lie within {low}..{high} and be finite")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it pays."""
+        return content_digest(self.expected, self.known, self.scale)
+
+    def paying(self, ratings: Ratings) -> "World":
+        """Return the world that pays these real ratings where they exist."""
+        expected, known = self.expected.copy(), self.known.copy()
+        expected[ratings.user, ratings.movie] = ratings.rating
+        known[ratings.user, ratings.movie] = True
+        return replace(self, expected=expected, known=known, name=f"{self.name}, real ratings of {ratings.name} paid")
+
+
+def world_of(model: RatingModel) -> World:
+    """Return the world in which the model's expectations are the truth."""
+    low, high = model.scale
+    expected = np.clip(model.mean, low, high).astype(np.float32)
+    return World(expected, np.zeros(expected.shape, bool), model.scale, model.name)

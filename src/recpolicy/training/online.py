@@ -1,0 +1,72 @@
+"""The compiled online loop: environment step, action, update and metrics inside one XLA program.
+
+Per round t (a batch of B users): draw users, choose actions, pay, measure regret, learn. Everything random is a function
+of (seed, t), so a run cut at any round and taken up again gives the same numbers as an unbroken one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.agents.learner import BanditAgent
+from recpolicy.agents.observation import read_observation
+from recpolicy.environments.base import RecommendationEnvironment
+
+
+class Rounds(NamedTuple):
+    """What happened in R rounds of B interactions."""
+
+    reward: NDArray[np.float32]  # [R], mean over the batch
+    regret: NDArray[np.float32]  # [R], mean over the batch
+    suboptimal: NDArray[np.float32]  # [R], share of interactions with regret > 0
+    loss: NDArray[np.float32]  # [R], mean squared error of the learner before its update
+    pulls: NDArray[np.int32]  # [A], interactions per arm over all R rounds
+
+
+class OnlineLoop:
+    """Runs an agent in an environment, many rounds a call; the environment's round number is the only state it moves."""
+
+    def __init__(self, environment: RecommendationEnvironment, agent: BanditAgent, *, learns: bool = True):
+        self._environment, self._agent = environment, agent
+        self._compiled: dict[int, Callable[..., Any]] = {}
+        self._learns = learns
+
+    def run(self, rounds: int) -> Rounds:
+        """Play `rounds` rounds from where the environment stands."""
+        if rounds not in self._compiled:
+            self._compiled[rounds] = tf.function(self._rounds(rounds), jit_compile=True, autograph=False)
+        return Rounds(*(part.numpy() for part in self._compiled[rounds]()))
+
+    def _rounds(self, rounds: int) -> Callable[[], tuple[tf.Tensor, ...]]:
+        environment, agent = self._environment, self._agent
+        arms = tf.range(environment.actions)
+
+        def one_round(row: tf.Tensor, start: tf.Tensor, curves: tf.Tensor, pulls: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            now = start + tf.cast(row, tf.int64)
+            draw = environment.draw(now)
+            observation = environment.observation(draw)
+            seed = tf.random.experimental.stateless_fold_in(agent.action_seed, tf.cast(now, tf.int32))
+            action = agent.collect_policy.draw(observation, seed)
+            reward = environment.pay(draw, action, now)
+            regret = environment.regret(draw, action, now)
+            loss = agent.learner.learn(read_observation(observation), action, reward) if self._learns else 0.0
+            worse = tf.cast(regret > 0, tf.float32)
+            figures = tf.stack([tf.reduce_mean(reward), tf.reduce_mean(regret), tf.reduce_mean(worse), loss])
+            curves = tf.tensor_scatter_nd_update(curves, [[row]], figures[tf.newaxis])
+            # Counting by comparison: a scatter would be a loop over the batch on the CPU.
+            pulls += tf.reduce_sum(tf.cast(action[:, tf.newaxis] == arms, tf.int32), axis=0)
+            return row + 1, start, curves, pulls
+
+        def many_rounds() -> tuple[tf.Tensor, ...]:
+            start = environment.round.read_value()
+            nothing = (tf.constant(0), start, tf.zeros([rounds, 4]), tf.zeros([environment.actions], tf.int32))
+            _, _, curves, pulls = tf.while_loop(lambda row, *_: row < rounds, one_round, nothing)
+            environment.round.assign(start + rounds)
+            if self._learns:
+                agent.train_step_counter.assign_add(rounds)
+            return (*tf.unstack(curves, axis=1), pulls)
+
+        return many_rounds
