@@ -3,7 +3,7 @@ import pytest
 from planted import rmse, table
 
 from recpolicy.data.splits import split
-from recpolicy.models.bias import BiasConfig, fit_bias, fit_biases
+from recpolicy.models.bias import BiasConfig, effective_parameters, fit_bias, fit_biases
 
 FOLDS = {"u1": 0.9599, "u2": 0.9476, "u3": 0.9405, "u4": 0.9382, "u5": 0.9422, "ua": 0.9639, "ub": 0.9752}
 
@@ -23,6 +23,15 @@ def test_additive_ratings_are_recovered_exactly_without_shrinkage():
     ratings = table(user, movie, truth[user, movie], (6, 5))
     model = fit_bias(ratings, BiasConfig(reg_user=0, reg_movie=0), seed=0)
     np.testing.assert_allclose(model.mean, truth, atol=1e-5)
+
+
+def test_shrunken_biases_count_as_less_than_one_parameter_each():
+    # Users with 2 and 1 ratings, reg 2: 2/4 + 1/3; movies with 2 and 1 ratings, reg 1: 2/3 + 1/2.
+    ratings = table(np.array([0, 1, 0]), np.array([0, 0, 1]), np.array([5.0, 3.0, 1.0]), (2, 2))
+    config = BiasConfig(reg_user=2, reg_movie=1)
+    assert effective_parameters(fit_biases(ratings, config), config) == pytest.approx(1 / 2 + 1 / 3 + 2 / 3 + 1 / 2)
+    free = BiasConfig(reg_user=0, reg_movie=0)
+    assert effective_parameters(fit_biases(ratings, free), free) == 4
 
 
 def test_noise_is_estimated_without_the_flattery_of_many_parameters():

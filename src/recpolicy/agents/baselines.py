@@ -55,7 +55,7 @@ class Baseline(Learner):
         """The scores, where they do not depend on the user."""
         if self._score is None:
             return ExportedPolicy("rating_model", "greedy")
-        return ExportedPolicy("rating_model", "scores", {}, {"score": self._score.numpy()})
+        return ExportedPolicy("rating_model", "greedy", {}, {"score": self._score.numpy()})
 
 
 def _known(arms: Arms | None, name: str) -> Arms:

@@ -7,11 +7,10 @@ recpolicy/serving/heads.py holds the same heads in NumPy; tests/serving/test_hea
 
 import math
 
-import numpy as np
 import tensorflow as tf
 
-_QUADRATURE = 128
-"""Points of the Thompson integral; with 128 the probabilities are within 2e-3 of sampling (tests/agents/test_heads.py)."""
+_QUADRATURE = 64
+"""Cells of the Thompson integral; with 64 the probabilities are within 5e-4 (tests/agents/test_heads.py)."""
 _TAIL = 5.0
 
 
@@ -51,25 +50,24 @@ def boltzmann(mean: tf.Tensor, temperature: float, mask: tf.Tensor | None) -> tf
 def thompson(mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     """P(arm has the largest draw) for independent draws N(mean, width^2): Thompson sampling's true probabilities.
 
-    P(a) = integral of phi_a(z) prod_{b != a} Phi_b(z) dz, as the sum over cells of [Phi_a(z') - Phi_a(z)] times the
-    others' product at the middle; exact for arms narrower than a cell too, and normalised at the end.
+    The largest draw has the distribution function F = prod_a Phi_a, so dF = F sum_a d(log Phi_a): each cell of a grid
+    shares its growth of F among the arms by the growth of their log Phi. The grid starts uniform and is twice laid anew
+    where F grows, which finds arms that are a thousand times narrower than others.
     """
     width = tf.maximum(width, 1e-6)
     low = tf.reduce_max(masked(mean - _TAIL * width, mask), axis=-1, keepdims=True)  # below it the best is improbable
     high = tf.reduce_max(masked(mean + _TAIL * width, mask), axis=-1, keepdims=True)
-    edges = low + (high - low) * tf.linspace(0.0, 1.0, _QUADRATURE + 1)  # [B, G + 1]
-    middles = 0.5 * (edges[:, 1:] + edges[:, :-1])  # [B, G]
-
-    def standard(z: tf.Tensor) -> tf.Tensor:
-        return (z[:, tf.newaxis, :] - mean[..., tf.newaxis]) / width[..., tf.newaxis]  # [B, A, ...]
-
-    cells = tf.experimental.numpy.diff(_normal_cdf(standard(edges)), axis=-1)  # [B, A, G]
-    log_below = tf.math.log(tf.maximum(_normal_cdf(standard(middles)), 1e-30))  # [B, A, G]
-    if mask is not None:
-        log_below = tf.where(mask[..., tf.newaxis], log_below, 0.0)
-    others = tf.reduce_sum(log_below, axis=1, keepdims=True) - log_below  # [B, A, G]
-    mass = tf.reduce_sum(cells * tf.exp(others), axis=-1)  # [B, A]
-    mass = mass if mask is None else tf.where(mask, mass, 0.0)
+    steps = tf.linspace(0.0, 1.0, _QUADRATURE + 1)
+    edges = low + (high - low) * steps  # [B, G + 1]
+    for _ in range(2):
+        below = tf.exp(tf.reduce_sum(_log_below(edges, mean, width, mask), axis=1))  # [B, G + 1]
+        # Squared: log Phi bends most where F is small, so the grid is densest there.
+        edges = tf.concat([low, _inverse(tf.square(steps[1:-1]), below, edges), high], axis=-1)
+    log_below = _log_below(edges, mean, width, mask)  # [B, A, G + 1]
+    growth = log_below[..., 1:] - log_below[..., :-1]  # [B, A, G]
+    below = tf.exp(tf.reduce_sum(log_below, axis=1))
+    per_growth = tf.math.divide_no_nan(below[:, 1:] - below[:, :-1], tf.reduce_sum(growth, axis=1))  # [B, G]
+    mass = tf.linalg.matvec(growth, per_growth)  # [B, A]
     return mass / tf.reduce_sum(mass, axis=-1, keepdims=True)
 
 
@@ -81,10 +79,30 @@ def with_floor(probabilities: tf.Tensor, floor: float, mask: tf.Tensor | None) -
 def sample(probabilities: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Actions [B] int32 drawn from the rows; `seed` int32 [2]. An action of probability 0 is never drawn."""
     below = tf.cumsum(probabilities, axis=-1)  # [B, A]
-    # uniform is in [0, 1); scaling by the row's own sum keeps rounding from pointing past the last action.
-    point = tf.random.stateless_uniform([tf.shape(probabilities)[0], 1], seed) * below[:, -1:]
-    return tf.reduce_sum(tf.cast(below <= point, tf.int32), axis=-1)
+    possible = probabilities > 0.0
+    # XLA sums prefixes in a tree: they may grow by a rounding error where the probability is 0, and their last entry
+    # may be the sum of such errors. Hence only possible actions count, and the point lies below the largest of theirs.
+    total = tf.reduce_max(tf.where(possible, below, 0.0), axis=-1, keepdims=True)
+    point = tf.random.stateless_uniform([tf.shape(probabilities)[0], 1], seed) * total  # uniform is in [0, 1)
+    actions = tf.range(tf.shape(probabilities)[1])
+    return tf.reduce_min(tf.where(possible & (below > point), actions, actions.dtype.max), axis=-1)
 
 
-def _normal_cdf(z: tf.Tensor) -> tf.Tensor:
-    return 0.5 * tf.math.erfc(-z * np.float32(1.0 / math.sqrt(2.0)))
+def _log_below(z: tf.Tensor, mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """log Phi((z - mean) / width) [B, A, G] at z [B, G], floored at log 1e-30; 0 for masked arms."""
+    standard = (z[:, tf.newaxis, :] - mean[..., tf.newaxis]) / width[..., tf.newaxis]
+    log_below = tf.math.log(tf.maximum(0.5 * tf.math.erfc(standard * -math.sqrt(0.5)), 1e-30))
+    return log_below if mask is None else tf.where(mask[..., tf.newaxis], log_below, 0.0)
+
+
+def _inverse(wanted: tf.Tensor, values: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+    """Where the growing piecewise linear functions through (at, values) [B, G] reach `wanted` [Q]: [B, Q]."""
+    last = tf.reduce_sum(tf.cast(values[:, tf.newaxis, :] <= wanted[:, tf.newaxis], tf.int32), axis=-1) - 1  # [B, Q]
+    left = tf.clip_by_value(last, 0, tf.shape(values)[1] - 2)
+
+    def pick(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        return tf.gather(table, index, batch_dims=1)
+
+    value, start = pick(values, left), pick(at, left)
+    share = tf.math.divide_no_nan(wanted - value, pick(values, left + 1) - value)
+    return start + tf.clip_by_value(share, 0.0, 1.0) * (pick(at, left + 1) - start)

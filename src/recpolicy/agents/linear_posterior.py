@@ -12,10 +12,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 
-class Posterior:
+class Posterior(tf.Module):
     """The variables of A independent linear regressions."""
 
     def __init__(self, prior_mean: NDArray[np.float32], precision: float, name: str):
+        super().__init__(name=name)
         arms, features = prior_mean.shape
         self.theta = tf.Variable(prior_mean, trainable=False, name=f"{name}/theta")  # [A, D]
         covariance = np.broadcast_to(np.eye(features, dtype=np.float32) / precision, (arms, features, features))

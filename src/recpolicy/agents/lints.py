@@ -53,5 +53,5 @@ class LinTS(DisjointLinear):
 
 def make_lints(spec: Any, action_spec: Any, config: LinTSConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
     """Return a linear Thompson sampling agent; with `arms` it starts as the rating model, without it at zero."""
-    learner = LinTS(prior_mean(spec, action_spec, config.bias, arms), config, "lints")
+    learner = LinTS(prior_mean(spec, action_spec, config.bias, arms), config, "lints", warm=arms is not None)
     return BanditAgent(spec, action_spec, learner, seed=seed)

@@ -45,13 +45,11 @@ def check_linear(config: Any) -> None:
 class DisjointLinear(Learner):
     """One linear posterior per arm; subclasses say how it explores."""
 
-    def __init__(self, prior_mean: NDArray[np.float32], config: Any, name: str):
+    def __init__(self, prior_mean: NDArray[np.float32], config: Any, name: str, warm: bool = False):
         check_linear(config)
         super().__init__(name=name)
-        self._config = config
+        self._config, self._warm = config, warm
         self._posterior = linear.Posterior(prior_mean, config.precision, name)
-        # tf.Module tracks variables through attributes, not through plain classes.
-        self._variables_of_posterior = (self._posterior.theta, self._posterior.covariance)
 
     def features(self, observation: Observation) -> tf.Tensor:
         """The regressors [B, D]."""
@@ -69,7 +67,10 @@ class DisjointLinear(Learner):
     def exported(self, head: str, settings: dict[str, float]) -> ExportedPolicy:
         """The posterior as arrays, under the given head."""
         arrays = {"theta": self._posterior.theta.numpy(), "covariance": self._posterior.covariance.numpy()}
-        return ExportedPolicy("linear", head, settings, {**arrays, "bias": np.array(self._config.bias)})
+        arrays["bias"] = np.array(self._config.bias)
+        if self._warm:
+            arrays["prior_precision"] = np.array(self._config.precision, np.float32)
+        return ExportedPolicy("linear", head, settings, arrays)
 
 
 class LinUCB(DisjointLinear):
@@ -87,7 +88,7 @@ class LinUCB(DisjointLinear):
 
 def make_linucb(spec: Any, action_spec: Any, config: LinUCBConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
     """Return a LinUCB agent; with `arms` it starts as the rating model, without it at zero."""
-    learner = LinUCB(prior_mean(spec, action_spec, config.bias, arms), config, "linucb")
+    learner = LinUCB(prior_mean(spec, action_spec, config.bias, arms), config, "linucb", warm=arms is not None)
     return BanditAgent(spec, action_spec, learner, seed=seed)
 
 

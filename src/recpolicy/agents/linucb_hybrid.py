@@ -85,6 +85,7 @@ class HybridLinUCB(Learner):
         """Arrays for the upper-confidence head."""
         names = ("covariance", "cross", "center", "shared_covariance", "beta")
         arrays = {name: part.numpy() for name, part in zip(names, self._state, strict=True)}
+        arrays["prior_precision"] = np.array([self._config.shared_precision, self._config.arm_precision], np.float32)
         return ExportedPolicy("hybrid", "upper_confidence", {"alpha": self._config.alpha}, arrays)
 
 

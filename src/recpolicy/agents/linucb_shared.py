@@ -63,6 +63,7 @@ class SharedLinUCB(Learner):
     def export(self) -> ExportedPolicy:
         """Arrays for the upper-confidence head."""
         arrays = {"theta": self._posterior.theta[0].numpy(), "covariance": self._posterior.covariance[0].numpy()}
+        arrays["prior_precision"] = np.array(self._config.precision, np.float32)
         return ExportedPolicy("shared", "upper_confidence", {"alpha": self._config.alpha}, arrays)
 
 

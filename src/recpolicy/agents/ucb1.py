@@ -31,10 +31,11 @@ class UCB1Config:
     """Largest possible reward."""
 
 
-class ArmMeans:
+class ArmMeans(tf.Module):
     """Counts and mean rewards of A arms."""
 
     def __init__(self, arms: int, name: str):
+        super().__init__(name=name)
         self.count = tf.Variable(tf.zeros([arms]), trainable=False, name=f"{name}/count")  # [A]
         self.mean = tf.Variable(tf.zeros([arms]), trainable=False, name=f"{name}/mean")  # [A]
 
@@ -93,7 +94,7 @@ class UCB1(Learner):
         mean, width = self.estimate(one)
         score = upper_bounds(self._arms.count, self._arms.mean, self._config.c, span)
         arrays = {"mean": mean[0].numpy(), "width": width[0].numpy(), "score": score.numpy()}
-        return ExportedPolicy("arms", "scores", {}, arrays)
+        return ExportedPolicy("arms", "optimistic", {}, arrays)
 
 
 def make_ucb1(spec: Any, action_spec: Any, config: UCB1Config, arms: Arms | None = None, seed: int = 0) -> BanditAgent:

@@ -27,6 +27,9 @@ def build(config_type: type[T], values: Mapping[str, Any], where: str = "config"
         return TypeAdapter(config_type).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
+        own = first.get("ctx", {}).get("error")  # what the config's own check raised
+        if isinstance(own, ConfigError):
+            raise ConfigError(f"{where}: {own}") from None
         key = ".".join(str(part) for part in first["loc"]) or "config"
         raise ConfigError(f"{where}: {key}: {first['msg']} (found {first['input']!r})") from None
 

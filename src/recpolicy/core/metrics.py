@@ -38,29 +38,27 @@ class ListWriter:
 
 
 class CsvWriter:
-    """Appends rows to a CSV file; the columns are those of the first row."""
+    """Appends rows to a CSV file; the columns are those of the first row, a value that a later row lacks is nan."""
 
     def __init__(self, path: Path, keep_until: int | None = None):
         """Open `path`; rows after step `keep_until` are dropped (resume), all rows when it is None."""
-        self._path = path
-        self._columns: list[str] | None = None
-        kept = [] if keep_until is None or not path.exists() else [r for r in read_csv(path) if r["step"] <= keep_until]
+        kept = [] if keep_until is None or not path.exists() else _rows_until(path, keep_until)
         with atomic_path(path) as beside:
-            if kept:
-                self._columns = list(kept[0])
-                with beside.open("w", newline="", encoding="utf-8") as stream:
-                    rows = csv.DictWriter(stream, self._columns)
-                    rows.writeheader()
-                    rows.writerows({**row, "step": int(row["step"])} for row in kept)
+            beside.write_text("".join(kept), encoding="utf-8", newline="")
         self._stream = path.open("a", newline="", encoding="utf-8")
+        self._rows: csv.DictWriter[str] | None = None
+        if kept:
+            self._rows = self._writer(next(csv.reader(kept)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one row."""
-        row = {"step": step, **{name: repr(float(value)) for name, value in values.items()}}
-        if self._columns is None:
-            self._columns = list(row)
-            csv.DictWriter(self._stream, self._columns).writeheader()
-        csv.DictWriter(self._stream, self._columns).writerow(row)
+        """Append one row; raises ValueError for a name that the first row did not have."""
+        if self._rows is None:
+            self._rows = self._writer(["step", *values])
+            self._rows.writeheader()
+        self._rows.writerow({"step": step, **{name: repr(float(value)) for name, value in values.items()}})
+
+    def _writer(self, columns: list[str]) -> "csv.DictWriter[str]":
+        return csv.DictWriter(self._stream, columns, restval="nan", lineterminator="\n")
 
     def flush(self) -> None:
         """Hand the rows to the operating system."""
@@ -106,6 +104,20 @@ class TeeWriter:
         """Flush each."""
         for writer in self.writers:
             writer.flush()
+
+
+def _rows_until(path: Path, step: int) -> list[str]:
+    """Return the header and the rows up to `step` as they stand; a last line that a crash cut short is dropped."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        lines = [line for line in stream if line.endswith("\n")]
+    kept = lines[:1]
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            if float(line.split(",", 1)[0]) <= step:
+                kept.append(line)
+        except ValueError:
+            raise DataError(f"{path}:{number}: not a row of numbers: {line.strip()!r}") from None
+    return kept
 
 
 def read_csv(path: Path) -> list[dict[str, float]]:

@@ -3,7 +3,11 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 
 class Progress(Protocol):
@@ -19,16 +23,18 @@ class _Silent:
 
 
 class _Bar:
-    def __init__(self, bar: object, task: object):
+    def __init__(self, bar: "RichProgress", task: "TaskID"):
         self._bar, self._task = bar, task
 
     def advance(self, amount: float, note: str = "") -> None:
         """Advance the bar."""
-        self._bar.update(self._task, advance=amount, note=note)  # type: ignore[attr-defined]
+        self._bar.update(self._task, advance=amount, note=note)
 
 
 @contextmanager
-def progress(title: str, total: float, *, unit: str = "", done: float = 0, show: bool | None = None) -> Iterator[Progress]:
+def progress(
+    title: str, total: float, *, unit: str = "", done: float = 0, show: bool | None = None
+) -> Iterator[Progress]:
     """Yield a Progress over `total` units; `show=None` draws it only on a terminal. `unit` may be "bytes"."""
     if show is None:
         show = sys.stderr.isatty()
@@ -40,17 +46,19 @@ def progress(title: str, total: float, *, unit: str = "", done: float = 0, show:
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
+        Progress,
         ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
-    from rich.progress import Progress as RichProgress
 
     count: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     columns = (
         TextColumn("{task.description}"), BarColumn(), count, TextColumn(unit if unit != "bytes" else ""),
         TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with RichProgress(*columns, console=Console(stderr=True)) as bar:
-        yield _Bar(bar, bar.add_task(title, total=total, completed=done, note=""))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, note="")
+        bar.update(task, completed=done)
+        yield _Bar(bar, task)

@@ -4,8 +4,12 @@ import zlib
 
 import numpy as np
 
+from recpolicy.core.errors import ConfigError
+
 
 def _sequence(seed: int, stream: str) -> np.random.SeedSequence:
+    if seed < 0:
+        raise ConfigError(f"seed {seed}: expected 0 or more")
     return np.random.SeedSequence([seed, zlib.crc32(stream.encode())])
 
 

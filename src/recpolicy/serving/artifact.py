@@ -1,0 +1,130 @@
+"""A policy artifact: one folder that holds all that is needed to predict, evaluate and serve a trained policy.
+
+    recpolicy.json     format, agent, config, split and digests, seeds, versions, digests of the files below
+    arrays.npz         what the predictor computes with (no pickle)
+    users.parquet      user ids and attributes        movies.parquet   the catalogue
+    metrics.csv        the training, row by row       tensorboard/     the same for TensorBoard
+    policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)
+    action/            SavedModel with `action` and `greedy` only (plain tf.saved_model.load)
+
+It appears whole or not at all; what was cut short, changed or made by something else is refused with a clear line.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import file_digest, write_json
+
+FORMAT = "recpolicy policy"
+FORMAT_VERSION = 1
+MANIFEST = "recpolicy.json"
+ARRAYS, USERS, MOVIES = "arrays.npz", "users.parquet", "movies.parquet"
+_POLICY_PREFIX = "policy/"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A trained policy and what it was trained on. U users, I movies, A arms, D embedding."""
+
+    agent: str
+    estimator: str
+    head: str
+    settings: Mapping[str, float]
+    exploration_floor: float
+    policy: Mapping[str, NDArray[np.generic]]
+    """The learner's arrays (agents.learner.ExportedPolicy); covariances of arms packed."""
+    context: NDArray[np.float32]  # [U, >= D], the embedding first
+    movie: NDArray[np.float32]  # [I, D]
+    offset: NDArray[np.float32]  # [I]
+    rating_std: NDArray[np.float32]  # [U, I] the rating model's posterior std
+    catalogue: NDArray[np.int32]  # [A], movie rows
+    rated_user: NDArray[np.int32]  # [N] rows of the fit ratings
+    rated_movie: NDArray[np.int32]  # [N]
+    users: pd.DataFrame
+    movies: pd.DataFrame
+    scale: tuple[float, float]
+    noise_std: float
+    about: Mapping[str, Any]
+    """Where it comes from: ratings source, split and digests, config, seed, versions, figures of the training."""
+
+
+_TABLES = ("context", "movie", "offset", "rating_std", "catalogue", "rated_user", "rated_movie")
+_WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale", "noise_std", "about")
+
+
+def write_arrays(artifact: Artifact, folder: Path) -> None:
+    """Write the parts that the predictor reads to `folder` (see `finish` for the manifest)."""
+    arrays = {name: getattr(artifact, name) for name in _TABLES}
+    policy = {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
+    np.savez(folder / ARRAYS, **arrays, **policy)
+    artifact.users.to_parquet(folder / USERS, index=False)
+    artifact.movies.to_parquet(folder / MOVIES, index=False)
+
+
+def finish(artifact: Artifact, folder: Path) -> None:
+    """Write the manifest, with a digest of every file in `folder`: the last step, after which the artifact is whole."""
+    files = {
+        str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    words = {name: getattr(artifact, name) for name in _WORDS}
+    write_json(folder / MANIFEST, {"format": FORMAT, "version": FORMAT_VERSION, "files": files, **words})
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Read an artifact back; raises ArtifactError when the folder is not one, or a file it reads has changed."""
+    manifest = read_manifest(folder)
+    for name in (ARRAYS, USERS, MOVIES):
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing; the artifact is incomplete: train it again or copy it whole")
+        if file_digest(path) != manifest["files"].get(name):
+            raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
+    try:
+        with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+            tables = {name: stored[name] for name in _TABLES}
+            policy = {
+                name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)
+            }
+        words = {name: manifest[name] for name in _WORDS}
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy reads: {error}") from None
+    words["scale"] = tuple(words["scale"])
+    users, movies = (pd.read_parquet(folder / name) for name in (USERS, MOVIES))
+    return Artifact(policy=policy, users=users, movies=movies, **tables, **words)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read recpolicy.json; raises ArtifactError for a folder that is not an artifact of a version we read."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArtifactError(f"{path}: not a policy artifact: its format is not {FORMAT!r}")
+    if manifest.get("version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: format version {manifest.get('version')}; this recpolicy reads {FORMAT_VERSION}: train it again"
+        )
+    return manifest
+
+
+def verify(folder: Path) -> None:
+    """Check every file of the artifact against its digest; raises ArtifactError that names the first difference."""
+    for name, digest in read_manifest(folder)["files"].items():
+        path = folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            raise ArtifactError(f"{path}: missing or changed since it was written")

@@ -1,0 +1,136 @@
+"""What a saved policy believes each movie of its catalogue pays, in NumPy: one function per kind of learner.
+
+n users, A arms, D embedding, K pair features. Each function takes the learner's arrays and the Situation and returns an
+Estimate. They repeat the `estimate` methods of recpolicy/agents/; tests/serving hold the two together for every agent.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Who is asked about, and the catalogue as the rating model knows it."""
+
+    context: Array  # [n, >= D], the first D entries are the user's embedding
+    embedding: Array  # [A, D]
+    offset: Array  # [A]
+    rating: Array  # [n, A] the rating model's expectation: offset + embedding . context[:D]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Beliefs about n users and A arms."""
+
+    mean: Array  # [n, A] expected rating
+    width: Array | None  # [n, A] in units of the rating noise; None where the learner does not know
+    score: Array  # [n, A] what the policy is greedy in when it does not explore
+    bound: Array | None = None  # [n, A] what it is greedy in when it explores, where that is no head's to compute
+    remaining: Array | None = None  # [n, A] share of the rating model's uncertainty that is left, where it began there
+
+
+def pack_symmetric(matrices: Array) -> Array:
+    """Upper triangles of [A, D, D] as [A, D (D + 1) / 2]; off-diagonals doubled, so x'Px = packed . outer(x)."""
+    rows, columns = np.triu_indices(matrices.shape[-1])
+    return matrices[:, rows, columns] * np.where(rows == columns, 1.0, 2.0).astype(matrices.dtype)
+
+
+def quadratic(packed: Array, x: Array) -> Array:
+    """x' P_a x [n, A] for packed P [A, T] and x [n, D]."""
+    rows, columns = np.triu_indices(x.shape[-1])
+    return np.maximum((x[:, rows] * x[:, columns]) @ packed.T, 0.0)
+
+
+def _linear(arrays: Arrays, situation: Situation) -> Estimate:
+    x = _with_bias(situation.context) if arrays["bias"] else situation.context
+    return _posterior(arrays, x)
+
+
+def _encoded_linear(arrays: Arrays, situation: Situation) -> Estimate:
+    return _posterior(arrays, _with_bias(_layers(arrays, situation.context)))
+
+
+def _posterior(arrays: Arrays, x: Array) -> Estimate:
+    mean = x @ arrays["theta"].T
+    width = np.sqrt(quadratic(arrays["covariance"], x))
+    if "prior_precision" not in arrays:
+        return Estimate(mean, width, mean)
+    prior = np.sqrt((x * x).sum(axis=1, keepdims=True) / arrays["prior_precision"])  # [n, 1]
+    return Estimate(mean, width, mean, remaining=width / prior)
+
+
+def _shared(arrays: Arrays, situation: Situation) -> Estimate:
+    z = _pair_features(situation)  # [n, A, K]
+    mean = z @ arrays["theta"]
+    width = np.sqrt(np.maximum(((z @ arrays["covariance"]) * z).sum(axis=-1), 0.0))
+    prior = np.sqrt((z * z).sum(axis=-1) / arrays["prior_precision"])
+    return Estimate(mean, width, mean, remaining=width / prior)
+
+
+def _hybrid(arrays: Arrays, situation: Situation) -> Estimate:
+    x = _with_bias(situation.context)
+    z = _pair_features(situation)
+    rest = z - np.einsum("nd,adk->nak", x, arrays["cross"], optimize=True)
+    mean = rest @ arrays["beta"] + x @ arrays["center"].T
+    square = ((rest @ arrays["shared_covariance"]) * rest).sum(axis=-1) + quadratic(arrays["covariance"], x)
+    width = np.sqrt(np.maximum(square, 0.0))
+    shared, own = arrays["prior_precision"]
+    prior = np.sqrt((z * z).sum(axis=-1) / shared + (x * x).sum(axis=1, keepdims=True) / own)
+    return Estimate(mean, width, mean, remaining=width / prior)
+
+
+def _mlp(arrays: Arrays, situation: Situation) -> Estimate:
+    mean = _layers(arrays, situation.context)
+    if "embedding" in arrays:
+        rank = arrays["embedding"].shape[1]
+        mean = arrays["offset"] + (situation.context[:, :rank] + mean) @ arrays["embedding"].T
+    return Estimate(mean, None, mean)
+
+
+def _arms(arrays: Arrays, situation: Situation) -> Estimate:
+    shape = situation.rating.shape
+    spread = {name: np.broadcast_to(value, shape) for name, value in arrays.items()}
+    return Estimate(spread["mean"], spread["width"], spread.get("weight", spread["mean"]), spread.get("score"))
+
+
+def _rating_model(arrays: Arrays, situation: Situation) -> Estimate:
+    score = np.broadcast_to(arrays["score"], situation.rating.shape) if "score" in arrays else situation.rating
+    return Estimate(situation.rating, None, score)
+
+
+ESTIMATORS: Mapping[str, Callable[[Arrays, Situation], Estimate]] = {
+    "linear": _linear,
+    "encoded_linear": _encoded_linear,
+    "shared": _shared,
+    "hybrid": _hybrid,
+    "mlp": _mlp,
+    "arms": _arms,
+    "rating_model": _rating_model,
+}
+
+
+def _with_bias(x: Array) -> Array:
+    return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
+
+
+def _pair_features(situation: Situation) -> Array:
+    """(p * q, o, 1) [n, A, K]; see models/pair_features.py."""
+    product = situation.context[:, np.newaxis, : situation.embedding.shape[1]] * situation.embedding
+    offset = np.broadcast_to(situation.offset[:, np.newaxis], (*product.shape[:2], 1))
+    return np.concatenate([product, offset, np.ones_like(offset)], axis=-1)
+
+
+def _layers(arrays: Arrays, x: Array) -> Array:
+    """Dense layers, ReLU between them."""
+    count = sum(name.startswith("kernel_") for name in arrays)
+    for index in range(count):
+        x = x @ arrays[f"kernel_{index}"] + arrays[f"bias_{index}"]
+        if index < count - 1:
+            x = np.maximum(x, 0.0)
+    return x

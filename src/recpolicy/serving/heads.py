@@ -1,0 +1,114 @@
+"""From estimates to the probability of each action, in NumPy; the same heads as recpolicy/agents/heads.py.
+
+mean, width, the returned probabilities [n, A]; mask [n, A] bool or None. Masked arms get exactly 0, rows sum to 1.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.serving.estimators import Estimate
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_] | None
+Settings = Mapping[str, float]
+
+_TAIL = 5.0
+_QUADRATURE = 128
+_KNOTS = np.linspace(-8.5, 8.5, 4097)
+_CDF_AT_KNOTS = np.array([0.5 * math.erfc(-z / math.sqrt(2.0)) for z in _KNOTS])
+"""The normal distribution function, tabulated: NumPy has none, and SciPy would triple the serving image."""
+
+
+def masked(scores: Array, mask: Mask) -> Array:
+    """Scores with -inf where an action is not allowed."""
+    return scores if mask is None else np.where(mask, scores, -np.inf)
+
+
+def uniform(like: Array, mask: Mask) -> Array:
+    """All allowed actions alike."""
+    allowed = np.ones(like.shape) if mask is None else mask.astype(np.float64)
+    return allowed / allowed.sum(axis=-1, keepdims=True)
+
+
+def greedy(scores: Array, mask: Mask) -> Array:
+    """The best-scored action; exact ties share its probability."""
+    scores = masked(scores, mask)
+    best = (scores >= scores.max(axis=-1, keepdims=True)).astype(np.float64)
+    return best / best.sum(axis=-1, keepdims=True)
+
+
+def with_floor(probabilities: Array, floor: float, mask: Mask) -> Array:
+    """Mix with the uniform policy."""
+    return probabilities if not floor else (1.0 - floor) * probabilities + floor * uniform(probabilities, mask)
+
+
+def softmax(scores: Array, mask: Mask) -> Array:
+    """Softmax over the allowed actions."""
+    scores = masked(scores, mask)
+    weight = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weight / weight.sum(axis=-1, keepdims=True)
+
+
+def thompson_probabilities(mean: Array, width: Array, mask: Mask) -> Array:
+    """P(arm has the largest draw) for independent normal draws; see recpolicy.agents.heads.thompson."""
+    width = np.maximum(width, 1e-6)
+    low = masked(mean - _TAIL * width, mask).max(axis=-1, keepdims=True)
+    high = masked(mean + _TAIL * width, mask).max(axis=-1, keepdims=True)
+    edges = low + (high - low) * np.linspace(0.0, 1.0, _QUADRATURE + 1)  # [n, G + 1]
+    middles = 0.5 * (edges[:, 1:] + edges[:, :-1])
+
+    def below(z: Array) -> Array:
+        return np.interp((z[:, np.newaxis, :] - mean[..., np.newaxis]) / width[..., np.newaxis], _KNOTS, _CDF_AT_KNOTS)
+
+    log_below = np.log(np.maximum(below(middles), 1e-30))  # [n, A, G]
+    if mask is not None:
+        log_below = np.where(mask[..., np.newaxis], log_below, 0.0)
+    others = log_below.sum(axis=1, keepdims=True) - log_below
+    mass = (np.diff(below(edges), axis=-1) * np.exp(others)).sum(axis=-1)
+    mass = mass if mask is None else np.where(mask, mass, 0.0)
+    return mass / mass.sum(axis=-1, keepdims=True)
+
+
+def _greedy(estimate: Estimate, _: Settings, mask: Mask) -> Array:
+    return greedy(estimate.score, mask)
+
+
+def _upper_confidence(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    assert estimate.width is not None, "the upper-confidence head comes with an estimator that has widths"
+    return greedy(estimate.mean + settings["alpha"] * estimate.width, mask)
+
+
+def _thompson(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    assert estimate.width is not None, "the Thompson head comes with an estimator that has widths"
+    return thompson_probabilities(estimate.mean, settings["scale"] * estimate.width, mask)
+
+
+def _epsilon_greedy(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    return with_floor(greedy(estimate.mean, mask), settings["epsilon"], mask)
+
+
+def _boltzmann(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    return softmax(estimate.mean / settings["temperature"], mask)
+
+
+def _optimistic(estimate: Estimate, _: Settings, mask: Mask) -> Array:
+    assert estimate.bound is not None, "the optimistic head comes with an estimator that has bounds"
+    return greedy(estimate.bound, mask)
+
+
+def _exponential_weights(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    return with_floor(softmax(estimate.score, mask), settings["gamma"], mask)
+
+
+HEADS: Mapping[str, Callable[[Estimate, Settings, Mask], Array]] = {
+    "greedy": _greedy,
+    "upper_confidence": _upper_confidence,
+    "thompson": _thompson,
+    "epsilon_greedy": _epsilon_greedy,
+    "boltzmann": _boltzmann,
+    "exponential_weights": _exponential_weights,
+    "optimistic": _optimistic,
+}
