@@ -64,13 +64,17 @@ def _known(arms: Arms | None, name: str) -> Arms:
     return arms
 
 
-def make_random(spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+def make_random(
+    spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
     """Every allowed arm alike."""
     known = _known(arms, "random")
     return BanditAgent(spec, action_spec, Baseline(known, np.zeros_like(known.count), "random"), seed=seed)
 
 
-def make_popular(spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+def make_popular(
+    spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
     """The movie with the most fit ratings."""
     known = _known(arms, "popular")
     return BanditAgent(spec, action_spec, Baseline(known, known.count, "popular"), seed=seed)

@@ -23,7 +23,7 @@ class LinTSConfig:
 
     scale: float = 1.0
     """Standard deviation of the draws, in posterior widths; the noise of the rewards is the honest choice."""
-    precision: float = 1.0
+    precision: float = 100.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
     forgetting: float = 1.0
     """Weight of an arm's past at each of its updates, in (0, 1]."""
@@ -51,7 +51,9 @@ class LinTS(DisjointLinear):
         return self.exported("thompson", {"scale": self._config.scale})
 
 
-def make_lints(spec: Any, action_spec: Any, config: LinTSConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+def make_lints(
+    spec: Any, action_spec: Any, config: LinTSConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
     """Return a linear Thompson sampling agent; with `arms` it starts as the rating model, without it at zero."""
     learner = LinTS(prior_mean(spec, action_spec, config.bias, arms), config, "lints", warm=arms is not None)
     return BanditAgent(spec, action_spec, learner, seed=seed)

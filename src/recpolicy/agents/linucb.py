@@ -26,7 +26,7 @@ class LinUCBConfig:
 
     alpha: float = 1.0
     """Multiplier of the confidence width; 0 acts greedily."""
-    precision: float = 1.0
+    precision: float = 100.0
     """Weight of the prior mean, in observations per direction (the ridge); must be > 0."""
     forgetting: float = 1.0
     """Weight of an arm's past at each of its updates, in (0, 1]; below 1 it tracks drifting preferences."""
@@ -86,7 +86,9 @@ class LinUCB(DisjointLinear):
         return self.exported("upper_confidence", {"alpha": self._config.alpha})
 
 
-def make_linucb(spec: Any, action_spec: Any, config: LinUCBConfig, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+def make_linucb(
+    spec: Any, action_spec: Any, config: LinUCBConfig, arms: Arms | None = None, seed: int = 0
+) -> BanditAgent:
     """Return a LinUCB agent; with `arms` it starts as the rating model, without it at zero."""
     learner = LinUCB(prior_mean(spec, action_spec, config.bias, arms), config, "linucb", warm=arms is not None)
     return BanditAgent(spec, action_spec, learner, seed=seed)

@@ -81,7 +81,9 @@ class UCB1(Learner):
         """Greedy in the upper bounds."""
         span = self._config.high - self._config.low
         score = upper_bounds(self._arms.count, self._arms.mean, self._config.c, span)
-        return heads.greedy(tf.broadcast_to(score, [tf.shape(observation.context)[0], tf.size(score)]), observation.mask)
+        return heads.greedy(
+            tf.broadcast_to(score, [tf.shape(observation.context)[0], tf.size(score)]), observation.mask
+        )
 
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Update counts and means."""

@@ -129,7 +129,9 @@ def prepare(
         raise ConfigError(f"the rating model {model.name!r} was fitted on other ratings than {fit.name}")
     rank = min(settings.rank, *fit.shape)
     embeddings = embed(model, rank)
-    return Features(model, embeddings, contexts(embeddings, fit.users, settings.demographics), _catalogue(fit, settings))
+    return Features(
+        model, embeddings, contexts(embeddings, fit.users, settings.demographics), _catalogue(fit, settings)
+    )
 
 
 def make_environment(fit: Ratings, features: Features, settings: TrainConfig, seed: int) -> "MovieBandit":
@@ -252,5 +254,3 @@ def _write(artifact: Artifact, agent: "BanditAgent", width: int, work: Path, out
             shutil.copytree(work / TENSORBOARD_FOLDER, folder / TENSORBOARD_FOLDER)
         finish(artifact, folder)
     shutil.rmtree(work)
-
-

@@ -49,3 +49,12 @@ def as_dict(config: Any) -> dict[str, Any]:
     """Return the config as plain JSON-able values."""
     plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
     return plain
+
+
+def reject_unknown_tables(tables: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    """Raise ConfigError for a table that nobody reads: a misspelt one would otherwise be ignored silently."""
+    for name, table in tables.items():
+        if name not in known:
+            raise ConfigError(f"{where}: {unknown_name('table', name, known)}")
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{where}: {name}: expected a table, found {table!r}")

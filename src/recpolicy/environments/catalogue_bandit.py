@@ -13,8 +13,8 @@ from tf_agents.specs import tensor_spec
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
-from recpolicy.models.pair_features import PairFeatures
 from recpolicy.environments.rating_noise import sample_ratings
+from recpolicy.models.pair_features import PairFeatures
 from recpolicy.models.world import World
 
 
@@ -74,7 +74,11 @@ class CatalogueBandit(RecommendationEnvironment):
     def observation(self, draw: Draw) -> dict[str, tf.Tensor]:
         """`global` [B, D], `per_arm` [B, A, K] and `mask` [B, A]."""
         context = tf.gather(self._context, draw.user)
-        return {"global": context, "per_arm": self._features.of(context, draw.candidates), "mask": tf.cast(draw.mask, tf.int32)}
+        return {
+            "global": context,
+            "per_arm": self._features.of(context, draw.candidates),
+            "mask": tf.cast(draw.mask, tf.int32),
+        }
 
     def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - a still world
         """Expected ratings [B, A]."""

@@ -15,9 +15,7 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.environments.base import Draw, RecommendationEnvironment, cell
 
 
-def stock_tables(
-    ratings: Ratings, rank: int, num_movies: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def stock_tables(ratings: Ratings, rank: int, num_movies: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Contexts [U', rank] and rewards [U', num_movies] as the stock environment computes them."""
     movies = np.argsort(ratings.movies["movie_id"].to_numpy())[:num_movies]
     users = np.argsort(ratings.users["user_id"].to_numpy())
@@ -33,9 +31,7 @@ def stock_tables(
 class StockMovieLens(RecommendationEnvironment):
     """TF-Agents' MovieLens environment as one of ours; observation [B, rank]."""
 
-    def __init__(
-        self, ratings: Ratings, rank: int = 20, num_movies: int = 20, batch_size: int = 8, seed: int = 0
-    ):
+    def __init__(self, ratings: Ratings, rank: int = 20, num_movies: int = 20, batch_size: int = 8, seed: int = 0):
         context, rewards = stock_tables(ratings, rank, num_movies)
         super().__init__(
             observation_spec=tensor_spec.TensorSpec((rank,), tf.float32, "observation"),

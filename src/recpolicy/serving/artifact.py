@@ -72,9 +72,7 @@ def write_arrays(artifact: Artifact, folder: Path) -> None:
 
 def finish(artifact: Artifact, folder: Path) -> None:
     """Write the manifest, with a digest of every file in `folder`: the last step, after which the artifact is whole."""
-    files = {
-        str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     words = {name: getattr(artifact, name) for name in _WORDS}
     write_json(folder / MANIFEST, {"format": FORMAT, "version": FORMAT_VERSION, "files": files, **words})
 

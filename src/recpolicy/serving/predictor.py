@@ -42,7 +42,12 @@ class Policy:
             (artifact.catalogue == np.arange(len(artifact.movies))).all()
         )
         embedding = Embeddings(
-            artifact.context[:, :rank], artifact.movie, artifact.offset, artifact.scale, artifact.noise_std, float("nan")
+            artifact.context[:, :rank],
+            artifact.movie,
+            artifact.offset,
+            artifact.scale,
+            artifact.noise_std,
+            float("nan"),
         )
         self._embeddings = embedding
 
@@ -52,7 +57,10 @@ class Policy:
         return {"agent": self.artifact.agent, **self.artifact.about}
 
     def predict(
-        self, users: Hashable | Sequence[Hashable], movies: Sequence[Hashable] | None = None, fold_in: FoldIn | None = None
+        self,
+        users: Hashable | Sequence[Hashable],
+        movies: Sequence[Hashable] | None = None,
+        fold_in: FoldIn | None = None,
     ) -> pd.DataFrame:
         """Rating estimates of `movies` (all by default, catalogue order) for each user, users one after the other.
 
@@ -99,7 +107,9 @@ class Policy:
             tie = generator(seed, f"recommend/{user}").random(len(score))
             order = np.lexsort((tie, -np.where(allowed, score, -np.inf)))[: min(k, int(allowed.sum()))]
             rows = catalogue[order]
-            table = _frame([user], self._movie_ids[rows], self._titles[rows], *(x[:, rows] for x in (rating, spread, propensity)))
+            table = _frame(
+                [user], self._movie_ids[rows], self._titles[rows], *(x[:, rows] for x in (rating, spread, propensity))
+            )
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
             frames.append(table)
         if not frames:
@@ -135,7 +145,8 @@ class Policy:
         parts = []
         for start in range(0, len(ids), at_once):
             pairs = [
-                self._fold(fold_in[user]) if user in fold_in else self._known(user) for user in ids[start : start + at_once]
+                self._fold(fold_in[user]) if user in fold_in else self._known(user)
+                for user in ids[start : start + at_once]
             ]
             parts.append((np.stack([context for context, _ in pairs]), np.stack([std for _, std in pairs])))
         return parts
@@ -224,7 +235,9 @@ def _as_list(users: Any) -> list[Hashable]:
     return ids
 
 
-def _frame(ids: list[Hashable], movie_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array) -> pd.DataFrame:
+def _frame(
+    ids: list[Hashable], movie_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array
+) -> pd.DataFrame:
     users, movies = rating.shape
     one = users == 1
     return pd.DataFrame(

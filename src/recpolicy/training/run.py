@@ -4,7 +4,6 @@ A checkpoint holds the learner, the round number and the running totals; the met
 Killed anywhere and taken up again, a run ends with the same numbers as an unbroken one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,5 +119,3 @@ def _restore(manager: Any, folder: Path) -> None:
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         message = str(error).splitlines()[0]
         raise ArtifactError(f"{folder}: its checkpoint is of another agent or damaged ({message})") from None
-
-

@@ -1,0 +1,101 @@
+"""The report of a trained policy: one HTML page with its training, its figures beside the baselines, its suggestions."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recpolicy.api.evaluate import Verdict, evaluate
+from recpolicy.core.extras import require_extra
+from recpolicy.core.metrics import read_csv
+from recpolicy.data.splits import Split
+from recpolicy.serving.predictor import Policy
+
+_NOTES = (
+    "Held-out choice: the policy chooses among the movies that a user really rated in the test part, so the reward of"
+    " every alternative is known. Intervals are 95 % bootstrap intervals over users. Random is the uniform choice,"
+    " oracle the best one.",
+    "Judge regret: how much less the policy's choice is worth than the best movie, in a simulated world of another model"
+    " class than the one it was trained in. The training regret above it is that of the training world: the gap between"
+    " the two is what simulation cannot be trusted for.",
+    "A rating is known only where a user chose to rate: nothing here is a click-through rate.",
+)
+
+
+def write_policy_report(
+    policy: Policy, split: Split, folder: Path, out: Path, *, user: Any = None, seed: int = 0
+) -> Verdict:
+    """Evaluate the policy (whose artifact is `folder`) and write the page to `out`; `user` gets the suggestions."""
+    require_extra("train", "the report")
+    from recpolicy.evaluation.report import ReportContent, write_report
+
+    verdict = evaluate({policy.artifact.agent: policy}, split, seed=seed, out=folder)
+    content = ReportContent(
+        title=f"{policy.artifact.agent} on {policy.about['data']}",
+        summary=_summary(policy.about),
+        tables=[("On held-out ratings, beside the baselines", verdict.table()), _suggestions(policy, user)],
+        figures=_figures(policy, split, verdict, folder, user),
+        notes=[*_NOTES, f"Judge world: {verdict.judge}."],
+    )
+    write_report(out, content)
+    return verdict
+
+
+def _summary(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    split, training = about["split"], about["training"]
+    played = (
+        f"{training['interactions']:,} interactions" if "interactions" in training else f"{training['rows']:,} rows"
+    )
+    return [
+        ("agent", about["agent"]),
+        ("split", f"{split['name']} (fit {split['fit'][:12]}, test {split['test'][:12]})"),
+        ("training", f"{training['mode']}, {played}"),
+        ("rating model", about["rating_model"]["name"]),
+        ("settings", json.dumps(about["config"]["agent"])),
+        ("seed", str(about["seed"])),
+        ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
+    ]
+
+
+def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
+    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
+    table = policy.recommend(user, k=10)[["rank", "title", "rating", "std", "propensity"]]
+    return f"Suggestions for user {user}: movies not yet rated", table.set_index("rank")
+
+
+def _figures(policy: Policy, split: Split, verdict: Verdict, folder: Path, user: Any) -> list[tuple[str, str]]:
+    from recpolicy.evaluation import plots
+
+    figures = []
+    name = policy.artifact.agent
+    if (folder / "metrics.csv").exists():
+        rows = read_csv(folder / "metrics.csv")
+        step = np.array([row["step"] for row in rows])
+        for metric, draw, caption in (
+            ("regret/cumulative", plots.regret_figure, "Cumulative regret in the training world"),
+            ("reward/mean", plots.reward_figure, "Mean reward per interaction while training"),
+        ):
+            curve = plots.Curve(step, np.array([[row[metric] for row in rows]]))
+            figures.append((caption, plots.to_svg(draw({name: curve}))))
+    evaluation = verdict.evaluation
+    choices = {key: result.held_out for key, result in evaluation.policies.items()}
+    chosen = plots.held_out_choice_figure(choices, evaluation.random, evaluation.oracle)
+    figures.append(("Held-out choice between random and oracle", plots.to_svg(chosen)))
+    _, rating = policy.scores()
+    test = split.test
+    calibration = plots.calibration_figure(rating[test.user, test.movie], test.rating)
+    figures.append(("Predicted and true ratings on the test part", plots.to_svg(calibration)))
+    if "pulls" in policy.about["training"]:
+        pulls = np.array(policy.about["training"]["pulls"])
+        figures.append(
+            ("How often each movie was shown while training", plots.to_svg(plots.pulls_figure({name: pulls})))
+        )
+    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
+    best = policy.recommend(user, k=10)
+    drawn = plots.recommendations_figure(
+        best["title"].tolist(), best["rating"].to_numpy(), best["std"].to_numpy(), policy.artifact.scale
+    )
+    figures.append((f"Estimated ratings of the suggestions for user {user}", plots.to_svg(drawn)))
+    return figures

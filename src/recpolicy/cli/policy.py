@@ -1,0 +1,164 @@
+"""Commands on trained policies: evaluate, compare, predict, recommend, report."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recpolicy.cli.command import Command
+from recpolicy.cli.ids import parse_id, parse_ratings
+from recpolicy.cli.output import print_frame, print_json
+
+if TYPE_CHECKING:
+    from recpolicy.data.splits import Split
+    from recpolicy.serving.predictor import Policy
+
+Folder = Annotated[Path, typer.Argument(help="Folder that `recpolicy train --out` wrote.")]
+Users = Annotated[list[str], typer.Option("--user", "-u", help="User id; repeat for several.")]
+Rate = Annotated[
+    list[str] | None, typer.Option("--rate", help="MOVIE=RATING of a new user (with one --user); repeat for several.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="The ratings, if they are no longer where training read them.")
+]
+
+
+def evaluate(
+    folder: Folder, data: Data = None, seed: Annotated[int, typer.Option(min=0)] = 0, as_json: Json = False
+) -> None:
+    """Say how good a policy is on held-out ratings, beside the baselines; also writes metrics.json into the folder."""
+    from recpolicy.api.evaluate import evaluate as evaluate_policies
+    from recpolicy.serving.predictor import load_policy
+
+    policy = load_policy(folder)
+    verdict = evaluate_policies({policy.artifact.agent: policy}, _split_of(policy, data), seed=seed, out=folder)
+    if as_json:
+        print_json(verdict.as_dict())
+    else:
+        print_frame(
+            verdict.table(),
+            f"{folder}: {verdict.evaluation.test_ratings:,} held-out ratings of {verdict.evaluation.split}",
+        )
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Two or more folders of trained policies.")],
+    data: Data = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Put several policies into one table; all must have been fitted on the same part of the data."""
+    from recpolicy.api.evaluate import evaluate as evaluate_policies
+    from recpolicy.serving.predictor import load_policy
+
+    policies = {str(folder): load_policy(folder) for folder in folders}
+    verdict = evaluate_policies(policies, _split_of(next(iter(policies.values())), data), seed=seed)
+    if as_json:
+        print_json(verdict.as_dict())
+    else:
+        print_frame(
+            verdict.table(), f"{verdict.evaluation.test_ratings:,} held-out ratings of {verdict.evaluation.split}"
+        )
+
+
+def predict(
+    folder: Folder, user: Users,
+    movie: Annotated[list[str] | None, typer.Option("--movie", "-m", help="Movie id; repeat; all when left out.")] = None,
+    rate: Rate = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a CSV or Parquet file instead of printing.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Estimate ratings of a user, known or described by a few ratings."""
+    from recpolicy.serving.predictor import load_policy
+
+    users = [parse_id(one) for one in user]
+    movies = None if movie is None else [parse_id(one) for one in movie]
+    _answer(load_policy(folder).predict(users, movies, _fold_in(users, rate)), out, as_json)
+
+
+def recommend(
+    folder: Folder, user: Users,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many movies.")] = 10,
+    include_rated: Annotated[bool, typer.Option("--include-rated", help="Also movies already rated.")] = False,
+    rate: Rate = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a CSV or Parquet file instead of printing.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """List the movies that the policy values most for a user."""
+    from recpolicy.serving.predictor import load_policy
+
+    users = [parse_id(one) for one in user]
+    policy = load_policy(folder)
+    _answer(policy.recommend(users, k, not include_rated, _fold_in(users, rate)), out, as_json)
+
+
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; FOLDER/report.html when left out.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Whose suggestions are shown.")] = None,
+    data: Data = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write one self-contained HTML page: training, figures beside the baselines, plots, suggestions."""
+    from recpolicy.api.report import write_policy_report
+    from recpolicy.serving.predictor import load_policy
+
+    policy = load_policy(folder)
+    page = out or folder / "report.html"
+    write_policy_report(
+        policy, _split_of(policy, data), folder, page, user=None if user is None else parse_id(user), seed=seed
+    )
+    print(f"report: {page}")
+
+
+def _split_of(policy: "Policy", data: str | None) -> "Split":
+    """The split that the policy was fitted on, made again from the ratings."""
+    from recpolicy.core.errors import DataError
+    from recpolicy.data.load import load_ratings
+    from recpolicy.data.splits import split
+
+    source = data or policy.about["source"]
+    if source is None:
+        raise DataError("the policy does not say where its ratings came from; name them with --data")
+    described = policy.about["split"]
+    return split(load_ratings(source), described["name"], described["seed"])
+
+
+def _fold_in(users: list[Hashable], rate: list[str] | None) -> dict[Hashable, dict[Hashable, float]] | None:
+    if not rate:
+        return None
+    if len(users) != 1:
+        raise typer.BadParameter("ratings of a new user go with exactly one --user", param_hint="--rate")
+    return {users[0]: parse_ratings(rate)}
+
+
+def _answer(frame: Any, out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        _write(frame, out)
+        print(f"{len(frame):,} rows: {out}")
+    elif as_json:
+        print_json(frame.to_dict(orient="records"))
+    else:
+        print_frame(frame)
+
+
+def _write(frame: Any, out: Path) -> None:
+    from recpolicy.core.errors import DataError
+    from recpolicy.core.files import atomic_path
+
+    writers = {".csv": lambda path: frame.to_csv(path, index=False), ".parquet": lambda path: frame.to_parquet(path)}
+    if out.suffix not in writers:
+        raise DataError(f"{out}: expected a name that ends in .csv or .parquet")
+    with atomic_path(out) as beside:
+        writers[out.suffix](beside)
+
+
+COMMANDS = (
+    Command(evaluate, "Example:  recpolicy evaluate runs/linucb --json"),
+    Command(compare, "Example:  recpolicy compare runs/linucb runs/ucb1"),
+    Command(predict, "Example:  recpolicy predict runs/linucb --user 196 --movie 50 --movie 181"),
+    Command(recommend, "Example:  recpolicy recommend runs/linucb --user newcomer --rate 50=5 --rate 258=2 -k 5"),
+    Command(report, "Example:  recpolicy report runs/linucb"),
+)

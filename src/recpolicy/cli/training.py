@@ -1,0 +1,81 @@
+"""`recpolicy train` and `recpolicy demo`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recpolicy.cli.command import Command
+from recpolicy.cli.output import print_frame, print_json
+
+Data = Annotated[str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")]
+
+
+def train(
+    agent: Annotated[str, typer.Argument(help="linucb, lints, ucb1, eps_greedy, ... (any name in the agents' table)")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trained policy.")],
+    split: Annotated[str, typer.Option("--split", help="u1..u5, ua, ub, temporal, leave-last-N or random.")] = "u1",
+    data: Data = "ml-100k",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the tables [train], [agent], [rating_model].")
+    ] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="online or offline; overrides the file.")] = None,
+    interactions: Annotated[int | None, typer.Option("--interactions", min=1, help="Overrides the file.")] = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was trained as JSON.")] = False,
+) -> None:
+    """Train an agent and write the policy to a folder; a killed training is taken up by the same command."""
+    from recpolicy.api.train import train as train_policy
+    from recpolicy.core.config import read_toml, reject_unknown_tables
+    from recpolicy.data.load import load_ratings
+    from recpolicy.data.splits import split as split_ratings
+
+    tables = read_toml(config) if config else {}
+    reject_unknown_tables(tables, ("train", "agent", "rating_model"), str(config))
+    settings: dict[str, Any] = dict(tables.get("train", {}))
+    settings |= {key: value for key, value in (("mode", mode), ("interactions", interactions)) if value is not None}
+    trained = train_policy(
+        agent, split_ratings(load_ratings(data), split, seed), out, config=settings,
+        agent_config=tables.get("agent", {}), model_config=tables.get("rating_model"), source=data, seed=seed,
+    )  # fmt: skip
+    if as_json:
+        print_json(trained.about)
+        return
+    print(f"trained {agent} on {trained.about['data']} (seed {seed}): {out}")
+    print(f"next: recpolicy evaluate {out}")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the policy and the report.")] = Path("runs/demo"),
+    user: Annotated[str, typer.Option("--user", help="Whose ratings are estimated.")] = "1",
+    interactions: Annotated[int, typer.Option("--interactions", min=1, help="Simulated interactions.")] = 200_000,
+    movies: Annotated[int, typer.Option("--movies", min=0, help="Most rated movies to choose from; 0: all.")] = 0,
+    data: Data = "ml-100k",
+    seed: Seed = 0,
+) -> None:
+    """The main job: fetch MovieLens 100K, learn embeddings, train LinUCB, evaluate it, estimate ratings, report."""
+    from recpolicy.api.demo import run_demo
+    from recpolicy.api.train import TrainConfig
+    from recpolicy.cli.ids import parse_id
+    from recpolicy.data.fetch import fetch
+
+    if data == "ml-100k":
+        fetch()
+    config = TrainConfig(interactions=interactions, movies=movies)
+    run_demo(data, out, _say, user=parse_id(user), seed=seed, config=config)
+
+
+def _say(title: str, value: Any) -> None:
+    if hasattr(value, "columns"):
+        print()
+        print_frame(value, title)
+        print()
+    else:
+        print(f"{title}: {value}", flush=True)
+
+
+COMMANDS = (
+    Command(train, "Example:  recpolicy train linucb --split u1 --seed 0 --out runs/linucb"),
+    Command(demo, "Example:  recpolicy demo --user 196"),
+)
