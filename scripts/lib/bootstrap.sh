@@ -2,71 +2,106 @@
 #
 # The install goes poetry.lock -> `poetry export` (with hashes) -> `uv pip install --require-hashes`: Poetry stays the
 # front end, every file is checked against the lock, and it works where the index lacks Poetry's JSON pages
-# (docs/decisions/0002-poetry-and-uv.md). A stamp of the lock makes the second start free.
+# (docs/decisions/0002-poetry-and-uv.md). Stamps, written last, make the second start free; whatever has no stamp was
+# interrupted and is made anew.
 
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 TOOLS="$PWD/.tools"
 VENV="$PWD/.venv"
-POETRY_VERSION=2.5.1
-UV_VERSION=0.13.9
-EXPORT_VERSION=1.10.1
-MIRROR_VERSION=0.6.5
 
 # Without .pyc files every import of TensorFlow compiles it anew (20 s instead of 6).
 unset PYTHONDONTWRITEBYTECODE
+# An environment that happens to be active, or modules from elsewhere, must not leak in.
+unset VIRTUAL_ENV PYTHONHOME PYTHONPATH
 # TF-Agents needs the legacy Keras; level 3 keeps TensorFlow's start-up lines away.
-export TF_USE_LEGACY_KERAS=1 TF_CPP_MIN_LOG_LEVEL=3
+export TF_USE_LEGACY_KERAS=1 TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 
 say() { printf '%s\n' "recpolicy: $*" >&2; }
+
+# Prints the comment at the head of a script, for --help.
+print_header() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$1"; }
 
 find_python() {
   local candidate
   for candidate in "${PYTHON:-}" python3.11 python3 python; do
     [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 || continue
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-      command -v "$candidate"
+    # The path behind shims and environments, so that what is made from it does not depend on them.
+    "$candidate" -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit(1); print(sys._base_executable)' 2>/dev/null &&
       return
-    fi
   done
   say "Python 3.11 was not found. Install it (Debian: apt-get install python3.11 python3.11-venv) or set PYTHON to its path."
   return 1
 }
 
-stamp_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
+# What the tools and the environment depend on. The folder is part of it, for scripts in a moved or copied .venv point
+# to where it was.
+stamp_of() { { printf '%s\n' "$PWD"; cat "$@"; } | sha256sum | cut -d' ' -f1; }
+is_stamped() { [ "$(cat "$1/$2" 2>/dev/null)" = "$3" ] && [ -x "$1/bin/python" ]; }
 
-bootstrap_tools() {
-  local want="$POETRY_VERSION $UV_VERSION $EXPORT_VERSION $MIRROR_VERSION"
-  [ "$(cat "$TOOLS/.stamp" 2>/dev/null)" = "$want" ] && return
-  local python
+# Holds a lock until the script ends, so that two scripts started at once install once. Without flock, do not do that.
+lock_project() {
+  command -v flock >/dev/null 2>&1 || return 0
+  exec 9<scripts/lib/bootstrap.sh
+  flock --nonblock 9 || { say "another script is installing; waiting for it"; flock 9; }
+}
+unlock_project() { exec 9<&-; }
+
+install_tools() {
+  local stamp python
+  stamp="$(stamp_of scripts/lib/tools.txt)"
+  is_stamped "$TOOLS" .stamp "$stamp" && return
   python="$(find_python)" || exit 1
-  say "installing Poetry $POETRY_VERSION and uv $UV_VERSION into .tools (once)"
-  if ! "$python" -m venv --clear "$TOOLS" 2>/dev/null; then
-    say "could not make a virtual environment with $python (Debian: apt-get install python3.11-venv)"
+  say "installing Poetry and uv into .tools (once)"
+  if ! "$python" -m venv --clear "$TOOLS" >/dev/null 2>&1; then
+    say "$python cannot make virtual environments (Debian: apt-get install python3.11-venv)"
     exit 1
   fi
-  "$TOOLS/bin/python" -m pip install --quiet --disable-pip-version-check \
-    "poetry==$POETRY_VERSION" "uv==$UV_VERSION" "poetry-plugin-export==$EXPORT_VERSION" \
-    "poetry-plugin-pypi-mirror==$MIRROR_VERSION"
-  printf '%s' "$want" > "$TOOLS/.stamp"
+  "$TOOLS/bin/python" -m pip install -qq --disable-pip-version-check --only-binary :all: \
+    --require-hashes --requirement scripts/lib/tools.txt
+  printf '%s' "$stamp" > "$TOOLS/.stamp"
+}
+
+# The locked packages; anything but an environment of exactly this lock is replaced.
+install_packages() {
+  local stamp="$1" python quiet=--quiet
+  python="$(find_python)" || exit 1
+  [ -t 2 ] && quiet=
+  say "installing the locked packages into .venv (once; about 3 GB, some minutes on a slow line)"
+  "$TOOLS/bin/poetry" export --quiet --all-extras --with dev --format requirements.txt --output "$TOOLS/requirements.txt"
+  # pip comes along (--seed): `recpolicy data fetch` and local pipelines call it.
+  "$TOOLS/bin/uv" venv --quiet --clear --no-project --python "$python" --seed "$VENV"
+  "$TOOLS/bin/uv" pip install $quiet --python "$VENV/bin/python" --require-hashes --requirement "$TOOLS/requirements.txt"
+  # A notebook may import TensorFlow before recpolicy can set this.
+  "$VENV/bin/python" -m ipykernel install --sys-prefix --env TF_USE_LEGACY_KERAS 1 --env TF_CPP_MIN_LOG_LEVEL 3 >/dev/null
+  printf '%s' "$stamp" > "$VENV/.stamp"
+}
+
+# recpolicy itself, editable: anew when its name, version or commands may have changed.
+install_project() {
+  local stamp="$1"
+  if ! VIRTUAL_ENV="$VENV" "$TOOLS/bin/poetry" install --no-interaction --only-root >"$TOOLS/install.log" 2>&1; then
+    cat "$TOOLS/install.log" >&2
+    exit 1
+  fi
+  printf '%s' "$stamp" > "$VENV/.stamp-project"
+}
+
+bootstrap_tools() {
+  lock_project
+  install_tools
+  unlock_project
 }
 
 bootstrap_environment() {
-  local stamp
-  stamp="$(stamp_of poetry.lock pyproject.toml)"
-  if [ "$(cat "$VENV/.stamp" 2>/dev/null)" != "$stamp" ]; then
-    bootstrap_tools
-    local python
-    python="$(find_python)" || exit 1
-    say "installing the locked environment into .venv (once; some minutes on a slow line)"
-    # Named in full, for Poetry would otherwise look for environments elsewhere.
-    export POETRY_VIRTUALENVS_IN_PROJECT=true
-    [ -x "$VENV/bin/python" ] || "$TOOLS/bin/uv" venv --quiet --python "$python" --seed "$VENV"
-    "$TOOLS/bin/poetry" export --quiet --all-extras --with dev --format requirements.txt --output "$TOOLS/requirements.txt"
-    # Copies work on every file system; --compile-bytecode pays the compilation once, here.
-    "$TOOLS/bin/uv" pip install --quiet --link-mode=copy --python "$VENV/bin/python" --require-hashes \
-      --requirement "$TOOLS/requirements.txt"
-    VIRTUAL_ENV="$VENV" "$TOOLS/bin/poetry" install --no-interaction --only-root >"$TOOLS/install.log" 2>&1 ||
-      { cat "$TOOLS/install.log" >&2; exit 1; }
-    printf '%s' "$stamp" > "$VENV/.stamp"
+  local packages project
+  packages="$(stamp_of poetry.lock)"
+  project="$(stamp_of pyproject.toml)"
+  if ! is_stamped "$VENV" .stamp "$packages" || ! is_stamped "$VENV" .stamp-project "$project"; then
+    lock_project
+    install_tools
+    is_stamped "$VENV" .stamp "$packages" || install_packages "$packages"
+    is_stamped "$VENV" .stamp-project "$project" || install_project "$project"
+    unlock_project
   fi
   export PATH="$VENV/bin:$TOOLS/bin:$PATH" VIRTUAL_ENV="$VENV"
 }

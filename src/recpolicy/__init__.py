@@ -1,10 +1,10 @@
 """From a table of ratings to a recommendation policy that can be trusted.
 
-    from recpolicy import load_ratings, split, fit_rating_model, train, load_policy
+from recpolicy import load_ratings, split, fit_rating_model, train, load_policy
 
-    parts = split(load_ratings("ml-100k"), "u1")
-    policy = train("linucb", parts, "runs/linucb")
-    policy.predict(196)
+parts = split(load_ratings("ml-100k"), "u1")
+policy = train("linucb", parts, "runs/linucb")
+policy.predict(196)
 """
 
 from importlib import import_module

@@ -1,6 +1,7 @@
 """Baselines that stand in every table: random, most popular, highest mean, rating-model greedy. They never learn.
 
-Scores [A] come from fit ratings: 0 for all, number of ratings, shrunk mean rating; the rating model's depend on the user.
+Scores [A] come from fit ratings: 0 for all, number of ratings, shrunk mean rating; the rating model's depend on the
+user.
 """
 
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def _known(arms: Arms | None, name: str) -> Arms:
 
 
 def make_random(
-    spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
     """Every allowed arm alike."""
     known = _known(arms, "random")
@@ -73,7 +74,7 @@ def make_random(
 
 
 def make_popular(
-    spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
     """The movie with the most fit ratings."""
     known = _known(arms, "popular")
@@ -81,7 +82,7 @@ def make_popular(
 
 
 def make_highest_mean(
-    spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
     """The movie with the highest (shrunk) mean of fit ratings."""
     known = _known(arms, "highest_mean")
@@ -89,7 +90,7 @@ def make_highest_mean(
 
 
 def make_rating_model(
-    spec: Any, action_spec: Any, config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
     """The movie that the rating model expects this user to like best."""
     return BanditAgent(spec, action_spec, Baseline(_known(arms, "rating_model"), None, "rating_model"), seed=seed)

@@ -1,9 +1,9 @@
 """EXP3: exponential weights for arms whose rewards an adversary may choose; no context.
 
-p = (1 - gamma) softmax(w) + gamma / A over the allowed arms; the played arm's weight grows by gamma / A * r' / p, with r'
-the reward scaled to [0, 1] (an unbiased estimate of every arm's reward). Source: Auer, Cesa-Bianchi, Freund & Schapire
-2002, section 3. Where we differ: a batch of B acts on the same weights and their gains are averaged over the batch's
-own count of rounds only through the weights, that is, they are summed, as if played one after the other.
+p = (1 - gamma) softmax(w) + gamma / A over the allowed arms; the played arm's weight grows by gamma / A * r' / p, with
+r' the reward scaled to [0, 1] (an unbiased estimate of every arm's reward). Source: Auer, Cesa-Bianchi, Freund &
+Schapire 2002, section 3. Where we differ: a batch of B acts on the same weights and their gains are averaged over the
+batch's own count of rounds only through the weights, that is, they are summed, as if played one after the other.
 """
 
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ class Posterior(tf.Module):
         self.covariance = tf.Variable(covariance, trainable=False, name=f"{name}/covariance")  # [A, D, D]
 
     def update(self, arm: tf.Tensor, features: tf.Tensor, reward: tf.Tensor, forgetting: float = 1.0) -> tf.Tensor:
-        """Take in a batch in its order: arm [B], features [B, D], reward [B]; returns the mean squared error before it."""
+        """Take in a batch in its order (arm [B], features [B, D], reward [B]); returns the squared error before."""
         theta, covariance = self.theta.read_value(), self.covariance.read_value()
         guess = tf.einsum("bd,bd->b", tf.gather(theta, arm), features)
         theta, covariance = fold_batch(theta, covariance, arm, features, reward, forgetting)

@@ -1,7 +1,7 @@
 """LinUCB, hybrid: a shared model over pair features plus one linear model per arm.
 
-E[r] = z.beta + x.theta_a. Li et al. 2010, algorithm 2, keeps A0, b0 and per arm A_a, B_a, b_a. We keep what the formulas
-use, P_a = A_a^-1, C_a = A_a^-1 B_a, c_a = A_a^-1 b_a, the inverse of A0, and beta; then
+E[r] = z.beta + x.theta_a. Li et al. 2010, algorithm 2, keeps A0, b0 and per arm A_a, B_a, b_a. We keep what the
+formulas use, P_a = A_a^-1, C_a = A_a^-1 B_a, c_a = A_a^-1 b_a, the inverse of A0, and beta; then
     e = z - C_a'x,   mean = e.beta + x.c_a,   width^2 = e' A0^-1 e + x' P_a x,
 and one observation (x, z, r) is three recursive least-squares steps (tests hold them to the paper's own formulas):
     d = P x, n = 1 + x'd, g = d / n:   C += g e',  c += g (r - x.c),  P -= g d',

@@ -2,8 +2,8 @@
 
 B batch, A arms, D context. The network predicts every arm's reward from the context; the loss is the mean squared error
 of the arm that was played, one Adam step a batch. Two heads: `plain`, one output per arm; `dot`, the network corrects
-the user's embedding and arms are scored by dot product with theirs, reward = offset_a + embedding_a . (x[:D] + f(x)) with
-f zero at the start, so training begins at the rating model and 1,682 arms cost one matrix product.
+the user's embedding and arms are scored by dot product with theirs, reward = offset_a + embedding_a . (x[:D] + f(x))
+with f zero at the start, so training begins at the rating model and 1,682 arms cost one matrix product.
 Sources: TF-Agents' NeuralEpsilonGreedyAgent (the plain form); Sutton & Barto 2018, sections 2.2 and 2.8.
 """
 

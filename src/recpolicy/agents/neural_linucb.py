@@ -1,8 +1,9 @@
 """Neural LinUCB: LinUCB over features that a network has learnt.
 
-For the first `encoder_batches` updates the network is trained, epsilon-greedy over its own reward layer; then it is frozen
-and LinUCB continues on its features, each arm's prior mean being its row of the reward layer. Source: Riquelme, Tucker &
-Snoek 2018 (1802.09127); TF-Agents' NeuralLinUCBAgent, from which we differ in handing the reward layer over as the prior.
+For the first `encoder_batches` updates the network is trained, epsilon-greedy over its own reward layer; then it is
+frozen and LinUCB continues on its features, each arm's prior mean being its row of the reward layer. Source: Riquelme,
+Tucker & Snoek 2018 (1802.09127); TF-Agents' NeuralLinUCBAgent, from which we differ in handing the reward layer over
+as the prior.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What a policy sees, in one form whatever the environment's observation looks like.
 
-An observation is a tensor [B, D], or a dict with `global` [B, D] and, where there are any, `per_arm` [B, A, K] (candidate
-features) and `mask` [B, A] (int32, 1 where an action is allowed: TF-Agents' time steps hold no booleans).
+An observation is a tensor [B, D], or a dict with `global` [B, D] and, where there are any, `per_arm` [B, A, K]
+(candidate features) and `mask` [B, A] (int32, 1 where an action is allowed: TF-Agents' time steps hold no booleans).
 """
 
 from typing import Any, NamedTuple

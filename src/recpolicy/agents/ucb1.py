@@ -85,7 +85,7 @@ class UCB1(Learner):
             tf.broadcast_to(score, [tf.shape(observation.context)[0], tf.size(score)]), observation.mask
         )
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
         """Update counts and means."""
         return self._arms.update(action, reward)
 

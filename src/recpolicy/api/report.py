@@ -1,4 +1,4 @@
-"""The report of a trained policy: one HTML page with its training, its figures beside the baselines, its suggestions."""
+"""The report of a trained policy: its training, its figures beside the baselines, its suggestions, on one page."""
 
 import json
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ _NOTES = (
     "Held-out choice: the policy chooses among the movies that a user really rated in the test part, so the reward of"
     " every alternative is known. Intervals are 95 % bootstrap intervals over users. Random is the uniform choice,"
     " oracle the best one.",
-    "Judge regret: how much less the policy's choice is worth than the best movie, in a simulated world of another model"
-    " class than the one it was trained in. The training regret above it is that of the training world: the gap between"
+    "Judge regret: how much less the policy's choice is worth than the best movie, in a simulated world of another"
+    " model class than the one it was trained in. The training regret is that of the training world: the gap between"
     " the two is what simulation cannot be trusted for.",
     "A rating is known only where a user chose to rate: nothing here is a click-through rate.",
 )

@@ -16,6 +16,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.seeds import integer_seed
+from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.models.context import contexts
@@ -92,15 +93,15 @@ def train(
     """Train the named agent on the fit part of `split` and write the policy artifact to the folder `out`.
 
     config and agent_config are dataclasses or mappings of settings (TrainConfig; the agent's own). A rating model
-    already fitted on the same fit part may be handed in; `source` is noted as where the ratings came from. A training that was killed is taken up where its last
-    checkpoint left it by the same call. Raises ConfigError for unknown names and settings out of range, ArtifactError
-    when `out` exists or holds an unfinished training with other settings.
+    already fitted on the same fit part may be handed in; `source` is noted as where the ratings came from. A training
+    that was killed is taken up where its last checkpoint left it by the same call. Raises ConfigError for unknown
+    names and settings out of range, ArtifactError when `out` exists or holds an unfinished training with other
+    settings.
     """
     require_extra("train", "training")
+    silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents.registry import agent_entry
-    from recpolicy.core.tensorflow_setup import silence_libraries
 
-    silence_libraries()
     settings = _settings(TrainConfig, config, "train")
     entry = agent_entry(agent)
     agent_settings = _settings(entry.config, agent_config, agent)
@@ -231,7 +232,7 @@ def _artifact(
     exported = agent.learner.export()
     arrays = dict(exported.arrays)
     if "covariance" in arrays and arrays["covariance"].ndim == 3:
-        arrays["covariance"] = pack_symmetric(arrays["covariance"])  # type: ignore[arg-type]
+        arrays["covariance"] = pack_symmetric(arrays["covariance"])
     return Artifact(
         agent=name, estimator=exported.estimator, head=exported.head, settings=exported.settings,
         exploration_floor=settings.exploration_floor, policy=arrays, context=features.context,

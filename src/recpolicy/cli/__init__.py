@@ -1,1 +1,1 @@
-"""The command line: parse, build a config, call one function of the api, print. Nothing heavy is imported for --help."""
+"""The command line: parse, build a config, call one function of the api, print; --help imports nothing heavy."""

@@ -11,6 +11,7 @@ from recpolicy.cli.ids import parse_id, parse_ratings
 from recpolicy.cli.output import print_frame, print_json
 
 if TYPE_CHECKING:
+    from recpolicy.api.evaluate import Verdict
     from recpolicy.data.splits import Split
     from recpolicy.serving.predictor import Policy
 
@@ -37,10 +38,7 @@ def evaluate(
     if as_json:
         print_json(verdict.as_dict())
     else:
-        print_frame(
-            verdict.table(),
-            f"{folder}: {verdict.evaluation.test_ratings:,} held-out ratings of {verdict.evaluation.split}",
-        )
+        print_frame(verdict.table(), f"{folder}, {_title(verdict)}")
 
 
 def compare(
@@ -58,16 +56,14 @@ def compare(
     if as_json:
         print_json(verdict.as_dict())
     else:
-        print_frame(
-            verdict.table(), f"{verdict.evaluation.test_ratings:,} held-out ratings of {verdict.evaluation.split}"
-        )
+        print_frame(verdict.table(), _title(verdict))
 
 
 def predict(
     folder: Folder, user: Users,
-    movie: Annotated[list[str] | None, typer.Option("--movie", "-m", help="Movie id; repeat; all when left out.")] = None,
+    movie: Annotated[list[str] | None, typer.Option("--movie", "-m", help="Movie id; repeat; default: all.")] = None,
     rate: Rate = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a CSV or Parquet file instead of printing.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Estimate ratings of a user, known or described by a few ratings."""
@@ -83,7 +79,7 @@ def recommend(
     k: Annotated[int, typer.Option("-k", min=1, help="How many movies.")] = 10,
     include_rated: Annotated[bool, typer.Option("--include-rated", help="Also movies already rated.")] = False,
     rate: Rate = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a CSV or Parquet file instead of printing.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """List the movies that the policy values most for a user."""
@@ -111,6 +107,11 @@ def report(
         policy, _split_of(policy, data), folder, page, user=None if user is None else parse_id(user), seed=seed
     )
     print(f"report: {page}")
+
+
+def _title(verdict: "Verdict") -> str:
+    evaluation = verdict.evaluation
+    return f"{evaluation.test_ratings:,} held-out ratings of {evaluation.split}"
 
 
 def _split_of(policy: "Policy", data: str | None) -> "Split":

@@ -48,6 +48,7 @@ def silence_libraries() -> None:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
     warnings.filterwarnings("ignore", '"is( not)?" with', SyntaxWarning)  # TF-Agents, and autograph's copies of it
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+    warnings.filterwarnings("ignore", "Encoding a StructuredValue with type tfp", UserWarning)  # PolicySaver
 
 
 def _silence_native_log() -> None:

@@ -39,7 +39,7 @@ class HeldOutChoice(RecommendationEnvironment):
         eligible = np.flatnonzero(np.isfinite(rated).sum(axis=1) >= 2)
         if not len(eligible):
             raise DataError(f"{test.name}: no user has two ratings to choose between")
-        users, movies = rated.shape
+        movies = rated.shape[1]
         specs = {
             "global": tensor_spec.TensorSpec((context.shape[1],), tf.float32, "global"),
             "mask": tensor_spec.TensorSpec((movies,), tf.int32, "mask"),

@@ -1,9 +1,9 @@
 """Noisy ratings whose expectation is exact.
 
-A rating on the scale low..high in n steps is low + step * Binomial(n, p) with p = (expected - low) / (high - low): always
-on the scale, mean exactly `expected`, variance (expected - low)(high - expected) / n. On MovieLens 100K, n = 4, that is
-a standard deviation of .90 averaged over the ratings' expectations; real ratings scatter by .88 around the best model
-(tests/environments/test_rating_noise.py measures both).
+A rating on the scale low..high in n steps is low + step * Binomial(n, p) with p = (expected - low) / (high - low):
+always on the scale, mean exactly `expected`, variance (expected - low)(high - expected) / n. On MovieLens 100K, n = 4,
+that is a standard deviation of .90 averaged over the ratings' expectations; real ratings scatter by .88 around the
+best model (tests/environments/test_rating_noise.py measures both).
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """COMPATIBILITY ONLY: TF-Agents' own MovieLens environment, in-graph, for speed comparisons on equal terms.
 
-It repeats what `tf_agents.bandits.environments.movielens_py_environment` does: unrated cells count as rating 0, only the
-first `num_movies` columns are kept, users without a rating there are dropped, and the rank-k SVD reconstruction of that
-matrix is paid as reward while its singular vectors are shown as context. The reward is thus exactly linear in what the
-policy sees, and computed from every rating: results here say how fast a loop is, nothing about recommending.
+It repeats what `tf_agents.bandits.environments.movielens_py_environment` does: unrated cells count as rating 0, only
+the first `num_movies` columns are kept, users without a rating there are dropped, and the rank-k SVD reconstruction of
+that matrix is paid as reward while its singular vectors are shown as context. The reward is thus exactly linear in
+what the policy sees, and computed from every rating: results here say how fast a loop is, nothing about recommending.
 """
 
 import numpy as np

@@ -63,9 +63,9 @@ _WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale"
 
 def write_arrays(artifact: Artifact, folder: Path) -> None:
     """Write the parts that the predictor reads to `folder` (see `finish` for the manifest)."""
-    arrays = {name: getattr(artifact, name) for name in _TABLES}
-    policy = {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
-    np.savez(folder / ARRAYS, **arrays, **policy)
+    arrays: dict[str, Any] = {name: getattr(artifact, name) for name in _TABLES}
+    arrays |= {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
+    np.savez(folder / ARRAYS, **arrays)
     artifact.users.to_parquet(folder / USERS, index=False)
     artifact.movies.to_parquet(folder / MOVIES, index=False)
 

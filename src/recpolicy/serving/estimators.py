@@ -6,12 +6,13 @@ Estimate. They repeat the `estimate` methods of recpolicy/agents/; tests/serving
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating]
-Arrays = Mapping[str, NDArray[np.generic]]
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
 
 
 @dataclass(frozen=True)

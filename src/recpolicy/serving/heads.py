@@ -5,13 +5,14 @@ mean, width, the returned probabilities [n, A]; mask [n, A] bool or None. Masked
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.serving.estimators import Estimate
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 Mask = NDArray[np.bool_] | None
 Settings = Mapping[str, float]
 

@@ -1,7 +1,7 @@
 """A loaded policy: rating estimates, recommendations and true propensities, from arrays alone (no TensorFlow).
 
-The estimate of a movie in the policy's catalogue is the policy's own; outside it, and for policies that estimate nothing,
-it is the rating model's. A user the policy does not know is folded in from a few ratings (models/fold_in.py).
+The estimate of a movie in the policy's catalogue is the policy's own; outside it, and for policies that estimate
+nothing, it is the rating model's. A user the policy does not know is folded in from a few ratings (models/fold_in.py).
 """
 
 from collections.abc import Hashable, Mapping, Sequence

@@ -1,8 +1,9 @@
 """The two SavedModels of an artifact.
 
-`policy/` is TF-Agents' own form, by PolicySaver; loading it needs tf_agents. `action/` is a module of two functions that
-plain `tf.saved_model.load` reads: `action(context, seed)` acts as the exploring policy does, `greedy(context)` as the one
-that has stopped exploring. Both take contexts [n, D] and return a dict with action [n], probability [n] and rating [n, A].
+`policy/` is TF-Agents' own form, by PolicySaver; loading it needs tf_agents. `action/` is a module of two functions
+that plain `tf.saved_model.load` reads: `action(context, seed)` acts as the exploring policy does, `greedy(context)` as
+the one that has stopped exploring. Both take contexts [n, D] and return a dict with action [n], probability [n] and
+rating [n, A].
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Loops that let an agent learn, whole rounds inside one compiled function, and the checkpoints that let them resume."""
+"""Loops that let an agent learn, whole rounds inside one compiled function, and checkpoints to resume from."""

@@ -26,7 +26,7 @@ def learn_offline(
     batch: int = 256,
     seed: int = 0,
 ) -> NDArray[np.float32]:
-    """Let the agent learn from the rows; returns the mean squared error before each batch's update, [epochs * batches]."""
+    """Let the agent learn from the rows; returns the mean squared error before each update, [epochs * batches]."""
     rows = len(action)
     if not rows:
         raise DataError("offline training: no rows to learn from")

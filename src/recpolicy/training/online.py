@@ -1,7 +1,7 @@
 """The compiled online loop: environment step, action, update and metrics inside one XLA program.
 
-Per round t (a batch of B users): draw users, choose actions, pay, measure regret, learn. Everything random is a function
-of (seed, t), so a run cut at any round and taken up again gives the same numbers as an unbroken one.
+Per round t (a batch of B users): draw users, choose actions, pay, measure regret, learn. Everything random is a
+function of (seed, t), so a run cut at any round and taken up again gives the same numbers as an unbroken one.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Rounds(NamedTuple):
 
 
 class OnlineLoop:
-    """Runs an agent in an environment, many rounds a call; the environment's round number is the only state it moves."""
+    """Runs an agent in an environment, many rounds a call; of the environment it moves the round number only."""
 
     def __init__(self, environment: RecommendationEnvironment, agent: BanditAgent, *, learns: bool = True):
         self._environment, self._agent = environment, agent

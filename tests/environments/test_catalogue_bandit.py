@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from contract import EnvironmentContract
+from planted_world import MOVIES, RANK, planted
+from tf_agents.bandits.agents.lin_ucb_agent import LinearUCBAgent
+
+from recpolicy.agents.observation import split_mask
+from recpolicy.core.errors import ConfigError
+from recpolicy.environments.catalogue_bandit import CatalogueBandit, CatalogueBanditConfig
+from recpolicy.models.pair_features import PairFeatures
+
+MOST, FEWEST = 5, 2
+NOW = tf.constant(0, tf.int64)
+
+
+class TestCatalogueBandit(EnvironmentContract):
+    def make(self, seed, batch_size=8):
+        features = PairFeatures(planted().movie, planted().offset)
+        config = CatalogueBanditConfig(batch_size=batch_size, candidates=MOST, fewest_candidates=FEWEST)
+        return CatalogueBandit(planted().world, planted().user, features, config, seed)
+
+    def test_candidates_are_distinct_and_every_movie_comes_alike(self, crowd):
+        """100,000 candidates of 12 movies: each 1/12 within 4.5 standard errors."""
+        candidates = crowd.draw(NOW).candidates.numpy()
+        assert (np.diff(np.sort(candidates, axis=1), axis=1) > 0).all()
+        share = np.bincount(candidates.ravel(), minlength=MOVIES) / candidates.size
+        np.testing.assert_allclose(share, 1 / MOVIES, atol=4.5 * np.sqrt(11 / 144 / candidates.size))
+
+    def test_candidate_sets_are_fresh_every_round_and_for_every_user(self, environment):
+        rounds = [environment.draw(tf.constant(t, tf.int64)).candidates.numpy() for t in range(2)]
+        assert not np.array_equal(*rounds)
+        assert len(np.unique(rounds[0], axis=0)) > 4
+
+    def test_the_number_of_candidates_is_uniform_between_its_bounds_and_padding_comes_last(self, crowd):
+        mask = crowd.draw(NOW).mask.numpy()
+        count = np.bincount(mask.sum(axis=1), minlength=MOST + 1)
+        assert count[:FEWEST].sum() == 0
+        np.testing.assert_allclose(count[FEWEST:] / len(mask), 1 / 4, atol=4.5 * np.sqrt(3 / 16 / len(mask)))
+        assert (np.diff(mask.astype(int), axis=1) <= 0).all()
+
+    def test_rewards_and_features_belong_to_the_candidates(self, environment):
+        draw = environment.draw(NOW)
+        user, candidates = draw.user.numpy(), draw.candidates.numpy()
+        expected = planted().world.expected[user[:, np.newaxis], candidates]
+        np.testing.assert_array_equal(environment.expected_rewards(draw, NOW), expected)
+        per_arm = environment.observation(draw)["per_arm"].numpy()
+        product = planted().user[user][:, np.newaxis] * planted().movie[candidates]
+        np.testing.assert_array_equal(per_arm[..., :RANK], product)
+        np.testing.assert_array_equal(per_arm[..., RANK], planted().offset[candidates])
+
+    def test_tf_agents_own_linucb_plays_it_with_per_arm_features(self, environment):
+        agent = LinearUCBAgent(
+            environment.time_step_spec(), environment.action_spec(), accepts_per_arm_features=True,
+            observation_and_action_constraint_splitter=split_mask,
+        )  # fmt: skip
+        action = agent.collect_policy.action(environment.reset()).action
+        assert environment.step(action).reward.shape == (environment.batch_size,)
+
+    @pytest.mark.parametrize(("fewest", "most"), [(0, 5), (6, 5), (5, MOVIES + 1)])
+    def test_bounds_that_make_no_sense_are_refused(self, fewest, most):
+        config = CatalogueBanditConfig(candidates=most, fewest_candidates=fewest)
+        with pytest.raises(ConfigError, match="1 <= fewest <= most <= 12"):
+            CatalogueBandit(planted().world, planted().user, PairFeatures(planted().movie, planted().offset), config)
