@@ -3,6 +3,8 @@
 Rounds are compared as plain tuples, so a failing test shows the first number that differs.
 """
 
+import abc
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,23 +53,26 @@ def trace(environment: RecommendationEnvironment, steps: int) -> list[tuple[floa
     return rows
 
 
-class EnvironmentContract:
+class EnvironmentContract(abc.ABC):
     """Inherit, and define `make`; override the numbers where the environment's nature asks for it."""
 
     reward_range = (1.0, 5.0)
     most_users_at_once = 20_000
     """The largest batch; one round of it is a sample of the rewards."""
 
+    @abc.abstractmethod
     def make(self, seed: int, batch_size: int = 8) -> RecommendationEnvironment:
-        raise NotImplementedError
+        """A fresh environment."""
 
     @pytest.fixture(scope="class")
-    def environment(self, request: pytest.FixtureRequest) -> RecommendationEnvironment:
-        return request.cls().make(0)
+    @classmethod
+    def environment(cls) -> RecommendationEnvironment:
+        return cls().make(0)
 
     @pytest.fixture(scope="class")
-    def crowd(self, request: pytest.FixtureRequest) -> RecommendationEnvironment:
-        return request.cls().make(1, request.cls.most_users_at_once)
+    @classmethod
+    def crowd(cls) -> RecommendationEnvironment:
+        return cls().make(1, cls.most_users_at_once)
 
     def test_steps_obey_the_specs(self, environment):
         assert isinstance(environment, TFEnvironment)

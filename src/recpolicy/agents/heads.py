@@ -9,6 +9,8 @@ import math
 
 import tensorflow as tf
 
+from recpolicy.core import tensorflow_random
+
 _QUADRATURE = 64
 """Cells of the Thompson integral; with 64 the probabilities are within 5e-4 (tests/agents/test_heads.py)."""
 _TAIL = 5.0
@@ -83,7 +85,7 @@ def sample(probabilities: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     # XLA sums prefixes in a tree: they may grow by a rounding error where the probability is 0, and their last entry
     # may be the sum of such errors. Hence only possible actions count, and the point lies below the largest of theirs.
     total = tf.reduce_max(tf.where(possible, below, 0.0), axis=-1, keepdims=True)
-    point = tf.random.stateless_uniform([tf.shape(probabilities)[0], 1], seed) * total  # uniform is in [0, 1)
+    point = tensorflow_random.uniform([tf.shape(probabilities)[0], 1], seed) * total  # below total
     actions = tf.range(tf.shape(probabilities)[1])
     return tf.reduce_min(tf.where(possible & (below > point), actions, actions.dtype.max), axis=-1)
 

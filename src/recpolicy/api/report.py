@@ -77,8 +77,11 @@ def _figures(policy: Policy, split: Split, verdict: Verdict, folder: Path, user:
             ("regret/cumulative", plots.regret_figure, "Cumulative regret in the training world"),
             ("reward/mean", plots.reward_figure, "Mean reward per interaction while training"),
         ):
-            curve = plots.Curve(step, np.array([[row[metric] for row in rows]]))
-            figures.append((caption, plots.to_svg(draw({name: curve}))))
+            curves = {name: plots.Curve(step, np.array([[row[metric] for row in rows]]))}
+            if metric == "regret/cumulative":
+                per_interaction = policy.about["training"]["baseline_regret"]
+                curves |= {key: plots.Curve(step, one * step[np.newaxis]) for key, one in per_interaction.items()}
+            figures.append((caption, plots.to_svg(draw(curves))))
     evaluation = verdict.evaluation
     choices = {key: result.held_out for key, result in evaluation.policies.items()}
     chosen = plots.held_out_choice_figure(choices, evaluation.random, evaluation.oracle)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,8 @@ from recpolicy.core.seeds import integer_seed
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
+from recpolicy.evaluation.baselines import baseline_tables
+from recpolicy.evaluation.regret import regret_by_user
 from recpolicy.models.context import contexts
 from recpolicy.models.embeddings import Embeddings, embed
 from recpolicy.models.rating_model import RatingModel
@@ -82,18 +85,19 @@ def train(
     split: Split,
     out: str | Path,
     *,
-    config: TrainConfig | dict[str, Any] | None = None,
+    config: TrainConfig | Mapping[str, Any] | None = None,
     agent_config: Any = None,
     model: RatingModel | None = None,
     model_config: Any = None,
-    source: str | None = None,
+    source: Mapping[str, Any] | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
     """Train the named agent on the fit part of `split` and write the policy artifact to the folder `out`.
 
     config and agent_config are dataclasses or mappings of settings (TrainConfig; the agent's own). A rating model
-    already fitted on the same fit part may be handed in; `source` is noted as where the ratings came from. A training
+    already fitted on the same fit part may be handed in; `source` (the arguments of load_ratings) is noted in the
+    artifact, so that `recpolicy evaluate` can read the ratings again. A training
     that was killed is taken up where its last checkpoint left it by the same call. Raises ConfigError for unknown
     names and settings out of range, ArtifactError when `out` exists or holds an unfinished training with other
     settings.
@@ -109,12 +113,17 @@ def train(
     if out.exists():
         raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
     features = prepare(split.fit, settings, model=model, model_config=model_config, seed=seed)
-    about = {"source": source, **_about(split, settings, agent_settings, features.model, seed)}
+    about = {
+        "source": None if source is None else dict(source),
+        **_about(split, settings, agent_settings, features.model, seed),
+    }
     work = _work_folder(out, {"agent": agent, **about})
     environment = make_environment(split.fit, features, settings, seed)
     learner = _make_agent(entry, environment, agent_settings, features, split.fit, seed)
     learner.exploration_floor = settings.exploration_floor
     figures = _learn(learner, environment, split.fit, features, settings, work, seed, show_progress)
+    if settings.mode == "online":
+        figures["baseline_regret"] = baseline_regret(split.fit, features, settings, seed)
     artifact = _artifact(agent, learner, split.fit, features, settings, {**about, "training": figures})
     _write(artifact, learner, features.context.shape[1], work, out)
     return load_policy(out)
@@ -148,6 +157,15 @@ def training_world(fit: Ratings, settings: TrainConfig, seed: int) -> World:
     if settings.world == settings.rating_model:
         raise ConfigError(f"world and rating_model are both {settings.world!r}; the world must be of another class")
     return world_of(fit_rating_model(fit, settings.world, seed=integer_seed(seed, "world")))
+
+
+def baseline_regret(fit: Ratings, features: Features, settings: TrainConfig, seed: int) -> dict[str, float]:
+    """Regret per interaction of each baseline in the training world, among the catalogue, without drift; enumerated."""
+    expected = training_world(fit, settings, seed).expected[:, features.catalogue]
+    return {
+        name: float(regret_by_user(expected, table.score[:, features.catalogue]).mean())
+        for name, table in baseline_tables(fit, features.model).items()
+    }
 
 
 def _settings(kind: type[Any], given: Any, where: str) -> Any:

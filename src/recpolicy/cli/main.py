@@ -39,7 +39,7 @@ def main() -> None:
         print(f"recpolicy: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("recpolicy: interrupted; the same command takes up where the last checkpoint left it", file=sys.stderr)
+        print("recpolicy: interrupted; a training is taken up by the same command", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # `recpolicy predict ... | head`: the reader has had enough.

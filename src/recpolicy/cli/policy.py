@@ -120,11 +120,11 @@ def _split_of(policy: "Policy", data: str | None) -> "Split":
     from recpolicy.data.load import load_ratings
     from recpolicy.data.splits import split
 
-    source = data or policy.about["source"]
+    source = policy.about["source"] if data is None else {**(policy.about["source"] or {}), "name_or_path": data}
     if source is None:
         raise DataError("the policy does not say where its ratings came from; name them with --data")
     described = policy.about["split"]
-    return split(load_ratings(source), described["name"], described["seed"])
+    return split(load_ratings(**source), described["name"], described["seed"])
 
 
 def _fold_in(users: list[Hashable], rate: list[str] | None) -> dict[Hashable, dict[Hashable, float]] | None:

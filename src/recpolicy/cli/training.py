@@ -18,7 +18,8 @@ def train(
     split: Annotated[str, typer.Option("--split", help="u1..u5, ua, ub, temporal, leave-last-N or random.")] = "u1",
     data: Data = "ml-100k",
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the tables [train], [agent], [rating_model].")
+        Path | None,
+        typer.Option("--config", help="TOML file with the tables [data], [train], [agent], [rating_model]."),
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="online or offline; overrides the file.")] = None,
     interactions: Annotated[int | None, typer.Option("--interactions", min=1, help="Overrides the file.")] = None,
@@ -27,17 +28,19 @@ def train(
 ) -> None:
     """Train an agent and write the policy to a folder; a killed training is taken up by the same command."""
     from recpolicy.api.train import train as train_policy
-    from recpolicy.core.config import read_toml, reject_unknown_tables
-    from recpolicy.data.load import load_ratings
+    from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
+    from recpolicy.data.load import DataConfig, load_ratings
     from recpolicy.data.splits import split as split_ratings
 
     tables = read_toml(config) if config else {}
-    reject_unknown_tables(tables, ("train", "agent", "rating_model"), str(config))
+    reject_unknown_tables(tables, ("data", "train", "agent", "rating_model"), str(config))
+    options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
+    source = {"name_or_path": data, **{name: value for name, value in options.items() if value is not None}}
     settings: dict[str, Any] = dict(tables.get("train", {}))
     settings |= {key: value for key, value in (("mode", mode), ("interactions", interactions)) if value is not None}
     trained = train_policy(
-        agent, split_ratings(load_ratings(data), split, seed), out, config=settings,
-        agent_config=tables.get("agent", {}), model_config=tables.get("rating_model"), source=data, seed=seed,
+        agent, split_ratings(load_ratings(**source), split, seed), out, config=settings,
+        agent_config=tables.get("agent", {}), model_config=tables.get("rating_model"), source=source, seed=seed,
     )  # fmt: skip
     if as_json:
         print_json(trained.about)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from recpolicy.core.errors import ConfigError, DataError
@@ -12,6 +13,22 @@ from recpolicy.data.table import read_table
 
 NAMES = ("ml-100k", "ml-1m", "ml-25m", "ml-32m", "ml-latest", "ml-latest-small")
 """MovieLens folders that are found by their name alone, in RECPOLICY_DATA or the current directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How a ratings file of one's own is read: the `[data]` table of a config file."""
+
+    columns: dict[str, str] | None = None
+    """What the columns are called where that is not user, movie, rating, timestamp: {"user": "uid"}."""
+    scale: tuple[float, float] | None = None
+    """Lowest and highest rating possible; 1 to 5 when left out."""
+    separator: str | None = None
+    """Separator of a text file; a tab for .tsv, else a comma."""
+    users: str | None = None
+    """Table of user attributes to join."""
+    movies: str | None = None
+    """Table of titles and genres to join."""
 
 
 def load_ratings(

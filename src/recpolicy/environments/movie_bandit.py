@@ -93,5 +93,6 @@ def check_catalogue(catalogue: NDArray[np.int32], movies: int) -> None:
     """Raise ConfigError unless the catalogue has at least two movies, no repeats, and rows below `movies`."""
     if len(catalogue) < 2 or len(np.unique(catalogue)) != len(catalogue):
         raise ConfigError(f"catalogue of {len(catalogue)} movies: expected at least 2 and no repeats")
-    if catalogue.min() < 0 or catalogue.max() >= movies:
-        raise ConfigError(f"catalogue names movie row {catalogue.max()}; there are {movies} movies")
+    outside = catalogue[(catalogue < 0) | (catalogue >= movies)]
+    if len(outside):
+        raise ConfigError(f"catalogue names movie row {outside[0]}; expected 0..{movies - 1}")

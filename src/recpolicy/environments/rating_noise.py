@@ -10,12 +10,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from recpolicy.core.tensorflow_random import uniform
+
 
 def sample_ratings(expected: tf.Tensor, scale: tuple[float, float], seed: tf.Tensor, steps: int = 4) -> tf.Tensor:
     """Ratings drawn around `expected` [B], one each; `seed` int32 [2]."""
     low, high = scale
     share = (expected - low) / (high - low)  # [B]
-    draws = tf.random.stateless_uniform([steps, *_shape(expected)], seed)  # [steps, B]
+    draws = uniform([steps, *_shape(expected)], seed)  # [steps, B]
     hits = tf.reduce_sum(tf.cast(draws < share, tf.float32), axis=0)  # [B]
     return low + hits * (high - low) / steps
 

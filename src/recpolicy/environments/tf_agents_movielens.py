@@ -11,6 +11,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tf_agents.specs import tensor_spec
 
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.tensorflow_random import uniform
 from recpolicy.data.ratings import Ratings
 from recpolicy.environments.base import Draw, RecommendationEnvironment, cell
 
@@ -33,6 +35,11 @@ class StockMovieLens(RecommendationEnvironment):
 
     def __init__(self, ratings: Ratings, rank: int = 20, num_movies: int = 20, batch_size: int = 8, seed: int = 0):
         context, rewards = stock_tables(ratings, rank, num_movies)
+        if context.shape[1] != rank or rewards.shape[1] != num_movies or batch_size > len(context):
+            raise ConfigError(
+                f"{ratings.name}: rank {rank}, num_movies {num_movies}, batch_size {batch_size}: the table allows at"
+                f" most {min(context.shape[1], rank)}, {rewards.shape[1]} and {len(context)}"
+            )
         super().__init__(
             observation_spec=tensor_spec.TensorSpec((rank,), tf.float32, "observation"),
             actions=num_movies, batch_size=batch_size, seed=seed, name="stock_movielens",
@@ -44,8 +51,8 @@ class StockMovieLens(RecommendationEnvironment):
         """Users without repeats within a batch, as `random.sample` draws them (Floyd's algorithm, unrolled)."""
         users, batch = len(self._context), self.batch_size
         last = tf.range(users - batch, users)  # [B]
-        uniform = tf.random.stateless_uniform([batch], self.draw_seed(round_number))
-        tried = tf.minimum(tf.cast(uniform * tf.cast(last + 1, tf.float32), tf.int32), last)  # [B], tried[j] <= last[j]
+        share = uniform([batch], self.draw_seed(round_number))
+        tried = tf.minimum(tf.cast(share * tf.cast(last + 1, tf.float32), tf.int32), last)  # [B], tried[j] <= last[j]
         chosen: list[tf.Tensor] = []
         for j in range(batch):
             taken = tf.reduce_any([tf.equal(tried[j], one) for one in chosen]) if chosen else False

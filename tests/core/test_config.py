@@ -1,0 +1,82 @@
+"""Configs from files and words: what is accepted, and errors that name file and key."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from recpolicy.core.config import as_dict, build, read_toml
+from recpolicy.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    alpha: float = 1.0
+    layers: tuple[int, ...] = (8, 8)
+
+    def __post_init__(self):
+        if self.alpha < 0:
+            raise ConfigError(f"alpha {self.alpha}: expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Required:
+    name: str
+
+
+def test_nothing_given_is_the_default():
+    assert build(Config, {}) == Config()
+
+
+def test_plain_types_are_coerced():
+    built = build(Config, {"alpha": 2, "layers": [4]})
+    assert built == Config(alpha=2.0, layers=(4,))
+    assert isinstance(built.alpha, float)
+
+
+def test_words_of_the_command_line_become_numbers():
+    assert build(Config, {"alpha": "0.5"}).alpha == 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (Config, {"alpah": 1}, r"^run\.toml \[linucb\]: no setting named 'alpah'. Did you mean 'alpha'\?"),
+        (Config, {"alpha": "much"}, r"^run\.toml \[linucb\]: alpha: .*valid number.* \(found 'much'\)"),
+        (Config, {"layers": [8, "x"]}, r"^run\.toml \[linucb\]: layers\.1: .* \(found 'x'\)"),
+        (Config, {"alpha": -1}, r"^run\.toml \[linucb\]: alpha -1\.0: expected 0 or more$"),
+        (Required, {}, r"^run\.toml \[linucb\]: name: Field required"),
+    ],
+)
+def test_error_names_file_and_key(config, values, message):
+    with pytest.raises(ConfigError, match=message):
+        build(config, values, where="run.toml [linucb]")
+
+
+def test_toml_gives_its_tables(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[linucb]\nalpha = 2\n", encoding="utf-8")
+    assert read_toml(path) == {"linucb": {"alpha": 2}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"alpha = \n", r"run\.toml: not valid TOML: .*line 1"), (b"a = '\xff'", r"run\.toml: not valid TOML")],
+)
+def test_broken_toml_is_named(tmp_path, content, message):
+    path = tmp_path / "run.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_toml(path)
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml: no such config file"):
+        read_toml(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=f"{tmp_path.name}: cannot be read"):
+        read_toml(tmp_path)
+
+
+def test_config_survives_the_way_to_json_and_back():
+    config = Config(alpha=0.25, layers=(3, 2))
+    assert as_dict(config) == {"alpha": 0.25, "layers": [3, 2]}
+    assert build(Config, as_dict(config)) == config

@@ -1,0 +1,41 @@
+"""The tree of errors, and what they say."""
+
+import pytest
+
+from recpolicy.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    FetchError,
+    MissingExtraError,
+    RecpolicyError,
+    UnknownIdError,
+    unknown_name,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (DataError, ValueError),
+        (UnknownIdError, LookupError),
+        (FetchError, OSError),
+        (ConfigError, ValueError),
+        (ArtifactError, ValueError),
+        (MissingExtraError, ImportError),
+    ],
+)
+def test_every_error_is_ours_and_a_builtin_one(error, builtin):
+    raised = error("where: what was found")
+    assert isinstance(raised, RecpolicyError)
+    assert isinstance(raised, builtin)
+    assert str(raised) == "where: what was found"
+
+
+def test_unknown_name_hints_at_the_nearest_one():
+    message = str(unknown_name("agent", "linucbb", ["linucb", "dqn", "eps_greedy"]))
+    assert message == "no agent named 'linucbb'. Did you mean 'linucb'? Known: dqn, eps_greedy, linucb."
+
+
+def test_unknown_name_without_a_near_one_only_lists():
+    assert str(unknown_name("split", "zzz", ["u2", "u1"])) == "no split named 'zzz'. Known: u1, u2."

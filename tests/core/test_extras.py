@@ -1,0 +1,21 @@
+"""A missing extra is named, and nothing is imported to find out."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from recpolicy.core.errors import MissingExtraError
+from recpolicy.core.extras import require_extra
+
+
+def test_installed_extra_passes_without_being_imported(monkeypatch):
+    monkeypatch.delitem(sys.modules, "kfp", raising=False)
+    require_extra("pipelines", "recpolicy pipeline")
+    assert "kfp" not in sys.modules
+
+
+def test_missing_extra_says_what_needs_it_and_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"^recpolicy train needs .* pip install 'recpolicy\[train\]'"):
+        require_extra("train", "recpolicy train")

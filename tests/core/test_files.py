@@ -1,0 +1,168 @@
+"""Files that are whole or not there, and digests that tell contents apart."""
+
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from recpolicy.core.files import (
+    atomic_directory,
+    atomic_path,
+    content_digest,
+    file_digest,
+    write_json,
+    write_text,
+)
+
+
+class Interrupted(Exception):
+    """Stands for whatever may happen in the middle of writing."""
+
+
+def write_and_fail(beside, name="half.txt"):
+    write_text(beside / name if beside.is_dir() else beside, "half")
+    raise Interrupted
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_is_written_in_utf8_and_folders_are_made(tmp_path):
+    write_text(tmp_path / "a" / "b.txt", "Café\n")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == "Café\n".encode()
+    assert names(tmp_path / "a") == ["b.txt"]
+
+
+def test_others_may_read_what_was_written(tmp_path):
+    write_text(tmp_path / "a.txt", "")
+    with atomic_directory(tmp_path / "run"):
+        pass
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o755
+
+
+def test_json_is_sorted_and_refuses_what_json_has_not(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 1, "a": [1.5]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": [\n    1.5\n  ],\n  "b": 1\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"b": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text())["b"] == 1
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(Interrupted), atomic_path(target) as beside:
+        write_and_fail(beside)
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_nobody_sees_a_file_before_it_is_whole(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with atomic_path(target) as beside:
+        beside.write_text("half")
+        assert target.read_text() == "old"
+    assert target.read_text() == "half"
+
+
+def test_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
+    target = tmp_path / "run"
+    target.mkdir()
+    write_text(target / "old.txt", "old")
+    with pytest.raises(Interrupted), atomic_directory(target) as beside:
+        write_and_fail(beside)
+    assert names(tmp_path) == ["run"]
+    assert names(target) == ["old.txt"]
+
+
+def test_new_folder_replaces_the_old_one_whole(tmp_path):
+    target = tmp_path / "run"
+    for name in ("first.txt", "second.txt"):
+        with atomic_directory(target) as beside:
+            write_text(beside / name, name)
+    assert names(target) == ["second.txt"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    target.mkdir()
+    write_text(target / "old.txt", "old")
+    move = Path.replace
+
+    def fail_for_the_new_one(source, destination):
+        if source.suffix == ".part":
+            raise PermissionError("the disk says no")
+        return move(source, destination)
+
+    monkeypatch.setattr(Path, "replace", fail_for_the_new_one)
+    with pytest.raises(PermissionError), atomic_directory(target):
+        pass
+    assert names(target) == ["old.txt"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_old_folder_is_kept_aside_when_not_even_it_can_come_back(tmp_path, monkeypatch):
+    target = tmp_path / "run"
+    target.mkdir()
+    write_text(target / "old.txt", "old")
+    move = Path.replace
+
+    def only_aside(source, destination):
+        if destination == target:
+            raise PermissionError("the disk says no")
+        return move(source, destination)
+
+    monkeypatch.setattr(Path, "replace", only_aside)
+    with pytest.raises(PermissionError), atomic_directory(target):
+        pass
+    (aside,) = tmp_path.iterdir()
+    assert names(aside) == ["old.txt"]
+
+
+def test_file_digest_reads_all_of_a_large_file(tmp_path):
+    path = tmp_path / "large"
+    path.write_bytes(b"a" * ((1 << 20) + 1))
+    # printf 'a%.0s' $(seq 1048577) | md5sum
+    assert file_digest(path, "md5") == "6f0555ac53cecbf068d354c08863805a"
+    path.write_bytes(b"a" * (1 << 20) + b"b")
+    assert file_digest(path, "md5") != "6f0555ac53cecbf068d354c08863805a"
+
+
+values = st.one_of(
+    st.integers(-3, 3),
+    st.sampled_from(["", "a", "b", "ab", None, True, 1.5]),
+    arrays.arrays(
+        st.sampled_from([np.int32, np.int64]), arrays.array_shapes(max_dims=2, max_side=2), elements=st.integers(0, 1)
+    ),
+)
+
+
+def plain(part):
+    """What two parts must share to count as the same."""
+    return repr((part.dtype.str, part.shape, part.tolist()) if isinstance(part, np.ndarray) else part)
+
+
+@given(st.lists(values, max_size=3), st.lists(values, max_size=3))
+def test_content_digest_tells_contents_apart_and_nothing_else(left, right):
+    assert (content_digest(*left) == content_digest(*right)) == ([*map(plain, left)] == [*map(plain, right)])
+
+
+def test_content_digest_does_not_see_how_an_array_lies_in_memory():
+    table = np.arange(6, dtype=np.int32).reshape(2, 3)
+    assert content_digest(np.asfortranarray(table)) == content_digest(table)
+    assert content_digest(table.T) != content_digest(table)
+
+
+def test_content_digest_of_words_and_mappings():
+    words = np.array(["a", "b"], object)
+    assert content_digest(words) == content_digest(words.copy()) != content_digest(words[::-1])
+    assert content_digest({"a": 1, "b": 2}) == content_digest({"b": 2, "a": 1})

@@ -1,0 +1,127 @@
+"""What a policy was when it was saved, it is when it is loaded: in NumPy, as SavedModel, in TF-Agents; for every agent."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from trained_policies import CASES, loaded, miniature_split, reference, trained
+
+from recpolicy.serving.artifact import verify
+
+everywhere = pytest.mark.parametrize("name", CASES)
+
+
+def by_user(frame, column, name):
+    """A column of `predict` as [U, A], over the catalogue."""
+    artifact = loaded(name).artifact
+    return frame[column].to_numpy().reshape(len(artifact.users), -1)[:, artifact.catalogue]
+
+
+def everyone(name):
+    return loaded(name).predict(miniature_split().fit.users["user_id"].tolist())
+
+
+def test_every_agent_is_tried():
+    from recpolicy.agents.registry import AGENTS
+
+    assert {case.agent for case in CASES.values()} == set(AGENTS)
+
+
+@everywhere
+def test_ratings_are_the_learners_estimates(name):
+    estimates = np.clip(reference(name)["mean"], 1, 5)
+    assert np.ptp(estimates) > 0.1
+    np.testing.assert_allclose(by_user(everyone(name), "rating", name), estimates, atol=2e-5)
+
+
+@everywhere
+def test_propensities_are_those_of_the_exploring_policy(name):
+    np.testing.assert_allclose(by_user(everyone(name), "propensity", name), reference(name)["explore"], atol=1e-3)
+
+
+@everywhere
+def test_propensities_of_recommendations_are_those_of_the_policy_that_may_not_show_rated_movies(name):
+    policy, unrated = loaded(name), reference(name)["unrated"]
+    column = {movie: arm for arm, movie in enumerate(policy.artifact.movies["movie_id"].iloc[policy.artifact.catalogue])}
+    for row, user in enumerate(policy.artifact.users["user_id"][:10]):
+        listed = policy.recommend(user, k=80)
+        arms = listed["movie_id"].map(column).to_numpy()
+        assert len(arms) == (unrated[row] > 0).sum() or CASES[name].agent not in {"lints", "boltzmann", "exp3"}
+        np.testing.assert_allclose(listed["propensity"], unrated[row, arms], atol=1e-3)
+
+
+@everywhere
+def test_scores_choose_what_the_policy_chooses_that_has_stopped_exploring(name):
+    score, rating = loaded(name).scores()
+    catalogue = loaded(name).artifact.catalogue
+    if CASES[name].agent == "exp3":  # its own choice is a distribution
+        weight = np.exp(score[:, catalogue])
+        np.testing.assert_allclose(weight / weight.sum(axis=1, keepdims=True), reference(name)["exploit"], atol=1e-6)
+    else:
+        best = score[:, catalogue] == score.max(axis=1, keepdims=True)
+        np.testing.assert_allclose(best / best.sum(axis=1, keepdims=True), reference(name)["exploit"])
+    np.testing.assert_array_equal(rating.ravel(), everyone(name)["rating"])
+
+
+@everywhere
+def test_a_trained_policy_is_whole(name):
+    verify(trained(name))
+
+
+READ_PLAINLY = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+out, *folders = sys.argv[1:]
+said = {}
+for folder in folders:
+    module = tf.saved_model.load(folder + "/action")
+    with np.load(folder + "/arrays.npz") as stored:
+        context = stored["context"]
+    for kind, answer in (("explore", module.action(context, [3, 4])), ("exploit", module.greedy(context))):
+        said |= {f"{folder}/{kind}/{part}": value.numpy() for part, value in answer.items()}
+assert "tf_agents" not in sys.modules and "recpolicy" not in sys.modules
+np.savez(out, **said)
+"""
+
+
+@pytest.fixture(scope="module")
+def read_plainly(tmp_path_factory):
+    """What the `action` exports say in a process that knows neither tf_agents nor recpolicy."""
+    out = tmp_path_factory.mktemp("read") / "said.npz"
+    folders = [str(trained(name)) for name in CASES]
+    done = subprocess.run([sys.executable, "-c", READ_PLAINLY, out, *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as stored:
+        return dict(stored)
+
+
+@everywhere
+@pytest.mark.parametrize("kind", ["explore", "exploit"])
+def test_plain_tensorflow_reads_the_same_policy(read_plainly, name, kind):
+    def said(part):
+        return read_plainly[f"{trained(name)}/{kind}/{part}"]
+
+    expected = reference(name)
+    np.testing.assert_allclose(said("probabilities"), expected[kind], atol=1e-6)
+    np.testing.assert_allclose(said("rating"), expected["mean"], atol=1e-5)
+    chosen = np.take_along_axis(expected[kind], said("action")[:, np.newaxis], axis=1)[:, 0]
+    assert (chosen > 0).all()
+    np.testing.assert_allclose(said("probability"), chosen, atol=1e-6)
+
+
+@everywhere
+def test_tf_agents_reads_the_same_policy(name):
+    import tensorflow as tf
+    from tf_agents.trajectories import time_step
+
+    policy = tf.saved_model.load(str(trained(name) / "policy"))
+    context = tf.constant(loaded(name).artifact.context)
+    step = policy.action(time_step.restart(context, batch_size=len(context)))
+    expected = reference(name)
+    chosen = np.take_along_axis(expected["explore"], step.action.numpy()[:, np.newaxis], axis=1)[:, 0]
+    assert (chosen > 0).all()
+    np.testing.assert_allclose(step.info.log_probability, np.log(chosen), atol=1e-4)
+    np.testing.assert_allclose(step.info.predicted_rewards_mean, expected["mean"], atol=1e-5)
