@@ -61,12 +61,22 @@ install_tools() {
   printf '%s' "$stamp" > "$TOOLS/.stamp"
 }
 
+# uv does not read pip's settings, and a company's machine may be set up for pip alone.
+let_uv_follow_pip() {
+  local index
+  export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
+  [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ] || return 0
+  index="${PIP_INDEX_URL:-$("$TOOLS/bin/python" -m pip config get global.index-url 2>/dev/null || true)}"
+  [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+}
+
 # The locked packages; anything but an environment of exactly this lock is replaced.
 install_packages() {
   local stamp="$1" python quiet=--quiet
   python="$(find_python)" || exit 1
   [ -t 2 ] && quiet=
   say "installing the locked packages into .venv (once; about 3 GB, some minutes on a slow line)"
+  let_uv_follow_pip
   "$TOOLS/bin/poetry" export --quiet --all-extras --with dev --format requirements.txt --output "$TOOLS/requirements.txt"
   # pip comes along (--seed): `recpolicy data fetch` and local pipelines call it.
   "$TOOLS/bin/uv" venv --quiet --clear --no-project --python "$python" --seed "$VENV"

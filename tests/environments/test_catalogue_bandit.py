@@ -3,9 +3,7 @@ import pytest
 import tensorflow as tf
 from contract import EnvironmentContract
 from planted_world import MOVIES, RANK, planted
-from tf_agents.bandits.agents.lin_ucb_agent import LinearUCBAgent
 
-from recpolicy.agents.observation import split_mask
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.catalogue_bandit import CatalogueBandit, CatalogueBanditConfig
 from recpolicy.models.pair_features import PairFeatures
@@ -48,14 +46,6 @@ class TestCatalogueBandit(EnvironmentContract):
         product = planted().user[user][:, np.newaxis] * planted().movie[candidates]
         np.testing.assert_array_equal(per_arm[..., :RANK], product)
         np.testing.assert_array_equal(per_arm[..., RANK], planted().offset[candidates])
-
-    def test_tf_agents_own_linucb_plays_it_with_per_arm_features(self, environment):
-        agent = LinearUCBAgent(
-            environment.time_step_spec(), environment.action_spec(), accepts_per_arm_features=True,
-            observation_and_action_constraint_splitter=split_mask,
-        )  # fmt: skip
-        action = agent.collect_policy.action(environment.reset()).action
-        assert environment.step(action).reward.shape == (environment.batch_size,)
 
     @pytest.mark.parametrize(("fewest", "most"), [(0, 5), (6, 5), (5, MOVIES + 1)])
     def test_bounds_that_make_no_sense_are_refused(self, fewest, most):

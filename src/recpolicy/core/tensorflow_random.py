@@ -1,7 +1,7 @@
 """Uniform random numbers that are the same everywhere: eager, in a graph, compiled by XLA.
 
-TensorFlow's stateless integers are; its stateless floats are not, because XLA turns the same bits into other floats
-(measured with TensorFlow 2.20 on the CPU). An environment that is stepped and one that is compiled must see the same rounds.
+TensorFlow's stateless integers are; its stateless floats are not (measured with TensorFlow 2.20 on the CPU). Stepping
+an environment and compiling it must give the same rounds, so floats are made from integers here.
 """
 
 from typing import Any

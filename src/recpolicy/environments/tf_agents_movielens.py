@@ -38,7 +38,7 @@ class StockMovieLens(RecommendationEnvironment):
         if context.shape[1] != rank or rewards.shape[1] != num_movies or batch_size > len(context):
             raise ConfigError(
                 f"{ratings.name}: rank {rank}, num_movies {num_movies}, batch_size {batch_size}: the table allows at"
-                f" most {min(context.shape[1], rank)}, {rewards.shape[1]} and {len(context)}"
+                f" most {context.shape[1]}, {rewards.shape[1]} and {len(context)}"
             )
         super().__init__(
             observation_spec=tensor_spec.TensorSpec((rank,), tf.float32, "observation"),

@@ -140,8 +140,8 @@ class Policy:
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise UnknownIdError(
-                f"no user with id {', '.join(unknown[:5])}{more} in this policy; give some of their ratings (fold_in; --rate on the command"
-                " line)"
+                f"no user with id {', '.join(unknown[:5])}{more} in this policy; give some of their ratings"
+                " (fold_in; --rate on the command line)"
             )
         parts = []
         for start in range(0, len(ids), at_once):
