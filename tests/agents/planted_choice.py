@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from recpolicy.agents.arms import Arms
 from recpolicy.agents.learner import BanditAgent
@@ -54,11 +53,11 @@ def ratings() -> Ratings:
 
 
 def misleading_arms() -> Arms:
-    """Tables that say 1.5 - 1 for the best arm and 1.5 for the others."""
+    """Tables that say 2 for the best arm and 3 for the others: wrong about their order, and hopeful."""
     embedding = np.zeros((ARMS, GROUPS), np.float32)
     embedding[:GROUPS] = -np.eye(GROUPS)
     return Arms(
-        embedding, np.full(ARMS, 1.5, np.float32), np.arange(ARMS, dtype=np.float32),
+        embedding, np.full(ARMS, 3, np.float32), np.arange(ARMS, dtype=np.float32),
         np.linspace(2, 3, ARMS, dtype=np.float32), (1.0, 5.0),
     )  # fmt: skip
 
@@ -76,7 +75,3 @@ def specs() -> tuple[Any, Any]:
 def make(name: str, seed: int = 0) -> BanditAgent:
     entry = AGENTS[name]
     return entry.make(*specs(), entry.config(**SETTINGS.get(name, {})), misleading_arms(), seed)
-
-
-def fold_in(seed: tf.Tensor, number: int) -> tf.Tensor:
-    return tf.random.experimental.stateless_fold_in(seed, number)

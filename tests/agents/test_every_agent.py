@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_choice import ARMS, BATCH, environment, fold_in, make
+from planted_choice import ARMS, BATCH, environment, make
 from tf_agents.agents.tf_agent import TFAgent
 from tf_agents.policies.tf_policy import TFPolicy
 from tf_agents.trajectories import policy_step, trajectory
@@ -18,6 +18,7 @@ from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
 from recpolicy.agents.registry import AGENTS, BASELINES, agent_entry
 from recpolicy.core.errors import ConfigError
+from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.training.online import OnlineLoop, Rounds
 
 LEARNING = [name for name in AGENTS if name not in BASELINES]
@@ -191,8 +192,8 @@ def test_policies_report_their_estimates(observation):
     step = make("rating_model").policy.action(ts.restart(observation, BATCH))
     assert isinstance(step, policy_step.PolicyStep)
     group = observation["global"].numpy().argmax(axis=1)
-    expected = np.full((BATCH, ARMS), 1.5)
-    expected[np.arange(BATCH), group] = 0.5
+    expected = np.full((BATCH, ARMS), 3.0)
+    expected[np.arange(BATCH), group] = 2.0
     np.testing.assert_allclose(step.info.predicted_rewards_mean, expected)
 
 

@@ -16,6 +16,7 @@ from recpolicy.agents.baselines import BaselineConfig, make_random
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.errors import ConfigError
+from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.base import Draw, RecommendationEnvironment
 from recpolicy.training.online import OnlineLoop
 
@@ -173,7 +174,7 @@ class EnvironmentContract(abc.ABC):
         stepped = self.make(4)
         step, rewards, pulls = stepped.reset(), [], np.zeros(stepped.actions, int)
         for number in range(rounds):
-            seed = tf.random.experimental.stateless_fold_in(agent.action_seed, number)
+            seed = fold_in(agent.action_seed, number)
             action = agent.collect_policy.draw(step.observation, seed)
             pulls += np.bincount(action, minlength=stepped.actions)
             step = stepped.step(action)

@@ -2,8 +2,7 @@
 
 p = (1 - gamma) softmax(w) + gamma / A over the allowed arms; the played arm's weight grows by gamma / A * r' / p, with
 r' the reward scaled to [0, 1] (an unbiased estimate of every arm's reward). Source: Auer, Cesa-Bianchi, Freund &
-Schapire 2002, section 3. Where we differ: a batch of B acts on the same weights and their gains are averaged over the
-batch's own count of rounds only through the weights, that is, they are summed, as if played one after the other.
+Schapire 2002, section 3. Where we differ: the actions of a batch share one distribution, and their gains are summed.
 """
 
 from dataclasses import dataclass
@@ -44,11 +43,7 @@ class EXP3(Learner):
 
     def estimate(self, observation: Observation) -> Estimate:
         """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
-        middle = 0.5 * (self._config.low + self._config.high)
-        mean = tf.where(self._arms.count > 0, self._arms.mean, middle)
-        width = tf.math.rsqrt(tf.maximum(self._arms.count, 1.0))
-        shape = [tf.shape(observation.context)[0], tf.size(mean)]
-        return Estimate(tf.broadcast_to(mean, shape), tf.broadcast_to(width, shape))
+        return self._arms.estimate(observation.context, 0.5 * (self._config.low + self._config.high))
 
     def explore(self, observation: Observation) -> tf.Tensor:
         """Softmax of the weights, mixed with the uniform."""

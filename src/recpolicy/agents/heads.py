@@ -14,8 +14,6 @@ from recpolicy.core import tensorflow_random
 _QUADRATURE = 64
 """Cells of the Thompson integral; with 64 the probabilities are within 5e-4 (tests/agents/test_heads.py)."""
 _TAIL = 5.0
-_BLOCK_FROM = 128
-"""More actions than this are drawn in two steps."""
 
 
 def masked(scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
@@ -82,28 +80,14 @@ def with_floor(probabilities: tf.Tensor, floor: float, mask: tf.Tensor | None) -
 
 def sample(probabilities: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Actions [B] int32 drawn from the rows; `seed` int32 [2]. An action of probability 0 is never drawn."""
-    batch, actions = tf.shape(probabilities)[0], probabilities.shape[1]
-    if actions <= _BLOCK_FROM:
-        return _pick(probabilities, tf.random.stateless_uniform([batch, 1], seed))
-    # A block of actions first, then an action in it: XLA's prefix sums of a long row cost more than the estimates.
-    size = math.ceil(math.sqrt(actions))
-    blocks = math.ceil(actions / size)
-    table = tf.pad(probabilities, [[0, 0], [0, blocks * size - actions]])
-    table = tf.reshape(table, [batch, blocks, size])
-    point = tf.random.stateless_uniform([2, batch, 1], seed)
-    block = _pick(tf.reduce_sum(table, axis=-1), point[0])
-    return block * size + _pick(tf.gather(table, block, batch_dims=1), point[1])
-
-
-def _pick(weights: tf.Tensor, point: tf.Tensor) -> tf.Tensor:
-    """Where the point in [0, 1) [B, 1] falls among the weights [B, A], stacked up and scaled to 1: [B] int32."""
-    below = tf.cumsum(weights, axis=-1)  # [B, A]
-    possible = weights > 0.0
-    # XLA sums prefixes in a tree: they may grow by a rounding error where the weight is 0, and their last entry may be
-    # the sum of such errors. Hence only possible actions count, and the point lies below the largest of theirs.
+    below = tf.cumsum(probabilities, axis=-1)  # [B, A]
+    possible = probabilities > 0.0
+    # XLA sums prefixes in a tree: they may grow by a rounding error where the probability is 0, and their last entry
+    # may be the sum of such errors. Hence only possible actions count, and the point lies below the largest of theirs.
     total = tf.reduce_max(tf.where(possible, below, 0.0), axis=-1, keepdims=True)
-    actions = tf.range(tf.shape(weights)[1])
-    return tf.reduce_min(tf.where(possible & (below > point * total), actions, actions.dtype.max), axis=-1)
+    point = tensorflow_random.uniform([tf.shape(probabilities)[0], 1], seed) * total  # below total
+    actions = tf.range(tf.shape(probabilities)[1])
+    return tf.reduce_min(tf.where(possible & (below > point), actions, actions.dtype.max), axis=-1)
 
 
 def _log_below(z: tf.Tensor, mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:

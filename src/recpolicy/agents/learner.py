@@ -20,7 +20,9 @@ from tf_agents.trajectories import time_step as ts
 
 from recpolicy.agents import heads
 from recpolicy.agents.observation import Observation, read_observation
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
+from recpolicy.core.tensorflow_random import fold_in
 
 
 class Estimate(NamedTuple):
@@ -83,18 +85,18 @@ class BanditPolicy(tf_policy.TFPolicy):
             predicted_rewards_mean=tensor_spec.TensorSpec((int(actions),), tf.float32, "predicted_rewards_mean")
         )
         super().__init__(time_step_spec, action_spec, info_spec=info_spec, emit_log_probability=True, clip=False)
-        self._learner, self._explores, self._floor = learner, explores, floor
+        self._learner, self._explores, self.floor = learner, explores, floor
         self._seed = tf.constant(stateless_seed(seed, "policy"), tf.int32)
 
     def probabilities(self, observation: Any) -> tf.Tensor:
         """Probability [B, A] of every action."""
         read = read_observation(observation)
         chosen = self._learner.explore(read) if self._explores else self._learner.exploit(read)
-        return heads.with_floor(chosen, self._floor, read.mask)
+        return heads.with_floor(chosen, self.floor, read.mask)
 
     def draw(self, observation: Any, seed: tf.Tensor) -> tf.Tensor:
         """Actions [B]; `seed` int32 [2]. The compiled loop's shorter way: no probabilities where none are needed."""
-        if not self._explores or self._floor:
+        if not self._explores or self.floor:
             return heads.sample(self.probabilities(observation), seed)
         return self._learner.draw(read_observation(observation), seed)
 
@@ -120,7 +122,7 @@ class BanditPolicy(tf_policy.TFPolicy):
         if isinstance(seed, tf.Tensor) and seed.shape == (2,):
             return seed
         number = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32, seed=seed if isinstance(seed, int) else None)
-        return tf.random.experimental.stateless_fold_in(self._seed, number)
+        return fold_in(self._seed, number)
 
 
 class BanditAgent(tf_agent.TFAgent):
@@ -140,6 +142,17 @@ class BanditAgent(tf_agent.TFAgent):
         )  # fmt: skip
         self.exploration_floor = exploration_floor
         self.action_seed = tf.constant(stateless_seed(seed, "actions"), tf.int32)
+
+    @property
+    def exploration_floor(self) -> float:
+        """Share of uniform actions mixed into `collect_policy`, in [0, 1]; to be set before anything is compiled."""
+        return self.collect_policy.floor
+
+    @exploration_floor.setter
+    def exploration_floor(self, floor: float) -> None:
+        if not 0 <= floor <= 1:
+            raise ConfigError(f"exploration_floor {floor}: expected in [0, 1]")
+        self.collect_policy.floor = floor
 
     def _train(self, experience: trajectory.Trajectory, weights: Any = None) -> tf_agent.LossInfo:
         if weights is not None:

@@ -51,6 +51,13 @@ class ArmMeans(tf.Module):
         self.count.assign(count)
         return tf.reduce_mean(tf.square(reward - before))
 
+    def estimate(self, context: tf.Tensor, untried: float) -> Estimate:
+        """Means (`untried` where there is none) and widths, the same for every context: [B, A]."""
+        mean = tf.where(self.count > 0, self.mean, untried)
+        width = tf.math.rsqrt(tf.maximum(self.count, 1.0))
+        shape = [tf.shape(context)[0], tf.size(mean)]
+        return Estimate(tf.broadcast_to(mean, shape), tf.broadcast_to(width, shape))
+
 
 def upper_bounds(count: tf.Tensor, mean: tf.Tensor, c: float, span: float) -> tf.Tensor:
     """UCB1's index [A] on the scale of the rewards; `_UNTRIED` where count is 0."""
@@ -71,11 +78,7 @@ class UCB1(Learner):
 
     def estimate(self, observation: Observation) -> Estimate:
         """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
-        middle = 0.5 * (self._config.low + self._config.high)
-        mean = tf.where(self._arms.count > 0, self._arms.mean, middle)
-        width = tf.math.rsqrt(tf.maximum(self._arms.count, 1.0))
-        shape = [tf.shape(observation.context)[0], tf.size(mean)]
-        return Estimate(tf.broadcast_to(mean, shape), tf.broadcast_to(width, shape))
+        return self._arms.estimate(observation.context, 0.5 * (self._config.low + self._config.high))
 
     def explore(self, observation: Observation) -> tf.Tensor:
         """Greedy in the upper bounds."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from recpolicy.core.errors import ArtifactError
+
 _CHUNK = 1 << 20
 
 
@@ -65,6 +67,21 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, atomically."""
     write_text(target, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json_of(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """Read a JSON file that says `"format": kind, "version": version`; raises ArtifactError for any other file."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; expected a {kind}") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(body, dict) or body.get("format") != kind:
+        raise ArtifactError(f"{path}: not a {kind}: its format is not {kind!r}")
+    if body.get("version") != version:
+        raise ArtifactError(f"{path}: format version {body.get('version')!r}, but this recpolicy reads {version}")
+    return body
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:

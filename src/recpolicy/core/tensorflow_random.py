@@ -1,15 +1,34 @@
-"""Uniform random numbers that are the same everywhere: eager, in a graph, compiled by XLA.
+"""Random numbers that are the same everywhere: eager, in a graph, compiled by XLA.
 
-TensorFlow's stateless integers are; its stateless floats are not (measured with TensorFlow 2.20 on the CPU). Stepping
-an environment and compiling it must give the same rounds, so floats are made from integers here.
+TensorFlow's stateless operations promise that only with a named algorithm (its automatic choice reads negative seeds
+differently under XLA), and then for integers only, not for floats (measured with TensorFlow 2.20 on the CPU). Stepping an
+environment and compiling it must give the same rounds, so everything random about a round comes from here.
+Every `seed` is int32 [2].
 """
 
 from typing import Any
 
 import tensorflow as tf
 
+_ALGORITHM = "philox"
+
+
+def fold_in(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """The seed of the numbered member of a family."""
+    return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int32), alg=_ALGORITHM)
+
+
+def split(seed: tf.Tensor, parts: int) -> list[tf.Tensor]:
+    """Independent seeds."""
+    return tf.unstack(tf.random.split(seed, parts, alg=_ALGORITHM))
+
+
+def integers(shape: Any, seed: tf.Tensor, low: int, high: int) -> tf.Tensor:
+    """Uniform int32 in low..high - 1."""
+    return tf.random.stateless_uniform(shape, seed, low, high, tf.int32, alg=_ALGORITHM)
+
 
 def uniform(shape: Any, seed: tf.Tensor) -> tf.Tensor:
-    """Floats in [0, 1), multiples of 2^-24; `seed` int32 [2]."""
-    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32)
+    """Uniform floats in [0, 1), multiples of 2^-24."""
+    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg=_ALGORITHM)
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24

@@ -15,6 +15,7 @@ from tf_agents.trajectories import time_step as ts
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
+from recpolicy.core.tensorflow_random import fold_in, integers
 
 
 class Draw(NamedTuple):
@@ -62,11 +63,11 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
 
     def draw_seed(self, round_number: tf.Tensor) -> tf.Tensor:
         """The seed int32 [2] of this round's draw."""
-        return _fold_in(self._draw_seed, round_number)
+        return fold_in(self._draw_seed, round_number)
 
     def noise_seed(self, round_number: tf.Tensor) -> tf.Tensor:
         """The seed int32 [2] of this round's reward noise."""
-        return _fold_in(self._noise_seed, round_number)
+        return fold_in(self._noise_seed, round_number)
 
     def _observe(self) -> Any:
         return self.observation(self.draw(self.round))
@@ -79,13 +80,9 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
         return reward
 
 
-def _fold_in(seed: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
-    return tf.random.experimental.stateless_fold_in(seed, tf.cast(round_number, tf.int32))
-
-
 def sample_users(users: int, batch_size: int, seed: tf.Tensor) -> tf.Tensor:
     """Uniform user rows [B], with replacement."""
-    return tf.random.stateless_uniform([batch_size], seed, 0, users, tf.int32)
+    return integers([batch_size], seed, 0, users)
 
 
 def cell(table: tf.Tensor, draw: Draw, action: tf.Tensor) -> tf.Tensor:

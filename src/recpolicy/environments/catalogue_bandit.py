@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tf_agents.specs import tensor_spec
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.core.tensorflow_random import uniform
+from recpolicy.core.tensorflow_random import integers, split, uniform
 from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
 from recpolicy.environments.rating_noise import sample_ratings
 from recpolicy.models.pair_features import PairFeatures
@@ -64,11 +64,11 @@ class CatalogueBandit(RecommendationEnvironment):
 
     def draw(self, round_number: tf.Tensor) -> Draw:
         """Uniform users, uniform candidate sets without repeats, a uniform number of them."""
-        who, which, many = tf.unstack(tf.random.split(self.draw_seed(round_number), 3))
+        who, which, many = split(self.draw_seed(round_number), 3)
         keys = uniform([self.batch_size, self._movies], which)
         # The A largest of independent uniform keys are a uniform sample without replacement.
         candidates = tf.math.top_k(keys, self.actions).indices  # [B, A]
-        number = tf.random.stateless_uniform([self.batch_size, 1], many, self._fewest, self.actions + 1, tf.int32)
+        number = integers([self.batch_size, 1], many, self._fewest, self.actions + 1)
         mask = tf.range(self.actions)[tf.newaxis, :] < number  # [B, A]
         return Draw(sample_users(self._users, self.batch_size, who), candidates, mask)
 

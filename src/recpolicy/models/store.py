@@ -3,7 +3,6 @@
 The folder appears whole or not at all, and what was changed, cut short or made by something else is refused.
 """
 
-import json
 import zipfile
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recpolicy.core.errors import ArtifactError, DataError
-from recpolicy.core.files import atomic_directory, content_digest, file_digest, write_json
+from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_json_of, write_json
 from recpolicy.models.rating_model import RatingModel
 
 FORMAT = "recpolicy rating model"
@@ -52,18 +51,7 @@ def load_rating_model(folder: Path) -> RatingModel:
 
 def _read_body(path: Path) -> dict[str, Any]:
     """The checked content of model.json, without its own digest."""
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file; expected a folder written by save_rating_model") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(body, dict) or body.get("format") != FORMAT:
-        raise ArtifactError(f"{path}: not a rating model; expected format {FORMAT!r}")
-    if body.get("version") != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path}: format version {body.get('version')!r}, but this recpolicy reads {FORMAT_VERSION}; fit it again"
-        )
+    body = read_json_of(path, FORMAT, FORMAT_VERSION)
     digest = body.pop("digest", None)
     if digest != content_digest(body):
         raise ArtifactError(f"{path}: changed since it was saved; fit and save the model again")

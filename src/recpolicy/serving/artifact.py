@@ -10,7 +10,6 @@
 It appears whole or not at all; what was cut short, changed or made by something else is refused with a clear line.
 """
 
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.core.files import file_digest, write_json
+from recpolicy.core.files import file_digest, read_json_of, write_json
 
 FORMAT = "recpolicy policy"
 FORMAT_VERSION = 1
@@ -105,19 +104,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ArtifactError(f"{path}: not a policy artifact: its format is not {FORMAT!r}")
-    if manifest.get("version") != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path}: format version {manifest.get('version')}; this recpolicy reads {FORMAT_VERSION}: train it again"
-        )
-    return manifest
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}")
+    return read_json_of(path, FORMAT, FORMAT_VERSION)
 
 
 def verify(folder: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
+from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.base import RecommendationEnvironment
 
 
@@ -48,7 +49,7 @@ class OnlineLoop:
             now = start + tf.cast(row, tf.int64)
             draw = environment.draw(now)
             observation = environment.observation(draw)
-            seed = tf.random.experimental.stateless_fold_in(agent.action_seed, tf.cast(now, tf.int32))
+            seed = fold_in(agent.action_seed, now)
             action = agent.collect_policy.draw(observation, seed)
             reward = environment.pay(draw, action, now)
             regret = environment.regret(draw, action, now)
