@@ -7,6 +7,7 @@ the fit part only; predictions are clipped to 1..5 and never rounded.
 """
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import arguments, context, write_results
 
+from recpolicy.api.train import train
 from recpolicy.data.load import load_ratings
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split, split
@@ -72,8 +74,19 @@ def _frame(ratings: Ratings) -> pd.DataFrame:
     return pd.DataFrame({"user": ratings.user, "movie": ratings.movie, "rating": ratings.rating.astype(float)})
 
 
+def policy(parts: Split, quick: bool, seed: int) -> NDArray[np.floating]:
+    """What `predict` says after LinUCB, warm-started at the embeddings, has learnt offline from the fit part."""
+    sweeps = {"sweeps": 60} if quick else None
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train(
+            "linucb", parts, Path(folder) / "policy", config={"mode": "offline"}, model_config=sweeps, seed=seed
+        )
+    return np.asarray(trained.scores()[1][parts.test.user, parts.test.movie])
+
+
 CONTENDERS: Mapping[str, Contender] = {
     "rating_model": own("bayesian_fm", sweeps=60),
+    "policy": policy,
     "svd": own("svd"),
     "item_knn": own("item_knn"),
     "bias": own("bias"),

@@ -2,8 +2,8 @@
 
 40 users in 4 groups, 6 arms. A user's context is the unit vector of his group; arm g pays group g 5 stars and everybody
 else 1 or 2; half of the users are of group 0, so that agents without context can do better than chance, too. Every user
-lacks one arm, never his best. The rating model that the arms' tables hold says the opposite of the truth: it expects the
-lowest rating of the best arm, so an agent that starts as the rating model must learn to do better.
+lacks one arm, never his best. The rating model in the arms' tables says the opposite of the truth: it expects the lowest
+rating of the best arm, so an agent that starts as the rating model must learn to do better.
 """
 
 from functools import cache
@@ -23,10 +23,10 @@ GROUP = np.repeat([0, 0, 1, 2, 3], USERS // 5)  # [U]
 BATCH = 8
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "linucb_shared": {"precision": 1.0},
-    "linucb_hybrid": {"shared_precision": 1.0, "arm_precision": 1.0},
-    "eps_greedy": {"layers": (16,), "learning_rate": 0.02},
-    "boltzmann": {"layers": (16,), "learning_rate": 0.02, "temperature": 0.3},
+    "linucb_shared": {"precision": 0.05},
+    "linucb_hybrid": {"shared_precision": 0.05, "arm_precision": 1.0},
+    "eps_greedy": {"layers": (16,), "learning_rate": 0.02, "epsilon": 0.2},
+    "boltzmann": {"layers": (16,), "learning_rate": 0.02, "temperature": 1.0},
     "neural_linucb": {"layers": (16,), "features": 6, "encoder_batches": 120, "learning_rate": 0.02},
 }
 """Where a small world asks for other settings than the defaults, which are meant for MovieLens."""
@@ -53,9 +53,9 @@ def ratings() -> Ratings:
 
 
 def misleading_arms() -> Arms:
-    """Tables that say 2 for the best arm and 3 for the others: wrong about their order, and hopeful."""
+    """Tables that say 2.5 for the best arm and 3 for the others: wrong about the order, and hopeful."""
     embedding = np.zeros((ARMS, GROUPS), np.float32)
-    embedding[:GROUPS] = -np.eye(GROUPS)
+    embedding[:GROUPS] = -0.5 * np.eye(GROUPS)
     return Arms(
         embedding, np.full(ARMS, 3, np.float32), np.arange(ARMS, dtype=np.float32),
         np.linspace(2, 3, ARMS, dtype=np.float32), (1.0, 5.0),

@@ -193,7 +193,7 @@ def test_policies_report_their_estimates(observation):
     assert isinstance(step, policy_step.PolicyStep)
     group = observation["global"].numpy().argmax(axis=1)
     expected = np.full((BATCH, ARMS), 3.0)
-    expected[np.arange(BATCH), group] = 2.0
+    expected[np.arange(BATCH), group] = 2.5
     np.testing.assert_allclose(step.info.predicted_rewards_mean, expected)
 
 

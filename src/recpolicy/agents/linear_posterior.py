@@ -67,12 +67,13 @@ def means(theta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 def widths(covariance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """sqrt(x' P_a x) [B, A] for every arm, as one matrix product of the outer products."""
-    outer = x[:, :, tf.newaxis] * x[:, tf.newaxis, :]  # [B, D, D]
-    square = tf.matmul(
-        tf.reshape(outer, [tf.shape(x)[0], -1]), tf.reshape(covariance, [covariance.shape[0], -1]), transpose_b=True
-    )
-    return tf.sqrt(tf.maximum(square, 0.0))
+    """sqrt(x' P_a x) [B, A] for every arm: one matrix product of the T = D (D + 1) / 2 entries of triangles."""
+    arms, size, _ = covariance.shape
+    row, column = np.triu_indices(size)
+    outer = tf.gather(x, row, axis=1) * tf.gather(x, column, axis=1)  # [B, T]
+    triangle = tf.gather(tf.reshape(covariance, [arms, size * size]), row * size + column, axis=1)  # [A, T]
+    triangle *= np.where(row == column, 1.0, 2.0).astype(np.float32)
+    return tf.sqrt(tf.maximum(tf.matmul(outer, triangle, transpose_b=True), 0.0))
 
 
 def with_bias(context: tf.Tensor) -> tf.Tensor:

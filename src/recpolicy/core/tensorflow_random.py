@@ -1,8 +1,8 @@
 """Random numbers that are the same everywhere: eager, in a graph, compiled by XLA.
 
 TensorFlow's stateless operations promise that only with a named algorithm (its automatic choice reads negative seeds
-differently under XLA), and then for integers only, not for floats (measured with TensorFlow 2.20 on the CPU). Stepping an
-environment and compiling it must give the same rounds, so everything random about a round comes from here.
+differently under XLA), and then for integers only, not for floats (measured with TensorFlow 2.20 on the CPU). Stepping
+an environment and compiling it must give the same rounds, so everything random about a round comes from here.
 Every `seed` is int32 [2].
 """
 
