@@ -1,8 +1,8 @@
-"""The peer: TF-Agents' own MovieLens example (`bandits/agents/examples/v2/train_eval_movielens.py`), timed from outside.
+"""The peer: TF-Agents' own MovieLens example, `bandits/agents/examples/v2/train_eval_movielens.py`, timed from outside.
 
-Its environment, agents, metrics and `trainer.train` run as they are, with the example's constants. Two things are added:
-the environment notes the regret of every interaction (the example's RegretMetric keeps only the last batch's), and the
-trainer's training loop notes when each loop starts.
+Its environment, agents, metrics and `trainer.train` run as they are, with the example's constants. Two things are
+added: the environment notes the regret of every interaction (the example's RegretMetric keeps only the last batch's),
+and the trainer's training loop notes when each loop starts.
 """
 
 import functools
@@ -21,8 +21,8 @@ EPSILON, LAYERS, LEARNING_RATE = 0.05, (50, 50, 50), 0.005
 def train(agent_name: str, ratings: Path, loops: int, seed: int, graph: bool) -> tuple[float, list[float]]:
     """Interactions per second without the first loop, and the regret of every interaction.
 
-    `graph` puts the policy's action and the agent's update into tf.functions, which the example does not do. (The driver
-    itself cannot follow: the example's metrics read the environment's Python state, whose order a graph does not keep.)
+    `graph` puts the policy's action and the agent's update into tf.functions, which the example does not do. (The
+    driver cannot follow: the example's metrics read the environment's Python state, whose order a graph does not keep.)
     """
     import tensorflow as tf
     from tf_agents.bandits.agents.examples.v2 import trainer

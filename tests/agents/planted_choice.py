@@ -2,8 +2,8 @@
 
 40 users in 4 groups, 6 arms. A user's context is the unit vector of his group; arm g pays group g 5 stars and everybody
 else 1 or 2; half of the users are of group 0, so that agents without context can do better than chance, too. Every user
-lacks one arm, never his best. The rating model in the arms' tables says the opposite of the truth: it expects the lowest
-rating of the best arm, so an agent that starts as the rating model must learn to do better.
+lacks one arm, never his best. The rating model in the arms' tables says the opposite of the truth: it expects the
+lowest rating of the best arm, so an agent that starts as the rating model must learn to do better.
 """
 
 from functools import cache
@@ -23,11 +23,13 @@ GROUP = np.repeat([0, 0, 1, 2, 3], USERS // 5)  # [U]
 BATCH = 8
 
 SETTINGS: dict[str, dict[str, Any]] = {
+    "linucb": {"alpha": 2.0, "precision": 1.0},
+    "lints": {"precision": 1.0},
     "linucb_shared": {"precision": 0.05},
     "linucb_hybrid": {"shared_precision": 0.05, "arm_precision": 1.0},
     "eps_greedy": {"layers": (16,), "learning_rate": 0.02, "epsilon": 0.2},
     "boltzmann": {"layers": (16,), "learning_rate": 0.02, "temperature": 1.0},
-    "neural_linucb": {"layers": (16,), "features": 6, "encoder_batches": 120, "learning_rate": 0.02},
+    "neural_linucb": {"layers": (16,), "features": 6, "encoder_batches": 120, "precision": 1.0, "learning_rate": 0.02},
 }
 """Where a small world asks for other settings than the defaults, which are meant for MovieLens."""
 
@@ -44,11 +46,11 @@ def ratings() -> Ratings:
     keep = movie != lacks[user]
     user, movie = user[keep], movie[keep]
     rating = np.where(movie == GROUP[user], 5, 1 + (user + movie) % 2)
+    years = pd.array([1990] * ARMS, "Int64")
+    movies = pd.DataFrame({"movie_id": np.arange(ARMS), "title": "", "year": years, "genres": ""})
     return Ratings(
         user.astype(np.int32), movie.astype(np.int32), rating.astype(np.float32), None,
-        pd.DataFrame({"user_id": np.arange(USERS)}),
-        pd.DataFrame({"movie_id": np.arange(ARMS), "title": "", "year": pd.array([1990] * ARMS, "Int64"), "genres": ""}),
-        "planted choice",
+        pd.DataFrame({"user_id": np.arange(USERS)}), movies, "planted choice",
     )  # fmt: skip
 
 

@@ -65,6 +65,30 @@ def test_scores_choose_what_the_policy_chooses_that_has_stopped_exploring(name):
 
 
 @everywhere
+def test_numbers_mean_what_the_columns_say(name):
+    table = loaded(name).predict([1, 2, 60, "newcomer"], fold_in={"newcomer": {1: 5.0, 2: 1.0, 3: 4.5}})
+    assert table["rating"].between(1, 5).all()
+    assert np.isfinite(table["std"]).all()
+    assert (table["std"] > 0).all()
+    assert table["propensity"].between(0, 1).all()
+    np.testing.assert_allclose(table.groupby("user_id")["propensity"].sum(), 1, atol=1e-6)
+
+
+@everywhere
+def test_recommendations_are_the_best_unrated_movies_of_the_catalogue(name):
+    policy, fit = loaded(name), miniature_split().fit
+    listed = policy.recommend([3, 4], k=5)
+    assert list(listed.columns) == ["user_id", "rank", "movie_id", "title", "rating", "std", "propensity"]
+    assert listed["rank"].tolist() == [1, 2, 3, 4, 5] * 2
+    score, _ = policy.scores()
+    for row, user in ((2, 3), (3, 4)):
+        rows = fit.movie_rows(listed.loc[listed["user_id"] == user, "movie_id"].to_numpy())
+        allowed = np.setdiff1d(policy.artifact.catalogue, fit.movie[fit.user == row])
+        assert set(rows) <= set(allowed)
+        np.testing.assert_allclose(score[row, rows], np.sort(score[row, allowed])[::-1][:5], rtol=1e-5)
+
+
+@everywhere
 def test_a_trained_policy_is_whole(name):
     verify(trained(name))
 

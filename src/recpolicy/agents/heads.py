@@ -80,14 +80,18 @@ def with_floor(probabilities: tf.Tensor, floor: float, mask: tf.Tensor | None) -
 
 def sample(probabilities: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Actions [B] int32 drawn from the rows; `seed` int32 [2]. An action of probability 0 is never drawn."""
+    return pick(probabilities, tensorflow_random.uniform([tf.shape(probabilities)[0], 1], seed))
+
+
+def pick(probabilities: tf.Tensor, point: tf.Tensor) -> tf.Tensor:
+    """The actions [B] int32 at the points [B, 1], in [0, 1), of the rows' distribution functions."""
     below = tf.cumsum(probabilities, axis=-1)  # [B, A]
     possible = probabilities > 0.0
     # XLA sums prefixes in a tree: they may grow by a rounding error where the probability is 0, and their last entry
     # may be the sum of such errors. Hence only possible actions count, and the point lies below the largest of theirs.
     total = tf.reduce_max(tf.where(possible, below, 0.0), axis=-1, keepdims=True)
-    point = tensorflow_random.uniform([tf.shape(probabilities)[0], 1], seed) * total  # below total
     actions = tf.range(tf.shape(probabilities)[1])
-    return tf.reduce_min(tf.where(possible & (below > point), actions, actions.dtype.max), axis=-1)
+    return tf.reduce_min(tf.where(possible & (below > point * total), actions, actions.dtype.max), axis=-1)
 
 
 def _log_below(z: tf.Tensor, mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:

@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ArtifactError
+from recpolicy.core.errors import ArtifactError, unknown_name
 from recpolicy.core.files import file_digest, read_json_of, write_json
+from recpolicy.serving.estimators import ESTIMATORS
+from recpolicy.serving.heads import HEADS
 
 FORMAT = "recpolicy policy"
 FORMAT_VERSION = 1
@@ -86,7 +88,7 @@ def read_artifact(folder: Path) -> Artifact:
         if file_digest(path) != manifest["files"].get(name):
             raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
     try:
-        with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+        with (folder / ARRAYS).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             tables = {name: stored[name] for name in _TABLES}
             policy = {
                 name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)
@@ -95,6 +97,9 @@ def read_artifact(folder: Path) -> Artifact:
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy reads: {error}") from None
     words["scale"] = tuple(words["scale"])
+    for kind, known in (("estimator", ESTIMATORS), ("head", HEADS)):
+        if words[kind] not in known:
+            raise ArtifactError(f"{folder}: {unknown_name(kind, words[kind], known)} Read it with a newer recpolicy")
     users, movies = (pd.read_parquet(folder / name) for name in (USERS, MOVIES))
     return Artifact(policy=policy, users=users, movies=movies, **tables, **words)
 
@@ -106,7 +111,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
     if not path.is_file():
         raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}")
-    return read_json_of(path, FORMAT, FORMAT_VERSION)
+    manifest = read_json_of(path, FORMAT, FORMAT_VERSION)
+    lacking = [name for name in ("files", *_WORDS) if name not in manifest]
+    if lacking:
+        raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the artifact whole or train it again")
+    return manifest
 
 
 def verify(folder: Path) -> None:

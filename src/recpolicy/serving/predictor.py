@@ -243,7 +243,7 @@ def _frame(
     one = users == 1
     return pd.DataFrame(
         {
-            "user_id": np.repeat(np.asarray(ids), movies),
+            "user_id": pd.Index(ids).repeat(movies),  # ids of several types stay what they are
             "movie_id": movie_ids if one else np.tile(np.asarray(movie_ids), users),
             "title": titles if one else np.tile(np.asarray(titles, dtype=object), users),
             "rating": rating.ravel(),

@@ -4,6 +4,7 @@ A checkpoint holds the learner, the round number and the running totals; the met
 Killed anywhere and taken up again, a run ends with the same numbers as an unbroken one.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def train_online(
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * batch if done else None)
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
     loop = OnlineLoop(environment, agent)
-    with progress("training", rounds * batch, unit="interactions", done=done * batch, show=show_progress) as bar:
+    bar_of = progress("training", rounds * batch, unit="interactions", done=done * batch, show=show_progress)
+    with closing(csv), bar_of as bar:
         while done < rounds:
             played = loop.run(min(chunk, rounds - done))
             done += len(played.reward)
@@ -84,7 +86,6 @@ def train_online(
                 writer.flush()
                 manager.save(checkpoint_number=done)
             bar.advance(len(played.reward) * batch, f"regret {played.regret.mean():.3f}")
-    csv.close()
     return np.asarray(totals.pulls.numpy())
 
 

@@ -1,0 +1,190 @@
+"""LinUCB and linear Thompson sampling: the arithmetic of one linear model per arm."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from recpolicy.agents import linear_posterior as linear
+from recpolicy.agents.lints import LinTS, LinTSConfig
+from recpolicy.agents.linucb import LinUCB, LinUCBConfig
+from recpolicy.agents.observation import Observation
+from recpolicy.core.errors import ConfigError
+
+ARMS, WIDTH, ROWS = 3, 4, 24
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def learner(prior: np.ndarray | None = None, **config) -> LinUCB:
+    prior = np.zeros((ARMS, WIDTH), np.float32) if prior is None else prior.astype(np.float32)
+    return LinUCB(prior, LinUCBConfig(**({"bias": False, "precision": 1.0} | config)), "linucb")
+
+
+def batch(seed: int = 0, rows: int = ROWS) -> Batch:
+    """Arms [N], contexts [N, D], rewards [N]."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, WIDTH)).astype(np.float32)
+    return rng.integers(0, ARMS, rows).astype(np.int32), x, rng.uniform(1, 5, rows).astype(np.float32)
+
+
+def see(x: np.ndarray) -> Observation:
+    return Observation(tf.constant(x, tf.float32), None, None)
+
+
+def learn(agent: LinUCB, rows: Batch) -> float:
+    arm, x, reward = rows
+    return float(agent.learn(see(x), tf.constant(arm), tf.constant(reward)))
+
+
+def posterior(agent: LinUCB) -> tuple[np.ndarray, np.ndarray]:
+    arrays = agent.export().arrays
+    return arrays["theta"], arrays["covariance"]
+
+
+def ridge(rows: Batch, arm: int, prior: np.ndarray, precision: float) -> tuple[np.ndarray, np.ndarray]:
+    """theta and inverse covariance of one arm, in closed form."""
+    arms, x, reward = rows
+    mine = x[arms == arm].astype(np.float64)
+    inverse = np.linalg.inv(precision * np.eye(x.shape[1]) + mine.T @ mine)
+    return inverse @ (precision * prior + mine.T @ reward[arms == arm]), inverse
+
+
+def test_the_published_oracle():
+    """Updates ([1,0],1), ([1,1],0), ([0,1],1): A = [[3,1],[1,3]], theta = [.25,.25]; at [1,2] mean .75, width 1.1726."""
+    agent = learner(np.zeros((1, 2)))
+    x = np.array([[1, 0], [1, 1], [0, 1]], np.float32)
+    learn(agent, (np.zeros(3, np.int32), x, np.array([1, 0, 1], np.float32)))
+    theta, covariance = posterior(agent)
+    np.testing.assert_allclose(np.linalg.inv(covariance[0]), [[3, 1], [1, 3]], atol=1e-5)
+    np.testing.assert_allclose(theta, [[0.25, 0.25]], atol=1e-6)
+    mean, width = agent.estimate(see(np.array([[1, 2]])))
+    assert float(mean[0, 0]) == pytest.approx(0.75, abs=1e-6)
+    assert float(width[0, 0]) == pytest.approx(1.172604, abs=1e-6)
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000), precision=st.floats(0.1, 20))
+def test_sherman_morrison_is_the_inverse_and_the_warm_prior_is_shrunk_to(seed, precision):
+    prior = np.random.default_rng(seed + 1).normal(3, 1, (ARMS, WIDTH))
+    agent = learner(prior, precision=precision)
+    learn(agent, batch(seed))
+    theta, covariance = posterior(agent)
+    for arm in range(ARMS):
+        expected_theta, expected_inverse = ridge(batch(seed), arm, prior[arm], precision)
+        np.testing.assert_allclose(covariance[arm], expected_inverse, atol=2e-4 / min(precision, 1))
+        np.testing.assert_allclose(theta[arm], expected_theta, atol=5e-3)
+
+
+def test_before_any_data_it_is_its_prior():
+    prior = np.random.default_rng(0).normal(size=(ARMS, WIDTH))
+    mean, width = learner(prior, precision=4.0).estimate(see(np.eye(WIDTH)))
+    np.testing.assert_allclose(mean, prior.T, rtol=1e-6)
+    np.testing.assert_allclose(width, 0.5)  # 1 / sqrt(precision)
+
+
+@settings(max_examples=15)
+@given(x=arrays(np.float32, (6, WIDTH), elements=st.floats(-3, 3, width=32)))
+def test_the_width_never_grows_in_a_direction_that_was_just_seen(x):
+    agent = learner(np.zeros((1, WIDTH)))
+    for row in x:
+        before = float(agent.estimate(see(row[np.newaxis])).width[0, 0])
+        learn(agent, (np.zeros(1, np.int32), row[np.newaxis], np.ones(1, np.float32)))
+        after = float(agent.estimate(see(row[np.newaxis])).width[0, 0])
+        assert after <= before + 1e-6
+        # x'P'x = s / (1 + s) with s = x'Px, whatever came before.
+        assert after == pytest.approx(np.sqrt(before**2 / (1 + before**2)), abs=1e-3)
+
+
+def test_alpha_zero_is_greedy_ridge_and_alpha_counts_the_width():
+    rows, x = batch(3), batch(4)[1]
+    greedy, bold = learner(alpha=0.0), learner(alpha=100.0)
+    for agent in (greedy, bold):
+        learn(agent, rows)
+    theta = np.stack([ridge(rows, arm, np.zeros(WIDTH), 1.0)[0] for arm in range(ARMS)])
+    np.testing.assert_array_equal(greedy.explore(see(x)).numpy().argmax(axis=1), (x @ theta.T).argmax(axis=1))
+    np.testing.assert_array_equal(greedy.explore(see(x)), greedy.exploit(see(x)))
+    width = bold.estimate(see(x)).width.numpy()
+    np.testing.assert_array_equal(bold.explore(see(x)).numpy().argmax(axis=1), width.argmax(axis=1))
+
+
+def test_permuting_the_arms_permutes_everything():
+    arm, x, reward = batch(5)
+    order = np.array([2, 0, 1])
+    plain, permuted = learner(), learner()
+    learn(plain, (arm, x, reward))
+    learn(permuted, (order[arm].astype(np.int32), x, reward))
+    for part, other in zip(plain.estimate(see(x)), permuted.estimate(see(x)), strict=True):
+        np.testing.assert_array_equal(part, tf.gather(other, order, axis=1))
+
+
+def test_a_batch_is_its_rows_one_after_the_other():
+    arm, x, reward = batch(6)
+    together, apart = learner(forgetting=0.9), learner(forgetting=0.9)
+    learn(together, (arm, x, reward))
+    for row in range(ROWS):
+        learn(apart, (arm[row : row + 1], x[row : row + 1], reward[row : row + 1]))
+    for one, other in zip(posterior(together), posterior(apart), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_reported_loss_is_the_squared_error_before_the_update():
+    rows = batch(7)
+    assert learn(learner(), rows) == pytest.approx(np.mean(rows[2] ** 2), rel=1e-5)
+
+
+def test_forgetting_is_weighted_least_squares():
+    """After n updates of an arm, row j counts f^(n - j) and the prior f^n: A = f^n I + sum f^(n-j) x x'."""
+    forgetting = 0.8
+    arm, x, reward = batch(8)
+    agent = learner(forgetting=forgetting)
+    learn(agent, (arm, x, reward))
+    theta, covariance = posterior(agent)
+    for a in range(ARMS):
+        mine, paid = x[arm == a].astype(np.float64), reward[arm == a]
+        weight = forgetting ** np.arange(len(mine) - 1, -1, -1)
+        precision = forgetting ** len(mine) * np.eye(WIDTH) + (mine * weight[:, np.newaxis]).T @ mine
+        np.testing.assert_allclose(covariance[a], np.linalg.inv(precision), rtol=2e-3, atol=1e-3)
+        np.testing.assert_allclose(theta[a], np.linalg.solve(precision, mine.T @ (weight * paid)), atol=2e-2)
+
+
+def test_the_inverse_stays_an_inverse_over_many_updates():
+    """20,000 float32 steps: still symmetric, positive, and within 1 % of the exact inverse."""
+    arm, x, reward = batch(9, rows=20_000)
+    agent = learner()
+    step = tf.function(lambda a, c, r: agent.learn(Observation(c, None, None), a, r), jit_compile=True)
+    step(tf.constant(arm), tf.constant(x), tf.constant(reward))
+    covariance = posterior(agent)[1]
+    for a in range(ARMS):
+        exact = ridge((arm, x, reward), a, np.zeros(WIDTH), 1.0)[1]
+        np.testing.assert_allclose(covariance[a], covariance[a].T, atol=1e-8)
+        assert np.abs(covariance[a] - exact).max() < 0.01 * np.abs(exact).max()
+
+
+def test_the_bias_is_a_constant_regressor():
+    agent = learner(np.zeros((ARMS, WIDTH + 1)), bias=True)
+    np.testing.assert_array_equal(agent.features(see(np.zeros((2, WIDTH)))), [[0, 0, 0, 0, 1]] * 2)
+
+
+def test_thompson_sampling_has_the_same_posterior_and_scales_its_width():
+    prior = np.zeros((ARMS, WIDTH), np.float32)
+    sampler, bound = LinTS(prior, LinTSConfig(bias=False, precision=1.0, scale=1e-4), "lints"), learner()
+    for agent in (sampler, bound):
+        learn(agent, batch(10))
+    x = see(batch(11)[1])
+    for one, other in zip(sampler.estimate(x), bound.estimate(x), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # With next to no width it is greedy.
+    np.testing.assert_array_equal(sampler.explore(x).numpy().argmax(axis=1), sampler.exploit(x).numpy().argmax(axis=1))
+
+
+def test_widths_are_never_nan_where_rounding_makes_a_square_negative():
+    width = linear.widths(tf.constant([[[-1e-9]]]), tf.constant([[1.0]]))
+    np.testing.assert_array_equal(width, [[0]])
+
+
+@pytest.mark.parametrize("config", [{"precision": 0.0}, {"forgetting": 0.0}, {"forgetting": 1.1}])
+def test_settings_out_of_range_are_refused(config):
+    with pytest.raises(ConfigError, match=next(iter(config))):
+        learner(**config)

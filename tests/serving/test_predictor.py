@@ -1,0 +1,214 @@
+"""What `predict` and `recommend` promise their callers."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from trained_policies import loaded, miniature_split, trained
+
+from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, UnknownIdError
+
+COLUMNS = ["user_id", "movie_id", "title", "rating", "std", "propensity"]
+NEWCOMER = {"newcomer": {1: 5.0, 2: 1.0, 3: 4.5}}
+
+
+@pytest.fixture
+def linucb():
+    return loaded("linucb")
+
+
+def test_predict_answers_for_all_movies_in_catalogue_order(linucb):
+    table = linucb.predict(7)
+    assert list(table.columns) == COLUMNS
+    assert (table["user_id"] == 7).all()
+    movies = miniature_split().fit.movies
+    assert table["movie_id"].tolist() == movies["movie_id"].tolist()
+    assert table["title"].tolist() == movies["title"].tolist()
+
+
+def test_predict_answers_for_the_movies_asked_in_their_order(linucb):
+    every = linucb.predict(7).set_index("movie_id")
+    some = linucb.predict(7, [40, 3, 40])
+    assert some["movie_id"].tolist() == [40, 3, 40]
+    np.testing.assert_array_equal(some["rating"], every["rating"][[40, 3, 40]])
+
+
+def test_several_users_are_answered_one_after_the_other_as_alone(linucb):
+    users = [9, 60, 1, *range(2, 9), *range(10, 45)]  # more than are computed at once
+    together = linucb.predict(users, [5, 6])
+    assert together["user_id"].tolist() == np.repeat(users, 2).tolist()
+    alone = pd.concat([linucb.predict(user, [5, 6]) for user in users], ignore_index=True)
+    pd.testing.assert_frame_equal(together, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("users", [np.int64(7), np.array([7]), (7,), pd.Series([7])])
+def test_ids_may_come_from_numpy_and_pandas(linucb, users):
+    pd.testing.assert_frame_equal(linucb.predict(users), linucb.predict(7))
+
+
+@pytest.mark.parametrize("movies", [np.array([3, 4]), pd.Series([3, 4]), (3, 4)])
+def test_movie_ids_may_come_from_numpy_and_pandas(linucb, movies):
+    pd.testing.assert_frame_equal(linucb.predict(7, movies), linucb.predict(7, [3, 4]))
+
+
+def test_ratings_are_not_rounded(linucb):
+    assert len(np.unique(linucb.predict(7)["rating"])) > 60
+
+
+def test_playing_a_movie_makes_the_policy_surer_of_it(linucb):
+    pulls = np.array(linucb.about["training"]["pulls"])
+    sure = linucb.predict(7)["std"].to_numpy() / linucb.artifact.rating_std[linucb._user_row[7]]
+    assert (sure[pulls == 0] == pytest.approx(1, abs=1e-5)) and (sure[pulls > 0] < 1).all()
+
+
+def test_outside_the_catalogue_it_is_the_rating_models_answer():
+    policy = loaded("linucb_hybrid")
+    outside = np.setdiff1d(np.arange(80), policy.artifact.catalogue)
+    assert len(policy.artifact.catalogue) == 30
+    table = policy.predict(7).iloc[outside]
+    assert (table["propensity"] == 0).all()
+    np.testing.assert_array_equal(table["std"], policy.artifact.rating_std[6, outside])
+    context = policy.artifact.context[6, :5]
+    expected = context @ policy.artifact.movie[outside].T + policy.artifact.offset[outside]
+    np.testing.assert_allclose(table["rating"], np.clip(expected, 1, 5), rtol=1e-5)
+
+
+def test_the_catalogue_is_the_most_rated_movies():
+    catalogue = loaded("linucb_hybrid").artifact.catalogue
+    count = np.bincount(miniature_split().fit.movie, minlength=80)
+    assert count[catalogue].min() >= np.delete(count, catalogue).max()
+
+
+@pytest.mark.parametrize("name", ["linucb_hybrid", "boltzmann"])
+def test_an_exploration_floor_reaches_every_movie_of_the_catalogue(name):
+    policy = loaded(name)
+    propensity = policy.predict(7)["propensity"].to_numpy()[policy.artifact.catalogue]
+    assert propensity.min() >= 0.2 / 30
+    # While training, too: 640 interactions give each of 30 movies 4.3 by the floor alone.
+    assert np.count_nonzero(policy.about["training"]["pulls"]) >= 26
+
+
+def test_unknown_users_and_movies_are_named(linucb):
+    with pytest.raises(UnknownIdError, match=r"no user with id 61, nobody in this policy; give some of their ratings"):
+        linucb.predict([1, 61, "nobody"])
+    with pytest.raises(UnknownIdError, match=r"no movie with id 0, 81 in"):
+        linucb.predict(1, [0, 1, 81])
+    with pytest.raises(UnknownIdError, match=r"100, 101, 102, 103, 104 and 15 more"):
+        linucb.predict(list(range(100, 120)))
+    with pytest.raises(UnknownIdError, match=r"no movie with id 999"):
+        linucb.predict("newcomer", fold_in={"newcomer": {999: 4.0}})
+
+
+def test_nobody_and_nothing_are_refused(linucb):
+    with pytest.raises(DataError, match="at least one user"):
+        linucb.predict([])
+    with pytest.raises(ConfigError, match="k is 0"):
+        linucb.recommend(1, k=0)
+
+
+@pytest.mark.parametrize("rating", [0.0, 6.0, float("nan")])
+def test_ratings_of_a_newcomer_must_be_on_the_scale(linucb, rating):
+    with pytest.raises(RecpolicyError, match=r"rating"):
+        linucb.predict("newcomer", fold_in={"newcomer": {1: rating}})
+
+
+def test_no_movies_asked_gives_no_rows(linucb):
+    assert linucb.predict(1, []).empty
+
+
+def test_a_newcomer_is_told_apart_by_a_few_ratings(linucb):
+    """The fit ratings of a known user, given as a newcomer's, lead close to what the policy thinks of that user."""
+    fit = miniature_split().fit
+    ids = fit.movies["movie_id"].to_numpy()
+    gap = []
+    for row in range(20):
+        mine = fit.user == row
+        rated = dict(zip(ids[fit.movie[mine]].tolist(), fit.rating[mine].tolist(), strict=True))
+        folded = linucb.predict("newcomer", fold_in={"newcomer": rated})["rating"].to_numpy()
+        known = linucb.predict(row + 1)["rating"].to_numpy()
+        stranger = linucb.predict((row + 10) % 60 + 1)["rating"].to_numpy()
+        gap.append([np.abs(folded - known).mean(), np.abs(folded - stranger).mean()])
+    near, far = np.mean(gap, axis=0)
+    assert near < 0.6 * far
+
+
+def test_ratings_given_for_a_known_user_replace_what_was_known(linucb):
+    changed = linucb.predict(7, fold_in={7: {1: 1.0}})["rating"]
+    assert not np.allclose(changed, linucb.predict(7)["rating"])
+
+
+def test_newcomers_and_known_users_may_be_asked_together(linucb):
+    both = linucb.predict(["newcomer", 7], [1, 2], fold_in=NEWCOMER)
+    assert both["user_id"].tolist() == ["newcomer", "newcomer", 7, 7]
+
+
+def test_a_newcomer_to_a_policy_that_knows_demographics_counts_as_the_average():
+    table = loaded("boltzmann").predict("newcomer", fold_in=NEWCOMER)
+    assert np.isfinite(table["rating"]).all()
+
+
+def test_rated_movies_may_be_asked_for(linucb):
+    everything = linucb.recommend(3, k=1000, exclude_rated=False)
+    assert len(everything) == 80
+    predicted = linucb.predict(3).set_index("movie_id")
+    pd.testing.assert_frame_equal(
+        everything.set_index("movie_id")[["rating", "std", "propensity"]],
+        predicted.loc[everything["movie_id"], ["rating", "std", "propensity"]],
+    )
+
+
+def test_more_than_there_is_gives_what_there_is(linucb):
+    rated = (miniature_split().fit.user == 2).sum()
+    assert len(linucb.recommend(3, k=1000)) == 80 - rated
+
+
+def test_what_a_newcomer_has_rated_is_left_out(linucb):
+    listed = linucb.recommend("newcomer", k=80, fold_in=NEWCOMER)
+    assert len(listed) == 77
+    assert not {1, 2, 3} & set(listed["movie_id"])
+
+
+def test_nothing_left_to_recommend_is_said():
+    policy = loaded("random")
+    with pytest.raises(DataError, match=r"rated every movie"):
+        policy.recommend("fan", fold_in={"fan": dict.fromkeys(range(1, 81), 5.0)})
+
+
+def test_ties_are_drawn_by_the_seed():
+    policy = loaded("random")
+    first = policy.recommend([1, 2], seed=1)
+    pd.testing.assert_frame_equal(first, policy.recommend([1, 2], seed=1))
+    other = policy.recommend([1, 2], seed=2)
+    assert first["movie_id"].tolist() != other["movie_id"].tolist()
+    assert first["movie_id"].tolist()[:10] != first["movie_id"].tolist()[10:]  # and anew for each user
+    pd.testing.assert_frame_equal(
+        first[first["user_id"] == 2].reset_index(drop=True), policy.recommend(2, seed=1)
+    )  # whoever else is asked about
+
+
+def test_scores_outside_the_catalogue_never_win():
+    policy = loaded("boltzmann")
+    score, rating = policy.scores()
+    assert score.shape == rating.shape == (60, 80)
+    outside = np.setdiff1d(np.arange(80), policy.artifact.catalogue)
+    assert (score[:, outside].max(axis=1) <= score[:, policy.artifact.catalogue].min(axis=1)).all()
+
+
+PREDICT = """
+import sys
+from recpolicy import load_policy
+
+policy = load_policy(sys.argv[1])
+policy.predict([1, "newcomer"], fold_in={"newcomer": {1: 4.0}})
+policy.recommend(1)
+heavy = {"tensorflow", "tf_agents", "tf_keras", "myfm", "sklearn", "scipy", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("name", ["linucb", "lints", "neural_linucb"])
+def test_prediction_imports_nothing_of_the_training(name):
+    done = subprocess.run([sys.executable, "-c", PREDICT, trained(name)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

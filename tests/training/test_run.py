@@ -1,0 +1,173 @@
+"""An online training with a life: its metrics, and that a run cut anywhere ends as an unbroken one does."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from miniature import miniature_ratings
+
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.registry import agent_entry
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.metrics import read_csv
+from recpolicy.data.splits import split
+from recpolicy.environments.movie_bandit import MovieBandit, MovieBanditConfig
+from recpolicy.models.world import World
+from recpolicy.training.run import OnlineConfig, train_online
+
+USERS, ARMS, RANK, BATCH = 12, 6, 3, 8
+
+
+def world(seed=0):
+    """An environment of 12 users and 6 arms, and tables of the arms that know the truth."""
+    rng = np.random.default_rng(seed)
+    user, movie = (rng.normal(size=(rows, RANK)).astype(np.float32) for rows in (USERS, ARMS))
+    offset = np.full(ARMS, 3, np.float32)
+    expected = np.clip(user @ movie.T + offset, 1, 5)
+    environment = MovieBandit(
+        World(expected, np.zeros(expected.shape, bool), (1.0, 5.0), "planted"), user, np.arange(ARMS, dtype=np.int32),
+        MovieBanditConfig(batch_size=BATCH),
+    )  # fmt: skip
+    return environment, Arms(movie, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
+
+
+def played(agent_name, folder, interactions, points, checkpoint_every=1):
+    """Train in `folder`; the agent as arrays, and the pulls."""
+    environment, tables = world()
+    entry = agent_entry(agent_name)
+    agent = entry.make(environment.time_step_spec(), environment.action_spec(), entry.config(), tables, seed=1)
+    config = OnlineConfig(interactions=interactions, points=points, checkpoint_every=checkpoint_every)
+    pulls = train_online(environment, agent, config, folder)
+    return agent.learner.export().arrays, pulls
+
+
+def test_metrics_say_what_happened(tmp_path):
+    _, pulls = played("linucb", tmp_path, interactions=400, points=5)
+    rows = read_csv(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows] == [80, 160, 240, 320, 400]
+    per_row = np.array([row["regret/per_interaction"] for row in rows])
+    np.testing.assert_allclose([row["regret/cumulative"] for row in rows], np.cumsum(per_row * 80), rtol=1e-5)
+    assert rows[-1]["coverage/share_of_arms_ever_shown"] == (pulls > 0).mean()
+    assert pulls.sum() == 400
+    assert all(1 <= row["reward/mean"] <= 5 and 0 <= row["suboptimal/share"] <= 1 for row in rows)
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    played("random", tmp_path, interactions=160, points=2)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    seen = {
+        (event.step, value.tag): float(tf.make_ndarray(value.tensor))
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    for row in read_csv(tmp_path / "metrics.csv"):
+        assert seen[int(row["step"]), "regret/cumulative"] == pytest.approx(row["regret/cumulative"], rel=1e-6)
+
+
+def test_interactions_are_rounded_up_to_whole_rounds_and_the_last_row_may_be_short(tmp_path):
+    _, pulls = played("random", tmp_path, interactions=81, points=3)
+    assert pulls.sum() == 88
+    assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [32, 64, 88]
+
+
+@pytest.mark.parametrize("agent", ["linucb", "eps_greedy", "exp3"])
+def test_a_run_in_two_parts_is_the_unbroken_run(tmp_path, agent):
+    whole, whole_pulls = played(agent, tmp_path / "whole", interactions=320, points=4)
+    first, _ = played(agent, tmp_path / "parts", interactions=160, points=2)
+    parts, parts_pulls = played(agent, tmp_path / "parts", interactions=320, points=4)
+    assert any((first[name] != whole[name]).any() for name in whole)
+    for name in whole:
+        np.testing.assert_array_equal(parts[name], whole[name])
+    np.testing.assert_array_equal(parts_pulls, whole_pulls)
+    assert (tmp_path / "parts" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+
+
+def test_rows_after_the_last_checkpoint_are_played_again_not_kept_twice(tmp_path):
+    played("random", tmp_path, interactions=160, points=2)
+    with (tmp_path / "metrics.csv").open("a") as stream:
+        stream.write("240,1.0,1.0,1.0,1.0,1.0,1.0\n320,1.0,")  # what a killed run wrote after its last checkpoint
+    played("random", tmp_path, interactions=320, points=4)
+    assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [80, 160, 240, 320]
+    assert all(row["reward/mean"] != 1 for row in read_csv(tmp_path / "metrics.csv"))
+
+
+def test_a_finished_run_is_not_played_again(tmp_path):
+    first, pulls = played("linucb", tmp_path, interactions=160, points=2)
+    again, pulls_again = played("linucb", tmp_path, interactions=160, points=2)
+    np.testing.assert_array_equal(first["theta"], again["theta"])
+    np.testing.assert_array_equal(pulls, pulls_again)
+
+
+@pytest.mark.parametrize("other", ["linucb_shared", "eps_greedy", "random", "ucb1"])
+def test_a_checkpoint_of_another_agent_is_refused(tmp_path, other):
+    played("exp3" if other == "ucb1" else "linucb", tmp_path, interactions=80, points=1)
+    with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
+        played(other, tmp_path, interactions=160, points=2)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    played("random", tmp_path, interactions=80, points=1)
+    (index,) = (tmp_path / "checkpoints").glob("*.index")
+    index.write_bytes(b"not a checkpoint")
+    with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
+        played("random", tmp_path, interactions=160, points=2)
+
+
+@pytest.mark.parametrize("setting", ["interactions", "points", "checkpoint_every"])
+def test_settings_below_one_are_refused(tmp_path, setting):
+    environment, _ = world()
+    with pytest.raises(ConfigError, match="expected at least 1"):
+        train_online(environment, None, OnlineConfig(**{setting: 0}), tmp_path)
+
+
+SETTINGS = {
+    "interactions": 16 * 400, "batch_size": 16, "points": 200, "checkpoint_every": 2, "rating_model": "svd",
+    "world": "item_knn", "rank": 5,
+}  # fmt: skip
+AGENT = "neural_linucb", {"encoder_batches": 150}  # a network and its optimizer, then a posterior
+TRAIN = f"""
+import sys
+from miniature import miniature_ratings
+from recpolicy import split, train
+
+agent, agent_config = {AGENT!r}
+train(agent, split(miniature_ratings(), "u1"), sys.argv[1], config={SETTINGS!r}, agent_config=agent_config)
+"""
+
+
+def train_here(out):
+    from recpolicy.api.train import train
+
+    agent, agent_config = AGENT
+    train(agent, split(miniature_ratings(), "u1"), out, config=SETTINGS, agent_config=agent_config)
+
+
+def killed_after_its_first_checkpoint(out):
+    """Train in another process and kill it with SIGKILL; the step it had reached."""
+    code = f"import sys; sys.path[:0] = {[path for path in sys.path if path]!r}\n{TRAIN}"
+    training = subprocess.Popen([sys.executable, "-c", code, out], stderr=subprocess.PIPE, text=True)
+    checkpoint = out.with_name(f"{out.name}.training") / "checkpoints" / "checkpoint"
+    while not checkpoint.exists():
+        assert training.poll() is None, training.stderr.read()
+        time.sleep(0.002)
+    training.kill()
+    training.communicate()
+    rows = (checkpoint.parent.parent / "metrics.csv").read_text().splitlines()
+    return int(rows[-2].split(",")[0])
+
+
+def test_a_training_killed_in_the_middle_ends_as_an_unbroken_one(tmp_path):
+    reached = killed_after_its_first_checkpoint(tmp_path / "killed")
+    assert 0 < reached < SETTINGS["interactions"]
+    assert not (tmp_path / "killed").exists()
+    train_here(tmp_path / "killed")
+    train_here(tmp_path / "unbroken")
+    for name in ("metrics.csv", "arrays.npz"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), name
+    killed, unbroken = (json.loads((tmp_path / name / "recpolicy.json").read_text()) for name in ("killed", "unbroken"))
+    assert killed["about"] == unbroken["about"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "unbroken"]
