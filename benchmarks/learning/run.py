@@ -49,24 +49,34 @@ SWEEPS: Mapping[str, tuple[str, str, tuple[float, ...]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Size:
     """How much is run."""
 
     rounds: int
-    movies: int
+    """Rounds of 64 interactions of each agent in the arena."""
+    movies: int = 200
+    """Catalogue of the arena: the most rated movies."""
     seeds: tuple[int, ...]
     sweep_seeds: tuple[int, ...]
     agents: tuple[str, ...]
+    """Who plays in the arena."""
     trained: tuple[str, ...]
+    """Who is trained by `recpolicy.train` and judged on held-out ratings."""
     interactions: int
+    """Of each of those trainings."""
     values: int
+    """How many values of each sweep."""
 
 
 FULL = Size(
-    1500, 200, (0, 1, 2, 3, 4), (0, 1, 2), tuple(AGENTS), tuple(a for a in AGENTS if a not in BASELINES), 50_000, 5
-)
-QUICK = Size(100, 200, (0, 1), (0,), ("linucb", "ucb1", "random"), ("linucb",), 6400, 2)
+    rounds=1000, seeds=(0, 1, 2, 3, 4), sweep_seeds=(0, 1, 2), agents=tuple(AGENTS),
+    trained=tuple(name for name in AGENTS if name not in BASELINES), interactions=50_000, values=5,
+)  # fmt: skip
+QUICK = Size(
+    rounds=50, seeds=(0, 1), sweep_seeds=(0,), agents=("linucb", "ucb1"), trained=("linucb",), interactions=3200,
+    values=1,
+)  # fmt: skip
 
 
 class Arena:

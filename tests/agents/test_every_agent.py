@@ -31,13 +31,14 @@ RANDOM_REWARD = (5 + 4 * 1.5) / 5
 @dataclass
 class Trained:
     agent: BanditAgent
-    rounds: Rounds
+    rounds: Rounds | None
+    """None for baselines: they never learn."""
 
 
 @pytest.fixture(scope="module", params=list(AGENTS))
 def trained(request: pytest.FixtureRequest) -> Trained:
     agent = make(request.param)
-    return Trained(agent, OnlineLoop(environment(), agent).run(ROUNDS))
+    return Trained(agent, None if request.param in BASELINES else OnlineLoop(environment(), agent).run(ROUNDS))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_it_is_a_tf_agent_with_tf_policies(trained):
 
 def test_every_learning_agent_beats_chance_and_its_regret_falls(trained):
     """240 rounds of 8: chance pays 2.2 with a standard error of .035; the demand is 10 of them."""
-    if trained.agent.learner.name not in {make(name).learner.name for name in BASELINES}:
+    if trained.rounds is not None:
         late = trained.rounds.reward[-ROUNDS // 3 :].mean()
         assert late > RANDOM_REWARD + 0.35
         assert trained.rounds.regret[-ROUNDS // 3 :].mean() < trained.rounds.regret[: ROUNDS // 3].mean()

@@ -43,14 +43,14 @@ def some_allowed(mask: np.ndarray, rng: np.random.Generator) -> tf.Tensor:
 
 
 def trace(environment: RecommendationEnvironment, steps: int) -> list[tuple[float, ...]]:
-    """Reward and context of each of the steps in which the first allowed action is played."""
-    rows, step = [], environment.reset()
-    for _ in range(steps):
-        mask = read_observation(step.observation).mask
-        first = np.zeros(environment.batch_size) if mask is None else mask.numpy().argmax(axis=1)
-        step = environment.step(tf.constant(first, tf.int32))
-        context = read_observation(step.observation).context.numpy()
-        rows.append((*step.reward.numpy().tolist(), *context.ravel().tolist()))
+    """Context and reward of each of the first rounds when the first allowed action is played."""
+    rows = []
+    for number in range(steps):
+        now = tf.constant(number, tf.int64)
+        draw = environment.draw(now)
+        reward = environment.pay(draw, tf.constant(allowed(environment, draw).argmax(axis=1), tf.int32), now)
+        context = read_observation(environment.observation(draw)).context
+        rows.append((*reward.numpy().tolist(), *context.numpy().ravel().tolist()))
     return rows
 
 

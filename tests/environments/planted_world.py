@@ -23,7 +23,7 @@ class Planted:
 
 def planted(seed: int = 0, known: float = 0.1) -> Planted:
     rng = np.random.default_rng([seed, 17])
-    user = rng.uniform(-1, 1, (USERS, RANK)).astype(np.float32)
+    user = (rng.choice([-1, 1], (USERS, RANK)) * rng.uniform(0.6, 1, (USERS, RANK))).astype(np.float32)
     movie = rng.uniform(-0.45, 0.45, (MOVIES, RANK)).astype(np.float32)  # |user . movie| <= 1.8
     offset = rng.uniform(2.8, 3.2, MOVIES).astype(np.float32)
     expected = offset + user @ movie.T

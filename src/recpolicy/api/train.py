@@ -24,7 +24,7 @@ from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.evaluation.regret import regret_by_user
 from recpolicy.models.context import contexts
 from recpolicy.models.embeddings import Embeddings, embed
-from recpolicy.models.rating_model import RatingModel
+from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
 from recpolicy.models.registry import fit_rating_model
 from recpolicy.models.world import World, world_of
 from recpolicy.serving.artifact import Artifact, finish, write_arrays
@@ -68,6 +68,12 @@ class TrainConfig:
     """Rows of training metrics."""
     checkpoint_every: int = 10
     """Rows between checkpoints."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "interactions", "batch_size", "epochs", "rank", "points", "checkpoint_every")
+        check_not_negative(self, "movies", "drift_period")
+        if not 0 <= self.exploration_floor <= 1:
+            raise ConfigError(f"TrainConfig.exploration_floor is {self.exploration_floor!r}; it must be in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,11 @@ def train(
         "source": None if source is None else dict(source),
         **_about(split, settings, agent_settings, features.model, seed),
     }
-    work = _work_folder(out, {"agent": agent, **about})
     environment = make_environment(split.fit, features, settings, seed)
     learner = _make_agent(entry, environment, agent_settings, features, split.fit, seed)
     learner.exploration_floor = settings.exploration_floor
+    # Last, so that settings refused above leave no unfinished training behind.
+    work = _work_folder(out, {"agent": agent, **about})
     figures = _learn(learner, environment, split.fit, features, settings, work, seed, show_progress)
     if settings.mode == "online":
         figures["baseline_regret"] = baseline_regret(split.fit, features, settings, seed)

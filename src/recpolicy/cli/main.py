@@ -9,6 +9,8 @@ import typer
 from recpolicy.cli import data, policy, training
 from recpolicy.core.errors import RecpolicyError
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="recpolicy",
     help="From a table of ratings to a recommendation policy that can be trusted.",
@@ -38,10 +40,7 @@ def main() -> None:
     except RecpolicyError as error:
         print(f"recpolicy: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("recpolicy: interrupted; a training is taken up by the same command", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # `recpolicy predict ... | head`: the reader has had enough.
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:  # typer has turned Ctrl-C into it
+            print("recpolicy: interrupted; a training is taken up by the same command", file=sys.stderr)
+        raise

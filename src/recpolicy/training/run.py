@@ -116,7 +116,7 @@ def _restore(manager: Any, folder: Path) -> None:
         return
     try:
         # Everything saved must have its place here, so that a checkpoint of another agent is refused.
-        manager.checkpoint.restore(latest).assert_existing_objects_matched()
+        manager.checkpoint.restore(latest).assert_consumed()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         message = str(error).splitlines()[0]
         raise ArtifactError(f"{folder}: its checkpoint is of another agent or damaged ({message})") from None

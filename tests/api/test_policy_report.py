@@ -1,0 +1,74 @@
+"""The report of a policy and the demo: one page that needs nothing but itself, and the whole job on a miniature."""
+
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from miniature import write_miniature
+from trained_policies import TINY, loaded, miniature_split, trained
+
+from recpolicy.api.demo import run_demo
+from recpolicy.api.report import write_policy_report
+from recpolicy.api.train import TrainConfig
+from recpolicy.core.errors import UnknownIdError
+from recpolicy.serving.artifact import verify
+
+
+def outside_resources(page):
+    """Whatever a browser would fetch: addresses in src and href, url() and @import, other than fragments."""
+    found = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page) + re.findall(r"url\(([^)]*)\)", page)
+    return [address for address in found if not address.strip("'\"").startswith("#")] + re.findall("@import", page)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(trained("linucb"), tmp_path / "policy")
+
+
+def test_the_report_is_one_page_that_loads_nothing(folder):
+    verdict = write_policy_report(loaded("linucb"), miniature_split(), folder, folder / "page.html", user=7)
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert outside_resources(page) == []
+    assert "<script" not in page
+    assert page.count("<svg") >= 6  # regret, reward, choice, calibration, pulls, suggestions
+    assert f"{verdict.evaluation.policies['linucb'].rmse:.3f}" in page
+    assert "user 7" in page
+    for title in loaded("linucb").recommend(7, k=10)["title"]:
+        assert title in page
+    assert (folder / "metrics.json").is_file()
+    verify(folder)
+
+
+def test_the_report_of_a_policy_without_training_curve(tmp_path):
+    """An offline training has no regret to show."""
+    folder = shutil.copytree(trained("linucb"), tmp_path / "policy")
+    (folder / "metrics.csv").unlink()
+    write_policy_report(loaded("linucb"), miniature_split(), folder, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Cumulative regret" not in page
+    assert "user 1" in page  # the first one, when none is named
+
+
+def test_an_unknown_user_is_named_and_nothing_is_written(folder):
+    with pytest.raises(UnknownIdError, match="no user with id 61"):
+        write_policy_report(loaded("linucb"), miniature_split(), folder, folder / "page.html", user=61)
+    assert not (folder / "page.html").exists()
+
+
+def test_the_demo_tells_the_whole_story(tmp_path):
+    said = []
+    config = TrainConfig(**TINY)
+    run_demo(
+        str(write_miniature(tmp_path / "data")), tmp_path / "run", lambda *words: said.append(words), user=7, config=config
+    )
+    told = dict(said)
+    assert list(told)[:3] == ["Ratings", "Split", "Policy"]
+    assert re.match(r"1,\d{3} ratings of 60 users on 80 movies", told["Ratings"])
+    assert "640 simulated interactions" in told["Policy"]
+    table, suggestions = (value for value in told.values() if isinstance(value, pd.DataFrame))
+    assert list(table.index) == ["linucb", "random", "most_popular", "highest_mean", "rating_model", "oracle"]
+    assert len(suggestions) == 5
+    assert told["Report with the regret curve and all plots"] == tmp_path / "run" / "report.html"
+    assert outside_resources((tmp_path / "run" / "report.html").read_text(encoding="utf-8")) == []
+    verify(tmp_path / "run")

@@ -1,0 +1,60 @@
+"""What `recpolicy` exports, and that importing it costs nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+import recpolicy
+
+NAMES = [
+    "Policy", "RecpolicyError", "TrainConfig", "evaluate", "fit_rating_model", "load_policy", "load_ratings", "split",
+    "train",
+]  # fmt: skip
+
+
+def test_the_names_are_these():
+    assert recpolicy.__all__ == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_is_there_and_documented(name):
+    thing = getattr(recpolicy, name)
+    assert thing.__name__ == name
+    assert thing.__module__.startswith("recpolicy.")
+    assert thing.__doc__
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="has no attribute 'predict'"):
+        _ = recpolicy.predict
+
+
+QUIET = """
+import sys
+{statement}
+heavy = {{"numpy", "pandas", "pydantic", "tensorflow", "tf_agents", "matplotlib", "sklearn"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("statement", ["import recpolicy", "import recpolicy.cli.main"])
+def test_importing_it_imports_nothing_heavy(statement):
+    code = QUIET.format(statement=statement)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_star_import_takes_the_names_and_no_tensorflow():
+    code = "from recpolicy import *\nimport sys\nprint(callable(train), 'tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_tensorflow_imported_too_early_is_an_error_that_says_what_to_do():
+    code = (
+        "import os, sys, types\nos.environ.pop('TF_USE_LEGACY_KERAS', None)\n"
+        "sys.modules['tensorflow'] = types.ModuleType('tensorflow')\nimport recpolicy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ImportError: tensorflow was imported before recpolicy" in done.stderr
