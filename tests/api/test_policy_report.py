@@ -60,7 +60,11 @@ def test_the_demo_tells_the_whole_story(tmp_path):
     said = []
     config = TrainConfig(**TINY)
     run_demo(
-        str(write_miniature(tmp_path / "data")), tmp_path / "run", lambda *words: said.append(words), user=7, config=config
+        str(write_miniature(tmp_path / "data")),
+        tmp_path / "run",
+        lambda *words: said.append(words),
+        user=7,
+        config=config,
     )
     told = dict(said)
     assert list(told)[:3] == ["Ratings", "Split", "Policy"]

@@ -1,6 +1,6 @@
 """`train`: same seed, same numbers; what it refuses; what it leaves behind when it fails."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,6 @@ from recpolicy.api.train import TrainConfig, prepare, train, training_world
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.data.load import load_ratings
 from recpolicy.data.splits import split
-from recpolicy.models.context import contexts
 from recpolicy.models.registry import fit_rating_model
 from recpolicy.serving import tensorflow_export
 
@@ -53,19 +52,42 @@ def test_offline_every_fit_rating_counts_once(tmp_path):
     assert not (tmp_path / "policy" / "metrics.csv").exists()
 
 
-def test_what_a_policy_sees_comes_from_the_fit_part_only(tmp_path):
-    """Other test ratings, the same policy: features, world and training know nothing of them."""
-    fit, test = miniature_split().fit, miniature_split().test
-    settings = TrainConfig(**TINY)
-    features = prepare(fit, settings, seed=0)
-    np.testing.assert_array_equal(features.context, loaded("linucb").artifact.context)
-    np.testing.assert_array_equal(features.context, contexts(features.embeddings, fit.users))
-    assert features.model.fit_digest == fit.digest
-    world = training_world(fit, settings, seed=0)
+@pytest.mark.usefixtures("without_saved_models")
+def test_other_held_out_ratings_lead_to_the_same_policy(tmp_path):
+    """Features, world and training know nothing of the test part."""
+    parts = miniature_split()
+    turned = replace(parts, test=replace(parts.test, rating=6 - parts.test.rating))
+    policy = train("rating_model", turned, tmp_path / "policy", config=TINY)
+    for name in ("arrays.npz", "metrics.csv"):
+        assert (tmp_path / "policy" / name).read_bytes() == (trained("rating_model") / name).read_bytes()
+    assert policy.about["split"]["test"] != loaded("rating_model").about["split"]["test"]
+
+
+def test_the_world_is_of_another_class_than_the_features():
+    settings, fit = TrainConfig(**TINY), miniature_split().fit
+    features, world = prepare(fit, settings), training_world(fit, settings, seed=0)
+    assert features.model.name == "svd"
+    assert world.name == "item_knn"
     assert not world.known.any()
-    own = fit_rating_model(fit, "svd").mean
-    assert not np.allclose(world.expected, own, atol=0.1)
-    assert len(test) > 0
+    np.testing.assert_array_equal(features.context, loaded("linucb").artifact.context)
+
+
+def test_demographics_follow_the_embedding():
+    context = loaded("linucb_hybrid").artifact.context
+    np.testing.assert_array_equal(context[:, :5], loaded("linucb").artifact.context)
+    users = miniature_split().fit.users
+    np.testing.assert_allclose(context[:, 5], users["age"] / 75, rtol=1e-6)
+    assert context.shape[1] == 5 + 1 + users["gender"].nunique() + users["occupation"].nunique()
+
+
+def test_the_regret_of_the_baselines_is_noted_beside_the_agents():
+    fit, settings = miniature_split().fit, TrainConfig(**TINY)
+    expected = training_world(fit, settings, seed=0).expected
+    noted = loaded("linucb").about["training"]["baseline_regret"]
+    assert noted["random"] == pytest.approx((expected.max(axis=1) - expected.mean(axis=1)).mean(), rel=1e-5)
+    most = np.bincount(fit.movie, minlength=80)
+    best = expected[:, most == most.max()].mean(axis=1)
+    assert noted["most_popular"] == pytest.approx((expected.max(axis=1) - best).mean(), rel=1e-5)
 
 
 @pytest.mark.usefixtures("without_saved_models")
@@ -125,7 +147,12 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(tmp_p
         ("linucb", {"movies": 81}, {}, r"movies is 81; expected 0 \(all\) or 2\.\.80"),
         ("linucb", {"rating_model": "svd", "world": "svd"}, {}, r"must be of another class"),
         ("linucb", {"world": "sdv"}, {}, r"no rating model named 'sdv'"),
-        ("linucb", {"exploration_floor": 1.5}, {}, r"train: TrainConfig\.exploration_floor is 1\.5; it must be in \[0, 1\]"),
+        (
+            "linucb",
+            {"exploration_floor": 1.5},
+            {},
+            r"train: TrainConfig\.exploration_floor is 1\.5; it must be in \[0, 1\]",
+        ),
         ("linucb", {"batch_size": 0}, {}, r"batch_size is 0; it must be above 0"),
         ("linucb", {"interactions": 0}, {}, r"interactions is 0; it must be above 0"),
         ("linucb", {"mode": "offline", "epochs": 0}, {}, r"epochs is 0; it must be above 0"),
@@ -144,8 +171,3 @@ def test_a_rating_model_of_other_ratings_is_refused(tmp_path):
     model = fit_rating_model(miniature_split().test, "bias")
     with pytest.raises(ConfigError, match="fitted on other ratings"):
         train("linucb", miniature_split(), tmp_path / "policy", config=TINY, model=model)
-
-
-def test_the_manifest_is_plain_json():
-    manifest = json.loads((trained("linucb_hybrid") / "recpolicy.json").read_text())
-    assert manifest["about"]["config"]["train"]["exploration_floor"] == 0.2

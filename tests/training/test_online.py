@@ -44,11 +44,15 @@ def played() -> tuple[BanditAgent, MovieBandit, Rounds]:
     return agent, environment, OnlineLoop(environment, agent).run(LONG)
 
 
-@pytest.fixture(scope="module")
-def uniform() -> Rounds:
+def random_loop() -> OnlineLoop:
     environment = world()
     agent = make_random(environment.time_step_spec(), environment.action_spec(), BaselineConfig(), table())
-    return OnlineLoop(environment, agent, learns=False).run(LONG)
+    return OnlineLoop(environment, agent, learns=False)
+
+
+@pytest.fixture(scope="module")
+def uniform() -> Rounds:
+    return random_loop().run(LONG)
 
 
 def test_two_halves_are_the_whole_to_the_last_bit(played):
@@ -64,6 +68,13 @@ def test_two_halves_are_the_whole_to_the_last_bit(played):
         np.testing.assert_array_equal(state(agent)[key], array)
     assert environment.round.numpy() == whole_environment.round.numpy() == LONG
     assert agent.train_step_counter.numpy() == whole_agent.train_step_counter.numpy() == LONG
+
+
+def test_chance_goes_on_where_the_first_half_ended(uniform):
+    loop = random_loop()
+    halves = [loop.run(LONG // 2) for _ in range(2)]
+    np.testing.assert_array_equal(halves[0].pulls + halves[1].pulls, uniform.pulls)
+    np.testing.assert_array_equal(np.concatenate([half.reward for half in halves]), uniform.reward)
 
 
 def test_figures_are_what_they_say(played):

@@ -20,6 +20,6 @@ def print_frame(frame: Any, title: str | None = None) -> None:
         table.add_column(str(name), justify="left" if shown[name].dtype.kind not in "fiu" else "right", no_wrap=True)
     for row in shown.itertuples(index=False):
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row))
-    # A pipe or a narrow log must not fold the columns.
-    console = Console() if Console().is_terminal else Console(width=200)
-    console.print(table)
+    # A pipe or a narrow log must not fold the columns; brackets and colons in titles are not markup.
+    width = None if Console().is_terminal else 200
+    Console(width=width, markup=False, emoji=False).print(table)

@@ -1,0 +1,69 @@
+"""`recpolicy` itself: help, exit codes, and the one place where errors become a line."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+from command_line import recpolicy
+
+from recpolicy.cli import main as main_module
+from recpolicy.cli import policy, training
+
+COMMANDS = [command.function.__name__ for command in (*training.COMMANDS, *policy.COMMANDS)]
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """The command line sets the level of the package's log; the next test gets it back."""
+    logger = logging.getLogger("recpolicy")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+
+
+def test_the_commands_are_these():
+    assert sorted(COMMANDS) == ["compare", "demo", "evaluate", "predict", "recommend", "report", "train"]
+
+
+def test_help_of_the_whole_names_every_command(capsys):
+    for words in (["--help"], ["-h"]):
+        answer = recpolicy(capsys, *words)
+        assert answer.code == 0
+        assert all(command in answer.out for command in [*COMMANDS, "data"])
+
+
+@pytest.mark.parametrize(
+    "words", [("predikt",), ("predict",), ("recommend", "x", "-u", "1", "-k", "0"), ("train", "ucb1")]
+)
+def test_words_that_make_no_sense_end_in_exit_code_2(capsys, words):
+    answer = recpolicy(capsys, *words)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "Error" in answer.err
+
+
+def test_verbose_lets_the_package_speak(capsys, tmp_path):
+    recpolicy(capsys, "--verbose", "predict", tmp_path, "-u", "1")
+    assert logging.getLogger("recpolicy").level == logging.INFO
+    recpolicy(capsys, "predict", tmp_path, "-u", "1")
+    assert logging.getLogger("recpolicy").level == logging.WARNING
+
+
+def test_errors_that_are_not_ours_are_not_hidden(monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main_module, "app", broken)
+    with pytest.raises(ZeroDivisionError):
+        main_module.main()
+
+
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path):
+    """`recpolicy ... | head -1`: the pipe breaks, nobody complains."""
+    code = "import sys\nsys.argv = ['recpolicy', '--help']\nfrom recpolicy.cli.main import main\nmain()"
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running.stdout.close()
+    assert "Traceback" not in running.stderr.read()
+    running.stderr.close()
+    running.wait()

@@ -1,0 +1,91 @@
+"""`recpolicy train` and `recpolicy demo`: from a config file to a policy, and the lines with which they refuse."""
+
+import json
+
+import pytest
+from command_line import recpolicy, refused
+from miniature import miniature_ratings, write_miniature
+from trained_policies import TINY
+
+CONFIG = "[train]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in TINY.items())
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path, monkeypatch):
+    """A directory that holds the miniature as ml-100k and a config."""
+    monkeypatch.chdir(tmp_path)
+    write_miniature(tmp_path / "ml-100k")
+    (tmp_path / "tiny.toml").write_text(CONFIG + "[rating_model]\nrank = 3\n")
+    return tmp_path
+
+
+def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
+    words = ("train", "popular", "--split", "u2", "--config", "tiny.toml", "--seed", 3, "--out", "runs/popular")
+    assert recpolicy(capsys, *words).out == (
+        "trained popular on ml-100k/u2/fit (seed 3): runs/popular\nnext: recpolicy evaluate runs/popular\n"
+    )
+    manifest = json.loads((directory / "runs" / "popular" / "recpolicy.json").read_text())
+    assert manifest["about"]["seed"] == 3
+    assert manifest["about"]["config"]["train"]["interactions"] == 640
+    assert manifest["about"]["config"]["rating_model"]["rank"] == 3
+    figures = json.loads(recpolicy(capsys, "evaluate", "runs/popular", "--json").out)
+    assert figures["split"] == "u2"
+    assert "runs/popular: exists already" in refused(recpolicy(capsys, *words))
+
+
+def test_own_data_is_read_again_as_the_config_says(capsys, directory):
+    ratings = miniature_ratings()
+    rows = zip(ratings.user.tolist(), ratings.movie.tolist(), ratings.rating.tolist(), strict=True)
+    text = "".join(f"alice{user},film-{movie},{2 * rating:g}\n" for user, movie, rating in rows)
+    (directory / "mine.csv").write_text("who,what,stars\n" + text)
+    data = '[data]\nscale = [2, 10]\ncolumns = { user = "who", movie = "what", rating = "stars" }\n'
+    (directory / "mine.toml").write_text(CONFIG + data)
+    words = ("--data", "mine.csv", "--config", "mine.toml", "--mode", "offline", "--split", "random", "--out", "run")
+    about = json.loads(recpolicy(capsys, "train", "highest_mean", *words, "--json").out)
+    assert about["training"]["mode"] == "offline"
+    rows = json.loads(recpolicy(capsys, "predict", "run", "--user", "alice7", "--json").out)
+    assert max(row["rating"] for row in rows) > 5
+    assert "policies" in json.loads(recpolicy(capsys, "evaluate", "run", "--json").out)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train = 3\n", "bad.toml: train: expected a table"),
+        ("[train]\ninteractions = 0\n", "interactions is 0"),
+        ("[agent]\nprecision = -1\n", "precision -1.0: expected > 0"),
+        ("[rating_model]\nrang = 1\n", "no setting named 'rang'. Did you mean 'rank'?"),
+    ],
+)
+def test_a_setting_out_of_range_leaves_nothing_behind(capsys, directory, text, message):
+    (directory / "bad.toml").write_text(text)
+    words = ("--config", "bad.toml", "--out", "run")
+    assert message in refused(recpolicy(capsys, "train", "linucb", *words))
+    assert not (directory / "run").exists()
+    assert not (directory / "run.training").exists()
+
+
+def test_missing_data_says_how_to_get_it(capsys, directory):
+    (directory / "ml-100k").rename(directory / "elsewhere")
+    line = refused(recpolicy(capsys, "train", "linucb", "--out", "run"))
+    assert "ml-100k is not here; run: recpolicy data fetch" in line
+
+
+def test_demo_hands_on_what_it_was_told(capsys, directory, monkeypatch):
+    from recpolicy.api import demo
+
+    told = {}
+
+    def run_demo(data, out, say, **options):
+        told.update(data=data, out=out, **options)
+        say("Ratings", "many")
+
+    monkeypatch.setattr(demo, "run_demo", run_demo)
+    words = ("--data", "elsewhere", "--user", "alice", "--interactions", 64, "--movies", 20, "--seed", 5, "-o", "run")
+    assert recpolicy(capsys, "demo", *words).out == "Ratings: many\n"
+    assert (told["data"], str(told["out"]), told["user"], told["seed"]) == ("elsewhere", "run", "alice", 5)
+    assert (told["config"].interactions, told["config"].movies) == (64, 20)
+
+
+def test_demo_refuses_data_that_is_not_there(capsys):
+    assert "nowhere: no such file" in refused(recpolicy(capsys, "demo", "--data", "nowhere", "-o", "run"))
