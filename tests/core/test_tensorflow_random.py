@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from recpolicy.core import tensorflow_random as own
 
-SEEDS = tf.constant([[3, 7], [2_000_000_000, 1], [-5, -7], [5, -7], [-2_000_000_000, 7]])
+SEEDS = tf.constant([[3, 7], [5, -7], [-2_000_000_000, 7]])
 
 
 def draws() -> list[tf.Tensor]:

@@ -37,7 +37,7 @@ def users_of(environment: StockMovieLens, rounds: int) -> np.ndarray:
 
 class TestStockMovieLens(EnvironmentContract):
     reward_range = (-5.0, 10.0)  # a reconstruction of zero-filled ratings keeps to no scale
-    most_users_at_once = 30
+    most_users_at_once = 16
 
     def make(self, seed, batch_size=8):
         return StockMovieLens(miniature_ratings(), RANK, MOVIES, batch_size, seed)

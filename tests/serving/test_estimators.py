@@ -58,7 +58,8 @@ def test_shared_weighs_products_offset_and_constant():
 def test_hybrid_without_cross_terms_is_shared_plus_own():
     z_and_x = [10.25 + 6, 21 + 4 * 6]  # squared lengths of z as above; x = (1, 2, 1) under I and 4 I
     arrays = {
-        "cross": np.zeros((2, 3, 4)), "beta": np.array([1.0, 1.0, 0.5, 2.0]), "center": np.array([[0, 0, 1.0], [1, 0, 0]]),
+        "cross": np.zeros((2, 3, 4)), "beta": np.array([1.0, 1.0, 0.5, 2.0]),
+        "center": np.array([[0, 0, 1.0], [1, 0, 0]]),
         "shared_covariance": np.eye(4), "covariance": EYE, "prior_precision": np.array([1.0, 1.0]),
     }  # fmt: skip
     estimate = ESTIMATORS["hybrid"](arrays, SITUATION)

@@ -1,4 +1,4 @@
-"""What a policy was when it was saved, it is when it is loaded: in NumPy, as SavedModel, in TF-Agents; for every agent."""
+"""What a policy was when it was saved, it is when it is loaded: in NumPy, by TensorFlow, by TF-Agents; every agent."""
 
 import subprocess
 import sys
