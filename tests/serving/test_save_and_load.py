@@ -41,6 +41,22 @@ def test_propensities_are_those_of_the_exploring_policy(name):
 
 
 @everywhere
+def test_std_is_the_rating_models_shrunk_by_what_was_learnt(name):
+    artifact, width = loaded(name).artifact, reference(name)["width"]
+    std, begun = by_user(everyone(name), "std", name), artifact.rating_std[:, artifact.catalogue]
+    if CASES[name].agent in {"ucb1", "exp3", "neural_linucb"}:  # they did not begin at the rating model
+        np.testing.assert_allclose(std, artifact.noise_std * width, rtol=1e-3)
+    elif CASES[name].agent in {"linucb", "lints"}:
+        square = (artifact.context**2).sum(axis=1, keepdims=True) + 1
+        np.testing.assert_allclose(std, begun * width / np.sqrt(square / 100), rtol=1e-3)  # 100: the prior's precision
+    elif CASES[name].agent in {"linucb_shared", "linucb_hybrid"}:
+        assert (std <= begun * (1 + 1e-5)).all()
+        assert (std < 0.95 * begun).mean() > 0.5
+    else:  # a network does not know how sure it is, a baseline learns nothing
+        np.testing.assert_array_equal(std, begun)
+
+
+@everywhere
 def test_recommendations_carry_the_propensities_of_the_policy_that_may_not_show_rated_movies(name):
     artifact, unrated = loaded(name).artifact, reference(name)["unrated"]
     rated = np.isfinite(miniature_split().fit.matrix())[:, artifact.catalogue]

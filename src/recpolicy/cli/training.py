@@ -64,7 +64,9 @@ def demo(
     from recpolicy.data.fetch import fetch
 
     if data == "ml-100k":
-        fetch()
+        found = fetch()
+        came = f"fetched from {found.source}" if found.fetched else "already there"
+        _say("Data", f"{found.folder}, {came}, verified by md5")
     config = TrainConfig(interactions=interactions, movies=movies)
     run_demo(data, out, _say, user=parse_id(user), seed=seed, config=config)
 
