@@ -4,6 +4,9 @@ import tensorflow as tf
 from contract import EnvironmentContract
 from planted_world import MOVIES, RANK, planted
 
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.observation import read_observation
+from recpolicy.agents.registry import AGENTS
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.catalogue_bandit import CatalogueBandit, CatalogueBanditConfig
 from recpolicy.models.pair_features import PairFeatures
@@ -52,3 +55,31 @@ class TestCatalogueBandit(EnvironmentContract):
         config = CatalogueBanditConfig(candidates=most, fewest_candidates=fewest)
         with pytest.raises(ConfigError, match="1 <= fewest <= most <= 12"):
             CatalogueBandit(planted().world, planted().user, PairFeatures(planted().movie, planted().offset), config)
+
+
+def table(arms):
+    """Something known of any number of arms."""
+    counts = np.arange(1, arms + 1, dtype=np.float32)
+    return Arms(np.ones((arms, RANK), np.float32), np.full(arms, 3, np.float32), counts, counts / arms, (1.0, 5.0))
+
+
+@pytest.mark.parametrize("name", ["linucb", "ucb1", "popular", "linucb_hybrid", "eps_greedy"])
+def test_agents_with_a_model_per_movie_are_refused(name):
+    environment = TestCatalogueBandit().make(0)
+    entry = AGENTS[name]
+    spec, action_spec = environment.time_step_spec(), environment.action_spec()
+    with pytest.raises(ConfigError, match="linucb_shared learns from their features"):
+        entry.make(spec, action_spec, entry.config(), table(environment.actions), 0)
+
+
+def test_the_rating_model_judges_candidates_by_their_features():
+    environment = TestCatalogueBandit().make(0)
+    entry = AGENTS["rating_model"]
+    spec, action_spec = environment.time_step_spec(), environment.action_spec()
+    agent = entry.make(spec, action_spec, entry.config(), table(environment.actions), 0)
+    draw = environment.draw(NOW)
+    seen = read_observation(environment.observation(draw))
+    said = agent.learner.estimate(seen).mean.numpy()
+    rows = np.arange(len(said))[:, np.newaxis]
+    model = planted().user @ planted().movie.T + planted().offset
+    np.testing.assert_allclose(said, model[draw.user.numpy()[rows], draw.candidates.numpy()], atol=1e-5)

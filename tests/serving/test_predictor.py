@@ -209,7 +209,7 @@ assert not heavy, heavy
 """
 
 
-@pytest.mark.parametrize("name", ["linucb", "lints", "neural_linucb"])
+@pytest.mark.parametrize("name", ["linucb", "lints"])
 def test_prediction_imports_nothing_of_the_training(name):
     done = subprocess.run([sys.executable, "-c", PREDICT, trained(name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from recpolicy.agents.arms import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ConfigError
+from recpolicy.models.pair_features import prior_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,16 @@ class Baseline(Learner):
         super().__init__(name=name)
         self._embedding, self._offset = tf.constant(arms.embedding), tf.constant(arms.offset)
         self._score = None if score is None else tf.constant(score)  # [A]
+        # Equal scores, and those of the rating model, are known for any candidates; the others belong to movies.
+        self.takes_candidates = score is None or not score.any()
 
     def estimate(self, observation: Observation) -> Estimate:
         """The rating model's expectations."""
-        user = observation.context[:, : self._embedding.shape[1]]
-        mean = self._offset + tf.matmul(user, self._embedding, transpose_b=True)
+        if observation.per_arm is not None:
+            mean = tf.linalg.matvec(observation.per_arm, prior_weights(observation.per_arm.shape[-1] - 2))
+        else:
+            user = observation.context[:, : self._embedding.shape[1]]
+            mean = self._offset + tf.matmul(user, self._embedding, transpose_b=True)
         return Estimate(mean, tf.zeros_like(mean))
 
     def explore(self, observation: Observation) -> tf.Tensor:
@@ -44,7 +50,12 @@ class Baseline(Learner):
     def exploit(self, observation: Observation) -> tf.Tensor:
         """Greedy in the scores; equal scores share alike."""
         mean = self.estimate(observation).mean
-        scores = mean if self._score is None else tf.broadcast_to(self._score, tf.shape(mean))
+        if self._score is None:
+            scores = mean
+        elif self.takes_candidates:
+            scores = tf.zeros_like(mean)
+        else:
+            scores = tf.broadcast_to(self._score, tf.shape(mean))
         return heads.greedy(scores, observation.mask)
 
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:

@@ -57,7 +57,8 @@ class EXP3(Learner):
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Add the importance-weighted gains of the batch."""
         config, arms = self._config, self._weight.shape[0]
-        probability = tf.gather(self.explore(observation), action, batch_dims=1)
+        acted = heads.with_floor(self.explore(observation), self.floor, observation.mask)
+        probability = tf.gather(acted, action, batch_dims=1)
         gain = (reward - config.low) / (config.high - config.low) / probability  # [B]
         total = tf.linalg.matvec(tf.one_hot(action, arms), gain, transpose_a=True)  # [A]
         weight = self._weight + config.gamma / arms * total

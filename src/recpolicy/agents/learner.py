@@ -49,6 +49,11 @@ class ExportedPolicy:
 class Learner(tf.Module, abc.ABC):
     """One algorithm: its variables, its estimates, the head it explores with and its update."""
 
+    takes_candidates = False
+    """Whether it scores actions by the features in the observation, so that they may be other movies every round."""
+    floor = 0.0
+    """The exploration floor of the policy that acts for it; set by BanditAgent."""
+
     @abc.abstractmethod
     def estimate(self, observation: Observation) -> Estimate:
         """Return the expected reward of every action and how sure the learner is."""
@@ -125,12 +130,23 @@ class BanditPolicy(tf_policy.TFPolicy):
         return fold_in(self._seed, number)
 
 
+def refuse_candidates(time_step_spec: Any, learner: Learner) -> None:
+    """Raise ConfigError where candidates change every round and the learner keeps one model per action."""
+    observation = time_step_spec.observation
+    if isinstance(observation, dict) and "per_arm" in observation and not learner.takes_candidates:
+        raise ConfigError(
+            f"{learner.name} keeps one model per movie, but here the candidates change every round; linucb_shared"
+            " learns from their features"
+        )
+
+
 class BanditAgent(tf_agent.TFAgent):
     """A learner as a TFAgent: `collect_policy` explores, `policy` exploits."""
 
     def __init__(
         self, time_step_spec: Any, action_spec: Any, learner: Learner, *, exploration_floor: float = 0.0, seed: int = 0
     ):
+        refuse_candidates(time_step_spec, learner)
         spec = tensor_spec.from_spec(time_step_spec)
         action_spec = tensor_spec.from_spec(action_spec)
         self.learner = learner
@@ -153,6 +169,7 @@ class BanditAgent(tf_agent.TFAgent):
         if not 0 <= floor <= 1:
             raise ConfigError(f"exploration_floor {floor}: expected in [0, 1]")
         self.collect_policy.floor = floor
+        self.learner.floor = floor
 
     def _train(self, experience: trajectory.Trajectory, weights: Any = None) -> tf_agent.LossInfo:
         if weights is not None:

@@ -37,6 +37,8 @@ class SharedLinUCBConfig:
 class SharedLinUCB(Learner):
     """One linear posterior over pair features."""
 
+    takes_candidates = True
+
     def __init__(self, features: PairFeatures, config: SharedLinUCBConfig):
         check_linear(config)
         super().__init__(name="linucb_shared")

@@ -96,6 +96,13 @@ def _rows(
     return np.asarray(rows, np.int32)
 
 
+def rating_steps(scale: tuple[float, float]) -> int:
+    """How many steps there are from the lowest to the highest rating: of 1 on whole-number scales, else of a half."""
+    low, high = scale
+    whole = float(low).is_integer() and float(high).is_integer()
+    return max(1, round((high - low) * (1 if whole else 2)))
+
+
 def genre_matrix(movies: pd.DataFrame) -> tuple[list[str], NDArray[np.float32]]:
     """Return the genre names, sorted, and a 0/1 matrix [I, G]."""
     sets = [set(filter(None, genres.split(GENRE_SEPARATOR))) for genres in movies["genres"]]

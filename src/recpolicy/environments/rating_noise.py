@@ -11,11 +11,13 @@ from typing import Any
 import tensorflow as tf
 
 from recpolicy.core.tensorflow_random import uniform
+from recpolicy.data.ratings import rating_steps
 
 
-def sample_ratings(expected: tf.Tensor, scale: tuple[float, float], seed: tf.Tensor, steps: int = 4) -> tf.Tensor:
-    """Ratings drawn around `expected` [B], one each; `seed` int32 [2]."""
+def sample_ratings(expected: tf.Tensor, scale: tuple[float, float], seed: tf.Tensor) -> tf.Tensor:
+    """Ratings drawn around `expected` [B], one each, on the scale's own steps; `seed` int32 [2]."""
     low, high = scale
+    steps = rating_steps(scale)
     share = (expected - low) / (high - low)  # [B]
     draws = uniform([steps, *_shape(expected)], seed)  # [steps, B]
     hits = tf.reduce_sum(tf.cast(draws < share, tf.float32), axis=0)  # [B]
