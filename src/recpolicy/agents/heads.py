@@ -2,7 +2,7 @@
 
 mean, width and the returned probabilities are [B, A]; mask is [B, A] bool or None. Rows sum to 1, masked arms get
 exactly 0, and ties share alike, so the probability that a policy reports is the one with which it acts.
-recpolicy/serving/heads.py holds the same heads in NumPy; tests/serving/test_heads.py holds the two together.
+recpolicy/serving/heads.py holds the same heads in NumPy; tests/serving/test_numpy_heads.py holds them together.
 """
 
 import math

@@ -5,7 +5,6 @@ Range, RFC 9110). Nothing here knows what the bytes mean: callers verify them.
 """
 
 import http.client
-import importlib.util
 import logging
 import shutil
 import socket
@@ -15,6 +14,8 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,9 @@ def _look_up(url: str, timeout: float) -> None:
 
 def _pip() -> list[str]:
     """The command that runs pip: of this Python, else whichever is on the PATH (a wheel is the same for all)."""
-    if importlib.util.find_spec("pip") is not None:
+    # By its metadata: looking for the module makes setuptools meddle with distutils, and warn of it.
+    with suppress(PackageNotFoundError):
+        version("pip")
         return [sys.executable, "-m", "pip"]
     if found := shutil.which("pip3") or shutil.which("pip"):
         return [found]
