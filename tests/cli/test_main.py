@@ -40,7 +40,9 @@ def test_words_that_make_no_sense_end_in_exit_code_2(capsys, words):
     answer = recpolicy(capsys, *words)
     assert answer.code == 2
     assert answer.out == ""
-    assert "Error" in answer.err
+    assert answer.err.startswith("recpolicy: ")
+    assert "--help" in answer.err
+    assert answer.err.count("\n") == 1
 
 
 def test_verbose_lets_the_package_speak(capsys, tmp_path):
@@ -51,7 +53,7 @@ def test_verbose_lets_the_package_speak(capsys, tmp_path):
 
 
 def test_errors_that_are_not_ours_are_not_hidden(monkeypatch):
-    def broken():
+    def broken(**_):
         raise ZeroDivisionError
 
     monkeypatch.setattr(main_module, "app", broken)

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,11 +36,30 @@ def common(
 def main() -> None:
     """Run the command line."""
     try:
-        app()
+        # Not standalone: typer would draw a box of several lines around a usage error.
+        code = app(standalone_mode=False)
     except RecpolicyError as error:
-        print(f"recpolicy: {error}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as stop:
-        if stop.code == _INTERRUPTED:  # typer has turned Ctrl-C into it
-            print("recpolicy: interrupted; a training is taken up by the same command", file=sys.stderr)
-        raise
+        sys.exit(_fail(str(error), 2))
+    except Exception as error:
+        # typer's errors share no public base class over its versions, but all can format a message.
+        if not hasattr(error, "format_message"):
+            raise
+        sys.exit(_refuse(error))
+    if code == _INTERRUPTED:  # typer has turned Ctrl-C into it
+        _fail("interrupted; a training is taken up by the same command", code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(error: Any) -> int:
+    """Say what is wrong with the words of the command, in one line; without any words, show the help."""
+    message = error.format_message()
+    if not message.strip() or "\n" in message:
+        error.show()
+        return int(error.exit_code)
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "recpolicy"
+    return _fail(f"{message} See: {command} --help", int(error.exit_code))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"recpolicy: {' '.join(message.split())}", file=sys.stderr)
+    return code
