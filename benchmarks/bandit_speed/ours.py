@@ -34,13 +34,13 @@ def full_catalogue(rounds: int, calls: int, seed: int) -> dict[str, Any]:
     """LinUCB, started as the rating model, on all 1,682 movies of u1 with embeddings of length 20."""
     from recpolicy.agents.arms import arms_of
     from recpolicy.agents.linucb import LinUCBConfig, make_linucb
-    from recpolicy.api.train import TrainConfig, make_environment, prepare
+    from recpolicy.api.train import TrainConfig, make_environment, prepare, training_world
     from recpolicy.data.splits import split
 
     fit = split(load_ratings("ml-100k"), "u1").fit
     settings = TrainConfig(batch_size=FULL_BATCH)
     features = prepare(fit, settings)
-    environment = make_environment(fit, features, settings, seed)
+    environment = make_environment(training_world(fit, settings, seed), features, settings, seed)
     arms = arms_of(features.catalogue, features.embeddings, fit)
     agent = make_linucb(environment.time_step_spec(), environment.action_spec(), LinUCBConfig(), arms, seed)
     return {"arms": environment.actions, **_rates(_loop(environment, agent), rounds, FULL_BATCH, calls)}

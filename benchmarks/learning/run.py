@@ -85,7 +85,7 @@ class Arena:
     def __init__(self, parts: Split, size: Size):
         settings = TrainConfig(movies=size.movies)
         features = prepare(parts.fit, settings)
-        self.environment = make_environment(parts.fit, features, settings, seed=0)
+        self.environment = make_environment(training_world(parts.fit, settings, 0), features, settings, seed=0)
         self.arms = arms_of(features.catalogue, features.embeddings, parts.fit)
         self.rounds, self.batch = size.rounds, settings.batch_size
 

@@ -103,10 +103,9 @@ def train(
 
     config and agent_config are dataclasses or mappings of settings (TrainConfig; the agent's own). A rating model
     already fitted on the same fit part may be handed in; `source` (the arguments of load_ratings) is noted in the
-    artifact, so that `recpolicy evaluate` can read the ratings again. A training
-    that was killed is taken up where its last checkpoint left it by the same call. Raises ConfigError for unknown
-    names and settings out of range, ArtifactError when `out` exists or holds an unfinished training with other
-    settings.
+    artifact, so that `recpolicy evaluate` can read the ratings again. A training that was killed is taken up where its
+    last checkpoint left it by the same call. Raises ConfigError for unknown names and settings out of range,
+    ArtifactError when `out` exists or holds an unfinished training with other settings.
     """
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
@@ -123,14 +122,15 @@ def train(
         "source": None if source is None else dict(source),
         **_about(split, settings, agent_settings, features.model, seed),
     }
-    environment = make_environment(split.fit, features, settings, seed)
+    world = training_world(split.fit, settings, seed)
+    environment = make_environment(world, features, settings, seed)
     learner = _make_agent(entry, environment, agent_settings, features, split.fit, seed)
     learner.exploration_floor = settings.exploration_floor
     # Last, so that settings refused above leave no unfinished training behind.
     work = _work_folder(out, {"agent": agent, **about})
     figures = _learn(learner, environment, split.fit, features, settings, work, seed, show_progress)
     if settings.mode == "online":
-        figures["baseline_regret"] = baseline_regret(split.fit, features, settings, seed)
+        figures["baseline_regret"] = baseline_regret(world, split.fit, features)
     artifact = _artifact(agent, learner, split.fit, features, settings, {**about, "training": figures})
     _write(artifact, learner, features.context.shape[1], work, out)
     return load_policy(out)
@@ -151,24 +151,24 @@ def prepare(
     )
 
 
-def make_environment(fit: Ratings, features: Features, settings: TrainConfig, seed: int) -> "MovieBandit":
-    """The world to train in: another model class than the features', fitted on the fit part with another seed."""
+def make_environment(world: World, features: Features, settings: TrainConfig, seed: int) -> "MovieBandit":
+    """The environment to train in."""
     from recpolicy.environments.movie_bandit import MovieBandit, MovieBanditConfig
 
     config = MovieBanditConfig(batch_size=settings.batch_size, drift_period=settings.drift_period)
-    return MovieBandit(training_world(fit, settings, seed), features.context, features.catalogue, config, seed)
+    return MovieBandit(world, features.context, features.catalogue, config, seed)
 
 
 def training_world(fit: Ratings, settings: TrainConfig, seed: int) -> World:
-    """The world in which policies are trained."""
+    """The world that pays while training: another model class than the features', on the fit part, another seed."""
     if settings.world == settings.rating_model:
         raise ConfigError(f"world and rating_model are both {settings.world!r}; the world must be of another class")
     return world_of(fit_rating_model(fit, settings.world, seed=integer_seed(seed, "world")))
 
 
-def baseline_regret(fit: Ratings, features: Features, settings: TrainConfig, seed: int) -> dict[str, float]:
+def baseline_regret(world: World, fit: Ratings, features: Features) -> dict[str, float]:
     """Regret per interaction of each baseline in the training world, among the catalogue, without drift; enumerated."""
-    expected = training_world(fit, settings, seed).expected[:, features.catalogue]
+    expected = world.expected[:, features.catalogue]
     return {
         name: float(regret_by_user(expected, table.score[:, features.catalogue]).mean())
         for name, table in baseline_tables(fit, features.model).items()
