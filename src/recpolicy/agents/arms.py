@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings import Ratings, genre_directions
 from recpolicy.models.embeddings import Embeddings
 
 _SHRINKAGE = 4.0
@@ -21,6 +21,7 @@ class Arms:
     count: NDArray[np.float32]  # [A], fit ratings
     mean_rating: NDArray[np.float32]  # [A], shrunk to the global mean
     scale: tuple[float, float]
+    genres: NDArray[np.float32] | None = None  # [A, G], rows of length 1, or 0 where no genre is known
 
     def linear_prior(self, context_width: int, bias: bool) -> NDArray[np.float32]:
         """Weights [A, context_width (+ 1)] under which a linear model starts as the rating model."""
@@ -40,5 +41,5 @@ def arms_of(catalogue: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) 
     mean = (total + _SHRINKAGE * fit.rating.mean()) / (count + _SHRINKAGE)
     return Arms(
         embeddings.movie[catalogue], embeddings.offset[catalogue], count[catalogue].astype(np.float32),
-        mean[catalogue].astype(np.float32), fit.scale,
+        mean[catalogue].astype(np.float32), fit.scale, genre_directions(fit.movies)[catalogue],
     )  # fmt: skip

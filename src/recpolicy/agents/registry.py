@@ -1,11 +1,26 @@
-"""All agents by name."""
+"""All agents by name: those of single rounds, and those of sessions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recpolicy.agents import baselines, exp3, lints, linucb, linucb_hybrid, linucb_shared, neural, neural_linucb, ucb1
-from recpolicy.agents.learner import BanditAgent
+from recpolicy.agents import (
+    a2c,
+    baselines,
+    dqn,
+    exp3,
+    lints,
+    linucb,
+    linucb_hybrid,
+    linucb_shared,
+    neural,
+    neural_linucb,
+    ppo,
+    q_learning,
+    reinforce,
+    topk_reinforce,
+    ucb1,
+)
 from recpolicy.core.errors import unknown_name
 
 
@@ -14,8 +29,8 @@ class AgentEntry:
     """How to configure and make one agent."""
 
     config: type[Any]
-    make: Callable[..., BanditAgent]
-    """make(time_step_spec, action_spec, config, arms, seed)."""
+    make: Callable[..., Any]
+    """make(time_step_spec, action_spec, config, arms, seed): a BanditAgent or, in SESSION_AGENTS, a SequenceAgent."""
 
 
 AGENTS: Mapping[str, AgentEntry] = {
@@ -34,12 +49,23 @@ AGENTS: Mapping[str, AgentEntry] = {
     "rating_model": AgentEntry(baselines.BaselineConfig, baselines.make_rating_model),
 }
 
+SESSION_AGENTS: Mapping[str, AgentEntry] = {
+    "ppo": AgentEntry(ppo.PPOConfig, ppo.make_ppo),
+    "a2c": AgentEntry(a2c.A2CConfig, a2c.make_a2c),
+    "reinforce": AgentEntry(reinforce.ReinforceConfig, reinforce.make_reinforce),
+    "topk_reinforce": AgentEntry(topk_reinforce.TopKReinforceConfig, topk_reinforce.make_topk_reinforce),
+    "dqn": AgentEntry(dqn.DQNConfig, dqn.make_dqn),
+    "q_learning": AgentEntry(q_learning.QLearningConfig, q_learning.make_q_learning),
+}
+"""Agents that recommend one movie after the other, in SessionEnvironment."""
+
 BASELINES = ("random", "popular", "highest_mean", "rating_model")
 """They stand in every comparison."""
 
 
 def agent_entry(name: str) -> AgentEntry:
     """The agent's entry; raises ConfigError with the nearest known name."""
-    if name not in AGENTS:
-        raise unknown_name("agent", name, AGENTS)
-    return AGENTS[name]
+    known = {**AGENTS, **SESSION_AGENTS}
+    if name not in known:
+        raise unknown_name("agent", name, known)
+    return known[name]

@@ -22,3 +22,14 @@ def parse_ratings(pairs: list[str]) -> dict[Hashable, float]:
         if not separator or not movie:
             raise DataError(f"--rate {pair!r}: expected MOVIE=RATING, such as 50=5")
     return ratings
+
+
+def parse_shown(pairs: list[str]) -> list[tuple[Hashable, bool]]:
+    """["50=like", "181=skip"] -> [(50, True), (181, False)]; raises DataError for anything else."""
+    shown = []
+    for pair in pairs:
+        movie, separator, response = pair.rpartition("=")
+        if not separator or not movie or response not in ("like", "skip"):
+            raise DataError(f"--shown {pair!r}: expected MOVIE=like or MOVIE=skip, such as 50=like")
+        shown.append((parse_id(movie), response == "like"))
+    return shown

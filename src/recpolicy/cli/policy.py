@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recpolicy.cli.command import Command
-from recpolicy.cli.ids import parse_id, parse_ratings
+from recpolicy.cli.ids import parse_id, parse_ratings, parse_shown
 from recpolicy.cli.output import print_frame, print_json
 
 if TYPE_CHECKING:
     from recpolicy.api.evaluate import Verdict
+    from recpolicy.api.evaluate_sessions import SessionVerdict
     from recpolicy.data.splits import Split
     from recpolicy.serving.predictor import Policy
 
@@ -19,6 +20,12 @@ Folder = Annotated[Path, typer.Argument(help="Folder that `recpolicy train --out
 Users = Annotated[list[str], typer.Option("--user", "-u", help="User id; repeat for several.")]
 Rate = Annotated[
     list[str] | None, typer.Option("--rate", help="MOVIE=RATING of a new user (with one --user); repeat for several.")
+]
+Shown = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shown", help="MOVIE=like or MOVIE=skip, in order: the session so far (session policies, one --user)."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Data = Annotated[
@@ -34,11 +41,16 @@ def evaluate(
     from recpolicy.serving.predictor import load_policy
 
     policy = load_policy(folder)
-    verdict = evaluate_policies({policy.artifact.agent: policy}, _split_of(policy, data), seed=seed, out=folder)
+    policies, split = {policy.artifact.agent: policy}, _split_of(policy, data)
+    verdict = evaluate_policies(policies, split, seed=seed, out=folder)
+    played = _play_sessions(policies, split, seed, folder) if policy.sequential else None
     if as_json:
-        print_json(verdict.as_dict())
-    else:
-        print_frame(verdict.table(), f"{folder}, {_title(verdict)}")
+        print_json({**verdict.as_dict(), **({} if played is None else {"sessions": played.as_dict()})})
+        return
+    print_frame(verdict.table(), f"{folder}, {_title(verdict)}")
+    if played is not None:
+        print()
+        print_frame(played.table(), _SESSIONS)
 
 
 def compare(
@@ -52,17 +64,24 @@ def compare(
     from recpolicy.serving.predictor import load_policy
 
     policies = {str(folder): load_policy(folder) for folder in folders}
-    verdict = evaluate_policies(policies, _split_of(next(iter(policies.values())), data), seed=seed)
+    split = _split_of(next(iter(policies.values())), data)
+    verdict = evaluate_policies(policies, split, seed=seed)
+    of_sessions = {name: policy for name, policy in policies.items() if policy.sequential}
+    played = _play_sessions(of_sessions, split, seed) if of_sessions else None
     if as_json:
-        print_json(verdict.as_dict())
-    else:
-        print_frame(verdict.table(), _title(verdict))
+        print_json({**verdict.as_dict(), **({} if played is None else {"sessions": played.as_dict()})})
+        return
+    print_frame(verdict.table(), _title(verdict))
+    if played is not None:
+        print()
+        print_frame(played.table(), _SESSIONS)
 
 
 def predict(
     folder: Folder, user: Users,
     movie: Annotated[list[str] | None, typer.Option("--movie", "-m", help="Movie id; repeat; default: all.")] = None,
     rate: Rate = None,
+    shown: Shown = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -71,14 +90,18 @@ def predict(
 
     users = [parse_id(one) for one in user]
     movies = None if movie is None else [parse_id(one) for one in movie]
-    _answer(load_policy(folder).predict(users, movies, _fold_in(users, rate)), out, as_json)
+    estimates = load_policy(folder).predict(users, movies, _fold_in(users, rate), _history(users, shown))
+    _answer(estimates, out, as_json)
 
 
 def recommend(
     folder: Folder, user: Users,
     k: Annotated[int, typer.Option("-k", min=1, help="How many movies.")] = 10,
     include_rated: Annotated[bool, typer.Option("--include-rated", help="Also movies already rated.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw a slate from the policy's probabilities.")] = False,
     rate: Rate = None,
+    shown: Shown = None,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes ties and draws.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -87,7 +110,10 @@ def recommend(
 
     users = [parse_id(one) for one in user]
     policy = load_policy(folder)
-    _answer(policy.recommend(users, k, not include_rated, _fold_in(users, rate)), out, as_json)
+    suggestions = policy.recommend(
+        users, k, not include_rated, _fold_in(users, rate), seed=seed, history=_history(users, shown), sample=sample
+    )
+    _answer(suggestions, out, as_json)
 
 
 def report(
@@ -114,6 +140,17 @@ def _title(verdict: "Verdict") -> str:
     return f"{evaluation.test_ratings:,} held-out ratings of {evaluation.split}"
 
 
+_SESSIONS = "Simulated sessions: reward of a session, 95 % intervals over users"
+
+
+def _play_sessions(
+    policies: "dict[str, Policy]", split: "Split", seed: int, out: Path | None = None
+) -> "SessionVerdict":
+    from recpolicy.api.evaluate_sessions import evaluate_sessions
+
+    return evaluate_sessions(policies, split, seed=seed, out=out)
+
+
 def _split_of(policy: "Policy", data: str | None) -> "Split":
     """The split that the policy was fitted on, made again from the ratings."""
     from recpolicy.core.errors import DataError
@@ -133,6 +170,14 @@ def _fold_in(users: list[Hashable], rate: list[str] | None) -> dict[Hashable, di
     if len(users) != 1:
         raise typer.BadParameter("ratings of a new user go with exactly one --user", param_hint="--rate")
     return {users[0]: parse_ratings(rate)}
+
+
+def _history(users: list[Hashable], shown: list[str] | None) -> dict[Hashable, list[tuple[Hashable, bool]]] | None:
+    if not shown:
+        return None
+    if len(users) != 1:
+        raise typer.BadParameter("a session so far goes with exactly one --user", param_hint="--shown")
+    return {users[0]: parse_shown(shown)}
 
 
 def _answer(frame: Any, out: Path | None, as_json: bool) -> None:

@@ -13,7 +13,9 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random dra
 
 
 def train(
-    agent: Annotated[str, typer.Argument(help="linucb, lints, ucb1, eps_greedy, ... (any name in the agents' table)")],
+    agent: Annotated[
+        str, typer.Argument(help="linucb, lints, ucb1, eps_greedy, ...; of sessions: ppo, a2c, dqn, reinforce, ...")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trained policy.")],
     split: Annotated[str, typer.Option("--split", help="u1..u5, ua, ub, temporal, leave-last-N or random.")] = "u1",
     data: Data = "ml-100k",
@@ -23,11 +25,20 @@ def train(
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="online or offline; overrides the file.")] = None,
     interactions: Annotated[int | None, typer.Option("--interactions", min=1, help="Overrides the file.")] = None,
+    total_timesteps: Annotated[
+        int | None, typer.Option("--total-timesteps", min=1, help="Movies shown to agents of sessions; overrides.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            "--checkpoint-every", min=1, help="Movies shown (sessions) or rows of metrics between; overrides."
+        ),
+    ] = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was trained as JSON.")] = False,
 ) -> None:
     """Train an agent and write the policy to a folder; a killed training is taken up by the same command."""
-    from recpolicy.api.train import train as train_policy
+    from recpolicy.api.training import train_any
     from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
     from recpolicy.data.load import DataConfig, load_ratings
     from recpolicy.data.splits import split as split_ratings
@@ -37,8 +48,12 @@ def train(
     options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
     source = {"name_or_path": data, **{name: value for name, value in options.items() if value is not None}}
     settings: dict[str, Any] = dict(tables.get("train", {}))
-    settings |= {key: value for key, value in (("mode", mode), ("interactions", interactions)) if value is not None}
-    trained = train_policy(
+    given = {
+        "mode": mode, "interactions": interactions, "total_timesteps": total_timesteps,
+        "checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    settings |= {key: value for key, value in given.items() if value is not None}
+    trained = train_any(
         agent, split_ratings(load_ratings(**source), split, seed), out, config=settings,
         agent_config=tables.get("agent", {}), model_config=tables.get("rating_model"), source=source, seed=seed,
     )  # fmt: skip
@@ -81,6 +96,6 @@ def _say(title: str, value: Any) -> None:
 
 
 COMMANDS = (
-    Command(train, "Example:  recpolicy train linucb --split u1 --seed 0 --out runs/linucb"),
+    Command(train, "Example:  recpolicy train ppo --split u1 --total-timesteps 100000 --out runs/ppo"),
     Command(demo, "Example:  recpolicy demo --user 196"),
 )

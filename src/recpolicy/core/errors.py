@@ -6,6 +6,7 @@
     ├── FetchError            data could not be had from any source                    (also OSError)
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
+    ├── DivergedError         a training ended in numbers that are not finite          (also ArithmeticError)
     └── MissingExtraError     a command needs an optional part that is not installed   (also ImportError)
 
 A message says where, what was found, what was expected and what to do.
@@ -37,6 +38,10 @@ class ConfigError(RecpolicyError, ValueError):
 
 class ArtifactError(RecpolicyError, ValueError):
     """A saved artifact, model or checkpoint is damaged or foreign."""
+
+
+class DivergedError(RecpolicyError, ArithmeticError):
+    """A training ended in numbers that are not finite."""
 
 
 class MissingExtraError(RecpolicyError, ImportError):

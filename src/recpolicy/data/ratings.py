@@ -112,3 +112,11 @@ def genre_matrix(movies: pd.DataFrame) -> tuple[list[str], NDArray[np.float32]]:
     for row, genres in enumerate(sets):
         matrix[row, [column[genre] for genre in genres]] = 1.0
     return names, matrix
+
+
+def genre_directions(movies: pd.DataFrame) -> NDArray[np.float32]:
+    """Return the rows of the genre matrix [I, G] with length 1, so that products are cosines; 0 without genres."""
+    _, matrix = genre_matrix(movies)
+    length: NDArray[np.float32] = np.sqrt(np.square(matrix).sum(axis=1, keepdims=True))
+    directions: NDArray[np.float32] = matrix / np.maximum(length, np.float32(1.0))
+    return directions

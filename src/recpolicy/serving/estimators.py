@@ -23,6 +23,7 @@ class Situation:
     embedding: Array  # [A, D]
     offset: Array  # [A]
     rating: Array  # [n, A] the rating model's expectation: offset + embedding . context[:D]
+    memory: Array | None = None  # [n, M] what a session policy sees of the session; None for the other kinds
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Estimate:
     score: Array  # [n, A] what the policy is greedy in when it does not explore
     bound: Array | None = None  # [n, A] what it is greedy in when it explores, where that is no head's to compute
     remaining: Array | None = None  # [n, A] share of the rating model's uncertainty that is left, where it began there
+    value: Array | None = None  # [n] expected discounted reward of the rest of the session, for session policies
 
 
 def pack_symmetric(matrices: Array) -> Array:
@@ -105,6 +107,37 @@ def _rating_model(arrays: Arrays, situation: Situation) -> Estimate:
     return Estimate(situation.rating, None, score)
 
 
+def _session(arrays: Arrays, situation: Situation) -> Estimate:
+    x = _seen(situation)
+    score = _movie_scores(arrays, x, _layers(arrays, x))
+    value = _layers(arrays, x, "value/")[:, 0]
+    return Estimate(situation.rating, None, score, value=value)
+
+
+def _session_values(arrays: Arrays, situation: Situation) -> Estimate:
+    x = _seen(situation)
+    output = _layers(arrays, x)
+    if arrays["dueling"]:
+        score = _movie_scores(arrays, x, output[:, :-1])
+        score = output[:, -1:] + score - score.mean(axis=1, keepdims=True)
+    else:
+        score = _movie_scores(arrays, x, output)
+    return Estimate(situation.rating, None, score, value=score.max(axis=1))
+
+
+def _session_table(arrays: Arrays, situation: Situation) -> Estimate:
+    x = _seen(situation)
+    cell = np.zeros(len(x), np.int64)
+    for index, column in enumerate(arrays["columns"]):
+        cut = arrays[f"edges_{index}"]
+        cell = cell * (len(cut) + 1) + (x[:, column, np.newaxis] > cut).sum(axis=1)
+    score = arrays["q_table"][cell]
+    if "embedding" in arrays:
+        start = x[:, : arrays["embedding"].shape[1]] @ arrays["embedding"].T + arrays["offset"]
+        score = score + start / arrays["temperature"]
+    return Estimate(situation.rating, None, score, value=score.max(axis=1))
+
+
 ESTIMATORS: Mapping[str, Callable[[Arrays, Situation], Estimate]] = {
     "linear": _linear,
     "encoded_linear": _encoded_linear,
@@ -113,6 +146,9 @@ ESTIMATORS: Mapping[str, Callable[[Arrays, Situation], Estimate]] = {
     "mlp": _mlp,
     "arms": _arms,
     "rating_model": _rating_model,
+    "session": _session,
+    "session_values": _session_values,
+    "session_table": _session_table,
 }
 
 
@@ -127,11 +163,27 @@ def _pair_features(situation: Situation) -> Array:
     return np.concatenate([product, offset, np.ones_like(offset)], axis=-1)
 
 
-def _layers(arrays: Arrays, x: Array) -> Array:
+def _seen(situation: Situation) -> Array:
+    """The observation [n, D + M] of a session policy."""
+    assert situation.memory is not None, "a session policy is asked with a memory"
+    return np.concatenate([situation.context, situation.memory], axis=1)
+
+
+def _movie_scores(arrays: Arrays, x: Array, output: Array) -> Array:
+    """Scores [n, A] from a network's output; see recpolicy.agents.session_networks."""
+    if "table" not in arrays:
+        return output
+    rank = int(arrays["rank"])
+    features = output.copy()
+    features[:, :rank] += x[:, :rank]
+    return (features @ arrays["table"] + arrays["table_offset"]) / arrays["temperature"]
+
+
+def _layers(arrays: Arrays, x: Array, prefix: str = "") -> Array:
     """Dense layers, ReLU between them."""
-    count = sum(name.startswith("kernel_") for name in arrays)
+    count = sum(name.startswith(f"{prefix}kernel_") for name in arrays)
     for index in range(count):
-        x = x @ arrays[f"kernel_{index}"] + arrays[f"bias_{index}"]
+        x = x @ arrays[f"{prefix}kernel_{index}"] + arrays[f"{prefix}bias_{index}"]
         if index < count - 1:
             x = np.maximum(x, 0.0)
     return x

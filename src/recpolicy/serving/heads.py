@@ -111,6 +111,22 @@ def _exponential_weights(estimate: Estimate, settings: Settings, mask: Mask) -> 
     return with_floor(softmax(estimate.score, mask), settings["gamma"], mask)
 
 
+def _softmax(estimate: Estimate, _: Settings, mask: Mask) -> Array:
+    return softmax(estimate.score.astype(np.float64), mask)
+
+
+def _epsilon_top_k(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    scores = masked(estimate.score.astype(np.float64), mask)
+    k = min(int(settings["top_k"]), scores.shape[-1])
+    lowest = np.partition(scores, -k, axis=-1)[:, -k, np.newaxis]
+    explored = softmax(scores / settings["temperature"], scores >= lowest)
+    return settings["epsilon"] * explored + (1.0 - settings["epsilon"]) * greedy(scores, mask)
+
+
+def _epsilon_greedy_score(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
+    return with_floor(greedy(estimate.score, mask), settings["epsilon"], mask)
+
+
 HEADS: Mapping[str, Callable[[Estimate, Settings, Mask], Array]] = {
     "greedy": _greedy,
     "upper_confidence": _upper_confidence,
@@ -119,4 +135,7 @@ HEADS: Mapping[str, Callable[[Estimate, Settings, Mask], Array]] = {
     "boltzmann": _boltzmann,
     "exponential_weights": _exponential_weights,
     "optimistic": _optimistic,
+    "softmax": _softmax,
+    "epsilon_top_k": _epsilon_top_k,
+    "epsilon_greedy_score": _epsilon_greedy_score,
 }

@@ -20,9 +20,12 @@ from recpolicy.models.fold_in import fold_in_user
 from recpolicy.serving.artifact import Artifact, read_artifact
 from recpolicy.serving.estimators import ESTIMATORS, Estimate, Situation
 from recpolicy.serving.heads import HEADS, with_floor
+from recpolicy.serving.session_memory import MEMORIES, Past, Shape
 
 FoldIn = Mapping[Hashable, Mapping[Hashable, float]]
 """New users' ratings: {user id: {movie id: rating}}."""
+History = Mapping[Hashable, Sequence[tuple[Hashable, bool]]]
+"""Sessions so far: {user id: [(movie id, whether it was liked), ...]}, in the order shown."""
 Array = NDArray[np.floating]
 _USERS_AT_ONCE = 32
 """Bounds the memory of [n, A, K] intermediates."""
@@ -52,6 +55,11 @@ class Policy:
         self._embeddings = embedding
 
     @property
+    def sequential(self) -> bool:
+        """Whether it recommends in sessions, seeing what was shown so far."""
+        return "view" in self.artifact.policy
+
+    @property
     def about(self) -> Mapping[str, Any]:
         """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
         return {"agent": self.artifact.agent, **self.artifact.about}
@@ -61,21 +69,32 @@ class Policy:
         users: Hashable | Sequence[Hashable],
         movies: Sequence[Hashable] | None = None,
         fold_in: FoldIn | None = None,
+        history: History | None = None,
     ) -> pd.DataFrame:
         """Rating estimates of `movies` (all by default, catalogue order) for each user, users one after the other.
 
         Columns: user_id, movie_id, title; rating, on the rating scale, never rounded; std, of the expected rating
         (without the noise of one rating); propensity, the probability with which the exploring policy would show this
-        movie out of its whole catalogue (0 outside it). Raises UnknownIdError that names unknown ids; users in
-        `fold_in` ({user: {movie: rating}}) need not be known.
+        movie out of its whole catalogue (0 outside it); of a session policy also value, the discounted reward that it
+        expects of the rest of the session. `history` tells a session policy what was shown so far; movies shown have
+        propensity 0. Raises UnknownIdError that names unknown ids; users in `fold_in` ({user: {movie: rating}}) need
+        not be known.
         """
         ids = _as_list(users)
         rows = None if movies is None else self._movie_rows(movies)
-        parts = [self._tables(context, std, None) for context, std in self._situations(ids, fold_in or {})]
-        rating, std, propensity = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        parts = []
+        past = self._pasts(ids, history)
+        for start, (context, std) in zip(
+            range(0, len(ids), _USERS_AT_ONCE), self._situations(ids, fold_in or {}), strict=True
+        ):
+            here = past[start : start + _USERS_AT_ONCE]
+            allowed = np.stack([self._not_shown(shown) for shown, _ in here]) if history else None
+            parts.append(self._tables(context, std, allowed, here))
+        rating, std, propensity, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         pick = slice(None) if rows is None else rows
         shown = self._movie_ids[pick], self._titles[pick]
-        return _frame(ids, *shown, rating[:, pick], std[:, pick], propensity[:, pick])
+        frame = _frame(ids, *shown, rating[:, pick], std[:, pick], propensity[:, pick])
+        return frame.assign(value=value.repeat(rating[:, pick].shape[1])) if self.sequential else frame
 
     def recommend(
         self,
@@ -84,34 +103,45 @@ class Policy:
         exclude_rated: bool = True,
         fold_in: FoldIn | None = None,
         seed: int = 0,
+        history: History | None = None,
+        sample: bool = False,
     ) -> pd.DataFrame:
         """The k movies that the policy values most, best first, with the columns of `predict` after a `rank`.
 
         With `exclude_rated`, movies that the user rated in the fit part (or in `fold_in`) are left out, and the
-        propensity is that of a policy that may not show them. Ties are broken by `seed`. Fewer than k rows where
-        fewer movies are left.
+        propensity is that of a policy that may not show them. Ties are broken by `seed`. With `sample`, a slate drawn
+        from the propensities, one movie after the other without putting back, in place of the best k. `history` tells a
+        session policy what was shown so far, which is then left out. Fewer than k rows where fewer movies are left.
         """
         if k < 1:
             raise ConfigError(f"k is {k}; expected at least 1")
         ids, folded = _as_list(users), fold_in or {}
         catalogue = self.artifact.catalogue
         frames = []
-        for user, (context, std) in zip(ids, self._situations(ids, folded, at_once=1), strict=True):
-            allowed = np.ones(len(catalogue), bool)
+        situations = zip(ids, self._situations(ids, folded, at_once=1), self._pasts(ids, history), strict=True)
+        for user, (context, std), past in situations:
+            allowed = self._not_shown(past[0])
             if exclude_rated:
-                allowed = ~np.isin(catalogue, self._rated(user, folded))
+                allowed &= ~np.isin(catalogue, self._rated(user, folded))
             if not allowed.any():
                 continue
-            rating, spread, propensity = self._tables(context, std, allowed)
-            score = self._estimate(context)[0].score[0].astype(np.float64)
-            tie = generator(seed, f"recommend/{user}").random(len(score))
-            order = np.lexsort((tie, -np.where(allowed, score, -np.inf)))[: min(k, int(allowed.sum()))]
-            rows = catalogue[order]
+            rating, spread, propensity, value = self._tables(context, std, allowed, [past])
+            score = self._estimate(context, [past])[0].score[0].astype(np.float64)
+            lot = generator(seed, f"recommend/{user}")
+            if sample:  # the Gumbel trick: the k largest of log p + noise are k draws without putting back
+                likely = propensity[0, catalogue]
+                noise = lot.gumbel(size=len(likely))
+                drawn = np.log(likely, out=np.full(len(likely), -np.inf), where=likely > 0) + noise
+                order, left = np.argsort(-drawn, kind="stable"), int((likely > 0).sum())
+            else:
+                order = np.lexsort((lot.random(len(score)), -np.where(allowed, score, -np.inf)))
+                left = int(allowed.sum())
+            rows = catalogue[order[: min(k, left)]]
             table = _frame(
                 [user], self._movie_ids[rows], self._titles[rows], *(x[:, rows] for x in (rating, spread, propensity))
             )
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
-            frames.append(table)
+            frames.append(table.assign(value=value[0]) if self.sequential else table)
         if not frames:
             raise DataError("nothing to recommend: the users have rated every movie; use exclude_rated=False")
         return pd.concat(frames, ignore_index=True)
@@ -131,6 +161,35 @@ class Policy:
             scores.append(score)
             ratings.append(self._ratings(rating, estimate))
         return np.concatenate(scores), np.concatenate(ratings)
+
+    def session_scores(self, context: Array, memory: Array) -> Array:
+        """Scores [n, A] of a session policy for contexts [n, D] and memories [n, M] of running sessions."""
+        return ESTIMATORS[self.artifact.estimator](self.artifact.policy, self._situation(context, memory)[0]).score
+
+    def _pasts(self, ids: list[Hashable], history: History | None) -> "list[tuple[NDArray[np.int32], list[bool]]]":
+        """Per user the movie rows shown so far in the session and whether each was liked."""
+        if history and not self.sequential:
+            raise ConfigError(
+                f"{self.artifact.agent} does not look at the session so far; leave out `history`, or train a session"
+                " policy such as ppo"
+            )
+        pasts = [(history or {}).get(user, ()) for user in ids]
+        return [(self._movie_rows([movie for movie, _ in past]), [bool(liked) for _, liked in past]) for past in pasts]
+
+    def _not_shown(self, shown: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return ~np.isin(self.artifact.catalogue, shown)
+
+    def _memory(self, context: Array, pasts: "list[tuple[NDArray[np.int32], list[bool]]]") -> Array:
+        """What the policy sees of each session [n, M]."""
+        arrays, rank = self.artifact.policy, self.artifact.movie.shape[1]
+        genres = arrays["genres"]  # [I, G]
+        shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), genres.shape[1])
+        remember = MEMORIES[str(arrays["view"])]
+        memories = [
+            remember(user[:rank], Past(self.artifact.movie[rows], genres[rows], liked), shape)
+            for user, (rows, liked) in zip(context, pasts, strict=True)
+        ]
+        return np.stack(memories)
 
     def _situations(
         self, ids: list[Hashable], fold_in: FoldIn, at_once: int = _USERS_AT_ONCE
@@ -169,16 +228,23 @@ class Policy:
     def _mean_context(self) -> Array:
         return np.asarray(self.artifact.context.mean(axis=0))
 
-    def _estimate(self, context: Array) -> tuple[Estimate, Array]:
+    def _estimate(
+        self, context: Array, pasts: "list[tuple[NDArray[np.int32], list[bool]]] | None" = None
+    ) -> tuple[Estimate, Array]:
         """The policy's estimate of its catalogue [n, A] and the rating model's of all movies [n, I]."""
+        memory = None
+        if self.sequential:
+            memory = self._memory(context, pasts or [(np.empty(0, np.int32), [])] * len(context))
+        situation, rating = self._situation(context, memory)
+        return ESTIMATORS[self.artifact.estimator](self.artifact.policy, situation), rating
+
+    def _situation(self, context: Array, memory: Array | None) -> tuple[Situation, Array]:
         artifact = self.artifact
         rating = context[:, : artifact.movie.shape[1]] @ artifact.movie.T + artifact.offset
         if self._whole:
-            situation = Situation(context, artifact.movie, artifact.offset, rating)
-        else:
-            c = artifact.catalogue
-            situation = Situation(context, artifact.movie[c], artifact.offset[c], rating[:, c])
-        return ESTIMATORS[artifact.estimator](artifact.policy, situation), rating
+            return Situation(context, artifact.movie, artifact.offset, rating, memory), rating
+        c = artifact.catalogue
+        return Situation(context, artifact.movie[c], artifact.offset[c], rating[:, c], memory), rating
 
     def _ratings(self, rating: Array, estimate: Estimate) -> Array:
         if self._whole:
@@ -187,20 +253,24 @@ class Policy:
             rating[:, self.artifact.catalogue] = estimate.mean
         return np.clip(rating, *self.artifact.scale)
 
-    def _tables(self, context: Array, std: Array, allowed: NDArray[np.bool_] | None) -> tuple[Array, Array, Array]:
-        """Rating, std and propensity [n, I]."""
+    def _tables(
+        self, context: Array, std: Array, allowed: NDArray[np.bool_] | None,
+        pasts: "list[tuple[NDArray[np.int32], list[bool]]]",
+    ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+        """Rating, std and propensity [n, I]; value [n], NaN where the policy has none."""
         artifact = self.artifact
-        estimate, rating = self._estimate(context)
+        estimate, rating = self._estimate(context, pasts)
+        value = np.full(len(context), np.nan) if estimate.value is None else estimate.value
         mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
         probability = HEADS[artifact.head](estimate, artifact.settings, mask)
         probability = with_floor(probability, artifact.exploration_floor, mask)
         if self._whole:
-            return self._ratings(rating, estimate), self._std(std, estimate), probability
+            return self._ratings(rating, estimate), self._std(std, estimate), probability, value
         propensity = np.zeros_like(rating, dtype=np.float64)
         propensity[:, artifact.catalogue] = probability
         std = std.copy()
         std[:, artifact.catalogue] = self._std(std[:, artifact.catalogue], estimate)
-        return self._ratings(rating, estimate), std, propensity
+        return self._ratings(rating, estimate), std, propensity, value
 
     def _std(self, rating_std: Array, estimate: Estimate) -> Array:
         """The rating model's std, shrunk by what was learnt since; the learner's own where it began elsewhere."""

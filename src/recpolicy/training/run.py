@@ -7,17 +7,17 @@ Killed anywhere and taken up again, a run ends with the same numbers as an unbro
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from recpolicy.agents.learner import BanditAgent
-from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter
 from recpolicy.core.progress import progress
 from recpolicy.environments.base import RecommendationEnvironment
+from recpolicy.training.checkpoints import checkpoints_of, restore
 from recpolicy.training.online import OnlineLoop, Rounds
 
 METRICS_FILE = "metrics.csv"
@@ -68,8 +68,10 @@ def train_online(
     rounds = -(-config.interactions // batch)
     chunk = -(-rounds // config.points)
     totals = Totals(environment.actions)
-    manager = _checkpoints(environment, agent, totals, folder)
-    _restore(manager, folder)
+    manager = checkpoints_of(
+        folder, learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals
+    )
+    restore(manager, folder)
     done = int(environment.round.numpy())
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * batch if done else None)
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
@@ -99,24 +101,3 @@ def _figures(rounds: Rounds, totals: Totals) -> dict[str, float]:
         "coverage/share_of_arms_ever_shown": float((pulls > 0).mean()),
         "loss/mean_squared_error": float(rounds.loss.mean()),
     }
-
-
-def _checkpoints(
-    environment: RecommendationEnvironment, agent: BanditAgent, totals: Totals, folder: Path
-) -> tf.train.CheckpointManager:
-    state = tf.train.Checkpoint(
-        learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals
-    )
-    return tf.train.CheckpointManager(state, str(folder / "checkpoints"), max_to_keep=2)
-
-
-def _restore(manager: Any, folder: Path) -> None:
-    latest = manager.latest_checkpoint
-    if latest is None:
-        return
-    try:
-        # Everything saved must have its place here, so that a checkpoint of another agent is refused.
-        manager.checkpoint.restore(latest).assert_consumed()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
-        message = str(error).splitlines()[0]
-        raise ArtifactError(f"{folder}: its checkpoint is of another agent or damaged ({message})") from None

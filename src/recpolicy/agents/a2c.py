@@ -1,0 +1,65 @@
+"""A2C, advantage actor-critic with n-step returns. TF-Agents has none; this one is ours.
+
+R_t = sum_{i<n} gamma^i r_{t+i} + gamma^n V(s_{t+n}), the sum ending with the session; loss = -A log pi(a|s)
++ value_weight A^2 - entropy_weight H, A = R - V(s). B sessions, blocks of n steps, one gradient step a block.
+Source: Mnih et al. 2016 (1602.01783), without the asynchrony.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, flatten, networks
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.experience import Experience
+from recpolicy.agents.returns import explained_variance
+from recpolicy.agents.sequence import Figures, SequenceAgent
+from recpolicy.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2CConfig(ActorCriticConfig):
+    """Settings of A2C."""
+
+    steps: int = 5
+    """n, steps of each session between updates."""
+    trace: float = 1.0
+    """Lambda of the advantages; 1 is the n-step return."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1 or not 0 <= self.trace <= 1:
+            raise ConfigError("A2CConfig: steps must be at least 1 and trace in [0, 1]")
+
+
+class A2C(ActorCritic):
+    """One gradient step per block."""
+
+    config: A2CConfig
+    figures = ("loss", "policy_loss", "value_loss", "entropy", "gradient_norm", "explained_variance")
+
+    def __init__(self, scores: Any, value: Any, config: A2CConfig):
+        super().__init__(scores, value, config, "a2c")
+        self.steps = config.steps
+
+    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+        """One step down the loss."""
+        found, value = self.advantages(experience, self.config.trace)
+        advantage, target = flatten(found.advantage), flatten(found.target)
+        observation, mask = flatten(experience.observation), flatten(experience.mask)
+        with tf.GradientTape() as tape:
+            evaluated = self.evaluate(observation, mask, flatten(experience.action))
+            policy_loss = -tf.reduce_mean(advantage * evaluated.log_probability)
+            loss, value_loss, entropy = self.losses(evaluated, policy_loss, target, tf.ones_like(target))
+        return {
+            "loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
+            "gradient_norm": self._trainer.descend(tape, loss),
+            "explained_variance": explained_variance(flatten(value), target),
+        }  # fmt: skip
+
+
+def make_a2c(spec: Any, action_spec: Any, config: A2CConfig, arms: Arms | None = None, seed: int = 0) -> SequenceAgent:
+    """Return an A2C agent; without `arms` its head is plain."""
+    scores, value = networks(spec, action_spec, config, arms, seed)
+    return SequenceAgent(spec, action_spec, A2C(scores, value, config), seed=seed)

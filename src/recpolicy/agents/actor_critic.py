@@ -1,0 +1,110 @@
+"""What A2C, PPO and REINFORCE share: a softmax policy over movie scores and a value network, trained by one Adam.
+
+N = T B steps. Each algorithm differs in how it weighs log-probabilities; the critic's loss and the entropy bonus are
+the same: loss = policy loss + value_weight (target - V)^2 - entropy_weight H.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.categorical import log_probability_and_entropy
+from recpolicy.agents.experience import Experience
+from recpolicy.agents.learner import ExportedPolicy
+from recpolicy.agents.neural import layer_arrays
+from recpolicy.agents.returns import Advantages, generalised_advantages
+from recpolicy.agents.sequence import SequenceLearner
+from recpolicy.agents.session_networks import (
+    MovieScores,
+    SessionNetworkConfig,
+    Trainer,
+    make_scores,
+    make_value,
+)
+from recpolicy.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticConfig(SessionNetworkConfig):
+    """What the three algorithms have in common."""
+
+    gamma: float = 0.9
+    """Discount per movie, in [0, 1]; 0 looks no step ahead."""
+    value_weight: float = 0.5
+    """Weight of the value loss."""
+    entropy_weight: float = 0.01
+    """Weight of the entropy bonus, in reward per nat."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.gamma <= 1:
+            raise ConfigError(f"{type(self).__name__}.gamma is {self.gamma!r}; it must be in [0, 1]")
+        if self.value_weight < 0 or self.entropy_weight < 0:
+            raise ConfigError(f"{type(self).__name__}: value_weight and entropy_weight must be 0 or more")
+
+
+class Evaluated(NamedTuple):
+    """What the networks say of N steps."""
+
+    log_probability: tf.Tensor  # [N] of the actions taken
+    entropy: tf.Tensor  # [N]
+    value: tf.Tensor  # [N]
+
+
+class ActorCritic(SequenceLearner):
+    """Score network, value network and their trainer."""
+
+    def __init__(self, scores: MovieScores, value: Any, config: ActorCriticConfig, name: str):
+        super().__init__(name=name)
+        self._scores, self._value, self.config = scores, value, config
+        weights = [*scores.network.trainable_variables, *value.trainable_variables]
+        self._trainer = Trainer(weights, config)
+
+    def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Log-odds [B, A]."""
+        return self._scores(observation, mask)
+
+    def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:  # noqa: ARG002
+        """The critic's value [B]."""
+        return self._value(observation)[:, 0]
+
+    def evaluate(self, observation: tf.Tensor, mask: tf.Tensor, action: tf.Tensor) -> Evaluated:
+        """Log-probabilities, entropies and values of N steps, to be differentiated."""
+        log_probability, entropy = log_probability_and_entropy(self._scores(observation, mask), action)
+        return Evaluated(log_probability, entropy, self._value(observation)[:, 0])
+
+    def advantages(self, experience: Experience, trace: float) -> tuple[Advantages, tf.Tensor]:
+        """Advantages and targets [T, B] under the critic as it is, and its values [T, B]; nothing to differentiate."""
+        steps, batch = experience.reward.shape
+        width = experience.observation.shape[-1]
+        both = tf.concat([experience.observation, experience.next_observation], axis=0)
+        value = tf.reshape(self._value(tf.reshape(both, [2 * steps * batch, width])), [2 * steps, batch])
+        now, following = value[:steps], value[steps:]
+        found = generalised_advantages(
+            experience.reward, now, following, experience.terminated, experience.truncated, self.config.gamma, trace
+        )
+        return found, now
+
+    def losses(self, evaluated: Evaluated, policy_loss: tf.Tensor, target: tf.Tensor, weight: tf.Tensor) -> Any:
+        """(total loss, value loss, mean entropy); `target` and `weight` are [N], weights have mean 1."""
+        value_loss = tf.reduce_mean(weight * tf.square(target - evaluated.value))
+        entropy = tf.reduce_mean(weight * evaluated.entropy)
+        config = self.config
+        return policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy, value_loss, entropy
+
+    def export(self) -> ExportedPolicy:
+        """Both networks as arrays."""
+        value = {f"value/{name}": array for name, array in layer_arrays(self._value).items()}
+        return ExportedPolicy("session", "softmax", {}, self._scores.arrays() | value)
+
+
+def flatten(block: tf.Tensor) -> tf.Tensor:
+    """[T, B, ...] as [T B, ...]."""
+    return tf.reshape(block, [block.shape[0] * block.shape[1], *block.shape[2:]])
+
+
+def networks(spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: Arms | None, seed: int) -> Any:
+    """A score network and a value network."""
+    return make_scores(spec, action_spec, config, arms, seed), make_value(spec, config, seed)

@@ -1,0 +1,70 @@
+"""The softmax policy over masked logits: drawing, log-probabilities, entropy, divergence. All pure.
+
+logits [B, A] carry MASKED where an action is not allowed, so its probability is exactly 0 and its gradient too.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+MASKED = -1e9
+"""Finite, so that 0 * log 0 stays 0 in gradients; exp(MASKED - max) is exactly 0 in float32."""
+_BELOW_ONE = 1.0 - 2.0**-23
+
+
+def mask_logits(logits: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """Logits with MASKED where `mask` is false."""
+    return logits if mask is None else tf.where(mask, logits, MASKED)
+
+
+def draw(logits: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Actions [B] int32 of softmax(logits) at uniform points [B], and their log-probabilities [B].
+
+    The distribution function is searched in two levels of sqrt(A) blocks: a block, then an action in it, which spares
+    the prefix sum over all actions. An action of probability 0 is never drawn.
+    """
+    actions = logits.shape[1]
+    size = math.isqrt(actions - 1) + 1
+    blocks = -(-actions // size)
+    top = tf.reduce_max(logits, axis=1, keepdims=True)
+    weight = tf.exp(logits - top)  # [B, A]
+    padded = tf.reshape(tf.pad(weight, [[0, 0], [0, blocks * size - actions]]), [-1, blocks, size])
+    mass = tf.reduce_sum(padded, axis=2)  # [B, blocks]
+    block, before, total = _search(mass, point[:, tf.newaxis], None)
+    inside = tf.gather(padded, block, batch_dims=1)  # [B, size]
+    within, _, _ = _search(inside, point[:, tf.newaxis] * total - before, total)
+    action = block * size + within
+    chosen = tf.gather(logits, action, batch_dims=1)
+    return action, chosen - top[:, 0] - tf.math.log(total[:, 0])
+
+
+def _search(mass: tf.Tensor, point: tf.Tensor, whole: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The first entry [B] whose prefix sum exceeds the point, the mass before it [B, 1] and the total [B, 1].
+
+    `point` is a share of the total if `whole` is None, else a mass.
+    """
+    count = mass.shape[1]
+    prefix = tf.matmul(mass, tf.constant(np.triu(np.ones((count, count), np.float32))))
+    possible = mass > 0.0
+    total = tf.reduce_max(tf.where(possible, prefix, 0.0), axis=1, keepdims=True)
+    # Rounding may put the point at or above the last prefix sum: just below it, there is always an entry to find.
+    target = tf.minimum(point * total if whole is None else point, total * _BELOW_ONE)
+    found = tf.reduce_min(tf.where(possible & (prefix > target), tf.range(count), count), axis=1)
+    return found, tf.gather(prefix - mass, found, batch_dims=1)[:, tf.newaxis], total
+
+
+def log_probability(logits: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+    """log softmax(logits) [B] of `action` [B]."""
+    return tf.gather(tf.nn.log_softmax(logits), action, batch_dims=1)
+
+
+def log_probability_and_entropy(logits: tf.Tensor, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """log softmax(logits) [B] of `action` [B] and the entropy [B] in nats, over one pass of the exponentials."""
+    shifted = logits - tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
+    weight = tf.exp(shifted)
+    total = tf.reduce_sum(weight, axis=1)
+    log_total = tf.math.log(total)
+    # A masked action has weight 0 and a shifted logit that is huge but finite: their product is 0.
+    entropy = log_total - tf.reduce_sum(weight * shifted, axis=1) / total
+    return tf.gather(shifted, action, batch_dims=1) - log_total, entropy

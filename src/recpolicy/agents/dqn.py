@@ -1,0 +1,200 @@
+"""DQN for movies: double, with a soft target network, a dueling form, and softmax exploration among the top K.
+
+y = r + gamma (1 - terminated) Q_target(s', a*), a* = argmax over movies not yet shown of Q(s', .) (double) or of
+Q_target (plain); Huber loss of y - Q(s, a). Q starts as the rating model's expectation over `temperature`, so the
+untrained agent ranks as the rating model does. With probability epsilon a movie is drawn from the softmax of the K
+highest values, else the best one is shown. B sessions, N = T B steps a block.
+Sources: Mnih et al. 2015; van Hasselt et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start
+after Ben Ayed et al. 2025 (2508.00201), whose K and schedule are not known: ours are stated below.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from recpolicy.agents import categorical, heads
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.experience import Experience
+from recpolicy.agents.learner import ExportedPolicy
+from recpolicy.agents.observation import context_width
+from recpolicy.agents.replay import Batch, Replay
+from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
+from recpolicy.agents.session_networks import MovieScores, SessionNetworkConfig, Trainer, make_scores
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.tensorflow_random import fold_in
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQNConfig(SessionNetworkConfig):
+    """Settings of DQN."""
+
+    temperature: float = 4.0
+    """Points of expected rating that one unit of value starts at (dot head); must be > 0."""
+    gamma: float = 0.9
+    """Discount per movie, in [0, 1]."""
+    double: bool = True
+    """Choose with the online network and value with the target network."""
+    dueling: bool = False
+    """Q = V(s) + score - mean score, V being a network of its own output."""
+    tau: float = 0.01
+    """Share of the online weights that enters the target network at each update."""
+    steps: int = 4
+    """Steps of each session between rounds of updates."""
+    updates: int = 4
+    """Gradient steps per block."""
+    batch: int = 256
+    """Steps per gradient step."""
+    capacity: int = 20_000
+    """Steps that are remembered."""
+    epsilon: float = 0.3
+    """Exploring share at the start."""
+    final_epsilon: float = 0.05
+    """Exploring share at the end."""
+    decay: float = 0.995
+    """Factor on the exploring share at each block."""
+    top_k: int = 50
+    """Movies among which exploration draws."""
+    exploration_temperature: float = 1.0
+    """Softmax temperature of exploration, in units of value; must be > 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 <= self.gamma <= 1 and 0 < self.tau <= 1 and 0 <= self.final_epsilon <= self.epsilon <= 1):
+            raise ConfigError("DQNConfig: gamma in [0, 1], tau in (0, 1], final_epsilon <= epsilon in [0, 1] expected")
+        if min(self.steps, self.updates, self.batch, self.capacity, self.top_k) < 1 or not 0 < self.decay <= 1:
+            raise ConfigError("DQNConfig: counts must be at least 1, decay in (0, 1]")
+        if self.exploration_temperature <= 0:
+            raise ConfigError("DQNConfig: exploration_temperature must be above 0")
+
+
+class DQN(SequenceLearner):
+    """Online and target networks, a ring of past steps."""
+
+    wants_next_mask = True
+    figures = ("loss", "value_mean", "target_mean", "gradient_norm", "epsilon")
+
+    def __init__(self, online: MovieScores, target: MovieScores, width: int, actions: int, config: DQNConfig):
+        super().__init__(name="dqn")
+        self._online, self._target, self.config, self.steps = online, target, config, config.steps
+        self._width, self._actions = width, actions
+        self._blocks = tf.Variable(0, trainable=False, name="blocks")
+        self._copy(1.0)
+        self._trainer = Trainer(online.network.trainable_variables, config)
+        self._replay: Replay | None = None
+
+    def prepare(self, block: int) -> None:
+        """Make room for the past, in blocks of `block` steps."""
+        if self._replay is None:
+            self._replay = Replay(max(1, self.config.capacity // block), block, self._width, self._actions)
+
+    def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Q-values [B, A]."""
+        return categorical.mask_logits(self._values(self._online, observation), mask)
+
+    def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """The value of the best allowed movie [B]."""
+        return tf.reduce_max(self.scores(observation, mask), axis=1)
+
+    def epsilon(self) -> tf.Tensor:
+        """The exploring share now."""
+        config = self.config
+        shrunk = config.epsilon * tf.pow(config.decay, tf.cast(self._blocks, tf.float32))
+        return tf.maximum(shrunk, config.final_epsilon)
+
+    def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Log-probabilities [B, A]: the best movie, or with probability epsilon one of the top K."""
+        scores = self.scores(observation, mask)
+        epsilon = self.epsilon()
+        explored = tf.nn.softmax(top_k_logits(scores, self.config.top_k, self.config.exploration_temperature))
+        probability = epsilon * explored + (1.0 - epsilon) * heads.greedy(scores, mask)
+        return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
+
+    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:
+        """Remember the block, then `updates` steps on batches of the past."""
+        assert self._replay is not None, "prepare() comes before learn()"
+        self._replay.write(experience)
+        replay = self._replay
+
+        def one(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            told = self._step(replay.draw(self.config.batch, fold_in(seed, index)))
+            return index + 1, sums + told
+
+        _, sums = tf.while_loop(lambda i, _: i < self.config.updates, one, (tf.constant(0), tf.zeros([4])))
+        self._blocks.assign_add(1)
+        told = dict(zip(self.figures, tf.unstack(sums / self.config.updates), strict=False))
+        return {**told, "epsilon": self.epsilon()}
+
+    def _step(self, batch: Batch) -> tf.Tensor:
+        target = td_targets(
+            batch, self._values(self._online, batch.next_observation),
+            self._values(self._target, batch.next_observation), self.config.gamma, self.config.double,
+        )  # fmt: skip
+        with tf.GradientTape() as tape:
+            value = tf.gather(self._values(self._online, batch.observation), batch.action, batch_dims=1)
+            loss = tf.reduce_mean(huber(target - value))
+        norm = self._trainer.descend(tape, loss)
+        self._copy(self.config.tau)
+        return tf.stack([loss, tf.reduce_mean(value), tf.reduce_mean(target), norm])
+
+    def _values(self, network: MovieScores, observation: tf.Tensor) -> tf.Tensor:
+        """Q-values [B, A] of a network, nothing masked."""
+        if not self.config.dueling:
+            return network(observation, None)
+        state, scores = network.with_state_value(observation)
+        return state[:, tf.newaxis] + scores - tf.reduce_mean(scores, axis=1, keepdims=True)
+
+    def _copy(self, share: float) -> None:
+        for old, new in zip(self._target.network.weights, self._online.network.weights, strict=True):
+            old.assign(soft_update(old, new, share))
+
+    def export(self) -> ExportedPolicy:
+        """The online network as arrays."""
+        settings = {
+            "epsilon": float(self.epsilon()), "top_k": float(self.config.top_k),
+            "temperature": self.config.exploration_temperature,
+        }  # fmt: skip
+        arrays = self._online.arrays() | {"dueling": np.array(self.config.dueling)}
+        return ExportedPolicy("session_values", "epsilon_top_k", settings, arrays)
+
+
+def td_targets(batch: Batch, online: tf.Tensor, target: tf.Tensor, gamma: float, double: bool) -> tf.Tensor:
+    """y [n] from the two networks' values [n, A] of the next observation; movies already shown do not count."""
+    chooser = online if double else target
+    # Comparing with the maximum, and sharing among ties, spares an argmax, which XLA compiles badly after a matmul.
+    best = heads.greedy(chooser, batch.next_mask)
+    following = tf.reduce_sum(best * target, axis=1)
+    return tf.stop_gradient(batch.reward + gamma * tf.where(batch.terminated, 0.0, following))
+
+
+def top_k_logits(scores: tf.Tensor, k: int, temperature: float) -> tf.Tensor:
+    """Scores over temperature, MASKED below the K highest of each row; ties with the K-th stay in."""
+    if k < scores.shape[1]:
+        # Their minimum, not their last: a slice makes XLA sort all scores instead of keeping k.
+        lowest = tf.reduce_min(tf.math.top_k(scores, k).values, axis=1, keepdims=True)
+        scores = tf.where(scores >= lowest, scores, categorical.MASKED)
+    allowed = scores > 0.5 * categorical.MASKED
+    # From the highest down, so that a small temperature sends none below MASKED but those that have no chance anyway.
+    beneath = (scores - tf.reduce_max(scores, axis=1, keepdims=True)) / temperature
+    return tf.where(allowed, tf.maximum(beneath, 0.5 * categorical.MASKED), categorical.MASKED)
+
+
+def soft_update(old: tf.Tensor, new: tf.Tensor, tau: float) -> tf.Tensor:
+    """(1 - tau) old + tau new."""
+    return (1.0 - tau) * old + tau * new
+
+
+def huber(error: tf.Tensor) -> tf.Tensor:
+    """Half the square within 1, linear outside."""
+    size = tf.abs(error)
+    return tf.where(size <= 1.0, 0.5 * tf.square(error), size - 0.5)
+
+
+def make_dqn(spec: Any, action_spec: Any, config: DQNConfig, arms: Arms | None = None, seed: int = 0) -> SequenceAgent:
+    """Return a DQN agent; without `arms` its head is plain."""
+    online, target = (
+        make_scores(spec, action_spec, config, arms, seed, "scores", state_value=config.dueling) for _ in range(2)
+    )
+    learner = DQN(online, target, context_width(spec), int(action_spec.maximum) + 1, config)
+    return SequenceAgent(spec, action_spec, learner, seed=seed)

@@ -1,0 +1,175 @@
+"""Tabular Q-learning over discretised situations.
+
+A situation is a cell of chosen columns of the observation, cut at chosen edges; Q(s, a) = start(x, a) + table[s, a],
+where start is the rating model's expectation over `temperature`, so a cell never visited falls back to the rating
+model's ranking. A block of N steps moves every (s, a) in it by alpha times the mean of its errors
+
+    r + gamma (1 - terminated) max over movies not yet shown of Q(s', .) - Q(s, a).
+
+It explores by epsilon-greedy, or by UCB1 on visit counts, Q + c sqrt(ln N(s) / n(s, a)), each movie once first.
+S cells, A movies. Sources: Watkins & Dayan 1992; Auer, Cesa-Bianchi & Fischer 2002.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from recpolicy.agents import categorical, heads
+from recpolicy.agents.actor_critic import flatten
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.experience import Experience
+from recpolicy.agents.learner import ExportedPolicy
+from recpolicy.agents.observation import context_width
+from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
+from recpolicy.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class QLearningConfig:
+    """Settings of tabular Q-learning."""
+
+    alpha: float = 0.1
+    """Step size, in (0, 1]."""
+    gamma: float = 0.9
+    """Discount per movie, in [0, 1]."""
+    steps: int = 4
+    """Steps of each session between updates."""
+    temperature: float = 4.0
+    """Points of expected rating that one unit of value starts at; must be > 0."""
+    columns: tuple[int, ...] = (0, 1, 2, -2, -1)
+    """Columns of the observation that make a cell; negative ones count from its end. In the view `interest` the last
+    two are misses in a row and steps."""
+    edges: tuple[tuple[float, ...], ...] = ((0.0,), (0.0,), (0.0,), (0.1, 0.3), (0.2, 0.5))
+    """Where each column is cut, ascending."""
+    explore: Literal["epsilon", "ucb1"] = "epsilon"
+    """How it explores."""
+    epsilon: float = 0.3
+    """Exploring share at the start."""
+    final_epsilon: float = 0.05
+    """Exploring share at the end."""
+    decay: float = 0.995
+    """Factor on the exploring share at each block."""
+    ucb: float = math.sqrt(2.0)
+    """c of UCB1."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.alpha <= 1 and 0 <= self.gamma <= 1 and self.steps >= 1 and self.temperature > 0):
+            raise ConfigError(
+                "QLearningConfig: alpha in (0, 1], gamma in [0, 1], steps at least 1 and temperature above 0 expected"
+            )
+        if len(self.columns) != len(self.edges) or any(list(cut) != sorted(cut) for cut in self.edges):
+            raise ConfigError("QLearningConfig: one ascending list of edges per column expected")
+        if not (0 <= self.final_epsilon <= self.epsilon <= 1 and 0 < self.decay <= 1 and self.ucb >= 0):
+            raise ConfigError(
+                "QLearningConfig: final_epsilon <= epsilon in [0, 1], decay in (0, 1] and ucb of 0 or more expected"
+            )
+
+
+class QLearning(SequenceLearner):
+    """The table, its visit counts and the rating model's start."""
+
+    wants_next_mask = True
+    figures = ("loss", "value_mean", "coverage", "epsilon")
+
+    def __init__(self, actions: int, arms: Arms | None, config: QLearningConfig):
+        super().__init__(name="q_learning")
+        self.config, self.steps = config, config.steps
+        self._sizes = [len(cut) + 1 for cut in config.edges]
+        cells = int(np.prod(self._sizes))
+        self.table = tf.Variable(tf.zeros([cells, actions]), trainable=False, name="table")
+        self.visits = tf.Variable(tf.zeros([cells, actions]), trainable=False, name="visits")
+        self._blocks = tf.Variable(0, trainable=False, name="blocks")
+        self._arms = None if arms is None else (tf.constant(arms.embedding), tf.constant(arms.offset))
+
+    def cell(self, observation: tf.Tensor) -> tf.Tensor:
+        """The cell [B] of each observation, 0..S-1."""
+        number = tf.zeros([tf.shape(observation)[0]], tf.int32)
+        for column, cut, size in zip(self.config.columns, self.config.edges, self._sizes, strict=True):
+            above = observation[:, column, tf.newaxis] > tf.constant(cut)
+            number = number * size + tf.reduce_sum(tf.cast(above, tf.int32), axis=1)
+        return number
+
+    def values(self, observation: tf.Tensor) -> tf.Tensor:
+        """Q-values [B, A], nothing masked."""
+        learnt = tf.gather(self.table, self.cell(observation))
+        if self._arms is None:
+            return learnt
+        embedding, offset = self._arms
+        user = observation[:, : embedding.shape[1]]
+        return learnt + (offset + tf.matmul(user, embedding, transpose_b=True)) / self.config.temperature
+
+    def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Q-values [B, A]."""
+        return categorical.mask_logits(self.values(observation), mask)
+
+    def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """The value of the best allowed movie [B]."""
+        return tf.reduce_max(self.scores(observation, mask), axis=1)
+
+    def epsilon(self) -> tf.Tensor:
+        """The exploring share now; 0 with UCB1."""
+        config = self.config
+        if config.explore == "ucb1":
+            return tf.constant(0.0)
+        shrunk = config.epsilon * tf.pow(config.decay, tf.cast(self._blocks, tf.float32))
+        return tf.maximum(shrunk, config.final_epsilon)
+
+    def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Log-probabilities [B, A] of epsilon-greedy or UCB1; ties share alike."""
+        values = self.values(observation)
+        if self.config.explore == "ucb1":
+            values = ucb1(values, tf.gather(self.visits, self.cell(observation)), self.config.ucb)
+            probability = heads.greedy(values, mask)
+        else:
+            probability = heads.epsilon_greedy(values, self.epsilon(), mask)
+        return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
+
+    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+        """Move every cell that the block visited."""
+        observation, action = flatten(experience.observation), flatten(experience.action)
+        following = self.value(flatten(experience.next_observation), flatten(experience.next_mask))
+        terminated = flatten(experience.terminated)
+        now = tf.gather(self.values(observation), action, batch_dims=1)
+        error = flatten(experience.reward) + self.config.gamma * tf.where(terminated, 0.0, following) - now
+        place = tf.stack([self.cell(observation), action], axis=1)
+        count = tf.scatter_nd(place, tf.ones_like(error), self.table.shape)
+        total = tf.scatter_nd(place, error, self.table.shape)
+        self.table.assign_add(self.config.alpha * tf.math.divide_no_nan(total, count))
+        self.visits.assign_add(count)
+        self._blocks.assign_add(1)
+        return {
+            "loss": tf.reduce_mean(tf.square(error)), "value_mean": tf.reduce_mean(now),
+            "coverage": tf.reduce_mean(tf.cast(self.visits > 0.0, tf.float32)), "epsilon": self.epsilon(),
+        }  # fmt: skip
+
+    def export(self) -> ExportedPolicy:
+        """Table and visit counts, and how cells are made, as arrays."""
+        arrays: dict[str, Any] = {"q_table": self.table.numpy(), "visits": self.visits.numpy()}
+        arrays["columns"] = np.array(self.config.columns, np.int32)
+        for index, cut in enumerate(self.config.edges):
+            arrays[f"edges_{index}"] = np.array(cut, np.float32)
+        if self._arms is not None:
+            arrays |= {"embedding": self._arms[0].numpy(), "offset": self._arms[1].numpy()}
+        arrays["temperature"] = np.array(self.config.temperature, np.float32)
+        settings = {"epsilon": float(self.epsilon())}
+        return ExportedPolicy("session_table", "epsilon_greedy_score", settings, arrays)
+
+
+def ucb1(value: tf.Tensor, visits: tf.Tensor, c: float) -> tf.Tensor:
+    """Value + c sqrt(ln N / n) [B, A], N the row's visits; movies never shown come first, all alike."""
+    total = tf.reduce_sum(visits, axis=1, keepdims=True)
+    bonus = c * tf.sqrt(tf.math.log(tf.maximum(total, 1.0)) / tf.maximum(visits, 1.0))
+    return tf.where(visits > 0.0, value + bonus, 1e6)
+
+
+def make_q_learning(
+    spec: Any, action_spec: Any, config: QLearningConfig, arms: Arms | None = None, seed: int = 0
+) -> SequenceAgent:
+    """Return a tabular agent; without `arms` the table starts at 0."""
+    width = context_width(spec)
+    if any(not -width <= column < width for column in config.columns):
+        raise ConfigError(f"QLearningConfig.columns {config.columns}: the observation has {width} columns")
+    return SequenceAgent(spec, action_spec, QLearning(int(action_spec.maximum) + 1, arms, config), seed=seed)

@@ -1,0 +1,72 @@
+"""REINFORCE with a baseline: whole sessions, Monte Carlo returns, one gradient step a block.
+
+grad = E[sum_t (G_t - V(s_t)) grad log pi(a_t|s_t)]. Every session of a block starts fresh and counts once, up to its
+end, so that short sessions are not favoured; at a cut session the value estimate stands for what would have come.
+Source: Williams 1992.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, flatten, networks
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.experience import Experience
+from recpolicy.agents.returns import explained_variance, standardise
+from recpolicy.agents.sequence import Figures, SequenceAgent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforceConfig(ActorCriticConfig):
+    """Settings of REINFORCE."""
+
+    baseline: bool = True
+    """Subtract the value network's estimate from the returns."""
+    standardise: bool = True
+    """Standardise the advantages of a block."""
+
+
+class Reinforce(ActorCritic):
+    """One gradient step per block of whole sessions."""
+
+    config: ReinforceConfig
+    figures = ("loss", "policy_loss", "value_loss", "entropy", "gradient_norm", "explained_variance")
+    whole_sessions = True
+
+    def __init__(self, scores: Any, value: Any, config: ReinforceConfig):
+        super().__init__(scores, value, config, "reinforce")
+
+    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+        """One step down the loss."""
+        found, value = self.advantages(experience, trace=1.0)
+        weight = flatten(first_sessions(experience))
+        weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
+        target = flatten(found.target)
+        advantage = flatten(found.advantage) if self.config.baseline else target
+        if self.config.standardise:
+            advantage = standardise(advantage, tf.cast(weight > 0, tf.float32))
+        observation, mask = flatten(experience.observation), flatten(experience.mask)
+        with tf.GradientTape() as tape:
+            evaluated = self.evaluate(observation, mask, flatten(experience.action))
+            policy_loss = -tf.reduce_mean(weight * advantage * evaluated.log_probability)
+            loss, value_loss, entropy = self.losses(evaluated, policy_loss, target, weight)
+        return {
+            "loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
+            "gradient_norm": self._trainer.descend(tape, loss),
+            "explained_variance": explained_variance(flatten(value), target),
+        }  # fmt: skip
+
+
+def first_sessions(experience: Experience) -> tf.Tensor:
+    """1 for the steps [T, B] of the session that each column starts with, 0 for those after its end."""
+    going = tf.cast(~(experience.terminated | experience.truncated), tf.float32)
+    return tf.math.cumprod(going, axis=0, exclusive=True)
+
+
+def make_reinforce(
+    spec: Any, action_spec: Any, config: ReinforceConfig, arms: Arms | None = None, seed: int = 0
+) -> SequenceAgent:
+    """Return a REINFORCE agent; without `arms` its head is plain."""
+    scores, value = networks(spec, action_spec, config, arms, seed)
+    return SequenceAgent(spec, action_spec, Reinforce(scores, value, config), seed=seed)

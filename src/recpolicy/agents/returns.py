@@ -1,0 +1,71 @@
+"""Returns and advantages of blocks of steps, as pure functions; all [T, B], time first.
+
+A block may hold several sessions one after the other: `terminated` and `truncated` end them. Sources: Sutton & Barto
+2018, chapters 6 and 12; Schulman et al. 2015 (generalised advantage estimation, 1506.02438).
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Advantages(NamedTuple):
+    """What actions were better than expected, and what values should have been."""
+
+    advantage: tf.Tensor  # [T, B]
+    target: tf.Tensor  # [T, B], value + advantage
+
+
+def td_errors(
+    reward: tf.Tensor, value: tf.Tensor, next_value: tf.Tensor, terminated: tf.Tensor, gamma: float
+) -> tf.Tensor:
+    """delta_t = r_t + gamma V(s_t+1) - V(s_t); V(s_t+1) counts for 0 after termination, not after truncation."""
+    return reward + gamma * tf.where(terminated, 0.0, next_value) - value
+
+
+def discounted_sums(term: tf.Tensor, go_on: tf.Tensor) -> tf.Tensor:
+    """y_t = term_t + go_on_t y_t+1, with y_T = 0, by doubling: log2 T steps over whole blocks instead of T steps."""
+    steps, reach = term.shape[0], 1
+    while reach < steps:
+        beyond = tf.zeros_like(term[:reach])
+        term += go_on * tf.concat([term[reach:], beyond], axis=0)
+        go_on *= tf.concat([go_on[reach:], beyond], axis=0)
+        reach *= 2
+    return term
+
+
+def generalised_advantages(
+    reward: tf.Tensor,
+    value: tf.Tensor,
+    next_value: tf.Tensor,
+    terminated: tf.Tensor,
+    truncated: tf.Tensor,
+    gamma: float,
+    trace: float,
+) -> Advantages:
+    """A_t = sum_k (gamma lambda)^k delta_t+k within each session; `trace` is lambda.
+
+    lambda 0 gives the one-step errors; lambda 1 gives n-step returns minus values, n reaching to the end of the session
+    or of the block, from where the value estimate takes over: with short blocks that is A2C's advantage, with whole
+    sessions the Monte Carlo one.
+    """
+    delta = td_errors(reward, value, next_value, terminated, gamma)
+    go_on = gamma * trace * tf.cast(~(terminated | truncated), tf.float32)
+    advantage = discounted_sums(delta, go_on)
+    return Advantages(advantage, advantage + value)
+
+
+def standardise(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
+    """Mean 0 and standard deviation 1 (over entries of weight 1); all zero where nothing varies."""
+    weight = tf.ones_like(values) if weight is None else weight
+    count = tf.maximum(tf.reduce_sum(weight), 1.0)
+    centred = values - tf.reduce_sum(weight * values) / count
+    deviation = tf.sqrt(tf.reduce_sum(weight * tf.square(centred)) / count)
+    return tf.where(deviation > 1e-6, centred / tf.maximum(deviation, 1e-6), 0.0)
+
+
+def explained_variance(predicted: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """1 - Var(target - predicted) / Var(target); 0 where the target does not vary."""
+    variance = tf.math.reduce_variance(target)
+    rest = tf.math.reduce_variance(target - predicted)
+    return tf.where(variance > 1e-8, 1.0 - rest / tf.maximum(variance, 1e-8), 0.0)

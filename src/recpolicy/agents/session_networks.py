@@ -1,0 +1,131 @@
+"""The networks of session agents: one that scores movies, one that values situations.
+
+B sessions, A movies, O observation, D embedding, G genres. Two heads score movies from the observation x:
+
+    dot      score_a = (offset_a + embedding_a . (x[:D] + f(x)[:D]) + genres_a . f(x)[D:]) / temperature
+    plain    score_a = f(x)_a
+
+f is a ReLU network. With `dot` it starts at 0, so an untrained policy ranks exactly as the rating model does, 1,682
+movies cost one matrix product, and a new movie needs no new head, only its embedding and genres.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.categorical import mask_logits
+from recpolicy.agents.neural import layer_arrays, make_network
+from recpolicy.agents.observation import context_width
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.seeds import integer_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionNetworkConfig:
+    """The networks and their optimizer."""
+
+    layers: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers (ReLU) of each network."""
+    head: Literal["dot", "plain"] = "dot"
+    """`dot`: score movies by their embeddings and genres, starting as the rating model; `plain`: one output a movie."""
+    temperature: float = 0.15
+    """Points of expected rating that make a movie e times as likely (dot head); must be > 0."""
+    learning_rate: float = 0.0007
+    """Adam's step size."""
+    gradient_norm: float = 0.5
+    """Gradients are scaled down to this norm over all weights; 0 leaves them as they are."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.learning_rate <= 0 or self.gradient_norm < 0:
+            raise ConfigError(
+                f"{type(self).__name__}: temperature and learning_rate must be above 0, gradient_norm 0 or more"
+            )
+
+
+class MovieScores(tf.Module):
+    """Scores of all movies from the observation."""
+
+    def __init__(self, network: tf_keras.Sequential, arms: Arms | None, temperature: float, name: str = "scores"):
+        super().__init__(name=name)
+        self.network, self.temperature = network, temperature
+        self._table = None if arms is None else tf.constant(features_of(arms).T)  # [D + G, A]
+        self._offset = None if arms is None else tf.constant(arms.offset)
+        self._rank = 0 if arms is None else arms.embedding.shape[1]
+
+    def __call__(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Scores [B, A], MASKED where not allowed."""
+        return self.of(observation, observation, mask)
+
+    def of(self, inputs: tf.Tensor, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        """Scores [B, A] when the network reads `inputs`, such as the output of a trunk."""
+        return mask_logits(self._score(self.network(inputs), observation), mask)
+
+    def with_state_value(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The network's last output [B] as a value of the situation, and unmasked scores [B, A] from the others."""
+        output = self.network(observation)
+        return output[:, -1], self._score(output[:, :-1], observation)
+
+    def _score(self, output: tf.Tensor, observation: tf.Tensor) -> tf.Tensor:
+        if self._table is None:
+            return output
+        start = tf.pad(observation[:, : self._rank], [[0, 0], [0, output.shape[1] - self._rank]])
+        return (self._offset + tf.matmul(start + output, self._table)) / self.temperature
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The layers, and the movies' tables if there are any, as arrays."""
+        return layer_arrays(self.network) | self.tables()
+
+    def tables(self) -> dict[str, NDArray[np.generic]]:
+        """The movies' features [D + G, A] and offsets [A], and how they become scores; none with the plain head."""
+        if self._table is None or self._offset is None:
+            return {}
+        return {
+            "table": self._table.numpy(), "table_offset": self._offset.numpy(),
+            "rank": np.array(self._rank), "temperature": np.array(self.temperature, np.float32),
+        }  # fmt: skip
+
+
+def features_of(arms: Arms) -> NDArray[np.float32]:
+    """What the dot head knows of each movie [A, D + G]."""
+    return arms.embedding if arms.genres is None else np.concatenate([arms.embedding, arms.genres], axis=1)
+
+
+def make_scores(
+    spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: Arms | None, seed: int, name: str = "scores",
+    state_value: bool = False,
+) -> MovieScores:  # fmt: skip
+    """A score network; without `arms` its head is plain; `state_value` adds an output for `with_state_value`."""
+    dot = config.head == "dot" and arms is not None
+    outputs = features_of(arms).shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
+    outputs += state_value
+    network = make_network(context_width(spec), config.layers, outputs, integer_seed(seed, name), zero=dot)
+    return MovieScores(network, arms if dot else None, config.temperature, name)
+
+
+def make_value(spec: Any, config: SessionNetworkConfig, seed: int) -> tf_keras.Sequential:
+    """A value network [B, O] -> [B, 1] that starts at 0."""
+    return make_network(context_width(spec), config.layers, 1, integer_seed(seed, "value"), zero=True)
+
+
+class Trainer(tf.Module):
+    """Adam over a list of weights, with the gradient's norm bounded and told."""
+
+    def __init__(self, weights: list[tf.Variable], config: SessionNetworkConfig):
+        super().__init__(name="trainer")
+        self._weights, self._limit = weights, config.gradient_norm
+        self._optimizer = tf_keras.optimizers.Adam(config.learning_rate, epsilon=1e-5)
+        self._optimizer.build(weights)
+
+    def descend(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
+        """One step down the gradient of `loss`; returns the norm before it is bounded."""
+        gradients = tape.gradient(loss, self._weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        norm = tf.linalg.global_norm(gradients)
+        if self._limit:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._limit, norm)
+        self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
+        return norm

@@ -1,0 +1,85 @@
+"""From a trained agent to its artifact: the note of where it comes from, the folder of an unfinished training."""
+
+import json
+import logging
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recpolicy.api.features import FeatureConfig, Features
+from recpolicy.core.config import as_dict
+from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import atomic_directory, content_digest, write_json
+from recpolicy.data.ratings import Ratings
+from recpolicy.data.splits import Split
+from recpolicy.models.rating_model import RatingModel
+from recpolicy.serving.artifact import Artifact, finish, write_arrays
+from recpolicy.serving.estimators import pack_symmetric
+
+if TYPE_CHECKING:
+    from recpolicy.agents.learner import BanditAgent, ExportedPolicy
+    from recpolicy.agents.sequence import SequenceAgent
+
+logger = logging.getLogger(__name__)
+
+
+def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingModel, seed: int) -> dict[str, Any]:
+    """Where a policy comes from: data, split and digests, config, seed, versions."""
+    packages = ("recpolicy", "numpy", "pandas", "tensorflow", "tf-agents", "tf-keras", "myfm", "scikit-learn")
+    return {
+        "data": split.fit.name,
+        "split": {"name": split.name, "seed": split.seed, "fit": split.fit.digest, "test": split.test.digest},
+        "config": {"train": as_dict(settings), "agent": as_dict(agent), "rating_model": model.config},
+        "rating_model": {"name": model.name, "seed": model.seed},
+        "seed": seed,
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def work_folder(out: Path, about: dict[str, Any]) -> Path:
+    """The folder beside `out` that holds an unfinished training; raises ArtifactError if it is of another training."""
+    work = out.with_name(f"{out.name}.training")
+    note = work / "about.json"
+    if note.exists():
+        if json.loads(note.read_text(encoding="utf-8")) != json.loads(json.dumps(about)):
+            raise ArtifactError(
+                f"{work}: an unfinished training with other settings or data; finish it with the same settings, or"
+                " remove the folder"
+            )
+        logger.info("taking up the unfinished training in %s", work)
+    else:
+        write_json(note, about)
+    return work
+
+
+def artifact_of(
+    name: str, exported: "ExportedPolicy", fit: Ratings, features: Features, about: dict[str, Any], floor: float = 0.0
+) -> Artifact:
+    """The trained policy with all that predicting needs; `floor` is the share of uniform actions."""
+    arrays = dict(exported.arrays)
+    if "covariance" in arrays and arrays["covariance"].ndim == 3:
+        arrays["covariance"] = pack_symmetric(arrays["covariance"])
+    return Artifact(
+        agent=name, estimator=exported.estimator, head=exported.head, settings=exported.settings,
+        exploration_floor=floor, policy=arrays, context=features.context,
+        movie=features.embeddings.movie, offset=features.embeddings.offset, rating_std=features.model.std,
+        catalogue=features.catalogue, rated_user=fit.user, rated_movie=fit.movie, users=fit.users, movies=fit.movies,
+        scale=fit.scale, noise_std=float(features.model.noise_std),
+        about={**about, "content": content_digest(*(arrays[key] for key in sorted(arrays)))},
+    )  # fmt: skip
+
+
+def write_artifact(artifact: Artifact, agent: "BanditAgent | SequenceAgent", width: int, work: Path, out: Path) -> None:
+    """Write the artifact folder `out`, whole or not at all, and remove the work folder; see write_saved_models."""
+    from recpolicy.serving.tensorflow_export import write_saved_models
+    from recpolicy.training.run import METRICS_FILE, TENSORBOARD_FOLDER
+
+    with atomic_directory(out) as folder:
+        write_arrays(artifact, folder)
+        write_saved_models(agent, width, folder)
+        if (work / METRICS_FILE).exists():
+            shutil.copy(work / METRICS_FILE, folder / METRICS_FILE)
+            shutil.copytree(work / TENSORBOARD_FOLDER, folder / TENSORBOARD_FOLDER)
+        finish(artifact, folder)
+    shutil.rmtree(work)

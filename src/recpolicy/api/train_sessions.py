@@ -1,0 +1,138 @@
+"""Train an agent of sessions on a split: features, the two worlds, the compiled loop in world A, the artifact."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from recpolicy.api.artifacts import about_of, artifact_of, work_folder, write_artifact
+from recpolicy.api.features import FeatureConfig, Features, prepare, settings_of
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.extras import require_extra
+from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.ratings import genre_directions
+from recpolicy.data.splits import Split
+from recpolicy.models.rating_model import RatingModel, check_positive
+from recpolicy.models.response import SessionWorldConfig
+from recpolicy.models.session_world import SessionWorld
+from recpolicy.models.session_worlds import TwoWorlds, two_worlds
+from recpolicy.serving.predictor import Policy, load_policy
+
+if TYPE_CHECKING:
+    from recpolicy.agents.learner import ExportedPolicy
+    from recpolicy.environments.session import SessionEnvironment
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionTrainConfig(FeatureConfig):
+    """What a training in sessions is made of, besides the agent's own settings."""
+
+    total_timesteps: int = 300_000
+    """Movies shown in all."""
+    batch_size: int = 64
+    """Sessions that run side by side."""
+    reward: Literal["like", "watch", "rating"] = "like"
+    """What a shown movie earns: 1 for a like; the watch fraction; the rating."""
+    reward_decay: float = 1.0
+    """Factor on the reward for each movie shown before, in (0, 1]."""
+    view: str = "interest"
+    """What the policy sees of the session: interest, last_item or last_n."""
+    last_n: int = 5
+    """Movies that the view last_n remembers."""
+    max_episode_steps: int = 20
+    """Movies after which a session is cut."""
+    simulator: SessionWorldConfig = field(default_factory=SessionWorldConfig)
+    """Settings of the simulated worlds."""
+    points: int = 50
+    """Rows of training metrics."""
+    checkpoint_every: int = 50_000
+    """Movies shown between checkpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "total_timesteps", "batch_size", "max_episode_steps", "points", "checkpoint_every")
+
+
+def train_sessions(
+    agent: str,
+    split: Split,
+    out: str | Path,
+    *,
+    config: SessionTrainConfig | Mapping[str, Any] | None = None,
+    agent_config: Any = None,
+    model: RatingModel | None = None,
+    model_config: Any = None,
+    worlds: TwoWorlds | None = None,
+    source: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    show_progress: bool | None = None,
+) -> Policy:
+    """Train the named agent in simulated sessions of world A and write the policy artifact to the folder `out`.
+
+    As recpolicy.api.train.train, for the agents in SESSION_AGENTS; `worlds` may be handed in when they are made
+    already. Raises, besides what `train` does, DivergedError when the training ends in numbers that are not finite.
+    """
+    require_extra("train", "training")
+    silence_libraries()  # before TF-Agents is imported: gym prints its notice then
+    from recpolicy.agents.arms import arms_of
+    from recpolicy.agents.registry import SESSION_AGENTS, agent_entry
+    from recpolicy.training.session_run import SessionRunConfig, train_in_sessions
+
+    entry = agent_entry(agent)
+    if agent not in SESSION_AGENTS:
+        raise ConfigError(f"{agent} learns in single rounds: train it with recpolicy.api.train.train")
+    settings = settings_of(SessionTrainConfig, config, "train")
+    agent_settings = settings_of(entry.config, agent_config, agent)
+    out = Path(out)
+    if out.exists():
+        raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
+    features = prepare(split.fit, settings, model=model, model_config=model_config, seed=seed)
+    about = {
+        "source": None if source is None else dict(source),
+        **about_of(split, settings, agent_settings, features.model, seed),
+    }
+    world = (worlds or worlds_of(split, settings, seed)).train
+    environment = session_environment(world, features, settings, seed)
+    arms = arms_of(features.catalogue, features.embeddings, split.fit)
+    learner = entry.make(environment.time_step_spec(), environment.action_spec(), agent_settings, arms, seed)
+    work = work_folder(out, {"agent": agent, **about})
+    run = SessionRunConfig(
+        total_timesteps=settings.total_timesteps, points=settings.points, checkpoint_every=settings.checkpoint_every
+    )
+    shown = train_in_sessions(environment, learner, run, work, show_progress)
+    exported = with_view(learner.learner.export(), settings, split)
+    training = {"mode": "sessions", "interactions": shown, "world": world.name}
+    artifact = artifact_of(agent, exported, split.fit, features, {**about, "training": training})
+    width = int(environment.observation_spec()["global"].shape[0])
+    write_artifact(artifact, learner, width, work, out)
+    return load_policy(out)
+
+
+def worlds_of(split: Split, settings: SessionTrainConfig, seed: int) -> TwoWorlds:
+    """The worlds to train and to be judged in, at the settings' session length."""
+    return two_worlds(split, replace(settings.simulator, max_steps=settings.max_episode_steps), seed)
+
+
+def session_environment(
+    world: SessionWorld, features: Features, settings: SessionTrainConfig, seed: int, batch_size: int | None = None
+) -> "SessionEnvironment":
+    """The environment of a world, as the settings want it."""
+    from recpolicy.environments.session import SessionConfig, SessionEnvironment
+
+    config = SessionConfig(
+        batch_size=settings.batch_size if batch_size is None else batch_size, reward=settings.reward,
+        reward_decay=settings.reward_decay, view=settings.view, last_n=settings.last_n,
+        max_episode_steps=settings.max_episode_steps,
+    )  # fmt: skip
+    return SessionEnvironment(world, features.context, features.embeddings.movie, features.catalogue, config, seed)
+
+
+def with_view(exported: "ExportedPolicy", settings: SessionTrainConfig, split: Split) -> "ExportedPolicy":
+    """The exported policy with what the predictor needs to see a session as the policy did."""
+    view = {
+        "view": np.array(settings.view), "steps": np.array(settings.max_episode_steps),
+        "last_n": np.array(settings.last_n), "genres": genre_directions(split.fit.movies),
+    }  # fmt: skip
+    return replace(exported, arrays={**exported.arrays, **view})

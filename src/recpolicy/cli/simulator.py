@@ -1,0 +1,48 @@
+"""`recpolicy simulator`: is the simulated session like a real one?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The session simulator: how like real sessions it is.", no_args_is_help=True)
+
+_FAILED = 1
+
+
+@app.command(epilog="Example:  recpolicy simulator validate --split u1 --out runs/simulator")
+def validate(
+    split: Annotated[str, typer.Option("--split", help="u1..u5, ua, ub, temporal, leave-last-N or random.")] = "u1",
+    data: Annotated[
+        str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings with times.")
+    ] = "ml-100k",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the tables [simulator] and [card].")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for card.json and card.html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+) -> int:
+    """Fit the simulator on half of the users, compare it with the other half; exit code 1 if a gate fails."""
+    from recpolicy.api.simulator import CARD_FILE, PAGE_FILE, validate_simulator
+    from recpolicy.cli.output import print_frame, print_json
+    from recpolicy.core.config import read_toml, reject_unknown_tables
+    from recpolicy.data.load import load_ratings
+    from recpolicy.data.splits import split as split_ratings
+
+    tables = read_toml(config) if config else {}
+    reject_unknown_tables(tables, ("simulator", "card"), str(config))
+    parts = split_ratings(load_ratings(data), split, seed)
+    card = validate_simulator(parts, tables.get("simulator", {}), seed, out, tables.get("card"))
+    if as_json:
+        print_json(card.as_dict())
+        return 0 if card.passed else _FAILED
+    print_frame(card.table(), f"{card.world}, {card.counts['held-out users']} held-out users")
+    print()
+    print_frame(card.policy_table(), "Policies in the simulator and on held-out choice")
+    print()
+    for name, figure in card.figures.items():
+        print(f"{name}: {figure:.3f}")
+    if out is not None:
+        print(f"written: {out / CARD_FILE}, {out / PAGE_FILE}")
+    return 0 if card.passed else _FAILED

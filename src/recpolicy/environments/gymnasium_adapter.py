@@ -1,0 +1,203 @@
+"""Sessions for agents of other libraries: SessionEnvironment behind Gymnasium's Env and VectorEnv.
+
+Observation: the features [D + M] of session.py, a Box with the bounds that the tables imply. Action: Discrete(A). The
+mask travels as sb3-contrib and Gymnasium expect it: `info["action_mask"]` (int8, as `action_space.sample(mask=...)`
+takes it) and the method `action_masks()` (bool). A movie that was shown already is no error: the user looks at it and
+responds as to any other, but nothing is paid, and `info["repeated"]` is True.
+The user's leaving is `terminated`, the cut at max_episode_steps `truncated`. `reset(seed=...)` fixes everything that
+follows. A step is one call of a compiled function whatever the number of sessions. Needs the extra `gymnasium`.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, MissingExtraError
+from recpolicy.environments.session import Session, SessionEnvironment
+
+try:
+    import gymnasium
+    from gymnasium.error import ResetNeeded
+    from gymnasium.spaces import Box, Discrete
+    from gymnasium.vector import AutoresetMode, VectorEnv
+    from gymnasium.vector.utils import batch_space
+except ImportError as error:
+    raise MissingExtraError(
+        "the Gymnasium adapter needs the extra 'gymnasium', which is not installed. Install it:"
+        " pip install 'recpolicy[gymnasium]' (in a clone: poetry install --extras gymnasium)."
+    ) from error
+
+Features = NDArray[np.float32]
+Info = dict[str, Any]
+BOUND_MARGIN = 1.001
+"""The observation space is this much wider than its bounds, for rounding."""
+
+
+class Played(NamedTuple):
+    """One step of B sessions, as arrays."""
+
+    reward: NDArray[np.float32]  # [B], 0 where the movie was repeated
+    terminated: NDArray[np.bool_]  # [B]
+    truncated: NDArray[np.bool_]  # [B]
+    repeated: NDArray[np.bool_]  # [B]
+    last: Features  # [B, D + M] before any restart
+    features: Features  # [B, D + M] after it
+
+
+class _Sessions:
+    """The sessions behind an adapter: state, seed and round in variables, and the compiled functions on them."""
+
+    def __init__(self, environment: SessionEnvironment):
+        self._environment = environment
+        first = environment.restart(None, None, environment.noise(tf.constant(0, tf.int64)))
+        self._session = tf.nest.map_structure(lambda part: tf.Variable(part, trainable=False), first)
+        self._seed = tf.Variable(environment.noise_seed, trainable=False)
+        self._round = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._begin = tf.function(self._begin_graph, autograph=False)
+        # State in variables and a concrete function: a call then costs a third of one that takes and gives 8 tensors.
+        self._play = tf.function(self._play_graph, autograph=False, jit_compile=True).get_concrete_function(
+            tf.TensorSpec([environment.batch_size], tf.int32)
+        )
+        self._begun = False
+        self.mask: NDArray[np.bool_] = np.ones((environment.batch_size, environment.actions), np.bool_)
+
+    @property
+    def space(self) -> gymnasium.Space[Features]:
+        """Features of one session; every view is made of embeddings, directions, genres and shares."""
+        environment = self._environment
+        width = environment.time_step_spec().observation["global"].shape[0]
+        bound = BOUND_MARGIN * max(environment.largest_feature, 1.0)
+        space: Any = Box(-bound, bound, (width,), np.float32)
+        return space
+
+    def begin(self, rng: np.random.Generator) -> Features:
+        """Fresh sessions, which the generator's next two numbers fix; returns features [B, D + M]."""
+        self._seed.assign(rng.integers(0, 2**31, 2))
+        features, mask = self._begin()
+        self._begun, self.mask = True, mask.numpy()
+        return features.numpy()
+
+    def play(self, action: Any) -> Played:
+        """Show a movie [B] to each session; those that end restart."""
+        if not self._begun:
+            raise ResetNeeded("step() before reset(): call reset() first")
+        told, last, features, mask = self._play(tf.constant(np.asarray(action, np.int32).reshape(-1)))
+        self.mask = mask.numpy()
+        reward, terminated, truncated, repeated = told.numpy()
+        return Played(reward, terminated > 0, truncated > 0, repeated > 0, last.numpy(), features.numpy())
+
+    def _begin_graph(self) -> tuple[tf.Tensor, tf.Tensor]:
+        environment, seed = self._environment, self._seed.read_value()
+        session = environment.restart(None, None, environment.noise(tf.constant(0, tf.int64), seed=seed))
+        self._round.assign(0)
+        self._keep(session)
+        return environment.observe(session)
+
+    def _play_graph(self, action: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        environment = self._environment
+        session = tf.nest.map_structure(lambda part: part.read_value(), self._session)
+        self._round.assign_add(1)
+        noise = environment.noise(self._round.read_value(), seed=self._seed.read_value())
+        repeated = tf.gather(session.hidden.shown, action, batch_dims=1)
+        step = environment.advance(session, action, noise)
+        last, _ = environment.observe(step.session)
+        after = environment.restart(step.session, step.terminated | step.truncated, noise)
+        self._keep(after)
+        flags = tf.cast(tf.stack([step.terminated, step.truncated, repeated]), tf.float32)
+        told = tf.concat([tf.where(repeated, 0.0, step.reward)[tf.newaxis], flags], axis=0)  # [4, B]
+        return told, last, *environment.observe(after)
+
+    def _keep(self, session: Session) -> None:
+        for variable, part in zip(tf.nest.flatten(self._session), tf.nest.flatten(session), strict=True):
+            variable.assign(part)
+
+
+class GymnasiumSession(gymnasium.Env[Features, np.int64]):
+    """One session at a time; `step` after the end of a session raises ResetNeeded."""
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - as the base declares it
+
+    def __init__(self, environment: SessionEnvironment):
+        """`environment` must have batch_size 1."""
+        if environment.batch_size != 1:
+            raise ConfigError(
+                f"GymnasiumSession plays one session, the environment has batch_size {environment.batch_size}: make it"
+                " with batch_size 1, or use GymnasiumSessions"
+            )
+        self._sessions = _Sessions(environment)
+        self._over = False
+        self.observation_space = self._sessions.space
+        self.action_space = Discrete(environment.actions)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Features, Info]:  # noqa: ARG002
+        """Begin a session; no options are known, and any are ignored."""
+        super().reset(seed=seed)
+        features = self._sessions.begin(self.np_random)[0]
+        self._over = False
+        return features, {"action_mask": self._mask().astype(np.int8), "repeated": False}
+
+    def step(self, action: np.int64) -> tuple[Features, float, bool, bool, Info]:
+        """Show movie `action`; returns features, reward, terminated, truncated, info."""
+        if self._over:
+            raise ResetNeeded("the session has ended: call reset() before the next step()")
+        mask = self._mask()
+        played = self._sessions.play(action)
+        terminated, truncated = bool(played.terminated[0]), bool(played.truncated[0])
+        self._over = terminated or truncated
+        # Where the sessions have restarted behind the scenes, the mask is still that of the one that ended.
+        mask = np.where(np.arange(mask.size) == action, False, mask) if self._over else self._mask()
+        info = {"action_mask": mask.astype(np.int8), "repeated": bool(played.repeated[0])}
+        return played.last[0], float(played.reward[0]), terminated, truncated, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Movies [A] not shown yet in this session."""
+        return self._mask()
+
+    def _mask(self) -> NDArray[np.bool_]:
+        mask: NDArray[np.bool_] = self._sessions.mask[0].copy()
+        return mask
+
+
+class GymnasiumSessions(VectorEnv[Features, NDArray[np.int64], NDArray[Any]]):
+    """B sessions side by side; those that end restart in the same step.
+
+    Then `infos["final_obs"]` holds their last features (None for the others) and `infos["_final_obs"]` says which.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, environment: SessionEnvironment):
+        self._sessions = _Sessions(environment)
+        self.num_envs = environment.batch_size
+        self.single_observation_space, self.single_action_space = self._sessions.space, Discrete(environment.actions)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Features, Info]:
+        """Begin all sessions; no options are known, and any are ignored."""
+        super().reset(seed=seed, options=options)
+        features = self._sessions.begin(self.np_random)
+        return features, self._infos(np.zeros(self.num_envs, np.bool_))
+
+    def step(self, actions: NDArray[np.int64]) -> tuple[Features, NDArray[Any], NDArray[Any], NDArray[Any], Info]:
+        """Show each session its movie; returns features, rewards, terminated, truncated, infos."""
+        played = self._sessions.play(actions)
+        infos = self._infos(played.repeated)
+        over = played.terminated | played.truncated
+        if over.any():
+            final = np.full(self.num_envs, None, dtype=object)
+            for row in np.flatnonzero(over):
+                final[row] = played.last[row]
+            infos |= {"final_obs": final, "_final_obs": over}
+        return played.features, played.reward, played.terminated, played.truncated, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Movies [B, A] not shown yet in each session."""
+        return self._sessions.mask.copy()
+
+    def _infos(self, repeated: NDArray[np.bool_]) -> Info:
+        everyone = np.ones(self.num_envs, np.bool_)
+        masks = self._sessions.mask.astype(np.int8)
+        return {"action_mask": masks, "_action_mask": everyone, "repeated": repeated, "_repeated": everyone.copy()}

@@ -1,0 +1,47 @@
+"""SessionEnvironment: movies are shown one after the other until the user leaves; the user responds to each.
+
+Observation `global` [B, D + M] (the user's context and a view of the session, session_views.py) and `mask` [B, A]
+(0 for movies already shown); the action is one of A candidate movies; the reward is a like (0/1), the watch fraction
+(0..1) or the rating, times reward_decay^step. A session that the user leaves is terminated (discount 0); one cut at
+`max_episode_steps` is truncated (discount 1: what would have come is to be estimated).
+"""
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.environments.session_base import Session, SessionConfig, SessionGame, Step
+from recpolicy.environments.session_dynamics import STREAMS, advance
+from recpolicy.environments.session_views import Shown
+from recpolicy.models.session_world import SessionWorld
+
+__all__ = ["Session", "SessionConfig", "SessionEnvironment", "Step"]
+
+
+class SessionEnvironment(SessionGame):
+    """Batched sessions in one world, one movie a step."""
+
+    def __init__(
+        self,
+        world: SessionWorld,
+        context: NDArray[np.float32],  # [U, >= D], the embedding first
+        embedding: NDArray[np.float32],  # [I, D]
+        candidates: NDArray[np.int32],  # [A], movie rows
+        config: SessionConfig | None = None,
+        seed: int = 0,
+    ):
+        config = config or SessionConfig()
+        super().__init__(world, context, embedding, candidates, config, seed, slate=0, streams=STREAMS)
+
+    def advance(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
+        """Show the movies `action` [B]; nothing restarts."""
+        hidden, response = advance(self.tables, session.hidden, action, noise)
+        liked = tf.cast(response.like, tf.float32)
+        shown = Shown(tf.gather(self._embedding, action), tf.gather(self.tables.genres, action), liked)
+        return Step(
+            session=Session(hidden, self.view.update(session.memory, shown)),
+            reward=self.worth(response.like, response.level, session.hidden.step),
+            terminated=~response.stays,
+            truncated=response.stays & (hidden.step >= self.config.max_episode_steps),
+            response=response,
+        )

@@ -1,0 +1,212 @@
+"""What the session environments share: their config, their state, and the side that TF-Agents drives.
+
+A subclass says what one action leads to (`advance`); who comes next, what the policy sees, the noise, the variables
+and `reset`/`step` are here. TF-Agents drives it by `reset` and `step`, which restarts ended sessions; the compiled
+loop (training/sequential.py) calls the pure functions. B sessions, A candidate movies, W users, D embedding, M memory.
+"""
+
+import abc
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tf_agents.environments import tf_environment
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import time_step as ts
+
+from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.seeds import stateless_seed
+from recpolicy.core.tensorflow_random import fold_in, uniform
+from recpolicy.environments.movie_bandit import check_catalogue
+from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin
+from recpolicy.environments.session_views import VIEWS
+from recpolicy.models.session_world import SessionWorld
+
+REWARDS = ("like", "watch", "rating")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """How sessions are played."""
+
+    batch_size: int = 64
+    """Sessions that run side by side."""
+    reward: Literal["like", "watch", "rating"] = "like"
+    """What a shown movie earns: 1 for a like; the watch fraction; the rating."""
+    reward_decay: float = 1.0
+    """Factor on the reward for each step before, in (0, 1]."""
+    view: str = "interest"
+    """What the policy sees of the session: interest, last_item or last_n."""
+    last_n: int = 5
+    """Movies that the view last_n remembers."""
+    max_episode_steps: int = 20
+    """Steps after which a session is cut; at most the steps of the world."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.view not in VIEWS:
+            raise unknown_name("session view", self.view, VIEWS)
+        if self.reward not in REWARDS:
+            raise unknown_name("session reward", self.reward, REWARDS)
+        if not 0 < self.reward_decay <= 1:
+            raise ConfigError(f"{name}.reward_decay is {self.reward_decay!r}; it must be in (0, 1]")
+        for field in ("batch_size", "last_n", "max_episode_steps"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{name}.{field} is {getattr(self, field)!r}; it must be at least 1")
+
+
+class Session(NamedTuple):
+    """The whole state of a batch of sessions."""
+
+    hidden: SessionState
+    memory: tf.Tensor  # [B, M] what the view remembers
+
+
+class Step(NamedTuple):
+    """What one action led to, before any restart."""
+
+    session: Session
+    reward: tf.Tensor  # [B]
+    terminated: tf.Tensor  # [B] bool, the user left
+    truncated: tf.Tensor  # [B] bool, cut at max_episode_steps although the user would have stayed
+    response: Any  # what the users did: Response, or SlateResponse for slates
+
+
+class SessionGame(tf_environment.TFEnvironment, abc.ABC):
+    """Batched sessions in one world; a subclass says what an action does."""
+
+    def __init__(
+        self, world: SessionWorld, context: NDArray[np.float32], embedding: NDArray[np.float32],
+        candidates: NDArray[np.int32], config: SessionConfig, seed: int, *, slate: int, streams: int,
+    ):  # fmt: skip
+        """`slate` movies are shown a step (0: one, and the action is a scalar), drawing `streams` numbers a session."""
+        check_catalogue(candidates, world.like.shape[1])
+        _check_tables(world, context, embedding)
+        steps, most = config.max_episode_steps, max(slate, 1)
+        if steps > min(world.steps, len(candidates) // most - 1):
+            raise ConfigError(
+                f"max_episode_steps is {steps}; the world knows {world.steps} steps and there are {len(candidates)}"
+                f" movies to show, {most} a step and {most} left at the end: choose less"
+            )
+        self.config, self.actions, self.world = config, len(candidates), world
+        self.tables = SessionTables(world, candidates)
+        self.view = VIEWS[config.view](embedding.shape[1], world.genres.shape[1], steps * most, config.last_n)
+        self._context = tf.constant(context[world.users])  # [W, D or more]
+        self._embedding = tf.constant(embedding[candidates])  # [A, D]
+        self._low, self._span = world.scale[0], world.scale[1] - world.scale[0]
+        self._streams = streams
+        self.largest_feature = float(max(np.abs(context).max(), np.abs(embedding).max()))
+        """Bound of the absolute context and embeddings; views stay within it or 1."""
+        observation = {
+            "global": tensor_spec.TensorSpec((context.shape[1] + self.view.width,), tf.float32, "global"),
+            "mask": tensor_spec.TensorSpec((self.actions,), tf.int32, "mask"),
+        }
+        shape = (slate,) if slate else ()
+        action = tensor_spec.BoundedTensorSpec(shape, tf.int32, 0, self.actions - 1, name="action")
+        super().__init__(ts.time_step_spec(observation), action, config.batch_size)
+        self.noise_seed = tf.constant(stateless_seed(seed, "session"), tf.int32)
+        # The first of all rounds draws the first users.
+        first = self.restart(None, None, self.noise(tf.constant(0, tf.int64)))
+        self.round = tf.Variable(1, dtype=tf.int64, trainable=False, name="round")
+        self._session = tf.nest.map_structure(lambda x: tf.Variable(x, trainable=False), first)
+        self._last = tf.nest.map_structure(lambda x: tf.Variable(x, trainable=False), self._first_step(first))
+
+    @abc.abstractmethod
+    def advance(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
+        """Play `action` with one round's noise; nothing restarts."""
+
+    def noise(self, round_number: tf.Tensor, steps: int | None = None, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """Uniform numbers [B, streams] of one round, or [steps, B, streams] of a block of rounds.
+
+        `seed`, int32 [2], is the environment's own unless given.
+        """
+        shape = [self.batch_size, self._streams]
+        seed = self.noise_seed if seed is None else seed
+        return uniform(shape if steps is None else [steps, *shape], fold_in(seed, round_number))
+
+    def observe(self, session: Session) -> tuple[tf.Tensor, tf.Tensor]:
+        """What the policy sees: features [B, context + M] and the mask [B, A] bool."""
+        context = tf.gather(self._context, session.hidden.user)
+        return tf.concat([context, session.memory], axis=1), ~session.hidden.shown
+
+    def restart(self, session: Session | None, ended: tf.Tensor | None, noise: tf.Tensor) -> Session:
+        """Replace ended sessions [B] (all if None) by fresh ones."""
+        hidden = begin(self.tables, noise[:, 0])
+        embedding = tf.gather(self._context, hidden.user)[:, : self._embedding.shape[1]]
+        fresh = Session(hidden, self.view.start(embedding))
+        if session is None or ended is None:
+            return fresh
+        chosen: Session = choose(ended, fresh, session)
+        return chosen
+
+    def worth(self, like: tf.Tensor, level: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Rewards [B] of movies that got `like` [B] bool and `level` [B] after `step` [B] steps."""
+        decay = tf.pow(self.config.reward_decay, tf.cast(step, tf.float32)) if self.config.reward_decay < 1 else 1.0
+        if self.config.reward == "like":
+            return decay * tf.cast(like, tf.float32)
+        watch = tf.cast(level, tf.float32) / 4.0
+        return decay * (watch if self.config.reward == "watch" else self._low + self._span * watch)
+
+    def _first_step(self, session: Session) -> ts.TimeStep:
+        return ts.restart(self._observation(session), self.batch_size)
+
+    def _observation(self, session: Session) -> dict[str, tf.Tensor]:
+        features, mask = self.observe(session)
+        return {"global": features, "mask": tf.cast(mask, tf.int32)}
+
+    def _current_time_step(self) -> ts.TimeStep:
+        return tf.nest.map_structure(tf.identity, self._last)
+
+    def _reset(self) -> ts.TimeStep:
+        session = self.restart(None, None, self.noise(self.round))
+        return self._keep(session, self._first_step(session))
+
+    def _step(self, action: tf.Tensor) -> ts.TimeStep:
+        session = tf.nest.map_structure(tf.identity, self._session)
+        noise = self.noise(self.round)
+        step = self.advance(session, tf.cast(action, tf.int32), noise)
+        ended = tf.equal(self._last.step_type, ts.StepType.LAST)  # their action counts for nothing: they restart
+        after = self.restart(step.session, ended, noise)
+        over = step.terminated | step.truncated
+        step_type = tf.where(ended, ts.StepType.FIRST, tf.where(over, ts.StepType.LAST, ts.StepType.MID))
+        told = ts.TimeStep(
+            step_type=step_type,
+            reward=tf.where(ended, 0.0, step.reward),
+            discount=tf.where(step.terminated & ~ended, 0.0, 1.0),
+            observation=self._observation(after),
+        )
+        return self._keep(after, told)
+
+    def _keep(self, session: Session, told: ts.TimeStep) -> ts.TimeStep:
+        variables: list[Any] = tf.nest.flatten((self._session, self._last))
+        values = tf.nest.flatten((session, told))
+        # All are computed from the old state before any of it is overwritten.
+        with tf.control_dependencies(values):
+            kept = [variable.assign(value) for variable, value in zip(variables, values, strict=True)]
+            kept.append(self.round.assign_add(1))
+        with tf.control_dependencies(kept):
+            return tf.nest.map_structure(tf.identity, told)
+
+
+def choose(where: tf.Tensor, new: Any, old: Any) -> Any:
+    """Take `new` where `where` [B] is True, else `old`; both are nests of tensors [B, ...]."""
+
+    def pick(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.reshape(where, [-1] + [1] * (len(other.shape) - 1)), one, other)
+
+    return tf.nest.map_structure(pick, new, old)
+
+
+def _check_tables(world: SessionWorld, context: NDArray[np.float32], embedding: NDArray[np.float32]) -> None:
+    users, movies = int(world.users.max()) + 1, world.like.shape[1]
+    if len(context) < users:
+        raise ConfigError(f"context has {len(context)} users, the world names user row {users - 1}")
+    if len(embedding) != movies:
+        raise ConfigError(f"embedding has {len(embedding)} movies, the world {movies}")
+    if context.shape[1] < embedding.shape[1]:
+        raise ConfigError(
+            f"context is {context.shape[1]} wide, the movies' embedding {embedding.shape[1]}: the context must start"
+            " with the user's embedding"
+        )

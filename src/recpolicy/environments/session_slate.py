@@ -1,0 +1,126 @@
+"""SlateEnvironment: several movies are shown at once, the user reads them from the top and likes at most one.
+
+Observation as in session.py; the action is a slate [B, K] of movies, all of which are masked afterwards. The user reads
+on from a movie that is not liked with probability `patience`, and stops at the first like:
+
+    P(position k is read) = patience^(k-1) prod_{j<k} (1 - P(like j | what was read before))
+
+A read movie changes the session as in session_dynamics.py (a miss, its genres, the interest on a like), so that the
+positions above bear on those below. The slate pays what its liked movie pays, 0 if none is liked, times
+reward_decay^slates; the user then stays with the log-odds of the last movie read. Slates are what `steps` of the world
+and `max_episode_steps` count. A position that holds an already shown movie, or one that stands higher up in the same
+slate, is skipped: neither read nor paid. If all are, the user stays with the log-odds of no repeat and the misses so
+far. Sources: the cascade, Craswell et al. 2008; reading on with a probability, Chapelle & Zhang 2009.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.environments.session_base import Session, SessionConfig, SessionGame, Step, choose
+from recpolicy.environments.session_dynamics import SessionState, SessionTables, advance, stay_base
+from recpolicy.environments.session_views import Shown
+from recpolicy.models.session_world import SessionWorld
+
+PER_POSITION = 3
+"""Uniform numbers per position: like, level, reading on. Before them stand the next user and going on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlateConfig(SessionConfig):
+    """How sessions of slates are played."""
+
+    slate_size: int = 5
+    """K, movies shown at once."""
+    patience: float = 0.8
+    """Probability of reading on from a movie that is not liked, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slate_size < 1:
+            raise ConfigError(f"SlateConfig.slate_size is {self.slate_size!r}; it must be at least 1")
+        if not 0 < self.patience <= 1:
+            raise ConfigError(f"SlateConfig.patience is {self.patience!r}; it must be in (0, 1]")
+
+
+class SlateResponse(NamedTuple):
+    """What a user did with a slate."""
+
+    like: tf.Tensor  # [B] bool, whether a movie was liked
+    level: tf.Tensor  # [B] int32, 0..4 of the liked movie, 0 if none
+    stays: tf.Tensor  # [B] bool, whether the session goes on
+    read: tf.Tensor  # [B, K] bool
+    liked: tf.Tensor  # [B, K] bool, at most one a row
+
+
+class SlateEnvironment(SessionGame):
+    """Batched sessions in one world, one slate a step."""
+
+    def __init__(
+        self,
+        world: SessionWorld,
+        context: NDArray[np.float32],  # [U, >= D], the embedding first
+        embedding: NDArray[np.float32],  # [I, D]
+        candidates: NDArray[np.int32],  # [A], movie rows
+        config: SlateConfig | None = None,
+        seed: int = 0,
+    ):
+        self.slate_config = config = config or SlateConfig()
+        streams = 2 + PER_POSITION * config.slate_size
+        super().__init__(
+            world, context, embedding, candidates, config, seed, slate=config.slate_size, streams=streams
+        )  # fmt: skip
+
+    def advance(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
+        """Show the slates `action` [B, K]; nothing restarts."""
+        hidden, response = read_slate(self.tables, session.hidden, action, noise, self.slate_config.patience)
+        memory = session.memory
+        for k in range(self.slate_config.slate_size):
+            movie, liked = action[:, k], tf.cast(response.liked[:, k], tf.float32)
+            shown = Shown(tf.gather(self._embedding, movie), tf.gather(self.tables.genres, movie), liked)
+            memory = choose(response.read[:, k], self.view.update(memory, shown), memory)
+        paid = self.worth(response.like, response.level, session.hidden.step)
+        return Step(
+            session=Session(hidden, memory),
+            reward=tf.where(response.like, paid, 0.0),
+            terminated=~response.stays,
+            truncated=response.stays & (hidden.step >= self.config.max_episode_steps),
+            response=response,
+        )
+
+
+def read_slate(
+    tables: SessionTables, state: SessionState, slate: tf.Tensor, noise: tf.Tensor, patience: float
+) -> tuple[SessionState, SlateResponse]:
+    """Show `slate` [B, K] int32 with `noise` [B, 2 + 3 K]; returns the state after the responses."""
+    like, level = tf.zeros_like(state.user, tf.bool), tf.zeros_like(state.user)
+    stays = noise[:, 1] < tf.sigmoid(stay_base(tables, state) + tables.stay_history[1] * state.misses)
+    reading, now, reads, likes = ~like, state, [], []
+    fresh = _fresh(state, slate)
+    for k in range(slate.shape[1]):
+        like_point, level_point, reads_on = tf.unstack(noise[:, 2 + PER_POSITION * k :][:, :PER_POSITION], axis=1)
+        read = reading & fresh[:, k]
+        points = tf.stack([noise[:, 0], like_point, level_point, noise[:, 1]], axis=1)
+        after, response = advance(tables, now, slate[:, k], points)
+        liked = read & response.like
+        # The step counts slates, so all positions are read at the same one.
+        now = choose(read, after._replace(step=state.step), now)
+        stays = tf.where(read, response.stays, stays)
+        like, level = like | liked, tf.where(liked, response.level, level)
+        reading &= ~liked & (~read | (reads_on < patience))
+        reads.append(read)
+        likes.append(liked)
+    shown = state.shown | tf.reduce_any(slate[:, :, tf.newaxis] == tf.range(tables.actions), axis=1)
+    told = SlateResponse(like, level, stays, tf.stack(reads, axis=1), tf.stack(likes, axis=1))
+    return now._replace(step=state.step + 1, shown=shown), told
+
+
+def _fresh(state: SessionState, slate: tf.Tensor) -> tf.Tensor:
+    """Positions [B, K] whose movie was neither shown before nor stands higher up."""
+    same = tf.linalg.band_part(tf.cast(slate[:, :, tf.newaxis] == slate[:, tf.newaxis, :], tf.int32), -1, 0)
+    higher = tf.reduce_sum(same, axis=2) > 1  # [B, K]; each equals itself once
+    return ~(higher | tf.gather(state.shown, slate, batch_dims=1))

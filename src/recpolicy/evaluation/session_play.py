@@ -1,0 +1,80 @@
+"""Simulated sessions with a given exposure, played by the environment's own step.
+
+B sessions, S steps. Whoever knows beforehand which movies a session would show (real exposure; a policy that ranks by a
+table, with shown movies masked) needs no policy in the loop: the movies are columns, the step is that which agents
+train in (environments/session_dynamics.py).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.core.seeds import stateless_seed
+from recpolicy.core.tensorflow_random import fold_in, uniform
+from recpolicy.environments.session_dynamics import STREAMS, SessionTables, advance, begin
+from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
+
+_BLOCK = 1 << 14  # sessions played at once
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of B sessions."""
+
+    length: NDArray[np.int64]  # [B] movies shown, 1..S
+    level: NDArray[np.int8]  # [B, S] levels 0..4 of the responses; those past the length did not happen
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """[B, S] whether the movie was shown at all."""
+        return np.arange(self.level.shape[1]) < self.length[:, None]
+
+    @property
+    def likes(self) -> NDArray[np.int64]:
+        """[B] likes in the session."""
+        return np.sum(self.shown & (self.level >= LIKE_LEVEL), axis=1)
+
+    @property
+    def engagement(self) -> NDArray[np.float64]:
+        """[B] sum of the watch fractions in the session."""
+        return np.sum(np.where(self.shown, self.level / 4, 0), axis=1)
+
+
+class SessionPlayer:
+    """Plays sessions in one world; the graph is built once for all of them."""
+
+    def __init__(self, world: SessionWorld):
+        self.world = world
+        self._tables = SessionTables(world, np.arange(world.like.shape[1], dtype=np.int32))
+        self._block = tf.function(self._play, reduce_retracing=True)
+
+    def play(self, who: NDArray[np.integer], movie: NDArray[np.integer], seed: int) -> Played:
+        """Show the movies (rows) [B, S] to the world's users number `who` [B], until they leave or S is reached."""
+        root = tf.constant(stateless_seed(seed, "session play"), tf.int32)
+        levels, lengths = [], []
+        for number, rows in enumerate(_blocks(len(who))):
+            user, shown = tf.constant(who[rows], tf.int32), tf.constant(movie[rows], tf.int32)
+            level, stays = self._block(user, shown, fold_in(root, number))
+            left = np.column_stack([~stays.numpy()[:, :-1], np.ones(len(level), bool)])  # nobody goes past step S
+            levels.append(level.numpy().astype(np.int8))
+            lengths.append(1 + np.argmax(left, axis=1))
+        return Played(np.concatenate(lengths), np.concatenate(levels))
+
+    def _play(self, user: tf.Tensor, shown: tf.Tensor, noise_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Levels and going on [B, S], as if nobody ever left."""
+        steps = self.world.steps
+        noise = uniform([tf.shape(user)[0], steps, STREAMS], noise_seed)
+        state = begin(self._tables, tf.zeros([tf.shape(user)[0]]))._replace(user=user)
+        levels, stays = [], []
+        for step in range(steps):  # unrolled, so that the mask of shown movies, which nobody reads, is pruned
+            state, response = advance(self._tables, state, shown[:, step], noise[:, step])
+            levels.append(response.level)
+            stays.append(response.stays)
+        return tf.stack(levels, axis=1), tf.stack(stays, axis=1)
+
+
+def _blocks(sessions: int) -> Iterator[slice]:
+    return (slice(first, first + _BLOCK) for first in range(0, sessions, _BLOCK))

@@ -1,0 +1,138 @@
+"""What a policy earns in simulated sessions: everybody plays the same users with the same luck.
+
+N sessions side by side, each from its beginning to its end; A movies. Users are spread evenly over the sessions, and
+the random numbers behind their responses depend on the seed and the step only, not on what is shown, so differences
+between policies are paired. A policy is a function from what it sees to actions; `informed` ones also see the hidden
+state, for baselines that know the world.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.environments.session import Session, SessionEnvironment
+from recpolicy.environments.session_dynamics import like_odds, stay_odds
+from recpolicy.evaluation.bootstrap import Interval, mean_interval
+
+Choose = Callable[[Session, NDArray[np.float32], NDArray[np.bool_], np.random.Generator], NDArray[np.integer]]
+"""(session, observation [N, O], mask [N, A], rng) -> actions [N]. Only informed baselines may look at the session."""
+
+
+@dataclass(frozen=True)
+class SessionResults:
+    """N sessions of one policy."""
+
+    reward: NDArray[np.float64]  # [N] sum of rewards
+    length: NDArray[np.int64]  # [N] movies shown
+    likes: NDArray[np.int64]  # [N]
+    watched: NDArray[np.float64]  # [N] sum of watch fractions
+    user: NDArray[np.int32]  # [N] rows of the world's users
+
+    def by_user(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Means of `values` [N] per user, of the users that played."""
+        count = np.bincount(self.user)
+        return (np.bincount(self.user, values) / np.maximum(count, 1))[count > 0]
+
+    def interval(self, rng: np.random.Generator) -> Interval:
+        """Mean reward of a session with its user-bootstrap interval."""
+        return mean_interval(self.by_user(self.reward), rng)
+
+
+class SessionPlayer:
+    """Plays policies in one environment; its batch size is the number of sessions."""
+
+    def __init__(self, environment: SessionEnvironment):
+        self._environment = environment
+        self._advance = tf.function(environment.advance, jit_compile=True, autograph=False)
+        self._observe = tf.function(environment.observe, jit_compile=True, autograph=False)
+
+    def play(self, choose: Choose, seed: int = 0) -> SessionResults:
+        """Play one session each."""
+        environment = self._environment
+        sessions = environment.batch_size
+        even = (np.arange(sessions, dtype=np.float32)[:, np.newaxis] + 0.5) / sessions
+        session = environment.restart(None, None, tf.constant(even))
+        user = session.hidden.user.numpy()
+        rng = np.random.default_rng(seed)
+        going = np.ones(sessions, bool)
+        reward, watched = np.zeros(sessions), np.zeros(sessions)
+        length, likes = np.zeros(sessions, np.int64), np.zeros(sessions, np.int64)
+        for step in range(environment.config.max_episode_steps):
+            observation, mask = (part.numpy() for part in self._observe(session))
+            action = tf.constant(choose(session, observation, mask, rng), tf.int32)
+            done = self._advance(session, action, environment.noise(tf.constant(seed * 1000 + step, tf.int64)))
+            session = done.session
+            reward += going * done.reward.numpy()
+            length += going
+            likes += going & done.response.like.numpy()
+            watched += going * done.response.level.numpy() / 4.0
+            going &= ~(done.terminated.numpy() | done.truncated.numpy())
+            if not going.any():
+                break
+        return SessionResults(reward, length, likes, watched, user)
+
+
+def by_table(score: NDArray[np.floating]) -> Choose:
+    """Show the best movie of a table [W, A], each user's row in turn, that was not shown yet; ties by lot."""
+
+    def choose(
+        session: Session, _: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
+    ) -> NDArray[np.integer]:
+        user = session.hidden.user.numpy()
+        return best(score[user], mask, rng)
+
+    return choose
+
+
+def best(score: NDArray[np.floating], mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.integer]:
+    """The highest allowed scores of each row [N, A]; ties by lot."""
+    allowed = np.where(mask, score, -np.inf)
+    chosen: NDArray[np.integer] = allowed.argmax(axis=1)
+    tied = allowed == allowed.max(axis=1, keepdims=True)
+    several = np.flatnonzero(tied.sum(axis=1) > 1)
+    if len(several):
+        lot = np.where(tied[several], rng.random((len(several), tied.shape[1]), dtype=np.float32), -1.0)
+        chosen[several] = lot.argmax(axis=1)
+    return chosen
+
+
+def fatigue_aware(environment: SessionEnvironment, worth: float) -> Choose:
+    """Greedy by one who knows the world: P(like) + P(session goes on) worth, `worth` being what is still to come.
+
+    It does not plan, but it knows what no policy knows: how this user will respond, fatigue included.
+    """
+    tables = environment.tables
+
+    def worths(session: Session) -> tf.Tensor:
+        like = tf.sigmoid(like_odds(tables, session.hidden))
+        liked, missed = (tf.sigmoid(odds) for odds in stay_odds(tables, session.hidden))
+        return like + worth * (like * liked + (1.0 - like) * missed)
+
+    scores = tf.function(worths, jit_compile=True, autograph=False)
+
+    def choose(
+        session: Session, _: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
+    ) -> NDArray[np.integer]:
+        return best(scores(session).numpy(), mask, rng)
+
+    return choose
+
+
+def session_baselines(
+    environment: SessionEnvironment, tables: Mapping[str, NDArray[np.floating]], worths: tuple[float, ...] = (2.0, 5.0)
+) -> dict[str, Choose]:
+    """Choices by the named score tables [U, A] (every user of the ratings), and the one that knows the fatigue.
+
+    Of several values of what is still to come, the best is taken: the baseline is meant to be hard to beat.
+    """
+    rows = environment.world.users
+    policies: dict[str, Any] = {name: by_table(table[rows]) for name, table in tables.items()}
+    player = SessionPlayer(environment)
+    informed = [fatigue_aware(environment, worth) for worth in worths]
+    earned = [player.play(choose, seed=1).reward.mean() for choose in informed]
+    policies["fatigue_aware"] = informed[int(np.argmax(earned))]
+    return policies

@@ -1,0 +1,200 @@
+"""The validation card of the session simulator, on users that its response models have not learnt from.
+
+The users are parted in two halves. Response models (calibration, history, levels, going on) are learnt from the one;
+the rating model from the *fit* ratings of all, for a simulator must know something of a user. The held-out users judge:
+
+- likes, on their *test* ratings: AUC, ECE, Brier score, log-loss. History is that of their real sessions.
+- sessions of their fit ratings against simulated ones with the same exposure: the movies that the user really rated
+  from the session's start on, the user's following ones if the simulated session outlives the real one (after the last
+  come the first). Expected ratings of these cells are cross-fitted, so no simulated response has seen the real one.
+  Lengths and engagement (sum of the watch fractions) are cut at S movies on both sides.
+- rankings of policies: likes per simulated session against held-out choice, for users with two or more test ratings.
+
+Simulated sessions are played by the step that agents train in (session_play.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.config import as_dict
+from recpolicy.core.errors import DataError
+from recpolicy.data.ratings import Ratings, genre_matrix
+from recpolicy.data.sessions import sessions_of
+from recpolicy.data.splits import Split
+from recpolicy.evaluation.session_play import Played, SessionPlayer
+from recpolicy.evaluation.simulator_gates import (
+    Evidence,
+    Gate,
+    PolicyWorth,
+    SimulatorCard,
+    calibration_error,
+    critical_distance,
+    distance,
+    genre_transitions,
+    log_loss,
+    rank_agreement,
+    ranking_quality,
+    total_variation,
+)
+from recpolicy.evaluation.simulator_policies import policy_scores, policy_worths
+from recpolicy.models.logistic import sigmoid
+from recpolicy.models.registry import fit_rating_model
+from recpolicy.models.response import Responses, SessionWorldConfig, fit_responses, world_of_responses
+from recpolicy.models.response_fits import levels_of
+from recpolicy.models.session_history import history_of
+from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
+from recpolicy.models.session_worlds import halves, joined, of_users
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardConfig:
+    """How much is simulated, and whether the simulator is spoilt."""
+
+    replicates: int = 50
+    """Simulated sessions for each real one, and for each user and policy."""
+    bayesian: bool = True
+    """Whether the Bayesian factorisation machine is among the policies; its first fit takes a minute."""
+    shift_like: float = 0.0
+    """Added to the log-odds of every like: a simulator that is wrong on purpose, to see gates fail."""
+    shift_stay: float = 0.0
+    """The same for going on."""
+
+
+@dataclass(frozen=True)
+class RealSessions:
+    """M sessions of held-out users, with the movies that a simulated one in their place would show."""
+
+    user: NDArray[np.int32]  # [M] rows of the users table
+    movie: NDArray[np.int32]  # [M, S] from the session's start on
+    played: Played
+    """Lengths cut at S and real levels; levels past the length belong to later sessions."""
+
+
+def validate_world(
+    split: Split,
+    world_config: SessionWorldConfig | None = None,
+    card_config: CardConfig | None = None,
+    seed: int = 0,
+) -> SimulatorCard:
+    """Fit a simulator on one half of the users and compare it with the other half.
+
+    Raises DataError without timestamps or where the held-out users have no test ratings.
+    """
+    config, card = world_config or SessionWorldConfig(), card_config or CardConfig()
+    learn, held = halves(split.fit, seed)
+    test = of_users(split.test, held, "held-out users")
+    if not len(test):
+        raise DataError(f"{split.test.name}: no test ratings of the {len(held)} held-out users")
+    responses = fit_responses(split.fit, learn, config, seed)
+    world = world_of_responses(responses, held, seed)
+    world = replace(world, like=world.like + np.float32(card.shift_like), stay=world.stay + np.float32(card.shift_stay))
+    odds, like = _test_likes(split, held, responses, config)
+    real = real_sessions(of_users(split.fit, held, "held-out users"), config)
+    crossed = SessionPlayer(_cross_fitted_world(world, split.fit, responses, card.shift_like))
+    who = np.searchsorted(world.users, real.user)
+    simulated = crossed.play(np.tile(who, card.replicates), np.tile(real.movie, (card.replicates, 1)), seed)
+    policies = policy_worths(
+        SessionPlayer(world), policy_scores(split.fit, card.bayesian, seed), test, card.replicates, seed
+    )
+    odds = odds + card.shift_like
+    evidence = Evidence(
+        sigmoid(odds), like, real.played.length, simulated.length, real.played.engagement, simulated.engagement
+    )
+    counts = {
+        "users learnt from": len(learn), "held-out users": len(held), "with test ratings": len(np.unique(test.user)),
+        "test ratings": len(test), "real sessions": len(real.user), "simulated sessions": len(simulated.length),
+    }  # fmt: skip
+    return SimulatorCard(
+        world=world.name, split=split.name, fit_digest=split.fit.digest, test_digest=split.test.digest, seed=seed,
+        config=as_dict(config), counts=counts, policies=policies, evidence=evidence,
+        gates=_gates(evidence, _transition_distance(split.fit, real, simulated), policies),
+        figures=_figures(evidence, odds, _bias_only(split.fit, test)),
+    )  # fmt: skip
+
+
+def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
+    """Sessions of the ratings, each with the user's S movies from its start on, the first ones after the last."""
+    sessions = sessions_of(ratings, config.gap_minutes)
+    user = ratings.user[sessions.rows]
+    first = np.searchsorted(user, sessions.user)  # [M] where the user's ratings begin
+    count = np.searchsorted(user, sessions.user, "right") - first
+    place = (sessions.start - first)[:, None] + np.arange(config.max_steps)
+    row = sessions.rows[first[:, None] + place % count[:, None]]  # [M, S]
+    level = levels_of(ratings.rating[row], ratings.scale)
+    return RealSessions(sessions.user, ratings.movie[row], Played(np.minimum(sessions.length, config.max_steps), level))
+
+
+def _test_likes(
+    split: Split, held: NDArray[np.int32], responses: Responses, config: SessionWorldConfig
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Log-odds of a like and the truth for the test ratings of the held-out users, in the order of their sessions.
+
+    History is made of all that they rated before in the session, in either part.
+    """
+    every = joined(split.fit, split.test, split.name)
+    in_test = np.arange(len(every)) >= len(split.fit)
+    mine = np.isin(every.user, held)
+    ratings, in_test = every.take(mine), in_test[mine]
+    blocks = sessions_of(ratings, config.gap_minutes).cut(config.max_steps)
+    user, movie = ratings.user[blocks.rows], ratings.movie[blocks.rows]
+    like = levels_of(ratings.rating[blocks.rows], ratings.scale) >= LIKE_LEVEL
+    history = history_of(blocks, movie, like, responses.tastes)
+    odds = responses.like.odds(responses.model.mean[user, movie].astype(np.float64), history, config.drift)
+    asked = in_test[blocks.rows]
+    return odds[asked], like[asked]
+
+
+def _cross_fitted_world(world: SessionWorld, fit: Ratings, responses: Responses, shift: float) -> SessionWorld:
+    """The world with the log-odds of rated movies from models that have not seen the rating."""
+    like = world.like.copy()
+    mine = np.flatnonzero(np.isin(fit.user, world.users))
+    place = np.searchsorted(world.users, fit.user[mine])
+    like[place, fit.movie[mine]] = responses.like.intercept + responses.like.slope * responses.expected[mine] + shift
+    return replace(world, like=like)
+
+
+def _transition_distance(fit: Ratings, real: RealSessions, simulated: Played) -> float:
+    _, genres = genre_matrix(fit.movies)
+    replicates = len(simulated.length) // len(real.user)
+    one, other = (
+        genre_transitions(genres, movie, played.shown & (played.level >= LIKE_LEVEL))
+        for movie, played in ((real.movie, real.played), (np.tile(real.movie, (replicates, 1)), simulated))
+    )
+    return total_variation(one, other)
+
+
+def _gates(evidence: Evidence, transitions: float, policies: Mapping[str, PolicyWorth]) -> tuple[Gate, ...]:
+    e = evidence
+    return (
+        Gate("like AUC", ranking_quality(e.like, e.probability), 0.79, at_least=True),
+        Gate("like ECE", calibration_error(e.probability, e.like), 0.03, at_least=False),
+        Gate("session length KS", distance(e.real_length, e.simulated_length), 0.10, at_least=False),
+        Gate("engagement KS", distance(e.real_engagement, e.simulated_engagement), 0.15, at_least=False),
+        Gate("genre transition TV", transitions, 0.10, at_least=False),
+        Gate("policy ranking tau", rank_agreement(policies), 0.60, at_least=True),
+    )
+
+
+def _figures(evidence: Evidence, odds: Array, bias_only: float) -> dict[str, float]:
+    e = evidence
+    return {
+        "like Brier score": float(np.mean((e.probability - e.like) ** 2)),
+        "like log-loss": log_loss(odds, e.like),
+        "bias-only AUC (negative control)": bias_only,
+        "KS critical value at 5 %": critical_distance(len(e.real_length), len(e.simulated_length)),
+        "mean session length, real": float(e.real_length.mean()),
+        "mean session length, simulated": float(e.simulated_length.mean()),
+        "mean engagement, real": float(e.real_engagement.mean()),
+        "mean engagement, simulated": float(e.simulated_engagement.mean()),
+    }
+
+
+def _bias_only(fit: Ratings, test: Ratings) -> float:
+    """AUC of a model without tastes on the same ratings: what the first gate must tell from ours."""
+    expected = fit_rating_model(fit, "bias").mean[test.user, test.movie]
+    return ranking_quality(levels_of(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))

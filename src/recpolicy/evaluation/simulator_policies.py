@@ -1,0 +1,73 @@
+"""Policies to rank, in the simulator and on held-out choice: does the simulator prefer what real users prefer?
+
+U users, I movies. All are made from the fit part. The rating models rank by expected rating; `half_noise` is one of
+them with as much noise as signal, `worst` turns it upside down.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.seeds import generator
+from recpolicy.data.ratings import Ratings
+from recpolicy.evaluation.candidates import candidates_of
+from recpolicy.evaluation.held_out_choice import choice_values, greedy_weights
+from recpolicy.evaluation.session_play import SessionPlayer
+from recpolicy.evaluation.simulator_gates import PolicyWorth
+from recpolicy.models.registry import fit_rating_model
+
+Scores = NDArray[np.floating]
+
+MODELS = ("item_knn", "svd", "bias")
+"""Rating models among the policies, beside bayesian_fm and highest_mean."""
+
+
+def policy_scores(fit: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
+    """Score tables [U, I] by name; that of `random` is constant."""
+    names = ("bayesian_fm", *MODELS) if bayesian else MODELS
+    models: dict[str, Scores] = {name: fit_rating_model(fit, name, seed=seed).mean for name in names}
+    popularity = np.broadcast_to(np.bincount(fit.movie, minlength=fit.shape[1]).astype(float), fit.shape)
+    best = models["svd"]
+    noise = generator(seed, "simulator card/noise").normal(0, best.std(), best.shape)
+    return {
+        **models,
+        "highest_mean": fit_rating_model(fit, "movie_mean", seed=seed).mean,
+        "most_popular": popularity,
+        "half_noise": best + noise,
+        "random": np.broadcast_to(0.0, fit.shape),
+        "least_popular": -popularity,
+        "worst": -best,
+    }
+
+
+def policy_worths(
+    player: SessionPlayer, scores: Mapping[str, Scores], test: Ratings, replicates: int, seed: int
+) -> dict[str, PolicyWorth]:
+    """Worth of every policy to the world's users with two or more ratings in `test`; all see the same noise."""
+    candidates = candidates_of(test)
+    users = candidates.user[candidates.start]
+    who = np.tile(np.searchsorted(player.world.users, users), replicates)  # [B]
+    worths = {}
+    for name, score in scores.items():
+        shown = _exposure(score[users], player.world.steps, replicates, seed)
+        played = player.play(who, shown, seed)
+        chosen = choice_values(candidates, greedy_weights(candidates, candidates.look_up(score)))
+        worths[name] = PolicyWorth(float(played.likes.mean()), float(chosen.mean()))
+    return worths
+
+
+def _exposure(score: Scores, steps: int, replicates: int, seed: int) -> NDArray[np.intp]:
+    """The movies [replicates x U', S] that a policy with scores [U', I] shows: the best S, best first.
+
+    Equal scores are put in a random order, anew for each replicate, so that a constant score is the random policy.
+    """
+    rng = generator(seed, "simulator card/ties")
+    shown = []
+    for _ in range(replicates):
+        order = rng.permutation(score.shape[1])
+        cost = -score[:, order]
+        top = np.argpartition(cost, steps - 1, axis=1)[:, :steps]
+        best_first = np.argsort(np.take_along_axis(cost, top, axis=1), axis=1)
+        shown.append(order[np.take_along_axis(top, best_first, axis=1)])
+    return np.concatenate(shown)

@@ -1,0 +1,66 @@
+"""What happened earlier in each real session, by the formulas of a SessionWorld.
+
+N ratings in M sessions, I movies, D interest, G genres. Before a movie is shown: how much it repeats the genres shown
+lately, the misses in a row, and how far the likes so far have turned the interest. Vectorised over sessions; the only
+loop is over positions in a session.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.data.sessions import Sessions
+from recpolicy.models.session_world import MISSES
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class History:
+    """History at each rating, in the order of `Sessions.rows`."""
+
+    repeat: Array  # [N] genre repeat when the movie is shown, 0..1
+    misses: Array  # [N] misses in a row before the response, capped at MISSES and divided by it
+    misses_after: Array  # [N] the same after the response
+    drift: Array  # [N] (interest_t - interest_0) . direction of the movie, in points of expected rating
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """What a history needs to know of users and movies: the tables of a SessionWorld, all users in rows."""
+
+    interest: NDArray[np.float32]  # [U, D]
+    direction: NDArray[np.float32]  # [I, D]
+    genres: NDArray[np.float32]  # [I, G], rows of length 1 or 0
+    keep: float
+    genre_keep: float
+
+
+def history_of(sessions: Sessions, movie: NDArray[np.int32], like: NDArray[np.bool_], tastes: Tastes) -> History:
+    """Play the sessions through; movie and like [N] are in the order of `sessions.rows`."""
+    repeat, misses, after, drift = np.zeros((4, len(movie)))
+    by_length = np.argsort(-sessions.length, kind="stable")  # sessions still running are always the first ones
+    start, user = sessions.start[by_length], sessions.user[by_length]
+    running = np.searchsorted(-sessions.length[by_length], -np.arange(sessions.length.max(initial=0)), "left")
+    unit = _unit(tastes.direction.astype(np.float64))  # [I, D]
+    shift = np.zeros((len(sessions), tastes.direction.shape[1]))  # [M, D]
+    genres = np.zeros((len(sessions), tastes.genres.shape[1]))  # [M, G]
+    in_a_row = np.zeros(len(sessions))
+    for position, many in enumerate(running):
+        row = start[:many] + position
+        shown, liked = movie[row], like[row]
+        repeat[row] = (1 - tastes.genre_keep) * np.sum(genres[:many] * tastes.genres[shown], axis=1)
+        misses[row] = in_a_row[:many]
+        drift[row] = np.sum(shift[:many] * tastes.direction[shown], axis=1)
+        in_a_row[:many] = np.where(liked, 0, np.minimum(in_a_row[:many] + 1 / MISSES, 1))
+        after[row] = in_a_row[:many]
+        turn = unit[shown] - tastes.interest[user[:many]] - shift[:many]
+        shift[:many] += (1 - tastes.keep) * liked[:, None] * turn
+        genres[:many] = tastes.genre_keep * genres[:many] + tastes.genres[shown]
+    return History(repeat, misses, after, drift)
+
+
+def _unit(rows: Array) -> Array:
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norm > 0, norm, 1)

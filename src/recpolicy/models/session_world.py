@@ -1,0 +1,87 @@
+"""A simulated world of sessions: how users respond to the movies they are shown one after the other.
+
+W simulated users, I movies, D interest, G genres, S steps at most. Everything a session needs is a table or a weight:
+
+    log-odds(like)     = like[u, m] + slope (interest_t - interest_0) . direction[m] + like_history . h
+    log-odds(level >=) = a continuation-ratio model of the five levels 0, .25, .5, .75, 1 of the watch fraction
+    log-odds(go on)    = stay[u, s] + stay_history . h'
+
+h = (genre repeat, misses in a row) when the movie is shown, h' after the user's response. On a like the interest turns
+towards the movie: interest <- keep interest + (1 - keep) direction / |direction|. "Like", "watch fraction" and "going
+on" are stand-ins made of ratings and their times (a like is a rating of 4 or 5 of 5, the watch fraction is
+(rating - low) / (high - low), a session is a run of ratings with gaps of at most 30 minutes): MovieLens holds no
+clicks.
+Source of the form: ALGORITHMS section 14; continuation ratios: Tutz 1990.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import content_digest
+
+Array = NDArray[np.float32]
+
+HISTORY = ("genre_repeat", "misses")
+"""The features h: cosine-weighted share of the recent genres that the movie repeats, 0..1; misses in a row, capped at
+MISSES and divided by it, 0..1."""
+MISSES = 5
+LIKE_LEVEL = 3
+"""Levels 3 and 4 of 0..4 (ratings 4 and 5 of 1..5) are likes."""
+
+
+@dataclass(frozen=True)
+class SessionWorld:
+    """The responses of W users; see the module for the formulas."""
+
+    name: str
+    """Model class and ratings behind it, for reports."""
+    users: NDArray[np.int32]  # [W] rows of the users table
+    like: Array  # [W, I] log-odds of a like at the start of a session, calibrated
+    slope: float
+    """Log-odds of a like per point of expected rating."""
+    interest: Array  # [W, D] interests at the start of a session
+    direction: Array  # [I, D]; (interest_t - interest_0) . direction is a change of expected rating
+    like_history: Array  # [2] weights of HISTORY
+    stay: Array  # [W, S] log-odds of going on after step s = 0..S-1, before history
+    stay_history: Array  # [2] weights of HISTORY, fatigue included
+    fatigue: tuple[float, float]
+    """The part of stay_history that is assumed, not fitted: (genre repeat, misses), >= 0; (0, 0) turns fatigue off."""
+    levels: Array  # [3, 2] intercept and slope, in the log-odds of a like, of P(5 | like), P(3 | miss), P(2 | below 3)
+    genres: Array  # [I, G], rows of length 1, or 0 where no genre is known
+    known: NDArray[np.int8] | None = None  # [W, I] the level 0..4 that is paid, -1 where it is drawn
+    keep: float = 0.9
+    """Share of the old interest that a like leaves."""
+    genre_keep: float = 0.7
+    """Share of the remembered genres that each shown movie leaves."""
+    scale: tuple[float, float] = (1.0, 5.0)
+
+    def __post_init__(self) -> None:
+        users, movies = self.like.shape
+        steps, rank = self.stay.shape[1], self.interest.shape[1]
+        expected = {
+            "users": (users,), "interest": (users, rank), "direction": (movies, rank), "like_history": (2,),
+            "stay": (users, steps), "stay_history": (2,), "levels": (3, 2), "genres": (movies, self.genres.shape[1]),
+        }  # fmt: skip
+        for name, shape in expected.items():
+            table = getattr(self, name)
+            if table.shape != shape or not np.isfinite(table).all():
+                raise DataError(f"session world {self.name}: {name} {table.shape} must be {shape} and finite")
+        if not np.isfinite(self.like).all() or (self.known is not None and self.known.shape != self.like.shape):
+            raise DataError(f"session world {self.name}: like and known must be [W, I], like finite")
+
+    @property
+    def steps(self) -> int:
+        """S, the most movies that a session shows."""
+        return int(self.stay.shape[1])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that determines the responses."""
+        known = [] if self.known is None else [self.known]
+        return content_digest(
+            self.users, self.like, self.slope, self.interest, self.direction, self.like_history, self.stay,
+            self.stay_history, self.levels, self.genres, self.keep, self.genre_keep, list(self.scale), *known,
+        )  # fmt: skip

@@ -1,0 +1,81 @@
+"""The two worlds of sessions: one to train in, one to judge in.
+
+World A is a matrix factorisation fitted on the *fit* ratings of one half of the users, whom it simulates. World B is
+item neighbours fitted on all ratings, test included, of the other half, and pays the levels of their real test ratings.
+No user, no rating and no model class is in both; what an agent gains in A and not in B it owes to the simulator.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.seeds import generator
+from recpolicy.data.ratings import Ratings
+from recpolicy.data.splits import Split
+from recpolicy.models.response import SessionWorldConfig, fit_session_world
+from recpolicy.models.response_fits import levels_of
+from recpolicy.models.session_world import SessionWorld
+
+JUDGE = "item_knn"
+"""The model class of world B: none that features or world A are made of."""
+
+
+@dataclass(frozen=True)
+class TwoWorlds:
+    """Worlds of disjoint users."""
+
+    train: SessionWorld
+    """World A, where agents learn."""
+    judge: SessionWorld
+    """World B, where they are judged; it knows the test ratings of its users."""
+
+
+def two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int = 0) -> TwoWorlds:
+    """Fit both worlds; `config` is world A's, and B's with the rating model `JUDGE` at its defaults.
+
+    Raises DataError without timestamps or with fewer than four users in the fit part.
+    """
+    config = config or SessionWorldConfig()
+    half, other = halves(split.fit, seed)
+    both = joined(split.fit, split.test, split.name)
+    train = fit_session_world(of_users(split.fit, half, "half A"), half, half, config, seed)
+    judge_config = replace(config, model=JUDGE, model_config=None)
+    judge = fit_session_world(of_users(both, other, "half B"), other, other, judge_config, seed)
+    return TwoWorlds(train, paying(judge, split.test))
+
+
+def halves(fit: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Two random halves of the users (rows, ascending) who have a rating in `fit`."""
+    users = np.unique(fit.user)
+    if len(users) < 4:
+        raise DataError(f"{fit.name}: {len(users)} users; two worlds need at least four")
+    shuffled = generator(seed, "session worlds/halves").permutation(users)
+    return np.sort(shuffled[: len(users) // 2]), np.sort(shuffled[len(users) // 2 :])
+
+
+def of_users(ratings: Ratings, users: NDArray[np.integer], name: str) -> Ratings:
+    """The ratings of these users (rows), over the same users and movies."""
+    return ratings.take(np.isin(ratings.user, users), name=f"{ratings.name}, {name}")
+
+
+def joined(fit: Ratings, test: Ratings, name: str) -> Ratings:
+    """All ratings of a split in one table."""
+    timestamp = None
+    if fit.timestamp is not None and test.timestamp is not None:
+        timestamp = np.concatenate([fit.timestamp, test.timestamp])
+    return replace(
+        fit, user=np.concatenate([fit.user, test.user]), movie=np.concatenate([fit.movie, test.movie]),
+        rating=np.concatenate([fit.rating, test.rating]), timestamp=timestamp, name=f"{name}, all ratings",
+    )  # fmt: skip
+
+
+def paying(world: SessionWorld, ratings: Ratings) -> SessionWorld:
+    """Return the world that responds with the levels of these real ratings where they exist."""
+    place = np.full(ratings.shape[0], -1)
+    place[world.users] = np.arange(len(world.users))
+    mine = place[ratings.user] >= 0
+    known = np.full(world.like.shape, -1, np.int8)
+    known[place[ratings.user[mine]], ratings.movie[mine]] = levels_of(ratings.rating[mine], ratings.scale)
+    return replace(world, known=known, name=f"{world.name}, real ratings of {ratings.name} paid")

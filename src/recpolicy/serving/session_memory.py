@@ -1,0 +1,72 @@
+"""What a session policy sees of the session so far, in NumPy; the same views as environments/session_views.py.
+
+D embedding, G genres, S steps, L movies shown. A memory [M] is built from the movies shown, in order, and whether each
+was liked.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.models.session_world import MISSES
+
+Array = NDArray[Any]
+
+KEEP = 0.9
+GENRE_KEEP = 0.7
+
+
+@dataclass(frozen=True)
+class Past:
+    """The movies shown so far."""
+
+    embedding: Array  # [L, D]
+    genres: Array  # [L, G]
+    liked: Sequence[bool]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers that a view was made with."""
+
+    steps: int
+    last_n: int
+    genres: int
+
+
+def _last_item(user: Array, past: Past, _: Shape) -> Array:
+    return past.embedding[-1] if len(past.liked) else np.zeros_like(user)
+
+
+def _interest(user: Array, past: Past, shape: Shape) -> Array:
+    interest, remembered, misses = user.astype(np.float32), np.zeros(shape.genres, np.float32), 0.0
+    for embedding, genres, liked in zip(past.embedding, past.genres, past.liked, strict=True):
+        if liked:
+            length = np.sqrt(max(float(embedding @ embedding), 1e-12))
+            interest = interest + np.float32(1.0 - KEEP) * (embedding / np.float32(length) - interest)
+        remembered = np.float32(GENRE_KEEP) * remembered + np.float32(1.0 - GENRE_KEEP) * genres
+        misses = 0.0 if liked else min(misses + 1.0 / MISSES, 1.0)
+    tail = np.array([misses, len(past.liked) / shape.steps], np.float32)
+    return np.concatenate([interest, remembered, tail])
+
+
+def _last_n(user: Array, past: Past, shape: Shape) -> Array:
+    rank = len(user)
+    memory = np.zeros(shape.last_n * (rank + 1) + 1, np.float32)
+    newest = list(zip(past.embedding, past.liked, strict=True))[::-1][: shape.last_n]
+    for place, (embedding, liked) in enumerate(newest):
+        at = place * (rank + 1)
+        memory[at : at + rank], memory[at + rank] = embedding, float(liked)
+    memory[-1] = len(past.liked) / shape.steps
+    return memory
+
+
+MEMORIES: Mapping[str, Callable[[Array, Past, Shape], Array]] = {
+    "interest": _interest,
+    "last_item": _last_item,
+    "last_n": _last_n,
+}
+"""(user's embedding [D], past, shape) -> memory [M], by the name of the view."""

@@ -1,0 +1,143 @@
+"""The compiled loop of sessions: playing, advantages and updates of many blocks inside one XLA program.
+
+A block is T steps of B sessions. Everything random is a function of (seed, block number), and the sessions' state is
+kept in variables, so a run cut between two calls and taken up again gives the same numbers as an unbroken one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from recpolicy.agents.experience import Experience
+from recpolicy.agents.sequence import SequenceAgent
+from recpolicy.core.tensorflow_random import fold_in, uniform
+from recpolicy.environments.session import Session, SessionEnvironment
+
+
+@dataclass(frozen=True)
+class Played:
+    """What happened in a call: means over its blocks, and over the sessions that ended in it."""
+
+    figures: dict[str, float]
+    """What the updates reported."""
+    sessions: int
+    """Sessions that ended."""
+    reward: float
+    """Mean sum of rewards of a session that ended; NaN when none did."""
+    length: float
+    """Mean number of movies of a session that ended; NaN when none did."""
+    reward_per_step: float
+
+
+class SessionLoop:
+    """Lets an agent play and learn, many blocks a call."""
+
+    def __init__(self, environment: SessionEnvironment, agent: SequenceAgent, *, learns: bool = True):
+        self._environment, self._agent, self._learns = environment, agent, learns
+        learner = agent.learner
+        self.steps = environment.config.max_episode_steps if learner.whole_sessions else learner.steps
+        learner.prepare(self.block_size)
+        self.names = learner.figures if learns else ()
+        self.block = tf.Variable(0, dtype=tf.int64, trainable=False, name="block")
+        self._structure = environment.restart(None, None, environment.noise(tf.constant(0, tf.int64)))
+        self.session = [tf.Variable(part, trainable=False) for part in tf.nest.flatten(self._structure)]
+        # Rewards, movies and, in a block of whole sessions, ended sessions so far.
+        self.running = tf.Variable(tf.zeros([3, environment.batch_size]), trainable=False)
+        self._compiled: dict[int, Callable[..., Any]] = {}
+
+    @property
+    def state(self) -> dict[str, tf.Variable]:
+        """All that a checkpoint must hold, by name, besides the agent."""
+        session = {f"session_{index}": variable for index, variable in enumerate(self.session)}
+        return {"block": self.block, "running": self.running, **session}
+
+    @property
+    def block_size(self) -> int:
+        """Steps in a block: T B."""
+        return int(self.steps * self._environment.batch_size)
+
+    def run(self, blocks: int) -> Played:
+        """Play `blocks` blocks from where the sessions stand."""
+        if blocks not in self._compiled:
+            self._compiled[blocks] = tf.function(self._blocks(blocks), jit_compile=True, autograph=False)
+        figures, totals = (part.numpy() for part in self._compiled[blocks]())
+        earned, reward, length, ended = totals.tolist()
+        named = dict(zip(self.names, (figures / blocks).tolist(), strict=True))
+        return Played(
+            named, round(ended), reward / ended if ended else math.nan, length / ended if ended else math.nan,
+            earned / (blocks * self.block_size),
+        )  # fmt: skip
+
+    def _blocks(self, blocks: int) -> Callable[[], tuple[tf.Tensor, ...]]:
+        agent = self._agent
+
+        def one_block(
+            index: tf.Tensor, session: Session, running: tf.Tensor, figures: tf.Tensor, totals: tf.Tensor
+        ) -> tuple[Any, ...]:
+            block = self.block.read_value() + tf.cast(index, tf.int64) + 1  # block 0 drew the first sessions
+            experience, session, running, counted = self._play(block, session, running)
+            if self._learns:
+                told = agent.learner.learn(experience, fold_in(agent.learn_seed, block))
+                figures += tf.stack([told[name] for name in self.names])
+            return index + 1, session, running, figures, totals + counted
+
+        def many_blocks() -> tuple[tf.Tensor, ...]:
+            session = tf.nest.pack_sequence_as(self._structure, [part.read_value() for part in self.session])
+            start = (tf.constant(0), session, self.running.read_value(), tf.zeros([len(self.names)]), tf.zeros([4]))
+            _, session, running, figures, totals = tf.while_loop(lambda index, *_: index < blocks, one_block, start)
+            for variable, part in zip(self.session, tf.nest.flatten(session), strict=True):
+                variable.assign(part)
+            self.running.assign(running)
+            self.block.assign_add(blocks)
+            if self._learns:
+                agent.train_step_counter.assign_add(blocks)
+            return figures, totals
+
+        return many_blocks
+
+    def _play(
+        self, block: tf.Tensor, session: Session, running: tf.Tensor
+    ) -> tuple[Experience, Session, tf.Tensor, tf.Tensor]:
+        """T steps: the experience, where the sessions stand, what they have earned so far, and the totals [4]."""
+        environment, learner = self._environment, self._agent.learner
+        noise = environment.noise(block, self.steps + 1)  # [T + 1, B, STREAMS], the last for fresh sessions
+        points = uniform([self.steps, environment.batch_size], fold_in(self._agent.action_seed, block))  # [T, B]
+        if learner.whole_sessions:
+            session, running = environment.restart(None, None, noise[-1]), tf.zeros_like(running)
+
+        def one_step(
+            step: tf.Tensor, session: Session, running: tf.Tensor, totals: tf.Tensor, record: tuple[tf.TensorArray, ...]
+        ) -> tuple[Any, ...]:
+            observation, mask = environment.observe(session)
+            action, log_probability = learner.draw(observation, mask, tf.gather(points, step))
+            drawn = tf.gather(noise, step)
+            done = environment.advance(session, action, drawn)
+            following, next_mask = environment.observe(done.session)
+            seen = [observation, mask, action, log_probability, done.reward, done.terminated, done.truncated, following]
+            if learner.wants_next_mask:
+                seen.append(next_mask)
+            record = tuple(array.write(step, part) for array, part in zip(record, seen, strict=True))
+            ended = done.terminated | done.truncated
+            over = tf.cast(ended, tf.float32)
+            reward, movies, before = tf.unstack(running)
+            reward, movies = reward + done.reward, movies + 1.0
+            # Of a block of whole sessions only the first of each column counts: later ones fit in only if short.
+            counts = over * tf.cast(before < 1.0, tf.float32) if learner.whole_sessions else over
+            totals += tf.stack(
+                [tf.reduce_sum(part) for part in (done.reward, counts * reward, counts * movies, counts)]
+            )
+            session = environment.restart(done.session, ended, drawn)
+            running = tf.stack([reward * (1.0 - over), movies * (1.0 - over), before + over])
+            return step + 1, session, running, totals, record
+
+        kinds = [tf.float32, tf.bool, tf.int32, tf.float32, tf.float32, tf.bool, tf.bool, tf.float32]
+        kinds += [tf.bool] if learner.wants_next_mask else []
+        record = tuple(tf.TensorArray(kind, size=self.steps) for kind in kinds)
+        _, session, running, totals, record = tf.while_loop(
+            lambda step, *_: step < self.steps, one_step, (tf.constant(0), session, running, tf.zeros([4]), record)
+        )
+        parts = [array.stack() for array in record]
+        return Experience(*parts, *([] if learner.wants_next_mask else [None])), session, running, totals

@@ -1,0 +1,180 @@
+"""What the tests of session agents share: the planted sessions, small agents of all kinds, made-up experience.
+
+T steps, B sessions, A = 24 movies, O = 16 columns of the observation.
+"""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from planted_sessions import MOVIES, STEPS, PlantedSessions, planted_sessions
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import time_step as ts
+
+from recpolicy.agents.a2c import A2CConfig, make_a2c
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.dqn import DQNConfig, make_dqn
+from recpolicy.agents.experience import Experience
+from recpolicy.agents.ppo import PPOConfig, make_ppo
+from recpolicy.agents.q_learning import QLearningConfig, make_q_learning
+from recpolicy.agents.reinforce import ReinforceConfig, make_reinforce
+from recpolicy.agents.sequence import SequenceAgent
+from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
+from recpolicy.environments.session import SessionConfig, SessionEnvironment
+
+BATCH = 8
+
+
+class Kind(NamedTuple):
+    """How an agent is made."""
+
+    make: Any
+    config: Any
+    settings: dict[str, Any]
+    """What suits a small world."""
+
+
+_NETWORK = {"layers": (16,), "learning_rate": 0.01}
+KINDS = {
+    "a2c": Kind(make_a2c, A2CConfig, _NETWORK),
+    "ppo": Kind(make_ppo, PPOConfig, _NETWORK | {"steps": 6, "epochs": 2, "minibatch": 16}),
+    "reinforce": Kind(make_reinforce, ReinforceConfig, _NETWORK),
+    "topk_reinforce": Kind(make_topk_reinforce, TopKReinforceConfig, _NETWORK | {"passes": 2}),
+    "dqn": Kind(make_dqn, DQNConfig, _NETWORK | {"batch": 32, "updates": 2, "capacity": 640, "top_k": 6}),
+    "q_learning": Kind(make_q_learning, QLearningConfig, {"alpha": 0.5}),
+}
+
+
+@cache
+def world() -> PlantedSessions:
+    return planted_sessions()
+
+
+def environment(seed: int = 0, batch_size: int = BATCH, **config: Any) -> SessionEnvironment:
+    """The planted sessions with their dynamics."""
+    planted, settings = world(), SessionConfig(batch_size=batch_size, max_episode_steps=STEPS, **config)
+    candidates = np.arange(MOVIES, dtype=np.int32)
+    return SessionEnvironment(planted.world, planted.context, planted.embedding, candidates, settings, seed)
+
+
+@cache
+def specs(view: str = "interest") -> tuple[Any, Any]:
+    one = environment(view=view)
+    return one.time_step_spec(), one.action_spec()
+
+
+@cache
+def arms() -> Arms:
+    """A rating model that expects 3 + its movies' quirks + embedding . user."""
+    planted = world()
+    quirks = 3 + np.random.default_rng(1).normal(0, 0.3, MOVIES).astype(np.float32)
+    return Arms(
+        planted.embedding, quirks, np.full(MOVIES, 9, np.float32), quirks, (1.0, 5.0), planted.world.genres
+    )  # fmt: skip
+
+
+def make(name: str, seed: int = 0, *, tables: bool = True, view: str = "interest", **settings: Any) -> SequenceAgent:
+    """A small agent; without `tables` it knows nothing of the movies and its head is plain."""
+    kind = KINDS[name]
+    config = kind.config(**kind.settings | settings)
+    return kind.make(*specs(view), config, arms() if tables else None, seed)
+
+
+def expected_ratings(observation: np.ndarray) -> np.ndarray:
+    """What the rating model expects [B, A] of the users in the observations [B, O]."""
+    table = arms()
+    return table.offset + observation[:, : table.embedding.shape[1]] @ table.embedding.T
+
+
+def observations(rows: int, seed: int = 0, view: str = "interest") -> np.ndarray:
+    """Made-up observations [rows, O] of the right width."""
+    width = specs(view)[0].observation["global"].shape[0]
+    return np.random.default_rng(seed).normal(0, 0.5, (rows, width)).astype(np.float32)
+
+
+def block(steps: int, seed: int = 0, *, batch: int = BATCH, ends: float = 0.2, **given: Any) -> Experience:
+    """A made-up block of uniformly random, allowed actions; `given` parts are taken as they are."""
+    rng = np.random.default_rng([seed, 5])
+    shape = (steps, batch)
+    width = specs()[0].observation["global"].shape[0]
+    mask, next_mask = (rng.random((*shape, MOVIES)) < 0.8 for _ in range(2))
+    mask[..., 0] = next_mask[..., 0] = True
+    action = np.argmax(rng.random(mask.shape) * mask, axis=-1)
+    terminated = rng.random(shape) < ends
+    parts = {
+        "observation": rng.normal(0, 0.5, (*shape, width)),
+        "mask": mask,
+        "action": action,
+        "log_probability": -np.log(mask.sum(axis=-1)),
+        "reward": rng.random(shape) < 0.5,
+        "terminated": terminated,
+        "truncated": ~terminated & (rng.random(shape) < ends / 2),
+        "next_observation": rng.normal(0, 0.5, (*shape, width)),
+        "next_mask": next_mask,
+    } | given
+    kinds = {"action": tf.int32} | dict.fromkeys(("mask", "terminated", "truncated", "next_mask"), tf.bool)
+    return Experience(**{name: tf.cast(tf.constant(part), kinds.get(name, tf.float32)) for name, part in parts.items()})
+
+
+def arrays_of(agent: SequenceAgent) -> dict[str, np.ndarray]:
+    """Everything that the learner knows, by the names of its export."""
+    return {name: array.copy() for name, array in agent.learner.export().arrays.items()}
+
+
+def copy_into(target: SequenceAgent, source: SequenceAgent) -> None:
+    """Give the target's learner the values of the source's variables, in the order of their making."""
+    for old, new in zip(target.learner.variables, source.learner.variables, strict=True):
+        old.assign(new)
+
+
+def small_specs(width: int, actions: int) -> tuple[Any, Any]:
+    """Specs of a toy with O = width and A = actions."""
+    observation = {
+        "global": tensor_spec.TensorSpec((width,), tf.float32, "global"),
+        "mask": tensor_spec.TensorSpec((actions,), tf.int32, "mask"),
+    }
+    return ts.time_step_spec(observation), tensor_spec.BoundedTensorSpec((), tf.int32, 0, actions - 1, name="action")
+
+
+def rounds(action: Any, reward: Any, log_probability: Any, actions: int) -> Experience:
+    """Sessions of a single step [1, B] that all look alike and end there: a bandit with nothing to see."""
+    count = len(action)
+    seen, allowed = tf.zeros([1, count, 1]), tf.ones([1, count, actions], tf.bool)
+    return Experience(
+        observation=seen, mask=allowed, action=tf.constant([action], tf.int32),
+        log_probability=tf.constant([log_probability], tf.float32), reward=tf.constant([reward], tf.float32),
+        terminated=tf.ones([1, count], tf.bool), truncated=tf.zeros([1, count], tf.bool),
+        next_observation=seen, next_mask=allowed,
+    )  # fmt: skip
+
+
+class Recorder:
+    """In place of an actor's trainer: takes no step and keeps the gradients, by the weights' names and places."""
+
+    def __init__(self, agent: SequenceAgent):
+        self.agent, self.gradients = agent, []
+
+    def descend(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
+        weights = self.agent.learner.trainable_variables
+        zero = tf.UnconnectedGradients.ZERO
+        self.gradients.append([part.numpy() for part in tape.gradient(loss, weights, unconnected_gradients=zero)])
+        return tf.constant(0.0)
+
+
+def gradients(agent: SequenceAgent, experience: Experience) -> dict[int, np.ndarray]:
+    """The gradient of the first step of an update with respect to each weight, by its id."""
+    learner, kept = agent.learner, agent.learner._trainer
+    recorder = learner._trainer = Recorder(agent)
+    try:
+        learner.learn(experience, tf.constant([1, 1], tf.int32))
+    finally:
+        learner._trainer = kept
+    return {id(weight): one for weight, one in zip(learner.trainable_variables, recorder.gradients[0], strict=True)}
+
+
+def set_policy(agent: SequenceAgent, scores: Any) -> tf.Variable:
+    """Make the plain head's scores the given ones [A] everywhere; returns the bias that holds them."""
+    bias = next(part for part in agent.learner.trainable_variables if part.shape == (len(scores),))
+    bias.assign(tf.constant(scores, tf.float32))
+    return bias

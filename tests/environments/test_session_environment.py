@@ -1,0 +1,125 @@
+"""Sessions of one movie a step: rewards, lengths, fatigue, drift."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from planted_sessions import MOVIES, PlantedSessions, planted_sessions
+from session_contract import SessionContract, first_lengths, lengths, play
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.environments.session import SessionConfig, SessionEnvironment
+
+EVERYTHING = np.arange(MOVIES, dtype=np.int32)
+
+
+class TestSessionEnvironment(SessionContract):
+    config = SessionConfig
+
+    def make(self, seed=0, batch_size=8, *, world=None, **config):
+        planted = planted_sessions(**(world or {}))
+        settings = SessionConfig(**{"batch_size": batch_size, "max_episode_steps": 8, **config})
+        movies = np.arange(planted.world.like.shape[1], dtype=np.int32)
+        return SessionEnvironment(planted.world, planted.context, planted.embedding, movies, settings, seed)
+
+    def test_the_longest_session_leaves_a_movie_to_show(self):
+        with pytest.raises(ConfigError, match="there are 8 movies to show, 1 a step and 1 left at the end"):
+            make(planted_sessions(), candidates=EVERYTHING[:8])
+        assert make(planted_sessions(), candidates=EVERYTHING[:9]).actions == 9
+
+
+def make(planted: PlantedSessions, seed=0, candidates=EVERYTHING, **config) -> SessionEnvironment:
+    settings = SessionConfig(**{"batch_size": 8, "max_episode_steps": 8, **config})
+    return SessionEnvironment(planted.world, planted.context, planted.embedding, candidates, settings, seed)
+
+
+def in_order(order: np.ndarray):
+    """Shows the movies in this order, whatever happened: of the allowed ones the first."""
+    rank = tf.constant(np.argsort(order), tf.int32)
+    return lambda features, mask, number: tf.argmin(tf.where(mask, rank, MOVIES), axis=1, output_type=tf.int32)
+
+
+def test_candidates_are_renumbered_as_actions():
+    """Of movies 20, 3 and 7, in this order, action 1 is movie 3: each shows its own genres and pays its known level."""
+    planted, rows = planted_sessions(known=1.0), np.array([20, 3, 7], np.int32)
+    environment = make(planted, candidates=rows, max_episode_steps=2, reward="watch")
+    session = environment.restart(None, None, environment.noise(tf.constant(0)))
+    for action, movie in enumerate(rows):
+        step = environment.advance(session, tf.fill([8], action), environment.noise(tf.constant(1)))
+        known = planted.world.known[session.hidden.user.numpy(), movie]
+        np.testing.assert_array_equal(step.reward, known / 4)
+        np.testing.assert_array_equal(step.session.hidden.genres, np.tile(planted.world.genres[movie], (8, 1)))
+        np.testing.assert_array_equal(step.session.memory[:, 4:9], 0.3 * step.session.hidden.genres)
+
+
+def test_fresh_users_of_the_world_are_rows_of_the_context():
+    """The world's user w is row 2 w + 1 of the users."""
+    planted = planted_sessions()
+    environment = make(planted)
+    session = environment.restart(None, None, environment.noise(tf.constant(0)))
+    features, _ = environment.observe(session)
+    np.testing.assert_array_equal(features[:, :5], planted.context[2 * session.hidden.user.numpy() + 1])
+    np.testing.assert_array_equal(features[:, 5:9], features[:, :4])  # the running interest starts at the embedding
+
+
+def one_genre_or_two(fatigue: tuple[float, float], order: np.ndarray) -> np.ndarray:
+    """Lengths of 4,000 sessions; the first half of the movies has one genre, the second half another."""
+    planted = planted_sessions(fatigue=fatigue, like_history=(0.0, 0.0), slope=0.0, known=0.0)
+    genres = np.repeat(np.eye(2, dtype=np.float32), MOVIES // 2, axis=0)
+    same = np.zeros_like(planted.world.like)  # all movies are liked alike, so only the genres differ
+    world = dataclasses.replace(planted.world, genres=genres, like=same)
+    environment = make(dataclasses.replace(planted, world=world), batch_size=4000)
+    return first_lengths(play(environment, 8, in_order(order)))
+
+
+REPEATING, ALTERNATING = EVERYTHING, EVERYTHING.reshape(2, -1).T.ravel()
+
+
+def test_fatigue_makes_sessions_of_one_genre_shorter_than_alternating_ones():
+    """n = 4,000 pairs with the same users and noise: more than 10 standard errors of the difference."""
+    difference = one_genre_or_two((2.0, 0.0), ALTERNATING) - one_genre_or_two((2.0, 0.0), REPEATING)
+    assert difference.mean() > 10 * difference.std() / np.sqrt(4000)
+
+
+def test_without_fatigue_genres_leave_the_length_alone():
+    repeating, alternating = (one_genre_or_two((0.0, 0.0), order) for order in (REPEATING, ALTERNATING))
+    np.testing.assert_array_equal(repeating, alternating)
+
+
+def test_fatigue_makes_misses_in_a_row_end_sessions():
+    """The same sessions with and without: mean length differs by more than 10 standard errors."""
+    tired = one_genre_or_two((0.0, 2.0), EVERYTHING)
+    difference = one_genre_or_two((0.0, 0.0), EVERYTHING) - tired
+    assert difference.mean() > 10 * difference.std() / np.sqrt(4000)
+
+
+def test_sessions_that_nothing_ends_are_cut_at_the_limit():
+    planted = planted_sessions(stay=1 - 1e-7, fatigue=(0.0, 0.0))
+    records = play(make(planted, max_episode_steps=5), 10)
+    assert (lengths(records) == 5).all()
+    assert not any(record.step.terminated.any() for record in records)
+    assert records[4].step.truncated.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {"context": p.context[:59]}, "context has 59 users, the world names user row 59"),
+        (lambda p: {"embedding": p.embedding[:-1]}, "embedding has 23 movies, the world 24"),
+        (lambda p: {"context": p.context[:, :3]}, "context is 3 wide, the movies' embedding 4"),
+    ],
+)
+def test_tables_that_do_not_fit_the_world_are_refused(change, message):
+    planted = planted_sessions()
+    with pytest.raises(ConfigError, match=message):
+        make(dataclasses.replace(planted, **change(planted)))
+
+
+@pytest.mark.parametrize("view", ["interest", "last_item", "last_n"])
+def test_every_view_plays_and_has_its_width(view):
+    environment = make(planted_sessions(), view=view, last_n=3)
+    width = {"interest": 4 + 5 + 2, "last_item": 4, "last_n": 3 * 5 + 1}[view]
+    assert environment.time_step_spec().observation["global"].shape == (5 + width,)
+    records = play(environment, 3)
+    assert records[-1].step.session.memory.shape == (8, width)

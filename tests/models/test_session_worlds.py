@@ -1,0 +1,100 @@
+"""Two worlds share no user, no rating and no model class."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from planted_responses import STEPS, planted_responses
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.splits import split
+from recpolicy.models.response import SessionWorldConfig
+from recpolicy.models.session_worlds import halves, joined, of_users, two_worlds
+
+CONFIG = SessionWorldConfig(max_steps=STEPS, rank=4)
+
+
+@cache
+def parts():
+    return split(planted_responses(seed=1, users=80, movies=110).ratings, "random", seed=0)
+
+
+@cache
+def worlds():
+    return two_worlds(parts(), CONFIG, seed=0)
+
+
+def test_halves_are_disjoint_and_hold_every_user_with_ratings():
+    one, other = halves(parts().fit, seed=3)
+    assert sorted([*one, *other]) == np.unique(parts().fit.user).tolist()
+    assert len(other) - len(one) in (0, 1)
+    assert one.tolist() == halves(parts().fit, seed=3)[0].tolist()
+    assert one.tolist() != halves(parts().fit, seed=4)[0].tolist()
+
+
+def test_worlds_have_different_users_and_model_classes():
+    assert not set(worlds().train.users) & set(worlds().judge.users)
+    assert worlds().train.name.startswith("svd on ")
+    assert worlds().judge.name.startswith("item_knn on ")
+    assert worlds().train.known is None
+
+
+def test_the_judge_pays_the_levels_of_real_test_ratings_of_its_users_and_nothing_else():
+    judge, test = worlds().judge, parts().test
+    expected = np.full(judge.like.shape, -1)
+    for user, movie, rating in zip(test.user, test.movie, test.rating, strict=True):
+        if user in judge.users:
+            expected[np.flatnonzero(judge.users == user)[0], movie] = rating - 1
+    np.testing.assert_array_equal(judge.known, expected)
+
+
+def test_the_training_world_sees_no_test_rating_and_nobody_of_the_other_half():
+    """Turning all those ratings upside down must leave it as it is."""
+    half, _ = halves(parts().fit, seed=0)
+    fit, test = parts().fit, parts().test
+    outside = ~np.isin(fit.user, half)
+    turned = replace(
+        parts(),
+        fit=replace(fit, rating=np.where(outside, 6 - fit.rating, fit.rating).astype(np.float32)),
+        test=replace(test, rating=6 - test.rating),
+    )
+    assert two_worlds(turned, CONFIG, seed=0).train.digest == worlds().train.digest
+
+
+def test_the_judge_sees_nobody_of_the_training_half():
+    half, _ = halves(parts().fit, seed=0)
+    turned = [
+        replace(part, rating=np.where(np.isin(part.user, half), 6 - part.rating, part.rating).astype(np.float32))
+        for part in (parts().fit, parts().test)
+    ]
+    again = two_worlds(replace(parts(), fit=turned[0], test=turned[1]), CONFIG, seed=0)
+    assert again.judge.digest == worlds().judge.digest
+    assert again.train.digest != worlds().train.digest
+
+
+def test_the_same_seed_gives_the_same_worlds():
+    again = two_worlds(parts(), CONFIG, seed=0)
+    assert (again.train.digest, again.judge.digest) == (worlds().train.digest, worlds().judge.digest)
+    assert two_worlds(parts(), CONFIG, seed=1).train.digest != worlds().train.digest
+
+
+def test_no_fatigue_is_what_the_settings_say():
+    plain = two_worlds(parts(), replace(CONFIG, fatigue_genre=0.0, fatigue_misses=0.0), seed=0)
+    assert plain.train.fatigue == (0.0, 0.0)
+    np.testing.assert_allclose(plain.train.stay_history - worlds().train.stay_history, (4, 2), atol=1e-5)
+
+
+def test_tables_without_times_or_with_too_few_users_are_refused():
+    fit = parts().fit
+    with pytest.raises(DataError, match="need timestamps"):
+        two_worlds(replace(parts(), fit=replace(fit, timestamp=None)), CONFIG)
+    with pytest.raises(DataError, match="at least four"):
+        halves(of_users(fit, np.arange(3), "three"), seed=0)
+
+
+def test_joined_ratings_are_fit_then_test():
+    every = joined(parts().fit, parts().test, "both")
+    assert len(every) == len(parts().fit) + len(parts().test)
+    np.testing.assert_array_equal(every.rating[len(parts().fit) :], parts().test.rating)
+    np.testing.assert_array_equal(every.timestamp[: len(parts().fit)], parts().fit.timestamp)
