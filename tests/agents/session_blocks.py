@@ -4,7 +4,7 @@ T steps, B sessions, A = 24 movies, O = 16 columns of the observation.
 """
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,38 +12,25 @@ from planted_sessions import MOVIES, STEPS, PlantedSessions, planted_sessions
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.agents.a2c import A2CConfig, make_a2c
 from recpolicy.agents.arms import Arms
-from recpolicy.agents.dqn import DQNConfig, make_dqn
 from recpolicy.agents.experience import Experience
-from recpolicy.agents.ppo import PPOConfig, make_ppo
-from recpolicy.agents.q_learning import QLearningConfig, make_q_learning
-from recpolicy.agents.reinforce import ReinforceConfig, make_reinforce
+from recpolicy.agents.registry import SESSION_AGENTS
 from recpolicy.agents.sequence import SequenceAgent
-from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 
 BATCH = 8
 
 
-class Kind(NamedTuple):
-    """How an agent is made."""
-
-    make: Any
-    config: Any
-    settings: dict[str, Any]
-    """What suits a small world."""
-
-
 _NETWORK = {"layers": (16,), "learning_rate": 0.01}
-KINDS = {
-    "a2c": Kind(make_a2c, A2CConfig, _NETWORK),
-    "ppo": Kind(make_ppo, PPOConfig, _NETWORK | {"steps": 6, "epochs": 2, "minibatch": 16}),
-    "reinforce": Kind(make_reinforce, ReinforceConfig, _NETWORK),
-    "topk_reinforce": Kind(make_topk_reinforce, TopKReinforceConfig, _NETWORK | {"passes": 2}),
-    "dqn": Kind(make_dqn, DQNConfig, _NETWORK | {"batch": 32, "updates": 2, "capacity": 640, "top_k": 6}),
-    "q_learning": Kind(make_q_learning, QLearningConfig, {"alpha": 0.5}),
+SETTINGS: dict[str, dict[str, Any]] = {
+    "a2c": _NETWORK,
+    "ppo": _NETWORK | {"steps": 6, "epochs": 2, "minibatch": 16},
+    "reinforce": _NETWORK,
+    "topk_reinforce": _NETWORK | {"passes": 2},
+    "dqn": _NETWORK | {"batch": 32, "updates": 2, "capacity": 640, "top_k": 6},
+    "q_learning": {"alpha": 0.5},
 }
+"""What suits a small world."""
 
 
 @cache
@@ -69,16 +56,14 @@ def arms() -> Arms:
     """A rating model that expects 3 + its movies' quirks + embedding . user."""
     planted = world()
     quirks = 3 + np.random.default_rng(1).normal(0, 0.3, MOVIES).astype(np.float32)
-    return Arms(
-        planted.embedding, quirks, np.full(MOVIES, 9, np.float32), quirks, (1.0, 5.0), planted.world.genres
-    )  # fmt: skip
+    return Arms(planted.embedding, quirks, np.full(MOVIES, 9, np.float32), quirks, (1.0, 5.0), planted.world.genres)
 
 
 def make(name: str, seed: int = 0, *, tables: bool = True, view: str = "interest", **settings: Any) -> SequenceAgent:
     """A small agent; without `tables` it knows nothing of the movies and its head is plain."""
-    kind = KINDS[name]
-    config = kind.config(**kind.settings | settings)
-    return kind.make(*specs(view), config, arms() if tables else None, seed)
+    entry = SESSION_AGENTS[name]
+    config = entry.config(**SETTINGS[name] | settings)
+    return entry.make(*specs(view), config, arms() if tables else None, seed)
 
 
 def expected_ratings(observation: np.ndarray) -> np.ndarray:
@@ -120,12 +105,6 @@ def block(steps: int, seed: int = 0, *, batch: int = BATCH, ends: float = 0.2, *
 def arrays_of(agent: SequenceAgent) -> dict[str, np.ndarray]:
     """Everything that the learner knows, by the names of its export."""
     return {name: array.copy() for name, array in agent.learner.export().arrays.items()}
-
-
-def copy_into(target: SequenceAgent, source: SequenceAgent) -> None:
-    """Give the target's learner the values of the source's variables, in the order of their making."""
-    for old, new in zip(target.learner.variables, source.learner.variables, strict=True):
-        old.assign(new)
 
 
 def small_specs(width: int, actions: int) -> tuple[Any, Any]:

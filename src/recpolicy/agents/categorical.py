@@ -28,11 +28,12 @@ def draw(logits: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     size = math.isqrt(actions - 1) + 1
     blocks = -(-actions // size)
     top = tf.reduce_max(logits, axis=1, keepdims=True)
-    weight = tf.exp(logits - top)  # [B, A]
-    padded = tf.reshape(tf.pad(weight, [[0, 0], [0, blocks * size - actions]]), [-1, blocks, size])
-    mass = tf.reduce_sum(padded, axis=2)  # [B, blocks]
+    rest = [[0, 0], [0, blocks * size - actions]]
+    padded = tf.reshape(tf.pad(logits, rest, constant_values=MASKED), [-1, blocks, size])
+    mass = tf.reduce_sum(tf.exp(padded - top[:, :, tf.newaxis]), axis=2)  # [B, blocks]
     block, before, total = _search(mass, point[:, tf.newaxis], None)
-    inside = tf.gather(padded, block, batch_dims=1)  # [B, size]
+    # One block's exponentials are taken anew, which is cheaper than keeping those of all.
+    inside = tf.exp(tf.gather(padded, block, batch_dims=1) - top)  # [B, size]
     within, _, _ = _search(inside, point[:, tf.newaxis] * total - before, total)
     action = block * size + within
     chosen = tf.gather(logits, action, batch_dims=1)
@@ -56,7 +57,7 @@ def _search(mass: tf.Tensor, point: tf.Tensor, whole: tf.Tensor | None) -> tuple
 
 def log_probability(logits: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
     """log softmax(logits) [B] of `action` [B]."""
-    return tf.gather(tf.nn.log_softmax(logits), action, batch_dims=1)
+    return at(tf.nn.log_softmax(logits), action)
 
 
 def log_probability_and_entropy(logits: tf.Tensor, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -67,4 +68,10 @@ def log_probability_and_entropy(logits: tf.Tensor, action: tf.Tensor) -> tuple[t
     log_total = tf.math.log(total)
     # A masked action has weight 0 and a shifted logit that is huge but finite: their product is 0.
     entropy = log_total - tf.reduce_sum(weight * shifted, axis=1) / total
-    return tf.gather(shifted, action, batch_dims=1) - log_total, entropy
+    return at(shifted, action) - log_total, entropy
+
+
+def at(table: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+    """The entries [B] of `table` [B, A] at `action` [B], by comparison: the gradient of a gather is a slow scatter."""
+    chosen = action[:, tf.newaxis] == tf.range(table.shape[1])
+    return tf.reduce_sum(tf.where(chosen, table, 0.0), axis=1)

@@ -132,7 +132,7 @@ class DQN(SequenceLearner):
             self._values(self._target, batch.next_observation), self.config.gamma, self.config.double,
         )  # fmt: skip
         with tf.GradientTape() as tape:
-            value = tf.gather(self._values(self._online, batch.observation), batch.action, batch_dims=1)
+            value = categorical.at(self._values(self._online, batch.observation), batch.action)
             loss = tf.reduce_mean(huber(target - value))
         norm = self._trainer.descend(tape, loss)
         self._copy(self.config.tau)

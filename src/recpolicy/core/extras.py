@@ -5,7 +5,13 @@ import importlib.util
 from recpolicy.core.errors import MissingExtraError
 
 # One module that stands for each extra of pyproject.toml.
-_WITNESS = {"train": "tf_agents", "pipelines": "kfp", "serve": "fastapi", "notebook": "notebook"}
+_WITNESS = {
+    "train": "tf_agents",
+    "pipelines": "kfp",
+    "serve": "fastapi",
+    "gymnasium": "gymnasium",
+    "notebook": "notebook",
+}
 
 
 def require_extra(extra: str, purpose: str) -> None:

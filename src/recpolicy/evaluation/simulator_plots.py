@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from recpolicy.evaluation.palette import DASHES, INK, MUTED, SERIES
@@ -28,6 +29,7 @@ def session_length_figure(card: SimulatorCard) -> Figure:
     figure, axes = _axes()
     _distributions(axes, card.evidence.real_length, card.evidence.simulated_length)
     axes.set_xlabel("movies in a session, cut at the most that a simulated one shows")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -40,18 +42,26 @@ def engagement_figure(card: SimulatorCard) -> Figure:
 
 
 def policy_figure(card: SimulatorCard) -> Figure:
-    """Policies by their worth in reality (across) and in the simulator (up)."""
-    figure, axes = _axes(height=4.2)
-    for number, (name, worth) in enumerate(sorted(card.policies.items(), key=lambda item: item[1].held_out)):
-        axes.plot(worth.held_out, worth.simulated, "o", color=SERIES[0].light, markersize=5)
-        above = number % 2 == 0  # neighbours are often close: their names take turns
-        axes.annotate(
-            name, (worth.held_out, worth.simulated), (0, 6 if above else -13), textcoords="offset points",
-            ha="center", color=INK.light, fontsize=8,
-        )  # fmt: skip
-    axes.margins(0.12)
-    axes.set_xlabel("held-out choice (stars)")
-    axes.set_ylabel("likes per simulated session")
+    """Policies from best to worst, in reality (left) and in the simulator (right); crossing lines disagree."""
+    figure, axes = _axes(height=1.2 + 0.32 * len(card.policies))
+    held_out, simulated = (
+        sorted(card.policies, key=lambda name: getattr(card.policies[name], side), reverse=True)
+        for side in ("held_out", "simulated")
+    )
+    for left, name in enumerate(held_out):
+        right = simulated.index(name)
+        agree = left == right
+        color, dash = (SERIES[0].light, DASHES[0]) if agree else (SERIES[1].light, DASHES[1])
+        axes.plot([0, 1], [left, right], color=color, linestyle=dash, marker="o", markersize=4, lw=1.5)
+        worth = card.policies[name]
+        axes.annotate(f"{name}  {worth.held_out:.2f}", (-0.03, left), ha="right", va="center", color=INK.light)
+        axes.annotate(f"{worth.simulated:.1f}", (1.03, right), ha="left", va="center", color=INK.light)
+    axes.set_xlim(-0.75, 1.3)
+    axes.set_ylim(len(held_out) - 0.5, -0.5)
+    axes.set_xticks([0, 1], ["held-out choice (stars)", "likes per session"])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
     return figure
 
 

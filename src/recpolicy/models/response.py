@@ -40,7 +40,7 @@ class SessionWorldConfig:
     """D, length of the interests; at most the number of users with ratings and of movies."""
     drift: float = 0.25
     """ASSUMED: how much a point of expected rating that turned interest adds counts, against one of the rating model;
-    0 switches drift off. Real rating sessions show none: fitted freely, the weight is negative (-0.6 on u1)."""
+    0 switches drift off. Real rating sessions show none: fitted freely, the weight is negative (-0.8 on u1)."""
     fatigue_genre: float = 4.0
     """ASSUMED: taken off the log-odds of going on per unit of genre repeat; 0 switches it off."""
     fatigue_misses: float = 2.0

@@ -19,7 +19,7 @@ from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user
 from recpolicy.serving.artifact import Artifact, read_artifact
 from recpolicy.serving.estimators import ESTIMATORS, Estimate, Situation
-from recpolicy.serving.heads import HEADS, with_floor
+from recpolicy.serving.heads import HEADS, masked, with_floor
 from recpolicy.serving.session_memory import MEMORIES, Past, Shape
 
 FoldIn = Mapping[Hashable, Mapping[Hashable, float]]
@@ -29,6 +29,8 @@ History = Mapping[Hashable, Sequence[tuple[Hashable, bool]]]
 Array = NDArray[np.floating]
 _USERS_AT_ONCE = 32
 """Bounds the memory of [n, A, K] intermediates."""
+_SCORES_ARE_VALUES = ("session_values", "session_table")
+"""Estimators under which a session is worth the best score among the movies that may still be shown."""
 
 
 class Policy:
@@ -89,6 +91,8 @@ class Policy:
         ):
             here = past[start : start + _USERS_AT_ONCE]
             allowed = np.stack([self._not_shown(shown) for shown, _ in here]) if history else None
+            if allowed is not None and not allowed.any(axis=1).all():
+                raise DataError("the history shows every movie of the catalogue: there is nothing left to choose from")
             parts.append(self._tables(context, std, allowed, here))
         rating, std, propensity, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         pick = slice(None) if rows is None else rows
@@ -260,8 +264,10 @@ class Policy:
         """Rating, std and propensity [n, I]; value [n], NaN where the policy has none."""
         artifact = self.artifact
         estimate, rating = self._estimate(context, pasts)
-        value = np.full(len(context), np.nan) if estimate.value is None else estimate.value
         mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
+        value = np.full(len(context), np.nan) if estimate.value is None else estimate.value
+        if artifact.estimator in _SCORES_ARE_VALUES:
+            value = masked(estimate.score, mask).max(axis=1)
         probability = HEADS[artifact.head](estimate, artifact.settings, mask)
         probability = with_floor(probability, artifact.exploration_floor, mask)
         if self._whole:

@@ -1,7 +1,8 @@
 """What a session policy sees of the session so far, in NumPy; the same views as environments/session_views.py.
 
 D embedding, G genres, S steps, L movies shown. A memory [M] is built from the movies shown, in order, and whether each
-was liked.
+was liked. Counters are added up in single precision, as the environment does: ten times 1/20 is a little above 0.5
+then, and a policy that cuts at 0.5 must find itself on the same side here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,14 +43,15 @@ def _last_item(user: Array, past: Past, _: Shape) -> Array:
 
 
 def _interest(user: Array, past: Past, shape: Shape) -> Array:
-    interest, remembered, misses = user.astype(np.float32), np.zeros(shape.genres, np.float32), 0.0
+    interest, remembered = user.astype(np.float32), np.zeros(shape.genres, np.float32)
+    misses = np.float32(0.0)
     for embedding, genres, liked in zip(past.embedding, past.genres, past.liked, strict=True):
         if liked:
             length = np.sqrt(max(float(embedding @ embedding), 1e-12))
             interest = interest + np.float32(1.0 - KEEP) * (embedding / np.float32(length) - interest)
         remembered = np.float32(GENRE_KEEP) * remembered + np.float32(1.0 - GENRE_KEEP) * genres
-        misses = 0.0 if liked else min(misses + 1.0 / MISSES, 1.0)
-    tail = np.array([misses, len(past.liked) / shape.steps], np.float32)
+        misses = np.float32(0.0) if liked else min(misses + np.float32(1.0 / MISSES), np.float32(1.0))
+    tail = np.array([misses, _done(past, shape)], np.float32)
     return np.concatenate([interest, remembered, tail])
 
 
@@ -60,8 +62,16 @@ def _last_n(user: Array, past: Past, shape: Shape) -> Array:
     for place, (embedding, liked) in enumerate(newest):
         at = place * (rank + 1)
         memory[at : at + rank], memory[at + rank] = embedding, float(liked)
-    memory[-1] = len(past.liked) / shape.steps
+    memory[-1] = _done(past, shape)
     return memory
+
+
+def _done(past: Past, shape: Shape) -> np.float32:
+    """The share of the steps that are over: a sum of as many 1 / S."""
+    steps = np.full(len(past.liked) + 1, 1.0 / shape.steps, np.float32)
+    steps[0] = 0.0
+    total: np.float32 = np.cumsum(steps)[-1]
+    return total
 
 
 MEMORIES: Mapping[str, Callable[[Array, Past, Shape], Array]] = {

@@ -6,15 +6,18 @@ resume. Killed anywhere and taken up again, a run ends with the same numbers as 
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from recpolicy.agents.sequence import SequenceAgent
 from recpolicy.core.errors import ConfigError, DivergedError
-from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter
+from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter, read_csv
 from recpolicy.core.progress import progress
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.training.checkpoints import checkpoints_of, restore
@@ -23,6 +26,7 @@ from recpolicy.training.sessions import Played, SessionLoop
 
 logger = logging.getLogger(__name__)
 
+_ENTROPY, _REWARD = "update/entropy", "sessions/reward"
 _WINDOW = 5
 """Rows of metrics that are compared with as many before them, to see whether the reward still grows."""
 _LOW_ENTROPY = 0.05
@@ -58,22 +62,24 @@ def train_in_sessions(
     loop = SessionLoop(environment, agent)
     blocks = -(-config.total_timesteps // loop.block_size)
     chunk = -(-blocks // config.points)
-    manager = checkpoints_of(folder, **loop.state, learner=agent.learner, train_step=agent.train_step_counter)
+    manager = _manager(folder, loop, agent)
     restore(manager, folder)
     done = int(loop.block.numpy())
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * loop.block_size if done else None)
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
     total = blocks * loop.block_size
     bar_of = progress("training", total, unit="movies", done=done * loop.block_size, show=show_progress)
-    watch, saved = CollapseWatch(), done * loop.block_size
+    watch, saved = CollapseWatch(read_csv(folder / METRICS_FILE) if done else ()), done * loop.block_size
     with closing(csv), bar_of as bar:
         while done < blocks:
             played = loop.run(min(chunk, blocks - done))
             step = int(loop.block.numpy()) * loop.block_size
             refuse_divergence(played, step, saved, folder)
-            writer.write(step, metrics_of(played))
-            watch.look(played, step)
+            row = metrics_of(played)
+            writer.write(step, row)
+            watch.look(row, step)
             if step - saved >= config.checkpoint_every or step >= total:
+                refuse_ruined(agent.learner, step, saved, folder)
                 # Metrics first: a checkpoint must never be ahead of the rows that lead to it.
                 writer.flush()
                 manager.save(checkpoint_number=step)
@@ -83,11 +89,17 @@ def train_in_sessions(
     return total
 
 
+def _manager(folder: Path, loop: SessionLoop, agent: SequenceAgent) -> tf.train.CheckpointManager:
+    # The learner goes by its name: A2C, PPO and REINFORCE are made of the same variables, which must not be mixed up.
+    learner = {f"learner_{agent.learner.name}": agent.learner}
+    return checkpoints_of(folder, **loop.state, **learner, train_step=agent.train_step_counter)
+
+
 def metrics_of(played: Played) -> dict[str, float]:
     """One row of metrics; `sessions/` figures are means over the sessions that ended, `update/` ones over updates."""
     return {
         "reward/per_step": played.reward_per_step,
-        "sessions/reward": played.reward,
+        _REWARD: played.reward,
         "sessions/length": played.length,
         "sessions/ended": float(played.sessions),
         **{f"update/{name}": value for name, value in played.figures.items()},
@@ -98,28 +110,47 @@ def refuse_divergence(played: Played, step: int, saved: int, folder: Path) -> No
     """Raise DivergedError when an update's figure is not finite."""
     for name, value in played.figures.items():
         if not math.isfinite(value):
-            kept = f"the checkpoint of step {saved:,} in {folder} is kept" if saved else "no checkpoint was made yet"
-            raise DivergedError(
-                f"training diverged before step {step:,}: {name} is {value}; {kept}. A smaller learning_rate or"
-                " gradient_norm usually helps; start again in a new folder"
-            )
+            raise _diverged(f"{name} is {value}", step, saved, folder)
+
+
+def refuse_ruined(learner: tf.Module, step: int, saved: int, folder: Path) -> None:
+    """Raise DivergedError when a weight is not finite: figures are those before the last update, weights after it."""
+    for variable in learner.trainable_variables:
+        if not np.isfinite(variable.numpy()).all():
+            raise _diverged(f"weights of {variable.name} are not finite", step, saved, folder)
+
+
+def _diverged(found: str, step: int, saved: int, folder: Path) -> DivergedError:
+    kept = f"the checkpoint of step {saved:,} in {folder} is kept" if saved else "no checkpoint was made yet"
+    return DivergedError(
+        f"training diverged before step {step:,}: {found}; {kept}. A smaller learning_rate or gradient_norm usually"
+        " helps; start again in a new folder"
+    )
 
 
 class CollapseWatch:
-    """Warns once when a policy has stopped to explore although its reward has stopped to grow."""
+    """Warns once when a policy has stopped to explore although its reward has stopped to grow.
 
-    def __init__(self) -> None:
+    `past`: rows of metrics that a run taken up again has left; nothing is said of them.
+    """
+
+    def __init__(self, past: Iterable[Mapping[str, float]] = ()) -> None:
         self._entropy: list[float] = []
         self._reward: list[float] = []
         self._warned = False
+        for row in past:
+            self._warned |= self._collapses(row)
 
-    def look(self, played: Played, step: int) -> None:
+    def _collapses(self, row: Mapping[str, float]) -> bool:
+        if not math.isfinite(row.get(_ENTROPY, math.nan)) or not math.isfinite(row[_REWARD]):
+            return False
+        self._entropy.append(row[_ENTROPY])
+        self._reward.append(row[_REWARD])
+        return collapsed(self._entropy, self._reward)
+
+    def look(self, row: Mapping[str, float], step: int) -> None:
         """Take in a row of metrics."""
-        if "entropy" not in played.figures or not math.isfinite(played.reward):
-            return
-        self._entropy.append(played.figures["entropy"])
-        self._reward.append(played.reward)
-        if not self._warned and collapsed(self._entropy, self._reward):
+        if self._collapses(row) and not self._warned:
             self._warned = True
             logger.warning(
                 "step %s: the policy's entropy is %.3f nats (%.2f at first) and the reward stands still at %.3f: it may"

@@ -1,0 +1,191 @@
+"""How fast do agents learn in sessions, beside Stable-Baselines3, and what bounds it?
+
+python benchmarks/rl_speed/run.py --peer-python PEER/bin/python --out benchmarks/rl_speed/results.json
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from call_peer import HERE, SOURCE, add_option, measure_peer
+
+sys.path.insert(0, str(HERE.parent))
+from common import context, write_results
+
+SEEDS = (0, 1, 2)
+STEPS = {("ppo", 100): 100_000, ("a2c", 100): 200_000, ("ppo", 1682): 20_000, ("a2c", 1682): 40_000}
+"""Steps that both learn from: what the peer does in a minute or so."""
+ALIKE: Mapping[str, dict[str, Any]] = {
+    "ppo": {"steps": 64, "epochs": 10, "minibatch": 64, "target_kl": 0.0, "gamma": 0.99, "learning_rate": 3e-4,
+            "entropy_weight": 0.0},
+    "a2c": {"steps": 5, "gamma": 0.99, "learning_rate": 7e-4, "entropy_weight": 0.0},
+}  # fmt: skip
+"""Ours at the peer's settings: as many updates, of the same size; no early stop."""
+PEER: Mapping[str, dict[str, Any]] = {
+    "ppo": {"n_steps": 64, "batch_size": 64, "n_epochs": 10, "gamma": 0.99},
+    "a2c": {"n_steps": 5, "gamma": 0.99},
+}
+BEST: Mapping[str, dict[str, Any]] = {"ppo": {"steps": 32, "epochs": 4, "minibatch": 2048}, "a2c": {"steps": 5}}
+BATCHES = (8, 64, 256, 1024)
+
+
+def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What ours.py measures with `settings`, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked, told = Path(folder, "settings.json"), Path(folder, "result.json")
+        asked.write_text(json.dumps(dict(settings)), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, str(HERE / "ours.py"), str(asked), str(told)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"ours.py failed:\n{done.stderr[-2000:]}")
+        result: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+    return result
+
+
+def write_worlds(folder: Path) -> dict[int, Path]:
+    """The training world of MovieLens 100K u1, with its 100 most rated movies and with all."""
+    sys.path.insert(0, str(SOURCE))
+    from worlds import write_world
+
+    from recpolicy.api.features import prepare
+    from recpolicy.api.train_sessions import SessionTrainConfig, worlds_of
+    from recpolicy.data.load import load_ratings
+    from recpolicy.data.splits import split
+
+    parts = split(load_ratings("ml-100k"), "u1")
+    paths = {}
+    for movies in (100, parts.fit.shape[1]):
+        settings = SessionTrainConfig(movies=movies)
+        features = prepare(parts.fit, settings)
+        world = worlds_of(parts, settings, 0).train
+        paths[movies] = folder / f"world_{movies}.npz"
+        write_world(paths[movies], world, features.context, features.embeddings.movie, features.catalogue)
+    return paths
+
+
+def beside_the_peer(paths: Mapping[int, Path], python: str, seeds: tuple[int, ...], quick: bool) -> dict[str, float]:
+    """Speed and return of both, turn by turn, and their ratios."""
+    figures: dict[str, float] = {}
+    for movies, path in paths.items():
+        for algorithm in ("ppo", "a2c"):
+            steps = STEPS[algorithm, movies] // (10 if quick else 1)
+            rows = []
+            for seed in seeds:
+                shared = {"world": str(path), "algorithm": algorithm, "total_steps": steps, "seed": seed}
+                agent = {**ALIKE[algorithm], "head": "plain"}
+                peer = measure_peer(python, {**shared, **PEER[algorithm], "threads": best_threads(path, python)})
+                mine = ours({**shared, "agent": agent})
+                dot = ours({**shared, "agent": {**agent, "head": "dot"}})
+                row = (mine["steps_per_s"], peer["rate"], mine["return_sampled"], peer["sampled"]["return"],
+                       dot["steps_per_s"], dot["return_sampled"], peer["environment_share"])  # fmt: skip
+                rows.append(row)
+                print(movies, algorithm, seed, [round(value, 3) for value in row], flush=True)
+            figures |= _ratios(f"{algorithm}", movies, np.array(rows))
+    return figures
+
+
+def _ratios(algorithm: str, movies: int, rows: Any) -> dict[str, float]:
+    mine, peer, earned, peer_earned, dot, dot_earned, share = rows.T
+    figures = {
+        f"{algorithm}_speedup_{movies}": float(np.median(mine / peer)),
+        f"{algorithm}_speedup_{movies}_lo": float((mine / peer).min()),
+        f"{algorithm}_speedup_{movies}_hi": float((mine / peer).max()),
+        f"{algorithm}_steps_per_s_{movies}": float(np.median(mine)),
+        f"{algorithm}_peer_steps_per_s_{movies}": float(np.median(peer)),
+        f"{algorithm}_peer_environment_share_{movies}": float(share.mean()),
+        f"{algorithm}_return_{movies}": float(earned.mean()),
+        f"{algorithm}_peer_return_{movies}": float(peer_earned.mean()),
+        f"{algorithm}_dot_head_steps_per_s_{movies}": float(np.median(dot)),
+        f"{algorithm}_dot_head_return_{movies}": float(dot_earned.mean()),
+        f"{algorithm}_return_ratio_{movies}": float(earned.mean() / peer_earned.mean()),
+    }
+    if movies == 100:
+        figures[f"{algorithm}_return_ratio"] = figures[f"{algorithm}_return_ratio_{movies}"]
+    return figures
+
+
+_threads: dict[str, int] = {}
+
+
+def best_threads(path: Path, python: str) -> int:
+    """The number of PyTorch threads with which the peer is faster in a short run: it is to be given its best."""
+    if str(path) not in _threads:
+        tried = {}
+        for threads in (1, 2):
+            settings = {"world": str(path), "algorithm": "ppo", "total_steps": 6_000, "threads": threads,
+                        "evaluation_sessions": 1024, **PEER["ppo"]}  # fmt: skip
+            tried[threads] = measure_peer(python, settings)["rate"]
+        print("peer threads", {key: round(value) for key, value in tried.items()}, flush=True)
+        _threads[str(path)] = max(tried, key=lambda threads: tried[threads])
+    return _threads[str(path)]
+
+
+def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
+    """Steps/s of our default head against sessions side by side, catalogue and cores; share of the arithmetic."""
+    figures: dict[str, float] = {"peak_gflops": peak_gflops()}
+    for algorithm in ("ppo", "a2c"):
+        for movies, path in paths.items():
+            for sessions in BATCHES[:2] if quick else BATCHES:
+                agent = {**BEST[algorithm], "minibatch": min(2048, 8 * sessions)} if algorithm == "ppo" else {}
+                shared = {"world": str(path), "algorithm": algorithm, "total_steps": 20_000, "sessions": sessions,
+                          "evaluation_sessions": 0, "seconds": 4.0, "agent": agent}  # fmt: skip
+                told = ours(shared)
+                name = f"{algorithm}_{movies}_movies_{sessions}_sessions"
+                figures[f"{name}_steps_per_s"] = told["steps_per_s"]
+                done = told["steps_per_s"] * flops_per_step(movies, algorithm)
+                figures[f"{name}_share_of_peak"] = done / (figures["peak_gflops"] * 1e9)
+                if sessions == 256:
+                    figures[f"{name}_1_core_steps_per_s"] = ours({**shared, "cores": 1})["steps_per_s"]
+                print(name, round(told["steps_per_s"]), flush=True)
+    return figures
+
+
+def flops_per_step(movies: int, algorithm: str) -> float:
+    """Floating-point operations of the matrix products behind one step, D 20, G 19, two layers of 64.
+
+    Acting: one forward pass of the scores. Learning: the values before and after, then forward and backward (twice a
+    forward) of both networks, each epoch.
+    """
+    observation, features = 61, 39
+    hidden = observation * 64 + 64 * 64
+    scores, value = hidden + 64 * features + features * movies, hidden + 64
+    epochs = 4 if algorithm == "ppo" else 1
+    return 2.0 * (scores + 2 * value + 3 * epochs * (scores + value))
+
+
+def peak_gflops() -> float:
+    """What NumPy's matrix product reaches on this machine, all cores, float32."""
+    left, right = (np.random.default_rng(0).random((1024, 1024), dtype=np.float32) for _ in range(2))
+    best = 0.0
+    for _ in range(20):
+        start = time.perf_counter()
+        left @ right
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How fast do agents learn in sessions?")
+    parser.add_argument("--quick", action="store_true", help="a small part, to see that it runs; not for results.json")
+    parser.add_argument("--out", type=Path, required=True, help="where the figures are written, as JSON")
+    add_option(parser)
+    asked = parser.parse_args()
+    seeds = SEEDS[:1] if asked.quick else SEEDS
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_worlds(Path(folder))
+        figures = beside_the_peer(paths, asked.peer_python, seeds, asked.quick)
+        figures |= at_our_best(paths, asked.quick)
+    told = {"steps": {f"{a}_{m}": s for (a, m), s in STEPS.items()}, "peer_threads": list(_threads.values())}
+    write_results(asked.out, figures, context(seeds, **told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""History along sessions, by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from miniature import miniature_ratings
+
+from recpolicy.data.sessions import sessions_of
+from recpolicy.models.session_history import Tastes, history_of
+
+TASTES = Tastes(
+    interest=np.array([[1.0, 0.0]], np.float32),
+    direction=np.array([[0.0, 2.0], [3.0, 0.0]], np.float32),
+    genres=np.array([[1.0, 0.0], [0.6, 0.8]], np.float32),
+    keep=0.9,
+    genre_keep=0.7,
+)
+
+
+def played(movie, like, hours=None):
+    """One user's movies, a minute apart or at these hours."""
+    rows = np.zeros(len(movie), int)
+    time = np.arange(len(movie)) * 60 if hours is None else np.asarray(hours) * 3600
+    table = replace(miniature_ratings().take(rows), user=np.zeros(len(movie), np.int32), timestamp=time)
+    return history_of(sessions_of(table), np.array(movie, np.int32), np.array(like, bool), TASTES)
+
+
+def test_misses_count_up_to_five_and_a_like_ends_them():
+    history = played([0] * 8, [0, 0, 0, 0, 0, 0, 0, 1])
+    assert history.misses.tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1])
+    assert history.misses_after.tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 0])
+
+
+def test_repeat_is_the_decaying_share_of_the_genres_shown():
+    # movie 1 after movie 0: cosine .6; movie 0 again: .3 (.7 x 1 + .6)
+    assert played([0, 1, 0], [0, 0, 0]).repeat.tolist() == pytest.approx([0, 0.3 * 0.6, 0.3 * (0.7 + 0.6)])
+
+
+def test_a_like_turns_interest_towards_the_movie_and_a_miss_does_not():
+    # liking movie 0: shift .1 ((0, 1) - (1, 0)) = (-.1, .1); its direction is (0, 2), that of movie 1 (3, 0)
+    assert played([0, 0, 1], [1, 0, 0]).drift.tolist() == pytest.approx([0, 0.2, -0.3])
+    # liking movie 1 then turns by .1 ((1, 0) - (.9, .1)): back to (-.09, .09)
+    assert played([0, 1, 0], [1, 1, 0]).drift.tolist() == pytest.approx([0, -0.3, 0.18])
+
+
+def test_a_new_session_has_no_history():
+    history = played([0, 0, 0], [1, 0, 0], hours=[0, 2, 2])
+    assert history.repeat.tolist() == pytest.approx([0, 0, 0.3])
+    assert history.misses.tolist() == pytest.approx([0, 0, 0.2])
+    assert history.drift.tolist() == [0, 0, 0]
