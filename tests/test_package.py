@@ -5,36 +5,7 @@ import subprocess
 import sys
 import tomllib
 
-import pytest
 from conftest import ROOT
-
-import recpolicy
-
-PUBLIC = [
-    "Policy",
-    "RecpolicyError",
-    "TrainConfig",
-    "evaluate",
-    "fit_rating_model",
-    "load_policy",
-    "load_ratings",
-    "split",
-    "train",
-]
-
-
-def test_public_names_are_these_and_no_others():
-    assert sorted(recpolicy.__all__) == PUBLIC
-
-
-@pytest.mark.parametrize("name", PUBLIC)
-def test_public_name_is_there_and_documented(name):
-    assert getattr(recpolicy, name).__doc__
-
-
-def test_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="'recpolicy' has no attribute 'fetch'"):
-        recpolicy.fetch  # noqa: B018
 
 
 def test_import_alone_loads_no_heavy_library():

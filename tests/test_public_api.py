@@ -8,8 +8,8 @@ import pytest
 import recpolicy
 
 NAMES = [
-    "Policy", "RecpolicyError", "TrainConfig", "evaluate", "fit_rating_model", "load_policy", "load_ratings", "split",
-    "train",
+    "Policy", "RecpolicyError", "SessionTrainConfig", "TrainConfig", "evaluate", "evaluate_sessions", "fit_rating_model",
+    "load_policy", "load_ratings", "split", "train", "validate_simulator",
 ]  # fmt: skip
 
 

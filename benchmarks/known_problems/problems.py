@@ -104,8 +104,8 @@ _ENTROPY = {"entropy_weight": 0.05}
 _EPSILON = {"epsilon": 1.0, "final_epsilon": 0.02, "decay": 0.985}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "a2c": _NETWORK | _ENTROPY | {"steps": 4},
-    "ppo": _NETWORK | _ENTROPY | {"steps": 4, "epochs": 4, "minibatch": 128, "standardise": False},
-    "reinforce": _NETWORK | _ENTROPY | {"standardise": False},
+    "ppo": _NETWORK | _ENTROPY | {"steps": 4, "epochs": 4, "minibatch": 128},
+    "reinforce": _NETWORK | _ENTROPY,
     "topk_reinforce": _NETWORK | _ENTROPY | {"passes": 2},
     "dqn": _NETWORK | _EPSILON | {"tau": 0.05, "batch": 256, "updates": 2, "learning_rate": 0.003},
     "q_learning": _EPSILON | {"alpha": 0.1},

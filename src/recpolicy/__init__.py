@@ -14,7 +14,10 @@ from recpolicy.core.tensorflow_setup import prepare_environment
 
 if TYPE_CHECKING:
     from recpolicy.api.evaluate import evaluate
+    from recpolicy.api.evaluate_sessions import evaluate_sessions
+    from recpolicy.api.simulator import validate_simulator
     from recpolicy.api.train import TrainConfig, train
+    from recpolicy.api.train_sessions import SessionTrainConfig
     from recpolicy.core.errors import RecpolicyError
     from recpolicy.data.load import load_ratings
     from recpolicy.data.splits import split
@@ -26,25 +29,31 @@ prepare_environment()
 __all__ = [
     "Policy",
     "RecpolicyError",
+    "SessionTrainConfig",
     "TrainConfig",
     "evaluate",
+    "evaluate_sessions",
     "fit_rating_model",
     "load_policy",
     "load_ratings",
     "split",
     "train",
+    "validate_simulator",
 ]
 
 _HOME = {
     "Policy": "recpolicy.serving.predictor",
     "RecpolicyError": "recpolicy.core.errors",
+    "SessionTrainConfig": "recpolicy.api.train_sessions",
     "TrainConfig": "recpolicy.api.train",
     "evaluate": "recpolicy.api.evaluate",
+    "evaluate_sessions": "recpolicy.api.evaluate_sessions",
     "fit_rating_model": "recpolicy.models.registry",
     "load_policy": "recpolicy.serving.predictor",
     "load_ratings": "recpolicy.data.load",
     "split": "recpolicy.data.splits",
     "train": "recpolicy.api.train",
+    "validate_simulator": "recpolicy.api.simulator",
 }
 
 

@@ -1,5 +1,7 @@
 """The masked softmax policy: what is drawn, how often, with which log-probability, and its gradients."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -126,6 +128,23 @@ def test_at_the_edges_an_allowed_action_is_drawn(function, actions):
     assert np.isfinite(told).all()
 
 
+@pytest.mark.parametrize("actions", [10, 100, 1682])
+@pytest.mark.parametrize("function", [draw, compiled], ids=["eager", "xla"])
+def test_at_the_border_of_two_blocks_rounding_finds_an_allowed_neighbour(function, actions):
+    """Points within rounding errors of where one of the searched blocks ends and the next begins."""
+    rows, size = 2000, math.isqrt(actions - 1) + 1
+    logits = random_logits(rows, actions, seed=9)
+    above = np.cumsum(softmax(logits), axis=1)
+    border = np.random.default_rng(0).integers(1, -(-actions // size), rows) * size - 1
+    nearby = np.random.default_rng(1).integers(-3, 4, rows) * 2.0**-24
+    point = np.clip(above[np.arange(rows), border] + nearby, 0, 1 - 2.0**-24).astype(np.float32)
+    action = function(tf.constant(logits), tf.constant(point))[0].numpy()
+    assert (logits[np.arange(rows), action] > MASKED).all()
+    low = np.where(action > 0, above[np.arange(rows), action - 1], 0)
+    assert (low - 1e-5 < point).all()
+    assert (point < above[np.arange(rows), action] + 1e-5).all()
+
+
 def test_masking_leaves_allowed_logits_alone():
     logits = tf.constant([[1.0, 2.0, 3.0]])
     assert mask_logits(logits, None) is logits
@@ -138,7 +157,7 @@ def test_entropy_is_minus_sum_p_log_p_over_allowed_actions(seed, actions, spread
     logits = random_logits(6, actions, seed, spread)
     probability = softmax(logits)
     logs = np.log(np.where(probability > 0, probability, 1.0))
-    _, entropy = log_probability_and_entropy(tf.constant(logits), tf.argmax(logits, axis=1))
+    _, entropy = log_probability_and_entropy(tf.constant(logits), tf.argmax(logits, axis=1, output_type=tf.int32))
     np.testing.assert_allclose(entropy, -np.sum(probability * logs, axis=1), atol=2e-5)
 
 

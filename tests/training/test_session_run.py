@@ -14,15 +14,27 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from session_blocks import KINDS, environment, make
+from planted_sessions import MOVIES, STEPS, planted_sessions
 
+from recpolicy.agents.arms import Arms
+from recpolicy.agents.registry import SESSION_AGENTS
 from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.core.metrics import read_csv
+from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.training import session_run
 from recpolicy.training.session_run import CollapseWatch, SessionRunConfig, collapsed, train_in_sessions
-from recpolicy.training.sessions import SessionLoop
+from recpolicy.training.sessions import Played, SessionLoop
 
 ROWS = 6
+_SMALL = {"layers": (16,), "learning_rate": 0.01}
+AGENTS = {
+    "ppo": _SMALL | {"steps": 6, "epochs": 2, "minibatch": 16},
+    "dqn": _SMALL | {"batch": 32, "updates": 2, "capacity": 96},  # three blocks: the oldest are overwritten
+    "q_learning": {"alpha": 0.5},
+    "a2c": _SMALL,
+    "reinforce": _SMALL,
+    "topk_reinforce": _SMALL,
+}
 BLOCK = {"ppo": 48, "dqn": 32, "q_learning": 32, "a2c": 40, "reinforce": 64, "topk_reinforce": 64}
 """Steps in a block of 8 sessions."""
 
@@ -30,6 +42,23 @@ BLOCK = {"ppo": 48, "dqn": 32, "q_learning": 32, "a2c": 40, "reinforce": 64, "to
 def config(name, rows=ROWS):
     """One block a row, a checkpoint every other row."""
     return SessionRunConfig(total_timesteps=rows * BLOCK[name], points=rows, checkpoint_every=2 * BLOCK[name])
+
+
+def environment(batch_size=8):
+    """The planted sessions."""
+    planted, settings = planted_sessions(), SessionConfig(batch_size=batch_size, max_episode_steps=STEPS)
+    movies = np.arange(MOVIES, dtype=np.int32)
+    return SessionEnvironment(planted.world, planted.context, planted.embedding, movies, settings, seed=2)
+
+
+def make(name, **given):
+    """A small agent that knows the planted movies."""
+    planted, game, entry = planted_sessions(), environment(), SESSION_AGENTS[name]
+    level = np.full(MOVIES, 3, np.float32)
+    arms = Arms(planted.embedding, level, level, level, (1.0, 5.0), planted.world.genres)
+    return entry.make(
+        game.time_step_spec(), game.action_spec(), entry.config(**AGENTS[name] | given), arms, seed=1
+    )  # fmt: skip
 
 
 def everything(agent):
@@ -110,7 +139,7 @@ def test_a_run_cut_and_taken_up_again_ends_as_the_unbroken_one(unbroken, name):
     assert len(read_csv(whole.cut / "metrics.csv")) == 2  # the third row was not yet on the disk
     with (whole.cut / "metrics.csv").open("a") as stream:  # had it been, with half of the fourth
         stream.write((whole.folder / "metrics.csv").read_text().splitlines()[3] + "\n128,0.3")
-    agent = make(name, seed=0)
+    agent = make(name)
     train_in_sessions(environment(), agent, config(name), whole.cut)
     assert_same(everything(agent), whole.variables)
     assert (whole.cut / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
@@ -124,7 +153,16 @@ def test_a_finished_run_is_not_played_again(unbroken, tmp_path):
     assert (again / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
 
 
-def test_steps_are_rounded_up_to_whole_blocks_and_the_last_row_may_be_short(tmp_path):
+class Pretended(SessionLoop):
+    """Says that all is well without playing, for what does not depend on it."""
+
+    def run(self, blocks):
+        self.block.assign_add(blocks)
+        return Played({"loss": 0.5, "entropy": 2.0}, sessions=4, reward=3.0, length=5.0, reward_per_step=0.6)
+
+
+def test_steps_are_rounded_up_to_whole_blocks_and_the_last_row_may_be_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_run, "SessionLoop", Pretended)
     settings = SessionRunConfig(total_timesteps=65, points=2, checkpoint_every=1)
     assert train_in_sessions(environment(), make("q_learning"), settings, tmp_path) == 96
     assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [64, 96]
@@ -134,8 +172,7 @@ SLOWLY = f"""
 import sys, time
 sys.path[:0] = {[path for path in sys.path if path]!r}
 from pathlib import Path
-from session_blocks import environment, make
-from test_session_run import config
+from test_session_run import config, environment, make
 from recpolicy.training import session_run
 
 class Slow(session_run.SessionLoop):
@@ -162,7 +199,7 @@ def test_a_run_killed_in_the_middle_ends_as_the_unbroken_one(unbroken, tmp_path)
     assert (tmp_path / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("other", [name for name in KINDS if name != "ppo"])
+@pytest.mark.parametrize("other", [name for name in AGENTS if name != "ppo"])
 def test_a_checkpoint_of_another_agent_is_refused(unbroken, tmp_path, other):
     """A2C and REINFORCE are made of the very variables of PPO."""
     folder = shutil.copytree(unbroken("ppo").folder, tmp_path / "run")
@@ -208,21 +245,27 @@ def spoilt_after(game, rows, monkeypatch):
     monkeypatch.setattr(session_run, "SessionLoop", Watched)
 
 
-@pytest.mark.parametrize("name", ["dqn", "reinforce"])
 def test_a_world_that_pays_nan_stops_the_run_and_the_last_good_checkpoint_can_be_taken_up(
-    unbroken, tmp_path, monkeypatch, name
+    unbroken, tmp_path, monkeypatch
 ):
-    """REINFORCE, too, although standardising would turn what is not finite into 0."""
-    size, game = BLOCK[name], environment()
+    game = environment()
     spoilt_after(game, 3, monkeypatch)
-    said = rf"training diverged before step {4 * size}: loss is nan; the checkpoint of step {2 * size} in .* is kept"
+    said = r"training diverged before step 128: loss is nan; the checkpoint of step 64 in .* is kept"
     with pytest.raises(DivergedError, match=said):
-        train_in_sessions(game, make(name), config(name), tmp_path)
+        train_in_sessions(game, make("dqn"), config("dqn"), tmp_path)
     assert all(np.isfinite(list(row.values())).all() for row in read_csv(tmp_path / "metrics.csv"))
     monkeypatch.undo()
-    agent = make(name)
-    train_in_sessions(environment(), agent, config(name), tmp_path)
-    assert_same(everything(agent), unbroken(name).variables)
+    agent = make("dqn")
+    train_in_sessions(environment(), agent, config("dqn"), tmp_path)
+    assert_same(everything(agent), unbroken("dqn").variables)
+
+
+def test_standardising_does_not_hide_that_a_world_pays_nan(tmp_path, monkeypatch):
+    """It turns what does not vary into 0, and NaN compares with nothing."""
+    game = environment()
+    spoilt_after(game, 0, monkeypatch)
+    with pytest.raises(DivergedError, match=r"before step 64: .* no checkpoint was made yet"):
+        train_in_sessions(game, make("reinforce"), config("reinforce"), tmp_path)
 
 
 def test_steps_far_too_large_stop_the_run(tmp_path):
@@ -230,12 +273,24 @@ def test_steps_far_too_large_stop_the_run(tmp_path):
         train_in_sessions(environment(), make("ppo", learning_rate=1e30), config("ppo"), tmp_path)
 
 
-def test_weights_that_are_not_finite_are_never_kept(tmp_path):
-    """The figures of a row are those before its last update: they are finite while the weights no longer are."""
-    settings = SessionRunConfig(total_timesteps=80, points=2, checkpoint_every=1)
-    with pytest.raises(DivergedError, match=r"before step 40: weights of .* are not finite; no checkpoint was made"):
-        train_in_sessions(environment(), make("a2c", learning_rate=1e39), settings, tmp_path)
-    assert not list(tmp_path.glob("checkpoints/*"))
+@pytest.mark.parametrize(("name", "part"), [("a2c", "kernel"), ("q_learning", "table")])
+def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch, name, part):
+    """The figures of a row are those before its last update: they can be finite while the weights no longer are."""
+    agent = make(name)
+    ruined = next(variable for variable in agent.learner.variables if part in variable.name)
+
+    class Ruining(Pretended):
+        def run(self, blocks):
+            if int(self.block) == 2:
+                ruined.assign(tf.fill(ruined.shape, np.inf))
+            return super().run(blocks)
+
+    monkeypatch.setattr(session_run, "SessionLoop", Ruining)
+    size = BLOCK[name]
+    said = rf"before step {4 * size}: .*{part}.* holds numbers that are not finite; the checkpoint of step {2 * size}"
+    with pytest.raises(DivergedError, match=said):
+        train_in_sessions(environment(), agent, config(name), tmp_path)
+    assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{2 * size}"}
 
 
 def rows_of(entropy, reward):
@@ -293,9 +348,9 @@ def test_growing_reward_is_no_collapse(entropy, steps):
 
 def test_a_training_that_collapses_says_so(tmp_path, caplog, monkeypatch):
     """Told that its second row stands still, the run itself speaks, once."""
+    monkeypatch.setattr(session_run, "SessionLoop", Pretended)
     monkeypatch.setattr(session_run, "collapsed", lambda entropy, _: len(entropy) >= 2)
-    settings = SessionRunConfig(total_timesteps=120, points=3, checkpoint_every=1)
     with caplog.at_level(logging.WARNING, "recpolicy"):
-        train_in_sessions(environment(), make("a2c"), settings, tmp_path)
+        train_in_sessions(environment(), make("a2c"), config("a2c"), tmp_path)
     (record,) = caplog.records
-    assert record.getMessage().startswith("step 80: the policy's entropy is")
+    assert record.getMessage().startswith("step 80: the policy's entropy is 2.000 nats")

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from recpolicy.api.evaluate import METRICS_FILE, refuse_seen_rows
-from recpolicy.api.features import Features, prepare, settings_of
-from recpolicy.api.train_sessions import SessionTrainConfig, session_environment, worlds_of
+from recpolicy.api.features import settings_of
+from recpolicy.api.train_sessions import SessionTrainConfig, worlds_of
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import write_json
 from recpolicy.core.seeds import generator
@@ -19,6 +19,8 @@ from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.evaluation.bootstrap import Interval, paired_difference
+from recpolicy.models.registry import fit_rating_model
+from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds
 from recpolicy.serving.predictor import Policy
 
@@ -86,21 +88,25 @@ def evaluate_sessions(
 ) -> SessionVerdict:
     """Play the named session policies, greedily, beside the baselines; adds `sessions` to metrics.json in `out`.
 
-    All must have been trained with the same catalogue, view-independent settings and simulator. Raises DataError as
-    recpolicy.api.evaluate.evaluate does, ConfigError for a policy that is none of sessions.
+    Policies may differ in agent, view and embeddings; catalogue, reward and length of sessions must be the same, and,
+    unless `worlds` are handed in, the simulator and the seed that parts the users. Raises DataError as
+    recpolicy.api.evaluate.evaluate does, ConfigError for policies that are none of sessions or not comparable.
     """
+    if not policies:
+        raise ConfigError("evaluate_sessions: no policies given; expected at least one")
     silence_libraries()
     for name, policy in policies.items():
         refuse_seen_rows(name, policy, split)
         if not policy.sequential:
             raise ConfigError(f"{name} ({policy.artifact.agent}) was not trained in sessions")
+    refuse_unlike(policies, own_worlds=worlds is not None)
     first = next(iter(policies.values()))
-    settings = settings_of(SessionTrainConfig, first.about["config"]["train"], "train")
     described = first.about["rating_model"]
-    features = prepare(split.fit, settings, model_config=first.about["config"]["rating_model"], seed=described["seed"])
-    made = worlds or worlds_of(split, settings, first.about["seed"])
-    train, judge = (_returns(policies, split, features, settings, world, seed) for world in (made.train, made.judge))
-    verdict = SessionVerdict(train, judge)
+    model_config = first.about["config"]["rating_model"]
+    model = fit_rating_model(split.fit, described["name"], model_config, seed=described["seed"])
+    tables = {name: table.score for name, table in baseline_tables(split.fit, model).items()}
+    made = worlds or worlds_of(split, _settings(first), first.about["seed"])
+    verdict = SessionVerdict(*(_returns(policies, tables, world, seed) for world in (made.train, made.judge)))
     if out is not None:
         path = out / METRICS_FILE
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -108,18 +114,51 @@ def evaluate_sessions(
     return verdict
 
 
+def refuse_unlike(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
+    """Raise ConfigError when policies were not made for the same sessions."""
+
+    def sessions_of(policy: Policy) -> dict[str, Any]:
+        train = policy.about["config"]["train"]
+        same = {name: train[name] for name in ("reward", "reward_decay", "max_episode_steps")}
+        worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.about["seed"]}
+        return {**same, **worlds, "catalogue": policy.artifact.catalogue.tolist()}
+
+    (first, *others) = policies
+    expected = sessions_of(policies[first])
+    for name in others:
+        for setting, value in sessions_of(policies[name]).items():
+            if value != expected[setting]:
+                raise ConfigError(
+                    f"{first} and {name} were trained with different {setting}: their sessions cannot be compared;"
+                    " evaluate them one by one"
+                )
+
+
+def _settings(policy: Policy) -> SessionTrainConfig:
+    settings: SessionTrainConfig = settings_of(SessionTrainConfig, policy.about["config"]["train"], "train")
+    return settings
+
+
 def _returns(
-    policies: Mapping[str, Policy], split: Split, features: Features, settings: SessionTrainConfig, world: Any,
-    seed: int,
-) -> dict[str, Returns]:  # fmt: skip
+    policies: Mapping[str, Policy], tables: Mapping[str, NDArray[np.floating]], world: SessionWorld, seed: int
+) -> dict[str, Returns]:
     from recpolicy.evaluation.sessions import SessionPlayer, session_baselines
 
-    sessions = SESSIONS_PER_USER * len(world.users)
-    environment = session_environment(world, features, settings, seed, batch_size=sessions)
-    player = SessionPlayer(environment)
-    tables = {name: table.score[:, features.catalogue] for name, table in _tables(split, features).items()}
-    choices = {name: _greedy(policy) for name, policy in policies.items()} | session_baselines(environment, tables)
-    played = {name: player.play(choose, seed) for name, choose in choices.items()}
+    player_of: dict[str, Any] = {}  # compiled once for all policies that see the same of a session
+    environments, played = {}, {}
+    for name, policy in policies.items():
+        environments[name] = environment = _environment(policy, world, seed)
+        artifact = policy.artifact
+        sees = content_digest(
+            artifact.context, artifact.movie, [environment.config.view, str(environment.config.last_n)]
+        )
+        player = player_of.setdefault(sees, SessionPlayer(environment))
+        played[name] = player.play(_greedy(policy), seed)
+    first = next(iter(policies))
+    catalogue = policies[first].artifact.catalogue
+    choices = session_baselines(environments[first], {name: table[:, catalogue] for name, table in tables.items()})
+    player = next(iter(player_of.values()))
+    played |= {name: player.play(choose, seed) for name, choose in choices.items()}
     reference = played["rating_model"].by_user(played["rating_model"].reward)
     found = {}
     for name, results in played.items():
@@ -134,8 +173,12 @@ def _returns(
     return found
 
 
-def _tables(split: Split, features: Features) -> Mapping[str, Any]:
-    return baseline_tables(split.fit, features.model)
+def _environment(policy: Policy, world: SessionWorld, seed: int) -> Any:
+    """Sessions as the policy sees them."""
+    from recpolicy.environments.session import SessionEnvironment
+
+    artifact, config = policy.artifact, session_config(_settings(policy), SESSIONS_PER_USER * len(world.users))
+    return SessionEnvironment(world, artifact.context, artifact.movie, artifact.catalogue, config, seed)
 
 
 def _greedy(policy: Policy) -> Any:

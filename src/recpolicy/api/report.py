@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recpolicy.api.evaluate import Verdict, evaluate
+from recpolicy.api.evaluate_sessions import SessionVerdict, evaluate_sessions
 from recpolicy.core.extras import require_extra
 from recpolicy.core.metrics import read_csv
 from recpolicy.data.splits import Split
@@ -23,6 +24,12 @@ _NOTES = (
     "A rating is known only where a user chose to rate: nothing here is a click-through rate.",
 )
 
+_SESSION_NOTE = (
+    "Sessions are simulated: likes, watch fractions and going on are stand-ins made of ratings and their times; drift"
+    " and fatigue are assumed (docs/simulator.md). The judge world simulates other users by another model class than the"
+    " training world; fatigue_aware knows its hidden state and is no policy that could be served."
+)
+
 
 def write_policy_report(
     policy: Policy, split: Split, folder: Path, out: Path, *, user: Any = None, seed: int = 0
@@ -31,13 +38,16 @@ def write_policy_report(
     require_extra("train", "the report")
     from recpolicy.evaluation.report import ReportContent, write_report
 
-    verdict = evaluate({policy.artifact.agent: policy}, split, seed=seed, out=folder)
+    policies = {policy.artifact.agent: policy}
+    verdict = evaluate(policies, split, seed=seed, out=folder)
+    played = evaluate_sessions(policies, split, seed=seed, out=folder) if policy.sequential else None
+    sessions = [] if played is None else [("In simulated sessions, 95 % intervals over users", played.table())]
     content = ReportContent(
         title=f"{policy.artifact.agent} on {policy.about['data']}",
         summary=_summary(policy.about),
-        tables=[("On held-out ratings, beside the baselines", verdict.table()), _suggestions(policy, user)],
-        figures=_figures(policy, split, verdict, folder, user),
-        notes=[*_NOTES, f"Judge world: {verdict.judge}."],
+        tables=[("On held-out ratings, beside the baselines", verdict.table()), *sessions, _suggestions(policy, user)],
+        figures=_session_figures(played, folder) + _figures(policy, split, verdict, folder, user),
+        notes=[*_NOTES, f"Judge world: {verdict.judge}.", *([] if played is None else [_SESSION_NOTE])],
     )
     write_report(out, content)
     return verdict
@@ -65,12 +75,30 @@ def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
     return f"Suggestions for user {user}: movies not yet rated", table.set_index("rank")
 
 
+def _session_figures(played: SessionVerdict | None, folder: Path) -> list[tuple[str, str]]:
+    if played is None:
+        return []
+    from recpolicy.evaluation.plots import to_svg
+    from recpolicy.evaluation.session_plots import session_curve_figure, session_rewards_figure
+
+    judge, train = ({name: one.reward for name, one in found.items()} for found in (played.judge, played.train))
+    figures = [
+        ("Reward of a session, in the judge world and in the training world", session_rewards_figure(judge, train))
+    ]
+    if (folder / "metrics.csv").exists():
+        rows = read_csv(folder / "metrics.csv")
+        step, reward = (np.array([row[name] for row in rows]) for name in ("step", "sessions/reward"))
+        baselines = {name: train[name].value for name in ("rating_model", "most_popular", "random")}
+        figures.append(("Reward of a session while training", session_curve_figure(step, reward, baselines)))
+    return [(caption, to_svg(figure)) for caption, figure in figures]
+
+
 def _figures(policy: Policy, split: Split, verdict: Verdict, folder: Path, user: Any) -> list[tuple[str, str]]:
     from recpolicy.evaluation import plots
 
     figures = []
     name = policy.artifact.agent
-    if (folder / "metrics.csv").exists():
+    if (folder / "metrics.csv").exists() and not policy.sequential:
         rows = read_csv(folder / "metrics.csv")
         step = np.array([row["step"] for row in rows])
         for metric, draw, caption in (

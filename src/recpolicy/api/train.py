@@ -24,6 +24,7 @@ from recpolicy.serving.predictor import Policy, load_policy
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent
+    from recpolicy.api.train_sessions import SessionTrainConfig
     from recpolicy.environments.movie_bandit import MovieBandit
 
 
@@ -63,7 +64,7 @@ def train(
     split: Split,
     out: str | Path,
     *,
-    config: TrainConfig | Mapping[str, Any] | None = None,
+    config: "TrainConfig | SessionTrainConfig | Mapping[str, Any] | None" = None,
     agent_config: Any = None,
     model: RatingModel | None = None,
     model_config: Any = None,
@@ -73,10 +74,11 @@ def train(
 ) -> Policy:
     """Train the named agent on the fit part of `split` and write the policy artifact to the folder `out`.
 
-    config and agent_config are dataclasses or mappings of settings (TrainConfig; the agent's own). A rating model
-    already fitted on the same fit part may be handed in; `source` (the arguments of load_ratings) is noted in the
-    artifact, so that `recpolicy evaluate` can read the ratings again. A training that was killed is taken up where its
-    last checkpoint left it by the same call. Raises ConfigError for unknown names and settings out of range,
+    config and agent_config are dataclasses or mappings of settings (TrainConfig, for agents of sessions such as ppo a
+    SessionTrainConfig; the agent's own). A rating model already fitted on the same fit part may be handed in; `source`
+    (the arguments of load_ratings) is noted in the artifact, so that `recpolicy evaluate` can read the ratings again. A
+    training that was killed is taken up where its last checkpoint left it by the same call. Raises ConfigError for
+    unknown names and settings out of range,
     ArtifactError when `out` exists or holds an unfinished training with other settings.
     """
     require_extra("train", "training")
@@ -85,7 +87,12 @@ def train(
 
     entry = agent_entry(agent)
     if agent in SESSION_AGENTS:
-        raise ConfigError(f"{agent} learns in sessions: train it with recpolicy.api.train_sessions.train_sessions")
+        from recpolicy.api.train_sessions import train_sessions
+
+        return train_sessions(
+            agent, split, out, config=config, agent_config=agent_config, model=model, model_config=model_config,
+            source=source, seed=seed, show_progress=show_progress,
+        )  # fmt: skip
     settings = settings_of(TrainConfig, config, "train")
     agent_settings = settings_of(entry.config, agent_config, agent)
     out = Path(out)

@@ -22,7 +22,7 @@ from recpolicy.serving.predictor import Policy, load_policy
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
-    from recpolicy.environments.session import SessionEnvironment
+    from recpolicy.environments.session import SessionConfig, SessionEnvironment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def train_sessions(
     split: Split,
     out: str | Path,
     *,
-    config: SessionTrainConfig | Mapping[str, Any] | None = None,
+    config: Any = None,
     agent_config: Any = None,
     model: RatingModel | None = None,
     model_config: Any = None,
@@ -71,7 +71,8 @@ def train_sessions(
 ) -> Policy:
     """Train the named agent in simulated sessions of world A and write the policy artifact to the folder `out`.
 
-    As recpolicy.api.train.train, for the agents in SESSION_AGENTS; `worlds` may be handed in when they are made
+    As recpolicy.api.train.train, for the agents in SESSION_AGENTS; config is a SessionTrainConfig or a mapping of its
+    settings; `worlds` may be handed in when they are made
     already. Raises, besides what `train` does, DivergedError when the training ends in numbers that are not finite.
     """
     require_extra("train", "training")
@@ -85,6 +86,7 @@ def train_sessions(
         raise ConfigError(f"{agent} learns in single rounds: train it with recpolicy.api.train.train")
     settings = settings_of(SessionTrainConfig, config, "train")
     agent_settings = settings_of(entry.config, agent_config, agent)
+    session_config(settings)  # refuses what it must before anything is fitted
     out = Path(out)
     if out.exists():
         raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
@@ -116,17 +118,24 @@ def worlds_of(split: Split, settings: SessionTrainConfig, seed: int) -> TwoWorld
 
 
 def session_environment(
-    world: SessionWorld, features: Features, settings: SessionTrainConfig, seed: int, batch_size: int | None = None
+    world: SessionWorld, features: Features, settings: SessionTrainConfig, seed: int
 ) -> "SessionEnvironment":
     """The environment of a world, as the settings want it."""
-    from recpolicy.environments.session import SessionConfig, SessionEnvironment
+    from recpolicy.environments.session import SessionEnvironment
 
-    config = SessionConfig(
+    config = session_config(settings)
+    return SessionEnvironment(world, features.context, features.embeddings.movie, features.catalogue, config, seed)
+
+
+def session_config(settings: SessionTrainConfig, batch_size: int | None = None) -> "SessionConfig":
+    """The environment's settings; `batch_size` in place of the settings' own."""
+    from recpolicy.environments.session import SessionConfig
+
+    return SessionConfig(
         batch_size=settings.batch_size if batch_size is None else batch_size, reward=settings.reward,
         reward_decay=settings.reward_decay, view=settings.view, last_n=settings.last_n,
         max_episode_steps=settings.max_episode_steps,
     )  # fmt: skip
-    return SessionEnvironment(world, features.context, features.embeddings.movie, features.catalogue, config, seed)
 
 
 def with_view(exported: "ExportedPolicy", settings: SessionTrainConfig, split: Split) -> "ExportedPolicy":

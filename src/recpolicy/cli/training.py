@@ -38,7 +38,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was trained as JSON.")] = False,
 ) -> None:
     """Train an agent and write the policy to a folder; a killed training is taken up by the same command."""
-    from recpolicy.api.training import train_any
+    from recpolicy.api.train import train as train_policy
     from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
     from recpolicy.data.load import DataConfig, load_ratings
     from recpolicy.data.splits import split as split_ratings
@@ -53,7 +53,7 @@ def train(
         "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     settings |= {key: value for key, value in given.items() if value is not None}
-    trained = train_any(
+    trained = train_policy(
         agent, split_ratings(load_ratings(**source), split, seed), out, config=settings,
         agent_config=tables.get("agent", {}), model_config=tables.get("rating_model"), source=source, seed=seed,
     )  # fmt: skip

@@ -114,10 +114,10 @@ def refuse_divergence(played: Played, step: int, saved: int, folder: Path) -> No
 
 
 def refuse_ruined(learner: tf.Module, step: int, saved: int, folder: Path) -> None:
-    """Raise DivergedError when a weight is not finite: figures are those before the last update, weights after it."""
-    for variable in learner.trainable_variables:
-        if not np.isfinite(variable.numpy()).all():
-            raise _diverged(f"weights of {variable.name} are not finite", step, saved, folder)
+    """Raise DivergedError when the learner holds a number that is not finite: its figures may lag an update behind."""
+    for variable in learner.variables:
+        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
+            raise _diverged(f"{variable.name} holds numbers that are not finite", step, saved, folder)
 
 
 def _diverged(found: str, step: int, saved: int, folder: Path) -> DivergedError:

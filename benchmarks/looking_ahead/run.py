@@ -1,0 +1,161 @@
+"""Does looking ahead pay? Session agents at several discounts, and baselines, judged in a world they never saw.
+
+python benchmarks/looking_ahead/run.py --out benchmarks/looking_ahead/results.json
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import arguments, context, write_results
+
+from recpolicy.core.tensorflow_setup import silence_libraries
+
+silence_libraries()  # before TF-Agents is imported
+
+import tensorflow as tf  # noqa: E402
+
+from recpolicy.agents.arms import arms_of  # noqa: E402
+from recpolicy.agents.registry import SESSION_AGENTS, agent_entry  # noqa: E402
+from recpolicy.api.features import prepare  # noqa: E402
+from recpolicy.api.train_sessions import SessionTrainConfig, session_environment, worlds_of  # noqa: E402
+from recpolicy.data.load import load_ratings  # noqa: E402
+from recpolicy.data.splits import Split, split  # noqa: E402
+from recpolicy.evaluation.baselines import baseline_tables  # noqa: E402
+from recpolicy.evaluation.sessions import SessionPlayer, best, session_baselines  # noqa: E402
+from recpolicy.models.response import SessionWorldConfig  # noqa: E402
+from recpolicy.training.sessions import SessionLoop  # noqa: E402
+
+GAMMAS = (0.0, 0.5, 0.75, 0.9, 0.99)
+CONTROL_GAMMAS = (0.0, 0.9)
+SEEDS = (0, 1, 2, 3, 4)
+MOVIES = 400
+"""The most rated movies: 71 % of the ratings of the fit part of u1 are of them."""
+STEPS = 150_000
+SESSIONS_PER_USER = 4
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One fatigue setting: the worlds and what plays in them."""
+
+    settings: SessionTrainConfig
+    parts: Split
+    features: Any
+    worlds: Any
+    player: SessionPlayer
+    judge: Any
+
+
+def bench(parts: Split, fatigue: bool) -> Bench:
+    simulator = SessionWorldConfig() if fatigue else SessionWorldConfig(fatigue_genre=0.0, fatigue_misses=0.0)
+    settings = SessionTrainConfig(movies=MOVIES, simulator=simulator)
+    features = prepare(parts.fit, settings)
+    worlds = worlds_of(parts, settings, 0)
+    judge = session_environment(worlds.judge, features, settings, 1234, SESSIONS_PER_USER * len(worlds.judge.users))
+    return Bench(settings, parts, features, worlds, SessionPlayer(judge), judge)
+
+
+def returns_of_baselines(here: Bench, seeds: tuple[int, ...]) -> dict[str, list[float]]:
+    tables = baseline_tables(here.parts.fit, here.features.model)
+    scores = {name: table.score[:, here.features.catalogue] for name, table in tables.items()}
+    policies = session_baselines(here.judge, scores)
+    return {name: [here.player.play(choose, seed).reward.mean() for seed in seeds] for name, choose in policies.items()}
+
+
+def returns_of_agent(here: Bench, name: str, gamma: float, seeds: tuple[int, ...], steps: int) -> list[float]:
+    """Returns in the judge world, one per seed; the loop is compiled once and starts anew for each seed."""
+    environment = session_environment(here.worlds.train, here.features, here.settings, 0)
+    arms = arms_of(here.features.catalogue, here.features.embeddings, here.parts.fit)
+    entry = agent_entry(name)
+
+    def make(seed: int) -> Any:
+        config = entry.config(gamma=gamma)
+        return entry.make(environment.time_step_spec(), environment.action_spec(), config, arms, seed)
+
+    agent = make(seeds[0])
+    loop = SessionLoop(environment, agent)
+    blocks = -(-steps // (4 * loop.block_size))
+    choose = greedy(agent)
+    earned = []
+    for seed in seeds:
+        fresh = make(seed)
+        fresh.learner.prepare(loop.block_size)
+        for old, new in zip(agent.learner.variables, fresh.learner.variables, strict=True):
+            old.assign(new)
+        loop.block.assign(1_000_000 * seed)  # other users, other luck
+        loop.running.assign(tf.zeros_like(loop.running))
+        for _ in range(4):
+            loop.run(blocks)
+        earned.append(float(here.player.play(choose, seed).reward.mean()))
+    return earned
+
+
+def greedy(agent: Any) -> Callable[..., Any]:
+    scores = tf.function(agent.learner.scores, jit_compile=True, autograph=False)
+
+    def choose(_: Any, observation: Any, mask: Any, rng: np.random.Generator) -> Any:
+        return best(scores(observation, mask).numpy(), mask, rng)
+
+    return choose
+
+
+def told(name: str, earned: list[float]) -> dict[str, float]:
+    """Mean return and its 95 % Student interval over seeds."""
+    values = np.array(earned)
+    mean = float(values.mean())
+    half = 0.0
+    if len(values) > 1:
+        half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    print(f"{name:40s} {mean:7.3f} [{mean - half:.3f}, {mean + half:.3f}]", flush=True)
+    return {f"{name}_return": mean, f"{name}_lo": mean - half, f"{name}_hi": mean + half}
+
+
+def plot(figures: dict[str, float], out: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for number, name in enumerate(SESSION_AGENTS):
+        mean = np.array([figures[f"{name}_gamma_{gamma}_return"] for gamma in GAMMAS])
+        half = mean - np.array([figures[f"{name}_gamma_{gamma}_lo"] for gamma in GAMMAS])
+        at = np.arange(len(GAMMAS)) + 0.06 * (number - 2.5)
+        axes.errorbar(at, mean, yerr=half, marker="o", capsize=3, label=name)
+    for name, style in (("rating_model", "--"), ("highest_mean", ":")):
+        axes.axhline(figures[f"{name}_return"], color="0.35", linestyle=style, linewidth=1.2, label=name)
+    axes.set_xticks(range(len(GAMMAS)), [str(gamma) for gamma in GAMMAS])
+    axes.set_xlabel("discount gamma (0 looks at the next movie only)")
+    axes.set_ylabel("likes per session in the judge world")
+    axes.legend(ncols=2, fontsize=8)
+    figure.savefig(out, dpi=120)
+
+
+def main() -> None:
+    asked = arguments("Does looking ahead pay?")
+    seeds, steps = (SEEDS[:2], 10_000) if asked.quick else (SEEDS, STEPS)
+    parts = split(load_ratings("ml-100k"), "u1")
+    figures: dict[str, float] = {}
+    tired = bench(parts, fatigue=True)
+    for name, earned in returns_of_baselines(tired, seeds).items():
+        figures |= told(name, earned)
+    for name in SESSION_AGENTS:
+        for gamma in GAMMAS:
+            figures |= told(f"{name}_gamma_{gamma}", returns_of_agent(tired, name, gamma, seeds, steps))
+    rested = bench(parts, fatigue=False)
+    for name, earned in returns_of_baselines(rested, seeds).items():
+        figures |= told(f"no_fatigue_{name}", earned)
+    for name in ("ppo", "a2c"):
+        for gamma in CONTROL_GAMMAS:
+            figures |= told(f"no_fatigue_{name}_gamma_{gamma}", returns_of_agent(rested, name, gamma, seeds, steps))
+    if not asked.quick:
+        plot(figures, asked.out.with_name("returns.png"))
+    write_results(asked.out, figures, context(seeds, movies=MOVIES, steps=steps))
+
+
+if __name__ == "__main__":
+    main()

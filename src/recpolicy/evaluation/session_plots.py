@@ -1,0 +1,44 @@
+"""Plots of sessions: what each policy earns, and how the reward of a session grew in training."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from recpolicy.evaluation.bootstrap import Interval
+from recpolicy.evaluation.palette import DASHES, INK, MUTED, SERIES
+from recpolicy.evaluation.plots import _axes as new_axes
+from recpolicy.evaluation.plots import _legend as draw_legend
+
+
+def session_rewards_figure(judge: Mapping[str, Interval], train: Mapping[str, Interval]) -> Figure:
+    """Mean reward of a session per policy, in the judge world (with intervals) and in the training world."""
+    names = sorted(judge, key=lambda name: judge[name].value)
+    figure, axes = new_axes(height=1.0 + 0.42 * len(names))
+    place = np.arange(len(names))
+    value = np.array([judge[name].value for name in names])
+    around = np.array([[judge[name].value - judge[name].lo, judge[name].hi - judge[name].value] for name in names]).T
+    axes.errorbar(value, place, xerr=around, fmt="o", color=SERIES[0].light, capsize=3, label="judge world, 95 %")
+    seen = [train[name].value for name in names]
+    axes.plot(seen, place, "D", color=MUTED.light, markersize=4, label="training world")
+    axes.set_yticks(place, names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("mean reward of a session", loc="right")
+    draw_legend(axes, loc="lower right")
+    return figure
+
+
+def session_curve_figure(
+    step: NDArray[np.number], reward: NDArray[np.floating], baselines: Mapping[str, float]
+) -> Figure:
+    """Mean reward of the sessions that ended while training, beside what baselines earn in the same world."""
+    figure, axes = new_axes()
+    axes.plot(step, reward, color=SERIES[0].light, label="the exploring policy")
+    for index, (name, value) in enumerate(baselines.items()):
+        axes.axhline(value, color=INK.light, linestyle=DASHES[index % len(DASHES)], lw=1.1, label=name)
+    axes.set_xlabel("movies shown", loc="right")
+    axes.set_ylabel("reward of a session")
+    draw_legend(axes, loc="lower right")
+    return figure
