@@ -8,8 +8,8 @@ import pytest
 import recpolicy
 
 NAMES = [
-    "Policy", "RecpolicyError", "SessionTrainConfig", "TrainConfig", "evaluate", "evaluate_sessions", "fit_rating_model",
-    "load_policy", "load_ratings", "split", "train", "validate_simulator",
+    "Policy", "RecpolicyError", "SessionTrainConfig", "TrainConfig", "evaluate", "evaluate_sessions",
+    "fit_rating_model", "load_policy", "load_ratings", "split", "train", "validate_simulator",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ SEED = tf.constant([1, 1], tf.int32)
 def test_the_loss_is_what_the_paper_says():
     agent, played = make("a2c", value_weight=0.7, entropy_weight=0.2), block(5)
     learner = agent.learner
+    learner._value.trainable_variables[-1].assign([0.7])  # or advantages and targets would be the same
     found, _ = learner.advantages(played, trace=1.0)
     told = learner.evaluate(flatten(played.observation), flatten(played.mask), flatten(played.action))
     figures = {name: float(value) for name, value in learner.learn(played, SEED).items()}

@@ -60,6 +60,7 @@ def test_the_corners_hold_for_the_agents_own_gradient(shift, reward, moves):
 
 def test_in_the_first_step_the_ratio_is_1_and_the_loss_minus_the_mean_advantage():
     agent = make("ppo", epochs=1, minibatch=STEPS * BATCH, standardise=False)
+    agent.learner._value.trainable_variables[-1].assign([0.7])
     played = on_policy(agent)
     found, _ = agent.learner.advantages(played, PPOConfig().trace)
     told = learnt(agent, played)

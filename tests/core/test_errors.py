@@ -6,6 +6,7 @@ from recpolicy.core.errors import (
     ArtifactError,
     ConfigError,
     DataError,
+    DivergedError,
     FetchError,
     MissingExtraError,
     RecpolicyError,
@@ -22,6 +23,7 @@ from recpolicy.core.errors import (
         (FetchError, OSError),
         (ConfigError, ValueError),
         (ArtifactError, ValueError),
+        (DivergedError, ArithmeticError),
         (MissingExtraError, ImportError),
     ],
 )

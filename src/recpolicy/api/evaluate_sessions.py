@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recpolicy.api.evaluate import METRICS_FILE, refuse_seen_rows
 from recpolicy.api.features import settings_of
-from recpolicy.api.train_sessions import SessionTrainConfig, worlds_of
+from recpolicy.api.train_sessions import SessionTrainConfig, session_config, worlds_of
 from recpolicy.core.errors import ConfigError
-from recpolicy.core.files import write_json
+from recpolicy.core.files import content_digest, write_json
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split

@@ -1,6 +1,7 @@
 """What every agent on a split starts from: rating model, embeddings, contexts, catalogue; from the fit part only."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -73,4 +74,11 @@ def settings_of(kind: type[Any], given: Any, where: str) -> Any:
     """`given` as a config of class `kind`: that class, a mapping of settings, or None for the defaults."""
     if given is None:
         return kind()
-    return given if isinstance(given, kind) else build(kind, given, where)
+    if isinstance(given, kind):
+        return given
+    settings = dict(given)
+    for part in fields(kind):  # a config within the config: its unknown names are errors, too
+        inner: Any = part.default_factory
+        if isinstance(inner, type) and is_dataclass(inner) and isinstance(settings.get(part.name), Mapping):
+            settings[part.name] = build(inner, settings[part.name], f"{where}: {part.name}")
+    return build(kind, settings, where)

@@ -118,12 +118,12 @@ def worlds_of(split: Split, settings: SessionTrainConfig, seed: int) -> TwoWorld
 
 
 def session_environment(
-    world: SessionWorld, features: Features, settings: SessionTrainConfig, seed: int
+    world: SessionWorld, features: Features, settings: SessionTrainConfig, seed: int, batch_size: int | None = None
 ) -> "SessionEnvironment":
     """The environment of a world, as the settings want it."""
     from recpolicy.environments.session import SessionEnvironment
 
-    config = session_config(settings)
+    config = session_config(settings, batch_size)
     return SessionEnvironment(world, features.context, features.embeddings.movie, features.catalogue, config, seed)
 
 

@@ -1,0 +1,136 @@
+"""Session policies on the command line: from `train ppo` to a slate, and how wrong words are refused."""
+
+import json
+
+import pytest
+from command_line import recpolicy, refused
+from miniature import write_miniature
+
+from recpolicy.core.metrics import read_csv
+from recpolicy.serving.predictor import load_policy
+
+CONFIG = """
+[train]
+batch_size = 16
+points = 2
+rating_model = "svd"
+rank = 5
+max_episode_steps = 8
+[agent]
+layers = [8]
+steps = 8
+epochs = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A directory that holds the miniature as ml-100k and a config."""
+    folder = tmp_path_factory.mktemp("directory")
+    write_miniature(folder / "ml-100k")
+    (folder / "tiny.toml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(directory, monkeypatch):
+    monkeypatch.chdir(directory)
+
+
+@pytest.fixture
+def run(directory, capsys):
+    """The policy that `recpolicy train` wrote; trained once."""
+    out = directory / "run"
+    if not out.exists():
+        words = ("--config", "tiny.toml", "--total-timesteps", 500, "--checkpoint-every", 128, "--out", "run")
+        answer = recpolicy(capsys, "train", "ppo", *words)
+        assert answer.code == 0, answer.err
+        assert answer.out == "trained ppo on ml-100k/u1/fit (seed 0): run\nnext: recpolicy evaluate run\n"
+    return out
+
+
+def rows_of(capsys, *words):
+    return json.loads(recpolicy(capsys, *words, "--json").out)
+
+
+def test_train_takes_its_length_from_the_words(run):
+    about = load_policy(run).about
+    assert about["config"]["train"]["total_timesteps"] == 500
+    assert about["config"]["train"]["checkpoint_every"] == 128
+    assert about["training"]["interactions"] == 512  # whole blocks of 16 sessions and 8 steps
+    assert [row["step"] for row in read_csv(run / "metrics.csv")] == [256, 512]
+    assert (run / "tensorboard").is_dir()
+    assert (run / "policy" / "saved_model.pb").is_file()
+    assert (run / "action" / "saved_model.pb").is_file()
+
+
+def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
+    answer = recpolicy(capsys, "evaluate", "run")
+    assert answer.code == 0, answer.err
+    held_out, sessions = answer.out.split("\n\n")
+    assert "held-out ratings of u1" in held_out
+    assert "rmse" in held_out.lower()
+    assert sessions.startswith("Simulated sessions: reward of a session")
+    for name in ("ppo", "rating_model", "random"):
+        assert f"\n{name} " in held_out
+        assert f"\n{name} " in sessions
+    assert "\nfatigue_aware " in sessions
+    written = json.loads((run / "metrics.json").read_text())
+    assert {"policies", "sessions"} <= set(written)
+    assert set(written["sessions"]) == {"train", "judge"}
+    assert "ppo" in written["sessions"]["judge"]
+
+
+def test_predict_and_recommend_know_the_session_so_far(run, capsys):
+    shown = ("--shown", "7=like", "--shown", "9=skip")
+    history = {3: [(7, True), (9, False)]}
+    policy = load_policy(run)
+    rows = rows_of(capsys, "predict", "run", "-u", 3, *shown)
+    expected = policy.predict(3, history=history)
+    for column in ("rating", "propensity", "value"):
+        assert [row[column] for row in rows] == pytest.approx(expected[column].tolist())
+    assert rows[6]["propensity"] == rows[8]["propensity"] == 0
+    assert rows != rows_of(capsys, "predict", "run", "-u", 3)
+    listed = rows_of(capsys, "recommend", "run", "-u", 3, "-k", 80, "--include-rated", *shown)
+    wanted = policy.recommend(3, 80, exclude_rated=False, history=history)["movie_id"].tolist()
+    assert [row["movie_id"] for row in listed] == wanted
+    assert len(wanted) == 78
+
+
+def test_a_sampled_slate_is_fixed_by_the_seed(run, capsys):
+    def slate(*words):
+        return [row["movie_id"] for row in rows_of(capsys, "recommend", "run", "-u", 3, "-k", 20, *words)]
+
+    assert slate("--sample", "--seed", 4) == slate("--sample", "--seed", 4)
+    assert slate("--sample", "--seed", 4) != slate("--sample", "--seed", 5)
+    assert slate("--sample") != slate()
+    assert len(set(slate("--sample"))) == 20
+
+
+@pytest.mark.parametrize("pair", ["7", "7=", "=like", "7=5", "7=Like"])
+def test_what_is_no_response_is_one_line(run, capsys, pair):
+    line = refused(recpolicy(capsys, "predict", run, "-u", 3, "--shown", pair))
+    assert f"--shown {pair!r}: expected MOVIE=like or MOVIE=skip, such as 50=like" in line
+
+
+def test_a_session_of_several_users_and_an_unknown_movie_are_one_line(run, capsys):
+    assert "exactly one --user" in refused(recpolicy(capsys, "predict", run, "-u", 1, "-u", 2, "--shown", "7=like"))
+    line = refused(recpolicy(capsys, "recommend", run, "-u", 3, "--shown", "999=like"))
+    assert "no movie with id 999" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ppoo",), "no agent named 'ppoo'. Did you mean 'ppo'?"),
+        (("ppo", "--total-timesteps", 0), "--total-timesteps"),
+        (("ppo", "--checkpoint-every", 0), "--checkpoint-every"),
+        (("ppo", "--interactions", 5), "no setting named 'interactions'"),
+        (("ppo", "--mode", "offline"), "no setting named 'mode'"),
+        (("linucb", "--total-timesteps", 5), "no setting named 'total_timesteps'"),
+    ],
+)
+def test_words_that_do_not_go_together_are_one_line(capsys, directory, words, message):
+    assert message in refused(recpolicy(capsys, "train", *words, "--out", "never"))
+    assert not (directory / "never").exists()
+    assert not (directory / "never.training").exists()
