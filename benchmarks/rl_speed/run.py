@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 from common import context, write_results
 
 SEEDS = (0, 1, 2)
-STEPS = {("ppo", 100): 100_000, ("a2c", 100): 200_000, ("ppo", 1682): 20_000, ("a2c", 1682): 40_000}
+STEPS = {("ppo", 100): 50_000, ("a2c", 100): 100_000, ("ppo", 1682): 10_000, ("a2c", 1682): 25_000}
 """Steps that both learn from: what the peer does in a minute or so."""
 ALIKE: Mapping[str, dict[str, Any]] = {
     "ppo": {"steps": 64, "epochs": 10, "minibatch": 64, "target_kl": 0.0, "gamma": 0.99, "learning_rate": 3e-4,
@@ -33,7 +33,9 @@ PEER: Mapping[str, dict[str, Any]] = {
     "a2c": {"n_steps": 5, "gamma": 0.99},
 }
 BEST: Mapping[str, dict[str, Any]] = {"ppo": {"steps": 32, "epochs": 4, "minibatch": 2048}, "a2c": {"steps": 5}}
-BATCHES = (8, 64, 256, 1024)
+BATCHES = (8, 64, 512)
+EVALUATED = 2048
+"""Fresh sessions that judge each trained policy."""
 
 
 def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,9 +81,10 @@ def beside_the_peer(paths: Mapping[int, Path], python: str, seeds: tuple[int, ..
             steps = STEPS[algorithm, movies] // (10 if quick else 1)
             rows = []
             for seed in seeds:
-                shared = {"world": str(path), "algorithm": algorithm, "total_steps": steps, "seed": seed}
+                shared = {"world": str(path), "algorithm": algorithm, "total_steps": steps, "seed": seed,
+                          "evaluation_sessions": EVALUATED}  # fmt: skip
                 agent = {**ALIKE[algorithm], "head": "plain"}
-                peer = measure_peer(python, {**shared, **PEER[algorithm], "threads": best_threads(path, python)})
+                peer = measure_peer(python, {**shared, **PEER[algorithm], "threads": best_threads(paths[100], python)})
                 mine = ours({**shared, "agent": agent})
                 dot = ours({**shared, "agent": {**agent, "head": "dot"}})
                 row = (mine["steps_per_s"], peer["rate"], mine["return_sampled"], peer["sampled"]["return"],
@@ -120,8 +123,8 @@ def best_threads(path: Path, python: str) -> int:
     if str(path) not in _threads:
         tried = {}
         for threads in (1, 2):
-            settings = {"world": str(path), "algorithm": "ppo", "total_steps": 6_000, "threads": threads,
-                        "evaluation_sessions": 1024, **PEER["ppo"]}  # fmt: skip
+            settings = {"world": str(path), "algorithm": "ppo", "total_steps": 3_000, "warmup_steps": 1024,
+                        "threads": threads, "evaluation_sessions": 256, **PEER["ppo"]}  # fmt: skip
             tried[threads] = measure_peer(python, settings)["rate"]
         print("peer threads", {key: round(value) for key, value in tried.items()}, flush=True)
         _threads[str(path)] = max(tried, key=lambda threads: tried[threads])
@@ -136,13 +139,13 @@ def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
             for sessions in BATCHES[:2] if quick else BATCHES:
                 agent = {**BEST[algorithm], "minibatch": min(2048, 8 * sessions)} if algorithm == "ppo" else {}
                 shared = {"world": str(path), "algorithm": algorithm, "total_steps": 20_000, "sessions": sessions,
-                          "evaluation_sessions": 0, "seconds": 4.0, "agent": agent}  # fmt: skip
+                          "evaluation_sessions": 0, "seconds": 3.0, "agent": agent}  # fmt: skip
                 told = ours(shared)
                 name = f"{algorithm}_{movies}_movies_{sessions}_sessions"
                 figures[f"{name}_steps_per_s"] = told["steps_per_s"]
                 done = told["steps_per_s"] * flops_per_step(movies, algorithm)
                 figures[f"{name}_share_of_peak"] = done / (figures["peak_gflops"] * 1e9)
-                if sessions == 256:
+                if sessions == 512:
                     figures[f"{name}_1_core_steps_per_s"] = ours({**shared, "cores": 1})["steps_per_s"]
                 print(name, round(told["steps_per_s"]), flush=True)
     return figures

@@ -154,6 +154,8 @@ class QLearning(SequenceLearner):
         if self._arms is not None:
             arrays |= {"embedding": self._arms[0].numpy(), "offset": self._arms[1].numpy()}
         arrays["temperature"] = np.array(self.config.temperature, np.float32)
+        if self.config.explore == "ucb1":
+            return ExportedPolicy("session_table", "optimistic", {}, {**arrays, "ucb": np.array(self.config.ucb)})
         settings = {"epsilon": float(self.epsilon())}
         return ExportedPolicy("session_table", "epsilon_greedy_score", settings, arrays)
 

@@ -42,6 +42,9 @@ class SequenceLearner(tf.Module, abc.ABC):
     def prepare(self, block: int) -> None:
         """Make ready for blocks of `block` steps in all; called before anything is compiled, again changes nothing."""
 
+    def release(self) -> None:
+        """Let go of what only learning needs, before the policy is saved."""
+
     @abc.abstractmethod
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Return the order of preference [B, A]: log-odds or values; MASKED where not allowed."""

@@ -135,7 +135,15 @@ def _session_table(arrays: Arrays, situation: Situation) -> Estimate:
     if "embedding" in arrays:
         start = x[:, : arrays["embedding"].shape[1]] @ arrays["embedding"].T + arrays["offset"]
         score = score + start / arrays["temperature"]
-    return Estimate(situation.rating, None, score, value=score.max(axis=1))
+    bound = _ucb1(score, arrays["visits"][cell], float(arrays["ucb"])) if "ucb" in arrays else None
+    return Estimate(situation.rating, None, score, bound, value=score.max(axis=1))
+
+
+def _ucb1(score: Array, visits: Array, c: float) -> Array:
+    """See recpolicy.agents.q_learning.ucb1."""
+    total = np.maximum(visits.sum(axis=1, keepdims=True), 1.0)
+    bonus = np.float32(c) * np.sqrt(np.log(total) / np.maximum(visits, 1.0))
+    return np.where(visits > 0, score + bonus, np.float32(1e6))
 
 
 ESTIMATORS: Mapping[str, Callable[[Arrays, Situation], Estimate]] = {

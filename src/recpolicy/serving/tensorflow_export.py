@@ -83,6 +83,8 @@ class SessionActionModule(tf.Module):
 def write_saved_models(agent: BanditAgent | SequenceAgent, width: int, folder: Path) -> None:
     """Write `policy/` and `action/` below `folder`; width is that of a context, or of a session's observation."""
     silence_libraries()
+    if isinstance(agent, SequenceAgent):
+        agent.learner.release()
     saver: Any = policy_saver.PolicySaver(agent.collect_policy, batch_size=None)
     saver.save(str(folder / "policy"))
     if isinstance(agent, SequenceAgent):
