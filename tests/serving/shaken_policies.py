@@ -42,6 +42,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dqn plain": ("dqn", _SMALL | {"head": "plain"}),
     "dqn plain dueling": ("dqn", {"layers": (8, 8), "head": "plain", "dueling": True, "top_k": 12}),
     "q_learning": ("q_learning", {}),
+    "q_learning ucb1": ("q_learning", {"explore": "ucb1"}),
 }
 """Every session agent, with each head and form."""
 
@@ -119,6 +120,8 @@ def agent(variant: str, view: str, shaken: bool = True) -> SequenceAgent:
         moved = [made.learner.table] if name == "q_learning" else made.learner.trainable_variables
         for variable in moved:
             variable.assign_add(rng.normal(0, 0.1, variable.shape).astype(np.float32))
+        if name == "q_learning":
+            made.learner.visits.assign(rng.poisson(2.0, made.learner.visits.shape).astype(np.float32))
         if name in ("dqn", "q_learning"):
             made.learner._blocks.assign(100)  # epsilon has fallen to .3 x .995^100 = .18
     return made

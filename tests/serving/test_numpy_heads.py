@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from recpolicy.agents import categorical
 from recpolicy.agents import heads as tensorflow_heads
+from recpolicy.agents.dqn import top_k_logits
 from recpolicy.serving import heads
 from recpolicy.serving.estimators import Estimate
 
-SETTINGS = {"alpha": 0.5, "scale": 0.75, "epsilon": 0.1, "temperature": 0.25, "gamma": 0.2}
+SETTINGS = {"alpha": 0.5, "scale": 0.75, "epsilon": 0.1, "temperature": 0.25, "gamma": 0.2, "top_k": 2}
 
 
 @st.composite
@@ -40,7 +43,17 @@ def tensorflow_head(name, mean, width, mask):
             tensorflow_heads.boltzmann(mean, 1.0, mask), SETTINGS["gamma"], mask
         ),
         "optimistic": lambda: tensorflow_heads.greedy(mean + width, mask),
+        "softmax": lambda: tensorflow_heads.boltzmann(mean, 1.0, mask),
+        "epsilon_top_k": lambda: epsilon_top_k(mean, mask),
+        "epsilon_greedy_score": lambda: tensorflow_heads.epsilon_greedy(mean, SETTINGS["epsilon"], mask),
     }[name]().numpy()
+
+
+def epsilon_top_k(mean, mask):
+    scores = categorical.mask_logits(mean, mask)
+    explored = tf.nn.softmax(top_k_logits(scores, SETTINGS["top_k"], SETTINGS["temperature"]))
+    epsilon = SETTINGS["epsilon"]
+    return epsilon * explored + (1 - epsilon) * tensorflow_heads.greedy(scores, mask)
 
 
 @pytest.mark.parametrize("name", heads.HEADS)
