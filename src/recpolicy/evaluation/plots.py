@@ -52,7 +52,7 @@ def reward_figure(curves: Mapping[str, Curve]) -> Figure:
 
 def held_out_choice_figure(policies: Mapping[str, Interval], random: Interval, oracle: Interval) -> Figure:
     """Mean true rating of each policy's held-out choice, as the gain over the random choice towards the oracle."""
-    figure, axes = _axes(height=1.6 + 0.42 * len(policies))
+    figure, axes = new_axes(height=1.6 + 0.42 * len(policies))
     names = list(policies)[::-1]  # the first policy on top
     value = np.array([policies[name].value for name in names])
     below = value - [policies[name].lo for name in names]
@@ -103,7 +103,7 @@ def calibration_figure(predicted: NDArray[np.floating], actual: NDArray[np.float
         said, was, yerr=error, fmt="o-", color=SERIES[0].light, capsize=3, markersize=4, label="mean of a bin, ±95 %"
     )
     top.set_ylabel("true rating (stars)")
-    _legend(top, loc="upper left")
+    draw_legend(top, loc="upper left")
     bottom.hist(predicted, bins=40, color=SERIES[0].light, alpha=0.55)
     bottom.set_ylabel("ratings")
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -113,7 +113,7 @@ def calibration_figure(predicted: NDArray[np.floating], actual: NDArray[np.float
 
 def pulls_figure(pulls: Mapping[str, NDArray[np.number]]) -> Figure:
     """Share of rounds that each arm got [A], from the most to the least pulled; the legend counts arms ever pulled."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for index, (name, count) in enumerate(pulls.items()):
         share = np.sort(count.astype(np.float64))[::-1] / max(float(np.sum(count)), 1.0)
         pulled = np.count_nonzero(share)
@@ -126,7 +126,7 @@ def pulls_figure(pulls: Mapping[str, NDArray[np.number]]) -> Figure:
     axes.yaxis.set_major_formatter(_PLAIN)
     axes.set_xlabel("arms, most pulled first (rank)")
     axes.set_ylabel("share of rounds (%)")
-    _legend(axes)
+    draw_legend(axes)
     return figure
 
 
@@ -134,7 +134,7 @@ def recommendations_figure(
     titles: Sequence[str], rating: NDArray[np.floating], std: NDArray[np.floating], scale: tuple[float, float] = (1, 5)
 ) -> Figure:
     """Rating estimates of a user's top K movies, best on top, ± one standard deviation cut at the scale; all [K]."""
-    figure, axes = _axes(height=1.1 + 0.34 * len(titles))
+    figure, axes = new_axes(height=1.1 + 0.34 * len(titles))
     places = np.arange(len(titles))[::-1]
     bars = np.maximum([np.minimum(std, rating - scale[0]), np.minimum(std, scale[1] - rating)], 0)  # [2, K]
     axes.errorbar(rating, places, xerr=bars, fmt="o", color=SERIES[0].light, capsize=3, markersize=5)
@@ -173,7 +173,7 @@ def to_png(figure: Figure, dpi: int = 150) -> bytes:
 
 
 def _curves_figure(curves: Mapping[str, Curve], quantity: str) -> Figure:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     seeds = max((len(curve.values) for curve in curves.values()), default=1)
     for index, (name, curve) in enumerate(curves.items()):
         color, dash = _look(index)
@@ -189,7 +189,7 @@ def _curves_figure(curves: Mapping[str, Curve], quantity: str) -> Figure:
     axes.xaxis.set_major_formatter(_PLAIN)
     if max((np.abs(curve.values).max() for curve in curves.values() if curve.values.size), default=0) >= 1000:
         axes.yaxis.set_major_formatter(_PLAIN)
-    _legend(axes)
+    draw_legend(axes)
     return figure
 
 
@@ -199,7 +199,8 @@ def _figure(width: float = 5.4, height: float = 3.4) -> Figure:
     return figure
 
 
-def _axes(width: float = 5.4, height: float = 3.4) -> tuple[Figure, Axes]:
+def new_axes(width: float = 5.4, height: float = 3.4) -> tuple[Figure, Axes]:
+    """A figure of one plot in our style; sizes in inches."""
     figure = _figure(width, height)
     axes = figure.subplots()
     _dress(axes)
@@ -216,7 +217,8 @@ def _dress(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(axes: Axes, loc: str = "best") -> None:
+def draw_legend(axes: Axes, loc: str = "best") -> None:
+    """Draw the legend if anything has a label."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc=loc, labelcolor=INK.light)
 

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from recpolicy.evaluation.bootstrap import Interval
 from recpolicy.evaluation.palette import DASHES, INK, MUTED, SERIES
-from recpolicy.evaluation.plots import _axes as new_axes
-from recpolicy.evaluation.plots import _legend as draw_legend
+from recpolicy.evaluation.plots import draw_legend, new_axes
 
 
 def session_rewards_figure(judge: Mapping[str, Interval], train: Mapping[str, Interval]) -> Figure:

@@ -7,26 +7,26 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from recpolicy.evaluation.palette import DASHES, INK, MUTED, SERIES
-from recpolicy.evaluation.plots import _axes, _legend
+from recpolicy.evaluation.plots import draw_legend, new_axes
 from recpolicy.evaluation.simulator_gates import SimulatorCard, calibration_bins
 
 
 def like_calibration_figure(card: SimulatorCard) -> Figure:
     """Share of likes against the mean probability of a like, in ten bins of equal mass, ± 95 %."""
     said, was, size = calibration_bins(card.evidence.probability, card.evidence.like)
-    figure, axes = _axes()
+    figure, axes = new_axes()
     axes.plot([0, 1], [0, 1], color=MUTED.light, linestyle=DASHES[1], lw=1.2, label="perfect calibration")
     error = 1.96 * np.sqrt(was * (1 - was) / size)
     axes.errorbar(said, was, yerr=error, fmt="o-", color=SERIES[0].light, capsize=3, markersize=4, label="a tenth")
     axes.set_xlabel("probability of a like")
     axes.set_ylabel("share of likes")
-    _legend(axes, loc="upper left")
+    draw_legend(axes, loc="upper left")
     return figure
 
 
 def session_length_figure(card: SimulatorCard) -> Figure:
     """Share of real and simulated sessions that show at most so many movies."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     _distributions(axes, card.evidence.real_length, card.evidence.simulated_length)
     axes.set_xlabel("movies in a session, cut at the most that a simulated one shows")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -35,7 +35,7 @@ def session_length_figure(card: SimulatorCard) -> Figure:
 
 def engagement_figure(card: SimulatorCard) -> Figure:
     """Share of real and simulated sessions with at most so much engagement."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     _distributions(axes, card.evidence.real_engagement, card.evidence.simulated_engagement)
     axes.set_xlabel("engagement: sum of the watch fractions of a session")
     return figure
@@ -43,7 +43,7 @@ def engagement_figure(card: SimulatorCard) -> Figure:
 
 def policy_figure(card: SimulatorCard) -> Figure:
     """Policies from best to worst, in reality (left) and in the simulator (right); crossing lines disagree."""
-    figure, axes = _axes(height=1.2 + 0.32 * len(card.policies))
+    figure, axes = new_axes(height=1.2 + 0.32 * len(card.policies))
     held_out, simulated = (
         sorted(card.policies, key=lambda name: getattr(card.policies[name], side), reverse=True)
         for side in ("held_out", "simulated")
@@ -75,4 +75,4 @@ def _distributions(axes: Axes, real: NDArray[np.number], simulated: NDArray[np.n
         )  # fmt: skip
     axes.set_ylabel("sessions (%)")
     axes.set_ylim(0, 102)
-    _legend(axes, loc="lower right")
+    draw_legend(axes, loc="lower right")
