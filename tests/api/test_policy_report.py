@@ -2,10 +2,12 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from miniature import write_miniature
+from shaken_policies import policy as session_policy
 from trained_policies import TINY, loaded, miniature_split, trained
 
 from recpolicy.api.demo import run_demo
@@ -13,6 +15,7 @@ from recpolicy.api.report import write_policy_report
 from recpolicy.api.train import TrainConfig
 from recpolicy.core.errors import UnknownIdError
 from recpolicy.serving.artifact import verify
+from recpolicy.serving.predictor import Policy
 
 
 def outside_resources(page):
@@ -38,6 +41,21 @@ def test_the_report_is_one_page_that_loads_nothing(folder):
         assert title in page
     assert (folder / "metrics.json").is_file()
     verify(folder)
+
+
+def test_the_report_of_a_session_policy_shows_its_sessions_in_both_worlds_and_says_what_is_assumed(tmp_path):
+    rows = ["step,sessions/reward", "600,nan", "1200,5.5", "1800,6.5"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    out, untrained = tmp_path / "page.html", session_policy("a2c", "last_item").artifact
+    about = {**untrained.about, "training": {"mode": "sessions", "interactions": 1800}}
+    write_policy_report(Policy(replace(untrained, about=about)), miniature_split(), tmp_path, out, user=7)
+    page = out.read_text(encoding="utf-8")
+    assert "training-world reward" in page
+    assert "fatigue_aware" in page
+    assert "drift and fatigue are assumed" in page
+    assert "Reward of a session while training" in page
+    assert page.count("<svg") >= 5  # both worlds, training, choice, calibration, suggestions
+    assert outside_resources(page) == []
 
 
 def test_the_report_of_a_policy_without_training_curve(tmp_path):
