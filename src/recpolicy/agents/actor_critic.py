@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from recpolicy.agents.arms import Arms
 from recpolicy.agents.categorical import log_probability_and_entropy
-from recpolicy.agents.experience import Experience
+from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays
 from recpolicy.agents.returns import Advantages, generalised_advantages
@@ -77,15 +77,7 @@ class ActorCritic(SequenceLearner):
 
     def advantages(self, experience: Experience, trace: float) -> tuple[Advantages, tf.Tensor]:
         """Advantages and targets [T, B] under the critic as it is, and its values [T, B]; nothing to differentiate."""
-        steps, batch = experience.reward.shape
-        width = experience.observation.shape[-1]
-        both = tf.concat([experience.observation, experience.next_observation], axis=0)
-        value = tf.reshape(self._value(tf.reshape(both, [2 * steps * batch, width])), [2 * steps, batch])
-        now, following = value[:steps], value[steps:]
-        found = generalised_advantages(
-            experience.reward, now, following, experience.terminated, experience.truncated, self.config.gamma, trace
-        )
-        return found, now
+        return advantages_under(self._value, experience, self.config.gamma, trace)
 
     def losses(self, evaluated: Evaluated, policy_loss: tf.Tensor, target: tf.Tensor, weight: tf.Tensor) -> Any:
         """(total loss, value loss, mean entropy); `target` and `weight` are [N], weights have mean 1."""
@@ -96,13 +88,26 @@ class ActorCritic(SequenceLearner):
 
     def export(self) -> ExportedPolicy:
         """Both networks as arrays."""
-        value = {f"value/{name}": array for name, array in layer_arrays(self._value).items()}
-        return ExportedPolicy("session", "softmax", {}, self._scores.arrays() | value)
+        return ExportedPolicy("session", "softmax", {}, self._scores.arrays() | value_arrays(self._value))
 
 
-def flatten(block: tf.Tensor) -> tf.Tensor:
-    """[T, B, ...] as [T B, ...]."""
-    return tf.reshape(block, [block.shape[0] * block.shape[1], *block.shape[2:]])
+def advantages_under(
+    critic: Any, experience: Experience, gamma: float, trace: float
+) -> tuple[Advantages, tf.Tensor]:  # fmt: skip
+    """Advantages and targets [T, B] under a value network as it is, and its values [T, B]."""
+    steps, batch = experience.reward.shape
+    both = tf.concat([experience.observation, experience.next_observation], axis=0)
+    value = tf.reshape(critic(flatten(both)), [2 * steps, batch])
+    now, following = value[:steps], value[steps:]
+    found = generalised_advantages(
+        experience.reward, now, following, experience.terminated, experience.truncated, gamma, trace
+    )
+    return found, now
+
+
+def value_arrays(critic: Any) -> dict[str, Any]:
+    """The value network's layers, as the predictor looks for them."""
+    return {f"value/{name}": array for name, array in layer_arrays(critic).items()}
 
 
 def networks(spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: Arms | None, seed: int) -> Any:

@@ -21,3 +21,8 @@ class Experience(NamedTuple):
     truncated: tf.Tensor  # [T, B] bool
     next_observation: tf.Tensor  # [T, B, D + M]
     next_mask: tf.Tensor | None  # [T, B, A] bool; None unless the learner asks for it
+
+
+def flatten(block: tf.Tensor) -> tf.Tensor:
+    """[T, B, ...] as [T B, ...]."""
+    return tf.reshape(block, [block.shape[0] * block.shape[1], *block.shape[2:]])

@@ -22,7 +22,7 @@ from recpolicy.agents import heads
 from recpolicy.agents.observation import Observation, read_observation
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
-from recpolicy.core.tensorflow_random import fold_in
+from recpolicy.core.tensorflow_random import seed_of
 
 
 class Estimate(NamedTuple):
@@ -118,16 +118,9 @@ class BanditPolicy(tf_policy.TFPolicy):
     def _action(self, time_step: ts.TimeStep, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
         step = self._distribution(time_step, policy_state)
         probabilities = step.action.probs_parameter()
-        action = heads.sample(probabilities, self._random_seed(seed))
+        action = heads.sample(probabilities, seed_of(seed, self._seed))
         log_probability = tf.math.log(tf.gather(probabilities, action, batch_dims=1))
         return step._replace(action=action, info=step.info._replace(log_probability=log_probability))
-
-    def _random_seed(self, seed: Any) -> tf.Tensor:
-        """A stateless seed: the given pair, else one from the given or the global (seeded) generator."""
-        if isinstance(seed, tf.Tensor) and seed.shape == (2,):
-            return seed
-        number = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32, seed=seed if isinstance(seed, int) else None)
-        return fold_in(self._seed, number)
 
 
 def refuse_candidates(time_step_spec: Any, learner: Learner) -> None:

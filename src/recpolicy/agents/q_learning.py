@@ -18,9 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from recpolicy.agents import categorical, heads
-from recpolicy.agents.actor_critic import flatten
 from recpolicy.agents.arms import Arms
-from recpolicy.agents.experience import Experience
+from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from recpolicy.agents.actor_critic import flatten
-from recpolicy.agents.experience import Experience
+from recpolicy.agents.experience import Experience, flatten
 from recpolicy.core.tensorflow_random import uniform
 
 

@@ -21,7 +21,7 @@ from recpolicy.agents.experience import Experience
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.seeds import stateless_seed
-from recpolicy.core.tensorflow_random import fold_in, uniform
+from recpolicy.core.tensorflow_random import fold_in, seed_of, uniform
 
 Figures = dict[str, tf.Tensor]
 """The scalars that one update reports, by the names in `figures`."""
@@ -101,17 +101,10 @@ class SequencePolicy(tf_policy.TFPolicy):
 
     def _action(self, time_step: ts.TimeStep, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
         logits = self.logits(time_step.observation)
-        point = uniform([tf.shape(logits)[0]], self._random_seed(seed))
+        point = uniform([tf.shape(logits)[0]], seed_of(seed, self._seed))
         action, log_probability = categorical.draw(logits, point)
         info = policy_utilities.PolicyInfo(log_probability=log_probability)
         return policy_step.PolicyStep(tf.cast(action, self._action_spec.dtype), policy_state, info)
-
-    def _random_seed(self, seed: Any) -> tf.Tensor:
-        """A stateless seed: the given pair, else one from the given or the global (seeded) generator."""
-        if isinstance(seed, tf.Tensor) and seed.shape == (2,):
-            return seed
-        number = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32, seed=seed if isinstance(seed, int) else None)
-        return fold_in(self._seed, number)
 
 
 class SequenceAgent(tf_agent.TFAgent):

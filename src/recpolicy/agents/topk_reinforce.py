@@ -17,15 +17,15 @@ from typing import Any, Literal
 import tensorflow as tf
 import tf_keras
 
-from recpolicy.agents.actor_critic import flatten
+from recpolicy.agents.actor_critic import advantages_under, value_arrays
 from recpolicy.agents.arms import Arms
 from recpolicy.agents.categorical import log_probability, log_probability_and_entropy
-from recpolicy.agents.experience import Experience
+from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.reinforce import first_sessions
-from recpolicy.agents.returns import explained_variance, generalised_advantages, standardise
+from recpolicy.agents.returns import explained_variance, standardise
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
 from recpolicy.agents.session_networks import MovieScores, SessionNetworkConfig, Trainer, features_of, make_value
 from recpolicy.core.errors import ConfigError
@@ -95,12 +95,7 @@ class TopKReinforce(SequenceLearner):
 
     def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """`passes` steps down the loss."""
-        steps, batch = experience.reward.shape
-        value = tf.reshape(self._value(flatten(experience.observation))[:, 0], [steps, batch])
-        following = tf.reshape(self._value(flatten(experience.next_observation))[:, 0], [steps, batch])
-        found = generalised_advantages(
-            experience.reward, value, following, experience.terminated, experience.truncated, self.config.gamma, 1.0
-        )
+        found, value = advantages_under(self._value, experience, self.config.gamma, trace=1.0)
         weight = flatten(first_sessions(experience))
         gain = flatten(found.target)
         if self.config.baseline:
@@ -148,8 +143,7 @@ class TopKReinforce(SequenceLearner):
         depth = len(layers) // 2
         last = layer_arrays(self._policy.network)
         layers |= {f"kernel_{depth}": last["kernel_0"], f"bias_{depth}": last["bias_0"]}
-        value = {f"value/{name}": array for name, array in layer_arrays(self._value).items()}
-        return ExportedPolicy("session", "softmax", {}, self._policy.tables() | layers | value)
+        return ExportedPolicy("session", "softmax", {}, self._policy.tables() | layers | value_arrays(self._value))
 
 
 def importance(log_own: tf.Tensor, log_behaviour: tf.Tensor) -> tf.Tensor:

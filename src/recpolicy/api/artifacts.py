@@ -37,6 +37,12 @@ def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingMod
     }
 
 
+def refuse_existing(out: Path) -> None:
+    """Raise ArtifactError when there is something at `out` already."""
+    if out.exists():
+        raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
+
+
 def work_folder(out: Path, about: dict[str, Any]) -> Path:
     """The folder beside `out` that holds an unfinished training; raises ArtifactError if it is of another training."""
     work = out.with_name(f"{out.name}.training")

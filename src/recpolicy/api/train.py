@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recpolicy.api.artifacts import about_of, artifact_of, work_folder, write_artifact
+from recpolicy.api.artifacts import about_of, artifact_of, refuse_existing, work_folder, write_artifact
 from recpolicy.api.features import FeatureConfig, Features, prepare, settings_of
-from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.seeds import integer_seed
 from recpolicy.core.tensorflow_setup import silence_libraries
@@ -78,8 +78,8 @@ def train(
     SessionTrainConfig; the agent's own). A rating model already fitted on the same fit part may be handed in; `source`
     (the arguments of load_ratings) is noted in the artifact, so that `recpolicy evaluate` can read the ratings again. A
     training that was killed is taken up where its last checkpoint left it by the same call. Raises ConfigError for
-    unknown names and settings out of range,
-    ArtifactError when `out` exists or holds an unfinished training with other settings.
+    unknown names and settings out of range, ArtifactError when `out` exists or holds an unfinished training with other
+    settings.
     """
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
@@ -96,8 +96,7 @@ def train(
     settings = settings_of(TrainConfig, config, "train")
     agent_settings = settings_of(entry.config, agent_config, agent)
     out = Path(out)
-    if out.exists():
-        raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
+    refuse_existing(out)
     features = prepare(split.fit, settings, model=model, model_config=model_config, seed=seed)
     about = {
         "source": None if source is None else dict(source),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recpolicy.api.artifacts import about_of, artifact_of, work_folder, write_artifact
+from recpolicy.api.artifacts import about_of, artifact_of, refuse_existing, work_folder, write_artifact
 from recpolicy.api.features import FeatureConfig, Features, prepare, settings_of
-from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.ratings import genre_directions
@@ -72,8 +72,8 @@ def train_sessions(
     """Train the named agent in simulated sessions of world A and write the policy artifact to the folder `out`.
 
     As recpolicy.api.train.train, for the agents in SESSION_AGENTS; config is a SessionTrainConfig or a mapping of its
-    settings; `worlds` may be handed in when they are made
-    already. Raises, besides what `train` does, DivergedError when the training ends in numbers that are not finite.
+    settings; `worlds` may be handed in when they are made already. Raises, besides what `train` does, DivergedError
+    when the training ends in numbers that are not finite.
     """
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
@@ -88,8 +88,7 @@ def train_sessions(
     agent_settings = settings_of(entry.config, agent_config, agent)
     session_config(settings)  # refuses what it must before anything is fitted
     out = Path(out)
-    if out.exists():
-        raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
+    refuse_existing(out)
     features = prepare(split.fit, settings, model=model, model_config=model_config, seed=seed)
     about = {
         "source": None if source is None else dict(source),

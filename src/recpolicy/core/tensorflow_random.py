@@ -23,6 +23,17 @@ def split(seed: tf.Tensor, parts: int) -> list[tf.Tensor]:
     return tf.unstack(tf.random.split(seed, parts, alg=_ALGORITHM))
 
 
+def seed_of(given: Any, family: tf.Tensor) -> tf.Tensor:
+    """A stateless seed from what TF-Agents hands to a policy: the pair itself, else a member of `family`.
+
+    The member is drawn by the given integer or, without one, by TensorFlow's global (seeded) generator.
+    """
+    if isinstance(given, tf.Tensor) and given.shape == (2,):
+        return given
+    number = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32, seed=given if isinstance(given, int) else None)
+    return fold_in(family, number)
+
+
 def integers(shape: Any, seed: tf.Tensor, low: int, high: int) -> tf.Tensor:
     """Uniform int32 in low..high - 1."""
     return tf.random.stateless_uniform(shape, seed, low, high, tf.int32, alg=_ALGORITHM)

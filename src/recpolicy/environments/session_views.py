@@ -17,12 +17,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from recpolicy.models.session_world import MISSES
-
-KEEP = 0.9
-"""Share of the old interest that a like leaves in the running interest."""
-GENRE_KEEP = 0.7
-"""Share of the remembered genres that each shown movie leaves."""
+from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
 
 
 class Shown(NamedTuple):

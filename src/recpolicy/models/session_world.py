@@ -28,6 +28,10 @@ HISTORY = ("genre_repeat", "misses")
 """The features h: cosine-weighted share of the recent genres that the movie repeats, 0..1; misses in a row, capped at
 MISSES and divided by it, 0..1."""
 MISSES = 5
+KEEP = 0.9
+"""Share of the old interest that a like leaves in what a policy remembers (session views)."""
+GENRE_KEEP = 0.7
+"""Share of the remembered genres that each shown movie leaves there."""
 LIKE_LEVEL = 3
 """Levels 3 and 4 of 0..4 (ratings 4 and 5 of 1..5) are likes."""
 

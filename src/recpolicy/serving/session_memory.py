@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.models.session_world import MISSES
+from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
 
 Array = NDArray[Any]
-
-KEEP = 0.9
-GENRE_KEEP = 0.7
 
 
 @dataclass(frozen=True)
