@@ -1,0 +1,1 @@
+"""What a policy would earn, estimated from rounds that another policy logged, one action a round."""

@@ -1,0 +1,117 @@
+"""Intervals of off-policy estimates; users are the units, for the rounds of one user are alike.
+
+N rounds of U users, per-round terms [N] whose mean is the estimate V. What each interval assumes:
+
+- `student_t`: users independent, their sums roughly normal; with one round a user it is Student's t.
+- `confidence_sequence`: as above, for many users; holds at all log sizes at once, so one may look every day and stop
+  when one likes. Normal mixture, asymptotic (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, theorem 2.2).
+- `empirical_bernstein`: users independent and terms within bounds known beforehand; holds at every size (Maurer &
+  Pontil 2009, theorem 11). Loose where users have many or unequal numbers of rounds.
+- the user bootstrap is in forms.py: it needs the estimator again, not its terms.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.evaluation.bootstrap import LEVEL, Interval
+from recpolicy.evaluation.off_policy.diagnostics import clustered_error
+from recpolicy.evaluation.off_policy.rounds import Units
+
+Array = NDArray[np.float64]
+
+SHARPEST_AT = 1_000
+"""Users at which the confidence sequence is sharpest; fixed beforehand, and of little weight elsewhere."""
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Terms [N] whose expected means lie below and above the true value, each within a range of `width`."""
+
+    lower: Array
+    upper: Array
+    width: float
+    span: tuple[float, float]
+    """Where the true value lies in any case: the range of rewards."""
+    looks: int = 1
+    """Among how many such brackets this one was chosen by its data; the level is shared among them."""
+
+    def minus(self, other: "Bracket") -> "Bracket":
+        """The bracket of the difference of two values."""
+        return Bracket(
+            self.lower - other.upper,
+            self.upper - other.lower,
+            self.width + other.width,
+            (self.span[0] - other.span[1], self.span[1] - other.span[0]),
+            self.looks * other.looks,
+        )
+
+
+def student_t(terms: Array, units: Units, level: float = LEVEL) -> Interval:
+    """Mean of the terms and its t interval with U - 1 degrees of freedom. Raises DataError for a single user."""
+    value, error = mean_and_error(terms, units)
+    half = t_quantile(units, level) * error
+    return Interval(value, value - half, value + half, level)
+
+
+def confidence_sequence(
+    terms: Array, units: Units, level: float = LEVEL, *, sharpest_at: int = SHARPEST_AT
+) -> Interval:
+    """Mean of the terms and its anytime-valid interval. Raises DataError for a single user."""
+    value, error = mean_and_error(terms, units)
+    users = len(units)
+    spread = error * np.sqrt(users)
+    doubt = 1 - level
+    best = -2 * np.log(doubt) + np.log1p(-2 * np.log(doubt))  # rho^2 U at which the width is least
+    scale = users / sharpest_at * best  # U rho^2
+    half = float(spread * np.sqrt(2 * (scale + 1) / (users * scale) * np.log(np.sqrt(scale + 1) / doubt)))
+    return Interval(value, value - half, value + half, level)
+
+
+def empirical_bernstein(value: float, bracket: Bracket, units: Units, level: float = LEVEL) -> Interval:
+    """`value` with bounds that hold the truth with probability `level` or more at every size.
+
+    Users' sums are scaled so that their mean is the mean over rounds; one user then spans at most
+    width * (most rounds of a user) / (mean rounds of a user). The lower terms give the lower end, the upper ones the
+    upper, and both within bracket.span. `value` itself may lie outside. Raises DataError for a single user.
+    """
+    users, rounds = len(units), len(units.index)
+    scale = users / rounds
+    width = bracket.width * scale * float(units.size.max())
+    doubt = (1 - level) / 2 / bracket.looks
+    low, high = (units.totals(side) * scale for side in (bracket.lower, bracket.upper))  # [U]
+    lo = float(low.mean()) - bernstein_margin(low, width, doubt)
+    hi = float(high.mean()) + bernstein_margin(high, width, doubt)
+    lo, hi = np.clip([min(lo, hi), max(lo, hi)], *bracket.span)
+    return Interval(value, float(lo), float(hi), level)
+
+
+def bernstein_margin(values: Array, width: float, doubt: float) -> float:
+    """How far the mean of independent values [U] may lie above its expectation, but for probability `doubt`.
+
+    sqrt(2 V ln(2/doubt) / U) + 7 width ln(2/doubt) / (3 (U - 1)) with V the sample variance; each value within a range
+    of `width`. For both sides ask with half the doubt. Raises DataError for a single value.
+    """
+    users = len(values)
+    if users < 2:
+        raise DataError("interval: a single user shows no spread; at least two are needed")
+    logarithm = np.log(2 / doubt)
+    spread = np.sqrt(2 * values.var(ddof=1) * logarithm / users)
+    return float(spread + 7 * width * logarithm / (3 * (users - 1)))
+
+
+def t_quantile(units: Units, level: float) -> float:
+    """How many standard errors a t interval reaches to each side."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(units) - 1, (1 + level) / 2))
+
+
+def mean_and_error(terms: Array, units: Units) -> tuple[float, float]:
+    """Mean of terms [N] and its standard error, users being the units. Raises DataError for a single user."""
+    if len(units) < 2:
+        raise DataError("interval: a single user shows no spread; at least two are needed")
+    value = float(terms.mean())
+    return value, clustered_error(units.totals(terms) - value * units.size, len(terms))

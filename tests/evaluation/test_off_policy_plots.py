@@ -1,0 +1,71 @@
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from off_policy_worlds import WORLD
+
+from recpolicy.evaluation.bootstrap import Interval
+from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, estimate
+from recpolicy.evaluation.off_policy.evidence import logged_predictions
+from recpolicy.evaluation.off_policy.plots import (
+    estimators_figure,
+    overlap_figure,
+    reward_calibration_figure,
+    weights_figure,
+)
+from recpolicy.evaluation.palette import MUTED, SERIES
+from recpolicy.evaluation.plots import to_svg
+
+ROUNDS = WORLD.log(400, 0)
+TARGET = WORLD.target_in(ROUNDS)
+RESULTS = estimate(ROUNDS, TARGET, ["ips", "snips", "dr"], OffPolicyConfig(resamples=50)).results
+PREDICTED = logged_predictions(ROUNDS, WORLD.q_in(ROUNDS))
+
+FIGURES = {
+    "overlap": lambda: overlap_figure(TARGET.prob, ROUNDS.logged_prob),
+    "weights": lambda: weights_figure(TARGET.prob, ROUNDS.logged_prob),
+    "estimators": lambda: estimators_figure(RESULTS, logged=Interval(0.4, 0.3, 0.5), truth=WORLD.value),
+    "calibration": lambda: reward_calibration_figure(PREDICTED, ROUNDS.reward),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_renders_and_names_its_axes(name):
+    figure = FIGURES[name]()
+    ElementTree.fromstring(to_svg(figure).replace("xlink:href", "href"))
+    (axes,) = figure.axes
+    assert axes.get_xlabel()
+    assert axes.get_ylabel() or [label.get_text() for label in axes.get_yticklabels()] == ["dr", "snips", "ips"]
+
+
+def test_overlap_shares_add_up_and_actions_never_taken_are_in_the_legend():
+    prob = np.where(np.arange(400) < 100, 0, TARGET.prob)
+    axes = overlap_figure(prob, ROUNDS.logged_prob).axes[0]
+    logged, wanted = (patch.get_data().values.sum() for patch in axes.patches)
+    assert (logged, wanted) == pytest.approx((100, 75))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["logging policy", "target, 25% at 0"]
+
+
+def test_weights_of_the_logging_policy_lie_on_the_line_of_equal_weights():
+    axes = weights_figure(ROUNDS.logged_prob, ROUNDS.logged_prob).axes[0]
+    at, held = axes.lines[1].get_data()
+    np.testing.assert_allclose(at, held)
+    assert "worth 400 equally weighted rounds" in axes.get_legend().get_texts()[1].get_text()
+
+
+def test_estimates_stand_at_their_values_and_are_grey_without_a_verdict():
+    axes = estimators_figure(RESULTS, "t").axes[0]
+    bar, dot = axes.lines[0], axes.lines[1]  # the lowest row is the last estimator
+    assert bar.get_xdata() == pytest.approx([RESULTS["dr"].intervals["t"].lo, RESULTS["dr"].intervals["t"].hi])
+    assert dot.get_xdata() == pytest.approx([RESULTS["dr"].value])
+    assert dot.get_color() == SERIES[0].light
+    small = WORLD.log(40, 0)
+    few = estimate(small, WORLD.target_in(small), ["ips"], OffPolicyConfig(resamples=50)).results
+    assert estimators_figure(few).axes[0].lines[1].get_color() == MUTED.light
+
+
+def test_calibration_of_the_true_chances_is_about_right():
+    line = reward_calibration_figure(PREDICTED, ROUNDS.reward, 4).axes[0].containers[0].lines[0]
+    said, was = line.get_data()
+    assert len(said) == 4
+    assert was == pytest.approx(said, abs=0.2)  # 4 standard errors of at most .05
