@@ -78,18 +78,28 @@ def compare(
 
 
 def predict(
-    folder: Folder, user: Users,
+    folder: Folder,
+    user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id; repeat for several.")] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="All users; with --out FILE.parquet.")] = False,
     movie: Annotated[list[str] | None, typer.Option("--movie", "-m", help="Movie id; repeat; default: all.")] = None,
     rate: Rate = None,
     shown: Shown = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="With --all: write the same as CSV, too.")] = None,
     as_json: Json = False,
-) -> None:  # fmt: skip
-    """Estimate ratings of a user, known or described by a few ratings."""
+) -> None:
+    """Estimate ratings of a user, known or described by a few ratings; or of all users, into a file."""
     from recpolicy.serving.predictor import load_policy
 
-    users = [parse_id(one) for one in user]
     movies = None if movie is None else [parse_id(one) for one in movie]
+    if everyone:
+        if user or rate or shown or as_json or out is None:
+            raise typer.BadParameter("takes all users: it goes with --out, --csv and --movie only", param_hint="--all")
+        _predict_all(folder, movies, out, csv)
+        return
+    if not user or csv:
+        raise typer.BadParameter("name users with --user, or write all with --all --out FILE.parquet")
+    users = [parse_id(one) for one in user]
     estimates = load_policy(folder).predict(users, movies, _fold_in(users, rate), _history(users, shown))
     _answer(estimates, out, as_json)
 
@@ -178,6 +188,17 @@ def _history(users: list[Hashable], shown: list[str] | None) -> dict[Hashable, l
     if len(users) != 1:
         raise typer.BadParameter("a session so far goes with exactly one --user", param_hint="--shown")
     return {users[0]: parse_shown(shown)}
+
+
+def _predict_all(folder: Path, movies: list[Hashable] | None, out: Path, csv: Path | None) -> None:
+    from recpolicy.core.errors import DataError
+    from recpolicy.serving.batch import predict_to_files
+    from recpolicy.serving.predictor import load_policy
+
+    if out.suffix != ".parquet":
+        raise DataError(f"{out}: expected a name that ends in .parquet; --csv names a CSV file to write beside it")
+    rows = predict_to_files(load_policy(folder), out, csv, movies=movies)
+    print(f"{rows:,} rows: {', '.join(str(path) for path in (out, csv) if path)}")
 
 
 def _answer(frame: Any, out: Path | None, as_json: bool) -> None:

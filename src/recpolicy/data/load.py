@@ -1,4 +1,4 @@
-"""One door to ratings: the name of a data set, a MovieLens folder, or a CSV or Parquet file of one's own."""
+"""One door to ratings: the name of a data set, a MovieLens folder, a file of one's own, a folder of saved ratings."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.datasets import DATASETS, data_folder
 from recpolicy.data.movielens import read_movielens
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings_store import is_saved_ratings, load_saved_ratings
 from recpolicy.data.table import read_table
 
 NAMES = ("ml-100k", "ml-1m", "ml-25m", "ml-32m", "ml-latest", "ml-latest-small")
@@ -40,19 +41,18 @@ def load_ratings(
     users: Path | str | None = None,
     movies: Path | str | None = None,
 ) -> Ratings:
-    """Load ratings by name ("ml-100k"), from a MovieLens folder, or from a CSV, TSV or Parquet file.
+    """Load ratings by name ("ml-100k"), from a MovieLens folder, a CSV, TSV or Parquet file, or a folder of saved ones.
 
     The options are those of `read_table` and for such files only. Raises DataError naming file, line and value where
-    the data is not what it should be, and saying what to do where it is not there.
+    the data is not what it should be, and saying what to do where it is not there; ArtifactError for a folder of saved
+    ratings that is damaged.
     """
     given = {"columns": columns, "scale": scale, "separator": separator, "users": users, "movies": movies}
     options = {key: value for key, value in given.items() if value is not None}
     path = data_folder(str(name_or_path)) if str(name_or_path) in NAMES else Path(name_or_path)
     if path.is_dir() or str(name_or_path) in NAMES:
         if options:
-            raise ConfigError(
-                f"{path}: {', '.join(options)}: options of CSV and Parquet files, not of MovieLens folders"
-            )
+            raise ConfigError(f"{path}: {', '.join(options)}: options of CSV and Parquet files, not of folders")
         return _read_folder(path, str(name_or_path))
     if not path.exists():
         raise _nothing_there(str(name_or_path))
@@ -60,6 +60,8 @@ def load_ratings(
 
 
 def _read_folder(path: Path, name: str) -> Ratings:
+    if is_saved_ratings(path):
+        return load_saved_ratings(path)
     if name in DATASETS and not (path / "u.data").is_file():
         raise DataError(f"{path}: {name} is not here; run: recpolicy data fetch")
     if not path.is_dir():

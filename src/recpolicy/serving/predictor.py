@@ -4,7 +4,7 @@ The estimate of a movie in the policy's catalogue is the policy's own; outside i
 nothing, it is the rating model's. A user the policy does not know is folded in from a few ratings (models/fold_in.py).
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
 from recpolicy.core.seeds import generator
 from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user
+from recpolicy.serving.answers import as_list, best_arms, drawn_arms, estimates_frame
 from recpolicy.serving.artifact import Artifact, read_artifact
 from recpolicy.serving.estimators import ESTIMATORS, Estimate, Situation
 from recpolicy.serving.heads import HEADS, masked, with_floor
@@ -82,23 +83,43 @@ class Policy:
         propensity 0. Raises UnknownIdError that names unknown ids; users in `fold_in` ({user: {movie: rating}}) need
         not be known.
         """
-        ids = _as_list(users)
-        rows = None if movies is None else self._movie_rows(movies)
-        parts = []
-        past = self._pasts(ids, history)
-        for start, (context, std) in zip(
-            range(0, len(ids), _USERS_AT_ONCE), self._situations(ids, fold_in or {}), strict=True
-        ):
-            here = past[start : start + _USERS_AT_ONCE]
-            allowed = np.stack([self._not_shown(shown) for shown, _ in here]) if history else None
+        ids = as_list(users)
+        blocks = self.tables(ids, movies, fold_in, history)
+        rating, std, propensity, value = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
+        pick = self._pick(movies)
+        frame = estimates_frame(ids, self._movie_ids[pick], self._titles[pick], rating, std, propensity)
+        return frame.assign(value=value.repeat(rating.shape[1])) if self.sequential else frame
+
+    def tables(
+        self,
+        users: Hashable | Sequence[Hashable],
+        movies: Sequence[Hashable] | None = None,
+        fold_in: FoldIn | None = None,
+        history: History | None = None,
+        at_once: int = _USERS_AT_ONCE,
+    ) -> Iterator[tuple[Array, Array, Array, Array]]:
+        """What `predict` makes a table of, `at_once` users at a time, so that memory does not grow with the users.
+
+        Yields rating, std and propensity [n, M], and value [n], NaN where the policy has none. Ids are checked before
+        the first block. Raises what `predict` raises.
+        """
+        ids = as_list(users)
+        pick, past = self._pick(movies), self._pasts(ids, history)
+        situations = self._situations(ids, fold_in or {}, at_once)
+        return self._blocks(
+            situations, [past[start : start + at_once] for start in range(0, len(ids), at_once)], pick, bool(history)
+        )
+
+    def _blocks(
+        self, situations: Iterator[tuple[Array, Array]], pasts: "list[list[tuple[NDArray[np.int32], list[bool]]]]",
+        pick: "slice | NDArray[np.int32]", seen: bool,
+    ) -> Iterator[tuple[Array, Array, Array, Array]]:  # fmt: skip
+        for (context, std), past in zip(situations, pasts, strict=True):
+            allowed = np.stack([self._not_shown(shown) for shown, _ in past]) if seen else None
             if allowed is not None and not allowed.any(axis=1).all():
                 raise DataError("the history shows every movie of the catalogue: there is nothing left to choose from")
-            parts.append(self._tables(context, std, allowed, here))
-        rating, std, propensity, value = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        pick = slice(None) if rows is None else rows
-        shown = self._movie_ids[pick], self._titles[pick]
-        frame = _frame(ids, *shown, rating[:, pick], std[:, pick], propensity[:, pick])
-        return frame.assign(value=value.repeat(rating[:, pick].shape[1])) if self.sequential else frame
+            rating, spread, propensity, value = self._tables(context, std, allowed, past)
+            yield rating[:, pick], spread[:, pick], propensity[:, pick], value
 
     def recommend(
         self,
@@ -119,7 +140,7 @@ class Policy:
         """
         if k < 1:
             raise ConfigError(f"k is {k}; expected at least 1")
-        ids, folded = _as_list(users), fold_in or {}
+        ids, folded = as_list(users), fold_in or {}
         catalogue = self.artifact.catalogue
         frames = []
         situations = zip(ids, self._situations(ids, folded, at_once=1), self._pasts(ids, history), strict=True)
@@ -130,18 +151,13 @@ class Policy:
             if not allowed.any():
                 continue
             rating, spread, propensity, value = self._tables(context, std, allowed, [past])
-            score = self._estimate(context, [past])[0].score[0].astype(np.float64)
             lot = generator(seed, f"recommend/{user}")
-            if sample:  # the Gumbel trick: the k largest of log p + noise are k draws without putting back
-                likely = propensity[0, catalogue]
-                noise = lot.gumbel(size=len(likely))
-                drawn = np.log(likely, out=np.full(len(likely), -np.inf), where=likely > 0) + noise
-                order, left = np.argsort(-drawn, kind="stable"), int((likely > 0).sum())
+            if sample:
+                rows = catalogue[drawn_arms(propensity[0, catalogue], k, lot)]
             else:
-                order = np.lexsort((lot.random(len(score)), -np.where(allowed, score, -np.inf)))
-                left = int(allowed.sum())
-            rows = catalogue[order[: min(k, left)]]
-            table = _frame(
+                score = self._estimate(context, [past])[0].score[0].astype(np.float64)
+                rows = catalogue[best_arms(score, allowed, k, lot)]
+            table = estimates_frame(
                 [user], self._movie_ids[rows], self._titles[rows], *(x[:, rows] for x in (rating, spread, propensity))
             )
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
@@ -195,10 +211,8 @@ class Policy:
         ]
         return np.stack(memories)
 
-    def _situations(
-        self, ids: list[Hashable], fold_in: FoldIn, at_once: int = _USERS_AT_ONCE
-    ) -> "list[tuple[Array, Array]]":
-        """(context [n, D], rating std [n, I]) of the users, `at_once` at a time."""
+    def _situations(self, ids: list[Hashable], fold_in: FoldIn, at_once: int) -> Iterator[tuple[Array, Array]]:
+        """(context [n, D], rating std [n, I]) of the users, `at_once` at a time; ids are checked at once."""
         unknown = [str(user) for user in ids if user not in self._user_row and user not in fold_in]
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
@@ -206,14 +220,11 @@ class Policy:
                 f"no user with id {', '.join(unknown[:5])}{more} in this policy; give some of their ratings"
                 " (fold_in; --rate on the command line)"
             )
-        parts = []
-        for start in range(0, len(ids), at_once):
-            pairs = [
-                self._fold(fold_in[user]) if user in fold_in else self._known(user)
-                for user in ids[start : start + at_once]
-            ]
-            parts.append((np.stack([context for context, _ in pairs]), np.stack([std for _, std in pairs])))
-        return parts
+        return (self._stacked(ids[start : start + at_once], fold_in) for start in range(0, len(ids), at_once))
+
+    def _stacked(self, ids: list[Hashable], fold_in: FoldIn) -> tuple[Array, Array]:
+        pairs = [self._fold(fold_in[user]) if user in fold_in else self._known(user) for user in ids]
+        return np.stack([context for context, _ in pairs]), np.stack([std for _, std in pairs])
 
     def _known(self, user: Hashable) -> tuple[Array, Array]:
         row = self._user_row[user]
@@ -289,6 +300,10 @@ class Policy:
             return self._movie_rows(list(fold_in[user]))
         return self.artifact.rated_movie[self.artifact.rated_user == self._user_row[user]]
 
+    def _pick(self, movies: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":
+        """Which columns of [n, I] are asked for."""
+        return slice(None) if movies is None else self._movie_rows(movies)
+
     def _movie_rows(self, movies: Sequence[Hashable]) -> NDArray[np.int32]:
         unknown = [str(movie) for movie in movies if movie not in self._movie_row]
         if unknown:
@@ -300,31 +315,3 @@ class Policy:
 def load_policy(path: str | Path) -> Policy:
     """Load a policy artifact; raises ArtifactError for a damaged or foreign folder. Does not import TensorFlow."""
     return Policy(read_artifact(Path(path)))
-
-
-def _as_list(users: Any) -> list[Hashable]:
-    """One id or a sequence of them; NumPy scalars become plain, for they are looked up in a dict."""
-    if isinstance(users, str) or not hasattr(users, "__iter__"):
-        users = [users]
-    ids = [user.item() if isinstance(user, np.generic) else user for user in users]
-    if not ids:
-        raise DataError("no users given; expected at least one user id")
-    return ids
-
-
-def _frame(
-    ids: list[Hashable], movie_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array
-) -> pd.DataFrame:
-    users, movies = rating.shape
-    one = users == 1
-    return pd.DataFrame(
-        {
-            "user_id": pd.Index(ids).repeat(movies),  # ids of several types stay what they are
-            "movie_id": movie_ids if one else np.tile(np.asarray(movie_ids), users),
-            "title": titles if one else np.tile(np.asarray(titles, dtype=object), users),
-            "rating": rating.ravel(),
-            "std": std.ravel(),
-            "propensity": propensity.ravel(),
-        },
-        copy=False,
-    )

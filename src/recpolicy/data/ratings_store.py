@@ -1,0 +1,164 @@
+"""A ratings table on disk that reads back equal: same rows in the same order, same ids, types and missing values.
+
+    recpolicy.json     format, name, scale, digest, column types, the split and digests of the files below
+    ratings.parquet    user row, movie row, rating, timestamp where there is one; N rows in file order
+    users.parquet      the user table        movies.parquet   the movie table
+
+The folder appears whole or not at all; what was cut short, changed or made by something else is refused. A split is
+kept as its name and seed: it is made again by the same rule, and its digest says that it is the same.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recpolicy.core.errors import ArtifactError, DataError, RecpolicyError
+from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_json_of, write_json
+from recpolicy.data.ratings import Ratings
+from recpolicy.data.splits import Split
+from recpolicy.data.splits import split as split_ratings
+
+FORMAT = "recpolicy ratings"
+FORMAT_VERSION = 1
+MANIFEST = "recpolicy.json"
+RATINGS, USERS, MOVIES = "ratings.parquet", "users.parquet", "movies.parquet"
+_AGAIN = "save the ratings again"
+
+
+def save_ratings(ratings: Ratings, folder: Path, *, split: tuple[str, int] | None = None) -> None:
+    """Write the table to `folder`, atomically; an older one there is replaced. split: name and seed, kept with it.
+
+    Raises ConfigError for an unknown split, DataError where the split leaves a part empty or where a column of users or
+    movies would not come back as it is (mixed types); nothing is written then.
+    """
+    parts = None if split is None else split_ratings(ratings, *split)
+    with atomic_directory(folder) as beside:
+        _write_tables(ratings, beside)
+        body = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "name": ratings.name,
+            "scale": list(ratings.scale),
+            "digest": ratings.digest,
+            "types": {USERS: _types(ratings.users), MOVIES: _types(ratings.movies)},
+            "split": None if parts is None else {"name": parts.name, "seed": parts.seed, "digest": parts.digest},
+            "files": {name: file_digest(beside / name) for name in (RATINGS, USERS, MOVIES)},
+        }
+        write_json(beside / MANIFEST, {**body, "manifest_digest": content_digest(body)})
+        _check_same(ratings, _read(beside, body))
+
+
+def load_saved_ratings(folder: Path) -> Ratings:
+    """Read a table back, equal to the saved one; raises ArtifactError for a damaged, changed or foreign folder."""
+    return _read(folder, _read_manifest(folder))
+
+
+def load_saved_split(folder: Path) -> Split:
+    """Read the table and make the split that was saved with it; the parts are those of then, in the same order.
+
+    Raises ArtifactError as `load_saved_ratings` does and where the split has changed, DataError without a split.
+    """
+    body = _read_manifest(folder)
+    saved = body["split"]
+    if saved is None:
+        raise DataError(f"{folder}: these ratings were saved without a split; save them with one, such as u1")
+    try:
+        parts = split_ratings(_read(folder, body), saved["name"], saved["seed"])
+    except ArtifactError:
+        raise
+    except (RecpolicyError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder}: its split {saved} cannot be made by this recpolicy: {error}") from None
+    if parts.digest != saved.get("digest"):
+        raise ArtifactError(f"{folder}: split {parts.name!r} gives other parts than when it was saved; {_AGAIN}")
+    return parts
+
+
+def is_saved_ratings(folder: Path) -> bool:
+    """Whether the folder has the manifest that `save_ratings` writes; `load_saved_ratings` checks what it says."""
+    return (folder / MANIFEST).is_file()
+
+
+def _write_tables(ratings: Ratings, folder: Path) -> None:
+    columns = {"user": ratings.user, "movie": ratings.movie, "rating": ratings.rating, "timestamp": ratings.timestamp}
+    pq.write_table(pa.table({name: values for name, values in columns.items() if values is not None}), folder / RATINGS)
+    for file, table in ((USERS, ratings.users), (MOVIES, ratings.movies)):
+        try:
+            table.to_parquet(folder / file, engine="pyarrow")
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            reason = " ".join(map(str, error.args))
+            raise DataError(f"{ratings.name}: {file}: a column cannot be kept in Parquet: {reason}") from None
+
+
+def _types(table: pd.DataFrame) -> dict[str, str]:
+    return {str(name): str(dtype) for name, dtype in table.dtypes.items()}
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked content of recpolicy.json, without its own digest."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder; expected a {FORMAT} folder")
+    body = read_json_of(path, FORMAT, FORMAT_VERSION)
+    if body.pop("manifest_digest", None) != content_digest(body):
+        raise ArtifactError(f"{path}: changed since it was written; {_AGAIN}")
+    return body
+
+
+def _read(folder: Path, body: dict[str, Any]) -> Ratings:
+    try:
+        files = {name: _checked(folder / name, body["files"].get(name)) for name in (RATINGS, USERS, MOVIES)}
+        columns = {name: files[RATINGS][name].to_numpy().copy() for name in files[RATINGS].column_names}
+        tables = {name: _table(files[name], body["types"][name]) for name in (USERS, MOVIES)}
+        ratings = Ratings(
+            columns["user"], columns["movie"], columns["rating"], columns.get("timestamp"), tables[USERS],
+            tables[MOVIES], name=body["name"], scale=tuple(body["scale"]),
+        )  # fmt: skip
+        found = ratings.digest
+    except (KeyError, IndexError, TypeError, ValueError, OSError, pa.ArrowException) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{folder}: not a {FORMAT} folder that this recpolicy can read: {error}") from None
+    if found != body["digest"]:
+        raise ArtifactError(f"{folder}: its ratings have another digest than its {MANIFEST} says; {_AGAIN}")
+    return ratings
+
+
+def _checked(path: Path, digest: str | None) -> Any:
+    """The Arrow table of a file that has not changed."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; copy the folder whole or {_AGAIN}")
+    if file_digest(path) != digest:
+        raise ArtifactError(f"{path}: changed since it was written (its digest differs); copy it again or {_AGAIN}")
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def _table(stored: Any, types: dict[str, str]) -> pd.DataFrame:
+    """The data frame with the column types it had; Arrow would read text columns of type object as str."""
+    table: pd.DataFrame = stored.to_pandas()
+    for name, dtype in types.items():
+        if str(table[name].dtype) != dtype:
+            values = stored[name].to_pylist() if dtype == "object" else table[name].array
+            table[name] = pd.Series(values, index=table.index, dtype=dtype)
+    return table
+
+
+def _equal(before: "pd.Series[Any]", after: "pd.Series[Any]") -> bool:
+    """Same type, same values and the same kind of missing value, which `equals` does not tell apart in objects."""
+    if before.dtype != after.dtype or not before.equals(after):
+        return False
+    return before.dtype != object or list(map(str, before)) == list(map(str, after))
+
+
+def _check_same(saved: Ratings, back: Ratings) -> None:
+    """Raise DataError for a column of users or movies that did not come back as it was."""
+    for kind, before, after in (("users", saved.users, back.users), ("movies", saved.movies, back.movies)):
+        for name in before.columns:
+            if not _equal(before[name], after[name]):
+                raise DataError(
+                    f"{saved.name}: column {name!r} of {kind} (type {before[name].dtype}) does not come back from a "
+                    "file as it is; give it one type, with missing values as None"
+                )

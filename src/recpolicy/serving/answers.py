@@ -1,0 +1,60 @@
+"""What a policy is asked and answers with: ids as a list, estimates as a table, the k best of a catalogue.
+
+n users, M movies, A arms.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+
+Array = NDArray[np.floating]
+
+
+def as_list(users: Any) -> list[Hashable]:
+    """One id or a sequence of them; NumPy scalars become plain, for they are looked up in a dict."""
+    if isinstance(users, str) or not hasattr(users, "__iter__"):
+        users = [users]
+    ids = [user.item() if isinstance(user, np.generic) else user for user in users]
+    if not ids:
+        raise DataError("no users given; expected at least one user id")
+    return ids
+
+
+def estimates_frame(
+    ids: list[Hashable], movie_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array
+) -> pd.DataFrame:
+    """The arrays [n, M] as a table of n * M rows, users one after the other."""
+    users, movies = rating.shape
+    one = users == 1
+    return pd.DataFrame(
+        {
+            "user_id": pd.Index(ids).repeat(movies),  # ids of several types stay what they are
+            "movie_id": movie_ids if one else np.tile(np.asarray(movie_ids), users),
+            "title": titles if one else np.tile(np.asarray(titles, dtype=object), users),
+            "rating": rating.ravel(),
+            "std": std.ravel(),
+            "propensity": propensity.ravel(),
+        },
+        copy=False,
+    )
+
+
+def best_arms(score: Array, allowed: NDArray[np.bool_], k: int, lot: np.random.Generator) -> NDArray[np.intp]:
+    """The k best-scored of the allowed arms, best first, ties by lot; fewer where fewer are allowed. All [A]."""
+    order = np.lexsort((lot.random(len(score)), -np.where(allowed, score, -np.inf)))
+    return order[: min(k, int(allowed.sum()))]
+
+
+def drawn_arms(probability: Array, k: int, lot: np.random.Generator) -> NDArray[np.intp]:
+    """Draw k arms from probabilities [A], one after the other without putting back; fewer where fewer are possible.
+
+    The Gumbel trick: the k largest of log p + noise are k such draws.
+    """
+    noise = lot.gumbel(size=len(probability))
+    drawn = np.log(probability, out=np.full(len(probability), -np.inf), where=probability > 0) + noise
+    return np.argsort(-drawn, kind="stable")[: min(k, int((probability > 0).sum()))]
