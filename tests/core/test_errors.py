@@ -10,6 +10,7 @@ from recpolicy.core.errors import (
     FetchError,
     MissingExtraError,
     RecpolicyError,
+    SubmitError,
     UnknownIdError,
     unknown_name,
 )
@@ -24,6 +25,7 @@ from recpolicy.core.errors import (
         (ConfigError, ValueError),
         (ArtifactError, ValueError),
         (DivergedError, ArithmeticError),
+        (SubmitError, OSError),
         (MissingExtraError, ImportError),
     ],
 )

@@ -6,9 +6,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import DataError
+from recpolicy.evaluation.criterion import Criterion
 from recpolicy.evaluation.simulator_gates import (
     Evidence,
-    Gate,
     PolicyWorth,
     SimulatorCard,
     calibration_bins,
@@ -98,11 +98,11 @@ def test_rank_agreement_by_hand():
 @pytest.mark.parametrize(
     ("gate", "passed"),
     [
-        (Gate("a", 0.79, 0.79, at_least=True), True),
-        (Gate("b", 0.789, 0.79, at_least=True), False),
-        (Gate("c", 0.03, 0.03, at_least=False), True),
-        (Gate("d", 0.031, 0.03, at_least=False), False),
-        (Gate("e", np.nan, 0.03, at_least=False), False),
+        (Criterion("a", 0.79, 0.79, at_least=True), True),
+        (Criterion("b", 0.789, 0.79, at_least=True), False),
+        (Criterion("c", 0.03, 0.03, at_least=False), True),
+        (Criterion("d", 0.031, 0.03, at_least=False), False),
+        (Criterion("e", np.nan, 0.03, at_least=False), False),
     ],
 )
 def test_gates_hold_at_their_limit_and_fail_beyond(gate, passed):
@@ -112,7 +112,7 @@ def test_gates_hold_at_their_limit_and_fail_beyond(gate, passed):
 def test_a_card_passes_with_all_its_gates_and_says_so():
     nothing = np.zeros(0)
     evidence = Evidence(nothing, nothing.astype(bool), nothing, nothing, nothing, nothing)
-    gates = (Gate("one", 0.8, 0.79, at_least=True), Gate("two", np.nan, 0.1, at_least=False))
+    gates = (Criterion("one", 0.8, 0.79, at_least=True), Criterion("two", np.nan, 0.1, at_least=False))
     card = SimulatorCard(
         "world", "u1", "f", "t", 0, {}, {}, gates, {"mean": 1.0}, {"p": PolicyWorth(1.0, 2.0)}, evidence
     )

@@ -33,6 +33,8 @@ class EXP3Config:
 class EXP3(Learner):
     """Exponential weights; means are kept beside them, for rating estimates only."""
 
+    learns_from_logs = False
+
     def __init__(self, arms: int, config: EXP3Config):
         if not 0 < config.gamma <= 1 or config.high <= config.low:
             raise ConfigError(f"exp3: gamma {config.gamma}: expected in (0, 1]; low < high")

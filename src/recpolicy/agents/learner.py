@@ -51,6 +51,8 @@ class Learner(tf.Module, abc.ABC):
 
     takes_candidates = False
     """Whether it scores actions by the features in the observation, so that they may be other movies every round."""
+    learns_from_logs = True
+    """Whether its estimates are right whoever chose the actions: they are where they are conditioned on the context."""
     floor = 0.0
     """The exploration floor of the policy that acts for it; set by BanditAgent."""
 

@@ -69,6 +69,8 @@ def upper_bounds(count: tf.Tensor, mean: tf.Tensor, c: float, span: float) -> tf
 class UCB1(Learner):
     """Optimism over context-free means."""
 
+    learns_from_logs = False
+
     def __init__(self, arms: int, config: UCB1Config):
         if config.high <= config.low:
             raise ConfigError(f"ucb1: high {config.high}: expected more than low {config.low}")

@@ -79,11 +79,13 @@ def artifact_of(
 def write_artifact(artifact: Artifact, agent: "BanditAgent | SequenceAgent", width: int, work: Path, out: Path) -> None:
     """Write the artifact folder `out`, whole or not at all, and remove the work folder; see write_saved_models."""
     from recpolicy.serving.tensorflow_export import write_saved_models
+    from recpolicy.training.checkpoints import write_learner
     from recpolicy.training.run import METRICS_FILE, TENSORBOARD_FOLDER
 
     with atomic_directory(out) as folder:
         write_arrays(artifact, folder)
         write_saved_models(agent, width, folder)
+        write_learner(agent, folder)
         if (work / METRICS_FILE).exists():
             shutil.copy(work / METRICS_FILE, folder / METRICS_FILE)
             shutil.copytree(work / TENSORBOARD_FOLDER, folder / TENSORBOARD_FOLDER)

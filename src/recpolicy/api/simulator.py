@@ -48,11 +48,12 @@ def validate_simulator(
     result = validate_world(split, settings, build(CardConfig, card or {}, "card"), seed)
     if out is not None:
         write_json(Path(out) / CARD_FILE, result.as_dict())
-        _write_page(result, Path(out) / PAGE_FILE)
+        write_card_page(result, Path(out) / PAGE_FILE)
     return result
 
 
-def _write_page(card: "SimulatorCard", path: Path) -> None:
+def write_card_page(card: "SimulatorCard", path: Path) -> None:
+    """Write the card as a page for people."""
     import pandas as pd
 
     from recpolicy.evaluation import simulator_plots as plots

@@ -13,6 +13,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.seeds import integer_seed
 from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.baselines import baseline_tables
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 class TrainConfig(FeatureConfig):
     """What a training is made of, besides the agent's own settings."""
 
-    mode: Literal["online", "offline"] = "online"
-    """`online`: play rounds in a simulated world; `offline`: learn from the fit ratings as they are."""
+    mode: Literal["online", "offline", "log"] = "online"
+    """`online`: play rounds in a simulated world; `offline`: learn from the fit ratings as they are; `log`: learn from
+    logged rounds."""
     interactions: int = 200_000
     """Interactions of the online mode."""
     batch_size: int = 64
     """Users served at once; the agent learns after each batch."""
     epochs: int = 1
-    """Passes over the fit ratings in the offline mode."""
+    """Passes over the fit ratings, or the log, in the offline and log modes."""
     world: str = "svd"
     """The model that pays rewards online; of another class than `rating_model`, fitted on the same fit part."""
     drift_period: int = 0
@@ -69,14 +71,16 @@ def train(
     model: RatingModel | None = None,
     model_config: Any = None,
     source: Mapping[str, Any] | None = None,
+    log: LoggedRounds | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
     """Train the named agent on the fit part of `split` and write the policy artifact to the folder `out`.
 
-    config and agent_config are dataclasses or mappings of settings (TrainConfig, for agents of sessions such as ppo a
-    SessionTrainConfig; the agent's own). A rating model already fitted on the same fit part may be handed in; `source`
-    (the arguments of load_ratings) is noted in the artifact, so that `recpolicy evaluate` can read the ratings again. A
+    In the mode `log` it learns from the rounds of `log` (recpolicy.api.logs.read_rounds). config and agent_config are
+    dataclasses or mappings of settings (TrainConfig, for agents of sessions such as ppo a SessionTrainConfig; the
+    agent's own). A rating model already fitted on the same fit part may be handed in; `source` (the arguments of
+    load_ratings) is noted in the artifact, so that `recpolicy evaluate` can read the ratings again. A
     training that was killed is taken up where its last checkpoint left it by the same call. Raises ConfigError for
     unknown names and settings out of range, ArtifactError when `out` exists or holds an unfinished training with other
     settings.
@@ -87,6 +91,8 @@ def train(
 
     entry = agent_entry(agent)
     if agent in SESSION_AGENTS:
+        if log is not None:
+            raise ConfigError(f"{agent} learns in simulated sessions, not from logged rounds")
         from recpolicy.api.train_sessions import train_sessions
 
         return train_sessions(
@@ -95,6 +101,8 @@ def train(
         )  # fmt: skip
     settings = settings_of(TrainConfig, config, "train")
     agent_settings = settings_of(entry.config, agent_config, agent)
+    if (log is not None) != (settings.mode == "log"):
+        raise ConfigError(f"train: mode is {settings.mode!r}; a log goes with the mode 'log', and that needs a log")
     out = Path(out)
     refuse_existing(out)
     features = prepare(split.fit, settings, model=model, model_config=model_config, seed=seed)
@@ -102,13 +110,19 @@ def train(
         "source": None if source is None else dict(source),
         **about_of(split, settings, agent_settings, features.model, seed),
     }
+    if log is not None:
+        about["log"] = log.digest
     world = training_world(split.fit, settings, seed)
     environment = make_environment(world, features, settings, seed)
     learner = _make_agent(entry, environment, agent_settings, features, split.fit, seed)
     learner.exploration_floor = settings.exploration_floor
+    if log is not None:
+        from recpolicy.training.offline import logged_actions
+
+        logged_actions(learner, log, features.catalogue)  # to refuse what it refuses
     # Last, so that settings refused above leave no unfinished training behind.
     work = work_folder(out, {"agent": agent, **about})
-    figures = _learn(learner, environment, split.fit, features, settings, work, seed, show_progress)
+    figures = _learn(learner, environment, split.fit, log, features, settings, work, seed, show_progress)
     if settings.mode == "online":
         figures["baseline_regret"] = baseline_regret(world, split.fit, features)
     artifact = artifact_of(
@@ -153,9 +167,13 @@ def _make_agent(
 
 
 def _learn(
-    agent: "BanditAgent", environment: "MovieBandit", fit: Ratings, features: Features, settings: TrainConfig,
-    work: Path, seed: int, show_progress: bool | None,
+    agent: "BanditAgent", environment: "MovieBandit", fit: Ratings, log: LoggedRounds | None, features: Features,
+    settings: TrainConfig, work: Path, seed: int, show_progress: bool | None,
 ) -> dict[str, Any]:  # fmt: skip
+    if log is not None:
+        from recpolicy.training.offline import learn_from_log
+
+        return learn_from_log(agent, log, features.context, features.catalogue, epochs=settings.epochs, seed=seed)
     if settings.mode == "offline":
         from recpolicy.training.offline import learn_offline
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recpolicy.cli import data, policy, simulator, training
+from recpolicy.cli import data, log, pipeline, policy, registry, serve, simulator, training
 from recpolicy.core.errors import RecpolicyError
 
 _INTERRUPTED = 130
@@ -20,8 +20,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
+app.add_typer(log.app, name="log")
+app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(registry.app, name="registry")
 app.add_typer(simulator.app, name="simulator")
-for command in (*training.COMMANDS, *policy.COMMANDS):
+for command in (*training.COMMANDS, *policy.COMMANDS, *serve.COMMANDS):
     app.command(epilog=command.example)(command.function)
 
 

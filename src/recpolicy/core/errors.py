@@ -7,6 +7,7 @@
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
     ├── DivergedError         a training ended in numbers that are not finite          (also ArithmeticError)
+    ├── SubmitError           a cluster could not be reached, or did not take a pipeline  (also OSError)
     └── MissingExtraError     a command needs an optional part that is not installed   (also ImportError)
 
 A message says where, what was found, what was expected and what to do.
@@ -42,6 +43,10 @@ class ArtifactError(RecpolicyError, ValueError):
 
 class DivergedError(RecpolicyError, ArithmeticError):
     """A training ended in numbers that are not finite."""
+
+
+class SubmitError(RecpolicyError, OSError):
+    """A cluster could not be reached, or did not take a pipeline."""
 
 
 class MissingExtraError(RecpolicyError, ImportError):

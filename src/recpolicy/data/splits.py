@@ -123,6 +123,11 @@ def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:
     return paths
 
 
+def check_split_name(name: str) -> None:
+    """Raise ConfigError unless there is a rule of this name."""
+    _rule(name)
+
+
 def _rule(name: str) -> Callable[..., Mask]:
     if match := re.fullmatch(r"leave-last-([1-9]\d*)", name):
         return partial(leave_last, number=int(match[1]))

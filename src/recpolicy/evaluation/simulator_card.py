@@ -24,10 +24,10 @@ from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import Ratings, genre_matrix
 from recpolicy.data.sessions import sessions_of
 from recpolicy.data.splits import Split
+from recpolicy.evaluation.criterion import Criterion
 from recpolicy.evaluation.session_play import Played, SessionPlayer
 from recpolicy.evaluation.simulator_gates import (
     Evidence,
-    Gate,
     PolicyWorth,
     SimulatorCard,
     calibration_error,
@@ -168,15 +168,15 @@ def _transition_distance(fit: Ratings, real: RealSessions, simulated: Played) ->
     return total_variation(one, other)
 
 
-def _gates(evidence: Evidence, transitions: float, policies: Mapping[str, PolicyWorth]) -> tuple[Gate, ...]:
+def _gates(evidence: Evidence, transitions: float, policies: Mapping[str, PolicyWorth]) -> tuple[Criterion, ...]:
     e = evidence
     return (
-        Gate("like AUC", ranking_quality(e.like, e.probability), 0.79, at_least=True),
-        Gate("like ECE", calibration_error(e.probability, e.like), 0.03, at_least=False),
-        Gate("session length KS", distance(e.real_length, e.simulated_length), 0.10, at_least=False),
-        Gate("engagement KS", distance(e.real_engagement, e.simulated_engagement), 0.15, at_least=False),
-        Gate("genre transition TV", transitions, 0.10, at_least=False),
-        Gate("policy ranking tau", rank_agreement(policies), 0.60, at_least=True),
+        Criterion("like AUC", ranking_quality(e.like, e.probability), 0.79, at_least=True),
+        Criterion("like ECE", calibration_error(e.probability, e.like), 0.03, at_least=False),
+        Criterion("session length KS", distance(e.real_length, e.simulated_length), 0.10, at_least=False),
+        Criterion("engagement KS", distance(e.real_engagement, e.simulated_engagement), 0.15, at_least=False),
+        Criterion("genre transition TV", transitions, 0.10, at_least=False),
+        Criterion("policy ranking tau", rank_agreement(policies), 0.60, at_least=True),
     )
 
 

@@ -13,27 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.evaluation.criterion import Criterion
 
 Array = NDArray[np.float64]
 
 BINS = 10
 _KS_5_PERCENT = 1.358
-
-
-@dataclass(frozen=True)
-class Gate:
-    """One figure and the limit that it must keep."""
-
-    name: str
-    figure: float
-    limit: float
-    at_least: bool
-    """Whether the figure must be at least the limit; else at most."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the figure keeps the limit; a figure that is not a number does not."""
-        return bool(self.figure >= self.limit if self.at_least else self.figure <= self.limit)
 
 
 @dataclass(frozen=True)
@@ -72,7 +57,7 @@ class SimulatorCard:
     """Settings of the simulated world."""
     counts: Mapping[str, int]
     """Users, ratings and sessions on either side."""
-    gates: tuple[Gate, ...]
+    gates: tuple[Criterion, ...]
     figures: Mapping[str, float]
     """Reported without a limit."""
     policies: Mapping[str, PolicyWorth]

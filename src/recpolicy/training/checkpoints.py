@@ -1,11 +1,18 @@
-"""Checkpoints of a training: what is saved together, and the refusal of what does not fit."""
+"""Checkpoints of a training: what is saved together, and the refusal of what does not fit.
+
+An artifact of an agent of single rounds holds the learner's variables, `learner/`, so that a later training can go on
+from there.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from recpolicy.agents.learner import BanditAgent
 from recpolicy.core.errors import ArtifactError
+
+_LEARNER = "learner"
 
 
 def checkpoints_of(folder: Path, **parts: Any) -> tf.train.CheckpointManager:
@@ -24,3 +31,27 @@ def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         message = str(error).splitlines()[0]
         raise ArtifactError(f"{folder}: its checkpoint is of another agent or damaged ({message})") from None
+
+
+def write_learner(agent: Any, folder: Path) -> None:
+    """Write the learner's variables below the artifact `folder`; session agents have none that a log could teach."""
+    if isinstance(agent, BanditAgent):
+        (folder / _LEARNER).mkdir()
+        _checkpoint_of(agent).write(str(folder / _LEARNER / "state"))
+
+
+def read_learner(agent: BanditAgent, folder: Path) -> None:
+    """Put the variables that `write_learner` wrote into the agent; raises ArtifactError where they do not fit."""
+    state = folder / _LEARNER / "state"
+    if not state.with_suffix(".index").is_file():
+        raise ArtifactError(
+            f"{folder}: holds no learner to go on from: an older recpolicy trained it, or for sessions; train anew"
+        )
+    try:
+        _checkpoint_of(agent).read(str(state)).assert_consumed()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ArtifactError(f"{state}: of another agent or damaged ({str(error).splitlines()[0]})") from None
+
+
+def _checkpoint_of(agent: BanditAgent) -> tf.train.Checkpoint:
+    return tf.train.Checkpoint(learner=agent.learner, train_step=agent.train_step_counter)

@@ -5,6 +5,7 @@ program, so that every row counts exactly once an epoch.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
+from recpolicy.data.logged_rounds import LoggedRounds
 
 
 def learn_offline(
@@ -44,6 +46,49 @@ def learn_offline(
             rest = order[batches * size :]
             losses.append(remainder(context[rest], action[rest], reward[rest]).numpy())
     return np.concatenate(losses)
+
+
+def learn_from_log(
+    agent: BanditAgent,
+    log: LoggedRounds,
+    context: NDArray[np.float32],  # [U, D]
+    catalogue: NDArray[np.int32],  # [A], movie rows of the agent's arms
+    *,
+    epochs: int = 1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Let the agent learn from logged rounds; returns the figures of the training.
+
+    What an agent estimates given the context is right whoever chose the movies; an agent whose estimates know no
+    context would take over the choices of the logging policy. A baseline learns nothing: its error is measured. Raises
+    what `logged_actions` raises.
+    """
+    action = logged_actions(agent, log, catalogue)
+    reward = log.reward.astype(np.float32)
+    losses = learn_offline(agent, context[log.user], action, reward, epochs=epochs, seed=seed)
+    return {"mode": "log", "rows": len(log), "epochs": epochs, "last_loss": float(losses[-1])}
+
+
+def logged_actions(agent: BanditAgent, log: LoggedRounds, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The agent's action [N] in each round of the log: the place of the movie in the catalogue [A].
+
+    Raises ConfigError for an agent that cannot learn from logs, DataError for a log that is empty or shows movies that
+    are not in the catalogue.
+    """
+    if not agent.learner.learns_from_logs:
+        raise ConfigError(
+            f"{agent.learner.name} cannot learn from a log: its estimates know nothing of the user, so they would"
+            " inherit whom the logging policy showed what; train it online, or take an agent with context (linucb)"
+        )
+    if not len(log):
+        raise DataError(f"{log.name}: no rounds to learn from")
+    strange = ~np.isin(log.movie, catalogue)
+    if strange.any():
+        raise DataError(
+            f"{log.name}: {int(strange.sum())} of {len(log)} rounds show movies that are not among the {len(catalogue)}"
+            " of the policy; learn from a log with the policy's catalogue, or train a policy with the log's"
+        )
+    return np.searchsorted(catalogue, log.movie).astype(np.int32)
 
 
 def _epoch(agent: BanditAgent, batches: int, size: int) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -1,0 +1,224 @@
+"""Logs from a policy that plays a simulated world, and from raw logs to rounds that can be learnt from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.api.artifacts import refuse_existing
+from recpolicy.api.features import prepare, settings_of
+from recpolicy.api.train import TrainConfig, training_world
+from recpolicy.core.config import as_dict
+from recpolicy.core.errors import ConfigError, DataError, unknown_name
+from recpolicy.core.extras import require_extra
+from recpolicy.core.files import atomic_directory, content_digest, write_json
+from recpolicy.core.seeds import generator
+from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
+from recpolicy.data.log_ingest import IngestConfig, IngestReport, ingest, rounds_of
+from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.ratings import Ratings
+from recpolicy.evaluation.baselines import baseline_tables
+from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.serving.heads import softmax, with_floor
+from recpolicy.serving.predictor import Policy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from recpolicy.training.logged import Played
+
+TRAINING, EVALUATION, REPORT, SIMULATION = "training.parquet", "evaluation.parquet", "ingest.json", "simulation.json"
+LOGGERS = ("random", "highest_mean", "rating_model")
+"""Baselines that can write a log; their scores are ratings, so the temperature is in stars."""
+_HOUR = 3_600_000
+_DAY = 24 * _HOUR
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """How a simulated log is made."""
+
+    rounds: int = 200_000
+    """Interactions to log."""
+    temperature: float = 0.2
+    """Of the softmax over the logging policy's scores, in their units (stars); the smaller, the greedier."""
+    floor: float = 0.01
+    """Share of uniform choices, so that every movie of the catalogue has a positive propensity."""
+    days: float = 7.0
+    """Time that the log spans."""
+    reward_delay_hours: float = 1.0
+    """Mean of the exponential delay between an event and its reward."""
+    missing_share: float = 0.0
+    """Share of events whose reward never comes."""
+    first_day: str = "2026-01-05"
+    """When the log begins (UTC)."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "rounds", "temperature", "days")
+        check_not_negative(self, "reward_delay_hours")
+        for name in ("floor", "missing_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"LogConfig.{name} is {getattr(self, name)!r}; it must be in [0, 1]")
+        try:
+            known = not np.isnat(np.datetime64(self.first_day, "ms"))
+        except ValueError:
+            known = False
+        if not known:
+            raise ConfigError(f"LogConfig.first_day is {self.first_day!r}; expected a date such as 2026-01-05")
+
+    @property
+    def start(self) -> int:
+        """When the log begins, in milliseconds since 1970."""
+        return int(np.datetime64(self.first_day, "ms").astype(np.int64))
+
+
+def simulate_log(
+    fit: Ratings,
+    out: str | Path,
+    *,
+    logger: str | Policy = "rating_model",
+    config: LogConfig | Mapping[str, Any] | None = None,
+    train: TrainConfig | Mapping[str, Any] | None = None,
+    model: RatingModel | None = None,
+    model_config: Any = None,
+    seed: int = 0,
+    show_progress: bool | None = None,
+) -> int:
+    """Let a policy play the training world and write what it logged to the folder `out`; returns the events written.
+
+    logger: a name in LOGGERS, which plays the catalogue that `train` describes, or a policy, which plays its own; it
+    acts by a softmax over its scores, mixed with the uniform choice, and does not learn. Of `train` the settings of
+    features, world and environment are used. Rewards stand in a file of their own, later than their events, as in
+    life. Raises ConfigError for settings that are unknown or out of range, DataError for a policy of other users or
+    movies, ArtifactError when `out` exists.
+    """
+    require_extra("train", "simulating a log")
+    silence_libraries()
+    from recpolicy.environments.movie_bandit import MovieBandit, MovieBanditConfig
+    from recpolicy.training.logged import play_logged
+
+    settings, training = settings_of(LogConfig, config, "log"), settings_of(TrainConfig, train, "train")
+    refuse_existing(Path(out))
+    if isinstance(logger, str):
+        who = _baseline(logger, fit, training, model, model_config, seed)
+    else:
+        who = _loaded(logger, fit)
+    probability = logging_probabilities(who.score, settings)
+    environment = MovieBandit(
+        training_world(fit, training, seed), who.context, who.catalogue,
+        MovieBanditConfig(batch_size=training.batch_size, drift_period=training.drift_period), seed,
+    )  # fmt: skip
+    played = play_logged(environment, probability, settings.rounds, seed, show_progress)
+    rounds = _rounds_of(played, who, who.version or content_digest(probability), fit.scale, settings)
+    note = {
+        "logger": who.name, "version": rounds.version[0], "config": as_dict(settings), "train": as_dict(training),
+        "seed": seed, "fit": fit.digest,
+    }  # fmt: skip
+    with atomic_directory(Path(out)) as folder:
+        write_events(folder / EVENTS, rounds, tables_of(fit), with_rewards=False)
+        write_rewards(folder / REWARDS, *_late_rewards(rounds, settings, seed))
+        write_json(folder / SIMULATION, note)
+    return len(rounds)
+
+
+def logging_probabilities(score: NDArray[np.floating], settings: LogConfig) -> NDArray[np.float64]:
+    """Probabilities [U, A] of the softmax over scores [U, A], mixed with the uniform choice."""
+    probability = with_floor(softmax(score.astype(np.float64) / settings.temperature, None), settings.floor, None)
+    return np.asarray(probability / probability.sum(axis=1, keepdims=True), np.float64)
+
+
+def ingest_log(
+    folder: str | Path,
+    out: str | Path,
+    tables: Catalogue,
+    config: IngestConfig | Mapping[str, Any] | None = None,
+) -> IngestReport:
+    """Check the log in `folder`, join its rewards, and write the rounds to learn from and to evaluate on to `out`.
+
+    Raises DataError that names file and row for anything wrong, ConfigError for settings out of range, ArtifactError
+    when `out` exists; then nothing is written.
+    """
+    refuse_existing(Path(out))
+    learn, judge, report = ingest(Path(folder), tables, settings_of(IngestConfig, config, "ingest"))
+    with atomic_directory(Path(out)) as beside:
+        write_events(beside / TRAINING, learn, tables, with_rewards=True)
+        write_events(beside / EVALUATION, judge, tables, with_rewards=True)
+        write_json(beside / REPORT, report.as_dict())
+    return report
+
+
+def read_rounds(path: Path, tables: Catalogue) -> LoggedRounds:
+    """Read rounds that `ingest_log` wrote; raises DataError for any other file."""
+    return rounds_of(path, tables)
+
+
+def tables_of(ratings: Ratings) -> Catalogue:
+    """What ids a log of these users and movies may hold."""
+    return Catalogue(ratings.users, ratings.movies, ratings.scale)
+
+
+@dataclass(frozen=True)
+class _Logger:
+    """Who logs: scores over a catalogue, for known users."""
+
+    name: str
+    version: str
+    """Digest of the policy's content; empty for a baseline, which is no more than its probabilities."""
+    score: NDArray[np.floating]  # [U, A]
+    context: NDArray[np.float32]  # [U, D]
+    catalogue: NDArray[np.int32]  # [A]
+
+
+def _baseline(
+    name: str, fit: Ratings, training: TrainConfig, model: RatingModel | None, model_config: Any, seed: int
+) -> _Logger:
+    if name not in LOGGERS:
+        raise unknown_name("logging policy", name, LOGGERS)
+    features = prepare(fit, training, model=model, model_config=model_config, seed=seed)
+    score = baseline_tables(fit, features.model)[name].score[:, features.catalogue]
+    return _Logger(name, "", score, features.context, features.catalogue)
+
+
+def _loaded(policy: Policy, fit: Ratings) -> _Logger:
+    artifact = policy.artifact
+    if policy.sequential:
+        raise ConfigError(f"{artifact.agent} acts in sessions; a log of single rounds takes a policy of single rounds")
+    if not (_same(artifact.users, fit.users, "user_id") and _same(artifact.movies, fit.movies, "movie_id")):
+        raise DataError(
+            f"{fit.name}: other users or movies than those of the logging policy; give what it was trained on"
+        )
+    score = policy.scores()[0][:, artifact.catalogue]
+    return _Logger(artifact.agent, artifact.about["content"], score, artifact.context, artifact.catalogue)
+
+
+def _same(one: "pd.DataFrame", other: "pd.DataFrame", column: str) -> bool:
+    return np.array_equal(one[column].to_numpy(), other[column].to_numpy())
+
+
+def _rounds_of(
+    played: "Played", who: _Logger, version: str, scale: tuple[float, float], settings: LogConfig
+) -> LoggedRounds:
+    count = len(played.user)
+    time = settings.start + np.linspace(0, settings.days * _DAY, count, endpoint=False).astype(np.int64)
+    prefix = content_digest(version, played.user, played.arm, settings.start)[:8]
+    return LoggedRounds(
+        event_id=np.array([f"{prefix}-{number:09d}" for number in range(count)], object),
+        time=time, user=played.user, movie=who.catalogue[played.arm], log_propensity=np.log(played.propensity),
+        reward=played.reward.astype(np.float64), catalogue=who.catalogue, scale=scale, name=f"log of {who.name}",
+        policy=np.full(count, who.name, object), version=np.full(count, version, object),
+    )  # fmt: skip
+
+
+def _late_rewards(
+    rounds: LoggedRounds, settings: LogConfig, seed: int
+) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float64]]:
+    """Event ids, times and rewards of the events that get one, in the order in which they come."""
+    rng = generator(seed, "logging/rewards")
+    came = rng.random(len(rounds)) >= settings.missing_share
+    time = rounds.time + rng.exponential(settings.reward_delay_hours * _HOUR, len(rounds)).astype(np.int64)
+    order = np.flatnonzero(came)[np.argsort(time[came], kind="stable")]
+    return rounds.event_id[order], time[order], rounds.reward[order]

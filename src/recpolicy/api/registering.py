@@ -1,0 +1,35 @@
+"""A policy that passed its gate is kept, and goes into a registry where there is one."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from recpolicy.api.gate import read_gate
+from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import atomic_directory
+from recpolicy.serving.artifact import read_manifest, verify
+from recpolicy.serving.registry import Registry
+
+
+def register(policy: Path, record: Path, registered: Path, registry: str = "") -> dict[str, Any]:
+    """Copy the policy to `registered` and, where a registry folder is named, make it the champion there.
+
+    Raises ArtifactError for a damaged policy, and for a gate record that is of another policy or does not say pass.
+    """
+    verify(policy)
+    about = read_manifest(policy)["about"]
+    gate = read_gate(record)
+    if gate["verdict"] != "pass":
+        raise ArtifactError(f"{record}: the gate says {gate['verdict']}; only a policy that passed is registered")
+    if gate["policy"]["content"] != about["content"]:
+        raise ArtifactError(f"{record}: of another policy ({gate['policy']['content'][:12]}); gate this one first")
+    with atomic_directory(registered) as folder:
+        shutil.copytree(policy, folder, dirs_exist_ok=True)
+    figures = {"verdict": gate["verdict"], "content": about["content"], "version": 0}
+    if registry:
+        store = Registry(Path(registry))
+        lineage = {"data": about["data"], "split": about["split"], "parents": about.get("parents", [])}
+        version = store.register(policy, gate=gate, lineage=lineage)
+        store.promote(version.number)
+        figures["version"] = version.number
+    return figures

@@ -1,0 +1,102 @@
+"""Go on from a trained policy with a new log: same features and arms, the learner's beliefs as the start."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recpolicy.api.artifacts import refuse_existing, work_folder, write_artifact
+from recpolicy.core.config import build
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.extras import require_extra
+from recpolicy.core.files import content_digest
+from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.log_files import Catalogue
+from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.ratings import genre_directions
+from recpolicy.serving.artifact import Artifact, verify
+from recpolicy.serving.estimators import pack_symmetric
+from recpolicy.serving.predictor import Policy, load_policy
+
+if TYPE_CHECKING:
+    from recpolicy.agents.learner import BanditAgent
+
+
+def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs: int = 1, seed: int = 0) -> Policy:
+    """Train the policy in the folder `incumbent` on, from the rounds of `log`, and write the new one to `out`.
+
+    The new artifact keeps the incumbent's features, catalogue and split; `about` names the digest of the log, and under
+    `parents` the contents of all policies before it, the incumbent last, each with the log that it had learnt from.
+    Raises ArtifactError for a damaged incumbent, one without its learner, or an `out` that exists; ConfigError for
+    agents that cannot learn from logs, baselines included; DataError for a log of movies the incumbent does not know.
+    """
+    if epochs < 1:
+        raise ConfigError(f"epochs is {epochs}; it must be above 0")
+    require_extra("train", "training")
+    silence_libraries()
+    from recpolicy.training.checkpoints import read_learner
+    from recpolicy.training.offline import learn_from_log
+
+    incumbent, out = Path(incumbent), Path(out)
+    refuse_existing(out)
+    verify(incumbent)
+    old = load_policy(incumbent).artifact
+    agent = agent_of(old)
+    read_learner(agent, incumbent)
+    parent = {"content": old.about["content"], "log": old.about.get("log")}
+    figures = {**learn_from_log(agent, log, old.context, old.catalogue, epochs=epochs, seed=seed), "seed": seed}
+    exported = agent.learner.export()
+    arrays = dict(exported.arrays)
+    if "covariance" in arrays and arrays["covariance"].ndim == 3:
+        arrays["covariance"] = pack_symmetric(arrays["covariance"])
+    about = {
+        **old.about, "training": figures, "log": log.digest, "parents": [*old.about.get("parents", []), parent],
+        "content": content_digest(*(arrays[key] for key in sorted(arrays))),
+    }  # fmt: skip
+    # The head as well: neural_linucb acts by another one once its network is frozen.
+    new = replace(
+        old, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays, about=about
+    )
+    work = work_folder(out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed})
+    write_artifact(new, agent, old.context.shape[1], work, out)
+    return load_policy(out)
+
+
+def agent_of(artifact: Artifact) -> "BanditAgent":
+    """An untrained agent of the artifact's kind, over its arms and contexts; raises ConfigError if none can go on."""
+    import tensorflow as tf
+    from tf_agents.specs import tensor_spec
+    from tf_agents.trajectories import time_step as ts
+
+    from recpolicy.agents.registry import BASELINES, SESSION_AGENTS, agent_entry
+
+    if artifact.agent in SESSION_AGENTS:
+        raise ConfigError(f"{artifact.agent} learns in simulated sessions; it cannot go on from a log of single rounds")
+    if artifact.agent in BASELINES:
+        raise ConfigError(f"{artifact.agent} is a baseline and never learns; a log cannot make it better")
+    entry = agent_entry(artifact.agent)
+    config = build(entry.config, artifact.about["config"]["agent"], f"agent {artifact.agent}")
+    width, arms = artifact.context.shape[1], len(artifact.catalogue)
+    observation = tensor_spec.TensorSpec((width,), tf.float32, "context")
+    action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, arms - 1, name="action")
+    agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, _arms_of(artifact), 0)
+    agent.exploration_floor = artifact.exploration_floor
+    return agent
+
+
+def tables_of_policy(policy: Policy) -> Catalogue:
+    """What ids a log may hold that this policy is to learn from."""
+    return Catalogue(policy.artifact.users, policy.artifact.movies, policy.artifact.scale)
+
+
+def _arms_of(artifact: Artifact) -> Any:
+    """The arms' tables; the ratings behind the mean ratings are not in an artifact, and no learner needs them again."""
+    from recpolicy.agents.arms import Arms
+
+    catalogue = artifact.catalogue
+    count = np.bincount(artifact.rated_movie, minlength=len(artifact.movies))[catalogue]
+    return Arms(
+        artifact.movie[catalogue], artifact.offset[catalogue], count.astype(np.float32),
+        np.zeros(len(catalogue), np.float32), artifact.scale, genre_directions(artifact.movies)[catalogue],
+    )  # fmt: skip

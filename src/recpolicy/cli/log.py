@@ -1,0 +1,148 @@
+"""`recpolicy log`: logs of a simulated policy, and from raw logs to rounds that can be learnt from."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recpolicy.cli.output import print_json
+
+if TYPE_CHECKING:
+    from recpolicy.data.log_files import Catalogue
+    from recpolicy.data.log_ingest import IngestReport
+    from recpolicy.serving.predictor import Policy
+
+app = typer.Typer(help="What a policy showed, with what probability, and what came of it.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+@app.command(epilog="Example:  recpolicy log simulate --rounds 200000 --out logs/week1")
+def simulate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet and rewards.parquet.")],
+    logger: Annotated[
+        str, typer.Option("--logger", help="random, highest_mean, rating_model, or the folder of a trained policy.")
+    ] = "rating_model",
+    split: Annotated[str, typer.Option("--split", help="u1..u5, ua, ub, temporal, leave-last-N or random.")] = "u1",
+    data: Annotated[
+        str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")
+    ] = "ml-100k",
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML file with the tables [data], [train], [log], [rating_model]."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Overrides the file.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of the softmax over scores, in stars; overrides.")
+    ] = None,
+    floor: Annotated[float | None, typer.Option("--floor", help="Share of uniform choices, 0..1; overrides.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Let a policy play the simulated world and log it: true propensities, rewards that come later."""
+    from recpolicy.api.logs import simulate_log
+    from recpolicy.data.load import load_ratings
+    from recpolicy.data.splits import split as split_ratings
+
+    tables, source = _tables_of_config(config, ("train", "log", "rating_model"))
+    given = {"rounds": rounds, "temperature": temperature, "floor": floor}
+    settings = {**tables.get("log", {}), **{key: value for key, value in given.items() if value is not None}}
+    parts, who = split_ratings(load_ratings(data, **source), split, seed), _logger(logger)
+    written = simulate_log(
+        parts.fit, out, logger=who, config=settings, train=tables.get("train"),
+        model_config=tables.get("rating_model"), seed=seed,
+    )  # fmt: skip
+    if as_json:
+        print_json({"out": str(out), "logger": logger, "events": written, "data": parts.fit.name, "seed": seed})
+        return
+    print(f"logged {written:,} events of {logger} on {parts.fit.name} (seed {seed}): {out}")
+    known = f" --policy {logger}" if not isinstance(who, str) else "" if data == "ml-100k" else f" --data {data}"
+    print(f"next: recpolicy log ingest {out}{known} --out {out}-rounds")
+
+
+@app.command(epilog="Example:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1")
+def ingest(
+    folder: Annotated[Path, typer.Argument(help="Folder with events.parquet and, once some came, rewards.parquet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for training.parquet and evaluation.parquet.")],
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="A trained policy says which users and movies there are.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Or the ratings say it; ml-100k where neither is given.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the tables [data] and [ingest].")
+    ] = None,
+    wait_hours: Annotated[
+        float | None, typer.Option("--wait-hours", help="How long after its event a reward may come; overrides.")
+    ] = None,
+    default_reward: Annotated[
+        float | None, typer.Option("--default-reward", help="Of events without one; left out without it; overrides.")
+    ] = None,
+    evaluation_share: Annotated[
+        float | None, typer.Option("--evaluation-share", help="Of the rounds, the latest; overrides.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a log, join its rewards and split it by time; says what became of every event and reward."""
+    from recpolicy.api.logs import ingest_log
+
+    if policy is not None and data is not None:
+        raise typer.BadParameter("say by one of them which users and movies there are", param_hint="--policy, --data")
+    tables, source = _tables_of_config(config, ("ingest",))
+    given = {"wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share}
+    settings = {**tables.get("ingest", {}), **{key: value for key, value in given.items() if value is not None}}
+    report = ingest_log(folder, out, _catalogue(policy, data or "ml-100k", source), settings)
+    if as_json:
+        print_json(report.as_dict())
+        return
+    _print_report(report)
+    print(f"\nwritten: {out}")
+
+
+def _tables_of_config(config: Path | None, known: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tables of a TOML file, and those options of [data] that are given."""
+    from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
+    from recpolicy.data.load import DataConfig
+
+    tables = read_toml(config) if config else {}
+    reject_unknown_tables(tables, ("data", *known), str(config))
+    options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
+    return tables, {name: value for name, value in options.items() if value is not None}
+
+
+def _logger(text: str) -> "str | Policy":
+    """A name as it is, a folder as the policy in it."""
+    from recpolicy.serving.predictor import load_policy
+
+    return load_policy(text) if Path(text).is_dir() or Path(text).name != text else text
+
+
+def _catalogue(policy: Path | None, data: str, source: dict[str, Any]) -> "Catalogue":
+    if policy is not None:
+        from recpolicy.api.retrain import tables_of_policy
+        from recpolicy.serving.predictor import load_policy
+
+        return tables_of_policy(load_policy(policy))
+    from recpolicy.api.logs import tables_of
+    from recpolicy.data.load import load_ratings
+
+    return tables_of(load_ratings(data, **source))
+
+
+def _print_report(report: "IngestReport") -> None:
+    lines = (
+        (report.events, "events"),
+        (report.joined, "  with a reward of their own"),
+        (report.defaulted, "  with the default reward"),
+        (report.waiting, "  left for later: their reward may still come"),
+        (report.left_out, "  left out: no reward came"),
+        (report.training, "rounds to learn from"),
+        (report.evaluation, "rounds for evaluation, all later"),
+        (report.late_rewards, "rewards not used: outside the wait window"),
+        (report.doubled_rewards, "rewards not used: of events that had one"),
+        (report.unknown_rewards, "rewards not used: of events not in the log"),
+    )
+    width = max(len(f"{count:,}") for count, _ in lines)
+    for count, what in lines:
+        print(f"{count:>{width},}  {what}")

@@ -1,0 +1,175 @@
+"""Columns of a log in Parquet, some consecutive rows at a time: types, missing values and ranges are checked.
+
+n rows in a piece, C candidates of all of them. Every fault is a DataError that names the file and the row, counted
+from 1.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+
+TIME = pa.timestamp("ms", tz="UTC")
+_ROWS = 1 << 17
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive rows of a file."""
+
+    path: Path
+    first: int
+    """How many rows of the file come before."""
+    batch: Any
+
+    def __len__(self) -> int:
+        return int(self.batch.num_rows)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a column of this name."""
+        return name in self.batch.schema.names
+
+    def refuse(self, wrong: NDArray[np.bool_], say: Callable[[int], str]) -> None:
+        """Raise DataError for the first wrong row of the piece, with what `say` says of it."""
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(f"{self.path}: row {self.first + row + 1}: {say(row)}")
+
+    def refuse_type(self, name: str, expected: str) -> None:
+        """Raise DataError for the type of a column."""
+        raise DataError(f"{self.path}: column {name} is of type {self.batch.column(name).type}; expected {expected}")
+
+
+def open_parquet(path: Path, columns: tuple[str, ...] = ()) -> Any:
+    """The Parquet file at `path`; raises DataError unless it is one and has these columns."""
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; expected a log in Parquet") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {_line(error)}") from None
+    names = file.schema_arrow.names
+    lacking = [name for name in columns if name not in names]
+    if lacking:
+        raise DataError(f"{path}: no column {', '.join(lacking)}; found {', '.join(names)}")
+    return file
+
+
+def pieces(path: Path, columns: tuple[str, ...]) -> Iterator[Piece]:
+    """The rows of a file, in order; raises DataError where they cannot be read."""
+    file, first = open_parquet(path, columns), 0
+    try:
+        for batch in file.iter_batches(_ROWS):
+            yield Piece(path, first, batch)
+            first += batch.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: damaged: {_line(error)}; write or copy it again") from None
+
+
+def texts(piece: Piece, name: str) -> NDArray[np.object_]:
+    """Texts [n], none missing."""
+    column = piece.batch.column(name)
+    coded = pa.types.is_dictionary(column.type)
+    kind = column.type.value_type if coded else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        piece.refuse_type(name, "text")
+    _refuse_missing(piece, name)
+    if not coded:
+        return np.asarray(column.to_numpy(zero_copy_only=False), object)
+    # Rows of one text share one object: a million names of a policy take no more memory than a million places.
+    known = np.asarray(column.dictionary.to_numpy(zero_copy_only=False), object)
+    return np.asarray(known[np.asarray(column.indices)])
+
+
+def times(piece: Piece) -> NDArray[np.int64]:
+    """Milliseconds since 1970 [n]; a timestamp without a zone is UTC."""
+    column = piece.batch.column("time")
+    if not pa.types.is_timestamp(column.type):
+        piece.refuse_type("time", "timestamps")
+    _refuse_missing(piece, "time")
+    return np.asarray(column.cast(TIME, safe=False).cast(pa.int64()))
+
+
+def rows_of(piece: Piece, name: str, known: "pd.Index[Any]") -> NDArray[np.int32]:
+    """Ids as rows [n] of the table whose ids are `known`."""
+    column = piece.batch.column(name)
+    rows = known.get_indexer(pd.Index(column.to_pandas()))
+    piece.refuse(
+        rows < 0,
+        lambda row: f"{name} {column[row].as_py()!r} is none of the {len(known)} of the policy or ratings",
+    )
+    return np.asarray(rows, np.int32)
+
+
+def log_propensities(piece: Piece) -> NDArray[np.float64]:
+    """Logarithms [n] of probabilities in (0, 1]."""
+    column = piece.batch.column("log_propensity")
+    if column.type != pa.float64():  # float32 would have rounded what estimators divide by
+        piece.refuse_type("log_propensity", "float64")
+    values = np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
+    piece.refuse(
+        ~(np.isfinite(values) & (values <= 0)),
+        lambda row: f"log_propensity {values[row]}: expected the logarithm of a probability in (0, 1]",
+    )
+    return values
+
+
+def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArray[np.float64]:
+    """Rewards [n] within the scale; where `missing` is allowed, null or no column at all is NaN."""
+    if missing and not piece.has("reward"):
+        return np.full(len(piece), np.nan)
+    column = piece.batch.column("reward")
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+        piece.refuse_type("reward", "numbers")
+    if not missing:
+        _refuse_missing(piece, "reward")
+    values = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    low, high = scale
+    piece.refuse(
+        ~_is_null(column) & ~((values >= low) & (values <= high)),  # a NaN that is no null is refused, too
+        lambda row: f"reward {values[row]} is not in {low:g}..{high:g}",
+    )
+    return values
+
+
+def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64], NDArray[np.int32]] | tuple[None, None]:
+    """Where each row's candidates begin [n + 1], and their rows [C] of the table; None where no row tells any."""
+    if not piece.has("candidates") or piece.batch.column("candidates").null_count == len(piece):
+        return None, None
+    column = piece.batch.column("candidates")
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        piece.refuse_type("candidates", "lists of movie ids")
+    piece.refuse(_is_null(column), lambda _: "candidates are missing, but other rows have them")
+    start = np.concatenate([[0], np.cumsum(np.asarray(pc.list_value_length(column)))]).astype(np.int64)
+    rows = known.get_indexer(pd.Index(column.flatten().to_pandas()))
+    piece.refuse(
+        any_of(rows < 0, start), lambda _: f"a candidate is none of the {len(known)} movies of the policy or ratings"
+    )
+    return start, np.asarray(rows, np.int32)
+
+
+def any_of(true: NDArray[np.bool_], start: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rows [n] have any true candidate [C]."""
+    count = np.concatenate([[0], np.cumsum(true)])
+    return np.asarray(np.diff(count[start]) > 0)
+
+
+def _refuse_missing(piece: Piece, name: str) -> None:
+    piece.refuse(_is_null(piece.batch.column(name)), lambda _: f"{name} is missing")
+
+
+def _is_null(column: Any) -> NDArray[np.bool_]:
+    return np.asarray(pc.is_null(column))
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,210 @@
+"""Logs on disk: a folder with `events.parquet` (what was shown) and, as they come in, `rewards.parquet`.
+
+    events   event_id, time, user_id, movie_id, log_propensity (float64), policy, policy_version,
+             candidates (list of movie ids; null: the whole catalogue), reward (null: not known yet)
+    rewards  event_id, time, reward
+
+The catalogue and the rating scale stand in the metadata of the events file; a file without them speaks of all movies
+and the policy's scale. Times are timestamps, without a zone UTC, kept to the millisecond. Files are read in batches,
+and every fault is named by file and row, counted from 1.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import atomic_path
+from recpolicy.data import log_columns as read
+from recpolicy.data.logged_rounds import LoggedRounds
+
+EVENTS, REWARDS = "events.parquet", "rewards.parquet"
+FORMAT, FORMAT_VERSION = "recpolicy log", 1
+_KEY = b"recpolicy"
+_COLUMNS = ("event_id", "time", "user_id", "movie_id", "log_propensity", "policy", "policy_version")
+_REWARD_COLUMNS = ("event_id", "time", "reward")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Which ids a log may speak of: the user and movie tables, and the movies that could be shown."""
+
+    users: pd.DataFrame
+    movies: pd.DataFrame
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Events:
+    """N checked events in file order, ids turned into rows."""
+
+    columns: dict[str, NDArray[Any]]
+    """The columns [N] of LoggedRounds; reward is NaN where it is not known."""
+    candidate_start: NDArray[np.int64] | None  # [N + 1]; None: every event had the whole catalogue
+    candidate: NDArray[np.int32] | None  # [C]
+
+
+def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_rewards: bool) -> None:
+    """Write the rounds as an events file, atomically; without rewards they are left to be joined."""
+    movie_id = tables.movies["movie_id"].to_numpy()
+    candidates: Any = pa.nulls(len(rounds), pa.list_(_id_type(movie_id)))
+    if rounds.candidate is not None:
+        candidates = pa.ListArray.from_arrays(
+            pa.array(rounds.candidate_start, pa.int32()), _ids(movie_id[rounds.candidate])
+        )
+    reward: Any = pa.array(rounds.reward) if with_rewards else pa.nulls(len(rounds), pa.float64())
+    columns = {
+        "event_id": pa.array(rounds.event_id, pa.string()),
+        "time": pa.array(rounds.time, pa.int64()).cast(read.TIME),
+        "user_id": _ids(tables.users["user_id"].to_numpy()[rounds.user]),
+        "movie_id": _ids(movie_id[rounds.movie]),
+        "log_propensity": pa.array(rounds.log_propensity, pa.float64()),
+        "policy": pa.array(rounds.policy, pa.string()).dictionary_encode(),
+        "policy_version": pa.array(rounds.version, pa.string()).dictionary_encode(),
+        "candidates": candidates,
+        "reward": reward,
+    }
+    about = {
+        "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
+        "catalogue": movie_id[rounds.catalogue].tolist(),
+    }  # fmt: skip
+    _write(path, pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()}))
+
+
+def write_rewards(
+    path: Path, event_id: NDArray[np.object_], time: NDArray[np.int64], reward: NDArray[np.float64]
+) -> None:
+    """Write what came of the events (each [N], time in milliseconds), atomically."""
+    columns = {
+        "event_id": pa.array(event_id, pa.string()),
+        "time": pa.array(time, pa.int64()).cast(read.TIME),
+        "reward": pa.array(reward, pa.float64()),
+    }
+    _write(path, pa.table(columns))
+
+
+def _write(path: Path, table: Any) -> None:
+    with atomic_path(path) as beside:
+        pq.write_table(table, beside, compression="zstd")
+
+
+def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
+    """The movie rows [A] that the policies of this events file chose from, ascending; all where it does not say.
+
+    Raises DataError for a file of another format, version or rating scale, and for movies that are not in the tables.
+    """
+    about = _about(path)
+    found = about.get("format", FORMAT), about.get("version", FORMAT_VERSION)
+    if found != (FORMAT, FORMAT_VERSION):
+        raise DataError(
+            f"{path}: written as {found[0]!r}, version {found[1]!r}; this recpolicy reads {FORMAT!r}, version"
+            f" {FORMAT_VERSION}"
+        )
+    if "scale" in about and about["scale"] != list(tables.scale):
+        raise DataError(f"{path}: rewards on the scale {about['scale']}; expected {list(tables.scale)}")
+    if "catalogue" not in about:
+        return np.arange(len(tables.movies), dtype=np.int32)
+    rows = pd.Index(tables.movies["movie_id"]).get_indexer(pd.Index(about["catalogue"]))
+    if (rows < 0).any():
+        unknown = about["catalogue"][int(np.argmin(rows))]
+        raise DataError(f"{path}: its catalogue names movie {unknown!r}, which the table of movies does not have")
+    return np.unique(rows).astype(np.int32)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What the file says of itself; empty where it says nothing."""
+    try:
+        about = json.loads((read.open_parquet(path).schema_arrow.metadata or {}).get(_KEY, b"{}"))
+    except ValueError as error:
+        raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not JSON: {error}") from None
+    if not isinstance(about, dict) or not isinstance(about.get("catalogue", []), list):
+        raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not that of a log")
+    return about
+
+
+def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> Events:
+    """Read the events of a file; raises DataError that names file, row and what is wrong, and where there are none."""
+    users, movies = pd.Index(tables.users["user_id"]), pd.Index(tables.movies["movie_id"])
+    parts, lists = [], []
+    for piece in read.pieces(path, _COLUMNS):
+        columns: dict[str, NDArray[Any]] = {
+            "event_id": read.texts(piece, "event_id"),
+            "time": read.times(piece),
+            "user": read.rows_of(piece, "user_id", users),
+            "movie": read.rows_of(piece, "movie_id", movies),
+            "log_propensity": read.log_propensities(piece),
+            "policy": read.texts(piece, "policy"),
+            "version": read.texts(piece, "policy_version"),
+            "reward": read.rewards(piece, tables.scale, missing=True),
+        }
+        start, candidate = read.candidates(piece, movies)
+        _check_shown(piece, columns["movie"], start, candidate, catalogue)
+        parts.append(columns)
+        lists.append((piece.first, start, candidate))
+    if not parts:
+        raise DataError(f"{path}: no events")
+    together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    _refuse_twins(together["event_id"], path)
+    return Events(together, *_joined_candidates(path, lists))
+
+
+def read_rewards(path: Path, scale: tuple[float, float]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
+    """Event ids, times and rewards of a rewards file; raises DataError that names file and row."""
+    parts = [
+        (read.texts(piece, "event_id"), read.times(piece), read.rewards(piece, scale, missing=False))
+        for piece in read.pieces(path, _REWARD_COLUMNS)
+    ]
+    if not parts:
+        return np.array([], object), np.array([], np.int64), np.array([], np.float64)
+    ids, times, rewards = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return ids, times, rewards
+
+
+def _check_shown(
+    piece: read.Piece, movie: NDArray[np.int32], start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None,
+    catalogue: NDArray[np.int32],
+) -> None:  # fmt: skip
+    """The movie shown must be one that could be shown, and the candidates movies of the catalogue."""
+    piece.refuse(~np.isin(movie, catalogue), lambda _: "the movie shown is not in the catalogue of this log")
+    if start is None or candidate is None:
+        return
+    strange = read.any_of(~np.isin(candidate, catalogue), start)
+    piece.refuse(strange, lambda _: "a candidate is not in the catalogue of this log")
+    found = read.any_of(candidate == np.repeat(movie, np.diff(start)), start)
+    piece.refuse(~found, lambda _: "the movie shown is not among its candidates")
+
+
+def _refuse_twins(event_id: NDArray[np.object_], path: Path) -> None:
+    twins = pd.Series(event_id).duplicated().to_numpy()
+    if twins.any():
+        row = int(twins.argmax())
+        raise DataError(f"{path}: row {row + 1}: event_id {event_id[row]!r} comes a second time")
+
+
+def _joined_candidates(
+    path: Path, lists: list[tuple[int, NDArray[np.int64] | None, NDArray[np.int32] | None]]
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int32] | None]:
+    """The candidates of all pieces (first row, starts, candidates), which must all have some, or none."""
+    counts = [np.diff(start) for _, start, _ in lists if start is not None]
+    if not counts:
+        return None, None
+    if len(counts) != len(lists):
+        first = next(first for first, start, _ in lists if start is None)
+        raise DataError(f"{path}: row {first + 1}: candidates are missing, but other rows have them")
+    start = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+    return start, np.concatenate([candidate for _, _, candidate in lists if candidate is not None])
+
+
+def _id_type(ids: NDArray[Any]) -> Any:
+    return pa.int64() if ids.dtype.kind in "iu" else pa.string()
+
+
+def _ids(ids: NDArray[Any]) -> Any:
+    return pa.array(ids, _id_type(ids))

@@ -1,0 +1,177 @@
+"""From raw logs to logged rounds: rewards joined by event id, events without one decided, rounds split by time.
+
+An event's reward is the one written with it, or else the first that came within the wait window after it. When none
+came, the event waits (its window is still open at the end of the log: it is left out, for a later ingest), or gets the
+default reward, or is left out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, Events, log_catalogue, read_events, read_rewards
+from recpolicy.data.logged_rounds import LoggedRounds
+
+_OF_NO_USE = ("late_rewards", "doubled_rewards", "unknown_rewards")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """How late rewards are joined and how the log is split."""
+
+    wait_hours: float = 24.0
+    """How long after an event its reward may come."""
+    default_reward: float | None = None
+    """Reward of an event whose window closed without one; None leaves such events out."""
+    evaluation_share: float = 0.2
+    """Share of the rounds, the latest, that only evaluation sees."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wait_hours < np.inf:
+            raise ConfigError(f"IngestConfig.wait_hours is {self.wait_hours!r}; it must be 0 or more")
+        if not 0 <= self.evaluation_share < 1:
+            raise ConfigError(f"IngestConfig.evaluation_share is {self.evaluation_share!r}; it must be in [0, 1)")
+
+    @property
+    def wait(self) -> int:
+        """The wait window in milliseconds."""
+        return round(self.wait_hours * 3_600_000)
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of every event and every reward."""
+
+    events: int
+    joined: int
+    """Events with a reward of their own."""
+    defaulted: int
+    """Closed without a reward: they have the default."""
+    left_out: int
+    """Closed without a reward, and there is no default."""
+    waiting: int
+    """Their window is still open at the end of the log."""
+    late_rewards: int
+    """Rewards that came before their event or after its window; not used."""
+    doubled_rewards: int
+    """Rewards of an event that has one already; not used."""
+    unknown_rewards: int
+    """Rewards of events that the log does not have; not used."""
+    training: int
+    """Rounds to learn from."""
+    evaluation: int
+    """Rounds that only evaluation sees, all later."""
+
+    def as_dict(self) -> dict[str, int]:
+        """Plain JSON-able values."""
+        return asdict(self)
+
+
+def ingest(
+    folder: Path, tables: Catalogue, config: IngestConfig, name: str = "log"
+) -> tuple[LoggedRounds, LoggedRounds, IngestReport]:
+    """Read, check and join the log in `folder`; returns the rounds to learn from, those to evaluate on, the report.
+
+    All rounds to evaluate on are later than all to learn from. Raises DataError that names file and row for anything
+    wrong, and when nothing is left to learn from; ConfigError for a default reward that is not on the scale.
+    """
+    _check_default(config.default_reward, tables.scale)
+    catalogue = log_catalogue(folder / EVENTS, tables)
+    events = read_events(folder / EVENTS, tables, catalogue)
+    columns, end, counts = events.columns, int(events.columns["time"].max()), dict.fromkeys(_OF_NO_USE, 0)
+    if (folder / REWARDS).exists():
+        came = read_rewards(folder / REWARDS, tables.scale)
+        end = int(came[1].max(initial=end))
+        counts = _join(columns, *came, config.wait)
+    known = np.isfinite(columns["reward"])
+    waiting = ~known & (columns["time"] + config.wait > end)
+    default = ~(known | waiting) & (config.default_reward is not None)
+    columns["reward"][default] = config.default_reward
+    order = np.flatnonzero(known | default)
+    order = order[np.argsort(columns["time"][order], kind="stable")]
+    if not len(order):
+        raise DataError(f"{folder}: no event has a reward yet; wait for them, or give a default_reward")
+    rounds = _chosen(events, order, catalogue, tables.scale, name)
+    cut = _cut(rounds.time, config.evaluation_share, folder)
+    report = IngestReport(
+        events=len(known), joined=int(known.sum()), defaulted=int(default.sum()), waiting=int(waiting.sum()),
+        left_out=int((~(known | waiting | default)).sum()), training=cut, evaluation=len(rounds) - cut, **counts,
+    )  # fmt: skip
+    return rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation"), report
+
+
+def rounds_of(path: Path, tables: Catalogue) -> LoggedRounds:
+    """The rounds of an events file whose every event has its reward; raises DataError where one has none."""
+    catalogue = log_catalogue(path, tables)
+    events = read_events(path, tables, catalogue)
+    unknown = ~np.isfinite(events.columns["reward"])
+    if unknown.any():
+        raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
+    return LoggedRounds(
+        catalogue=catalogue, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
+        candidate=events.candidate, **events.columns,
+    )  # fmt: skip
+
+
+def _check_default(reward: float | None, scale: tuple[float, float]) -> None:
+    if reward is not None and not scale[0] <= reward <= scale[1]:
+        raise ConfigError(f"IngestConfig.default_reward is {reward!r}; it must be in {scale[0]:g}..{scale[1]:g}")
+
+
+def _join(
+    columns: Mapping[str, NDArray[Any]], event_id: NDArray[Any], time: NDArray[np.int64],
+    reward: NDArray[np.float64], wait: int,
+) -> dict[str, int]:  # fmt: skip
+    """Put rewards into columns["reward"]; returns how many were of no use, and why."""
+    order = np.argsort(time, kind="stable")
+    event = pd.Index(columns["event_id"]).get_indexer(pd.Index(event_id[order]))  # -1 where unknown
+    unknown = event < 0
+    delay = time[order] - columns["time"][event]
+    late = ~unknown & ((delay < 0) | (delay > wait))
+    within = np.flatnonzero(~unknown & ~late)
+    free = within[np.isnan(columns["reward"][event[within]])]
+    _, first = np.unique(event[free], return_index=True)
+    chosen = free[first]
+    columns["reward"][event[chosen]] = reward[order][chosen]
+    of_no_use = int(late.sum()), len(within) - len(chosen), int(unknown.sum())
+    return dict(zip(_OF_NO_USE, of_no_use, strict=True))
+
+
+def _cut(time: NDArray[np.int64], share: float, folder: Path) -> int:
+    """How many of the rounds, in order of time [N], are to learn from: those of one moment are never parted."""
+    cut = len(time) - round(len(time) * share)
+    if cut < len(time):
+        cut = int(np.searchsorted(time, time[cut]))
+    if not cut:
+        raise DataError(
+            f"{folder}: {len(time)} rounds, the latest {share:.0%} of them for evaluation, leave nothing to learn from;"
+            " lower evaluation_share"
+        )
+    return cut
+
+
+def _chosen(
+    events: Events, order: NDArray[np.int64], catalogue: NDArray[np.int32], scale: tuple[float, float], name: str
+) -> LoggedRounds:
+    """The chosen events, in this order, with their candidates."""
+    columns = {key: value[order] for key, value in events.columns.items()}
+    columns |= _taken_candidates(events.candidate_start, events.candidate, order)
+    return LoggedRounds(catalogue=catalogue, scale=scale, name=name, **columns)
+
+
+def _taken_candidates(
+    start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None, order: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """The candidates of the chosen rounds, in their order."""
+    if start is None or candidate is None:
+        return {}
+    length = np.diff(start)[order]
+    new_start = np.concatenate([[0], np.cumsum(length)])
+    where = np.repeat(start[:-1][order] - new_start[:-1], length) + np.arange(new_start[-1])
+    return {"candidate_start": new_start.astype(np.int64), "candidate": candidate[where]}

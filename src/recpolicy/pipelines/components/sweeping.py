@@ -1,0 +1,66 @@
+"""A sweep is planned and decided; every run is summed up."""
+
+from typing import List
+
+from kfp import dsl
+from kfp.dsl import HTML, Dataset, Input, Markdown, Model, Output, PipelineTaskFinalStatus
+
+from recpolicy.pipelines.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def plan_sweep(agents: list, seeds: list, grid: dict) -> list:
+    """The trials of a sweep: agents x seeds x settings.
+
+    Args:
+        agents: Names of agents that learn from logs.
+        seeds: Seeds; every agent is trained with each.
+        grid: Settings of agents with the values to try, such as {"alpha": [0.5, 1.0]}; an agent takes those it has.
+
+    Returns:
+        One mapping a trial: agent, seed, agent_settings.
+    """
+    from recpolicy.pipelines import steps
+
+    return steps.plan_sweep(agents, seeds, grid)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def compare_policies(
+    evaluations: Input[List[Dataset]],
+    policies: Input[List[Model]],
+    best: Output[Model],
+    evaluation: Output[Dataset],
+    page: Output[HTML],
+):
+    """Put the trials into one table and take the best one on.
+
+    Args:
+        evaluations: What evaluate_policy wrote for every trial.
+        policies: The trials' policies, in the same order.
+        best: The policy of the highest value on logged rounds.
+        evaluation: Its evaluation, for the gate.
+        page: All trials, best first.
+    """
+    from recpolicy.pipelines import steps
+
+    figures = steps.compare_policies(
+        [one.path for one in evaluations], [one.path for one in policies], best.path, evaluation.path, page.path
+    )
+    best.metadata.update(figures)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def summarise_run(status: PipelineTaskFinalStatus, summary: Output[Markdown]):
+    """Write how the run ended, whatever happened.
+
+    Args:
+        status: State of the run, handed over by Kubeflow.
+        summary: State and error.
+    """
+    from pathlib import Path
+
+    lines = [f"# Run: {status.state}", ""]
+    if status.error_message:
+        lines += [f"Error {status.error_code}: {status.error_message}", ""]
+    Path(summary.path).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,279 @@
+"""The steps of the pipelines as plain functions: paths in, paths out, figures returned. No Kubeflow in here.
+
+An output folder appears whole or not at all. Every function returns its figures as plain numbers and words, which the
+component notes as metadata.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.files import atomic_directory, write_json
+from recpolicy.data.log_files import Catalogue
+from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
+from recpolicy.pipelines.parameters import training_settings
+
+Figures = dict[str, Any]
+_MODEL, _SETTINGS = "rating_model", "features.json"
+
+
+def fetch_data(ratings: str, *, data: str, split: str, seed: int) -> Figures:
+    """Fetch (ml-100k) or read a table of ratings, check it and write it, with its split, to the folder `ratings`."""
+    from recpolicy.data.fetch import fetch
+    from recpolicy.data.load import load_ratings
+    from recpolicy.data.splits import split as split_ratings
+
+    if data == "ml-100k":
+        fetch()
+    table = load_ratings(data)
+    parts = split_ratings(table, split, seed)
+    save_ratings(table, Path(ratings), split=(split, seed))
+    users, movies = table.shape
+    return {
+        "ratings": len(table), "users": users, "movies": movies, "to_fit": len(parts.fit),
+        "held_out": len(parts.test), "digest": table.digest,
+    }  # fmt: skip
+
+
+def fit_embeddings(
+    ratings: str, features: str, *, rating_model: str, rank: int, movies: int, settings: Mapping[str, Any], seed: int
+) -> Figures:
+    """Fit the rating model on the fit part, and write it with the embeddings of users and movies to `features`."""
+    from recpolicy.api.features import FeatureConfig, prepare
+    from recpolicy.core.config import as_dict
+    from recpolicy.evaluation.rating_accuracy import mae, rmse
+    from recpolicy.models.store import save_rating_model
+
+    parts = load_saved_split(Path(ratings))
+    config = FeatureConfig(rating_model=rating_model, rank=rank, movies=movies)
+    made = prepare(parts.fit, config, model_config=settings or None, seed=seed)
+    with atomic_directory(Path(features)) as folder:
+        save_rating_model(made.model, folder / _MODEL)
+        write_json(folder / _SETTINGS, as_dict(config))
+        for name, ids, table in (
+            ("user", parts.fit.users["user_id"], made.embeddings.user),
+            ("movie", parts.fit.movies["movie_id"], made.embeddings.movie),
+        ):
+            frame = pd.DataFrame(table, columns=[f"e{column}" for column in range(table.shape[1])])
+            frame.insert(0, f"{name}_id", ids.to_numpy())
+            frame.to_parquet(folder / f"{name}_embeddings.parquet", index=False)
+    predicted = made.model.mean[parts.test.user, parts.test.movie]
+    return {
+        "rmse": rmse(predicted, parts.test.rating), "mae": mae(predicted, parts.test.rating),
+        "explained": float(made.embeddings.explained),
+    }  # fmt: skip
+
+
+def simulate_log(
+    ratings: str,
+    features: str,
+    log: str,
+    *,
+    world: str,
+    logger: str,
+    rounds: int,
+    settings: Mapping[str, Any],
+    seed: int,
+) -> Figures:
+    """Let a policy play the training world and write the events and rewards it logged to the folder `log`."""
+    from recpolicy.api import logs
+
+    fit = load_saved_split(Path(ratings)).fit
+    model, config = _features(features)
+    written = logs.simulate_log(
+        fit,
+        log,
+        logger=logger,
+        config={"rounds": rounds, **settings},
+        train={**config, "world": world},
+        model=model,
+        seed=seed,
+    )
+    return {"events": written, "logger": logger}
+
+
+def ingest_log(
+    log: str, rounds: str, *, ratings: str | None, policy: str | None, settings: Mapping[str, Any]
+) -> Figures:
+    """Check a log, join its rewards and split it by time; ids are those of `ratings`, or of `policy`."""
+    from recpolicy.api.logs import ingest_log as ingest
+
+    return dict(ingest(log, rounds, _tables(ratings, policy), settings).as_dict())
+
+
+def train_policy(
+    policy: str, *, ratings: str | None, features: str | None, rounds: str | None, incumbent: str | None, agent: str,
+    learn_from: str, world: str, interactions: int, epochs: int, settings: Mapping[str, Any],
+    agent_settings: Mapping[str, Any], seed: int,
+) -> Figures:  # fmt: skip
+    """Train an agent online or from a log, or train the incumbent on; writes the policy artifact to `policy`."""
+    if incumbent is not None:
+        trained = _retrained(policy, incumbent, rounds, epochs, seed)
+    else:
+        chosen = {**training_settings(agent, learn_from, world, interactions, epochs), **settings}
+        trained = _trained(policy, ratings, features, rounds, agent, chosen, agent_settings, seed)
+    training = {key: value for key, value in trained.about["training"].items() if isinstance(value, int | float | str)}
+    return {"agent": trained.artifact.agent, "content": trained.about["content"], **training}
+
+
+def evaluate_policy(
+    policy: str, evaluation: str, page: str, *, ratings: str | None, rounds: str | None, incumbent: str | None,
+    seed: int,
+) -> tuple[Figures, Figures]:  # fmt: skip
+    """Judge a policy on held-out ratings, on logged rounds, or both; returns the figures and the curve of likes."""
+    from recpolicy.api.judge import judge_policy, write_judgement
+
+    parts = None if ratings is None else load_saved_split(Path(ratings))
+    judgement = judge_policy(Path(policy), parts, _evaluation_rounds(rounds), _path(incumbent), seed)
+    write_judgement(judgement, Path(evaluation), Path(page))
+    return judgement.figures(), judgement.likes
+
+
+def validate_simulator(ratings: str, page: str, *, settings: Mapping[str, Any], seed: int) -> Figures:
+    """Compare simulated with real sessions on held-out users; writes the card as a page."""
+    from recpolicy.api.simulator import validate_simulator as validate
+    from recpolicy.api.simulator import write_card_page
+
+    card = validate(load_saved_split(Path(ratings)), settings, seed)
+    write_card_page(card, Path(page))
+    return {"passed": bool(card.passed), **{gate.name: float(gate.figure) for gate in card.gates}}
+
+
+def gate_policy(evaluation: str, record: str, page: str, *, settings: Mapping[str, Any]) -> str:
+    """Say pass, fail or no_verdict, with reasons; writes the record as JSON and as a page."""
+    from recpolicy.api.gate import gate_judgement, write_gate
+
+    gate = gate_judgement(Path(evaluation), settings)
+    write_gate(gate, Path(record), Path(page))
+    return gate.verdict
+
+
+def register_policy(policy: str, record: str, registered: str, *, registry: str) -> Figures:
+    """Copy the policy with its gate record to `registered` and, where a registry is named, make it the champion."""
+    from recpolicy.api.registering import register
+
+    return register(Path(policy), Path(record), Path(registered), registry)
+
+
+def predict_batch(policy: str, predictions: str, table: str, *, users: str, movies: str, batch: int) -> Figures:
+    """Rating estimates of chosen users and movies (all where "") as Parquet, and as CSV."""
+    from recpolicy.serving.batch import predict_to_files
+    from recpolicy.serving.predictor import load_policy
+
+    loaded = load_policy(policy)
+    ids = loaded.artifact.users["user_id"], loaded.artifact.movies["movie_id"]
+    chosen = [_ids(text, known) for text, known in zip((users, movies), ids, strict=True)]
+    rows = predict_to_files(loaded, Path(predictions), Path(table), users=chosen[0], movies=chosen[1], batch=batch)
+    return {"rows": rows}
+
+
+def report(policy: str, ratings: str, page: str, *, user: str, seed: int) -> Figures:
+    """The report of a policy as a page: training, figures beside the baselines, suggestions for one user."""
+    import shutil
+    import tempfile
+
+    from recpolicy.api.report import write_policy_report
+    from recpolicy.serving.predictor import load_policy
+
+    loaded, parts = load_policy(policy), load_saved_split(Path(ratings))
+    chosen = _ids(user, loaded.artifact.users["user_id"])
+    with tempfile.TemporaryDirectory() as scratch:  # the report notes its metrics beside the policy: an input here
+        copy = Path(scratch) / "policy"
+        shutil.copytree(policy, copy)
+        verdict = write_policy_report(loaded, parts, copy, Path(page), user=chosen[0] if chosen else None, seed=seed)
+    result = verdict.evaluation.policies[loaded.artifact.agent]
+    return {"held_out_choice": result.held_out.value}
+
+
+def plan_sweep(agents: list[str], seeds: list[float], grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The trials of a sweep: every agent with every seed and every combination of the settings in `grid`."""
+    from recpolicy.pipelines.sweep import trials
+
+    return trials(agents, [int(seed) for seed in seeds], grid)  # numbers in a list travel as floats
+
+
+def compare_policies(evaluations: list[str], policies: list[str], best: str, evaluation: str, page: str) -> Figures:
+    """Put the trials into one table, best first by their value on logged rounds; copy the best one on."""
+    from recpolicy.pipelines.sweep import choose_best
+
+    return choose_best(
+        [Path(one) for one in evaluations], [Path(one) for one in policies], Path(best), Path(evaluation), Path(page)
+    )
+
+
+def _features(folder: str) -> tuple[Any, dict[str, Any]]:
+    """The rating model and the settings (of FeatureConfig) that `fit_embeddings` wrote."""
+    import json
+
+    from recpolicy.models.store import load_rating_model
+
+    settings: dict[str, Any] = json.loads((Path(folder) / _SETTINGS).read_text(encoding="utf-8"))
+    return load_rating_model(Path(folder) / _MODEL), settings
+
+
+def _tables(ratings: str | None, policy: str | None) -> Catalogue:
+    from recpolicy.api.logs import tables_of
+    from recpolicy.api.retrain import tables_of_policy
+    from recpolicy.serving.predictor import load_policy
+
+    if ratings is not None:
+        return tables_of(load_saved_ratings(Path(ratings)))
+    if policy is None:
+        raise ConfigError("ingest_log: neither ratings nor a policy is given; one of them says which ids there are")
+    return tables_of_policy(load_policy(policy))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _evaluation_rounds(rounds: str | None) -> Path | None:
+    from recpolicy.api.logs import EVALUATION
+
+    return None if rounds is None else Path(rounds) / EVALUATION
+
+
+def _retrained(policy: str, incumbent: str, rounds: str | None, epochs: int, seed: int) -> Any:
+    from recpolicy.api.logs import TRAINING, read_rounds
+    from recpolicy.api.retrain import retrain, tables_of_policy
+    from recpolicy.serving.predictor import load_policy
+
+    if rounds is None:
+        raise ConfigError("train_policy: an incumbent learns from a log; give the rounds that ingest_log wrote")
+    log = read_rounds(Path(rounds) / TRAINING, tables_of_policy(load_policy(incumbent)))
+    return retrain(incumbent, log, policy, epochs=epochs, seed=seed)
+
+
+def _trained(
+    policy: str, ratings: str | None, features: str | None, rounds: str | None, agent: str,
+    settings: Mapping[str, Any], agent_settings: Mapping[str, Any], seed: int,
+) -> Any:  # fmt: skip
+    from recpolicy.api.logs import TRAINING, read_rounds, tables_of
+    from recpolicy.api.train import train
+
+    if ratings is None or features is None:
+        raise ConfigError("train_policy: ratings and features are needed where there is no incumbent")
+    parts, (model, config) = load_saved_split(Path(ratings)), _features(features)
+    log = None
+    if settings.get("mode") == "log":
+        if rounds is None:
+            raise ConfigError("train_policy: it is to learn from a log, but no rounds are given")
+        log = read_rounds(Path(rounds) / TRAINING, tables_of(parts.fit))
+    chosen = {**config, **settings}
+    return train(agent, parts, policy, config=chosen, agent_config=agent_settings, model=model, log=log, seed=seed)
+
+
+def _ids(text: str, known: "pd.Series[Any]") -> list[Any] | None:
+    """Ids separated by commas, of the type that the table has; None for all."""
+    if not text.strip():
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if known.dtype.kind not in "iu":
+        return list(words)
+    wrong = [word for word in words if not word.lstrip("-").isdigit()]
+    if wrong:
+        raise ConfigError(f"id {wrong[0]!r}: this policy's ids are integers, separated by commas")
+    return [int(word) for word in words]

@@ -1,0 +1,59 @@
+"""A run as it goes: a live table on a terminal, nothing elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recpolicy.pipelines.local import Step
+
+_MARKS = {
+    "running": "[cyan]running[/]", "done": "[green]done[/]", "cached": "[green]cached[/]", "failed": "[red]failed[/]",
+    "skipped": "[dim]skipped[/]", "retrying": "[yellow]retrying[/]", "killed": "[red]killed[/]",
+}  # fmt: skip
+
+
+class Watcher:
+    """Draws the steps of a run on stderr while it is entered."""
+
+    def __init__(self, title: str, show: bool | None):
+        self._title = title
+        self._shown = sys.stderr.isatty() if show is None else show
+        self._live: Any = None
+        self._drawn = 0.0
+
+    def __enter__(self) -> "Watcher":
+        if self._shown:
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), auto_refresh=False)
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.refresh()
+            self._live.__exit__(kind, error, trace)
+
+    def update(self, steps: "list[Step]") -> None:
+        """Draw the steps as they are now, a few times a second."""
+        if self._live is None or time.monotonic() - self._drawn < 0.2:
+            return
+        self._drawn = time.monotonic()
+        self._live.update(_table(self._title, steps), refresh=True)
+
+
+def _table(title: str, steps: "list[Step]") -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"pipeline {title}", title_justify="left", expand=False)
+    for name in ("step", "state", "time", "artifacts"):
+        table.add_column(name, justify="right" if name == "time" else "left")
+    for step in steps:
+        seconds = time.time() - step.started if step.state in ("running", "retrying") else step.seconds
+        table.add_row(step.name, _MARKS[step.state], f"{seconds:.1f} s", ", ".join(step.artifacts))
+    return table

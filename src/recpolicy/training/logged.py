@@ -1,0 +1,110 @@
+"""A policy that does not learn plays rounds in an environment, and what happened is written down.
+
+U users, A arms, N rounds. The policy is a table of probabilities in float64; choices are drawn and propensities read
+from it. The environment draws the users and pays, inside compiled programs.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.progress import progress
+from recpolicy.core.seeds import generator
+from recpolicy.environments.base import Draw, RecommendationEnvironment
+
+_ROUNDS_AT_ONCE = 64
+
+
+class Played(NamedTuple):
+    """What happened in N interactions, in order."""
+
+    user: NDArray[np.int32]  # [N], rows of the user table
+    arm: NDArray[np.int32]  # [N]
+    propensity: NDArray[np.float64]  # [N]
+    reward: NDArray[np.float32]  # [N]
+
+
+def play_logged(
+    environment: RecommendationEnvironment,
+    probabilities: NDArray[np.float64],  # [U, A], rows sum to 1
+    interactions: int,
+    seed: int,
+    show_progress: bool | None = None,
+) -> Played:
+    """Play at least `interactions` interactions (whole rounds) from where the environment stands, cut to that number.
+
+    Raises ConfigError for an environment whose candidates change or are masked: the table knows nothing of that;
+    DataError for probabilities that are none.
+    """
+    _check_environment(environment)
+    _check_probabilities(probabilities, environment.actions)
+    cumulative = np.cumsum(probabilities, axis=1)
+    cumulative /= cumulative[:, -1:]
+    draw_users = tf.function(_users_of(environment), jit_compile=True, autograph=False)
+    pay = tf.function(_pay_of(environment), jit_compile=True, autograph=False)
+    rng = generator(seed, "logging/choice")
+    batch = environment.batch_size
+    rounds, start = -(-interactions // batch), int(environment.round.numpy())
+    users, arms, rewards = [], [], []
+    with progress("logging", rounds * batch, unit="interactions", show=show_progress) as bar:
+        for first in range(0, rounds, _ROUNDS_AT_ONCE):
+            # Always as many, so that one program is compiled; the surplus is cut off at the end.
+            numbers = tf.range(start + first, start + first + _ROUNDS_AT_ONCE, dtype=tf.int64)
+            user = draw_users(numbers).numpy()  # [R, B]
+            arm = _choose(cumulative, user.ravel(), rng).reshape(user.shape)
+            rewards.append(pay(numbers, tf.constant(arm)).numpy().ravel())
+            users.append(user.ravel())
+            arms.append(arm.ravel())
+            bar.advance(user.size)
+    environment.round.assign_add(rounds)
+    user, arm, reward = (np.concatenate(parts)[:interactions] for parts in (users, arms, rewards))
+    return Played(user, arm, probabilities[user, arm], reward)
+
+
+def _users_of(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
+    def users(numbers: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(lambda now: environment.draw(now).user, numbers, fn_output_signature=tf.int32)
+
+    return users
+
+
+def _pay_of(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
+    def pay(numbers: tf.Tensor, arms: tf.Tensor) -> tf.Tensor:
+        def one(now: tf.Tensor, arm: tf.Tensor) -> tf.Tensor:
+            draw: Draw = environment.draw(now)
+            return environment.pay(draw, arm, now)
+
+        return tf.map_fn(lambda pair: one(*pair), (numbers, arms), fn_output_signature=tf.float32)
+
+    return pay
+
+
+def _choose(cumulative: NDArray[np.float64], user: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int32]:
+    """An arm [n] for each user, by inversion: the first whose cumulative probability [U, A] exceeds the draw."""
+    draw = rng.random(len(user))
+    low, high = np.zeros(len(user), np.int32), np.full(len(user), cumulative.shape[1] - 1, np.int32)
+    while (low < high).any():  # bisection: log2(A) steps for all at once
+        middle = (low + high) // 2
+        above = cumulative[user, middle] <= draw
+        low, high = np.where(above, middle + 1, low), np.where(above, high, middle)
+    return low
+
+
+def _check_environment(environment: RecommendationEnvironment) -> None:
+    draw = environment.draw(environment.round)
+    if draw.mask is not None or draw.candidates.shape.rank != 1:
+        raise ConfigError(
+            f"{type(environment).__name__}: its candidates change; rounds are logged from a fixed catalogue only"
+        )
+
+
+def _check_probabilities(probabilities: NDArray[np.float64], actions: int) -> None:
+    if probabilities.ndim != 2 or probabilities.shape[1] != actions or not (probabilities >= 0).all():
+        raise DataError(
+            f"logging policy: probabilities {probabilities.shape}; expected >= 0 for each of {actions} arms"
+        )
+    if np.abs(probabilities.sum(axis=1) - 1).max() > 1e-9:
+        raise DataError("logging policy: the probabilities of a user do not sum to 1")

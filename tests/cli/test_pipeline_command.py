@@ -1,0 +1,124 @@
+"""`recpolicy pipeline`: what is printed, which exit code, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import recpolicy, refused
+from kfp_server import kfp_server
+
+from recpolicy.pipelines import local
+from recpolicy.pipelines.local import PipelineRun, Step
+from recpolicy.pipelines.submit import TOKEN_VARIABLE
+
+
+@pytest.fixture
+def cluster(monkeypatch, tmp_path):
+    import kfp
+
+    monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret-word")
+    with kfp_server() as running:
+        running.token = "secret-word"
+        yield running
+
+
+def finished(tmp_path, state, step_state, log=""):
+    path = tmp_path / "train-policy.log"
+    path.write_text(log)
+    step = Step("train-policy", step_state, seconds=1.5, log=str(path), artifacts={"policy": "somewhere/policy"})
+    return PipelineRun("train", tmp_path, {}, state, 2.0, (step,))
+
+
+def test_list_names_the_pipelines_and_the_parameters_of_one(capsys):
+    assert "retrain" in recpolicy(capsys, "pipeline", "list").out
+    answer = recpolicy(capsys, "pipeline", "list", "retrain")
+    assert "incumbent" in answer.out
+    assert "(needed)" in answer.out
+    names = [one["name"] for one in json.loads(recpolicy(capsys, "pipeline", "list", "predict", "--json").out)]
+    assert names == ["policy", "user_ids", "movie_ids", "batch"]
+
+
+def test_compile_writes_yaml_with_the_image(capsys, tmp_path):
+    answer = recpolicy(capsys, "pipeline", "compile", "predict", "-o", tmp_path / "p.yaml", "--image", "mine:1")
+    assert answer.code == 0
+    body = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
+    assert body["pipelineInfo"]["name"] == "recpolicy-predict"
+    assert "mine:1" in (tmp_path / "p.yaml").read_text()
+
+
+def test_run_hands_the_parameters_on_and_tells_steps_and_artifacts(capsys, tmp_path, monkeypatch):
+    seen = {}
+
+    def stand_in(name, parameters, **how):
+        seen.update(name=name, parameters=parameters, **how)
+        return finished(tmp_path, "done", "done")
+
+    monkeypatch.setattr(local, "run_pipeline", stand_in)
+    answer = recpolicy(capsys, "pipeline", "run", "train", "--param", "agent=lints", "-p", "seed=3", "--no-cache")
+    assert answer.code == 0
+    assert seen["parameters"] == {"agent": "lints", "seed": "3"}
+    assert seen["caching"] is False
+    assert "train-policy/policy: somewhere/policy" in answer.out
+
+
+def test_failed_step_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
+    log = "Traceback ...\nrecpolicy.core.errors.DataError: ratings.csv:3: rating 'x' is not a number\nmore"
+    monkeypatch.setattr(local, "run_pipeline", lambda *_, **__: finished(tmp_path, "failed", "failed", log))
+    answer = recpolicy(capsys, "pipeline", "run", "train")
+    assert answer.code == 1
+    line = answer.err.strip().splitlines()[-1]
+    assert line.startswith("recpolicy: step train-policy failed: DataError: ratings.csv:3: rating 'x' is not a number")
+    assert line.endswith("train-policy.log")
+
+
+def test_wrong_parameter_is_refused_and_nothing_is_made(capsys, tmp_path):
+    line = refused(recpolicy(capsys, "pipeline", "run", "train", "--root", tmp_path / "r", "-p", "agnet=linucb"))
+    assert "Did you mean 'agent'" in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_submit_sends_the_compiled_pipeline_with_its_parameters(capsys, cluster):
+    answer = recpolicy(
+        capsys, "pipeline", "submit", "train", "--host", cluster.url, "-p", "seed=7", "--image", "mine:1", "--json"
+    )
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["id"] == cluster.runs[0]["run_id"]
+    assert cluster.runs[0]["runtime_config"]["parameters"] == {"seed": 7}
+    assert cluster.pipelines[0]["display_name"] == "recpolicy-train"
+    assert "secret-word" not in answer.out + answer.err
+
+
+def test_submit_by_a_schedule_is_a_recurring_run(capsys, cluster):
+    answer = recpolicy(
+        capsys, "pipeline", "submit", "retrain", "--host", cluster.url, "--cron", "0 1 * * 1",
+        "-p", "incumbent=s3://b/policy", "-p", "log=s3://b/log",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("scheduled recpolicy-retrain: http")
+    assert len(cluster.recurring_runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give either --host (Kubeflow) or --vertex"),
+        (("--host", "http://127.0.0.1:1", "--vertex", "p"), "give either --host (Kubeflow) or --vertex"),
+        (("--vertex", "p"), "--location and --pipeline-root"),
+        (("--host", "http://127.0.0.1:1", "-p", "seed=-1"), "seed is -1"),
+    ],
+)
+def test_submit_refuses_what_cannot_work_before_any_request(capsys, words, said):
+    assert said in refused(recpolicy(capsys, "pipeline", "submit", "train", *words))
+
+
+def test_manifest_of_the_recurring_run_uses_options_that_submit_has(capsys):
+    job = Path(__file__).parents[2] / "deploy/kubernetes/retrain/cron-job.yaml"
+    body = yaml.safe_load(job.read_text(encoding="utf-8"))
+    container = body["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    words = [*container.get("command", []), *container.get("args", [])]
+    options = {word.partition("=")[0] for word in words if word.startswith("--")}
+    help_text = recpolicy(capsys, "pipeline", "submit", "--help").out
+    assert {"--host", "--param"} <= options
+    assert all(option in help_text for option in options)

@@ -1,0 +1,208 @@
+"""Logs made by hand: 4 users, 6 movies of which 5 are in the catalogue, and all that can be wrong with a file."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
+from recpolicy.data.logged_rounds import LoggedRounds
+
+USERS, MOVIES = 4, 6
+CATALOGUE = np.array([0, 1, 2, 4, 5], np.int32)  # movie row 3 (id 14) is known, but cannot be shown
+SCALE = (1.0, 5.0)
+HOUR = 3_600_000
+START = 1_767_571_200_000
+"""2026-01-05, in milliseconds."""
+
+
+def tables(text: bool = False) -> Catalogue:
+    """Users 1..4 and movies 11..16, or user-1.. and film-11.."""
+    users, movies = np.arange(1, USERS + 1), np.arange(11, 11 + MOVIES)
+    return Catalogue(
+        pd.DataFrame({"user_id": [f"user-{one}" for one in users] if text else users}),
+        pd.DataFrame({"movie_id": [f"film-{one}" for one in movies] if text else movies}),
+        SCALE,
+    )
+
+
+def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **changes: Any) -> LoggedRounds:
+    """Rounds an hour apart, with uneven propensities; half-way another version of the policy logs."""
+    rng = np.random.default_rng([seed, 5])
+    columns: dict[str, Any] = {
+        "event_id": np.array([f"e{row}" for row in range(number)], object),
+        "time": START + HOUR * np.arange(number),
+        "user": rng.integers(0, USERS, number).astype(np.int32),
+        "movie": rng.choice(CATALOGUE, number),
+        "log_propensity": np.log(rng.uniform(1e-7, 1, number)),
+        "reward": rng.integers(1, 6, number).astype(np.float64),
+        "policy": np.full(number, "linucb", object),
+        "version": np.where(np.arange(number) < number // 2, "aa", "bb").astype(object),
+    }
+    if candidates:
+        others = [np.setdiff1d(rng.choice(CATALOGUE, 3), [movie]) for movie in columns["movie"]]
+        lists = [
+            np.append(other, movie).astype(np.int32) for other, movie in zip(others, columns["movie"], strict=True)
+        ]
+        columns["candidate"] = np.concatenate(lists)
+        columns["candidate_start"] = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+    return LoggedRounds(catalogue=CATALOGUE, scale=SCALE, name="hand", **(columns | changes))
+
+
+def assert_same_rounds(one: LoggedRounds, other: LoggedRounds) -> None:
+    """Equal in all but the name, bit by bit."""
+    for name in ("event_id", "time", "user", "movie", "log_propensity", "reward", "catalogue", "policy", "version"):
+        left, right = getattr(one, name), getattr(other, name)
+        assert left.dtype == right.dtype, name
+        np.testing.assert_array_equal(left, right, err_msg=name)
+    assert (one.candidate is None) == (other.candidate is None)
+    if one.candidate is not None:
+        np.testing.assert_array_equal(one.candidate, other.candidate)
+        np.testing.assert_array_equal(one.candidate_start, other.candidate_start)
+    assert one.scale == other.scale
+    assert one.digest == other.digest
+
+
+def write_log(folder: Path, rounds: LoggedRounds, delay: int = 60_000, text: bool = False) -> Path:
+    """A log as a system writes it: events without rewards, and every reward a minute after its event."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_events(folder / EVENTS, rounds, tables(text), with_rewards=False)
+    write_rewards(folder / REWARDS, rounds.event_id, rounds.time + delay, rounds.reward)
+    return folder
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the table in a Parquet file."""
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def column(name: str, values: Any, kind: Any = None) -> Callable[[Path], None]:
+    """A change of events.parquet: other values, or a function of the old ones, in one column."""
+
+    def change(table: pa.Table) -> pa.Table:
+        place = table.schema.get_field_index(name)
+        new = values(table.column(name).to_pylist()) if callable(values) else values
+        old = table.schema.field(name).type
+        return table.set_column(place, name, pa.array(new, kind or (old.value_type if _coded(old) else old)))
+
+    return lambda folder: rewrite(folder / EVENTS, change)
+
+
+def about(**changes: Any) -> Callable[[Path], None]:
+    """A change of what events.parquet says of itself."""
+    import json
+
+    def change(table: pa.Table) -> pa.Table:
+        old = json.loads(table.schema.metadata[b"recpolicy"])
+        return table.replace_schema_metadata({b"recpolicy": json.dumps(old | changes).encode()})
+
+    return lambda folder: rewrite(folder / EVENTS, change)
+
+
+def third(value: Any) -> Callable[[list[Any]], list[Any]]:
+    """Another value in the third row."""
+    return lambda old: [*old[:2], value, *old[3:]]
+
+
+def _coded(kind: Any) -> bool:
+    return pa.types.is_dictionary(kind)
+
+
+def _cut(folder: Path) -> None:
+    whole = (folder / EVENTS).read_bytes()
+    (folder / EVENTS).write_bytes(whole[: len(whole) // 2])
+
+
+def _scribble(folder: Path) -> None:
+    """The footer is sound, the pages are not."""
+    whole = bytearray((folder / EVENTS).read_bytes())
+    whole[4:400] = bytes(396)
+    (folder / EVENTS).write_bytes(whole)
+
+
+def _drop(folder: Path) -> None:
+    rewrite(folder / EVENTS, lambda table: table.drop_columns(["log_propensity", "time"]))
+
+
+def _empty(folder: Path) -> None:
+    rewrite(folder / EVENTS, lambda table: table.slice(0, 0))
+
+
+def _reward(name: str, values: Any, kind: Any = None) -> Callable[[Path], None]:
+    def change(table: pa.Table) -> pa.Table:
+        new = values(table.column(name).to_pylist()) if callable(values) else values
+        place = table.schema.get_field_index(name)
+        return table.set_column(place, name, pa.array(new, kind or table.schema.field(name).type))
+
+    return lambda folder: rewrite(folder / REWARDS, change)
+
+
+def _no_json(folder: Path) -> None:
+    rewrite(folder / EVENTS, lambda table: table.replace_schema_metadata({b"recpolicy": b"{"}))
+
+
+NUMBERS = pa.list_(pa.int64())
+ROW = r"events\.parquet: row 3: "
+FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
+    "no file": (lambda folder: (folder / EVENTS).unlink(), r"events\.parquet: no such file"),
+    "cut short": (_cut, r"events\.parquet: not a readable Parquet file"),
+    "overwritten": (_scribble, r"events\.parquet: damaged: .*write or copy it again"),
+    "columns missing": (_drop, r"events\.parquet: no column time, log_propensity; found event_id, user_id"),
+    "no events": (_empty, r"events\.parquet: no events"),
+    "other format": (about(format="something"), r"events\.parquet: written as 'something', version 1; .*'recpolicy log'"),
+    "other version": (about(version=2), r"version 2; this recpolicy reads 'recpolicy log', version 1"),
+    "other scale": (about(scale=[0, 10]), r"rewards on the scale \[0, 10\]; expected \[1\.0, 5\.0\]"),
+    "catalogue unknown": (about(catalogue=[11, 99]), r"its catalogue names movie 99"),
+    "catalogue no list": (about(catalogue=3), r"metadata 'recpolicy' is not that of a log"),
+    "metadata no JSON": (_no_json, r"metadata 'recpolicy' is not JSON"),
+    "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
+    "propensity null": (column("log_propensity", third(None)), ROW + "log_propensity nan"),
+    "propensity above 1": (column("log_propensity", third(0.5)), ROW + r"log_propensity 0\.5: expected the logarithm"),
+    "propensity 0": (column("log_propensity", third(-float("inf"))), ROW + "log_propensity -inf"),
+    "propensity float32": (
+        column("log_propensity", lambda old: old, pa.float32()),
+        r"column log_propensity is of type float; expected float64",
+    ),
+    "user unknown": (column("user_id", third(9)), ROW + "user_id 9 is none of the 4"),
+    "user null": (column("user_id", third(None)), ROW + "user_id None is none"),
+    "movie unknown": (column("movie_id", third(99)), ROW + "movie_id 99 is none of the 6"),
+    "movie outside the catalogue": (column("movie_id", third(14)), ROW + "the movie shown is not in the catalogue"),
+    "movie no candidate": (
+        column("candidates", lambda old: third([16 if old else 0])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
+        ROW + "the movie shown is not among its candidates",
+    ),
+    "candidate outside the catalogue": (
+        column("candidates", lambda old: third([11, 12, 13, 14, 15, 16])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
+        ROW + "a candidate is not in the catalogue",
+    ),
+    "candidate unknown": (
+        column("candidates", lambda old: third([11, 99])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
+        ROW + "a candidate is none of the 6 movies",
+    ),
+    "candidates of some": (
+        column("candidates", lambda old: third(None)([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
+        ROW + "candidates are missing, but other rows have them",
+    ),
+    "candidates no list": (column("candidates", lambda old: [1] * len(old), pa.int64()), "candidates is of type int64"),
+    "event twice": (column("event_id", third("e0")), ROW + "event_id 'e0' comes a second time"),
+    "event null": (column("event_id", third(None)), ROW + "event_id is missing"),
+    "event a number": (column("event_id", lambda old: [1] * len(old), pa.int64()), "event_id is of type int64; expected text"),
+    "policy null": (column("policy", third(None)), ROW + "policy is missing"),
+    "time null": (column("time", third(None)), ROW + "time is missing"),
+    "time a number": (column("time", lambda old: [1] * len(old), pa.int64()), "time is of type int64; expected timestamps"),
+    "reward too high": (column("reward", third(5.5)), ROW + r"reward 5\.5 is not in 1\.\.5"),
+    "reward NaN": (column("reward", third(float("nan"))), ROW + r"reward nan is not in 1\.\.5"),
+    "reward text": (column("reward", third("x"), pa.string()), "column reward is of type string; expected numbers"),
+    "late reward too low": (_reward("reward", third(0.0)), r"rewards\.parquet: row 3: reward 0\.0 is not in 1\.\.5"),
+    "late reward null": (_reward("reward", third(None)), r"rewards\.parquet: row 3: reward is missing"),
+    "late reward without event": (_reward("event_id", third(None)), r"rewards\.parquet: row 3: event_id is missing"),
+    "rewards without time": (
+        lambda folder: rewrite(folder / REWARDS, lambda table: table.drop_columns(["time"])),
+        r"rewards\.parquet: no column time; found event_id, reward",
+    ),
+}  # fmt: skip
+"""What can be wrong with a log that `write_log` wrote (12 rounds), and how its error must begin."""

@@ -1,0 +1,233 @@
+"""Every component as a plain function on the miniature, in the order of the chain, with Kubeflow's own artifacts."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kfp.dsl import HTML, ClassificationMetrics, Dataset, Markdown, Metrics, Model, PipelineTaskFinalStatus
+from miniature import miniature_ratings, write_miniature
+
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.pipelines import components
+from recpolicy.serving.predictor import load_policy
+
+QUICK = {"rating_model": "svd", "rank": 5, "seed": 0}
+LOG = {"world": "item_knn", "rounds": 3_000, "settings": {"temperature": 0.5, "floor": 0.1}}
+
+
+class Chain:
+    """Runs components once each and keeps their artifacts."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.data = str(write_miniature(folder / "data"))
+
+    def new(self, kind, name):
+        return kind(name=name, uri=str(self.folder / name), metadata={})
+
+    def run(self, component, **inputs):
+        return getattr(components, component).python_func(**inputs)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Data, features, log and rounds: what all later components start from."""
+    chain = Chain(tmp_path_factory.mktemp("chain"))
+    chain.ratings = chain.new(Dataset, "ratings")
+    chain.run("fetch_data", ratings=chain.ratings, data=chain.data, split="u1", seed=0)
+    chain.features, chain.accuracy = chain.new(Model, "features"), chain.new(Metrics, "accuracy")
+    chain.run("fit_embeddings", ratings=chain.ratings, features=chain.features, metrics=chain.accuracy, **QUICK)
+    chain.log = chain.new(Dataset, "log")
+    chain.run("simulate_log", ratings=chain.ratings, features=chain.features, log=chain.log, **LOG)
+    chain.rounds, chain.counts = chain.new(Dataset, "rounds"), chain.new(Metrics, "counts")
+    chain.run("ingest_log", log=chain.log, rounds=chain.rounds, metrics=chain.counts, ratings=chain.ratings)
+    return chain
+
+
+@pytest.fixture(scope="module")
+def trained(chain):
+    """A policy trained from the log, and its judgement."""
+    chain.policy, chain.training = chain.new(Model, "policy"), chain.new(Metrics, "training")
+    chain.run(
+        "train_policy", policy=chain.policy, metrics=chain.training, ratings=chain.ratings, features=chain.features,
+        rounds=chain.rounds, agent="linucb", learn_from="auto", world="item_knn",
+    )  # fmt: skip
+    chain.evaluation, chain.likes = chain.new(Dataset, "evaluation"), chain.new(ClassificationMetrics, "likes")
+    chain.figures, chain.page = chain.new(Metrics, "figures"), chain.new(HTML, "page")
+    chain.run(
+        "evaluate_policy", policy=chain.policy, evaluation=chain.evaluation, metrics=chain.figures, likes=chain.likes,
+        page=chain.page, ratings=chain.ratings, rounds=chain.rounds,
+    )  # fmt: skip
+    return chain
+
+
+def gated(chain, name, **settings):
+    record, page = chain.new(Dataset, f"record-{name}"), chain.new(HTML, f"gate-{name}")
+    verdict = chain.run("gate_policy", evaluation=chain.evaluation, record=record, page=page, settings=settings)
+    return verdict, record, page
+
+
+def test_fetched_table_tells_its_size_and_split(chain):
+    about = chain.ratings.metadata
+    assert about["ratings"] == len(miniature_ratings()) == about["to_fit"] + about["held_out"]
+    assert (about["users"], about["movies"]) == (60, 80)
+
+
+def test_embeddings_are_written_for_every_user_and_movie(chain):
+    for name, rows in (("user", 60), ("movie", 80)):
+        frame = pd.read_parquet(Path(chain.features.path) / f"{name}_embeddings.parquet")
+        assert frame.shape == (rows, 6)
+        assert frame[f"{name}_id"].is_unique
+    assert 0 < chain.accuracy.metadata["rmse"] < 2
+
+
+def test_every_metrics_artifact_has_a_file_with_the_same_figures(trained):
+    for artifact in (trained.accuracy, trained.counts, trained.training, trained.figures):
+        assert json.loads(Path(artifact.path).read_text()) == artifact.metadata
+        assert artifact.metadata
+
+
+def test_all_events_of_the_log_become_rounds(chain):
+    counts = chain.counts.metadata
+    assert counts["events"] == 3_000 == counts["joined"]
+    assert counts["training"] == 2_400
+    assert counts["evaluation"] == 600
+
+
+def test_policy_of_the_log_is_a_whole_artifact_that_knows_its_log(trained):
+    policy = load_policy(trained.policy.path)
+    assert policy.about["training"]["mode"] == "log"
+    assert policy.about["training"]["rows"] == 2_400
+    assert policy.about["log"]
+
+
+def test_judgement_has_held_out_and_off_policy_figures_and_a_curve(trained):
+    figures = trained.figures.metadata
+    assert {"held_out_choice", "off_policy_value", "gain", "gain_lower", "effective_rounds", "auc"} <= set(figures)
+    assert figures["gain_lower"] <= figures["gain"] <= figures["gain_upper"]
+    assert 0.5 < figures["auc"] <= 1
+    assert trained.likes.metadata["confidenceMetrics"]
+    assert "Content-Security-Policy" in Path(trained.page.path).read_text()
+
+
+def test_gate_passes_within_its_limits_and_fails_beyond_them(trained):
+    verdict, record, page = gated(trained, "easy", margin=-5.0, held_out_margin=-5.0)
+    assert verdict == "pass"
+    assert json.loads(Path(record.path).read_text())["verdict"] == "pass"
+    verdict, record, page = gated(trained, "strict", held_out_margin=4.0)
+    assert verdict == "fail"
+    assert "held-out gain" in json.loads(Path(record.path).read_text())["reasons"][0]
+    assert "FAIL" in Path(page.path).read_text()
+    assert gated(trained, "much", least_effective_rounds=1e9)[0] == "no_verdict"
+
+
+def test_only_a_policy_that_passed_is_registered(trained, tmp_path):
+    registry = str(tmp_path / "registry")
+    record = gated(trained, "failed", held_out_margin=4.0)[1]
+    registered = trained.new(Model, "registered-not")
+    with pytest.raises(ArtifactError, match="the gate says fail"):
+        trained.run("register_policy", policy=trained.policy, record=record, registered=registered, registry=registry)
+    assert not Path(registered.path).exists()
+    assert not Path(registry).exists()
+    record = gated(trained, "passed", margin=-5.0, held_out_margin=-5.0)[1]
+    registered = trained.new(Model, "registered")
+    version = trained.run(
+        "register_policy", policy=trained.policy, record=record, registered=registered, registry=registry
+    )
+    assert version == 1
+    assert load_policy(registered.path).about == load_policy(trained.policy.path).about
+    assert json.loads((Path(registry) / "aliases.json").read_text())["champion"] == 1
+
+
+def test_predictions_are_the_policys_own(trained):
+    predictions, table = trained.new(Dataset, "predictions"), trained.new(Dataset, "table")
+    trained.run(
+        "predict_batch", policy=trained.policy, predictions=predictions, table=table, user_ids="3, 1",
+        movie_ids="5,9,2", batch=1,
+    )  # fmt: skip
+    frame = pd.read_parquet(predictions.path)
+    expected = load_policy(trained.policy.path).predict([3, 1], movies=[5, 9, 2])
+    assert frame["user_id"].tolist() == [3, 3, 3, 1, 1, 1]
+    assert frame["movie_id"].tolist() == expected["movie_id"].tolist()
+    assert frame["rating"].to_numpy() == pytest.approx(expected["rating"].to_numpy())
+    assert len(pd.read_csv(table.path)) == predictions.metadata["rows"] == 6
+
+
+def test_report_is_a_page_and_leaves_the_policy_as_it_was(trained):
+    before = sorted(path.name for path in Path(trained.policy.path).rglob("*"))
+    page = trained.new(HTML, "report")
+    trained.run("report", policy=trained.policy, ratings=trained.ratings, page=page, user="7")
+    assert "user 7" in Path(page.path).read_text()
+    assert sorted(path.name for path in Path(trained.policy.path).rglob("*")) == before
+
+
+def test_incumbent_is_trained_on_and_judged_against(trained):
+    policy, metrics = trained.new(Model, "retrained"), trained.new(Metrics, "retraining")
+    log, rounds, counts = (trained.new(Dataset, name) for name in ("log-2", "rounds-2", "counts-2"))
+    trained.run("simulate_log", ratings=trained.ratings, features=trained.features, log=log, **(LOG | {"seed": 1}))
+    trained.run("ingest_log", log=log, rounds=rounds, metrics=counts, policy=trained.policy)
+    trained.run("train_policy", policy=policy, metrics=metrics, rounds=rounds, incumbent=trained.policy)
+    old, new = load_policy(trained.policy.path), load_policy(policy.path)
+    assert new.about["parents"][0]["content"] == old.about["content"] != new.about["content"]
+    outputs = [trained.new(kind, f"{kind.__name__}-2") for kind in (Dataset, Metrics, ClassificationMetrics, HTML)]
+    names = ("evaluation", "metrics", "likes", "page")
+    trained.run(
+        "evaluate_policy",
+        policy=policy,
+        rounds=rounds,
+        incumbent=trained.policy,
+        **dict(zip(names, outputs, strict=True)),
+    )
+    judged = json.loads(Path(outputs[0].path).read_text())
+    assert judged["off_policy"]["against"] == f"incumbent {old.about['content'][:8]}"
+    assert "held_out" not in judged
+
+
+def test_training_without_what_it_needs_is_one_clear_line(trained):
+    outputs = {"policy": trained.new(Model, "none"), "metrics": trained.new(Metrics, "none-metrics")}
+    with pytest.raises(ConfigError, match="ratings and features are needed"):
+        trained.run("train_policy", **outputs)
+    with pytest.raises(ConfigError, match="no rounds are given"):
+        trained.run("train_policy", ratings=trained.ratings, features=trained.features, learn_from="log", **outputs)
+    assert not Path(outputs["policy"].path).exists()
+
+
+def test_simulator_is_validated_on_the_same_ratings(chain):
+    card, metrics = chain.new(HTML, "card"), chain.new(Metrics, "gates")
+    passed = chain.run("validate_simulator", ratings=chain.ratings, card=card, metrics=metrics)
+    assert passed is metrics.metadata["passed"]
+    assert {"like AUC", "session length KS"} <= set(metrics.metadata)
+    assert "Session simulator" in Path(card.path).read_text()
+
+
+def test_sweep_plans_trials_and_takes_the_best_on(trained):
+    assert len(trained.run("plan_sweep", agents=["linucb"], seeds=[0.0], grid={"alpha": [0.5, 1.0]})) == 2
+    best, evaluation, page = trained.new(Model, "best"), trained.new(Dataset, "best-evaluation"), trained.new(HTML, "c")
+    trained.run(
+        "compare_policies", evaluations=[trained.evaluation], policies=[trained.policy], best=best,
+        evaluation=evaluation, page=page,
+    )  # fmt: skip
+    assert load_policy(best.path).about == load_policy(trained.policy.path).about
+    assert Path(evaluation.path).read_text() == Path(trained.evaluation.path).read_text()
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED"])
+def test_run_is_summed_up_whatever_happened(chain, state):
+    summary = chain.new(Markdown, f"summary-{state}")
+    error = {"error_code": 1, "error_message": "disk full"} if state == "FAILED" else {}
+    status = PipelineTaskFinalStatus(
+        state=state, pipeline_job_resource_name="job", pipeline_task_name="exit-handler-1",
+        error_code=error.get("error_code"), error_message=error.get("error_message"),
+    )  # fmt: skip
+    chain.run("summarise_run", status=status, summary=summary)
+    text = Path(summary.path).read_text()
+    assert text.startswith(f"# Run: {state}\n")
+    assert ("disk full" in text) == (state == "FAILED")
+
+
+def test_every_component_is_run_by_a_test_of_this_page():
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert len(components.COMPONENTS) == 14
+    for component in components.COMPONENTS:
+        assert f'"{component.name.replace("-", "_")}"' in text, component.name

@@ -1,0 +1,92 @@
+"""Parameters are typed and checked before a step starts."""
+
+import pytest
+from trained_policies import loaded
+
+from recpolicy.agents.registry import AGENTS
+from recpolicy.api.retrain import agent_of
+from recpolicy.core.errors import ConfigError
+from recpolicy.pipelines import local
+from recpolicy.pipelines.compile import checked_parameters, pipeline_names, pipeline_parameters
+from recpolicy.pipelines.parameters import check_values, learns_from_logs, read_parameters, training_settings, typed
+
+
+def test_words_become_values_of_the_parameters_type():
+    words = ["agent=linucb", "seed=3", 'agent_settings={"alpha": 0.5}', "simulator=True"]
+    values = checked_parameters("train", read_parameters(words))
+    assert values == {"agent": "linucb", "seed": 3, "agent_settings": {"alpha": 0.5}, "simulator": True}
+
+
+def test_text_that_looks_like_a_number_stays_text_where_text_is_wanted():
+    assert checked_parameters("predict", {"policy": "runs/x", "user_ids": "196"})["user_ids"] == "196"
+
+
+@pytest.mark.parametrize("name", ["train", "predict", "retrain", "sweep"])
+def test_defaults_themselves_pass_the_checks(name):
+    parameters = pipeline_parameters(name)
+    given = {one.name: "somewhere" for one in parameters if one.required}
+    every = given | {one.name: typed(one.name, one.default, one.kind) for one in parameters if not one.required}
+    check_values(every, {})
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "given", "said"),
+    [
+        ("train", {"agents": "x"}, "no parameter of train named 'agents'. Did you mean 'agent'"),
+        ("train", {"agent": "linucbb"}, "Did you mean 'linucb'"),
+        ("train", {"seed": "1.5"}, "parameter seed: found 1.5; expected a whole number"),
+        ("train", {"seed": "true"}, "expected a whole number"),
+        ("train", {"seed": "-1"}, "parameter seed is -1; expected at least 0"),
+        ("train", {"simulator": "1"}, "expected true or false"),
+        ("train", {"split": "u6"}, "no split named 'u6'"),
+        ("train", {"rating_model": "bfm"}, "no rating model named 'bfm'"),
+        ("train", {"logger": "ranodm"}, "Did you mean 'random'"),
+        ("train", {"log_rounds": "0"}, "log_rounds is 0; expected at least 1"),
+        ("train", {"log_settings": '{"floor": 2}'}, "floor is 2"),
+        ("train", {"gate_settings": '{"margine": 0.1}'}, "Did you mean 'margin'"),
+        ("train", {"ingest_settings": '{"evaluation_share": 1}'}, "evaluation_share is 1"),
+        ("train", {"agent_settings": '{"alpah": 1}'}, "Did you mean 'alpha'"),
+        ("train", {"agent_settings": "alpha=1"}, "expected JSON such as"),
+        ("train", {"train_settings": '{"batch_size": 0}'}, "batch_size"),
+        ("train", {"agent": "ppo", "learn_from": "log"}, "ppo cannot learn from a log"),
+        ("train", {"agent": "ucb1", "learn_from": "log"}, "ucb1 cannot learn from a log"),
+        ("train", {"rating_model": "svd"}, "world and rating_model are both 'svd'"),
+        ("train", {"world": "svvd"}, "Did you mean 'svd'"),
+        ("train", {"learn_from": "logs"}, "Did you mean 'log'"),
+        ("predict", {}, "predict needs the parameter policy"),
+        ("predict", {"policy": " "}, "parameter policy is empty"),
+        ("predict", {"policy": "x", "batch": "0"}, "batch is 0"),
+        ("retrain", {"incumbent": "x"}, "retrain needs the parameter log"),
+        ("retrain", {"incumbent": "x", "log": "y", "epochs": "0"}, "epochs is 0"),
+        ("sweep", {"agents": "[]"}, "parameter agents is empty"),
+        ("sweep", {"agents": '["ppo"]'}, "ppo cannot learn from a log"),
+        ("sweep", {"seeds": "[0.5]"}, "list of whole numbers"),
+        ("sweep", {"grid": '{"alpha": 1}'}, "expected a list of values"),
+    ],
+)
+def test_wrong_parameter_is_refused_before_anything_starts(pipeline, given, said, tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        local.run_pipeline(pipeline, given, root=tmp_path / "runs")
+    assert said in str(refused.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [["agent"], ["=x"], ["seed=1", "seed=2"]])
+def test_words_that_are_no_parameters_are_refused(words):
+    with pytest.raises(ConfigError, match="param"):
+        read_parameters(words)
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_agents_that_learn_from_logs_are_those_whose_learners_say_so(agent):
+    assert learns_from_logs(agent) == agent_of(loaded(agent).artifact).learner.learns_from_logs
+
+
+def test_what_cannot_learn_from_logs_is_trained_online():
+    assert training_settings("ucb1", "auto", "svd", 5, 1)["mode"] == "online"
+    assert training_settings("linucb", "auto", "svd", 5, 1)["mode"] == "log"
+    assert training_settings("ppo", "auto", "svd", 5, 1) == {"total_timesteps": 5}
+
+
+def test_there_are_four_pipelines():
+    assert list(pipeline_names()) == ["train", "predict", "retrain", "sweep"]
