@@ -44,7 +44,7 @@ def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):
     monkeypatch.setattr(log_columns, "_ROWS", 5)
     assert_same_rounds(rounds_of(tmp_path / EVENTS, tables()), rounds)
     column("log_propensity", lambda old: [*old[:10], 1.0, old[11]])(tmp_path)
-    with pytest.raises(DataError, match="row 11: log_propensity 1.0"):
+    with pytest.raises(DataError, match=r"row 11: log_propensity 1\.0"):
         rounds_of(tmp_path / EVENTS, tables())
 
 
@@ -75,7 +75,7 @@ def test_the_schema_of_events_and_rewards(tmp_path, text, kind):
 
 
 def test_other_programs_may_write_it_in_their_own_way(tmp_path):
-    """Plain text columns, nanoseconds without a zone, integer rewards, int32 ids, large lists, no metadata, more columns."""
+    """Plain text, nanoseconds without a zone, int32 ids, large lists, whole-number rewards, no metadata."""
     rounds = hand_rounds(candidates=True)
     lists = [
         (11 + rounds.candidate[first:last]).tolist()

@@ -53,6 +53,9 @@ def test_network_and_training_are_tried_again_and_registering_is_never_cached():
     assert tasks["fetch-data"]["retryPolicy"]["maxRetryCount"] == 2
     assert tasks["train-policy"]["retryPolicy"]["maxRetryCount"] == 1
     assert not tasks["register-policy"]["cachingOptions"].get("enableCache", False)
+    assert not next(yaml.safe_load_all(pipeline_yaml("train")))["root"]["dag"]["tasks"]["summarise-run"][
+        "cachingOptions"
+    ].get("enableCache", False)
     assert tasks["fit-embeddings"]["cachingOptions"]["enableCache"]
 
 

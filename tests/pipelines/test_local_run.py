@@ -126,6 +126,7 @@ def test_run_registers_a_whole_policy_and_keeps_its_record(place, trained):
     kept = json.loads((trained.folder / "run.json").read_text())
     assert kept["state"] == "done"
     assert kept["parameters"] == place.train
+    assert [page.name for page in trained.pages] == ["evaluate-policy.html", "gate-policy.html", "report.html"]
     assert trained.artifact("summarise-run", "summary").read_text().startswith("# Run: SUCCEEDED")
 
 

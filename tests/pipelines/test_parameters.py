@@ -49,7 +49,7 @@ def test_defaults_themselves_pass_the_checks(name):
         ("train", {"agent_settings": "alpha=1"}, "expected JSON such as"),
         ("train", {"train_settings": '{"batch_size": 0}'}, "batch_size"),
         ("train", {"agent": "ppo", "learn_from": "log"}, "ppo cannot learn from a log"),
-        ("train", {"agent": "ucb1", "learn_from": "log"}, "ucb1 cannot learn from a log"),
+        ("train", {"agent": "exp3", "learn_from": "log"}, "exp3 cannot learn from a log"),
         ("train", {"rating_model": "svd"}, "world and rating_model are both 'svd'"),
         ("train", {"world": "svvd"}, "Did you mean 'svd'"),
         ("train", {"learn_from": "logs"}, "Did you mean 'log'"),
@@ -83,7 +83,8 @@ def test_agents_that_learn_from_logs_are_those_whose_learners_say_so(agent):
 
 
 def test_what_cannot_learn_from_logs_is_trained_online():
-    assert training_settings("ucb1", "auto", "svd", 5, 1)["mode"] == "online"
+    assert training_settings("exp3", "auto", "svd", 5, 1)["mode"] == "online"
+    assert training_settings("ucb1", "auto", "svd", 5, 1)["mode"] == "log"
     assert training_settings("linucb", "auto", "svd", 5, 1)["mode"] == "log"
     assert training_settings("ppo", "auto", "svd", 5, 1) == {"total_timesteps": 5}
 

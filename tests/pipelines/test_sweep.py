@@ -52,7 +52,10 @@ def test_best_is_the_one_of_the_highest_off_policy_value_whatever_the_held_out_r
     assert found["trials"] == 3
     assert found["agent"] == "b"
     assert (tmp_path / "best" / "name").read_text() == "b"
-    assert json.loads((tmp_path / "evaluation").read_text())["policy"]["agent"] == "b"
+    left = json.loads((tmp_path / "evaluation").read_text())
+    assert left["policy"]["agent"] == "b"
+    assert "off_policy" not in left  # the gate must not decide by what the choice was made by
+    assert left["held_out"]
     page = (tmp_path / "page.html").read_text()
     assert page.index("<td>b</td>") < page.index("<td>c</td>") < page.index("<td>a</td>")
 

@@ -4,6 +4,7 @@
     arrays.npz         what the predictor computes with (no pickle)
     users.parquet      user ids and attributes        movies.parquet   the catalogue
     metrics.csv        the training, row by row       tensorboard/     the same for TensorBoard
+    learner/           the learner's variables, to train on from (agents of single rounds)
     policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)
     action/            SavedModel with `action` and `greedy` only (plain tf.saved_model.load)
 

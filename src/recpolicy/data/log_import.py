@@ -1,0 +1,180 @@
+"""Logs of other systems as logged rounds: what the readers of single formats share.
+
+N rounds, n of them in a batch, C candidates of all of them. A reader yields batches with ids as they stand in its file;
+here they become rows of tables, and everything is checked. Every fault is a DataError that names file and line.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.files import file_digest
+from recpolicy.data import log_columns as read
+from recpolicy.data.log_files import Catalogue
+from recpolicy.data.logged_rounds import LoggedRounds
+
+Texts = NDArray[np.object_]
+
+UNIT = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some consecutive rounds of a foreign file."""
+
+    line: NDArray[np.int64]  # [n], counted from 1
+    time: NDArray[np.int64]  # [n], milliseconds since 1970
+    user: Texts  # [n]
+    movie: Texts  # [n]
+    propensity: NDArray[np.float64]  # [n]
+    reward: NDArray[np.float64]  # [n]
+    event_id: Texts | None = None  # [n]; None: the file has none
+    candidates: NDArray[np.int64] | None = None  # [n], how many each round had; None: the file does not say
+    candidate: Texts | None = None  # [C]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A foreign log as rounds, with the tables that its rows speak of."""
+
+    rounds: LoggedRounds
+    tables: Catalogue
+    lost: tuple[str, ...]
+    """What of the file has no place in a log."""
+    skipped: int = 0
+    """Lines that say of themselves that they are not to be learnt from."""
+
+
+def assemble(
+    path: Path, policy: str, batches: Iterable[Batch], scale: tuple[float, float], tables: Catalogue | None
+) -> tuple[LoggedRounds, Catalogue]:
+    """The batches as one log in the order of time; `policy` names who chose.
+
+    Rewards on `scale` are stretched to the scale of the tables. Without tables, users and movies are those that occur.
+    The catalogue are the movies that were shown or could be. Raises DataError for a propensity outside (0, 1], a reward
+    off the scale, an id that the tables lack, a movie that was no candidate, two events of one id, and no round at all;
+    ConfigError for a scale without extent.
+    """
+    if not scale[0] < scale[1]:
+        raise ConfigError(f"scale {scale[0]:g}..{scale[1]:g}: expected the lowest reward, then a higher one")
+    users, movies = (_Ids(name, tables) for name in ("user_id", "movie_id"))
+    parts = [_checked(path, batch, scale, users, movies) for batch in batches if len(batch.line)]
+    if not parts:
+        raise DataError(f"{path}: no rounds")
+    columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    _number_events(path, columns, policy)
+    if tables is None:
+        tables = Catalogue(users.table(), movies.table(), scale)
+        columns["user"] = users.sorted_rows()[columns["user"]]
+        for name in ("movie", "candidate"):
+            columns[name] = movies.sorted_rows()[columns[name]]
+    low, high = tables.scale
+    columns["reward"] = np.clip(low + (columns["reward"] - scale[0]) * (high - low) / (scale[1] - scale[0]), low, high)
+    return _rounds(path, policy, columns, tables.scale), tables
+
+
+def refuse(path: Path, line: NDArray[np.int64], wrong: NDArray[np.bool_], say: Callable[[int], str]) -> None:
+    """Raise DataError for the first wrong round of a batch [n], with what `say` says of it."""
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(f"{path}:{line[row]}: {say(row)}")
+
+
+class _Ids:
+    """Texts as rows: of a table that is given, or in the order in which they first occur."""
+
+    def __init__(self, name: str, tables: Catalogue | None):
+        self.name, self.fixed = name, tables is not None
+        self._row: dict[str, int] = {}
+        if tables is not None:
+            known = (tables.users if name == "user_id" else tables.movies)[name]
+            self._row = {str(one): row for row, one in enumerate(known.tolist())}
+
+    def rows(self, values: Texts) -> NDArray[np.int32]:
+        """Rows [n]; -1 where a given table lacks the id."""
+        codes, found = pd.factorize(values)
+        if not self.fixed:
+            for one in found:
+                self._row.setdefault(one, len(self._row))
+        return np.array([self._row.get(one, -1) for one in found], np.int32)[codes]
+
+    def table(self) -> pd.DataFrame:
+        """The ids that occurred, ascending; whole numbers where all of them are."""
+        return pd.DataFrame({self.name: self._sorted()})
+
+    def sorted_rows(self) -> NDArray[np.int32]:
+        """Where each id, in the order of first occurrence, stands in `table`."""
+        place = {str(one): row for row, one in enumerate(self._sorted())}
+        return np.array([place[one] for one in self._row], np.int32)
+
+    def _sorted(self) -> list[Any]:
+        texts = list(self._row)
+        whole = all(one.isdecimal() and one.isascii() and str(int(one)) == one and len(one) < 19 for one in texts)
+        return sorted(int(one) for one in texts) if whole else sorted(texts)
+
+
+def _checked(
+    path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, movies: _Ids
+) -> dict[str, NDArray[Any]]:
+    """The columns of a batch, ids turned into rows."""
+    low, high = scale
+    propensity, reward = batch.propensity, batch.reward
+    refuse(path, batch.line, ~((propensity > 0) & (propensity <= 1)), lambda row: (
+        f"propensity {propensity[row]:g}: expected a probability in (0, 1]"
+    ))  # fmt: skip
+    refuse(path, batch.line, ~((reward >= low) & (reward <= high)), lambda row: (
+        f"reward {reward[row]:g} is not in {low:g}..{high:g}; say by scale what rewards the log holds"
+    ))  # fmt: skip
+    candidate = np.empty(0, object) if batch.candidate is None else batch.candidate
+    rows = {"user": users.rows(batch.user), "movie": movies.rows(batch.movie), "candidate": movies.rows(candidate)}
+    unknown = "is not known to the policy or ratings"
+    refuse(path, batch.line, rows["user"] < 0, lambda row: f"user {batch.user[row]!r} {unknown}")
+    refuse(path, batch.line, rows["movie"] < 0, lambda row: f"movie {batch.movie[row]!r} {unknown}")
+    count = np.zeros(len(batch.line), np.int64) if batch.candidates is None else batch.candidates
+    if batch.candidates is not None:
+        start = np.concatenate([[0], np.cumsum(count)])
+        strange = read.any_of(rows["candidate"] < 0, start)
+        refuse(path, batch.line, strange, lambda _: f"a candidate {unknown}")
+        shown = read.any_of(rows["candidate"] == np.repeat(rows["movie"], count), start)
+        refuse(path, batch.line, ~shown, lambda row: f"movie {batch.movie[row]!r} is not among its candidates")
+    event_id = np.full(len(batch.line), None, object) if batch.event_id is None else batch.event_id
+    return {
+        **rows, "count": count, "line": batch.line, "time": batch.time, "event_id": event_id, "reward": reward,
+        "log_propensity": np.log(propensity),
+    }  # fmt: skip
+
+
+def _number_events(path: Path, columns: dict[str, NDArray[Any]], policy: str) -> None:
+    """Give events without an id one that tells file and line; raises DataError where two have the same."""
+    event_id, line = columns["event_id"], columns["line"]
+    without = np.flatnonzero([one is None for one in event_id])
+    if len(without):
+        prefix = f"{policy}-{file_digest(path)[:8]}"
+        event_id[without] = [f"{prefix}-{number}" for number in line[without]]
+    twins = pd.Series(event_id).duplicated().to_numpy()
+    refuse(path, line, twins, lambda row: f"event {event_id[row]!r} comes a second time")
+
+
+def _rounds(path: Path, policy: str, columns: dict[str, NDArray[Any]], scale: tuple[float, float]) -> LoggedRounds:
+    """The columns, in file order, as a log in the order of time."""
+    order = np.argsort(columns["time"], kind="stable")
+    count, candidate = columns.pop("count"), columns.pop("candidate")
+    columns.pop("line")
+    catalogue = np.unique(np.concatenate([columns["movie"], candidate])).astype(np.int32)
+    lists: dict[str, NDArray[Any]] = {}
+    if (count != len(catalogue)).any() and len(candidate):
+        begin, length = (np.cumsum(count) - count)[order], count[order]
+        start = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+        where = np.repeat(begin - start[:-1], length) + np.arange(start[-1])
+        lists = {"candidate_start": start, "candidate": candidate[where]}
+    many = len(order)
+    return LoggedRounds(
+        **{name: column[order] for name, column in columns.items()}, **lists, catalogue=catalogue, scale=scale,
+        name=str(path), policy=np.full(many, policy, object), version=np.full(many, "imported", object),
+    )  # fmt: skip
