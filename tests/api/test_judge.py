@@ -1,14 +1,29 @@
 """Judgements of policies trained on the miniature, on held-out ratings and on a log with true propensities."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from miniature import miniature_ratings
 from trained_policies import loaded, miniature_split, trained
 
-from recpolicy.api.gate import gate_judgement, read_gate, write_gate
-from recpolicy.api.judge import judge_policy, off_policy_gain, read_judgement, write_judgement
+from recpolicy.api.gate import gate_judgement, limits, limits_in, read_gate, write_gate
+from recpolicy.api.judge import (
+    judge,
+    judge_policy,
+    off_policy_gain,
+    read_judgement,
+    read_trial_rounds,
+    write_judgement,
+)
+from recpolicy.api.judge_log import trial_on
+from recpolicy.api.latency import measure_latency
 from recpolicy.api.logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log, tables_of
-from recpolicy.core.errors import ArtifactError, DataError
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.evaluation.gate import GateConfig, gate
+from recpolicy.evaluation.groups import groups_of
+from recpolicy.serving.predictor import Policy
 
 WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
 
@@ -96,7 +111,101 @@ def test_judgement_and_gate_survive_the_disk(rounds, tmp_path):
     assert "incumbent" in (tmp_path / "page.html").read_text()
     found = gate_judgement(tmp_path / "judgement.json", {"margin": -5.0})
     write_gate(found, tmp_path / "gate.json", tmp_path / "gate.html")
-    assert read_gate(tmp_path / "gate.json")["policy"]["content"] == loaded("linucb").about["content"]
+    record = read_gate(tmp_path / "gate.json")
+    assert record["policy"]["content"] == record["inputs"]["candidate"] == loaded("linucb").about["content"]
+    assert record["inputs"]["incumbent"] == loaded("rating_model").about["content"]
+    assert record["inputs"]["rounds"] == read_rounds(rounds / EVALUATION, tables_of(miniature_ratings())).digest
+    assert record["inputs"]["test"] == miniature_split().test.digest
+    assert "worst group" in (tmp_path / "gate.html").read_text()
+
+
+def test_incumbent_of_the_same_split_stands_in_the_held_out_table_and_groups_are_compared_with_it():
+    judged = judge(loaded("linucb"), miniature_split(), None, loaded("popular"))
+    body = judged.as_dict()["held_out"]
+    evaluation = judged.held_out.evaluation
+    assert body["group_gain"]["against"] == "incumbent"
+    mine, theirs = (evaluation.policies[name].groups for name in ("linucb", "incumbent"))
+    for name, found in body["group_gain"]["groups"].items():
+        assert found["value"] == pytest.approx(mine[name].interval.value - theirs[name].interval.value)
+    assert {"more ratings", "fewer ratings", "gender F", "gender M"} <= set(body["group_gain"]["groups"])
+
+
+def test_incumbent_that_may_have_seen_the_test_part_is_left_out_of_the_held_out_table():
+    artifact = loaded("popular").artifact
+    split = {**artifact.about["split"], "fit": "another"}
+    other = Policy(replace(artifact, about={**artifact.about, "split": split}))
+    judged = judge(loaded("linucb"), miniature_split(), None, other)
+    assert "incumbent" not in judged.held_out.evaluation.policies
+    assert judged.as_dict()["held_out"]["group_gain"]["against"] == "most_popular"
+
+
+def test_collapsed_policy_is_seen_by_its_best_movies(log):
+    popular = judge(loaded("popular"), None, log)
+    assert (popular.actions.distinct, popular.actions.modal_share) == (1, 1)
+    assert popular.actions.diversity == pytest.approx(1 / 80)
+    assert judge(loaded("popular"), miniature_split(), None).actions == popular.actions
+    assert judge(loaded("rating_model"), None, log).actions.distinct > 1
+    assert "diversity" in gate(popular.as_dict(), GateConfig(least_diversity=0.02)).reasons[-1]
+
+
+def test_gains_of_groups_add_up_to_the_gain_of_all(log):
+    """Fewer and more ratings part the users: their gains, weighted by rounds, are the doubly robust gain."""
+    for incumbent in (None, loaded("popular")):
+        trial = trial_on(loaded("linucb"), incumbent, log)
+        count = np.bincount(loaded("linucb").artifact.rated_user, minlength=60)
+        groups = groups_of(loaded("linucb").artifact.users, count)
+        found = trial.group_gains(groups)
+        few = groups.member[groups.names.index("fewer ratings")][log.user]
+        parts = found["fewer ratings"].interval.value * few.sum() + found["more ratings"].interval.value * (~few).sum()
+        assert parts / len(log) == pytest.approx(trial.gain.value)
+
+
+def test_relative_gain_compares_with_who_logged_even_beside_an_incumbent(log):
+    alone, beside = (trial_on(loaded("linucb"), other, log) for other in (None, loaded("rating_model")))
+    assert alone.relative_gain == beside.relative_gain
+    snips = alone.estimates()["snips"].value
+    assert alone.relative_gain.value == pytest.approx(snips / log.reward.mean() - 1)
+
+
+def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):
+    artifact = loaded("linucb").artifact
+    parents = [{"content": "before", "log": log.digest}]
+    child = Policy(replace(artifact, about={**artifact.about, "parents": parents}))
+    with pytest.raises(DataError, match="learnt from these very rounds"):
+        trial_on(child, None, log)
+
+
+def test_incumbent_of_other_movies_is_refused(log):
+    artifact = loaded("popular").artifact
+    movies = artifact.movies.assign(movie_id=artifact.movies["movie_id"] + 1000)
+    with pytest.raises(DataError, match="knows other movies than the candidate"):
+        trial_on(loaded("linucb"), Policy(replace(artifact, movies=movies)), log)
+
+
+def test_raw_log_in_place_of_rounds_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no evaluation.parquet.*log ingest"):
+        read_trial_rounds(tmp_path, loaded("linucb"))
+
+
+def test_latency_counts_its_calls_and_stops_when_time_is_over():
+    several, one = measure_latency(loaded("random"), calls=5), measure_latency(loaded("random"), seconds=0)
+    assert (several.calls, one.calls) == (5, 1)
+    assert 0 < several.median_ms <= several.p99_ms
+    assert one.median_ms == one.p99_ms
+
+
+@pytest.mark.parametrize("value", [None, "off"])
+def test_limits_are_switched_off_by_null_and_by_the_word(value):
+    assert limits({"latency_ms": value, "margin": 1}) == GateConfig(latency_ms=None, margin=1.0)
+
+
+def test_misspelt_limit_is_refused():
+    with pytest.raises(ConfigError, match="Did you mean 'margin'"):
+        limits({"margine": 1})
+
+
+def test_config_in_the_repository_says_the_defaults():
+    assert limits_in(Path(__file__).parents[2] / "configs" / "gate.toml") == GateConfig()
 
 
 def test_other_files_are_no_judgements(tmp_path):

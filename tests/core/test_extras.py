@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from recpolicy.core import extras
 from recpolicy.core.errors import MissingExtraError
 from recpolicy.core.extras import require_extra
 
@@ -19,3 +20,15 @@ def test_missing_extra_says_what_needs_it_and_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"^recpolicy train needs .* pip install 'recpolicy\[train\]'"):
         require_extra("train", "recpolicy train")
+
+
+def test_a_module_within_a_package_that_is_missing_is_missing(monkeypatch):
+    """find_spec raises for the inner module of a package that is not there, where it returns None for the package."""
+    monkeypatch.setitem(extras._WITNESS, "vertex", "no_such_package.aiplatform")
+    with pytest.raises(MissingExtraError, match=r"submitting needs the extra 'vertex', which is not installed"):
+        require_extra("vertex", "submitting")
+
+
+def test_a_module_within_a_package_that_is_there_passes(monkeypatch):
+    monkeypatch.setitem(extras._WITNESS, "vertex", "importlib.util")
+    require_extra("vertex", "submitting")

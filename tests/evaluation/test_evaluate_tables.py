@@ -174,3 +174,55 @@ def test_comparing_with_an_unknown_policy_names_the_nearest(planted):
     _, _, evaluation = planted
     with pytest.raises(ConfigError, match="Did you mean 'random'"):
         evaluation.difference("rating_model", "randm")
+
+
+def test_lists_are_described_by_genres_and_by_embeddings_where_there_are_any(planted):
+    split, truth, without = planted
+    assert without.policies["rating_model"].embedding_diversity is None
+    assert without.lists_table().loc["rating_model", "embedding diversity"] == "–"
+    # even movies along one direction, odd ones along another: lists of even movies only are all alike
+    embedding = np.eye(2)[np.arange(truth.shape[1]) % 2]
+    even = PolicyTables(truth - 10.0 * (np.arange(truth.shape[1]) % 2))
+    found = evaluate_tables(split, {"even": even, "all": PolicyTables(truth)}, seed=3, embedding=embedding).policies
+    assert found["even"].embedding_diversity == pytest.approx(0)
+    assert 0.3 < found["all"].embedding_diversity < 0.7
+    assert found["all"].genre_diversity == pytest.approx(1)  # hand-made movies have no genres
+
+
+def test_random_lists_are_shown_equally_and_popular_ones_are_not(planted):
+    _, _, evaluation = planted
+    gini = evaluation.rows()["gini"]
+    assert gini["random"] < 0.1 < gini["rating_model"] < gini["most_popular"] < 1
+
+
+@pytest.mark.parametrize("embedding", [np.ones((59, 2)), np.ones(60), np.full((60, 2), np.nan)])
+def test_embeddings_of_other_movies_are_refused(planted, embedding):
+    split, truth, _ = planted
+    with pytest.raises(DataError, match=r"expected \(60, D\) finite"):
+        evaluate_tables(split, {"policy": PolicyTables(truth)}, seed=3, embedding=embedding)
+
+
+def test_groups_part_the_users_and_their_differences_are_paired(planted):
+    split, truth, _ = planted
+    gender = np.where(np.arange(len(truth)) % 3 == 0, "F", "M")
+    fit = dataclasses.replace(split.fit, users=split.fit.users.assign(gender=gender))
+    tables = baseline_tables(fit, model_of(fit, truth))
+    found = evaluate_tables(dataclasses.replace(split, fit=fit), tables, seed=3)
+    groups = found.policies["rating_model"].groups
+    assert {"gender F", "gender M"} <= set(groups)
+    women, men = groups["gender F"], groups["gender M"]
+    assert women.users + men.users == found.users
+    mean = (women.interval.value * women.users + men.interval.value * men.users) / found.users
+    assert mean == pytest.approx(found.policies["rating_model"].held_out.value)
+    gains = found.group_difference("rating_model", "random")
+    assert gains["gender F"].interval.value == pytest.approx(
+        women.interval.value - found.policies["random"].groups["gender F"].interval.value
+    )
+    itself = found.group_difference("rating_model", "rating_model")["gender F"].interval
+    assert (itself.value, itself.lo, itself.hi) == (0, 0, 0)
+    table = found.group_table()
+    assert table.loc["gender F", "rating_model"] == str(women.interval)
+    assert table.loc["gender F", "users"] == women.users
+    with pytest.raises(ConfigError, match="Did you mean 'random'"):
+        found.group_difference("rating_model", "randon")
+    json.dumps(found.as_dict(), allow_nan=False)

@@ -2,6 +2,8 @@
 
 import copy
 import json
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -9,12 +11,23 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.evaluation.criterion import Criterion
 from recpolicy.evaluation.gate import GateConfig, gate
 
+GROUPS = {
+    "gender F": {"value": 0.1, "lo": -0.3, "hi": 0.5, "users": 30},
+    "gender M": {"value": 0.2, "lo": 0.1, "hi": 0.3, "users": 60},
+}
 GOOD = {
     "policy": {"agent": "linucb", "content": "abc"},
-    "held_out": {"gain": {"most_popular": {"value": 0.4, "lo": 0.3, "hi": 0.5}}, "coverage": 0.3},
+    "inputs": {"candidate": "abc", "rounds": "def"},
+    "actions": {"diversity": 0.03, "distinct": 110, "modal_share": 0.12, "actions": 1682, "over": "logged rounds"},
+    "latency": {"median_ms": 1.0, "p99_ms": 4.0, "calls": 200},
+    "held_out": {
+        "gain": {"most_popular": {"value": 0.4, "lo": 0.3, "hi": 0.5}}, "coverage": 0.3,
+        "calibration": {"bias": -0.08, "error": 0.09}, "group_gain": {"against": "most_popular", "groups": GROUPS},
+    },
     "off_policy": {
         "against": "incumbent 1234", "gain": {"value": 0.1, "lo": 0.05, "hi": 0.15}, "effective_rounds": 500.0,
-        "weight_off": 1.0,
+        "weight_off": 1.0, "relative_gain": {"value": 0.08, "lo": 0.06, "hi": 0.1}, "gain_on_hits": 0.07,
+        "group_gain": {"against": "incumbent 1234", "groups": copy.deepcopy(GROUPS)},
     },
 }  # fmt: skip
 
@@ -32,7 +45,7 @@ def test_policy_within_all_limits_passes():
     found = gate(GOOD)
     assert found.verdict == "pass"
     assert found.reasons == ()
-    assert len(found.criteria) == 5
+    assert len(found.criteria) == 12
 
 
 @pytest.mark.parametrize(
@@ -44,6 +57,17 @@ def test_policy_within_all_limits_passes():
         (("off_policy", "weight_off"), 4.1, "mean weight off 1"),
         (("held_out", "gain", "most_popular", "lo"), 0.0, "held-out gain over most popular"),
         (("held_out", "coverage"), 0.009, "coverage"),
+        (("off_policy", "relative_gain", "lo"), 0.0, "relative gain over who logged"),
+        (("off_policy", "relative_gain"), None, "relative gain over who logged"),  # a mean reward of 0 or less
+        (("off_policy", "group_gain", "groups", "gender M", "hi"), -0.11, "gain of the worst group on the log"),
+        (("held_out", "group_gain", "groups", "gender F", "hi"), -0.11, "gain of the worst group on held-out ratings"),
+        (("held_out", "group_gain"), None, "gain of the worst group on held-out ratings"),
+        (("held_out", "calibration", "bias"), -0.21, "bias of rating estimates"),
+        (("held_out", "calibration", "bias"), 0.21, "bias of rating estimates"),
+        (("held_out", "calibration", "error"), 0.26, "calibration error"),
+        (("actions", "diversity"), 0.01, "diversity of best movies"),
+        (("actions", "diversity"), None, "diversity of best movies"),
+        (("latency", "p99_ms"), 251.0, "latency"),
     ],
 )
 def test_each_criterion_alone_fails_the_policy(path, value, criterion):
@@ -62,10 +86,64 @@ def test_limits_can_be_moved():
     assert gate(GOOD, GateConfig(margin=0.049)).verdict == "pass"
 
 
-@pytest.mark.parametrize(("part", "criteria"), [("held_out", 3), ("off_policy", 2)])
+@pytest.mark.parametrize(("part", "criteria"), [("held_out", 7), ("off_policy", 7)])
 def test_either_kind_of_figures_is_enough(part, criteria):
     body = {key: value for key, value in GOOD.items() if key != part}
     assert len(gate(body).criteria) == criteria
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(GateConfig)])
+def test_each_limit_can_be_switched_off(name):
+    every = {one.name: one.name for one in gate(GOOD).criteria}
+    left = {one.name for one in gate(GOOD, GateConfig(**{name: None})).criteria}
+    assert len(every) - len(left) == (2 if name == "group_loss" else 1)  # groups are asked on the log and held out
+
+
+def test_switched_off_criterion_stops_nothing():
+    found = gate(changed(("actions", "diversity"), 0.0006), GateConfig(least_diversity=None))
+    assert found.verdict == "pass"
+    assert found.as_dict()["config"]["least_diversity"] is None
+
+
+def test_without_a_least_size_even_a_small_log_gives_a_verdict():
+    few = changed(("off_policy", "effective_rounds"), 3.0)
+    assert gate(few, GateConfig(least_effective_rounds=None)).verdict == "pass"
+
+
+def test_gate_with_every_criterion_off_is_refused():
+    with pytest.raises(ConfigError, match="every criterion is switched off"):
+        gate(GOOD, replace(GateConfig(), **{one.name: None for one in fields(GateConfig)}))
+
+
+def test_group_is_harmed_only_when_its_whole_interval_says_so():
+    """The lower end of a small group is far below the limit; that alone shows no harm."""
+    found = gate(GOOD, GateConfig(group_loss=0.0))
+    assert found.verdict == "pass"
+    worst = [one for one in found.criteria if "worst group" in one.name]
+    assert [one.figure for one in worst] == [0.3, 0.3]
+    assert "on the log over incumbent 1234 (gender M)" in worst[0].name
+    assert "on held-out ratings over most popular (gender M)" in worst[1].name
+
+
+def test_log_of_too_few_users_for_groups_is_not_asked_about_them():
+    found = gate(changed(("off_policy", "group_gain", "groups"), {}))
+    assert found.verdict == "pass"
+    assert len(found.criteria) == 11
+
+
+def test_record_tells_the_inputs_and_the_figures_without_a_limit():
+    plain = gate(GOOD).as_dict()
+    assert plain["inputs"] == {"candidate": "abc", "rounds": "def"}
+    assert plain["figures"]["movies that are the best of some user or round"] == 110
+    assert plain["figures"]["share of the most frequent best movie"] == 0.12
+    assert plain["figures"]["gain on hits"] == 0.07
+
+
+@pytest.mark.parametrize("name", ["margin", "relative_gain", "held_out_margin"])
+def test_gains_may_be_asked_to_be_a_small_loss(name):
+    assert getattr(GateConfig(**{name: -5.0}), name) == -5
+    with pytest.raises(ConfigError, match=name):
+        GateConfig(**{name: float("nan")})
 
 
 def test_no_figures_at_all_is_an_error():
@@ -73,7 +151,10 @@ def test_no_figures_at_all_is_an_error():
         gate({"policy": {}})
 
 
-@pytest.mark.parametrize("name", ["least_effective_rounds", "weight_error", "least_coverage"])
+UNSIGNED = {one.name for one in fields(GateConfig)} - {"margin", "relative_gain", "held_out_margin"}
+
+
+@pytest.mark.parametrize("name", sorted(UNSIGNED))
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_limits_that_make_no_sense_are_refused(name, value):
     with pytest.raises(ConfigError, match=name):
@@ -85,7 +166,7 @@ def test_record_is_json_and_the_table_names_what_was_not_kept():
     plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert plain["criteria"][0]["figure"] is None
     assert plain["verdict"] == "fail"
-    assert found.table()["result"].tolist() == ["NOT KEPT", "kept", "kept", "kept", "kept"]
+    assert found.table()["result"].tolist() == ["NOT KEPT", *["kept"] * 11]
     assert found.table()["limit"].iloc[0] == "> 0"
 
 
@@ -95,3 +176,9 @@ def test_record_is_json_and_the_table_names_what_was_not_kept():
 )
 def test_strict_limit_must_be_passed(figure, at_least, strict, kept):
     assert Criterion("x", figure, 1.0, at_least, strict).passed is kept
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(GateConfig)])
+def test_page_of_the_gate_has_every_limit_with_its_default(name):
+    page = (Path(__file__).parents[2] / "docs" / "gate.md").read_text()
+    assert f"\n| `{name}` | {getattr(GateConfig(), name):g} | " in page

@@ -28,7 +28,11 @@ class Place:
         self.train = {
             "data": str(write_miniature(folder / "data")), "rating_model": "bias", "rank": 3, "log_rounds": 2_000,
             "log_settings": {"temperature": 0.5, "floor": 0.2}, "registry": str(self.registry),
-            "gate_settings": {"margin": -5.0, "held_out_margin": -5.0, "weight_error": 100.0, "least_effective_rounds": 0.0},
+            "gate_settings": {
+                "margin": -5.0, "relative_gain": -1.0, "held_out_margin": -5.0, "group_loss": 5.0,
+                "weight_error": 100.0, "least_effective_rounds": 0.0, "least_diversity": 0.0,
+                "calibration_bias": 5.0, "calibration_error": 5.0, "latency_ms": 60_000.0,
+            },
         }  # fmt: skip
 
     def run(self, name: str, **parameters: object) -> PipelineRun:

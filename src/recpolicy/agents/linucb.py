@@ -51,6 +51,16 @@ class DisjointLinear(Learner):
         self._config, self._warm = config, warm
         self._posterior = linear.Posterior(prior_mean, config.precision, name)
 
+    @property
+    def posterior(self) -> linear.Posterior:
+        """What it believes of every arm."""
+        return self._posterior
+
+    @property
+    def forgets(self) -> bool:
+        """Whether later observations weigh more, so that their order matters."""
+        return bool(self._config.forgetting < 1)
+
     def features(self, observation: Observation) -> tf.Tensor:
         """The regressors [B, D]."""
         return linear.with_bias(observation.context) if self._config.bias else observation.context

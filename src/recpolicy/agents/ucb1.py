@@ -1,13 +1,16 @@
 """UCB1: arms without context, greedy in mean + c (high - low) sqrt(2 ln N / n_a).
 
 Rewards are scaled to [0, 1] inside; every arm is tried once first (its bound is infinite, ties are drawn). N is the
-number of rewards seen; batches of B act on the same counts. Source: Auer, Cesa-Bianchi & Fischer 2002.
+number of rewards seen; batches of B act on the same counts. From a log its means are weighted by 1 / propensity, and
+its counts are effective ones (training/weighted_means.py). Source: Auer, Cesa-Bianchi & Fischer 2002.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from recpolicy.agents import heads
 from recpolicy.agents.arms import Arms
@@ -51,6 +54,13 @@ class ArmMeans(tf.Module):
         self.count.assign(count)
         return tf.reduce_mean(tf.square(reward - before))
 
+    def include(self, count: NDArray[np.floating], mean: NDArray[np.floating]) -> None:
+        """Take in `count` [A] rewards, fractions allowed, of this mean [A]."""
+        added = tf.constant(count, tf.float32)
+        total = self.count + added
+        self.mean.assign_add(tf.math.divide_no_nan(added * (tf.constant(mean, tf.float32) - self.mean), total))
+        self.count.assign(total)
+
     def estimate(self, context: tf.Tensor, untried: float) -> Estimate:
         """Means (`untried` where there is none) and widths, the same for every context: [B, A]."""
         mean = tf.where(self.count > 0, self.mean, untried)
@@ -69,14 +79,17 @@ def upper_bounds(count: tf.Tensor, mean: tf.Tensor, c: float, span: float) -> tf
 class UCB1(Learner):
     """Optimism over context-free means."""
 
-    learns_from_logs = False
-
     def __init__(self, arms: int, config: UCB1Config):
         if config.high <= config.low:
             raise ConfigError(f"ucb1: high {config.high}: expected more than low {config.low}")
         super().__init__(name="ucb1")
         self._config = config
         self._arms = ArmMeans(arms, "ucb1")
+
+    @property
+    def arms(self) -> ArmMeans:
+        """Counts and means."""
+        return self._arms
 
     def estimate(self, observation: Observation) -> Estimate:
         """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import write_json
@@ -19,6 +20,7 @@ from recpolicy.evaluation.evaluate import evaluate_tables
 from recpolicy.evaluation.evaluation import Evaluation
 from recpolicy.evaluation.regret import regret_by_user
 from recpolicy.evaluation.tables import PolicyTables
+from recpolicy.models.embeddings import embed
 from recpolicy.models.registry import fit_rating_model
 from recpolicy.models.world import World, world_of
 from recpolicy.serving.predictor import Policy
@@ -26,6 +28,8 @@ from recpolicy.serving.predictor import Policy
 METRICS_FILE = "metrics.json"
 JUDGE = "item_knn"
 """The model class of the judge world: none that features or the default training world are made of."""
+_RANK = 20
+"""Length of the rating model's embeddings by which the diversity of lists is measured: the same for all policies."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,23 @@ def evaluate(policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out
         refuse_seen_rows(name, policy, split)
     model = _rating_model_of(next(iter(policies.values())), split.fit) if policies else fit_rating_model(split.fit)
     tables = {name: _tables(policy) for name, policy in policies.items()} | baseline_tables(split.fit, model)
-    verdict = judge_tables(split, tables, seed)
+    embedding = embed(model, min(_RANK, *split.fit.shape)).movie
+    verdict = judge_tables(split, tables, seed, embedding)
     if out is not None:
         write_json(out / METRICS_FILE, verdict.as_dict())
     return verdict
 
 
-def judge_tables(split: Split, tables: Mapping[str, PolicyTables], seed: int) -> Verdict:
-    """Evaluate tables on the held-out ratings, and their regret in the judge world."""
+def judge_tables(
+    split: Split, tables: Mapping[str, PolicyTables], seed: int, embedding: NDArray[np.floating] | None = None
+) -> Verdict:
+    """Evaluate tables on the held-out ratings, and their regret in the judge world; embedding [I, D] of the movies."""
     world = judge_world(split, seed)
     regret = {
         name: mean_interval(regret_by_user(world.expected, table.score), generator(seed, "evaluation/regret"))
         for name, table in tables.items()
     }
-    return Verdict(evaluate_tables(split, tables, seed), regret, world.name)
+    return Verdict(evaluate_tables(split, tables, seed, embedding=embedding), regret, world.name)
 
 
 def judge_world(split: Split, seed: int) -> World:

@@ -4,7 +4,7 @@ It is a JSON file; the gate reads it, and a page shows it to people. N rounds, U
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.api.evaluate import Verdict, evaluate
-from recpolicy.api.logs import read_rounds
+from recpolicy.api.judge_log import LogTrial, off_policy_gain, trial_on
+from recpolicy.api.latency import Latency, measure_latency
+from recpolicy.api.logs import EVALUATION, read_rounds
 from recpolicy.api.retrain import tables_of_policy
 from recpolicy.core.errors import DataError
 from recpolicy.core.extras import require_extra
@@ -20,15 +22,21 @@ from recpolicy.core.files import read_json_of, write_json
 from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.bootstrap import Interval
-from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, gain
+from recpolicy.evaluation.calibration import Calibration, rating_calibration
+from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
+from recpolicy.evaluation.groups import GroupFigure, groups_of
 from recpolicy.evaluation.off_policy.results import Gain
-from recpolicy.evaluation.off_policy.rounds import LoggedChoices, target_of
-from recpolicy.serving.heads import greedy
+from recpolicy.evaluation.ranking import top_movies
 from recpolicy.serving.predictor import Policy, load_policy
 
+__all__ = [
+    "FORMAT", "FORMAT_VERSION", "INCUMBENT", "Judgement", "judge", "judge_policy", "off_policy_gain", "read_judgement",
+    "read_trial_rounds", "write_judgement",
+]  # fmt: skip
+
 FORMAT, FORMAT_VERSION = "recpolicy judgement", 1
-ESTIMATOR = "dr"
-"""Doubly robust: unbiased with true propensities, and sharper than weighting alone."""
+INCUMBENT = "incumbent"
+"""The incumbent's name among the policies of the held-out evaluation."""
 _LIKE = 0.75
 """A like is a rating in the upper quarter of the scale: 4 and more on 1..5."""
 
@@ -41,37 +49,69 @@ class Judgement:
     held_out: Verdict | None
     name: str
     """The policy's name in `held_out`."""
-    off_policy: Gain | None
+    trial: LogTrial | None
+    """The policy on logged rounds."""
     against: str
-    """Whom `off_policy` compares with."""
+    """Whom `trial` compares with."""
     seed: int
+    actions: ActionDiversity
+    """Spread of the policy's best movies, over the logged rounds or, without a log, over all users."""
+    log_groups: Mapping[str, GroupFigure]
+    """Gain on the log by group of users; empty without a log."""
+    latency: Latency
+    inputs: Mapping[str, str | None]
+    """Digests of all that was looked at."""
+    calibration: Calibration | None = None
     likes: dict[str, Any] = field(default_factory=dict)
     """ROC curve and confusion matrix of likes on held-out ratings; empty without."""
 
+    @property
+    def off_policy(self) -> Gain | None:
+        """The gain on logged rounds."""
+        return None if self.trial is None else self.trial.gain
+
+    @property
+    def held_out_against(self) -> str:
+        """Whom the groups' held-out choice is compared with: the incumbent where both know the same fit part."""
+        known = {} if self.held_out is None else self.held_out.evaluation.policies
+        return INCUMBENT if INCUMBENT in known else "most_popular"
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
-        body: dict[str, Any] = {"policy": dict(self.policy), "seed": self.seed}
+        body: dict[str, Any] = {
+            "policy": dict(self.policy), "seed": self.seed, "inputs": dict(self.inputs),
+            "actions": {**asdict(self.actions), "over": "all users" if self.trial is None else "logged rounds"},
+            "latency": asdict(self.latency),
+        }  # fmt: skip
         if self.held_out is not None:
-            evaluation = self.held_out.evaluation
-            gains = {
-                other: _plain(evaluation.difference(self.name, other))
-                for other in evaluation.policies
-                if other != self.name
-            }
-            result = evaluation.policies[self.name]
-            body["held_out"] = {
-                **self.held_out.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
-                "choice": _plain(result.held_out),
-            }  # fmt: skip
-        if self.off_policy is not None:
-            found = self.off_policy.candidate
-            body["off_policy"] = {
-                "against": self.against, "estimator": self.off_policy.estimator,
-                "gain": _plain(self.off_policy.intervals["bootstrap"]), "value": _plain(found.intervals["bootstrap"]),
-                "effective_rounds": found.diagnostics.effective_rounds, "weight_off": found.diagnostics.weight_off,
-                "details": self.off_policy.as_dict(),
-            }  # fmt: skip
+            body["held_out"] = self._held_out(self.held_out)
+        if self.trial is not None:
+            body["off_policy"] = self._off_policy(self.trial)
         return body
+
+    def _held_out(self, verdict: Verdict) -> dict[str, Any]:
+        evaluation = verdict.evaluation
+        others = [one for one in evaluation.policies if one != self.name]
+        gains = {other: _plain(evaluation.difference(self.name, other)) for other in others}
+        result, against = evaluation.policies[self.name], self.held_out_against
+        groups = _plain_groups(evaluation.group_difference(self.name, against))
+        return {
+            **verdict.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
+            "choice": _plain(result.held_out), "group_gain": {"against": against, "groups": groups},
+            "calibration": None if self.calibration is None else asdict(self.calibration),
+        }  # fmt: skip
+
+    def _off_policy(self, trial: LogTrial) -> dict[str, Any]:
+        found = trial.gain.candidate
+        relative = trial.relative_gain
+        return {
+            "against": self.against, "estimator": trial.gain.estimator,
+            "gain": _plain(trial.gain.intervals["bootstrap"]), "value": _plain(found.intervals["bootstrap"]),
+            "effective_rounds": found.diagnostics.effective_rounds, "weight_off": found.diagnostics.weight_off,
+            "relative_gain": None if relative is None else _plain(relative), "gain_on_hits": trial.gain_on_hits,
+            "group_gain": {"against": self.against, "groups": _plain_groups(self.log_groups)},
+            "details": trial.gain.as_dict(),
+        }  # fmt: skip
 
     def figures(self) -> dict[str, float | str]:
         """The main figures, flat."""
@@ -103,62 +143,66 @@ def judge_policy(
     has learnt from these very rounds.
     """
     policy = load_policy(folder)
-    if split is None and rounds is None:
+    compared = None if incumbent is None else load_policy(incumbent)
+    log = None if rounds is None else read_trial_rounds(rounds, policy)
+    return judge(policy, split, log, compared, seed)
+
+
+def judge(
+    policy: Policy, split: Split | None, log: LoggedRounds | None, incumbent: Policy | None = None, seed: int = 0
+) -> Judgement:
+    """Judge a loaded policy; the incumbent takes part in the held-out evaluation if it knows the same fit part."""
+    if split is None and log is None:
         raise DataError("judging a policy takes held-out ratings or logged rounds; neither is given")
     name = policy.artifact.agent
-    held_out = None if split is None else evaluate({name: policy}, split, seed=seed)
-    compared = None if incumbent is None else load_policy(incumbent)
-    found = None
-    if rounds is not None:
-        found = off_policy_gain(policy, compared, read_rounds(rounds, tables_of_policy(policy)), seed)
-    against = "the logging policy" if compared is None else f"incumbent {compared.about['content'][:8]}"
-    likes = {} if split is None else _likes(policy, split)
-    return Judgement(_described(policy), held_out, name, found, against, seed, likes)
+    held_out = None
+    if split is not None:
+        fair = incumbent is not None and incumbent.about["split"]["fit"] == split.fit.digest
+        known = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
+        held_out = evaluate(known, split, seed=seed)
+    trial = None if log is None else trial_on(policy, incumbent, log, seed)
+    artifact = policy.artifact
+    groups = groups_of(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
+    return Judgement(
+        policy=_described(policy),
+        held_out=held_out,
+        name=name,
+        trial=trial,
+        against="the logging policy" if incumbent is None else f"incumbent {incumbent.about['content'][:8]}",
+        seed=seed,
+        actions=_actions_of_users(policy) if trial is None else trial.actions,
+        log_groups={} if trial is None else trial.group_gains(groups),
+        latency=measure_latency(policy),
+        inputs=_inputs(policy, incumbent, split, log),
+        calibration=None if split is None else rating_calibration(_estimates(policy, split), split.test.rating),
+        likes={} if split is None else _likes(policy, split),
+    )
 
 
-def off_policy_gain(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: int = 0) -> Gain:
-    """By how much the policy, without exploring, earns more per round than the incumbent, or than who logged."""
-    if log.digest == policy.about.get("log"):
-        raise DataError(f"{log.name}: the policy has learnt from these very rounds; evaluate on others")
-    score, rating = policy.scores()
-    choices = LoggedChoices(
-        action=log.arm(), reward=log.reward, logged_prob=log.propensity, user=log.user, actions=len(log.catalogue),
-    )  # fmt: skip
-    candidate = target_of(choices, _greedy_table(score, log))
-    config = OffPolicyConfig(seed=seed, reward_range=log.scale)
-    compared = None if incumbent is None else target_of(choices, _greedy_table(incumbent.scores()[0], log))
-    return gain(choices, candidate, compared, ESTIMATOR, config, q=_rating_table(rating, log))
+def read_trial_rounds(path: Path, policy: Policy) -> LoggedRounds:
+    """Read the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote."""
+    if path.is_dir():
+        if not (path / EVALUATION).is_file():
+            raise DataError(
+                f"{path}: no {EVALUATION} in this folder; turn a raw log into rounds first: recpolicy log ingest"
+            )
+        path = path / EVALUATION
+    return read_rounds(path, tables_of_policy(policy))
 
 
 def write_judgement(judgement: Judgement, path: Path, page: Path | None = None) -> None:
     """Write the judgement as JSON and, for people, as a page."""
     write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **judgement.as_dict()})
     if page is not None:
-        _write_page(judgement, page)
+        require_extra("train", "the page of a judgement")
+        from recpolicy.api.judge_page import write_judgement_page
+
+        write_judgement_page(judgement, page)
 
 
 def read_judgement(path: Path) -> dict[str, Any]:
     """Read a judgement; raises ArtifactError for any other file."""
     return read_json_of(path, FORMAT, FORMAT_VERSION)
-
-
-def _greedy_table(score: NDArray[np.floating], log: LoggedRounds) -> Any:
-    """The greedy policy's probabilities [n, A] of a slice of rounds; ties share alike."""
-    among = score[:, log.catalogue]
-
-    def rows(part: slice) -> NDArray[np.floating]:
-        return greedy(among[log.user[part]], log.allowed(part))
-
-    return rows
-
-
-def _rating_table(rating: NDArray[np.floating], log: LoggedRounds) -> Any:
-    among = np.clip(rating[:, log.catalogue], *log.scale)
-
-    def rows(part: slice) -> NDArray[np.floating]:
-        return np.asarray(among[log.user[part]])
-
-    return rows
 
 
 def _described(policy: Policy) -> dict[str, Any]:
@@ -174,6 +218,31 @@ def _plain(interval: Interval) -> dict[str, float]:
     return {"value": interval.value, "lo": interval.lo, "hi": interval.hi}
 
 
+def _plain_groups(figures: Mapping[str, GroupFigure]) -> dict[str, dict[str, float]]:
+    return {name: {**_plain(one.interval), "users": one.users} for name, one in figures.items()}
+
+
+def _inputs(
+    policy: Policy, incumbent: Policy | None, split: Split | None, log: LoggedRounds | None
+) -> dict[str, str | None]:
+    return {
+        "candidate": policy.about["content"], "incumbent": None if incumbent is None else incumbent.about["content"],
+        "fit": None if split is None else split.fit.digest, "test": None if split is None else split.test.digest,
+        "rounds": None if log is None else log.digest,
+    }  # fmt: skip
+
+
+def _actions_of_users(policy: Policy) -> ActionDiversity:
+    """How the best movies of all users spread over the policy's catalogue."""
+    score = policy.scores()[0][:, policy.artifact.catalogue]
+    return action_diversity(top_movies(score, np.zeros(score.shape, bool), k=1).count)
+
+
+def _estimates(policy: Policy, split: Split) -> NDArray[np.floating]:
+    """Rating estimates of the held-out ratings [N]."""
+    return np.asarray(policy.scores()[1][split.test.user, split.test.movie])
+
+
 def _likes(policy: Policy, split: Split, points: int = 200) -> dict[str, Any]:
     """How well the estimates tell likes from the rest of the held-out ratings; empty where there is but one kind."""
     require_extra("train", "the curve of likes")
@@ -184,7 +253,7 @@ def _likes(policy: Policy, split: Split, points: int = 200) -> dict[str, Any]:
     like = split.test.rating >= limit
     if like.all() or not like.any():
         return {}
-    estimate = policy.scores()[1][split.test.user, split.test.movie]
+    estimate = _estimates(policy, split)
     fpr, tpr, threshold = roc_curve(like, estimate)
     kept = np.unique(np.linspace(0, len(fpr) - 1, points).astype(int))
     return {
@@ -193,35 +262,3 @@ def _likes(policy: Policy, split: Split, points: int = 200) -> dict[str, Any]:
         "threshold": np.minimum(threshold[kept], high).tolist(),  # the first is infinite
         "confusion": confusion_matrix(like, estimate >= limit).tolist(),
     }  # fmt: skip
-
-
-def _write_page(judgement: Judgement, page: Path) -> None:
-    require_extra("train", "the page of a judgement")
-    import pandas as pd
-
-    from recpolicy.evaluation.report import ReportContent, write_report
-
-    tables = []
-    if judgement.off_policy is not None:
-        found = judgement.off_policy
-        rows = {
-            "candidate": found.candidate.intervals["bootstrap"],
-            judgement.against: found.incumbent.intervals["bootstrap"],
-            "gain": found.intervals["bootstrap"],
-        }
-        frame = pd.DataFrame({"reward per round": [str(one) for one in rows.values()]}, index=pd.Index(list(rows)))
-        frame.index.name = "policy"
-        tables.append((f"On logged rounds ({found.estimator}, 95 % intervals over users)", frame))
-    if judgement.held_out is not None:
-        tables.append(("On held-out ratings, beside the baselines", judgement.held_out.table()))
-    content = ReportContent(
-        title=f"Judgement of {judgement.name}",
-        summary=[(key, str(value)) for key, value in judgement.policy.items()],
-        tables=tables,
-        notes=[
-            "Values on logged rounds are off-policy estimates: what the policy, without exploring, would have earned in"
-            " the rounds that another policy logged. They rest on true propensities and on overlap; the effective"
-            " number of rounds says how much of the log speaks for this policy."
-        ],
-    )
-    write_report(page, content)

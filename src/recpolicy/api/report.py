@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from recpolicy.api.evaluate import Verdict, evaluate
+from recpolicy.api.evaluate import METRICS_FILE, Verdict, evaluate
 from recpolicy.api.evaluate_sessions import SessionVerdict, evaluate_sessions
+from recpolicy.api.judge import Judgement, judge
 from recpolicy.core.extras import require_extra
+from recpolicy.core.files import write_json
 from recpolicy.core.metrics import read_csv
+from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.splits import Split
+from recpolicy.evaluation.gate import GateConfig, gate
 from recpolicy.serving.predictor import Policy
 
 _NOTES = (
@@ -34,25 +38,67 @@ _SESSION_NOTE = (
 
 
 def write_policy_report(
-    policy: Policy, split: Split, folder: Path, out: Path, *, user: Any = None, seed: int = 0
+    policy: Policy,
+    split: Split,
+    folder: Path,
+    out: Path,
+    *,
+    user: Any = None,
+    seed: int = 0,
+    log: LoggedRounds | None = None,
+    incumbent: Policy | None = None,
+    limits: GateConfig | None = None,
 ) -> Verdict:
-    """Evaluate the policy (whose artifact is `folder`) and write the page to `out`; `user` gets the suggestions."""
+    """Evaluate the policy (whose artifact is `folder`) and write the page to `out`; `user` gets the suggestions.
+
+    With logged rounds, the page shows what they say of the policy beside the incumbent (or whoever logged), and the
+    gate. Raises what `judge` raises for rounds and incumbent.
+    """
     require_extra("train", "the report")
+    from recpolicy.api.judge_page import LOG_NOTE, evaluation_tables
     from recpolicy.evaluation.report import ReportContent, write_report
 
     policies = {policy.artifact.agent: policy}
-    verdict = evaluate(policies, split, seed=seed, out=folder)
+    judged = None if log is None else judge(policy, split, log, incumbent, seed)
+    verdict = _verdict(judged, policies, split, folder, seed)
     played = evaluate_sessions(policies, split, seed=seed, out=folder) if policy.sequential else None
     sessions = [] if played is None else [("In simulated sessions, 95 % intervals over users", played.table())]
+    log_tables, log_figures = _of_log(judged, limits)
     content = ReportContent(
         title=f"{policy.artifact.agent} on {policy.about['data']}",
         summary=_summary(policy.about),
-        tables=[("On held-out ratings, beside the baselines", verdict.table()), *sessions, _suggestions(policy, user)],
-        figures=_session_figures(played, folder) + _figures(policy, split, verdict, folder, user),
-        notes=[*_NOTES, f"Judge world: {verdict.judge}.", *([] if played is None else [_SESSION_NOTE])],
-    )
+        tables=[
+            *log_tables, ("On held-out ratings, beside the baselines", verdict.table()), *sessions,
+            *evaluation_tables(verdict.evaluation), _suggestions(policy, user),
+        ],
+        figures=log_figures + _session_figures(played, folder) + _figures(policy, split, verdict, folder, user),
+        notes=[
+            *_NOTES, f"Judge world: {verdict.judge}.", *([] if played is None else [_SESSION_NOTE]),
+            *([] if judged is None else [LOG_NOTE]),
+        ],
+    )  # fmt: skip
     write_report(out, content)
     return verdict
+
+
+def _verdict(
+    judged: Judgement | None, policies: Mapping[str, Policy], split: Split, folder: Path, seed: int
+) -> Verdict:
+    if judged is None or judged.held_out is None:
+        return evaluate(policies, split, seed=seed, out=folder)
+    write_json(folder / METRICS_FILE, judged.held_out.as_dict())
+    return judged.held_out
+
+
+def _of_log(judged: Judgement | None, limits: GateConfig | None) -> tuple[list[Any], list[tuple[str, str]]]:
+    """Tables and figures of the log, the gate first; nothing without a log."""
+    if judged is None or judged.trial is None:
+        return [], []
+    from recpolicy.api.gate import gate_tables
+    from recpolicy.api.judge_page import estimator_tables, log_tables
+
+    tables, figures = estimator_tables(judged.trial)
+    return [*gate_tables(gate(judged.as_dict(), limits)), *log_tables(judged), *tables], figures
 
 
 def _summary(about: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`recpolicy log`: logs of a simulated policy, and from raw logs to rounds that can be learnt from."""
+"""`recpolicy log`: logs of a simulated policy or of other systems, and from raw logs to rounds to learn from."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,8 +87,7 @@ def ingest(
     """Check a log, join its rewards and split it by time; says what became of every event and reward."""
     from recpolicy.api.logs import ingest_log
 
-    if policy is not None and data is not None:
-        raise typer.BadParameter("say by one of them which users and movies there are", param_hint="--policy, --data")
+    _refuse_both(policy, data)
     tables, source = _tables_of_config(config, ("ingest",))
     given = {"wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share}
     settings = {**tables.get("ingest", {}), **{key: value for key, value in given.items() if value is not None}}
@@ -98,6 +97,50 @@ def ingest(
         return
     _print_report(report)
     print(f"\nwritten: {out}")
+
+
+@app.command("import", epilog="Example:  recpolicy log import clicks.csv --format obd --out logs/clicks")
+def import_(
+    file: Annotated[Path, typer.Argument(help="The log of another system.")],
+    form: Annotated[
+        str, typer.Option("--format", help="obd: CSV as of the Open Bandit Dataset; vw: Vowpal Wabbit's JSON lines.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet, rewards included.")],
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="A trained policy says which users and movies there are.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Or the ratings say it; without both, the ids that occur.")
+    ] = None,
+    scale: Annotated[
+        tuple[float, float], typer.Option("--scale", help="Lowest and highest reward (click, or -cost) of the file.")
+    ] = (0.0, 1.0),
+    user: Annotated[
+        str, typer.Option("--user-id", help="vw: dotted name of the user's id among the shared features.")
+    ] = "",
+    movie: Annotated[str, typer.Option("--movie-id", help="vw: dotted name of the movie's id within an action.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a log of ours from that of another system; says what of it is lost."""
+    from recpolicy.api.log_import import import_log
+
+    _refuse_both(policy, data)
+    tables = _catalogue(policy, data or "", {}) if policy or data else None
+    report = import_log(file, out, form, tables, scale, user=user, movie=movie)
+    if as_json:
+        print_json(report.as_dict())
+        return
+    print(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.movies:,} movies: {out}")
+    if report.skipped:
+        print(f"left out {report.skipped:,} lines that are marked as not to be learnt from")
+    print(f"lost: {', '.join(report.lost) or 'nothing'}")
+    if report.derived:
+        print("users and movies are those that occur; no policy knows their ids")
+
+
+def _refuse_both(policy: Path | None, data: str | None) -> None:
+    if policy is not None and data is not None:
+        raise typer.BadParameter("say by one of them which users and movies there are", param_hint="--policy, --data")
 
 
 def _tables_of_config(config: Path | None, known: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:

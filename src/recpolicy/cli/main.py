@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from recpolicy.cli import data, log, pipeline, policy, registry, serve, simulator, training
+from recpolicy.cli import data, gate, log, ope, pipeline, policy, registry, serve, simulator, training
 from recpolicy.core.errors import RecpolicyError
 
 _INTERRUPTED = 130
@@ -21,10 +21,11 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(log.app, name="log")
+app.add_typer(ope.app, name="ope")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(registry.app, name="registry")
 app.add_typer(simulator.app, name="simulator")
-for command in (*training.COMMANDS, *policy.COMMANDS, *serve.COMMANDS):
+for command in (*training.COMMANDS, *policy.COMMANDS, *gate.COMMANDS, *serve.COMMANDS):
     app.command(epilog=command.example)(command.function)
 
 

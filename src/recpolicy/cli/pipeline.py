@@ -16,6 +16,8 @@ Params = Annotated[
 Image = Annotated[str | None, typer.Option("--image", help="Image that the steps run in on a cluster.")]
 Caching = Annotated[bool, typer.Option("--cache/--no-cache", help="Take the results of unchanged steps.")]
 _FAILED = 1
+_SHOWN = ("policy", "best", "predictions", "table", "registered")
+"""Artifacts whose paths a user wants to know."""
 
 
 @app.command("list", epilog="Example:  recpolicy pipeline list train")
@@ -84,19 +86,25 @@ def run(
 
 
 def _print_run(made: Any) -> None:
+    import sys
+
     import pandas as pd
 
-    rows = [(step.state, f"{step.seconds:.1f}", ", ".join(step.artifacts)) for step in made.steps]
-    names = pd.Index([step.name for step in made.steps], name="step")
-    frame = pd.DataFrame(rows, columns=["state", "seconds", "artifacts"], index=names)
-    print_frame(frame, f"{made.pipeline}: {made.state} in {made.seconds:.1f} s, {made.folder}")
+    title = f"{made.pipeline}: {made.state} in {made.seconds:.1f} s, {made.folder}"
+    if sys.stdout.isatty() and sys.stderr.isatty():  # then the live table has just been there
+        print(title)
+    else:
+        rows = [(step.state, f"{step.seconds:.1f}", ", ".join(step.artifacts)) for step in made.steps]
+        names = pd.Index([step.name for step in made.steps], name="step")
+        print_frame(pd.DataFrame(rows, columns=["state", "seconds", "artifacts"], index=names), title)
     if made.note:
         print(f"no step was reused: {made.note}")
-    wanted = ("policy", "best", "predictions", "table", "page", "card", "registered")
     for step in made.steps:
         for artifact, path in step.artifacts.items():
-            if artifact in wanted:
+            if artifact in _SHOWN:
                 print(f"{step.name}/{artifact}: {path}")
+    for page in made.pages:
+        print(f"page: {page}")
 
 
 @app.command(epilog="Example:  recpolicy pipeline submit train --host https://kubeflow.example.com/pipeline")

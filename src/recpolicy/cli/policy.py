@@ -41,13 +41,14 @@ def evaluate(
     from recpolicy.serving.predictor import load_policy
 
     policy = load_policy(folder)
-    policies, split = {policy.artifact.agent: policy}, _split_of(policy, data)
+    policies, split = {policy.artifact.agent: policy}, split_of(policy, data)
     verdict = evaluate_policies(policies, split, seed=seed, out=folder)
     played = _play_sessions(policies, split, seed, folder) if policy.sequential else None
     if as_json:
         print_json({**verdict.as_dict(), **({} if played is None else {"sessions": played.as_dict()})})
         return
     print_frame(verdict.table(), f"{folder}, {_title(verdict)}")
+    _print_more(verdict)
     if played is not None:
         print()
         print_frame(played.table(), _SESSIONS)
@@ -64,7 +65,7 @@ def compare(
     from recpolicy.serving.predictor import load_policy
 
     policies = {str(folder): load_policy(folder) for folder in folders}
-    split = _split_of(next(iter(policies.values())), data)
+    split = split_of(next(iter(policies.values())), data)
     verdict = evaluate_policies(policies, split, seed=seed)
     of_sessions = {name: policy for name, policy in policies.items() if policy.sequential}
     played = _play_sessions(of_sessions, split, seed) if of_sessions else None
@@ -72,6 +73,7 @@ def compare(
         print_json({**verdict.as_dict(), **({} if played is None else {"sessions": played.as_dict()})})
         return
     print_frame(verdict.table(), _title(verdict))
+    _print_more(verdict)
     if played is not None:
         print()
         print_frame(played.table(), _SESSIONS)
@@ -131,23 +133,49 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; FOLDER/report.html when left out.")] = None,
     user: Annotated[str | None, typer.Option("--user", help="Whose suggestions are shown.")] = None,
     data: Data = None,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", help="Also what logged rounds say: folder that `recpolicy log ingest` wrote."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="With --log: folder of the policy in service; else whoever logged.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="With --log: TOML file with the table [gate], its limits.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Write one self-contained HTML page: training, figures beside the baselines, plots, suggestions."""
+    """Write one self-contained HTML page: training, figures beside the baselines, plots, suggestions; logs and gate."""
+    from recpolicy.api.gate import limits_in
+    from recpolicy.api.judge import read_trial_rounds
     from recpolicy.api.report import write_policy_report
     from recpolicy.serving.predictor import load_policy
 
+    if log is None and (against or config):
+        raise typer.BadParameter(
+            "go with --log: without logged rounds nothing is compared", param_hint="--against, --config"
+        )
     policy = load_policy(folder)
     page = out or folder / "report.html"
     write_policy_report(
-        policy, _split_of(policy, data), folder, page, user=None if user is None else parse_id(user), seed=seed
-    )
+        policy, split_of(policy, data), folder, page, user=None if user is None else parse_id(user), seed=seed,
+        log=None if log is None else read_trial_rounds(log, policy),
+        incumbent=None if against is None else load_policy(against), limits=limits_in(config),
+    )  # fmt: skip
     print(f"report: {page}")
 
 
 def _title(verdict: "Verdict") -> str:
     evaluation = verdict.evaluation
     return f"{evaluation.test_ratings:,} held-out ratings of {evaluation.split}"
+
+
+def _print_more(verdict: "Verdict") -> None:
+    evaluation = verdict.evaluation
+    print()
+    print_frame(evaluation.lists_table(), f"The {evaluation.k} best movies not yet rated, all users")
+    print()
+    print_frame(evaluation.group_table(), "Held-out choice by group of users")
 
 
 _SESSIONS = "Simulated sessions: reward of a session, 95 % intervals over users"
@@ -161,7 +189,7 @@ def _play_sessions(
     return evaluate_sessions(policies, split, seed=seed, out=out)
 
 
-def _split_of(policy: "Policy", data: str | None) -> "Split":
+def split_of(policy: "Policy", data: str | None) -> "Split":
     """The split that the policy was fitted on, made again from the ratings."""
     from recpolicy.core.errors import DataError
     from recpolicy.data.load import load_ratings
@@ -227,5 +255,5 @@ COMMANDS = (
     Command(compare, "Example:  recpolicy compare runs/linucb runs/ucb1"),
     Command(predict, "Example:  recpolicy predict runs/linucb --user 196 --movie 50 --movie 181"),
     Command(recommend, "Example:  recpolicy recommend runs/linucb --user newcomer --rate 50=5 --rate 258=2 -k 5"),
-    Command(report, "Example:  recpolicy report runs/linucb"),
+    Command(report, "Example:  recpolicy report runs/linucb --log rounds/week1 --against runs/incumbent"),
 )

@@ -6,7 +6,9 @@ N test ratings, U users, I movies, U' users with two or more test ratings. Per p
 - ndcg: nDCG@k within a user's test ratings, mean over U' users with a user-bootstrap interval (ranking.py);
 - held_out, place: mean rating of the held-out choice over U' users, and where it stands between random and oracle
   (held_out_choice.py);
-- coverage, novelty: of the k best movies that a user has not rated in fit, all U users (ranking.py).
+- coverage, novelty: of the k best movies that a user has not rated in fit, all U users (ranking.py);
+- genre_diversity, embedding_diversity, gini: how unlike those movies are, and how unequally shown (diversity.py);
+- groups: the held-out choice by age band, gender and activity (groups.py).
 """
 
 from collections.abc import Mapping
@@ -17,11 +19,13 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator
-from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings import Ratings, genre_directions
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, mean_interval
 from recpolicy.evaluation.candidates import Candidates, candidates_of
+from recpolicy.evaluation.diversity import gini, list_diversity, unit_rows
 from recpolicy.evaluation.evaluation import Evaluation, PolicyResult
+from recpolicy.evaluation.groups import Groups, group_figures, groups_of
 from recpolicy.evaluation.held_out_choice import (
     greedy_weights,
     held_out_choice,
@@ -42,17 +46,20 @@ def evaluate_tables(
     k: int = 10,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
+    embedding: NDArray[np.floating] | None = None,
 ) -> Evaluation:
     """Evaluate the named policies on the test part of `split`.
 
     The seed fixes the resampled users, which are the same for every policy; a policy's numbers do not depend on which
-    others are evaluated with it. k is capped at the number of movies. Raises DataError when fit and test share a (user,
-    movie) pair, when no user has two test ratings, and when a table has a wrong shape or numbers that are not finite.
+    others are evaluated with it. k is capped at the number of movies. `embedding` [I, D] describes the movies for the
+    diversity of lists: one description for all policies, or they cannot be compared. Raises DataError when fit and
+    test share a (user, movie) pair, when no user has two test ratings, and when a table has a wrong shape or numbers
+    that are not finite.
     """
     refuse_overlap(split)
     for name, table in tables.items():
         _check(name, table, split.fit.shape)
-    judge = _judge(split, seed, min(k, len(split.fit.movies)), resamples, level)
+    judge = _judge(split, seed, min(k, len(split.fit.movies)), resamples, level, embedding)
     candidates = judge.candidates
     return Evaluation(
         split=split.name,
@@ -66,6 +73,7 @@ def evaluate_tables(
         random=judge.interval(random_values(candidates)),
         oracle=judge.interval(oracle_values(candidates)),
         policies={name: judge.result(table) for name, table in tables.items()},
+        groups=judge.groups,
     )
 
 
@@ -78,6 +86,8 @@ class _Judge:
     grade: NDArray[np.float64]  # [N]
     rated: NDArray[np.bool_]  # [U, I], rated in fit
     information: NDArray[np.float64]  # [I], bits
+    directions: Mapping[str, NDArray[np.float64]]  # [I, D] each, rows of length 1 or 0
+    groups: Groups  # of U' users
     seed: int
     k: int
     resamples: int
@@ -97,6 +107,8 @@ class _Judge:
             weight = restricted_weights(self.candidates, self.candidates.look_up(table.probability))
         choice = held_out_choice(self.candidates, weight, self.rng(), self.resamples, self.level)
         top = top_movies(table.score, self.rated, self.k)
+        unlike = list_diversity(table.score, self.rated, self.directions, self.k)
+        by_user = choice.by_user
         predicted = None if table.rating is None else table.rating[self.test.user, self.test.movie]  # [N]
         return PolicyResult(
             rmse=None if predicted is None else rmse(predicted, self.test.rating),
@@ -106,17 +118,37 @@ class _Judge:
             place=choice.place,
             coverage=coverage(top),
             novelty=novelty(top, self.information),
-            choice_by_user=choice.by_user,
+            genre_diversity=unlike["genres"],
+            embedding_diversity=unlike.get("embeddings"),
+            gini=gini(top.count),
+            groups=group_figures(self.groups, by_user, np.ones(len(by_user)), self.rng(), self.resamples, self.level),
+            choice_by_user=by_user,
         )
 
 
-def _judge(split: Split, seed: int, k: int, resamples: int, level: float) -> _Judge:
+def _judge(
+    split: Split, seed: int, k: int, resamples: int, level: float, embedding: NDArray[np.floating] | None
+) -> _Judge:
     candidates = candidates_of(split.test)
     rated = np.zeros(split.fit.shape, bool)
     rated[split.fit.user, split.fit.movie] = True
     grade = grades(candidates.rating, split.test.scale)
     information = self_information(split.fit)
-    return _Judge(split.test, candidates, grade, rated, information, seed, k, resamples, level)
+    directions = {"genres": genre_directions(split.fit.movies).astype(np.float64)}
+    if embedding is not None:
+        _check_embedding(embedding, len(split.fit.movies))
+        directions["embeddings"] = unit_rows(embedding)
+    groups = groups_of(split.fit.users, np.bincount(split.fit.user, minlength=len(split.fit.users))).of(
+        candidates.user[candidates.start]
+    )
+    return _Judge(
+        split.test, candidates, grade, rated, information, directions, groups, seed, k, resamples, level
+    )  # fmt: skip
+
+
+def _check_embedding(embedding: NDArray[np.floating], items: int) -> None:
+    if embedding.ndim != 2 or len(embedding) != items or not np.isfinite(embedding).all():
+        raise DataError(f"embedding {embedding.shape} of movies: expected ({items}, D) finite numbers")
 
 
 def refuse_overlap(split: Split) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import unknown_name
 from recpolicy.core.seeds import generator
 from recpolicy.evaluation.bootstrap import Interval, paired_difference
+from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 
 MISSING = "–"
 
@@ -26,6 +27,12 @@ class PolicyResult:
     place: Interval | None
     coverage: float
     novelty: float
+    genre_diversity: float | None
+    embedding_diversity: float | None
+    """None where no embeddings were given."""
+    gini: float
+    groups: Mapping[str, GroupFigure]
+    """Held-out choice by group of users."""
     choice_by_user: NDArray[np.float64] = field(repr=False, compare=False)
     """Expected rating of the held-out choice for each user with candidates [U']; not part of the JSON."""
 
@@ -39,7 +46,7 @@ class Evaluation:
     test_digest: str
     seed: int
     k: int
-    """Length of the lists behind nDCG, coverage and novelty."""
+    """Length of the lists behind nDCG, coverage, novelty, diversity and Gini."""
     resamples: int
     test_ratings: int
     users: int
@@ -47,6 +54,8 @@ class Evaluation:
     random: Interval
     oracle: Interval
     policies: Mapping[str, PolicyResult]
+    groups: Groups = field(repr=False, compare=False)
+    """Of the users with candidates [U']; not part of the JSON."""
 
     def rows(self) -> pd.DataFrame:
         """Return one row of numbers per policy, and one for the oracle; NaN where a policy has no such number."""
@@ -69,9 +78,31 @@ class Evaluation:
         }
         return pd.DataFrame(columns, index=pd.Index([*self.policies, "oracle"], name="policy"))
 
+    def lists_table(self) -> pd.DataFrame:
+        """Return what the k best movies are like, as text: how many, how known, how unlike, how unequally shown."""
+        results = self.policies.values()
+        columns = {
+            "coverage": [_text(result.coverage) for result in results],
+            "novelty (bits)": [f"{result.novelty:.2f}" for result in results],
+            "genre diversity": [_text(result.genre_diversity) for result in results],
+            "embedding diversity": [_text(result.embedding_diversity) for result in results],
+            "Gini": [_text(result.gini) for result in results],
+        }
+        return pd.DataFrame(columns, index=pd.Index(list(self.policies), name="policy"))
+
+    def group_table(self) -> pd.DataFrame:
+        """Return the held-out choice by group of users as text: one row a group, one column a policy."""
+        names = [name for name in self.groups.names if any(name in one.groups for one in self.policies.values())]
+        users = [next(iter(self.policies.values())).groups[name].users for name in names]
+        columns = {
+            policy: [str(result.groups[name].interval) for name in names] for policy, result in self.policies.items()
+        }
+        return pd.DataFrame({"users": users, **columns}, index=pd.Index(names, name="group"))
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values; None where there is no number, never NaN."""
         plain = asdict(self)
+        del plain["groups"]
         for result in plain["policies"].values():
             del result["choice_by_user"]
         return plain
@@ -81,12 +112,21 @@ class Evaluation:
 
         Raises ConfigError for a policy that was not evaluated.
         """
-        for name in (first, second):
-            if name not in self.policies:
-                raise unknown_name("evaluated policy", name, self.policies)
-        one, other = self.policies[first].choice_by_user, self.policies[second].choice_by_user
+        one, other = self._choices(first, second)
         rng = generator(self.seed, "evaluation/difference")
         return paired_difference(one, other, rng, resamples or self.resamples, self.random.level)
+
+    def group_difference(self, first: str, second: str) -> dict[str, GroupFigure]:
+        """Return `difference` within each group of users; raises ConfigError for a policy that was not evaluated."""
+        one, other = self._choices(first, second)
+        rng = generator(self.seed, "evaluation/difference")
+        return group_figures(self.groups, one - other, np.ones(len(one)), rng, self.resamples, self.random.level)
+
+    def _choices(self, *names: str) -> list[NDArray[np.float64]]:
+        for name in names:
+            if name not in self.policies:
+                raise unknown_name("evaluated policy", name, self.policies)
+        return [self.policies[name].choice_by_user for name in names]
 
     def _row(self, result: PolicyResult) -> dict[str, float | None]:
         place = result.place
@@ -104,6 +144,9 @@ class Evaluation:
             "place_hi": np.nan if place is None else place.hi,
             "coverage": result.coverage,
             "novelty": result.novelty,
+            "genre_diversity": _number(result.genre_diversity),
+            "embedding_diversity": _number(result.embedding_diversity),
+            "gini": result.gini,
         }
 
     def _oracle_row(self) -> dict[str, float]:

@@ -6,7 +6,7 @@ A gain counts by the lower end of its interval, so that chance does not promote.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import pandas as pd
@@ -16,28 +16,47 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.evaluation.criterion import Criterion
 
 Verdict = Literal["pass", "fail", "no_verdict"]
+_SIGNED = ("margin", "relative_gain", "held_out_margin")
+"""Limits that may be negative: a gain that may be a small loss."""
+_EFFECTIVE = "effective rounds"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """The limits."""
+    """The limits; None switches a criterion off. Gains and ratings are in the units of the ratings (stars)."""
 
-    margin: float = 0.0
+    margin: float | None = 0.0
     """Least gain (lower bound, reward per round) over the incumbent on logged rounds."""
-    held_out_margin: float = 0.0
-    """Least gain (lower bound, stars) in held-out choice over always showing the most popular movies."""
-    least_effective_rounds: float = 50.0
+    relative_gain: float | None = 0.0
+    """Least relative gain (lower bound) over the policy that logged: 0.05 asks for 5 % more reward."""
+    least_effective_rounds: float | None = 50.0
     """Effective sample size of the logged rounds below which there is no verdict."""
-    weight_error: float = 4.0
+    weight_error: float | None = 4.0
     """Standard errors that the mean importance weight may be away from 1: more, and propensities or support are off."""
-    least_coverage: float = 0.01
+    held_out_margin: float | None = 0.0
+    """Least gain (lower bound, stars) in held-out choice over always showing the most popular movies."""
+    least_coverage: float | None = 0.01
     """Least share of the movies among everybody's ten best: a policy that shows all the same few has collapsed."""
+    least_diversity: float | None = 0.01
+    """Least exp(entropy) / A of the best movies of A; 1 / A is one movie for all. Too lax where A is below 100."""
+    group_loss: float | None = 0.1
+    """How much a group of users may lose (upper bound): its whole interval below minus this shows harm."""
+    calibration_bias: float | None = 0.2
+    """How far the mean estimate of held-out ratings may be off."""
+    calibration_error: float | None = 0.25
+    """How far estimates may be off on average over ten bins of them."""
+    latency_ms: float | None = 250.0
+    """Most milliseconds of the slowest hundredth of answers for one user, in process, where the judgement was made."""
 
     def __post_init__(self) -> None:
-        for name in ("least_effective_rounds", "weight_error", "least_coverage"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"GateConfig.{name} is {value}; expected 0 or more")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value is None:
+                continue
+            signed = one.name in _SIGNED
+            if not math.isfinite(value) or (value < 0 and not signed):
+                expected = "a finite number" if signed else "0 or more"
+                raise ConfigError(f"GateConfig.{one.name} is {value}; expected {expected}, or none for no limit")
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,10 @@ class Gate:
     config: GateConfig
     policy: Mapping[str, Any]
     """Which policy: agent, content digest, data and log digests."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Digests of all that the judgement looked at."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Further figures, without a limit."""
 
     def table(self) -> pd.DataFrame:
         """One row a criterion, for people."""
@@ -72,44 +95,110 @@ class Gate:
         ]  # fmt: skip
         return {
             "verdict": self.verdict, "criteria": criteria, "reasons": list(self.reasons),
-            "config": as_dict(self.config), "policy": dict(self.policy),
+            "config": as_dict(self.config), "policy": dict(self.policy), "inputs": dict(self.inputs),
+            "figures": dict(self.figures),
         }  # fmt: skip
 
 
 def gate(judgement: Mapping[str, Any], config: GateConfig | None = None) -> Gate:
     """Hold a judgement (recpolicy.api.judge, as plain values) against the limits.
 
-    Raises DataError for a judgement without any figures that a gate could look at.
+    A figure that the judgement lacks is not kept. Raises DataError for a judgement without any figures that a gate
+    could look at, and ConfigError where every criterion that it could look at is switched off.
     """
     config = config or GateConfig()
     held_out, logged = judgement.get("held_out"), judgement.get("off_policy")
     if held_out is None and logged is None:
         raise DataError("gate: the judgement has neither held-out nor off-policy figures; evaluate the policy first")
-    criteria: list[Criterion] = []
-    enough = True
-    if logged is not None:
-        effective = Criterion(
-            "effective rounds", logged["effective_rounds"], config.least_effective_rounds, at_least=True
-        )
-        enough = effective.passed
-        criteria += [
-            Criterion(
-                f"gain over {logged['against']}, lower bound",
-                logged["gain"]["lo"],
-                config.margin,
-                at_least=True,
-                strict=True,
-            ),
-            effective,
-            Criterion("mean weight off 1 (std errors)", logged["weight_off"], config.weight_error, at_least=False),
-        ]
-    if held_out is not None:
-        name, gain = "held-out gain over most popular, lower bound", held_out["gain"]["most_popular"]["lo"]
-        criteria += [
-            Criterion(name, gain, config.held_out_margin, at_least=True, strict=True),
-            Criterion("coverage of the ten best", held_out["coverage"], config.least_coverage, at_least=True),
-        ]
+    asked = [
+        *([] if logged is None else _of_log(logged, config)),
+        *([] if held_out is None else _of_held_out(held_out, config)),
+        *_of_policy(judgement, config),
+    ]
+    criteria = tuple(one for one in asked if one is not None)
+    if not criteria:
+        raise ConfigError("gate: every criterion is switched off; a gate without criteria would let anything pass")
+    enough = all(one.passed for one in criteria if one.name == _EFFECTIVE)
     kept = all(one.passed for one in criteria)
     verdict: Verdict = "pass" if kept else ("fail" if enough else "no_verdict")
     reasons = tuple(str(one) for one in criteria if not one.passed)
-    return Gate(verdict, tuple(criteria), reasons, config, judgement["policy"])
+    return Gate(
+        verdict, criteria, reasons, config, judgement["policy"], judgement.get("inputs", {}), _figures(judgement)
+    )  # fmt: skip
+
+
+def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
+    gain, relative = _figure(logged, "gain", "lo"), _figure(logged, "relative_gain", "lo")
+    return [
+        _least(f"gain over {logged['against']}, lower bound", gain, config.margin, strict=True),
+        _least("relative gain over who logged, lower bound", relative, config.relative_gain, strict=True),
+        _least(_EFFECTIVE, logged["effective_rounds"], config.least_effective_rounds),
+        _most("mean weight off 1 (std errors)", logged["weight_off"], config.weight_error),
+        _worst_group("on the log", logged, config.group_loss),
+    ]
+
+
+def _of_held_out(held_out: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
+    gain = _figure(held_out, "gain", "most_popular", "lo")
+    bias, error = _figure(held_out, "calibration", "bias"), _figure(held_out, "calibration", "error")
+    return [
+        _least("held-out gain over most popular, lower bound", gain, config.held_out_margin, strict=True),
+        _least("coverage of the ten best", _figure(held_out, "coverage"), config.least_coverage),
+        _worst_group("on held-out ratings", held_out, config.group_loss),
+        _most("bias of rating estimates", abs(bias), config.calibration_bias),
+        _most("calibration error of rating estimates", error, config.calibration_error),
+    ]
+
+
+def _of_policy(judgement: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
+    return [
+        _least(
+            "diversity of best movies", _figure(judgement, "actions", "diversity"), config.least_diversity, strict=True
+        ),
+        _most("latency, 99th percentile (ms)", _figure(judgement, "latency", "p99_ms"), config.latency_ms),
+    ]
+
+
+def _worst_group(where: str, figures: Mapping[str, Any], limit: float | None) -> Criterion | None:
+    """The group whose gain ends lowest must not end below -limit; None where no group is large enough to say.
+
+    The upper end counts, not the lower: a group of few users has a wide interval, and asking each lower end to be above
+    -limit would refuse nearly every policy for its smallest group.
+    """
+    found = figures.get("group_gain")
+    if limit is None or (found is not None and not found["groups"]):
+        return None
+    if found is None:
+        return Criterion(f"gain of the worst group {where}, upper bound", math.nan, -limit, at_least=True)
+    name, worst = min(found["groups"].items(), key=lambda item: item[1]["hi"])
+    title = f"gain of the worst group {where} over {found['against']} ({name}), upper bound"
+    return Criterion(title.replace("_", " "), worst["hi"], -limit, at_least=True)
+
+
+def _least(name: str, figure: float, limit: float | None, *, strict: bool = False) -> Criterion | None:
+    return None if limit is None else Criterion(name, figure, limit, at_least=True, strict=strict)
+
+
+def _most(name: str, figure: float, limit: float | None) -> Criterion | None:
+    return None if limit is None else Criterion(name, figure, limit, at_least=False)
+
+
+def _figure(body: Mapping[str, Any], *path: str) -> float:
+    """The figure at that place; NaN where there is none."""
+    found: Any = body
+    for word in path:
+        found = found.get(word) if isinstance(found, Mapping) else None
+    return math.nan if found is None else float(found)
+
+
+def _figures(judgement: Mapping[str, Any]) -> dict[str, float]:
+    """What is reported without a limit, where it is known."""
+    places = {
+        "movies that are the best of some user or round": ("actions", "distinct"),
+        "movies in the catalogue": ("actions", "actions"),
+        "share of the most frequent best movie": ("actions", "modal_share"),
+        "gain on hits": ("off_policy", "gain_on_hits"),
+        "latency, median (ms)": ("latency", "median_ms"),
+    }
+    found = {name: _figure(judgement, *path) for name, path in places.items()}
+    return {name: figure for name, figure in found.items() if math.isfinite(figure)}

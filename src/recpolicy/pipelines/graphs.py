@@ -16,6 +16,11 @@ from recpolicy.pipelines import components as step
 _SMALL, _LARGE = ("1", "2G"), ("2", "8G")
 
 
+def _summary() -> Any:
+    """How this run ended, not how another did: never from a cache."""
+    return _small(step.summarise_run()).set_caching_options(False)
+
+
 def _fetched(data: Any, split: Any, seed: Any) -> Any:
     task = _small(step.fetch_data(data=data, split=split, seed=seed))
     return task.set_retry(2, backoff_duration="30s")
@@ -106,7 +111,7 @@ def train(
         gate_settings: Limits of the gate, such as {"held_out_margin": 0.05}.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
     """
-    with dsl.ExitHandler(_small(step.summarise_run())):
+    with dsl.ExitHandler(_summary()):
         fetched = _fetched(data, split, seed)
         ratings = fetched.outputs["ratings"]
         embedded = _large(
@@ -137,7 +142,7 @@ def predict(policy: str, user_ids: str = "", movie_ids: str = "", batch: int = 6
         movie_ids: Movie ids separated by commas; empty takes all.
         batch: Users at once; bounds the memory.
     """
-    with dsl.ExitHandler(_small(step.summarise_run())):
+    with dsl.ExitHandler(_summary()):
         found = dsl.importer(artifact_uri=policy, artifact_class=Model)
         _small(step.predict_batch(policy=found.output, user_ids=user_ids, movie_ids=movie_ids, batch=batch))
 
@@ -162,7 +167,7 @@ def retrain(
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
         seed: Fixes every random draw.
     """
-    with dsl.ExitHandler(_small(step.summarise_run())):
+    with dsl.ExitHandler(_summary()):
         served = dsl.importer(artifact_uri=incumbent, artifact_class=Model)
         served.set_display_name("incumbent")
         written = dsl.importer(artifact_uri=log, artifact_class=Dataset)
@@ -213,7 +218,7 @@ def sweep(
         gate_settings: Limits of the gate.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
     """
-    with dsl.ExitHandler(_small(step.summarise_run())):
+    with dsl.ExitHandler(_summary()):
         ratings = _fetched(data, split, seed).outputs["ratings"]
         embedded = _large(
             step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, movies=movies, seed=seed)

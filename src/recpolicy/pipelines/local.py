@@ -1,7 +1,7 @@
 """Run a pipeline on this machine, without a cluster and without Docker, by Kubeflow's own local runner.
 
     runs/pipelines/
-      train-20260105-101500/   pipeline.yaml, parameters.json, events.jsonl, logs/, run.json
+      train-20260105-101500/   pipeline.yaml, parameters.json, events.jsonl, logs/, pages/, run.json
       artifacts/               what the steps wrote, one folder a run and step
       cache/                   which step gave what, one folder for each state of recpolicy's code and of the inputs
 
@@ -12,6 +12,7 @@ is answered from the cache. What a killed run leaves behind is never taken up: o
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from recpolicy.pipelines.worker import EVENTS, LOGS, RUN_LOG
 
 ROOT = Path("runs/pipelines")
 REGISTRY = Path("runs/registry")
+PAGES = "pages"
 _POLL = 0.1  # seconds
 _PATHS = ("data", "policy", "incumbent", "log")
 """Parameters that name what a run reads."""
@@ -80,6 +82,11 @@ class PipelineRun:
             raise KeyError(f"{step}/{name}; the run has {', '.join(known)}")
         return Path(found.artifacts[name])
 
+    @property
+    def pages(self) -> list[Path]:
+        """The pages of the steps, under names that a browser opens."""
+        return sorted((self.folder / PAGES).glob("*.html"))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
         return {**asdict(self), "folder": str(self.folder), "steps": [asdict(step) for step in self.steps]}
@@ -124,7 +131,18 @@ def run_pipeline(
                 step.state, step.seconds = ("failed" if state == "failed" else "killed"), time.time() - step.started
         run = PipelineRun(name, folder, values, state, time.time() - began, tuple(steps.values()), note)
         write_json(folder / "run.json", run.as_dict())
+        _copy_pages(run)
     return run
+
+
+def _copy_pages(run: PipelineRun) -> None:
+    """Artifacts have no endings; a browser wants one."""
+    for step in run.steps:
+        for name in ("page", "card"):
+            page = Path(step.artifacts.get(name, ""))
+            if page.is_file():
+                (run.folder / PAGES).mkdir(exist_ok=True)
+                shutil.copyfile(page, run.folder / PAGES / f"{step.name}.html")
 
 
 def failure_of(run: PipelineRun) -> str:

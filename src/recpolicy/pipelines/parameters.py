@@ -17,7 +17,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "STRUCT": (dict,), "LIST": (list,),
 }  # fmt: skip
 _LEARN_FROM = ("auto", "log", "online")
-_ONLINE_ONLY = ("ucb1", "exp3")  # their learners say so themselves (learns_from_logs)
+_ONLINE_ONLY = ("exp3",)  # their learners say so themselves (learns_from_logs)
 
 
 def read_parameters(words: list[str]) -> dict[str, str]:

@@ -42,9 +42,10 @@ def trials(agents: Sequence[str], seeds: Sequence[int], grid: Mapping[str, Seque
 def choose_best(
     evaluations: Sequence[Path], policies: Sequence[Path], best: Path, evaluation: Path, page: Path
 ) -> dict[str, Any]:
-    """Write the table of all trials, and copy the policy and the evaluation of the best; returns its figures.
+    """Write the table of all trials, and copy the best policy and its evaluation; returns its figures.
 
-    Raises DataError where a trial has no off-policy value.
+    What the choice was made by is left out of the evaluation: the gate behind it decides by the rest. Raises DataError
+    where a trial has no off-policy value.
     """
     from recpolicy.api.judge import read_judgement
     from recpolicy.evaluation.report import ReportContent, write_report
@@ -58,7 +59,8 @@ def choose_best(
     first = order[0]
     with atomic_directory(best) as folder:
         shutil.copytree(policies[first], folder, dirs_exist_ok=True)
-    write_json(evaluation, judgements[first])
+    unasked = {key: value for key, value in judgements[first].items() if key != "off_policy"}
+    write_json(evaluation, {**unasked, "chosen_among": len(order)})
     content = ReportContent(
         title=f"Sweep: {len(order)} trials",
         tables=[("Trials, best first by their value on logged rounds", table)],

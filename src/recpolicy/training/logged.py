@@ -45,9 +45,8 @@ def play_logged(
     cumulative /= cumulative[:, -1:]
     draw_users = tf.function(_users_of(environment), jit_compile=True, autograph=False)
     pay = tf.function(_pay_of(environment), jit_compile=True, autograph=False)
-    rng = generator(seed, "logging/choice")
-    batch = environment.batch_size
-    rounds, start = -(-interactions // batch), int(environment.round.numpy())
+    batch, start = environment.batch_size, int(environment.round.numpy())
+    rounds, rng = -(-interactions // batch), generator(seed, f"logging/choice/{start}")
     users, arms, rewards = [], [], []
     with progress("logging", rounds * batch, unit="interactions", show=show_progress) as bar:
         for first in range(0, rounds, _ROUNDS_AT_ONCE):

@@ -1,21 +1,27 @@
 """The compiled offline loop: learn from a table of (context, action, reward) without choosing anything.
 
 N rows in batches of B, in a seeded order, a whole epoch inside one XLA program; the incomplete last batch is a second
-program, so that every row counts exactly once an epoch.
+program, so that every row counts exactly once an epoch. From a log, agents whose state is a function of sums learn in
+one pass without that loop (AT_ONCE).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from recpolicy.agents.learner import BanditAgent
+from recpolicy.agents.learner import BanditAgent, Learner
+from recpolicy.agents.lints import LinTS
+from recpolicy.agents.linucb import DisjointLinear, LinUCB
 from recpolicy.agents.observation import read_observation
+from recpolicy.agents.ucb1 import UCB1
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
 from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.training.sufficient_statistics import Statistics, places, posterior
+from recpolicy.training.weighted_means import WeightedMeans
 
 
 def learn_offline(
@@ -59,14 +65,52 @@ def learn_from_log(
 ) -> dict[str, Any]:
     """Let the agent learn from logged rounds; returns the figures of the training.
 
-    What an agent estimates given the context is right whoever chose the movies; an agent whose estimates know no
-    context would take over the choices of the logging policy. A baseline learns nothing: its error is measured. Raises
-    what `logged_actions` raises.
+    What an agent estimates given the context is right whoever chose the movies. An agent that knows no context would
+    take over the choices of the logging policy: ucb1 weights the rounds by 1 / propensity, exp3 is refused. A baseline
+    learns nothing: its error is measured. `last_loss` is the mean squared error of the last batch before it was learnt;
+    for agents that learn AT_ONCE, of all rounds after. Raises what `logged_actions` raises.
     """
     action = logged_actions(agent, log, catalogue)
-    reward = log.reward.astype(np.float32)
-    losses = learn_offline(agent, context[log.user], action, reward, epochs=epochs, seed=seed)
-    return {"mode": "log", "rows": len(log), "epochs": epochs, "last_loss": float(losses[-1])}
+    at_once = AT_ONCE.get(type(agent.learner))
+    loss = None if at_once is None else at_once(agent.learner, log, context, catalogue, epochs)
+    if loss is None:
+        reward = log.reward.astype(np.float32)
+        loss = float(learn_offline(agent, context[log.user], action, reward, epochs=epochs, seed=seed)[-1])
+    else:
+        agent.train_step_counter.assign_add(epochs)
+    return {"mode": "log", "rows": len(log), "epochs": epochs, "last_loss": loss}
+
+
+def _linear_at_once(
+    learner: DisjointLinear, log: LoggedRounds, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
+) -> float | None:
+    """The posterior from sufficient statistics; None, and nothing learnt, where the order of the rounds matters."""
+    if learner.forgets:
+        return None
+    features = learner.features(read_observation(tf.constant(context))).numpy()  # [U, D (+ 1)]
+    sums = Statistics.of(log, features, catalogue)
+    beliefs = learner.posterior
+    theta, covariance = posterior(sums * epochs, beliefs.theta.numpy(), beliefs.covariance.numpy())
+    beliefs.theta.assign(theta.astype(np.float32))
+    beliefs.covariance.assign(covariance.astype(np.float32))
+    return sums.squared_error(theta)
+
+
+def _means_at_once(
+    learner: UCB1, log: LoggedRounds, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
+) -> float:
+    """Means over all users, and effective counts."""
+    del context
+    sums = WeightedMeans.of(log, catalogue)
+    learner.arms.include(sums.effective * epochs, sums.mean)
+    guess = learner.arms.mean.numpy()[places(log, catalogue)]
+    return float(np.square(log.reward - guess).mean())
+
+
+AT_ONCE: Mapping[type[Learner], Callable[..., float | None]] = {
+    LinUCB: _linear_at_once, LinTS: _linear_at_once, UCB1: _means_at_once,
+}  # fmt: skip
+"""Learners whose state is a function of sums over the rounds."""
 
 
 def logged_actions(agent: BanditAgent, log: LoggedRounds, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -77,18 +121,12 @@ def logged_actions(agent: BanditAgent, log: LoggedRounds, catalogue: NDArray[np.
     """
     if not agent.learner.learns_from_logs:
         raise ConfigError(
-            f"{agent.learner.name} cannot learn from a log: its estimates know nothing of the user, so they would"
-            " inherit whom the logging policy showed what; train it online, or take an agent with context (linucb)"
+            f"{agent.learner.name} cannot learn from a log: what it learns depends on its own choices; train it online,"
+            " or take an agent with context (linucb)"
         )
     if not len(log):
         raise DataError(f"{log.name}: no rounds to learn from")
-    strange = ~np.isin(log.movie, catalogue)
-    if strange.any():
-        raise DataError(
-            f"{log.name}: {int(strange.sum())} of {len(log)} rounds show movies that are not among the {len(catalogue)}"
-            " of the policy; learn from a log with the policy's catalogue, or train a policy with the log's"
-        )
-    return np.searchsorted(catalogue, log.movie).astype(np.int32)
+    return places(log, catalogue)
 
 
 def _epoch(agent: BanditAgent, batches: int, size: int) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:

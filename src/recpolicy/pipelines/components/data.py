@@ -84,7 +84,13 @@ def simulate_log(
 
     log.metadata.update(
         steps.simulate_log(
-            ratings.path, features.path, log.path, world=world, logger=logger, rounds=rounds, settings=settings,
+            ratings.path,
+            features.path,
+            log.path,
+            world=world,
+            logger=logger,
+            rounds=rounds,
+            settings=settings,
             seed=seed,
         )
     )

@@ -1,0 +1,56 @@
+"""`recpolicy gate`: may a policy go into service? The exit code is the verdict."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recpolicy.cli.command import Command
+
+_FAILED = 1
+
+
+def gate(
+    candidate: Annotated[Path, typer.Argument(help="Folder of the policy that wants to go into service.")],
+    log: Annotated[
+        Path, typer.Option("--log", help="Folder that `recpolicy log ingest` wrote, or one file of rounds.")
+    ],
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Folder of the policy in service; left out: whoever logged.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with the table [gate]; configs/gate.toml has all limits.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="The ratings, if they are no longer where training read them.")
+    ] = None,
+    log_only: Annotated[bool, typer.Option("--log-only", help="Leave held-out ratings out.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for gate.json, gate.html and judgement.json.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples of the intervals.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> int:
+    """Hold a policy against its limits on logged rounds and held-out ratings; exit code 0 pass, 1 not, 2 bad input."""
+    from recpolicy.api.gate import VERDICTS, gate_files, gate_tables, limits_in
+    from recpolicy.cli.output import print_frame, print_json
+    from recpolicy.cli.policy import split_of
+    from recpolicy.serving.predictor import load_policy
+
+    chosen = limits_in(config)
+    policy = load_policy(candidate)
+    split = None if log_only else split_of(policy, data)
+    result = gate_files(policy, split, log, None if against is None else load_policy(against), chosen, seed, out)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        for caption, table in gate_tables(result):
+            print_frame(table, caption)
+            print()
+        print(f"{VERDICTS[result.verdict]}: {candidate}" + (f", written to {out}" if out else ""))
+    return 0 if result.verdict == "pass" else _FAILED
+
+
+COMMANDS = (
+    Command(gate, "Example:  recpolicy gate runs/linucb2 --against runs/linucb --log rounds/week1 --out gates/linucb2"),
+)

@@ -1,0 +1,94 @@
+"""Figures by group of users: age bands, genders, those with fewer and with more ratings.
+
+U users, G groups (which overlap: every user is in one of each kind), R units of resampling. A figure of a group is a
+mean over its rounds or, where each user counts once, over its users, with a user-bootstrap interval. All groups share
+the draws, and one product of counts and sums makes all their means.
+
+Bands are bounded by the ages at which MovieLens 1M codes its own, so both data sets have the same. Activity is the
+number of ratings in the fit part: below or at its median over all users, or above.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, percentile_interval, resampled_means
+
+LEAST_USERS = 10
+"""A group of fewer users is left out: its bootstrap knows too few of them to say how far the mean may be off."""
+_AGES = (25, 35, 50)
+_BANDS = ("under 25", "25 to 34", "35 to 49", "50 and over")
+_MOST_GENDERS = 8
+
+
+@dataclass(frozen=True)
+class GroupFigure:
+    """What one group came to."""
+
+    interval: Interval
+    users: int
+    """Users of the group that the figure rests on."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Who belongs where."""
+
+    names: tuple[str, ...]  # G
+    member: NDArray[np.bool_]  # [G, U]
+
+    def of(self, users: NDArray[np.integer]) -> "Groups":
+        """The same groups over chosen rows of the user table [R]."""
+        return Groups(self.names, self.member[:, users])
+
+
+def groups_of(users: pd.DataFrame, ratings: NDArray[np.integer]) -> Groups:
+    """Groups of all U users by what their table says and by how much they rated in the fit part, `ratings` [U].
+
+    Without a column `age` (numbers) or `gender` those groups are missing; so are users whose value is.
+    """
+    found: dict[str, NDArray[np.bool_]] = {}
+    if "age" in users and pd.api.types.is_numeric_dtype(users["age"]):
+        age = users["age"].to_numpy(np.float64, na_value=np.nan)
+        band = np.where(np.isnan(age), -1, np.digitize(age, _AGES))
+        found |= {f"age {name}": band == number for number, name in enumerate(_BANDS)}
+    if "gender" in users and 1 < users["gender"].nunique() <= _MOST_GENDERS:
+        code, genders = pd.factorize(users["gender"], sort=True)
+        found |= {f"gender {gender}": code == number for number, gender in enumerate(genders)}
+    few = ratings <= np.median(ratings)
+    found |= {"fewer ratings": few, "more ratings": ~few}
+    return Groups(tuple(found), np.stack(list(found.values())))
+
+
+def group_figures(
+    groups: Groups,
+    total: NDArray[np.floating],
+    size: NDArray[np.number],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, GroupFigure]:
+    """Mean and interval of each group with LEAST_USERS or more users: sum of totals [R] over sum of sizes [R].
+
+    A user with a size of 0 does not count. Raises DataError where groups and figures are not of the same users.
+    """
+    if not groups.member.shape[1] == len(total) == len(size):
+        raise DataError(f"groups of {groups.member.shape[1]} users: {len(total)} totals and {len(size)} sizes")
+    member = groups.member & (size > 0)  # [G, R]
+    users = member.sum(axis=1)
+    kept = np.flatnonzero(users >= LEAST_USERS)
+    if not len(kept):
+        return {}
+    sums, sizes = member[kept] * total, member[kept] * size  # [G', R]
+    means = resampled_means(np.concatenate([sums, sizes]), rng, resamples)  # [B, 2 G']
+    above, below = means[:, : len(kept)], means[:, len(kept) :]
+    figures = {}
+    for column, group in enumerate(kept):
+        drawn = below[:, column] > 0  # a resample may hold none of the group
+        value = float(sums[column].sum() / sizes[column].sum())
+        interval = percentile_interval(value, above[drawn, column] / below[drawn, column], level)
+        figures[groups.names[group]] = GroupFigure(interval, int(users[group]))
+    return figures

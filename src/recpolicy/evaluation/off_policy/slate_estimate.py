@@ -1,0 +1,201 @@
+"""Off-policy evaluation of slates in one call: values of a target policy with intervals and diagnostics.
+
+    slates = LoggedSlates(logged_prob, target_prob, reward, user, slot_reward=slot_reward)
+    print(estimate_slates(slates).table())
+
+N slates, K slots. docs/off_policy_slates.md says what each estimator assumes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.evaluation.off_policy.estimators import ips_terms
+from recpolicy.evaluation.off_policy.forms import Form, mean_form, ratio_form
+from recpolicy.evaluation.off_policy.results import Estimates
+from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig, folds_of, summarise
+from recpolicy.evaluation.off_policy.slate_terms import (
+    controlled_form,
+    controlled_terms,
+    cross_fitted_weights,
+    independent_terms,
+    pseudo_inverse_weights,
+)
+from recpolicy.evaluation.off_policy.slates import LoggedSlates
+from recpolicy.evaluation.off_policy.step_models import StepModel
+from recpolicy.evaluation.off_policy.stepwise import cumulative_weights, per_decision_dr_terms, per_decision_terms
+from recpolicy.evaluation.off_policy.weights import effective_size
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """A log of slates seen through its weights."""
+
+    slates: LoggedSlates
+    model: StepModel | None
+    config: SequenceConfig
+
+    @cached_property
+    def reward(self) -> Array:
+        return self.slates.reward.astype(np.float64)
+
+    @cached_property
+    def slot_reward(self) -> Array:
+        return self.slates.trajectories().paid
+
+    @cached_property
+    def cumulative(self) -> Array:
+        """W [N, K]."""
+        return cumulative_weights(self.slates.ratio)
+
+    @cached_property
+    def whole(self) -> Array:
+        """Weight of the whole slate [N]."""
+        return np.ascontiguousarray(self.cumulative[:, -1])
+
+    @cached_property
+    def pseudo(self) -> Array:
+        """G [N]."""
+        given = self.slates.pseudo_weight
+        return pseudo_inverse_weights(self.slates.ratio) if given is None else given.astype(np.float64)
+
+    @cached_property
+    def outcome(self) -> Array:
+        """G R [N]."""
+        return self.pseudo * self.reward
+
+    @cached_property
+    def worst_slot(self) -> Array:
+        """The ratio of the slot whose effective size is least [N]."""
+        ratio = self.slates.ratio
+        return np.ascontiguousarray(min(ratio.T, key=effective_size))
+
+    @cached_property
+    def slots(self) -> tuple[Array, Array]:
+        """Variates of all slots and their squares, both [N, K]."""
+        off = self.slates.ratio - 1
+        return off, off**2
+
+    @cached_property
+    def single(self) -> tuple[Array, Array]:
+        """The variate G - 1 and what its square is in expectation, both [N, 1]."""
+        variate = self.pseudo[:, None] - 1
+        return variate, self.slots[1].sum(axis=1, keepdims=True) if self.slates.independent else variate**2
+
+
+def _cascade_dr(evidence: _Evidence) -> Form:
+    if evidence.model is None:
+        raise ConfigError("estimator 'cascade_dr' needs `model`, predictions of step_models.py or of your own")
+    model = evidence.model.inside(np.ones(evidence.cumulative.shape, dtype=bool))
+    return mean_form(per_decision_dr_terms(evidence.cumulative, evidence.slot_reward, model.predicted, model.direct))
+
+
+def _cross_fitted(evidence: _Evidence, variates: Array, squares: Array) -> Form:
+    fold = folds_of(evidence.slates.units, evidence.config)
+    weights = cross_fitted_weights(evidence.outcome, variates, squares, fold)
+    return mean_form(controlled_terms(evidence.outcome, variates, weights))
+
+
+@dataclass(frozen=True)
+class SlateRecipe:
+    """One estimator of slates."""
+
+    form: Callable[[_Evidence], Form]
+    weight: Callable[[_Evidence], Array]
+    """The weights [N] that diagnostics are about."""
+    needs: frozenset[str] = frozenset()
+    """Names in _LACKS."""
+
+
+def _recipe(form: Callable[[_Evidence], Form], weight: Callable[[_Evidence], Array], *needs: str) -> SlateRecipe:
+    return SlateRecipe(form, weight, frozenset(needs))
+
+
+def _whole(evidence: _Evidence) -> Array:
+    return evidence.whole
+
+
+def _pseudo(evidence: _Evidence) -> Array:
+    return evidence.pseudo
+
+
+SLATE_ESTIMATORS: Mapping[str, SlateRecipe] = {
+    "ips": _recipe(lambda e: mean_form(ips_terms(e.whole, e.reward)), _whole),
+    "snips": _recipe(lambda e: ratio_form(e.whole, e.reward), _whole, "whole_weight"),
+    "iips": _recipe(
+        lambda e: mean_form(independent_terms(e.slates.ratio, e.slot_reward)),
+        lambda e: e.worst_slot,
+        "independent",
+        "slot_reward",
+    ),
+    "rips": _recipe(lambda e: mean_form(per_decision_terms(e.cumulative, e.slot_reward)), _whole, "slot_reward"),
+    "cascade_dr": _recipe(_cascade_dr, _whole, "slot_reward", "model"),
+    "pi": _recipe(lambda e: mean_form(e.outcome), _pseudo, "pseudo"),
+    "wpi": _recipe(lambda e: ratio_form(e.pseudo, e.reward), _pseudo, "pseudo", "pseudo_weight"),
+    "pi_single": _recipe(lambda e: controlled_form(e.outcome, *e.single), _pseudo, "pseudo"),
+    "pi_slots": _recipe(lambda e: controlled_form(e.outcome, *e.slots), _pseudo, "independent"),
+    "pi_single_cross": _recipe(lambda e: _cross_fitted(e, *e.single), _pseudo, "pseudo"),
+    "pi_slots_cross": _recipe(lambda e: _cross_fitted(e, *e.slots), _pseudo, "independent"),
+}
+
+
+def estimate_slates(
+    slates: LoggedSlates,
+    estimators: Sequence[str] | None = None,
+    config: SequenceConfig | None = None,
+    *,
+    model: StepModel | None = None,
+) -> Estimates:
+    """Estimate what the target would have earned per slate.
+
+    estimators: names in SLATE_ESTIMATORS; None takes all that the inputs allow. model: what cascade_dr reads, [N, K].
+    Raises ConfigError for unknown names and what an estimator lacks; DataError for a single user and for weights too
+    large for a number.
+    """
+    config = config or SequenceConfig()
+    evidence = _Evidence(slates, model, config)
+    has = _has(evidence)
+    names = (
+        [name for name, recipe in SLATE_ESTIMATORS.items() if recipe.needs <= has] if estimators is None else estimators
+    )
+    for name in names:
+        _check(name, has)
+    forms = {name: SLATE_ESTIMATORS[name].form(evidence) for name in names}
+    weights = {name: SLATE_ESTIMATORS[name].weight(evidence) for name in names}
+    return summarise(forms, weights, slates.units, config)
+
+
+_LACKS = {
+    "independent": "slots that are filled independently; use ips, or pseudo_weight with pi and wpi",
+    "pseudo": "slots that are filled independently, or `pseudo_weight` in LoggedSlates (pseudo_inverse.py makes it)",
+    "slot_reward": "`slot_reward` in LoggedSlates: what each slot earned",
+    "model": "`model`: predictions for each slot (step_models.py makes them)",
+    "whole_weight": "a logged slate that the target might show as a whole; use a pseudo-inverse form",
+    "pseudo_weight": "pseudo-inverse weights of a mean above 0; the logged slates hold hardly any item of the target",
+}
+
+
+def _has(evidence: _Evidence) -> set[str]:
+    slates = evidence.slates
+    given = {
+        "independent": slates.independent,
+        "pseudo": slates.independent or slates.pseudo_weight is not None,
+        "slot_reward": slates.slot_reward is not None,
+        "model": evidence.model is not None,
+        "whole_weight": evidence.whole.sum() > 0,
+        "pseudo_weight": evidence.pseudo.sum() > 0,
+    }
+    return {name for name, there in given.items() if there}
+
+
+def _check(name: str, has: set[str]) -> None:
+    if name not in SLATE_ESTIMATORS:
+        raise unknown_name("estimator of slates", name, SLATE_ESTIMATORS)
+    for lacking in sorted(SLATE_ESTIMATORS[name].needs - has):
+        raise ConfigError(f"estimator {name!r} needs {_LACKS[lacking]}")

@@ -1,0 +1,104 @@
+"""One linear model per arm from a log in one pass: sums that tell all there is to learn, and add up over logs.
+
+N rounds, U users, A arms, D features. Of arm a the sums are those over its rounds of x x' (the Gram matrix G), of r x
+(the moment b), of 1 and of r^2. With prior mean m and covariance P (over the noise variance) the posterior is
+
+    P_n = (I + P G)^-1 P,    theta_n = m + P_n (b - G m),
+
+which is where the Sherman-Morrison steps of agents/linear_posterior.py end up, in whatever order they come, as long as
+nothing is forgotten. All is float64. Rounds are sorted by arm, so that each arm's sums are matrix products; there is no
+loop over rounds. Source: Li et al. 2010 (WWW), algorithm 1.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.logged_rounds import LoggedRounds
+
+Array = NDArray[np.float64]
+
+_ROWS = 1 << 18
+"""Rounds of one arm whose features are held at once."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a log says of A linear models."""
+
+    gram: Array  # [A, D, D]
+    moment: Array  # [A, D]
+    count: NDArray[np.int64]  # [A]
+    squares: float
+    """Sum of squared rewards of all rounds."""
+
+    @classmethod
+    def of(cls, log: LoggedRounds, context: NDArray[np.floating], catalogue: NDArray[np.int32]) -> "Statistics":
+        """The sums of all rounds; context [U, D] belongs to users, catalogue [A] holds the arms' movie rows, ascending.
+
+        Raises DataError for a log that shows movies outside the catalogue.
+        """
+        arm = places(log, catalogue)
+        arms, features = len(catalogue), context.shape[1]
+        order = np.argsort(arm, kind="stable")
+        user, reward = log.user[order], log.reward[order]
+        count = np.bincount(arm, minlength=arms)
+        start = np.concatenate([[0], np.cumsum(count)])
+        gram, moment = np.zeros((arms, features, features)), np.zeros((arms, features))
+        for one in np.flatnonzero(count):
+            for first in range(start[one], start[one + 1], _ROWS):
+                rows = slice(first, min(first + _ROWS, start[one + 1]))
+                x = context[user[rows]].astype(np.float64)  # [n, D]
+                gram[one] += x.T @ x
+                moment[one] += reward[rows] @ x
+        return cls(gram, moment, count, float(log.reward @ log.reward))
+
+    def __mul__(self, times: int) -> "Statistics":
+        """The sums of as many passes over the same rounds."""
+        return Statistics(self.gram * times, self.moment * times, self.count * times, self.squares * times)
+
+    def squared_error(self, theta: Array) -> float:
+        """Mean squared error of the models theta [A, D] over the rounds; 0 where there are none."""
+        explained = np.einsum("ad,ad->", theta, np.einsum("ade,ae->ad", self.gram, theta))
+        total = self.squares - 2 * float((theta * self.moment).sum()) + float(explained)
+        return max(total, 0.0) / max(int(self.count.sum()), 1)
+
+
+def merged(one: Statistics, other: Statistics) -> Statistics:
+    """The sums of two logs together; raises DataError where arms or features differ."""
+    if one.moment.shape != other.moment.shape:
+        raise DataError(
+            f"statistics of {one.moment.shape} and {other.moment.shape} arms and features cannot be merged; make both"
+            " with the same catalogue and contexts"
+        )
+    return Statistics(
+        one.gram + other.gram, one.moment + other.moment, one.count + other.count, one.squares + other.squares
+    )
+
+
+def posterior(
+    statistics: Statistics, theta: NDArray[np.floating], covariance: NDArray[np.floating]
+) -> tuple[Array, Array]:
+    """The posterior means [A, D] and covariances [A, D, D] of arms that started at theta and covariance."""
+    seen = np.flatnonzero(statistics.count)
+    new_theta, new_covariance = theta.astype(np.float64), covariance.astype(np.float64)
+    before, mean, gram = new_covariance[seen], new_theta[seen], statistics.gram[seen]
+    after = np.linalg.solve(np.eye(theta.shape[1]) + before @ gram, before)
+    after = (after + after.transpose(0, 2, 1)) / 2
+    surprise = statistics.moment[seen] - np.einsum("ade,ae->ad", gram, mean)
+    new_theta[seen] = mean + np.einsum("ade,ae->ad", after, surprise)
+    new_covariance[seen] = after
+    return new_theta, new_covariance
+
+
+def places(log: LoggedRounds, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The place [N] of each logged movie in the catalogue [A]; raises DataError for movies that are not in it."""
+    strange = ~np.isin(log.movie, catalogue)
+    if strange.any():
+        raise DataError(
+            f"{log.name}: {int(strange.sum())} of {len(log)} rounds show movies that are not among the {len(catalogue)}"
+            " of the policy; learn from a log with the policy's catalogue, or train a policy with the log's"
+        )
+    return np.searchsorted(catalogue, log.movie).astype(np.int32)

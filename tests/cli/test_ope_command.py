@@ -1,0 +1,116 @@
+"""`recpolicy ope`: tables for people, JSON for programs, one line for what is wrong."""
+
+import json
+
+import pytest
+from command_line import recpolicy, refused
+from miniature import write_miniature
+from tiny_logs import tiny_rounds
+from tiny_policies import write_tiny
+
+from recpolicy.api.retrain import tables_of_policy
+from recpolicy.data.log_files import write_events
+from recpolicy.serving.predictor import load_policy
+
+CONFIG = """
+[card]
+sizes = [200, 500]
+repetitions = 3
+resamples = 20
+clusters = 5
+
+[train]
+rating_model = "svd"
+world = "item_knn"
+rank = 5
+movies = 20
+"""
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory):
+    return write_miniature(tmp_path_factory.mktemp("ratings"))
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    """Two policies and a file of rounds."""
+    folder = tmp_path_factory.mktemp("policies")
+    for seed, name in enumerate(("candidate", "incumbent")):
+        write_tiny(folder / name, seed)
+    rounds, _ = tiny_rounds(1_000)
+    tables = tables_of_policy(load_policy(folder / "candidate"))
+    write_events(folder / "rounds.parquet", rounds, tables, with_rewards=True)
+    return folder
+
+
+def report(capsys, tmp_path, ratings, *words, config=CONFIG):
+    (tmp_path / "card.toml").write_text(config)
+    return recpolicy(capsys, "ope", "report", "--data", ratings, "--config", tmp_path / "card.toml", *words)
+
+
+def estimate(capsys, policies, *words):
+    log = ("--log", policies / "rounds.parquet")
+    return recpolicy(capsys, "ope", "estimate", policies / "candidate", *log, *words)
+
+
+def test_report_prints_errors_coverage_and_advice_and_writes_the_page(capsys, tmp_path, ratings):
+    answer = report(capsys, tmp_path, ratings, "--out", tmp_path / "out")
+    assert answer.code == 0, answer
+    for logger in ("near", "far"):
+        assert f"{logger} logging policy: earns" in answer.out
+    assert answer.out.count("Relative error (%) by log size") == 2
+    assert answer.out.count("3 logs of 500 rounds") == 2
+    assert "Which estimator for which log" in answer.out
+    assert str(tmp_path / "out" / "estimators.html") in answer.out
+    assert (tmp_path / "out" / "estimators.html").is_file()
+
+
+def test_report_as_json_says_the_same_with_quick_under_the_file(capsys, tmp_path, ratings):
+    answer = report(capsys, tmp_path, ratings, "--json", "--quick")
+    card = json.loads(answer.out)
+    assert [cell["rounds"] for cell in card["cells"]] == [200, 500, 200, 500]  # the file is stronger than --quick
+    assert {cell["repetitions"] for cell in card["cells"]} == {3}
+
+
+def test_a_misspelt_setting_of_the_card_is_one_line(capsys, tmp_path, ratings):
+    answer = report(capsys, tmp_path, ratings, config="[card]\nsize = [100]\n")
+    assert "no setting named 'size'" in refused(answer)
+
+
+def test_estimate_prints_every_estimator(capsys, policies):
+    answer = estimate(capsys, policies)
+    assert answer.code == 0, answer
+    lines = answer.out.splitlines()
+    assert lines[0].startswith("linucb on ")
+    assert {line.split()[0] for line in lines[2:]} >= {"ips", "snips", "dr", "mrdr"}
+    assert "Gain" not in answer.out
+
+
+def test_estimate_against_a_policy_prints_the_gain(capsys, policies):
+    answer = estimate(capsys, policies, "--against", policies / "incumbent", "--json")
+    gains = json.loads(answer.out)["gains"]
+    assert gains["dr"]["candidate"]["value"] - gains["dr"]["incumbent"]["value"] == pytest.approx(gains["dr"]["value"])
+    shown = estimate(capsys, policies, "--against", policies / "incumbent")
+    assert f"Gain over {policies / 'incumbent'}" in shown.out
+    assert f"{gains['dr']['value']:+.3f}" in shown.out
+
+
+def test_settings_of_the_estimates_come_from_a_file(capsys, policies, tmp_path):
+    (tmp_path / "ope.toml").write_text("[off_policy]\nlevel = 0.5\nresamples = 50\n")
+    wide = json.loads(estimate(capsys, policies, "--json").out)["estimators"]["dr"]["intervals"]["t"]
+    answer = estimate(capsys, policies, "--json", "--config", tmp_path / "ope.toml")
+    narrow = json.loads(answer.out)["estimators"]["dr"]["intervals"]["t"]
+    assert narrow["hi"] - narrow["lo"] < 0.5 * (wide["hi"] - wide["lo"])
+
+
+def test_a_log_that_is_not_there_is_one_line(capsys, policies):
+    answer = recpolicy(capsys, "ope", "estimate", policies / "candidate", "--log", policies / "none.parquet")
+    assert "none.parquet: no such file" in refused(answer)
+
+
+@pytest.mark.parametrize("command", ["report", "estimate"])
+def test_help_shows_an_example(capsys, command):
+    answer = recpolicy(capsys, "ope", command, "--help")
+    assert answer.code == 0
+    assert f"Example: recpolicy ope {command}" in " ".join(answer.out.split())

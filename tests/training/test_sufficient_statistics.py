@@ -1,0 +1,130 @@
+"""Sums of a log: they add up over parts, and hold all that an agent would have learnt round by round."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from planted_logs import CATALOGUE, FEATURES, contexts, linear_log
+
+from recpolicy.agents.linear_posterior import fold_batch
+from recpolicy.api.logs import ingest_log, read_rounds, simulate_log, tables_of
+from recpolicy.core.errors import DataError
+from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.training import sufficient_statistics
+from recpolicy.training.sufficient_statistics import Statistics, merged, posterior
+
+SUMS = ("gram", "moment", "count", "squares")
+ARMS = len(CATALOGUE)
+
+
+def prior(seed: int = 0, precision: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """theta [A, D] and covariance [A, D, D], the same for all arms but the first, which has learnt before."""
+    rng = np.random.default_rng([seed, 3])
+    covariance = np.tile(np.eye(FEATURES) / precision, (ARMS, 1, 1))
+    root = rng.normal(size=(FEATURES, FEATURES))
+    covariance[0] = 0.1 * root @ root.T + 0.01 * np.eye(FEATURES)
+    return rng.normal(0, 0.3, (ARMS, FEATURES)), covariance
+
+
+def round_by_round(log: LoggedRounds, theta: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The agents' own Sherman-Morrison steps, in float64: their float32 would differ in the fifth digit."""
+    arm = np.searchsorted(CATALOGUE, log.movie)
+    arrays = (theta, covariance, arm, contexts()[log.user].astype(np.float64), log.reward)
+    return tuple(one.numpy() for one in fold_batch(*(tf.constant(one) for one in arrays), 1.0))
+
+
+def assert_same(one: Statistics, other: Statistics, rtol: float = 1e-12) -> None:
+    for name in SUMS:
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=rtol, atol=1e-9, err_msg=name)
+
+
+def test_sums_are_those_of_the_rounds_one_by_one():
+    log, x = linear_log(60), contexts().astype(np.float64)
+    found = Statistics.of(log, contexts(), CATALOGUE)
+    for arm, movie in enumerate(CATALOGUE):
+        mine = np.flatnonzero(log.movie == movie)
+        expected = sum((np.outer(x[log.user[n]], x[log.user[n]]) for n in mine), np.zeros((FEATURES, FEATURES)))
+        np.testing.assert_allclose(found.gram[arm], expected, atol=1e-12)
+        np.testing.assert_allclose(found.moment[arm], x[log.user[mine]].T @ log.reward[mine], atol=1e-12)
+    np.testing.assert_array_equal(found.count, np.bincount(log.arm(), minlength=ARMS))
+    assert found.squares == pytest.approx((log.reward**2).sum())
+
+
+def test_the_posterior_is_where_the_agents_own_steps_end_up():
+    log, start = linear_log(), prior()
+    theta, covariance = posterior(Statistics.of(log, contexts(), CATALOGUE), *start)
+    own_theta, own_covariance = round_by_round(log, *start)
+    np.testing.assert_allclose(theta, own_theta, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(covariance, own_covariance, rtol=1e-5, atol=1e-11)
+    np.testing.assert_array_equal(theta[-1], start[0][-1])  # nobody was shown the last movie
+    np.testing.assert_array_equal(covariance[-1], start[1][-1])
+
+
+@given(cut=st.integers(0, 400), seed=st.integers(0, 5))
+def test_two_parts_of_a_log_merged_are_the_whole(cut, seed):
+    log, x = linear_log(400, seed), contexts()
+    parts = (Statistics.of(log.take(*ends, "part"), x, CATALOGUE) for ends in ((0, cut), (cut, 400)))
+    whole, halves = Statistics.of(log, x, CATALOGUE), merged(*parts)
+    assert_same(whole, halves)
+    for one, other in zip(posterior(whole, *prior()), posterior(halves, *prior()), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-10)
+
+
+def test_learning_two_logs_one_after_the_other_is_learning_them_merged():
+    first, second = (Statistics.of(linear_log(300, seed), contexts(), CATALOGUE) for seed in (1, 2))
+    stepwise = posterior(second, *posterior(first, *prior()))
+    for one, other in zip(stepwise, posterior(merged(second, first), *prior()), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-10)
+
+
+def test_an_arm_with_more_rounds_than_are_held_at_once(monkeypatch):
+    whole = Statistics.of(linear_log(), contexts(), CATALOGUE)
+    monkeypatch.setattr(sufficient_statistics, "_ROWS", 7)
+    assert_same(Statistics.of(linear_log(), contexts(), CATALOGUE), whole)
+
+
+def test_twice_the_sums_are_two_passes():
+    one = Statistics.of(linear_log(200), contexts(), CATALOGUE)
+    assert_same(one * 2, merged(one, one))
+
+
+def test_the_squared_error_is_that_of_the_rounds():
+    log, theta = linear_log(300), prior()[0]
+    guess = (contexts()[log.user] * theta[log.arm()]).sum(axis=1)
+    found = Statistics.of(log, contexts(), CATALOGUE).squared_error(theta)
+    assert found == pytest.approx(((log.reward - guess) ** 2).mean())
+
+
+def test_without_rounds_nothing_is_learnt():
+    nothing = Statistics.of(linear_log().take(0, 0, "empty"), contexts(), CATALOGUE)
+    assert nothing.squared_error(prior()[0]) == 0
+    for one, other in zip(posterior(nothing, *prior()), prior(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_arms_or_features_are_refused():
+    one = Statistics.of(linear_log(50), contexts(), CATALOGUE)
+    wider = Statistics.of(linear_log(50), np.ones((50, 5)), CATALOGUE)
+    with pytest.raises(DataError, match=r"statistics of \(7, 4\) and \(7, 5\) arms and features cannot be merged"):
+        merged(one, wider)
+    strange = int((linear_log(50).movie == CATALOGUE[1]).sum())
+    with pytest.raises(DataError, match=f"linear log 0: {strange} of 50 rounds show movies that are not among the 6"):
+        Statistics.of(linear_log(50), contexts(), np.delete(CATALOGUE, 1))
+
+
+@pytest.mark.band
+def test_two_halves_of_a_simulated_movielens_log_merged_are_the_whole(u1, tmp_path):
+    """50,000 rounds of random choices among 1,682 movies and contexts of 21 numbers."""
+    settings = {"rating_model": "svd", "world": "bias", "rank": 20}
+    simulate_log(u1.fit, tmp_path / "log", logger="random", config={"rounds": 50_000}, train=settings)
+    ingest_log(tmp_path / "log", tmp_path / "rounds", tables_of(u1.fit), {"evaluation_share": 0.0})
+    log = read_rounds(tmp_path / "rounds" / "training.parquet", tables_of(u1.fit))
+    x = np.random.default_rng(0).normal(size=(len(u1.fit.users), 21)).astype(np.float32)
+    whole = Statistics.of(log, x, log.catalogue)
+    cut = len(log) // 2
+    parts = (Statistics.of(log.take(*ends, "half"), x, log.catalogue) for ends in ((0, cut), (cut, len(log))))
+    start = np.zeros((1682, 21)), np.tile(np.eye(21) / 100, (1682, 1, 1))
+    for one, other in zip(posterior(merged(*parts), *start), posterior(whole, *start), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-12)
+    assert whole.count.sum() == len(log) > 48_000
