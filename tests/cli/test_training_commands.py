@@ -48,6 +48,16 @@ def test_own_data_is_read_again_as_the_config_says(capsys, directory):
     assert "policies" in json.loads(recpolicy(capsys, "evaluate", "run", "--json").out)
 
 
+def test_agent_learns_from_the_earlier_rounds_of_a_log(capsys, directory):
+    recpolicy(capsys, "log", "simulate", "--config", "tiny.toml", "--rounds", 400, "--floor", 0.5, "--out", "log")
+    recpolicy(capsys, "log", "ingest", "log", "--evaluation-share", 0.25, "--out", "rounds")
+    words = ("--config", "tiny.toml", "--log", "rounds", "--out", "run", "--json")
+    about = json.loads(recpolicy(capsys, "train", "linucb", *words).out)
+    assert about["training"]["mode"] == "log"
+    assert about["training"]["rows"] == 300
+    assert about["log"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,13 +67,23 @@ def artifact_of(
     arrays = dict(exported.arrays)
     if "covariance" in arrays and arrays["covariance"].ndim == 3:
         arrays["covariance"] = pack_symmetric(arrays["covariance"])
-    return Artifact(
+    made = Artifact(
         agent=name, estimator=exported.estimator, head=exported.head, settings=exported.settings,
         exploration_floor=floor, policy=arrays, context=features.context,
         movie=features.embeddings.movie, offset=features.embeddings.offset, rating_std=features.model.std,
         catalogue=features.catalogue, rated_user=fit.user, rated_movie=fit.movie, users=fit.users, movies=fit.movies,
         scale=fit.scale, noise_std=float(features.model.noise_std),
-        about={**about, "content": content_digest(*(arrays[key] for key in sorted(arrays)))},
+        about=about,
+    )  # fmt: skip
+    return replace(made, about={**about, "content": policy_digest(made)})
+
+
+def policy_digest(artifact: Artifact) -> str:
+    """SHA-256 of all that decides what the policy does: equal for two policies that cannot be told apart."""
+    return content_digest(
+        artifact.agent, artifact.estimator, artifact.head, dict(artifact.settings), artifact.exploration_floor,
+        *(artifact.policy[key] for key in sorted(artifact.policy)), artifact.context, artifact.movie, artifact.offset,
+        artifact.catalogue,
     )  # fmt: skip
 
 

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recpolicy.api.artifacts import refuse_existing, work_folder, write_artifact
+from recpolicy.api.artifacts import policy_digest, refuse_existing, work_folder, write_artifact
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
-from recpolicy.core.files import content_digest
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.log_files import Catalogue
 from recpolicy.data.logged_rounds import LoggedRounds
@@ -52,12 +51,10 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
         arrays["covariance"] = pack_symmetric(arrays["covariance"])
     about = {
         **old.about, "training": figures, "log": log.digest, "parents": [*old.about.get("parents", []), parent],
-        "content": content_digest(*(arrays[key] for key in sorted(arrays))),
     }  # fmt: skip
     # The head as well: neural_linucb acts by another one once its network is frozen.
-    new = replace(
-        old, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays, about=about
-    )
+    new = replace(old, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays)
+    new = replace(new, about={**about, "content": policy_digest(new)})
     work = work_folder(out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed})
     write_artifact(new, agent, old.context.shape[1], work, out)
     return load_policy(out)

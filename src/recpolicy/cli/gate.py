@@ -19,7 +19,8 @@ def gate(
         Path | None, typer.Option("--against", help="Folder of the policy in service; left out: whoever logged.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the table [gate]; configs/gate.toml has all limits.")
+        Path | None,
+        typer.Option("--config", help="TOML file with the table \\[gate]; configs/gate.toml has all limits."),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="The ratings, if they are no longer where training read them.")

@@ -29,7 +29,7 @@ def simulate(
     ] = "ml-100k",
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="TOML file with the tables [data], [train], [log], [rating_model]."),
+        typer.Option("--config", help="TOML file with the tables \\[data], \\[train], \\[log], \\[rating_model]."),
     ] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Overrides the file.")] = None,
     temperature: Annotated[
@@ -71,7 +71,7 @@ def ingest(
         str | None, typer.Option("--data", help="Or the ratings say it; ml-100k where neither is given.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the tables [data] and [ingest].")
+        Path | None, typer.Option("--config", help="TOML file with the tables \\[data] and \\[ingest].")
     ] = None,
     wait_hours: Annotated[
         float | None, typer.Option("--wait-hours", help="How long after its event a reward may come; overrides.")

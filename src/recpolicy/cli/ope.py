@@ -18,7 +18,7 @@ def report(
         str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")
     ] = "ml-100k",
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the tables [card], [train], [rating_model].")
+        Path | None, typer.Option("--config", help="TOML file with the tables \\[card], \\[train], \\[rating_model].")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small logs and few of them: about a minute.")] = False,
     seed: Seed = 0,
@@ -61,7 +61,7 @@ def estimate(
     against: Annotated[
         Path | None, typer.Option("--against", help="Folder of a policy to compare with, round by round.")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file with the table [off_policy].")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file with the table \\[off_policy].")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:

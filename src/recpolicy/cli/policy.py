@@ -141,7 +141,7 @@ def report(
         Path | None, typer.Option("--against", help="With --log: folder of the policy in service; else whoever logged.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="With --log: TOML file with the table [gate], its limits.")
+        Path | None, typer.Option("--config", help="With --log: TOML file with the table \\[gate], its limits.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:

@@ -17,7 +17,7 @@ def validate(
         str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings with times.")
     ] = "ml-100k",
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the tables [simulator] and [card].")
+        Path | None, typer.Option("--config", help="TOML file with the tables \\[simulator] and \\[card].")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for card.json and card.html.")] = None,

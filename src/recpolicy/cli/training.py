@@ -21,9 +21,12 @@ def train(
     data: Data = "ml-100k",
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="TOML file with the tables [data], [train], [agent], [rating_model]."),
+        typer.Option("--config", help="TOML file with the tables \\[data], \\[train], \\[agent], \\[rating_model]."),
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="online or offline; overrides the file.")] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Learn from these rounds: a folder that `recpolicy log ingest` wrote.")
+    ] = None,
     interactions: Annotated[int | None, typer.Option("--interactions", min=1, help="Overrides the file.")] = None,
     total_timesteps: Annotated[
         int | None, typer.Option("--total-timesteps", min=1, help="Movies shown to agents of sessions; overrides.")
@@ -53,9 +56,16 @@ def train(
         "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     settings |= {key: value for key, value in given.items() if value is not None}
+    parts = split_ratings(load_ratings(**source), split, seed)
+    rounds = None
+    if log is not None:
+        from recpolicy.api.logs import TRAINING, read_rounds, tables_of
+
+        settings["mode"] = "log"
+        rounds = read_rounds(log / TRAINING if log.is_dir() else log, tables_of(parts.fit))
     trained = train_policy(
-        agent, split_ratings(load_ratings(**source), split, seed), out, config=settings,
-        agent_config=tables.get("agent", {}), model_config=tables.get("rating_model"), source=source, seed=seed,
+        agent, parts, out, config=settings, agent_config=tables.get("agent", {}),
+        model_config=tables.get("rating_model"), source=source, log=rounds, seed=seed,
     )  # fmt: skip
     if as_json:
         print_json(trained.about)
