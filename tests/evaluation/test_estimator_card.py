@@ -136,6 +136,13 @@ def test_a_repetition_depends_on_its_number_and_on_nothing_before_it():
     assert one["dr"].value != other["dr"].value
 
 
+def test_a_repetition_is_made_as_the_card_says_and_bounds_are_known_beforehand():
+    found = repetition(card_world(), "far", 200, 0, replace(CONFIG, level=0.9, tuning="slope"))
+    assert (found.config["resamples"], found.config["level"], found.config["tuning"]) == (100, 0.9, "slope")
+    assert found.config["weight_bound"] == pytest.approx(ACTIONS * card_world().target.max())
+    assert "bernstein" in found["ips"].intervals
+
+
 def test_the_number_of_workers_changes_nothing():
     few = replace(CONFIG, sizes=(200,), repetitions=4)
     one, two = (estimator_card(card_world(), few, workers=workers) for workers in (1, 2))
