@@ -67,7 +67,7 @@ def test_train_takes_its_length_from_the_words(run):
 def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
     answer = recpolicy(capsys, "evaluate", "run")
     assert answer.code == 0, answer.err
-    held_out, sessions = answer.out.split("\n\n")
+    held_out, lists, *groups, sessions = answer.out.split("\n\n")
     assert "held-out ratings of u1" in held_out
     assert "rmse" in held_out.lower()
     assert sessions.startswith("Simulated sessions: reward of a session")
@@ -75,6 +75,8 @@ def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
         assert f"\n{name} " in held_out
         assert f"\n{name} " in sessions
     assert "\nfatigue_aware " in sessions
+    assert "diversity" in lists.lower()
+    assert groups
     written = json.loads((run / "metrics.json").read_text())
     assert {"policies", "sessions"} <= set(written)
     assert set(written["sessions"]) == {"train", "judge"}
