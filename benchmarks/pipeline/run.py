@@ -29,7 +29,7 @@ from common import ROOT, arguments, context, write_results
 
 COMMAND = Path(sys.executable).with_name("recpolicy")
 SEED = 0
-RUNS = 3
+RUNS = 1
 TRIVIAL_STEPS = 20
 QUICK = {"rating_model": "bias", "log_rounds": 2000, "movies": 100}
 BATCHES = {"predict_batch": 64, "predict_batch_all": 943}
