@@ -161,9 +161,8 @@ def test_a_network_goes_on_with_its_optimizer_and_with_the_seed_it_is_given(tmp_
 @quickly
 def test_more_passes_learn_more(tmp_path):
     log = log_for("eps_greedy")
-    few, many = (retrain(trained("eps_greedy"), log, tmp_path / str(n), epochs=n) for n in (1, 30))
-    assert error(many, log) < 0.97 * error(few, log)
-    assert many.about["training"]["last_loss"] < few.about["training"]["last_loss"]
+    few, many = (retrain(trained("eps_greedy"), log, tmp_path / str(n), epochs=n) for n in (1, 100))
+    assert error(many, log) < 0.9 * error(few, log)
 
 
 @quickly
