@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -64,17 +65,26 @@ def artifact_of(
     name: str, exported: "ExportedPolicy", fit: Ratings, features: Features, about: dict[str, Any], floor: float = 0.0
 ) -> Artifact:
     """The trained policy with all that predicting needs; `floor` is the share of uniform actions."""
-    arrays = dict(exported.arrays)
-    if "covariance" in arrays and arrays["covariance"].ndim == 3:
-        arrays["covariance"] = pack_symmetric(arrays["covariance"])
-    made = Artifact(
+    untrained = Artifact(
         agent=name, estimator=exported.estimator, head=exported.head, settings=exported.settings,
-        exploration_floor=floor, policy=arrays, context=features.context,
+        exploration_floor=floor, policy={}, context=features.context,
         movie=features.embeddings.movie, offset=features.embeddings.offset, rating_std=features.model.std,
         catalogue=features.catalogue, rated_user=fit.user, rated_movie=fit.movie, users=fit.users, movies=fit.movies,
         scale=fit.scale, noise_std=float(features.model.noise_std),
         about=about,
     )  # fmt: skip
+    return with_policy(untrained, exported, about)
+
+
+def with_policy(artifact: Artifact, exported: "ExportedPolicy", about: Mapping[str, Any]) -> Artifact:
+    """The artifact with another learner in it; its content digest is added to `about`."""
+    arrays = dict(exported.arrays)
+    if "covariance" in arrays and arrays["covariance"].ndim == 3:
+        arrays["covariance"] = pack_symmetric(arrays["covariance"])
+    # The head as well: neural_linucb acts by another one once its network is frozen.
+    made = replace(
+        artifact, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays
+    )
     return replace(made, about={**about, "content": policy_digest(made)})
 
 

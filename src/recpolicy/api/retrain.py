@@ -1,12 +1,11 @@
 """Go on from a trained policy with a new log: same features and arms, the learner's beliefs as the start."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recpolicy.api.artifacts import policy_digest, refuse_existing, work_folder, write_artifact
+from recpolicy.api.artifacts import refuse_existing, with_policy, work_folder, write_artifact
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
@@ -15,7 +14,6 @@ from recpolicy.data.log_files import Catalogue
 from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.ratings import genre_directions
 from recpolicy.serving.artifact import Artifact, verify
-from recpolicy.serving.estimators import pack_symmetric
 from recpolicy.serving.predictor import Policy, load_policy
 
 if TYPE_CHECKING:
@@ -45,16 +43,8 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
     read_learner(agent, incumbent)
     parent = {"content": old.about["content"], "log": old.about.get("log")}
     figures = {**learn_from_log(agent, log, old.context, old.catalogue, epochs=epochs, seed=seed), "seed": seed}
-    exported = agent.learner.export()
-    arrays = dict(exported.arrays)
-    if "covariance" in arrays and arrays["covariance"].ndim == 3:
-        arrays["covariance"] = pack_symmetric(arrays["covariance"])
-    about = {
-        **old.about, "training": figures, "log": log.digest, "parents": [*old.about.get("parents", []), parent],
-    }  # fmt: skip
-    # The head as well: neural_linucb acts by another one once its network is frozen.
-    new = replace(old, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays)
-    new = replace(new, about={**about, "content": policy_digest(new)})
+    lineage = {"training": figures, "log": log.digest, "parents": [*old.about.get("parents", []), parent]}
+    new = with_policy(old, agent.learner.export(), {**old.about, **lineage})
     work = work_folder(out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed})
     write_artifact(new, agent, old.context.shape[1], work, out)
     return load_policy(out)
