@@ -152,7 +152,7 @@ def _no_json(folder: Path) -> None:
 NUMBERS = pa.list_(pa.int64())
 ROW = r"events\.parquet: row 3: "
 FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
-    "no file": (lambda folder: (folder / EVENTS).unlink(), r"events\.parquet: no such file"),
+    "no file": (lambda folder: (folder / EVENTS).unlink(), r"^[^:]+events\.parquet: no such file"),
     "cut short": (_cut, r"events\.parquet: not a readable Parquet file"),
     "overwritten": (_scribble, r"events\.parquet: damaged: .*write or copy it again"),
     "columns missing": (_drop, r"events\.parquet: no column time, log_propensity; found event_id, user_id"),

@@ -120,8 +120,9 @@ def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
 
 def _about(path: Path) -> dict[str, Any]:
     """What the file says of itself; empty where it says nothing."""
+    metadata = read.open_parquet(path).schema_arrow.metadata or {}
     try:
-        about = json.loads((read.open_parquet(path).schema_arrow.metadata or {}).get(_KEY, b"{}"))
+        about = json.loads(metadata.get(_KEY, b"{}"))
     except ValueError as error:
         raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not JSON: {error}") from None
     if not isinstance(about, dict) or not isinstance(about.get("catalogue", []), list):
