@@ -13,6 +13,7 @@ from tiny_policies import RANK, tiny_artifact
 
 from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
 from recpolicy.serving import batch as batch_module
+from recpolicy.serving import scorer as scorer_module
 from recpolicy.serving.batch import predict_to_files
 from recpolicy.serving.predictor import Policy
 
@@ -92,18 +93,18 @@ def test_no_block_holds_more_users_than_the_batch(policy, parquet, monkeypatch, 
 
 def test_a_block_is_computed_when_the_one_before_is_written(policy, parquet, monkeypatch):
     events = []
-    compute = Policy._tables
+    compute = scorer_module.answer_block
 
-    def noted(self, *words):
+    def noted(*words):
         events.append("computed")
-        return compute(self, *words)
+        return compute(*words)
 
     class Noting(batch_module.CSVWriter):
         def write_batch(self, block):
             events.append("written")
             super().write_batch(block)
 
-    monkeypatch.setattr(Policy, "_tables", noted)
+    monkeypatch.setattr(scorer_module, "answer_block", noted)
     monkeypatch.setattr(batch_module, "CSVWriter", Noting)
     predict_to_files(policy, parquet, parquet.with_suffix(".csv"), batch=3)
     assert events == ["computed", "written"] * 3

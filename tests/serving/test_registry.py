@@ -88,7 +88,7 @@ def test_registered_policy_predicts_as_the_one_it_was_copied_from(registry, arti
 
 def test_files_of_a_version_are_read_only(registry):
     files = [path for path in (registry.folder / "versions").rglob("*") if path.is_file()]
-    assert len(files) == 3 * 6
+    assert len(files) == 3 * 7
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o444}
 
 

@@ -131,6 +131,12 @@ class DQN(SequenceLearner):
         told = dict(zip(self.figures, tf.unstack(sums / self.config.updates), strict=False))
         return {**told, "epsilon": self.epsilon()}
 
+    def learn_batch(self, batch: Batch) -> Figures:
+        """One step on movies that anybody may have shown; counts as a block, so that exploration shrinks with it."""
+        told = self._step(batch)
+        self._blocks.assign_add(1)
+        return dict(zip(self.figures, [*tf.unstack(told), self.epsilon()], strict=True))
+
     def _step(self, batch: Batch) -> tf.Tensor:
         target = td_targets(
             batch, self._values(self._online, batch.next_observation),

@@ -14,6 +14,7 @@ from recpolicy.core.extras import require_extra
 from recpolicy.core.seeds import integer_seed
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.logged_sessions import LoggedSessions
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.baselines import baseline_tables
@@ -71,14 +72,15 @@ def train(
     model: RatingModel | None = None,
     model_config: Any = None,
     source: Mapping[str, Any] | None = None,
-    log: LoggedRounds | None = None,
+    log: LoggedRounds | LoggedSessions | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
     """Train the named agent on the fit part of `split` and write the policy artifact to the folder `out`.
 
-    In the mode `log` it learns from the rounds of `log` (recpolicy.api.logs.read_rounds). config and agent_config are
-    dataclasses or mappings of settings (TrainConfig, for agents of sessions such as ppo a SessionTrainConfig; the
+    In the mode `log` it learns from the rounds of `log` (recpolicy.api.logs.read_rounds); topk_reinforce and dqn learn
+    from logged sessions, wherever such a log is given (recpolicy.api.session_logs.read_log). config and agent_config
+    are dataclasses or mappings of settings (TrainConfig, for agents of sessions such as ppo a SessionTrainConfig; the
     agent's own). A rating model already fitted on the same fit part may be handed in; `source` (the arguments of
     load_ratings) is noted in the artifact, so that `recpolicy evaluate` can read the ratings again. A
     training that was killed is taken up where its last checkpoint left it by the same call. Raises ConfigError for
@@ -91,14 +93,22 @@ def train(
 
     entry = agent_entry(agent)
     if agent in SESSION_AGENTS:
-        if log is not None:
-            raise ConfigError(f"{agent} learns in simulated sessions, not from logged rounds")
+        if isinstance(log, LoggedRounds):
+            raise ConfigError(
+                f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce and"
+                " dqn also learn from logged sessions (recpolicy log simulate --sessions)"
+            )
         from recpolicy.api.train_sessions import train_sessions
 
         return train_sessions(
             agent, split, out, config=config, agent_config=agent_config, model=model, model_config=model_config,
-            source=source, seed=seed, show_progress=show_progress,
+            source=source, log=log, seed=seed, show_progress=show_progress,
         )  # fmt: skip
+    if isinstance(log, LoggedSessions):
+        raise ConfigError(
+            f"{agent} learns from single rounds (recpolicy log ingest), not from sessions such as {log.name}; of the"
+            " agents of sessions topk_reinforce and dqn learn from those"
+        )
     settings = settings_of(TrainConfig, config, "train")
     agent_settings = settings_of(entry.config, agent_config, agent)
     if (log is not None) != (settings.mode == "log"):

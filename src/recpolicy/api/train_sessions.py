@@ -1,7 +1,8 @@
-"""Train an agent of sessions on a split: features, the two worlds, the compiled loop in world A, the artifact."""
+"""Train an agent of sessions on a split: features, the compiled loop in world A or a log of sessions, the artifact."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ from recpolicy.api.features import FeatureConfig, Features, prepare, settings_of
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.logged_sessions import LoggedSessions
 from recpolicy.data.ratings import genre_directions
 from recpolicy.data.splits import Split
 from recpolicy.models.rating_model import RatingModel, check_positive
@@ -22,6 +24,7 @@ from recpolicy.serving.predictor import Policy, load_policy
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
+    from recpolicy.agents.sequence import SequenceAgent
     from recpolicy.environments.session import SessionConfig, SessionEnvironment
 
 
@@ -49,10 +52,14 @@ class SessionTrainConfig(FeatureConfig):
     """Rows of training metrics."""
     checkpoint_every: int = 50_000
     """Movies shown between checkpoints."""
+    epochs: int = 5
+    """Passes over the log, where one is learnt from; nothing is played then, and `batch_size` sessions make a block."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "total_timesteps", "batch_size", "max_episode_steps", "points", "checkpoint_every")
+        check_positive(
+            self, "total_timesteps", "batch_size", "max_episode_steps", "points", "checkpoint_every", "epochs"
+        )
 
 
 def train_sessions(
@@ -66,18 +73,21 @@ def train_sessions(
     model_config: Any = None,
     worlds: TwoWorlds | None = None,
     source: Mapping[str, Any] | None = None,
+    log: LoggedSessions | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
     """Train the named agent in simulated sessions of world A and write the policy artifact to the folder `out`.
 
     As recpolicy.api.train.train, for the agents in SESSION_AGENTS; config is a SessionTrainConfig or a mapping of its
-    settings; `worlds` may be handed in when they are made already. Raises, besides what `train` does, DivergedError
-    when the training ends in numbers that are not finite.
+    settings; `worlds` may be handed in when they are made already. With a `log`, topk_reinforce and dqn learn from its
+    sessions in place of playing. Raises, besides what `train` does, DivergedError when the training ends in numbers
+    that are not finite.
     """
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents.arms import arms_of
+    from recpolicy.agents.observation import context_width
     from recpolicy.agents.registry import SESSION_AGENTS, agent_entry
     from recpolicy.training.session_run import SessionRunConfig, train_in_sessions
 
@@ -87,6 +97,8 @@ def train_sessions(
     settings = settings_of(SessionTrainConfig, config, "train")
     agent_settings = settings_of(entry.config, agent_config, agent)
     session_config(settings)  # refuses what it must before anything is fitted
+    if log is not None:
+        _refuse_log(agent, log, settings, split.fit.scale)
     out = Path(out)
     refuse_existing(out)
     features = prepare(split.fit, settings, model=model, model_config=model_config, seed=seed)
@@ -94,21 +106,70 @@ def train_sessions(
         "source": None if source is None else dict(source),
         **about_of(split, settings, agent_settings, features.model, seed),
     }
-    world = (worlds or worlds_of(split, settings, seed)).train
-    environment = session_environment(world, features, settings, seed)
-    arms = arms_of(features.catalogue, features.embeddings, split.fit)
-    learner = entry.make(environment.time_step_spec(), environment.action_spec(), agent_settings, arms, seed)
-    work = work_folder(out, {"agent": agent, **about})
-    run = SessionRunConfig(
-        total_timesteps=settings.total_timesteps, points=settings.points, checkpoint_every=settings.checkpoint_every
+    make = partial(
+        entry.make, config=agent_settings, arms=arms_of(features.catalogue, features.embeddings, split.fit), seed=seed
     )
-    shown = train_in_sessions(environment, learner, run, work, show_progress)
+    if log is not None:
+        about["log"] = log.digest
+        learner, training = _learn_from_log(make, features, settings, split, log, seed)
+        work = work_folder(out, {"agent": agent, **about})
+    else:
+        world = (worlds or worlds_of(split, settings, seed)).train
+        environment = session_environment(world, features, settings, seed)
+        learner = make(environment.time_step_spec(), environment.action_spec())
+        work = work_folder(out, {"agent": agent, **about})
+        run = SessionRunConfig(
+            total_timesteps=settings.total_timesteps, points=settings.points, checkpoint_every=settings.checkpoint_every
+        )
+        shown = train_in_sessions(environment, learner, run, work, show_progress)
+        training = {"mode": "sessions", "interactions": shown, "world": world.name}
     exported = with_view(learner.learner.export(), settings, split)
-    training = {"mode": "sessions", "interactions": shown, "world": world.name}
     artifact = artifact_of(agent, exported, split.fit, features, {**about, "training": training})
-    width = int(environment.observation_spec()["global"].shape[0])
+    width = context_width(learner.time_step_spec)
     write_artifact(artifact, learner, width, work, out)
     return load_policy(out)
+
+
+def _learn_from_log(
+    make: "Callable[..., SequenceAgent]", features: Features, settings: SessionTrainConfig, split: Split,
+    log: LoggedSessions, seed: int,
+) -> "tuple[SequenceAgent, dict[str, Any]]":  # fmt: skip
+    """An agent that learnt from the log, and the figures of its training."""
+    from recpolicy.environments.session_views import VIEWS
+    from recpolicy.training.offline_sessions import Sight, learn_from_sessions
+    from recpolicy.training.session_run import refuse_ruined
+
+    embedding, genres = features.embeddings.movie[features.catalogue], genre_directions(split.fit.movies)
+    steps = settings.max_episode_steps
+    view = VIEWS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
+    sight = Sight(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
+    agent = make(*sight.specs())
+    figures = learn_from_sessions(agent, log, sight, epochs=settings.epochs, batch=settings.batch_size, seed=seed)
+    refuse_ruined(agent.learner, len(log) * settings.epochs, 0, Path(log.name))
+    return agent, figures
+
+
+def _refuse_log(agent: str, log: LoggedSessions, settings: SessionTrainConfig, scale: tuple[float, float]) -> None:
+    """Raise ConfigError for an agent that cannot learn from logs, and for rewards other than the settings'."""
+    from recpolicy.training.offline_sessions import LEARN_FROM_LOGS
+
+    if agent not in LEARN_FROM_LOGS:
+        raise ConfigError(
+            f"{agent} learns in simulated sessions, not from logged ones; {' and '.join(LEARN_FROM_LOGS)} can"
+        )
+    expected = reward_scale(settings, scale)
+    if log.scale != expected:
+        raise ConfigError(
+            f"{log.name}: rewards in {log.scale[0]:g}..{log.scale[1]:g}, but train.reward is {settings.reward!r}, in"
+            f" {expected[0]:g}..{expected[1]:g}; say by train.reward what the log paid: like, watch or rating"
+        )
+
+
+def reward_scale(settings: SessionTrainConfig, scale: tuple[float, float]) -> tuple[float, float]:
+    """The lowest and the highest reward of a step; `scale` is that of the ratings."""
+    if settings.reward != "rating":
+        return 0.0, 1.0
+    return (scale[0] if settings.reward_decay == 1 else 0.0), scale[1]
 
 
 def worlds_of(split: Split, settings: SessionTrainConfig, seed: int) -> TwoWorlds:

@@ -10,6 +10,7 @@ from recpolicy.cli.output import print_json
 if TYPE_CHECKING:
     from recpolicy.data.log_files import Catalogue
     from recpolicy.data.log_ingest import IngestReport
+    from recpolicy.data.splits import Split
     from recpolicy.serving.predictor import Policy
 
 app = typer.Typer(help="What a policy showed, with what probability, and what came of it.", no_args_is_help=True)
@@ -19,10 +20,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 
 @app.command(epilog="Example:  recpolicy log simulate --rounds 200000 --out logs/week1")
 def simulate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet and rewards.parquet.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for events.parquet and rewards.parquet, or sessions.parquet.")
+    ],
     logger: Annotated[
-        str, typer.Option("--logger", help="random, highest_mean, rating_model, or the folder of a trained policy.")
-    ] = "rating_model",
+        str | None,
+        typer.Option(
+            "--logger",
+            help="random, highest_mean, rating_model (the default), or the folder of a trained policy. Of sessions:"
+            " random (the default), popular, or the folder of a session policy.",
+        ),
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="u1..u5, ua, ub, temporal, leave-last-N or random.")] = "u1",
     data: Annotated[
         str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")
@@ -32,8 +40,12 @@ def simulate(
         typer.Option("--config", help="TOML file with the tables \\[data], \\[train], \\[log], \\[rating_model]."),
     ] = None,
     rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Overrides the file.")] = None,
+    sessions: Annotated[
+        int | None, typer.Option("--sessions", min=1, help="Log so many whole sessions in place of single rounds.")
+    ] = None,
     temperature: Annotated[
-        float | None, typer.Option("--temperature", help="Of the softmax over scores, in stars; overrides.")
+        float | None,
+        typer.Option("--temperature", help="Of the softmax over scores, in stars; of `popular` in nats; overrides."),
     ] = None,
     floor: Annotated[float | None, typer.Option("--floor", help="Share of uniform choices, 0..1; overrides.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")] = 0,
@@ -44,10 +56,16 @@ def simulate(
     from recpolicy.data.load import load_ratings
     from recpolicy.data.splits import split as split_ratings
 
+    if rounds is not None and sessions is not None:
+        raise typer.BadParameter("say by one of them what to log", param_hint="--rounds, --sessions")
+    logger = logger or ("rating_model" if sessions is None else "random")
     tables, source = _tables_of_config(config, ("train", "log", "rating_model"))
-    given = {"rounds": rounds, "temperature": temperature, "floor": floor}
+    given = {"rounds": rounds, "sessions": sessions, "temperature": temperature, "floor": floor}
     settings = {**tables.get("log", {}), **{key: value for key, value in given.items() if value is not None}}
     parts, who = split_ratings(load_ratings(data, **source), split, seed), _logger(logger)
+    if sessions is not None:
+        _simulate_sessions(parts, out, who, settings, tables.get("train"), seed, as_json=as_json)
+        return
     written = simulate_log(
         parts.fit, out, logger=who, config=settings, train=tables.get("train"),
         model_config=tables.get("rating_model"), seed=seed,
@@ -58,6 +76,23 @@ def simulate(
     print(f"logged {written:,} events of {logger} on {parts.fit.name} (seed {seed}): {out}")
     known = f" --policy {logger}" if not isinstance(who, str) else "" if data == "ml-100k" else f" --data {data}"
     print(f"next: recpolicy log ingest {out}{known} --out {out}-rounds")
+
+
+def _simulate_sessions(
+    parts: "Split", out: Path, who: "str | Policy", settings: dict[str, Any], train: Any, seed: int, *, as_json: bool
+) -> None:
+    from recpolicy.api.session_logs import simulate_sessions
+
+    log = simulate_sessions(parts, out, logger=who, config=settings, train=train, seed=seed)
+    name = who if isinstance(who, str) else who.artifact.agent
+    count = len(log.length)
+    if as_json:
+        about = {"logger": name, "sessions": count, "steps": len(log), "data": parts.fit.name, "seed": seed}
+        print_json({"out": str(out), **about})
+        return
+    print(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.fit.name} (seed {seed}): {out}")
+    world = seed if isinstance(who, str) else who.about["seed"]
+    print(f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy")
 
 
 @app.command(epilog="Example:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1")

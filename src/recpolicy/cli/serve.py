@@ -1,9 +1,12 @@
-"""`recpolicy serve`: a trained policy behind HTTP."""
+"""`recpolicy serve`: a trained policy, or the versions of a registry, behind HTTP."""
 
-import logging
+import atexit
+import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,32 +22,61 @@ _SECONDS_TO_FINISH = 10
 
 
 def serve(
-    folder: Annotated[
+    source: Annotated[
         Path,
-        typer.Argument(metavar="RUN", envvar="RECPOLICY_RUN", help="Folder that `recpolicy train --out` wrote."),
+        typer.Argument(metavar="RUN|REGISTRY", envvar="RECPOLICY_RUN", help="Folder of a trained policy or registry."),
     ],
     host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8080,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, envvar="AIP_HTTP_PORT", help="0: any that is free.")
+    ] = 8080,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes that answer.")] = 1,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", help="Folder for events and feedback; a registry's own, or RUN.serve beside a run."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings; docs/serving.md.")] = None,
+    store: Annotated[
+        bool, typer.Option("--store/--no-store", help="Keep events and take feedback, or only answer.")
+    ] = True,
 ) -> None:
-    """Answer /v1/predict and /v1/recommend over HTTP until SIGTERM or Ctrl-C; docs/serving.md has the requests."""
+    """Recommend over HTTP and take feedback, until SIGTERM or Ctrl-C; docs/serving.md has the requests."""
     from recpolicy.core.extras import require_extra
 
     require_extra("serve", "recpolicy serve")
     import uvicorn
 
-    from recpolicy.serving.predictor import load_policy
-    from recpolicy.serving.service import make_app
+    from recpolicy.server.worker import What, log_as_json, open_app
 
-    policy = load_policy(folder)
-    config = uvicorn.Config(
-        make_app(policy), access_log=False, log_config=None, server_header=False,
-        timeout_graceful_shutdown=_SECONDS_TO_FINISH,
+    if not source.is_dir():
+        raise ConfigError(f"{source}: no such folder; expected a run or a registry")
+    what = What(
+        source=str(source), state=None if state is None else str(state), config=None if config is None else str(config),
+        store=store,
     )  # fmt: skip
     with _listen(host, port) as listener:
-        _log_as_json()
+        if workers > 1:
+            _count_together()
+        app = open_app(what)
+        agent = app.state.server.policies.live.champion.agent
         at = f"[{host}]" if ":" in host else host
-        print(f"serving {policy.about['agent']}: http://{at}:{listener.getsockname()[1]}", flush=True)
-        _run(uvicorn.Server(config), listener)
+        print(f"serving {agent}: http://{at}:{listener.getsockname()[1]}", flush=True)
+        log_as_json()
+        if workers == 1:
+            _run(uvicorn.Server(_config(app)), listener)
+        else:
+            app.state.close()  # all is well; each worker opens its own
+            what.to_environment()
+            _run_many(_config("recpolicy.server.worker:app", workers), listener)
+
+
+def _config(app: object, workers: int = 1) -> "uvicorn.Config":
+    import uvicorn
+
+    return uvicorn.Config(
+        app, factory=isinstance(app, str), workers=workers, access_log=False, log_config=None, server_header=False,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=_SECONDS_TO_FINISH, timeout_keep_alive=30, backlog=2048,
+    )  # fmt: skip
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -58,13 +90,11 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _log_as_json() -> None:
-    """Requests are logged here, whatever --verbose says of the other commands."""
-    from recpolicy.serving.service_log import JsonLines
-
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(JsonLines())
-    logging.getLogger("recpolicy.serving").setLevel(logging.INFO)
+def _count_together() -> None:
+    """Let the counters of all workers meet in one folder, made anew."""
+    folder = tempfile.mkdtemp(prefix="recpolicy-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _run(server: "uvicorn.Server", listener: socket.socket) -> None:
@@ -74,6 +104,13 @@ def _run(server: "uvicorn.Server", listener: socket.socket) -> None:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
         sys.exit(0)
+
+
+def _run_many(config: "uvicorn.Config", listener: socket.socket) -> None:
+    """Serve by several processes, which are started again when they die."""
+    from uvicorn.supervisors import Multiprocess
+
+    Multiprocess(config, sockets=[listener]).run()
 
 
 COMMANDS = (Command(serve, "Example:  recpolicy serve runs/linucb --port 8080"),)

@@ -25,7 +25,12 @@ def train(
     ] = None,
     mode: Annotated[str | None, typer.Option("--mode", help="online or offline; overrides the file.")] = None,
     log: Annotated[
-        Path | None, typer.Option("--log", help="Learn from these rounds: a folder that `recpolicy log ingest` wrote.")
+        Path | None,
+        typer.Option(
+            "--log",
+            help="Learn from this log: a folder of `recpolicy log ingest`; of `recpolicy log simulate --sessions` for"
+            " topk_reinforce and dqn.",
+        ),
     ] = None,
     interactions: Annotated[int | None, typer.Option("--interactions", min=1, help="Overrides the file.")] = None,
     total_timesteps: Annotated[
@@ -57,15 +62,18 @@ def train(
     }  # fmt: skip
     settings |= {key: value for key, value in given.items() if value is not None}
     parts = split_ratings(load_ratings(**source), split, seed)
-    rounds = None
+    logged = None
     if log is not None:
-        from recpolicy.api.logs import TRAINING, read_rounds, tables_of
+        from recpolicy.api.logs import tables_of
+        from recpolicy.api.session_logs import read_log
+        from recpolicy.data.logged_rounds import LoggedRounds
 
-        settings["mode"] = "log"
-        rounds = read_rounds(log / TRAINING if log.is_dir() else log, tables_of(parts.fit))
+        logged = read_log(log, tables_of(parts.fit))
+        if isinstance(logged, LoggedRounds):
+            settings["mode"] = "log"
     trained = train_policy(
         agent, parts, out, config=settings, agent_config=tables.get("agent", {}),
-        model_config=tables.get("rating_model"), source=source, log=rounds, seed=seed,
+        model_config=tables.get("rating_model"), source=source, log=logged, seed=seed,
     )  # fmt: skip
     if as_json:
         print_json(trained.about)

@@ -4,13 +4,15 @@ n users, M movies, A arms.
 """
 
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.floating]
 
@@ -27,8 +29,10 @@ def as_list(users: Any) -> list[Hashable]:
 
 def estimates_frame(
     ids: list[Hashable], movie_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """The arrays [n, M] as a table of n * M rows, users one after the other."""
+    import pandas as pd
+
     users, movies = rating.shape
     one = users == 1
     return pd.DataFrame(
@@ -42,12 +46,6 @@ def estimates_frame(
         },
         copy=False,
     )
-
-
-def best_arms(score: Array, allowed: NDArray[np.bool_], k: int, lot: np.random.Generator) -> NDArray[np.intp]:
-    """The k best-scored of the allowed arms, best first, ties by lot; fewer where fewer are allowed. All [A]."""
-    order = np.lexsort((lot.random(len(score)), -np.where(allowed, score, -np.inf)))
-    return order[: min(k, int(allowed.sum()))]
 
 
 def drawn_arms(probability: Array, k: int, lot: np.random.Generator) -> NDArray[np.intp]:

@@ -3,28 +3,34 @@
     recpolicy.json     format, agent, config, split and digests, seeds, versions, digests of the files below
     arrays.npz         what the predictor computes with (no pickle)
     users.parquet      user ids and attributes        movies.parquet   the catalogue
+    tables.json        ids, titles, genres and years of both, for a server without pandas (tables.py)
     metrics.csv        the training, row by row       tensorboard/     the same for TensorBoard
     learner/           the learner's variables, to train on from (agents of single rounds)
     policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)
     action/            SavedModel with `action` and `greedy` only (plain tf.saved_model.load)
 
 It appears whole or not at all; what was cut short, changed or made by something else is refused with a clear line.
+`read_artifact` gives all of it; `read_lean` what answering needs, without importing pandas or pyarrow.
 """
 
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError, unknown_name
 from recpolicy.core.files import file_digest, read_json_of, write_json
 from recpolicy.serving.estimators import ESTIMATORS
 from recpolicy.serving.heads import HEADS
+from recpolicy.serving.tables import TABLES, Tables, read_tables, tables_of, write_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "recpolicy policy"
 FORMAT_VERSION = 1
@@ -34,8 +40,8 @@ _POLICY_PREFIX = "policy/"
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """A trained policy and what it was trained on. U users, I movies, A arms, D embedding."""
+class PolicyParts:
+    """What a policy computes with. U users, I movies, A arms, D embedding."""
 
     agent: str
     estimator: str
@@ -51,25 +57,54 @@ class Artifact:
     catalogue: NDArray[np.int32]  # [A], movie rows
     rated_user: NDArray[np.int32]  # [N] rows of the fit ratings
     rated_movie: NDArray[np.int32]  # [N]
-    users: pd.DataFrame
-    movies: pd.DataFrame
     scale: tuple[float, float]
     noise_std: float
     about: Mapping[str, Any]
     """Where it comes from: ratings source, split and digests, config, seed, versions, figures of the training."""
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether the catalogue is all movies in row order."""
+        return np.array_equal(self.catalogue, np.arange(len(self.movie)))
 
-_TABLES = ("context", "movie", "offset", "rating_std", "catalogue", "rated_user", "rated_movie")
+    @property
+    def sequential(self) -> bool:
+        """Whether the policy recommends in sessions, seeing what was shown so far."""
+        return "view" in self.policy
+
+
+@dataclass(frozen=True)
+class Artifact(PolicyParts):
+    """A trained policy and the tables of users and movies that it was trained on, with all their columns."""
+
+    users: "pd.DataFrame"
+    movies: "pd.DataFrame"
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The columns that answers need."""
+        return tables_of(self.users, self.movies)
+
+
+@dataclass(frozen=True)
+class LeanArtifact(PolicyParts):
+    """A trained policy with no more of users and movies than answers need."""
+
+    tables: Tables
+
+
+_ARRAYS = ("context", "movie", "offset", "rating_std", "catalogue", "rated_user", "rated_movie")
 _WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale", "noise_std", "about")
 
 
 def write_arrays(artifact: Artifact, folder: Path) -> None:
     """Write the parts that the predictor reads to `folder` (see `finish` for the manifest)."""
-    arrays: dict[str, Any] = {name: getattr(artifact, name) for name in _TABLES}
+    arrays: dict[str, Any] = {name: getattr(artifact, name) for name in _ARRAYS}
     arrays |= {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
     np.savez(folder / ARRAYS, **arrays)
     artifact.users.to_parquet(folder / USERS, index=False)
     artifact.movies.to_parquet(folder / MOVIES, index=False)
+    write_tables(artifact.tables, folder)
 
 
 def finish(artifact: Artifact, folder: Path) -> None:
@@ -81,8 +116,35 @@ def finish(artifact: Artifact, folder: Path) -> None:
 
 def read_artifact(folder: Path) -> Artifact:
     """Read an artifact back; raises ArtifactError when the folder is not one, or a file it reads has changed."""
+    import pandas as pd
+
+    parts = _read_parts(folder, (ARRAYS, USERS, MOVIES))
+    return Artifact(users=pd.read_parquet(folder / USERS), movies=pd.read_parquet(folder / MOVIES), **parts)
+
+
+def read_lean(folder: Path) -> LeanArtifact:
+    """Read what answering needs; raises what `read_artifact` raises.
+
+    pandas is imported only for an artifact that was written before there was a tables.json.
+    """
+    if TABLES in read_manifest(folder)["files"]:
+        parts = _read_parts(folder, (ARRAYS, TABLES))
+        lean = LeanArtifact(tables=read_tables(folder), **parts)
+    else:
+        whole = read_artifact(folder)
+        lean = LeanArtifact(
+            tables=whole.tables, **{name: getattr(whole, name) for name in (*_ARRAYS, *_WORDS, "policy")}
+        )
+    rows, shape = (len(lean.tables.user_ids), len(lean.tables.movie_ids)), lean.rating_std.shape
+    if rows != shape:
+        raise ArtifactError(f"{folder}: {TABLES} has {rows} users and movies, {ARRAYS} {shape}: train it again")
+    return lean
+
+
+def _read_parts(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of PolicyParts, after the digests of the named files."""
     manifest = read_manifest(folder)
-    for name in (ARRAYS, USERS, MOVIES):
+    for name in names:
         path = folder / name
         if not path.is_file():
             raise ArtifactError(f"{path}: missing; the artifact is incomplete: train it again or copy it whole")
@@ -90,7 +152,7 @@ def read_artifact(folder: Path) -> Artifact:
             raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
     try:
         with (folder / ARRAYS).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            tables = {name: stored[name] for name in _TABLES}
+            arrays = {name: stored[name] for name in _ARRAYS}
             policy = {
                 name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)
             }
@@ -101,8 +163,7 @@ def read_artifact(folder: Path) -> Artifact:
     for kind, known in (("estimator", ESTIMATORS), ("head", HEADS)):
         if words[kind] not in known:
             raise ArtifactError(f"{folder}: {unknown_name(kind, words[kind], known)} Read it with a newer recpolicy")
-    users, movies = (pd.read_parquet(folder / name) for name in (USERS, MOVIES))
-    return Artifact(policy=policy, users=users, movies=movies, **tables, **words)
+    return {"policy": policy, **arrays, **words}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from recpolicy.serving.service_log import where
+from recpolicy.server.json_log import where
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ def error_answer(status: int, code: str, message: str, headers: dict[str, str] |
 class Guard:
     """ASGI middleware; the log names the route (`/v1/predict`), never the URL, the body or the client."""
 
-    def __init__(self, app: App, max_body: int = MAX_BODY):
-        self._app, self._max_body = app, max_body
+    def __init__(self, app: App, observe: Callable[[str, str, int, float], None], max_body: int = MAX_BODY):
+        self._app, self._observe, self._max_body = app, observe, max_body
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -60,8 +60,9 @@ class Guard:
                     broken = error_answer(500, "internal", "the service failed; its log says where")
                     await broken(scope, receive, noting)
         route = getattr(scope.get("route"), "path", "other")
-        milliseconds = round(1e3 * (perf_counter() - begun), 1)
-        fields = {"method": scope["method"], "route": route, "status": status, "ms": milliseconds, **failed}
+        seconds = perf_counter() - begun
+        self._observe(scope["method"], route, status, seconds)
+        fields = {"method": scope["method"], "route": route, "status": status, "ms": round(1e3 * seconds, 1), **failed}
         logger.log(logging.ERROR if failed else logging.INFO, "request", extra={"fields": fields})
 
 

@@ -1,0 +1,113 @@
+"""Logged sessions: movies shown one after the other until the user left, with what probability, and what came of each.
+
+N steps of M sessions, session after session, each in the order of its steps. Users and movies are row numbers, as in
+LoggedRounds; ids appear only in files (session_log_files.py). A session ends because the user leaves (`ended` at its
+last step) or is cut while the user would have stayed (no step says `ended`). No movie comes twice in a session, so what
+could be shown at a step is the catalogue without what the session has shown.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import content_digest
+
+COLUMNS = (
+    "event_id", "time", "user", "session", "step", "movie", "reward", "liked", "ended", "policy", "version",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoggedSessions:
+    """N checked steps of M sessions."""
+
+    event_id: NDArray[np.object_]  # [N] str, unique
+    time: NDArray[np.int64]  # [N], milliseconds since 1970
+    user: NDArray[np.int32]  # [N], row of the user table; one to a session
+    session: NDArray[np.object_]  # [N] str, id of the session
+    step: NDArray[np.int32]  # [N], 0, 1, ... in each session
+    movie: NDArray[np.int32]  # [N], row of the movie table; in the catalogue
+    log_propensity: NDArray[np.float64] | None  # [N], <= 0 and finite; None where nobody noted it
+    reward: NDArray[np.float64]  # [N], finite and within scale
+    liked: NDArray[np.bool_]  # [N], the response that later choices may look at
+    ended: NDArray[np.bool_]  # [N], the user left after this step
+    policy: NDArray[np.object_]  # [N] str, who chose
+    version: NDArray[np.object_]  # [N] str, content digest of who chose
+    catalogue: NDArray[np.int32]  # [A], movie rows, ascending
+    scale: tuple[float, float]
+    """Lowest and highest reward of a step."""
+    name: str
+
+    def __post_init__(self) -> None:
+        columns: dict[str, NDArray[Any]] = {column: getattr(self, column) for column in COLUMNS}
+        if self.log_propensity is not None:
+            columns["log_propensity"] = self.log_propensity
+        lengths = {len(column) for column in columns.values()}
+        if len(lengths) != 1:
+            raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
+        if not (np.diff(self.catalogue) > 0).all():
+            raise DataError(f"{self.name}: the catalogue must hold movie rows in ascending order, each once")
+        self._check_values()
+        for wrong, what in session_faults(columns):
+            self._refuse(wrong, self.session, f"{what} (session {{!r}})")
+
+    def _check_values(self) -> None:
+        if self.log_propensity is not None:
+            possible = np.isfinite(self.log_propensity) & (self.log_propensity <= 0)
+            self._refuse(~possible, self.log_propensity, "log-propensity {}: expected finite and <= 0")
+        low, high = self.scale
+        within = (self.reward >= low) & (self.reward <= high)  # not so for NaN
+        self._refuse(~within, self.reward, f"reward {{}}: expected within {low:g}..{high:g}")
+        self._refuse(~np.isin(self.movie, self.catalogue), self.movie, "movie row {}: not in the catalogue")
+
+    def _refuse(self, wrong: NDArray[np.bool_], values: NDArray[Any], what: str) -> None:
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(f"{self.name}: step {row} of all: {what.format(values[row])}")
+
+    def __len__(self) -> int:
+        """N, the steps of all sessions."""
+        return len(self.movie)
+
+    @cached_property
+    def start(self) -> NDArray[np.intp]:
+        """Where each session begins [M + 1]; the last entry is N."""
+        return np.append(np.flatnonzero(self.step == 0), len(self))
+
+    @property
+    def length(self) -> NDArray[np.intp]:
+        """Steps of each session [M]."""
+        return np.diff(self.start)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that was logged, in order; the name plays no part."""
+        columns = [getattr(self, column) for column in COLUMNS]
+        return content_digest(*columns, self.log_propensity, self.catalogue, list(self.scale))
+
+
+def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[np.bool_], str]]:
+    """What can be wrong between steps that stand session after session: where [N], and what.
+
+    columns: session, step, user, time, movie, ended, event_id; each [N].
+    """
+    session, step, user, time = (columns[name] for name in ("session", "step", "user", "time"))
+    number = pd.factorize(session)[0]
+    first = np.diff(number, prepend=-1) != 0
+    yield first & pd.Series(number).duplicated().to_numpy(), "a session that other sessions interrupt"
+    yield first & (step != 0), "the session does not begin with step 0"
+    yield ~first & (np.diff(step, prepend=0) > 1), "steps are missing before this one"
+    yield ~first & (np.diff(step, prepend=0) < 1), "this step comes a second time"
+    yield ~first & (np.diff(user, prepend=0) != 0), "another user than at the step before"
+    yield ~first & (np.diff(time, prepend=0) < 0), "earlier than the step before"
+    before = np.append(False, columns["ended"][:-1])
+    yield ~first & before, "the session goes on after it ended"
+    again = pd.DataFrame({"session": number, "movie": columns["movie"]}).duplicated().to_numpy()
+    yield again, "the movie was shown in this session before"
+    yield pd.Series(columns["event_id"]).duplicated().to_numpy(), "its event_id comes a second time"

@@ -1,0 +1,196 @@
+"""Logged sessions on disk: a folder with `sessions.parquet`, a row for every step.
+
+    event_id, time, user_id, session_id, step (0, 1, ...), movie_id, log_propensity (float64; all rows or none),
+    reward, liked, ended, policy, policy_version
+
+`ended`: the user left after this step; a session whose last step does not say so was cut. The catalogue and the scale
+of the rewards stand in the metadata of the file; a file without them speaks of all movies and of rewards in 0..1. Rows
+may come in any order. Files are read in batches, and every fault is named by file and row, counted from 1.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import atomic_path
+from recpolicy.data import log_columns as read
+from recpolicy.data.log_files import Catalogue
+from recpolicy.data.logged_sessions import LoggedSessions, session_faults
+
+SESSIONS = "sessions.parquet"
+FORMAT, FORMAT_VERSION = "recpolicy session log", 1
+_KEY = b"recpolicy"
+_COLUMNS = (
+    "event_id", "time", "user_id", "session_id", "step", "movie_id", "reward", "liked", "ended", "policy",
+    "policy_version",
+)  # fmt: skip
+_SCALE = (0.0, 1.0)
+
+
+def write_sessions(path: Path, log: LoggedSessions, tables: Catalogue) -> None:
+    """Write the sessions to a file, atomically."""
+    movie_id = tables.movies["movie_id"].to_numpy()
+    propensity: Any = pa.nulls(len(log), pa.float64())
+    columns = {
+        "event_id": pa.array(log.event_id, pa.string()),
+        "time": pa.array(log.time, pa.int64()).cast(read.TIME),
+        "user_id": pa.array(tables.users["user_id"].to_numpy()[log.user]),
+        "session_id": pa.array(log.session, pa.string()).dictionary_encode(),
+        "step": pa.array(log.step, pa.int32()),
+        "movie_id": pa.array(movie_id[log.movie]),
+        "log_propensity": propensity if log.log_propensity is None else pa.array(log.log_propensity, pa.float64()),
+        "reward": pa.array(log.reward, pa.float64()),
+        "liked": pa.array(log.liked, pa.bool_()),
+        "ended": pa.array(log.ended, pa.bool_()),
+        "policy": pa.array(log.policy, pa.string()).dictionary_encode(),
+        "policy_version": pa.array(log.version, pa.string()).dictionary_encode(),
+    }
+    about = {
+        "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
+        "catalogue": movie_id[log.catalogue].tolist(),
+    }  # fmt: skip
+    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()})
+    with atomic_path(path) as beside:
+        pq.write_table(table, beside, compression="zstd")
+
+
+def is_session_log(path: Path) -> bool:
+    """Whether this Parquet file is a log of sessions: by what it says of itself, else by its columns."""
+    names = read.open_parquet(path).schema_arrow.names
+    return bool(_about(path).get("format", FORMAT if {"session_id", "step"} <= set(names) else "") == FORMAT)
+
+
+def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:
+    """Read the sessions of a file; raises DataError that names file, row and what is wrong, and where there are none.
+
+    Of `tables` the users and movies are used. Sessions come in the order in which they first appear.
+    """
+    about = _about(path)
+    scale = _scale_of(about, path)
+    catalogue = _catalogue_of(about, tables, path)
+    users, movies = pd.Index(tables.users["user_id"]), pd.Index(tables.movies["movie_id"])
+    parts = []
+    for piece in read.pieces(path, _COLUMNS):
+        columns: dict[str, NDArray[Any]] = {
+            "event_id": read.texts(piece, "event_id"),
+            "time": read.times(piece),
+            "user": read.rows_of(piece, "user_id", users),
+            "session": read.texts(piece, "session_id"),
+            "step": _steps(piece),
+            "movie": read.rows_of(piece, "movie_id", movies),
+            "log_propensity": _log_propensities(piece),
+            "reward": read.rewards(piece, scale, missing=False),
+            "liked": _flags(piece, "liked"),
+            "ended": _flags(piece, "ended"),
+            "policy": read.texts(piece, "policy"),
+            "version": read.texts(piece, "policy_version"),
+        }
+        strange = ~np.isin(columns["movie"], catalogue)
+        piece.refuse(strange, lambda _: "the movie shown is not in the catalogue of this log")
+        parts.append(columns)
+    if not parts:
+        raise DataError(f"{path}: no sessions")
+    together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    _refuse_gaps(together["log_propensity"], path)
+    ordered: dict[str, Any] = _in_order(together, path)
+    if np.isnan(ordered["log_propensity"]).all():
+        ordered["log_propensity"] = None
+    return LoggedSessions(catalogue=catalogue, scale=scale, name=str(path), **ordered)
+
+
+def _in_order(columns: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
+    """The steps session after session; raises DataError that names the row of the file where they make no sessions."""
+    number = pd.factorize(columns["session"])[0]
+    order = np.lexsort((columns["step"], number))
+    ordered = {key: values[order] for key, values in columns.items()}
+    for wrong, what in session_faults(ordered):
+        if wrong.any():
+            place = int(wrong.argmax())
+            session, step = ordered["session"][place], ordered["step"][place]
+            raise DataError(f"{path}: row {order[place] + 1}: {what} (session {session!r}, step {step})")
+    return ordered
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What the file says of itself; empty where it says nothing."""
+    metadata = read.open_parquet(path).schema_arrow.metadata or {}
+    try:
+        about = json.loads(metadata.get(_KEY, b"{}"))
+    except ValueError as error:
+        raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not that of a log")
+    return about
+
+
+def _scale_of(about: dict[str, Any], path: Path) -> tuple[float, float]:
+    """The scale of the rewards; raises DataError for a file of another format or version, and for no scale."""
+    found = about.get("format", FORMAT), about.get("version", FORMAT_VERSION)
+    if found != (FORMAT, FORMAT_VERSION):
+        raise DataError(
+            f"{path}: written as {found[0]!r}, version {found[1]!r}; expected {FORMAT!r}, version {FORMAT_VERSION}"
+        )
+    scale = about.get("scale", list(_SCALE))
+    try:
+        low, high = (float(end) for end in scale)
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: its scale is {scale!r}; expected the lowest and the highest reward") from None
+    return low, high
+
+
+def _catalogue_of(about: dict[str, Any], tables: Catalogue, path: Path) -> NDArray[np.int32]:
+    """The movie rows [A] that could be shown, ascending; all where the file does not say."""
+    if "catalogue" not in about:
+        return np.arange(len(tables.movies), dtype=np.int32)
+    named = about["catalogue"]
+    if not isinstance(named, list):
+        raise DataError(f"{path}: its catalogue is {named!r}; expected a list of movie ids")
+    rows = pd.Index(tables.movies["movie_id"]).get_indexer(pd.Index(named))
+    if (rows < 0).any():
+        unknown = named[int(np.argmin(rows))]
+        raise DataError(f"{path}: its catalogue names movie {unknown!r}, which the table of movies does not have")
+    return np.unique(rows).astype(np.int32)
+
+
+def _log_propensities(piece: read.Piece) -> NDArray[np.float64]:
+    """Logarithms [n]; all NaN where the piece has none."""
+    if not piece.has("log_propensity") or piece.batch.column("log_propensity").null_count == len(piece):
+        return np.full(len(piece), np.nan)
+    return read.log_propensities(piece)
+
+
+def _refuse_gaps(log_propensity: NDArray[np.float64], path: Path) -> None:
+    """Propensities are there in every row, or in none."""
+    missing = np.isnan(log_propensity)
+    if missing.any() and not missing.all():
+        raise DataError(f"{path}: row {int(missing.argmax()) + 1}: log_propensity is missing, but other rows have it")
+
+
+def _steps(piece: read.Piece) -> NDArray[np.int32]:
+    column = piece.batch.column("step")
+    if not pa.types.is_integer(column.type):
+        piece.refuse_type("step", "whole numbers")
+    _refuse_missing(piece, "step")
+    values = np.asarray(column.cast(pa.int64()))
+    piece.refuse((values < 0) | (values > 2**31 - 1), lambda row: f"step {values[row]}: expected 0, 1, 2, ...")
+    return values.astype(np.int32)
+
+
+def _flags(piece: read.Piece, name: str) -> NDArray[np.bool_]:
+    column = piece.batch.column(name)
+    if not pa.types.is_boolean(column.type):
+        piece.refuse_type(name, "true or false")
+    _refuse_missing(piece, name)
+    return np.asarray(column.to_numpy(zero_copy_only=False), bool)
+
+
+def _refuse_missing(piece: read.Piece, name: str) -> None:
+    piece.refuse(np.asarray(pc.is_null(piece.batch.column(name))), lambda _: f"{name} is missing")

@@ -1,0 +1,49 @@
+"""The server as an ASGI app.
+
+`make_app(state)` for any ASGI server; `recpolicy serve` opens the state (opening.py) and runs it. Every error has the
+shape {"error": {"code", "message"}}. No page loads anything from elsewhere.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from recpolicy.server.guard import Guard
+from recpolicy.server.keys import keys_in
+from recpolicy.server.refusals import handle_errors
+from recpolicy.server.routes import feedback, health, policy
+from recpolicy.server.routes.prediction_servers import prediction_routes
+from recpolicy.server.state import State
+
+VERSION = "1"
+
+
+def make_app(state: State, close: Callable[[], None] = lambda: None) -> FastAPI:
+    """The app of an open state; `close` is called when it ends."""
+    app = FastAPI(
+        title="recpolicy", version=VERSION, summary="Recommendations of a trained policy, and what came of them.",
+        docs_url=None, redoc_url=None, lifespan=_life,
+    )  # fmt: skip
+    app.state.server, app.state.close = state, close
+    app.state.keys = keys_in(None if state.store is None else state.store.engine)
+    for router in (health.router, policy.router, feedback.router, prediction_routes()):
+        app.include_router(router)
+    app.add_middleware(Guard, observe=state.metrics.answered)
+    handle_errors(app)
+    return app
+
+
+@asynccontextmanager
+async def _life(app: FastAPI) -> AsyncIterator[None]:
+    """While the app runs, changes of the registry are taken over."""
+    state: State = app.state.server
+    watching = asyncio.create_task(state.policies.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        await asyncio.to_thread(app.state.close)

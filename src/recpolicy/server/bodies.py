@@ -1,0 +1,183 @@
+"""Requests of the public API, as its OpenAPI page shows them; answers.py has what comes back.
+
+Strict: `true` is no number, "7" is not 7, an unknown field is an error, NaN and infinity are no numbers. Bounded: what
+one request may ask for fits into memory and time. Ids are whole numbers of 64 bits or texts, as in the ratings.
+"""
+
+import re
+from collections.abc import Hashable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+
+MAX_USERS = 100
+MAX_MOVIES = 2_000
+MAX_K = 100
+MAX_CONTEXT = 1_000
+MAX_FEEDBACK = 1_000
+
+_LONGEST_ID = 200
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell them, UTF-8 cannot
+
+
+def _id(value: Any) -> int | str:
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    if type(value) is str and 0 < len(value) <= _LONGEST_ID and not _LONE_SURROGATE.search(value):
+        return value
+    raise ValueError(f"an id is a whole number of 64 bits or a text of 1 to {_LONGEST_ID} characters")
+
+
+_ID_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "string", "minLength": 1, "maxLength": _LONGEST_ID},
+    ]
+}
+Id = Annotated[int | str, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
+Users = Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS, description="User ids.")]
+Movies = Annotated[list[Id], Field(max_length=MAX_MOVIES)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def described(**example: Any) -> ConfigDict:
+    """Strict, closed and frozen, with an example on the OpenAPI page."""
+    return ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra={"examples": [example]})
+
+
+class MovieRating(BaseModel):
+    """One rating of a user."""
+
+    model_config = described(movie=50, rating=5.0)
+
+    movie: Id
+    rating: Number = Field(description="On the scale of the ratings, such as 1 to 5.")
+
+
+class Shown(BaseModel):
+    """One movie of the session so far."""
+
+    model_config = described(movie=50, liked=True)
+
+    movie: Id
+    liked: bool
+
+
+class PredictRequest(BaseModel):
+    """Whose ratings of which movies are estimated."""
+
+    model_config = described(users=[196, 22], movies=[50, 181])
+
+    users: Users
+    movies: Movies | None = Field(default=None, description="Movie ids; all movies when left out.")
+
+
+class RecommendRequest(BaseModel):
+    """For whom how many movies are chosen, and from which."""
+
+    model_config = described(user=196, k=5, genres=["Comedy"], years=[1980, 1999])
+
+    user: Id = Field(description="Who gets the list; also decides which version answers while two are compared.")
+    k: int = Field(10, ge=1, le=MAX_K, description="How many movies; fewer where fewer may be shown.")
+    ratings: Annotated[list[MovieRating], Field(min_length=1, max_length=MAX_MOVIES)] | None = Field(
+        default=None, description="Ratings that describe a user whom the policy does not know, or knows otherwise."
+    )
+    context: Annotated[list[Number], Field(min_length=1, max_length=MAX_CONTEXT)] | None = Field(
+        default=None, description="The user's context vector, in place of what the policy knows of the user."
+    )
+    history: Annotated[list[Shown], Field(max_length=MAX_K)] | None = Field(
+        default=None, description="Session policies only: what was shown so far in this session."
+    )
+    exclude_rated: bool = Field(True, description="Leave out movies that the user has rated.")
+    exclude: Movies = Field(default=[], description="Movies to leave out.")
+    genres: Annotated[list[str], Field(max_length=50)] = Field(default=[], description="Any of these genres.")
+    years: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="First and last year of release."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RecommendRequest":
+        if self.ratings is not None:
+            if self.context is not None:
+                raise ValueError("ratings and context both describe the user; give one of them")
+            _once("movie", [rated.movie for rated in self.ratings])
+        if self.years is not None and self.years[0] > self.years[1]:
+            raise ValueError("years: the first is after the last")
+        return self
+
+    def fold_in(self) -> dict[Hashable, dict[Hashable, float]] | None:
+        """`ratings` as {user: {movie: rating}}."""
+        return None if self.ratings is None else {self.user: {rated.movie: rated.rating for rated in self.ratings}}
+
+    def session(self) -> dict[Hashable, list[tuple[Hashable, bool]]] | None:
+        """`history` as {user: [(movie, liked), ...]} in order."""
+        return {self.user: [(shown.movie, shown.liked) for shown in self.history]} if self.history else None
+
+    def first_and_last_year(self) -> tuple[int | None, int | None]:
+        """`years` as a pair; None where they are not bounded."""
+        return (None, None) if self.years is None else (self.years[0], self.years[1])
+
+
+class RecommendBatch(BaseModel):
+    """Several requests, each answered or refused by itself."""
+
+    model_config = described(requests=[{"user": 196, "k": 2}, {"user": 22, "k": 2}])
+
+    requests: Annotated[list[RecommendRequest], Field(min_length=1, max_length=MAX_USERS)]
+
+
+Kind = Literal["rating", "like", "skip", "complete", "share", "watch_fraction"]
+
+
+class FeedbackRequest(BaseModel):
+    """What a user did with a movie that was recommended."""
+
+    model_config = described(event_id="01932b1f8c00a3f1c29be0d54c7f18aa", movie=50, kind="rating", value=4.0)
+
+    event_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="`event_id` of the recommendation.")]
+    movie: Id | None = Field(default=None, description="Which movie of the list; the first one when left out.")
+    kind: Kind
+    value: Number | None = Field(
+        default=None, description="The rating, or the fraction (0 to 1) that was watched; the other kinds have none."
+    )
+
+    @model_validator(mode="after")
+    def _value_fits_kind(self) -> "FeedbackRequest":
+        if (self.kind in ("rating", "watch_fraction")) != (self.value is not None):
+            raise ValueError("value is given with the kinds rating and watch_fraction, and with no other")
+        if self.kind == "watch_fraction" and not 0 <= (self.value or 0) <= 1:
+            raise ValueError("value of watch_fraction lies within 0 and 1")
+        return self
+
+
+class FeedbackBatch(BaseModel):
+    """Several pieces of feedback, each taken or refused by itself."""
+
+    model_config = described(items=[{"event_id": "01932b1f8c00a3f1c29be0d54c7f18aa", "movie": 50, "kind": "like"}])
+
+    items: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=MAX_FEEDBACK)]
+
+
+class Instance(BaseModel):
+    """What one prediction is about: ratings of the named movies, or the k best ones where none are named."""
+
+    model_config = described(user=196, movies=[50, 181])
+
+    user: Id
+    movies: Annotated[list[Id], Field(min_length=1, max_length=MAX_MOVIES)] | None = None
+    k: int = Field(10, ge=1, le=MAX_K)
+    exclude_rated: bool = True
+
+
+class Instances(BaseModel):
+    """The prediction request of KServe (v1) and Vertex AI."""
+
+    model_config = described(instances=[{"user": 196, "k": 3}, {"user": 22, "movies": [50, 181]}])
+
+    instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_USERS)]
+    parameters: dict[str, Any] | None = Field(default=None, description="Accepted as those servers send it; not used.")
+
+
+def _once(kind: str, ids: Sequence[Hashable]) -> None:
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"a {kind} is given more than once")

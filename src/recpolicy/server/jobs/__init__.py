@@ -1,0 +1,1 @@
+"""What the server does by itself: training, evaluation, checks of drift and of rollouts."""

@@ -1,0 +1,56 @@
+"""What the server counts, for Prometheus; over several processes where PROMETHEUS_MULTIPROC_DIR is set."""
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The counters of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        here = self.registry
+        self.requests = Counter(
+            "recpolicy_requests", "Requests answered.", ["method", "route", "status"], registry=here
+        )
+        self.seconds = Histogram(
+            "recpolicy_request_seconds", "Time to answer.", ["route"], buckets=BUCKETS, registry=here
+        )
+        self.events = Counter("recpolicy_events", "Lists shown.", ["version", "variant", "explored"], registry=here)
+        self.feedback = Counter("recpolicy_feedback", "Feedback by what became of it.", ["status"], registry=here)
+        self.reward_sum = Counter("recpolicy_reward_sum", "Sum of rewards, above the scale's low end.", registry=here)
+        self.reward_count = Counter("recpolicy_reward_count", "Rewards set.", registry=here)
+        self.waiting = Gauge(
+            "recpolicy_writes_waiting", "Writes that wait.", multiprocess_mode="livesum", registry=here
+        )
+        self.spooled = Gauge("recpolicy_events_spooled", "Events spooled.", multiprocess_mode="livesum", registry=here)
+        self.store_up = Gauge(
+            "recpolicy_store_up", "Whether the last commit went through.", multiprocess_mode="livemin", registry=here
+        )
+        self.version = Gauge(
+            "recpolicy_version",
+            "Version of an alias; 0: none.",
+            ["alias"],
+            multiprocess_mode="livemostrecent",
+            registry=here,
+        )
+        self.share = Gauge(
+            "recpolicy_challenger_share", "Users of the challenger.", multiprocess_mode="livemostrecent", registry=here
+        )
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' text form."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            together = CollectorRegistry()
+            MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+            return generate_latest(together)
+        return generate_latest(self.registry)

@@ -1,0 +1,91 @@
+"""Opening and closing the state of a server process.
+
+Under the state folder lie server.db (unless RECPOLICY_DATABASE_URL names another database), spool/ and, for a server
+of a single trained policy, a registry that holds it as version 1.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from recpolicy.core.errors import ArtifactError
+from recpolicy.server.metrics import Metrics
+from recpolicy.server.policies import Live, Policies, Served
+from recpolicy.server.settings import Settings
+from recpolicy.server.state import State, Store
+from recpolicy.server.store.engine import open_store, sqlite_url
+from recpolicy.server.store.spool import Spool
+from recpolicy.server.store.tables import rollouts
+from recpolicy.server.store.writer import Writer
+from recpolicy.serving.artifact import MANIFEST
+from recpolicy.serving.registry import Registry
+from recpolicy.serving.scorer import load_scorer
+
+DATABASE_URL = "RECPOLICY_DATABASE_URL"
+
+
+def state_folder(source: Path) -> Path:
+    """Where the server of a run or a registry keeps its state when it is not told."""
+    return source.with_name(f"{source.name}.serve") if is_run(source) else source
+
+
+def is_run(source: Path) -> bool:
+    """Whether the folder is one trained policy; else it should be a registry."""
+    return (source / MANIFEST).is_file()
+
+
+def registry_of(source: Path, folder: Path) -> Registry:
+    """The registry to serve: `source` itself, or one in `folder` whose champion is the policy in `source`."""
+    if not is_run(source):
+        registry = Registry(source)
+        registry.aliases()  # raises for what is none
+        return registry
+    registry = Registry(folder / "registry")
+    version = registry.register(source)
+    if registry.aliases()["champion"] is None:
+        registry.promote(version.number)
+    return registry
+
+
+@contextmanager
+def opened(source: Path, folder: Path | None, settings: Settings) -> Iterator[State]:
+    """The state of a server of a run or registry, closed at the end: what was taken in is written.
+
+    Raises ArtifactError, ConfigError or StoreError for what cannot be served or opened.
+    """
+    folder = folder or state_folder(source)
+    registry = registry_of(source, folder)
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / "server.db"))
+    policies = Policies.of_registry(registry, lambda number: running_rollout(engine, number))
+    holder: list[State] = []
+    writer = Writer(engine, Spool(folder / "spool"), lambda: holder[0].rules())
+    state = State(policies, Store(engine, writer), settings, Metrics())
+    holder.append(state)
+    try:
+        yield state
+    finally:
+        writer.close()
+        engine.dispose()
+
+
+def without_store(source: Path, settings: Settings) -> State:
+    """The state of a server that keeps nothing: a run, or the champion of a registry as it is now."""
+    if not source.is_dir():
+        raise ArtifactError(f"{source}: no such folder; expected a run or a registry")
+    if not is_run(source):
+        return State(Policies.of_registry(Registry(source)), None, settings, Metrics())
+    return State(Policies(Live(Served(load_scorer(source), None))), None, settings, Metrics())
+
+
+def running_rollout(engine: Engine, challenger: int) -> int | None:
+    """The number of a challenger's rollout under way; None where there is none, or the database does not answer."""
+    wanted = select(rollouts.c.id).where(rollouts.c.challenger == challenger, rollouts.c.state == "running")
+    try:
+        with engine.connect() as connection:
+            return connection.scalar(wanted.order_by(rollouts.c.id.desc()))
+    except SQLAlchemyError:
+        return None

@@ -1,0 +1,145 @@
+"""Which versions answer now: loaded, swapped whole, and split between users.
+
+Requests read one reference (`live`), so that a request sees one state from beginning to end and a swap fails none. The
+registry's folder is the truth; its aliases file is looked at twice a second, in every process.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.serving.registry import Registry
+from recpolicy.serving.scorer import Scorer, load_scorer
+
+logger = logging.getLogger(__name__)
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+WATCH_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Served:
+    """One loaded version."""
+
+    scorer: Scorer
+    number: int | None
+    """Number in the registry; None without one."""
+
+    @property
+    def agent(self) -> str:
+        """The agent that was trained."""
+        return str(self.scorer.about["agent"])
+
+    @property
+    def content(self) -> str:
+        """Digest of what it learnt."""
+        return str(self.scorer.about["content"])
+
+
+@dataclass(frozen=True)
+class Live:
+    """Who answers whom."""
+
+    champion: Served
+    challenger: Served | None = None
+    share: float = 0.0
+    """Of the users, how many the challenger answers."""
+    shadow: bool = False
+    """The challenger answers nobody; what it would have said is compared."""
+    exploring: bool = True
+    rollout: int | None = None
+    """The rollout under way."""
+
+    def of(self, user_key: str) -> tuple[Served, str]:
+        """The version that answers a user, and whether it is the champion or the challenger."""
+        if self.challenger is not None and not self.shadow and place_of(user_key, self.challenger.content) < self.share:
+            return self.challenger, CHALLENGER
+        return self.champion, CHAMPION
+
+
+def place_of(user_key: str, salt: str) -> float:
+    """Where a user stands in [0, 1), whatever the share: a growing share keeps the users that it had."""
+    digest = hashlib.blake2b(f"{salt}/{user_key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2.0**64
+
+
+class Policies:
+    """The live versions of a registry, or one that never changes."""
+
+    def __init__(
+        self, live: Live, registry: Registry | None = None, rollout: Callable[[int], int | None] | None = None
+    ):
+        self.live = live
+        self.registry = registry
+        self._rollout = rollout
+        self._stamp = self._look()
+
+    @classmethod
+    def of_registry(cls, registry: Registry, rollout: Callable[[int], int | None] | None = None) -> "Policies":
+        """Load what the registry says; `rollout` tells the number of the rollout of a challenger.
+
+        Raises ConfigError for a registry without a champion, ArtifactError for a damaged one.
+        """
+        return cls(_load(registry, None, rollout), registry, rollout)
+
+    def refresh(self) -> bool:
+        """Load what the registry says now; returns whether anything changed. A version that does not load is not taken.
+
+        Raises ArtifactError or ConfigError then; what was live stays live.
+        """
+        if self.registry is None:
+            return False
+        stamp = self._look()
+        new = _load(self.registry, self.live, self._rollout)
+        self._stamp, old, self.live = stamp, self.live, new
+        return new != old
+
+    async def watch(self) -> None:
+        """Take over changes that other processes made, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._look() == self._stamp:
+                continue
+            try:
+                await asyncio.to_thread(self.refresh)
+            except (ArtifactError, ConfigError, OSError) as error:
+                self._stamp = self._look()  # said once, not twice a second
+                logger.error("the registry names a version that cannot be served; the old one stays: %s", error)
+
+    def _look(self) -> tuple[int, int] | None:
+        """What changes whenever the aliases do."""
+        if self.registry is None:
+            return None
+        try:
+            state = (self.registry.folder / "aliases.json").stat()
+        except OSError:
+            return None
+        return state.st_mtime_ns, state.st_ino
+
+
+def _BRIDGE(registry):  # until registry.routing exists
+    from types import SimpleNamespace
+
+    return SimpleNamespace(
+        champion=registry.aliases()["champion"], challenger=None, share=0.0, shadow=False, exploration=True
+    )
+
+
+def _load(registry: Registry, old: Live | None, rollout: Callable[[int], int | None] | None) -> Live:
+    routing = registry.routing() if hasattr(registry, "routing") else _BRIDGE(registry)
+    if routing.champion is None:
+        raise ConfigError(f"{registry.folder}: no champion yet; promote a version: recpolicy registry promote")
+    known = {served.number: served for served in ((old.champion, old.challenger) if old else ()) if served is not None}
+
+    def load(number: int) -> Served:
+        return known.get(number) or Served(load_scorer(registry.resolve(number)), number)
+
+    number = routing.challenger
+    challenger = None if number is None else load(number)
+    return Live(
+        load(routing.champion), challenger, routing.share, routing.shadow, routing.exploration,
+        rollout(number) if rollout and number is not None else None,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""How a challenger comes to serve everybody, or does not."""

@@ -1,0 +1,51 @@
+"""What users did with what was recommended."""
+
+from fastapi import APIRouter, Response
+from starlette.exceptions import HTTPException
+
+from recpolicy.server.answers import ErrorAnswer, FeedbackAnswer, FeedbackResults
+from recpolicy.server.bodies import FeedbackBatch, FeedbackRequest
+from recpolicy.server.guard import error_answer
+from recpolicy.server.json_answer import json_answer
+from recpolicy.server.refusals import REFUSALS
+from recpolicy.server.state import Here, State
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.feedback import Outcome, Said
+
+STATUS_OF = {"unknown_event": 404, "conflict": 409, "unknown_movie": 422, "off_scale": 422}
+_REFUSED = REFUSALS | {
+    404: {"model": ErrorAnswer, "description": "No event with this id (`unknown_event`)."},
+    409: {"model": ErrorAnswer, "description": "The same was said before with another value (`conflict`)."},
+}
+router = APIRouter(prefix="/v1", tags=["feedback"], responses=_REFUSED)
+
+
+@router.post("/feedback", response_model=FeedbackAnswer)
+async def feedback(said: FeedbackRequest, here: Here) -> Response:
+    """Take what a user did with a movie of an event. Sending it again is safe: it is taken once."""
+    (outcome,) = await _take(here, [said])
+    if outcome.status in STATUS_OF:
+        return error_answer(STATUS_OF[outcome.status], outcome.status, outcome.message)
+    return json_answer({"status": outcome.status, "reward": outcome.reward})
+
+
+@router.post("/feedback/batch", response_model=FeedbackResults)
+async def feedback_batch(batch: FeedbackBatch, here: Here) -> Response:
+    """Take several pieces, in order; one that is refused does not stop the others."""
+    outcomes = await _take(here, batch.items)
+    results = [{"status": one.status, "reward": one.reward, "message": one.message} for one in outcomes]
+    return json_answer({"results": results})
+
+
+async def _take(here: State, batch: list[FeedbackRequest]) -> list[Outcome]:
+    if here.store is None:
+        raise HTTPException(404, "this server keeps no events and takes no feedback (--no-store)")
+    said = [Said(one.event_id, one.movie, one.kind, 1.0 if one.value is None else one.value) for one in batch]
+    outcomes = await here.store.writer.feedback(said, now_ms())
+    low = here.rules().scale[0]
+    for outcome in outcomes:
+        here.metrics.feedback.labels(outcome.status).inc()
+        if outcome.reward is not None:
+            here.metrics.reward_sum.inc(outcome.reward - low)
+            here.metrics.reward_count.inc()
+    return outcomes

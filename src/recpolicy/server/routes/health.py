@@ -1,0 +1,46 @@
+"""Whether the server lives, whether it can answer, and what it counts."""
+
+from fastapi import APIRouter, Response
+
+from recpolicy.server.answers import Alive, Ready
+from recpolicy.server.choosing import describe
+from recpolicy.server.json_answer import json_answer
+from recpolicy.server.policies import CHALLENGER, CHAMPION
+from recpolicy.server.state import Here, State
+
+router = APIRouter(tags=["state"])
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/healthz", response_model=Alive)
+async def healthz() -> Response:
+    """Say that the process lives; says nothing about the policy."""
+    return json_answer({"status": "alive"})
+
+
+@router.get("/readyz", response_model=Ready)
+async def readyz(here: Here) -> Response:
+    """Say that a policy is loaded, which one, and whether the store takes what it is given."""
+    served = here.policies.live.champion
+    return json_answer({"status": "ready", "policy": describe(served, CHAMPION), "store": store_state(here)})
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(here: Here) -> Response:
+    """Counters and histograms in Prometheus' text form."""
+    live, counted = here.policies.live, here.metrics
+    if here.store is not None:
+        counted.waiting.set(here.store.writer.waiting)
+        counted.spooled.set(here.store.writer.spooled)
+        counted.store_up.set(0 if here.store.writer.down else 1)
+    counted.version.labels(CHAMPION).set(live.champion.number or 0)
+    counted.version.labels(CHALLENGER).set(live.challenger.number or 0 if live.challenger else 0)
+    counted.share.set(live.share)
+    return Response(counted.text(), media_type=_PROMETHEUS)
+
+
+def store_state(here: State) -> str:
+    """In one word: up, down or none."""
+    if here.store is None:
+        return "none"
+    return "down" if here.store.writer.down else "up"

@@ -1,0 +1,61 @@
+"""The forms of KServe (v1) and Vertex AI: `instances` in, `predictions` out, on the routes that they name.
+
+Vertex tells its routes by AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE. Without them KServe's are used.
+"""
+
+import asyncio
+import os
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.server.answers import Alive, ModelState, Predictions
+from recpolicy.server.bodies import Instance, Instances, RecommendRequest
+from recpolicy.server.choosing import Chosen, choose
+from recpolicy.server.json_answer import json_answer
+from recpolicy.server.refusals import REFUSALS, refusal_of
+from recpolicy.server.routes.policy import estimates, remember
+from recpolicy.server.state import Here, State
+
+MODEL = "recpolicy"
+
+
+def prediction_routes() -> APIRouter:
+    """The routes, at the places that the environment names."""
+    router = APIRouter(tags=["prediction servers"])
+    predict_at = os.environ.get("AIP_PREDICT_ROUTE", f"/v1/models/{MODEL}:predict")
+    router.add_api_route(predict_at, predict, methods=["POST"], response_model=Predictions, responses=REFUSALS)
+    router.add_api_route(f"/v1/models/{MODEL}", ready, methods=["GET"], response_model=ModelState)
+    health_at = os.environ.get("AIP_HEALTH_ROUTE", "/healthz")
+    if health_at != "/healthz":
+        router.add_api_route(health_at, health, methods=["GET"], response_model=Alive)
+    return router
+
+
+async def predict(asked: Instances, here: Here) -> Response:
+    """One prediction an instance: estimates where it names movies, a recommendation where it does not."""
+    predictions = await asyncio.to_thread(lambda: [_predict_one(here, one) for one in asked.instances])
+    await remember(here, [one for one in predictions if isinstance(one, Chosen)])
+    return json_answer({"predictions": [one.answer if isinstance(one, Chosen) else one for one in predictions]})
+
+
+async def ready() -> Response:
+    """Say that the model can be asked."""
+    return json_answer({"name": MODEL, "ready": True})
+
+
+async def health() -> Response:
+    """Say that the process lives."""
+    return json_answer({"status": "alive"})
+
+
+def _predict_one(here: State, instance: Instance) -> Chosen | dict[str, Any]:
+    live = here.policies.live
+    try:
+        if instance.movies is not None:
+            return {"rows": estimates(live.champion.scorer, [instance.user], instance.movies)}
+        asked = RecommendRequest(user=instance.user, k=instance.k, exclude_rated=instance.exclude_rated)
+        return choose(live, asked, here.settings.exploration)
+    except (DataError, ConfigError) as error:
+        return {"error": {"code": refusal_of(error)[1], "message": str(error)}}

@@ -1,0 +1,43 @@
+"""All settings of a server: a TOML file with one table a component, each beside what it sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from recpolicy.core.config import build, read_toml, reject_unknown_tables
+from recpolicy.core.errors import ConfigError
+from recpolicy.serving.slates import ExplorationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackConfig:
+    """How feedback becomes rewards."""
+
+    window_days: float = 7.0
+    """Feedback on events older than this gives no reward; > 0."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.window_days <= 365:
+            raise ConfigError(f"window_days is {self.window_days:g}; expected within 0 (excluded) and 365")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a server."""
+
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+
+
+_TABLES: Mapping[str, Any] = {"feedback": FeedbackConfig, "exploration": ExplorationConfig}
+
+
+def read_settings(path: Path | None) -> Settings:
+    """The settings in a TOML file, defaults for what it leaves out; raises ConfigError that names file and key."""
+    if path is None:
+        return Settings()
+    tables = read_toml(path)
+    reject_unknown_tables(tables, tuple(_TABLES), str(path))
+    assert {one.name for one in fields(Settings)} == set(_TABLES)
+    return Settings(**{name: build(_TABLES[name], table, f"{path}: [{name}]") for name, table in tables.items()})

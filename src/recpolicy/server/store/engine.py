@@ -1,0 +1,135 @@
+"""Opening the store: SQLite in one file by default, PostgreSQL by URL; tables are brought up to date first.
+
+SQLite runs in WAL mode with synchronous=FULL: what a commit acknowledged survives a crash of process or machine.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from recpolicy.core.errors import ConfigError, StoreError
+
+DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+_BUSY_MS = 5_000
+_CONNECT_SECONDS = 3
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a database file."""
+    return f"sqlite:///{path.absolute()}"
+
+
+def open_store(url: str) -> Engine:
+    """An engine over a database whose tables are up to date.
+
+    Raises ConfigError for a URL that is not one of a known kind or whose driver is missing, StoreError where the
+    database cannot be reached or written.
+    """
+    engine = make_engine(url)
+    try:
+        migrate(engine)
+    except DBAPIError as error:
+        engine.dispose()
+        raise StoreError(f"{shown(engine)}: {first_line(error)}; is the database there and writable?") from None
+    return engine
+
+
+def make_engine(url: str) -> Engine:
+    """An engine that has not spoken to its database yet; raises ConfigError."""
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise ConfigError(
+            "RECPOLICY_DATABASE_URL: not a URL of a database; expected sqlite:///FILE or postgresql://..."
+        ) from None
+    kind = address.get_backend_name()
+    if kind not in DRIVERS:
+        raise ConfigError(f"RECPOLICY_DATABASE_URL: {kind!r} is no database known here; expected {', '.join(DRIVERS)}")
+    settings: dict[str, Any] = {"pool_pre_ping": True}
+    if kind == "postgresql":
+        settings |= {"pool_size": 4, "max_overflow": 2, "pool_timeout": _CONNECT_SECONDS}
+        settings["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+    try:
+        engine = create_engine(address.set(drivername=DRIVERS[kind]), **settings)
+    except (ModuleNotFoundError, NoSuchModuleError):
+        raise ConfigError("PostgreSQL needs its driver: pip install 'recpolicy[postgres]'") from None
+    if kind == "sqlite":
+        _tune_sqlite(engine)
+    return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables up to date; several processes may ask at once, one does it."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    with _one_at_a_time(engine), engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            connection.commit()
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # so that a killed migration leaves nothing half-done
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that writes. SQLite takes its lock at the start: two that had read first could only fail."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with _committing(connection):
+            yield connection
+
+
+@contextmanager
+def _committing(connection: Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+def shown(engine: Engine) -> str:
+    """The database's address without its password."""
+    return engine.url.render_as_string(hide_password=True)
+
+
+def first_line(error: DBAPIError) -> str:
+    """What the database said, in one line, without the statement and its values."""
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else type(error.orig).__name__
+
+
+@contextmanager
+def _one_at_a_time(engine: Engine) -> Iterator[None]:
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{engine.url.database}.lock", timeout=60):
+            yield
+        return
+    with engine.connect() as connection:  # the lock of a session ends with it, also when the process is killed
+        connection.exec_driver_sql("SELECT pg_advisory_lock(7265637)")
+        yield
+        connection.exec_driver_sql("SELECT pg_advisory_unlock(7265637)")
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def tune(connection: sqlite3.Connection, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say so
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")

@@ -1,0 +1,156 @@
+"""The tables of the store; migrations/ brings a database to this state, and a test compares the two.
+
+Times are milliseconds since 1970, UTC. User and movie ids are JSON texts (`196` and `"196"` differ). `seq` counts up
+with the order of writing and is never used again, so that an export can go on from where it stopped.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMES)
+
+ID = 32
+"""Letters of an event id."""
+KEY = 1300
+"""Letters of a user or movie id as JSON: 200 characters, each escaped at worst."""
+SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only under this name
+
+events = Table(
+    "events", metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", String(ID), nullable=False, unique=True),
+    Column("time", BigInteger, nullable=False),
+    Column("user_key", String(KEY), nullable=False),
+    Column("version", Integer, nullable=False, doc="number of the version that chose"),
+    Column("content", String(64), nullable=False, doc="digest of what that version had learnt"),
+    Column("agent", String(64), nullable=False),
+    Column("variant", String(16), nullable=False, doc="champion or challenger"),
+    Column("rollout", Integer, nullable=True, doc="the rollout under way"),
+    Column("explored", Boolean, nullable=False),
+    Column("movies", Text, nullable=False, doc="JSON list of movie ids, best first"),
+    Column("propensities", Text, nullable=False, doc="JSON list of float64, each given the movies before it"),
+    Column("ratings", Text, nullable=False, doc="JSON list of predicted ratings"),
+    Column("allowed", LargeBinary, nullable=True, doc="packed bits over the version's catalogue; null: all"),
+    Column("context", LargeBinary, nullable=True, doc="float32 vector of a user whom the version does not know"),
+    Index(None, "time"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+feedback = Table(
+    "feedback", metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("event_id", String(ID), ForeignKey("events.id"), nullable=False),
+    Column("position", Integer, nullable=False, doc="0 is the first movie of the event"),
+    Column("kind", String(16), nullable=False),
+    Column("value", Float(53), nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("late", Boolean, nullable=False),
+    UniqueConstraint("event_id", "position", "kind"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+rewards = Table(
+    "rewards", metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("event_id", String(ID), ForeignKey("events.id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("reward", Float(53), nullable=False, doc="on the scale of the ratings"),
+    Column("time", BigInteger, nullable=False),
+    Column("user_key", String(KEY), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("variant", String(16), nullable=False),
+    Column("rollout", Integer, nullable=True),
+    Column("explored", Boolean, nullable=False),
+    UniqueConstraint("event_id", "position"),
+    Index(None, "rollout", "variant"),
+    Index(None, "time"),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+versions = Table(
+    "versions", metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False),
+    Column("content", String(64), nullable=False),
+    Column("agent", String(64), nullable=False),
+    Column("registered_at", String(32), nullable=False),
+    Column("lineage", Text, nullable=False, doc="JSON"),
+    Column("gate", Text, nullable=True, doc="JSON"),
+)  # fmt: skip
+
+rollouts = Table(
+    "rollouts", metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("champion", Integer, nullable=False),
+    Column("challenger", Integer, nullable=False),
+    Column("state", String(16), nullable=False, doc="running, promoted, rolled_back or stopped"),
+    Column("stage", Integer, nullable=False, doc="place in the plan, 0 is the first"),
+    Column("plan", Text, nullable=False, doc="JSON: shares of traffic and what each stage asks for"),
+    Column("started_at", BigInteger, nullable=False),
+    Column("stage_at", BigInteger, nullable=False, doc="when this stage began"),
+    Column("ended_at", BigInteger, nullable=True),
+    Column("reason", Text, nullable=True),
+)  # fmt: skip
+
+jobs = Table(
+    "jobs", metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(64), nullable=False),
+    Column("status", String(16), nullable=False, doc="running, done, failed, skipped or lost"),
+    Column("due_at", BigInteger, nullable=True, doc="when the schedule called for it; null: asked for by hand"),
+    Column("executed_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=True),
+    Column("heartbeat", BigInteger, nullable=False),
+    Column("worker", String(128), nullable=False),
+    Column("users", Integer, nullable=True, doc="users processed"),
+    Column("records", Integer, nullable=True, doc="records processed"),
+    Column("metadata", Text, nullable=False, doc="JSON: statistics of a training, figures of a check, an error"),
+    UniqueConstraint("name", "due_at"),
+    Index(None, "executed_at"),
+)  # fmt: skip
+
+schedules = Table(
+    "schedules", metadata,
+    Column("name", String(64), primary_key=True),
+    Column("cron", String(64), nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+)  # fmt: skip
+
+api_keys = Table(
+    "api_keys", metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("role", String(16), nullable=False, doc="client, reader or operator"),
+    Column("hash", String(64), nullable=False, unique=True, doc="SHA-256 of the key"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger, nullable=True),
+)  # fmt: skip
+
+audit = Table(
+    "audit", metadata,
+    Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
+    Column("time", BigInteger, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("detail", Text, nullable=False, doc="JSON"),
+    sqlite_autoincrement=True,
+)  # fmt: skip

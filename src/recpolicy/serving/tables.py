@@ -1,0 +1,97 @@
+"""Who and what a policy knows: ids, titles, genres and years, as JSON that needs neither pandas nor pyarrow to read.
+
+U users, I movies, G genres; row u or i here is row u or i of the policy's arrays.
+
+    {"format": "recpolicy tables", "version": 1, "user_id": [U], "movie_id": [I], "title": [I], "year": [I],
+     "genre_names": [G], "genres": [I] lists of places in genre_names}
+"""
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import read_json_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = "tables.json"
+_FORMAT, _FORMAT_VERSION = "recpolicy tables", 1
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Users and movies in row order."""
+
+    user_ids: list[Hashable]  # [U] numbers or text
+    movie_ids: list[Hashable]  # [I]
+    titles: list[str | None]  # [I] None where there is none
+    years: NDArray[np.float64]  # [I] NaN where unknown
+    genre_names: list[str]  # [G] sorted
+    genres: NDArray[np.bool_]  # [I, G]
+
+
+def tables_of(users: "pd.DataFrame", movies: "pd.DataFrame") -> Tables:
+    """The tables of a Ratings as plain lists and arrays."""
+    from recpolicy.data.ratings import genre_matrix
+
+    names, matrix = genre_matrix(movies)
+    return Tables(
+        user_ids=users["user_id"].tolist(),
+        movie_ids=movies["movie_id"].tolist(),
+        titles=[title if isinstance(title, str) else None for title in movies["title"]],
+        years=movies["year"].to_numpy(np.float64, na_value=np.nan),
+        genre_names=names,
+        genres=matrix.astype(bool),
+    )
+
+
+def write_tables(tables: Tables, folder: Path) -> None:
+    """Write tables.json to a folder that is not yet in place (see artifact.write_arrays)."""
+    body = {
+        "format": _FORMAT,
+        "version": _FORMAT_VERSION,
+        "user_id": tables.user_ids,
+        "movie_id": tables.movie_ids,
+        "title": tables.titles,
+        "year": [None if np.isnan(year) else int(year) for year in tables.years.tolist()],
+        "genre_names": tables.genre_names,
+        "genres": [np.flatnonzero(row).tolist() for row in tables.genres],
+    }
+    (folder / TABLES).write_text(json.dumps(body, allow_nan=False, separators=(",", ":")), encoding="utf-8")
+
+
+def read_tables(folder: Path) -> Tables:
+    """Read tables.json; raises ArtifactError where it is not what `write_tables` wrote."""
+    path = folder / TABLES
+    body = read_json_of(path, _FORMAT, _FORMAT_VERSION)
+    try:
+        return Tables(
+            user_ids=body["user_id"],
+            movie_ids=body["movie_id"],
+            titles=body["title"],
+            years=np.array(body["year"], np.float64),  # null becomes NaN
+            genre_names=body["genre_names"],
+            genres=_matrix(body["genres"], len(body["genre_names"])),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ArtifactError(f"{path}: not a table that this version of recpolicy reads: {error!r}") from None
+
+
+def rows_of(ids: Sequence[Hashable]) -> Mapping[Hashable, int]:
+    """The row of each id."""
+    return {one: row for row, one in enumerate(ids)}
+
+
+def _matrix(places: list[list[int]], genres: int) -> NDArray[np.bool_]:
+    """0/1 matrix [I, G] from the places of the ones in each row."""
+    matrix: NDArray[Any] = np.zeros((len(places), genres), bool)
+    rows = np.repeat(np.arange(len(places)), [len(row) for row in places])
+    matrix[rows, np.array([place for row in places for place in row], np.intp)] = True
+    return matrix

@@ -1,0 +1,146 @@
+"""Session logs made by hand: the users and movies of hand_logs.py, 4 sessions of 12 steps, and all that can be wrong."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hand_logs import CATALOGUE, START, tables, third
+
+from recpolicy.data.logged_sessions import LoggedSessions
+from recpolicy.data.session_log_files import SESSIONS, write_sessions
+
+LENGTHS = (4, 1, 5, 2)
+USER = (0, 3, 1, 0)
+MOVIES = (0, 1, 2, 4, 5, 5, 4, 2, 1, 0, 2, 5)
+"""Of the catalogue; none twice in a session."""
+
+
+def hand_sessions(**changes: Any) -> LoggedSessions:
+    """The user leaves after sessions 0, 1 and 3; session 2 is cut."""
+    session = np.repeat(np.arange(4), LENGTHS)
+    step = np.concatenate([np.arange(length) for length in LENGTHS]).astype(np.int32)
+    last = np.append(step[1:] == 0, True)
+    rng = np.random.default_rng(5)
+    liked = rng.random(12) < 0.5
+    columns: dict[str, Any] = {
+        "event_id": np.array([f"e{row}" for row in range(12)], object),
+        "time": START + 86_400_000 * session + 60_000 * step,
+        "user": np.array(USER, np.int32)[session],
+        "session": np.array([f"s{one}" for one in session], object),
+        "step": step,
+        "movie": np.array(MOVIES, np.int32),
+        "log_propensity": np.log(rng.uniform(1e-7, 1, 12)),
+        "reward": liked.astype(np.float64),
+        "liked": liked,
+        "ended": last & (session != 2),
+        "policy": np.full(12, "ppo", object),
+        "version": np.where(session < 2, "aa", "bb").astype(object),
+    }
+    return LoggedSessions(**({"catalogue": CATALOGUE, "scale": (0.0, 1.0), "name": "hand"} | columns | changes))
+
+
+def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
+    """The hand-made sessions in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_sessions(folder / SESSIONS, hand_sessions(**changes), tables(text))
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the table of the sessions file."""
+    pq.write_table(change(pq.read_table(folder / SESSIONS)), folder / SESSIONS)
+
+
+def column(name: str, values: Any, kind: Any = None) -> Callable[[Path], None]:
+    """A change of one column: other values, or a function of the old ones."""
+
+    def change(table: pa.Table) -> pa.Table:
+        place, old = table.schema.get_field_index(name), table.schema.field(name).type
+        new = values(table.column(name).to_pylist()) if callable(values) else values
+        plain = old.value_type if pa.types.is_dictionary(old) else old
+        return table.set_column(place, name, pa.array(new, kind or plain))
+
+    return lambda folder: rewrite(folder, change)
+
+
+def without(*rows: int) -> Callable[[Path], None]:
+    """A change that leaves out rows."""
+    return lambda folder: rewrite(folder, lambda table: table.take([row for row in range(12) if row not in rows]))
+
+
+def about(text: bytes) -> Callable[[Path], None]:
+    """A change of what the file says of itself."""
+    return lambda folder: rewrite(folder, lambda table: table.replace_schema_metadata({b"recpolicy": text}))
+
+
+def _cut(folder: Path) -> None:
+    whole = (folder / SESSIONS).read_bytes()
+    (folder / SESSIONS).write_bytes(whole[: len(whole) // 2])
+
+
+def _scribble(folder: Path) -> None:
+    """The footer is sound, the pages are not."""
+    whole = bytearray((folder / SESSIONS).read_bytes())
+    whole[4:400] = bytes(396)
+    (folder / SESSIONS).write_bytes(whole)
+
+
+def _same(old: list[Any]) -> list[Any]:
+    return old
+
+
+ROW = r"sessions\.parquet: row 3: "
+FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
+    "no file": (lambda folder: (folder / SESSIONS).unlink(), r"^[^:]+sessions\.parquet: no such file"),
+    "cut short": (_cut, r"sessions\.parquet: not a readable Parquet file"),
+    "overwritten": (_scribble, r"sessions\.parquet: damaged: .*write or copy it again"),
+    "columns missing": (
+        lambda folder: rewrite(folder, lambda table: table.drop_columns(["step", "liked"])),
+        r"sessions\.parquet: no column step, liked; found event_id, time",
+    ),
+    "no sessions": (lambda folder: rewrite(folder, lambda table: table.slice(0, 0)), r"sessions\.parquet: no sessions"),
+    "other version": (about(b'{"version": 2}'), r"version 2; expected 'recpolicy session log', version 1"),
+    "rounds": (about(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 1; expected"),
+    "scale no pair": (about(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
+    "catalogue unknown": (about(b'{"catalogue": [11, 99]}'), "its catalogue names movie 99"),
+    "catalogue no list": (about(b'{"catalogue": 3}'), "its catalogue is 3; expected a list"),
+    "metadata no JSON": (about(b"{"), "metadata 'recpolicy' is not JSON"),
+    "metadata no object": (about(b"[]"), "metadata 'recpolicy' is not that of a log"),
+    "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
+    "propensity null": (column("log_propensity", third(None)), ROW + "log_propensity nan"),
+    "propensity above 1": (column("log_propensity", third(0.5)), ROW + r"log_propensity 0\.5: expected the logarithm"),
+    "propensity 0": (column("log_propensity", third(-float("inf"))), ROW + "log_propensity -inf"),
+    "propensity float32": (
+        column("log_propensity", _same, pa.float32()),
+        "column log_propensity is of type float; expected float64",
+    ),
+    "user unknown": (column("user_id", third(9)), ROW + "user_id 9 is none of the 4"),
+    "movie unknown": (column("movie_id", third(99)), ROW + "movie_id 99 is none of the 6"),
+    "movie outside the catalogue": (column("movie_id", third(14)), ROW + "the movie shown is not in the catalogue"),
+    "event twice": (column("event_id", third("e0")), ROW + "its event_id comes a second time"),
+    "event null": (column("event_id", third(None)), ROW + "event_id is missing"),
+    "reward too high": (column("reward", third(1.5)), ROW + r"reward 1\.5 is not in 0\.\.1"),
+    "reward null": (column("reward", third(None)), ROW + "reward is missing"),
+    "reward text": (column("reward", ["x"] * 12, pa.string()), "column reward is of type string; expected numbers"),
+    "liked a number": (column("liked", [1] * 12, pa.int64()), "column liked is of type int64; expected true or false"),
+    "ended null": (column("ended", third(None)), ROW + "ended is missing"),
+    "step negative": (column("step", third(-1)), ROW + "step -1: expected 0, 1, 2"),
+    "step null": (column("step", third(None)), ROW + "step is missing"),
+    "step a fraction": (column("step", [0.5] * 12, pa.float64()), "step is of type double; expected whole numbers"),
+    "step missing": (without(1), r"row 2: steps are missing before this one \(session 's0', step 2\)"),
+    "begin missing": (without(0), r"row 1: the session does not begin with step 0 \(session 's0', step 1\)"),
+    "step twice": (
+        column("step", lambda old: [*old[:3], 2, *old[4:]]),
+        r"row 4: this step comes a second time \(session 's0', step 2\)",
+    ),
+    "another user": (column("user_id", third(2)), ROW + "another user than at the step before"),
+    "time backwards": (
+        column("time", lambda old: [*old[:2], old[0], *old[3:]]), ROW + r"earlier than the step before \(session 's0'"
+    ),
+    "goes on after its end": (column("ended", lambda old: [False, True, *old[2:]]), ROW + "the session goes on after"),
+    "movie twice": (column("movie_id", third(11)), ROW + "the movie was shown in this session before"),
+}  # fmt: skip
+"""What can be wrong with a file that `write_hand` wrote, and how its error must begin."""

@@ -1,0 +1,104 @@
+"""Both databases, for tests that must hold on each: SQLite in a file, and PostgreSQL on loopback.
+
+PostgreSQL comes from the system's package (scripts/test installs it where it can). One server a test session and
+worker, without fsync; each test gets a database of its own.
+"""
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import create_engine
+
+from recpolicy.server.store.engine import sqlite_url
+
+MISSING = "PostgreSQL IS NOT TESTED: no initdb found; install it (Debian: apt-get install postgresql)"
+
+
+def binaries() -> Path | None:
+    """The folder of initdb and postgres."""
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((folder for folder in folders if (folder / "initdb").exists()), None)
+
+
+class PostgresServer:
+    """A server on loopback in a temporary folder."""
+
+    def __init__(self):
+        self._bin = binaries()
+        self._folder = Path(tempfile.mkdtemp(prefix="recpolicy-postgres-"))
+        self._data = self._folder / "data"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        if os.getuid() == 0:  # which it refuses to run as
+            owner = pwd.getpwnam("postgres")
+            os.chown(self._folder, owner.pw_uid, owner.pw_gid)
+        self._run("initdb", "-D", self._data, "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8")
+        self.start()
+
+    def start(self):
+        """Start, or start again."""
+        options = f"-p {self.port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._run("pg_ctl", "-D", self._data, "-o", options, "-l", self._folder / "log", "-w", "start")
+
+    def stop(self):
+        """Stop at once, as in a crash."""
+        self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"t{uuid4().hex}"
+        engine = create_engine(
+            f"postgresql+psycopg://test@127.0.0.1:{self.port}/postgres", isolation_level="AUTOCOMMIT"
+        )
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        engine.dispose()
+        return f"postgresql://test@127.0.0.1:{self.port}/{name}"
+
+    def remove(self):
+        """Stop and leave nothing."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, program, *words):
+        user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        command = [*user, str(self._bin / program), *map(str, words)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=self._folder)
+
+
+@cache
+def _server() -> PostgresServer:
+    import atexit
+
+    server = PostgresServer()
+    atexit.register(server.remove)
+    return server
+
+
+def postgres() -> PostgresServer:
+    """The server of this process; the test is skipped, loudly, where none can be had."""
+    if binaries() is None:
+        warnings.warn(MISSING, stacklevel=2)
+        pytest.skip(MISSING)
+    return _server()
+
+
+def new_url(kind: str, folder: Path) -> str:
+    """The URL of an empty database."""
+    return sqlite_url(folder / "server.db") if kind == "sqlite" else postgres().new_database()
+
+
+KINDS = ("sqlite", "postgresql")

@@ -1,0 +1,110 @@
+import subprocess
+import sys
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from databases import KINDS, new_url
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from recpolicy.core.errors import ConfigError, StoreError
+from recpolicy.server.store.engine import make_engine, migrate, open_store, sqlite_url, writing
+from recpolicy.server.store.tables import metadata
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_migrations_lead_to_the_tables_of_today(kind, tmp_path):
+    engine = open_store(new_url(kind, tmp_path))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    migrate(engine)  # again: nothing to do
+    assert set(inspect(engine).get_table_names()) == {*metadata.tables, "alembic_version"}
+    engine.dispose()
+
+
+def test_sqlite_waits_for_the_disk_and_lets_readers_read(tmp_path):
+    engine = open_store(sqlite_url(tmp_path / "a.db"))
+    with engine.connect() as connection:
+        assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert connection.scalar(text("PRAGMA synchronous")) == 2  # FULL
+        assert connection.scalar(text("PRAGMA foreign_keys")) == 1
+    engine.dispose()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transaction_that_fails_leaves_nothing(kind, tmp_path):
+    engine = open_store(new_url(kind, tmp_path))
+    row = text("INSERT INTO schedules (name, cron, next_at) VALUES ('a', '* * * * *', 1)")
+
+    def twice():
+        with writing(engine) as connection:
+            connection.execute(row)
+            connection.execute(row)
+
+    with pytest.raises(IntegrityError):
+        twice()
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM schedules")) == 0
+    engine.dispose()
+
+
+OPEN = "import sys; from recpolicy.server.store.engine import open_store; open_store(sys.argv[1])"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_that_start_at_once_migrate_once(kind, tmp_path):
+    url = new_url(kind, tmp_path)
+    processes = [subprocess.Popen([sys.executable, "-c", OPEN, url]) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("not a url", "expected sqlite:///FILE or postgresql://"), ("mysql://u:secret@h/d", "'mysql' is no database")],
+)
+def test_an_url_of_something_else_is_refused_without_its_password(url, said):
+    with pytest.raises(ConfigError, match=said) as refused:
+        make_engine(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_database_that_is_not_there_is_one_line_without_the_password():
+    with pytest.raises(StoreError) as refused:
+        open_store("postgresql://u:secret@127.0.0.1:9/d")
+    assert "127.0.0.1:9" in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
+    (tmp_path / "a.db").write_text("these are not the tables you look for" * 100)
+    with pytest.raises(StoreError, match="not a database"):
+        open_store(sqlite_url(tmp_path / "a.db"))
+    assert (tmp_path / "a.db").read_text().startswith("these are not")
+
+
+def test_a_migration_that_was_killed_leaves_no_half(tmp_path, monkeypatch):
+    from alembic import op
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(op, "create_table", _after(op.create_table, 3, killed))
+    engine = make_engine(sqlite_url(tmp_path / "a.db"))
+    with pytest.raises(KeyboardInterrupt):
+        migrate(engine)
+    engine.dispose()
+    plain = create_engine(sqlite_url(tmp_path / "a.db"))
+    assert inspect(plain).get_table_names() == []
+    plain.dispose()
+
+
+def _after(function, times, then):
+    calls = iter(range(times))
+
+    def wrapped(*words, **settings):
+        return function(*words, **settings) if next(calls, None) is not None else then()
+
+    return wrapped

@@ -1,0 +1,207 @@
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from databases import KINDS, new_url, postgres
+from shown import event
+from sqlalchemy import event as happening
+from sqlalchemy import func, select
+
+from recpolicy.core.errors import StoreError
+from recpolicy.server.store import spool as spooling
+from recpolicy.server.store.engine import open_store
+from recpolicy.server.store.events import row_of
+from recpolicy.server.store.feedback import Rules, Said
+from recpolicy.server.store.spool import Spool
+from recpolicy.server.store.tables import events
+from recpolicy.server.store.writer import QueueFullError, Writer
+
+RULES = Rules((1.0, 5.0), window_ms=10_000)
+
+
+def writer_of(engine, folder):
+    return Writer(engine, Spool(folder / "spool"), lambda: RULES)
+
+
+def count(engine):
+    with engine.connect() as connection:
+        return connection.scalar(select(func.count()).select_from(events))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_acknowledged_is_in_the_database(kind, tmp_path):
+    engine = open_store(new_url(kind, tmp_path))
+    writer, shown = writer_of(engine, tmp_path), event()
+
+    async def go():
+        await writer.events([shown])
+        assert count(engine) == 1
+        return await writer.feedback([Said(shown.id, 7, "rating", 4.0)], shown.time)
+
+    (outcome,) = asyncio.run(go())
+    assert (outcome.status, outcome.reward) == ("accepted", 4.0)
+    writer.close()
+    engine.dispose()
+
+
+def test_what_waits_together_is_committed_together(tmp_path):
+    engine, commits = open_store(new_url("sqlite", tmp_path)), []
+    happening.listen(engine, "commit", commits.append)
+    writer = writer_of(engine, tmp_path)
+
+    async def go():
+        await asyncio.gather(*(writer.events([event()]) for _ in range(400)))
+
+    asyncio.run(go())
+    writer.close()
+    assert count(engine) == 400
+    assert len(commits) < 40
+    engine.dispose()
+
+
+def test_the_writer_writes_what_waits_before_it_stops(tmp_path):
+    engine = open_store(new_url("sqlite", tmp_path))
+    writer = writer_of(engine, tmp_path)
+
+    async def go():
+        waiting = [asyncio.ensure_future(writer.events([event()])) for _ in range(50)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(writer.close)
+        await asyncio.gather(*waiting)
+
+    asyncio.run(go())
+    assert count(engine) == 50
+    engine.dispose()
+
+
+def test_more_than_may_wait_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("recpolicy.server.store.writer.WAITING", 3)
+    engine = open_store(new_url("sqlite", tmp_path))
+    writer = writer_of(engine, tmp_path)
+
+    async def go():
+        return await asyncio.gather(*(writer.events([event()]) for _ in range(100)), return_exceptions=True)
+
+    answers = asyncio.run(go())
+    writer.close()
+    refused = [one for one in answers if isinstance(one, QueueFullError)]
+    assert refused
+    assert count(engine) == 100 - len(refused)
+    engine.dispose()
+
+
+def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing_is_lost(tmp_path):
+    server = postgres()
+    engine = open_store(server.new_database())
+    writer, before, during = writer_of(engine, tmp_path), event(), event(allowed=b"\x00\xff", context=None)
+
+    async def while_down():
+        await writer.events([during])
+        with pytest.raises(StoreError, match="does not take it"):
+            await writer.feedback([Said(before.id, 7, "like", 1.0)], before.time)
+
+    async def again():
+        return await writer.feedback([Said(one.id, 7, "like", 1.0) for one in (before, during)], before.time)
+
+    asyncio.run(writer.events([before]))
+    server.stop()
+    try:
+        asyncio.run(while_down())
+        assert (writer.down, writer.spooled) == (True, 1)
+    finally:
+        server.start()
+    outcomes = asyncio.run(again())
+    assert [one.status for one in outcomes] == ["accepted", "accepted"]
+    assert not writer.down
+    assert count(engine) == 2
+    with engine.connect() as connection:
+        assert bytes(connection.scalar(select(events.c.allowed).where(events.c.id == during.id))) == b"\x00\xff"
+    writer.close()
+    engine.dispose()
+
+
+def test_with_neither_database_nor_disk_the_caller_is_told(tmp_path, monkeypatch):
+    engine = open_store(new_url("sqlite", tmp_path))
+    writer = writer_of(engine, tmp_path)
+    engine.dispose()
+    (tmp_path / "server.db").unlink()
+    (tmp_path / "server.db").mkdir()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        asyncio.run(writer.events([event()]))
+    monkeypatch.undo()
+    assert [path.read_bytes() for path in (tmp_path / "spool").glob("*.jsonl")] == [b""]
+    writer.close()
+
+
+def rows_of(*shown):
+    return [row_of(one) for one in shown]
+
+
+def test_a_spooled_event_comes_back_as_it_was(tmp_path):
+    spool, shown, got = Spool(tmp_path), rows_of(event(allowed=bytes(range(256))), event(user="ü\x00")), []
+    spool.append(shown)
+    assert spool.replay(got.extend) == 2
+    assert got == shown
+    assert spool.replay(got.extend) == 0
+    assert not spool.waiting()
+    spool.close()
+
+
+def test_a_line_that_was_cut_short_was_never_acknowledged(tmp_path):
+    spool, got = Spool(tmp_path), []
+    spool.append(rows_of(event()))
+    (path,) = tmp_path.glob("*.jsonl")
+    path.write_bytes(path.read_bytes() + json.dumps(rows_of(event())[0]).encode()[:40])
+    assert spool.replay(got.extend) == 1
+    spool.close()
+
+
+def test_a_database_that_fails_again_leaves_the_spool_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(spooling, "_ROWS_AT_ONCE", 2)
+    spool, got = Spool(tmp_path), []
+    spool.append(rows_of(*(event() for _ in range(5))))
+
+    def fails(rows):
+        got.extend(rows)
+        if len(got) >= 4:
+            raise StoreError("again")
+
+    with pytest.raises(StoreError):
+        spool.replay(fails)
+    assert spool.replay(lambda rows: None) == 5
+    spool.close()
+
+
+OTHER = """
+import os, pathlib, signal, sys
+sys.path[:0] = sys.argv[2:]
+from recpolicy.server.store.events import row_of
+from recpolicy.server.store.spool import Spool
+from shown import event
+spool = Spool(pathlib.Path(sys.argv[1]))
+spool.append([row_of(event())])
+print("spooled", flush=True)
+signal.pause()
+"""
+
+
+def test_what_a_killed_process_spooled_is_replayed_by_another_but_not_while_it_lives(tmp_path):
+    here = Path(__file__).parent
+    other = subprocess.Popen([sys.executable, "-c", OTHER, tmp_path, here], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "spooled\n"
+    spool, got = Spool(tmp_path), []
+    assert spool.replay(got.extend) == 0
+    other.send_signal(signal.SIGKILL)
+    other.communicate()
+    assert spool.replay(got.extend) == 1
+    spool.close()
