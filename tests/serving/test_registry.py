@@ -107,7 +107,7 @@ def test_damaged_version_is_registered_anew_under_the_next_number(registry, arti
 
 
 def test_no_version_is_champion_before_one_is_promoted(registry):
-    assert registry.aliases() == {"champion": None, "previous": None}
+    assert registry.aliases() == {"champion": None, "previous": None, "challenger": None}
     with pytest.raises(ConfigError, match="no version is champion yet"):
         registry.resolve("champion")
 
@@ -115,7 +115,7 @@ def test_no_version_is_champion_before_one_is_promoted(registry):
 def test_promoting_moves_the_champion_and_remembers_the_one_before(registry):
     assert registry.promote(1).number == 1
     assert registry.promote(3).number == 3
-    assert registry.aliases() == {"champion": 3, "previous": 1}
+    assert registry.aliases() == {"champion": 3, "previous": 1, "challenger": None}
     assert registry.resolve("champion") == registry.resolve(3) == registry.resolve("3")
     assert registry.resolve("previous") == registry.resolve(1)
 
@@ -132,7 +132,7 @@ def test_rolling_back_makes_the_previous_champion_champion_and_only_once(registr
     registry.promote(1)
     registry.promote(2)
     assert registry.roll_back().number == 1
-    assert registry.aliases() == {"champion": 1, "previous": None}
+    assert registry.aliases() == {"champion": 1, "previous": None, "challenger": None}
     with pytest.raises(ConfigError, match="no previous champion to roll back to"):
         registry.roll_back()
 
@@ -156,7 +156,7 @@ def test_aliases_follow_any_sequence_of_changes(made, tmp_path_factory, sequence
             if step != champion:
                 champion, previous = step, champion
                 expected.append(("promote", step))
-        assert registry.aliases() == {"champion": champion, "previous": previous}
+        assert registry.aliases() == {"champion": champion, "previous": previous, "challenger": None}
     assert changes(registry) == expected
 
 
@@ -167,7 +167,7 @@ def test_damaged_version_is_never_promoted(registry, name):
     with pytest.raises(ArtifactError, match="version 2 is damaged") as refusal:
         registry.promote(2)
     assert "\n" not in str(refusal.value)
-    assert registry.aliases() == {"champion": 1, "previous": None}
+    assert registry.aliases() == {"champion": 1, "previous": None, "challenger": None}
 
 
 def test_damaged_version_is_not_rolled_back_to(registry):
@@ -176,7 +176,7 @@ def test_damaged_version_is_not_rolled_back_to(registry):
     (registry.resolve(1) / "arrays.npz").unlink()
     with pytest.raises(ArtifactError, match=r"version 1 is damaged.*arrays\.npz: missing"):
         registry.roll_back()
-    assert registry.aliases() == {"champion": 2, "previous": 1}
+    assert registry.aliases() == {"champion": 2, "previous": 1, "challenger": None}
 
 
 def test_policy_put_in_place_of_another_is_never_promoted(registry):
@@ -318,7 +318,7 @@ registry.register(sys.argv[4]) if sys.argv[3] == "register" else registry.promot
     [
         ("write_record", "register", False),  # the files are copied, the folder is not in place
         ("append_lines", "register", True),  # in place, not noted
-        ("write_json", "promote", False),
+        ("write_state", "promote", False),
         ("append_lines", "promote", True),
     ],
 )

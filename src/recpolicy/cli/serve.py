@@ -46,6 +46,7 @@ def serve(
     require_extra("serve", "recpolicy serve")
     import uvicorn
 
+    from recpolicy.server.first_key import first_key
     from recpolicy.server.worker import What, log_as_json, open_app
 
     if not source.is_dir():
@@ -61,6 +62,9 @@ def serve(
         agent = app.state.server.policies.live.champion.agent
         at = f"[{host}]" if ":" in host else host
         print(f"serving {agent}: http://{at}:{listener.getsockname()[1]}", flush=True)
+        made = first_key(app.state.server.store)
+        if made is not None:
+            print(f"operator key, shown this once: {made}", flush=True)
         log_as_json()
         if workers == 1:
             _run(uvicorn.Server(_config(app)), listener)

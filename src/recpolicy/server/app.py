@@ -6,18 +6,22 @@ shape {"error": {"code", "message"}}. No page loads anything from elsewhere.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
 from recpolicy.server.guard import Guard
 from recpolicy.server.keys import keys_in
+from recpolicy.server.online.learner import learning
 from recpolicy.server.refusals import handle_errors
-from recpolicy.server.routes import feedback, health, policy
+from recpolicy.server.rollout.attend import attend
+from recpolicy.server.routes import admin_audit, admin_keys, admin_versions, feedback, health, policy
 from recpolicy.server.routes.prediction_servers import prediction_routes
 from recpolicy.server.state import State
 
 VERSION = "1"
+BACKGROUND: tuple[Callable[[State], AbstractContextManager[None]], ...] = (learning,)
+"""What runs beside the requests, one line each: begins with the app and ends with it, the last one first."""
 
 
 def make_app(state: State, close: Callable[[], None] = lambda: None) -> FastAPI:
@@ -30,20 +34,26 @@ def make_app(state: State, close: Callable[[], None] = lambda: None) -> FastAPI:
     app.state.keys = keys_in(None if state.store is None else state.store.engine)
     for router in (health.router, policy.router, feedback.router, prediction_routes()):
         app.include_router(router)
-    app.add_middleware(Guard, observe=state.metrics.answered)
+    for admin in (admin_versions, admin_keys, admin_audit):
+        app.include_router(admin.router)
+    app.add_middleware(Guard, observe=state.metrics.answered, keys=app.state.keys, limits=state.settings.limits)
     handle_errors(app)
     return app
 
 
 @asynccontextmanager
 async def _life(app: FastAPI) -> AsyncIterator[None]:
-    """While the app runs, changes of the registry are taken over."""
+    """While the app runs, changes of the registry are taken over, and counts of a rollout written."""
     state: State = app.state.server
-    watching = asyncio.create_task(state.policies.watch())
-    try:
-        yield
-    finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
-        await asyncio.to_thread(app.state.close)
+    watching = asyncio.gather(state.policies.watch(), attend(state))
+    with ExitStack() as stack:
+        stack.callback(app.state.close)
+        for begin in BACKGROUND:
+            stack.enter_context(begin(state))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            await asyncio.to_thread(stack.close)

@@ -13,30 +13,12 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 
-from recpolicy.server.keys import Caller, Keys
+from recpolicy.server.keys import Caller, Keys, key_of_headers, unauthorized
 
-__all__ = ["Caller", "Client", "KnownKeys", "Operator", "Reader", "key_of_headers"]
+__all__ = ["Caller", "Client", "KnownKeys", "Operator", "Reader"]
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="Bearer", description="An API key.")
 _HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Key", description="An API key.")
-_CHALLENGE = {"www-authenticate": 'Bearer realm="recpolicy"'}
-
-
-def key_of_headers(headers: "list[tuple[bytes, bytes]]") -> str | None:
-    """The key that a request brings (ASGI headers: names in lower case); the bearer's where both are there."""
-    found = None
-    for name, value in headers:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return value[7:].strip().decode("latin-1")
-        if name == b"x-api-key":
-            found = value.strip().decode("latin-1")
-    return found
-
-
-def unauthorized(key: str | None) -> HTTPException:
-    """What a caller without a key that works is told."""
-    said = "this needs an API key: Authorization: Bearer KEY" if not key else "this key is not known or was revoked"
-    return HTTPException(401, said, _CHALLENGE)
 
 
 async def known_keys(request: Request) -> Keys:
@@ -60,7 +42,8 @@ def at_least(role: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
     ) -> Caller:
         known = await known_caller(request)
         if known is None:
-            raise unauthorized(key_of_headers(request.scope["headers"]))
+            status, _, said, headers = unauthorized(key_of_headers(request.scope["headers"]))
+            raise HTTPException(status, said, headers)
         if not known.may(role):
             raise HTTPException(403, f"this needs the role {role}; the key {known.name!r} has the role {known.role}")
         return known

@@ -15,7 +15,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,23 @@ def new_key() -> str:
 def digest_of(key: str) -> str:
     """SHA-256 of a key, 64 hexadecimal digits."""
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
+
+
+def key_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key that a request brings (ASGI headers: names in lower case); the bearer's where both are there."""
+    found = None
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip().decode("latin-1")
+        if name == b"x-api-key":
+            found = value.strip().decode("latin-1")
+    return found
+
+
+def unauthorized(key: str | None) -> tuple[int, str, str, dict[str, str]]:
+    """Status, code, message and headers for a caller without a key that works."""
+    said = "this key is not known or was revoked" if key else "this needs an API key: Authorization: Bearer KEY"
+    return 401, "unauthorized", said, {"www-authenticate": 'Bearer realm="recpolicy"'}
 
 
 def weakness(key: str) -> str | None:

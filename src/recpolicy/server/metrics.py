@@ -2,7 +2,7 @@
 
 import os
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -41,6 +41,26 @@ class Metrics:
         self.share = Gauge(
             "recpolicy_challenger_share", "Users of the challenger.", multiprocess_mode="livemostrecent", registry=here
         )
+
+        self.chosen = Histogram(
+            "recpolicy_choose_seconds", "Time to choose while a challenger is tried; shadow: what nobody saw.",
+            ["variant"], buckets=BUCKETS, registry=here,
+        )  # fmt: skip
+        self.failed = Counter("recpolicy_choose_failures", "Answers that failed.", ["variant"], registry=here)
+        self.agreement = Summary("recpolicy_shadow_agreement", "Share of a list that both show.", registry=here)
+        self.gap = Summary("recpolicy_shadow_gap", "Predicted rating, challenger - champion.", registry=here)
+
+    def chose(self, variant: str, failures: int, seconds: float) -> None:
+        """Count an answer while a challenger is tried."""
+        self.chosen.labels(variant).observe(seconds)
+        self.failed.labels(variant).inc(failures)
+
+    def shadowed(self, failures: int, seconds: float, agreement: float, gap: float) -> None:
+        """Count what a shadow challenger would have shown."""
+        self.chose("shadow", failures, seconds)
+        if not failures:
+            self.agreement.observe(agreement)
+            self.gap.observe(gap)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""

@@ -7,6 +7,7 @@ of a single trained policy, a registry that holds it as version 1.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine, select
@@ -14,7 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError
 from recpolicy.server.metrics import Metrics
-from recpolicy.server.policies import Live, Policies, Served
+from recpolicy.server.online.checkpoint import CURRENT, folder_of
+from recpolicy.server.online.learner import overlay
+from recpolicy.server.policies import Beside, Live, Policies, Served
 from recpolicy.server.settings import Settings
 from recpolicy.server.state import State, Store
 from recpolicy.server.store.engine import open_store, sqlite_url
@@ -60,10 +63,10 @@ def opened(source: Path, folder: Path | None, settings: Settings) -> Iterator[St
     folder = folder or state_folder(source)
     registry = registry_of(source, folder)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / "server.db"))
-    policies = Policies.of_registry(registry, lambda number: running_rollout(engine, number))
+    policies = Policies.of_registry(registry, _beside(engine, folder, settings))
     holder: list[State] = []
     writer = Writer(engine, Spool(folder / "spool"), lambda: holder[0].rules())
-    state = State(policies, Store(engine, writer), settings, Metrics())
+    state = State(policies, Store(engine, writer), settings, Metrics(), folder)
     holder.append(state)
     try:
         yield state
@@ -79,6 +82,19 @@ def without_store(source: Path, settings: Settings) -> State:
     if not is_run(source):
         return State(Policies.of_registry(Registry(source)), None, settings, Metrics())
     return State(Policies(Live(Served(load_scorer(source), None))), None, settings, Metrics())
+
+
+def _beside(engine: Engine, folder: Path, settings: Settings) -> Beside:
+    """Where rollouts and what was learnt are looked up."""
+
+    def rollout(number: int) -> int | None:
+        return running_rollout(engine, number)
+
+    if not settings.online.enabled:
+        return Beside(rollout)
+    return Beside(
+        rollout, partial(overlay, folder), lambda scorer: (folder_of(folder, scorer.about["content"]) / CURRENT,)
+    )
 
 
 def running_rollout(engine: Engine, challenger: int) -> int | None:

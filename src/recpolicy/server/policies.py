@@ -7,8 +7,11 @@ registry's folder is the truth; its aliases file is looked at twice a second, in
 import asyncio
 import hashlib
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.serving.registry import Registry
@@ -27,6 +30,13 @@ class Served:
     scorer: Scorer
     number: int | None
     """Number in the registry; None without one."""
+    base: Scorer | None = None
+    """The version as it was trained, where `scorer` has learnt since; None where it has not."""
+
+    @property
+    def trained(self) -> Scorer:
+        """The version as it was trained."""
+        return self.base or self.scorer
 
     @property
     def agent(self) -> str:
@@ -66,24 +76,35 @@ def place_of(user_key: str, salt: str) -> float:
     return int.from_bytes(digest) / 2.0**64
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What a live version is made of beside its registry."""
+
+    rollout: Callable[[int], int | None] = lambda _: None
+    """The number of the rollout under way of a challenger."""
+    learnt: Callable[[Scorer], Scorer] = lambda scorer: scorer
+    """A trained version with what it has learnt since."""
+    watched: Callable[[Scorer], tuple[Path, ...]] = lambda _: ()
+    """Files that change when it has learnt more."""
+
+
 class Policies:
     """The live versions of a registry, or one that never changes."""
 
-    def __init__(
-        self, live: Live, registry: Registry | None = None, rollout: Callable[[int], int | None] | None = None
-    ):
+    def __init__(self, live: Live, registry: Registry | None = None, beside: Beside | None = None):
         self.live = live
         self.registry = registry
-        self._rollout = rollout
+        self._beside = beside or Beside()
+        self._lock = threading.Lock()
         self._stamp = self._look()
 
     @classmethod
-    def of_registry(cls, registry: Registry, rollout: Callable[[int], int | None] | None = None) -> "Policies":
-        """Load what the registry says; `rollout` tells the number of the rollout of a challenger.
+    def of_registry(cls, registry: Registry, beside: Beside | None = None) -> "Policies":
+        """Load what the registry says.
 
-        Raises ConfigError for a registry without a champion, ArtifactError for a damaged one.
+        Raises ConfigError for one without a champion, ArtifactError for a damaged one.
         """
-        return cls(_load(registry, None, rollout), registry, rollout)
+        return cls(_load(registry, None, beside or Beside()), registry, beside)
 
     def refresh(self) -> bool:
         """Load what the registry says now; returns whether anything changed. A version that does not load is not taken.
@@ -92,10 +113,11 @@ class Policies:
         """
         if self.registry is None:
             return False
-        stamp = self._look()
-        new = _load(self.registry, self.live, self._rollout)
-        self._stamp, old, self.live = stamp, self.live, new
-        return new != old
+        with self._lock:
+            stamp = self._look()
+            new = _load(self.registry, self.live, self._beside)
+            self._stamp, old, self.live = stamp, self.live, new
+            return new != old
 
     async def watch(self) -> None:
         """Take over changes that other processes made, until cancelled."""
@@ -109,37 +131,37 @@ class Policies:
                 self._stamp = self._look()  # said once, not twice a second
                 logger.error("the registry names a version that cannot be served; the old one stays: %s", error)
 
-    def _look(self) -> tuple[int, int] | None:
-        """What changes whenever the aliases do."""
+    def _look(self) -> tuple[Any, ...]:
+        """What changes whenever the aliases do, or what the champion has learnt."""
         if self.registry is None:
-            return None
-        try:
-            state = (self.registry.folder / "aliases.json").stat()
-        except OSError:
-            return None
-        return state.st_mtime_ns, state.st_ino
+            return ()
+        return _mark(self.registry.folder / "aliases.json"), *map(
+            _mark, self._beside.watched(self.live.champion.trained)
+        )
 
 
-def _BRIDGE(registry):  # until registry.routing exists
-    from types import SimpleNamespace
-
-    return SimpleNamespace(
-        champion=registry.aliases()["champion"], challenger=None, share=0.0, shadow=False, exploration=True
-    )
-
-
-def _load(registry: Registry, old: Live | None, rollout: Callable[[int], int | None] | None) -> Live:
-    routing = registry.routing() if hasattr(registry, "routing") else _BRIDGE(registry)
+def _load(registry: Registry, old: Live | None, beside: Beside) -> Live:
+    routing = registry.routing()
     if routing.champion is None:
         raise ConfigError(f"{registry.folder}: no champion yet; promote a version: recpolicy registry promote")
     known = {served.number: served for served in ((old.champion, old.challenger) if old else ()) if served is not None}
 
-    def load(number: int) -> Served:
-        return known.get(number) or Served(load_scorer(registry.resolve(number)), number)
+    def trained(number: int) -> Scorer:
+        return known[number].trained if number in known else load_scorer(registry.resolve(number))
 
-    number = routing.challenger
-    challenger = None if number is None else load(number)
+    champion, number = trained(routing.champion), routing.challenger
+    learnt = beside.learnt(champion)
     return Live(
-        load(routing.champion), challenger, routing.share, routing.shadow, routing.exploration,
-        rollout(number) if rollout and number is not None else None,
+        Served(learnt, routing.champion, None if learnt is champion else champion),
+        None if number is None else Served(trained(number), number),
+        routing.share, routing.shadow, routing.exploration, None if number is None else beside.rollout(number),
     )  # fmt: skip
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_ino

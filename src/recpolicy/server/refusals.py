@@ -5,6 +5,8 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, StoreError, UnknownIdError
@@ -29,6 +31,8 @@ def handle_errors(app: FastAPI) -> None:
     for kind in (DataError, ConfigError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(StoreError, _store)
+    for silence in (OperationalError, PoolTimeoutError):
+        app.add_exception_handler(silence, _database)
 
 
 def refusal_of(error: RecpolicyError) -> tuple[int, str]:
@@ -64,3 +68,8 @@ def _store(_: Request, error: Exception) -> Response:
     if isinstance(error, QueueFullError):
         return error_answer(429, "busy", str(error), {"retry-after": "1"})
     return error_answer(503, "store_down", str(error), {"retry-after": "5"})
+
+
+def _database(_: Request, __: Exception) -> Response:
+    """A handler that asked the database itself had no answer."""
+    return error_answer(503, "store_down", "the database does not answer", {"retry-after": "5"})

@@ -7,6 +7,12 @@ from typing import Any
 
 from recpolicy.core.config import build, read_toml, reject_unknown_tables
 from recpolicy.core.errors import ConfigError
+from recpolicy.server.jobs.alerts import AlertsConfig
+from recpolicy.server.jobs.config import JobsConfig
+from recpolicy.server.jobs.drift_statistics import DriftConfig
+from recpolicy.server.limits import LimitsConfig
+from recpolicy.server.online.learner import OnlineConfig
+from recpolicy.server.rollout.plan import RolloutConfig
 from recpolicy.serving.slates import ExplorationConfig
 
 
@@ -28,9 +34,15 @@ class Settings:
 
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    jobs: JobsConfig = field(default_factory=JobsConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
 
 
-_TABLES: Mapping[str, Any] = {"feedback": FeedbackConfig, "exploration": ExplorationConfig}
+_TABLES: Mapping[str, Any] = {one.name: one.type for one in fields(Settings)}
 
 
 def read_settings(path: Path | None) -> Settings:
@@ -39,5 +51,4 @@ def read_settings(path: Path | None) -> Settings:
         return Settings()
     tables = read_toml(path)
     reject_unknown_tables(tables, tuple(_TABLES), str(path))
-    assert {one.name for one in fields(Settings)} == set(_TABLES)
     return Settings(**{name: build(_TABLES[name], table, f"{path}: [{name}]") for name, table in tables.items()})

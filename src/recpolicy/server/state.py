@@ -1,6 +1,7 @@
 """What the handlers of one server process share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
@@ -8,6 +9,7 @@ from fastapi import Depends, Request
 from recpolicy.core.errors import StoreError
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.policies import Policies
+from recpolicy.server.rollout.trial import Trial
 from recpolicy.server.settings import Settings
 from recpolicy.server.store.feedback import DAY_MS, Rules
 
@@ -34,6 +36,10 @@ class State:
     """None: nothing is kept (--no-store)."""
     settings: Settings
     metrics: Metrics
+    folder: Path | None = None
+    """Where this server keeps its files; None for one that keeps nothing."""
+    trial: Trial = field(default_factory=Trial)
+    """What is counted while a challenger is tried."""
 
     def kept(self) -> Store:
         """The store; raises StoreError for a server that keeps nothing."""

@@ -1,48 +1,56 @@
 """Versions of a policy on a file system: numbered, never changed again, one of them the champion.
 
-    aliases.json                  which number is champion, which was before it; makes the folder a registry
-    versions/N/                   one version: policy/ and version.json, read-only (registry_files.py)
-    audit.jsonl                   one line a change, in order
+    aliases.json       who is champion, who was before it, who challenges it and how (registry_state.py); makes the
+                       folder a registry
+    versions/N/        one version: policy/ and version.json, read-only (registry_files.py)
+    audit.jsonl        one line a change, in order (registry_audit.py)
 
-A version appears whole or not at all and an alias moves by one rename, so whoever reads sees the state before or after
-a change. Writers take turns by a lock. Audit lines are derived from that state: what a killed writer could not note is
-noted by the next one.
+A version appears whole or not at all and the aliases move by one rename, so whoever reads sees the state before or
+after a change. Writers take turns by a lock. A change may carry a note (who, why), which lands in its audit line.
 """
 
-import json
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name
-from recpolicy.core.files import atomic_directory, content_digest, read_json_of, write_json
+from recpolicy.core.files import atomic_directory, content_digest
 from recpolicy.serving.artifact import MANIFEST
+from recpolicy.serving.registry_audit import AUDIT, due_lines, read_audit
 from recpolicy.serving.registry_files import (
     POLICY,
-    RECORD,
     Version,
     append_lines,
     copy_artifact,
+    damage_of,
     now,
     plain,
     read_record,
+    records_in,
     sound_manifest,
     write_record,
+)
+from recpolicy.serving.registry_state import (
+    ALIASES,
+    CHALLENGER,
+    NUMBER,
+    STATE,
+    Routing,
+    State,
+    checked_share,
+    read_state,
+    write_state,
 )
 
 logger = logging.getLogger(__name__)
 
-CHAMPION, PREVIOUS = "champion", "previous"
-ALIASES = (CHAMPION, PREVIOUS)
-_STATE, _AUDIT = "aliases.json", "audit.jsonl"
-_FORMAT, _FORMAT_VERSION = "recpolicy registry", 1
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+Note = Mapping[str, Any] | None
 _LOCK_SECONDS = 60
 
 
@@ -53,21 +61,27 @@ class Registry:
         self.folder = Path(folder)
 
     def register(
-        self, artifact: Path | str, *, gate: Mapping[str, Any] | None = None, lineage: Mapping[str, Any] | None = None
-    ) -> Version:
+        self, artifact: Path | str, *, gate: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None, note: Note = None,
+    ) -> Version:  # fmt: skip
         """Copy an artifact in as the next version; the same artifact again is the version it has already.
 
         Raises ArtifactError for a damaged or foreign artifact, or where the folder is something else than a registry,
-        DataError where gate or lineage is not JSON.
+        DataError where gate, lineage or note is not JSON.
         """
         source = Path(artifact)
         manifest = sound_manifest(source)
-        described = {"gate": plain(gate, "gate"), "lineage": plain(lineage or manifest["about"], "lineage")}
+        told = {"gate": gate, "lineage": lineage or manifest["about"], "note": note}
+        described = {name: plain(record, name) for name, record in told.items()}
         digest = content_digest(manifest)
         self._make()
         with self._writing():
             for known in self._records():
-                if isinstance(known, Version) and known.digest == digest and self._damage(known.number) is None:
+                if (
+                    isinstance(known, Version)
+                    and known.digest == digest
+                    and damage_of(self._home(known.number)) is None
+                ):
                     return known
             number = max(self._numbers(), default=0) + 1
             version = Version(
@@ -81,29 +95,82 @@ class Registry:
                 write_record(version, home)
         return version
 
-    def promote(self, number: int | str) -> Version:
-        """Make a version the champion; the one before it becomes `previous`.
+    def promote(self, number: int | str, *, note: Note = None) -> Version:
+        """Make a version the champion; the one before it becomes `previous`. A challenger that is promoted is none.
 
         Raises ConfigError for a number that is not there, ArtifactError for a damaged version: nothing moves then.
         """
-        self._aliases()
-        with self._writing():
-            return self._move(self._number(number), "promote")
+        with self._changing() as state:
+            chosen = self._sound(number)
+            if state.champion != chosen:
+                self._move(state, chosen, "promote", state.champion, note)
+            return self.version(chosen)
 
-    def roll_back(self) -> Version:
-        """Make the previous champion the champion again; there is no previous one after it.
+    def roll_back(self, *, note: Note = None) -> Version:
+        """Take back the last step: a challenger is withdrawn, else the previous champion is the champion again.
 
-        Raises ConfigError where there is none, ArtifactError where it is damaged: nothing moves then.
+        There is no previous one after it. Raises ConfigError where there is nothing to go back to, ArtifactError where
+        that is damaged: nothing moves then.
         """
-        self._aliases()
-        with self._writing():
-            previous = self._aliases()[PREVIOUS]
-            if previous is None:
+        with self._changing() as state:
+            champion = state.champion
+            if state.challenger is not None and champion is not None:
+                told = {"number": champion, "from": champion, "challenger": state.challenger}
+                self._write(_unchallenged(state), "roll_back", told, note)
+                return self.version(champion)
+            if state.previous is None:
                 raise ConfigError(f"{self.folder}: no previous champion to roll back to; promote a version by number")
-            return self._move(previous, "roll_back")
+            self._move(state, self._sound(state.previous), "roll_back", None, note)
+            return self.version(state.previous)
+
+    def set_challenger(self, number: int | str, share: float, *, shadow: bool = False, note: Note = None) -> Version:
+        """Let a version answer a share of the users beside the champion, in place of any other challenger.
+
+        With `shadow` it is asked for them, but the champion answers. Raises ConfigError for a share outside 0..1, a
+        number that is not there or the champion's, or where there is no champion; ArtifactError for a damaged version.
+        """
+        share = checked_share(share)
+        with self._changing() as state:
+            chosen = self._sound(number)
+            if state.champion in (None, chosen):
+                why = "there is no champion to challenge" if state.champion is None else "it is the champion"
+                raise ConfigError(f"{self.folder}: version {chosen} cannot challenge: {why}")
+            new = replace(state, challenger=chosen, share=share, shadow=shadow)
+            if new != state:
+                told = {"number": chosen, "from": state.challenger, "share": share, "shadow": shadow}
+                self._write(new, "set_challenger", told, note)
+            return self.version(chosen)
+
+    def clear_challenger(self, *, note: Note = None) -> None:
+        """Withdraw the challenger: the champion answers everybody. Changes nothing where there is none."""
+        with self._changing() as state:
+            if state.challenger is not None:
+                self._write(_unchallenged(state), "clear_challenger", {"number": state.challenger}, note)
+
+    def set_share(self, share: float, *, note: Note = None) -> None:
+        """Change the challenger's share of the users; raises ConfigError outside 0..1 or without a challenger."""
+        share = checked_share(share)
+        with self._changing() as state:
+            if state.challenger is None:
+                raise ConfigError(f"{self.folder}: there is no challenger whose share could change; name one first")
+            if state.share != share:
+                told = {"number": state.challenger, "share": share, "from": state.share}
+                self._write(replace(state, share=share), "set_share", told, note)
+
+    def pause_exploration(self, *, note: Note = None) -> None:
+        """Have the best slates shown only, in every process that serves this registry."""
+        self._explore(False, "pause_exploration", note)
+
+    def resume_exploration(self, *, note: Note = None) -> None:
+        """Let slates be drawn at random again."""
+        self._explore(True, "resume_exploration", note)
+
+    def routing(self) -> Routing:
+        """Who answers whom now; reads one small file."""
+        return read_state(self.folder).routing()
 
     def resolve(self, name: int | str) -> Path:
-        """Return the artifact folder of a number, "champion" or "previous"; raises ConfigError for anything else."""
+        """Return the artifact folder of a number or alias; raises ConfigError for anything else."""
         return self._home(self._number(name)) / POLICY
 
     def version(self, name: int | str) -> Version:
@@ -122,59 +189,58 @@ class Registry:
 
     def aliases(self) -> dict[str, int | None]:
         """Which number each alias stands for, None for none."""
-        state = self._aliases()
-        return {name: state[name] for name in ALIASES}
+        return read_state(self.folder).aliases()
 
     def audit(self) -> list[dict[str, Any]]:
         """All changes in order; a last line that was cut short does not count."""
-        path = self.folder / _AUDIT
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise ArtifactError(f"{path}: a line is not JSON ({error}); mend it or move the file away") from None
+        return read_audit(self.folder)
 
     def _make(self) -> None:
         """Make the registry unless it is there; a folder with anything else in it is not turned into one."""
-        if (self.folder / _STATE).exists():
+        if (self.folder / STATE).exists():
             return
         filled = self.folder.is_file() or any(not path.name.startswith(".") for path in self.folder.glob("*"))
-        if filled and not (self.folder / _STATE).exists():  # looked at again: another process may be making it
-            raise ArtifactError(f"{self.folder}: not a registry (no {_STATE}) and not empty; choose another folder")
+        if filled and not (self.folder / STATE).exists():  # looked at again: another process may be making it
+            raise ArtifactError(f"{self.folder}: not a registry (no {STATE}) and not empty; choose another folder")
         with self._lock():
-            if not (self.folder / _STATE).exists():
-                self._write_aliases(None, None, None)
+            if not (self.folder / STATE).exists():
+                write_state(self.folder, State())
 
-    def _move(self, number: int, change: str) -> Version:
+    def _move(self, state: State, champion: int, change: str, previous: int | None, note: Note) -> None:
         """Point champion at a version that was checked whole."""
-        damage = self._damage(number)
+        if champion == state.challenger:
+            state = _unchallenged(state)
+        told = {"number": champion, "from": state.champion}
+        self._write(replace(state, champion=champion, previous=previous), change, told, note)
+
+    def _explore(self, exploration: bool, change: str, note: Note) -> None:
+        with self._changing() as state:
+            if state.exploration != exploration:
+                self._write(replace(state, exploration=exploration), change, {}, note)
+
+    def _write(self, state: State, change: str, told: dict[str, Any], note: Note) -> None:
+        """Write the state with the change that made it."""
+        line = {"time": now(), "change": change, **told, **({} if note is None else {"note": plain(note, "note")})}
+        write_state(self.folder, replace(state, change=line))
+
+    def _sound(self, name: int | str) -> int:
+        """The number of a version that is whole."""
+        number = self._number(name)
+        damage = damage_of(self._home(number))
         if damage is not None:
             raise ArtifactError(f"version {number} is damaged and stays what it is: {damage}")
-        champion = self._aliases()[CHAMPION]
-        if champion != number:
-            note = {"time": now(), "change": change, "number": number, "from": champion}
-            self._write_aliases(number, champion if change == "promote" else None, note)
-        return self.version(number)
-
-    def _damage(self, number: int) -> str | None:
-        """What is wrong with a version; None where it is whole."""
-        home = self._home(number)
-        try:
-            if content_digest(sound_manifest(home / POLICY)) != read_record(home).digest:
-                return f"{home}: its policy is another one than {RECORD} says"
-        except ArtifactError as error:
-            return str(error)
-        return None
+        return number
 
     def _number(self, name: int | str) -> int:
         """The number that a name stands for. Nothing else ever becomes part of a path."""
         text, numbers = str(name), self._numbers()
         if text in ALIASES:
-            number = self._aliases()[text]
+            number = self.aliases()[text]
             if number is None:
-                raise ConfigError(f"{self.folder}: no version is {text} yet; promote one by its number")
+                how = "promote" if text != CHALLENGER else "set"
+                raise ConfigError(f"{self.folder}: no version is {text} yet; {how} one by its number")
             text = str(number)
-        if not _NUMBER.fullmatch(text):
+        if not NUMBER.fullmatch(text):
             raise unknown_name("version", text, [*map(str, numbers), *ALIASES])
         if int(text) not in numbers:
             listed = ", ".join(map(str, numbers)) or "none"
@@ -182,39 +248,17 @@ class Registry:
         return int(text)
 
     def _numbers(self) -> list[int]:
-        self._aliases()
+        read_state(self.folder)
         root = self.folder / "versions"
         names = [path.name for path in root.iterdir()] if root.is_dir() else []
-        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
+        return sorted(int(name) for name in names if NUMBER.fullmatch(name))
 
-    def _records(self) -> "list[Version | ArtifactError]":
+    def _records(self) -> list[Version | ArtifactError]:
         """The record of every version, or what is wrong with it."""
-        records: list[Version | ArtifactError] = []
-        for number in self._numbers():
-            try:
-                records.append(read_record(self._home(number)))
-            except ArtifactError as error:
-                records.append(error)
-        return records
+        return records_in(map(self._home, self._numbers()))
 
     def _home(self, number: int) -> Path:
         return self.folder / "versions" / str(number)
-
-    def _aliases(self) -> dict[str, Any]:
-        """The checked content of aliases.json: the numbers, and the change that made them what they are."""
-        path = self.folder / _STATE
-        if not path.is_file():
-            raise ArtifactError(f"{self.folder}: not a registry: it has no {_STATE}")
-        state = read_json_of(path, _FORMAT, _FORMAT_VERSION)
-        for name in ALIASES:
-            number = state.get(name)
-            if number is not None and (type(number) is not int or not _NUMBER.fullmatch(str(number))):
-                raise ArtifactError(f"{path}: {name} is {number!r}; expected the number of a version or null")
-        return {**state, **{name: state.get(name) for name in ALIASES}}
-
-    def _write_aliases(self, champion: int | None, previous: int | None, change: dict[str, Any] | None) -> None:
-        body = {"format": _FORMAT, "version": _FORMAT_VERSION, CHAMPION: champion, PREVIOUS: previous}
-        write_json(self.folder / _STATE, {**body, "change": change})
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -224,6 +268,13 @@ class Registry:
                 yield
         except Timeout:
             raise ArtifactError(f"{self.folder}: another process is changing this registry; try again later") from None
+
+    @contextmanager
+    def _changing(self) -> Iterator[State]:
+        """Hold the registry, which must be there, for a change of its state."""
+        read_state(self.folder)
+        with self._writing():
+            yield read_state(self.folder)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -237,14 +288,11 @@ class Registry:
 
     def _note_changes(self) -> None:
         """Append the audit lines that versions and aliases call for and that are not there."""
-        noted = self.audit()
-        registered = {line.get("number") for line in noted if line.get("change") == "register"}
-        due: list[dict[str, Any]] = [
-            {"time": record.registered_at, "change": "register", "number": record.number, "digest": record.digest}
-            for record in self._records()
-            if isinstance(record, Version) and record.number not in registered
-        ]
-        moved = self._aliases().get("change")
-        due += [moved] if moved is not None and moved not in noted else []
-        if due:
-            append_lines(self.folder / _AUDIT, "".join(json.dumps(line, sort_keys=True) + "\n" for line in due))
+        versions = [record for record in self._records() if isinstance(record, Version)]
+        lines = due_lines(self.folder, versions, read_state(self.folder).change)
+        if lines:
+            append_lines(self.folder / AUDIT, lines)
+
+
+def _unchallenged(state: State) -> State:
+    return replace(state, challenger=None, share=0.0, shadow=False)

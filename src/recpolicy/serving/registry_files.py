@@ -7,7 +7,7 @@ version.json    the record: number, digests, when, lineage, gate record
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -37,6 +37,8 @@ class Version:
     """Where it comes from: data and split digests, config, metrics; the artifact's own note unless told otherwise."""
     gate: Mapping[str, Any] | None
     """The record of the gate that let it in; None without one."""
+    note: Mapping[str, Any] | None = None
+    """Who registered it and why, where that was told."""
 
 
 def sound_manifest(artifact: Path) -> dict[str, Any]:
@@ -81,6 +83,27 @@ def read_record(home: Path) -> Version:
         return Version(**body)
     except TypeError as error:
         raise ArtifactError(f"{path}: not a record that this recpolicy reads: {error}") from None
+
+
+def records_in(homes: Iterable[Path]) -> list[Version | ArtifactError]:
+    """The record of every version, or what is wrong with it."""
+    records: list[Version | ArtifactError] = []
+    for home in homes:
+        try:
+            records.append(read_record(home))
+        except ArtifactError as error:
+            records.append(error)
+    return records
+
+
+def damage_of(home: Path) -> str | None:
+    """What is wrong with the version in a folder; None where it is whole."""
+    try:
+        if content_digest(sound_manifest(home / POLICY)) != read_record(home).digest:
+            return f"{home}: its policy is another one than {RECORD} says"
+    except ArtifactError as error:
+        return str(error)
+    return None
 
 
 def plain(record: Mapping[str, Any] | None, what: str) -> Any:

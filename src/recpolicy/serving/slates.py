@@ -113,14 +113,14 @@ def choose_slate(score: Array, allowed: Mask, k: int, config: ExplorationConfig,
 def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: float) -> Array:
     """Probability [K] of each of the arms given those before it, when `share` of the slates are drawn from `pool`.
 
-    arms are K <= pool allowed ones; one that could not have come here has probability 0. The slate is drawn or greedy as
-    a whole, so that its places tell which of the two it was: the odds are updated place by place.
+    arms are K <= pool allowed ones; one that could not have come here has probability 0. The slate is drawn or greedy
+    as a whole, so that its places tell which of the two it was: the odds are updated place by place.
     """
     falling = -np.sort(-score[allowed])
     drawn, greedy = _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
     with np.errstate(divide="ignore"):
-        evidence = np.cumsum(np.log(drawn) - np.log(greedy))  # [K] log-odds, infinite once it cannot be the greedy one
-        odds = np.log(share) - np.log1p(-share) + np.concatenate([[0.0], evidence[:-1]])
+        evidence = np.cumsum(np.log(drawn[:-1]) - np.log(greedy[:-1]))  # infinite once it cannot be the greedy one
+        odds = np.log(share) - np.log1p(-share) + np.concatenate([[0.0], evidence])  # [K]
     weight = 1.0 / (1.0 + np.exp(-np.clip(odds, -700.0, 700.0)))  # that it is a drawn one, given the places before
     if share in (0.0, 1.0):
         weight = np.full(len(arms), share)

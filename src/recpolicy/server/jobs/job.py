@@ -32,3 +32,5 @@ class Job:
     """When it runs by default: minute, hour, day, month, weekday; with a sixth field in front, seconds."""
     run: Callable[[State, Mapping[str, Any]], JobResult]
     """Given the state of the server and the parameters of this run; an exception is the job's failure."""
+    parameters: type | None = None
+    """Dataclass of the parameters that a run by hand may name, each with a default; None: there are none."""

@@ -134,7 +134,9 @@ def _slowness(figures: Figures, config: RolloutConfig) -> str | None:
     mean, other = _mean_ms(challenger), _mean_ms(champion)
     if mean <= max(config.latency_budget * other, config.latency_floor_ms):
         return None
-    return f"the challenger takes {mean:.1f} ms to choose, the champion {other:.1f}; {config.latency_budget:g} times may"
+    return (
+        f"the challenger takes {mean:.1f} ms to choose, the champion {other:.1f}; {config.latency_budget:g} times may"
+    )
 
 
 def _harm(figures: Figures, config: RolloutConfig) -> str | None:

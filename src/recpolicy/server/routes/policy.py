@@ -13,9 +13,10 @@ from fastapi import APIRouter, Response
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.server.answers import Estimates, Recommendation, Recommendations
 from recpolicy.server.bodies import PredictRequest, RecommendBatch, RecommendRequest
-from recpolicy.server.choosing import Chosen, choose, finite
+from recpolicy.server.choosing import Chosen, finite
 from recpolicy.server.json_answer import json_answer, rows_answer
 from recpolicy.server.refusals import REFUSALS, refusal_of
+from recpolicy.server.rollout.safely import choose_safely
 from recpolicy.server.state import Here, State
 from recpolicy.serving.scorer import Scorer
 
@@ -31,7 +32,7 @@ def predict(asked: PredictRequest, here: Here) -> Response:
 @router.post("/recommend", response_model=Recommendation)
 async def recommend(asked: RecommendRequest, here: Here) -> Response:
     """List the movies that the policy values most for a user, best first, and remember what was shown."""
-    chosen = choose(here.policies.live, asked, here.settings.exploration)
+    chosen = choose_safely(here, asked, here.policies.live)
     await remember(here, [chosen])
     return json_answer(chosen.answer)
 
@@ -50,7 +51,7 @@ def answer_each(here: State, requests: list[RecommendRequest]) -> list[Chosen | 
     answers: list[Chosen | dict[str, Any]] = []
     for asked in requests:
         try:
-            answers.append(choose(live, asked, here.settings.exploration))
+            answers.append(choose_safely(here, asked, live))
         except (DataError, ConfigError) as error:
             answers.append({"error": {"code": refusal_of(error)[1], "message": str(error)}})
     return answers

@@ -12,9 +12,10 @@ from fastapi import APIRouter, Response
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.server.answers import Alive, ModelState, Predictions
 from recpolicy.server.bodies import Instance, Instances, RecommendRequest
-from recpolicy.server.choosing import Chosen, choose
+from recpolicy.server.choosing import Chosen
 from recpolicy.server.json_answer import json_answer
 from recpolicy.server.refusals import REFUSALS, refusal_of
+from recpolicy.server.rollout.safely import choose_safely
 from recpolicy.server.routes.policy import estimates, remember
 from recpolicy.server.state import Here, State
 
@@ -56,6 +57,6 @@ def _predict_one(here: State, instance: Instance) -> Chosen | dict[str, Any]:
         if instance.movies is not None:
             return {"rows": estimates(live.champion.scorer, [instance.user], instance.movies)}
         asked = RecommendRequest(user=instance.user, k=instance.k, exclude_rated=instance.exclude_rated)
-        return choose(live, asked, here.settings.exploration)
+        return choose_safely(here, asked, live)
     except (DataError, ConfigError) as error:
         return {"error": {"code": refusal_of(error)[1], "message": str(error)}}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from recpolicy.server.store.clock import now_ms
 from recpolicy.server.store.tables import api_keys
@@ -34,10 +34,10 @@ def with_digest(connection: Connection, digest: str) -> dict[str, Any] | None:
     return None if row is None else dict(row)
 
 
-def operators(connection: Connection) -> int:
-    """How many operator keys work."""
-    wanted = select(func.count()).where(api_keys.c.role == "operator", api_keys.c.revoked_at.is_(None))
-    return connection.scalar(wanted) or 0
+def operators(connection: Connection) -> list[str]:
+    """Names of the operator keys that work; none of them changes until the transaction ends."""
+    wanted = select(api_keys.c.name).where(api_keys.c.role == "operator", api_keys.c.revoked_at.is_(None))
+    return list(connection.scalars(wanted.order_by(api_keys.c.id).with_for_update()))
 
 
 def add(connection: Connection, name: str, role: str, digest: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 NAMES = {
@@ -97,6 +98,7 @@ versions = Table(
     Column("gate", Text, nullable=True, doc="JSON"),
 )  # fmt: skip
 
+RUNNING = "state = 'running'"
 rollouts = Table(
     "rollouts", metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
@@ -106,9 +108,25 @@ rollouts = Table(
     Column("stage", Integer, nullable=False, doc="place in the plan, 0 is the first"),
     Column("plan", Text, nullable=False, doc="JSON: shares of traffic and what each stage asks for"),
     Column("started_at", BigInteger, nullable=False),
-    Column("stage_at", BigInteger, nullable=False, doc="when this stage began"),
-    Column("ended_at", BigInteger, nullable=True),
+    Column("stage_at", BigInteger, nullable=False, doc="when this stage began; 0: it is not in the registry yet"),
+    Column("ended_at", BigInteger, nullable=True, doc="null while it runs, or its end is not in the registry yet"),
     Column("reason", Text, nullable=True),
+    Index(None, "state", unique=True, sqlite_where=text(RUNNING), postgresql_where=text(RUNNING)),  # one at a time
+)  # fmt: skip
+
+variant_health = Table(
+    "variant_health", metadata,
+    Column("rollout", Integer, primary_key=True, autoincrement=False),
+    Column("variant", String(16), primary_key=True),
+    Column("worker", String(64), primary_key=True, doc="the process that counted"),
+    Column("minute", BigInteger, primary_key=True, autoincrement=False, doc="minutes since 1970"),
+    Column("requests", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("slow", Integer, nullable=False, doc="answers that took longer than the setting slow_ms"),
+    Column("seconds", Float(53), nullable=False, doc="time to choose, of all together"),
+    Column("agreement", Float(53), nullable=False, doc="shadow: sum of the shares of the list that both show"),
+    Column("gap", Float(53), nullable=False, doc="shadow: sum of the differences of predicted ratings"),
+    Column("dropped", Integer, nullable=False, doc="shadow: not compared, since too many waited"),
 )  # fmt: skip
 
 jobs = Table(

@@ -1,0 +1,134 @@
+"""The job that asks whether the world has moved: users, rewards and choices of the champion, recent against older ones.
+
+Windows hold events of the champion's version only, so that a promotion is no drift. Users known to the version are
+compared by how active they were in its training data; users it did not know, by their vectors. A figure whose windows
+are too small is null.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.server.jobs.alerts import alert
+from recpolicy.server.jobs.drift_statistics import (
+    DriftConfig,
+    activity_groups,
+    mean_change,
+    psi,
+    psi_by_dimension,
+    spread,
+)
+from recpolicy.server.jobs.job import Job, JobResult
+from recpolicy.server.state import State
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.windows import Window, window
+from recpolicy.serving.scorer import Scorer
+
+HOUR_MS = 3_600_000
+NAME = "drift"
+
+
+def check(state: State, _: Mapping[str, Any]) -> JobResult:
+    """Compare the windows, alert for what is alarming; skipped where there is no version with a number."""
+    served, config, now = state.policies.live.champion, state.settings.drift, now_ms()
+    if served.number is None:
+        raise ConfigError("drift: this server has no registry, so that events do not tell versions apart")
+    middle = now - round(config.recent_hours * HOUR_MS)
+    begin = middle - round(config.reference_hours * HOUR_MS)
+    with state.kept().engine.connect() as connection:
+        recent = window(connection, served.number, middle, now + 1, config.most)
+        older = window(connection, served.number, begin, middle, config.most)
+    figures = figures_of(recent, older, served.scorer, config)
+    alarms = alarms_in(figures, config)
+    for kind, message in alarms.items():
+        alert(state, f"drift.{kind}", message, figures[kind])
+    users = len(recent.users) + len(recent.contexts)
+    metadata = {"version": served.number, "figures": figures, "alarms": alarms}
+    return JobResult(users=users, records=len(recent.movies), metadata=metadata)
+
+
+def figures_of(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any]:
+    """users, contexts, reward and actions, each with its figures; None where a window is too small."""
+    return {
+        "users": _users(recent, older, scorer, config),
+        "contexts": _contexts(recent, older, config),
+        "reward": _reward(recent, older, config),
+        "actions": _actions(recent, older, config),
+    }
+
+
+def alarms_in(figures: Mapping[str, Any], config: DriftConfig) -> dict[str, str]:
+    """What is alarming, with a sentence each."""
+    found: dict[str, str] = {}
+    users, contexts, reward, actions = (figures[name] for name in ("users", "contexts", "reward", "actions"))
+    if users and users["psi"] > config.psi:
+        found["users"] = f"the users' activity has shifted: PSI {users['psi']:.3f}, limit {config.psi:g}"
+    if contexts and contexts["psi"] > config.psi:
+        found["contexts"] = f"the vectors of new users have shifted: PSI {contexts['psi']:.3f}, limit {config.psi:g}"
+    if reward and reward["direction"] != "none":
+        found["reward"] = (
+            f"the mean reward went {reward['direction']}: {reward['recent']:.3f}, before {reward['reference']:.3f}"
+        )
+    if actions and actions["top_share"] - actions["top_share_before"] > config.top_share:
+        found["actions"] = f"one movie takes {actions['top_share']:.0%} of first places"
+    elif actions and actions["effective"] < config.effective_ratio * actions["effective_before"]:
+        found["actions"] = (
+            f"choices have narrowed: {actions['effective']:.1f} effective movies, before"
+            f" {actions['effective_before']:.1f}"
+        )
+    return found
+
+
+def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any] | None:
+    """Known users by groups of activity, against the older window or, where that is small, the training data."""
+    if len(recent.users) < config.least:
+        return None
+    artifact = scorer.artifact
+    activity = np.bincount(artifact.rated_user, minlength=len(artifact.context))  # [U]
+    group = activity_groups(activity)
+    size = int(group.max()) + 1
+    if len(older.users) >= config.least:
+        against, expected = "older window", np.bincount(group[scorer.user_rows(older.users)], minlength=size)
+    else:
+        against, expected = "training data", np.bincount(group, activity, size)
+    found = np.bincount(group[scorer.user_rows(recent.users)], minlength=size)
+    return {"psi": psi(expected, found), "against": against, "users": len(recent.users)}
+
+
+def _contexts(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
+    """Users that the version did not know: the index of the dimension that moved most."""
+    if min(len(recent.contexts), len(older.contexts)) < config.least:
+        return None
+    by_dimension = psi_by_dimension(older.contexts, recent.contexts)
+    worst = int(by_dimension.argmax())
+    return {"psi": float(by_dimension[worst]), "dimension": worst, "users": len(recent.contexts)}
+
+
+def _reward(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
+    if min(len(recent.rewards), len(older.rewards)) < config.least:
+        return None
+    mean, std = float(older.rewards.mean()), float(older.rewards.std())
+    change = mean_change(recent.rewards, mean, std, config.reward_allowance, config.false_alarms)
+    return {
+        "recent": float(recent.rewards.mean()), "reference": mean, "direction": change.direction, "at": change.at,
+        "sum": change.largest, "limit": change.limit, "events": len(recent.rewards),
+    }  # fmt: skip
+
+
+def _actions(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
+    count = min(len(recent.movies), len(older.movies))  # of equal size: few events look narrower than many
+    if count < config.least:
+        return None
+    now, before = spread(recent.movies[-count:]), spread(older.movies[-count:])
+    return {
+        "top_share": now.top_share, "top_share_before": before.top_share, "effective": now.effective,
+        "effective_before": before.effective, "events": count,
+    }  # fmt: skip
+
+
+DRIFT = Job(
+    name=NAME, about="Compares recent users, rewards and choices with older ones, and alerts.", cron="*/15 * * * *",
+    run=check,
+)  # fmt: skip

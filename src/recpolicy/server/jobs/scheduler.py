@@ -1,0 +1,230 @@
+"""Running jobs when they are due, once each, however many server processes there are.
+
+The tables `schedules` and `jobs` are the truth; every process looks once a second, and whoever moves a due row on runs
+the job (store/schedules.py). What was missed while no server ran, runs once. APScheduler's cron trigger says when a job
+is due next. Its scheduler is not used: it keeps jobs as pickles, and it sleeps until a time of the wall clock, so that
+it stands still while a clock that was put back catches up.
+
+A run is taken for lost when its heartbeat has not changed for a minute of our own, monotonic time: no step of a clock
+can make a run look dead.
+"""
+
+import contextvars
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from recpolicy.core.config import as_dict, build
+from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unknown_name
+from recpolicy.server.jobs.alerts import alert
+from recpolicy.server.jobs.apart import STOPPING
+from recpolicy.server.jobs.cron import next_time
+from recpolicy.server.jobs.job import Job, JobResult
+from recpolicy.server.json_log import where
+from recpolicy.server.state import State
+from recpolicy.server.store import audit, schedules
+from recpolicy.server.store import jobs as runs
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.engine import writing
+from recpolicy.server.store.jobs import FAILED, Ended
+from recpolicy.server.store.schedules import OFF, Due
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+BEAT_SECONDS = 10.0
+LOST_SECONDS = 60.0
+_CLOSE_SECONDS = 5.0
+_ERROR_LETTERS = 500
+
+
+class Scheduler:
+    """Runs the jobs of one server process, and those that are asked for by hand."""
+
+    def __init__(
+        self, state: State, jobs: Mapping[str, Job], clock: Callable[[], int] = now_ms,
+        monotonic: Callable[[], float] = time.monotonic,
+    ):  # fmt: skip
+        self.jobs = jobs
+        self.worker = f"{socket.gethostname()[:80]}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._state, self._clock, self._monotonic = state, clock, monotonic
+        self._stopping = threading.Event()
+        self._mine: dict[int, threading.Thread] = {}
+        self._lock = threading.Lock()  # of _mine: runs are begun by requests, too
+        self._seen: dict[int, tuple[int, float]] = {}  # run -> its heartbeat, and when we first saw it
+        self._beaten, self._set, self._down = monotonic(), False, False
+        self._thread: threading.Thread | None = None
+
+    def crons(self) -> dict[str, str]:
+        """When each job runs by the settings; "off": by hand only. Raises ConfigError for settings of no job."""
+        settings = self._state.settings.jobs
+        for name in settings.cron:
+            if name not in self.jobs:
+                raise unknown_name("job", name, self.jobs)
+        found = {name: settings.cron.get(name, job.cron) for name, job in self.jobs.items()}
+        for cron in set(found.values()) - {OFF}:
+            next_time(cron, 0)
+        return found if settings.enabled else dict.fromkeys(found, OFF)
+
+    def start(self) -> None:
+        """Look for due jobs from now on; nothing for a server that keeps nothing. Raises ConfigError (`crons`)."""
+        if self._state.store is not None:
+            self.crons()
+            self._thread = threading.Thread(target=self._look, name="recpolicy-scheduler", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Begin nothing more; runs under way are stopped and written down as failed."""
+        self._stopping.set()
+        limit = time.monotonic() + _CLOSE_SECONDS
+        with self._lock:
+            threads = [one for one in (self._thread, *self._mine.values()) if one is not None]
+        for thread in threads:
+            thread.join(max(0.0, limit - time.monotonic()))
+
+    def tick(self) -> list[int]:
+        """Look once: say that our runs go on, find lost ones, begin what is due; returns the runs that were begun."""
+        engine, now = self._state.kept().engine, self._clock()
+        if not self._set:
+            with writing(engine) as connection:
+                schedules.set_crons(connection, self.crons(), now, next_time)
+            self._set = True
+        self._beat(now)
+        self._find_lost(now)
+        with engine.connect() as connection:
+            table = [due for due in schedules.all_of(connection) if due.name in self.jobs]
+        begun = [self._begin(due, now) for due in table if due.next_at <= now]
+        for due in table:
+            if due.next_at > now:
+                self._mend(due, now)
+        return [run for run in begun if run is not None]
+
+    def trigger(self, name: str, parameters: Mapping[str, Any], actor: str) -> int:
+        """Begin a run now; returns its number.
+
+        Raises ConfigError for an unknown job or parameter, and where the job is under way.
+        """
+        if name not in self.jobs:
+            raise unknown_name("job", name, self.jobs)
+        job, engine = self.jobs[name], self._state.kept().engine
+        given = _checked(job, parameters)
+        with writing(engine) as connection:
+            run = schedules.begin_by_hand(connection, name, self.worker, self._clock())
+            if run is None:
+                number = runs.under_way(connection, name)
+                raise ConfigError(f"{name} is under way (run {number}); wait for its end")
+            audit.note(connection, actor, "run_job", {"job": name, "run": run, "parameters": dict(parameters)})
+        self._run(job, run, given)
+        return run
+
+    def wait(self, run: int, seconds: float) -> bool:
+        """Wait for the end of a run of this process; returns whether it has ended."""
+        thread = self._mine.get(run)
+        if thread is not None:
+            thread.join(seconds)
+        return thread is None or not thread.is_alive()
+
+    def _look(self) -> None:
+        while not self._stopping.wait(TICK_SECONDS):
+            try:
+                self.tick()
+                self._down = False
+            except (SQLAlchemyError, StoreError) as error:
+                if not self._down:
+                    logger.error("jobs wait for the database: %s", type(error).__name__)
+                self._down = True
+            except Exception:  # whatever it is, the next second may be better
+                logger.exception("looking for due jobs failed")
+
+    def _beat(self, now: int) -> None:
+        with self._lock:
+            self._mine = {run: thread for run, thread in self._mine.items() if thread.is_alive()}
+        if self._mine and self._monotonic() - self._beaten >= BEAT_SECONDS:
+            with writing(self._state.kept().engine) as connection:
+                runs.beat(connection, self._mine, now)
+            self._beaten = self._monotonic()
+
+    def _find_lost(self, now: int) -> None:
+        engine, at = self._state.kept().engine, self._monotonic()
+        with engine.connect() as connection:
+            found = runs.heartbeats(connection)
+        others = {run: heartbeat for run, heartbeat in found.items() if run not in self._mine}
+        self._seen = {
+            run: self._seen[run] if run in self._seen and self._seen[run][0] == heartbeat else (heartbeat, at)
+            for run, heartbeat in others.items()
+        }
+        silent = {run: heartbeat for run, (heartbeat, since) in self._seen.items() if at - since >= LOST_SECONDS}
+        if not silent:
+            return
+        with writing(engine) as connection:
+            lost = runs.lose(connection, silent, now)
+            names = {run: (runs.run(connection, run) or {}).get("name") for run in lost}
+        for run, name in names.items():
+            alert(self._state, f"job_lost.{name}", f"run {run} of {name} was lost: its process is gone", {"run": run})
+
+    def _begin(self, due: Due, now: int) -> int | None:
+        with writing(self._state.kept().engine) as connection:
+            run = schedules.claim(connection, due, self.worker, now, next_time)
+        if run is not None:
+            self._run(self.jobs[due.name], run, _checked(self.jobs[due.name], {}))
+        return run
+
+    def _mend(self, due: Due, now: int) -> None:
+        if schedules.too_far(due, now, next_time):
+            with writing(self._state.kept().engine) as connection:
+                schedules.bring_nearer(connection, due, now, next_time)
+
+    def _run(self, job: Job, run: int, parameters: Mapping[str, Any]) -> None:
+        context = contextvars.copy_context()
+        context.run(STOPPING.set, self._stopping)
+        thread = threading.Thread(
+            target=context.run, args=(self._work, job, run, parameters), name=f"recpolicy-job-{job.name}", daemon=True
+        )
+        with self._lock:
+            if not self._mine:
+                self._beaten = self._monotonic()
+            thread.start()
+            self._mine[run] = thread
+
+    def _work(self, job: Job, run: int, parameters: Mapping[str, Any]) -> None:
+        """Run a job and write down what came of it."""
+        try:
+            ended = _ended(job.run(self._state, parameters))
+        except Exception as error:
+            ended = Ended(status=FAILED, metadata={"error": one_line(error)})
+            logger.error("job %s failed: %s", job.name, one_line(error), extra={"fields": {"run": run}})
+        try:
+            with writing(self._state.kept().engine) as connection:
+                runs.end(connection, run, ended, self._clock())
+        except SQLAlchemyError as error:
+            logger.error("what came of run %d of %s could not be written: %s", run, job.name, type(error).__name__)
+        if ended.status == FAILED and not self._stopping.is_set():
+            alert(self._state, f"job_failed.{job.name}", f"{job.name}: {ended.metadata['error']}", {"run": run})
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong: our own errors in their words, others by type and place, for their words may hold anything."""
+    if isinstance(error, RecpolicyError):
+        return " ".join(str(error).split())[:_ERROR_LETTERS]
+    found = where(error)
+    return f"{found['exception']} at {os.path.basename(found['raised_at'])}"  # noqa: PTH119
+
+
+def _ended(result: JobResult) -> Ended:
+    return Ended(status=result.status, users=result.users, records=result.records, metadata=result.metadata)
+
+
+def _checked(job: Job, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with the defaults of those not given; raises ConfigError."""
+    if job.parameters is None:
+        if parameters:
+            raise ConfigError(f"{job.name} takes no parameters; found {', '.join(sorted(parameters))}")
+        return {}
+    return as_dict(build(job.parameters, parameters, job.name))

@@ -1,0 +1,190 @@
+"""The champion goes on learning from the rewards that come in.
+
+Every few seconds one process of a state folder (whoever holds its lock) takes the new rewards, in the order in which
+they were written, and checkpoints what the champion believes then; all processes load that as they load versions.
+The version itself never changes: its number stays, and `content` tells which beliefs answered. While a challenger is
+out, nothing is learnt, so that what is compared stays the same. The same rewards give the same bits, however they came.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.server.online.beliefs import Beliefs, beliefs_of, can_learn, features_of, forgetting_of, learn
+from recpolicy.server.online.checkpoint import Checkpoint, folder_of, read_checkpoint, write_checkpoint
+from recpolicy.server.policies import Policies
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.tables import events, rewards
+from recpolicy.serving.scorer import Scorer
+
+if TYPE_CHECKING:
+    from recpolicy.server.state import State
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """Learning while serving."""
+
+    enabled: bool = True
+    """Whether the champion goes on learning from feedback; takes an agent that can (linucb, lints)."""
+    seconds: float = 2.0
+    """How often new rewards are taken in; > 0."""
+    grace_seconds: float = 1.0
+    """Rewards younger than this wait, for on PostgreSQL an earlier one may still be on its way; >= 0."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds <= 3600 or not 0 <= self.grace_seconds <= 3600:
+            raise ConfigError(
+                f"seconds is {self.seconds:g}, grace_seconds {self.grace_seconds:g}; expected within 0 and 3600"
+            )
+
+
+class OnlineLearner:
+    """Lets the champion of this process' registry learn."""
+
+    def __init__(self, engine: Engine, policies: Policies, folder: Path, config: OnlineConfig):
+        self._engine, self._policies, self._folder, self._config = engine, policies, folder, config
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Learn in a thread until `close`."""
+        if self._config.enabled and self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="recpolicy-online", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Finish the step under way."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def step(self) -> int:
+        """Take in the rewards that are new; returns how many. Raises SQLAlchemyError, ArtifactError or OSError."""
+        live = self._policies.live
+        base = live.champion.trained
+        if live.challenger is not None or not can_learn(base.artifact):
+            return 0
+        folder = folder_of(self._folder, str(base.about["content"]))
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
+            before = read_checkpoint(folder) or self._first(base)
+            after = take_in(base, before, self._rewards(before.last))
+            if after.last != before.last or not (folder / "current.json").exists():
+                write_checkpoint(folder, after)
+                self._policies.refresh()
+            return after.learnt - before.learnt
+        return 0
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._config.seconds):
+            try:
+                self.step()
+            except (SQLAlchemyError, ArtifactError, ConfigError, OSError) as error:
+                logger.error("nothing was learnt from feedback: %s", type(error).__name__)
+
+    def _first(self, base: Scorer) -> Checkpoint:
+        with self._engine.connect() as connection:
+            last = connection.scalar(select(func.max(rewards.c.seq))) or 0
+        return Checkpoint(beliefs_of(base.artifact), last, last, 0, 0)
+
+    def _rewards(self, last: int) -> list[Any]:
+        """The rewards after `last`, in order, each with the event that it is of."""
+        columns = (
+            rewards.c.seq,
+            rewards.c.position,
+            rewards.c.reward,
+            events.c.user_key,
+            events.c.movies,
+            events.c.context,
+        )
+        until = now_ms() - int(1000 * self._config.grace_seconds)
+        wanted = select(*columns).join(events, events.c.id == rewards.c.event_id).where(rewards.c.seq > last)
+        with self._engine.connect() as connection:
+            found = connection.execute(wanted.add_columns(rewards.c.time).order_by(rewards.c.seq).limit(_AT_ONCE)).all()
+        young = next((place for place, row in enumerate(found) if row.time > until), len(found))
+        return list(found[:young])
+
+
+@contextmanager
+def learning(state: "State") -> Iterator[None]:
+    """While it lasts, the champion learns from what comes in."""
+    if state.store is None or state.folder is None:
+        yield
+        return
+    learner = OnlineLearner(state.store.engine, state.policies, state.folder, state.settings.online)
+    learner.start()
+    try:
+        yield
+    finally:
+        learner.close()
+
+
+def take_in(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
+    """Learn from rows (seq, position, reward, user_key, movies, context) in their order; pure."""
+    artifact = base.artifact
+    arm_of = {int(row): arm for arm, row in enumerate(artifact.catalogue)}
+    user_of = {user: row for row, user in enumerate(base.user_ids)}
+    movie_of = {movie: row for row, movie in enumerate(base.movie_ids)}
+    width = artifact.context.shape[1]
+    arms, features, values, last, passed = [], [], [], before.last, 0
+    for row in rows:
+        last = row.seq
+        arm = arm_of.get(movie_of.get(json.loads(row.movies)[row.position], -1))
+        context = _context(artifact.context, user_of, row, width)
+        if arm is None or context is None:
+            passed += 1
+            continue
+        arms.append(arm)
+        features.append(features_of(artifact, context))
+        values.append(row.reward)
+    beliefs = before.beliefs
+    if arms:
+        beliefs = learn(
+            beliefs, np.array(arms), np.stack(features), np.array(values, np.float64), forgetting_of(artifact.about)
+        )
+    return replace(before, beliefs=beliefs, last=last, learnt=before.learnt + len(arms), passed=before.passed + passed)
+
+
+def _context(known: Any, user_of: dict[Any, int], row: Any, width: int) -> Any:
+    """The context [C] that the policy saw; None where it is not known."""
+    if row.context is not None:
+        vector = np.frombuffer(bytes(row.context), np.float32)
+        return vector if len(vector) == width else None
+    user = user_of.get(json.loads(row.user_key))
+    return None if user is None else known[user]
+
+
+def with_beliefs(base: Scorer, beliefs: Beliefs) -> Scorer:
+    """The same policy with what it has learnt since; `content` tells that it is another one."""
+    artifact = base.artifact
+    policy = {**artifact.policy, **beliefs.arrays()}
+    about = {**artifact.about, "content": beliefs.digest, "learnt_from": artifact.about["content"]}
+    return Scorer(replace(artifact, policy=policy, about=about))
+
+
+def overlay(folder: Path, base: Scorer) -> Scorer:
+    """The policy as the last checkpoint has it; itself where it has learnt nothing, or what it learnt is damaged."""
+    if not can_learn(base.artifact):
+        return base
+    try:
+        checkpoint = read_checkpoint(folder_of(folder, str(base.about["content"])))
+    except ArtifactError as error:
+        logger.error("what was learnt while serving is left aside: %s", error)
+        return base
+    return base if checkpoint is None or not checkpoint.learnt else with_beliefs(base, checkpoint.beliefs)

@@ -1,0 +1,75 @@
+"""The check that moves a rollout on: reads its figures, decides, and makes the step. Runs every few seconds.
+
+Any process may run it at any time: whoever holds the turn does, the others have nothing to do. A check first finishes
+what a killed process began.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from recpolicy.core.config import build
+from recpolicy.core.errors import StoreError
+from recpolicy.server.jobs.job import JobResult
+from recpolicy.server.rollout.attend import flush
+from recpolicy.server.rollout.controller import advance, end, figures_now, serving_registry, turn
+from recpolicy.server.rollout.plan import Decision, RolloutConfig, decide
+from recpolicy.server.rollout.settling import outside, settle, throttled
+from recpolicy.server.state import State
+from recpolicy.server.store import rollouts
+from recpolicy.server.store.audit import SERVER
+from recpolicy.server.store.rollouts import Rollout
+
+_ENDS = {"promote": "promoted", "roll_back": "rolled_back"}
+
+
+def check_rollout(state: State, params: Mapping[str, Any]) -> JobResult:  # noqa: ARG001 (every job is given some)
+    """Take the next step of the rollout that runs, if there is one and the step is due."""
+    if state.policies.registry is None:
+        return _skipped("no registry")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(turn(serving_registry(state), seconds=0.5))
+        except StoreError:
+            return _skipped("another process checks")
+        return _check(state)
+
+
+def _check(state: State) -> JobResult:
+    with state.kept().engine.connect() as connection:
+        row = rollouts.unfinished(connection)
+    if row is not None and not row.settled:
+        row = settle(state, row, SERVER)
+    if row is None or row.state != "running":
+        return _skipped("no rollout runs")
+    routing = serving_registry(state).routing()
+    over = outside(routing, row)
+    if over is not None:
+        end(state, row, over[0], SERVER, over[1])
+        return JobResult(metadata={"rollout": row.id, "action": over[0], "reason": over[1]})
+    flush(state)
+    return _step(state, row, build(RolloutConfig, row.plan, "rollout"))
+
+
+def _step(state: State, row: Rollout, config: RolloutConfig) -> JobResult:
+    figures = figures_now(state, row, config)
+    decision = decide(figures, row.stage, config)
+    held = throttled(serving_registry(state).routing(), row, config)
+    if held is not None and decision.action != "roll_back":
+        decision = Decision("wait", held)
+    if decision.action == "advance":
+        advance(state, row, SERVER, decision.reason, figures)
+    elif decision.action in _ENDS:
+        end(state, row, _ENDS[decision.action], SERVER, decision.reason, figures)
+    return JobResult(
+        users=figures.champion.users + figures.challenger.users,
+        records=figures.champion.rewards + figures.challenger.rewards,
+        metadata={
+            "rollout": row.id, "stage": row.stage, "action": decision.action, "reason": decision.reason,
+            "figures": figures.shown(),
+        },
+    )  # fmt: skip
+
+
+def _skipped(why: str) -> JobResult:
+    return JobResult(status="skipped", metadata={"reason": why})

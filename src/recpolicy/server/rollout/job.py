@@ -1,0 +1,11 @@
+"""The job that moves rollouts on."""
+
+from recpolicy.server.jobs.job import Job
+from recpolicy.server.rollout.check import check_rollout
+
+CHECK_ROLLOUT = Job(
+    name="check_rollout",
+    about="Moves the rollout under way a stage on, promotes its challenger or rolls it back.",
+    cron="*/10 * * * * *",
+    run=check_rollout,
+)

@@ -1,0 +1,87 @@
+"""A shadow challenger: what it would have shown is computed beside the answers, for some requests, and compared.
+
+Nobody waits for it and nobody sees it. Few requests may wait for their comparison; more are dropped, and that is
+counted. Lists that the champion drew to explore are not compared.
+"""
+
+import queue
+import random
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+
+from recpolicy.core.errors import UnknownIdError
+from recpolicy.server.bodies import RecommendRequest
+from recpolicy.server.choosing import Chosen, choose
+from recpolicy.server.policies import CHALLENGER, Live
+from recpolicy.server.rollout.counts import Counts
+from recpolicy.server.rollout.figures import Health
+from recpolicy.serving.slates import ExplorationConfig
+
+WAITING = 32
+"""Comparisons that may wait."""
+_GREEDY = ExplorationConfig(share=0.0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A request that the champion has answered."""
+
+    live: Live
+    asked: RecommendRequest
+    answered: Chosen
+
+
+class Shadow:
+    """The comparisons that wait in one process; safe to use from several threads."""
+
+    def __init__(self, counts: Counts):
+        self._counts = counts
+        self._waiting: queue.Queue[Pair] = queue.Queue(WAITING)
+
+    def offer(self, live: Live, asked: RecommendRequest, answered: Chosen, sample: float) -> None:
+        """Have this share of the requests compared; returns at once and never raises."""
+        if not live.shadow or live.challenger is None or answered.event.explored or random.random() >= sample:
+            return
+        try:
+            self._waiting.put_nowait(Pair(live, asked, answered))
+        except queue.Full:
+            if live.rollout is not None:
+                self._counts.add(live.rollout, CHALLENGER, Health(dropped=1))
+
+    def next(self) -> Pair | None:
+        """The pair that has waited longest; None where none waits."""
+        with suppress(queue.Empty):
+            return self._waiting.get_nowait()
+        return None
+
+
+def compared(pair: Pair, slow_ms: float) -> Health:
+    """What the challenger would have shown beside what the champion showed; a challenger that fails is counted."""
+    assert pair.live.challenger is not None
+    begun = perf_counter()
+    try:
+        chosen = choose(replace(pair.live, champion=pair.live.challenger, challenger=None), pair.asked, _GREEDY)
+        took = perf_counter() - begun
+        gap = _gap(pair)
+    except Exception:  # whatever it is: nobody waits for this answer
+        return Health(1, 1, 0, perf_counter() - begun)
+    shown, would_show = pair.answered.event.movies, set(chosen.event.movies)
+    agreement = sum(movie in would_show for movie in shown) / max(len(shown), 1)
+    return Health(1, 0, int(1e3 * took > slow_ms), took, agreement, gap)
+
+
+def _gap(pair: Pair) -> float:
+    """Mean difference of the predicted ratings of the movies shown, challenger - champion; 0 where they share none."""
+    assert pair.live.challenger is not None
+    scorer, asked = pair.live.challenger.scorer, pair.asked
+    context = None if asked.context is None else np.array(asked.context, np.float32)
+    rating = scorer.answer(asked.user, asked.fold_in(), asked.session(), context).rating
+    event, gaps = pair.answered.event, []
+    for movie, its in zip(event.movies, event.ratings, strict=True):
+        with suppress(UnknownIdError):
+            gaps.append(float(rating[scorer.movie_row(movie)]) - (np.nan if its is None else its))
+    known = np.array(gaps)[np.isfinite(gaps)] if gaps else np.empty(0)
+    return float(known.mean()) if len(known) else 0.0

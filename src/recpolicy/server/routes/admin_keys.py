@@ -1,0 +1,75 @@
+"""API keys under an operator's hand."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+from starlette.exceptions import HTTPException
+
+from recpolicy.server.admin_answers import ADMIN_REFUSALS, KeyAnswer, KeyList, NewKey, Role
+from recpolicy.server.auth import KnownKeys, Operator
+from recpolicy.server.bodies import described
+from recpolicy.server.json_answer import json_answer
+from recpolicy.server.keys import digest_of, new_key
+from recpolicy.server.state import Here
+from recpolicy.server.store import audit, keys
+from recpolicy.server.store.engine import writing
+
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Path(pattern=NAME)]
+
+
+class KeyRequest(BaseModel):
+    """A key to be made."""
+
+    model_config = described(name="shop", role="client")
+
+    name: str = Field(pattern=NAME, description="Never used before: the audit names callers by it.")
+    role: Role
+
+
+@router.get("/keys", response_model=KeyList)
+def listed(_: Operator, here: Here) -> Response:
+    """List all keys, also revoked ones."""
+    with here.kept().engine.connect() as connection:
+        return json_answer({"keys": keys.listed(connection)})
+
+
+@router.post("/keys", response_model=NewKey, status_code=201)
+def create(asked: KeyRequest, caller: Operator, here: Here, known: KnownKeys) -> Response:
+    """Make a key. The answer is the only place where it is ever shown."""
+    key = new_key()
+    try:
+        with writing(here.kept().engine) as connection:
+            row = keys.add(connection, asked.name, asked.role, digest_of(key))
+            audit.note(connection, caller.name, "create_key", {"name": asked.name, "role": asked.role})
+    except IntegrityError:
+        raise HTTPException(409, f"there is, or was, a key named {asked.name!r}; choose another name") from None
+    known.forget()
+    return json_answer({**row, "key": key}, 201)
+
+
+@router.delete("/keys/{name}", response_model=KeyAnswer)
+def revoke(name: Name, caller: Operator, here: Here, known: KnownKeys) -> Response:
+    """Let a key work no more, within two seconds in every process. The last operator key stays."""
+    with writing(here.kept().engine) as connection:
+        _revoke(connection, name)
+        audit.note(connection, caller.name, "revoke_key", {"name": name})
+        row = keys.named(connection, name)
+    known.forget()
+    return json_answer(row)
+
+
+def _revoke(connection: Connection, name: str) -> None:
+    operators = keys.operators(connection)  # first, so that two cannot revoke each other's at once
+    found = keys.named(connection, name)
+    if found is None:
+        raise HTTPException(404, f"no key named {name!r}")
+    if found["revoked_at"] is not None:
+        raise HTTPException(409, f"the key {name!r} is revoked already")
+    if operators == [name]:
+        raise HTTPException(409, f"{name!r} is the last operator key; make another one first")
+    keys.revoke(connection, name)

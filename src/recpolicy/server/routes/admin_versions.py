@@ -1,0 +1,178 @@
+"""Versions under an operator's hand: what there is, who serves whom, one step forward, one step back.
+
+What is answered is already so in this process; other processes follow within half a second (changes.py).
+"""
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from recpolicy.core.errors import ArtifactError
+from recpolicy.server import changes
+from recpolicy.server.admin_answers import ADMIN_REFUSALS, Changed, VersionAnswer, VersionList
+from recpolicy.server.auth import Caller, Operator, Reader
+from recpolicy.server.bodies import described
+from recpolicy.server.guard import IMPORT, error_answer
+from recpolicy.server.json_answer import json_answer
+from recpolicy.server.state import Here, State
+from recpolicy.serving.registry_files import Version
+from recpolicy.serving.version_import import import_version
+
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
+Number = Annotated[int, Path(ge=1, lt=10**9, description="Number of the version.")]
+_AT_ONCE = 1 << 20
+_importing = threading.Lock()
+_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_ARCHIVE = {"requestBody": {"required": True, "content": _BINARY}}
+
+
+class Traffic(BaseModel):
+    """Which version challenges the champion, and how; what is left out stays as it is."""
+
+    model_config = described(version=3, share=0.1, shadow=False)
+
+    version: int | None = Field(
+        None, ge=1, lt=10**9, description="The challenger; left out: the one that there is."
+    )
+    share: float | None = Field(None, ge=0, le=1, description="Of the users, how many it answers.")
+    shadow: bool | None = Field(None, description="It is asked, but the champion answers.")
+
+
+@router.get("/versions", response_model=VersionList)
+def versions(_: Reader, here: Here) -> Response:
+    """List the versions, oldest first, and who serves whom."""
+    registry = changes.registry_of(here)
+    changes.remember(here)
+    aliases = registry.aliases()
+    listed = [_shown(version, aliases) for version in registry.versions()]
+    return json_answer({"routing": changes.routing(registry), "versions": listed})
+
+
+@router.get("/versions/{number}", response_model=VersionAnswer)
+def version(number: Number, _: Reader, here: Here) -> Response:
+    """Show one version with its lineage and the whole record of its gate."""
+    registry = changes.registry_of(here)
+    found = _known(here, number)
+    return json_answer(_shown(found, registry.aliases()) | {"gate": found.gate})
+
+
+@router.post("/versions/{number}/promote", response_model=Changed)
+def promote(number: Number, caller: Operator, here: Here) -> Response:
+    """Make a version the champion; refused where it is damaged, or while a rollout runs."""
+    _known(here, number)
+    changes.no_rollout(here)
+    answer = changes.change(here, caller, "promote", changes.promote(number))
+    changes.remember(here)
+    return json_answer(answer)
+
+
+@router.post("/roll-back", response_model=Changed)
+def roll_back(caller: Operator, here: Here) -> Response:
+    """Take back the last step: withdraw the challenger or, without one, go back to the champion before this one."""
+    changes.end_rollout(here, caller)
+    return json_answer(changes.change(here, caller, "roll_back", changes.roll_back))
+
+
+@router.post("/traffic", response_model=Changed)
+def traffic(asked: Traffic, caller: Operator, here: Here) -> Response:
+    """Let a version answer a share of the users beside the champion, or its shadow."""
+    if asked.version is not None:
+        _known(here, asked.version)
+    changes.no_rollout(here)
+    made = changes.divide(asked.version, asked.share, asked.shadow)
+    return json_answer(changes.change(here, caller, "traffic", made))
+
+
+@router.delete("/challenger", response_model=Changed)
+def withdraw(caller: Operator, here: Here) -> Response:
+    """Let the champion answer everybody."""
+    changes.no_rollout(here)
+    return json_answer(changes.change(here, caller, "clear_challenger", changes.withdraw))
+
+
+@router.post("/exploration/pause", response_model=Changed)
+def pause(caller: Operator, here: Here) -> Response:
+    """Show the best movies only, in every process."""
+    return json_answer(changes.change(here, caller, "pause_exploration", changes.explore(False)))
+
+
+@router.post("/exploration/resume", response_model=Changed)
+def resume(caller: Operator, here: Here) -> Response:
+    """Let a share of the lists be drawn to learn again."""
+    return json_answer(changes.change(here, caller, "resume_exploration", changes.explore(True)))
+
+
+@router.post(IMPORT.removeprefix("/v1/admin"), response_model=VersionAnswer, status_code=201, openapi_extra=_ARCHIVE)
+async def import_archive(request: Request, caller: Operator, here: Here) -> Response:
+    """Register the policy in a .zip or .tar.gz, which is the body; every entry of it is mistrusted."""
+    changes.registry_of(here)
+    if not _importing.acquire(blocking=False):
+        return error_answer(429, "busy", "another version is being imported", {"retry-after": "5"})
+    try:
+        with tempfile.TemporaryDirectory(prefix="recpolicy-import-") as scratch:
+            archive = FilePath(scratch) / "archive"
+            await _receive(request, archive, here.settings.limits.import_bytes)
+            return json_answer(await asyncio.to_thread(_take_in, here, caller, archive), 201)
+    except ClientDisconnect:
+        raise HTTPException(400, "the archive did not arrive whole") from None
+    finally:
+        _importing.release()
+
+
+async def _receive(request: Request, archive: FilePath, limit: int) -> None:
+    """Write the body to a file; raises HTTPException 413 as soon as it is larger than `limit`."""
+    size, waiting = 0, bytearray()
+    with archive.open("wb") as stream:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limit:
+                said = f"the archive is larger than {limit} bytes; [limits] import_bytes sets the bound"
+                raise HTTPException(413, said, {"connection": "close"})
+            waiting += piece
+            if len(waiting) >= _AT_ONCE:
+                await asyncio.to_thread(stream.write, bytes(waiting))
+                waiting.clear()
+        await asyncio.to_thread(stream.write, bytes(waiting))
+
+
+def _take_in(here: State, caller: Caller, archive: FilePath) -> dict[str, Any]:
+    registry = changes.registry_of(here)
+    try:
+        found = import_version(registry, archive, note={"by": caller.name})
+    except ArtifactError as error:
+        raise HTTPException(422, str(error).replace(str(archive), "the archive")) from None
+    changes.note(here, caller, "import", {"number": found.number, "digest": found.digest})
+    changes.remember(here)
+    return _shown(found, registry.aliases()) | {"gate": found.gate}
+
+
+def _known(here: State, number: int) -> Version:
+    """The version; raises HTTPException 404 where there is none, 409 where its record is damaged."""
+    registry = changes.registry_of(here)
+    try:
+        if number not in {known.number for known in registry.versions()}:
+            raise HTTPException(404, f"no version {number}; GET /v1/admin/versions lists them")
+        return registry.version(number)
+    except ArtifactError as error:
+        raise HTTPException(409, str(error)) from None
+
+
+def _shown(version: Version, aliases: Mapping[str, int | None]) -> dict[str, Any]:
+    """A version as it is listed: the verdict of its gate in place of the whole record."""
+    gate = version.gate or {}
+    metrics = {one["name"]: one["figure"] for one in gate.get("criteria", ()) if {"name", "figure"} <= one.keys()}
+    names = [name for name, number in aliases.items() if number == version.number]
+    fields = asdict(version)
+    del fields["gate"]
+    return {
+        **fields, "aliases": names, "verdict": gate.get("verdict"), "metrics": version.lineage.get("metrics", metrics),
+    }  # fmt: skip

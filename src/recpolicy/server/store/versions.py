@@ -1,0 +1,42 @@
+"""Versions in the store: what the registry knows of each, for whoever joins events with the version that chose.
+
+The registry's folder is the truth. A version never changes, so that a row is written once and stays right.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from recpolicy.server.store.engine import writing
+from recpolicy.server.store.tables import versions
+from recpolicy.serving.registry_files import Version
+
+
+def keep(engine: Engine, found: Iterable[Version]) -> int:
+    """Write the versions that the store does not have yet; returns how many. Raises SQLAlchemyError."""
+    with engine.connect() as connection:
+        known = set(connection.scalars(select(versions.c.number)))
+    rows = [_row(version) for version in found if version.number not in known]
+    if rows:
+        dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
+        with writing(engine) as connection:
+            connection.execute(dialect.insert(versions).on_conflict_do_nothing(), rows)
+    return len(rows)
+
+
+def kept(connection: Connection) -> list[dict[str, Any]]:
+    """All rows, oldest first, with lineage and gate record as they were given."""
+    rows = connection.execute(select(versions).order_by(versions.c.number)).mappings()
+    return [
+        {**row, "lineage": json.loads(row["lineage"]), "gate": None if row["gate"] is None else json.loads(row["gate"])}
+        for row in rows
+    ]
+
+
+def _row(version: Version) -> dict[str, Any]:
+    plain = {name: getattr(version, name) for name in ("number", "digest", "content", "agent", "registered_at")}
+    gate = None if version.gate is None else json.dumps(version.gate, sort_keys=True)
+    return {**plain, "lineage": json.dumps(version.lineage, sort_keys=True), "gate": gate}

@@ -1,0 +1,90 @@
+"""Who serves, as a registry keeps it in aliases.json: the numbers of the aliases, and how requests are divided.
+
+One file, written whole by one rename, so that whoever reads sees one state. Files from before there were challengers
+lack some of the keys: nobody challenges there, and exploration is on.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.files import read_json_of, write_json
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
+STATE = "aliases.json"
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_FORMAT, _FORMAT_VERSION = "recpolicy registry", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """Which version answers whom."""
+
+    champion: int | None = None
+    challenger: int | None = None
+    share: float = 0.0
+    """Of the users, how many are the challenger's, 0..1; 0 without one."""
+    shadow: bool = False
+    """The challenger is asked, but the champion answers."""
+    exploration: bool = True
+    """Whether a share of the slates may be drawn at random (serving/slates.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State(Routing):
+    """All of aliases.json."""
+
+    previous: int | None = None
+    """The champion before this one."""
+    change: Mapping[str, Any] | None = None
+    """The change that made the state what it is: the line that the audit has of it, or is due."""
+
+    def routing(self) -> Routing:
+        """The part that a server needs."""
+        return Routing(
+            champion=self.champion, challenger=self.challenger, share=self.share, shadow=self.shadow,
+            exploration=self.exploration,
+        )  # fmt: skip
+
+    def aliases(self) -> dict[str, int | None]:
+        """Which number each alias stands for, None for none."""
+        return {CHAMPION: self.champion, PREVIOUS: self.previous, CHALLENGER: self.challenger}
+
+
+def read_state(folder: Path) -> State:
+    """Read aliases.json; raises ArtifactError where the folder is no registry or the file says what cannot be."""
+    path = folder / STATE
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: not a registry: it has no {STATE}")
+    body = read_json_of(path, _FORMAT, _FORMAT_VERSION)
+    for name in ALIASES:
+        number = body.get(name)
+        if number is not None and (type(number) is not int or not NUMBER.fullmatch(str(number))):
+            raise ArtifactError(f"{path}: {name} is {number!r}; expected the number of a version or null")
+    for name in ("shadow", "exploration"):
+        if type(body.get(name, False)) is not bool:
+            raise ArtifactError(f"{path}: {name} is {body[name]!r}; expected true or false")
+    try:
+        share = checked_share(body.get("share", 0.0))
+    except ConfigError as error:
+        raise ArtifactError(f"{path}: {error}") from None
+    return State(
+        champion=body.get(CHAMPION), previous=body.get(PREVIOUS), challenger=body.get(CHALLENGER), share=share,
+        shadow=body.get("shadow", False), exploration=body.get("exploration", True), change=body.get("change"),
+    )  # fmt: skip
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Write aliases.json, atomically."""
+    write_json(folder / STATE, {"format": _FORMAT, "version": _FORMAT_VERSION, **asdict(state)})
+
+
+def checked_share(share: float) -> float:
+    """The share as a float; raises ConfigError unless it is a number in 0..1."""
+    if type(share) not in (int, float) or not 0 <= share <= 1:  # NaN is refused, too
+        raise ConfigError(f"share is {share!r}; it must be 0..1, such as 0.1 for a tenth of the users")
+    return float(share)

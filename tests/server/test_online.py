@@ -1,0 +1,223 @@
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from asking import ask, served
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shown import event
+from trained_policies import trained
+
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.server.online import beliefs as believing
+from recpolicy.server.online.beliefs import Beliefs, beliefs_of, learn, unpack_symmetric
+from recpolicy.server.online.checkpoint import CURRENT, Checkpoint, folder_of, read_checkpoint, write_checkpoint
+from recpolicy.server.online.learner import OnlineConfig, OnlineLearner, overlay, take_in, with_beliefs
+from recpolicy.server.settings import Settings
+from recpolicy.serving.estimators import pack_symmetric
+from recpolicy.serving.scorer import load_scorer
+
+AT_ONCE = OnlineConfig(grace_seconds=0.0)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_scorer(trained("linucb"))
+
+
+def some(rng, arms=4, size=3, rounds=30):
+    start = Beliefs(np.zeros((arms, size)), np.tile(np.eye(size) / 2.0, (arms, 1, 1)))
+    return start, rng.integers(0, arms, rounds), rng.normal(size=(rounds, size)), rng.normal(size=rounds)
+
+
+def test_it_ends_where_ridge_regression_does():
+    start, arm, x, r = some(np.random.default_rng(0))
+    after = learn(start, arm, x, r, 1.0)
+    for a in range(4):
+        rows = arm == a
+        gram = x[rows].T @ x[rows] + 2.0 * np.eye(3)
+        np.testing.assert_allclose(after.theta[a], np.linalg.solve(gram, x[rows].T @ r[rows]), rtol=1e-9)
+        np.testing.assert_allclose(after.covariance[a], np.linalg.inv(gram), rtol=1e-9)
+
+
+@given(st.lists(st.integers(0, 30), max_size=4), st.sampled_from([1.0, 0.9]))
+@settings(max_examples=30)
+def test_how_rewards_come_in_batches_changes_no_bit(cuts, forgetting):
+    whole, arm, x, r = some(np.random.default_rng(1))
+    parts = whole
+    whole = learn(whole, arm, x, r, forgetting)
+    for rows in np.split(np.arange(30), sorted(cuts)):
+        parts = learn(parts, arm[rows], x[rows], r[rows], forgetting)
+    assert parts.digest == whole.digest
+
+
+def test_triangles_unpack_to_what_was_packed():
+    root = np.random.default_rng(2).normal(size=(5, 4, 4))
+    matrices = root @ root.transpose(0, 2, 1)
+    np.testing.assert_allclose(unpack_symmetric(pack_symmetric(matrices), 4), matrices, rtol=1e-12)
+
+
+def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
+    same = with_beliefs(base, beliefs_of(base.artifact))
+    np.testing.assert_allclose(same.answer(3).score, base.answer(3).score, rtol=1e-5)
+    assert same.about["content"] != base.about["content"]
+    assert same.about["learnt_from"] == base.about["content"]
+
+
+def test_only_policies_that_are_linear_per_arm_learn():
+    with pytest.raises(ConfigError, match="ucb1 cannot learn while it serves"):
+        beliefs_of(load_scorer(trained("ucb1")).artifact)
+
+
+def row(seq, shown, reward, position=0):
+    return SimpleNamespace(
+        seq=seq, position=position, reward=reward, user_key=json.dumps(shown.user),
+        movies=json.dumps(list(shown.movies)), context=shown.context,
+    )  # fmt: skip
+
+
+def first(base):
+    return Checkpoint(beliefs_of(base.artifact), 0, 0, 0, 0)
+
+
+def test_rewards_move_the_movie_that_they_are_of_for_users_who_are_alike(base):
+    rows = [row(seq, event(user=3, movies=[10, 20]), 1.0, position=1) for seq in range(1, 21)]
+    after = take_in(base, first(base), rows)
+    assert (after.learnt, after.passed, after.last) == (20, 0, 20)
+    before, now = base.answer(3), with_beliefs(base, after.beliefs).answer(3)
+    assert now.rating[19] < before.rating[19] - 0.05  # movie 20
+    np.testing.assert_allclose(np.delete(now.rating, 19), np.delete(before.rating, 19), rtol=1e-4)
+
+
+def test_a_folded_in_user_teaches_with_the_context_that_the_policy_saw(base):
+    context = base.artifact.context[2]
+    known = take_in(base, first(base), [row(1, event(user=3, movies=[10]), 1.0)])
+    folded = take_in(base, first(base), [row(1, event(user="new", movies=[10], context=context.tobytes()), 1.0)])
+    assert folded.beliefs.digest == known.beliefs.digest
+
+
+def test_what_the_policy_does_not_know_is_passed_over(base):
+    odd = [
+        event(user="nobody", movies=[10]),
+        event(user=3, movies=["no movie"]),
+        event(user=3, movies=[10], context=bytes(8)),
+    ]
+    after = take_in(base, first(base), [row(seq, shown, 1.0) for seq, shown in enumerate(odd, 1)])
+    assert (after.learnt, after.passed, after.last) == (0, 3, 3)
+    assert after.beliefs.digest == first(base).beliefs.digest
+
+
+def test_a_checkpoint_comes_back_and_takes_the_place_of_the_one_before(base, tmp_path):
+    one = take_in(base, first(base), [row(1, event(user=3, movies=[10]), 1.0)])
+    two = take_in(base, one, [row(2, event(user=4, movies=[10]), 5.0)])
+    write_checkpoint(tmp_path, one)
+    write_checkpoint(tmp_path, two)
+    back = read_checkpoint(tmp_path)
+    assert back.beliefs.digest == two.beliefs.digest
+    assert replace(back, beliefs=None) == replace(two, beliefs=None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.npz", CURRENT]
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "gone"])
+def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_path, how, caplog):
+    folder = folder_of(tmp_path, base.about["content"])
+    write_checkpoint(folder, take_in(base, first(base), [row(1, event(user=3, movies=[10]), 1.0)]))
+    path = folder / "1.npz"
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif how == "gone":
+        path.unlink()
+    else:
+        np.savez(path, theta=base.artifact.policy["theta"].astype(float), covariance=np.zeros((80, 6, 6)))
+    with pytest.raises(ArtifactError, match="remove the folder to learn anew"):
+        read_checkpoint(folder)
+    assert overlay(tmp_path, base) is base
+    assert "left aside" in caplog.text
+
+
+def rate(app, value, users=range(1, 13)):
+    for user in users:
+        event_id = ask(app, "POST", "/v1/recommend", {"user": user, "k": 2}).json()["event_id"]
+        assert ask(app, "POST", "/v1/feedback", {"event_id": event_id, "kind": "rating", "value": value}).is_success
+
+
+def learner_of(app, folder):
+    here = app.state.server
+    return OnlineLearner(here.store.engine, here.policies, folder, AT_ONCE)
+
+
+def test_feedback_moves_the_policy_that_serves_and_a_restart_goes_on_from_there(tmp_path):
+    with served(tmp_path) as app:
+        learner, live = learner_of(app, tmp_path), app.state.server.policies
+        learner.step()  # begins here: what came before was not this version's to learn
+        before = live.live.champion
+        rate(app, 1.0)
+        assert learner.step() == 12
+        assert learner.step() == 0
+        moved = live.live.champion
+        assert moved.number == before.number
+        assert moved.content != before.content
+        policy = ask(app, "POST", "/v1/recommend", {"user": 1}).json()["policy"]
+        assert policy["content"] == moved.content
+    with served(tmp_path) as app:
+        assert app.state.server.policies.live.champion.content == moved.content
+
+
+def test_the_same_events_replayed_give_the_same_weights(tmp_path, base):
+    with served(tmp_path) as app:
+        learner = learner_of(app, tmp_path)
+        learner.step()
+        for value in (1.0, 5.0, 3.0):
+            rate(app, value, users=range(1, 6))
+            learner.step()
+        rows = learner._rewards(0)
+    replayed = take_in(base, first(base), rows)
+    assert replayed.learnt == 15
+    assert replayed.beliefs.digest == read_checkpoint(folder_of(tmp_path, base.about["content"])).beliefs.digest
+
+
+def test_nothing_is_learnt_while_a_challenger_is_out(tmp_path):
+    with served(tmp_path) as app:
+        learner, policies = learner_of(app, tmp_path), app.state.server.policies
+        learner.step()
+        other = policies.registry.register(trained("popular"))
+        policies.registry.set_challenger(other.number, 0.5)
+        policies.refresh()
+        rate(app, 1.0)
+        assert learner.step() == 0
+        policies.registry.clear_challenger()
+        policies.refresh()
+        assert learner.step() == 12
+
+
+def test_one_process_of_a_folder_learns_the_others_load(tmp_path):
+    with served(tmp_path) as one, served(tmp_path) as other:
+        first_learner, second_learner = learner_of(one, tmp_path), learner_of(other, tmp_path)
+        first_learner.step()
+        rate(one, 1.0)
+        assert first_learner.step() == 12
+        assert second_learner.step() == 0
+        other.state.server.policies.refresh()
+        assert other.state.server.policies.live.champion.content == one.state.server.policies.live.champion.content
+
+
+def test_it_can_be_turned_off(tmp_path):
+    with served(tmp_path, settings=Settings(online=OnlineConfig(enabled=False))) as app:
+        learner = OnlineLearner(
+            app.state.server.store.engine, app.state.server.policies, tmp_path, OnlineConfig(enabled=False)
+        )
+        learner.start()
+        assert learner._thread is None
+
+
+@pytest.mark.parametrize("words", [{"seconds": 0}, {"seconds": float("nan")}, {"grace_seconds": -1}])
+def test_settings_out_of_range_are_refused(words):
+    with pytest.raises(ConfigError):
+        OnlineConfig(**words)
+
+
+def test_the_features_are_those_of_the_trained_learner(base):
+    x = believing.features_of(base.artifact, base.artifact.context[0])
+    np.testing.assert_allclose(x @ beliefs_of(base.artifact).theta.T, base.answers([1]).score[0], rtol=1e-5)

@@ -1,0 +1,227 @@
+"""Learning from logged sessions: what is rebuilt is what was seen; fixed points; a chain solved without playing it."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from session_blocks import arrays_of, environment, make, small_specs
+from session_logs import (
+    bandit_log,
+    bandit_sight,
+    log_of,
+    planted_sight,
+    random_log,
+    sight_of,
+    uniform,
+)
+
+from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.training.logged_session_play import Played, play_sessions
+from recpolicy.training.offline_sessions import block_of, check_log, learn_from_sessions, replay, steps_of
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_problems"))
+
+from problems import BAIT, BEST_RETURN, OPENER, chain, make_agent, mean_return, opening
+
+STEPS, MOVIES, BATCH = 8, 24, 200
+UNCAPPED = 1e12
+TEN = np.arange(1, 11)
+FOLLOWING = TEN * (11 - TEN) / np.sum(TEN * (11 - TEN))
+"""Where a policy ends that takes the pairs as they were logged: pi = r beta / sum r beta."""
+
+
+def watched(view: str):
+    """200 sessions played step by step: what was seen, what came of it, and the log of it."""
+    game, rng = environment(0, BATCH, view=view), np.random.default_rng(0)
+    session = game.restart(None, None, game.noise(tf.constant(0, tf.int64)))
+    user, going, rows = session.hidden.user.numpy(), np.ones(BATCH, bool), []
+    for step in range(STEPS):
+        seen, mask = (part.numpy() for part in game.observe(session))
+        arm = np.argmax(rng.random(mask.shape) * mask, axis=1).astype(np.int32)
+        done = game.advance(session, tf.constant(arm), game.noise(tf.constant(step + 1, tf.int64)))
+        after, next_mask = (part.numpy() for part in game.observe(done.session))
+        ended, cut = done.terminated.numpy(), done.truncated.numpy()
+        rows.append((seen, mask, arm, done.reward.numpy(), ended, cut, after, next_mask, going.copy(), done.response))
+        session, going = done.session, going & ~(ended | cut)
+    shown = np.array([row[8] for row in rows]).T  # [B, S]
+    place, step = np.nonzero(shown)
+
+    def told(part):
+        return np.array([row[part] for row in rows])[step, place]
+
+    liked = np.array([row[9].like.numpy() for row in rows])[step, place]
+    users = game.world.users[user][place]
+    played = Played(users, place, step.astype(np.int32), told(2), -1.0 - 0.1 * step, told(3), liked, told(4))
+    return rows, shown, log_of(played, MOVIES)
+
+
+@pytest.mark.parametrize("view", ["interest", "last_item", "last_n"])
+def test_what_is_rebuilt_from_a_log_is_what_was_seen(view):
+    rows, shown, log = watched(view)
+    columns = [np.array(part) for part in list(zip(*rows, strict=True))[:8]]
+    seen, mask, arm, reward, ended, cut, after, next_mask = columns
+    replayed, going = replay(log, planted_sight(view)), shown.T  # [S, B]
+    block = block_of(replayed, tf.range(BATCH), MOVIES)
+    for found, expected in (
+        (block.observation, seen), (block.next_observation, after), (block.mask, mask), (block.action, arm),
+        (block.reward, reward), (block.terminated, ended), (block.truncated, cut),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found.numpy()[going], expected[going], atol=1e-5)
+    np.testing.assert_allclose(block.log_probability.numpy()[going], (-1.0 - 0.1 * np.nonzero(going)[0]), rtol=1e-6)
+    batch = steps_of(replayed, tf.range(len(log)), MOVIES)
+    first = shown.nonzero()
+    for found, expected in (
+        (batch.observation, seen), (batch.action, arm), (batch.reward, reward), (batch.terminated, ended),
+        (batch.next_observation, after), (batch.next_mask, next_mask),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found.numpy(), expected[first[1], first[0]], atol=1e-5)
+    assert 0 < log.ended.sum() < BATCH  # some were cut
+
+
+def bandit(actions: int, **given):
+    """A trunk that is 0, so that the heads' biases are all there is: a table of logits."""
+    plain = {
+        "layers": (1,), "head": "plain", "baseline": False, "entropy_weight": 0.0, "passes": 20, "cap": UNCAPPED,
+        "learning_rate": 0.05, "gradient_norm": 0.0,
+    }  # fmt: skip
+    agent = make_topk_reinforce(*small_specs(2, actions), TopKReinforceConfig(**(plain | given)))
+    bias = agent.learner._policy.network.trainable_variables[-1]
+    bias.assign(np.zeros(actions, np.float32))
+    return agent, bias
+
+
+def ends_at(log, epochs: int, **given) -> np.ndarray:
+    """The policy that the agent ends at, all sessions in one block."""
+    agent, bias = bandit(len(log.catalogue), **given)
+    learn_from_sessions(agent, log, bandit_sight(len(log.catalogue)), epochs=epochs, batch=len(log))
+    return tf.nn.softmax(bias).numpy()
+
+
+def test_uncorrected_it_ends_where_the_logger_leads_and_corrected_at_the_best_item():
+    """With all weights at the same cap nothing is corrected; of ten items the logger shows the worst most."""
+    log = bandit_log(11 - TEN, TEN)
+    np.testing.assert_allclose(ends_at(log, 30, cap=1e-3), FOLLOWING, atol=0.003)
+    assert ends_at(log, 20)[-1] > 0.95
+
+
+def test_without_propensities_the_behaviour_head_finds_them():
+    log = bandit_log(11 - TEN, TEN, log_propensity=None)
+    assert ends_at(log, 40, behaviour="head")[-1] > 0.9
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, [1, 0]), (2, [10 / 19, 9 / 19])])
+def test_a_slate_of_two_shares_its_places(k, expected):
+    """Rewards 10, 9 and eight times 1 from a uniform log."""
+    log = bandit_log(np.full(10, 2), np.array([10, 9, *[1] * 8]))
+    np.testing.assert_allclose(ends_at(log, 60, k=k)[:2], expected, atol=0.02)
+
+
+def test_how_often_the_cap_binds_is_told():
+    """Own policy 1/3 each; logged with (.5, .3, .2): weights .67, 1.11, 1.67, of which the last exceeds 1.5."""
+    agent, _ = bandit(3, cap=1.5, learning_rate=1e-9, passes=1)
+    log = bandit_log(np.array([5, 3, 2]), np.ones(3))
+    told = learn_from_sessions(agent, log, bandit_sight(3), batch=10)
+    assert told["capped_share"] == pytest.approx(0.2, rel=1e-5)
+    weight = np.repeat(1 / 3 / np.array([0.5, 0.3, 0.2]), [5, 3, 2])
+    assert told["effective_share"] == pytest.approx(weight.sum() ** 2 / 10 / (weight**2).sum(), rel=1e-4)
+    assert (told["mode"], told["rows"], told["sessions"], told["epochs"]) == ("log", 10, 10, 1)
+
+
+@pytest.fixture(scope="module")
+def random_chain():
+    """The chain, played by the uniform choice: what it logged, and how an agent sees it."""
+    problem = chain()
+    game = problem.environment(0, 250)
+    log = log_of(play_sessions(game, uniform(game), 2_000, 0), 4)
+    return problem, log, sight_of(game, np.zeros((1, 4), np.float32), np.eye(4, dtype=np.float32))
+
+
+@pytest.mark.parametrize(("gamma", "first"), [(0.9, OPENER), (0.0, BAIT)])
+def test_dqn_looks_ahead_in_a_random_log_as_far_as_gamma_says(random_chain, gamma, first):
+    problem, log, sight = random_chain
+    agent = make_agent("dqn", problem, gamma, 0)
+    learn_from_sessions(agent, log, sight, epochs=30)
+    assert opening(agent, problem)[first] > 0.95
+    assert (mean_return(agent, problem) > 0.95 * BEST_RETURN) == (gamma > 0)
+
+
+def test_topk_reinforce_values_what_the_logger_went_on_to_do(random_chain):
+    """Its correction is of one step: after the opener a random logger earns .3, so the bait looks better."""
+    problem, log, sight = random_chain
+    agent = make_agent("topk_reinforce", problem, 0.9, 0)
+    learn_from_sessions(agent, log, sight, epochs=10)
+    assert opening(agent, problem)[BAIT] > 0.9
+
+
+AGENTS = {"topk_reinforce": {}, "dqn": {"batch": 32}}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_session_or_step_counts_once_an_epoch(name):
+    """40 sessions in blocks of 16: two and a rest; the steps likewise."""
+    agent, log = make(name, **AGENTS[name]), random_log()
+    learn_from_sessions(agent, log, planted_sight(), epochs=3, batch=16)
+    units, size = (40, 16) if name == "topk_reinforce" else (len(log), 32)
+    assert units % size
+    assert int(agent.train_step_counter.numpy()) == 3 * (-(-units // size))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(name):
+    def learnt(seed: int):
+        agent = make(name, **AGENTS[name])
+        learn_from_sessions(agent, random_log(), planted_sight(), batch=16, seed=seed)
+        return arrays_of(agent)
+
+    one, again, other = learnt(0), learnt(0), learnt(1)
+    assert all(np.array_equal(one[key], again[key]) for key in one)
+    assert any(not np.array_equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_room_for_longer_sessions_changes_nothing(name):
+    """What is padded counts for nothing; the view last_item does not know how long sessions can be."""
+    log, found = random_log(view="last_item"), []
+    for steps in (STEPS, STEPS + 5):
+        agent = make(name, view="last_item", tables=False, **AGENTS[name])
+        learn_from_sessions(agent, log, planted_sight("last_item", steps=steps), batch=16)
+        found.append(arrays_of(agent))
+    for key, array in found[0].items():
+        np.testing.assert_allclose(found[1][key], array, atol=2e-5, err_msg=key)
+
+
+def test_dqn_asks_for_no_propensities_and_stops_exploring_what_it_has_learnt():
+    log = random_log()
+    one, other = (make("dqn", batch=32, decay=0.5) for _ in range(2))
+    told = learn_from_sessions(one, log, planted_sight())
+    learn_from_sessions(other, replace(log, log_propensity=None), planted_sight())
+    for key, array in arrays_of(one).items():
+        np.testing.assert_array_equal(arrays_of(other)[key], array)
+    assert told["epsilon"] < 0.2
+    assert one.learner.export().settings["epsilon"] == pytest.approx(one.learner.config.final_epsilon)
+
+
+def refused(name: str, log, **sight) -> str:
+    with pytest.raises((ConfigError, DataError)) as raised:
+        check_log(make(name).learner, log, planted_sight(**sight))
+    return str(raised.value)
+
+
+def test_what_cannot_be_learnt_from_is_one_line():
+    log = random_log()
+    for name in ("ppo", "a2c", "reinforce", "q_learning"):
+        assert f"{name} learns from sessions that it plays itself" in refused(name, log)
+    assert "no propensities, by which topk_reinforce weighs every step" in refused(
+        "topk_reinforce", replace(log, log_propensity=None)
+    )
+    seven = int((log.movie == 7).sum())
+    fewer = np.delete(np.arange(MOVIES, dtype=np.int32), 7)
+    assert f"planted sessions: {seven} of {len(log)} steps show movies" in refused("dqn", log, catalogue=fewer)
+    assert "a session of 8 steps, but the policy's sessions have at most 7" in refused("dqn", log, steps=7)
+    columns = ("event_id", "time", "user", "session", "step", "movie", "log_propensity", "reward", "liked", "ended")
+    nothing = {column: getattr(log, column)[:0] for column in (*columns, "policy", "version")}
+    assert "no sessions to learn from" in refused("dqn", replace(log, **nothing))
