@@ -1,6 +1,7 @@
 """`recpolicy registry`: what it prints, what it moves, and what it refuses in one line."""
 
 import json
+import shutil
 
 import pytest
 from command_line import recpolicy, refused
@@ -29,7 +30,8 @@ def test_list_shows_versions_with_alias_and_verdict(capsys, registry):
 
 def test_list_as_json_has_all_of_the_record(capsys, registry):
     answer = json.loads(recpolicy(capsys, "registry", "list", registry.folder, "--json").out)
-    assert answer["aliases"] == {"champion": None, "previous": None}
+    assert answer["aliases"] == {"champion": None, "previous": None, "challenger": None}
+    assert answer["routing"]["exploration"] is True
     assert [version["number"] for version in answer["versions"]] == [1, 2]
     assert answer["versions"][1]["gate"] == {"verdict": "pass"}
     assert answer["versions"][0]["lineage"]["data"] == "tiny"
@@ -40,7 +42,72 @@ def test_promote_and_roll_back_say_who_is_champion(capsys, registry):
     promoted = recpolicy(capsys, "registry", "promote", registry.folder, 2)
     assert promoted.out.splitlines() == [f"champion: version 2, {registry.resolve(2)}", "previous: version 1"]
     back = recpolicy(capsys, "registry", "roll-back", registry.folder, "--json")
-    assert json.loads(back.out) == registry.aliases() == {"champion": 1, "previous": None}
+    answer = json.loads(back.out)
+    assert answer == {**registry.aliases(), "share": 0.0, "shadow": False, "exploration": True}
+    assert (answer["champion"], answer["previous"]) == (1, None)
+
+
+def test_challenger_is_named_with_its_share_until_it_is_rolled_back(capsys, registry):
+    recpolicy(capsys, "registry", "promote", registry.folder, 1)
+    said = recpolicy(capsys, "registry", "challenge", registry.folder, 2, "--share", "0.1")
+    assert said.out.splitlines()[2] == "challenger: version 2, answers 10.0% of the users"
+    listed = recpolicy(capsys, "registry", "list", registry.folder).out.splitlines()
+    assert [line.split()[1] for line in listed[1:]] == ["champion", "challenger"]
+    said = recpolicy(capsys, "registry", "challenge", registry.folder, 2, "--share", "1", "--shadow")
+    assert said.out.splitlines()[2] == "challenger: version 2, asked, but not heard, for 100.0% of the users"
+    back = recpolicy(capsys, "registry", "roll-back", registry.folder)
+    assert len(back.out.splitlines()) == 2
+    assert registry.aliases() == {"champion": 1, "previous": None, "challenger": None}
+
+
+@pytest.mark.parametrize("share", ["1.5", "-1", "nan", "much"])
+def test_share_that_cannot_be_is_one_line(capsys, registry, share):
+    registry.promote(1)
+    refused(recpolicy(capsys, "registry", "challenge", registry.folder, 2, "--share", share))
+    assert registry.routing().challenger is None
+
+
+def test_show_tells_of_a_number_or_an_alias(capsys, registry):
+    registry.promote(2, note={"why": "better"})
+    lines = dict(
+        line.split(maxsplit=1)
+        for line in recpolicy(capsys, "registry", "show", registry.folder, "champion").out.splitlines()
+    )
+    assert (lines["version"], lines["alias"], lines["gate"], lines["data"]) == ("2", "champion", "pass", "tiny")
+    assert (lines["digest"], lines["folder"]) == (registry.version(2).digest, str(registry.resolve(2)))
+    answer = json.loads(recpolicy(capsys, "registry", "show", registry.folder, 1, "--json").out)
+    assert (answer["number"], answer["lineage"]["seed"]) == (1, 0)
+    assert "no version 9" in refused(recpolicy(capsys, "registry", "show", registry.folder, 9))
+
+
+def test_audit_tells_every_change_with_its_reason(capsys, registry):
+    recpolicy(capsys, "registry", "promote", registry.folder, 1)
+    recpolicy(capsys, "registry", "challenge", registry.folder, 2, "--share", "0.1", "--why", "a try")
+    registry.pause_exploration()
+    lines = [
+        line.split(maxsplit=3) for line in recpolicy(capsys, "registry", "audit", registry.folder).out.splitlines()
+    ]
+    assert [line[1:3] for line in lines[:4]] == [
+        ["register", "1"],
+        ["register", "2"],
+        ["promote", "1"],
+        ["set_challenger", "2"],
+    ]
+    assert json.loads(lines[3][3]) == {"from": None, "share": 0.1, "shadow": False, "note": {"why": "a try"}}
+    assert lines[4][1:] == ["pause_exploration"]
+    assert json.loads(recpolicy(capsys, "registry", "audit", registry.folder, "--json").out) == registry.audit()
+
+
+def test_archive_is_registered_or_refused_in_one_line(capsys, registry, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "policy"), "gztar", write_tiny(tmp_path / "third", 3))
+    said = recpolicy(capsys, "registry", "import", registry.folder, archive, "--why", "from the lab")
+    assert said.out == f"registered: version 3, {registry.resolve(3)}\n"
+    assert registry.audit()[-1]["note"] == {"why": "from the lab"}
+    (tmp_path / "other.zip").write_bytes(b"no archive")
+    assert "cannot be unpacked" in refused(
+        recpolicy(capsys, "registry", "import", registry.folder, tmp_path / "other.zip")
+    )
+    assert len(registry.versions()) == 3
 
 
 def test_rolling_back_with_nothing_to_go_back_to_is_one_line(capsys, registry):
@@ -58,7 +125,10 @@ def test_what_is_no_version_is_one_line(capsys, registry, number):
     refused(recpolicy(capsys, "registry", "promote", registry.folder, number))
 
 
-@pytest.mark.parametrize("words", [("list",), ("promote", "1"), ("roll-back",)])
+@pytest.mark.parametrize(
+    "words",
+    [("list",), ("promote", "1"), ("roll-back",), ("audit",), ("show", "1"), ("challenge", "1", "--share", "1")],
+)
 def test_folder_that_is_no_registry_is_one_line(capsys, tmp_path, words):
     command, *rest = words
     assert "not a registry" in refused(recpolicy(capsys, "registry", command, tmp_path, *rest))

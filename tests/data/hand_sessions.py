@@ -1,4 +1,4 @@
-"""Session logs made by hand: the users and movies of hand_logs.py, 4 sessions of 12 steps, and all that can be wrong."""
+"""Session logs made by hand: users and movies of hand_logs.py, 4 sessions of 12 steps; and all that can be wrong."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

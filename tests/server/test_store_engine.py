@@ -9,7 +9,7 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from recpolicy.core.errors import ConfigError, StoreError
-from recpolicy.server.store.engine import make_engine, migrate, open_store, sqlite_url, writing
+from recpolicy.server.store.engine import is_up_to_date, make_engine, migrate, open_store, sqlite_url, writing
 from recpolicy.server.store.tables import metadata
 
 
@@ -108,3 +108,15 @@ def _after(function, times, then):
         return function(*words, **settings) if next(calls, None) is not None else then()
 
     return wrapped
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_up_to_date_database_is_known_without_alembic(kind, tmp_path):
+    engine = make_engine(new_url(kind, tmp_path))
+    assert not is_up_to_date(engine)
+    migrate(engine)
+    assert is_up_to_date(engine)
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    assert not is_up_to_date(engine)
+    engine.dispose()

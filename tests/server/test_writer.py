@@ -39,7 +39,7 @@ def test_what_is_acknowledged_is_in_the_database(kind, tmp_path):
     writer, shown = writer_of(engine, tmp_path), event()
 
     async def go():
-        await writer.events([shown])
+        await writer.events([row_of(shown)])
         assert count(engine) == 1
         return await writer.feedback([Said(shown.id, 7, "rating", 4.0)], shown.time)
 
@@ -55,7 +55,7 @@ def test_what_waits_together_is_committed_together(tmp_path):
     writer = writer_of(engine, tmp_path)
 
     async def go():
-        await asyncio.gather(*(writer.events([event()]) for _ in range(400)))
+        await asyncio.gather(*(writer.events([row_of(event())]) for _ in range(400)))
 
     asyncio.run(go())
     writer.close()
@@ -69,7 +69,7 @@ def test_the_writer_writes_what_waits_before_it_stops(tmp_path):
     writer = writer_of(engine, tmp_path)
 
     async def go():
-        waiting = [asyncio.ensure_future(writer.events([event()])) for _ in range(50)]
+        waiting = [asyncio.ensure_future(writer.events([row_of(event())])) for _ in range(50)]
         await asyncio.sleep(0)
         await asyncio.to_thread(writer.close)
         await asyncio.gather(*waiting)
@@ -85,7 +85,7 @@ def test_more_than_may_wait_is_refused(tmp_path, monkeypatch):
     writer = writer_of(engine, tmp_path)
 
     async def go():
-        return await asyncio.gather(*(writer.events([event()]) for _ in range(100)), return_exceptions=True)
+        return await asyncio.gather(*(writer.events([row_of(event())]) for _ in range(100)), return_exceptions=True)
 
     answers = asyncio.run(go())
     writer.close()
@@ -101,14 +101,14 @@ def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing
     writer, before, during = writer_of(engine, tmp_path), event(), event(allowed=b"\x00\xff", context=None)
 
     async def while_down():
-        await writer.events([during])
+        await writer.events([row_of(during)])
         with pytest.raises(StoreError, match="does not take it"):
             await writer.feedback([Said(before.id, 7, "like", 1.0)], before.time)
 
     async def again():
         return await writer.feedback([Said(one.id, 7, "like", 1.0) for one in (before, during)], before.time)
 
-    asyncio.run(writer.events([before]))
+    asyncio.run(writer.events([row_of(before)]))
     server.stop()
     try:
         asyncio.run(while_down())
@@ -137,7 +137,7 @@ def test_with_neither_database_nor_disk_the_caller_is_told(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match="No space left on device"):
-        asyncio.run(writer.events([event()]))
+        asyncio.run(writer.events([row_of(event())]))
     monkeypatch.undo()
     assert [path.read_bytes() for path in (tmp_path / "spool").glob("*.jsonl")] == [b""]
     writer.close()

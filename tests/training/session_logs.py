@@ -1,8 +1,11 @@
 """Logs of sessions for tests: of the planted sessions, of a bandit with nothing to see, of any simulated game."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from session_blocks import environment, world
 
 from recpolicy.data.logged_sessions import LoggedSessions
@@ -10,6 +13,16 @@ from recpolicy.environments.session import SessionEnvironment
 from recpolicy.environments.session_views import VIEWS
 from recpolicy.training.logged_session_play import Played, Probabilities, play_sessions, softmax_of
 from recpolicy.training.offline_sessions import Sight
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Without compiling, which takes longer than small logs do."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def log_of(played: Played, movies: int, **changes: Any) -> LoggedSessions:
@@ -31,8 +44,9 @@ def uniform(game: SessionEnvironment) -> Probabilities:
 
 def random_log(sessions: int = 40, view: str = "interest", seed: int = 0) -> LoggedSessions:
     """The planted sessions, played by the uniform choice."""
-    game = environment(seed, view=view)
-    return log_of(play_sessions(game, uniform(game), sessions, seed), game.actions)
+    game = environment(seed, sessions, view=view)
+    with eagerly():
+        return log_of(play_sessions(game, uniform(game), sessions, seed), game.actions)
 
 
 def sight_of(game: SessionEnvironment, context: np.ndarray, embedding: np.ndarray, **changes: Any) -> Sight:

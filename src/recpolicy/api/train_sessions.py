@@ -52,7 +52,7 @@ class SessionTrainConfig(FeatureConfig):
     """Rows of training metrics."""
     checkpoint_every: int = 50_000
     """Movies shown between checkpoints."""
-    epochs: int = 5
+    epochs: int = 1
     """Passes over the log, where one is learnt from; nothing is played then, and `batch_size` sessions make a block."""
 
     def __post_init__(self) -> None:

@@ -6,7 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from recpolicy.cli import data, gate, log, ope, pipeline, policy, registry, serve, simulator, training
+from recpolicy.cli import (
+    admin,
+    data,
+    gate,
+    log,
+    log_export,
+    ope,
+    pipeline,
+    policy,
+    registry,
+    serve,
+    simulator,
+    training,
+)
 from recpolicy.core.errors import RecpolicyError
 
 _INTERRUPTED = 130
@@ -19,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(admin.app, name="admin")
 app.add_typer(data.app, name="data")
 app.add_typer(log.app, name="log")
 app.add_typer(ope.app, name="ope")
@@ -27,6 +41,7 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(simulator.app, name="simulator")
 for command in (*training.COMMANDS, *policy.COMMANDS, *gate.COMMANDS, *serve.COMMANDS):
     app.command(epilog=command.example)(command.function)
+log.app.command(epilog=log_export.EPILOG)(log_export.export)
 
 
 @app.callback()

@@ -70,7 +70,7 @@ class Recommendation(BaseModel):
     """A list of movies for one user."""
 
     event_id: str | None = Field(
-        description="Give it back with feedback; null where the server keeps no events (`--no-store`)."
+        description="Give it back with feedback; null where the event is not kept (`--no-store`, or a full disk)."
     )
     user: Id
     policy: ServedPolicy

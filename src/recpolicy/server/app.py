@@ -10,12 +10,25 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, s
 
 from fastapi import FastAPI
 
+from recpolicy.server.admin_answers import ADMIN_REFUSALS
 from recpolicy.server.guard import Guard
+from recpolicy.server.jobs.catalogue import JOBS
+from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.keys import keys_in
 from recpolicy.server.online.learner import learning
 from recpolicy.server.refusals import handle_errors
 from recpolicy.server.rollout.attend import attend
-from recpolicy.server.routes import admin_audit, admin_keys, admin_versions, feedback, health, policy
+from recpolicy.server.routes import (
+    admin_audit,
+    admin_jobs,
+    admin_keys,
+    admin_rollouts,
+    admin_versions,
+    console,
+    feedback,
+    health,
+    policy,
+)
 from recpolicy.server.routes.prediction_servers import prediction_routes
 from recpolicy.server.state import State
 
@@ -31,12 +44,19 @@ def make_app(state: State, close: Callable[[], None] = lambda: None) -> FastAPI:
         docs_url=None, redoc_url=None, lifespan=_life,
     )  # fmt: skip
     app.state.server, app.state.close = state, close
+    app.state.scheduler = Scheduler(state, JOBS)
     app.state.keys = keys_in(None if state.store is None else state.store.engine)
-    for router in (health.router, policy.router, feedback.router, prediction_routes()):
+    for router in (health.router, policy.router, feedback.router, console.router, prediction_routes()):
         app.include_router(router)
-    for admin in (admin_versions, admin_keys, admin_audit):
-        app.include_router(admin.router)
-    app.add_middleware(Guard, observe=state.metrics.answered, keys=app.state.keys, limits=state.settings.limits)
+    for admin in (admin_versions, admin_rollouts, admin_keys, admin_audit, admin_jobs):
+        app.include_router(admin.router, responses=ADMIN_REFUSALS)
+    app.add_middleware(
+        Guard,
+        observe=state.metrics.answered,
+        keys=app.state.keys,
+        limits=state.settings.limits,
+        express=policy.express(state),
+    )
     handle_errors(app)
     return app
 
@@ -50,6 +70,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(app.state.close)
         for begin in BACKGROUND:
             stack.enter_context(begin(state))
+        stack.enter_context(app.state.scheduler.running())
         try:
             yield
         finally:

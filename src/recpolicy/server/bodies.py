@@ -105,6 +105,13 @@ class RecommendRequest(BaseModel):
             raise ValueError("years: the first is after the last")
         return self
 
+    @property
+    def plain(self) -> bool:
+        """Whether it asks for nothing but the best movies of a known user."""
+        return not (
+            self.ratings or self.context or self.history or self.exclude or self.genres or self.years is not None
+        )
+
     def fold_in(self) -> dict[Hashable, dict[Hashable, float]] | None:
         """`ratings` as {user: {movie: rating}}."""
         return None if self.ratings is None else {self.user: {rated.movie: rated.rating for rated in self.ratings}}

@@ -1,7 +1,8 @@
 """What an operator changes of who serves whom: made in the registry, taken over by this process, noted in the store.
 
 The registry is the truth and has an audit of its own, so that a change does not wait for the database: a roll-back
-works while that is down, and only the store's line about it is missing then.
+works while that is down, and only the store's line about it is missing then. A rollout under way notices by itself
+what is changed by hand.
 """
 
 import logging
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.server.keys import Caller
 from recpolicy.server.state import State
-from recpolicy.server.store import audit, rollouts, versions
+from recpolicy.server.store import audit, versions
 from recpolicy.server.store.engine import writing
 from recpolicy.serving.registry import Registry
 
@@ -63,31 +64,6 @@ def remember(here: State) -> None:
     """Let the store know the registry's versions, when it answers."""
     registry = registry_of(here)
     _in_store(here, lambda store: versions.keep(store.engine, registry.versions()))
-
-
-def no_rollout(here: State) -> None:
-    """Raise HTTPException 409 while a rollout runs: it moves the traffic itself."""
-
-    def look(store: Any) -> bool:
-        with store.engine.connect() as connection:
-            found = rollouts.unfinished(connection)
-            return found is not None and found.state == "running"
-
-    if _in_store(here, look):
-        raise HTTPException(409, "a rollout is running and moves the traffic itself; stop it, or roll back")
-
-
-def end_rollout(here: State, caller: Caller) -> None:
-    """Say of a running rollout that it was rolled back by hand; what is left of it is cleared by its next check."""
-
-    def end(store: Any) -> None:
-        with writing(store.engine) as connection:
-            found = rollouts.unfinished(connection)
-            if found is not None and found.state == "running":
-                rollouts.move(connection, found, state="rolled_back", reason=f"rolled back by {caller.name}")
-
-    if here.store is not None and not here.store.writer.down:  # a roll-back does not wait for the database
-        _in_store(here, end)
 
 
 def promote(number: int) -> Change:

@@ -1,4 +1,4 @@
-"""The first operator key of a server: one that is given, or one that is made and shown once. None is there by default."""
+"""The first operator key of a server: one that is given, or one that is made and shown once; there is no default."""
 
 import os
 

@@ -8,11 +8,12 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.json_log import where
@@ -32,6 +33,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+Express = Callable[[Message, bytes], Awaitable[Response]]
+"""Answers a request (scope and body) that is asked so often that the way through the app would cost more than it."""
 
 
 def error_answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -44,9 +47,11 @@ class Guard:
     """ASGI middleware; the log names the route (`/v1/predict`), never the URL, the body, the key or the client."""
 
     def __init__(
-        self, app: App, observe: Callable[[str, str, int, float], None], keys: Keys, limits: LimitsConfig | None = None
-    ):
+        self, app: App, observe: Callable[[str, str, int, float], None], keys: Keys,
+        limits: LimitsConfig | None = None, express: Mapping[tuple[str, str], Express] | None = None,
+    ):  # fmt: skip
         self._app, self._observe, self._keys = app, observe, keys
+        self._express = express or {}
         self._limits = limits or LimitsConfig()
         self._buckets = Buckets(self._limits.rate, self._limits.burst)
         self._free = {*_FREE, os.environ.get("AIP_HEALTH_ROUTE", "/healthz")}
@@ -110,8 +115,8 @@ class Guard:
             return True
         return self._limits.require_key and path.startswith(("/v1/", self._predict))
 
-    async def _take(self, request: "_Request") -> JSONResponse | None:
-        """Read the body and let the app answer; returns a refusal where it may not."""
+    async def _take(self, request: "_Request") -> Response | None:
+        """Read the body and let the app answer; returns a refusal where it may not, or an answer yet to be sent."""
         if request.streams:
             request.received = True
             await self._app(request.scope, request.receive, request.noting)
@@ -131,10 +136,21 @@ class Guard:
             return _busy()
         self._in_flight += 1
         try:
+            express = self._express.get((request.scope["method"], request.scope["path"]))
+            if express is not None:
+                request.scope["route"] = _Route(request.scope["path"])
+                return await express(request.scope, body)
             await self._app(request.scope, _replay(body, request.receive), request.noting)
         finally:
             self._in_flight -= 1
         return None
+
+
+@dataclass(frozen=True)
+class _Route:
+    """What the log calls a request that was answered here."""
+
+    path: str
 
 
 class _Request:

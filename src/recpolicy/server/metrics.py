@@ -1,6 +1,7 @@
 """What the server counts, for Prometheus; over several processes where PROMETHEUS_MULTIPROC_DIR is set."""
 
 import os
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -21,6 +22,7 @@ class Metrics:
             "recpolicy_request_seconds", "Time to answer.", ["route"], buckets=BUCKETS, registry=here
         )
         self.events = Counter("recpolicy_events", "Lists shown.", ["version", "variant", "explored"], registry=here)
+        self.lost = Counter("recpolicy_events_lost", "Lists shown whose events nothing took.", registry=here)
         self.feedback = Counter("recpolicy_feedback", "Feedback by what became of it.", ["status"], registry=here)
         self.reward_sum = Counter("recpolicy_reward_sum", "Sum of rewards, above the scale's low end.", registry=here)
         self.reward_count = Counter("recpolicy_reward_count", "Rewards set.", registry=here)
@@ -49,6 +51,10 @@ class Metrics:
         self.failed = Counter("recpolicy_choose_failures", "Answers that failed.", ["variant"], registry=here)
         self.agreement = Summary("recpolicy_shadow_agreement", "Share of a list that both show.", registry=here)
         self.gap = Summary("recpolicy_shadow_gap", "Predicted rating, challenger - champion.", registry=here)
+        # Looking a label up takes longer than counting.
+        self._requests = lru_cache(1_000)(self.requests.labels)
+        self._seconds = lru_cache(1_000)(self.seconds.labels)
+        self._events = lru_cache(1_000)(self.events.labels)
 
     def chose(self, variant: str, failures: int, seconds: float) -> None:
         """Count an answer while a challenger is tried."""
@@ -64,8 +70,12 @@ class Metrics:
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
-        self.requests.labels(method, route, str(status)).inc()
-        self.seconds.labels(route).observe(seconds)
+        self._requests(method, route, str(status)).inc()
+        self._seconds(route).observe(seconds)
+
+    def shown(self, version: int, variant: str, explored: bool) -> None:
+        """Count a list."""
+        self._events(str(version), variant, str(explored)).inc()
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text form."""

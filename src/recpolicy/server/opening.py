@@ -20,6 +20,7 @@ from recpolicy.server.online.learner import overlay
 from recpolicy.server.policies import Beside, Live, Policies, Served
 from recpolicy.server.settings import Settings
 from recpolicy.server.state import State, Store
+from recpolicy.server.store import versions
 from recpolicy.server.store.engine import open_store, sqlite_url
 from recpolicy.server.store.spool import Spool
 from recpolicy.server.store.tables import rollouts
@@ -63,6 +64,7 @@ def opened(source: Path, folder: Path | None, settings: Settings) -> Iterator[St
     folder = folder or state_folder(source)
     registry = registry_of(source, folder)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / "server.db"))
+    versions.keep(engine, registry.versions())
     policies = Policies.of_registry(registry, _beside(engine, folder, settings))
     holder: list[State] = []
     writer = Writer(engine, Spool(folder / "spool"), lambda: holder[0].rules())

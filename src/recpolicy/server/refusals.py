@@ -35,12 +35,19 @@ def handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(silence, _database)
 
 
+def answer_to(error: RequestValidationError | DataError | ConfigError | StoreError) -> Response:
+    """What the app would answer to an error that was raised on the way to it."""
+    if isinstance(error, RequestValidationError):
+        return _invalid(None, error)
+    return _store(None, error) if isinstance(error, StoreError) else _refused(None, error)
+
+
 def refusal_of(error: RecpolicyError) -> tuple[int, str]:
     """Status and code of what the library says of the caller's input."""
     return (404, "unknown_id") if isinstance(error, UnknownIdError) else (422, "refused")
 
 
-def _invalid(_: Request, error: Exception) -> Response:
+def _invalid(_: Request | None, error: Exception) -> Response:
     """Where and why the body is not as described; what was found is not repeated."""
     assert isinstance(error, RequestValidationError)
     first, *others = error.errors()
@@ -57,13 +64,13 @@ def _no_such(_: Request, error: Exception) -> Response:
     return error_answer(error.status_code, "invalid_request" if code == "bad_request" else code, error.detail, headers)
 
 
-def _refused(_: Request, error: Exception) -> Response:
+def _refused(_: Request | None, error: Exception) -> Response:
     """What the library says of the caller's input; its other errors are the server's own and answer 500."""
     assert isinstance(error, RecpolicyError)
     return error_answer(*refusal_of(error), str(error))
 
 
-def _store(_: Request, error: Exception) -> Response:
+def _store(_: Request | None, error: Exception) -> Response:
     """The store does not take it now."""
     if isinstance(error, QueueFullError):
         return error_answer(429, "busy", str(error), {"retry-after": "1"})

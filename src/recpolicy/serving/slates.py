@@ -46,6 +46,8 @@ class Slate:
     propensity: Array  # [K] probability of each arm at its place, given the arms before it
     explored: bool
     """Whether this slate was drawn to explore."""
+    tied: bool = False
+    """Whether a lot decided between movies of equal score: another draw may give another greedy slate."""
 
 
 def allowed_rows(
@@ -91,23 +93,29 @@ def greedy_slate(score: Array, allowed: Mask, k: int, lot: np.random.Generator) 
     return order
 
 
-def choose_slate(score: Array, allowed: Mask, k: int, config: ExplorationConfig, rng: np.random.Generator) -> Slate:
+def choose_slate(
+    score: Array, allowed: Mask, k: int, config: ExplorationConfig, rng: np.random.Generator,
+    explored: bool | None = None,
+) -> Slate:  # fmt: skip
     """Draw the slate of one request: explored with probability `config.share`, else the best; score, allowed [A].
 
     The k-th draw is uniform over what is left of the `top` best allowed movies (of k, where k is more). The propensity
     of a place is the probability, over exploring or not and over the lots of ties, of its movie given the movies
-    before it. Fewer than k places where fewer movies are allowed.
+    before it. Fewer than k places where fewer movies are allowed. A caller that has drawn the lot of exploring itself,
+    with probability `config.share`, gives its outcome in `explored`.
     """
     if k < 1:
         raise ConfigError(f"k is {k}; expected at least 1")
-    explored = bool(rng.random() < config.share)
+    if explored is None:
+        explored = bool(rng.random() < config.share)
     left = int(allowed.sum())
     pool = min(max(config.top, k), left) if config.top else left
     if explored:
         arms = rng.permutation(greedy_slate(score, allowed, pool, rng))[:k]
     else:
         arms = greedy_slate(score, allowed, k, rng)
-    return Slate(arms, slate_propensity(score, allowed, arms, pool, config.share), explored)
+    tied = not explored and bool((slate_propensity(score, allowed, arms, pool, 0.0) < 1.0).any())
+    return Slate(arms, slate_propensity(score, allowed, arms, pool, config.share), explored, tied)
 
 
 def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: float) -> Array:

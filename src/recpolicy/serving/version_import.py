@@ -172,6 +172,6 @@ class _Bounded:
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0:
+        if not 0 <= size <= _PIECE:
             raise tarfile.ReadError("a header is longer than a header can be")
         return self._stream.read(size)

@@ -25,21 +25,23 @@ from recpolicy.server.state import State
 from recpolicy.server.store.clock import now_ms
 from recpolicy.server.store.windows import Window, window
 from recpolicy.serving.scorer import Scorer
+from recpolicy.serving.tables import rows_of
 
 HOUR_MS = 3_600_000
 NAME = "drift"
 
 
 def check(state: State, _: Mapping[str, Any]) -> JobResult:
-    """Compare the windows, alert for what is alarming; skipped where there is no version with a number."""
+    """Compare the windows and alert for what is alarming; raises ConfigError without a registry."""
     served, config, now = state.policies.live.champion, state.settings.drift, now_ms()
     if served.number is None:
         raise ConfigError("drift: this server has no registry, so that events do not tell versions apart")
-    middle = now - round(config.recent_hours * HOUR_MS)
+    recent_ms = round(config.recent_hours * HOUR_MS)
+    middle = now + 1 - recent_ms
     begin = middle - round(config.reference_hours * HOUR_MS)
     with state.kept().engine.connect() as connection:
-        recent = window(connection, served.number, middle, now + 1, config.most)
-        older = window(connection, served.number, begin, middle, config.most)
+        recent = window(connection, served.number, middle, now + 1, config.most, recent_ms)
+        older = window(connection, served.number, begin, middle, config.most, recent_ms)
     figures = figures_of(recent, older, served.scorer, config)
     alarms = alarms_in(figures, config)
     for kind, message in alarms.items():
@@ -82,19 +84,15 @@ def alarms_in(figures: Mapping[str, Any], config: DriftConfig) -> dict[str, str]
 
 
 def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any] | None:
-    """Known users by groups of activity, against the older window or, where that is small, the training data."""
-    if len(recent.users) < config.least:
+    """Known users by groups of their activity in the training data."""
+    if min(len(recent.users), len(older.users)) < config.least:
         return None
     artifact = scorer.artifact
-    activity = np.bincount(artifact.rated_user, minlength=len(artifact.context))  # [U]
-    group = activity_groups(activity)
+    group = activity_groups(np.bincount(artifact.rated_user, minlength=len(artifact.context)))  # [U]
+    row = rows_of(scorer.user_ids)
     size = int(group.max()) + 1
-    if len(older.users) >= config.least:
-        against, expected = "older window", np.bincount(group[scorer.user_rows(older.users)], minlength=size)
-    else:
-        against, expected = "training data", np.bincount(group, activity, size)
-    found = np.bincount(group[scorer.user_rows(recent.users)], minlength=size)
-    return {"psi": psi(expected, found), "against": against, "users": len(recent.users)}
+    count = [np.bincount(group[[row[user] for user in one.users]], minlength=size) for one in (older, recent)]
+    return {"psi": psi(*count), "groups": size, "users": len(recent.users)}
 
 
 def _contexts(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:

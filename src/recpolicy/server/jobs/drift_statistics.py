@@ -2,8 +2,8 @@
 
 B bins or groups, n recent values, m older ones. Each figure says nothing where either window is too small.
 
-- psi: population stability index, sum over bins of (p - q) ln(p / q). Where both windows come from one distribution, its
-  expectation is near (B - 1) (1 / n + 1 / m): about 0.04 for 10 bins and 500 values each.
+- psi: population stability index, sum over bins of (p - q) ln(p / q). Where both windows come from one distribution,
+  its expectation is near (B - 1) (1 / n + 1 / m): about 0.04 for 10 bins and 500 values each.
 - CUSUM (Page 1954), two-sided, on standardised rewards: S_t = max(0, S_t-1 + z_t - k), alarm above h. The limit h comes
   from Siegmund's approximation of the mean time to a false alarm (1985), (exp(2 k b) - 2 k b - 1) / (2 k^2) with
   b = h + 1.166, so that the chance of one in n rounds is at most as asked.
@@ -32,7 +32,7 @@ class DriftConfig:
     reference_hours: float = 168.0
     """The window before it, which it is compared with; > 0."""
     least: int = 500
-    """Users, or events, that both windows must have; >= 50."""
+    """Users (once in each stretch of `recent_hours`), or events, that both windows must have; >= 50."""
     most: int = 20_000
     """Events of a window that are looked at, the latest; >= 1000."""
     psi: float = 0.25
@@ -120,7 +120,7 @@ class Spread:
     effective: float
 
 
-def spread(movies: NDArray[np.integer]) -> Spread:
+def spread(movies: NDArray[np.generic]) -> Spread:
     """Of shown movies [n]: share of the most frequent one, exp(entropy) of all shares."""
     count = np.unique(movies, return_counts=True)[1]
     share = count / count.sum()
@@ -130,7 +130,7 @@ def spread(movies: NDArray[np.integer]) -> Spread:
 def _cusum(steps: Array) -> Array:
     """max(0, S + step) along the sequence: the running sum above its lowest point so far, 0 included."""
     total = np.cumsum(steps)
-    return total - np.minimum(np.minimum.accumulate(total), 0.0)
+    return np.asarray(total - np.minimum(np.minimum.accumulate(total), 0.0), np.float64)
 
 
 def _psi_of_column(inner: Array, expected: Array, found: Array) -> float:

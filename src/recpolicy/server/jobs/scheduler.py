@@ -16,7 +16,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -88,6 +89,15 @@ class Scheduler:
             threads = [one for one in (self._thread, *self._mine.values()) if one is not None]
         for thread in threads:
             thread.join(max(0.0, limit - time.monotonic()))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """`start`, and `close` at the end."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.close()
 
     def tick(self) -> list[int]:
         """Look once: say that our runs go on, find lost ones, begin what is due; returns the runs that were begun."""

@@ -23,7 +23,7 @@ from recpolicy.server.store import rollouts
 from recpolicy.server.store.audit import note
 from recpolicy.server.store.clock import now_ms
 from recpolicy.server.store.engine import writing
-from recpolicy.server.store.rollouts import Rollout
+from recpolicy.server.store.rollouts import ConflictError, Rollout
 from recpolicy.serving.registry import Registry
 from recpolicy.serving.registry_files import damage_of
 
@@ -51,8 +51,8 @@ def start(
 ) -> Rollout:
     """Begin the first stage; `plan` replaces some of the settings [rollout].
 
-    Raises ConfigError for a version that is not there, the champion or one whose gate failed (but with `force`), while
-    another rollout runs, or for a plan that cannot be; ArtifactError for a damaged version.
+    Raises ConflictError for the champion, for a version whose gate failed (but with `force`) and while another rollout
+    runs; ConfigError for a version that is not there or a plan that cannot be; ArtifactError for a damaged version.
     """
     registry, engine = serving_registry(state), state.kept().engine
     config = build(RolloutConfig, {**as_dict(state.settings.rollout), **(plan or {})}, "rollout")
@@ -70,8 +70,8 @@ def start(
 def stop(state: State, actor: str, reason: str = "stopped by hand") -> Rollout:
     """Have the champion serve all: at once, and whether or not the database answers. Returns the rollout that ended.
 
-    Raises ConfigError where none runs; StoreError where the challenger was withdrawn, but could not be noted (the next
-    check does).
+    Raises ConflictError where none runs; StoreError where the challenger was withdrawn, but that could not be noted: the
+    next check does.
     """
     registry, engine = serving_registry(state), state.kept().engine
     told = {"actor": actor, "reason": reason}
@@ -79,7 +79,7 @@ def stop(state: State, actor: str, reason: str = "stopped by hand") -> Rollout:
         with engine.connect() as connection:
             row = rollouts.unfinished(connection)
         if row is None or row.state != "running":
-            raise ConfigError("no rollout is running")
+            raise ConflictError("no rollout is running")
         registry.clear_challenger(note=told | {"rollout": row.id})
         state.policies.refresh()
         with turn(registry), writing(engine) as connection:
@@ -173,7 +173,7 @@ def _finish_what_was_begun(state: State) -> None:
     with state.kept().engine.connect() as connection:
         row = rollouts.unfinished(connection)
     if row is not None and row.state == "running":
-        raise ConfigError(f"rollout {row.id} of version {row.challenger} is running; stop it first")
+        raise ConflictError(f"rollout {row.id} of version {row.challenger} is running; stop it first")
     if row is not None:
         settle(state, row, "server")
 
@@ -183,14 +183,14 @@ def _contestants(registry: Registry, challenger: int | str, force: bool) -> tupl
     routing, version = registry.routing(), registry.version(challenger)
     number = version.number
     if routing.champion is None:
-        raise ConfigError("there is no champion to challenge; promote a version first")
+        raise ConflictError("there is no champion to challenge; promote a version first")
     if number == routing.champion:
-        raise ConfigError(f"version {number} is the champion; name another one")
+        raise ConflictError(f"version {number} is the champion; name another one")
     if routing.challenger not in (None, number):
-        raise ConfigError(f"version {routing.challenger} was made challenger by hand; withdraw it first")
+        raise ConflictError(f"version {routing.challenger} was made challenger by hand; withdraw it first")
     verdict = (version.gate or {}).get("verdict")
     if verdict == "fail" and not force:
-        raise ConfigError(f"version {number} did not pass its gate; `force` rolls it out nevertheless")
+        raise ConflictError(f"version {number} did not pass its gate; `force` rolls it out nevertheless")
     damage = damage_of(registry.resolve(number).parent)
     if damage is not None:
         raise ArtifactError(f"version {number} is damaged: {damage}")

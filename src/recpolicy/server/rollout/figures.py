@@ -77,10 +77,11 @@ def figures_of(
     """Figures of the variants by name; a variant that is left out has nothing yet."""
     none = Group.of_sums(0, 0, 0.0, 0.0)
     champion, challenger = groups.get(CHAMPION, none), groups.get(CHALLENGER, none)
+    first, second = compare.raised(champion, challenger)
     return Figures(
         hours=hours,
-        champion=_rewards(champion, level, min_users),
-        challenger=_rewards(challenger, level, min_users),
+        champion=_rewards(first, level, min_users),
+        challenger=_rewards(second, level, min_users),
         difference=_estimate(compare.difference(champion, challenger, level, min_users)),
         champion_health=health.get(CHAMPION, Health()),
         challenger_health=health.get(CHALLENGER, Health()),

@@ -36,7 +36,7 @@ def choose_safely(here: State, asked: RecommendRequest, live: Live) -> Chosen:
         _count(here, live, CHALLENGER, took, failed=True)
         logger.warning("the challenger failed, the champion answered", extra={"fields": where(error)})
         return chosen
-    _count(here, live, chosen.event.variant, perf_counter() - begun)
+    _count(here, live, chosen.row["variant"], perf_counter() - begun)
     here.trial.shadow.offer(live, asked, chosen, here.settings.rollout.shadow_sample)
     return chosen
 

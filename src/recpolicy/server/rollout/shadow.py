@@ -43,7 +43,7 @@ class Shadow:
 
     def offer(self, live: Live, asked: RecommendRequest, answered: Chosen, sample: float) -> None:
         """Have this share of the requests compared; returns at once and never raises."""
-        if not live.shadow or live.challenger is None or answered.event.explored or random.random() >= sample:
+        if not live.shadow or live.challenger is None or answered.row["explored"] or random.random() >= sample:
             return
         try:
             self._waiting.put_nowait(Pair(live, asked, answered))
@@ -68,7 +68,7 @@ def compared(pair: Pair, slow_ms: float) -> Health:
         gap = _gap(pair)
     except Exception:  # whatever it is: nobody waits for this answer
         return Health(1, 1, 0, perf_counter() - begun)
-    shown, would_show = pair.answered.event.movies, set(chosen.event.movies)
+    shown, would_show = pair.answered.movie_ids, set(chosen.movie_ids)
     agreement = sum(movie in would_show for movie in shown) / max(len(shown), 1)
     return Health(1, 0, int(1e3 * took > slow_ms), took, agreement, gap)
 
@@ -79,8 +79,8 @@ def _gap(pair: Pair) -> float:
     scorer, asked = pair.live.challenger.scorer, pair.asked
     context = None if asked.context is None else np.array(asked.context, np.float32)
     rating = scorer.answer(asked.user, asked.fold_in(), asked.session(), context).rating
-    event, gaps = pair.answered.event, []
-    for movie, its in zip(event.movies, event.ratings, strict=True):
+    answered, gaps = pair.answered, []
+    for movie, its in zip(answered.movie_ids, answered.ratings, strict=True):
         with suppress(UnknownIdError):
             gaps.append(float(rating[scorer.movie_row(movie)]) - (np.nan if its is None else its))
     known = np.array(gaps)[np.isfinite(gaps)] if gaps else np.empty(0)

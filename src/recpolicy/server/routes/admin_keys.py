@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from recpolicy.server.admin_answers import ADMIN_REFUSALS, KeyAnswer, KeyList, NewKey, Role
 from recpolicy.server.auth import KnownKeys, Operator
 from recpolicy.server.bodies import described
+from recpolicy.server.first_key import GIVEN
 from recpolicy.server.json_answer import json_answer
 from recpolicy.server.keys import digest_of, new_key
 from recpolicy.server.state import Here
@@ -19,6 +20,7 @@ from recpolicy.server.store.engine import writing
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_RESERVED = (audit.SERVER, GIVEN)
 Name = Annotated[str, Path(pattern=NAME)]
 
 
@@ -41,6 +43,8 @@ def listed(_: Operator, here: Here) -> Response:
 @router.post("/keys", response_model=NewKey, status_code=201)
 def create(asked: KeyRequest, caller: Operator, here: Here, known: KnownKeys) -> Response:
     """Make a key. The answer is the only place where it is ever shown."""
+    if asked.name in _RESERVED:
+        raise HTTPException(409, f"{asked.name!r} is the server's own name for somebody else; choose another one")
     key = new_key()
     try:
         with writing(here.kept().engine) as connection:

@@ -5,18 +5,20 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
+from recpolicy.core.errors import ArtifactError
+from recpolicy.server.admin_answers import ADMIN_REFUSALS
 from recpolicy.server.auth import Operator, Reader
 from recpolicy.server.bodies import Number, described
 from recpolicy.server.json_answer import json_answer
-from recpolicy.server.refusals import REFUSALS
 from recpolicy.server.rollout import controller
 from recpolicy.server.rollout.figures import Figures, Health
 from recpolicy.server.state import Here
 from recpolicy.server.store import rollouts
-from recpolicy.server.store.rollouts import Rollout
+from recpolicy.server.store.rollouts import ConflictError, Rollout
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
 
 
 class RolloutRequest(BaseModel):
@@ -79,7 +81,13 @@ class Rollouts(BaseModel):
 @router.post("/rollouts", response_model=RolloutAnswer, status_code=201)
 def begin(asked: RolloutRequest, caller: Operator, here: Here) -> Response:
     """Begin a rollout: the challenger answers the users of the first stage from now on."""
-    row = controller.start(here, asked.challenger, caller.name, asked.plan(), force=asked.force)
+    known = {version.number for version in controller.serving_registry(here).versions()}
+    if asked.challenger not in known:
+        raise HTTPException(404, f"no version {asked.challenger}; GET /v1/admin/versions lists them")
+    try:
+        row = controller.start(here, asked.challenger, caller.name, asked.plan(), force=asked.force)
+    except (ArtifactError, ConflictError) as error:
+        raise HTTPException(409, str(error)) from None
     return json_answer(_shown(row), 201)
 
 
@@ -107,7 +115,10 @@ def current(caller: Reader, here: Here) -> Response:  # noqa: ARG001
 @router.delete("/rollouts/current", response_model=RolloutAnswer)
 def stop(caller: Operator, here: Here) -> Response:
     """Stop the rollout that runs: the champion answers everybody from now on."""
-    return json_answer(_shown(controller.stop(here, caller.name)))
+    try:
+        return json_answer(_shown(controller.stop(here, caller.name)))
+    except ConflictError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 def shown_figures(figures: Figures, shadow: bool) -> dict[str, Any]:

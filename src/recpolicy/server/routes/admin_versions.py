@@ -40,9 +40,7 @@ class Traffic(BaseModel):
 
     model_config = described(version=3, share=0.1, shadow=False)
 
-    version: int | None = Field(
-        None, ge=1, lt=10**9, description="The challenger; left out: the one that there is."
-    )
+    version: int | None = Field(None, ge=1, lt=10**9, description="The challenger; left out: the one that there is.")
     share: float | None = Field(None, ge=0, le=1, description="Of the users, how many it answers.")
     shadow: bool | None = Field(None, description="It is asked, but the champion answers.")
 
@@ -67,9 +65,8 @@ def version(number: Number, _: Reader, here: Here) -> Response:
 
 @router.post("/versions/{number}/promote", response_model=Changed)
 def promote(number: Number, caller: Operator, here: Here) -> Response:
-    """Make a version the champion; refused where it is damaged, or while a rollout runs."""
+    """Make a version the champion; refused where it is damaged."""
     _known(here, number)
-    changes.no_rollout(here)
     answer = changes.change(here, caller, "promote", changes.promote(number))
     changes.remember(here)
     return json_answer(answer)
@@ -78,7 +75,6 @@ def promote(number: Number, caller: Operator, here: Here) -> Response:
 @router.post("/roll-back", response_model=Changed)
 def roll_back(caller: Operator, here: Here) -> Response:
     """Take back the last step: withdraw the challenger or, without one, go back to the champion before this one."""
-    changes.end_rollout(here, caller)
     return json_answer(changes.change(here, caller, "roll_back", changes.roll_back))
 
 
@@ -87,7 +83,6 @@ def traffic(asked: Traffic, caller: Operator, here: Here) -> Response:
     """Let a version answer a share of the users beside the champion, or its shadow."""
     if asked.version is not None:
         _known(here, asked.version)
-    changes.no_rollout(here)
     made = changes.divide(asked.version, asked.share, asked.shadow)
     return json_answer(changes.change(here, caller, "traffic", made))
 
@@ -95,7 +90,6 @@ def traffic(asked: Traffic, caller: Operator, here: Here) -> Response:
 @router.delete("/challenger", response_model=Changed)
 def withdraw(caller: Operator, here: Here) -> Response:
     """Let the champion answer everybody."""
-    changes.no_rollout(here)
     return json_answer(changes.change(here, caller, "clear_challenger", changes.withdraw))
 
 

@@ -5,21 +5,27 @@ take longer runs in threads, so that the event loop stays free.
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.errors import ConfigError, DataError, StoreError
 from recpolicy.server.answers import Estimates, Recommendation, Recommendations
 from recpolicy.server.bodies import PredictRequest, RecommendBatch, RecommendRequest
-from recpolicy.server.choosing import Chosen, finite
-from recpolicy.server.json_answer import json_answer, rows_answer
-from recpolicy.server.refusals import REFUSALS, refusal_of
+from recpolicy.server.choosing import ENCODE, Chosen, finite
+from recpolicy.server.guard import Express, Message
+from recpolicy.server.json_answer import rows_answer
+from recpolicy.server.refusals import REFUSALS, answer_to, refusal_of
 from recpolicy.server.rollout.safely import choose_safely
 from recpolicy.server.state import Here, State
+from recpolicy.server.store.writer import QueueFullError
 from recpolicy.serving.scorer import Scorer
 
+Body = TypeVar("Body", bound=BaseModel)
 router = APIRouter(prefix="/v1", tags=["policy"], responses=REFUSALS)
 
 
@@ -32,17 +38,46 @@ def predict(asked: PredictRequest, here: Here) -> Response:
 @router.post("/recommend", response_model=Recommendation)
 async def recommend(asked: RecommendRequest, here: Here) -> Response:
     """List the movies that the policy values most for a user, best first, and remember what was shown."""
+    return await recommended(here, asked)
+
+
+def express(here: State) -> Mapping[tuple[str, str], Express]:
+    """The same recommendation on a shorter way: from the bytes of the request, past the app."""
+
+    async def recommend_bytes(scope: Message, body: bytes) -> Response:
+        try:
+            return await recommended(here, parsed(RecommendRequest, scope, body))
+        except (RequestValidationError, DataError, ConfigError, StoreError) as error:
+            return answer_to(error)
+
+    return {("POST", "/v1/recommend"): recommend_bytes}
+
+
+async def recommended(here: State, asked: RecommendRequest) -> Response:
+    """The answer to one request, after its event is on the disk."""
     chosen = choose_safely(here, asked, here.policies.live)
-    await remember(here, [chosen])
-    return json_answer(chosen.answer)
+    kept = await remember(here, [chosen])
+    return Response(chosen.text(kept), media_type="application/json")
 
 
 @router.post("/recommend/batch", response_model=Recommendations)
 async def recommend_batch(asked: RecommendBatch, here: Here) -> Response:
     """Answer several requests; one that is refused does not stop the others."""
     answers = await asyncio.to_thread(answer_each, here, asked.requests)
-    await remember(here, [one for one in answers if isinstance(one, Chosen)])
-    return json_answer({"answers": [one.answer if isinstance(one, Chosen) else one for one in answers]})
+    kept = await remember(here, [one for one in answers if isinstance(one, Chosen)])
+    return listed("answers", answers, kept)
+
+
+def parsed(model: type[Body], scope: Message, body: bytes) -> Body:
+    """The body as a request; raises RequestValidationError that names the place, as the app does."""
+    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    try:
+        if kind.partition(b";")[0].strip().lower() != b"application/json":
+            raise RequestValidationError([{"loc": ("body",), "msg": "expected content-type: application/json"}])
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_input=False)]
+        raise RequestValidationError(found) from None
 
 
 def answer_each(here: State, requests: list[RecommendRequest]) -> list[Chosen | dict[str, Any]]:
@@ -57,15 +92,30 @@ def answer_each(here: State, requests: list[RecommendRequest]) -> list[Chosen | 
     return answers
 
 
-async def remember(here: State, chosen: list[Chosen]) -> None:
-    """Write the events; they are on the disk when this returns. Without a store the answers lose their event ids."""
-    if here.store is None:
-        for one in chosen:
-            one.answer["event_id"] = None
-    elif chosen:
-        await here.store.writer.events([one.event for one in chosen])
+async def remember(here: State, chosen: list[Chosen]) -> bool:
+    """Write the events; returns whether they are on the disk.
+
+    Where neither database nor spool takes them, people get their recommendations all the same, without an event id.
+    Raises QueueFullError where too much waits.
+    """
+    kept = here.store is not None
+    if here.store is not None and chosen:
+        try:
+            await here.store.writer.events([one.row for one in chosen])
+        except QueueFullError:
+            raise
+        except StoreError:
+            here.metrics.lost.inc(len(chosen))
+            kept = False
     for one in chosen:
-        here.metrics.events.labels(one.event.version, one.event.variant, one.event.explored).inc()
+        here.metrics.shown(one.row["version"], one.row["variant"], one.row["explored"])
+    return kept
+
+
+def listed(name: str, answers: list[Chosen | dict[str, Any]], kept: bool) -> Response:
+    """Answers and errors in order, under a name."""
+    texts = [one.text(kept) if isinstance(one, Chosen) else ENCODE(one) for one in answers]
+    return Response(f'{{"{name}":[{",".join(texts)}]}}', media_type="application/json")
 
 
 def estimates(scorer: Scorer, users: list[Any], movies: list[Any] | None) -> list[dict[str, Any]]:

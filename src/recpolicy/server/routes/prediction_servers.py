@@ -16,7 +16,7 @@ from recpolicy.server.choosing import Chosen
 from recpolicy.server.json_answer import json_answer
 from recpolicy.server.refusals import REFUSALS, refusal_of
 from recpolicy.server.rollout.safely import choose_safely
-from recpolicy.server.routes.policy import estimates, remember
+from recpolicy.server.routes.policy import estimates, listed, remember
 from recpolicy.server.state import Here, State
 
 MODEL = "recpolicy"
@@ -37,8 +37,8 @@ def prediction_routes() -> APIRouter:
 async def predict(asked: Instances, here: Here) -> Response:
     """One prediction an instance: estimates where it names movies, a recommendation where it does not."""
     predictions = await asyncio.to_thread(lambda: [_predict_one(here, one) for one in asked.instances])
-    await remember(here, [one for one in predictions if isinstance(one, Chosen)])
-    return json_answer({"predictions": [one.answer if isinstance(one, Chosen) else one for one in predictions]})
+    kept = await remember(here, [one for one in predictions if isinstance(one, Chosen)])
+    return listed("predictions", predictions, kept)
 
 
 async def ready() -> Response:

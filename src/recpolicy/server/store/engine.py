@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from recpolicy.core.errors import ConfigError, StoreError
@@ -67,6 +67,10 @@ def make_engine(url: str) -> Engine:
 
 def migrate(engine: Engine) -> None:
     """Bring the tables up to date; several processes may ask at once, one does it."""
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+    if is_up_to_date(engine):
+        return
     from alembic import command
     from alembic.config import Config
 
@@ -80,6 +84,15 @@ def migrate(engine: Engine) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
+
+
+def is_up_to_date(engine: Engine) -> bool:
+    """Whether there is nothing to migrate; without Alembic, which takes a while to load and stays in memory."""
+    steps = sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return False
+        return bool(connection.scalar(text("SELECT version_num FROM alembic_version")) == steps[-1])
 
 
 @contextmanager
@@ -115,8 +128,7 @@ def first_line(error: DBAPIError) -> str:
 
 @contextmanager
 def _one_at_a_time(engine: Engine) -> Iterator[None]:
-    if engine.dialect.name == "sqlite" and engine.url.database:
-        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+    if engine.dialect.name == "sqlite":
         with FileLock(f"{engine.url.database}.lock", timeout=60):
             yield
         return

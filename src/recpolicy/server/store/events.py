@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,9 +39,24 @@ class Event:
     """The float32 context of a user whom the version does not know."""
 
 
+_random: deque[str] = deque()
+"""Random digits, drawn for many ids at once."""
+
+
 def new_event_id() -> str:
     """32 hexadecimal digits that grow with time (so that the index grows at its end); 80 bits are random."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    try:
+        digits = _random.popleft()
+    except IndexError:
+        drawn = secrets.token_hex(10 * 256)
+        _random.extend(drawn[start : start + 20] for start in range(20, len(drawn), 20))
+        digits = drawn[:20]
+    return f"{time.time_ns() // 1_000_000:012x}{digits}"
+
+
+def first_id(time: int) -> str:
+    """What no id of an event at this time (milliseconds since 1970) or later lies before."""
+    return f"{time:012x}"
 
 
 def key_of(identity: Hashable) -> str:

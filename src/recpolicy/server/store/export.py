@@ -11,7 +11,7 @@ of versions with other users, movies or catalogue than the log's policy. This ne
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, select
+from sqlalchemy import Connection, Engine, Select, func, select
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.core.files import atomic_path
@@ -33,7 +33,7 @@ from recpolicy.server.store.tables import events, rewards
 from recpolicy.serving.artifact import LeanArtifact, read_lean
 from recpolicy.serving.registry import Registry
 
-__all__ = ["Export", "Exported", "LogPolicy", "export"]
+__all__ = ["Export", "Exported", "LogPolicy", "export", "steady_users"]
 
 _ROWS_AT_ONCE = 2_000
 _COPIED_AT_ONCE = 1 << 16
@@ -49,8 +49,8 @@ class Export:
     out: Path
     since: int = 0
     """Events before this time (milliseconds since 1970) are not looked at."""
-    users: Collection[str] | None = None
-    """Keys of the users to export; None: all."""
+    least_rewards: int = 0
+    """Users who gave fewer rewards, ever, are not looked at."""
     places: int = 0
     """How many first places of an event become rounds; 0: all."""
 
@@ -144,8 +144,7 @@ class _Events:
 
     def query(self) -> Select[Any]:
         """Rows of the table that may be exported."""
-        query = select(events).where(events.c.time >= self.wanted.since)
-        return query if self.wanted.users is None else query.where(events.c.user_key.in_(list(self.wanted.users)))
+        return select(events).where(*_asked_for(self.wanted))
 
     def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
         """The rounds of these rows; what is left out is counted."""
@@ -195,11 +194,9 @@ class _Rewards:
         query = (
             select(rewards, events.c.context, events.c.propensities)
             .join(events, events.c.id == rewards.c.event_id)
-            .where(events.c.time >= self.wanted.since)
+            .where(*_asked_for(self.wanted))
         )
-        if self.wanted.places:
-            query = query.where(rewards.c.position < self.wanted.places)
-        return query if self.wanted.users is None else query.where(events.c.user_key.in_(list(self.wanted.users)))
+        return query.where(rewards.c.position < self.wanted.places) if self.wanted.places else query
 
     def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
         """The rewards of rounds that the log has."""
@@ -212,6 +209,17 @@ class _Rewards:
         ]
         arrays = [pa.array(one, kind) for one, kind in zip(columns, self.schema.types, strict=True)]
         return pa.record_batch(arrays, schema=self.schema)
+
+
+def steady_users(least: int) -> Select[Any]:
+    """Keys of the users who gave at least so many rewards, ever."""
+    return select(rewards.c.user_key).group_by(rewards.c.user_key).having(func.count() >= least)
+
+
+def _asked_for(wanted: Export) -> list[Any]:
+    """The conditions on events."""
+    found: list[Any] = [events.c.time >= wanted.since]
+    return [*found, events.c.user_key.in_(steady_users(wanted.least_rewards))] if wanted.least_rewards else found
 
 
 def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, int, dict[str, int]]:
@@ -232,7 +240,7 @@ def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, in
             batch = part.batch(rows, left_out)
             writer.write_batch(batch)
             new += batch.num_rows
-        writer.add_key_value_metadata({_CURSOR: json.dumps(asdict(cursor.after(found, left_out, now)))})
+        writer.add_key_value_metadata({_CURSOR: json.dumps(asdict(cursor.after(found, dict(left_out), now)))})
     return new, rows_before + new, dict(left_out)
 
 

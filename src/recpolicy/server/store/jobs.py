@@ -1,15 +1,17 @@
 """Runs of jobs: one row a run, from its start to what came of it."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from recpolicy.server.store.tables import jobs
 
 RUNNING, DONE, FAILED, SKIPPED, LOST = "running", "done", "failed", "skipped", "lost"
+_SKIPPED_MS = 3_600_000  # skipped runs are kept so long, and the last one of each job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +45,13 @@ def end(connection: Connection, run: int, ended: Ended, now: int) -> None:
     """Write what came of a run; of one that was taken for lost, too, and came back."""
     values = {
         "status": ended.status, "finished_at": now, "users": ended.users, "records": ended.records,
-        "metadata": json.dumps(dict(ended.metadata), allow_nan=False, default=str),
+        "metadata": json.dumps(_finite(ended.metadata), allow_nan=False, default=str),
     }  # fmt: skip
     connection.execute(update(jobs).where(jobs.c.id == run, jobs.c.status.in_((RUNNING, LOST))).values(values))
+    if ended.status == SKIPPED:  # a job that looks every few seconds must not fill the table with nothing
+        name = select(jobs.c.name).where(jobs.c.id == run).scalar_subquery()
+        old = (jobs.c.status == SKIPPED, jobs.c.id < run, jobs.c.executed_at < now - _SKIPPED_MS)
+        connection.execute(delete(jobs).where(jobs.c.name == name, *old))
 
 
 def heartbeats(connection: Connection) -> dict[int, int]:
@@ -97,6 +103,15 @@ def latest_done(connection: Connection, name: str) -> dict[str, Any] | None:
     wanted = select(jobs).where(jobs.c.name == name, jobs.c.status == DONE).order_by(jobs.c.id.desc()).limit(1)
     row = connection.execute(wanted).mappings().first()
     return None if row is None else _plain(row)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -18,9 +18,14 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.server.rollout.compare import Group
 from recpolicy.server.rollout.figures import Health
 from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.tables import events, rewards, rollouts, variant_health
+from recpolicy.server.store.events import first_id
+from recpolicy.server.store.tables import rewards, rollouts, variant_health
 
 MINUTE_MS = 60_000
+
+
+class ConflictError(ConfigError):
+    """It cannot be done as things are, and could be at another time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +50,13 @@ class Rollout:
 
 
 def add(connection: Connection, champion: int, challenger: int, plan: Mapping[str, Any]) -> Rollout:
-    """A new running rollout in its first stage; raises ConfigError while another one runs. The caller commits."""
+    """A new running rollout in its first stage; raises ConflictError while another one runs. The caller commits."""
     row = {"champion": champion, "challenger": challenger, "state": "running", "stage": 0, "plan": json.dumps(plan)}
     statement = insert(rollouts).values(**row, started_at=now_ms(), stage_at=0).returning(rollouts)
     try:
         return _of(connection.execute(statement).one())
     except IntegrityError:
-        raise ConfigError("another rollout is running; stop it first") from None
+        raise ConflictError("another rollout is running; stop it first") from None
 
 
 def unfinished(connection: Connection) -> Rollout | None:
@@ -77,8 +82,7 @@ def groups(connection: Connection, rollout: int, since: int) -> dict[str, Group]
     """Per variant its users, from what was shown after `since` (milliseconds) and not drawn to explore."""
     one = (
         select(rewards.c.variant, func.avg(rewards.c.reward).label("mean"), func.count().label("count"))
-        .join(events, events.c.id == rewards.c.event_id)
-        .where(rewards.c.rollout == rollout, rewards.c.explored.is_(False), events.c.time >= since)
+        .where(rewards.c.rollout == rollout, rewards.c.explored.is_(False), rewards.c.event_id >= first_id(since))
         .group_by(rewards.c.variant, rewards.c.user_key)
         .subquery()
     )

@@ -20,23 +20,33 @@ class Window:
     """A window of one version's events."""
 
     users: list[Hashable]
-    """Users whom the version knew, each once."""
-    contexts: NDArray[np.float32]  # [F, D] the last context of each user whom it did not know
+    """Users whom the version knew, each once a slice."""
+    contexts: NDArray[np.float32]  # [F, D] the last context of each user whom it did not know, once a slice
     movies: NDArray[np.str_]  # [shown] ids of the movies at the first places
     rewards: NDArray[np.float64]  # [m] mean reward of each rewarded event, in the order of time
 
 
-def window(connection: Connection, version: int, begin: int, end: int, most: int) -> Window:
-    """The latest `most` events, and rewarded events, of a version between two times."""
-    columns = (events.c.user_key, events.c.movies, events.c.context)
+def window(connection: Connection, version: int, begin: int, end: int, most: int, slice_ms: int) -> Window:
+    """The latest `most` events, and rewarded events, of a version between two times.
+
+    A user counts once in each slice of time: so windows of different lengths are alike where nothing has changed, and
+    one busy user does not stand for many.
+    """
+    columns = (events.c.user_key, events.c.movies, events.c.context, events.c.time)
     asked = select(*columns).where(events.c.version == version, events.c.time >= begin, events.c.time < end)
     rows = connection.execute(asked.order_by(events.c.time.desc()).limit(most)).all()[::-1]
-    contexts = {row.user_key: np.frombuffer(row.context, np.float32) for row in rows if row.context is not None}
-    users = {row.user_key: None for row in rows if row.context is None}
+    vectors: dict[tuple[str, int], NDArray[np.float32]] = {}
+    users: dict[tuple[str, int], None] = {}
+    for row in rows:
+        key = (row.user_key, (end - 1 - row.time) // slice_ms)
+        if row.context is None:
+            users[key] = None
+        else:
+            vectors[key] = np.frombuffer(row.context, np.float32)
     movies = [str(json.loads(row.movies)[0]) for row in rows]
     return Window(
-        [json.loads(key) for key in users],
-        np.stack(list(contexts.values())) if contexts else np.empty((0, 0), np.float32),
+        [json.loads(key) for key, _ in users],
+        np.stack(list(vectors.values())) if vectors else np.empty((0, 0), np.float32),
         np.array(movies, str),
         _rewards(connection, version, begin, end, most),
     )

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.store.engine import first_line, writing
-from recpolicy.server.store.events import Event, known_ids, row_of, write_rows
+from recpolicy.server.store.events import known_ids, write_rows
 from recpolicy.server.store.feedback import Outcome, Rules, Said, take
 from recpolicy.server.store.spool import Spool
 
@@ -38,7 +38,7 @@ class QueueFullError(StoreError):
 
 @dataclass
 class _Work:
-    events: Sequence[Event]
+    events: Sequence[dict[str, Any]]
     feedback: Sequence[Said]
     time: int
     done: "Future[list[Outcome]]" = field(default_factory=Future)
@@ -57,12 +57,12 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="recpolicy-writer", daemon=True)
         self._thread.start()
 
-    async def events(self, events: Sequence[Event]) -> None:
-        """Write events.
+    async def events(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Write events, as rows of their table.
 
         Raises StoreError where neither database nor disk takes them, QueueFullError where too many wait.
         """
-        await asyncio.wrap_future(self._submit(_Work(events, (), 0)))
+        await asyncio.wrap_future(self._submit(_Work(rows, (), 0)))
 
     async def feedback(self, batch: Sequence[Said], time: int) -> list[Outcome]:
         """Write feedback; raises StoreError where the database does not take it, QueueFullError where too many wait."""
@@ -124,7 +124,7 @@ class Writer:
                     work.done.set_exception(error)
 
     def _write(self, group: list[_Work]) -> None:
-        rows = [row_of(event) for work in group for event in work.events]
+        rows = [row for work in group for row in work.events]
         outcomes: list[list[Outcome]] = []
 
         def write(connection: Connection) -> None:

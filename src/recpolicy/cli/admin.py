@@ -1,0 +1,280 @@
+"""`recpolicy admin`: a running server under an operator's hand, over HTTP (docs/admin.md)."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recpolicy.cli.admin_client import URL
+from recpolicy.cli.admin_tables import say, say_routing, say_rows
+from recpolicy.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recpolicy.cli.admin_client import Client
+
+app = typer.Typer(
+    help="A running server: versions, traffic, keys, jobs, rollouts. The key comes from RECPOLICY_KEY.",
+    no_args_is_help=True,
+)
+keys_app = typer.Typer(help="API keys: list, create, revoke.", no_args_is_help=True)
+rollout_app = typer.Typer(help="The gradual rollout of a version.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(rollout_app, name="rollout")
+
+Url = Annotated[str, typer.Option("--url", envvar="RECPOLICY_URL", help="Address of the server.")]
+KeyFile = Annotated[
+    Path | None, typer.Option("--key-file", help="File that holds the API key, instead of RECPOLICY_KEY.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.")]
+
+
+_RUN = ("id", "name", "status", "executed_at", "finished_at", "users", "records")
+_ROLLOUT = ("id", "champion", "challenger", "state", "stage", "share", "started_at", "ended_at", "reason")
+
+
+class Exploration(StrEnum):
+    """What can be done about exploration."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class Role(StrEnum):
+    """What a key may do."""
+
+    CLIENT = "client"
+    READER = "reader"
+    OPERATOR = "operator"
+
+
+def _client(url: str, key_file: Path | None) -> "Client":
+    from recpolicy.cli.admin_client import client
+
+    return client(url, key_file)
+
+
+@app.command(epilog="Example:  recpolicy admin status --url http://127.0.0.1:8080")
+def status(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Say who serves whom, and whether the store takes what it is given."""
+    server = _client(url, key_file)
+    ready, listed = server.get("/readyz"), server.get("/v1/admin/versions")
+    answer = {**ready, "routing": listed["routing"]}
+    if as_json:
+        say(answer, True)
+        return
+    say_routing(listed["routing"])
+    print(f"serving: {ready['policy']['agent']}, version {ready['policy']['version']}; store: {ready['store']}")
+
+
+@app.command(epilog="Example:  recpolicy admin versions")
+def versions(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """List the versions of the server's registry, oldest first."""
+    answer = _client(url, key_file).get("/v1/admin/versions")
+    if as_json:
+        say(answer, True)
+        return
+    say_rows(
+        [
+            {
+                "version": one["number"], "alias": ", ".join(one["aliases"]), "agent": one["agent"],
+                "gate": one["verdict"] or "none", "registered": f"{one['registered_at'][:19]}Z",
+                "digest": one["digest"][:12],
+            }
+            for one in answer["versions"]
+        ],
+        "no versions yet",
+    )  # fmt: skip
+
+
+@app.command(epilog="Example:  recpolicy admin promote 3")
+def promote(number: Version, url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Make a version the champion."""
+    _say_change(_client(url, key_file).post(f"/v1/admin/versions/{number}/promote"), as_json)
+
+
+@app.command("roll-back", epilog="Example:  recpolicy admin roll-back")
+def roll_back(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Take back the last step: the challenger is withdrawn, else the champion before this one is back."""
+    _say_change(_client(url, key_file).post("/v1/admin/roll-back"), as_json)
+
+
+@app.command(epilog="Example:  recpolicy admin traffic 3 --share 0.1")
+def traffic(
+    number: Version,
+    share: Annotated[float | None, typer.Option("--share", min=0, max=1, help="Of the users, how many.")] = None,
+    shadow: Annotated[
+        bool | None, typer.Option("--shadow/--no-shadow", help="The version is asked, but the champion answers.")
+    ] = None,
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Let a version answer a share of the users beside the champion."""
+    body = {"version": number, "share": share, "shadow": shadow}
+    _say_change(_client(url, key_file).post("/v1/admin/traffic", body), as_json)
+
+
+@app.command(epilog="Example:  recpolicy admin withdraw")
+def withdraw(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Withdraw the challenger: the champion answers everybody."""
+    _say_change(_client(url, key_file).delete("/v1/admin/challenger"), as_json)
+
+
+@app.command(epilog="Example:  recpolicy admin exploration pause")
+def exploration(what: Exploration, url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Stop drawing lists to learn, or begin again."""
+    _say_change(_client(url, key_file).post(f"/v1/admin/exploration/{what.value}"), as_json)
+
+
+@app.command("import", epilog="Example:  recpolicy admin import policy.tar.gz")
+def import_archive(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A .zip or .tar.gz of a trained policy.")],
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Send a trained policy to the server's registry; it serves nobody yet."""
+    from recpolicy.cli.admin_client import IMPORT
+
+    answer = _client(url, key_file).send(IMPORT, archive)
+    if as_json:
+        say(answer, True)
+        return
+    print(f"version {answer['number']}: {answer['agent']}, {answer['digest'][:12]}")
+
+
+@keys_app.command("list", epilog="Example:  recpolicy admin keys list")
+def list_keys(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """List the keys: names and roles, never the keys."""
+    say(_client(url, key_file).get("/v1/admin/keys"), as_json, "keys")
+
+
+@keys_app.command(epilog="Example:  recpolicy admin keys create shop --role client")
+def create(
+    name: Annotated[str, typer.Argument(help="Never used before: letters, digits, dots, hyphens.")],
+    role: Annotated[Role, typer.Option("--role", help="What the key may do.")] = Role.CLIENT,
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make a key and print it, this once."""
+    answer = _client(url, key_file).post("/v1/admin/keys", {"name": name, "role": role.value})
+    if as_json:
+        say(answer, True)
+        return
+    print(answer["key"])
+
+
+@keys_app.command(epilog="Example:  recpolicy admin keys revoke shop")
+def revoke(
+    name: Annotated[str, typer.Argument(help="Name of the key.")],
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Let a key work no more."""
+    answer = _client(url, key_file).delete(f"/v1/admin/keys/{_part(name)}")
+    if as_json:
+        say(answer, True)
+        return
+    print(f"revoked: {answer['name']} ({answer['role']})")
+
+
+@app.command(epilog="Example:  recpolicy admin audit --count 20")
+def audit(
+    count: Annotated[int, typer.Option("--count", min=1, max=1000, help="How many lines.")] = 50,
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Show who changed what, newest first."""
+    say(_client(url, key_file).get(f"/v1/admin/audit?count={count}"), as_json, "audit")
+
+
+@app.command(epilog="Example:  recpolicy admin jobs")
+def jobs(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """List what the server does by itself, and when next."""
+    say(_client(url, key_file).get("/v1/admin/jobs"), as_json, "jobs")
+
+
+@app.command(epilog="Example:  recpolicy admin run train --param agent=linucb")
+def run(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.")],
+    param: Annotated[
+        list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter; may be given repeatedly.")
+    ] = None,
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Begin a run of a job now; `runs` tells how it goes."""
+    parameters = dict(_parameter(text) for text in param or ())
+    say(_client(url, key_file).post(f"/v1/admin/jobs/{_part(job)}", parameters), as_json)
+
+
+@app.command(epilog="Example:  recpolicy admin runs")
+def runs(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """List the last runs of jobs."""
+    say(_client(url, key_file).get("/v1/admin/runs"), as_json, "runs", _RUN)
+
+
+@rollout_app.command(epilog="Example:  recpolicy admin rollout start 3 --set stages=[0.1,1]")
+def start(
+    number: Version,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A part of the plan; docs/rollout.md.")
+    ] = None,
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Let a version answer more and more of the users while it does well."""
+    body = {"challenger": number, **dict(_parameter(text) for text in settings or ())}
+    say(_client(url, key_file).post("/v1/admin/rollouts", body), as_json)
+
+
+@rollout_app.command(epilog="Example:  recpolicy admin rollout stop")
+def stop(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Stop the rollout: the champion answers everybody."""
+    say(_client(url, key_file).delete("/v1/admin/rollouts/current"), as_json)
+
+
+@rollout_app.command("status", epilog="Example:  recpolicy admin rollout status")
+def rollout_status(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Show how the rollout under way does, and the last ones."""
+    server = _client(url, key_file)
+    now, listed = server.get("/v1/admin/rollouts/current"), server.get("/v1/admin/rollouts")
+    if as_json:
+        say({"current": now, **listed}, True)
+        return
+    if now["rollout"] is not None:
+        print(f"next: {now['next']} ({now['reason']})")
+        print(f"figures: {json.dumps(now['figures'])}")
+    say(listed, False, "rollouts", _ROLLOUT)
+
+
+@app.command(epilog="Example:  recpolicy admin drift")
+def drift(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Show whether users, rewards or choices are other ones than before."""
+    say(_client(url, key_file).get("/v1/admin/drift"), as_json)
+
+
+@app.command(epilog="Example:  recpolicy admin rewards")
+def rewards(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+    """Show what users gave, by version."""
+    say(_client(url, key_file).get("/v1/admin/rewards"), as_json, "rows", none="no rewards yet")
+
+
+def _say_change(answer: Any, as_json: bool) -> None:
+    if as_json:
+        say(answer, True)
+        return
+    say_routing(answer["routing"])
+    print(f"in effect after {answer['ms']:.1f} ms")
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path."""
+    from urllib.parse import quote
+
+    return quote(name, safe="")
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    """`k=3` as ("k", 3): JSON where the value is JSON, text otherwise; raises ConfigError."""
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise ConfigError(f"--param {text!r}: expected NAME=VALUE, such as days=7")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

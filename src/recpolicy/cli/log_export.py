@@ -1,0 +1,72 @@
+"""`recpolicy log export`: what a server showed and what came of it, as a log to ingest."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recpolicy.cli.output import print_json
+
+EPILOG = "Example:  recpolicy log export runs/linucb.serve --out logs/server"
+
+
+def export(
+    state: Annotated[Path, typer.Argument(metavar="STATE", help="State folder of a server, or its registry.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet and rewards.parquet.")],
+    registry: Annotated[
+        Path | None, typer.Option("--registry", help="Where the server's versions are, if not in its state folder.")
+    ] = None,
+    version: Annotated[
+        str, typer.Option("--version", help="Whose users and movies the log is to hold: a number or alias.")
+    ] = "champion",
+    places: Annotated[int, typer.Option("--places", min=0, help="First places of each event; 0: all.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
+) -> None:
+    """Append the events and rewards that are new to a log; the server may be running, or not."""
+    from recpolicy.core.extras import require_extra
+
+    require_extra("serve", "recpolicy log export")
+    from recpolicy.server.opening import DATABASE_URL
+    from recpolicy.server.store.engine import open_store, sqlite_url
+    from recpolicy.server.store.export import Export, LogPolicy
+    from recpolicy.server.store.export import export as export_log
+    from recpolicy.serving.registry import Registry
+
+    policy = LogPolicy(Registry(registry or _registry_in(state)), version)
+    engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
+    try:
+        done = export_log(engine, policy, Export(out, places=places))
+    finally:
+        engine.dispose()
+    if as_json:
+        print_json(done.as_dict())
+        return
+    print(f"added {done.new_rounds:,} rounds and {done.new_rewards:,} rewards: {out}")
+    print(f"it holds {done.rounds:,} rounds and {done.rewards:,} rewards")
+    for reason, count in sorted(done.left_out.items()):
+        print(f"left out: {count:,} events ({_REASONS[reason]})")
+    print(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")
+
+
+_REASONS = {
+    "new_user": "users whom the policy did not know, or not by id alone",
+    "other_policy": "versions with other users, movies or catalogue",
+    "no_propensity": "a propensity that is not above 0",
+}
+
+
+def _registry_in(state: Path) -> Path:
+    """The registry of a state folder: the folder itself, or the one in it."""
+    return state if (state / "aliases.json").is_file() else state / "registry"
+
+
+def _database_in(state: Path) -> Path:
+    """The database file; raises DataError where there is none and no other database is named."""
+    from recpolicy.core.errors import DataError
+    from recpolicy.server.opening import DATABASE_URL
+
+    path = state / "server.db"
+    if not os.environ.get(DATABASE_URL) and not path.is_file():
+        raise DataError(f"{path}: no such file; expected the state folder of a server, or {DATABASE_URL}")
+    return path

@@ -1,0 +1,63 @@
+"""The console's pages and the files that they load, all of them from this package.
+
+A page holds no data of a user and no key: its scripts ask for those. Nothing inline runs (Content-Security-Policy), and
+whatever the scripts write is text, never HTML (Trusted Types without a policy).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none';"
+    " base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+KINDS: Mapping[str, str] = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file that pages load."""
+
+    body: bytes
+    kind: str
+    """Media type."""
+    tag: str
+    """Changes with the body; an entity tag."""
+
+
+@cache
+def assets() -> Mapping[str, Asset]:
+    """All files by name. Only these names are served: no part of a request becomes a path."""
+    found = {}
+    for path in files("recpolicy.server.console").joinpath("static").iterdir():
+        kind = KINDS.get(path.name.rpartition(".")[2])
+        if kind is not None:
+            body = path.read_bytes()
+            found[path.name] = Asset(body, f"{kind}; charset=utf-8", f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+    return found
+
+
+def page(name: str, **shown: Any) -> str:
+    """A page as HTML; all that is shown is escaped."""
+    return _environment().get_template(f"{name}.html.j2").render(page=name, **shown)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("recpolicy.server.console"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip

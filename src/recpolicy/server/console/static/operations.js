@@ -1,0 +1,148 @@
+// How the server does, and what an operator may change. Everything but the counters needs a key.
+
+import {
+  $, Problem, allWell, announce, ask, complain, confirmed, el, empty, inWords, keyNow, number, onKey, show, wantKey,
+} from "./shared.js";
+import { lately, parse } from "./counters.js";
+import * as draw from "./panels.js";
+
+const EVERY_MS = 4000;
+const gates = new Map(); // number -> the version with its gate's whole record
+let running = false, last = {};
+
+const SECTIONS = {
+  versions: { path: "/v1/admin/versions", draw: (answer) => draw.versions(answer, gates) },
+  rollout: { path: "/v1/admin/rollouts/current", draw: draw.rollout },
+  rewards: { path: "/v1/admin/rewards?days=7", draw: draw.rewards },
+  jobs: { path: "/v1/admin/jobs", beside: "/v1/admin/runs?limit=20", draw: draw.jobs },
+  drift: { path: "/v1/admin/drift", draw: draw.drift },
+  simulator: { path: "/v1/admin/simulator", draw: (answer) => draw.simulator(answer, last.versions) },
+  audit: { path: "/v1/admin/audit?count=20", draw: draw.audit },
+};
+
+/** Ask for everything once and show it. */
+async function refresh() {
+  if (running) return;
+  running = true;
+  try {
+    const text = await ask("GET", "/metrics");
+    const ready = await ask("GET", "/readyz").catch(() => null);
+    const rows = parse(text);
+    show($("metrics"), draw.metrics(rows, lately(rows), ready, Number($("metrics").dataset.low)));
+    if (keyNow()) await Promise.all(Object.entries(SECTIONS).map(([name, section]) => one(name, section)));
+    else locked("Needs a key with the role reader or operator.");
+    $("fresh").textContent = `as of ${new Date().toLocaleTimeString()}`;
+    if (keyNow() || !$("banner-retry").dataset.key) allWell();
+  } catch (problem) {
+    complain(problem, refresh);
+  } finally {
+    running = false;
+  }
+}
+
+async function one(name, { path, beside, draw: drawn }) {
+  try {
+    const answers = await Promise.all([path, beside].filter(Boolean).map((each) => ask("GET", each)));
+    last[name] = answers[0];
+    show($(name), drawn(...answers));
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    if (problem.status === 0) throw problem;
+    const said = problem.status === 404 ? "This server does not offer it." : inWords(problem);
+    show($(name), problem.status === 401 ? lock(name, said) : empty(said));
+  }
+}
+
+function locked(text) {
+  last = {};
+  for (const name of Object.keys(SECTIONS)) show($(name), lock(name, text));
+}
+
+const lock = (name, text) => [empty(text), name === "rollout" ? el("p", {}, el("button", { type: "button", id: "give-key", class: "main", data: { action: "key" }, text: "Give a key" })) : null].filter(Boolean);
+
+// ---------------------------------------------------------------- changes
+
+const CHANGES = {
+  promote: ({ number: n }) => ({
+    ask: [`Promote version ${n}?`, `Version ${n} becomes the champion and answers everybody from now on.`, "Promote"],
+    send: ["POST", `/v1/admin/versions/${n}/promote`],
+  }),
+  rollback: () => ({
+    ask: ["Roll back?", "The challenger is withdrawn; without one, the champion before this one answers again.", "Roll back"],
+    send: ["POST", "/v1/admin/roll-back"],
+  }),
+  withdraw: () => ({
+    ask: ["Withdraw the challenger?", "The champion answers everybody from now on.", "Withdraw"],
+    send: ["DELETE", "/v1/admin/challenger"],
+  }),
+  rollout: ({ number: n }) => ({
+    ask: [`Roll out version ${n}?`, `It answers a growing share of the users, and is withdrawn by itself if it does worse.`, "Begin"],
+    send: ["POST", "/v1/admin/rollouts", { challenger: Number(n) }],
+  }),
+  stop: () => ({
+    ask: ["Stop the rollout?", "The champion answers everybody from now on.", "Stop"], send: ["DELETE", "/v1/admin/rollouts/current"],
+  }),
+  pause: () => ({ send: ["POST", "/v1/admin/exploration/pause"] }),
+  resume: () => ({ send: ["POST", "/v1/admin/exploration/resume"] }),
+  job: ({ name }) => ({
+    ask: [`Run ${name} now?`, "It runs beside the server and takes as long as it takes.", "Run"],
+    send: ["POST", `/v1/admin/jobs/${encodeURIComponent(name)}`, {}],
+  }),
+  traffic: ({ number: n, share, shadow }) => ({
+    ask: [
+      `Give version ${n} ${share} % of the users?`,
+      shadow ? "It is asked for them, but the champion answers." : `It answers ${share} % of the users from now on, the champion the rest.`, "Set",
+    ],
+    send: ["POST", "/v1/admin/traffic", { version: Number(n), share: Number(share) / 100, shadow }],
+  }),
+};
+
+async function change(name, told) {
+  const { ask: question, send } = CHANGES[name](told);
+  if (question && !(await confirmed(...question))) return;
+  try {
+    const answer = await ask(...send);
+    const took = answer?.ms === undefined ? "" : ` (${number(answer.ms, 0)} ms)`;
+    $("status").textContent = `Done: ${question ? question[2].toLowerCase() : name}${told.number ? ` version ${told.number}` : told.name ? ` ${told.name}` : ""}${took}.`;
+    $("status").className = "status";
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    $("status").textContent = problem.status === 403 ? `Not allowed: ${problem.message}.` : inWords(problem);
+    $("status").className = "status bad";
+    if (problem.status === 401) wantKey();
+  }
+  await refresh();
+}
+
+$("main").addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-action]");
+  if (!button) return;
+  if (button.dataset.action === "key") wantKey();
+  else change(button.dataset.action, button.dataset);
+});
+$("main").addEventListener("submit", (event) => {
+  const form = event.target.closest("form.traffic");
+  if (!form) return;
+  event.preventDefault();
+  const { share, shadow } = form.elements;
+  change("traffic", { number: form.dataset.number, share: share.value, shadow: shadow.checked });
+});
+$("main").addEventListener("toggle", async (event) => {
+  const n = event.target.dataset?.gate;
+  if (!n || !event.target.open || gates.has(n)) return;
+  try {
+    gates.set(n, await ask("GET", `/v1/admin/versions/${n}`));
+    show($("versions"), draw.versions(last.versions, gates));
+  } catch (problem) {
+    announce(problem instanceof Problem ? inWords(problem) : "");
+  }
+}, true);
+
+onKey(() => {
+  gates.clear();
+  refresh();
+});
+setInterval(() => {
+  if ($("refresh-input").checked && !document.hidden) refresh();
+}, EVERY_MS);
+refresh();

@@ -1,0 +1,195 @@
+// The panels of the operations page as elements; data goes in, nothing is asked.
+
+import { bar, el, empty, number, signed, when } from "./shared.js";
+import { total } from "./counters.js";
+
+const VERDICTS = { pass: "tag good", fail: "tag failed" };
+const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+const ms = (seconds) => (seconds === null ? "–" : `${(1000 * seconds).toFixed(seconds < 0.01 ? 1 : 0)} ms`);
+const short = (value) => (typeof value === "number" ? Number(value.toPrecision(4)).toString() : String(value ?? "–"));
+const button = (action, text, data = {}, cls = "quiet") =>
+  el("button", { type: "button", class: cls, id: `do-${action}-${data.number ?? data.name ?? ""}`, data: { action, ...data }, text });
+
+/** A table; cells are texts, or elements. */
+function table(label, heads, rows) {
+  const cell = (name, value, words = {}) => (value instanceof Node ? el(name, words, value) : el(name, { ...words, text: value }));
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, el("table", {},
+    el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col", text })))),
+    el("tbody", {}, rows.map(([first, ...rest]) => el("tr", {}, cell("th", first, { scope: "row" }), rest.map((value) => cell("td", value)))))));
+}
+
+const tiles = (pairs) => el("dl", { class: "tiles" }, pairs.map(([term, value, hint]) => el("div", { title: hint }, el("dt", { text: term }), el("dd", { text: value }))));
+
+export function metrics(rows, recent, ready, low) {
+  const count = total(rows, "recpolicy_reward_count_total");
+  const mean = count ? low + total(rows, "recpolicy_reward_sum_total") / count : null;
+  const events = total(rows, "recpolicy_events_total"), explored = total(rows, "recpolicy_events_total", (labels) => labels.explored === "True");
+  const span = recent.recent ? "of the last minute" : "since the server began";
+  return [
+    tiles([
+      ["Requests / s", recent.rate === null ? "…" : number(recent.rate, 1), "without administration and this console"],
+      ["p50 recommend", ms(recent.p50), span], ["p99 recommend", ms(recent.p99), span],
+      ["Failures", percent(recent.failed, 1), "answers of 500 and above"],
+      ["Lists shown", events.toLocaleString(), "since the server began"], ["Explored", events ? percent(explored / events, 1) : "–"],
+      ["Feedback", total(rows, "recpolicy_feedback_total").toLocaleString()], ["Rewards", count.toLocaleString()],
+      ["Mean reward", number(mean)], ["Database", ready?.store ?? "–"],
+      ["Writes waiting", total(rows, "recpolicy_writes_waiting").toLocaleString()], ["Events spooled", total(rows, "recpolicy_events_spooled").toLocaleString()],
+    ]),
+    el("p", { class: "hint", text: `Times ${span}, from the histogram. Champion: version ${ready?.policy.version ?? "–"} (${ready?.policy.agent ?? "–"}), content ${(ready?.policy.content ?? "").slice(0, 8)}.` }),
+  ];
+}
+
+// ---------------------------------------------------------------- versions
+
+export function versions({ versions: all, routing }, gates) {
+  if (!all.length) return empty("The registry has no version yet: train one, and register it.");
+  return [
+    el("div", { class: "row" },
+      el("span", { class: "hint", text: routing.challenger === null ? "The champion answers everybody." : `Version ${routing.challenger} ${routing.shadow ? "is compared in the shadow for" : "answers"} ${percent(routing.share, 1)} of the users.` }),
+      el("span", { class: "hint", text: routing.exploration ? "Exploration is on." : "Exploration is paused." }),
+      routing.exploration ? button("pause", "Pause exploration") : button("resume", "Resume exploration"),
+      routing.challenger !== null && button("withdraw", "Withdraw the challenger", {}, "quiet danger"),
+      (routing.previous !== null || routing.challenger !== null) && button("rollback", "Roll back", {}, "quiet danger")),
+    ...[...all].reverse().map((one) => version(one, routing, gates.get(String(one.number)))),
+  ];
+}
+
+function version(one, routing, whole) {
+  const n = one.number, champion = routing.champion === n;
+  return el("article", { class: "item", data: { key: `version-${n}` } },
+    el("div", { class: "row" },
+      el("h3", {}, `Version ${n}`, el("span", { class: "hint", text: one.agent }),
+        one.aliases.map((alias) => el("span", { class: `tag ${alias}`, text: alias })),
+        el("span", { class: VERDICTS[one.verdict] ?? "tag", text: one.verdict ? `gate: ${one.verdict.replace("_", " ")}` : "no gate record" })),
+      !champion && el("div", { class: "row" },
+        button("promote", "Promote", { number: n }, "quiet danger"), button("rollout", "Roll out", { number: n }),
+        el("form", { class: "traffic row", data: { number: n } },
+          el("label", { class: "unseen", for: `share-${n}`, text: `Share of the users for version ${n}, in percent` }),
+          el("input", { type: "number", name: "share", id: `share-${n}`, class: "share", min: 0, max: 100, step: "0.1", value: 10, required: true }),
+          el("label", { class: "check" }, el("input", { type: "checkbox", name: "shadow", id: `shadow-${n}` }), " shadow"),
+          el("button", { type: "submit", class: "quiet", id: `traffic-${n}`, text: "Set traffic" })))),
+    el("p", { class: "hint", text: `registered ${when(Date.parse(one.registered_at))} · content ${one.content.slice(0, 12)} · ${one.lineage.data ?? "data not named"}` }),
+    el("details", { data: { gate: n, key: `gate-${n}` } }, el("summary", { id: `gate-${n}`, text: "Gate record and lineage" }),
+      whole ? record(whole) : el("p", { class: "hint", text: "…" })));
+}
+
+function record({ gate, lineage }) {
+  return el("div", {},
+    gate?.criteria ? criteria(`Criteria of the gate: ${gate.verdict}`, gate.criteria) : empty("No gate has judged this version."),
+    gate?.reasons?.length ? el("ul", {}, gate.reasons.map((text) => el("li", { text }))) : null,
+    lineage.simulator?.gates ? card(lineage.simulator) : null,
+    el("pre", { tabindex: "0", role: "region", "aria-label": "Lineage", text: JSON.stringify(lineage, null, 1) }));
+}
+
+const criteria = (label, list) => table(label, ["Criterion", "Figure", "Limit", ""], list.map((one) => [
+  one.name, short(one.figure), `${one.at_least ? (one.strict ? ">" : "≥") : one.strict ? "<" : "≤"} ${short(one.limit)}`,
+  el("span", { class: one.passed ? "tag good" : "tag failed", text: one.passed ? "passed" : "failed" }),
+]));
+
+const card = (found) => el("div", {},
+  el("p", {}, `Session simulator ${found.world ?? ""} on ${found.split ?? "its data"} `,
+    el("span", { class: found.passed ? "tag good" : "tag failed", text: found.passed ? "passed" : "failed" })),
+  criteria("Gates of the simulator", Object.entries(found.gates).map(([name, one]) => ({ name, ...one }))));
+
+export function simulator({ card: found }, listed) {
+  if (found) return card(found);
+  const some = listed?.versions.some((one) => one.lineage.simulator);
+  return empty(some ? "Cards are in the lineage of the versions." : "No validation card: recpolicy simulator validate --out STATE/simulator writes one.");
+}
+
+// ---------------------------------------------------------------- rollout
+
+const outcome = { wait: "waits", advance: "begins the next stage", promote: "promotes the challenger", roll_back: "rolls back" };
+
+export function rollout({ rollout: one, figures, next, reason }) {
+  if (!one) return empty("No rollout is running.");
+  const stages = one.plan.stages ?? [];
+  return [
+    el("div", { class: "row between" },
+      el("p", {}, el("strong", { text: `Version ${one.challenger} against ${one.champion}` }), " ",
+        el("span", { class: "tag warm", text: one.plan.shadow ? "shadow" : `${percent(one.share)} of the users` }), " ",
+        el("span", { class: "tag", text: `stage ${one.stage + 1} of ${stages.length}: ${stages.map((share) => percent(share)).join(" → ")}` })),
+      button("stop", "Stop the rollout", {}, "quiet danger")),
+    intervals(figures),
+    table("Health of both variants", ["Variant", "Users", "Rewards", "Requests", "Failures", "Slow", "Mean time"], ["champion", "challenger"].map((name) => [
+      name, figures[name].users, figures[name].rewards, ...health(figures.health[name]),
+    ])),
+    figures.shadow && el("p", { class: "hint", text: `Shadow: ${figures.shadow.compared} compared, agreement ${figures.shadow.agreement === null ? "–" : percent(figures.shadow.agreement)}, predicted ratings ${figures.shadow.gap === null ? "–" : signed(figures.shadow.gap)}.` }),
+    el("p", { class: "hint", text: `${number(figures.hours, 1)} h in this stage. The next check ${outcome[next] ?? next}: ${reason}.` }),
+  ];
+}
+
+const health = (of) => [of.requests, of.failures, of.slow, of.mean_ms === null ? "–" : `${number(of.mean_ms, 1)} ms`];
+
+function intervals({ champion, challenger, difference }) {
+  const means = [["champion", champion.mean], ["challenger", challenger.mean]];
+  const ends = means.flatMap(([, mean]) => [mean.lo, mean.hi, mean.value]).filter((end) => end !== null);
+  const most = Math.max(...[difference.lo, difference.hi, difference.value].map((end) => Math.abs(end ?? 0)), 0.1) * 1.1;
+  const range = ends.length ? [Math.min(...ends) - 0.1, Math.max(...ends) + 0.1] : [0, 1];
+  return el("div", { class: "spans" }, means.flatMap(([name, mean]) => span(`mean reward, ${name}`, mean, range, false)), span("difference", difference, [-most, most], true));
+}
+
+function span(name, { value, lo, hi }, [first, last], zero) {
+  const place = (end) => `${(100 * (end - first)) / (last - first)}%`;
+  const told = value === null ? "nothing can be said yet" : `${number(value)} (${lo === null ? "open" : number(lo)} to ${hi === null ? "open" : number(hi)})`;
+  return [
+    el("span", { text: name }),
+    el("span", { class: "span", role: "img", "aria-label": `${name}: ${told}`, style: { "--at": place(value ?? first), "--lo": place(lo ?? first), "--hi": place(hi ?? last), "--zero": place(0) } },
+      value !== null && el("span", { class: "reach" }), value !== null && el("span", { class: "at" }), zero && el("span", { class: "zero" })),
+    el("span", { text: value === null ? "too early" : told }),
+  ];
+}
+
+export function rewards({ rows }) {
+  if (!rows.length) return empty("No rewards yet: they come with feedback.");
+  const sums = new Map();
+  for (const { version: n, variant, rewards: count, mean } of rows) {
+    const name = `version ${n}, ${variant}`, sum = sums.get(name) ?? { count: 0, sum: 0, days: new Set() };
+    sums.set(name, { count: sum.count + count, sum: sum.sum + count * mean });
+  }
+  const { low, high } = document.getElementById("metrics").dataset, scale = { low: Number(low), high: Number(high) };
+  return table("Rewards by version", ["Version", "Rewards", "Mean reward", ""], [...sums].map(([name, { count, sum }]) => [
+    name, count.toLocaleString(), number(sum / count, 3), bar(sum / count, null, scale),
+  ]));
+}
+
+// ---------------------------------------------------------------- jobs, drift, audit
+
+export function jobs({ jobs: all }, { runs } = { runs: [] }) {
+  const latest = new Map([...runs].reverse().map((run) => [run.name, run]));
+  return [
+    ...all.map((job) => el("article", { class: "item", data: { key: `job-${job.name}` } },
+      el("div", { class: "row" },
+        el("h3", {}, job.name, latest.has(job.name) && status(latest.get(job.name))), button("job", "Run now", { name: job.name })),
+      el("p", { class: "hint", text: `${job.about} Next: ${job.next_at ? when(job.next_at) : "by hand only"} · ${job.cron}` }))),
+    runs.length
+      ? table("Last runs", ["Run", "Status", "Began", "Took", "Users", "Records"], runs.slice(0, 8).map((run) => [
+        `${run.id} · ${run.name}`, status(run), when(run.executed_at),
+        run.finished_at ? `${number((run.finished_at - run.executed_at) / 1000, 1)} s` : "–", run.users ?? "–", run.records ?? "–",
+      ]))
+      : empty("Nothing has run yet."),
+    ...runs.slice(0, 1).filter((run) => run.metadata.error).map((run) => el("p", { class: "bad", text: `Run ${run.id}: ${run.metadata.error}` })),
+  ];
+}
+
+const STATUS = { done: "tag good", failed: "tag failed", lost: "tag failed", running: "tag warm" };
+const status = (run) => el("span", { class: STATUS[run.status] ?? "tag", text: run.status });
+
+export function drift({ run }) {
+  if (!run) return empty("Drift was not checked yet.");
+  const { alarms = {}, figures = {} } = run.metadata, found = Object.values(alarms);
+  const parts = Object.entries(figures).filter(([, part]) => part && typeof part === "object");
+  return [
+    el("p", {}, el("span", { class: found.length ? "tag failed" : "tag good", text: found.length ? `${found.length} alarms` : "no alarm" }), " ",
+      el("span", { class: "hint", text: `checked ${when(run.finished_at ?? run.executed_at)}` })),
+    found.length ? el("ul", {}, found.map((text) => el("li", { class: "bad", text: String(text) }))) : null,
+    parts.length
+      ? table("Figures of drift", ["What", "Figures"], parts.map(([name, part]) => [name, Object.entries(part).map(([key, value]) => `${key.replaceAll("_", " ")} ${short(value)}`).join(" · ")]))
+      : el("p", { class: "hint", text: "Too few events to compare yet." }),
+  ];
+}
+
+export function audit({ audit: lines }) {
+  if (!lines.length) return empty("Nothing was changed yet.");
+  return table("Changes", ["When", "Who", "What", "Detail"], lines.map((line) => [when(line.time), line.actor, line.action.replaceAll("_", " "), JSON.stringify(line.detail)]));
+}

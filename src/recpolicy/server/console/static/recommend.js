@@ -1,0 +1,214 @@
+// A list for somebody, rated right there; and how the policy moved since.
+
+import {
+  $, Problem, allWell, announce, ask, bar, complain, el, inWords, number, onKey, onStars, show, signed, stars, titleOf,
+} from "./shared.js";
+import { asked, begin, called, give, isNew, scale } from "./who.js";
+
+const LOOK_MS = 400, PATIENCE_MS = 9000;
+const { learns, keeps } = $("result").dataset;
+let list = null; // the last answer
+let before = null; // movie -> {rank, rating, title} in the list before
+let gone = []; // movies of the list before that are not in this one, as the policy sees them now
+const rated = new Map(); // movie -> {text, bad} of this user
+let watching = null; // what is waited for after feedback
+let turn = 0; // counts the questions, so that a late answer does not replace a newer one
+if (window.innerWidth < 760) $("filters").open = false;
+
+const say = (text) => { $("status").textContent = text; };
+
+function filters() {
+  const year = (id) => ($(id) && $(id).value ? Number($(id).value) : null);
+  const [from, to] = [year("from-input"), year("to-input")];
+  const found = {
+    k: Number($("k-input").value),
+    exclude_rated: !$("rated-input").checked,
+    genres: [...document.querySelectorAll("[name=genre]:checked")].map((box) => box.value),
+  };
+  if (from !== null || to !== null) found.years = [from ?? Number($("from-input").min), to ?? Number($("to-input").max)];
+  return found;
+}
+
+/** Ask for the list; `moved`: the person is the same and rated something, so old and new are shown side by side. */
+async function load(moved = false) {
+  const who = asked(), mine = ++turn;
+  if (!moved) { before = null; gone = []; watching = null; rated.clear(); }
+  if (!who) {
+    list = null;
+    show($("moved"));
+    show($("list"), el("p", { class: "empty", text: isNew() ? "Rate a movie on this page, and the list appears." : "Pick a user." }));
+    return say("");
+  }
+  $("result").setAttribute("aria-busy", "true");
+  try {
+    const answer = await ask("POST", "/v1/recommend", { ...who, ...filters() });
+    if (mine !== turn) return undefined;
+    if (moved && list) before = new Map(list.movies.map((movie, place) => [movie.movie_id, { rank: place + 1, ...movie }]));
+    gone = moved ? await left(who, answer) : [];
+    if (mine !== turn) return undefined;
+    list = answer;
+    allWell();
+    draw();
+    announce(`${answer.movies.length} movies for ${called()}`);
+  } catch (problem) {
+    if (mine === turn) refused(problem, () => load(moved));
+  } finally {
+    if (mine === turn) $("result").setAttribute("aria-busy", "false");
+  }
+  return undefined;
+}
+
+/** What the policy says now of the movies that left the list. */
+async function left(who, answer) {
+  const still = new Set(answer.movies.map((movie) => movie.movie_id));
+  const lost = [...before.keys()].filter((movie) => !still.has(movie));
+  if (!lost.length) return [];
+  try {
+    const { exclude_rated, genres, years } = filters();
+    return (await ask("POST", "/v1/console/estimates", { ...who, exclude_rated, genres, years, movies: lost })).movies;
+  } catch {
+    return lost.map((movie) => ({ ...before.get(movie), rank: null, rating: null, std: null }));
+  }
+}
+
+function refused(problem, again) {
+  if (!(problem instanceof Problem)) throw problem;
+  if (problem.status === 404 || problem.status === 422) {
+    list = null;
+    show($("moved"));
+    const hint = problem.code === "unknown_id" && !isNew() ? " Or choose “Somebody new” and rate a few movies." : "";
+    show($("list"), el("p", { class: "empty bad", text: `${inWords(problem)}.${hint}`.replace("..", ".") }));
+    return say("");
+  }
+  return complain(problem, again);
+}
+
+// ---------------------------------------------------------------- drawing
+
+function draw() {
+  const { policy, explored, movies } = list;
+  $("result-title").textContent = `For ${called()}`;
+  show($("list"),
+    el("p", { class: "facts" },
+      el("span", { class: "tag", text: policy.version === null ? policy.agent : `version ${policy.version} · ${policy.agent}` }),
+      el("span", { class: `tag ${policy.variant}`, text: policy.variant }),
+      el("span", { class: explored ? "tag warm" : "tag", text: explored ? "explored: drawn to learn" : "not explored: the best" }),
+      el("span", { class: "hint", title: policy.content, text: `content ${policy.content.slice(0, 8)}` })),
+    el("p", { class: "hint legend", text: `Bars: predicted rating from ${scale.low} to ${scale.high}; pale band: ± one standard deviation${before ? "; ring: before" : ""}.` }),
+    el("ol", { class: "movies" }, movies.map(card)));
+  drawMoved();
+}
+
+function card(movie, place) {
+  const old = before?.get(movie.movie_id), title = titleOf(movie), id = JSON.stringify(movie.movie_id);
+  const done = rated.get(movie.movie_id);
+  return el("li", { class: "movie", data: { key: id, movie: id, title, place } },
+    el("span", { class: "rank", text: place + 1 }),
+    el("div", { class: "about" },
+      el("h3", {}, title, " ", before && change(old, movie, place + 1)),
+      movie.because.length > 0 && el("p", { class: "hint", text: `because ${isNew() ? "you" : "this user"} rated ${movie.because.map(titleOf).join(" and ")}` })),
+    el("div", { class: "guess" },
+      bar(movie.rating, movie.std, scale, old?.rating ?? null),
+      el("p", { class: "figures" },
+        el("strong", { text: number(movie.rating) }), el("span", { text: movie.std === null ? "" : ` ± ${number(movie.std)}` }),
+        el("span", { class: "hint", title: "probability with which this movie was shown at this place", text: `propensity ${number(movie.propensity, 3)}` }))),
+    el("div", { class: "rate", data: { key: `rate-${id}` } },
+      done && el("p", { class: done.bad ? "said bad" : "said", text: done.text }),
+      (!done || done.bad) && (keeps === "true" || isNew()) && stars(`r${place}`, title, scale)));
+}
+
+function change(old, movie, rank) {
+  if (!old) return el("span", { class: "tag new", text: "new here" });
+  const by = old.rank - rank;
+  return by === 0 ? null : el("span", { class: by > 0 ? "tag up" : "tag down", text: `${by > 0 ? "▲" : "▼"} ${old.rank} → ${rank}` });
+}
+
+/** Old and new side by side. */
+function drawMoved() {
+  if (!before) return show($("moved"));
+  const now = [...list.movies.map((movie, place) => ({ ...movie, rank: place + 1 })), ...gone];
+  const rows = now.map((movie) => ({ movie, old: before.get(movie.movie_id) }));
+  const same = rows.every(({ movie, old }) => old && old.rank === movie.rank && old.rating === movie.rating);
+  if (same) return show($("moved"), el("p", { class: "hint", text: "Nothing moved: the list is as it was." }));
+  const step = ({ movie, old }) => (old && movie.rating !== null && old.rating !== null ? movie.rating - old.rating : null);
+  return show($("moved"), el("details", { class: "panel", open: true, data: { key: "moved" } },
+    el("summary", {}, el("h3", { text: "How the policy moved" })),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How the policy moved" }, el("table", {},
+      el("thead", {}, el("tr", {}, ["Movie", "Rank before", "now", "Rating before", "now", "Change"].map((text) => el("th", { scope: "col", text })))),
+      el("tbody", {}, rows.map((row) => el("tr", { class: rated.has(row.movie.movie_id) ? "mine" : null },
+        el("th", { scope: "row", text: titleOf(row.movie) }),
+        el("td", { text: row.old?.rank ?? "–" }),
+        el("td", { text: row.movie.rank ?? "left out" }),
+        el("td", { text: number(row.old?.rating) }),
+        el("td", { text: number(row.movie.rating) }),
+        el("td", { class: step(row) > 0.004 ? "up" : step(row) < -0.004 ? "down" : null, text: step(row) === null ? "–" : signed(step(row)) }))))))));
+}
+
+// ---------------------------------------------------------------- rating
+
+onStars($("list"), async (form, value) => {
+  const { movie: id, title, place } = form.closest("li").dataset, movie = JSON.parse(id), event = list.event_id;
+  const mark = (text, bad = false) => { rated.set(movie, { text, bad }); draw(); };
+  form.querySelector("button").disabled = true;
+  let taken = null;
+  if (event !== null) {
+    try {
+      taken = await ask("POST", "/v1/feedback", { event_id: event, movie, kind: "rating", value });
+    } catch (problem) {
+      mark(`${inWords(problem)} The rating was not taken.`, true);
+      if (problem.status === 0) complain(problem, () => load());
+      announce(`${title}: the rating was not taken`);
+      return;
+    }
+  }
+  const reward = taken?.reward === null || !taken ? "" : `, reward ${number(taken.reward, 1)}`;
+  mark(`${value} ★ ${taken ? `${taken.status}${reward}` : "folded in; this server keeps no feedback"}`);
+  focusAfter(Number(place));
+  if (isNew()) {
+    give(movie, title, value);
+    say(`${title}: ${value}. Folded in.`);
+    await load(true);
+  } else if (taken.status === "accepted" && taken.reward !== null && learns === "true" && list.policy.variant === "champion") {
+    await learnt(title, value);
+  } else {
+    say(`${title}: ${value}, ${taken.status}. This policy does not learn from it while it serves.`);
+    await load(true);
+  }
+});
+
+/** The stars are gone: go on with the next movie. */
+function focusAfter(place) {
+  if (document.activeElement !== document.body && document.activeElement !== null) return;
+  const next = [...document.querySelectorAll("#list li.movie")].find((item) => Number(item.dataset.place) > place && item.querySelector("form"));
+  (next?.querySelector("form input") ?? $("result-title")).focus({ preventScroll: true });
+}
+
+/** Wait until the champion has learnt from what was said, then fetch the list again. */
+async function learnt(title, value) {
+  const mine = { until: Date.now() + PATIENCE_MS, content: list.policy.content };
+  watching = mine;
+  say(`${title}: ${value}, accepted. The policy is learning from it…`);
+  while (watching === mine && Date.now() < mine.until) {
+    await new Promise((done) => setTimeout(done, LOOK_MS));
+    const ready = await ask("GET", "/readyz").catch(() => null);
+    if (watching === mine && ready && ready.policy.content !== mine.content) {
+      watching = null;
+      say(`The policy learnt from it; now it is content ${ready.policy.content.slice(0, 8)}.`);
+      return load(true);
+    }
+  }
+  if (watching !== mine) return undefined; // another rating is waited for, or it is another user
+  watching = null;
+  say("The rating is kept; the policy has not learnt from it yet.");
+  return load(true);
+}
+
+// ---------------------------------------------------------------- beginning
+
+$("filter-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  load();
+});
+$("filter-form").addEventListener("reset", () => setTimeout(load));
+onKey(() => load());
+begin(() => load());

@@ -1,0 +1,174 @@
+// Who gets the list: a known user by id, or somebody new who is described by ratings. Kept for this tab.
+
+import { $, Problem, announce, ask, el, keyNow, onKey, onStars, show, stars, titleOf } from "./shared.js";
+
+const PLACE = "recpolicy-who";
+const WAIT_MS = 200;
+export const scale = { low: Number($("who").dataset.low), high: Number($("who").dataset.high) };
+
+const kept = read();
+let known = [], found = [], changed = () => {};
+
+function read() {
+  try {
+    const told = JSON.parse(sessionStorage.getItem(PLACE));
+    if (told && Array.isArray(told.given)) return told;
+  } catch { /* nothing was kept */ }
+  const letters = crypto.getRandomValues(new Uint32Array(2));
+  return { mode: "known", user: null, name: `console-${letters[0].toString(36)}${letters[1].toString(36)}`, given: [] };
+}
+
+const keep = () => sessionStorage.setItem(PLACE, JSON.stringify(kept));
+
+/** {user, ratings?} of a request; null while nobody is described. */
+export function asked() {
+  if (kept.mode === "known") return kept.user === null ? null : { user: kept.user };
+  if (!kept.given.length) return null;
+  return { user: kept.name, ratings: kept.given.map(({ movie, rating }) => ({ movie, rating })) };
+}
+
+export const isNew = () => kept.mode === "new";
+export const called = () => (isNew() ? "the new person" : `user ${kept.user}`);
+
+/** Add a rating of the new person; does not tell the listener. */
+export function give(movie, title, rating) {
+  kept.given = [...kept.given.filter((one) => one.movie !== movie), { movie, title, rating }];
+  keep();
+  draw();
+}
+
+/** Begin; `then` is called whenever it is somebody else. */
+export function begin(then) {
+  changed = then;
+  $("who-known").checked = !isNew();
+  $("who-new").checked = isNew();
+  if (kept.user !== null) $("user-input").value = kept.user;
+  draw();
+  suggestUsers();
+  if (isNew()) findMovies();
+  onKey(suggestUsers);
+  if (asked()) then();
+}
+
+function draw() {
+  $("known-form").hidden = isNew();
+  $("new-form").hidden = !isNew();
+  $("new-clear").hidden = !kept.given.length;
+  const rows = kept.given.map((one) => el("li", { data: { key: `given-${JSON.stringify(one.movie)}` } },
+    el("span", { class: "name", text: one.title }), el("span", { class: "mark", text: `${one.rating} ★` }),
+    el("button", {
+      type: "button", class: "quiet", data: { remove: JSON.stringify(one.movie) }, "aria-label": `Forget the rating of ${one.title}`, text: "✕",
+    })));
+  show($("movie-given"), rows.length ? rows : el("li", { class: "empty", text: "Nothing yet." }));
+  drawFound();
+}
+
+function drawFound() {
+  const left = found.filter((movie) => !kept.given.some((one) => one.movie === movie.movie_id));
+  show($("movie-found"), left.map((movie, place) => el("li", {
+    data: { key: `found-${JSON.stringify(movie.movie_id)}`, movie: JSON.stringify(movie.movie_id), title: titleOf(movie) },
+  }, el("span", { class: "name", text: titleOf(movie) }), stars(`f${found.indexOf(movie)}`, titleOf(movie), scale))),
+  found.length && !left.length && el("li", { class: "empty", text: "All of these are rated; look for others." }),
+  !found.length && $("movie-input").value && el("li", { class: "empty", text: "No movie has these words." }));
+}
+
+// ---------------------------------------------------------------- a known user
+
+async function findUsers(text, count) {
+  try {
+    return (await ask("POST", "/v1/console/users", { text, count })).users;
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    return null; // without suggestions an id can still be typed
+  }
+}
+
+async function suggestUsers() {
+  known = (await findUsers("", 8)) ?? [];
+  show($("user-chips"), known.map((user) => el("button", {
+    type: "button", class: "chip", data: { key: JSON.stringify(user), user: JSON.stringify(user) }, text: String(user),
+  })), !known.length && el("p", { class: "hint", text: keyNow() ? "No suggestions; type an id." : "No suggestions without a key; type an id." }));
+}
+
+const typed = later(async () => {
+  const users = await findUsers($("user-input").value, 12);
+  if (users === null) return;
+  known = users;
+  show($("user-list"), users.map((user) => el("option", { value: String(user) })));
+});
+
+function choose(user) {
+  Object.assign(kept, { mode: "known", user });
+  $("user-input").value = user;
+  keep();
+  changed();
+}
+
+$("user-input").addEventListener("input", typed);
+$("user-chips").addEventListener("click", (event) => {
+  const user = event.target.closest("[data-user]")?.dataset.user;
+  if (user) choose(JSON.parse(user));
+});
+$("known-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const text = $("user-input").value.trim();
+  if (!text) return;
+  const users = (await findUsers(text, 1)) ?? [];
+  const same = users.find((user) => String(user) === text);
+  choose(same ?? (/^-?(0|[1-9]\d{0,15})$/.test(text) ? Number(text) : text));
+});
+
+// ---------------------------------------------------------------- somebody new
+
+async function findMovies() {
+  try {
+    found = (await ask("POST", "/v1/console/movies", { text: $("movie-input").value, count: 8 })).movies;
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    found = [];
+  }
+  drawFound();
+}
+
+$("movie-input").addEventListener("input", later(findMovies));
+$("who").addEventListener("change", (event) => {
+  if (event.target.name !== "who") return;
+  kept.mode = event.target.value;
+  keep();
+  draw();
+  if (isNew() && !found.length) findMovies();
+  changed();
+});
+onStars($("movie-found"), (form, rating) => {
+  const { movie, title } = form.closest("li").dataset;
+  give(JSON.parse(movie), title, rating);
+  announce(`${title}: ${rating}`);
+  const next = $("movie-found").querySelector("input");
+  if (next && !$("who").contains(document.activeElement)) next.focus({ preventScroll: true });
+  changed();
+});
+$("movie-given").addEventListener("click", (event) => {
+  const movie = event.target.closest("[data-remove]")?.dataset.remove;
+  if (!movie) return;
+  kept.given = kept.given.filter((one) => JSON.stringify(one.movie) !== movie);
+  keep();
+  draw();
+  ($("movie-given").querySelector("button") ?? $("movie-input")).focus();
+  changed();
+});
+$("new-clear").addEventListener("click", () => {
+  kept.given = [];
+  keep();
+  draw();
+  $("movie-input").focus();
+  changed();
+});
+
+/** The function, called when nothing more is typed for a moment. */
+function later(then) {
+  let waiting;
+  return () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(then, WAIT_MS);
+  };
+}

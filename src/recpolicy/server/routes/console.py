@@ -1,0 +1,148 @@
+"""The console: its pages and files, and what its scripts ask beside the public and the admin API.
+
+Looking writes no event. What names a version needs a reader's key, as the list of versions does. User ids that are
+texts may be names or addresses: they are listed for readers only.
+"""
+
+from collections.abc import Hashable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.server.admin_answers import ADMIN_REFUSALS
+from recpolicy.server.auth import Client, Reader
+from recpolicy.server.changes import registry_of
+from recpolicy.server.choosing import describe
+from recpolicy.server.console import bodies, pages, search
+from recpolicy.server.console.card import read_card
+from recpolicy.server.console.look import Shelf, View, view
+from recpolicy.server.json_answer import json_answer
+from recpolicy.server.online.beliefs import can_learn
+from recpolicy.server.policies import CHAMPION
+from recpolicy.server.refusals import REFUSALS, refusal_of
+from recpolicy.server.state import Here, State
+from recpolicy.server.store.events import key_of
+from recpolicy.serving.scorer import Scorer
+
+router = APIRouter(tags=["console"])
+_WITH_KEY = REFUSALS | {401: ADMIN_REFUSALS[401], 403: ADMIN_REFUSALS[403]}
+
+
+async def shelf_of(request: Request) -> Shelf:
+    """The versions that the app has loaded to look at them."""
+    state = request.app.state
+    if not hasattr(state, "shelf"):
+        state.shelf = Shelf()
+    shelf: Shelf = state.shelf
+    return shelf
+
+
+@router.get("/", include_in_schema=False)
+def recommend_page(here: Here) -> Response:
+    """Recommendations for a user, and rating them."""
+    return _page("recommend", here)
+
+
+@router.get("/compare", include_in_schema=False)
+def compare_page(here: Here) -> Response:
+    """Two versions side by side."""
+    return _page("compare", here)
+
+
+@router.get("/operations", include_in_schema=False)
+def operations_page(here: Here) -> Response:
+    """How the server does, for operators."""
+    return _page("operations", here)
+
+
+@router.get("/console/{name}", include_in_schema=False)
+def asset(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    """One of the files that the pages load."""
+    found = pages.assets().get(name)
+    if found is None:
+        raise HTTPException(404, "no such file")
+    headers = {**pages.HEADERS, "etag": found.tag}
+    if if_none_match is not None and found.tag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(found.body, media_type=found.kind, headers=headers)
+
+
+@router.post("/v1/console/users", response_model=bodies.FoundUsers, responses=_WITH_KEY)
+def find_users(asked: bodies.SearchRequest, caller: Client, here: Here) -> Response:
+    """Find users by the beginning or a part of their id."""
+    scorer = here.policies.live.champion.scorer
+    named = any(isinstance(user, str) for user in scorer.user_ids[:1])
+    if named and (caller is None or not caller.may("reader")):
+        raise HTTPException(401 if caller is None else 403, "user ids that are texts are listed for readers only")
+    return json_answer({"users": search.users(scorer, asked.text, asked.count), "total": len(scorer.user_ids)})
+
+
+@router.post("/v1/console/movies", response_model=bodies.FoundMovies, responses=REFUSALS)
+def find_movies(asked: bodies.SearchRequest, here: Here) -> Response:
+    """Find movies by words of their title."""
+    return json_answer({"movies": search.movies(here.policies.live.champion.scorer, asked.text, asked.count)})
+
+
+@router.post("/v1/console/estimates", response_model=bodies.EstimatesAnswer, responses=REFUSALS)
+def estimates(asked: bodies.EstimatesRequest, here: Here) -> Response:
+    """Tell what serves a user now says of some movies, without an event."""
+    served, variant = here.policies.live.of(key_of(asked.user))
+    told = view(served.scorer, asked).told(asked.movies)
+    return json_answer({"user": asked.user, "policy": describe(served, variant), "movies": told})
+
+
+@router.post("/v1/admin/compare", response_model=bodies.Comparison, responses=ADMIN_REFUSALS, tags=["admin"])
+def compare(
+    asked: bodies.CompareRequest, _: Reader, here: Here, shelf: Annotated[Shelf, Depends(shelf_of)]
+) -> Response:
+    """Tell what two versions would show a user, without an event."""
+    scorers = [_version(here, shelf, number, asked.user) for number in asked.versions]
+    seen = [_seen(scorer, asked) for scorer in scorers]
+    union = list(dict.fromkeys(movie for one in seen if isinstance(one, View) for movie in one.best(asked.k)))
+    sides = [
+        {"version": number, "agent": scorer.about["agent"], "content": scorer.about["content"], "movies": [],
+         **({"movies": one.told(union)} if isinstance(one, View) else {"error": one})}
+        for number, scorer, one in zip(asked.versions, scorers, seen, strict=True)
+    ]  # fmt: skip
+    return json_answer({"user": asked.user, "k": asked.k, "sides": sides})
+
+
+@router.get("/v1/admin/simulator", response_model=bodies.Card, responses=ADMIN_REFUSALS, tags=["admin"])
+def simulator(_: Reader, here: Here) -> Response:
+    """Show the validation card of the session simulator that lies in the state folder."""
+    return json_answer({"card": read_card(here.folder)})
+
+
+def _page(name: str, here: State) -> Response:
+    served = here.policies.live.champion
+    low, high = served.trained.scale
+    online = here.store is not None and here.settings.online.enabled and can_learn(served.trained.artifact)
+    shown = pages.page(
+        name, policy=describe(served, CHAMPION), low=low, high=high, learns=online, keeps=here.store is not None,
+        filters=search.filters(served.trained), known=len(served.trained.user_ids),
+    )  # fmt: skip
+    return HTMLResponse(shown, headers=dict(pages.HEADERS))
+
+
+def _version(here: State, shelf: Shelf, number: int | None, user: Hashable) -> Scorer:
+    """The version to look at; raises HTTPException 404 where there is none, 409 where it is damaged."""
+    live = here.policies.live
+    if number is None:
+        return live.of(key_of(user))[0].scorer
+    try:
+        return shelf.version(registry_of(here), live, number)
+    except ConfigError as error:
+        raise HTTPException(404, str(error)) from None
+    except ArtifactError as error:
+        raise HTTPException(409, str(error)) from None
+
+
+def _seen(scorer: Scorer, asked: bodies.CompareRequest) -> View | dict[str, str]:
+    """What the version would show, or why it cannot say."""
+    try:
+        return view(scorer, asked)
+    except (DataError, ConfigError) as error:
+        return {"code": refusal_of(error)[1], "message": str(error)}

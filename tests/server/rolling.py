@@ -1,0 +1,71 @@
+"""A server over a registry of two tiny policies, and users who rate what they see; no TensorFlow."""
+
+import json
+from contextlib import contextmanager
+
+import numpy as np
+from sqlalchemy import insert, update
+from tiny_policies import write_tiny
+
+from recpolicy.server.opening import opened
+from recpolicy.server.policies import CHALLENGER, CHAMPION, place_of
+from recpolicy.server.rollout.plan import RolloutConfig
+from recpolicy.server.settings import Settings
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.engine import writing
+from recpolicy.server.store.events import first_id, new_event_id
+from recpolicy.server.store.tables import events, rewards, rollouts
+from recpolicy.serving.registry import Registry
+
+QUICK = RolloutConfig(min_users=30, min_rewards=30, min_hours=0.0, max_hours=5.0, margin=0.5, min_requests=10)
+"""A plan whose stages may be passed at once."""
+
+
+def tiny_registry(folder, gate=None):
+    """A registry whose champion is version 1; version 2 is another policy."""
+    registry = Registry(folder / "registry")
+    for seed in range(2):
+        path = folder / f"policy-{seed}"
+        registry.register(write_tiny(path, seed), gate=gate if seed else None)
+    registry.promote(1)
+    return registry
+
+
+@contextmanager
+def rolling(folder, plan=QUICK, gate=None):
+    """The state of a server over such a registry."""
+    if not (folder / "registry").exists():
+        tiny_registry(folder, gate)
+    with opened(folder / "registry", folder / "state", Settings(rollout=plan)) as state:
+        yield state
+
+
+def rate(state, row, users, difference=0.0, seed=0, hours=0.0):
+    """Let users rate what they were shown a minute into the stage, which began some minutes and `hours` ago.
+
+    Their mean is 3 and the challenger's users' is 3 + difference, with a standard deviation of 1.
+    """
+    rng, version = np.random.default_rng(seed), state.policies.live.challenger
+    began = now_ms() - int(hours * 3.6e6) - 600_000 + 120_000 * row.stage  # stages follow one another
+    with writing(state.store.engine) as connection:
+        connection.execute(update(rollouts).where(rollouts.c.id == row.id).values(stage_at=began))
+        shown, given = [], []
+        for user in range(users):
+            key = json.dumps(f"{seed}-{user}")
+            share = row.plan["stages"][row.stage]
+            variant = CHALLENGER if place_of(key, version.content) < share else CHAMPION
+            value = 3.0 + difference * (variant == CHALLENGER) + rng.normal()
+            event = {
+                "id": first_id(began + 60_000) + new_event_id()[12:],
+                "time": began + 60_000,
+                "user_key": key,
+                "version": 1,
+                "variant": variant,
+            }
+            rest = {"rollout": row.id, "explored": False}
+            texts = {"content": "c", "agent": "linucb", "movies": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
+            shown.append(event | rest | texts)
+            told = {name: event[name] for name in ("time", "user_key", "version", "variant")}
+            given.append(told | rest | {"event_id": event["id"], "position": 0, "reward": value})
+        connection.execute(insert(events), shown)
+        connection.execute(insert(rewards), given)

@@ -1,0 +1,227 @@
+"""Figures of drift against values worked out by hand, planted changes, and long runs without any."""
+
+import math
+
+import numpy as np
+import pytest
+from databases import KINDS, new_url
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs_at_work import HOUR, state_of
+from shown import event
+from sqlalchemy import select
+from tiny_policies import write_tiny
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.server.jobs.drift import alarms_in, check, figures_of
+from recpolicy.server.jobs.drift_statistics import (
+    DriftConfig,
+    activity_groups,
+    cusum_limit,
+    mean_change,
+    psi,
+    psi_by_dimension,
+    spread,
+)
+from recpolicy.server.policies import Live, Policies, Served
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.engine import open_store, writing
+from recpolicy.server.store.events import row_of, write_rows
+from recpolicy.server.store.feedback import Rules, Said, take
+from recpolicy.server.store.tables import audit
+from recpolicy.server.store.windows import Window, earned, window
+from recpolicy.serving.scorer import load_scorer
+
+CONFIG = DriftConfig(least=50)
+counts = st.lists(st.integers(1, 1000), min_size=2, max_size=8)
+
+
+@given(counts, st.integers(1, 9))
+def test_psi_of_equal_shares_is_0(expected, times):
+    assert psi(np.array(expected), times * np.array(expected)) == pytest.approx(0, abs=1e-12)
+
+
+@given(st.data())
+def test_psi_is_never_negative_and_the_same_both_ways(data):
+    one = data.draw(counts)
+    other = data.draw(st.lists(st.integers(0, 1000), min_size=len(one), max_size=len(one)).filter(any))
+    forth, back = psi(np.array(one), np.array(other)), psi(np.array(other), np.array(one))
+    assert 0 <= forth == pytest.approx(back)
+
+
+def test_psi_is_that_of_the_textbook():
+    # (.5 - .8) ln(.5 / .8) + (.5 - .2) ln(.5 / .2) = .3 ln 1.6 + .3 ln 2.5 = .3 ln 4
+    assert psi(np.array([80, 20]), np.array([5, 5])) == pytest.approx(0.3 * math.log(4))
+    # an empty bin counts as 1e-4: (1e-4 - .5) ln(2e-4) + .5 ln 2
+    assert psi(np.array([1, 1]), np.array([0, 3])) == pytest.approx(-0.4999 * math.log(2e-4) + 0.5 * math.log(2))
+
+
+def test_psi_by_dimension_finds_the_dimension_that_moved():
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=(2_000, 4)), rng.normal(size=(2_000, 4))
+    after[:, 2] += 1
+    found = psi_by_dimension(before, after)
+    assert found.argmax() == 2
+    assert found[2] > 0.5
+    assert np.delete(found, 2).max() < 0.05
+    assert psi_by_dimension(before, before) == pytest.approx(np.zeros(4))
+
+
+def test_a_dimension_with_few_values_has_fewer_bins():
+    before = np.repeat([[0.0], [1.0]], 50, axis=0)
+    after = np.concatenate([np.zeros((20, 1)), np.ones((80, 1))])
+    assert psi_by_dimension(before, after)[0] == pytest.approx(0.3 * math.log(4))  # shares .5, .5 and .2, .8
+
+
+def test_activity_groups_are_quantiles_and_equal_activity_is_one_group():
+    assert activity_groups(np.arange(100)).tolist() == np.repeat(np.arange(10), 10).tolist()
+    group = activity_groups(np.array([0] * 50 + [5] * 40 + [9] * 10))
+    assert [len(set(group[part].tolist())) for part in (slice(50), slice(50, 90), slice(90, 100))] == [1, 1, 1]
+    assert group[0] < group[50] < group[99]
+
+
+def test_the_limit_gives_the_mean_time_that_siegmund_wrote_down():
+    limit = cusum_limit(1_000, 0.25, 0.05)
+    b = limit + 1.166
+    one_side = (math.exp(0.5 * b) - 0.5 * b - 1) / (2 * 0.25**2)
+    assert 1 - math.exp(-1_000 * 2 / one_side) == pytest.approx(0.05, rel=1e-6)
+
+
+@pytest.mark.parametrize("rounds", [500, 5_000])
+def test_no_alarm_without_a_change_in_95_of_100_long_runs(rounds):
+    rng, runs = np.random.default_rng(5), 1_000
+    share = np.array([0.06, 0.11, 0.27, 0.34, 0.22])  # as the stars of MovieLens 100K
+    stars = rng.choice(np.arange(1.0, 6.0), p=share, size=(runs, rounds))
+    mean = float(share @ np.arange(1, 6))
+    std = math.sqrt(float(share @ (np.arange(1, 6) - mean) ** 2))
+    alarms = sum(mean_change(run, mean, std, 0.25, 0.04).at is not None for run in stars)
+    assert alarms <= 0.05 * runs + 3 * math.sqrt(0.05 * 0.95 * runs)
+    assert alarms > 0  # the limit is not so high that nothing could be found
+
+
+@pytest.mark.parametrize(("shift", "direction"), [(-0.75, "down"), (0.75, "up")])
+def test_a_shift_of_the_mean_is_found_soon_after_it_came(shift, direction):
+    rng, early = np.random.default_rng(6), 0
+    for _ in range(200):
+        values = 3.5 + rng.normal(size=2_000)
+        values[1_500:] += shift
+        found = mean_change(values, 3.5, 1.0, 0.25, 0.01)
+        if found.at < 1_500:
+            early += 1
+            continue
+        assert found.direction == direction
+        assert found.at < 1_500 + 3 * found.limit / (0.75 - 0.25)
+    assert early <= 6  # 2 expected, standard deviation 1.4
+
+
+def test_equal_rewards_are_no_change():
+    assert mean_change(np.full(100, 4.0), 4.0, 0.0, 0.25, 0.01).direction == "none"
+    assert mean_change(np.array([]), 4.0, 1.0, 0.25, 0.01).at is None
+
+
+def test_spread_is_that_of_equal_and_of_single_movies():
+    even, single = spread(np.arange(8).repeat(3)), spread(np.array(["7"] * 5))
+    assert (even.top_share, even.effective) == (pytest.approx(1 / 8), pytest.approx(8))
+    assert (single.top_share, single.effective) == (1, pytest.approx(1))
+    uneven = spread(np.array([1, 1, 2, 3]))  # entropy .5 ln 2 + 2 (.25 ln 4) = 1.5 ln 2
+    assert uneven.effective == pytest.approx(2**1.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [({"psi": 0}, "psi is 0"), ({"false_alarms": 1.0}, "false_alarms is 1"), ({"least": 5}, "least is 5")],
+)
+def test_settings_that_make_no_sense_are_refused(words, says):
+    with pytest.raises(ConfigError, match=says):
+        DriftConfig(**words)
+
+
+def seen(users=range(1, 8), movies=("101",), rewards=(4.0,), contexts=None, times=60):
+    """A window in which everything comes `times` times."""
+    vectors = np.empty((0, 0), np.float32) if contexts is None else contexts
+    return Window(list(users) * times, vectors, np.array(list(movies) * times), np.array(list(rewards) * times))
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    return load_scorer(write_tiny(tmp_path_factory.mktemp("tiny") / "policy"))
+
+
+def test_small_windows_give_no_figures_and_no_alarms(scorer):
+    for recent, older in ((seen(times=5), seen()), (seen(), seen(times=5))):
+        figures = figures_of(recent, older, scorer, CONFIG)
+        assert figures["contexts"] is figures["actions"] is figures["reward"] is None
+        assert alarms_in(figures, CONFIG) == {}
+
+
+def test_planted_shifts_are_alarming_and_equal_windows_are_not(scorer):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(400, 3)).astype(np.float32)
+    usual = seen(movies=[str(n) for n in range(20)], rewards=(3.0, 4.0, 5.0), contexts=vectors)
+    assert alarms_in(figures_of(usual, usual, scorer, CONFIG), CONFIG) == {}
+    # Of the tiny policy's users the first has one rating, the others none.
+    shifted = seen(users=[1] * 7, movies=["7"], rewards=(2.0, 3.0, 4.0), contexts=vectors + np.float32([0, 1, 0]))
+    figures = figures_of(shifted, usual, scorer, CONFIG)
+    alarms = alarms_in(figures, CONFIG)
+    assert set(alarms) == {"users", "contexts", "reward", "actions"}
+    assert figures["contexts"]["dimension"] == 1
+    assert alarms["reward"] == "the mean reward went down: 3.000, before 4.000"
+    assert alarms["actions"] == "one movie takes 100% of first places"
+
+
+def test_fewer_movies_are_alarming_without_any_at_the_top(scorer):
+    older, recent = seen(movies=[str(n) for n in range(60)]), seen(movies=[str(n) for n in range(20)])
+    assert (
+        "narrowed: 20.0 effective movies, before"
+        in alarms_in(figures_of(recent, older, scorer, CONFIG), CONFIG)["actions"]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_windows_hold_what_the_version_showed_in_them(kind, tmp_path):
+    engine = open_store(new_url(kind, tmp_path))
+    vector = np.arange(3, dtype=np.float32)
+    shown = [
+        event(user=1, time=100), event(user=1, time=110), event(user=2, time=250, movies=(9, 7)),
+        event(user="new", time=260, context=vector.tobytes()), event(user=3, time=120, version=2),
+        event(user=4, time=300),
+    ]  # fmt: skip
+    with writing(engine) as connection:
+        write_rows(connection, [row_of(one) for one in shown])
+        said = [Said(shown[0].id, 7, "rating", 2.0), Said(shown[0].id, 8, "rating", 4.0)]
+        take(connection, said, 150, Rules((1.0, 5.0), 10**6))
+        take(connection, [Said(shown[2].id, 9, "rating", 5.0)], 290, Rules((1.0, 5.0), 10**6))
+    with engine.connect() as connection:
+        found = window(connection, 1, 100, 300, 1_000, 100)
+        assert found.users == [1, 2]  # user 1 once in the slice
+        assert found.contexts.tolist() == [[0, 1, 2]]
+        assert found.movies.tolist() == ["7", "7", "9", "7"]
+        assert found.rewards.tolist() == [3.0, 5.0]
+        assert window(connection, 1, 100, 300, 1_000, 5).users == [1, 1, 2]
+        assert window(connection, 1, 100, 300, 1, 100).movies.tolist() == ["7"]
+        (row,) = earned(connection, 160)
+        assert (row.day, row.version, row.variant, row.rewards, row.mean) == (0, 1, "champion", 1, 5.0)
+        assert earned(connection, 0)[0].mean == pytest.approx(11 / 3)
+    engine.dispose()
+
+
+def test_the_check_alerts_once_for_what_it_finds(tmp_path, scorer, monkeypatch):
+    engine = open_store(new_url("sqlite", tmp_path))
+    now = now_ms()
+    old = [event(user=1 + n % 7, time=now - 30 * HOUR - n, movies=(n % 40,)) for n in range(400)]
+    new = [event(user=1 + n % 7, time=now - HOUR - n, movies=(5,)) for n in range(400)]
+    with writing(engine) as connection:
+        write_rows(connection, [row_of(one) for one in (*old, *new)])
+    state = state_of(engine)
+    object.__setattr__(state, "policies", Policies(Live(Served(scorer, 1))))
+    object.__setattr__(state.settings, "drift", CONFIG)
+    results = [check(state, {}) for _ in range(2)]
+    assert results[0].metadata["alarms"] == results[1].metadata["alarms"]
+    assert list(results[0].metadata["alarms"]) == ["actions"]
+    assert (results[0].users, results[0].records) == (7, 400)
+    with engine.connect() as connection:
+        assert connection.scalars(select(audit.c.action)).all() == ["alert drift.actions"]
+    object.__setattr__(state, "policies", Policies(Live(Served(scorer, None))))
+    with pytest.raises(ConfigError, match="no registry"):
+        check(state, {})
+    engine.dispose()

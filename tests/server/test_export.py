@@ -1,0 +1,284 @@
+"""From events of a server to logged rounds: bit for bit, in pieces, across kills, and good enough to judge by."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from databases import KINDS, new_url
+from shown import event
+from sqlalchemy import insert, update
+from tiny_policies import tiny_artifact, write_tiny
+
+from recpolicy.api.logs import ingest_log, read_rounds
+from recpolicy.api.retrain import tables_of_policy
+from recpolicy.core.errors import DataError
+from recpolicy.data.log_files import EVENTS, REWARDS
+from recpolicy.data.log_ingest import IngestConfig, ingest
+from recpolicy.server.bodies import RecommendRequest
+from recpolicy.server.choosing import choose
+from recpolicy.server.policies import Live, Served
+from recpolicy.server.store import export as module
+from recpolicy.server.store.cursor import Cursor
+from recpolicy.server.store.engine import open_store, writing
+from recpolicy.server.store.events import row_of, write_rows
+from recpolicy.server.store.export import Export, LogPolicy, export
+from recpolicy.server.store.feedback import Rules, Said, take
+from recpolicy.server.store.tables import events, rewards
+from recpolicy.serving.artifact import finish, write_arrays
+from recpolicy.serving.predictor import load_policy
+from recpolicy.serving.registry import Registry
+from recpolicy.serving.scorer import load_scorer
+from recpolicy.serving.slates import ExplorationConfig
+
+RULES = Rules((1.0, 5.0), window_ms=10**9)
+EXPLORING = ExplorationConfig(share=0.4, top=5)
+
+
+@pytest.fixture
+def registry(tmp_path):
+    registry = Registry(tmp_path / "registry")
+    registry.register(write_tiny(tmp_path / "tiny"))
+    registry.promote(1)
+    return registry
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = open_store(new_url("sqlite", tmp_path))
+    yield engine
+    engine.dispose()
+
+
+def show(engine, *shown):
+    with writing(engine) as connection:
+        write_rows(connection, [row_of(one) for one in shown])
+
+
+def say(engine, shown, movie, rating, time=None):
+    with writing(engine) as connection:
+        (outcome,) = take(connection, [Said(shown.id, movie, "rating", rating)], time or shown.time + 5, RULES)
+    assert outcome.status == "accepted"
+
+
+def seen(**words):
+    """An event of the tiny policy: two of its eleven movies."""
+    return event(**{"user": 3, "movies": (104, 101), "propensities": (0.1 + 0.2, 1 / 3), **words})
+
+
+def rows(folder, name=EVENTS):
+    return pq.read_table(folder / name).to_pylist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_place_becomes_a_round_with_its_propensity_bit_for_bit(kind, tmp_path, registry):
+    engine = open_store(new_url(kind, tmp_path))
+    mask = np.zeros(11, bool)
+    mask[[0, 3, 7]] = True
+    one, other = seen(), seen(user=5, allowed=np.packbits(mask).tobytes(), content="d" * 64, agent="lints")
+    show(engine, one, other)
+    say(engine, other, 101, 2.5)
+    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    assert (done.new_rounds, done.new_rewards, done.left_out) == (4, 1, {})
+    first, second, third, fourth = rows(tmp_path / "log")
+    assert [row["event_id"] for row in (first, second)] == [f"{one.id}:0", f"{one.id}:1"]
+    assert [row["log_propensity"] for row in (first, second)] == [np.log(0.1 + 0.2), np.log(1 / 3)]
+    assert first["candidates"] == list(range(101, 112))
+    assert second["candidates"] == [101, 102, 103, *range(105, 112)]
+    assert (third["candidates"], fourth["candidates"]) == ([101, 104, 108], [101, 108])
+    assert (fourth["user_id"], fourth["movie_id"], fourth["policy"], fourth["policy_version"]) == (
+        5, 101, "lints", "d" * 64,
+    )  # fmt: skip
+    assert int(first["time"].timestamp() * 1000) == one.time
+    (reward,) = rows(tmp_path / "log", REWARDS)
+    assert (reward["event_id"], reward["reward"]) == (f"{other.id}:1", 2.5)
+    engine.dispose()
+
+
+def test_a_run_appends_only_what_is_new_and_the_whole_is_that_of_one_run(tmp_path, registry, engine):
+    policy, whole = LogPolicy(registry), tmp_path / "whole"
+    shown = [seen(user=1 + place % 7) for place in range(6)]
+    for count, one in enumerate(shown, 1):
+        show(engine, one)
+        say(engine, one, 104, 4.0)
+        done = export(engine, policy, Export(tmp_path / "log"))
+        assert (done.new_rounds, done.rounds, done.new_rewards, done.rewards) == (2, 2 * count, 1, count)
+    before = (tmp_path / "log" / EVENTS).stat().st_mtime_ns
+    assert export(engine, policy, Export(tmp_path / "log")).new_rounds == 0
+    assert (tmp_path / "log" / EVENTS).stat().st_mtime_ns == before
+    export(engine, policy, Export(whole))
+    for name in (EVENTS, REWARDS):
+        assert rows(tmp_path / "log", name) == rows(whole, name)
+
+
+@pytest.mark.parametrize("where", ["events", "between", "rewards"])
+def test_a_run_that_was_killed_at_any_moment_goes_on(tmp_path, registry, engine, monkeypatch, where):
+    policy, wanted = LogPolicy(registry), Export(tmp_path / "log")
+    first, second = seen(), seen(user=4)
+    show(engine, first)
+    say(engine, first, 104, 4.0)
+    export(engine, policy, wanted)
+    show(engine, second)
+    say(engine, second, 101, 3.0)
+    kind = module._Rewards if where == "rewards" else module._Events
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if where == "between":
+            patch.setattr(module._Rewards, "query", die)
+        else:
+            patch.setattr(kind, "batch", die)
+        with pytest.raises(KeyboardInterrupt):
+            export(engine, policy, wanted)
+    done = export(engine, policy, wanted)
+    assert (done.rounds, done.rewards) == (4, 2)
+    assert [row["event_id"] for row in rows(wanted.out, REWARDS)] == [f"{first.id}:0", f"{second.id}:1"]
+    assert sorted(path.name for path in wanted.out.iterdir()) == [".lock", EVENTS, REWARDS]
+
+
+def test_a_row_that_was_committed_late_is_not_lost(tmp_path, registry, engine):
+    policy, wanted = LogPolicy(registry), Export(tmp_path / "log")
+    shown = [seen(user=1 + place) for place in range(5)]
+    numbered = [{**row_of(one), "seq": seq} for seq, one in enumerate(shown, 10)]
+    for step, expected in (([0, 3], 2), ([], 2), ([1], 3), ([4], 4), ([2], 5)):
+        with writing(engine) as connection:
+            for place in step:
+                connection.execute(insert(events).values(numbered[place]))
+        assert export(engine, policy, wanted).rounds == 2 * expected
+    found = {row["event_id"].split(":")[0] for row in rows(wanted.out)}
+    assert found == {one.id for one in shown}
+
+
+def test_numbers_passed_over_are_forgotten_after_an_hour_and_long_gaps_at_once():
+    cursor = Cursor(4).after(np.array([6, 9]), {}, now=0)
+    assert (cursor.seq, cursor.gaps) == (9, ((5, 5, 0), (7, 8, 0)))
+    later = cursor.after(np.array([8, 10, 12]), {}, now=1_000)
+    assert (later.seq, later.gaps) == (12, ((5, 5, 0), (7, 7, 0), (11, 11, 1_000)))
+    assert later.after(np.array([13]), {}, now=3_600_000).gaps == ((11, 11, 1_000),)
+    assert Cursor().after(np.array([50_000]), {}, now=0).gaps == ()
+
+
+def test_users_unknown_to_the_policy_and_other_policies_are_left_out_and_counted(tmp_path, registry, engine):
+    smaller = tmp_path / "smaller"
+    smaller.mkdir()
+    artifact = tiny_artifact(arms=6)
+    write_arrays(artifact, smaller)
+    finish(artifact, smaller)
+    registry.register(smaller)
+    vector = np.zeros(3, np.float32).tobytes()
+    kept, *others = (
+        seen(), seen(user="new", context=vector), seen(user=3, context=vector), seen(version=2), seen(version=99),
+        seen(propensities=(0.5, 0.0)),
+    )  # fmt: skip
+    show(engine, kept, *others)
+    for one in (kept, *others):
+        say(engine, one, 104, 4.0)
+    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    assert done.left_out == {"new_user": 2, "other_policy": 2, "no_propensity": 1}
+    assert (done.rounds, done.rewards) == (2, 1)
+    show(engine, seen(version=2))
+    assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).left_out["other_policy"] == 3
+    with pytest.raises(DataError, match="a log of another catalogue than the policy's"):
+        export(engine, LogPolicy(registry, 2), Export(tmp_path / "log"))
+
+
+def test_a_log_of_another_origin_is_not_touched(tmp_path, registry, engine):
+    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    assert done.rounds == 0
+    table = pq.read_table(tmp_path / "log" / EVENTS)
+    pq.write_table(table, tmp_path / "log" / EVENTS)
+    show(engine, seen())
+    with pytest.raises(DataError, match="not written by an export of a server"):
+        export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+
+
+def test_what_is_asked_for_is_exported(tmp_path, registry, engine):
+    old, new, rare = seen(time=1_000), seen(time=2_000), seen(user=5, time=2_000)
+    show(engine, old, new, rare)
+    for one in (old, new):
+        say(engine, one, 104, 4.0)
+    say(engine, rare, 101, 3.0)
+    wanted = Export(tmp_path / "log", since=2_000, least_rewards=2, places=1)
+    done = export(engine, LogPolicy(registry), wanted)
+    assert [row["event_id"] for row in rows(wanted.out)] == [f"{new.id}:0"]
+    assert (done.rounds, done.rewards) == (1, 1)
+    only_first = export(engine, LogPolicy(registry), Export(tmp_path / "first", places=1))
+    assert (only_first.rounds, only_first.rewards) == (3, 2)
+
+
+def test_text_ids_stay_text(tmp_path, engine):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    artifact = tiny_artifact(text=True)
+    write_arrays(artifact, folder)
+    finish(artifact, folder)
+    registry = Registry(tmp_path / "registry")
+    registry.register(folder)
+    registry.promote(1)
+    show(engine, seen(user="u,3", movies=('"104"', '"101"')))
+    export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    assert rows(tmp_path / "log")[1]["user_id"] == "u,3"
+    assert '"104"' not in rows(tmp_path / "log")[1]["candidates"]
+    assert len(rows(tmp_path / "log")[1]["candidates"]) == 10
+
+
+def played(engine, folder, number, seed):
+    """Let the tiny policy answer `number` requests for two movies, exploring; returns expected rewards [U, I]."""
+    scorer, rng = load_scorer(folder), np.random.default_rng(seed)
+    live = Live(Served(scorer, 1))
+    expected = 1.5 + 3 * np.random.default_rng(3).random((7, 11))
+    shown, came = [], []
+    for place in range(number):
+        user = int(rng.integers(1, 8))
+        chosen = choose(live, RecommendRequest(user=user, k=2, exclude=[103]), EXPLORING)
+        row = {**chosen.row, "time": 1_000_000 + 10 * place}
+        shown.append(row)
+        same = {name: row[name] for name in ("user_key", "version", "variant", "explored", "time")}
+        for position, movie in enumerate(chosen.movie_ids):
+            reward = expected[user - 1, movie - 101] + rng.uniform(-0.5, 0.5)
+            came.append({**same, "event_id": row["id"], "position": position, "reward": reward})
+    with writing(engine) as connection:
+        write_rows(connection, shown)
+        connection.execute(insert(rewards), came)
+    return expected
+
+
+def test_estimates_from_an_exported_log_are_unbiased(tmp_path, registry, engine):
+    expected = played(engine, tmp_path / "tiny", 3_000, seed=1)
+    export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    policy = load_policy(tmp_path / "tiny")
+    log, _, report = ingest(tmp_path / "log", tables_of_policy(policy), IngestConfig(evaluation_share=0.0))
+    assert (report.events, report.joined, report.unknown_rewards) == (6_000, 6_000, 0)
+    score = policy.scores()[0].copy()
+    score[:, 2] = -np.inf  # the movie that was never allowed
+    first = np.array([one.endswith(":0") for one in log.event_id])
+    # At the first place: the second-best movie, which only exploring shows. At the second place: the best that is left.
+    for place, rank in ((first, 1), (~first, 0)):
+        allowed = log.allowed(slice(0, len(log)))[place]
+        ranked = np.where(allowed, score[log.user[place]], -np.inf)
+        target = np.argsort(-ranked, axis=1)[:, rank]
+        weight = (log.movie[place] == target) / log.propensity[place]
+        terms = weight * log.reward[place]
+        truth = expected[log.user[place], target].mean()
+        error = terms.std() / np.sqrt(place.sum())
+        assert abs(terms.mean() - truth) < 4 * error
+        assert abs(weight.mean() - 1) < 4 * weight.std() / np.sqrt(place.sum()) + 1e-9
+        assert weight.std() > 0.1
+
+
+def test_recpolicy_log_ingest_takes_an_exported_log(tmp_path, registry, engine):
+    played(engine, tmp_path / "tiny", 60, seed=2)
+    with writing(engine) as connection:  # feedback that came later
+        connection.execute(update(rewards).where(rewards.c.position == 1).values(time=rewards.c.time + 60_000))
+    export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    tables = tables_of_policy(load_policy(tmp_path / "tiny"))
+    report = ingest_log(tmp_path / "log", tmp_path / "rounds", tables)
+    assert (report.events, report.joined, report.training + report.evaluation) == (120, 120, 120)
+    rounds = read_rounds(tmp_path / "rounds" / "training.parquet", tables)
+    with engine.connect() as connection:
+        stored = {row.id: json.loads(row.propensities) for row in connection.execute(events.select())}
+    for name, found in zip(rounds.event_id, rounds.log_propensity, strict=True):
+        event_id, place = name.split(":")
+        assert found == np.log(stored[event_id][int(place)])

@@ -1,0 +1,233 @@
+"""Training and evaluation in processes of their own: what they do, what they say when they cannot, and their end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from databases import new_url
+from jobs_at_work import state_of
+from sqlalchemy import insert
+from trained_policies import trained
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.server.bodies import RecommendRequest
+from recpolicy.server.choosing import choose
+from recpolicy.server.jobs.apart import STOPPING, Errand, JobError, errand_of, run_apart
+from recpolicy.server.jobs.estimating import earned_by_version, estimate_days
+from recpolicy.server.jobs.job import JobResult
+from recpolicy.server.jobs.retrain import retrain
+from recpolicy.server.jobs.training import LOG_UNTIL, train_on
+from recpolicy.server.opening import opened
+from recpolicy.server.settings import Settings
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.engine import open_store, writing
+from recpolicy.server.store.events import write_rows
+from recpolicy.server.store.feedback import Rules, Said, take
+from recpolicy.server.store.tables import events, rewards
+from recpolicy.serving.registry import Registry
+from recpolicy.serving.slates import ExplorationConfig
+
+EXPLORING = ExplorationConfig(share=0.5, top=10)
+NOW = now_ms()
+
+
+@pytest.fixture
+def state(tmp_path):
+    with opened(trained("linucb"), tmp_path / "state", Settings()) as state:
+        yield state
+
+
+def serve(state, requests, begin, users=range(1, 41), stars=4.0):
+    """Recommend to the users in turn, a second apart, and rate the first place of each."""
+    rng = np.random.default_rng(0)
+    chosen = [
+        choose(state.policies.live, RecommendRequest(user=list(users)[n % len(users)], k=3), EXPLORING)
+        for n in range(requests)
+    ]
+    rows = [{**one.row, "time": begin + 1_000 * n} for n, one in enumerate(chosen)]
+    with writing(state.kept().engine) as connection:
+        write_rows(connection, rows)
+        for row in rows:
+            rating = float(np.clip(stars + rng.integers(-1, 2), 1, 5))
+            take(connection, [Said(row["id"], None, "rating", rating)], row["time"] + 500, Rules((1.0, 5.0), 10**10))
+
+
+def errand(state, **parameters):
+    found = errand_of(state, parameters)
+    Path(found.folder).mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def test_a_training_registers_a_version_with_its_gate_and_promotes_nothing(state):
+    serve(state, 600, NOW - 700_000)
+    result = train_on(errand(state, min_interactions=400))
+    assert result.status == "done"
+    registry = state.policies.registry
+    assert registry.aliases()["champion"] == 1
+    version = registry.version(result.metadata["version"])
+    assert version.number == 2
+    assert version.gate["verdict"] == result.metadata["gate"]["verdict"] in ("pass", "fail", "no_verdict")
+    assert version.gate["policy"]["content"] == version.content
+    assert (version.lineage["trained_from"], version.lineage["training"]["rows"]) == (1, result.records)
+    assert result.records == 480  # 600 rewards, a fifth of them kept for the gate
+    assert result.users == 40
+    assert result.metadata["export"]["rounds"] == 1_800
+    assert NOW - 700_000 < version.lineage[LOG_UNTIL] <= NOW - 700_000 + 480_000
+    assert not (Path(errand(state).folder) / "retrain").exists()
+
+
+def test_nothing_is_learnt_twice(state):
+    serve(state, 600, NOW - 700_000)
+    first = train_on(errand(state, min_interactions=400))
+    state.policies.registry.promote(first.metadata["version"])
+    second = train_on(errand(state, min_interactions=400))
+    assert second.status == "skipped"
+    assert second.records == 120  # what the gate judged by
+    third = train_on(errand(state, min_interactions=100))
+    assert third.records == 96
+    assert third.metadata["from"] == 2
+
+
+def test_users_of_few_interactions_are_not_learnt_from(state):
+    serve(state, 200, NOW - 700_000, users=range(1, 5))
+    serve(state, 4, NOW - 400_000, users=range(5, 9))
+    result = train_on(errand(state, min_interactions=200, min_interactions_per_user=2))
+    assert (result.users, result.metadata["ingest"]["events"]) == (4, 600)
+    assert train_on(errand(state, min_interactions=201, min_interactions_per_user=2)).status == "skipped"
+
+
+def test_a_policy_that_cannot_learn_from_a_log_is_skipped_with_the_reason(tmp_path):
+    with opened(trained("popular"), tmp_path / "state", Settings()) as state:
+        serve(state, 100, NOW - 700_000)
+        result = train_on(errand(state, min_interactions=10, min_interactions_per_user=1))
+    assert result.status == "skipped"
+    assert "never learns" in result.metadata["reason"]
+
+
+def test_a_training_apart_gives_the_server_its_statistics(state):
+    serve(state, 600, NOW - 700_000)
+    result = retrain(state, {"min_interactions": 400, "min_interactions_per_user": None, "epochs": 1, "seed": 0})
+    assert (result.status, result.records, result.metadata["version"]) == ("done", 480, 2)
+    assert not set(sys.modules) >= {"never"}
+
+
+def test_an_evaluation_says_what_was_earned_and_what_would_have_been(state):
+    serve(state, 500, NOW - 700_000)
+    result = estimate_days(errand(state, days=1.0))
+    (row,) = result.metadata["versions"]
+    assert (row["version"], row["variant"], row["rewards"], row["users"]) == (1, "champion", 500, 40)
+    assert row["lo"] < row["mean"] < row["hi"]
+    policies = result.metadata["policies"]
+    assert policies["champion"]["snips"]["verdict"] == "estimated"
+    assert policies["champion"]["snips"]["effective_rounds"] > 50
+    assert policies["logged"]["value"] == pytest.approx(row["mean"])
+    assert policies["random"]["ips"]["verdict"] == "no verdict"  # ten of the catalogue are explored
+    assert estimate_days(errand(state, days=0.001)).metadata["no_verdict"]
+
+
+def test_the_interval_of_a_version_is_by_user(tmp_path):
+    engine = open_store(new_url("sqlite", tmp_path))
+    with writing(engine) as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+    same = {"time": 5, "version": 1, "variant": "champion", "explored": False}
+    rows = [
+        {**same, "event_id": f"{user}-{n}", "position": 0, "user_key": str(user), "reward": float(1 + user)}
+        for user in range(4)
+        for n in range(25)
+    ]
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        connection.execute(insert(rewards), rows)
+        connection.commit()
+    ((row,), users, records) = earned_by_version(engine, 0)
+    assert (row["mean"], users, records) == (2.5, 4, 100)
+    assert row["hi"] - row["lo"] > 1.5  # four users, each of one mind: a hundred free ratings would give 0.44
+    assert earned_by_version(engine, 6) == ([], 0, 0)
+    engine.dispose()
+
+
+def test_a_child_that_fails_says_why_in_one_line(state, monkeypatch):
+    with pytest.raises(JobError, match="the process ended with 1 and without an answer"):
+        run_apart(state, "no_such_work", {})
+    monkeypatch.setenv("RECPOLICY_NOTHING", "")
+    with writing(state.kept().engine) as connection:
+        connection.exec_driver_sql("DROP TABLE rewards")
+    with pytest.raises(JobError, match=r"^OperationalError at \w+\.py:\d+$"):
+        run_apart(state, "evaluate", {})
+
+
+def test_a_server_without_registry_or_folder_has_nothing_to_train_on(tmp_path):
+    engine = open_store(new_url("sqlite", tmp_path))
+    one = state_of(engine)
+    object.__setattr__(one, "policies", type("Bare", (), {"registry": None}))
+    with pytest.raises(ConfigError, match="no registry"):
+        errand_of(one, {})
+    engine.dispose()
+
+
+def test_the_password_of_the_database_goes_through_a_pipe(state, monkeypatch):
+    seen = []
+    real = subprocess.Popen
+
+    def note(command, **words):
+        seen.append((command, words.get("env")))
+        return real([sys.executable, "-c", "import sys; sys.stdin.readline(); print('{}')"], **words)
+
+    monkeypatch.setattr(subprocess, "Popen", note)
+    assert run_apart(state, "evaluate", {}) == JobResult()
+    ((command, env),) = seen
+    assert "server.db" not in " ".join(command)
+    assert env is None
+
+
+SLOW = "import sys, time; sys.stdin.readline(); print('up', flush=True); time.sleep(60)"
+
+
+def test_a_child_is_stopped_with_the_server(state, monkeypatch):
+    children, real, stopping = [], subprocess.Popen, threading.Event()
+
+    def slow(command, **words):
+        children.append(real([sys.executable, "-c", SLOW], **words))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    token = STOPPING.set(stopping)
+    threading.Timer(0.3, stopping.set).start()
+    with pytest.raises(JobError, match="the server was stopped"):
+        run_apart(state, "evaluate", {})
+    STOPPING.reset(token)
+    assert children[0].poll() == -signal.SIGKILL
+
+
+def test_a_child_ends_when_the_server_was_killed(tmp_path):
+    told = Errand("sqlite:///x", "r", str(tmp_path), {"jobs": {}}, {})
+    body = "import recpolicy.server.jobs.worker as w, time, sys\n" + (
+        "w.WORK = {'wait': lambda errand: (print('up', file=sys.stderr, flush=True), time.sleep(60))}\n"
+        "sys.argv[1] = 'wait'\nw.main()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", body, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    child.stdin.write(json.dumps(vars(told)).encode() + b"\n")
+    child.stdin.flush()
+    assert child.stderr.readline() == b"up\n"
+    assert os.getpriority(os.PRIO_PROCESS, child.pid) >= 10
+    began = time.monotonic()
+    child.stdin.close()
+    assert child.wait(10) == 3
+    assert time.monotonic() - began < 5
+    child.stdout.close()
+    child.stderr.close()
+
+
+def test_the_registry_is_that_of_the_state(state):
+    assert Registry(errand_of(state, {}).registry).aliases()["champion"] == 1
+    with state.kept().engine.connect() as connection:
+        assert connection.execute(events.select()).all() == []

@@ -1,0 +1,184 @@
+"""The rollout routes of the admin API."""
+
+import json
+
+import pytest
+from asking import ask, refusal
+from callers import bearing, key_for
+from databases import KINDS, new_url
+from rolling import rate, rolling
+from sqlalchemy.exc import IntegrityError
+
+from recpolicy.server.app import make_app
+from recpolicy.server.rollout.attend import flush
+from recpolicy.server.rollout.check import check_rollout
+from recpolicy.server.rollout.figures import Health
+from recpolicy.server.routes.admin_rollouts import CurrentRollout, RolloutAnswer, Rollouts
+from recpolicy.server.store import audit, rollouts
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.engine import open_store, writing
+from recpolicy.server.store.events import first_id, new_event_id
+from recpolicy.server.store.rollouts import ConflictError
+
+
+@pytest.fixture
+def state(tmp_path):
+    with rolling(tmp_path) as state:
+        yield state
+
+
+@pytest.fixture
+def asked(state):
+    """Asks the app with an operator's key."""
+    app = make_app(state)
+    headers = bearing(key_for(app, "operator", "ann"))
+    return lambda method, path, body=None: ask(app, method, f"/v1/admin/{path}", body, headers=headers)
+
+
+def test_a_rollout_begins_is_looked_at_and_is_stopped(state, asked):
+    begun = asked("POST", "rollouts", {"challenger": 2, "stages": [0.5, 1], "margin": 0.4})
+    assert begun.status_code == 201
+    answer = RolloutAnswer.model_validate(begun.json(), extra="forbid")
+    assert (answer.state, answer.share, answer.plan["margin"]) == ("running", 0.5, 0.4)
+    assert answer.plan["min_users"] == 30  # as in the settings
+    rate(state, rollouts.latest(state.store.engine.connect(), 1)[0], 900)
+    found = asked("GET", "rollouts/current").json()
+    CurrentRollout.model_validate(found, extra="forbid")
+    assert (found["next"], found["rollout"]["id"]) == ("advance", 1)
+    figures = found["figures"]
+    assert figures["difference"]["lo"] < 0 < figures["difference"]["hi"]
+    assert figures["champion"]["mean"]["value"] == pytest.approx(3, abs=0.2)
+    assert figures["shadow"] is None
+    stopped = asked("DELETE", "rollouts/current").json()
+    assert (stopped["state"], stopped["ended_at"] > 0) == ("stopped", True)
+    listed = asked("GET", "rollouts").json()
+    Rollouts.model_validate(listed, extra="forbid")
+    assert [one["state"] for one in listed["rollouts"]] == ["stopped"]
+    with state.store.engine.connect() as connection:
+        assert [line["actor"] for line in audit.latest(connection, 2)] == ["ann", "ann"]
+
+
+def test_what_is_not_known_yet_is_null(state, asked):
+    assert asked("GET", "rollouts/current").json() == dict.fromkeys(("rollout", "figures", "next", "reason"))
+    asked("POST", "rollouts", {"challenger": 2})
+    found = asked("GET", "rollouts/current").json()
+    nothing = dict.fromkeys(("value", "lo", "hi"))
+    assert found["figures"]["difference"] == found["figures"]["champion"]["mean"] == nothing
+    assert found["figures"]["health"]["champion"]["mean_ms"] is None
+    assert (found["next"], found["reason"]) == ("wait", "0 of 30 users of the challenger gave rewards")
+
+
+def test_a_shadow_tells_what_it_would_have_shown(state, asked):
+    asked("POST", "rollouts", {"challenger": 2, "shadow": True})
+    state.trial.counts.add(1, "challenger", Health(4, 1, 0, 0.02, 1.5, -0.75, 2))
+    flush(state)
+    found = asked("GET", "rollouts/current").json()["figures"]
+    assert found["shadow"] == {"compared": 3, "dropped": 2, "agreement": 0.5, "gap": -0.25}
+    assert found["health"]["challenger"] == {"requests": 4, "failures": 1, "slow": 0, "mean_ms": 5.0}
+
+
+def test_a_comparison_stays_where_it_is(state, asked):
+    asked("POST", "rollouts", {"challenger": 2, "stages": [0.5], "promote": False})
+    rate(state, rollouts.latest(state.store.engine.connect(), 1)[0], 900, hours=6.0)
+    assert check_rollout(state, {}).metadata["action"] == "wait"
+    assert asked("GET", "rollouts/current").json()["next"] == "wait"
+
+
+def test_refusals(state, asked):
+    refusal(asked("DELETE", "rollouts/current"), 404, "not_found")
+    refusal(asked("POST", "rollouts", {"challenger": 9}), 404, "not_found")
+    refusal(asked("POST", "rollouts", {"challenger": 1}), 409, "conflict")
+    refusal(asked("POST", "rollouts", {"challenger": 2, "stages": [0.5, 0.2]}), 422, "refused")
+    refusal(asked("POST", "rollouts", {"challenger": 2, "stage": [0.5]}), 422, "invalid_request")
+    assert asked("POST", "rollouts", {"challenger": 2}).is_success
+    refusal(asked("POST", "rollouts", {"challenger": 2}), 409, "conflict")
+
+
+def test_a_damaged_challenger_is_a_conflict(state, asked):
+    (state.policies.registry.resolve(2) / "arrays.npz").unlink()
+    assert "damaged" in refusal(asked("POST", "rollouts", {"challenger": 2}), 409, "conflict")
+
+
+ROUTES = [("POST", "rollouts", 403), ("GET", "rollouts", 200), ("GET", "rollouts/current", 200)]
+
+
+@pytest.mark.parametrize(("method", "path", "as_reader"), [*ROUTES, ("DELETE", "rollouts/current", 403)])
+def test_who_may_ask(state, method, path, as_reader):
+    app = make_app(state)
+    body = {"challenger": 2} if method == "POST" else None
+    for key, status in ((None, 401), (key_for(app, "reader"), as_reader)):
+        assert ask(app, method, f"/v1/admin/{path}", body, headers=bearing(key)).status_code == status
+    assert not rollouts.latest(state.store.engine.connect(), 1)
+
+
+@pytest.fixture(params=KINDS)
+def engine(request, tmp_path):
+    engine = open_store(new_url(request.param, tmp_path))
+    yield engine
+    engine.dispose()
+
+
+def test_on_both_databases_one_rollout_runs_and_changes_only_as_it_was_seen(engine):
+    with writing(engine) as connection:
+        row = rollouts.add(connection, 1, 2, {"stages": [0.1]})
+    with pytest.raises(ConflictError), writing(engine) as connection:
+        rollouts.add(connection, 1, 3, {})
+    with writing(engine) as connection:
+        assert rollouts.unfinished(connection) == row
+        assert rollouts.move(connection, row, stage_at=5)
+        assert not rollouts.move(connection, row, stage_at=6)
+        (row,) = rollouts.latest(connection, 5)
+        assert rollouts.move(connection, row, state="stopped", ended_at=7)
+        assert rollouts.unfinished(connection) is None
+        assert rollouts.add(connection, 1, 3, {}).id > row.id
+    with pytest.raises(IntegrityError), writing(engine) as connection:
+        connection.exec_driver_sql("UPDATE rollouts SET state = 'running', ended_at = NULL")
+
+
+def test_on_both_databases_counts_and_rewards_add_up(engine):
+    numbers = Health(5, 1, 2, 0.5, 1.5, -0.25, 3)
+    for _ in range(2):
+        with writing(engine) as connection:
+            rollouts.add_health(connection, "a", {(1, "champion"): numbers})
+    with engine.connect() as connection:
+        found = rollouts.health(connection, 1, minutes=5)
+        assert found == {"champion": numbers + numbers}
+        json.dumps(found["champion"].requests)  # a number as JSON knows it
+        assert rollouts.groups(connection, 1, 0) == {}
+    with writing(engine) as connection:
+        rollouts.forget_health(connection, 2)
+        assert rollouts.health(connection, 1) == {}
+
+
+def test_on_both_databases_users_are_the_units(engine):
+    """Of the champion: user a gave 5 and 1 (mean 3), b gave 4; of the challenger: c gave 2. The rest does not count."""
+    given = [("a", 5, {}), ("a", 1, {}), ("b", 4, {}), ("c", 2, {"variant": "challenger"})]
+    given += [("d", 1, {"time": 99}), ("e", 1, {"explored": True}), ("f", 1, {"rollout": 2})]
+    with writing(engine) as connection:
+        rated(connection, given)
+    with engine.connect() as connection:
+        found = rollouts.groups(connection, 1, 100)
+    champion, challenger = found["champion"], found["challenger"]
+    assert (champion.users, champion.rewards, champion.mean, champion.variance) == (2, 3, 3.5, pytest.approx(0.5))
+    assert (challenger.users, challenger.rewards, challenger.mean) == (1, 1, 2.0)
+
+
+def test_ids_of_events_tell_the_time():
+    now = now_ms()
+    assert first_id(now - 1) < new_event_id() < first_id(now + 60_000)
+
+
+def rated(connection, given):
+    from sqlalchemy import insert
+
+    from recpolicy.server.store.tables import events, rewards
+
+    for place, (user, reward, words) in enumerate(given):
+        one = {"time": 100, "rollout": 1, "variant": "champion", "explored": False} | words
+        same = {name: one[name] for name in ("time", "rollout", "variant", "explored")} | {"version": 1}
+        texts = {"content": "c", "agent": "linucb", "movies": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
+        connection.execute(
+            insert(events).values(**same, **texts, id=f"{first_id(one['time'])}{place:020x}", user_key=user)
+        )
+        told = {"event_id": f"{first_id(one['time'])}{place:020x}", "position": 0, "reward": reward, "user_key": user}
+        connection.execute(insert(rewards).values(**{**same, **told, "time": 5_000}))
