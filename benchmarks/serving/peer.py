@@ -1,31 +1,26 @@
 """The peer: a plain prediction server of the usual kind, FastAPI around an eager SavedModel.
 
-It loads the artifact's `policy/` (TF-Agents' PolicySaver) and calls `action()` once an instance, as sample containers for
-Vertex AI do. Instances are {"user": id}, answers are movie ids: no ratings, no reasons, nothing kept.
+It loads the artifact's `policy/` (TF-Agents' PolicySaver) and calls `action()` once an instance, as sample containers
+for Vertex AI do. Instances are {"user": id}, answers are movie ids: no ratings, no reasons, nothing kept.
 
     python peer.py ARTIFACT PORT
 """
 
-import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from recpolicy.core.tensorflow_setup import silence_libraries
-
-silence_libraries()
-
-import tensorflow as tf
 import uvicorn
 from fastapi import FastAPI, Request
-from tf_agents.trajectories import time_step as ts
 
+from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.serving.artifact import read_artifact
 
 
 def make_app(folder: Path) -> FastAPI:
+    silence_libraries()
+    import tensorflow as tf
+    from tf_agents.trajectories import time_step as ts
+
     artifact = read_artifact(folder)
     row_of = {user: row for row, user in enumerate(artifact.users["user_id"].tolist())}
     movie_ids = artifact.movies["movie_id"].tolist()

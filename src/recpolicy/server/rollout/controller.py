@@ -70,8 +70,8 @@ def start(
 def stop(state: State, actor: str, reason: str = "stopped by hand") -> Rollout:
     """Have the champion serve all: at once, and whether or not the database answers. Returns the rollout that ended.
 
-    Raises ConflictError where none runs; StoreError where the challenger was withdrawn, but that could not be noted: the
-    next check does.
+    Raises ConflictError where none runs, StoreError where the challenger was withdrawn, but that could not be noted (it
+    is by the next check).
     """
     registry, engine = serving_registry(state), state.kept().engine
     told = {"actor": actor, "reason": reason}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from recpolicy.core.errors import ArtifactError
+from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.server import changes
 from recpolicy.server.admin_answers import ADMIN_REFUSALS, Changed, VersionAnswer, VersionList
 from recpolicy.server.auth import Caller, Operator, Reader
@@ -114,7 +114,10 @@ async def import_archive(request: Request, caller: Operator, here: Here) -> Resp
     try:
         with tempfile.TemporaryDirectory(prefix="recpolicy-import-") as scratch:
             archive = FilePath(scratch) / "archive"
-            await _receive(request, archive, here.settings.limits.import_bytes)
+            limit = here.settings.limits.import_bytes
+            if not await _receive(request, archive, limit):
+                said = f"the archive is larger than {limit} bytes; [limits] import_bytes sets the bound"
+                return error_answer(413, "too_large", said, {"connection": "close"})
             return json_answer(await asyncio.to_thread(_take_in, here, caller, archive), 201)
     except ClientDisconnect:
         raise HTTPException(400, "the archive did not arrive whole") from None
@@ -122,20 +125,20 @@ async def import_archive(request: Request, caller: Operator, here: Here) -> Resp
         _importing.release()
 
 
-async def _receive(request: Request, archive: FilePath, limit: int) -> None:
-    """Write the body to a file; raises HTTPException 413 as soon as it is larger than `limit`."""
+async def _receive(request: Request, archive: FilePath, limit: int) -> bool:
+    """Write the body to a file; False as soon as it is larger than `limit`."""
     size, waiting = 0, bytearray()
     with archive.open("wb") as stream:
         async for piece in request.stream():
             size += len(piece)
             if size > limit:
-                said = f"the archive is larger than {limit} bytes; [limits] import_bytes sets the bound"
-                raise HTTPException(413, said, {"connection": "close"})
+                return False
             waiting += piece
             if len(waiting) >= _AT_ONCE:
                 await asyncio.to_thread(stream.write, bytes(waiting))
                 waiting.clear()
         await asyncio.to_thread(stream.write, bytes(waiting))
+    return True
 
 
 def _take_in(here: State, caller: Caller, archive: FilePath) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def _take_in(here: State, caller: Caller, archive: FilePath) -> dict[str, Any]:
     try:
         found = import_version(registry, archive, note={"by": caller.name})
     except ArtifactError as error:
-        raise HTTPException(422, str(error).replace(str(archive), "the archive")) from None
+        raise DataError(str(error).replace(str(archive), "the archive")) from None
     changes.note(here, caller, "import", {"number": found.number, "digest": found.digest})
     changes.remember(here)
     return _shown(found, registry.aliases()) | {"gate": found.gate}

@@ -12,7 +12,7 @@ async function loadVersions() {
   if (!keyNow()) return needsKey();
   try {
     const { versions, routing } = await ask("GET", "/v1/admin/versions");
-    const shown = [["", "Serving this user now"], ...versions.map((one) => [String(one.number), named(one)]).reverse()];
+    const shown = [["", "serving this user now"], ...versions.map((one) => [String(one.number), named(one)]).reverse()];
     for (const id of ["left-input", "right-input"]) {
       const chosen = $(id).value;
       show($(id), shown.map(([value, text]) => el("option", { value, text })));
@@ -27,7 +27,7 @@ async function loadVersions() {
   }
 }
 
-const named = (one) => `Version ${one.number} · ${one.agent}${one.aliases.length ? ` · ${one.aliases.join(", ")}` : ""}, as trained`;
+const named = (one) => `${one.number} · ${one.agent}${one.aliases.length ? ` · ${one.aliases.join(", ")}` : ""}`;
 
 function needsKey() {
   show($("list"),

@@ -14,7 +14,7 @@ const SECTIONS = {
   versions: { path: "/v1/admin/versions", draw: (answer) => draw.versions(answer, gates) },
   rollout: { path: "/v1/admin/rollouts/current", draw: draw.rollout },
   rewards: { path: "/v1/admin/rewards?days=7", draw: draw.rewards },
-  jobs: { path: "/v1/admin/jobs", beside: "/v1/admin/runs?limit=20", draw: draw.jobs },
+  jobs: { path: "/v1/admin/jobs", more: runsOf, draw: draw.jobs },
   drift: { path: "/v1/admin/drift", draw: draw.drift },
   simulator: { path: "/v1/admin/simulator", draw: (answer) => draw.simulator(answer, last.versions) },
   audit: { path: "/v1/admin/audit?count=20", draw: draw.audit },
@@ -40,11 +40,17 @@ async function refresh() {
   }
 }
 
-async function one(name, { path, beside, draw: drawn }) {
+/** The jobs with the last runs of each, newest first: one that runs every few seconds hides no other. */
+async function runsOf({ jobs }) {
+  const answers = await Promise.all(jobs.map(({ name }) => ask("GET", `/v1/admin/runs?limit=6&name=${encodeURIComponent(name)}`)));
+  return { jobs, runs: answers.flatMap(({ runs }) => runs).sort((a, b) => b.id - a.id) };
+}
+
+async function one(name, { path, more, draw: drawn }) {
   try {
-    const answers = await Promise.all([path, beside].filter(Boolean).map((each) => ask("GET", each)));
-    last[name] = answers[0];
-    show($(name), drawn(...answers));
+    const answer = await ask("GET", path);
+    last[name] = more ? await more(answer) : answer;
+    show($(name), drawn(last[name]));
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     if (problem.status === 0) throw problem;

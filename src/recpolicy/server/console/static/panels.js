@@ -12,10 +12,13 @@ const button = (action, text, data = {}, cls = "quiet") =>
 
 /** A table; cells are texts, or elements. */
 function table(label, heads, rows) {
+  const text = heads.map((_, place) => place && rows.some((row) => !/^[-–−+±≤≥<>\d.,]/.test(row[place] instanceof Node ? "text" : String(row[place]))));
+  const left = (place) => (text[place] ? "text" : null);
   const cell = (name, value, words = {}) => (value instanceof Node ? el(name, words, value) : el(name, { ...words, text: value }));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, el("table", {},
-    el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col", text })))),
-    el("tbody", {}, rows.map(([first, ...rest]) => el("tr", {}, cell("th", first, { scope: "row" }), rest.map((value) => cell("td", value)))))));
+    el("thead", {}, el("tr", {}, heads.map((head, place) => el("th", { scope: "col", class: left(place), text: head })))),
+    el("tbody", {}, rows.map(([first, ...rest]) => el("tr", {},
+      cell("th", first, { scope: "row" }), rest.map((value, place) => cell("td", value, { class: left(place + 1) })))))));
 }
 
 const tiles = (pairs) => el("dl", { class: "tiles" }, pairs.map(([term, value, hint]) => el("div", { title: hint }, el("dt", { text: term }), el("dd", { text: value }))));
@@ -65,7 +68,7 @@ function version(one, routing, whole) {
         button("promote", "Promote", { number: n }, "quiet danger"), button("rollout", "Roll out", { number: n }),
         el("form", { class: "traffic row", data: { number: n } },
           el("label", { class: "unseen", for: `share-${n}`, text: `Share of the users for version ${n}, in percent` }),
-          el("input", { type: "number", name: "share", id: `share-${n}`, class: "share", min: 0, max: 100, step: "0.1", value: 10, required: true }),
+          el("input", { type: "number", name: "share", id: `share-${n}`, class: "share", min: 0, max: 100, step: "0.1", value: 10, required: true }), "%",
           el("label", { class: "check" }, el("input", { type: "checkbox", name: "shadow", id: `shadow-${n}` }), " shadow"),
           el("button", { type: "submit", class: "quiet", id: `traffic-${n}`, text: "Set traffic" })))),
     el("p", { class: "hint", text: `registered ${when(Date.parse(one.registered_at))} · content ${one.content.slice(0, 12)} · ${one.lineage.data ?? "data not named"}` }),
@@ -81,13 +84,13 @@ function record({ gate, lineage }) {
     el("pre", { tabindex: "0", role: "region", "aria-label": "Lineage", text: JSON.stringify(lineage, null, 1) }));
 }
 
-const criteria = (label, list) => table(label, ["Criterion", "Figure", "Limit", ""], list.map((one) => [
+const criteria = (label, list) => table(label, ["Criterion", "Figure", "Limit", "Verdict"], list.map((one) => [
   one.name, short(one.figure), `${one.at_least ? (one.strict ? ">" : "≥") : one.strict ? "<" : "≤"} ${short(one.limit)}`,
   el("span", { class: one.passed ? "tag good" : "tag failed", text: one.passed ? "passed" : "failed" }),
 ]));
 
 const card = (found) => el("div", {},
-  el("p", {}, `Session simulator ${found.world ?? ""} on ${found.split ?? "its data"} `,
+  el("p", {}, `Session simulator of ${found.world ?? "unnamed"}; split ${found.split ?? "unnamed"} `,
     el("span", { class: found.passed ? "tag good" : "tag failed", text: found.passed ? "passed" : "failed" })),
   criteria("Gates of the simulator", Object.entries(found.gates).map(([name, one]) => ({ name, ...one }))));
 
@@ -155,8 +158,8 @@ export function rewards({ rows }) {
 
 // ---------------------------------------------------------------- jobs, drift, audit
 
-export function jobs({ jobs: all }, { runs } = { runs: [] }) {
-  const latest = new Map([...runs].reverse().map((run) => [run.name, run]));
+export function jobs({ jobs: all, runs: found }) {
+  const latest = new Map([...found].reverse().map((run) => [run.name, run])), runs = found.filter((run) => run.status !== "skipped");
   return [
     ...all.map((job) => el("article", { class: "item", data: { key: `job-${job.name}` } },
       el("div", { class: "row" },

@@ -34,7 +34,7 @@ async function load(moved = false) {
   const who = asked(), mine = ++turn;
   if (!moved) { before = null; gone = []; watching = null; rated.clear(); }
   if (!who) {
-    list = null;
+    list = before = null;
     show($("moved"));
     show($("list"), el("p", { class: "empty", text: isNew() ? "Rate a movie on this page, and the list appears." : "Pick a user." }));
     return say("");
@@ -127,21 +127,21 @@ function change(old, movie, rank) {
 function drawMoved() {
   if (!before) return show($("moved"));
   const now = [...list.movies.map((movie, place) => ({ ...movie, rank: place + 1 })), ...gone];
-  const rows = now.map((movie) => ({ movie, old: before.get(movie.movie_id) }));
-  const same = rows.every(({ movie, old }) => old && old.rank === movie.rank && old.rating === movie.rating);
-  if (same) return show($("moved"), el("p", { class: "hint", text: "Nothing moved: the list is as it was." }));
+  const all = now.map((movie) => ({ movie, old: before.get(movie.movie_id) }));
+  const rows = all.filter(({ movie, old }) => rated.has(movie.movie_id) || !old || old.rank !== movie.rank || old.rating !== movie.rating);
+  if (!rows.length) return show($("moved"), el("p", { class: "hint", text: "Nothing moved: the list is as it was." }));
+  const still = all.length - rows.length;
   const step = ({ movie, old }) => (old && movie.rating !== null && old.rating !== null ? movie.rating - old.rating : null);
   return show($("moved"), el("details", { class: "panel", open: true, data: { key: "moved" } },
-    el("summary", {}, el("h3", { text: "How the policy moved" })),
+    el("summary", {}, el("h3", { text: "How the policy moved" }), el("span", { class: "hint", text: " before → now" })),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How the policy moved" }, el("table", {},
-      el("thead", {}, el("tr", {}, ["Movie", "Rank before", "now", "Rating before", "now", "Change"].map((text) => el("th", { scope: "col", text })))),
+      el("thead", {}, el("tr", {}, ["Movie", "Rank", "Rating", "Change"].map((text) => el("th", { scope: "col", text })))),
       el("tbody", {}, rows.map((row) => el("tr", { class: rated.has(row.movie.movie_id) ? "mine" : null },
         el("th", { scope: "row", text: titleOf(row.movie) }),
-        el("td", { text: row.old?.rank ?? "–" }),
-        el("td", { text: row.movie.rank ?? "left out" }),
-        el("td", { text: number(row.old?.rating) }),
-        el("td", { text: number(row.movie.rating) }),
-        el("td", { class: step(row) > 0.004 ? "up" : step(row) < -0.004 ? "down" : null, text: step(row) === null ? "–" : signed(step(row)) }))))))));
+        el("td", { text: `${row.old?.rank ?? "–"} → ${row.movie.rank ?? "out"}` }),
+        el("td", { text: `${number(row.old?.rating, 3)} → ${number(row.movie.rating, 3)}` }),
+        el("td", { class: step(row) > 0 ? "up" : step(row) < 0 ? "down" : null, text: step(row) === null ? "–" : signed(step(row), 3) })))))),
+    still > 0 && el("p", { class: "hint", text: `${still === 1 ? "One other movie" : `${still} other movies`} did not move.` })));
 }
 
 // ---------------------------------------------------------------- rating
@@ -211,4 +211,4 @@ $("filter-form").addEventListener("submit", (event) => {
 });
 $("filter-form").addEventListener("reset", () => setTimeout(load));
 onKey(() => load());
-begin(() => load());
+begin((same) => load(same && list !== null));

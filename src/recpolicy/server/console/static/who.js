@@ -37,7 +37,7 @@ export function give(movie, title, rating) {
   draw();
 }
 
-/** Begin; `then` is called whenever it is somebody else. */
+/** Begin; `then(same)` is called whenever it is somebody else, or the same new person with other ratings. */
 export function begin(then) {
   changed = then;
   $("who-known").checked = !isNew();
@@ -47,7 +47,7 @@ export function begin(then) {
   suggestUsers();
   if (isNew()) findMovies();
   onKey(suggestUsers);
-  if (asked()) then();
+  if (asked()) then(false);
 }
 
 function draw() {
@@ -101,7 +101,7 @@ function choose(user) {
   Object.assign(kept, { mode: "known", user });
   $("user-input").value = user;
   keep();
-  changed();
+  changed(false);
 }
 
 $("user-input").addEventListener("input", typed);
@@ -137,7 +137,7 @@ $("who").addEventListener("change", (event) => {
   keep();
   draw();
   if (isNew() && !found.length) findMovies();
-  changed();
+  changed(false);
 });
 onStars($("movie-found"), (form, rating) => {
   const { movie, title } = form.closest("li").dataset;
@@ -145,7 +145,7 @@ onStars($("movie-found"), (form, rating) => {
   announce(`${title}: ${rating}`);
   const next = $("movie-found").querySelector("input");
   if (next && !$("who").contains(document.activeElement)) next.focus({ preventScroll: true });
-  changed();
+  changed(true);
 });
 $("movie-given").addEventListener("click", (event) => {
   const movie = event.target.closest("[data-remove]")?.dataset.remove;
@@ -154,14 +154,14 @@ $("movie-given").addEventListener("click", (event) => {
   keep();
   draw();
   ($("movie-given").querySelector("button") ?? $("movie-input")).focus();
-  changed();
+  changed(true);
 });
 $("new-clear").addEventListener("click", () => {
   kept.given = [];
   keep();
   draw();
   $("movie-input").focus();
-  changed();
+  changed(false);
 });
 
 /** The function, called when nothing more is typed for a moment. */

@@ -1,0 +1,186 @@
+"""`recpolicy admin` against a server on a socket: tables for people, JSON for machines, one line for what fails."""
+
+import http.server
+import json
+import tarfile
+import threading
+
+import pytest
+from asking import ask
+from callers import key_for, listening
+from command_line import recpolicy, refused
+from trained_policies import trained
+
+from recpolicy.cli.admin_tables import say
+from recpolicy.server.app import make_app
+from recpolicy.server.opening import opened
+from recpolicy.server.settings import Settings
+from recpolicy.serving.registry import Registry
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """(URL, app) of a server over two versions."""
+    folder = tmp_path_factory.mktemp("served")
+    registry = Registry(folder / "registry")
+    registry.register(trained("linucb"))
+    registry.register(trained("random"))
+    registry.promote(1)
+    with opened(registry.folder, folder / "state", Settings()) as state:
+        app = make_app(state)
+        with listening(app) as (host, port):
+            yield f"http://{host}:{port}", app
+
+
+@pytest.fixture
+def admin(server, capsys, monkeypatch):
+    """Run an admin command with an operator's key."""
+    url, app = server
+    monkeypatch.setenv("RECPOLICY_URL", url)
+    monkeypatch.setenv("RECPOLICY_KEY", key_for(app, "operator"))
+    return lambda *words: recpolicy(capsys, "admin", *words)
+
+
+def said(answer):
+    assert (answer.code, answer.err) == (0, ""), answer
+    return answer.out
+
+
+def test_status_says_who_serves_whom(admin):
+    assert said(admin("status")).splitlines() == [
+        "champion: version 1", "challenger: none", "previous: none", "exploration: on",
+        "serving: linucb, version 1; store: up",
+    ]  # fmt: skip
+    assert json.loads(said(admin("status", "--json")))["routing"]["champion"] == 1
+
+
+def test_versions_are_a_table_or_json(admin):
+    lines = said(admin("versions")).splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        ["version", "alias", "agent"], ["1", "champion", "linucb"], ["2", "random", "none"],
+    ]  # fmt: skip
+    assert [one["number"] for one in json.loads(said(admin("versions", "--json")))["versions"]] == [1, 2]
+
+
+def test_a_promotion_and_its_roll_back(admin, server):
+    assert "champion: version 2\n" in said(admin("promote", 2))
+    assert ask(server[1], "GET", "/readyz").json()["policy"]["version"] == 2
+    out = said(admin("roll-back"))
+    assert "champion: version 1\n" in out
+    assert float(out.split("in effect after ")[1].split()[0]) < 1000
+    assert ask(server[1], "GET", "/readyz").json()["policy"]["version"] == 1
+
+
+def test_traffic_and_exploration(admin):
+    assert "challenger: version 2, answers 10 % of the users\n" in said(admin("traffic", 2, "--share", 0.1))
+    assert "challenger: version 2, shadows 10 % of the users\n" in said(admin("traffic", 2, "--shadow"))
+    assert "challenger: none\n" in said(admin("withdraw"))
+    assert "exploration: paused\n" in said(admin("exploration", "pause"))
+    assert json.loads(said(admin("exploration", "resume", "--json")))["routing"]["exploration"] is True
+
+
+def test_keys_are_made_listed_and_revoked(admin, server, monkeypatch):
+    key = said(admin("keys", "create", "shop", "--role", "reader")).strip()
+    assert "shop" in said(admin("keys", "list"))
+    assert key not in said(admin("keys", "list", "--json"))
+    operator_word = "create_key"
+    assert operator_word in said(admin("audit", "--count", 5))
+    assert said(admin("keys", "revoke", "shop")) == "revoked: shop (reader)\n"
+    monkeypatch.setenv("RECPOLICY_KEY", key)
+    assert "refuses the key" in refused(admin("status"))
+
+
+def test_a_version_is_sent(admin, tmp_path):
+    archive = tmp_path / "policy.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(trained("random"), arcname="policy")
+    assert said(admin("import", archive)).startswith("version 2: random, ")
+    archive.write_bytes(b"nothing of ours")
+    assert "refuses it: the archive" in refused(admin("import", archive))
+    assert "cannot be read" in refused(admin("import", tmp_path / "none"))
+    assert "cannot be read" in refused(admin("import", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "words", [["jobs"], ["runs"], ["rewards"], ["drift"], ["rollout", "status"], ["audit"], ["keys", "list"]]
+)
+def test_every_list_is_for_people_and_for_machines(admin, words):
+    assert said(admin(*words)).strip()
+    json.loads(said(admin(*words, "--json")))
+
+
+def test_what_the_server_refuses_is_one_line(admin):
+    assert "no version 9" in refused(admin("promote", 9))
+    assert "no job" in refused(admin("run", "nothing", "--param", "days=7"))
+    assert "Not Found" in refused(admin("run", "nothing/../../keys"))
+    assert "no rollout" in refused(admin("rollout", "stop"))
+    assert "no version 9" in refused(admin("rollout", "start", 9, "--set", "stages=[0.1,1]"))
+    assert "NAME=VALUE" in refused(admin("run", "train", "--param", "days"))
+
+
+def test_a_role_that_is_too_low_is_one_line(admin, server, monkeypatch):
+    monkeypatch.setenv("RECPOLICY_KEY", key_for(server[1], "reader"))
+    assert "champion" in said(admin("status"))
+    assert "needs the role operator" in refused(admin("promote", 2))
+
+
+def test_the_key_comes_from_the_environment_or_a_file_and_never_from_an_option(admin, server, tmp_path, monkeypatch):
+    file = tmp_path / "key"
+    file.write_text(key_for(server[1], "reader") + "\n")
+    monkeypatch.delenv("RECPOLICY_KEY")
+    assert "RECPOLICY_KEY" in refused(admin("status"))
+    assert "champion" in said(admin("status", "--key-file", file))
+    assert "none: no key can be read" in refused(admin("status", "--key-file", tmp_path / "none"))
+    file.write_text("two words")
+    assert "no API key" in refused(admin("status", "--key-file", file))
+    assert "two words" not in refused(admin("status", "--key-file", file))
+    assert admin("status", "--key", "x").code == 2
+
+
+@pytest.mark.parametrize("url", ["ftp://here", "here:8080", "http://", "", "file:///etc/passwd"])
+def test_a_url_that_is_none_is_one_line(admin, url):
+    assert "URL" in refused(admin("status", "--url", url))
+
+
+def test_a_server_that_is_not_there_is_one_line(admin):
+    assert "no server answers at http://127.0.0.1:9" in refused(admin("status", "--url", "http://127.0.0.1:9"))
+
+
+class Odd(http.server.BaseHTTPRequestHandler):
+    """A server of another kind."""
+
+    seen: list[str] = []  # noqa: RUF012
+
+    def do_GET(self):
+        self.seen.append(self.path)
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            return
+        self.send_response(500 if self.path.startswith("/broken") else 200)
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_of_another_kind_is_one_line_and_gets_the_key_nowhere_else(admin):
+    with http.server.HTTPServer(("127.0.0.1", 0), Odd) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{other.server_port}"
+        for place in ("", "/broken", "/moved"):
+            assert "recpolicy server" in refused(admin("status", "--url", base + place))
+        other.shutdown()
+    assert "/elsewhere" not in Odd.seen
+
+
+def test_times_numbers_and_what_is_missing_are_shown_plainly(capsys):
+    rows = [{"started_at": 1_700_000_000_000, "share": 0.1, "plan": {"a": 1}, "reason": None}]
+    say({"rows": rows}, False, "rows")
+    assert capsys.readouterr().out.splitlines()[1].split() == ["2023-11-14T22:13:20Z", "0.100", '{"a":', "1}"]
+    say({"rows": []}, False, "rows", none="nothing")
+    assert capsys.readouterr().out == "nothing\n"
+    say({"run": 3, "next_at": None, "table": [{"x": 1}]}, False)
+    assert capsys.readouterr().out.splitlines() == ["run: 3", "next_at: ", "table:", "x", "1"]

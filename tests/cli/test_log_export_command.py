@@ -1,0 +1,71 @@
+"""`recpolicy log export`: what it says, and the lines with which it refuses."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from command_line import recpolicy, refused
+from tiny_policies import write_tiny
+
+from recpolicy.server.store.engine import open_store, sqlite_url, writing
+from recpolicy.server.store.events import Event, new_event_id, row_of, write_rows
+from recpolicy.server.store.feedback import Rules, Said, take
+from recpolicy.serving.registry import Registry
+
+
+def shown(**words):
+    given = {
+        "id": new_event_id(), "time": 1_000, "user": 1, "version": 1, "content": "c", "agent": "linucb",
+        "variant": "champion", "rollout": None, "explored": False, "movies": (101, 102), "propensities": (0.5, 0.25),
+        "ratings": (4.0, None),
+    }  # fmt: skip
+    return Event(**(given | words))
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    """A state folder with two events, one of them of a new user, and a reward."""
+    monkeypatch.delenv("RECPOLICY_DATABASE_URL", raising=False)
+    folder = tmp_path / "state"
+    registry = Registry(folder / "registry")
+    registry.register(write_tiny(tmp_path / "tiny"))
+    registry.promote(1)
+    engine, one = open_store(sqlite_url(folder / "server.db")), shown()
+    with writing(engine) as connection:
+        write_rows(connection, [row_of(one), row_of(shown(user="x", context=b"\0" * 12))])
+        take(connection, [Said(one.id, 102, "rating", 3.0)], 2_000, Rules((1.0, 5.0), 10_000))
+    engine.dispose()
+    return folder
+
+
+def test_it_says_what_was_added_and_what_was_left_out(state, tmp_path, capsys):
+    out = tmp_path / "log"
+    answer = recpolicy(capsys, "log", "export", state, "--out", out)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == [
+        f"added 2 rounds and 1 rewards: {out}",
+        "it holds 2 rounds and 1 rewards",
+        "left out: 1 events (users whom the policy did not know, or not by id alone)",
+        f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds",
+    ]
+    again = json.loads(recpolicy(capsys, "log", "export", state, "--out", out, "--json").out)
+    assert again == {"new_rounds": 0, "new_rewards": 0, "rounds": 2, "rewards": 1, "left_out": {"new_user": 1}}
+    ingested = recpolicy(capsys, "log", "ingest", out, "--policy", tmp_path / "tiny", "--out", tmp_path / "r",
+                         "--evaluation-share", 0, "--json")  # fmt: skip
+    assert json.loads(ingested.out)["joined"] == 1
+
+
+def test_options_choose_places_and_registry(state, tmp_path, capsys):
+    (state / "registry").rename(tmp_path / "elsewhere")
+    words = ("--registry", tmp_path / "elsewhere", "--version", 1, "--places", 1)
+    answer = recpolicy(capsys, "log", "export", state, "--out", tmp_path / "log", *words)
+    assert answer.code == 0
+    assert pq.read_table(tmp_path / "log" / "events.parquet").num_rows == 1
+
+
+def test_a_folder_without_state_is_one_line(state, tmp_path, capsys):
+    assert "not a registry" in refused(recpolicy(capsys, "log", "export", tmp_path, "--out", tmp_path / "log"))
+    (state / "server.db").unlink()
+    answer = recpolicy(capsys, "log", "export", state, "--out", tmp_path / "log")
+    assert "server.db: no such file; expected the state folder of a server" in refused(answer)
+    assert not (tmp_path / "log").exists()

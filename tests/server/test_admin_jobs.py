@@ -1,0 +1,150 @@
+"""Jobs, runs, drift and rewards as operators and readers see them."""
+
+import pytest
+from asking import ask, refusal
+from jobs_at_work import Clock, Gate, job, tick
+from shown import event
+from trained_policies import trained
+
+from recpolicy.server.app import make_app
+from recpolicy.server.jobs.catalogue import JOBS
+from recpolicy.server.jobs.evaluate import EVALUATE
+from recpolicy.server.jobs.job import Job, JobResult
+from recpolicy.server.jobs.scheduler import Scheduler
+from recpolicy.server.keys import digest_of, new_key
+from recpolicy.server.opening import opened, without_store
+from recpolicy.server.routes.admin_jobs import Begun, Drift, Jobs, Rewards, Run, Runs
+from recpolicy.server.settings import Settings
+from recpolicy.server.store import keys as stored
+from recpolicy.server.store.clock import now_ms
+from recpolicy.server.store.engine import writing
+from recpolicy.server.store.events import row_of, write_rows
+from recpolicy.server.store.feedback import Rules, Said, take
+
+
+@pytest.fixture
+def state(tmp_path):
+    with opened(trained("linucb"), tmp_path, Settings()) as state:
+        yield state
+
+
+class Console:
+    """An app and the keys of three callers."""
+
+    def __init__(self, state, *jobs, keys=None):
+        self.app = make_app(state)
+        self.app.state.scheduler = Scheduler(state, {one.name: one for one in jobs} or JOBS)
+        self.keys = keys or {role: key_of(state, role) for role in ("client", "reader", "operator")}
+
+    def ask(self, method, path, body=None, role="reader"):
+        headers = {"x-api-key": self.keys[role]} if role else {}
+        return ask(self.app, method, f"/v1/admin/{path}", body, headers=headers)
+
+
+def key_of(state, role):
+    """A new key of this role."""
+    key = new_key()
+    with writing(state.kept().engine) as connection:
+        stored.add(connection, role, role, digest_of(key))
+    return key
+
+
+def test_jobs_are_listed_with_their_next_times(state):
+    console = Console(state)
+    listed = Jobs.model_validate(console.ask("GET", "jobs").json()).jobs
+    assert [one.name for one in listed] == ["retrain", "evaluate", "drift", "check_rollout"]
+    assert [one.cron for one in listed] == ["0 1 * * mon", "0 2 * * *", "*/15 * * * *", "*/10 * * * * *"]
+    assert {one.next_at for one in listed} == {None}
+    console = Console(state, job(), keys=console.keys)
+    clock = Clock()
+    tick(Scheduler(state, {"count": job()}, clock, clock.monotonic))
+    assert console.ask("GET", "jobs").json()["jobs"][0]["next_at"] == clock.now + 3_600_000
+
+
+def test_a_run_is_begun_looked_at_and_listed(state):
+    given = []
+
+    def run(_, parameters):
+        given.append(parameters)
+        return JobResult(users=2, records=7, metadata={"days": parameters["days"]})
+
+    evaluate = Job(
+        name="evaluate", about="x", cron="0 2 * * *", run=run, parameters=EVALUATE.parameters
+    )  # fmt: skip
+    console = Console(state, evaluate, job())
+    answer = console.ask("POST", "jobs/evaluate", {"days": 3}, role="operator")
+    assert answer.status_code == 202
+    number = Begun.model_validate(answer.json()).run
+    assert console.app.state.scheduler.wait(number, 10)
+    found = Run.model_validate(console.ask("GET", f"runs/{number}").json())
+    assert (found.status, found.users, found.records, found.metadata) == ("done", 2, 7, {"days": 3.0})
+    assert given == [{"days": 3.0}]
+    for _ in range(2):
+        assert console.app.state.scheduler.wait(
+            console.ask("POST", "jobs/count", {}, role="operator").json()["run"], 10
+        )
+    listed = Runs.model_validate(console.ask("GET", "runs").json()).runs
+    assert [one.name for one in listed] == ["count", "count", "evaluate"]
+    assert len(console.ask("GET", "runs?limit=1").json()["runs"]) == 1
+    assert [one["name"] for one in console.ask("GET", "runs?name=evaluate").json()["runs"]] == ["evaluate"]
+
+
+def test_what_cannot_be_run_is_refused(state):
+    gate = Gate()
+    console = Console(state, job(gate), EVALUATE)
+    assert "there are count, evaluate" in refusal(
+        console.ask("POST", "jobs/cuont", {}, role="operator"), 404, "not_found"
+    )
+    assert "takes no parameters" in refusal(
+        console.ask("POST", "jobs/count", {"days": 3}, role="operator"), 422, "refused"
+    )
+    for days in (0, -1, "x", 1000):
+        refusal(console.ask("POST", "jobs/evaluate", {"days": days}, role="operator"), 422, "refused")
+    number = console.ask("POST", "jobs/count", {}, role="operator").json()["run"]
+    assert "is under way" in refusal(console.ask("POST", "jobs/count", {}, role="operator"), 422, "refused")
+    gate.open.set()
+    assert console.app.state.scheduler.wait(number, 10)
+    refusal(console.ask("GET", "runs/99"), 404, "not_found")
+    for path in ("runs/0", "runs/x", f"runs/{2**40}", "runs?limit=0", "runs?limit=501", "rewards?days=0"):
+        refusal(console.ask("GET", path), 422, "invalid_request")
+
+
+def test_readers_look_and_operators_run(state):
+    console = Console(state, job())
+    for path in ("jobs", "runs", "runs/1", "drift", "rewards"):
+        refusal(console.ask("GET", path, role=None), 401, "unauthorized")
+        refusal(console.ask("GET", path, role="client"), 403, "forbidden")
+    refusal(console.ask("POST", "jobs/count", {}, role=None), 401, "unauthorized")
+    refusal(console.ask("POST", "jobs/count", {}, role="reader"), 403, "forbidden")
+    assert console.ask("GET", "runs").json() == {"runs": []}
+
+
+def test_the_last_figures_of_drift_are_shown(state):
+    console = Console(state)
+    assert Drift.model_validate(console.ask("GET", "drift").json()).run is None
+    number = console.ask("POST", "jobs/drift", {}, role="operator").json()["run"]
+    assert console.app.state.scheduler.wait(number, 10)
+    run = Drift.model_validate(console.ask("GET", "drift").json()).run
+    assert run.metadata == {
+        "version": 1, "alarms": {}, "figures": {"users": None, "contexts": None, "reward": None, "actions": None},
+    }  # fmt: skip
+
+
+def test_rewards_are_told_by_day_version_and_variant(state):
+    now = now_ms()
+    shown = [event(time=now), event(time=now), event(time=now, variant="challenger", version=2)]
+    with writing(state.kept().engine) as connection:
+        write_rows(connection, [row_of(one) for one in shown])
+        for one, rating in zip(shown, (2.0, 5.0, 4.0), strict=True):
+            take(connection, [Said(one.id, None, "rating", rating)], now, Rules((1.0, 5.0), 10**6))
+    rows = Rewards.model_validate(Console(state).ask("GET", "rewards?days=1").json()).rows
+    assert [(row.version, row.variant, row.rewards, row.mean) for row in rows] == [
+        (1, "champion", 2, 3.5), (2, "challenger", 1, 4.0),
+    ]  # fmt: skip
+    assert {row.day for row in rows} == {now // 86_400_000}
+
+
+def test_a_server_that_keeps_nothing_has_no_keys_and_so_no_jobs_to_run():
+    app = make_app(without_store(trained("linucb"), Settings()))
+    refusal(ask(app, "GET", "/v1/admin/jobs"), 401, "unauthorized")
+    refusal(ask(app, "POST", "/v1/admin/jobs/drift", {}), 401, "unauthorized")

@@ -1,0 +1,47 @@
+"""A thousand requests, made up from what the OpenAPI page says and from its opposite: no answer may be a 5xx."""
+
+import json
+
+import pytest
+import schemathesis
+from asking import served
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+
+from recpolicy.server.limits import LimitsConfig
+from recpolicy.server.settings import Settings
+
+PUBLIC = (
+    "/v1/predict", "/v1/recommend", "/v1/recommend/batch", "/v1/feedback", "/v1/feedback/batch",
+    "/v1/models/recpolicy:predict",
+)  # fmt: skip
+EACH = 90
+"""Of each kind at each path."""
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory):
+    patient = Settings(limits=LimitsConfig(rate=1e6, burst=10**6))
+    with served(tmp_path_factory.mktemp("state"), settings=patient) as app:
+        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+@pytest.mark.parametrize("kind", [GenerationMode.NEGATIVE, GenerationMode.POSITIVE])
+def test_no_request_makes_the_server_fail_and_every_refusal_has_the_shape(schema, path, kind):
+    asked = []
+
+    @given(schema[path]["POST"].as_strategy(generation_mode=kind))
+    @settings(
+        max_examples=EACH, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    def each(case):
+        response = case.call()
+        asked.append(response.status_code)
+        assert response.status_code < 500, response.text
+        if response.status_code >= 400:
+            assert set(json.loads(response.content)["error"]) == {"code", "message"}
+
+    each()
+    assert len(asked) >= 0.95 * EACH  # in all more than a thousand
