@@ -257,7 +257,7 @@ def test_what_is_refused_is_counted_and_logged_without_saying_whom(caplog):
 
 
 def test_the_guard_costs_little():
-    """Microseconds of computing, the least of several runs; some 40 on a quiet machine."""
+    """Microseconds of computing, the least of several runs; 20 to 30 were measured."""
 
     async def nothing(scope, receive, send):
         await receive()

@@ -25,7 +25,7 @@ from recpolicy.server.jobs.apart import STOPPING, Errand, JobError, errand_of, r
 from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.estimating import earned_by_version, estimate_days
 from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.jobs.training import LOG_UNTIL, train_on
+from recpolicy.server.jobs.training import LOG_UNTIL, new_interactions, train_on
 from recpolicy.server.opening import opened
 from recpolicy.server.rollout import controller
 from recpolicy.server.settings import Settings
@@ -90,12 +90,16 @@ def test_a_training_registers_a_version_with_its_gate_promotes_nothing_and_learn
     assert (again.status, again.records) == ("skipped", 120)
 
 
-def test_users_of_few_interactions_are_not_learnt_from(state):
-    serve(state, 200, NOW - 700_000, users=range(1, 5))
+def test_only_users_who_say_enough_count(state):
+    serve(state, 40, NOW - 700_000, users=range(1, 5))
     serve(state, 4, NOW - 400_000, users=range(5, 9))
-    result = train_on(errand(state, min_interactions=200, min_interactions_per_user=2))
-    assert (result.users, result.metadata["ingest"]["events"]) == (4, 600)
-    assert train_on(errand(state, min_interactions=201, min_interactions_per_user=2)).status == "skipped"
+    engine = state.kept().engine
+    assert new_interactions(engine, 0, 2) == (4, 40)
+    assert new_interactions(engine, NOW - 690_000, 2) == (4, 30)  # of each user ten ever, the newer ones now
+    assert new_interactions(engine, 0, 1) == (8, 44)
+    skipped = train_on(errand(state, min_interactions=41, min_interactions_per_user=2))
+    assert (skipped.status, skipped.users, skipped.records) == ("skipped", 4, 40)
+    assert skipped.metadata["reason"].startswith("40 new rewards of users with enough of them; 41 are needed")
 
 
 def test_a_policy_that_cannot_learn_from_a_log_is_skipped_with_the_reason(state, monkeypatch):

@@ -175,7 +175,7 @@ def block_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Experience:
         allowed &= arm[:, step, tf.newaxis] != tf.range(actions)
     return Experience(
         observation=seen[:-1], mask=tf.stack(masks), action=tf.maximum(tf.transpose(arm), 0),
-        log_probability=tf.transpose(log_probability), reward=tf.transpose(reward), terminated=last,
+        log_probability=tf.transpose(log_probability), reward=tf.transpose(reward), terminated=last & ended,
         truncated=last & ~ended, next_observation=seen[1:], next_mask=None,
     )  # fmt: skip
 

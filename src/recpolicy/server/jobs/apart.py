@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def run_apart(state: State, name: str, parameters: Mapping[str, Any]) -> JobResu
             child.kill()
             child.wait()
             assert child.stdin is not None
-            child.stdin.close()
+            with suppress(BrokenPipeError):
+                child.stdin.close()
         answer.seek(0)
         lines = answer.read().splitlines()
     return _result(name, child.returncode, lines[-1] if lines else b"")
@@ -79,11 +81,9 @@ def errand_of(state: State, parameters: Mapping[str, Any]) -> Errand:
 def _wait(child: "subprocess.Popen[bytes]", line: bytes) -> None:
     """Tell the child what to do and wait for its end, or for ours."""
     assert child.stdin is not None
-    try:
+    with suppress(BrokenPipeError):  # it died at once; its log says why
         child.stdin.write(line)
         child.stdin.flush()
-    except BrokenPipeError:
-        pass  # it died at once; its log says why
     stopping = STOPPING.get()
     while True:
         try:
