@@ -1,7 +1,12 @@
 """A server over a registry of two tiny policies, and users who rate what they see; no TensorFlow."""
 
+import atexit
 import json
+import shutil
+import tempfile
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from sqlalchemy import insert, update
@@ -16,6 +21,7 @@ from recpolicy.server.store.engine import writing
 from recpolicy.server.store.events import first_id, new_event_id
 from recpolicy.server.store.tables import events, rewards, rollouts
 from recpolicy.serving.registry import Registry
+from recpolicy.serving.slates import ExplorationConfig
 
 QUICK = RolloutConfig(min_users=30, min_rewards=30, min_hours=0.0, max_hours=5.0, margin=0.5, min_requests=10)
 """A plan whose stages may be passed at once."""
@@ -31,12 +37,24 @@ def tiny_registry(folder, gate=None):
     return registry
 
 
+@cache
+def _template():
+    """A folder with registry and store, made once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="recpolicy-rolling-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tiny_registry(folder)
+    with opened(folder / "registry", folder / "state", Settings()):
+        return folder
+
+
 @contextmanager
-def rolling(folder, plan=QUICK, gate=None):
+def rolling(folder, plan=QUICK):
     """The state of a server over such a registry."""
     if not (folder / "registry").exists():
-        tiny_registry(folder, gate)
-    with opened(folder / "registry", folder / "state", Settings(rollout=plan)) as state:
+        shutil.copytree(_template(), folder, dirs_exist_ok=True)
+    with opened(
+        folder / "registry", folder / "state", Settings(rollout=plan, exploration=ExplorationConfig(share=0.0))
+    ) as state:
         yield state
 
 

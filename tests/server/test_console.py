@@ -11,10 +11,10 @@ from hostile import GENRE, TITLE, USER, write_hostile
 from sqlalchemy import func, select
 
 from recpolicy.server.app import make_app
-from recpolicy.server.console import bodies, pages
+from recpolicy.server.console import bodies, pages, search
 from recpolicy.server.console.card import read_card
 from recpolicy.server.console.look import Shelf
-from recpolicy.server.opening import opened
+from recpolicy.server.opening import opened, without_store
 from recpolicy.server.policies import Live, Served
 from recpolicy.server.settings import Settings
 from recpolicy.server.store.tables import events
@@ -140,9 +140,19 @@ def test_a_file_is_not_sent_again_while_it_is_the_same(app):
     assert other.status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/console/%2e%2e%2fpages.py", "/console/../pages.py", "/console/pages.py", "/console/"])
+@pytest.mark.parametrize("path", ["%2e%2e%2fpages.py", "../pages.py", "pages.py", "../templates/base.html.j2", ""])
 def test_only_the_files_of_the_console_are_served(app, path):
-    assert ask(app, "GET", path).status_code == 404
+    assert ask(app, "GET", f"/console/{path}").status_code == 404
+
+
+def test_a_server_without_store_and_registry_has_the_pages_too(app, registry):
+    kept = 'data-learns="true" data-keeps="true"'
+    assert kept in ask(app, "GET", "/").text
+    bare = make_app(without_store(registry.resolve(1), Settings()))
+    assert [ask(bare, "GET", path).status_code for path in PAGES] == [200] * 3
+    text = ask(bare, "GET", "/").text
+    assert "what the policy (linucb) recommends" in text
+    assert kept.replace("true", "false") in text
 
 
 def test_text_stands_out_from_its_ground_in_both_themes():
@@ -184,6 +194,16 @@ def test_users_are_found_by_their_whole_id_then_its_beginning_then_a_part(app):
     assert ask(app, "POST", "/v1/console/users", {}).json()["users"] == list(range(1, 13))
     for text in ("02", "²", "<b>", "9" * 200):
         assert ask(app, "POST", "/v1/console/users", {"text": text}).json()["users"] == []
+
+
+def test_an_id_that_is_typed_whole_comes_first_also_where_many_begin_with_it():
+    class Known:
+        user_ids = [120, 121, 122, 12, "12"]  # noqa: RUF012
+
+        def knows(self, user):
+            return user in self.user_ids
+
+    assert search.users(Known(), " 12 ", 3) == ["12", 12, 120]
 
 
 def test_users_with_names_are_listed_for_readers_only(tmp_path):

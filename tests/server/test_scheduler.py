@@ -72,12 +72,13 @@ def test_a_clock_put_back_runs_nothing_twice(engine):
     clock = Clock()
     one = scheduler(engine, job(cron="*/10 * * * *"), clock=clock)
     tick(one)
-    clock.now = MONDAY + HOUR
-    tick(one)
-    for minute in range(-30, 10):
-        clock.now = MONDAY + HOUR + minute * 60_000
+    for minute in range(61):
+        clock.now = MONDAY + minute * 60_000
         tick(one)
-    assert [row["due_at"] for row in runs(engine)] == [MONDAY + 600_000]
+    assert len(runs(engine)) == 6
+    for minute in range(30, 70):
+        clock.now = MONDAY + minute * 60_000
+        assert tick(one) == []
     clock.now = MONDAY + HOUR + 600_000
     assert len(tick(one)) == 1
 
@@ -174,12 +175,12 @@ def process(url, ran, lives, seconds=0.0):
 def test_schedulers_in_processes_never_run_one_job_twice(kind, tmp_path):
     url, ran = new_url(kind, tmp_path), tmp_path / "ran"
     engine = open_store(url)
-    children = [process(url, ran, 4.0) for _ in range(3)]
+    children = [process(url, ran, 3.0) for _ in range(2)]
     for child in children:
         assert child.wait(30) == 0
         child.stdout.close()
     found = runs(engine)
-    assert 3 <= len(found) == len(ran.read_text())
+    assert 2 <= len(found) == len(ran.read_text())
     assert len({row["due_at"] for row in found}) == len(found)
     engine.dispose()
 

@@ -33,11 +33,20 @@ def serve(
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes that answer.")] = 1,
     state: Annotated[
         Path | None,
-        typer.Option("--state", help="Folder for events and feedback; a registry's own, or RUN.serve beside a run."),
+        typer.Option(
+            "--state",
+            envvar="RECPOLICY_STATE",
+            help="Folder for events and feedback; a registry's own, or RUN.serve beside a run.",
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file of settings; docs/serving.md.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", envvar="RECPOLICY_CONFIG", help="TOML file of settings; docs/serving.md.")
+    ] = None,
     store: Annotated[
-        bool, typer.Option("--store/--no-store", help="Keep events and take feedback, or only answer.")
+        bool,
+        typer.Option(
+            "--store/--no-store", envvar="RECPOLICY_STORE", help="Keep events and take feedback, or only answer."
+        ),
     ] = True,
 ) -> None:
     """Recommend over HTTP and take feedback, until SIGTERM or Ctrl-C; docs/serving.md has the requests."""

@@ -156,7 +156,9 @@ class _Events:
             else:
                 left_out[reason] += 1
         arrays = {name: pa.array(columns[name], self.schema.field(name).type) for name in _PLAIN}
-        arrays |= {name: _coded(columns[name]) for name in ("policy", "policy_version")}
+        arrays |= {
+            name: pa.array(columns[name], pa.string()).dictionary_encode() for name in ("policy", "policy_version")
+        }
         arrays["reward"] = pa.nulls(len(columns["time"]), pa.float64())
         arrays["candidates"] = self._lists(columns["candidates"])
         return pa.record_batch([arrays[name] for name in self.schema.names], schema=self.schema)
@@ -289,10 +291,6 @@ def _candidates(policy: LogPolicy, allowed: bytes | None, movies: list[Any]) -> 
     for movie in movies[:-1]:
         found.append(found[-1][found[-1] != movie])
     return found
-
-
-def _coded(values: list[str]) -> Any:
-    return pa.array(values, pa.string()).dictionary_encode()
 
 
 def _type_of(ids: list[Any]) -> Any:

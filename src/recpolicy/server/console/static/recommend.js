@@ -32,7 +32,12 @@ function filters() {
 /** Ask for the list; `moved`: the person is the same and rated something, so old and new are shown side by side. */
 async function load(moved = false) {
   const who = asked(), mine = ++turn;
-  if (!moved) { before = null; gone = []; watching = null; rated.clear(); }
+  if (!moved) {
+    before = watching = null;
+    gone = [];
+    rated.clear();
+    say("");
+  }
   if (!who) {
     list = before = null;
     show($("moved"));
@@ -185,22 +190,28 @@ function focusAfter(place) {
 
 /** Wait until the champion has learnt from what was said, then fetch the list again. */
 async function learnt(title, value) {
-  const mine = { until: Date.now() + PATIENCE_MS, content: list.policy.content };
-  watching = mine;
   say(`${title}: ${value}, accepted. The policy is learning from it…`);
+  if (watching) {
+    Object.assign(watching, { again: true, until: Date.now() + PATIENCE_MS });
+    return;
+  }
+  const mine = { until: Date.now() + PATIENCE_MS, content: list.policy.content, again: false, moved: false };
+  watching = mine;
   while (watching === mine && Date.now() < mine.until) {
     await new Promise((done) => setTimeout(done, LOOK_MS));
     const ready = await ask("GET", "/readyz").catch(() => null);
-    if (watching === mine && ready && ready.policy.content !== mine.content) {
-      watching = null;
-      say(`The policy learnt from it; now it is content ${ready.policy.content.slice(0, 8)}.`);
-      return load(true);
-    }
+    if (watching !== mine) return; // somebody else is looked at
+    if (!ready || ready.policy.content === mine.content) continue;
+    if (!mine.again) watching = null;
+    Object.assign(mine, { again: false, moved: true, content: ready.policy.content, until: Date.now() + PATIENCE_MS / 2 });
+    say(`The policy learnt from it; now it is content ${mine.content.slice(0, 8)}.`);
+    await load(true);
   }
-  if (watching !== mine) return undefined; // another rating is waited for, or it is another user
+  if (watching !== mine) return;
   watching = null;
+  if (mine.moved) return;
   say("The rating is kept; the policy has not learnt from it yet.");
-  return load(true);
+  await load(true);
 }
 
 // ---------------------------------------------------------------- beginning
