@@ -19,8 +19,8 @@ WORKDIR /build
 # --- What the lock says for each image.
 FROM tools AS requirements
 COPY pyproject.toml poetry.lock ./
-RUN /opt/tools/bin/poetry export --extras serve --output serving.txt \
-    && /opt/tools/bin/poetry export --extras "train pipelines serve notebook gymnasium" --output full.txt
+RUN /opt/tools/bin/poetry export --extras "serve postgres" --output serving.txt \
+    && /opt/tools/bin/poetry export --extras "train pipelines serve postgres notebook gymnasium" --output full.txt
 
 # --- recpolicy itself, as a tree to be laid over the packages: a layer of its own, so that a change of our code does
 # not ship 3 GB anew.
@@ -40,7 +40,7 @@ LABEL org.opencontainers.image.title="recpolicy" \
 # A number, not a name, in USER below: Kubernetes can then tell that it is not root.
 RUN useradd --no-log-init --uid 1000 --user-group --create-home --shell /bin/bash recpolicy \
     && install --directory --owner 1000 --group 1000 \
-        /workspace /workspace/runs /workspace/ml-100k /home/recpolicy/.cache
+        /workspace /workspace/runs /workspace/state /workspace/ml-100k /home/recpolicy/.cache
 # TF-Agents needs the legacy Keras, and that before anything imports TensorFlow.
 ENV PATH=/opt/venv/bin:$PATH \
     TF_USE_LEGACY_KERAS=1 \
@@ -64,6 +64,10 @@ RUN python3 -m venv --without-pip /opt/venv \
 FROM common AS serving
 COPY --from=serving-packages /opt/venv /opt/venv
 COPY --from=project /overlay/ /
+COPY scripts/lib/image/serving.toml /usr/local/lib/recpolicy/serving.toml
+# Beside a policy that is mounted read-only there would be no place for events; mount a volume here to keep them.
+ENV RECPOLICY_STATE=/workspace/state \
+    RECPOLICY_CONFIG=/usr/local/lib/recpolicy/serving.toml
 USER 1000:1000
 EXPOSE 8080
 CMD ["serve"]

@@ -4,9 +4,11 @@ import importlib.util
 import json
 import os
 import signal
+import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -33,32 +35,65 @@ def start():
         process.communicate()
 
 
+def ready(url):
+    """Wait until somebody answers: with several workers the parent speaks first."""
+    for _ in range(200):
+        try:
+            return get(f"{url}/healthz")
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("nobody answers")
+
+
 def get(url):
     with urllib.request.urlopen(url, timeout=20) as answer:
         return json.load(answer)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_on_a_free_port_and_stops_when_told(start, how):
-    process = start(trained("linucb"), "--port", 0)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_answers_on_a_free_port_and_stops_when_told(start, how, workers, tmp_path):
+    process = start(trained("linucb"), "--port", 0, "--state", tmp_path / "state", "--workers", workers)
     url = process.stdout.readline().split()[-1]
+    assert process.stdout.readline().startswith("operator key, shown this once: rp_")
+    ready(url)
     assert get(f"{url}/healthz") == {"status": "alive"}
-    assert get(f"{url}/readyz")["policy"]["name"] == "linucb"
+    assert get(f"{url}/readyz")["policy"]["agent"] == "linucb"
     process.send_signal(how)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (0, "")
-    assert [json.loads(line)["route"] for line in err.splitlines()] == ["/healthz", "/readyz"]
+    routes = [line["route"] for line in map(json.loads, err.splitlines()) if line["message"] == "request"]
+    assert routes[-2:] == ["/healthz", "/readyz"]
+    assert (tmp_path / "state" / "server.db").is_file()
 
 
-def test_the_run_may_come_from_the_environment(start):
-    process = start("--port", 0, RECPOLICY_RUN=str(trained("random")))
+def test_the_second_start_shows_no_key_and_goes_on_with_the_same_state(start, tmp_path):
+    for expected in (True, False):
+        process = start(trained("random"), "--port", 0, "--state", tmp_path / "state")
+        url = process.stdout.readline().split()[-1]
+        ready(url)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20)[0].startswith("operator key") == expected
+
+
+def test_without_a_store_nothing_is_written(start, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained("random"), run)
+    process = start(run, "--port", 0, "--no-store")
+    url = process.stdout.readline().split()[-1]
+    assert get(f"{url}/readyz")["store"] == "none"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_the_run_may_come_from_the_environment(start, tmp_path):
+    process = start("--port", 0, "--state", tmp_path / "state", RECPOLICY_RUN=str(trained("random")))
     said = process.stdout.readline()
     assert said.startswith("serving random: http://127.0.0.1:")
     assert get(f"{said.split()[-1]}/healthz")["status"] == "alive"
 
 
 def test_a_folder_that_is_no_policy_is_one_line(capsys, tmp_path):
-    assert "not a policy artifact" in refused(recpolicy(capsys, "serve", tmp_path))
+    assert "not a registry" in refused(recpolicy(capsys, "serve", tmp_path))
 
 
 def test_a_port_that_is_taken_is_one_line(capsys):

@@ -25,6 +25,19 @@ CRITERION = {"name": "coverage", "figure": 0.002, "limit": 0.01, "at_least": Tru
 GATE = {"verdict": "fail", "reasons": ["too <b>narrow</b>"], "criteria": [CRITERION]}
 
 
+HEALTH = {"requests": 1546, "failures": 0, "slow": 1, "mean_ms": 4.7}
+FIGURES = {
+    "hours": 0.1, "shadow": None, "health": {"champion": HEALTH, "challenger": HEALTH},
+    "champion": {"users": 976, "rewards": 976, "mean": {"value": 3.79, "lo": 3.69, "hi": 3.88}},
+    "challenger": {"users": 0, "rewards": 0, "mean": {"value": None, "lo": None, "hi": None}},
+    "difference": {"value": 0.1, "lo": -0.07, "hi": None},
+}  # fmt: skip
+ROLLOUT = {
+    "rollout": {"champion": 1, "challenger": 2, "stage": 0, "share": 0.3, "plan": {"stages": [0.3, 1.0]}},
+    "figures": FIGURES, "next": "wait", "reason": "too few users",
+}  # fmt: skip
+
+
 @contextmanager
 def running(folder):
     registry = Registry(folder / "registry")
@@ -235,11 +248,16 @@ def test_a_reader_is_told_what_needs_an_operator(visit, app):
 @pytest.mark.parametrize("path", ["/", "/compare", "/operations"])
 def test_a_phone_needs_no_scrolling_sideways(browser, server, operator, path):
     visit = Visit(browser, server[1], viewport={"width": 360, "height": 740}, has_touch=True)
+    visit.page.route("**/v1/admin/rollouts/current", lambda route: route.fulfill(json=ROLLOUT))
     page = visit.open(path, operator)
-    if path != "/operations":
+    if path == "/operations":
+        expect(page.locator("#versions article")).to_have_count(2)
+        expect(page.locator("#rollout")).to_contain_text("Version 2 against 1 30 % of the users")
+        expect(page.get_by_role("img", name="difference: 0.10 (-0.07 to open)")).to_be_visible()
+    else:
         page.locator("#user-input").fill("3")
         page.keyboard.press("Enter")
-    expect(page.locator("#list li" if path != "/operations" else "#versions article").first).to_be_visible()
+        expect(page.locator("#list li").first).to_be_visible()
     assert page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]") == [360, 360]
     visit.close()
 

@@ -45,6 +45,8 @@ check_any() {
   expect "$1" "its user cannot change the installation" \
     inside sh -c '[ ! -w /opt/venv ] && [ ! -w /opt/venv/bin/recpolicy ]'
   expect "$1" "its user can write to the working folder" inside sh -c 'touch here && rm here'
+  expect "$1" "its user can write to the state folder" inside sh -c 'touch state/here && rm state/here'
+  expect "$1" "PostgreSQL's driver is there" inside python3 -c 'import psycopg'
   expect "$1" "no compiler, no Poetry" inside sh -c '! command -v gcc && ! command -v make && ! command -v poetry'
   expect "$1" "nothing of this machine's pip settings" \
     inside sh -c '[ -z "$(find /etc/xdg/pip /etc/pip.conf /build -type f 2>/dev/null)" ]'
@@ -60,6 +62,10 @@ check_serving() {
   expect "$1" "no TensorFlow" inside python3 -c '
 import importlib.util
 assert importlib.util.find_spec("tensorflow") is None'
+  expect "$1" "its settings can be read" inside python3 -c '
+import os, pathlib
+from recpolicy.server.settings import read_settings
+assert read_settings(pathlib.Path(os.environ["RECPOLICY_CONFIG"])).jobs.cron'
   expect "$1" "no pip in its environment" inside sh -c '[ ! -e /opt/venv/bin/pip ] && ! python3 -m pip --version'
 }
 

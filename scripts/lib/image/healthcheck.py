@@ -1,9 +1,11 @@
 """The image's health check: ends with 0 when healthy, 1 when not.
 
 Process 1 tells what the container does. If it is `recpolicy serve`, its /healthz is asked at the port named there;
-anything else (a demo, Jupyter, a pipeline step) is healthy for as long as it runs. Standard library only.
+anything else (a demo, Jupyter, a pipeline step) is healthy for as long as it runs. Without a port there, AIP_HTTP_PORT
+names it, as it does for the command. Standard library only.
 """
 
+import os
 import sys
 import urllib.request
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ def port_of_service(words: Sequence[str]) -> str | None:
             return following
         if word.startswith("--port="):
             return word.removeprefix("--port=")
-    return _DEFAULT_PORT
+    return os.environ.get("AIP_HTTP_PORT") or _DEFAULT_PORT
 
 
 def main(command_line: Path) -> int:

@@ -5,6 +5,7 @@ the child ends. Its answer is the last line of its stdout; what libraries say go
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -54,7 +55,8 @@ def run_apart(state: State, name: str, parameters: Mapping[str, Any]) -> JobResu
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "recpolicy.server.jobs.worker", name]
     with (folder / f"{name}.log").open("wb") as said, (folder / f"{name}.out").open("w+b") as answer:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=answer, stderr=said)
+        threads = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=answer, stderr=said, env=threads)
         try:
             _wait(child, json.dumps(asdict(errand)).encode() + b"\n")
         finally:

@@ -113,7 +113,7 @@ export function rollout({ rollout: one, figures, next, reason }) {
         el("span", { class: "tag warm", text: one.plan.shadow ? "shadow" : `${percent(one.share)} of the users` }), " ",
         el("span", { class: "tag", text: `stage ${one.stage + 1} of ${stages.length}: ${stages.map((share) => percent(share)).join(" → ")}` })),
       button("stop", "Stop the rollout", {}, "quiet danger")),
-    intervals(figures),
+    ...intervals(figures),
     table("Health of both variants", ["Variant", "Users", "Rewards", "Requests", "Failures", "Slow", "Mean time"], ["champion", "challenger"].map((name) => [
       name, figures[name].users, figures[name].rewards, ...health(figures.health[name]),
     ])),
@@ -129,18 +129,17 @@ function intervals({ champion, challenger, difference }) {
   const ends = means.flatMap(([, mean]) => [mean.lo, mean.hi, mean.value]).filter((end) => end !== null);
   const most = Math.max(...[difference.lo, difference.hi, difference.value].map((end) => Math.abs(end ?? 0)), 0.1) * 1.1;
   const range = ends.length ? [Math.min(...ends) - 0.1, Math.max(...ends) + 0.1] : [0, 1];
-  return el("div", { class: "spans" }, means.flatMap(([name, mean]) => span(`mean reward, ${name}`, mean, range, false)), span("difference", difference, [-most, most], true));
+  return [...means.map(([name, mean]) => span(`mean reward, ${name}`, mean, range, false)), span("difference", difference, [-most, most], true)];
 }
 
 function span(name, { value, lo, hi }, [first, last], zero) {
   const place = (end) => `${(100 * (end - first)) / (last - first)}%`;
   const told = value === null ? "nothing can be said yet" : `${number(value)} (${lo === null ? "open" : number(lo)} to ${hi === null ? "open" : number(hi)})`;
-  return [
+  return el("div", { class: "interval" },
     el("span", { text: name }),
     el("span", { class: "span", role: "img", "aria-label": `${name}: ${told}`, style: { "--at": place(value ?? first), "--lo": place(lo ?? first), "--hi": place(hi ?? last), "--zero": place(0) } },
       value !== null && el("span", { class: "reach" }), value !== null && el("span", { class: "at" }), zero && el("span", { class: "zero" })),
-    el("span", { text: value === null ? "too early" : told }),
-  ];
+    el("span", { class: "value", text: value === null ? "too early" : told }));
 }
 
 export function rewards({ rows }) {
@@ -159,20 +158,26 @@ export function rewards({ rows }) {
 // ---------------------------------------------------------------- jobs, drift, audit
 
 export function jobs({ jobs: all, runs: found }) {
-  const latest = new Map([...found].reverse().map((run) => [run.name, run])), runs = found.filter((run) => run.status !== "skipped");
+  const latest = new Map([...found].reverse().map((run) => [run.name, run])), runs = found.filter((run) => run.status !== "skipped").filter(fewOfEach());
   return [
     ...all.map((job) => el("article", { class: "item", data: { key: `job-${job.name}` } },
       el("div", { class: "row" },
         el("h3", {}, job.name, latest.has(job.name) && status(latest.get(job.name))), button("job", "Run now", { name: job.name })),
       el("p", { class: "hint", text: `${job.about} Next: ${job.next_at ? when(job.next_at) : "by hand only"} · ${job.cron}` }))),
     runs.length
-      ? table("Last runs", ["Run", "Status", "Began", "Took", "Users", "Records"], runs.slice(0, 8).map((run) => [
+      ? table("Last runs", ["Run", "Status", "Began", "Took", "Users", "Records"], runs.map((run) => [
         `${run.id} · ${run.name}`, status(run), when(run.executed_at),
         run.finished_at ? `${number((run.finished_at - run.executed_at) / 1000, 1)} s` : "–", run.users ?? "–", run.records ?? "–",
       ]))
       : empty("Nothing has run yet."),
     ...runs.slice(0, 1).filter((run) => run.metadata.error).map((run) => el("p", { class: "bad", text: `Run ${run.id}: ${run.metadata.error}` })),
   ];
+}
+
+/** Passes the first three runs of each job. */
+function fewOfEach(most = 3) {
+  const seen = new Map();
+  return ({ name }) => seen.set(name, (seen.get(name) ?? 0) + 1).get(name) <= most;
 }
 
 const STATUS = { done: "tag good", failed: "tag failed", lost: "tag failed", running: "tag warm" };
