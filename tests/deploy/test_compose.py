@@ -1,4 +1,4 @@
-"""docker-compose.yaml: services of this machine alone, with health checks and without a password of ours."""
+"""The compose files: services of this machine alone, with health checks, without a password of ours, state in volumes."""
 
 import re
 import tomllib
@@ -6,8 +6,10 @@ import tomllib
 import pytest
 import yaml
 from conftest import ROOT
+from sqlalchemy import make_url
 
 TEXT = (ROOT / "docker-compose.yaml").read_text()
+OVER = yaml.safe_load((ROOT / "docker-compose.postgres.yaml").read_text())
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
@@ -26,7 +28,7 @@ def broken_rules(text):
             broken.add(f"{name} may do anything")
         environment = service.get("environment", {})
         for key, value in environment.items():
-            if re.search(r"PASSWORD|TOKEN|SECRET|KEY", key) and value is not None:
+            if re.search(r"PASSWORD|TOKEN|SECRET|KEY|URL", key) and value is not None:
                 broken.add(f"{name} has a secret")
             if key == "POSTGRES_HOST_AUTH_METHOD":
                 broken.add(f"{name} asks for no password")
@@ -46,6 +48,8 @@ def test_compose_file_keeps_the_rules():
         ("POSTGRES_PASSWORD:\n", "POSTGRES_PASSWORD: postgres\n", "postgres has a secret"),
         ("POSTGRES_PASSWORD:\n", "POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:-postgres}\n", "postgres has a secret"),
         ("POSTGRES_PASSWORD:\n", "POSTGRES_HOST_AUTH_METHOD: trust\n", "postgres asks for no password"),
+        ("RECPOLICY_ADMIN_KEY:\n", "RECPOLICY_ADMIN_KEY: ${KEY:-letmein}\n", "serve has a secret"),
+        ("RECPOLICY_DATABASE_URL:\n", "RECPOLICY_DATABASE_URL: postgresql://a:b@c/d\n", "serve has a secret"),
         ("127.0.0.1:${JUPYTER_PORT", "${JUPYTER_PORT", "jupyter is open to other machines"),
         ("postgres:17.6-bookworm", "postgres", "postgres has an image without a version"),
         ("    healthcheck:\n      test: [", "    health:\n      test: [", "serve has no health check"),
@@ -72,7 +76,56 @@ def test_images_have_the_version_of_the_project():
     assert tags == {f"recpolicy:{VERSION}", f"recpolicy-serving:{VERSION}"}
 
 
-def test_service_runs_on_a_file_system_it_cannot_write():
-    serve = yaml.safe_load(TEXT)["services"]["serve"]
+def interpolated(text, **environment):
+    """Return a compose file's text with its ${NAME:-default}; raises KeyError for a ${NAME:?...} that is not given."""
+
+    def value(found):
+        name, kind, rest = found.groups()
+        return environment[name] if kind == "?" else environment.get(name) or rest
+
+    return re.sub(r"\$\{(\w+):([-?])([^}]*)\}", value, text)
+
+
+def serve_with(**environment):
+    return yaml.safe_load(interpolated(TEXT, **environment))["services"]["serve"]
+
+
+def test_service_can_write_its_state_and_nothing_else():
+    serve = serve_with()
     assert serve["read_only"]
-    assert all(volume.endswith(":ro") for volume in serve["volumes"])
+    assert serve["volumes"] == ["./runs:/workspace/runs:ro", "state:/workspace/state"]
+
+
+@pytest.mark.parametrize("run", ["runs/demo", "runs/other"])
+def test_each_run_has_a_state_of_its_own_in_the_volume(run):
+    environment = serve_with(RECPOLICY_RUN=run)["environment"]
+    assert (environment["RECPOLICY_RUN"], environment["RECPOLICY_STATE"]) == (run, f"state/{run}")
+    # relative to the image's folder, in which the volume is mounted and which uid 1000 owns
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^WORKDIR /workspace$", dockerfile, re.M)
+    assert re.search(r"install --directory --owner 1000 --group 1000[^&]* /workspace/state\b", dockerfile)
+
+
+def test_runs_can_be_written_where_that_is_asked_for():
+    assert serve_with(RECPOLICY_RUNS_MODE="rw")["volumes"][0] == "./runs:/workspace/runs:rw"
+
+
+def test_postgresql_is_laid_over_the_service_of_the_first_file():
+    base = yaml.safe_load(TEXT)["services"]
+    assert set(OVER["services"]) == {"serve"}
+    serve = OVER["services"]["serve"]
+    address = make_url(serve["environment"]["RECPOLICY_DATABASE_URL"])
+    postgres = base[address.host]
+    assert serve["depends_on"] == {address.host: {"condition": "service_healthy"}}
+    assert (address.username, address.database) == tuple(
+        postgres["environment"][name] for name in ("POSTGRES_USER", "POSTGRES_DB")
+    )
+    assert serve["environment"]["RECPOLICY_STATE"].startswith("state/")
+
+
+def test_password_of_postgresql_has_no_default_and_is_not_in_its_url():
+    environment = OVER["services"]["serve"]["environment"]
+    assert make_url(environment["RECPOLICY_DATABASE_URL"]).password is None
+    with pytest.raises(KeyError, match="POSTGRES_PASSWORD"):
+        interpolated(environment["PGPASSWORD"])
+    assert interpolated(environment["PGPASSWORD"], POSTGRES_PASSWORD="p@ss/word%") == "p@ss/word%"

@@ -1,5 +1,6 @@
 """The Dockerfile and the two programs it puts into the images: rules that must hold, and how the programs behave."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from recpolicy.server.jobs.catalogue import JOBS
+from recpolicy.server.settings import read_settings
+from recpolicy.server.store.schedules import OFF
 
 DOCKERFILE = ROOT / "Dockerfile"
 PARTS = ROOT / "scripts" / "lib" / "image"
@@ -129,7 +134,30 @@ def test_image_has_the_extras_of_the_project_and_the_serving_image_its_own():
     extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     exported = dict(re.findall(r'--extras "?([\w ]+?)"? --output (\w+)\.txt', DOCKERFILE.read_text()))
     wanted = {name: set(words.split()) for words, name in exported.items()}
-    assert wanted == {"serving": {"serve"}, "full": extras - NOT_IN_THE_IMAGE}
+    assert wanted == {"serving": {"serve", "postgres"}, "full": extras - NOT_IN_THE_IMAGE}
+
+
+def environment_of(stage):
+    """Return what the ENV instructions of a stage set, its parents left out."""
+    own = [rest for word, rest in stages(DOCKERFILE.read_text())[stage][1] if word == "ENV"]
+    return dict(setting.split("=") for rest in own for setting in rest.split())
+
+
+def test_serving_image_keeps_its_state_where_its_user_may_write():
+    state = environment_of("serving")["RECPOLICY_STATE"]
+    owned = re.search(
+        r"install --directory --owner 1000 --group 1000([^&]*)",
+        " ".join(map(" ".join, instructions(DOCKERFILE.read_text()))),
+    )
+    assert state in owned[1].split()
+
+
+def test_settings_of_the_serving_image_turn_off_what_needs_tensorflow():
+    config = environment_of("serving")["RECPOLICY_CONFIG"]
+    assert ("COPY", f"scripts/lib/image/serving.toml {config}") in stages(DOCKERFILE.read_text())["serving"][1]
+    settings = read_settings(PARTS / "serving.toml")
+    assert [name for name, cron in settings.jobs.cron.items() if cron == OFF] == ["retrain"]
+    assert set(settings.jobs.cron) <= set(JOBS)
 
 
 def test_builder_sees_what_is_copied_and_nothing_else():
@@ -209,11 +237,12 @@ def service():
     server.server_close()
 
 
-def health(tmp_path, *words):
+def health(tmp_path, *words, **environment):
     """Run the health check in a container whose process 1 has these words."""
     (tmp_path / "cmdline").write_text("\0".join([*words, ""]))
     command = [sys.executable, str(PARTS / "healthcheck.py"), str(tmp_path / "cmdline")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60).returncode
+    env = {"PATH": os.environ["PATH"], **environment}
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60).returncode
 
 
 @pytest.mark.parametrize("status", [200, 503])
@@ -223,6 +252,13 @@ def test_service_is_as_healthy_as_it_says(tmp_path, service, status, form, befor
     service.status = status
     words = f"{before} serve --host 0.0.0.0 runs/demo {form.format(service.server_port)}".split()
     assert health(tmp_path, *words) == (0 if status == 200 else 1)
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_port_may_come_from_the_environment_as_it_does_for_the_service(tmp_path, service, status):
+    service.status = status
+    healthy = health(tmp_path, "recpolicy", "serve", "--workers", "2", AIP_HTTP_PORT=str(service.server_port))
+    assert healthy == (0 if status == 200 else 1)
 
 
 def test_service_that_does_not_answer_is_unhealthy(tmp_path, service):

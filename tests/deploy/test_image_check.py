@@ -112,6 +112,8 @@ def test_both_images_are_built_on_debian_and_tried(clone):
     tried = {(check["target"], check["check"]) for check in result["checks"]}
     both = {"runs as uid 1000", "recpolicy serve answers /healthz", "the health check sees that it stopped"}
     assert tried >= {(target, check) for target in ("full", "serving") for check in both}
+    assert tried >= {(target, "its user can write to the state folder") for target in ("full", "serving")}
+    assert tried >= {(target, "PostgreSQL's driver is there") for target in ("full", "serving")}
     assert tried >= {("serving", "no TensorFlow"), ("full", "jupyter lab answers, but not without its token")}
 
 

@@ -5,17 +5,20 @@ import re
 import shutil
 import subprocess
 import tomllib
+from pathlib import PurePosixPath
 
 import kubernetes_validate
 import pytest
 import yaml
 from conftest import ROOT
 
+from recpolicy.server.routes import health
+
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 API_VERSIONS = ("1.29", "1.33", "1.37")
 # Made by hand on the cluster, never by these files.
-SECRETS = {"recpolicy-kfp-token"}
+SECRETS = {"recpolicy-kfp-token", "recpolicy-server"}
 
 
 def manifests(part):
@@ -69,6 +72,8 @@ def soft_spots(pod):
 
 
 PODS = [manifest for manifest in ALL if manifest["kind"] in ("CronJob", "Deployment", "Pod")]
+DEPLOYMENT = next(manifest for manifest in ALL if manifest["kind"] == "Deployment")
+SERVICE = pod(DEPLOYMENT)["containers"][0]
 
 
 @pytest.mark.parametrize("version", API_VERSIONS)
@@ -142,7 +147,9 @@ def test_what_pods_refer_to_is_there():
             assert volume.get("persistentVolumeClaim", {}).get("claimName", "recpolicy-registry") in there[kinds[1]]
             assert volume.get("secret", {}).get("secretName", "recpolicy-kfp-token") in SECRETS
         for container in spec["containers"]:
-            assert {source["configMapRef"]["name"] for source in container.get("envFrom", [])} <= settings
+            sources = container.get("envFrom", [])
+            assert {source["configMapRef"]["name"] for source in sources if "configMapRef" in source} <= settings
+            assert {source["secretRef"]["name"] for source in sources if "secretRef" in source} <= SECRETS
             mounts = {mount["name"] for mount in container["volumeMounts"]}
             assert mounts == {volume["name"] for volume in spec["volumes"]}
 
@@ -156,13 +163,55 @@ def test_selector_finds_its_pods(kind):
 
 
 def test_probes_and_service_ask_where_the_service_answers():
-    deployment = next(manifest for manifest in ALL if manifest["kind"] == "Deployment")
-    container = pod(deployment)["containers"][0]
-    assert [port["containerPort"] for port in container["ports"] if port["name"] == "http"] == [8080]
-    asked = {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert [port["containerPort"] for port in SERVICE["ports"] if port["name"] == "http"] == [8080]
+    asked = {name: SERVICE[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert asked == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
     service = next(manifest for manifest in ALL if manifest["kind"] == "Service")
     assert service["spec"]["ports"][0]["targetPort"] == "http"
+
+
+def settings_of(part):
+    """Return the environment that the generated ConfigMap of a folder makes."""
+    return dict(literal.split("=", 1) for literal in kustomization(part)["configMapGenerator"][0]["literals"])
+
+
+def test_registry_and_state_lie_on_the_volume_that_the_service_can_write():
+    mount = next(mount for mount in SERVICE["volumeMounts"] if mount["name"] == "registry")
+    assert not mount.get("readOnly")
+    settings = settings_of("base")
+    assert set(settings) == {"RECPOLICY_RUN", "RECPOLICY_STATE"}
+    assert {str(PurePosixPath(folder).parent) for folder in settings.values()} == {mount["mountPath"]}
+    assert settings["RECPOLICY_RUN"] != settings["RECPOLICY_STATE"]
+
+
+def test_one_pod_at_a_time_where_the_volume_is_of_one_node():
+    claim = next(manifest for manifest in ALL if manifest["kind"] == "PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert (DEPLOYMENT["spec"]["replicas"], DEPLOYMENT["spec"]["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_database_and_key_come_from_a_secret_that_may_be_missing():
+    assert {"secretRef": {"name": "recpolicy-server", "optional": True}} in SERVICE["envFrom"]
+    assert not [one for one in SERVICE["env"] if re.search(r"KEY|URL|PASSWORD", one["name"])]
+
+
+def ports_out(policy):
+    """Return (protocol, port) of all that a network policy lets out."""
+    return {(port["protocol"], port["port"]) for rule in policy["spec"]["egress"] for port in rule["ports"]}
+
+
+def test_service_reaches_dns_and_postgresql_and_nothing_else():
+    policy = next(m for m in ALL if m["kind"] == "NetworkPolicy" and m["metadata"]["name"] == "recpolicy-service")
+    assert all(rule.get("ports") for rule in policy["spec"]["egress"])
+    assert ports_out(policy) == {("UDP", 53), ("TCP", 53), ("TCP", 5432)}
+
+
+def test_prometheus_is_told_where_the_counters_are():
+    told = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]
+    ports = {str(port["containerPort"]) for port in SERVICE["ports"]}
+    assert told["prometheus.io/scrape"] == "true"
+    assert told["prometheus.io/port"] in ports
+    assert told["prometheus.io/path"] in {route.path for route in health.router.routes}
 
 
 def test_retraining_is_submitted_on_mondays_at_one_and_never_twice_at_once():
@@ -207,6 +256,25 @@ def test_example_renders_to_valid_and_hardened_manifests(rendered):
     for manifest in (manifest for manifest in rendered if manifest["kind"] in ("CronJob", "Deployment")):
         assert soft_spots(pod(manifest)) == set()
         assert pod(manifest)["containers"][0]["image"].startswith("registry.example.com/recpolicy")
+
+
+def test_example_rolls_and_does_not_start_without_postgresql_and_a_key(rendered):
+    deployment = next(manifest for manifest in rendered if manifest["kind"] == "Deployment")
+    assert deployment["spec"]["strategy"] == {
+        "type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}
+    }  # fmt: skip
+    sources = {one["name"]: one.get("valueFrom", {}) for one in pod(deployment)["containers"][0]["env"]}
+    for name in ("RECPOLICY_DATABASE_URL", "RECPOLICY_ADMIN_KEY"):
+        assert sources[name] == {"secretKeyRef": {"name": "recpolicy-server", "key": name}}  # not optional
+
+
+def test_example_lets_prometheus_of_another_namespace_in(rendered):
+    policies = {m["metadata"]["name"]: m["spec"] for m in rendered if m["kind"] == "NetworkPolicy"}
+    monitoring, service = policies["recpolicy-monitoring"], policies["recpolicy-service"]
+    assert monitoring["podSelector"] == service["podSelector"]
+    assert monitoring["policyTypes"] == ["Ingress"]
+    assert monitoring["ingress"][0]["from"][0]["namespaceSelector"]["matchLabels"]
+    assert monitoring["ingress"][0]["ports"] == service["ingress"][0]["ports"]
 
 
 def test_example_changes_replicas_storage_and_settings(rendered):

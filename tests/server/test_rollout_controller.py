@@ -68,7 +68,7 @@ def test_a_challenger_that_is_not_worse_goes_through_its_stages_and_is_promoted(
     assert checked(state).status == "skipped"
 
 
-def test_harm_is_rolled_back_at_once_and_the_audit_says_why(state):
+def test_harm_is_rolled_back_at_once_and_the_audit_says_why(state, caplog):
     controller.start(state, 2, "ann", {"stages": [0.5, 1.0], "min_hours": 4.0})
     rate(state, last(state), 400, difference=-1.5, seed=1)
     assert checked(state).metadata["action"] == "roll_back"
@@ -79,6 +79,9 @@ def test_harm_is_rolled_back_at_once_and_the_audit_says_why(state):
     assert line["action"] == "rollout_rolled_back"
     assert line["detail"]["figures"]["difference"]["hi"] < -0.5
     assert "rewards are lower" in line["detail"]["reason"]
+    assert any(
+        record.fields["kind"] == "rollout.rolled_back.1" for record in caplog.records if "alert" in record.message
+    )
 
 
 @pytest.mark.parametrize(

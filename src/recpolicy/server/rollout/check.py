@@ -10,6 +10,7 @@ from typing import Any
 
 from recpolicy.core.config import build
 from recpolicy.core.errors import StoreError
+from recpolicy.server.jobs.alerts import alert
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.rollout.attend import flush
 from recpolicy.server.rollout.controller import advance, end, figures_now, serving_registry, turn
@@ -61,6 +62,8 @@ def _step(state: State, row: Rollout, config: RolloutConfig) -> JobResult:
         advance(state, row, SERVER, decision.reason, figures)
     elif decision.action in _ENDS:
         end(state, row, _ENDS[decision.action], SERVER, decision.reason, figures)
+        if decision.action == "roll_back":
+            alert(state, f"rollout.rolled_back.{row.id}", decision.reason, figures.shown())
     return JobResult(
         users=figures.champion.users + figures.challenger.users,
         records=figures.champion.rewards + figures.challenger.rewards,
