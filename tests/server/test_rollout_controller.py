@@ -79,9 +79,8 @@ def test_harm_is_rolled_back_at_once_and_the_audit_says_why(state, caplog):
     assert line["action"] == "rollout_rolled_back"
     assert line["detail"]["figures"]["difference"]["hi"] < -0.5
     assert "rewards are lower" in line["detail"]["reason"]
-    assert any(
-        record.fields["kind"] == "rollout.rolled_back.1" for record in caplog.records if "alert" in record.message
-    )
+    (alarm,) = [record for record in caplog.records if record.getMessage().startswith("alert")]
+    assert alarm.fields["kind"] == f"rollout.rolled_back.{last(state).id}"
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ function drawMoved() {
   const all = now.map((movie) => ({ movie, old: before.get(movie.movie_id) }));
   const rows = all.filter(({ movie, old }) => rated.has(movie.movie_id) || !old || old.rank !== movie.rank || old.rating !== movie.rating);
   if (!rows.length) return show($("moved"), el("p", { class: "hint", text: "Nothing moved: the list is as it was." }));
+  rows.sort((a, b) => rated.has(b.movie.movie_id) - rated.has(a.movie.movie_id)); // what was rated stands first
   const still = all.length - rows.length;
   const step = ({ movie, old }) => (old && movie.rating !== null && old.rating !== null ? movie.rating - old.rating : null);
   return show($("moved"), el("details", { class: "panel", open: true, data: { key: "moved" } },
