@@ -1,4 +1,4 @@
-"""The compose files: services of this machine alone, with health checks, without a password of ours, state in volumes."""
+"""The compose files: services of this machine alone, with health checks, no password of ours, state in volumes."""
 
 import re
 import tomllib

@@ -8,7 +8,7 @@
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
     ├── DivergedError         a training ended in numbers that are not finite          (also ArithmeticError)
     ├── SubmitError           a cluster could not be reached, or did not take a pipeline  (also OSError)
-    ├── StoreError            the server's database could not be reached or did not take what it was given (also OSError)
+    ├── StoreError            the server's database does not answer, or does not take it   (also OSError)
     └── MissingExtraError     a command needs an optional part that is not installed   (also ImportError)
 
 A message says where, what was found, what was expected and what to do.
