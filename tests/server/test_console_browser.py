@@ -128,6 +128,20 @@ def test_a_click_on_a_star_rates(visit):
     expect(page.locator("#status")).to_contain_text("The policy learnt from it")
 
 
+def test_two_ratings_in_a_row_are_both_learnt(visit):
+    page = visit.open("/")
+    pick(page, 7)
+    titles = []
+    for place, value in ((0, 0), (1, 0)):
+        movie = page.locator("#list li.movie").nth(place)
+        titles.append(movie.get_attribute("data-title"))
+        movie.locator("form.stars label").nth(value).click()
+    expect(page.locator("#list .said")).to_have_text(["1 ★ accepted, reward 1.0"] * 2)
+    expect(page.locator("#status")).to_contain_text("The policy learnt from it")
+    expect(page.locator("#moved tr.mine")).to_have_count(2)
+    assert sorted(page.locator("#moved tr.mine th").all_inner_texts()) == sorted(titles)
+
+
 def test_somebody_new_is_described_by_ratings_and_the_list_follows(visit):
     page = visit.open("/")
     page.locator("#who-new").check()
@@ -209,21 +223,42 @@ def test_an_operator_promotes_and_rolls_back_after_being_asked(visit, app, opera
 
 
 def test_a_refresh_keeps_what_is_open_focused_and_typed(visit, operator):
+    visit.page.clock.install()
     page = visit.open("/operations", operator)
     page.locator("#gate-2").click()
     expect(page.locator("#versions td", has_text="failed")).to_be_visible()
     expect(page.locator("#versions li")).to_have_text("too <b>narrow</b>")
     page.locator("#share-2").fill("25")
-    page.mouse.wheel(0, 300)
-    page.evaluate("document.getElementById('fresh').textContent = 'before'")
-    place = page.evaluate("scrollY")
+    page.evaluate("scrollTo(0, 240); document.getElementById('fresh').textContent = 'before'")
+    page.clock.fast_forward(4_500)
     expect(page.locator("#fresh")).to_contain_text("as of")
     assert page.evaluate("document.activeElement.id") == "share-2"
     assert page.locator("#share-2").input_value() == "25"
     expect(page.locator("#versions td", has_text="failed")).to_be_visible()
-    assert page.evaluate("scrollY") == place
+    assert page.evaluate("scrollY") == 240
     expect(page.locator("#metrics")).to_contain_text("Requests / s")
     expect(page.locator("#jobs article").first).to_contain_text("Next:")
+
+
+COUNTERS = """# HELP recpolicy_requests_total Requests.
+recpolicy_requests_total{method="POST",route="/v1/recommend",status="200"} 30.0
+recpolicy_requests_total{method="GET",route="/a \\"quoted\\" {one}",status="500"} 2e0
+recpolicy_writes_waiting 0.0
+"""
+
+
+def test_counters_are_read_and_quantiles_found(visit):
+    page = visit.open("/operations")
+    ask = "([path, call, args]) => import(path).then(found => found[call](...args))"
+    rows = page.evaluate(ask, ["/console/counters.js", "parse", [COUNTERS]])
+    assert [row["value"] for row in rows] == [30, 2, 0]
+    assert rows[0]["labels"] == {"method": "POST", "route": "/v1/recommend", "status": "200"}
+    assert rows[1]["labels"]["status"] == "500"
+    buckets = [{"edge": 0.1, "count": 50}, {"edge": 0.2, "count": 90}, {"edge": 1, "count": 90}]
+    for share, value in ((0.25, 0.045), (0.5, 0.09), (0.75, 0.14375), (1, 0.2)):
+        found = page.evaluate(ask, ["/console/counters.js", "quantile", [buckets, share]])
+        assert found == pytest.approx(value)
+    assert page.evaluate(ask, ["/console/counters.js", "quantile", [[], 0.5]]) is None
 
 
 def test_operations_without_a_key_show_the_counters_and_ask_for_one(visit):

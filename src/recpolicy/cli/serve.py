@@ -35,7 +35,7 @@ def serve(
         Path | None,
         typer.Option(
             "--state",
-            
+            envvar="RECPOLICY_STATE",
             help="Folder for events and feedback; a registry's own, or RUN.serve beside a run.",
         ),
     ] = None,

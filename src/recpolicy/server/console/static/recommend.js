@@ -29,8 +29,11 @@ function filters() {
   return found;
 }
 
-/** Ask for the list; `moved`: the person is the same and rated something, so old and new are shown side by side. */
-async function load(moved = false) {
+/**
+ * Ask for the list; `moved`: the person is the same and rated something, so old and new are shown side by side.
+ * `further`: the old one stays that of the time before.
+ */
+async function load(moved = false, further = false) {
   const who = asked(), mine = ++turn;
   if (!moved) {
     before = watching = null;
@@ -48,7 +51,7 @@ async function load(moved = false) {
   try {
     const answer = await ask("POST", "/v1/recommend", { ...who, ...filters() });
     if (mine !== turn) return undefined;
-    if (moved && list) before = new Map(list.movies.map((movie, place) => [movie.movie_id, { rank: place + 1, ...movie }]));
+    if (moved && list && !(further && before)) before = new Map(list.movies.map((movie, place) => [movie.movie_id, { rank: place + 1, ...movie }]));
     gone = moved ? await left(who, answer) : [];
     if (mine !== turn) return undefined;
     list = answer;
@@ -56,7 +59,7 @@ async function load(moved = false) {
     draw();
     announce(`${answer.movies.length} movies for ${called()}`);
   } catch (problem) {
-    if (mine === turn) refused(problem, () => load(moved));
+    if (mine === turn) refused(problem, () => load(moved, further));
   } finally {
     if (mine === turn) $("result").setAttribute("aria-busy", "false");
   }
@@ -204,9 +207,10 @@ async function learnt(title, value) {
     if (watching !== mine) return; // somebody else is looked at
     if (!ready || ready.policy.content === mine.content) continue;
     if (!mine.again) watching = null;
+    const further = mine.moved;
     Object.assign(mine, { again: false, moved: true, content: ready.policy.content, until: Date.now() + PATIENCE_MS / 2 });
     say(`The policy learnt from it; now it is content ${mine.content.slice(0, 8)}.`);
-    await load(true);
+    await load(true, further);
   }
   if (watching !== mine) return;
   watching = null;
