@@ -76,6 +76,17 @@ def test_the_second_start_shows_no_key_and_goes_on_with_the_same_state(start, tm
         assert process.communicate(timeout=20)[0].startswith("operator key") == expected
 
 
+def test_another_run_in_a_used_state_folder_is_said_to_wait(start, tmp_path):
+    for agent in ("random", "linucb"):
+        process = start(trained(agent), "--port", 0, "--state", tmp_path / "state")
+        said = process.stdout.readline()
+        ready(said.split()[-1])
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=20)[0]
+    assert said.startswith("serving random")
+    assert "is version 2 here; version 1 still serves: recpolicy admin promote 2" in rest
+
+
 def test_without_a_store_nothing_is_written(start, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained("random"), run)

@@ -58,6 +58,7 @@ def serve(
     import uvicorn
 
     from recpolicy.server.first_key import first_key
+    from recpolicy.server.opening import another_champion
     from recpolicy.server.worker import What, log_as_json, open_app
 
     if not source.is_dir():
@@ -70,12 +71,13 @@ def serve(
         if workers > 1:
             _count_together()
         app = open_app(what)
+        made = first_key(app.state.server.store)
         agent = app.state.server.policies.live.champion.agent
         at = f"[{host}]" if ":" in host else host
         print(f"serving {agent}: http://{at}:{listener.getsockname()[1]}", flush=True)
-        made = first_key(app.state.server.store)
-        if made is not None:
-            print(f"operator key, shown this once: {made}", flush=True)
+        for line in (made and f"operator key, shown this once: {made}", another_champion(app.state.server, source)):
+            if line:
+                print(line, flush=True)
         log_as_json()
         if workers == 1:
             _run(uvicorn.Server(_config(app)), listener)

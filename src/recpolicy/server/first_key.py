@@ -19,7 +19,7 @@ def first_key(store: Store | None) -> str | None:
     The key in RECPOLICY_ADMIN_KEY works from now on as `environment`, in place of the one that had this name. Raises
     ConfigError where it is weak, or known as a key that must not do what an operator does.
     """
-    given = os.environ.get(ADMIN_KEY)
+    given = os.environ.get(ADMIN_KEY) or None  # set to nothing is not set
     if given is not None:
         weak = weakness(given)
         if weak is not None:

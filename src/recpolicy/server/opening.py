@@ -14,6 +14,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import content_digest
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoint import CURRENT, folder_of
 from recpolicy.server.online.learner import overlay
@@ -25,7 +26,7 @@ from recpolicy.server.store.engine import open_store, sqlite_url
 from recpolicy.server.store.spool import Spool
 from recpolicy.server.store.tables import rollouts
 from recpolicy.server.store.writer import Writer
-from recpolicy.serving.artifact import MANIFEST
+from recpolicy.serving.artifact import MANIFEST, read_manifest
 from recpolicy.serving.registry import Registry
 from recpolicy.serving.scorer import load_scorer
 
@@ -53,6 +54,20 @@ def registry_of(source: Path, folder: Path) -> Registry:
     if registry.aliases()["champion"] is None:
         registry.promote(version.number)
     return registry
+
+
+def another_champion(state: State, source: Path) -> str | None:
+    """What to tell somebody who serves a run while the state folder, used before, has another champion."""
+    registry, number = state.policies.registry, state.policies.live.champion.number
+    if registry is None or number is None or not is_run(source):
+        return None
+    digest = content_digest(read_manifest(source))
+    here = next((version for version in registry.versions() if version.digest == digest), None)
+    if here is None or here.number == number:
+        return None
+    return (
+        f"{source} is version {here.number} here; version {number} still serves: recpolicy admin promote {here.number}"
+    )
 
 
 @contextmanager
