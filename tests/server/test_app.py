@@ -181,6 +181,8 @@ def test_a_session_policy_says_what_it_expects_of_the_session():
         ("/v1/recommend", {"user": 1, "exclude_rated": 1}),
         ("/v1/recommend", {"user": 1, "years": [1990]}),
         ("/v1/recommend", {"user": 1, "years": [1999, 1990]}),
+        ("/v1/recommend", {"user": 1, "years": [-(10**30), 10**30]}),
+        ("/v1/recommend", {"user": 1, "context": [1e308] * 5}),
         ("/v1/recommend", {"user": 1, "ratings": []}),
         ("/v1/recommend", {"user": 1, "ratings": [{"movie": 1, "rating": False}]}),
         ("/v1/recommend", {"user": 1, "ratings": [{"movie": 1, "rating": 5}] * 2}),

@@ -38,6 +38,9 @@ Id = Annotated[int | str, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Users = Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS, description="User ids.")]
 Movies = Annotated[list[Id], Field(max_length=MAX_MOVIES)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Feature = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+"""Far beyond any context that a policy was trained on, and far within what single precision can square."""
+Year = Annotated[int, Field(ge=0, le=9999)]
 
 
 def described(**example: Any) -> ConfigDict:
@@ -82,7 +85,7 @@ class RecommendRequest(BaseModel):
     ratings: Annotated[list[MovieRating], Field(min_length=1, max_length=MAX_MOVIES)] | None = Field(
         default=None, description="Ratings that describe a user whom the policy does not know, or knows otherwise."
     )
-    context: Annotated[list[Number], Field(min_length=1, max_length=MAX_CONTEXT)] | None = Field(
+    context: Annotated[list[Feature], Field(min_length=1, max_length=MAX_CONTEXT)] | None = Field(
         default=None, description="The user's context vector, in place of what the policy knows of the user."
     )
     history: Annotated[list[Shown], Field(max_length=MAX_K)] | None = Field(
@@ -91,7 +94,7 @@ class RecommendRequest(BaseModel):
     exclude_rated: bool = Field(True, description="Leave out movies that the user has rated.")
     exclude: Movies = Field(default=[], description="Movies to leave out.")
     genres: Annotated[list[str], Field(max_length=50)] = Field(default=[], description="Any of these genres.")
-    years: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
+    years: Annotated[list[Year], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="First and last year of release."
     )
 
