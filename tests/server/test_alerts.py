@@ -81,7 +81,7 @@ def test_a_webhook_that_sends_elsewhere_is_not_followed():
 
 
 def test_the_url_is_never_logged(caplog):
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "recpolicy")
     with Receiver(500) as there:
         closed = there.url
         assert not deliver(f"{there.url}/{SECRET}?key={SECRET}", {}, pauses=())

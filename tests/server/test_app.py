@@ -308,7 +308,7 @@ def test_a_setting_that_the_library_refuses_is_the_callers():
 
 
 def test_the_log_says_what_was_asked_but_not_by_whom(app, caplog):
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "recpolicy")
     ask(app, "POST", "/v1/recommend", {"user": "newcomer", "ratings": NEWCOMER})
     ask(app, "POST", "/v1/predict?user=newcomer", {"users": ["newcomer"]})
     ask(app, "GET", "/newcomer")

@@ -241,7 +241,7 @@ def test_while_the_database_is_down_the_public_api_stays_open():
 
 
 def test_what_is_refused_is_counted_and_logged_without_saying_whom(caplog):
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "recpolicy")
     seen = []
     app = guarded(seen=seen, rate=0.01, burst=1, body_bytes=100)
     secret = "rp_secret-of-anna"

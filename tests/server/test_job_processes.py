@@ -202,7 +202,7 @@ def test_the_password_of_the_database_goes_through_a_pipe(state, monkeypatch):
     assert run_apart(state, "evaluate", {}) == JobResult()
     ((command, env),) = seen
     assert "server.db" not in " ".join(command)
-    assert env is None
+    assert not any("server.db" in value for value in env.values())
 
 
 SLOW = "import sys, time; sys.stdin.readline(); print('up', flush=True); time.sleep(60)"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import schemathesis
+import schemathesis.specs.openapi.schemas  # now: imported from deep within a test, Python 3.11's parser may fail
 from asking import served
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode

@@ -119,7 +119,7 @@ def test_on_a_full_disk_people_still_get_recommendations_and_no_event_id_is_prom
     server = start(trained("linucb"))
     kept = [server.post("/v1/recommend", {"user": 1})[1]["event_id"]]
     full = (tmp_path / "state" / "server.db").stat().st_size  # files that may not grow are what a full disk looks like
-    subprocess.run(["prlimit", f"--pid={server.process.pid}", f"--fsize={full}"], check=True)
+    subprocess.run(["prlimit", f"--pid={server.process.pid}", f"--fsize={full}:"], check=True)
     for number in range(400):
         status, answer = server.post("/v1/recommend", {"user": number % 60 + 1})
         assert status == 200
@@ -129,7 +129,7 @@ def test_on_a_full_disk_people_still_get_recommendations_and_no_event_id_is_prom
     assert answer["event_id"] is None
     status, refused = server.post("/v1/feedback", {"event_id": kept[0], "kind": "like"})
     assert (status, refused["error"]["code"]) == (503, "store_down")
-    subprocess.run(["prlimit", f"--pid={server.process.pid}", "--fsize=unlimited"], check=True)
+    subprocess.run(["prlimit", f"--pid={server.process.pid}", "--fsize=unlimited:"], check=True)
     assert server.post("/v1/feedback", {"event_id": kept[-1], "kind": "like"})[1]["status"] == "accepted"
     server.stop(signal.SIGTERM)
     assert set(kept) <= all_of(sqlite_url(tmp_path / "state" / "server.db"))[0]
