@@ -4,8 +4,8 @@ SQLite runs in WAL mode with synchronous=FULL: what a commit acknowledged surviv
 """
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from recpolicy.core.errors import ConfigError, StoreError
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _BUSY_MS = 5_000
 _CONNECT_SECONDS = 3
+_TURN_SECONDS = 0.001
+_WAL_PAGES = 16_000
+"""64 MiB, four events a page: commits wait while the log is carried over, and should not every second."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -52,9 +55,9 @@ def make_engine(url: str) -> Engine:
     kind = address.get_backend_name()
     if kind not in DRIVERS:
         raise ConfigError(f"RECPOLICY_DATABASE_URL: {kind!r} is no database known here; expected {', '.join(DRIVERS)}")
-    settings: dict[str, Any] = {"pool_pre_ping": True}
+    settings: dict[str, Any] = {}
     if kind == "postgresql":
-        settings |= {"pool_size": 4, "max_overflow": 2, "pool_timeout": _CONNECT_SECONDS}
+        settings |= {"pool_pre_ping": True, "pool_size": 4, "max_overflow": 2, "pool_timeout": _CONNECT_SECONDS}
         settings["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
     try:
         engine = create_engine(address.set(drivername=DRIVERS[kind]), **settings)
@@ -97,22 +100,33 @@ def is_up_to_date(engine: Engine) -> bool:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes. SQLite takes its lock at the start: two that had read first could only fail."""
-    with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with _committing(connection):
-            yield connection
+    """A transaction that writes, on a connection of its own."""
+    with engine.connect() as connection, writing_on(connection):
+        yield connection
 
 
 @contextmanager
-def _committing(connection: Connection) -> Iterator[None]:
+def writing_on(connection: Connection) -> Iterator[None]:
+    """A transaction that writes. SQLite takes its lock at the start: two that had read first could only fail."""
     try:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         yield
     except BaseException:
         connection.rollback()
         raise
     connection.commit()
+
+
+def turns(engine: Engine) -> Callable[[], AbstractContextManager[object]]:
+    """What the writers of several processes take turns by, and hold while they commit.
+
+    SQLite has a lock of its own, but who waits for it sleeps up to 100 ms at a time. PostgreSQL needs none.
+    """
+    if engine.dialect.name != "sqlite":
+        return nullcontext
+    lock = FileLock(f"{engine.url.database}.turn")
+    return lambda: lock.acquire(poll_interval=_TURN_SECONDS)
 
 
 def shown(engine: Engine) -> str:
@@ -144,4 +158,5 @@ def _tune_sqlite(engine: Engine) -> None:
         connection.isolation_level = None  # transactions begin where we say so
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
         connection.execute("PRAGMA foreign_keys=ON")

@@ -11,7 +11,9 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -19,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.store.engine import first_line, writing
+from recpolicy.server.store.engine import first_line, turns, writing_on
 from recpolicy.server.store.events import known_ids, write_rows
 from recpolicy.server.store.feedback import Outcome, Rules, Said, take
 from recpolicy.server.store.spool import Spool
@@ -50,6 +52,9 @@ class Writer:
     def __init__(self, engine: Engine, spool: Spool, rules: Callable[[], Rules]):
         self._engine, self._spool, self._rules = engine, spool, rules
         self._queue: queue.Queue[_Work | None] = queue.Queue(WAITING)
+        self._connection: Connection | None = None  # kept, for to take one from the pool costs as much as a commit
+        self._turn = turns(engine)
+        self._look = 0.0  # when to look into the spool again
         self.spooled = 0
         """Events that had to be spooled, ever."""
         self.down = False
@@ -89,11 +94,14 @@ class Writer:
     def _work(self) -> None:
         while True:
             group, last = self._next_group()
-            if self._spool.waiting():
-                self._replay()
+            if self.down or monotonic() > self._look:
+                self._look = monotonic() + _REPLAY_SECONDS
+                if self._spool.waiting():
+                    self._replay()
             if group:
                 self._write_or_fail(group)
             if last:
+                self._let_go()
                 return
 
     def _next_group(self) -> tuple[list[_Work], bool]:
@@ -151,8 +159,10 @@ class Writer:
     def _commit(self, write: Callable[[Connection], None]) -> StoreError | None:
         """What went wrong, None when it is committed."""
         try:
-            with writing(self._engine) as connection:
-                write(connection)
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._turn(), writing_on(self._connection):
+                write(self._connection)
         except DBAPIError as error:
             failure = StoreError(f"the database does not take it: {first_line(error)}")
         except PoolTimeoutError:
@@ -160,10 +170,19 @@ class Writer:
         else:
             self.down = False
             return None
+        self._let_go()
         if not self.down:
             logger.error("%s", failure)
         self.down = True
         return failure
+
+    def _let_go(self) -> None:
+        """Give the connection up: after a failure the next one is new."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(DBAPIError):
+                connection.invalidate()
+            connection.close()
 
     def _replay(self) -> None:
         """Give the database what was spooled; events that it has already are left out."""
