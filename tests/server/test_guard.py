@@ -256,36 +256,6 @@ def test_what_is_refused_is_counted_and_logged_without_saying_whom(caplog):
         assert word not in "".join(lines + others)
 
 
-def test_the_guard_costs_little():
-    """Microseconds of computing, the least of several runs; 20 to 30 were measured."""
-
-    async def nothing(scope, receive, send):
-        await receive()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def receive():
-        return {"type": "http.request", "body": b"{}", "more_body": False}
-
-    async def send(message):
-        pass
-
-    guard = Guard(nothing, lambda *_: None, Keys(lambda: KEYS), LimitsConfig(rate=1e9, burst=10**9))
-    headers = [(b"host", b"here"), (b"authorization", b"Bearer anna's")]
-    scope = {"type": "http", "method": "POST", "path": "/v1/echo", "client": ("192.0.2.7", 1), "headers": headers}
-
-    async def each(app, count=200):
-        begun = time.thread_time()
-        for _ in range(count):
-            await app(dict(scope), receive, send)
-        return 1e6 * (time.thread_time() - begun) / count
-
-    async def least():
-        return min([await each(guard) - await each(nothing) for _ in range(20)])
-
-    assert asyncio.run(least()) < 150
-
-
 def test_buckets_of_the_guard_are_bounded():
     guard = Guard(None, None, Keys(dict), LimitsConfig(rate=1))
     assert isinstance(guard._buckets, Buckets)
