@@ -43,9 +43,9 @@ def compare_one(state: State) -> bool:
     if pair is None:
         return False
     health = compared(pair, state.settings.rollout.slow_ms)
-    state.metrics.shadowed(health.failures, health.seconds, health.agreement, health.gap)
     if pair.live.rollout is not None:
         state.trial.counts.add(pair.live.rollout, CHALLENGER, health)
+    state.metrics.shadowed(health.failures, health.seconds, health.agreement, health.gap)
     return True
 
 
