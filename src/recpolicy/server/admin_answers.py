@@ -5,16 +5,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from recpolicy.server.answers import ErrorAnswer
+from recpolicy.server.refusals import REFUSALS
 
 ADMIN_REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "No key, or one that is not known or was revoked (`unauthorized`)."},
     403: {"model": ErrorAnswer, "description": "The key's role is too low (`forbidden`)."},
     404: {"model": ErrorAnswer, "description": "There is no such thing (`not_found`)."},
     409: {"model": ErrorAnswer, "description": "It cannot be done as things are (`conflict`)."},
-    413: {"model": ErrorAnswer, "description": "The body is too large (`too_large`)."},
-    422: {"model": ErrorAnswer, "description": "The request is not as described (`invalid_request`, `refused`)."},
-    429: {"model": ErrorAnswer, "description": "Too much at once (`busy`, `rate_limited`); see Retry-After."},
-    503: {"model": ErrorAnswer, "description": "The store does not answer (`store_down`); see Retry-After."},
+    **{status: REFUSALS[status] for status in (413, 422, 429, 503)},
 }
 
 Role = Literal["client", "reader", "operator"]

@@ -78,11 +78,6 @@ def choose(live: Live, asked: RecommendRequest, exploration: ExplorationConfig) 
     return Chosen(row, served.described[variant], ready.movies)
 
 
-def describe(served: Served, variant: str) -> dict[str, Any]:
-    """The `policy` of an answer."""
-    return {"version": served.number, "agent": served.agent, "content": served.content, "variant": variant}
-
-
 def _made(
     served: Served, asked: RecommendRequest, exploration: ExplorationConfig, explored: bool
 ) -> tuple[Ready, bool]:

@@ -43,8 +43,11 @@ class Served:
     @cached_property
     def described(self) -> Mapping[str, str]:
         """Who it is, as JSON, in each role."""
-        parts = {"version": self.number, "agent": self.agent, "content": self.content}
-        return {role: json.dumps({**parts, "variant": role}) for role in (CHAMPION, CHALLENGER)}
+        return {role: json.dumps(self.in_role(role)) for role in (CHAMPION, CHALLENGER)}
+
+    def in_role(self, variant: str) -> dict[str, Any]:
+        """The `policy` of an answer."""
+        return {"version": self.number, "agent": self.agent, "content": self.content, "variant": variant}
 
     @property
     def trained(self) -> Scorer:

@@ -114,8 +114,9 @@ def choose_slate(
         arms = rng.permutation(greedy_slate(score, allowed, pool, rng))[:k]
     else:
         arms = greedy_slate(score, allowed, k, rng)
-    tied = not explored and bool((slate_propensity(score, allowed, arms, pool, 0.0) < 1.0).any())
-    return Slate(arms, slate_propensity(score, allowed, arms, pool, config.share), explored, tied)
+    drawn, greedy = _chances(score, allowed, arms, pool)
+    tied = not explored and bool((greedy < 1.0).any())
+    return Slate(arms, _mixed(drawn, greedy, config.share), explored, tied)
 
 
 def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: float) -> Array:
@@ -124,14 +125,23 @@ def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: 
     arms are K <= pool allowed ones; one that could not have come here has probability 0. The slate is drawn or greedy
     as a whole, so that its places tell which of the two it was: the odds are updated place by place.
     """
+    return _mixed(*_chances(score, allowed, arms, pool), share)
+
+
+def _chances(score: Array, allowed: Mask, arms: Arms, pool: int) -> tuple[Array, Array]:
+    """Probability [K] of each of the arms given those before it, in a slate that is drawn and in a greedy one."""
     falling = -np.sort(-score[allowed])
-    drawn, greedy = _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
+    return _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
+
+
+def _mixed(drawn: Array, greedy: Array, share: float) -> Array:
+    """The probabilities [K] of a mixture whose slates are drawn or greedy as a whole."""
     with np.errstate(divide="ignore"):
         evidence = np.cumsum(np.log(drawn[:-1]) - np.log(greedy[:-1]))  # infinite once it cannot be the greedy one
         odds = np.log(share) - np.log1p(-share) + np.concatenate([[0.0], evidence])  # [K]
     weight = 1.0 / (1.0 + np.exp(-np.clip(odds, -700.0, 700.0)))  # that it is a drawn one, given the places before
     if share in (0.0, 1.0):
-        weight = np.full(len(arms), share)
+        weight = np.full(len(drawn), share)
     result: Array = weight * drawn + (1.0 - weight) * greedy
     return result
 

@@ -15,7 +15,6 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.server.admin_answers import ADMIN_REFUSALS
 from recpolicy.server.auth import Client, Reader
 from recpolicy.server.changes import registry_of
-from recpolicy.server.choosing import describe
 from recpolicy.server.console import bodies, pages, search
 from recpolicy.server.console.card import read_card
 from recpolicy.server.console.look import Shelf, View, view
@@ -91,7 +90,7 @@ def estimates(asked: bodies.EstimatesRequest, here: Here) -> Response:
     """Tell what serves a user now says of some movies, without an event."""
     served, variant = here.policies.live.of(key_of(asked.user))
     told = view(served.scorer, asked).told(asked.movies)
-    return json_answer({"user": asked.user, "policy": describe(served, variant), "movies": told})
+    return json_answer({"user": asked.user, "policy": served.in_role(variant), "movies": told})
 
 
 @router.post("/v1/admin/compare", response_model=bodies.Comparison, responses=ADMIN_REFUSALS, tags=["admin"])
@@ -121,7 +120,7 @@ def _page(name: str, here: State) -> Response:
     low, high = served.trained.scale
     online = here.store is not None and here.settings.online.enabled and can_learn(served.trained.artifact)
     shown = pages.page(
-        name, policy=describe(served, CHAMPION), low=low, high=high, learns=online, keeps=here.store is not None,
+        name, policy=served.in_role(CHAMPION), low=low, high=high, learns=online, keeps=here.store is not None,
         filters=search.filters(served.trained), known=len(served.trained.user_ids),
     )  # fmt: skip
     return HTMLResponse(shown, headers=dict(pages.HEADERS))

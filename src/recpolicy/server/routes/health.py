@@ -3,7 +3,6 @@
 from fastapi import APIRouter, Response
 
 from recpolicy.server.answers import Alive, Ready
-from recpolicy.server.choosing import describe
 from recpolicy.server.json_answer import json_answer
 from recpolicy.server.policies import CHALLENGER, CHAMPION
 from recpolicy.server.state import Here, State
@@ -22,7 +21,7 @@ async def healthz() -> Response:
 async def readyz(here: Here) -> Response:
     """Say that a policy is loaded, which one, and whether the store takes what it is given."""
     served = here.policies.live.champion
-    return json_answer({"status": "ready", "policy": describe(served, CHAMPION), "store": store_state(here)})
+    return json_answer({"status": "ready", "policy": served.in_role(CHAMPION), "store": store_state(here)})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

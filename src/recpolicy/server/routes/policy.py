@@ -5,7 +5,8 @@ take longer runs in threads, so that the event loop stays free.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from recpolicy.server.store.writer import QueueFullError
 from recpolicy.serving.scorer import Scorer
 
 Body = TypeVar("Body", bound=BaseModel)
+Answered = TypeVar("Answered")
 router = APIRouter(prefix="/v1", tags=["policy"], responses=REFUSALS)
 
 
@@ -83,13 +85,15 @@ def parsed(model: type[Body], scope: Message, body: bytes) -> Body:
 def answer_each(here: State, requests: list[RecommendRequest]) -> list[Chosen | dict[str, Any]]:
     """What was chosen for each request, or the error in its place."""
     live = here.policies.live
-    answers: list[Chosen | dict[str, Any]] = []
-    for asked in requests:
-        try:
-            answers.append(choose_safely(here, asked, live))
-        except (DataError, ConfigError) as error:
-            answers.append({"error": {"code": refusal_of(error)[1], "message": str(error)}})
-    return answers
+    return [or_refusal(partial(choose_safely, here, asked, live)) for asked in requests]
+
+
+def or_refusal(answer: Callable[[], Answered]) -> Answered | dict[str, Any]:
+    """What is answered to one request of several, or the error in its place."""
+    try:
+        return answer()
+    except (DataError, ConfigError) as error:
+        return {"error": {"code": refusal_of(error)[1], "message": str(error)}}
 
 
 async def remember(here: State, chosen: list[Chosen]) -> bool:

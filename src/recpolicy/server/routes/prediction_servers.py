@@ -5,18 +5,18 @@ Vertex tells its routes by AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE. Without them 
 
 import asyncio
 import os
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Response
 
-from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.server.answers import Alive, ModelState, Predictions
 from recpolicy.server.bodies import Instance, Instances, RecommendRequest
 from recpolicy.server.choosing import Chosen
 from recpolicy.server.json_answer import json_answer
-from recpolicy.server.refusals import REFUSALS, refusal_of
+from recpolicy.server.refusals import REFUSALS
 from recpolicy.server.rollout.safely import choose_safely
-from recpolicy.server.routes.policy import estimates, listed, remember
+from recpolicy.server.routes.policy import estimates, listed, or_refusal, remember
 from recpolicy.server.state import Here, State
 
 MODEL = "recpolicy"
@@ -36,7 +36,9 @@ def prediction_routes() -> APIRouter:
 
 async def predict(asked: Instances, here: Here) -> Response:
     """One prediction an instance: estimates where it names movies, a recommendation where it does not."""
-    predictions = await asyncio.to_thread(lambda: [_predict_one(here, one) for one in asked.instances])
+    predictions = await asyncio.to_thread(
+        lambda: [or_refusal(partial(_predict_one, here, one)) for one in asked.instances]
+    )
     kept = await remember(here, [one for one in predictions if isinstance(one, Chosen)])
     return listed("predictions", predictions, kept)
 
@@ -53,10 +55,7 @@ async def health() -> Response:
 
 def _predict_one(here: State, instance: Instance) -> Chosen | dict[str, Any]:
     live = here.policies.live
-    try:
-        if instance.movies is not None:
-            return {"rows": estimates(live.champion.scorer, [instance.user], instance.movies)}
-        asked = RecommendRequest(user=instance.user, k=instance.k, exclude_rated=instance.exclude_rated)
-        return choose_safely(here, asked, live)
-    except (DataError, ConfigError) as error:
-        return {"error": {"code": refusal_of(error)[1], "message": str(error)}}
+    if instance.movies is not None:
+        return {"rows": estimates(live.champion.scorer, [instance.user], instance.movies)}
+    asked = RecommendRequest(user=instance.user, k=instance.k, exclude_rated=instance.exclude_rated)
+    return choose_safely(here, asked, live)

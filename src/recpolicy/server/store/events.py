@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from recpolicy.server.store.clock import now_ms
 from recpolicy.server.store.tables import events
 
 
@@ -51,7 +51,7 @@ def new_event_id() -> str:
         drawn = secrets.token_hex(10 * 256)
         _random.extend(drawn[start : start + 20] for start in range(20, len(drawn), 20))
         digits = drawn[:20]
-    return f"{time.time_ns() // 1_000_000:012x}{digits}"
+    return f"{first_id(now_ms())}{digits}"
 
 
 def first_id(time: int) -> str:
