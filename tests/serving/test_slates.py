@@ -234,3 +234,13 @@ def test_nothing_is_explained_to_who_is_not_known_or_rated_nothing(scorer):
     assert explain(scorer, None, [0, 1]) == [[], []]
     assert explain(scorer, 1, [0]) == [[]]
     assert explain(scorer, 2, []) == []
+
+
+@pytest.mark.parametrize(("score", "tied"), [([3.0, 2.0, 2.0, 1.0], True), ([3.0, 2.0, 1.0, 1.0], False)])
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_greedy_slate_says_whether_a_lot_decided_it(score, tied, share):
+    rng = np.random.default_rng(0)
+    everything = np.ones(4, bool)
+    slate = choose_slate(np.array(score), everything, 2, ExplorationConfig(share=share, top=4), rng, explored=False)
+    assert slate.tied == tied
+    assert not choose_slate(np.array(score), everything, 2, ExplorationConfig(share=1.0), rng, explored=True).tied
