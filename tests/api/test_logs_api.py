@@ -10,9 +10,9 @@ from hand_logs import FAULTS, assert_same_rounds, hand_rounds, tables, write_log
 from trained_policies import TINY, loaded, miniature_split, trained
 
 from recpolicy.api.features import FeatureConfig, prepare
+from recpolicy.api.loggers import LOGGERS
 from recpolicy.api.logs import (
     EVALUATION,
-    LOGGERS,
     REPORT,
     SIMULATION,
     TRAINING,

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.api.artifacts import refuse_existing
-from recpolicy.api.features import prepare, settings_of
+from recpolicy.api.features import settings_of
+from recpolicy.api.log_clock import check_first_day, spread, start_of
+from recpolicy.api.loggers import Logger, logger_of
 from recpolicy.api.train import TrainConfig, training_world
 from recpolicy.core.config import as_dict
-from recpolicy.core.errors import ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.seeds import generator
@@ -21,21 +23,15 @@ from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, write_events, w
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, ingest, rounds_of
 from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.ratings import Ratings
-from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
 from recpolicy.serving.heads import softmax, with_floor
 from recpolicy.serving.predictor import Policy
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from recpolicy.training.logged import Played
 
 TRAINING, EVALUATION, REPORT, SIMULATION = "training.parquet", "evaluation.parquet", "ingest.json", "simulation.json"
-LOGGERS = ("random", "highest_mean", "rating_model")
-"""Baselines that can write a log; their scores are ratings, so the temperature is in stars."""
 _HOUR = 3_600_000
-_DAY = 24 * _HOUR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +59,7 @@ class LogConfig:
         for name in ("floor", "missing_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"LogConfig.{name} is {getattr(self, name)!r}; it must be in [0, 1]")
-        try:
-            known = not np.isnat(np.datetime64(self.first_day, "ms"))
-        except ValueError:
-            known = False
-        if not known:
-            raise ConfigError(f"LogConfig.first_day is {self.first_day!r}; expected a date such as 2026-01-05")
-
-    @property
-    def start(self) -> int:
-        """When the log begins, in milliseconds since 1970."""
-        return int(np.datetime64(self.first_day, "ms").astype(np.int64))
+        check_first_day(self)
 
 
 def simulate_log(
@@ -90,11 +76,11 @@ def simulate_log(
 ) -> int:
     """Let a policy play the training world and write what it logged to the folder `out`; returns the events written.
 
-    logger: a name in LOGGERS, which plays the catalogue that `train` describes, or a policy, which plays its own; it
-    acts by a softmax over its scores, mixed with the uniform choice, and does not learn. Of `train` the settings of
-    features, world and environment are used. Rewards stand in a file of their own, later than their events, as in
-    life. Raises ConfigError for settings that are unknown or out of range, DataError for a policy of other users or
-    movies, ArtifactError when `out` exists.
+    logger: a name in loggers.LOGGERS, which plays the catalogue that `train` describes, or a policy, which plays its
+    own; it acts by a softmax over its scores, mixed with the uniform choice, and does not learn. Of `train` the
+    settings of features, world and environment are used. Rewards stand in a file of their own, later than their events,
+    as in life. Raises ConfigError for settings that are unknown or out of range, DataError for a policy of other users
+    or movies, ArtifactError when `out` exists.
     """
     require_extra("train", "simulating a log")
     silence_libraries()
@@ -103,10 +89,7 @@ def simulate_log(
 
     settings, training = settings_of(LogConfig, config, "log"), settings_of(TrainConfig, train, "train")
     refuse_existing(Path(out))
-    if isinstance(logger, str):
-        who = _baseline(logger, fit, training, model, model_config, seed)
-    else:
-        who = _loaded(logger, fit)
+    who = logger_of(logger, fit, training, model, model_config, seed)
     probability = logging_probabilities(who.score, settings)
     environment = MovieBandit(
         training_world(fit, training, seed), who.context, who.catalogue,
@@ -161,50 +144,12 @@ def tables_of(ratings: Ratings) -> Catalogue:
     return Catalogue(ratings.users, ratings.movies, ratings.scale)
 
 
-@dataclass(frozen=True)
-class _Logger:
-    """Who logs: scores over a catalogue, for known users."""
-
-    name: str
-    version: str
-    """Digest of the policy's content; empty for a baseline, which is no more than its probabilities."""
-    score: NDArray[np.floating]  # [U, A]
-    context: NDArray[np.float32]  # [U, D]
-    catalogue: NDArray[np.int32]  # [A]
-
-
-def _baseline(
-    name: str, fit: Ratings, training: TrainConfig, model: RatingModel | None, model_config: Any, seed: int
-) -> _Logger:
-    if name not in LOGGERS:
-        raise unknown_name("logging policy", name, LOGGERS)
-    features = prepare(fit, training, model=model, model_config=model_config, seed=seed)
-    score = baseline_tables(fit, features.model)[name].score[:, features.catalogue]
-    return _Logger(name, "", score, features.context, features.catalogue)
-
-
-def _loaded(policy: Policy, fit: Ratings) -> _Logger:
-    artifact = policy.artifact
-    if policy.sequential:
-        raise ConfigError(f"{artifact.agent} acts in sessions; a log of single rounds takes a policy of single rounds")
-    if not (_same(artifact.users, fit.users, "user_id") and _same(artifact.movies, fit.movies, "movie_id")):
-        raise DataError(
-            f"{fit.name}: other users or movies than those of the logging policy; give what it was trained on"
-        )
-    score = policy.scores()[0][:, artifact.catalogue]
-    return _Logger(artifact.agent, artifact.about["content"], score, artifact.context, artifact.catalogue)
-
-
-def _same(one: "pd.DataFrame", other: "pd.DataFrame", column: str) -> bool:
-    return np.array_equal(one[column].to_numpy(), other[column].to_numpy())
-
-
 def _rounds_of(
-    played: "Played", who: _Logger, version: str, scale: tuple[float, float], settings: LogConfig
+    played: "Played", who: Logger, version: str, scale: tuple[float, float], settings: LogConfig
 ) -> LoggedRounds:
     count = len(played.user)
-    time = settings.start + np.linspace(0, settings.days * _DAY, count, endpoint=False).astype(np.int64)
-    prefix = content_digest(version, played.user, played.arm, settings.start)[:8]
+    time = spread(settings.first_day, settings.days, count)
+    prefix = content_digest(version, played.user, played.arm, start_of(settings.first_day))[:8]
     return LoggedRounds(
         event_id=np.array([f"{prefix}-{number:09d}" for number in range(count)], object),
         time=time, user=played.user, movie=who.catalogue[played.arm], log_propensity=np.log(played.propensity),

@@ -10,6 +10,7 @@ import numpy as np
 from recpolicy.api.artifacts import refuse_existing
 from recpolicy.api.evaluate import refuse_seen_rows
 from recpolicy.api.features import catalogue_of, settings_of
+from recpolicy.api.log_clock import check_first_day, spread, start_of
 from recpolicy.api.logs import TRAINING
 from recpolicy.api.train_sessions import SessionTrainConfig, reward_scale, session_config, worlds_of
 from recpolicy.core.config import as_dict
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 SIMULATION = "simulation.json"
 SESSION_LOGGERS = ("random", "popular")
 """Baselines that can log sessions."""
-_DAY, _MINUTE = 86_400_000, 60_000
+_MINUTE = 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +58,7 @@ class SessionLogConfig:
         check_positive(self, "sessions", "temperature", "days")
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"SessionLogConfig.floor is {self.floor!r}; it must be in [0, 1]")
-        try:
-            known = not np.isnat(np.datetime64(self.first_day, "ms"))
-        except ValueError:
-            known = False
-        if not known:
-            raise ConfigError(f"SessionLogConfig.first_day is {self.first_day!r}; expected a date such as 2026-01-05")
-
-    @property
-    def start(self) -> int:
-        """When the log begins, in milliseconds since 1970."""
-        return int(np.datetime64(self.first_day, "ms").astype(np.int64))
+        check_first_day(self)
 
 
 def simulate_sessions(
@@ -190,8 +181,8 @@ def _log_of(
     played: "Played", who: SessionLogger, scale: tuple[float, float], settings: SessionLogConfig
 ) -> LoggedSessions:
     sessions = int(played.session[-1]) + 1
-    begin = settings.start + np.linspace(0, settings.days * _DAY, sessions, endpoint=False).astype(np.int64)
-    prefix = content_digest(who.version, played.user, played.arm, settings.start)[:8]
+    begin = spread(settings.first_day, settings.days, sessions)
+    prefix = content_digest(who.version, played.user, played.arm, start_of(settings.first_day))[:8]
     session = np.array([f"{prefix}-{number:07d}" for number in range(sessions)], object)[played.session]
     count = len(session)
     return LoggedSessions(

@@ -21,7 +21,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program t
 @app.command(epilog="Example:  recpolicy log simulate --rounds 200000 --out logs/week1")
 def simulate(
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for events.parquet and rewards.parquet, or sessions.parquet.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for events.parquet and rewards.parquet, sessions.parquet or slates.parquet."
+        ),
     ],
     logger: Annotated[
         str | None,
@@ -43,6 +46,9 @@ def simulate(
     sessions: Annotated[
         int | None, typer.Option("--sessions", min=1, help="Log so many whole sessions in place of single rounds.")
     ] = None,
+    slates: Annotated[
+        int | None, typer.Option("--slates", min=1, help="Log so many pages of several movies in place of rounds.")
+    ] = None,
     temperature: Annotated[
         float | None,
         typer.Option("--temperature", help="Of the softmax over scores, in stars; of `popular` in nats; overrides."),
@@ -56,15 +62,19 @@ def simulate(
     from recpolicy.data.load import load_ratings
     from recpolicy.data.splits import split as split_ratings
 
-    if rounds is not None and sessions is not None:
-        raise typer.BadParameter("say by one of them what to log", param_hint="--rounds, --sessions")
+    sizes = {"rounds": rounds, "sessions": sessions, "slates": slates}
+    if sum(size is not None for size in sizes.values()) > 1:
+        raise typer.BadParameter("say by one of them what to log", param_hint="--rounds, --sessions, --slates")
     logger = logger or ("rating_model" if sessions is None else "random")
     tables, source = _tables_of_config(config, ("train", "log", "rating_model"))
-    given = {"rounds": rounds, "sessions": sessions, "temperature": temperature, "floor": floor}
+    given = {**sizes, "temperature": temperature, "floor": floor}
     settings = {**tables.get("log", {}), **{key: value for key, value in given.items() if value is not None}}
     parts, who = split_ratings(load_ratings(data, **source), split, seed), _logger(logger)
     if sessions is not None:
         _simulate_sessions(parts, out, who, settings, tables.get("train"), seed, as_json=as_json)
+        return
+    if slates is not None:
+        _simulate_slates(parts, out, who, settings, tables, seed, as_json=as_json)
         return
     written = simulate_log(
         parts.fit, out, logger=who, config=settings, train=tables.get("train"),
@@ -93,6 +103,26 @@ def _simulate_sessions(
     print(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.fit.name} (seed {seed}): {out}")
     world = seed if isinstance(who, str) else who.about["seed"]
     print(f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy")
+
+
+def _simulate_slates(
+    parts: "Split", out: Path, who: "str | Policy", settings: dict[str, Any], tables: dict[str, Any], seed: int,
+    *, as_json: bool,
+) -> None:  # fmt: skip
+    from recpolicy.api.slate_logs import simulate_slates
+
+    log = simulate_slates(
+        parts, out, logger=who, config=settings, train=tables.get("train"), model_config=tables.get("rating_model"),
+        seed=seed,
+    )  # fmt: skip
+    name = who if isinstance(who, str) else who.artifact.agent
+    if as_json:
+        about = {"logger": name, "slates": len(log), "slots": log.slots, "data": parts.fit.name, "seed": seed}
+        print_json({"out": str(out), **about, "mean_reward": float(log.reward.mean())})
+        return
+    print(f"logged {len(log):,} pages of {log.slots} movies of {name} on {parts.fit.name} (seed {seed}): {out}")
+    print(f"likes on a page: {log.reward.mean():.3f} on average")
+    print(f"next: recpolicy ope estimate POLICY --log {out}")
 
 
 @app.command(epilog="Example:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1")

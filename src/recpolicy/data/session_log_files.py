@@ -8,7 +8,6 @@ of the rewards stand in the metadata of the file; a file without them speaks of 
 may come in any order. Files are read in batches, and every fault is named by file and row, counted from 1.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.log_files import Catalogue
+from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, metadata_of, scale_of
 from recpolicy.data.logged_sessions import LoggedSessions, session_faults
 
 SESSIONS = "sessions.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy session log", 1
-_KEY = b"recpolicy"
 _COLUMNS = (
     "event_id", "time", "user_id", "session_id", "step", "movie_id", "reward", "liked", "ended", "policy",
     "policy_version",
@@ -57,7 +56,7 @@ def write_sessions(path: Path, log: LoggedSessions, tables: Catalogue) -> None:
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
         "catalogue": movie_id[log.catalogue].tolist(),
     }  # fmt: skip
-    table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()})
+    table = pa.table(columns).replace_schema_metadata(metadata_of(about))
     with atomic_path(path) as beside:
         pq.write_table(table, beside, compression="zstd")
 
@@ -65,7 +64,7 @@ def write_sessions(path: Path, log: LoggedSessions, tables: Catalogue) -> None:
 def is_session_log(path: Path) -> bool:
     """Whether this Parquet file is a log of sessions: by what it says of itself, else by its columns."""
     names = read.open_parquet(path).schema_arrow.names
-    return bool(_about(path).get("format", FORMAT if {"session_id", "step"} <= set(names) else "") == FORMAT)
+    return bool(about_of(path).get("format", FORMAT if {"session_id", "step"} <= set(names) else "") == FORMAT)
 
 
 def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:
@@ -73,9 +72,11 @@ def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:
 
     Of `tables` the users and movies are used. Sessions come in the order in which they first appear.
     """
-    about = _about(path)
-    scale = _scale_of(about, path)
-    catalogue = _catalogue_of(about, tables, path)
+    about = about_of(path)
+    check_format(about, (FORMAT, FORMAT_VERSION), path)
+    scale = scale_of(about, _SCALE, path)
+    rows = catalogue_rows(about, tables.movies, path)
+    catalogue = np.arange(len(tables.movies), dtype=np.int32) if rows is None else np.unique(rows)
     users, movies = pd.Index(tables.users["user_id"]), pd.Index(tables.movies["movie_id"])
     parts = []
     for piece in read.pieces(path, _COLUMNS):
@@ -117,47 +118,6 @@ def _in_order(columns: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray
             session, step = ordered["session"][place], ordered["step"][place]
             raise DataError(f"{path}: row {order[place] + 1}: {what} (session {session!r}, step {step})")
     return ordered
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """What the file says of itself; empty where it says nothing."""
-    metadata = read.open_parquet(path).schema_arrow.metadata or {}
-    try:
-        about = json.loads(metadata.get(_KEY, b"{}"))
-    except ValueError as error:
-        raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not JSON: {error}") from None
-    if not isinstance(about, dict):
-        raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not that of a log")
-    return about
-
-
-def _scale_of(about: dict[str, Any], path: Path) -> tuple[float, float]:
-    """The scale of the rewards; raises DataError for a file of another format or version, and for no scale."""
-    found = about.get("format", FORMAT), about.get("version", FORMAT_VERSION)
-    if found != (FORMAT, FORMAT_VERSION):
-        raise DataError(
-            f"{path}: written as {found[0]!r}, version {found[1]!r}; expected {FORMAT!r}, version {FORMAT_VERSION}"
-        )
-    scale = about.get("scale", list(_SCALE))
-    try:
-        low, high = (float(end) for end in scale)
-    except (TypeError, ValueError):
-        raise DataError(f"{path}: its scale is {scale!r}; expected the lowest and the highest reward") from None
-    return low, high
-
-
-def _catalogue_of(about: dict[str, Any], tables: Catalogue, path: Path) -> NDArray[np.int32]:
-    """The movie rows [A] that could be shown, ascending; all where the file does not say."""
-    if "catalogue" not in about:
-        return np.arange(len(tables.movies), dtype=np.int32)
-    named = about["catalogue"]
-    if not isinstance(named, list):
-        raise DataError(f"{path}: its catalogue is {named!r}; expected a list of movie ids")
-    rows = pd.Index(tables.movies["movie_id"]).get_indexer(pd.Index(named))
-    if (rows < 0).any():
-        unknown = named[int(np.argmin(rows))]
-        raise DataError(f"{path}: its catalogue names movie {unknown!r}, which the table of movies does not have")
-    return np.unique(rows).astype(np.int32)
 
 
 def _log_propensities(piece: read.Piece) -> NDArray[np.float64]:

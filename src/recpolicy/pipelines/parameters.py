@@ -153,7 +153,7 @@ def _rating_models() -> Any:
 
 
 def _loggers() -> Any:
-    from recpolicy.api.logs import LOGGERS
+    from recpolicy.api.loggers import LOGGERS
 
     return LOGGERS
 

@@ -1,0 +1,71 @@
+"""What a log in Parquet says of itself: JSON in the metadata of the file, under the key `recpolicy`.
+
+    format, version     what kind of log it is
+    scale               lowest and highest reward
+    catalogue           ids of the movies that could be shown
+
+A file may say nothing of it. Every fault is a DataError that names the file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.log_columns import open_parquet
+
+KEY = b"recpolicy"
+
+
+def metadata_of(about: dict[str, Any]) -> dict[bytes, bytes]:
+    """The metadata of a file that says this of itself."""
+    return {KEY: json.dumps(about).encode()}
+
+
+def about_of(path: Path) -> dict[str, Any]:
+    """What the file says of itself; empty where it says nothing."""
+    metadata = open_parquet(path).schema_arrow.metadata or {}
+    try:
+        about = json.loads(metadata.get(KEY, b"{}"))
+    except ValueError as error:
+        raise DataError(f"{path}: its metadata {KEY.decode()!r} is not JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise DataError(f"{path}: its metadata {KEY.decode()!r} is not that of a log")
+    return about
+
+
+def check_format(about: dict[str, Any], expected: tuple[str, int], path: Path) -> None:
+    """Raise DataError for a file that says it is of another format or version."""
+    found = about.get("format", expected[0]), about.get("version", expected[1])
+    if found != expected:
+        raise DataError(
+            f"{path}: written as {found[0]!r}, version {found[1]!r}; expected {expected[0]!r}, version {expected[1]}"
+        )
+
+
+def scale_of(about: dict[str, Any], default: tuple[float, float], path: Path) -> tuple[float, float]:
+    """The lowest and the highest reward."""
+    scale = about.get("scale", default)
+    try:
+        low, high = (float(end) for end in scale)
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: its scale is {scale!r}; expected the lowest and the highest reward") from None
+    return low, high
+
+
+def catalogue_rows(about: dict[str, Any], movies: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
+    """The rows [A] of the movies that could be shown, in the order of the file; None where it does not say."""
+    if "catalogue" not in about:
+        return None
+    named = about["catalogue"]
+    if not isinstance(named, list):
+        raise DataError(f"{path}: its catalogue is {named!r}; expected a list of movie ids")
+    rows = pd.Index(movies["movie_id"]).get_indexer(pd.Index(named))
+    if (rows < 0).any():
+        unknown = named[int(np.argmin(rows))]
+        raise DataError(f"{path}: its catalogue names movie {unknown!r}, which the table of movies does not have")
+    return np.asarray(rows, np.int32)

@@ -1,0 +1,118 @@
+"""Logged slates: pages of K movies shown at once, with what probability each was put in its slot, and what came of it.
+
+N slates. Users and movies are row numbers, as in LoggedRounds; ids appear only in files (slate_log_files.py). Either
+each slot has a shelf of its own, movies that no other slot can show, and is filled without regard to the others; or all
+slots are filled from the catalogue, one after the other from the first, and no movie comes twice on a page.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import content_digest
+
+COLUMNS = ("event_id", "time", "user", "slate", "log_propensity", "reward", "policy", "version")
+_TOLERANCE = 1e-6  # of slot rewards that should add up, times their size
+
+
+@dataclass(frozen=True)
+class SlateLog:
+    """N checked slates of K slots."""
+
+    event_id: NDArray[np.object_]  # [N] str, unique
+    time: NDArray[np.int64]  # [N], milliseconds since 1970
+    user: NDArray[np.int32]  # [N], row of the user table
+    slate: NDArray[np.int32]  # [N, K], rows of the movie table, first slot first
+    log_propensity: NDArray[np.float64]  # [N, K], <= 0 and finite; of each slot, given the slots before it
+    reward: NDArray[np.float64]  # [N], of the whole slate; finite and within scale
+    slot_reward: NDArray[np.float64] | None  # [N, K], adds up to `reward`; None where only the whole was seen
+    policy: NDArray[np.object_]  # [N] str, who chose
+    version: NDArray[np.object_]  # [N] str, content digest of who chose
+    catalogue: NDArray[np.int32]  # [A], movie rows, ascending
+    shelves: NDArray[np.int16] | None
+    """[A], the slot 0..K-1 that each movie of the catalogue may stand in; None: any slot, no movie twice on a page."""
+    scale: tuple[float, float]
+    """Lowest and highest reward of a slate."""
+    name: str
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, column)) for column in COLUMNS}
+        if len(lengths) != 1:
+            raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
+        if self.slate.ndim != 2 or self.slate.shape[1] == 0 or self.log_propensity.shape != self.slate.shape:
+            raise DataError(f"{self.name}: slates {self.slate.shape} and log-propensities {self.log_propensity.shape}")
+        if not (np.diff(self.catalogue) > 0).all():
+            raise DataError(f"{self.name}: the catalogue must hold movie rows in ascending order, each once")
+        if self.shelves is not None and self.shelves.shape != self.catalogue.shape:
+            raise DataError(f"{self.name}: shelves {self.shelves.shape}; expected one a movie of the catalogue")
+        for wrong, what in self._faults():
+            if wrong.any():
+                row = int(wrong.argmax())
+                raise DataError(f"{self.name}: slate {row} ({self.event_id[row]!r}): {what}")
+
+    def _faults(self) -> Iterator[tuple[NDArray[np.bool_], str]]:
+        possible = np.isfinite(self.log_propensity) & (self.log_propensity <= 0)
+        yield ~possible.all(axis=1), "a log-propensity that is not the logarithm of a probability in (0, 1]"
+        low, high = self.scale
+        yield ~((self.reward >= low) & (self.reward <= high)), f"its reward is not within {low:g}..{high:g}"
+        yield from slate_faults(self.slate, self.catalogue, self.shelves)
+        if self.slot_reward is not None:
+            yield sum_fault(self.slot_reward, self.reward), "its reward is not the sum of its slots' rewards"
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.slate)
+
+    @property
+    def slots(self) -> int:
+        """K."""
+        return int(self.slate.shape[1])
+
+    @property
+    def arm(self) -> NDArray[np.intp]:
+        """The movies shown as places in the catalogue [N, K]."""
+        return np.searchsorted(self.catalogue, self.slate)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that was logged, in order; the name plays no part."""
+        columns = [getattr(self, column) for column in COLUMNS]
+        return content_digest(*columns, self.slot_reward, self.catalogue, self.shelves, list(self.scale))
+
+
+def slate_faults(
+    slate: NDArray[np.int32], catalogue: NDArray[np.int32], shelves: NDArray[np.int16] | None
+) -> Iterator[tuple[NDArray[np.bool_], str]]:
+    """What can be wrong with the movies of slates [N, K]: where [N], and what."""
+    unknown = ~np.isin(slate, catalogue)
+    yield unknown.any(axis=1), "a movie that is not in the catalogue of this log"
+    if shelves is None:
+        ordered = np.sort(slate, axis=1)
+        yield (np.diff(ordered, axis=1) == 0).any(axis=1), "a movie that stands on the page twice"
+        return
+    place = np.minimum(np.searchsorted(catalogue, slate), len(catalogue) - 1)
+    misplaced = shelves[place] != np.arange(slate.shape[1])
+    yield misplaced.any(axis=1), "a movie that is not of the shelf of its slot"
+
+
+def sum_fault(slot_reward: NDArray[np.float64], reward: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where [N] the rewards of the slots [N, K] do not add up to that of the slate; so it is with NaN."""
+    room = _TOLERANCE * (1 + np.abs(slot_reward).sum(axis=1))
+    return ~(np.abs(slot_reward.sum(axis=1) - reward) <= room)
+
+
+def open_to(
+    slot: int, above: NDArray[np.integer], shelves: NDArray[np.int16] | None, actions: int
+) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
+    """The arms [M] that may stand in a slot at all, and which of them each page still can show [n, M]; None: all.
+
+    above [n, >= slot]: the arms in the slots before it.
+    """
+    if shelves is not None:
+        return np.flatnonzero(shelves == slot), None
+    fresh = np.ones((len(above), actions), bool)
+    np.put_along_axis(fresh, above[:, :slot], False, axis=1)
+    return np.arange(actions), fresh

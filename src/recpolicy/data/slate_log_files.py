@@ -1,0 +1,209 @@
+"""Logged slates on disk: a folder with `slates.parquet`, a row for every page.
+
+    event_id, time, user_id, slate (list of movie ids, first slot first), log_propensity (list of float64, a slot each),
+    reward, slot_reward (list of numbers; all rows or none; may be left out), policy, policy_version
+
+The metadata hold the scale of the rewards, the catalogue, and `shelves`: for every movie of the catalogue the slot,
+from 0, that it may stand in, or null where any movie may stand in any slot, but once on a page. A file without them
+speaks of all movies, without shelves, and of rewards in 0..K. Files are read in batches, and every fault is named by
+file and row, counted from 1.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import atomic_path
+from recpolicy.data import log_columns as read
+from recpolicy.data.log_files import Catalogue
+from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, metadata_of, scale_of
+from recpolicy.data.slate_log import SlateLog, slate_faults, sum_fault
+
+SLATES = "slates.parquet"
+FORMAT, FORMAT_VERSION = "recpolicy slate log", 1
+_COLUMNS = ("event_id", "time", "user_id", "slate", "log_propensity", "reward", "policy", "policy_version")
+
+
+def write_slates(path: Path, log: SlateLog, tables: Catalogue) -> None:
+    """Write the slates to a file, atomically."""
+    movie_id = tables.movies["movie_id"].to_numpy()
+    slot_reward: Any = pa.nulls(len(log), pa.list_(pa.float64()))
+    columns = {
+        "event_id": pa.array(log.event_id, pa.string()),
+        "time": pa.array(log.time, pa.int64()).cast(read.TIME),
+        "user_id": pa.array(tables.users["user_id"].to_numpy()[log.user]),
+        "slate": _lists(movie_id[log.slate]),
+        "log_propensity": _lists(log.log_propensity),
+        "reward": pa.array(log.reward, pa.float64()),
+        "slot_reward": slot_reward if log.slot_reward is None else _lists(log.slot_reward),
+        "policy": pa.array(log.policy, pa.string()).dictionary_encode(),
+        "policy_version": pa.array(log.version, pa.string()).dictionary_encode(),
+    }
+    about = {
+        "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
+        "catalogue": movie_id[log.catalogue].tolist(),
+        "shelves": None if log.shelves is None else log.shelves.tolist(),
+    }  # fmt: skip
+    table = pa.table(columns).replace_schema_metadata(metadata_of(about))
+    with atomic_path(path) as beside:
+        pq.write_table(table, beside, compression="zstd")
+
+
+def is_slate_log(path: Path) -> bool:
+    """Whether this Parquet file is a log of slates: by what it says of itself, else by its columns."""
+    names = read.open_parquet(path).schema_arrow.names
+    return bool(about_of(path).get("format", FORMAT if "slate" in names else "") == FORMAT)
+
+
+def read_slates(path: Path, tables: Catalogue) -> SlateLog:
+    """Read the slates of a file; raises DataError that names file, row and what is wrong, and where there are none.
+
+    Of `tables` the users and movies are used.
+    """
+    about = about_of(path)
+    check_format(about, (FORMAT, FORMAT_VERSION), path)
+    catalogue, shelves = _shelves_of(about, tables, path)
+    movies, users = pd.Index(tables.movies["movie_id"]), pd.Index(tables.users["user_id"])
+    parts: list[dict[str, NDArray[Any]]] = []
+    slots, scale = 0, (0.0, 0.0)
+    for piece in read.pieces(path, _COLUMNS):
+        slate = _slate_rows(piece, movies, slots)
+        if not parts:
+            slots = slate.shape[1]
+            scale = scale_of(about, (0.0, float(slots)), path)
+        columns: dict[str, NDArray[Any]] = {
+            "event_id": read.texts(piece, "event_id"),
+            "time": read.times(piece),
+            "user": read.rows_of(piece, "user_id", users),
+            "slate": slate,
+            "log_propensity": _log_propensities(piece, slots),
+            "reward": read.rewards(piece, scale, missing=False),
+            "slot_reward": _slot_rewards(piece, slots),
+            "policy": read.texts(piece, "policy"),
+            "version": read.texts(piece, "policy_version"),
+        }
+        for wrong, what in slate_faults(slate, catalogue, shelves):
+            piece.refuse(wrong, lambda _, what=what: what)  # type: ignore[misc]
+        parts.append(columns)
+    if not parts:
+        raise DataError(f"{path}: no slates")
+    together: dict[str, Any] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    _refuse_twins(together["event_id"], path)
+    together["slot_reward"] = _all_or_none(together["slot_reward"], together["reward"], path)
+    return SlateLog(catalogue=catalogue, shelves=shelves, scale=scale, name=str(path), **together)
+
+
+def _shelves_of(
+    about: dict[str, Any], tables: Catalogue, path: Path
+) -> tuple[NDArray[np.int32], NDArray[np.int16] | None]:
+    """The catalogue [A], ascending, and the slot of each of its movies; of all movies if the file says nothing."""
+    rows = catalogue_rows(about, tables.movies, path)
+    if rows is None:
+        rows = np.arange(len(tables.movies), dtype=np.int32)
+    shelves = about.get("shelves")
+    if shelves is None:
+        return np.unique(rows), None
+    numbers = isinstance(shelves, list) and all(type(slot) is int and slot >= 0 for slot in shelves)
+    if not numbers or len(shelves) != len(rows) or len(np.unique(rows)) != len(rows):
+        raise DataError(f"{path}: its shelves do not give each movie of its catalogue a slot 0, 1, 2, ...")
+    order = np.argsort(rows)
+    return rows[order], np.array(shelves, np.int16)[order]
+
+
+def _lists(values: NDArray[Any]) -> Any:
+    """Rows [N, K] as a column of lists."""
+    count, slots = values.shape
+    return pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32) * slots), pa.array(values.ravel()))
+
+
+def _slate_rows(piece: read.Piece, movies: "pd.Index[Any]", slots: int) -> NDArray[np.int32]:
+    """Movie rows [n, K]; K is that of the slates before, or (0) of the first one."""
+    ids = _table(piece, "slate", "lists of movie ids", slots)
+    rows = movies.get_indexer(pd.Index(ids.ravel())).reshape(ids.shape).astype(np.int32)
+
+    def say(row: int) -> str:
+        movie = piece.batch.column("slate")[row].as_py()[int(np.argmin(rows[row]))]
+        return f"movie {movie!r} of the slate is none of the {len(movies)} of the policy or ratings"
+
+    piece.refuse(np.any(rows < 0, axis=1), say)
+    return rows
+
+
+def _log_propensities(piece: read.Piece, slots: int) -> NDArray[np.float64]:
+    """Logarithms [n, K] of probabilities in (0, 1]."""
+    if _items(piece.batch.column("log_propensity").type) != pa.float64():
+        piece.refuse_type("log_propensity", "lists of float64")
+    values = np.asarray(_table(piece, "log_propensity", "lists of float64", slots), np.float64)
+    piece.refuse(
+        ~np.all(np.isfinite(values) & (values <= 0), axis=1),
+        lambda row: f"log_propensity {values[row].tolist()}: expected logarithms of probabilities in (0, 1]",
+    )
+    return values
+
+
+def _slot_rewards(piece: read.Piece, slots: int) -> NDArray[np.float64]:
+    """Numbers [n, K]; NaN where the piece has none."""
+    if not piece.has("slot_reward") or piece.batch.column("slot_reward").null_count == len(piece):
+        return np.full((len(piece), slots), np.nan)
+    kind = _items(piece.batch.column("slot_reward").type)
+    if kind is None or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        piece.refuse_type("slot_reward", "lists of numbers")
+    values = np.asarray(_table(piece, "slot_reward", "lists of numbers", slots), np.float64)
+    piece.refuse(
+        ~np.all(np.isfinite(values), axis=1), lambda row: f"slot_reward {values[row].tolist()}: expected finite numbers"
+    )
+    return values
+
+
+def _table(piece: read.Piece, name: str, expected: str, slots: int) -> NDArray[Any]:
+    """A column of lists, all of K values, as [n, K]."""
+    column = piece.batch.column(name)
+    if _items(column.type) is None:
+        piece.refuse_type(name, expected)
+    piece.refuse(np.asarray(pc.is_null(column)), lambda _: f"{name} is missing")
+    length = np.asarray(pc.list_value_length(column))
+    slots = slots or int(length[0])
+    piece.refuse(
+        (length != slots) | (slots == 0), lambda row: f"{name} holds {length[row]} values; expected {slots or 'some'}"
+    )
+    values = column.flatten()
+    piece.refuse(
+        read.any_of(np.asarray(pc.is_null(values)), np.arange(len(piece) + 1) * slots),
+        lambda _: f"a value of {name} is missing",
+    )
+    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(piece), slots)
+
+
+def _items(kind: Any) -> Any:
+    """The type of what a list holds; None for what is no list."""
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return kind.value_type if listed else None
+
+
+def _all_or_none(slot_reward: NDArray[Any], reward: NDArray[Any], path: Path) -> NDArray[np.float64] | None:
+    missing = np.isnan(slot_reward).any(axis=1)
+    if missing.all():
+        return None
+    if missing.any():
+        raise DataError(f"{path}: row {int(missing.argmax()) + 1}: slot_reward is missing, but other rows have it")
+    off = sum_fault(slot_reward, reward)
+    if off.any():
+        row = int(off.argmax())
+        raise DataError(
+            f"{path}: row {row + 1}: reward {reward[row]:g}, but its slots earned {slot_reward[row].sum():g} together"
+        )
+    return slot_reward
+
+
+def _refuse_twins(event_id: NDArray[np.object_], path: Path) -> None:
+    twins = pd.Series(event_id).duplicated().to_numpy()
+    if twins.any():
+        row = int(twins.argmax())
+        raise DataError(f"{path}: row {row + 1}: event_id {event_id[row]!r} comes a second time")

@@ -1,0 +1,57 @@
+"""From logged slates to logged rounds: every slot of every page is a round of its own, to learn from and to judge by.
+
+N pages of K slots make N K rounds, `EVENT:SLOT` (0 is the first), slot by slot within a page. A round's candidates are
+the movies of its shelf, or those that do not stand above it, and its propensity is the one of its slot given those. So
+read, a page says of each slot what it earned where it stood: what a slot takes from or lends to others is not seen.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.slate_log import SlateLog, open_to
+
+
+def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> LoggedRounds:
+    """The slots as rounds whose rewards, 0..1 in the log, are stretched to `scale`.
+
+    Raises DataError where the log does not say what each slot earned, and for a slot that earned less than 0 or more
+    than 1.
+    """
+    if log.slot_reward is None:
+        raise DataError(f"{log.name}: no slot_reward; rounds need what each slot of a page earned")
+    wrong = ~((log.slot_reward >= 0) & (log.slot_reward <= 1)).all(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{log.name}: slate {row} ({log.event_id[row]!r}): its slots earned {log.slot_reward[row].tolist()};"
+            " expected 0..1 each, which is stretched to the scale of the ratings"
+        )
+    low, high = scale
+    start, candidate = _candidates(log)
+    columns: dict[str, Any] = {
+        name: np.repeat(getattr(log, name), log.slots) for name in ("time", "user", "policy", "version")
+    }
+    return LoggedRounds(
+        event_id=np.array([f"{event}:{slot}" for event in log.event_id for slot in range(log.slots)], object),
+        movie=log.slate.ravel(), log_propensity=log.log_propensity.ravel(),
+        reward=low + (high - low) * log.slot_reward.ravel(), catalogue=log.catalogue, scale=scale, name=log.name,
+        candidate_start=start, candidate=candidate, **columns,
+    )  # fmt: skip
+
+
+def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Where each round's candidates begin [N K + 1], and their movie rows [C]."""
+    actions = len(log.catalogue)
+    if log.shelves is not None:
+        shelves = [log.catalogue[open_to(slot, log.arm, log.shelves, actions)[0]] for slot in range(log.slots)]
+        length = np.tile([len(shelf) for shelf in shelves], len(log))
+        candidate = np.tile(np.concatenate(shelves), len(log))
+    else:
+        length = np.tile(actions - np.arange(log.slots), len(log))
+        fresh = np.stack([np.asarray(open_to(slot, log.arm, None, actions)[1]) for slot in range(log.slots)], axis=1)
+        candidate = log.catalogue[np.nonzero(fresh)[2]]  # page by page, slot by slot, ascending
+    return np.concatenate([[0], np.cumsum(length)]).astype(np.int64), candidate

@@ -1,0 +1,111 @@
+"""A policy that does not learn fills pages of K slots in a world of users, and what they made of them is written down.
+
+N pages, A movies of the catalogue, W users of the world. Slots are filled from the first to the last; the choices are
+drawn from float64 probabilities and the propensity that is logged is the one of the draw. Pages are shown at the start
+of a session, when nothing of it bears on the user yet. Two kinds of readers:
+
+- all: every movie of the page is read as if it stood alone, so likes add up;
+- in turn: from the top, until a movie is liked or patience ends (environments/session_slate.py), so slots interact.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.core.progress import progress
+from recpolicy.core.seeds import generator
+from recpolicy.data.slate_log import open_to
+from recpolicy.environments.session import Session
+from recpolicy.environments.session_slate import SlateEnvironment
+from recpolicy.models.session_world import SessionWorld
+
+Probabilities = Callable[[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_] | None], NDArray[np.float64]]
+"""(user rows [n], arms [M], mask [n, M]) -> probabilities [n, M], 0 where not allowed, rows sum to 1."""
+Readers = Callable[[NDArray[np.int64], NDArray[np.int32], int], NDArray[np.bool_]]
+"""(users of the world [n], arms [n, K], number of the block) -> likes [n, K]."""
+
+PAGES_AT_ONCE = 1024
+_BELOW_ONE = np.nextafter(1.0, 0.0)
+
+
+class PlayedSlates(NamedTuple):
+    """What happened on N pages."""
+
+    user: NDArray[np.int32]  # [N], rows of the user table
+    arm: NDArray[np.int32]  # [N, K]
+    log_propensity: NDArray[np.float64]  # [N, K], of each slot given those before it
+    liked: NDArray[np.bool_]  # [N, K]
+
+
+def play_slates(
+    world: SessionWorld,
+    probabilities: Probabilities,
+    readers: Readers,
+    shelves: NDArray[np.int16] | None,
+    shape: tuple[int, int],
+    actions: int,
+    seed: int,
+    show_progress: bool | None = None,
+) -> PlayedSlates:
+    """Fill `shape` = (N, K) pages for users drawn evenly from the world; shelves [A] as in SlateLog."""
+    pages, slots = shape
+    rng, parts = generator(seed, "logging/slates"), []
+    with progress("logging", pages, unit="pages", show=show_progress) as bar:
+        for number, first in enumerate(range(0, pages, PAGES_AT_ONCE)):
+            count = min(PAGES_AT_ONCE, pages - first)
+            person = rng.integers(len(world.users), size=count)
+            user = world.users[person]
+            arm, log_propensity = np.zeros((count, slots), np.int32), np.zeros((count, slots))
+            for slot in range(slots):
+                among, fresh = open_to(slot, arm, shelves, actions)
+                place, log_propensity[:, slot] = draw(probabilities(user, among, fresh), rng.random(count))
+                arm[:, slot] = among[place]
+            parts.append((user, arm, log_propensity, readers(person, arm, number)))
+            bar.advance(count)
+    return PlayedSlates(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Arms [n] drawn from probabilities [n, A] at points [n] in [0, 1), and their log-probabilities [n].
+
+    By inversion; an arm of probability 0 is never drawn. Rows are taken relative to their sum.
+    """
+    cumulative = np.cumsum(probability, axis=1)
+    total = cumulative[:, -1]
+    target = np.minimum(point * total, total * _BELOW_ONE)
+    arm = (cumulative > target[:, np.newaxis]).argmax(axis=1)
+    return arm, np.log(np.take_along_axis(probability, arm[:, np.newaxis], axis=1)[:, 0] / total)
+
+
+def all_read(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> Readers:
+    """Readers of everything: each movie is liked with its own chance, whatever else is on the page."""
+    chance = 1 / (1 + np.exp(-world.like[:, catalogue].astype(np.float64)))  # [W, A]
+    rng = generator(seed, "logging/slates/likes")
+
+    def read(person: NDArray[np.int64], arm: NDArray[np.int32], _: int) -> NDArray[np.bool_]:
+        return np.asarray(rng.random(arm.shape) < chance[person[:, np.newaxis], arm])
+
+    return read
+
+
+def read_in_turn(environment: SlateEnvironment) -> Readers:
+    """Readers who go from the top until they like a movie or lose patience; a batch has room for PAGES_AT_ONCE."""
+    people, batch = len(environment.world.users), environment.batch_size
+
+    @tf.function(jit_compile=True, autograph=False)
+    def respond(point: tf.Tensor, arm: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        noise = environment.noise(number)
+        fresh: Session = environment.restart(None, None, tf.concat([point[:, tf.newaxis], noise[:, 1:]], axis=1))
+        return environment.advance(fresh, arm, noise).response.liked
+
+    def read(person: NDArray[np.int64], arm: NDArray[np.int32], number: int) -> NDArray[np.bool_]:
+        count = len(person)
+        point, shown = np.zeros(batch, np.float32), np.zeros((batch, arm.shape[1]), np.int32)
+        point[:count], shown[:count] = (person + 0.5) / people, arm
+        liked = respond(tf.constant(point), tf.constant(shown), tf.constant(number, tf.int64)).numpy()
+        return np.asarray(liked[:count], bool)
+
+    return read

@@ -1,0 +1,120 @@
+"""Slate logs made by hand: users and movies of hand_logs.py, 8 pages of 2 slots; and all that can be wrong."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hand_logs import CATALOGUE, HOUR, START, tables, third
+
+from recpolicy.data.slate_log import SlateLog
+from recpolicy.data.slate_log_files import SLATES, write_slates
+
+PAGES = 8
+SHELVES = np.array([0, 1, 0, 1, 1], np.int16)
+"""Movie rows 0 and 2 of CATALOGUE (0, 1, 2, 4, 5) stand in the first slot, 1, 4 and 5 in the second."""
+
+
+def hand_slates(shelved: bool = True, **changes: Any) -> SlateLog:
+    """Pages an hour apart; each slot earns 0 or 1."""
+    rng = np.random.default_rng(6)
+    first, second = rng.choice([0, 2], PAGES), rng.choice([1, 4, 5], PAGES)
+    earned = (rng.random((PAGES, 2)) < 0.5).astype(np.float64)
+    columns: dict[str, Any] = {
+        "event_id": np.array([f"e{row}" for row in range(PAGES)], object),
+        "time": START + HOUR * np.arange(PAGES),
+        "user": rng.integers(0, 4, PAGES).astype(np.int32),
+        "slate": np.stack([first, second], axis=1).astype(np.int32),
+        "log_propensity": np.log(rng.uniform(1e-7, 1, (PAGES, 2))),
+        "reward": earned.sum(axis=1),
+        "slot_reward": earned,
+        "policy": np.full(PAGES, "linucb", object),
+        "version": np.where(np.arange(PAGES) < 3, "aa", "bb").astype(object),
+        "shelves": SHELVES if shelved else None,
+    }
+    return SlateLog(**({"catalogue": CATALOGUE, "scale": (0.0, 2.0), "name": "hand"} | columns | changes))
+
+
+def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
+    """The hand-made slates in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_slates(folder / SLATES, hand_slates(**changes), tables(text))
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the table of the file."""
+    pq.write_table(change(pq.read_table(folder / SLATES)), folder / SLATES)
+
+
+def column(name: str, values: Any, kind: Any = None) -> Callable[[Path], None]:
+    """A change of one column: other values, or a function of the old ones."""
+
+    def change(table: pa.Table) -> pa.Table:
+        place, old = table.schema.get_field_index(name), table.schema.field(name).type
+        new = values(table.column(name).to_pylist()) if callable(values) else values
+        plain = old.value_type if pa.types.is_dictionary(old) else old
+        return table.set_column(place, name, pa.array(new, kind or plain))
+
+    return lambda folder: rewrite(folder, change)
+
+
+def about(text: bytes) -> Callable[[Path], None]:
+    """A change of what the file says of itself."""
+    return lambda folder: rewrite(folder, lambda table: table.replace_schema_metadata({b"recpolicy": text}))
+
+
+def _cut(folder: Path) -> None:
+    whole = (folder / SLATES).read_bytes()
+    (folder / SLATES).write_bytes(whole[: len(whole) // 2])
+
+
+def _as_numbers(old: list[Any]) -> list[Any]:
+    return [one[0] for one in old]
+
+
+ROW = r"slates\.parquet: row 3: "
+FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
+    "no file": (lambda folder: (folder / SLATES).unlink(), r"^[^:]+slates\.parquet: no such file"),
+    "cut short": (_cut, r"slates\.parquet: not a readable Parquet file"),
+    "column missing": (
+        lambda folder: rewrite(folder, lambda table: table.drop_columns(["slate"])),
+        r"slates\.parquet: no column slate; found event_id, time",
+    ),
+    "no slates": (lambda folder: rewrite(folder, lambda table: table.slice(0, 0)), r"slates\.parquet: no slates"),
+    "other version": (about(b'{"version": 2}'), r"version 2; expected 'recpolicy slate log', version 1"),
+    "rounds": (about(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 1; expected"),
+    "metadata no JSON": (about(b"{"), "metadata 'recpolicy' is not JSON"),
+    "scale no pair": (about(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
+    "catalogue unknown": (about(b'{"catalogue": [11, 99]}'), "its catalogue names movie 99"),
+    "shelves too few": (about(b'{"catalogue": [11, 12], "shelves": [0]}'), "its shelves do not give each movie"),
+    "shelves no numbers": (about(b'{"catalogue": [11], "shelves": ["a"]}'), "its shelves do not give each movie"),
+    "slate a number": (column("slate", _as_numbers, pa.int64()), "slate is of type int64; expected lists of movie ids"),
+    "slate null": (column("slate", third(None)), ROW + "slate is missing"),
+    "slate too long": (column("slate", third([11, 12, 13])), ROW + "slate holds 3 values; expected 2"),
+    "slate empty": (column("slate", [[]] * PAGES), r"row 1: slate holds 0 values; expected some"),
+    "movie null": (column("slate", third([11, None])), ROW + "a value of slate is missing"),
+    "movie unknown": (column("slate", third([11, 99])), ROW + "movie 99 of the slate is none of the 6"),
+    "movie outside the catalogue": (column("slate", third([11, 14])), ROW + "a movie that is not in the catalogue"),
+    "movie on another's shelf": (column("slate", third([12, 15])), ROW + "a movie that is not of the shelf"),
+    "propensity NaN": (column("log_propensity", third([-1.0, float("nan")])), ROW + r"log_propensity \[-1\.0, nan\]"),
+    "propensity above 1": (column("log_propensity", third([0.5, -1.0])), ROW + r"log_propensity \[0\.5, -1\.0\]: exp"),
+    "propensity 0": (column("log_propensity", third([-1.0, -float("inf")])), ROW + "log_propensity"),
+    "propensity of one slot only": (column("log_propensity", third([-1.0])), ROW + "log_propensity holds 1 value"),
+    "propensity float32": (
+        column("log_propensity", lambda old: old, pa.list_(pa.float32())), "expected lists of float64",
+    ),
+    "user unknown": (column("user_id", third(9)), ROW + "user_id 9 is none of the 4"),
+    "event twice": (column("event_id", third("e0")), ROW + "event_id 'e0' comes a second time"),
+    "reward too high": (column("reward", third(2.5)), ROW + r"reward 2\.5 is not in 0\.\.2"),
+    "reward null": (column("reward", third(None)), ROW + "reward is missing"),
+    "slots earn otherwise": (column("slot_reward", third([0.25, 0.0])), ROW + r"reward \S+, but its slots earned 0\.2"),
+    "slot reward NaN": (column("slot_reward", third([float("nan"), 0.0])), ROW + r"slot_reward \[nan, 0\.0\]: exp"),
+    "slot rewards of some": (column("slot_reward", third(None)), ROW + "slot_reward is missing"),
+    "slot rewards text": (
+        column("slot_reward", [["a", "b"]] * PAGES, pa.list_(pa.string())), "expected lists of numbers",
+    ),
+}  # fmt: skip
+"""What can be wrong with a file that `write_hand` wrote, and how its error must begin."""

@@ -1,0 +1,47 @@
+"""Slots as rounds: who, what, what else could have been shown, and what came of it."""
+
+import numpy as np
+import pytest
+from hand_slates import SHELVES, hand_slates
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.slate_rounds import rounds_of_slates
+
+
+@pytest.mark.parametrize("shelved", [True, False])
+def test_every_slot_is_a_round(shelved):
+    log = hand_slates(shelved)
+    rounds = rounds_of_slates(log, (1.0, 5.0))
+    assert len(rounds) == 16
+    assert rounds.event_id[:3].tolist() == ["e0:0", "e0:1", "e1:0"]
+    for name in ("user", "time", "policy", "version"):
+        np.testing.assert_array_equal(getattr(rounds, name)[1::2], getattr(log, name))
+        np.testing.assert_array_equal(getattr(rounds, name)[::2], getattr(log, name))
+    np.testing.assert_array_equal(rounds.movie.reshape(8, 2), log.slate)
+    np.testing.assert_array_equal(rounds.log_propensity.reshape(8, 2), log.log_propensity)
+    np.testing.assert_array_equal(rounds.reward.reshape(8, 2), 1 + 4 * log.slot_reward)
+    assert rounds.scale == (1.0, 5.0)
+
+
+def test_the_candidates_of_a_slot_are_its_shelf():
+    rounds = rounds_of_slates(hand_slates(), (0.0, 1.0))
+    allowed = rounds.allowed(slice(0, 16))
+    np.testing.assert_array_equal(allowed, np.tile([SHELVES == 0, SHELVES == 1], (8, 1)))
+
+
+def test_without_shelves_the_candidates_are_what_does_not_stand_above():
+    log = hand_slates(shelved=False)
+    allowed = rounds_of_slates(log, (0.0, 1.0)).allowed(slice(0, 16))
+    assert allowed[::2].all()
+    expected = np.ones((8, 5), bool)
+    expected[np.arange(8), log.arm[:, 0]] = False
+    np.testing.assert_array_equal(allowed[1::2], expected)
+
+
+def test_pages_that_do_not_say_what_their_slots_earned_are_refused():
+    with pytest.raises(DataError, match=r"hand: no slot_reward"):
+        rounds_of_slates(hand_slates(slot_reward=None), (1.0, 5.0))
+    earned = np.zeros((8, 2))
+    earned[3] = [2.0, -1.0]
+    with pytest.raises(DataError, match=r"slate 3 \('e3'\): its slots earned \[2\.0, -1\.0\]; expected 0\.\.1 each"):
+        rounds_of_slates(hand_slates(slot_reward=earned, reward=earned.sum(axis=1)), (1.0, 5.0))
