@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from recpolicy.agents.registry import AGENTS, BASELINES
 from recpolicy.api.evaluate import evaluate
 from recpolicy.api.retrain import agent_of, retrain, tables_of_policy
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
 from recpolicy.serving import tensorflow_export
 from recpolicy.serving.artifact import MANIFEST, verify
 from recpolicy.serving.predictor import load_policy
@@ -141,6 +142,28 @@ def test_linucb_goes_on_as_ridge_regression_does(tmp_path):
         moment = precision @ old.policy["theta"][arm] + x[mine].T @ log.reward[mine]
         theta = np.linalg.solve(precision + x[mine].T @ x[mine], moment)
         np.testing.assert_allclose(new.policy["theta"][arm], theta, atol=1e-4)
+
+
+@quickly
+def test_newcomers_are_learnt_from_by_their_vectors(tmp_path):
+    """Vectors that are the users' own rows teach what the rows do; others teach something else."""
+    log, context = log_for("linucb"), loaded("linucb").artifact.context
+    new = log.user % 3 == 0
+    vectors = np.where(new[:, None], context[log.user], np.nan).astype(np.float32)
+    ids = Newcomers(len(context), np.arange(1_000, 1_000 + len(context)).astype(object))
+    user = np.where(new, log.user + len(context), log.user).astype(np.int32)
+    described = replace(log, user=user, context=vectors, newcomers=ids)
+    known, same, other = (
+        retrain(trained("linucb"), one, tmp_path / name)
+        for name, one in (("a", log), ("b", described), ("c", replace(described, context=-vectors)))
+    )
+    assert_same_arrays(known, same, rtol=1e-5, atol=1e-6)
+    with pytest.raises(AssertionError):
+        assert_same_arrays(same, other, rtol=1e-2, atol=1e-2)
+    narrow = replace(described, context=vectors[:, 1:].copy())
+    with pytest.raises(DataError, match=f"log: contexts of {context.shape[1] - 1} numbers, but the policy's have"):
+        retrain(trained("linucb"), narrow, tmp_path / "d")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
 @quickly

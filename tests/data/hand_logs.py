@@ -1,6 +1,7 @@
 """Logs made by hand: 4 users, 6 movies of which 5 are in the catalogue, and all that can be wrong with a file."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
 
 USERS, MOVIES = 4, 6
 CATALOGUE = np.array([0, 1, 2, 4, 5], np.int32)  # movie row 3 (id 14) is known, but cannot be shown
@@ -53,6 +54,17 @@ def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **cha
     return LoggedRounds(catalogue=CATALOGUE, scale=SCALE, name="hand", **(columns | changes))
 
 
+def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> LoggedRounds:
+    """Every third round is of a newcomer, two of them in turn; every fifth of the rest has a vector nevertheless."""
+    rounds = hand_rounds(number, **changes)
+    row = np.arange(number)
+    context = np.random.default_rng(9).normal(size=(number, 3)).astype(np.float32)
+    context[(row % 3 != 1) & (row % 5 != 0)] = np.nan
+    user = np.where(row % 3 == 1, USERS + row // 3 % 2, rounds.user).astype(np.int32)
+    ids = np.array(["new-b", "new-a"] if text else [70, 60], object)
+    return replace(rounds, user=user, context=context, newcomers=Newcomers(USERS, ids))
+
+
 def assert_same_rounds(one: LoggedRounds, other: LoggedRounds) -> None:
     """Equal in all but the name, bit by bit."""
     for name in ("event_id", "time", "user", "movie", "log_propensity", "reward", "catalogue", "policy", "version"):
@@ -63,6 +75,14 @@ def assert_same_rounds(one: LoggedRounds, other: LoggedRounds) -> None:
     if one.candidate is not None:
         np.testing.assert_array_equal(one.candidate, other.candidate)
         np.testing.assert_array_equal(one.candidate_start, other.candidate_start)
+    assert (one.context is None) == (other.context is None)
+    if one.context is not None:
+        assert one.context.dtype == other.context.dtype
+        np.testing.assert_array_equal(one.context, other.context)
+    assert (one.newcomers is None) == (other.newcomers is None)
+    if one.newcomers is not None:
+        assert one.newcomers.known == other.newcomers.known
+        assert one.newcomers.ids.tolist() == other.newcomers.ids.tolist()
     assert one.scale == other.scale
     assert one.digest == other.digest
 
@@ -90,6 +110,27 @@ def column(name: str, values: Any, kind: Any = None) -> Callable[[Path], None]:
         return table.set_column(place, name, pa.array(new, kind or (old.value_type if _coded(old) else old)))
 
     return lambda folder: rewrite(folder / EVENTS, change)
+
+
+def contexts(values: Any, kind: Any = None) -> Callable[[Path], None]:
+    """Another column `context` of events.parquet; `values` of the third row, those before and after are [1, 2, 3]."""
+    kind = kind or pa.list_(pa.float32())
+
+    def change(table: pa.Table) -> pa.Table:
+        rows = third(values)([[1, 2, 3]] * table.num_rows)
+        return table.append_column("context", pa.array(rows, kind))
+
+    return lambda folder: rewrite(folder / EVENTS, change)
+
+
+def both(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
+    """One change after the other."""
+
+    def change(folder: Path) -> None:
+        for one in changes:
+            one(folder)
+
+    return change
 
 
 def about(**changes: Any) -> Callable[[Path], None]:
@@ -149,6 +190,10 @@ def _no_json(folder: Path) -> None:
     rewrite(folder / EVENTS, lambda table: table.replace_schema_metadata({b"recpolicy": b"{"}))
 
 
+def _retyped(folder: Path, kind: Any, value: Any = 1) -> None:
+    column("context", lambda old: [value] * len(old), kind)(folder)
+
+
 NUMBERS = pa.list_(pa.int64())
 ROW = r"events\.parquet: row 3: "
 FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
@@ -157,11 +202,11 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "overwritten": (_scribble, r"events\.parquet: damaged: .*write or copy it again"),
     "columns missing": (_drop, r"events\.parquet: no column time, log_propensity; found event_id, user_id"),
     "no events": (_empty, r"events\.parquet: no events"),
-    "other format": (about(format="something"), r"events\.parquet: written as 'something', version 1; this"),
-    "other version": (about(version=2), r"version 2; this recpolicy reads 'recpolicy log', version 1"),
+    "other format": (about(format="something"), r"events\.parquet: written as 'something', version 1; expected"),
+    "other version": (about(version=2), r"version 2; expected 'recpolicy log', version 1"),
     "other scale": (about(scale=[0, 10]), r"rewards on the scale \[0, 10\]; expected \[1\.0, 5\.0\]"),
     "catalogue unknown": (about(catalogue=[11, 99]), r"its catalogue names movie 99"),
-    "catalogue no list": (about(catalogue=3), r"metadata 'recpolicy' is not that of a log"),
+    "catalogue no list": (about(catalogue=3), "its catalogue is 3; expected a list of movie ids"),
     "metadata no JSON": (_no_json, r"metadata 'recpolicy' is not JSON"),
     "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
     "propensity null": (column("log_propensity", third(None)), ROW + "log_propensity nan"),
@@ -173,6 +218,29 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     ),
     "user unknown": (column("user_id", third(9)), ROW + "user_id 9 is none of the 4"),
     "user null": (column("user_id", third(None)), ROW + "user_id None is none"),
+    "unknown without context": (both(contexts(None), column("user_id", third(9))), ROW + "user_id 9 is none of the 4"),
+    "newcomer null": (both(contexts([1, 2, 3]), column("user_id", third(None))), ROW + "user_id is missing"),
+    "newcomer of another type": (
+        both(contexts([1, 2, 3]), column("user_id", lambda old: [f"u{one}" for one in old], pa.string())),
+        r"column user_id is of type string; expected whole numbers, as those of the policy or ratings",
+    ),
+    "context of another length": (
+        contexts([1, 2]), ROW + "context has 2 numbers; expected 3, as many as the first of this file"
+    ),
+    "context empty": (contexts([]), ROW + "context has 0 numbers; expected at least 1"),
+    "context NaN": (contexts([1, float("nan"), 3]), ROW + "context holds a number that is not finite"),
+    "context with a null": (contexts([1, None, 3]), ROW + "context holds a number that is not finite"),
+    "context beyond float32": (
+        contexts([1, 1e300, 3], pa.list_(pa.float64())), ROW + "context holds a number that is not finite"
+    ),
+    "context no list": (
+        both(contexts(None), lambda folder: _retyped(folder, pa.int64())),
+        "column context is of type int64; expected lists of numbers",
+    ),
+    "context of texts": (
+        both(contexts(None), lambda folder: _retyped(folder, pa.list_(pa.string()), ["1", "2", "3"])),
+        "column context is of type list<.*string>; expected lists of numbers",
+    ),
     "movie unknown": (column("movie_id", third(99)), ROW + "movie_id 99 is none of the 6"),
     "movie outside the catalogue": (column("movie_id", third(14)), ROW + "the movie shown is not in the catalogue"),
     "movie no candidate": (

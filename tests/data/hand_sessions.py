@@ -1,12 +1,13 @@
 """Session logs made by hand: users and movies of hand_logs.py, 4 sessions of 12 steps; and all that can be wrong."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import spoiled_logs
 from hand_logs import CATALOGUE, START, tables, third
 
 from recpolicy.data.logged_sessions import LoggedSessions
@@ -49,36 +50,15 @@ def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
     return folder
 
 
-def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change the table of the sessions file."""
-    pq.write_table(change(pq.read_table(folder / SESSIONS)), folder / SESSIONS)
+rewritten = partial(spoiled_logs.rewritten, SESSIONS)
+column = partial(spoiled_logs.column, SESSIONS)
+about = partial(spoiled_logs.about, SESSIONS)
+"""Changes of a folder that `write_hand` wrote."""
 
 
-def column(name: str, values: Any, kind: Any = None) -> Callable[[Path], None]:
-    """A change of one column: other values, or a function of the old ones."""
-
-    def change(table: pa.Table) -> pa.Table:
-        place, old = table.schema.get_field_index(name), table.schema.field(name).type
-        new = values(table.column(name).to_pylist()) if callable(values) else values
-        plain = old.value_type if pa.types.is_dictionary(old) else old
-        return table.set_column(place, name, pa.array(new, kind or plain))
-
-    return lambda folder: rewrite(folder, change)
-
-
-def without(*rows: int) -> Callable[[Path], None]:
+def without(*rows: int) -> spoiled_logs.Change:
     """A change that leaves out rows."""
-    return lambda folder: rewrite(folder, lambda table: table.take([row for row in range(12) if row not in rows]))
-
-
-def about(text: bytes) -> Callable[[Path], None]:
-    """A change of what the file says of itself."""
-    return lambda folder: rewrite(folder, lambda table: table.replace_schema_metadata({b"recpolicy": text}))
-
-
-def _cut(folder: Path) -> None:
-    whole = (folder / SESSIONS).read_bytes()
-    (folder / SESSIONS).write_bytes(whole[: len(whole) // 2])
+    return rewritten(lambda table: table.take([row for row in range(12) if row not in rows]))
 
 
 def _scribble(folder: Path) -> None:
@@ -93,15 +73,15 @@ def _same(old: list[Any]) -> list[Any]:
 
 
 ROW = r"sessions\.parquet: row 3: "
-FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
+FAULTS: Mapping[str, tuple[spoiled_logs.Change, str]] = {
     "no file": (lambda folder: (folder / SESSIONS).unlink(), r"^[^:]+sessions\.parquet: no such file"),
-    "cut short": (_cut, r"sessions\.parquet: not a readable Parquet file"),
+    "cut short": (spoiled_logs.cut(SESSIONS), r"sessions\.parquet: not a readable Parquet file"),
     "overwritten": (_scribble, r"sessions\.parquet: damaged: .*write or copy it again"),
     "columns missing": (
-        lambda folder: rewrite(folder, lambda table: table.drop_columns(["step", "liked"])),
+        rewritten(lambda table: table.drop_columns(["step", "liked"])),
         r"sessions\.parquet: no column step, liked; found event_id, time",
     ),
-    "no sessions": (lambda folder: rewrite(folder, lambda table: table.slice(0, 0)), r"sessions\.parquet: no sessions"),
+    "no sessions": (rewritten(lambda table: table.slice(0, 0)), r"sessions\.parquet: no sessions"),
     "other version": (about(b'{"version": 2}'), r"version 2; expected 'recpolicy session log', version 1"),
     "rounds": (about(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 1; expected"),
     "scale no pair": (about(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),

@@ -1,12 +1,13 @@
 """Slate logs made by hand: users and movies of hand_logs.py, 8 pages of 2 slots; and all that can be wrong."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import spoiled_logs
 from hand_logs import CATALOGUE, HOUR, START, tables, third
 
 from recpolicy.data.slate_log import SlateLog
@@ -44,31 +45,10 @@ def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
     return folder
 
 
-def rewrite(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change the table of the file."""
-    pq.write_table(change(pq.read_table(folder / SLATES)), folder / SLATES)
-
-
-def column(name: str, values: Any, kind: Any = None) -> Callable[[Path], None]:
-    """A change of one column: other values, or a function of the old ones."""
-
-    def change(table: pa.Table) -> pa.Table:
-        place, old = table.schema.get_field_index(name), table.schema.field(name).type
-        new = values(table.column(name).to_pylist()) if callable(values) else values
-        plain = old.value_type if pa.types.is_dictionary(old) else old
-        return table.set_column(place, name, pa.array(new, kind or plain))
-
-    return lambda folder: rewrite(folder, change)
-
-
-def about(text: bytes) -> Callable[[Path], None]:
-    """A change of what the file says of itself."""
-    return lambda folder: rewrite(folder, lambda table: table.replace_schema_metadata({b"recpolicy": text}))
-
-
-def _cut(folder: Path) -> None:
-    whole = (folder / SLATES).read_bytes()
-    (folder / SLATES).write_bytes(whole[: len(whole) // 2])
+rewritten = partial(spoiled_logs.rewritten, SLATES)
+column = partial(spoiled_logs.column, SLATES)
+about = partial(spoiled_logs.about, SLATES)
+"""Changes of a folder that `write_hand` wrote."""
 
 
 def _as_numbers(old: list[Any]) -> list[Any]:
@@ -76,14 +56,14 @@ def _as_numbers(old: list[Any]) -> list[Any]:
 
 
 ROW = r"slates\.parquet: row 3: "
-FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
+FAULTS: Mapping[str, tuple[spoiled_logs.Change, str]] = {
     "no file": (lambda folder: (folder / SLATES).unlink(), r"^[^:]+slates\.parquet: no such file"),
-    "cut short": (_cut, r"slates\.parquet: not a readable Parquet file"),
+    "cut short": (spoiled_logs.cut(SLATES), r"slates\.parquet: not a readable Parquet file"),
     "column missing": (
-        lambda folder: rewrite(folder, lambda table: table.drop_columns(["slate"])),
+        rewritten(lambda table: table.drop_columns(["slate"])),
         r"slates\.parquet: no column slate; found event_id, time",
     ),
-    "no slates": (lambda folder: rewrite(folder, lambda table: table.slice(0, 0)), r"slates\.parquet: no slates"),
+    "no slates": (rewritten(lambda table: table.slice(0, 0)), r"slates\.parquet: no slates"),
     "other version": (about(b'{"version": 2}'), r"version 2; expected 'recpolicy slate log', version 1"),
     "rounds": (about(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 1; expected"),
     "metadata no JSON": (about(b"{"), "metadata 'recpolicy' is not JSON"),

@@ -13,7 +13,9 @@ from hand_logs import (
     about,
     assert_same_rounds,
     column,
+    contexts,
     hand_rounds,
+    newcomer_rounds,
     rewrite,
     tables,
     third,
@@ -36,6 +38,53 @@ def test_what_was_written_is_read_back_equal(tmp_path, candidates, text):
     rounds = hand_rounds(candidates=candidates)
     write_events(tmp_path / EVENTS, rounds, tables(text), with_rewards=True)
     assert_same_rounds(rounds_of(tmp_path / EVENTS, tables(text)), rounds)
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["numbers", "text"])
+def test_newcomers_and_their_vectors_are_read_back_equal(tmp_path, text):
+    rounds = newcomer_rounds(text=text, candidates=True)
+    write_events(tmp_path / EVENTS, rounds, tables(text), with_rewards=True)
+    assert_same_rounds(rounds_of(tmp_path / EVENTS, tables(text)), rounds)
+    table = pq.read_table(tmp_path / EVENTS)
+    assert table.schema.field("context").type == pa.list_(pa.float32())
+    assert table["context"].null_count == (~rounds.with_context).sum() > 0
+    assert table["user_id"].to_pylist()[1:8:3] == (["new-b", "new-a", "new-b"] if text else [70, 60, 70])
+
+
+@pytest.mark.parametrize("kind", [pa.large_list(pa.float64()), pa.list_(pa.float32(), 3), pa.list_(pa.int8())], ids=str)
+def test_vectors_of_other_types_are_the_same_numbers(tmp_path, kind):
+    write_log(tmp_path, hand_rounds())
+    contexts(None, kind)(tmp_path)
+    found = read(tmp_path).context
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [[1, 2, 3]] * 2 + [[np.nan] * 3] + [[1, 2, 3]] * 9)
+
+
+def test_a_column_of_nulls_says_as_much_as_none(tmp_path):
+    rounds = hand_rounds()
+    write_log(tmp_path, rounds)
+    rewrite(tmp_path / EVENTS, lambda table: table.append_column("context", pa.nulls(12, pa.list_(pa.float32()))))
+    found = read(tmp_path)
+    assert found.context is found.newcomers is None
+    np.testing.assert_array_equal(found.columns["user"], rounds.user)
+
+
+def test_newcomers_of_all_pieces_are_numbered_together(tmp_path, monkeypatch):
+    rounds = newcomer_rounds()
+    write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
+    for size in (5, 2, 1):  # pieces without any vector among them
+        monkeypatch.setattr(log_columns, "_ROWS", size)
+        assert_same_rounds(rounds_of(tmp_path / EVENTS, tables()), rounds)
+    column("context", lambda old: [*old[:7], [1.0, 2.0], *old[8:]])(tmp_path)
+    with pytest.raises(DataError, match="row 8: context has 2 numbers; expected 3"):
+        rounds_of(tmp_path / EVENTS, tables())
+
+
+def test_newcomers_are_not_written_by_another_table(tmp_path):
+    fewer = tables()
+    fewer = type(fewer)(fewer.users[:3], fewer.movies, fewer.scale)
+    with pytest.raises(DataError, match="hand: of a table of 4 users, to be written with 3"):
+        write_events(tmp_path / EVENTS, newcomer_rounds(), fewer, with_rewards=True)
 
 
 def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hand_logs import HOUR, START, assert_same_rounds, column, hand_rounds, tables, write_log
+from hand_logs import HOUR, START, assert_same_rounds, column, hand_rounds, newcomer_rounds, tables, write_log
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +32,12 @@ def joined(folder, config=ALL):
     return dict(zip(rounds.event_id.tolist(), rounds.reward.tolist(), strict=True)), report
 
 
+def user_ids(rounds):
+    """[N]."""
+    known = tables().users["user_id"].tolist()
+    return np.array([*known, *([] if rounds.newcomers is None else rounds.newcomers.ids)])[rounds.user]
+
+
 @pytest.fixture
 def four(tmp_path):
     """Events e0..e3 at hours 0, 1, 2, 3, without rewards."""
@@ -45,8 +51,32 @@ def test_all_rewards_in_time_give_the_rounds_that_were_logged(tmp_path):
     assert len(later) == 0
     assert report.as_dict() == {
         "events": 12, "joined": 12, "defaulted": 0, "left_out": 0, "waiting": 0, "late_rewards": 0,
-        "doubled_rewards": 0, "unknown_rewards": 0, "training": 12, "evaluation": 0,
+        "doubled_rewards": 0, "unknown_rewards": 0, "with_context": 0, "training": 12, "evaluation": 0,
     }  # fmt: skip
+
+
+def test_vectors_and_newcomers_go_with_their_rounds(tmp_path):
+    rounds = newcomer_rounds(candidates=True)
+    shuffled = np.random.default_rng(2).permutation(12)
+    write_log(tmp_path, replace(rounds, time=START + HOUR * shuffled))
+    learn, judge, _ = ingest(tmp_path, tables(), IngestConfig(evaluation_share=0.5))
+    order = np.argsort(shuffled)
+    for part, rows in ((learn, order[:6]), (judge, order[6:])):
+        np.testing.assert_array_equal(part.context, rounds.context[rows])
+        np.testing.assert_array_equal(user_ids(part), user_ids(rounds)[rows])
+        write_events(tmp_path / "part.parquet", part, tables(), with_rewards=True)
+        assert_same_rounds(rounds_of(tmp_path / "part.parquet", tables()), part)
+
+
+def test_events_with_a_vector_are_left_out_and_counted_where_they_are_not_wanted(tmp_path):
+    rounds = newcomer_rounds()
+    write_log(tmp_path, rounds)
+    found, _, report = ingest(tmp_path, tables(), replace(ALL, contexts=False, default_reward=1.0))
+    own = ~rounds.with_context
+    assert found.event_id.tolist() == rounds.event_id[own].tolist()
+    assert found.context is found.newcomers is None
+    assert (report.events, report.with_context, report.joined) == (12, 12 - own.sum(), own.sum())
+    assert (report.defaulted, report.left_out, report.waiting, report.unknown_rewards) == (0, 0, 0, 0)
 
 
 def test_the_first_reward_within_the_window_wins_whatever_the_order_of_the_file(four):

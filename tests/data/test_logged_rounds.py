@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hand_logs import CATALOGUE, assert_same_rounds, hand_rounds
+from hand_logs import CATALOGUE, USERS, assert_same_rounds, hand_rounds, newcomer_rounds
 
 from recpolicy.core.errors import DataError
+from recpolicy.data.logged_rounds import Newcomers
 
 
 def with_value(name, value, row=2):
@@ -107,3 +108,93 @@ def test_the_digest_knows_where_the_candidates_of_a_round_begin():
         for start in ([0, 1, 3], [0, 2, 3])
     )
     assert one.digest != other.digest
+
+
+TABLE = np.random.default_rng(4).normal(size=(USERS, 3)).astype(np.float32)
+
+
+def with_row(row, *numbers):
+    context = newcomer_rounds().context.copy()
+    context[row] = numbers
+    return context
+
+
+def test_a_round_is_seen_by_its_vector_and_without_one_as_the_user_is_known():
+    rounds = newcomer_rounds()
+    found = rounds.contexts(TABLE)
+    assert found.dtype == np.float32
+    expected = [
+        TABLE[user] if np.isnan(vector[0]) else vector for user, vector in zip(rounds.user, rounds.context, strict=True)
+    ]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(hand_rounds().contexts(TABLE), TABLE[hand_rounds().user])
+    known = rounds.with_context & (rounds.user < USERS)
+    assert known.any()
+    assert (found[known] != TABLE[rounds.user[known]]).all()
+
+
+def test_each_distinct_vector_is_one_situation():
+    rounds = replace(newcomer_rounds(), context=with_row(4, *newcomer_rounds().context[1]))
+    table, row = rounds.situations(TABLE)
+    np.testing.assert_array_equal(table[row], rounds.contexts(TABLE))
+    np.testing.assert_array_equal(table[:USERS], TABLE)
+    assert row[1] == row[4]
+    assert rounds.user[1] != rounds.user[4]
+    assert len(table) == USERS + rounds.with_context.sum() - 1
+    same, users = hand_rounds().situations(TABLE)
+    assert same is TABLE
+    assert users.tolist() == hand_rounds().user.tolist()
+
+
+def test_vectors_of_another_length_than_the_policy_s_are_refused():
+    with pytest.raises(DataError, match=r"hand: contexts of 3 numbers, but the policy's have 2; .*contexts = false"):
+        newcomer_rounds().contexts(TABLE[:, :2])
+    hand_rounds().check_width(2)  # without vectors there is nothing to compare
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": np.ones((12, 3))}, r"contexts \(12, 3\) of float64; expected \(12, D\) of float32"),
+        ({"context": np.ones((11, 3), np.float32)}, r"contexts \(11, 3\) of float32; expected \(12, D\)"),
+        ({"context": np.ones(12, np.float32)}, r"contexts \(12,\) of float32"),
+        ({"context": np.ones((12, 0), np.float32)}, r"contexts \(12, 0\) of float32"),
+        ({"context": with_row(3, 1, np.nan, 2)}, "round 3: context with 2 of 3 numbers finite: expected all, or NaN"),
+        ({"context": with_row(3, np.nan, np.inf, np.nan)}, "round 3: context with 0 of 3 numbers finite"),
+        ({"context": with_row(4, np.nan, np.nan, np.nan)}, "round 4: user row 5: a newcomer has no context"),
+        ({"context": None}, "round 1: user row 4: a newcomer has no context"),
+        (
+            {"newcomers": Newcomers(USERS, np.array([70], object))},
+            r"round 4: user row 5: the newcomers are rows 4\.\.4",
+        ),
+    ],
+)
+def test_vectors_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(DataError, match=message):
+        replace(newcomer_rounds(), **changes)
+
+
+def test_parts_hold_their_vectors_and_number_their_newcomers_anew():
+    whole = newcomer_rounds()
+    part = whole.take(3, 9, "part")
+    np.testing.assert_array_equal(part.contexts(TABLE), whole.contexts(TABLE)[3:9])
+    assert part.newcomers.ids.tolist() == [60, 70]  # the second newcomer comes first here
+    assert part.user[[1, 4]].tolist() == [USERS, USERS + 1]
+    assert whole.user[[1, 4]].tolist() == [USERS, USERS + 1]
+    assert_same_rounds(part.take(0, 6, "again"), part)
+    assert_same_rounds(whole.take(0, 12, "all"), whole)
+    known = whole.take(5, 7, "known")
+    assert known.newcomers is None
+    assert known.context is not None
+    assert_same_rounds(whole.take(2, 3, "own"), hand_rounds().take(2, 3, "own"))
+
+
+def test_the_digest_covers_vectors_and_newcomers_and_is_the_old_one_without():
+    rounds = newcomer_rounds()
+    changed = [
+        {"context": with_row(1, 1, 2, 3)}, {"newcomers": Newcomers(USERS, np.array([70, 61], object))},
+        {"context": None, "newcomers": None},
+    ]  # fmt: skip
+    digests = {replace(rounds, **change).digest for change in changed}
+    assert len(digests | {rounds.digest}) == 4
+    assert hand_rounds().digest == "e32e1080e74a592781c4bd140b10b463177b9ffaab398c30c59e3c5e560e6e78"

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hand_logs import hand_rounds, tables, write_log
-from hand_sessions import FAULTS, column, hand_sessions, rewrite, without, write_hand
+from hand_sessions import FAULTS, column, hand_sessions, rewritten, without, write_hand
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import log_columns
@@ -35,7 +35,7 @@ def test_the_rows_may_come_in_any_order_and_in_pieces(tmp_path, monkeypatch):
     """The sessions then come in the order of their first row; here s0 is still the first, s3 the second."""
     write_hand(tmp_path)
     order = [2, 10, 0, 9, 3, 8, 1, 11, 4, 7, 6, 5]
-    rewrite(tmp_path, lambda table: table.take(order))
+    rewritten(lambda table: table.take(order))(tmp_path)
     monkeypatch.setattr(log_columns, "_ROWS", 5)
     found, hand = read_sessions(tmp_path / SESSIONS, tables()), hand_sessions()
     rows = np.r_[0:4, 10:12, 5:10, 4]
@@ -46,7 +46,7 @@ def test_the_rows_may_come_in_any_order_and_in_pieces(tmp_path, monkeypatch):
 def test_a_fault_between_rows_names_the_row_of_the_file(tmp_path):
     """Step 2 of session s0, whose row is the first of the file, follows a step that is not there."""
     write_hand(tmp_path)
-    rewrite(tmp_path, lambda table: table.take([2, 10, 0, 11]))
+    rewritten(lambda table: table.take([2, 10, 0, 11]))(tmp_path)
     with pytest.raises(DataError, match=r"sessions\.parquet: row 1: steps are missing .*'s0', step 2"):
         read_sessions(tmp_path / SESSIONS, tables())
 
@@ -64,7 +64,7 @@ def test_the_schema(tmp_path):
 
 def test_without_metadata_it_speaks_of_all_movies_and_of_likes(tmp_path):
     write_hand(tmp_path)
-    rewrite(tmp_path, lambda table: table.replace_schema_metadata({}))
+    rewritten(lambda table: table.replace_schema_metadata({}))(tmp_path)
     found = read_sessions(tmp_path / SESSIONS, tables())
     np.testing.assert_array_equal(found.catalogue, np.arange(6))
     assert found.scale == (0.0, 1.0)
@@ -75,7 +75,7 @@ def test_without_metadata_it_speaks_of_all_movies_and_of_likes(tmp_path):
 def test_a_log_without_propensities_says_so(tmp_path, how):
     write_hand(tmp_path, log_propensity=None) if how == "written" else write_hand(tmp_path)
     if how == "no column":
-        rewrite(tmp_path, lambda table: table.drop_columns(["log_propensity"]))
+        rewritten(lambda table: table.drop_columns(["log_propensity"]))(tmp_path)
     if how == "nulls":
         column("log_propensity", [None] * 12, pa.null())(tmp_path)
     assert read_sessions(tmp_path / SESSIONS, tables()).log_propensity is None

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hand_logs import CATALOGUE, hand_rounds, tables
 from hand_sessions import hand_sessions
-from hand_slates import FAULTS, about, hand_slates, rewrite, write_hand
+from hand_slates import FAULTS, about, hand_slates, rewritten, write_hand
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import log_columns
@@ -36,13 +36,13 @@ def test_slates_are_read_the_same_in_small_pieces(tmp_path, monkeypatch):
 def test_slot_rewards_may_be_unknown(tmp_path):
     folder = write_hand(tmp_path, slot_reward=None)
     assert read_slates(folder / SLATES, tables()).slot_reward is None
-    rewrite(folder, lambda table: table.drop_columns(["slot_reward"]))
+    rewritten(lambda table: table.drop_columns(["slot_reward"]))(folder)
     assert read_slates(folder / SLATES, tables()).slot_reward is None
 
 
 def test_a_file_that_says_nothing_of_itself_speaks_of_all_movies_in_any_slot(tmp_path):
     folder = write_hand(tmp_path)
-    rewrite(folder, lambda table: table.replace_schema_metadata(None))
+    rewritten(lambda table: table.replace_schema_metadata(None))(folder)
     found = read_slates(folder / SLATES, tables())
     assert found.catalogue.tolist() == [0, 1, 2, 3, 4, 5]
     assert found.shelves is None
@@ -65,7 +65,7 @@ def test_without_shelves_no_movie_stands_on_a_page_twice(tmp_path):
         pages[4] = [pages[4][0]] * 2
         return table.set_column(table.schema.get_field_index("slate"), "slate", pa.array(pages))
 
-    rewrite(folder, change)
+    rewritten(change)(folder)
     with pytest.raises(DataError, match=r"row 5: a movie that stands on the page twice"):
         read_slates(folder / SLATES, tables())
 
@@ -87,7 +87,7 @@ def test_logs_are_told_apart_by_what_they_say_and_else_by_their_columns(tmp_path
     told = {name: is_slate_log(tmp_path / name) for name in (SLATES, "events.parquet", "sessions.parquet")}
     assert told == {SLATES: True, "events.parquet": False, "sessions.parquet": False}
     assert not is_session_log(tmp_path / SLATES)
-    rewrite(tmp_path, lambda table: table.replace_schema_metadata(None))
+    rewritten(lambda table: table.replace_schema_metadata(None))(tmp_path)
     assert is_slate_log(tmp_path / SLATES)
 
 

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from hand_slates import SHELVES, hand_slates
+from hand_logs import tables
+from hand_slates import SHELVES, hand_slates, write_hand
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.slate_rounds import rounds_of_slates
+from recpolicy.data.log_ingest import IngestConfig
+from recpolicy.data.slate_rounds import ingest_slates, rounds_of_slates
 
 
 @pytest.mark.parametrize("shelved", [True, False])
@@ -45,3 +47,18 @@ def test_pages_that_do_not_say_what_their_slots_earned_are_refused():
     earned[3] = [2.0, -1.0]
     with pytest.raises(DataError, match=r"slate 3 \('e3'\): its slots earned \[2\.0, -1\.0\]; expected 0\.\.1 each"):
         rounds_of_slates(hand_slates(slot_reward=earned, reward=earned.sum(axis=1)), (1.0, 5.0))
+
+
+def test_the_latest_pages_are_for_evaluation_in_whatever_order_they_stand(tmp_path):
+    log = hand_slates()
+    mixed = log.taken(np.random.default_rng(0).permutation(8))
+    learn, judge, report = ingest_slates(
+        write_hand(tmp_path, **{name: getattr(mixed, name) for name in ("event_id", "time", "user", "slate")},
+                   log_propensity=mixed.log_propensity, reward=mixed.reward, slot_reward=mixed.slot_reward,
+                   policy=mixed.policy, version=mixed.version),
+        tables(), IngestConfig(evaluation_share=0.25),
+    )  # fmt: skip
+    whole = rounds_of_slates(log, (1.0, 5.0))
+    assert learn.digest == whole.take(0, 12, "").digest
+    assert judge.digest == whole.take(12, 16, "").digest
+    assert (report.events, report.joined, report.training, report.evaluation, report.left_out) == (16, 16, 12, 4, 0)

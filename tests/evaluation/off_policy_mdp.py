@@ -71,9 +71,9 @@ def sampled(sessions: int, seed: int, mu=MU):
     return state[row], action[row], length[row]
 
 
-def q_at(q, state, action, length):
-    """Predictions of a table [T, S, A] along paths: of the logged action and on average over PI, both [N, T]."""
+def q_at(q, state, action, length, policy=PI):
+    """Predictions of a table [T, S, A] along paths: of the logged action and on average over the policy's, [N, T]."""
     inside, step = np.arange(T) < length[:, None], np.arange(T)
     return tuple(
-        np.where(inside, found, np.nan) for found in (q[step, state, action], (PI * q).sum(axis=2)[step, state])
+        np.where(inside, found, np.nan) for found in (q[step, state, action], (policy * q).sum(axis=2)[step, state])
     )

@@ -5,8 +5,17 @@ import pytest
 from off_policy_worlds import MU, PI, WORLD, Q, World, five_rounds, five_targets
 
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.evaluation.off_policy import evidence as making_evidence
 from recpolicy.evaluation.off_policy.catalogue import ESTIMATORS
-from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, estimate, gain
+from recpolicy.evaluation.off_policy.estimate import (
+    OffPolicyConfig,
+    estimate,
+    estimates_from,
+    evidence,
+    gain,
+    gains,
+    gains_from,
+)
 from recpolicy.evaluation.off_policy.evidence import logged_predictions, marginal_probs
 from recpolicy.evaluation.off_policy.rounds import LoggedChoices, Target, target_of
 
@@ -181,6 +190,85 @@ def test_gains_are_covered_and_bounded():
     assert covered["bernstein"] == 100
 
 
+ALL_BUT_REPLAY = tuple(name for name in ESTIMATORS if name != "replay")
+BOUNDED = OffPolicyConfig(resamples=50, reward_range=(0, 1), weight_bound=8)
+
+
+@pytest.mark.parametrize("modelled", [True, False])
+@pytest.mark.parametrize("paired", [True, False])
+def test_gains_made_together_are_those_made_alone(modelled, paired):
+    rounds = WORLD.log(600, 0, users=200)
+    target = WORLD.target_in(rounds)
+    incumbent = target_of(rounds, 0.5 * target.table + 0.5 * rounds.logging_probs) if paired else None
+    extra = {"q": WORLD.q_in(rounds) if modelled else None, "clusters": np.array([0, 0, 1, 1, 1])}
+    together = gains(rounds, target, incumbent, ALL_BUT_REPLAY, BOUNDED, **extra)
+    assert list(together) == list(ALL_BUT_REPLAY)
+    for name, one in together.items():
+        assert one == gain(rounds, target, incumbent, name, BOUNDED, **extra), name
+        single = estimate(rounds, target, [name], BOUNDED, **extra)[name]
+        assert one.candidate.as_dict() == single.as_dict()
+        assert one.value == pytest.approx(one.candidate.value - one.incumbent.value, abs=1e-12)
+        if paired:
+            assert one.incumbent.as_dict() == estimate(rounds, incumbent, [name], BOUNDED, **extra)[name].as_dict()
+    assert ("bernstein" in together["dr"].intervals) == modelled
+
+
+class Counted:
+    """A table that counts how often it is read from first to last."""
+
+    def __init__(self, rows):
+        self.rows, self.read = rows, 0
+
+    def __call__(self, part):
+        self.read += part.stop - part.start
+        return self.rows[part]
+
+    @property
+    def times(self):
+        return self.read / len(self.rows)
+
+
+def test_tables_are_read_once_for_all_estimators(monkeypatch):
+    rounds = WORLD.log(500, 0)
+    rounds = LoggedChoices(rounds.action, rounds.reward, rounds.logged_prob, rounds.user, 5)  # no support to check
+    tables = [Counted(table) for table in (WORLD.target[rounds.action % 2], WORLD.logging[rounds.action % 2])]
+    first, second = (target_of(rounds, table) for table in tables)
+    q = Counted(np.tile(WORLD.chance[:1], (500, 1)))
+    gains(rounds, first, second, ("ips", "snips", "dr", "sndr", "switch_dr"), FEW, q=q)
+    assert [table.times for table in tables] == [2, 2]  # target_of reads each once
+    assert q.times == 2  # once for each policy
+    candidate = evidence(rounds, first, FEW, q=q)
+    estimates_from(candidate, ["dm", "dr"], FEW)
+    gains_from(candidate, candidate.seen_by(second), ("dr", "sndr"), FEW)
+    assert [table.times for table in tables] == [3, 3]
+    estimate(rounds, first, ["dr", "mrdr"], FEW, q=q)
+    assert tables[0].times == 4  # two reward models, one look at what the target does
+    fitted = []
+    fit = making_evidence.fit_reward_model
+    monkeypatch.setattr(making_evidence, "fit_reward_model", lambda *given: fitted.append(given) or fit(*given))
+    gains(rounds, first, second, ("dr", "sndr"), FEW)
+    assert len(fitted) == 1  # the model owes nothing to the target
+
+
+def test_gains_from_evidence_made_before_are_the_same():
+    rounds = WORLD.log(500, 0)
+    target = WORLD.target_in(rounds)
+    candidate = evidence(rounds, target, BOUNDED)
+    assert estimates_from(candidate, ["ips", "dr"], BOUNDED).as_dict() == (
+        estimate(rounds, target, ["ips", "dr"], BOUNDED).as_dict()
+    )
+    assert gains_from(candidate, None, ["dr"], BOUNDED)["dr"] == gain(rounds, target, None, "dr", BOUNDED)
+
+
+def test_what_is_known_of_weights_must_hold_for_the_incumbent_too():
+    rounds = five_rounds()
+    config = OffPolicyConfig(resamples=10, weight_bound=1.9)
+    with pytest.raises(DataError, match=r"row 0: weight 2\.0.* weight_bound 1\.9"):
+        gains(rounds, Target(rounds.logged_prob), five_targets(), ["ips"], config)
+    with pytest.raises(ConfigError, match=r"no estimator named 'ipz'"):
+        gains(rounds, five_targets(), None, ["ips", "ipz"], FEW)
+
+
 class Uniform(World):
     logging = np.full((2, 5), 0.2)
 
@@ -296,6 +384,8 @@ def test_results_read_as_numbers_as_text_and_as_json():
     found = estimate(rounds, WORLD.target_in(rounds), ["snips", "clipped_ips", "dm"], FEW)
     rows, table = found.rows(), found.table()
     assert rows.loc["snips", "value"] == found["snips"].value
+    assert "dm" in found
+    assert "ips" not in found
     assert np.isnan(rows.loc["snips", "setting"])
     assert table.loc["snips", "bernstein"] == "–"
     assert table.loc["clipped_ips", "setting"].startswith("clip ")

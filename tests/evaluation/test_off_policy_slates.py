@@ -1,16 +1,33 @@
 import json
-from itertools import permutations, product
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from off_policy_slate_worlds import (
+    ALL,
+    CHANCE,
+    FEW,
+    MU,
+    PI,
+    SLATES,
+    WANTED,
+    WORTH,
+    D,
+    K,
+    additive,
+    at,
+    cascade,
+    every_slate,
+    fitted_model,
+    logged,
+)
 from off_policy_worlds import simplexes, vectors
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.evaluation.off_policy.estimators import ips_terms, snips_terms
-from recpolicy.evaluation.off_policy.fqe import FQEConfig
 from recpolicy.evaluation.off_policy.pseudo_inverse import general_weights, slate_moments, without_repeats_moments
 from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig
 from recpolicy.evaluation.off_policy.slate_estimate import SLATE_ESTIMATORS, estimate_slates
@@ -23,20 +40,8 @@ from recpolicy.evaluation.off_policy.slate_terms import (
     pseudo_inverse_weights,
 )
 from recpolicy.evaluation.off_policy.slates import LoggedSlates
-from recpolicy.evaluation.off_policy.step_models import StepModel, by_position, linear_model
+from recpolicy.evaluation.off_policy.step_models import StepModel
 from recpolicy.evaluation.off_policy.stepwise import cumulative_weights, per_decision_dr_terms, per_decision_terms
-
-FEW = SequenceConfig(resamples=100)
-
-
-def every_slate(slots, items):
-    return np.array(list(product(range(items), repeat=slots)))
-
-
-def at(table, slates):
-    """Cells [N, K] of a table [K, D]."""
-    return table[np.arange(slates.shape[1]), slates]
-
 
 # The four slates of two slots with two items, once each: logged evenly, the target shows (0, 0).
 FOUR = every_slate(2, 2)
@@ -88,8 +93,6 @@ def test_control_weights_are_as_worked_out_by_hand():
 
 
 # By enumeration: every slate once, weighted by how often it is logged.
-K, D = 3, 3
-SLATES = every_slate(K, D)
 
 
 @st.composite
@@ -108,13 +111,6 @@ def test_pi_is_unbiased_if_slots_add_up_and_so_are_its_control_variates(mu, pi, 
     assert chance @ fixed == pytest.approx(truth, abs=1e-7)
     assert chance @ independent_terms(ratio, at(worth, SLATES)) == pytest.approx(truth, abs=1e-7)
     assert chance @ (cumulative_weights(ratio)[:, -1] * reward) == pytest.approx(truth, abs=1e-7)
-
-
-MU = np.array([[0.5, 0.3, 0.2], [0.2, 0.2, 0.6], [0.4, 0.3, 0.3]])
-PI = np.array([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3]])
-WORTH = np.array([[0.05, 0.2, 0.3], [0.3, 0.1, 0.0], [0.0, 0.25, 0.1]])
-CHANCE, WANTED = at(MU, SLATES).prod(axis=1), at(PI, SLATES).prod(axis=1)
-ALL = at(PI / MU, SLATES)
 
 
 def test_pi_is_biased_once_slots_interact_and_ips_is_not():
@@ -165,16 +161,6 @@ def test_coefficients_from_other_slates_leave_no_bias_and_from_the_same_do():
     assert abs(plain - truth) > 0.1
 
 
-# Cascade: a slot earns by itself and by the slot above.
-PAIR = np.array([[0.0, 0.4, 0.1], [0.5, 0.0, 0.2], [0.6, 0.1, 0.0]])
-
-
-def cascade(slates):
-    earned = at(WORTH, slates)
-    earned[:, 1:] += PAIR[slates[:, :-1], slates[:, 1:]]
-    return earned
-
-
 def test_cascade_forms_are_unbiased_in_a_cascade_and_independent_ones_are_not():
     earned = cascade(SLATES)
     truth = WANTED @ earned.sum(axis=1)
@@ -199,29 +185,6 @@ def test_cascade_dr_is_unbiased_with_any_predictions(cells):
         predicted[:, slot], direct[:, slot] = table[so_far], (table @ PI[slot])[so_far[:-1]]
     terms = per_decision_dr_terms(cumulative_weights(ALL), earned, predicted, direct)
     assert CHANCE @ terms == pytest.approx(WANTED @ earned.sum(axis=1), abs=1e-7)
-
-
-def logged(slates: int, seed: int, mu=MU, pi=PI, earn=cascade, users=None) -> tuple[LoggedSlates, np.ndarray]:
-    """Slates drawn slot by slot, each slot paid by coin; and their items [N, K]."""
-    rng = np.random.default_rng(seed)
-    items = np.stack([rng.choice(D, slates, p=row) for row in mu], axis=1)
-    paid = (rng.random(items.shape) < np.clip(earn(items), 0, 1)).astype(float)
-    user = np.arange(slates) if users is None else rng.integers(users, size=slates)
-    return LoggedSlates(at(mu, items), at(pi, items), paid.sum(axis=1), user, paid), items
-
-
-def additive(slates):
-    return at(WORTH, slates)
-
-
-def fitted_model(log: LoggedSlates, items) -> StepModel:
-    """Q linear in one feature for each pair of an item and the one above."""
-    above = np.concatenate([np.zeros((len(items), 1), int), items[:, :-1]], axis=1)
-    pairs = np.eye(D * D)
-    slot = np.arange(K)
-    spread = np.stack([np.einsum("d,cdf->cf", PI[k], pairs.reshape(D, D, -1)) for k in range(K)])  # [K, D, F]
-    features, expected = by_position(pairs[above * D + items]), by_position(spread[slot, above])
-    return linear_model(log.trajectories(), features, expected, FEW, FQEConfig(ridge=1e-3))
 
 
 def test_the_fitted_cascade_model_makes_cascade_dr_sharper_than_rips():

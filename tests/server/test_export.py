@@ -1,6 +1,7 @@
 """From events of a server to logged rounds: bit for bit, in pieces, across kills, and good enough to judge by."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,13 +11,14 @@ from shown import event
 from sqlalchemy import insert, update
 from tiny_policies import tiny_artifact, write_tiny
 
+from recpolicy.api.judge_log import trial_on
 from recpolicy.api.logs import ingest_log, read_rounds
 from recpolicy.api.retrain import tables_of_policy
 from recpolicy.core.errors import DataError
 from recpolicy.data.log_files import EVENTS, REWARDS
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.server.bodies import RecommendRequest
-from recpolicy.server.choosing import choose
+from recpolicy.server.choosing import NO_EXPLORATION, choose
 from recpolicy.server.policies import Live, Served
 from recpolicy.server.store import export as module
 from recpolicy.server.store.cursor import Cursor
@@ -160,28 +162,70 @@ def test_numbers_passed_over_are_forgotten_after_an_hour_and_long_gaps_at_once()
     assert Cursor().after(np.array([50_000]), {}, now=0).gaps == ()
 
 
-def test_users_unknown_to_the_policy_and_other_policies_are_left_out_and_counted(tmp_path, registry, engine):
-    smaller = tmp_path / "smaller"
-    smaller.mkdir()
-    artifact = tiny_artifact(arms=6)
-    write_arrays(artifact, smaller)
-    finish(artifact, smaller)
-    registry.register(smaller)
-    vector = np.zeros(3, np.float32).tobytes()
+def register(registry, folder, artifact):
+    folder.mkdir()
+    write_arrays(artifact, folder)
+    finish(artifact, folder)
+    registry.register(folder)
+
+
+VECTOR = np.array([0.25, -1.5, 3.0], np.float32)
+
+
+def test_what_the_log_cannot_hold_is_left_out_and_counted(tmp_path, registry, engine):
+    register(registry, tmp_path / "smaller", tiny_artifact(arms=6))
+    register(registry, tmp_path / "other", replace(tiny_artifact(), context=tiny_artifact(seed=1).context))
+    vector = VECTOR.tobytes()
     kept, *others = (
-        seen(), seen(user="new", context=vector), seen(user=3, context=vector), seen(version=2), seen(version=99),
-        seen(propensities=(0.5, 0.0)),
+        seen(), seen(user="new", context=vector), seen(user=70, context=vector[:8]), seen(version=2), seen(version=99),
+        seen(propensities=(0.5, 0.0)), seen(user=70, context=vector, version=3), seen(context=vector, version=2),
+        seen(user=70, context=(VECTOR * np.nan).tobytes()),
     )  # fmt: skip
     show(engine, kept, *others)
     for one in (kept, *others):
         say(engine, one, 104, 4.0)
     done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
-    assert done.left_out == {"new_user": 2, "other_policy": 2, "no_propensity": 1}
+    assert done.left_out == {"new_user": 4, "other_policy": 3, "no_propensity": 1}
     assert (done.rounds, done.rewards) == (2, 1)
+    show(engine, seen(version=3))  # by their ids, users are those of the log, whatever the features
+    assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).rounds == 4
     show(engine, seen(version=2))
-    assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).left_out["other_policy"] == 3
+    assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).left_out["other_policy"] == 4
     with pytest.raises(DataError, match="a log of another catalogue than the policy's"):
         export(engine, LogPolicy(registry, 2), Export(tmp_path / "log"))
+
+
+def test_newcomers_come_with_the_vector_that_was_seen(tmp_path, registry, engine):
+    """And so does a user whom the policy knows, and who was described otherwise; it may be a version trained on."""
+    register(registry, tmp_path / "on", replace(tiny_artifact(), policy=tiny_artifact(seed=1).policy))
+    new, known = seen(user=70, context=VECTOR.tobytes()), seen(user=3, context=(-VECTOR).tobytes(), version=2)
+    show(engine, seen(), new, known)
+    say(engine, new, 104, 4.0)
+    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    assert (done.new_rounds, done.new_rewards, done.left_out) == (6, 1, {})
+    found = rows(tmp_path / "log")
+    assert [row["user_id"] for row in found] == [3, 3, 70, 70, 3, 3]
+    mine, other = VECTOR.tolist(), (-VECTOR).tolist()
+    assert [row["context"] for row in found] == [None, None, mine, mine, other, other]
+
+
+def test_a_log_that_an_older_version_began_goes_on_without_its_vectors(tmp_path, registry, engine):
+    policy, wanted = LogPolicy(registry), Export(tmp_path / "log")
+    show(engine, seen())
+    export(engine, policy, wanted)
+    path = wanted.out / EVENTS
+    before = rows(wanted.out)
+    table, said = pq.read_table(path).drop_columns(["context"]), pq.ParquetFile(path).metadata.metadata
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({module._CURSOR: said[module._CURSOR]})
+    assert export(engine, policy, wanted).rounds == 2
+    show(engine, seen(user=70, context=VECTOR.tobytes()))
+    done = export(engine, policy, wanted)
+    assert (done.new_rounds, done.rounds) == (2, 4)
+    assert rows(wanted.out)[:2] == before
+    assert [row["context"] for row in rows(wanted.out)] == [None, None, VECTOR.tolist(), VECTOR.tolist()]
+    assert pq.read_schema(path) == module._Events(policy, wanted).schema
 
 
 def test_a_log_of_another_origin_is_not_touched(tmp_path, registry, engine):
@@ -209,17 +253,17 @@ def test_what_is_asked_for_is_exported(tmp_path, registry, engine):
 
 
 def test_text_ids_stay_text(tmp_path, engine):
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    artifact = tiny_artifact(text=True)
-    write_arrays(artifact, folder)
-    finish(artifact, folder)
     registry = Registry(tmp_path / "registry")
-    registry.register(folder)
+    register(registry, tmp_path / "texts", tiny_artifact(text=True))
     registry.promote(1)
-    show(engine, seen(user="u,3", movies=('"104"', '"101"')))
-    export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    words = {"movies": ('"104"', '"101"')}
+    show(
+        engine, seen(user="u,3", **words), *(seen(user=user, context=VECTOR.tobytes(), **words) for user in ("70", 70))
+    )
+    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
     assert rows(tmp_path / "log")[1]["user_id"] == "u,3"
+    assert rows(tmp_path / "log")[2]["user_id"] == "70"
+    assert done.left_out == {"new_user": 1}  # the number 70
     assert '"104"' not in rows(tmp_path / "log")[1]["candidates"]
     assert len(rows(tmp_path / "log")[1]["candidates"]) == 10
 
@@ -282,3 +326,36 @@ def test_recpolicy_log_ingest_takes_an_exported_log(tmp_path, registry, engine):
     for name, found in zip(rounds.event_id, rounds.log_propensity, strict=True):
         event_id, place = name.split(":")
         assert found == np.log(stored[event_id][int(place)])
+
+
+def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_path, registry, engine):
+    """Described by ratings or by a vector when they were served; their greedy lists are what the policy would do."""
+    live, policy = Live(Served(load_scorer(tmp_path / "tiny"), 1)), load_policy(tmp_path / "tiny")
+    rng, shown, vectors = np.random.default_rng(5), [], {}
+    for user in range(70, 90):
+        words = {"context": rng.normal(1, 0.5, 3).tolist()}
+        if user % 2:
+            ratings = [
+                {"movie": int(movie), "rating": 1.0 + user % 5} for movie in rng.choice(range(101, 112), 3, False)
+            ]
+            words = {"ratings": ratings}
+        chosen = choose(live, RecommendRequest(user=user, k=2, **words), EXPLORING if user < 85 else NO_EXPLORATION)
+        vectors[user] = np.frombuffer(chosen.row["context"], np.float32)
+        shown.append({**chosen.row, "time": 1_000_000 + user})
+    came = [
+        {name: row[name] for name in ("user_key", "version", "variant", "explored", "time")}
+        | {"event_id": row["id"], "position": 0, "reward": 4.0}
+        for row in shown
+    ]
+    with writing(engine) as connection:
+        write_rows(connection, shown)
+        connection.execute(insert(rewards), came)
+    export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    log, _, _ = ingest(tmp_path / "log", tables_of_policy(policy), IngestConfig(evaluation_share=0.0))
+    assert len(log) == 20
+    np.testing.assert_array_equal(log.contexts(policy.artifact.context), np.stack(list(vectors.values())))
+    assert log.newcomers.ids.tolist() == list(range(70, 90))
+    greedy = log.time >= 1_000_085
+    prob = trial_on(policy, None, log).candidate.prob
+    np.testing.assert_array_equal(prob[greedy], 1)
+    assert (prob[~greedy] == 0).any()

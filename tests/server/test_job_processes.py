@@ -47,11 +47,11 @@ def state(tmp_path):
         yield state
 
 
-def serve(state, requests, begin, users=range(1, 41), stars=4.0):
+def serve(state, requests, begin, users=range(1, 41), stars=4.0, **words):
     """Recommend to the users in turn, a second apart, and rate the first place of each."""
     rng = np.random.default_rng(0)
     chosen = [
-        choose(state.policies.live, RecommendRequest(user=list(users)[n % len(users)], k=3), EXPLORING)
+        choose(state.policies.live, RecommendRequest(user=list(users)[n % len(users)], k=3, **words), EXPLORING)
         for n in range(requests)
     ]
     rows = [{**one.row, "time": begin + 1_000 * n} for n, one in enumerate(chosen)]
@@ -100,6 +100,16 @@ def test_only_users_who_say_enough_count(state):
     skipped = train_on(errand(state, min_interactions=41, min_interactions_per_user=2))
     assert (skipped.status, skipped.users, skipped.records) == ("skipped", 4, 40)
     assert skipped.metadata["reason"].startswith("40 new rewards of users with enough of them; 41 are needed")
+    serve(state, 6, NOW - 300_000, users=range(1_001, 1_004), ratings=[{"movie": 1, "rating": 4.0}])
+    assert new_interactions(engine, NOW - 350_000, 2) == (3, 6)  # newcomers, described by ratings
+
+
+def test_newcomers_are_trained_on_by_the_vectors_that_were_seen(state):
+    serve(state, 300, NOW - 700_000)
+    serve(state, 100, NOW - 700_000, users=range(1_001, 1_021), ratings=[{"movie": 1, "rating": 4.0}])
+    result = train_on(errand(state, min_interactions=400))
+    assert (result.status, result.metadata["export"]["left_out"]) == ("done", {})
+    assert (result.records, result.users) == (320, 60)  # all newcomers are among the earlier four fifths
 
 
 def test_a_policy_that_cannot_learn_from_a_log_is_skipped_with_the_reason(state, monkeypatch):

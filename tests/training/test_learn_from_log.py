@@ -13,7 +13,7 @@ from tf_agents.trajectories import time_step as ts
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.registry import AGENTS
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
 from recpolicy.training.offline import learn_from_log, learn_offline
 
 CATALOGUE = np.array([0, 2, 3, 5, 8, 11], np.int32)
@@ -50,6 +50,15 @@ def logged(number: int = 600, seed: int = 0, catalogue: np.ndarray = CATALOGUE) 
         catalogue=catalogue, scale=(1.0, 5.0), name="planted log",
         policy=np.full(number, "x", object), version=np.full(number, "1", object),
     )  # fmt: skip
+
+
+def with_newcomers(log: LoggedRounds) -> tuple[LoggedRounds, np.ndarray]:
+    """The same rounds where every third is of a newcomer, whose vector is the user's own row; and which those are."""
+    new = np.arange(len(log)) % 3 == 0
+    vectors = np.where(new[:, None], context()[log.user], np.nan).astype(np.float32)
+    user = np.where(new, USERS + log.user, log.user).astype(np.int32)
+    ids = np.array([f"new-{row}" for row in range(USERS)], object)
+    return replace(log, user=user, context=vectors, newcomers=Newcomers(USERS, ids)), new
 
 
 def context() -> np.ndarray:
@@ -203,3 +212,52 @@ def test_a_log_with_fewer_movies_is_learnt_from():
 def test_an_empty_log_is_refused():
     with pytest.raises(DataError, match="planted log: no rounds to learn from"):
         learn_from_log(linucb(), logged().take(0, 0, "planted log"), context(), CATALOGUE)
+
+
+VECTORS = [
+    ("linucb", {}), ("lints", {"bias": False}), ("linucb", {"forgetting": 0.99}), ("eps_greedy", NETWORK), ("ucb1", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "settings"), VECTORS)
+def test_what_is_learnt_by_vectors_is_what_is_learnt_by_reference(name, settings):
+    (one, other), log = (make(name, **settings) for _ in range(2)), logged()
+    figures = learn_from_log(one, log, context(), CATALOGUE)
+    again = learn_from_log(other, with_newcomers(log)[0], context(), CATALOGUE)
+    assert_same_state(one, other, rtol=1e-5, atol=1e-7)
+    assert again["last_loss"] == pytest.approx(figures["last_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "settings"), VECTORS[:3])
+def test_another_vector_teaches_something_else(name, settings):
+    (one, other), (log, _) = (make(name, **settings) for _ in range(2)), with_newcomers(logged())
+    learn_from_log(one, log, context(), CATALOGUE)
+    learn_from_log(other, replace(log, context=-log.context), context(), CATALOGUE)
+    with pytest.raises(AssertionError):
+        assert_same_state(one, other, rtol=0, atol=1e-2)
+
+
+def test_linucb_from_vectors_is_ridge_regression_on_them_by_hand():
+    """A user whom the table knows, and whose features were other ones at the time, included."""
+    log, new = with_newcomers(logged())
+    rng = np.random.default_rng(6)
+    log = replace(log, context=(log.context * rng.uniform(0.5, 2, log.context.shape)).astype(np.float32))
+    log = replace(log, user=np.where(new & (np.arange(len(log)) % 2 == 0), log.user % USERS, log.user).astype(np.int32))
+    x = np.where(new[:, None], log.context, context()[log.user % USERS]).astype(np.float64)
+    x = np.concatenate([x, np.ones((len(log), 1))], axis=1)
+    agent = linucb()
+    learn_from_log(agent, log, context(), CATALOGUE)
+    for arm, movie in enumerate(CATALOGUE):
+        mine = log.movie == movie
+        gram = PRECISION * np.eye(RANK + 1) + x[mine].T @ x[mine]
+        theta = np.linalg.solve(gram, x[mine].T @ log.reward[mine])
+        np.testing.assert_allclose(state(agent)["theta"][arm], theta, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["linucb", "ucb1"])
+def test_vectors_of_another_length_are_refused_before_anything_is_learnt(name):
+    log, agent = with_newcomers(logged())[0], make(name)
+    narrow = replace(log, context=np.ascontiguousarray(log.context[:, :2]))
+    with pytest.raises(DataError, match=f"planted log: contexts of 2 numbers, but the policy's have {RANK}; take a"):
+        learn_from_log(agent, narrow, context(), CATALOGUE)
+    assert int(agent.train_step_counter.numpy()) == 0

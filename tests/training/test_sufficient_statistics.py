@@ -1,5 +1,7 @@
 """Sums of a log: they add up over parts, and hold all that an agent would have learnt round by round."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -76,6 +78,21 @@ def test_learning_two_logs_one_after_the_other_is_learning_them_merged():
     stepwise = posterior(second, *posterior(first, *prior()))
     for one, other in zip(stepwise, posterior(merged(second, first), *prior()), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-10)
+
+
+def test_a_vector_stands_in_for_the_context_of_its_user():
+    log = linear_log(60)
+    given = np.arange(60) % 2 == 0
+    vectors = np.random.default_rng(8).normal(size=(60, FEATURES)).astype(np.float32)
+    vectors[~given] = np.nan
+    found = Statistics.of(replace(log, context=vectors), contexts(), CATALOGUE)
+    x = np.where(given[:, None], vectors, contexts()[log.user]).astype(np.float64)
+    for arm in range(ARMS):
+        mine = log.arm() == arm
+        np.testing.assert_allclose(found.gram[arm], x[mine].T @ x[mine], atol=1e-12)
+        np.testing.assert_allclose(found.moment[arm], x[mine].T @ log.reward[mine], atol=1e-12)
+    with pytest.raises(DataError, match="linear log 0: contexts of 4 numbers, but the policy's have 3"):
+        Statistics.of(replace(log, context=vectors), contexts()[:, :3], CATALOGUE)
 
 
 def test_an_arm_with_more_rounds_than_are_held_at_once(monkeypatch):

@@ -1,7 +1,8 @@
 """What logged rounds say of a policy, beside an incumbent or the policy that logged.
 
 N rounds, U users, A movies of the log's catalogue. Policies are taken without exploration: the best movie that could be
-shown, ties sharing alike. Rewards are predicted by the candidate's own rating estimates.
+shown, ties sharing alike. Rewards are predicted by the candidate's own rating estimates. Both are those of the
+vector that a round was logged with, where it has one, and of the user as the policy knows them elsewhere.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.evaluation.bootstrap import Interval
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
-from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, estimate, gain
+from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, estimates_from, evidence, gains_from
 from recpolicy.evaluation.off_policy.estimators import dr_terms
 from recpolicy.evaluation.off_policy.evidence import Sources, logged_predictions
 from recpolicy.evaluation.off_policy.results import Estimates, Gain
@@ -31,6 +32,9 @@ ESTIMATOR = "dr"
 COMPARED = ("ips", "snips", "beta_ips", "clipped_ips", "dm", "dr", "sndr", "switch_dr", "dros")
 """Estimators that a page puts side by side: all that read the log once and fit no model of their own."""
 Rows = Callable[[slice], NDArray[np.floating]]
+
+_CELLS_KEPT = 1 << 27
+"""Of users and vectors times movies: more would not fit into memory, and are scored whenever they are read."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class LogTrial:
     @cached_property
     def gain(self) -> Gain:
         """What the candidate earns per round beyond the incumbent."""
-        return gain(self.choices, self.candidate, self.incumbent, ESTIMATOR, self.config, q=self.q)
+        return gains_from(*self._seen, [ESTIMATOR], self.config)[ESTIMATOR]
 
     @cached_property
     def relative_gain(self) -> Interval | None:
@@ -71,49 +75,56 @@ class LogTrial:
         return action_diversity(share)
 
     def group_gains(self, groups: Groups) -> dict[str, GroupFigure]:
-        """The gain within each group of the user table's users [U], paired round by round."""
-        terms = self._terms(self.candidate)
-        terms = terms - (self.choices.reward if self.incumbent is None else self._terms(self.incumbent))
+        """The gain within each group of the user table's users [U], paired round by round; newcomers are in none."""
+        candidate, incumbent = self._seen
+        terms = _terms(candidate) - (self.choices.reward if incumbent is None else _terms(incumbent))
         users = groups.member.shape[1]
-        total = np.bincount(self.choices.user, terms, users).astype(np.float64)
-        size = np.bincount(self.choices.user, minlength=users)
+        total = np.bincount(self.choices.user, terms, users).astype(np.float64)[:users]
+        size = np.bincount(self.choices.user, minlength=users)[:users]
         rng = generator(self.config.seed, "judge/groups")
         return group_figures(groups, total, size, rng, self.config.resamples, self.config.level)
 
     def estimates(self) -> Estimates:
         """What all of COMPARED say the candidate earns."""
-        return estimate(self.choices, self.candidate, COMPARED, self.config, q=self.q)
+        return estimates_from(self._seen[0], COMPARED, self.config)
 
     def predictions(self) -> NDArray[np.float64]:
         """Predicted rewards of the logged movies [N]."""
         return logged_predictions(self.choices, self.q)
 
-    def _terms(self, target: Target) -> NDArray[np.float64]:
-        config = self.config
-        sources = Sources(self.choices, target, self.q, None, config.model, config.reward_range, config.seed)
-        found = sources.get("model")
-        return dr_terms(found.direct, found.weight, found.reward, found.predicted)
+    @cached_property
+    def _seen(self) -> tuple[Sources, Sources | None]:
+        """What estimators read of the two policies, each read once; None: the policy that logged."""
+        candidate = evidence(self.choices, self.candidate, self.config, q=self.q)
+        return candidate, None if self.incumbent is None else candidate.seen_by(self.incumbent)
+
+
+def _terms(seen: Sources) -> NDArray[np.float64]:
+    found = seen.get("model")
+    return dr_terms(found.direct, found.weight, found.reward, found.predicted)
 
 
 def trial_on(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: int = 0) -> LogTrial:
     """Put the policy on the rounds of `log`; raises DataError where it, or a policy before it, has learnt from them.
 
-    Raises DataError, too, for an incumbent of other users or movies.
+    Raises DataError, too, for an incumbent of other users or movies, and for vectors that the policy, or the incumbent,
+    cannot read.
     """
     learnt = {policy.about.get("log"), *(one.get("log") for one in policy.about.get("parents", []))}
     if log.digest in learnt:
         raise DataError(f"{log.name}: the policy has learnt from these very rounds; evaluate on others")
     if incumbent is not None:
         _refuse_other_ids(policy, incumbent)
-    score, rating = policy.scores()
+        _refuse_other_features(policy, incumbent, log)
+    choice, rating = _tables(policy, log)
     choices = LoggedChoices(
         action=log.arm(), reward=log.reward, logged_prob=log.propensity, user=log.user, actions=len(log.catalogue),
     )  # fmt: skip
     return LogTrial(
         choices,
-        target_of(choices, _greedy_table(score, log)),
-        None if incumbent is None else target_of(choices, _greedy_table(incumbent.scores()[0], log)),
-        _rating_table(rating, log),
+        target_of(choices, choice),
+        None if incumbent is None else target_of(choices, _tables(incumbent, log)[0]),
+        rating,
         OffPolicyConfig(seed=seed, reward_range=log.scale),
     )
 
@@ -135,20 +146,30 @@ def _refuse_other_ids(policy: Policy, incumbent: Policy) -> None:
             )
 
 
-def _greedy_table(score: NDArray[np.floating], log: LoggedRounds) -> Rows:
-    """The greedy policy's probabilities [n, A] of a slice of rounds; ties share alike."""
-    among = score[:, log.catalogue]
+def _refuse_other_features(policy: Policy, incumbent: Policy, log: LoggedRounds) -> None:
+    if log.context is not None and not np.array_equal(policy.artifact.context, incumbent.artifact.context):
+        raise DataError(
+            f"{log.name}: has context vectors, and the incumbent ({incumbent.artifact.agent}) was trained on other"
+            f" features than the candidate ({policy.artifact.agent}): not both can read them; leave these rounds out"
+            " (contexts = false of the ingest)"
+        )
 
-    def rows(part: slice) -> NDArray[np.floating]:
-        return greedy(among[log.user[part]], log.allowed(part))
 
-    return rows
+def _tables(policy: Policy, log: LoggedRounds) -> tuple[Rows, Rows]:
+    """The greedy policy's probabilities, ties sharing alike, and its rating estimates [n, A] of a slice of rounds."""
+    situations, row = log.situations(policy.artifact.context)  # [U + V, C], [N]
 
+    def of(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        score, rating = (table[:, log.catalogue] for table in policy.scores(contexts))
+        return score, np.clip(rating, *log.scale)
 
-def _rating_table(rating: NDArray[np.floating], log: LoggedRounds) -> Rows:
-    among = np.clip(rating[:, log.catalogue], *log.scale)
-
-    def rows(part: slice) -> NDArray[np.floating]:
-        return np.asarray(among[log.user[part]])
-
-    return rows
+    if len(situations) * len(log.catalogue) > _CELLS_KEPT:
+        return (
+            lambda part: greedy(of(situations[row[part]])[0], log.allowed(part)),
+            lambda part: of(situations[row[part]])[1],
+        )
+    scores, ratings = of(situations)
+    if log.candidate is not None:
+        return lambda part: greedy(scores[row[part]], log.allowed(part)), lambda part: ratings[row[part]]
+    choice = greedy(scores, None).astype(np.float32)  # the same in all rounds of a user; 1 or a share among ties
+    return lambda part: choice[row[part]], lambda part: ratings[row[part]]

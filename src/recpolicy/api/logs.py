@@ -23,6 +23,8 @@ from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, write_events, w
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, ingest, rounds_of
 from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.slate_log_files import SLATES
+from recpolicy.data.slate_rounds import ingest_slates
 from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
 from recpolicy.serving.heads import softmax, with_floor
 from recpolicy.serving.predictor import Policy
@@ -122,11 +124,14 @@ def ingest_log(
 ) -> IngestReport:
     """Check the log in `folder`, join its rewards, and write the rounds to learn from and to evaluate on to `out`.
 
+    Of a log of slates every slot becomes a round.
+
     Raises DataError that names file and row for anything wrong, ConfigError for settings out of range, ArtifactError
     when `out` exists; then nothing is written.
     """
     refuse_existing(Path(out))
-    learn, judge, report = ingest(Path(folder), tables, settings_of(IngestConfig, config, "ingest"))
+    read = ingest_slates if (Path(folder) / SLATES).exists() else ingest
+    learn, judge, report = read(Path(folder), tables, settings_of(IngestConfig, config, "ingest"))
     with atomic_directory(Path(out)) as beside:
         write_events(beside / TRAINING, learn, tables, with_rewards=True)
         write_events(beside / EVALUATION, judge, tables, with_rewards=True)

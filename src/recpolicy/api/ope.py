@@ -26,7 +26,7 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.evaluation.estimator_card import CardConfig, estimator_card
 from recpolicy.evaluation.estimator_card_results import EstimatorCard
 from recpolicy.evaluation.estimator_card_world import CardWorld, like_actions
-from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, estimate, gain
+from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, estimates_from, evidence, gains_from
 from recpolicy.evaluation.off_policy.results import Estimates, Gain
 from recpolicy.models.rating_model import RatingModel, check_positive
 from recpolicy.serving.predictor import Policy
@@ -38,7 +38,7 @@ CARD_FILE, PAGE_FILE = "estimators.json", "estimators.html"
 MOVIES = 100
 """Size of the card's catalogue where the settings are silent."""
 GAINS = ("ips", "snips", "dr", "sndr")
-"""Estimators whose gain over an incumbent is told; each reads all actions of the log again for both policies."""
+"""Estimators whose gain over an incumbent is told."""
 NEAR, FAR = "near", "far"
 """The card's logging policies: the target with more chance in it, and the uniform choice."""
 
@@ -179,11 +179,12 @@ def estimate_policy(
         raise DataError(f"{log.name}: the incumbent has learnt from these very rounds; estimate on others")
     trial = trial_on(policy, incumbent, log, seed)
     settings = _settings_of(config, log, seed)
-    choices = replace(trial.choices, context=policy.artifact.context[log.user])  # mrdr fits a model of its own
-    estimates = estimate(choices, trial.candidate, None, settings, q=trial.q)
+    choices = replace(trial.choices, context=log.contexts(policy.artifact.context))  # mrdr fits a model of its own
+    candidate = evidence(choices, trial.candidate, settings, q=trial.q)
+    estimates = estimates_from(candidate, None, settings)
     gains = {}
-    if incumbent is not None:
-        gains = {name: gain(choices, trial.candidate, trial.incumbent, name, settings, q=trial.q) for name in GAINS}
+    if trial.incumbent is not None:
+        gains = gains_from(candidate, candidate.seen_by(trial.incumbent), GAINS, settings)
     return PolicyEstimates(log.name, float(log.reward.mean()), estimates, gains)
 
 

@@ -245,6 +245,7 @@ def _print_report(report: "IngestReport") -> None:
         (report.defaulted, "  with the default reward"),
         (report.waiting, "  left for later: their reward may still come"),
         (report.left_out, "  left out: no reward came"),
+        *(((report.with_context, "  left out: with a context vector"),) if report.with_context else ()),
         (report.training, "rounds to learn from"),
         (report.evaluation, "rounds for evaluation, all later"),
         (report.late_rewards, "rewards not used: outside the wait window"),

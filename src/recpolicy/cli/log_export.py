@@ -50,7 +50,7 @@ def export(
 
 
 _REASONS = {
-    "new_user": "users whom the policy did not know, or not by id alone",
+    "new_user": "users whom the policy did not know, with an id or features that do not fit this log",
     "other_policy": "versions with other users, movies or catalogue",
     "no_propensity": "a propensity that is not above 0",
 }

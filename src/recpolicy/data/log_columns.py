@@ -99,15 +99,32 @@ def times(piece: Piece) -> NDArray[np.int64]:
     return np.asarray(column.cast(TIME, safe=False).cast(pa.int64()))
 
 
-def rows_of(piece: Piece, name: str, known: "pd.Index[Any]") -> NDArray[np.int32]:
-    """Ids as rows [n] of the table whose ids are `known`."""
+def rows_of(
+    piece: Piece, name: str, known: "pd.Index[Any]", stranger: NDArray[np.bool_] | None = None
+) -> NDArray[np.int32]:
+    """Ids as rows [n] of the table whose ids are `known`; -1 for others where `stranger` [n] allows them."""
     column = piece.batch.column(name)
     rows = known.get_indexer(pd.Index(column.to_pandas()))
     piece.refuse(
-        rows < 0,
+        rows < 0 if stranger is None else (rows < 0) & ~stranger,
         lambda row: f"{name} {column[row].as_py()!r} is none of the {len(known)} of the policy or ratings",
     )
     return np.asarray(rows, np.int32)
+
+
+def strangers(piece: Piece, name: str, rows: NDArray[np.int32], known: "pd.Index[Any]") -> NDArray[np.object_]:
+    """The ids [n] that `rows_of` found no row for, None elsewhere; they must be of the type of those known."""
+    column, new = piece.batch.column(name), rows < 0
+    ids = np.full(len(piece), None, object)
+    if not new.any():
+        return ids
+    piece.refuse(new & _is_null(column), lambda _: f"{name} is missing")
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    whole = known.dtype.kind in "iu"
+    if not (pa.types.is_integer(kind) if whole else pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        piece.refuse_type(name, f"{'whole numbers' if whole else 'text'}, as those of the policy or ratings")
+    ids[new] = column.filter(pa.array(new)).to_pylist()
+    return ids
 
 
 def log_propensities(piece: Piece) -> NDArray[np.float64]:
@@ -143,18 +160,62 @@ def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArr
 
 def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64], NDArray[np.int32]] | tuple[None, None]:
     """Where each row's candidates begin [n + 1], and their rows [C] of the table; None where no row tells any."""
-    if not piece.has("candidates") or piece.batch.column("candidates").null_count == len(piece):
+    found = lists(piece, "candidates", "lists of movie ids")
+    if found is None:
         return None, None
-    column = piece.batch.column("candidates")
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        piece.refuse_type("candidates", "lists of movie ids")
-    piece.refuse(_is_null(column), lambda _: "candidates are missing, but other rows have them")
-    start = np.concatenate([[0], np.cumsum(np.asarray(pc.list_value_length(column)))]).astype(np.int64)
-    rows = known.get_indexer(pd.Index(column.flatten().to_pandas()))
+    piece.refuse(found.missing, lambda _: "candidates are missing, but other rows have them")
+    rows = known.get_indexer(pd.Index(found.values.to_pandas()))
     piece.refuse(
-        any_of(rows < 0, start), lambda _: f"a candidate is none of the {len(known)} movies of the policy or ratings"
+        any_of(rows < 0, found.start),
+        lambda _: f"a candidate is none of the {len(known)} movies of the policy or ratings",
     )
-    return start, np.asarray(rows, np.int32)
+    return found.start, np.asarray(rows, np.int32)
+
+
+def contexts(piece: Piece, width: int | None = None) -> NDArray[np.float32] | None:
+    """Vectors [n, D], NaN in rows without one; None where no row has one. `width`: D, where rows before tell it."""
+    found = lists(piece, "context", "lists of numbers")
+    if found is None:
+        return None
+    kind = found.values.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        piece.refuse_type("context", "lists of numbers")
+    length, given = np.diff(found.start), ~found.missing
+    width = width or max(int(length[given.argmax()]), 1)
+    expected = f"expected {width}, as many as the first of this file"
+    piece.refuse(
+        given & (length != width),
+        lambda row: f"context has {length[row]} numbers; {expected if length[row] else 'expected at least 1'}",
+    )
+    values = np.asarray(found.values.to_numpy(zero_copy_only=False))
+    with np.errstate(over="ignore"):  # beyond float32 is infinite
+        values = values.astype(np.float32)
+    piece.refuse(any_of(~np.isfinite(values), found.start), lambda _: "context holds a number that is not finite")
+    rows = np.full((len(piece), width), np.nan, np.float32)
+    rows[given] = values.reshape(-1, width)
+    return rows
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists of n rows, their values one after the other."""
+
+    start: NDArray[np.int64]  # [n + 1], where each row's values begin
+    values: Any  # [C], an Arrow array
+    missing: NDArray[np.bool_]  # [n], rows without a list: of length 0 here
+
+
+def lists(piece: Piece, name: str, expected: str) -> Lists | None:
+    """A column of lists; None where there is none, or only nulls. Raises DataError, naming what was `expected`."""
+    if not piece.has(name) or piece.batch.column(name).null_count == len(piece):
+        return None
+    column = piece.batch.column(name)
+    kind = pa.types
+    if not (kind.is_list(column.type) or kind.is_large_list(column.type) or kind.is_fixed_size_list(column.type)):
+        piece.refuse_type(name, expected)
+    length = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
+    start = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+    return Lists(start, column.flatten(), _is_null(column))
 
 
 def any_of(true: NDArray[np.bool_], start: NDArray[np.int64]) -> NDArray[np.bool_]:

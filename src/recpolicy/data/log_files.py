@@ -1,7 +1,8 @@
 """Logs on disk: a folder with `events.parquet` (what was shown) and, as they come in, `rewards.parquet`.
 
     events   event_id, time, user_id, movie_id, log_propensity (float64), policy, policy_version,
-             candidates (list of movie ids; null: the whole catalogue), reward (null: not known yet)
+             candidates (list of movie ids; null: the whole catalogue), reward (null: not known yet),
+             context (list of float32: what was seen of the user; null: the user's own; left out where all are)
     rewards  event_id, time, reward
 
 The catalogue and the rating scale stand in the metadata of the events file; a file without them speaks of all movies
@@ -9,7 +10,6 @@ and the policy's scale. Times are timestamps, without a zone UTC, kept to the mi
 and every fault is named by file and row, counted from 1.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, metadata_of
+from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", 1
-_KEY = b"recpolicy"
 _COLUMNS = ("event_id", "time", "user_id", "movie_id", "log_propensity", "policy", "policy_version")
 _REWARD_COLUMNS = ("event_id", "time", "reward")
 
@@ -49,6 +49,9 @@ class Events:
     """The columns [N] of LoggedRounds; reward is NaN where it is not known."""
     candidate_start: NDArray[np.int64] | None  # [N + 1]; None: every event had the whole catalogue
     candidate: NDArray[np.int32] | None  # [C]
+    context: NDArray[np.float32] | None  # [N, D], NaN: the user's own; None: so it is of all
+    newcomers: Newcomers | None
+    """Users whom only vectors describe."""
 
 
 def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_rewards: bool) -> None:
@@ -63,7 +66,7 @@ def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_re
     columns = {
         "event_id": pa.array(rounds.event_id, pa.string()),
         "time": pa.array(rounds.time, pa.int64()).cast(read.TIME),
-        "user_id": _ids(tables.users["user_id"].to_numpy()[rounds.user]),
+        "user_id": _ids(_user_ids(rounds, tables)[rounds.user]),
         "movie_id": _ids(movie_id[rounds.movie]),
         "log_propensity": pa.array(rounds.log_propensity, pa.float64()),
         "policy": pa.array(rounds.policy, pa.string()).dictionary_encode(),
@@ -71,11 +74,13 @@ def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_re
         "candidates": candidates,
         "reward": reward,
     }
+    if rounds.context is not None:
+        columns["context"] = _vectors(rounds.context, rounds.with_context)
     about = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
         "catalogue": movie_id[rounds.catalogue].tolist(),
     }  # fmt: skip
-    _write(path, pa.table(columns).replace_schema_metadata({_KEY: json.dumps(about).encode()}))
+    _write(path, pa.table(columns).replace_schema_metadata(metadata_of(about)))
 
 
 def write_rewards(
@@ -100,45 +105,23 @@ def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
 
     Raises DataError for a file of another format, version or rating scale, and for movies that are not in the tables.
     """
-    about = _about(path)
-    found = about.get("format", FORMAT), about.get("version", FORMAT_VERSION)
-    if found != (FORMAT, FORMAT_VERSION):
-        raise DataError(
-            f"{path}: written as {found[0]!r}, version {found[1]!r}; this recpolicy reads {FORMAT!r}, version"
-            f" {FORMAT_VERSION}"
-        )
+    about = about_of(path)
+    check_format(about, (FORMAT, FORMAT_VERSION), path)
     if "scale" in about and about["scale"] != list(tables.scale):
         raise DataError(f"{path}: rewards on the scale {about['scale']}; expected {list(tables.scale)}")
-    if "catalogue" not in about:
-        return np.arange(len(tables.movies), dtype=np.int32)
-    rows = pd.Index(tables.movies["movie_id"]).get_indexer(pd.Index(about["catalogue"]))
-    if (rows < 0).any():
-        unknown = about["catalogue"][int(np.argmin(rows))]
-        raise DataError(f"{path}: its catalogue names movie {unknown!r}, which the table of movies does not have")
-    return np.unique(rows).astype(np.int32)
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """What the file says of itself; empty where it says nothing."""
-    metadata = read.open_parquet(path).schema_arrow.metadata or {}
-    try:
-        about = json.loads(metadata.get(_KEY, b"{}"))
-    except ValueError as error:
-        raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not JSON: {error}") from None
-    if not isinstance(about, dict) or not isinstance(about.get("catalogue", []), list):
-        raise DataError(f"{path}: its metadata {_KEY.decode()!r} is not that of a log")
-    return about
+    rows = catalogue_rows(about, tables.movies, path)
+    return np.arange(len(tables.movies), dtype=np.int32) if rows is None else np.unique(rows)
 
 
 def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> Events:
     """Read the events of a file; raises DataError that names file, row and what is wrong, and where there are none."""
     users, movies = pd.Index(tables.users["user_id"]), pd.Index(tables.movies["movie_id"])
-    parts, lists = [], []
+    parts, lists, seen = [], [], _Seen(users)
     for piece in read.pieces(path, _COLUMNS):
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),
-            "user": read.rows_of(piece, "user_id", users),
+            "user": seen.users_of(piece),
             "movie": read.rows_of(piece, "movie_id", movies),
             "log_propensity": read.log_propensities(piece),
             "policy": read.texts(piece, "policy"),
@@ -153,7 +136,8 @@ def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> 
         raise DataError(f"{path}: no events")
     together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     _refuse_twins(together["event_id"], path)
-    return Events(together, *_joined_candidates(path, lists))
+    together["user"], newcomers = seen.numbered(together["user"])
+    return Events(together, *_joined_candidates(path, lists), seen.together(), newcomers)
 
 
 def read_rewards(path: Path, scale: tuple[float, float]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
@@ -166,6 +150,46 @@ def read_rewards(path: Path, scale: tuple[float, float]) -> tuple[NDArray[Any], 
         return np.array([], object), np.array([], np.int64), np.array([], np.float64)
     ids, times, rewards = (np.concatenate(column) for column in zip(*parts, strict=True))
     return ids, times, rewards
+
+
+class _Seen:
+    """Users of a file piece by piece, with the vectors of those who have some."""
+
+    def __init__(self, known: "pd.Index[Any]"):
+        self.known = known
+        self.width: int | None = None
+        self.sizes: list[int] = []
+        self.vectors: list[NDArray[np.float32] | None] = []
+        self.ids: list[NDArray[np.object_]] = []
+
+    def users_of(self, piece: read.Piece) -> NDArray[np.int32]:
+        """Rows [n] of the user table; -1 for newcomers, who have a context."""
+        vectors = read.contexts(piece, self.width)
+        given = None if vectors is None else ~np.isnan(vectors[:, 0])
+        rows = read.rows_of(piece, "user_id", self.known, given)
+        if vectors is not None:
+            self.width = vectors.shape[1]
+            self.ids.append(read.strangers(piece, "user_id", rows, self.known)[rows < 0])
+        self.sizes.append(len(piece))
+        self.vectors.append(vectors)
+        return rows
+
+    def numbered(self, user: NDArray[np.int32]) -> tuple[NDArray[np.int32], Newcomers | None]:
+        """The rows of all pieces [N], newcomers numbered beyond the table in the order in which they come."""
+        if not (user < 0).any():
+            return user, None
+        place, ids = pd.factorize(np.concatenate(self.ids))
+        user[user < 0] = len(self.known) + place
+        return user, Newcomers(len(self.known), ids)
+
+    def together(self) -> NDArray[np.float32] | None:
+        """The vectors of all pieces [N, D]; None where there is none."""
+        if self.width is None:
+            return None
+        parts = zip(self.vectors, self.sizes, strict=True)
+        return np.concatenate(
+            [np.full((size, self.width), np.nan, np.float32) if one is None else one for one, size in parts]
+        )
 
 
 def _check_shown(
@@ -201,6 +225,23 @@ def _joined_candidates(
         raise DataError(f"{path}: row {first + 1}: candidates are missing, but other rows have them")
     start = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
     return start, np.concatenate([candidate for _, _, candidate in lists if candidate is not None])
+
+
+def _user_ids(rounds: LoggedRounds, tables: Catalogue) -> NDArray[Any]:
+    """Ids by user row, those of newcomers after the table's; raises DataError for another table than the log's."""
+    known = tables.users["user_id"].to_numpy()
+    if rounds.newcomers is None:
+        return known
+    if rounds.newcomers.known != len(known):
+        raise DataError(f"{rounds.name}: of a table of {rounds.newcomers.known} users, to be written with {len(known)}")
+    return np.concatenate([known, rounds.newcomers.ids.astype(np.int64 if known.dtype.kind in "iu" else object)])
+
+
+def _vectors(context: NDArray[np.float32], given: NDArray[np.bool_]) -> Any:
+    """Rows of context [N, D] as lists, null where there is none."""
+    start = np.concatenate([[0], np.cumsum(given) * context.shape[1]])
+    values = pa.array(context[given].ravel())
+    return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values, mask=pa.array(~given))
 
 
 def _id_type(ids: NDArray[Any]) -> Any:

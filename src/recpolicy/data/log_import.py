@@ -161,13 +161,13 @@ def _number_events(path: Path, columns: dict[str, NDArray[Any]], policy: str) ->
     refuse(path, line, twins, lambda row: f"event {event_id[row]!r} comes a second time")
 
 
-def _rounds(path: Path, policy: str, columns: dict[str, NDArray[Any]], scale: tuple[float, float]) -> LoggedRounds:
+def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float, float]) -> LoggedRounds:
     """The columns, in file order, as a log in the order of time."""
     order = np.argsort(columns["time"], kind="stable")
     count, candidate = columns.pop("count"), columns.pop("candidate")
     columns.pop("line")
     catalogue = np.unique(np.concatenate([columns["movie"], candidate])).astype(np.int32)
-    lists: dict[str, NDArray[Any]] = {}
+    lists: dict[str, Any] = {}
     if (count != len(catalogue)).any() and len(candidate):
         begin, length = (np.cumsum(count) - count)[order], count[order]
         start = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)

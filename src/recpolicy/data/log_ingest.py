@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, Events, log_catalogue, read_events, read_rewards
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.logged_rounds import LoggedRounds, taken_users
 
 _OF_NO_USE = ("late_rewards", "doubled_rewards", "unknown_rewards")
 
@@ -31,6 +31,8 @@ class IngestConfig:
     """Reward of an event whose window closed without one; None leaves such events out."""
     evaluation_share: float = 0.2
     """Share of the rounds, the latest, that only evaluation sees."""
+    contexts: bool = True
+    """Whether to take events with a context vector, which means something to policies of the same features only."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.wait_hours < np.inf:
@@ -63,6 +65,8 @@ class IngestReport:
     """Rewards of an event that has one already; not used."""
     unknown_rewards: int
     """Rewards of events that the log does not have; not used."""
+    with_context: int
+    """Events left out for their context vector, where such are not wanted."""
     training: int
     """Rounds to learn from."""
     evaluation: int
@@ -89,19 +93,21 @@ def ingest(
         came = read_rewards(folder / REWARDS, tables.scale)
         end = int(came[1].max(initial=end))
         counts = _join(columns, *came, config.wait)
-    known = np.isfinite(columns["reward"])
-    waiting = ~known & (columns["time"] + config.wait > end)
-    default = ~(known | waiting) & (config.default_reward is not None)
+    unwanted = _with_context(events) & (not config.contexts)
+    known = np.isfinite(columns["reward"]) & ~unwanted
+    waiting = ~(known | unwanted) & (columns["time"] + config.wait > end)
+    default = ~(known | waiting | unwanted) & (config.default_reward is not None)
     columns["reward"][default] = config.default_reward
     order = np.flatnonzero(known | default)
     order = order[np.argsort(columns["time"][order], kind="stable")]
     if not len(order):
         raise DataError(f"{folder}: no event has a reward yet; wait for them, or give a default_reward")
     rounds = _chosen(events, order, catalogue, tables.scale, name)
-    cut = _cut(rounds.time, config.evaluation_share, folder)
+    cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     report = IngestReport(
         events=len(known), joined=int(known.sum()), defaulted=int(default.sum()), waiting=int(waiting.sum()),
-        left_out=int((~(known | waiting | default)).sum()), training=cut, evaluation=len(rounds) - cut, **counts,
+        left_out=int((~(known | waiting | default | unwanted)).sum()), with_context=int(unwanted.sum()),
+        training=cut, evaluation=len(rounds) - cut, **counts,
     )  # fmt: skip
     return rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation"), report
 
@@ -115,8 +121,15 @@ def rounds_of(path: Path, tables: Catalogue) -> LoggedRounds:
         raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
     return LoggedRounds(
         catalogue=catalogue, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
-        candidate=events.candidate, **events.columns,
+        candidate=events.candidate, context=events.context, newcomers=events.newcomers, **events.columns,
     )  # fmt: skip
+
+
+def _with_context(events: Events) -> NDArray[np.bool_]:
+    """Which events [N] have a vector of their own."""
+    if events.context is None:
+        return np.zeros(len(events.columns["user"]), bool)
+    return ~np.isnan(events.context[:, 0])
 
 
 def _check_default(reward: float | None, scale: tuple[float, float]) -> None:
@@ -143,7 +156,7 @@ def _join(
     return dict(zip(_OF_NO_USE, of_no_use, strict=True))
 
 
-def _cut(time: NDArray[np.int64], share: float, folder: Path) -> int:
+def cut_by_time(time: NDArray[np.int64], share: float, folder: Path) -> int:
     """How many of the rounds, in order of time [N], are to learn from: those of one moment are never parted."""
     cut = len(time) - round(len(time) * share)
     if cut < len(time):
@@ -160,8 +173,9 @@ def _chosen(
     events: Events, order: NDArray[np.int64], catalogue: NDArray[np.int32], scale: tuple[float, float], name: str
 ) -> LoggedRounds:
     """The chosen events, in this order, with their candidates."""
-    columns = {key: value[order] for key, value in events.columns.items()}
+    columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
     columns |= _taken_candidates(events.candidate_start, events.candidate, order)
+    columns |= taken_users(events.columns["user"], events.context, events.newcomers, order)
     return LoggedRounds(catalogue=catalogue, scale=scale, name=name, **columns)
 
 

@@ -8,6 +8,7 @@ A file may say nothing of it. Every fault is a DataError that names the file.
 """
 
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ def about_of(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise DataError(f"{path}: its metadata {KEY.decode()!r} is not that of a log")
     return about
+
+
+def is_of_format(path: Path, name: str, columns: Set[str]) -> bool:
+    """Whether the file is a log of this format: by what it says of itself, else by its columns."""
+    found = set(open_parquet(path).schema_arrow.names)
+    return bool(about_of(path).get("format", name if columns <= found else "") == name)
 
 
 def check_format(about: dict[str, Any], expected: tuple[str, int], path: Path) -> None:

@@ -3,15 +3,29 @@
 N rounds. As in the ratings table, users and movies are row numbers of tables that the log shares with the policy; ids
 appear only in files (log_files.py). A round is one choice: `movie` out of `catalogue`, or out of its own candidates
 where the log tells them. Propensities are kept as float64 logarithms, for a slice of exploration has small ones.
+
+What a policy saw of the user is the user's row of its table of contexts [U, D], or a vector [D] that stands in the log:
+of a newcomer, whom the table of users does not have, or of a user whose features were other ones at the time.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
+
+
+@dataclass(frozen=True)
+class Newcomers:
+    """Users of a log whom the user table does not have: V of them, with the rows known, known + 1, ..."""
+
+    known: int
+    """U: rows of the user table."""
+    ids: NDArray[np.object_]  # [V]
 
 
 @dataclass(frozen=True)
@@ -20,7 +34,7 @@ class LoggedRounds:
 
     event_id: NDArray[np.object_]  # [N] str, unique
     time: NDArray[np.int64]  # [N], milliseconds since 1970
-    user: NDArray[np.int32]  # [N], row of the user table
+    user: NDArray[np.int32]  # [N], row of the user table, or of a newcomer
     movie: NDArray[np.int32]  # [N], row of the movie table; in the catalogue
     log_propensity: NDArray[np.float64]  # [N], <= 0 and finite
     reward: NDArray[np.float64]  # [N], finite and within scale
@@ -31,6 +45,8 @@ class LoggedRounds:
     version: NDArray[np.object_]  # [N] str, content digest of who chose
     candidate_start: NDArray[np.int64] | None = None  # [N + 1], where each round's candidates begin; None: all
     candidate: NDArray[np.int32] | None = None  # [C], movie rows; in the catalogue
+    context: NDArray[np.float32] | None = None  # [N, D], what was seen of the user; NaN, or None: the user's own
+    newcomers: Newcomers | None = None  # each of their rounds has a context; None: the table has all users
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.movie, self.log_propensity, self.reward)
@@ -48,6 +64,7 @@ class LoggedRounds:
             raise DataError(f"{self.name}: the catalogue must hold movie rows in ascending order, each once")
         self._refuse(~np.isin(self.movie, self.catalogue), self.movie, "movie row {}: not in the catalogue")
         self._check_candidates()
+        self._check_context()
 
     def _check_candidates(self) -> None:
         start, candidate = self.candidate_start, self.candidate
@@ -61,6 +78,21 @@ class LoggedRounds:
             raise DataError(f"{self.name}: a candidate is not in the catalogue")
         shown = np.concatenate([[0], np.cumsum(candidate == np.repeat(self.movie, np.diff(start)))])
         self._refuse(np.diff(shown[start]) == 0, self.movie, "movie row {}: not among the candidates")
+
+    def _check_context(self) -> None:
+        if self.context is not None:
+            shape, kind = self.context.shape, self.context.dtype
+            if kind != np.float32 or len(shape) != 2 or len(self.context) != len(self) or not shape[1]:
+                raise DataError(f"{self.name}: contexts {shape} of {kind}; expected ({len(self)}, D) of float32")
+            part = ~self.with_context & ~np.isnan(self.context).all(axis=1)
+            finite = np.isfinite(self.context).sum(axis=1)
+            self._refuse(
+                part, finite, f"context with {{}} of {shape[1]} numbers finite: expected all, or NaN throughout"
+            )
+        if self.newcomers is not None:
+            known, end = self.newcomers.known, self.newcomers.known + len(self.newcomers.ids)
+            self._refuse(self.user >= end, self.user, f"user row {{}}: the newcomers are rows {known}..{end - 1}")
+            self._refuse((self.user >= known) & ~self.with_context, self.user, "user row {}: a newcomer has no context")
 
     def _refuse(self, wrong: NDArray[np.bool_], values: NDArray[np.generic], what: str) -> None:
         if wrong.any():
@@ -78,10 +110,52 @@ class LoggedRounds:
     @property
     def digest(self) -> str:
         """SHA-256 of all that was logged, in order; the name plays no part."""
+        vectors: list[Any] = []
+        if self.context is not None:
+            vectors.append(np.where(self.with_context[:, np.newaxis], self.context, np.float32(np.nan)))
+        if self.newcomers is not None:
+            vectors += [self.newcomers.known, self.newcomers.ids]
         return content_digest(
             self.event_id, self.time, self.user, self.movie, self.log_propensity, self.reward, self.catalogue,
-            list(self.scale), self.policy, self.version, self.candidate_start, self.candidate,
+            list(self.scale), self.policy, self.version, self.candidate_start, self.candidate, *vectors,
         )  # fmt: skip
+
+    @property
+    def with_context(self) -> NDArray[np.bool_]:
+        """Which rounds [N] have a vector."""
+        if self.context is None:
+            return np.zeros(len(self), bool)
+        return np.asarray(np.isfinite(self.context).all(axis=1))
+
+    def contexts(self, table: NDArray[np.floating]) -> NDArray[np.float32]:
+        """What was seen of the user in each round [N, D]: its vector, or the user's row of the table [U, D].
+
+        Raises DataError for vectors of another length than the table's rows.
+        """
+        table, row = self.situations(table)
+        return np.asarray(table[row], np.float32)
+
+    def situations(self, table: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int32]]:
+        """The table [U, D] with the V distinct vectors of the log below [U + V, D], and each round's row in it [N].
+
+        So what is computed of a context is computed once, however many rounds have it. Raises what `contexts` raises.
+        """
+        if self.context is None:
+            return table, self.user
+        self.check_width(table.shape[1])
+        given = self.with_context
+        vectors, place = _distinct(self.context[given])
+        row = self.user.copy()
+        row[given] = len(table) + place
+        return np.concatenate([table, vectors]), row
+
+    def check_width(self, width: int) -> None:
+        """Raise DataError where the log has vectors, and of another length than the policy's contexts."""
+        if self.context is not None and self.context.shape[1] != width:
+            raise DataError(
+                f"{self.name}: contexts of {self.context.shape[1]} numbers, but the policy's have {width}; take a"
+                " policy with the features that were logged, or leave these rounds out (contexts = false of the ingest)"
+            )
 
     def arm(self) -> NDArray[np.int32]:
         """The place [N] of each logged movie in the catalogue."""
@@ -101,10 +175,39 @@ class LoggedRounds:
     def take(self, first: int, last: int, name: str) -> "LoggedRounds":
         """Return rounds first..last-1."""
         rows = slice(first, last)
-        columns = ("event_id", "time", "user", "movie", "log_propensity", "reward", "policy", "version")
+        columns = ("event_id", "time", "movie", "log_propensity", "reward", "policy", "version")
         chosen = {column: getattr(self, column)[rows] for column in columns}
+        chosen |= taken_users(self.user, self.context, self.newcomers, rows)
         if self.candidate is not None and self.candidate_start is not None:
             start = self.candidate_start[first : last + 1]
             chosen["candidate"] = self.candidate[start[0] : start[-1]]
             chosen["candidate_start"] = start - start[0]
         return replace(self, name=name, **chosen)
+
+
+def taken_users(
+    user: NDArray[np.int32], context: NDArray[np.float32] | None, newcomers: Newcomers | None,
+    rows: slice | NDArray[np.int64],
+) -> dict[str, Any]:  # fmt: skip
+    """`user`, `context` and `newcomers` of chosen rounds, the newcomers numbered anew in the order in which they come.
+
+    So a part of a log is the same whether it was cut out of the log or read from a file of its own.
+    """
+    chosen: dict[str, Any] = {"user": user[rows], "context": None, "newcomers": None}
+    if context is None or np.isnan(context[rows]).all():
+        return chosen
+    chosen["context"] = context[rows]
+    if newcomers is not None and (new := chosen["user"] >= newcomers.known).any():
+        place, old = pd.factorize(chosen["user"][new])
+        chosen["user"] = np.where(new, 0, chosen["user"])
+        chosen["user"][new] = newcomers.known + place
+        chosen["newcomers"] = Newcomers(newcomers.known, newcomers.ids[old - newcomers.known])
+    return chosen
+
+
+def _distinct(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """The distinct vectors [V, D] among [n, D], and which of them each is [n]."""
+    width = vectors.shape[1]
+    whole = np.ascontiguousarray(vectors).view(np.dtype((np.void, width * vectors.itemsize)))[:, 0]
+    found, place = np.unique(whole, return_inverse=True)
+    return found.view(np.float32).reshape(-1, width), place

@@ -22,7 +22,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.log_files import Catalogue
-from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, metadata_of, scale_of
+from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, is_of_format, metadata_of, scale_of
 from recpolicy.data.logged_sessions import LoggedSessions, session_faults
 
 SESSIONS = "sessions.parquet"
@@ -63,8 +63,7 @@ def write_sessions(path: Path, log: LoggedSessions, tables: Catalogue) -> None:
 
 def is_session_log(path: Path) -> bool:
     """Whether this Parquet file is a log of sessions: by what it says of itself, else by its columns."""
-    names = read.open_parquet(path).schema_arrow.names
-    return bool(about_of(path).get("format", FORMAT if {"session_id", "step"} <= set(names) else "") == FORMAT)
+    return is_of_format(path, FORMAT, {"session_id", "step"})
 
 
 def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:

@@ -6,7 +6,7 @@ slots are filled from the catalogue, one after the other from the first, and no 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class SlateLog:
 
     def _faults(self) -> Iterator[tuple[NDArray[np.bool_], str]]:
         possible = np.isfinite(self.log_propensity) & (self.log_propensity <= 0)
-        yield ~possible.all(axis=1), "a log-propensity that is not the logarithm of a probability in (0, 1]"
+        yield ~np.all(possible, axis=1), "a log-propensity that is not the logarithm of a probability in (0, 1]"
         low, high = self.scale
         yield ~((self.reward >= low) & (self.reward <= high)), f"its reward is not within {low:g}..{high:g}"
         yield from slate_faults(self.slate, self.catalogue, self.shelves)
@@ -76,6 +76,11 @@ class SlateLog:
         """The movies shown as places in the catalogue [N, K]."""
         return np.searchsorted(self.catalogue, self.slate)
 
+    def taken(self, rows: NDArray[np.integer]) -> "SlateLog":
+        """The slates of these rows, in this order."""
+        columns = {column: getattr(self, column)[rows] for column in COLUMNS}
+        return replace(self, slot_reward=None if self.slot_reward is None else self.slot_reward[rows], **columns)
+
     @property
     def digest(self) -> str:
         """SHA-256 of all that was logged, in order; the name plays no part."""
@@ -88,20 +93,20 @@ def slate_faults(
 ) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """What can be wrong with the movies of slates [N, K]: where [N], and what."""
     unknown = ~np.isin(slate, catalogue)
-    yield unknown.any(axis=1), "a movie that is not in the catalogue of this log"
+    yield np.any(unknown, axis=1), "a movie that is not in the catalogue of this log"
     if shelves is None:
         ordered = np.sort(slate, axis=1)
-        yield (np.diff(ordered, axis=1) == 0).any(axis=1), "a movie that stands on the page twice"
+        yield np.any(np.diff(ordered, axis=1) == 0, axis=1), "a movie that stands on the page twice"
         return
     place = np.minimum(np.searchsorted(catalogue, slate), len(catalogue) - 1)
     misplaced = shelves[place] != np.arange(slate.shape[1])
-    yield misplaced.any(axis=1), "a movie that is not of the shelf of its slot"
+    yield np.any(misplaced, axis=1), "a movie that is not of the shelf of its slot"
 
 
 def sum_fault(slot_reward: NDArray[np.float64], reward: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Where [N] the rewards of the slots [N, K] do not add up to that of the slate; so it is with NaN."""
     room = _TOLERANCE * (1 + np.abs(slot_reward).sum(axis=1))
-    return ~(np.abs(slot_reward.sum(axis=1) - reward) <= room)
+    return np.asarray(~(np.abs(slot_reward.sum(axis=1) - reward) <= room))
 
 
 def open_to(

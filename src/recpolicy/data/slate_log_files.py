@@ -23,7 +23,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.log_files import Catalogue
-from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, metadata_of, scale_of
+from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, is_of_format, metadata_of, scale_of
 from recpolicy.data.slate_log import SlateLog, slate_faults, sum_fault
 
 SLATES = "slates.parquet"
@@ -58,8 +58,7 @@ def write_slates(path: Path, log: SlateLog, tables: Catalogue) -> None:
 
 def is_slate_log(path: Path) -> bool:
     """Whether this Parquet file is a log of slates: by what it says of itself, else by its columns."""
-    names = read.open_parquet(path).schema_arrow.names
-    return bool(about_of(path).get("format", FORMAT if "slate" in names else "") == FORMAT)
+    return is_of_format(path, FORMAT, {"slate"})
 
 
 def read_slates(path: Path, tables: Catalogue) -> SlateLog:
@@ -138,9 +137,9 @@ def _slate_rows(piece: read.Piece, movies: "pd.Index[Any]", slots: int) -> NDArr
 
 def _log_propensities(piece: read.Piece, slots: int) -> NDArray[np.float64]:
     """Logarithms [n, K] of probabilities in (0, 1]."""
-    if _items(piece.batch.column("log_propensity").type) != pa.float64():
+    values = _table(piece, "log_propensity", "lists of float64", slots)
+    if piece.batch.column("log_propensity").type.value_type != pa.float64():
         piece.refuse_type("log_propensity", "lists of float64")
-    values = np.asarray(_table(piece, "log_propensity", "lists of float64", slots), np.float64)
     piece.refuse(
         ~np.all(np.isfinite(values) & (values <= 0), axis=1),
         lambda row: f"log_propensity {values[row].tolist()}: expected logarithms of probabilities in (0, 1]",
@@ -150,10 +149,10 @@ def _log_propensities(piece: read.Piece, slots: int) -> NDArray[np.float64]:
 
 def _slot_rewards(piece: read.Piece, slots: int) -> NDArray[np.float64]:
     """Numbers [n, K]; NaN where the piece has none."""
-    if not piece.has("slot_reward") or piece.batch.column("slot_reward").null_count == len(piece):
+    if read.lists(piece, "slot_reward", "lists of numbers") is None:
         return np.full((len(piece), slots), np.nan)
-    kind = _items(piece.batch.column("slot_reward").type)
-    if kind is None or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+    kind = piece.batch.column("slot_reward").type.value_type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
         piece.refuse_type("slot_reward", "lists of numbers")
     values = np.asarray(_table(piece, "slot_reward", "lists of numbers", slots), np.float64)
     piece.refuse(
@@ -164,27 +163,19 @@ def _slot_rewards(piece: read.Piece, slots: int) -> NDArray[np.float64]:
 
 def _table(piece: read.Piece, name: str, expected: str, slots: int) -> NDArray[Any]:
     """A column of lists, all of K values, as [n, K]."""
-    column = piece.batch.column(name)
-    if _items(column.type) is None:
-        piece.refuse_type(name, expected)
-    piece.refuse(np.asarray(pc.is_null(column)), lambda _: f"{name} is missing")
-    length = np.asarray(pc.list_value_length(column))
+    found = read.lists(piece, name, expected)
+    if found is None:
+        piece.refuse(np.ones(len(piece), bool), lambda _: f"{name} is missing")
+        return np.empty((0, slots))
+    piece.refuse(found.missing, lambda _: f"{name} is missing")
+    length = np.diff(found.start)
     slots = slots or int(length[0])
     piece.refuse(
         (length != slots) | (slots == 0), lambda row: f"{name} holds {length[row]} values; expected {slots or 'some'}"
     )
-    values = column.flatten()
-    piece.refuse(
-        read.any_of(np.asarray(pc.is_null(values)), np.arange(len(piece) + 1) * slots),
-        lambda _: f"a value of {name} is missing",
-    )
-    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(len(piece), slots)
-
-
-def _items(kind: Any) -> Any:
-    """The type of what a list holds; None for what is no list."""
-    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return kind.value_type if listed else None
+    null = np.asarray(pc.is_null(found.values))
+    piece.refuse(read.any_of(null, found.start), lambda _: f"a value of {name} is missing")
+    return np.asarray(found.values.to_numpy(zero_copy_only=False)).reshape(len(piece), slots)
 
 
 def _all_or_none(slot_reward: NDArray[Any], reward: NDArray[Any], path: Path) -> NDArray[np.float64] | None:

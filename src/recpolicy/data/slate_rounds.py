@@ -5,14 +5,19 @@ the movies of its shelf, or those that do not stand above it, and its propensity
 read, a page says of each slot what it earned where it stood: what a slot takes from or lends to others is not seen.
 """
 
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.data.log_files import Catalogue
+from recpolicy.data.log_ingest import IngestConfig, IngestReport, cut_by_time
 from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.slate_log import SlateLog, open_to
+from recpolicy.data.slate_log_files import SLATES, read_slates
 
 
 def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> LoggedRounds:
@@ -41,6 +46,22 @@ def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> LoggedRounds:
         reward=low + (high - low) * log.slot_reward.ravel(), catalogue=log.catalogue, scale=scale, name=log.name,
         candidate_start=start, candidate=candidate, **columns,
     )  # fmt: skip
+
+
+def ingest_slates(
+    folder: Path, tables: Catalogue, config: IngestConfig, name: str = "log"
+) -> tuple[LoggedRounds, LoggedRounds, IngestReport]:
+    """Read and check the slates in `folder`; returns the rounds to learn from, those to evaluate on, the report.
+
+    As log_ingest.ingest; the rewards of slates stand with them. Raises what `read_slates` and `rounds_of_slates` raise.
+    """
+    log = read_slates(folder / SLATES, tables)
+    rounds = rounds_of_slates(log.taken(np.argsort(log.time, kind="stable")), tables.scale)
+    cut = cut_by_time(rounds.time, config.evaluation_share, folder)
+    none = dict.fromkeys((field.name for field in fields(IngestReport)), 0)
+    told = {"events": len(rounds), "joined": len(rounds), "training": cut, "evaluation": len(rounds) - cut}
+    parts = rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation")
+    return *parts, IngestReport(**(none | told))
 
 
 def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -135,15 +135,16 @@ class Policy:
             raise DataError("nothing to recommend: the users have rated every movie; use exclude_rated=False")
         return pd.concat(frames, ignore_index=True)
 
-    def scores(self) -> tuple[Array, Array]:
-        """Exploit scores [U, I] and rating estimates [U, I] of all users: what evaluation reads.
+    def scores(self, contexts: Array | None = None) -> tuple[Array, Array]:
+        """Exploit scores [U, I] and rating estimates [U, I] of all users, or of contexts [U, C]: what evaluation reads.
 
         Outside the catalogue the score is the lowest in the catalogue: the policy would not choose the movie.
         """
         artifact = self.artifact
+        contexts = artifact.context if contexts is None else contexts
         scores, ratings = [], []
-        for start in range(0, len(artifact.context), USERS_AT_ONCE):
-            estimate, rating = estimate_block(artifact, artifact.context[start : start + USERS_AT_ONCE])
+        for start in range(0, len(contexts), USERS_AT_ONCE):
+            estimate, rating = estimate_block(artifact, contexts[start : start + USERS_AT_ONCE])
             score = np.repeat(estimate.score.min(axis=1, keepdims=True), len(artifact.movies), axis=1)
             score[:, artifact.catalogue] = estimate.score
             scores.append(score)

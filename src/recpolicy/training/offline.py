@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recpolicy.agents.learner import BanditAgent, Learner
 from recpolicy.agents.lints import LinTS
 from recpolicy.agents.linucb import DisjointLinear, LinUCB
-from recpolicy.agents.observation import read_observation
+from recpolicy.agents.observation import context_width, read_observation
 from recpolicy.agents.ucb1 import UCB1
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
@@ -75,7 +75,8 @@ def learn_from_log(
     loss = None if at_once is None else at_once(agent.learner, log, context, catalogue, epochs)
     if loss is None:
         reward = log.reward.astype(np.float32)
-        loss = float(learn_offline(agent, context[log.user], action, reward, epochs=epochs, seed=seed)[-1])
+        seen = log.contexts(context)
+        loss = float(learn_offline(agent, seen, action, reward, epochs=epochs, seed=seed)[-1])
     else:
         agent.train_step_counter.assign_add(epochs)
     return {"mode": "log", "rows": len(log), "epochs": epochs, "last_loss": loss}
@@ -87,8 +88,9 @@ def _linear_at_once(
     """The posterior from sufficient statistics; None, and nothing learnt, where the order of the rounds matters."""
     if learner.forgets:
         return None
-    features = learner.features(read_observation(tf.constant(context))).numpy()  # [U, D (+ 1)]
-    sums = Statistics.of(log, features, catalogue)
+    table, row = log.situations(context)  # [U + V, D]
+    features = learner.features(read_observation(tf.constant(table))).numpy()  # [U + V, D (+ 1)]
+    sums = Statistics.of(log, features, catalogue, row)
     beliefs = learner.posterior
     theta, covariance = posterior(sums * epochs, beliefs.theta.numpy(), beliefs.covariance.numpy())
     beliefs.theta.assign(theta.astype(np.float32))
@@ -116,8 +118,8 @@ AT_ONCE: Mapping[type[Learner], Callable[..., float | None]] = {
 def logged_actions(agent: BanditAgent, log: LoggedRounds, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
     """The agent's action [N] in each round of the log: the place of the movie in the catalogue [A].
 
-    Raises ConfigError for an agent that cannot learn from logs, DataError for a log that is empty or shows movies that
-    are not in the catalogue.
+    Raises ConfigError for an agent that cannot learn from logs, DataError for a log that is empty, shows movies that
+    are not in the catalogue, or has vectors of another length than the agent's contexts.
     """
     if not agent.learner.learns_from_logs:
         raise ConfigError(
@@ -126,6 +128,7 @@ def logged_actions(agent: BanditAgent, log: LoggedRounds, catalogue: NDArray[np.
         )
     if not len(log):
         raise DataError(f"{log.name}: no rounds to learn from")
+    log.check_width(context_width(agent.time_step_spec))
     return places(log, catalogue)
 
 

@@ -35,22 +35,29 @@ class Statistics:
     """Sum of squared rewards of all rounds."""
 
     @classmethod
-    def of(cls, log: LoggedRounds, context: NDArray[np.floating], catalogue: NDArray[np.int32]) -> "Statistics":
+    def of(
+        cls, log: LoggedRounds, context: NDArray[np.floating], catalogue: NDArray[np.int32],
+        row: NDArray[np.int32] | None = None,
+    ) -> "Statistics":  # fmt: skip
         """The sums of all rounds; context [U, D] belongs to users, catalogue [A] holds the arms' movie rows, ascending.
 
-        Raises DataError for a log that shows movies outside the catalogue.
+        Vectors of the log stand in for their users' contexts; `row` [N], where each round's context is found, if it is
+        other rows than `log.situations` says. Raises DataError for a log that shows movies outside the catalogue, or
+        has vectors of another length.
         """
         arm = places(log, catalogue)
+        if row is None:
+            context, row = log.situations(context)
         arms, features = len(catalogue), context.shape[1]
         order = np.argsort(arm, kind="stable")
-        user, reward = log.user[order], log.reward[order]
+        row, reward = row[order], log.reward[order]
         count = np.bincount(arm, minlength=arms)
         start = np.concatenate([[0], np.cumsum(count)])
         gram, moment = np.zeros((arms, features, features)), np.zeros((arms, features))
         for one in np.flatnonzero(count):
             for first in range(start[one], start[one + 1], _ROWS):
                 rows = slice(first, min(first + _ROWS, start[one + 1]))
-                x = context[user[rows]].astype(np.float64)  # [n, D]
+                x = context[row[rows]].astype(np.float64)  # [n, D]
                 gram[one] += x.T @ x
                 moment[one] += reward[rows] @ x
         return cls(gram, moment, count, float(log.reward @ log.reward))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from recpolicy.evaluation.off_policy.estimators import dr_terms, ips_terms
 from recpolicy.evaluation.off_policy.forms import Form, beta_form, corrected_ratio_form, mean_form, ratio_form
-from recpolicy.evaluation.off_policy.intervals import Bracket
+from recpolicy.evaluation.off_policy.intervals import Bracket, weighted_bracket
 from recpolicy.evaluation.off_policy.weights import clipped, harmonic, shrunk, switched
 
 Array = NDArray[np.float64]
@@ -52,16 +52,9 @@ class Recipe:
     """Bounds on the truth, given the evidence, the weights used, the range of rewards and the largest such weight."""
 
 
-def weighted_bracket(evidence: Evidence, used: Array, span: tuple[float, float], largest: float) -> Bracket:
-    """Bounds without a reward model: low + u (r - low) and high - u (high - r) with u = min(used, w).
-
-    Because E[w] = 1, the value is low + E[w (r - low)], and u <= w only takes away; likewise from above. So the truth
-    stays within the interval however hard the weights are tamed.
-    """
-    low, high = span
-    weight = np.minimum(used, evidence.weight)
-    lower, upper = (edge + weight * (evidence.reward - edge) for edge in (low, high))
-    return Bracket(lower, upper, largest * (high - low), span)
+def _weighted_bracket(evidence: Evidence, used: Array, span: tuple[float, float], largest: float) -> Bracket:
+    """Bounds without a reward model, however hard the weights are tamed: with min(used, w), which only takes away."""
+    return weighted_bracket(np.minimum(used, evidence.weight), evidence.reward, span, largest)
 
 
 def doubly_robust_bracket(evidence: Evidence, used: Array, span: tuple[float, float], largest: float) -> Bracket:
@@ -110,13 +103,13 @@ HARMONIC = Taming(
 )
 
 ESTIMATORS: Mapping[str, Recipe] = {
-    "ips": Recipe("log", _weighted, bracket=weighted_bracket),
-    "clipped_ips": Recipe("log", _weighted, CLIP, weighted_bracket),
-    "sub_gaussian": Recipe("log", _weighted, HARMONIC, weighted_bracket),
+    "ips": Recipe("log", _weighted, bracket=_weighted_bracket),
+    "clipped_ips": Recipe("log", _weighted, CLIP, _weighted_bracket),
+    "sub_gaussian": Recipe("log", _weighted, HARMONIC, _weighted_bracket),
     "snips": Recipe("log", _self_normalised),
     "beta_ips": Recipe("log", _control_variate),
     "replay": Recipe("replay", _self_normalised),
-    "mips": Recipe("clusters", _weighted, bracket=weighted_bracket),
+    "mips": Recipe("clusters", _weighted, bracket=_weighted_bracket),
     "dm": Recipe("model", _direct),
     "dr": Recipe("model", _doubly_robust, bracket=doubly_robust_bracket),
     "sndr": Recipe("model", _self_normalised_doubly_robust),

@@ -4,6 +4,12 @@
     estimates = estimate(rounds, target_of(rounds, target_probs))
     print(estimates.table())
 
+Who asks several things of one target makes its `evidence` once, and reads the tables of all actions no more than once:
+
+    candidate = evidence(rounds, target_of(rounds, target_probs), config)
+    estimates = estimates_from(candidate, None, config)
+    won = gains_from(candidate, candidate.seen_by(other), ("snips", "dr"), config)
+
 N rounds, A actions. Everything random follows from the seed in the config; the order of estimators changes nothing.
 """
 
@@ -14,16 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, unknown_name
-from recpolicy.core.seeds import generator
-from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, percentile_interval
+from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES
 from recpolicy.evaluation.off_policy.catalogue import ESTIMATORS, Evidence, Recipe
-from recpolicy.evaluation.off_policy.diagnostics import diagnose
 from recpolicy.evaluation.off_policy.evidence import Sources
-from recpolicy.evaluation.off_policy.forms import Form, bootstrap
-from recpolicy.evaluation.off_policy.intervals import Bracket, confidence_sequence, empirical_bernstein, student_t
-from recpolicy.evaluation.off_policy.results import Estimates, Gain, OffPolicyResult
+from recpolicy.evaluation.off_policy.inference import Estimation, gains_of, results_of
+from recpolicy.evaluation.off_policy.intervals import Bracket
+from recpolicy.evaluation.off_policy.results import Estimates, Gain
 from recpolicy.evaluation.off_policy.reward_model import RewardModelConfig
-from recpolicy.evaluation.off_policy.rounds import ActionTable, LoggedChoices, Target, Units, refuse
+from recpolicy.evaluation.off_policy.rounds import ActionTable, LoggedChoices, Target, refuse
 from recpolicy.evaluation.off_policy.tuning import METHODS, Choice, choose, given
 
 Array = NDArray[np.float64]
@@ -65,17 +69,6 @@ class OffPolicyConfig:
             raise ConfigError(f"OffPolicyConfig.reward_range is {self.reward_range}; expected (least, largest)")
 
 
-@dataclass(frozen=True)
-class _Estimation:
-    """One estimator on one log, before its intervals."""
-
-    recipe: Recipe
-    evidence: Evidence
-    used: Array  # [N]
-    choice: Choice | None
-    form: Form
-
-
 def estimate(
     rounds: LoggedChoices,
     target: Target,
@@ -93,20 +86,7 @@ def estimate(
     users, and replay on a log that is not uniform; ConfigError for what an estimator lacks.
     """
     config = config or OffPolicyConfig()
-    sources = Sources(rounds, target, q, clusters, config.model, config.reward_range, config.seed)
-    _check_bounds(sources, config)
-    names = (
-        [name for name, recipe in ESTIMATORS.items() if sources.has(recipe.source)]
-        if estimators is None
-        else estimators
-    )
-    found = {name: _make(name, sources, config) for name in names}
-    resampled = bootstrap([one.form for one in found.values()], rounds.units, _rng(config), config.resamples)
-    results = {
-        name: _result(name, one, values, sources, config)
-        for (name, one), values in zip(found.items(), resampled, strict=True)
-    }
-    return Estimates(results, asdict(config))
+    return estimates_from(evidence(rounds, target, config, q=q, clusters=clusters), estimators, config)
 
 
 def gain(
@@ -119,88 +99,107 @@ def gain(
     q: ActionTable | None = None,
     clusters: NDArray[np.integer] | None = None,
 ) -> Gain:
+    """Estimate by how much the candidate earns more per round than the incumbent, by one estimator; see `gains`."""
+    return gains(rounds, candidate, incumbent, [estimator], config, q=q, clusters=clusters)[estimator]
+
+
+def gains(
+    rounds: LoggedChoices,
+    candidate: Target,
+    incumbent: Target | None,
+    estimators: Sequence[str],
+    config: OffPolicyConfig | None = None,
+    *,
+    q: ActionTable | None = None,
+    clusters: NDArray[np.integer] | None = None,
+) -> dict[str, Gain]:
     """Estimate by how much the candidate earns more per round than the incumbent, paired round by round.
 
     What is easy about a user is easy for both, so the interval is sharper than those of two separate values. Incumbent
-    None is the logging policy itself: its value is the mean logged reward. Arguments and errors as `estimate`.
+    None is the logging policy itself: its value is the mean logged reward. Tables are read and users resampled once for
+    all estimators, whose gains are those that each would give alone. Arguments and errors as `estimate`.
     """
     config = config or OffPolicyConfig()
-    made, sources = [], []
-    logging = (Target(rounds.logged_prob), "ips")  # weights of 1: the mean reward
-    for target, name in ((candidate, estimator), logging if incumbent is None else (incumbent, estimator)):
-        source = Sources(rounds, target, q, clusters, config.model, config.reward_range, config.seed)
-        _check_bounds(source, config)
-        sources.append(source)
-        made.append(_make(name, source, config))
-    resampled = bootstrap([one.form for one in made], rounds.units, _rng(config), config.resamples)
-    results = [
-        _result(estimator, one, values, source, config)
-        for one, values, source in zip(made, resampled, sources, strict=True)
-    ]
-    first, second = (_bracket(one, config) for one in made)
-    bracket = None
-    if first is not None and second is not None:
-        bracket = first.minus(second)
-    terms = made[0].form.terms - made[1].form.terms
-    intervals = _intervals(terms, resampled[0] - resampled[1], bracket, rounds.units, config)
-    return Gain(estimator, float(terms.mean()), intervals, results[0], results[1])
+    first = evidence(rounds, candidate, config, q=q, clusters=clusters)
+    return gains_from(first, None if incumbent is None else first.seen_by(incumbent), estimators, config)
 
 
-def _make(name: str, sources: Sources, config: OffPolicyConfig) -> _Estimation:
-    if name not in ESTIMATORS:
-        raise unknown_name("estimator", name, ESTIMATORS)
+def evidence(
+    rounds: LoggedChoices,
+    target: Target,
+    config: OffPolicyConfig,
+    *,
+    q: ActionTable | None = None,
+    clusters: NDArray[np.integer] | None = None,
+) -> Sources:
+    """What estimators read of one target on one log, made when first asked for. Arguments as `estimate`."""
+    return Sources(rounds, target, q, clusters, config.model, config.reward_range, config.seed)
+
+
+def estimates_from(sources: Sources, estimators: Sequence[str] | None, config: OffPolicyConfig) -> Estimates:
+    """`estimate` from evidence made before, under the same config."""
+    _check_bounds(sources, config)
+    names = (
+        [name for name, recipe in ESTIMATORS.items() if sources.has(recipe.source)]
+        if estimators is None
+        else estimators
+    )
+    made = _make(names, sources, config)
+    return Estimates(results_of(made, sources.rounds.units, config), asdict(config))
+
+
+def gains_from(
+    candidate: Sources, incumbent: Sources | None, estimators: Sequence[str], config: OffPolicyConfig
+) -> dict[str, Gain]:
+    """`gains` from evidence made before, under the same config; of two policies, `incumbent` is made by `seen_by`."""
+    _check_bounds(candidate, config)
+    if incumbent is None:
+        logging = candidate.seen_by(Target(candidate.rounds.logged_prob))  # weights of 1: the mean reward
+        second = dict.fromkeys(estimators, _estimation("ips", logging, config))
+    else:
+        _check_bounds(incumbent, config)
+        second = _make(estimators, incumbent, config)
+    first = _make(estimators, candidate, config)
+    return gains_of(first, second, candidate.rounds.units, config)
+
+
+def _make(names: Sequence[str], sources: Sources, config: OffPolicyConfig) -> dict[str, Estimation]:
+    for name in names:
+        if name not in ESTIMATORS:
+            raise unknown_name("estimator", name, ESTIMATORS)
+    sources.read({ESTIMATORS[name].source for name in names})
+    return {name: _estimation(name, sources, config) for name in names}
+
+
+def _estimation(name: str, sources: Sources, config: OffPolicyConfig) -> Estimation:
     recipe = ESTIMATORS[name]
-    evidence = sources.get(recipe.source)
-    used, choice = evidence.weight, None
+    found = sources.get(recipe.source)
+    used, choice = found.weight, None
     if recipe.taming is not None:
         if name in config.settings:
             choice = given(recipe.taming, config.settings[name])
         else:
-            choice = choose(recipe, recipe.taming, evidence, sources.rounds.units, config.tuning)
-        used = recipe.taming.tame(evidence.weight, choice.value)
-    return _Estimation(recipe, evidence, used, choice, recipe.form(evidence, used))
+            choice = choose(recipe, recipe.taming, found, sources.rounds.units, config.tuning)
+        used = recipe.taming.tame(found.weight, choice.value)
+    return Estimation(
+        recipe.form(found, used), found.weight, used, _bracket(recipe, found, used, choice, config), choice,
+        sources.fits.get(recipe.source),
+    )  # fmt: skip
 
 
-def _result(
-    name: str, one: _Estimation, resampled: Array, sources: Sources, config: OffPolicyConfig
-) -> OffPolicyResult:
-    units = sources.rounds.units
-    return OffPolicyResult(
-        estimator=name,
-        value=one.form.value,
-        intervals=_intervals(one.form.terms, resampled, _bracket(one, config), units, config),
-        diagnostics=diagnose(one.evidence.weight, one.used, units),
-        choice=one.choice,
-        model=sources.fits.get(one.recipe.source),
-    )
-
-
-def _intervals(
-    terms: Array, resampled: Array, bracket: Bracket | None, units: Units, config: OffPolicyConfig
-) -> dict[str, Interval]:
-    value = float(terms.mean())
-    defined = resampled[np.isfinite(resampled)]  # a resample may hold no round that replay keeps
-    found = {
-        "bootstrap": percentile_interval(value, defined, config.level),
-        "t": student_t(terms, units, config.level),
-        "sequence": confidence_sequence(terms, units, config.level),
-    }
-    if bracket is not None:
-        found["bernstein"] = empirical_bernstein(value, bracket, units, config.level)
-    return found
-
-
-def _bracket(one: _Estimation, config: OffPolicyConfig) -> Bracket | None:
+def _bracket(
+    recipe: Recipe, found: Evidence, used: Array, choice: Choice | None, config: OffPolicyConfig
+) -> Bracket | None:
     """Bounds for empirical Bernstein; None where rewards, weights or model are not bounded or fixed beforehand."""
-    if one.recipe.bracket is None or config.reward_range is None or not one.evidence.foreknown:
+    if recipe.bracket is None or config.reward_range is None or not found.foreknown:
         return None
     largest = config.weight_bound
-    if one.choice is not None and one.recipe.taming is not None:
-        largest = min(largest, one.recipe.taming.largest(one.choice.value))
+    if choice is not None and recipe.taming is not None:
+        largest = min(largest, recipe.taming.largest(choice.value))
     if not np.isfinite(largest):
         return None
-    bracket = one.recipe.bracket(one.evidence, one.used, config.reward_range, largest)
-    looks = 1 if one.choice is None else len(one.choice.candidates)
+    bracket = recipe.bracket(found, used, config.reward_range, largest)
+    looks = 1 if choice is None else len(choice.candidates)
     return replace(bracket, looks=looks)
 
 
@@ -214,7 +213,3 @@ def _check_bounds(sources: Sources, config: OffPolicyConfig) -> None:
     refuse(
         "weight", weight, weight <= config.weight_bound * (1 + 1e-9), f"at most weight_bound {config.weight_bound:g}"
     )
-
-
-def _rng(config: OffPolicyConfig) -> np.random.Generator:
-    return generator(config.seed, "off_policy/bootstrap")

@@ -1,6 +1,7 @@
 """What the estimators read, drawn from log and target: weights, reward models, replay and clusters."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +12,12 @@ from recpolicy.core.seeds import generator
 from recpolicy.evaluation.off_policy.catalogue import Evidence
 from recpolicy.evaluation.off_policy.estimators import direct_terms
 from recpolicy.evaluation.off_policy.results import ModelFit
-from recpolicy.evaluation.off_policy.reward_model import RewardModelConfig, fit_reward_model, mrdr_weights
+from recpolicy.evaluation.off_policy.reward_model import (
+    CrossFitted,
+    RewardModelConfig,
+    fit_reward_model,
+    mrdr_weights,
+)
 from recpolicy.evaluation.off_policy.rounds import (
     ActionTable,
     LoggedChoices,
@@ -39,6 +45,10 @@ class Sources:
     seed: int
     fits: dict[str, ModelFit] = field(default_factory=dict)
     """How well each reward model fits, by source."""
+    lender: "Sources | None" = None
+    """Sources of the same rounds whose fitted reward model serves here, too: it owes nothing to the target."""
+    _scanned: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    """Expected reward under the target and predicted reward of the logged action, by source."""
 
     def __post_init__(self) -> None:
         if self.target.prob.shape != (len(self.rounds),):
@@ -66,6 +76,10 @@ class Sources:
             return all(one is not None for one in given)
         return True
 
+    def seen_by(self, target: Target) -> "Sources":
+        """The same rounds and reward model with another target."""
+        return replace(self, target=target, fits={}, lender=self, _scanned={})
+
     @cached_property
     def log(self) -> Evidence:
         """Weights and rewards."""
@@ -75,15 +89,17 @@ class Sources:
     @cached_property
     def modelled(self) -> Evidence:
         """With the given reward model, or a cross-fitted one."""
-        q = fit_reward_model(self.rounds, self.model, self.seed).rows if self.q is None else self.q
-        return self._with_model(q, "model", foreknown=self.q is not None)
+        return self._with_model("model", foreknown=self.q is not None)
 
     @cached_property
     def mrdr(self) -> Evidence:
         """With a reward model that is cross-fitted so as to make DR least variable."""
-        weight = mrdr_weights(self.log.weight, self.rounds.logged_prob)
-        q = fit_reward_model(self.rounds, self.model, self.seed, weight).rows
-        return self._with_model(q, "mrdr", foreknown=False)
+        return self._with_model("mrdr", foreknown=False)
+
+    @cached_property
+    def fitted(self) -> CrossFitted:
+        """The reward model of these rounds where none is given."""
+        return fit_reward_model(self.rounds, self.model, self.seed) if self.lender is None else self.lender.fitted
 
     @cached_property
     def replay(self) -> Evidence:
@@ -110,38 +126,49 @@ class Sources:
         logged = marginal_probs(rounds, rounds.logging_probs, self.clusters, "logging_probs")
         return _without_model(importance_weights(wanted, logged), self.log.reward)
 
-    def _with_model(self, q: ActionTable, source: str, *, foreknown: bool) -> Evidence:
-        direct, predicted = self._scan(q, self._table("a reward model"))
-        error = predicted - self.log.reward
-        variance = float(self.log.reward.var())
-        self.fits[source] = ModelFit(
-            rmse=float(np.sqrt(np.mean(error**2))),
-            bias=float(error.mean()),
-            explained=1 - float(np.mean(error**2)) / variance if variance > 0 else float("nan"),
-        )
+    def read(self, sources: Collection[str]) -> None:
+        """Read the tables of all actions now, once for all of these sources; else each reads them when asked for."""
+        missing = [source for source in ("model", "mrdr") if source in sources and source not in self._scanned]
+        if missing:
+            table = self._table("a reward model")
+            self._scanned.update(self._scan({source: self._rows_of(source) for source in missing}, table))
+
+    def _rows_of(self, source: str) -> ActionTable:
+        if source == "model":
+            return self.fitted.rows if self.q is None else self.q
+        weight = mrdr_weights(self.log.weight, self.rounds.logged_prob)
+        return fit_reward_model(self.rounds, self.model, self.seed, weight).rows
+
+    def _with_model(self, source: str, *, foreknown: bool) -> Evidence:
+        self.read([source])
+        direct, predicted = self._scanned[source]
+        self.fits[source] = ModelFit.of(predicted, self.log.reward)
         return Evidence(self.log.weight, self.log.reward, direct, predicted, foreknown)
 
-    def _scan(self, q: ActionTable, table: ActionTable) -> tuple[Array, Array]:
+    def _scan(self, models: Mapping[str, ActionTable], table: ActionTable) -> dict[str, tuple[Array, Array]]:
         """Expected reward under the target and predicted reward of the logged action, both [N], block by block."""
         rounds = self.rounds
-        direct, predicted = np.empty(len(rounds)), np.empty(len(rounds))
-        low, high = self.reward_range or (-np.inf, np.inf)
-        pairs = zip(rounds.blocks(table, "target probabilities"), rounds.blocks(q, "predicted rewards"), strict=True)
-        for (part, wanted), (_, reward) in pairs:
+        found = {source: (np.empty(len(rounds)), np.empty(len(rounds))) for source in models}
+        rows_of = [rounds.blocks(q, "predicted rewards") for q in models.values()]
+        for (part, wanted), *predictions in zip(rounds.blocks(table, "target probabilities"), *rows_of, strict=True):
             check_distribution(wanted, part.start, "target probabilities")
-            off = np.abs(rounds.at_logged(part, wanted) - self.target.prob[part])
-            if off.max() > _TOLERANCE:
-                row = int(off.argmax())
-                raise DataError(
-                    f"round {part.start + row}: target.prob is {self.target.prob[part][row]:.6g}, its table says "
-                    f"{wanted[row, rounds.action[part][row]]:.6g} for the logged action"
-                )
-            if not np.isfinite(reward).all():
-                raise DataError(f"predicted rewards: rounds {part.start}..{part.stop - 1} hold numbers not finite")
-            bounded = np.clip(reward, low, high) if self.reward_range else reward
-            direct[part] = direct_terms(wanted, bounded)
-            predicted[part] = rounds.at_logged(part, bounded)
-        return direct, predicted
+            self._check_logged(part, wanted)
+            for (direct, predicted), (_, reward) in zip(found.values(), predictions, strict=True):
+                if not np.isfinite(reward).all():
+                    raise DataError(f"predicted rewards: rounds {part.start}..{part.stop - 1} hold numbers not finite")
+                bounded = np.clip(reward, *self.reward_range) if self.reward_range else reward
+                direct[part] = direct_terms(wanted, bounded)
+                predicted[part] = rounds.at_logged(part, bounded)
+        return found
+
+    def _check_logged(self, part: slice, wanted: NDArray[np.floating]) -> None:
+        off = np.abs(self.rounds.at_logged(part, wanted) - self.target.prob[part])
+        if off.max() > _TOLERANCE:
+            row = int(off.argmax())
+            raise DataError(
+                f"round {part.start + row}: target.prob is {self.target.prob[part][row]:.6g}, its table says "
+                f"{wanted[row, self.rounds.action[part][row]]:.6g} for the logged action"
+            )
 
     def _table(self, who: str) -> ActionTable:
         if self.target.table is None:

@@ -49,6 +49,17 @@ class Bracket:
         )
 
 
+def weighted_bracket(weight: Array, reward: Array, span: tuple[float, float], largest: float) -> Bracket:
+    """Bounds by weights w [N] in 0..largest and rewards [N] in `span`: low + w (r - low) and high - w (high - r).
+
+    With E[w] = 1 the value is low + E[w (r - low)]; weights that were tamed only take away from that, and so does a
+    target that may choose what is never logged. Likewise from above. So the truth stays within the bounds.
+    """
+    low, high = span
+    lower, upper = (edge + weight * (reward - edge) for edge in span)
+    return Bracket(lower, upper, largest * (high - low), span)
+
+
 def student_t(terms: Array, units: Units, level: float = LEVEL) -> Interval:
     """Mean of the terms and its t interval with U - 1 degrees of freedom. Raises DataError for a single user."""
     value, error = mean_and_error(terms, units)

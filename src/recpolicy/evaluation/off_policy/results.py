@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recpolicy.core.errors import unknown_name
 from recpolicy.evaluation.bootstrap import Interval
@@ -18,18 +19,30 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class ModelFit:
-    """How well a reward model predicts the logged rewards (cross-fitted: those it has not seen)."""
+    """How well a model predicts what was logged (cross-fitted: what it has not seen).
+
+    Of single choices that is each round's reward; of slates and sessions each step's reward and what the model says of
+    the next (`step_models.one_step_fit`).
+    """
 
     rmse: float
     bias: float
-    """Mean of prediction - reward."""
+    """Mean of prediction - what was logged."""
     explained: float
-    """1 - mean squared error / variance of the rewards; 0 is no better than their mean."""
+    """1 - mean squared error / variance of what was logged; 0 is no better than its mean."""
+
+    @classmethod
+    def of(cls, predicted: NDArray[np.float64], logged: NDArray[np.float64]) -> "ModelFit":
+        """Compare predictions with what was logged, both [N], N >= 1; `explained` is NaN where nothing varies."""
+        error = predicted - logged
+        square, variance = float(np.mean(error**2)), float(logged.var())
+        explained = 1 - square / variance if variance > 0 else float("nan")
+        return cls(rmse=float(np.sqrt(square)), bias=float(error.mean()), explained=explained)
 
 
 @dataclass(frozen=True)
 class OffPolicyResult:
-    """What one estimator says a target policy earns per round."""
+    """What one estimator says a target policy earns per round, slate or session."""
 
     estimator: str
     value: float
@@ -61,6 +74,9 @@ class Estimates(Mapping[str, OffPolicyResult]):
         if name not in self.results:
             raise unknown_name("estimator in these estimates", name, self.results)
         return self.results[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.results
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.results)
@@ -99,7 +115,7 @@ class Estimates(Mapping[str, OffPolicyResult]):
 
 @dataclass(frozen=True)
 class Gain:
-    """What a candidate earns per round beyond an incumbent, both judged by the same rounds."""
+    """What a candidate earns per round, slate or session beyond an incumbent, both judged by the same ones."""
 
     estimator: str
     value: float

@@ -1,22 +1,18 @@
-"""From the forms of estimators on slates or sessions to results with intervals and diagnostics.
-
-The config they share, the folds that keep a user's rows together, and one function that ends every evaluation.
-"""
+"""What evaluations of slates and of sessions share: config, folds that keep a user's rows together, bounds, pairing."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
-from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES, percentile_interval
-from recpolicy.evaluation.off_policy.diagnostics import diagnose
-from recpolicy.evaluation.off_policy.forms import Form, bootstrap
-from recpolicy.evaluation.off_policy.intervals import confidence_sequence, student_t
-from recpolicy.evaluation.off_policy.results import Estimates, OffPolicyResult
-from recpolicy.evaluation.off_policy.rounds import Units
+from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES
+from recpolicy.evaluation.off_policy.forms import mean_form
+from recpolicy.evaluation.off_policy.inference import Estimation
+from recpolicy.evaluation.off_policy.intervals import weighted_bracket
+from recpolicy.evaluation.off_policy.rounds import Units, refuse
 
 Array = NDArray[np.float64]
 
@@ -33,6 +29,13 @@ class SequenceConfig:
     """Of the resamples and the folds."""
     folds: int = 2
     """Parts into which the users are dealt for cross-fitting; 2 or 3 are usual."""
+    reward_range: tuple[float, float] | None = None
+    """Least and largest possible reward of a whole slate, or discounted sum of rewards of a whole session, known
+    beforehand; empirical Bernstein asks it."""
+    weight_bound: float = np.inf
+    """Largest possible weight, known beforehand: for `ips` of a whole slate, the product of pi / mu over its slots; for
+    `trajectory_is` of a whole session, the same over its steps; for `pi` G, which that product bounds, too. With
+    probabilities of 1/10 or more in each of K slots it is 10^K. Empirical Bernstein asks it."""
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
@@ -41,6 +44,12 @@ class SequenceConfig:
             raise ConfigError(f"SequenceConfig.resamples is {self.resamples}; expected 1 or more, 1000 are usual")
         if self.folds < 2:
             raise ConfigError(f"SequenceConfig.folds is {self.folds}; expected 2 or more: no row may predict itself")
+        if self.reward_range is not None and not self.reward_range[0] < self.reward_range[1]:
+            raise ConfigError(f"SequenceConfig.reward_range is {self.reward_range}; expected (least, largest)")
+        if not self.weight_bound >= 1:  # false for NaN, too
+            raise ConfigError(
+                f"SequenceConfig.weight_bound is {self.weight_bound}; expected 1 or more: weights average 1"
+            )
 
 
 def folds_of(units: Units, config: SequenceConfig) -> NDArray[np.int64]:
@@ -52,34 +61,39 @@ def folds_of(units: Units, config: SequenceConfig) -> NDArray[np.int64]:
     return dealt[units.index]
 
 
-def summarise(
-    forms: Mapping[str, Form], weights: Mapping[str, Array], units: Units, config: SequenceConfig
-) -> Estimates:
-    """Intervals and diagnostics of estimators by name; weights [N] are those that each estimator leans on.
-
-    Intervals: bootstrap by user, t, sequence (intervals.py says what each assumes). Raises DataError for a single user.
-    """
-    rng = generator(config.seed, "off_policy/bootstrap")
-    resampled = bootstrap(list(forms.values()), units, rng, config.resamples)
-    results = {
-        name: OffPolicyResult(
-            estimator=name,
-            value=form.value,
-            intervals={
-                "bootstrap": percentile_interval(form.value, _defined(values), config.level),
-                "t": student_t(form.terms, units, config.level),
-                "sequence": confidence_sequence(form.terms, units, config.level),
-            },
-            diagnostics=diagnose(weights[name], weights[name], units),
-            choice=None,
-            model=None,
-        )
-        for (name, form), values in zip(forms.items(), resampled, strict=True)
-    }
-    return Estimates(results, asdict(config))
+def check_rewards(reward: Array, config: SequenceConfig) -> None:
+    """Raise DataError unless the rewards [N] of whole slates or sessions are in the range said to be known."""
+    if config.reward_range is not None:
+        low, high = config.reward_range
+        refuse("reward", reward, (reward >= low) & (reward <= high), f"within reward_range {low:g}..{high:g}")
 
 
-def _defined(values: Array) -> Array:
-    """Resampled estimates without those that had nothing to divide by; a single NaN where that is all."""
-    defined = values[np.isfinite(values)]
-    return defined if defined.size else np.full(1, np.nan)
+def check_weights(weight: Array, config: SequenceConfig) -> None:
+    """Raise DataError unless the weights [N] are at most the bound said to be known."""
+    bound = config.weight_bound
+    refuse("weight", weight, weight <= bound * (1 + 1e-9), f"at most weight_bound {bound:g}")
+
+
+def as_logged(reward: Array, config: SequenceConfig) -> Estimation:
+    """The logging policy itself: the mean of the rewards [N], all weights being 1."""
+    one, span = np.ones(len(reward)), config.reward_range
+    bracket = None if span is None else weighted_bracket(one, reward, span, 1.0)
+    return Estimation(mean_form(reward), one, one, bracket)
+
+
+def check_same_log(candidate: Mapping[str, object], incumbent: Mapping[str, object]) -> None:
+    """Raise DataError unless both policies were put on one log, column by column; None is a column that is missing."""
+    for name, found in candidate.items():
+        one, other = np.asarray(found), np.asarray(incumbent[name])
+        if np.array_equal(one, other):
+            continue
+        if found is None or incumbent[name] is None:
+            where = "is there for one only"
+        elif one.shape != other.shape:
+            where = f"is {one.shape} and {other.shape}"
+        elif one.ndim == 0:
+            where = f"is {one} and {other}"
+        else:
+            cell = tuple(np.argwhere(one != other)[0])
+            where = f"differs, first in row {cell[0]}: {one[cell]} and {other[cell]}"
+        raise DataError(f"gain: {name} of candidate and incumbent {where}; expected one log, seen with two target_prob")

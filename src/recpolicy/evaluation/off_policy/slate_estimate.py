@@ -1,13 +1,15 @@
-"""Off-policy evaluation of slates in one call: values of a target policy with intervals and diagnostics.
+"""Off-policy evaluation of slates in one call: values of a target policy, or its gains over an incumbent.
 
     slates = LoggedSlates(logged_prob, target_prob, reward, user, slot_reward=slot_reward)
     print(estimate_slates(slates).table())
+    other = replace(slates, target_prob=incumbent_prob)
+    print(slate_gains(slates, other)["pi_slots"].verdict(margin=0.01))  # other None: over the logging policy
 
 N slates, K slots. docs/off_policy_slates.md says what each estimator assumes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,18 +18,29 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, unknown_name
 from recpolicy.evaluation.off_policy.estimators import ips_terms
 from recpolicy.evaluation.off_policy.forms import Form, mean_form, ratio_form
-from recpolicy.evaluation.off_policy.results import Estimates
-from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig, folds_of, summarise
+from recpolicy.evaluation.off_policy.inference import Estimation, gains_of, results_of
+from recpolicy.evaluation.off_policy.intervals import Bracket, weighted_bracket
+from recpolicy.evaluation.off_policy.results import Estimates, Gain, ModelFit
+from recpolicy.evaluation.off_policy.sequence_results import (
+    SequenceConfig,
+    as_logged,
+    check_rewards,
+    check_same_log,
+    check_weights,
+    folds_of,
+)
 from recpolicy.evaluation.off_policy.slate_terms import (
     controlled_form,
     controlled_terms,
     cross_fitted_weights,
     independent_terms,
+    pseudo_inverse_bracket,
     pseudo_inverse_weights,
 )
 from recpolicy.evaluation.off_policy.slates import LoggedSlates
-from recpolicy.evaluation.off_policy.step_models import StepModel
+from recpolicy.evaluation.off_policy.step_models import StepModel, one_step_fit
 from recpolicy.evaluation.off_policy.stepwise import cumulative_weights, per_decision_dr_terms, per_decision_terms
+from recpolicy.evaluation.off_policy.trajectories import LoggedTrajectories
 from recpolicy.evaluation.off_policy.weights import effective_size
 
 Array = NDArray[np.float64]
@@ -38,16 +51,30 @@ class _Evidence:
     """A log of slates seen through its weights."""
 
     slates: LoggedSlates
-    model: StepModel | None
+    given: StepModel | None
     config: SequenceConfig
+    incumbent: bool = False
 
     @cached_property
     def reward(self) -> Array:
         return self.slates.reward.astype(np.float64)
 
     @cached_property
+    def sessions(self) -> LoggedTrajectories:
+        return self.slates.trajectories()
+
+    @cached_property
     def slot_reward(self) -> Array:
-        return self.slates.trajectories().paid
+        return self.sessions.paid
+
+    @cached_property
+    def model(self) -> StepModel:
+        assert self.given is not None, "_check asks for a model"
+        return self.given.inside(self.sessions.inside)
+
+    @cached_property
+    def fit(self) -> ModelFit | None:
+        return one_step_fit(self.sessions, self.model)
 
     @cached_property
     def cumulative(self) -> Array:
@@ -90,9 +117,7 @@ class _Evidence:
 
 
 def _cascade_dr(evidence: _Evidence) -> Form:
-    if evidence.model is None:
-        raise ConfigError("estimator 'cascade_dr' needs `model`, predictions of step_models.py or of your own")
-    model = evidence.model.inside(np.ones(evidence.cumulative.shape, dtype=bool))
+    model = evidence.model
     return mean_form(per_decision_dr_terms(evidence.cumulative, evidence.slot_reward, model.predicted, model.direct))
 
 
@@ -111,10 +136,27 @@ class SlateRecipe:
     """The weights [N] that diagnostics are about."""
     needs: frozenset[str] = frozenset()
     """Names in _LACKS."""
+    bracket: Callable[[_Evidence, tuple[float, float], float], Bracket | None] | None = None
+    """Bounds on the truth, given the range of rewards and the largest such weight."""
 
 
-def _recipe(form: Callable[[_Evidence], Form], weight: Callable[[_Evidence], Array], *needs: str) -> SlateRecipe:
-    return SlateRecipe(form, weight, frozenset(needs))
+def _recipe(
+    form: Callable[[_Evidence], Form],
+    weight: Callable[[_Evidence], Array],
+    *needs: str,
+    bracket: Callable[[_Evidence, tuple[float, float], float], Bracket | None] | None = None,
+) -> SlateRecipe:
+    return SlateRecipe(form, weight, frozenset(needs), bracket)
+
+
+def _whole_bracket(evidence: _Evidence, span: tuple[float, float], largest: float) -> Bracket:
+    return weighted_bracket(evidence.whole, evidence.reward, span, largest)
+
+
+def _pseudo_bracket(evidence: _Evidence, span: tuple[float, float], largest: float) -> Bracket | None:
+    if not evidence.slates.independent:
+        return None  # given weights may be anything below 0
+    return pseudo_inverse_bracket(evidence.pseudo, evidence.reward, evidence.slates.ratio.shape[1], span, largest)
 
 
 def _whole(evidence: _Evidence) -> Array:
@@ -126,7 +168,7 @@ def _pseudo(evidence: _Evidence) -> Array:
 
 
 SLATE_ESTIMATORS: Mapping[str, SlateRecipe] = {
-    "ips": _recipe(lambda e: mean_form(ips_terms(e.whole, e.reward)), _whole),
+    "ips": _recipe(lambda e: mean_form(ips_terms(e.whole, e.reward)), _whole, bracket=_whole_bracket),
     "snips": _recipe(lambda e: ratio_form(e.whole, e.reward), _whole, "whole_weight"),
     "iips": _recipe(
         lambda e: mean_form(independent_terms(e.slates.ratio, e.slot_reward)),
@@ -136,7 +178,7 @@ SLATE_ESTIMATORS: Mapping[str, SlateRecipe] = {
     ),
     "rips": _recipe(lambda e: mean_form(per_decision_terms(e.cumulative, e.slot_reward)), _whole, "slot_reward"),
     "cascade_dr": _recipe(_cascade_dr, _whole, "slot_reward", "model"),
-    "pi": _recipe(lambda e: mean_form(e.outcome), _pseudo, "pseudo"),
+    "pi": _recipe(lambda e: mean_form(e.outcome), _pseudo, "pseudo", bracket=_pseudo_bracket),
     "wpi": _recipe(lambda e: ratio_form(e.pseudo, e.reward), _pseudo, "pseudo", "pseudo_weight"),
     "pi_single": _recipe(lambda e: controlled_form(e.outcome, *e.single), _pseudo, "pseudo"),
     "pi_slots": _recipe(lambda e: controlled_form(e.outcome, *e.slots), _pseudo, "independent"),
@@ -159,16 +201,67 @@ def estimate_slates(
     large for a number.
     """
     config = config or SequenceConfig()
-    evidence = _Evidence(slates, model, config)
-    has = _has(evidence)
+    made = _make(estimators, config, _Evidence(slates, model, config))[0]
+    return Estimates(results_of(made, slates.units, config), asdict(config))
+
+
+def slate_gains(
+    candidate: LoggedSlates,
+    incumbent: LoggedSlates | None,
+    estimators: Sequence[str] | None = None,
+    config: SequenceConfig | None = None,
+    *,
+    model: StepModel | None = None,
+    incumbent_model: StepModel | None = None,
+) -> dict[str, Gain]:
+    """Estimate by how much the candidate earns more per slate than the incumbent, paired slate by slate.
+
+    Both are one log of slates, seen with two target_prob (and pseudo_weight). Incumbent None is the logging policy
+    itself: its value is the mean logged reward. estimators: None takes all that the inputs allow for both; `model` and
+    `incumbent_model` are predictions under each. Raises DataError where the two are not one log; else as
+    `estimate_slates`.
+    """
+    config = config or SequenceConfig()
+    first = _Evidence(candidate, model, config)
+    if incumbent is None:
+        if incumbent_model is not None:
+            raise ConfigError("slate_gains: incumbent_model without an incumbent; the logging policy needs no model")
+        made = _make(estimators, config, first)[0]
+        return gains_of(made, dict.fromkeys(made, as_logged(first.reward, config)), candidate.units, config)
+    check_same_log(_columns(candidate), _columns(incumbent))
+    made, other = _make(estimators, config, first, _Evidence(incumbent, incumbent_model, config, incumbent=True))
+    return gains_of(made, other, candidate.units, config)
+
+
+def _columns(slates: LoggedSlates) -> dict[str, object]:
+    """What candidate and incumbent share."""
+    return {name: getattr(slates, name) for name in ("reward", "user", "logged_prob", "slot_reward", "independent")}
+
+
+def _make(estimators: Sequence[str] | None, config: SequenceConfig, *seen: _Evidence) -> list[dict[str, Estimation]]:
+    """The estimators that are asked for, or that all evidence allows, on each piece of evidence."""
+    check_rewards(seen[0].reward, config)
+    has = [_has(evidence) for evidence in seen]
+    allowed = set.intersection(*has)
     names = (
-        [name for name, recipe in SLATE_ESTIMATORS.items() if recipe.needs <= has] if estimators is None else estimators
+        [name for name, recipe in SLATE_ESTIMATORS.items() if recipe.needs <= allowed]
+        if estimators is None
+        else estimators
     )
-    for name in names:
-        _check(name, has)
-    forms = {name: SLATE_ESTIMATORS[name].form(evidence) for name in names}
-    weights = {name: SLATE_ESTIMATORS[name].weight(evidence) for name in names}
-    return summarise(forms, weights, slates.units, config)
+    for evidence, there in zip(seen, has, strict=True):
+        for name in names:
+            _check(name, there, evidence.incumbent)
+    return [{name: _estimation(SLATE_ESTIMATORS[name], evidence) for name in names} for evidence in seen]
+
+
+def _estimation(recipe: SlateRecipe, evidence: _Evidence) -> Estimation:
+    weight, config, bracket = recipe.weight(evidence), evidence.config, None
+    if recipe.bracket is not None:
+        check_weights(weight, config)
+        if config.reward_range is not None and np.isfinite(config.weight_bound):
+            bracket = recipe.bracket(evidence, config.reward_range, config.weight_bound)
+    fit = evidence.fit if "model" in recipe.needs else None
+    return Estimation(recipe.form(evidence), weight, weight, bracket, model=fit)
 
 
 _LACKS = {
@@ -187,15 +280,18 @@ def _has(evidence: _Evidence) -> set[str]:
         "independent": slates.independent,
         "pseudo": slates.independent or slates.pseudo_weight is not None,
         "slot_reward": slates.slot_reward is not None,
-        "model": evidence.model is not None,
+        "model": evidence.given is not None,
         "whole_weight": evidence.whole.sum() > 0,
         "pseudo_weight": evidence.pseudo.sum() > 0,
     }
     return {name for name, there in given.items() if there}
 
 
-def _check(name: str, has: set[str]) -> None:
+def _check(name: str, has: set[str], incumbent: bool) -> None:
     if name not in SLATE_ESTIMATORS:
         raise unknown_name("estimator of slates", name, SLATE_ESTIMATORS)
     for lacking in sorted(SLATE_ESTIMATORS[name].needs - has):
-        raise ConfigError(f"estimator {name!r} needs {_LACKS[lacking]}")
+        needed = _LACKS[lacking]
+        if incumbent:
+            needed = needed.replace("`model`", "`incumbent_model`") + " (of the incumbent)"
+        raise ConfigError(f"estimator {name!r} needs {needed}")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.evaluation.off_policy.forms import Form
+from recpolicy.evaluation.off_policy.intervals import Bracket
 
 Array = NDArray[np.float64]
 
@@ -28,6 +29,23 @@ def independent_terms(ratio: Array, slot_reward: NDArray[np.floating]) -> Array:
 def pseudo_inverse_weights(ratio: Array) -> Array:
     """Return G = 1 + sum_k (Y_k - 1) [N]; mean 1 in expectation, and below 0 where few logged items are wanted."""
     return 1 + (ratio - 1).sum(axis=1)
+
+
+def pseudo_inverse_bracket(
+    weight: Array, reward: Array, slots: int, span: tuple[float, float], largest: float
+) -> Bracket:
+    """Bounds by weights G [N] of K independent slots: m + G (R - m), m the middle of the range of rewards.
+
+    Where rewards of slots add up, and the target shows nothing in a slot that is never logged there, E[G] = 1 makes its
+    mean the target's value; as for `pi` itself, not where slots interact. |R - m| is at most half the range and G lies
+    in 1-K..largest, so terms span max(largest, K - 1) times the range. `largest` may be that of the product of ratios:
+    with y_k >= 1 the largest of slot k (its mean is 1), G <= 1 + sum_k (y_k - 1) <= prod_k y_k (Bernoulli), a product
+    that independent slots reach.
+    """
+    low, high = span
+    middle = (low + high) / 2
+    terms = middle + weight * (reward - middle)
+    return Bracket(terms, terms, max(largest, slots - 1.0) * (high - low), span)
 
 
 def control_weights(outcome: Array, variates: Array, squares: Array) -> Array:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.evaluation.off_policy.fqe import FQEConfig, Transitions, fit_linear, fit_table
+from recpolicy.evaluation.off_policy.results import ModelFit
 from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig, folds_of
 from recpolicy.evaluation.off_policy.trajectories import LoggedTrajectories
 
@@ -93,6 +94,25 @@ def linear_model(
         return phi @ theta, mean @ theta
 
     return _cross_fitted(trajectories, fit, config or SequenceConfig())
+
+
+def one_step_fit(trajectories: LoggedTrajectories, model: StepModel) -> ModelFit | None:
+    """How well predicted q_t agrees with r_t + gamma v_{t+1}, what was paid and the model's own word for what follows.
+
+    v is `direct`, 0 after the end of a session. All logged steps count alike, without weights; the last one of a
+    session that was cut off does not, for what followed is not known. None where no step is left. Of an exact model the
+    error has mean 0 for every state and action, whoever chose the action, and is nothing but the noise of rewards and
+    of the next state: bias is 0, but rmse only where nothing is random. A small error does not prove the model right
+    where the target goes and the log does not. Weighed with gamma^t W_t and added up over all steps of a session, the
+    error has the mean `fqe` - `per_decision_dr`: what the model's value is off by, as far as the log can tell.
+    """
+    known = model.inside(trajectories.inside)
+    steps = trajectories.fittable
+    if not steps.any():
+        return None
+    following = np.where(trajectories.last, 0.0, _shifted(known.direct))
+    reached = trajectories.paid + trajectories.gamma * following
+    return ModelFit.of(known.predicted[steps], reached[steps])
 
 
 def by_position(features: NDArray[np.floating]) -> Array:

@@ -1,15 +1,17 @@
-"""Off-policy evaluation of sessions in one call: values of a target policy with intervals and diagnostics.
+"""Off-policy evaluation of sessions in one call: values of a target policy, or its gains over an incumbent.
 
     sessions = LoggedTrajectories(reward, logged_prob, target_prob, length, user, gamma=0.95)
     model = table_model(sessions, state, action, target_probs)
     print(estimate_trajectories(sessions, model=model).table())
+    won = trajectory_gains(sessions, None, model=model)  # over the logging policy
+    print(won["per_decision_dr"].verdict(margin=0.01))
 
 N sessions, T steps. The value is the target's expected discounted sum of rewards in a session.
 docs/off_policy_slates.md says what each estimator assumes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -18,9 +20,17 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, unknown_name
 from recpolicy.evaluation.off_policy.estimators import ips_terms
 from recpolicy.evaluation.off_policy.forms import Form, mean_form, ratio_form
-from recpolicy.evaluation.off_policy.results import Estimates
-from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig, summarise
-from recpolicy.evaluation.off_policy.step_models import StepModel
+from recpolicy.evaluation.off_policy.inference import Estimation, gains_of, results_of
+from recpolicy.evaluation.off_policy.intervals import weighted_bracket
+from recpolicy.evaluation.off_policy.results import Estimates, Gain, ModelFit
+from recpolicy.evaluation.off_policy.sequence_results import (
+    SequenceConfig,
+    as_logged,
+    check_rewards,
+    check_same_log,
+    check_weights,
+)
+from recpolicy.evaluation.off_policy.step_models import StepModel, one_step_fit
 from recpolicy.evaluation.off_policy.stepwise import (
     cumulative_weights,
     discounts,
@@ -38,6 +48,8 @@ Array = NDArray[np.float64]
 class _Evidence:
     sessions: LoggedTrajectories
     given: StepModel | None
+    config: SequenceConfig
+    incumbent: bool = False
 
     @cached_property
     def cumulative(self) -> Array:
@@ -56,9 +68,12 @@ class _Evidence:
 
     @cached_property
     def model(self) -> StepModel:
-        if self.given is None:
-            raise ConfigError("this estimator needs `model`")
+        assert self.given is not None, "_check asks for a model"
         return self.given.inside(self.sessions.inside)
+
+    @cached_property
+    def fit(self) -> ModelFit | None:
+        return one_step_fit(self.sessions, self.model)
 
 
 def _per_decision(evidence: _Evidence) -> Form:
@@ -94,10 +109,12 @@ class TrajectoryRecipe:
     """Whether it needs a model."""
     ratio: bool = False
     """Whether it divides by the sum of the weights, which must then be above 0."""
+    bounded: bool = False
+    """Whether it is a mean of weight times return, so that bounds of the two bound it."""
 
 
 TRAJECTORY_ESTIMATORS: Mapping[str, TrajectoryRecipe] = {
-    "trajectory_is": TrajectoryRecipe(lambda e: mean_form(ips_terms(e.whole, e.earned))),
+    "trajectory_is": TrajectoryRecipe(lambda e: mean_form(ips_terms(e.whole, e.earned)), bounded=True),
     "trajectory_wis": TrajectoryRecipe(lambda e: ratio_form(e.whole, e.earned), ratio=True),
     "per_decision_is": TrajectoryRecipe(_per_decision),
     "per_decision_wis": TrajectoryRecipe(_weighted_per_decision, ratio=True),
@@ -120,20 +137,76 @@ def estimate_trajectories(
     Raises ConfigError for unknown names and a missing model; DataError for a single user, for weights too large for a
     number, and where no logged session says anything of the target.
     """
-    evidence = _Evidence(sessions, model)
+    config = config or SequenceConfig()
+    made = _make(estimators, config, _Evidence(sessions, model, config))[0]
+    return Estimates(results_of(made, sessions.units, config), asdict(config))
+
+
+def trajectory_gains(
+    candidate: LoggedTrajectories,
+    incumbent: LoggedTrajectories | None,
+    estimators: Sequence[str] | None = None,
+    config: SequenceConfig | None = None,
+    *,
+    model: StepModel | None = None,
+    incumbent_model: StepModel | None = None,
+) -> dict[str, Gain]:
+    """Estimate by how much the candidate earns more per session than the incumbent, paired session by session.
+
+    Both are one log of sessions, seen with two target_prob. Incumbent None is the logging policy itself: its value is
+    the mean logged return. estimators: None takes all that the inputs allow for both; `model` and `incumbent_model` are
+    predictions under each. Raises DataError where the two are not one log; else as `estimate_trajectories`.
+    """
+    config = config or SequenceConfig()
+    first = _Evidence(candidate, model, config)
+    if incumbent is None:
+        if incumbent_model is not None:
+            raise ConfigError(
+                "trajectory_gains: incumbent_model without an incumbent; the logging policy needs no model"
+            )
+        made = _make(estimators, config, first)[0]
+        return gains_of(made, dict.fromkeys(made, as_logged(first.earned, config)), candidate.units, config)
+    check_same_log(_columns(candidate), _columns(incumbent))
+    made, other = _make(estimators, config, first, _Evidence(incumbent, incumbent_model, config, incumbent=True))
+    return gains_of(made, other, candidate.units, config)
+
+
+def _columns(sessions: LoggedTrajectories) -> dict[str, object]:
+    """What candidate and incumbent share; nothing after the end of a session."""
+    shared: dict[str, object] = {name: getattr(sessions, name) for name in ("length", "user", "gamma")}
+    shared["reward"], shared["ended"] = sessions.paid, np.ones(len(sessions), bool)
+    shared["logged_prob"] = np.where(sessions.inside, sessions.logged_prob, 1.0)
+    return shared | ({} if sessions.ended is None else {"ended": sessions.ended})
+
+
+def _make(estimators: Sequence[str] | None, config: SequenceConfig, *seen: _Evidence) -> list[dict[str, Estimation]]:
+    """The estimators that are asked for, or that all evidence allows, on each piece of evidence."""
+    check_rewards(seen[0].earned, config)
+    for evidence in seen:
+        check_weights(evidence.whole, config)
     names = (
-        [name for name, recipe in TRAJECTORY_ESTIMATORS.items() if _allowed(recipe, evidence)]
+        [name for name, recipe in TRAJECTORY_ESTIMATORS.items() if all(_allowed(recipe, one) for one in seen)]
         if estimators is None
         else estimators
     )
     for name in names:
         if name not in TRAJECTORY_ESTIMATORS:
             raise unknown_name("estimator of sessions", name, TRAJECTORY_ESTIMATORS)
-        if TRAJECTORY_ESTIMATORS[name].model and model is None:
-            raise ConfigError(f"estimator {name!r} needs `model`: predictions for all steps (see step_models.py)")
-    forms = {name: TRAJECTORY_ESTIMATORS[name].form(evidence) for name in names}
-    weights = dict.fromkeys(names, evidence.whole)
-    return summarise(forms, weights, sessions.units, config or SequenceConfig())
+        for evidence in seen:
+            if TRAJECTORY_ESTIMATORS[name].model and evidence.given is None:
+                lacking = "incumbent_model" if evidence.incumbent else "model"
+                raise ConfigError(
+                    f"estimator {name!r} needs `{lacking}`: predictions for all steps (see step_models.py)"
+                )
+    return [{name: _estimation(TRAJECTORY_ESTIMATORS[name], evidence) for name in names} for evidence in seen]
+
+
+def _estimation(recipe: TrajectoryRecipe, evidence: _Evidence) -> Estimation:
+    span, largest, bracket = evidence.config.reward_range, evidence.config.weight_bound, None
+    if recipe.bounded and span is not None and np.isfinite(largest):
+        bracket = weighted_bracket(evidence.whole, evidence.earned, span, largest)
+    fit = evidence.fit if recipe.model else None
+    return Estimation(recipe.form(evidence), evidence.whole, evidence.whole, bracket, model=fit)
 
 
 def _allowed(recipe: TrajectoryRecipe, evidence: _Evidence) -> bool:

@@ -5,8 +5,8 @@ could show, without those at the places before it, and its propensity is the one
 what is new. How far it came (cursor.py) stands in the metadata of the very file that it writes, so that a run killed at
 any moment has either done a file or not begun it.
 
-Left out, and counted: users whom the version did not know or saw otherwise (a log's schema has no vectors), and events
-of versions with other users, movies or catalogue than the log's policy. This needs pyarrow: a server runs it apart.
+Users whom the version did not know, or saw otherwise than by their id, have in each round the vector that it saw.
+What is left out (log_policy.py) is counted. This needs pyarrow: a server runs it apart.
 """
 
 import json
@@ -23,23 +23,23 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Engine, Select, func, select
 
-from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data.log_columns import TIME, open_parquet
-from recpolicy.data.log_files import EVENTS, FORMAT, FORMAT_VERSION, REWARDS
+from recpolicy.data.log_files import EVENTS, REWARDS
 from recpolicy.server.store.clock import now_ms
 from recpolicy.server.store.cursor import Cursor, Numbers
+from recpolicy.server.store.log_policy import LogPolicy, candidates_of, refusal
 from recpolicy.server.store.tables import events, rewards
-from recpolicy.serving.artifact import LeanArtifact, read_lean
-from recpolicy.serving.registry import Registry
 
 __all__ = ["Export", "Exported", "LogPolicy", "export", "steady_users"]
 
 _ROWS_AT_ONCE = 2_000
 _COPIED_AT_ONCE = 1 << 16
 _CURSOR, _ABOUT = b"recpolicy export", b"recpolicy"
-_PLAIN = ("event_id", "time", "user_id", "movie_id", "log_propensity")
-NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensity"
+_PLAIN = ("event_id", "time", "user_id", "movie_id", "log_propensity", "context")
+_LATER = "context"
+"""A column that files of an older recpolicy do not have: their rounds have no vectors."""
 
 
 @dataclass(frozen=True)
@@ -71,47 +71,6 @@ class Exported:
         return asdict(self)
 
 
-class LogPolicy:
-    """Which users and movies a log speaks of, and which versions' events it can therefore hold."""
-
-    def __init__(self, registry: Registry, version: int | str = "champion"):
-        self._registry = registry
-        self._known: dict[int, LeanArtifact | None] = {}
-        number = registry.version(version).number
-        artifact = self._artifact(number)
-        if artifact is None:
-            raise ArtifactError(f"{registry.folder}: version {number} cannot be read; export for another one")
-        self.artifact = artifact
-        self.movie_id = _column(artifact.tables.movie_ids)
-        self.id_types = _type_of(artifact.tables.user_ids), _type_of(artifact.tables.movie_ids)
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What the events file says of itself."""
-        catalogue = self.movie_id[self.artifact.catalogue].tolist()
-        return {
-            "format": FORMAT, "version": FORMAT_VERSION, "scale": list(self.artifact.scale), "catalogue": catalogue,
-        }  # fmt: skip
-
-    def takes(self, version: int) -> bool:
-        """Whether events of this version are rounds of this log."""
-        found, mine = self._artifact(version), self.artifact
-        return found is mine or (
-            found is not None
-            and np.array_equal(found.catalogue, mine.catalogue)
-            and found.tables.user_ids == mine.tables.user_ids
-            and found.tables.movie_ids == mine.tables.movie_ids
-        )
-
-    def _artifact(self, version: int) -> LeanArtifact | None:
-        if version not in self._known:
-            try:
-                self._known[version] = read_lean(self._registry.resolve(version))
-            except (ArtifactError, ConfigError):  # an event of a version that was taken away
-                self._known[version] = None
-        return self._known[version]
-
-
 def export(engine: Engine, policy: LogPolicy, wanted: Export) -> Exported:
     """Append what is new to the log in `wanted.out`; returns what it holds now.
 
@@ -137,7 +96,7 @@ class _Events:
             [
                 ("event_id", pa.string()), ("time", TIME), ("user_id", user), ("movie_id", movie),
                 ("log_propensity", pa.float64()), ("policy", text), ("policy_version", text),
-                ("candidates", pa.list_(movie)), ("reward", pa.float64()),
+                ("candidates", pa.list_(movie)), ("reward", pa.float64()), (_LATER, pa.list_(pa.float32())),
             ],
             {_ABOUT: json.dumps(self.about).encode()},
         )  # fmt: skip
@@ -150,7 +109,7 @@ class _Events:
         """The rounds of these rows; what is left out is counted."""
         columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
         for row in rows:
-            reason = _refusal(self.policy, row)
+            reason = refusal(self.policy, row)
             if reason is None:
                 self._add(columns, row)
             else:
@@ -171,9 +130,13 @@ class _Events:
         columns["event_id"] += [f"{row['id']}:{place}" for place in range(count)]
         columns["movie_id"] += movies
         columns["log_propensity"] += np.log(propensity).tolist()
-        columns["candidates"] += _candidates(self.policy, row["allowed"], movies)
-        same = {"time": row["time"], "user_id": json.loads(row["user_key"]), "policy": row["agent"]}
-        for name, value in {**same, "policy_version": row["content"]}.items():
+        columns["candidates"] += candidates_of(self.policy, row["allowed"], movies)
+        context = None if row["context"] is None else np.frombuffer(row["context"], np.float32)
+        same = {
+            "time": row["time"], "user_id": json.loads(row["user_key"]), "policy": row["agent"],
+            "policy_version": row["content"], "context": context,
+        }  # fmt: skip
+        for name, value in same.items():
             columns[name] += [value] * count
 
     def _lists(self, candidates: list[NDArray[Any]]) -> Any:
@@ -202,7 +165,7 @@ class _Rewards:
 
     def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
         """The rewards of rounds that the log has."""
-        kept = [row for row in rows if _refusal(self.policy, row) is None]
+        kept = [row for row in rows if refusal(self.policy, row) is None]
         left_out["rewards"] += len(rows) - len(kept)
         columns = [
             [f"{row['event_id']}:{row['position']}" for row in kept],
@@ -237,7 +200,7 @@ def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, in
     with atomic_path(path) as beside, pq.ParquetWriter(beside, part.schema, compression="zstd") as writer:
         if old is not None:
             for batch in old.iter_batches(_COPIED_AT_ONCE):
-                writer.write_batch(batch.cast(part.schema))
+                writer.write_batch(_as_now(batch, part.schema))
         for rows in _rows(connection, part.query(), seq, cursor, found):
             batch = part.batch(rows, left_out)
             writer.write_batch(batch)
@@ -263,7 +226,7 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
     """The file as it is and how far it came; raises DataError for one that this export cannot go on with."""
     if not path.exists():
         return None, Cursor()
-    file = open_parquet(path, tuple(part.schema.names))
+    file = open_parquet(path, tuple(name for name in part.schema.names if name != _LATER))
     known = file.metadata.metadata or {}
     if _CURSOR not in known:
         raise DataError(f"{path}: not written by an export of a server; choose another folder")
@@ -273,29 +236,8 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
     return file, Cursor(cursor["seq"], tuple((a, b, at) for a, b, at in cursor["gaps"]), cursor["left_out"])
 
 
-def _refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
-    """Why an event is left out; None where it is not."""
-    if row["context"] is not None:
-        return NEW_USER
-    if not policy.takes(row["version"]):
-        return OTHER_POLICY
-    return None if all(one > 0 for one in json.loads(row["propensities"])) else NO_PROPENSITY
-
-
-def _candidates(policy: LogPolicy, allowed: bytes | None, movies: list[Any]) -> list[NDArray[Any]]:
-    """Movie ids that could be shown at each of the places of an event: allowed, and not shown before."""
-    ids = policy.movie_id[policy.artifact.catalogue]
-    if allowed is not None:
-        ids = ids[np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(ids)).astype(bool)]
-    found = [ids]
-    for movie in movies[:-1]:
-        found.append(found[-1][found[-1] != movie])
-    return found
-
-
-def _type_of(ids: list[Any]) -> Any:
-    return pa.int64() if all(isinstance(one, int) for one in ids) else pa.string()
-
-
-def _column(ids: list[Any]) -> NDArray[Any]:
-    return np.array(ids, np.int64 if _type_of(ids) == pa.int64() else object)
+def _as_now(batch: Any, schema: Any) -> Any:
+    """A batch of the file as it was, in the schema of today."""
+    if _LATER in schema.names and _LATER not in batch.schema.names:
+        batch = batch.append_column(_LATER, pa.nulls(batch.num_rows, schema.field(_LATER).type))
+    return batch.cast(schema)
