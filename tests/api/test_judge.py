@@ -80,7 +80,7 @@ def test_rounds_that_the_policy_has_learnt_from_are_refused(rounds, tmp_path, mo
     monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
     learnt = read_rounds(rounds / TRAINING, tables_of(miniature_ratings()))
     policy = train("linucb", miniature_split(), tmp_path / "policy", config={**WORLD, "mode": "log"}, log=learnt)
-    with pytest.raises(DataError, match="learnt from these very rounds"):
+    with pytest.raises(DataError, match="learnt from this very log"):
         off_policy_gain(policy, None, learnt)
 
 
@@ -171,7 +171,7 @@ def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):
     artifact = loaded("linucb").artifact
     parents = [{"content": "before", "log": log.digest}]
     child = Policy(replace(artifact, about={**artifact.about, "parents": parents}))
-    with pytest.raises(DataError, match="learnt from these very rounds"):
+    with pytest.raises(DataError, match="learnt from this very log"):
         trial_on(child, None, log)
 
 

@@ -4,16 +4,20 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from miniature import write_miniature
 from shaken_policies import policy as session_policy
 from trained_policies import TINY, loaded, miniature_split, trained
 
+from recpolicy.api import report as module
 from recpolicy.api.demo import run_demo
+from recpolicy.api.judge_page import policy_summary
 from recpolicy.api.report import write_policy_report
 from recpolicy.api.train import TrainConfig
-from recpolicy.core.errors import UnknownIdError
+from recpolicy.core.errors import ConfigError, UnknownIdError
+from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.serving.artifact import verify
 from recpolicy.serving.predictor import Policy
 
@@ -56,6 +60,46 @@ def test_the_report_of_a_session_policy_shows_its_sessions_in_both_worlds_and_sa
     assert "Reward of a session while training" in page
     assert page.count("<svg") >= 5  # both worlds, training, choice, calibration, suggestions
     assert outside_resources(page) == []
+
+
+def uniform_rounds(policy, number=2_000):
+    """Rounds of a logger that shows all movies alike, paid by what the policy estimates."""
+    rng, rating = np.random.default_rng(0), policy.scores()[1]
+    user, movie = (rng.integers(size, size=number).astype(np.int32) for size in rating.shape)
+    return LoggedRounds(
+        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, movie=movie,
+        log_propensity=np.full(number, -np.log(rating.shape[1])), catalogue=np.arange(rating.shape[1], dtype=np.int32),
+        reward=np.clip(rating[user, movie], 1, 5).astype(np.float64), scale=(1.0, 5.0), name="uniform",
+        policy=np.full(number, "uniform", object), version=np.full(number, "1", object),
+    )  # fmt: skip
+
+
+def test_the_report_with_a_log_names_rounds_and_rival_and_shows_gate_overlap_and_estimators(folder):
+    policy, page = loaded("linucb"), folder / "page.html"
+    log = uniform_rounds(policy)
+    write_policy_report(policy, miniature_split(), folder, page, log=log, incumbent=policy)
+    text = page.read_text(encoding="utf-8")
+    assert f"2,000 logged rounds of 60 users ({log.digest[:12]})" in text
+    assert f"<dt>compared with</dt><dd>incumbent {policy.about['content'][:8]}</dd>" in text
+    for part in ("Gate: ", "Overlap: ", "Weights: ", "What each estimator says", "Estimators side by side (reward per"):
+        assert part in text
+    assert page.read_text(encoding="utf-8").count("<svg") >= 10
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_computed(folder, monkeypatch):
+    monkeypatch.setattr(module, "judge", lambda *_: pytest.fail("the policy is judged"))
+    monkeypatch.setattr(module, "evaluate", lambda *_, **__: pytest.fail("the policy is evaluated"))
+    with pytest.raises(ConfigError, match="is a folder; a page is a file"):
+        write_policy_report(loaded("linucb"), miniature_split(), folder, folder)
+
+
+def test_the_head_of_a_page_about_a_policy_leaves_out_what_is_empty():
+    described = {"agent": "linucb", "settings": {"alpha": 1.0, "bias": True}, "seed": 0, "log": None, "parents": []}
+    assert policy_summary(described) == [
+        ("agent", "linucb"),
+        ("settings", '{"alpha": 1.0, "bias": true}'),
+        ("seed", "0"),
+    ]
 
 
 def test_the_report_of_a_policy_without_training_curve(tmp_path):

@@ -1,6 +1,7 @@
 """Logs of simulated sessions, and training from them: what is written, noted and refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError, Diverge
 from recpolicy.data.splits import split
 from recpolicy.serving import tensorflow_export
 from recpolicy.serving.predictor import load_policy
+from recpolicy.training import offline_sessions
 
 TRAIN = {"rating_model": "svd", "rank": 5, "max_episode_steps": 8, "batch_size": 32, "epochs": 2}
 NETWORK = {"layers": (8,)}
@@ -155,10 +157,42 @@ def test_a_log_that_the_policy_cannot_use_leaves_nothing_behind(tmp_path, log):
     ):
         with pytest.raises(DataError, match=message):
             train("dqn", miniature_split(), tmp_path / "policy", config=changed, agent_config=NETWORK, log=log[0])
-    with pytest.raises(DivergedError, match="diverged"):
-        train("dqn", miniature_split(), tmp_path / "policy", config=TRAIN,
-              agent_config=NETWORK | {"learning_rate": 1e30, "gradient_norm": 0.0}, log=log[0])  # fmt: skip
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_diverges_leaves_no_policy(tmp_path, log):
+    wild = NETWORK | {"learning_rate": 1e30, "gradient_norm": 0.0}
+    with pytest.raises(DivergedError, match=r"diverged .* no checkpoint was made yet"):
+        train("dqn", miniature_split(), tmp_path / "policy", config=TRAIN, agent_config=wild, log=log[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.training"]
+
+
+def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_path, monkeypatch, learnt, log):
+    def again(given=log[0], agent="dqn", **changed):
+        config = TRAIN | {"checkpoint_every": 300} | changed
+        return train(agent, miniature_split(), tmp_path / "policy", config=config, agent_config=NETWORK, log=given)
+
+    pieces, learn = [], offline_sessions.Passes.learn_piece
+
+    def stops(passes):
+        pieces.append(passes.done)
+        if len(pieces) == 4:
+            raise KeyboardInterrupt
+        return learn(passes)
+
+    monkeypatch.setattr(offline_sessions.Passes, "learn_piece", stops)
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.training"]
+    less = replace(log[0], reward=1 - log[0].reward)
+    for changed in ({"given": less}, {"epochs": 3}, {"agent": "topk_reinforce"}):
+        with pytest.raises(ArtifactError, match=r"policy\.training: an unfinished training with other settings"):
+            again(**changed)
+    policy = again()
+    assert 0 < pieces[4] < pieces[-1]
+    assert policy.about["content"] == learnt[0].about["content"]
+    assert policy.about["training"] == learnt[0].about["training"]
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
 @pytest.mark.parametrize(

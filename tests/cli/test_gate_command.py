@@ -116,6 +116,14 @@ def test_bad_inputs_are_one_line_and_write_nothing(capsys, tmp_path, rounds):
     broken.write_bytes((rounds / EVALUATION).read_bytes()[:1_000])
     assert "broken.parquet" in refused(gate(capsys, tmp_path, broken, "--log-only", "--out", out))
     assert not out.exists()
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    line = refused(gate(capsys, tmp_path, rounds, "--log-only", "--out", taken))
+    assert "taken: is a file; expected a folder" in line
+    (tmp_path / "sessions").mkdir()
+    (tmp_path / "sessions" / "sessions.parquet").write_bytes(b"")
+    line = refused(gate(capsys, tmp_path, tmp_path / "sessions", "--log-only"))
+    assert "sessions: a log of sessions; expected rounds" in line
 
 
 def test_report_with_a_log_shows_gate_overlap_and_estimators(capsys, tmp_path, rounds, data):

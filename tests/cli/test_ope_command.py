@@ -7,9 +7,11 @@ from command_line import recpolicy, refused
 from miniature import write_miniature
 from tiny_logs import tiny_rounds
 from tiny_policies import write_tiny
+from tiny_session_policies import led_by, write_tiny_sessions
 
 from recpolicy.api.retrain import tables_of_policy
 from recpolicy.data.log_files import write_events
+from recpolicy.data.session_log_files import SESSIONS, write_sessions
 from recpolicy.serving.predictor import load_policy
 
 CONFIG = """
@@ -42,6 +44,17 @@ def policies(tmp_path_factory):
     tables = tables_of_policy(load_policy(folder / "candidate"))
     write_events(folder / "rounds.parquet", rounds, tables, with_rewards=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def sessions(policies):
+    """The folder of the policies, with two of sessions and a log of the first."""
+    for seed, name in enumerate(("leader", "follower")):
+        write_tiny_sessions(policies / name, seed)
+    leader = load_policy(policies / "leader")
+    (policies / "log").mkdir()
+    write_sessions(policies / "log" / SESSIONS, led_by(leader, 200), tables_of_policy(leader))
+    return policies
 
 
 def report(capsys, tmp_path, ratings, *words, config=CONFIG):
@@ -107,6 +120,57 @@ def test_settings_of_the_estimates_come_from_a_file(capsys, policies, tmp_path):
 def test_a_log_that_is_not_there_is_one_line(capsys, policies):
     answer = recpolicy(capsys, "ope", "estimate", policies / "candidate", "--log", policies / "none.parquet")
     assert "none.parquet: no such file" in refused(answer)
+
+
+def of_sessions(capsys, sessions, policy, *words):
+    log = ("--log", sessions / "log")
+    return recpolicy(capsys, "ope", "estimate", sessions / policy, *log, *words)
+
+
+def test_a_log_of_sessions_is_judged_session_by_session(capsys, sessions):
+    answer = of_sessions(capsys, sessions, "leader", "--act", "exploring")
+    assert answer.code == 0, answer
+    lines = answer.out.splitlines()
+    assert lines[0].startswith(f"topk_reinforce (exploring) on {sessions / 'log' / SESSIONS} (mean logged ")
+    assert {line.split()[0] for line in lines[2:8]} == {
+        "trajectory_is", "trajectory_wis", "per_decision_is", "per_decision_wis", "per_decision_dr", "fqe",
+    }  # fmt: skip
+    logged = lines[0].rpartition(" ")[2].strip(")")
+    assert lines[2].split()[1] == logged  # its own log: all weights are 1
+    assert "note" not in answer.out
+
+
+def test_what_a_reader_must_know_is_said_below_the_table(capsys, sessions):
+    answer = of_sessions(capsys, sessions, "leader")
+    assert "\nnote: the policy: of 200 sessions fewer than 50 effective ones are left after step " in answer.out
+    assert "(act 'exploring')" in answer.out
+
+
+def test_sessions_take_an_incumbent_a_discount_and_settings(capsys, sessions, tmp_path):
+    (tmp_path / "ope.toml").write_text("[off_policy]\nresamples = 20\nfolds = 3\n")
+    words = ("--act", "exploring", "--gamma", 0.5, "--config", tmp_path / "ope.toml")
+    answer = of_sessions(capsys, sessions, "follower", "--against", sessions / "leader", *words, "--json")
+    body = json.loads(answer.out)
+    assert (body["act"], body["gamma"], body["config"]["folds"], body["config"]["seed"]) == ("exploring", 0.5, 3, 0)
+    assert body["gains"]["per_decision_is"]["incumbent"]["value"] == pytest.approx(body["logged"], abs=1e-5)
+    shown = of_sessions(capsys, sessions, "follower", "--against", sessions / "leader", *words)
+    assert f"Gain over {sessions / 'leader'}" in shown.out
+
+
+def test_policies_and_logs_of_other_kinds_are_one_line(capsys, sessions):
+    line = refused(of_sessions(capsys, sessions, "candidate"))
+    assert "linucb acts in single rounds, but" in line
+    rounds = ("--log", sessions / "rounds.parquet")
+    line = refused(recpolicy(capsys, "ope", "estimate", sessions / "leader", *rounds))
+    assert "topk_reinforce is a policy of sessions, but" in line
+    line = refused(estimate(capsys, sessions, "--against", sessions / "leader"))
+    assert "topk_reinforce is a policy of sessions, but" in line
+    line = refused(estimate(capsys, sessions, "--act", "greedy"))
+    assert "leave out --act, which only sessions have" in line
+    line = refused(of_sessions(capsys, sessions, "leader", "--against", sessions / "candidate"))
+    assert "linucb acts in single rounds" in line
+    none = ("--log", sessions / "none.parquet")
+    assert "no such file" in refused(recpolicy(capsys, "ope", "estimate", sessions / "leader", *none))
 
 
 @pytest.mark.parametrize("command", ["report", "estimate"])

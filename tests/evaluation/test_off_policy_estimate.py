@@ -96,7 +96,17 @@ def test_a_wrong_propensity_is_caught_by_the_mean_weight():
     biased = estimate(wrong, WORLD.target_in(rounds), ["ips"], FEW)["ips"]
     assert honest.diagnostics.weight_off < 4
     assert biased.diagnostics.weight_off > 10
+    assert biased.diagnostics.enough
+    assert (honest.verdict, biased.verdict) == ("estimated", "no verdict")
+    assert gain(wrong, WORLD.target_in(rounds), None, "ips", FEW).verdict(margin=-9) == "no verdict"
     assert not biased.intervals["t"].lo <= WORLD.value <= biased.intervals["t"].hi
+
+
+def test_a_reward_model_alone_gives_no_verdict_on_a_gain():
+    rounds = WORLD.log(4_000, 2)
+    found = gains(rounds, WORLD.target_in(rounds), None, ["dm", "dr"], FEW, q=WORLD.q_in(rounds))
+    assert {name: one.verdict(margin=-9) for name, one in found.items()} == {"dm": "no verdict", "dr": "better"}
+    assert found["dm"].candidate.verdict == "estimated"
 
 
 def test_estimates_do_not_depend_on_the_company_and_repeat_with_the_seed():

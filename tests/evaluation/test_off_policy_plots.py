@@ -2,9 +2,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from card_worlds import planted_card
 from off_policy_worlds import WORLD
 
 from recpolicy.evaluation.bootstrap import Interval
+from recpolicy.evaluation.estimator_card_plots import coverage_figure, error_figure
+from recpolicy.evaluation.estimator_card_results import KINDS
 from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, estimate
 from recpolicy.evaluation.off_policy.evidence import logged_predictions
 from recpolicy.evaluation.off_policy.plots import (
@@ -13,6 +16,7 @@ from recpolicy.evaluation.off_policy.plots import (
     reward_calibration_figure,
     weights_figure,
 )
+from recpolicy.evaluation.off_policy.results import NO_VERDICT
 from recpolicy.evaluation.palette import MUTED, SERIES
 from recpolicy.evaluation.plots import to_svg
 
@@ -43,7 +47,7 @@ def test_overlap_shares_add_up_and_actions_never_taken_are_in_the_legend():
     axes = overlap_figure(prob, ROUNDS.logged_prob).axes[0]
     logged, wanted = (patch.get_data().values.sum() for patch in axes.patches)
     assert (logged, wanted) == pytest.approx((100, 75))
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["logging policy", "target, 25% at 0"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["logging policy", "target, 25 % at 0"]
 
 
 def test_weights_of_the_logging_policy_lie_on_the_line_of_equal_weights():
@@ -61,7 +65,43 @@ def test_estimates_stand_at_their_values_and_are_grey_without_a_verdict():
     assert dot.get_color() == SERIES[0].light
     small = WORLD.log(40, 0)
     few = estimate(small, WORLD.target_in(small), ["ips"], OffPolicyConfig(resamples=50)).results
-    assert estimators_figure(few).axes[0].lines[1].get_color() == MUTED.light
+    figure = estimators_figure(few, logged=Interval(0.4, 0.3, 0.5))
+    assert figure.axes[0].lines[1].get_color() == MUTED.light
+    assert legend_of(figure) == [NO_VERDICT, "logging policy 0.400"]
+    assert legend_of(FIGURES["estimators"]()) == ["logging policy 0.400", f"truth {WORLD.value:.3f}"]
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("draw", [FIGURES["estimators"], lambda: error_figure(planted_card(), "far")])
+def test_a_legend_above_the_plot_covers_none_of_it(draw):
+    figure = draw()
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
+    assert axes.get_legend().get_window_extent().y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize("logger", ["near", "far"])
+def test_errors_within_less_than_a_decade_still_have_an_axis_to_read(logger):
+    axes = error_figure(planted_card(), logger).axes[0]
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
+
+
+def test_coverage_that_is_cut_off_says_so_and_no_marker_hides_another():
+    card = planted_card()
+    figure = coverage_figure(card, "far", 2_000)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    ticks = dict(zip(axes.get_xticks(), [label.get_text() for label in axes.get_xticklabels()], strict=True))
+    assert ticks[80] == "≤ 80"
+    assert ticks[95] == "95"
+    points = np.concatenate([axes.transData.transform(line.get_xydata()) for line in axes.lines[: len(KINDS)]])
+    apart = np.linalg.norm(points[:, None] - points, axis=2)[~np.eye(len(points), dtype=bool)]
+    assert apart.min() > 0.8 * figure.dpi / 72 * axes.lines[0].get_markersize()
 
 
 def test_calibration_of_the_true_chances_is_about_right():

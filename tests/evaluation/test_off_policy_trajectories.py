@@ -180,6 +180,18 @@ def test_wrong_propensities_are_caught_by_the_mean_weight():
     assert not found.intervals["t"].lo <= VALUE <= found.intervals["t"].hi
 
 
+def test_forms_that_weigh_step_by_step_are_judged_by_their_worst_step():
+    """Two steps of which the first has the heavier weights: 3 or 1/3, then the reverse, so that all end with 1."""
+    target = np.tile([[0.75, 0.25], [0.25, 0.75]], (200, 1))
+    logged = target[:, ::-1]
+    log = LoggedTrajectories(np.ones((400, 2)), logged, target, np.full(400, 2), np.arange(400))
+    found = estimate_trajectories(log, config=FEW)
+    assert found["trajectory_is"].diagnostics.effective_rounds == pytest.approx(400)
+    first = np.tile([3, 1 / 3], 200)
+    assert found["per_decision_is"].diagnostics.effective_rounds == pytest.approx(first.sum() ** 2 / (first @ first))
+    assert found["per_decision_wis"].diagnostics.largest_weight == pytest.approx(3)
+
+
 def test_few_effective_sessions_give_no_verdict():
     state, action, length = sampled(40, 0)
     found = estimate_trajectories(sessions_of(state, action, length), ["trajectory_wis"], FEW)["trajectory_wis"]

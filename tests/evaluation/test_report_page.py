@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.evaluation.bootstrap import Interval
 from recpolicy.evaluation.plots import held_out_choice_figure, recommendations_figure, to_svg
 from recpolicy.evaluation.report import ReportContent, render_report, write_report
@@ -95,13 +95,37 @@ def test_text_is_escaped_everywhere():
 
 
 def test_only_columns_of_numbers_are_set_as_numbers():
-    frame = pd.DataFrame({"title": ["2001: A Space Odyssey"], "place": ["0.310 [0.290, 0.330]"], "rating": [4.25]})
+    figures = {
+        "place": "0.310 [0.290, 0.330]", "rating": 4.25, "bounds": "[-0.1, 4.575]", "coverage": "95.0 ± 0.372",
+        "share": "93 %", "gain": "+0.0356", "count": "1,682", "missing": None,
+    }  # fmt: skip
+    words = {"title": "2001: A Space Odyssey", "rounds": "307 of 10,000", "limit": "> 0", "bracket": "[none, 4]"}
+    frame = pd.DataFrame({name: [value] for name, value in (words | figures).items()})
     page = render_report(content(tables=[("Top", frame)]))
-    assert re.findall(r'<th scope="col"( class="number")?>(\w+)</th>', page) == [
-        ("", "title"),
-        (' class="number"', "place"),
-        (' class="number"', "rating"),
-    ]
+    heads = re.findall(r'<th scope="col"( class="number")?>(\w+)</th>', page)
+    assert [name for _, name in heads] == [*words, *figures]
+    assert {name for number, name in heads if number} == set(figures)
+
+
+def test_long_cells_are_broken_into_lines_and_short_ones_and_numbers_are_not():
+    """On a phone the first column, which stays in sight, must leave room for the others."""
+    long, short = "gain of the worst group on held-out ratings", "effective rounds"
+    frame = pd.DataFrame(
+        {"figure": ["0.806 [0.794, 0.818]"] * 2, "why": [short, long]}, index=pd.Index([long, short], name="criterion")
+    )
+    page = render_report(content(tables=[("Gate", frame)]))
+    assert re.findall(r'<t[hd](?: scope="row")?( class="\w+")?>', page.split("<tbody>")[1]) == [
+        ' class="prose"', ' class="number"', "", "", ' class="number"', ' class="prose"',
+    ]  # fmt: skip
+    assert ".prose { white-space: normal;" in page
+
+
+@pytest.mark.parametrize(("path", "message"), [("", "is a folder; a page is a file"), ("file/page.html", "is a file")])
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path, path, message):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=message):
+        write_report(tmp_path / path, content())
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
 def test_sections_without_content_are_left_out():

@@ -12,17 +12,18 @@ from recpolicy.data.logged_sessions import LoggedSessions
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.environments.session_views import VIEWS
 from recpolicy.training.logged_session_play import Played, Probabilities, play_sessions, softmax_of
-from recpolicy.training.offline_sessions import Sight
+from recpolicy.training.replayed_sessions import Sight
 
 
 @contextmanager
 def eagerly() -> Iterator[None]:
     """Without compiling, which takes longer than small logs do."""
+    before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
         yield
     finally:
-        tf.config.run_functions_eagerly(False)
+        tf.config.run_functions_eagerly(before)
 
 
 def log_of(played: Played, movies: int, **changes: Any) -> LoggedSessions:

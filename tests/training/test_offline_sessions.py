@@ -1,7 +1,10 @@
 """Learning from logged sessions: what is rebuilt is what was seen; fixed points; a chain solved without playing it."""
 
+import shutil
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +23,11 @@ from session_logs import (
 )
 
 from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
+from recpolicy.training import offline_sessions as module
 from recpolicy.training.logged_session_play import Played, play_sessions
-from recpolicy.training.offline_sessions import block_of, check_log, learn_from_sessions, replay, steps_of
+from recpolicy.training.offline_sessions import SessionLogConfig, check_log, learn_from_sessions
+from recpolicy.training.replayed_sessions import block_of, replay, steps_of
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_problems"))
 
@@ -98,7 +103,7 @@ def bandit(actions: int, **given):
 def ends_at(log, epochs: int, **given) -> np.ndarray:
     """The policy that the agent ends at, all sessions in one block."""
     agent, bias = bandit(len(log.catalogue), **given)
-    learn_from_sessions(agent, log, bandit_sight(len(log.catalogue)), epochs=epochs, batch=len(log))
+    learn_from_sessions(agent, log, bandit_sight(len(log.catalogue)), SessionLogConfig(epochs=epochs, batch=len(log)))
     return tf.nn.softmax(bias).numpy()
 
 
@@ -125,7 +130,7 @@ def test_how_often_the_cap_binds_is_told():
     """Own policy 1/3 each; logged with (.5, .3, .2): weights .67, 1.11, 1.67, of which the last exceeds 1.5."""
     agent, _ = bandit(3, cap=1.5, learning_rate=1e-9, passes=1)
     log = bandit_log(np.array([5, 3, 2]), np.ones(3))
-    told = learn_from_sessions(agent, log, bandit_sight(3), batch=10)
+    told = learn_from_sessions(agent, log, bandit_sight(3), SessionLogConfig(batch=10))
     assert told["capped_share"] == pytest.approx(0.2, rel=1e-5)
     weight = np.repeat(1 / 3 / np.array([0.5, 0.3, 0.2]), [5, 3, 2])
     assert told["effective_share"] == pytest.approx(weight.sum() ** 2 / 10 / (weight**2).sum(), rel=1e-4)
@@ -145,7 +150,7 @@ def random_chain():
 def test_dqn_looks_ahead_in_a_random_log_as_far_as_gamma_says(random_chain, gamma, first):
     problem, log, sight = random_chain
     agent = make_agent("dqn", problem, gamma, 0)
-    learn_from_sessions(agent, log, sight, epochs=30)
+    learn_from_sessions(agent, log, sight, SessionLogConfig(epochs=30))
     assert opening(agent, problem)[first] > 0.95
     assert (mean_return(agent, problem) > 0.95 * BEST_RETURN) == (gamma > 0)
 
@@ -154,7 +159,7 @@ def test_topk_reinforce_values_what_the_logger_went_on_to_do(random_chain):
     """Its correction is of one step: after the opener a random logger earns .3, so the bait looks better."""
     problem, log, sight = random_chain
     agent = make_agent("topk_reinforce", problem, 0.9, 0)
-    learn_from_sessions(agent, log, sight, epochs=60, batch=200)
+    learn_from_sessions(agent, log, sight, SessionLogConfig(epochs=60, batch=200))
     assert opening(agent, problem)[BAIT] > 0.9
 
 
@@ -166,7 +171,7 @@ def test_every_session_or_step_counts_once_an_epoch(name):
     """40 sessions in blocks of 16: two and a rest; the steps likewise."""
     agent, log = make(name, **AGENTS[name]), random_log()
     with eagerly():
-        learn_from_sessions(agent, log, planted_sight(), epochs=3, batch=16)
+        learn_from_sessions(agent, log, planted_sight(), SessionLogConfig(epochs=3, batch=16))
     units, size = (40, 16) if name == "topk_reinforce" else (len(log), 32)
     assert units % size
     assert int(agent.train_step_counter.numpy()) == 3 * (-(-units // size))
@@ -176,7 +181,7 @@ def test_every_session_or_step_counts_once_an_epoch(name):
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(name):
     def learnt(seed: int):
         agent = make(name, **AGENTS[name])
-        learn_from_sessions(agent, log, planted_sight(), batch=16, seed=seed)
+        learn_from_sessions(agent, log, planted_sight(), SessionLogConfig(batch=16), seed=seed)
         return arrays_of(agent)
 
     log = random_log()
@@ -193,7 +198,7 @@ def test_room_for_longer_sessions_changes_nothing(name):
     for steps in (STEPS, STEPS + 5):
         agent = make(name, view="last_item", tables=False, **AGENTS[name])
         with eagerly():
-            learn_from_sessions(agent, log, planted_sight("last_item", steps=steps), batch=16)
+            learn_from_sessions(agent, log, planted_sight("last_item", steps=steps), SessionLogConfig(batch=16))
         found.append(arrays_of(agent))
     for key, array in found[0].items():
         np.testing.assert_allclose(found[1][key], array, atol=2e-5, err_msg=key)
@@ -209,6 +214,154 @@ def test_dqn_asks_for_no_propensities_and_stops_exploring_what_it_has_learnt():
         np.testing.assert_array_equal(arrays_of(other)[key], array)
     assert told["epsilon"] < 0.2
     assert one.learner.export().settings["epsilon"] == pytest.approx(one.learner.config.final_epsilon)
+
+
+EPOCHS = 2
+FEW = SessionLogConfig(epochs=EPOCHS, batch=16, checkpoint_every=65)
+"""Three batches an epoch for topk_reinforce, with a checkpoint every second; dqn's are of 32 steps: five and three."""
+
+
+class Bar:
+    """In place of the progress bar: counts, and has someone press Ctrl-C at the given look at it."""
+
+    def __init__(self, total: float, done: float, cut: int | None):
+        self.total, self.done, self.looks, self._cut = total, done, 0, cut
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Count."""
+        assert note.startswith("loss ")
+        self.done += amount
+        self.looks += 1
+        if self.looks == self._cut:
+            raise KeyboardInterrupt
+
+
+def with_a_bar(monkeypatch, agent, log, sight, config, *, folder=None, cut=None, movies=1):
+    """The figures and the bar of a training in pieces of about so many movies (1: of a batch)."""
+    bars = []
+
+    @contextmanager
+    def bar(_title, total, *, unit, done=0, show=None):
+        assert (unit, show) == ("sessions" if agent.learner.whole_sessions else "movies", None)
+        bars.append(Bar(total, done, cut))
+        yield bars[-1]
+
+    monkeypatch.setattr(module, "progress", bar)
+    monkeypatch.setattr(module, "PIECE", movies)
+    told = None
+    with suppress(KeyboardInterrupt):
+        told = learn_from_sessions(agent, log, sight, config, folder=folder)
+    return told, bars[0]
+
+
+def learnt_in_few(monkeypatch, name, folder, cut=None):
+    """An agent, its figures and its bar, after the planted sessions."""
+    agent = make(name, **AGENTS[name])
+    return agent, *with_a_bar(monkeypatch, agent, random_log(), planted_sight(), FEW, folder=folder, cut=cut)
+
+
+def everything(agent) -> list[np.ndarray]:
+    """All that a learner knows, optimizer and target network included."""
+    return [variable.numpy() for variable in agent.learner.variables]
+
+
+def steps_to_learn():
+    log = random_log()
+    return make("dqn", **AGENTS["dqn"]), log, planted_sight(), len(log), 32
+
+
+def sessions_to_learn():
+    """Of one movie each, which compiles sooner."""
+    log = bandit_log(np.array([20, 12, 8]), TEN[:3])
+    return bandit(3, passes=2)[0], log, bandit_sight(3), 40, 16
+
+
+@pytest.mark.parametrize("given", [steps_to_learn, sessions_to_learn])
+def test_many_pieces_teach_what_one_does(monkeypatch, given):
+    """Compiled; the numbers are the same to the last bit."""
+    config, found = SessionLogConfig(epochs=EPOCHS, batch=16), []
+    for movies in (10**9, 1):
+        agent, log, sight, units, size = given()
+        told, bar = with_a_bar(monkeypatch, agent, log, sight, config, movies=movies)
+        assert units % size
+        assert bar.looks == EPOCHS * (2 if movies > 1 else -(-units // size))  # whole batches, and what is left
+        assert bar.done == bar.total == EPOCHS * units
+        found.append((everything(agent), told))
+    assert found[0][1] == found[1][1]
+    for mine, theirs in zip(*(weights for weights, _ in found), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Finished trainings by the agent's name: all that the agent knows, its figures, the bar, the folder."""
+
+    @cache
+    def run(name):
+        folder = tmp_path_factory.mktemp(name)
+        with eagerly(), pytest.MonkeyPatch.context() as patch:
+            agent, told, bar = learnt_in_few(patch, name, folder)
+        return everything(agent), told, bar, folder
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "cut", "kept"), [("topk_reinforce", 4, 3), ("dqn", 4, 3), ("dqn", 9, 8)])
+def test_a_training_cut_anywhere_and_taken_up_again_ends_as_an_unbroken_one(
+    unbroken, tmp_path, monkeypatch, name, cut, kept
+):
+    """Of so many batches when it was cut, so many were in its last checkpoint: within an epoch or at its end."""
+    whole, told, bar, _ = unbroken(name)
+    with eagerly():
+        _, nothing, first = learnt_in_few(monkeypatch, name, tmp_path, cut=cut)
+        again, also, second = learnt_in_few(monkeypatch, name, tmp_path)
+    assert nothing is None
+    assert (first.looks, second.looks) == (cut, bar.looks - kept)
+    assert second.done == second.total == bar.done
+    assert also == told
+    assert int(again.train_step_counter.numpy()) == bar.looks
+    for mine, theirs in zip(everything(again), whole, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_finished_training_is_not_learnt_again(unbroken, monkeypatch):
+    whole, told, _, folder = unbroken("dqn")
+    agent, also, bar = learnt_in_few(monkeypatch, "dqn", folder)
+    assert (bar.looks, bar.done, also) == (0, bar.total, told)
+    for mine, theirs in zip(everything(agent), whole, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_checkpoint_of_another_agent_or_a_damaged_one_is_refused(unbroken, tmp_path, monkeypatch):
+    folder = shutil.copytree(unbroken("dqn")[-1], tmp_path / "run")
+    with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
+        learnt_in_few(monkeypatch, "topk_reinforce", folder)
+    for index in (folder / "checkpoints").glob("*.index"):
+        index.write_bytes(b"not a checkpoint")
+    with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
+        learnt_in_few(monkeypatch, "dqn", folder)
+
+
+def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch):
+    """Where they appear in the second epoch, the checkpoint of the first stays."""
+    learn = module.Passes.learn_piece
+
+    def spoilt(passes):
+        done = learn(passes)
+        if done == batches + 1:
+            weights = agent.learner.trainable_variables[0]
+            weights.assign(tf.fill(weights.shape, np.nan))
+        return done
+
+    agent, log = make("dqn", **AGENTS["dqn"]), random_log()
+    batches = -(-len(log) // 32)
+    monkeypatch.setattr(module.Passes, "learn_piece", spoilt)
+    monkeypatch.setattr(module, "PIECE", 1)
+    config = SessionLogConfig(epochs=EPOCHS, checkpoint_every=10**9)
+    said = rf"diverged before step {2 * len(log)}: .* not finite; the checkpoint of step {len(log)} in .* is kept"
+    with eagerly(), pytest.raises(DivergedError, match=said):
+        learn_from_sessions(agent, log, planted_sight(), config, folder=tmp_path)
+    assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{batches}"}
 
 
 def refused(name: str, log, **sight) -> str:

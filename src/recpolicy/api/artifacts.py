@@ -45,6 +45,13 @@ def refuse_existing(out: Path) -> None:
         raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
 
 
+def refuse_file(out: Path) -> None:
+    """Raise ArtifactError where files cannot be put into the folder `out`, for it or a folder above it is a file."""
+    above = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
+    if not above.is_dir():
+        raise ArtifactError(f"{above}: is a file; expected a folder, which is made where there is none")
+
+
 def work_folder(out: Path, about: dict[str, Any]) -> Path:
     """The folder beside `out` that holds an unfinished training; raises ArtifactError if it is of another training."""
     work = out.with_name(f"{out.name}.training")

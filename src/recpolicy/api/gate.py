@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from recpolicy.api.artifacts import refuse_file
 from recpolicy.api.judge import judge, read_judgement, read_trial_rounds, write_judgement
 from recpolicy.core.config import build, read_toml, reject_unknown_tables
 from recpolicy.core.extras import require_extra
@@ -63,11 +64,12 @@ def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
     if page is None:
         return
     require_extra("train", "the page of a gate")
+    from recpolicy.api.judge_page import policy_summary
     from recpolicy.evaluation.report import ReportContent, write_report
 
     content = ReportContent(
         title=f"Gate: {VERDICTS[result.verdict]}",
-        summary=[(key, str(value)) for key, value in result.policy.items()],
+        summary=policy_summary(result.policy),
         tables=gate_tables(result),
         notes=[
             "A gain counts by the lower end of its 95 % interval over users. Where the logged rounds say too little,"
@@ -90,6 +92,8 @@ def gate_files(
 
     With `out`, the folder gets judgement.json, gate.json and gate.html; nothing is written before the verdict is there.
     """
+    if out is not None:
+        refuse_file(out)
     rounds = read_trial_rounds(log, policy)
     judgement = judge(policy, split, rounds, incumbent, seed)
     result = gate(judgement.as_dict(), config)

@@ -20,6 +20,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.files import read_json_of, write_json
 from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.session_log_files import SESSIONS, is_session_log
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.bootstrap import Interval
 from recpolicy.evaluation.calibration import Calibration, rating_calibration
@@ -37,6 +38,7 @@ __all__ = [
 FORMAT, FORMAT_VERSION = "recpolicy judgement", 1
 INCUMBENT = "incumbent"
 """The incumbent's name among the policies of the held-out evaluation."""
+_OF_SESSIONS = "a log of sessions; expected rounds. Policies of sessions are judged by recpolicy ope estimate --log"
 _LIKE = 0.75
 """A like is a rating in the upper quarter of the scale: 4 and more on 1..5."""
 
@@ -180,13 +182,20 @@ def judge(
 
 
 def read_trial_rounds(path: Path, policy: Policy) -> LoggedRounds:
-    """Read the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote."""
+    """Read the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote.
+
+    Raises DataError for a log of sessions, for a raw log, and for whatever is wrong with the rounds.
+    """
     if path.is_dir():
+        if (path / SESSIONS).is_file():
+            raise DataError(f"{path}: {_OF_SESSIONS}")
         if not (path / EVALUATION).is_file():
             raise DataError(
                 f"{path}: no {EVALUATION} in this folder; turn a raw log into rounds first: recpolicy log ingest"
             )
         path = path / EVALUATION
+    elif is_session_log(path):
+        raise DataError(f"{path}: {_OF_SESSIONS}")
     return read_rounds(path, tables_of_policy(policy))
 
 

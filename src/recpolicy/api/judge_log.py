@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.api.judged import refuse_learnt, refuse_other_ids, refuse_other_kind
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator
 from recpolicy.data.logged_rounds import LoggedRounds
@@ -110,11 +111,10 @@ def trial_on(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: 
     Raises DataError, too, for an incumbent of other users or movies, and for vectors that the policy, or the incumbent,
     cannot read.
     """
-    learnt = {policy.about.get("log"), *(one.get("log") for one in policy.about.get("parents", []))}
-    if log.digest in learnt:
-        raise DataError(f"{log.name}: the policy has learnt from these very rounds; evaluate on others")
+    refuse_other_kind(policy, False, log.name)
+    refuse_learnt("the policy", policy, log.name, log.digest)
     if incumbent is not None:
-        _refuse_other_ids(policy, incumbent)
+        refuse_other_ids(policy, incumbent)
         _refuse_other_features(policy, incumbent, log)
     choice, rating = _tables(policy, log)
     choices = LoggedChoices(
@@ -132,18 +132,6 @@ def trial_on(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: 
 def off_policy_gain(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: int = 0) -> Gain:
     """By how much the policy, without exploring, earns more per round than the incumbent, or than who logged."""
     return trial_on(policy, incumbent, log, seed).gain
-
-
-def _refuse_other_ids(policy: Policy, incumbent: Policy) -> None:
-    one, other = policy.artifact, incumbent.artifact
-    for kind, column, here, there in (
-        ("users", "user_id", one.users, other.users), ("movies", "movie_id", one.movies, other.movies)
-    ):  # fmt: skip
-        if not np.array_equal(here[column].to_numpy(), there[column].to_numpy()):
-            raise DataError(
-                f"the incumbent ({incumbent.artifact.agent}) knows other {kind} than the candidate"
-                f" ({policy.artifact.agent}): only policies of the same data can be compared"
-            )
 
 
 def _refuse_other_features(policy: Policy, incumbent: Policy, log: LoggedRounds) -> None:

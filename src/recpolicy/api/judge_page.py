@@ -1,8 +1,9 @@
 """A judgement for people: tables and plots of what held-out ratings and logged rounds say."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -29,11 +30,20 @@ def write_judgement_page(judgement: "Judgement", page: Path) -> None:
     """Write the page to `page`."""
     content = ReportContent(
         title=f"Judgement of {judgement.name}",
-        summary=[(key, str(value)) for key, value in judgement.policy.items()],
+        summary=policy_summary(judgement.policy),
         tables=log_tables(judgement) + held_out_tables(judgement),
         notes=[LOG_NOTE],
     )
     write_report(page, content)
+
+
+def policy_summary(described: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of a policy as (label, value), for the head of a page; what is empty is left out."""
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value))
+        for key, value in described.items()
+        if value not in (None, [], {})
+    ]
 
 
 def log_tables(judgement: "Judgement") -> Tables:
@@ -85,7 +95,8 @@ def estimator_tables(trial: "LogTrial") -> tuple[Tables, list[tuple[str, str]]]:
         "Predicted and logged rewards": log_plots.reward_calibration_figure(trial.predictions(), trial.choices.reward),
     }
     table = estimates.table()[["value", "bootstrap", "t", "effective rounds", "largest weight", "setting", "verdict"]]
-    return [("Estimators side by side", table)], [(caption, to_svg(one)) for caption, one in figures.items()]
+    caption = "Estimators side by side (reward per round, 95 % intervals over users: bootstrap, Student's t)"
+    return [(caption, table)], [(caption, to_svg(one)) for caption, one in figures.items()]
 
 
 def _mean_reward(trial: "LogTrial") -> Interval:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from recpolicy.api.artifacts import refuse_file
 from recpolicy.api.features import prepare, settings_of
 from recpolicy.api.judge_log import trial_on
+from recpolicy.api.judged import refuse_learnt, refuse_other_kind
 from recpolicy.api.logs import EVALUATION, LogConfig, logging_probabilities, read_rounds
 from recpolicy.api.retrain import tables_of_policy
 from recpolicy.api.train import TrainConfig, training_world
 from recpolicy.core.config import as_dict
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.files import write_json
 from recpolicy.data.logged_rounds import LoggedRounds
@@ -97,6 +99,8 @@ def report_estimators(
     (None: as many as cores) change nothing in the card. Raises ConfigError for settings unknown or out of range.
     """
     require_extra("train", "the report card of the estimators")
+    if out is not None:
+        refuse_file(Path(out))
     settings = settings_of(ReportConfig, config, "card")
     training = train if isinstance(train, TrainConfig) else {"movies": min(MOVIES, fit.shape[1]), **(train or {})}
     world = card_world(fit, settings, settings_of(TrainConfig, training, "train"), model, model_config, seed)
@@ -175,8 +179,9 @@ def estimate_policy(
     log's scale. Raises DataError where one of the two has learnt from these very rounds, or knows other users or movies
     than the other; ConfigError for settings unknown or out of range.
     """
-    if incumbent is not None and incumbent.about.get("log") == log.digest:
-        raise DataError(f"{log.name}: the incumbent has learnt from these very rounds; estimate on others")
+    if incumbent is not None:
+        refuse_other_kind(incumbent, False, log.name)
+        refuse_learnt("the incumbent", incumbent, log.name, log.digest)
     trial = trial_on(policy, incumbent, log, seed)
     settings = _settings_of(config, log, seed)
     choices = replace(trial.choices, context=log.contexts(policy.artifact.context))  # mrdr fits a model of its own

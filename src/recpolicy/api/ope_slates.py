@@ -5,15 +5,18 @@ it scores best of those that the slot can still show, ties sharing alike.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.api.features import settings_of
+from recpolicy.api.judged import refuse_other_ids, refuse_other_kind
 from recpolicy.api.ope import PolicyEstimates
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.errors import DataError
 from recpolicy.data.slate_log import SlateLog, open_to
+from recpolicy.data.slate_log_files import SLATES, is_slate_log
 from recpolicy.evaluation.off_policy.pseudo_inverse import general_weights, without_repeats_moments
 from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig
 from recpolicy.evaluation.off_policy.slate_estimate import estimate_slates, slate_gains
@@ -42,10 +45,12 @@ def estimate_slate_policy(
 
     With an incumbent also the gain over it, paired page by page. cascade_dr reads the policy's own rating estimates.
     Rewards are known to lie on the log's scale. Raises ConfigError for a policy of sessions and settings unknown or out
-    of range, DataError for a catalogue that the policy does not have.
+    of range, DataError for a catalogue that the policy does not have and for an incumbent of other users or movies.
     """
-    for one in (policy, *(() if incumbent is None else (incumbent,))):
-        _check(one, log)
+    _check(policy, log)
+    if incumbent is not None:
+        _check(incumbent, log)
+        refuse_other_ids(policy, incumbent)
     settings = config if isinstance(config, SequenceConfig) else _settings(config, log, seed)
     slates, model = _seen_by(policy, log, settings)
     estimates = estimate_slates(slates, None, settings, model=model)
@@ -121,11 +126,15 @@ def _settings(config: Mapping[str, Any] | None, log: SlateLog, seed: int) -> Seq
 
 def _check(policy: Policy, log: SlateLog) -> None:
     artifact = policy.artifact
-    if policy.sequential:
-        raise ConfigError(f"{artifact.agent} acts in sessions; pages are judged for policies of single rounds")
+    refuse_other_kind(policy, False, log.name)
     strange = ~np.isin(log.catalogue, artifact.catalogue)
     if strange.any():
         raise DataError(
             f"{log.name}: {int(strange.sum())} of the {len(log.catalogue)} movies of its pages are not in the catalogue"
             f" of {artifact.agent}; judge a policy of that catalogue"
         )
+
+
+def holds_slates(path: Path) -> bool:
+    """Whether this folder or file is a log of slates."""
+    return (path / SLATES).exists() if path.is_dir() else is_slate_log(path)

@@ -21,7 +21,7 @@ from recpolicy.serving.predictor import Policy
 _NOTES = (
     "Held-out choice: the policy chooses among the movies that a user really rated in the test part, so the reward of"
     " every alternative is known. Intervals are 95 % bootstrap intervals over users. Random is the uniform choice,"
-    " oracle the best one.",
+    " oracle the best one; place is where a choice lies between them, 0 at random, 1 at the oracle.",
     "Judge regret: how much less the policy's choice is worth than the best movie, in a simulated world of another"
     " model class than the one it was trained in. The training regret is that of the training world: the gap between"
     " the two is what simulation cannot be trusted for.",
@@ -52,12 +52,13 @@ def write_policy_report(
     """Evaluate the policy (whose artifact is `folder`) and write the page to `out`; `user` gets the suggestions.
 
     With logged rounds, the page shows what they say of the policy beside the incumbent (or whoever logged), and the
-    gate. Raises what `judge` raises for rounds and incumbent.
+    gate. Raises what `judge` raises for rounds and incumbent, and ConfigError where there can be no page.
     """
     require_extra("train", "the report")
     from recpolicy.api.judge_page import LOG_NOTE, evaluation_tables
-    from recpolicy.evaluation.report import ReportContent, write_report
+    from recpolicy.evaluation.report import ReportContent, refuse_page, write_report
 
+    refuse_page(out)  # before anything is computed
     policies = {policy.artifact.agent: policy}
     judged = None if log is None else judge(policy, split, log, incumbent, seed)
     verdict = _verdict(judged, policies, split, folder, seed)
@@ -66,7 +67,7 @@ def write_policy_report(
     log_tables, log_figures = _of_log(judged, limits)
     content = ReportContent(
         title=f"{policy.artifact.agent} on {policy.about['data']}",
-        summary=_summary(policy.about),
+        summary=_summary(policy.about) + _log_summary(judged),
         tables=[
             *log_tables, ("On held-out ratings, beside the baselines", verdict.table()), *sessions,
             *evaluation_tables(verdict.evaluation), _suggestions(policy, user),
@@ -114,6 +115,16 @@ def _summary(about: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("settings", json.dumps(about["config"]["agent"])),
         ("seed", str(about["seed"])),
         ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
+    ]
+
+
+def _log_summary(judged: Judgement | None) -> list[tuple[str, str]]:
+    if judged is None or judged.trial is None:
+        return []
+    choices, digest = judged.trial.choices, judged.inputs["rounds"] or ""
+    return [
+        ("judged on", f"{len(choices):,} logged rounds of {len(np.unique(choices.user)):,} users ({digest[:12]})"),
+        ("compared with", judged.against),
     ]
 
 

@@ -51,7 +51,7 @@ class SessionTrainConfig(FeatureConfig):
     points: int = 50
     """Rows of training metrics."""
     checkpoint_every: int = 50_000
-    """Movies shown between checkpoints."""
+    """Movies shown between checkpoints, or learnt from in a log."""
     epochs: int = 1
     """Passes over the log, where one is learnt from; nothing is played then, and `batch_size` sessions make a block."""
 
@@ -89,7 +89,6 @@ def train_sessions(
     from recpolicy.agents.arms import arms_of
     from recpolicy.agents.observation import context_width
     from recpolicy.agents.registry import SESSION_AGENTS, agent_entry
-    from recpolicy.training.session_run import SessionRunConfig, train_in_sessions
 
     entry = agent_entry(agent)
     if agent not in SESSION_AGENTS:
@@ -106,23 +105,17 @@ def train_sessions(
         "source": None if source is None else dict(source),
         **about_of(split, settings, agent_settings, features.model, seed),
     }
+    if log is not None:
+        about["log"] = log.digest
     make = partial(
         entry.make, config=agent_settings, arms=arms_of(features.catalogue, features.embeddings, split.fit), seed=seed
     )
-    if log is not None:
-        about["log"] = log.digest
-        learner, training = _learn_from_log(make, features, settings, split, log, seed)
-        work = work_folder(out, {"agent": agent, **about})
-    else:
+    begin = partial(work_folder, out, {"agent": agent, **about})
+    if log is None:
         world = (worlds or worlds_of(split, settings, seed)).train
-        environment = session_environment(world, features, settings, seed)
-        learner = make(environment.time_step_spec(), environment.action_spec())
-        work = work_folder(out, {"agent": agent, **about})
-        run = SessionRunConfig(
-            total_timesteps=settings.total_timesteps, points=settings.points, checkpoint_every=settings.checkpoint_every
-        )
-        shown = train_in_sessions(environment, learner, run, work, show_progress)
-        training = {"mode": "sessions", "interactions": shown, "world": world.name}
+        learner, training, work = _play(make, features, settings, world, begin, seed, show_progress)
+    else:
+        learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
     exported = with_view(learner.learner.export(), settings, split)
     artifact = artifact_of(agent, exported, split.fit, features, {**about, "training": training})
     width = context_width(learner.time_step_spec)
@@ -130,23 +123,44 @@ def train_sessions(
     return load_policy(out)
 
 
+def _play(
+    make: "Callable[..., SequenceAgent]", features: Features, settings: SessionTrainConfig, world: SessionWorld,
+    begin: Callable[[], Path], seed: int, show_progress: bool | None,
+) -> "tuple[SequenceAgent, dict[str, Any], Path]":  # fmt: skip
+    """An agent that learnt in a world, the figures of its training, and the work folder that `begin` gave."""
+    from recpolicy.training.session_run import SessionRunConfig, train_in_sessions
+
+    environment = session_environment(world, features, settings, seed)
+    agent = make(environment.time_step_spec(), environment.action_spec())
+    run = SessionRunConfig(
+        total_timesteps=settings.total_timesteps, points=settings.points, checkpoint_every=settings.checkpoint_every
+    )
+    work = begin()  # last, so that settings refused above leave no unfinished training behind
+    shown = train_in_sessions(environment, agent, run, work, show_progress)
+    return agent, {"mode": "sessions", "interactions": shown, "world": world.name}, work
+
+
 def _learn_from_log(
     make: "Callable[..., SequenceAgent]", features: Features, settings: SessionTrainConfig, split: Split,
-    log: LoggedSessions, seed: int,
-) -> "tuple[SequenceAgent, dict[str, Any]]":  # fmt: skip
-    """An agent that learnt from the log, and the figures of its training."""
+    log: LoggedSessions, begin: Callable[[], Path], seed: int, show_progress: bool | None,
+) -> "tuple[SequenceAgent, dict[str, Any], Path]":  # fmt: skip
+    """An agent that learnt from the log, the figures of its training, and the work folder that `begin` gave."""
     from recpolicy.environments.session_views import VIEWS
-    from recpolicy.training.offline_sessions import Sight, learn_from_sessions
-    from recpolicy.training.session_run import refuse_ruined
+    from recpolicy.training.offline_sessions import SessionLogConfig, check_log, learn_from_sessions
+    from recpolicy.training.replayed_sessions import Sight
 
     embedding, genres = features.embeddings.movie[features.catalogue], genre_directions(split.fit.movies)
     steps = settings.max_episode_steps
     view = VIEWS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
     sight = Sight(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
     agent = make(*sight.specs())
-    figures = learn_from_sessions(agent, log, sight, epochs=settings.epochs, batch=settings.batch_size, seed=seed)
-    refuse_ruined(agent.learner, len(log) * settings.epochs, 0, Path(log.name))
-    return agent, figures
+    run = SessionLogConfig(
+        epochs=settings.epochs, batch=settings.batch_size, checkpoint_every=settings.checkpoint_every
+    )
+    check_log(agent.learner, log, sight)
+    work = begin()  # last, so that a log refused above leaves no unfinished training behind
+    figures = learn_from_sessions(agent, log, sight, run, seed=seed, folder=work, show_progress=show_progress)
+    return agent, figures, work
 
 
 def _refuse_log(agent: str, log: LoggedSessions, settings: SessionTrainConfig, scale: tuple[float, float]) -> None:

@@ -1,9 +1,13 @@
 """`recpolicy ope`: what a log says of a policy by every estimator, and how far the estimators are to be trusted."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from recpolicy.api.ope import PolicyEstimates
+    from recpolicy.serving.predictor import Policy
 
 app = typer.Typer(help="Off-policy evaluation: judge a policy by the rounds of another.", no_args_is_help=True)
 
@@ -57,28 +61,74 @@ def report(
 @app.command(epilog="Example:  recpolicy ope estimate runs/linucb --log rounds/week1 --against runs/incumbent")
 def estimate(
     candidate: Annotated[Path, typer.Argument(help="Folder of the policy to judge.", show_default=False)],
-    log: Annotated[Path, typer.Option("--log", help="What `recpolicy log ingest` wrote: its folder or a file of it.")],
+    log: Annotated[
+        Path,
+        typer.Option(
+            "--log",
+            help="What `recpolicy log ingest` wrote, or a log of slates; of sessions for a policy of sessions. The"
+            " folder or a file of it.",
+        ),
+    ],
     against: Annotated[
-        Path | None, typer.Option("--against", help="Folder of a policy to compare with, round by round.")
+        Path | None, typer.Option("--against", help="Folder of a policy to compare with, paired on the log.")
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with the table \\[off_policy].")] = None,
+    act: Annotated[
+        str | None,
+        typer.Option("--act", help="Of sessions: greedy (the default), or exploring, as the policies' artifacts say."),
+    ] = None,
+    gamma: Annotated[
+        float | None, typer.Option("--gamma", min=0, max=1, help="Of sessions: discount per step; 1 without.")
+    ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Print what every estimator says a policy would have earned, with intervals and what the log can tell."""
-    from recpolicy.api.ope import estimate_policy, rounds_for
+    from recpolicy.api.ope_sessions import SessionPolicyEstimates
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.serving.predictor import load_policy
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("off_policy",), str(config))
-    policy = load_policy(candidate)
-    incumbent = None if against is None else load_policy(against)
-    found = estimate_policy(policy, rounds_for(policy, log), incumbent, config=tables.get("off_policy"), seed=seed)
+    policies = load_policy(candidate), None if against is None else load_policy(against)
+    of_sessions = {name: value for name, value in (("act", act), ("gamma", gamma)) if value is not None}
+    found = _estimates(*policies, log, tables.get("off_policy"), seed, of_sessions)
     if as_json:
         print_json(found.as_dict())
         return
-    print_frame(found.estimates.table(), f"{policy.artifact.agent} on {found.log} (mean logged {found.logged:.3f})")
+    how, notes = (f" ({found.act})", found.notes) if isinstance(found, SessionPolicyEstimates) else ("", ())
+    print_frame(
+        found.estimates.table(), f"{policies[0].artifact.agent}{how} on {found.log} (mean logged {found.logged:.3f})"
+    )
     if found.gains:
         print_frame(found.gain_table(), f"\nGain over {against}")
+    for note in notes:
+        print(f"\nnote: {note}")
+
+
+def _estimates(
+    policy: "Policy", incumbent: "Policy | None", log: Path, config: Any, seed: int, of_sessions: dict[str, Any]
+) -> "PolicyEstimates":
+    """The estimates by what the log is: sessions, which alone take `of_sessions`, slates or single rounds."""
+    from recpolicy.api.judged import refuse_other_kind
+    from recpolicy.api.ope import estimate_policy, rounds_for
+    from recpolicy.api.ope_sessions import estimate_session_policy, holds_sessions, sessions_for
+    from recpolicy.api.ope_slates import estimate_slate_policy, holds_slates
+    from recpolicy.api.retrain import tables_of_policy
+    from recpolicy.api.slate_logs import read_slate_log
+    from recpolicy.core.errors import ConfigError
+
+    sessions = holds_sessions(log)
+    for one in (policy, *([] if incumbent is None else [incumbent])):
+        refuse_other_kind(one, sessions, str(log))
+    if sessions:
+        logged = sessions_for(policy, log)
+        return estimate_session_policy(policy, logged, incumbent, config=config, seed=seed, **of_sessions)
+    if of_sessions:
+        given = " and ".join(f"--{name}" for name in of_sessions)
+        raise ConfigError(f"{log}: no log of sessions; leave out {given}, which only sessions have")
+    if holds_slates(log):
+        pages = read_slate_log(log, tables_of_policy(policy))
+        return estimate_slate_policy(policy, pages, incumbent, config=config, seed=seed)
+    return estimate_policy(policy, rounds_for(policy, log), incumbent, config=config, seed=seed)

@@ -1,13 +1,12 @@
 """Plots of the estimator report card, in the manner of plots.py."""
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from recpolicy.evaluation.estimator_card_results import KINDS, LEAST_COVERAGE, EstimatorCard
-from recpolicy.evaluation.palette import DASHES, INK, MUTED, SERIES
-from recpolicy.evaluation.plots import new_axes
+from recpolicy.evaluation.palette import DASHES, MUTED, SERIES
+from recpolicy.evaluation.plots import draw_legend_above, new_axes
 
 _MARKERS = ("o", "s", "^", "D")
 _LEAST_SHOWN = 0.8
@@ -29,10 +28,11 @@ def error_figure(card: EstimatorCard, logger: str) -> Figure:
     axes.set_xticks(sizes)
     axes.xaxis.set_major_formatter(_THOUSANDS)
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(_PLAIN)
-    axes.set_xlabel("rounds of the log")
+    axes.set_xlabel("rounds of the log (of lines that coincide the last one shows)")
     axes.set_ylabel("mean relative error (%)")
-    _legend_above(axes, columns=4)
+    draw_legend_above(axes, columns=4)
     return figure
 
 
@@ -45,7 +45,7 @@ def coverage_figure(card: EstimatorCard, logger: str, rounds: int) -> Figure:
         places = [place for place, name in enumerate(names) if kind in cell.scores[name].coverage]
         shares = [cell.scores[names[place]].coverage[kind] for place in places]
         axes.plot(
-            100 * np.maximum(shares, _LEAST_SHOWN), np.array(places) + 0.12 * (1.5 - number), _MARKERS[number],
+            100 * np.maximum(shares, _LEAST_SHOWN), np.array(places) + 0.2 * (1.5 - number), _MARKERS[number],
             color=SERIES[number].light, markersize=4.5, linestyle="none", label=kind,
         )  # fmt: skip
     axes.axvline(100 * card.level, color=MUTED.light, linestyle=DASHES[0], lw=1.1)
@@ -53,14 +53,10 @@ def coverage_figure(card: EstimatorCard, logger: str, rounds: int) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(100 * _LEAST_SHOWN - 1, 101)
+    ticks = range(round(100 * _LEAST_SHOWN), 101, 5)
+    axes.set_xticks(ticks, [f"≤ {ticks[0]}", *(str(tick) for tick in ticks[1:])])
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"intervals that hold the truth (%), {cell.repetitions} logs of {rounds:,} rounds", loc="right")
-    _legend_above(axes, columns=len(KINDS))
+    lines = f"lines: nominal {100 * card.level:.0f}, least {100 * LEAST_COVERAGE:.0f}"
+    axes.set_xlabel(f"intervals that hold the truth (%); {lines}", loc="right")
+    draw_legend_above(axes, columns=len(KINDS))
     return figure
-
-
-def _legend_above(axes: Axes, columns: int) -> None:
-    axes.legend(
-        frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize="small",
-        labelcolor=INK.light, handlelength=2.6, columnspacing=1.2,
-    )  # fmt: skip

@@ -71,7 +71,7 @@ class Cell:
         score = self.scores[best]
         said = (
             f"least rmse ({score.rmse:.4f}) of the {len(covering)} of {len(self.scores)} estimators whose bootstrap "
-            f"interval covers ({score.coverage['bootstrap']:.1%})"
+            f"interval covers ({100 * score.coverage['bootstrap']:.1f} %)"
         )
         if "ips" in self.scores and best != "ips" and score.rmse > 0:
             said += f", {self.scores['ips'].rmse / score.rmse:.1f} times less than ips"

@@ -80,7 +80,9 @@ def held_out_choice_figure(policies: Mapping[str, Interval], random: Interval, o
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_yticks(places, names)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"mean true rating of the choice (stars), {random.level:.0%} interval over users", loc="right")
+    axes.set_xlabel(
+        f"mean true rating of the choice (stars), {100 * random.level:.0f} % interval over users", loc="right"
+    )
     return figure
 
 
@@ -221,6 +223,15 @@ def draw_legend(axes: Axes, loc: str = "best") -> None:
     """Draw the legend if anything has a label."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc=loc, labelcolor=INK.light)
+
+
+def draw_legend_above(axes: Axes, columns: int) -> None:
+    """Draw the legend, if anything has a label, above the plot, where it hides nothing."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize="small",
+            labelcolor=INK.light, handlelength=3.2, columnspacing=1.2,
+        )  # fmt: skip
 
 
 def _look(index: int) -> tuple[str, object]:

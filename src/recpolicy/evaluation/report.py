@@ -14,12 +14,15 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import write_text
 from recpolicy.evaluation.evaluation import MISSING
 from recpolicy.evaluation.palette import SHADES
 
-_NUMBER = re.compile(r"[-+−]?[0-9.,]+(e[-+]?[0-9]+)?( ?%)?( \[.*\])?")
+_FIGURE = r"[-+−]?[0-9.,]+(e[-+]?[0-9]+)?"
+_NUMBER = re.compile(rf"{_FIGURE}( ?%)?( \[.*\]| ± {_FIGURE})?|\[{_FIGURE}, {_FIGURE}\]")
+_LONG = 20
+"""Characters from which a cell is broken into lines; shorter ones stand in one."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,21 @@ class _Column:
 
 
 def write_report(path: Path, content: ReportContent) -> None:
-    """Write the page to `path`, atomically; raises DataError for a figure that is not an SVG element."""
+    """Write the page to `path`, atomically; raises DataError for a figure that is not an SVG element.
+
+    Raises, too, what `refuse_page` raises.
+    """
+    refuse_page(path)
     write_text(path, render_report(content))
+
+
+def refuse_page(path: Path) -> None:
+    """Raise ConfigError where no page can be written: at a folder, and below a file."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; a page is a file, such as {path / 'report.html'}")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{above}: is a file; {path.name} can only be written to a folder")
 
 
 def render_report(content: ReportContent) -> str:
@@ -65,6 +81,7 @@ def render_report(content: ReportContent) -> str:
             figures=[(caption, _inline(caption, svg)) for caption, svg in content.figures],
             notes=content.notes,
             shades=SHADES,
+            long=_LONG,
         )
         + "\n"
     )

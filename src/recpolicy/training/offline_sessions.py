@@ -1,8 +1,9 @@
 """Learning from logged sessions: top-K REINFORCE from whole sessions, DQN from single steps; nothing is played.
 
-M sessions of at most S steps, N steps in all; A movies of the agent's catalogue, O observation. What the agent would
-have seen at each step (its view of the session, the movies already shown) is rebuilt from the logged movies and likes.
-An epoch, every session or step once in a seeded order, is one XLA program; the incomplete last batch is a second one.
+M sessions, N steps in all, F figures. An epoch is every session or step once, in a seeded order. It is learnt in pieces
+of whole batches: one XLA program is told where a piece begins and ends, the incomplete last batch is a second one. A
+checkpoint holds the learner, the number of batches and the sums of their figures: killed anywhere and taken up again,
+a training ends with the same numbers as an unbroken one.
 
 - topk_reinforce: blocks of sessions, `passes` gradient steps each, with the logged probability as beta (capped weight,
   lambda_K, rewards to the end of the session), or the behaviour head's estimate where nobody noted propensities.
@@ -12,92 +13,131 @@ An epoch, every session or step once in a seeded order, is one XLA program; the 
 Sources: Chen et al. 2019 (1812.02353); van Hasselt et al. 2015 (1509.06461).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tf_agents.specs import tensor_spec
-from tf_agents.trajectories import time_step as ts
 
 from recpolicy.agents.dqn import DQN
-from recpolicy.agents.experience import Experience
-from recpolicy.agents.replay import Batch
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
 from recpolicy.agents.topk_reinforce import TopKReinforce
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.data.logged_sessions import LoggedSessions
-from recpolicy.environments.session_views import Shown, View
+from recpolicy.training.checkpoints import checkpoints_of, restore
+from recpolicy.training.replayed_sessions import Replayed, Sight, block_of, replay, steps_of
+from recpolicy.training.session_run import refuse_ruined
 
 LEARN_FROM_LOGS = ("topk_reinforce", "dqn")
 """Agents of sessions that can learn from other policies' sessions."""
+PIECE = 2048
+"""Movies, about, between two looks at the progress bar and at Ctrl-C: 2 s of topk_reinforce, .5 s of dqn."""
 
 
-@dataclass(frozen=True)
-class Sight:
-    """What the agent knows of users and movies, and how it sees a session."""
+@dataclass(frozen=True, kw_only=True)
+class SessionLogConfig:
+    """How long to learn from a log of sessions, and how often to look."""
 
-    context: NDArray[np.float32]  # [U, >= D], the embedding first
-    embedding: NDArray[np.float32]  # [A, D]
-    genres: NDArray[np.float32]  # [A, G]
-    catalogue: NDArray[np.int32]  # [A], movie rows, ascending
-    view: View
-    steps: int
-    """S, the most movies of a session."""
-
-    def specs(self) -> tuple[Any, Any]:
-        """The time steps and actions of an agent that sees so."""
-        observation = {
-            "global": tensor_spec.TensorSpec((self.context.shape[1] + self.view.width,), tf.float32, "global"),
-            "mask": tensor_spec.TensorSpec((len(self.catalogue),), tf.int32, "mask"),
-        }
-        action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, len(self.catalogue) - 1, name="action")
-        return ts.time_step_spec(observation), action
+    epochs: int = 1
+    """Passes over the log."""
+    batch: int = 64
+    """Sessions of a block; agents that learn from single steps take their own batch of steps."""
+    checkpoint_every: int = 50_000
+    """Movies between checkpoints, rounded up to whole pieces; there is one at the end of each epoch, too."""
 
 
-class Replayed(NamedTuple):
-    """M sessions as the agent would have seen them; steps after the end are padding."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a log is cut: an epoch is `units` in batches of `size`, of which the last may be smaller."""
 
-    user: tf.Tensor  # [M, C] contexts
-    memory: tf.Tensor  # [M, S + 1, W] before each step, and after the last
-    arm: tf.Tensor  # [M, S] int32, -1 after the end
-    log_probability: tf.Tensor  # [M, S]
-    reward: tf.Tensor  # [M, S]
-    length: tf.Tensor  # [M] int32
-    ended: tf.Tensor  # [M] bool, the user left; else the session was cut
-    session: tf.Tensor  # [N] int32, of each logged step
-    step: tf.Tensor  # [N] int32
+    unit: str
+    """What an agent learns from: sessions or movies."""
+    units: int
+    size: int
+    movies: int
+    """N, the movies of an epoch."""
+    epochs: int
+    piece: int
+    """Batches of a piece."""
+    keep: int
+    """Batches between checkpoints."""
+
+    @classmethod
+    def of(cls, learner: SequenceLearner, log: LoggedSessions, config: SessionLogConfig) -> "Plan":
+        """The plan for a learner and a log."""
+        whole = learner.whole_sessions
+        units, size = (len(log.length), config.batch) if whole else (len(log), learner.config.batch)
+        size = min(size, units)
+        movies = size * len(log) / units  # of a batch, on average
+        keep = math.ceil(config.checkpoint_every / movies)
+        return cls(
+            unit="sessions" if whole else "movies", units=units, size=size, movies=len(log), epochs=config.epochs,
+            piece=max(1, min(keep, int(PIECE / movies))), keep=keep,
+        )  # fmt: skip
+
+    @property
+    def whole(self) -> int:
+        """Whole batches of an epoch."""
+        return self.units // self.size
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.units // self.size)
+
+    def units_until(self, batch: int) -> int:
+        """Units in the first `batch` batches of the training."""
+        epochs, batches = divmod(batch, self.batches)
+        return epochs * self.units + batches * self.size
+
+    def movies_until(self, batch: int) -> int:
+        """Movies in the first `batch` batches of the training, where all sessions are of mean length."""
+        return round(self.units_until(batch) * self.movies / self.units)
 
 
 def learn_from_sessions(
-    agent: SequenceAgent, log: LoggedSessions, sight: Sight, *, epochs: int = 1, batch: int = 64, seed: int = 0
+    agent: SequenceAgent,
+    log: LoggedSessions,
+    sight: Sight,
+    config: SessionLogConfig | None = None,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    show_progress: bool | None = None,
 ) -> dict[str, Any]:
     """Let the agent learn from logged sessions; returns the figures of the training, those of updates of the last pass.
 
-    `batch` is the sessions of a block; agents that learn from single steps take their own batch of steps. Raises what
-    `check_log` raises.
+    With a `folder` it keeps checkpoints there and takes up what a killed training left. Raises what `check_log` raises,
+    ArtifactError for a checkpoint that does not fit this agent, DivergedError when the learner holds a number that is
+    not finite: the last good checkpoint stays.
     """
     check_log(agent.learner, log, sight)
-    replayed = replay(log, sight)
-    units, size = (len(log.length), batch) if agent.learner.whole_sessions else (len(log), agent.learner.config.batch)
-    batches, left = divmod(units, min(size, units))
-    whole = units - left
-    order_rng = generator(seed, "offline/sessions")
-    epoch = tf.function(_epoch(agent, batches, len(sight.catalogue)), jit_compile=True, autograph=False)
-    remainder = tf.function(_epoch(agent, 1, len(sight.catalogue)), jit_compile=True, autograph=False)
-    told = np.zeros(0)
-    for _ in range(epochs):
-        order = order_rng.permutation(units).astype(np.int32)
-        told = epoch(replayed, tf.constant(order[:whole])).numpy()
-        if left:
-            rest = remainder(replayed, tf.constant(order[whole:])).numpy()
-            told = (told * whole + rest * left) / units
-    figures = dict(zip(_figures(agent.learner), told.tolist(), strict=True))
-    return {"mode": "log", "rows": len(log), "sessions": len(log.length), "epochs": epochs, **figures}
+    plan = Plan.of(agent.learner, log, config or SessionLogConfig())
+    passes = Passes(agent, plan, replay(log, sight), len(sight.catalogue), seed)
+    manager = None if folder is None else _manager(folder, passes, agent)
+    if folder is not None and manager is not None:
+        restore(manager, folder)
+    saved = done = passes.done
+    bar_of = progress("learning", plan.epochs * plan.units, unit=plan.unit, done=plan.units_until(done),
+                      show=show_progress)  # fmt: skip
+    with bar_of as bar:
+        while done < plan.epochs * plan.batches:
+            before, done = done, passes.learn_piece()
+            if done - saved >= plan.keep or done % plan.batches == 0:
+                kept = plan.movies_until(saved) if manager else 0
+                refuse_ruined(agent.learner, plan.movies_until(done), kept, folder or Path(log.name))
+                if manager is not None:
+                    manager.save(checkpoint_number=done)
+                saved = done
+            bar.advance(plan.units_until(done) - plan.units_until(before), f"loss {passes.figures()['loss']:.3f}")
+    return {"mode": "log", "rows": len(log), "sessions": len(log.length), "epochs": plan.epochs, **passes.figures()}
 
 
 def check_log(learner: SequenceLearner, log: LoggedSessions, sight: Sight) -> None:
@@ -129,75 +169,69 @@ def check_log(learner: SequenceLearner, log: LoggedSessions, sight: Sight) -> No
         )
 
 
-def replay(log: LoggedSessions, sight: Sight) -> Replayed:
-    """Rebuild what the agent would have seen at every step."""
-    count, length = len(log.length), log.length
-    session = np.repeat(np.arange(count), length)
+class Passes:
+    """Passes of an agent over a log, a piece a call.
 
-    def padded(values: NDArray[Any], fill: float) -> NDArray[Any]:
-        table = np.full((count, sight.steps), fill, values.dtype)
-        table[session, log.step] = values
-        return table
-
-    arm = padded(np.searchsorted(sight.catalogue, log.movie).astype(np.int32), -1)
-    liked = padded(log.liked.astype(np.float32), 0)
-    propensity = np.zeros(len(log)) if log.log_propensity is None else log.log_propensity
-    context = sight.context[log.user[log.start[:-1]]]
-    memory = [sight.view.start(tf.constant(context[:, : sight.embedding.shape[1]]))]
-    for step in range(sight.steps):
-        place = arm[:, step]
-        shown = Shown(
-            tf.constant(sight.embedding[place]), tf.constant(sight.genres[place]), tf.constant(liked[:, step])
-        )
-        memory.append(sight.view.update(memory[-1], shown))
-    return Replayed(
-        user=tf.constant(context), memory=tf.stack(memory, axis=1), arm=tf.constant(arm),
-        log_probability=tf.constant(padded(propensity.astype(np.float32), 0)),
-        reward=tf.constant(padded(log.reward.astype(np.float32), 0)), length=tf.constant(length.astype(np.int32)),
-        ended=tf.constant(log.ended[log.start[1:] - 1]), session=tf.constant(session.astype(np.int32)),
-        step=tf.constant(log.step),
-    )  # fmt: skip
-
-
-def block_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Experience:
-    """The sessions in `rows` [B] as a block of whole sessions [S, B]; what follows a session's end counts for nothing.
-
-    `next_mask` is left out: no agent that learns from whole sessions asks for it.
+    A piece ends with the whole batches of its epoch at the latest: what is left of an epoch is a piece of its own.
     """
-    user, memory, arm, log_probability, reward, length, ended = (tf.gather(part, rows) for part in replayed[:7])
-    steps = arm.shape[1]
-    seen = tf.concat([tf.repeat(user[:, tf.newaxis], steps + 1, axis=1), memory], axis=2)  # [B, S + 1, O]
-    seen = tf.transpose(seen, [1, 0, 2])
-    last = tf.range(steps)[:, tf.newaxis] == length - 1  # [S, B]
-    masks, allowed = [], tf.ones([arm.shape[0], actions], tf.bool)
-    for step in range(steps):
-        masks.append(allowed)
-        allowed &= arm[:, step, tf.newaxis] != tf.range(actions)
-    return Experience(
-        observation=seen[:-1], mask=tf.stack(masks), action=tf.maximum(tf.transpose(arm), 0),
-        log_probability=tf.transpose(log_probability), reward=tf.transpose(reward), terminated=last & ended,
-        truncated=last & ~ended, next_observation=seen[1:], next_mask=None,
-    )  # fmt: skip
+
+    def __init__(self, agent: SequenceAgent, plan: Plan, replayed: Replayed, actions: int, seed: int):
+        self._plan, self._replayed, self._names = plan, replayed, _figures(agent.learner)
+        self._rng, self._order, self._drawn = generator(seed, "offline/sessions"), np.zeros(0, np.int32), 0
+        self._whole, self._rest = (
+            tf.function(_batches(agent, size, actions), jit_compile=True, autograph=False)
+            for size in (plan.size, plan.units % plan.size)
+        )
+        self._done = tf.Variable(0, dtype=tf.int64, trainable=False, name="batches")
+        # Of the epoch: over its whole batches, and of the incomplete one.
+        self._sums = tf.Variable(tf.zeros([2, len(self._names)]), trainable=False, name="sums")
+
+    @property
+    def state(self) -> dict[str, tf.Variable]:
+        """All that a checkpoint must hold, by name, besides the agent."""
+        return {"batches": self._done, "sums": self._sums}
+
+    @property
+    def done(self) -> int:
+        """Batches learnt from so far, in all epochs."""
+        return int(self._done.numpy())
+
+    def learn_piece(self) -> int:
+        """Learn from the next piece; returns the batches learnt from so far."""
+        plan, (epoch, first) = self._plan, divmod(self.done, self._plan.batches)
+        order, cut = self._order_of(epoch), plan.whole * plan.size
+        whole, rest = tf.unstack(self._sums if first else tf.zeros_like(self._sums))
+        if first < plan.whole:
+            last = min(first + plan.piece, plan.whole)
+            whole = self._whole(self._replayed, tf.constant(order[:cut]), tf.constant(first), tf.constant(last), whole)
+        else:
+            last = plan.batches
+            rest = self._rest(self._replayed, tf.constant(order[cut:]), tf.constant(0), tf.constant(1), rest)
+        self._sums.assign(tf.stack([whole, rest]))
+        self._done.assign_add(last - first)
+        return self.done
+
+    def figures(self) -> dict[str, float]:
+        """Means of the figures over the current epoch so far, by unit."""
+        plan, (whole, rest) = self._plan, self._sums.numpy()
+        batches = (self.done - 1) % plan.batches + 1
+        means = whole / min(batches, plan.whole)
+        if batches > plan.whole:
+            cut = plan.whole * plan.size
+            means = (means * cut + rest * (plan.units - cut)) / plan.units
+        return dict(zip(self._names, means.tolist(), strict=True))
+
+    def _order_of(self, epoch: int) -> NDArray[np.int32]:
+        """The units [M or N] in the order of an epoch, which is drawn after those of the epochs before."""
+        while self._drawn <= epoch:
+            self._order = self._rng.permutation(self._plan.units).astype(np.int32)
+            self._drawn += 1
+        return self._order
 
 
-def steps_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Batch:
-    """The logged steps in `rows` [n]; the next mask is that of all movies which the session has not shown by then."""
-    session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
-    user, arm = tf.gather(replayed.user, session), tf.gather(replayed.arm, session)
-    width = replayed.memory.shape[2]
-    flat, place = tf.reshape(replayed.memory, [-1, width]), session * replayed.memory.shape[1] + step
-    allowed = tf.ones([rows.shape[0], actions], tf.bool)
-    for earlier in range(arm.shape[1]):
-        shown = tf.where(earlier <= step, arm[:, earlier], -1)
-        allowed &= shown[:, tf.newaxis] != tf.range(actions)
-    last = tf.equal(step, tf.gather(replayed.length, session) - 1)
-    return Batch(
-        observation=tf.concat([user, tf.gather(flat, place)], axis=1),
-        action=tf.gather(arm, step, batch_dims=1),
-        reward=tf.gather(tf.gather(replayed.reward, session), step, batch_dims=1),
-        terminated=last & tf.gather(replayed.ended, session),
-        next_observation=tf.concat([user, tf.gather(flat, place + 1)], axis=1), next_mask=allowed,
-    )  # fmt: skip
+def _manager(folder: Path, passes: Passes, agent: SequenceAgent) -> tf.train.CheckpointManager:
+    learner = {f"learner_{agent.learner.name}": agent.learner}
+    return checkpoints_of(folder, **passes.state, **learner, train_step=agent.train_step_counter)
 
 
 def _by_sessions(learner: TopKReinforce, replayed: Replayed, rows: tf.Tensor, actions: int, seed: tf.Tensor) -> Figures:
@@ -216,22 +250,23 @@ def _figures(learner: SequenceLearner) -> tuple[str, ...]:
     return tuple(name for name in learner.figures if name != "explained_variance")
 
 
-def _epoch(agent: SequenceAgent, batches: int, actions: int) -> Callable[[Replayed, tf.Tensor], tf.Tensor]:
-    """A program that learns from the rows in an order [batches * size]; returns the means of the figures."""
+def _batches(agent: SequenceAgent, size: int, actions: int) -> Callable[..., tf.Tensor]:
+    """A program that learns from the batches first..last - 1 of an order [>= last * size]; adds to the figures' sums.
+
+    It is told where to begin and end, so that all pieces are one program: had each length its own, XLA might fuse their
+    arithmetic differently, and the numbers would hang on where a training was cut.
+    """
     learner = agent.learner
     update, names = _UPDATES[type(learner)], _figures(learner)
 
-    def epoch(replayed: Replayed, order: tf.Tensor) -> tf.Tensor:
-        size = order.shape[0] // batches
-
+    def batches(replayed: Replayed, order: tf.Tensor, first: tf.Tensor, last: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
         def one_batch(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = tf.gather(order, index * size + tf.range(size))
             told = update(learner, replayed, rows, actions, fold_in(agent.learn_seed, index))
             return index + 1, sums + tf.stack([told[name] for name in names])
 
-        start = (tf.constant(0), tf.zeros([len(names)]))
-        _, sums = tf.while_loop(lambda index, _: index < batches, one_batch, start)
-        agent.train_step_counter.assign_add(batches)
-        return sums / batches
+        _, sums = tf.while_loop(lambda index, _: index < last, one_batch, (first, sums))
+        agent.train_step_counter.assign_add(tf.cast(last - first, tf.int64))
+        return sums
 
-    return epoch
+    return batches

@@ -13,6 +13,9 @@ Array = NDArray[np.float64]
 LEAST_EFFECTIVE_ROUNDS = 50
 """Below this effective sample size no verdict is given."""
 
+MOST_OFF = 4.0
+"""Standard errors by which the mean weight may be away from 1 for a verdict."""
+
 _EQUAL = 1e-9
 
 
@@ -36,6 +39,11 @@ class Diagnostics:
     def enough(self) -> bool:
         """Whether the effective sample size allows a verdict."""
         return self.effective_rounds >= LEAST_EFFECTIVE_ROUNDS
+
+    @property
+    def sound(self) -> bool:
+        """Whether the mean weight allows a verdict: far from 1, much of what the target does was never logged."""
+        return self.weight_off <= MOST_OFF
 
     @property
     def weight_off(self) -> float:

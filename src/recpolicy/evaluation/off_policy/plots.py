@@ -11,7 +11,7 @@ from recpolicy.evaluation.off_policy.diagnostics import LEAST_EFFECTIVE_ROUNDS
 from recpolicy.evaluation.off_policy.results import NO_VERDICT, OffPolicyResult
 from recpolicy.evaluation.off_policy.weights import effective_size, importance_weights
 from recpolicy.evaluation.palette import DASHES, INK, MUTED, SERIES
-from recpolicy.evaluation.plots import draw_legend, new_axes
+from recpolicy.evaluation.plots import draw_legend, draw_legend_above, new_axes
 
 
 def overlap_figure(target_prob: NDArray[np.floating], logged_prob: NDArray[np.floating]) -> Figure:
@@ -26,7 +26,7 @@ def overlap_figure(target_prob: NDArray[np.floating], logged_prob: NDArray[np.fl
     for number, (name, prob) in enumerate(series):
         count = np.histogram(prob, edges)[0]
         never = float(np.mean(prob < edges[0]))
-        label = f"{name}, {never:.0%} at 0" if never else name
+        label = f"{name}, {100 * never:.0f} % at 0" if never else name
         axes.stairs(
             100 * count / len(prob), edges, color=SERIES[number].light, linestyle=DASHES[number], lw=1.8, label=label
         )
@@ -70,7 +70,8 @@ def estimators_figure(
     for place, result in enumerate(list(results.values())[::-1]):
         shade = MUTED if result.verdict == NO_VERDICT else SERIES[0]
         found = result.intervals.get(interval, Interval(result.value, result.value, result.value))
-        axes.plot([found.lo, found.hi], [place, place], color=shade.light, lw=1.8, solid_capstyle="butt")
+        label = NO_VERDICT if shade is MUTED and not axes.get_legend_handles_labels()[0] else None
+        axes.plot([found.lo, found.hi], [place, place], color=shade.light, lw=1.8, solid_capstyle="butt", label=label)
         axes.plot(result.value, place, "o", color=shade.light, markersize=5)
     lines = (("logging policy", None if logged is None else logged.value, DASHES[1]), ("truth", truth, DASHES[0]))
     for name, value, dash in lines:
@@ -80,8 +81,8 @@ def estimators_figure(
     axes.set_ylim(-0.6, len(results) - 0.4)
     axes.grid(visible=False, axis="y")
     level = max((one.level for result in results.values() for one in result.intervals.values()), default=0.95)
-    axes.set_xlabel(f"reward per round, {level:.0%} {interval} interval", loc="right")
-    draw_legend(axes)
+    axes.set_xlabel(f"reward per round, {100 * level:.0f} % {interval} interval", loc="right")
+    draw_legend_above(axes, columns=3)
     return figure
 
 

@@ -15,6 +15,8 @@ from recpolicy.evaluation.off_policy.tuning import Choice
 
 NO_VERDICT = "no verdict"
 MISSING = "–"
+MODEL_ALONE = ("dm", "fqe")
+"""Estimators that say what a reward model says, and nothing of how far it is off."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class OffPolicyResult:
 
     @property
     def verdict(self) -> str:
-        """`no verdict` below an effective sample size of 50, else `estimated`."""
-        return "estimated" if self.diagnostics.enough else NO_VERDICT
+        """`no verdict` below an effective sample size of 50 or with a mean weight that is not 1, else `estimated`."""
+        return "estimated" if self.diagnostics.enough and self.diagnostics.sound else NO_VERDICT
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values; None where there is no number, inf as text."""
@@ -127,17 +129,17 @@ class Gain:
     @property
     def enough(self) -> bool:
         """Whether the log says enough about both policies for a verdict."""
-        return self.candidate.diagnostics.enough and self.incumbent.diagnostics.enough
+        return all(one.verdict != NO_VERDICT for one in (self.candidate, self.incumbent))
 
     def verdict(self, margin: float = 0.0, interval: str = "bootstrap") -> str:
         """`better` if the whole interval is above the margin, `worse` if below it, else `undecided`.
 
-        `no verdict` where the effective sample size of either policy is below 50. Raises ConfigError for an interval
-        that was not made.
+        `no verdict` where either policy has none, and by a reward model alone (dm, fqe): its bias is in no interval.
+        Raises ConfigError for an interval that was not made.
         """
         if interval not in self.intervals:
             raise unknown_name("interval of this gain", interval, self.intervals)
-        if not self.enough:
+        if not self.enough or self.estimator in MODEL_ALONE:
             return NO_VERDICT
         found = self.intervals[interval]
         if found.lo > margin:

@@ -40,6 +40,7 @@ from recpolicy.evaluation.off_policy.stepwise import (
     weighted_per_decision_terms,
 )
 from recpolicy.evaluation.off_policy.trajectories import LoggedTrajectories
+from recpolicy.evaluation.off_policy.weights import effective_size
 
 Array = NDArray[np.float64]
 
@@ -55,6 +56,11 @@ class _Evidence:
     def cumulative(self) -> Array:
         """W [N, T]; after the end as at the end."""
         return cumulative_weights(self.sessions.ratio)
+
+    @cached_property
+    def worst_step(self) -> Array:
+        """The weights up to the step where their effective size is least [N]; sessions that end keep theirs."""
+        return np.ascontiguousarray(min(self.cumulative.T, key=effective_size))
 
     @cached_property
     def whole(self) -> Array:
@@ -109,6 +115,8 @@ class TrajectoryRecipe:
     """Whether it needs a model."""
     ratio: bool = False
     """Whether it divides by the sum of the weights, which must then be above 0."""
+    stepwise: bool = False
+    """Whether each step has a weight of its own."""
     bounded: bool = False
     """Whether it is a mean of weight times return, so that bounds of the two bound it."""
 
@@ -116,9 +124,9 @@ class TrajectoryRecipe:
 TRAJECTORY_ESTIMATORS: Mapping[str, TrajectoryRecipe] = {
     "trajectory_is": TrajectoryRecipe(lambda e: mean_form(ips_terms(e.whole, e.earned)), bounded=True),
     "trajectory_wis": TrajectoryRecipe(lambda e: ratio_form(e.whole, e.earned), ratio=True),
-    "per_decision_is": TrajectoryRecipe(_per_decision),
-    "per_decision_wis": TrajectoryRecipe(_weighted_per_decision, ratio=True),
-    "per_decision_dr": TrajectoryRecipe(_doubly_robust, model=True),
+    "per_decision_is": TrajectoryRecipe(_per_decision, stepwise=True),
+    "per_decision_wis": TrajectoryRecipe(_weighted_per_decision, ratio=True, stepwise=True),
+    "per_decision_dr": TrajectoryRecipe(_doubly_robust, model=True, stepwise=True),
     "fqe": TrajectoryRecipe(lambda e: mean_form(np.ascontiguousarray(e.model.direct[:, 0])), model=True),
 }
 
@@ -133,7 +141,8 @@ def estimate_trajectories(
     """Estimate what the target would have earned per session.
 
     estimators: names in TRAJECTORY_ESTIMATORS; None takes all that the inputs allow. model: predictions [N, T] of
-    step_models.py or of your own. Diagnostics are about the weights of whole sessions, the heaviest that occur.
+    step_models.py or of your own. Diagnostics are about the weights of whole sessions; of estimators that
+    weigh step by step, about those up to the step where the fewest effective sessions are left.
     Raises ConfigError for unknown names and a missing model; DataError for a single user, for weights too large for a
     number, and where no logged session says anything of the target.
     """
@@ -206,7 +215,8 @@ def _estimation(recipe: TrajectoryRecipe, evidence: _Evidence) -> Estimation:
     if recipe.bounded and span is not None and np.isfinite(largest):
         bracket = weighted_bracket(evidence.whole, evidence.earned, span, largest)
     fit = evidence.fit if recipe.model else None
-    return Estimation(recipe.form(evidence), evidence.whole, evidence.whole, bracket, model=fit)
+    weight = evidence.worst_step if recipe.stepwise else evidence.whole
+    return Estimation(recipe.form(evidence), weight, weight, bracket, model=fit)
 
 
 def _allowed(recipe: TrajectoryRecipe, evidence: _Evidence) -> bool:

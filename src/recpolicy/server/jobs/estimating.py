@@ -38,8 +38,6 @@ from recpolicy.serving.heads import greedy
 from recpolicy.serving.predictor import Policy, load_policy
 from recpolicy.serving.registry import Registry
 
-MOST_OFF = 4.0
-"""Standard errors that the mean weight may be away from 1: more, and the policy does what was never shown."""
 _SEED = 0
 
 
@@ -122,7 +120,7 @@ def told(result: OffPolicyResult) -> Mapping[str, Any]:
     sizes = {"effective_rounds": about.effective_rounds, "mean_weight": about.mean_weight}
     if not about.enough:
         return {"verdict": "no verdict", "reason": "too few effective rounds", **sizes}
-    if about.weight_off > MOST_OFF:
+    if not about.sound:
         return {"verdict": "no verdict", "reason": "it does what was not shown: the mean weight is not 1", **sizes}
     interval = result.intervals["bootstrap"]
     return {"verdict": "estimated", "value": result.value, "lo": interval.lo, "hi": interval.hi, **sizes}

@@ -1,0 +1,97 @@
+"""Pages simulated by the words of the command line, and the lines with which a wrong word is refused."""
+
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from command_line import recpolicy, refused
+from hand_slates import FAULTS, write_hand
+from miniature import write_miniature
+
+CONFIG = """
+[train]
+rating_model = "svd"
+world = "item_knn"
+rank = 5
+[log]
+slots = 3
+layout = "list"
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A directory that holds the miniature as ml-100k and two configs."""
+    folder = tmp_path_factory.mktemp("directory")
+    write_miniature(folder / "ml-100k")
+    (folder / "log.toml").write_text(CONFIG)
+    (folder / "train.toml").write_text(CONFIG.partition("[log]")[0])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(directory, monkeypatch):
+    monkeypatch.chdir(directory)
+
+
+@pytest.fixture
+def log(capsys, directory):
+    """The folder that `recpolicy log simulate --slates` wrote; simulated once."""
+    out = directory / "pages"
+    if not out.exists():
+        words = ("--slates", 300, "--config", "log.toml", "--logger", "random", "--seed", 2, "--out", "pages")
+        answer = recpolicy(capsys, "log", "simulate", *words)
+        assert answer.code == 0, answer.err
+        likes = np.mean(pq.read_table(out / "slates.parquet")["reward"].to_numpy())
+        assert answer.out == (
+            "logged 300 pages of 3 movies of random on ml-100k/u1/fit (seed 2): pages\n"
+            f"likes on a page: {likes:.3f} on average\n"
+            "next: recpolicy ope estimate POLICY --log pages\n"
+        )
+    return out
+
+
+def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(capsys, directory, log):
+    told = json.loads(recpolicy(capsys, "log", "ingest", "pages", "--out", "slots", "--json").out)
+    assert (told["events"], told["training"] + told["evaluation"]) == (900, 900)
+    assert recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "slots", "--out", "learnt").code == 0
+    words = ("--slates", 200, "--config", "log.toml", "--logger", "random", "--seed", 3, "--out", "others", "--json")
+    assert json.loads(recpolicy(capsys, "log", "simulate", *words).out)["slates"] == 200
+    found = json.loads(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others", "--json").out)
+    assert {"ips", "rips", "cascade_dr"} <= set(found["estimators"])
+    text = recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others/slates.parquet", "--against", "learnt").out
+    assert text.startswith("linucb on others/slates.parquet (mean logged ")
+    assert "Gain over learnt" in text
+
+
+def test_words_that_do_not_go_together_are_one_line(capsys, directory):
+    words = ("log", "simulate", "--slates", 5, "--out", "never")
+    assert "say by one of them what to log" in refused(recpolicy(capsys, *words, "--sessions", 5))
+    (directory / "bad.toml").write_text("[log]\nmissing_share = 0.1\n")
+    assert "no setting named 'missing_share'" in refused(recpolicy(capsys, *words, "--config", "bad.toml"))
+    assert "no logging policy named 'popular'" in refused(recpolicy(capsys, *words, "--logger", "popular"))
+    assert not (directory / "never").exists()
+
+
+@pytest.mark.parametrize("fault", ["cut short", "propensity NaN", "slate too long", "slots earn otherwise"])
+def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fault):
+    folder = write_hand(directory / fault.replace(" ", "-"))
+    spoil, message = FAULTS[fault]
+    spoil(folder)
+    (directory / "known.csv").write_text("user,movie,rating\n" + "".join(
+        f"{user},{movie},{1 + (user + movie) % 5}\n" for user in range(1, 5) for movie in range(11, 17)
+    ))  # fmt: skip
+    answer = recpolicy(capsys, "log", "ingest", folder.name, "--data", "known.csv", "--out", "never")
+    assert re.search(message, refused(answer))
+    assert not (directory / "never").exists()
+
+
+def test_pages_that_do_not_say_what_their_slots_earned_make_no_rounds(capsys, directory):
+    write_hand(directory / "whole", slot_reward=None)
+    (directory / "known.csv").write_text("user,movie,rating\n" + "".join(
+        f"{user},{movie},{1 + (user + movie) % 5}\n" for user in range(1, 5) for movie in range(11, 17)
+    ))  # fmt: skip
+    line = refused(recpolicy(capsys, "log", "ingest", "whole", "--data", "known.csv", "--out", "never"))
+    assert "whole/slates.parquet: no slot_reward; rounds need what each slot of a page earned" in line
