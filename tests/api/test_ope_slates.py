@@ -158,6 +158,29 @@ def test_a_policy_of_a_larger_catalogue_is_judged_among_the_movies_of_the_log():
     np.testing.assert_array_equal(slates.target_prob[:, 0], log.slate[:, 0] == best[log.user])
 
 
+@pytest.mark.parametrize("about", [{"pages": True}, {"log": True}, {"log": "other", "parents": [{"pages": True}]}])
+def test_pages_that_a_policy_or_one_before_it_has_learnt_from_are_refused(about):
+    log = tiny_slates()
+    own = {name: log.digest if value is True else value for name, value in about.items()}
+    if "parents" in own:
+        own["parents"] = [{"content": "aa", "pages": log.digest}]
+    artifact = tiny_artifact()
+    guilty = Policy(replace(artifact, about={**artifact.about, **own}))
+    with pytest.raises(DataError, match="tiny pages: the policy has learnt from this very log"):
+        estimate_slate_policy(guilty, log)
+    with pytest.raises(DataError, match="tiny pages: the incumbent has learnt from this very log"):
+        estimate_slate_policy(tiny(), log, guilty)
+
+
+def test_a_policy_that_rates_all_movies_alike_and_a_log_of_few_pages_are_judged_as_well():
+    artifact = tiny_artifact()
+    flat = replace(artifact, policy={**artifact.policy, "theta": np.zeros_like(artifact.policy["theta"])})
+    flat = Policy(replace(flat, offset=np.full(MOVIES, 3.0, np.float32)))
+    assert "cascade_dr" in estimate_slate_policy(flat, tiny_slates(), config={"resamples": 20}).estimates
+    few = tiny_slates(arm=drawn(SHELVES, 6))
+    assert "cascade_dr" in estimate_slate_policy(tiny(), few, config={"resamples": 20}).estimates
+
+
 def test_settings_unknown_are_refused():
     with pytest.raises(ConfigError, match="resample"):
         estimate_slate_policy(tiny(), tiny_slates(), config={"resample": 3})

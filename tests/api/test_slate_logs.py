@@ -77,6 +77,15 @@ def test_a_policy_logs_what_its_scores_say(tmp_path, worlds):
     assert set(log.version) == {policy.about["content"]}
 
 
+def test_a_page_holds_movies_of_the_catalogue_that_training_describes(tmp_path, worlds):
+    settings = {"train": {**TRAIN, "movies": 30}, "worlds": worlds, "config": CONFIG}
+    log = simulate_slates(miniature_split(), tmp_path / "log", **settings)
+    assert len(log.catalogue) == 30
+    assert log.catalogue.tolist() != list(range(30))
+    assert set(log.slate.ravel()) <= set(log.catalogue)
+    assert len(set(log.slate.ravel())) > 15
+
+
 def test_a_better_page_earns_more(worlds):
     split = miniature_split()
     means = {}
@@ -103,6 +112,8 @@ def test_shelves_are_even_parts_in_the_order_of_years():
         ({"patience": 1.5}, r"SlateLogConfig\.patience"),
         ({"floor": -0.1}, r"SlateLogConfig\.floor is -0\.1; it must be in \[0, 1\]"),
         ({"layout": "grid"}, r"layout: Input should be 'shelves' or 'list' \(found 'grid'\)"),
+        ({"temperature": 1e-320}, r"SlateLogConfig\.temperature is 1e-320; it must be in"),
+        ({"days": 1e300}, r"SlateLogConfig\.days is 1e\+300; it must be above 0 and at most 36525"),
         ({"first_day": "soon"}, r"SlateLogConfig\.first_day is 'soon'; expected a date"),
         ({"slots": 500}, r"SlateLogConfig\.slots is 500; there are 80 movies to show"),
         ({"pages": 5}, "pages"),

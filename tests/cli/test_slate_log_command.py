@@ -57,6 +57,8 @@ def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(ca
     told = json.loads(recpolicy(capsys, "log", "ingest", "pages", "--out", "slots", "--json").out)
     assert (told["events"], told["training"] + told["evaluation"]) == (900, 900)
     assert recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "slots", "--out", "learnt").code == 0
+    line = refused(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "pages"))
+    assert "pages/slates.parquet: the policy has learnt from this very log" in line
     words = ("--slates", 200, "--config", "log.toml", "--logger", "random", "--seed", 3, "--out", "others", "--json")
     assert json.loads(recpolicy(capsys, "log", "simulate", *words).out)["slates"] == 200
     found = json.loads(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others", "--json").out)
@@ -64,6 +66,14 @@ def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(ca
     text = recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others/slates.parquet", "--against", "learnt").out
     assert text.startswith("linucb on others/slates.parquet (mean logged ")
     assert "Gain over learnt" in text
+
+
+def test_pages_are_ingested_before_they_are_learnt_from(capsys, directory, log):
+    line = refused(recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "pages", "--out", "never"))
+    assert "pages: pages are ingested first: recpolicy log ingest pages" in line
+    line = refused(recpolicy(capsys, "log", "ingest", "pages/slates.parquet", "--out", "never"))
+    assert "pages/slates.parquet: a file; expected the folder of a log" in line
+    assert not (directory / "never").exists()
 
 
 def test_words_that_do_not_go_together_are_one_line(capsys, directory):

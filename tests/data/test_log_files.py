@@ -1,5 +1,7 @@
 """Logs on disk: what is written is read back equal, the schema, and every fault named by file and row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,7 +25,7 @@ from hand_logs import (
 )
 
 from recpolicy.core.errors import DataError
-from recpolicy.data import log_columns
+from recpolicy.data import log_columns, log_files
 from recpolicy.data.log_files import EVENTS, REWARDS, log_catalogue, read_events, read_rewards, write_events
 from recpolicy.data.log_ingest import IngestConfig, ingest, rounds_of
 
@@ -223,3 +225,34 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         write_events(tmp_path / EVENTS, hand_rounds(seed=1), tables(), with_rewards=True)
     assert (tmp_path / EVENTS).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [EVENTS]
+
+
+def test_the_pages_that_rounds_were_made_of_are_told(tmp_path):
+    rounds = replace(hand_rounds(), pages="ab" * 32)
+    write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
+    found = rounds_of(tmp_path / EVENTS, tables())
+    assert (found.pages, found.take(2, 5, "part").pages) == (rounds.pages, rounds.pages)
+    assert found.digest == hand_rounds().digest
+    rewrite(tmp_path / EVENTS, lambda table: table.replace_schema_metadata({b"recpolicy": b'{"pages": 3}'}))
+    with pytest.raises(DataError, match=r"its metadata names pages 3; expected the digest"):
+        rounds_of(tmp_path / EVENTS, tables())
+
+
+def test_more_candidates_than_32_bits_can_count_are_large_lists(tmp_path, monkeypatch):
+    rounds = hand_rounds(candidates=True)
+    monkeypatch.setattr(log_files, "_MOST_IN_32_BITS", 5)
+    write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
+    assert pa.types.is_large_list(pq.read_schema(tmp_path / EVENTS).field("candidates").type)
+    assert rounds_of(tmp_path / EVENTS, tables()).digest == rounds.digest
+
+
+def test_a_newcomer_whose_number_is_beyond_64_bits_is_refused(tmp_path):
+    write_events(tmp_path / EVENTS, newcomer_rounds(), tables(), with_rewards=True)
+
+    def change(table):
+        ids = [2**63 + 1 if one > 4 else one for one in table.column("user_id").to_pylist()]
+        return table.set_column(table.schema.get_field_index("user_id"), "user_id", pa.array(ids, pa.uint64()))
+
+    rewrite(tmp_path / EVENTS, change)
+    with pytest.raises(DataError, match=r"row \d+: user_id 9223372036854775809 is above 9223372036854775807"):
+        rounds_of(tmp_path / EVENTS, tables())

@@ -5,7 +5,8 @@ import pytest
 from hand_logs import tables
 from hand_slates import SHELVES, hand_slates, write_hand
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.data import slate_rounds
 from recpolicy.data.log_ingest import IngestConfig
 from recpolicy.data.slate_rounds import ingest_slates, rounds_of_slates
 
@@ -40,6 +41,12 @@ def test_without_shelves_the_candidates_are_what_does_not_stand_above():
     np.testing.assert_array_equal(allowed[1::2], expected)
 
 
+def test_pages_are_taken_apart_block_by_block(monkeypatch):
+    whole = rounds_of_slates(hand_slates(shelved=False), (0.0, 1.0))
+    monkeypatch.setattr(slate_rounds, "_PAGES_AT_ONCE", 3)
+    assert rounds_of_slates(hand_slates(shelved=False), (0.0, 1.0)).digest == whole.digest
+
+
 def test_pages_that_do_not_say_what_their_slots_earned_are_refused():
     with pytest.raises(DataError, match=r"hand: no slot_reward"):
         rounds_of_slates(hand_slates(slot_reward=None), (1.0, 5.0))
@@ -61,4 +68,10 @@ def test_the_latest_pages_are_for_evaluation_in_whatever_order_they_stand(tmp_pa
     whole = rounds_of_slates(log, (1.0, 5.0))
     assert learn.digest == whole.take(0, 12, "").digest
     assert judge.digest == whole.take(12, 16, "").digest
+    assert learn.pages == judge.pages == mixed.digest
     assert (report.events, report.joined, report.training, report.evaluation, report.left_out) == (16, 16, 12, 4, 0)
+
+
+def test_a_default_reward_off_the_scale_is_refused_of_pages_too(tmp_path):
+    with pytest.raises(ConfigError, match=r"default_reward is 99; it must be in 1\.\.5"):
+        ingest_slates(write_hand(tmp_path), tables(), IngestConfig(default_reward=99))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recpolicy.api.artifacts import refuse_existing
 from recpolicy.api.features import settings_of
-from recpolicy.api.log_clock import check_first_day, spread, start_of
+from recpolicy.api.log_settings import check_clock, check_temperature, spread, start_of
 from recpolicy.api.loggers import Logger, logger_of
 from recpolicy.api.train import TrainConfig, training_world
 from recpolicy.core.config import as_dict
@@ -56,12 +56,13 @@ class LogConfig:
     """When the log begins (UTC)."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "rounds", "temperature", "days")
+        check_positive(self, "rounds")
+        check_temperature(self)
         check_not_negative(self, "reward_delay_hours")
         for name in ("floor", "missing_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"LogConfig.{name} is {getattr(self, name)!r}; it must be in [0, 1]")
-        check_first_day(self)
+        check_clock(self)
 
 
 def simulate_log(
@@ -124,10 +125,8 @@ def ingest_log(
 ) -> IngestReport:
     """Check the log in `folder`, join its rewards, and write the rounds to learn from and to evaluate on to `out`.
 
-    Of a log of slates every slot becomes a round.
-
-    Raises DataError that names file and row for anything wrong, ConfigError for settings out of range, ArtifactError
-    when `out` exists; then nothing is written.
+    Of a log of slates every slot becomes a round. Raises DataError that names file and row for anything wrong,
+    ConfigError for settings out of range, ArtifactError when `out` exists; then nothing is written.
     """
     refuse_existing(Path(out))
     read = ingest_slates if (Path(folder) / SLATES).exists() else ingest

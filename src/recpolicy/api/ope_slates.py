@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.api.features import settings_of
-from recpolicy.api.judged import refuse_other_ids, refuse_other_kind
+from recpolicy.api.judged import refuse_learnt, refuse_other_ids, refuse_other_kind
 from recpolicy.api.ope import PolicyEstimates
 from recpolicy.core.errors import DataError
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.data.slate_log_files import SLATES, is_slate_log
+from recpolicy.evaluation.off_policy.fqe import FQEConfig
 from recpolicy.evaluation.off_policy.pseudo_inverse import general_weights, without_repeats_moments
 from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig
 from recpolicy.evaluation.off_policy.slate_estimate import estimate_slates, slate_gains
@@ -29,6 +30,8 @@ _PAGES_AT_ONCE, _WEIGHTS_AT_ONCE = 4_096, 65_536
 _MOST_CELLS = 500
 """Slots times movies up to which pages without shelves get weights: a matrix of so many rows is inverted."""
 _UNIFORM = 1e-9
+RIDGE = 1.0
+"""Slots' worth of pull on the reward model's weights: all movies of a shelf may have the same rating estimate."""
 
 Array = NDArray[np.float64]
 
@@ -47,9 +50,9 @@ def estimate_slate_policy(
     Rewards are known to lie on the log's scale. Raises ConfigError for a policy of sessions and settings unknown or out
     of range, DataError for a catalogue that the policy does not have and for an incumbent of other users or movies.
     """
-    _check(policy, log)
+    _check("the policy", policy, log)
     if incumbent is not None:
-        _check(incumbent, log)
+        _check("the incumbent", incumbent, log)
         refuse_other_ids(policy, incumbent)
     settings = config if isinstance(config, SequenceConfig) else _settings(config, log, seed)
     slates, model = _seen_by(policy, log, settings)
@@ -91,8 +94,8 @@ def _seen_by(policy: Policy, log: SlateLog, settings: SequenceConfig) -> tuple[L
     slates, shown, wanted = slates_of(policy, log)
     if slates.slot_reward is None:
         return slates, None
-    features, expected = (np.stack([np.ones_like(one), one], axis=2) for one in (shown, wanted))
-    return slates, linear_model(slates.trajectories(), by_position(features), by_position(expected), settings)
+    features, expected = (by_position(np.stack([np.ones_like(one), one], axis=2)) for one in (shown, wanted))
+    return slates, linear_model(slates.trajectories(), features, expected, settings, FQEConfig(ridge=RIDGE))
 
 
 def _pseudo_weights(score: NDArray[np.floating], log: SlateLog) -> Array | None:
@@ -124,9 +127,10 @@ def _settings(config: Mapping[str, Any] | None, log: SlateLog, seed: int) -> Seq
     return found
 
 
-def _check(policy: Policy, log: SlateLog) -> None:
+def _check(who: str, policy: Policy, log: SlateLog) -> None:
     artifact = policy.artifact
     refuse_other_kind(policy, False, log.name)
+    refuse_learnt(who, policy, log.name, log.digest)
     strange = ~np.isin(log.catalogue, artifact.catalogue)
     if strange.any():
         raise DataError(

@@ -41,9 +41,14 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
     old = load_policy(incumbent).artifact
     agent = agent_of(old)
     read_learner(agent, incumbent)
-    parent = {"content": old.about["content"], "log": old.about.get("log")}
+    parent = {"content": old.about["content"], "log": old.about.get("log"), "pages": old.about.get("pages")}
     figures = {**learn_from_log(agent, log, old.context, old.catalogue, epochs=epochs, seed=seed), "seed": seed}
-    lineage = {"training": figures, "log": log.digest, "parents": [*old.about.get("parents", []), parent]}
+    lineage = {
+        "training": figures,
+        "log": log.digest,
+        "pages": log.pages,
+        "parents": [*old.about.get("parents", []), parent],
+    }
     new = with_policy(old, agent.learner.export(), {**old.about, **lineage})
     work = work_folder(out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed})
     write_artifact(new, agent, old.context.shape[1], work, out)

@@ -10,11 +10,11 @@ import numpy as np
 from recpolicy.api.artifacts import refuse_existing
 from recpolicy.api.evaluate import refuse_seen_rows
 from recpolicy.api.features import catalogue_of, settings_of
-from recpolicy.api.log_clock import check_first_day, spread, start_of
+from recpolicy.api.log_settings import check_clock, check_temperature, spread, start_of
 from recpolicy.api.logs import TRAINING
 from recpolicy.api.train_sessions import SessionTrainConfig, reward_scale, session_config, worlds_of
 from recpolicy.core.config import as_dict
-from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.errors import ConfigError, DataError, unknown_name
 from recpolicy.core.extras import require_extra
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.tensorflow_setup import silence_libraries
@@ -23,6 +23,7 @@ from recpolicy.data.log_ingest import rounds_of
 from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.logged_sessions import LoggedSessions
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions, write_sessions
+from recpolicy.data.slate_log_files import SLATES
 from recpolicy.data.splits import Split
 from recpolicy.models.rating_model import check_positive
 from recpolicy.models.session_world import SessionWorld
@@ -55,10 +56,11 @@ class SessionLogConfig:
     """When the log begins (UTC)."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "sessions", "temperature", "days")
+        check_positive(self, "sessions")
+        check_temperature(self)
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"SessionLogConfig.floor is {self.floor!r}; it must be in [0, 1]")
-        check_first_day(self)
+        check_clock(self)
 
 
 def simulate_sessions(
@@ -108,6 +110,8 @@ def read_log(path: str | Path, tables: Catalogue) -> LoggedRounds | LoggedSessio
     Raises DataError that names file and row for anything wrong.
     """
     path = Path(path)
+    if (path / SLATES).exists():
+        raise DataError(f"{path}: pages are ingested first: recpolicy log ingest {path} --out ROUNDS")
     if path.is_dir():
         path = path / (SESSIONS if (path / SESSIONS).exists() else TRAINING)
     return read_sessions(path, tables) if is_session_log(path) else rounds_of(path, tables)

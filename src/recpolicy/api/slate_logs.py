@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from recpolicy.api.artifacts import refuse_existing
 from recpolicy.api.features import settings_of
-from recpolicy.api.log_clock import check_first_day, spread, start_of
+from recpolicy.api.log_settings import check_clock, check_temperature, spread, start_of
 from recpolicy.api.loggers import Logger, logger_of
 from recpolicy.api.logs import tables_of
 from recpolicy.api.train import TrainConfig
@@ -62,14 +62,15 @@ class SlateLogConfig:
     """When the log begins (UTC)."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "slates", "slots", "temperature", "days")
+        check_positive(self, "slates", "slots")
+        check_temperature(self)
         check_positive(self, "patience", most=1)
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"SlateLogConfig.floor is {self.floor!r}; it must be in [0, 1]")
         for name, known in (("layout", LAYOUTS), ("reading", READINGS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"SlateLogConfig.{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
-        check_first_day(self)
+        check_clock(self)
 
 
 def simulate_slates(

@@ -121,7 +121,7 @@ def train(
         **about_of(split, settings, agent_settings, features.model, seed),
     }
     if log is not None:
-        about["log"] = log.digest
+        about |= {"log": log.digest, "pages": log.pages}
     world = training_world(split.fit, settings, seed)
     environment = make_environment(world, features, settings, seed)
     learner = _make_agent(entry, environment, agent_settings, features, split.fit, seed)

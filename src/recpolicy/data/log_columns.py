@@ -20,6 +20,7 @@ from recpolicy.core.errors import DataError
 
 TIME = pa.timestamp("ms", tz="UTC")
 _ROWS = 1 << 17
+_LEAST = float(np.log(np.finfo(np.float64).tiny))
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def rows_of(
 ) -> NDArray[np.int32]:
     """Ids as rows [n] of the table whose ids are `known`; -1 for others where `stranger` [n] allows them."""
     column = piece.batch.column(name)
+    _refuse_nested(piece, name, column.type)
     rows = known.get_indexer(pd.Index(column.to_pandas()))
     piece.refuse(
         rows < 0 if stranger is None else (rows < 0) & ~stranger,
@@ -124,6 +126,10 @@ def strangers(piece: Piece, name: str, rows: NDArray[np.int32], known: "pd.Index
     if not (pa.types.is_integer(kind) if whole else pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         piece.refuse_type(name, f"{'whole numbers' if whole else 'text'}, as those of the policy or ratings")
     ids[new] = column.filter(pa.array(new)).to_pylist()
+    if whole:
+        most = np.iinfo(np.int64).max
+        large = np.array([one is not None and one > most for one in ids])
+        piece.refuse(large, lambda row: f"{name} {ids[row]} is above {most}")
     return ids
 
 
@@ -134,10 +140,15 @@ def log_propensities(piece: Piece) -> NDArray[np.float64]:
         piece.refuse_type("log_propensity", "float64")
     values = np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
     piece.refuse(
-        ~(np.isfinite(values) & (values <= 0)),
+        ~possible(values),
         lambda row: f"log_propensity {values[row]}: expected the logarithm of a probability in (0, 1]",
     )
     return values
+
+
+def possible(log_propensity: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which logarithms are of a probability in (0, 1] that float64 can hold and divide by."""
+    return np.asarray((log_propensity >= _LEAST) & (log_propensity <= 0))
 
 
 def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArray[np.float64]:
@@ -149,7 +160,7 @@ def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArr
         piece.refuse_type("reward", "numbers")
     if not missing:
         _refuse_missing(piece, "reward")
-    values = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
     low, high = scale
     piece.refuse(
         ~_is_null(column) & ~((values >= low) & (values <= high)),  # a NaN that is no null is refused, too
@@ -164,6 +175,7 @@ def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64],
     if found is None:
         return None, None
     piece.refuse(found.missing, lambda _: "candidates are missing, but other rows have them")
+    _refuse_nested(piece, "candidates", found.values.type)
     rows = known.get_indexer(pd.Index(found.values.to_pandas()))
     piece.refuse(
         any_of(rows < 0, found.start),
@@ -222,6 +234,11 @@ def any_of(true: NDArray[np.bool_], start: NDArray[np.int64]) -> NDArray[np.bool
     """Which rows [n] have any true candidate [C]."""
     count = np.concatenate([[0], np.cumsum(true)])
     return np.asarray(np.diff(count[start]) > 0)
+
+
+def _refuse_nested(piece: Piece, name: str, kind: Any) -> None:
+    if pa.types.is_nested(kind):
+        piece.refuse_type(name, "ids, whole numbers or text")
 
 
 def _refuse_missing(piece: Piece, name: str) -> None:

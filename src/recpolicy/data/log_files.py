@@ -28,6 +28,7 @@ from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", 1
+_MOST_IN_32_BITS = 2**31 - 1
 _COLUMNS = ("event_id", "time", "user_id", "movie_id", "log_propensity", "policy", "policy_version")
 _REWARD_COLUMNS = ("event_id", "time", "reward")
 
@@ -58,10 +59,8 @@ def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_re
     """Write the rounds as an events file, atomically; without rewards they are left to be joined."""
     movie_id = tables.movies["movie_id"].to_numpy()
     candidates: Any = pa.nulls(len(rounds), pa.list_(_id_type(movie_id)))
-    if rounds.candidate is not None:
-        candidates = pa.ListArray.from_arrays(
-            pa.array(rounds.candidate_start, pa.int32()), _ids(movie_id[rounds.candidate])
-        )
+    if rounds.candidate is not None and rounds.candidate_start is not None:
+        candidates = _lists(rounds.candidate_start, _ids(movie_id[rounds.candidate]))
     reward: Any = pa.array(rounds.reward) if with_rewards else pa.nulls(len(rounds), pa.float64())
     columns = {
         "event_id": pa.array(rounds.event_id, pa.string()),
@@ -79,6 +78,7 @@ def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_re
     about = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
         "catalogue": movie_id[rounds.catalogue].tolist(),
+        **({} if rounds.pages is None else {"pages": rounds.pages}),
     }  # fmt: skip
     _write(path, pa.table(columns).replace_schema_metadata(metadata_of(about)))
 
@@ -111,6 +111,14 @@ def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
         raise DataError(f"{path}: rewards on the scale {about['scale']}; expected {list(tables.scale)}")
     rows = catalogue_rows(about, tables.movies, path)
     return np.arange(len(tables.movies), dtype=np.int32) if rows is None else np.unique(rows)
+
+
+def pages_of(path: Path) -> str | None:
+    """The digest of the slates whose slots the rounds of this file are; None of other rounds."""
+    pages = about_of(path).get("pages")
+    if pages is not None and not isinstance(pages, str):
+        raise DataError(f"{path}: its metadata names pages {pages!r}; expected the digest of a log of slates")
+    return pages
 
 
 def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> Events:
@@ -235,6 +243,13 @@ def _user_ids(rounds: LoggedRounds, tables: Catalogue) -> NDArray[Any]:
     if rounds.newcomers.known != len(known):
         raise DataError(f"{rounds.name}: of a table of {rounds.newcomers.known} users, to be written with {len(known)}")
     return np.concatenate([known, rounds.newcomers.ids.astype(np.int64 if known.dtype.kind in "iu" else object)])
+
+
+def _lists(start: NDArray[np.int64], values: Any) -> Any:
+    """Values [C] as lists that begin at `start` [N + 1]; large ones where 32 bits cannot count them."""
+    if start[-1] <= _MOST_IN_32_BITS:
+        return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values)
+    return pa.LargeListArray.from_arrays(pa.array(start, pa.int64()), values)
 
 
 def _vectors(context: NDArray[np.float32], given: NDArray[np.bool_]) -> Any:

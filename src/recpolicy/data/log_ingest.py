@@ -15,7 +15,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, Events, log_catalogue, read_events, read_rewards
+from recpolicy.data.log_files import (
+    EVENTS,
+    REWARDS,
+    Catalogue,
+    Events,
+    log_catalogue,
+    pages_of,
+    read_events,
+    read_rewards,
+)
 from recpolicy.data.logged_rounds import LoggedRounds, taken_users
 
 _OF_NO_USE = ("late_rewards", "doubled_rewards", "unknown_rewards")
@@ -85,7 +94,9 @@ def ingest(
     All rounds to evaluate on are later than all to learn from. Raises DataError that names file and row for anything
     wrong, and when nothing is left to learn from; ConfigError for a default reward that is not on the scale.
     """
-    _check_default(config.default_reward, tables.scale)
+    check_default(config.default_reward, tables.scale)
+    if folder.is_file():
+        raise DataError(f"{folder}: a file; expected the folder of a log")
     catalogue = log_catalogue(folder / EVENTS, tables)
     events = read_events(folder / EVENTS, tables, catalogue)
     columns, end, counts = events.columns, int(events.columns["time"].max()), dict.fromkeys(_OF_NO_USE, 0)
@@ -101,7 +112,10 @@ def ingest(
     order = np.flatnonzero(known | default)
     order = order[np.argsort(columns["time"][order], kind="stable")]
     if not len(order):
-        raise DataError(f"{folder}: no event has a reward yet; wait for them, or give a default_reward")
+        why = "no event has a reward yet; wait for them, or give a default_reward"
+        if unwanted.all():
+            why = "every event has a context vector, and those are left out (contexts = false)"
+        raise DataError(f"{folder}: {why}")
     rounds = _chosen(events, order, catalogue, tables.scale, name)
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     report = IngestReport(
@@ -121,7 +135,8 @@ def rounds_of(path: Path, tables: Catalogue) -> LoggedRounds:
         raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
     return LoggedRounds(
         catalogue=catalogue, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
-        candidate=events.candidate, context=events.context, newcomers=events.newcomers, **events.columns,
+        candidate=events.candidate, context=events.context, newcomers=events.newcomers, pages=pages_of(path),
+        **events.columns,
     )  # fmt: skip
 
 
@@ -132,7 +147,8 @@ def _with_context(events: Events) -> NDArray[np.bool_]:
     return ~np.isnan(events.context[:, 0])
 
 
-def _check_default(reward: float | None, scale: tuple[float, float]) -> None:
+def check_default(reward: float | None, scale: tuple[float, float]) -> None:
+    """Raise ConfigError for a default reward that is not on the scale."""
     if reward is not None and not scale[0] <= reward <= scale[1]:
         raise ConfigError(f"IngestConfig.default_reward is {reward!r}; it must be in {scale[0]:g}..{scale[1]:g}")
 

@@ -10,6 +10,7 @@ A file may say nothing of it. Every fault is a DataError that names the file.
 import json
 from collections.abc import Set
 from pathlib import Path
+from reprlib import repr as repr_of
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.data.log_columns import open_parquet
 
 KEY = b"recpolicy"
+_LARGEST = float(np.finfo(np.float64).max)
 
 
 def metadata_of(about: dict[str, Any]) -> dict[bytes, bytes]:
@@ -32,7 +34,7 @@ def about_of(path: Path) -> dict[str, Any]:
     metadata = open_parquet(path).schema_arrow.metadata or {}
     try:
         about = json.loads(metadata.get(KEY, b"{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: its metadata {KEY.decode()!r} is not JSON: {error}") from None
     if not isinstance(about, dict):
         raise DataError(f"{path}: its metadata {KEY.decode()!r} is not that of a log")
@@ -57,11 +59,10 @@ def check_format(about: dict[str, Any], expected: tuple[str, int], path: Path) -
 def scale_of(about: dict[str, Any], default: tuple[float, float], path: Path) -> tuple[float, float]:
     """The lowest and the highest reward."""
     scale = about.get("scale", default)
-    try:
-        low, high = (float(end) for end in scale)
-    except (TypeError, ValueError):
-        raise DataError(f"{path}: its scale is {scale!r}; expected the lowest and the highest reward") from None
-    return low, high
+    numbers = isinstance(scale, list | tuple) and [type(end) for end in scale if type(end) in (int, float)]
+    if not numbers or len(numbers) != 2 or not -_LARGEST < scale[0] < scale[1] < _LARGEST:
+        raise DataError(f"{path}: its scale is {repr_of(scale)}; expected the lowest and the highest reward")
+    return float(scale[0]), float(scale[1])
 
 
 def catalogue_rows(about: dict[str, Any], movies: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
@@ -69,8 +70,8 @@ def catalogue_rows(about: dict[str, Any], movies: pd.DataFrame, path: Path) -> N
     if "catalogue" not in about:
         return None
     named = about["catalogue"]
-    if not isinstance(named, list):
-        raise DataError(f"{path}: its catalogue is {named!r}; expected a list of movie ids")
+    if not isinstance(named, list) or not all(type(one) in (int, str) for one in named):
+        raise DataError(f"{path}: its catalogue is {repr_of(named)}; expected a list of movie ids")
     rows = pd.Index(movies["movie_id"]).get_indexer(pd.Index(named))
     if (rows < 0).any():
         unknown = named[int(np.argmin(rows))]

@@ -47,6 +47,8 @@ class LoggedRounds:
     candidate: NDArray[np.int32] | None = None  # [C], movie rows; in the catalogue
     context: NDArray[np.float32] | None = None  # [N, D], what was seen of the user; NaN, or None: the user's own
     newcomers: Newcomers | None = None  # each of their rounds has a context; None: the table has all users
+    pages: str | None = None
+    """Digest of the log of slates whose slots these rounds are; it plays no part in their own."""
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.movie, self.log_propensity, self.reward)

@@ -27,6 +27,7 @@ from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, 
 from recpolicy.data.slate_log import SlateLog, slate_faults, sum_fault
 
 SLATES = "slates.parquet"
+_MOST_SHELVED = 1 << 15
 FORMAT, FORMAT_VERSION = "recpolicy slate log", 1
 _COLUMNS = ("event_id", "time", "user_id", "slate", "log_propensity", "reward", "policy", "policy_version")
 
@@ -109,8 +110,8 @@ def _shelves_of(
     shelves = about.get("shelves")
     if shelves is None:
         return np.unique(rows), None
-    numbers = isinstance(shelves, list) and all(type(slot) is int and slot >= 0 for slot in shelves)
-    if not numbers or len(shelves) != len(rows) or len(np.unique(rows)) != len(rows):
+    numbers = isinstance(shelves, list) and all(type(slot) is int and 0 <= slot < len(rows) for slot in shelves)
+    if not numbers or len(shelves) != len(rows) or len(np.unique(rows)) != len(rows) or len(rows) > _MOST_SHELVED:
         raise DataError(f"{path}: its shelves do not give each movie of its catalogue a slot 0, 1, 2, ...")
     order = np.argsort(rows)
     return rows[order], np.array(shelves, np.int16)[order]
@@ -125,6 +126,8 @@ def _lists(values: NDArray[Any]) -> Any:
 def _slate_rows(piece: read.Piece, movies: "pd.Index[Any]", slots: int) -> NDArray[np.int32]:
     """Movie rows [n, K]; K is that of the slates before, or (0) of the first one."""
     ids = _table(piece, "slate", "lists of movie ids", slots)
+    if pa.types.is_nested(piece.batch.column("slate").type.value_type):
+        piece.refuse_type("slate", "lists of movie ids")
     rows = movies.get_indexer(pd.Index(ids.ravel())).reshape(ids.shape).astype(np.int32)
 
     def say(row: int) -> str:
@@ -141,7 +144,7 @@ def _log_propensities(piece: read.Piece, slots: int) -> NDArray[np.float64]:
     if piece.batch.column("log_propensity").type.value_type != pa.float64():
         piece.refuse_type("log_propensity", "lists of float64")
     piece.refuse(
-        ~np.all(np.isfinite(values) & (values <= 0), axis=1),
+        ~np.all(read.possible(values), axis=1),
         lambda row: f"log_propensity {values[row].tolist()}: expected logarithms of probabilities in (0, 1]",
     )
     return values

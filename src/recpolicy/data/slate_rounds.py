@@ -5,7 +5,7 @@ the movies of its shelf, or those that do not stand above it, and its propensity
 read, a page says of each slot what it earned where it stood: what a slot takes from or lends to others is not seen.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.log_files import Catalogue
-from recpolicy.data.log_ingest import IngestConfig, IngestReport, cut_by_time
+from recpolicy.data.log_ingest import IngestConfig, IngestReport, check_default, cut_by_time
 from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.data.slate_log_files import SLATES, read_slates
+
+_PAGES_AT_ONCE = 1_024
 
 
 def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> LoggedRounds:
@@ -53,10 +55,13 @@ def ingest_slates(
 ) -> tuple[LoggedRounds, LoggedRounds, IngestReport]:
     """Read and check the slates in `folder`; returns the rounds to learn from, those to evaluate on, the report.
 
-    As log_ingest.ingest; the rewards of slates stand with them. Raises what `read_slates` and `rounds_of_slates` raise.
+    As log_ingest.ingest; rewards stand with the slates, so that of the settings only `evaluation_share` counts. Raises
+    what `read_slates` and `rounds_of_slates` raise, and ConfigError for a default reward that is not on the scale.
     """
+    check_default(config.default_reward, tables.scale)
     log = read_slates(folder / SLATES, tables)
     rounds = rounds_of_slates(log.taken(np.argsort(log.time, kind="stable")), tables.scale)
+    rounds = replace(rounds, pages=log.digest)
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     none = dict.fromkeys((field.name for field in fields(IngestReport)), 0)
     told = {"events": len(rounds), "joined": len(rounds), "training": cut, "evaluation": len(rounds) - cut}
@@ -73,6 +78,13 @@ def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         candidate = np.tile(np.concatenate(shelves), len(log))
     else:
         length = np.tile(actions - np.arange(log.slots), len(log))
-        fresh = np.stack([np.asarray(open_to(slot, log.arm, None, actions)[1]) for slot in range(log.slots)], axis=1)
-        candidate = log.catalogue[np.nonzero(fresh)[2]]  # page by page, slot by slot, ascending
+        blocks = range(0, len(log), _PAGES_AT_ONCE)
+        parts = [_left(log.arm[first : first + _PAGES_AT_ONCE], actions) for first in blocks]
+        candidate = log.catalogue[np.concatenate(parts)]
     return np.concatenate([[0], np.cumsum(length)]).astype(np.int64), candidate
+
+
+def _left(arm: NDArray[np.intp], actions: int) -> NDArray[np.int32]:
+    """What each slot of pages [n, K] without shelves could show: arms page by page, slot by slot, ascending."""
+    fresh = np.stack([np.asarray(open_to(slot, arm, None, actions)[1]) for slot in range(arm.shape[1])], axis=1)
+    return (np.flatnonzero(fresh) % actions).astype(np.int32)

@@ -48,10 +48,10 @@ class RatingModel:
 
 
 def check_positive(config: Any, *names: str, most: float = np.inf) -> None:
-    """Raise ConfigError unless the named settings are > 0 and at most `most`."""
+    """Raise ConfigError unless the named settings are > 0, finite, and at most `most`."""
     for name in names:
         value = getattr(config, name)
-        if not 0 < value <= most:
+        if not (0 < value <= most and value < np.inf):
             limit = "above 0" if most == np.inf else f"above 0 and at most {most:g}"
             raise ConfigError(f"{type(config).__name__}.{name} is {value!r}; it must be {limit}")
 

@@ -20,7 +20,7 @@ from recpolicy.core.seeds import generator
 from recpolicy.data.slate_log import open_to
 from recpolicy.environments.session import Session
 from recpolicy.environments.session_slate import SlateEnvironment
-from recpolicy.models.session_world import SessionWorld
+from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 
 Probabilities = Callable[[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_] | None], NDArray[np.float64]]
 """(user rows [n], arms [M], mask [n, M]) -> probabilities [n, M], 0 where not allowed, rows sum to 1."""
@@ -81,8 +81,11 @@ def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[
 
 
 def all_read(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> Readers:
-    """Readers of everything: each movie is liked with its own chance, whatever else is on the page."""
+    """Readers of everything: a movie is liked with its own chance, or as the real rating says that the world pays."""
     chance = 1 / (1 + np.exp(-world.like[:, catalogue].astype(np.float64)))  # [W, A]
+    if world.known is not None:
+        known = world.known[:, catalogue]
+        chance = np.where(known >= 0, known >= LIKE_LEVEL, chance)
     rng = generator(seed, "logging/slates/likes")
 
     def read(person: NDArray[np.int64], arm: NDArray[np.int32], _: int) -> NDArray[np.bool_]:

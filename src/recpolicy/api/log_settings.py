@@ -1,4 +1,4 @@
-"""When the events of a simulated log happen."""
+"""What the settings of all simulated logs share: how sharply the logger chooses, and when the events happen."""
 
 from typing import Any
 
@@ -9,10 +9,15 @@ from recpolicy.core.errors import ConfigError
 
 DAY = 86_400_000
 """Milliseconds."""
+_CENTURY = 36_525
+_TEMPERATURES = 1e-9, 1e9
 
 
-def check_first_day(settings: Any) -> None:
-    """Raise ConfigError unless the setting `first_day` is a date."""
+def check_clock(settings: Any) -> None:
+    """Raise ConfigError unless `first_day` is a date and `days` a span above 0 of at most a century."""
+    if not 0 < settings.days <= _CENTURY:
+        name = type(settings).__name__
+        raise ConfigError(f"{name}.days is {settings.days!r}; it must be above 0 and at most {_CENTURY}")
     day = settings.first_day
     try:
         known = not np.isnat(np.datetime64(day, "ms"))
@@ -20,6 +25,14 @@ def check_first_day(settings: Any) -> None:
         known = False
     if not known:
         raise ConfigError(f"{type(settings).__name__}.first_day is {day!r}; expected a date such as 2026-01-05")
+
+
+def check_temperature(settings: Any) -> None:
+    """Raise ConfigError unless `temperature` is one that a softmax can divide by."""
+    low, high = _TEMPERATURES
+    if not low <= settings.temperature <= high:
+        name = type(settings).__name__
+        raise ConfigError(f"{name}.temperature is {settings.temperature!r}; it must be in [{low:g}, {high:g}]")
 
 
 def start_of(first_day: str) -> int:
