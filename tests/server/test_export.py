@@ -179,13 +179,13 @@ def test_what_the_log_cannot_hold_is_left_out_and_counted(tmp_path, registry, en
     kept, *others = (
         seen(), seen(user="new", context=vector), seen(user=70, context=vector[:8]), seen(version=2), seen(version=99),
         seen(propensities=(0.5, 0.0)), seen(user=70, context=vector, version=3), seen(context=vector, version=2),
-        seen(user=70, context=(VECTOR * np.nan).tobytes()),
+        seen(user=70, context=(VECTOR * np.nan).tobytes()), seen(user=70, context=(VECTOR * 1e6).tobytes()),
     )  # fmt: skip
     show(engine, kept, *others)
     for one in (kept, *others):
         say(engine, one, 104, 4.0)
     done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
-    assert done.left_out == {"new_user": 4, "other_policy": 3, "no_propensity": 1}
+    assert done.left_out == {"new_user": 5, "other_policy": 3, "no_propensity": 1}
     assert (done.rounds, done.rewards) == (2, 1)
     show(engine, seen(version=3))  # by their ids, users are those of the log, whatever the features
     assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).rounds == 4
@@ -207,6 +207,14 @@ def test_newcomers_come_with_the_vector_that_was_seen(tmp_path, registry, engine
     assert [row["user_id"] for row in found] == [3, 3, 70, 70, 3, 3]
     mine, other = VECTOR.tolist(), (-VECTOR).tolist()
     assert [row["context"] for row in found] == [None, None, mine, mine, other, other]
+
+
+def test_a_vector_is_believed_up_to_twice_the_longest_that_was_trained_with(tmp_path, registry, engine):
+    longest = np.linalg.norm(tiny_artifact().context, axis=1).max()
+    unit = VECTOR / np.linalg.norm(VECTOR)
+    for times, rounds in ((1.99, 2), (2.01, 2)):
+        show(engine, seen(user=70, context=(unit * longest * times).astype(np.float32).tobytes()))
+        assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).rounds == rounds
 
 
 def test_a_log_that_an_older_version_began_goes_on_without_its_vectors(tmp_path, registry, engine):

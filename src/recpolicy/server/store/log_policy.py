@@ -2,11 +2,12 @@
 
 Users whom a version did not know, or saw otherwise than by their id, come with the vector that it saw. The log holds
 them unless their id is a text among numbers, or the other way round, or the version had other features: in them, the
-same vector would be somebody else.
+same vector would be somebody else. Vectors far beyond all that the policy was trained with are left out, too.
 """
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from recpolicy.data.log_files import FORMAT, FORMAT_VERSION
 from recpolicy.serving.artifact import LeanArtifact, read_lean
 from recpolicy.serving.registry import Registry
 
+FARTHEST = 2.0
+"""Times the length of the longest context that the policy was trained with: anybody may send a vector, and one that is
+enormous would outweigh all others in what is learnt from the log."""
 NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensity"
 
 
@@ -60,9 +64,14 @@ class LogPolicy:
         return (
             self._same_features(version)
             and context.shape == self.artifact.context.shape[1:]
-            and bool(np.isfinite(context).all())
+            and bool(np.linalg.norm(context.astype(np.float64)) <= self._farthest)  # not so for NaN
             and _type_of([json.loads(user_key)]) == self.id_types[0]
         )
+
+    @cached_property
+    def _farthest(self) -> float:
+        """The length up to which a vector is believed."""
+        return FARTHEST * float(np.linalg.norm(self.artifact.context.astype(np.float64), axis=1).max())
 
     def _same_features(self, version: int) -> bool:
         if version not in self._alike:
