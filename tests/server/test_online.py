@@ -103,9 +103,10 @@ def test_what_the_policy_does_not_know_is_passed_over(base):
         event(user="nobody", movies=[10]),
         event(user=3, movies=["no movie"]),
         event(user=3, movies=[10], context=bytes(8)),
+        event(user=3, movies=[10], context=(base.artifact.context[2] * np.float32(1e5)).tobytes()),
     ]
     after = take_in(base, first(base), [row(seq, shown, 1.0) for seq, shown in enumerate(odd, 1)])
-    assert (after.learnt, after.passed, after.last) == (0, 3, 3)
+    assert (after.learnt, after.passed, after.last) == (0, 4, 4)
     assert after.beliefs.digest == first(base).beliefs.digest
 
 

@@ -26,6 +26,7 @@ from recpolicy.server.online.checkpoint import Checkpoint, folder_of, read_check
 from recpolicy.server.policies import Policies
 from recpolicy.server.store.clock import now_ms
 from recpolicy.server.store.tables import events, rewards
+from recpolicy.server.vectors import believed, longest_believed
 from recpolicy.serving.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -141,12 +142,12 @@ def take_in(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint
     arm_of = {int(row): arm for arm, row in enumerate(artifact.catalogue)}
     user_of = {user: row for row, user in enumerate(base.user_ids)}
     movie_of = {movie: row for row, movie in enumerate(base.movie_ids)}
-    width = artifact.context.shape[1]
+    longest = longest_believed(artifact.context)
     arms, features, values, last, passed = [], [], [], before.last, 0
     for row in rows:
         last = row.seq
         arm = arm_of.get(movie_of.get(json.loads(row.movies)[row.position], -1))
-        context = _context(artifact.context, user_of, row, width)
+        context = _context(artifact.context, user_of, row, longest)
         if arm is None or context is None:
             passed += 1
             continue
@@ -161,11 +162,11 @@ def take_in(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint
     return replace(before, beliefs=beliefs, last=last, learnt=before.learnt + len(arms), passed=before.passed + passed)
 
 
-def _context(known: Any, user_of: dict[Any, int], row: Any, width: int) -> Any:
-    """The context [C] that the policy saw; None where it is not known."""
+def _context(known: Any, user_of: dict[Any, int], row: Any, longest: float) -> Any:
+    """The context [C] that the policy saw; None where it is not known, or none to learn from (vectors.py)."""
     if row.context is not None:
         vector = np.frombuffer(bytes(row.context), np.float32)
-        return vector if len(vector) == width else None
+        return vector if believed(vector, known.shape[1], longest) else None
     user = user_of.get(json.loads(row.user_key))
     return None if user is None else known[user]
 

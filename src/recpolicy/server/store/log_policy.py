@@ -16,12 +16,10 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.data.log_files import FORMAT, FORMAT_VERSION
+from recpolicy.server.vectors import believed, longest_believed
 from recpolicy.serving.artifact import LeanArtifact, read_lean
 from recpolicy.serving.registry import Registry
 
-FARTHEST = 2.0
-"""Times the length of the longest context that the policy was trained with: anybody may send a vector, and one that is
-enormous would outweigh all others in what is learnt from the log."""
 NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensity"
 
 
@@ -60,18 +58,16 @@ class LogPolicy:
 
     def reads(self, version: int, vector: bytes, user_key: str) -> bool:
         """Whether the log can hold a vector that this version saw, and the id of the user whom it is of."""
-        context = np.frombuffer(vector, np.float32)
+        width = self.artifact.context.shape[1]
         return (
             self._same_features(version)
-            and context.shape == self.artifact.context.shape[1:]
-            and bool(np.linalg.norm(context.astype(np.float64)) <= self._farthest)  # not so for NaN
+            and believed(np.frombuffer(vector, np.float32), width, self._longest)
             and _type_of([json.loads(user_key)]) == self.id_types[0]
         )
 
     @cached_property
-    def _farthest(self) -> float:
-        """The length up to which a vector is believed."""
-        return FARTHEST * float(np.linalg.norm(self.artifact.context.astype(np.float64), axis=1).max())
+    def _longest(self) -> float:
+        return longest_believed(self.artifact.context)
 
     def _same_features(self, version: int) -> bool:
         if version not in self._alike:
