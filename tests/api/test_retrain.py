@@ -91,6 +91,16 @@ def test_every_agent_that_learns_from_logs_goes_on_from_where_it_stood(name, tmp
     assert not (tmp_path / "policy.training").exists()
 
 
+@quickly
+def test_pages_that_were_learnt_from_stay_known_when_the_policy_goes_on(tmp_path):
+    pages = replace(log_for("ucb1"), pages="ab" * 32)
+    first = retrain(trained("ucb1"), pages, tmp_path / "first")
+    assert first.about["pages"] == pages.pages
+    second = retrain(tmp_path / "first", log_for("ucb1", start=NUMBER), tmp_path / "second")
+    assert "pages" not in second.about
+    assert [one.get("pages") for one in second.about["parents"]] == [None, pages.pages]
+
+
 def test_all_agents_are_either_retrained_or_refused_here():
     assert {CASES[name].agent for name in LEARNING} | set(BASELINES) | {REFUSED} == set(AGENTS)
 

@@ -13,6 +13,7 @@ from recpolicy.api.features import FeatureConfig, Features
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import atomic_directory, content_digest, write_json
+from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.models.rating_model import RatingModel
@@ -37,6 +38,11 @@ def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingMod
         "seed": seed,
         "versions": {name: version(name) for name in packages},
     }
+
+
+def learnt_from(log: LoggedRounds) -> dict[str, str]:
+    """What `about` says of the rounds that were learnt from: their digest, and that of pages whose slots they are."""
+    return {"log": log.digest} | ({} if log.pages is None else {"pages": log.pages})
 
 
 def refuse_existing(out: Path) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recpolicy.api.artifacts import refuse_existing, with_policy, work_folder, write_artifact
+from recpolicy.api.artifacts import learnt_from, refuse_existing, with_policy, work_folder, write_artifact
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
@@ -41,15 +41,17 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
     old = load_policy(incumbent).artifact
     agent = agent_of(old)
     read_learner(agent, incumbent)
-    parent = {"content": old.about["content"], "log": old.about.get("log"), "pages": old.about.get("pages")}
+    parent: dict[str, Any] = {"content": old.about["content"], "log": old.about.get("log")}
+    if "pages" in old.about:
+        parent["pages"] = old.about["pages"]
     figures = {**learn_from_log(agent, log, old.context, old.catalogue, epochs=epochs, seed=seed), "seed": seed}
-    lineage = {
+    kept = {name: value for name, value in old.about.items() if name != "pages"}
+    lineage: dict[str, Any] = {
+        **learnt_from(log),
         "training": figures,
-        "log": log.digest,
-        "pages": log.pages,
         "parents": [*old.about.get("parents", []), parent],
     }
-    new = with_policy(old, agent.learner.export(), {**old.about, **lineage})
+    new = with_policy(old, agent.learner.export(), {**kept, **lineage})
     work = work_folder(out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed})
     write_artifact(new, agent, old.context.shape[1], work, out)
     return load_policy(out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from recpolicy.api.artifacts import about_of, artifact_of, refuse_existing, work_folder, write_artifact
+from recpolicy.api.artifacts import about_of, artifact_of, learnt_from, refuse_existing, work_folder, write_artifact
 from recpolicy.api.features import FeatureConfig, Features, prepare, settings_of
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.extras import require_extra
@@ -121,7 +121,7 @@ def train(
         **about_of(split, settings, agent_settings, features.model, seed),
     }
     if log is not None:
-        about |= {"log": log.digest, "pages": log.pages}
+        about |= learnt_from(log)
     world = training_world(split.fit, settings, seed)
     environment = make_environment(world, features, settings, seed)
     learner = _make_agent(entry, environment, agent_settings, features, split.fit, seed)
