@@ -6,6 +6,7 @@ import re
 import pyarrow.parquet as pq
 import pytest
 from command_line import recpolicy, refused
+from hand_logs import write_known
 from hand_sessions import FAULTS, hand_sessions, write_hand
 from miniature import write_miniature
 
@@ -99,9 +100,7 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
     spoil, message = FAULTS[fault]
     spoil(folder)
     before = sorted(path.name for path in directory.iterdir())
-    (directory / "known.csv").write_text("user,movie,rating\n" + "".join(
-        f"{user},{movie},{1 + (user + movie) % 5}\n" for user in range(1, 5) for movie in range(11, 17)
-    ))  # fmt: skip
+    write_known(directory / "known.csv")
     words = ("--data", "known.csv", "--split", "random", "--log", folder.name, "--out", "never")
     assert re.search(message, refused(recpolicy(capsys, "train", "dqn", *words)))
     assert sorted(path.name for path in directory.iterdir() if path.name != "known.csv") == [

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from command_line import recpolicy, refused
+from hand_logs import write_known
 from hand_slates import FAULTS, write_hand
 from miniature import write_miniature
 
@@ -90,9 +91,7 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
     folder = write_hand(directory / fault.replace(" ", "-"))
     spoil, message = FAULTS[fault]
     spoil(folder)
-    (directory / "known.csv").write_text("user,movie,rating\n" + "".join(
-        f"{user},{movie},{1 + (user + movie) % 5}\n" for user in range(1, 5) for movie in range(11, 17)
-    ))  # fmt: skip
+    write_known(directory / "known.csv")
     answer = recpolicy(capsys, "log", "ingest", folder.name, "--data", "known.csv", "--out", "never")
     assert re.search(message, refused(answer))
     assert not (directory / "never").exists()
@@ -100,8 +99,6 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
 
 def test_pages_that_do_not_say_what_their_slots_earned_make_no_rounds(capsys, directory):
     write_hand(directory / "whole", slot_reward=None)
-    (directory / "known.csv").write_text("user,movie,rating\n" + "".join(
-        f"{user},{movie},{1 + (user + movie) % 5}\n" for user in range(1, 5) for movie in range(11, 17)
-    ))  # fmt: skip
+    write_known(directory / "known.csv")
     line = refused(recpolicy(capsys, "log", "ingest", "whole", "--data", "known.csv", "--out", "never"))
     assert "whole/slates.parquet: no slot_reward; rounds need what each slot of a page earned" in line

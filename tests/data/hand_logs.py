@@ -31,6 +31,12 @@ def tables(text: bool = False) -> Catalogue:
     )
 
 
+def write_known(path: Path) -> None:
+    """Ratings of these users and movies, as a CSV: what makes a log of them known to the command line."""
+    lines = (f"{user},{movie},{1 + (user + movie) % 5}\n" for user in range(1, 5) for movie in range(11, 17))
+    path.write_text("user,movie,rating\n" + "".join(lines))
+
+
 def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **changes: Any) -> LoggedRounds:
     """Rounds an hour apart, with uneven propensities; half-way another version of the policy logs."""
     rng = np.random.default_rng([seed, 5])

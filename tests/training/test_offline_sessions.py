@@ -26,7 +26,7 @@ from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinf
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
 from recpolicy.training import offline_sessions as module
 from recpolicy.training.logged_session_play import Played, play_sessions
-from recpolicy.training.offline_sessions import SessionLogConfig, check_log, learn_from_sessions
+from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 from recpolicy.training.replayed_sessions import block_of, replay, steps_of
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_problems"))
@@ -103,7 +103,7 @@ def bandit(actions: int, **given):
 def ends_at(log, epochs: int, **given) -> np.ndarray:
     """The policy that the agent ends at, all sessions in one block."""
     agent, bias = bandit(len(log.catalogue), **given)
-    learn_from_sessions(agent, log, bandit_sight(len(log.catalogue)), SessionLogConfig(epochs=epochs, batch=len(log)))
+    learn_from_sessions(agent, log, bandit_sight(len(log.catalogue)), OfflineRunConfig(epochs=epochs, batch=len(log)))
     return tf.nn.softmax(bias).numpy()
 
 
@@ -130,7 +130,7 @@ def test_how_often_the_cap_binds_is_told():
     """Own policy 1/3 each; logged with (.5, .3, .2): weights .67, 1.11, 1.67, of which the last exceeds 1.5."""
     agent, _ = bandit(3, cap=1.5, learning_rate=1e-9, passes=1)
     log = bandit_log(np.array([5, 3, 2]), np.ones(3))
-    told = learn_from_sessions(agent, log, bandit_sight(3), SessionLogConfig(batch=10))
+    told = learn_from_sessions(agent, log, bandit_sight(3), OfflineRunConfig(batch=10))
     assert told["capped_share"] == pytest.approx(0.2, rel=1e-5)
     weight = np.repeat(1 / 3 / np.array([0.5, 0.3, 0.2]), [5, 3, 2])
     assert told["effective_share"] == pytest.approx(weight.sum() ** 2 / 10 / (weight**2).sum(), rel=1e-4)
@@ -150,7 +150,7 @@ def random_chain():
 def test_dqn_looks_ahead_in_a_random_log_as_far_as_gamma_says(random_chain, gamma, first):
     problem, log, sight = random_chain
     agent = make_agent("dqn", problem, gamma, 0)
-    learn_from_sessions(agent, log, sight, SessionLogConfig(epochs=30))
+    learn_from_sessions(agent, log, sight, OfflineRunConfig(epochs=30))
     assert opening(agent, problem)[first] > 0.95
     assert (mean_return(agent, problem) > 0.95 * BEST_RETURN) == (gamma > 0)
 
@@ -159,7 +159,7 @@ def test_topk_reinforce_values_what_the_logger_went_on_to_do(random_chain):
     """Its correction is of one step: after the opener a random logger earns .3, so the bait looks better."""
     problem, log, sight = random_chain
     agent = make_agent("topk_reinforce", problem, 0.9, 0)
-    learn_from_sessions(agent, log, sight, SessionLogConfig(epochs=60, batch=200))
+    learn_from_sessions(agent, log, sight, OfflineRunConfig(epochs=60, batch=200))
     assert opening(agent, problem)[BAIT] > 0.9
 
 
@@ -171,7 +171,7 @@ def test_every_session_or_step_counts_once_an_epoch(name):
     """40 sessions in blocks of 16: two and a rest; the steps likewise."""
     agent, log = make(name, **AGENTS[name]), random_log()
     with eagerly():
-        learn_from_sessions(agent, log, planted_sight(), SessionLogConfig(epochs=3, batch=16))
+        learn_from_sessions(agent, log, planted_sight(), OfflineRunConfig(epochs=3, batch=16))
     units, size = (40, 16) if name == "topk_reinforce" else (len(log), 32)
     assert units % size
     assert int(agent.train_step_counter.numpy()) == 3 * (-(-units // size))
@@ -181,7 +181,7 @@ def test_every_session_or_step_counts_once_an_epoch(name):
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(name):
     def learnt(seed: int):
         agent = make(name, **AGENTS[name])
-        learn_from_sessions(agent, log, planted_sight(), SessionLogConfig(batch=16), seed=seed)
+        learn_from_sessions(agent, log, planted_sight(), OfflineRunConfig(batch=16), seed=seed)
         return arrays_of(agent)
 
     log = random_log()
@@ -198,7 +198,7 @@ def test_room_for_longer_sessions_changes_nothing(name):
     for steps in (STEPS, STEPS + 5):
         agent = make(name, view="last_item", tables=False, **AGENTS[name])
         with eagerly():
-            learn_from_sessions(agent, log, planted_sight("last_item", steps=steps), SessionLogConfig(batch=16))
+            learn_from_sessions(agent, log, planted_sight("last_item", steps=steps), OfflineRunConfig(batch=16))
         found.append(arrays_of(agent))
     for key, array in found[0].items():
         np.testing.assert_allclose(found[1][key], array, atol=2e-5, err_msg=key)
@@ -217,7 +217,7 @@ def test_dqn_asks_for_no_propensities_and_stops_exploring_what_it_has_learnt():
 
 
 EPOCHS = 2
-FEW = SessionLogConfig(epochs=EPOCHS, batch=16, checkpoint_every=65)
+FEW = OfflineRunConfig(epochs=EPOCHS, batch=16, checkpoint_every=65)
 """Three batches an epoch for topk_reinforce, with a checkpoint every second; dqn's are of 32 steps: five and three."""
 
 
@@ -279,7 +279,7 @@ def sessions_to_learn():
 @pytest.mark.parametrize("given", [steps_to_learn, sessions_to_learn])
 def test_many_pieces_teach_what_one_does(monkeypatch, given):
     """Compiled; the numbers are the same to the last bit."""
-    config, found = SessionLogConfig(epochs=EPOCHS, batch=16), []
+    config, found = OfflineRunConfig(epochs=EPOCHS, batch=16), []
     for movies in (10**9, 1):
         agent, log, sight, units, size = given()
         told, bar = with_a_bar(monkeypatch, agent, log, sight, config, movies=movies)
@@ -357,7 +357,7 @@ def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch):
     batches = -(-len(log) // 32)
     monkeypatch.setattr(module.Passes, "learn_piece", spoilt)
     monkeypatch.setattr(module, "PIECE", 1)
-    config = SessionLogConfig(epochs=EPOCHS, checkpoint_every=10**9)
+    config = OfflineRunConfig(epochs=EPOCHS, checkpoint_every=10**9)
     said = rf"diverged before step {2 * len(log)}: .* not finite; the checkpoint of step {len(log)} in .* is kept"
     with eagerly(), pytest.raises(DivergedError, match=said):
         learn_from_sessions(agent, log, planted_sight(), config, folder=tmp_path)

@@ -11,7 +11,7 @@ from recpolicy.api.artifacts import refuse_existing
 from recpolicy.api.evaluate import refuse_seen_rows
 from recpolicy.api.features import catalogue_of, settings_of
 from recpolicy.api.log_settings import check_clock, check_temperature, spread, start_of
-from recpolicy.api.logs import TRAINING
+from recpolicy.api.logs import SIMULATION, TRAINING, tables_of
 from recpolicy.api.train_sessions import SessionTrainConfig, reward_scale, session_config, worlds_of
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ConfigError, DataError, unknown_name
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from recpolicy.environments.session import SessionEnvironment
     from recpolicy.training.logged_session_play import Played, Probabilities
 
-SIMULATION = "simulation.json"
 SESSION_LOGGERS = ("random", "popular")
 """Baselines that can log sessions."""
 _MINUTE = 60_000
@@ -99,7 +98,7 @@ def simulate_sessions(
         "seed": seed, "world": world.name, "fit": split.fit.digest,
     }  # fmt: skip
     with atomic_directory(Path(out)) as folder:
-        write_sessions(folder / SESSIONS, log, _tables(split))
+        write_sessions(folder / SESSIONS, log, tables_of(split.fit))
         write_json(folder / SIMULATION, note)
     return log
 
@@ -197,7 +196,3 @@ def _log_of(
         policy=np.full(count, who.name, object), version=np.full(count, who.version, object),
         catalogue=who.catalogue, scale=scale, name=f"sessions of {who.name}",
     )  # fmt: skip
-
-
-def _tables(split: Split) -> Catalogue:
-    return Catalogue(split.fit.users, split.fit.movies, split.fit.scale)

@@ -14,7 +14,7 @@ from recpolicy.api.artifacts import refuse_existing
 from recpolicy.api.features import settings_of
 from recpolicy.api.log_settings import check_clock, check_temperature, spread, start_of
 from recpolicy.api.loggers import Logger, logger_of
-from recpolicy.api.logs import tables_of
+from recpolicy.api.logs import SIMULATION, tables_of
 from recpolicy.api.train import TrainConfig
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ConfigError, DataError
@@ -34,7 +34,6 @@ from recpolicy.serving.predictor import Policy
 if TYPE_CHECKING:
     from recpolicy.training.logged_slate_play import PlayedSlates, Readers
 
-SIMULATION = "simulation.json"
 LAYOUTS, READINGS = ("shelves", "list"), ("all", "cascade")
 
 

@@ -146,7 +146,7 @@ def _learn_from_log(
 ) -> "tuple[SequenceAgent, dict[str, Any], Path]":  # fmt: skip
     """An agent that learnt from the log, the figures of its training, and the work folder that `begin` gave."""
     from recpolicy.environments.session_views import VIEWS
-    from recpolicy.training.offline_sessions import SessionLogConfig, check_log, learn_from_sessions
+    from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
     from recpolicy.training.replayed_sessions import Sight
 
     embedding, genres = features.embeddings.movie[features.catalogue], genre_directions(split.fit.movies)
@@ -154,7 +154,7 @@ def _learn_from_log(
     view = VIEWS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
     sight = Sight(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
     agent = make(*sight.specs())
-    run = SessionLogConfig(
+    run = OfflineRunConfig(
         epochs=settings.epochs, batch=settings.batch_size, checkpoint_every=settings.checkpoint_every
     )
     check_log(agent.learner, log, sight)

@@ -42,7 +42,7 @@ PIECE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionLogConfig:
+class OfflineRunConfig:
     """How long to learn from a log of sessions, and how often to look."""
 
     epochs: int = 1
@@ -70,7 +70,7 @@ class Plan:
     """Batches between checkpoints."""
 
     @classmethod
-    def of(cls, learner: SequenceLearner, log: LoggedSessions, config: SessionLogConfig) -> "Plan":
+    def of(cls, learner: SequenceLearner, log: LoggedSessions, config: OfflineRunConfig) -> "Plan":
         """The plan for a learner and a log."""
         whole = learner.whole_sessions
         units, size = (len(log.length), config.batch) if whole else (len(log), learner.config.batch)
@@ -106,7 +106,7 @@ def learn_from_sessions(
     agent: SequenceAgent,
     log: LoggedSessions,
     sight: Sight,
-    config: SessionLogConfig | None = None,
+    config: OfflineRunConfig | None = None,
     *,
     seed: int = 0,
     folder: Path | None = None,
@@ -119,7 +119,7 @@ def learn_from_sessions(
     not finite: the last good checkpoint stays.
     """
     check_log(agent.learner, log, sight)
-    plan = Plan.of(agent.learner, log, config or SessionLogConfig())
+    plan = Plan.of(agent.learner, log, config or OfflineRunConfig())
     passes = Passes(agent, plan, replay(log, sight), len(sight.catalogue), seed)
     manager = None if folder is None else _manager(folder, passes, agent)
     if folder is not None and manager is not None:
