@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_json_of, write_json
 from recpolicy.models.rating_model import RatingModel
@@ -41,10 +42,9 @@ def load_rating_model(folder: Path) -> RatingModel:
         raise ArtifactError(f"{arrays}: missing or changed since it was saved; fit and save the model again")
     described = body["model"]
     try:
-        with np.load(arrays, allow_pickle=False) as stored:
-            return RatingModel(
-                **{name: stored[name] for name in _ARRAYS}, **{**described, "scale": tuple(described["scale"])}
-            )
+        stored = read_arrays(arrays)
+        parts: dict[str, Any] = {**{name: stored[name] for name in _ARRAYS}, **described}
+        return RatingModel(**{**parts, "scale": tuple(parts["scale"])})
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, DataError) as error:
         raise ArtifactError(f"{folder}: not a rating model that this recpolicy can read: {error}") from None
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError, unknown_name
 from recpolicy.core.files import file_digest, read_json_of, write_json
 from recpolicy.serving.estimators import ESTIMATORS
@@ -151,11 +152,9 @@ def _read_parts(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
         if file_digest(path) != manifest["files"].get(name):
             raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
     try:
-        with (folder / ARRAYS).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _ARRAYS}
-            policy = {
-                name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)
-            }
+        stored = read_arrays(folder / ARRAYS)
+        arrays = {name: stored[name] for name in _ARRAYS}
+        policy = {name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)}
         words = {name: manifest[name] for name in _WORDS}
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy reads: {error}") from None

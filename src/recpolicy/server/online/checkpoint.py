@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import atomic_path, read_json_of, write_json
 from recpolicy.server.online.beliefs import Beliefs
@@ -62,8 +63,8 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
             return None
         body = read_json_of(path, _FORMAT, _FORMAT_VERSION)
         try:
-            with (folder / str(body["file"])).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                beliefs = Beliefs(stored["theta"], stored["covariance"])
+            stored = read_arrays(folder / str(body["file"]))
+            beliefs = Beliefs(stored["theta"], stored["covariance"])
         except FileNotFoundError:
             continue
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
