@@ -1,6 +1,6 @@
 """Configs from files and words: what is accepted, and errors that name file and key."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -23,6 +23,12 @@ class Required:
     name: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    part: Config = field(default_factory=Config)
+    maybe: Config | None = None
+
+
 def test_nothing_given_is_the_default():
     assert build(Config, {}) == Config()
 
@@ -31,6 +37,13 @@ def test_plain_types_are_coerced():
     built = build(Config, {"alpha": 2, "layers": [4]})
     assert built == Config(alpha=2.0, layers=(4,))
     assert isinstance(built.alpha, float)
+
+
+def test_a_config_within_the_config_is_built():
+    assert build(Whole, {"part": {"alpha": 2}, "maybe": {"layers": [3]}}) == Whole(
+        part=Config(alpha=2.0), maybe=Config(layers=(3,))
+    )
+    assert build(Whole, {"part": Config(alpha=3.0)}).part.alpha == 3.0
 
 
 def test_words_of_the_command_line_become_numbers():
@@ -44,6 +57,9 @@ def test_words_of_the_command_line_become_numbers():
         (Config, {"alpha": "much"}, r"^run\.toml \[linucb\]: alpha: .*valid number.* \(found 'much'\)"),
         (Config, {"layers": [8, "x"]}, r"^run\.toml \[linucb\]: layers\.1: .* \(found 'x'\)"),
         (Config, {"alpha": -1}, r"^run\.toml \[linucb\]: alpha -1\.0: expected 0 or more$"),
+        (Whole, {"part": {"alpah": 1}}, r"^run\.toml \[linucb\]: part: no setting named 'alpah'"),
+        (Whole, {"maybe": {"alpah": 1}}, r"^run\.toml \[linucb\]: maybe: no setting named 'alpah'"),
+        (Whole, {"part": {"alpha": -1}}, r"^run\.toml \[linucb\]: alpha -1\.0: expected 0 or more$"),
         (Required, {}, r"^run\.toml \[linucb\]: name: Field required"),
     ],
 )

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -9,7 +10,7 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from recpolicy.core.errors import ConfigError, StoreError
-from recpolicy.server.store.engine import is_up_to_date, make_engine, migrate, open_store, sqlite_url, writing
+from recpolicy.server.store.engine import Turns, is_up_to_date, make_engine, migrate, open_store, sqlite_url, writing
 from recpolicy.server.store.tables import metadata
 
 
@@ -119,4 +120,24 @@ def test_an_up_to_date_database_is_known_without_alembic(kind, tmp_path):
     with writing(engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     assert not is_up_to_date(engine)
+    engine.dispose()
+
+
+def test_one_writer_commits_at_a_time_on_sqlite(tmp_path):
+    engine = open_store(sqlite_url(tmp_path / "server.db"))
+    one, two, done = Turns(engine), Turns(engine), []
+
+    def wait_and_commit():
+        with two:
+            done.append("two")
+
+    with one:
+        thread = threading.Thread(target=wait_and_commit)
+        thread.start()
+        thread.join(0.1)
+        done.append("one")
+    thread.join()
+    assert done == ["one", "two"]
+    for turns in (one, two):
+        turns.close()
     engine.dispose()

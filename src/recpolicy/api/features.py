@@ -1,7 +1,6 @@
 """What every agent on a split starts from: rating model, embeddings, contexts, catalogue; from the fit part only."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,9 +75,4 @@ def settings_of(kind: type[Any], given: Any, where: str) -> Any:
         return kind()
     if isinstance(given, kind):
         return given
-    settings = dict(given)
-    for part in fields(kind):  # a config within the config: its unknown names are errors, too
-        inner: Any = part.default_factory
-        if isinstance(inner, type) and is_dataclass(inner) and isinstance(settings.get(part.name), Mapping):
-            settings[part.name] = build(inner, settings[part.name], f"{where}: {part.name}")
-    return build(kind, settings, where)
+    return build(kind, given, where)

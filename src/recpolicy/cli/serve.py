@@ -90,9 +90,11 @@ def serve(
 def _config(app: object, workers: int = 1) -> "uvicorn.Config":
     import uvicorn
 
+    from recpolicy.server.protocol import BoundedProtocol
+
     return uvicorn.Config(
         app, factory=isinstance(app, str), workers=workers, access_log=False, log_config=None, server_header=False,  # type: ignore[arg-type]
-        timeout_graceful_shutdown=_SECONDS_TO_FINISH, timeout_keep_alive=30, backlog=2048,
+        http=BoundedProtocol, timeout_graceful_shutdown=_SECONDS_TO_FINISH, timeout_keep_alive=30, backlog=2048,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,10 +19,7 @@ T = TypeVar("T")
 
 def build(config_type: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     """Return `config_type(**values)`, checked and with plain types coerced (1 -> 1.0); raises ConfigError."""
-    known = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{where}: {unknown_name('setting', key, known)}")
+    _refuse_unknown_settings(config_type, values, where)
     try:
         return TypeAdapter(config_type).validate_python(dict(values))
     except ValidationError as error:
@@ -32,6 +29,19 @@ def build(config_type: type[T], values: Mapping[str, Any], where: str = "config"
             raise ConfigError(f"{where}: {own}") from None
         key = ".".join(str(part) for part in first["loc"]) or "config"
         raise ConfigError(f"{where}: {key}: {first['msg']} (found {first['input']!r})") from None
+
+
+def _refuse_unknown_settings(config_type: type[Any], values: Mapping[str, Any], where: str) -> None:
+    """Those of configs within the config included, which pydantic would pass over."""
+    types = get_type_hints(config_type)
+    known = [field.name for field in dataclasses.fields(config_type)]
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_name('setting', key, known)}")
+        if isinstance(value, Mapping):
+            for inner in {types[key], *get_args(types[key])}:  # a config, or a config or None
+                if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                    _refuse_unknown_settings(inner, value, f"{where}: {key}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from recpolicy.server.admin_answers import ADMIN_REFUSALS
 from recpolicy.server.guard import Guard
 from recpolicy.server.jobs.catalogue import JOBS
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.keys import keys_in
+from recpolicy.server.limits import LimitsConfig
 from recpolicy.server.online.learner import learning
 from recpolicy.server.refusals import handle_errors
 from recpolicy.server.rollout.attend import attend
@@ -37,9 +39,19 @@ BACKGROUND: tuple[Callable[[State], AbstractContextManager[None]], ...] = (learn
 """What runs beside the requests, one line each: begins with the app and ends with it, the last one first."""
 
 
+class App(FastAPI):
+    """FastAPI with the guard outermost: what is answered there does not pay for the layers within."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Build the layers, once, at the first request."""
+        here: State = self.state.server
+        inner = super().build_middleware_stack()
+        return Guard(inner, here.metrics.answered, self.state.keys, here.settings.limits, policy.express(here))
+
+
 def make_app(state: State, close: Callable[[], None] = lambda: None) -> FastAPI:
     """The app of an open state; `close` is called when it ends."""
-    app = FastAPI(
+    app = App(
         title="recpolicy", version=VERSION, summary="Recommendations of a trained policy, and what came of them.",
         docs_url=None, redoc_url=None, lifespan=_life,
     )  # fmt: skip
@@ -50,20 +62,16 @@ def make_app(state: State, close: Callable[[], None] = lambda: None) -> FastAPI:
         app.include_router(router)
     for admin in (admin_versions, admin_rollouts, admin_keys, admin_audit, admin_jobs):
         app.include_router(admin.router, responses=ADMIN_REFUSALS)
-    app.add_middleware(
-        Guard,
-        observe=state.metrics.answered,
-        keys=app.state.keys,
-        limits=state.settings.limits,
-        express=policy.express(state),
-    )
     handle_errors(app)
     return app
 
 
 @asynccontextmanager
-async def _life(app: FastAPI) -> AsyncIterator[None]:
-    """While the app runs, changes of the registry are taken over, and counts of a rollout written."""
+async def _life(app: FastAPI) -> AsyncIterator[dict[str, LimitsConfig]]:
+    """While the app runs, changes of the registry are taken over, and counts of a rollout written.
+
+    Yields what the protocol must know.
+    """
     state: State = app.state.server
     watching = asyncio.gather(state.policies.watch(), attend(state))
     with ExitStack() as stack:
@@ -72,7 +80,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
             stack.enter_context(begin(state))
         stack.enter_context(app.state.scheduler.running())
         try:
-            yield
+            yield {"limits": state.settings.limits}
         finally:
             watching.cancel()
             with suppress(asyncio.CancelledError):

@@ -79,14 +79,14 @@ class Guard:
                 refusal = await self._refusal(request) or await self._take(request)
         except TimeoutError as error:
             if request.deadline is None or not request.deadline.expired():
-                request.failed, refusal = where(error), _broken()
+                request.failed, refusal = where(error), broken()
             elif request.received:
                 request.failed = {"exception": "timeout"}
                 refusal = error_answer(503, "timeout", "it takes too long; ask for less", {"retry-after": "5"})
             else:
                 refusal = error_answer(408, "timeout", "the request did not arrive in time", {"connection": "close"})
         except Exception as error:
-            request.failed, refusal = where(error), _broken()
+            request.failed, refusal = where(error), broken()
         request.deadline = None
         if refusal is not None and request.status == 0:
             await refusal(request.scope, request.receive, request.noting)
@@ -191,7 +191,8 @@ def _busy() -> JSONResponse:
     return error_answer(429, "busy", "too many requests at once; try again", {"retry-after": "1"})
 
 
-def _broken() -> JSONResponse:
+def broken() -> JSONResponse:
+    """What is answered to a failure of the service."""
     return error_answer(500, "internal", "the service failed; its log says where")
 
 

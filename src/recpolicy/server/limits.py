@@ -18,6 +18,8 @@ class LimitsConfig:
 
     body_bytes: int = MIB
     """Of one request; 100 users with ratings of some hundred movies each fit."""
+    header_bytes: int = MIB >> 4
+    """Of a request line and headers that do not come in one piece (of at most 256 KiB)."""
     import_bytes: int = 256 * MIB
     """Of one version that is imported."""
     rate: float = 200.0
@@ -29,12 +31,13 @@ class LimitsConfig:
     receiving: int = 1024
     """Requests whose bodies are still on their way."""
     seconds: float = 10.0
-    """Until the body is there and the answer begins; twice as long again until the client has taken the answer."""
+    """Until the headers are there; then until the body is there and the answer begins; twice as long again until the
+    client has taken the answer."""
     require_key: bool = False
     """Whether predictions, recommendations and feedback need a key of any role, as administration always does."""
 
     def __post_init__(self) -> None:
-        for name in ("body_bytes", "import_bytes", "burst", "in_flight", "receiving", "seconds"):
+        for name in ("body_bytes", "header_bytes", "import_bytes", "burst", "in_flight", "receiving", "seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected more than 0")
         if not self.rate >= 0:

@@ -6,7 +6,7 @@ of a single trained policy, a registry that holds it as version 1.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -79,16 +79,15 @@ def opened(source: Path, folder: Path | None, settings: Settings) -> Iterator[St
     folder = folder or state_folder(source)
     registry = registry_of(source, folder)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / "server.db"))
-    versions.keep(engine, registry.versions())
-    policies = Policies.of_registry(registry, _beside(engine, folder, settings))
-    holder: list[State] = []
-    writer = Writer(engine, Spool(folder / "spool"), lambda: holder[0].rules())
-    state = State(policies, Store(engine, writer), settings, Metrics(), folder)
-    holder.append(state)
     try:
-        yield state
+        versions.refuse_another_registry(engine, registry.versions())
+        versions.keep(engine, registry.versions())
+        policies = Policies.of_registry(registry, _beside(engine, folder, settings))
+        holder: list[State] = []
+        with closing(Writer(engine, Spool(folder / "spool"), lambda: holder[0].rules())) as writer:
+            holder.append(State(policies, Store(engine, writer), settings, Metrics(), folder))
+            yield holder[0]
     finally:
-        writer.close()
         engine.dispose()
 
 

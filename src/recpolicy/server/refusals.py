@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, StoreError, UnknownIdError
 from recpolicy.server.answers import ErrorAnswer
-from recpolicy.server.guard import error_answer
+from recpolicy.server.guard import broken, error_answer
 from recpolicy.server.store.writer import QueueFullError
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -33,6 +33,7 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(StoreError, _store)
     for silence in (OperationalError, PoolTimeoutError):
         app.add_exception_handler(silence, _database)
+    app.add_exception_handler(Exception, _failed)
 
 
 def answer_to(error: RequestValidationError | DataError | ConfigError | StoreError) -> Response:
@@ -54,6 +55,11 @@ def _invalid(_: Request | None, error: Exception) -> Response:
     place = ".".join(map(str, first["loc"]))
     more = f" (and {len(others)} more)" if others else ""
     return error_answer(422, "invalid_request", f"{place}: {first['msg'].removeprefix('Value error, ')}{more}")
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """The guard, which sees the exception as well, writes it to the log."""
+    return broken()
 
 
 def _no_such(_: Request, error: Exception) -> Response:

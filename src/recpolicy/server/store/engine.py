@@ -3,9 +3,10 @@
 SQLite runs in WAL mode with synchronous=FULL: what a commit acknowledged survives a crash of process or machine.
 """
 
+import fcntl
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from recpolicy.core.errors import ConfigError, StoreError
 DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _BUSY_MS = 5_000
 _CONNECT_SECONDS = 3
-_TURN_SECONDS = 0.001
 _WAL_PAGES = 16_000
 """64 MiB, four events a page: commits wait while the log is carried over, and should not every second."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -118,15 +118,29 @@ def writing_on(connection: Connection) -> Iterator[None]:
     connection.commit()
 
 
-def turns(engine: Engine) -> Callable[[], AbstractContextManager[object]]:
-    """What the writers of several processes take turns by, and hold while they commit.
+class Turns:
+    """What the writers of several processes take turns by, and hold while they commit: `with turns: ...`.
 
-    SQLite has a lock of its own, but who waits for it sleeps up to 100 ms at a time. PostgreSQL needs none.
+    SQLite has a lock of its own, but who waits for it sleeps up to 100 ms at a time; here the system wakes the next.
+    PostgreSQL needs none.
     """
-    if engine.dialect.name != "sqlite":
-        return nullcontext
-    lock = FileLock(f"{engine.url.database}.turn")
-    return lambda: lock.acquire(poll_interval=_TURN_SECONDS)
+
+    def __init__(self, engine: Engine):
+        sqlite = engine.dialect.name == "sqlite"
+        self._file = Path(f"{engine.url.database}.turn").open("ab") if sqlite else None  # noqa: SIM115 - see close
+
+    def __enter__(self) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
 
 
 def shown(engine: Engine) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from recpolicy.server.store.engine import writing
+from recpolicy.core.errors import StoreError
+from recpolicy.server.store.engine import shown, writing
 from recpolicy.server.store.tables import versions
 from recpolicy.serving.registry_files import Version
 
@@ -25,6 +26,19 @@ def keep(engine: Engine, found: Iterable[Version]) -> int:
         with writing(engine) as connection:
             connection.execute(dialect.insert(versions).on_conflict_do_nothing(), rows)
     return len(rows)
+
+
+def refuse_another_registry(engine: Engine, found: Iterable[Version]) -> None:
+    """Raise StoreError where the store knows another policy by the number of one of these: events tell only numbers."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(versions.c.number, versions.c.digest)).all()
+    known = {row.number: row.digest for row in rows}
+    for version in found:
+        if known.get(version.number, version.digest) != version.digest:
+            raise StoreError(
+                f"{shown(engine)}: its version {version.number} is another policy than this registry's, so it belongs"
+                " to another registry; give each registry a database of its own (RECPOLICY_DATABASE_URL)"
+            )
 
 
 def kept(connection: Connection) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.store.engine import first_line, turns, writing_on
+from recpolicy.server.store.engine import Turns, first_line, writing_on
 from recpolicy.server.store.events import known_ids, write_rows
 from recpolicy.server.store.feedback import Outcome, Rules, Said, take
 from recpolicy.server.store.spool import Spool
@@ -53,7 +53,7 @@ class Writer:
         self._engine, self._spool, self._rules = engine, spool, rules
         self._queue: queue.Queue[_Work | None] = queue.Queue(WAITING)
         self._connection: Connection | None = None  # kept, for to take one from the pool costs as much as a commit
-        self._turn = turns(engine)
+        self._turns = Turns(engine)
         self._look = 0.0  # when to look into the spool again
         self.spooled = 0
         """Events that had to be spooled, ever."""
@@ -83,6 +83,7 @@ class Writer:
         self._queue.put(None)
         self._thread.join()
         self._spool.close()
+        self._turns.close()
 
     def _submit(self, work: _Work) -> "Future[list[Outcome]]":
         try:
@@ -161,7 +162,7 @@ class Writer:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
-            with self._turn(), writing_on(self._connection):
+            with self._turns, writing_on(self._connection):
                 write(self._connection)
         except DBAPIError as error:
             failure = StoreError(f"the database does not take it: {first_line(error)}")

@@ -1,0 +1,183 @@
+"""Heads that are late, endless or no HTTP, against a real socket."""
+
+import json
+import socket
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import uvicorn
+from asking import served
+from fastapi import FastAPI, Request
+
+from recpolicy.server.answers import ErrorAnswer
+from recpolicy.server.limits import LimitsConfig
+from recpolicy.server.protocol import BoundedProtocol
+from recpolicy.server.settings import Settings
+
+WHOLE = b"GET /said HTTP/1.1\r\nhost: here\r\n\r\n"
+
+
+@contextmanager
+def listening(limits, app=None):
+    """The address of a server in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app or saying(limits), http=BoundedProtocol, log_config=None))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield listener.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def saying(limits):
+    @asynccontextmanager
+    async def life(_app):
+        yield {"limits": limits}
+
+    app = FastAPI(lifespan=life)
+
+    @app.get("/said")
+    def said():
+        return "said"
+
+    @app.post("/length")
+    async def length(request: Request):
+        return len(await request.body())
+
+    return app
+
+
+def all_said(connection):
+    """What comes until the other side closes."""
+    connection.settimeout(20)
+    pieces = []
+    while piece := connection.recv(65536):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def answered(connection):
+    """Whether the whole answer came; the connection stays open."""
+    connection.settimeout(20)
+    said = b""
+    while b'"said"' not in said:
+        piece = connection.recv(65536)
+        if not piece:
+            return False
+        said += piece
+    return said.startswith(b"HTTP/1.1 200")
+
+
+def status_and_error(said):
+    """Of one refusal, which must have the documented shape and close the connection."""
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    return int(head.split()[1]), ErrorAnswer.model_validate(json.loads(body), extra="forbid").error.code
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    with listening(LimitsConfig(seconds=0.3, header_bytes=2_000)) as address:
+        yield address
+
+
+def test_a_head_that_does_not_end_is_refused(hasty):
+    with socket.create_connection(hasty) as connection:
+        connection.sendall(WHOLE[:-2])
+        assert status_and_error(all_said(connection)) == (408, "timeout")
+
+
+def test_a_connection_that_says_nothing_is_closed(hasty):
+    with socket.create_connection(hasty) as connection:
+        assert all_said(connection) == b""
+
+
+def test_a_head_that_begins_late_on_an_open_connection_has_to_end_as_well(hasty):
+    with socket.create_connection(hasty) as connection:
+        connection.sendall(WHOLE)
+        assert answered(connection)
+        connection.sendall(WHOLE[:10])
+        assert status_and_error(all_said(connection)) == (408, "timeout")
+
+
+def test_an_open_connection_may_rest_between_requests(hasty):
+    with socket.create_connection(hasty) as connection:
+        for _ in range(2):
+            connection.sendall(WHOLE)
+            assert answered(connection)
+            time.sleep(0.5)  # longer than a head may take
+
+
+def test_a_head_in_pieces_is_read(hasty):
+    with socket.create_connection(hasty) as connection:
+        for byte in WHOLE:
+            connection.sendall(bytes([byte]))
+        assert answered(connection)
+
+
+@pytest.mark.parametrize(
+    "endless", [b"GET /" + b"a" * 500, b"GET / HTTP/1.1\r\nx: " + b"a" * 500, b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 90]
+)
+def test_a_head_without_end_is_refused_before_it_is_large(hasty, endless):
+    with socket.create_connection(hasty) as connection:
+        connection.sendall(endless)
+        for _ in range(1_000):
+            try:
+                connection.sendall(b"b" * 1_000 + b"\r\nx: " * (b"\r\n" in endless))
+            except OSError:  # the other side has closed
+                break
+            time.sleep(0.002)
+        else:
+            pytest.fail("a megabyte was taken")
+
+
+def test_the_refusal_of_a_large_head_has_the_one_shape(hasty):
+    with socket.create_connection(hasty) as connection:
+        connection.sendall(b"GET /" + b"a" * 2_100)
+        assert status_and_error(all_said(connection)) == (431, "too_large")
+
+
+def test_a_body_may_be_larger_and_slower_than_a_head(hasty):
+    with socket.create_connection(hasty) as connection:
+        connection.sendall(b"POST /length HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-length: 9000\r\n\r\n")
+        for _ in range(9):
+            time.sleep(0.05)
+            connection.sendall(b"c" * 1_000)
+        assert all_said(connection).endswith(b"9000")
+
+
+def test_what_is_no_http_is_refused_in_the_one_shape(hasty):
+    with socket.create_connection(hasty) as connection:
+        connection.sendall(b"\x16\x03\x01 no HTTP at all\r\n\r\n")
+        assert status_and_error(all_said(connection)) == (400, "invalid_request")
+
+
+def test_others_are_answered_while_many_heads_hang(hasty):
+    hanging = [socket.create_connection(hasty) for _ in range(50)]
+    try:
+        for connection in hanging:
+            connection.sendall(WHOLE[:-2])
+        with socket.create_connection(hasty) as connection:
+            connection.sendall(WHOLE)
+            assert answered(connection)
+    finally:
+        for connection in hanging:
+            connection.close()
+
+
+def test_the_app_tells_the_protocol_its_limits(tmp_path):
+    limits = LimitsConfig(header_bytes=100)
+    with (
+        served(tmp_path / "state", settings=Settings(limits=limits)) as app,
+        listening(None, app) as address,
+        socket.create_connection(address) as connection,
+    ):
+        connection.sendall(b"GET /" + b"a" * 200)
+        assert status_and_error(all_said(connection)) == (431, "too_large")
