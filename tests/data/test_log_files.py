@@ -227,14 +227,18 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [EVENTS]
 
 
-def test_the_pages_that_rounds_were_made_of_are_told(tmp_path):
-    rounds = replace(hand_rounds(), pages="ab" * 32)
+@pytest.mark.parametrize("name", ["pages", "features"])
+def test_the_pages_and_features_of_rounds_are_told(tmp_path, name):
+    rounds = replace(hand_rounds(), **{name: "ab" * 32})
     write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
     found = rounds_of(tmp_path / EVENTS, tables())
-    assert (found.pages, found.take(2, 5, "part").pages) == (rounds.pages, rounds.pages)
+    assert (getattr(found, name), getattr(found.take(2, 5, "part"), name)) == ("ab" * 32, "ab" * 32)
     assert found.digest == hand_rounds().digest
-    rewrite(tmp_path / EVENTS, lambda table: table.replace_schema_metadata({b"recpolicy": b'{"pages": 3}'}))
-    with pytest.raises(DataError, match=r"its metadata names pages 3; expected the digest"):
+    learn, judge, _ = ingest(tmp_path, tables(), IngestConfig())
+    assert getattr(learn, name) == getattr(judge, name) == "ab" * 32
+    about = {"recpolicy": f'{{"{name}": 3}}'}
+    rewrite(tmp_path / EVENTS, lambda table: table.replace_schema_metadata(about))
+    with pytest.raises(DataError, match=rf"its metadata names {name} 3; expected the digest"):
         rounds_of(tmp_path / EVENTS, tables())
 
 

@@ -7,7 +7,7 @@ import pytest
 from hand_logs import CATALOGUE, USERS, assert_same_rounds, hand_rounds, newcomer_rounds
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.logged_rounds import Newcomers
+from recpolicy.data.logged_rounds import Newcomers, features_of
 
 
 def with_value(name, value, row=2):
@@ -149,7 +149,18 @@ def test_each_distinct_vector_is_one_situation():
 def test_vectors_of_another_length_than_the_policy_s_are_refused():
     with pytest.raises(DataError, match=r"hand: contexts of 3 numbers, but the policy's have 2; .*contexts = false"):
         newcomer_rounds().contexts(TABLE[:, :2])
-    hand_rounds().check_width(2)  # without vectors there is nothing to compare
+    hand_rounds().check_features(TABLE[:, :2])  # without vectors there is nothing to compare
+
+
+def test_vectors_of_other_features_are_refused_where_the_log_tells_them():
+    told = replace(newcomer_rounds(), features=features_of(TABLE))
+    np.testing.assert_array_equal(told.contexts(TABLE), newcomer_rounds().contexts(TABLE))
+    other = np.nextafter(TABLE, np.float32(9))
+    newcomer_rounds().check_features(other)  # nothing is told
+    replace(hand_rounds(), features=features_of(TABLE)).check_features(other)  # no vectors
+    for ask in (told.check_features, told.contexts, told.situations):
+        with pytest.raises(DataError, match=r"hand: contexts in the features of another training .*`retrain` keeps"):
+            ask(other)
 
 
 @pytest.mark.parametrize(

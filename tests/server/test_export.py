@@ -191,7 +191,7 @@ def test_what_the_log_cannot_hold_is_left_out_and_counted(tmp_path, registry, en
     assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).rounds == 4
     show(engine, seen(version=2))
     assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).left_out["other_policy"] == 4
-    with pytest.raises(DataError, match="a log of another catalogue than the policy's"):
+    with pytest.raises(DataError, match="a log of another catalogue, or of other features, than the policy's"):
         export(engine, LogPolicy(registry, 2), Export(tmp_path / "log"))
 
 
@@ -363,6 +363,8 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
     assert len(log) == 20
     np.testing.assert_array_equal(log.contexts(policy.artifact.context), np.stack(list(vectors.values())))
     assert log.newcomers.ids.tolist() == list(range(70, 90))
+    with pytest.raises(DataError, match="in the features of another training"):
+        log.contexts(policy.artifact.context[::-1])
     greedy = log.time >= 1_000_085
     prob = trial_on(policy, None, log).candidate.prob
     np.testing.assert_array_equal(prob[greedy], 1)

@@ -129,7 +129,7 @@ def train(
     if log is not None:
         from recpolicy.training.offline import logged_actions
 
-        logged_actions(learner, log, features.catalogue)  # to refuse what it refuses
+        logged_actions(learner, log, features.context, features.catalogue)  # to refuse what it refuses
     # Last, so that settings refused above leave no unfinished training behind.
     work = work_folder(out, {"agent": agent, **about})
     figures = _learn(learner, environment, split.fit, log, features, settings, work, seed, show_progress)

@@ -28,6 +28,8 @@ from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", 1
+TOLD = {"pages": "the digest of a log of slates", "features": "the digest of a table of contexts"}
+"""Fields of LoggedRounds that an events file may name in its metadata."""
 _MOST_IN_32_BITS = 2**31 - 1
 _COLUMNS = ("event_id", "time", "user_id", "movie_id", "log_propensity", "policy", "policy_version")
 _REWARD_COLUMNS = ("event_id", "time", "reward")
@@ -78,7 +80,7 @@ def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_re
     about = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
         "catalogue": movie_id[rounds.catalogue].tolist(),
-        **({} if rounds.pages is None else {"pages": rounds.pages}),
+        **{name: told for name in TOLD if (told := getattr(rounds, name)) is not None},
     }  # fmt: skip
     _write(path, pa.table(columns).replace_schema_metadata(metadata_of(about)))
 
@@ -113,12 +115,13 @@ def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
     return np.arange(len(tables.movies), dtype=np.int32) if rows is None else np.unique(rows)
 
 
-def pages_of(path: Path) -> str | None:
-    """The digest of the slates whose slots the rounds of this file are; None of other rounds."""
-    pages = about_of(path).get("pages")
-    if pages is not None and not isinstance(pages, str):
-        raise DataError(f"{path}: its metadata names pages {pages!r}; expected the digest of a log of slates")
-    return pages
+def told_of(path: Path) -> dict[str, Any]:
+    """The digests that the rounds of this file come with, by the names in TOLD; None where it does not say."""
+    about = about_of(path)
+    for name in TOLD:
+        if not isinstance(about.get(name), str | None):
+            raise DataError(f"{path}: its metadata names {name} {about[name]!r}; expected {TOLD[name]}")
+    return {name: about.get(name) for name in TOLD}
 
 
 def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> Events:

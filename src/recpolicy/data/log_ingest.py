@@ -6,7 +6,7 @@ default reward, or is left out.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from recpolicy.data.log_files import (
     Catalogue,
     Events,
     log_catalogue,
-    pages_of,
     read_events,
     read_rewards,
+    told_of,
 )
 from recpolicy.data.logged_rounds import LoggedRounds, taken_users
 
@@ -116,7 +116,7 @@ def ingest(
         if unwanted.all():
             why = "every event has a context vector, and those are left out (contexts = false)"
         raise DataError(f"{folder}: {why}")
-    rounds = _chosen(events, order, catalogue, tables.scale, name)
+    rounds = replace(_chosen(events, order, catalogue, tables.scale, name), **told_of(folder / EVENTS))
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     report = IngestReport(
         events=len(known), joined=int(known.sum()), defaulted=int(default.sum()), waiting=int(waiting.sum()),
@@ -133,10 +133,10 @@ def rounds_of(path: Path, tables: Catalogue) -> LoggedRounds:
     unknown = ~np.isfinite(events.columns["reward"])
     if unknown.any():
         raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
+    columns: dict[str, Any] = {**events.columns, **told_of(path)}
     return LoggedRounds(
         catalogue=catalogue, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
-        candidate=events.candidate, context=events.context, newcomers=events.newcomers, pages=pages_of(path),
-        **events.columns,
+        candidate=events.candidate, context=events.context, newcomers=events.newcomers, **columns,
     )  # fmt: skip
 
 

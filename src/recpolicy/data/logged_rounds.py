@@ -49,6 +49,8 @@ class LoggedRounds:
     newcomers: Newcomers | None = None  # each of their rounds has a context; None: the table has all users
     pages: str | None = None
     """Digest of the log of slates whose slots these rounds are; it plays no part in their own."""
+    features: str | None = None
+    """Digest of the table of contexts (features_of) in whose space the vectors lie; None: not told."""
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.movie, self.log_propensity, self.reward)
@@ -132,7 +134,7 @@ class LoggedRounds:
     def contexts(self, table: NDArray[np.floating]) -> NDArray[np.float32]:
         """What was seen of the user in each round [N, D]: its vector, or the user's row of the table [U, D].
 
-        Raises DataError for vectors of another length than the table's rows.
+        Raises DataError for vectors of another length than the table's rows, or of other features, as far as is told.
         """
         table, row = self.situations(table)
         return np.asarray(table[row], np.float32)
@@ -144,19 +146,26 @@ class LoggedRounds:
         """
         if self.context is None:
             return table, self.user
-        self.check_width(table.shape[1])
+        self.check_features(table)
         given = self.with_context
         vectors, place = _distinct(self.context[given])
         row = self.user.copy()
         row[given] = len(table) + place
         return np.concatenate([table, vectors]), row
 
-    def check_width(self, width: int) -> None:
-        """Raise DataError where the log has vectors, and of another length than the policy's contexts."""
-        if self.context is not None and self.context.shape[1] != width:
+    def check_features(self, table: NDArray[np.floating]) -> None:
+        """Raise DataError where the log has vectors that do not lie in the space of the policy's contexts [U, D]."""
+        if self.context is None:
+            return
+        what = None
+        if self.context.shape[1] != table.shape[1]:
+            what = f"contexts of {self.context.shape[1]} numbers, but the policy's have {table.shape[1]}"
+        elif self.features not in (None, features_of(table)):
+            what = "contexts in the features of another training than the policy's, where they mean something else"
+        if what is not None:
             raise DataError(
-                f"{self.name}: contexts of {self.context.shape[1]} numbers, but the policy's have {width}; take a"
-                " policy with the features that were logged, or leave these rounds out (contexts = false of the ingest)"
+                f"{self.name}: {what}; take a policy with the features that were logged (`retrain` keeps them), or"
+                " leave these rounds out (contexts = false of the ingest)"
             )
 
     def arm(self) -> NDArray[np.int32]:
@@ -185,6 +194,11 @@ class LoggedRounds:
             chosen["candidate"] = self.candidate[start[0] : start[-1]]
             chosen["candidate_start"] = start - start[0]
         return replace(self, name=name, **chosen)
+
+
+def features_of(table: NDArray[np.floating]) -> str:
+    """The digest of a table of contexts [U, D], by which a log says whose features its vectors are."""
+    return content_digest(np.asarray(table, np.float32))
 
 
 def taken_users(

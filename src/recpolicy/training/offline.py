@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recpolicy.agents.learner import BanditAgent, Learner
 from recpolicy.agents.lints import LinTS
 from recpolicy.agents.linucb import DisjointLinear, LinUCB
-from recpolicy.agents.observation import context_width, read_observation
+from recpolicy.agents.observation import read_observation
 from recpolicy.agents.ucb1 import UCB1
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
@@ -70,7 +70,7 @@ def learn_from_log(
     learns nothing: its error is measured. `last_loss` is the mean squared error of the last batch before it was learnt;
     for agents that learn AT_ONCE, of all rounds after. Raises what `logged_actions` raises.
     """
-    action = logged_actions(agent, log, catalogue)
+    action = logged_actions(agent, log, context, catalogue)
     at_once = AT_ONCE.get(type(agent.learner))
     loss = None if at_once is None else at_once(agent.learner, log, context, catalogue, epochs)
     if loss is None:
@@ -115,11 +115,13 @@ AT_ONCE: Mapping[type[Learner], Callable[..., float | None]] = {
 """Learners whose state is a function of sums over the rounds."""
 
 
-def logged_actions(agent: BanditAgent, log: LoggedRounds, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
+def logged_actions(
+    agent: BanditAgent, log: LoggedRounds, context: NDArray[np.float32], catalogue: NDArray[np.int32]
+) -> NDArray[np.int32]:
     """The agent's action [N] in each round of the log: the place of the movie in the catalogue [A].
 
     Raises ConfigError for an agent that cannot learn from logs, DataError for a log that is empty, shows movies that
-    are not in the catalogue, or has vectors of another length than the agent's contexts.
+    are not in the catalogue, or has vectors that do not lie in the space of the agent's contexts [U, D].
     """
     if not agent.learner.learns_from_logs:
         raise ConfigError(
@@ -128,7 +130,7 @@ def logged_actions(agent: BanditAgent, log: LoggedRounds, catalogue: NDArray[np.
         )
     if not len(log):
         raise DataError(f"{log.name}: no rounds to learn from")
-    log.check_width(context_width(agent.time_step_spec))
+    log.check_features(context)
     return places(log, catalogue)
 
 

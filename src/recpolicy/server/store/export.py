@@ -74,7 +74,8 @@ class Exported:
 def export(engine: Engine, policy: LogPolicy, wanted: Export) -> Exported:
     """Append what is new to the log in `wanted.out`; returns what it holds now.
 
-    Raises DataError where that folder holds a log of another catalogue, or one that was not exported by a server.
+    Raises DataError where that folder holds a log of another catalogue or other features, or one that was not exported
+    by a server.
     """
     wanted.out.mkdir(parents=True, exist_ok=True)
     with FileLock(wanted.out / ".lock", timeout=60), engine.connect() as connection:
@@ -231,7 +232,9 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
     if _CURSOR not in known:
         raise DataError(f"{path}: not written by an export of a server; choose another folder")
     if part.about is not None and json.loads(known.get(_ABOUT, b"null")) != part.about:
-        raise DataError(f"{path}: a log of another catalogue than the policy's; export to another folder")
+        raise DataError(
+            f"{path}: a log of another catalogue, or of other features, than the policy's; export to another folder"
+        )
     cursor = json.loads(known[_CURSOR])
     return file, Cursor(cursor["seq"], tuple((a, b, at) for a, b, at in cursor["gaps"]), cursor["left_out"])
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.data.log_files import FORMAT, FORMAT_VERSION
+from recpolicy.data.logged_rounds import features_of
 from recpolicy.server.vectors import believed, longest_believed
 from recpolicy.serving.artifact import LeanArtifact, read_lean
 from recpolicy.serving.registry import Registry
@@ -44,6 +45,7 @@ class LogPolicy:
         catalogue = self.movie_id[self.artifact.catalogue].tolist()
         return {
             "format": FORMAT, "version": FORMAT_VERSION, "scale": list(self.artifact.scale), "catalogue": catalogue,
+            "features": features_of(self.artifact.context),
         }  # fmt: skip
 
     def takes(self, version: int) -> bool:
