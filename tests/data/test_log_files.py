@@ -220,7 +220,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full_disk)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_events(tmp_path / EVENTS, hand_rounds(seed=1), tables(), with_rewards=True)
     assert (tmp_path / EVENTS).read_bytes() == before
@@ -242,11 +242,16 @@ def test_the_pages_and_features_of_rounds_are_told(tmp_path, name):
         rounds_of(tmp_path / EVENTS, tables())
 
 
-def test_more_candidates_than_32_bits_can_count_are_large_lists(tmp_path, monkeypatch):
-    rounds = hand_rounds(candidates=True)
-    monkeypatch.setattr(log_files, "_MOST_IN_32_BITS", 5)
+@pytest.mark.parametrize("rounds", [hand_rounds(), hand_rounds(candidates=True), newcomer_rounds()])
+@pytest.mark.parametrize(("rows", "candidates"), [(100, 3), (100, 11), (5, 100), (1, 1)])
+def test_a_log_that_is_written_in_pieces_is_the_same_log(tmp_path, monkeypatch, rounds, rows, candidates):
+    monkeypatch.setattr(log_files, "_ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(log_files, "_CANDIDATES_AT_ONCE", candidates)
     write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
-    assert pa.types.is_large_list(pq.read_schema(tmp_path / EVENTS).field("candidates").type)
+    pieces = pq.ParquetFile(tmp_path / EVENTS).num_row_groups
+    assert pieces > 1 or (rounds.candidate is None and rows == 100)
+    assert rounds_of(tmp_path / EVENTS, tables()).digest == rounds.digest
+    monkeypatch.setattr(log_columns, "_VALUES", 12 * rows)  # and read in pieces
     assert rounds_of(tmp_path / EVENTS, tables()).digest == rounds.digest
 
 

@@ -20,6 +20,7 @@ from recpolicy.core.errors import DataError
 
 TIME = pa.timestamp("ms", tz="UTC")
 _ROWS = 1 << 17
+_VALUES = 1 << 24
 _LEAST = float(np.log(np.finfo(np.float64).tiny))
 
 
@@ -69,11 +70,18 @@ def pieces(path: Path, columns: tuple[str, ...]) -> Iterator[Piece]:
     """The rows of a file, in order; raises DataError where they cannot be read."""
     file, first = open_parquet(path, columns), 0
     try:
-        for batch in file.iter_batches(_ROWS):
+        for batch in file.iter_batches(_rows_at_once(file)):
             yield Piece(path, first, batch)
             first += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: damaged: {_line(error)}; write or copy it again") from None
+
+
+def _rows_at_once(file: Any) -> int:
+    """At most _ROWS, fewer where lists of thousands of values would not fit into memory together."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+    return int(max(1, min(_ROWS, _VALUES * file.metadata.num_rows // max(values, 1))))
 
 
 def texts(piece: Piece, name: str) -> NDArray[np.object_]:

@@ -10,6 +10,7 @@ and the policy's scale. Times are timestamps, without a zone UTC, kept to the mi
 and every fault is named by file and row, counted from 1.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", 1
 TOLD = {"pages": "the digest of a log of slates", "features": "the digest of a table of contexts"}
 """Fields of LoggedRounds that an events file may name in its metadata."""
-_MOST_IN_32_BITS = 2**31 - 1
+_ROWS_AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 17, 1 << 23
 _COLUMNS = ("event_id", "time", "user_id", "movie_id", "log_propensity", "policy", "policy_version")
 _REWARD_COLUMNS = ("event_id", "time", "reward")
 
@@ -58,31 +59,58 @@ class Events:
 
 
 def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_rewards: bool) -> None:
-    """Write the rounds as an events file, atomically; without rewards they are left to be joined."""
-    movie_id = tables.movies["movie_id"].to_numpy()
-    candidates: Any = pa.nulls(len(rounds), pa.list_(_id_type(movie_id)))
-    if rounds.candidate is not None and rounds.candidate_start is not None:
-        candidates = _lists(rounds.candidate_start, _ids(movie_id[rounds.candidate]))
-    reward: Any = pa.array(rounds.reward) if with_rewards else pa.nulls(len(rounds), pa.float64())
-    columns = {
-        "event_id": pa.array(rounds.event_id, pa.string()),
-        "time": pa.array(rounds.time, pa.int64()).cast(read.TIME),
-        "user_id": _ids(_user_ids(rounds, tables)[rounds.user]),
-        "movie_id": _ids(movie_id[rounds.movie]),
-        "log_propensity": pa.array(rounds.log_propensity, pa.float64()),
-        "policy": pa.array(rounds.policy, pa.string()).dictionary_encode(),
-        "policy_version": pa.array(rounds.version, pa.string()).dictionary_encode(),
-        "candidates": candidates,
-        "reward": reward,
-    }
-    if rounds.context is not None:
-        columns["context"] = _vectors(rounds.context, rounds.with_context)
+    """Write the rounds as an events file, atomically and in pieces; without rewards they are left to be joined."""
+    movie_id, user_id = tables.movies["movie_id"].to_numpy(), _user_ids(rounds, tables)
     about = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
         "catalogue": movie_id[rounds.catalogue].tolist(),
         **{name: told for name in TOLD if (told := getattr(rounds, name)) is not None},
     }  # fmt: skip
-    _write(path, pa.table(columns).replace_schema_metadata(metadata_of(about)))
+    user, movie, text = _id_type(user_id), _id_type(movie_id), pa.dictionary(pa.int32(), pa.string())
+    types = {
+        "event_id": pa.string(), "time": read.TIME, "user_id": user, "movie_id": movie, "log_propensity": pa.float64(),
+        "policy": text, "policy_version": text, "candidates": pa.list_(movie), "reward": pa.float64(),
+        **({} if rounds.context is None else {"context": pa.list_(pa.float32())}),
+    }  # fmt: skip
+    schema = pa.schema(types, metadata_of(about))
+    with atomic_path(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as out:
+        for rows in _pieces(rounds):
+            columns = _columns(rounds, rows, user_id, movie_id)
+            if not with_rewards:
+                del columns["reward"]
+            count = rows.stop - rows.start
+            out.write_table(pa.table([columns.get(name, pa.nulls(count, types[name])) for name in types], schema))
+
+
+def _pieces(rounds: LoggedRounds) -> Iterator[slice]:
+    """Consecutive rounds, not more at once than memory has room for with all their candidates."""
+    start, first = rounds.candidate_start, 0
+    while first < len(rounds):
+        last = first + _ROWS_AT_ONCE
+        if start is not None:
+            last = min(last, int(np.searchsorted(start, start[first] + _CANDIDATES_AT_ONCE, side="right")) - 1)
+        yield slice(first, min(max(last, first + 1), len(rounds)))
+        first = max(last, first + 1)
+
+
+def _columns(rounds: LoggedRounds, rows: slice, user_id: NDArray[Any], movie_id: NDArray[Any]) -> dict[str, Any]:
+    """The columns of some rounds, with ids; without those that they do not have."""
+    columns = {
+        "event_id": pa.array(rounds.event_id[rows], pa.string()),
+        "time": pa.array(rounds.time[rows], pa.int64()).cast(read.TIME),
+        "user_id": _ids(user_id[rounds.user[rows]]),
+        "movie_id": _ids(movie_id[rounds.movie[rows]]),
+        "log_propensity": pa.array(rounds.log_propensity[rows], pa.float64()),
+        "policy": pa.array(rounds.policy[rows], pa.string()).dictionary_encode(),
+        "policy_version": pa.array(rounds.version[rows], pa.string()).dictionary_encode(),
+        "reward": pa.array(rounds.reward[rows]),
+    }
+    if rounds.candidate is not None and rounds.candidate_start is not None:
+        start = rounds.candidate_start[rows.start : rows.stop + 1]
+        columns["candidates"] = _lists(start - start[0], _ids(movie_id[rounds.candidate[start[0] : start[-1]]]))
+    if rounds.context is not None:
+        columns["context"] = _vectors(rounds.context[rows], rounds.with_context[rows])
+    return columns
 
 
 def write_rewards(
@@ -249,10 +277,8 @@ def _user_ids(rounds: LoggedRounds, tables: Catalogue) -> NDArray[Any]:
 
 
 def _lists(start: NDArray[np.int64], values: Any) -> Any:
-    """Values [C] as lists that begin at `start` [N + 1]; large ones where 32 bits cannot count them."""
-    if start[-1] <= _MOST_IN_32_BITS:
-        return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values)
-    return pa.LargeListArray.from_arrays(pa.array(start, pa.int64()), values)
+    """Values [C] as lists that begin at `start` [N + 1]."""
+    return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values)
 
 
 def _vectors(context: NDArray[np.float32], given: NDArray[np.bool_]) -> Any:

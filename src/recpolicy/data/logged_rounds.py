@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
 
+_ROUNDS_AT_ONCE = 1 << 12
+"""Whose candidates are checked together: there may be thousands of them in a round."""
+
 
 @dataclass(frozen=True)
 class Newcomers:
@@ -78,10 +81,15 @@ class LoggedRounds:
             raise DataError(f"{self.name}: candidates and where they begin come together, or not at all")
         if len(start) != len(self) + 1 or start[0] != 0 or start[-1] != len(candidate) or (np.diff(start) < 0).any():
             raise DataError(f"{self.name}: candidates do not begin and end as {len(self)} rounds need")
-        if not np.isin(candidate, self.catalogue).all():
-            raise DataError(f"{self.name}: a candidate is not in the catalogue")
-        shown = np.concatenate([[0], np.cumsum(candidate == np.repeat(self.movie, np.diff(start)))])
-        self._refuse(np.diff(shown[start]) == 0, self.movie, "movie row {}: not among the candidates")
+        shown = np.zeros(len(self), bool)
+        for first in range(0, len(self), _ROUNDS_AT_ONCE):
+            begin, movie = start[first : first + _ROUNDS_AT_ONCE + 1], self.movie[first : first + _ROUNDS_AT_ONCE]
+            some = candidate[begin[0] : begin[-1]]
+            if not np.isin(some, self.catalogue).all():
+                raise DataError(f"{self.name}: a candidate is not in the catalogue")
+            count = np.concatenate([[0], np.cumsum(some == np.repeat(movie, np.diff(begin)))])
+            shown[first : first + len(movie)] = np.diff(count[begin - begin[0]]) > 0
+        self._refuse(~shown, self.movie, "movie row {}: not among the candidates")
 
     def _check_context(self) -> None:
         if self.context is not None:

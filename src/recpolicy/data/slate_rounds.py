@@ -78,13 +78,15 @@ def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         candidate = np.tile(np.concatenate(shelves), len(log))
     else:
         length = np.tile(actions - np.arange(log.slots), len(log))
-        blocks = range(0, len(log), _PAGES_AT_ONCE)
-        parts = [_left(log.arm[first : first + _PAGES_AT_ONCE], actions) for first in blocks]
-        candidate = log.catalogue[np.concatenate(parts)]
+        candidate = np.empty((len(log), int(length[: log.slots].sum())), np.int32)
+        for first in range(0, len(log), _PAGES_AT_ONCE):
+            pages = slice(first, first + _PAGES_AT_ONCE)
+            candidate[pages] = log.catalogue[_left(log.arm[pages], actions)].reshape(len(log.arm[pages]), -1)
+        candidate = candidate.ravel()
     return np.concatenate([[0], np.cumsum(length)]).astype(np.int64), candidate
 
 
-def _left(arm: NDArray[np.intp], actions: int) -> NDArray[np.int32]:
+def _left(arm: NDArray[np.intp], actions: int) -> NDArray[np.intp]:
     """What each slot of pages [n, K] without shelves could show: arms page by page, slot by slot, ascending."""
     fresh = np.stack([np.asarray(open_to(slot, arm, None, actions)[1]) for slot in range(arm.shape[1])], axis=1)
-    return (np.flatnonzero(fresh) % actions).astype(np.int32)
+    return np.flatnonzero(fresh) % actions
