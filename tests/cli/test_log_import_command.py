@@ -16,7 +16,8 @@ def test_it_says_what_came_in_and_what_is_lost(tmp_path, capsys):
     assert answer.out.splitlines() == [
         f"imported 4 rounds of 3 users and 3 movies: {tmp_path / 'log'}",
         "lost: position, user-item_affinity_0",
-        "users and movies are those that occur; no policy knows their ids",
+        "users and movies are those that occur",
+        f"next: recpolicy log ingest {tmp_path / 'log'} --out {tmp_path / 'log'}-rounds",
     ]
     assert {one.name for one in (tmp_path / "log").iterdir()} == {
         "events.parquet", "import.json", "movies.parquet", "users.parquet"

@@ -12,7 +12,7 @@ from recpolicy.data.assemble import bare_movies
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import SPLITS, split, write_split
 
-NAMES = [*(name for name in SPLITS if name != "leave-last-N"), "leave-last-1", "leave-last-3"]
+NAMES = [*(name for name in SPLITS if not name.endswith("-N")), "leave-last-1", "leave-last-3", "tail-1", "tail-7"]
 
 
 def table(users, movies=None, timestamps=None, ratings=None):
@@ -67,6 +67,19 @@ def test_leave_last_takes_n_by_time_and_nothing_of_users_who_would_be_left_with_
     assert parts.fit.movie.tolist() == [1, 3, 4, 5]
 
 
+@given(tables(), st.integers(1, 20))
+def test_tail_takes_the_last_n_rows_whoever_rated_what_and_when(ratings, number):
+    parts = split(ratings, f"tail-{number}")
+    assert parts.test.movie.tolist() == list(range(len(ratings) - number, len(ratings)))
+    assert parts.name == f"tail-{number}"
+
+
+@pytest.mark.parametrize("number", [10, 11])
+def test_a_tail_that_is_the_whole_table_is_refused(number):
+    with pytest.raises(DataError, match=f"split 'tail-{number}' of 10 ratings leaves nothing in its fit part"):
+        split(table([0] * 10), f"tail-{number}")
+
+
 @given(tables(), st.sampled_from(NAMES))
 def test_parts_are_disjoint_complete_and_in_file_order(ratings, name):
     parts = split(ratings, name)
@@ -103,7 +116,13 @@ def test_ua_and_ub_do_not_overlap_and_fifths_cover_everything(ratings):
     assert sum(len(split(ratings, f"u{number}").test) for number in range(1, 6)) == len(ratings)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("u6", ""), ("leave-last-N", ""), ("tempora", "Did you mean 'temporal'")])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("u6", ""), ("leave-last-N", ""), ("tail-N", ""), ("tail-0", ""), ("tail-", ""),
+        ("tempora", "Did you mean 'temporal'"),
+    ],
+)  # fmt: skip
 def test_unknown_split_is_named_with_the_nearest_known(ratings, name, hint):
     with pytest.raises(ConfigError, match=f"no split named '{name}'.*{hint}.*Known: leave-last-N, random"):
         split(ratings, name)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from recpolicy.api.artifacts import refuse_existing
-from recpolicy.core.errors import ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name
 from recpolicy.core.files import atomic_directory, file_digest, read_json_of, write_json
 from recpolicy.data.log_files import EVENTS, Catalogue, write_events
 from recpolicy.data.log_import import UNIT, Imported
@@ -79,14 +80,36 @@ def import_log(
     return report
 
 
+def has_own_tables(folder: str | Path) -> bool:
+    """Whether `folder` is an imported log whose users and movies are those that occur in it.
+
+    Raises ArtifactError where its note of the import is damaged.
+    """
+    note = Path(folder) / IMPORT
+    return note.is_file() and bool(read_json_of(note, _KIND, _VERSION).get("derived"))
+
+
 def read_import_tables(folder: str | Path) -> Catalogue:
     """The tables that were derived when the log in `folder` was imported.
 
-    Raises DataError where there are none, as a policy or ratings gave them; ArtifactError for no imported log.
+    Raises DataError where there are none, as a policy or ratings gave them; ArtifactError for no imported log, or a
+    damaged one.
     """
     folder = Path(folder)
     about = read_json_of(folder / IMPORT, _KIND, _VERSION)
     if not about.get("derived"):
         raise DataError(f"{folder}: imported with the users and movies of a policy or of ratings; take those")
-    users, movies = (pd.read_parquet(folder / name) for name in (USERS, MOVIES))
+    users, movies = _read_ids(folder / USERS, "user_id"), _read_ids(folder / MOVIES, "movie_id")
     return Catalogue(users, movies, (about["scale"][0], about["scale"][1]))
+
+
+def _read_ids(path: Path, column: str) -> pd.DataFrame:
+    """A table that the import wrote."""
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path}: not readable as Parquet: {reason}; import the log again") from None
+    if column not in table:
+        raise ArtifactError(f"{path}: no column {column}; import the log again")
+    return table

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recpolicy.api.artifacts import refuse_existing
 from recpolicy.api.features import settings_of
+from recpolicy.api.log_import import read_import_tables
 from recpolicy.api.log_settings import check_clock, check_temperature, spread, start_of
 from recpolicy.api.loggers import Logger, logger_of
 from recpolicy.api.train import TrainConfig, training_world
@@ -21,8 +22,10 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, ingest, rounds_of
+from recpolicy.data.log_ratings import log_ratings
 from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings_store import save_ratings
 from recpolicy.data.slate_log_files import SLATES
 from recpolicy.data.slate_rounds import ingest_slates
 from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from recpolicy.training.logged import Played
 
 TRAINING, EVALUATION, REPORT, SIMULATION = "training.parquet", "evaluation.parquet", "ingest.json", "simulation.json"
+RATINGS = "ratings"
+"""Folder of a table of ratings made of the log itself, beside the rounds of a log with users and movies of its own."""
 _HOUR = 3_600_000
 
 
@@ -120,21 +125,27 @@ def logging_probabilities(score: NDArray[np.floating], settings: LogConfig) -> N
 def ingest_log(
     folder: str | Path,
     out: str | Path,
-    tables: Catalogue,
+    tables: Catalogue | None = None,
     config: IngestConfig | Mapping[str, Any] | None = None,
 ) -> IngestReport:
     """Check the log in `folder`, join its rewards, and write the rounds to learn from and to evaluate on to `out`.
 
-    Of a log of slates every slot becomes a round. Raises DataError that names file and row for anything wrong,
-    ConfigError for settings out of range, ArtifactError when `out` exists; then nothing is written.
+    Without tables, those that were derived when the log was imported are taken, and the log itself is written as a
+    table of ratings, with its split, to the folder RATINGS in `out`. Of a log of slates every slot becomes a round.
+    Raises DataError that names file and row for anything wrong, ConfigError for settings out of range, ArtifactError
+    when `out` exists, or without tables for any other than an imported log; then nothing is written.
     """
     refuse_existing(Path(out))
+    known = tables or read_import_tables(folder)
     read = ingest_slates if (Path(folder) / SLATES).exists() else ingest
-    learn, judge, report = read(Path(folder), tables, settings_of(IngestConfig, config, "ingest"))
+    learn, judge, report = read(Path(folder), known, settings_of(IngestConfig, config, "ingest"))
     with atomic_directory(Path(out)) as beside:
-        write_events(beside / TRAINING, learn, tables, with_rewards=True)
-        write_events(beside / EVALUATION, judge, tables, with_rewards=True)
+        write_events(beside / TRAINING, learn, known, with_rewards=True)
+        write_events(beside / EVALUATION, judge, known, with_rewards=True)
         write_json(beside / REPORT, report.as_dict())
+        if tables is None:
+            ratings, held_out = log_ratings(learn, judge, known, Path(folder).name)
+            save_ratings(ratings, beside / RATINGS, split=(f"tail-{held_out}", 0) if held_out else None)
     return report
 
 

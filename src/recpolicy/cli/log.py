@@ -125,7 +125,10 @@ def _simulate_slates(
     print(f"next: recpolicy ope estimate POLICY --log {out}")
 
 
-@app.command(epilog="Example:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1")
+@app.command(
+    epilog="Examples:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1;  of a log that `log"
+    " import` made with users and movies of its own:  recpolicy log ingest logs/clicks --out rounds/clicks"
+)
 def ingest(
     folder: Annotated[Path, typer.Argument(help="Folder with events.parquet and, once some came, rewards.parquet.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for training.parquet and evaluation.parquet.")],
@@ -133,7 +136,10 @@ def ingest(
         Path | None, typer.Option("--policy", help="A trained policy says which users and movies there are.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Or the ratings say it; ml-100k where neither is given.")
+        str | None,
+        typer.Option(
+            "--data", help="Or the ratings say it; without both, an imported log's own users and movies, else ml-100k."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with the tables \\[data] and \\[ingest].")
@@ -150,18 +156,27 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Check a log, join its rewards and split it by time; says what became of every event and reward."""
-    from recpolicy.api.logs import ingest_log
+    from recpolicy.api.log_import import has_own_tables
+    from recpolicy.api.logs import RATINGS, ingest_log
 
     _refuse_both(policy, data)
     tables, source = _tables_of_config(config, ("ingest",))
     given = {"wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share}
     settings = {**tables.get("ingest", {}), **{key: value for key, value in given.items() if value is not None}}
-    report = ingest_log(folder, out, _catalogue(policy, data or "ml-100k", source), settings)
+    own = policy is None and data is None and has_own_tables(folder)
+    if own and source:
+        raise typer.BadParameter(
+            f"the table [data] is about ratings, but {folder} has users and movies of its own", param_hint="--config"
+        )
+    known = None if own else _catalogue(policy, data or "ml-100k", source)
+    report = ingest_log(folder, out, known, settings)
     if as_json:
         print_json(report.as_dict())
         return
     _print_report(report)
-    print(f"\nwritten: {out}")
+    print(f"\nwritten: {out}" + (f", and the log as a table of ratings: {out / RATINGS}" if own else ""))
+    if own:
+        print(f"next: recpolicy train linucb --log {out} --out {out}-policy")
 
 
 @app.command("import", epilog="Example:  recpolicy log import clicks.csv --format obd --out logs/clicks")
@@ -200,7 +215,8 @@ def import_(
         print(f"left out {report.skipped:,} lines that are marked as not to be learnt from")
     print(f"lost: {', '.join(report.lost) or 'nothing'}")
     if report.derived:
-        print("users and movies are those that occur; no policy knows their ids")
+        print("users and movies are those that occur")
+        print(f"next: recpolicy log ingest {out} --out {out}-rounds")
 
 
 def _refuse_both(policy: Path | None, data: str | None) -> None:

@@ -17,8 +17,21 @@ def train(
         str, typer.Argument(help="linucb, lints, ucb1, eps_greedy, ...; of sessions: ppo, a2c, dqn, reinforce, ...")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the trained policy.")],
-    split: Annotated[str, typer.Option("--split", help="u1..u5, ua, ub, temporal, leave-last-N or random.")] = "u1",
-    data: Data = "ml-100k",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="u1..u5, ua, ub, temporal, leave-last-N, tail-N or random; u1, or the one saved with the data.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="ml-100k (the default), a MovieLens folder, a CSV/Parquet file or a folder of ratings. A --log that"
+            " `recpolicy log ingest` made a table of ratings of needs none.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="TOML file with the tables \\[data], \\[train], \\[agent], \\[rating_model]."),
@@ -47,21 +60,21 @@ def train(
 ) -> None:
     """Train an agent and write the policy to a folder; a killed training is taken up by the same command."""
     from recpolicy.api.train import train as train_policy
+    from recpolicy.api.training_data import training_data
     from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
-    from recpolicy.data.load import DataConfig, load_ratings
-    from recpolicy.data.splits import split as split_ratings
+    from recpolicy.data.load import DataConfig
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("data", "train", "agent", "rating_model"), str(config))
     options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
-    source = {"name_or_path": data, **{name: value for name, value in options.items() if value is not None}}
+    options = {name: value for name, value in options.items() if value is not None}
     settings: dict[str, Any] = dict(tables.get("train", {}))
     given = {
         "mode": mode, "interactions": interactions, "total_timesteps": total_timesteps,
         "checkpoint_every": checkpoint_every,
     }  # fmt: skip
     settings |= {key: value for key, value in given.items() if value is not None}
-    parts = split_ratings(load_ratings(**source), split, seed)
+    parts, source = training_data(data, split, log, seed, options)
     logged = None
     if log is not None:
         from recpolicy.api.logs import tables_of

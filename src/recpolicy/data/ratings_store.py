@@ -76,6 +76,12 @@ def load_saved_split(folder: Path) -> Split:
     return parts
 
 
+def saved_split_name(folder: Path) -> str | None:
+    """The name of the split that was saved with the table, None without one; raises ArtifactError for other folders."""
+    saved = _read_manifest(folder).get("split")
+    return None if saved is None else str(saved["name"])
+
+
 def is_saved_ratings(folder: Path) -> bool:
     """Whether the folder has the manifest that `save_ratings` writes; `load_saved_ratings` checks what it says."""
     return (folder / MANIFEST).is_file()

@@ -2,7 +2,8 @@
 
 Every rule gives a mask [N] of the test rows; fit is the rest. u1..u5, ua and ub follow the scripts that come with
 MovieLens 100K (mku.sh, allbut.pl), so on its u.data they give the official files byte for byte; on any other table they
-mean the same rule. File order is the order of the table. All rules but `random` ignore the seed.
+mean the same rule. tail-N is the rule of tables that were written with what is held out at their end (log_ratings.py).
+File order is the order of the table. All rules but `random` ignore the seed.
 """
 
 import re
@@ -28,7 +29,7 @@ class Split:
     """Two disjoint parts of one ratings table over the same users and movies."""
 
     name: str
-    """Its name in SPLITS; leave-last-N with its number."""
+    """Its name in SPLITS; leave-last-N and tail-N with their number."""
     fit: Ratings
     """What embeddings, rating models and agents may see."""
     test: Ratings
@@ -80,6 +81,11 @@ def leave_last(ratings: Ratings, _seed: int, *, number: int) -> Mask:
     return (place >= count - number) & (count > number)
 
 
+def tail(ratings: Ratings, _seed: int, *, number: int) -> Mask:
+    """The last `number` rows, in file order."""
+    return np.arange(len(ratings)) >= len(ratings) - number
+
+
 def random_fifth(ratings: Ratings, seed: int) -> Mask:
     """One row in five, drawn without replacement."""
     test = np.zeros(len(ratings), bool)
@@ -97,9 +103,10 @@ SPLITS: Mapping[str, Callable[..., Mask]] = {
     "ub": partial(ten_of_each, skip=10),
     "temporal": temporal,
     "leave-last-N": leave_last,
+    "tail-N": tail,
     "random": random_fifth,
 }
-"""Every rule by its name; leave-last-N is asked for with a number, "leave-last-5"."""
+"""Every rule by its name; leave-last-N and tail-N are asked for with a number, "leave-last-5"."""
 
 
 def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:
@@ -129,9 +136,9 @@ def check_split_name(name: str) -> None:
 
 
 def _rule(name: str) -> Callable[..., Mask]:
-    if match := re.fullmatch(r"leave-last-([1-9]\d*)", name):
-        return partial(leave_last, number=int(match[1]))
-    if name not in SPLITS or name == "leave-last-N":
+    if match := re.fullmatch(r"(leave-last|tail)-([1-9]\d*)", name):
+        return partial(SPLITS[f"{match[1]}-N"], number=int(match[2]))
+    if name not in SPLITS or name.endswith("-N"):
         raise unknown_name("split", name, SPLITS)
     return SPLITS[name]
 

@@ -1,0 +1,75 @@
+"""A log as a table of ratings: what rating models, baselines and held-out evaluation need, from nothing but the log.
+
+N rounds to learn from, then rounds for evaluation; U users, I movies. One row a (user, movie) pair: the mean reward of
+its rounds, at the time of the first. First come the pairs to fit, from the rounds to learn from alone; the tail are the
+pairs held out, from the rounds for evaluation alone. Within each part rows stand in the order in which pairs came.
+
+No pair is in both parts, as evaluation asks of any split. Of the pairs that were shown before and after the cut, as
+large a share as the evaluation has of the rounds is held out, drawn without a look at rewards; the others are fitted,
+and their later rounds are judged by the log only. Pairs that were first shown after the cut are all held out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.seeds import generator
+from recpolicy.data.assemble import bare_movies
+from recpolicy.data.log_files import Catalogue
+from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.ratings import Ratings
+
+Mask = NDArray[np.bool_]
+
+
+def log_ratings(learn: LoggedRounds, judge: LoggedRounds, tables: Catalogue, name: str) -> tuple[Ratings, int]:
+    """The table of the rounds to learn from and those for evaluation, and how many of its rows, the last, are held out.
+
+    0 where there are no rounds for evaluation, or nothing of them can be held out because one pair is all there is.
+    """
+    movies = len(tables.movies)
+    before, after = _pairs(learn, movies), _pairs(judge, movies)
+    held_out = _held_out(before, after, len(judge) / (len(learn) + len(judge)))
+    parts = before.take(~np.isin(before.code, after.code[held_out])), after.take(held_out)
+    code, rating, seconds = (
+        np.concatenate([getattr(part, column) for part in parts]) for column in ("code", "rating", "seconds")
+    )
+    user, movie = np.divmod(code, movies)
+    ratings = Ratings(
+        user.astype(np.int32), movie.astype(np.int32), rating.astype(np.float32), seconds,
+        tables.users, bare_movies(tables.movies["movie_id"].to_numpy()), name=name, scale=tables.scale,
+    )  # fmt: skip
+    return ratings, len(parts[1].code)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The n pairs of some rounds, in the order in which they first came."""
+
+    code: NDArray[np.int64]  # [n], user * I + movie
+    rating: NDArray[np.float64]  # [n], mean reward
+    seconds: NDArray[np.int64]  # [n], of the first round
+
+    def take(self, chosen: Mask) -> "_Pairs":
+        return _Pairs(self.code[chosen], self.rating[chosen], self.seconds[chosen])
+
+
+def _pairs(rounds: LoggedRounds, movies: int) -> _Pairs:
+    code, first, place = np.unique(
+        rounds.user.astype(np.int64) * movies + rounds.movie, return_index=True, return_inverse=True
+    )
+    mean = np.bincount(place, rounds.reward, len(code)) / np.bincount(place, minlength=len(code))
+    order = np.argsort(first)  # rounds are in the order of time
+    return _Pairs(code[order], mean[order], rounds.time[first[order]] // 1000)
+
+
+def _held_out(before: _Pairs, after: _Pairs, share: float) -> Mask:
+    """Which pairs of the rounds for evaluation are held out; something is left to fit."""
+    again = np.isin(after.code, before.code)
+    held_out = ~again
+    repeated = np.flatnonzero(again)
+    least = 0 if held_out.any() else 1
+    number = min(max(round(len(repeated) * share), least), len(before.code) - 1)
+    held_out[generator(0, "log ratings").permutation(repeated)[:number]] = True
+    return held_out
