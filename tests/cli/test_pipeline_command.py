@@ -48,6 +48,33 @@ def test_compile_writes_yaml_with_the_image(capsys, tmp_path):
     assert "mine:1" in (tmp_path / "p.yaml").read_text()
 
 
+def test_compile_mounts_volumes(capsys, tmp_path):
+    words = ("--volume", "registry:/mnt/registry", "--volume", "logs:/mnt/logs", "--image", "mine:1")
+    assert recpolicy(capsys, "pipeline", "compile", "retrain", "-o", tmp_path / "r.yaml", *words).code == 0
+    pipeline, platform = yaml.safe_load_all((tmp_path / "r.yaml").read_text())
+    assert pipeline["deploymentSpec"]["executors"]["exec-register-policy"]["container"]["image"] == "mine:1"
+    step = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-register-policy"]
+    assert [one["mountPath"] for one in step["pvcMount"]] == ["/mnt/registry", "/mnt/logs"]
+
+
+@pytest.mark.parametrize("word", ["registry", "registry:mnt", "Registry_1:/mnt/registry"])
+def test_a_wrong_volume_is_refused_and_nothing_is_written(capsys, tmp_path, cluster, word):
+    file = tmp_path / "p.yaml"
+    assert f"--volume '{word}'" in refused(
+        recpolicy(capsys, "pipeline", "compile", "predict", "-o", file, "--volume", word)
+    )
+    assert not file.exists()
+    words = ("submit", "train", "--host", cluster.url, "--volume", word)
+    assert f"--volume '{word}'" in refused(recpolicy(capsys, "pipeline", *words))
+    assert cluster.requests == []
+
+
+def test_run_has_no_volumes_and_says_why(capsys, tmp_path):
+    words = ("run", "train", "--root", tmp_path / "r", "--volume", "registry:/mnt/registry")
+    assert "--volume is for compile and submit --host" in refused(recpolicy(capsys, "pipeline", *words))
+    assert not (tmp_path / "r").exists()
+
+
 def test_run_hands_the_parameters_on_and_tells_steps_and_artifacts(capsys, tmp_path, monkeypatch):
     seen = {}
 
@@ -101,11 +128,50 @@ def test_submit_by_a_schedule_is_a_recurring_run(capsys, cluster):
 
 
 @pytest.mark.parametrize(
+    ("words", "cached"),
+    [
+        ((), True),
+        (("--no-cache",), False),
+        (("--cron", "0 1 * * 1"), False),
+        (("--cron", "0 1 * * 1", "--cache"), True),
+    ],
+)
+def test_a_schedule_whose_addresses_stay_the_same_is_not_answered_from_the_cache(capsys, cluster, words, cached):
+    words = ["0 1 * * 1" if word == "@" else word for word in words]
+    needed = ("-p", "incumbent=s3://b/policy", "-p", "log=s3://b/log")
+    assert recpolicy(capsys, "pipeline", "submit", "retrain", "--host", cluster.url, *needed, *words).code == 0
+    assert ("enableCache" in json.dumps(cluster.versions[0]["pipeline_spec"])) == cached
+
+
+def test_submitting_a_schedule_again_replaces_it_and_says_so(capsys, cluster):
+    words = ("pipeline", "submit", "retrain", "--host", cluster.url, "--cron", "0 1 * * 1")
+    words += ("-p", "incumbent=s3://b/policy", "-p", "log=s3://b/log")
+    first = json.loads(recpolicy(capsys, *words, "--json").out)
+    assert first["replaced"] == []
+    assert f"replaced: {first['id']}\n" in recpolicy(capsys, *words).out
+    assert len(cluster.recurring_runs) == 1
+    assert "replaced" not in recpolicy(capsys, *words, "--name", "retrain-shop").out
+    assert [one["display_name"] for one in cluster.recurring_runs] == ["recpolicy-retrain", "retrain-shop"]
+    assert [one["display_name"] for one in cluster.pipelines] == ["recpolicy-retrain", "retrain-shop"]
+
+
+def test_submit_mounts_volumes_and_warns_of_a_registry_outside_of_them(capsys, cluster, caplog):
+    words = ("pipeline", "submit", "train", "--host", cluster.url, "--volume", "claim:/mnt/registry")
+    assert recpolicy(capsys, *words, "-p", "registry=/mnt/registry/shop").code == 0
+    steps = cluster.versions[0]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert {one["pvcMount"][0]["constant"] for one in steps.values()} == {"claim"}
+    assert caplog.messages == []
+    assert recpolicy(capsys, *words, "-p", "registry=/srv/registry").code == 0
+    assert "registry=/srv/registry lies on no volume of the steps" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ((), "give either --host (Kubeflow) or --vertex"),
         (("--host", "http://127.0.0.1:1", "--vertex", "p"), "give either --host (Kubeflow) or --vertex"),
         (("--vertex", "p"), "--location and --pipeline-root"),
+        (("--vertex", "p", "--volume", "registry:/mnt/registry"), "registry=/gcs/BUCKET/registry"),
         (("--host", "http://127.0.0.1:1", "-p", "seed=-1"), "seed is -1"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from recpolicy.pipelines.volumes import read_volumes
 from recpolicy.server.routes import health
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -33,7 +34,9 @@ def kustomization(part):
 
 SHELL = yaml.safe_load((FOLDER / "shell" / "pod.yaml").read_text())
 APPLIED = [manifest for part in ("base", "retrain") for manifest in manifests(part)]
-ALL = [*APPLIED, SHELL]
+ELSEWHERE = manifests("pipelines")
+"""What lies in the namespace of Kubeflow's steps."""
+ALL = [*APPLIED, *ELSEWHERE, SHELL]
 NAMES = [f"{manifest['kind']} {manifest['metadata']['name']}" for manifest in ALL]
 
 
@@ -83,7 +86,7 @@ def test_manifest_is_what_the_api_takes(manifest, version):
 
 
 def test_every_file_is_listed_and_every_listed_file_is_there():
-    for part in ("base", "retrain", "overlays/example"):
+    for part in ("base", "retrain", "pipelines", "overlays/example"):
         patches = [patch["path"] for patch in kustomization(part).get("patches", [])]
         there = {path.name for path in (FOLDER / part).glob("*.yaml")} - {"kustomization.yaml"}
         listed = {name for name in kustomization(part)["resources"] if name.endswith(".yaml")}
@@ -220,9 +223,20 @@ def test_retraining_is_submitted_on_mondays_at_one_and_never_twice_at_once():
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
     words = pod(job)["containers"][0]["args"]
     assert words[:3] == ["pipeline", "submit", "retrain"]
+    assert "--no-cache" in words  # the addresses are the same every week
     mount = next(mount for mount in pod(job)["containers"][0]["volumeMounts"] if mount["name"] == "token")
     assert words[words.index("--token-file") + 1] == f"{mount['mountPath']}/token"
     assert mount["readOnly"]
+
+
+def test_retraining_registers_on_a_volume_that_its_steps_mount_and_the_service_or_the_shell_reads():
+    settings = settings_of("retrain")
+    (volume,) = read_volumes([settings["VOLUME"]])
+    assert PurePosixPath(settings["REGISTRY"]).is_relative_to(volume.path)
+    assert settings["REGISTRY"] == settings_of("base")["RECPOLICY_RUN"]
+    claims = {claim["metadata"]["name"] for claim in ELSEWHERE}
+    assert claims == {volume.claim} == {one["persistentVolumeClaim"]["claimName"] for one in pod(SHELL)["volumes"][:1]}
+    assert [claim["spec"]["accessModes"] for claim in ELSEWHERE] == [["ReadWriteMany"]]  # steps are on several nodes
 
 
 def test_retraining_has_every_setting_that_its_words_name():

@@ -41,7 +41,9 @@ class Cluster:
     token: str | None = None
     multi_user: bool = False
     broken: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    """By path: an answer in place of the right one."""
+    """By path: what is answered in place of the right answer, after the work is done."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """By pattern of "METHOD /path": the status with which a request is refused, and nothing is done."""
     url: str = ""
     pipelines: list[dict[str, Any]] = field(default_factory=list)
     versions: list[dict[str, Any]] = field(default_factory=list)
@@ -62,7 +64,24 @@ class Cluster:
             mine = [one for one in self.versions if one["pipeline_id"] == found[1]]
             newest = mine[::-1] if query.get("sort_by") == "created_at desc" else mine
             return {"pipeline_versions": newest[: int(query.get("page_size", 10))]}
+        if path == "/recurringruns":
+            mine = [one for one in self.recurring_runs if one["experiment_id"] == query.get("experiment_id")]
+            return _paged("recurringRuns", _listed("found", mine, query).get("found", []), query)  # so it is spelt
         raise Refusal(404, "Not Found")
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """Answer a DELETE."""
+        found = self._recurring(path.rpartition("/")[2]) if path.startswith("/recurringruns/") else None
+        if found is None:
+            raise Refusal(404, "Not Found")
+        self.recurring_runs.remove(found)
+        return {}
+
+    def _recurring(self, id: str) -> dict[str, Any]:
+        found = [one for one in self.recurring_runs if one["recurring_run_id"] == id]
+        if not found:
+            raise Refusal(404, f"recurring run {id} not found")
+        return found[0]
 
     def post(self, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
         """Answer a POST; `body` is parsed JSON, or the YAML documents of an upload."""
@@ -85,6 +104,9 @@ class Cluster:
             if body["mode"] not in ("ENABLE", "DISABLE") or not _CRON.fullmatch(cron):
                 raise Refusal(400, f"the schedule is not valid: mode {body['mode']}, cron {cron!r}")
             return _keep(self.recurring_runs, {"recurring_run_id": _id(), **body})
+        if found := re.fullmatch(r"/recurringruns/([^/:]+):(enable|disable)", path):
+            self._recurring(found[1])["mode"] = found[2].upper()
+            return {}
         raise Refusal(404, "Not Found")
 
     def _new_pipeline(self, query: dict[str, str], documents: list[Any]) -> dict[str, Any]:
@@ -104,6 +126,8 @@ class Cluster:
         if name in {one["display_name"] for one in self.versions if one["pipeline_id"] == pipeline}:
             raise Refusal(409, f"the version {name} already exists")
         made = {"pipeline_id": pipeline, "pipeline_version_id": _id(), "display_name": name, "pipeline_spec": spec}
+        if len(documents) > 1:
+            made["platform_spec"] = _platform_spec(spec, documents[1:])
         return _keep(self.versions, made)
 
     def _check_run(self, body: Any, more: dict[str, Any]) -> None:
@@ -128,6 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer("POST")
 
+    def do_DELETE(self) -> None:
+        self._answer("DELETE")
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: tests read the library's own output."""
 
@@ -135,8 +162,12 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("content-length", 0)))
         status, content = 200, b""
         url = urlsplit(self.path)
-        self.cluster.requests.append(f"{method} {url.path.removeprefix(API)}")
+        asked = f"{method} {url.path.removeprefix(API)}"
+        self.cluster.requests.append(asked)
         try:
+            for pattern, refused in self.cluster.refused.items():
+                if re.fullmatch(pattern, asked):
+                    raise Refusal(refused, "refused")
             content = json.dumps(self._do(method, url.path, url.query, raw)).encode()
         except Refusal as refusal:
             status = refusal.status
@@ -159,11 +190,13 @@ class _Handler(BaseHTTPRequestHandler):
         words = {name: values[-1] for name, values in parse_qs(query).items()}
         if method == "GET":
             return self.cluster.get(path.removeprefix(API), words)
+        if method == "DELETE":
+            return self.cluster.delete(path.removeprefix(API))
         kind = self.headers.get_content_type()
         upload = path.startswith(f"{API}/pipelines/upload")
         if kind != ("multipart/form-data" if upload else "application/json"):
             raise Refusal(415, f"unexpected content type {kind}")
-        body = _uploaded(self.headers["content-type"], raw) if upload else json.loads(raw)
+        body = _uploaded(self.headers["content-type"], raw) if upload else json.loads(raw or b"{}")
         return self.cluster.post(path.removeprefix(API), words, body)
 
 
@@ -199,6 +232,21 @@ def _listed(kind: str, things: list[dict[str, Any]], query: dict[str, str]) -> d
     named = [one for one in things if one["display_name"] == wanted["stringValue"]]
     mine = [one for one in named if (one.get("namespace") or "") == namespace]
     return {kind: mine} if mine else {}
+
+
+def _paged(kind: str, things: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+    start, size = int(query.get("page_token") or 0), int(query.get("page_size", 10))
+    more = {"next_page_token": str(start + size)} if len(things) > start + size else {}
+    return {kind: things[start : start + size], **more} if things else {}
+
+
+def _platform_spec(spec: dict[str, Any], others: list[Any]) -> dict[str, Any]:
+    """The second document: settings of executors that the pipeline has, for the platform that the API knows."""
+    (whole,) = others
+    (executors,) = [one["deploymentSpec"]["executors"] for one in [whole["platforms"]["kubernetes"]]]
+    if set(whole["platforms"]) != {"kubernetes"} or not set(executors) <= set(spec["deploymentSpec"]["executors"]):
+        raise Refusal(400, "the platform spec is not of this pipeline")
+    return whole
 
 
 def _check(body: Any, needed: dict[str, Any], optional: dict[str, Any]) -> None:

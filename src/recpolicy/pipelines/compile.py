@@ -14,6 +14,7 @@ from recpolicy.core.extras import require_extra
 from recpolicy.core.files import write_text
 from recpolicy.pipelines.kfp_import import import_kfp
 from recpolicy.pipelines.parameters import check_values, typed
+from recpolicy.pipelines.volumes import Volume, mounting
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ def pipeline_names() -> dict[str, str]:
 
 
 @cache
-def pipeline_yaml(name: str, image: str | None = None) -> str:
-    """The compiled pipeline; `image` in place of the default one. Raises ConfigError for an unknown name."""
+def pipeline_yaml(name: str, image: str | None = None, volumes: tuple[Volume, ...] = ()) -> str:
+    """The compiled pipeline; `image` in place of the default one. Raises ConfigError for an unknown name.
+
+    With `volumes`, which every step mounts, a second document tells Kubernetes of them; the first stays what it is.
+    """
     known = _pipelines()
     if name not in known:
         raise unknown_name("pipeline", name, known)
@@ -45,16 +49,17 @@ def pipeline_yaml(name: str, image: str | None = None) -> str:
     from recpolicy.pipelines.graphs import build
     from recpolicy.pipelines.image import IMAGE
 
+    built = build(name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(build(name), str(path))
+        compiler.Compiler().compile(_with_volumes(built, volumes) if volumes else built, str(path))
         text = path.read_text(encoding="utf-8")
     return text if image is None else text.replace(f"image: {IMAGE}\n", f"image: {image}\n")
 
 
-def compile_pipeline(name: str, path: Path, image: str | None = None) -> None:
+def compile_pipeline(name: str, path: Path, image: str | None = None, volumes: tuple[Volume, ...] = ()) -> None:
     """Write the compiled pipeline to `path`, atomically."""
-    write_text(path, pipeline_yaml(name, image))
+    write_text(path, pipeline_yaml(name, image, volumes))
 
 
 def pipeline_parameters(name: str) -> list[Parameter]:
@@ -81,6 +86,13 @@ def checked_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{name} needs the parameter {missing[0]}: {known[missing[0]].description}")
     check_values(values, defaults)
     return values
+
+
+def _with_volumes(built: Any, volumes: tuple[Volume, ...]) -> Any:
+    """The same pipeline, made anew: what a step mounts can be told only while the pipeline is being built."""
+    from kfp import dsl
+
+    return dsl.pipeline(name=built.name, description=built.description)(mounting(built.pipeline_func, volumes))
 
 
 def _parameter(name: str, described: Mapping[str, Any]) -> Parameter:

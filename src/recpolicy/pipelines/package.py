@@ -23,6 +23,11 @@ class Package:
         """The pipeline's own name."""
         return str(self.documents[0]["pipelineInfo"]["name"])
 
+    @property
+    def for_kubernetes(self) -> bool:
+        """Whether it asks for what only Kubernetes has, such as volumes."""
+        return len(self.documents) > 1
+
 
 def read_package(path: Path) -> Package:
     """Read a compiled pipeline; raises DataError for any other file."""

@@ -4,13 +4,10 @@ Requests are kfp.Client's (KFP 2, API v2beta1). Its settings hold here too: the 
 ~/.config/kfp/context.json. Whatever goes wrong is one SubmitError; the token is in no message and in no log.
 """
 
-import io
-import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +18,16 @@ from recpolicy.core.errors import ConfigError, SubmitError
 from recpolicy.core.extras import require_extra
 from recpolicy.pipelines.cron import kubeflow_cron
 from recpolicy.pipelines.package import read_package, ready_to_send
+from recpolicy.pipelines.recurring import RecurringRuns, display_name_is
+from recpolicy.pipelines.refusals import TOKEN_VARIABLE, one_line, told
+from recpolicy.pipelines.schedules import put_in_place
 
 if TYPE_CHECKING:
     import kfp
 
 logger = logging.getLogger(__name__)
 
-TOKEN_VARIABLE = "RECPOLICY_KFP_TOKEN"
 _LONGEST_TOKEN = 1 << 16
-_LONGEST_DETAIL = 300
 _SECONDS = (5, 30)
 """To connect and to answer, of the first request; the others wait as long as the cluster does."""
 
@@ -44,6 +42,8 @@ class Submitted:
     name: str
     url: str
     recurring: bool
+    replaced: tuple[str, ...] = ()
+    """Ids of the schedules that this one took the place of."""
 
 
 def read_token(file: Path | None = None) -> str | None:
@@ -80,9 +80,10 @@ def submit_to_kubeflow(
 ) -> Submitted:
     """Upload `package` as the pipeline `name` (as a new version where there is one) and run it.
 
-    With `cron` (5 fields, or 6 with seconds first; UTC on most clusters) it becomes a recurring run. `parameters` are
-    typed as the pipeline wants them. `ca` is a file of certificates that the host's is checked against. Raises
-    SubmitError when the cluster cannot be reached or refuses, ConfigError and DataError before any request is made.
+    With `cron` (5 fields, or 6 with seconds first; UTC on most clusters) it becomes a recurring run, which replaces the
+    one that was made so before, of this name and in this experiment. `parameters` are typed as the pipeline wants them.
+    `ca` is a file of certificates that the host's is checked against. Raises SubmitError when the cluster cannot be
+    reached or refuses, ConfigError and DataError before any request is made.
     """
     require_extra("pipelines", "recpolicy pipeline submit")
     read = read_package(package)
@@ -91,24 +92,20 @@ def submit_to_kubeflow(
     if ca is not None and not ca.is_file():
         raise ConfigError(f"{ca}: no such file; --ca names a file of certificates (PEM)")
     now = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-    with _one_line(host, token), ready_to_send(read, caching) as file:
+    with one_line(host, token), ready_to_send(read, caching) as file:
         client = _connect(host, namespace, token, ca)
         mine = namespace or client.get_user_namespace() or None
         pipeline, version = _upload(client, file, name, f"{name}-{now}", mine)
-        group = _told(client.create_experiment(experiment, namespace=mine), "experiment_id")
+        group = told(client.create_experiment(experiment, namespace=mine), "experiment_id")
         shared = {
-            "experiment_id": group, "pipeline_id": pipeline, "version_id": version, "params": dict(parameters),
-            "pipeline_root": pipeline_root,
+            "pipeline_id": pipeline, "version_id": version, "params": dict(parameters), "pipeline_root": pipeline_root,
         }  # fmt: skip
         if schedule is None:
             run = f"{name}-{now}"
-            made = _told(client.run_pipeline(job_name=run, **shared), "run_id")
+            made = told(client.run_pipeline(group, run, **shared), "run_id")
             return Submitted("kubeflow", made, run, f"{host}/#/runs/details/{made}", recurring=False)
-        recurring = client.create_recurring_run(
-            job_name=name, cron_expression=schedule, max_concurrency=1, no_catchup=True, **shared
-        )
-        made = _told(recurring, "recurring_run_id")
-        return Submitted("kubeflow", made, name, f"{host}/#/recurringrun/details/{made}", recurring=True)
+        made, replaced = put_in_place(RecurringRuns(client, name, group, {"cron_expression": schedule, **shared}))
+        return Submitted("kubeflow", made, name, f"{host}/#/recurringrun/details/{made}", True, replaced)
 
 
 def _checked_host(host: str, token: str | None) -> str:
@@ -150,85 +147,13 @@ def _connect(host: str, namespace: str | None, token: str | None, ca: Path | Non
 
 def _upload(client: "kfp.Client", file: Path, name: str, version: str, namespace: str | None) -> tuple[str, str]:
     """Ids of the pipeline and of the version that was uploaded."""
-    named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-    there = client.list_pipelines(filter=named, namespace=namespace).pipelines
+    there = client.list_pipelines(filter=display_name_is(name), namespace=namespace).pipelines
     if there:
         made = client.upload_pipeline_version(str(file), version, pipeline_id=there[0].pipeline_id)
-        return _told(made, "pipeline_id"), _told(made, "pipeline_version_id")
-    pipeline = _told(client.upload_pipeline(str(file), name, namespace=namespace), "pipeline_id")
+        return told(made, "pipeline_id"), told(made, "pipeline_version_id")
+    pipeline = told(client.upload_pipeline(str(file), name, namespace=namespace), "pipeline_id")
     first = client.list_pipeline_versions(pipeline, page_size=1, sort_by="created_at desc").pipeline_versions
-    return pipeline, _told(first[0] if first else None, "pipeline_version_id")
-
-
-def _told(answer: Any, field: str) -> str:
-    """The id in an answer; a login page answers 200 as well, without any."""
-    found = getattr(answer, field, None)
-    if not isinstance(found, str) or not found:
-        raise SubmitError(
-            f"the host answered, but not as Kubeflow Pipelines does (no {field}): is it a login page? Give the address"
-            f" of the API and a token in {TOKEN_VARIABLE}"
-        )
-    return found
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Hold back warnings of each retry, and bodies of answers, in which some proxies repeat the token."""
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
-    for each in levels:
-        each.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for each, level in levels.items():
-            each.setLevel(level)
-
-
-@contextmanager
-def _one_line(host: str, token: str | None) -> Iterator[None]:
-    """Turn what kfp raises into one SubmitError without the token; what it prints is dropped."""
-    import kfp_server_api
-    import urllib3
-
-    try:
-        with redirect_stdout(io.StringIO()), _quiet("urllib3.connectionpool", "kfp_server_api.rest"):
-            yield
-        return
-    except kfp_server_api.ApiException as error:
-        message = _refusal(host, error.status, error.reason, error.body)
-    except urllib3.exceptions.HTTPError as error:
-        message = _unreachable(host, error)
-    except (OSError, ValueError) as error:
-        if isinstance(error, (SubmitError, ConfigError)):
-            raise
-        message = f"{host}: {error}"
-    message = " ".join(message.split())
-    raise SubmitError(message.replace(token, "***") if token else message) from None
-
-
-def _refusal(host: str, status: int, reason: Any, body: Any) -> str:
-    if not status:  # the client's way to say that TLS failed
-        return _unreachable(host, reason)
-    try:
-        told = json.loads(body)
-        detail = str(told.get("message") or told.get("error_message") or told.get("error") or "")
-    except (TypeError, ValueError, AttributeError):
-        detail = ""
-    said = f"{host} answered {status} {reason}" + (f" ({detail[:_LONGEST_DETAIL]})" if detail else "")
-    if status in (401, 403):
-        return f"{said}: give a token that is valid and may use this namespace, in {TOKEN_VARIABLE} or --token-file"
-    if status == 404:
-        return f"{said}: is this the address of Kubeflow Pipelines? Behind Kubeflow's own page it ends in /pipeline"
-    if status >= 500:
-        return f"{said}: the cluster failed; try again, and look at the log of its ml-pipeline pod"
-    return f"{said}: the cluster does not take this pipeline or these parameters"
-
-
-def _unreachable(host: str, error: Any) -> str:
-    cause = str(getattr(error, "reason", None) or error)[:_LONGEST_DETAIL]
-    if "CERTIFICATE" in cause.upper() or "SSL" in cause.upper():
-        return f"{host}: its certificate is not trusted here; name the file of its CA with --ca ({cause})"
-    return f"{host} cannot be reached ({cause}); check the address, or forward the port with kubectl"
+    return pipeline, told(first[0] if first else None, "pipeline_version_id")
 
 
 def _read_small(file: Path) -> str:
