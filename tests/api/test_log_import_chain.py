@@ -181,6 +181,11 @@ def test_a_log_of_which_nothing_is_held_out_says_what_to_do(copied):
     assert training_data(split="temporal", log=copied / "all")[0].name == "temporal"
 
 
+def test_a_log_that_is_not_there_is_named_before_any_ratings_are_looked_for(copied):
+    with pytest.raises(DataError, match=r"none: no such folder; expected a log that `recpolicy log ingest` wrote"):
+        training_data("nowhere.csv", log=copied / "none")
+
+
 def test_a_raw_log_is_to_be_ingested_first(copied):
     with pytest.raises(DataError, match="log: a raw log; ingest it first: recpolicy log ingest"):
         training_data(log=copied / "log")

@@ -289,6 +289,10 @@ def test_replay_of_a_uniform_log_is_right_and_keeps_a_share_of_one_in_a():
     assert result.diagnostics.effective_rounds / 20_000 == pytest.approx(0.2, abs=0.012)  # 4 standard errors
     error = (result.intervals["t"].hi - result.value) / 1.96
     assert abs(result.value - WORLD.value) < 4 * error
+    assert result.verdict == "estimated"
+    kept = evidence(rounds, WORLD.target_in(rounds), FEW).replay.weight
+    assert set(kept) == {0.0, 5.0}
+    assert result.value == pytest.approx(rounds.reward[kept > 0].mean(), abs=1e-12)
 
 
 def test_replay_refuses_a_log_that_is_not_uniform():
@@ -409,3 +413,12 @@ def test_results_read_as_numbers_as_text_and_as_json():
         found["ips"]
     with pytest.raises(ConfigError, match=r"no interval of this gain named 'bernstein'"):
         won.verdict(interval="bernstein")
+
+
+def test_a_user_with_all_the_weight_leaves_nothing_to_divide_by_and_no_verdict():
+    # the target takes action 0, which user 2 alone was shown: without that user there is no ratio
+    rounds = LoggedChoices(np.array([1, 1, 0]), np.array([1.0, 2.0, 4.0]), np.full(3, 0.5), np.arange(3), actions=2)
+    found = estimate(rounds, target_of(rounds, np.tile([1.0, 0.0], (3, 1))), ["snips"])["snips"]
+    assert (found.value, found.verdict) == (4.0, "no verdict")
+    for kind in ("t", "bootstrap"):
+        assert (found.intervals[kind].lo, found.intervals[kind].hi) == (4.0, 4.0)

@@ -94,10 +94,7 @@ def train(
     entry = agent_entry(agent)
     if agent in SESSION_AGENTS:
         if isinstance(log, LoggedRounds):
-            raise ConfigError(
-                f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce and"
-                " dqn also learn from logged sessions (recpolicy log simulate --sessions)"
-            )
+            raise _other_log(agent, True, log)
         from recpolicy.api.train_sessions import train_sessions
 
         return train_sessions(
@@ -105,10 +102,7 @@ def train(
             source=source, log=log, seed=seed, show_progress=show_progress,
         )  # fmt: skip
     if isinstance(log, LoggedSessions):
-        raise ConfigError(
-            f"{agent} learns from single rounds (recpolicy log ingest), not from sessions such as {log.name}; of the"
-            " agents of sessions topk_reinforce and dqn learn from those"
-        )
+        raise _other_log(agent, False, log)
     settings = settings_of(TrainConfig, config, "train")
     agent_settings = settings_of(entry.config, agent_config, agent)
     if (log is not None) != (settings.mode == "log"):
@@ -140,6 +134,19 @@ def train(
     )
     write_artifact(artifact, learner, features.context.shape[1], work, out)
     return load_policy(out)
+
+
+def _other_log(agent: str, of_sessions: bool, log: LoggedRounds | LoggedSessions) -> ConfigError:
+    """Why an agent, of sessions or of single rounds, does not learn from a log of the other kind."""
+    if of_sessions:
+        return ConfigError(
+            f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce and dqn"
+            " also learn from logged sessions (recpolicy log simulate --sessions)"
+        )
+    return ConfigError(
+        f"{agent} learns from single rounds (recpolicy log ingest), not from sessions such as {log.name}; of the agents"
+        " of sessions topk_reinforce and dqn learn from those"
+    )
 
 
 def make_environment(world: World, features: Features, settings: TrainConfig, seed: int) -> "MovieBandit":

@@ -27,9 +27,11 @@ def training_data(
 
     The table is `data`, or else the one that the ingest put into the folder `log`, or else DATA; the split is `split`,
     or else the one that was saved with the table, or else SPLIT. options: of `load_ratings`. Raises DataError for a log
-    that was not ingested, or whose table has nothing held out while no split is given; ConfigError for a split by which
-    rounds for evaluation would be fitted; and what `load_ratings` and `split` raise.
+    that is not there or was not ingested, or whose table has nothing held out while no split is given; ConfigError for
+    a split by which rounds for evaluation would be fitted; and what `load_ratings` and `split` raise.
     """
+    if log is not None and not log.exists():
+        raise DataError(f"{log}: no such folder; expected a log that `recpolicy log ingest` wrote")
     if log is not None and (log / EVENTS).is_file() and not (log / TRAINING).exists():
         raise DataError(f"{log}: a raw log; ingest it first: recpolicy log ingest {log} --out ROUNDS")
     own = log is not None and data is None and (log / RATINGS).exists()

@@ -103,7 +103,8 @@ class Sources:
 
     @cached_property
     def replay(self) -> Evidence:
-        """Weight 1 where an action drawn from the target is the logged one, else 0; refuses logs not uniform."""
+        """Weight A where an action drawn from the target is the logged one, else 0, so that weights are 1 on average as
+        all others are; refuses logs not uniform."""
         misfit = uniform_misfit(self.rounds)
         if misfit is not None:
             raise DataError(
@@ -111,7 +112,7 @@ class Sources:
                 "snips, which weighs the rounds"
             )
         draw = generator(self.seed, "off_policy/replay").random(len(self.rounds))
-        return _without_model((draw < self.target.prob).astype(np.float64), self.log.reward)
+        return _without_model((draw < self.target.prob) / self.rounds.logged_prob, self.log.reward)
 
     @cached_property
     def clustered(self) -> Evidence:
