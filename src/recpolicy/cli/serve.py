@@ -17,6 +17,7 @@ from recpolicy.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI
 
 _SECONDS_TO_FINISH = 10
 
@@ -55,39 +56,47 @@ def serve(
     require_extra("serve", "recpolicy serve")
     # Before NumPy is imported: threads of one small product wait for one another where cores are busy (48 ms, not 5).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    import uvicorn
-
-    from recpolicy.server.first_key import first_key
-    from recpolicy.server.opening import another_champion
-    from recpolicy.server.worker import What, log_as_json, open_app
+    from recpolicy.server.loading import loading
 
     if not source.is_dir():
         raise ConfigError(f"{source}: no such folder; expected a run or a registry")
-    what = What(
-        source=str(source), state=None if state is None else str(state), config=None if config is None else str(config),
-        store=store,
-    )  # fmt: skip
     with _listen(host, port) as listener:
         if workers > 1:
             _count_together()
-        app = open_app(what)
-        made = first_key(app.state.server.store)
-        agent = app.state.server.policies.live.champion.agent
-        at = f"[{host}]" if ":" in host else host
-        print(f"serving {agent}: http://{at}:{listener.getsockname()[1]}", flush=True)
-        for line in (made and f"operator key, shown this once: {made}", another_champion(app.state.server, source)):
-            if line:
-                print(line, flush=True)
+        with loading():
+            from recpolicy.server.worker import What, log_as_json, open_app
+
+            what = What(
+                source=str(source), state=None if state is None else str(state),
+                config=None if config is None else str(config), store=store,
+            )  # fmt: skip
+            app = open_app(what)
+            how = _config(app if workers == 1 else "recpolicy.server.worker:app", workers)
+        _greet(app, source, host, listener.getsockname()[1])
         log_as_json()
         if workers == 1:
-            _run(uvicorn.Server(_config(app)), listener)
+            _run(how, listener)
         else:
             app.state.close()  # all is well; each worker opens its own
             what.to_environment()
-            _run_many(_config("recpolicy.server.worker:app", workers), listener)
+            _run_many(how, listener)
 
 
-def _config(app: object, workers: int = 1) -> "uvicorn.Config":
+def _greet(app: "FastAPI", source: Path, host: str, port: int) -> None:
+    """Say what is served where, and what an operator must know."""
+    from recpolicy.server.first_key import first_key
+    from recpolicy.server.opening import another_champion
+
+    state = app.state.server
+    made = first_key(state.store)
+    at = f"[{host}]" if ":" in host else host
+    print(f"serving {state.policies.live.champion.agent}: http://{at}:{port}", flush=True)
+    for line in (made and f"operator key, shown this once: {made}", another_champion(state, source)):
+        if line:
+            print(line, flush=True)
+
+
+def _config(app: object, workers: int) -> "uvicorn.Config":
     import uvicorn
 
     from recpolicy.server.protocol import BoundedProtocol
@@ -116,11 +125,13 @@ def _count_together() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _run(server: "uvicorn.Server", listener: socket.socket) -> None:
+def _run(config: "uvicorn.Config", listener: socket.socket) -> None:
     """Serve until told to stop. The server raises its signal again when it is done: being told is no failure."""
+    import uvicorn
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        server.run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
         sys.exit(0)
 

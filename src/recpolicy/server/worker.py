@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from recpolicy.server.app import make_app
 from recpolicy.server.json_log import JsonLines
+from recpolicy.server.loading import loading
 from recpolicy.server.opening import opened, without_store
 from recpolicy.server.settings import read_settings
 
@@ -37,7 +38,8 @@ def app() -> FastAPI:
     """The app of a worker; its state closes with it."""
     what = What(**json.loads(os.environ[WHAT]))
     log_as_json()
-    return open_app(what)
+    with loading():
+        return open_app(what)
 
 
 def open_app(what: What) -> FastAPI:
