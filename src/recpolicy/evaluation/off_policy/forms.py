@@ -1,7 +1,8 @@
-"""An estimator as a function of means over rounds, so that the bootstrap can take it again on every resample.
+"""An estimator as a function of means over rounds, so that it can be taken again on other sets of the same users.
 
 parts [S][N] are what is averaged, `combine` makes the estimate of their S means. A ratio is thus resampled as a ratio
-and a control coefficient is fitted anew; what was tuned or fitted before (clip, reward model) is held fixed.
+and a control coefficient is fitted anew; what was tuned or fitted before (clip, reward model) is held fixed. The sets
+are users drawn with replacement (bootstrap) and all users but one (jackknife).
 
 Of more than 50,000 users, groups are resampled into which they are dealt at random: groups are as independent as users,
 and 50,000 of them know the spread to half a per cent.
@@ -9,6 +10,7 @@ and 50,000 of them know the spread to half a per cent.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,10 +72,22 @@ def _divide(above: Array, below: Array) -> Array:
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
-def bootstrap(forms: Sequence[Form], units: Units, rng: np.random.Generator, resamples: int) -> list[Array]:
-    """Return each form's estimates on the same resamples of the users, [B] each, so that differences are paired.
+class Resampled(NamedTuple):
+    """One estimator on other sets of the same users; NaN where a set leaves nothing to divide by."""
 
-    Every form is resampled as mean over the rounds of the users drawn, however many rounds they have.
+    drawn: Array  # [B], users drawn with replacement
+    without: Array  # [G], one user (or group) after the other left out
+
+    def minus(self, other: "Resampled") -> "Resampled":
+        """The difference of two estimators, set by set."""
+        return Resampled(self.drawn - other.drawn, self.without - other.without)
+
+
+def resample(forms: Sequence[Form], units: Units, rng: np.random.Generator, resamples: int) -> list[Resampled]:
+    """Return each form's estimates on the same B and G sets of the users, so that differences are paired.
+
+    Every form is resampled as mean over the rounds of the users in a set, however many rounds they have. A single user
+    leaves nothing when left out: G is 0.
     """
     groups = min(len(units), _MOST_UNITS)
     group = rng.permutation(len(units)) % groups if groups < len(units) else None  # [U]
@@ -84,4 +98,14 @@ def bootstrap(forms: Sequence[Form], units: Units, rng: np.random.Generator, res
         totals = tuple(np.bincount(group, total, groups) for total in totals)
     values = np.stack(totals)  # [1 + S, groups]
     means = resampled_means(values, rng, resamples).T  # [1 + S, B]
-    return [form.combine(means[[place[id(part)] for part in form.parts]] / means[0]) for form in forms]
+    others = (values.sum(axis=1, keepdims=True) - values)[:, : groups if groups > 1 else 0]  # [1 + S, G]
+    rows = [[place[id(part)] for part in form.parts] for form in forms]
+    return [
+        Resampled(*(form.combine(sums[row] / sums[0]) for sums in (means, others)))
+        for form, row in zip(forms, rows, strict=True)
+    ]
+
+
+def bootstrap(forms: Sequence[Form], units: Units, rng: np.random.Generator, resamples: int) -> list[Array]:
+    """Return each form's estimates on the same resamples of the users, [B] each; see `resample`."""
+    return [one.drawn for one in resample(forms, units, rng, resamples)]

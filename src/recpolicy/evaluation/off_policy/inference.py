@@ -1,4 +1,4 @@
-"""From estimators on one log to their results: bootstrap by user, intervals, diagnostics, and gains paired row by row.
+"""From estimators on one log to their results: resampling by user, intervals, diagnostics, and gains paired row by row.
 
 N rows of U users; a row is a round, a slate or a session. All estimators of one call, and both policies of a gain, are
 resampled together: differences are paired, and no estimate depends on its company.
@@ -12,10 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.seeds import generator
-from recpolicy.evaluation.bootstrap import Interval, percentile_interval
+from recpolicy.evaluation.bootstrap import Interval
 from recpolicy.evaluation.off_policy.diagnostics import diagnose
-from recpolicy.evaluation.off_policy.forms import Form, bootstrap
-from recpolicy.evaluation.off_policy.intervals import Bracket, confidence_sequence, empirical_bernstein, student_t
+from recpolicy.evaluation.off_policy.forms import Form, Resampled, resample
+from recpolicy.evaluation.off_policy.intervals import (
+    Bracket,
+    confidence_sequence,
+    empirical_bernstein,
+    expanded_percentile,
+    student_t,
+)
 from recpolicy.evaluation.off_policy.results import Gain, ModelFit, OffPolicyResult
 from recpolicy.evaluation.off_policy.rounds import Units
 from recpolicy.evaluation.off_policy.tuning import Choice
@@ -76,19 +82,23 @@ def gains_of(
 
 
 def _gain(
-    name: str, pair: tuple[Estimation, Estimation], resampled: tuple[Array, Array], units: Units, config: Sampling
+    name: str,
+    pair: tuple[Estimation, Estimation],
+    resampled: tuple[Resampled, Resampled],
+    units: Units,
+    config: Sampling,
 ) -> Gain:
     first, second = pair
     terms = first.form.terms - second.form.terms
     bracket = None
     if first.bracket is not None and second.bracket is not None:
         bracket = first.bracket.minus(second.bracket)
-    intervals = _intervals(terms, resampled[0] - resampled[1], bracket, units, config)
+    intervals = _intervals(terms, resampled[0].minus(resampled[1]), bracket, units, config)
     results = [_result(name, one, values, units, config) for one, values in zip(pair, resampled, strict=True)]
     return Gain(name, float(terms.mean()), intervals, *results)
 
 
-def _result(name: str, one: Estimation, resampled: Array, units: Units, config: Sampling) -> OffPolicyResult:
+def _result(name: str, one: Estimation, resampled: Resampled, units: Units, config: Sampling) -> OffPolicyResult:
     return OffPolicyResult(
         estimator=name,
         value=one.form.value,
@@ -100,12 +110,13 @@ def _result(name: str, one: Estimation, resampled: Array, units: Units, config: 
 
 
 def _intervals(
-    terms: Array, resampled: Array, bracket: Bracket | None, units: Units, config: Sampling
+    terms: Array, resampled: Resampled, bracket: Bracket | None, units: Units, config: Sampling
 ) -> dict[str, Interval]:
     value = float(terms.mean())
+    without = np.where(np.isfinite(resampled.without), resampled.without, value)  # some users carry all the weight
     found = {
-        "bootstrap": percentile_interval(value, _defined(resampled), config.level),
-        "t": student_t(terms, units, config.level),
+        "bootstrap": expanded_percentile(value, _defined(resampled.drawn), without, config.level),
+        "t": student_t(value, without, config.level),
         "sequence": confidence_sequence(terms, units, config.level),
     }
     if bracket is not None:
@@ -113,8 +124,8 @@ def _intervals(
     return found
 
 
-def _resampled(forms: list[Form], units: Units, config: Sampling) -> list[Array]:
-    return bootstrap(forms, units, generator(config.seed, "off_policy/bootstrap"), config.resamples)
+def _resampled(forms: list[Form], units: Units, config: Sampling) -> list[Resampled]:
+    return resample(forms, units, generator(config.seed, "off_policy/bootstrap"), config.resamples)
 
 
 def _defined(values: Array) -> Array:

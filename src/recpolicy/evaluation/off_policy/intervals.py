@@ -2,12 +2,16 @@
 
 N rounds of U users, per-round terms [N] whose mean is the estimate V. What each interval assumes:
 
-- `student_t`: users independent, their sums roughly normal; with one round a user it is Student's t.
+- `student_t`: users independent, their influences not too skew; with one round a user and a mean it is Student's t,
+  with fewer degrees of freedom where a few users decide (`freedom_of`).
+- `expanded_percentile`: as above; percentiles of the user bootstrap (forms.py), as far out as the t interval reaches.
 - `confidence_sequence`: as above, for many users; holds at all log sizes at once, so one may look every day and stop
   when one likes. Normal mixture, asymptotic (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, theorem 2.2).
 - `empirical_bernstein`: users independent and terms within bounds known beforehand; holds at every size (Maurer &
   Pontil 2009, theorem 11). Loose where users have many or unequal numbers of rounds.
-- the user bootstrap is in forms.py: it needs the estimator again, not its terms.
+
+The first two need the estimator again on other sets of users, not its terms. Their standard error is the jackknife's,
+which also counts what a user does to the weights that an estimator divides by, and errs upwards (Efron & Stein 1981).
 """
 
 from dataclasses import dataclass
@@ -60,11 +64,48 @@ def weighted_bracket(weight: Array, reward: Array, span: tuple[float, float], la
     return Bracket(lower, upper, largest * (high - low), span)
 
 
-def student_t(terms: Array, units: Units, level: float = LEVEL) -> Interval:
-    """Mean of the terms and its t interval with U - 1 degrees of freedom. Raises DataError for a single user."""
-    value, error = mean_and_error(terms, units)
-    half = t_quantile(units, level) * error
+def student_t(value: float, without: Array, level: float = LEVEL) -> Interval:
+    """`value` and its t interval; without [G]: the same estimator without one user after the other.
+
+    Raises DataError for fewer than two.
+    """
+    half = float(_quantile(freedom_of(without), level) * jackknife_error(without))
     return Interval(value, value - half, value + half, level)
+
+
+def expanded_percentile(value: float, drawn: Array, without: Array, level: float = LEVEL) -> Interval:
+    """`value` between percentiles of its resampled values [B].
+
+    Plain percentiles are those of a normal estimate whose standard error is known, and of a sample variance that
+    divides by U. These lie as far out as the t interval of the same estimate reaches (Hesterberg 2015). without [G] as
+    in `student_t`. Raises DataError for fewer than two.
+    """
+    from scipy.special import ndtr
+
+    reach = _quantile(freedom_of(without), level) * np.sqrt(len(without) / (len(without) - 1))
+    tail = ndtr(-reach)
+    lo, hi = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, float(lo), float(hi), level)
+
+
+def jackknife_error(without: Array) -> float:
+    """Standard error of an estimate from its values [G] without one user after the other. DataError below two."""
+    users = _several(without)
+    return float(np.sqrt((users - 1) * without.var()))
+
+
+def freedom_of(without: Array) -> float:
+    """Degrees of freedom that the jackknife's variance is worth; without [G] as in `jackknife_error`.
+
+    The t distribution takes it that the variance is known as well as that of G normal numbers, G - 1 degrees. Where few
+    users with large weights decide it is known worse: of numbers with excess kurtosis k its own variance is
+    s^4 (2 / (G - 1) + k / G), that of a chi-square with 2 / (2 / (G - 1) + k / G) degrees (Satterthwaite 1946; O'Neill
+    2014). Never more than G - 1.
+    """
+    users = _several(without)
+    spread = float(without.std())
+    excess = max(float(np.mean(((without - without.mean()) / spread) ** 4)) - 3, 0.0) if spread > 0 else 0.0
+    return 1 / (1 / (users - 1) + excess / (2 * users))
 
 
 def confidence_sequence(
@@ -105,24 +146,29 @@ def bernstein_margin(values: Array, width: float, doubt: float) -> float:
     sqrt(2 V ln(2/doubt) / U) + 7 width ln(2/doubt) / (3 (U - 1)) with V the sample variance; each value within a range
     of `width`. For both sides ask with half the doubt. Raises DataError for a single value.
     """
-    users = len(values)
-    if users < 2:
-        raise DataError("interval: a single user shows no spread; at least two are needed")
+    users = _several(values)
     logarithm = np.log(2 / doubt)
     spread = np.sqrt(2 * values.var(ddof=1) * logarithm / users)
     return float(spread + 7 * width * logarithm / (3 * (users - 1)))
 
 
-def t_quantile(units: Units, level: float) -> float:
+def _quantile(freedom: float, level: float) -> float:
     """How many standard errors a t interval reaches to each side."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(len(units) - 1, (1 + level) / 2))
+    return float(stdtrit(freedom, (1 + level) / 2))
+
+
+def _several(values: NDArray[np.number]) -> int:
+    """How many there are; raises DataError for a single one."""
+    users = len(values)
+    if users < 2:
+        raise DataError("interval: a single user shows no spread; at least two are needed")
+    return users
 
 
 def mean_and_error(terms: Array, units: Units) -> tuple[float, float]:
     """Mean of terms [N] and its standard error, users being the units. Raises DataError for a single user."""
-    if len(units) < 2:
-        raise DataError("interval: a single user shows no spread; at least two are needed")
+    _several(units.size)
     value = float(terms.mean())
     return value, clustered_error(units.totals(terms) - value * units.size, len(terms))

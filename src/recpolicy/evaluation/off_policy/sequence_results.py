@@ -1,7 +1,8 @@
 """What evaluations of slates and of sessions share: config, folds that keep a user's rows together, bounds, pairing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,9 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
 from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES
 from recpolicy.evaluation.off_policy.forms import mean_form
-from recpolicy.evaluation.off_policy.inference import Estimation
+from recpolicy.evaluation.off_policy.inference import Estimation, gains_of
 from recpolicy.evaluation.off_policy.intervals import weighted_bracket
+from recpolicy.evaluation.off_policy.results import Gain
 from recpolicy.evaluation.off_policy.rounds import Units, refuse
 
 Array = NDArray[np.float64]
@@ -74,15 +76,55 @@ def check_weights(weight: Array, config: SequenceConfig) -> None:
     refuse("weight", weight, weight <= bound * (1 + 1e-9), f"at most weight_bound {bound:g}")
 
 
-def as_logged(reward: Array, config: SequenceConfig) -> Estimation:
+class SeenLog(Protocol):
+    """A log of slates or sessions, seen through the weights of one policy."""
+
+    @property
+    def units(self) -> Units:
+        """The users."""
+
+    @property
+    def earned(self) -> Array:
+        """Reward of each whole slate or session [N]."""
+
+    @property
+    def columns(self) -> Mapping[str, object]:
+        """What other policies must have been put on as well, column by column; None is a column that is missing."""
+
+
+_Log = TypeVar("_Log", bound=SeenLog)
+
+
+def paired_gains(
+    make: Callable[..., list[dict[str, Estimation]]], candidate: _Log, incumbent: _Log | None, config: SequenceConfig
+) -> dict[str, Gain]:
+    """Gains of the candidate over the incumbent, paired row by row; None is the policy that logged.
+
+    make: estimations by name of each log that it is given. Raises DataError where the two are not one log.
+    """
+    if incumbent is None:
+        made = make(candidate)[0]
+        return gains_of(made, dict.fromkeys(made, _as_logged(candidate.earned, config)), candidate.units, config)
+    _check_same_log(candidate.columns, incumbent.columns)
+    made, other = make(candidate, incumbent)
+    return gains_of(made, other, candidate.units, config)
+
+
+def refuse_model_alone(gains: str, incumbent: object, incumbent_model: object) -> None:
+    """Raise ConfigError for a model of an incumbent that is not there; `gains` is the function that was asked."""
+    if incumbent is None and incumbent_model is not None:
+        raise ConfigError(f"{gains}: incumbent_model without an incumbent; the logging policy needs no model")
+
+
+def _as_logged(reward: Array, config: SequenceConfig) -> Estimation:
     """The logging policy itself: the mean of the rewards [N], all weights being 1."""
     one, span = np.ones(len(reward)), config.reward_range
     bracket = None if span is None else weighted_bracket(one, reward, span, 1.0)
     return Estimation(mean_form(reward), one, one, bracket)
 
 
-def check_same_log(candidate: Mapping[str, object], incumbent: Mapping[str, object]) -> None:
-    """Raise DataError unless both policies were put on one log, column by column; None is a column that is missing."""
+def _check_same_log(candidate: Mapping[str, object], incumbent: Mapping[str, object]) -> None:
+    """Raise DataError unless both policies were put on one log."""
     for name, found in candidate.items():
         one, other = np.asarray(found), np.asarray(incumbent[name])
         if np.array_equal(one, other):

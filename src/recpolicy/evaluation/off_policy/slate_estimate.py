@@ -10,7 +10,7 @@ N slates, K slots. docs/off_policy_slates.md says what each estimator assumes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, unknown_name
 from recpolicy.evaluation.off_policy.estimators import ips_terms
 from recpolicy.evaluation.off_policy.forms import Form, mean_form, ratio_form
-from recpolicy.evaluation.off_policy.inference import Estimation, gains_of, results_of
+from recpolicy.evaluation.off_policy.inference import Estimation, results_of
 from recpolicy.evaluation.off_policy.intervals import Bracket, weighted_bracket
 from recpolicy.evaluation.off_policy.results import Estimates, Gain, ModelFit
+from recpolicy.evaluation.off_policy.rounds import Units
 from recpolicy.evaluation.off_policy.sequence_results import (
     SequenceConfig,
-    as_logged,
     check_rewards,
-    check_same_log,
     check_weights,
     folds_of,
+    paired_gains,
+    refuse_model_alone,
 )
 from recpolicy.evaluation.off_policy.slate_terms import (
     controlled_form,
@@ -55,9 +56,18 @@ class _Evidence:
     config: SequenceConfig
     incumbent: bool = False
 
+    @property
+    def units(self) -> Units:
+        return self.slates.units
+
     @cached_property
-    def reward(self) -> Array:
+    def earned(self) -> Array:
         return self.slates.reward.astype(np.float64)
+
+    @property
+    def columns(self) -> dict[str, object]:
+        shared = ("reward", "user", "logged_prob", "slot_reward", "independent")
+        return {name: getattr(self.slates, name) for name in shared}
 
     @cached_property
     def sessions(self) -> LoggedTrajectories:
@@ -95,7 +105,7 @@ class _Evidence:
     @cached_property
     def outcome(self) -> Array:
         """G R [N]."""
-        return self.pseudo * self.reward
+        return self.pseudo * self.earned
 
     @cached_property
     def worst_slot(self) -> Array:
@@ -150,13 +160,13 @@ def _recipe(
 
 
 def _whole_bracket(evidence: _Evidence, span: tuple[float, float], largest: float) -> Bracket:
-    return weighted_bracket(evidence.whole, evidence.reward, span, largest)
+    return weighted_bracket(evidence.whole, evidence.earned, span, largest)
 
 
 def _pseudo_bracket(evidence: _Evidence, span: tuple[float, float], largest: float) -> Bracket | None:
     if not evidence.slates.independent:
         return None  # given weights may be anything below 0
-    return pseudo_inverse_bracket(evidence.pseudo, evidence.reward, evidence.slates.ratio.shape[1], span, largest)
+    return pseudo_inverse_bracket(evidence.pseudo, evidence.earned, evidence.slates.ratio.shape[1], span, largest)
 
 
 def _whole(evidence: _Evidence) -> Array:
@@ -168,8 +178,8 @@ def _pseudo(evidence: _Evidence) -> Array:
 
 
 SLATE_ESTIMATORS: Mapping[str, SlateRecipe] = {
-    "ips": _recipe(lambda e: mean_form(ips_terms(e.whole, e.reward)), _whole, bracket=_whole_bracket),
-    "snips": _recipe(lambda e: ratio_form(e.whole, e.reward), _whole, "whole_weight"),
+    "ips": _recipe(lambda e: mean_form(ips_terms(e.whole, e.earned)), _whole, bracket=_whole_bracket),
+    "snips": _recipe(lambda e: ratio_form(e.whole, e.earned), _whole, "whole_weight"),
     "iips": _recipe(
         lambda e: mean_form(independent_terms(e.slates.ratio, e.slot_reward)),
         lambda e: e.worst_slot,
@@ -179,7 +189,7 @@ SLATE_ESTIMATORS: Mapping[str, SlateRecipe] = {
     "rips": _recipe(lambda e: mean_form(per_decision_terms(e.cumulative, e.slot_reward)), _whole, "slot_reward"),
     "cascade_dr": _recipe(_cascade_dr, _whole, "slot_reward", "model"),
     "pi": _recipe(lambda e: mean_form(e.outcome), _pseudo, "pseudo", bracket=_pseudo_bracket),
-    "wpi": _recipe(lambda e: ratio_form(e.pseudo, e.reward), _pseudo, "pseudo", "pseudo_weight"),
+    "wpi": _recipe(lambda e: ratio_form(e.pseudo, e.earned), _pseudo, "pseudo", "pseudo_weight"),
     "pi_single": _recipe(lambda e: controlled_form(e.outcome, *e.single), _pseudo, "pseudo"),
     "pi_slots": _recipe(lambda e: controlled_form(e.outcome, *e.slots), _pseudo, "independent"),
     "pi_single_cross": _recipe(lambda e: _cross_fitted(e, *e.single), _pseudo, "pseudo"),
@@ -222,25 +232,14 @@ def slate_gains(
     `estimate_slates`.
     """
     config = config or SequenceConfig()
-    first = _Evidence(candidate, model, config)
-    if incumbent is None:
-        if incumbent_model is not None:
-            raise ConfigError("slate_gains: incumbent_model without an incumbent; the logging policy needs no model")
-        made = _make(estimators, config, first)[0]
-        return gains_of(made, dict.fromkeys(made, as_logged(first.reward, config)), candidate.units, config)
-    check_same_log(_columns(candidate), _columns(incumbent))
-    made, other = _make(estimators, config, first, _Evidence(incumbent, incumbent_model, config, incumbent=True))
-    return gains_of(made, other, candidate.units, config)
-
-
-def _columns(slates: LoggedSlates) -> dict[str, object]:
-    """What candidate and incumbent share."""
-    return {name: getattr(slates, name) for name in ("reward", "user", "logged_prob", "slot_reward", "independent")}
+    refuse_model_alone("slate_gains", incumbent, incumbent_model)
+    other = None if incumbent is None else _Evidence(incumbent, incumbent_model, config, incumbent=True)
+    return paired_gains(partial(_make, estimators, config), _Evidence(candidate, model, config), other, config)
 
 
 def _make(estimators: Sequence[str] | None, config: SequenceConfig, *seen: _Evidence) -> list[dict[str, Estimation]]:
     """The estimators that are asked for, or that all evidence allows, on each piece of evidence."""
-    check_rewards(seen[0].reward, config)
+    check_rewards(seen[0].earned, config)
     has = [_has(evidence) for evidence in seen]
     allowed = set.intersection(*has)
     names = (

@@ -12,7 +12,7 @@ docs/off_policy_slates.md says what each estimator assumes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, unknown_name
 from recpolicy.evaluation.off_policy.estimators import ips_terms
 from recpolicy.evaluation.off_policy.forms import Form, mean_form, ratio_form
-from recpolicy.evaluation.off_policy.inference import Estimation, gains_of, results_of
+from recpolicy.evaluation.off_policy.inference import Estimation, results_of
 from recpolicy.evaluation.off_policy.intervals import weighted_bracket
 from recpolicy.evaluation.off_policy.results import Estimates, Gain, ModelFit
+from recpolicy.evaluation.off_policy.rounds import Units
 from recpolicy.evaluation.off_policy.sequence_results import (
     SequenceConfig,
-    as_logged,
     check_rewards,
-    check_same_log,
     check_weights,
+    paired_gains,
+    refuse_model_alone,
 )
 from recpolicy.evaluation.off_policy.step_models import StepModel, one_step_fit
 from recpolicy.evaluation.off_policy.stepwise import (
@@ -51,6 +52,19 @@ class _Evidence:
     given: StepModel | None
     config: SequenceConfig
     incumbent: bool = False
+
+    @property
+    def units(self) -> Units:
+        return self.sessions.units
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """Nothing after the end of a session."""
+        log = self.sessions
+        shared: dict[str, object] = {name: getattr(log, name) for name in ("length", "user", "gamma")}
+        shared["reward"], shared["ended"] = log.paid, np.ones(len(log), bool) if log.ended is None else log.ended
+        shared["logged_prob"] = np.where(log.inside, log.logged_prob, 1.0)
+        return shared
 
     @cached_property
     def cumulative(self) -> Array:
@@ -167,25 +181,9 @@ def trajectory_gains(
     predictions under each. Raises DataError where the two are not one log; else as `estimate_trajectories`.
     """
     config = config or SequenceConfig()
-    first = _Evidence(candidate, model, config)
-    if incumbent is None:
-        if incumbent_model is not None:
-            raise ConfigError(
-                "trajectory_gains: incumbent_model without an incumbent; the logging policy needs no model"
-            )
-        made = _make(estimators, config, first)[0]
-        return gains_of(made, dict.fromkeys(made, as_logged(first.earned, config)), candidate.units, config)
-    check_same_log(_columns(candidate), _columns(incumbent))
-    made, other = _make(estimators, config, first, _Evidence(incumbent, incumbent_model, config, incumbent=True))
-    return gains_of(made, other, candidate.units, config)
-
-
-def _columns(sessions: LoggedTrajectories) -> dict[str, object]:
-    """What candidate and incumbent share; nothing after the end of a session."""
-    shared: dict[str, object] = {name: getattr(sessions, name) for name in ("length", "user", "gamma")}
-    shared["reward"], shared["ended"] = sessions.paid, np.ones(len(sessions), bool)
-    shared["logged_prob"] = np.where(sessions.inside, sessions.logged_prob, 1.0)
-    return shared | ({} if sessions.ended is None else {"ended": sessions.ended})
+    refuse_model_alone("trajectory_gains", incumbent, incumbent_model)
+    other = None if incumbent is None else _Evidence(incumbent, incumbent_model, config, incumbent=True)
+    return paired_gains(partial(_make, estimators, config), _Evidence(candidate, model, config), other, config)
 
 
 def _make(estimators: Sequence[str] | None, config: SequenceConfig, *seen: _Evidence) -> list[dict[str, Estimation]]:
