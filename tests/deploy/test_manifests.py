@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from recpolicy.pipelines.compile import checked_parameters
 from recpolicy.pipelines.volumes import read_volumes
 from recpolicy.server.routes import health
 
@@ -233,6 +234,7 @@ def test_retraining_registers_on_a_volume_that_its_steps_mount_and_the_service_o
     settings = settings_of("retrain")
     (volume,) = read_volumes([settings["VOLUME"]])
     assert PurePosixPath(settings["REGISTRY"]).is_relative_to(volume.path)
+    assert PurePosixPath(settings["LOG"]).is_relative_to(volume.path)
     assert settings["REGISTRY"] == settings_of("base")["RECPOLICY_RUN"]
     claims = {claim["metadata"]["name"] for claim in ELSEWHERE}
     assert claims == {volume.claim} == {one["persistentVolumeClaim"]["claimName"] for one in pod(SHELL)["volumes"][:1]}
@@ -244,6 +246,12 @@ def test_retraining_has_every_setting_that_its_words_name():
     named = set(re.findall(r"\$\((\w+)\)", " ".join(pod(job)["containers"][0]["args"])))
     literals = kustomization("retrain")["configMapGenerator"][0]["literals"]
     assert named == {literal.split("=")[0] for literal in literals}
+
+
+def test_retraining_begins_with_the_champion_of_the_registry():
+    settings = settings_of("retrain")
+    assert settings["INCUMBENT"] == ""
+    checked_parameters("retrain", {name.lower(): settings[name] for name in ("INCUMBENT", "LOG", "REGISTRY")})
 
 
 def test_images_have_the_version_of_the_project():

@@ -1,6 +1,7 @@
 """Every component as a plain function on the miniature, in the order of the chain, with Kubeflow's own artifacts."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -8,9 +9,10 @@ import pytest
 from kfp.dsl import HTML, ClassificationMetrics, Dataset, Markdown, Metrics, Model, PipelineTaskFinalStatus
 from miniature import miniature_ratings, write_miniature
 
-from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.pipelines import components
 from recpolicy.serving.predictor import load_policy
+from recpolicy.serving.registry import Registry
 
 QUICK = {"rating_model": "svd", "rank": 5, "seed": 0}
 LOG = {"world": "item_knn", "rounds": 3_000, "settings": {"temperature": 0.5, "floor": 0.1}}
@@ -193,6 +195,74 @@ def test_incumbent_is_trained_on_and_judged_against(trained):
     assert "held_out" not in judged
 
 
+class OnACluster(Dataset):
+    """An artifact as Kubeflow hands it to a step there: an address, and a path that is uploaded to it afterwards."""
+
+    path = property(lambda self: self.metadata["path"])
+
+
+def remote(chain, name):
+    where = {"path": str(chain.folder / "remote" / name)}
+    return OnACluster(name=name, uri=f"minio://mlpipeline/v2/artifacts/{name}", metadata=where)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_incumbent_is_the_one_named_or_the_champion_and_is_copied_to_where_a_cluster_can_import_it(trained, tmp_path):
+    registry = Registry(tmp_path / "registry")
+    registry.promote(registry.register(trained.policy.path).number)
+    champion = str(registry.resolve("champion"))
+    here = trained.new(Model, "no-copy")
+    find = partial(trained.run, "find_incumbent")
+    assert find(copy=here, registry=str(registry.folder)) == champion
+    assert find(copy=here, incumbent=trained.policy.path, registry=str(registry.folder)) == trained.policy.path
+    assert find(copy=here, incumbent="s3://bucket/policy", registry="") == "s3://bucket/policy"
+    assert not Path(here.path).exists()
+    there = remote(trained, "policy")
+    assert find(copy=there, incumbent="s3://bucket/policy") == "s3://bucket/policy"
+    assert not Path(there.path).exists()
+    assert find(copy=there, registry=str(registry.folder)) == there.uri
+    assert contents(there.path) == contents(champion)
+
+
+def test_no_incumbent_to_be_found_is_one_clear_line(trained, tmp_path):
+    policy = remote(trained, "none")
+    registry = Registry(tmp_path / "registry")
+    find = partial(trained.run, "find_incumbent", copy=policy)
+    with pytest.raises(ConfigError, match="incumbent and registry are both empty"):
+        find()
+    with pytest.raises(ArtifactError, match=r"^no incumbent in the registry: .*registry: not a registry"):
+        find(registry=str(registry.folder))
+    registry.register(trained.policy.path)
+    with pytest.raises(ConfigError, match=r"^no incumbent in the registry: .*no version is champion yet"):
+        find(registry=str(registry.folder))
+    registry.promote(1)
+    damaged = next(path for path in registry.resolve(1).rglob("*.parquet"))
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"")
+    with pytest.raises(ArtifactError, match="missing or changed"):
+        find(registry=str(registry.folder))
+    assert not Path(policy.path).exists()
+
+
+def test_log_is_taken_from_where_it_lies_and_copied_to_where_a_cluster_can_import_it(chain):
+    here, there = chain.new(Dataset, "no-log"), remote(chain, "log")
+    assert chain.run("find_log", copy=here, log=chain.log.path) == chain.log.path
+    for copy in (here, there):
+        assert chain.run("find_log", copy=copy, log="gs://bucket/log") == "gs://bucket/log"
+        with pytest.raises(DataError, match=r"^log .*nothing: no such folder here"):
+            chain.run("find_log", copy=copy, log=str(chain.folder / "nothing"))
+        assert not Path(copy.path).exists()
+    before = contents(chain.log.path)
+    half_written = Path(chain.log.path) / ".events.parquet.part"
+    half_written.touch()
+    assert chain.run("find_log", copy=there, log=chain.log.path) == there.uri
+    half_written.unlink()
+    assert contents(there.path) == before
+
+
 def test_training_without_what_it_needs_is_one_clear_line(trained):
     outputs = {"policy": trained.new(Model, "none"), "metrics": trained.new(Metrics, "none-metrics")}
     with pytest.raises(ConfigError, match="ratings and features are needed"):
@@ -239,6 +309,6 @@ def test_run_is_summed_up_whatever_happened(chain, state):
 
 def test_every_component_is_run_by_a_test_of_this_page():
     text = Path(__file__).read_text(encoding="utf-8")
-    assert len(components.COMPONENTS) == 14
+    assert len(components.COMPONENTS) == 16
     for component in components.COMPONENTS:
         assert f'"{component.name.replace("-", "_")}"' in text, component.name

@@ -59,6 +59,17 @@ def test_network_and_training_are_tried_again_and_registering_is_never_cached():
     assert tasks["fit-embeddings"]["cachingOptions"]["enableCache"]
 
 
+def test_importers_of_retrain_are_told_their_addresses_by_their_group():
+    """Kubeflow's importer looks among the inputs of the group it is in, and nowhere else (importer_launcher.go)."""
+    spec = next(yaml.safe_load_all(pipeline_yaml("retrain")))
+    tasks = {name: task for part in spec["components"].values() for name, task in part.get("dag", {})
+             .get("tasks", {}).items()}  # fmt: skip
+    found = [tasks[name]["inputs"]["parameters"]["uri"] for name in ("importer", "importer-2")]
+    assert found == [{"componentInputParameter": f"pipelinechannel--find-{one}-Output"} for one in ("incumbent", "log")]
+    for name in ("find-incumbent", "find-log"):  # the champion may be another, and the folder hold another log
+        assert not tasks[name]["cachingOptions"].get("enableCache", False)
+
+
 def test_unknown_pipeline_is_named_with_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'train'"):
         pipeline_yaml("trian")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,20 @@ import pandas as pd
 import pytest
 from miniature import write_miniature
 
+from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import file_digest
-from recpolicy.pipelines.local import PipelineRun, Step, code_digest, failure_of, run_pipeline
+from recpolicy.pipelines.local import (
+    PipelineRun,
+    Step,
+    _cache_folder,
+    _paths_read,
+    code_digest,
+    failure_of,
+    run_pipeline,
+)
 from recpolicy.serving.artifact import verify
 from recpolicy.serving.predictor import load_policy
+from recpolicy.serving.registry_state import State, write_state
 
 PATIENCE = 240  # seconds, on a busy machine
 
@@ -162,19 +173,49 @@ def test_other_seed_is_not_answered_from_the_cache(place, trained):
     assert pd.read_parquet(changed.artifact("predict-batch", "predictions"))["user_id"].tolist() == [2, 2]
 
 
-def test_gate_that_fails_leaves_the_incumbent(place, trained):
-    incumbent, log = trained.artifact("train-policy", "policy"), trained.artifact("simulate-log", "log")
+def test_gate_that_fails_leaves_the_incumbent_which_is_the_champion_of_the_registry(place, trained):
+    log = trained.artifact("simulate-log", "log")
     before = {path: file_digest(path) for path in sorted(place.registry.rglob("*")) if path.is_file()}
-    run = place.run(
-        "retrain", incumbent=str(incumbent), log=str(log), registry=str(place.registry), gate_settings={"margin": 4.0}
-    )
+    run = place.run("retrain", log=str(log), registry=str(place.registry), gate_settings={"margin": 4.0})
     assert run.state == "done", failure_of(run)
+    assert run.artifact("incumbent", "artifact") == place.registry / "versions" / "1" / "policy"
+    assert run.artifact("log", "artifact") == log  # nothing is copied where paths are imported
+    parent = load_policy(run.artifact("train-policy", "policy")).about["parents"][0]
+    assert parent["content"] == load_policy(place.registry / "versions" / "1" / "policy").about["content"]
     states = {step.name: step.state for step in run.steps}
     assert states["train-policy"] == "done"
     assert states["passed"] == "skipped"
     assert "register-policy" not in states
     assert json.loads(run.artifact("gate-policy", "record").read_text())["verdict"] != "pass"
     assert {path: file_digest(path) for path in sorted(place.registry.rglob("*")) if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda folder: None, "no incumbent in the registry: .*not a registry"),
+        (lambda folder: write_state(folder, State()), "no incumbent in the registry: .*no version is champion yet"),
+    ],
+)
+def test_registry_without_a_champion_is_refused_before_anything_starts(tmp_path, made, said):
+    (tmp_path / "registry").mkdir()
+    made(tmp_path / "registry")
+    parameters = {"log": "runs/log", "registry": str(tmp_path / "registry")}
+    with pytest.raises((ArtifactError, ConfigError), match=said):
+        run_pipeline("retrain", parameters, root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_champion_is_another_cache(place, trained, tmp_path):
+    values = {"log": "s3://bucket/log", "registry": str(tmp_path / "registry")}
+    shutil.copytree(place.registry, tmp_path / "registry")
+    before = _paths_read("retrain", values)
+    shutil.copytree(tmp_path / "registry/versions/1", tmp_path / "registry/versions/2")
+    write_state(tmp_path / "registry", State(champion=2))
+    after = _paths_read("retrain", values)
+    assert (before["incumbent"].parent.name, after["incumbent"].parent.name) == ("1", "2")
+    assert _cache_folder(tmp_path, before) != _cache_folder(tmp_path, after)
+    assert "incumbent" not in _paths_read("predict", {"policy": "runs/policy"})
 
 
 def test_failed_step_is_named_with_its_reason_and_its_log(place):

@@ -25,7 +25,8 @@ def test_text_that_looks_like_a_number_stays_text_where_text_is_wanted():
 def test_defaults_themselves_pass_the_checks(name):
     parameters = pipeline_parameters(name)
     given = {one.name: "somewhere" for one in parameters if one.required}
-    every = given | {one.name: typed(one.name, one.default, one.kind) for one in parameters if not one.required}
+    given |= {"registry": "somewhere"} if name == "retrain" else {}
+    every = {one.name: typed(one.name, one.default, one.kind) for one in parameters if not one.required} | given
     check_values(every, {})
 
 
@@ -58,6 +59,9 @@ def test_defaults_themselves_pass_the_checks(name):
         ("predict", {"policy": "x", "batch": "0"}, "batch is 0"),
         ("retrain", {"incumbent": "x"}, "retrain needs the parameter log"),
         ("retrain", {"incumbent": "x", "log": "y", "epochs": "0"}, "epochs is 0"),
+        ("retrain", {"log": " ", "incumbent": "x"}, "parameter log is empty"),
+        ("retrain", {"log": "y", "registry": ""}, "incumbent and registry are both empty"),
+        ("retrain", {"log": "y", "registry": " ", "incumbent": " "}, "incumbent and registry are both empty"),
         ("sweep", {"agents": "[]"}, "parameter agents is empty"),
         ("sweep", {"agents": '["ppo"]'}, "ppo cannot learn from a log"),
         ("sweep", {"seeds": "[0.5]"}, "list of whole numbers"),

@@ -93,7 +93,8 @@ def test_trials_of_a_sweep_are_marked_as_such():
 
 def test_needed_and_defaulted_parameters_are_told_apart():
     rows = {line.split("`")[1]: line for line in parameters_table("retrain").splitlines()[2:]}
-    assert "| needed |" in rows["incumbent"]
+    assert "| needed |" in rows["log"]
+    assert '| `""` |' in rows["incumbent"]
     assert "| `1` |" in rows["epochs"]  # a whole number, though the compiled pipeline has 1.0
     assert "| `[0]` |" in next(line for line in parameters_table("sweep").splitlines() if "`seeds`" in line)
 

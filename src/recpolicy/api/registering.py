@@ -1,14 +1,36 @@
-"""A policy that passed its gate is kept, and goes into a registry where there is one."""
+"""A policy that passed its gate is kept, and goes into a registry where there is one; the next one begins with it."""
 
 import shutil
 from pathlib import Path
 from typing import Any
 
 from recpolicy.api.gate import read_gate
-from recpolicy.core.errors import ArtifactError
+from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import atomic_directory
 from recpolicy.serving.artifact import read_manifest, verify
 from recpolicy.serving.registry import Registry
+from recpolicy.serving.registry_state import CHAMPION
+
+NO_INCUMBENT = "incumbent and registry are both empty: name the policy in service, or the registry whose champion it is"
+
+
+def incumbent_of(incumbent: str, registry: str) -> Path:
+    """The artifact of the policy in service: `incumbent`, a path, or where that is empty the champion of `registry`.
+
+    Raises ConfigError where both are empty or the registry has no champion, ArtifactError for a folder that is no
+    registry, and for a policy that is not there or damaged.
+    """
+    if incumbent.strip():
+        policy = Path(incumbent)
+    elif registry.strip():
+        try:
+            policy = Registry(registry).resolve(CHAMPION)
+        except (ArtifactError, ConfigError) as error:
+            raise type(error)(f"no incumbent in the registry: {error}") from None
+    else:
+        raise ConfigError(NO_INCUMBENT)
+    verify(policy)
+    return policy
 
 
 def register(policy: Path, record: Path, registered: Path, registry: str = "") -> dict[str, Any]:

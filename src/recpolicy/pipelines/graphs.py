@@ -1,7 +1,7 @@
 """The pipelines: which step follows which. Every default and description of a parameter stands here, once.
 
 Requests fit MovieLens 100K with room; fetching, which meets the network, is retried, and a retried training goes on
-from its last checkpoint. Registering is never answered from a cache.
+from its last checkpoint. What reads or writes a registry, or looks a log up, is never answered from a cache.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,6 +53,11 @@ def _gated(policy: Any, evaluation: Any, settings: Any, registry: Any) -> None:
     with dsl.If(gate.outputs["Output"] == "pass", name="passed"):
         register = _small(step.register_policy(policy=policy, record=gate.outputs["record"], registry=registry))
         register.set_caching_options(False)
+
+
+def _imported(where: Any, kind: Any, name: str) -> Any:
+    task = dsl.importer(artifact_uri=where, artifact_class=kind)
+    return task.set_display_name(name).output
 
 
 def _small(task: Any) -> Any:
@@ -148,8 +153,8 @@ def predict(policy: str, user_ids: str = "", movie_ids: str = "", batch: int = 6
 
 
 def retrain(
-    incumbent: str,
     log: str,
+    incumbent: str = "",
     ingest_settings: dict = {},
     epochs: int = 1,
     gate_settings: dict = {},
@@ -159,8 +164,8 @@ def retrain(
     """Train the policy in service on with a new log; it is replaced only where the gate says pass.
 
     Args:
-        incumbent: Path or address of the policy in service.
-        log: Path or address of a folder with events.parquet and rewards.parquet.
+        log: Path or address (gs://, s3://, minio://) of a folder with events.parquet and rewards.parquet.
+        incumbent: Path or address of the policy in service; empty takes the champion of the registry.
         ingest_settings: wait_hours, default_reward, evaluation_share.
         epochs: Passes over the log.
         gate_settings: Limits of the gate, such as {"margin": 0.01}.
@@ -168,16 +173,17 @@ def retrain(
         seed: Fixes every random draw.
     """
     with dsl.ExitHandler(_summary()):
-        served = dsl.importer(artifact_uri=incumbent, artifact_class=Model)
-        served.set_display_name("incumbent")
-        written = dsl.importer(artifact_uri=log, artifact_class=Dataset)
-        written.set_display_name("log")
-        ingested = _small(step.ingest_log(log=written.output, policy=served.output, settings=ingest_settings))
-        rounds = ingested.outputs["rounds"]
-        trained = _large(step.train_policy(rounds=rounds, incumbent=served.output, epochs=epochs, seed=seed))
-        policy = trained.outputs["policy"]
-        judged = _large(step.evaluate_policy(policy=policy, rounds=rounds, incumbent=served.output, seed=seed))
-        _gated(policy, judged.outputs["evaluation"], gate_settings, registry)
+        found = _small(step.find_incumbent(incumbent=incumbent, registry=registry)).set_caching_options(False)
+        written = _small(step.find_log(log=log)).set_caching_options(False)
+        where, log_where = found.outputs["Output"], written.outputs["Output"]
+        # Always so. On a cluster an importer knows only what its group was given, not what a step beside it returned.
+        with dsl.If(where != "", name="found"):
+            served, read = _imported(where, Model, "incumbent"), _imported(log_where, Dataset, "log")
+            rounds = _small(step.ingest_log(log=read, policy=served, settings=ingest_settings)).outputs["rounds"]
+            trained = _large(step.train_policy(rounds=rounds, incumbent=served, epochs=epochs, seed=seed))
+            policy = trained.outputs["policy"]
+            judged = _large(step.evaluate_policy(policy=policy, rounds=rounds, incumbent=served, seed=seed))
+            _gated(policy, judged.outputs["evaluation"], gate_settings, registry)
 
 
 def sweep(

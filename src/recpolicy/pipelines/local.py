@@ -107,16 +107,17 @@ def run_pipeline(
     with its steps.
     """
     require_extra("pipelines", "running a pipeline")
-    values = checked_parameters(name, parameters or {})
+    given = dict(parameters or {})
+    if any(one.name == "registry" for one in pipeline_parameters(name)):
+        given.setdefault("registry", str(REGISTRY.resolve()))
+    values = checked_parameters(name, given)
     root = root.resolve()
-    if "registry" not in values and any(one.name == "registry" for one in pipeline_parameters(name)):
-        values["registry"] = str(REGISTRY.resolve())
+    cached = _cache_folder(root, _paths_read(name, values))
     folder = _new_folder(root, name)
     write_text(folder / "pipeline.yaml", pipeline_yaml(name))
     write_json(folder / "parameters.json", values)
     began = time.time()
     steps: dict[str, Step] = {}
-    cached = _cache_folder(root, values)
     state, note = "killed", _why_not_cached(cached, caching)
     try:
         with Watcher(name, show) as watcher, _worker(folder, root, cached, caching) as process:
@@ -164,9 +165,19 @@ def code_digest() -> str:
     )
 
 
-def _cache_folder(root: Path, values: Mapping[str, Any]) -> Path:
+def _paths_read(name: str, values: Mapping[str, Any]) -> dict[str, Path]:
+    """What the run reads, by parameter. Raises as incumbent_of does where there is none to be found."""
+    paths = {one: Path(values[one]) for one in _PATHS if values.get(one, "").strip()}
+    if name == "retrain" and "incumbent" not in paths:
+        from recpolicy.api.registering import incumbent_of
+
+        paths["incumbent"] = incumbent_of("", values["registry"])
+    return paths
+
+
+def _cache_folder(root: Path, read: Mapping[str, Path]) -> Path:
     """The runner knows an input by its path alone, so that what lies there now belongs to the cache's name."""
-    inputs = {name: _inputs_digest(Path(values[name])) for name in _PATHS if name in values}
+    inputs = {name: _inputs_digest(path) for name, path in read.items()}
     return root / "cache" / content_digest(code_digest(), inputs)[:16]
 
 

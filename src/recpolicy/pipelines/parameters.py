@@ -67,6 +67,10 @@ def check_values(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
             f"parameters world and rating_model are both {values['world']!r}: what pays the rewards must be of another"
             " class than what the policy sees"
         )
+    if "incumbent" in values and not values["incumbent"].strip() and not values["registry"].strip():
+        from recpolicy.api.registering import NO_INCUMBENT
+
+        raise ConfigError(NO_INCUMBENT)
 
 
 def training_settings(agent: str, learn_from: str, world: str, interactions: int, epochs: int) -> dict[str, Any]:
@@ -226,6 +230,5 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "seeds": _seeds,
     "grid": _grid,
     "policy": _named,
-    "incumbent": _named,
     "log": _named,
 }

@@ -15,6 +15,7 @@ from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.data.log_files import Catalogue
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
 from recpolicy.pipelines.parameters import training_settings
+from recpolicy.pipelines.places import importable, is_address, log_folder
 
 Figures = dict[str, Any]
 _MODEL, _SETTINGS = "rating_model", "features.json"
@@ -102,6 +103,18 @@ def ingest_log(
     from recpolicy.api.logs import ingest_log as ingest
 
     return dict(ingest(log, rounds, _tables(ratings, policy), settings).as_dict())
+
+
+def find_incumbent(incumbent: str, registry: str, copy: str, address: str) -> str:
+    """Say where the policy in service can be imported from; one that lies on a path goes to `copy`, if need be."""
+    from recpolicy.api.registering import incumbent_of
+
+    return incumbent if is_address(incumbent) else importable(incumbent_of(incumbent, registry), Path(copy), address)
+
+
+def find_log(log: str, copy: str, address: str) -> str:
+    """Say where the log can be imported from; one that lies on a path goes to `copy`, if need be."""
+    return log if is_address(log) else importable(log_folder(log), Path(copy), address)
 
 
 def train_policy(

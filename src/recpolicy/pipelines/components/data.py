@@ -97,6 +97,22 @@ def simulate_log(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
+def find_log(copy: Output[Dataset], log: str) -> str:
+    """Find a log, at an address or on a path that the steps can read.
+
+    Args:
+        copy: The log, where it lay on a path of a cluster; else empty.
+        log: Path or address of a folder with events.parquet and rewards.parquet.
+
+    Returns:
+        From where to import it.
+    """
+    from recpolicy.pipelines import steps
+
+    return steps.find_log(log, copy.path, copy.uri)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def ingest_log(
     log: Input[Dataset],
     rounds: Output[Dataset],

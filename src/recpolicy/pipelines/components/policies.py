@@ -60,6 +60,23 @@ def train_policy(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
+def find_incumbent(copy: Output[Model], incumbent: str = "", registry: str = "") -> str:
+    """Find the policy in service: the one that is named, or the champion of the registry.
+
+    Args:
+        copy: The policy, where it lay on a path of a cluster; else empty.
+        incumbent: Path or address of a policy; empty takes the champion of the registry.
+        registry: Folder of the registry (on a cluster a mounted path).
+
+    Returns:
+        From where to import it.
+    """
+    from recpolicy.pipelines import steps
+
+    return steps.find_incumbent(incumbent, registry, copy.path, copy.uri)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def register_policy(policy: Input[Model], record: Input[Dataset], registered: Output[Model], registry: str = "") -> int:
     """Keep a policy that passed its gate; where a registry is named, it becomes the champion there.
 
