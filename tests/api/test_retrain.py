@@ -101,6 +101,26 @@ def test_pages_that_were_learnt_from_stay_known_when_the_policy_goes_on(tmp_path
     assert [one.get("pages") for one in second.about["parents"]] == [None, pages.pages]
 
 
+@quickly
+def test_of_a_log_that_grows_only_what_is_new_is_learnt(tmp_path):
+    whole = replace(log_for("linucb"), exporter="somebody")
+    many = len(whole)
+    week = whole.take(0, many // 2, "week")
+    first = retrain(trained("linucb"), week, tmp_path / "first")
+    assert first.about["log_until"] == week.time[-1]
+    grown = retrain(tmp_path / "first", whole, tmp_path / "grown")
+    alone = retrain(tmp_path / "first", whole.take(many // 2, many, "rest"), tmp_path / "alone")
+    assert grown.about["training"]["rows"] == many - many // 2
+    assert grown.about["content"] == alone.about["content"]
+    assert grown.about["log_until"] == whole.time[-1]
+    with pytest.raises(DataError, match=rf"has learnt all of its {many} rounds already"):
+        retrain(tmp_path / "grown", whole, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    other = retrain(tmp_path / "grown", log_for("linucb"), tmp_path / "other")  # nobody adds to this one: all is new
+    assert other.about["training"]["rows"] == many
+    assert other.about["log_until"] == whole.time[-1]
+
+
 def test_all_agents_are_either_retrained_or_refused_here():
     assert {CASES[name].agent for name in LEARNING} | set(BASELINES) | {REFUSED} == set(AGENTS)
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOG_UNTIL = "log_until"
+"""In `about`: up to when (milliseconds since 1970) a log that grows has been learnt."""
+
 
 def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingModel, seed: int) -> dict[str, Any]:
     """Where a policy comes from: data, split and digests, config, seed, versions."""
@@ -40,9 +43,14 @@ def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingMod
     }
 
 
-def learnt_from(log: LoggedRounds) -> dict[str, str]:
-    """What `about` says of the rounds that were learnt from: their digest, and that of pages whose slots they are."""
-    return {"log": log.digest} | ({} if log.pages is None else {"pages": log.pages})
+def learnt_from(log: LoggedRounds) -> dict[str, Any]:
+    """What `about` says of the rounds that were learnt from.
+
+    That is their digest, that of pages whose slots they are, and of a log that grows the time of the last of them.
+    """
+    pages = {} if log.pages is None else {"pages": log.pages}
+    until = {} if log.exporter is None else {LOG_UNTIL: int(log.time[-1])}
+    return {"log": log.digest, **pages, **until}
 
 
 def refuse_existing(out: Path) -> None:

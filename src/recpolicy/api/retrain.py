@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recpolicy.api.artifacts import learnt_from, refuse_existing, with_policy, work_folder, write_artifact
+from recpolicy.api.artifacts import (
+    LOG_UNTIL,
+    learnt_from,
+    refuse_existing,
+    with_policy,
+    work_folder,
+    write_artifact,
+)
 from recpolicy.core.config import build
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.extras import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.log_files import Catalogue
@@ -26,7 +33,8 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
     The new artifact keeps the incumbent's features, catalogue and split; `about` names the digest of the log, and under
     `parents` the contents of all policies before it, the incumbent last, each with the log that it had learnt from.
     Raises ArtifactError for a damaged incumbent, one without its learner, or an `out` that exists; ConfigError for
-    agents that cannot learn from logs, baselines included; DataError for a log of movies the incumbent does not know.
+    agents that cannot learn from logs, baselines included; DataError for a log of movies the incumbent does not know,
+    and for one without news: of a log that a server exports again and again, what was learnt before is passed over.
     """
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}; it must be above 0")
@@ -39,6 +47,7 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
     refuse_existing(out)
     verify(incumbent)
     old = load_policy(incumbent).artifact
+    log = _not_learnt_yet(log, old)
     agent = agent_of(old)
     read_learner(agent, incumbent)
     parent: dict[str, Any] = {"content": old.about["content"], "log": old.about.get("log")}
@@ -55,6 +64,17 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
     work = work_folder(out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed})
     write_artifact(new, agent, old.context.shape[1], work, out)
     return load_policy(out)
+
+
+def _not_learnt_yet(log: LoggedRounds, old: Artifact) -> LoggedRounds:
+    """Of a log that grows, the rounds after those that the policy has learnt; raises DataError where there are none."""
+    until = old.about.get(LOG_UNTIL)
+    if log.exporter is None or until is None:
+        return log
+    first = int(np.searchsorted(log.time, until, side="right"))
+    if first == len(log):
+        raise DataError(f"{log.name}: the policy has learnt all of its {len(log)} rounds already; wait for new ones")
+    return log.take(first, len(log), log.name)
 
 
 def agent_of(artifact: Artifact) -> "BanditAgent":

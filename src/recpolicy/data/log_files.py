@@ -29,7 +29,10 @@ from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", 1
-TOLD = {"pages": "the digest of a log of slates", "features": "the digest of a table of contexts"}
+TOLD = {
+    "pages": "the digest of a log of slates", "features": "the digest of a table of contexts",
+    "exporter": "the name of what goes on adding to the log",
+}  # fmt: skip
 """Fields of LoggedRounds that an events file may name in its metadata."""
 _ROWS_AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 17, 1 << 23
 _COLUMNS = ("event_id", "time", "user_id", "movie_id", "log_propensity", "policy", "policy_version")
@@ -144,7 +147,7 @@ def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
 
 
 def told_of(path: Path) -> dict[str, Any]:
-    """The digests that the rounds of this file come with, by the names in TOLD; None where it does not say."""
+    """What the file tells of where its rounds come from, by the names in TOLD; None where it does not say."""
     about = about_of(path)
     for name in TOLD:
         if not isinstance(about.get(name), str | None):

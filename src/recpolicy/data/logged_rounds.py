@@ -54,6 +54,8 @@ class LoggedRounds:
     """Digest of the log of slates whose slots these rounds are; it plays no part in their own."""
     features: str | None = None
     """Digest of the table of contexts (features_of) in whose space the vectors lie; None: not told."""
+    exporter: str | None = None
+    """Who goes on adding rounds to this log, each later than all before; None: nobody."""
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.movie, self.log_propensity, self.reward)

@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine, func, select
 
+from recpolicy.api.artifacts import LOG_UNTIL
 from recpolicy.api.gate import gate_files, limits_in, read_gate, write_gate
 from recpolicy.api.logs import EVALUATION, TRAINING, ingest_log, read_rounds
 from recpolicy.api.retrain import retrain, tables_of_policy
@@ -25,10 +26,9 @@ from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.store.engine import make_engine
 from recpolicy.server.store.export import Export, LogPolicy, export, steady_users
 from recpolicy.server.store.tables import events, rewards
+from recpolicy.serving.artifact import read_manifest
 from recpolicy.serving.predictor import Policy, load_policy
 from recpolicy.serving.registry import Registry
-
-LOG_UNTIL = "log_until"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def train_on(errand: Errand) -> JobResult:
 
 def learnt_until(registry: Registry, version: int) -> int:
     """Up to which event (milliseconds since 1970) a version has learnt from a server's log; 0: it has not."""
-    return int(registry.version(version).lineage.get(LOG_UNTIL, 0))
+    return int(read_manifest(registry.resolve(version))["about"].get(LOG_UNTIL, 0))
 
 
 def new_interactions(engine: Engine, since: int, least: int) -> tuple[int, int]:
@@ -109,7 +109,7 @@ def _train(task: _Task, work: Path) -> JobResult:
     except ConfigError as error:  # an agent that cannot learn from a log
         return JobResult(status="skipped", metadata={"reason": str(error)})
     gate = _gate(policy, champion, report.evaluation, work, settings, task.seed)
-    lineage = {**policy.about, LOG_UNTIL: int(rounds.time.max()), "trained_from": task.champion}
+    lineage = {**policy.about, "trained_from": task.champion}
     record = gate.pop("record", None)
     version = task.registry.register(work / "policy", gate=record, lineage=lineage)
     metadata = {

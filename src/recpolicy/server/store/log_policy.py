@@ -45,7 +45,7 @@ class LogPolicy:
         catalogue = self.movie_id[self.artifact.catalogue].tolist()
         return {
             "format": FORMAT, "version": FORMAT_VERSION, "scale": list(self.artifact.scale), "catalogue": catalogue,
-            "features": features_of(self.artifact.context),
+            "features": features_of(self.artifact.context), "exporter": "recpolicy server",
         }  # fmt: skip
 
     def takes(self, version: int) -> bool:
