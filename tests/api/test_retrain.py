@@ -113,7 +113,7 @@ def test_of_a_log_that_grows_only_what_is_new_is_learnt(tmp_path):
     assert grown.about["training"]["rows"] == many - many // 2
     assert grown.about["content"] == alone.about["content"]
     assert grown.about["log_until"] == whole.time[-1]
-    with pytest.raises(DataError, match=rf"has learnt all of its {many} rounds already"):
+    with pytest.raises(DataError, match=rf"has learnt all of its {many} rounds to learn from already"):
         retrain(tmp_path / "grown", whole, tmp_path / "again")
     assert not (tmp_path / "again").exists()
     other = retrain(tmp_path / "grown", log_for("linucb"), tmp_path / "other")  # nobody adds to this one: all is new

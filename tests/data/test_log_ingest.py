@@ -44,6 +44,21 @@ def four(tmp_path):
     return write_log(tmp_path, hand_rounds(4))
 
 
+@pytest.mark.parametrize(("exporter", "learnt"), [(None, 3), ("somebody", 1)])
+def test_of_a_log_that_grows_nothing_is_learnt_that_is_later_than_an_event_that_waits(tmp_path, exporter, learnt):
+    """Else the event, once its reward is there, would be older than what was learnt, and never be learnt itself."""
+    write_events(tmp_path / EVENTS, replace(hand_rounds(4), exporter=exporter), tables(), with_rewards=False)
+    rewards(tmp_path, ("e0", 0.5, 1), ("e2", 2.5, 2), ("e3", 3.5, 3))  # e1 waits
+    found, later, report = ingest(tmp_path, tables(), ALL)
+    assert (len(found), len(later), report.training, report.waiting) == (learnt, 3 - learnt, learnt, 1)
+
+
+def test_where_the_first_event_waits_the_rest_is_learnt_all_the_same(tmp_path):
+    write_events(tmp_path / EVENTS, replace(hand_rounds(4), exporter="somebody"), tables(), with_rewards=False)
+    rewards(tmp_path, ("e2", 2.5, 2), ("e3", 3.5, 3))
+    assert [len(part) for part in ingest(tmp_path, tables(), ALL)[:2]] == [2, 0]
+
+
 def test_all_rewards_in_time_give_the_rounds_that_were_logged(tmp_path):
     rounds = hand_rounds(12, candidates=True)
     found, later, report = ingest(write_log(tmp_path, rounds), tables(), ALL)

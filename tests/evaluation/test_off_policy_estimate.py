@@ -421,4 +421,5 @@ def test_a_user_with_all_the_weight_leaves_nothing_to_divide_by_and_no_verdict()
     found = estimate(rounds, target_of(rounds, np.tile([1.0, 0.0], (3, 1))), ["snips"])["snips"]
     assert (found.value, found.verdict) == (4.0, "no verdict")
     for kind in ("t", "bootstrap"):
-        assert (found.intervals[kind].lo, found.intervals[kind].hi) == (4.0, 4.0)
+        assert (found.intervals[kind].lo, found.intervals[kind].hi) == (-np.inf, np.inf)
+    assert found.as_dict()["intervals"]["t"]["hi"] == "inf"

@@ -243,6 +243,11 @@ def test_the_bootstrap_takes_a_ratio_again_on_every_resample():
     assert set(values.round(12)) == {0, 0.75, 1}
 
 
+def test_what_the_others_say_is_not_lost_beside_a_user_who_outweighs_them():
+    weight, reward = np.array([20.0, 1e-17, 1e-17]), np.array([0.0, 0, 1])
+    assert without(ratio_form(weight, reward), single(3)) == pytest.approx([0.5, 0, 0])
+
+
 def test_resamples_without_weight_have_no_ratio():
     weight = np.array([0.0, 2])
     values = bootstrap([ratio_form(weight, np.ones(2))], single(2), rng(), 200)[0]

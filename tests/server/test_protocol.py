@@ -153,6 +153,35 @@ def test_a_body_may_be_larger_and_slower_than_a_head(hasty):
         assert all_said(connection).endswith(b"9000")
 
 
+def test_whole_requests_before_an_unfinished_head_are_answered_however_many_bytes_they_have(hasty):
+    """All in one piece: a body, or many requests, and the beginning of the next head."""
+    body = b"POST /length HTTP/1.1\r\nhost: here\r\ncontent-length: 9000\r\n\r\n" + b"c" * 9_000
+    for many, answer in ((body, b"9000"), (WHOLE * 100, b'"said"')):
+        with socket.create_connection(hasty) as connection:
+            connection.sendall(many + b"GET / HT")
+            said = all_said(connection)  # until the head is late
+            assert said.startswith(b"HTTP/1.1 200")
+            assert answer in said
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"c" * 10, b"c" * 100])
+def test_what_follows_an_answer_leaves_no_connection_open_for_ever(hasty, more):
+    """An empty line; a part of the body, or all of it, of a request that was answered before its body came."""
+    with socket.create_connection(hasty) as connection:
+        connection.sendall(b"POST /said HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 405")
+        connection.sendall(more)
+        all_said(connection)
+
+
+def test_trailers_are_not_kept_and_have_their_bounds(hasty):
+    with socket.create_connection(hasty) as connection:
+        connection.sendall(b"POST /said HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 405")
+        connection.sendall(b"0\r\n" + b"x: y\r\n" * 500)
+        assert status_and_error(all_said(connection)) == (431, "too_large")
+
+
 def test_what_is_no_http_is_refused_in_the_one_shape(hasty):
     with socket.create_connection(hasty) as connection:
         connection.sendall(b"\x16\x03\x01 no HTTP at all\r\n\r\n")

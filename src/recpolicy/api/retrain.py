@@ -73,7 +73,10 @@ def _not_learnt_yet(log: LoggedRounds, old: Artifact) -> LoggedRounds:
         return log
     first = int(np.searchsorted(log.time, until, side="right"))
     if first == len(log):
-        raise DataError(f"{log.name}: the policy has learnt all of its {len(log)} rounds already; wait for new ones")
+        raise DataError(
+            f"{log.name}: the policy has learnt all of its {len(log)} rounds to learn from already; later ones are kept"
+            " for evaluation (evaluation_share), or are yet to come"
+        )
     return log.take(first, len(log), log.name)
 
 

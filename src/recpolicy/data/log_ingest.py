@@ -118,6 +118,9 @@ def ingest(
         raise DataError(f"{folder}: {why}")
     rounds = replace(_chosen(events, order, catalogue, tables.scale, name), **told_of(folder / EVENTS))
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
+    if rounds.exporter is not None and waiting.any():
+        # Whoever goes on with this log learns what is later than all that was learnt, so nothing may be left behind.
+        cut = int(np.searchsorted(rounds.time[:cut], columns["time"][waiting].min())) or cut
     report = IngestReport(
         events=len(known), joined=int(known.sum()), defaulted=int(default.sum()), waiting=int(waiting.sum()),
         left_out=int((~(known | waiting | default | unwanted)).sum()), with_context=int(unwanted.sum()),

@@ -55,7 +55,7 @@ class LoggedRounds:
     features: str | None = None
     """Digest of the table of contexts (features_of) in whose space the vectors lie; None: not told."""
     exporter: str | None = None
-    """Who goes on adding rounds to this log, each later than all before; None: nobody."""
+    """Who goes on adding rounds to this log, by the clock; None: nobody."""
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.movie, self.log_propensity, self.reward)

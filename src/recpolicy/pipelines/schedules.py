@@ -21,7 +21,8 @@ class Schedule:
     id: str
     active: bool
     ours: bool = True
-    """Made by recpolicy; others are never touched."""
+    """Made by recpolicy, as far as the platform can tell (Vertex AI cannot: there the name decides); others are never
+    touched."""
 
 
 class Schedules(Protocol):

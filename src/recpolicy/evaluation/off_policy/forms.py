@@ -98,12 +98,20 @@ def resample(forms: Sequence[Form], units: Units, rng: np.random.Generator, resa
         totals = tuple(np.bincount(group, total, groups) for total in totals)
     values = np.stack(totals)  # [1 + S, groups]
     means = resampled_means(values, rng, resamples).T  # [1 + S, B]
-    others = (values.sum(axis=1, keepdims=True) - values)[:, : groups if groups > 1 else 0]  # [1 + S, G]
+    others = _all_but_one(values)[:, : groups if groups > 1 else 0]  # [1 + S, G]
     rows = [[place[id(part)] for part in form.parts] for form in forms]
     return [
         Resampled(*(form.combine(sums[row] / sums[0]) for sums in (means, others)))
         for form, row in zip(forms, rows, strict=True)
     ]
+
+
+def _all_but_one(values: Array) -> Array:
+    """Sums over all others [S, G], from both sides: of the sum less one large value only rounding would be left."""
+    before, after = np.zeros_like(values), np.zeros_like(values)
+    np.cumsum(values[:, :-1], axis=1, out=before[:, 1:])
+    np.cumsum(values[:, :0:-1], axis=1, out=after[:, -2::-1])
+    return before + after
 
 
 def bootstrap(forms: Sequence[Form], units: Units, rng: np.random.Generator, resamples: int) -> list[Array]:

@@ -113,12 +113,12 @@ def _intervals(
     terms: Array, resampled: Resampled, bracket: Bracket | None, units: Units, config: Sampling
 ) -> dict[str, Interval]:
     value = float(terms.mean())
-    without = np.where(np.isfinite(resampled.without), resampled.without, value)  # some users carry all the weight
-    found = {
-        "bootstrap": expanded_percentile(value, _defined(resampled.drawn), without, config.level),
-        "t": student_t(value, without, config.level),
-        "sequence": confidence_sequence(terms, units, config.level),
-    }
+    if np.isfinite(resampled.without).all():
+        bootstrap = expanded_percentile(value, _defined(resampled.drawn), resampled.without, config.level)
+        student = student_t(value, resampled.without, config.level)
+    else:  # one user carries all the weight: what others would have said, nobody can tell
+        bootstrap = student = Interval(value, -np.inf, np.inf)
+    found = {"bootstrap": bootstrap, "t": student, "sequence": confidence_sequence(terms, units, config.level)}
     if bracket is not None:
         found["bernstein"] = empirical_bernstein(value, bracket, units, config.level)
     return found

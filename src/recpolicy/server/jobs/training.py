@@ -69,7 +69,8 @@ def train_on(errand: Errand) -> JobResult:
 
 def learnt_until(registry: Registry, version: int) -> int:
     """Up to which event (milliseconds since 1970) a version has learnt from a server's log; 0: it has not."""
-    return int(read_manifest(registry.resolve(version))["about"].get(LOG_UNTIL, 0))
+    about = read_manifest(registry.resolve(version))["about"]
+    return int(about.get(LOG_UNTIL, registry.version(version).lineage.get(LOG_UNTIL, 0)))
 
 
 def new_interactions(engine: Engine, since: int, least: int) -> tuple[int, int]:

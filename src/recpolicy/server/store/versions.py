@@ -36,8 +36,9 @@ def refuse_another_registry(engine: Engine, found: Iterable[Version]) -> None:
     for version in found:
         if known.get(version.number, version.digest) != version.digest:
             raise StoreError(
-                f"{shown(engine)}: its version {version.number} is another policy than this registry's, so it belongs"
-                " to another registry; give each registry a database of its own (RECPOLICY_DATABASE_URL)"
+                f"{shown(engine)}: its version {version.number} is another policy than this registry's: it belongs"
+                " to another registry, or a version was removed and its number given again; give each registry a"
+                " database of its own (RECPOLICY_DATABASE_URL), and never give a number twice"
             )
 
 
