@@ -1,6 +1,7 @@
 """From events of a server to logged rounds: bit for bit, in pieces, across kills, and good enough to judge by."""
 
 import json
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from recpolicy.api.retrain import tables_of_policy
 from recpolicy.core.errors import DataError
 from recpolicy.data.log_files import EVENTS, REWARDS
 from recpolicy.data.log_ingest import IngestConfig, ingest
+from recpolicy.server import choosing
 from recpolicy.server.bodies import RecommendRequest
 from recpolicy.server.choosing import NO_EXPLORATION, choose
 from recpolicy.server.policies import Live, Served
@@ -282,9 +284,13 @@ def played(engine, folder, number, seed):
     live = Live(Served(scorer, 1))
     expected = 1.5 + 3 * np.random.default_rng(3).random((7, 11))
     shown, came = [], []
+    random.seed(seed)  # by which a server decides whether it explores
     for place in range(number):
         user = int(rng.integers(1, 8))
-        chosen = choose(live, RecommendRequest(user=user, k=2, exclude=[103]), EXPLORING)
+        lot = np.random.default_rng([seed, place])
+        with pytest.MonkeyPatch.context() as patch:  # and by which what it shows then
+            patch.setattr(choosing.np.random, "default_rng", lambda lot=lot: lot)
+            chosen = choose(live, RecommendRequest(user=user, k=2, exclude=[103]), EXPLORING)
         row = {**chosen.row, "time": 1_000_000 + 10 * place}
         shown.append(row)
         same = {name: row[name] for name in ("user_key", "version", "variant", "explored", "time")}

@@ -35,7 +35,7 @@ KEPT_SECONDS = 60.0
 """How long known keys work on while the database does not answer."""
 _SHORTEST, _DIFFERENT, _RUN = 32, 12, 6
 _FIRST = 16
-_WAIT_SECONDS, _REST_SECONDS = 2.0, 1.0
+_WAIT_SECONDS, _REST_SECONDS = 5.0, 1.0
 _COMMON = re.compile("password|passw0rd|changeme|change-me|change_me|secret|letmein|qwerty|recpolicy|default|example")
 
 
