@@ -80,8 +80,9 @@ def opened(source: Path, folder: Path | None, settings: Settings) -> Iterator[St
     registry = registry_of(source, folder)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / "server.db"))
     try:
-        versions.refuse_another_registry(engine, registry.versions())
-        versions.keep(engine, registry.versions())
+        found = registry.versions()
+        versions.refuse_another_registry(engine, found)
+        versions.keep(engine, found)
         policies = Policies.of_registry(registry, _beside(engine, folder, settings))
         holder: list[State] = []
         with closing(Writer(engine, Spool(folder / "spool"), lambda: holder[0].rules())) as writer:
