@@ -34,7 +34,7 @@ USERS, ACTIONS, WIDTH = 1_000, 100, 20
 SIZES = (100_000, 300_000, 1_000_000)
 RUNS = 3
 STAGES = {
-    "bootstrap": "bootstrap", "fit_reward_model": "reward models", "_scan": "tables of all actions",
+    "resample": "bootstrap", "fit_reward_model": "reward models", "_scan": "tables of all actions",
     "check_support": "support", "marginal_probs": "clusters", "choose": "tuning", "student_t": "t",
     "confidence_sequence": "sequence", "empirical_bernstein": "bernstein", "diagnose": "diagnostics",
 }  # fmt: skip
