@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import recpolicy  # noqa: F401  sets TF_USE_LEGACY_KERAS, which must happen before any test imports TensorFlow
-from recpolicy.data.load import load_ratings
+from recpolicy.data.loaders import load_ratings
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split, split
 

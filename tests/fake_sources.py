@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from miniature import OCCUPATIONS, USERS, miniature
+from tiny_dataset import OCCUPATIONS, USERS, miniature
 
 from recpolicy.data.datasets import ITEM_GENRES
 

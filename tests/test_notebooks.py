@@ -6,8 +6,8 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from miniature import MOVIES, write_miniature
 from nbclient import NotebookClient
+from tiny_dataset import MOVIES, write_miniature
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

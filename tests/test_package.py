@@ -17,7 +17,7 @@ def test_import_alone_loads_no_heavy_library():
 
 
 def test_every_extra_that_code_asks_for_is_one_that_can_be_installed():
-    from recpolicy.core.extras import _WITNESS
+    from recpolicy.core.optional_deps import _WITNESS
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(_WITNESS) <= set(project["optional-dependencies"])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import peer
 
-from recpolicy.data.load import load_ratings
+from recpolicy.data.loaders import load_ratings
 
 FULL_BATCH = 256
 
@@ -32,10 +32,10 @@ def regret_of(agent_name: str, interactions: int, seed: int) -> float:
 
 def full_catalogue(rounds: int, calls: int, seed: int) -> dict[str, Any]:
     """LinUCB, started as the rating model, on all 1,682 movies of u1 with embeddings of length 20."""
-    from recpolicy.agents.arms import arms_of
+    from recpolicy.agents.item_features import arms_of
     from recpolicy.agents.linucb import LinUCBConfig, make_linucb
-    from recpolicy.api.train import TrainConfig, make_environment, prepare, training_world
     from recpolicy.data.splits import split
+    from recpolicy.workflows.train import TrainConfig, make_environment, prepare, training_world
 
     fit = split(load_ratings("ml-100k"), "u1").fit
     settings = TrainConfig(batch_size=FULL_BATCH)
@@ -61,7 +61,7 @@ def _agent(name: str, environment: Any, seed: int) -> Any:
 
 
 def _loop(environment: Any, agent: Any) -> Any:
-    from recpolicy.training.online import OnlineLoop
+    from recpolicy.training.compiled_loop import OnlineLoop
 
     return OnlineLoop(environment, agent)
 

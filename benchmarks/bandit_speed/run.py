@@ -23,7 +23,7 @@ from common import ROOT, arguments, context, write_results
 
 from recpolicy.core.seeds import integer_seed
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.data.load import load_ratings
+from recpolicy.data.loaders import load_ratings
 
 AGENTS = ("linucb", "neural_eps_greedy")
 DATA = ROOT / "ml-100k" / "u.data"

@@ -24,12 +24,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from recpolicy.agents.registry import SESSION_AGENTS
+from recpolicy.agents.agent_table import SESSION_AGENTS
 from recpolicy.agents.sequence import SequenceAgent
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.training.sessions import SessionLoop
+from recpolicy.training.session_loop import SessionLoop
 
 ARMS = np.array([0.2, 0.3, 0.25, 0.5, 0.35, 0.4, 0.8, 0.3, 0.1, 0.45])
 """P(like) of the bandit's movies."""

@@ -22,20 +22,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import arguments, context, write_results
 
 from recpolicy import load_ratings, split, train
-from recpolicy.agents.arms import arms_of
-from recpolicy.agents.registry import AGENTS, BASELINES
-from recpolicy.api.evaluate import Verdict, judge_tables
-from recpolicy.api.train import TrainConfig, make_environment, prepare, training_world
+from recpolicy.agents.agent_table import AGENTS, BASELINES
+from recpolicy.agents.item_features import arms_of
 from recpolicy.core.files import atomic_path
+from recpolicy.core.plotting import to_png
 from recpolicy.core.seeds import generator
+from recpolicy.core.statistics import mean_interval
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.baselines import baseline_tables
-from recpolicy.evaluation.bootstrap import mean_interval
-from recpolicy.evaluation.plots import Curve, regret_figure, to_png
+from recpolicy.evaluation.plots import Curve, regret_figure
+from recpolicy.evaluation.policy_scores import PolicyTables
 from recpolicy.evaluation.regret import regret_by_user
-from recpolicy.evaluation.tables import PolicyTables
-from recpolicy.training.online import OnlineLoop
+from recpolicy.training.compiled_loop import OnlineLoop
+from recpolicy.workflows.evaluate import Verdict, judge_tables
+from recpolicy.workflows.train import TrainConfig, make_environment, prepare, training_world
 
 SPLIT = "u1"
 FIGURE = Path(__file__).with_name("regret.png")

@@ -24,17 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import context, write_results
 
 from recpolicy import load_ratings, split
-from recpolicy.agents.arms import arms_of
+from recpolicy.agents.item_features import arms_of
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.linucb import LinUCBConfig, make_linucb
-from recpolicy.api.features import Features, prepare
-from recpolicy.api.logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log, tables_of
-from recpolicy.api.train import TrainConfig, training_world
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.bandit_log import LoggedRounds
 from recpolicy.data.ratings import Ratings
-from recpolicy.evaluation.off_policy.estimate import estimate
-from recpolicy.evaluation.off_policy.rounds import LoggedChoices, target_of
+from recpolicy.ope.estimate import estimate
+from recpolicy.ope.rounds import LoggedChoices, target_of
+from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log, tables_of
+from recpolicy.workflows.train import TrainConfig, training_world
+from recpolicy.workflows.training_features import Features, prepare
 
 HERE, VARIABLE = Path(__file__).resolve().parent, "RECPOLICY_VW_PYTHON"
 SPLIT, SEED, MOVIES, REPEATS = "u1", 0, 100, 3

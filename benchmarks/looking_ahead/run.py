@@ -21,16 +21,16 @@ silence_libraries()  # before TF-Agents is imported
 
 import tensorflow as tf  # noqa: E402
 
-from recpolicy.agents.arms import arms_of  # noqa: E402
-from recpolicy.agents.registry import SESSION_AGENTS, agent_entry  # noqa: E402
-from recpolicy.api.features import prepare  # noqa: E402
-from recpolicy.api.train_sessions import SessionTrainConfig, session_environment, worlds_of  # noqa: E402
-from recpolicy.data.load import load_ratings  # noqa: E402
+from recpolicy.agents.agent_table import SESSION_AGENTS, agent_entry  # noqa: E402
+from recpolicy.agents.item_features import arms_of  # noqa: E402
+from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
 from recpolicy.evaluation.baselines import baseline_tables  # noqa: E402
 from recpolicy.evaluation.sessions import SessionPlayer, best, session_baselines  # noqa: E402
-from recpolicy.models.response import SessionWorldConfig  # noqa: E402
-from recpolicy.training.sessions import SessionLoop  # noqa: E402
+from recpolicy.models.user_model import SessionWorldConfig  # noqa: E402
+from recpolicy.training.session_loop import SessionLoop  # noqa: E402
+from recpolicy.workflows.train_sessions import SessionTrainConfig, session_environment, worlds_of  # noqa: E402
+from recpolicy.workflows.training_features import prepare  # noqa: E402
 
 GAMMAS = (0.0, 0.5, 0.75, 0.9, 0.99)
 CONTROL_GAMMAS = (0.0, 0.9)

@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import ROOT, arguments, context, write_results
 
-from recpolicy.api.ope import QUICK, ReportConfig, report_estimators
 from recpolicy.core.config import as_dict
-from recpolicy.data.load import load_ratings
+from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
-from recpolicy.evaluation.estimator_card_results import KINDS, EstimatorCard
+from recpolicy.ope.benchmark.scores import KINDS, EstimatorCard
+from recpolicy.workflows.estimate import QUICK, ReportConfig, report_estimators
 
 SEED = 0
 FAMILY = ("dr", "sndr", "switch_dr", "dros", "mrdr")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from recpolicy.evaluation.bootstrap import Interval
-from recpolicy.evaluation.off_policy.results import NO_VERDICT, Gain, OffPolicyResult
+from recpolicy.core.statistics import Interval
+from recpolicy.ope.results import NO_VERDICT, Gain, OffPolicyResult
 
 Array = NDArray[np.float64]
 Asked = Mapping[str, Gain]

@@ -11,17 +11,17 @@ import numpy as np
 from counting import Asked, Truth
 from numpy.typing import NDArray
 
-from recpolicy.api.ope_slates import RIDGE
 from recpolicy.data.slate_log import open_to
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
-from recpolicy.evaluation.off_policy.fqe import FQEConfig
-from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig
-from recpolicy.evaluation.off_policy.slate_estimate import slate_gains
-from recpolicy.evaluation.off_policy.slates import LoggedSlates
-from recpolicy.evaluation.off_policy.step_models import StepModel, by_position, linear_model
+from recpolicy.inference.action_distributions import greedy, softmax, with_floor
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.serving.heads import greedy, softmax, with_floor
-from recpolicy.training.logged_slate_play import PAGES_AT_ONCE, PlayedSlates, all_read, play_slates, read_in_turn
+from recpolicy.ope.fqe import FQEConfig
+from recpolicy.ope.multi_step import SequenceConfig
+from recpolicy.ope.slate_estimate import slate_gains
+from recpolicy.ope.slates import LoggedSlates
+from recpolicy.ope.step_models import StepModel, by_position, linear_model
+from recpolicy.training.rollout_slates import PAGES_AT_ONCE, PlayedSlates, all_read, play_slates, read_in_turn
+from recpolicy.workflows.estimate_slates import RIDGE
 
 Array = NDArray[np.float64]
 Chance = Callable[[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_] | None], Array]

@@ -31,16 +31,16 @@ import pages  # noqa: E402
 import sessions  # noqa: E402
 from counting import Truth, counted, dealt, in_threads  # noqa: E402
 
-from recpolicy.api.loggers import logger_of  # noqa: E402
-from recpolicy.api.slate_logs import SlateLogConfig, shelves_by_year  # noqa: E402
-from recpolicy.api.train import TrainConfig, train  # noqa: E402
-from recpolicy.api.train_sessions import SessionTrainConfig, train_sessions, worlds_of  # noqa: E402
 from recpolicy.core.seeds import generator  # noqa: E402
-from recpolicy.data.load import load_ratings  # noqa: E402
+from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
-from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig  # noqa: E402
-from recpolicy.evaluation.off_policy.slate_estimate import SLATE_ESTIMATORS  # noqa: E402
-from recpolicy.evaluation.off_policy.trajectory_estimate import TRAJECTORY_ESTIMATORS  # noqa: E402
+from recpolicy.ope.multi_step import SequenceConfig  # noqa: E402
+from recpolicy.ope.slate_estimate import SLATE_ESTIMATORS  # noqa: E402
+from recpolicy.ope.trajectory_estimate import TRAJECTORY_ESTIMATORS  # noqa: E402
+from recpolicy.workflows.logging_policies import logger_of  # noqa: E402
+from recpolicy.workflows.slate_logs import SlateLogConfig, shelves_by_year  # noqa: E402
+from recpolicy.workflows.train import TrainConfig, train  # noqa: E402
+from recpolicy.workflows.train_sessions import SessionTrainConfig, train_sessions, worlds_of  # noqa: E402
 
 SEED = 0
 MOVIES = 100

@@ -12,20 +12,20 @@ from counting import Asked
 from numpy.typing import NDArray
 
 from recpolicy.agents.learner import ExportedPolicy
-from recpolicy.api.features import settings_of
-from recpolicy.api.ope_sessions import RIDGE, step_features
-from recpolicy.api.train_sessions import SessionTrainConfig, session_config
 from recpolicy.environments.session import SessionEnvironment
-from recpolicy.evaluation.off_policy.fqe import FQEConfig
-from recpolicy.evaluation.off_policy.sequence_results import SequenceConfig
-from recpolicy.evaluation.off_policy.step_models import linear_model
-from recpolicy.evaluation.off_policy.trajectories import LoggedTrajectories
-from recpolicy.evaluation.off_policy.trajectory_estimate import trajectory_gains
+from recpolicy.inference.artifact import PolicyParts
+from recpolicy.inference.predictor import Policy
+from recpolicy.inference.session_replay import exploring_probabilities, moments
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.serving.artifact import PolicyParts
-from recpolicy.serving.predictor import Policy
-from recpolicy.serving.session_replay import exploring_probabilities, moments
-from recpolicy.training.logged_session_play import Played, exploring, play_sessions, softmax_of, with_floor
+from recpolicy.ope.fqe import FQEConfig
+from recpolicy.ope.multi_step import SequenceConfig
+from recpolicy.ope.step_models import linear_model
+from recpolicy.ope.trajectories import LoggedTrajectories
+from recpolicy.ope.trajectory_estimate import trajectory_gains
+from recpolicy.training.rollout_sessions import Played, exploring, play_sessions, softmax_of, with_floor
+from recpolicy.workflows.estimate_sessions import RIDGE, step_features
+from recpolicy.workflows.train_sessions import SessionTrainConfig, session_config
+from recpolicy.workflows.training_features import settings_of
 
 Array = NDArray[np.float64]
 

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import arguments, context, write_results
 
 from recpolicy.core.seeds import generator
-from recpolicy.evaluation.estimator_card_world import CardWorld, draw_log, like_actions
-from recpolicy.evaluation.off_policy.catalogue import ESTIMATORS
-from recpolicy.evaluation.off_policy.estimate import OffPolicyConfig, estimate
+from recpolicy.ope.benchmark.logged_world import CardWorld, draw_log, like_actions
+from recpolicy.ope.estimate import OffPolicyConfig, estimate
+from recpolicy.ope.estimator_specs import ESTIMATORS
 
 SEED = 0
 USERS, ACTIONS, WIDTH = 1_000, 100, 20

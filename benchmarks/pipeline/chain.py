@@ -57,8 +57,8 @@ def predict_all(policy: str, folder: str, batch: int) -> dict[str, float]:
     import pyarrow.csv
     import pyarrow.parquet  # noqa: F401
 
+    from recpolicy.inference import batch_predict as _  # noqa: F401
     from recpolicy.pipelines import steps
-    from recpolicy.serving import batch as _  # noqa: F401
 
     imported = peak_gib()
     start = time.perf_counter()

@@ -190,7 +190,7 @@ def spread_of(taken: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, write."""
-    from recpolicy.data.load import load_ratings  # here: the processes that are measured import this page, too
+    from recpolicy.data.loaders import load_ratings  # here: the processes that are measured import this page, too
 
     options = arguments(__doc__ or "")
     ratings = load_ratings(ROOT / "ml-100k")

@@ -10,7 +10,7 @@ from pathlib import Path
 from kfp import compiler, dsl
 from kfp.dsl import Dataset, Output
 
-from recpolicy.pipelines.worker import EVENTS
+from recpolicy.pipelines.kfp_runner import EVENTS
 
 
 @dsl.component(base_image="none", install_kfp_package=False)
@@ -42,7 +42,7 @@ def seconds_a_step(folder: Path, steps: int) -> list[float]:
     words = [
         sys.executable,
         "-m",
-        "recpolicy.pipelines.worker",
+        "recpolicy.pipelines.kfp_runner",
         *(str(folder / name) for name in (".", "made", "cache")),
     ]
     with (folder / "runner.log").open("wb") as log:  # the worker lives as long as its stdin is open

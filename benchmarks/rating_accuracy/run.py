@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import arguments, context, write_results
 
-from recpolicy.api.train import train
-from recpolicy.data.load import load_ratings
+from recpolicy.data.loaders import load_ratings
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split, split
-from recpolicy.models.registry import fit_rating_model
+from recpolicy.models.rating_models import fit_rating_model
+from recpolicy.workflows.train import train
 
 OFFICIAL = ("u1", "u2", "u3", "u4", "u5")
 FOLDS = (*OFFICIAL, "ua", "ub", "random")

@@ -45,9 +45,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     silence_libraries()
     from worlds import make_environment
 
-    from recpolicy.agents.registry import agent_entry
+    from recpolicy.agents.agent_table import agent_entry
     from recpolicy.evaluation.sessions import SessionPlayer
-    from recpolicy.training.sessions import SessionLoop
+    from recpolicy.training.session_loop import SessionLoop
 
     environment = make_environment(Path(settings.world), settings.sessions, settings.seed)
     entry = agent_entry(settings.algorithm)
@@ -108,7 +108,7 @@ def arms_of_file(world: str) -> Any:
     import numpy as np
     from worlds import read_world
 
-    from recpolicy.agents.arms import Arms
+    from recpolicy.agents.item_features import Arms
 
     simulated, tables = read_world(Path(world))
     rows = tables["candidates"]

@@ -57,10 +57,10 @@ def write_worlds(folder: Path) -> dict[int, Path]:
     sys.path.insert(0, str(SOURCE))
     from worlds import write_world
 
-    from recpolicy.api.features import prepare
-    from recpolicy.api.train_sessions import SessionTrainConfig, worlds_of
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split
+    from recpolicy.workflows.train_sessions import SessionTrainConfig, worlds_of
+    from recpolicy.workflows.training_features import prepare
 
     parts = split(load_ratings("ml-100k"), "u1")
     paths = {}

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.serving.artifact import read_artifact
+from recpolicy.inference.artifact import read_artifact
 
 
 def make_app(folder: Path) -> FastAPI:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from recpolicy.core.tensorflow_setup import prepare_environment
 
 if TYPE_CHECKING:
-    from recpolicy.api.evaluate import evaluate
-    from recpolicy.api.evaluate_sessions import evaluate_sessions
-    from recpolicy.api.simulator import validate_simulator
-    from recpolicy.api.train import TrainConfig, train
-    from recpolicy.api.train_sessions import SessionTrainConfig
     from recpolicy.core.errors import RecpolicyError
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split
-    from recpolicy.models.registry import fit_rating_model
-    from recpolicy.serving.predictor import Policy, load_policy
+    from recpolicy.inference.predictor import Policy, load_policy
+    from recpolicy.models.rating_models import fit_rating_model
+    from recpolicy.workflows.evaluate import evaluate
+    from recpolicy.workflows.evaluate_sessions import evaluate_sessions
+    from recpolicy.workflows.train import TrainConfig, train
+    from recpolicy.workflows.train_sessions import SessionTrainConfig
+    from recpolicy.workflows.validate_simulator import validate_simulator
 
 prepare_environment()
 
@@ -42,18 +42,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "Policy": "recpolicy.serving.predictor",
+    "Policy": "recpolicy.inference.predictor",
     "RecpolicyError": "recpolicy.core.errors",
-    "SessionTrainConfig": "recpolicy.api.train_sessions",
-    "TrainConfig": "recpolicy.api.train",
-    "evaluate": "recpolicy.api.evaluate",
-    "evaluate_sessions": "recpolicy.api.evaluate_sessions",
-    "fit_rating_model": "recpolicy.models.registry",
-    "load_policy": "recpolicy.serving.predictor",
-    "load_ratings": "recpolicy.data.load",
+    "SessionTrainConfig": "recpolicy.workflows.train_sessions",
+    "TrainConfig": "recpolicy.workflows.train",
+    "evaluate": "recpolicy.workflows.evaluate",
+    "evaluate_sessions": "recpolicy.workflows.evaluate_sessions",
+    "fit_rating_model": "recpolicy.models.rating_models",
+    "load_policy": "recpolicy.inference.predictor",
+    "load_ratings": "recpolicy.data.loaders",
     "split": "recpolicy.data.splits",
-    "train": "recpolicy.api.train",
-    "validate_simulator": "recpolicy.api.simulator",
+    "train": "recpolicy.workflows.train",
+    "validate_simulator": "recpolicy.workflows.validate_simulator",
 }
 
 

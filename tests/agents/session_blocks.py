@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from planted_sessions import MOVIES, STEPS, PlantedSessions, planted_sessions
+from synthetic_sessions import MOVIES, STEPS, PlantedSessions, planted_sessions
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.agents.arms import Arms
+from recpolicy.agents.agent_table import SESSION_AGENTS
 from recpolicy.agents.experience import Experience
-from recpolicy.agents.registry import SESSION_AGENTS
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.sequence import SequenceAgent
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 

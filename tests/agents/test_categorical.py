@@ -8,13 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recpolicy.agents.categorical import (
-    MASKED,
-    draw,
-    log_probability,
-    log_probability_and_entropy,
-    mask_logits,
-)
+from recpolicy.agents.categorical import MASKED, draw, log_probability, log_probability_and_entropy, mask_logits
 from recpolicy.core.tensorflow_random import fold_in, uniform
 
 SIZES = (1, 2, 3, 4, 5, 9, 10, 1682)

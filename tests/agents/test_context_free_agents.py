@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_choice import ARMS, BATCH, make, misleading_arms, specs
+from synthetic_choice import ARMS, BATCH, make, misleading_arms, specs
 
 from recpolicy.agents.baselines import BaselineConfig, make_random
 from recpolicy.agents.exp3 import EXP3, EXP3Config

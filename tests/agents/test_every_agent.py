@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_choice import ARMS, BATCH, environment, make
+from synthetic_choice import ARMS, BATCH, environment, make
 from tf_agents.agents.tf_agent import TFAgent
 from tf_agents.policies.tf_policy import TFPolicy
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
+from recpolicy.agents.agent_table import AGENTS, BASELINES, agent_entry
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
-from recpolicy.agents.registry import AGENTS, BASELINES, agent_entry
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in
-from recpolicy.training.online import OnlineLoop, Rounds
+from recpolicy.training.compiled_loop import OnlineLoop, Rounds
 
 LEARNING = [name for name in AGENTS if name not in BASELINES]
 ROUNDS = 240

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_sessions import MOVIES, STEPS
 from session_blocks import BATCH, SETTINGS, arrays_of, block, environment, expected_ratings, make, observations, world
+from synthetic_sessions import MOVIES, STEPS
 from tf_agents.agents.tf_agent import TFAgent
 from tf_agents.drivers.dynamic_step_driver import DynamicStepDriver
 from tf_agents.policies.tf_policy import TFPolicy
@@ -14,12 +14,12 @@ from tf_agents.replay_buffers.tf_uniform_replay_buffer import TFUniformReplayBuf
 from tf_agents.trajectories import time_step as ts
 from tf_agents.trajectories import trajectory
 
-from recpolicy.agents.registry import SESSION_AGENTS
+from recpolicy.agents.agent_table import SESSION_AGENTS
 from recpolicy.agents.sequence import SequenceAgent, experience_of
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
-from recpolicy.training.sessions import Played, SessionLoop
+from recpolicy.training.session_loop import Played, SessionLoop
 
 NAMES = list(SESSION_AGENTS)
 SEED = tf.constant([1, 1], tf.int32)

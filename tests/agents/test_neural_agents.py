@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_choice import make, misleading_arms, specs
+from synthetic_choice import make, misleading_arms, specs
 
 from recpolicy.agents.neural import BoltzmannConfig, EpsilonGreedyConfig, make_boltzmann, make_epsilon_greedy
 from recpolicy.agents.neural_linucb import NeuralLinUCBConfig, make_neural_linucb

@@ -6,13 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recpolicy.agents.returns import (
-    discounted_sums,
-    explained_variance,
-    generalised_advantages,
-    standardise,
-    td_errors,
-)
+from recpolicy.agents.returns import discounted_sums, explained_variance, generalised_advantages, standardise, td_errors
 
 REWARD, VALUE = [1.0, 0.0, 2.0], [0.5, 0.4, 0.3]
 GAMMA = 0.9

@@ -6,13 +6,7 @@ import tensorflow as tf
 from session_blocks import arms, expected_ratings, observations, specs, world
 
 from recpolicy.agents.categorical import MASKED
-from recpolicy.agents.session_networks import (
-    SessionNetworkConfig,
-    Trainer,
-    features_of,
-    make_scores,
-    make_value,
-)
+from recpolicy.agents.session_networks import SessionNetworkConfig, Trainer, features_of, make_scores, make_value
 from recpolicy.core.errors import ConfigError
 
 ROWS, MOVIES = 7, 24

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.serving.predictor import Policy
+from recpolicy.inference.predictor import Policy
 
 TASTES = 3
 MINUTE = pd.Timedelta(minutes=1)

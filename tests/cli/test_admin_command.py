@@ -6,16 +6,16 @@ import tarfile
 import threading
 
 import pytest
-from asking import ask
-from callers import key_for, listening
+from api_keys import key_for, listening
+from client_helpers import ask
 from command_line import recpolicy, refused
 from trained_policies import trained
 
 from recpolicy.cli.admin_tables import say
+from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
-from recpolicy.server.opening import opened
+from recpolicy.server.lifespan import opened
 from recpolicy.server.settings import Settings
-from recpolicy.serving.registry import Registry
 
 
 @pytest.fixture(scope="module")

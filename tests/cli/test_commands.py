@@ -9,17 +9,17 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 from typer.testing import CliRunner
 
-from recpolicy.api.evaluate import METRICS_FILE
 from recpolicy.cli.main import app, main
 from recpolicy.core.files import atomic_directory
-from recpolicy.data.load import load_ratings
+from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
+from recpolicy.inference.artifact import Artifact, finish, write_arrays
 from recpolicy.models.embeddings import embed
-from recpolicy.models.registry import fit_rating_model
-from recpolicy.serving.artifact import Artifact, finish, write_arrays
+from recpolicy.models.rating_models import fit_rating_model
+from recpolicy.workflows.evaluate import METRICS_FILE
 
 COMMANDS = ("train", "demo", "evaluate", "compare", "predict", "recommend", "report")
 
@@ -193,6 +193,6 @@ def test_ctrl_c_is_one_line(run, policy, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recpolicy.serving.predictor.load_policy", interrupt)
+    monkeypatch.setattr("recpolicy.inference.predictor.load_policy", interrupt)
     code, _, err = run("predict", policy, "--user", "1")
     assert (code, err.count("\n")) == (130, 1)

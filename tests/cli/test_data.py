@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 from typer.testing import CliRunner
 
 from recpolicy.cli.data import app

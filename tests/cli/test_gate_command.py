@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 from command_line import recpolicy, refused
-from miniature import miniature_ratings, write_miniature
+from tiny_dataset import miniature_ratings, write_miniature
 from trained_policies import loaded, miniature_split, trained
 
-from recpolicy.api.logs import EVALUATION, ingest_log, simulate_log, tables_of
+from recpolicy.workflows.interaction_logs import EVALUATION, ingest_log, simulate_log, tables_of
 
 WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
 LENIENT = """

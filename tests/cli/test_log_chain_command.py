@@ -7,7 +7,7 @@ from click_logs import rounds_of, shop, write_open_bandit
 from command_line import recpolicy, refused
 from hand_logs import hand_rounds, write_log
 
-from recpolicy.serving import tensorflow_export
+from recpolicy.training import tensorflow_export
 
 TINY = '[train]\nrating_model = "svd"\nworld = "item_knn"\nrank = 5\n\n[rating_model]\nrank = 3\nreg_0 = 0.5\n'
 

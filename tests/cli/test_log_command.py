@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import recpolicy, refused
 from hand_logs import FAULTS, HOUR, hand_rounds, tables, write_log
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 from trained_policies import loaded, trained
 
-from recpolicy.data.log_files import REWARDS, write_rewards
+from recpolicy.data.bandit_log_files import REWARDS, write_rewards
 
 CONFIG = """
 [train]

@@ -7,10 +7,10 @@ import pytest
 from command_line import recpolicy, refused
 from tiny_policies import write_tiny
 
-from recpolicy.server.store.engine import open_store, sqlite_url, writing
-from recpolicy.server.store.events import Event, new_event_id, row_of, write_rows
-from recpolicy.server.store.feedback import Rules, Said, take
-from recpolicy.serving.registry import Registry
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db.engine import open_store, sqlite_url, writing
+from recpolicy.server.db.events import Event, new_event_id, row_of, write_rows
+from recpolicy.server.db.feedback import Rules, Said, take
 
 
 def shown(**words):

@@ -4,15 +4,15 @@ import json
 
 import pytest
 from command_line import recpolicy, refused
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 from tiny_logs import tiny_rounds
 from tiny_policies import write_tiny
 from tiny_session_policies import led_by, write_tiny_sessions
 
-from recpolicy.api.retrain import tables_of_policy
-from recpolicy.data.log_files import write_events
+from recpolicy.data.bandit_log_files import write_events
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
-from recpolicy.serving.predictor import load_policy
+from recpolicy.inference.predictor import load_policy
+from recpolicy.workflows.retrain import tables_of_policy
 
 CONFIG = """
 [card]

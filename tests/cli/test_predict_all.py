@@ -6,7 +6,7 @@ import pytest
 from command_line import recpolicy, refused
 from tiny_policies import write_tiny
 
-from recpolicy.serving.predictor import load_policy
+from recpolicy.inference.predictor import load_policy
 
 
 @pytest.fixture

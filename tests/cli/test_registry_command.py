@@ -7,7 +7,7 @@ import pytest
 from command_line import recpolicy, refused
 from tiny_policies import write_tiny
 
-from recpolicy.serving.registry import Registry
+from recpolicy.registry.model_registry import Registry
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def told(capsys, monkeypatch, tmp_path):
         assert "far enough" in refused(recpolicy(capsys, "serve", "--port", 0, tmp_path, *words))
         return opened[-1]
 
-    monkeypatch.setattr("recpolicy.server.worker.open_app", open_app)
+    monkeypatch.setattr("recpolicy.server.asgi.open_app", open_app)
     return go
 
 

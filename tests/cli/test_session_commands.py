@@ -4,10 +4,10 @@ import json
 
 import pytest
 from command_line import recpolicy, refused
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 
 from recpolicy.core.metrics import read_csv
-from recpolicy.serving.predictor import load_policy
+from recpolicy.inference.predictor import load_policy
 
 CONFIG = """
 [train]

@@ -8,7 +8,7 @@ import pytest
 from command_line import recpolicy, refused
 from hand_logs import write_known
 from hand_sessions import FAULTS, hand_sessions, write_hand
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 
 from recpolicy.data.session_log_files import SESSIONS
 

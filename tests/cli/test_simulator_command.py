@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from command_line import recpolicy, refused
-from planted_responses import STEPS, planted_responses
+from synthetic_responses import STEPS, planted_responses
 
 CONFIG = f"""
 [simulator]

@@ -9,7 +9,7 @@ import pytest
 from command_line import recpolicy, refused
 from hand_logs import write_known
 from hand_slates import FAULTS, write_hand
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 
 CONFIG = """
 [train]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from command_line import recpolicy, refused
-from miniature import miniature_ratings, write_miniature
+from tiny_dataset import miniature_ratings, write_miniature
 from trained_policies import TINY
 
 CONFIG = "[train]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in TINY.items())
@@ -82,7 +82,7 @@ def test_missing_data_says_how_to_get_it(capsys, directory):
 
 
 def test_demo_hands_on_what_it_was_told(capsys, directory, monkeypatch):
-    from recpolicy.api import demo
+    from recpolicy.workflows import demo
 
     told = {}
 

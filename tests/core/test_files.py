@@ -10,14 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from recpolicy.core.files import (
-    atomic_directory,
-    atomic_path,
-    content_digest,
-    file_digest,
-    write_json,
-    write_text,
-)
+from recpolicy.core.files import atomic_directory, atomic_path, content_digest, file_digest, write_json, write_text
 
 
 class Interrupted(Exception):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fake_sources import FakeGroupLens, md5, serve, write_wheel, zip_of
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 
 from recpolicy.data.datasets import Dataset
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recpolicy.data.log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
-from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
+from recpolicy.data.bandit_log import LoggedRounds, Newcomers
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
 
 USERS, MOVIES = 4, 6
 CATALOGUE = np.array([0, 1, 2, 4, 5], np.int32)  # movie row 3 (id 14) is known, but cannot be shown

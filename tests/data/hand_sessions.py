@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import corrupt_logs
 import numpy as np
 import pyarrow as pa
-import spoiled_logs
 from hand_logs import CATALOGUE, START, tables, third
 
-from recpolicy.data.logged_sessions import LoggedSessions
+from recpolicy.data.session_log import LoggedSessions
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
 
 LENGTHS = (4, 1, 5, 2)
@@ -50,13 +50,13 @@ def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
     return folder
 
 
-rewritten = partial(spoiled_logs.rewritten, SESSIONS)
-column = partial(spoiled_logs.column, SESSIONS)
-about = partial(spoiled_logs.about, SESSIONS)
+rewritten = partial(corrupt_logs.rewritten, SESSIONS)
+column = partial(corrupt_logs.column, SESSIONS)
+about = partial(corrupt_logs.about, SESSIONS)
 """Changes of a folder that `write_hand` wrote."""
 
 
-def without(*rows: int) -> spoiled_logs.Change:
+def without(*rows: int) -> corrupt_logs.Change:
     """A change that leaves out rows."""
     return rewritten(lambda table: table.take([row for row in range(12) if row not in rows]))
 
@@ -73,9 +73,9 @@ def _same(old: list[Any]) -> list[Any]:
 
 
 ROW = r"sessions\.parquet: row 3: "
-FAULTS: Mapping[str, tuple[spoiled_logs.Change, str]] = {
+FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "no file": (lambda folder: (folder / SESSIONS).unlink(), r"^[^:]+sessions\.parquet: no such file"),
-    "cut short": (spoiled_logs.cut(SESSIONS), r"sessions\.parquet: not a readable Parquet file"),
+    "cut short": (corrupt_logs.cut(SESSIONS), r"sessions\.parquet: not a readable Parquet file"),
     "overwritten": (_scribble, r"sessions\.parquet: damaged: .*write or copy it again"),
     "columns missing": (
         rewritten(lambda table: table.drop_columns(["step", "liked"])),

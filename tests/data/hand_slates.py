@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import corrupt_logs
 import numpy as np
 import pyarrow as pa
-import spoiled_logs
 from hand_logs import CATALOGUE, HOUR, START, tables, third
 
 from recpolicy.data.slate_log import SlateLog
@@ -45,9 +45,9 @@ def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
     return folder
 
 
-rewritten = partial(spoiled_logs.rewritten, SLATES)
-column = partial(spoiled_logs.column, SLATES)
-about = partial(spoiled_logs.about, SLATES)
+rewritten = partial(corrupt_logs.rewritten, SLATES)
+column = partial(corrupt_logs.column, SLATES)
+about = partial(corrupt_logs.about, SLATES)
 """Changes of a folder that `write_hand` wrote."""
 
 
@@ -56,9 +56,9 @@ def _as_numbers(old: list[Any]) -> list[Any]:
 
 
 ROW = r"slates\.parquet: row 3: "
-FAULTS: Mapping[str, tuple[spoiled_logs.Change, str]] = {
+FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "no file": (lambda folder: (folder / SLATES).unlink(), r"^[^:]+slates\.parquet: no such file"),
-    "cut short": (spoiled_logs.cut(SLATES), r"slates\.parquet: not a readable Parquet file"),
+    "cut short": (corrupt_logs.cut(SLATES), r"slates\.parquet: not a readable Parquet file"),
     "column missing": (
         rewritten(lambda table: table.drop_columns(["slate"])),
         r"slates\.parquet: no column slate; found event_id, time",

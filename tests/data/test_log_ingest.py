@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.log_files import EVENTS, REWARDS, write_events, write_rewards
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS, write_events, write_rewards
 from recpolicy.data.log_ingest import IngestConfig, ingest, rounds_of
 
 ALL = IngestConfig(evaluation_share=0.0)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recpolicy.data.log_files import Catalogue
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_ratings import log_ratings
-from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.ratings import Ratings
 
 USERS, MOVIES = 4, 5

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from miniature import miniature, miniature_ratings
+from tiny_dataset import miniature, miniature_ratings
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.movielens import read_ml_100k, read_movielens, title_years

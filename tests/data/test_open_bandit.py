@@ -7,7 +7,7 @@ from hand_logs import tables
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data import open_bandit
-from recpolicy.data.log_files import Catalogue
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.open_bandit import read_open_bandit
 
 HEADER = ",timestamp,item_id,position,click,propensity_score,user_feature_0,user_feature_1,user-item_affinity_0"

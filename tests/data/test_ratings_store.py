@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miniature import miniature_ratings
+from tiny_dataset import miniature_ratings
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.core.files import content_digest
 from recpolicy.data import ratings_store
-from recpolicy.data.load import load_ratings
+from recpolicy.data.loaders import load_ratings
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
 from recpolicy.data.splits import split
 from recpolicy.data.table import ratings_from_frame
-from recpolicy.models.registry import fit_rating_model
+from recpolicy.models.rating_models import fit_rating_model
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hand_slates import FAULTS, about, hand_slates, rewritten, write_hand
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import log_columns
-from recpolicy.data.log_files import write_events
+from recpolicy.data.bandit_log_files import write_events
 from recpolicy.data.session_log_files import is_session_log, write_sessions
 from recpolicy.data.slate_log_files import SLATES, is_slate_log, read_slates
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from miniature import miniature_ratings
+from tiny_dataset import miniature_ratings
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.assemble import bare_movies

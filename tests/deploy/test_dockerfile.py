@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from recpolicy.server.jobs.catalogue import JOBS
+from recpolicy.server.db.schedules import OFF
+from recpolicy.server.jobs.all_jobs import JOBS
 from recpolicy.server.settings import read_settings
-from recpolicy.server.store.schedules import OFF
 
 DOCKERFILE = ROOT / "Dockerfile"
 PARTS = ROOT / "scripts" / "lib" / "image"

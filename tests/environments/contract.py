@@ -11,14 +11,14 @@ import tensorflow as tf
 from tf_agents.drivers.dynamic_step_driver import DynamicStepDriver
 from tf_agents.environments.tf_environment import TFEnvironment
 
-from recpolicy.agents.arms import Arms
 from recpolicy.agents.baselines import BaselineConfig, make_random
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.base import Draw, RecommendationEnvironment
-from recpolicy.training.online import OnlineLoop
+from recpolicy.training.compiled_loop import OnlineLoop
 
 
 def random_agent(environment: RecommendationEnvironment, seed: int = 0) -> BanditAgent:

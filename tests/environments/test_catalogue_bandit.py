@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from contract import EnvironmentContract
-from planted_world import MOVIES, RANK, planted
+from synthetic_world import MOVIES, RANK, planted
 
-from recpolicy.agents.arms import Arms
+from recpolicy.agents.agent_table import AGENTS
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.observation import read_observation
-from recpolicy.agents.registry import AGENTS
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.catalogue_bandit import CatalogueBandit, CatalogueBanditConfig
 from recpolicy.models.pair_features import PairFeatures

@@ -10,7 +10,7 @@ import tensorflow as tf
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from planted_sessions import MOVIES, planted_sessions
+from synthetic_sessions import MOVIES, planted_sessions
 
 from recpolicy.core.errors import ConfigError, MissingExtraError
 from recpolicy.environments.gymnasium_adapter import GymnasiumSession, GymnasiumSessions

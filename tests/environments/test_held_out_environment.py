@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from contract import EnvironmentContract
-from miniature import miniature_ratings
 from tf_agents.bandits.agents.lin_ucb_agent import LinearUCBAgent
+from tiny_dataset import miniature_ratings
 
 from recpolicy.agents.observation import split_mask
 from recpolicy.core.errors import DataError

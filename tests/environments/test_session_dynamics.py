@@ -11,7 +11,7 @@ The hand-made world: 2 users, 3 movies, D = G = 2, 3 steps. Every exact test sho
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_sessions import planted_sessions
+from synthetic_sessions import planted_sessions
 
 from recpolicy.core.tensorflow_random import uniform
 from recpolicy.environments.session_dynamics import (

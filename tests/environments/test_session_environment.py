@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_sessions import MOVIES, PlantedSessions, planted_sessions
 from session_contract import SessionContract, first_lengths, lengths, play
+from synthetic_sessions import MOVIES, PlantedSessions, planted_sessions
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.session import SessionConfig, SessionEnvironment

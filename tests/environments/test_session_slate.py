@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_sessions import MOVIES, planted_sessions
 from session_contract import SessionContract, play
+from synthetic_sessions import MOVIES, planted_sessions
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import uniform

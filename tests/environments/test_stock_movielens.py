@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from contract import EnvironmentContract
-from miniature import USERS, miniature_ratings, write_miniature
 from tf_agents.bandits.environments.movielens_py_environment import MovieLensPyEnvironment
+from tiny_dataset import USERS, miniature_ratings, write_miniature
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.tf_agents_movielens import StockMovieLens, stock_tables

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hand_made import model_of, ratings_of
+from small_cases import model_of, ratings_of
 
 from recpolicy.core.errors import DataError
 from recpolicy.evaluation.baselines import baseline_tables

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hand_made import ratings_of
+from small_cases import ratings_of
 
 from recpolicy.core.errors import DataError
 from recpolicy.evaluation.candidates import candidates_of

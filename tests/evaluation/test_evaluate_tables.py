@@ -3,12 +3,12 @@ import json
 
 import numpy as np
 import pytest
-from hand_made import model_of, planted_split, ratings_of, split_of
+from small_cases import model_of, planted_split, ratings_of, split_of
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.evaluation.baselines import baseline_tables
-from recpolicy.evaluation.evaluate import evaluate_tables
-from recpolicy.evaluation.tables import PolicyTables
+from recpolicy.evaluation.evaluate_tables import evaluate_tables
+from recpolicy.evaluation.policy_scores import PolicyTables
 
 NUMBERS = ["rmse", "mae", "ndcg", "held_out", "place", "coverage", "novelty"]
 

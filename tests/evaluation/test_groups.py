@@ -66,7 +66,7 @@ def test_users_without_rounds_do_not_count_and_small_groups_are_left_out():
 
 
 def test_group_of_everybody_has_the_interval_of_the_plain_bootstrap():
-    from recpolicy.evaluation.bootstrap import mean_interval
+    from recpolicy.core.statistics import mean_interval
 
     values = np.random.default_rng(1).normal(size=200)
     figure = group_figures(everyone(200), values, np.ones(200), np.random.default_rng(2))["all"]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from hand_made import candidates_with, flat, scored_users
 from hypothesis import given
 from hypothesis import strategies as st
+from small_cases import candidates_with, flat, scored_users
 
 from recpolicy.core.errors import DataError
 from recpolicy.evaluation.held_out_choice import (

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.bootstrap import Interval
+from recpolicy.core.plotting import to_png, to_svg
+from recpolicy.core.statistics import Interval
 from recpolicy.evaluation.plots import (
     Curve,
     calibration_figure,
@@ -15,8 +16,6 @@ from recpolicy.evaluation.plots import (
     recommendations_figure,
     regret_figure,
     reward_figure,
-    to_png,
-    to_svg,
 )
 
 ROUNDS = np.arange(1, 6) * 100

@@ -2,20 +2,12 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from hand_made import candidates_with, flat, ratings_of, scored_users
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_cases import candidates_with, flat, ratings_of, scored_users
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.ranking import (
-    TopMovies,
-    coverage,
-    grades,
-    ndcg,
-    novelty,
-    self_information,
-    top_movies,
-)
+from recpolicy.evaluation.ranking import TopMovies, coverage, grades, ndcg, novelty, self_information, top_movies
 
 LOG3 = np.log2(3)
 

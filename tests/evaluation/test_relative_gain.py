@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recpolicy.evaluation.off_policy.rounds import LoggedChoices, Target
 from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
+from recpolicy.ope.rounds import LoggedChoices, Target
 
 
 def rounds_of(action, reward, prob, user=None, actions=3):

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.evaluation.bootstrap import Interval
-from recpolicy.evaluation.plots import held_out_choice_figure, recommendations_figure, to_svg
-from recpolicy.evaluation.report import ReportContent, render_report, write_report
+from recpolicy.core.plotting import to_svg
+from recpolicy.core.statistics import Interval
+from recpolicy.evaluation.plots import held_out_choice_figure, recommendations_figure
+from recpolicy.evaluation.report_page import ReportContent, render_report, write_report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 SVG = to_svg(held_out_choice_figure({"LinUCB": Interval(4, 3.9, 4.1)}, Interval(3.5, 3.4, 3.6), Interval(5, 5, 5)))

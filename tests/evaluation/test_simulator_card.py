@@ -5,12 +5,12 @@ from functools import cache
 
 import numpy as np
 import pytest
-from planted_responses import STEPS, planted_responses
+from synthetic_responses import STEPS, planted_responses
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.sessions import sessions_of
+from recpolicy.data.rating_sessions import sessions_of
 from recpolicy.data.splits import split
-from recpolicy.evaluation.session_play import SessionPlayer
+from recpolicy.evaluation.session_rollout import SessionPlayer
 from recpolicy.evaluation.simulator_card import CardConfig, real_sessions, validate_world
 from recpolicy.evaluation.simulator_plots import (
     engagement_figure,
@@ -18,7 +18,7 @@ from recpolicy.evaluation.simulator_plots import (
     policy_figure,
     session_length_figure,
 )
-from recpolicy.models.response import SessionWorldConfig
+from recpolicy.models.user_model import SessionWorldConfig
 
 PLAIN = SessionWorldConfig(max_steps=STEPS, rank=4, drift=0.0, fatigue_genre=0.0, fatigue_misses=0.0)
 QUICK = CardConfig(replicates=5, bayesian=False)

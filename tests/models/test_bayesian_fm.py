@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from miniature import miniature_ratings
-from planted import rmse
+from synthetic_ratings import rmse
+from tiny_dataset import miniature_ratings
 
 from recpolicy.data.splits import split
 from recpolicy.models.bayesian_fm import BayesianFMConfig, features, fit_bayesian_fm, fold_draws, posterior, sample

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from planted import rmse, table
+from synthetic_ratings import rmse, table
 
 from recpolicy.data.splits import split
 from recpolicy.models.bias import BiasConfig, effective_parameters, fit_bias, fit_biases

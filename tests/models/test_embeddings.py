@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import rmse
+from synthetic_ratings import rmse
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.splits import split

@@ -4,20 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import rmse
+from synthetic_ratings import rmse
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import genre_matrix
 from recpolicy.models.embeddings import Embeddings, embed
-from recpolicy.models.fold_in import (
-    fold_in_movie,
-    fold_in_movies,
-    fold_in_user,
-    fold_in_users,
-    genre_prior,
-    user_prior,
-)
-from recpolicy.models.movie_mean import MovieMeanConfig, fit_movie_mean
+from recpolicy.models.fold_in import fold_in_movie, fold_in_movies, fold_in_user, fold_in_users, genre_prior, user_prior
+from recpolicy.models.item_mean import MovieMeanConfig, fit_movie_mean
 from recpolicy.models.svd import SVDConfig, fit_svd
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import rank_two, rmse, table
+from synthetic_ratings import rank_two, rmse, table
 
 from recpolicy.data.splits import split
 from recpolicy.models import item_knn

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from miniature import miniature_ratings
+from tiny_dataset import miniature_ratings
 
 from recpolicy.models.bias import BiasConfig, fit_bias
 from recpolicy.models.embeddings import embed

@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from miniature import miniature_ratings
-from planted import rank_two, rmse, table
+from synthetic_ratings import rank_two, rmse, table
+from tiny_dataset import miniature_ratings
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import split
 from recpolicy.models.rating_model import RatingModel
-from recpolicy.models.registry import RATING_MODELS, fit_rating_model
+from recpolicy.models.rating_models import RATING_MODELS, fit_rating_model
 
 QUICK = {"bayesian_fm": {"sweeps": 40}}  # enough for the miniature
 every_model = pytest.mark.parametrize("name", sorted(RATING_MODELS))

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from miniature import miniature_ratings
+from tiny_dataset import miniature_ratings
 
-from recpolicy.data.sessions import sessions_of
+from recpolicy.data.rating_sessions import sessions_of
 from recpolicy.models.session_history import Tastes, history_of
 
 TASTES = Tastes(

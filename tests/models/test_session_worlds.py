@@ -5,12 +5,12 @@ from functools import cache
 
 import numpy as np
 import pytest
-from planted_responses import STEPS, planted_responses
+from synthetic_responses import STEPS, planted_responses
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.splits import split
-from recpolicy.models.response import SessionWorldConfig
 from recpolicy.models.session_worlds import halves, joined, of_users, two_worlds
+from recpolicy.models.user_model import SessionWorldConfig
 
 CONFIG = SessionWorldConfig(max_steps=STEPS, rank=4)
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from planted import rank_two, rmse
+from synthetic_ratings import rank_two, rmse
 
 from recpolicy.data.splits import split
 from recpolicy.models.bias import BiasConfig, fit_bias

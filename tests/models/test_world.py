@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from planted import rank_two
+from synthetic_ratings import rank_two
 
 from recpolicy.core.errors import DataError
 from recpolicy.models.bias import BiasConfig, fit_bias

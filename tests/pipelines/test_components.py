@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from kfp.dsl import HTML, ClassificationMetrics, Dataset, Markdown, Metrics, Model, PipelineTaskFinalStatus
-from miniature import miniature_ratings, write_miniature
+from tiny_dataset import miniature_ratings, write_miniature
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines import components
-from recpolicy.serving.predictor import load_policy
-from recpolicy.serving.registry import Registry
+from recpolicy.registry.model_registry import Registry
 
 QUICK = {"rating_model": "svd", "rank": 5, "seed": 0}
 LOG = {"world": "item_knn", "rounds": 3_000, "settings": {"temperature": 0.5, "floor": 0.1}}

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from miniature import write_miniature
+from tiny_dataset import write_miniature
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import file_digest
+from recpolicy.inference.artifact import verify
+from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines.local import (
     PipelineRun,
     Step,
@@ -24,9 +26,7 @@ from recpolicy.pipelines.local import (
     failure_of,
     run_pipeline,
 )
-from recpolicy.serving.artifact import verify
-from recpolicy.serving.predictor import load_policy
-from recpolicy.serving.registry_state import State, write_state
+from recpolicy.registry.aliases import State, write_state
 
 PATIENCE = 240  # seconds, on a busy machine
 

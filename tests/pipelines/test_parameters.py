@@ -3,12 +3,12 @@
 import pytest
 from trained_policies import loaded
 
-from recpolicy.agents.registry import AGENTS, BASELINES
-from recpolicy.api.retrain import agent_of
+from recpolicy.agents.agent_table import AGENTS, BASELINES
 from recpolicy.core.errors import ConfigError
 from recpolicy.pipelines import local
 from recpolicy.pipelines.compile import checked_parameters, pipeline_names, pipeline_parameters
 from recpolicy.pipelines.parameters import check_values, learns_from_logs, read_parameters, training_settings, typed
+from recpolicy.workflows.retrain import agent_of
 
 
 def test_words_become_values_of_the_parameters_type():

@@ -12,7 +12,7 @@ import yaml
 from kfp_server import kfp_server
 
 from recpolicy.core.errors import ConfigError, DataError, MissingExtraError, SubmitError
-from recpolicy.core.extras import require_extra
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.package import read_package, ready_to_send
 from recpolicy.pipelines.submit import TOKEN_VARIABLE, read_token, submit_to_kubeflow
 

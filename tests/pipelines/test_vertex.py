@@ -15,7 +15,7 @@ from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
 from recpolicy.core.errors import ConfigError, DataError, MissingExtraError, SubmitError
-from recpolicy.core.extras import require_extra
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.vertex import submit_to_vertex
 
 SPEC = {

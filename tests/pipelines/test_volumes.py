@@ -101,7 +101,7 @@ def test_the_local_runner_runs_it_without_the_volumes(tmp_path):
     assert len(list(yaml.safe_load_all(file.read_text()))) == 2
     (tmp_path / "parameters.json").write_text('{"n": 4}')
     folders = [str(tmp_path), str(tmp_path / "artifacts"), str(tmp_path / "cache")]
-    words = [sys.executable, "-m", "recpolicy.pipelines.worker", *folders]
+    words = [sys.executable, "-m", "recpolicy.pipelines.kfp_runner", *folders]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
         assert process.wait(60) == 0, process.stderr.read()
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine
 
-from recpolicy.server.store.engine import sqlite_url
+from recpolicy.server.db.engine import sqlite_url
 
 MISSING = "PostgreSQL IS NOT TESTED: no initdb found; install it (Debian: apt-get install postgresql)"
 

@@ -1,25 +1,25 @@
 """Jobs, runs, drift and rewards as operators and readers see them."""
 
 import pytest
-from asking import ask, refusal
-from jobs_at_work import Clock, Gate, job, tick
-from shown import event
+from client_helpers import ask, refusal
+from event_factory import event
+from job_fixtures import Clock, Gate, job, tick
 from trained_policies import trained
 
 from recpolicy.server.app import make_app
-from recpolicy.server.jobs.catalogue import JOBS
-from recpolicy.server.jobs.evaluate import EVALUATE
+from recpolicy.server.auth.keys import digest_of, new_key
+from recpolicy.server.db import keys as stored
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.engine import writing
+from recpolicy.server.db.events import row_of, write_rows
+from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.jobs.all_jobs import JOBS
+from recpolicy.server.jobs.evaluate_job import EVALUATE
 from recpolicy.server.jobs.job import Job, JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
-from recpolicy.server.keys import digest_of, new_key
-from recpolicy.server.opening import opened, without_store
+from recpolicy.server.lifespan import opened, without_store
 from recpolicy.server.routes.admin_jobs import Begun, Drift, Jobs, Rewards, Run, Runs
 from recpolicy.server.settings import Settings
-from recpolicy.server.store import keys as stored
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.engine import writing
-from recpolicy.server.store.events import row_of, write_rows
-from recpolicy.server.store.feedback import Rules, Said, take
 
 
 @pytest.fixture

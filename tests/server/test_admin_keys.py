@@ -4,11 +4,11 @@ import asyncio
 
 import httpx
 import pytest
-from asking import ask, refusal, served
-from callers import bearing, key_for
+from api_keys import bearing, key_for
+from client_helpers import ask, refusal, served
 
 from recpolicy.server.app import make_app
-from recpolicy.server.keys import digest_of
+from recpolicy.server.auth.keys import digest_of
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_while_the_database_is_down_it_is_said(app, operator, monkeypatch):
     def down(*_):
         raise OperationalError("SELECT", {}, Exception("no connection to 192.0.2.1"))
 
-    monkeypatch.setattr("recpolicy.server.store.keys.listed", down)
+    monkeypatch.setattr("recpolicy.server.db.keys.listed", down)
     answer = ask(app, "GET", "/v1/admin/keys", headers=operator)
     assert "192.0.2.1" not in refusal(answer, 503, "store_down")
     assert answer.headers["retry-after"] == "5"

@@ -8,18 +8,18 @@ import time
 import zipfile
 
 import pytest
-from asking import ask, refusal
-from callers import bearing, key_for
+from api_keys import bearing, key_for
+from client_helpers import ask, refusal
 from sqlalchemy.exc import OperationalError
 from trained_policies import trained
 
+from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
-from recpolicy.server.limits import LimitsConfig
-from recpolicy.server.opening import opened
+from recpolicy.server.db import versions
+from recpolicy.server.lifespan import opened
+from recpolicy.server.rate_limit import LimitsConfig
 from recpolicy.server.routes import admin_versions
 from recpolicy.server.settings import Settings
-from recpolicy.server.store import versions
-from recpolicy.serving.registry import Registry
 
 IMPORT = "/v1/admin/versions/import"
 
@@ -119,7 +119,7 @@ def test_a_roll_back_does_not_need_the_database(world, monkeypatch):
     def down(*_):
         raise OperationalError("BEGIN", {}, Exception("no connection"))
 
-    monkeypatch.setattr("recpolicy.server.changes.writing", down)
+    monkeypatch.setattr("recpolicy.server.registry_actions.writing", down)
     assert world.ask("POST", "/v1/admin/roll-back").json()["routing"]["champion"] == 1
     assert world.agent_that_answers() == "linucb"
     assert world.state.policies.registry.audit()[-1]["note"] == {"by": "olga"}

@@ -9,15 +9,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from databases import KINDS, new_url
-from jobs_at_work import state_of
+from job_fixtures import state_of
 from sqlalchemy import update
 
 from recpolicy.core.errors import ConfigError
+from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.schema import audit
 from recpolicy.server.jobs import alerts
 from recpolicy.server.jobs.alerts import ALERT_URL, AlertsConfig, alert, deliver, webhook
 from recpolicy.server.settings import Settings
-from recpolicy.server.store.engine import open_store, writing
-from recpolicy.server.store.tables import audit
 
 SECRET = "s3cr3t-token"
 

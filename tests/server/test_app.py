@@ -10,22 +10,22 @@ import threading
 import httpx
 import numpy as np
 import pytest
-from asking import ask, refusal, served
+from client_helpers import ask, refusal, served
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained_policies import loaded, trained
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.server.answers import Estimates, Predictions, Recommendation, Recommendations
+from recpolicy.inference.scorer import Answer, load_scorer
 from recpolicy.server.app import make_app
-from recpolicy.server.guard import MAX_BODY
-from recpolicy.server.json_log import JsonLines
+from recpolicy.server.deps import State
+from recpolicy.server.json_logging import JsonLines
+from recpolicy.server.lifespan import without_store
+from recpolicy.server.live_models import Live, Policies, Served
 from recpolicy.server.metrics import Metrics
-from recpolicy.server.opening import without_store
-from recpolicy.server.policies import Live, Policies, Served
+from recpolicy.server.middleware import MAX_BODY
+from recpolicy.server.schemas.responses import Estimates, Predictions, Recommendation, Recommendations
 from recpolicy.server.settings import Settings
-from recpolicy.server.state import State
-from recpolicy.serving.scorer import Answer, load_scorer
 
 NEWCOMER = [{"movie": 1, "rating": 5}, {"movie": 2, "rating": 1.5}]
 
@@ -379,7 +379,7 @@ SERVE = """
 import asyncio, pathlib, sys
 import httpx
 from recpolicy.server.app import make_app
-from recpolicy.server.opening import opened
+from recpolicy.server.lifespan import opened
 from recpolicy.server.settings import Settings
 
 async def ask(app):

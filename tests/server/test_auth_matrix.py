@@ -3,15 +3,15 @@
 import re
 
 import pytest
-from asking import ask, refusal, served
-from callers import bearing, key_for
+from api_keys import bearing, key_for
+from client_helpers import ask, refusal, served
 
 from recpolicy.server.app import make_app
-from recpolicy.server.keys import new_key
-from recpolicy.server.opening import without_store
+from recpolicy.server.auth.keys import new_key
+from recpolicy.server.db import keys
+from recpolicy.server.db.engine import writing
+from recpolicy.server.lifespan import without_store
 from recpolicy.server.settings import Settings
-from recpolicy.server.store import keys
-from recpolicy.server.store.engine import writing
 
 OPERATORS_ONLY = ("/v1/admin/keys",)
 """What a reader may not even look at."""

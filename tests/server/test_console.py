@@ -5,21 +5,22 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from asking import ask, refusal
-from callers import bearing, key_for
-from hostile import GENRE, TITLE, USER, write_hostile
+from api_keys import bearing, key_for
+from client_helpers import ask, refusal
 from sqlalchemy import func, select
+from xss_policies import GENRE, TITLE, USER, write_hostile
 
+from recpolicy.inference.scorer import load_scorer
+from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
-from recpolicy.server.console import bodies, pages, search
-from recpolicy.server.console.card import read_card
-from recpolicy.server.console.look import Shelf
-from recpolicy.server.opening import opened, without_store
-from recpolicy.server.policies import Live, Served
+from recpolicy.server.console import pages, search
+from recpolicy.server.console.preview import Shelf
+from recpolicy.server.console.validation_card import read_card
+from recpolicy.server.db.schema import events
+from recpolicy.server.lifespan import opened, without_store
+from recpolicy.server.live_models import Live, Served
+from recpolicy.server.schemas import console
 from recpolicy.server.settings import Settings
-from recpolicy.server.store.tables import events
-from recpolicy.serving.registry import Registry
-from recpolicy.serving.scorer import load_scorer
 
 PAGES = ("/", "/compare", "/operations")
 
@@ -189,7 +190,7 @@ def contrast(one, other):
 
 def test_users_are_found_by_their_whole_id_then_its_beginning_then_a_part(app):
     answer = ask(app, "POST", "/v1/console/users", {"text": "2", "count": 3}).json()
-    bodies.FoundUsers.model_validate(answer)
+    console.FoundUsers.model_validate(answer)
     assert answer == {"users": [2, 20, 12], "total": 20}
     assert ask(app, "POST", "/v1/console/users", {}).json()["users"] == list(range(1, 13))
     for text in ("02", "²", "<b>", "9" * 200):
@@ -220,7 +221,7 @@ def test_users_with_names_are_listed_for_readers_only(tmp_path):
 def test_movies_are_found_by_words_the_most_often_rated_first(app):
     scorer = app.state.server.policies.live.champion.scorer
     found = ask(app, "POST", "/v1/console/movies", {"text": "", "count": 30}).json()
-    bodies.FoundMovies.model_validate(found)
+    console.FoundMovies.model_validate(found)
     times = [(scorer.artifact.rated_movie == scorer.movie_row(movie["movie_id"])).sum() for movie in found["movies"]]
     assert times == sorted(times, reverse=True)
     (only,) = ask(app, "POST", "/v1/console/movies", {"text": " (1983) MOVIE "}).json()["movies"]
@@ -250,7 +251,7 @@ def test_estimates_are_those_of_the_list_and_write_no_event(app):
     before = shown(app)
     ids = [movie["movie_id"] for movie in listed["movies"]]
     answer = ask(app, "POST", "/v1/console/estimates", {**asked, "movies": [*ids, 102, 999]}).json()
-    bodies.EstimatesAnswer.model_validate(answer)
+    console.EstimatesAnswer.model_validate(answer)
     *told, hidden = answer["movies"]  # 999 is not there
     assert [(one["movie_id"], one["rank"]) for one in told] == [(movie, place + 1) for place, movie in enumerate(ids)]
     assert [(one["rating"], one["std"]) for one in told] == [(one["rating"], one["std"]) for one in listed["movies"]]
@@ -263,7 +264,7 @@ def test_two_versions_are_told_of_the_same_movies(app, reader):
     before = shown(app)
     asked = {"user": 3, "k": 4, "versions": [None, 2]}
     answer = ask(app, "POST", "/v1/admin/compare", asked, headers=reader).json()
-    bodies.Comparison.model_validate(answer)
+    console.Comparison.model_validate(answer)
     now, other = answer["sides"]
     assert (now["version"], other["version"]) == (None, 2)
     lists = [{one["movie_id"] for one in side["movies"] if one["rank"] and one["rank"] <= 4} for side in (now, other)]

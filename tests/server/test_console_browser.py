@@ -4,19 +4,19 @@ import re
 from contextlib import contextmanager
 
 import pytest
+from api_keys import key_for, listening
 from browsers import Visit, chromium
-from callers import key_for, listening
-from hostile import TITLE, write_hostile
 from playwright.sync_api import expect
 from sqlalchemy import func, select
+from xss_policies import TITLE, write_hostile
 
+from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
+from recpolicy.server.db.schema import events, feedback
+from recpolicy.server.lifespan import opened
 from recpolicy.server.online.learner import OnlineConfig
-from recpolicy.server.opening import opened
 from recpolicy.server.settings import Settings
-from recpolicy.server.store.tables import events, feedback
-from recpolicy.serving.registry import Registry
-from recpolicy.serving.slates import ExplorationConfig
 
 EAGER = Settings(online=OnlineConfig(seconds=0.2, grace_seconds=0.0), exploration=ExplorationConfig(share=0.0))
 

@@ -5,14 +5,21 @@ import math
 import numpy as np
 import pytest
 from databases import KINDS, new_url
+from event_factory import event
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs_at_work import HOUR, state_of
-from shown import event
+from job_fixtures import HOUR, state_of
 from sqlalchemy import select
 from tiny_policies import write_tiny
 
 from recpolicy.core.errors import ConfigError
+from recpolicy.inference.scorer import load_scorer
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.event_windows import Window, earned, window
+from recpolicy.server.db.events import row_of, write_rows
+from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.db.schema import audit
 from recpolicy.server.jobs.drift import alarms_in, check, figures_of
 from recpolicy.server.jobs.drift_statistics import (
     DriftConfig,
@@ -23,14 +30,7 @@ from recpolicy.server.jobs.drift_statistics import (
     psi_by_dimension,
     spread,
 )
-from recpolicy.server.policies import Live, Policies, Served
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.engine import open_store, writing
-from recpolicy.server.store.events import row_of, write_rows
-from recpolicy.server.store.feedback import Rules, Said, take
-from recpolicy.server.store.tables import audit
-from recpolicy.server.store.windows import Window, earned, window
-from recpolicy.serving.scorer import load_scorer
+from recpolicy.server.live_models import Live, Policies, Served
 
 CONFIG = DriftConfig(least=50)
 counts = st.lists(st.integers(1, 1000), min_size=2, max_size=8)

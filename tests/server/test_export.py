@@ -8,32 +8,32 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from databases import KINDS, new_url
-from shown import event
+from event_factory import event
 from sqlalchemy import insert, update
 from tiny_policies import tiny_artifact, write_tiny
 
-from recpolicy.api.judge_log import trial_on
-from recpolicy.api.logs import ingest_log, read_rounds
-from recpolicy.api.retrain import tables_of_policy
 from recpolicy.core.errors import DataError
-from recpolicy.data.log_files import EVENTS, REWARDS
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS
 from recpolicy.data.log_ingest import IngestConfig, ingest
-from recpolicy.server import choosing
-from recpolicy.server.bodies import RecommendRequest
-from recpolicy.server.choosing import NO_EXPLORATION, choose
-from recpolicy.server.policies import Live, Served
-from recpolicy.server.store import export as module
-from recpolicy.server.store.cursor import Cursor
-from recpolicy.server.store.engine import open_store, writing
-from recpolicy.server.store.events import row_of, write_rows
-from recpolicy.server.store.export import Export, LogPolicy, export
-from recpolicy.server.store.feedback import Rules, Said, take
-from recpolicy.server.store.tables import events, rewards
-from recpolicy.serving.artifact import finish, write_arrays
-from recpolicy.serving.predictor import load_policy
-from recpolicy.serving.registry import Registry
-from recpolicy.serving.scorer import load_scorer
-from recpolicy.serving.slates import ExplorationConfig
+from recpolicy.inference.artifact import finish, write_arrays
+from recpolicy.inference.predictor import load_policy
+from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server import recommend
+from recpolicy.server.db import export as module
+from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.events import row_of, write_rows
+from recpolicy.server.db.export import Export, LogPolicy, export
+from recpolicy.server.db.export_cursor import Cursor
+from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.db.schema import events, rewards
+from recpolicy.server.live_models import Live, Served
+from recpolicy.server.recommend import NO_EXPLORATION, choose
+from recpolicy.server.schemas.requests import RecommendRequest
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
+from recpolicy.workflows.log_evaluation import trial_on
+from recpolicy.workflows.retrain import tables_of_policy
 
 RULES = Rules((1.0, 5.0), window_ms=10**9)
 EXPLORING = ExplorationConfig(share=0.4, top=5)
@@ -289,7 +289,7 @@ def played(engine, folder, number, seed):
         user = int(rng.integers(1, 8))
         lot = np.random.default_rng([seed, place])
         with pytest.MonkeyPatch.context() as patch:  # and by which what it shows then
-            patch.setattr(choosing.np.random, "default_rng", lambda lot=lot: lot)
+            patch.setattr(recommend.np.random, "default_rng", lambda lot=lot: lot)
             chosen = choose(live, RecommendRequest(user=user, k=2, exclude=[103]), EXPLORING)
         row = {**chosen.row, "time": 1_000_000 + 10 * place}
         shown.append(row)

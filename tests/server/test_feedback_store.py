@@ -2,16 +2,16 @@ import threading
 
 import pytest
 from databases import KINDS, new_url
+from event_factory import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shown import event
 from sqlalchemy import func, select
 
-from recpolicy.server.store.engine import open_store, writing
-from recpolicy.server.store.events import row_of, write_rows
-from recpolicy.server.store.feedback import KINDS as SAID
-from recpolicy.server.store.feedback import Rules, Said, reward_of, take
-from recpolicy.server.store.tables import feedback, rewards
+from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.events import row_of, write_rows
+from recpolicy.server.db.feedback import KINDS as SAID
+from recpolicy.server.db.feedback import Rules, Said, reward_of, take
+from recpolicy.server.db.schema import feedback, rewards
 
 RULES = Rules((1.0, 5.0), window_ms=10_000)
 NOW = 1_000_500

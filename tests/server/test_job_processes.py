@@ -13,29 +13,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 from databases import new_url
-from jobs_at_work import state_of
+from job_fixtures import state_of
 from sqlalchemy import insert
 from trained_policies import trained
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.bodies import RecommendRequest
-from recpolicy.server.choosing import choose
-from recpolicy.server.jobs import retrain, training
-from recpolicy.server.jobs.apart import STOPPING, Errand, JobError, errand_of, run_apart
+from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.events import write_rows
+from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.db.schema import events, rewards
+from recpolicy.server.jobs import retrain_job, retrain_worker
 from recpolicy.server.jobs.config import JobsConfig
-from recpolicy.server.jobs.estimating import earned_by_version, estimate_days
+from recpolicy.server.jobs.evaluate_worker import earned_by_version, estimate_days
 from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.jobs.training import LOG_UNTIL, new_interactions, train_on
-from recpolicy.server.opening import opened
+from recpolicy.server.jobs.retrain_worker import LOG_UNTIL, new_interactions, train_on
+from recpolicy.server.jobs.subprocess_job import STOPPING, Errand, JobError, errand_of, run_apart
+from recpolicy.server.lifespan import opened
+from recpolicy.server.recommend import choose
 from recpolicy.server.rollout import controller
+from recpolicy.server.schemas.requests import RecommendRequest
 from recpolicy.server.settings import Settings
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.engine import open_store, writing
-from recpolicy.server.store.events import write_rows
-from recpolicy.server.store.feedback import Rules, Said, take
-from recpolicy.server.store.tables import events, rewards
-from recpolicy.serving.registry import Registry
-from recpolicy.serving.slates import ExplorationConfig
 
 EXPLORING = ExplorationConfig(share=0.5, top=10)
 NOW = now_ms()
@@ -116,7 +116,7 @@ def test_a_policy_that_cannot_learn_from_a_log_is_skipped_with_the_reason(state,
     def refuse(*_, **__):
         raise ConfigError("a baseline never learns")
 
-    monkeypatch.setattr(training, "retrain", refuse)
+    monkeypatch.setattr(retrain_worker, "retrain", refuse)
     serve(state, 20, NOW - 700_000, users=range(1, 3))
     result = train_on(errand(state, min_interactions=10))
     assert (result.status, result.metadata["reason"]) == ("skipped", "a baseline never learns")
@@ -138,8 +138,8 @@ def test_what_passed_its_gate_is_rolled_out_only_where_the_settings_say_so(state
         (rolled, 4, "pass", "not started: another rollout runs"),
     ):  # fmt: skip
         metadata = {"version": number, "gate": {"verdict": verdict}}
-        monkeypatch.setattr(retrain, "run_apart", lambda *_, metadata=metadata: JobResult(metadata=metadata))
-        assert retrain.retrain(one, {}).metadata.get("rollout") == said
+        monkeypatch.setattr(retrain_job, "run_apart", lambda *_, metadata=metadata: JobResult(metadata=metadata))
+        assert retrain_job.retrain(one, {}).metadata.get("rollout") == said
     assert started == [(3, "server")]
 
 
@@ -236,7 +236,7 @@ def test_a_child_is_stopped_with_the_server(state, monkeypatch):
 
 def test_a_child_ends_when_the_server_was_killed(tmp_path):
     told = Errand("sqlite:///x", "r", str(tmp_path), {"jobs": {}}, {})
-    body = "import recpolicy.server.jobs.worker as w, time, sys\n" + (
+    body = "import recpolicy.server.jobs.job_process as w, time, sys\n" + (
         "w.WORK = {'wait': lambda errand: (print('up', file=sys.stderr, flush=True), time.sleep(60))}\n"
         "sys.argv[1] = 'wait'\nw.main()\n"
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.keys import ROLES, Caller, Keys, digest_of, key_of_headers, new_key, weakness
+from recpolicy.server.auth.keys import ROLES, Caller, Keys, digest_of, key_of_headers, new_key, weakness
 
 SOUND = "kT9vR2xQ7mZ4wB8nC3jL6hF1sD5gA0pY"
 

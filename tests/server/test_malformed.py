@@ -5,12 +5,12 @@ import json
 import pytest
 import schemathesis
 import schemathesis.specs.openapi.schemas
-from asking import served
+from client_helpers import served
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from recpolicy.server.limits import LimitsConfig
 from recpolicy.server.online.learner import OnlineConfig
+from recpolicy.server.rate_limit import LimitsConfig
 from recpolicy.server.settings import Settings
 
 PUBLIC = (

@@ -4,20 +4,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from asking import ask, served
+from client_helpers import ask, served
+from event_factory import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shown import event
 from trained_policies import trained
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.server.online import beliefs as believing
-from recpolicy.server.online.beliefs import Beliefs, beliefs_of, learn, unpack_symmetric
+from recpolicy.inference.reward_estimators import pack_symmetric
+from recpolicy.inference.scorer import load_scorer
+from recpolicy.server.online import posterior as believing
 from recpolicy.server.online.checkpoint import CURRENT, Checkpoint, folder_of, read_checkpoint, write_checkpoint
 from recpolicy.server.online.learner import OnlineConfig, OnlineLearner, overlay, take_in, with_beliefs
+from recpolicy.server.online.posterior import Beliefs, beliefs_of, learn, unpack_symmetric
 from recpolicy.server.settings import Settings
-from recpolicy.serving.estimators import pack_symmetric
-from recpolicy.serving.scorer import load_scorer
 
 AT_ONCE = OnlineConfig(grace_seconds=0.0)
 

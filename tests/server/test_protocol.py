@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import uvicorn
-from asking import served
+from client_helpers import served
 from fastapi import FastAPI, Request
 
-from recpolicy.server.answers import ErrorAnswer
-from recpolicy.server.limits import LimitsConfig
 from recpolicy.server.protocol import BoundedProtocol
+from recpolicy.server.rate_limit import LimitsConfig
+from recpolicy.server.schemas.responses import ErrorAnswer
 from recpolicy.server.settings import Settings
 
 WHOLE = b"GET /said HTTP/1.1\r\nhost: here\r\n\r\n"

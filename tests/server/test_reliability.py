@@ -16,10 +16,10 @@ from processes import ServerProcess
 from sqlalchemy import create_engine, func, select
 from trained_policies import trained
 
-from recpolicy.server.opening import DATABASE_URL
-from recpolicy.server.store.engine import make_engine, sqlite_url
-from recpolicy.server.store.tables import events, feedback, rewards
-from recpolicy.serving.registry import Registry
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db.engine import make_engine, sqlite_url
+from recpolicy.server.db.schema import events, feedback, rewards
+from recpolicy.server.lifespan import DATABASE_URL
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -5,17 +5,17 @@ from dataclasses import replace
 from time import perf_counter
 
 import pytest
-from rolling import QUICK, rate, rolling, tiny_registry
+from rollout_fixtures import QUICK, rate, rolling, tiny_registry
 from sqlalchemy.exc import OperationalError
 
 from recpolicy.core.errors import ArtifactError, ConfigError, StoreError
-from recpolicy.server.policies import CHALLENGER, CHAMPION
-from recpolicy.server.rollout import attend, controller, settling
+from recpolicy.server.db import audit, rollouts
+from recpolicy.server.db.rollouts import ConflictError
+from recpolicy.server.live_models import CHALLENGER, CHAMPION
+from recpolicy.server.rollout import background, controller, reconcile
 from recpolicy.server.rollout.check import check_rollout
-from recpolicy.server.rollout.figures import Health
 from recpolicy.server.rollout.job import CHECK_ROLLOUT
-from recpolicy.server.store import audit, rollouts
-from recpolicy.server.store.rollouts import ConflictError
+from recpolicy.server.rollout.stage_metrics import Health
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_step_that_was_cut_short_is_finished_by_the_next_check(
     controller.start(state, 2, "ann", {"stages": stages})
     rate(state, last(state), users, difference)
     if after:
-        monkeypatch.setattr(settling, "now_ms", killed)
+        monkeypatch.setattr(reconcile, "now_ms", killed)
     else:
         for name in ("set_challenger", "promote", "clear_challenger"):
             monkeypatch.setattr(type(state.policies.registry), name, killed)
@@ -317,17 +317,17 @@ def test_counts_outlive_a_database_that_is_down(state, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(rollouts, "add_health", down)
-        attend.flush(state)
+        background.flush(state)
     state.trial.counts.add(row.id, CHALLENGER, Health(2, failures=1, seconds=0.25))
-    attend.flush(state)
-    attend.flush(state)
+    background.flush(state)
+    background.flush(state)
     with state.store.engine.connect() as connection:
         assert rollouts.health(connection, row.id) == {CHALLENGER: Health(5, 1, 0, 0.75)}
 
 
 def test_counts_of_processes_and_minutes_are_added_up(state, monkeypatch):
-    from recpolicy.server.store import rollouts as store
-    from recpolicy.server.store.engine import writing
+    from recpolicy.server.db import rollouts as store
+    from recpolicy.server.db.engine import writing
 
     row = controller.start(state, 2, "ann")
     for worker, minute in (("a", 100), ("a", 100), ("b", 100), ("b", 90)):

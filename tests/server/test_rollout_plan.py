@@ -6,8 +6,8 @@ import pytest
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.rollout.figures import Estimate, Figures, Health, Rewards
-from recpolicy.server.rollout.plan import RolloutConfig, decide
+from recpolicy.server.rollout.rollout_plan import RolloutConfig, decide
+from recpolicy.server.rollout.stage_metrics import Estimate, Figures, Health, Rewards
 from recpolicy.server.settings import read_settings
 
 PLAN = RolloutConfig(min_users=100, min_rewards=200, min_hours=2.0, max_hours=48.0, margin=0.1)

@@ -3,22 +3,22 @@
 import json
 
 import pytest
-from asking import ask, refusal
-from callers import bearing, key_for
+from api_keys import bearing, key_for
+from client_helpers import ask, refusal
 from databases import KINDS, new_url
-from rolling import rate, rolling
+from rollout_fixtures import rate, rolling
 from sqlalchemy.exc import IntegrityError
 
 from recpolicy.server.app import make_app
-from recpolicy.server.rollout.attend import flush
+from recpolicy.server.db import audit, rollouts
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.events import first_id, new_event_id
+from recpolicy.server.db.rollouts import ConflictError
+from recpolicy.server.rollout.background import flush
 from recpolicy.server.rollout.check import check_rollout
-from recpolicy.server.rollout.figures import Health
+from recpolicy.server.rollout.stage_metrics import Health
 from recpolicy.server.routes.admin_rollouts import CurrentRollout, RolloutAnswer, Rollouts
-from recpolicy.server.store import audit, rollouts
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.engine import open_store, writing
-from recpolicy.server.store.events import first_id, new_event_id
-from recpolicy.server.store.rollouts import ConflictError
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_ids_of_events_tell_the_time():
 def rated(connection, given):
     from sqlalchemy import insert
 
-    from recpolicy.server.store.tables import events, rewards
+    from recpolicy.server.db.schema import events, rewards
 
     for place, (user, reward, words) in enumerate(given):
         one = {"time": 100, "rollout": 1, "variant": "champion", "explored": False} | words

@@ -10,21 +10,21 @@ from time import perf_counter
 import httpx
 import numpy as np
 import pytest
-from asking import ask
-from rolling import QUICK, rolling, tiny_registry
+from client_helpers import ask
+from rollout_fixtures import QUICK, rolling, tiny_registry
 from sqlalchemy import select
 
 from recpolicy.core.errors import UnknownIdError
 from recpolicy.server.app import make_app
-from recpolicy.server.bodies import RecommendRequest
-from recpolicy.server.choosing import NO_EXPLORATION, choose
-from recpolicy.server.policies import CHALLENGER, CHAMPION, Live, place_of
-from recpolicy.server.rollout import attend, controller
-from recpolicy.server.rollout.figures import Health
+from recpolicy.server.db import rollouts
+from recpolicy.server.db.events import key_of
+from recpolicy.server.db.schema import events
+from recpolicy.server.live_models import CHALLENGER, CHAMPION, Live, place_of
+from recpolicy.server.recommend import NO_EXPLORATION, choose
+from recpolicy.server.rollout import background, controller
 from recpolicy.server.rollout.shadow import WAITING, Pair, compared
-from recpolicy.server.store import rollouts
-from recpolicy.server.store.events import key_of
-from recpolicy.server.store.tables import events
+from recpolicy.server.rollout.stage_metrics import Health
+from recpolicy.server.schemas.requests import RecommendRequest
 
 USERS = range(1, 8)
 
@@ -40,7 +40,7 @@ def recommend(state, user=1, **words):
 
 
 def health(state):
-    attend.flush(state)
+    background.flush(state)
     with state.store.engine.connect() as connection:
         return rollouts.health(connection, 1)
 
@@ -113,7 +113,7 @@ def test_a_shadow_changes_no_answer_and_is_compared(state):
         answer = recommend(state, user, k=6).json()
         assert (answer["movies"], answer["policy"]["version"]) == (movies, 1)
     assert health(state)[CHAMPION].requests == len(USERS)
-    while attend.compare_one(state):
+    while background.compare_one(state):
         pass
     found, champion = health(state)[CHALLENGER], state.policies.live.champion
     challenger, agreement, gap = state.policies.live.challenger, 0.0, 0.0
@@ -136,7 +136,7 @@ def test_a_shadow_that_fails_fails_nobody(state, monkeypatch):
     controller.start(state, 2, "ann", {"shadow": True})
     broken(state, monkeypatch, ZeroDivisionError())
     assert recommend(state).status_code == 200
-    assert attend.compare_one(state)
+    assert background.compare_one(state)
     assert health(state)[CHALLENGER].failures == 1
 
 
@@ -248,7 +248,7 @@ def test_what_runs_beside_the_requests_compares_and_writes(state):
 def test_a_rollout_that_the_database_did_not_tell_is_asked_for_again(state):
     controller.start(state, 2, "ann")
     state.policies.live = replace(state.policies.live, rollout=None)
-    attend.flush(state)
+    background.flush(state)
     assert state.policies.live.rollout == 1
 
 

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 from databases import KINDS, new_url
-from jobs_at_work import DAY, HOUR, MONDAY, Clock, Gate, job, runs, scheduler, state_of, tick
+from job_fixtures import DAY, HOUR, MONDAY, Clock, Gate, job, runs, scheduler, state_of, tick
 from sqlalchemy import select
 
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.server.db.engine import open_store
+from recpolicy.server.db.schema import audit, schedules
 from recpolicy.server.jobs import scheduler as module
 from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.scheduler import LOST_SECONDS, Scheduler
 from recpolicy.server.settings import Settings
-from recpolicy.server.store.engine import open_store
-from recpolicy.server.store.tables import audit, schedules
 
 WEEK = 7 * DAY
 
@@ -145,10 +145,10 @@ PROCESS = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from jobs_at_work import job, state_of
+from job_fixtures import job, state_of
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
-from recpolicy.server.store.engine import open_store
+from recpolicy.server.db.engine import open_store
 
 def run(*_):
     with open({ran!r}, "a") as stream:

@@ -10,8 +10,8 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from recpolicy.core.errors import ConfigError, StoreError
-from recpolicy.server.store.engine import Turns, is_up_to_date, make_engine, migrate, open_store, sqlite_url, writing
-from recpolicy.server.store.tables import metadata
+from recpolicy.server.db.engine import Turns, is_up_to_date, make_engine, migrate, open_store, sqlite_url, writing
+from recpolicy.server.db.schema import metadata
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,7 +51,7 @@ def test_a_transaction_that_fails_leaves_nothing(kind, tmp_path):
     engine.dispose()
 
 
-OPEN = "import sys; from recpolicy.server.store.engine import open_store; open_store(sys.argv[1])"
+OPEN = "import sys; from recpolicy.server.db.engine import open_store; open_store(sys.argv[1])"
 
 
 @pytest.mark.parametrize("kind", KINDS)

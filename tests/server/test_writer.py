@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 from databases import KINDS, new_url, postgres
-from shown import event
+from event_factory import event
 from sqlalchemy import event as happening
 from sqlalchemy import func, select
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.store import spool as spooling
-from recpolicy.server.store.engine import open_store
-from recpolicy.server.store.events import row_of
-from recpolicy.server.store.feedback import Rules, Said
-from recpolicy.server.store.spool import Spool
-from recpolicy.server.store.tables import events
-from recpolicy.server.store.writer import QueueFullError, Writer
+from recpolicy.server.db import spool as spooling
+from recpolicy.server.db.engine import open_store
+from recpolicy.server.db.events import row_of
+from recpolicy.server.db.feedback import Rules, Said
+from recpolicy.server.db.schema import events
+from recpolicy.server.db.spool import Spool
+from recpolicy.server.db.writer import QueueFullError, Writer
 
 RULES = Rules((1.0, 5.0), window_ms=10_000)
 
@@ -80,7 +80,7 @@ def test_the_writer_writes_what_waits_before_it_stops(tmp_path):
 
 
 def test_more_than_may_wait_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("recpolicy.server.store.writer.WAITING", 3)
+    monkeypatch.setattr("recpolicy.server.db.writer.WAITING", 3)
     engine = open_store(new_url("sqlite", tmp_path))
     writer = writer_of(engine, tmp_path)
 
@@ -185,9 +185,9 @@ def test_a_database_that_fails_again_leaves_the_spool_as_it_is(tmp_path, monkeyp
 OTHER = """
 import os, pathlib, signal, sys
 sys.path[:0] = sys.argv[2:]
-from recpolicy.server.store.events import row_of
-from recpolicy.server.store.spool import Spool
-from shown import event
+from recpolicy.server.db.events import row_of
+from recpolicy.server.db.spool import Spool
+from event_factory import event
 spool = Spool(pathlib.Path(sys.argv[1]))
 spool.append([row_of(event())])
 print("spooled", flush=True)

@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_choice import misleading_arms
-from planted_world import RANK, USERS, planted
+from synthetic_choice import misleading_arms
+from synthetic_world import RANK, USERS, planted
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
+from recpolicy.agents.agent_table import AGENTS
 from recpolicy.agents.learner import BanditAgent
-from recpolicy.agents.registry import AGENTS
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.logged_rounds import LoggedRounds, Newcomers
+from recpolicy.data.bandit_log import LoggedRounds, Newcomers
 from recpolicy.training.offline import learn_from_log, learn_offline
 
 CATALOGUE = np.array([0, 2, 3, 5, 8, 11], np.int32)

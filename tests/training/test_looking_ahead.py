@@ -8,13 +8,13 @@ must be beaten. The policies know the true tastes, so that nothing but looking a
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_sessions import planted_sessions
+from synthetic_sessions import planted_sessions
 
-from recpolicy.agents.arms import Arms
-from recpolicy.agents.registry import agent_entry
+from recpolicy.agents.agent_table import agent_entry
+from recpolicy.agents.item_features import Arms
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.evaluation.sessions import SessionPlayer, best, by_table
-from recpolicy.training.sessions import SessionLoop
+from recpolicy.training.session_loop import SessionLoop
 
 SESSIONS, STEPS = 6_000, 120_000
 TIRING, LASTING = (9.0, 0.0), (0.0, 0.0)

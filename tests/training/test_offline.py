@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from planted_choice import misleading_arms
-from planted_world import planted
+from synthetic_choice import misleading_arms
+from synthetic_world import planted
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from session_blocks import arrays_of, environment, make, small_specs
-from session_logs import (
+from synthetic_session_logs import (
     bandit_log,
     bandit_sight,
     eagerly,
@@ -25,9 +25,9 @@ from session_logs import (
 from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
 from recpolicy.training import offline_sessions as module
-from recpolicy.training.logged_session_play import Played, play_sessions
+from recpolicy.training.observation_builder import block_of, replay, steps_of
 from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
-from recpolicy.training.replayed_sessions import block_of, replay, steps_of
+from recpolicy.training.rollout_sessions import Played, play_sessions
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_problems"))
 

@@ -7,14 +7,14 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_logs import CATALOGUE, FEATURES, contexts, linear_log
+from synthetic_logs import CATALOGUE, FEATURES, contexts, linear_log
 
 from recpolicy.agents.linear_posterior import fold_batch
-from recpolicy.api.logs import ingest_log, read_rounds, simulate_log, tables_of
 from recpolicy.core.errors import DataError
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.bandit_log import LoggedRounds
 from recpolicy.training import sufficient_statistics
 from recpolicy.training.sufficient_statistics import Statistics, merged, posterior
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log, tables_of
 
 SUMS = ("gram", "moment", "count", "squares")
 ARMS = len(CATALOGUE)

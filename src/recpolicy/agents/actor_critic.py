@@ -9,20 +9,14 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from recpolicy.agents.arms import Arms
 from recpolicy.agents.categorical import log_probability_and_entropy
 from recpolicy.agents.experience import Experience, flatten
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays
 from recpolicy.agents.returns import Advantages, generalised_advantages
 from recpolicy.agents.sequence import SequenceLearner
-from recpolicy.agents.session_networks import (
-    MovieScores,
-    SessionNetworkConfig,
-    Trainer,
-    make_scores,
-    make_value,
-)
+from recpolicy.agents.session_networks import MovieScores, SessionNetworkConfig, Trainer, make_scores, make_value
 from recpolicy.core.errors import ConfigError
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from recpolicy.agents import heads
-from recpolicy.agents.arms import Arms
+from recpolicy.agents import action_distributions
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ConfigError
@@ -56,7 +56,7 @@ class Baseline(Learner):
             scores = tf.zeros_like(mean)
         else:
             scores = tf.broadcast_to(self._score, tf.shape(mean))
-        return heads.greedy(scores, observation.mask)
+        return action_distributions.greedy(scores, observation.mask)
 
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Only measure the mean squared error."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recpolicy.agents import categorical, heads
-from recpolicy.agents.arms import Arms
+from recpolicy.agents import action_distributions, categorical
 from recpolicy.agents.experience import Experience
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.replay import Batch, Replay
@@ -113,7 +113,7 @@ class DQN(SequenceLearner):
         scores = self.scores(observation, mask)
         epsilon = self.epsilon()
         explored = tf.nn.softmax(top_k_logits(scores, self.config.top_k, self.config.exploration_temperature))
-        probability = epsilon * explored + (1.0 - epsilon) * heads.greedy(scores, mask)
+        probability = epsilon * explored + (1.0 - epsilon) * action_distributions.greedy(scores, mask)
         return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
 
     def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:
@@ -174,7 +174,7 @@ def td_targets(batch: Batch, online: tf.Tensor, target: tf.Tensor, gamma: float,
     """y [n] from the two networks' values [n, A] of the next observation; movies already shown do not count."""
     chooser = online if double else target
     # Comparing with the maximum, and sharing among ties, spares an argmax, which XLA compiles badly after a matmul.
-    best = heads.greedy(chooser, batch.next_mask)
+    best = action_distributions.greedy(chooser, batch.next_mask)
     following = tf.reduce_sum(best * target, axis=1)
     return tf.stop_gradient(batch.reward + gamma * tf.where(batch.terminated, 0.0, following))
 

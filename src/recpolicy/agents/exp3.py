@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from recpolicy.agents import heads
-from recpolicy.agents.arms import Arms
+from recpolicy.agents import action_distributions
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.agents.ucb1 import ArmMeans
@@ -49,17 +49,17 @@ class EXP3(Learner):
 
     def explore(self, observation: Observation) -> tf.Tensor:
         """Softmax of the weights, mixed with the uniform."""
-        return heads.with_floor(self.exploit(observation), self._config.gamma, observation.mask)
+        return action_distributions.with_floor(self.exploit(observation), self._config.gamma, observation.mask)
 
     def exploit(self, observation: Observation) -> tf.Tensor:
         """Softmax of the weights: EXP3's own choice is a distribution."""
         weight = tf.broadcast_to(self._weight, [tf.shape(observation.context)[0], tf.size(self._weight)])
-        return heads.boltzmann(weight, 1.0, observation.mask)
+        return action_distributions.boltzmann(weight, 1.0, observation.mask)
 
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Add the importance-weighted gains of the batch."""
         config, arms = self._config, self._weight.shape[0]
-        acted = heads.with_floor(self.explore(observation), self.floor, observation.mask)
+        acted = action_distributions.with_floor(self.explore(observation), self.floor, observation.mask)
         probability = tf.gather(acted, action, batch_dims=1)
         gain = (reward - config.low) / (config.high - config.low) / probability  # [B]
         total = tf.linalg.matvec(tf.one_hot(action, arms), gain, transpose_a=True)  # [A]

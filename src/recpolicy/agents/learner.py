@@ -18,7 +18,7 @@ from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.agents import heads
+from recpolicy.agents import action_distributions
 from recpolicy.agents.observation import Observation, read_observation
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
@@ -74,11 +74,11 @@ class Learner(tf.Module, abc.ABC):
 
     def exploit(self, observation: Observation) -> tf.Tensor:
         """Return the probabilities [B, A] of the policy that has stopped exploring: greedy in the estimates."""
-        return heads.greedy(self.estimate(observation).mean, observation.mask)
+        return action_distributions.greedy(self.estimate(observation).mean, observation.mask)
 
     def draw(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
         """Draw actions [B] as `explore` would; overridden where drawing is cheaper than knowing the probabilities."""
-        return heads.sample(self.explore(observation), seed)
+        return action_distributions.sample(self.explore(observation), seed)
 
 
 class BanditPolicy(tf_policy.TFPolicy):
@@ -99,12 +99,12 @@ class BanditPolicy(tf_policy.TFPolicy):
         """Probability [B, A] of every action."""
         read = read_observation(observation)
         chosen = self._learner.explore(read) if self._explores else self._learner.exploit(read)
-        return heads.with_floor(chosen, self.floor, read.mask)
+        return action_distributions.with_floor(chosen, self.floor, read.mask)
 
     def draw(self, observation: Any, seed: tf.Tensor) -> tf.Tensor:
         """Actions [B]; `seed` int32 [2]. The compiled loop's shorter way: no probabilities where none are needed."""
         if not self._explores or self.floor:
-            return heads.sample(self.probabilities(observation), seed)
+            return action_distributions.sample(self.probabilities(observation), seed)
         return self._learner.draw(read_observation(observation), seed)
 
     def _distribution(self, time_step: ts.TimeStep, policy_state: Any) -> policy_step.PolicyStep:
@@ -120,7 +120,7 @@ class BanditPolicy(tf_policy.TFPolicy):
     def _action(self, time_step: ts.TimeStep, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
         step = self._distribution(time_step, policy_state)
         probabilities = step.action.probs_parameter()
-        action = heads.sample(probabilities, seed_of(seed, self._seed))
+        action = action_distributions.sample(probabilities, seed_of(seed, self._seed))
         log_probability = tf.math.log(tf.gather(probabilities, action, batch_dims=1))
         return step._replace(action=action, info=step.info._replace(log_probability=log_probability))
 

@@ -2,7 +2,7 @@
 
 The posterior is LinUCB's; arms are independent, so at one context their expected rewards are independent normals with
 standard deviation scale * sqrt(x' A_a^-1 x), and the probability of each action is an integral that the head computes
-(heads.thompson). Source: Agrawal & Goyal 2013 (1209.3352), whose v is `scale`.
+(action_distributions.thompson). Source: Agrawal & Goyal 2013 (1209.3352), whose v is `scale`.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from recpolicy.agents import heads
-from recpolicy.agents.arms import Arms
+from recpolicy.agents import action_distributions
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, ExportedPolicy
 from recpolicy.agents.linucb import DisjointLinear, prior_mean
 from recpolicy.agents.observation import Observation
@@ -37,14 +37,14 @@ class LinTS(DisjointLinear):
     def explore(self, observation: Observation) -> tf.Tensor:
         """The probability that each arm's draw is the largest."""
         mean, width = self.estimate(observation)
-        return heads.thompson(mean, self._config.scale * width, observation.mask)
+        return action_distributions.thompson(mean, self._config.scale * width, observation.mask)
 
     def draw(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
         """The arm with the largest draw: the same distribution without the integral."""
         mean, width = self.estimate(observation)
         noise = tf.random.stateless_normal(tf.shape(mean), seed)
-        best = heads.greedy(mean + self._config.scale * width * noise, observation.mask)
-        return heads.sample(best, seed)
+        best = action_distributions.greedy(mean + self._config.scale * width * noise, observation.mask)
+        return action_distributions.sample(best, seed)
 
     def export(self) -> ExportedPolicy:
         """Arrays for the Thompson head."""

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from recpolicy.agents import heads
+from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.arms import Arms
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.errors import ConfigError
@@ -89,7 +89,7 @@ class LinUCB(DisjointLinear):
     def explore(self, observation: Observation) -> tf.Tensor:
         """Greedy in mean + alpha * width."""
         mean, width = self.estimate(observation)
-        return heads.upper_confidence(mean, width, self._config.alpha, observation.mask)
+        return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
 
     def export(self) -> ExportedPolicy:
         """Arrays for the upper-confidence head."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recpolicy.agents import heads
+from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.arms import Arms
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.linucb_shared import pair_features, pairs_of
 from recpolicy.agents.observation import Observation, context_width
@@ -62,7 +62,7 @@ class HybridLinUCB(Learner):
     def explore(self, observation: Observation) -> tf.Tensor:
         """Greedy in mean + alpha * width."""
         mean, width = self.estimate(observation)
-        return heads.upper_confidence(mean, width, self._config.alpha, observation.mask)
+        return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
 
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """One recursive step per row, in order."""

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recpolicy.agents import heads
+from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.arms import Arms
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.linucb import check_linear
 from recpolicy.agents.observation import Observation
@@ -55,7 +55,7 @@ class SharedLinUCB(Learner):
     def explore(self, observation: Observation) -> tf.Tensor:
         """Greedy in mean + alpha * width."""
         mean, width = self.estimate(observation)
-        return heads.upper_confidence(mean, width, self._config.alpha, observation.mask)
+        return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
 
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Sherman-Morrison steps of the shared posterior with the features of the arms that were played."""

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import tensorflow as tf
 import tf_keras
 
-from recpolicy.agents import heads
-from recpolicy.agents.arms import Arms
+from recpolicy.agents import action_distributions
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.errors import ConfigError
@@ -136,7 +136,9 @@ def make_epsilon_greedy(
     if not 0 <= config.epsilon <= 1:
         raise ConfigError(f"epsilon {config.epsilon}: expected in [0, 1]")
     setting = ("epsilon", config.epsilon)
-    learner = _learner(spec, action_spec, config, arms, seed, "epsilon_greedy", heads.epsilon_greedy, setting)
+    learner = _learner(
+        spec, action_spec, config, arms, seed, "epsilon_greedy", action_distributions.epsilon_greedy, setting
+    )
     return BanditAgent(spec, action_spec, learner, seed=seed)
 
 
@@ -147,5 +149,5 @@ def make_boltzmann(
     if config.temperature <= 0:
         raise ConfigError(f"temperature {config.temperature}: expected > 0")
     setting = ("temperature", config.temperature)
-    learner = _learner(spec, action_spec, config, arms, seed, "boltzmann", heads.boltzmann, setting)
+    learner = _learner(spec, action_spec, config, arms, seed, "boltzmann", action_distributions.boltzmann, setting)
     return BanditAgent(spec, action_spec, learner, seed=seed)

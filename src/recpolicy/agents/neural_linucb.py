@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from recpolicy.agents import heads
+from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.arms import Arms
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import Observation, context_width
@@ -71,8 +71,8 @@ class NeuralLinUCB(Learner):
     def explore(self, observation: Observation) -> tf.Tensor:
         """Epsilon-greedy first, then the upper confidence bound."""
         mean, width = self.estimate(observation)
-        first = heads.epsilon_greedy(mean, self._config.epsilon, observation.mask)
-        later = heads.upper_confidence(mean, width, self._config.alpha, observation.mask)
+        first = action_distributions.epsilon_greedy(mean, self._config.epsilon, observation.mask)
+        later = action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
         return tf.where(self._batches < self._config.encoder_batches, first, later)
 
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:

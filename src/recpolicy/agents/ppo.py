@@ -12,8 +12,8 @@ from typing import Any
 import tensorflow as tf
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
-from recpolicy.agents.arms import Arms
 from recpolicy.agents.experience import Experience, flatten
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.returns import explained_variance, standardise
 from recpolicy.agents.sequence import Figures, SequenceAgent
 from recpolicy.core.errors import ConfigError

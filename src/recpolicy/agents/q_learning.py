@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from recpolicy.agents import categorical, heads
-from recpolicy.agents.arms import Arms
+from recpolicy.agents import action_distributions, categorical
 from recpolicy.agents.experience import Experience, flatten
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
@@ -121,9 +121,9 @@ class QLearning(SequenceLearner):
         values = self.values(observation)
         if self.config.explore == "ucb1":
             values = ucb1(values, tf.gather(self.visits, self.cell(observation)), self.config.ucb)
-            probability = heads.greedy(values, mask)
+            probability = action_distributions.greedy(values, mask)
         else:
-            probability = heads.epsilon_greedy(values, self.epsilon(), mask)
+            probability = action_distributions.epsilon_greedy(values, self.epsilon(), mask)
         return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
 
     def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random

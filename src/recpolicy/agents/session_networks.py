@@ -17,8 +17,8 @@ import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 
-from recpolicy.agents.arms import Arms
 from recpolicy.agents.categorical import mask_logits
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import context_width
 from recpolicy.core.errors import ConfigError

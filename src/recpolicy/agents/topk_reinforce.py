@@ -18,9 +18,9 @@ import tensorflow as tf
 import tf_keras
 
 from recpolicy.agents.actor_critic import advantages_under, value_arrays
-from recpolicy.agents.arms import Arms
 from recpolicy.agents.categorical import log_probability, log_probability_and_entropy
 from recpolicy.agents.experience import Experience, flatten
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays
 from recpolicy.agents.observation import context_width

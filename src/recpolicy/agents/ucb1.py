@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from recpolicy.agents import heads
-from recpolicy.agents.arms import Arms
+from recpolicy.agents import action_distributions
+from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ConfigError
@@ -99,7 +99,7 @@ class UCB1(Learner):
         """Greedy in the upper bounds."""
         span = self._config.high - self._config.low
         score = upper_bounds(self._arms.count, self._arms.mean, self._config.c, span)
-        return heads.greedy(
+        return action_distributions.greedy(
             tf.broadcast_to(score, [tf.shape(observation.context)[0], tf.size(score)]), observation.mask
         )
 

@@ -54,7 +54,7 @@ def split(
     as_json: AsJson = False,
 ) -> None:
     """Write the fit and test parts of a split as the official files are: tab-separated, by user, then movie."""
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.data.splits import write_split
 
@@ -70,7 +70,7 @@ def split(
 @app.command(epilog="Example: recpolicy data info ml-100k")
 def info(path: NameOrPath = "ml-100k", as_json: AsJson = False) -> None:
     """Print how many users, movies and ratings there are, and how the ratings are spread."""
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
 
     _print_summary(load_ratings(path), as_json)
 
@@ -87,7 +87,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check your own ratings row by row; the first thing that is wrong is named by file, line and value."""
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
 
     given = {"user": user, "movie": movie, "rating": rating, "timestamp": timestamp}
     columns = {meaning: name for meaning, name in given.items() if name is not None}

@@ -33,10 +33,10 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> int:
     """Hold a policy against its limits on logged rounds and held-out ratings; exit code 0 pass, 1 not, 2 bad input."""
-    from recpolicy.api.gate import VERDICTS, gate_files, gate_tables, limits_in
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.cli.policy import split_of
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.gate_record import VERDICTS, gate_files, gate_tables, limits_in
 
     chosen = limits_in(config)
     policy = load_policy(candidate)

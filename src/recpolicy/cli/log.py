@@ -8,10 +8,10 @@ import typer
 from recpolicy.cli.output import print_json
 
 if TYPE_CHECKING:
-    from recpolicy.data.log_files import Catalogue
+    from recpolicy.data.bandit_log_files import Catalogue
     from recpolicy.data.log_ingest import IngestReport
     from recpolicy.data.splits import Split
-    from recpolicy.serving.predictor import Policy
+    from recpolicy.inference.predictor import Policy
 
 app = typer.Typer(help="What a policy showed, with what probability, and what came of it.", no_args_is_help=True)
 
@@ -58,9 +58,9 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Let a policy play the simulated world and log it: true propensities, rewards that come later."""
-    from recpolicy.api.logs import simulate_log
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
+    from recpolicy.workflows.interaction_logs import simulate_log
 
     sizes = {"rounds": rounds, "sessions": sessions, "slates": slates}
     if sum(size is not None for size in sizes.values()) > 1:
@@ -91,7 +91,7 @@ def simulate(
 def _simulate_sessions(
     parts: "Split", out: Path, who: "str | Policy", settings: dict[str, Any], train: Any, seed: int, *, as_json: bool
 ) -> None:
-    from recpolicy.api.session_logs import simulate_sessions
+    from recpolicy.workflows.session_logs import simulate_sessions
 
     log = simulate_sessions(parts, out, logger=who, config=settings, train=train, seed=seed)
     name = who if isinstance(who, str) else who.artifact.agent
@@ -109,7 +109,7 @@ def _simulate_slates(
     parts: "Split", out: Path, who: "str | Policy", settings: dict[str, Any], tables: dict[str, Any], seed: int,
     *, as_json: bool,
 ) -> None:  # fmt: skip
-    from recpolicy.api.slate_logs import simulate_slates
+    from recpolicy.workflows.slate_logs import simulate_slates
 
     log = simulate_slates(
         parts, out, logger=who, config=settings, train=tables.get("train"), model_config=tables.get("rating_model"),
@@ -156,8 +156,8 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Check a log, join its rewards and split it by time; says what became of every event and reward."""
-    from recpolicy.api.log_import import has_own_tables
-    from recpolicy.api.logs import RATINGS, ingest_log
+    from recpolicy.workflows.import_log import has_own_tables
+    from recpolicy.workflows.interaction_logs import RATINGS, ingest_log
 
     _refuse_both(policy, data)
     tables, source = _tables_of_config(config, ("ingest",))
@@ -202,7 +202,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Make a log of ours from that of another system; says what of it is lost."""
-    from recpolicy.api.log_import import import_log
+    from recpolicy.workflows.import_log import import_log
 
     _refuse_both(policy, data)
     tables = _catalogue(policy, data or "", {}) if policy or data else None
@@ -227,7 +227,7 @@ def _refuse_both(policy: Path | None, data: str | None) -> None:
 def _tables_of_config(config: Path | None, known: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tables of a TOML file, and those options of [data] that are given."""
     from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
-    from recpolicy.data.load import DataConfig
+    from recpolicy.data.loaders import DataConfig
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("data", *known), str(config))
@@ -237,19 +237,19 @@ def _tables_of_config(config: Path | None, known: tuple[str, ...]) -> tuple[dict
 
 def _logger(text: str) -> "str | Policy":
     """A name as it is, a folder as the policy in it."""
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
 
     return load_policy(text) if Path(text).is_dir() or Path(text).name != text else text
 
 
 def _catalogue(policy: Path | None, data: str, source: dict[str, Any]) -> "Catalogue":
     if policy is not None:
-        from recpolicy.api.retrain import tables_of_policy
-        from recpolicy.serving.predictor import load_policy
+        from recpolicy.inference.predictor import load_policy
+        from recpolicy.workflows.retrain import tables_of_policy
 
         return tables_of_policy(load_policy(policy))
-    from recpolicy.api.logs import tables_of
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
+    from recpolicy.workflows.interaction_logs import tables_of
 
     return tables_of(load_ratings(data, **source))
 

@@ -24,14 +24,14 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
 ) -> None:
     """Append the events and rewards that are new to a log; the server may be running, or not."""
-    from recpolicy.core.extras import require_extra
+    from recpolicy.core.optional_deps import require_extra
 
     require_extra("serve", "recpolicy log export")
-    from recpolicy.server.opening import DATABASE_URL
-    from recpolicy.server.store.engine import open_store, sqlite_url
-    from recpolicy.server.store.export import Export, LogPolicy
-    from recpolicy.server.store.export import export as export_log
-    from recpolicy.serving.registry import Registry
+    from recpolicy.registry.model_registry import Registry
+    from recpolicy.server.db.engine import open_store, sqlite_url
+    from recpolicy.server.db.export import Export, LogPolicy
+    from recpolicy.server.db.export import export as export_log
+    from recpolicy.server.lifespan import DATABASE_URL
 
     policy = LogPolicy(Registry(registry or _registry_in(state)), version)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
@@ -64,7 +64,7 @@ def _registry_in(state: Path) -> Path:
 def _database_in(state: Path) -> Path:
     """The database file; raises DataError where there is none and no other database is named."""
     from recpolicy.core.errors import DataError
-    from recpolicy.server.opening import DATABASE_URL
+    from recpolicy.server.lifespan import DATABASE_URL
 
     path = state / "server.db"
     if not os.environ.get(DATABASE_URL) and not path.is_file():

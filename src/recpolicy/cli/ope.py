@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from recpolicy.api.ope import PolicyEstimates
-    from recpolicy.serving.predictor import Policy
+    from recpolicy.inference.predictor import Policy
+    from recpolicy.workflows.estimate import PolicyEstimates
 
 app = typer.Typer(help="Off-policy evaluation: judge a policy by the rounds of another.", no_args_is_help=True)
 
@@ -30,11 +30,11 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Try every estimator on simulated logs whose truth is known: errors, coverage, and which to use when."""
-    from recpolicy.api.ope import CARD_FILE, PAGE_FILE, QUICK, report_estimators
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.core.config import read_toml, reject_unknown_tables
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
+    from recpolicy.workflows.estimate import CARD_FILE, PAGE_FILE, QUICK, report_estimators
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("card", "train", "rating_model"), str(config))
@@ -84,10 +84,10 @@ def estimate(
     as_json: AsJson = False,
 ) -> None:
     """Print what every estimator says a policy would have earned, with intervals and what the log can tell."""
-    from recpolicy.api.ope_sessions import SessionPolicyEstimates
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.core.config import read_toml, reject_unknown_tables
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.estimate_sessions import SessionPolicyEstimates
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("off_policy",), str(config))
@@ -111,13 +111,13 @@ def _estimates(
     policy: "Policy", incumbent: "Policy | None", log: Path, config: Any, seed: int, of_sessions: dict[str, Any]
 ) -> "PolicyEstimates":
     """The estimates by what the log is: sessions, which alone take `of_sessions`, slates or single rounds."""
-    from recpolicy.api.judged import refuse_other_kind
-    from recpolicy.api.ope import estimate_policy, rounds_for
-    from recpolicy.api.ope_sessions import estimate_session_policy, holds_sessions, sessions_for
-    from recpolicy.api.ope_slates import estimate_slate_policy, holds_slates
-    from recpolicy.api.retrain import tables_of_policy
-    from recpolicy.api.slate_logs import read_slate_log
     from recpolicy.core.errors import ConfigError
+    from recpolicy.workflows.compatibility import refuse_other_kind
+    from recpolicy.workflows.estimate import estimate_policy, rounds_for
+    from recpolicy.workflows.estimate_sessions import estimate_session_policy, holds_sessions, sessions_for
+    from recpolicy.workflows.estimate_slates import estimate_slate_policy, holds_slates
+    from recpolicy.workflows.retrain import tables_of_policy
+    from recpolicy.workflows.slate_logs import read_slate_log
 
     sessions = holds_sessions(log)
     for one in (policy, *([] if incumbent is None else [incumbent])):

@@ -11,10 +11,10 @@ from recpolicy.cli.ids import parse_id, parse_ratings, parse_shown
 from recpolicy.cli.output import print_frame, print_json
 
 if TYPE_CHECKING:
-    from recpolicy.api.evaluate import Verdict
-    from recpolicy.api.evaluate_sessions import SessionVerdict
     from recpolicy.data.splits import Split
-    from recpolicy.serving.predictor import Policy
+    from recpolicy.inference.predictor import Policy
+    from recpolicy.workflows.evaluate import Verdict
+    from recpolicy.workflows.evaluate_sessions import SessionVerdict
 
 Folder = Annotated[Path, typer.Argument(help="Folder that `recpolicy train --out` wrote.")]
 Users = Annotated[list[str], typer.Option("--user", "-u", help="User id; repeat for several.")]
@@ -37,8 +37,8 @@ def evaluate(
     folder: Folder, data: Data = None, seed: Annotated[int, typer.Option(min=0)] = 0, as_json: Json = False
 ) -> None:
     """Say how good a policy is on held-out ratings, beside the baselines; also writes metrics.json into the folder."""
-    from recpolicy.api.evaluate import evaluate as evaluate_policies
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.evaluate import evaluate as evaluate_policies
 
     policy = load_policy(folder)
     policies, split = {policy.artifact.agent: policy}, split_of(policy, data)
@@ -61,8 +61,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Put several policies into one table; all must have been fitted on the same part of the data."""
-    from recpolicy.api.evaluate import evaluate as evaluate_policies
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.evaluate import evaluate as evaluate_policies
 
     policies = {str(folder): load_policy(folder) for folder in folders}
     split = split_of(next(iter(policies.values())), data)
@@ -91,7 +91,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Estimate ratings of a user, known or described by a few ratings; or of all users, into a file."""
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
 
     movies = None if movie is None else [parse_id(one) for one in movie]
     if everyone:
@@ -118,7 +118,7 @@ def recommend(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """List the movies that the policy values most for a user."""
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
 
     users = [parse_id(one) for one in user]
     policy = load_policy(folder)
@@ -146,10 +146,10 @@ def report(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write one self-contained HTML page: training, figures beside the baselines, plots, suggestions; logs and gate."""
-    from recpolicy.api.gate import limits_in
-    from recpolicy.api.judge import read_trial_rounds
-    from recpolicy.api.report import write_policy_report
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.evaluate_candidate import read_trial_rounds
+    from recpolicy.workflows.gate_record import limits_in
+    from recpolicy.workflows.report import write_policy_report
 
     if log is None and (against or config):
         raise typer.BadParameter(
@@ -184,7 +184,7 @@ _SESSIONS = "Simulated sessions: reward of a session, 95 % intervals over users"
 def _play_sessions(
     policies: "dict[str, Policy]", split: "Split", seed: int, out: Path | None = None
 ) -> "SessionVerdict":
-    from recpolicy.api.evaluate_sessions import evaluate_sessions
+    from recpolicy.workflows.evaluate_sessions import evaluate_sessions
 
     return evaluate_sessions(policies, split, seed=seed, out=out)
 
@@ -192,7 +192,7 @@ def _play_sessions(
 def split_of(policy: "Policy", data: str | None) -> "Split":
     """The split that the policy was fitted on, made again from the ratings."""
     from recpolicy.core.errors import DataError
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split
 
     source = policy.about["source"] if data is None else {**(policy.about["source"] or {}), "name_or_path": data}
@@ -220,8 +220,8 @@ def _history(users: list[Hashable], shown: list[str] | None) -> dict[Hashable, l
 
 def _predict_all(folder: Path, movies: list[Hashable] | None, out: Path, csv: Path | None) -> None:
     from recpolicy.core.errors import DataError
-    from recpolicy.serving.batch import predict_to_files
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.batch_predict import predict_to_files
+    from recpolicy.inference.predictor import load_policy
 
     if out.suffix != ".parquet":
         raise DataError(f"{out}: expected a name that ends in .parquet; --csv names a CSV file to write beside it")

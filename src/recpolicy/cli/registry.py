@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from recpolicy.serving.registry import Note, Registry
+    from recpolicy.registry.model_registry import Note, Registry
 
 app = typer.Typer(help="Versions of a policy: list, import, promote, challenge, roll back.", no_args_is_help=True)
 
@@ -24,7 +24,7 @@ def list_versions(folder: Folder, as_json: Json = False) -> None:
     import pandas as pd
 
     from recpolicy.cli.output import print_frame, print_json
-    from recpolicy.serving.registry import Registry
+    from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
     versions, aliases = registry.versions(), registry.aliases()
@@ -54,7 +54,7 @@ def show(
     from dataclasses import asdict
 
     from recpolicy.cli.output import print_json
-    from recpolicy.serving.registry import Registry
+    from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
     version = registry.version(name)
@@ -77,7 +77,7 @@ def show(
 def audit(folder: Folder, as_json: Json = False) -> None:
     """List all changes in order: what was registered, promoted, rolled back, by whom and why where that was told."""
     from recpolicy.cli.output import print_json
-    from recpolicy.serving.registry import Registry
+    from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
     registry.aliases()  # a folder that is no registry has no audit either, and says so here
@@ -101,8 +101,8 @@ def import_archive(
 ) -> None:
     """Register the policy in an archive as the next version; an archive that is not plain is refused."""
     from recpolicy.cli.output import print_json
-    from recpolicy.serving.registry import Registry
-    from recpolicy.serving.version_import import import_version
+    from recpolicy.registry.import_version import import_version
+    from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
     version = import_version(registry, archive, note=_note(why))
@@ -115,7 +115,7 @@ def import_archive(
 @app.command(epilog="Example:  recpolicy registry promote runs/registry 3")
 def promote(folder: Folder, number: Number, why: Why = None, as_json: Json = False) -> None:
     """Make a version the champion; refused where it is damaged."""
-    from recpolicy.serving.registry import Registry
+    from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
     registry.promote(number, note=_note(why))
@@ -132,7 +132,7 @@ def challenge(
     as_json: Json = False,
 ) -> None:
     """Let a version answer a share of the users beside the champion; `roll-back` withdraws it."""
-    from recpolicy.serving.registry import Registry
+    from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
     registry.set_challenger(number, share, shadow=shadow, note=_note(why))
@@ -142,7 +142,7 @@ def challenge(
 @app.command("roll-back", epilog="Example:  recpolicy registry roll-back runs/registry")
 def roll_back(folder: Folder, why: Why = None, as_json: Json = False) -> None:
     """Withdraw the challenger where there is one, else make the previous champion the champion again."""
-    from recpolicy.serving.registry import Registry
+    from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
     registry.roll_back(note=_note(why))

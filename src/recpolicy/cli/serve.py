@@ -51,12 +51,12 @@ def serve(
     ] = True,
 ) -> None:
     """Recommend over HTTP and take feedback, until SIGTERM or Ctrl-C; docs/serving.md has the requests."""
-    from recpolicy.core.extras import require_extra
+    from recpolicy.core.optional_deps import require_extra
 
     require_extra("serve", "recpolicy serve")
     # Before NumPy is imported: threads of one small product wait for one another where cores are busy (48 ms, not 5).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from recpolicy.server.loading import loading
+    from recpolicy.server.gc_freeze import loading
 
     if not source.is_dir():
         raise ConfigError(f"{source}: no such folder; expected a run or a registry")
@@ -64,14 +64,14 @@ def serve(
         if workers > 1:
             _count_together()
         with loading():
-            from recpolicy.server.worker import What, log_as_json, open_app
+            from recpolicy.server.asgi import What, log_as_json, open_app
 
             what = What(
                 source=str(source), state=None if state is None else str(state),
                 config=None if config is None else str(config), store=store,
             )  # fmt: skip
             app = open_app(what)
-            how = _config(app if workers == 1 else "recpolicy.server.worker:app", workers)
+            how = _config(app if workers == 1 else "recpolicy.server.asgi:app", workers)
         _greet(app, source, host, listener.getsockname()[1])
         log_as_json()
         if workers == 1:
@@ -84,8 +84,8 @@ def serve(
 
 def _greet(app: "FastAPI", source: Path, host: str, port: int) -> None:
     """Say what is served where, and what an operator must know."""
-    from recpolicy.server.first_key import first_key
-    from recpolicy.server.opening import another_champion
+    from recpolicy.server.auth.initial_key import first_key
+    from recpolicy.server.lifespan import another_champion
 
     state = app.state.server
     made = first_key(state.store)

@@ -24,11 +24,11 @@ def validate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> int:
     """Fit the simulator on half of the users, compare it with the other half; exit code 1 if a gate fails."""
-    from recpolicy.api.simulator import CARD_FILE, PAGE_FILE, validate_simulator
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.core.config import read_toml, reject_unknown_tables
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
+    from recpolicy.workflows.validate_simulator import CARD_FILE, PAGE_FILE, validate_simulator
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("simulator", "card"), str(config))

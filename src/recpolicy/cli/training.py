@@ -59,10 +59,10 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was trained as JSON.")] = False,
 ) -> None:
     """Train an agent and write the policy to a folder; a killed training is taken up by the same command."""
-    from recpolicy.api.train import train as train_policy
-    from recpolicy.api.training_data import training_data
     from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
-    from recpolicy.data.load import DataConfig
+    from recpolicy.data.loaders import DataConfig
+    from recpolicy.workflows.train import train as train_policy
+    from recpolicy.workflows.training_data import training_data
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("data", "train", "agent", "rating_model"), str(config))
@@ -77,9 +77,9 @@ def train(
     parts, source = training_data(data, split, log, seed, options)
     logged = None
     if log is not None:
-        from recpolicy.api.logs import tables_of
-        from recpolicy.api.session_logs import read_log
-        from recpolicy.data.logged_rounds import LoggedRounds
+        from recpolicy.data.bandit_log import LoggedRounds
+        from recpolicy.workflows.interaction_logs import tables_of
+        from recpolicy.workflows.session_logs import read_log
 
         logged = read_log(log, tables_of(parts.fit))
         if isinstance(logged, LoggedRounds):
@@ -104,10 +104,10 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """The main job: fetch MovieLens 100K, learn embeddings, train LinUCB, evaluate it, estimate ratings, report."""
-    from recpolicy.api.demo import run_demo
-    from recpolicy.api.train import TrainConfig
     from recpolicy.cli.ids import parse_id
     from recpolicy.data.fetch import fetch
+    from recpolicy.workflows.demo import run_demo
+    from recpolicy.workflows.train import TrainConfig
 
     if data == "ml-100k":
         found = fetch()

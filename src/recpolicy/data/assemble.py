@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.columns import identifiers, numbers, seconds
+from recpolicy.data.csv_source import Source
 from recpolicy.data.ratings import Ratings
-from recpolicy.data.source import Source
 
 
 def assemble(

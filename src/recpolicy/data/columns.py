@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.source import Source
+from recpolicy.data.csv_source import Source
 
 _PLAIN_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 _NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import file_digest
 from recpolicy.data import log_columns as read
-from recpolicy.data.log_files import Catalogue
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log_files import Catalogue
 
 Texts = NDArray[np.object_]
 

@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.log_files import (
+from recpolicy.data.bandit_log import LoggedRounds, taken_users
+from recpolicy.data.bandit_log_files import (
     EVENTS,
     REWARDS,
     Catalogue,
@@ -25,7 +26,6 @@ from recpolicy.data.log_files import (
     read_rewards,
     told_of,
 )
-from recpolicy.data.logged_rounds import LoggedRounds, taken_users
 
 _OF_NO_USE = ("late_rewards", "doubled_rewards", "unknown_rewards")
 

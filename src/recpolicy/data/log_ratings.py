@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from recpolicy.core.seeds import generator
 from recpolicy.data.assemble import bare_movies
-from recpolicy.data.log_files import Catalogue
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.ratings import Ratings
 
 Mask = NDArray[np.bool_]

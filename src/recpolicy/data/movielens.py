@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.data.assemble import assemble, check_unique
 from recpolicy.data.columns import identifiers, numbers, texts
+from recpolicy.data.csv_source import Source, read_text
 from recpolicy.data.datasets import ITEM_GENRES
 from recpolicy.data.ratings import GENRE_SEPARATOR, Ratings
-from recpolicy.data.source import Source, read_text
 
 _RATING_COLUMNS = ("user", "movie", "rating", "timestamp")
 _ITEM_COLUMNS = ("movie_id", "title", "release_date", "video_release_date", "url", *ITEM_GENRES)

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.log_files import Catalogue
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_import import UNIT, Batch, Imported, Texts, assemble, refuse
 
 _NEEDED = ("timestamp", "item_id", "click", "propensity_score")

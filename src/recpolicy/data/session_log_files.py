@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
-from recpolicy.data.log_files import Catalogue
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, is_of_format, metadata_of, scale_of
-from recpolicy.data.logged_sessions import LoggedSessions, session_faults
+from recpolicy.data.session_log import LoggedSessions, session_faults
 
 SESSIONS = "sessions.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy session log", 1

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
-from recpolicy.data.log_files import Catalogue
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, is_of_format, metadata_of, scale_of
 from recpolicy.data.slate_log import SlateLog, slate_faults, sum_fault
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.log_files import Catalogue
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, check_default, cut_by_time
-from recpolicy.data.logged_rounds import LoggedRounds
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.data.slate_log_files import SLATES, read_slates
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 from recpolicy.core.errors import ConfigError, DataError, unknown_name
 from recpolicy.data.assemble import assemble, bare_movies, check_unique
 from recpolicy.data.columns import identifiers, numbers, texts
+from recpolicy.data.csv_source import Source, read_parquet, read_text
 from recpolicy.data.movielens import title_years
 from recpolicy.data.ratings import Ratings
-from recpolicy.data.source import Source, read_parquet, read_text
 
 COLUMNS = ("user", "movie", "rating", "timestamp")
 """What a column can mean; only timestamp may be missing."""

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.log_files import Catalogue
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_import import UNIT, Batch, Imported, assemble
 
 _LINES = 1 << 14

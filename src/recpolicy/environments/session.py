@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from recpolicy.environments.observation_encoders import Shown
 from recpolicy.environments.session_base import Session, SessionConfig, SessionGame, Step
 from recpolicy.environments.session_dynamics import STREAMS, advance
-from recpolicy.environments.session_views import Shown
 from recpolicy.models.session_world import SessionWorld
 
 __all__ = ["Session", "SessionConfig", "SessionEnvironment", "Step"]

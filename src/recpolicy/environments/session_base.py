@@ -19,9 +19,9 @@ from tf_agents.trajectories import time_step as ts
 from recpolicy.core.errors import ConfigError, unknown_name
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
-from recpolicy.environments.movie_bandit import check_catalogue
+from recpolicy.environments.item_bandit import check_catalogue
+from recpolicy.environments.observation_encoders import VIEWS
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin
-from recpolicy.environments.session_views import VIEWS
 from recpolicy.models.session_world import SessionWorld
 
 REWARDS = ("like", "watch", "rating")

@@ -21,9 +21,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError
+from recpolicy.environments.observation_encoders import Shown
 from recpolicy.environments.session_base import Session, SessionConfig, SessionGame, Step, choose
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, advance, stay_base
-from recpolicy.environments.session_views import Shown
 from recpolicy.models.session_world import SessionWorld
 
 PER_POSITION = 3

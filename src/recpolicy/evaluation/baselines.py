@@ -16,8 +16,8 @@ import numpy as np
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import Ratings
-from recpolicy.evaluation.tables import PolicyTables
-from recpolicy.models.movie_mean import MovieMeanConfig, fit_movie_mean
+from recpolicy.evaluation.policy_scores import PolicyTables
+from recpolicy.models.item_mean import MovieMeanConfig, fit_movie_mean
 from recpolicy.models.rating_model import RatingModel
 
 PRIOR_COUNT = 4.0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import unknown_name
 from recpolicy.core.seeds import generator
-from recpolicy.evaluation.bootstrap import Interval, paired_difference
+from recpolicy.core.statistics import Interval, paired_difference
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 
 MISSING = "–"

@@ -101,7 +101,7 @@ class Gate:
 
 
 def gate(judgement: Mapping[str, Any], config: GateConfig | None = None) -> Gate:
-    """Hold a judgement (recpolicy.api.judge, as plain values) against the limits.
+    """Hold a judgement (recpolicy.workflows.evaluate_candidate, as plain values) against the limits.
 
     A figure that the judgement lacks is not kept. Raises DataError for a judgement without any figures that a gate
     could look at, and ConfigError where every criterion that it could look at is switched off.

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, percentile_interval, resampled_means
+from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, percentile_interval, resampled_means
 
 LEAST_USERS = 10
 """A group of fewer users is left out: its bootstrap knows too few of them to say how far the mean may be off."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, percentile_interval, resampled_means
+from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, percentile_interval, resampled_means
 from recpolicy.evaluation.candidates import Candidates
 
 

@@ -4,24 +4,18 @@ Every function takes plain arrays and returns a Figure; to_svg and to_png render
 K recommendations. Colours follow palette.py; series differ in dash as well as colour once colours run out.
 """
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.bootstrap import Interval
-from recpolicy.evaluation.palette import DASHES, GRID, INK, MUTED, PAPER, SERIES, SHADES
-
-_SVG_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "recpolicy"}  # text stays text; same figure, same bytes
+from recpolicy.core.palette import DASHES, INK, MUTED, SERIES
+from recpolicy.core.plotting import draw_legend, new_axes, new_figure, style_axes
+from recpolicy.core.statistics import Interval
 
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")  # 200,000 and 0.01, not 2e5 and 10^-2
 
@@ -88,10 +82,10 @@ def held_out_choice_figure(policies: Mapping[str, Interval], random: Interval, o
 
 def calibration_figure(predicted: NDArray[np.floating], actual: NDArray[np.floating], bins: int = 12) -> Figure:
     """Mean true rating within bins of predicted rating (equal counts), over a histogram of predictions; both [N]."""
-    figure = _figure(height=4.2)
+    figure = new_figure(height=4.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for axes in (top, bottom):
-        _dress(axes)
+        style_axes(axes)
     order = np.argsort(predicted, kind="stable")
     start = np.unique(np.linspace(0, len(order), min(bins, len(order)), endpoint=False).astype(int))
     size = np.diff(start, append=len(order))
@@ -147,33 +141,6 @@ def recommendations_figure(
     return figure
 
 
-def to_svg(figure: Figure, *, themed: bool = True) -> str:
-    """Return the figure as an `<svg>` element that scales with its place on a page.
-
-    `themed` colours are CSS variables (with the light colours to fall back on), so that a page can turn the plot dark;
-    False gives plain colours, for programs that know no CSS variables.
-    """
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_SVG_STYLE):
-        figure.savefig(buffer, format="svg", transparent=True)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)  # holds the time of day
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # never referred to, and several plots on one page would share them
-    svg = re.sub(r' (?:width|height)="[0-9.]+pt"', "", svg, count=2)
-    if themed:
-        for shade in SHADES:
-            svg = svg.replace(shade.light, f"var({shade.variable}, {shade.light})")
-    return svg
-
-
-def to_png(figure: Figure, dpi: int = 150) -> bytes:
-    """Return the figure as PNG on white paper."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor=PAPER.light)
-    return buffer.getvalue()
-
-
 def _curves_figure(curves: Mapping[str, Curve], quantity: str) -> Figure:
     figure, axes = new_axes()
     seeds = max((len(curve.values) for curve in curves.values()), default=1)
@@ -193,45 +160,6 @@ def _curves_figure(curves: Mapping[str, Curve], quantity: str) -> Figure:
         axes.yaxis.set_major_formatter(_PLAIN)
     draw_legend(axes)
     return figure
-
-
-def _figure(width: float = 5.4, height: float = 3.4) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def new_axes(width: float = 5.4, height: float = 3.4) -> tuple[Figure, Axes]:
-    """A figure of one plot in our style; sizes in inches."""
-    figure = _figure(width, height)
-    axes = figure.subplots()
-    _dress(axes)
-    return figure, axes
-
-
-def _dress(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED.light)
-    axes.tick_params(colors=INK.light, which="both")
-    axes.xaxis.label.set_color(INK.light)
-    axes.yaxis.label.set_color(INK.light)
-    axes.grid(color=GRID.light, lw=0.8)
-    axes.set_axisbelow(True)
-
-
-def draw_legend(axes: Axes, loc: str = "best") -> None:
-    """Draw the legend if anything has a label."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, loc=loc, labelcolor=INK.light)
-
-
-def draw_legend_above(axes: Axes, columns: int) -> None:
-    """Draw the legend, if anything has a label, above the plot, where it hides nothing."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(
-            frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize="small",
-            labelcolor=INK.light, handlelength=3.2, columnspacing=1.2,
-        )  # fmt: skip
 
 
 def _look(index: int) -> tuple[str, object]:

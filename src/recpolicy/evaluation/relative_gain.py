@@ -14,11 +14,11 @@ it estimate the same.
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, percentile_interval
-from recpolicy.evaluation.off_policy.estimators import snips_terms
-from recpolicy.evaluation.off_policy.forms import Form, bootstrap
-from recpolicy.evaluation.off_policy.rounds import LoggedChoices, Target
-from recpolicy.evaluation.off_policy.weights import importance_weights
+from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, percentile_interval
+from recpolicy.ope.estimators import snips_terms
+from recpolicy.ope.forms import Form, bootstrap
+from recpolicy.ope.rounds import LoggedChoices, Target
+from recpolicy.ope.weights import importance_weights
 
 Array = NDArray[np.float64]
 

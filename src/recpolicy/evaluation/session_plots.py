@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from recpolicy.evaluation.bootstrap import Interval
-from recpolicy.evaluation.palette import DASHES, INK, MUTED, SERIES
-from recpolicy.evaluation.plots import draw_legend, new_axes
+from recpolicy.core.palette import DASHES, INK, MUTED, SERIES
+from recpolicy.core.plotting import draw_legend, new_axes
+from recpolicy.core.statistics import Interval
 
 
 def session_rewards_figure(judge: Mapping[str, Interval], train: Mapping[str, Interval]) -> Figure:

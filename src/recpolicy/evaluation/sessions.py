@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from recpolicy.core.statistics import Interval, mean_interval
 from recpolicy.environments.session import Session, SessionEnvironment
 from recpolicy.environments.session_dynamics import like_odds, stay_odds
-from recpolicy.evaluation.bootstrap import Interval, mean_interval
 
 Choose = Callable[[Session, NDArray[np.float32], NDArray[np.bool_], np.random.Generator], NDArray[np.integer]]
 """(session, observation [N, O], mask [N, A], rng) -> actions [N]. Only informed baselines may look at the session."""

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import DataError
+from recpolicy.data.rating_sessions import sessions_of
 from recpolicy.data.ratings import Ratings, genre_matrix
-from recpolicy.data.sessions import sessions_of
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.criterion import Criterion
-from recpolicy.evaluation.session_play import Played, SessionPlayer
+from recpolicy.evaluation.session_rollout import Played, SessionPlayer
 from recpolicy.evaluation.simulator_gates import (
     Evidence,
     PolicyWorth,
@@ -41,12 +41,12 @@ from recpolicy.evaluation.simulator_gates import (
 )
 from recpolicy.evaluation.simulator_policies import policy_scores, policy_worths
 from recpolicy.models.logistic import sigmoid
-from recpolicy.models.registry import fit_rating_model
-from recpolicy.models.response import Responses, SessionWorldConfig, fit_responses, world_of_responses
-from recpolicy.models.response_fits import levels_of
+from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_history import history_of
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 from recpolicy.models.session_worlds import halves, joined, of_users
+from recpolicy.models.user_model import Responses, SessionWorldConfig, fit_responses, world_of_responses
+from recpolicy.models.user_model_fits import levels_of
 
 Array = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from recpolicy.evaluation.palette import DASHES, INK, MUTED, SERIES
-from recpolicy.evaluation.plots import draw_legend, new_axes
+from recpolicy.core.palette import DASHES, INK, MUTED, SERIES
+from recpolicy.core.plotting import draw_legend, new_axes
 from recpolicy.evaluation.simulator_gates import SimulatorCard, calibration_bins
 
 

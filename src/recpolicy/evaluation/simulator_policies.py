@@ -13,9 +13,9 @@ from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
 from recpolicy.evaluation.candidates import candidates_of
 from recpolicy.evaluation.held_out_choice import choice_values, greedy_weights
-from recpolicy.evaluation.session_play import SessionPlayer
+from recpolicy.evaluation.session_rollout import SessionPlayer
 from recpolicy.evaluation.simulator_gates import PolicyWorth
-from recpolicy.models.registry import fit_rating_model
+from recpolicy.models.rating_models import fit_rating_model
 
 Scores = NDArray[np.floating]
 

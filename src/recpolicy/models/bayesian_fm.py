@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.config import as_dict
-from recpolicy.core.extras import require_extra
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import integer_seed
 from recpolicy.data.ratings import Ratings
-from recpolicy.models.features import FeatureGroups, SparseMatrix, movie_features, user_features
+from recpolicy.models.fm_features import FeatureGroups, SparseMatrix, movie_features, user_features
 from recpolicy.models.rating_model import Array, RatingModel, check_positive
 
 

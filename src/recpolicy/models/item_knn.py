@@ -17,8 +17,8 @@ from recpolicy.core.config import as_dict
 from recpolicy.core.progress import progress
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.bias import BiasConfig, fit_biases
-from recpolicy.models.noise import held_out_noise
 from recpolicy.models.rating_model import Array, RatingModel, check_not_negative, check_positive
+from recpolicy.models.residual_noise import held_out_noise
 
 _CELLS = 1 << 23  # similarities held at once; 32 MB
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.data.sessions import Sessions
+from recpolicy.data.rating_sessions import Sessions
 from recpolicy.models.session_world import MISSES
 
 Array = NDArray[np.float64]

@@ -14,9 +14,9 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
-from recpolicy.models.response import SessionWorldConfig, fit_session_world
-from recpolicy.models.response_fits import levels_of
 from recpolicy.models.session_world import SessionWorld
+from recpolicy.models.user_model import SessionWorldConfig, fit_session_world
+from recpolicy.models.user_model_fits import levels_of
 
 JUDGE = "item_knn"
 """The model class of world B: none that features or world A are made of."""

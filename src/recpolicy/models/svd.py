@@ -14,8 +14,8 @@ from recpolicy.core.config import as_dict
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
-from recpolicy.models.noise import held_out_noise
 from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.models.residual_noise import held_out_noise
 
 Matrix = NDArray[np.float64]
 

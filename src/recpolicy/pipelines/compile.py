@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from recpolicy.core.errors import ConfigError, unknown_name
-from recpolicy.core.extras import require_extra
 from recpolicy.core.files import write_text
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.kfp_import import import_kfp
 from recpolicy.pipelines.parameters import check_values, typed
 from recpolicy.pipelines.volumes import Volume, mounting
@@ -46,7 +46,7 @@ def pipeline_yaml(name: str, image: str | None = None, volumes: tuple[Volume, ..
         raise unknown_name("pipeline", name, known)
     from kfp import compiler
 
-    from recpolicy.pipelines.graphs import build
+    from recpolicy.pipelines.definitions import build
     from recpolicy.pipelines.image import IMAGE
 
     built = build(name)
@@ -106,6 +106,6 @@ def _parameter(name: str, described: Mapping[str, Any]) -> Parameter:
 def _pipelines() -> Mapping[str, Any]:
     require_extra("pipelines", "compiling a pipeline")
     import_kfp()
-    from recpolicy.pipelines.graphs import PIPELINES
+    from recpolicy.pipelines.definitions import PIPELINES
 
     return PIPELINES

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import recpolicy
-from recpolicy.core.extras import require_extra
 from recpolicy.core.files import content_digest, file_digest, write_json, write_text
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.compile import checked_parameters, pipeline_parameters, pipeline_yaml
-from recpolicy.pipelines.watching import Watcher
-from recpolicy.pipelines.worker import EVENTS, LOGS, RUN_LOG
+from recpolicy.pipelines.kfp_runner import EVENTS, LOGS, RUN_LOG
+from recpolicy.pipelines.live_table import Watcher
 
 ROOT = Path("runs/pipelines")
 REGISTRY = Path("runs/registry")
@@ -169,7 +169,7 @@ def _paths_read(name: str, values: Mapping[str, Any]) -> dict[str, Path]:
     """What the run reads, by parameter. Raises as incumbent_of does where there is none to be found."""
     paths = {one: Path(values[one]) for one in _PATHS if values.get(one, "").strip()}
     if name == "retrain" and "incumbent" not in paths:
-        from recpolicy.api.registering import incumbent_of
+        from recpolicy.workflows.registration import incumbent_of
 
         paths["incumbent"] = incumbent_of("", values["registry"])
     return paths
@@ -213,7 +213,7 @@ def _new_folder(root: Path, name: str) -> Path:
 def _worker(folder: Path, root: Path, cached: Path, caching: bool) -> "Iterator[subprocess.Popen[bytes]]":
     """The process that runs the pipeline; it and all it started are stopped when the block is left early."""
     (folder / LOGS).mkdir()
-    words = [sys.executable, "-m", "recpolicy.pipelines.worker", str(folder), str(root / "artifacts")]
+    words = [sys.executable, "-m", "recpolicy.pipelines.kfp_runner", str(folder), str(root / "artifacts")]
     words.append(str(cached))
     environment = {**os.environ, "RECPOLICY_PIPELINE_CACHE": "on" if caching else "off"}
     # Steps call python3: it must be the one of this environment, which need not be activated.

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.extras import require_extra
+from recpolicy.core.optional_deps import require_extra
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def check_values(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
             " class than what the policy sees"
         )
     if "incumbent" in values and not values["incumbent"].strip() and not values["registry"].strip():
-        from recpolicy.api.registering import NO_INCUMBENT
+        from recpolicy.workflows.registration import NO_INCUMBENT
 
         raise ConfigError(NO_INCUMBENT)
 
@@ -89,7 +89,7 @@ def training_settings(agent: str, learn_from: str, world: str, interactions: int
 def learns_from_logs(agent: str) -> bool:
     """Whether the agent can be trained from logged rounds. Raises ConfigError for an unknown agent."""
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
-    from recpolicy.agents.registry import AGENTS, agent_entry
+    from recpolicy.agents.agent_table import AGENTS, agent_entry
 
     agent_entry(agent)
     return agent in AGENTS and agent not in _ONLINE_ONLY
@@ -97,7 +97,7 @@ def learns_from_logs(agent: str) -> bool:
 
 def is_sequential(agent: str) -> bool:
     """Whether the agent learns in sessions."""
-    from recpolicy.agents.registry import SESSION_AGENTS
+    from recpolicy.agents.agent_table import SESSION_AGENTS
 
     return agent in SESSION_AGENTS
 
@@ -134,10 +134,10 @@ def _one_of(kind: str, known: Callable[[], Any]) -> Callable[[str, Any], None]:
 
 def _agent_settings(agent: str, train: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Build what the training would build, so that it is refused here."""
-    from recpolicy.agents.registry import SESSION_AGENTS, agent_entry
-    from recpolicy.api.features import settings_of
-    from recpolicy.api.train import TrainConfig
-    from recpolicy.api.train_sessions import SessionTrainConfig
+    from recpolicy.agents.agent_table import SESSION_AGENTS, agent_entry
+    from recpolicy.workflows.train import TrainConfig
+    from recpolicy.workflows.train_sessions import SessionTrainConfig
+    from recpolicy.workflows.training_features import settings_of
 
     settings_of(SessionTrainConfig if agent in SESSION_AGENTS else TrainConfig, dict(train), "train_settings")
     settings_of(agent_entry(agent).config, dict(settings), "agent_settings")
@@ -151,19 +151,19 @@ def _config(load: Callable[[], type[Any]]) -> Callable[[str, Any], None]:
 
 
 def _rating_models() -> Any:
-    from recpolicy.models.registry import RATING_MODELS
+    from recpolicy.models.rating_models import RATING_MODELS
 
     return RATING_MODELS
 
 
 def _loggers() -> Any:
-    from recpolicy.api.loggers import LOGGERS
+    from recpolicy.workflows.logging_policies import LOGGERS
 
     return LOGGERS
 
 
 def _log_config() -> type[Any]:
-    from recpolicy.api.logs import LogConfig
+    from recpolicy.workflows.interaction_logs import LogConfig
 
     return LogConfig
 

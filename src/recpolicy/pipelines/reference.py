@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recpolicy.core.extras import require_extra
 from recpolicy.core.files import write_text
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.compile import pipeline_parameters, pipeline_yaml
 
 COMPONENTS_PAGE, PIPELINES_PAGE = "components.md", "pipelines.md"

@@ -12,10 +12,10 @@ import pandas as pd
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import atomic_directory, write_json
-from recpolicy.data.log_files import Catalogue
+from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
+from recpolicy.pipelines.artifact_uris import importable, is_address, log_folder
 from recpolicy.pipelines.parameters import training_settings
-from recpolicy.pipelines.places import importable, is_address, log_folder
 
 Figures = dict[str, Any]
 _MODEL, _SETTINGS = "rating_model", "features.json"
@@ -24,7 +24,7 @@ _MODEL, _SETTINGS = "rating_model", "features.json"
 def fetch_data(ratings: str, *, data: str, split: str, seed: int) -> Figures:
     """Fetch (ml-100k) or read a table of ratings, check it and write it, with its split, to the folder `ratings`."""
     from recpolicy.data.fetch import fetch
-    from recpolicy.data.load import load_ratings
+    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
 
     if data == "ml-100k":
@@ -43,10 +43,10 @@ def fit_embeddings(
     ratings: str, features: str, *, rating_model: str, rank: int, movies: int, settings: Mapping[str, Any], seed: int
 ) -> Figures:
     """Fit the rating model on the fit part, and write it with the embeddings of users and movies to `features`."""
-    from recpolicy.api.features import FeatureConfig, prepare
     from recpolicy.core.config import as_dict
     from recpolicy.evaluation.rating_accuracy import mae, rmse
-    from recpolicy.models.store import save_rating_model
+    from recpolicy.models.rating_model_io import save_rating_model
+    from recpolicy.workflows.training_features import FeatureConfig, prepare
 
     parts = load_saved_split(Path(ratings))
     config = FeatureConfig(rating_model=rating_model, rank=rank, movies=movies)
@@ -80,11 +80,11 @@ def simulate_log(
     seed: int,
 ) -> Figures:
     """Let a policy play the training world and write the events and rewards it logged to the folder `log`."""
-    from recpolicy.api import logs
+    from recpolicy.workflows import interaction_logs
 
     fit = load_saved_split(Path(ratings)).fit
     model, config = _features(features)
-    written = logs.simulate_log(
+    written = interaction_logs.simulate_log(
         fit,
         log,
         logger=logger,
@@ -100,14 +100,14 @@ def ingest_log(
     log: str, rounds: str, *, ratings: str | None, policy: str | None, settings: Mapping[str, Any]
 ) -> Figures:
     """Check a log, join its rewards and split it by time; ids are those of `ratings`, or of `policy`."""
-    from recpolicy.api.logs import ingest_log as ingest
+    from recpolicy.workflows.interaction_logs import ingest_log as ingest
 
     return dict(ingest(log, rounds, _tables(ratings, policy), settings).as_dict())
 
 
 def find_incumbent(incumbent: str, registry: str, copy: str, address: str) -> str:
     """Say where the policy in service can be imported from; one that lies on a path goes to `copy`, if need be."""
-    from recpolicy.api.registering import incumbent_of
+    from recpolicy.workflows.registration import incumbent_of
 
     return incumbent if is_address(incumbent) else importable(incumbent_of(incumbent, registry), Path(copy), address)
 
@@ -137,7 +137,7 @@ def evaluate_policy(
     seed: int,
 ) -> tuple[Figures, Figures]:  # fmt: skip
     """Judge a policy on held-out ratings, on logged rounds, or both; returns the figures and the curve of likes."""
-    from recpolicy.api.judge import judge_policy, write_judgement
+    from recpolicy.workflows.evaluate_candidate import judge_policy, write_judgement
 
     parts = None if ratings is None else load_saved_split(Path(ratings))
     judgement = judge_policy(Path(policy), parts, _evaluation_rounds(rounds), _path(incumbent), seed)
@@ -147,8 +147,8 @@ def evaluate_policy(
 
 def validate_simulator(ratings: str, page: str, *, settings: Mapping[str, Any], seed: int) -> Figures:
     """Compare simulated with real sessions on held-out users; writes the card as a page."""
-    from recpolicy.api.simulator import validate_simulator as validate
-    from recpolicy.api.simulator import write_card_page
+    from recpolicy.workflows.validate_simulator import validate_simulator as validate
+    from recpolicy.workflows.validate_simulator import write_card_page
 
     card = validate(load_saved_split(Path(ratings)), settings, seed)
     write_card_page(card, Path(page))
@@ -157,7 +157,7 @@ def validate_simulator(ratings: str, page: str, *, settings: Mapping[str, Any], 
 
 def gate_policy(evaluation: str, record: str, page: str, *, settings: Mapping[str, Any]) -> str:
     """Say pass, fail or no_verdict, with reasons; writes the record as JSON and as a page."""
-    from recpolicy.api.gate import gate_judgement, write_gate
+    from recpolicy.workflows.gate_record import gate_judgement, write_gate
 
     gate = gate_judgement(Path(evaluation), settings)
     write_gate(gate, Path(record), Path(page))
@@ -166,15 +166,15 @@ def gate_policy(evaluation: str, record: str, page: str, *, settings: Mapping[st
 
 def register_policy(policy: str, record: str, registered: str, *, registry: str) -> Figures:
     """Copy the policy with its gate record to `registered` and, where a registry is named, make it the champion."""
-    from recpolicy.api.registering import register
+    from recpolicy.workflows.registration import register
 
     return register(Path(policy), Path(record), Path(registered), registry)
 
 
 def predict_batch(policy: str, predictions: str, table: str, *, users: str, movies: str, batch: int) -> Figures:
     """Rating estimates of chosen users and movies (all where "") as Parquet, and as CSV."""
-    from recpolicy.serving.batch import predict_to_files
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.batch_predict import predict_to_files
+    from recpolicy.inference.predictor import load_policy
 
     loaded = load_policy(policy)
     ids = loaded.artifact.users["user_id"], loaded.artifact.movies["movie_id"]
@@ -188,8 +188,8 @@ def report(policy: str, ratings: str, page: str, *, user: str, seed: int) -> Fig
     import shutil
     import tempfile
 
-    from recpolicy.api.report import write_policy_report
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.report import write_policy_report
 
     loaded, parts = load_policy(policy), load_saved_split(Path(ratings))
     chosen = _ids(user, loaded.artifact.users["user_id"])
@@ -221,16 +221,16 @@ def _features(folder: str) -> tuple[Any, dict[str, Any]]:
     """The rating model and the settings (of FeatureConfig) that `fit_embeddings` wrote."""
     import json
 
-    from recpolicy.models.store import load_rating_model
+    from recpolicy.models.rating_model_io import load_rating_model
 
     settings: dict[str, Any] = json.loads((Path(folder) / _SETTINGS).read_text(encoding="utf-8"))
     return load_rating_model(Path(folder) / _MODEL), settings
 
 
 def _tables(ratings: str | None, policy: str | None) -> Catalogue:
-    from recpolicy.api.logs import tables_of
-    from recpolicy.api.retrain import tables_of_policy
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.interaction_logs import tables_of
+    from recpolicy.workflows.retrain import tables_of_policy
 
     if ratings is not None:
         return tables_of(load_saved_ratings(Path(ratings)))
@@ -244,15 +244,15 @@ def _path(text: str | None) -> Path | None:
 
 
 def _evaluation_rounds(rounds: str | None) -> Path | None:
-    from recpolicy.api.logs import EVALUATION
+    from recpolicy.workflows.interaction_logs import EVALUATION
 
     return None if rounds is None else Path(rounds) / EVALUATION
 
 
 def _retrained(policy: str, incumbent: str, rounds: str | None, epochs: int, seed: int) -> Any:
-    from recpolicy.api.logs import TRAINING, read_rounds
-    from recpolicy.api.retrain import retrain, tables_of_policy
-    from recpolicy.serving.predictor import load_policy
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.interaction_logs import TRAINING, read_rounds
+    from recpolicy.workflows.retrain import retrain, tables_of_policy
 
     if rounds is None:
         raise ConfigError("train_policy: an incumbent learns from a log; give the rounds that ingest_log wrote")
@@ -264,8 +264,8 @@ def _trained(
     policy: str, ratings: str | None, features: str | None, rounds: str | None, agent: str,
     settings: Mapping[str, Any], agent_settings: Mapping[str, Any], seed: int,
 ) -> Any:  # fmt: skip
-    from recpolicy.api.logs import TRAINING, read_rounds, tables_of
-    from recpolicy.api.train import train
+    from recpolicy.workflows.interaction_logs import TRAINING, read_rounds, tables_of
+    from recpolicy.workflows.train import train
 
     if ratings is None or features is None:
         raise ConfigError("train_policy: ratings and features are needed where there is no incumbent")

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from recpolicy.core.errors import ConfigError, SubmitError
-from recpolicy.core.extras import require_extra
+from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.cron import kubeflow_cron
+from recpolicy.pipelines.kfp_errors import TOKEN_VARIABLE, one_line, told
+from recpolicy.pipelines.kfp_schedules import RecurringRuns, display_name_is
 from recpolicy.pipelines.package import read_package, ready_to_send
-from recpolicy.pipelines.recurring import RecurringRuns, display_name_is
-from recpolicy.pipelines.refusals import TOKEN_VARIABLE, one_line, told
 from recpolicy.pipelines.schedules import put_in_place
 
 if TYPE_CHECKING:

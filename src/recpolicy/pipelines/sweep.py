@@ -24,7 +24,7 @@ def trials(agents: Sequence[str], seeds: Sequence[int], grid: Mapping[str, Seque
     Raises ConfigError for an unknown agent, and for a setting that none of the agents has.
     """
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
-    from recpolicy.agents.registry import agent_entry
+    from recpolicy.agents.agent_table import agent_entry
 
     known = {agent: {field.name for field in fields(agent_entry(agent).config)} for agent in agents}
     for name in grid:
@@ -47,8 +47,8 @@ def choose_best(
     What the choice was made by is left out of the evaluation: the gate behind it decides by the rest. Raises DataError
     where a trial has no off-policy value.
     """
-    from recpolicy.api.judge import read_judgement
-    from recpolicy.evaluation.report import ReportContent, write_report
+    from recpolicy.evaluation.report_page import ReportContent, write_report
+    from recpolicy.workflows.evaluate_candidate import read_judgement
 
     judgements = [read_judgement(path) for path in evaluations]
     if not judgements or any("off_policy" not in one for one in judgements):

@@ -11,15 +11,15 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, s
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from recpolicy.server.admin_answers import ADMIN_REFUSALS
-from recpolicy.server.guard import Guard
-from recpolicy.server.jobs.catalogue import JOBS
+from recpolicy.server.auth.keys import keys_in
+from recpolicy.server.deps import State
+from recpolicy.server.errors import handle_errors
+from recpolicy.server.jobs.all_jobs import JOBS
 from recpolicy.server.jobs.scheduler import Scheduler
-from recpolicy.server.keys import keys_in
-from recpolicy.server.limits import LimitsConfig
+from recpolicy.server.middleware import Guard
 from recpolicy.server.online.learner import learning
-from recpolicy.server.refusals import handle_errors
-from recpolicy.server.rollout.attend import attend
+from recpolicy.server.rate_limit import LimitsConfig
+from recpolicy.server.rollout.background import attend
 from recpolicy.server.routes import (
     admin_audit,
     admin_jobs,
@@ -32,7 +32,7 @@ from recpolicy.server.routes import (
     policy,
 )
 from recpolicy.server.routes.prediction_servers import prediction_routes
-from recpolicy.server.state import State
+from recpolicy.server.schemas.admin import ADMIN_REFUSALS
 
 VERSION = "1"
 BACKGROUND: tuple[Callable[[State], AbstractContextManager[None]], ...] = (learning,)

@@ -8,8 +8,8 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from recpolicy.server.guard import error_answer
-from recpolicy.server.limits import LimitsConfig
+from recpolicy.server.middleware import error_answer
+from recpolicy.server.rate_limit import LimitsConfig
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -7,13 +7,13 @@ from typing import Any
 
 from recpolicy.core.config import build, read_toml, reject_unknown_tables
 from recpolicy.core.errors import ConfigError
+from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.server.jobs.alerts import AlertsConfig
 from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.drift_statistics import DriftConfig
-from recpolicy.server.limits import LimitsConfig
 from recpolicy.server.online.learner import OnlineConfig
-from recpolicy.server.rollout.plan import RolloutConfig
-from recpolicy.serving.slates import ExplorationConfig
+from recpolicy.server.rate_limit import LimitsConfig
+from recpolicy.server.rollout.rollout_plan import RolloutConfig
 
 
 @dataclass(frozen=True, kw_only=True)

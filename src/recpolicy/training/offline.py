@@ -19,9 +19,9 @@ from recpolicy.agents.observation import read_observation
 from recpolicy.agents.ucb1 import UCB1
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.training.ipw_means import WeightedMeans
 from recpolicy.training.sufficient_statistics import Statistics, places, posterior
-from recpolicy.training.weighted_means import WeightedMeans
 
 
 def learn_offline(

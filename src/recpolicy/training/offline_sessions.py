@@ -30,10 +30,10 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_random import fold_in
-from recpolicy.data.logged_sessions import LoggedSessions
+from recpolicy.data.session_log import LoggedSessions
 from recpolicy.training.checkpoints import checkpoints_of, restore
-from recpolicy.training.replayed_sessions import Replayed, Sight, block_of, replay, steps_of
-from recpolicy.training.session_run import refuse_ruined
+from recpolicy.training.observation_builder import Replayed, Sight, block_of, replay, steps_of
+from recpolicy.training.session_trainer import refuse_ruined
 
 LEARN_FROM_LOGS = ("topk_reinforce", "dqn")
 """Agents of sessions that can learn from other policies' sessions."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.logged_rounds import LoggedRounds
+from recpolicy.data.bandit_log import LoggedRounds
 
 Array = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ a file would not be found again in the local runner's cache.
 """
 
 from recpolicy.pipelines.components.data import fetch_data, find_log, fit_embeddings, ingest_log, simulate_log
-from recpolicy.pipelines.components.judging import evaluate_policy, gate_policy, report, validate_simulator
+from recpolicy.pipelines.components.evaluation import evaluate_policy, gate_policy, report, validate_simulator
 from recpolicy.pipelines.components.policies import find_incumbent, predict_batch, register_policy, train_policy
 from recpolicy.pipelines.components.sweeping import compare_policies, plan_sweep, summarise_run
 

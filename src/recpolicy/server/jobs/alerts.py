@@ -21,16 +21,16 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.store.audit import SERVER, note
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.engine import writing
-from recpolicy.server.store.feedback import DAY_MS
-from recpolicy.server.store.tables import audit
+from recpolicy.server.db.audit import SERVER, note
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.engine import writing
+from recpolicy.server.db.feedback import DAY_MS
+from recpolicy.server.db.schema import audit
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from recpolicy.server.state import State
+    from recpolicy.server.deps import State
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 
 from recpolicy.core.errors import ConfigError
+from recpolicy.inference.lookup_tables import rows_of
+from recpolicy.inference.scorer import Scorer
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.event_windows import Window, window
+from recpolicy.server.deps import State
 from recpolicy.server.jobs.alerts import alert
 from recpolicy.server.jobs.drift_statistics import (
     DriftConfig,
@@ -21,11 +26,6 @@ from recpolicy.server.jobs.drift_statistics import (
     spread,
 )
 from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.state import State
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.windows import Window, window
-from recpolicy.serving.scorer import Scorer
-from recpolicy.serving.tables import rows_of
 
 HOUR_MS = 3_600_000
 NAME = "drift"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recpolicy.server.state import State
+from recpolicy.server.deps import State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,18 +24,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unknown_name
+from recpolicy.server.db import audit, schedules
+from recpolicy.server.db import jobs as runs
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.engine import writing
+from recpolicy.server.db.jobs import FAILED, Ended
+from recpolicy.server.db.schedules import OFF, Due
+from recpolicy.server.deps import State
 from recpolicy.server.jobs.alerts import alert
-from recpolicy.server.jobs.apart import STOPPING
 from recpolicy.server.jobs.cron import next_time
 from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.json_log import where
-from recpolicy.server.state import State
-from recpolicy.server.store import audit, schedules
-from recpolicy.server.store import jobs as runs
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.engine import writing
-from recpolicy.server.store.jobs import FAILED, Ended
-from recpolicy.server.store.schedules import OFF, Due
+from recpolicy.server.jobs.subprocess_job import STOPPING
+from recpolicy.server.json_logging import where
 
 logger = logging.getLogger(__name__)
 

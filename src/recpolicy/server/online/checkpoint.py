@@ -15,7 +15,7 @@ import numpy as np
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import atomic_path, read_json_of, write_json
-from recpolicy.server.online.beliefs import Beliefs
+from recpolicy.server.online.posterior import Beliefs
 
 CURRENT = "current.json"
 _FORMAT, _FORMAT_VERSION = "recpolicy online learning", 1

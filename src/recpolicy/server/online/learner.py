@@ -21,16 +21,16 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.server.online.beliefs import Beliefs, beliefs_of, can_learn, features_of, forgetting_of, learn
+from recpolicy.inference.scorer import Scorer
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.schema import events, rewards
+from recpolicy.server.live_models import Policies
 from recpolicy.server.online.checkpoint import Checkpoint, folder_of, read_checkpoint, write_checkpoint
-from recpolicy.server.policies import Policies
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.tables import events, rewards
-from recpolicy.server.vectors import believed, longest_believed
-from recpolicy.serving.scorer import Scorer
+from recpolicy.server.online.context_bounds import believed, longest_believed
+from recpolicy.server.online.posterior import Beliefs, beliefs_of, can_learn, features_of, forgetting_of, learn
 
 if TYPE_CHECKING:
-    from recpolicy.server.state import State
+    from recpolicy.server.deps import State
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from recpolicy.core.config import build
 from recpolicy.core.errors import StoreError
+from recpolicy.server.db import rollouts
+from recpolicy.server.db.audit import SERVER
+from recpolicy.server.db.rollouts import Rollout
+from recpolicy.server.deps import State
 from recpolicy.server.jobs.alerts import alert
 from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.rollout.attend import flush
+from recpolicy.server.rollout.background import flush
 from recpolicy.server.rollout.controller import advance, end, figures_now, serving_registry, turn
-from recpolicy.server.rollout.plan import Decision, RolloutConfig, decide
-from recpolicy.server.rollout.settling import outside, settle, throttled
-from recpolicy.server.state import State
-from recpolicy.server.store import rollouts
-from recpolicy.server.store.audit import SERVER
-from recpolicy.server.store.rollouts import Rollout
+from recpolicy.server.rollout.reconcile import outside, settle, throttled
+from recpolicy.server.rollout.rollout_plan import Decision, RolloutConfig, decide
 
 _ENDS = {"promote": "promoted", "roll_back": "rolled_back"}
 

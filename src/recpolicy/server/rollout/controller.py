@@ -15,17 +15,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ArtifactError, ConfigError, StoreError
-from recpolicy.server.rollout.figures import Figures, figures_of
-from recpolicy.server.rollout.plan import Decision, RolloutConfig, decide
-from recpolicy.server.rollout.settling import settle, throttled
-from recpolicy.server.state import State
-from recpolicy.server.store import rollouts
-from recpolicy.server.store.audit import note
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.engine import writing
-from recpolicy.server.store.rollouts import ConflictError, Rollout
-from recpolicy.serving.registry import Registry
-from recpolicy.serving.registry_files import damage_of
+from recpolicy.registry.model_registry import Registry
+from recpolicy.registry.version_files import damage_of
+from recpolicy.server.db import rollouts
+from recpolicy.server.db.audit import note
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.engine import writing
+from recpolicy.server.db.rollouts import ConflictError, Rollout
+from recpolicy.server.deps import State
+from recpolicy.server.rollout.reconcile import settle, throttled
+from recpolicy.server.rollout.rollout_plan import Decision, RolloutConfig, decide
+from recpolicy.server.rollout.stage_metrics import Figures, figures_of
 
 logger = logging.getLogger(__name__)
 

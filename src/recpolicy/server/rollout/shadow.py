@@ -13,12 +13,12 @@ from time import perf_counter
 import numpy as np
 
 from recpolicy.core.errors import UnknownIdError
-from recpolicy.server.bodies import RecommendRequest
-from recpolicy.server.choosing import Chosen, choose
-from recpolicy.server.policies import CHALLENGER, Live
-from recpolicy.server.rollout.counts import Counts
-from recpolicy.server.rollout.figures import Health
-from recpolicy.serving.slates import ExplorationConfig
+from recpolicy.inference.slate_selection import ExplorationConfig
+from recpolicy.server.live_models import CHALLENGER, Live
+from recpolicy.server.recommend import Chosen, choose
+from recpolicy.server.rollout.counters import Counts
+from recpolicy.server.rollout.stage_metrics import Health
+from recpolicy.server.schemas.requests import RecommendRequest
 
 WAITING = 32
 """Comparisons that may wait."""

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from recpolicy.server.admin_answers import ADMIN_REFUSALS, AuditList
-from recpolicy.server.auth import Reader
-from recpolicy.server.json_answer import json_answer
-from recpolicy.server.state import Here
-from recpolicy.server.store import audit
+from recpolicy.server.auth.roles import Reader
+from recpolicy.server.db import audit
+from recpolicy.server.deps import Here
+from recpolicy.server.json_response import json_answer
+from recpolicy.server.schemas.admin import ADMIN_REFUSALS, AuditList
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
 

@@ -7,17 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.auth import Operator, Reader
+from recpolicy.server.auth.roles import Operator, Reader
+from recpolicy.server.db import jobs as runs_of
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.event_windows import earned
+from recpolicy.server.db.feedback import DAY_MS
+from recpolicy.server.db.schedules import NEVER, all_of
+from recpolicy.server.deps import Here, State
+from recpolicy.server.errors import REFUSALS
 from recpolicy.server.jobs.drift import NAME as DRIFT
 from recpolicy.server.jobs.scheduler import Scheduler
-from recpolicy.server.json_answer import json_answer
-from recpolicy.server.refusals import REFUSALS
-from recpolicy.server.state import Here, State
-from recpolicy.server.store import jobs as runs_of
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.feedback import DAY_MS
-from recpolicy.server.store.schedules import NEVER, all_of
-from recpolicy.server.store.windows import earned
+from recpolicy.server.json_response import json_answer
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=REFUSALS)
 _MOST_DAYS, _MOST_RUNS, _LARGEST = 365, 500, 2**31 - 1

@@ -8,15 +8,15 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 
-from recpolicy.server.admin_answers import ADMIN_REFUSALS, KeyAnswer, KeyList, NewKey, Role
-from recpolicy.server.auth import KnownKeys, Operator
-from recpolicy.server.bodies import described
-from recpolicy.server.first_key import GIVEN
-from recpolicy.server.json_answer import json_answer
-from recpolicy.server.keys import digest_of, new_key
-from recpolicy.server.state import Here
-from recpolicy.server.store import audit, keys
-from recpolicy.server.store.engine import writing
+from recpolicy.server.auth.initial_key import GIVEN
+from recpolicy.server.auth.keys import digest_of, new_key
+from recpolicy.server.auth.roles import KnownKeys, Operator
+from recpolicy.server.db import audit, keys
+from recpolicy.server.db.engine import writing
+from recpolicy.server.deps import Here
+from recpolicy.server.json_response import json_answer
+from recpolicy.server.schemas.admin import ADMIN_REFUSALS, KeyAnswer, KeyList, NewKey, Role
+from recpolicy.server.schemas.requests import described
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"

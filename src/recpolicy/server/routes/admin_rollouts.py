@@ -8,15 +8,15 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.server.admin_answers import ADMIN_REFUSALS
-from recpolicy.server.auth import Operator, Reader
-from recpolicy.server.bodies import Number, described
-from recpolicy.server.json_answer import json_answer
+from recpolicy.server.auth.roles import Operator, Reader
+from recpolicy.server.db import rollouts
+from recpolicy.server.db.rollouts import ConflictError, Rollout
+from recpolicy.server.deps import Here
+from recpolicy.server.json_response import json_answer
 from recpolicy.server.rollout import controller
-from recpolicy.server.rollout.figures import Figures, Health
-from recpolicy.server.state import Here
-from recpolicy.server.store import rollouts
-from recpolicy.server.store.rollouts import ConflictError, Rollout
+from recpolicy.server.rollout.stage_metrics import Figures, Health
+from recpolicy.server.schemas.admin import ADMIN_REFUSALS
+from recpolicy.server.schemas.requests import Number, described
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
 

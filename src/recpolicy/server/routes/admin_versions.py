@@ -1,6 +1,6 @@
 """Versions under an operator's hand: what there is, who serves whom, one step forward, one step back.
 
-What is answered is already so in this process; other processes follow within half a second (changes.py).
+What is answered is already so in this process; other processes follow within half a second (registry_actions.py).
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from recpolicy.core.errors import ArtifactError, DataError
-from recpolicy.server import changes
-from recpolicy.server.admin_answers import ADMIN_REFUSALS, Changed, VersionAnswer, VersionList
-from recpolicy.server.auth import Caller, Operator, Reader
-from recpolicy.server.bodies import described
-from recpolicy.server.guard import IMPORT, error_answer
-from recpolicy.server.json_answer import json_answer
-from recpolicy.server.state import Here, State
-from recpolicy.serving.registry_files import Version
-from recpolicy.serving.version_import import import_version
+from recpolicy.registry.import_version import import_version
+from recpolicy.registry.version_files import Version
+from recpolicy.server import registry_actions
+from recpolicy.server.auth.roles import Caller, Operator, Reader
+from recpolicy.server.deps import Here, State
+from recpolicy.server.json_response import json_answer
+from recpolicy.server.middleware import IMPORT, error_answer
+from recpolicy.server.schemas.admin import ADMIN_REFUSALS, Changed, VersionAnswer, VersionList
+from recpolicy.server.schemas.requests import described
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
 Number = Annotated[int, Path(ge=1, lt=10**9, description="Number of the version.")]
@@ -48,17 +48,17 @@ class Traffic(BaseModel):
 @router.get("/versions", response_model=VersionList)
 def versions(_: Reader, here: Here) -> Response:
     """List the versions, oldest first, and who serves whom."""
-    registry = changes.registry_of(here)
-    changes.remember(here)
+    registry = registry_actions.registry_of(here)
+    registry_actions.remember(here)
     aliases = registry.aliases()
     listed = [_shown(version, aliases) for version in registry.versions()]
-    return json_answer({"routing": changes.routing(registry), "versions": listed})
+    return json_answer({"routing": registry_actions.routing(registry), "versions": listed})
 
 
 @router.get("/versions/{number}", response_model=VersionAnswer)
 def version(number: Number, _: Reader, here: Here) -> Response:
     """Show one version with its lineage and the whole record of its gate."""
-    registry = changes.registry_of(here)
+    registry = registry_actions.registry_of(here)
     found = _known(here, number)
     return json_answer(_shown(found, registry.aliases()) | {"gate": found.gate})
 
@@ -67,15 +67,15 @@ def version(number: Number, _: Reader, here: Here) -> Response:
 def promote(number: Number, caller: Operator, here: Here) -> Response:
     """Make a version the champion; refused where it is damaged."""
     _known(here, number)
-    answer = changes.change(here, caller, "promote", changes.promote(number))
-    changes.remember(here)
+    answer = registry_actions.change(here, caller, "promote", registry_actions.promote(number))
+    registry_actions.remember(here)
     return json_answer(answer)
 
 
 @router.post("/roll-back", response_model=Changed)
 def roll_back(caller: Operator, here: Here) -> Response:
     """Take back the last step: withdraw the challenger or, without one, go back to the champion before this one."""
-    return json_answer(changes.change(here, caller, "roll_back", changes.roll_back))
+    return json_answer(registry_actions.change(here, caller, "roll_back", registry_actions.roll_back))
 
 
 @router.post("/traffic", response_model=Changed)
@@ -83,32 +83,32 @@ def traffic(asked: Traffic, caller: Operator, here: Here) -> Response:
     """Let a version answer a share of the users beside the champion, or its shadow."""
     if asked.version is not None:
         _known(here, asked.version)
-    made = changes.divide(asked.version, asked.share, asked.shadow)
-    return json_answer(changes.change(here, caller, "traffic", made))
+    made = registry_actions.divide(asked.version, asked.share, asked.shadow)
+    return json_answer(registry_actions.change(here, caller, "traffic", made))
 
 
 @router.delete("/challenger", response_model=Changed)
 def withdraw(caller: Operator, here: Here) -> Response:
     """Let the champion answer everybody."""
-    return json_answer(changes.change(here, caller, "clear_challenger", changes.withdraw))
+    return json_answer(registry_actions.change(here, caller, "clear_challenger", registry_actions.withdraw))
 
 
 @router.post("/exploration/pause", response_model=Changed)
 def pause(caller: Operator, here: Here) -> Response:
     """Show the best movies only, in every process."""
-    return json_answer(changes.change(here, caller, "pause_exploration", changes.explore(False)))
+    return json_answer(registry_actions.change(here, caller, "pause_exploration", registry_actions.explore(False)))
 
 
 @router.post("/exploration/resume", response_model=Changed)
 def resume(caller: Operator, here: Here) -> Response:
     """Let a share of the lists be drawn to learn again."""
-    return json_answer(changes.change(here, caller, "resume_exploration", changes.explore(True)))
+    return json_answer(registry_actions.change(here, caller, "resume_exploration", registry_actions.explore(True)))
 
 
 @router.post(IMPORT.removeprefix("/v1/admin"), response_model=VersionAnswer, status_code=201, openapi_extra=_ARCHIVE)
 async def import_archive(request: Request, caller: Operator, here: Here) -> Response:
     """Register the policy in a .zip or .tar.gz, which is the body; every entry of it is mistrusted."""
-    changes.registry_of(here)
+    registry_actions.registry_of(here)
     if not _importing.acquire(blocking=False):
         return error_answer(429, "busy", "another version is being imported", {"retry-after": "5"})
     try:
@@ -142,19 +142,19 @@ async def _receive(request: Request, archive: FilePath, limit: int) -> bool:
 
 
 def _take_in(here: State, caller: Caller, archive: FilePath) -> dict[str, Any]:
-    registry = changes.registry_of(here)
+    registry = registry_actions.registry_of(here)
     try:
         found = import_version(registry, archive, note={"by": caller.name})
     except ArtifactError as error:
         raise DataError(str(error).replace(str(archive), "the archive")) from None
-    changes.note(here, caller, "import", {"number": found.number, "digest": found.digest})
-    changes.remember(here)
+    registry_actions.note(here, caller, "import", {"number": found.number, "digest": found.digest})
+    registry_actions.remember(here)
     return _shown(found, registry.aliases()) | {"gate": found.gate}
 
 
 def _known(here: State, number: int) -> Version:
     """The version; raises HTTPException 404 where there is none, 409 where its record is damaged."""
-    registry = changes.registry_of(here)
+    registry = registry_actions.registry_of(here)
     try:
         if number not in {known.number for known in registry.versions()}:
             raise HTTPException(404, f"no version {number}; GET /v1/admin/versions lists them")

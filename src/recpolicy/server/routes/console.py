@@ -12,19 +12,20 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
-from recpolicy.server.admin_answers import ADMIN_REFUSALS
-from recpolicy.server.auth import Client, Reader
-from recpolicy.server.changes import registry_of
-from recpolicy.server.console import bodies, pages, search
-from recpolicy.server.console.card import read_card
-from recpolicy.server.console.look import Shelf, View, view
-from recpolicy.server.json_answer import json_answer
-from recpolicy.server.online.beliefs import can_learn
-from recpolicy.server.policies import CHAMPION
-from recpolicy.server.refusals import REFUSALS, refusal_of
-from recpolicy.server.state import Here, State
-from recpolicy.server.store.events import key_of
-from recpolicy.serving.scorer import Scorer
+from recpolicy.inference.scorer import Scorer
+from recpolicy.server.auth.roles import Client, Reader
+from recpolicy.server.console import pages, search
+from recpolicy.server.console.preview import Shelf, View, view
+from recpolicy.server.console.validation_card import read_card
+from recpolicy.server.db.events import key_of
+from recpolicy.server.deps import Here, State
+from recpolicy.server.errors import REFUSALS, refusal_of
+from recpolicy.server.json_response import json_answer
+from recpolicy.server.live_models import CHAMPION
+from recpolicy.server.online.posterior import can_learn
+from recpolicy.server.registry_actions import registry_of
+from recpolicy.server.schemas import console
+from recpolicy.server.schemas.admin import ADMIN_REFUSALS
 
 router = APIRouter(tags=["console"])
 _WITH_KEY = REFUSALS | {401: ADMIN_REFUSALS[401], 403: ADMIN_REFUSALS[403]}
@@ -69,8 +70,8 @@ def asset(name: str, if_none_match: Annotated[str | None, Header()] = None) -> R
     return Response(found.body, media_type=found.kind, headers=headers)
 
 
-@router.post("/v1/console/users", response_model=bodies.FoundUsers, responses=_WITH_KEY)
-def find_users(asked: bodies.SearchRequest, caller: Client, here: Here) -> Response:
+@router.post("/v1/console/users", response_model=console.FoundUsers, responses=_WITH_KEY)
+def find_users(asked: console.SearchRequest, caller: Client, here: Here) -> Response:
     """Find users by the beginning or a part of their id."""
     scorer = here.policies.live.champion.scorer
     named = any(isinstance(user, str) for user in scorer.user_ids[:1])
@@ -79,23 +80,23 @@ def find_users(asked: bodies.SearchRequest, caller: Client, here: Here) -> Respo
     return json_answer({"users": search.users(scorer, asked.text, asked.count), "total": len(scorer.user_ids)})
 
 
-@router.post("/v1/console/movies", response_model=bodies.FoundMovies, responses=REFUSALS)
-def find_movies(asked: bodies.SearchRequest, here: Here) -> Response:
+@router.post("/v1/console/movies", response_model=console.FoundMovies, responses=REFUSALS)
+def find_movies(asked: console.SearchRequest, here: Here) -> Response:
     """Find movies by words of their title."""
     return json_answer({"movies": search.movies(here.policies.live.champion.scorer, asked.text, asked.count)})
 
 
-@router.post("/v1/console/estimates", response_model=bodies.EstimatesAnswer, responses=REFUSALS)
-def estimates(asked: bodies.EstimatesRequest, here: Here) -> Response:
+@router.post("/v1/console/estimates", response_model=console.EstimatesAnswer, responses=REFUSALS)
+def estimates(asked: console.EstimatesRequest, here: Here) -> Response:
     """Tell what serves a user now says of some movies, without an event."""
     served, variant = here.policies.live.of(key_of(asked.user))
     told = view(served.scorer, asked).told(asked.movies)
     return json_answer({"user": asked.user, "policy": served.in_role(variant), "movies": told})
 
 
-@router.post("/v1/admin/compare", response_model=bodies.Comparison, responses=ADMIN_REFUSALS, tags=["admin"])
+@router.post("/v1/admin/compare", response_model=console.Comparison, responses=ADMIN_REFUSALS, tags=["admin"])
 def compare(
-    asked: bodies.CompareRequest, _: Reader, here: Here, shelf: Annotated[Shelf, Depends(shelf_of)]
+    asked: console.CompareRequest, _: Reader, here: Here, shelf: Annotated[Shelf, Depends(shelf_of)]
 ) -> Response:
     """Tell what two versions would show a user, without an event."""
     scorers = [_version(here, shelf, number, asked.user) for number in asked.versions]
@@ -109,7 +110,7 @@ def compare(
     return json_answer({"user": asked.user, "k": asked.k, "sides": sides})
 
 
-@router.get("/v1/admin/simulator", response_model=bodies.Card, responses=ADMIN_REFUSALS, tags=["admin"])
+@router.get("/v1/admin/simulator", response_model=console.Card, responses=ADMIN_REFUSALS, tags=["admin"])
 def simulator(_: Reader, here: Here) -> Response:
     """Show the validation card of the session simulator that lies in the state folder."""
     return json_answer({"card": read_card(here.folder)})
@@ -139,7 +140,7 @@ def _version(here: State, shelf: Shelf, number: int | None, user: Hashable) -> S
         raise HTTPException(409, str(error)) from None
 
 
-def _seen(scorer: Scorer, asked: bodies.CompareRequest) -> View | dict[str, str]:
+def _seen(scorer: Scorer, asked: console.CompareRequest) -> View | dict[str, str]:
     """What the version would show, or why it cannot say."""
     try:
         return view(scorer, asked)

@@ -3,14 +3,14 @@
 from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
 
-from recpolicy.server.answers import ErrorAnswer, FeedbackAnswer, FeedbackResults
-from recpolicy.server.bodies import FeedbackBatch, FeedbackRequest
-from recpolicy.server.guard import error_answer
-from recpolicy.server.json_answer import json_answer
-from recpolicy.server.refusals import REFUSALS
-from recpolicy.server.state import Here, State
-from recpolicy.server.store.clock import now_ms
-from recpolicy.server.store.feedback import Outcome, Said
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.feedback import Outcome, Said
+from recpolicy.server.deps import Here, State
+from recpolicy.server.errors import REFUSALS
+from recpolicy.server.json_response import json_answer
+from recpolicy.server.middleware import error_answer
+from recpolicy.server.schemas.requests import FeedbackBatch, FeedbackRequest
+from recpolicy.server.schemas.responses import ErrorAnswer, FeedbackAnswer, FeedbackResults
 
 STATUS_OF = {"unknown_event": 404, "conflict": 409, "unknown_movie": 422, "off_scale": 422}
 _REFUSED = REFUSALS | {

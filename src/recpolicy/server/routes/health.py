@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter, Response
 
-from recpolicy.server.answers import Alive, Ready
-from recpolicy.server.json_answer import json_answer
-from recpolicy.server.policies import CHALLENGER, CHAMPION
-from recpolicy.server.state import Here, State
+from recpolicy.server.deps import Here, State
+from recpolicy.server.json_response import json_answer
+from recpolicy.server.live_models import CHALLENGER, CHAMPION
+from recpolicy.server.schemas.responses import Alive, Ready
 
 router = APIRouter(tags=["state"])
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"

@@ -15,16 +15,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from recpolicy.core.errors import ConfigError, DataError, StoreError
-from recpolicy.server.answers import Estimates, Recommendation, Recommendations
-from recpolicy.server.bodies import PredictRequest, RecommendBatch, RecommendRequest
-from recpolicy.server.choosing import ENCODE, Chosen, finite
-from recpolicy.server.guard import Express, Message
-from recpolicy.server.json_answer import rows_answer
-from recpolicy.server.refusals import REFUSALS, answer_to, refusal_of
-from recpolicy.server.rollout.safely import choose_safely
-from recpolicy.server.state import Here, State
-from recpolicy.server.store.writer import QueueFullError
-from recpolicy.serving.scorer import Scorer
+from recpolicy.inference.scorer import Scorer
+from recpolicy.server.db.writer import QueueFullError
+from recpolicy.server.deps import Here, State
+from recpolicy.server.errors import REFUSALS, answer_to, refusal_of
+from recpolicy.server.json_response import rows_answer
+from recpolicy.server.middleware import Express, Message
+from recpolicy.server.recommend import ENCODE, Chosen, finite
+from recpolicy.server.recommend_with_fallback import choose_safely
+from recpolicy.server.schemas.requests import PredictRequest, RecommendBatch, RecommendRequest
+from recpolicy.server.schemas.responses import Estimates, Recommendation, Recommendations
 
 Body = TypeVar("Body", bound=BaseModel)
 Answered = TypeVar("Answered")

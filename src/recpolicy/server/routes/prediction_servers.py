@@ -10,14 +10,14 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from recpolicy.server.answers import Alive, ModelState, Predictions
-from recpolicy.server.bodies import Instance, Instances, RecommendRequest
-from recpolicy.server.choosing import Chosen
-from recpolicy.server.json_answer import json_answer
-from recpolicy.server.refusals import REFUSALS
-from recpolicy.server.rollout.safely import choose_safely
+from recpolicy.server.deps import Here, State
+from recpolicy.server.errors import REFUSALS
+from recpolicy.server.json_response import json_answer
+from recpolicy.server.recommend import Chosen
+from recpolicy.server.recommend_with_fallback import choose_safely
 from recpolicy.server.routes.policy import estimates, listed, or_refusal, remember
-from recpolicy.server.state import Here, State
+from recpolicy.server.schemas.requests import Instance, Instances, RecommendRequest
+from recpolicy.server.schemas.responses import Alive, ModelState, Predictions
 
 MODEL = "recpolicy"
 

@@ -1,0 +1,299 @@
+"""Logs on disk: a folder with `events.parquet` (what was shown) and, as they come in, `rewards.parquet`.
+
+    events   event_id, time, user_id, movie_id, log_propensity (float64), policy, policy_version,
+             candidates (list of movie ids; null: the whole catalogue), reward (null: not known yet),
+             context (list of float32: what was seen of the user; null: the user's own; left out where all are)
+    rewards  event_id, time, reward
+
+The catalogue and the rating scale stand in the metadata of the events file; a file without them speaks of all movies
+and the policy's scale. Times are timestamps, without a zone UTC, kept to the millisecond. Files are read in batches,
+and every fault is named by file and row, counted from 1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import atomic_path
+from recpolicy.data import log_columns as read
+from recpolicy.data.bandit_log import LoggedRounds, Newcomers
+from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, metadata_of
+
+EVENTS, REWARDS = "events.parquet", "rewards.parquet"
+FORMAT, FORMAT_VERSION = "recpolicy log", 1
+TOLD = {
+    "pages": "the digest of a log of slates", "features": "the digest of a table of contexts",
+    "exporter": "the name of what goes on adding to the log",
+}  # fmt: skip
+"""Fields of LoggedRounds that an events file may name in its metadata."""
+_ROWS_AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 17, 1 << 23
+_COLUMNS = ("event_id", "time", "user_id", "movie_id", "log_propensity", "policy", "policy_version")
+_REWARD_COLUMNS = ("event_id", "time", "reward")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Which ids a log may speak of: the user and movie tables, and the movies that could be shown."""
+
+    users: pd.DataFrame
+    movies: pd.DataFrame
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Events:
+    """N checked events in file order, ids turned into rows."""
+
+    columns: dict[str, NDArray[Any]]
+    """The columns [N] of LoggedRounds; reward is NaN where it is not known."""
+    candidate_start: NDArray[np.int64] | None  # [N + 1]; None: every event had the whole catalogue
+    candidate: NDArray[np.int32] | None  # [C]
+    context: NDArray[np.float32] | None  # [N, D], NaN: the user's own; None: so it is of all
+    newcomers: Newcomers | None
+    """Users whom only vectors describe."""
+
+
+def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_rewards: bool) -> None:
+    """Write the rounds as an events file, atomically and in pieces; without rewards they are left to be joined."""
+    movie_id, user_id = tables.movies["movie_id"].to_numpy(), _user_ids(rounds, tables)
+    about = {
+        "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
+        "catalogue": movie_id[rounds.catalogue].tolist(),
+        **{name: told for name in TOLD if (told := getattr(rounds, name)) is not None},
+    }  # fmt: skip
+    user, movie, text = _id_type(user_id), _id_type(movie_id), pa.dictionary(pa.int32(), pa.string())
+    types = {
+        "event_id": pa.string(), "time": read.TIME, "user_id": user, "movie_id": movie, "log_propensity": pa.float64(),
+        "policy": text, "policy_version": text, "candidates": pa.list_(movie), "reward": pa.float64(),
+        **({} if rounds.context is None else {"context": pa.list_(pa.float32())}),
+    }  # fmt: skip
+    schema = pa.schema(types, metadata_of(about))
+    with atomic_path(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as out:
+        for rows in _pieces(rounds):
+            columns = _columns(rounds, rows, user_id, movie_id)
+            if not with_rewards:
+                del columns["reward"]
+            count = rows.stop - rows.start
+            out.write_table(pa.table([columns.get(name, pa.nulls(count, types[name])) for name in types], schema))
+
+
+def _pieces(rounds: LoggedRounds) -> Iterator[slice]:
+    """Consecutive rounds, not more at once than memory has room for with all their candidates."""
+    start, first = rounds.candidate_start, 0
+    while first < len(rounds):
+        last = first + _ROWS_AT_ONCE
+        if start is not None:
+            last = min(last, int(np.searchsorted(start, start[first] + _CANDIDATES_AT_ONCE, side="right")) - 1)
+        yield slice(first, min(max(last, first + 1), len(rounds)))
+        first = max(last, first + 1)
+
+
+def _columns(rounds: LoggedRounds, rows: slice, user_id: NDArray[Any], movie_id: NDArray[Any]) -> dict[str, Any]:
+    """The columns of some rounds, with ids; without those that they do not have."""
+    columns = {
+        "event_id": pa.array(rounds.event_id[rows], pa.string()),
+        "time": pa.array(rounds.time[rows], pa.int64()).cast(read.TIME),
+        "user_id": _ids(user_id[rounds.user[rows]]),
+        "movie_id": _ids(movie_id[rounds.movie[rows]]),
+        "log_propensity": pa.array(rounds.log_propensity[rows], pa.float64()),
+        "policy": pa.array(rounds.policy[rows], pa.string()).dictionary_encode(),
+        "policy_version": pa.array(rounds.version[rows], pa.string()).dictionary_encode(),
+        "reward": pa.array(rounds.reward[rows]),
+    }
+    if rounds.candidate is not None and rounds.candidate_start is not None:
+        start = rounds.candidate_start[rows.start : rows.stop + 1]
+        columns["candidates"] = _lists(start - start[0], _ids(movie_id[rounds.candidate[start[0] : start[-1]]]))
+    if rounds.context is not None:
+        columns["context"] = _vectors(rounds.context[rows], rounds.with_context[rows])
+    return columns
+
+
+def write_rewards(
+    path: Path, event_id: NDArray[np.object_], time: NDArray[np.int64], reward: NDArray[np.float64]
+) -> None:
+    """Write what came of the events (each [N], time in milliseconds), atomically."""
+    columns = {
+        "event_id": pa.array(event_id, pa.string()),
+        "time": pa.array(time, pa.int64()).cast(read.TIME),
+        "reward": pa.array(reward, pa.float64()),
+    }
+    _write(path, pa.table(columns))
+
+
+def _write(path: Path, table: Any) -> None:
+    with atomic_path(path) as beside:
+        pq.write_table(table, beside, compression="zstd")
+
+
+def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
+    """The movie rows [A] that the policies of this events file chose from, ascending; all where it does not say.
+
+    Raises DataError for a file of another format, version or rating scale, and for movies that are not in the tables.
+    """
+    about = about_of(path)
+    check_format(about, (FORMAT, FORMAT_VERSION), path)
+    if "scale" in about and about["scale"] != list(tables.scale):
+        raise DataError(f"{path}: rewards on the scale {about['scale']}; expected {list(tables.scale)}")
+    rows = catalogue_rows(about, tables.movies, path)
+    return np.arange(len(tables.movies), dtype=np.int32) if rows is None else np.unique(rows)
+
+
+def told_of(path: Path) -> dict[str, Any]:
+    """What the file tells of where its rounds come from, by the names in TOLD; None where it does not say."""
+    about = about_of(path)
+    for name in TOLD:
+        if not isinstance(about.get(name), str | None):
+            raise DataError(f"{path}: its metadata names {name} {about[name]!r}; expected {TOLD[name]}")
+    return {name: about.get(name) for name in TOLD}
+
+
+def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> Events:
+    """Read the events of a file; raises DataError that names file, row and what is wrong, and where there are none."""
+    users, movies = pd.Index(tables.users["user_id"]), pd.Index(tables.movies["movie_id"])
+    parts, lists, seen = [], [], _Seen(users)
+    for piece in read.pieces(path, _COLUMNS):
+        columns: dict[str, NDArray[Any]] = {
+            "event_id": read.texts(piece, "event_id"),
+            "time": read.times(piece),
+            "user": seen.users_of(piece),
+            "movie": read.rows_of(piece, "movie_id", movies),
+            "log_propensity": read.log_propensities(piece),
+            "policy": read.texts(piece, "policy"),
+            "version": read.texts(piece, "policy_version"),
+            "reward": read.rewards(piece, tables.scale, missing=True),
+        }
+        start, candidate = read.candidates(piece, movies)
+        _check_shown(piece, columns["movie"], start, candidate, catalogue)
+        parts.append(columns)
+        lists.append((piece.first, start, candidate))
+    if not parts:
+        raise DataError(f"{path}: no events")
+    together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    _refuse_twins(together["event_id"], path)
+    together["user"], newcomers = seen.numbered(together["user"])
+    return Events(together, *_joined_candidates(path, lists), seen.together(), newcomers)
+
+
+def read_rewards(path: Path, scale: tuple[float, float]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
+    """Event ids, times and rewards of a rewards file; raises DataError that names file and row."""
+    parts = [
+        (read.texts(piece, "event_id"), read.times(piece), read.rewards(piece, scale, missing=False))
+        for piece in read.pieces(path, _REWARD_COLUMNS)
+    ]
+    if not parts:
+        return np.array([], object), np.array([], np.int64), np.array([], np.float64)
+    ids, times, rewards = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return ids, times, rewards
+
+
+class _Seen:
+    """Users of a file piece by piece, with the vectors of those who have some."""
+
+    def __init__(self, known: "pd.Index[Any]"):
+        self.known = known
+        self.width: int | None = None
+        self.sizes: list[int] = []
+        self.vectors: list[NDArray[np.float32] | None] = []
+        self.ids: list[NDArray[np.object_]] = []
+
+    def users_of(self, piece: read.Piece) -> NDArray[np.int32]:
+        """Rows [n] of the user table; -1 for newcomers, who have a context."""
+        vectors = read.contexts(piece, self.width)
+        given = None if vectors is None else ~np.isnan(vectors[:, 0])
+        rows = read.rows_of(piece, "user_id", self.known, given)
+        if vectors is not None:
+            self.width = vectors.shape[1]
+            self.ids.append(read.strangers(piece, "user_id", rows, self.known)[rows < 0])
+        self.sizes.append(len(piece))
+        self.vectors.append(vectors)
+        return rows
+
+    def numbered(self, user: NDArray[np.int32]) -> tuple[NDArray[np.int32], Newcomers | None]:
+        """The rows of all pieces [N], newcomers numbered beyond the table in the order in which they come."""
+        if not (user < 0).any():
+            return user, None
+        place, ids = pd.factorize(np.concatenate(self.ids))
+        user[user < 0] = len(self.known) + place
+        return user, Newcomers(len(self.known), ids)
+
+    def together(self) -> NDArray[np.float32] | None:
+        """The vectors of all pieces [N, D]; None where there is none."""
+        if self.width is None:
+            return None
+        parts = zip(self.vectors, self.sizes, strict=True)
+        return np.concatenate(
+            [np.full((size, self.width), np.nan, np.float32) if one is None else one for one, size in parts]
+        )
+
+
+def _check_shown(
+    piece: read.Piece, movie: NDArray[np.int32], start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None,
+    catalogue: NDArray[np.int32],
+) -> None:  # fmt: skip
+    """The movie shown must be one that could be shown, and the candidates movies of the catalogue."""
+    piece.refuse(~np.isin(movie, catalogue), lambda _: "the movie shown is not in the catalogue of this log")
+    if start is None or candidate is None:
+        return
+    strange = read.any_of(~np.isin(candidate, catalogue), start)
+    piece.refuse(strange, lambda _: "a candidate is not in the catalogue of this log")
+    found = read.any_of(candidate == np.repeat(movie, np.diff(start)), start)
+    piece.refuse(~found, lambda _: "the movie shown is not among its candidates")
+
+
+def _refuse_twins(event_id: NDArray[np.object_], path: Path) -> None:
+    twins = pd.Series(event_id).duplicated().to_numpy()
+    if twins.any():
+        row = int(twins.argmax())
+        raise DataError(f"{path}: row {row + 1}: event_id {event_id[row]!r} comes a second time")
+
+
+def _joined_candidates(
+    path: Path, lists: list[tuple[int, NDArray[np.int64] | None, NDArray[np.int32] | None]]
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int32] | None]:
+    """The candidates of all pieces (first row, starts, candidates), which must all have some, or none."""
+    counts = [np.diff(start) for _, start, _ in lists if start is not None]
+    if not counts:
+        return None, None
+    if len(counts) != len(lists):
+        first = next(first for first, start, _ in lists if start is None)
+        raise DataError(f"{path}: row {first + 1}: candidates are missing, but other rows have them")
+    start = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+    return start, np.concatenate([candidate for _, _, candidate in lists if candidate is not None])
+
+
+def _user_ids(rounds: LoggedRounds, tables: Catalogue) -> NDArray[Any]:
+    """Ids by user row, those of newcomers after the table's; raises DataError for another table than the log's."""
+    known = tables.users["user_id"].to_numpy()
+    if rounds.newcomers is None:
+        return known
+    if rounds.newcomers.known != len(known):
+        raise DataError(f"{rounds.name}: of a table of {rounds.newcomers.known} users, to be written with {len(known)}")
+    return np.concatenate([known, rounds.newcomers.ids.astype(np.int64 if known.dtype.kind in "iu" else object)])
+
+
+def _lists(start: NDArray[np.int64], values: Any) -> Any:
+    """Values [C] as lists that begin at `start` [N + 1]."""
+    return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values)
+
+
+def _vectors(context: NDArray[np.float32], given: NDArray[np.bool_]) -> Any:
+    """Rows of context [N, D] as lists, null where there is none."""
+    start = np.concatenate([[0], np.cumsum(given) * context.shape[1]])
+    values = pa.array(context[given].ravel())
+    return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values, mask=pa.array(~given))
+
+
+def _id_type(ids: NDArray[Any]) -> Any:
+    return pa.int64() if ids.dtype.kind in "iu" else pa.string()
+
+
+def _ids(ids: NDArray[Any]) -> Any:
+    return pa.array(ids, _id_type(ids))

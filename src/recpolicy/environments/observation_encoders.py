@@ -1,0 +1,84 @@
+"""What a policy sees of a running session: views, each a memory [B, M] of floats and how a shown movie changes it.
+
+The observation is [context, memory]; a view knows only what a recommender would know (its own embeddings, its own
+record of likes), never the world's. B sessions, D embedding, G genres, S steps at most.
+
+    last_item   the embedding of the movie shown last (zeros before): the 2 D "user and last movie" form
+    interest    a running interest [D] that starts at the user's embedding and turns towards liked movies
+                (.9 old + .1 shown), the decaying memory of shown genres [G], misses in a row / 5, steps / S
+    last_n      for each of the last n movies its embedding and whether it was liked, newest first, and steps / S
+
+recpolicy/inference/session_memory.py holds the same in NumPy; a test holds the two together.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
+
+
+class Shown(NamedTuple):
+    """The movie just shown, and the response."""
+
+    embedding: tf.Tensor  # [B, D]
+    genres: tf.Tensor  # [B, G]
+    liked: tf.Tensor  # [B] float, 1 for a like
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to remember a session."""
+
+    width: int
+    """M."""
+    start: Callable[[tf.Tensor], tf.Tensor]
+    """Memory [B, M] before the first movie, from the users' embeddings [B, D]."""
+    update: Callable[[tf.Tensor, Shown], tf.Tensor]
+    """Memory after a movie, from the memory before it."""
+
+
+def last_item_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # noqa: ARG001 - one shape for all
+    """The embedding of the last movie."""
+    return View(rank, tf.zeros_like, lambda _, shown: shown.embedding)
+
+
+def interest_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # noqa: ARG001
+    """Running interest, genre memory, misses, steps."""
+
+    def start(embedding: tf.Tensor) -> tf.Tensor:
+        return tf.concat([embedding, tf.zeros_like(embedding[:, :1]) + tf.zeros([1, genres + 2])], axis=1)
+
+    def update(memory: tf.Tensor, shown: Shown) -> tf.Tensor:
+        interest, remembered, misses, done = tf.split(memory, [rank, genres, 1, 1], axis=1)
+        liked = shown.liked[:, tf.newaxis]
+        interest += liked * (1.0 - KEEP) * (tf.math.l2_normalize(shown.embedding, axis=1) - interest)
+        remembered = GENRE_KEEP * remembered + (1.0 - GENRE_KEEP) * shown.genres
+        misses = (1.0 - liked) * tf.minimum(misses + 1.0 / MISSES, 1.0)
+        return tf.concat([interest, remembered, misses, done + 1.0 / steps], axis=1)
+
+    return View(rank + genres + 2, start, update)
+
+
+def last_n_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # noqa: ARG001
+    """Embedding and like of the last n movies, newest first, and steps."""
+    width = last_n * (rank + 1) + 1
+
+    def start(embedding: tf.Tensor) -> tf.Tensor:
+        return tf.zeros_like(embedding[:, :1]) + tf.zeros([1, width])
+
+    def update(memory: tf.Tensor, shown: Shown) -> tf.Tensor:
+        older, done = memory[:, : (last_n - 1) * (rank + 1)], memory[:, -1:]
+        return tf.concat([shown.embedding, shown.liked[:, tf.newaxis], older, done + 1.0 / steps], axis=1)
+
+    return View(width, start, update)
+
+
+VIEWS: Mapping[str, Callable[[int, int, int, int], View]] = {
+    "interest": interest_view,
+    "last_item": last_item_view,
+    "last_n": last_n_view,
+}
+"""Makers of views: (D, G, S, n) -> View."""

@@ -1,1 +1,0 @@
-"""What a policy would earn, estimated from rounds that another policy logged, one action a round."""

@@ -1,0 +1,187 @@
+"""A policy artifact: one folder that holds all that is needed to predict, evaluate and serve a trained policy.
+
+    recpolicy.json     format, agent, config, split and digests, seeds, versions, digests of the files below
+    arrays.npz         what the predictor computes with (no pickle)
+    users.parquet      user ids and attributes        movies.parquet   the catalogue
+    tables.json        ids, titles, genres and years of both, for a server without pandas (tables.py)
+    metrics.csv        the training, row by row       tensorboard/     the same for TensorBoard
+    learner/           the learner's variables, to train on from (agents of single rounds)
+    policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)
+    action/            SavedModel with `action` and `greedy` only (plain tf.saved_model.load)
+
+It appears whole or not at all; what was cut short, changed or made by something else is refused with a clear line.
+`read_artifact` gives all of it; `read_lean` what answering needs, without importing pandas or pyarrow.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.arrays import read_arrays
+from recpolicy.core.errors import ArtifactError, unknown_name
+from recpolicy.core.files import file_digest, read_json_of, write_json
+from recpolicy.inference.action_distributions import HEADS
+from recpolicy.inference.lookup_tables import TABLES, Tables, read_tables, tables_of, write_tables
+from recpolicy.inference.reward_estimators import ESTIMATORS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "recpolicy policy"
+FORMAT_VERSION = 1
+MANIFEST = "recpolicy.json"
+ARRAYS, USERS, MOVIES = "arrays.npz", "users.parquet", "movies.parquet"
+_POLICY_PREFIX = "policy/"
+
+
+@dataclass(frozen=True)
+class PolicyParts:
+    """What a policy computes with. U users, I movies, A arms, D embedding."""
+
+    agent: str
+    estimator: str
+    head: str
+    settings: Mapping[str, float]
+    exploration_floor: float
+    policy: Mapping[str, NDArray[np.generic]]
+    """The learner's arrays (agents.learner.ExportedPolicy); covariances of arms packed."""
+    context: NDArray[np.float32]  # [U, >= D], the embedding first
+    movie: NDArray[np.float32]  # [I, D]
+    offset: NDArray[np.float32]  # [I]
+    rating_std: NDArray[np.float32]  # [U, I] the rating model's posterior std
+    catalogue: NDArray[np.int32]  # [A], movie rows
+    rated_user: NDArray[np.int32]  # [N] rows of the fit ratings
+    rated_movie: NDArray[np.int32]  # [N]
+    scale: tuple[float, float]
+    noise_std: float
+    about: Mapping[str, Any]
+    """Where it comes from: ratings source, split and digests, config, seed, versions, figures of the training."""
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether the catalogue is all movies in row order."""
+        return np.array_equal(self.catalogue, np.arange(len(self.movie)))
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the policy recommends in sessions, seeing what was shown so far."""
+        return "view" in self.policy
+
+
+@dataclass(frozen=True)
+class Artifact(PolicyParts):
+    """A trained policy and the tables of users and movies that it was trained on, with all their columns."""
+
+    users: "pd.DataFrame"
+    movies: "pd.DataFrame"
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The columns that answers need."""
+        return tables_of(self.users, self.movies)
+
+
+@dataclass(frozen=True)
+class LeanArtifact(PolicyParts):
+    """A trained policy with no more of users and movies than answers need."""
+
+    tables: Tables
+
+
+_ARRAYS = ("context", "movie", "offset", "rating_std", "catalogue", "rated_user", "rated_movie")
+_WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale", "noise_std", "about")
+
+
+def write_arrays(artifact: Artifact, folder: Path) -> None:
+    """Write the parts that the predictor reads to `folder` (see `finish` for the manifest)."""
+    arrays: dict[str, Any] = {name: getattr(artifact, name) for name in _ARRAYS}
+    arrays |= {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
+    np.savez(folder / ARRAYS, **arrays)
+    artifact.users.to_parquet(folder / USERS, index=False)
+    artifact.movies.to_parquet(folder / MOVIES, index=False)
+    write_tables(artifact.tables, folder)
+
+
+def finish(artifact: Artifact, folder: Path) -> None:
+    """Write the manifest, with a digest of every file in `folder`: the last step, after which the artifact is whole."""
+    files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    words = {name: getattr(artifact, name) for name in _WORDS}
+    write_json(folder / MANIFEST, {"format": FORMAT, "version": FORMAT_VERSION, "files": files, **words})
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Read an artifact back; raises ArtifactError when the folder is not one, or a file it reads has changed."""
+    import pandas as pd
+
+    parts = _read_parts(folder, (ARRAYS, USERS, MOVIES))
+    return Artifact(users=pd.read_parquet(folder / USERS), movies=pd.read_parquet(folder / MOVIES), **parts)
+
+
+def read_lean(folder: Path) -> LeanArtifact:
+    """Read what answering needs; raises what `read_artifact` raises.
+
+    pandas is imported only for an artifact that was written before there was a tables.json.
+    """
+    if TABLES in read_manifest(folder)["files"]:
+        parts = _read_parts(folder, (ARRAYS, TABLES))
+        lean = LeanArtifact(tables=read_tables(folder), **parts)
+    else:
+        whole = read_artifact(folder)
+        lean = LeanArtifact(
+            tables=whole.tables, **{name: getattr(whole, name) for name in (*_ARRAYS, *_WORDS, "policy")}
+        )
+    rows, shape = (len(lean.tables.user_ids), len(lean.tables.movie_ids)), lean.rating_std.shape
+    if rows != shape:
+        raise ArtifactError(f"{folder}: {TABLES} has {rows} users and movies, {ARRAYS} {shape}: train it again")
+    return lean
+
+
+def _read_parts(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of PolicyParts, after the digests of the named files."""
+    manifest = read_manifest(folder)
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing; the artifact is incomplete: train it again or copy it whole")
+        if file_digest(path) != manifest["files"].get(name):
+            raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
+    try:
+        stored = read_arrays(folder / ARRAYS)
+        arrays = {name: stored[name] for name in _ARRAYS}
+        policy = {name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)}
+        words = {name: manifest[name] for name in _WORDS}
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy reads: {error}") from None
+    words["scale"] = tuple(words["scale"])
+    for kind, known in (("estimator", ESTIMATORS), ("head", HEADS)):
+        if words[kind] not in known:
+            raise ArtifactError(f"{folder}: {unknown_name(kind, words[kind], known)} Read it with a newer recpolicy")
+    return {"policy": policy, **arrays, **words}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read recpolicy.json; raises ArtifactError for a folder that is not an artifact of a version we read."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}")
+    manifest = read_json_of(path, FORMAT, FORMAT_VERSION)
+    lacking = [name for name in ("files", *_WORDS) if name not in manifest]
+    if lacking:
+        raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the artifact whole or train it again")
+    return manifest
+
+
+def verify(folder: Path) -> None:
+    """Check every file of the artifact against its digest; raises ArtifactError that names the first difference."""
+    for name, digest in read_manifest(folder)["files"].items():
+        path = folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            raise ArtifactError(f"{path}: missing or changed since it was written")

@@ -1,0 +1,110 @@
+"""What a policy answers for a block of users at once: estimates, true propensities and scores, in NumPy alone.
+
+n users, I movies, A arms, C context columns of which the first D are the embedding. The estimate of a movie in the
+policy's catalogue is the policy's own; outside it, and for policies that estimate nothing, it is the rating model's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.inference.action_distributions import HEADS, masked, with_floor
+from recpolicy.inference.artifact import PolicyParts
+from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, Situation
+from recpolicy.inference.session_memory import MEMORIES, Past, Shape
+
+Array = NDArray[Any]
+Shown = tuple[NDArray[np.int32], list[bool]]
+"""The movie rows shown so far in a session, and whether each was liked."""
+NOTHING_SHOWN: Shown = (np.empty(0, np.int32), [])
+USERS_AT_ONCE = 32
+"""Bounds the memory of [n, A, K] intermediates."""
+_SCORES_ARE_VALUES = ("session_values", "session_table")
+"""Estimators under which a session is worth the best score among the movies that may still be shown."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The answers for n users."""
+
+    rating: Array  # [n, I] within the scale
+    std: Array  # [n, I] of the expected rating, without the noise of one rating
+    propensity: Array  # [n, I] of the exploring policy, 0 outside the catalogue and where not allowed
+    score: Array  # [n, A] what the policy is greedy in when it has stopped exploring
+    value: Array | None  # [n] expected discounted reward of the rest of the session, of session policies
+
+
+def answer_block(
+    parts: PolicyParts, context: Array, std: Array, allowed: NDArray[np.bool_] | None, pasts: Sequence[Shown]
+) -> Block:
+    """Answer for contexts [n, C], rating stds [n, I] and sessions [n]; allowed [A] or [n, A], None for all arms."""
+    estimate, rating = estimate_block(parts, context, pasts)
+    mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
+    value = estimate.value
+    if parts.estimator in _SCORES_ARE_VALUES:
+        value = masked(estimate.score, mask).max(axis=1)
+    probability = HEADS[parts.head](estimate, parts.settings, mask)
+    probability = with_floor(probability, parts.exploration_floor, mask)
+    ratings = clipped_ratings(parts, rating, estimate)
+    if parts.whole:
+        return Block(ratings, _std(parts, std, estimate), probability, estimate.score, value)
+    propensity = np.zeros(rating.shape, np.float64)
+    propensity[:, parts.catalogue] = probability
+    spread = std.copy()
+    spread[:, parts.catalogue] = _std(parts, std[:, parts.catalogue], estimate)
+    return Block(ratings, spread, propensity, estimate.score, value)
+
+
+def estimate_block(parts: PolicyParts, context: Array, pasts: Sequence[Shown] | None = None) -> tuple[Estimate, Array]:
+    """The policy's estimate of its catalogue [n, A] and the rating model's of all movies [n, I]."""
+    memory = None
+    if parts.sequential:
+        memory = _memory(parts, context, pasts or [NOTHING_SHOWN] * len(context))
+    situation, rating = situation_of(parts, context, memory)
+    return ESTIMATORS[parts.estimator](parts.policy, situation), rating
+
+
+def situation_of(parts: PolicyParts, context: Array, memory: Array | None) -> tuple[Situation, Array]:
+    """What an estimator is asked, and the rating model's estimates of all movies [n, I]."""
+    rating = context[:, : parts.movie.shape[1]] @ parts.movie.T + parts.offset
+    if parts.whole:
+        return Situation(context, parts.movie, parts.offset, rating, memory), rating
+    c = parts.catalogue
+    return Situation(context, parts.movie[c], parts.offset[c], rating[:, c], memory), rating
+
+
+def clipped_ratings(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
+    """Ratings [n, I] on the scale: the estimate's in the catalogue, the rating model's outside; changes `rating`."""
+    if parts.whole:
+        rating = estimate.mean
+    else:
+        rating[:, parts.catalogue] = estimate.mean
+    return np.clip(rating, *parts.scale)
+
+
+def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which arms [A] the session has not shown yet."""
+    return ~np.isin(parts.catalogue, shown)
+
+
+def _memory(parts: PolicyParts, context: Array, pasts: Sequence[Shown]) -> Array:
+    """What the policy sees of each session [n, M]."""
+    arrays, rank = parts.policy, parts.movie.shape[1]
+    genres = arrays["genres"]  # [I, G]
+    shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), genres.shape[1])
+    remember = MEMORIES[str(arrays["view"])]
+    memories = [
+        remember(user[:rank], Past(parts.movie[rows], genres[rows], liked), shape)
+        for user, (rows, liked) in zip(context, pasts, strict=True)
+    ]
+    return np.stack(memories)
+
+
+def _std(parts: PolicyParts, rating_std: Array, estimate: Estimate) -> Array:
+    """The rating model's std, shrunk by what was learnt since; the learner's own where it began elsewhere."""
+    if estimate.remaining is not None:
+        return rating_std * estimate.remaining
+    return rating_std if estimate.width is None else parts.noise_std * estimate.width

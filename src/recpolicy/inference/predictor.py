@@ -1,0 +1,171 @@
+"""A loaded policy: rating estimates, recommendations and true propensities as tables (no TensorFlow).
+
+The answers are those of its Scorer (scorer.py), which is what a server without pandas uses.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.seeds import generator
+from recpolicy.inference.artifact import Artifact, read_artifact
+from recpolicy.inference.block_prediction import (
+    USERS_AT_ONCE,
+    Block,
+    answer_block,
+    clipped_ratings,
+    estimate_block,
+    not_shown,
+    situation_of,
+)
+from recpolicy.inference.predictions import as_list, drawn_arms, estimates_frame
+from recpolicy.inference.reward_estimators import ESTIMATORS
+from recpolicy.inference.scorer import FoldIn, History, Scorer
+from recpolicy.inference.slate_selection import greedy_slate
+
+Array = NDArray[np.floating]
+
+
+class Policy:
+    """A trained policy that predicts and recommends; made by `load_policy`."""
+
+    def __init__(self, artifact: Artifact):
+        self.artifact = artifact
+        self.scorer = Scorer(artifact)
+        self._movie_ids = artifact.movies["movie_id"].array
+        self._titles = artifact.movies["title"].array
+
+    @property
+    def sequential(self) -> bool:
+        """Whether it recommends in sessions, seeing what was shown so far."""
+        return self.scorer.sequential
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
+        return self.scorer.about
+
+    def predict(
+        self,
+        users: Hashable | Sequence[Hashable],
+        movies: Sequence[Hashable] | None = None,
+        fold_in: FoldIn | None = None,
+        history: History | None = None,
+    ) -> pd.DataFrame:
+        """Rating estimates of `movies` (all by default, catalogue order) for each user, users one after the other.
+
+        Columns: user_id, movie_id, title; rating, on the rating scale, never rounded; std, of the expected rating
+        (without the noise of one rating); propensity, the probability with which the exploring policy would show this
+        movie out of its whole catalogue (0 outside it); of a session policy also value, the discounted reward that it
+        expects of the rest of the session. `history` tells a session policy what was shown so far; movies shown have
+        propensity 0. Raises UnknownIdError that names unknown ids; users in `fold_in` ({user: {movie: rating}}) need
+        not be known.
+        """
+        ids = as_list(users)
+        blocks = self.tables(ids, movies, fold_in, history)
+        rating, std, propensity, value = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
+        pick = self._pick(movies)
+        frame = estimates_frame(ids, self._movie_ids[pick], self._titles[pick], rating, std, propensity)
+        return frame.assign(value=value.repeat(rating.shape[1])) if self.sequential else frame
+
+    def tables(
+        self,
+        users: Hashable | Sequence[Hashable],
+        movies: Sequence[Hashable] | None = None,
+        fold_in: FoldIn | None = None,
+        history: History | None = None,
+        at_once: int = USERS_AT_ONCE,
+    ) -> Iterator[tuple[Array, Array, Array, Array]]:
+        """What `predict` makes a table of, `at_once` users at a time, so that memory does not grow with the users.
+
+        Yields rating, std and propensity [n, M], and value [n], NaN where the policy has none. Ids are checked before
+        the first block. Raises what `predict` raises.
+        """
+        ids, pick = as_list(users), self._pick(movies)
+        blocks = self.scorer.blocks(ids, fold_in, history, at_once)
+        return (
+            (block.rating[:, pick], block.std[:, pick], block.propensity[:, pick], _values(block)) for block in blocks
+        )
+
+    def recommend(
+        self,
+        users: Hashable | Sequence[Hashable],
+        k: int = 10,
+        exclude_rated: bool = True,
+        fold_in: FoldIn | None = None,
+        seed: int = 0,
+        history: History | None = None,
+        sample: bool = False,
+    ) -> pd.DataFrame:
+        """The k movies that the policy values most, best first, with the columns of `predict` after a `rank`.
+
+        With `exclude_rated`, movies that the user rated in the fit part (or in `fold_in`) are left out, and the
+        propensity is that of a policy that may not show them. Ties are broken by `seed`. With `sample`, a slate drawn
+        from the propensities, one movie after the other without putting back, in place of the best k. `history` tells a
+        session policy what was shown so far, which is then left out. Fewer than k rows where fewer movies are left.
+        """
+        if k < 1:
+            raise ConfigError(f"k is {k}; expected at least 1")
+        ids, folded = as_list(users), fold_in or {}
+        scorer, catalogue = self.scorer, self.artifact.catalogue
+        frames = []
+        situations = zip(ids, scorer.situations(ids, folded, at_once=1), scorer.pasts(ids, history), strict=True)
+        for user, (context, std), past in situations:
+            allowed = not_shown(self.artifact, past[0])
+            if exclude_rated:
+                allowed &= ~np.isin(catalogue, scorer.rated(user, folded))
+            if not allowed.any():
+                continue
+            block = answer_block(self.artifact, context, std, allowed, [past])
+            lot = generator(seed, f"recommend/{user}")
+            if sample:
+                rows = catalogue[drawn_arms(block.propensity[0, catalogue], k, lot)]
+            else:
+                rows = catalogue[greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)]
+            columns = (block.rating[:, rows], block.std[:, rows], block.propensity[:, rows])
+            table = estimates_frame([user], self._movie_ids[rows], self._titles[rows], *columns)
+            table.insert(1, "rank", np.arange(1, len(rows) + 1))
+            frames.append(table.assign(value=_values(block)[0]) if self.sequential else table)
+        if not frames:
+            raise DataError("nothing to recommend: the users have rated every movie; use exclude_rated=False")
+        return pd.concat(frames, ignore_index=True)
+
+    def scores(self, contexts: Array | None = None) -> tuple[Array, Array]:
+        """Exploit scores [U, I] and rating estimates [U, I] of all users, or of contexts [U, C]: what evaluation reads.
+
+        Outside the catalogue the score is the lowest in the catalogue: the policy would not choose the movie.
+        """
+        artifact = self.artifact
+        contexts = artifact.context if contexts is None else contexts
+        scores, ratings = [], []
+        for start in range(0, len(contexts), USERS_AT_ONCE):
+            estimate, rating = estimate_block(artifact, contexts[start : start + USERS_AT_ONCE])
+            score = np.repeat(estimate.score.min(axis=1, keepdims=True), len(artifact.movies), axis=1)
+            score[:, artifact.catalogue] = estimate.score
+            scores.append(score)
+            ratings.append(clipped_ratings(artifact, rating, estimate))
+        return np.concatenate(scores), np.concatenate(ratings)
+
+    def session_scores(self, context: Array, memory: Array) -> Array:
+        """Scores [n, A] of a session policy for contexts [n, D] and memories [n, M] of running sessions."""
+        situation, _ = situation_of(self.artifact, context, memory)
+        return ESTIMATORS[self.artifact.estimator](self.artifact.policy, situation).score
+
+    def _pick(self, movies: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":
+        """Which columns of [n, I] are asked for."""
+        return slice(None) if movies is None else self.scorer.movie_rows(movies)
+
+
+def _values(block: Block) -> Array:
+    """Values [n], NaN where the policy has none."""
+    return np.full(len(block.rating), np.nan) if block.value is None else block.value
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Load a policy artifact; raises ArtifactError for a damaged or foreign folder. Does not import TensorFlow."""
+    return Policy(read_artifact(Path(path)))

@@ -1,0 +1,271 @@
+"""A loaded policy as arrays: what it answers for known users, new ones and bare contexts. No pandas, no TensorFlow.
+
+n users, U users known, I movies, A arms, C context columns of which the first D are the embedding, G genres. A user the
+policy does not know is folded in from a few ratings (models/fold_in.py). `load_scorer` is what a server calls;
+`predictor.Policy` makes tables of the same answers.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
+from recpolicy.inference.artifact import Artifact, LeanArtifact, read_lean
+from recpolicy.inference.block_prediction import NOTHING_SHOWN, USERS_AT_ONCE, Block, Shown, answer_block, not_shown
+from recpolicy.inference.lookup_tables import rows_of
+from recpolicy.inference.prediction_cache import AnswerCache
+from recpolicy.inference.predictions import as_list
+from recpolicy.models.embeddings import Embeddings
+from recpolicy.models.fold_in import fold_in_user
+
+FoldIn = Mapping[Hashable, Mapping[Hashable, float]]
+"""New users' ratings: {user id: {movie id: rating}}."""
+History = Mapping[Hashable, Sequence[tuple[Hashable, bool]]]
+"""Sessions so far: {user id: [(movie id, whether it was liked), ...]}, in the order shown."""
+Array = NDArray[Any]
+CACHE_BYTES = 48 << 20
+"""1,200 users of 1,682 movies."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a policy says of one user; of several with a leading axis [n]. Answers are shared: do not write to them."""
+
+    rating: Array  # [I] within the scale
+    std: Array  # [I] of the expected rating, without the noise of one rating
+    propensity: NDArray[np.float64]  # [I] of the exploring policy; 0 outside the catalogue, where it sums to 1
+    score: NDArray[np.float64]  # [A] what the policy is greedy in
+    value: Any  # float, or [n], for session policies: the reward that it expects of the rest; None for the others
+
+
+class Scorer:
+    """A trained policy that answers one request at a time, or many users at once; safe to use from several threads."""
+
+    def __init__(self, artifact: Artifact | LeanArtifact, cache_bytes: int = CACHE_BYTES):
+        self.artifact = artifact
+        self.about: Mapping[str, Any] = {"agent": artifact.agent, **artifact.about}
+        """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
+        self.sequential = artifact.sequential
+        self.scale = artifact.scale
+        self.catalogue = artifact.catalogue  # [A] movie rows
+        tables = artifact.tables
+        self.user_ids, self.movie_ids, self.titles = tables.user_ids, tables.movie_ids, tables.titles
+        self.genre_names, self.genres, self.years = tables.genre_names, tables.genres, tables.years
+        self._user_row, self._movie_row = rows_of(tables.user_ids), rows_of(tables.movie_ids)
+        self._cache: AnswerCache[Answer] = AnswerCache(cache_bytes)
+        rank = artifact.movie.shape[1]
+        self._embeddings = Embeddings(
+            artifact.context[:, :rank], artifact.movie, artifact.offset, artifact.scale, artifact.noise_std, np.nan
+        )
+
+    def prepare(self) -> None:
+        """Compute now what the first requests would wait for."""
+        _ = self._rated_by_user, self._mean_context, self._typical_std, self.directions
+
+    def knows(self, user: Hashable) -> bool:
+        """Whether the user was there when the policy was trained."""
+        return user in self._user_row
+
+    def movie_row(self, movie: Hashable) -> int:
+        """The row of a movie id; raises UnknownIdError."""
+        return int(self.movie_rows([movie])[0])
+
+    def movie_rows(self, movies: Sequence[Hashable]) -> NDArray[np.int32]:
+        """The rows [M] of movie ids; raises UnknownIdError that names up to five unknown ones."""
+        unknown = [str(movie) for movie in movies if movie not in self._movie_row]
+        if unknown:
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise UnknownIdError(f"no movie with id {', '.join(unknown[:5])}{more} in this policy's catalogue")
+        return np.array([self._movie_row[movie] for movie in movies], np.int32)
+
+    @cached_property
+    def directions(self) -> NDArray[np.float32]:
+        """Movie embeddings of length 1 [I, D], so that products are cosines; 0 where there is none."""
+        length = np.linalg.norm(self.artifact.movie, axis=1, keepdims=True)
+        return self.artifact.movie / np.where(length > 0, length, np.float32(1))
+
+    def rated(self, user: Hashable, fold_in: FoldIn | None = None) -> NDArray[np.int32]:
+        """Rows of the movies the user rated in the fit part, or in `fold_in`; none of a user it does not know."""
+        if fold_in and user in fold_in:
+            return self.movie_rows(list(fold_in[user]))
+        if user not in self._user_row:
+            return np.empty(0, np.int32)
+        movies, start = self._rated_by_user
+        row = self._user_row[user]
+        return movies[start[row] : start[row + 1]]
+
+    def answer(
+        self,
+        user: Hashable,
+        fold_in: FoldIn | None = None,
+        history: History | None = None,
+        context: Array | None = None,
+    ) -> Answer:
+        """Answer for one user, whose answer is kept where it is a known one without history.
+
+        A user in `fold_in` need not be known; one with a raw `context` ([C], or [D] for average demographics) neither,
+        and their std is that of a typical user. `history` tells a session policy what was shown so far: movies shown
+        have propensity 0. Raises UnknownIdError, DataError for ratings off the scale, a context of another length or a
+        history of the whole catalogue, ConfigError for a history that the policy would not look at.
+        """
+        kept = context is None and not history and not (fold_in and user in fold_in)
+        found = self._cache.get(user) if kept else None
+        if found is not None:
+            return found
+        contexts = None if context is None else np.asarray(context)[np.newaxis]
+        several = self.answers([user], fold_in, history, contexts)
+        value = None if several.value is None else float(several.value[0])
+        answer = Answer(several.rating[0], several.std[0], several.propensity[0], several.score[0], value)
+        if kept:
+            self._cache.put(user, answer, sum(part.nbytes for part in _arrays(answer)))
+        return answer
+
+    def answers(
+        self,
+        users: Sequence[Hashable],
+        fold_in: FoldIn | None = None,
+        history: History | None = None,
+        contexts: Array | None = None,
+    ) -> Answer:
+        """Answer for n users, in blocks of one matrix product each; contexts [n, C] or [n, D] replace what is known.
+
+        About 24 bytes a user and movie are held at once. Raises what `answer` raises.
+        """
+        blocks = list(self.blocks(users, fold_in, history, contexts=contexts))
+        propensity = np.concatenate([block.propensity for block in blocks]).astype(np.float64)
+        propensity /= propensity.sum(axis=1, keepdims=True)  # heads of single precision are off by 1e-7
+        answer = Answer(
+            rating=np.concatenate([block.rating for block in blocks]),
+            std=np.concatenate([block.std for block in blocks]),
+            propensity=propensity,
+            score=np.concatenate([block.score for block in blocks]).astype(np.float64),
+            value=np.concatenate([block.value for block in blocks]) if self.sequential else None,
+        )
+        for part in _arrays(answer):
+            part.flags.writeable = False
+        return answer
+
+    def blocks(
+        self,
+        users: Sequence[Hashable],
+        fold_in: FoldIn | None = None,
+        history: History | None = None,
+        at_once: int = USERS_AT_ONCE,
+        contexts: Array | None = None,
+    ) -> Iterator[Block]:
+        """The answers, `at_once` users at a time, so that memory does not grow with the users.
+
+        Ids are checked before the first block. Raises what `answer` raises.
+        """
+        ids = as_list(users)
+        pasts = self.pasts(ids, history)
+        situations = self.situations(ids, fold_in or {}, at_once, contexts)
+        groups = [pasts[start : start + at_once] for start in range(0, len(ids), at_once)]
+        return self._answered(situations, groups, bool(history))
+
+    def _answered(
+        self, situations: Iterator[tuple[Array, Array]], groups: list[list[Shown]], seen: bool
+    ) -> Iterator[Block]:
+        for (context, std), pasts in zip(situations, groups, strict=True):
+            allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in pasts]) if seen else None
+            if allowed is not None and not allowed.any(axis=1).all():
+                raise DataError("the history shows every movie of the catalogue: there is nothing left to choose from")
+            yield answer_block(self.artifact, context, std, allowed, pasts)
+
+    def pasts(self, ids: list[Hashable], history: History | None) -> list[Shown]:
+        """Per user the movie rows shown so far in the session and whether each was liked."""
+        if not history:
+            return [NOTHING_SHOWN] * len(ids)
+        if not self.sequential:
+            raise ConfigError(
+                f"{self.artifact.agent} does not look at the session so far; leave out `history`, or train a session"
+                " policy such as ppo"
+            )
+        pasts = [history.get(user, ()) for user in ids]
+        return [(self.movie_rows([movie for movie, _ in past]), [bool(liked) for _, liked in past]) for past in pasts]
+
+    def situations(
+        self, ids: list[Hashable], fold_in: FoldIn, at_once: int, contexts: Array | None = None
+    ) -> Iterator[tuple[Array, Array]]:
+        """(context [n, C], rating std [n, I]) of the users, `at_once` at a time; ids are checked at once."""
+        starts = range(0, len(ids), at_once)
+        if contexts is not None:
+            rows = self._raw(contexts, len(ids))
+            return ((part, self._typical(len(part))) for part in (rows[start : start + at_once] for start in starts))
+        unknown = [str(user) for user in ids if user not in self._user_row and user not in fold_in]
+        if unknown:
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise UnknownIdError(
+                f"no user with id {', '.join(unknown[:5])}{more} in this policy; give some of their ratings"
+                " (fold_in; --rate on the command line)"
+            )
+        return (self._stacked(ids[start : start + at_once], fold_in) for start in starts)
+
+    def _stacked(self, ids: list[Hashable], fold_in: FoldIn) -> tuple[Array, Array]:
+        pairs = [self._fold(fold_in[user]) if user in fold_in else self._known(user) for user in ids]
+        return np.stack([context for context, _ in pairs]), np.stack([std for _, std in pairs])
+
+    def _known(self, user: Hashable) -> tuple[Array, Array]:
+        row = self._user_row[user]
+        return self.artifact.context[row], self.artifact.rating_std[row]
+
+    def _fold(self, ratings: Mapping[Hashable, float]) -> tuple[Array, Array]:
+        rows = self.movie_rows(list(ratings))
+        embedding, covariance = fold_in_user(self._embeddings, rows, np.array(list(ratings.values()), np.float64))
+        # Demographics are unknown: those of the average user stand in.
+        rest = self._mean_context[len(embedding) :]
+        movie = self.artifact.movie
+        std = np.sqrt(np.maximum(((movie @ covariance) * movie).sum(axis=1), 0.0))
+        return np.concatenate([embedding, rest]), std
+
+    def _raw(self, contexts: Array, count: int) -> Array:
+        """Checked contexts [n, C]."""
+        width, rank = self.artifact.context.shape[1], self.artifact.movie.shape[1]
+        rows = np.asarray(contexts, np.float32)
+        if rows.ndim != 2 or len(rows) != count or rows.shape[1] not in (width, rank):
+            wanted = f"{rank}" if width == rank else f"{rank} or {width}"
+            raise DataError(f"context: shape {rows.shape}; expected {count} rows of {wanted} numbers each")
+        if not np.isfinite(rows).all():
+            raise DataError("context: holds numbers that are not finite")
+        rest = np.broadcast_to(self._mean_context[rows.shape[1] :], (count, width - rows.shape[1]))
+        return np.concatenate([rows, rest], axis=1)
+
+    def _typical(self, count: int) -> Array:
+        return np.repeat(self._typical_std[np.newaxis], count, axis=0)
+
+    @cached_property
+    def _typical_std(self) -> Array:
+        """The root of the mean variance over users [I]: nothing is known of how well a bare context is known."""
+        square = np.einsum("ui,ui->i", self.artifact.rating_std, self.artifact.rating_std, dtype=np.float64)
+        return np.sqrt(square / len(self.artifact.rating_std)).astype(np.float32)
+
+    @cached_property
+    def _mean_context(self) -> Array:
+        return np.asarray(self.artifact.context.mean(axis=0))
+
+    @cached_property
+    def _rated_by_user(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """The movies rated [N], user after user, and where each user's begin [U + 1]."""
+        order = np.argsort(self.artifact.rated_user, kind="stable")
+        count = np.bincount(self.artifact.rated_user, minlength=len(self.user_ids))
+        return self.artifact.rated_movie[order], np.concatenate([[0], np.cumsum(count)])
+
+
+def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:
+    """Load a policy artifact for answering; raises ArtifactError for a damaged or foreign folder.
+
+    Imports neither pandas nor TensorFlow, unless the artifact has no tables.json: then pandas. `cache_bytes` bounds the
+    answers that are kept.
+    """
+    scorer = Scorer(read_lean(Path(folder)), cache_bytes)
+    scorer.prepare()
+    return scorer
+
+
+def _arrays(answer: Answer) -> tuple[Array, ...]:
+    return answer.rating, answer.std, answer.propensity, answer.score

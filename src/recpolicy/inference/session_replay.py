@@ -1,0 +1,143 @@
+"""Logged sessions as a saved policy would have seen them, and what it would have done at each step; NumPy alone.
+
+M logged sessions of N steps in all, n of them side by side at the same step, A arms, D embedding, G genres, W columns
+of a view's memory. The memory is carried on from step to step by the same rules as in environments/session_views.py;
+session_memory.py builds the memory of one session from its whole past, and a test holds the two together.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.data.session_log import LoggedSessions
+from recpolicy.inference.action_distributions import HEADS, greedy, with_floor
+from recpolicy.inference.artifact import PolicyParts
+from recpolicy.inference.block_prediction import situation_of
+from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate
+from recpolicy.inference.session_memory import Shape
+from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+SESSIONS_AT_ONCE = 1_000
+"""Bounds the memory of tables [n, A]."""
+
+
+class Moment(NamedTuple):
+    """One step of the n sessions that have it."""
+
+    row: NDArray[np.intp]  # [n], of the log's N steps
+    arm: NDArray[np.intp]  # [n], the logged movie as an arm of the policy
+    allowed: Mask  # [n, A], the movies that the session has not shown before
+    memory: Array  # [n, W], what the policy sees of the session
+    estimate: Estimate
+    """What it believes here."""
+
+
+class _Shown(NamedTuple):
+    """The movies just shown, and the responses."""
+
+    embedding: Array  # [n, D]
+    genres: Array  # [n, G]
+    liked: Mask  # [n, 1]
+
+
+class _View(NamedTuple):
+    """How a view remembers n sessions."""
+
+    start: Callable[[Array, Shape], Array]
+    """Memory [n, W] before the first movie, from the users' embeddings [n, D]."""
+    update: Callable[[Array, _Shown, Shape], Array]
+    """Memory after a movie, from the memory before it."""
+
+
+def moments(parts: PolicyParts, log: LoggedSessions, at_once: int = SESSIONS_AT_ONCE) -> Iterator[Moment]:
+    """Yield every step of the log once, as the session policy `parts` would have seen it.
+
+    The log must be of the policy's users and catalogue, its sessions no longer than the policy's.
+    """
+    for first in range(0, len(log.length), at_once):
+        yield from _side_by_side(parts, log, np.arange(first, min(first + at_once, len(log.length))))
+
+
+def _side_by_side(parts: PolicyParts, log: LoggedSessions, session: NDArray[np.intp]) -> Iterator[Moment]:
+    arrays, view = parts.policy, _VIEWS[str(parts.policy["view"])]
+    shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), arrays["genres"].shape[1])
+    row, left = log.start[session], log.length[session]
+    context = parts.context[log.user[row]]
+    memory = view.start(context[:, : parts.movie.shape[1]], shape)
+    allowed = np.ones((len(session), len(parts.catalogue)), bool)
+    while len(row):
+        arm = np.searchsorted(parts.catalogue, log.movie[row])
+        situation, _ = situation_of(parts, context, memory)
+        yield Moment(row, arm, allowed, memory, ESTIMATORS[parts.estimator](parts.policy, situation))
+        left = left - 1
+        goes_on = left > 0
+        row, arm, left, context = row[goes_on], arm[goes_on], left[goes_on], context[goes_on]
+        movie = log.movie[row]
+        shown = _Shown(parts.movie[movie], arrays["genres"][movie], log.liked[row][:, np.newaxis])
+        memory, allowed = view.update(memory[goes_on], shown, shape), allowed[goes_on]
+        allowed[np.arange(len(arm)), arm] = False
+        row = row + 1
+
+
+def exploring_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mask) -> NDArray[np.float64]:
+    """What the policy does [n, A] when it explores as its artifact says."""
+    probability = HEADS[parts.head](estimate, parts.settings, allowed)
+    return np.asarray(with_floor(probability, parts.exploration_floor, allowed), np.float64)
+
+
+def greedy_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mask) -> NDArray[np.float64]:  # noqa: ARG001
+    """What the policy does [n, A] when it does not explore: the best-scored movie, exact ties sharing alike."""
+    return greedy(estimate.score, allowed)
+
+
+ACTS: Mapping[str, Callable[[PolicyParts, Estimate, Mask], NDArray[np.float64]]] = {
+    "exploring": exploring_probabilities,
+    "greedy": greedy_probabilities,
+}
+"""Ways in which a policy may act, by name."""
+
+
+def _nothing_shown(user: Array, _: Shape) -> Array:
+    return np.zeros_like(user, np.float32)
+
+
+def _last_item(_: Array, shown: _Shown, __: Shape) -> Array:
+    return shown.embedding
+
+
+def _fresh_interest(user: Array, shape: Shape) -> Array:
+    return np.concatenate([user, np.zeros((len(user), shape.genres + 2), np.float32)], axis=1, dtype=np.float32)
+
+
+def _interest(memory: Array, shown: _Shown, shape: Shape) -> Array:
+    rank = shown.embedding.shape[1]
+    interest, remembered, misses, done = np.split(memory, [rank, rank + shape.genres, -1], axis=1)
+    square = np.square(shown.embedding).sum(axis=1, keepdims=True)
+    direction = shown.embedding / np.sqrt(np.maximum(square, np.float32(1e-12)))
+    interest = np.where(shown.liked, interest + np.float32(1 - KEEP) * (direction - interest), interest)
+    remembered = np.float32(GENRE_KEEP) * remembered + np.float32(1 - GENRE_KEEP) * shown.genres
+    misses = np.where(shown.liked, np.float32(0), np.minimum(misses + np.float32(1 / MISSES), np.float32(1)))
+    return np.concatenate([interest, remembered, misses, done + np.float32(1 / shape.steps)], axis=1)
+
+
+def _empty_places(user: Array, shape: Shape) -> Array:
+    return np.zeros((len(user), shape.last_n * (user.shape[1] + 1) + 1), np.float32)
+
+
+def _last_n(memory: Array, shown: _Shown, shape: Shape) -> Array:
+    place = shown.embedding.shape[1] + 1
+    older, done = memory[:, : (shape.last_n - 1) * place], memory[:, -1:] + np.float32(1 / shape.steps)
+    return np.concatenate([shown.embedding, shown.liked.astype(np.float32), older, done], axis=1)
+
+
+_VIEWS: Mapping[str, _View] = {
+    "interest": _View(_fresh_interest, _interest),
+    "last_item": _View(_nothing_shown, _last_item),
+    "last_n": _View(_empty_places, _last_n),
+}
+"""By the names of session_memory.MEMORIES."""

@@ -1,0 +1,200 @@
+"""From the scores of a policy to the slate that is shown: what is allowed, what is best, what is tried out, and why.
+
+A arms of the catalogue, K places of the slate, I movies. In production a small share of the requests explores: its
+slate is drawn uniformly, without putting back, from the best-scored movies; all others get the best slate. Ties are
+drawn by lot in both, and the logged propensities count the lot: they are those of all that could have happened.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    from recpolicy.inference.scorer import FoldIn, Scorer
+
+Array = NDArray[np.float64]
+Arms = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """How much of the traffic explores, and how far."""
+
+    share: float = 0.005
+    """Probability, 0..1, that a request gets a slate drawn at random; 0 turns exploration off."""
+    top: int = 50
+    """How many of the best-scored allowed movies are drawn from, at least as many as the slate has; 0 takes all."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:  # NaN is refused, too
+            raise ConfigError(f"ExplorationConfig.share is {self.share!r}; it must be 0..1")
+        if not isinstance(self.top, int) or self.top < 0:
+            raise ConfigError(f"ExplorationConfig.top is {self.top!r}; it must be a whole number, 0 or more")
+
+
+@dataclass(frozen=True)
+class Slate:
+    """The arms to show and how likely they were."""
+
+    arms: Arms  # [K] places in the catalogue, first place first
+    propensity: Array  # [K] probability of each arm at its place, given the arms before it
+    explored: bool
+    """Whether this slate was drawn to explore."""
+    tied: bool = False
+    """Whether a lot decided between movies of equal score: another draw may give another greedy slate."""
+
+
+def allowed_rows(
+    scorer: "Scorer",
+    user: Hashable,
+    exclude_rated: bool = True,
+    genres: Sequence[str] = (),
+    years: tuple[float | None, float | None] = (None, None),
+    exclude_movies: Sequence[Hashable] = (),
+    fold_in: "FoldIn | None" = None,
+) -> Mask:
+    """Which arms [A] may be shown: of any of the `genres`, from the years (first, last), neither rated nor excluded.
+
+    None leaves an end of the years open; a movie of unknown year is in no range. Raises ConfigError for an unknown
+    genre, UnknownIdError for an excluded movie that is not known, DataError when nothing is left.
+    """
+    allowed = np.ones(len(scorer.movie_ids), bool)  # [I]
+    if genres:
+        allowed &= scorer.genres[:, [_genre(scorer.genre_names, name) for name in genres]].any(axis=1)
+    first, last = years
+    if first is not None:
+        allowed &= scorer.years >= first
+    if last is not None:
+        allowed &= scorer.years <= last
+    if exclude_rated:
+        allowed[scorer.rated(user, fold_in)] = False
+    if len(exclude_movies):
+        allowed[scorer.movie_rows(exclude_movies)] = False
+    arms: Mask = allowed[scorer.catalogue]
+    if not arms.any():
+        raise DataError("no movie is left to recommend: ask for other genres or years, or allow rated movies")
+    return arms
+
+
+def greedy_slate(score: Array, allowed: Mask, k: int, lot: np.random.Generator) -> Arms:
+    """The k best-scored of the allowed arms, best first, ties by lot; fewer where fewer are allowed. All [A]."""
+    draw = lot.random(len(score))
+    arms = np.flatnonzero(allowed)
+    if k < len(arms):  # sort no more than those that can be among the best
+        lowest = np.partition(score[arms], len(arms) - k)[len(arms) - k]
+        arms = arms[score[arms] >= lowest]
+    order: Arms = arms[np.lexsort((draw[arms], -score[arms]))][:k]
+    return order
+
+
+def choose_slate(
+    score: Array, allowed: Mask, k: int, config: ExplorationConfig, rng: np.random.Generator,
+    explored: bool | None = None,
+) -> Slate:  # fmt: skip
+    """Draw the slate of one request: explored with probability `config.share`, else the best; score, allowed [A].
+
+    The k-th draw is uniform over what is left of the `top` best allowed movies (of k, where k is more). The propensity
+    of a place is the probability, over exploring or not and over the lots of ties, of its movie given the movies
+    before it. Fewer than k places where fewer movies are allowed. A caller that has drawn the lot of exploring itself,
+    with probability `config.share`, gives its outcome in `explored`.
+    """
+    if k < 1:
+        raise ConfigError(f"k is {k}; expected at least 1")
+    if explored is None:
+        explored = bool(rng.random() < config.share)
+    left = int(allowed.sum())
+    pool = min(max(config.top, k), left) if config.top else left
+    if explored:
+        arms = rng.permutation(greedy_slate(score, allowed, pool, rng))[:k]
+    else:
+        arms = greedy_slate(score, allowed, k, rng)
+    drawn, greedy = _chances(score, allowed, arms, pool)
+    tied = not explored and bool((greedy < 1.0).any())
+    return Slate(arms, _mixed(drawn, greedy, config.share), explored, tied)
+
+
+def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: float) -> Array:
+    """Probability [K] of each of the arms given those before it, when `share` of the slates are drawn from `pool`.
+
+    arms are K <= pool allowed ones; one that could not have come here has probability 0. The slate is drawn or greedy
+    as a whole, so that its places tell which of the two it was: the odds are updated place by place.
+    """
+    return _mixed(*_chances(score, allowed, arms, pool), share)
+
+
+def _chances(score: Array, allowed: Mask, arms: Arms, pool: int) -> tuple[Array, Array]:
+    """Probability [K] of each of the arms given those before it, in a slate that is drawn and in a greedy one."""
+    falling = -np.sort(-score[allowed])
+    return _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
+
+
+def _mixed(drawn: Array, greedy: Array, share: float) -> Array:
+    """The probabilities [K] of a mixture whose slates are drawn or greedy as a whole."""
+    with np.errstate(divide="ignore"):
+        evidence = np.cumsum(np.log(drawn[:-1]) - np.log(greedy[:-1]))  # infinite once it cannot be the greedy one
+        odds = np.log(share) - np.log1p(-share) + np.concatenate([[0.0], evidence])  # [K]
+    weight = 1.0 / (1.0 + np.exp(-np.clip(odds, -700.0, 700.0)))  # that it is a drawn one, given the places before
+    if share in (0.0, 1.0):
+        weight = np.full(len(drawn), share)
+    result: Array = weight * drawn + (1.0 - weight) * greedy
+    return result
+
+
+def explain(
+    scorer: "Scorer", user: Hashable, rows: Sequence[int] | NDArray[np.integer], fold_in: "FoldIn | None" = None,
+    count: int = 2,
+) -> list[list[int]]:  # fmt: skip
+    """Per movie row of `rows` the rows of the `count` nearest movies that the user rated, nearest first.
+
+    Nearest by the cosine of the embeddings. Of a user in `fold_in` only movies rated above the middle of the scale
+    count; of a known one it is not kept how they were rated. A movie does not explain itself; fewer where there are
+    fewer, none of a user of whom nothing is known.
+    """
+    rated = scorer.rated(user, fold_in)  # [R]
+    if fold_in and user in fold_in:
+        rated = rated[np.array(list(fold_in[user].values())) > sum(scorer.scale) / 2]
+    asked = np.asarray(rows, np.intp)
+    if not len(rated) or not len(asked):
+        return [[] for _ in asked]
+    near = scorer.directions[asked] @ scorer.directions[rated].T  # [K, R]
+    near[asked[:, np.newaxis] == rated] = -np.inf
+    count = min(count, len(rated))
+    best = np.argpartition(-near, count - 1, axis=1)[:, :count]
+    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(near, best, axis=1), axis=1, kind="stable"), axis=1)
+    return [
+        [row for row in nearest if row != itself]
+        for itself, nearest in zip(asked.tolist(), rated[best].tolist(), strict=True)
+    ]
+
+
+def _genre(known: list[str], name: str) -> int:
+    if name not in known:
+        raise unknown_name("genre", name, known)
+    return known.index(name)
+
+
+def _greedy(falling: Array, chosen: Array) -> Array:
+    """P(the greedy slate has this score's arm here | the same arms before) [K]: one of those that tie for the place."""
+    place = np.arange(len(chosen))
+    ties = np.searchsorted(-falling, -falling[place], side="right") - place  # those before took places of higher ones
+    return (chosen == falling[place]) / ties
+
+
+def _drawn(falling: Array, chosen: Array, pool: int) -> Array:
+    """P(an explored slate has this arm here | the same arms before) [K].
+
+    Who is in the pool is a lot, too, where several tie for its last places.
+    """
+    place = np.arange(len(chosen))
+    lowest = falling[pool - 1]
+    above, tied = np.count_nonzero(falling > lowest), np.count_nonzero(falling == lowest)
+    last = chosen == lowest
+    before = np.cumsum(last) - last  # how many of those that tie for the last places came before
+    inside = np.where(last, (pool - above - before) / np.maximum(tied - before, 1), chosen > lowest)
+    return inside / (pool - place)

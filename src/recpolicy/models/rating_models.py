@@ -1,0 +1,109 @@
+"""The rating models by name, and the one function that fits any of them, with a cache.
+
+A cached fit lies in a folder named by what determines it: ratings, attributes, model, config, seed and the version of
+recpolicy. Asking again for the same fit loads it.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from recpolicy.core.config import as_dict, build
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name
+from recpolicy.core.files import content_digest
+from recpolicy.data.ratings import Ratings
+from recpolicy.models.bayesian_fm import BayesianFMConfig, fit_bayesian_fm
+from recpolicy.models.bias import BiasConfig, fit_bias
+from recpolicy.models.item_knn import ItemKNNConfig, fit_item_knn
+from recpolicy.models.item_mean import MovieMeanConfig, fit_movie_mean
+from recpolicy.models.rating_model import RatingModel
+from recpolicy.models.rating_model_io import FORMAT_VERSION, load_rating_model, save_rating_model
+from recpolicy.models.svd import SVDConfig, fit_svd
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RatingModelKind:
+    """One way to fit a rating model: its config class and its fit function (fit, config, seed)."""
+
+    config: type[Any]
+    fit: Callable[[Ratings, Any, int], RatingModel]
+
+
+RATING_MODELS: Mapping[str, RatingModelKind] = {
+    "bayesian_fm": RatingModelKind(BayesianFMConfig, fit_bayesian_fm),
+    "bias": RatingModelKind(BiasConfig, fit_bias),
+    "item_knn": RatingModelKind(ItemKNNConfig, fit_item_knn),
+    "movie_mean": RatingModelKind(MovieMeanConfig, fit_movie_mean),
+    "svd": RatingModelKind(SVDConfig, fit_svd),
+}
+
+
+def fit_rating_model(
+    fit: Ratings,
+    model: str = "bayesian_fm",
+    config: Any = None,
+    seed: int = 0,
+    cache: Path | Literal["default"] | None = "default",
+) -> RatingModel:
+    """Fit the named model, or load it from the cache if the same fit was made before.
+
+    config is None, a mapping of settings or the model's config dataclass. cache is a folder, "default" (see
+    `default_cache`) or None for no cache. Raises ConfigError for an unknown model or setting,
+    DataError without ratings.
+    """
+    if model not in RATING_MODELS:
+        raise unknown_name("rating model", model, RATING_MODELS)
+    kind = RATING_MODELS[model]
+    settings = _resolve(kind, config, model)
+    if not len(fit):
+        raise DataError(f"{fit.name}: no ratings to fit the rating model {model!r} on")
+    if cache is None:
+        return kind.fit(fit, settings, seed)
+    root = default_cache() if cache == "default" else Path(cache)
+    folder = root / "rating-models" / _key(fit, model, settings, seed)
+    if folder.exists():
+        try:
+            return load_rating_model(folder)
+        except ArtifactError as error:
+            logger.warning("cached rating model is fitted again: %s", error)
+    fitted = kind.fit(fit, settings, seed)
+    try:
+        save_rating_model(fitted, folder)
+    except OSError as error:  # a full or read-only disk must not cost the fit
+        logger.warning("rating model is not cached in %s: %s", folder, error)
+    return fitted
+
+
+def default_cache() -> Path:
+    """The folder that $RECPOLICY_CACHE names, or ~/.cache/recpolicy."""
+    return Path(os.environ.get("RECPOLICY_CACHE") or Path.home() / ".cache" / "recpolicy")
+
+
+def _resolve(kind: RatingModelKind, config: Any, model: str) -> Any:
+    """The settings as the model's config dataclass."""
+    if config is None:
+        return kind.config()
+    if isinstance(config, kind.config):
+        return config
+    if isinstance(config, Mapping):
+        return build(kind.config, config, where=f"rating model {model!r}")
+    found = type(config).__name__ if is_dataclass(config) else repr(config)
+    raise ConfigError(f"rating model {model!r}: config is {found}; expected {kind.config.__name__} or a mapping")
+
+
+def _key(fit: Ratings, model: str, settings: Any, seed: int) -> str:
+    """Digest of all that determines a fit; Ratings.digest leaves out attributes and unrated rows, so they are added."""
+    tables = [fit.digest, fit.user, fit.movie, _table(fit.users), _table(fit.movies), list(fit.scale)]
+    return content_digest(*tables, model, as_dict(settings), seed, FORMAT_VERSION, version("recpolicy"))[:32]
+
+
+def _table(table: pd.DataFrame) -> dict[str, list[str]]:
+    return {str(name): [str(value) for value in table[name]] for name in table.columns}

@@ -1,0 +1,185 @@
+"""Fit a SessionWorld on real ratings: a rating model for the tastes, response models for what users make of them.
+
+U users, I movies, W simulated users. The parts are fitted by response_fits.py, which says how and from what.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.seeds import generator, integer_seed
+from recpolicy.data.rating_sessions import GAP_MINUTES, sessions_of
+from recpolicy.data.ratings import Ratings, genre_matrix
+from recpolicy.models.embeddings import embed
+from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.models.rating_models import fit_rating_model
+from recpolicy.models.session_history import Tastes, history_of
+from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
+from recpolicy.models.user_model_fits import (
+    LikeModel,
+    StayModel,
+    cross_fitted,
+    fit_levels,
+    fit_like,
+    fit_stay,
+    levels_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionWorldConfig:
+    """Settings of a simulated world of sessions."""
+
+    gap_minutes: float = GAP_MINUTES
+    """A longer pause between two ratings of a user ends the session."""
+    max_steps: int = 20
+    """S, the most movies that a session shows; longer real sessions count as ones that still go on there."""
+    model: str = "svd"
+    """Rating model behind the tastes, a name in RATING_MODELS."""
+    model_config: Mapping[str, Any] | None = None
+    """Settings of the rating model; None takes its defaults."""
+    folds: int = 3
+    """Parts of the ratings that are predicted in turn by a model fitted on the others, to calibrate likes."""
+    rank: int = 20
+    """D, length of the interests; at most the number of users with ratings and of movies."""
+    drift: float = 0.25
+    """ASSUMED: how much a point of expected rating that turned interest adds counts, against one of the rating model;
+    0 switches drift off. Real rating sessions show none: fitted freely, the weight is negative (-0.8 on u1)."""
+    fatigue_genre: float = 4.0
+    """ASSUMED: taken off the log-odds of going on per unit of genre repeat; 0 switches it off."""
+    fatigue_misses: float = 2.0
+    """ASSUMED: taken off the log-odds of going on at five misses in a row, a fifth for each; 0 switches it off."""
+    keep: float = 0.9
+    """Share of the old interest that a like leaves."""
+    genre_keep: float = 0.7
+    """Share of the remembered genres that each shown movie leaves."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "gap_minutes", "rank")
+        check_positive(self, "keep", most=1)
+        check_not_negative(self, "drift", "fatigue_genre", "fatigue_misses")
+        if not 0 <= self.genre_keep < 1:
+            raise ConfigError(f"SessionWorldConfig.genre_keep is {self.genre_keep!r}; it must be 0 or more and below 1")
+        if self.max_steps < 2 or self.folds < 2:
+            raise ConfigError(f"SessionWorldConfig: max_steps {self.max_steps} and folds {self.folds} must be >= 2")
+
+    @property
+    def fatigue(self) -> tuple[float, float]:
+        """The two assumed weights in the order of HISTORY."""
+        return self.fatigue_genre, self.fatigue_misses
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The fitted response models, before they are laid out as tables for certain users."""
+
+    model: RatingModel
+    expected: NDArray[np.float64]
+    """[N] cross-fitted expected rating of each rating of the fit part."""
+    tastes: Tastes
+    like: LikeModel
+    levels: NDArray[np.float64]  # [3, 2]
+    stay: StayModel
+    learn: NDArray[np.bool_]  # [U] users that taught everything but the rating model
+    name: str
+    """Rating model and ratings behind it."""
+    drift: float
+    """Weight of turned interest in points of expected rating."""
+    fatigue: tuple[float, float]
+
+
+def fit_responses(
+    fit: Ratings, learn: NDArray[np.integer], config: SessionWorldConfig | None = None, seed: int = 0
+) -> Responses:
+    """Fit the rating model on all of `fit`, everything else on the sessions of the users (rows) in `learn`.
+
+    Raises DataError without timestamps or without ratings of those users.
+    """
+    config = config or SessionWorldConfig()
+    chosen = np.zeros(fit.shape[0], bool)
+    chosen[learn] = True
+    rows = np.flatnonzero(chosen[fit.user])
+    if not len(rows):
+        raise DataError(f"{fit.name}: none of the {len(learn)} users to learn from has a rating")
+    part = fit.take(rows)
+    visits = np.bincount(sessions_of(fit, config.gap_minutes).user, minlength=fit.shape[0])  # [U]
+    sessions = sessions_of(part, config.gap_minutes)
+    model_seed = integer_seed(seed, "session world")
+    model = fit_rating_model(fit, config.model, config.model_config, model_seed)
+    tastes = tastes_of(model, fit, config)
+    level = levels_of(part.rating, fit.scale)
+    like = level >= LIKE_LEVEL
+
+    blocks = sessions.cut(config.max_steps)  # history never reaches further back than a simulated session
+    history = history_of(blocks, part.movie[blocks.rows], like[blocks.rows], tastes)
+    crossed = cross_fitted(fit, config.model, config.model_config, config.folds, model_seed)
+    expected = crossed[rows][blocks.rows]
+    liking = fit_like(expected, like[blocks.rows], history, config.drift)
+    return Responses(
+        model=model,
+        expected=crossed,
+        tastes=tastes,
+        like=liking,
+        levels=fit_levels(liking.odds(expected, history, config.drift), level[blocks.rows]),
+        stay=fit_stay(sessions, history, config.max_steps, visits, config.fatigue),
+        learn=chosen,
+        name=f"{config.model} on {fit.name}",
+        drift=config.drift,
+        fatigue=config.fatigue,
+    )
+
+
+def fit_session_world(
+    fit: Ratings,
+    learn: NDArray[np.integer],
+    simulate: NDArray[np.integer],
+    config: SessionWorldConfig | None = None,
+    seed: int = 0,
+) -> SessionWorld:
+    """Fit the response models as `fit_responses` does and return the world of the users (rows) in `simulate`.
+
+    A user who is not in `learn` goes on as a user drawn at random from the learnt ones would.
+    """
+    return world_of_responses(fit_responses(fit, learn, config, seed), simulate, seed)
+
+
+def world_of_responses(responses: Responses, simulate: NDArray[np.integer], seed: int) -> SessionWorld:
+    """Lay the fitted models out as tables for the users (rows) in `simulate`, [W]."""
+    users = np.unique(simulate)
+    like, tastes = responses.like, responses.tastes
+    rng = generator(seed, "session world/stay")
+    single = np.float32
+    return SessionWorld(
+        name=responses.name,
+        users=users.astype(np.int32),
+        like=(like.intercept + like.slope * responses.model.mean[users]).astype(single),
+        slope=like.slope * responses.drift,
+        interest=tastes.interest[users],
+        direction=tastes.direction,
+        like_history=like.history.astype(single),
+        stay=responses.stay.table(users, responses.learn[users], rng).astype(single),
+        stay_history=responses.stay.history.astype(single),
+        fatigue=responses.fatigue,
+        levels=responses.levels.astype(single),
+        genres=tastes.genres,
+        keep=tastes.keep,
+        genre_keep=tastes.genre_keep,
+        scale=responses.model.scale,
+    )
+
+
+def tastes_of(model: RatingModel, fit: Ratings, config: SessionWorldConfig) -> Tastes:
+    """Interests and directions are the embeddings of the users with ratings; a user without any has no interest."""
+    rated = np.unique(fit.user)
+    part = replace(model, mean=model.mean[rated], std=model.std[rated])
+    embeddings = embed(part, min(config.rank, *part.shape))
+    interest = np.zeros((fit.shape[0], embeddings.user.shape[1]), np.float32)
+    interest[rated] = embeddings.user
+    _, genres = genre_matrix(fit.movies)
+    length = np.linalg.norm(genres, axis=1, keepdims=True)
+    rows = (genres / np.where(length > 0, length, 1)).astype(np.float32)
+    return Tastes(interest, embeddings.movie, rows, config.keep, config.genre_keep)

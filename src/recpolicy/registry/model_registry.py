@@ -1,0 +1,298 @@
+"""Versions of a policy on a file system: numbered, never changed again, one of them the champion.
+
+    aliases.json       who is champion, who was before it, who challenges it and how (registry_state.py); makes the
+                       folder a registry
+    versions/N/        one version: policy/ and version.json, read-only (registry_files.py)
+    audit.jsonl        one line a change, in order (registry_audit.py)
+
+A version appears whole or not at all and the aliases move by one rename, so whoever reads sees the state before or
+after a change. Writers take turns by a lock. A change may carry a note (who, why), which lands in its audit line.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name
+from recpolicy.core.files import atomic_directory, content_digest
+from recpolicy.inference.artifact import MANIFEST
+from recpolicy.registry.aliases import (
+    ALIASES,
+    CHALLENGER,
+    NUMBER,
+    STATE,
+    Routing,
+    State,
+    checked_share,
+    read_state,
+    write_state,
+)
+from recpolicy.registry.audit_log import AUDIT, due_lines, read_audit
+from recpolicy.registry.version_files import (
+    POLICY,
+    Version,
+    append_lines,
+    copy_artifact,
+    damage_of,
+    now,
+    plain,
+    read_record,
+    records_in,
+    sound_manifest,
+    write_record,
+)
+
+logger = logging.getLogger(__name__)
+
+Note = Mapping[str, Any] | None
+_LOCK_SECONDS = 60
+
+
+class Registry:
+    """A folder of versions; it is made by the first `register`."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+
+    def register(
+        self, artifact: Path | str, *, gate: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None, note: Note = None,
+    ) -> Version:  # fmt: skip
+        """Copy an artifact in as the next version; the same artifact again is the version it has already.
+
+        Raises ArtifactError for a damaged or foreign artifact, or where the folder is something else than a registry,
+        DataError where gate, lineage or note is not JSON.
+        """
+        source = Path(artifact)
+        manifest = sound_manifest(source)
+        told = {"gate": gate, "lineage": lineage or manifest["about"], "note": note}
+        described = {name: plain(record, name) for name, record in told.items()}
+        digest = content_digest(manifest)
+        self._make()
+        with self._writing():
+            for known in self._records():
+                if (
+                    isinstance(known, Version)
+                    and known.digest == digest
+                    and damage_of(self._home(known.number)) is None
+                ):
+                    return known
+            number = max(self._numbers(), default=0) + 1
+            version = Version(
+                number=number, digest=digest, agent=manifest["agent"], content=manifest["about"].get("content", ""),
+                registered_at=now(), **described,
+            )  # fmt: skip
+            with atomic_directory(self._home(number)) as home:
+                copy_artifact(source, home / POLICY, (MANIFEST, *manifest["files"]))
+                if content_digest(sound_manifest(home / POLICY)) != digest:
+                    raise ArtifactError(f"{source}: changed while it was copied; register it again")
+                write_record(version, home)
+        return version
+
+    def promote(self, number: int | str, *, note: Note = None) -> Version:
+        """Make a version the champion; the one before it becomes `previous`. A challenger that is promoted is none.
+
+        Raises ConfigError for a number that is not there, ArtifactError for a damaged version: nothing moves then.
+        """
+        with self._changing() as state:
+            chosen = self._sound(number)
+            if state.champion != chosen:
+                self._move(state, chosen, "promote", state.champion, note)
+            return self.version(chosen)
+
+    def roll_back(self, *, note: Note = None) -> Version:
+        """Take back the last step: a challenger is withdrawn, else the previous champion is the champion again.
+
+        There is no previous one after it. Raises ConfigError where there is nothing to go back to, ArtifactError where
+        that is damaged: nothing moves then.
+        """
+        with self._changing() as state:
+            champion = state.champion
+            if state.challenger is not None and champion is not None:
+                told = {"number": champion, "from": champion, "challenger": state.challenger}
+                self._write(_unchallenged(state), "roll_back", told, note)
+                return self.version(champion)
+            if state.previous is None:
+                raise ConfigError(f"{self.folder}: no previous champion to roll back to; promote a version by number")
+            self._move(state, self._sound(state.previous), "roll_back", None, note)
+            return self.version(state.previous)
+
+    def set_challenger(self, number: int | str, share: float, *, shadow: bool = False, note: Note = None) -> Version:
+        """Let a version answer a share of the users beside the champion, in place of any other challenger.
+
+        With `shadow` it is asked for them, but the champion answers. Raises ConfigError for a share outside 0..1, a
+        number that is not there or the champion's, or where there is no champion; ArtifactError for a damaged version.
+        """
+        share = checked_share(share)
+        with self._changing() as state:
+            chosen = self._sound(number)
+            if state.champion in (None, chosen):
+                why = "there is no champion to challenge" if state.champion is None else "it is the champion"
+                raise ConfigError(f"{self.folder}: version {chosen} cannot challenge: {why}")
+            new = replace(state, challenger=chosen, share=share, shadow=shadow)
+            if new != state:
+                told = {"number": chosen, "from": state.challenger, "share": share, "shadow": shadow}
+                self._write(new, "set_challenger", told, note)
+            return self.version(chosen)
+
+    def clear_challenger(self, *, note: Note = None) -> None:
+        """Withdraw the challenger: the champion answers everybody. Changes nothing where there is none."""
+        with self._changing() as state:
+            if state.challenger is not None:
+                self._write(_unchallenged(state), "clear_challenger", {"number": state.challenger}, note)
+
+    def set_share(self, share: float, *, note: Note = None) -> None:
+        """Change the challenger's share of the users; raises ConfigError outside 0..1 or without a challenger."""
+        share = checked_share(share)
+        with self._changing() as state:
+            if state.challenger is None:
+                raise ConfigError(f"{self.folder}: there is no challenger whose share could change; name one first")
+            if state.share != share:
+                told = {"number": state.challenger, "share": share, "from": state.share}
+                self._write(replace(state, share=share), "set_share", told, note)
+
+    def pause_exploration(self, *, note: Note = None) -> None:
+        """Have the best slates shown only, in every process that serves this registry."""
+        self._explore(False, "pause_exploration", note)
+
+    def resume_exploration(self, *, note: Note = None) -> None:
+        """Let slates be drawn at random again."""
+        self._explore(True, "resume_exploration", note)
+
+    def routing(self) -> Routing:
+        """Who answers whom now; reads one small file."""
+        return read_state(self.folder).routing()
+
+    def resolve(self, name: int | str) -> Path:
+        """Return the artifact folder of a number or alias; raises ConfigError for anything else."""
+        return self._home(self._number(name)) / POLICY
+
+    def version(self, name: int | str) -> Version:
+        """Return what is known of a number or alias; raises ArtifactError where its record is damaged."""
+        return read_record(self._home(self._number(name)))
+
+    def versions(self) -> list[Version]:
+        """All versions, oldest first; one whose record cannot be read is left out with a warning."""
+        found = []
+        for record in self._records():
+            if isinstance(record, Version):
+                found.append(record)
+            else:
+                logger.warning("a version is left out: %s", record)
+        return found
+
+    def aliases(self) -> dict[str, int | None]:
+        """Which number each alias stands for, None for none."""
+        return read_state(self.folder).aliases()
+
+    def audit(self) -> list[dict[str, Any]]:
+        """All changes in order; a last line that was cut short does not count."""
+        return read_audit(self.folder)
+
+    def _make(self) -> None:
+        """Make the registry unless it is there; a folder with anything else in it is not turned into one."""
+        if (self.folder / STATE).exists():
+            return
+        filled = self.folder.is_file() or any(not path.name.startswith(".") for path in self.folder.glob("*"))
+        if filled and not (self.folder / STATE).exists():  # looked at again: another process may be making it
+            raise ArtifactError(f"{self.folder}: not a registry (no {STATE}) and not empty; choose another folder")
+        with self._lock():
+            if not (self.folder / STATE).exists():
+                write_state(self.folder, State())
+
+    def _move(self, state: State, champion: int, change: str, previous: int | None, note: Note) -> None:
+        """Point champion at a version that was checked whole."""
+        if champion == state.challenger:
+            state = _unchallenged(state)
+        told = {"number": champion, "from": state.champion}
+        self._write(replace(state, champion=champion, previous=previous), change, told, note)
+
+    def _explore(self, exploration: bool, change: str, note: Note) -> None:
+        with self._changing() as state:
+            if state.exploration != exploration:
+                self._write(replace(state, exploration=exploration), change, {}, note)
+
+    def _write(self, state: State, change: str, told: dict[str, Any], note: Note) -> None:
+        """Write the state with the change that made it."""
+        line = {"time": now(), "change": change, **told, **({} if note is None else {"note": plain(note, "note")})}
+        write_state(self.folder, replace(state, change=line))
+
+    def _sound(self, name: int | str) -> int:
+        """The number of a version that is whole."""
+        number = self._number(name)
+        damage = damage_of(self._home(number))
+        if damage is not None:
+            raise ArtifactError(f"version {number} is damaged and stays what it is: {damage}")
+        return number
+
+    def _number(self, name: int | str) -> int:
+        """The number that a name stands for. Nothing else ever becomes part of a path."""
+        text, numbers = str(name), self._numbers()
+        if text in ALIASES:
+            number = self.aliases()[text]
+            if number is None:
+                how = "promote" if text != CHALLENGER else "set"
+                raise ConfigError(f"{self.folder}: no version is {text} yet; {how} one by its number")
+            text = str(number)
+        if not NUMBER.fullmatch(text):
+            raise unknown_name("version", text, [*map(str, numbers), *ALIASES])
+        if int(text) not in numbers:
+            listed = ", ".join(map(str, numbers)) or "none"
+            raise ConfigError(f"{self.folder}: no version {text}; registered: {listed}")
+        return int(text)
+
+    def _numbers(self) -> list[int]:
+        read_state(self.folder)
+        root = self.folder / "versions"
+        names = [path.name for path in root.iterdir()] if root.is_dir() else []
+        return sorted(int(name) for name in names if NUMBER.fullmatch(name))
+
+    def _records(self) -> list[Version | ArtifactError]:
+        """The record of every version, or what is wrong with it."""
+        return records_in(map(self._home, self._numbers()))
+
+    def _home(self, number: int) -> Path:
+        return self.folder / "versions" / str(number)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=_LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise ArtifactError(f"{self.folder}: another process is changing this registry; try again later") from None
+
+    @contextmanager
+    def _changing(self) -> Iterator[State]:
+        """Hold the registry, which must be there, for a change of its state."""
+        read_state(self.folder)
+        with self._writing():
+            yield read_state(self.folder)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock, clear what a killed writer left, and note every change in the audit."""
+        with self._lock():
+            for scrap in (*self.folder.glob(".*.part"), *self.folder.glob("versions/.*.part")):
+                shutil.rmtree(scrap) if scrap.is_dir() else scrap.unlink()
+            self._note_changes()
+            yield
+            self._note_changes()
+
+    def _note_changes(self) -> None:
+        """Append the audit lines that versions and aliases call for and that are not there."""
+        versions = [record for record in self._records() if isinstance(record, Version)]
+        lines = due_lines(self.folder, versions, read_state(self.folder).change)
+        if lines:
+            append_lines(self.folder / AUDIT, lines)
+
+
+def _unchallenged(state: State) -> State:
+    return replace(state, challenger=None, share=0.0, shadow=False)

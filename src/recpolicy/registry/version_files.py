@@ -1,0 +1,129 @@
+"""The files of a registered version: copied read-only, described by a record that says when it was changed.
+
+policy/         the artifact: every file that its manifest names
+version.json    the record: number, digests, when, lineage, gate record
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from recpolicy.core.errors import ArtifactError, DataError
+from recpolicy.core.files import content_digest, read_json_of, write_json
+from recpolicy.inference.artifact import MANIFEST, read_manifest, verify
+
+POLICY, RECORD = "policy", "version.json"
+_FORMAT, _FORMAT_VERSION = "recpolicy registered version", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One registered policy."""
+
+    number: int
+    digest: str
+    """SHA-256 of the artifact's manifest, and so of all its files."""
+    agent: str
+    content: str
+    """SHA-256 of what the policy learnt, as logs and the service name it."""
+    registered_at: str
+    """ISO 8601, UTC."""
+    lineage: Mapping[str, Any]
+    """Where it comes from: data and split digests, config, metrics; the artifact's own note unless told otherwise."""
+    gate: Mapping[str, Any] | None
+    """The record of the gate that let it in; None without one."""
+    note: Mapping[str, Any] | None = None
+    """Who registered it and why, where that was told."""
+
+
+def sound_manifest(artifact: Path) -> dict[str, Any]:
+    """Return the manifest of an artifact whose files are all there, unchanged and inside its folder.
+
+    Raises ArtifactError for any other.
+    """
+    manifest = read_manifest(artifact)
+    for name in manifest["files"]:
+        parts = PurePosixPath(name).parts
+        if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name:
+            raise ArtifactError(f"{artifact / MANIFEST}: names the file {name!r}, which is not inside the artifact")
+    verify(artifact)
+    return manifest
+
+
+def copy_artifact(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    """Copy the named files; the copies are read-only."""
+    for name in names:
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, copy)
+        copy.chmod(0o444)
+
+
+def write_record(version: Version, home: Path) -> None:
+    """Write version.json into the version's folder, with a digest over itself, read-only."""
+    path = home / RECORD
+    body = {"format": _FORMAT, "version": _FORMAT_VERSION, **asdict(version)}
+    write_json(path, {**body, "record_digest": content_digest(body)})
+    path.chmod(0o444)
+
+
+def read_record(home: Path) -> Version:
+    """Read version.json; raises ArtifactError where it is missing, changed or of another number than its folder."""
+    path = home / RECORD
+    body = read_json_of(path, _FORMAT, _FORMAT_VERSION)
+    if body.pop("record_digest", None) != content_digest(body) or str(body.get("number")) != home.name:
+        raise ArtifactError(f"{path}: changed since it was written")
+    del body["format"], body["version"]
+    try:
+        return Version(**body)
+    except TypeError as error:
+        raise ArtifactError(f"{path}: not a record that this recpolicy reads: {error}") from None
+
+
+def records_in(homes: Iterable[Path]) -> list[Version | ArtifactError]:
+    """The record of every version, or what is wrong with it."""
+    records: list[Version | ArtifactError] = []
+    for home in homes:
+        try:
+            records.append(read_record(home))
+        except ArtifactError as error:
+            records.append(error)
+    return records
+
+
+def damage_of(home: Path) -> str | None:
+    """What is wrong with the version in a folder; None where it is whole."""
+    try:
+        if content_digest(sound_manifest(home / POLICY)) != read_record(home).digest:
+            return f"{home}: its policy is another one than {RECORD} says"
+    except ArtifactError as error:
+        return str(error)
+    return None
+
+
+def plain(record: Mapping[str, Any] | None, what: str) -> Any:
+    """The record as JSON gives it back; raises DataError where it is not JSON, as NaN is not."""
+    try:
+        return json.loads(json.dumps(record if record is None else dict(record), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what}: not JSON: {error}") from None
+
+
+def append_lines(path: Path, lines: str) -> None:
+    """Append whole lines, durably; a last line that was cut short is cut off first."""
+    with path.open("a+b") as stream:
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+        stream.write(lines.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with microseconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,1 @@
+"""API keys, roles and the first key of a server."""

@@ -1,0 +1,61 @@
+"""The first operator key of a server: one that is given, or one that is made and shown once; there is no default."""
+
+import os
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.server.auth.keys import digest_of, new_key, weakness
+from recpolicy.server.db import audit, keys
+from recpolicy.server.db.engine import writing
+from recpolicy.server.deps import Store
+
+ADMIN_KEY = "RECPOLICY_ADMIN_KEY"
+GIVEN, MADE = "environment", "operator"
+"""Names of the key that the environment gives, and of one that is made."""
+
+
+def first_key(store: Store | None) -> str | None:
+    """Make sure that an operator can come in; returns the key that was made for that, which nobody can show again.
+
+    The key in RECPOLICY_ADMIN_KEY works from now on as `environment`, in place of the one that had this name. Raises
+    ConfigError where it is weak, or known as a key that must not do what an operator does.
+    """
+    given = os.environ.get(ADMIN_KEY) or None  # set to nothing is not set
+    if given is not None:
+        weak = weakness(given)
+        if weak is not None:
+            raise ConfigError(f"{ADMIN_KEY} is too weak: {weak}; make one: openssl rand -base64 32")
+    if store is None:
+        return None
+    if given is not None:
+        _take(store, given)
+        return None
+    return _make(store)
+
+
+def _make(store: Store) -> str | None:
+    with writing(store.engine) as connection:
+        if keys.operators(connection):
+            return None
+        key, name, count = new_key(), MADE, 1
+        while keys.named(connection, name) is not None:
+            count += 1
+            name = f"{MADE}-{count}"
+        keys.add(connection, name, "operator", digest_of(key))
+        audit.note(connection, audit.SERVER, "create_key", {"name": name, "role": "operator"})
+    return key
+
+
+def _take(store: Store, given: str) -> None:
+    digest = digest_of(given)
+    with writing(store.engine) as connection:
+        known = keys.with_digest(connection, digest)
+        if known is not None and known["role"] == "operator" and known["revoked_at"] is None:
+            return
+        if known is not None and known["name"] != GIVEN:
+            state = "revoked" if known["revoked_at"] is not None else f"a {known['role']}'s"
+            raise ConfigError(f"{ADMIN_KEY} is the key {known['name']!r}, which is {state}; choose another one")
+        if keys.named(connection, GIVEN) is None:
+            keys.add(connection, GIVEN, "operator", digest)
+        else:
+            keys.give_digest(connection, GIVEN, digest)
+        audit.note(connection, audit.SERVER, "take_key", {"name": GIVEN, "role": "operator"})

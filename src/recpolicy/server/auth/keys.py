@@ -1,0 +1,162 @@
+"""API keys: how they are made, judged and recognised.
+
+A key is `rp_` and 256 random bits. The store holds its SHA-256 only. Passwords need a slow, salted hash because people
+choose them; nobody can try 2^256 keys, however fast the hash: NIST SP 800-63B section 5.1.2.2 asks for a salt and a
+slow hash only below 112 bits of entropy. A key that an operator chose is held to `weakness` for the same reason.
+
+Recognising: a process holds the digests of all keys that work, for a second. One is found by the first digits of its
+digest and compared whole in constant time: what time tells is of the digest of a guess, and leads to no key.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import itertools
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from recpolicy.core.errors import StoreError
+from recpolicy.server.db.keys import active
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+ROLES = ("client", "reader", "operator")
+"""Each may do what those before it may."""
+LONGEST = 200
+FRESH_SECONDS = 1.0
+KEPT_SECONDS = 60.0
+"""How long known keys work on while the database does not answer."""
+_SHORTEST, _DIFFERENT, _RUN = 32, 12, 6
+_FIRST = 16
+_WAIT_SECONDS, _REST_SECONDS = 5.0, 1.0
+_COMMON = re.compile("password|passw0rd|changeme|change-me|change_me|secret|letmein|qwerty|recpolicy|default|example")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the name of the key, and what it may do."""
+
+    name: str
+    role: str
+
+    def may(self, role: str) -> bool:
+        """Whether the caller may do what `role` may."""
+        return ROLES.index(self.role) >= ROLES.index(role)
+
+
+def new_key() -> str:
+    """A key of 256 random bits."""
+    return f"rp_{secrets.token_urlsafe(32)}"
+
+
+def digest_of(key: str) -> str:
+    """SHA-256 of a key, 64 hexadecimal digits."""
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
+
+
+def key_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key that a request brings (ASGI headers: names in lower case); the bearer's where both are there."""
+    found = None
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip().decode("latin-1")
+        if name == b"x-api-key":
+            found = value.strip().decode("latin-1")
+    return found
+
+
+def unauthorized(key: str | None) -> tuple[int, str, str, dict[str, str]]:
+    """Status, code, message and headers for a caller without a key that works."""
+    said = "this key is not known or was revoked" if key else "this needs an API key: Authorization: Bearer KEY"
+    return 401, "unauthorized", said, {"www-authenticate": 'Bearer realm="recpolicy"'}
+
+
+def weakness(key: str) -> str | None:
+    """What makes a chosen key easy to guess or impossible to send; None for a good one. Never repeats the key."""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        return "it has characters that a header cannot carry; expected printable ASCII without blanks"
+    if not _SHORTEST <= len(key) <= LONGEST:
+        return f"it has {len(key)} characters; expected {_SHORTEST} to {LONGEST}"
+    if len(set(key)) < _DIFFERENT:
+        return f"it has {len(set(key))} different characters; expected at least {_DIFFERENT}"
+    if _COMMON.search(key.lower()):
+        return "it holds a word that everybody tries first"
+    if any(key[:-period] == key[period:] for period in range(1, len(key) // 2 + 1)):
+        return "it repeats itself"
+    if _longest_run(key) >= _RUN:
+        return "it holds a run such as abcdef, 987654 or aaaaaa"
+    return None
+
+
+def _longest_run(key: str) -> int:
+    """The most characters in a row whose codes go up by one, down by one, or stay."""
+    steps = (ord(after) - ord(before) for before, after in itertools.pairwise(key))
+    runs = (len(list(run)) + 1 for step, run in itertools.groupby(steps) if abs(step) <= 1)
+    return max(runs, default=1)
+
+
+def keys_in(engine: "Engine | None") -> "Keys":
+    """The keys of a store; without one, no key works."""
+
+    def load() -> dict[str, Caller]:
+        if engine is None:
+            return {}
+        with engine.connect() as connection:
+            return {digest: Caller(name, role) for digest, name, role in active(connection)}
+
+    return Keys(load)
+
+
+class Keys:
+    """The keys that work, as this process knows them; used by one event loop."""
+
+    def __init__(self, load: Callable[[], Mapping[str, Caller]], clock: Callable[[], float] = time.monotonic):
+        self._load, self._clock = load, clock
+        self._callers: Mapping[str, tuple[str, Caller]] = {}  # by the first digits of the digest
+        self._as_of = self._changed = self._rest_until = float("-inf")
+        self._failing = False
+        self._turn = asyncio.Lock()
+
+    async def caller(self, key: str) -> Caller | None:
+        """Who has this key; None for a key that is not known or was revoked, within a second in every process.
+
+        Raises StoreError where that cannot be told: the database does not answer, and the key was not seen before or
+        what is known is older than KEPT_SECONDS.
+        """
+        digest, now = digest_of(key), self._clock()
+        needed = max(now - FRESH_SECONDS, self._changed) if self._find(digest) else now  # it may be a moment old
+        if self._as_of < needed:
+            await self._reload(needed)
+        known = self._find(digest)
+        if self._failing and (known is None or self._clock() - self._as_of > KEPT_SECONDS):
+            raise StoreError("keys cannot be checked now: the database does not answer")
+        return known
+
+    def forget(self) -> None:
+        """Look again at the next request: this process changed a key."""
+        self._changed = self._clock()
+
+    def _find(self, digest: str) -> Caller | None:
+        known, caller = self._callers.get(digest[:_FIRST], ("", None))
+        return caller if hmac.compare_digest(known, digest) else None
+
+    async def _reload(self, since: float) -> None:
+        """Load unless what is known is of `since` or later; one load at a time, and a rest after one that failed."""
+        async with self._turn:
+            if self._as_of >= since or self._clock() < self._rest_until:
+                return
+            began = self._clock()
+            try:
+                callers = await asyncio.wait_for(asyncio.to_thread(self._load), _WAIT_SECONDS)
+            except (SQLAlchemyError, TimeoutError):
+                self._failing, self._rest_until = True, self._clock() + _REST_SECONDS
+            else:
+                self._callers = {digest[:_FIRST]: (digest, caller) for digest, caller in callers.items()}
+                self._failing, self._as_of = False, began

@@ -1,0 +1,246 @@
+"""Events and rewards as a log of rounds that `recpolicy log ingest` reads (data/log_files.py).
+
+Every place of an event is a round, `EVENT:POSITION` (0 is the first): its candidates are the movies that the event
+could show, without those at the places before it, and its propensity is the one of that place given them. A run appends
+what is new. How far it came (cursor.py) stands in the metadata of the very file that it writes, so that a run killed at
+any moment has either done a file or not begun it.
+
+Users whom the version did not know, or saw otherwise than by their id, have in each round the vector that it saw.
+What is left out (log_policy.py) is counted. This needs pyarrow: a server runs it apart.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Engine, Select, func, select
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import atomic_path
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS
+from recpolicy.data.log_columns import TIME, open_parquet
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.export_cursor import Cursor, Numbers
+from recpolicy.server.db.export_policy import LogPolicy, candidates_of, refusal
+from recpolicy.server.db.schema import events, rewards
+
+__all__ = ["Export", "Exported", "LogPolicy", "export", "steady_users"]
+
+_ROWS_AT_ONCE = 2_000
+_COPIED_AT_ONCE = 1 << 16
+_CURSOR, _ABOUT = b"recpolicy export", b"recpolicy"
+_PLAIN = ("event_id", "time", "user_id", "movie_id", "log_propensity", "context")
+_LATER = "context"
+"""A column that files of an older recpolicy do not have: their rounds have no vectors."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to export where."""
+
+    out: Path
+    since: int = 0
+    """Events before this time (milliseconds since 1970) are not looked at."""
+    least_rewards: int = 0
+    """Users who gave fewer rewards, ever, are not looked at."""
+    places: int = 0
+    """How many first places of an event become rounds; 0: all."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a log holds after a run."""
+
+    new_rounds: int
+    new_rewards: int
+    rounds: int
+    rewards: int
+    left_out: Mapping[str, int]
+    """Events left out so far, by reason: new_user, other_policy or no_propensity."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        return asdict(self)
+
+
+def export(engine: Engine, policy: LogPolicy, wanted: Export) -> Exported:
+    """Append what is new to the log in `wanted.out`; returns what it holds now.
+
+    Raises DataError where that folder holds a log of another catalogue or other features, or one that was not exported
+    by a server.
+    """
+    wanted.out.mkdir(parents=True, exist_ok=True)
+    with FileLock(wanted.out / ".lock", timeout=60), engine.connect() as connection:
+        shown = _append(connection, _Events(policy, wanted))
+        came = _append(connection, _Rewards(policy, wanted))
+    return Exported(shown[0], came[0], shown[1], came[1], shown[2])
+
+
+class _Events:
+    """The file of events."""
+
+    name, table = EVENTS, events
+
+    def __init__(self, policy: LogPolicy, wanted: Export):
+        self.policy, self.wanted, self.about = policy, wanted, policy.about
+        user, movie = policy.id_types
+        text = pa.dictionary(pa.int32(), pa.string())
+        self.schema: Any = pa.schema(
+            [
+                ("event_id", pa.string()), ("time", TIME), ("user_id", user), ("movie_id", movie),
+                ("log_propensity", pa.float64()), ("policy", text), ("policy_version", text),
+                ("candidates", pa.list_(movie)), ("reward", pa.float64()), (_LATER, pa.list_(pa.float32())),
+            ],
+            {_ABOUT: json.dumps(self.about).encode()},
+        )  # fmt: skip
+
+    def query(self) -> Select[Any]:
+        """Rows of the table that may be exported."""
+        return select(events).where(*_asked_for(self.wanted))
+
+    def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
+        """The rounds of these rows; what is left out is counted."""
+        columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
+        for row in rows:
+            reason = refusal(self.policy, row)
+            if reason is None:
+                self._add(columns, row)
+            else:
+                left_out[reason] += 1
+        arrays = {name: pa.array(columns[name], self.schema.field(name).type) for name in _PLAIN}
+        arrays |= {
+            name: pa.array(columns[name], pa.string()).dictionary_encode() for name in ("policy", "policy_version")
+        }
+        arrays["reward"] = pa.nulls(len(columns["time"]), pa.float64())
+        arrays["candidates"] = self._lists(columns["candidates"])
+        return pa.record_batch([arrays[name] for name in self.schema.names], schema=self.schema)
+
+    def _add(self, columns: dict[str, list[Any]], row: Mapping[str, Any]) -> None:
+        places = self.wanted.places or None
+        movies = json.loads(row["movies"])[:places]
+        propensity = np.minimum(json.loads(row["propensities"])[:places], 1.0)  # sums may round a little above 1
+        count = len(movies)
+        columns["event_id"] += [f"{row['id']}:{place}" for place in range(count)]
+        columns["movie_id"] += movies
+        columns["log_propensity"] += np.log(propensity).tolist()
+        columns["candidates"] += candidates_of(self.policy, row["allowed"], movies)
+        context = None if row["context"] is None else np.frombuffer(row["context"], np.float32)
+        same = {
+            "time": row["time"], "user_id": json.loads(row["user_key"]), "policy": row["agent"],
+            "policy_version": row["content"], "context": context,
+        }  # fmt: skip
+        for name, value in same.items():
+            columns[name] += [value] * count
+
+    def _lists(self, candidates: list[NDArray[Any]]) -> Any:
+        start = np.concatenate([[0], np.cumsum([len(one) for one in candidates])]).astype(np.int32)
+        values = np.concatenate([np.array([], self.policy.movie_id.dtype), *candidates])
+        return pa.ListArray.from_arrays(pa.array(start), pa.array(values, self.policy.id_types[1]))
+
+
+class _Rewards:
+    """The file of rewards."""
+
+    name, table = REWARDS, rewards
+
+    def __init__(self, policy: LogPolicy, wanted: Export):
+        self.policy, self.wanted, self.about = policy, wanted, None
+        self.schema: Any = pa.schema([("event_id", pa.string()), ("time", TIME), ("reward", pa.float64())])
+
+    def query(self) -> Select[Any]:
+        """Rewards of events that may be exported; whether they were is decided as for the event."""
+        query = (
+            select(rewards, events.c.context, events.c.propensities)
+            .join(events, events.c.id == rewards.c.event_id)
+            .where(*_asked_for(self.wanted))
+        )
+        return query.where(rewards.c.position < self.wanted.places) if self.wanted.places else query
+
+    def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
+        """The rewards of rounds that the log has."""
+        kept = [row for row in rows if refusal(self.policy, row) is None]
+        left_out["rewards"] += len(rows) - len(kept)
+        columns = [
+            [f"{row['event_id']}:{row['position']}" for row in kept],
+            [row["time"] for row in kept],
+            [row["reward"] for row in kept],
+        ]
+        arrays = [pa.array(one, kind) for one, kind in zip(columns, self.schema.types, strict=True)]
+        return pa.record_batch(arrays, schema=self.schema)
+
+
+def steady_users(least: int) -> Select[Any]:
+    """Keys of the users who gave at least so many rewards, ever."""
+    return select(rewards.c.user_key).group_by(rewards.c.user_key).having(func.count() >= least)
+
+
+def _asked_for(wanted: Export) -> list[Any]:
+    """The conditions on events."""
+    found: list[Any] = [events.c.time >= wanted.since]
+    return [*found, events.c.user_key.in_(steady_users(wanted.least_rewards))] if wanted.least_rewards else found
+
+
+def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, int, dict[str, int]]:
+    """Write the file anew with what came since; returns new rows, all rows, and what was left out so far."""
+    path, now = part.wanted.out / part.name, now_ms()
+    old, cursor = _read(path, part)
+    seq = part.table.c.seq
+    found = np.array(connection.scalars(select(seq).where(cursor.fresh(seq)).order_by(seq)).all(), np.int64)
+    rows_before = 0 if old is None else old.metadata.num_rows
+    if old is not None and not len(found):
+        return 0, rows_before, dict(cursor.left_out)
+    left_out, new = Counter(cursor.left_out), 0
+    with atomic_path(path) as beside, pq.ParquetWriter(beside, part.schema, compression="zstd") as writer:
+        if old is not None:
+            for batch in old.iter_batches(_COPIED_AT_ONCE):
+                writer.write_batch(_as_now(batch, part.schema))
+        for rows in _rows(connection, part.query(), seq, cursor, found):
+            batch = part.batch(rows, left_out)
+            writer.write_batch(batch)
+            new += batch.num_rows
+        writer.add_key_value_metadata({_CURSOR: json.dumps(asdict(cursor.after(found, dict(left_out), now)))})
+    return new, rows_before + new, dict(left_out)
+
+
+def _rows(
+    connection: Connection, query: Select[Any], seq: Any, cursor: Cursor, found: Numbers
+) -> Iterator[list[Mapping[str, Any]]]:
+    """The new rows, some at a time. What was written since `found` was read waits for the next run."""
+    if not len(found):
+        return
+    wanted = query.where(cursor.fresh(seq), seq <= int(found.max())).order_by(seq)
+    result = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(wanted).mappings()
+    for part in result.partitions():
+        known = np.isin([row["seq"] for row in part], found)
+        yield [dict(row) for row, there in zip(part, known, strict=True) if there]
+
+
+def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
+    """The file as it is and how far it came; raises DataError for one that this export cannot go on with."""
+    if not path.exists():
+        return None, Cursor()
+    file = open_parquet(path, tuple(name for name in part.schema.names if name != _LATER))
+    known = file.metadata.metadata or {}
+    if _CURSOR not in known:
+        raise DataError(f"{path}: not written by an export of a server; choose another folder")
+    if part.about is not None and json.loads(known.get(_ABOUT, b"null")) != part.about:
+        raise DataError(
+            f"{path}: a log of another catalogue, or of other features, than the policy's; export to another folder"
+        )
+    cursor = json.loads(known[_CURSOR])
+    return file, Cursor(cursor["seq"], tuple((a, b, at) for a, b, at in cursor["gaps"]), cursor["left_out"])
+
+
+def _as_now(batch: Any, schema: Any) -> Any:
+    """A batch of the file as it was, in the schema of today."""
+    if _LATER in schema.names and _LATER not in batch.schema.names:
+        batch = batch.append_column(_LATER, pa.nulls(batch.num_rows, schema.field(_LATER).type))
+    return batch.cast(schema)

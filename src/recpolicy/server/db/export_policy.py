@@ -1,0 +1,114 @@
+"""Which events of a server are rounds of a log: those of versions with the users, movies and catalogue of its policy.
+
+Users whom a version did not know, or saw otherwise than by their id, come with the vector that it saw. The log holds
+them unless their id is a text among numbers, or the other way round, or the version had other features: in them, the
+same vector would be somebody else. Vectors far beyond all that the policy was trained with are left out, too.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.data.bandit_log import features_of
+from recpolicy.data.bandit_log_files import FORMAT, FORMAT_VERSION
+from recpolicy.inference.artifact import LeanArtifact, read_lean
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.online.context_bounds import believed, longest_believed
+
+NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensity"
+
+
+class LogPolicy:
+    """Which users and movies a log speaks of, and which versions' events it can therefore hold."""
+
+    def __init__(self, registry: Registry, version: int | str = "champion"):
+        self._registry = registry
+        self._known: dict[int, LeanArtifact | None] = {}
+        self._alike: dict[int, bool] = {}
+        number = registry.version(version).number
+        artifact = self._artifact(number)
+        if artifact is None:
+            raise ArtifactError(f"{registry.folder}: version {number} cannot be read; export for another one")
+        self.artifact = artifact
+        self.movie_id = _column(artifact.tables.movie_ids)
+        self.id_types = _type_of(artifact.tables.user_ids), _type_of(artifact.tables.movie_ids)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the events file says of itself."""
+        catalogue = self.movie_id[self.artifact.catalogue].tolist()
+        return {
+            "format": FORMAT, "version": FORMAT_VERSION, "scale": list(self.artifact.scale), "catalogue": catalogue,
+            "features": features_of(self.artifact.context), "exporter": "recpolicy server",
+        }  # fmt: skip
+
+    def takes(self, version: int) -> bool:
+        """Whether events of this version are rounds of this log."""
+        found, mine = self._artifact(version), self.artifact
+        return found is mine or (
+            found is not None
+            and np.array_equal(found.catalogue, mine.catalogue)
+            and found.tables.user_ids == mine.tables.user_ids
+            and found.tables.movie_ids == mine.tables.movie_ids
+        )
+
+    def reads(self, version: int, vector: bytes, user_key: str) -> bool:
+        """Whether the log can hold a vector that this version saw, and the id of the user whom it is of."""
+        width = self.artifact.context.shape[1]
+        return (
+            self._same_features(version)
+            and believed(np.frombuffer(vector, np.float32), width, self._longest)
+            and _type_of([json.loads(user_key)]) == self.id_types[0]
+        )
+
+    @cached_property
+    def _longest(self) -> float:
+        return longest_believed(self.artifact.context)
+
+    def _same_features(self, version: int) -> bool:
+        if version not in self._alike:
+            found = self._artifact(version)
+            self._alike[version] = found is not None and np.array_equal(found.context, self.artifact.context)
+        return self._alike[version]
+
+    def _artifact(self, version: int) -> LeanArtifact | None:
+        if version not in self._known:
+            try:
+                self._known[version] = read_lean(self._registry.resolve(version))
+            except (ArtifactError, ConfigError):  # an event of a version that was taken away
+                self._known[version] = None
+        return self._known[version]
+
+
+def refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
+    """Why an event is left out; None where it is not."""
+    if not policy.takes(row["version"]):
+        return OTHER_POLICY
+    if row["context"] is not None and not policy.reads(row["version"], row["context"], row["user_key"]):
+        return NEW_USER
+    return None if all(one > 0 for one in json.loads(row["propensities"])) else NO_PROPENSITY
+
+
+def candidates_of(policy: LogPolicy, allowed: bytes | None, movies: list[Any]) -> list[NDArray[Any]]:
+    """Movie ids that could be shown at each of the places of an event: allowed, and not shown before."""
+    ids = policy.movie_id[policy.artifact.catalogue]
+    if allowed is not None:
+        ids = ids[np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(ids)).astype(bool)]
+    found = [ids]
+    for movie in movies[:-1]:
+        found.append(found[-1][found[-1] != movie])
+    return found
+
+
+def _type_of(ids: list[Any]) -> Any:
+    return pa.int64() if all(isinstance(one, int) for one in ids) else pa.string()
+
+
+def _column(ids: list[Any]) -> NDArray[Any]:
+    return np.array(ids, np.int64 if _type_of(ids) == pa.int64() else object)

@@ -1,0 +1,118 @@
+"""Runs of jobs: one row a run, from its start to what came of it."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from recpolicy.server.db.schema import jobs
+
+RUNNING, DONE, FAILED, SKIPPED, LOST = "running", "done", "failed", "skipped", "lost"
+_SKIPPED_MS = 3_600_000  # skipped runs are kept so long, and the last one of each job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What came of a run."""
+
+    status: str
+    """done, failed, skipped or lost."""
+    users: int | None = None
+    records: int | None = None
+    metadata: Mapping[str, Any]
+
+
+def begin(connection: Connection, name: str, worker: str, now: int, due_at: int | None = None) -> int:
+    """Write that a job runs from now; returns the run's number. The caller commits."""
+    row = {"name": name, "status": RUNNING, "due_at": due_at, "executed_at": now, "heartbeat": now, "worker": worker}
+    written = connection.execute(insert(jobs).values({**row, "metadata": "{}"}))
+    assert written.inserted_primary_key is not None
+    return int(written.inserted_primary_key[0])
+
+
+def beat(connection: Connection, runs: Iterable[int], now: int) -> None:
+    """Say that these runs go on: their heartbeats change, whatever the clock says."""
+    later = select(jobs.c.id, jobs.c.heartbeat).where(jobs.c.id.in_(list(runs)), jobs.c.status == RUNNING)
+    for run, heartbeat in connection.execute(later).all():
+        value = now if now != heartbeat else now + 1
+        connection.execute(update(jobs).where(jobs.c.id == run).values(heartbeat=value))
+
+
+def end(connection: Connection, run: int, ended: Ended, now: int) -> None:
+    """Write what came of a run; of one that was taken for lost, too, and came back."""
+    values = {
+        "status": ended.status, "finished_at": now, "users": ended.users, "records": ended.records,
+        "metadata": json.dumps(_finite(ended.metadata), allow_nan=False, default=str),
+    }  # fmt: skip
+    connection.execute(update(jobs).where(jobs.c.id == run, jobs.c.status.in_((RUNNING, LOST))).values(values))
+    if ended.status == SKIPPED:  # a job that looks every few seconds must not fill the table with nothing
+        name = select(jobs.c.name).where(jobs.c.id == run).scalar_subquery()
+        old = (jobs.c.status == SKIPPED, jobs.c.id < run, jobs.c.executed_at < now - _SKIPPED_MS)
+        connection.execute(delete(jobs).where(jobs.c.name == name, *old))
+
+
+def heartbeats(connection: Connection) -> dict[int, int]:
+    """The last heartbeat of every run under way."""
+    rows = connection.execute(select(jobs.c.id, jobs.c.heartbeat).where(jobs.c.status == RUNNING))
+    return {row.id: row.heartbeat for row in rows}
+
+
+def lose(connection: Connection, silent: Mapping[int, int], now: int) -> list[int]:
+    """Mark runs as lost whose heartbeats still are those given; returns which."""
+    metadata = json.dumps({"error": "the process that ran it is gone"})
+    values = {"status": LOST, "finished_at": now, "metadata": metadata}
+    lost = []
+    for run, heartbeat in silent.items():
+        still = (jobs.c.id == run, jobs.c.status == RUNNING, jobs.c.heartbeat == heartbeat)
+        if connection.execute(update(jobs).where(*still).values(values)).rowcount:
+            lost.append(run)
+    return lost
+
+
+def under_way(connection: Connection, name: str) -> int | None:
+    """The run of this job that is under way."""
+    found = connection.scalar(select(jobs.c.id).where(jobs.c.name == name, jobs.c.status == RUNNING).limit(1))
+    return None if found is None else int(found)
+
+
+def ran_at(connection: Connection, name: str, due_at: int) -> bool:
+    """Whether the job was run for this very time."""
+    wanted = select(jobs.c.id).where(jobs.c.name == name, jobs.c.due_at == due_at)
+    return connection.scalar(wanted) is not None
+
+
+def runs(connection: Connection, name: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+    """The latest runs, newest first; of one job where it is named."""
+    wanted = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+    if name is not None:
+        wanted = wanted.where(jobs.c.name == name)
+    return [_plain(row) for row in connection.execute(wanted).mappings()]
+
+
+def run(connection: Connection, number: int) -> dict[str, Any] | None:
+    """One run; None where there is none."""
+    row = connection.execute(select(jobs).where(jobs.c.id == number)).mappings().first()
+    return None if row is None else _plain(row)
+
+
+def latest_done(connection: Connection, name: str) -> dict[str, Any] | None:
+    """The latest run of a job that was done."""
+    wanted = select(jobs).where(jobs.c.name == name, jobs.c.status == DONE).order_by(jobs.c.id.desc()).limit(1)
+    row = connection.execute(wanted).mappings().first()
+    return None if row is None else _plain(row)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: null."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {**row, "metadata": json.loads(row["metadata"])}

@@ -1,0 +1,125 @@
+"""Rollouts in the store: the row of each, what its users gave, and how its variants answered.
+
+A row changes only by `move`, which succeeds for one of those who saw the same row. `running` rows are unique, also
+between processes. A change is written here first and then made in the registry; stage_at = 0, or a missing ended_at of
+a row that is not running, says that the registry does not have it yet.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.events import first_id
+from recpolicy.server.db.schema import rewards, rollouts, variant_health
+from recpolicy.server.rollout.stage_metrics import Health
+from recpolicy.server.rollout.variant_statistics import Group
+
+MINUTE_MS = 60_000
+
+
+class ConflictError(ConfigError):
+    """It cannot be done as things are, and could be at another time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """A row of the table."""
+
+    id: int
+    champion: int
+    challenger: int
+    state: str
+    stage: int
+    plan: Mapping[str, Any]
+    started_at: int
+    stage_at: int
+    ended_at: int | None
+    reason: str | None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the registry has what the row says."""
+        return self.stage_at > 0 if self.state == "running" else self.ended_at is not None
+
+
+def add(connection: Connection, champion: int, challenger: int, plan: Mapping[str, Any]) -> Rollout:
+    """A new running rollout in its first stage; raises ConflictError while another one runs. The caller commits."""
+    row = {"champion": champion, "challenger": challenger, "state": "running", "stage": 0, "plan": json.dumps(plan)}
+    statement = insert(rollouts).values(**row, started_at=now_ms(), stage_at=0).returning(rollouts)
+    try:
+        return _of(connection.execute(statement).one())
+    except IntegrityError:
+        raise ConflictError("another rollout is running; stop it first") from None
+
+
+def unfinished(connection: Connection) -> Rollout | None:
+    """The rollout that runs, or whose end the registry does not have yet."""
+    due = rollouts.c.ended_at.is_(None)
+    row = connection.execute(select(rollouts).where(due).order_by(rollouts.c.id).limit(1)).first()
+    return None if row is None else _of(row)
+
+
+def latest(connection: Connection, count: int) -> list[Rollout]:
+    """The last rollouts, newest first."""
+    return [_of(row) for row in connection.execute(select(rollouts).order_by(rollouts.c.id.desc()).limit(count))]
+
+
+def move(connection: Connection, seen: Rollout, **changes: Any) -> bool:
+    """Change the row unless it is another one than was seen; returns whether it was changed. The caller commits."""
+    same = [getattr(rollouts.c, name) == getattr(seen, name) for name in ("id", "state", "stage", "stage_at")]
+    statement = update(rollouts).where(*same, rollouts.c.ended_at.is_(None)).values(**changes)
+    return bool(connection.execute(statement).rowcount == 1)
+
+
+def groups(connection: Connection, rollout: int, since: int) -> dict[str, Group]:
+    """Per variant its users, from what was shown after `since` (milliseconds) and not drawn to explore."""
+    one = (
+        select(rewards.c.variant, func.avg(rewards.c.reward).label("mean"), func.count().label("count"))
+        .where(rewards.c.rollout == rollout, rewards.c.explored.is_(False), rewards.c.event_id >= first_id(since))
+        .group_by(rewards.c.variant, rewards.c.user_key)
+        .subquery()
+    )
+    sums = (func.count(), func.sum(one.c.count), func.sum(one.c.mean), func.sum(one.c.mean * one.c.mean))
+    rows = connection.execute(select(one.c.variant, *sums).group_by(one.c.variant))
+    return {variant: Group.of_sums(int(n), int(count), total, squares) for variant, n, count, total, squares in rows}
+
+
+def add_health(connection: Connection, worker: str, counted: Mapping[tuple[int, str], Health]) -> None:
+    """Add what a process counted, by rollout and variant. The caller commits."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    key = {"worker": worker, "minute": now_ms() // MINUTE_MS}
+    for (rollout, variant), health in counted.items():
+        numbers = asdict(health)
+        row = dialect.insert(variant_health).values(rollout=rollout, variant=variant, **key, **numbers)
+        grown = {name: variant_health.c[name] + row.excluded[name] for name in numbers}
+        connection.execute(
+            row.on_conflict_do_update(index_elements=["rollout", "variant", "worker", "minute"], set_=grown)
+        )
+
+
+def health(connection: Connection, rollout: int, minutes: int | None = None) -> dict[str, Health]:
+    """How the variants answered, of all processes together; in the last minutes where these are given."""
+    names = tuple(asdict(Health()))
+    sums = [func.sum(variant_health.c[name]) for name in names]
+    wanted = [variant_health.c.rollout == rollout]
+    if minutes is not None:
+        wanted.append(variant_health.c.minute > now_ms() // MINUTE_MS - minutes)
+    query = select(variant_health.c.variant, *sums).where(*wanted).group_by(variant_health.c.variant)
+    return {variant: Health(**dict(zip(names, values, strict=True))) for variant, *values in connection.execute(query)}
+
+
+def forget_health(connection: Connection, keep: int) -> None:
+    """Drop the counts of all rollouts before `keep`. The caller commits."""
+    connection.execute(delete(variant_health).where(variant_health.c.rollout < keep))
+
+
+def _of(row: Row[Any]) -> Rollout:
+    fields = dict(row._mapping)
+    return Rollout(**{**fields, "plan": json.loads(fields["plan"])})

@@ -1,0 +1,90 @@
+"""When each job is due next: one row a job, which every server process sees.
+
+A due job belongs to whoever moves its row on: the move and the run's row are one transaction. `(name, due_at)` is
+unique among runs, so that nothing is run twice for one time, whatever the clocks do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from recpolicy.server.db import jobs
+from recpolicy.server.db.schema import schedules
+
+NextTime = Callable[[str, int], int]
+"""(cron, after) -> when it is due next; milliseconds since 1970."""
+OFF = "off"
+"""The cron of a job that runs only by hand."""
+NEVER = 2**62
+
+
+@dataclass(frozen=True)
+class Due:
+    """When a job is due."""
+
+    name: str
+    cron: str
+    next_at: int
+
+
+def set_crons(connection: Connection, crons: dict[str, str], now: int, next_time: NextTime) -> None:
+    """Let the table hold these jobs and no others; what is there with the same cron keeps its time. The caller commits.
+
+    Raises ConfigError for what is no cron expression.
+    """
+    known = {row.name: row.cron for row in connection.execute(select(schedules).with_for_update())}
+    for name in known.keys() - crons.keys():
+        connection.execute(delete(schedules).where(schedules.c.name == name))
+    for name, cron in crons.items():
+        if known.get(name) == cron:
+            continue
+        values = {"cron": cron, "next_at": NEVER if cron == OFF else next_time(cron, now)}
+        if name in known:
+            connection.execute(update(schedules).where(schedules.c.name == name).values(values))
+        else:  # another process may be starting, too
+            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+            connection.execute(dialect.insert(schedules).values(name=name, **values).on_conflict_do_nothing())
+
+
+def all_of(connection: Connection) -> list[Due]:
+    """When every job is due, by name; NEVER for those that run only by hand."""
+    return [Due(*row) for row in connection.execute(select(schedules).order_by(schedules.c.name))]
+
+
+def claim(connection: Connection, due: Due, worker: str, now: int, next_time: NextTime) -> int | None:
+    """Begin the run of a due job unless another process has; returns its number, None where there is nothing to do.
+
+    A job that is under way is not begun a second time: it stays due. The caller commits.
+    """
+    here = schedules.c.name == due.name
+    if connection.scalar(select(schedules.c.next_at).where(here).with_for_update()) != due.next_at:
+        return None
+    if jobs.under_way(connection, due.name) is not None:
+        return None
+    # Never before the time that was due: a clock that was put back must not call for it again.
+    values = {"next_at": next_time(due.cron, max(now, due.next_at))}
+    moved = connection.execute(update(schedules).where(here, schedules.c.next_at == due.next_at).values(values))
+    if not moved.rowcount or jobs.ran_at(connection, due.name, due.next_at):
+        return None
+    return jobs.begin(connection, due.name, worker, now, due.next_at)
+
+
+def too_far(due: Due, now: int, next_time: NextTime) -> bool:
+    """Whether a time is further away than two of the job's own: the clock was put back."""
+    return due.cron != OFF and due.next_at > next_time(due.cron, next_time(due.cron, now))
+
+
+def bring_nearer(connection: Connection, due: Due, now: int, next_time: NextTime) -> None:
+    """Let a job be due at its next time from now; one that it ran at already is passed over. The caller commits."""
+    here = (schedules.c.name == due.name, schedules.c.next_at == due.next_at)
+    connection.execute(update(schedules).where(*here).values(next_at=next_time(due.cron, now)))
+
+
+def begin_by_hand(connection: Connection, name: str, worker: str, now: int) -> int | None:
+    """Begin a run that somebody asked for; None where the job is under way. The caller commits."""
+    connection.execute(select(schedules.c.name).where(schedules.c.name == name).with_for_update())
+    if jobs.under_way(connection, name) is not None:
+        return None
+    return jobs.begin(connection, name, worker, now)

@@ -1,0 +1,126 @@
+"""What the last days say, in a process of its own: rewards by version, and estimates for champion and baselines.
+
+The mean of what was rewarded belongs to what was shown. What a policy would have earned in the same places is estimated
+from the logged propensities; where exploration shows too little of what a policy would do, there is no verdict.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Engine, select
+
+from recpolicy.core.config import build
+from recpolicy.core.errors import RecpolicyError
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.seeds import generator
+from recpolicy.core.statistics import percentile_interval, resampled_means
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.log_ingest import IngestConfig, ingest
+from recpolicy.inference.action_distributions import greedy
+from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.ope.estimate import estimate
+from recpolicy.ope.results import OffPolicyResult
+from recpolicy.ope.rounds import target_of
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.engine import make_engine
+from recpolicy.server.db.export import Export, LogPolicy, export
+from recpolicy.server.db.feedback import DAY_MS
+from recpolicy.server.db.schema import rewards
+from recpolicy.server.jobs.config import JobsConfig
+from recpolicy.server.jobs.job import JobResult
+from recpolicy.server.jobs.retrain_worker import learnt_until
+from recpolicy.server.jobs.subprocess_job import Errand
+from recpolicy.workflows.log_evaluation import trial_on
+from recpolicy.workflows.retrain import tables_of_policy
+
+_SEED = 0
+
+
+def estimate_days(errand: Errand) -> JobResult:
+    """Evaluate the last days; what cannot be estimated says why."""
+    settings = build(JobsConfig, errand.settings["jobs"], "evaluate")
+    days = errand.parameters.get("days") or settings.evaluation_days
+    since, engine, registry = now_ms() - round(days * DAY_MS), make_engine(errand.database), Registry(errand.registry)
+    versions, users, records = earned_by_version(engine, since)
+    metadata = {"days": days, "versions": versions}
+    try:
+        metadata["policies"] = _policies(engine, registry, since, Path(errand.folder) / "evaluate", settings)
+    except RecpolicyError as error:
+        metadata["no_verdict"] = str(error)
+    return JobResult(users=users, records=records, metadata=metadata)
+
+
+def earned_by_version(engine: Engine, since: int) -> tuple[list[dict[str, Any]], int, int]:
+    """Mean reward of each version and variant with a 95 % interval by users; and users and rewards of all of them."""
+    columns = (rewards.c.version, rewards.c.variant, rewards.c.user_key, rewards.c.reward)
+    with engine.connect() as connection:
+        rows = connection.execute(select(*columns).where(rewards.c.time >= since)).all()
+    found = []
+    for version, variant in sorted({(row.version, row.variant) for row in rows}):
+        of_it = [row for row in rows if (row.version, row.variant) == (version, variant)]
+        keys = np.array([row.user_key for row in of_it])
+        found.append(
+            {"version": version, "variant": variant, **_mean_by_user(keys, np.array([row.reward for row in of_it]))}
+        )
+    return found, len({row.user_key for row in rows}), len(rows)
+
+
+def _mean_by_user(keys: NDArray[np.str_], reward: NDArray[np.float64]) -> dict[str, Any]:
+    """The mean reward, and the interval of sums over counts when users are drawn again; none of a single user."""
+    _, user = np.unique(keys, return_inverse=True)
+    count = np.bincount(user).astype(np.float64)
+    about = {"rewards": len(reward), "users": len(count), "mean": float(reward.mean())}
+    if len(count) < 2:
+        return {**about, "lo": None, "hi": None}
+    means = resampled_means(np.stack([np.bincount(user, reward), count]), generator(_SEED, "evaluate/versions"))
+    interval = percentile_interval(about["mean"], means[:, 0] / means[:, 1])
+    return {**about, "lo": interval.lo, "hi": interval.hi}
+
+
+def _policies(
+    engine: Engine, registry: Registry, since: int, work: Path, settings: JobsConfig
+) -> dict[str, dict[str, Any]]:
+    """Estimates for champion, random and popular; raises RecpolicyError where there is nothing to estimate from."""
+    require_extra("train", "estimates of what a policy would earn")
+    number = registry.version("champion").number
+    policy = load_policy(registry.resolve(number))
+    since = max(since, learnt_until(registry, number) + 1)  # rounds that it has not learnt from
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        export(engine, LogPolicy(registry, number), Export(work, since, places=settings.places))
+        config = IngestConfig(wait_hours=settings.wait_hours, evaluation_share=0.0)
+        log, _, _ = ingest(work, tables_of_policy(policy), config, "log of the server")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {"logged": {"value": float(log.reward.mean()), "rounds": len(log)}, **_estimates(policy, log)}
+
+
+def _estimates(policy: Policy, log: LoggedRounds) -> dict[str, dict[str, Any]]:
+    trial = trial_on(policy, None, log, _SEED)
+    found = {"champion": estimate(trial.choices, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)}
+    popularity = np.bincount(policy.artifact.rated_movie, minlength=len(policy.artifact.movies))[log.catalogue]
+    for name, score in (("random", np.zeros(len(log.catalogue))), ("popular", popularity.astype(np.float64))):
+
+        def rows(part: slice, score: NDArray[np.float64] = score) -> NDArray[np.float64]:
+            table = np.broadcast_to(score, (part.stop - part.start, len(score)))
+            return np.asarray(greedy(table, log.allowed(part)))
+
+        found[name] = estimate(trial.choices, target_of(trial.choices, rows), ("ips", "snips"), trial.config)
+    return {name: {kind: told(one) for kind, one in results.items()} for name, results in found.items()}
+
+
+def told(result: OffPolicyResult) -> Mapping[str, Any]:
+    """An estimate, or why there is none."""
+    about = result.diagnostics
+    sizes = {"effective_rounds": about.effective_rounds, "mean_weight": about.mean_weight}
+    if not about.enough:
+        return {"verdict": "no verdict", "reason": "too few effective rounds", **sizes}
+    if not about.sound:
+        return {"verdict": "no verdict", "reason": "it does what was not shown: the mean weight is not 1", **sizes}
+    interval = result.intervals["bootstrap"]
+    return {"verdict": "estimated", "value": result.value, "lo": interval.lo, "hi": interval.hi, **sizes}

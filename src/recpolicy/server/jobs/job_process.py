@@ -1,0 +1,63 @@
+"""`python -m recpolicy.server.jobs.job_process NAME`: the process in which a heavy job runs (apart.py starts it)."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import IO
+
+from recpolicy.core.errors import RecpolicyError
+from recpolicy.server.jobs.job import JobResult
+from recpolicy.server.jobs.subprocess_job import Errand
+from recpolicy.server.json_logging import where
+
+NICENESS = 10
+_GONE = 3
+
+
+def retrain(errand: Errand) -> JobResult:
+    """Train, gate and register."""
+    from recpolicy.server.jobs.retrain_worker import train_on
+
+    return train_on(errand)
+
+
+def evaluate(errand: Errand) -> JobResult:
+    """Evaluate the last days."""
+    from recpolicy.server.jobs.evaluate_worker import estimate_days
+
+    return estimate_days(errand)
+
+
+WORK: Mapping[str, Callable[[Errand], JobResult]] = {"retrain": retrain, "evaluate": evaluate}
+
+
+def main() -> None:
+    """Do what stdin says, answer on stdout; all else that is printed goes to stderr."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.nice(NICENESS)
+    errand = Errand(**json.loads(sys.stdin.buffer.readline()))
+    threading.Thread(target=_end_with_the_server, args=(sys.stdin.buffer,), daemon=True).start()
+    try:
+        said = asdict(WORK[sys.argv[1]](errand))
+    except RecpolicyError as error:
+        said = {"error": str(error)}
+    except Exception as error:  # its message may hold anything
+        found = where(error)
+        said = {"error": f"{found['exception']} at {os.path.basename(found['raised_at'])}"}  # noqa: PTH119
+        sys.excepthook(type(error), error, error.__traceback__)
+    answer.write(json.dumps(said, default=str) + "\n")
+    answer.flush()
+
+
+def _end_with_the_server(stdin: "IO[bytes]") -> None:
+    """Wait for the end of stdin, which comes when the server is gone: then nobody waits for us."""
+    stdin.read()
+    os._exit(_GONE)
+
+
+if __name__ == "__main__":
+    main()

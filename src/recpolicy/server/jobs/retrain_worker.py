@@ -1,0 +1,134 @@
+"""Training the champion on, in a process of its own: export, ingest, train, gate, register.
+
+What the champion learnt from is never learnt twice: a version's lineage says up to which event its log went
+(`log_until`, milliseconds since 1970), and only later events are exported. The gate judges by the latest of them, which
+are not learnt from now, but by the version after.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine, func, select
+
+from recpolicy.core.config import build
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.inference.artifact import read_manifest
+from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.registry.model_registry import Registry
+from recpolicy.server.db.engine import make_engine
+from recpolicy.server.db.export import Export, LogPolicy, export, steady_users
+from recpolicy.server.db.schema import events, rewards
+from recpolicy.server.jobs.config import JobsConfig
+from recpolicy.server.jobs.job import JobResult
+from recpolicy.server.jobs.subprocess_job import Errand, JobError
+from recpolicy.workflows.artifacts import LOG_UNTIL
+from recpolicy.workflows.gate_record import gate_files, limits_in, read_gate, write_gate
+from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds
+from recpolicy.workflows.retrain import retrain, tables_of_policy
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One training."""
+
+    registry: Registry
+    settings: JobsConfig
+    engine: Engine
+    champion: int
+    since: int
+    """Events from here on are new; milliseconds since 1970."""
+    epochs: int
+    seed: int
+
+
+def train_on(errand: Errand) -> JobResult:
+    """Train, gate and register a new version; skipped where there is too little that is new.
+
+    Raises JobError while another process trains here, and what training and registering raise.
+    """
+    task, folder = _task(errand), Path(errand.folder)
+    users, interactions = new_interactions(task.engine, task.since, task.settings.min_interactions_per_user)
+    if interactions < task.settings.min_interactions:
+        reason = f"{interactions} new rewards of users with enough of them; {task.settings.min_interactions} are needed"
+        return JobResult(status="skipped", users=users, records=interactions, metadata={"reason": reason})
+    try:
+        with FileLock(folder / "retrain.lock", timeout=0):
+            work = folder / "retrain"
+            shutil.rmtree(work, ignore_errors=True)  # what a killed training left
+            try:
+                return _train(task, work)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except Timeout:
+        raise JobError("another process is training for this server") from None
+
+
+def learnt_until(registry: Registry, version: int) -> int:
+    """Up to which event (milliseconds since 1970) a version has learnt from a server's log; 0: it has not."""
+    about = read_manifest(registry.resolve(version))["about"]
+    return int(about.get(LOG_UNTIL, registry.version(version).lineage.get(LOG_UNTIL, 0)))
+
+
+def new_interactions(engine: Engine, since: int, least: int) -> tuple[int, int]:
+    """Users and rewards of new events, of users who gave at least so many rewards ever."""
+    asked = (
+        select(func.count(func.distinct(rewards.c.user_key)), func.count())
+        .select_from(rewards.join(events, events.c.id == rewards.c.event_id))
+        .where(events.c.time >= since, rewards.c.user_key.in_(steady_users(least)))
+    )
+    with engine.connect() as connection:
+        users, interactions = connection.execute(asked).one()
+    return int(users), int(interactions)
+
+
+def _task(errand: Errand) -> _Task:
+    given = dict(errand.parameters)
+    epochs, seed = given.pop("epochs", 1), given.pop("seed", 0)
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = build(JobsConfig, {**errand.settings["jobs"], **overrides}, "retrain")
+    registry = Registry(errand.registry)
+    champion = registry.version("champion").number
+    since = learnt_until(registry, champion) + 1
+    return _Task(registry, settings, make_engine(errand.database), champion, since, epochs, seed)
+
+
+def _train(task: _Task, work: Path) -> JobResult:
+    incumbent, settings = task.registry.resolve(task.champion), task.settings
+    wanted = Export(work / "log", task.since, settings.min_interactions_per_user, settings.places)
+    exported = export(task.engine, LogPolicy(task.registry, task.champion), wanted)
+    champion = load_policy(incumbent)
+    tables = tables_of_policy(champion)
+    config = {"wait_hours": settings.wait_hours, "evaluation_share": settings.evaluation_share}
+    report = ingest_log(work / "log", work / "rounds", tables, config)
+    rounds = read_rounds(work / "rounds" / TRAINING, tables)
+    try:
+        policy = retrain(incumbent, rounds, work / "policy", epochs=task.epochs, seed=task.seed)
+    except ConfigError as error:  # an agent that cannot learn from a log
+        return JobResult(status="skipped", metadata={"reason": str(error)})
+    gate = _gate(policy, champion, report.evaluation, work, settings, task.seed)
+    lineage = {**policy.about, "trained_from": task.champion}
+    record = gate.pop("record", None)
+    version = task.registry.register(work / "policy", gate=record, lineage=lineage)
+    metadata = {
+        "version": version.number, "from": task.champion, "training": policy.about["training"],
+        "ingest": report.as_dict(), "export": exported.as_dict(), "gate": gate,
+    }  # fmt: skip
+    return JobResult(users=len(np.unique(rounds.user)), records=len(rounds), metadata=metadata)
+
+
+def _gate(policy: Policy, champion: Policy, rounds: int, work: Path, settings: JobsConfig, seed: int) -> dict[str, Any]:
+    """verdict, reasons and record; without a record where there was too little to judge by."""
+    if rounds < settings.min_evaluation_rounds:
+        reason = f"{rounds} rounds to judge by; {settings.min_evaluation_rounds} are needed"
+        return {"verdict": "not_asked", "reasons": [reason]}
+    config = limits_in(None if settings.gate is None else Path(settings.gate))
+    try:
+        result = gate_files(policy, None, work / "rounds" / EVALUATION, champion, config, seed)
+    except DataError as error:
+        return {"verdict": "not_asked", "reasons": [str(error)]}
+    write_gate(result, work / "gate.json")
+    return {"verdict": result.verdict, "reasons": list(result.reasons), "record": read_gate(work / "gate.json")}

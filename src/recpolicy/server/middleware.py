@@ -1,0 +1,226 @@
+"""What stands around every request: who may ask, how much and how long, one line in the log, and an answer when all
+else failed.
+
+What a caller may not ask is refused before its body is read. /healthz, /readyz and /metrics are never refused.
+"""
+
+import asyncio
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from recpolicy.core.errors import StoreError
+from recpolicy.server.auth.keys import Caller, Keys, key_of_headers, unauthorized
+from recpolicy.server.json_logging import where
+from recpolicy.server.rate_limit import Buckets, LimitsConfig, network_of
+
+logger = logging.getLogger(__name__)
+
+ADMIN, IMPORT = "/v1/admin", "/v1/admin/versions/import"
+MAX_BODY = LimitsConfig.body_bytes
+"""Bytes of a request's body, unless the settings say otherwise."""
+IMPORT_SECONDS = 600.0
+_FREE = ("/healthz", "/readyz", "/metrics")
+_LONGEST_MESSAGE = 500
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+Express = Callable[[Message, bytes], Awaitable[Response]]
+"""Answers a request (scope and body) that is asked so often that the way through the app would cost more than it."""
+
+
+def error_answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Answer in the one shape of every error; the message may hold a name from the request, of any length and kind."""
+    text = message[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
+    return JSONResponse({"error": {"code": code, "message": text}}, status, headers)
+
+
+class Guard:
+    """ASGI middleware; the log names the route (`/v1/predict`), never the URL, the body, the key or the client."""
+
+    def __init__(
+        self, app: App, observe: Callable[[str, str, int, float], None], keys: Keys,
+        limits: LimitsConfig | None = None, express: Mapping[tuple[str, str], Express] | None = None,
+    ):  # fmt: skip
+        self._app, self._observe, self._keys = app, observe, keys
+        self._express = express or {}
+        self._limits = limits or LimitsConfig()
+        self._buckets = Buckets(self._limits.rate, self._limits.burst)
+        self._free = {*_FREE, os.environ.get("AIP_HEALTH_ROUTE", "/healthz")}
+        self._predict = os.environ.get("AIP_PREDICT_ROUTE", "/v1/")
+        self._receiving = self._in_flight = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, request = perf_counter(), _Request(scope, receive, send, self._limits.seconds)
+        await self._answer(request)
+        seconds = perf_counter() - begun
+        route = getattr(scope.get("route"), "path", "other")
+        self._observe(scope["method"], route, request.status, seconds)
+        fields = {"method": scope["method"], "route": route, "status": request.status, "ms": round(1e3 * seconds, 1)}
+        level = logging.ERROR if request.failed else logging.INFO
+        logger.log(level, "request", extra={"fields": {**fields, **request.failed}})
+
+    async def _answer(self, request: "_Request") -> None:
+        """Answer within the time that there is."""
+        try:
+            async with asyncio.timeout(request.seconds) as request.deadline:
+                refusal = await self._refusal(request) or await self._take(request)
+        except TimeoutError as error:
+            if request.deadline is None or not request.deadline.expired():
+                request.failed, refusal = where(error), broken()
+            elif request.received:
+                request.failed = {"exception": "timeout"}
+                refusal = error_answer(503, "timeout", "it takes too long; ask for less", {"retry-after": "5"})
+            else:
+                refusal = error_answer(408, "timeout", "the request did not arrive in time", {"connection": "close"})
+        except Exception as error:
+            request.failed, refusal = where(error), broken()
+        request.deadline = None
+        if refusal is not None and request.status == 0:
+            await refusal(request.scope, request.receive, request.noting)
+
+    async def _refusal(self, request: "_Request") -> JSONResponse | None:
+        """Why this caller may not ask this now; None where it may."""
+        scope = request.scope
+        if scope["path"] in self._free:
+            return None
+        key, caller, down = key_of_headers(scope["headers"]), None, None
+        if key:
+            try:
+                caller = await self._keys.caller(key)
+            except StoreError as error:
+                down = error_answer(503, "store_down", str(error), {"retry-after": "5"})
+        wait = self._buckets.take(_name(caller, scope))
+        if wait:
+            headers = {"retry-after": str(math.ceil(wait))}
+            return error_answer(429, "rate_limited", f"more than {self._limits.rate:g} requests a second", headers)
+        if caller is None and self._needs_key(scope["path"]):
+            return down or error_answer(*unauthorized(key))
+        return None
+
+    def _needs_key(self, path: str) -> bool:
+        if path.startswith(ADMIN):
+            return True
+        return self._limits.require_key and path.startswith(("/v1/", self._predict))
+
+    async def _take(self, request: "_Request") -> Response | None:
+        """Read the body and let the app answer; returns a refusal where it may not, or an answer yet to be sent."""
+        if request.streams:
+            request.received = True
+            await self._app(request.scope, request.receive, request.noting)
+            return None
+        if self._receiving >= self._limits.receiving:
+            return _busy()
+        self._receiving += 1
+        try:
+            body = await _read(request.receive, self._limits.body_bytes)
+        finally:
+            self._receiving -= 1
+        if body is None:
+            said = f"the body is larger than {self._limits.body_bytes} bytes; ask for less"
+            return error_answer(413, "too_large", said, {"connection": "close"})
+        request.received = True
+        if self._in_flight >= self._limits.in_flight and request.scope["path"] not in self._free:
+            return _busy()
+        self._in_flight += 1
+        try:
+            express = self._express.get((request.scope["method"], request.scope["path"]))
+            if express is not None:
+                request.scope["route"] = _Route(request.scope["path"])
+                return await express(request.scope, body)
+            await self._app(request.scope, _replay(body, request.receive), request.noting)
+        finally:
+            self._in_flight -= 1
+        return None
+
+
+@dataclass(frozen=True)
+class _Route:
+    """What the log calls a request that was answered here."""
+
+    path: str
+
+
+class _Request:
+    """One request on its way."""
+
+    __slots__ = ("_send", "deadline", "failed", "receive", "received", "scope", "seconds", "status", "streams")
+
+    def __init__(self, scope: Message, receive: Receive, send: Send, seconds: float):
+        self.scope, self.receive, self._send = scope, receive, send
+        self.status, self.received = 0, False
+        self.failed: dict[str, str] = {}
+        self.deadline: asyncio.Timeout | None = None
+        self.streams = scope["path"] == IMPORT and scope["method"] == "POST"  # the handler reads and bounds the body
+        self.seconds = IMPORT_SECONDS if self.streams else seconds
+
+    async def noting(self, message: Message) -> None:
+        """Send, and note the status. From the first byte on the client has time of its own; a stream has no end."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self.deadline is not None and not self.deadline.expired():
+                now = asyncio.get_running_loop().time()
+                self.deadline.reschedule(None if _is_stream(message) else now + 2 * self.seconds)
+        await self._send(message)
+
+
+def _is_stream(message: Message) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in message["headers"])
+
+
+def _name(caller: Caller | None, scope: Message) -> str:
+    """Whose bucket a request takes from; a key that is not known gives nobody a bucket of its own."""
+    if caller is not None:
+        return f"key {caller.name}"
+    return network_of(scope["client"][0]) if scope.get("client") else "nobody"
+
+
+def _busy() -> JSONResponse:
+    return error_answer(429, "busy", "too many requests at once; try again", {"retry-after": "1"})
+
+
+def broken() -> JSONResponse:
+    """What is answered to a failure of the service."""
+    return error_answer(500, "internal", "the service failed; its log says where")
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """The body, or None as soon as it is larger than `limit`."""
+    pieces, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b""
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > limit:
+            return None
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give the body that was read once; what the client does afterwards comes from the client."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again

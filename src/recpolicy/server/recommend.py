@@ -1,0 +1,139 @@
+"""One recommendation: which version answers, what it shows, and the event that tells of it.
+
+Most requests ask for the best movies of a known user and get the same list again and again: it is kept, as JSON, with
+the version that made it (ready.py), and only its event is new. A lot decides first whether a request explores, so that
+the kept lists are the greedy ones; the propensities count both outcomes.
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recpolicy.core.errors import UnknownIdError
+from recpolicy.inference.scorer import Answer, FoldIn, Scorer
+from recpolicy.inference.slate_selection import ExplorationConfig, Slate, allowed_rows, choose_slate, explain
+from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.events import key_of, new_event_id
+from recpolicy.server.live_models import Live, Served
+from recpolicy.server.response_cache import Ready
+from recpolicy.server.schemas.requests import RecommendRequest
+
+NO_EXPLORATION = ExplorationConfig(share=0.0)
+ENCODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is answered, and the event to be written before it is."""
+
+    row: dict[str, Any]
+    """The event as a row of the store."""
+    policy: str
+    """Who chose, as JSON."""
+    movies: str
+    """What is shown, as JSON."""
+
+    @property
+    def movie_ids(self) -> list[Any]:
+        """The movies shown, first place first."""
+        ids: list[Any] = json.loads(self.row["movies"])
+        return ids
+
+    @property
+    def ratings(self) -> list[float | None]:
+        """Their predicted ratings."""
+        ratings: list[float | None] = json.loads(self.row["ratings"])
+        return ratings
+
+    def text(self, kept: bool = True) -> str:
+        """The answer as JSON; without an event id where the event is not kept."""
+        event_id = f'"{self.row["id"]}"' if kept else "null"
+        explored = "true" if self.row["explored"] else "false"
+        return (
+            f'{{"event_id":{event_id},"user":{self.row["user_key"]},"policy":{self.policy},"explored":{explored},'
+            f'"movies":{self.movies}}}'
+        )
+
+
+def choose(live: Live, asked: RecommendRequest, exploration: ExplorationConfig) -> Chosen:
+    """Choose movies for one request; raises what the policy raises for users, movies or filters it does not know."""
+    user_key = key_of(asked.user)
+    served, variant = live.of(user_key)
+    exploration = exploration if live.exploring else NO_EXPLORATION
+    explored = random.random() < exploration.share
+    key = (asked.user, asked.k, asked.exclude_rated, exploration)
+    ready = served.ready.get(key) if asked.plain and not explored else None
+    if ready is None:
+        ready, kept = _made(served, asked, exploration, explored)
+        if kept:
+            served.ready.put(key, ready)
+    row = {
+        **ready.row, "id": new_event_id(), "time": now_ms(), "user_key": user_key, "version": served.number or 0,
+        "content": served.content, "agent": served.agent, "variant": variant, "rollout": live.rollout,
+        "explored": explored,
+    }  # fmt: skip
+    return Chosen(row, served.described[variant], ready.movies)
+
+
+def _made(
+    served: Served, asked: RecommendRequest, exploration: ExplorationConfig, explored: bool
+) -> tuple[Ready, bool]:
+    """The list, and whether the same would be made again: not where it was drawn, or ties were broken by lot."""
+    scorer, fold_in = served.scorer, asked.fold_in()
+    context = None if asked.context is None else np.array(asked.context, np.float32)
+    known = fold_in is None and context is None
+    if known and not scorer.knows(asked.user):
+        raise UnknownIdError(
+            f"no user with id {asked.user} in this policy; describe the user by `ratings` or `context`"
+        )
+    estimate = scorer.answer(asked.user, fold_in, asked.session(), context)
+    allowed = allowed_rows(
+        scorer, asked.user, asked.exclude_rated, asked.genres, asked.first_and_last_year(),
+        [*asked.exclude, *(shown.movie for shown in asked.history or ())], fold_in,
+    )  # fmt: skip
+    slate = choose_slate(estimate.score, allowed, asked.k, exploration, np.random.default_rng(), explored)
+    movies = _places(scorer, asked, slate, estimate)
+    row = {
+        "movies": ENCODE([movie["movie_id"] for movie in movies]),
+        "propensities": ENCODE(slate.propensity.tolist()),
+        "ratings": ENCODE([movie["rating"] for movie in movies]),
+        "allowed": None if allowed.all() else np.packbits(allowed).tobytes(),
+        "context": None if known else _context(scorer, asked, fold_in, context),
+    }
+    return Ready(ENCODE(movies), row), asked.plain and not explored and not slate.tied
+
+
+def _context(scorer: Scorer, asked: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:
+    """The context that the policy saw of a user whom it does not know, or knows otherwise."""
+    contexts = None if context is None else context[np.newaxis]
+    row, _ = next(scorer.situations([asked.user], fold_in or {}, 1, contexts))
+    return bytes(row[0].astype(np.float32).tobytes())
+
+
+def _places(scorer: Scorer, asked: RecommendRequest, slate: Slate, estimate: Answer) -> list[dict[str, Any]]:
+    rows = scorer.catalogue[slate.arms]
+    reasons = explain(scorer, asked.user, rows, asked.fold_in())
+    columns = zip(
+        rows.tolist(), finite(estimate.rating[rows]), finite(estimate.std[rows]), slate.propensity.tolist(), reasons,
+        strict=True,
+    )  # fmt: skip
+    return [
+        {
+            **_movie(scorer, row), "rating": rating, "std": std, "propensity": propensity,
+            "because": [_movie(scorer, reason) for reason in because],
+        }
+        for row, rating, std, propensity, because in columns
+    ]  # fmt: skip
+
+
+def _movie(scorer: Scorer, row: int) -> dict[str, Any]:
+    return {"movie_id": scorer.movie_ids[row], "title": scorer.titles[row]}
+
+
+def finite(values: Any) -> list[float | None]:
+    """Plain numbers; None for what is not finite."""
+    numbers: list[float | None] = values.tolist()
+    return numbers if np.isfinite(values).all() else [one if np.isfinite(one) else None for one in numbers]  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""What each arm pays on average, whoever was shown it: means over a log weighted by 1 / propensity, self-normalised.
+
+N rounds, A arms. The plain mean of an arm's rewards is that of the users to whom the logging policy showed it. Weighted
+by 1 / propensity it is, up to a bias of order 1 / n, that of all users:
+
+    mean_a = sum(r / p) / sum(1 / p),    effective rounds of a = sum(1 / p)^2 / sum(1 / p^2),
+
+each over the rounds of arm a: the value of always showing a, by the estimator SNIPS. Sums of two logs add up. Source:
+Swaminathan & Joachims 2015; Kish 1965 for the effective number.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.training.sufficient_statistics import places
+
+Array = NDArray[np.float64]
+
+_LEAST = -300.0
+"""Of log-propensities: the square of a larger weight than exp(300) would not fit into a float64."""
+
+
+@dataclass(frozen=True)
+class WeightedMeans:
+    """Sums over the rounds of A arms."""
+
+    weight: Array  # [A], of 1 / p
+    square: Array  # [A], of 1 / p^2
+    reward: Array  # [A], of r / p
+
+    @classmethod
+    def of(cls, log: LoggedRounds, catalogue: NDArray[np.int32]) -> "WeightedMeans":
+        """The sums of all rounds; raises DataError for a log that shows movies outside the catalogue [A]."""
+        arm, arms = places(log, catalogue), len(catalogue)
+        each = np.exp(-np.maximum(log.log_propensity, _LEAST))  # [N]
+        return cls(*(np.bincount(arm, one, arms).astype(np.float64) for one in (each, each**2, each * log.reward)))
+
+    @property
+    def mean(self) -> Array:
+        """Mean rewards [A]; 0 where an arm has no round."""
+        return np.divide(self.reward, self.weight, out=np.zeros_like(self.reward), where=self.weight > 0)
+
+    @property
+    def effective(self) -> Array:
+        """Effective rounds [A]: as many equally weighted ones would be as good."""
+        return np.divide(self.weight**2, self.square, out=np.zeros_like(self.weight), where=self.square > 0)
+
+
+def merged(one: WeightedMeans, other: WeightedMeans) -> WeightedMeans:
+    """The sums of two logs together; raises DataError where the arms differ."""
+    if len(one.weight) != len(other.weight):
+        raise DataError(f"means of {len(one.weight)} and of {len(other.weight)} arms cannot be merged")
+    return WeightedMeans(one.weight + other.weight, one.square + other.square, one.reward + other.reward)

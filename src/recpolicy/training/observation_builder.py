@@ -1,0 +1,126 @@
+"""Logged sessions as an agent would have seen them: its view of each session, the movies already shown.
+
+M sessions of at most S steps, N steps in all; A movies of the agent's catalogue, O observation, W memory of a session.
+Both are rebuilt from the logged movies and likes; steps after the end of a session are padding.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import time_step as ts
+
+from recpolicy.agents.experience import Experience
+from recpolicy.agents.replay import Batch
+from recpolicy.data.session_log import LoggedSessions
+from recpolicy.environments.observation_encoders import Shown, View
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the agent knows of users and movies, and how it sees a session."""
+
+    context: NDArray[np.float32]  # [U, >= D], the embedding first
+    embedding: NDArray[np.float32]  # [A, D]
+    genres: NDArray[np.float32]  # [A, G]
+    catalogue: NDArray[np.int32]  # [A], movie rows, ascending
+    view: View
+    steps: int
+    """S, the most movies of a session."""
+
+    def specs(self) -> tuple[Any, Any]:
+        """The time steps and actions of an agent that sees so."""
+        observation = {
+            "global": tensor_spec.TensorSpec((self.context.shape[1] + self.view.width,), tf.float32, "global"),
+            "mask": tensor_spec.TensorSpec((len(self.catalogue),), tf.int32, "mask"),
+        }
+        action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, len(self.catalogue) - 1, name="action")
+        return ts.time_step_spec(observation), action
+
+
+class Replayed(NamedTuple):
+    """M sessions as the agent would have seen them; steps after the end are padding."""
+
+    user: tf.Tensor  # [M, C] contexts
+    memory: tf.Tensor  # [M, S + 1, W] before each step, and after the last
+    arm: tf.Tensor  # [M, S] int32, -1 after the end
+    log_probability: tf.Tensor  # [M, S]
+    reward: tf.Tensor  # [M, S]
+    length: tf.Tensor  # [M] int32
+    ended: tf.Tensor  # [M] bool, the user left; else the session was cut
+    session: tf.Tensor  # [N] int32, of each logged step
+    step: tf.Tensor  # [N] int32
+
+
+def replay(log: LoggedSessions, sight: Sight) -> Replayed:
+    """Rebuild what the agent would have seen at every step."""
+    count, length = len(log.length), log.length
+    session = np.repeat(np.arange(count), length)
+
+    def padded(values: NDArray[Any], fill: float) -> NDArray[Any]:
+        table = np.full((count, sight.steps), fill, values.dtype)
+        table[session, log.step] = values
+        return table
+
+    arm = padded(np.searchsorted(sight.catalogue, log.movie).astype(np.int32), -1)
+    liked = padded(log.liked.astype(np.float32), 0)
+    propensity = np.zeros(len(log)) if log.log_propensity is None else log.log_propensity
+    context = sight.context[log.user[log.start[:-1]]]
+    memory = [sight.view.start(tf.constant(context[:, : sight.embedding.shape[1]]))]
+    for step in range(sight.steps):
+        place = arm[:, step]
+        shown = Shown(
+            tf.constant(sight.embedding[place]), tf.constant(sight.genres[place]), tf.constant(liked[:, step])
+        )
+        memory.append(sight.view.update(memory[-1], shown))
+    return Replayed(
+        user=tf.constant(context), memory=tf.stack(memory, axis=1), arm=tf.constant(arm),
+        log_probability=tf.constant(padded(propensity.astype(np.float32), 0)),
+        reward=tf.constant(padded(log.reward.astype(np.float32), 0)), length=tf.constant(length.astype(np.int32)),
+        ended=tf.constant(log.ended[log.start[1:] - 1]), session=tf.constant(session.astype(np.int32)),
+        step=tf.constant(log.step),
+    )  # fmt: skip
+
+
+def block_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Experience:
+    """The sessions in `rows` [B] as a block of whole sessions [S, B]; what follows a session's end counts for nothing.
+
+    `next_mask` is left out: no agent that learns from whole sessions asks for it.
+    """
+    user, memory, arm, log_probability, reward, length, ended = (tf.gather(part, rows) for part in replayed[:7])
+    steps = arm.shape[1]
+    seen = tf.concat([tf.repeat(user[:, tf.newaxis], steps + 1, axis=1), memory], axis=2)  # [B, S + 1, O]
+    seen = tf.transpose(seen, [1, 0, 2])
+    last = tf.range(steps)[:, tf.newaxis] == length - 1  # [S, B]
+    masks, allowed = [], tf.ones([arm.shape[0], actions], tf.bool)
+    for step in range(steps):
+        masks.append(allowed)
+        allowed &= arm[:, step, tf.newaxis] != tf.range(actions)
+    return Experience(
+        observation=seen[:-1], mask=tf.stack(masks), action=tf.maximum(tf.transpose(arm), 0),
+        log_probability=tf.transpose(log_probability), reward=tf.transpose(reward), terminated=last & ended,
+        truncated=last & ~ended, next_observation=seen[1:], next_mask=None,
+    )  # fmt: skip
+
+
+def steps_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Batch:
+    """The logged steps in `rows` [n]; the next mask is that of all movies which the session has not shown by then."""
+    session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
+    user, arm = tf.gather(replayed.user, session), tf.gather(replayed.arm, session)
+    width = replayed.memory.shape[2]
+    flat, place = tf.reshape(replayed.memory, [-1, width]), session * replayed.memory.shape[1] + step
+    allowed = tf.ones([rows.shape[0], actions], tf.bool)
+    for earlier in range(arm.shape[1]):
+        shown = tf.where(earlier <= step, arm[:, earlier], -1)
+        allowed &= shown[:, tf.newaxis] != tf.range(actions)
+    last = tf.equal(step, tf.gather(replayed.length, session) - 1)
+    return Batch(
+        observation=tf.concat([user, tf.gather(flat, place)], axis=1),
+        action=tf.gather(arm, step, batch_dims=1),
+        reward=tf.gather(tf.gather(replayed.reward, session), step, batch_dims=1),
+        terminated=last & tf.gather(replayed.ended, session),
+        next_observation=tf.concat([user, tf.gather(flat, place + 1)], axis=1), next_mask=allowed,
+    )  # fmt: skip

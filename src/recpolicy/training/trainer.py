@@ -1,0 +1,103 @@
+"""An online training with a life: metrics, progress, checkpoints, exact resume.
+
+A checkpoint holds the learner, the round number and the running totals; the metrics file is cut back to it on resume.
+Killed anywhere and taken up again, a run ends with the same numbers as an unbroken one.
+"""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from recpolicy.agents.learner import BanditAgent
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter
+from recpolicy.core.progress import progress
+from recpolicy.environments.base import RecommendationEnvironment
+from recpolicy.training.checkpoints import checkpoints_of, restore
+from recpolicy.training.compiled_loop import OnlineLoop, Rounds
+
+METRICS_FILE = "metrics.csv"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """How long to train online, and how often to look."""
+
+    interactions: int = 200_000
+    """Interactions in all (rounds times batch size, rounded up to whole rounds)."""
+    points: int = 100
+    """Rows of metrics; each is one call of the compiled loop."""
+    checkpoint_every: int = 10
+    """Rows between checkpoints."""
+
+
+class Totals(tf.Module):
+    """What accumulates over a run."""
+
+    def __init__(self, arms: int):
+        super().__init__(name="totals")
+        self.regret = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self.pulls = tf.Variable(tf.zeros([arms], tf.int64), trainable=False)  # [A]
+
+    def add(self, rounds: Rounds, batch: int) -> None:
+        """Count the rounds."""
+        self.regret.assign_add(float(rounds.regret.astype(np.float64).sum() * batch))
+        self.pulls.assign_add(rounds.pulls.astype(np.int64))
+
+
+def train_online(
+    environment: RecommendationEnvironment,
+    agent: BanditAgent,
+    config: OnlineConfig,
+    folder: Path,
+    show_progress: bool | None = None,
+) -> NDArray[np.int64]:
+    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; returns the pulls per arm [A].
+
+    Takes up what a killed run left in `folder`. Raises ConfigError for settings out of range, ArtifactError for
+    checkpoints that do not fit this agent.
+    """
+    if config.interactions < 1 or config.points < 1 or config.checkpoint_every < 1:
+        raise ConfigError("online training: interactions, points and checkpoint_every: expected at least 1")
+    batch = environment.batch_size
+    rounds = -(-config.interactions // batch)
+    chunk = -(-rounds // config.points)
+    totals = Totals(environment.actions)
+    manager = checkpoints_of(
+        folder, learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals
+    )
+    restore(manager, folder)
+    done = int(environment.round.numpy())
+    csv = CsvWriter(folder / METRICS_FILE, keep_until=done * batch if done else None)
+    writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
+    loop = OnlineLoop(environment, agent)
+    bar_of = progress("training", rounds * batch, unit="interactions", done=done * batch, show=show_progress)
+    with closing(csv), bar_of as bar:
+        while done < rounds:
+            played = loop.run(min(chunk, rounds - done))
+            done += len(played.reward)
+            totals.add(played, batch)
+            writer.write(done * batch, _figures(played, totals))
+            if done == rounds or (done // chunk) % config.checkpoint_every == 0:
+                # Metrics first: a checkpoint must never be ahead of the rows that lead to it.
+                writer.flush()
+                manager.save(checkpoint_number=done)
+            bar.advance(len(played.reward) * batch, f"regret {played.regret.mean():.3f}")
+    return np.asarray(totals.pulls.numpy())
+
+
+def _figures(rounds: Rounds, totals: Totals) -> dict[str, float]:
+    pulls = totals.pulls.numpy()
+    return {
+        "reward/mean": float(rounds.reward.mean()),
+        "regret/per_interaction": float(rounds.regret.mean()),
+        "regret/cumulative": float(totals.regret.numpy()),
+        "suboptimal/share": float(rounds.suboptimal.mean()),
+        "coverage/share_of_arms_ever_shown": float((pulls > 0).mean()),
+        "loss/mean_squared_error": float(rounds.loss.mean()),
+    }

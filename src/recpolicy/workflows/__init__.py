@@ -1,0 +1,1 @@
+"""One call per job: train, evaluate, estimate, gate, retrain, report."""

@@ -1,0 +1,41 @@
+"""The main job, end to end: fetch, fit, train LinUCB, evaluate, predict, report."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recpolicy.data.loaders import load_ratings
+from recpolicy.data.splits import split
+from recpolicy.workflows.report import write_policy_report
+from recpolicy.workflows.train import TrainConfig, train
+
+REPORT = "report.html"
+
+
+def run_demo(
+    data: str,
+    out: Path,
+    say: Callable[[str, Any], None],
+    *,
+    split_name: str = "u1",
+    user: Any = None,
+    seed: int = 0,
+    config: TrainConfig | None = None,
+) -> None:
+    """Run the main job on `data` (already fetched) and tell each result to say(title, value); `out` is replaced."""
+    ratings = load_ratings(data)
+    users, movies = ratings.shape
+    say("Ratings", f"{len(ratings):,} ratings of {users:,} users on {movies:,} movies, digest {ratings.digest[:12]}")
+    parts = split(ratings, split_name, seed)
+    say("Split", f"{parts.name}: {len(parts.fit):,} ratings to fit, {len(parts.test):,} held out")
+    if out.exists():
+        shutil.rmtree(out)
+    policy = train("linucb", parts, out, config=config, source={"name_or_path": data}, seed=seed)
+    say("Policy", f"LinUCB, trained in {policy.about['training']['interactions']:,} simulated interactions: {out}")
+    user = ratings.users["user_id"].iloc[0] if user is None else user
+    verdict = write_policy_report(policy, parts, out, out / REPORT, user=user, seed=seed)
+    say("On held-out ratings (95 % intervals over users)", verdict.table())
+    suggestions = policy.recommend(user, k=5)[["title", "rating", "std", "propensity"]]
+    say(f"Rating estimates: the best five movies that user {user} has not rated", suggestions)
+    say("Report with the regret curve and all plots", out / REPORT)

@@ -1,0 +1,121 @@
+"""Evaluate policies on the held-out part of their split, each beside the baselines."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import write_json
+from recpolicy.core.seeds import generator, integer_seed
+from recpolicy.core.statistics import Interval, mean_interval
+from recpolicy.data.ratings import Ratings
+from recpolicy.data.splits import Split
+from recpolicy.evaluation.baselines import baseline_tables
+from recpolicy.evaluation.evaluate_tables import evaluate_tables
+from recpolicy.evaluation.evaluation import Evaluation
+from recpolicy.evaluation.policy_scores import PolicyTables
+from recpolicy.evaluation.regret import regret_by_user
+from recpolicy.inference.predictor import Policy
+from recpolicy.models.embeddings import embed
+from recpolicy.models.rating_models import fit_rating_model
+from recpolicy.models.world import World, world_of
+
+METRICS_FILE = "metrics.json"
+JUDGE = "item_knn"
+"""The model class of the judge world: none that features or the default training world are made of."""
+_RANK = 20
+"""Length of the rating model's embeddings by which the diversity of lists is measured: the same for all policies."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An evaluation with the regret in the judge world."""
+
+    evaluation: Evaluation
+    regret: Mapping[str, Interval]
+    """Mean regret per choice in the judge world, per policy, with user-bootstrap intervals."""
+    judge: str
+
+    def table(self) -> pd.DataFrame:
+        """All figures as text, one row a policy."""
+        table = self.evaluation.table()
+        regret = [str(self.regret[name]) if name in self.regret else "0.000" for name in table.index]
+        table.insert(5, "judge regret", regret)
+        return table
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        plain = self.evaluation.as_dict()
+        for name, regret in self.regret.items():
+            plain["policies"][name]["judge_regret"] = {"value": regret.value, "lo": regret.lo, "hi": regret.hi}
+        return {**plain, "judge": self.judge}
+
+
+def evaluate(policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out: Path | None = None) -> Verdict:
+    """Evaluate the named policies on `split`, beside the four baselines; writes metrics.json to the folder `out`.
+
+    Raises DataError when a policy was fitted on another fit part than this split's, for then test rows might be among
+    those it has seen.
+    """
+    for name, policy in policies.items():
+        refuse_seen_rows(name, policy, split)
+    model = _rating_model_of(next(iter(policies.values())), split.fit) if policies else fit_rating_model(split.fit)
+    tables = {name: _tables(policy) for name, policy in policies.items()} | baseline_tables(split.fit, model)
+    embedding = embed(model, min(_RANK, *split.fit.shape)).movie
+    verdict = judge_tables(split, tables, seed, embedding)
+    if out is not None:
+        write_json(out / METRICS_FILE, verdict.as_dict())
+    return verdict
+
+
+def judge_tables(
+    split: Split, tables: Mapping[str, PolicyTables], seed: int, embedding: NDArray[np.floating] | None = None
+) -> Verdict:
+    """Evaluate tables on the held-out ratings, and their regret in the judge world; embedding [I, D] of the movies."""
+    world = judge_world(split, seed)
+    regret = {
+        name: mean_interval(regret_by_user(world.expected, table.score), generator(seed, "evaluation/regret"))
+        for name, table in tables.items()
+    }
+    return Verdict(evaluate_tables(split, tables, seed, embedding=embedding), regret, world.name)
+
+
+def judge_world(split: Split, seed: int) -> World:
+    """Another model class than the training world's, fitted on all ratings; real held-out ratings are paid.
+
+    No policy ever sees it: it may know the test part.
+    """
+    fit, test = split.fit, split.test
+    both = Ratings(
+        user=np.concatenate([fit.user, test.user]), movie=np.concatenate([fit.movie, test.movie]),
+        rating=np.concatenate([fit.rating, test.rating]), timestamp=None, users=fit.users, movies=fit.movies,
+        name=f"{split.name}, all ratings", scale=fit.scale,
+    )  # fmt: skip
+    return world_of(fit_rating_model(both, JUDGE, seed=integer_seed(seed, "judge"))).paying(test)
+
+
+def refuse_seen_rows(name: str, policy: Policy, split: Split) -> None:
+    """Raise DataError unless the policy was fitted on exactly this split's fit part."""
+    recorded = policy.about["split"]
+    if recorded["fit"] != split.fit.digest:
+        raise DataError(
+            f"{name} was fitted on the fit part of {recorded['name']!r} (digest {recorded['fit'][:12]}), not on that of"
+            f" {split.name!r} (digest {split.fit.digest[:12]}): evaluating it here could score ratings that it has seen"
+        )
+
+
+def _tables(policy: Policy) -> PolicyTables:
+    score, rating = policy.scores()
+    return PolicyTables(score, rating=rating)
+
+
+def _rating_model_of(policy: Policy, fit: Ratings) -> Any:
+    """The rating model that the policy's features come from, from the cache where it is still there."""
+    described = policy.about["rating_model"]
+    config = policy.about["config"]["rating_model"]
+    return fit_rating_model(fit, described["name"], config, seed=described["seed"])

@@ -1,0 +1,273 @@
+"""A judgement of one policy: on held-out ratings beside the baselines, on logged rounds beside the incumbent, or both.
+
+It is a JSON file; the gate reads it, and a page shows it to people. N rounds, U users, A movies of the catalogue.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.files import read_json_of, write_json
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.statistics import Interval
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.session_log_files import SESSIONS, is_session_log
+from recpolicy.data.splits import Split
+from recpolicy.evaluation.calibration import Calibration, rating_calibration
+from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
+from recpolicy.evaluation.groups import GroupFigure, groups_of
+from recpolicy.evaluation.ranking import top_movies
+from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.ope.results import Gain
+from recpolicy.workflows.evaluate import Verdict, evaluate
+from recpolicy.workflows.interaction_logs import EVALUATION, read_rounds
+from recpolicy.workflows.latency import Latency, measure_latency
+from recpolicy.workflows.log_evaluation import LogTrial, off_policy_gain, trial_on
+from recpolicy.workflows.retrain import tables_of_policy
+
+__all__ = [
+    "FORMAT", "FORMAT_VERSION", "INCUMBENT", "Judgement", "judge", "judge_policy", "off_policy_gain", "read_judgement",
+    "read_trial_rounds", "write_judgement",
+]  # fmt: skip
+
+FORMAT, FORMAT_VERSION = "recpolicy judgement", 1
+INCUMBENT = "incumbent"
+"""The incumbent's name among the policies of the held-out evaluation."""
+_OF_SESSIONS = "a log of sessions; expected rounds. Policies of sessions are judged by recpolicy ope estimate --log"
+_LIKE = 0.75
+"""A like is a rating in the upper quarter of the scale: 4 and more on 1..5."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found out about a policy."""
+
+    policy: Mapping[str, Any]
+    held_out: Verdict | None
+    name: str
+    """The policy's name in `held_out`."""
+    trial: LogTrial | None
+    """The policy on logged rounds."""
+    against: str
+    """Whom `trial` compares with."""
+    seed: int
+    actions: ActionDiversity
+    """Spread of the policy's best movies, over the logged rounds or, without a log, over all users."""
+    log_groups: Mapping[str, GroupFigure]
+    """Gain on the log by group of users; empty without a log."""
+    latency: Latency
+    inputs: Mapping[str, str | None]
+    """Digests of all that was looked at."""
+    calibration: Calibration | None = None
+    likes: dict[str, Any] = field(default_factory=dict)
+    """ROC curve and confusion matrix of likes on held-out ratings; empty without."""
+
+    @property
+    def off_policy(self) -> Gain | None:
+        """The gain on logged rounds."""
+        return None if self.trial is None else self.trial.gain
+
+    @property
+    def held_out_against(self) -> str:
+        """Whom the groups' held-out choice is compared with: the incumbent where both know the same fit part."""
+        known = {} if self.held_out is None else self.held_out.evaluation.policies
+        return INCUMBENT if INCUMBENT in known else "most_popular"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        body: dict[str, Any] = {
+            "policy": dict(self.policy), "seed": self.seed, "inputs": dict(self.inputs),
+            "actions": {**asdict(self.actions), "over": "all users" if self.trial is None else "logged rounds"},
+            "latency": asdict(self.latency),
+        }  # fmt: skip
+        if self.held_out is not None:
+            body["held_out"] = self._held_out(self.held_out)
+        if self.trial is not None:
+            body["off_policy"] = self._off_policy(self.trial)
+        return body
+
+    def _held_out(self, verdict: Verdict) -> dict[str, Any]:
+        evaluation = verdict.evaluation
+        others = [one for one in evaluation.policies if one != self.name]
+        gains = {other: _plain(evaluation.difference(self.name, other)) for other in others}
+        result, against = evaluation.policies[self.name], self.held_out_against
+        groups = _plain_groups(evaluation.group_difference(self.name, against))
+        return {
+            **verdict.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
+            "choice": _plain(result.held_out), "group_gain": {"against": against, "groups": groups},
+            "calibration": None if self.calibration is None else asdict(self.calibration),
+        }  # fmt: skip
+
+    def _off_policy(self, trial: LogTrial) -> dict[str, Any]:
+        found = trial.gain.candidate
+        relative = trial.relative_gain
+        return {
+            "against": self.against, "estimator": trial.gain.estimator,
+            "gain": _plain(trial.gain.intervals["bootstrap"]), "value": _plain(found.intervals["bootstrap"]),
+            "effective_rounds": found.diagnostics.effective_rounds, "weight_off": found.diagnostics.weight_off,
+            "relative_gain": None if relative is None else _plain(relative), "gain_on_hits": trial.gain_on_hits,
+            "group_gain": {"against": self.against, "groups": _plain_groups(self.log_groups)},
+            "details": trial.gain.as_dict(),
+        }  # fmt: skip
+
+    def figures(self) -> dict[str, float | str]:
+        """The main figures, flat."""
+        body = self.as_dict()
+        found: dict[str, float | str] = {"agent": self.policy["agent"]}
+        if "held_out" in body:
+            held_out = body["held_out"]
+            found |= {"held_out_choice": held_out["choice"]["value"], "coverage": held_out["coverage"]}
+            if held_out["rmse"] is not None:
+                found["rmse"] = held_out["rmse"]
+        if "off_policy" in body:
+            logged = body["off_policy"]
+            found |= {
+                "off_policy_value": logged["value"]["value"], "gain": logged["gain"]["value"],
+                "gain_lower": logged["gain"]["lo"], "gain_upper": logged["gain"]["hi"],
+                "effective_rounds": logged["effective_rounds"],
+            }  # fmt: skip
+        if self.likes:
+            found["auc"] = self.likes["auc"]
+        return found
+
+
+def judge_policy(
+    folder: Path, split: Split | None, rounds: Path | None, incumbent: Path | None = None, seed: int = 0
+) -> Judgement:
+    """Judge the policy in `folder` on a split, on a file of rounds it has not learnt from, or on both.
+
+    Raises DataError when neither is given, when the policy was fitted on other ratings than the split's, and when it
+    has learnt from these very rounds.
+    """
+    policy = load_policy(folder)
+    compared = None if incumbent is None else load_policy(incumbent)
+    log = None if rounds is None else read_trial_rounds(rounds, policy)
+    return judge(policy, split, log, compared, seed)
+
+
+def judge(
+    policy: Policy, split: Split | None, log: LoggedRounds | None, incumbent: Policy | None = None, seed: int = 0
+) -> Judgement:
+    """Judge a loaded policy; the incumbent takes part in the held-out evaluation if it knows the same fit part."""
+    if split is None and log is None:
+        raise DataError("judging a policy takes held-out ratings or logged rounds; neither is given")
+    name = policy.artifact.agent
+    held_out = None
+    if split is not None:
+        fair = incumbent is not None and incumbent.about["split"]["fit"] == split.fit.digest
+        known = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
+        held_out = evaluate(known, split, seed=seed)
+    trial = None if log is None else trial_on(policy, incumbent, log, seed)
+    artifact = policy.artifact
+    groups = groups_of(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
+    return Judgement(
+        policy=_described(policy),
+        held_out=held_out,
+        name=name,
+        trial=trial,
+        against="the logging policy" if incumbent is None else f"incumbent {incumbent.about['content'][:8]}",
+        seed=seed,
+        actions=_actions_of_users(policy) if trial is None else trial.actions,
+        log_groups={} if trial is None else trial.group_gains(groups),
+        latency=measure_latency(policy),
+        inputs=_inputs(policy, incumbent, split, log),
+        calibration=None if split is None else rating_calibration(_estimates(policy, split), split.test.rating),
+        likes={} if split is None else _likes(policy, split),
+    )
+
+
+def read_trial_rounds(path: Path, policy: Policy) -> LoggedRounds:
+    """Read the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote.
+
+    Raises DataError for a log of sessions, for a raw log, and for whatever is wrong with the rounds.
+    """
+    if path.is_dir():
+        if (path / SESSIONS).is_file():
+            raise DataError(f"{path}: {_OF_SESSIONS}")
+        if not (path / EVALUATION).is_file():
+            raise DataError(
+                f"{path}: no {EVALUATION} in this folder; turn a raw log into rounds first: recpolicy log ingest"
+            )
+        path = path / EVALUATION
+    elif is_session_log(path):
+        raise DataError(f"{path}: {_OF_SESSIONS}")
+    return read_rounds(path, tables_of_policy(policy))
+
+
+def write_judgement(judgement: Judgement, path: Path, page: Path | None = None) -> None:
+    """Write the judgement as JSON and, for people, as a page."""
+    write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **judgement.as_dict()})
+    if page is not None:
+        require_extra("train", "the page of a judgement")
+        from recpolicy.workflows.evaluation_page import write_judgement_page
+
+        write_judgement_page(judgement, page)
+
+
+def read_judgement(path: Path) -> dict[str, Any]:
+    """Read a judgement; raises ArtifactError for any other file."""
+    return read_json_of(path, FORMAT, FORMAT_VERSION)
+
+
+def _described(policy: Policy) -> dict[str, Any]:
+    about = policy.about
+    return {
+        "agent": policy.artifact.agent, "content": about["content"], "data": about["data"],
+        "settings": about["config"]["agent"], "seed": about["seed"], "log": about.get("log"),
+        "parents": [one["content"] for one in about.get("parents", [])],
+    }  # fmt: skip
+
+
+def _plain(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "lo": interval.lo, "hi": interval.hi}
+
+
+def _plain_groups(figures: Mapping[str, GroupFigure]) -> dict[str, dict[str, float]]:
+    return {name: {**_plain(one.interval), "users": one.users} for name, one in figures.items()}
+
+
+def _inputs(
+    policy: Policy, incumbent: Policy | None, split: Split | None, log: LoggedRounds | None
+) -> dict[str, str | None]:
+    return {
+        "candidate": policy.about["content"], "incumbent": None if incumbent is None else incumbent.about["content"],
+        "fit": None if split is None else split.fit.digest, "test": None if split is None else split.test.digest,
+        "rounds": None if log is None else log.digest,
+    }  # fmt: skip
+
+
+def _actions_of_users(policy: Policy) -> ActionDiversity:
+    """How the best movies of all users spread over the policy's catalogue."""
+    score = policy.scores()[0][:, policy.artifact.catalogue]
+    return action_diversity(top_movies(score, np.zeros(score.shape, bool), k=1).count)
+
+
+def _estimates(policy: Policy, split: Split) -> NDArray[np.floating]:
+    """Rating estimates of the held-out ratings [N]."""
+    return np.asarray(policy.scores()[1][split.test.user, split.test.movie])
+
+
+def _likes(policy: Policy, split: Split, points: int = 200) -> dict[str, Any]:
+    """How well the estimates tell likes from the rest of the held-out ratings; empty where there is but one kind."""
+    require_extra("train", "the curve of likes")
+    from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+
+    low, high = split.test.scale
+    limit = low + _LIKE * (high - low)
+    like = split.test.rating >= limit
+    if like.all() or not like.any():
+        return {}
+    estimate = _estimates(policy, split)
+    fpr, tpr, threshold = roc_curve(like, estimate)
+    kept = np.unique(np.linspace(0, len(fpr) - 1, points).astype(int))
+    return {
+        "auc": float(roc_auc_score(like, estimate)),
+        "fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist(),
+        "threshold": np.minimum(threshold[kept], high).tolist(),  # the first is infinite
+        "confusion": confusion_matrix(like, estimate >= limit).tolist(),
+    }  # fmt: skip

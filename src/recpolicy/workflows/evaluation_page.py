@@ -1,0 +1,111 @@
+"""A judgement for people: tables and plots of what held-out ratings and logged rounds say."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from recpolicy.core.plotting import to_svg
+from recpolicy.core.statistics import Interval
+from recpolicy.evaluation.evaluation import Evaluation
+from recpolicy.evaluation.groups import GroupFigure
+from recpolicy.evaluation.report_page import ReportContent, write_report
+from recpolicy.ope import estimate_plots as log_plots
+
+if TYPE_CHECKING:
+    from recpolicy.workflows.evaluate_candidate import Judgement
+    from recpolicy.workflows.log_evaluation import LogTrial
+
+Tables = list[tuple[str, pd.DataFrame]]
+LOG_NOTE = (
+    "Values on logged rounds are off-policy estimates: what the policy, without exploring, would have earned in the"
+    " rounds that another policy logged. They rest on true propensities and on overlap; the effective number of rounds"
+    " says how much of the log speaks for this policy."
+)
+
+
+def write_judgement_page(judgement: "Judgement", page: Path) -> None:
+    """Write the page to `page`."""
+    content = ReportContent(
+        title=f"Judgement of {judgement.name}",
+        summary=policy_summary(judgement.policy),
+        tables=log_tables(judgement) + held_out_tables(judgement),
+        notes=[LOG_NOTE],
+    )
+    write_report(page, content)
+
+
+def policy_summary(described: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of a policy as (label, value), for the head of a page; what is empty is left out."""
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value))
+        for key, value in described.items()
+        if value not in (None, [], {})
+    ]
+
+
+def log_tables(judgement: "Judgement") -> Tables:
+    """Value and gain on the log, and the gain by group; nothing without a log."""
+    if judgement.trial is None:
+        return []
+    found, trial = judgement.trial.gain, judgement.trial
+    rows = {
+        "candidate": str(found.candidate.intervals["bootstrap"]),
+        judgement.against: str(found.incumbent.intervals["bootstrap"]),
+        "gain": str(found.intervals["bootstrap"]),
+        "relative gain over who logged (snips)": None if trial.relative_gain is None else str(trial.relative_gain),
+    }
+    frame = pd.DataFrame({"reward per round": list(rows.values())}, index=pd.Index(list(rows), name="policy"))
+    tables = [(f"On logged rounds ({found.estimator}, 95 % intervals over users)", frame)]
+    if judgement.log_groups:
+        caption = f"Gain over {judgement.against} on logged rounds, by group of users"
+        tables.append((caption, _group_frame(judgement.log_groups)))
+    return tables
+
+
+def held_out_tables(judgement: "Judgement") -> Tables:
+    """Figures beside the baselines, what the lists are like, and groups; nothing without held-out ratings."""
+    if judgement.held_out is None:
+        return []
+    evaluation = judgement.held_out.evaluation
+    return [
+        ("On held-out ratings, beside the baselines", judgement.held_out.table()),
+        *evaluation_tables(evaluation),
+    ]
+
+
+def evaluation_tables(evaluation: Evaluation) -> Tables:
+    """What the lists are like, and the held-out choice by group of users."""
+    return [
+        (f"The {evaluation.k} best movies not yet rated", evaluation.lists_table()),
+        ("Held-out choice by group of users", evaluation.group_table()),
+    ]
+
+
+def estimator_tables(trial: "LogTrial") -> tuple[Tables, list[tuple[str, str]]]:
+    """The table of all estimators, and the plots of the log: (tables, (caption, SVG) of figures)."""
+    estimates = trial.estimates()
+    logged = trial.choices.logged_prob
+    figures = {
+        "Overlap: how probable the logged movies are": log_plots.overlap_figure(trial.candidate.prob, logged),
+        "Weights: how few rounds speak for the policy": log_plots.weights_figure(trial.candidate.prob, logged),
+        "What each estimator says": log_plots.estimators_figure(estimates, logged=_mean_reward(trial)),
+        "Predicted and logged rewards": log_plots.reward_calibration_figure(trial.predictions(), trial.choices.reward),
+    }
+    table = estimates.table()[["value", "bootstrap", "t", "effective rounds", "largest weight", "setting", "verdict"]]
+    caption = "Estimators side by side (reward per round, 95 % intervals over users: bootstrap, Student's t)"
+    return [(caption, table)], [(caption, to_svg(one)) for caption, one in figures.items()]
+
+
+def _mean_reward(trial: "LogTrial") -> Interval:
+    mean = float(trial.choices.reward.mean())
+    return Interval(mean, mean, mean)
+
+
+def _group_frame(figures: Mapping[str, GroupFigure]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"users": [one.users for one in figures.values()], "gain": [str(one.interval) for one in figures.values()]},
+        index=pd.Index(list(figures), name="group"),
+    )

@@ -1,0 +1,115 @@
+"""From the log of another system to a log of ours: a folder that `ingest_log` reads like any other."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name
+from recpolicy.core.files import atomic_directory, file_digest, read_json_of, write_json
+from recpolicy.data.bandit_log_files import EVENTS, Catalogue, write_events
+from recpolicy.data.log_import import UNIT, Imported
+from recpolicy.data.open_bandit import read_open_bandit
+from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
+from recpolicy.workflows.artifacts import refuse_existing
+
+FORMATS: Mapping[str, Callable[..., Imported]] = {"obd": read_open_bandit, "vw": read_vowpal_wabbit}
+IMPORT, USERS, MOVIES = "import.json", "users.parquet", "movies.parquet"
+_KIND, _VERSION = "recpolicy imported log", 1
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What came in, and what did not."""
+
+    rounds: int
+    users: int
+    """Users that occur."""
+    movies: int
+    """Movies that were shown or could be."""
+    skipped: int
+    """Lines that say of themselves that they are not to be learnt from."""
+    lost: tuple[str, ...]
+    """What of the file has no place in a log."""
+    derived: bool
+    """Whether users and movies are those of the file, for want of a policy or ratings."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        return asdict(self) | {"lost": list(self.lost)}
+
+
+def import_log(
+    file: str | Path,
+    out: str | Path,
+    format: str,
+    tables: Catalogue | None = None,
+    scale: tuple[float, float] = UNIT,
+    *,
+    user: str = "",
+    movie: str = "",
+) -> ImportReport:
+    """Read a log in a format of FORMATS and write it as one of ours, rewards included, to the folder `out`.
+
+    tables: the users and movies of a policy or of ratings, whose ids the file must use; rewards are then stretched from
+    `scale` to theirs. Without, the tables are made of the ids that occur, and written beside (`read_import_tables`).
+    user, movie: for vw, the dotted names under which ids stand. Raises DataError that names file and line for anything
+    wrong, ConfigError for an unknown format or a setting it lacks, ArtifactError when `out` exists; nothing is written.
+    """
+    if format not in FORMATS:
+        raise unknown_name("format of logs", format, FORMATS)
+    if (user or movie) and format != "vw":
+        raise ConfigError(f"user and movie are names within JSON; the format {format} has columns of its own")
+    refuse_existing(Path(out))
+    names = {"user": user, "movie": movie} if format == "vw" else {}
+    found = FORMATS[format](Path(file), tables, scale, **names)
+    rounds = found.rounds
+    report = ImportReport(
+        len(rounds), len(pd.unique(rounds.user)), len(rounds.catalogue), found.skipped, found.lost, tables is None
+    )
+    note = {"format": _KIND, "version": _VERSION, "scale": list(rounds.scale), "digest": file_digest(Path(file))}
+    with atomic_directory(Path(out)) as folder:
+        write_events(folder / EVENTS, rounds, found.tables, with_rewards=True)
+        if tables is None:
+            found.tables.users.to_parquet(folder / USERS, index=False)
+            found.tables.movies.to_parquet(folder / MOVIES, index=False)
+        write_json(folder / IMPORT, {**note, "source": format, **report.as_dict()})
+    return report
+
+
+def has_own_tables(folder: str | Path) -> bool:
+    """Whether `folder` is an imported log whose users and movies are those that occur in it.
+
+    Raises ArtifactError where its note of the import is damaged.
+    """
+    note = Path(folder) / IMPORT
+    return note.is_file() and bool(read_json_of(note, _KIND, _VERSION).get("derived"))
+
+
+def read_import_tables(folder: str | Path) -> Catalogue:
+    """The tables that were derived when the log in `folder` was imported.
+
+    Raises DataError where there are none, as a policy or ratings gave them; ArtifactError for no imported log, or a
+    damaged one.
+    """
+    folder = Path(folder)
+    about = read_json_of(folder / IMPORT, _KIND, _VERSION)
+    if not about.get("derived"):
+        raise DataError(f"{folder}: imported with the users and movies of a policy or of ratings; take those")
+    users, movies = _read_ids(folder / USERS, "user_id"), _read_ids(folder / MOVIES, "movie_id")
+    return Catalogue(users, movies, (about["scale"][0], about["scale"][1]))
+
+
+def _read_ids(path: Path, column: str) -> pd.DataFrame:
+    """A table that the import wrote."""
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path}: not readable as Parquet: {reason}; import the log again") from None
+    if column not in table:
+        raise ArtifactError(f"{path}: no column {column}; import the log again")
+    return table

@@ -1,0 +1,184 @@
+"""Logs from a policy that plays a simulated world, and from raw logs to rounds that can be learnt from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.config import as_dict
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.files import atomic_directory, content_digest, write_json
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.seeds import generator
+from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
+from recpolicy.data.log_ingest import IngestConfig, IngestReport, ingest, rounds_of
+from recpolicy.data.log_ratings import log_ratings
+from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings_store import save_ratings
+from recpolicy.data.slate_log_files import SLATES
+from recpolicy.data.slate_rounds import ingest_slates
+from recpolicy.inference.action_distributions import softmax, with_floor
+from recpolicy.inference.predictor import Policy
+from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.workflows.artifacts import refuse_existing
+from recpolicy.workflows.import_log import read_import_tables
+from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
+from recpolicy.workflows.logging_policies import Logger, logger_of
+from recpolicy.workflows.train import TrainConfig, training_world
+from recpolicy.workflows.training_features import settings_of
+
+if TYPE_CHECKING:
+    from recpolicy.training.rollout import Played
+
+TRAINING, EVALUATION, REPORT, SIMULATION = "training.parquet", "evaluation.parquet", "ingest.json", "simulation.json"
+RATINGS = "ratings"
+"""Folder of a table of ratings made of the log itself, beside the rounds of a log with users and movies of its own."""
+_HOUR = 3_600_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """How a simulated log is made."""
+
+    rounds: int = 200_000
+    """Interactions to log."""
+    temperature: float = 0.2
+    """Of the softmax over the logging policy's scores, in their units (stars); the smaller, the greedier."""
+    floor: float = 0.01
+    """Share of uniform choices, so that every movie of the catalogue has a positive propensity."""
+    days: float = 7.0
+    """Time that the log spans."""
+    reward_delay_hours: float = 1.0
+    """Mean of the exponential delay between an event and its reward."""
+    missing_share: float = 0.0
+    """Share of events whose reward never comes."""
+    first_day: str = "2026-01-05"
+    """When the log begins (UTC)."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "rounds")
+        check_temperature(self)
+        check_not_negative(self, "reward_delay_hours")
+        for name in ("floor", "missing_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"LogConfig.{name} is {getattr(self, name)!r}; it must be in [0, 1]")
+        check_clock(self)
+
+
+def simulate_log(
+    fit: Ratings,
+    out: str | Path,
+    *,
+    logger: str | Policy = "rating_model",
+    config: LogConfig | Mapping[str, Any] | None = None,
+    train: TrainConfig | Mapping[str, Any] | None = None,
+    model: RatingModel | None = None,
+    model_config: Any = None,
+    seed: int = 0,
+    show_progress: bool | None = None,
+) -> int:
+    """Let a policy play the training world and write what it logged to the folder `out`; returns the events written.
+
+    logger: a name in loggers.LOGGERS, which plays the catalogue that `train` describes, or a policy, which plays its
+    own; it acts by a softmax over its scores, mixed with the uniform choice, and does not learn. Of `train` the
+    settings of features, world and environment are used. Rewards stand in a file of their own, later than their events,
+    as in life. Raises ConfigError for settings that are unknown or out of range, DataError for a policy of other users
+    or movies, ArtifactError when `out` exists.
+    """
+    require_extra("train", "simulating a log")
+    silence_libraries()
+    from recpolicy.environments.item_bandit import MovieBandit, MovieBanditConfig
+    from recpolicy.training.rollout import play_logged
+
+    settings, training = settings_of(LogConfig, config, "log"), settings_of(TrainConfig, train, "train")
+    refuse_existing(Path(out))
+    who = logger_of(logger, fit, training, model, model_config, seed)
+    probability = logging_probabilities(who.score, settings)
+    environment = MovieBandit(
+        training_world(fit, training, seed), who.context, who.catalogue,
+        MovieBanditConfig(batch_size=training.batch_size, drift_period=training.drift_period), seed,
+    )  # fmt: skip
+    played = play_logged(environment, probability, settings.rounds, seed, show_progress)
+    rounds = _rounds_of(played, who, who.version or content_digest(probability), fit.scale, settings)
+    note = {
+        "logger": who.name, "version": rounds.version[0], "config": as_dict(settings), "train": as_dict(training),
+        "seed": seed, "fit": fit.digest,
+    }  # fmt: skip
+    with atomic_directory(Path(out)) as folder:
+        write_events(folder / EVENTS, rounds, tables_of(fit), with_rewards=False)
+        write_rewards(folder / REWARDS, *_late_rewards(rounds, settings, seed))
+        write_json(folder / SIMULATION, note)
+    return len(rounds)
+
+
+def logging_probabilities(score: NDArray[np.floating], settings: LogConfig) -> NDArray[np.float64]:
+    """Probabilities [U, A] of the softmax over scores [U, A], mixed with the uniform choice."""
+    probability = with_floor(softmax(score.astype(np.float64) / settings.temperature, None), settings.floor, None)
+    return np.asarray(probability / probability.sum(axis=1, keepdims=True), np.float64)
+
+
+def ingest_log(
+    folder: str | Path,
+    out: str | Path,
+    tables: Catalogue | None = None,
+    config: IngestConfig | Mapping[str, Any] | None = None,
+) -> IngestReport:
+    """Check the log in `folder`, join its rewards, and write the rounds to learn from and to evaluate on to `out`.
+
+    Without tables, those that were derived when the log was imported are taken, and the log itself is written as a
+    table of ratings, with its split, to the folder RATINGS in `out`. Of a log of slates every slot becomes a round.
+    Raises DataError that names file and row for anything wrong, ConfigError for settings out of range, ArtifactError
+    when `out` exists, or without tables for any other than an imported log; then nothing is written.
+    """
+    refuse_existing(Path(out))
+    known = tables or read_import_tables(folder)
+    read = ingest_slates if (Path(folder) / SLATES).exists() else ingest
+    learn, judge, report = read(Path(folder), known, settings_of(IngestConfig, config, "ingest"))
+    with atomic_directory(Path(out)) as beside:
+        write_events(beside / TRAINING, learn, known, with_rewards=True)
+        write_events(beside / EVALUATION, judge, known, with_rewards=True)
+        write_json(beside / REPORT, report.as_dict())
+        if tables is None:
+            ratings, held_out = log_ratings(learn, judge, known, Path(folder).name)
+            save_ratings(ratings, beside / RATINGS, split=(f"tail-{held_out}", 0) if held_out else None)
+    return report
+
+
+def read_rounds(path: Path, tables: Catalogue) -> LoggedRounds:
+    """Read rounds that `ingest_log` wrote; raises DataError for any other file."""
+    return rounds_of(path, tables)
+
+
+def tables_of(ratings: Ratings) -> Catalogue:
+    """What ids a log of these users and movies may hold."""
+    return Catalogue(ratings.users, ratings.movies, ratings.scale)
+
+
+def _rounds_of(
+    played: "Played", who: Logger, version: str, scale: tuple[float, float], settings: LogConfig
+) -> LoggedRounds:
+    count = len(played.user)
+    time = spread(settings.first_day, settings.days, count)
+    prefix = content_digest(version, played.user, played.arm, start_of(settings.first_day))[:8]
+    return LoggedRounds(
+        event_id=np.array([f"{prefix}-{number:09d}" for number in range(count)], object),
+        time=time, user=played.user, movie=who.catalogue[played.arm], log_propensity=np.log(played.propensity),
+        reward=played.reward.astype(np.float64), catalogue=who.catalogue, scale=scale, name=f"log of {who.name}",
+        policy=np.full(count, who.name, object), version=np.full(count, version, object),
+    )  # fmt: skip
+
+
+def _late_rewards(
+    rounds: LoggedRounds, settings: LogConfig, seed: int
+) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float64]]:
+    """Event ids, times and rewards of the events that get one, in the order in which they come."""
+    rng = generator(seed, "logging/rewards")
+    came = rng.random(len(rounds)) >= settings.missing_share
+    time = rounds.time + rng.exponential(settings.reward_delay_hours * _HOUR, len(rounds)).astype(np.int64)
+    order = np.flatnonzero(came)[np.argsort(time[came], kind="stable")]
+    return rounds.event_id[order], time[order], rounds.reward[order]

@@ -1,0 +1,163 @@
+"""What logged rounds say of a policy, beside an incumbent or the policy that logged.
+
+N rounds, U users, A movies of the log's catalogue. Policies are taken without exploration: the best movie that could be
+shown, ties sharing alike. Rewards are predicted by the candidate's own rating estimates. Both are those of the
+vector that a round was logged with, where it has one, and of the user as the policy knows them elsewhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError
+from recpolicy.core.seeds import generator
+from recpolicy.core.statistics import Interval
+from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
+from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
+from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
+from recpolicy.inference.action_distributions import greedy
+from recpolicy.inference.predictor import Policy
+from recpolicy.ope.estimate import OffPolicyConfig, estimates_from, evidence, gains_from
+from recpolicy.ope.estimators import dr_terms
+from recpolicy.ope.inputs import Sources, logged_predictions
+from recpolicy.ope.results import Estimates, Gain
+from recpolicy.ope.rounds import LoggedChoices, Target, target_of
+from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_ids, refuse_other_kind
+
+ESTIMATOR = "dr"
+"""Doubly robust: unbiased with true propensities, and sharper than weighting alone."""
+COMPARED = ("ips", "snips", "beta_ips", "clipped_ips", "dm", "dr", "sndr", "switch_dr", "dros")
+"""Estimators that a page puts side by side: all that read the log once and fit no model of their own."""
+Rows = Callable[[slice], NDArray[np.floating]]
+
+_CELLS_KEPT = 1 << 27
+"""Of users and vectors times movies: more would not fit into memory, and are scored whenever they are read."""
+
+
+@dataclass(frozen=True)
+class LogTrial:
+    """One candidate on one log; figures are made when first asked for."""
+
+    choices: LoggedChoices
+    candidate: Target
+    incumbent: Target | None
+    """None: the policy that logged."""
+    q: Rows
+    """Rewards that the candidate's rating estimates predict [n, A]."""
+    config: OffPolicyConfig
+
+    @cached_property
+    def gain(self) -> Gain:
+        """What the candidate earns per round beyond the incumbent."""
+        return gains_from(*self._seen, [ESTIMATOR], self.config)[ESTIMATOR]
+
+    @cached_property
+    def relative_gain(self) -> Interval | None:
+        """By which share the candidate earns more than who logged; see evaluation/relative_gain.py."""
+        rng = generator(self.config.seed, "judge/relative_gain")
+        return relative_gain(self.choices, self.candidate, rng, self.config.resamples, self.config.level)
+
+    @cached_property
+    def gain_on_hits(self) -> float | None:
+        """The same over the rounds where the candidate would have shown what was shown."""
+        return gain_on_hits(self.choices, self.candidate)
+
+    @cached_property
+    def actions(self) -> ActionDiversity:
+        """How the candidate's choices in these rounds spread over the catalogue."""
+        assert self.candidate.table is not None, "judge_log makes targets from tables"
+        share = np.zeros(self.choices.actions)
+        for _, rows in self.choices.blocks(self.candidate.table, "target probabilities"):
+            share += rows.sum(axis=0)
+        return action_diversity(share)
+
+    def group_gains(self, groups: Groups) -> dict[str, GroupFigure]:
+        """The gain within each group of the user table's users [U], paired round by round; newcomers are in none."""
+        candidate, incumbent = self._seen
+        terms = _terms(candidate) - (self.choices.reward if incumbent is None else _terms(incumbent))
+        users = groups.member.shape[1]
+        total = np.bincount(self.choices.user, terms, users).astype(np.float64)[:users]
+        size = np.bincount(self.choices.user, minlength=users)[:users]
+        rng = generator(self.config.seed, "judge/groups")
+        return group_figures(groups, total, size, rng, self.config.resamples, self.config.level)
+
+    def estimates(self) -> Estimates:
+        """What all of COMPARED say the candidate earns."""
+        return estimates_from(self._seen[0], COMPARED, self.config)
+
+    def predictions(self) -> NDArray[np.float64]:
+        """Predicted rewards of the logged movies [N]."""
+        return logged_predictions(self.choices, self.q)
+
+    @cached_property
+    def _seen(self) -> tuple[Sources, Sources | None]:
+        """What estimators read of the two policies, each read once; None: the policy that logged."""
+        candidate = evidence(self.choices, self.candidate, self.config, q=self.q)
+        return candidate, None if self.incumbent is None else candidate.seen_by(self.incumbent)
+
+
+def _terms(seen: Sources) -> NDArray[np.float64]:
+    found = seen.get("model")
+    return dr_terms(found.direct, found.weight, found.reward, found.predicted)
+
+
+def trial_on(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: int = 0) -> LogTrial:
+    """Put the policy on the rounds of `log`; raises DataError where it, or a policy before it, has learnt from them.
+
+    Raises DataError, too, for an incumbent of other users or movies, and for vectors that the policy, or the incumbent,
+    cannot read.
+    """
+    refuse_other_kind(policy, False, log.name)
+    refuse_learnt("the policy", policy, log.name, log.digest)
+    if incumbent is not None:
+        refuse_other_ids(policy, incumbent)
+        _refuse_other_features(policy, incumbent, log)
+    choice, rating = _tables(policy, log)
+    choices = LoggedChoices(
+        action=log.arm(), reward=log.reward, logged_prob=log.propensity, user=log.user, actions=len(log.catalogue),
+    )  # fmt: skip
+    return LogTrial(
+        choices,
+        target_of(choices, choice),
+        None if incumbent is None else target_of(choices, _tables(incumbent, log)[0]),
+        rating,
+        OffPolicyConfig(seed=seed, reward_range=log.scale),
+    )
+
+
+def off_policy_gain(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: int = 0) -> Gain:
+    """By how much the policy, without exploring, earns more per round than the incumbent, or than who logged."""
+    return trial_on(policy, incumbent, log, seed).gain
+
+
+def _refuse_other_features(policy: Policy, incumbent: Policy, log: LoggedRounds) -> None:
+    if log.context is not None and not np.array_equal(policy.artifact.context, incumbent.artifact.context):
+        raise DataError(
+            f"{log.name}: has context vectors, and the incumbent ({incumbent.artifact.agent}) was trained on other"
+            f" features than the candidate ({policy.artifact.agent}): not both can read them; leave these rounds out"
+            " (contexts = false of the ingest)"
+        )
+
+
+def _tables(policy: Policy, log: LoggedRounds) -> tuple[Rows, Rows]:
+    """The greedy policy's probabilities, ties sharing alike, and its rating estimates [n, A] of a slice of rounds."""
+    situations, row = log.situations(policy.artifact.context)  # [U + V, C], [N]
+
+    def of(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        score, rating = (table[:, log.catalogue] for table in policy.scores(contexts))
+        return score, np.clip(rating, *log.scale)
+
+    if len(situations) * len(log.catalogue) > _CELLS_KEPT:
+        return (
+            lambda part: greedy(of(situations[row[part]])[0], log.allowed(part)),
+            lambda part: of(situations[row[part]])[1],
+        )
+    scores, ratings = of(situations)
+    if log.candidate is not None:
+        return lambda part: greedy(scores[row[part]], log.allowed(part)), lambda part: ratings[row[part]]
+    choice = greedy(scores, None).astype(np.float32)  # the same in all rounds of a user; 1 or a share among ties
+    return lambda part: choice[row[part]], lambda part: ratings[row[part]]

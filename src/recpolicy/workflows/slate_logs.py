@@ -1,0 +1,188 @@
+"""Logs of slates: a policy of single rounds fills pages of K slots for simulated users and writes them down."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recpolicy.core.config import as_dict
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.files import atomic_directory, content_digest, write_json
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.slate_log import SlateLog
+from recpolicy.data.slate_log_files import SLATES, read_slates, write_slates
+from recpolicy.data.splits import Split
+from recpolicy.inference.action_distributions import softmax, with_floor
+from recpolicy.inference.predictor import Policy
+from recpolicy.models.rating_model import RatingModel, check_positive
+from recpolicy.models.session_world import SessionWorld
+from recpolicy.models.session_worlds import TwoWorlds, two_worlds
+from recpolicy.workflows.artifacts import refuse_existing
+from recpolicy.workflows.interaction_logs import SIMULATION, tables_of
+from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
+from recpolicy.workflows.logging_policies import Logger, logger_of
+from recpolicy.workflows.train import TrainConfig
+from recpolicy.workflows.training_features import settings_of
+
+if TYPE_CHECKING:
+    from recpolicy.training.rollout_slates import PlayedSlates, Readers
+
+LAYOUTS, READINGS = ("shelves", "list"), ("all", "cascade")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlateLogConfig:
+    """How a log of slates is made."""
+
+    slates: int = 20_000
+    """Pages to log."""
+    slots: int = 5
+    """K, movies on a page."""
+    layout: Literal["shelves", "list"] = "shelves"
+    """shelves: each slot has movies of its own, by their year; list: any movie in any slot, none twice on a page."""
+    reading: Literal["all", "cascade"] = "all"
+    """all: users read the whole page; cascade: from the top until they like a movie or lose patience."""
+    patience: float = 0.8
+    """Of `cascade`: chance of reading on after a movie that is not liked, in (0, 1]."""
+    temperature: float = 0.2
+    """Of the softmax over the logging policy's scores, in their units (stars)."""
+    floor: float = 0.1
+    """Share of uniform choices in every slot, so that each movie has a propensity that estimators can divide by."""
+    days: float = 7.0
+    """Time that the log spans."""
+    first_day: str = "2026-01-05"
+    """When the log begins (UTC)."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "slates", "slots")
+        check_temperature(self)
+        check_positive(self, "patience", most=1)
+        if not 0 <= self.floor <= 1:
+            raise ConfigError(f"SlateLogConfig.floor is {self.floor!r}; it must be in [0, 1]")
+        for name, known in (("layout", LAYOUTS), ("reading", READINGS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"SlateLogConfig.{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
+        check_clock(self)
+
+
+def simulate_slates(
+    split: Split,
+    out: str | Path,
+    *,
+    logger: str | Policy = "rating_model",
+    config: SlateLogConfig | Mapping[str, Any] | None = None,
+    train: TrainConfig | Mapping[str, Any] | None = None,
+    model: RatingModel | None = None,
+    model_config: Any = None,
+    worlds: TwoWorlds | None = None,
+    seed: int = 0,
+    show_progress: bool | None = None,
+) -> SlateLog:
+    """Let a policy fill pages for the users of world A and write what it logged to the folder `out`; returns the log.
+
+    logger: a name in loggers.LOGGERS, over the catalogue that `train` describes, or a policy of single rounds, over its
+    own. It does not learn. A slot pays 1 for a like; a page is shown at the start of a session. `worlds` may be handed
+    in when they are made already. Raises ConfigError for settings that are unknown or out of range and for a policy of
+    sessions, DataError for a policy of other users or movies, ArtifactError when `out` exists.
+    """
+    require_extra("train", "simulating a log")
+    silence_libraries()
+    settings, training = settings_of(SlateLogConfig, config, "log"), settings_of(TrainConfig, train, "train")
+    refuse_existing(Path(out))
+    who = logger_of(logger, split.fit, training, model, model_config, seed)
+    world = (worlds or two_worlds(split, None, seed)).train
+    log = play_slates_of(who, world, split, settings, seed, show_progress)
+    note = {
+        "logger": who.name, "version": log.version[0], "config": as_dict(settings), "train": as_dict(training),
+        "seed": seed, "world": world.name, "fit": split.fit.digest,
+    }  # fmt: skip
+    with atomic_directory(Path(out)) as folder:
+        write_slates(folder / SLATES, log, tables_of(split.fit))
+        write_json(folder / SIMULATION, note)
+    return log
+
+
+def read_slate_log(path: str | Path, tables: Catalogue) -> SlateLog:
+    """Read a log of slates, its folder or its file; raises DataError that names file and row for anything wrong."""
+    path = Path(path)
+    return read_slates(path / SLATES if path.is_dir() else path, tables)
+
+
+def play_slates_of(
+    who: Logger, world: SessionWorld, split: Split, settings: SlateLogConfig, seed: int,
+    show_progress: bool | None = None,
+) -> SlateLog:  # fmt: skip
+    """Let a logger fill pages in any world; nothing is written."""
+    from recpolicy.training.rollout_slates import play_slates
+
+    actions = len(who.catalogue)
+    if settings.slots > actions:
+        raise ConfigError(f"SlateLogConfig.slots is {settings.slots}; there are {actions} movies to show")
+    shelves = shelves_by_year(split.fit.movies, who.catalogue, settings.slots) if settings.layout == "shelves" else None
+    chance = partial(_probabilities, who.score, settings)
+    readers = _readers(world, who.catalogue, settings, seed)
+    shape = settings.slates, settings.slots
+    played = play_slates(world, chance, readers, shelves, shape, actions, seed, show_progress)
+    version = who.version or content_digest(who.name, who.score, settings.temperature, settings.floor, who.catalogue)
+    return _log_of(played, who, version, shelves, settings)
+
+
+def shelves_by_year(movies: pd.DataFrame, catalogue: NDArray[np.int32], slots: int) -> NDArray[np.int16]:
+    """The slot [A] of each movie of the catalogue: `slots` parts of equal size (+-1) in the order of their years.
+
+    Movies of one year may stand on two shelves; those without a year come first. Raises DataError without years.
+    """
+    if "year" not in movies:
+        raise DataError("movies without years: shelves are made by year; log with layout 'list'")
+    year = movies["year"].to_numpy(np.float64, na_value=-np.inf)[catalogue]
+    shelves = np.empty(len(catalogue), np.int16)
+    for slot, part in enumerate(np.array_split(np.argsort(year, kind="stable"), slots)):
+        shelves[part] = slot
+    return shelves
+
+
+def _probabilities(
+    score: NDArray[np.floating],
+    settings: SlateLogConfig,
+    user: NDArray[np.int32],
+    arms: NDArray[np.intp],
+    mask: NDArray[np.bool_] | None,
+) -> NDArray[np.float64]:
+    """The softmax over the scores of the arms [n, M], mixed with the uniform choice among them."""
+    among = score[np.ix_(user, arms)].astype(np.float64) / settings.temperature
+    return np.asarray(with_floor(softmax(among, mask), settings.floor, mask), np.float64)
+
+
+def _readers(world: SessionWorld, catalogue: NDArray[np.int32], settings: SlateLogConfig, seed: int) -> "Readers":
+    from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
+    from recpolicy.training.rollout_slates import PAGES_AT_ONCE, all_read, read_in_turn
+
+    if settings.reading == "all":
+        return all_read(world, catalogue, seed)
+    config = SlateConfig(
+        slate_size=settings.slots, patience=settings.patience, batch_size=PAGES_AT_ONCE, max_episode_steps=1
+    )
+    blind = np.zeros((int(world.users.max()) + 1, 1), np.float32), np.zeros((world.like.shape[1], 1), np.float32)
+    return read_in_turn(SlateEnvironment(world, *blind, catalogue, config, seed))
+
+
+def _log_of(
+    played: "PlayedSlates", who: Logger, version: str, shelves: NDArray[np.int16] | None, settings: SlateLogConfig
+) -> SlateLog:
+    count, liked = len(played.user), played.liked.astype(np.float64)
+    prefix = content_digest(version, played.user, played.arm, start_of(settings.first_day))[:8]
+    most = settings.slots if settings.reading == "all" else 1
+    return SlateLog(
+        event_id=np.array([f"{prefix}-{number:08d}" for number in range(count)], object),
+        time=spread(settings.first_day, settings.days, count), user=played.user, slate=who.catalogue[played.arm],
+        log_propensity=played.log_propensity, reward=liked.sum(axis=1), slot_reward=liked,
+        policy=np.full(count, who.name, object), version=np.full(count, version, object), catalogue=who.catalogue,
+        shelves=shelves, scale=(0.0, float(most)), name=f"slates of {who.name}",
+    )  # fmt: skip

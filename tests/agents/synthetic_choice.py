@@ -1,0 +1,79 @@
+"""A planted choice with an obviously best arm per context, a mask, and tables of the arms that mislead.
+
+40 users in 4 groups, 6 arms. A user's context is the unit vector of his group; arm g pays group g 5 stars and everybody
+else 1 or 2; half of the users are of group 0, so that agents without context can do better than chance, too. Every user
+lacks one arm, never his best. The rating model in the arms' tables says the opposite of the truth: it expects the
+lowest rating of the best arm, so an agent that starts as the rating model must learn to do better.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recpolicy.agents.agent_table import AGENTS
+from recpolicy.agents.item_features import Arms
+from recpolicy.agents.learner import BanditAgent
+from recpolicy.data.ratings import Ratings
+from recpolicy.environments.held_out_choice import HeldOutChoice, HeldOutChoiceConfig
+
+USERS, ARMS, GROUPS = 40, 6, 4
+GROUP = np.repeat([0, 0, 1, 2, 3], USERS // 5)  # [U]
+BATCH = 8
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "linucb": {"alpha": 2.0, "precision": 1.0},
+    "lints": {"precision": 1.0},
+    "linucb_shared": {"precision": 0.05},
+    "linucb_hybrid": {"shared_precision": 0.05, "arm_precision": 1.0},
+    "eps_greedy": {"layers": (16,), "learning_rate": 0.02, "epsilon": 0.2},
+    "boltzmann": {"layers": (16,), "learning_rate": 0.02, "temperature": 1.0},
+    "neural_linucb": {"layers": (16,), "features": 6, "encoder_batches": 120, "precision": 1.0, "learning_rate": 0.02},
+}
+"""Where a small world asks for other settings than the defaults, which are meant for MovieLens."""
+
+
+def contexts() -> np.ndarray:
+    """[U, D], unit vectors."""
+    return np.eye(GROUPS, dtype=np.float32)[GROUP]
+
+
+def ratings() -> Ratings:
+    """Of every user all arms but one, which is not his best."""
+    user, movie = np.divmod(np.arange(USERS * ARMS), ARMS)
+    lacks = (GROUP + 1 + np.arange(USERS) % (ARMS - 1)) % ARMS  # [U]
+    keep = movie != lacks[user]
+    user, movie = user[keep], movie[keep]
+    rating = np.where(movie == GROUP[user], 5, 1 + (user + movie) % 2)
+    years = pd.array([1990] * ARMS, "Int64")
+    movies = pd.DataFrame({"movie_id": np.arange(ARMS), "title": "", "year": years, "genres": ""})
+    return Ratings(
+        user.astype(np.int32), movie.astype(np.int32), rating.astype(np.float32), None,
+        pd.DataFrame({"user_id": np.arange(USERS)}), movies, "planted choice",
+    )  # fmt: skip
+
+
+def misleading_arms() -> Arms:
+    """Tables that say 2.5 for the best arm and 3 for the others: wrong about the order, and hopeful."""
+    embedding = np.zeros((ARMS, GROUPS), np.float32)
+    embedding[:GROUPS] = -0.5 * np.eye(GROUPS)
+    return Arms(
+        embedding, np.full(ARMS, 3, np.float32), np.arange(ARMS, dtype=np.float32),
+        np.linspace(2, 3, ARMS, dtype=np.float32), (1.0, 5.0),
+    )  # fmt: skip
+
+
+def environment(seed: int = 0) -> HeldOutChoice:
+    return HeldOutChoice(ratings(), contexts(), HeldOutChoiceConfig(batch_size=BATCH), seed)
+
+
+@cache
+def specs() -> tuple[Any, Any]:
+    one = environment()
+    return one.time_step_spec(), one.action_spec()
+
+
+def make(name: str, seed: int = 0) -> BanditAgent:
+    entry = AGENTS[name]
+    return entry.make(*specs(), entry.config(**SETTINGS.get(name, {})), misleading_arms(), seed)

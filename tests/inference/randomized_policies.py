@@ -1,0 +1,148 @@
+"""Session policies that were never trained, only shaken: every weight that could hide a difference is moved.
+
+The sessions are played at random on the miniature, one of each of B = 30 users; session b is looked at after b mod 20
+movies. W users of the world, A movies of the catalogue, O columns of the observation.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from trained_policies import miniature_split
+
+from recpolicy.agents.agent_table import SESSION_AGENTS
+from recpolicy.agents.item_features import arms_of
+from recpolicy.agents.sequence import SequenceAgent
+from recpolicy.environments.session import SessionEnvironment
+from recpolicy.inference.artifact import finish, write_arrays
+from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.models.session_world import SessionWorld
+from recpolicy.workflows.artifacts import about_of, artifact_of
+from recpolicy.workflows.train_sessions import SessionTrainConfig, session_environment, with_view, worlds_of
+from recpolicy.workflows.training_features import Features, prepare
+
+STEPS, SESSIONS = 20, 30
+MOVIES = {"interest": 0, "last_item": 30, "last_n": 30}
+"""Views, and the size of the catalogue that each is tried with; 0 takes all 80."""
+_SMALL = {"layers": (8,)}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ppo": ("ppo", _SMALL),
+    "ppo plain": ("ppo", _SMALL | {"head": "plain"}),
+    "a2c": ("a2c", {"layers": (8, 8)}),
+    "a2c plain": ("a2c", _SMALL | {"head": "plain"}),
+    "reinforce": ("reinforce", _SMALL),
+    "reinforce plain": ("reinforce", {"layers": (8, 8), "head": "plain"}),
+    "topk_reinforce": ("topk_reinforce", {"layers": (8, 8)}),
+    "topk_reinforce plain": ("topk_reinforce", _SMALL | {"head": "plain"}),
+    "dqn": ("dqn", _SMALL | {"top_k": 12}),
+    "dqn dueling": ("dqn", _SMALL | {"dueling": True}),
+    "dqn plain": ("dqn", _SMALL | {"head": "plain"}),
+    "dqn plain dueling": ("dqn", {"layers": (8, 8), "head": "plain", "dueling": True, "top_k": 12}),
+    "q_learning": ("q_learning", {}),
+    "q_learning ucb1": ("q_learning", {"explore": "ucb1"}),
+}
+"""Every session agent, with each head and form."""
+
+
+class Situations(NamedTuple):
+    """Sessions in progress."""
+
+    user: list[int]
+    past: dict[int, list[tuple[int, bool]]]
+    observation: np.ndarray  # [B, O]
+    mask: np.ndarray  # [B, A] bool
+
+
+def settings(view: str) -> SessionTrainConfig:
+    """How the policies of this view would have been trained."""
+    return SessionTrainConfig(
+        rating_model="svd", rank=5, movies=MOVIES[view], view=view, last_n=3, max_episode_steps=STEPS,
+        batch_size=SESSIONS,
+    )  # fmt: skip
+
+
+@cache
+def world() -> SessionWorld:
+    return worlds_of(miniature_split(), settings("interest"), 0).train
+
+
+@cache
+def features(view: str) -> Features:
+    return prepare(miniature_split().fit, settings(view))
+
+
+@cache
+def environment(view: str) -> SessionEnvironment:
+    return session_environment(world(), features(view), settings(view), 0)
+
+
+@cache
+def played(view: str) -> list[tuple[np.ndarray, ...]]:
+    """Observation, mask, movie row shown and like, [B, ...] each, before and at each of 20 steps; nobody leaves."""
+    game, rng = environment(view), np.random.default_rng(3)
+    session = game.restart(None, None, tf.constant((np.arange(SESSIONS, dtype=np.float32)[:, np.newaxis] + 0.5) / 30))
+    steps = []
+    for number in range(STEPS):
+        observation, mask = (part.numpy() for part in game.observe(session))
+        action = np.argmax(rng.random(mask.shape) * mask, axis=1).astype(np.int32)
+        step = game.advance(session, tf.constant(action), game.noise(tf.constant(number, tf.int64)))
+        steps.append((observation, mask, features(view).catalogue[action], step.response.like.numpy()))
+        session = step.session
+    return steps
+
+
+@cache
+def situations(view: str) -> Situations:
+    """Session b after b mod 20 movies."""
+    users, movies = miniature_split().fit.users["user_id"], miniature_split().fit.movies["movie_id"]
+    user = users.iloc[world().users].tolist()
+    steps, length = played(view), np.arange(SESSIONS) % STEPS
+    past = {
+        one: [(int(movies[movie[b]]), bool(like[b])) for _, _, movie, like in steps[: length[b]]]
+        for b, one in enumerate(user)
+    }
+    observation, mask = (np.stack([steps[length[b]][part][b] for b in range(SESSIONS)]) for part in (0, 1))
+    return Situations(user, past, observation, mask)
+
+
+@cache
+def agent(variant: str, view: str, shaken: bool = True) -> SequenceAgent:
+    """The learner behind the variant."""
+    name, given = VARIANTS[variant]
+    game, entry = environment(view), SESSION_AGENTS[name]
+    arms = arms_of(features(view).catalogue, features(view).embeddings, miniature_split().fit)
+    made: SequenceAgent = entry.make(game.time_step_spec(), game.action_spec(), entry.config(**given), arms, 0)
+    if shaken:
+        rng = np.random.default_rng(5)
+        moved = [made.learner.table] if name == "q_learning" else made.learner.trainable_variables
+        for variable in moved:
+            variable.assign_add(rng.normal(0, 0.1, variable.shape).astype(np.float32))
+        if name == "q_learning":
+            made.learner.visits.assign(rng.poisson(2.0, made.learner.visits.shape).astype(np.float32))
+        if name in ("dqn", "q_learning"):
+            made.learner._blocks.assign(100)  # epsilon has fallen to .3 x .995^100 = .18
+    return made
+
+
+@cache
+def saved(variant: str, view: str, shaken: bool = True) -> Path:
+    """Its artifact, without SavedModels."""
+    name = f"{variant}-{view}-{shaken}".replace(" ", "-")
+    folder = Path(os.environ["RECPOLICY_CACHE"]) / f"shaken-policies-{os.getpid()}" / name
+    folder.mkdir(parents=True)
+    made, kept = agent(variant, view, shaken), settings(view)
+    exported = with_view(made.learner.export(), kept, miniature_split())
+    about = {"source": None, **about_of(miniature_split(), kept, made.learner.config, features(view).model, 0)}
+    artifact = artifact_of(VARIANTS[variant][0], exported, miniature_split().fit, features(view), about)
+    write_arrays(artifact, folder)
+    finish(artifact, folder)
+    return folder
+
+
+@cache
+def policy(variant: str, view: str, shaken: bool = True) -> Policy:
+    """The policy, saved and loaded."""
+    return load_policy(saved(variant, view, shaken))

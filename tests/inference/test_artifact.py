@@ -1,0 +1,138 @@
+"""An artifact is read back as it was written, or refused with a line that names the file."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from trained_policies import loaded, miniature_split, trained
+
+from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import file_digest
+from recpolicy.inference.artifact import read_artifact, verify
+from recpolicy.inference.predictor import load_policy
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy to be damaged."""
+    return shutil.copytree(trained("linucb"), tmp_path / "policy")
+
+
+def change(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_it_remembers_what_it_was_made_of():
+    split, policy = miniature_split(), loaded("linucb")
+    assert policy.about["agent"] == "linucb"
+    assert policy.about["split"] == {"name": "u1", "seed": 0, "fit": split.fit.digest, "test": split.test.digest}
+    assert policy.about["config"]["train"]["interactions"] == 640
+    assert policy.about["config"]["agent"]["alpha"] == 1
+    assert policy.about["training"]["interactions"] == sum(policy.about["training"]["pulls"]) == 640
+    assert policy.about["versions"]["tf-agents"] == "0.18.0"
+    pd.testing.assert_frame_equal(policy.artifact.users, split.fit.users)
+    pd.testing.assert_frame_equal(policy.artifact.movies, split.fit.movies)
+    np.testing.assert_array_equal(policy.artifact.rated_movie, split.fit.movie)
+
+
+def test_it_holds_no_pickle():
+    with np.load(trained("linucb") / "arrays.npz", allow_pickle=False) as stored:
+        assert all(stored[name].dtype.kind in "bfiu" for name in stored)
+    assert not [path for path in trained("linucb").rglob("*") if path.suffix in {".pkl", ".pickle", ".joblib"}]
+
+
+def test_it_says_nothing_of_the_machine_it_was_made_on():
+    said = (trained("linucb") / "recpolicy.json").read_text(encoding="utf-8")
+    assert str(trained("linucb").parent) not in said
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "users.parquet", "movies.parquet"])
+def test_a_changed_file_is_refused(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"policy/{name}: changed since"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "users.parquet", "movies.parquet"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=rf"policy/{name}: missing"):
+        load_policy(folder)
+
+
+def test_a_file_cut_short_is_refused_even_when_its_digest_was_made_to_fit(folder):
+    arrays = folder / "arrays.npz"
+    digest = file_digest(arrays)
+    arrays.write_bytes(arrays.read_bytes()[:-200])
+    change(folder / "recpolicy.json", digest, file_digest(arrays))
+    with pytest.raises(ArtifactError, match=r"policy"):
+        load_policy(folder)
+
+
+def test_an_array_of_objects_is_refused_even_when_its_digest_was_made_to_fit(folder):
+    arrays = folder / "arrays.npz"
+    with np.load(arrays) as stored:
+        content = dict(stored)
+    digest = file_digest(arrays)
+    np.savez(arrays, **{**content, "offset": np.array([{"a": 1}], dtype=object)})
+    change(folder / "recpolicy.json", digest, file_digest(arrays))
+    with pytest.raises(ArtifactError, match=r"policy"):
+        load_policy(folder)
+
+
+def test_what_is_not_there_or_not_ours_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match=r"nowhere: no such folder"):
+        load_policy(tmp_path / "nowhere")
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(ArtifactError, match=r"foreign: not a policy artifact: it has no recpolicy\.json"):
+        load_policy(tmp_path / "foreign")
+    (tmp_path / "foreign" / "recpolicy.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"recpolicy\.json: not readable as JSON"):
+        load_policy(tmp_path / "foreign")
+    (tmp_path / "foreign" / "recpolicy.json").write_text('["format"]')
+    with pytest.raises(ArtifactError, match=r"recpolicy\.json: not a recpolicy policy"):
+        load_policy(tmp_path / "foreign")
+
+
+def test_a_file_is_no_artifact(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtifactError, match=r"file: no such folder"):
+        load_policy(tmp_path / "file")
+
+
+def test_a_later_format_is_refused(folder):
+    change(folder / "recpolicy.json", '"version": 1', '"version": 2')
+    with pytest.raises(ArtifactError, match=r"format version 2, but this recpolicy reads 1"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("part", ["head", "files", "about"])
+def test_a_manifest_that_lacks_a_part_is_refused(folder, part):
+    manifest = json.loads((folder / "recpolicy.json").read_text())
+    del manifest[part]
+    (folder / "recpolicy.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=part):
+        read_artifact(folder)
+
+
+@pytest.mark.parametrize("part", ["head", "estimator"])
+def test_a_part_of_an_unknown_kind_is_refused(folder, part):
+    manifest = json.loads((folder / "recpolicy.json").read_text())
+    (folder / "recpolicy.json").write_text(json.dumps({**manifest, part: "clairvoyance"}))
+    with pytest.raises(ArtifactError, match="clairvoyance"):
+        load_policy(folder)
+
+
+def test_verify_looks_at_every_file(folder):
+    verify(folder)
+    variables = folder / "action" / "variables" / "variables.index"
+    variables.write_bytes(variables.read_bytes() + b"x")
+    with pytest.raises(ArtifactError, match=r"action/variables/variables\.index: missing or changed"):
+        verify(folder)
+    load_policy(folder)  # the predictor does not read it

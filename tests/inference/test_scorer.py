@@ -1,0 +1,277 @@
+"""What a scorer promises: the answers of `Policy`, for one or many, kept or computed, without pandas in the process."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_policies import RANK, tiny_artifact, write_tiny
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, UnknownIdError
+from recpolicy.inference import scorer as scorer_module
+from recpolicy.inference.artifact import finish
+from recpolicy.inference.predictor import Policy
+from recpolicy.inference.scorer import Answer, Scorer, load_scorer
+
+USERS, MOVIES, ARMS = 7, 11, 6
+NEWCOMER = {"new": {101: 5.0, 103: 1.5}}
+PARTS = ("rating", "std", "propensity", "score")
+
+
+def policies():
+    """An upper-confidence policy over some movies, Boltzmann ones over all, a learner of networks, a session policy."""
+    some = tiny_artifact(arms=ARMS)
+    soft = replace(tiny_artifact(), head="boltzmann", settings={"temperature": 0.3})
+    model = replace(some, estimator="rating_model", head="greedy", policy={})
+    longer = np.concatenate([some.context, np.random.default_rng(1).random((USERS, 2), np.float32)], axis=1)
+    rng = np.random.default_rng(2)
+    view = {"view": np.array("interest"), "steps": np.int32(9), "last_n": np.int32(1), "genres": np.eye(MOVIES, 4)}
+    seen = 2 * RANK + 4 + 2
+    network = {"kernel_0": rng.normal(size=(seen, ARMS)), "bias_0": rng.normal(size=ARMS)}
+    value = {f"value/{name}": part[..., :1] for name, part in network.items()}
+    session = replace(some, agent="ppo", estimator="session", head="softmax", settings={})
+    session = replace(session, policy={k: np.asarray(v) for k, v in (view | network | value).items()})
+    plain = replace(model, context=longer)
+    return {"linucb": some, "boltzmann": soft, "rating_model": plain, "session": session}
+
+
+every_policy = pytest.mark.parametrize("name", list(policies()))
+
+
+@pytest.fixture
+def scorer():
+    return Scorer(tiny_artifact(arms=ARMS))
+
+
+def predicted(artifact, user, **words):
+    return Policy(artifact).predict(user, **words)
+
+
+def agrees(answer: Answer, table, catalogue) -> None:
+    """The answer has the columns of `Policy.predict`, and propensities that are a distribution."""
+    for part in ("rating", "std", "propensity"):
+        np.testing.assert_allclose(getattr(answer, part), table[part], rtol=1e-6, atol=1e-7)
+    assert answer.propensity.dtype == answer.score.dtype == np.float64
+    assert answer.propensity[catalogue].sum() == pytest.approx(1, abs=1e-12)
+    if "value" in table:
+        assert answer.value == pytest.approx(table["value"].iloc[0])
+    else:
+        assert answer.value is None
+
+
+@every_policy
+def test_an_answer_is_what_the_policy_predicts(name):
+    artifact = policies()[name]
+    for words in ({}, {"fold_in": NEWCOMER}):
+        user = "new" if words else 3
+        agrees(Scorer(artifact).answer(user, **words), predicted(artifact, user, **words), artifact.catalogue)
+
+
+@every_policy
+def test_scores_are_those_that_evaluation_reads(name):
+    artifact = policies()[name]
+    expected = Policy(artifact).scores()[0][:, artifact.catalogue]
+    np.testing.assert_allclose(Scorer(artifact).answers(list(range(1, 8))).score, expected, rtol=1e-6)
+
+
+@every_policy
+def test_many_are_answered_as_each_alone(name):
+    scorer = Scorer(policies()[name])
+    users = [3, "new", 1, 3, 7] * 8  # more than are computed at once
+    together = scorer.answers(users, NEWCOMER)
+    assert together.score.shape == (40, len(scorer.catalogue))
+    assert together.rating.shape == together.std.shape == together.propensity.shape == (40, MOVIES)
+    for place, user in enumerate(users):
+        alone = scorer.answer(user, NEWCOMER)
+        for part in PARTS:
+            np.testing.assert_allclose(getattr(together, part)[place], getattr(alone, part), rtol=1e-5, atol=1e-7)
+        if scorer.sequential:
+            assert together.value[place] == pytest.approx(alone.value)
+        else:
+            assert together.value is None
+
+
+def test_it_says_whom_and_what_it_knows(scorer):
+    assert (scorer.user_ids, scorer.movie_ids) == ([*range(1, 8)], [*range(101, 112)])
+    assert scorer.titles[2] == "Tiny, the 103th"
+    assert scorer.scale == (1.0, 5.0)
+    assert scorer.about["agent"] == "linucb"
+    assert (scorer.genre_names, scorer.genres.shape) == ([], (MOVIES, 0))
+    assert np.isnan(scorer.years).all()
+    assert scorer.knows(7)
+    assert not scorer.knows("new")
+    assert scorer.movie_row(103) == 2
+    with pytest.raises(UnknownIdError, match="no movie with id 1 in"):
+        scorer.movie_row(1)
+
+
+def test_what_a_user_rated_is_told_apart_from_what_others_did():
+    user, movie = np.array([4, 0, 4, 6, 0], np.int32), np.array([9, 3, 1, 2, 5], np.int32)
+    scorer = Scorer(replace(tiny_artifact(), rated_user=user, rated_movie=movie))
+    rated = {one: sorted(scorer.rated(one).tolist()) for one in range(1, 8)}
+    assert rated == {1: [3, 5], 2: [], 3: [], 4: [], 5: [1, 9], 6: [], 7: [2]}
+    assert scorer.rated(5, {5: {103: 4.0}}).tolist() == [2]  # instead of what was known
+    assert scorer.rated("stranger").tolist() == []
+
+
+def test_who_is_not_known_is_refused(scorer):
+    with pytest.raises(UnknownIdError, match="no user with id 8, nobody in"):
+        scorer.answers([1, 8, "nobody"])
+    with pytest.raises(UnknownIdError, match="no user with id None in"):
+        scorer.answer(None)
+    with pytest.raises(UnknownIdError, match="no movie with id 7 in"):
+        scorer.answer("new", {"new": {7: 3.0}})
+    with pytest.raises(DataError, match="rating 6 is not in"):
+        scorer.answer("new", {"new": {101: 6.0}})
+    with pytest.raises(DataError, match="at least one user"):
+        scorer.answers([])
+
+
+def test_known_users_are_computed_once_and_only_without_ratings_of_their_own(scorer, monkeypatch):
+    asked = []
+    compute = scorer_module.answer_block
+    monkeypatch.setattr(scorer_module, "answer_block", lambda *words: asked.append(1) or compute(*words))
+    first = scorer.answer(3)
+    assert scorer.answer(3) is first
+    assert len(asked) == 1
+    folded = scorer.answer(3, {3: {101: 1.0}})
+    raw = scorer.answer(3, context=np.ones(RANK))
+    assert len(asked) == 3
+    assert not np.allclose(folded.rating, first.rating)
+    assert not np.allclose(raw.rating, first.rating)
+    assert scorer.answer(3, NEWCOMER) is first  # somebody else's ratings
+    assert scorer.answer("new", NEWCOMER) is not scorer.answer("new", NEWCOMER)
+
+
+def test_kept_answers_cannot_be_written_to(scorer):
+    for part in PARTS:
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(scorer.answer(3), part)[0] = 0
+
+
+def test_a_small_cache_answers_all_the_same_from_many_threads():
+    artifact = tiny_artifact(users=40)
+    expected = Scorer(artifact).answers(list(range(1, 41)))
+    small = Scorer(artifact, cache_bytes=3_000)  # some nine answers of 264 bytes and more
+
+    def ask(step):
+        user = (step * 17) % 40
+        return user, small.answer(user + 1)
+
+    with ThreadPoolExecutor(8) as pool:
+        for user, answer in pool.map(ask, range(800)):
+            np.testing.assert_allclose(answer.score, expected.score[user], rtol=1e-5)
+    assert 0 < small._cache.used <= 3_000
+
+
+def test_a_users_own_context_given_raw_leads_to_the_same_ratings_with_a_typical_std():
+    artifact = policies()["rating_model"]
+    scorer, row = Scorer(artifact), 4
+    raw = scorer.answer(None, context=artifact.context[row])
+    known = scorer.answer(row + 1)
+    np.testing.assert_allclose(raw.rating, known.rating, rtol=1e-6)
+    np.testing.assert_allclose(raw.score, known.score, rtol=1e-6)
+    np.testing.assert_allclose(raw.std, np.sqrt((artifact.rating_std**2).mean(axis=0)), rtol=1e-5)
+
+
+def test_an_embedding_alone_stands_for_average_demographics():
+    artifact = policies()["rating_model"]
+    context = np.concatenate([artifact.context[4, :RANK], artifact.context[:, RANK:].mean(axis=0)])
+    short, full = (Scorer(artifact).answer(None, context=one) for one in (context[:RANK], context))
+    np.testing.assert_array_equal(short.score, full.score)
+
+
+@pytest.mark.parametrize("context", [np.ones(RANK + 1), np.ones(0), np.ones((1, RANK)), np.array([1, np.nan, 0])])
+def test_a_context_of_another_kind_is_refused(scorer, context):
+    with pytest.raises(DataError, match="context: "):
+        scorer.answer(None, context=context)
+
+
+def test_a_session_so_far_is_seen_and_not_shown_again():
+    scorer = Scorer(policies()["session"])
+    past = {3: [(101, True), (104, False)]}
+    begun, running = scorer.answer(3), scorer.answer(3, history=past)
+    assert (running.propensity[[0, 3]] == 0).all()
+    assert running.propensity.sum() == pytest.approx(1, abs=1e-12)
+    assert not np.allclose(begun.score, running.score)
+    assert running.value != begun.value
+    assert scorer.answer(3) is begun
+    with pytest.raises(DataError, match="shows every movie of the catalogue"):
+        scorer.answer(3, history={3: [(101 + arm, True) for arm in range(ARMS)]})
+
+
+def test_a_history_that_is_not_looked_at_is_refused(scorer):
+    with pytest.raises(ConfigError, match="linucb does not look at the session so far"):
+        scorer.answer(3, history={3: [(101, True)]})
+
+
+def test_a_loaded_scorer_answers_as_the_artifact_that_was_written(tmp_path):
+    folder = write_tiny(tmp_path / "policy")
+    loaded, made = load_scorer(folder), Scorer(tiny_artifact())
+    for part in PARTS:
+        np.testing.assert_array_equal(getattr(loaded.answer(2), part), getattr(made.answer(2), part))
+    assert (loaded.user_ids, loaded.movie_ids, loaded.titles) == (made.user_ids, made.movie_ids, made.titles)
+    assert loaded.about == made.about
+
+
+def test_an_artifact_from_before_there_were_tables_is_read_from_parquet(tmp_path):
+    folder = write_tiny(tmp_path / "policy")
+    expected = load_scorer(folder)
+    (folder / "tables.json").unlink()
+    (folder / "recpolicy.json").unlink()
+    finish(tiny_artifact(), folder)
+    old = load_scorer(folder)
+    np.testing.assert_array_equal(old.answer(2).score, expected.answer(2).score)
+    assert (old.movie_ids, old.titles) == (expected.movie_ids, expected.titles)
+    (folder / "tables.json").write_text("{}")  # the manifest does not know it
+    assert load_scorer(folder).movie_ids == expected.movie_ids
+
+
+@pytest.mark.parametrize("name", ["arrays.npz", "tables.json"])
+def test_a_changed_or_missing_file_is_refused(tmp_path, name):
+    folder = write_tiny(tmp_path / "policy")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=rf"{name}: changed since"):
+        load_scorer(folder)
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=rf"{name}: missing"):
+        load_scorer(folder)
+
+
+def test_tables_of_other_users_than_the_arrays_are_refused(tmp_path):
+    folder = write_tiny(tmp_path / "policy")
+    body = json.loads((folder / "tables.json").read_text())
+    body["user_id"].append(99)
+    (folder / "tables.json").write_text(json.dumps(body))
+    (folder / "recpolicy.json").unlink()
+    finish(tiny_artifact(), folder)
+    with pytest.raises(ArtifactError, match=r"tables\.json has \(8, 11\) users and movies"):
+        load_scorer(folder)
+
+
+ANSWER = """
+import sys
+import numpy as np
+from recpolicy.registry.model_registry import Registry
+from recpolicy.inference.scorer import load_scorer
+from recpolicy.inference.slate_selection import ExplorationConfig, allowed_rows, choose_slate, explain
+
+scorer = load_scorer(sys.argv[1])
+answer = scorer.answer(2)
+scorer.answers([1, "new"], fold_in={"new": {101: 4.0}})
+slate = choose_slate(answer.score, allowed_rows(scorer, 2), 3, ExplorationConfig(), np.random.default_rng(0))
+explain(scorer, 2, scorer.catalogue[slate.arms])
+heavy = {"pandas", "pyarrow", "tensorflow", "tf_agents", "sklearn", "scipy", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_answering_imports_neither_pandas_nor_tensorflow(tmp_path):
+    folder = write_tiny(tmp_path / "policy")
+    done = subprocess.run([sys.executable, "-c", ANSWER, folder], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,61 @@
+"""Policy artifacts of a few kilobytes: drawn at random, not trained, so that no TensorFlow is needed."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recpolicy.core.files import content_digest
+from recpolicy.inference.artifact import Artifact, finish, write_arrays
+
+RANK = 3
+
+
+def tiny_artifact(
+    seed: int = 0, users: int = 7, movies: int = 11, arms: int | None = None, text: bool = False
+) -> Artifact:
+    """A LinUCB policy over the first `arms` movies (all by default); ids are numbers, or text."""
+    rng = np.random.default_rng(seed)
+    count = arms or movies
+    factor = rng.normal(size=(count, RANK, RANK))
+    packed = factor @ factor.transpose(0, 2, 1)
+    rows, columns = np.triu_indices(RANK)
+    policy = {
+        "theta": rng.normal(1, 0.5, (count, RANK)).astype(np.float32),
+        "covariance": (packed[:, rows, columns] * np.where(rows == columns, 1, 2)).astype(np.float32) * 0.01,
+        "prior_precision": np.float32(1.0),
+        "bias": np.bool_(False),
+    }
+    user_id, movie_id = np.arange(1, users + 1), np.arange(101, 101 + movies)
+    return Artifact(
+        agent="linucb", estimator="linear", head="upper_confidence", settings={"alpha": 0.5}, exploration_floor=0.1,
+        policy=policy,
+        context=rng.normal(1, 0.3, (users, RANK)).astype(np.float32),
+        movie=rng.normal(0, 0.5, (movies, RANK)).astype(np.float32),
+        offset=rng.uniform(2, 4, movies).astype(np.float32),
+        rating_std=rng.uniform(0.1, 0.9, (users, movies)).astype(np.float32),
+        catalogue=np.arange(count, dtype=np.int32),
+        rated_user=np.zeros(1, np.int32), rated_movie=np.zeros(1, np.int32),
+        users=pd.DataFrame({"user_id": [f"u,{n}" for n in user_id] if text else user_id}),
+        movies=pd.DataFrame(
+            {
+                "movie_id": [f'"{n}"' for n in movie_id] if text else movie_id,
+                "title": pd.Series([f"Tiny, the {n}th" for n in movie_id], dtype="str"),
+                "year": pd.array([None] * movies, dtype="Int64"),
+                "genres": pd.Series([""] * movies, dtype="str"),
+            }
+        ),
+        scale=(1.0, 5.0), noise_std=0.5,
+        about={"data": "tiny", "seed": seed, "content": content_digest(*(policy[name] for name in sorted(policy)))},
+    )  # fmt: skip
+
+
+def write_tiny(folder: Path, seed: int = 0) -> Path:
+    """Write such a policy as an artifact, with a file in a folder of its own."""
+    artifact = tiny_artifact(seed)
+    folder.mkdir(parents=True)
+    write_arrays(artifact, folder)
+    (folder / "action").mkdir()
+    (folder / "action" / "saved_model.pb").write_bytes(b"graph")
+    finish(artifact, folder)
+    return folder

@@ -1,0 +1,110 @@
+"""Session policies of a few kilobytes, and sessions that they lead: drawn at random, no TensorFlow needed.
+
+What a policy does in a session is asked of `predict`, movie after movie: another way than that of the code under test,
+which carries memories on from step to step.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tiny_policies import RANK, tiny_artifact
+
+from recpolicy.core.files import content_digest
+from recpolicy.data.session_log import LoggedSessions
+from recpolicy.inference.action_distributions import greedy
+from recpolicy.inference.artifact import Artifact, finish, write_arrays
+from recpolicy.inference.predictor import Policy
+
+GENRES, STEPS, LAST_N = 4, 4, 2
+WIDTHS = {"interest": RANK + GENRES + 2, "last_item": RANK, "last_n": LAST_N * (RANK + 1) + 1}
+"""Columns of each view's memory."""
+
+
+def tiny_session_artifact(
+    seed: int = 0, view: str = "interest", users: int = 7, movies: int = 11, arms: int | None = None,
+    steps: int = STEPS, head: str = "softmax", about: dict[str, Any] | None = None,
+) -> Artifact:  # fmt: skip
+    """A network of one hidden layer with an output for each of `arms` movies (all by default), the last among them."""
+    plain = tiny_artifact(0, users, movies, arms)
+    catalogue = np.arange(movies - 1, -1, -(movies // (arms or movies)))[: arms or movies][::-1].astype(np.int32)
+    rng = np.random.default_rng([seed, 8])
+    genres = rng.random((movies, GENRES)).astype(np.float32)
+    genres /= np.linalg.norm(genres, axis=1, keepdims=True)
+    sizes = {"": (RANK + WIDTHS[view], 6, len(catalogue)), "value/": (RANK + WIDTHS[view], 6, 1)}
+    policy: dict[str, Any] = {
+        f"{prefix}{part}_{layer}": rng.normal(0, 0.7, shape).astype(np.float32)
+        for prefix, size in sizes.items()
+        for layer in range(2)
+        for part, shape in (("kernel", size[layer : layer + 2]), ("bias", size[layer + 1 : layer + 2]))
+    }
+    policy |= {"view": np.array(view), "steps": np.array(steps), "last_n": np.array(LAST_N), "genres": genres,
+               "dueling": np.bool_(False)}  # fmt: skip
+    epsilon = {"epsilon": 0.4, "top_k": 5.0, "temperature": 0.5}
+    dqn = head == "epsilon_top_k"
+    return replace(
+        plain, agent="dqn" if dqn else "topk_reinforce", estimator="session_values" if dqn else "session", head=head,
+        settings=epsilon if dqn else {}, exploration_floor=0.05 * dqn, policy=policy, catalogue=catalogue,
+        about={"data": "tiny", "seed": seed, "content": content_digest(seed, view), **(about or {})},
+    )  # fmt: skip
+
+
+def write_tiny_sessions(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """Write such a policy as an artifact."""
+    folder.mkdir(parents=True)
+    artifact = tiny_session_artifact(seed, **changes)
+    write_arrays(artifact, folder)
+    finish(artifact, folder)
+    return folder
+
+
+def chances(policy: Policy, user: int, shown: list[int], liked: list[bool], act: str = "exploring") -> np.ndarray:
+    """What the policy does [A] for a user row after these movies (arms)."""
+    artifact = policy.artifact
+    user_id = artifact.users["user_id"].tolist()[user]
+    movie_id = artifact.movies["movie_id"].to_numpy()[artifact.catalogue]
+    past = {user_id: list(zip(movie_id[shown].tolist(), liked, strict=True))}
+    answer = policy.scorer.answer(user_id, history=past if shown else None)
+    if act == "exploring":
+        return np.asarray(answer.propensity[artifact.catalogue])
+    return np.asarray(greedy(answer.score, ~np.isin(np.arange(len(movie_id)), shown)))
+
+
+def led_by(
+    policy: Policy, sessions: int = 60, seed: int = 0, leave: float = 0.25, liked_always: bool = False
+) -> LoggedSessions:
+    """Sessions of the exploring policy: users like what their embedding points to, and may leave after each movie."""
+    rng = np.random.default_rng([seed, 9])
+    artifact, steps = policy.artifact, int(policy.artifact.policy["steps"])
+    taste = artifact.context[:, :RANK] @ artifact.movie[artifact.catalogue].T  # [U, A]
+    told = []
+    for number in range(sessions):
+        user, shown, liked = int(rng.integers(len(artifact.context))), [], []
+        while True:
+            probability = chances(policy, user, shown, liked)
+            arm = int(rng.choice(len(probability), p=probability))
+            ended = bool(rng.random() < leave)
+            like = liked_always or bool(rng.random() < 1 / (1 + np.exp(-taste[user, arm])))
+            told.append((number, len(shown), user, arm, np.log(probability[arm]), like, ended))
+            shown, liked = [*shown, arm], [*liked, like]
+            if ended or len(shown) == steps:
+                break
+    return session_log(policy, *map(np.array, zip(*told, strict=True)))
+
+
+def session_log(
+    policy: Policy, session: np.ndarray, step: np.ndarray, user: np.ndarray, arm: np.ndarray,
+    log_propensity: np.ndarray, liked: np.ndarray, ended: np.ndarray, **changes: Any,
+) -> LoggedSessions:  # fmt: skip
+    """The steps [N] of sessions as a log of the policy's catalogue; a like earns 1."""
+    count, catalogue = len(step), policy.artifact.catalogue
+    columns: dict[str, Any] = {
+        "event_id": np.array([f"e{row}" for row in range(count)], object),
+        "time": 1_767_571_200_000 + 60_000 * np.arange(count), "user": user.astype(np.int32),
+        "session": np.array([f"s{one}" for one in session], object), "step": step.astype(np.int32),
+        "movie": catalogue[arm], "log_propensity": log_propensity, "reward": liked.astype(np.float64),
+        "liked": liked.astype(bool), "ended": ended.astype(bool), "policy": np.full(count, "x", object),
+        "version": np.full(count, "1", object), "catalogue": catalogue, "scale": (0.0, 1.0), "name": "tiny sessions",
+    }  # fmt: skip
+    return LoggedSessions(**(columns | changes))

@@ -1,0 +1,41 @@
+"""Callers for tests of the admin API: keys in a store, headers, and a server on a real socket."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import uvicorn
+
+from recpolicy.server.auth.keys import digest_of, new_key
+from recpolicy.server.db import keys
+from recpolicy.server.db.engine import writing
+
+
+def key_for(app, role, name=None):
+    """A new key of the app's store."""
+    key = new_key()
+    with writing(app.state.server.store.engine) as connection:
+        keys.add(connection, name or f"{role}-{key[3:9]}", role, digest_of(key))
+    app.state.keys.forget()
+    return key
+
+
+def bearing(key):
+    """The headers of whoever has this key; None: nobody's."""
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+@contextmanager
+def listening(app):
+    """The app on a free port of loopback: (host, port)."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 20
+    while not (server.started and server.servers) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert server.started
+    yield server.servers[0].sockets[0].getsockname()
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()

@@ -1,0 +1,40 @@
+"""Opening a server's state: which database goes with which registry."""
+
+import pytest
+from databases import KINDS, new_url
+from trained_policies import trained
+
+from recpolicy.core.errors import StoreError
+from recpolicy.server.db import versions
+from recpolicy.server.lifespan import DATABASE_URL, opened
+from recpolicy.server.settings import Settings
+
+
+@pytest.fixture(params=KINDS)
+def shared(request, tmp_path, monkeypatch):
+    """A database that every server here is told to use."""
+    monkeypatch.setenv(DATABASE_URL, new_url(request.param, tmp_path))
+
+
+def kept_digests(state):
+    with state.store.engine.connect() as connection:
+        return [row["digest"] for row in versions.kept(connection)]
+
+
+def test_servers_of_the_same_version_share_a_database(shared, tmp_path):
+    with (
+        opened(trained("linucb"), tmp_path / "one", Settings()) as one,
+        opened(trained("linucb"), tmp_path / "two", Settings()) as two,
+    ):
+        assert kept_digests(one) == kept_digests(two)
+
+
+def test_a_server_of_another_registry_is_refused_and_changes_nothing(shared, tmp_path):
+    with opened(trained("linucb"), tmp_path / "one", Settings()) as one:
+        before = kept_digests(one)
+        with (
+            pytest.raises(StoreError, match=r"its version 1 is another policy .*; give each registry a database"),
+            opened(trained("ucb1"), tmp_path / "two", Settings()),
+        ):
+            pass
+        assert kept_digests(one) == before

@@ -1,0 +1,264 @@
+"""The guard: who is let in, how much and how long, over a plain app that does what the test says."""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+
+import httpx
+import pytest
+from api_keys import bearing, listening
+from client_helpers import ask, refusal
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import OperationalError
+
+from recpolicy.server.auth.keys import Caller, Keys, digest_of
+from recpolicy.server.json_logging import JsonLines
+from recpolicy.server.middleware import Guard
+from recpolicy.server.rate_limit import Buckets, LimitsConfig
+
+KEYS = {digest_of("anna's"): Caller("anna", "client"), digest_of("ben's"): Caller("ben", "operator")}
+
+
+def guarded(load=lambda: KEYS, seen=None, **limits):
+    """A plain app behind a guard."""
+    app, seen = FastAPI(), [] if seen is None else seen
+
+    @app.get("/healthz")
+    @app.get("/readyz")
+    @app.get("/metrics")
+    @app.get("/page")
+    @app.get("/v1/admin/things")
+    async def plain():
+        return "ok"
+
+    @app.post("/v1/echo")
+    async def echo(request: Request):
+        return len(await request.body())
+
+    @app.get("/v1/slow")
+    async def slow(seconds: float):
+        await asyncio.sleep(seconds)
+        return "done"
+
+    @app.get("/v1/thread")
+    def thread(seconds: float):
+        time.sleep(seconds)
+        return "done"
+
+    @app.get("/v1/events")
+    async def events(kind: str):
+        async def lines():
+            for _ in range(8):
+                yield b"data: x\n\n"
+                await asyncio.sleep(0.1)
+
+        return StreamingResponse(lines(), media_type=kind)
+
+    app.add_middleware(Guard, observe=lambda *one: seen.append(one), keys=Keys(load), limits=LimitsConfig(**limits))
+    return app
+
+
+def statuses(app, count, path="/v1/slow?seconds=0", **words):
+    return [ask(app, "GET", path, **words).status_code for _ in range(count)]
+
+
+def test_a_caller_that_is_too_fast_is_told_when_to_come_back():
+    app = guarded(rate=0.5, burst=3)
+    assert statuses(app, 3) == [200] * 3
+    answer = ask(app, "GET", "/v1/slow?seconds=0")
+    refusal(answer, 429, "rate_limited")
+    assert answer.headers["retry-after"] == "2"
+
+
+def test_every_key_has_its_own_rate_and_unknown_ones_share_that_of_the_address():
+    app = guarded(rate=0.01, burst=2)
+    assert statuses(app, 3, headers=bearing("anna's")) == [200, 200, 429]
+    assert statuses(app, 3, headers=bearing("ben's")) == [200, 200, 429]
+    assert [statuses(app, 1, headers=bearing(f"guess {n}"))[0] for n in range(3)] == [200, 200, 429]
+    assert statuses(app, 1) == [429]
+
+
+def test_guesses_at_keys_are_limited_as_everything_else():
+    app = guarded(rate=0.01, burst=2)
+    tried = [statuses(app, 1, "/v1/admin/things", headers=bearing(f"guess {n}"))[0] for n in range(3)]
+    assert tried == [401, 401, 429]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_health_is_never_limited(path):
+    app = guarded(rate=0.01, burst=1, in_flight=1, require_key=True)
+
+    async def while_busy():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            slow = asyncio.create_task(client.get("/v1/slow?seconds=0.3", headers=bearing("anna's")))
+            await asyncio.sleep(0.1)
+            found = [(await client.get(path)).status_code for _ in range(20)]
+            return found, (await slow).status_code
+
+    assert asyncio.run(while_busy()) == ([200] * 20, 200)
+
+
+def test_more_at_once_than_it_works_on_are_told_so_and_later_ones_are_answered():
+    app = guarded(in_flight=3)
+
+    async def five():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            answers = await asyncio.gather(*(client.get("/v1/slow?seconds=0.2") for _ in range(5)))
+            return answers, await client.get("/v1/slow?seconds=0")
+
+    answers, later = asyncio.run(five())
+    assert sorted(one.status_code for one in answers) == [200, 200, 200, 429, 429]
+    busy = next(one for one in answers if one.status_code == 429)
+    refusal(busy, 429, "busy")
+    assert busy.headers["retry-after"] == "1"
+    assert later.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/slow", "/v1/thread"])
+def test_what_takes_too_long_is_ended(path, caplog):
+    app = guarded(seconds=0.2)
+    begun = time.perf_counter()
+
+    async def one():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            answer = await client.get(f"{path}?seconds=1")
+            return answer, time.perf_counter() - begun
+
+    answer, took = asyncio.run(one())
+    refusal(answer, 503, "timeout")
+    assert took < 0.8
+    assert json.loads(JsonLines().format(caplog.records[-1]))["exception"] == "timeout"
+
+
+def test_a_timeout_inside_the_app_is_its_own_failure():
+    app = guarded()
+
+    @app.get("/v1/broken")
+    async def broken():
+        raise TimeoutError("of user 7")
+
+    assert "7" not in refusal(ask(app, "GET", "/v1/broken"), 500, "internal")
+
+
+def test_a_stream_of_events_has_no_end_and_another_answer_has():
+    app = guarded(seconds=0.1)
+    assert ask(app, "GET", "/v1/events?kind=text/event-stream").text.count("data") == 8
+    with listening(guarded(seconds=0.1)) as (host, port), pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"http://{host}:{port}/v1/events?kind=text/plain")
+
+
+def raw(address, sent, pieces=()):
+    """What a server answers to these bytes over a socket, and after how many seconds it closed the connection."""
+    with socket.create_connection(address, timeout=10) as client:
+        begun = time.perf_counter()
+        client.sendall(sent)
+        for piece in pieces:
+            time.sleep(0.1)
+            client.sendall(piece)
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+        return answer.decode(), time.perf_counter() - begun
+
+
+def test_a_client_that_does_not_send_its_body_is_given_up():
+    head = b"POST /v1/echo HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
+    with listening(guarded(seconds=0.4)) as address:
+        nothing, took = raw(address, head)
+        dripping, _ = raw(address, head, [b"x"] * 3)
+        whole, _ = raw(
+            address, head.replace(b"100", b"3").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), [b"abc"]
+        )
+    for answer in (nothing, dripping):
+        assert answer.startswith("HTTP/1.1 408 ")
+        assert json.loads(answer.partition("\r\n\r\n")[2])["error"]["code"] == "timeout"
+    assert 0.3 < took < 5
+    assert whole.endswith("\r\n\r\n3")
+
+
+def test_bodies_on_their_way_are_bounded():
+    head = b"POST /v1/echo HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
+    with listening(guarded(seconds=5, receiving=2)) as address:
+        waiting = [socket.create_connection(address, timeout=10) for _ in range(2)]
+        for client in waiting:
+            client.sendall(head)
+        time.sleep(0.3)
+        answer = httpx.post(f"http://{address[0]}:{address[1]}/v1/echo", content=b"abc")
+        for client in waiting:
+            client.close()
+    refusal(answer, 429, "busy")
+
+
+def test_the_bound_of_a_body_is_a_setting():
+    app = guarded(body_bytes=10)
+    assert ask(app, "POST", "/v1/echo", content=b"x" * 10).json() == 10
+    assert "10 bytes" in refusal(ask(app, "POST", "/v1/echo", content=b"x" * 11), 413, "too_large")
+
+
+def test_without_a_key_the_public_api_is_open_unless_the_settings_say_otherwise():
+    for key in (None, "unknown", "anna's"):
+        assert statuses(guarded(), 1, headers=bearing(key)) == [200]
+    closed = guarded(require_key=True)
+    answer = ask(closed, "GET", "/v1/slow?seconds=0")
+    refusal(answer, 401, "unauthorized")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert statuses(closed, 1, headers=bearing("unknown")) == [401]
+    assert statuses(closed, 1, headers=bearing("anna's")) == [200]
+    assert statuses(closed, 1, headers={"X-API-Key": "anna's"}) == [200]
+    assert statuses(closed, 1, "/page") == [200]
+
+
+def test_the_route_that_vertex_names_needs_the_key_too(monkeypatch):
+    monkeypatch.setenv("AIP_PREDICT_ROUTE", "/page")
+    assert statuses(guarded(require_key=True), 1, "/page") == [401]
+    assert statuses(guarded(require_key=True), 1) == [401]
+
+
+def test_nobody_sends_a_body_to_the_admin_api_without_a_key():
+    sent = 0
+
+    async def pieces():
+        nonlocal sent
+        for _ in range(8):
+            sent += 1
+            yield b"x" * 1000
+
+    refusal(ask(guarded(), "POST", "/v1/admin/versions/import", content=pieces()), 401, "unauthorized")
+    assert sent == 0
+
+
+def test_while_the_database_is_down_the_public_api_stays_open():
+    def down():
+        raise OperationalError("SELECT", {}, Exception("no connection"))
+
+    assert statuses(guarded(down), 1, headers=bearing("anna's")) == [200]
+    answer = ask(guarded(down, require_key=True), "GET", "/v1/slow?seconds=0", headers=bearing("anna's"))
+    refusal(answer, 503, "store_down")
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_what_is_refused_is_counted_and_logged_without_saying_whom(caplog):
+    caplog.set_level(logging.DEBUG, "recpolicy")
+    seen = []
+    app = guarded(seen=seen, rate=0.01, burst=1, body_bytes=100)
+    secret = "rp_secret-of-anna"
+    ask(app, "GET", "/v1/admin/things?user=carla", headers=bearing(secret))
+    ask(app, "GET", "/v1/admin/things", headers={"X-API-Key": secret})
+    ask(app, "POST", "/v1/echo", content=b"carla" * 50, headers=bearing("anna's"))
+    assert [status for _, _, status, _ in seen] == [401, 429, 413]
+    lines = [JsonLines().format(record) for record in caplog.records if record.name.startswith("recpolicy")]
+    assert [json.loads(line)["status"] for line in lines] == [401, 429, 413]
+    others = [record.getMessage() for record in caplog.records if record.name != "httpx"]  # which is the client here
+    for word in (secret, "anna", "carla", digest_of(secret)):
+        assert word not in "".join(lines + others)
+
+
+def test_buckets_of_the_guard_are_bounded():
+    guard = Guard(None, None, Keys(dict), LimitsConfig(rate=1))
+    assert isinstance(guard._buckets, Buckets)
+    for number in range(20_000):
+        guard._buckets.take(str(number))
+    assert len(guard._buckets) <= 10_000

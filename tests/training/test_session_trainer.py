@@ -1,0 +1,356 @@
+"""A training in sessions with a life: its metrics, its guards, and that a run cut anywhere ends as an unbroken one."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_sessions import MOVIES, STEPS, planted_sessions
+
+from recpolicy.agents.agent_table import SESSION_AGENTS
+from recpolicy.agents.item_features import Arms
+from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
+from recpolicy.core.metrics import read_csv
+from recpolicy.environments.session import SessionConfig, SessionEnvironment
+from recpolicy.training import session_trainer
+from recpolicy.training.session_loop import Played, SessionLoop
+from recpolicy.training.session_trainer import CollapseWatch, SessionRunConfig, collapsed, train_in_sessions
+
+ROWS = 6
+_SMALL = {"layers": (16,), "learning_rate": 0.01}
+AGENTS = {
+    "ppo": _SMALL | {"steps": 6, "epochs": 2, "minibatch": 16},
+    "dqn": _SMALL | {"batch": 32, "updates": 2, "capacity": 96},  # three blocks: the oldest are overwritten
+    "q_learning": {"alpha": 0.5},
+    "a2c": _SMALL,
+    "reinforce": _SMALL,
+    "topk_reinforce": _SMALL,
+}
+BLOCK = {"ppo": 48, "dqn": 32, "q_learning": 32, "a2c": 40, "reinforce": 64, "topk_reinforce": 64}
+"""Steps in a block of 8 sessions."""
+
+
+def config(name, rows=ROWS):
+    """One block a row, a checkpoint every other row."""
+    return SessionRunConfig(total_timesteps=rows * BLOCK[name], points=rows, checkpoint_every=2 * BLOCK[name])
+
+
+def environment(batch_size=8):
+    """The planted sessions."""
+    planted, settings = planted_sessions(), SessionConfig(batch_size=batch_size, max_episode_steps=STEPS)
+    movies = np.arange(MOVIES, dtype=np.int32)
+    return SessionEnvironment(planted.world, planted.context, planted.embedding, movies, settings, seed=2)
+
+
+def make(name, **given):
+    """A small agent that knows the planted movies."""
+    planted, game, entry = planted_sessions(), environment(), SESSION_AGENTS[name]
+    level = np.full(MOVIES, 3, np.float32)
+    arms = Arms(planted.embedding, level, level, level, (1.0, 5.0), planted.world.genres)
+    return entry.make(
+        game.time_step_spec(), game.action_spec(), entry.config(**AGENTS[name] | given), arms, seed=1
+    )  # fmt: skip
+
+
+def everything(agent):
+    """All that a learner knows, optimizer and remembered steps included."""
+    return [variable.numpy() for variable in agent.learner.variables]
+
+
+def assert_same(one, other):
+    for mine, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+class Run(NamedTuple):
+    """A finished run, and the folder as a power cut before its fourth row would have left it."""
+
+    folder: Path
+    variables: list[np.ndarray]
+    cut: Path
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Finished runs by the agent's name."""
+
+    @cache
+    def run(name):
+        folder, calls = tmp_path_factory.mktemp(name), []
+        cut = folder.with_name(f"{folder.name}-cut")
+
+        class Watched(SessionLoop):
+            def run(self, blocks):
+                if len(calls) == 3:
+                    shutil.copytree(folder, cut)
+                calls.append(blocks)
+                return super().run(blocks)
+
+        agent = make(name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session_trainer, "SessionLoop", Watched)
+            assert train_in_sessions(environment(), agent, config(name), folder) == ROWS * BLOCK[name]
+        assert calls == [1] * ROWS
+        return Run(folder, everything(agent), cut)
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn", "q_learning"])
+def test_metrics_say_what_happened(unbroken, name):
+    rows = read_csv(unbroken(name).folder / "metrics.csv")
+    assert [row["step"] for row in rows] == [BLOCK[name] * number for number in range(1, ROWS + 1)]
+    common = ["reward/per_step", "sessions/reward", "sessions/length", "sessions/ended"]
+    assert list(rows[0]) == ["step", *common, *(f"update/{figure}" for figure in make(name).learner.figures)]
+    for row in rows:
+        assert 0 < row["reward/per_step"] < 1
+        assert 1 <= row["sessions/length"] <= 8
+        assert row["sessions/reward"] <= row["sessions/length"]
+        assert np.isfinite(list(row.values())).all()
+    # Every step belongs to a session, and 8 are still going on.
+    shown = sum(row["sessions/ended"] * row["sessions/length"] for row in rows)
+    assert ROWS * BLOCK[name] - 8 * 8 <= shown <= ROWS * BLOCK[name]
+
+
+def test_tensorboard_gets_the_same_numbers(unbroken):
+    (events,) = (unbroken("ppo").folder / "tensorboard").iterdir()
+    seen = {
+        (event.step, value.tag): float(tf.make_ndarray(value.tensor))
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    for row in read_csv(unbroken("ppo").folder / "metrics.csv"):
+        for name in ("sessions/reward", "update/entropy", "update/approximate_kl"):
+            assert seen[int(row["step"]), name] == pytest.approx(row[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ppo", "dqn", "q_learning"])
+def test_a_run_cut_and_taken_up_again_ends_as_the_unbroken_one(unbroken, name):
+    whole = unbroken(name)
+    assert len(read_csv(whole.cut / "metrics.csv")) == 2  # the third row was not yet on the disk
+    with (whole.cut / "metrics.csv").open("a") as stream:  # had it been, with half of the fourth
+        stream.write((whole.folder / "metrics.csv").read_text().splitlines()[3] + "\n128,0.3")
+    agent = make(name)
+    train_in_sessions(environment(), agent, config(name), whole.cut)
+    assert_same(everything(agent), whole.variables)
+    assert (whole.cut / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
+
+
+def test_a_finished_run_is_not_played_again(unbroken, tmp_path):
+    whole, agent = unbroken("dqn"), make("dqn")
+    again = shutil.copytree(whole.folder, tmp_path / "run")
+    train_in_sessions(environment(), agent, config("dqn"), again)
+    assert_same(everything(agent), whole.variables)
+    assert (again / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
+
+
+class Pretended(SessionLoop):
+    """Says that all is well without playing, for what does not depend on it."""
+
+    def run(self, blocks):
+        self.block.assign_add(blocks)
+        return Played({"loss": 0.5, "entropy": 2.0}, sessions=4, reward=3.0, length=5.0, reward_per_step=0.6)
+
+
+def test_steps_are_rounded_up_to_whole_blocks_and_the_last_row_may_be_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(session_trainer, "SessionLoop", Pretended)
+    settings = SessionRunConfig(total_timesteps=65, points=2, checkpoint_every=1)
+    assert train_in_sessions(environment(), make("q_learning"), settings, tmp_path) == 96
+    assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [64, 96]
+
+
+SLOWLY = f"""
+import sys, time
+sys.path[:0] = {[path for path in sys.path if path]!r}
+from pathlib import Path
+from test_session_run import config, environment, make
+from recpolicy.training import session_trainer
+
+class Slow(session_trainer.SessionLoop):
+    def run(self, blocks):
+        time.sleep(0.3)
+        return super().run(blocks)
+
+session_trainer.SessionLoop = Slow
+session_trainer.train_in_sessions(environment(), make("dqn"), config("dqn"), Path(sys.argv[1]))
+"""
+
+
+def test_a_run_killed_in_the_middle_ends_as_the_unbroken_one(unbroken, tmp_path):
+    training = subprocess.Popen([sys.executable, "-c", SLOWLY, tmp_path], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "checkpoints" / "checkpoint").exists():
+        assert training.poll() is None, training.stderr.read()
+        time.sleep(0.01)
+    training.kill()
+    training.communicate()
+    assert len(read_csv(tmp_path / "metrics.csv")) < ROWS
+    whole, agent = unbroken("dqn"), make("dqn")
+    train_in_sessions(environment(), agent, config("dqn"), tmp_path)
+    assert_same(everything(agent), whole.variables)
+    assert (tmp_path / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("other", [name for name in AGENTS if name != "ppo"])
+def test_a_checkpoint_of_another_agent_is_refused(unbroken, tmp_path, other):
+    """A2C and REINFORCE are made of the very variables of PPO."""
+    folder = shutil.copytree(unbroken("ppo").folder, tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"run: its checkpoint is of another agent or damaged"):
+        train_in_sessions(environment(), make(other), config(other), folder)
+
+
+def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused(unbroken, tmp_path):
+    folder = shutil.copytree(unbroken("ppo").folder, tmp_path / "run")
+    refused = pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged")
+    with refused:
+        train_in_sessions(environment(), make("ppo", layers=(8,)), config("ppo"), folder)
+    with refused:
+        train_in_sessions(environment(batch_size=4), make("ppo"), config("ppo"), folder)
+    for index in (folder / "checkpoints").glob("*.index"):
+        index.write_bytes(b"not a checkpoint")
+    with refused:
+        train_in_sessions(environment(), make("ppo"), config("ppo"), folder)
+
+
+@pytest.mark.parametrize("setting", ["total_timesteps", "points", "checkpoint_every"])
+def test_settings_below_one_are_refused(tmp_path, setting):
+    with pytest.raises(ConfigError, match="expected at least 1"):
+        train_in_sessions(environment(), make("q_learning"), SessionRunConfig(**{setting: 0}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def spoilt_after(game, rows, monkeypatch):
+    """From the next row on the world pays NaN."""
+    spoilt, advance, calls = tf.Variable(0.0), game.advance, []
+
+    class Watched(SessionLoop):
+        def run(self, blocks):
+            calls.append(blocks)
+            spoilt.assign(np.nan if len(calls) > rows else 0.0)
+            return super().run(blocks)
+
+    def spoil(session, action, noise):
+        step = advance(session, action, noise)
+        return step._replace(reward=step.reward + spoilt.read_value())
+
+    monkeypatch.setattr(game, "advance", spoil)
+    monkeypatch.setattr(session_trainer, "SessionLoop", Watched)
+
+
+def test_a_world_that_pays_nan_stops_the_run_and_the_last_good_checkpoint_can_be_taken_up(
+    unbroken, tmp_path, monkeypatch
+):
+    game = environment()
+    spoilt_after(game, 3, monkeypatch)
+    said = r"training diverged before step 128: loss is nan; the checkpoint of step 64 in .* is kept"
+    with pytest.raises(DivergedError, match=said):
+        train_in_sessions(game, make("dqn"), config("dqn"), tmp_path)
+    assert all(np.isfinite(list(row.values())).all() for row in read_csv(tmp_path / "metrics.csv"))
+    monkeypatch.undo()
+    agent = make("dqn")
+    train_in_sessions(environment(), agent, config("dqn"), tmp_path)
+    assert_same(everything(agent), unbroken("dqn").variables)
+
+
+def test_standardising_does_not_hide_that_a_world_pays_nan(tmp_path, monkeypatch):
+    """It turns what does not vary into 0, and NaN compares with nothing."""
+    game = environment()
+    spoilt_after(game, 0, monkeypatch)
+    with pytest.raises(DivergedError, match=r"before step 64: .* no checkpoint was made yet"):
+        train_in_sessions(game, make("reinforce"), config("reinforce"), tmp_path)
+
+
+def test_steps_far_too_large_stop_the_run(tmp_path):
+    with pytest.raises(DivergedError, match=r"diverged before step \d+: .* A smaller learning_rate"):
+        train_in_sessions(environment(), make("ppo", learning_rate=1e30), config("ppo"), tmp_path)
+
+
+@pytest.mark.parametrize(("name", "part"), [("a2c", "kernel"), ("q_learning", "table")])
+def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch, name, part):
+    """The figures of a row are those before its last update: they can be finite while the weights no longer are."""
+    agent = make(name)
+    ruined = next(variable for variable in agent.learner.variables if part in variable.name)
+
+    class Ruining(Pretended):
+        def run(self, blocks):
+            if int(self.block) == 2:
+                ruined.assign(tf.fill(ruined.shape, np.inf))
+            return super().run(blocks)
+
+    monkeypatch.setattr(session_trainer, "SessionLoop", Ruining)
+    size = BLOCK[name]
+    said = rf"before step {4 * size}: .*{part}.* holds numbers that are not finite; the checkpoint of step {2 * size}"
+    with pytest.raises(DivergedError, match=said):
+        train_in_sessions(environment(), agent, config(name), tmp_path)
+    assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{2 * size}"}
+
+
+def rows_of(entropy, reward):
+    return [{"update/entropy": one, "sessions/reward": other} for one, other in zip(entropy, reward, strict=True)]
+
+
+ASLEEP = rows_of([4.0] * 5 + [0.1] * 7, [2.0] * 12)
+"""Entropy falls to a fortieth after the fifth row; with the tenth there are two windows of reward to compare."""
+
+
+def warnings_of(watch, rows, caplog):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "recpolicy"):
+        for number, row in enumerate(rows, start=1):
+            watch.look(row, 1000 * number)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_collapse_is_said_once_with_what_to_try(caplog):
+    (said,) = warnings_of(CollapseWatch(), ASLEEP, caplog)
+    assert said.startswith("step 10,000: the policy's entropy is 0.100 nats (4.00 at first)")
+    assert "Try a larger entropy_weight, a smaller learning_rate, or a higher temperature" in said
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        rows_of(np.geomspace(4, 0.5, 12), [2.0] * 12),  # surer, but not sure
+        rows_of([4.0] * 5 + [0.1] * 7, np.linspace(2, 3, 12)),  # sure, and better for it
+        rows_of([4.0] * 12, np.linspace(3, 2, 12)),  # worse, but exploring
+        ASLEEP[:9],
+        [{"sessions/reward": 2.0, "update/loss": 0.0}] * 12,  # an agent without entropy
+    ],
+)
+def test_a_healthy_policy_is_left_alone(caplog, rows):
+    assert warnings_of(CollapseWatch(), rows, caplog) == []
+
+
+def test_rows_in_which_no_session_ended_do_not_count(caplog):
+    nothing = {"update/entropy": 0.0, "sessions/reward": float("nan")}
+    rows = [row for one in ASLEEP for row in (one, nothing)]
+    assert len(warnings_of(CollapseWatch(), rows, caplog)) == 1
+
+
+@pytest.mark.parametrize(("kept", "warnings"), [(7, 1), (9, 1), (10, 0), (11, 0)])
+def test_a_run_taken_up_again_remembers_how_it_began(caplog, kept, warnings):
+    """It compares with the first entropy of all, and does not say again what was said before."""
+    assert len(warnings_of(CollapseWatch(ASLEEP[:kept]), ASLEEP[kept:], caplog)) == warnings
+
+
+@given(entropy=st.lists(st.floats(0.01, 5), min_size=10, max_size=20), steps=st.lists(st.floats(0.01, 1), min_size=20))
+def test_growing_reward_is_no_collapse(entropy, steps):
+    assert not collapsed(entropy, np.cumsum(steps)[: len(entropy)].tolist())
+
+
+def test_a_training_that_collapses_says_so(tmp_path, caplog, monkeypatch):
+    """Told that its second row stands still, the run itself speaks, once."""
+    monkeypatch.setattr(session_trainer, "SessionLoop", Pretended)
+    monkeypatch.setattr(session_trainer, "collapsed", lambda entropy, _: len(entropy) >= 2)
+    with caplog.at_level(logging.WARNING, "recpolicy"):
+        train_in_sessions(environment(), make("a2c"), config("a2c"), tmp_path)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("step 80: the policy's entropy is 2.000 nats")

@@ -1,0 +1,170 @@
+"""An online training with a life: its metrics, and that a run cut anywhere ends as an unbroken one does."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_dataset import miniature_ratings
+
+from recpolicy.agents.agent_table import agent_entry
+from recpolicy.agents.item_features import Arms
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.metrics import read_csv
+from recpolicy.data.splits import split
+from recpolicy.environments.item_bandit import MovieBandit, MovieBanditConfig
+from recpolicy.models.world import World
+from recpolicy.training import tensorflow_export
+from recpolicy.training.trainer import OnlineConfig, train_online
+
+USERS, ARMS, RANK, BATCH = 12, 6, 3, 8
+
+
+def world(seed=0):
+    """An environment of 12 users and 6 arms, and tables of the arms that know the truth."""
+    rng = np.random.default_rng(seed)
+    user, movie = (rng.normal(size=(rows, RANK)).astype(np.float32) for rows in (USERS, ARMS))
+    offset = np.full(ARMS, 3, np.float32)
+    expected = np.clip(user @ movie.T + offset, 1, 5)
+    environment = MovieBandit(
+        World(expected, np.zeros(expected.shape, bool), (1.0, 5.0), "planted"), user, np.arange(ARMS, dtype=np.int32),
+        MovieBanditConfig(batch_size=BATCH),
+    )  # fmt: skip
+    return environment, Arms(movie, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
+
+
+def played(agent_name, folder, interactions, points, checkpoint_every=1):
+    """Train in `folder`; the agent as arrays, and the pulls."""
+    environment, tables = world()
+    entry = agent_entry(agent_name)
+    agent = entry.make(environment.time_step_spec(), environment.action_spec(), entry.config(), tables, seed=1)
+    config = OnlineConfig(interactions=interactions, points=points, checkpoint_every=checkpoint_every)
+    pulls = train_online(environment, agent, config, folder)
+    return agent.learner.export().arrays, pulls
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of LinUCB: its folder, the agent as arrays, the pulls."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, *played("linucb", folder, interactions=400, points=5)
+
+
+def test_metrics_say_what_happened(finished):
+    folder, _, pulls = finished
+    rows = read_csv(folder / "metrics.csv")
+    assert [row["step"] for row in rows] == [80, 160, 240, 320, 400]
+    per_row = np.array([row["regret/per_interaction"] for row in rows])
+    np.testing.assert_allclose([row["regret/cumulative"] for row in rows], np.cumsum(per_row * 80), rtol=1e-5)
+    assert rows[-1]["coverage/share_of_arms_ever_shown"] == (pulls > 0).mean()
+    assert pulls.sum() == 400
+    assert all(1 <= row["reward/mean"] <= 5 and 0 <= row["suboptimal/share"] <= 1 for row in rows)
+
+
+def test_tensorboard_gets_the_same_numbers(finished):
+    folder = finished[0]
+    (events,) = (folder / "tensorboard").iterdir()
+    seen = {
+        (event.step, value.tag): float(tf.make_ndarray(value.tensor))
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    for row in read_csv(folder / "metrics.csv"):
+        assert seen[int(row["step"]), "regret/cumulative"] == pytest.approx(row["regret/cumulative"], rel=1e-6)
+
+
+def test_a_finished_run_is_not_played_again(finished, tmp_path):
+    folder, arrays, pulls = finished
+    again, pulls_again = played("linucb", shutil.copytree(folder, tmp_path / "run"), interactions=400, points=5)
+    np.testing.assert_array_equal(arrays["theta"], again["theta"])
+    np.testing.assert_array_equal(pulls, pulls_again)
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
+
+
+def test_interactions_are_rounded_up_to_whole_rounds_and_the_last_row_may_be_short(tmp_path):
+    _, pulls = played("random", tmp_path, interactions=81, points=3)
+    assert pulls.sum() == 88
+    assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [32, 64, 88]
+
+
+def test_a_run_in_two_parts_is_the_unbroken_run(tmp_path):
+    whole, whole_pulls = played("exp3", tmp_path / "whole", interactions=320, points=4)
+    first, _ = played("exp3", tmp_path / "parts", interactions=160, points=2)
+    with (tmp_path / "parts" / "metrics.csv").open("a") as stream:
+        stream.write("240,1.0,1.0,1.0,1.0,1.0,1.0\n320,1.0,")  # what a killed run wrote after its last checkpoint
+    parts, parts_pulls = played("exp3", tmp_path / "parts", interactions=320, points=4)
+    assert any((first[name] != whole[name]).any() for name in whole)
+    for name in whole:
+        np.testing.assert_array_equal(parts[name], whole[name])
+    np.testing.assert_array_equal(parts_pulls, whole_pulls)
+    assert (tmp_path / "parts" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+
+
+def test_a_checkpoint_of_another_agent_or_a_damaged_one_is_refused(tmp_path):
+    played("exp3", tmp_path, interactions=80, points=1)
+    for other in ("ucb1", "random", "linucb", "eps_greedy"):  # the first two have no more variables than the checkpoint
+        with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
+            played(other, tmp_path, interactions=160, points=2)
+    (index,) = (tmp_path / "checkpoints").glob("*.index")
+    index.write_bytes(b"not a checkpoint")
+    with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
+        played("exp3", tmp_path, interactions=160, points=2)
+
+
+@pytest.mark.parametrize("setting", ["interactions", "points", "checkpoint_every"])
+def test_settings_below_one_are_refused(tmp_path, setting):
+    environment, _ = world()
+    with pytest.raises(ConfigError, match="expected at least 1"):
+        train_online(environment, None, OnlineConfig(**{setting: 0}), tmp_path)
+
+
+SETTINGS = {
+    "interactions": 16 * 400, "batch_size": 16, "points": 25, "checkpoint_every": 1, "rating_model": "svd",
+    "world": "item_knn", "rank": 5,
+}  # fmt: skip
+AGENT = "neural_linucb", {"encoder_batches": 150}  # a network and its optimizer, then a posterior
+TRAIN = f"""
+import sys
+from tiny_dataset import miniature_ratings
+from recpolicy import split, train
+
+agent, agent_config = {AGENT!r}
+train(agent, split(miniature_ratings(), "u1"), sys.argv[1], config={SETTINGS!r}, agent_config=agent_config)
+"""
+
+
+def train_here(out):
+    from recpolicy.workflows.train import train
+
+    agent, agent_config = AGENT
+    train(agent, split(miniature_ratings(), "u1"), out, config=SETTINGS, agent_config=agent_config)
+
+
+def killed_after_its_first_checkpoint(out):
+    """Train in another process and kill it with SIGKILL; how many rows of metrics it had written."""
+    code = f"import sys; sys.path[:0] = {[path for path in sys.path if path]!r}\n{TRAIN}"
+    training = subprocess.Popen([sys.executable, "-c", code, out], stderr=subprocess.PIPE, text=True)
+    checkpoint = out.with_name(f"{out.name}.training") / "checkpoints" / "checkpoint"
+    while not checkpoint.exists():
+        assert training.poll() is None, training.stderr.read()
+        time.sleep(0.002)
+    training.kill()
+    training.communicate()
+    return len((checkpoint.parent.parent / "metrics.csv").read_text().splitlines()) - 1
+
+
+def test_a_training_killed_in_the_middle_ends_as_an_unbroken_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)  # their bytes are TensorFlow's affair
+    assert 0 < killed_after_its_first_checkpoint(tmp_path / "killed") < SETTINGS["points"]
+    assert not (tmp_path / "killed").exists()
+    train_here(tmp_path / "killed")
+    train_here(tmp_path / "unbroken")
+    for name in ("metrics.csv", "arrays.npz"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), name
+    killed, unbroken = (json.loads((tmp_path / name / "recpolicy.json").read_text()) for name in ("killed", "unbroken"))
+    assert killed["about"] == unbroken["about"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "unbroken"]

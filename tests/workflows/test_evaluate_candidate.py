@@ -1,0 +1,214 @@
+"""Judgements of policies trained on the miniature, on held-out ratings and on a log with true propensities."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_dataset import miniature_ratings
+from trained_policies import loaded, miniature_split, trained
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.evaluation.gate import GateConfig, gate
+from recpolicy.evaluation.groups import groups_of
+from recpolicy.inference.predictor import Policy
+from recpolicy.workflows.evaluate_candidate import (
+    judge,
+    judge_policy,
+    off_policy_gain,
+    read_judgement,
+    read_trial_rounds,
+    write_judgement,
+)
+from recpolicy.workflows.gate_record import gate_judgement, limits, limits_in, read_gate, write_gate
+from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log, tables_of
+from recpolicy.workflows.latency import measure_latency
+from recpolicy.workflows.log_evaluation import trial_on
+
+WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory):
+    """Rounds of a softened rating model, ingested."""
+    folder = tmp_path_factory.mktemp("log")
+    settings = {"rounds": 6_000, "temperature": 0.5, "floor": 0.1}
+    simulate_log(miniature_split().fit, folder / "raw", config=settings, train=WORLD)
+    ingest_log(folder / "raw", folder / "rounds", tables_of(miniature_ratings()), {"evaluation_share": 0.5})
+    return folder / "rounds"
+
+
+@pytest.fixture(scope="module")
+def log(rounds):
+    return read_rounds(rounds / EVALUATION, tables_of(miniature_ratings()))
+
+
+def test_judging_needs_something_to_judge_by():
+    with pytest.raises(DataError, match="neither is given"):
+        judge_policy(trained("linucb"), None, None)
+
+
+def test_policy_against_itself_gains_exactly_nothing(log):
+    found = off_policy_gain(loaded("linucb"), loaded("linucb"), log)
+    assert found.value == 0
+    assert found.intervals["bootstrap"].lo == found.intervals["bootstrap"].hi == 0
+
+
+def test_against_the_logging_policy_stands_the_mean_reward(log):
+    found = off_policy_gain(loaded("linucb"), None, log)
+    assert found.incumbent.value == pytest.approx(log.reward.mean())
+    assert found.value == pytest.approx(found.candidate.value - log.reward.mean())
+
+
+def test_value_agrees_with_the_truth_of_the_world_that_paid(log):
+    """The world is known here: the mean expected reward of the policy's choices."""
+    from recpolicy.workflows.train import TrainConfig, training_world
+
+    world = training_world(miniature_split().fit, TrainConfig(**WORLD), seed=0)
+    best = loaded("linucb").scores()[0].argmax(axis=1)
+    truth = world.expected[log.user, best[log.user]].mean()
+    found = off_policy_gain(loaded("linucb"), None, log).candidate
+    error = (found.intervals["t"].hi - found.intervals["t"].lo) / 2 / 1.96
+    assert abs(found.value - truth) < 5 * error
+    assert abs(log.reward.mean() - truth) > 5 * error  # the negative control: the logging policy's value is another
+
+
+def test_rounds_that_the_policy_has_learnt_from_are_refused(rounds, tmp_path, monkeypatch):
+    from recpolicy.training import tensorflow_export
+    from recpolicy.workflows.train import train
+
+    monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
+    learnt = read_rounds(rounds / TRAINING, tables_of(miniature_ratings()))
+    policy = train("linucb", miniature_split(), tmp_path / "policy", config={**WORLD, "mode": "log"}, log=learnt)
+    with pytest.raises(DataError, match="learnt from this very log"):
+        off_policy_gain(policy, None, learnt)
+
+
+def test_split_of_other_ratings_is_refused():
+    from recpolicy.data.splits import split
+
+    with pytest.raises(DataError, match="was fitted on the fit part of 'u1'"):
+        judge_policy(trained("linucb"), split(miniature_ratings(), "u2"), None)
+
+
+def test_likes_are_ratings_of_4_and_more_and_their_auc_is_the_share_of_pairs_in_order():
+    judged = judge_policy(trained("linucb"), miniature_split(), None)
+    test = miniature_split().test
+    estimate = loaded("linucb").scores()[1][test.user, test.movie]
+    above, below = estimate[test.rating >= 4], estimate[test.rating < 4]
+    pairs = above[:, None] - below
+    assert judged.likes["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert np.sum(judged.likes["confusion"]) == len(test)
+    assert np.isfinite(judged.likes["threshold"]).all()
+
+
+def test_judgement_and_gate_survive_the_disk(rounds, tmp_path):
+    judged = judge_policy(trained("linucb"), miniature_split(), rounds / EVALUATION, trained("rating_model"))
+    write_judgement(judged, tmp_path / "judgement.json", tmp_path / "page.html")
+    body = read_judgement(tmp_path / "judgement.json")
+    assert body["off_policy"]["against"].startswith("incumbent ")
+    assert body["held_out"]["choice"]["value"] == judged.held_out.evaluation.policies["linucb"].held_out.value
+    assert "incumbent" in (tmp_path / "page.html").read_text()
+    found = gate_judgement(tmp_path / "judgement.json", {"margin": -5.0})
+    write_gate(found, tmp_path / "gate.json", tmp_path / "gate.html")
+    record = read_gate(tmp_path / "gate.json")
+    assert record["policy"]["content"] == record["inputs"]["candidate"] == loaded("linucb").about["content"]
+    assert record["inputs"]["incumbent"] == loaded("rating_model").about["content"]
+    assert record["inputs"]["rounds"] == read_rounds(rounds / EVALUATION, tables_of(miniature_ratings())).digest
+    assert record["inputs"]["test"] == miniature_split().test.digest
+    assert "worst group" in (tmp_path / "gate.html").read_text()
+
+
+def test_incumbent_of_the_same_split_stands_in_the_held_out_table_and_groups_are_compared_with_it():
+    judged = judge(loaded("linucb"), miniature_split(), None, loaded("popular"))
+    body = judged.as_dict()["held_out"]
+    evaluation = judged.held_out.evaluation
+    assert body["group_gain"]["against"] == "incumbent"
+    mine, theirs = (evaluation.policies[name].groups for name in ("linucb", "incumbent"))
+    for name, found in body["group_gain"]["groups"].items():
+        assert found["value"] == pytest.approx(mine[name].interval.value - theirs[name].interval.value)
+    assert {"more ratings", "fewer ratings", "gender F", "gender M"} <= set(body["group_gain"]["groups"])
+
+
+def test_incumbent_that_may_have_seen_the_test_part_is_left_out_of_the_held_out_table():
+    artifact = loaded("popular").artifact
+    split = {**artifact.about["split"], "fit": "another"}
+    other = Policy(replace(artifact, about={**artifact.about, "split": split}))
+    judged = judge(loaded("linucb"), miniature_split(), None, other)
+    assert "incumbent" not in judged.held_out.evaluation.policies
+    assert judged.as_dict()["held_out"]["group_gain"]["against"] == "most_popular"
+
+
+def test_collapsed_policy_is_seen_by_its_best_movies(log):
+    popular = judge(loaded("popular"), None, log)
+    assert (popular.actions.distinct, popular.actions.modal_share) == (1, 1)
+    assert popular.actions.diversity == pytest.approx(1 / 80)
+    assert judge(loaded("popular"), miniature_split(), None).actions == popular.actions
+    assert judge(loaded("rating_model"), None, log).actions.distinct > 1
+    assert "diversity" in gate(popular.as_dict(), GateConfig(least_diversity=0.02)).reasons[-1]
+
+
+def test_gains_of_groups_add_up_to_the_gain_of_all(log):
+    """Fewer and more ratings part the users: their gains, weighted by rounds, are the doubly robust gain."""
+    for incumbent in (None, loaded("popular")):
+        trial = trial_on(loaded("linucb"), incumbent, log)
+        count = np.bincount(loaded("linucb").artifact.rated_user, minlength=60)
+        groups = groups_of(loaded("linucb").artifact.users, count)
+        found = trial.group_gains(groups)
+        few = groups.member[groups.names.index("fewer ratings")][log.user]
+        parts = found["fewer ratings"].interval.value * few.sum() + found["more ratings"].interval.value * (~few).sum()
+        assert parts / len(log) == pytest.approx(trial.gain.value)
+
+
+def test_relative_gain_compares_with_who_logged_even_beside_an_incumbent(log):
+    alone, beside = (trial_on(loaded("linucb"), other, log) for other in (None, loaded("rating_model")))
+    assert alone.relative_gain == beside.relative_gain
+    snips = alone.estimates()["snips"].value
+    assert alone.relative_gain.value == pytest.approx(snips / log.reward.mean() - 1)
+
+
+def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):
+    artifact = loaded("linucb").artifact
+    parents = [{"content": "before", "log": log.digest}]
+    child = Policy(replace(artifact, about={**artifact.about, "parents": parents}))
+    with pytest.raises(DataError, match="learnt from this very log"):
+        trial_on(child, None, log)
+
+
+def test_incumbent_of_other_movies_is_refused(log):
+    artifact = loaded("popular").artifact
+    movies = artifact.movies.assign(movie_id=artifact.movies["movie_id"] + 1000)
+    with pytest.raises(DataError, match="knows other movies than the candidate"):
+        trial_on(loaded("linucb"), Policy(replace(artifact, movies=movies)), log)
+
+
+def test_raw_log_in_place_of_rounds_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no evaluation.parquet.*log ingest"):
+        read_trial_rounds(tmp_path, loaded("linucb"))
+
+
+def test_latency_counts_its_calls_and_stops_when_time_is_over():
+    several, one = measure_latency(loaded("random"), calls=5), measure_latency(loaded("random"), seconds=0)
+    assert (several.calls, one.calls) == (5, 1)
+    assert 0 < several.median_ms <= several.p99_ms
+    assert one.median_ms == one.p99_ms
+
+
+@pytest.mark.parametrize("value", [None, "off"])
+def test_limits_are_switched_off_by_null_and_by_the_word(value):
+    assert limits({"latency_ms": value, "margin": 1}) == GateConfig(latency_ms=None, margin=1.0)
+
+
+def test_misspelt_limit_is_refused():
+    with pytest.raises(ConfigError, match="Did you mean 'margin'"):
+        limits({"margine": 1})
+
+
+def test_config_in_the_repository_says_the_defaults():
+    assert limits_in(Path(__file__).parents[2] / "configs" / "gate.toml") == GateConfig()
+
+
+def test_other_files_are_no_judgements(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="not a recpolicy judgement"):
+        gate_judgement(tmp_path / "other.json")

@@ -1,0 +1,126 @@
+"""`evaluate_sessions`: who is compared with whom, on what; sessions of untrained policies on the miniature."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from randomized_policies import policy, settings
+from tiny_dataset import miniature_ratings
+from trained_policies import miniature_split
+
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.data.splits import split
+from recpolicy.inference.predictor import Policy
+from recpolicy.workflows import evaluate_sessions as module
+from recpolicy.workflows.evaluate_sessions import evaluate_sessions
+from recpolicy.workflows.train_sessions import worlds_of
+
+BASELINES = ["random", "most_popular", "highest_mean", "rating_model", "fatigue_aware"]
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return worlds_of(miniature_split(), settings("last_n"), 0)
+
+
+@pytest.fixture(scope="module")
+def together(worlds, tmp_path_factory):
+    """Policies of two views judged together, and the folder with metrics.json."""
+    folder = tmp_path_factory.mktemp("metrics")
+    (folder / "metrics.json").write_text('{"split": "u1"}')
+    several = {"sees five": policy("ppo", "last_n"), "sees one": policy("dqn", "last_item")}
+    return evaluate_sessions(several, miniature_split(), worlds=worlds, out=folder), folder
+
+
+def changed(one: Policy, about: dict, **artifact) -> Policy:
+    return Policy(replace(one.artifact, about={**one.artifact.about, **about}, **artifact))
+
+
+def test_policies_stand_beside_the_baselines_in_both_worlds(together):
+    verdict = together[0]
+    for world in (verdict.train, verdict.judge):
+        assert list(world) == ["sees five", "sees one", *BASELINES]
+        assert world["fatigue_aware"].gain.lo > 0  # it knows the world
+        assert world["rating_model"].gain is None
+        for returns in world.values():
+            assert returns.reward.lo <= returns.reward.value <= returns.reward.hi
+            assert 1 <= returns.length <= 20
+            # A like pays 1, so a session's reward is its likes.
+            assert returns.reward.value == pytest.approx(returns.length * returns.like_share)
+            if returns.gain is not None:
+                assert returns.gain.value == pytest.approx(returns.reward.value - world["rating_model"].reward.value)
+
+
+def test_the_table_has_the_best_in_the_judge_world_first(together):
+    table = together[0].table()
+    rewards = [together[0].judge[name].reward.value for name in table.index]
+    assert rewards == sorted(rewards, reverse=True)
+    assert table.loc["rating_model", "gain on rating_model"] == ""
+    assert table.loc["random", "training-world reward"] == str(together[0].train["random"].reward)
+
+
+def test_metrics_are_added_to_those_that_are_there(together):
+    written = json.loads((together[1] / "metrics.json").read_text())
+    assert written == json.loads(json.dumps({"split": "u1", "sessions": together[0].as_dict()}))
+    assert set(written["sessions"]["judge"]["sees one"]) == {"reward", "gain_on_rating_model", "length", "like_share"}
+
+
+def test_a_policys_figures_do_not_depend_on_the_company(together, worlds):
+    alone = evaluate_sessions({"sees one": policy("dqn", "last_item")}, miniature_split(), worlds=worlds)
+    assert alone.judge["sees one"] == together[0].judge["sees one"]
+    assert alone.judge["rating_model"] == together[0].judge["rating_model"]
+    assert alone.train["fatigue_aware"] == together[0].train["fatigue_aware"]
+
+
+@pytest.mark.parametrize(
+    ("other", "setting"),
+    [
+        (lambda: policy("ppo", "interest"), "catalogue"),
+        (lambda: changed(policy("ppo", "last_n"), {"seed": 1}), "seed"),
+        (lambda: retold(reward="watch"), "reward"),
+        (lambda: retold(reward_decay=0.9), "reward_decay"),
+        (lambda: retold(max_episode_steps=10), "max_episode_steps"),
+        (lambda: retold(simulator={"fatigue_genre": 0.0}), "simulator"),
+    ],
+)
+def test_policies_of_other_sessions_are_not_compared(other, setting):
+    with pytest.raises(ConfigError, match=f"mine and theirs were trained with different {setting}"):
+        evaluate_sessions({"mine": policy("ppo", "last_n"), "theirs": other()}, miniature_split())
+
+
+def retold(**train) -> Policy:
+    one = policy("ppo", "last_n")
+    config = one.about["config"]
+    return changed(one, {"config": {**config, "train": {**config["train"], **train}}})
+
+
+def test_with_worlds_handed_in_seeds_and_simulators_may_differ():
+    several = {"mine": policy("ppo", "last_n"), "theirs": changed(retold(simulator={}), {"seed": 1})}
+    module.refuse_unlike(several, own_worlds=True)
+
+
+def test_what_cannot_be_judged_is_refused():
+    mine = policy("ppo", "last_n")
+    with pytest.raises(ConfigError, match="no policies given"):
+        evaluate_sessions({}, miniature_split())
+    bandit = changed(mine, {}, agent="linucb", estimator="rating_model", head="greedy", policy={})
+    with pytest.raises(ConfigError, match=r"theirs \(linucb\) was not trained in sessions"):
+        evaluate_sessions({"mine": mine, "theirs": bandit}, miniature_split())
+    with pytest.raises(DataError, match="mine was fitted on the fit part of 'u1'"):
+        evaluate_sessions({"mine": mine}, split(miniature_ratings(), "u2"))
+
+
+def test_the_reference_is_the_rating_model_that_the_policy_was_built_on(monkeypatch):
+    """Not the one that its settings name: a fitted model may have been handed to the training."""
+
+    class Asked(Exception):
+        pass
+
+    def fit(_, name, config, *, seed):
+        raise Asked(name, config["rank"], seed)
+
+    monkeypatch.setattr(module, "fit_rating_model", fit)
+    built = policy("ppo", "last_n").artifact.about["rating_model"]
+    with pytest.raises(Asked) as asked:
+        evaluate_sessions({"mine": retold(rating_model="bayesian_fm")}, miniature_split())
+    assert asked.value.args[::2] == ("svd", built["seed"])

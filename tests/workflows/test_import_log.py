@@ -1,0 +1,47 @@
+"""An imported log is a log like any other."""
+
+import json
+
+import pytest
+from hand_logs import assert_same_rounds, tables
+from test_open_bandit import HEADER, LINES, write
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.data.open_bandit import read_open_bandit
+from recpolicy.workflows.import_log import import_log, read_import_tables
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
+
+
+def test_an_imported_log_can_be_read_and_ingested_with_the_tables_beside_it(tmp_path):
+    report = import_log(write(tmp_path / "log.csv"), tmp_path / "log", "obd")
+    assert report.as_dict() == {
+        "rounds": 4, "users": 3, "movies": 3, "skipped": 0, "derived": True,
+        "lost": ["position", "user-item_affinity_0"],
+    }  # fmt: skip
+    found, original = read_import_tables(tmp_path / "log"), read_open_bandit(tmp_path / "log.csv")
+    assert_same_rounds(read_rounds(tmp_path / "log" / "events.parquet", found), original.rounds)
+    ingested = ingest_log(tmp_path / "log", tmp_path / "rounds", found, {"evaluation_share": 0.5})
+    assert (ingested.training, ingested.evaluation, ingested.waiting) == (2, 2, 0)
+    assert json.loads((tmp_path / "log" / "import.json").read_text())["source"] == "obd"
+
+
+def test_with_given_tables_none_are_written(tmp_path):
+    header = "timestamp,item_id,click,propensity_score,user_id"
+    import_log(write(tmp_path / "log.csv", ("2026-01-01,12,1,0.5,4",), header), tmp_path / "log", "obd", tables())
+    assert read_rounds(tmp_path / "log" / "events.parquet", tables()).reward.tolist() == [5.0]
+    with pytest.raises(DataError, match="imported with the users and movies of a policy or of ratings; take those"):
+        read_import_tables(tmp_path / "log")
+
+
+def test_what_is_wrong_is_refused_and_leaves_nothing(tmp_path):
+    path = write(tmp_path / "log.csv", (LINES[0], LINES[1].replace("0.5", "7")), HEADER)
+    with pytest.raises(DataError, match=r"log\.csv:3: propensity 7"):
+        import_log(path, tmp_path / "log", "obd")
+    with pytest.raises(ConfigError, match=r"no format of logs named 'odb'\. Did you mean 'obd'"):
+        import_log(path, tmp_path / "log", "odb")
+    with pytest.raises(ConfigError, match="the format obd has columns of its own"):
+        import_log(path, tmp_path / "log", "obd", user="User.id")
+    assert [one.name for one in tmp_path.iterdir()] == ["log.csv"]
+    (tmp_path / "log").mkdir()
+    with pytest.raises(ArtifactError, match="log"):
+        import_log(path, tmp_path / "log", "obd")

@@ -1,0 +1,219 @@
+"""Logs of simulated sessions, and training from them: what is written, noted and refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hand_logs import hand_rounds
+from hand_sessions import hand_sessions
+from synthetic_session_logs import eagerly
+from trained_policies import miniature_split
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
+from recpolicy.data.splits import split
+from recpolicy.inference.predictor import load_policy
+from recpolicy.training import offline_sessions, tensorflow_export
+from recpolicy.workflows import train as train_module
+from recpolicy.workflows import train_sessions as module
+from recpolicy.workflows.interaction_logs import tables_of
+from recpolicy.workflows.session_logs import read_log, simulate_sessions
+from recpolicy.workflows.train import train
+from recpolicy.workflows.train_sessions import SessionTrainConfig, train_sessions, worlds_of
+
+TRAIN = {"rating_model": "svd", "rank": 5, "max_episode_steps": 8, "batch_size": 32, "epochs": 2}
+NETWORK = {"layers": (8,)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_compiling():
+    """Which takes longer than these logs do."""
+    with eagerly():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def without_saved_models(monkeypatch):
+    """Their bytes are TensorFlow's affair; tests/serving reads them."""
+    monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return worlds_of(miniature_split(), SessionTrainConfig(**TRAIN), 0)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory, worlds):
+    """A log of the uniform choice, and its folder."""
+    out = tmp_path_factory.mktemp("logs") / "random"
+    return simulate_sessions(miniature_split(), out, config={"sessions": 150}, train=TRAIN, worlds=worlds), out
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory, log):
+    """A DQN from that log, and its folder."""
+    out = tmp_path_factory.mktemp("learnt") / "dqn"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
+        return train("dqn", miniature_split(), out, config=TRAIN, agent_config=NETWORK, log=log[0]), out
+
+
+def test_a_log_is_read_back_as_it_was_written(log):
+    tables = tables_of(miniature_split().fit)
+    for path in (log[1], log[1] / "sessions.parquet"):
+        assert read_log(path, tables).digest == log[0].digest
+    note = json.loads((log[1] / "simulation.json").read_text())
+    assert (note["logger"], note["seed"], note["config"]["sessions"]) == ("random", 0, 150)
+    assert note["fit"] == miniature_split().fit.digest
+
+
+def test_the_log_is_what_the_uniform_choice_does(log, worlds):
+    found = log[0]
+    assert len(found.length) == 150
+    np.testing.assert_allclose(found.log_propensity, -np.log(80 - found.step), rtol=1e-9)
+    assert set(found.user) <= set(worlds.train.users)
+    assert (np.diff(found.time) >= 0).mean() > 0.5
+    assert len(set(found.version)) == 1
+
+
+def test_popular_shows_movies_as_often_as_they_were_rated(tmp_path, worlds):
+    config = {"sessions": 50, "floor": 0.2, "temperature": 0.5}
+    found = simulate_sessions(
+        miniature_split(), tmp_path / "log", logger="popular", config=config, train=TRAIN, worlds=worlds
+    )
+    weight = (1.0 + np.bincount(miniature_split().fit.movie, minlength=80)) ** 2
+    first = found.step == 0
+    expected = 0.8 * weight / weight.sum() + 0.2 / 80
+    np.testing.assert_allclose(np.exp(found.log_propensity[first]), expected[found.movie[first]], rtol=1e-9)
+
+
+def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, worlds):
+    policy = learnt[0]
+    found = simulate_sessions(
+        miniature_split(), tmp_path / "log", logger=policy, config={"sessions": 12, "floor": 0.0}, worlds=worlds
+    )
+    assert set(found.version) == {policy.about["content"]}
+    users, movies = (table.tolist() for table in (policy.artifact.users["user_id"], policy.artifact.movies["movie_id"]))
+    for first, last in zip(found.start[:4], found.start[1:5], strict=True):
+        user, shown = users[found.user[first]], [movies[row] for row in found.movie[first:last]]
+        for step, movie in enumerate(shown):
+            past = list(zip(shown[:step], found.liked[first:last].tolist(), strict=False))
+            told = policy.predict(user, [movie], history={user: past})["propensity"][0]
+            assert told == pytest.approx(np.exp(found.log_propensity[first + step]), rel=1e-3)
+
+
+def test_the_artifact_names_the_log_it_learnt_from(learnt, log):
+    policy, out = learnt
+    assert policy.about["log"] == log[0].digest
+    training = policy.about["training"]
+    assert (training["mode"], training["rows"], training["epochs"]) == ("log", len(log[0]), 2)
+    assert np.isfinite(training["loss"])
+    assert policy.sequential
+    assert not out.with_name("dqn.training").exists()
+    assert load_policy(out).recommend(3, 4)["movie_id"].nunique() == 4
+
+
+def test_the_same_log_and_seed_give_the_same_policy(tmp_path, learnt, log):
+    again = train("dqn", miniature_split(), tmp_path / "again", config=TRAIN, agent_config=NETWORK, log=log[0])
+    assert again.about["content"] == learnt[0].about["content"]
+
+
+def test_topk_reinforce_learns_from_the_log_without_a_world(tmp_path, log, monkeypatch):
+    monkeypatch.setattr(module, "two_worlds", lambda *_: pytest.fail("a world is fitted"))
+    policy = train_sessions(
+        "topk_reinforce", miniature_split(), tmp_path / "policy", config=TRAIN | {"epochs": 1},
+        agent_config=NETWORK | {"passes": 1}, log=log[0],
+    )  # fmt: skip
+    assert 0 <= policy.about["training"]["capped_share"] < 1
+
+
+@pytest.mark.parametrize(
+    ("agent", "given", "config", "message"),
+    [
+        ("dqn", hand_rounds(), {}, "dqn learns in simulated sessions, not from logged rounds such as hand"),
+        ("linucb", hand_sessions(), {}, "linucb learns from single rounds .*, not from sessions such as hand"),
+        ("ppo", hand_sessions(), {}, "ppo learns in simulated sessions, not from logged ones; topk_reinforce and dqn"),
+        ("dqn", hand_sessions(), {"reward": "rating"}, r"rewards in 0\.\.1, but train\.reward is 'rating', in 1\.\.5"),
+        ("dqn", hand_sessions(), {"epochs": 0}, "epochs is 0; it must be above 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_fitted(
+    tmp_path, monkeypatch, agent, given, config, message
+):
+    for one in (module, train_module):
+        monkeypatch.setattr(one, "prepare", lambda *_, **__: pytest.fail("a rating model is fitted"))
+    settings = {} if agent == "linucb" else TRAIN | config
+    with pytest.raises(ConfigError, match=message):
+        train(agent, miniature_split(), tmp_path / "policy", config=settings, log=given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_the_policy_cannot_use_leaves_nothing_behind(tmp_path, log):
+    for changed, message in (
+        (TRAIN | {"movies": 20}, "show movies that are not among"),
+        (TRAIN | {"max_episode_steps": 3}, "at most 3"),
+    ):
+        with pytest.raises(DataError, match=message):
+            train("dqn", miniature_split(), tmp_path / "policy", config=changed, agent_config=NETWORK, log=log[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_diverges_leaves_no_policy(tmp_path, log):
+    wild = NETWORK | {"learning_rate": 1e30, "gradient_norm": 0.0}
+    with pytest.raises(DivergedError, match=r"diverged .* no checkpoint was made yet"):
+        train("dqn", miniature_split(), tmp_path / "policy", config=TRAIN, agent_config=wild, log=log[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.training"]
+
+
+def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_path, monkeypatch, learnt, log):
+    def again(given=log[0], agent="dqn", **changed):
+        config = TRAIN | {"checkpoint_every": 300} | changed
+        return train(agent, miniature_split(), tmp_path / "policy", config=config, agent_config=NETWORK, log=given)
+
+    pieces, learn = [], offline_sessions.Passes.learn_piece
+
+    def stops(passes):
+        pieces.append(passes.done)
+        if len(pieces) == 4:
+            raise KeyboardInterrupt
+        return learn(passes)
+
+    monkeypatch.setattr(offline_sessions.Passes, "learn_piece", stops)
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.training"]
+    less = replace(log[0], reward=1 - log[0].reward)
+    for changed in ({"given": less}, {"epochs": 3}, {"agent": "topk_reinforce"}):
+        with pytest.raises(ArtifactError, match=r"policy\.training: an unfinished training with other settings"):
+            again(**changed)
+    policy = again()
+    assert 0 < pieces[4] < pieces[-1]
+    assert policy.about["content"] == learnt[0].about["content"]
+    assert policy.about["training"] == learnt[0].about["training"]
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"logger": "randon"}, r"no logging policy of sessions named 'randon'\. Did you mean 'random'"),
+        ({"config": {"sessions": 0}}, "sessions is 0"),
+        ({"config": {"floor": 2.0}}, r"SessionLogConfig\.floor is 2\.0"),
+        ({"config": {"temperature": 0.0}}, "temperature is 0"),
+        ({"config": {"first_day": "soon"}}, "first_day is 'soon'"),
+        ({"config": {"rounds": 5}}, "no setting named 'rounds'"),
+    ],
+)
+def test_wrong_words_are_refused_and_nothing_is_written(tmp_path, worlds, words, message):
+    with pytest.raises(ConfigError, match=message):
+        simulate_sessions(miniature_split(), tmp_path / "log", **({"worlds": worlds, "train": TRAIN} | words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_of_another_split_and_a_folder_that_exists_are_refused(tmp_path, learnt, log, worlds):
+    other = split(miniature_split().fit, "random")
+    with pytest.raises(DataError, match="dqn was fitted on the fit part of 'u1'"):
+        simulate_sessions(other, tmp_path / "log", logger=learnt[0], worlds=worlds)
+    with pytest.raises(ArtifactError, match="exists already"):
+        simulate_sessions(miniature_split(), log[1], worlds=worlds)

@@ -1,0 +1,139 @@
+"""Logs of simulated pages: what is written, noted and refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from trained_policies import miniature_split, trained
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.inference.predictor import load_policy
+from recpolicy.models.session_worlds import two_worlds
+from recpolicy.workflows.interaction_logs import tables_of
+from recpolicy.workflows.logging_policies import logger_of
+from recpolicy.workflows.slate_logs import (
+    SlateLogConfig,
+    play_slates_of,
+    read_slate_log,
+    shelves_by_year,
+    simulate_slates,
+)
+from recpolicy.workflows.train import TrainConfig
+
+TRAIN = {"rating_model": "svd", "rank": 5}
+CONFIG = {"slates": 400, "slots": 3}
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return two_worlds(miniature_split(), None, 0)
+
+
+def simulated(out, worlds, logger="rating_model", seed=0, **config):
+    settings = CONFIG | config
+    return simulate_slates(
+        miniature_split(), out, logger=logger, config=settings, train=TRAIN, worlds=worlds, seed=seed
+    )
+
+
+@pytest.mark.parametrize("layout", ["shelves", "list"])
+def test_a_log_is_read_back_as_it_was_written(tmp_path, worlds, layout):
+    log = simulated(tmp_path / "log", worlds, layout=layout)
+    tables = tables_of(miniature_split().fit)
+    for path in (tmp_path / "log", tmp_path / "log" / "slates.parquet"):
+        assert read_slate_log(path, tables).digest == log.digest
+    note = json.loads((tmp_path / "log" / "simulation.json").read_text())
+    assert (note["logger"], note["seed"], note["config"]["slates"]) == ("rating_model", 0, 400)
+    assert note["world"] == worlds.train.name
+    assert (log.shelves is None) == (layout == "list")
+    assert set(log.user) <= set(worlds.train.users)
+
+
+def test_readers_of_everything_like_several_movies_and_others_at_most_one(tmp_path, worlds):
+    everything = simulated(tmp_path / "all", worlds)
+    in_turn = simulated(tmp_path / "turn", worlds, reading="cascade")
+    assert everything.scale == (0.0, 3.0)
+    assert everything.reward.max() > 1
+    assert in_turn.scale == (0.0, 1.0)
+    assert in_turn.slot_reward.sum(axis=1).max() == 1
+    assert set(in_turn.version) == set(everything.version)  # who chose is the same, whoever reads
+
+
+def test_the_uniform_choice_knows_its_propensities(tmp_path, worlds):
+    log = simulated(tmp_path / "log", worlds, "random", layout="list")
+    actions = len(log.catalogue)
+    np.testing.assert_allclose(log.log_propensity, np.tile(-np.log(actions - np.arange(3)), (400, 1)), rtol=1e-12)
+
+
+def test_a_policy_logs_what_its_scores_say(tmp_path, worlds):
+    policy = load_policy(trained("linucb"))
+    log = simulated(tmp_path / "log", worlds, policy, temperature=1e-3, floor=0.0)
+    score = policy.scores()[0][:, log.catalogue]
+    for slot in range(3):
+        shelf = np.flatnonzero(log.shelves == slot)
+        best = shelf[score[log.user][:, shelf].argmax(axis=1)]
+        assert (log.arm[:, slot] == best).mean() > 0.95
+    assert set(log.version) == {policy.about["content"]}
+
+
+def test_a_page_holds_movies_of_the_catalogue_that_training_describes(tmp_path, worlds):
+    settings = {"train": {**TRAIN, "movies": 30}, "worlds": worlds, "config": CONFIG}
+    log = simulate_slates(miniature_split(), tmp_path / "log", **settings)
+    assert len(log.catalogue) == 30
+    assert log.catalogue.tolist() != list(range(30))
+    assert set(log.slate.ravel()) <= set(log.catalogue)
+    assert len(set(log.slate.ravel())) > 15
+
+
+def test_a_better_page_earns_more(worlds):
+    split = miniature_split()
+    means = {}
+    for name in ("random", "rating_model"):
+        who = logger_of(name, split.fit, TrainConfig(**TRAIN), None, None, 0)
+        settings = SlateLogConfig(slates=6_000, slots=3, floor=0.0, temperature=0.05)
+        means[name] = play_slates_of(who, worlds.train, split, settings, 0, False).reward.mean()
+    assert means["rating_model"] > means["random"] + 0.2
+
+
+def test_shelves_are_even_parts_in_the_order_of_years():
+    movies = pd.DataFrame({"year": pd.array([1990, 1950, None, 1970, 1999, 1960, 1980], "Int64")})
+    catalogue = np.array([0, 1, 2, 3, 5, 6], np.int32)
+    assert shelves_by_year(movies, catalogue, 3).tolist() == [2, 0, 0, 1, 1, 2]
+    assert shelves_by_year(movies, catalogue, 1).tolist() == [0] * 6
+    with pytest.raises(DataError, match="movies without years"):
+        shelves_by_year(movies.drop(columns="year"), catalogue, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"slots": 0}, r"SlateLogConfig\.slots"),
+        ({"patience": 1.5}, r"SlateLogConfig\.patience"),
+        ({"floor": -0.1}, r"SlateLogConfig\.floor is -0\.1; it must be in \[0, 1\]"),
+        ({"layout": "grid"}, r"layout: Input should be 'shelves' or 'list' \(found 'grid'\)"),
+        ({"temperature": 1e-320}, r"SlateLogConfig\.temperature is 1e-320; it must be in"),
+        ({"days": 1e300}, r"SlateLogConfig\.days is 1e\+300; it must be above 0 and at most 36525"),
+        ({"first_day": "soon"}, r"SlateLogConfig\.first_day is 'soon'; expected a date"),
+        ({"slots": 500}, r"SlateLogConfig\.slots is 500; there are 80 movies to show"),
+        ({"pages": 5}, "pages"),
+    ],
+)
+def test_settings_out_of_range_are_refused_and_nothing_is_written(tmp_path, worlds, config, message):
+    with pytest.raises(ConfigError, match=message):
+        simulated(tmp_path / "log", worlds, **config)
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("name", ["layout", "reading"])
+def test_unknown_layouts_and_readings_are_refused_in_python_too(name):
+    with pytest.raises(ConfigError, match=rf"SlateLogConfig\.{name} is 'none'; it must be"):
+        SlateLogConfig(**{name: "none"})
+
+
+def test_unknown_loggers_and_folders_that_exist_are_refused(tmp_path, worlds):
+    with pytest.raises(ConfigError, match="logging policy"):
+        simulated(tmp_path / "log", worlds, "best")
+    (tmp_path / "log").mkdir()
+    with pytest.raises(ArtifactError, match="exists"):
+        simulated(tmp_path / "log", worlds)

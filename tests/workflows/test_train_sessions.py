@@ -1,0 +1,152 @@
+"""`train_sessions`: same seed, same numbers; what the worlds may know; what it refuses and leaves behind."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_dataset import miniature_ratings
+from trained_policies import miniature_split
+
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.core.metrics import read_csv
+from recpolicy.data.splits import split
+from recpolicy.training import tensorflow_export
+from recpolicy.workflows import train_sessions as module
+from recpolicy.workflows.train_sessions import SessionTrainConfig, train_sessions, worlds_of
+
+TINY = {
+    "total_timesteps": 256, "batch_size": 16, "points": 2, "checkpoint_every": 128, "rating_model": "svd", "rank": 5,
+    "max_episode_steps": 8,
+}  # fmt: skip
+"""Four blocks of tabular Q-learning in two calls of one compiled loop."""
+
+
+@pytest.fixture(autouse=True)
+def without_saved_models(monkeypatch):
+    """Their bytes are TensorFlow's affair; tests/serving reads them."""
+    monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return worlds_of(miniature_split(), SessionTrainConfig(**TINY), 0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, worlds):
+    """A policy and its folder."""
+    out = tmp_path_factory.mktemp("trained") / "policy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
+        return train_sessions("q_learning", miniature_split(), out, config=TINY, worlds=worlds), out
+
+
+def test_the_artifact_says_where_it_comes_from(trained, worlds):
+    policy, out = trained
+    assert policy.sequential
+    about = policy.about
+    assert about["agent"] == "q_learning"
+    assert about["training"] == {"mode": "sessions", "interactions": 256, "world": worlds.train.name}
+    assert about["config"]["train"]["simulator"]["fatigue_genre"] == 4.0
+    assert about["rating_model"]["name"] == "svd"
+    assert [row["step"] for row in read_csv(out / "metrics.csv")] == [128, 256]
+    assert not out.with_name("policy.training").exists()
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(trained, tmp_path):
+    again = train_sessions("q_learning", miniature_split(), tmp_path / "again", config=TINY)
+    for name in ("arrays.npz", "metrics.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (trained[1] / name).read_bytes()
+    other = train_sessions("q_learning", miniature_split(), tmp_path / "other", config=TINY, seed=1)
+    assert (other.artifact.policy["q_table"] != again.artifact.policy["q_table"]).any()
+    assert other.about["training"]["interactions"] == 256
+
+
+def test_the_world_to_train_in_knows_nothing_of_the_test_part(worlds):
+    parts = miniature_split()
+    turned = worlds_of(
+        replace(parts, test=replace(parts.test, rating=6 - parts.test.rating)), SessionTrainConfig(**TINY), 0
+    )
+    assert turned.train.digest == worlds.train.digest
+    assert turned.judge.digest != worlds.judge.digest
+    assert not set(worlds.train.users) & set(worlds.judge.users)
+
+
+def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(trained, tmp_path, monkeypatch, worlds):
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    def again(agent="q_learning", **changed):
+        return train_sessions(agent, miniature_split(), tmp_path / "policy", config=TINY | changed, worlds=worlds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorflow_export, "write_saved_models", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            again()
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.training"]
+    for agent, changed in (("q_learning", {"reward": "watch"}), ("dqn", {})):
+        with pytest.raises(ArtifactError, match=r"policy\.training: an unfinished training with other settings"):
+            again(agent, **changed)
+    again()
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    assert (tmp_path / "policy" / "arrays.npz").read_bytes() == (trained[1] / "arrays.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("agent", "config", "agent_config", "message"),
+    [
+        ("qlearning", {}, {}, r"no agent named 'qlearning'\. Did you mean 'q_learning'"),
+        ("linucb", {}, {}, "linucb learns in single rounds"),
+        ("ppo", {"total_timestep": 5}, {}, r"no setting named 'total_timestep'\. Did you mean 'total_timesteps'"),
+        ("ppo", {"total_timesteps": 0}, {}, "total_timesteps is 0; it must be above 0"),
+        ("ppo", {"checkpoint_every": 0}, {}, "checkpoint_every is 0; it must be above 0"),
+        ("ppo", {"view": "interests"}, {}, r"no session view named 'interests'\. Did you mean 'interest'"),
+        ("ppo", {"reward": "likes"}, {}, r"train: reward: Input should be 'like', 'watch' or 'rating'"),
+        ("ppo", {"reward_decay": 0}, {}, r"reward_decay is 0\.0; it must be in \(0, 1\]"),
+        ("ppo", {"last_n": 0}, {}, "last_n is 0; it must be at least 1"),
+        ("ppo", {"simulator": {"fatigue": 1}}, {}, r"train: simulator: no setting named 'fatigue'"),
+        ("ppo", {"simulator": {"drift": -1}}, {}, "drift is -1"),
+        ("ppo", {}, {"gamma": 2}, r"PPOConfig\.gamma is 2\.0; it must be in \[0, 1\]"),
+        ("dqn", {}, {"head": "dott"}, "dqn: head"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_anything_is_fitted(
+    tmp_path, monkeypatch, agent, config, agent_config, message
+):
+    monkeypatch.setattr(module, "prepare", lambda *_, **__: pytest.fail("a rating model is fitted"))
+    with pytest.raises(ConfigError, match=message):
+        train_sessions(agent, miniature_split(), tmp_path / "policy", config=TINY | config, agent_config=agent_config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_needs_the_data_to_be_refused_leaves_nothing_behind(tmp_path, worlds):
+    out = tmp_path / "policy"
+    with pytest.raises(ConfigError, match=r"columns .*: the observation has 30 columns"):
+        train_sessions(
+            "q_learning", miniature_split(), out, config=TINY, worlds=worlds,
+            agent_config={"columns": [99], "edges": [[0.0]]},
+        )  # fmt: skip
+    with pytest.raises(ConfigError, match="the world knows 8 steps"):
+        train_sessions("ppo", miniature_split(), out, config=TINY | {"max_episode_steps": 9}, worlds=worlds)
+    with pytest.raises(ConfigError, match="there are 6 movies to show"):
+        train_sessions("ppo", miniature_split(), out, config=TINY | {"movies": 6}, worlds=worlds)
+    timeless = split(replace(miniature_ratings(), timestamp=None), "random")
+    with pytest.raises(DataError, match="timestamp"):
+        train_sessions("ppo", timeless, out, config=TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_exists_is_left_alone(trained):
+    before = json.loads((trained[1] / "recpolicy.json").read_text())
+    with pytest.raises(ArtifactError, match=r"policy: exists already"):
+        train_sessions("q_learning", miniature_split(), trained[1], config=TINY)
+    assert json.loads((trained[1] / "recpolicy.json").read_text()) == before
+
+
+def test_the_policy_was_told_how_it_saw_its_sessions(trained):
+    arrays = trained[0].artifact.policy
+    assert (str(arrays["view"]), int(arrays["steps"]), int(arrays["last_n"])) == ("interest", 8, 5)
+    length = np.linalg.norm(arrays["genres"], axis=1)
+    assert length[0] == 0  # the movie whose genre is unknown
+    np.testing.assert_allclose(length[1:], 1, rtol=1e-6)
