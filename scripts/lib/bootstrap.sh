@@ -77,7 +77,7 @@ install_packages() {
   [ -t 2 ] && quiet=
   say "installing the locked packages into .venv (once; about 3 GB, some minutes on a slow line)"
   let_uv_follow_pip
-  "$TOOLS/bin/poetry" export --quiet --all-extras --with dev --format requirements.txt --output "$TOOLS/requirements.txt"
+  "$TOOLS/bin/poetry" export --quiet --all-extras --with dev,docs --format requirements.txt --output "$TOOLS/requirements.txt"
   # pip comes along (--seed): `recpolicy data fetch` and local pipelines call it.
   "$TOOLS/bin/uv" venv --quiet --clear --no-project --python "$python" --seed "$VENV"
   "$TOOLS/bin/uv" pip install $quiet --python "$VENV/bin/python" --require-hashes --requirement "$TOOLS/requirements.txt"
