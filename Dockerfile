@@ -5,7 +5,7 @@
 #
 # Any Debian-like base with Python 3.11 and venv will do (BASE_IMAGE). Packages come from poetry.lock alone, each
 # checked against its hash. A private package index or CA is the builder's business: mount a pip.conf and the
-# certificates (docs/image.md); neither belongs in here. No heredocs: buildah and older engines do not know them.
+# certificates (docs/how-to/docker.md); neither belongs in here. No heredocs: buildah and older engines do not know them.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # --- Poetry, pinned and hashed like the packages.

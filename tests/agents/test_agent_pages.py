@@ -1,4 +1,4 @@
-"""docs/agents says what the configs say."""
+"""docs/reference/agents says what the configs say."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ FIGURES = {
     "dqn": dqn.DQN.figures,
     "q_learning": q_learning.QLearning.figures,
 }
-PAGES = Path(__file__).parents[2] / "docs" / "agents"
+PAGES = Path(__file__).parents[2] / "docs" / "reference" / "agents"
 
 
 @pytest.mark.parametrize("name", WITH_PAGES)

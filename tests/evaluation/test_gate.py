@@ -180,5 +180,5 @@ def test_strict_limit_must_be_passed(figure, at_least, strict, kept):
 
 @pytest.mark.parametrize("name", [one.name for one in fields(GateConfig)])
 def test_page_of_the_gate_has_every_limit_with_its_default(name):
-    page = (Path(__file__).parents[2] / "docs" / "gate.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "gate.md").read_text()
     assert f"\n| `{name}` | {getattr(GateConfig(), name):g} | " in page

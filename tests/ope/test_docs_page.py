@@ -1,4 +1,4 @@
-"""docs/off_policy.md says what the code does."""
+"""docs/explanation/off_policy.md says what the code does."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from recpolicy.ope.estimator_specs import ESTIMATORS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "off_policy.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "off_policy.md").read_text()
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

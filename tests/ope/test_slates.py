@@ -435,5 +435,5 @@ def test_a_bootstrap_without_a_resample_to_divide_by_has_no_interval():
 
 @pytest.mark.parametrize("name", SLATE_ESTIMATORS)
 def test_every_estimator_has_its_row_on_the_page(name):
-    page = (Path(__file__).parents[2] / "docs" / "off_policy_slates.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "off_policy_slates.md").read_text()
     assert page.count(f"\n| `{name}` | ") >= 1

@@ -292,5 +292,5 @@ def test_a_single_user_is_refused():
 
 @pytest.mark.parametrize("name", TRAJECTORY_ESTIMATORS)
 def test_every_estimator_has_its_row_on_the_page(name):
-    page = (Path(__file__).parents[2] / "docs" / "off_policy_slates.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "off_policy_slates.md").read_text()
     assert page.count(f"\n| `{name}` | ") >= 1

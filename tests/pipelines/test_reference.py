@@ -18,7 +18,7 @@ from recpolicy.pipelines.reference import (
     with_tables,
 )
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 PIPELINES = ("train", "predict", "retrain", "sweep")
 MAKE = "make the pages anew: python -m recpolicy.pipelines.reference docs"
 

@@ -1,4 +1,4 @@
-"""What is promised when things go wrong, tried on real processes. docs/reliability.md has the figures."""
+"""What is promised when things go wrong, tried on real processes. docs/reference/guarantees.md has the figures."""
 
 import contextlib
 import http.client

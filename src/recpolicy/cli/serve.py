@@ -41,7 +41,7 @@ def serve(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", envvar="RECPOLICY_CONFIG", help="TOML file of settings; docs/serving.md.")
+        Path | None, typer.Option("--config", envvar="RECPOLICY_CONFIG", help="TOML file of settings.")
     ] = None,
     store: Annotated[
         bool,
@@ -50,7 +50,7 @@ def serve(
         ),
     ] = True,
 ) -> None:
-    """Recommend over HTTP and take feedback, until SIGTERM or Ctrl-C; docs/serving.md has the requests."""
+    """Recommend over HTTP and take feedback, until SIGTERM or Ctrl-C (docs/reference/serving.md)."""
     from recpolicy.core.optional_deps import require_extra
 
     require_extra("serve", "recpolicy serve")

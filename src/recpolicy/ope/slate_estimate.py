@@ -5,7 +5,7 @@
     other = replace(slates, target_prob=incumbent_prob)
     print(slate_gains(slates, other)["pi_slots"].verdict(margin=0.01))  # other None: over the logging policy
 
-N slates, K slots. docs/off_policy_slates.md says what each estimator assumes.
+N slates, K slots. docs/explanation/off_policy_slates.md says what each estimator assumes.
 """
 
 from collections.abc import Callable, Mapping, Sequence

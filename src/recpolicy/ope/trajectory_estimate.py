@@ -7,7 +7,7 @@
     print(won["per_decision_dr"].verdict(margin=0.01))
 
 N sessions, T steps. The value is the target's expected discounted sum of rewards in a session.
-docs/off_policy_slates.md says what each estimator assumes.
+docs/explanation/off_policy_slates.md says what each estimator assumes.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,9 +1,9 @@
 """Reference pages, made from the components and the compiled pipelines themselves.
 
-docs/components.md is written whole; in docs/pipelines.md only the tables between `<!-- steps of NAME -->` or
-`<!-- parameters of NAME -->` and `<!-- end -->` are.
+docs/reference/components.md is written whole. In docs/reference/pipelines.md only the tables are, which stand between
+`<!-- steps of NAME -->` or `<!-- parameters of NAME -->` and `<!-- end -->`.
 
-    python -m recpolicy.pipelines.reference docs
+    python -m recpolicy.pipelines.reference docs/reference
 """
 
 import json
@@ -38,7 +38,7 @@ Every component wraps one function of `recpolicy.pipelines.steps`; the pipelines
 ([pipelines.md](pipelines.md)). Inputs and outputs are artifacts: a folder or a file each. Figures are also noted as
 metadata of the artifacts. This page is made from the components themselves:
 
-    python -m recpolicy.pipelines.reference docs
+    python -m recpolicy.pipelines.reference docs/reference
 """
 
 
@@ -74,7 +74,7 @@ def ports_of(component: Any) -> list[Port]:
 
 
 def components_page() -> str:
-    """docs/components.md: what each component takes and gives."""
+    """docs/reference/components.md: what each component takes and gives."""
     require_extra("pipelines", "the page of components")
     from recpolicy.pipelines.components import COMPONENTS
 

@@ -30,8 +30,8 @@ _NOTES = (
 
 _SESSION_NOTE = (
     "Sessions are simulated: likes, watch fractions and going on are stand-ins made of ratings and their times; drift"
-    " and fatigue are assumed (docs/simulator.md). The judge world simulates other users by another model class than"
-    " the training world; fatigue_aware knows its hidden state and is no policy that could be served."
+    " and fatigue are assumed (docs/explanation/simulator.md). The judge world simulates other users by another model"
+    " class than the training world; fatigue_aware knows its hidden state and is no policy that could be served."
     " How much of a gain comes from looking ahead and how much from learning the next like better, only a training with"
     " gamma 0 can tell: benchmarks/looking_ahead compares the two."
 )
