@@ -213,7 +213,7 @@ def runs(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> Non
 def start(
     number: Version,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A key of the plan (docs/how-to/rollout.md).")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A key of the plan: docs/how-to/rollout.md")
     ] = None,
     url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
