@@ -53,7 +53,7 @@ def test_jobs_are_listed_with_their_next_times(state):
     console = Console(state)
     listed = Jobs.model_validate(console.ask("GET", "jobs").json()).jobs
     assert [one.name for one in listed] == ["retrain", "evaluate", "drift", "check_rollout"]
-    assert [one.cron for one in listed] == ["0 1 * * mon", "0 2 * * *", "*/15 * * * *", "*/10 * * * * *"]
+    assert [one.cron for one in listed] == ["0 1 * * mon", "0 2 * * *", "*/15 * * * *", "@every 10s"]
     assert {one.next_at for one in listed} == {None}
     console = Console(state, job(), keys=console.keys)
     clock = Clock()

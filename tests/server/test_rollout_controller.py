@@ -341,7 +341,7 @@ def test_counts_of_processes_and_minutes_are_added_up(state, monkeypatch):
 
 
 def test_the_job_runs_every_ten_seconds_and_needs_no_rollout(state):
-    assert (CHECK_ROLLOUT.name, CHECK_ROLLOUT.cron) == ("check_rollout", "*/10 * * * * *")
+    assert (CHECK_ROLLOUT.name, CHECK_ROLLOUT.cron) == ("check_rollout", "@every 10s")
     assert CHECK_ROLLOUT.run(state, {}).status == "skipped"
     assert CHECK_ROLLOUT.run(replace(state, policies=type(state.policies)(state.policies.live)), {}).status == "skipped"
 

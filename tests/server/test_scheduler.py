@@ -121,7 +121,7 @@ def test_schedulers_in_threads_never_run_one_job_twice(kind, tmp_path):
             ran[clock.now] += 1
         return JobResult()
 
-    several = [scheduler(engine, job(count, cron="* * * * * *"), clock=clock) for _ in range(4)]
+    several = [scheduler(engine, job(count, cron="@every 1s"), clock=clock) for _ in range(4)]
     tick(several[0])
     for _ in range(15):
         clock.now += 1_000
@@ -156,7 +156,7 @@ def run(*_):
     time.sleep({seconds})
     return JobResult()
 
-one = Scheduler(state_of(open_store({url!r})), {{"count": job(run, cron="* * * * * *")}})
+one = Scheduler(state_of(open_store({url!r})), {{"count": job(run, cron="@every 1s")}})
 one.start()
 print("up", flush=True)
 time.sleep({lives})
@@ -193,7 +193,7 @@ def test_a_killed_process_leaves_a_lost_run_and_the_next_one_goes_on(engine, tmp
     child.wait()
     child.stdout.close()
     clock = Clock(int(time.time() * 1000) + 2_000)
-    one = scheduler(engine, job(cron="* * * * * *"), clock=clock)
+    one = scheduler(engine, job(cron="@every 1s"), clock=clock)
     assert tick(one) == []  # it may be alive
     clock.seconds = LOST_SECONDS - 1
     assert tick(one) == []
@@ -330,7 +330,7 @@ def test_the_thread_looks_by_itself_and_outlives_a_database_that_is_away(tmp_pat
         ran.set()
         return JobResult()
 
-    one = Scheduler(state_of(engine), {"count": job(run, cron="* * * * * *")})
+    one = Scheduler(state_of(engine), {"count": job(run, cron="@every 1s")})
     path = Path(engine.url.database)
     aside = path.with_name("aside.db")
     engine.dispose()
@@ -348,6 +348,6 @@ def test_the_thread_looks_by_itself_and_outlives_a_database_that_is_away(tmp_pat
 
 
 def test_a_server_that_keeps_nothing_runs_no_jobs(engine):
-    one = Scheduler(replace(state_of(engine), store=None), {"count": job(cron="* * * * * *")})
+    one = Scheduler(replace(state_of(engine), store=None), {"count": job(cron="@every 1s")})
     with one.running():
         assert one._thread is None

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from recpolicy.core.cron import kubeflow_cron
 from recpolicy.core.errors import ConfigError, SubmitError
 from recpolicy.core.optional_deps import require_extra
-from recpolicy.pipelines.cron import kubeflow_cron
 from recpolicy.pipelines.kfp_errors import TOKEN_VARIABLE, one_line, told
 from recpolicy.pipelines.kfp_schedules import RecurringRuns, display_name_is
 from recpolicy.pipelines.package import read_package, ready_to_send

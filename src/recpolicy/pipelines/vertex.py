@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from recpolicy.core.cron import vertex_cron
 from recpolicy.core.errors import ConfigError, SubmitError
 from recpolicy.core.optional_deps import require_extra
-from recpolicy.pipelines.cron import vertex_cron
 from recpolicy.pipelines.package import read_package, ready_to_send
 from recpolicy.pipelines.schedules import Schedule, notes_of, put_in_place
 from recpolicy.pipelines.submit import Submitted

@@ -29,7 +29,7 @@ class Job:
     about: str
     """One sentence for people."""
     cron: str
-    """When it runs by default: minute, hour, day, month, weekday; with a sixth field in front, seconds."""
+    """Default schedule: five fields (minute, hour, day, month, weekday; UTC), or an interval such as `@every 10s`."""
     run: Callable[[State, Mapping[str, Any]], JobResult]
     """Given the state of the server and the parameters of this run; an exception is the job's failure."""
     parameters: type | None = None

@@ -1,9 +1,8 @@
 """Running jobs when they are due, once each, however many server processes there are.
 
 The tables `schedules` and `jobs` are the truth; every process looks once a second, and whoever moves a due row on runs
-the job (store/schedules.py). What was missed while no server ran, runs once. APScheduler's cron trigger says when a job
-is due next. Its scheduler is not used: it keeps jobs as pickles, and it sleeps until a time of the wall clock, so that
-it stands still while a clock that was put back catches up.
+the job (db/schedules.py). Jobs missed during downtime run once at start-up, then return to their schedule.
+core/cron.py computes the next time of a job.
 
 A run is taken for lost when its heartbeat has not changed for a minute of our own, monotonic time: no step of a clock
 can make a run look dead.
@@ -23,6 +22,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.config import as_dict, build
+from recpolicy.core.cron import next_time
 from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unknown_name
 from recpolicy.server.db import audit, schedules
 from recpolicy.server.db import jobs as runs
@@ -32,7 +32,6 @@ from recpolicy.server.db.jobs import FAILED, Ended
 from recpolicy.server.db.schedules import OFF, Due
 from recpolicy.server.deps import State
 from recpolicy.server.jobs.alerts import alert
-from recpolicy.server.jobs.cron import next_time
 from recpolicy.server.jobs.job import Job, JobResult
 from recpolicy.server.jobs.subprocess_job import STOPPING
 from recpolicy.server.json_logging import where

@@ -34,7 +34,7 @@ class JobAnswer(BaseModel):
 
     name: str
     about: str
-    cron: str = Field(description='Minute, hour, day, month, weekday, UTC; six fields have seconds first; "off".')
+    cron: str = Field(description='Minute, hour, day, month, weekday (UTC); an interval ("@every 10s"); or "off".')
     next_at: int | None = Field(description="Milliseconds since 1970; null: only by hand, or not known yet.")
 
 
