@@ -1,7 +1,6 @@
 """`recpolicy pipeline`: what is printed, which exit code, what is refused."""
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
@@ -177,14 +176,3 @@ def test_submit_mounts_volumes_and_warns_of_a_registry_outside_of_them(capsys, c
 )
 def test_submit_refuses_what_cannot_work_before_any_request(capsys, words, said):
     assert said in refused(recpolicy(capsys, "pipeline", "submit", "train", *words))
-
-
-def test_manifest_of_the_recurring_run_uses_options_that_submit_has(capsys):
-    job = Path(__file__).parents[2] / "deploy/kubernetes/retrain/cron-job.yaml"
-    body = yaml.safe_load(job.read_text(encoding="utf-8"))
-    container = body["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
-    words = [*container.get("command", []), *container.get("args", [])]
-    options = {word.partition("=")[0] for word in words if word.startswith("--")}
-    help_text = recpolicy(capsys, "pipeline", "submit", "--help").out
-    assert {"--host", "--param"} <= options
-    assert all(option in help_text for option in options)

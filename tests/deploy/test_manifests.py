@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid against the API's schemas, hardened, and complete; no cluster is needed."""
+"""The Kubernetes manifests are valid against the API's schemas, hardened and complete; no cluster is needed."""
 
 import copy
 import re
@@ -12,15 +12,13 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from recpolicy.pipelines.compile import checked_parameters
-from recpolicy.pipelines.volumes import read_volumes
 from recpolicy.server.routes import health
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 API_VERSIONS = ("1.29", "1.33", "1.37")
-# Made by hand on the cluster, never by these files.
-SECRETS = {"recpolicy-kfp-token", "recpolicy-server"}
+# Created by hand on the cluster, never by these files.
+SECRETS = {"recpolicy-server"}
 
 
 def manifests(part):
@@ -34,60 +32,58 @@ def kustomization(part):
 
 
 SHELL = yaml.safe_load((FOLDER / "shell" / "pod.yaml").read_text())
-APPLIED = [manifest for part in ("base", "retrain") for manifest in manifests(part)]
-ELSEWHERE = manifests("pipelines")
-"""What lies in the namespace of Kubeflow's steps."""
-ALL = [*APPLIED, *ELSEWHERE, SHELL]
+SERVICE_MANIFESTS = manifests("base")
+PIPELINE_MANIFESTS = manifests("pipelines")
+"""Manifests for the namespace of Kubeflow's steps."""
+ALL = [*SERVICE_MANIFESTS, *PIPELINE_MANIFESTS, SHELL]
 NAMES = [f"{manifest['kind']} {manifest['metadata']['name']}" for manifest in ALL]
 
 
 def pod(manifest):
     """Return the pod that a manifest starts."""
     spec = manifest["spec"]
-    if manifest["kind"] == "CronJob":
-        return spec["jobTemplate"]["spec"]["template"]["spec"]
     return {"Pod": spec, "Deployment": spec.get("template", {}).get("spec")}[manifest["kind"]]
 
 
-def soft_spots(pod):
-    """Name what a pod may do or use without need; the profile `restricted` of Kubernetes and a little more."""
-    found = set()
-    whole = pod.get("securityContext", {})
-    if not whole.get("runAsNonRoot") or whole.get("runAsUser") != 1000:
-        found.add("may be root")
-    if whole.get("seccompProfile", {}).get("type") != "RuntimeDefault":
-        found.add("no seccomp profile")
+def weaknesses(pod):
+    """Return the permissions that a pod does not need: the profile `restricted` of Kubernetes and a little more."""
+    weak = set()
+    context = pod.get("securityContext", {})
+    if not context.get("runAsNonRoot") or context.get("runAsUser") != 1000:
+        weak.add("may be root")
+    if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+        weak.add("no seccomp profile")
     if pod.get("automountServiceAccountToken") is not False:
-        found.add("has a token for the cluster")
+        weak.add("has a token for the cluster")
     if any("hostPath" in volume for volume in pod["volumes"]) or pod.get("hostNetwork"):
-        found.add("reaches the node")
+        weak.add("reaches the node")
     for container in pod["containers"]:
         own = container.get("securityContext", {})
         if own.get("allowPrivilegeEscalation") is not False or own.get("capabilities") != {"drop": ["ALL"]}:
-            found.add("may gain rights")
+            weak.add("may gain rights")
         if not own.get("readOnlyRootFilesystem"):
-            found.add("may change its image")
+            weak.add("may change its image")
         resources = container.get("resources", {})
         if not {"cpu", "memory"} <= set(resources.get("requests", {})) or "memory" not in resources.get("limits", {}):
-            found.add("unbounded")
+            weak.add("unbounded")
         if not re.search(r":\d[\w.-]*$", container["image"]):
-            found.add("image without a version")
-    return found
+            weak.add("image without a version")
+    return weak
 
 
-PODS = [manifest for manifest in ALL if manifest["kind"] in ("CronJob", "Deployment", "Pod")]
+PODS = [manifest for manifest in ALL if manifest["kind"] in ("Deployment", "Pod")]
 DEPLOYMENT = next(manifest for manifest in ALL if manifest["kind"] == "Deployment")
 SERVICE = pod(DEPLOYMENT)["containers"][0]
 
 
 @pytest.mark.parametrize("version", API_VERSIONS)
 @pytest.mark.parametrize("manifest", ALL, ids=NAMES)
-def test_manifest_is_what_the_api_takes(manifest, version):
+def test_manifest_is_valid_for_the_api(manifest, version):
     kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_every_file_is_listed_and_every_listed_file_is_there():
-    for part in ("base", "retrain", "pipelines", "overlays/example"):
+def test_listed_files_are_the_existing_ones():
+    for part in ("base", "pipelines", "overlays/example"):
         patches = [patch["path"] for patch in kustomization(part).get("patches", [])]
         there = {path.name for path in (FOLDER / part).glob("*.yaml")} - {"kustomization.yaml"}
         listed = {name for name in kustomization(part)["resources"] if name.endswith(".yaml")}
@@ -103,7 +99,7 @@ def _with(key, value):
 
 
 @pytest.mark.parametrize("change", [_without("selector"), _with("replicas", "two"), _with("replica", 2)])
-def test_broken_manifest_is_refused(change):
+def test_broken_manifest_is_rejected(change):
     broken = copy.deepcopy(next(manifest for manifest in ALL if manifest["kind"] == "Deployment"))
     change(broken["spec"])
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -111,12 +107,12 @@ def test_broken_manifest_is_refused(change):
 
 
 @pytest.mark.parametrize("manifest", PODS, ids=lambda manifest: manifest["kind"])
-def test_pod_has_no_soft_spot(manifest):
-    assert soft_spots(pod(manifest)) == set()
+def test_pod_has_no_weakness(manifest):
+    assert weaknesses(pod(manifest)) == set()
 
 
 @pytest.mark.parametrize(
-    ("where", "key", "value", "soft"),
+    ("level", "key", "value", "weakness"),
     [
         ("pod", "securityContext", {"runAsUser": 0}, "may be root"),
         ("pod", "securityContext", {"runAsNonRoot": True, "runAsUser": 1000}, "no seccomp profile"),
@@ -130,26 +126,25 @@ def test_pod_has_no_soft_spot(manifest):
     ],
 )
 @pytest.mark.parametrize("manifest", PODS, ids=lambda manifest: manifest["kind"])
-def test_soft_spot_is_seen(manifest, where, key, value, soft):
+def test_weakness_is_detected(manifest, level, key, value, weakness):
     changed = copy.deepcopy(pod(manifest))
-    (changed if where == "pod" else changed["containers"][0])[key] = value
-    assert soft in soft_spots(changed)
+    (changed if level == "pod" else changed["containers"][0])[key] = value
+    assert weakness in weaknesses(changed)
 
 
-def test_nothing_names_a_namespace_or_holds_a_secret():
+def test_no_manifest_has_a_namespace_or_a_secret():
     assert not [manifest for manifest in ALL if "namespace" in manifest["metadata"]]
     assert "Secret" not in {manifest["kind"] for manifest in ALL}
 
 
-def test_what_pods_refer_to_is_there():
+def test_references_of_pods_exist():
     kinds = ("ServiceAccount", "PersistentVolumeClaim")
     there = {kind: {m["metadata"]["name"] for m in ALL if m["kind"] == kind} for kind in kinds}
-    settings = {made["name"] for part in ("base", "retrain") for made in kustomization(part)["configMapGenerator"]}
+    settings = {generated["name"] for generated in kustomization("base")["configMapGenerator"]}
     for spec in map(pod, PODS):
         assert spec.get("serviceAccountName", "recpolicy-service") in there["ServiceAccount"]
         for volume in spec["volumes"]:
             assert volume.get("persistentVolumeClaim", {}).get("claimName", "recpolicy-registry") in there[kinds[1]]
-            assert volume.get("secret", {}).get("secretName", "recpolicy-kfp-token") in SECRETS
         for container in spec["containers"]:
             sources = container.get("envFrom", [])
             assert {source["configMapRef"]["name"] for source in sources if "configMapRef" in source} <= settings
@@ -166,41 +161,41 @@ def test_selector_finds_its_pods(kind):
         assert selector.get("matchLabels", selector) in labels
 
 
-def test_probes_and_service_ask_where_the_service_answers():
+def test_probes_and_service_use_the_port_of_the_container():
     assert [port["containerPort"] for port in SERVICE["ports"] if port["name"] == "http"] == [8080]
-    asked = {name: SERVICE[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
-    assert asked == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    paths = {name: SERVICE[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert paths == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
     service = next(manifest for manifest in ALL if manifest["kind"] == "Service")
     assert service["spec"]["ports"][0]["targetPort"] == "http"
 
 
-def settings_of(part):
-    """Return the environment that the generated ConfigMap of a folder makes."""
-    return dict(literal.split("=", 1) for literal in kustomization(part)["configMapGenerator"][0]["literals"])
+def get_settings():
+    """Return the environment in the generated ConfigMap of the service."""
+    return dict(literal.split("=", 1) for literal in kustomization("base")["configMapGenerator"][0]["literals"])
 
 
-def test_registry_and_state_lie_on_the_volume_that_the_service_can_write():
+def test_registry_and_state_are_on_the_writable_volume():
     mount = next(mount for mount in SERVICE["volumeMounts"] if mount["name"] == "registry")
     assert not mount.get("readOnly")
-    settings = settings_of("base")
+    settings = get_settings()
     assert set(settings) == {"RECPOLICY_RUN", "RECPOLICY_STATE"}
     assert {str(PurePosixPath(folder).parent) for folder in settings.values()} == {mount["mountPath"]}
     assert settings["RECPOLICY_RUN"] != settings["RECPOLICY_STATE"]
 
 
-def test_one_pod_at_a_time_where_the_volume_is_of_one_node():
+def test_single_node_volume_has_one_pod_at_a_time():
     claim = next(manifest for manifest in ALL if manifest["kind"] == "PersistentVolumeClaim")
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
     assert (DEPLOYMENT["spec"]["replicas"], DEPLOYMENT["spec"]["strategy"]) == (1, {"type": "Recreate"})
 
 
-def test_database_and_key_come_from_a_secret_that_may_be_missing():
+def test_database_and_key_come_from_an_optional_secret():
     assert {"secretRef": {"name": "recpolicy-server", "optional": True}} in SERVICE["envFrom"]
-    assert not [one for one in SERVICE["env"] if re.search(r"KEY|URL|PASSWORD", one["name"])]
+    assert not [item for item in SERVICE["env"] if re.search(r"KEY|URL|PASSWORD", item["name"])]
 
 
 def ports_out(policy):
-    """Return (protocol, port) of all that a network policy lets out."""
+    """Return (protocol, port) of the connections that a network policy allows out."""
     return {(port["protocol"], port["port"]) for rule in policy["spec"]["egress"] for port in rule["ports"]}
 
 
@@ -210,48 +205,19 @@ def test_service_reaches_dns_and_postgresql_and_nothing_else():
     assert ports_out(policy) == {("UDP", 53), ("TCP", 53), ("TCP", 5432)}
 
 
-def test_prometheus_is_told_where_the_counters_are():
-    told = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]
+def test_annotations_name_the_metrics_endpoint():
+    annotations = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]
     ports = {str(port["containerPort"]) for port in SERVICE["ports"]}
-    assert told["prometheus.io/scrape"] == "true"
-    assert told["prometheus.io/port"] in ports
-    assert told["prometheus.io/path"] in {route.path for route in health.router.routes}
+    assert annotations["prometheus.io/scrape"] == "true"
+    assert annotations["prometheus.io/port"] in ports
+    assert annotations["prometheus.io/path"] in {route.path for route in health.router.routes}
 
 
-def test_retraining_is_submitted_on_mondays_at_one_and_never_twice_at_once():
-    job = next(manifest for manifest in ALL if manifest["kind"] == "CronJob")
-    assert job["spec"]["schedule"] == "0 1 * * 1"
-    assert job["spec"]["concurrencyPolicy"] == "Forbid"
-    words = pod(job)["containers"][0]["args"]
-    assert words[:3] == ["pipeline", "submit", "retrain"]
-    assert "--no-cache" in words  # the addresses are the same every week
-    mount = next(mount for mount in pod(job)["containers"][0]["volumeMounts"] if mount["name"] == "token")
-    assert words[words.index("--token-file") + 1] == f"{mount['mountPath']}/token"
-    assert mount["readOnly"]
-
-
-def test_retraining_registers_on_a_volume_that_its_steps_mount_and_the_service_or_the_shell_reads():
-    settings = settings_of("retrain")
-    (volume,) = read_volumes([settings["VOLUME"]])
-    assert PurePosixPath(settings["REGISTRY"]).is_relative_to(volume.path)
-    assert PurePosixPath(settings["LOG"]).is_relative_to(volume.path)
-    assert settings["REGISTRY"] == settings_of("base")["RECPOLICY_RUN"]
-    claims = {claim["metadata"]["name"] for claim in ELSEWHERE}
-    assert claims == {volume.claim} == {one["persistentVolumeClaim"]["claimName"] for one in pod(SHELL)["volumes"][:1]}
-    assert [claim["spec"]["accessModes"] for claim in ELSEWHERE] == [["ReadWriteMany"]]  # steps are on several nodes
-
-
-def test_retraining_has_every_setting_that_its_words_name():
-    job = next(manifest for manifest in ALL if manifest["kind"] == "CronJob")
-    named = set(re.findall(r"\$\((\w+)\)", " ".join(pod(job)["containers"][0]["args"])))
-    literals = kustomization("retrain")["configMapGenerator"][0]["literals"]
-    assert named == {literal.split("=")[0] for literal in literals}
-
-
-def test_retraining_begins_with_the_champion_of_the_registry():
-    settings = settings_of("retrain")
-    assert settings["INCUMBENT"] == ""
-    checked_parameters("retrain", {name.lower(): settings[name] for name in ("INCUMBENT", "LOG", "REGISTRY")})
+def test_pipelines_and_shell_mount_the_claim_of_the_service():
+    claims = {manifest["metadata"]["name"] for manifest in PIPELINE_MANIFESTS}
+    assert claims == {volume["persistentVolumeClaim"]["claimName"] for volume in pod(SHELL)["volumes"][:1]}
+    assert claims == {m["metadata"]["name"] for m in SERVICE_MANIFESTS if m["kind"] == "PersistentVolumeClaim"}
+    assert [claim["spec"]["accessModes"] for claim in PIPELINE_MANIFESTS] == [["ReadWriteMany"]]  # steps use many nodes
 
 
 def test_images_have_the_version_of_the_project():
@@ -261,7 +227,7 @@ def test_images_have_the_version_of_the_project():
 
 @pytest.fixture(scope="module")
 def rendered():
-    """What `kubectl apply -k` would send for the example."""
+    """The manifests of the example as `kubectl apply -k` sends them."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed, so kustomize cannot be run; the files themselves are checked above")
     command = ["kubectl", "kustomize", str(FOLDER / "overlays" / "example")]
@@ -271,13 +237,16 @@ def rendered():
 
 
 def test_example_renders_to_valid_and_hardened_manifests(rendered):
-    assert {manifest["kind"] for manifest in rendered} == {m["kind"] for m in APPLIED} | {"Namespace", "ConfigMap"}
+    assert {manifest["kind"] for manifest in rendered} == {m["kind"] for m in SERVICE_MANIFESTS} | {
+        "Namespace",
+        "ConfigMap",
+    }
     for manifest in rendered:
         kubernetes_validate.validate(manifest, API_VERSIONS[-1], strict=True)
         assert manifest["kind"] == "Namespace" or manifest["metadata"]["namespace"] == "recpolicy"
-    for manifest in (manifest for manifest in rendered if manifest["kind"] in ("CronJob", "Deployment")):
-        assert soft_spots(pod(manifest)) == set()
-        assert pod(manifest)["containers"][0]["image"].startswith("registry.example.com/recpolicy")
+    deployment = next(manifest for manifest in rendered if manifest["kind"] == "Deployment")
+    assert weaknesses(pod(deployment)) == set()
+    assert pod(deployment)["containers"][0]["image"].startswith("registry.example.com/recpolicy-serving")
 
 
 def test_example_rolls_and_does_not_start_without_postgresql_and_a_key(rendered):
@@ -300,11 +269,9 @@ def test_example_lets_prometheus_of_another_namespace_in(rendered):
 
 
 def test_example_changes_replicas_storage_and_settings(rendered):
-    of = {manifest["kind"]: manifest for manifest in rendered}
-    assert of["Deployment"]["spec"]["replicas"] == 2
-    assert of["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
+    by_kind = {manifest["kind"]: manifest for manifest in rendered}
+    assert by_kind["Deployment"]["spec"]["replicas"] == 2
+    assert by_kind["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
     settings = {m["metadata"]["name"]: m["data"] for m in rendered if m["kind"] == "ConfigMap"}
-    for kind in ("Deployment", "CronJob"):
-        name = pod(of[kind])["containers"][0]["envFrom"][0]["configMapRef"]["name"]
-        assert name in settings  # the name with the digest of its content
-    assert "https://kubeflow.example.com" in [data.get("KFP_HOST") for data in settings.values()]
+    name = pod(by_kind["Deployment"])["containers"][0]["envFrom"][0]["configMapRef"]["name"]
+    assert name in settings  # the name with the digest of its content

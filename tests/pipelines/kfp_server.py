@@ -1,8 +1,8 @@
-"""A Kubeflow Pipelines API (v2beta1) on loopback that keeps what it is sent, and refuses what the real one refuses.
+"""A local stand-in for the Kubeflow Pipelines API (v2beta1): it records requests and rejects malformed ones.
 
-Shapes are those of the requests of kfp 2.17.0 and kfp_server_api: paths, field names, enum values, a multipart upload
-whose part is called `uploadfile`, names in the query. A body with a field that the API does not have is refused, as
-grpc-gateway does; errors have its shape {"error", "code", "message", "details"}.
+It knows the requests of kfp 2.17.0 and kfp_server_api: paths, field names, enum values, a multipart upload with the
+part `uploadfile`, names in the query. Like grpc-gateway it rejects a body with an unknown field; errors have the shape
+{"error", "code", "message", "details"}.
 """
 
 import email.parser
@@ -23,11 +23,11 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 API = "/apis/v2beta1"
-_CRON = re.compile(r"\S+( \S+){5}")  # what robfig/cron v1 wants at least
+_CRON = re.compile(r"\S+( \S+){5}")  # the least that robfig/cron v1 accepts
 
 
 class Refusal(Exception):
-    """An answer that is no 200."""
+    """A response with another status than 200."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -36,14 +36,14 @@ class Refusal(Exception):
 
 @dataclass
 class Cluster:
-    """What the server knows; tests read it and set `token`, `multi_user` and `broken`."""
+    """The state of the server; tests read it and set `token`, `multi_user`, `broken` and `refused`."""
 
     token: str | None = None
     multi_user: bool = False
     broken: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    """By path: what is answered in place of the right answer, after the work is done."""
+    """Path to a status and a body that replace the response, after the request took effect."""
     refused: dict[str, int] = field(default_factory=dict)
-    """By pattern of "METHOD /path": the status with which a request is refused, and nothing is done."""
+    """Pattern of "METHOD /path" to the status that rejects the request, without any effect."""
     url: str = ""
     pipelines: list[dict[str, Any]] = field(default_factory=list)
     versions: list[dict[str, Any]] = field(default_factory=list)
@@ -60,35 +60,34 @@ class Cluster:
             return _listed("experiments", self.experiments, query)
         if path == "/pipelines":
             return _listed("pipelines", self.pipelines, query)
-        if found := re.fullmatch(r"/pipelines/([^/]+)/versions", path):
-            mine = [one for one in self.versions if one["pipeline_id"] == found[1]]
+        if match := re.fullmatch(r"/pipelines/([^/]+)/versions", path):
+            mine = [item for item in self.versions if item["pipeline_id"] == match[1]]
             newest = mine[::-1] if query.get("sort_by") == "created_at desc" else mine
             return {"pipeline_versions": newest[: int(query.get("page_size", 10))]}
         if path == "/recurringruns":
-            mine = [one for one in self.recurring_runs if one["experiment_id"] == query.get("experiment_id")]
-            return _paged("recurringRuns", _listed("found", mine, query).get("found", []), query)  # so it is spelt
+            runs = [run for run in self.recurring_runs if run["experiment_id"] == query.get("experiment_id")]
+            return _paged(
+                "recurringRuns", _listed("items", runs, query).get("items", []), query
+            )  # the API spells it so
         raise Refusal(404, "Not Found")
 
     def delete(self, path: str) -> dict[str, Any]:
         """Answer a DELETE."""
-        found = self._recurring(path.rpartition("/")[2]) if path.startswith("/recurringruns/") else None
-        if found is None:
+        if not path.startswith("/recurringruns/"):
             raise Refusal(404, "Not Found")
-        self.recurring_runs.remove(found)
-        return {}
-
-    def _recurring(self, id: str) -> dict[str, Any]:
-        found = [one for one in self.recurring_runs if one["recurring_run_id"] == id]
-        if not found:
+        id = path.rpartition("/")[2]
+        matches = [run for run in self.recurring_runs if run["recurring_run_id"] == id]
+        if not matches:
             raise Refusal(404, f"recurring run {id} not found")
-        return found[0]
+        self.recurring_runs.remove(matches[0])
+        return {}
 
     def post(self, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
         """Answer a POST; `body` is parsed JSON, or the YAML documents of an upload."""
         if path == "/pipelines/upload":
             return self._new_pipeline(query, body)
         if path == "/pipelines/upload_version":
-            if query.get("pipelineid") not in {one["pipeline_id"] for one in self.pipelines}:
+            if query.get("pipelineid") not in {item["pipeline_id"] for item in self.pipelines}:
                 raise Refusal(404, f"pipeline {query.get('pipelineid')} not found")
             return self._new_version(query["pipelineid"], query.get("name", ""), body)
         if path == "/experiments":
@@ -104,18 +103,15 @@ class Cluster:
             if body["mode"] not in ("ENABLE", "DISABLE") or not _CRON.fullmatch(cron):
                 raise Refusal(400, f"the schedule is not valid: mode {body['mode']}, cron {cron!r}")
             return _keep(self.recurring_runs, {"recurring_run_id": _id(), **body})
-        if found := re.fullmatch(r"/recurringruns/([^/:]+):(enable|disable)", path):
-            self._recurring(found[1])["mode"] = found[2].upper()
-            return {}
         raise Refusal(404, "Not Found")
 
     def _new_pipeline(self, query: dict[str, str], documents: list[Any]) -> dict[str, Any]:
         name = query.get("name", "")
-        if name in {one["display_name"] for one in self.pipelines}:
+        if name in {item["display_name"] for item in self.pipelines}:
             raise Refusal(409, f"the name {name} already exists; please specify a new name")
-        made = {"pipeline_id": _id(), "display_name": name, "namespace": query.get("namespace", "")}
-        self._new_version(made["pipeline_id"], name, documents)
-        return _keep(self.pipelines, made)
+        created = {"pipeline_id": _id(), "display_name": name, "namespace": query.get("namespace", "")}
+        self._new_version(created["pipeline_id"], name, documents)
+        return _keep(self.pipelines, created)
 
     def _new_version(self, pipeline: str, name: str, documents: list[Any]) -> dict[str, Any]:
         if not name:
@@ -123,23 +119,23 @@ class Cluster:
         spec = documents[0]
         if not isinstance(spec, dict) or not {"pipelineInfo", "root", "schemaVersion", "sdkVersion"} <= set(spec):
             raise Refusal(400, "unknown template format: the file is not a pipeline spec")
-        if name in {one["display_name"] for one in self.versions if one["pipeline_id"] == pipeline}:
+        if name in {item["display_name"] for item in self.versions if item["pipeline_id"] == pipeline}:
             raise Refusal(409, f"the version {name} already exists")
-        made = {"pipeline_id": pipeline, "pipeline_version_id": _id(), "display_name": name, "pipeline_spec": spec}
+        created = {"pipeline_id": pipeline, "pipeline_version_id": _id(), "display_name": name, "pipeline_spec": spec}
         if len(documents) > 1:
-            made["platform_spec"] = _platform_spec(spec, documents[1:])
-        return _keep(self.versions, made)
+            created["platform_spec"] = _platform_spec(spec, documents[1:])
+        return _keep(self.versions, created)
 
     def _check_run(self, body: Any, more: dict[str, Any]) -> None:
         needed = {"display_name": str, "experiment_id": str, "pipeline_version_reference": dict, **more}
         _check(body, needed, {"runtime_config": dict, "service_account": str, "description": str})
-        if body["experiment_id"] not in {one["experiment_id"] for one in self.experiments}:
+        if body["experiment_id"] not in {item["experiment_id"] for item in self.experiments}:
             raise Refusal(404, "experiment not found")
-        wanted = body["pipeline_version_reference"]
-        found = [one for one in self.versions if wanted.items() <= one.items()]
-        if len(wanted) != 2 or not found:
-            raise Refusal(404, f"pipeline version {wanted} not found")
-        _check_parameters(found[0]["pipeline_spec"], body.get("runtime_config", {}))
+        reference = body["pipeline_version_reference"]
+        matches = [version for version in self.versions if reference.items() <= version.items()]
+        if len(reference) != 2 or not matches:
+            raise Refusal(404, f"pipeline version {reference} not found")
+        _check_parameters(matches[0]["pipeline_spec"], body.get("runtime_config", {}))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -156,23 +152,23 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer("DELETE")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: tests read the library's own output."""
+        """Log nothing: tests read the library's output."""
 
     def _answer(self, method: str) -> None:
         raw = self.rfile.read(int(self.headers.get("content-length", 0)))
         status, content = 200, b""
         url = urlsplit(self.path)
-        asked = f"{method} {url.path.removeprefix(API)}"
-        self.cluster.requests.append(asked)
+        request = f"{method} {url.path.removeprefix(API)}"
+        self.cluster.requests.append(request)
         try:
             for pattern, refused in self.cluster.refused.items():
-                if re.fullmatch(pattern, asked):
+                if re.fullmatch(pattern, request):
                     raise Refusal(refused, "refused")
             content = json.dumps(self._do(method, url.path, url.query, raw)).encode()
         except Refusal as refusal:
             status = refusal.status
-            said = refusal.message
-            content = json.dumps({"error": said, "code": 3, "message": said, "details": []}).encode()
+            message = refusal.message
+            content = json.dumps({"error": message, "code": 3, "message": message, "details": []}).encode()
         status, content = self.cluster.broken.get(url.path.removeprefix(API), (status, content))
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -182,9 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _do(self, method: str, path: str, query: str, raw: bytes) -> dict[str, Any]:
         token = self.cluster.token
-        given = self.headers.get("authorization", "")
-        if token is not None and given != f"Bearer {token}":
-            raise Refusal(401, f"unauthenticated: {given}")  # some proxies repeat what they were given
+        header = self.headers.get("authorization", "")
+        if token is not None and header != f"Bearer {token}":
+            raise Refusal(401, f"unauthenticated: {header}")  # some proxies repeat the header
         if not path.startswith(API):
             raise Refusal(404, "Not Found")
         words = {name: values[-1] for name, values in parse_qs(query).items()}
@@ -202,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def kfp_server(certificate: tuple[Path, Path] | None = None) -> Iterator[Cluster]:
-    """Serve a cluster on a free port of 127.0.0.1, over TLS with `certificate` (chain, key)."""
+    """Serve a cluster on a free port of 127.0.0.1, over TLS if `certificate` (chain, key) is given."""
     cluster = Cluster()
     handler = type("Handler", (_Handler,), {"cluster": cluster})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -211,7 +207,7 @@ def kfp_server(certificate: tuple[Path, Path] | None = None) -> Iterator[Cluster
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients close connections early
     cluster.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
     running = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     running.start()
@@ -223,30 +219,30 @@ def kfp_server(certificate: tuple[Path, Path] | None = None) -> Iterator[Cluster
         running.join()
 
 
-def _listed(kind: str, things: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
-    """As protobuf does, an empty list is left out."""
-    (wanted,) = json.loads(query["filter"])["predicates"]
-    if wanted["operation"] not in (1, "EQUALS") or wanted["key"] != "display_name":
+def _listed(kind: str, items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+    """Return the matching items; like protobuf, without the key if there are none."""
+    (predicate,) = json.loads(query["filter"])["predicates"]
+    if predicate["operation"] not in (1, "EQUALS") or predicate["key"] != "display_name":
         raise Refusal(400, "invalid filter")
     namespace = query.get("namespace", "")
-    named = [one for one in things if one["display_name"] == wanted["stringValue"]]
-    mine = [one for one in named if (one.get("namespace") or "") == namespace]
-    return {kind: mine} if mine else {}
+    named = [item for item in items if item["display_name"] == predicate["stringValue"]]
+    matches = [item for item in named if (item.get("namespace") or "") == namespace]
+    return {kind: matches} if matches else {}
 
 
-def _paged(kind: str, things: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+def _paged(kind: str, items: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
     start, size = int(query.get("page_token") or 0), int(query.get("page_size", 10))
-    more = {"next_page_token": str(start + size)} if len(things) > start + size else {}
-    return {kind: things[start : start + size], **more} if things else {}
+    more = {"next_page_token": str(start + size)} if len(items) > start + size else {}
+    return {kind: items[start : start + size], **more} if items else {}
 
 
 def _platform_spec(spec: dict[str, Any], others: list[Any]) -> dict[str, Any]:
-    """The second document: settings of executors that the pipeline has, for the platform that the API knows."""
-    (whole,) = others
-    (executors,) = [one["deploymentSpec"]["executors"] for one in [whole["platforms"]["kubernetes"]]]
-    if set(whole["platforms"]) != {"kubernetes"} or not set(executors) <= set(spec["deploymentSpec"]["executors"]):
+    """Return the second document: settings for Kubernetes of executors that the pipeline has."""
+    (platform,) = others
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    if set(platform["platforms"]) != {"kubernetes"} or not set(executors) <= set(spec["deploymentSpec"]["executors"]):
         raise Refusal(400, "the platform spec is not of this pipeline")
-    return whole
+    return platform
 
 
 def _check(body: Any, needed: dict[str, Any], optional: dict[str, Any]) -> None:
@@ -266,14 +262,14 @@ _KINDS = {
 
 def _check_parameters(spec: dict[str, Any], config: dict[str, Any]) -> None:
     _check(config, {}, {"parameters": dict, "pipeline_root": str})
-    given = config.get("parameters", {})
+    values = config.get("parameters", {})
     known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    for name, value in given.items():
+    for name, value in values.items():
         kind = known.get(name, {}).get("parameterType")
         fits = kind in _KINDS and isinstance(value, _KINDS[kind])
         if not fits or (isinstance(value, bool) and kind != "BOOLEAN"):
             raise Refusal(400, f"parameter {name} of type {kind} got {value!r}")
-    missing = [name for name, one in known.items() if not one.get("isOptional") and name not in given]
+    missing = [name for name, definition in known.items() if not definition.get("isOptional") and name not in values]
     if missing:
         raise Refusal(400, f"parameter {missing[0]} is required")
 
@@ -287,9 +283,9 @@ def _uploaded(content_type: str, raw: bytes) -> list[Any]:
     return list(yaml.safe_load_all(parts[0].get_payload(decode=True)))
 
 
-def _keep(where: list[dict[str, Any]], made: dict[str, Any]) -> dict[str, Any]:
-    where.append(made)
-    return made
+def _keep(where: list[dict[str, Any]], created: dict[str, Any]) -> dict[str, Any]:
+    where.append(created)
+    return created
 
 
 def _id() -> str:

@@ -1,4 +1,4 @@
-"""A schedule that is submitted twice is one recurring run, whatever the cluster refuses in between."""
+"""A schedule that is submitted again replaces the older one; errors say which schedules are active."""
 
 import json
 import logging
@@ -8,7 +8,8 @@ import yaml
 from kfp_server import kfp_server
 
 from recpolicy.core.errors import SubmitError
-from recpolicy.pipelines.kfp_schedules import MARK
+from recpolicy.pipelines.kfp_errors import notes_of
+from recpolicy.pipelines.kfp_schedules import MARK, replace_schedules
 from recpolicy.pipelines.submit import submit_to_kubeflow
 
 SPEC = {
@@ -28,40 +29,37 @@ def cluster(monkeypatch, tmp_path):
 
 @pytest.fixture
 def submit(cluster, tmp_path):
-    """Submit the schedule; with other words for other settings."""
+    """A function that submits the schedule, with other settings if given."""
     file = tmp_path / "retrain.yaml"
     file.write_text(yaml.safe_dump(SPEC))
 
-    def made(epochs=1, **more):
-        settings = {"host": cluster.url, "name": "recpolicy-retrain", "cron": "0 1 * * 1", **more}
-        return submit_to_kubeflow(file, {"epochs": epochs}, **settings)
+    def submit_schedule(epochs=1, **settings):
+        defaults = {"host": cluster.url, "name": "recpolicy-retrain", "cron": "0 1 * * 1"}
+        return submit_to_kubeflow(file, {"epochs": epochs}, **defaults | settings)
 
-    return made
+    return submit_schedule
 
 
 def active(cluster):
-    return [one["recurring_run_id"] for one in cluster.recurring_runs if one["mode"] == "ENABLE"]
+    return [run["recurring_run_id"] for run in cluster.recurring_runs if run["mode"] == "ENABLE"]
 
 
-def test_the_second_time_it_takes_the_place_of_the_first(submit, cluster):
+def test_second_submission_replaces_the_first(submit, cluster):
     first, second = submit(), submit(epochs=2, cron="0 2 * * 2")
-    (one,) = cluster.recurring_runs
+    (run,) = cluster.recurring_runs
     assert (first.replaced, second.replaced) == ((), (first.id,))
-    assert (one["recurring_run_id"], one["mode"]) == (second.id, "ENABLE")
-    assert one["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 2"
-    assert one["runtime_config"]["parameters"] == {"epochs": 2}
-    assert one["description"] == MARK
+    assert (run["recurring_run_id"], run["mode"]) == (second.id, "ENABLE")
+    assert run["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * 2"
+    assert run["runtime_config"]["parameters"] == {"epochs": 2}
+    assert run["description"] == MARK
 
 
-def test_the_old_one_is_switched_off_before_the_new_one_is_switched_on(submit, cluster):
+def test_new_schedule_is_created_before_the_old_one_is_deleted(submit, cluster):
     first = submit()
     cluster.requests.clear()
-    second = submit()
+    submit()
     changing = [line for line in cluster.requests if "/recurringruns" in line and not line.startswith("GET")]
-    assert changing == [
-        "POST /recurringruns", f"POST /recurringruns/{first.id}:disable", f"POST /recurringruns/{second.id}:enable",
-        f"DELETE /recurringruns/{first.id}",
-    ]  # fmt: skip
+    assert changing == ["POST /recurringruns", f"DELETE /recurringruns/{first.id}"]
 
 
 @pytest.mark.parametrize("other", [{"name": "recpolicy-retrain-shop"}, {"experiment": "other"}])
@@ -77,77 +75,62 @@ def test_runs_without_a_schedule_replace_nothing(submit, cluster):
     assert active(cluster) == [first.id]
 
 
-def test_what_somebody_else_made_stays_and_is_warned_of(submit, cluster, caplog):
+def test_schedules_of_other_people_stay_with_a_warning(submit, cluster, caplog):
     theirs = submit().id
     cluster.recurring_runs[0].pop("description")
     ours = submit()
     assert ours.replaced == ()
     assert active(cluster) == [theirs, ours.id]
-    assert f"{theirs} of the same name was not made by recpolicy" in caplog.text
+    assert f"schedule {theirs} has the same name, but recpolicy did not create it" in caplog.text
 
 
 def test_all_pages_of_the_list_are_read(submit, cluster):
     submit()
-    one = cluster.recurring_runs[0]
-    theirs = [{**one, "recurring_run_id": f"theirs-{number}", "description": ""} for number in range(105)]
+    ours = cluster.recurring_runs[0]
+    theirs = [{**ours, "recurring_run_id": f"theirs-{number}", "description": ""} for number in range(105)]
     cluster.recurring_runs[:0] = theirs
-    assert submit().replaced == (one["recurring_run_id"],)
+    assert submit().replaced == (ours["recurring_run_id"],)
 
 
-@pytest.mark.parametrize("refused", ["POST /recurringruns", "POST .*:disable", "POST .*:enable"])
-def test_a_refused_request_leaves_the_first_active_and_says_so(submit, cluster, refused):
+def test_rejected_schedule_leaves_the_old_one(submit, cluster):
     first = submit()
-    cluster.refused = {refused: 403}
-    if refused.endswith(":enable"):  # the second time it is asked for the old one
-        cluster.refused = {rf"POST /recurringruns/(?!{first.id}).*:enable": 403}
+    cluster.refused = {"POST /recurringruns": 403}
     with pytest.raises(SubmitError) as error:
         submit(epochs=2)
     assert "answered 403" in str(error.value)
-    assert str(error.value).endswith(f"nothing is replaced: active is {first.id}, as before")
+    assert str(error.value).endswith(f"no schedule was deleted; still there: {first.id}")
     assert "\n" not in str(error.value)
-    (one,) = cluster.recurring_runs
-    assert (one["recurring_run_id"], one["mode"], one["runtime_config"]["parameters"]["epochs"]) == (
-        first.id, "ENABLE", 1,
-    )  # fmt: skip
-
-
-def test_a_new_one_that_cannot_even_be_deleted_is_off(submit, cluster):
-    first = submit()
-    cluster.refused = {"POST .*:disable": 403, "DELETE .*": 403}
-    with pytest.raises(SubmitError, match=f"active is {first.id}, as before"):
-        submit()
-    assert active(cluster) == [first.id]
-    assert len(cluster.recurring_runs) == 2
-
-
-def test_when_neither_can_be_switched_on_it_says_that_none_is_active(submit, cluster):
-    first = submit()
-    cluster.refused = {"POST .*:enable": 500}
-    with pytest.raises(SubmitError, match=rf"active now is none, before it was {first.id}: submit it again"):
-        submit()
-    cluster.refused = {}
-    assert active(cluster) == []
-    assert submit().replaced == (first.id,)
-    assert len(active(cluster)) == 1
-
-
-def test_an_answer_that_a_proxy_lost_leaves_the_first_active(submit, cluster):
-    first = submit()
-    cluster.broken = {f"/recurringruns/{first.id}:disable": (502, b"<html>")}
-    with pytest.raises(SubmitError, match=f"active is {first.id}, as before"):
-        submit()
     assert active(cluster) == [first.id]
 
 
-def test_an_old_one_that_cannot_be_deleted_is_off_and_warned_of(submit, cluster, caplog):
+def test_old_schedule_that_cannot_be_deleted_is_named(submit, cluster):
     first = submit()
     cluster.refused = {"DELETE .*": 403}
-    second = submit()
-    assert active(cluster) == [second.id]
-    assert f"schedule {first.id} is switched off, but could not be deleted" in caplog.text
+    with pytest.raises(SubmitError) as error:
+        submit()
+    new = active(cluster)[1]
+    assert f"the new schedule {new} is active, and {first.id} could not be deleted: submit again" in str(error.value)
+    cluster.refused = {}
+    third = submit()
+    assert active(cluster) == [third.id]
+    assert third.replaced == (first.id, new)
 
 
-def test_the_token_is_in_no_message_of_a_half_done_replacement(submit, cluster, caplog):
+def test_interruption_between_two_deletions_names_the_remaining_schedule():
+    deleted = []
+
+    def delete(id):
+        if deleted:
+            raise KeyboardInterrupt
+        deleted.append(id)
+
+    with pytest.raises(KeyboardInterrupt) as error:
+        replace_schedules(["a", "b"], lambda: "new", delete)
+    assert deleted == ["a"]
+    assert "the new schedule new is active, and b could not be deleted" in notes_of(error.value)
+
+
+def test_token_is_in_no_message_of_a_failed_replacement(submit, cluster, caplog):
     caplog.set_level(logging.DEBUG)
     token = "s3cret-abcdef"
     submit(token=token)

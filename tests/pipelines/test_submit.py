@@ -1,4 +1,4 @@
-"""A compiled pipeline reaches Kubeflow as the real client sends it; what goes wrong is one line without the token."""
+"""Requests of the real client to a local server; every failure is one line without the token."""
 
 import datetime
 import ipaddress
@@ -13,7 +13,7 @@ from kfp_server import kfp_server
 
 from recpolicy.core.errors import ConfigError, DataError, MissingExtraError, SubmitError
 from recpolicy.core.optional_deps import require_extra
-from recpolicy.pipelines.package import read_package, ready_to_send
+from recpolicy.pipelines.package import package_to_upload, read_package
 from recpolicy.pipelines.submit import TOKEN_VARIABLE, read_token, submit_to_kubeflow
 
 TOKEN = "s3cret-abcdef"
@@ -41,7 +41,7 @@ compiler.Compiler().compile(two_steps, sys.argv[1])
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """A pipeline of two steps, the second of them in a branch; compiled in a process of its own."""
+    """A pipeline of two steps, the second in a branch; compiled in another process."""
     folder = tmp_path_factory.mktemp("package")
     (folder / "write.py").write_text(COMPILE)
     command = [sys.executable, "-W", "ignore", str(folder / "write.py"), str(folder / "two.yaml")]
@@ -51,7 +51,7 @@ def package(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_settings_of_this_machine(monkeypatch, tmp_path):
+def isolate_from_this_machine(monkeypatch, tmp_path):
     import kfp
 
     monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
@@ -70,7 +70,7 @@ def send(package, cluster, **more):
 
 
 def message_of(error):
-    """The message of a SubmitError, which must be one line."""
+    """Return the message of a SubmitError; fails unless it is one line."""
     text = str(error.value)
     assert "\n" not in text
     assert error.value.__cause__ is None
@@ -78,15 +78,20 @@ def message_of(error):
     return text
 
 
-def test_a_pipeline_is_uploaded_and_run(package, cluster, capsys):
-    made = send(package, cluster)
+def test_pipeline_is_uploaded_and_run(package, cluster, capsys):
+    submitted = send(package, cluster)
     (pipeline,), (version,), (run,) = cluster.pipelines, cluster.versions, cluster.runs
     assert pipeline["display_name"] == "train"
     assert version["pipeline_spec"] == yaml.safe_load(package.read_text())
-    wanted = {"pipeline_id": pipeline["pipeline_id"], "pipeline_version_id": version["pipeline_version_id"]}
-    assert run["pipeline_version_reference"] == wanted
-    assert (made.kind, made.id, made.name, made.recurring) == ("kubeflow", run["run_id"], run["display_name"], False)
-    assert made.url == f"{cluster.url}/#/runs/details/{made.id}"
+    expected = {"pipeline_id": pipeline["pipeline_id"], "pipeline_version_id": version["pipeline_version_id"]}
+    assert run["pipeline_version_reference"] == expected
+    assert (submitted.platform, submitted.id, submitted.name, submitted.recurring) == (
+        "kubeflow",
+        run["run_id"],
+        run["display_name"],
+        False,
+    )
+    assert submitted.url == f"{cluster.url}/#/runs/details/{submitted.id}"
     assert capsys.readouterr() == ("", "")
 
 
@@ -97,7 +102,7 @@ def test_parameters_arrive_with_their_types(package, cluster):
     assert [type(value) for value in config["parameters"].values()] == [type(value) for value in PARAMETERS.values()]
 
 
-def test_the_second_time_it_is_a_new_version_which_is_run(package, cluster):
+def test_second_submission_uploads_and_runs_a_new_version(package, cluster):
     first, second = send(package, cluster), send(package, cluster)
     assert len(cluster.pipelines) == 1
     assert len({version["display_name"] for version in cluster.versions}) == 2
@@ -107,7 +112,7 @@ def test_the_second_time_it_is_a_new_version_which_is_run(package, cluster):
     assert first.name != second.name
 
 
-def test_the_experiment_is_made_once(package, cluster):
+def test_experiment_is_created_once(package, cluster):
     for _ in range(2):
         send(package, cluster, experiment="weekly")
     (experiment,) = cluster.experiments
@@ -115,33 +120,33 @@ def test_the_experiment_is_made_once(package, cluster):
     assert {run["experiment_id"] for run in cluster.runs} == {experiment["experiment_id"]}
 
 
-def test_a_schedule_makes_a_recurring_run(package, cluster):
-    made = send(package, cluster, cron="0 1 * * MON")
+def test_schedule_creates_a_recurring_run(package, cluster):
+    submitted = send(package, cluster, cron="0 1 * * MON")
     (recurring,) = cluster.recurring_runs
     assert recurring["trigger"] == {"cron_schedule": {"cron": "0 0 1 * * MON"}}
     assert (recurring["mode"], recurring["max_concurrency"], recurring["no_catchup"]) == ("ENABLE", 1, True)
     assert recurring["runtime_config"]["parameters"] == PARAMETERS
-    assert (made.id, made.name, made.recurring) == (recurring["recurring_run_id"], "train", True)
-    assert made.url == f"{cluster.url}/#/recurringrun/details/{made.id}"
+    assert (submitted.id, submitted.name, submitted.recurring) == (recurring["recurring_run_id"], "train", True)
+    assert submitted.url == f"{cluster.url}/#/recurringrun/details/{submitted.id}"
     assert cluster.runs == []
 
 
-def test_a_namespace_holds_all_that_is_made(package, cluster):
+def test_pipelines_and_experiments_are_created_in_the_namespace(package, cluster):
     cluster.multi_user = True
     for _ in range(2):
         send(package, cluster, namespace="team")
-    assert [one["namespace"] for one in (*cluster.pipelines, *cluster.experiments)] == ["team", "team"]
+    assert [item["namespace"] for item in (*cluster.pipelines, *cluster.experiments)] == ["team", "team"]
     assert len(cluster.versions) == 2
 
 
-def test_the_namespace_may_come_from_the_settings_of_the_client(package, cluster, tmp_path):
+def test_namespace_can_come_from_the_settings_of_the_client(package, cluster, tmp_path):
     cluster.multi_user = True
     (tmp_path / "context.json").write_text('{"namespace": "team"}')
     send(package, cluster)
-    assert [one["namespace"] for one in (*cluster.pipelines, *cluster.experiments)] == ["team", "team"]
+    assert [item["namespace"] for item in (*cluster.pipelines, *cluster.experiments)] == ["team", "team"]
 
 
-def test_a_cluster_of_several_users_wants_a_namespace(package, cluster):
+def test_multi_user_cluster_needs_a_namespace(package, cluster):
     cluster.multi_user = True
     with pytest.raises(SubmitError) as error:
         send(package, cluster)
@@ -154,7 +159,7 @@ def test_caching_is_as_compiled_unless_switched_off(package, cluster):
     send(package, cluster, caching=False)
     as_compiled, without = ([task["cachingOptions"] for task in tasks(v["pipeline_spec"])] for v in cluster.versions)
     assert as_compiled.count({"enableCache": True}) == 2
-    assert len(without) == len(as_compiled) == 3  # with the branch itself
+    assert len(without) == len(as_compiled) == 3  # the branch counts too
     assert without == [{}] * 3
 
 
@@ -163,8 +168,8 @@ def tasks(spec):
     return [{"cachingOptions": {}} | task for body in bodies for task in body.get("dag", {}).get("tasks", {}).values()]
 
 
-def test_without_caching_nothing_else_changes(package):
-    with ready_to_send(read_package(package), caching=False) as file:
+def test_copy_without_caching_differs_in_nothing_else(package):
+    with package_to_upload(read_package(package), caching=False) as file:
         changed = yaml.safe_load(file.read_text())
     whole = yaml.safe_load(package.read_text())
     for task in (task for spec in (changed, whole) for task in [*spec["root"]["dag"]["tasks"].values()]):
@@ -177,17 +182,17 @@ def test_without_caching_nothing_else_changes(package):
     assert not file.exists()
 
 
-def test_the_token_opens_the_door_and_is_told_to_nobody(package, cluster, caplog, capfd):
+def test_token_is_sent_and_never_logged(package, cluster, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     cluster.token = TOKEN
-    made = send(package, cluster, token=TOKEN)
+    submitted = send(package, cluster, token=TOKEN)
     assert len(cluster.runs) == 1
-    said = capfd.readouterr()
-    assert TOKEN not in caplog.text + said.out + said.err + repr(made)
+    output = capfd.readouterr()
+    assert TOKEN not in caplog.text + output.out + output.err + repr(submitted)
 
 
 @pytest.mark.parametrize("given", ["wr0ng-token", None])
-def test_without_the_right_token_it_is_one_line_at_once(package, cluster, given, caplog, capfd):
+def test_wrong_token_is_one_line_after_one_request(package, cluster, given, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     cluster.token = TOKEN
     with pytest.raises(SubmitError) as error:
@@ -196,14 +201,14 @@ def test_without_the_right_token_it_is_one_line_at_once(package, cluster, given,
     assert "401" in text
     assert TOKEN_VARIABLE in text
     assert cluster.requests == ["GET /healthz"]  # no second try
-    said = capfd.readouterr()
-    everything = text + caplog.text + said.out + said.err
+    output = capfd.readouterr()
+    everything = text + caplog.text + output.out + output.err
     assert TOKEN not in everything
     if given:
         assert given not in everything
 
 
-def test_nobody_there_is_one_line(package, cluster, caplog):
+def test_unreachable_host_is_one_line(package, cluster, caplog):
     with socket.create_server(("127.0.0.1", 0)) as other:
         host = f"http://127.0.0.1:{other.getsockname()[1]}"
     with pytest.raises(SubmitError) as error:
@@ -214,43 +219,43 @@ def test_nobody_there_is_one_line(package, cluster, caplog):
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "body", "says"),
+    ("path", "status", "body", "message"),
     [
         ("/healthz", 404, b"<html>", "/pipeline"),
         ("/pipelines/upload", 403, b'{"message": "no rights in namespace team"}', "no rights in namespace team"),
         ("/runs", 400, b'{"error": "parameter x is wrong"}', "parameter x is wrong"),
-        ("/runs", 400, b'["odd"]', "does not take this pipeline"),
+        ("/runs", 400, b'["odd"]', "rejects this pipeline"),
         ("/runs", 503, b"", "try again"),
         ("/pipelines/upload", 200, b"<html>log in</html>", "login page"),
         ("/runs", 200, b"{}", "login page"),
     ],
 )
-def test_what_the_cluster_refuses_is_one_line(package, cluster, path, status, body, says):
+def test_errors_of_the_cluster_are_one_line(package, cluster, path, status, body, message):
     cluster.broken = {path: (status, body)}
     with pytest.raises(SubmitError) as error:
         send(package, cluster)
-    assert says in message_of(error)
+    assert message in message_of(error)
 
 
-def test_a_parameter_that_the_cluster_refuses_is_named(package, cluster):
+def test_rejected_parameter_is_named(package, cluster):
     with pytest.raises(SubmitError) as error:
         submit_to_kubeflow(package, PARAMETERS | {"rounds": "many"}, host=cluster.url, name="train")
     assert "parameter rounds of type NUMBER_INTEGER got 'many'" in message_of(error)
 
 
 @pytest.mark.parametrize("host", ["kubeflow.example.com", "ftp://x", "", "https://", "http://h:99999", "https://[x"])
-def test_what_is_no_address_is_said_before_any_request(package, cluster, host):
+def test_malformed_host_is_rejected_before_any_request(package, cluster, host):
     with pytest.raises(ConfigError, match=r"--host: expected an address such as https"):
         send(package, cluster, host=host)
 
 
-def test_secrets_in_the_address_are_not_repeated(package, cluster):
+def test_secrets_in_the_host_are_not_repeated(package, cluster):
     with pytest.raises(ConfigError) as error:
         send(package, cluster, host="https://me:pa55@kubeflow.example.com")
     assert "pa55" not in str(error.value)
 
 
-def test_a_token_over_plain_http_to_another_machine_is_warned_of(package, cluster, caplog, monkeypatch):
+def test_token_over_plain_http_to_another_machine_is_a_warning(package, cluster, caplog, monkeypatch):
     monkeypatch.setattr("recpolicy.pipelines.submit._connect", lambda *_: pytest.fail("enough", pytrace=False))
     with pytest.raises(pytest.fail.Exception):
         send(package, cluster, host="http://kubeflow.example.com", token=TOKEN)
@@ -269,7 +274,7 @@ def test_settings_are_checked_before_any_request(package, cluster, more, tmp_pat
 
 
 @pytest.mark.parametrize("text", [None, "", "- 1", "a: b", "{", "root: {}\npipelineInfo: {}", "\x00"])
-def test_what_is_no_compiled_pipeline_is_said_before_any_request(cluster, tmp_path, text):
+def test_other_files_are_rejected_before_any_request(cluster, tmp_path, text):
     file = tmp_path / "train.yaml"
     if text is not None:
         file.write_text(text)
@@ -280,7 +285,7 @@ def test_what_is_no_compiled_pipeline_is_said_before_any_request(cluster, tmp_pa
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate of 127.0.0.1 that signs itself, and its key."""
+    """A self-signed certificate of 127.0.0.1 and its key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -307,7 +312,7 @@ def certificate(tmp_path_factory):
     return folder / "chain.pem", folder / "key.pem"
 
 
-def test_a_private_ca_is_trusted_when_named_and_only_then(package, certificate):
+def test_private_ca_is_trusted_only_if_given(package, certificate):
     with kfp_server(certificate) as cluster:
         with pytest.raises(SubmitError) as error:
             send(package, cluster, token=TOKEN)
@@ -317,7 +322,7 @@ def test_a_private_ca_is_trusted_when_named_and_only_then(package, certificate):
         assert len(cluster.runs) == 1
 
 
-def test_a_token_comes_from_a_file_before_the_environment(monkeypatch, tmp_path, caplog):
+def test_token_file_wins_over_the_environment(monkeypatch, tmp_path, caplog):
     assert read_token() is None
     monkeypatch.setenv(TOKEN_VARIABLE, f" {TOKEN}\n")
     assert read_token() == TOKEN
@@ -328,7 +333,7 @@ def test_a_token_comes_from_a_file_before_the_environment(monkeypatch, tmp_path,
     assert caplog.text == ""
 
 
-def test_a_token_that_everybody_may_read_is_warned_of(tmp_path, caplog):
+def test_token_file_readable_by_everyone_is_a_warning(tmp_path, caplog):
     file = tmp_path / "token"
     file.write_text(TOKEN)
     file.chmod(0o644)
@@ -338,7 +343,7 @@ def test_a_token_that_everybody_may_read_is_warned_of(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("text", ["", " \n", f"{TOKEN} {TOKEN}", f"{TOKEN}\nx", "tökén", "x" * 70_000])
-def test_what_cannot_be_a_token_is_refused_unrepeated(monkeypatch, tmp_path, text):
+def test_malformed_token_is_rejected_and_not_repeated(monkeypatch, tmp_path, text):
     file = tmp_path / "token"
     file.write_text(text)
     file.chmod(0o600)
@@ -352,12 +357,12 @@ def test_what_cannot_be_a_token_is_refused_unrepeated(monkeypatch, tmp_path, tex
             read_token()
 
 
-def test_a_token_file_that_is_not_there_is_one_line(tmp_path):
+def test_missing_token_file_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"token: cannot read the token: No such file"):
         read_token(tmp_path / "token")
 
 
-def test_without_kfp_it_says_what_to_install(package, cluster, monkeypatch):
+def test_missing_kfp_is_an_error_with_the_command_to_install_it(package, cluster, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"recpolicy\[pipelines\]"):
         require_extra("pipelines", "recpolicy pipeline submit")

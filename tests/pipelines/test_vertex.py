@@ -1,6 +1,6 @@
-"""What Vertex AI's library is asked to do, with a stand-in whose functions take what the real ones take.
+"""Requests to Vertex AI's library, recorded by a stand-in with the signatures of google-cloud-aiplatform 2.7.0.
 
-Signatures are those of google-cloud-aiplatform 2.7.0; where the extra `vertex` is installed they are compared.
+If the extra `vertex` is installed, a test compares the signatures with the real ones.
 """
 
 import enum
@@ -29,9 +29,9 @@ PARENT = "projects/12/locations/europe-west4"
 
 
 class PipelineJob:
-    """Keeps what it is asked."""
+    """A stand-in that records the arguments of its calls."""
 
-    asked: dict = {}  # noqa: RUF012
+    requested: dict = {}  # noqa: RUF012
     fails: Exception | None = None
 
     def __init__(
@@ -39,9 +39,9 @@ class PipelineJob:
         enable_caching=None, encryption_spec_key_name=None, labels=None, credentials=None, project=None, location=None,
         failure_policy=None,
     ):  # fmt: skip
-        with open(template_path) as stream:  # noqa: PTH123  as the real one, which reads it at once
+        with open(template_path) as stream:  # noqa: PTH123  as the library does
             spec = yaml.safe_load(stream)
-        self.asked.update(
+        self.requested.update(
             name=display_name, spec=spec, root=pipeline_root, parameters=parameter_values, place=(project, location)
         )
 
@@ -51,7 +51,7 @@ class PipelineJob:
     ):  # fmt: skip
         if PipelineJob.fails is not None:
             raise PipelineJob.fails
-        self.asked.update(done="submit", account=service_account)
+        self.requested.update(done="submit", account=service_account)
         self.resource_name = f"{PARENT}/pipelineJobs/recpolicy-retrain-1"
 
     def create_schedule(
@@ -59,20 +59,20 @@ class PipelineJob:
         max_concurrent_run_count=1, max_concurrent_active_run_count=None, service_account=None, network=None,
         create_request_timeout=None,
     ):  # fmt: skip
-        self.asked.update(done="schedule", cron=cron, title=display_name, account=service_account)
+        self.requested.update(done="schedule", cron=cron, title=display_name, account=service_account)
         if PipelineJob.fails is not None:
             raise PipelineJob.fails
-        made = PipelineJobSchedule(f"{77 + len(PipelineJobSchedule.there)}", display_name)
-        PipelineJobSchedule.there.append(made)
-        return made
+        submitted = PipelineJobSchedule(f"{77 + len(PipelineJobSchedule.existing)}", display_name)
+        PipelineJobSchedule.existing.append(submitted)
+        return submitted
 
 
 class PipelineJobSchedule:
-    """Keeps the schedules that are there."""
+    """A stand-in that keeps the existing schedules."""
 
-    there: list = []  # noqa: RUF012
+    existing: list = []  # noqa: RUF012
     fails: dict = {}  # noqa: RUF012
-    """By method: what it raises."""
+    """Method to the error that it raises."""
 
     def __init__(self, number, title, state="ACTIVE"):
         self.resource_name, self.title, self.state = f"{PARENT}/schedules/{number}", title, State[state]
@@ -81,25 +81,16 @@ class PipelineJobSchedule:
     def list(cls, filter=None, order_by=None, project=None, location=None, credentials=None):
         assert (project, location) == ("shop", "europe-west4")
         cls._may("list")
-        return [one for one in cls.there if filter == f'display_name="{one.title}"']
+        return [item for item in cls.existing if filter == f'display_name="{item.title}"']
 
     @classmethod
     def get(cls, schedule_id, project=None, location=None, credentials=None):
         assert (project, location) == ("shop", "europe-west4")
-        return next(one for one in cls.there if one.resource_name == f"{PARENT}/schedules/{schedule_id}")
-
-    def pause(self):
-        self._may("pause")
-        self.state = State.PAUSED
-
-    def resume(self, catch_up=True):
-        assert not catch_up
-        self._may("resume")
-        self.state = State.ACTIVE
+        return next(item for item in cls.existing if item.resource_name == f"{PARENT}/schedules/{schedule_id}")
 
     def delete(self, sync=True):
         self._may("delete")
-        self.there.remove(self)
+        self.existing.remove(self)
 
     @classmethod
     def _may(cls, method):
@@ -111,15 +102,15 @@ State = enum.Enum("State", ["ACTIVE", "PAUSED", "COMPLETED"])
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def requested(monkeypatch):
     module = types.ModuleType("google.cloud.aiplatform")
     module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
     module.PipelineJob, module.PipelineJobSchedule = PipelineJob, PipelineJobSchedule
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(PipelineJob, "asked", {})
-    monkeypatch.setattr(PipelineJobSchedule, "there", [])
+    monkeypatch.setattr(PipelineJob, "requested", {})
+    monkeypatch.setattr(PipelineJobSchedule, "existing", [])
     monkeypatch.setattr(PipelineJobSchedule, "fails", {})
-    return PipelineJob.asked
+    return PipelineJob.requested
 
 
 @pytest.fixture
@@ -129,22 +120,26 @@ def package(tmp_path):
     return file
 
 
-def test_a_run_is_submitted_and_not_waited_for(package, asked):
-    made = submit_to_vertex(package, {"rounds": 5}, **PLACE, service_account="robot@shop")
-    assert (asked["name"], asked["spec"], asked["root"]) == ("recpolicy-retrain", SPEC, "gs://bucket/recpolicy")
-    assert (asked["parameters"], asked["place"]) == ({"rounds": 5}, ("shop", "europe-west4"))
-    assert (asked["done"], asked["account"]) == ("submit", "robot@shop")
-    assert (made.kind, made.id, made.recurring) == ("vertex", "recpolicy-retrain-1", False)
+def test_run_is_submitted(package, requested):
+    submitted = submit_to_vertex(package, {"rounds": 5}, **PLACE, service_account="robot@shop")
+    assert (requested["name"], requested["spec"], requested["root"]) == (
+        "recpolicy-retrain",
+        SPEC,
+        "gs://bucket/recpolicy",
+    )
+    assert (requested["parameters"], requested["place"]) == ({"rounds": 5}, ("shop", "europe-west4"))
+    assert (requested["done"], requested["account"]) == ("submit", "robot@shop")
+    assert (submitted.platform, submitted.id, submitted.recurring) == ("vertex", "recpolicy-retrain-1", False)
     page = "https://console.cloud.google.com/vertex-ai/locations/europe-west4/pipelines"
-    assert made.url == f"{page}/runs/recpolicy-retrain-1?project=shop"
+    assert submitted.url == f"{page}/runs/recpolicy-retrain-1?project=shop"
 
 
-def test_a_schedule_has_five_fields(package, asked):
-    made = submit_to_vertex(package, {}, **PLACE, cron="0 0 1 * * 1", name="weekly", service_account="robot@shop")
-    assert (asked["done"], asked["cron"], asked["title"]) == ("schedule", "0 1 * * 1", "weekly")
-    assert asked["account"] == "robot@shop"
-    assert (made.id, made.name, made.recurring) == ("77", "weekly", True)
-    assert made.url.endswith("/pipelines/schedules/77?project=shop")
+def test_schedule_has_five_fields(package, requested):
+    submitted = submit_to_vertex(package, {}, **PLACE, cron="0 0 1 * * 1", name="weekly", service_account="robot@shop")
+    assert (requested["done"], requested["cron"], requested["title"]) == ("schedule", "0 1 * * 1", "weekly")
+    assert requested["account"] == "robot@shop"
+    assert (submitted.id, submitted.name, submitted.recurring) == ("77", "weekly", True)
+    assert submitted.url.endswith("/pipelines/schedules/77?project=shop")
 
 
 def weekly(package):
@@ -152,62 +147,53 @@ def weekly(package):
 
 
 def schedules():
-    return {one.resource_name.rpartition("/")[2]: one.state.name for one in PipelineJobSchedule.there}
+    return {schedule.resource_name.rpartition("/")[2]: schedule.state.name for schedule in PipelineJobSchedule.existing}
 
 
-def test_a_schedule_submitted_again_takes_the_place_of_the_first(package, asked):
+def test_second_submission_replaces_the_first_schedule(package, requested):
     first, second = weekly(package), weekly(package)
     assert (first.replaced, second.replaced) == ((), (first.id,))
     assert schedules() == {second.id: "ACTIVE"}
 
 
-def test_schedules_of_another_name_and_those_at_their_end_stay(package, asked):
+def test_completed_schedules_and_schedules_of_another_name_stay(package, requested):
     ended = PipelineJobSchedule("1", "recpolicy-retrain", "COMPLETED")
-    PipelineJobSchedule.there = [PipelineJobSchedule("2", "other"), ended]
+    PipelineJobSchedule.existing = [PipelineJobSchedule("2", "other"), ended]
     weekly(package)
     assert weekly(package).replaced == ("79",)
     assert schedules() == {"2": "ACTIVE", "1": "COMPLETED", "80": "ACTIVE"}
 
 
-def test_a_schedule_that_google_refuses_leaves_the_first_active_and_says_so(package, asked, monkeypatch):
+def test_rejected_schedule_leaves_the_old_one_and_names_it(package, requested, monkeypatch):
     first = weekly(package)
     monkeypatch.setattr(PipelineJob, "fails", api.PermissionDenied("no"))
-    with pytest.raises(SubmitError, match=rf"Vertex AI User; nothing is replaced: active is {first.id}, as before$"):
+    with pytest.raises(SubmitError, match=rf"Vertex AI User; no schedule was deleted; still there: {first.id}$"):
         weekly(package)
     assert schedules() == {first.id: "ACTIVE"}
 
 
-def test_when_the_first_can_neither_be_replaced_nor_resumed_it_says_that_none_is_active(package, asked, monkeypatch):
-    first = weekly(package)
-    monkeypatch.setattr(PipelineJob, "fails", api.ServiceUnavailable("gone"))
-    PipelineJobSchedule.fails = {"resume": api.ServiceUnavailable("gone")}
-    with pytest.raises(SubmitError, match=f"active now is none, before it was {first.id}"):
-        weekly(package)
-    assert schedules() == {first.id: "PAUSED"}
-
-
-def test_an_old_schedule_that_cannot_be_deleted_is_paused_and_warned_of(package, asked, caplog):
+def test_old_schedule_that_cannot_be_deleted_is_named(package, requested):
     first = weekly(package)
     PipelineJobSchedule.fails = {"delete": api.PermissionDenied("no")}
-    second = weekly(package)
-    assert schedules() == {first.id: "PAUSED", second.id: "ACTIVE"}
-    assert f"schedule {first.id} is switched off, but could not be deleted" in caplog.text
+    with pytest.raises(SubmitError, match=rf"the new schedule 78 is active, and {first.id} could not be deleted"):
+        weekly(package)
+    assert schedules() == {first.id: "ACTIVE", "78": "ACTIVE"}
 
 
-def test_volumes_of_kubernetes_are_refused_before_any_request(package, asked):
+def test_volumes_of_kubernetes_are_rejected_before_any_request(package, requested):
     package.write_text(yaml.safe_dump_all([SPEC, {"platforms": {"kubernetes": {}}}]))
     with pytest.raises(ConfigError, match=r"retrain\.yaml: it mounts volumes .* /gcs/BUCKET/registry"):
         submit_to_vertex(package, {}, **PLACE)
-    assert asked == {}
+    assert requested == {}
 
 
-def test_caching_may_be_switched_off(package, asked):
+def test_caching_can_be_switched_off(package, requested):
     submit_to_vertex(package, {}, **PLACE, caching=False)
-    assert asked["spec"]["root"]["dag"]["tasks"] == {"train": {"cachingOptions": {}}}
+    assert requested["spec"]["root"]["dag"]["tasks"] == {"train": {"cachingOptions": {}}}
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (auth.DefaultCredentialsError("none\nfound"), "gcloud auth application-default login"),
         (api.PermissionDenied("no"), "role Vertex AI User"),
@@ -215,48 +201,49 @@ def test_caching_may_be_switched_off(package, asked):
         (ValueError("odd parameter"), "odd parameter"),
     ],
 )
-def test_what_google_refuses_is_one_line(package, asked, monkeypatch, error, says):
+def test_errors_of_google_are_one_line(package, requested, monkeypatch, error, message):
     monkeypatch.setattr(PipelineJob, "fails", error)
-    with pytest.raises(SubmitError) as refused:
+    with pytest.raises(SubmitError) as caught:
         submit_to_vertex(package, {}, **PLACE)
-    assert says in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("root", ["/tmp/root", "gs://", "gs:///x", "s3://bucket", "bucket"])
-def test_artifacts_need_a_bucket(package, asked, root):
+def test_artifacts_need_a_bucket(package, requested, root):
     with pytest.raises(ConfigError, match=r"gs://bucket/recpolicy"):
         submit_to_vertex(package, {}, **{**PLACE, "pipeline_root": root})
-    assert asked == {}
+    assert requested == {}
 
 
-def test_a_wrong_cron_or_file_is_said_before_any_request(package, asked, tmp_path):
+def test_wrong_cron_or_file_is_rejected_before_any_request(package, requested, tmp_path):
     with pytest.raises(ConfigError, match="fields"):
         submit_to_vertex(package, {}, **PLACE, cron="weekly")
     with pytest.raises(DataError, match="no such file"):
         submit_to_vertex(tmp_path / "none.yaml", {}, **PLACE)
-    assert asked == {}
+    assert requested == {}
 
 
 @pytest.mark.parametrize(
     ("own", "name"),
     [(PipelineJob, name) for name in ("__init__", "submit", "create_schedule")]
-    + [(PipelineJobSchedule, name) for name in ("list", "get", "pause", "resume", "delete")],
+    + [(PipelineJobSchedule, name) for name in ("list", "get", "delete")],
 )
-def test_the_stand_in_takes_what_the_real_one_takes(own, name):
+def test_stand_in_has_the_signatures_of_the_library(own, name):
     library = pytest.importorskip("google.cloud.aiplatform", reason="the extra vertex is not installed")
     real = getattr(library, own.__name__)
-    takes = [[(one.name, one.kind) for one in inspect.signature(getattr(job, name)).parameters.values()]
-             for job in (own, real)]  # fmt: skip
-    assert takes[0] == takes[1]
+    own_parameters, real_parameters = (inspect.signature(getattr(job, name)).parameters for job in (own, real))
+    assert [(item.name, item.kind) for item in own_parameters.values()] == [
+        (item.name, item.kind) for item in real_parameters.values()
+    ]
 
 
-def test_the_states_are_those_of_the_real_one():
+def test_states_are_those_of_the_library():
     real = pytest.importorskip("google.cloud.aiplatform_v1", reason="the extra vertex is not installed").Schedule.State
-    assert {one.name for one in State} == {one.name for one in real} - {"STATE_UNSPECIFIED"}
+    assert {state.name for state in State} == {state.name for state in real} - {"STATE_UNSPECIFIED"}
 
 
-def test_without_the_library_it_says_what_to_install(package, monkeypatch):
+def test_missing_library_is_an_error_with_the_command_to_install_it(package, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"recpolicy\[vertex\]"):
         submit_to_vertex(package, {}, **PLACE)

@@ -11,7 +11,7 @@ from kfp_server import kfp_server
 
 from recpolicy.core.errors import ConfigError, MissingExtraError
 from recpolicy.pipelines.compile import compile_pipeline, pipeline_names, pipeline_yaml
-from recpolicy.pipelines.package import read_package, ready_to_send
+from recpolicy.pipelines.package import package_to_upload, read_package
 from recpolicy.pipelines.submit import submit_to_kubeflow
 from recpolicy.pipelines.volumes import Volume, mounting, read_volumes, warn_of_what_is_lost
 
@@ -59,7 +59,7 @@ def test_without_caching_the_volumes_stay(tmp_path):
     compile_pipeline("retrain", tmp_path / "retrain.yaml", volumes=VOLUMES)
     package = read_package(tmp_path / "retrain.yaml")
     assert package.for_kubernetes
-    with ready_to_send(package, caching=False) as file:
+    with package_to_upload(package, caching=False) as file:
         assert read_package(file).documents[1] == package.documents[1]
 
 

@@ -1,4 +1,4 @@
-"""What Kubeflow Pipelines answers in place of an answer, as one line: SubmitError, without the token."""
+"""Errors of the Kubeflow Pipelines client as one SubmitError of one line, without the token."""
 
 import io
 import json
@@ -8,39 +8,30 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from recpolicy.core.errors import ConfigError, SubmitError
-from recpolicy.pipelines.schedules import notes_of
 
 TOKEN_VARIABLE = "RECPOLICY_KFP_TOKEN"
-_LONGEST_DETAIL = 300
+_MAX_DETAIL = 300  # characters
 
 
-def told(answer: Any, field: str) -> str:
-    """The id in an answer; a login page answers 200 as well, without any."""
-    found = getattr(answer, field, None)
-    if not isinstance(found, str) or not found:
+def require_field(response: Any, field: str) -> str:
+    """Return an id of a response; raise SubmitError if it has none, as a login page, which answers 200 too."""
+    value = getattr(response, field, None)
+    if not isinstance(value, str) or not value:
         raise SubmitError(
-            f"the host answered, but not as Kubeflow Pipelines does (no {field}): is it a login page? Give the address"
-            f" of the API and a token in {TOKEN_VARIABLE}"
+            f"the host answered, but its response has no {field}: is it a login page? Give the address of the Kubeflow"
+            f" Pipelines API, and a token in {TOKEN_VARIABLE}"
         )
-    return found
+    return value
+
+
+def notes_of(error: BaseException) -> str:
+    """Return the notes of an error, ready to be appended to its message."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
 
 @contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Hold back warnings of each retry, and bodies of answers, in which some proxies repeat the token."""
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
-    for each in levels:
-        each.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for each, level in levels.items():
-            each.setLevel(level)
-
-
-@contextmanager
-def one_line(host: str, token: str | None) -> Iterator[None]:
-    """Turn what kfp raises into one SubmitError without the token; what it prints is dropped."""
+def as_submit_error(host: str, token: str | None) -> Iterator[None]:
+    """Raise errors of kfp as one SubmitError without the token; discard the output of kfp."""
     import kfp_server_api
     import urllib3
 
@@ -49,9 +40,9 @@ def one_line(host: str, token: str | None) -> Iterator[None]:
             yield
         return
     except kfp_server_api.ApiException as error:
-        message = _refusal(host, error.status, error.reason, error.body) + notes_of(error)
+        message = _api_error(host, error.status, error.reason, error.body) + notes_of(error)
     except urllib3.exceptions.HTTPError as error:
-        message = _unreachable(host, error) + notes_of(error)
+        message = _connection_error(host, error) + notes_of(error)
     except SubmitError as error:
         message = f"{error}{notes_of(error)}"
     except ConfigError:
@@ -62,26 +53,39 @@ def one_line(host: str, token: str | None) -> Iterator[None]:
     raise SubmitError(message.replace(token, "***") if token else message) from None
 
 
-def _refusal(host: str, status: int, reason: Any, body: Any) -> str:
-    if not status:  # the client's way to say that TLS failed
-        return _unreachable(host, reason)
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Silence warnings of retries, and bodies of responses: some proxies repeat the token in them."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
-        said = json.loads(body)
-        detail = str(said.get("message") or said.get("error_message") or said.get("error") or "")
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _api_error(host: str, status: int, reason: Any, body: Any) -> str:
+    if not status:  # so the client reports a failure of TLS
+        return _connection_error(host, reason)
+    try:
+        content = json.loads(body)
+        detail = str(content.get("message") or content.get("error_message") or content.get("error") or "")
     except (TypeError, ValueError, AttributeError):
         detail = ""
-    said = f"{host} answered {status} {reason}" + (f" ({detail[:_LONGEST_DETAIL]})" if detail else "")
+    response = f"{host} answered {status} {reason}" + (f" ({detail[:_MAX_DETAIL]})" if detail else "")
     if status in (401, 403):
-        return f"{said}: give a token that is valid and may use this namespace, in {TOKEN_VARIABLE} or --token-file"
+        return f"{response}: give a valid token with access to this namespace, in {TOKEN_VARIABLE} or --token-file"
     if status == 404:
-        return f"{said}: is this the address of Kubeflow Pipelines? Behind Kubeflow's own page it ends in /pipeline"
+        return f"{response}: is this Kubeflow Pipelines? Behind Kubeflow's dashboard the address ends in /pipeline"
     if status >= 500:
-        return f"{said}: the cluster failed; try again, and look at the log of its ml-pipeline pod"
-    return f"{said}: the cluster does not take this pipeline or these parameters"
+        return f"{response}: the cluster failed; try again, and look at the log of its ml-pipeline pod"
+    return f"{response}: the cluster rejects this pipeline or its parameters"
 
 
-def _unreachable(host: str, error: Any) -> str:
-    cause = str(getattr(error, "reason", None) or error)[:_LONGEST_DETAIL]
+def _connection_error(host: str, error: Any) -> str:
+    cause = str(getattr(error, "reason", None) or error)[:_MAX_DETAIL]
     if "CERTIFICATE" in cause.upper() or "SSL" in cause.upper():
-        return f"{host}: its certificate is not trusted here; name the file of its CA with --ca ({cause})"
+        return f"{host}: its certificate is not trusted here; give the file of its CA with --ca ({cause})"
     return f"{host} cannot be reached ({cause}); check the address, or forward the port with kubectl"
