@@ -7,7 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 from nbclient import NotebookClient
-from tiny_dataset import MOVIES, write_miniature
+from tiny_dataset import ITEMS, write_miniature
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -44,7 +44,7 @@ def test_quickstart_trains_judges_and_draws(tmp_path, monkeypatch):
 
 def test_offline_evaluation_estimates_beside_the_truth_and_asks_the_gate(tmp_path, monkeypatch):
     settings = {
-        "DATA": write_miniature(tmp_path / "data"), "MODEL": "bias", "MOVIES": 20, "OUT": tmp_path / "run",
+        "DATA": write_miniature(tmp_path / "data"), "MODEL": "bias", "ITEMS": 20, "OUT": tmp_path / "run",
         "ROUNDS": 4000,
     }  # fmt: skip
     notebook = play("02_offline_evaluation", settings, monkeypatch)
@@ -74,7 +74,7 @@ def test_pipelines_train_register_and_predict(tmp_path, monkeypatch):
     made = {step["name"]: step["artifacts"] for step in runs[0]["steps"]}
     predictions = pd.read_parquet(made["predict-batch"]["predictions"])
     assert set(predictions["user_id"]) == {7}
-    assert len(predictions) == MOVIES
+    assert len(predictions) == ITEMS
     assert any("srcdoc" in page for page in shown(notebook, "text/html"))
     assert any("verdict: pass" in output.get("text", "") for output in outputs(notebook))
     assert not any(output.get("name") == "stderr" for output in outputs(notebook))

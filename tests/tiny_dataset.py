@@ -1,9 +1,9 @@
-"""A miniature MovieLens whose truth we planted: 60 users, 80 movies, about 1,500 ratings, in the classic files.
+"""A miniature MovieLens whose truth we planted: 60 users, 80 items, about 1,500 ratings, in the classic files.
 
-A rating is 3.5 + user bias + movie bias + a rank-3 preference + the taste of a gender for a genre + noise, rounded into
+A rating is 3.5 + user bias + item bias + a rank-3 preference + the taste of a gender for a genre + noise, rounded into
 1..5. Biases, preferences, attributes and genres all matter, so every model that uses them beats one that does not.
-Every user has at least 22 ratings (ua and ub take 20), popular movies have more, and ratings of a user share seconds as
-they do in the real data. The files hold what trips readers: Latin-1 titles, a movie without a year, zip codes with
+Every user has at least 22 ratings (ua and ub take 20), popular items have more, and ratings of a user share seconds as
+they do in the real data. The files hold what trips readers: Latin-1 titles, an item without a year, zip codes with
 letters and leading zeros.
 """
 
@@ -17,7 +17,7 @@ from recpolicy.data.datasets import ITEM_GENRES
 from recpolicy.data.movielens import read_ml_100k
 from recpolicy.data.ratings import Ratings
 
-USERS, MOVIES, RANK = 60, 80, 3
+USERS, ITEMS, RANK = 60, 80, 3
 NOISE_STD = 0.5
 OCCUPATIONS = ("educator", "engineer", "none", "student", "writer")
 FIRST_SECOND = 874_724_710
@@ -28,27 +28,27 @@ class Miniature:
     """The planted world and the ratings drawn from it; rows are ids minus one."""
 
     expected: NDArray[np.float64]  # [U, I] rating before noise, rounding and clipping
-    observed: NDArray[np.int64]  # [N, 4] user id, movie id, rating, timestamp; in file order
+    observed: NDArray[np.int64]  # [N, 4] user id, item id, rating, timestamp; in file order
     age: NDArray[np.int64]  # [U]
     female: NDArray[np.bool_]  # [U]
     occupation: NDArray[np.int64]  # [U], index of OCCUPATIONS
     genres: NDArray[np.bool_]  # [I, 19], columns as in ITEM_GENRES
-    year: NDArray[np.int64]  # [I], 0 for the one movie without
+    year: NDArray[np.int64]  # [I], 0 for the one item without
 
 
 def miniature(seed: int = 0) -> Miniature:
     """Draw the world and its ratings; the same seed gives the same bytes."""
     rng = np.random.default_rng([seed, 100])
     female = rng.random(USERS) < 0.4
-    genres = np.zeros((MOVIES, len(ITEM_GENRES)), bool)
-    genres[np.arange(MOVIES), rng.integers(1, len(ITEM_GENRES), MOVIES)] = True
-    genres[np.arange(MOVIES), rng.integers(1, len(ITEM_GENRES), MOVIES)] = True
+    genres = np.zeros((ITEMS, len(ITEM_GENRES)), bool)
+    genres[np.arange(ITEMS), rng.integers(1, len(ITEM_GENRES), ITEMS)] = True
+    genres[np.arange(ITEMS), rng.integers(1, len(ITEM_GENRES), ITEMS)] = True
     genres[0], genres[0, 0] = False, True  # the "unknown" genre
     taste = rng.normal(0, 0.4, (2, len(ITEM_GENRES)))  # gender, genre
-    preference = rng.normal(size=(USERS, RANK)) @ rng.normal(size=(MOVIES, RANK)).T * (0.6 / np.sqrt(RANK))
-    expected = 3.5 + rng.normal(0, 0.4, (USERS, 1)) + rng.normal(0, 0.5, MOVIES) + preference
+    preference = rng.normal(size=(USERS, RANK)) @ rng.normal(size=(ITEMS, RANK)).T * (0.6 / np.sqrt(RANK))
+    expected = 3.5 + rng.normal(0, 0.4, (USERS, 1)) + rng.normal(0, 0.5, ITEMS) + preference
     expected += taste[female.astype(int)] @ genres.T
-    year = rng.integers(1930, 1999, MOVIES)
+    year = rng.integers(1930, 1999, ITEMS)
     year[0] = 0
     return Miniature(
         expected=expected,
@@ -63,14 +63,14 @@ def miniature(seed: int = 0) -> Miniature:
 
 def _observe(expected: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Who rated what, how and when: [N, 4], in an order that is not that of time."""
-    appeal = rng.normal(0, 1, MOVIES) + rng.gumbel(size=(USERS, MOVIES))  # popular ones have more
+    appeal = rng.normal(0, 1, ITEMS) + rng.gumbel(size=(USERS, ITEMS))  # popular ones have more
     place = np.argsort(np.argsort(-appeal, axis=1), axis=1)
-    user, movie = np.nonzero(place < rng.integers(22, 29, (USERS, 1)))  # each [N]
-    rating = np.clip(np.rint(expected[user, movie] + rng.normal(0, NOISE_STD, len(user))), 1, 5)
+    user, item = np.nonzero(place < rng.integers(22, 29, (USERS, 1)))  # each [N]
+    rating = np.clip(np.rint(expected[user, item] + rng.normal(0, NOISE_STD, len(user))), 1, 5)
     start = FIRST_SECOND + rng.integers(0, 150 * 86400, USERS)
     session = rng.integers(0, 3, len(user)) * 5 * 86400  # up to three sessions of a user, days apart
     timestamp = start[user] + session + rng.integers(0, 15, len(user)) * 20  # ties within a session
-    observed = np.column_stack([user + 1, movie + 1, rating, timestamp]).astype(np.int64)
+    observed = np.column_stack([user + 1, item + 1, rating, timestamp]).astype(np.int64)
     return rng.permutation(observed)
 
 
@@ -78,7 +78,7 @@ def write_miniature(folder: Path, seed: int = 0) -> Path:
     """Write u.data, u.item, u.user and u.genre into `folder` (made if absent) and return it."""
     world = miniature(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    items = [_item_line(world, row) for row in range(MOVIES)]
+    items = [_item_line(world, row) for row in range(ITEMS)]
     users = [
         f"{row + 1}|{world.age[row]}|{'F' if world.female[row] else 'M'}|{OCCUPATIONS[world.occupation[row]]}"
         f"|{_zip(row)}"

@@ -15,7 +15,7 @@ def train(agent_name: str, interactions: int, timed_rounds: int, calls: int, see
     """Regret of each of the first `interactions`, seconds of compiling, and the rate of each of `calls` more calls."""
     from recpolicy.environments.tf_agents_movielens import StockMovieLens
 
-    environment = StockMovieLens(load_ratings("ml-100k"), peer.RANK, peer.MOVIES, peer.BATCH, seed)
+    environment = StockMovieLens(load_ratings("ml-100k"), peer.RANK, peer.ITEMS, peer.BATCH, seed)
     loop = _loop(environment, _agent(agent_name, environment, seed))
     regret = loop.run(interactions // peer.BATCH).regret
     return {"regret": float(regret.mean()), **_rates(loop, timed_rounds, peer.BATCH, calls)}
@@ -25,13 +25,13 @@ def regret_of(agent_name: str, interactions: int, seed: int) -> float:
     """Mean regret of the first `interactions` of a fresh agent."""
     from recpolicy.environments.tf_agents_movielens import StockMovieLens
 
-    environment = StockMovieLens(load_ratings("ml-100k"), peer.RANK, peer.MOVIES, peer.BATCH, seed)
+    environment = StockMovieLens(load_ratings("ml-100k"), peer.RANK, peer.ITEMS, peer.BATCH, seed)
     loop = _loop(environment, _agent(agent_name, environment, seed))
     return float(loop.run(interactions // peer.BATCH).regret.mean())
 
 
 def full_catalogue(rounds: int, calls: int, seed: int) -> dict[str, Any]:
-    """LinUCB, started as the rating model, on all 1,682 movies of u1 with embeddings of length 20."""
+    """LinUCB, started as the rating model, on all 1,682 items of u1 with embeddings of length 20."""
     from recpolicy.agents.item_features import arms_of
     from recpolicy.agents.linucb import LinUCBConfig, make_linucb
     from recpolicy.data.splits import split

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-BATCH, STEPS_PER_LOOP, RANK, MOVIES = 8, 2, 20, 20
+BATCH, STEPS_PER_LOOP, RANK, ITEMS = 8, 2, 20, 20
 ALPHA, TIKHONOV = 10.0, 0.001
 EPSILON, LAYERS, LEARNING_RATE = 0.05, (50, 50, 50), 0.005
 
@@ -64,7 +64,7 @@ def _environment(ratings: Path, regrets: list[float]) -> Any:
             regrets.extend(self._optimal_reward_table[self._current_users] - reward)
             return reward
 
-    return NotingRegret(str(ratings), RANK, BATCH, num_movies=MOVIES, csv_delimiter="\t")
+    return NotingRegret(str(ratings), RANK, BATCH, num_items=ITEMS, csv_delimiter="\t")
 
 
 def _agent(name: str, environment: Any) -> Any:

@@ -1,11 +1,11 @@
 """Two problems whose answers are known, as worlds of sessions, and how each agent is set up for them.
 
-    bandit   sessions of one movie; ten movies are liked with known probabilities, one clearly more than the others
-    chain    sessions of two movies; the one liked most at first spoils the second step, another opens it
+    bandit   sessions of one item; ten items are liked with known probabilities, one clearly more than the others
+    chain    sessions of two items; the one liked most at first spoils the second step, another opens it
 
-In the chain a like turns the interest fully (keep 0), so that the second response depends on the first movie:
+In the chain a like turns the interest fully (keep 0), so that the second response depends on the first item:
 
-    movie     first    second, after a liked opener   second, after a liked bait
+    item     first    second, after a liked opener   second, after a liked bait
     bait      .8       .00                            (shown)
     opener    .5       (shown)                        .00
     jackpot   .018     .982                           .00
@@ -32,7 +32,7 @@ from recpolicy.models.session_world import SessionWorld
 from recpolicy.training.session_loop import SessionLoop
 
 ARMS = np.array([0.2, 0.3, 0.25, 0.5, 0.35, 0.4, 0.8, 0.3, 0.1, 0.45])
-"""P(like) of the bandit's movies."""
+"""P(like) of the bandit's items."""
 BEST_ARM = int(ARMS.argmax())
 BAIT, OPENER, JACKPOT, DUD = range(4)
 SWING = 8.0
@@ -62,37 +62,37 @@ class Problem:
     """Columns and edges of tabular Q-learning: the situations that matter."""
 
     def environment(self, seed: int, sessions: int = SESSIONS) -> SessionEnvironment:
-        """Movies are told apart by unit vectors; the user has none of them."""
-        movies = self.world.like.shape[1]
+        """Items are told apart by unit vectors; the user has none of them."""
+        items = self.world.like.shape[1]
         config = SessionConfig(
             batch_size=sessions, view=self.view, last_n=1, max_episode_steps=self.world.steps, reward="like"
         )
-        context, embedding = np.zeros((1, movies), np.float32), np.eye(movies, dtype=np.float32)
-        return SessionEnvironment(self.world, context, embedding, np.arange(movies, dtype=np.int32), config, seed)
+        context, embedding = np.zeros((1, items), np.float32), np.eye(items, dtype=np.float32)
+        return SessionEnvironment(self.world, context, embedding, np.arange(items, dtype=np.int32), config, seed)
 
 
 def _world(name: str, like: NDArray[np.float32], direction: list[float], stay: list[float]) -> SessionWorld:
     """One user; nobody tires."""
-    movies = len(like)
+    items = len(like)
     return SessionWorld(
         name=name, users=np.zeros(1, np.int32), like=like[np.newaxis], slope=SWING,
         interest=np.zeros((1, 1), np.float32), direction=np.array(direction, np.float32)[:, np.newaxis],
         like_history=np.zeros(2, np.float32), stay=np.array([stay], np.float32), stay_history=np.zeros(2, np.float32),
-        fatigue=(0.0, 0.0), levels=np.zeros((3, 2), np.float32), genres=np.zeros((movies, 1), np.float32), keep=0.0,
+        fatigue=(0.0, 0.0), levels=np.zeros((3, 2), np.float32), genres=np.zeros((items, 1), np.float32), keep=0.0,
     )  # fmt: skip
 
 
 def bandit() -> Problem:
-    """The user leaves after one movie."""
+    """The user leaves after one item."""
     world = _world("known bandit", logit(ARMS), [0.0] * len(ARMS), [-30.0])
     return Problem(world, "last_item", {"columns": (-1,), "edges": ((0.5,),)})
 
 
 def chain() -> Problem:
-    """The user stays for the second movie and leaves after it."""
+    """The user stays for the second item and leaves after it."""
     like = np.array([*logit([0.8, 0.5]), -SWING / 2, -SWING / 2], np.float32)
     world = _world("two-step chain", like, [-1.0, 1.0, 1.0, 0.0], [30.0, -30.0])
-    # The observation: 4 columns of context, 4 that tell the last movie, whether it was liked, the share of steps done.
+    # The observation: 4 columns of context, 4 that tell the last item, whether it was liked, the share of steps done.
     return Problem(world, "last_n", {"columns": (4 + OPENER, -2, -1), "edges": ((0.5,), (0.5,), (0.25,))})
 
 
@@ -113,14 +113,14 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 
 def make_agent(name: str, problem: Problem, gamma: float, seed: int) -> SequenceAgent:
-    """A fresh agent that knows nothing of the movies."""
+    """A fresh agent that knows nothing of the items."""
     environment, entry = problem.environment(seed), SESSION_AGENTS[name]
     settings = dict(SETTINGS[name]) | {"gamma": gamma} | (dict(problem.cells) if name == "q_learning" else {})
     return entry.make(environment.time_step_spec(), environment.action_spec(), entry.config(**settings), None, seed)
 
 
 def opening(agent: SequenceAgent, problem: Problem) -> NDArray[np.float32]:
-    """Probability [A] with which the exploring policy shows each movie first: exact, for all users are alike."""
+    """Probability [A] with which the exploring policy shows each item first: exact, for all users are alike."""
     game = problem.environment(0, sessions=1)
     features, mask = game.observe(game.restart(None, None, game.noise(tf.constant(0))))
     probability: NDArray[np.float32] = tf.nn.softmax(agent.learner.logits(features, mask)).numpy()[0]

@@ -54,7 +54,7 @@ def bandit_figures(name: str, seeds: Sequence[int]) -> dict[str, float]:
 
 
 def chain_figures(name: str, gamma: float, seeds: Sequence[int]) -> dict[str, float]:
-    """Share of sessions that open with the right movie, and likes per session as a share of the best possible."""
+    """Share of sessions that open with the right item, and likes per session as a share of the best possible."""
     problem, opened, earned = chain(), [], []
     for _, agent in trained(name, problem, gamma, seeds, BLOCKS["chain"]):
         opened.append(float(opening(agent, problem)[OPENER]))

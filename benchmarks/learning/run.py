@@ -1,6 +1,6 @@
 """Do the agents learn, how much do they lose on the way, and does it help on real held-out ratings?
 
-Three parts, all on u1: regret of every agent on MovieBandit (the 200 most rated movies), sweeps of alpha and epsilon
+Three parts, all on u1: regret of every agent on ItemBandit (the 200 most rated items), sweeps of alpha and epsilon
 there, and the held-out choice of policies trained by `recpolicy.train` on the whole catalogue.
 
     python benchmarks/learning/run.py [--quick] --out results.json
@@ -56,8 +56,8 @@ class Size:
 
     rounds: int
     """Rounds of 64 interactions of each agent in the arena."""
-    movies: int = 200
-    """Catalogue of the arena: the most rated movies."""
+    items: int = 200
+    """Catalogue of the arena: the most rated items."""
     seeds: tuple[int, ...]
     sweep_seeds: tuple[int, ...]
     agents: tuple[str, ...]
@@ -81,10 +81,10 @@ QUICK = Size(
 
 
 class Arena:
-    """One MovieBandit in which every agent plays the same rounds."""
+    """One ItemBandit in which every agent plays the same rounds."""
 
     def __init__(self, parts: Split, size: Size):
-        settings = TrainConfig(movies=size.movies)
+        settings = TrainConfig(items=size.items)
         features = prepare(parts.fit, settings)
         self.environment = make_environment(training_world(parts.fit, settings, 0), features, settings, seed=0)
         self.arms = arms_of(features.catalogue, features.embeddings, parts.fit)

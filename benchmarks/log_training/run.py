@@ -1,6 +1,6 @@
 """How long does LinUCB take to learn from a log of 10^6 rounds, and how good is it, beside Vowpal Wabbit?
 
-Ours on all 1,682 movies of MovieLens 100K; both on the same log of a catalogue of 100.
+Ours on all 1,682 items of MovieLens 100K; both on the same log of a catalogue of 100.
 
     python benchmarks/log_training/run.py [--quick] [--peer-python PYTHON] --out results.json
 """
@@ -37,7 +37,7 @@ from recpolicy.workflows.train import TrainConfig, training_world
 from recpolicy.workflows.training_features import Features, prepare
 
 HERE, VARIABLE = Path(__file__).resolve().parent, "RECPOLICY_VW_PYTHON"
-SPLIT, SEED, MOVIES, REPEATS = "u1", 0, 100, 3
+SPLIT, SEED, ITEMS, REPEATS = "u1", 0, 100, 3
 ROUNDS, HELD_OUT = 1_000_000, 100_000
 LOOP_ROUNDS = 20_000
 """Rounds of the compiled loop that learns one round after the other, for comparison."""
@@ -72,9 +72,9 @@ class Case:
         }  # fmt: skip
 
 
-def make_case(fit: Ratings, movies: int, rounds: int, held_out: int, folder: Path) -> Case:
+def make_case(fit: Ratings, items: int, rounds: int, held_out: int, folder: Path) -> Case:
     """Simulate a log with the rating model as its logger, and ingest it."""
-    settings = TrainConfig(movies=movies)
+    settings = TrainConfig(items=items)
     features = prepare(fit, settings, seed=SEED)
     total = rounds + held_out
     simulate_log(
@@ -213,7 +213,7 @@ def main() -> None:
         figures["loop_2e4_s"] = train_by_loop(full, LOOP_ROUNDS)
         print("linucb", told["linucb"], figures["loop_2e4_s"], flush=True)
         del full
-        small = make_case(fit, MOVIES, rounds, held_out, Path(folder, "small"))
+        small = make_case(fit, ITEMS, rounds, held_out, Path(folder, "small"))
         figures |= compare(small, options.peer_python, options.quick, told)
     about = context(
         [SEED], data={"name": fit.name, "digest": fit.digest}, rounds=rounds, held_out=held_out, quick=options.quick,

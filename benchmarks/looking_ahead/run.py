@@ -35,8 +35,8 @@ from recpolicy.workflows.training_features import prepare  # noqa: E402
 GAMMAS = (0.0, 0.5, 0.75, 0.9, 0.99)
 CONTROL_GAMMAS = (0.0, 0.9)
 SEEDS = (0, 1, 2, 3, 4)
-MOVIES = 400
-"""The most rated movies: 71 % of the ratings of the fit part of u1 are of them."""
+ITEMS = 400
+"""The most rated items: 71 % of the ratings of the fit part of u1 are of them."""
 STEPS = 150_000
 SESSIONS_PER_USER = 4
 
@@ -55,7 +55,7 @@ class Bench:
 
 def bench(parts: Split, fatigue: bool) -> Bench:
     simulator = SessionWorldConfig() if fatigue else SessionWorldConfig(fatigue_genre=0.0, fatigue_misses=0.0)
-    settings = SessionTrainConfig(movies=MOVIES, simulator=simulator)
+    settings = SessionTrainConfig(items=ITEMS, simulator=simulator)
     features = prepare(parts.fit, settings)
     worlds = worlds_of(parts, settings, 0)
     judge = session_environment(worlds.judge, features, settings, 1234, SESSIONS_PER_USER * len(worlds.judge.users))
@@ -129,7 +129,7 @@ def plot(figures: dict[str, float], out: Path) -> None:
     for name, style in (("rating_model", "--"), ("highest_mean", ":")):
         axes.axhline(figures[f"{name}_return"], color="0.35", linestyle=style, linewidth=1.2, label=name)
     axes.set_xticks(range(len(GAMMAS)), [str(gamma) for gamma in GAMMAS])
-    axes.set_xlabel("discount gamma (0 looks at the next movie only)")
+    axes.set_xlabel("discount gamma (0 looks at the next item only)")
     axes.set_ylabel("likes per session in the judge world")
     axes.legend(ncols=2, fontsize=8)
     figure.savefig(out, dpi=120)
@@ -154,7 +154,7 @@ def main() -> None:
             figures |= told(f"no_fatigue_{name}_gamma_{gamma}", returns_of_agent(rested, name, gamma, seeds, steps))
     if not asked.quick:
         plot(figures, asked.out.with_name("returns.png"))
-    write_results(asked.out, figures, context(seeds, movies=MOVIES, steps=steps))
+    write_results(asked.out, figures, context(seeds, items=ITEMS, steps=steps))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far are off-policy estimates from the truth, and do their intervals hold it?
 
-The report card of the estimators (`recpolicy ope report`) on the 100 most rated movies of u1: the world is an SVD, the
+The report card of the estimators (`recpolicy ope report`) on the 100 most rated items of u1: the world is an SVD, the
 policies rank by the Bayesian factorisation machine, which is also the reward model.
 
     python benchmarks/ope_accuracy/run.py [--quick] --out results.json

@@ -1,6 +1,6 @@
 """Pages: a policy fills them, readers like what they like, and logs of them are judged by every estimator of slates.
 
-W people of world A, A movies, K slots, N pages. `all` and `cascade` are the ways to read of `recpolicy log simulate`.
+W people of world A, An items, K slots, N pages. `all` and `cascade` are the ways to read of `recpolicy log simulate`.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def exploring(score: NDArray[np.floating], temperature: float, floor: float) -> 
 
 
 def best(score: NDArray[np.floating]) -> Chance:
-    """The best-scored movie of a table [U, A], ties sharing alike: how `recpolicy ope estimate` judges a policy."""
+    """The best-scored item of a table [U, A], ties sharing alike: how `recpolicy ope estimate` judges a policy."""
 
     def chance(user: NDArray[np.int32], arms: NDArray[np.intp], mask: NDArray[np.bool_] | None) -> Array:
         return np.asarray(greedy(score[np.ix_(user, arms)], mask), np.float64)
@@ -71,8 +71,8 @@ class Shop:
         if self.reading == "all":
             return all_read(self.world, self.catalogue, seed)
         config = SlateConfig(slate_size=SLOTS, patience=PATIENCE, batch_size=PAGES_AT_ONCE, max_episode_steps=1)
-        users, movies = int(self.world.users.max()) + 1, self.world.like.shape[1]
-        blind = np.zeros((users, 1), np.float32), np.zeros((movies, 1), np.float32)
+        users, items = int(self.world.users.max()) + 1, self.world.like.shape[1]
+        blind = np.zeros((users, 1), np.float32), np.zeros((items, 1), np.float32)
         return read_in_turn(SlateEnvironment(self.world, *blind, self.catalogue, config, seed))
 
     def truth(self, chance: Chance, pages: int, seed: int) -> Truth:
@@ -107,8 +107,8 @@ class Seen:
     """N played pages as estimators read them under one target."""
 
     slates: LoggedSlates
-    shown: Array  # [N, K], rating estimates of the movies shown
-    wanted: Array  # [N, K], of what the target would show below the movies that were shown
+    shown: Array  # [N, K], rating estimates of the items shown
+    wanted: Array  # [N, K], of what the target would show below the items that were shown
 
 
 def seen(shop: Shop, played: PlayedSlates, target: Chance, rating: NDArray[np.floating]) -> Seen:

@@ -43,7 +43,7 @@ from recpolicy.workflows.train import TrainConfig, train  # noqa: E402
 from recpolicy.workflows.train_sessions import SessionTrainConfig, train_sessions, worlds_of  # noqa: E402
 
 SEED = 0
-MOVIES = 100
+ITEMS = 100
 FLOORS = {"near": 0.1, "between": 0.3, "random": 1.0}
 """Shares of uniform choices with which the target itself logs sessions."""
 RIGHT = {
@@ -92,17 +92,17 @@ class Case:
 
 def slates(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     """Pages of both layouts and both ways to read; the target is a linucb policy, the rating model logs."""
-    config = TrainConfig(movies=MOVIES, interactions=size.interactions)
+    config = TrainConfig(items=ITEMS, interactions=size.interactions)
     policy = train("linucb", parts, out / "linucb", config=config, seed=0, show_progress=False)
     rating_model, settings = logger_of("rating_model", parts.fit, config, None, None, 0), SlateLogConfig()
     arms = policy.artifact.catalogue
     score, rating = (table[:, arms] for table in policy.scores())
-    world = worlds_of(parts, SessionTrainConfig(movies=MOVIES), 0).train
+    world = worlds_of(parts, SessionTrainConfig(items=ITEMS), 0).train
     logger = pages.exploring(rating_model.score, settings.temperature, settings.floor)
     targets = {
         "near": pages.exploring(score, 0.2, 0.0), "far": pages.exploring(score, 0.1, 0.0), "greedy": pages.best(score),
     }  # fmt: skip
-    shelves = shelves_by_year(parts.fit.movies, arms, pages.SLOTS)
+    shelves = shelves_by_year(parts.fit.items, arms, pages.SLOTS)
     for reading in ("all", "cascade"):
         shop = pages.Shop(world, arms, shelves, reading)
         yield from _of_shop(shop, logger, targets, rating, size, seed, "shelves")
@@ -172,7 +172,7 @@ class Draw:
 
 def in_sessions(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     """Sessions logged by the target with three shares of uniform choices; the target is a topk_reinforce policy."""
-    config = SessionTrainConfig(movies=MOVIES, total_timesteps=size.timesteps)
+    config = SessionTrainConfig(items=ITEMS, total_timesteps=size.timesteps)
     worlds = worlds_of(parts, config, 0)
     policy = train_sessions(
         "topk_reinforce", parts, out / "topk", config=config, worlds=worlds, seed=0, show_progress=False

@@ -1,6 +1,6 @@
 """Sessions: a policy leads them, and logs of them are judged by every estimator of sessions.
 
-M sessions of at most T steps, N steps in all, A movies. The target is a session policy as it explores; its choices at
+M sessions of at most T steps, N steps in all, An items. The target is a session policy as it explores; its choices at
 logged steps are replayed as `recpolicy ope estimate --act exploring` does.
 """
 
@@ -51,28 +51,28 @@ class Stage:
             chance = with_floor(exploring(exported), floor)
         training = settings_of(SessionTrainConfig, self.policy.about["config"]["train"], "train")
         environment = SessionEnvironment(
-            self.world, parts.context, parts.movie, parts.catalogue, session_config(training, _SIDE_BY_SIDE), seed
+            self.world, parts.context, parts.item, parts.catalogue, session_config(training, _SIDE_BY_SIDE), seed
         )
         return play_sessions(environment, chance, sessions, seed, False)
 
     @cached_property
     def parts(self) -> PolicyParts:
-        """The same policy, knowing of no movies beyond its catalogue, nor of the value of a session: quicker to ask."""
+        """The same policy, knowing of no items beyond its catalogue, nor of the value of a session: quicker to ask."""
         parts, arms = self.policy.artifact, self.policy.artifact.catalogue
         arrays = {name: array for name, array in parts.policy.items() if not name.startswith("value/")}
         return replace(
-            parts, movie=parts.movie[arms], offset=parts.offset[arms], catalogue=np.arange(len(arms), dtype=np.int32),
+            parts, item=parts.item[arms], offset=parts.offset[arms], catalogue=np.arange(len(arms), dtype=np.int32),
             policy={**arrays, "genres": arrays["genres"][arms]},
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Steps:
-    """A log of M sessions as a replay reads it, session after session; the movies are arms."""
+    """A log of M sessions as a replay reads it, session after session; the items are arms."""
 
     user: NDArray[np.int32]  # [N]
     step: NDArray[np.int32]  # [N]
-    movie: NDArray[np.int32]  # [N]
+    item: NDArray[np.int32]  # [N]
     log_propensity: Array  # [N]
     reward: Array  # [N]
     liked: NDArray[np.bool_]  # [N]

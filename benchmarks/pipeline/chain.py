@@ -26,7 +26,7 @@ def train_in_one_process(folder: str, parameters: Mapping[str, Any], seed: int) 
     steps.fetch_data(at["ratings"], data=given["data"], split=given["split"], seed=seed)
     steps.fit_embeddings(
         at["ratings"], at["features"], rating_model=given["rating_model"], rank=int(given["rank"]),
-        movies=int(given["movies"]), settings={}, seed=seed,
+        items=int(given["items"]), settings={}, seed=seed,
     )  # fmt: skip
     steps.simulate_log(
         at["ratings"], at["features"], at["log"], world=given["world"], logger=given["logger"],
@@ -50,7 +50,7 @@ def train_in_one_process(folder: str, parameters: Mapping[str, Any], seed: int) 
 
 
 def predict_all(policy: str, folder: str, batch: int) -> dict[str, float]:
-    """Seconds and rows of `steps.predict_batch` for all users and movies, and the peak memory of this process in GiB.
+    """Seconds and rows of `steps.predict_batch` for all users and items, and the peak memory of this process in GiB.
 
     The process must be a fresh one. The peak before the policy is loaded is what its imports take.
     """
@@ -63,7 +63,7 @@ def predict_all(policy: str, folder: str, batch: int) -> dict[str, float]:
     imported = peak_gib()
     start = time.perf_counter()
     made = steps.predict_batch(
-        policy, str(Path(folder) / "all.parquet"), str(Path(folder) / "all.csv"), users="", movies="", batch=batch
+        policy, str(Path(folder) / "all.parquet"), str(Path(folder) / "all.csv"), users="", items="", batch=batch
     )
     seconds = time.perf_counter() - start
     return {"s": seconds, "rows": made["rows"], "peak_gib": peak_gib(), "imported_gib": imported}

@@ -31,7 +31,7 @@ COMMAND = Path(sys.executable).with_name("recpolicy")
 SEED = 0
 RUNS = 1
 TRIVIAL_STEPS = 20
-QUICK = {"rating_model": "bias", "log_rounds": 2000, "movies": 100}
+QUICK = {"rating_model": "bias", "log_rounds": 2000, "items": 100}
 BATCHES = {"predict_batch": 64, "predict_batch_all": 943}
 """Users at once: the default, and all."""
 AGENTS = ["linucb", "lints"]

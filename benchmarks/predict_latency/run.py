@@ -1,6 +1,6 @@
 """How long does one wait for predictions, for help, and for the demo?
 
-Warm: `Policy.predict(user)`, all movies, in a process that has loaded the policy. Cold: whole commands, each in a fresh
+Warm: `Policy.predict(user)`, all items, in a process that has loaded the policy. Cold: whole commands, each in a fresh
 process, as a user starts them. The policy is LinUCB on u1; how well it was trained does not change its speed.
 
     python benchmarks/predict_latency/run.py [--quick] --out results.json
@@ -32,7 +32,7 @@ HEAVY = ("tensorflow", "tf_agents", "scipy", "sklearn", "matplotlib")
 
 
 def train_policy(folder: Path) -> None:
-    """A LinUCB policy of all 1,682 movies, by the command line, with a few interactions."""
+    """A LinUCB policy of all 1,682 items, by the command line, with a few interactions."""
     words = ("train", "linucb", "--split", "u1", "--seed", str(SEED), "--interactions", "6400", "--out", str(folder))
     run_command(*words)
 

@@ -41,7 +41,7 @@ def own(model: str, **quick_config: Any) -> Contender:
 
     def predict(parts: Split, quick: bool, seed: int) -> NDArray[np.floating]:
         fitted = fit_rating_model(parts.fit, model, quick_config if quick else None, seed, cache=None)
-        return fitted.mean[parts.test.user, parts.test.movie]
+        return fitted.mean[parts.test.user, parts.test.item]
 
     return predict
 
@@ -54,7 +54,7 @@ def surprise_svdpp(parts: Split, quick: bool, seed: int) -> NDArray[np.floating]
 
 
 def surprise_item_knn(parts: Split, _quick: bool, _seed: int) -> NDArray[np.floating]:
-    """Surprise's KNNBaseline between movies: pearson_baseline, k = 40, shrinkage 100."""
+    """Surprise's KNNBaseline between items: pearson_baseline, k = 40, shrinkage 100."""
     from surprise import KNNBaseline
 
     similarity = {"name": "pearson_baseline", "user_based": False, "shrinkage": 100}
@@ -66,12 +66,12 @@ def _surprise(algorithm: Any, parts: Split) -> NDArray[np.floating]:
 
     table = Dataset.load_from_df(_frame(parts.fit), Reader(rating_scale=parts.fit.scale))
     algorithm.fit(table.build_full_trainset())
-    pairs = zip(parts.test.user.tolist(), parts.test.movie.tolist(), strict=True)
-    return np.array([algorithm.predict(user, movie).est for user, movie in pairs])
+    pairs = zip(parts.test.user.tolist(), parts.test.item.tolist(), strict=True)
+    return np.array([algorithm.predict(user, item).est for user, item in pairs])
 
 
 def _frame(ratings: Ratings) -> pd.DataFrame:
-    return pd.DataFrame({"user": ratings.user, "movie": ratings.movie, "rating": ratings.rating.astype(float)})
+    return pd.DataFrame({"user": ratings.user, "item": ratings.item, "rating": ratings.rating.astype(float)})
 
 
 def policy(parts: Split, quick: bool, seed: int) -> NDArray[np.floating]:
@@ -81,7 +81,7 @@ def policy(parts: Split, quick: bool, seed: int) -> NDArray[np.floating]:
         trained = train(
             "linucb", parts, Path(folder) / "policy", config={"mode": "offline"}, model_config=sweeps, seed=seed
         )
-    return np.asarray(trained.scores()[1][parts.test.user, parts.test.movie])
+    return np.asarray(trained.scores()[1][parts.test.user, parts.test.item])
 
 
 CONTENDERS: Mapping[str, Contender] = {
@@ -90,7 +90,7 @@ CONTENDERS: Mapping[str, Contender] = {
     "svd": own("svd"),
     "item_knn": own("item_knn"),
     "bias": own("bias"),
-    "movie_mean": own("movie_mean"),
+    "item_mean": own("item_mean"),
     "surprise_svdpp": surprise_svdpp,
     "surprise_item_knn": surprise_item_knn,
 }

@@ -104,7 +104,7 @@ def chooser(agent: Any, greedy: bool) -> Any:
 
 
 def arms_of_file(world: str) -> Any:
-    """The movies' tables, from the file: offsets are the mean log-odds of a like, turned into ratings."""
+    """The items' tables, from the file: offsets are the mean log-odds of a like, turned into ratings."""
     import numpy as np
     from worlds import read_world
 

@@ -5,7 +5,7 @@ A script of its own, since PyTorch lives in another virtual environment than rec
     TF_USE_LEGACY_KERAS=1 PYTHONPATH=src PEER_PYTHON benchmarks/rl_speed/peer.py settings.json result.json
 
 call_peer.py runs it so: Stable-Baselines3 imports TensorBoard and with it TensorFlow, which reads that variable then.
-The peer pays one compiled environment call per step of its 8 sessions, not 8. It knows no masks: a movie that was shown
+The peer pays one compiled environment call per step of its 8 sessions, not 8. It knows no masks: an item that was shown
 already earns nothing (ours never shows one).
 """
 

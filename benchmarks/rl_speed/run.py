@@ -53,7 +53,7 @@ def ours(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_worlds(folder: Path) -> dict[int, Path]:
-    """The training world of MovieLens 100K u1, with its 100 most rated movies and with all."""
+    """The training world of MovieLens 100K u1, with its 100 most rated items and with all."""
     sys.path.insert(0, str(SOURCE))
     from worlds import write_world
 
@@ -64,21 +64,21 @@ def write_worlds(folder: Path) -> dict[int, Path]:
 
     parts = split(load_ratings("ml-100k"), "u1")
     paths = {}
-    for movies in (100, parts.fit.shape[1]):
-        settings = SessionTrainConfig(movies=movies)
+    for items in (100, parts.fit.shape[1]):
+        settings = SessionTrainConfig(items=items)
         features = prepare(parts.fit, settings)
         world = worlds_of(parts, settings, 0).train
-        paths[movies] = folder / f"world_{movies}.npz"
-        write_world(paths[movies], world, features.context, features.embeddings.movie, features.catalogue)
+        paths[items] = folder / f"world_{items}.npz"
+        write_world(paths[items], world, features.context, features.embeddings.item, features.catalogue)
     return paths
 
 
 def beside_the_peer(paths: Mapping[int, Path], python: str, seeds: tuple[int, ...], quick: bool) -> dict[str, float]:
     """Speed and return of both, turn by turn, and their ratios."""
     figures: dict[str, float] = {}
-    for movies, path in paths.items():
+    for items, path in paths.items():
         for algorithm in ("ppo", "a2c"):
-            steps = STEPS[algorithm, movies] // (10 if quick else 1)
+            steps = STEPS[algorithm, items] // (10 if quick else 1)
             rows = []
             for seed in seeds:
                 shared = {"world": str(path), "algorithm": algorithm, "total_steps": steps, "seed": seed,
@@ -91,28 +91,28 @@ def beside_the_peer(paths: Mapping[int, Path], python: str, seeds: tuple[int, ..
                 row = (mine["steps_per_s"], peer["rate"], mine["return_sampled"], peer["sampled"]["return"],
                        dot["steps_per_s"], dot["return_sampled"], peer["environment_share"])  # fmt: skip
                 rows.append(row)
-                print(movies, algorithm, seed, [round(value, 3) for value in row], flush=True)
-            figures |= _ratios(f"{algorithm}", movies, np.array(rows))
+                print(items, algorithm, seed, [round(value, 3) for value in row], flush=True)
+            figures |= _ratios(f"{algorithm}", items, np.array(rows))
     return figures
 
 
-def _ratios(algorithm: str, movies: int, rows: Any) -> dict[str, float]:
+def _ratios(algorithm: str, items: int, rows: Any) -> dict[str, float]:
     mine, peer, earned, peer_earned, dot, dot_earned, share = rows.T
     figures = {
-        f"{algorithm}_speedup_{movies}": float(np.median(mine / peer)),
-        f"{algorithm}_speedup_{movies}_lo": float((mine / peer).min()),
-        f"{algorithm}_speedup_{movies}_hi": float((mine / peer).max()),
-        f"{algorithm}_steps_per_s_{movies}": float(np.median(mine)),
-        f"{algorithm}_peer_steps_per_s_{movies}": float(np.median(peer)),
-        f"{algorithm}_peer_environment_share_{movies}": float(share.mean()),
-        f"{algorithm}_return_{movies}": float(earned.mean()),
-        f"{algorithm}_peer_return_{movies}": float(peer_earned.mean()),
-        f"{algorithm}_dot_head_steps_per_s_{movies}": float(np.median(dot)),
-        f"{algorithm}_dot_head_return_{movies}": float(dot_earned.mean()),
-        f"{algorithm}_return_ratio_{movies}": float(earned.mean() / peer_earned.mean()),
+        f"{algorithm}_speedup_{items}": float(np.median(mine / peer)),
+        f"{algorithm}_speedup_{items}_lo": float((mine / peer).min()),
+        f"{algorithm}_speedup_{items}_hi": float((mine / peer).max()),
+        f"{algorithm}_steps_per_s_{items}": float(np.median(mine)),
+        f"{algorithm}_peer_steps_per_s_{items}": float(np.median(peer)),
+        f"{algorithm}_peer_environment_share_{items}": float(share.mean()),
+        f"{algorithm}_return_{items}": float(earned.mean()),
+        f"{algorithm}_peer_return_{items}": float(peer_earned.mean()),
+        f"{algorithm}_dot_head_steps_per_s_{items}": float(np.median(dot)),
+        f"{algorithm}_dot_head_return_{items}": float(dot_earned.mean()),
+        f"{algorithm}_return_ratio_{items}": float(earned.mean() / peer_earned.mean()),
     }
-    if movies == 100:
-        figures[f"{algorithm}_return_ratio"] = figures[f"{algorithm}_return_ratio_{movies}"]
+    if items == 100:
+        figures[f"{algorithm}_return_ratio"] = figures[f"{algorithm}_return_ratio_{items}"]
     return figures
 
 
@@ -136,15 +136,15 @@ def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
     """Steps/s of our default head against sessions side by side, catalogue and cores; share of the arithmetic."""
     figures: dict[str, float] = {"peak_gflops": peak_gflops()}
     for algorithm in ("ppo", "a2c"):
-        for movies, path in paths.items():
+        for items, path in paths.items():
             for sessions in BATCHES[:1] if quick else BATCHES:
                 agent = {**BEST[algorithm], "minibatch": min(2048, 8 * sessions)} if algorithm == "ppo" else {}
                 shared = {"world": str(path), "algorithm": algorithm, "total_steps": 20_000, "sessions": sessions,
                           "evaluation_sessions": 0, "seconds": 3.0, "agent": agent}  # fmt: skip
                 told = ours(shared)
-                name = f"{algorithm}_{movies}_movies_{sessions}_sessions"
+                name = f"{algorithm}_{items}_items_{sessions}_sessions"
                 figures[f"{name}_steps_per_s"] = told["steps_per_s"]
-                done = told["steps_per_s"] * flops_per_step(movies, algorithm)
+                done = told["steps_per_s"] * flops_per_step(items, algorithm)
                 figures[f"{name}_share_of_peak"] = done / (figures["peak_gflops"] * 1e9)
                 if sessions == 512:
                     figures[f"{name}_1_core_steps_per_s"] = ours({**shared, "cores": 1})["steps_per_s"]
@@ -152,7 +152,7 @@ def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
     return figures
 
 
-def flops_per_step(movies: int, algorithm: str) -> float:
+def flops_per_step(items: int, algorithm: str) -> float:
     """Floating-point operations of the matrix products behind one step, D 20, G 19, two layers of 64.
 
     Acting: one forward pass of the scores. Learning: the values before and after, then forward and backward (twice a
@@ -160,7 +160,7 @@ def flops_per_step(movies: int, algorithm: str) -> float:
     """
     observation, features = 61, 39
     hidden = observation * 64 + 64 * 64
-    scores, value = hidden + 64 * features + features * movies, hidden + 64
+    scores, value = hidden + 64 * features + features * items, hidden + 64
     epochs = 4 if algorithm == "ppo" else 1
     return 2.0 * (scores + 2 * value + 3 * epochs * (scores + value))
 

@@ -17,7 +17,7 @@ def write_world(
     path: Path, world: SessionWorld, context: NDArray[np.float32], embedding: NDArray[np.float32],
     candidates: NDArray[np.int32],
 ) -> None:  # fmt: skip
-    """Write all that an environment needs; context [U, D or more], embedding [I, D], candidates [A] movie rows."""
+    """Write all that an environment needs; context [U, D or more], embedding [I, D], candidates [A] item rows."""
     fields = {f"world_{field.name}": getattr(world, field.name) for field in dataclasses.fields(world)}
     arrays = {name: np.asarray(value) for name, value in fields.items() if value is not None}
     with atomic_path(path) as temporary, temporary.open("wb") as file:

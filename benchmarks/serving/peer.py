@@ -1,7 +1,7 @@
 """The peer: a plain prediction server of the usual kind, FastAPI around an eager SavedModel.
 
 It loads the artifact's `policy/` (TF-Agents' PolicySaver) and calls `action()` once an instance, as sample containers
-for Vertex AI do. Instances are {"user": id}, answers are movie ids: no ratings, no reasons, nothing kept.
+for Vertex AI do. Instances are {"user": id}, answers are item ids: no ratings, no reasons, nothing kept.
 
     python peer.py ARTIFACT PORT
 """
@@ -23,7 +23,7 @@ def make_app(folder: Path) -> FastAPI:
 
     artifact = read_artifact(folder)
     row_of = {user: row for row, user in enumerate(artifact.users["user_id"].tolist())}
-    movie_ids = artifact.movies["movie_id"].tolist()
+    item_ids = artifact.items["item_id"].tolist()
     policy = tf.saved_model.load(str(folder / "policy"))
     app = FastAPI()
 
@@ -39,7 +39,7 @@ def make_app(folder: Path) -> FastAPI:
             context = tf.constant(artifact.context[row_of[instance["user"]]][None], tf.float32)
             step = ts.restart(context, batch_size=1)
             action = policy.action(step).action.numpy()[0]
-            predictions.append(movie_ids[artifact.catalogue[int(action)]])
+            predictions.append(item_ids[artifact.catalogue[int(action)]])
         return {"predictions": predictions}
 
     return app

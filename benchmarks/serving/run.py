@@ -1,8 +1,8 @@
 """How many recommendations a second, how long does one wait, how much memory does a worker take?
 
 Ours (`recpolicy serve`: lists of 10 with reasons and propensities, each event on the disk before it is answered) beside
-a plain server (peer.py: one movie id an instance, nothing kept), in one run, in turns, on loopback. wrk asks from a
-second process (Debian: apt-get install wrk). The policy is LinUCB on u1 with all 1,682 movies.
+a plain server (peer.py: one item id an instance, nothing kept), in one run, in turns, on loopback. wrk asks from a
+second process (Debian: apt-get install wrk). The policy is LinUCB on u1 with all 1,682 items.
 
     python benchmarks/serving/run.py [--quick] --out results.json
 """

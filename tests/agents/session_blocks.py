@@ -1,6 +1,6 @@
 """What the tests of session agents share: the planted sessions, small agents of all kinds, made-up experience.
 
-T steps, B sessions, A = 24 movies, O = 16 columns of the observation.
+T steps, B sessions, A = 24 items, O = 16 columns of the observation.
 """
 
 from functools import cache
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from synthetic_sessions import MOVIES, STEPS, PlantedSessions, planted_sessions
+from synthetic_sessions import ITEMS, STEPS, PlantedSessions, planted_sessions
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
@@ -41,7 +41,7 @@ def world() -> PlantedSessions:
 def environment(seed: int = 0, batch_size: int = BATCH, **config: Any) -> SessionEnvironment:
     """The planted sessions with their dynamics."""
     planted, settings = world(), SessionConfig(batch_size=batch_size, max_episode_steps=STEPS, **config)
-    candidates = np.arange(MOVIES, dtype=np.int32)
+    candidates = np.arange(ITEMS, dtype=np.int32)
     return SessionEnvironment(planted.world, planted.context, planted.embedding, candidates, settings, seed)
 
 
@@ -53,14 +53,14 @@ def specs(view: str = "interest") -> tuple[Any, Any]:
 
 @cache
 def arms() -> Arms:
-    """A rating model that expects 3 + its movies' quirks + embedding . user."""
+    """A rating model that expects 3 + its items' quirks + embedding . user."""
     planted = world()
-    quirks = 3 + np.random.default_rng(1).normal(0, 0.3, MOVIES).astype(np.float32)
-    return Arms(planted.embedding, quirks, np.full(MOVIES, 9, np.float32), quirks, (1.0, 5.0), planted.world.genres)
+    quirks = 3 + np.random.default_rng(1).normal(0, 0.3, ITEMS).astype(np.float32)
+    return Arms(planted.embedding, quirks, np.full(ITEMS, 9, np.float32), quirks, (1.0, 5.0), planted.world.genres)
 
 
 def make(name: str, seed: int = 0, *, tables: bool = True, view: str = "interest", **settings: Any) -> SequenceAgent:
-    """A small agent; without `tables` it knows nothing of the movies and its head is plain."""
+    """A small agent; without `tables` it knows nothing of the items and its head is plain."""
     entry = SESSION_AGENTS[name]
     config = entry.config(**SETTINGS[name] | settings)
     return entry.make(*specs(view), config, arms() if tables else None, seed)
@@ -83,7 +83,7 @@ def block(steps: int, seed: int = 0, *, batch: int = BATCH, ends: float = 0.2, *
     rng = np.random.default_rng([seed, 5])
     shape = (steps, batch)
     width = specs()[0].observation["global"].shape[0]
-    mask, next_mask = (rng.random((*shape, MOVIES)) < 0.8 for _ in range(2))
+    mask, next_mask = (rng.random((*shape, ITEMS)) < 0.8 for _ in range(2))
     mask[..., 0] = next_mask[..., 0] = True
     action = np.argmax(rng.random(mask.shape) * mask, axis=-1)
     terminated = rng.random(shape) < ends

@@ -41,16 +41,16 @@ def contexts() -> np.ndarray:
 
 def ratings() -> Ratings:
     """Of every user all arms but one, which is not his best."""
-    user, movie = np.divmod(np.arange(USERS * ARMS), ARMS)
+    user, item = np.divmod(np.arange(USERS * ARMS), ARMS)
     lacks = (GROUP + 1 + np.arange(USERS) % (ARMS - 1)) % ARMS  # [U]
-    keep = movie != lacks[user]
-    user, movie = user[keep], movie[keep]
-    rating = np.where(movie == GROUP[user], 5, 1 + (user + movie) % 2)
+    keep = item != lacks[user]
+    user, item = user[keep], item[keep]
+    rating = np.where(item == GROUP[user], 5, 1 + (user + item) % 2)
     years = pd.array([1990] * ARMS, "Int64")
-    movies = pd.DataFrame({"movie_id": np.arange(ARMS), "title": "", "year": years, "genres": ""})
+    items = pd.DataFrame({"item_id": np.arange(ARMS), "title": "", "year": years, "genres": ""})
     return Ratings(
-        user.astype(np.int32), movie.astype(np.int32), rating.astype(np.float32), None,
-        pd.DataFrame({"user_id": np.arange(USERS)}), movies, "planted choice",
+        user.astype(np.int32), item.astype(np.int32), rating.astype(np.float32), None,
+        pd.DataFrame({"user_id": np.arange(USERS)}), items, "planted choice",
     )  # fmt: skip
 
 

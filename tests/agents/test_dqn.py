@@ -14,7 +14,7 @@ from recpolicy.agents.replay import Batch, Replay
 from recpolicy.core.errors import ConfigError
 
 SEED = tf.constant([1, 1], tf.int32)
-ROWS, MOVIES = 9, 24
+ROWS, ITEMS = 9, 24
 
 
 def probabilities(agent, seen: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -23,7 +23,7 @@ def probabilities(agent, seen: np.ndarray, mask: np.ndarray | None = None) -> np
 
 
 def some_mask(seed: int = 0) -> np.ndarray:
-    mask = np.random.default_rng(seed).random((ROWS, MOVIES)) < 0.6
+    mask = np.random.default_rng(seed).random((ROWS, ITEMS)) < 0.6
     mask[:, :8] = True
     return mask
 
@@ -42,14 +42,14 @@ def test_exploration_is_the_softmax_of_the_top_values():
     value = agent.learner.scores(tf.constant(seen), None).numpy()
     np.testing.assert_allclose(value, expected_ratings(seen) / 4.0, rtol=1e-5)
     weight = np.where(value >= np.sort(value, axis=1)[:, -5:-4], np.exp((value - value.max()) / 0.3), 0)
-    expected = 0.4 * weight / weight.sum(axis=1, keepdims=True) + 0.6 * np.eye(MOVIES)[value.argmax(axis=1)]
+    expected = 0.4 * weight / weight.sum(axis=1, keepdims=True) + 0.6 * np.eye(ITEMS)[value.argmax(axis=1)]
     np.testing.assert_allclose(probabilities(agent, seen), expected, atol=1e-5)
 
 
 def test_with_epsilon_0_it_shows_the_best():
     agent, seen, mask = make("dqn", epsilon=0.0, final_epsilon=0.0), observations(ROWS), some_mask()
     best = np.where(mask, expected_ratings(seen), -np.inf).argmax(axis=1)
-    np.testing.assert_array_equal(probabilities(agent, seen, mask), np.eye(MOVIES)[best])
+    np.testing.assert_array_equal(probabilities(agent, seen, mask), np.eye(ITEMS)[best])
 
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1e-12, [0, 0, 1, 0, 0]), (1e12, [1 / 3, 0, 1 / 3, 0, 1 / 3])])
@@ -60,7 +60,7 @@ def test_the_temperature_goes_from_greedy_to_uniform_on_the_top_k(temperature, e
 
 
 @pytest.mark.parametrize("k", [2, 5, 50])
-def test_with_fewer_allowed_movies_than_k_only_they_are_explored(k):
+def test_with_fewer_allowed_items_than_k_only_they_are_explored(k):
     found = tf.nn.softmax(top_k_logits(tf.constant([[1.0, MASKED, 1.0, MASKED, MASKED]]), k, 1.0))
     np.testing.assert_allclose(found[0], [0.5, 0, 0.5, 0, 0], atol=1e-6)
 
@@ -96,7 +96,7 @@ def test_the_target_network_starts_as_the_online_one_and_lags_behind_it():
 
 
 def batch(**given) -> Batch:
-    """Two steps that earned 1, after which all of three movies are allowed."""
+    """Two steps that earned 1, after which all of three items are allowed."""
     plain = {
         "observation": tf.zeros([2, 1]), "action": tf.constant([0, 1]), "reward": tf.constant([1.0, 1.0]),
         "terminated": tf.constant([False, False]), "next_observation": tf.zeros([2, 1]),
@@ -109,7 +109,7 @@ ONLINE, TARGET = tf.constant([[3.0, 1.0, 2.0]] * 2), tf.constant([[10.0, 30.0, 2
 
 
 def test_double_values_the_online_choice_and_plain_its_own():
-    """Online prefers movie 0, which the target network says is worth 10; its own best is worth 30."""
+    """Online prefers item 0, which the target network says is worth 10; its own best is worth 30."""
     np.testing.assert_allclose(td_targets(batch(), ONLINE, TARGET, 0.5, double=True), [6, 6])
     np.testing.assert_allclose(td_targets(batch(), ONLINE, TARGET, 0.5, double=False), [16, 16])
 
@@ -119,7 +119,7 @@ def test_termination_blocks_the_bootstrap():
     np.testing.assert_allclose(td_targets(played, ONLINE, TARGET, 0.5, double=True), [1, 6])
 
 
-def test_movies_already_shown_are_no_choice():
+def test_items_already_shown_are_no_choice():
     played = batch(next_mask=tf.constant([[False, True, True], [False, True, False]]))
     np.testing.assert_allclose(td_targets(played, ONLINE, TARGET, 0.5, double=True), [11, 16])
     np.testing.assert_allclose(td_targets(played, ONLINE, TARGET, 0.5, double=False), [16, 16])
@@ -127,7 +127,7 @@ def test_movies_already_shown_are_no_choice():
 
 @settings(max_examples=50)
 @given(seed=st.integers(0, 10**6), double=st.booleans())
-def test_targets_do_not_depend_on_the_values_of_masked_movies(seed, double):
+def test_targets_do_not_depend_on_the_values_of_masked_items(seed, double):
     rng = np.random.default_rng(seed)
     mask = rng.random((2, 3)) < 0.6
     mask[:, 1] = True
@@ -232,7 +232,7 @@ def marked(number: int) -> Experience:
 
 
 def test_the_ring_keeps_the_last_blocks():
-    ring = Replay(3, 6, 16, MOVIES)
+    ring = Replay(3, 6, 16, ITEMS)
     for number in range(1, 6):
         ring.write(marked(number))
         rewards = set(ring.draw(200, tf.constant([number, 2])).reward.numpy().tolist())
@@ -241,7 +241,7 @@ def test_the_ring_keeps_the_last_blocks():
 
 def test_drawn_steps_are_whole():
     """All parts of a drawn step belong together."""
-    ring, played = Replay(2, 6, 16, MOVIES), marked(1)
+    ring, played = Replay(2, 6, 16, ITEMS), marked(1)
     ring.write(played)
     drawn = ring.draw(50, SEED)
     rows = tf.reshape(played.observation, [6, 16]).numpy()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from session_blocks import BATCH, SETTINGS, arrays_of, block, environment, expected_ratings, make, observations, world
-from synthetic_sessions import MOVIES, STEPS
+from synthetic_sessions import ITEMS, STEPS
 from tf_agents.agents.tf_agent import TFAgent
 from tf_agents.drivers.dynamic_step_driver import DynamicStepDriver
 from tf_agents.policies.tf_policy import TFPolicy
@@ -27,7 +27,7 @@ SESSIONS, BLOCKS, MANY = 64, 20, 20_000
 
 
 class Watched(SessionEnvironment):
-    """Pays a million less for a movie that the session has been shown."""
+    """Pays a million less for an item that the session has been shown."""
 
     def advance(self, session, action, noise):
         step = super().advance(session, action, noise)
@@ -48,7 +48,7 @@ class Trained:
 def trained(request: pytest.FixtureRequest) -> Trained:
     """Two calls of a compiled loop."""
     planted, config = world(), SessionConfig(batch_size=SESSIONS, max_episode_steps=STEPS)
-    watched = Watched(planted.world, planted.context, planted.embedding, np.arange(MOVIES, dtype=np.int32), config)
+    watched = Watched(planted.world, planted.context, planted.embedding, np.arange(ITEMS, dtype=np.int32), config)
     agent = make(request.param)
     before, loop = arrays_of(agent), SessionLoop(watched, agent)
     return Trained(request.param, agent, before, loop.run(BLOCKS), loop.run(BLOCKS))
@@ -56,7 +56,7 @@ def trained(request: pytest.FixtureRequest) -> Trained:
 
 def observation(seed: int = 0, view: str = "interest") -> dict[str, tf.Tensor]:
     """Time step observations [B, ...] in the middle of sessions."""
-    mask = np.random.default_rng([seed, 7]).integers(0, 2, (BATCH, MOVIES))
+    mask = np.random.default_rng([seed, 7]).integers(0, 2, (BATCH, ITEMS))
     mask[:, :3] = 1
     return {"global": tf.constant(observations(BATCH, seed, view)), "mask": tf.constant(mask, tf.int32)}
 
@@ -66,7 +66,7 @@ def logits(agent: SequenceAgent, seed: int = 0) -> np.ndarray:
     return agent.learner.logits(seen["global"], tf.cast(seen["mask"], tf.bool)).numpy()
 
 
-def test_no_movie_is_shown_twice_in_a_session_of_the_compiled_loop(trained):
+def test_no_item_is_shown_twice_in_a_session_of_the_compiled_loop(trained):
     """One such step among the tens of thousands would make the mean reward negative."""
     for played in (trained.first, trained.later):
         assert 0 < played.reward_per_step < 1
@@ -101,7 +101,7 @@ def test_the_reported_log_probability_is_that_of_the_action(trained, row):
     probability = tf.nn.softmax(logits(trained.agent)[row]).numpy()
     action = step.action.numpy()
     np.testing.assert_allclose(np.exp(step.info.log_probability), probability[action], rtol=1e-3)
-    share = np.bincount(action, minlength=MOVIES) / MANY
+    share = np.bincount(action, minlength=ITEMS) / MANY
     error = np.sqrt(probability * (1 - probability) / MANY)
     np.testing.assert_array_less(np.abs(share - probability), 4.5 * error + 1e-5)
     assert (seen["mask"].numpy()[0, action] == 1).all()
@@ -109,7 +109,7 @@ def test_the_reported_log_probability_is_that_of_the_action(trained, row):
     np.testing.assert_allclose(distribution.probs_parameter()[row], probability, atol=1e-5)
 
 
-def test_the_greedy_policy_shows_a_movie_of_the_highest_score(trained):
+def test_the_greedy_policy_shows_a_item_of_the_highest_score(trained):
     seen = observation()
     step = trained.agent.policy.action(ts.restart(seen, BATCH))
     scores = trained.agent.learner.scores(seen["global"], tf.cast(seen["mask"], tf.bool)).numpy()
@@ -214,7 +214,7 @@ def test_it_plays_with_every_view(name, view):
     agent, one = make(name, view=view), environment(view=view)
     features, mask = one.observe(one.restart(None, None, one.noise(tf.constant(0))))
     action, log_probability = agent.learner.draw(features, mask, uniform([BATCH], SEED))
-    assert ((action.numpy() >= 0) & (action.numpy() < MOVIES)).all()
+    assert ((action.numpy() >= 0) & (action.numpy() < ITEMS)).all()
     assert (log_probability.numpy() <= 1e-6).all()
     assert agent.learner.value(features, mask).shape == (BATCH,)
 
@@ -279,7 +279,7 @@ def test_a_trajectory_becomes_the_steps_of_its_sessions(played):
 
 
 def test_what_a_driver_hands_on_is_what_was_played(played):
-    """Within a session the next observation is one movie on; the movie shown is masked then, and was not before."""
+    """Within a session the next observation is one item on; the item shown is masked then, and was not before."""
     found = tf.nest.map_structure(lambda part: part.numpy(), experience_of(played))
     done, after = found.observation[..., -1], found.next_observation[..., -1]
     np.testing.assert_allclose(after - done, 1 / STEPS, atol=1e-5)
@@ -287,7 +287,7 @@ def test_what_a_driver_hands_on_is_what_was_played(played):
     assert np.take_along_axis(found.mask, shown, axis=-1).all()
     assert not np.take_along_axis(found.next_mask, shown, axis=-1).any()
     policy = make("a2c").learner
-    seen, mask = (found.observation.reshape(-1, found.observation.shape[-1]), found.mask.reshape(-1, MOVIES))
+    seen, mask = (found.observation.reshape(-1, found.observation.shape[-1]), found.mask.reshape(-1, ITEMS))
     told = tf.nn.log_softmax(policy.scores(tf.constant(seen), tf.constant(mask))).numpy()
     expected = np.take_along_axis(told, found.action.reshape(-1, 1), axis=1)[:, 0]
     np.testing.assert_allclose(found.log_probability.ravel(), expected, atol=1e-4)

@@ -12,18 +12,18 @@ def test_tables_of_the_catalogue_count_fit_ratings_and_shrink_their_mean():
     embeddings = embed(fit_bias(fit, BiasConfig(), seed=0), rank=3)
     catalogue = np.array([7, 3, 60], np.int32)
     arms = arms_of(catalogue, embeddings, fit)
-    mine = fit.rating[fit.movie == 3]
+    mine = fit.rating[fit.item == 3]
     assert arms.count[1] == len(mine)
     # Four ratings' worth of the global mean.
     assert arms.mean_rating[1] == pytest.approx((mine.sum() + 4 * fit.rating.mean()) / (len(mine) + 4), rel=1e-6)
-    np.testing.assert_array_equal(arms.embedding, embeddings.movie[catalogue])
+    np.testing.assert_array_equal(arms.embedding, embeddings.item[catalogue])
     np.testing.assert_array_equal(arms.offset, embeddings.offset[catalogue])
     assert arms.scale == fit.scale
 
 
-def test_a_movie_without_ratings_has_the_global_mean():
+def test_a_item_without_ratings_has_the_global_mean():
     every = miniature_ratings()
-    fit = every.take(every.movie != 5)
+    fit = every.take(every.item != 5)
     arms = arms_of(np.array([5, 6], np.int32), embed(fit_bias(fit, BiasConfig(), seed=0), rank=2), fit)
     assert arms.count[0] == 0
     assert arms.mean_rating[0] == pytest.approx(fit.rating.mean(), rel=1e-6)

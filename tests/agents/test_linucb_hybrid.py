@@ -29,7 +29,7 @@ def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def regressors(context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """x [N, D] and z [N, A, K], float64."""
     x = np.concatenate([context, np.ones((len(context), 1))], axis=1)
-    return x, pairs().of(tf.constant(context), pairs().all_movies).numpy().astype(np.float64)
+    return x, pairs().of(tf.constant(context), pairs().all_items).numpy().astype(np.float64)
 
 
 def trained(**config) -> HybridLinUCB:

@@ -10,7 +10,7 @@ from recpolicy.agents.q_learning import QLearningConfig, make_q_learning, ucb1
 from recpolicy.core.errors import ConfigError
 
 SEED = tf.constant([1, 1], tf.int32)
-MOVIES = 24
+ITEMS = 24
 HALVES = {"columns": (0,), "edges": ((0.5,),)}
 """Two cells: the only column of the toys' observation is 0 or 1."""
 
@@ -42,7 +42,7 @@ def test_one_update(terminated, expected):
     assert agent.learner.visits.numpy().tolist() == [[1, 0], [0, 0]]
 
 
-def test_movies_already_shown_do_not_count_in_the_target():
+def test_items_already_shown_do_not_count_in_the_target():
     agent = toy(alpha=0.1, gamma=0.95)
     agent.learner.table.assign([[0.5, 0.0], [1.0, 2.0]])
     played = steps([0], [0], [1.0], [1], [False])._replace(next_mask=tf.constant([[[True, False]]]))
@@ -80,7 +80,7 @@ def test_ucb1_oracle(c, expected):
     assert found[0, 1] == pytest.approx(0.5 + c * np.sqrt(np.log(100) / 90), abs=1e-5)
 
 
-def test_ucb1_shows_every_movie_once_first():
+def test_ucb1_shows_every_item_once_first():
     agent = toy(actions=6, explore="ucb1", alpha=1.0)
     shown = []
     for number in range(6):
@@ -113,7 +113,7 @@ def test_ties_share_alike():
     np.testing.assert_allclose(found, [[0, 0.5, 0.5, 0], [0, 1, 0, 0]], atol=1e-6)
 
 
-def test_epsilon_is_shared_among_allowed_movies_and_decays_with_blocks():
+def test_epsilon_is_shared_among_allowed_items_and_decays_with_blocks():
     agent = toy(actions=4, epsilon=0.4, final_epsilon=0.1, decay=0.5)
     agent.learner.table.assign([[1, 3, 2, 2], [0, 0, 0, 0]])
     found = tf.nn.softmax(agent.learner.logits(tf.zeros([1, 1]), tf.constant([[True, True, True, False]]))).numpy()[0]

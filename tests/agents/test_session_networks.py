@@ -1,4 +1,4 @@
-"""Scores of movies from the observation: the two heads, the start, and the trainer."""
+"""Scores of items from the observation: the two heads, the start, and the trainer."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from recpolicy.agents.categorical import MASKED
 from recpolicy.agents.session_networks import SessionNetworkConfig, Trainer, features_of, make_scores, make_value
 from recpolicy.core.errors import ConfigError
 
-ROWS, MOVIES = 7, 24
+ROWS, ITEMS = 7, 24
 
 
 def network(head: str = "dot", seed: int = 0, *, tables: bool = True, state_value: bool = False):
@@ -43,8 +43,8 @@ def test_without_genres_the_dot_head_uses_embeddings_only():
     from dataclasses import replace
 
     bare = replace(arms(), genres=None)
-    assert features_of(bare).shape == (MOVIES, 4)
-    assert features_of(arms()).shape == (MOVIES, 9)
+    assert features_of(bare).shape == (ITEMS, 4)
+    assert features_of(arms()).shape == (ITEMS, 9)
     seen = observations(ROWS)
     scores = make_scores(*specs(), SessionNetworkConfig(temperature=0.5), bare, 0)
     np.testing.assert_allclose(scores(seen, None), expected_ratings(seen) / 0.5, rtol=1e-5)
@@ -55,15 +55,15 @@ def test_the_plain_head_is_the_networks_output(head, tables):
     """Asked for, or for want of tables."""
     scores, seen = network(head, tables=tables), observations(ROWS)
     np.testing.assert_array_equal(scores(seen, None), scores.network(seen))
-    assert scores(seen, None).shape == (ROWS, MOVIES)
+    assert scores(seen, None).shape == (ROWS, ITEMS)
     assert scores.tables() == {}
     assert set(scores.arrays()) == {"kernel_0", "bias_0", "kernel_1", "bias_1"}
 
 
 @pytest.mark.parametrize("head", ["dot", "plain"])
-def test_masked_movies_get_the_masked_score_and_others_theirs(head):
+def test_masked_items_get_the_masked_score_and_others_theirs(head):
     scores, seen = network(head), observations(ROWS)
-    mask = np.random.default_rng(0).random((ROWS, MOVIES)) < 0.5
+    mask = np.random.default_rng(0).random((ROWS, ITEMS)) < 0.5
     found = scores(seen, tf.constant(mask)).numpy()
     assert (found[~mask] == MASKED).all()
     np.testing.assert_array_equal(found[mask], scores(seen, None).numpy()[mask])
@@ -73,13 +73,13 @@ def test_masked_movies_get_the_masked_score_and_others_theirs(head):
 def test_a_state_value_is_an_output_of_its_own(head):
     scores, seen = network(head, state_value=True), observations(ROWS)
     shake(scores)
-    value, movies = scores.with_state_value(tf.constant(seen))
-    assert (value.shape, movies.shape) == ((ROWS,), (ROWS, MOVIES))
+    value, items = scores.with_state_value(tf.constant(seen))
+    assert (value.shape, items.shape) == ((ROWS,), (ROWS, ITEMS))
     last = scores.network.trainable_variables[-1]
     last.assign(tf.concat([last[:-1], last[-1:] + 3.0], axis=0))
     raised, same = scores.with_state_value(tf.constant(seen))
     np.testing.assert_allclose(raised - value, 3.0, rtol=1e-5)
-    np.testing.assert_array_equal(same, movies)
+    np.testing.assert_array_equal(same, items)
 
 
 def test_arrays_are_enough_to_score_without_the_network():

@@ -36,9 +36,9 @@ def policy(data, tmp_path_factory):
     embeddings = embed(model, 4)
     artifact = Artifact(
         agent="rating_model", estimator="rating_model", head="greedy", settings={}, exploration_floor=0.0, policy={},
-        context=embeddings.user, movie=embeddings.movie, offset=embeddings.offset, rating_std=model.std,
+        context=embeddings.user, item=embeddings.item, offset=embeddings.offset, rating_std=model.std,
         catalogue=np.arange(parts.fit.shape[1], dtype=np.int32), rated_user=parts.fit.user,
-        rated_movie=parts.fit.movie, users=parts.fit.users, movies=parts.fit.movies, scale=parts.fit.scale,
+        rated_item=parts.fit.item, users=parts.fit.users, items=parts.fit.items, scale=parts.fit.scale,
         noise_std=model.noise_std,
         about={
             "source": {"name_or_path": str(data)}, "data": parts.fit.name,
@@ -88,9 +88,9 @@ def test_help_shows_an_example(command):
         (("predict", "{tmp}", "--user", "1"), "not a policy artifact"),
         (("predict", "{tmp}/none", "--user", "1"), "no such folder"),
         (("predict", "{policy}", "--user", "4711"), "no user with id 4711"),
-        (("predict", "{policy}", "--user", "1", "--movie", "x"), "no movie with id x"),
+        (("predict", "{policy}", "--user", "1", "--item", "x"), "no item with id x"),
         (("predict", "{policy}", "--user", "1", "--out", "{tmp}/x.xlsx"), ".csv or .parquet"),
-        (("recommend", "{policy}", "--user", "new", "--rate", "1"), "expected MOVIE=RATING"),
+        (("recommend", "{policy}", "--user", "new", "--rate", "1"), "expected ITEM=RATING"),
         (("recommend", "{policy}", "--user", "new", "--rate", "1=9"), "rating 9 is not in 1..5"),
         (("evaluate", "{policy}", "--data", "{tmp}/none"), "no such file or folder"),
     ],
@@ -126,10 +126,10 @@ def test_a_bad_config_names_the_file_or_the_key(run, text, said, data, tmp_path)
 
 
 def test_predict_prints_json_that_a_program_can_read(run, policy):
-    code, out, _ = run("predict", policy, "--user", "1", "--user", "2", "--movie", "3", "--movie", "4", "--json")
+    code, out, _ = run("predict", policy, "--user", "1", "--user", "2", "--item", "3", "--item", "4", "--json")
     rows = json.loads(out)
     assert code == 0
-    assert [(row["user_id"], row["movie_id"]) for row in rows] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert [(row["user_id"], row["item_id"]) for row in rows] == [(1, 3), (1, 4), (2, 3), (2, 4)]
     assert all(1 <= row["rating"] <= 5 and row["std"] > 0 for row in rows)
 
 
@@ -139,7 +139,7 @@ def test_predict_writes_tables(run, policy, tmp_path, name, read):
     written = read(tmp_path / name)
     assert code == 0
     assert str(tmp_path / name) in out
-    assert list(written) == ["user_id", "movie_id", "title", "rating", "std", "propensity"]
+    assert list(written) == ["user_id", "item_id", "title", "rating", "std", "propensity"]
     assert len(written) == 80
 
 
@@ -148,7 +148,7 @@ def test_recommend_takes_a_newcomer(run, policy):
     rows = json.loads(out)
     assert code == 0
     assert [row["rank"] for row in rows] == [1, 2, 3]
-    assert not {1, 2} & {row["movie_id"] for row in rows}
+    assert not {1, 2} & {row["item_id"] for row in rows}
 
 
 def test_evaluate_prints_and_writes_the_same_figures(run, policy):

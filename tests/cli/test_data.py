@@ -32,7 +32,7 @@ def run(*words):
 
 def test_info_prints_counts_and_the_spread_of_ratings():
     text = run("info")
-    assert "ratings of 60 users on 80 movies" in text
+    assert "ratings of 60 users on 80 items" in text
     assert text.count("#") > 40
 
 
@@ -50,18 +50,18 @@ def test_split_writes_both_files_and_names_them(directory):
 
 
 def test_split_of_own_file(directory):
-    (directory / "mine.csv").write_text("user,movie,rating\n" + "".join(f"{row},1,3\n" for row in range(10)))
+    (directory / "mine.csv").write_text("user,item,rating\n" + "".join(f"{row},1,3\n" for row in range(10)))
     assert json.loads(run("split", "u1", "--ratings", "mine.csv", "--out", "s", "--json"))["test"] == 2
 
 
 def test_check_accepts_mapped_columns_scale_and_separator(directory):
     (directory / "mine.txt").write_text("uid\tfilm\tstars\n1\t2\t9\n")
-    words = ("--user", "uid", "--movie", "film", "--rating", "stars", "--scale", "0", "10", "--separator", r"\t")
-    assert "1 ratings of 1 users on 1 movies" in run("check", "mine.txt", *words)
+    words = ("--user", "uid", "--item", "film", "--rating", "stars", "--scale", "0", "10", "--separator", r"\t")
+    assert "1 ratings of 1 users on 1 items" in run("check", "mine.txt", *words)
 
 
 def test_what_is_wrong_comes_through_as_our_error(directory):
-    (directory / "mine.csv").write_text("user,movie,rating\n1,2,9\n")
+    (directory / "mine.csv").write_text("user,item,rating\n1,2,9\n")
     with pytest.raises(DataError, match=r"mine\.csv:2: rating 9"):
         run("check", "mine.csv")
     with pytest.raises(ConfigError, match="no split named 'u9'"):

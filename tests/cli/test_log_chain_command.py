@@ -97,7 +97,7 @@ def test_a_log_with_nothing_held_out_says_what_to_do(capsys, directory):
 )
 def test_what_does_not_fit_the_log_is_one_line(capsys, directory, words, message):
     ingested(capsys)
-    (directory / "other.csv").write_text("user,movie,rating\n" + "".join(f"{row},{row},1\n" for row in range(1, 21)))
+    (directory / "other.csv").write_text("user,item,rating\n" + "".join(f"{row},{row},1\n" for row in range(1, 21)))
     (directory / "unit.toml").write_text("[data]\nscale = [0, 1]\n")
     line = refused(recpolicy(capsys, "train", "linucb", "--log", "log-rounds", *words, "--out", "run"))
     assert message in line
@@ -108,7 +108,7 @@ def test_options_of_ratings_do_not_go_with_a_log_that_needs_none(capsys, directo
     done(capsys, "log", "import", "clicks.csv", "--format", "obd", "--out", "log")
     (directory / "own.toml").write_text("[data]\nscale = [0, 1]\n")
     line = refused(recpolicy(capsys, "log", "ingest", "log", "--config", "own.toml", "--out", "rounds"))
-    assert "the table [data] is about ratings, but log has users and movies of its own" in line
+    assert "the table [data] is about ratings, but log has users and items of its own" in line
     assert not (directory / "rounds").exists()
 
 

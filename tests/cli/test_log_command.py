@@ -40,8 +40,8 @@ def directory(tmp_path, monkeypatch):
 
 
 def write_known():
-    """Ratings with the users and movies of hand_logs.tables()."""
-    frame = pd.DataFrame({"user": [1, 2, 3, 4, 1, 1], "movie": [11, 12, 13, 14, 15, 16], "rating": 3})
+    """Ratings with the users and items of hand_logs.tables()."""
+    frame = pd.DataFrame({"user": [1, 2, 3, 4, 1, 1], "item": [11, 12, 13, 14, 15, 16], "rating": 3})
     frame.to_csv("known.csv", index=False)
 
 
@@ -92,10 +92,10 @@ def test_a_trained_policy_logs_and_says_which_ids_there_are(capsys, directory):
 
 def test_own_ratings_are_read_as_the_config_says(capsys, directory):
     known = tables(text=True)
-    pairs = [(user, movie) for user in known.users["user_id"] for movie in known.movies["movie_id"]]
+    pairs = [(user, item) for user in known.users["user_id"] for item in known.items["item_id"]]
     frame = pd.DataFrame(pairs, columns=["who", "what"]).assign(stars=3)
     frame.to_csv("mine.csv", index=False)
-    (directory / "mine.toml").write_text('[data]\ncolumns = { user = "who", movie = "what", rating = "stars" }\n')
+    (directory / "mine.toml").write_text('[data]\ncolumns = { user = "who", item = "what", rating = "stars" }\n')
     write_log(directory / "log", hand_rounds(), text=True)
     words = ("--data", "mine.csv", "--config", "mine.toml", "--out", "rounds", "--json")
     assert json.loads(recpolicy(capsys, "log", "ingest", "log", *words).out)["joined"] == 12
@@ -159,7 +159,7 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
         (("ingest", "nowhere", "--wait-hours", "-1"), "wait_hours is -1.0"),
         (("ingest", "nowhere", "--evaluation-share", "1"), "evaluation_share is 1.0"),
         (("ingest", "nowhere", "--policy", "runs/none"), "runs/none: no such folder"),
-        (("ingest", "nowhere", "--policy", "a", "--data", "b"), "say by one of them which users and movies there are"),
+        (("ingest", "nowhere", "--policy", "a", "--data", "b"), "say by one of them which users and items there are"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(capsys, directory, words, message):

@@ -16,7 +16,7 @@ from recpolicy.server.db.feedback import Rules, Said, take
 def shown(**words):
     given = {
         "id": new_event_id(), "time": 1_000, "user": 1, "version": 1, "content": "c", "agent": "linucb",
-        "variant": "champion", "rollout": None, "explored": False, "movies": (101, 102), "propensities": (0.5, 0.25),
+        "variant": "champion", "rollout": None, "explored": False, "items": (101, 102), "propensities": (0.5, 0.25),
         "ratings": (4.0, None),
     }  # fmt: skip
     return Event(**(given | words))

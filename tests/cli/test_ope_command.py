@@ -25,7 +25,7 @@ clusters = 5
 rating_model = "svd"
 world = "item_knn"
 rank = 5
-movies = 20
+items = 20
 """
 
 

@@ -9,10 +9,10 @@ from recpolicy.cli.output import print_frame, print_json
 
 def test_tables_show_a_named_index_and_three_digits(capsys):
     index = pd.Index(["linucb"], name="policy")
-    print_frame(pd.DataFrame({"rmse": [0.123456], "movies": [80]}, index=index), "A title")
+    print_frame(pd.DataFrame({"rmse": [0.123456], "items": [80]}, index=index), "A title")
     title, head, row = capsys.readouterr().out.splitlines()
     assert title.strip() == "A title"
-    assert head.split() == ["policy", "rmse", "movies"]
+    assert head.split() == ["policy", "rmse", "items"]
     assert row.split() == ["linucb", "0.123", "80"]
 
 

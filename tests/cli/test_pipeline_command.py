@@ -36,7 +36,7 @@ def test_list_names_the_pipelines_and_the_parameters_of_one(capsys):
     assert "incumbent" in answer.out
     assert "(needed)" in answer.out
     names = [one["name"] for one in json.loads(recpolicy(capsys, "pipeline", "list", "predict", "--json").out)]
-    assert names == ["policy", "user_ids", "movie_ids", "batch"]
+    assert names == ["policy", "user_ids", "item_ids", "batch"]
 
 
 def test_compile_writes_yaml_with_the_image(capsys, tmp_path):

@@ -24,15 +24,15 @@ def test_predict_says_what_the_policy_says(capsys, folder):
 def test_predict_prints_a_table_for_people(capsys, folder):
     answer = recpolicy(capsys, "predict", folder, "--user", 7, "-m", 3, "-m", 4)
     head, *rows = answer.out.splitlines()
-    assert head.split() == ["user_id", "movie_id", "title", "rating", "std", "propensity"]
+    assert head.split() == ["user_id", "item_id", "title", "rating", "std", "propensity"]
     assert len(rows) == 2
     assert "Picture No. 03, The" in rows[0]
     assert answer.err == ""
 
 
-def test_recommend_leaves_rated_movies_out_unless_told(capsys, folder):
+def test_recommend_leaves_rated_items_out_unless_told(capsys, folder):
     rows = json.loads(recpolicy(capsys, "recommend", folder, "-u", 7, "-k", 99, "--json").out)
-    assert [row["movie_id"] for row in rows] == loaded("random").recommend(7, 99)["movie_id"].tolist()
+    assert [row["item_id"] for row in rows] == loaded("random").recommend(7, 99)["item_id"].tolist()
     everything = json.loads(recpolicy(capsys, "recommend", folder, "-u", 7, "-k", 99, "--include-rated", "--json").out)
     assert len(everything) == 80 > len(rows)
 

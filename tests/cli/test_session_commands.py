@@ -94,14 +94,14 @@ def test_predict_and_recommend_know_the_session_so_far(run, capsys):
     assert rows[6]["propensity"] == rows[8]["propensity"] == 0
     assert rows != rows_of(capsys, "predict", "run", "-u", 3)
     listed = rows_of(capsys, "recommend", "run", "-u", 3, "-k", 80, "--include-rated", *shown)
-    wanted = policy.recommend(3, 80, exclude_rated=False, history=history)["movie_id"].tolist()
-    assert [row["movie_id"] for row in listed] == wanted
+    wanted = policy.recommend(3, 80, exclude_rated=False, history=history)["item_id"].tolist()
+    assert [row["item_id"] for row in listed] == wanted
     assert len(wanted) == 78
 
 
 def test_a_sampled_slate_is_fixed_by_the_seed(run, capsys):
     def slate(*words):
-        return [row["movie_id"] for row in rows_of(capsys, "recommend", "run", "-u", 3, "-k", 20, *words)]
+        return [row["item_id"] for row in rows_of(capsys, "recommend", "run", "-u", 3, "-k", 20, *words)]
 
     assert slate("--sample", "--seed", 4) == slate("--sample", "--seed", 4)
     assert slate("--sample", "--seed", 4) != slate("--sample", "--seed", 5)
@@ -112,13 +112,13 @@ def test_a_sampled_slate_is_fixed_by_the_seed(run, capsys):
 @pytest.mark.parametrize("pair", ["7", "7=", "=like", "7=5", "7=Like"])
 def test_what_is_no_response_is_one_line(run, capsys, pair):
     line = refused(recpolicy(capsys, "predict", run, "-u", 3, "--shown", pair))
-    assert f"--shown {pair!r}: expected MOVIE=like or MOVIE=skip, such as 50=like" in line
+    assert f"--shown {pair!r}: expected ITEM=like or ITEM=skip, such as 50=like" in line
 
 
-def test_a_session_of_several_users_and_an_unknown_movie_are_one_line(run, capsys):
+def test_a_session_of_several_users_and_an_unknown_item_are_one_line(run, capsys):
     assert "exactly one --user" in refused(recpolicy(capsys, "predict", run, "-u", 1, "-u", 2, "--shown", "7=like"))
     line = refused(recpolicy(capsys, "recommend", run, "-u", 3, "--shown", "999=like"))
-    assert "no movie with id 999" in line
+    assert "no item with id 999" in line
 
 
 @pytest.mark.parametrize(

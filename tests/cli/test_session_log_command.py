@@ -61,7 +61,7 @@ def test_a_policy_learns_from_logged_sessions_and_logs_some_itself(capsys, direc
     assert (about["training"]["mode"], about["training"]["rows"]) == ("log", steps)
     assert re.fullmatch("[0-9a-f]{64}", about["log"])
     rows = json.loads(recpolicy(capsys, "recommend", "learnt", "--user", 3, "--shown", "7=like", "-k", 4, "--json").out)
-    assert len({row["movie_id"] for row in rows} - {7}) == 4
+    assert len({row["item_id"] for row in rows} - {7}) == 4
     words = ("--sessions", 5, "--logger", "./learnt", "--floor", 0.1, "--seed", 7, "--out", "more", "--json")
     told = json.loads(recpolicy(capsys, "log", "simulate", *words).out)
     assert (told["logger"], told["sessions"], told["seed"]) == ("dqn", 5, 7)

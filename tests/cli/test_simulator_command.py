@@ -28,7 +28,7 @@ def ratings(tmp_path_factory):
     frame = pd.DataFrame(
         {
             "user": table.users["user_id"].to_numpy()[table.user],
-            "movie": table.movies["movie_id"].to_numpy()[table.movie],
+            "item": table.items["item_id"].to_numpy()[table.item],
             "rating": table.rating,
             "timestamp": table.timestamp,
         }

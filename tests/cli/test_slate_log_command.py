@@ -47,7 +47,7 @@ def log(capsys, directory):
         assert answer.code == 0, answer.err
         likes = np.mean(pq.read_table(out / "slates.parquet")["reward"].to_numpy())
         assert answer.out == (
-            "logged 300 pages of 3 movies of random on ml-100k/u1/fit (seed 2): pages\n"
+            "logged 300 pages of 3 items of random on ml-100k/u1/fit (seed 2): pages\n"
             f"likes on a page: {likes:.3f} on average\n"
             "next: recpolicy ope estimate POLICY --log pages\n"
         )

@@ -35,10 +35,10 @@ def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
 
 def test_own_data_is_read_again_as_the_config_says(capsys, directory):
     ratings = miniature_ratings()
-    rows = zip(ratings.user.tolist(), ratings.movie.tolist(), ratings.rating.tolist(), strict=True)
-    text = "".join(f"alice{user},film-{movie},{2 * rating:g}\n" for user, movie, rating in rows)
+    rows = zip(ratings.user.tolist(), ratings.item.tolist(), ratings.rating.tolist(), strict=True)
+    text = "".join(f"alice{user},film-{item},{2 * rating:g}\n" for user, item, rating in rows)
     (directory / "mine.csv").write_text("who,what,stars\n" + text)
-    data = '[data]\nscale = [2, 10]\ncolumns = { user = "who", movie = "what", rating = "stars" }\n'
+    data = '[data]\nscale = [2, 10]\ncolumns = { user = "who", item = "what", rating = "stars" }\n'
     (directory / "mine.toml").write_text(CONFIG + data)
     words = ("--data", "mine.csv", "--config", "mine.toml", "--mode", "offline", "--split", "random", "--out", "run")
     about = json.loads(recpolicy(capsys, "train", "highest_mean", *words, "--json").out)
@@ -91,10 +91,10 @@ def test_demo_hands_on_what_it_was_told(capsys, directory, monkeypatch):
         say("Ratings", "many")
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
-    words = ("--data", "elsewhere", "--user", "alice", "--interactions", 64, "--movies", 20, "--seed", 5, "-o", "run")
+    words = ("--data", "elsewhere", "--user", "alice", "--interactions", 64, "--items", 20, "--seed", 5, "-o", "run")
     assert recpolicy(capsys, "demo", *words).out == "Ratings: many\n"
     assert (told["data"], str(told["out"]), told["user"], told["seed"]) == ("elsewhere", "run", "alice", 5)
-    assert (told["config"].interactions, told["config"].movies) == (64, 20)
+    assert (told["config"].interactions, told["config"].items) == (64, 20)
 
 
 def test_demo_refuses_data_that_is_not_there(capsys):

@@ -91,10 +91,10 @@ def test_line_that_is_no_row_is_named(tmp_path, line):
 
 def test_foreign_file_is_not_resumed(tmp_path):
     path = tmp_path / "metrics.csv"
-    path.write_text("user,movie\nann,7\n")
+    path.write_text("user,item\nann,7\n")
     with pytest.raises(DataError, match=r"metrics\.csv:2: not a row of numbers"):
         CsvWriter(path, keep_until=10)
-    assert path.read_text() == "user,movie\nann,7\n"
+    assert path.read_text() == "user,item\nann,7\n"
 
 
 def test_tee_passes_everything_on():

@@ -1,4 +1,4 @@
-"""Logs made by hand: 4 users, 6 movies of which 5 are in the catalogue, and all that can be wrong with a file."""
+"""Logs made by hand: 4 users, 6 items of which 5 are in the catalogue, and all that can be wrong with a file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from recpolicy.data.bandit_log import LoggedRounds, Newcomers
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
 
-USERS, MOVIES = 4, 6
-CATALOGUE = np.array([0, 1, 2, 4, 5], np.int32)  # movie row 3 (id 14) is known, but cannot be shown
+USERS, ITEMS = 4, 6
+CATALOGUE = np.array([0, 1, 2, 4, 5], np.int32)  # item row 3 (id 14) is known, but cannot be shown
 SCALE = (1.0, 5.0)
 HOUR = 3_600_000
 START = 1_767_571_200_000
@@ -22,19 +22,19 @@ START = 1_767_571_200_000
 
 
 def tables(text: bool = False) -> Catalogue:
-    """Users 1..4 and movies 11..16, or user-1.. and film-11.."""
-    users, movies = np.arange(1, USERS + 1), np.arange(11, 11 + MOVIES)
+    """Users 1..4 and items 11..16, or user-1.. and film-11.."""
+    users, items = np.arange(1, USERS + 1), np.arange(11, 11 + ITEMS)
     return Catalogue(
         pd.DataFrame({"user_id": [f"user-{one}" for one in users] if text else users}),
-        pd.DataFrame({"movie_id": [f"film-{one}" for one in movies] if text else movies}),
+        pd.DataFrame({"item_id": [f"film-{one}" for one in items] if text else items}),
         SCALE,
     )
 
 
 def write_known(path: Path) -> None:
-    """Ratings of these users and movies, as a CSV: what makes a log of them known to the command line."""
-    lines = (f"{user},{movie},{1 + (user + movie) % 5}\n" for user in range(1, 5) for movie in range(11, 17))
-    path.write_text("user,movie,rating\n" + "".join(lines))
+    """Ratings of these users and items, as a CSV: what makes a log of them known to the command line."""
+    lines = (f"{user},{item},{1 + (user + item) % 5}\n" for user in range(1, 5) for item in range(11, 17))
+    path.write_text("user,item,rating\n" + "".join(lines))
 
 
 def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **changes: Any) -> LoggedRounds:
@@ -44,17 +44,15 @@ def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **cha
         "event_id": np.array([f"e{row}" for row in range(number)], object),
         "time": START + HOUR * np.arange(number),
         "user": rng.integers(0, USERS, number).astype(np.int32),
-        "movie": rng.choice(CATALOGUE, number),
+        "item": rng.choice(CATALOGUE, number),
         "log_propensity": np.log(rng.uniform(1e-7, 1, number)),
         "reward": rng.integers(1, 6, number).astype(np.float64),
         "policy": np.full(number, "linucb", object),
         "version": np.where(np.arange(number) < number // 2, "aa", "bb").astype(object),
     }
     if candidates:
-        others = [np.setdiff1d(rng.choice(CATALOGUE, 3), [movie]) for movie in columns["movie"]]
-        lists = [
-            np.append(other, movie).astype(np.int32) for other, movie in zip(others, columns["movie"], strict=True)
-        ]
+        others = [np.setdiff1d(rng.choice(CATALOGUE, 3), [item]) for item in columns["item"]]
+        lists = [np.append(other, item).astype(np.int32) for other, item in zip(others, columns["item"], strict=True)]
         columns["candidate"] = np.concatenate(lists)
         columns["candidate_start"] = np.cumsum([0, *map(len, lists)]).astype(np.int64)
     return LoggedRounds(catalogue=CATALOGUE, scale=SCALE, name="hand", **(columns | changes))
@@ -73,7 +71,7 @@ def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> Log
 
 def assert_same_rounds(one: LoggedRounds, other: LoggedRounds) -> None:
     """Equal in all but the name, bit by bit."""
-    for name in ("event_id", "time", "user", "movie", "log_propensity", "reward", "catalogue", "policy", "version"):
+    for name in ("event_id", "time", "user", "item", "log_propensity", "reward", "catalogue", "policy", "version"):
         left, right = getattr(one, name), getattr(other, name)
         assert left.dtype == right.dtype, name
         np.testing.assert_array_equal(left, right, err_msg=name)
@@ -211,8 +209,8 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "other format": (about(format="something"), r"events\.parquet: written as 'something', version 1; expected"),
     "other version": (about(version=2), r"version 2; expected 'recpolicy log', version 1"),
     "other scale": (about(scale=[0, 10]), r"rewards on the scale \[0, 10\]; expected \[1\.0, 5\.0\]"),
-    "catalogue unknown": (about(catalogue=[11, 99]), r"its catalogue names movie 99"),
-    "catalogue no list": (about(catalogue=3), "its catalogue is 3; expected a list of movie ids"),
+    "catalogue unknown": (about(catalogue=[11, 99]), r"its catalogue names item 99"),
+    "catalogue no list": (about(catalogue=3), "its catalogue is 3; expected a list of item ids"),
     "metadata no JSON": (_no_json, r"metadata 'recpolicy' is not JSON"),
     "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
     "propensity null": (column("log_propensity", third(None)), ROW + "log_propensity nan"),
@@ -247,11 +245,11 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
         both(contexts(None), lambda folder: _retyped(folder, pa.list_(pa.string()), ["1", "2", "3"])),
         "column context is of type list<.*string>; expected lists of numbers",
     ),
-    "movie unknown": (column("movie_id", third(99)), ROW + "movie_id 99 is none of the 6"),
-    "movie outside the catalogue": (column("movie_id", third(14)), ROW + "the movie shown is not in the catalogue"),
-    "movie no candidate": (
+    "item unknown": (column("item_id", third(99)), ROW + "item_id 99 is none of the 6"),
+    "item outside the catalogue": (column("item_id", third(14)), ROW + "the item shown is not in the catalogue"),
+    "item no candidate": (
         column("candidates", lambda old: third([])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
-        ROW + "the movie shown is not among its candidates",
+        ROW + "the item shown is not among its candidates",
     ),
     "candidate outside the catalogue": (
         column("candidates", lambda old: third([11, 12, 13, 14, 15, 16])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
@@ -259,7 +257,7 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     ),
     "candidate unknown": (
         column("candidates", lambda old: third([11, 99])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
-        ROW + "a candidate is none of the 6 movies",
+        ROW + "a candidate is none of the 6 items",
     ),
     "candidates of some": (
         column("candidates", lambda old: third(None)([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),

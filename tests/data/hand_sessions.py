@@ -1,4 +1,4 @@
-"""Session logs made by hand: users and movies of hand_logs.py, 4 sessions of 12 steps; and all that can be wrong."""
+"""Session logs made by hand: users and items of hand_logs.py, 4 sessions of 12 steps; and all that can be wrong."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -15,7 +15,7 @@ from recpolicy.data.session_log_files import SESSIONS, write_sessions
 
 LENGTHS = (4, 1, 5, 2)
 USER = (0, 3, 1, 0)
-MOVIES = (0, 1, 2, 4, 5, 5, 4, 2, 1, 0, 2, 5)
+ITEMS = (0, 1, 2, 4, 5, 5, 4, 2, 1, 0, 2, 5)
 """Of the catalogue; none twice in a session."""
 
 
@@ -32,7 +32,7 @@ def hand_sessions(**changes: Any) -> LoggedSessions:
         "user": np.array(USER, np.int32)[session],
         "session": np.array([f"s{one}" for one in session], object),
         "step": step,
-        "movie": np.array(MOVIES, np.int32),
+        "item": np.array(ITEMS, np.int32),
         "log_propensity": np.log(rng.uniform(1e-7, 1, 12)),
         "reward": liked.astype(np.float64),
         "liked": liked,
@@ -85,7 +85,7 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "other version": (about(b'{"version": 2}'), r"version 2; expected 'recpolicy session log', version 1"),
     "rounds": (about(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 1; expected"),
     "scale no pair": (about(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
-    "catalogue unknown": (about(b'{"catalogue": [11, 99]}'), "its catalogue names movie 99"),
+    "catalogue unknown": (about(b'{"catalogue": [11, 99]}'), "its catalogue names item 99"),
     "catalogue no list": (about(b'{"catalogue": 3}'), "its catalogue is 3; expected a list"),
     "metadata no JSON": (about(b"{"), "metadata 'recpolicy' is not JSON"),
     "metadata no object": (about(b"[]"), "metadata 'recpolicy' is not that of a log"),
@@ -98,8 +98,8 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
         "column log_propensity is of type float; expected float64",
     ),
     "user unknown": (column("user_id", third(9)), ROW + "user_id 9 is none of the 4"),
-    "movie unknown": (column("movie_id", third(99)), ROW + "movie_id 99 is none of the 6"),
-    "movie outside the catalogue": (column("movie_id", third(14)), ROW + "the movie shown is not in the catalogue"),
+    "item unknown": (column("item_id", third(99)), ROW + "item_id 99 is none of the 6"),
+    "item outside the catalogue": (column("item_id", third(14)), ROW + "the item shown is not in the catalogue"),
     "event twice": (column("event_id", third("e0")), ROW + "its event_id comes a second time"),
     "event null": (column("event_id", third(None)), ROW + "event_id is missing"),
     "reward too high": (column("reward", third(1.5)), ROW + r"reward 1\.5 is not in 0\.\.1"),
@@ -121,6 +121,6 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
         column("time", lambda old: [*old[:2], old[0], *old[3:]]), ROW + r"earlier than the step before \(session 's0'"
     ),
     "goes on after its end": (column("ended", lambda old: [False, True, *old[2:]]), ROW + "the session goes on after"),
-    "movie twice": (column("movie_id", third(11)), ROW + "the movie was shown in this session before"),
+    "item twice": (column("item_id", third(11)), ROW + "the item was shown in this session before"),
 }  # fmt: skip
 """What can be wrong with a file that `write_hand` wrote, and how its error must begin."""

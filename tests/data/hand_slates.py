@@ -1,4 +1,4 @@
-"""Slate logs made by hand: users and movies of hand_logs.py, 8 pages of 2 slots; and all that can be wrong."""
+"""Slate logs made by hand: users and items of hand_logs.py, 8 pages of 2 slots; and all that can be wrong."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -15,7 +15,7 @@ from recpolicy.data.slate_log_files import SLATES, write_slates
 
 PAGES = 8
 SHELVES = np.array([0, 1, 0, 1, 1], np.int16)
-"""Movie rows 0 and 2 of CATALOGUE (0, 1, 2, 4, 5) stand in the first slot, 1, 4 and 5 in the second."""
+"""Item rows 0 and 2 of CATALOGUE (0, 1, 2, 4, 5) stand in the first slot, 1, 4 and 5 in the second."""
 
 
 def hand_slates(shelved: bool = True, **changes: Any) -> SlateLog:
@@ -74,25 +74,25 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "catalogue of lists": (about(b'{"catalogue": [[1, 2]]}'), r"its catalogue is \[\[1, 2\]\]; expected a list"),
     "catalogue of truths": (about(b'{"catalogue": [true]}'), r"its catalogue is \[True\]; expected a list"),
     "metadata nested deeply": (about(b"[" * 100_000), "metadata 'recpolicy' is not JSON"),
-    "shelf too high": (about(b'{"catalogue": [11, 12], "shelves": [0, 40000]}'), "its shelves do not give each movie"),
+    "shelf too high": (about(b'{"catalogue": [11, 12], "shelves": [0, 40000]}'), "its shelves do not give each item"),
     "slate of lists": (
-        column("slate", [[[11], [12]]] * PAGES, pa.list_(pa.list_(pa.int64()))), "expected lists of movie ids",
+        column("slate", [[[11], [12]]] * PAGES, pa.list_(pa.list_(pa.int64()))), "expected lists of item ids",
     ),
     "user a list": (column("user_id", [[1]] * PAGES, pa.list_(pa.int64())), "user_id is of type list<.*expected ids"),
     "reward a huge number": (column("reward", [2**62 + 1] * PAGES, pa.int64()), r"row 1: reward 4\.6\d+e\+18 is not"),
     "propensity below float64": (column("log_propensity", third([-800.0, -1.0])), ROW + r"log_propensity \[-800\.0, "),
     "scale no pair": (about(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
-    "catalogue unknown": (about(b'{"catalogue": [11, 99]}'), "its catalogue names movie 99"),
-    "shelves too few": (about(b'{"catalogue": [11, 12], "shelves": [0]}'), "its shelves do not give each movie"),
-    "shelves no numbers": (about(b'{"catalogue": [11], "shelves": ["a"]}'), "its shelves do not give each movie"),
-    "slate a number": (column("slate", _as_numbers, pa.int64()), "slate is of type int64; expected lists of movie ids"),
+    "catalogue unknown": (about(b'{"catalogue": [11, 99]}'), "its catalogue names item 99"),
+    "shelves too few": (about(b'{"catalogue": [11, 12], "shelves": [0]}'), "its shelves do not give each item"),
+    "shelves no numbers": (about(b'{"catalogue": [11], "shelves": ["a"]}'), "its shelves do not give each item"),
+    "slate a number": (column("slate", _as_numbers, pa.int64()), "slate is of type int64; expected lists of item ids"),
     "slate null": (column("slate", third(None)), ROW + "slate is missing"),
     "slate too long": (column("slate", third([11, 12, 13])), ROW + "slate holds 3 values; expected 2"),
     "slate empty": (column("slate", [[]] * PAGES), r"row 1: slate holds 0 values; expected some"),
-    "movie null": (column("slate", third([11, None])), ROW + "a value of slate is missing"),
-    "movie unknown": (column("slate", third([11, 99])), ROW + "movie 99 of the slate is none of the 6"),
-    "movie outside the catalogue": (column("slate", third([11, 14])), ROW + "a movie that is not in the catalogue"),
-    "movie on another's shelf": (column("slate", third([12, 15])), ROW + "a movie that is not of the shelf"),
+    "item null": (column("slate", third([11, None])), ROW + "a value of slate is missing"),
+    "item unknown": (column("slate", third([11, 99])), ROW + "item 99 of the slate is none of the 6"),
+    "item outside the catalogue": (column("slate", third([11, 14])), ROW + "an item that is not in the catalogue"),
+    "item on another's shelf": (column("slate", third([12, 15])), ROW + "an item that is not of the shelf"),
     "propensity NaN": (column("log_propensity", third([-1.0, float("nan")])), ROW + r"log_propensity \[-1\.0, nan\]"),
     "propensity above 1": (column("log_propensity", third([0.5, -1.0])), ROW + r"log_propensity \[0\.5, -1\.0\]: exp"),
     "propensity 0": (column("log_propensity", third([-1.0, -float("inf")])), ROW + "log_propensity"),

@@ -24,7 +24,7 @@ def with_value(name, value, row=2):
         (with_value("log_propensity", -np.inf), "log-propensity -inf"),
         (with_value("reward", 5.01), r"round 2: reward 5\.01: expected within 1\.\.5"),
         (with_value("reward", np.nan), "round 2: reward nan"),
-        (with_value("movie", 3), "round 2: movie row 3: not in the catalogue"),
+        (with_value("item", 3), "round 2: item row 3: not in the catalogue"),
         ({"reward": np.ones(3)}, r"columns of different lengths: \[3, 12\]"),
         ({"policy": np.full(5, "x", object)}, r"different lengths: \[5, 12\]"),
         ({"candidate": CATALOGUE}, "come together, or not at all"),
@@ -49,9 +49,9 @@ def test_candidates_must_be_of_the_catalogue_and_hold_what_was_shown():
     strange[0] = 3
     with pytest.raises(DataError, match="a candidate is not in the catalogue"):
         replace(rounds, candidate=strange)
-    other = np.where(rounds.candidate[: rounds.candidate_start[1]] == rounds.movie[0], CATALOGUE[0], CATALOGUE[1])
-    other = np.where(other == rounds.movie[0], CATALOGUE[2], other)
-    with pytest.raises(DataError, match=f"round 0: movie row {rounds.movie[0]}: not among the candidates"):
+    other = np.where(rounds.candidate[: rounds.candidate_start[1]] == rounds.item[0], CATALOGUE[0], CATALOGUE[1])
+    other = np.where(other == rounds.item[0], CATALOGUE[2], other)
+    with pytest.raises(DataError, match=f"round 0: item row {rounds.item[0]}: not among the candidates"):
         replace(rounds, candidate=np.concatenate([other, rounds.candidate[len(other) :]]).astype(np.int32))
 
 
@@ -63,7 +63,7 @@ def test_a_probability_of_exactly_one_is_allowed_and_propensities_are_exponentia
 
 def test_an_arm_is_the_place_in_the_catalogue():
     rounds = hand_rounds()
-    np.testing.assert_array_equal(CATALOGUE[rounds.arm()], rounds.movie)
+    np.testing.assert_array_equal(CATALOGUE[rounds.arm()], rounds.item)
 
 
 def test_allowed_marks_the_candidates_of_each_round_and_only_those():
@@ -71,8 +71,8 @@ def test_allowed_marks_the_candidates_of_each_round_and_only_those():
     for rows in (slice(0, 12), slice(3, 7), slice(10, 40), slice(5, 5)):
         expected = np.zeros((12, 5), bool)
         for round_, (first, last) in enumerate(zip(rounds.candidate_start, rounds.candidate_start[1:], strict=False)):
-            for movie in rounds.candidate[first:last]:
-                expected[round_, CATALOGUE.tolist().index(movie)] = True
+            for item in rounds.candidate[first:last]:
+                expected[round_, CATALOGUE.tolist().index(item)] = True
         np.testing.assert_array_equal(rounds.allowed(rows), expected[rows])
     assert hand_rounds().allowed(slice(0, 3)) is None
 
@@ -102,9 +102,9 @@ def test_the_digest_is_that_of_the_content_not_of_the_name():
 
 
 def test_the_digest_knows_where_the_candidates_of_a_round_begin():
-    movie, candidate = np.full(2, 4, np.int32), np.full(3, 4, np.int32)
+    item, candidate = np.full(2, 4, np.int32), np.full(3, 4, np.int32)
     one, other = (
-        replace(hand_rounds(2), movie=movie, candidate=candidate, candidate_start=np.array(start))
+        replace(hand_rounds(2), item=item, candidate=candidate, candidate_start=np.array(start))
         for start in ([0, 1, 3], [0, 2, 3])
     )
     assert one.digest != other.digest

@@ -84,7 +84,7 @@ def test_newcomers_of_all_pieces_are_numbered_together(tmp_path, monkeypatch):
 
 def test_newcomers_are_not_written_by_another_table(tmp_path):
     fewer = tables()
-    fewer = type(fewer)(fewer.users[:3], fewer.movies, fewer.scale)
+    fewer = type(fewer)(fewer.users[:3], fewer.items, fewer.scale)
     with pytest.raises(DataError, match="hand: of a table of 4 users, to be written with 3"):
         write_events(tmp_path / EVENTS, newcomer_rounds(), fewer, with_rewards=True)
 
@@ -112,7 +112,7 @@ def test_the_schema_of_events_and_rewards(tmp_path, text, kind):
     write_log(tmp_path, hand_rounds(), text=text)
     word, time = pa.dictionary(pa.int32(), pa.string()), pa.timestamp("ms", tz="UTC")
     expected = {
-        "event_id": pa.string(), "time": time, "user_id": kind, "movie_id": kind, "log_propensity": pa.float64(),
+        "event_id": pa.string(), "time": time, "user_id": kind, "item_id": kind, "log_propensity": pa.float64(),
         "policy": word, "policy_version": word, "candidates": pa.list_(kind), "reward": pa.float64(),
     }  # fmt: skip
     events = pq.read_schema(tmp_path / EVENTS)
@@ -137,7 +137,7 @@ def test_other_programs_may_write_it_in_their_own_way(tmp_path):
         "event_id": pa.array(rounds.event_id, pa.large_string()),
         "time": pa.array(rounds.time * 1_000_000, pa.int64()).cast(pa.timestamp("ns")),
         "user_id": pa.array(rounds.user + 1, pa.int32()),
-        "movie_id": pa.array(rounds.movie + 11, pa.int32()),
+        "item_id": pa.array(rounds.item + 11, pa.int32()),
         "log_propensity": pa.array(rounds.log_propensity),
         "policy": pa.array(rounds.policy, pa.string()),
         "policy_version": pa.array(rounds.version, pa.string()),
@@ -146,9 +146,9 @@ def test_other_programs_may_write_it_in_their_own_way(tmp_path):
     }
     pq.write_table(pa.table(table), tmp_path / EVENTS)
     catalogue = log_catalogue(tmp_path / EVENTS, tables())
-    np.testing.assert_array_equal(catalogue, np.arange(6))  # it does not say: all movies
+    np.testing.assert_array_equal(catalogue, np.arange(6))  # it does not say: all items
     found = rounds_of(tmp_path / EVENTS, tables())
-    for name in ("event_id", "time", "user", "movie", "log_propensity", "policy", "version", "reward", "candidate"):
+    for name in ("event_id", "time", "user", "item", "log_propensity", "policy", "version", "reward", "candidate"):
         np.testing.assert_array_equal(getattr(found, name), getattr(rounds, name), err_msg=name)
 
 
@@ -196,7 +196,7 @@ def test_every_fault_is_named_by_file_and_row(tmp_path, fault):
 
 def test_ids_of_text_are_not_numbers(tmp_path):
     write_log(tmp_path, hand_rounds(), text=True)
-    with pytest.raises(DataError, match="its catalogue names movie 'film-11'"):
+    with pytest.raises(DataError, match="its catalogue names item 'film-11'"):
         read(tmp_path)
     about(catalogue=[11, 12, 13, 15, 16])(tmp_path)
     with pytest.raises(DataError, match=r"row 1: user_id 'user-\d' is none of the 4"):
@@ -209,7 +209,7 @@ def test_an_unknown_candidate_is_found_among_the_candidates_of_its_own_row(tmp_p
     column("candidates", lambda old: third([99])([[11, 12, 13, 15, 16], [11, 12, 13, 15, 16, 11]] * 6), NUMBERS)(
         tmp_path
     )
-    with pytest.raises(DataError, match="row 3: a candidate is none of the 6 movies"):
+    with pytest.raises(DataError, match="row 3: a candidate is none of the 6 items"):
         read(tmp_path)
 
 

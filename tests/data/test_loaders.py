@@ -34,7 +34,7 @@ def test_folder_is_read_by_what_is_in_it(miniature_folder, empty_directory):
 
 
 def test_file_is_read_with_its_options(empty_directory):
-    (empty_directory / "mine.csv").write_text("uid;movie;rating\n1;2;9\n")
+    (empty_directory / "mine.csv").write_text("uid;item;rating\n1;2;9\n")
     ratings = load_ratings("mine.csv", columns={"user": "uid"}, separator=";", scale=(0, 10))
     assert (ratings.name, ratings.rating.tolist()) == ("mine", [9])
 

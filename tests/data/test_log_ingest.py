@@ -170,7 +170,7 @@ def test_rounds_are_in_the_order_of_time_and_keep_what_belongs_to_them(tmp_path)
     whole, _, _ = ingest(write_log(tmp_path, replace(rounds, time=shuffled)), tables(), ALL)
     assert (np.diff(whole.time) > 0).all()
     order = np.argsort(shuffled)
-    for name in ("event_id", "user", "movie", "log_propensity", "reward", "version"):
+    for name in ("event_id", "user", "item", "log_propensity", "reward", "version"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(rounds, name)[order], err_msg=name)
     np.testing.assert_array_equal(whole.allowed(slice(0, 12)), rounds.allowed(slice(0, 12))[order])
 

@@ -13,33 +13,33 @@ from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_ratings import log_ratings
 from recpolicy.data.ratings import Ratings
 
-USERS, MOVIES = 4, 5
+USERS, ITEMS = 4, 5
 
 
 def tables() -> Catalogue:
-    """Four users and five movies, rewards in 0..1."""
+    """Four users and five items, rewards in 0..1."""
     return Catalogue(
-        pd.DataFrame({"user_id": ["a", "b", "c", "d"]}), pd.DataFrame({"movie_id": np.arange(MOVIES) + 1}), (0.0, 1.0)
+        pd.DataFrame({"user_id": ["a", "b", "c", "d"]}), pd.DataFrame({"item_id": np.arange(ITEMS) + 1}), (0.0, 1.0)
     )
 
 
 def rounds(rows, start=0):
-    """Rounds of (user, movie, reward), a second apart."""
+    """Rounds of (user, item, reward), a second apart."""
     count = len(rows)
-    user, movie, reward = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
+    user, item, reward = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
     return LoggedRounds(
         event_id=np.array([f"{start}-{row}" for row in range(count)], object),
-        time=1_000_000 + 1000 * (start + np.arange(count)), user=user.astype(np.int32), movie=movie.astype(np.int32),
+        time=1_000_000 + 1000 * (start + np.arange(count)), user=user.astype(np.int32), item=item.astype(np.int32),
         log_propensity=np.full(count, -1.0), reward=reward.astype(np.float64),
-        catalogue=np.arange(MOVIES, dtype=np.int32), scale=(0.0, 1.0), name="rounds",
+        catalogue=np.arange(ITEMS, dtype=np.int32), scale=(0.0, 1.0), name="rounds",
         policy=np.full(count, "p", object), version=np.full(count, "v", object),
     )  # fmt: skip
 
 
 def rows_of(ratings: Ratings):
-    """(user, movie, rating, second) of every row."""
+    """(user, item, rating, second) of every row."""
     assert ratings.timestamp is not None
-    columns = (ratings.user, ratings.movie, ratings.rating, ratings.timestamp)
+    columns = (ratings.user, ratings.item, ratings.rating, ratings.timestamp)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
@@ -53,20 +53,20 @@ def test_a_row_is_the_mean_of_a_pairs_rounds_at_the_time_of_the_first_and_the_ta
     assert held_out == 2
     assert (ratings.name, ratings.scale) == ("clicks", (0.0, 1.0))
     assert ratings.users["user_id"].tolist() == ["a", "b", "c", "d"]  # also d, who had no round
-    assert ratings.movies.columns.tolist() == ["movie_id", "title", "year", "genres"]
-    assert ratings.movies["title"].tolist() == ["1", "2", "3", "4", "5"]
+    assert ratings.items.columns.tolist() == ["item_id", "title", "year", "genres"]
+    assert ratings.items["title"].tolist() == ["1", "2", "3", "4", "5"]
 
 
 def test_of_the_pairs_shown_again_a_share_is_held_out_and_not_fitted():
-    every = [(user, movie, 1) for user in range(USERS) for movie in range(MOVIES)]
-    again = [(user, movie, 0) for user, movie, _ in every[:10]]
+    every = [(user, item, 1) for user in range(USERS) for item in range(ITEMS)]
+    again = [(user, item, 0) for user, item, _ in every[:10]]
     ratings, held_out = log_ratings(rounds(every), rounds(again, start=20), tables(), "clicks")
     assert held_out == 3  # 10 of 30 rounds are for evaluation: a third of 10 pairs
     assert ratings.rating.tolist() == [1] * 17 + [0] * 3
-    assert len({(user, movie) for user, movie, _, _ in rows_of(ratings)}) == 20
+    assert len({(user, item) for user, item, _, _ in rows_of(ratings)}) == 20
 
 
-ROWS = st.lists(st.tuples(st.integers(0, USERS - 1), st.integers(0, MOVIES - 1), st.integers(0, 1)), max_size=40)
+ROWS = st.lists(st.tuples(st.integers(0, USERS - 1), st.integers(0, ITEMS - 1), st.integers(0, 1)), max_size=40)
 
 
 @given(ROWS.filter(len), ROWS)
@@ -74,7 +74,7 @@ def test_parts_are_disjoint_and_each_speaks_of_its_own_rounds_only(learn, judge)
     ratings, held_out = log_ratings(rounds(learn), rounds(judge, start=len(learn)), tables(), "clicks")
     cut = len(ratings) - held_out
     assert cut >= 1
-    pairs = [(user, movie) for user, movie, _, _ in rows_of(ratings)]
+    pairs = [(user, item) for user, item, _, _ in rows_of(ratings)]
     assert len(set(pairs)) == len(pairs)
     shown = {pair[:2] for pair in learn}, {pair[:2] for pair in judge}
     assert set(pairs) == shown[0] | shown[1]
@@ -93,7 +93,7 @@ def test_what_is_held_out_does_not_depend_on_the_rewards(learn, judge):
 
     (one, held_out), (other, also) = table_of(0), table_of(1)
     assert held_out == also
-    assert (one.user.tolist(), one.movie.tolist()) == (other.user.tolist(), other.movie.tolist())
+    assert (one.user.tolist(), one.item.tolist()) == (other.user.tolist(), other.item.tolist())
 
 
 @pytest.mark.parametrize(

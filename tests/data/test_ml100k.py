@@ -28,18 +28,18 @@ def test_split_files_are_the_official_ones_byte_for_byte(ml100k, tmp_path, name)
 
 def test_counts_are_the_published_ones(ml100k):
     summary = summarise(ml100k)
-    assert (summary["ratings"], summary["users"], summary["movies"]) == (100_000, 943, 1682)
+    assert (summary["ratings"], summary["users"], summary["items"]) == (100_000, 943, 1682)
     assert summary["mean"] == pytest.approx(3.5299, abs=5e-5)
     assert summary["std"] == pytest.approx(1.1257, abs=5e-5)
     assert list(summary["shares"].values()) == pytest.approx([0.0611, 0.1137, 0.2715, 0.3417, 0.2120], abs=6e-5)
 
 
-def test_movies_have_the_known_oddities(ml100k):
-    movies = ml100k.movies
-    assert (movies["genres"] == "").sum() == 2
-    assert movies["title"].duplicated().sum() == 18
-    assert movies.loc[movies["year"].isna(), "movie_id"].tolist() == [267]
-    genres = movies["genres"].str.count(r"\|") + (movies["genres"] != "")
+def test_items_have_the_known_oddities(ml100k):
+    items = ml100k.items
+    assert (items["genres"] == "").sum() == 2
+    assert items["title"].duplicated().sum() == 18
+    assert items.loc[items["year"].isna(), "item_id"].tolist() == [267]
+    genres = items["genres"].str.count(r"\|") + (items["genres"] != "")
     assert genres.sum() + 2 == round(1.72 * 1682)  # "unknown" counts as one there
 
 

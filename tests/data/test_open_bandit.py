@@ -36,9 +36,9 @@ def changed(column: str, value: str, line: int = 2) -> list[str]:
 def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_path):
     found = read_open_bandit(write(tmp_path / "log.csv"))
     rounds = found.rounds
-    assert found.tables.movies["movie_id"].tolist() == [9, 12, 30]  # numbers, not texts: 9 before 12
+    assert found.tables.items["item_id"].tolist() == [9, 12, 30]  # numbers, not texts: 9 before 12
     assert found.tables.users["user_id"].tolist() == ["aa|x", "aa|y", "bb|x"]
-    assert rounds.movie.tolist() == [0, 1, 1, 2]
+    assert rounds.item.tolist() == [0, 1, 1, 2]
     assert rounds.user.tolist() == [2, 0, 0, 1]
     assert rounds.reward.tolist() == [1, 0, 0, 1]
     np.testing.assert_allclose(rounds.propensity, [0.5, 0.25, 1.0, 1e-5], rtol=1e-12)
@@ -65,14 +65,14 @@ def test_with_a_policys_tables_ids_are_its_own_and_clicks_go_from_one_end_of_its
     lines = ("2026-01-01 00:00:00,16,0,0.5,4", "2026-01-01 00:00:01,12,1,0.5,1", "2026-01-01 00:00:02,12,0.25,0.5,1")
     found = read_open_bandit(write(tmp_path / "log.csv", lines, header), tables())
     assert found.rounds.user.tolist() == [3, 0, 0]
-    assert found.rounds.movie.tolist() == [5, 1, 1]
+    assert found.rounds.item.tolist() == [5, 1, 1]
     assert found.rounds.reward.tolist() == [1.0, 5.0, 2.0]
     assert found.rounds.scale == (1.0, 5.0)
     assert found.rounds.catalogue.tolist() == [1, 5]  # what the log shows, not all the policy knows
-    texts = Catalogue(tables(text=True).users, tables(text=True).movies, (1.0, 5.0))
+    texts = Catalogue(tables(text=True).users, tables(text=True).items, (1.0, 5.0))
     with pytest.raises(DataError, match=r"log\.csv:2: user '4' is not known to the policy or ratings"):
         read_open_bandit(tmp_path / "log.csv", texts)
-    with pytest.raises(DataError, match=r"log\.csv:3: movie '17' is not known"):
+    with pytest.raises(DataError, match=r"log\.csv:3: item '17' is not known"):
         read_open_bandit(write(tmp_path / "log.csv", (lines[0], lines[1].replace(",12,", ",17,")), header), tables())
 
 

@@ -34,14 +34,14 @@ def saved(tmp_path, original):
 
 
 def assert_equal(found: Ratings, expected: Ratings) -> None:
-    for name in ("user", "movie", "rating", "timestamp"):
+    for name in ("user", "item", "rating", "timestamp"):
         one, other = getattr(found, name), getattr(expected, name)
         assert (one is None) == (other is None)
         if one is not None:
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
     pd.testing.assert_frame_equal(found.users, expected.users)
-    pd.testing.assert_frame_equal(found.movies, expected.movies)
+    pd.testing.assert_frame_equal(found.items, expected.items)
     assert (found.name, found.scale, found.digest) == (expected.name, expected.scale, expected.digest)
 
 
@@ -61,9 +61,9 @@ def test_text_ids_gaps_and_attributes_of_every_kind_come_back_as_they_were(tmp_p
             "since": pd.to_datetime(["2020-01-01", None, "2021-02-03"]),
         }
     )
-    movies = pd.DataFrame({"movie_id": [3, 9], "title": ["Äpfel (1950)", "None"], "genres": ["Drama|War", ""]})
-    rows = pd.DataFrame({"user": ["x", "007"], "movie": [9, 3], "rating": [0.5, 10]})
-    table = ratings_from_frame(rows, users=users, movies=movies, scale=(0, 10), name="mine")
+    items = pd.DataFrame({"item_id": [3, 9], "title": ["Äpfel (1950)", "None"], "genres": ["Drama|War", ""]})
+    rows = pd.DataFrame({"user": ["x", "007"], "item": [9, 3], "rating": [0.5, 10]})
+    table = ratings_from_frame(rows, users=users, items=items, scale=(0, 10), name="mine")
     by_hand = replace(table, users=users)  # its columns of type object are not turned into text
     for number, ratings in enumerate((table, by_hand)):
         save_ratings(ratings, tmp_path / str(number))
@@ -77,17 +77,17 @@ def test_text_ids_gaps_and_attributes_of_every_kind_come_back_as_they_were(tmp_p
     times=st.booleans(),
 )
 def test_any_table_reads_back_equal(tmp_path_factory, rows, years, times):
-    user, movie, rating = zip(*rows, strict=True)
+    user, item, rating = zip(*rows, strict=True)
     users = pd.DataFrame({"user_id": pd.unique(pd.Series(user, dtype=object))})
-    movies = pd.DataFrame({"movie_id": [str(year) for year in range(len(years))], "title": "", "genres": ""})
-    movies["year"] = pd.array(years, dtype="Int64")
+    items = pd.DataFrame({"item_id": [str(year) for year in range(len(years))], "title": "", "genres": ""})
+    items["year"] = pd.array(years, dtype="Int64")
     table = Ratings(
         pd.Index(users["user_id"]).get_indexer(pd.Index(user)).astype(np.int32),
-        np.array([number % len(years) for number in movie], np.int32),
+        np.array([number % len(years) for number in item], np.int32),
         np.array(rating, np.float32),
-        np.array(movie).astype(np.int64, casting="unsafe") if times and max(map(abs, movie)) < 2**62 else None,
+        np.array(item).astype(np.int64, casting="unsafe") if times and max(map(abs, item)) < 2**62 else None,
         users,
-        movies,
+        items,
         name="drawn",
         scale=(0.5, 5.0),
     )
@@ -167,7 +167,7 @@ def test_failure_in_the_middle_leaves_the_old_table(saved, original, monkeypatch
     assert [path.name for path in saved.parent.iterdir()] == ["ratings"]
 
 
-@pytest.mark.parametrize("name", ["ratings.parquet", "users.parquet", "movies.parquet"])
+@pytest.mark.parametrize("name", ["ratings.parquet", "users.parquet", "items.parquet"])
 def test_changed_or_missing_files_are_refused(saved, name):
     data = bytearray((saved / name).read_bytes())
     data[len(data) // 2] ^= 1

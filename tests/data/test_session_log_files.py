@@ -55,14 +55,14 @@ def test_the_schema(tmp_path):
     word = pa.dictionary(pa.int32(), pa.string())
     expected = {
         "event_id": pa.string(), "time": pa.timestamp("ms", tz="UTC"), "user_id": pa.int64(), "session_id": word,
-        "step": pa.int32(), "movie_id": pa.int64(), "log_propensity": pa.float64(), "reward": pa.float64(),
+        "step": pa.int32(), "item_id": pa.int64(), "log_propensity": pa.float64(), "reward": pa.float64(),
         "liked": pa.bool_(), "ended": pa.bool_(), "policy": word, "policy_version": word,
     }  # fmt: skip
     schema = pq.read_schema(write_hand(tmp_path) / SESSIONS)
     assert dict(zip(schema.names, schema.types, strict=True)) == expected
 
 
-def test_without_metadata_it_speaks_of_all_movies_and_of_likes(tmp_path):
+def test_without_metadata_it_speaks_of_all_items_and_of_likes(tmp_path):
     write_hand(tmp_path)
     rewritten(lambda table: table.replace_schema_metadata({}))(tmp_path)
     found = read_sessions(tmp_path / SESSIONS, tables())

@@ -9,7 +9,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.data.slate_log import open_to
 
 
-def test_a_log_knows_its_slots_and_the_places_of_its_movies():
+def test_a_log_knows_its_slots_and_the_places_of_its_items():
     log = hand_slates()
     assert (len(log), log.slots) == (8, 2)
     np.testing.assert_array_equal(CATALOGUE[log.arm], log.slate)
@@ -47,7 +47,7 @@ def test_the_digest_is_of_all_that_was_logged_but_the_name():
     assert len({log.digest, *(hand_slates(**other).digest for other in others)}) == len(others) + 1
 
 
-def test_a_slot_can_show_the_movies_of_its_shelf_on_every_page():
+def test_a_slot_can_show_the_items_of_its_shelf_on_every_page():
     arms, fresh = open_to(1, hand_slates().arm, SHELVES, 5)
     assert arms.tolist() == [1, 3, 4]
     assert fresh is None

@@ -40,7 +40,7 @@ def test_slot_rewards_may_be_unknown(tmp_path):
     assert read_slates(folder / SLATES, tables()).slot_reward is None
 
 
-def test_a_file_that_says_nothing_of_itself_speaks_of_all_movies_in_any_slot(tmp_path):
+def test_a_file_that_says_nothing_of_itself_speaks_of_all_items_in_any_slot(tmp_path):
     folder = write_hand(tmp_path)
     rewritten(lambda table: table.replace_schema_metadata(None))(folder)
     found = read_slates(folder / SLATES, tables())
@@ -49,7 +49,7 @@ def test_a_file_that_says_nothing_of_itself_speaks_of_all_movies_in_any_slot(tmp
     assert found.scale == (0.0, 2.0)
 
 
-def test_shelves_follow_their_movies_in_whatever_order_the_file_names_them(tmp_path):
+def test_shelves_follow_their_items_in_whatever_order_the_file_names_them(tmp_path):
     folder = write_hand(tmp_path)
     about(b'{"catalogue": [16, 15, 13, 12, 11], "shelves": [1, 1, 0, 1, 0]}')(folder)
     found = read_slates(folder / SLATES, tables())
@@ -57,7 +57,7 @@ def test_shelves_follow_their_movies_in_whatever_order_the_file_names_them(tmp_p
     assert found.shelves.tolist() == [0, 1, 0, 1, 1]
 
 
-def test_without_shelves_no_movie_stands_on_a_page_twice(tmp_path):
+def test_without_shelves_no_item_stands_on_a_page_twice(tmp_path):
     folder = write_hand(tmp_path, shelved=False)
 
     def change(table):
@@ -66,7 +66,7 @@ def test_without_shelves_no_movie_stands_on_a_page_twice(tmp_path):
         return table.set_column(table.schema.get_field_index("slate"), "slate", pa.array(pages))
 
     rewritten(change)(folder)
-    with pytest.raises(DataError, match=r"row 5: a movie that stands on the page twice"):
+    with pytest.raises(DataError, match=r"row 5: an item that stands on the page twice"):
         read_slates(folder / SLATES, tables())
 
 
@@ -99,7 +99,7 @@ def test_the_same_slates_give_the_same_bytes(tmp_path):
 
 def test_a_log_of_other_ids_is_refused(tmp_path):
     folder = write_hand(tmp_path)
-    with pytest.raises(DataError, match=r"its catalogue names movie 11"):
+    with pytest.raises(DataError, match=r"its catalogue names item 11"):
         read_slates(folder / SLATES, tables(text=True))
 
 

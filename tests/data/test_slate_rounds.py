@@ -20,7 +20,7 @@ def test_every_slot_is_a_round(shelved):
     for name in ("user", "time", "policy", "version"):
         np.testing.assert_array_equal(getattr(rounds, name)[1::2], getattr(log, name))
         np.testing.assert_array_equal(getattr(rounds, name)[::2], getattr(log, name))
-    np.testing.assert_array_equal(rounds.movie.reshape(8, 2), log.slate)
+    np.testing.assert_array_equal(rounds.item.reshape(8, 2), log.slate)
     np.testing.assert_array_equal(rounds.log_propensity.reshape(8, 2), log.log_propensity)
     np.testing.assert_array_equal(rounds.reward.reshape(8, 2), 1 + 4 * log.slot_reward)
     assert rounds.scale == (1.0, 5.0)

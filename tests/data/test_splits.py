@@ -8,30 +8,30 @@ from hypothesis import strategies as st
 from tiny_dataset import miniature_ratings
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.assemble import bare_movies
+from recpolicy.data.assemble import bare_items
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import SPLITS, split, write_split
 
 NAMES = [*(name for name in SPLITS if not name.endswith("-N")), "leave-last-1", "leave-last-3", "tail-1", "tail-7"]
 
 
-def table(users, movies=None, timestamps=None, ratings=None):
-    """Ratings with the given rows; user and movie ids are row numbers plus one."""
+def table(users, items=None, timestamps=None, ratings=None):
+    """Ratings with the given rows; user and item ids are row numbers plus one."""
     users = np.asarray(users, np.int32)
-    movies = np.arange(len(users), dtype=np.int32) if movies is None else np.asarray(movies, np.int32)
+    items = np.arange(len(users), dtype=np.int32) if items is None else np.asarray(items, np.int32)
     return Ratings(
         user=users,
-        movie=movies,
+        item=items,
         rating=np.ones(len(users), np.float32) if ratings is None else np.asarray(ratings, np.float32),
         timestamp=None if timestamps is None else np.asarray(timestamps, np.int64),
         users=pd.DataFrame({"user_id": np.arange(users.max() + 1) + 1}),
-        movies=bare_movies(np.arange(movies.max() + 1) + 1),
+        items=bare_items(np.arange(items.max() + 1) + 1),
         name="toy",
     )
 
 
 def tables():
-    """Any table of up to 60 rows after 21 of one user (so that no part is empty), movies all different."""
+    """Any table of up to 60 rows after 21 of one user (so that no part is empty), items all different."""
     rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=60).map(lambda rows: [(0, 5)] * 21 + rows)
     return rows.map(lambda rows: table([user for user, _ in rows], timestamps=[time for _, time in rows]))
 
@@ -44,33 +44,33 @@ def ratings():
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_fifths_are_runs_of_rows_in_file_order(number):
     parts = split(table([0, 1, 2] * 10), f"u{number}")
-    assert parts.test.movie.tolist() == list(range(6 * number - 6, 6 * number))
+    assert parts.test.item.tolist() == list(range(6 * number - 6, 6 * number))
 
 
 def test_ua_takes_the_first_ten_of_each_user_in_file_order_and_ub_the_next_ten():
     user = [0] * 12 + [1] * 5 + [0] * 13  # user 0 has 25 ratings, user 1 has 5
-    assert split(table(user), "ua").test.movie.tolist() == [*range(10), *range(12, 17)]
-    assert split(table(user), "ub").test.movie.tolist() == [10, 11, *range(17, 25)]
+    assert split(table(user), "ua").test.item.tolist() == [*range(10), *range(12, 17)]
+    assert split(table(user), "ub").test.item.tolist() == [10, 11, *range(17, 25)]
 
 
 def test_temporal_takes_the_last_fifth_of_each_user_and_ties_follow_the_file():
     #                user 0: ten rows, two latest of equal time at 3 and 8, so test = both; user 1: four rows, so none
     time = [1, 1, 1, 9, 1, 1, 1, 1, 9, 1, 5, 6, 7, 8]
-    assert split(table([0] * 10 + [1] * 4, timestamps=time), "temporal").test.movie.tolist() == [3, 8]
+    assert split(table([0] * 10 + [1] * 4, timestamps=time), "temporal").test.item.tolist() == [3, 8]
     #                all of one second: the last two of the file
-    assert split(table([0] * 10, timestamps=[4] * 10), "temporal").test.movie.tolist() == [8, 9]
+    assert split(table([0] * 10, timestamps=[4] * 10), "temporal").test.item.tolist() == [8, 9]
 
 
 def test_leave_last_takes_n_by_time_and_nothing_of_users_who_would_be_left_with_none():
     parts = split(table([0, 0, 0, 0, 1, 1], timestamps=[40, 10, 30, 20, 1, 2]), "leave-last-2")
-    assert parts.test.movie.tolist() == [0, 2]
-    assert parts.fit.movie.tolist() == [1, 3, 4, 5]
+    assert parts.test.item.tolist() == [0, 2]
+    assert parts.fit.item.tolist() == [1, 3, 4, 5]
 
 
 @given(tables(), st.integers(1, 20))
 def test_tail_takes_the_last_n_rows_whoever_rated_what_and_when(ratings, number):
     parts = split(ratings, f"tail-{number}")
-    assert parts.test.movie.tolist() == list(range(len(ratings) - number, len(ratings)))
+    assert parts.test.item.tolist() == list(range(len(ratings) - number, len(ratings)))
     assert parts.name == f"tail-{number}"
 
 
@@ -83,16 +83,16 @@ def test_a_tail_that_is_the_whole_table_is_refused(number):
 @given(tables(), st.sampled_from(NAMES))
 def test_parts_are_disjoint_complete_and_in_file_order(ratings, name):
     parts = split(ratings, name)
-    both = np.concatenate([parts.fit.movie, parts.test.movie])  # movies are row numbers here
+    both = np.concatenate([parts.fit.item, parts.test.item])  # items are row numbers here
     assert sorted(both) == list(range(len(ratings)))
-    assert (np.diff(parts.fit.movie) > 0).all()
-    assert (np.diff(parts.test.movie) > 0).all()
+    assert (np.diff(parts.fit.item) > 0).all()
+    assert (np.diff(parts.test.item) > 0).all()
 
 
 @given(tables(), st.sampled_from(["temporal", "leave-last-1", "leave-last-3"]))
 def test_no_rating_in_test_is_older_than_one_of_the_same_user_in_fit(ratings, name):
     test = np.zeros(len(ratings), bool)
-    test[split(ratings, name).test.movie] = True
+    test[split(ratings, name).test.item] = True
     for user in np.unique(ratings.user[test]):
         own = ratings.user == user
         assert ratings.timestamp[own & test].min() >= ratings.timestamp[own & ~test].max()
@@ -110,7 +110,7 @@ def test_every_split_has_its_own_digest(ratings):
 
 
 def test_ua_and_ub_do_not_overlap_and_fifths_cover_everything(ratings):
-    ua, ub = (set(zip(part.user, part.movie, strict=True)) for part in (split(ratings, n).test for n in ("ua", "ub")))
+    ua, ub = (set(zip(part.user, part.item, strict=True)) for part in (split(ratings, n).test for n in ("ua", "ub")))
     assert not ua & ub
     assert len(ua) == len(ub) == 10 * ratings.shape[0]
     assert sum(len(split(ratings, f"u{number}").test) for number in range(1, 6)) == len(ratings)
@@ -139,7 +139,7 @@ def test_split_with_an_empty_part_is_refused():
         split(table([0] * 10), "ua")
 
 
-def test_files_are_sorted_by_user_then_movie_as_numbers(tmp_path):
+def test_files_are_sorted_by_user_then_item_as_numbers(tmp_path):
     ratings = table([9, 1, 9, 1, 0], [2, 11, 10, 1, 0], timestamps=[5, 6, 7, 8, 9], ratings=[1, 2, 3, 4, 5])
     base, test = write_split(split(ratings, "u5"), tmp_path / "deep")
     assert base.name == "u5.base"

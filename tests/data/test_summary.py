@@ -10,10 +10,10 @@ from recpolicy.data.table import ratings_from_frame
 
 
 def test_summary_of_a_table_worked_out_by_hand():
-    frame = pd.DataFrame({"user": [1, 1, 2], "movie": [5, 6, 5], "rating": [1, 4, 4], "timestamp": [86400, 0, 60]})
-    movies = pd.DataFrame({"movie_id": [5, 6, 7, 8]})
-    summary = summarise(ratings_from_frame(frame, movies=movies))
-    assert (summary["ratings"], summary["users"], summary["movies"], summary["movies_with_ratings"]) == (3, 2, 4, 2)
+    frame = pd.DataFrame({"user": [1, 1, 2], "item": [5, 6, 5], "rating": [1, 4, 4], "timestamp": [86400, 0, 60]})
+    items = pd.DataFrame({"item_id": [5, 6, 7, 8]})
+    summary = summarise(ratings_from_frame(frame, items=items))
+    assert (summary["ratings"], summary["users"], summary["items"], summary["items_with_ratings"]) == (3, 2, 4, 2)
     assert summary["density"] == 3 / 8
     assert summary["mean"] == pytest.approx(3)
     assert summary["std"] == pytest.approx(2**0.5)  # deviations -2, 1, 1: variance 6 / 3

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.table import ratings_from_frame, read_table
 
-GOOD = "user,movie,rating,timestamp\nann,7,4,100\nbob,9,2.5,200\nann,9,5,300\n"
+GOOD = "user,item,rating,timestamp\nann,7,4,100\nbob,9,2.5,200\nann,9,5,300\n"
 
 
 def written(folder, text, name="mine.csv"):
@@ -24,11 +24,11 @@ def test_csv_is_read_with_ids_as_they_are(tmp_path):
     ratings = read_table(written(tmp_path, GOOD))
     assert ratings.name == "mine"
     assert ratings.users["user_id"].tolist() == ["ann", "bob"]
-    assert ratings.movies["movie_id"].tolist() == [7, 9]
-    assert ratings.movies["title"].tolist() == ["7", "9"]
-    assert ratings.movies["genres"].tolist() == ["", ""]
-    assert ratings.movies["year"].isna().all()
-    assert [ratings.user.tolist(), ratings.movie.tolist()] == [[0, 1, 0], [0, 1, 1]]
+    assert ratings.items["item_id"].tolist() == [7, 9]
+    assert ratings.items["title"].tolist() == ["7", "9"]
+    assert ratings.items["genres"].tolist() == ["", ""]
+    assert ratings.items["year"].isna().all()
+    assert [ratings.user.tolist(), ratings.item.tolist()] == [[0, 1, 0], [0, 1, 1]]
     assert ratings.rating.tolist() == [4, 2.5, 5]
     assert ratings.timestamp.tolist() == [100, 200, 300]
 
@@ -57,16 +57,16 @@ def test_columns_are_mapped_found_under_usual_names_and_others_ignored(tmp_path)
 
 
 def test_zero_padded_ids_stay_text(tmp_path):
-    ratings = read_table(written(tmp_path, "user,movie,rating\n007,1,3\n7,1,4\n"))
+    ratings = read_table(written(tmp_path, "user,item,rating\n007,1,3\n7,1,4\n"))
     assert ratings.users["user_id"].tolist() == ["007", "7"]
 
 
 @given(st.lists(st.tuples(st.integers(-(10**12), 10**12), st.integers(0, 99)), min_size=1, max_size=30, unique=True))
 def test_rows_lead_back_to_their_ids(pairs):
-    user, movie = (list(column) for column in zip(*pairs, strict=True))
-    ratings = ratings_from_frame(pd.DataFrame({"user": user, "movie": movie, "rating": 3.0}))
+    user, item = (list(column) for column in zip(*pairs, strict=True))
+    ratings = ratings_from_frame(pd.DataFrame({"user": user, "item": item, "rating": 3.0}))
     assert ratings.users["user_id"].to_numpy()[ratings.user].tolist() == user
-    assert ratings.movies["movie_id"].to_numpy()[ratings.movie].tolist() == movie
+    assert ratings.items["item_id"].to_numpy()[ratings.item].tolist() == item
     assert ratings.user_rows(user).tolist() == ratings.user.tolist()
 
 
@@ -74,27 +74,27 @@ def test_rows_lead_back_to_their_ids(pairs):
     ("text", "message"),
     [
         ("", "mine.csv: the file is empty"),
-        ("user,movie,rating\n", "mine.csv: the file is empty"),
-        ("user,movie,rating\na,1,5\na,2,6\n", r"mine.csv:3: rating 6 is not in 1\.\.5.*scale=\(1, 6\)"),
-        ("user,movie,rating\na,1,0.5\n", r"mine.csv:2: rating 0.5 is not in 1\.\.5.*scale=\(0.5, 5\)"),
-        ("user,movie,rating\na,1,5\n\na,2,nan\n", "mine.csv:4: rating 'nan' is not a number"),
-        ("user,movie,rating\na,1,inf\n", "mine.csv:2: rating 'inf' is not a number"),
-        ("user,movie,rating\na,1,\n", "mine.csv:2: rating is missing"),
-        ("user,movie,rating\na,1,good\n", "mine.csv:2: rating 'good' is not a number"),
-        ('user,movie,rating\n"a\nb",1,4\nc,1,"4,5"\n', "mine.csv:4: rating '4,5' is not a number"),
-        ("user,movie,rating\n,1,4\n", "mine.csv:2: user id is missing"),
-        ("user,movie,rating\na, ,4\n", "mine.csv:2: movie id is missing"),
-        ("user,movie,rating\na,1,4\nb,1,4\na,1,5\n", "mine.csv:4: user a rated movie 1 before, at .*mine.csv:2"),
-        ("user,movie,rating\na,1,4\nb,1\n", "mine.csv:3: 2 fields separated by ',' in 'b,1', expected 3"),
-        ("user;movie;rating\na;1;4\n", "mine.csv:1: .* has one column when split at ','; it looks like ';'"),
-        ("user\tmovie\trating\na\t1\t4\n", r"mine.csv:1: .*it looks like '\\t'"),
-        ("usr,movie,rating\na,1,4\n", "mine.csv:1: no column 'user' for the user. Did you mean 'usr'.*--user NAME"),
+        ("user,item,rating\n", "mine.csv: the file is empty"),
+        ("user,item,rating\na,1,5\na,2,6\n", r"mine.csv:3: rating 6 is not in 1\.\.5.*scale=\(1, 6\)"),
+        ("user,item,rating\na,1,0.5\n", r"mine.csv:2: rating 0.5 is not in 1\.\.5.*scale=\(0.5, 5\)"),
+        ("user,item,rating\na,1,5\n\na,2,nan\n", "mine.csv:4: rating 'nan' is not a number"),
+        ("user,item,rating\na,1,inf\n", "mine.csv:2: rating 'inf' is not a number"),
+        ("user,item,rating\na,1,\n", "mine.csv:2: rating is missing"),
+        ("user,item,rating\na,1,good\n", "mine.csv:2: rating 'good' is not a number"),
+        ('user,item,rating\n"a\nb",1,4\nc,1,"4,5"\n', "mine.csv:4: rating '4,5' is not a number"),
+        ("user,item,rating\n,1,4\n", "mine.csv:2: user id is missing"),
+        ("user,item,rating\na, ,4\n", "mine.csv:2: item id is missing"),
+        ("user,item,rating\na,1,4\nb,1,4\na,1,5\n", "mine.csv:4: user a rated item 1 before, at .*mine.csv:2"),
+        ("user,item,rating\na,1,4\nb,1\n", "mine.csv:3: 2 fields separated by ',' in 'b,1', expected 3"),
+        ("user;item;rating\na;1;4\n", "mine.csv:1: .* has one column when split at ','; it looks like ';'"),
+        ("user\titem\trating\na\t1\t4\n", r"mine.csv:1: .*it looks like '\\t'"),
+        ("usr,item,rating\na,1,4\n", "mine.csv:1: no column 'user' for the user. Did you mean 'usr'.*--user NAME"),
         ("196,242,3\n22,377,1\n", "mine.csv:1: no column 'user'.*Found: 196, 242, 3.*first line names the columns"),
-        ("user,user,movie,rating\na,b,1,4\n", "mine.csv: two columns named 'user'"),
-        ("user,movie,rating,timestamp\na,1,4,yesterday\n", "mine.csv:2: timestamp 'yesterday' is not a number"),
-        ("user,movie,rating,timestamp\na,1,4,1147880044000\n", "mine.csv:2: timestamp '1147880044000'.*milliseconds"),
-        ("user,movie,rating,timestamp\na,1,4,2020-01-01\nb,1,4,2020-13-01\n", "mine.csv:3: timestamp '2020-13-01'"),
-        (b"user,movie,rating\na,1,4\n\xe9,1,4\n", "mine.csv:3: not utf-8 text"),
+        ("user,user,item,rating\na,b,1,4\n", "mine.csv: two columns named 'user'"),
+        ("user,item,rating,timestamp\na,1,4,yesterday\n", "mine.csv:2: timestamp 'yesterday' is not a number"),
+        ("user,item,rating,timestamp\na,1,4,1147880044000\n", "mine.csv:2: timestamp '1147880044000'.*milliseconds"),
+        ("user,item,rating,timestamp\na,1,4,2020-01-01\nb,1,4,2020-13-01\n", "mine.csv:3: timestamp '2020-13-01'"),
+        (b"user,item,rating\na,1,4\n\xe9,1,4\n", "mine.csv:3: not utf-8 text"),
         (b"\x00\x01PAR", "mine.csv"),
     ],
 )
@@ -107,16 +107,16 @@ def test_what_is_wrong_is_named_by_file_line_and_value(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        ({"user": ["a", "b"], "movie": [1, 2], "rating": [3.0, np.nan]}, r"mine.parquet: row 2: rating is missing"),
-        ({"user": ["a", None], "movie": [1, 2], "rating": [3, 4]}, r"mine.parquet: row 2: user id is missing"),
+        ({"user": ["a", "b"], "item": [1, 2], "rating": [3.0, np.nan]}, r"mine.parquet: row 2: rating is missing"),
+        ({"user": ["a", None], "item": [1, 2], "rating": [3, 4]}, r"mine.parquet: row 2: user id is missing"),
         (
-            {"user": [1.0, 1.5], "movie": [1, 2], "rating": [3, 4]},
+            {"user": [1.0, 1.5], "item": [1, 2], "rating": [3, 4]},
             r"mine.parquet: row 2: user id 1.5 is not an integer",
         ),
-        ({"user": [True, False], "movie": [1, 2], "rating": [3, 4]}, r"mine.parquet: user ids are of type bool"),
-        ({"user": [1, 2], "movie": [1, 2], "rating": [True, False]}, r"mine.parquet: rating column is of type bool"),
-        ({"user": [1, 1], "movie": [2, 2], "rating": [3, 4]}, r"mine.parquet: row 2: user 1 rated .* row 1"),
-        ({"user": [1], "movie": [2]}, r"mine.parquet: no column 'rating'"),
+        ({"user": [True, False], "item": [1, 2], "rating": [3, 4]}, r"mine.parquet: user ids are of type bool"),
+        ({"user": [1, 2], "item": [1, 2], "rating": [True, False]}, r"mine.parquet: rating column is of type bool"),
+        ({"user": [1, 1], "item": [2, 2], "rating": [3, 4]}, r"mine.parquet: row 2: user 1 rated .* row 1"),
+        ({"user": [1], "item": [2]}, r"mine.parquet: no column 'rating'"),
     ],
 )
 def test_parquet_rows_are_named_by_number(tmp_path, frame, message):
@@ -129,7 +129,7 @@ def test_parquet_knows_times_categories_and_whole_floats(tmp_path):
     frame = pd.DataFrame(
         {
             "user": pd.Series(["a", "b"], dtype="category"),
-            "movie": [10.0, 20.0],
+            "item": [10.0, 20.0],
             "rating": np.array([1, 5], np.int8),
             "timestamp": pd.to_datetime(["1970-01-01 00:01:00", "1970-01-02 00:00:00"]),
         }
@@ -137,13 +137,13 @@ def test_parquet_knows_times_categories_and_whole_floats(tmp_path):
     frame.to_parquet(tmp_path / "mine.parquet")
     ratings = read_table(tmp_path / "mine.parquet")
     assert ratings.users["user_id"].tolist() == ["a", "b"]
-    assert ratings.movies["movie_id"].tolist() == [10, 20]
+    assert ratings.items["item_id"].tolist() == [10, 20]
     assert ratings.timestamp.tolist() == [60, 86400]
 
 
 def test_dates_are_utc_unless_they_say_otherwise(tmp_path):
     rows = "a,1,4,1970-01-02\nb,1,4,1970-01-02T00:00:00+01:00\nc,1,4,1970-01-02 00:00:01.9Z\n"
-    ratings = read_table(written(tmp_path, "user,movie,rating,timestamp\n" + rows))
+    ratings = read_table(written(tmp_path, "user,item,rating,timestamp\n" + rows))
     assert ratings.timestamp.tolist() == [86400, 82800, 86401]
 
 
@@ -168,39 +168,39 @@ def test_options_are_checked(tmp_path):
         read_table(path, columns={"user": "uid"})
     with pytest.raises(ConfigError, match="lowest rating must be below"):
         read_table(path, scale=(5, 1))
-    assert read_table(written(tmp_path, "user;movie;rating\na;1;9\n", "x.txt"), separator=";", scale=(0, 10)).scale == (
+    assert read_table(written(tmp_path, "user;item;rating\na;1;9\n", "x.txt"), separator=";", scale=(0, 10)).scale == (
         0,
         10,
     )
 
 
 def test_titles_genres_and_attributes_are_joined(tmp_path):
-    movies = written(
+    items = written(
         tmp_path, "movieId,title,genres,year\n9,Nine,Drama,\n7,Seven (1995),Crime|Drama,1996\n", "movies.csv"
     )
     users = written(tmp_path, "user_id,age\nbob,30\nann,40\ncid,50\n", "users.csv")
-    ratings = read_table(written(tmp_path, GOOD), users=users, movies=movies)
+    ratings = read_table(written(tmp_path, GOOD), users=users, items=items)
     assert ratings.shape == (3, 2)
-    assert ratings.movies["title"].to_numpy()[ratings.movie].tolist() == ["Seven (1995)", "Nine", "Nine"]
-    assert ratings.movies["genres"].tolist() == ["Drama", "Crime|Drama"]
-    assert ratings.movies["year"].isna().tolist() == [True, False]
-    assert ratings.movies["year"][1] == 1996
+    assert ratings.items["title"].to_numpy()[ratings.item].tolist() == ["Seven (1995)", "Nine", "Nine"]
+    assert ratings.items["genres"].tolist() == ["Drama", "Crime|Drama"]
+    assert ratings.items["year"].isna().tolist() == [True, False]
+    assert ratings.items["year"][1] == 1996
     assert ratings.users["age"].to_numpy()[ratings.user].tolist() == ["40", "30", "40"]
-    frame = pd.DataFrame({"movie_id": [7, 9], "title": ["Seven (1995)", "Nine"]})
-    assert read_table(tmp_path / "mine.csv", movies=frame).movies["year"][0] == 1995
+    frame = pd.DataFrame({"item_id": [7, 9], "title": ["Seven (1995)", "Nine"]})
+    assert read_table(tmp_path / "mine.csv", items=frame).items["year"][0] == 1995
 
 
 def test_joined_tables_are_checked(tmp_path):
     path = written(tmp_path, GOOD)
-    with pytest.raises(DataError, match=r"mine\.csv:3: movie id 9 is not in the table of movies"):
-        read_table(path, movies=pd.DataFrame({"movie_id": [7]}))
-    twice = written(tmp_path, "movie,title\n7,a\n9,b\n7,c\n", "movies.csv")
-    with pytest.raises(DataError, match=r"movies\.csv:4: movie id 7 is already at .*movies\.csv:2"):
-        read_table(path, movies=twice)
+    with pytest.raises(DataError, match=r"mine\.csv:3: item id 9 is not in the table of items"):
+        read_table(path, items=pd.DataFrame({"item_id": [7]}))
+    twice = written(tmp_path, "item,title\n7,a\n9,b\n7,c\n", "movies.csv")
+    with pytest.raises(DataError, match=r"items\.csv:4: item id 7 is already at .*items\.csv:2"):
+        read_table(path, items=twice)
     with pytest.raises(DataError, match=r"years\.csv:3: year 'soon' is not a number"):
-        read_table(path, movies=written(tmp_path, "movie,year\n7,1990\n9,soon\n", "years.csv"))
+        read_table(path, items=written(tmp_path, "item,year\n7,1990\n9,soon\n", "years.csv"))
 
 
 def test_ids_of_another_type_than_the_joined_table_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"mine\.csv:2: movie id 7 is not in the table of movies"):
-        read_table(written(tmp_path, GOOD), movies=pd.DataFrame({"movie_id": ["7", "nine"]}))
+    with pytest.raises(DataError, match=r"mine\.csv:2: item id 7 is not in the table of items"):
+        read_table(written(tmp_path, GOOD), items=pd.DataFrame({"item_id": ["7", "nine"]}))

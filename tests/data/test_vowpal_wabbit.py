@@ -13,16 +13,16 @@ from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
 
 
 def line(
-    action: int = 2, cost: float = -1.0, probability: float = 0.75, user: str = "1", movies=("11", "12", "15"), **more
+    action: int = 2, cost: float = -1.0, probability: float = 0.75, user: str = "1", items=("11", "12", "15"), **more
 ):
     """One line, its actions ranked with the one shown first."""
-    ranked = [action, *(one for one in range(1, len(movies) + 1) if one != action)]
-    rest = (1 - probability) / (len(movies) - 1)
-    actions = [{"_tag": one, "Movie": {"n": {"id": one}}} for one in movies]
+    ranked = [action, *(one for one in range(1, len(items) + 1) if one != action)]
+    rest = (1 - probability) / (len(items) - 1)
+    actions = [{"_tag": one, "Item": {"n": {"id": one}}} for one in items]
     return {
         "_label_cost": cost, "_label_probability": probability, "_label_Action": action, "_labelIndex": action - 1,
-        "Timestamp": "2026-01-05T00:00:00.5Z", "EventId": f"e{user}-{action}-{len(movies)}", "a": ranked,
-        "p": [probability] + [rest] * (len(movies) - 1),
+        "Timestamp": "2026-01-05T00:00:00.5Z", "EventId": f"e{user}-{action}-{len(items)}", "a": ranked,
+        "p": [probability] + [rest] * (len(items) - 1),
         "c": {"User": {"id": user, "age": 24}, "_multi": actions},
     } | more  # fmt: skip
 
@@ -39,9 +39,9 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
     found = read_vowpal_wabbit(write(tmp_path / "log.json", late, line(2)), user="User.id")
     rounds = found.rounds
     assert found.tables.users["user_id"].tolist() == [1, 7]
-    assert found.tables.movies["movie_id"].tolist() == [11, 12, 15]
+    assert found.tables.items["item_id"].tolist() == [11, 12, 15]
     assert rounds.user.tolist() == [0, 1]
-    assert rounds.movie.tolist() == [1, 0]
+    assert rounds.item.tolist() == [1, 0]
     assert rounds.reward.tolist() == [1.0, 0.25]
     np.testing.assert_allclose(rounds.propensity, [0.75, 0.5], rtol=1e-12)
     assert rounds.event_id.tolist() == ["e1-2-3", "e7-1-3"]
@@ -53,10 +53,10 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
 
 
 def test_candidates_that_change_are_kept(tmp_path):
-    records = line(2), line(1, movies=("16", "12"), probability=0.5, Timestamp="2026-01-05T00:00:00Z")
+    records = line(2), line(1, items=("16", "12"), probability=0.5, Timestamp="2026-01-05T00:00:00Z")
     rounds = read_vowpal_wabbit(write(tmp_path / "log.json", *records)).rounds
     assert rounds.catalogue.tolist() == [0, 1, 2, 3]  # 11, 12, 15, 16
-    assert rounds.movie.tolist() == [3, 1]
+    assert rounds.item.tolist() == [3, 1]
     np.testing.assert_array_equal(rounds.allowed(slice(0, 2)), [[0, 1, 0, 1], [1, 1, 1, 0]])
 
 
@@ -70,26 +70,26 @@ def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):
         read_vowpal_wabbit(write(tmp_path / "log.json", *records))
 
 
-def test_without_names_users_and_movies_are_their_features(tmp_path):
-    one, other = line(1, movies=("11", "12")), line(1, user="2", movies=("11", "12"))
+def test_without_names_users_and_items_are_their_features(tmp_path):
+    one, other = line(1, items=("11", "12")), line(1, user="2", items=("11", "12"))
     for record in (one, other):
-        record["c"]["_multi"] = [{"Movie": {"year": 1995, "id": 3}}, {"Movie": {"id": 4, "year": 1996}}]
+        record["c"]["_multi"] = [{"Item": {"year": 1995, "id": 3}}, {"Item": {"id": 4, "year": 1996}}]
     found = read_vowpal_wabbit(write(tmp_path / "log.json", one, other))
     assert found.tables.users["user_id"].tolist() == ['{"User":{"age":24,"id":"1"}}', '{"User":{"age":24,"id":"2"}}']
-    assert found.tables.movies["movie_id"][0] == '{"Movie":{"id":3,"year":1995}}'
-    named = read_vowpal_wabbit(tmp_path / "log.json", movie="Movie.id", user="User.age").rounds
-    assert named.movie.tolist() == [0, 0]
+    assert found.tables.items["item_id"][0] == '{"Item":{"id":3,"year":1995}}'
+    named = read_vowpal_wabbit(tmp_path / "log.json", item="Item.id", user="User.age").rounds
+    assert named.item.tolist() == [0, 0]
     assert named.user.tolist() == [0, 0]
 
 
 def test_with_a_policys_tables_rewards_are_stretched_to_its_scale(tmp_path):
     path = write(tmp_path / "log.json", line(2, cost=1.0, user="4"), line(3, cost=-1.0), line(1, cost=0.0))
-    found = read_vowpal_wabbit(path, tables(), (-1.0, 1.0), user="User.id", movie="Movie.n.id")
+    found = read_vowpal_wabbit(path, tables(), (-1.0, 1.0), user="User.id", item="Item.n.id")
     assert found.rounds.reward.tolist() == [1.0, 5.0, 3.0]
-    assert found.rounds.movie.tolist() == [1, 4, 0]
+    assert found.rounds.item.tolist() == [1, 4, 0]
     assert found.rounds.user.tolist() == [3, 0, 0]
     with pytest.raises(DataError, match=r"log\.json:1: a candidate is not known"):
-        read_vowpal_wabbit(write(path, line(2, movies=("11", "12", "99"))), tables(), user="User.id")
+        read_vowpal_wabbit(write(path, line(2, items=("11", "12", "99"))), tables(), user="User.id")
 
 
 def test_plain_actions_are_numbers_and_lines_need_no_time_and_no_id(tmp_path):
@@ -102,9 +102,9 @@ def test_plain_actions_are_numbers_and_lines_need_no_time_and_no_id(tmp_path):
         "x": 1,
     }
     found = read_vowpal_wabbit(write(tmp_path / "log.json", record, {**record, "x": 2}))
-    assert found.tables.movies["movie_id"].tolist() == [1, 2, 3]
+    assert found.tables.items["item_id"].tolist() == [1, 2, 3]
     assert found.tables.users["user_id"].tolist() == ['{"x":1}', '{"x":2}']
-    assert found.rounds.movie.tolist() == [2, 2]
+    assert found.rounds.item.tolist() == [2, 2]
     assert np.diff(found.rounds.time).tolist() == [1000]
     assert len(set(found.rounds.event_id)) == 2
 
@@ -137,7 +137,7 @@ FAULTS = {
     "p another": (line(1, p=[0.5, 0.25, 0.25]), r"p gives action 1 0\.5, but _label_probability is 0\.75"),
     "p too short": (line(1, p=[1.0]), "a and p are not lists of one length"),
     "action not ranked": (line(1, a=[2, 3, 4]), "_label_Action 1 is not in a"),
-    "same movie twice": (line(1, movies=("11", "12", "11")), "two actions have the same id; say by `movie`"),
+    "same item twice": (line(1, items=("11", "12", "11")), "two actions have the same id; say by `item`"),
     "action a number": (line(1, c={"_multi": [1, 2]}, p=None), "an action is 1; expected an object"),
     "context a list": (line(1, c=[]), r"c is \[\]; expected an object"),
     "time": (line(1, Timestamp="noon"), "Timestamp 'noon': expected such as 2026-01-05T12:00:00Z"),
@@ -158,8 +158,8 @@ def test_a_name_that_is_not_among_the_features_is_refused(tmp_path):
     path = write(tmp_path / "log.json", line(2))
     with pytest.raises(DataError, match=r"log\.json:1: no User\.name among the features User$"):
         read_vowpal_wabbit(path, user="User.name")
-    with pytest.raises(DataError, match=r"log\.json:1: no Movie among the features _tag, Movie"):
-        read_vowpal_wabbit(path, movie="Movie")
+    with pytest.raises(DataError, match=r"log\.json:1: no Item among the features _tag, Item"):
+        read_vowpal_wabbit(path, item="Item")
 
 
 def test_other_files_are_refused(tmp_path):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
-from synthetic_sessions import MOVIES, STEPS
+from synthetic_sessions import ITEMS, STEPS
 from tf_agents.drivers.dynamic_episode_driver import DynamicEpisodeDriver
 from tf_agents.drivers.dynamic_step_driver import DynamicStepDriver
 from tf_agents.environments.tf_environment import TFEnvironment
@@ -24,7 +24,7 @@ SEED = tf.constant([5, 6], tf.int32)
 
 
 def draw_allowed(environment: SessionGame, mask: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """Distinct allowed movies, uniformly: [B], or [B, K] for slates."""
+    """Distinct allowed items, uniformly: [B], or [B, K] for slates."""
     shape = environment.action_spec().shape
     points = uniform([environment.batch_size, environment.actions], fold_in(SEED, number))
     best = tf.math.top_k(tf.where(mask, points, -1.0), k=shape[0] if shape.rank else 1).indices
@@ -32,7 +32,7 @@ def draw_allowed(environment: SessionGame, mask: tf.Tensor, number: tf.Tensor) -
 
 
 class RandomPlayer(TFPolicy):
-    """Plays every allowed movie alike."""
+    """Plays every allowed item alike."""
 
     def __init__(self, environment: SessionGame):
         super().__init__(environment.time_step_spec(), environment.action_spec(), automatic_state_reset=False)
@@ -130,7 +130,7 @@ def compiled(environment: SessionGame, steps: int) -> tuple[np.ndarray, ...]:
 
 
 class SessionContract(abc.ABC):
-    """Inherit, and define `make` (with the planted world of 24 movies and 8 steps) and `config`."""
+    """Inherit, and define `make` (with the planted world of 24 items and 8 steps) and `config`."""
 
     config: type
     """The class of its config."""
@@ -172,7 +172,7 @@ class SessionContract(abc.ABC):
         tf.nest.map_structure(np.testing.assert_array_equal, environment.current_time_step(), again)
 
     def test_current_time_step_is_the_last_one(self, environment):
-        told = environment.step(draw_allowed(environment, tf.ones([8, MOVIES], tf.bool), tf.constant(0)))
+        told = environment.step(draw_allowed(environment, tf.ones([8, ITEMS], tf.bool), tf.constant(0)))
         tf.nest.map_structure(np.testing.assert_array_equal, environment.current_time_step(), told)
 
     @pytest.mark.parametrize("driver", [DynamicStepDriver, DynamicEpisodeDriver])
@@ -188,7 +188,7 @@ class SessionContract(abc.ABC):
         assert rewards
         assert int(player.number) > 0
         assert int(environment.round) == 1 + int(player.number) + (driver is DynamicEpisodeDriver)  # it resets first
-        assert told.observation["mask"].shape == (8, MOVIES)
+        assert told.observation["mask"].shape == (8, ITEMS)
 
     def test_the_seed_fixes_the_sessions(self):
         one, same, other = (stepped(self.make(seed), 4) for seed in (7, 7, 8))
@@ -235,8 +235,8 @@ class SessionContract(abc.ABC):
             assert (kind == ts.StepType.LAST).all()
             np.testing.assert_array_equal(got, discount)
 
-    def test_movies_are_masked_once_shown_until_the_session_ends(self, records):
-        shown = np.zeros((64, MOVIES), bool)
+    def test_items_are_masked_once_shown_until_the_session_ends(self, records):
+        shown = np.zeros((64, ITEMS), bool)
         for record in records:
             np.testing.assert_array_equal(record.before.hidden.shown, shown)
             action = record.action.reshape(64, -1)
@@ -285,7 +285,7 @@ class SessionContract(abc.ABC):
 
         P(length > k) = c^k for k < 8, each a binomial share.
         """
-        world = {"stay": 0.6, "fatigue": (0.0, 0.0), "movies": 60}
+        world = {"stay": 0.6, "fatigue": (0.0, 0.0), "items": 60}
         length = first_lengths(play(self.make(1, batch_size=4000, world=world, max_episode_steps=8), 8))
         assert abs(length.mean() - (1 - 0.6**8) / 0.4) < 4.5 * length.std() / np.sqrt(4000)
         for k in range(1, 8):

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from recpolicy.models.session_world import SessionWorld
 
-USERS, MOVIES, RANK, GENRES, STEPS = 30, 24, 4, 5, 8
-"""Users of the world, movies, D, G, S."""
+USERS, ITEMS, RANK, GENRES, STEPS = 30, 24, 4, 5, 8
+"""Users of the world, items, D, G, S."""
 FATIGUE = (1.5, 1.0)
 
 
@@ -22,7 +22,7 @@ class PlantedSessions:
 
 
 def planted_sessions(
-    seed: int = 0, *, users: int = USERS, movies: int = MOVIES, rank: int = RANK, genres: int = GENRES,
+    seed: int = 0, *, users: int = USERS, items: int = ITEMS, rank: int = RANK, genres: int = GENRES,
     steps: int = STEPS, fatigue: tuple[float, float] = FATIGUE, slope: float = 0.8, known: float = 0.1,
     like_history: tuple[float, float] = (-0.4, -0.3), stay: float | None = None,
 ) -> PlantedSessions:  # fmt: skip
@@ -34,12 +34,12 @@ def planted_sessions(
     """
     rng = np.random.default_rng([seed, 23])
     interest = rng.normal(0, 0.5, (users, rank))
-    direction = rng.normal(0, 0.5, (movies, rank))
-    like = 0.2 + rng.normal(0, 0.5, movies) + interest @ direction.T
+    direction = rng.normal(0, 0.5, (items, rank))
+    like = 0.2 + rng.normal(0, 0.5, items) + interest @ direction.T
     base = rng.normal(1.5, 0.4, (users, 1)) - 0.05 * np.arange(steps)
     levels = np.where(rng.random(like.shape) < known, rng.integers(0, 5, like.shape), -1)
-    rows = rng.random((movies, genres)) < 0.3
-    rows[np.arange(movies), rng.integers(0, genres, movies)] = True  # every movie has a genre
+    rows = rng.random((items, genres)) < 0.3
+    rows[np.arange(items), rng.integers(0, genres, items)] = True  # every item has a genre
     world = SessionWorld(
         name="planted",
         users=np.arange(1, 2 * users, 2, dtype=np.int32),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from contract import EnvironmentContract
-from synthetic_world import MOVIES, RANK, planted
+from synthetic_world import ITEMS, RANK, planted
 
 from recpolicy.agents.agent_table import AGENTS
 from recpolicy.agents.item_features import Arms
@@ -17,16 +17,16 @@ NOW = tf.constant(0, tf.int64)
 
 class TestCatalogueBandit(EnvironmentContract):
     def make(self, seed, batch_size=8):
-        features = PairFeatures(planted().movie, planted().offset)
+        features = PairFeatures(planted().item, planted().offset)
         config = CatalogueBanditConfig(batch_size=batch_size, candidates=MOST, fewest_candidates=FEWEST)
         return CatalogueBandit(planted().world, planted().user, features, config, seed)
 
-    def test_candidates_are_distinct_and_every_movie_comes_alike(self, crowd):
-        """100,000 candidates of 12 movies: each 1/12 within 4.5 standard errors."""
+    def test_candidates_are_distinct_and_every_item_comes_alike(self, crowd):
+        """100,000 candidates of 12 items: each 1/12 within 4.5 standard errors."""
         candidates = crowd.draw(NOW).candidates.numpy()
         assert (np.diff(np.sort(candidates, axis=1), axis=1) > 0).all()
-        share = np.bincount(candidates.ravel(), minlength=MOVIES) / candidates.size
-        np.testing.assert_allclose(share, 1 / MOVIES, atol=4.5 * np.sqrt(11 / 144 / candidates.size))
+        share = np.bincount(candidates.ravel(), minlength=ITEMS) / candidates.size
+        np.testing.assert_allclose(share, 1 / ITEMS, atol=4.5 * np.sqrt(11 / 144 / candidates.size))
 
     def test_candidate_sets_are_fresh_every_round_and_for_every_user(self, environment):
         rounds = [environment.draw(tf.constant(t, tf.int64)).candidates.numpy() for t in range(2)]
@@ -46,15 +46,15 @@ class TestCatalogueBandit(EnvironmentContract):
         expected = planted().world.expected[user[:, np.newaxis], candidates]
         np.testing.assert_array_equal(environment.expected_rewards(draw, NOW), expected)
         per_arm = environment.observation(draw)["per_arm"].numpy()
-        product = planted().user[user][:, np.newaxis] * planted().movie[candidates]
+        product = planted().user[user][:, np.newaxis] * planted().item[candidates]
         np.testing.assert_array_equal(per_arm[..., :RANK], product)
         np.testing.assert_array_equal(per_arm[..., RANK], planted().offset[candidates])
 
-    @pytest.mark.parametrize(("fewest", "most"), [(0, 5), (6, 5), (5, MOVIES + 1)])
+    @pytest.mark.parametrize(("fewest", "most"), [(0, 5), (6, 5), (5, ITEMS + 1)])
     def test_bounds_that_make_no_sense_are_refused(self, fewest, most):
         config = CatalogueBanditConfig(candidates=most, fewest_candidates=fewest)
         with pytest.raises(ConfigError, match="1 <= fewest <= most <= 12"):
-            CatalogueBandit(planted().world, planted().user, PairFeatures(planted().movie, planted().offset), config)
+            CatalogueBandit(planted().world, planted().user, PairFeatures(planted().item, planted().offset), config)
 
 
 def table(arms):
@@ -64,7 +64,7 @@ def table(arms):
 
 
 @pytest.mark.parametrize("name", ["linucb", "ucb1", "popular", "linucb_hybrid", "eps_greedy"])
-def test_agents_with_a_model_per_movie_are_refused(name):
+def test_agents_with_a_model_per_item_are_refused(name):
     environment = TestCatalogueBandit().make(0)
     entry = AGENTS[name]
     spec, action_spec = environment.time_step_spec(), environment.action_spec()
@@ -81,5 +81,5 @@ def test_the_rating_model_judges_candidates_by_their_features():
     seen = read_observation(environment.observation(draw))
     said = agent.learner.estimate(seen).mean.numpy()
     rows = np.arange(len(said))[:, np.newaxis]
-    model = planted().user @ planted().movie.T + planted().offset
+    model = planted().user @ planted().item.T + planted().offset
     np.testing.assert_allclose(said, model[draw.user.numpy()[rows], draw.candidates.numpy()], atol=1e-5)

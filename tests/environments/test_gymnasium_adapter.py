@@ -10,7 +10,7 @@ import tensorflow as tf
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from synthetic_sessions import MOVIES, planted_sessions
+from synthetic_sessions import ITEMS, planted_sessions
 
 from recpolicy.core.errors import ConfigError, MissingExtraError
 from recpolicy.environments.gymnasium_adapter import GymnasiumSession, GymnasiumSessions
@@ -22,8 +22,8 @@ BATCH = 16
 def make(batch_size: int, *, world: dict | None = None, **config) -> SessionEnvironment:
     planted = planted_sessions(**(world or {}))
     settings = SessionConfig(**{"batch_size": batch_size, "max_episode_steps": 6, **config})
-    movies = np.arange(MOVIES, dtype=np.int32)
-    return SessionEnvironment(planted.world, planted.context, planted.embedding, movies, settings)
+    items = np.arange(ITEMS, dtype=np.int32)
+    return SessionEnvironment(planted.world, planted.context, planted.embedding, items, settings)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_masks_are_given_as_sb3_and_gymnasium_take_them(one):
 
 
 def certain(batch_size: int, stay: float, **config) -> SessionEnvironment:
-    """Every movie is liked; users stay with probability `stay`."""
+    """Every item is liked; users stay with probability `stay`."""
     environment = make(batch_size, world={"stay": stay, "fatigue": (0.0, 0.0), "known": 0.0}, **config)
     environment.tables.like = tf.fill(environment.tables.like.shape, 30.0)
     return environment
@@ -100,14 +100,14 @@ def certain(batch_size: int, stay: float, **config) -> SessionEnvironment:
 STAYS, LEAVES = 1 - 1e-7, 1e-9
 
 
-def test_a_repeated_movie_earns_nothing_and_is_still_a_step():
+def test_a_repeated_item_earns_nothing_and_is_still_a_step():
     env = GymnasiumSession(certain(1, STAYS, max_episode_steps=3))
     env.reset(seed=0)
-    told = [env.step(movie)[1:4] for movie in (4, 4, 5)]
+    told = [env.step(item)[1:4] for item in (4, 4, 5)]
     assert told == [(1.0, False, False), (0.0, False, False), (1.0, False, True)]
 
 
-def test_a_repeated_movie_is_told_in_info():
+def test_a_repeated_item_is_told_in_info():
     env = GymnasiumSessions(certain(2, STAYS))
     env.reset(seed=0)
     env.step(np.array([4, 5]))
@@ -127,7 +127,7 @@ def test_leaving_terminates_and_the_limit_truncates(stay, ends):
 
 
 def test_the_last_observation_is_that_of_the_session_that_ended():
-    """One movie shown of at most one: steps / S is 1, the mask lacks the movie, the user is the same."""
+    """One item shown of at most one: steps / S is 1, the mask lacks the item, the user is the same."""
     env = GymnasiumSession(certain(1, STAYS, max_episode_steps=1))
     first, _ = env.reset(seed=0)
     last, *_, info = env.step(7)
@@ -147,7 +147,7 @@ def test_sessions_that_end_restart_in_the_same_step():
     np.testing.assert_array_equal(infos["_final_obs"], over)
     for row in range(BATCH):
         assert features[row, -1] == pytest.approx(0 if over[row] else 1 / 6)
-        assert env.action_masks()[row].sum() == MOVIES - (not over[row])
+        assert env.action_masks()[row].sum() == ITEMS - (not over[row])
         if over[row]:
             np.testing.assert_array_equal(infos["final_obs"][row][:5], before[row, :5])
             assert infos["final_obs"][row][-1] == pytest.approx(1 / 6)
@@ -164,7 +164,7 @@ def test_no_final_observations_where_nothing_ends():
 def test_spaces_of_many_are_those_of_one_stacked(one, many):
     assert many.single_observation_space == one.observation_space
     assert many.observation_space.shape == (BATCH, *one.observation_space.shape)
-    assert many.single_action_space == one.action_space == gymnasium.spaces.Discrete(MOVIES)
+    assert many.single_action_space == one.action_space == gymnasium.spaces.Discrete(ITEMS)
     features, _ = many.reset(seed=0)
     assert (features.shape, features.dtype) == (many.observation_space.shape, np.float32)
 

@@ -30,14 +30,14 @@ class TestHeldOutChoice(EnvironmentContract):
     def make(self, seed, batch_size=8):
         return HeldOutChoice(held_out(), context(), HeldOutChoiceConfig(batch_size=batch_size), seed)
 
-    def test_exactly_the_test_rated_movies_are_allowed_and_their_ratings_paid(self, environment):
+    def test_exactly_the_test_rated_items_are_allowed_and_their_ratings_paid(self, environment):
         draw = environment.draw(NOW)
         matrix = held_out().matrix()[draw.user.numpy()]  # [B, I]
         np.testing.assert_array_equal(draw.mask, np.isfinite(matrix))
         for row, user in enumerate(draw.user.numpy()):
-            for movie in np.flatnonzero(np.isfinite(matrix[row])):
-                one = environment.pay(draw, tf.fill([environment.batch_size], int(movie)), NOW)[row]
-                assert float(one) == held_out().matrix()[user, movie]
+            for item in np.flatnonzero(np.isfinite(matrix[row])):
+                one = environment.pay(draw, tf.fill([environment.batch_size], int(item)), NOW)[row]
+                assert float(one) == held_out().matrix()[user, item]
 
     def test_users_with_fewer_than_two_test_ratings_never_appear(self, crowd):
         seen = np.unique(crowd.draw(NOW).user)

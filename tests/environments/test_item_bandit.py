@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from contract import EnvironmentContract
-from synthetic_world import MOVIES, USERS, planted
+from synthetic_world import ITEMS, USERS, planted
 from tf_agents.bandits.agents.lin_ucb_agent import LinearUCBAgent
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.environments.item_bandit import MovieBandit, MovieBanditConfig
+from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 
 CATALOGUE = np.array([2, 0, 5, 7, 11, 3], np.int32)
 
@@ -15,12 +15,12 @@ def at(number: int) -> tf.Tensor:
     return tf.constant(number, tf.int64)
 
 
-class TestMovieBandit(EnvironmentContract):
+class TestItemBandit(EnvironmentContract):
     def make(self, seed, batch_size=8):
-        config = MovieBanditConfig(batch_size=batch_size)
-        return MovieBandit(planted().world, planted().user, CATALOGUE, config, seed)
+        config = ItemBanditConfig(batch_size=batch_size)
+        return ItemBandit(planted().world, planted().user, CATALOGUE, config, seed)
 
-    def test_actions_are_the_movies_of_the_catalogue_in_its_order(self, environment):
+    def test_actions_are_the_items_of_the_catalogue_in_its_order(self, environment):
         draw = environment.draw(at(0))
         expected = planted().world.expected[draw.user.numpy()][:, CATALOGUE]
         np.testing.assert_array_equal(environment.expected_rewards(draw, at(0)), expected)
@@ -49,23 +49,23 @@ class TestMovieBandit(EnvironmentContract):
         assert environment.step(action).reward.shape == (environment.batch_size,)
 
     @pytest.mark.parametrize(
-        ("catalogue", "found"), [([1], "1 movies"), ([1, 1], "no repeats"), ([0, MOVIES], "12"), ([-1, 2], "row -1")]
+        ("catalogue", "found"), [([1], "1 items"), ([1, 1], "no repeats"), ([0, ITEMS], "12"), ([-1, 2], "row -1")]
     )
     def test_a_catalogue_that_makes_no_sense_is_refused(self, catalogue, found):
         with pytest.raises(ConfigError, match=found):
-            MovieBandit(planted().world, planted().user, np.array(catalogue, np.int32))
+            ItemBandit(planted().world, planted().user, np.array(catalogue, np.int32))
 
     def test_a_context_of_other_users_is_refused(self):
         with pytest.raises(ConfigError, match="39 users, the world 40"):
-            MovieBandit(planted().world, planted().user[:-1], CATALOGUE)
+            ItemBandit(planted().world, planted().user[:-1], CATALOGUE)
 
 
-class TestDriftingMovieBandit(EnvironmentContract):
+class TestDriftingItemBandit(EnvironmentContract):
     period = 40
 
     def make(self, seed, batch_size=8):
-        config = MovieBanditConfig(batch_size=batch_size, drift_period=self.period)
-        return MovieBandit(planted(known=0.0).world, planted().user, CATALOGUE, config, seed)
+        config = ItemBanditConfig(batch_size=batch_size, drift_period=self.period)
+        return ItemBandit(planted(known=0.0).world, planted().user, CATALOGUE, config, seed)
 
     def test_preferences_move_to_another_users_and_back(self, environment):
         draw = environment.draw(at(0))

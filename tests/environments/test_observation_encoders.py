@@ -7,7 +7,7 @@ import tensorflow as tf
 from recpolicy.environments.observation_encoders import VIEWS, Shown, View
 
 USER = tf.constant([[0.5, -0.5]])
-MOVIE = tf.constant([[3.0, 4.0]])  # its direction is (.6, .8)
+ITEM = tf.constant([[3.0, 4.0]])  # its direction is (.6, .8)
 GENRES = tf.constant([[0.6, 0.8]])
 
 
@@ -15,7 +15,7 @@ def make(name: str, last_n: int = 2) -> View:
     return VIEWS[name](2, 2, 4, last_n)
 
 
-def shown(liked: float, embedding: tf.Tensor = MOVIE) -> Shown:
+def shown(liked: float, embedding: tf.Tensor = ITEM) -> Shown:
     return Shown(embedding, GENRES, tf.constant([liked]))
 
 
@@ -48,15 +48,15 @@ def test_interest_stays_without_a_like_and_misses_count_up_to_five():
     assert memory.numpy()[0, 4] == pytest.approx(1.0)
 
 
-def test_last_item_is_the_embedding_of_the_last_movie_and_zero_before():
+def test_last_item_is_the_embedding_of_the_last_item_and_zero_before():
     view = make("last_item")
     np.testing.assert_array_equal(view.start(USER), [[0, 0]])
     for liked in (1.0, 0.0):
-        np.testing.assert_array_equal(view.update(tf.constant([[7.0, 7.0]]), shown(liked)), MOVIE)
+        np.testing.assert_array_equal(view.update(tf.constant([[7.0, 7.0]]), shown(liked)), ITEM)
 
 
 def test_last_n_holds_the_newest_first_and_forgets_the_oldest():
-    """Movies (1, 1), (2, 2) and (3, 3), the second not liked, of which n = 2 are kept."""
+    """Items (1, 1), (2, 2) and (3, 3), the second not liked, of which n = 2 are kept."""
     view = make("last_n")
     memory = view.start(USER)
     np.testing.assert_array_equal(memory, np.zeros((1, 7)))

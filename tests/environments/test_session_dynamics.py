@@ -1,6 +1,6 @@
 """The laws of a session, one step at a time, against numbers worked out by hand and against its own odds.
 
-The hand-made world: 2 users, 3 movies, D = G = 2, 3 steps. Every exact test shows movie 2 to user 0, who
+The hand-made world: 2 users, 3 items, D = G = 2, 3 steps. Every exact test shows item 2 to user 0, who
 
     has shift (.1, .2), remembered genres (1, .5), misses .4, and is at step 1;
     repeat = .3 (1 * .6 + .5 * .8) = .3
@@ -47,24 +47,24 @@ def hand_made(known: np.ndarray | None = None) -> SessionTables:
     return SessionTables(world, np.arange(3, dtype=np.int32))
 
 
-def show(like: float, level: float = 0.5, stay: float = 0.0, movie: int = 2, tables: SessionTables | None = None):
-    return advance(tables or hand_made(), STATE, tf.constant([movie]), tf.constant([[0.0, like, level, stay]]))
+def show(like: float, level: float = 0.5, stay: float = 0.0, item: int = 2, tables: SessionTables | None = None):
+    return advance(tables or hand_made(), STATE, tf.constant([item]), tf.constant([[0.0, like, level, stay]]))
 
 
-def test_a_movie_is_liked_with_its_probability():
+def test_a_item_is_liked_with_its_probability():
     """P(like) = .460085."""
     assert show(0.46008)[1].like.numpy().item()
     assert not show(0.46009)[1].like.numpy().item()
 
 
-def test_a_like_turns_the_interest_a_tenth_of_the_way_to_the_movie():
+def test_a_like_turns_the_interest_a_tenth_of_the_way_to_the_item():
     """Interest 1.1, .2 -> .9 (1.1, .2) + .1 (.6, .8) = (1.05, .26): the shift is (.05, .26)."""
     np.testing.assert_allclose(show(LIKES)[0].shift, [[0.05, 0.26]], rtol=1e-6)
 
 
-def test_the_movie_counts_by_its_direction_and_not_its_length():
-    """Movie 1 has direction (3, 0), the unit (1, 0): .9 (1.1, .2) + .1 (1, 0) = (1.09, .18)."""
-    np.testing.assert_allclose(show(LIKES, movie=1)[0].shift, [[0.09, 0.18]], rtol=1e-6)
+def test_the_item_counts_by_its_direction_and_not_its_length():
+    """Item 1 has direction (3, 0), the unit (1, 0): .9 (1.1, .2) + .1 (1, 0) = (1.09, .18)."""
+    np.testing.assert_allclose(show(LIKES, item=1)[0].shift, [[0.09, 0.18]], rtol=1e-6)
 
 
 def test_without_a_like_the_interest_stays():
@@ -89,7 +89,7 @@ def test_misses_stop_at_five():
     np.testing.assert_allclose(state.misses, [1.0], rtol=1e-6)
 
 
-def test_the_movie_is_marked_as_shown_and_the_step_counted():
+def test_the_item_is_marked_as_shown_and_the_step_counted():
     state, _ = show(LIKES)
     np.testing.assert_array_equal(state.shown, [[True, False, True]])
     assert state.step.numpy().item() == 2
@@ -156,7 +156,7 @@ def test_genre_repeat_is_the_weighted_cosine_and_reaches_one_for_ever_the_same()
 
 
 def crowd(users: int, seed: int = 0, **planted) -> tuple[SessionTables, SessionState]:
-    """Sessions of the planted world after 4 random movies."""
+    """Sessions of the planted world after 4 random items."""
     world = planted_sessions(**planted).world
     tables = SessionTables(world, np.arange(world.like.shape[1], dtype=np.int32))
     noise = uniform([5, users, 5], tf.constant([seed, 1]))
@@ -166,17 +166,17 @@ def crowd(users: int, seed: int = 0, **planted) -> tuple[SessionTables, SessionS
     return tables, state
 
 
-def test_odds_of_all_movies_are_those_of_each_movie_shown():
+def test_odds_of_all_items_are_those_of_each_item_shown():
     """A number just below the probability is a like (or staying), one just above is not; unknown cells."""
     tables, state = crowd(50, known=0.0)
     like = tf.sigmoid(like_odds(tables, state)).numpy()
     stay = [tf.sigmoid(odds).numpy() for odds in stay_odds(tables, state)]
-    for movie in range(tables.actions):
+    for item in range(tables.actions):
         for liked in (1, 0):
             for sign in (-1e-5, 1e-5):
-                point = like[:, movie] + 1e-5 * (1 - 2 * liked)
-                noise = np.stack([point, point, point, stay[1 - liked][:, movie] + sign], axis=1)
-                _, response = advance(tables, state, tf.fill([50], movie), tf.constant(noise))
+                point = like[:, item] + 1e-5 * (1 - 2 * liked)
+                noise = np.stack([point, point, point, stay[1 - liked][:, item] + sign], axis=1)
+                _, response = advance(tables, state, tf.fill([50], item), tf.constant(noise))
                 np.testing.assert_array_equal(response.like, liked)
                 np.testing.assert_array_equal(response.stays, sign < 0)
 

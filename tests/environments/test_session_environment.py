@@ -1,4 +1,4 @@
-"""Sessions of one movie a step: rewards, lengths, fatigue, drift."""
+"""Sessions of one item a step: rewards, lengths, fatigue, drift."""
 
 import dataclasses
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from session_contract import SessionContract, first_lengths, lengths, play
-from synthetic_sessions import MOVIES, PlantedSessions, planted_sessions
+from synthetic_sessions import ITEMS, PlantedSessions, planted_sessions
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 
-EVERYTHING = np.arange(MOVIES, dtype=np.int32)
+EVERYTHING = np.arange(ITEMS, dtype=np.int32)
 
 
 class TestSessionEnvironment(SessionContract):
@@ -20,11 +20,11 @@ class TestSessionEnvironment(SessionContract):
     def make(self, seed=0, batch_size=8, *, world=None, **config):
         planted = planted_sessions(**(world or {}))
         settings = SessionConfig(**{"batch_size": batch_size, "max_episode_steps": 8, **config})
-        movies = np.arange(planted.world.like.shape[1], dtype=np.int32)
-        return SessionEnvironment(planted.world, planted.context, planted.embedding, movies, settings, seed)
+        items = np.arange(planted.world.like.shape[1], dtype=np.int32)
+        return SessionEnvironment(planted.world, planted.context, planted.embedding, items, settings, seed)
 
-    def test_the_longest_session_leaves_a_movie_to_show(self):
-        with pytest.raises(ConfigError, match="there are 8 movies to show, 1 a step and 1 left at the end"):
+    def test_the_longest_session_leaves_a_item_to_show(self):
+        with pytest.raises(ConfigError, match="there are 8 items to show, 1 a step and 1 left at the end"):
             make(planted_sessions(), candidates=EVERYTHING[:8])
         assert make(planted_sessions(), candidates=EVERYTHING[:9]).actions == 9
 
@@ -35,21 +35,21 @@ def make(planted: PlantedSessions, seed=0, candidates=EVERYTHING, **config) -> S
 
 
 def in_order(order: np.ndarray):
-    """Shows the movies in this order, whatever happened: of the allowed ones the first."""
+    """Shows the items in this order, whatever happened: of the allowed ones the first."""
     rank = tf.constant(np.argsort(order), tf.int32)
-    return lambda features, mask, number: tf.argmin(tf.where(mask, rank, MOVIES), axis=1, output_type=tf.int32)
+    return lambda features, mask, number: tf.argmin(tf.where(mask, rank, ITEMS), axis=1, output_type=tf.int32)
 
 
 def test_candidates_are_renumbered_as_actions():
-    """Of movies 20, 3 and 7, in this order, action 1 is movie 3: each shows its own genres and pays its known level."""
+    """Of items 20, 3 and 7, in this order, action 1 is item 3: each shows its own genres and pays its known level."""
     planted, rows = planted_sessions(known=1.0), np.array([20, 3, 7], np.int32)
     environment = make(planted, candidates=rows, max_episode_steps=2, reward="watch")
     session = environment.restart(None, None, environment.noise(tf.constant(0)))
-    for action, movie in enumerate(rows):
+    for action, item in enumerate(rows):
         step = environment.advance(session, tf.fill([8], action), environment.noise(tf.constant(1)))
-        known = planted.world.known[session.hidden.user.numpy(), movie]
+        known = planted.world.known[session.hidden.user.numpy(), item]
         np.testing.assert_array_equal(step.reward, known / 4)
-        np.testing.assert_array_equal(step.session.hidden.genres, np.tile(planted.world.genres[movie], (8, 1)))
+        np.testing.assert_array_equal(step.session.hidden.genres, np.tile(planted.world.genres[item], (8, 1)))
         np.testing.assert_array_equal(step.session.memory[:, 4:9], 0.3 * step.session.hidden.genres)
 
 
@@ -64,10 +64,10 @@ def test_fresh_users_of_the_world_are_rows_of_the_context():
 
 
 def one_genre_or_two(fatigue: tuple[float, float], order: np.ndarray) -> np.ndarray:
-    """Lengths of 4,000 sessions; the first half of the movies has one genre, the second half another."""
+    """Lengths of 4,000 sessions; the first half of the items has one genre, the second half another."""
     planted = planted_sessions(fatigue=fatigue, like_history=(0.0, 0.0), slope=0.0, known=0.0)
-    genres = np.repeat(np.eye(2, dtype=np.float32), MOVIES // 2, axis=0)
-    same = np.zeros_like(planted.world.like)  # all movies are liked alike, so only the genres differ
+    genres = np.repeat(np.eye(2, dtype=np.float32), ITEMS // 2, axis=0)
+    same = np.zeros_like(planted.world.like)  # all items are liked alike, so only the genres differ
     world = dataclasses.replace(planted.world, genres=genres, like=same)
     environment = make(dataclasses.replace(planted, world=world), batch_size=4000)
     return first_lengths(play(environment, 8, in_order(order)))
@@ -106,8 +106,8 @@ def test_sessions_that_nothing_ends_are_cut_at_the_limit():
     ("change", "message"),
     [
         (lambda p: {"context": p.context[:59]}, "context has 59 users, the world names user row 59"),
-        (lambda p: {"embedding": p.embedding[:-1]}, "embedding has 23 movies, the world 24"),
-        (lambda p: {"context": p.context[:, :3]}, "context is 3 wide, the movies' embedding 4"),
+        (lambda p: {"embedding": p.embedding[:-1]}, "embedding has 23 items, the world 24"),
+        (lambda p: {"context": p.context[:, :3]}, "context is 3 wide, the items' embedding 4"),
     ],
 )
 def test_tables_that_do_not_fit_the_world_are_refused(change, message):

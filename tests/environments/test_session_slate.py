@@ -1,10 +1,10 @@
-"""Sessions of slates: the cascade, what it leaves behind, and slates that repeat movies."""
+"""Sessions of slates: the cascade, what it leaves behind, and slates that repeat items."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from session_contract import SessionContract, play
-from synthetic_sessions import MOVIES, planted_sessions
+from synthetic_sessions import ITEMS, planted_sessions
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import uniform
@@ -12,16 +12,16 @@ from recpolicy.environments.session_dynamics import SessionState, SessionTables,
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment, SlateResponse, read_slate
 
 K = 2
-EVERYTHING = np.arange(MOVIES, dtype=np.int32)
+EVERYTHING = np.arange(ITEMS, dtype=np.int32)
 LIKES, LEAVES_IT = 0.0, 1.0
 """Numbers below and not below any probability."""
 
 
 def make(seed=0, batch_size=8, *, world=None, **config) -> SlateEnvironment:
     planted = planted_sessions(**(world or {}))
-    movies = np.arange(planted.world.like.shape[1], dtype=np.int32)
+    items = np.arange(planted.world.like.shape[1], dtype=np.int32)
     wanted = {"batch_size": batch_size, "slate_size": K, "max_episode_steps": 6, **config}
-    return SlateEnvironment(planted.world, planted.context, planted.embedding, movies, SlateConfig(**wanted), seed)
+    return SlateEnvironment(planted.world, planted.context, planted.embedding, items, SlateConfig(**wanted), seed)
 
 
 class TestSlateEnvironment(SessionContract):
@@ -46,9 +46,9 @@ class TestSlateEnvironment(SessionContract):
             SlateConfig(**settings)
 
     def test_the_longest_session_leaves_a_slate_to_show(self):
-        """24 movies are 8 slates of 3: 7 can be shown."""
-        assert make(slate_size=3, max_episode_steps=7).actions == MOVIES
-        with pytest.raises(ConfigError, match="there are 24 movies to show, 3 a step and 3 left at the end"):
+        """24 items are 8 slates of 3: 7 can be shown."""
+        assert make(slate_size=3, max_episode_steps=7).actions == ITEMS
+        with pytest.raises(ConfigError, match="there are 24 items to show, 3 a step and 3 left at the end"):
             make(slate_size=3, max_episode_steps=8)
 
     def test_a_slate_earns_at_most_one_like(self, records):
@@ -102,7 +102,7 @@ def test_reading_stops_where_patience_ends():
     assert response.level.numpy().item() == 0
 
 
-def test_read_movies_move_the_session_on_as_single_movies_do():
+def test_read_items_move_the_session_on_as_single_items_do():
     """A miss and then a like: the state is that after showing the two one by one, but for the step and the mask."""
     rows = [[LEAVES_IT, 0.3, ON], [LIKES, 0.2, ON], [LIKES, 0.9, ON]]
     tables, before, after, response = read([4, 5, 6], rows, stay=0.7)
@@ -116,7 +116,7 @@ def test_read_movies_move_the_session_on_as_single_movies_do():
     assert np.flatnonzero(after.shown.numpy()[0]).tolist() == [4, 5, 6]
 
 
-def test_misses_add_up_within_a_slate_and_unread_movies_are_none():
+def test_misses_add_up_within_a_slate_and_unread_items_are_none():
     """Three read and left: 3 / 5. Reading stops after the second: 2 / 5."""
     for reads_on, misses in ((ON, 0.6), (OFF, 0.4)):
         rows = [[LEAVES_IT, 0.9, ON], [LEAVES_IT, 0.9, reads_on], [LEAVES_IT, 0.9, ON]]
@@ -125,7 +125,7 @@ def test_misses_add_up_within_a_slate_and_unread_movies_are_none():
 
 
 def test_a_repeated_position_is_skipped_and_reading_goes_on():
-    """Position 2 shows movie 4 again: neither read nor a miss, and no patience is spent on it."""
+    """Position 2 shows item 4 again: neither read nor a miss, and no patience is spent on it."""
     rows = [[LEAVES_IT, 0.9, ON], [LIKES, 0.9, OFF], [LIKES, 0.9, ON]]
     _, _, after, response = read([4, 4, 6], rows)
     assert flags(response.read) == [True, False, True]
@@ -133,7 +133,7 @@ def test_a_repeated_position_is_skipped_and_reading_goes_on():
     assert np.flatnonzero(after.shown.numpy()[0]).tolist() == [4, 6]
 
 
-def test_a_movie_shown_before_is_skipped():
+def test_a_item_shown_before_is_skipped():
     before = tables_and_state(1)[1]._replace(shown=tf.constant([EVERYTHING == 4]))
     *_, response = read([4, 5], [[LIKES, 0.9, ON]] * 2, state=before)
     assert flags(response.read) == [False, True]
@@ -154,7 +154,7 @@ def test_a_slate_with_nothing_new_earns_nothing_and_only_time_passes():
 
 
 def crowd(patience: float) -> tuple[SessionTables, SessionState, SlateResponse]:
-    """30,000 fresh sessions that read movies 0, 1, 2."""
+    """30,000 fresh sessions that read items 0, 1, 2."""
     users = 30_000
     tables, state = tables_and_state(users)
     drawn = uniform([users, 2 + 3 * 3], tf.constant([3, 4]))
@@ -180,14 +180,14 @@ def test_with_full_patience_the_user_reads_to_the_first_like():
     np.testing.assert_array_equal(response.read, liked_above == 0)
 
 
-def test_slates_of_one_movie_are_sessions_of_single_movies():
+def test_slates_of_one_item_are_sessions_of_single_items():
     """Same numbers, same states: like, level, staying, and the odds behind them."""
     tables, state = tables_and_state(500)
     drawn = uniform([500, 5], tf.constant([1, 2]))
-    movie = tf.range(500) % MOVIES
-    after, response = read_slate(tables, state, movie[:, tf.newaxis], drawn, 0.5)
+    item = tf.range(500) % ITEMS
+    after, response = read_slate(tables, state, item[:, tf.newaxis], drawn, 0.5)
     single = tf.gather(drawn, [0, 2, 3, 1], axis=1)
-    expected, told = advance(tables, state, movie, single)
+    expected, told = advance(tables, state, item, single)
     for mine, wanted in zip(after, expected, strict=True):
         np.testing.assert_array_equal(mine, wanted)
     np.testing.assert_array_equal(response.like, told.like)
@@ -196,7 +196,7 @@ def test_slates_of_one_movie_are_sessions_of_single_movies():
     assert tf.reduce_any(stay_odds(tables, state)[0] != stay_odds(tables, after)[0])
 
 
-def test_the_view_remembers_read_movies_only_and_in_their_order():
+def test_the_view_remembers_read_items_only_and_in_their_order():
     """last_n holds the last two read; n = 64 sessions of slates of 3."""
     environment = make(slate_size=3, max_episode_steps=4, view="last_n", last_n=2, batch_size=64)
     (record,) = play(environment, 1)
@@ -204,7 +204,7 @@ def test_the_view_remembers_read_movies_only_and_in_their_order():
     embedding = planted_sessions().embedding
     assert len(np.unique(response.read.sum(axis=1))) > 1
     for row in range(64):
-        seen = [(*embedding[movie], liked) for movie, liked, was in zip(
+        seen = [(*embedding[item], liked) for item, liked, was in zip(
             record.action[row], response.liked[row], response.read[row], strict=True) if was]  # fmt: skip
         newest = np.zeros((2, 5), np.float32)
         newest[: min(2, len(seen))] = seen[::-1][:2]

@@ -11,7 +11,7 @@ from tiny_dataset import USERS, miniature_ratings, write_miniature
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.tf_agents_movielens import StockMovieLens, stock_tables
 
-RANK, MOVIES = 5, 20
+RANK, ITEMS = 5, 20
 NOW = tf.constant(0, tf.int64)
 
 
@@ -20,7 +20,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> MovieLensPyEnvironment:
     """TF-Agents' own environment on the miniature; it makes a 943 x 1682 matrix of it and drops the empty rows."""
     folder: Path = write_miniature(tmp_path_factory.mktemp("stock"))
     return MovieLensPyEnvironment(
-        str(folder / "u.data"), rank_k=RANK, batch_size=8, num_movies=MOVIES, csv_delimiter="\t"
+        str(folder / "u.data"), rank_k=RANK, batch_size=8, num_items=ITEMS, csv_delimiter="\t"
     )
 
 
@@ -40,16 +40,16 @@ class TestStockMovieLens(EnvironmentContract):
     most_users_at_once = 16
 
     def make(self, seed, batch_size=8):
-        return StockMovieLens(miniature_ratings(), RANK, MOVIES, batch_size, seed)
+        return StockMovieLens(miniature_ratings(), RANK, ITEMS, batch_size, seed)
 
     def test_its_tables_are_those_of_tf_agents(self, theirs):
-        user, rewards = stock_tables(miniature_ratings(), RANK, MOVIES)
+        user, rewards = stock_tables(miniature_ratings(), RANK, ITEMS)
         same_up_to_sign(user, theirs._u_hat)
         np.testing.assert_allclose(rewards, theirs._approx_ratings_matrix, rtol=0, atol=1e-4)
 
     def test_the_same_users_and_actions_pay_what_tf_agents_pays(self, theirs, environment):
         draw = environment.draw(NOW)
-        action = np.arange(8) % MOVIES
+        action = np.arange(8) % ITEMS
         theirs._current_users = draw.user.numpy()
         paid = environment.pay(draw, tf.constant(action, tf.int32), NOW)
         np.testing.assert_allclose(paid, theirs._apply_action(action), rtol=0, atol=1e-4)
@@ -76,18 +76,18 @@ class TestStockMovieLens(EnvironmentContract):
         pairs = (pairs + pairs.T)[np.triu_indices(USERS, 1)] / len(users)
         np.testing.assert_allclose(pairs, 1 / 590, atol=5 * np.sqrt(1 / 590 / len(users)))
 
-    @pytest.mark.parametrize("change", [{"rank": 21}, {"num_movies": 81}, {"batch_size": 61}])
+    @pytest.mark.parametrize("change", [{"rank": 21}, {"num_items": 81}, {"batch_size": 61}])
     def test_more_than_the_table_holds_is_refused(self, change):
         with pytest.raises(ConfigError, match="the table allows at most"):
-            StockMovieLens(miniature_ratings(), **({"rank": RANK, "num_movies": MOVIES} | change))
+            StockMovieLens(miniature_ratings(), **({"rank": RANK, "num_items": ITEMS} | change))
 
 
 @pytest.mark.band
 def test_its_tables_are_those_of_tf_agents_on_the_real_data_at_the_examples_settings(ml100k, tmp_path):
-    rows = np.stack([ml100k.user + 1, ml100k.movie + 1, ml100k.rating.astype(int), ml100k.timestamp], axis=1)
+    rows = np.stack([ml100k.user + 1, ml100k.item + 1, ml100k.rating.astype(int), ml100k.timestamp], axis=1)
     path = tmp_path / "u.data"
     np.savetxt(path, rows, fmt="%d", delimiter="\t")
-    theirs = MovieLensPyEnvironment(str(path), rank_k=20, batch_size=8, num_movies=20, csv_delimiter="\t")
+    theirs = MovieLensPyEnvironment(str(path), rank_k=20, batch_size=8, num_items=20, csv_delimiter="\t")
     user, rewards = stock_tables(ml100k, 20, 20)
     same_up_to_sign(user, theirs._u_hat)
     np.testing.assert_allclose(rewards, theirs._approx_ratings_matrix, rtol=0, atol=1e-4)

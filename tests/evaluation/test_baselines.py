@@ -7,13 +7,13 @@ from small_cases import model_of, ratings_of
 from recpolicy.core.errors import DataError
 from recpolicy.evaluation.baselines import baseline_tables
 
-# movie 0: 5 once; movie 1: 4, 4, 1; movie 2: none. Global mean 14/4 = 3.5
+# item 0: 5 once; item 1: 4, 4, 1; item 2: none. Global mean 14/4 = 3.5
 FIT = [(0, 0, 5), (0, 1, 4), (1, 1, 4), (2, 1, 1)]
 MEAN = np.linspace(1, 5, 9).reshape(3, 3)
 
 
 def fit():
-    return ratings_of(FIT, users=3, movies=3)
+    return ratings_of(FIT, users=3, items=3)
 
 
 def tables(prior_count=4.0):

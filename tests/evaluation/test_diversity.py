@@ -20,10 +20,10 @@ def diversity(score, k, rated=None, directions=GENRES):
 
 
 def enumerated(score, k, directions):
-    """Mean over all permutations of the movies, sorted by score with ties in the order of the permutation."""
+    """Mean over all permutations of the items, sorted by score with ties in the order of the permutation."""
     unit, found = unit_rows(directions), []
     for order in itertools.permutations(range(len(score))):
-        best = sorted(order, key=lambda movie: -score[movie])[:k]
+        best = sorted(order, key=lambda item: -score[item])[:k]
         found.append(np.mean([1 - unit[i] @ unit[j] for i, j in itertools.combinations(best, 2)]))
     return np.mean(found)
 
@@ -38,11 +38,11 @@ def test_pairs_of_a_list_by_hand():
     assert diversity([[9, 1, 1, 1, 8]], k=2) == pytest.approx(1)  # nothing is known of the last
 
 
-def test_rated_movies_are_not_in_the_list():
+def test_rated_items_are_not_in_the_list():
     assert diversity([[9, 8, 7, 1, 1]], k=2, rated=[[0, 1, 0, 0, 0]]) == pytest.approx(1)  # a, b
 
 
-def test_users_with_fewer_than_two_movies_left_do_not_count():
+def test_users_with_fewer_than_two_items_left_do_not_count():
     rated = [[1, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
     assert diversity([[1, 1, 1, 1, 1], [9, 1, 8, 1, 1]], k=2, rated=rated) == pytest.approx(1)
     assert diversity([[1, 1, 1, 1, 1]], k=2, rated=rated[:1]) is None

@@ -23,8 +23,8 @@ def planted():
 
 
 def test_every_number_of_a_small_split():
-    # 2 users, 4 movies. Fit: movie 0 rated by both. Test: u0 rates movies 1, 2 with 5, 2; u1 movies 2, 3 with 3, 4.
-    split = split_of([(0, 0, 4), (1, 0, 2)], [(0, 1, 5), (0, 2, 2), (1, 2, 3), (1, 3, 4)], users=2, movies=4)
+    # 2 users, 4 items. Fit: item 0 rated by both. Test: u0 rates items 1, 2 with 5, 2; u1 items 2, 3 with 3, 4.
+    split = split_of([(0, 0, 4), (1, 0, 2)], [(0, 1, 5), (0, 2, 2), (1, 2, 3), (1, 3, 4)], users=2, items=4)
     score = np.array([[9, 3, 2, 1], [9, 1, 3, 2]], float)
     found = evaluate_tables(split, {"policy": PolicyTables(score, rating=score)}, seed=0, k=1)
     result = found.policies["policy"]
@@ -36,7 +36,7 @@ def test_every_number_of_a_small_split():
     assert (found.random.value, found.oracle.value) == (3.5, 4.5)
     assert result.place.value == 0.5
     assert result.ndcg.value == pytest.approx((1 + 7 / 15) / 2)
-    # best movies unrated in fit: 1 and 2, 2 of 4 movies; each has 0 raters among 2 users: -log2(1/3)
+    # best items unrated in fit: 1 and 2, 2 of 4 items; each has 0 raters among 2 users: -log2(1/3)
     assert result.coverage == 0.5
     assert result.novelty == pytest.approx(np.log2(3))
     assert (found.users, found.test_ratings, found.k) == (2, 4, 1)
@@ -136,7 +136,7 @@ def test_table_is_text_with_dashes_for_what_is_missing(planted):
 
 
 def test_users_who_rate_everything_alike_leave_no_place():
-    split = split_of([(0, 0, 4)], [(0, 1, 3), (0, 2, 3)], users=1, movies=3)
+    split = split_of([(0, 0, 4)], [(0, 1, 3), (0, 2, 3)], users=1, items=3)
     found = evaluate_tables(split, {"policy": PolicyTables(np.zeros((1, 3)))}, seed=0)
     assert found.policies["policy"].place is None
     assert found.table()["place"].tolist() == ["–", "–"]
@@ -147,15 +147,15 @@ def test_users_who_rate_everything_alike_leave_no_place():
 
 def test_scales_with_negative_ratings_are_ranked():
     triples = [(0, 1, -9.0), (0, 2, 8.0)]
-    split = split_of([(0, 0, 4)], [], users=1, movies=3)
+    split = split_of([(0, 0, 4)], [], users=1, items=3)
     wide = dataclasses.replace(split, test=ratings_of(triples, 1, 3, scale=(-10, 10)))
     found = evaluate_tables(wide, {"policy": PolicyTables(np.array([[0.0, 1, 2]]))}, seed=0)
     assert found.policies["policy"].ndcg.value == 1
 
 
 def test_a_rating_in_both_parts_is_refused_and_named():
-    split = split_of([(0, 0, 4), (1, 2, 3)], [(0, 1, 3), (1, 2, 5)], users=2, movies=3)
-    with pytest.raises(DataError, match=r"1 ratings of the test part .* user u1, movie m2"):
+    split = split_of([(0, 0, 4), (1, 2, 3)], [(0, 1, 3), (1, 2, 5)], users=2, items=3)
+    with pytest.raises(DataError, match=r"1 ratings of the test part .* user u1, item m2"):
         evaluate_tables(split, {}, seed=0)
 
 
@@ -164,7 +164,7 @@ def test_a_rating_in_both_parts_is_refused_and_named():
     ("bad", "message"), [(np.zeros((3, 2)), "expected .1, 3."), (np.full((1, 3), np.nan), "finite")]
 )
 def test_tables_must_fit_the_split_and_be_finite(field, bad, message):
-    split = split_of([(0, 0, 4)], [(0, 1, 3), (0, 2, 3)], users=1, movies=3)
+    split = split_of([(0, 0, 4)], [(0, 1, 3), (0, 2, 3)], users=1, items=3)
     table = dataclasses.replace(PolicyTables(np.zeros((1, 3))), **{field: bad})
     with pytest.raises(DataError, match=f"'odd'.*{field}.*{message}"):
         evaluate_tables(split, {"odd": table}, seed=0)
@@ -180,13 +180,13 @@ def test_lists_are_described_by_genres_and_by_embeddings_where_there_are_any(pla
     split, truth, without = planted
     assert without.policies["rating_model"].embedding_diversity is None
     assert without.lists_table().loc["rating_model", "embedding diversity"] == "–"
-    # even movies along one direction, odd ones along another: lists of even movies only are all alike
+    # even items along one direction, odd ones along another: lists of even items only are all alike
     embedding = np.eye(2)[np.arange(truth.shape[1]) % 2]
     even = PolicyTables(truth - 10.0 * (np.arange(truth.shape[1]) % 2))
     found = evaluate_tables(split, {"even": even, "all": PolicyTables(truth)}, seed=3, embedding=embedding).policies
     assert found["even"].embedding_diversity == pytest.approx(0)
     assert 0.3 < found["all"].embedding_diversity < 0.7
-    assert found["all"].genre_diversity == pytest.approx(1)  # hand-made movies have no genres
+    assert found["all"].genre_diversity == pytest.approx(1)  # hand-made items have no genres
 
 
 def test_random_lists_are_shown_equally_and_popular_ones_are_not(planted):
@@ -196,7 +196,7 @@ def test_random_lists_are_shown_equally_and_popular_ones_are_not(planted):
 
 
 @pytest.mark.parametrize("embedding", [np.ones((59, 2)), np.ones(60), np.full((60, 2), np.nan)])
-def test_embeddings_of_other_movies_are_refused(planted, embedding):
+def test_embeddings_of_other_items_are_refused(planted, embedding):
     split, truth, _ = planted
     with pytest.raises(DataError, match=r"expected \(60, D\) finite"):
         evaluate_tables(split, {"policy": PolicyTables(truth)}, seed=3, embedding=embedding)

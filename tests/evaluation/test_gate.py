@@ -65,8 +65,8 @@ def test_policy_within_all_limits_passes():
         (("held_out", "calibration", "bias"), -0.21, "bias of rating estimates"),
         (("held_out", "calibration", "bias"), 0.21, "bias of rating estimates"),
         (("held_out", "calibration", "error"), 0.26, "calibration error"),
-        (("actions", "diversity"), 0.01, "diversity of best movies"),
-        (("actions", "diversity"), None, "diversity of best movies"),
+        (("actions", "diversity"), 0.01, "diversity of best items"),
+        (("actions", "diversity"), None, "diversity of best items"),
         (("latency", "p99_ms"), 251.0, "latency"),
     ],
 )
@@ -134,8 +134,8 @@ def test_log_of_too_few_users_for_groups_is_not_asked_about_them():
 def test_record_tells_the_inputs_and_the_figures_without_a_limit():
     plain = gate(GOOD).as_dict()
     assert plain["inputs"] == {"candidate": "abc", "rounds": "def"}
-    assert plain["figures"]["movies that are the best of some user or round"] == 110
-    assert plain["figures"]["share of the most frequent best movie"] == 0.12
+    assert plain["figures"]["items that are the best of some user or round"] == 110
+    assert plain["figures"]["share of the most frequent best item"] == 0.12
     assert plain["figures"]["gain on hits"] == 0.07
 
 

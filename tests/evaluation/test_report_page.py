@@ -40,7 +40,7 @@ class Tags(HTMLParser):
 
 def content(**changes):
     table = pd.DataFrame(
-        {"RMSE": [0.88123, np.nan], "movies": [3, 4]}, index=pd.Index(["LinUCB", "random"], name="policy")
+        {"RMSE": [0.88123, np.nan], "items": [3, 4]}, index=pd.Index(["LinUCB", "random"], name="policy")
     )
     values = {
         "title": "LinUCB on u1",

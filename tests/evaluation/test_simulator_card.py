@@ -78,24 +78,24 @@ def test_test_ratings_of_held_out_users_change_only_what_is_judged_by_them():
     assert [w.simulated for w in turned.policies.values()] == [w.simulated for w in card().policies.values()]
 
 
-def test_exposure_goes_on_with_the_users_next_movies_and_begins_again_after_the_last():
+def test_exposure_goes_on_with_the_users_next_items_and_begins_again_after_the_last():
     ratings = parts().fit.take(np.isin(parts().fit.user, [3, 8]))
     real = real_sessions(ratings, PLAIN)
     sessions = sessions_of(ratings)
     assert real.played.length.tolist() == np.minimum(sessions.length, STEPS).tolist()
-    mine = ratings.movie[sessions.rows[ratings.user[sessions.rows] == 8]]
+    mine = ratings.item[sessions.rows[ratings.user[sessions.rows] == 8]]
     first = np.flatnonzero(sessions.user == 8)[0]
-    np.testing.assert_array_equal(real.movie[first], mine[:STEPS])
+    np.testing.assert_array_equal(real.item[first], mine[:STEPS])
     last = sessions.length[-1]
-    np.testing.assert_array_equal(real.movie[-1], np.concatenate([mine[-last:], mine[: STEPS - last]])[:STEPS])
+    np.testing.assert_array_equal(real.item[-1], np.concatenate([mine[-last:], mine[: STEPS - last]])[:STEPS])
 
 
 def test_played_sessions_are_geometric_where_going_on_is_constant():
     """Mean (1 - c^S) / (1 - c); all that is counted stops where the session ends."""
     world = planted_responses(seed=3, stay=0.8).world
     many = 20_000
-    movie = np.tile(np.arange(STEPS), (many, 1))
-    played = SessionPlayer(world).play(np.arange(many) % len(world.users), movie, seed=1)
+    item = np.tile(np.arange(STEPS), (many, 1))
+    played = SessionPlayer(world).play(np.arange(many) % len(world.users), item, seed=1)
     assert played.length.mean() == pytest.approx((1 - 0.8**STEPS) / 0.2, abs=4 * 3.3 / np.sqrt(many))
     assert (played.length == 1).mean() == pytest.approx(0.2, abs=0.012)
     assert played.shown.sum(axis=1).tolist() == played.length.tolist()

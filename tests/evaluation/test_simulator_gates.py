@@ -77,12 +77,12 @@ def test_calibration_by_hand():
 
 def test_transitions_join_likes_across_misses_but_not_across_sessions():
     genres = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], float)
-    movie = np.array([[0, 1, 2], [1, 3, 0]])
+    item = np.array([[0, 1, 2], [1, 3, 0]])
     liked = np.array([[True, False, True], [True, True, True]])
-    # session 1: movie 0 -> 2, half to each genre; session 2: 1 -> 0, for movie 3 has no genre
-    np.testing.assert_allclose(genre_transitions(genres, movie, liked), [[0.25, 0.25], [0.5, 0]])
-    assert genre_transitions(genres, movie, np.zeros((2, 3), bool)).sum() == 0
-    assert genre_transitions(np.zeros((4, 0)), movie, liked).shape == (0, 0)
+    # session 1: item 0 -> 2, half to each genre; session 2: 1 -> 0, for item 3 has no genre
+    np.testing.assert_allclose(genre_transitions(genres, item, liked), [[0.25, 0.25], [0.5, 0]])
+    assert genre_transitions(genres, item, np.zeros((2, 3), bool)).sum() == 0
+    assert genre_transitions(np.zeros((4, 0)), item, liked).shape == (0, 0)
 
 
 def test_total_variation_is_half_the_summed_distance():

@@ -1,7 +1,7 @@
 """Session policies that were never trained, only shaken: every weight that could hide a difference is moved.
 
 The sessions are played at random on the miniature, one of each of B = 30 users; session b is looked at after b mod 20
-movies. W users of the world, A movies of the catalogue, O columns of the observation.
+items. W users of the world, An items of the catalogue, O columns of the observation.
 """
 
 import os
@@ -25,7 +25,7 @@ from recpolicy.workflows.train_sessions import SessionTrainConfig, session_envir
 from recpolicy.workflows.training_features import Features, prepare
 
 STEPS, SESSIONS = 20, 30
-MOVIES = {"interest": 0, "last_item": 30, "last_n": 30}
+ITEMS = {"interest": 0, "last_item": 30, "last_n": 30}
 """Views, and the size of the catalogue that each is tried with; 0 takes all 80."""
 _SMALL = {"layers": (8,)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,7 +59,7 @@ class Situations(NamedTuple):
 def settings(view: str) -> SessionTrainConfig:
     """How the policies of this view would have been trained."""
     return SessionTrainConfig(
-        rating_model="svd", rank=5, movies=MOVIES[view], view=view, last_n=3, max_episode_steps=STEPS,
+        rating_model="svd", rank=5, items=ITEMS[view], view=view, last_n=3, max_episode_steps=STEPS,
         batch_size=SESSIONS,
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def environment(view: str) -> SessionEnvironment:
 
 @cache
 def played(view: str) -> list[tuple[np.ndarray, ...]]:
-    """Observation, mask, movie row shown and like, [B, ...] each, before and at each of 20 steps; nobody leaves."""
+    """Observation, mask, item row shown and like, [B, ...] each, before and at each of 20 steps; nobody leaves."""
     game, rng = environment(view), np.random.default_rng(3)
     session = game.restart(None, None, tf.constant((np.arange(SESSIONS, dtype=np.float32)[:, np.newaxis] + 0.5) / 30))
     steps = []
@@ -96,12 +96,12 @@ def played(view: str) -> list[tuple[np.ndarray, ...]]:
 
 @cache
 def situations(view: str) -> Situations:
-    """Session b after b mod 20 movies."""
-    users, movies = miniature_split().fit.users["user_id"], miniature_split().fit.movies["movie_id"]
+    """Session b after b mod 20 items."""
+    users, items = miniature_split().fit.users["user_id"], miniature_split().fit.items["item_id"]
     user = users.iloc[world().users].tolist()
     steps, length = played(view), np.arange(SESSIONS) % STEPS
     past = {
-        one: [(int(movies[movie[b]]), bool(like[b])) for _, _, movie, like in steps[: length[b]]]
+        one: [(int(items[item[b]]), bool(like[b])) for _, _, item, like in steps[: length[b]]]
         for b, one in enumerate(user)
     }
     observation, mask = (np.stack([steps[length[b]][part][b] for b in range(SESSIONS)]) for part in (0, 1))

@@ -35,8 +35,8 @@ def test_it_remembers_what_it_was_made_of():
     assert policy.about["training"]["interactions"] == sum(policy.about["training"]["pulls"]) == 640
     assert policy.about["versions"]["tf-agents"] == "0.18.0"
     pd.testing.assert_frame_equal(policy.artifact.users, split.fit.users)
-    pd.testing.assert_frame_equal(policy.artifact.movies, split.fit.movies)
-    np.testing.assert_array_equal(policy.artifact.rated_movie, split.fit.movie)
+    pd.testing.assert_frame_equal(policy.artifact.items, split.fit.items)
+    np.testing.assert_array_equal(policy.artifact.rated_item, split.fit.item)
 
 
 def test_it_holds_no_pickle():
@@ -50,7 +50,7 @@ def test_it_says_nothing_of_the_machine_it_was_made_on():
     assert str(trained("linucb").parent) not in said
 
 
-@pytest.mark.parametrize("name", ["arrays.npz", "users.parquet", "movies.parquet"])
+@pytest.mark.parametrize("name", ["arrays.npz", "users.parquet", "items.parquet"])
 def test_a_changed_file_is_refused(folder, name):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -59,7 +59,7 @@ def test_a_changed_file_is_refused(folder, name):
         load_policy(folder)
 
 
-@pytest.mark.parametrize("name", ["arrays.npz", "users.parquet", "movies.parquet"])
+@pytest.mark.parametrize("name", ["arrays.npz", "users.parquet", "items.parquet"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(ArtifactError, match=rf"policy/{name}: missing"):

@@ -17,7 +17,7 @@ from recpolicy.inference import scorer as scorer_module
 from recpolicy.inference.batch_predict import predict_to_files
 from recpolicy.inference.predictor import Policy
 
-USERS, MOVIES = 7, 11
+USERS, ITEMS = 7, 11
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def parquet(tmp_path):
 
 
 @pytest.mark.parametrize("arms", [None, 4], ids=["whole catalogue", "part of it"])
-def test_all_users_and_movies_are_those_of_predict(parquet, arms):
+def test_all_users_and_items_are_those_of_predict(parquet, arms):
     policy = Policy(tiny_artifact(arms=arms))
-    assert predict_to_files(policy, parquet) == USERS * MOVIES
+    assert predict_to_files(policy, parquet) == USERS * ITEMS
     expected = policy.predict(list(range(1, USERS + 1)))
     pd.testing.assert_frame_equal(pd.read_parquet(parquet), expected)
 
@@ -41,20 +41,20 @@ def test_all_users_and_movies_are_those_of_predict(parquet, arms):
 @settings(max_examples=20)
 @given(
     users=st.lists(st.integers(1, USERS), min_size=1, max_size=9),
-    movies=st.lists(st.integers(101, 100 + MOVIES), min_size=1),
+    items=st.lists(st.integers(101, 100 + ITEMS), min_size=1),
     batch=st.integers(1, 10),
 )
-def test_chosen_ids_are_answered_in_their_order_whatever_the_batch(tmp_path_factory, users, movies, batch):
+def test_chosen_ids_are_answered_in_their_order_whatever_the_batch(tmp_path_factory, users, items, batch):
     policy, parquet = Policy(tiny_artifact()), tmp_path_factory.mktemp("chosen") / "file"
-    assert predict_to_files(policy, parquet, users=users, movies=movies, batch=batch) == len(users) * len(movies)
-    pd.testing.assert_frame_equal(pd.read_parquet(parquet), policy.predict(users, movies), rtol=1e-5)
+    assert predict_to_files(policy, parquet, users=users, items=items, batch=batch) == len(users) * len(items)
+    pd.testing.assert_frame_equal(pd.read_parquet(parquet), policy.predict(users, items), rtol=1e-5)
 
 
 def test_session_policy_has_its_value_too(parquet):
-    draw, wide = np.random.default_rng(0).normal, 2 * RANK  # the user and the movie shown last
+    draw, wide = np.random.default_rng(0).normal, 2 * RANK  # the user and the item shown last
     arrays = {
-        "view": np.array("last_item"), "steps": np.int64(5), "last_n": np.int64(2), "genres": np.ones((MOVIES, 1)),
-        "kernel_0": draw(size=(wide, MOVIES)), "bias_0": draw(size=MOVIES),
+        "view": np.array("last_item"), "steps": np.int64(5), "last_n": np.int64(2), "genres": np.ones((ITEMS, 1)),
+        "kernel_0": draw(size=(wide, ITEMS)), "bias_0": draw(size=ITEMS),
         "value/kernel_0": draw(size=(wide, 1)), "value/bias_0": draw(size=1),
     }  # fmt: skip
     policy = Policy(replace(tiny_artifact(), estimator="session", head="softmax", settings={}, policy=arrays))
@@ -69,7 +69,7 @@ def test_csv_says_the_same_as_parquet(parquet, text):
     csv = parquet.with_suffix(".csv")
     predict_to_files(policy, parquet, csv, batch=2)
     written = pd.read_parquet(parquet)
-    assert written["movie_id"].tolist()[:MOVIES] == policy.artifact.movies["movie_id"].tolist()
+    assert written["item_id"].tolist()[:ITEMS] == policy.artifact.items["item_id"].tolist()
     read = pyarrow.csv.read_csv(csv).to_pandas().astype({"rating": np.float32, "std": np.float32})
     pd.testing.assert_frame_equal(read, written, check_exact=True)
 
@@ -85,7 +85,7 @@ def test_no_block_holds_more_users_than_the_batch(policy, parquet, monkeypatch, 
 
     monkeypatch.setattr(batch_module, "CSVWriter", Counting)
     predict_to_files(policy, parquet, parquet.with_suffix(".csv"), batch=batch)
-    assert written == [users * MOVIES for users in blocks]
+    assert written == [users * ITEMS for users in blocks]
     with pq.ParquetFile(parquet) as file:
         groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
     assert groups == written
@@ -131,7 +131,7 @@ def test_failure_midway_leaves_what_was_there(policy, parquet, monkeypatch):
     ("asked", "reason"),
     [
         ({"users": [1, 2, 3, 99], "batch": 1}, "no user with id 99"),
-        ({"movies": [101, 7]}, "no movie with id 7"),
+        ({"items": [101, 7]}, "no item with id 7"),
     ],
 )
 def test_unknown_ids_are_one_line_before_anything_is_written(policy, parquet, asked, reason):
@@ -141,7 +141,7 @@ def test_unknown_ids_are_one_line_before_anything_is_written(policy, parquet, as
     assert not parquet.parent.exists()
 
 
-@pytest.mark.parametrize("what", ["users", "movies"])
+@pytest.mark.parametrize("what", ["users", "items"])
 def test_nothing_asked_is_refused(policy, parquet, what):
     with pytest.raises(DataError, match=f"no {what} given"):
         predict_to_files(policy, parquet, **{what: []})

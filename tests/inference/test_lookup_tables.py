@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.lookup_tables import Tables, read_tables, tables_of, write_tables
 
-MOVIES = pd.DataFrame(
+ITEMS = pd.DataFrame(
     {
-        "movie_id": ["m,1", 'm"2', "mé"],
+        "item_id": ["m,1", 'm"2', "mé"],
         "title": pd.Series(["One (1990)", None, "Drei"], dtype="str"),
         "year": pd.array([1990, None, 2001], dtype="Int64"),
         "genres": pd.Series(["Drama|Action", "", "Drama"], dtype="str"),
@@ -24,16 +24,16 @@ USERS = pd.DataFrame({"user_id": [3, 1], "age": [20, 30]})
 
 def same(one: Tables, other: Tables) -> bool:
     return (
-        [one.user_ids, one.movie_ids, one.titles, one.genre_names]
-        == [other.user_ids, other.movie_ids, other.titles, other.genre_names]
+        [one.user_ids, one.item_ids, one.titles, one.genre_names]
+        == [other.user_ids, other.item_ids, other.titles, other.genre_names]
         and np.array_equal(one.years, other.years, equal_nan=True)
         and np.array_equal(one.genres, other.genres)
     )
 
 
 def test_tables_are_the_columns_of_the_frames():
-    tables = tables_of(USERS, MOVIES)
-    assert (tables.user_ids, tables.movie_ids) == ([3, 1], ["m,1", 'm"2', "mé"])
+    tables = tables_of(USERS, ITEMS)
+    assert (tables.user_ids, tables.item_ids) == ([3, 1], ["m,1", 'm"2', "mé"])
     assert tables.titles == ["One (1990)", None, "Drei"]
     np.testing.assert_array_equal(tables.years, [1990, np.nan, 2001])
     assert tables.genre_names == ["Action", "Drama"]
@@ -41,9 +41,9 @@ def test_tables_are_the_columns_of_the_frames():
 
 
 def test_they_come_back_as_they_were_written(tmp_path):
-    write_tables(tables_of(USERS, MOVIES), tmp_path)
+    write_tables(tables_of(USERS, ITEMS), tmp_path)
     read = read_tables(tmp_path)
-    assert same(read, tables_of(USERS, MOVIES))
+    assert same(read, tables_of(USERS, ITEMS))
     assert {type(user) for user in read.user_ids} == {int}
     assert (read.genres.dtype, read.years.dtype) == (np.dtype(bool), np.dtype(float))
 
@@ -54,7 +54,7 @@ def test_any_tables_come_back(tmp_path_factory, genres, data):
     text = st.lists(st.text(max_size=5), min_size=len(genres), max_size=len(genres))
     years = st.lists(st.none() | st.integers(1800, 2100), min_size=len(genres), max_size=len(genres))
     tables = Tables(
-        user_ids=data.draw(st.lists(st.integers() | st.text(max_size=5))), movie_ids=data.draw(text),
+        user_ids=data.draw(st.lists(st.integers() | st.text(max_size=5))), item_ids=data.draw(text),
         titles=data.draw(text), years=np.array(data.draw(years), np.float64), genre_names=names,
         genres=np.array([[name in row for name in names] for row in genres], bool).reshape(len(genres), len(names)),
     )  # fmt: skip
@@ -67,7 +67,7 @@ def test_any_tables_come_back(tmp_path_factory, genres, data):
     ("part", "value"), [("genres", [[7]]), ("genres", None), ("year", ["soon"]), ("genre_names", 3), ("title", ...)]
 )
 def test_tables_of_another_kind_are_refused(tmp_path, part, value):
-    write_tables(tables_of(USERS, MOVIES), tmp_path)
+    write_tables(tables_of(USERS, ITEMS), tmp_path)
     body = json.loads((tmp_path / "tables.json").read_text())
     if value is ...:
         del body[part]

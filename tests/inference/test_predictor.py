@@ -10,7 +10,7 @@ from trained_policies import loaded, miniature_split, trained
 
 from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, UnknownIdError
 
-COLUMNS = ["user_id", "movie_id", "title", "rating", "std", "propensity"]
+COLUMNS = ["user_id", "item_id", "title", "rating", "std", "propensity"]
 NEWCOMER = {"newcomer": {1: 5.0, 2: 1.0, 3: 4.5}}
 
 
@@ -19,19 +19,19 @@ def linucb():
     return loaded("linucb")
 
 
-def test_predict_answers_for_all_movies_in_catalogue_order(linucb):
+def test_predict_answers_for_all_items_in_catalogue_order(linucb):
     table = linucb.predict(7)
     assert list(table.columns) == COLUMNS
     assert (table["user_id"] == 7).all()
-    movies = miniature_split().fit.movies
-    assert table["movie_id"].tolist() == movies["movie_id"].tolist()
-    assert table["title"].tolist() == movies["title"].tolist()
+    items = miniature_split().fit.items
+    assert table["item_id"].tolist() == items["item_id"].tolist()
+    assert table["title"].tolist() == items["title"].tolist()
 
 
-def test_predict_answers_for_the_movies_asked_in_their_order(linucb):
-    every = linucb.predict(7).set_index("movie_id")
+def test_predict_answers_for_the_items_asked_in_their_order(linucb):
+    every = linucb.predict(7).set_index("item_id")
     some = linucb.predict(7, [40, 3, 40])
-    assert some["movie_id"].tolist() == [40, 3, 40]
+    assert some["item_id"].tolist() == [40, 3, 40]
     np.testing.assert_array_equal(some["rating"], every["rating"][[40, 3, 40]])
 
 
@@ -48,16 +48,16 @@ def test_ids_may_come_from_numpy_and_pandas(linucb, users):
     pd.testing.assert_frame_equal(linucb.predict(users), linucb.predict(7))
 
 
-@pytest.mark.parametrize("movies", [np.array([3, 4]), pd.Series([3, 4]), (3, 4)])
-def test_movie_ids_may_come_from_numpy_and_pandas(linucb, movies):
-    pd.testing.assert_frame_equal(linucb.predict(7, movies), linucb.predict(7, [3, 4]))
+@pytest.mark.parametrize("items", [np.array([3, 4]), pd.Series([3, 4]), (3, 4)])
+def test_item_ids_may_come_from_numpy_and_pandas(linucb, items):
+    pd.testing.assert_frame_equal(linucb.predict(7, items), linucb.predict(7, [3, 4]))
 
 
 def test_ratings_are_not_rounded(linucb):
     assert len(np.unique(linucb.predict(7)["rating"])) > 60
 
 
-def test_playing_a_movie_makes_the_policy_surer_of_it(linucb):
+def test_playing_a_item_makes_the_policy_surer_of_it(linucb):
     pulls = np.array(linucb.about["training"]["pulls"])
     sure = linucb.predict(7)["std"].to_numpy() / linucb.artifact.rating_std[6]
     np.testing.assert_allclose(sure[pulls == 0], 1, atol=1e-5)
@@ -72,33 +72,33 @@ def test_outside_the_catalogue_it_is_the_rating_models_answer():
     assert (table["propensity"] == 0).all()
     np.testing.assert_array_equal(table["std"], policy.artifact.rating_std[6, outside])
     context = policy.artifact.context[6, :5]
-    expected = context @ policy.artifact.movie[outside].T + policy.artifact.offset[outside]
+    expected = context @ policy.artifact.item[outside].T + policy.artifact.offset[outside]
     np.testing.assert_allclose(table["rating"], np.clip(expected, 1, 5), rtol=1e-5)
 
 
-def test_the_catalogue_is_the_most_rated_movies():
+def test_the_catalogue_is_the_most_rated_items():
     catalogue = loaded("linucb_hybrid").artifact.catalogue
-    count = np.bincount(miniature_split().fit.movie, minlength=80)
+    count = np.bincount(miniature_split().fit.item, minlength=80)
     assert count[catalogue].min() >= np.delete(count, catalogue).max()
 
 
 @pytest.mark.parametrize("name", ["linucb_hybrid", "boltzmann"])
-def test_an_exploration_floor_reaches_every_movie_of_the_catalogue(name):
+def test_an_exploration_floor_reaches_every_item_of_the_catalogue(name):
     policy = loaded(name)
     propensity = policy.predict(7)["propensity"].to_numpy()[policy.artifact.catalogue]
     assert propensity.min() >= 0.2 / 30
-    # While training, too: 640 interactions give each of 30 movies 4.3 by the floor alone.
+    # While training, too: 640 interactions give each of 30 items 4.3 by the floor alone.
     assert np.count_nonzero(policy.about["training"]["pulls"]) >= 26
 
 
-def test_unknown_users_and_movies_are_named(linucb):
+def test_unknown_users_and_items_are_named(linucb):
     with pytest.raises(UnknownIdError, match=r"no user with id 61, nobody in this policy; give some of their ratings"):
         linucb.predict([1, 61, "nobody"])
-    with pytest.raises(UnknownIdError, match=r"no movie with id 0, 81 in"):
+    with pytest.raises(UnknownIdError, match=r"no item with id 0, 81 in"):
         linucb.predict(1, [0, 1, 81])
     with pytest.raises(UnknownIdError, match=r"100, 101, 102, 103, 104 and 15 more"):
         linucb.predict(list(range(100, 120)))
-    with pytest.raises(UnknownIdError, match=r"no movie with id 999"):
+    with pytest.raises(UnknownIdError, match=r"no item with id 999"):
         linucb.predict("newcomer", fold_in={"newcomer": {999: 4.0}})
 
 
@@ -115,18 +115,18 @@ def test_ratings_of_a_newcomer_must_be_on_the_scale(linucb, rating):
         linucb.predict("newcomer", fold_in={"newcomer": {1: rating}})
 
 
-def test_no_movies_asked_gives_no_rows(linucb):
+def test_no_items_asked_gives_no_rows(linucb):
     assert linucb.predict(1, []).empty
 
 
 def test_a_newcomer_is_told_apart_by_a_few_ratings(linucb):
     """The fit ratings of a known user, given as a newcomer's, lead close to what the policy thinks of that user."""
     fit = miniature_split().fit
-    ids = fit.movies["movie_id"].to_numpy()
+    ids = fit.items["item_id"].to_numpy()
     gap = []
     for row in range(20):
         mine = fit.user == row
-        rated = dict(zip(ids[fit.movie[mine]].tolist(), fit.rating[mine].tolist(), strict=True))
+        rated = dict(zip(ids[fit.item[mine]].tolist(), fit.rating[mine].tolist(), strict=True))
         folded = linucb.predict("newcomer", fold_in={"newcomer": rated})["rating"].to_numpy()
         known = linucb.predict(row + 1)["rating"].to_numpy()
         stranger = linucb.predict((row + 10) % 60 + 1)["rating"].to_numpy()
@@ -150,13 +150,13 @@ def test_a_newcomer_to_a_policy_that_knows_demographics_counts_as_the_average():
     assert np.isfinite(table["rating"]).all()
 
 
-def test_rated_movies_may_be_asked_for(linucb):
+def test_rated_items_may_be_asked_for(linucb):
     everything = linucb.recommend(3, k=1000, exclude_rated=False)
     assert len(everything) == 80
-    predicted = linucb.predict(3).set_index("movie_id")
+    predicted = linucb.predict(3).set_index("item_id")
     pd.testing.assert_frame_equal(
-        everything.set_index("movie_id")[["rating", "std", "propensity"]],
-        predicted.loc[everything["movie_id"], ["rating", "std", "propensity"]],
+        everything.set_index("item_id")[["rating", "std", "propensity"]],
+        predicted.loc[everything["item_id"], ["rating", "std", "propensity"]],
     )
 
 
@@ -168,12 +168,12 @@ def test_more_than_there_is_gives_what_there_is(linucb):
 def test_what_a_newcomer_has_rated_is_left_out(linucb):
     listed = linucb.recommend("newcomer", k=80, fold_in=NEWCOMER)
     assert len(listed) == 77
-    assert not {1, 2, 3} & set(listed["movie_id"])
+    assert not {1, 2, 3} & set(listed["item_id"])
 
 
 def test_nothing_left_to_recommend_is_said():
     policy = loaded("random")
-    with pytest.raises(DataError, match=r"rated every movie"):
+    with pytest.raises(DataError, match=r"rated every item"):
         policy.recommend("fan", fold_in={"fan": dict.fromkeys(range(1, 81), 5.0)})
 
 
@@ -182,8 +182,8 @@ def test_ties_are_drawn_by_the_seed():
     first = policy.recommend([1, 2], seed=1)
     pd.testing.assert_frame_equal(first, policy.recommend([1, 2], seed=1))
     other = policy.recommend([1, 2], seed=2)
-    assert first["movie_id"].tolist() != other["movie_id"].tolist()
-    assert first["movie_id"].tolist()[:10] != first["movie_id"].tolist()[10:]  # and anew for each user
+    assert first["item_id"].tolist() != other["item_id"].tolist()
+    assert first["item_id"].tolist()[:10] != first["item_id"].tolist()[10:]  # and anew for each user
     pd.testing.assert_frame_equal(
         first[first["user_id"] == 2].reset_index(drop=True), policy.recommend(2, seed=1)
     )  # whoever else is asked about

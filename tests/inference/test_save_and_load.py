@@ -57,12 +57,12 @@ def test_std_is_the_rating_models_shrunk_by_what_was_learnt(name):
 
 
 @everywhere
-def test_recommendations_carry_the_propensities_of_the_policy_that_may_not_show_rated_movies(name):
+def test_recommendations_carry_the_propensities_of_the_policy_that_may_not_show_rated_items(name):
     artifact, unrated = loaded(name).artifact, reference(name)["unrated"]
     rated = np.isfinite(miniature_split().fit.matrix())[:, artifact.catalogue]
-    ids = artifact.movies["movie_id"].to_numpy()[artifact.catalogue]
+    ids = artifact.items["item_id"].to_numpy()[artifact.catalogue]
     for row, user in enumerate(artifact.users["user_id"][:10]):
-        listed = loaded(name).recommend(user, k=80).set_index("movie_id")["propensity"]
+        listed = loaded(name).recommend(user, k=80).set_index("item_id")["propensity"]
         assert set(listed.index) == set(ids[~rated[row]])
         np.testing.assert_allclose(listed[ids[~rated[row]]], unrated[row, ~rated[row]], atol=1e-3)
 
@@ -91,15 +91,15 @@ def test_numbers_mean_what_the_columns_say(name):
 
 
 @everywhere
-def test_recommendations_are_the_best_unrated_movies_of_the_catalogue(name):
+def test_recommendations_are_the_best_unrated_items_of_the_catalogue(name):
     policy, fit = loaded(name), miniature_split().fit
     listed = policy.recommend([3, 4], k=5)
-    assert list(listed.columns) == ["user_id", "rank", "movie_id", "title", "rating", "std", "propensity"]
+    assert list(listed.columns) == ["user_id", "rank", "item_id", "title", "rating", "std", "propensity"]
     assert listed["rank"].tolist() == [1, 2, 3, 4, 5] * 2
     score, _ = policy.scores()
     for row, user in ((2, 3), (3, 4)):
-        rows = fit.movie_rows(listed.loc[listed["user_id"] == user, "movie_id"].to_numpy())
-        allowed = np.setdiff1d(policy.artifact.catalogue, fit.movie[fit.user == row])
+        rows = fit.item_rows(listed.loc[listed["user_id"] == user, "item_id"].to_numpy())
+        allowed = np.setdiff1d(policy.artifact.catalogue, fit.item[fit.user == row])
         assert set(rows) <= set(allowed)
         np.testing.assert_allclose(score[row, rows], np.sort(score[row, allowed])[::-1][:5], rtol=1e-5)
 

@@ -16,19 +16,19 @@ from recpolicy.inference.artifact import finish
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.scorer import Answer, Scorer, load_scorer
 
-USERS, MOVIES, ARMS = 7, 11, 6
+USERS, ITEMS, ARMS = 7, 11, 6
 NEWCOMER = {"new": {101: 5.0, 103: 1.5}}
 PARTS = ("rating", "std", "propensity", "score")
 
 
 def policies():
-    """An upper-confidence policy over some movies, Boltzmann ones over all, a learner of networks, a session policy."""
+    """An upper-confidence policy over some items, Boltzmann ones over all, a learner of networks, a session policy."""
     some = tiny_artifact(arms=ARMS)
     soft = replace(tiny_artifact(), head="boltzmann", settings={"temperature": 0.3})
     model = replace(some, estimator="rating_model", head="greedy", policy={})
     longer = np.concatenate([some.context, np.random.default_rng(1).random((USERS, 2), np.float32)], axis=1)
     rng = np.random.default_rng(2)
-    view = {"view": np.array("interest"), "steps": np.int32(9), "last_n": np.int32(1), "genres": np.eye(MOVIES, 4)}
+    view = {"view": np.array("interest"), "steps": np.int32(9), "last_n": np.int32(1), "genres": np.eye(ITEMS, 4)}
     seen = 2 * RANK + 4 + 2
     network = {"kernel_0": rng.normal(size=(seen, ARMS)), "bias_0": rng.normal(size=ARMS)}
     value = {f"value/{name}": part[..., :1] for name, part in network.items()}
@@ -83,7 +83,7 @@ def test_many_are_answered_as_each_alone(name):
     users = [3, "new", 1, 3, 7] * 8  # more than are computed at once
     together = scorer.answers(users, NEWCOMER)
     assert together.score.shape == (40, len(scorer.catalogue))
-    assert together.rating.shape == together.std.shape == together.propensity.shape == (40, MOVIES)
+    assert together.rating.shape == together.std.shape == together.propensity.shape == (40, ITEMS)
     for place, user in enumerate(users):
         alone = scorer.answer(user, NEWCOMER)
         for part in PARTS:
@@ -95,22 +95,22 @@ def test_many_are_answered_as_each_alone(name):
 
 
 def test_it_says_whom_and_what_it_knows(scorer):
-    assert (scorer.user_ids, scorer.movie_ids) == ([*range(1, 8)], [*range(101, 112)])
+    assert (scorer.user_ids, scorer.item_ids) == ([*range(1, 8)], [*range(101, 112)])
     assert scorer.titles[2] == "Tiny, the 103th"
     assert scorer.scale == (1.0, 5.0)
     assert scorer.about["agent"] == "linucb"
-    assert (scorer.genre_names, scorer.genres.shape) == ([], (MOVIES, 0))
+    assert (scorer.genre_names, scorer.genres.shape) == ([], (ITEMS, 0))
     assert np.isnan(scorer.years).all()
     assert scorer.knows(7)
     assert not scorer.knows("new")
-    assert scorer.movie_row(103) == 2
-    with pytest.raises(UnknownIdError, match="no movie with id 1 in"):
-        scorer.movie_row(1)
+    assert scorer.item_row(103) == 2
+    with pytest.raises(UnknownIdError, match="no item with id 1 in"):
+        scorer.item_row(1)
 
 
 def test_what_a_user_rated_is_told_apart_from_what_others_did():
-    user, movie = np.array([4, 0, 4, 6, 0], np.int32), np.array([9, 3, 1, 2, 5], np.int32)
-    scorer = Scorer(replace(tiny_artifact(), rated_user=user, rated_movie=movie))
+    user, item = np.array([4, 0, 4, 6, 0], np.int32), np.array([9, 3, 1, 2, 5], np.int32)
+    scorer = Scorer(replace(tiny_artifact(), rated_user=user, rated_item=item))
     rated = {one: sorted(scorer.rated(one).tolist()) for one in range(1, 8)}
     assert rated == {1: [3, 5], 2: [], 3: [], 4: [], 5: [1, 9], 6: [], 7: [2]}
     assert scorer.rated(5, {5: {103: 4.0}}).tolist() == [2]  # instead of what was known
@@ -122,7 +122,7 @@ def test_who_is_not_known_is_refused(scorer):
         scorer.answers([1, 8, "nobody"])
     with pytest.raises(UnknownIdError, match="no user with id None in"):
         scorer.answer(None)
-    with pytest.raises(UnknownIdError, match="no movie with id 7 in"):
+    with pytest.raises(UnknownIdError, match="no item with id 7 in"):
         scorer.answer("new", {"new": {7: 3.0}})
     with pytest.raises(DataError, match="rating 6 is not in"):
         scorer.answer("new", {"new": {101: 6.0}})
@@ -199,7 +199,7 @@ def test_a_session_so_far_is_seen_and_not_shown_again():
     assert not np.allclose(begun.score, running.score)
     assert running.value != begun.value
     assert scorer.answer(3) is begun
-    with pytest.raises(DataError, match="shows every movie of the catalogue"):
+    with pytest.raises(DataError, match="shows every item of the catalogue"):
         scorer.answer(3, history={3: [(101 + arm, True) for arm in range(ARMS)]})
 
 
@@ -213,7 +213,7 @@ def test_a_loaded_scorer_answers_as_the_artifact_that_was_written(tmp_path):
     loaded, made = load_scorer(folder), Scorer(tiny_artifact())
     for part in PARTS:
         np.testing.assert_array_equal(getattr(loaded.answer(2), part), getattr(made.answer(2), part))
-    assert (loaded.user_ids, loaded.movie_ids, loaded.titles) == (made.user_ids, made.movie_ids, made.titles)
+    assert (loaded.user_ids, loaded.item_ids, loaded.titles) == (made.user_ids, made.item_ids, made.titles)
     assert loaded.about == made.about
 
 
@@ -225,9 +225,9 @@ def test_an_artifact_from_before_there_were_tables_is_read_from_parquet(tmp_path
     finish(tiny_artifact(), folder)
     old = load_scorer(folder)
     np.testing.assert_array_equal(old.answer(2).score, expected.answer(2).score)
-    assert (old.movie_ids, old.titles) == (expected.movie_ids, expected.titles)
+    assert (old.item_ids, old.titles) == (expected.item_ids, expected.titles)
     (folder / "tables.json").write_text("{}")  # the manifest does not know it
-    assert load_scorer(folder).movie_ids == expected.movie_ids
+    assert load_scorer(folder).item_ids == expected.item_ids
 
 
 @pytest.mark.parametrize("name", ["arrays.npz", "tables.json"])
@@ -250,7 +250,7 @@ def test_tables_of_other_users_than_the_arrays_are_refused(tmp_path):
     (folder / "tables.json").write_text(json.dumps(body))
     (folder / "recpolicy.json").unlink()
     finish(tiny_artifact(), folder)
-    with pytest.raises(ArtifactError, match=r"tables\.json has \(8, 11\) users and movies"):
+    with pytest.raises(ArtifactError, match=r"tables\.json has \(8, 11\) users and items"):
         load_scorer(folder)
 
 

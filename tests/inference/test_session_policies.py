@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from randomized_policies import (
-    MOVIES,
+    ITEMS,
     STEPS,
     VARIANTS,
     agent,
@@ -29,7 +29,7 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.inference.session_memory import MEMORIES, Past, Shape
 from recpolicy.training.tensorflow_export import write_saved_models
 
-everywhere = pytest.mark.parametrize("view", MOVIES)
+everywhere = pytest.mark.parametrize("view", ITEMS)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -47,19 +47,19 @@ def probabilities(variant: str, view: str) -> np.ndarray:
 
 def test_every_agent_and_every_view_is_tried():
     assert {name for name, _ in VARIANTS.values()} == set(SESSION_AGENTS)
-    assert set(MOVIES) == set(MEMORIES)
+    assert set(ITEMS) == set(MEMORIES)
 
 
 @everywhere
 def test_the_past_is_seen_as_the_environment_sees_it(view):
     """After every step of ten sessions; counters to the last bit, for tables are cut at them."""
-    catalogue, genres = features(view).embeddings.movie, genre_directions(miniature_split().fit.movies)
+    catalogue, genres = features(view).embeddings.item, genre_directions(miniature_split().fit.items)
     width, shape = features(view).context.shape[1], Shape(STEPS, settings(view).last_n, genres.shape[1])
     steps = played(view)
     for number in range(STEPS):
         observation = steps[number][0]
         for b, seen in enumerate(observation[:10]):
-            rows = [movie[b] for _, _, movie, _ in steps[:number]]
+            rows = [item[b] for _, _, item, _ in steps[:number]]
             past = Past(catalogue[rows], genres[rows], [like[b] for _, _, _, like in steps[:number]])
             memory = MEMORIES[view](seen[:5], past, shape)
             assert memory.dtype == np.float32
@@ -103,7 +103,7 @@ def test_the_history_counts(variant):
     allowed = now.mask
     rest = np.where(allowed, untold, 0)
     rest /= rest.sum(axis=1, keepdims=True)
-    changed = np.abs(told - rest).sum(axis=1) > 1e-3  # beyond what leaving the shown movies out would change
+    changed = np.abs(told - rest).sum(axis=1) > 1e-3  # beyond what leaving the shown items out would change
     assert changed[1:20].sum() >= 10
 
 
@@ -112,11 +112,11 @@ def test_the_history_counts(variant):
 def test_before_training_it_ranks_as_the_rating_model_does(variant, view):
     untrained, users = policy(variant, view, shaken=False), miniature_split().fit.users["user_id"].tolist()
     rating = features(view).embeddings
-    expected = (rating.offset + rating.user @ rating.movie.T)[:, features(view).catalogue]
+    expected = (rating.offset + rating.user @ rating.item.T)[:, features(view).catalogue]
     score = untrained.scores()[0][:, features(view).catalogue]
     np.testing.assert_array_equal(np.argsort(-score), np.argsort(-expected))
-    listed = untrained.recommend(users, k=80, exclude_rated=False)["movie_id"].to_numpy().reshape(60, -1)
-    column = np.searchsorted(features(view).catalogue, listed - 1)  # some movies tie: lots are drawn among those
+    listed = untrained.recommend(users, k=80, exclude_rated=False)["item_id"].to_numpy().reshape(60, -1)
+    column = np.searchsorted(features(view).catalogue, listed - 1)  # some items tie: lots are drawn among those
     np.testing.assert_allclose(np.take_along_axis(expected, column, axis=1), -np.sort(-expected), atol=1e-5)
 
 
@@ -127,18 +127,18 @@ def test_ratings_are_the_rating_models_whatever_was_shown(variant):
     untold = policy(variant, view).predict(now.user)
     rating = features(view).embeddings
     rows = miniature_split().fit.users["user_id"].isin(now.user).to_numpy()
-    expected = np.clip(rating.offset + rating.user[rows] @ rating.movie.T, 1, 5)
+    expected = np.clip(rating.offset + rating.user[rows] @ rating.item.T, 1, 5)
     np.testing.assert_allclose(told["rating"].to_numpy().reshape(-1, 80), expected, rtol=1e-5)
     for column in ("rating", "std"):
         np.testing.assert_array_equal(told[column], untold[column])
     for table in (told, untold):
         np.testing.assert_allclose(table.groupby("user_id")["propensity"].sum(), 1, atol=1e-6)
-    assert list(told.columns) == ["user_id", "movie_id", "title", "rating", "std", "propensity", "value"]
+    assert list(told.columns) == ["user_id", "item_id", "title", "rating", "std", "propensity", "value"]
 
 
 @everywhere
 @every_variant
-def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_movie(variant, view):
+def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_item(variant, view):
     now, fit, loaded_policy = situations(view), miniature_split().fit, policy(variant, view)
     catalogue, width = features(view).catalogue, features(view).context.shape[1]
     scores = loaded_policy.session_scores(now.observation[:, :width], now.observation[:, width:])
@@ -146,11 +146,11 @@ def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_m
         user = now.user[b]
         history = {user: now.past[user]}
         row = fit.users["user_id"].tolist().index(user)
-        allowed = now.mask[b] & ~np.isin(catalogue, fit.movie[fit.user == row])
+        allowed = now.mask[b] & ~np.isin(catalogue, fit.item[fit.user == row])
         listed = loaded_policy.recommend(user, k=80, history=history)
         wanted = catalogue[allowed][np.argsort(-scores[b, allowed], kind="stable")]
-        np.testing.assert_array_equal(fit.movie_rows(listed["movie_id"].to_numpy()), wanted)
-        assert not set(listed["movie_id"]) & {movie for movie, _ in history[user]}
+        np.testing.assert_array_equal(fit.item_rows(listed["item_id"].to_numpy()), wanted)
+        assert not set(listed["item_id"]) & {item for item, _ in history[user]}
         assert listed["propensity"].sum() == pytest.approx(1)
         also_rated = loaded_policy.recommend(user, k=80, exclude_rated=False, history=history)
         assert len(also_rated) == now.mask[b].sum()
@@ -159,15 +159,12 @@ def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_m
 
 
 def test_slates_are_drawn_from_the_propensities_without_repeating():
-    """800 slates of 2: first movies by p, second by what is left of it; each share within 4.5 standard errors."""
+    """800 slates of 2: first items by p, second by what is left of it; each share within 4.5 standard errors."""
     one, user = policy("ppo", "last_n"), situations("last_n").user[3]
     history = {user: situations("last_n").past[user]}
-    listed = one.recommend(user, k=80, history=history).set_index("movie_id")["propensity"]
+    listed = one.recommend(user, k=80, history=history).set_index("item_id")["propensity"]
     slates = np.stack(
-        [
-            one.recommend(user, k=2, seed=seed, history=history, sample=True)["movie_id"].to_numpy()
-            for seed in range(800)
-        ]
+        [one.recommend(user, k=2, seed=seed, history=history, sample=True)["item_id"].to_numpy() for seed in range(800)]
     )
     assert (slates[:, 0] != slates[:, 1]).all()
     assert set(slates.ravel()) <= set(listed.index)
@@ -175,7 +172,7 @@ def test_slates_are_drawn_from_the_propensities_without_repeating():
     second = p * ((p / (1 - p)).sum() - p / (1 - p))  # sum over i != j of p_i p_j / (1 - p_i)
     assert second.sum() == pytest.approx(1)
     for place, share in ((0, p), (1, second)):
-        count = np.array([(slates[:, place] == movie).mean() for movie in listed.index])
+        count = np.array([(slates[:, place] == item).mean() for item in listed.index])
         assert (np.abs(count - share) < 4.5 * np.sqrt(share * (1 - share) / 800) + 1e-9).all()
 
 
@@ -185,28 +182,28 @@ def test_the_seed_fixes_the_slate_and_it_may_hold_all_that_can_be_drawn(variant)
     first = one.recommend(now.user[:3], k=30, seed=4, history=now.past, sample=True)
     pd.testing.assert_frame_equal(first, one.recommend(now.user[:3], k=30, seed=4, history=now.past, sample=True))
     other = one.recommend(now.user[:3], k=30, seed=5, history=now.past, sample=True)
-    assert first["movie_id"].tolist() != other["movie_id"].tolist()
+    assert first["item_id"].tolist() != other["item_id"].tolist()
     assert (first["propensity"] > 0).all()
-    assert not first.duplicated(["user_id", "movie_id"]).any()
+    assert not first.duplicated(["user_id", "item_id"]).any()
 
 
 def test_newcomers_have_sessions_too():
     one, rated = policy("ppo", "interest"), {"newcomer": {1: 5.0, 2: 1.0}}
     history = {"newcomer": [(3, True), (4, False)]}
     listed = one.recommend("newcomer", k=80, fold_in=rated, history=history)
-    assert set(listed["movie_id"]) == set(range(5, 81))
+    assert set(listed["item_id"]) == set(range(5, 81))
     told, untold = (one.predict("newcomer", fold_in=rated, history=past)["value"][0] for past in (history, None))
     assert told != untold
 
 
 def test_what_cannot_be_is_refused():
     one, user = policy("ppo", "last_n"), situations("last_n").user[0]
-    with pytest.raises(UnknownIdError, match=r"no movie with id 999 in"):
+    with pytest.raises(UnknownIdError, match=r"no item with id 999 in"):
         one.predict(user, history={user: [(1, True), (999, False)]})
-    with pytest.raises(UnknownIdError, match=r"no movie with id 999 in"):
+    with pytest.raises(UnknownIdError, match=r"no item with id 999 in"):
         one.recommend(user, history={user: [(999, False)]})
     everything = [(int(row) + 1, False) for row in features("last_n").catalogue]
-    with pytest.raises(DataError, match="shows every movie of the catalogue"):
+    with pytest.raises(DataError, match="shows every item of the catalogue"):
         one.predict(user, history={user: everything})
     with pytest.raises(DataError, match="nothing to recommend"):
         one.recommend(user, history={user: everything})

@@ -17,7 +17,7 @@ every_view = pytest.mark.parametrize("view", WIDTHS)
 
 @cache
 def policy(view: str, head: str = "softmax", steps: int = 4) -> Policy:
-    return Policy(tiny_session_artifact(view=view, head=head, steps=steps, movies=50, arms=24))
+    return Policy(tiny_session_artifact(view=view, head=head, steps=steps, items=50, arms=24))
 
 
 @cache
@@ -41,7 +41,7 @@ def test_probabilities_are_those_that_the_exploring_policy_logged(view, head):
         assert (probability[~moment.allowed] == 0).all()
         found[moment.row] = probability[np.arange(len(moment.row)), moment.arm]
     np.testing.assert_allclose(found, np.exp(logged.log_propensity), rtol=0, atol=1e-6)
-    assert np.ptp(found) > 0.1  # the negative control: no two movies are alike
+    assert np.ptp(found) > 0.1  # the negative control: no two items are alike
 
 
 @every_view
@@ -54,21 +54,21 @@ def test_memories_are_those_of_whole_pasts_and_counters_to_the_last_bit(view):
     for moment in moments(artifact, logged):
         for row, memory in zip(moment.row, moment.memory, strict=True):
             before = slice(logged.start[number[row]], row)
-            movie, user = logged.movie[before], artifact.context[logged.user[row]]
-            past = Past(artifact.movie[movie], genres[movie], logged.liked[before].tolist())
+            item, user = logged.item[before], artifact.context[logged.user[row]]
+            past = Past(artifact.item[item], genres[item], logged.liked[before].tolist())
             expected = MEMORIES[view](user, past, shape)
             np.testing.assert_allclose(memory, expected, atol=1e-6)
             counters = {"interest": 2, "last_n": 1, "last_item": 0}[view]
             np.testing.assert_array_equal(memory[len(memory) - counters :], expected[len(expected) - counters :])
-            longest = max(longest, len(movie))
+            longest = max(longest, len(item))
     assert longest > 10  # by then sums of 1/25 in single and in double precision have parted
 
 
-def test_every_step_comes_once_with_the_movies_that_are_left():
+def test_every_step_comes_once_with_the_items_that_are_left():
     one, logged = policy("interest"), log("interest")
     seen = np.zeros(len(logged), int)
     for moment in moments(one.artifact, logged):
-        np.testing.assert_array_equal(one.artifact.catalogue[moment.arm], logged.movie[moment.row])
+        np.testing.assert_array_equal(one.artifact.catalogue[moment.arm], logged.item[moment.row])
         np.testing.assert_array_equal((~moment.allowed).sum(axis=1), logged.step[moment.row])
         assert moment.allowed[np.arange(len(moment.row)), moment.arm].all()
         seen[moment.row] += 1
@@ -95,13 +95,13 @@ def test_ways_to_act_are_those_of_the_predictor(view):
         for act, probabilities in ACTS.items():
             row = int(moment.row[0])
             shown = slice(row - logged.step[row], row)
-            arms = np.searchsorted(logged.catalogue, logged.movie[shown]).tolist()
+            arms = np.searchsorted(logged.catalogue, logged.item[shown]).tolist()
             told = chances(one, logged.user[row], arms, logged.liked[shown].tolist(), act)
             found = probabilities(one.artifact, moment.estimate, moment.allowed)[0]
             np.testing.assert_allclose(found, told, atol=1e-6, err_msg=act)
 
 
-def test_exact_ties_share_alike_among_the_movies_that_are_left():
+def test_exact_ties_share_alike_among_the_items_that_are_left():
     one, logged = policy("interest"), log("interest")
     for moment in moments(one.artifact, logged):
         level = replace(moment.estimate, score=np.zeros_like(moment.estimate.score))
@@ -120,7 +120,7 @@ def test_probabilities_are_those_that_the_player_of_simulated_sessions_logs():
     with eagerly():
         played = play_sessions(environment(view), exploring(agent(variant, view).learner.export()), 30, 0)
     catalogue = features(view).catalogue
-    logged = log_of(played, len(catalogue), movie=catalogue[played.arm], catalogue=catalogue)
+    logged = log_of(played, len(catalogue), item=catalogue[played.arm], catalogue=catalogue)
     parts, found = policy(variant, view).artifact, np.full(len(logged), np.nan)
     for moment in moments(parts, logged):
         probability = exploring_probabilities(parts, moment.estimate, moment.allowed)

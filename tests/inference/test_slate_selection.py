@@ -30,25 +30,25 @@ EVERYTHING = np.ones(6, bool)
 
 @pytest.fixture(scope="module")
 def scorer():
-    """Six movies, 101 to 106, of which the catalogue leaves out the third; user 2 rated the first and the last."""
-    artifact = tiny_artifact(movies=6)
-    movies = artifact.movies.assign(genres=GENRES, year=pd.array(YEARS, dtype="Int64"))
+    """Six items, 101 to 106, of which the catalogue leaves out the third; user 2 rated the first and the last."""
+    artifact = tiny_artifact(items=6)
+    items = artifact.items.assign(genres=GENRES, year=pd.array(YEARS, dtype="Int64"))
     keep = np.array([5, 0, 1, 3, 4], np.int32)
     policy = {name: part[:5] if part.ndim else part for name, part in artifact.policy.items()}
-    rated = {"rated_user": np.array([1, 1], np.int32), "rated_movie": np.array([0, 5], np.int32)}
-    return Scorer(replace(artifact, movies=movies, catalogue=keep, policy=policy, **rated))
+    rated = {"rated_user": np.array([1, 1], np.int32), "rated_item": np.array([0, 5], np.int32)}
+    return Scorer(replace(artifact, items=items, catalogue=keep, policy=policy, **rated))
 
 
 def shown(scorer, **words):
     arms = allowed_rows(scorer, words.pop("user", 1), **words)
-    return [scorer.movie_ids[row] for row in scorer.catalogue[arms]]
+    return [scorer.item_ids[row] for row in scorer.catalogue[arms]]
 
 
 def test_everything_in_the_catalogue_is_allowed_to_who_has_rated_nothing(scorer):
     assert shown(scorer) == [106, 101, 102, 104, 105]
 
 
-def test_rated_movies_are_left_out_unless_asked_for(scorer):
+def test_rated_items_are_left_out_unless_asked_for(scorer):
     assert shown(scorer, user=2) == [102, 104, 105]
     assert shown(scorer, user=2, exclude_rated=False) == [106, 101, 102, 104, 105]
     assert shown(scorer, user="new", fold_in={"new": {104: 5.0}}) == [106, 101, 102, 105]
@@ -59,17 +59,17 @@ def test_filters_take_any_of_the_genres_and_both_ends_of_the_years(scorer):
     assert shown(scorer, years=(1990, 1995)) == [101, 104]
     assert shown(scorer, years=(1990, None)) == [101, 104, 105]  # 102 is of no known year
     assert shown(scorer, years=(None, 1990)) == [106, 101]
-    assert shown(scorer, user=2, genres=["Drama"], exclude_movies=[101]) == [102]
-    assert shown(scorer, exclude_movies=[103, 106]) == [101, 102, 104, 105]
+    assert shown(scorer, user=2, genres=["Drama"], exclude_items=[101]) == [102]
+    assert shown(scorer, exclude_items=[103, 106]) == [101, 102, 104, 105]
 
 
 def test_what_cannot_be_is_refused(scorer):
     with pytest.raises(ConfigError, match=r"no genre named 'Dramma'. Did you mean 'Drama'\? Known: Action, Comedy, Dr"):
         allowed_rows(scorer, 1, genres=["Comedy", "Dramma"])
-    with pytest.raises(DataError, match="no movie is left to recommend"):
+    with pytest.raises(DataError, match="no item is left to recommend"):
         allowed_rows(scorer, 1, years=(2005, None))
-    with pytest.raises(UnknownIdError, match="no movie with id 7 in"):
-        allowed_rows(scorer, 1, exclude_movies=[7])
+    with pytest.raises(UnknownIdError, match="no item with id 7 in"):
+        allowed_rows(scorer, 1, exclude_items=[7])
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.data())
@@ -171,7 +171,7 @@ def test_every_propensity_is_a_probability_and_prefixes_share_theirs(score, k, t
 
 
 @given(st.integers(2, 7), st.integers(1, 7), st.integers(0, 7), st.floats(0, 1), st.integers(0, 9))
-def test_at_each_place_the_propensities_of_all_movies_sum_to_one(arms, k, top, share, seed):
+def test_at_each_place_the_propensities_of_all_items_sum_to_one(arms, k, top, share, seed):
     rng = np.random.default_rng(seed)
     score, allowed, k = rng.integers(0, 4, arms).astype(float), np.ones(arms, bool), min(k, arms)
     pool = min(max(top, k), arms) if top else arms
@@ -207,17 +207,17 @@ def test_exploration_stays_among_the_best():
 
 
 def nearest_by_hand(scorer, row, rated, count):
-    movie = scorer.artifact.movie.astype(float)
-    unit = movie / np.linalg.norm(movie, axis=1, keepdims=True)
+    item = scorer.artifact.item.astype(float)
+    unit = item / np.linalg.norm(item, axis=1, keepdims=True)
     cosine = {other: unit[other] @ unit[row] for other in rated if other != row}
     return sorted(cosine, key=lambda r: -cosine[r])[:count]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
-def test_movies_are_explained_by_the_nearest_rated_ones(count):
-    artifact = tiny_artifact(movies=12)
+def test_items_are_explained_by_the_nearest_rated_ones(count):
+    artifact = tiny_artifact(items=12)
     rated = np.array([3, 7, 1, 11, 0], np.int32)
-    scorer = Scorer(replace(artifact, rated_user=np.full(5, 2, np.int32), rated_movie=rated))
+    scorer = Scorer(replace(artifact, rated_user=np.full(5, 2, np.int32), rated_item=rated))
     rows = [4, 7, 2, 0]
     wanted = [nearest_by_hand(scorer, row, rated.tolist(), count) for row in rows]
     assert explain(scorer, 3, rows, count=count) == wanted

@@ -12,11 +12,11 @@ RANK = 3
 
 
 def tiny_artifact(
-    seed: int = 0, users: int = 7, movies: int = 11, arms: int | None = None, text: bool = False
+    seed: int = 0, users: int = 7, items: int = 11, arms: int | None = None, text: bool = False
 ) -> Artifact:
-    """A LinUCB policy over the first `arms` movies (all by default); ids are numbers, or text."""
+    """A LinUCB policy over the first `arms` items (all by default); ids are numbers, or text."""
     rng = np.random.default_rng(seed)
-    count = arms or movies
+    count = arms or items
     factor = rng.normal(size=(count, RANK, RANK))
     packed = factor @ factor.transpose(0, 2, 1)
     rows, columns = np.triu_indices(RANK)
@@ -26,23 +26,23 @@ def tiny_artifact(
         "prior_precision": np.float32(1.0),
         "bias": np.bool_(False),
     }
-    user_id, movie_id = np.arange(1, users + 1), np.arange(101, 101 + movies)
+    user_id, item_id = np.arange(1, users + 1), np.arange(101, 101 + items)
     return Artifact(
         agent="linucb", estimator="linear", head="upper_confidence", settings={"alpha": 0.5}, exploration_floor=0.1,
         policy=policy,
         context=rng.normal(1, 0.3, (users, RANK)).astype(np.float32),
-        movie=rng.normal(0, 0.5, (movies, RANK)).astype(np.float32),
-        offset=rng.uniform(2, 4, movies).astype(np.float32),
-        rating_std=rng.uniform(0.1, 0.9, (users, movies)).astype(np.float32),
+        item=rng.normal(0, 0.5, (items, RANK)).astype(np.float32),
+        offset=rng.uniform(2, 4, items).astype(np.float32),
+        rating_std=rng.uniform(0.1, 0.9, (users, items)).astype(np.float32),
         catalogue=np.arange(count, dtype=np.int32),
-        rated_user=np.zeros(1, np.int32), rated_movie=np.zeros(1, np.int32),
+        rated_user=np.zeros(1, np.int32), rated_item=np.zeros(1, np.int32),
         users=pd.DataFrame({"user_id": [f"u,{n}" for n in user_id] if text else user_id}),
-        movies=pd.DataFrame(
+        items=pd.DataFrame(
             {
-                "movie_id": [f'"{n}"' for n in movie_id] if text else movie_id,
-                "title": pd.Series([f"Tiny, the {n}th" for n in movie_id], dtype="str"),
-                "year": pd.array([None] * movies, dtype="Int64"),
-                "genres": pd.Series([""] * movies, dtype="str"),
+                "item_id": [f'"{n}"' for n in item_id] if text else item_id,
+                "title": pd.Series([f"Tiny, the {n}th" for n in item_id], dtype="str"),
+                "year": pd.array([None] * items, dtype="Int64"),
+                "genres": pd.Series([""] * items, dtype="str"),
             }
         ),
         scale=(1.0, 5.0), noise_std=0.5,

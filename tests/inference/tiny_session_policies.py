@@ -1,6 +1,6 @@
 """Session policies of a few kilobytes, and sessions that they lead: drawn at random, no TensorFlow needed.
 
-What a policy does in a session is asked of `predict`, movie after movie: another way than that of the code under test,
+What a policy does in a session is asked of `predict`, item after item: another way than that of the code under test,
 which carries memories on from step to step.
 """
 
@@ -23,14 +23,14 @@ WIDTHS = {"interest": RANK + GENRES + 2, "last_item": RANK, "last_n": LAST_N * (
 
 
 def tiny_session_artifact(
-    seed: int = 0, view: str = "interest", users: int = 7, movies: int = 11, arms: int | None = None,
+    seed: int = 0, view: str = "interest", users: int = 7, items: int = 11, arms: int | None = None,
     steps: int = STEPS, head: str = "softmax", about: dict[str, Any] | None = None,
 ) -> Artifact:  # fmt: skip
-    """A network of one hidden layer with an output for each of `arms` movies (all by default), the last among them."""
-    plain = tiny_artifact(0, users, movies, arms)
-    catalogue = np.arange(movies - 1, -1, -(movies // (arms or movies)))[: arms or movies][::-1].astype(np.int32)
+    """A network of one hidden layer with an output for each of `arms` items (all by default), the last among them."""
+    plain = tiny_artifact(0, users, items, arms)
+    catalogue = np.arange(items - 1, -1, -(items // (arms or items)))[: arms or items][::-1].astype(np.int32)
     rng = np.random.default_rng([seed, 8])
-    genres = rng.random((movies, GENRES)).astype(np.float32)
+    genres = rng.random((items, GENRES)).astype(np.float32)
     genres /= np.linalg.norm(genres, axis=1, keepdims=True)
     sizes = {"": (RANK + WIDTHS[view], 6, len(catalogue)), "value/": (RANK + WIDTHS[view], 6, 1)}
     policy: dict[str, Any] = {
@@ -60,24 +60,24 @@ def write_tiny_sessions(folder: Path, seed: int = 0, **changes: Any) -> Path:
 
 
 def chances(policy: Policy, user: int, shown: list[int], liked: list[bool], act: str = "exploring") -> np.ndarray:
-    """What the policy does [A] for a user row after these movies (arms)."""
+    """What the policy does [A] for a user row after these items (arms)."""
     artifact = policy.artifact
     user_id = artifact.users["user_id"].tolist()[user]
-    movie_id = artifact.movies["movie_id"].to_numpy()[artifact.catalogue]
-    past = {user_id: list(zip(movie_id[shown].tolist(), liked, strict=True))}
+    item_id = artifact.items["item_id"].to_numpy()[artifact.catalogue]
+    past = {user_id: list(zip(item_id[shown].tolist(), liked, strict=True))}
     answer = policy.scorer.answer(user_id, history=past if shown else None)
     if act == "exploring":
         return np.asarray(answer.propensity[artifact.catalogue])
-    return np.asarray(greedy(answer.score, ~np.isin(np.arange(len(movie_id)), shown)))
+    return np.asarray(greedy(answer.score, ~np.isin(np.arange(len(item_id)), shown)))
 
 
 def led_by(
     policy: Policy, sessions: int = 60, seed: int = 0, leave: float = 0.25, liked_always: bool = False
 ) -> LoggedSessions:
-    """Sessions of the exploring policy: users like what their embedding points to, and may leave after each movie."""
+    """Sessions of the exploring policy: users like what their embedding points to, and may leave after each item."""
     rng = np.random.default_rng([seed, 9])
     artifact, steps = policy.artifact, int(policy.artifact.policy["steps"])
-    taste = artifact.context[:, :RANK] @ artifact.movie[artifact.catalogue].T  # [U, A]
+    taste = artifact.context[:, :RANK] @ artifact.item[artifact.catalogue].T  # [U, A]
     told = []
     for number in range(sessions):
         user, shown, liked = int(rng.integers(len(artifact.context))), [], []
@@ -103,7 +103,7 @@ def session_log(
         "event_id": np.array([f"e{row}" for row in range(count)], object),
         "time": 1_767_571_200_000 + 60_000 * np.arange(count), "user": user.astype(np.int32),
         "session": np.array([f"s{one}" for one in session], object), "step": step.astype(np.int32),
-        "movie": catalogue[arm], "log_propensity": log_propensity, "reward": liked.astype(np.float64),
+        "item": catalogue[arm], "log_propensity": log_propensity, "reward": liked.astype(np.float64),
         "liked": liked.astype(bool), "ended": ended.astype(bool), "policy": np.full(count, "x", object),
         "version": np.full(count, "1", object), "catalogue": catalogue, "scale": (0.0, 1.0), "name": "tiny sessions",
     }  # fmt: skip

@@ -25,8 +25,8 @@ TINY = {
     "interactions": 640, "batch_size": 16, "points": 2, "rating_model": "svd", "world": "item_knn", "rank": 5,
 }  # fmt: skip
 """40 rounds in two calls of one compiled loop."""
-NARROW = {"movies": 30, "demographics": True, "exploration_floor": 0.2}
-"""A catalogue of some of the movies, contexts longer than the embeddings."""
+NARROW = {"items": 30, "demographics": True, "exploration_floor": 0.2}
+"""A catalogue of some of the items, contexts longer than the embeddings."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def loaded(name: str) -> Policy:
 def reference(name: str) -> dict[str, np.ndarray]:
     """What TensorFlow says of all users [U] and the catalogue [A].
 
-    mean, width, explore, exploit, and unrated: the exploring policy where rated movies are not allowed; each [U, A].
+    mean, width, explore, exploit, and unrated: the exploring policy where rated items are not allowed; each [U, A].
     """
     with np.load(trained(name).with_suffix(".npz")) as stored:
         return dict(stored)

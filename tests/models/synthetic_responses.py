@@ -1,6 +1,6 @@
 """Ratings of users whose responses we planted: every session is played by the environment's own step.
 
-A movie is shown to a user at most once; a session's ratings are 20 seconds apart and the next one comes a day later.
+An item is shown to a user at most once; a session's ratings are 20 seconds apart and the next one comes a day later.
 """
 
 from dataclasses import dataclass
@@ -24,19 +24,17 @@ class PlantedResponses:
 
     world: SessionWorld
     ratings: Ratings
-    shown: NDArray[np.intp]  # [U, SESSIONS, STEPS] movies that a session shows or would have shown
+    shown: NDArray[np.intp]  # [U, SESSIONS, STEPS] items that a session shows or would have shown
     length: NDArray[np.int64]  # [U, SESSIONS]
 
 
-def planted_responses(
-    seed: int = 0, users: int = 240, movies: int = 120, stay: float | None = None
-) -> PlantedResponses:
+def planted_responses(seed: int = 0, users: int = 240, items: int = 120, stay: float | None = None) -> PlantedResponses:
     """Draw users and their ratings; `stay` is one probability of going on, whatever happens."""
     rng = np.random.default_rng([seed, 41])
-    rows = rng.random((movies, GENRES)) < 0.2
-    rows[np.arange(movies), rng.integers(0, GENRES, movies)] = True
-    interest, direction = rng.normal(size=(users, RANK)), rng.normal(size=(movies, RANK))
-    like = 0.3 + rng.normal(0, 0.9, (users, 1)) + rng.normal(0, 1.3, movies) + 1.1 * interest @ direction.T
+    rows = rng.random((items, GENRES)) < 0.2
+    rows[np.arange(items), rng.integers(0, GENRES, items)] = True
+    interest, direction = rng.normal(size=(users, RANK)), rng.normal(size=(items, RANK))
+    like = 0.3 + rng.normal(0, 0.9, (users, 1)) + rng.normal(0, 1.3, items) + 1.1 * interest @ direction.T
     base = 2.4 + rng.normal(0, 0.5, (users, 1)) + np.minimum(0.1 * np.arange(STEPS), 0.5)
     if stay is not None:
         base = np.full((users, STEPS), np.log(stay / (1 - stay)))
@@ -48,14 +46,14 @@ def planted_responses(
         levels=np.array([[-1.0, 0.7], [0.7, 0.6], [1.0, 0.4]], np.float32),
         genres=(rows / np.sqrt(rows.sum(axis=1, keepdims=True))).astype(np.float32),
     )  # fmt: skip
-    order = rng.permuted(np.tile(np.arange(movies), (users, 1)), axis=1)[:, : SESSIONS * STEPS]
+    order = rng.permuted(np.tile(np.arange(items), (users, 1)), axis=1)[:, : SESSIONS * STEPS]
     shown = order.reshape(users, SESSIONS, STEPS)
     played = SessionPlayer(world).play(np.repeat(world.users, SESSIONS), shown.reshape(-1, STEPS), seed)
     row, step = np.nonzero(played.shown)
     user, session = row // SESSIONS, row % SESSIONS
     table = _table(world, rows)
     ratings = Ratings(
-        user=user.astype(np.int32), movie=shown.reshape(-1, STEPS)[row, step].astype(np.int32),
+        user=user.astype(np.int32), item=shown.reshape(-1, STEPS)[row, step].astype(np.int32),
         rating=(1 + played.level[row, step]).astype(np.float32),
         timestamp=880_000_000 + 86_400 * session + 20 * step, name="planted", **table,
     )  # fmt: skip
@@ -64,12 +62,12 @@ def planted_responses(
 
 def _table(world: SessionWorld, rows: NDArray[np.bool_]) -> dict[str, pd.DataFrame]:
     names = np.array([f"G{number}" for number in range(GENRES)])
-    movies = pd.DataFrame(
+    items = pd.DataFrame(
         {
-            "movie_id": [f"m{row}" for row in range(len(rows))],
+            "item_id": [f"m{row}" for row in range(len(rows))],
             "title": "",
             "year": pd.array([pd.NA] * len(rows), dtype="Int64"),
             "genres": ["|".join(names[row]) for row in rows],
         }
     )
-    return {"users": pd.DataFrame({"user_id": [f"u{row}" for row in world.users]}), "movies": movies}
+    return {"users": pd.DataFrame({"user_id": [f"u{row}" for row in world.users]}), "items": items}

@@ -61,7 +61,7 @@ def test_the_same_fit_is_loaded_the_second_time(counted, tmp_path):
 
 def test_whatever_determines_a_fit_makes_another_one(counted, tmp_path):
     ratings = miniature_ratings(0)
-    other_genres = dataclasses.replace(ratings, movies=ratings.movies.assign(genres="Western"))
+    other_genres = dataclasses.replace(ratings, items=ratings.items.assign(genres="Western"))
     other_users = dataclasses.replace(ratings, users=ratings.users.assign(gender="F"))
     for table in (ratings, ratings.take(np.arange(1000)), other_genres, other_users, miniature_ratings(1)):
         fit_rating_model(table, "bias", cache=tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from synthetic_ratings import table
 
-from recpolicy.models.fm_features import movie_features, user_features
+from recpolicy.models.fm_features import item_features, user_features
 
 RATINGS = table(np.array([0, 0, 0, 0, 1]), np.array([0, 1, 2, 3, 1]), np.full(5, 3.0), (4, 5))
 SETTINGS = {"attributes": True, "bins": 2, "implicit": True}
@@ -18,16 +18,16 @@ def with_attributes():
         same=["one"] * 4,
         age_gap=[1.0, np.nan, 3, 4],
     )
-    movies = RATINGS.movies.assign(
+    items = RATINGS.items.assign(
         year=pd.array([1990, 1991, 1995, 1996, pd.NA], dtype="Int64"), genres=["A|B", "", "B", "A", ""]
     )
-    return dataclasses.replace(RATINGS, users=users, movies=movies)
+    return dataclasses.replace(RATINGS, users=users, items=items)
 
 
 def test_without_attributes_only_ids_and_implicit_sets_are_left():
-    users, movies = user_features(RATINGS, max_levels=50, **SETTINGS), movie_features(RATINGS, **SETTINGS)
-    assert (users.names, users.sizes) == (("id", "rated movies"), (4, 5))
-    assert (movies.names, movies.sizes) == (("id", "rating users"), (5, 4))
+    users, items = user_features(RATINGS, max_levels=50, **SETTINGS), item_features(RATINGS, **SETTINGS)
+    assert (users.names, users.sizes) == (("id", "rated items"), (4, 5))
+    assert (items.names, items.sizes) == (("id", "rating users"), (5, 4))
 
 
 def test_an_implicit_set_has_norm_one_and_is_empty_without_ratings():
@@ -39,21 +39,21 @@ def test_an_implicit_set_has_norm_one_and_is_empty_without_ratings():
 
 def test_attributes_become_groups_and_useless_ones_are_left_out():
     users = user_features(with_attributes(), max_levels=3, **SETTINGS)
-    assert users.names == ("id", "age", "job", "age_gap", "rated movies")  # zip_code has 4 values, same has 1
+    assert users.names == ("id", "age", "job", "age_gap", "rated items")  # zip_code has 4 values, same has 1
     assert users.sizes == (4, 2, 2, 2, 5)
     np.testing.assert_array_equal(users.matrix[:, 4:6].toarray(), [[1, 0], [1, 0], [0, 1], [0, 1]])  # age
     np.testing.assert_array_equal(users.matrix[:, 6:8].toarray(), [[1, 0], [0, 1], [0, 0], [1, 0]])  # job, one missing
     np.testing.assert_array_equal(users.matrix[:, 8:10].toarray().sum(axis=1), [1, 0, 1, 1])
 
 
-def test_movies_have_year_bins_and_genres():
-    movies = movie_features(with_attributes(), **SETTINGS)
-    assert (movies.names, movies.sizes) == (("id", "year", "genres", "rating users"), (5, 2, 2, 4))
-    np.testing.assert_array_equal(movies.matrix[:, 5:7].toarray(), [[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]])
-    np.testing.assert_array_equal(movies.matrix[:, 7:9].toarray(), [[1, 1], [0, 0], [0, 1], [1, 0], [0, 0]])
+def test_items_have_year_bins_and_genres():
+    items = item_features(with_attributes(), **SETTINGS)
+    assert (items.names, items.sizes) == (("id", "year", "genres", "rating users"), (5, 2, 2, 4))
+    np.testing.assert_array_equal(items.matrix[:, 5:7].toarray(), [[1, 0], [1, 0], [0, 1], [0, 1], [0, 0]])
+    np.testing.assert_array_equal(items.matrix[:, 7:9].toarray(), [[1, 1], [0, 0], [0, 1], [1, 0], [0, 0]])
 
 
 def test_switched_off_groups_are_absent():
     settings = {"attributes": False, "bins": 2, "implicit": False}
     assert user_features(with_attributes(), max_levels=3, **settings).names == ("id",)
-    assert movie_features(with_attributes(), **settings).names == ("id",)
+    assert item_features(with_attributes(), **settings).names == ("id",)

@@ -9,17 +9,17 @@ from synthetic_ratings import rmse
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import genre_matrix
 from recpolicy.models.embeddings import Embeddings, embed
-from recpolicy.models.fold_in import fold_in_movie, fold_in_movies, fold_in_user, fold_in_users, genre_prior, user_prior
-from recpolicy.models.item_mean import MovieMeanConfig, fit_movie_mean
+from recpolicy.models.fold_in import fold_in_item, fold_in_items, fold_in_user, fold_in_users, genre_prior, user_prior
+from recpolicy.models.item_mean import ItemMeanConfig, fit_item_mean
 from recpolicy.models.svd import SVDConfig, fit_svd
 
 
-def made(seed=0, users=50, movies=30, rank=3, noise=0.5):
+def made(seed=0, users=50, items=30, rank=3, noise=0.5):
     rng = np.random.default_rng(seed)
     return Embeddings(
         user=rng.normal(0.2, 0.5, (users, rank)).astype(np.float32),
-        movie=rng.normal(0, 0.5, (movies, rank)).astype(np.float32),
-        offset=rng.uniform(2.5, 3.5, movies).astype(np.float32),
+        item=rng.normal(0, 0.5, (items, rank)).astype(np.float32),
+        offset=rng.uniform(2.5, 3.5, items).astype(np.float32),
         scale=(1.0, 5.0),
         noise_std=noise,
         explained=1.0,
@@ -34,7 +34,7 @@ def test_no_ratings_give_the_prior():
 
 
 def test_one_direction_by_hand():
-    # Prior mean 0, variance 1.5 * 1; one rating 4 of a movie with offset 3 and embedding 2, noise 1:
+    # Prior mean 0, variance 1.5 * 1; one rating 4 of an item with offset 3 and embedding 2, noise 1:
     # precision 1/1.5 + 4 = 14/3, mean (2 * 1) / (14/3) = 3/7.
     embeddings = Embeddings(
         np.array([[-1.0], [1.0]], np.float32),
@@ -52,7 +52,7 @@ def test_one_direction_by_hand():
 def test_many_ratings_without_noise_recover_the_user():
     embeddings = made(noise=0.01)
     truth = np.array([0.4, -0.3, 0.1])
-    ratings = embeddings.offset + embeddings.movie @ truth
+    ratings = embeddings.offset + embeddings.item @ truth
     embedding, _ = fold_in_user(embeddings, np.arange(30), ratings)
     np.testing.assert_allclose(embedding, truth, atol=1e-3)
 
@@ -62,12 +62,12 @@ def test_many_ratings_without_noise_recover_the_user():
 def test_a_batch_equals_its_users_one_by_one_in_any_order(seed, count, ratings):
     rng = np.random.default_rng(seed)
     embeddings = made(seed)
-    user, movie = rng.integers(count, size=ratings), rng.integers(30, size=ratings)  # a movie may come twice
+    user, item = rng.integers(count, size=ratings), rng.integers(30, size=ratings)  # an item may come twice
     rating = rng.uniform(1, 5, ratings)
-    batch = fold_in_users(embeddings, user, movie, rating, count)
+    batch = fold_in_users(embeddings, user, item, rating, count)
     for row in range(count):
         mine = rng.permutation(np.flatnonzero(user == row))
-        embedding, covariance = fold_in_user(embeddings, movie[mine], rating[mine])
+        embedding, covariance = fold_in_user(embeddings, item[mine], rating[mine])
         np.testing.assert_allclose(batch.embedding[row], embedding, atol=1e-5)
         np.testing.assert_allclose(batch.covariance[row], covariance, atol=1e-5)
     assert np.all(np.linalg.eigvalsh(batch.covariance) > 0)
@@ -84,78 +84,78 @@ def test_each_rating_makes_surer():
 
 
 @pytest.mark.parametrize(
-    ("movies", "ratings", "message"),
+    ("items", "ratings", "message"),
     [
         ([0], [5.5], r"rating 5\.5 is not in 1\.\.5"),
         ([0], [float("nan")], "rating nan is not in"),
-        ([30], [3.0], r"movie rows must be 0\.\.29; found 30\.\.30"),
-        ([-1], [3.0], r"movie rows must be 0\.\.29"),
+        ([30], [3.0], r"item rows must be 0\.\.29; found 30\.\.30"),
+        ([-1], [3.0], r"item rows must be 0\.\.29"),
         ([0, 1], [3.0], "as many of each"),
     ],
 )
-def test_impossible_ratings_are_refused(movies, ratings, message):
+def test_impossible_ratings_are_refused(items, ratings, message):
     with pytest.raises(DataError, match=message):
-        fold_in_user(made(), movies, ratings)
+        fold_in_user(made(), items, ratings)
 
 
-def test_movies_that_genres_explain_are_recovered():
+def test_items_that_genres_explain_are_recovered():
     rng = np.random.default_rng(0)
     genres = (rng.random((200, 6)) < 0.3).astype(np.float32)
     truth = rng.normal(0, 0.3, (6, 4))  # genres -> offset and 3 directions
     told = genres @ truth
     embeddings = dataclasses.replace(
-        made(), movie=told[:, 1:].astype(np.float32), offset=(3 + told[:, 0]).astype(np.float32)
+        made(), item=told[:, 1:].astype(np.float32), offset=(3 + told[:, 0]).astype(np.float32)
     )
-    new = fold_in_movie(embeddings, genres, np.eye(6, dtype=np.float32))
+    new = fold_in_item(embeddings, genres, np.eye(6, dtype=np.float32))
     np.testing.assert_allclose(new.embedding, truth[:, 1:], atol=0.03)
     np.testing.assert_allclose(new.offset, 3 + truth[:, 0], atol=0.03)
     assert new.std.max() < 0.03
 
 
-def test_std_of_new_movies_is_what_genres_leave_open():
+def test_std_of_new_items_is_what_genres_leave_open():
     rng = np.random.default_rng(0)
     genres = (rng.random((500, 4)) < 0.4).astype(np.float32)
     embeddings = dataclasses.replace(
-        made(), movie=rng.normal(0, 0.2, (500, 3)).astype(np.float32), offset=rng.normal(3, 0.4, 500).astype(np.float32)
+        made(), item=rng.normal(0, 0.2, (500, 3)).astype(np.float32), offset=rng.normal(3, 0.4, 500).astype(np.float32)
     )
     second_moment = np.mean(np.sum(embeddings.user.astype(float) ** 2, axis=1))
     expected = np.sqrt(0.4**2 + 0.2**2 * second_moment)
-    assert fold_in_movie(embeddings, genres, genres[:2]).std[0] == pytest.approx(expected, rel=0.05)
+    assert fold_in_item(embeddings, genres, genres[:2]).std[0] == pytest.approx(expected, rel=0.05)
 
 
 def test_genres_that_do_not_fit_are_refused():
-    with pytest.raises(DataError, match="29 rows of genres for 30 movies"):
+    with pytest.raises(DataError, match="29 rows of genres for 30 items"):
         genre_prior(made(), np.zeros((29, 4)))
     with pytest.raises(DataError, match=r"expected \[M, 4\]"):
-        fold_in_movies(genre_prior(made(), np.zeros((30, 4))), np.zeros((2, 5)))
+        fold_in_items(genre_prior(made(), np.zeros((30, 4))), np.zeros((2, 5)))
 
 
 @pytest.mark.band
-def test_ten_ratings_of_a_hidden_user_beat_the_movie_mean(ml100k):
+def test_ten_ratings_of_a_hidden_user_beat_the_item_mean(ml100k):
     hidden = np.zeros(ml100k.shape[0], bool)
     hidden[np.random.default_rng(0).permutation(len(hidden))[:200]] = True
     fit, new = ml100k.take(~hidden[ml100k.user]), ml100k.take(hidden[ml100k.user])
     place = np.array([np.sum(new.user[:row] == user) for row, user in enumerate(new.user)])  # file order
     known, test = new.take(place < 10), new.take(place >= 20)
     embeddings = embed(fit_svd(fit, SVDConfig(), seed=0), 20)
-    folded = fold_in_users(embeddings, known.user, known.movie, known.rating, ml100k.shape[0])
+    folded = fold_in_users(embeddings, known.user, known.item, known.rating, ml100k.shape[0])
     mean, _ = folded.ratings(embeddings)
-    by_prior = np.clip(embeddings.movie @ user_prior(embeddings).mean + embeddings.offset, 1, 5)
-    movie_mean = fit_movie_mean(fit, MovieMeanConfig(), seed=0).mean
-    assert rmse(mean, test) < rmse(movie_mean, test) - 0.03
+    by_prior = np.clip(embeddings.item @ user_prior(embeddings).mean + embeddings.offset, 1, 5)
+    item_mean = fit_item_mean(fit, ItemMeanConfig(), seed=0).mean
+    assert rmse(mean, test) < rmse(item_mean, test) - 0.03
     assert rmse(mean, test) < rmse(np.tile(by_prior, (ml100k.shape[0], 1)), test) - 0.03
 
 
 @pytest.mark.band
-def test_genres_of_new_movies_beat_the_global_mean(ml100k):
+def test_genres_of_new_items_beat_the_global_mean(ml100k):
     hidden = np.zeros(ml100k.shape[1], bool)
     hidden[np.random.default_rng(0).permutation(len(hidden))[:300]] = True
-    fit, test = ml100k.take(~hidden[ml100k.movie]), ml100k.take(hidden[ml100k.movie])
+    fit, test = ml100k.take(~hidden[ml100k.item]), ml100k.take(hidden[ml100k.item])
     embeddings = embed(fit_svd(fit, SVDConfig(), seed=0), 20)
-    _, genres = genre_matrix(ml100k.movies)
-    seen = dataclasses.replace(embeddings, movie=embeddings.movie[~hidden], offset=embeddings.offset[~hidden])
-    new = fold_in_movie(seen, genres[~hidden], genres[hidden])
-    row = np.cumsum(hidden) - 1  # of the hidden movies
+    _, genres = genre_matrix(ml100k.items)
+    seen = dataclasses.replace(embeddings, item=embeddings.item[~hidden], offset=embeddings.offset[~hidden])
+    new = fold_in_item(seen, genres[~hidden], genres[hidden])
+    row = np.cumsum(hidden) - 1  # of the hidden items
     expected = embeddings.user @ new.embedding.T + new.offset
-    error = np.sqrt(np.mean((np.clip(expected, 1, 5)[test.user, row[test.movie]] - test.rating) ** 2))
+    error = np.sqrt(np.mean((np.clip(expected, 1, 5)[test.user, row[test.item]] - test.rating) ** 2))
     assert error < np.sqrt(np.mean((fit.rating.mean() - test.rating) ** 2)) - 0.01

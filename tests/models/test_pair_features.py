@@ -12,7 +12,7 @@ from recpolicy.models.pair_features import PairFeatures, prior_weights
 
 def test_features_are_the_product_the_offset_and_a_constant():
     features = PairFeatures(np.array([[1, 2], [3, 4]], np.float32), np.array([10, 20], np.float32))
-    seen = features.of(tf.constant([[5.0, -1.0]]), features.all_movies)
+    seen = features.of(tf.constant([[5.0, -1.0]]), features.all_items)
     np.testing.assert_array_equal(seen, [[[5, -2, 10, 1], [15, -4, 20, 1]]])
     assert features.width == 4
 
@@ -20,17 +20,17 @@ def test_features_are_the_product_the_offset_and_a_constant():
 @given(seed=st.integers(0, 1000), rank=st.integers(1, 6))
 def test_the_prior_weights_give_the_rating_models_expectation(seed, rank):
     rng = np.random.default_rng(seed)
-    movie, offset = rng.normal(size=(7, rank)).astype(np.float32), rng.normal(size=7).astype(np.float32)
+    item, offset = rng.normal(size=(7, rank)).astype(np.float32), rng.normal(size=7).astype(np.float32)
     user = rng.normal(size=(3, rank)).astype(np.float32)
-    features = PairFeatures(movie, offset)
-    ratings = features.of(tf.constant(user), features.all_movies).numpy() @ prior_weights(rank)
-    np.testing.assert_allclose(ratings, offset + user @ movie.T, atol=1e-4)
+    features = PairFeatures(item, offset)
+    ratings = features.of(tf.constant(user), features.all_items).numpy() @ prior_weights(rank)
+    np.testing.assert_allclose(ratings, offset + user @ item.T, atol=1e-4)
 
 
 def test_they_reproduce_a_fitted_models_ratings():
     embeddings = embed(fit_bias(miniature_ratings(), BiasConfig(), seed=0), rank=4)
-    features = PairFeatures(embeddings.movie, embeddings.offset)
-    ratings = features.of(tf.constant(embeddings.user), features.all_movies).numpy() @ prior_weights(4)
+    features = PairFeatures(embeddings.item, embeddings.offset)
+    ratings = features.of(tf.constant(embeddings.user), features.all_items).numpy() @ prior_weights(4)
     np.testing.assert_allclose(np.clip(ratings, *embeddings.scale), embeddings.ratings(), atol=1e-4)
 
 
@@ -39,7 +39,7 @@ def test_own_candidates_of_every_row_and_demographics_after_the_embedding(extra)
     rng = np.random.default_rng(0)
     features = PairFeatures(rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=6).astype(np.float32))
     context = tf.constant(rng.normal(size=(2, 3 + extra)), tf.float32)
-    everything = features.of(context, features.all_movies).numpy()
+    everything = features.of(context, features.all_items).numpy()
     chosen = np.array([[5, 0], [2, 2]], np.int32)
     own = features.of(context, tf.constant(chosen)).numpy()
     np.testing.assert_array_equal(own, np.take_along_axis(everything, chosen[..., np.newaxis], axis=1))

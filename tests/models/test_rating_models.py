@@ -51,19 +51,19 @@ def test_another_seed_gives_other_numbers(name):
 
 
 @every_model
-def test_users_and_movies_without_ratings_get_finite_predictions_with_larger_std(name):
+def test_users_and_items_without_ratings_get_finite_predictions_with_larger_std(name):
     ratings = miniature_ratings(0)
-    fit = ratings.take((ratings.user >= 5) & (ratings.movie >= 5))
+    fit = ratings.take((ratings.user >= 5) & (ratings.item >= 5))
     model = quick_fit(fit, name)
     assert np.isfinite(model.mean).all()
     assert model.std[:, :5].mean() > model.std[5:, 5:].mean()
-    if name != "movie_mean":  # which knows no users
+    if name != "item_mean":  # which knows no users
         assert model.std[:5].mean() > model.std[5:, 5:].mean()
 
 
 @every_model
 def test_a_table_without_attributes_is_enough(name):
-    fit, _ = rank_two(seed=1, noise=0.3, users=30, movies=20)
+    fit, _ = rank_two(seed=1, noise=0.3, users=30, items=20)
     assert np.isfinite(quick_fit(fit, name).mean).all()
 
 
@@ -75,11 +75,11 @@ def test_a_handful_of_ratings_is_enough(name):
     assert model.noise_std > 0
 
 
-@pytest.mark.parametrize("name", ["bias", "item_knn", "movie_mean"])
+@pytest.mark.parametrize("name", ["bias", "item_knn", "item_mean"])
 def test_renumbering_users_changes_nothing_else(name):
     fit = split(miniature_ratings(0), "u1").fit
     new_row = np.random.default_rng(0).permutation(fit.shape[0]).astype(np.int32)
-    renumbered = table(new_row[fit.user], fit.movie, fit.rating, fit.shape)
+    renumbered = table(new_row[fit.user], fit.item, fit.rating, fit.shape)
     before, after = quick_fit(fit, name), quick_fit(renumbered, name)
     np.testing.assert_allclose(after.mean[new_row], before.mean, atol=2e-4)
     assert after.noise_std == pytest.approx(before.noise_std, rel=1e-4)
@@ -97,9 +97,9 @@ def test_planted_rank_two_matrix_is_recovered_to_its_noise(name, config):
 
 
 @pytest.mark.parametrize("name", ["bayesian_fm", "bias", "item_knn", "svd"])
-def test_models_beat_the_movie_mean_on_the_miniature(name):
+def test_models_beat_the_item_mean_on_the_miniature(name):
     parts = split(miniature_ratings(0), "u1")
-    assert rmse(quick_fit(parts.fit, name).mean, parts.test) < rmse(quick_fit(parts.fit, "movie_mean").mean, parts.test)
+    assert rmse(quick_fit(parts.fit, name).mean, parts.test) < rmse(quick_fit(parts.fit, "item_mean").mean, parts.test)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_models_beat_the_movie_mean_on_the_miniature(name):
         ("bias", {"reg_user": -1}),
         ("item_knn", {"neighbours": 0}),
         ("item_knn", {"baseline": {"epochs": 0}}),
-        ("movie_mean", {"damping": float("nan")}),
+        ("item_mean", {"damping": float("nan")}),
         ("svd", {"reg_0": 0}),
     ],
 )

@@ -7,8 +7,8 @@ from recpolicy.models.residual_noise import held_out_noise
 
 def test_noise_and_model_uncertainty_share_the_squared_error():
     """A model that always says 3 with variance 3 noise^2: errors of 1 are noise^2 (1 + 3), so noise is .5."""
-    fit, _ = rank_two(seed=0, noise=0.1, users=20, movies=20)
-    errors_of_one = table(fit.user, fit.movie, np.full(len(fit), 4.0), fit.shape)
+    fit, _ = rank_two(seed=0, noise=0.1, users=20, items=20)
+    errors_of_one = table(fit.user, fit.item, np.full(len(fit), 4.0), fit.shape)
     seen = []
 
     def predict(ratings):

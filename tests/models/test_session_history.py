@@ -18,12 +18,12 @@ TASTES = Tastes(
 )
 
 
-def played(movie, like, hours=None):
-    """One user's movies, a minute apart or at these hours."""
-    rows = np.zeros(len(movie), int)
-    time = np.arange(len(movie)) * 60 if hours is None else np.asarray(hours) * 3600
-    table = replace(miniature_ratings().take(rows), user=np.zeros(len(movie), np.int32), timestamp=time)
-    return history_of(sessions_of(table), np.array(movie, np.int32), np.array(like, bool), TASTES)
+def played(item, like, hours=None):
+    """One user's items, a minute apart or at these hours."""
+    rows = np.zeros(len(item), int)
+    time = np.arange(len(item)) * 60 if hours is None else np.asarray(hours) * 3600
+    table = replace(miniature_ratings().take(rows), user=np.zeros(len(item), np.int32), timestamp=time)
+    return history_of(sessions_of(table), np.array(item, np.int32), np.array(like, bool), TASTES)
 
 
 def test_misses_count_up_to_five_and_a_like_ends_them():
@@ -33,14 +33,14 @@ def test_misses_count_up_to_five_and_a_like_ends_them():
 
 
 def test_repeat_is_the_decaying_share_of_the_genres_shown():
-    # movie 1 after movie 0: cosine .6; movie 0 again: .3 (.7 x 1 + .6)
+    # item 1 after item 0: cosine .6; item 0 again: .3 (.7 x 1 + .6)
     assert played([0, 1, 0], [0, 0, 0]).repeat.tolist() == pytest.approx([0, 0.3 * 0.6, 0.3 * (0.7 + 0.6)])
 
 
-def test_a_like_turns_interest_towards_the_movie_and_a_miss_does_not():
-    # liking movie 0: shift .1 ((0, 1) - (1, 0)) = (-.1, .1); its direction is (0, 2), that of movie 1 (3, 0)
+def test_a_like_turns_interest_towards_the_item_and_a_miss_does_not():
+    # liking item 0: shift .1 ((0, 1) - (1, 0)) = (-.1, .1); its direction is (0, 2), that of item 1 (3, 0)
     assert played([0, 0, 1], [1, 0, 0]).drift.tolist() == pytest.approx([0, 0.2, -0.3])
-    # liking movie 1 then turns by .1 ((1, 0) - (.9, .1)): back to (-.09, .09)
+    # liking item 1 then turns by .1 ((1, 0) - (.9, .1)): back to (-.09, .09)
     assert played([0, 1, 0], [1, 1, 0]).drift.tolist() == pytest.approx([0, -0.3, 0.18])
 
 

@@ -17,7 +17,7 @@ CONFIG = SessionWorldConfig(max_steps=STEPS, rank=4)
 
 @cache
 def parts():
-    return split(planted_responses(seed=1, users=80, movies=110).ratings, "random", seed=0)
+    return split(planted_responses(seed=1, users=80, items=110).ratings, "random", seed=0)
 
 
 @cache
@@ -43,9 +43,9 @@ def test_worlds_have_different_users_and_model_classes():
 def test_the_judge_pays_the_levels_of_real_test_ratings_of_its_users_and_nothing_else():
     judge, test = worlds().judge, parts().test
     expected = np.full(judge.like.shape, -1)
-    for user, movie, rating in zip(test.user, test.movie, test.rating, strict=True):
+    for user, item, rating in zip(test.user, test.item, test.rating, strict=True):
         if user in judge.users:
-            expected[np.flatnonzero(judge.users == user)[0], movie] = rating - 1
+            expected[np.flatnonzero(judge.users == user)[0], item] = rating - 1
     np.testing.assert_array_equal(judge.known, expected)
 
 

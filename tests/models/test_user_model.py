@@ -37,7 +37,7 @@ def true_history(drift_table=None):
     sessions = sessions_of(ratings)
     tastes = Tastes(world.interest, world.direction, world.genres, world.keep, world.genre_keep)
     like = levels_of(ratings.rating, ratings.scale)[sessions.rows] >= LIKE_LEVEL
-    return sessions, history_of(sessions, ratings.movie[sessions.rows], like, tastes)
+    return sessions, history_of(sessions, ratings.item[sessions.rows], like, tastes)
 
 
 def test_history_is_that_of_the_environment():
@@ -45,15 +45,15 @@ def test_history_is_that_of_the_environment():
     world = replace(planted().world, slope=0.7)
     ratings = planted().ratings
     known = np.full(world.like.shape, -1, np.int8)
-    known[ratings.user, ratings.movie] = levels_of(ratings.rating, ratings.scale)
-    movies = np.arange(world.like.shape[1], dtype=np.int32)
-    forced, free = SessionTables(replace(world, known=known), movies), SessionTables(world, movies)
+    known[ratings.user, ratings.item] = levels_of(ratings.rating, ratings.scale)
+    items = np.arange(world.like.shape[1], dtype=np.int32)
+    forced, free = SessionTables(replace(world, known=known), items), SessionTables(world, items)
     sessions, history = true_history()
     chosen = np.flatnonzero(sessions.length >= 6)[:40]
     state = begin(free, tf.zeros(len(chosen)))._replace(user=tf.constant(sessions.user[chosen]))
     for step in range(6):
         row = sessions.start[chosen] + step
-        shown = ratings.movie[sessions.rows[row]]
+        shown = ratings.item[sessions.rows[row]]
         odds = like_odds(free, state).numpy()[np.arange(len(chosen)), shown]
         ours = (
             world.like[sessions.user[chosen], shown]
@@ -77,7 +77,7 @@ def test_levels_are_recovered_from_the_true_odds():
     sessions, history = true_history()
     ratings, world = planted().ratings, planted().world
     row = sessions.rows
-    odds = world.like[ratings.user[row], ratings.movie[row]].astype(float)
+    odds = world.like[ratings.user[row], ratings.item[row]].astype(float)
     odds += np.column_stack([history.repeat, history.misses]) @ LIKE_HISTORY
     found = fit_levels(odds, levels_of(ratings.rating[row], ratings.scale))
     np.testing.assert_allclose(found, world.levels, atol=0.2)
@@ -88,7 +88,7 @@ def test_calibration_learns_from_predictions_that_have_not_seen_the_rating():
     from recpolicy.models.logistic import fit_logistic
 
     responses, ratings = learnt(), planted().ratings
-    inside = responses.model.mean[ratings.user, ratings.movie].astype(float)
+    inside = responses.model.mean[ratings.user, ratings.item].astype(float)
     like = ratings.rating >= 4
     steep = fit_logistic(np.column_stack([np.ones(len(like)), inside]), like).weight[1]
     assert responses.like.slope < 0.9 * steep
@@ -103,7 +103,7 @@ def test_fatigue_is_added_to_what_was_fitted_and_leaves_real_lengths_as_they_are
     like = levels_of(planted().ratings.rating, (1, 5))[sessions.rows] >= LIKE_LEVEL
     expected = []
     for responses in (without, fatigued):
-        history = history_of(sessions, planted().ratings.movie[sessions.rows], like, responses.tastes)
+        history = history_of(sessions, planted().ratings.item[sessions.rows], like, responses.tastes)
         user, step = sessions.user[sessions.session][mine], sessions.position[mine]
         odds = responses.stay.curve[step] + responses.stay.habit[user] + responses.stay.user[user]
         odds += (np.column_stack([history.repeat, history.misses_after]) @ responses.stay.history)[mine]
@@ -201,7 +201,7 @@ def test_real_sessions_do_not_show_the_assumed_mechanisms(u1):
     responses = fit_responses(u1.fit, np.arange(943), SessionWorldConfig(drift=0.0), seed=0)
     sessions = sessions_of(u1.fit).cut(20)
     like = u1.fit.rating[sessions.rows] >= 4
-    history = history_of(sessions, u1.fit.movie[sessions.rows], like, responses.tastes)
+    history = history_of(sessions, u1.fit.item[sessions.rows], like, responses.tastes)
     columns = np.column_stack(
         [np.ones(len(like)), responses.expected[sessions.rows], history.drift, history.repeat, history.misses]
     )

@@ -82,11 +82,11 @@ def gated(chain, name, **limits):
 def test_fetched_table_tells_its_size_and_split(chain):
     about = chain.ratings.metadata
     assert about["ratings"] == len(miniature_ratings()) == about["to_fit"] + about["held_out"]
-    assert (about["users"], about["movies"]) == (60, 80)
+    assert (about["users"], about["items"]) == (60, 80)
 
 
-def test_embeddings_are_written_for_every_user_and_movie(chain):
-    for name, rows in (("user", 60), ("movie", 80)):
+def test_embeddings_are_written_for_every_user_and_item(chain):
+    for name, rows in (("user", 60), ("item", 80)):
         frame = pd.read_parquet(Path(chain.features.path) / f"{name}_embeddings.parquet")
         assert frame.shape == (rows, 6)
         assert frame[f"{name}_id"].is_unique
@@ -155,12 +155,12 @@ def test_predictions_are_the_policys_own(trained):
     predictions, table = trained.new(Dataset, "predictions"), trained.new(Dataset, "table")
     trained.run(
         "predict_batch", policy=trained.policy, predictions=predictions, table=table, user_ids="3, 1",
-        movie_ids="5,9,2", batch=1,
+        item_ids="5,9,2", batch=1,
     )  # fmt: skip
     frame = pd.read_parquet(predictions.path)
-    expected = load_policy(trained.policy.path).predict([3, 1], movies=[5, 9, 2])
+    expected = load_policy(trained.policy.path).predict([3, 1], items=[5, 9, 2])
     assert frame["user_id"].tolist() == [3, 3, 3, 1, 1, 1]
-    assert frame["movie_id"].tolist() == expected["movie_id"].tolist()
+    assert frame["item_id"].tolist() == expected["item_id"].tolist()
     assert frame["rating"].to_numpy() == pytest.approx(expected["rating"].to_numpy())
     assert len(pd.read_csv(table.path)) == predictions.metadata["rows"] == 6
 

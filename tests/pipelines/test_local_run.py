@@ -163,13 +163,11 @@ def test_rerun_with_nothing_changed_computes_nothing_but_the_registration(place,
 
 
 def test_other_seed_is_not_answered_from_the_cache(place, trained):
-    other = place.run("predict", policy=str(trained.artifact("train-policy", "policy")), user_ids="1", movie_ids="2,3")
+    other = place.run("predict", policy=str(trained.artifact("train-policy", "policy")), user_ids="1", item_ids="2,3")
     first = other.artifact("predict-batch", "predictions")
     assert other.state == "done", failure_of(other)
-    assert pd.read_parquet(first)["movie_id"].tolist() == [2, 3]
-    changed = place.run(
-        "predict", policy=str(trained.artifact("train-policy", "policy")), user_ids="2", movie_ids="2,3"
-    )
+    assert pd.read_parquet(first)["item_id"].tolist() == [2, 3]
+    changed = place.run("predict", policy=str(trained.artifact("train-policy", "policy")), user_ids="2", item_ids="2,3")
     assert pd.read_parquet(changed.artifact("predict-batch", "predictions"))["user_id"].tolist() == [2, 2]
 
 

@@ -81,7 +81,7 @@ def rate(state, row, users, difference=0.0, seed=0, hours=0.0):
                 "variant": variant,
             }
             rest = {"rollout": row.id, "explored": False}
-            texts = {"content": "c", "agent": "linucb", "movies": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
+            texts = {"content": "c", "agent": "linucb", "item_ids": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
             shown.append(event | rest | texts)
             told = {name: event[name] for name in ("time", "user_key", "version", "variant")}
             given.append(told | rest | {"event_id": event["id"], "position": 0, "reward": value})

@@ -27,7 +27,7 @@ from recpolicy.server.middleware import MAX_BODY
 from recpolicy.server.schemas.responses import Estimates, Predictions, Recommendation, Recommendations
 from recpolicy.server.settings import Settings
 
-NEWCOMER = [{"movie": 1, "rating": 5}, {"movie": 2, "rating": 1.5}]
+NEWCOMER = [{"item": 1, "rating": 5}, {"item": 2, "rating": 1.5}]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ class Stub:
     def __init__(self, answer):
         self.about, self.answers = {"agent": "stub", "content": "0"}, lambda users: answer()
         real = load_scorer(trained("linucb"))
-        self.movie_ids, self.titles, self.movie_row = real.movie_ids, real.titles, real.movie_row
+        self.item_ids, self.titles, self.item_row = real.item_ids, real.titles, real.item_row
 
 
 def stubbed(answer):
@@ -65,18 +65,18 @@ def test_it_says_that_it_lives_and_which_policy_it_serves(app, bare):
     }
 
 
-@pytest.mark.parametrize("movies", [[40, 3, 40], [], None])
-def test_predict_answers_what_the_policy_says(app, movies):
-    answer = ask(app, "POST", "/v1/predict", {"users": [9, 7], "movies": movies})
+@pytest.mark.parametrize("items", [[40, 3, 40], [], None])
+def test_predict_answers_what_the_policy_says(app, items):
+    answer = ask(app, "POST", "/v1/predict", {"users": [9, 7], "items": items})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     Estimates.model_validate(answer.json())
-    assert answer.json()["rows"] == loaded("linucb").predict([9, 7], movies).to_dict(orient="records")
+    assert answer.json()["rows"] == loaded("linucb").predict([9, 7], items).to_dict(orient="records")
 
 
 def test_more_rows_than_are_encoded_at_once_arrive_whole_and_in_order(app):
     rows = ask(app, "POST", "/v1/predict", {"users": list(range(1, 61))}).json()["rows"]
-    assert [(row["user_id"], row["movie_id"]) for row in rows] == [(u, m) for u in range(1, 61) for m in range(1, 81)]
+    assert [(row["user_id"], row["item_id"]) for row in rows] == [(u, m) for u in range(1, 61) for m in range(1, 81)]
 
 
 @pytest.mark.parametrize("exclude_rated", [True, False])
@@ -88,20 +88,20 @@ def test_recommend_shows_what_the_policy_values_most(bare, user, exclude_rated):
     answer = ask(app, "POST", "/v1/recommend", {"user": user, "k": 4, "exclude_rated": exclude_rated, **known})
     Recommendation.model_validate(answer.json())
     expected = loaded("linucb").recommend(user, 4, exclude_rated, {"newcomer": {1: 5.0, 2: 1.5}})
-    for column in ("movie_id", "title", "rating", "std"):
-        assert [movie[column] for movie in answer.json()["movies"]] == expected[column].tolist()
-    assert [movie["propensity"] for movie in answer.json()["movies"]] == [1.0] * 4
+    for column in ("item_id", "title", "rating", "std"):
+        assert [item[column] for item in answer.json()["items"]] == expected[column].tolist()
+    assert [item["propensity"] for item in answer.json()["items"]] == [1.0] * 4
 
 
-def test_what_is_shown_is_explained_by_movies_that_the_user_rated(app):
+def test_what_is_shown_is_explained_by_items_that_the_user_rated(app):
     policy = loaded("linucb").artifact
-    rated = set(policy.movies["movie_id"].iloc[policy.rated_movie[policy.rated_user == 2]])
-    movies = ask(app, "POST", "/v1/recommend", {"user": 3}).json()["movies"]
-    reasons = {reason["movie_id"] for movie in movies for reason in movie["because"]}
+    rated = set(policy.items["item_id"].iloc[policy.rated_item[policy.rated_user == 2]])
+    items = ask(app, "POST", "/v1/recommend", {"user": 3}).json()["items"]
+    reasons = {reason["item_id"] for item in items for reason in item["because"]}
     assert reasons
     assert reasons <= rated
-    (only,) = ask(app, "POST", "/v1/recommend", {"user": "n", "k": 1, "ratings": NEWCOMER}).json()["movies"]
-    assert [reason["movie_id"] for reason in only["because"]] == [1]  # the other one was not liked
+    (only,) = ask(app, "POST", "/v1/recommend", {"user": "n", "k": 1, "ratings": NEWCOMER}).json()["items"]
+    assert [reason["item_id"] for reason in only["because"]] == [1]  # the other one was not liked
 
 
 def test_a_batch_answers_each_request_and_says_which_were_refused(app):
@@ -109,18 +109,18 @@ def test_a_batch_answers_each_request_and_says_which_were_refused(app):
     answer = ask(app, "POST", "/v1/recommend/batch", body)
     Recommendations.model_validate(answer.json())
     first, second, third = answer.json()["answers"]
-    assert len(first["movies"]) == 1
+    assert len(first["items"]) == 1
     assert second["error"]["code"] == "unknown_id"
     assert "Did you mean 'Comedy'?" in third["error"]["message"]
 
 
 def test_prediction_servers_are_answered_in_their_form(app):
-    instances = [{"user": 3, "k": 2}, {"user": 3, "movies": [5, 6]}, {"user": "nobody"}]
+    instances = [{"user": 3, "k": 2}, {"user": 3, "items": [5, 6]}, {"user": "nobody"}]
     answer = ask(app, "POST", "/v1/models/recpolicy:predict", {"instances": instances, "parameters": {"x": 1}})
     Predictions.model_validate(answer.json())
     first, second, third = answer.json()["predictions"]
-    assert len(first["movies"]) == 2
-    assert [row["movie_id"] for row in second["rows"]] == [5, 6]
+    assert len(first["items"]) == 2
+    assert [row["item_id"] for row in second["rows"]] == [5, 6]
     assert third["error"]["code"] == "unknown_id"
     assert ask(app, "GET", "/v1/models/recpolicy").json() == {"name": "recpolicy", "ready": True}
 
@@ -130,7 +130,7 @@ def test_vertex_names_the_routes(monkeypatch):
     monkeypatch.setenv("AIP_HEALTH_ROUTE", "/well")
     app = make_app(without_store(trained("linucb"), Settings()))
     assert ask(app, "GET", "/well").json() == {"status": "alive"}
-    assert ask(app, "POST", "/guess", {"instances": [{"user": 1, "movies": [5]}]}).is_success
+    assert ask(app, "POST", "/guess", {"instances": [{"user": 1, "items": [5]}]}).is_success
 
 
 def test_a_server_that_keeps_nothing_gives_no_event_and_takes_no_feedback(bare):
@@ -143,7 +143,7 @@ def test_numbers_that_are_not_finite_are_null():
         row = np.full((1, 80), np.nan)
         return Answer(row + 3.5, row, np.nan_to_num(row, nan=0.5), row, np.array([-np.inf]))
 
-    answer = ask(stubbed(odd), "POST", "/v1/predict", {"users": [1], "movies": [2]})
+    answer = ask(stubbed(odd), "POST", "/v1/predict", {"users": [1], "items": [2]})
     (row,) = answer.json()["rows"]
     assert (row["std"], row["value"], row["rating"], row["propensity"]) == (None, None, None, 0.5)
     Estimates.model_validate(answer.json())
@@ -153,7 +153,7 @@ def test_a_session_policy_says_what_it_expects_of_the_session():
     row = np.full((2, 80), 0.5)
     rows = ask(
         stubbed(lambda: Answer(row, row, row, row, np.array([2.5, 1.5]))), "POST", "/v1/predict",
-        {"users": [1, 2], "movies": [4]},
+        {"users": [1, 2], "items": [4]},
     ).json()["rows"]  # fmt: skip
     assert [row["value"] for row in rows] == [2.5, 1.5]
 
@@ -171,7 +171,7 @@ def test_a_session_policy_says_what_it_expects_of_the_session():
         ("/v1/predict", {"users": ["x" * 201]}),
         ("/v1/predict", {"users": "7"}),
         ("/v1/predict", {"users": list(range(101))}),
-        ("/v1/predict", {"users": [1], "movies": [1] * 2001}),
+        ("/v1/predict", {"users": [1], "items": [1] * 2001}),
         ("/v1/predict", {"users": [1], "film": [1]}),
         ("/v1/recommend", {"users": [1]}),
         ("/v1/recommend", {"user": 1, "k": True}),
@@ -184,8 +184,8 @@ def test_a_session_policy_says_what_it_expects_of_the_session():
         ("/v1/recommend", {"user": 1, "years": [-(10**30), 10**30]}),
         ("/v1/recommend", {"user": 1, "context": [1e308] * 5}),
         ("/v1/recommend", {"user": 1, "ratings": []}),
-        ("/v1/recommend", {"user": 1, "ratings": [{"movie": 1, "rating": False}]}),
-        ("/v1/recommend", {"user": 1, "ratings": [{"movie": 1, "rating": 5}] * 2}),
+        ("/v1/recommend", {"user": 1, "ratings": [{"item": 1, "rating": False}]}),
+        ("/v1/recommend", {"user": 1, "ratings": [{"item": 1, "rating": 5}] * 2}),
         ("/v1/recommend", {"user": 1, "ratings": NEWCOMER, "context": [0.5]}),
         ("/v1/recommend/batch", {"requests": []}),
         ("/v1/recommend/batch", {"requests": [{"user": 1}] * 101}),
@@ -194,7 +194,7 @@ def test_a_session_policy_says_what_it_expects_of_the_session():
         ("/v1/feedback", {"event_id": "0" * 32, "kind": "like", "value": 1.0}),
         ("/v1/feedback", {"event_id": "0" * 32, "kind": "rating"}),
         ("/v1/feedback", {"event_id": "0" * 32, "kind": "watch_fraction", "value": 1.5}),
-        ("/v1/models/recpolicy:predict", {"instances": [{"user": 1, "movies": []}]}),
+        ("/v1/models/recpolicy:predict", {"instances": [{"user": 1, "items": []}]}),
     ],
 )
 def test_what_is_not_as_described_is_refused_before_the_policy_sees_it(app, path, body):
@@ -207,7 +207,7 @@ def test_what_is_not_as_described_is_refused_before_the_policy_sees_it(app, path
         ('{"user": 1', 422),
         ('{"user": NaN}', 422),
         ('{"user": 1e999}', 422),
-        ('{"user": "n", "ratings": [{"movie": 1, "rating": NaN}]}', 422),
+        ('{"user": "n", "ratings": [{"item": 1, "rating": NaN}]}', 422),
         ('{"user": "\\ud800"}', 422),
         ('{"\\ud800": 1, "user": 1}', 422),
         ('{"user": ' + "9" * 5000 + "}", 400),
@@ -227,7 +227,7 @@ BODIES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["users", "movies", "k", "user", "ratings", "context", "history", "kind", "x"]), inner
+            st.sampled_from(["users", "items", "k", "user", "ratings", "context", "history", "kind", "x"]), inner
         )
     ),
     max_leaves=8,
@@ -249,12 +249,12 @@ def test_no_body_makes_the_server_fail(app, body):
 def test_unknown_ids_are_named(app):
     answer = ask(app, "POST", "/v1/predict", {"users": [1, 61]})
     assert "no user with id 61" in refusal(answer, 404, "unknown_id")
-    answer = ask(app, "POST", "/v1/predict", {"users": [1], "movies": [999]})
-    assert "no movie with id 999" in refusal(answer, 404, "unknown_id")
+    answer = ask(app, "POST", "/v1/predict", {"users": [1], "items": [999]})
+    assert "no item with id 999" in refusal(answer, 404, "unknown_id")
 
 
 def test_a_rating_off_the_scale_is_refused_as_the_library_says_it(app):
-    answer = ask(app, "POST", "/v1/recommend", {"user": "n", "ratings": [{"movie": 1, "rating": 9}]})
+    answer = ask(app, "POST", "/v1/recommend", {"user": "n", "ratings": [{"item": 1, "rating": 9}]})
     assert "rating 9 is not in 1..5" in refusal(answer, 422, "refused")
 
 
@@ -282,7 +282,7 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end(app, told):
 
 
 def test_a_body_of_just_the_size_is_read(app):
-    body = json.dumps({"users": [1], "movies": [1]}).ljust(MAX_BODY)
+    body = json.dumps({"users": [1], "items": [1]}).ljust(MAX_BODY)
     assert ask(app, "POST", "/v1/predict", content=body, headers={"content-type": "application/json"}).is_success
 
 
@@ -342,7 +342,7 @@ def test_health_is_answered_while_the_policy_computes():
 
     async def both():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
-            computing = asyncio.create_task(client.post("/v1/predict", json={"users": [1], "movies": [1]}))
+            computing = asyncio.create_task(client.post("/v1/predict", json={"users": [1], "items": [1]}))
             assert await asyncio.to_thread(begun.wait, 20)
             alive = await asyncio.wait_for(client.get("/healthz"), 10)
             still = not computing.done()

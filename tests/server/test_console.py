@@ -27,11 +27,11 @@ PAGES = ("/", "/compare", "/operations")
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    """Two versions; the first one is the champion. The second one has users and movies that the first one lacks."""
+    """Two versions; the first one is the champion. The second one has users and items that the first one lacks."""
     folder = tmp_path_factory.mktemp("registry")
     registry = Registry(folder / "registry")
     registry.register(write_hostile(folder / "one"))
-    registry.register(write_hostile(folder / "two", seed=1, users=21, movies=32))
+    registry.register(write_hostile(folder / "two", seed=1, users=21, items=32))
     registry.promote(1)
     return registry
 
@@ -218,21 +218,21 @@ def test_users_with_names_are_listed_for_readers_only(tmp_path):
         assert USER not in ask(app, "GET", "/").text
 
 
-def test_movies_are_found_by_words_the_most_often_rated_first(app):
+def test_items_are_found_by_words_the_most_often_rated_first(app):
     scorer = app.state.server.policies.live.champion.scorer
-    found = ask(app, "POST", "/v1/console/movies", {"text": "", "count": 30}).json()
-    console.FoundMovies.model_validate(found)
-    times = [(scorer.artifact.rated_movie == scorer.movie_row(movie["movie_id"])).sum() for movie in found["movies"]]
+    found = ask(app, "POST", "/v1/console/items", {"text": "", "count": 30}).json()
+    console.FoundItems.model_validate(found)
+    times = [(scorer.artifact.rated_item == scorer.item_row(item["item_id"])).sum() for item in found["items"]]
     assert times == sorted(times, reverse=True)
-    (only,) = ask(app, "POST", "/v1/console/movies", {"text": " (1983) MOVIE "}).json()["movies"]
-    assert only == {"movie_id": 104, "title": f"{TITLE} 3 (1983)", "genres": [GENRE]}
+    (only,) = ask(app, "POST", "/v1/console/items", {"text": " (1983) ITEM "}).json()["items"]
+    assert only == {"item_id": 104, "title": f"{TITLE} 3 (1983)", "genres": [GENRE]}
 
 
 def test_a_server_that_asks_for_keys_asks_here_too_and_shows_its_pages(registry, tmp_path):
     limits = type(Settings().limits)(require_key=True)
     with opened(registry.folder, tmp_path, Settings(limits=limits)) as state:
         app = make_app(state)
-        for path in ("users", "movies", "estimates"):
+        for path in ("users", "items", "estimates"):
             refusal(ask(app, "POST", f"/v1/console/{path}", {}), 401, "unauthorized")
         assert [ask(app, "GET", path).status_code for path in PAGES] == [200] * 3
 
@@ -249,29 +249,29 @@ def test_estimates_are_those_of_the_list_and_write_no_event(app):
     asked = {"user": 3, "k": 5, "genres": ["Comedy"], "years": [1985, 2005]}
     listed = ask(app, "POST", "/v1/recommend", asked).json()
     before = shown(app)
-    ids = [movie["movie_id"] for movie in listed["movies"]]
-    answer = ask(app, "POST", "/v1/console/estimates", {**asked, "movies": [*ids, 102, 999]}).json()
+    ids = [item["item_id"] for item in listed["items"]]
+    answer = ask(app, "POST", "/v1/console/estimates", {**asked, "items": [*ids, 102, 999]}).json()
     console.EstimatesAnswer.model_validate(answer)
-    *told, hidden = answer["movies"]  # 999 is not there
-    assert [(one["movie_id"], one["rank"]) for one in told] == [(movie, place + 1) for place, movie in enumerate(ids)]
-    assert [(one["rating"], one["std"]) for one in told] == [(one["rating"], one["std"]) for one in listed["movies"]]
-    assert (hidden["movie_id"], hidden["rank"]) == (102, None)  # of another genre
+    *told, hidden = answer["items"]  # 999 is not there
+    assert [(one["item_id"], one["rank"]) for one in told] == [(item, place + 1) for place, item in enumerate(ids)]
+    assert [(one["rating"], one["std"]) for one in told] == [(one["rating"], one["std"]) for one in listed["items"]]
+    assert (hidden["item_id"], hidden["rank"]) == (102, None)  # of another genre
     assert answer["policy"] == listed["policy"]
     assert shown(app) == before
 
 
-def test_two_versions_are_told_of_the_same_movies(app, reader):
+def test_two_versions_are_told_of_the_same_items(app, reader):
     before = shown(app)
     asked = {"user": 3, "k": 4, "versions": [None, 2]}
     answer = ask(app, "POST", "/v1/admin/compare", asked, headers=reader).json()
     console.Comparison.model_validate(answer)
     now, other = answer["sides"]
     assert (now["version"], other["version"]) == (None, 2)
-    lists = [{one["movie_id"] for one in side["movies"] if one["rank"] and one["rank"] <= 4} for side in (now, other)]
+    lists = [{one["item_id"] for one in side["items"] if one["rank"] and one["rank"] <= 4} for side in (now, other)]
     assert [len(one) for one in lists] == [4, 4]
-    assert {one["movie_id"] for one in other["movies"]} == lists[0] | lists[1]
+    assert {one["item_id"] for one in other["items"]} == lists[0] | lists[1]
     listed = ask(app, "POST", "/v1/recommend", {"user": 3, "k": 4}).json()
-    assert {movie["movie_id"] for movie in listed["movies"]} == lists[0]
+    assert {item["item_id"] for item in listed["items"]} == lists[0]
     assert shown(app) == before + 1
 
 
@@ -279,8 +279,8 @@ def test_a_version_that_does_not_know_the_user_says_so_beside_the_other(app, rea
     asked = {"user": 21, "k": 3, "versions": [1, 2]}
     first, second = ask(app, "POST", "/v1/admin/compare", asked, headers=reader).json()["sides"]
     assert first["error"]["code"] == "unknown_id"
-    assert first["movies"] == []
-    assert len(second["movies"]) == 3
+    assert first["items"] == []
+    assert len(second["items"]) == 3
     assert "error" not in second
 
 

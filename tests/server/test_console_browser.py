@@ -84,7 +84,7 @@ def pick(page, user):
     page.locator("#user-input").fill(str(user))
     page.keyboard.press("Enter")
     expect(page.locator("#result-title")).to_have_text(f"For user {user}")
-    expect(page.locator("#list li.movie")).to_have_count(10)
+    expect(page.locator("#list li.item")).to_have_count(10)
 
 
 def rows(app, table):
@@ -95,14 +95,14 @@ def rows(app, table):
 # ---------------------------------------------------------------- recommending
 
 
-def test_a_user_is_picked_and_a_movie_rated_by_the_keyboard_alone(visit, app):
+def test_a_user_is_picked_and_a_item_rated_by_the_keyboard_alone(visit, app):
     page = visit.open("/")
     page.locator("#who-known").focus()
     page.keyboard.press("Tab")
     page.keyboard.type("3")
     page.keyboard.press("Enter")
-    first = page.locator("#list li.movie").first
-    expect(first.locator(".facts, h3")).to_contain_text("Movie")
+    first = page.locator("#list li.item").first
+    expect(first.locator(".facts, h3")).to_contain_text("Item")
     assert TITLE in first.locator("h3").inner_text()
     assert page.title() == "Recommend · recpolicy"
     title, given = first.get_attribute("data-title"), rows(app, feedback)
@@ -123,7 +123,7 @@ def test_a_user_is_picked_and_a_movie_rated_by_the_keyboard_alone(visit, app):
 def test_a_click_on_a_star_rates(visit):
     page = visit.open("/")
     pick(page, 4)
-    page.locator("#list li.movie").nth(1).locator("form.stars label").nth(3).click()
+    page.locator("#list li.item").nth(1).locator("form.stars label").nth(3).click()
     expect(page.locator("#list .said")).to_have_text("4 ★ accepted, reward 4.0")
     expect(page.locator("#status")).to_contain_text("The policy learnt from it")
 
@@ -133,9 +133,9 @@ def test_two_ratings_in_a_row_are_both_learnt(visit):
     pick(page, 7)
     titles = []
     for place, value in ((0, 0), (1, 0)):
-        movie = page.locator("#list li.movie").nth(place)
-        titles.append(movie.get_attribute("data-title"))
-        movie.locator("form.stars label").nth(value).click()
+        item = page.locator("#list li.item").nth(place)
+        titles.append(item.get_attribute("data-title"))
+        item.locator("form.stars label").nth(value).click()
     expect(page.locator("#list .said")).to_have_text(["1 ★ accepted, reward 1.0"] * 2)
     expect(page.locator("#status")).to_contain_text("The policy learnt from it")
     expect(page.locator("#moved tr.mine")).to_have_count(2)
@@ -145,22 +145,22 @@ def test_two_ratings_in_a_row_are_both_learnt(visit):
 def test_somebody_new_is_described_by_ratings_and_the_list_follows(visit):
     page = visit.open("/")
     page.locator("#who-new").check()
-    page.locator("#movie-input").fill("1985")
-    expect(page.locator("#movie-found li")).to_have_count(1)
-    page.locator("#movie-found form.stars input").nth(4).focus()
+    page.locator("#item-input").fill("1985")
+    expect(page.locator("#item-found li")).to_have_count(1)
+    page.locator("#item-found form.stars input").nth(4).focus()
     page.keyboard.press("Space")
     page.keyboard.press("Enter")
-    expect(page.locator("#movie-given .mark")).to_have_text("5 ★")
-    expect(page.locator("#list li.movie")).to_have_count(10)
-    second = page.locator("#list li.movie").nth(1)
+    expect(page.locator("#item-given .mark")).to_have_text("5 ★")
+    expect(page.locator("#list li.item")).to_have_count(10)
+    second = page.locator("#list li.item").nth(1)
     title = second.get_attribute("data-title")
     second.locator("form.stars label").first.click()
-    expect(page.locator("#movie-given .mark")).to_have_text(["5 ★", "1 ★"])
+    expect(page.locator("#item-given .mark")).to_have_text(["5 ★", "1 ★"])
     expect(page.locator("#moved table")).to_be_visible()
     expect(page.locator("#moved tr.mine")).to_contain_text("2 → out")
-    assert title not in page.locator("#list li.movie h3").all_inner_texts()
+    assert title not in page.locator("#list li.item h3").all_inner_texts()
     page.goto("/compare")  # the person is kept in this tab
-    expect(page.locator("#movie-given .mark")).to_have_text(["5 ★", "1 ★"])
+    expect(page.locator("#item-given .mark")).to_have_text(["5 ★", "1 ★"])
 
 
 def test_filters_narrow_the_list(visit):
@@ -170,8 +170,8 @@ def test_filters_narrow_the_list(visit):
     page.locator("#from-input").fill("1990")
     page.locator("#k-input").fill("4")
     page.get_by_role("button", name="Apply").click()
-    expect(page.locator("#list li.movie")).to_have_count(4)
-    years = [int(re.findall(r"\((\d{4})\)", text)[0]) for text in page.locator("#list li.movie h3").all_inner_texts()]
+    expect(page.locator("#list li.item")).to_have_count(4)
+    years = [int(re.findall(r"\((\d{4})\)", text)[0]) for text in page.locator("#list li.item h3").all_inner_texts()]
     assert all(year >= 1990 and year % 2 == 0 for year in years)
 
 
@@ -344,7 +344,7 @@ def test_a_server_that_is_gone_is_one_line_and_can_be_asked_again(visit):
     visit.context.set_offline(False)
     page.get_by_role("button", name="Try again").click()
     expect(banner).to_be_hidden()
-    expect(page.locator("#list li.movie")).to_have_count(10)
+    expect(page.locator("#list li.item")).to_have_count(10)
 
 
 def test_too_much_at_once_says_when_to_come_back(visit):
@@ -360,7 +360,7 @@ def test_a_rating_that_the_database_does_not_take_can_be_sent_again(visit):
     page = visit.open("/")
     pick(page, 6)
     refuse(page, "/v1/feedback", 503, "store_down", **{"retry-after": "5"})
-    star = page.locator("#list li.movie").first.locator("form.stars label").nth(4)
+    star = page.locator("#list li.item").first.locator("form.stars label").nth(4)
     star.click()
     expect(page.locator("#list .said.bad")).to_contain_text("The database does not answer.")
     page.unroute("**/v1/feedback")

@@ -119,7 +119,7 @@ def test_equal_rewards_are_no_change():
     assert mean_change(np.array([]), 4.0, 1.0, 0.25, 0.01).at is None
 
 
-def test_spread_is_that_of_equal_and_of_single_movies():
+def test_spread_is_that_of_equal_and_of_single_items():
     even, single = spread(np.arange(8).repeat(3)), spread(np.array(["7"] * 5))
     assert (even.top_share, even.effective) == (pytest.approx(1 / 8), pytest.approx(8))
     assert (single.top_share, single.effective) == (1, pytest.approx(1))
@@ -136,10 +136,10 @@ def test_settings_that_make_no_sense_are_refused(words, says):
         DriftConfig(**words)
 
 
-def seen(users=range(1, 8), movies=("101",), rewards=(4.0,), contexts=None, times=60):
+def seen(users=range(1, 8), items=("101",), rewards=(4.0,), contexts=None, times=60):
     """A window in which everything comes `times` times."""
     vectors = np.empty((0, 0), np.float32) if contexts is None else contexts
-    return Window(list(users) * times, vectors, np.array(list(movies) * times), np.array(list(rewards) * times))
+    return Window(list(users) * times, vectors, np.array(list(items) * times), np.array(list(rewards) * times))
 
 
 @pytest.fixture(scope="module")
@@ -157,22 +157,22 @@ def test_small_windows_give_no_figures_and_no_alarms(scorer):
 def test_planted_shifts_are_alarming_and_equal_windows_are_not(scorer):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(400, 3)).astype(np.float32)
-    usual = seen(movies=[str(n) for n in range(20)], rewards=(3.0, 4.0, 5.0), contexts=vectors)
+    usual = seen(items=[str(n) for n in range(20)], rewards=(3.0, 4.0, 5.0), contexts=vectors)
     assert alarms_in(figures_of(usual, usual, scorer, CONFIG), CONFIG) == {}
     # Of the tiny policy's users the first has one rating, the others none.
-    shifted = seen(users=[1] * 7, movies=["7"], rewards=(2.0, 3.0, 4.0), contexts=vectors + np.float32([0, 1, 0]))
+    shifted = seen(users=[1] * 7, items=["7"], rewards=(2.0, 3.0, 4.0), contexts=vectors + np.float32([0, 1, 0]))
     figures = figures_of(shifted, usual, scorer, CONFIG)
     alarms = alarms_in(figures, CONFIG)
     assert set(alarms) == {"users", "contexts", "reward", "actions"}
     assert figures["contexts"]["dimension"] == 1
     assert alarms["reward"] == "the mean reward went down: 3.000, before 4.000"
-    assert alarms["actions"] == "one movie takes 100% of first places"
+    assert alarms["actions"] == "one item takes 100% of first places"
 
 
-def test_fewer_movies_are_alarming_without_any_at_the_top(scorer):
-    older, recent = seen(movies=[str(n) for n in range(60)]), seen(movies=[str(n) for n in range(20)])
+def test_fewer_items_are_alarming_without_any_at_the_top(scorer):
+    older, recent = seen(items=[str(n) for n in range(60)]), seen(items=[str(n) for n in range(20)])
     assert (
-        "narrowed: 20.0 effective movies, before"
+        "narrowed: 20.0 effective items, before"
         in alarms_in(figures_of(recent, older, scorer, CONFIG), CONFIG)["actions"]
     )
 
@@ -182,7 +182,7 @@ def test_windows_hold_what_the_version_showed_in_them(kind, tmp_path):
     engine = open_store(new_url(kind, tmp_path))
     vector = np.arange(3, dtype=np.float32)
     shown = [
-        event(user=1, time=100), event(user=1, time=110), event(user=2, time=250, movies=(9, 7)),
+        event(user=1, time=100), event(user=1, time=110), event(user=2, time=250, items=(9, 7)),
         event(user="new", time=260, context=vector.tobytes()), event(user=3, time=120, version=2),
         event(user=4, time=300),
     ]  # fmt: skip
@@ -195,10 +195,10 @@ def test_windows_hold_what_the_version_showed_in_them(kind, tmp_path):
         found = window(connection, 1, 100, 300, 1_000, 100)
         assert found.users == [1, 2]  # user 1 once in the slice
         assert found.contexts.tolist() == [[0, 1, 2]]
-        assert found.movies.tolist() == ["7", "7", "9", "7"]
+        assert found.items.tolist() == ["7", "7", "9", "7"]
         assert found.rewards.tolist() == [3.0, 5.0]
         assert window(connection, 1, 100, 300, 1_000, 5).users == [1, 1, 2]
-        assert window(connection, 1, 100, 300, 1, 100).movies.tolist() == ["7"]
+        assert window(connection, 1, 100, 300, 1, 100).items.tolist() == ["7"]
         (row,) = earned(connection, 160)
         assert (row.day, row.version, row.variant, row.rewards, row.mean) == (0, 1, "champion", 1, 5.0)
         assert earned(connection, 0)[0].mean == pytest.approx(11 / 3)
@@ -208,8 +208,8 @@ def test_windows_hold_what_the_version_showed_in_them(kind, tmp_path):
 def test_the_check_alerts_once_for_what_it_finds(tmp_path, scorer, monkeypatch):
     engine = open_store(new_url("sqlite", tmp_path))
     now = now_ms()
-    old = [event(user=1 + n % 7, time=now - 30 * HOUR - n, movies=(n % 40,)) for n in range(400)]
-    new = [event(user=1 + n % 7, time=now - HOUR - n, movies=(5,)) for n in range(400)]
+    old = [event(user=1 + n % 7, time=now - 30 * HOUR - n, items=(n % 40,)) for n in range(400)]
+    new = [event(user=1 + n % 7, time=now - HOUR - n, items=(5,)) for n in range(400)]
     with writing(engine) as connection:
         write_rows(connection, [row_of(one) for one in (*old, *new)])
     state = state_of(engine)

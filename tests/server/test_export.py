@@ -59,15 +59,15 @@ def show(engine, *shown):
         write_rows(connection, [row_of(one) for one in shown])
 
 
-def say(engine, shown, movie, rating, time=None):
+def say(engine, shown, item, rating, time=None):
     with writing(engine) as connection:
-        (outcome,) = take(connection, [Said(shown.id, movie, "rating", rating)], time or shown.time + 5, RULES)
+        (outcome,) = take(connection, [Said(shown.id, item, "rating", rating)], time or shown.time + 5, RULES)
     assert outcome.status == "accepted"
 
 
 def seen(**words):
-    """An event of the tiny policy: two of its eleven movies."""
-    return event(**{"user": 3, "movies": (104, 101), "propensities": (0.1 + 0.2, 1 / 3), **words})
+    """An event of the tiny policy: two of its eleven items."""
+    return event(**{"user": 3, "items": (104, 101), "propensities": (0.1 + 0.2, 1 / 3), **words})
 
 
 def rows(folder, name=EVENTS):
@@ -90,7 +90,7 @@ def test_every_place_becomes_a_round_with_its_propensity_bit_for_bit(kind, tmp_p
     assert first["candidates"] == list(range(101, 112))
     assert second["candidates"] == [101, 102, 103, *range(105, 112)]
     assert (third["candidates"], fourth["candidates"]) == ([101, 104, 108], [101, 108])
-    assert (fourth["user_id"], fourth["movie_id"], fourth["policy"], fourth["policy_version"]) == (
+    assert (fourth["user_id"], fourth["item_id"], fourth["policy"], fourth["policy_version"]) == (
         5, 101, "lints", "d" * 64,
     )  # fmt: skip
     assert int(first["time"].timestamp() * 1000) == one.time
@@ -266,7 +266,7 @@ def test_text_ids_stay_text(tmp_path, engine):
     registry = Registry(tmp_path / "registry")
     register(registry, tmp_path / "texts", tiny_artifact(text=True))
     registry.promote(1)
-    words = {"movies": ('"104"', '"101"')}
+    words = {"items": ('"104"', '"101"')}
     show(
         engine, seen(user="u,3", **words), *(seen(user=user, context=VECTOR.tobytes(), **words) for user in ("70", 70))
     )
@@ -279,7 +279,7 @@ def test_text_ids_stay_text(tmp_path, engine):
 
 
 def played(engine, folder, number, seed):
-    """Let the tiny policy answer `number` requests for two movies, exploring; returns expected rewards [U, I]."""
+    """Let the tiny policy answer `number` requests for two items, exploring; returns expected rewards [U, I]."""
     scorer, rng = load_scorer(folder), np.random.default_rng(seed)
     live = Live(Served(scorer, 1))
     expected = 1.5 + 3 * np.random.default_rng(3).random((7, 11))
@@ -294,8 +294,8 @@ def played(engine, folder, number, seed):
         row = {**chosen.row, "time": 1_000_000 + 10 * place}
         shown.append(row)
         same = {name: row[name] for name in ("user_key", "version", "variant", "explored", "time")}
-        for position, movie in enumerate(chosen.movie_ids):
-            reward = expected[user - 1, movie - 101] + rng.uniform(-0.5, 0.5)
+        for position, item in enumerate(chosen.item_ids):
+            reward = expected[user - 1, item - 101] + rng.uniform(-0.5, 0.5)
             came.append({**same, "event_id": row["id"], "position": position, "reward": reward})
     with writing(engine) as connection:
         write_rows(connection, shown)
@@ -310,14 +310,14 @@ def test_estimates_from_an_exported_log_are_unbiased(tmp_path, registry, engine)
     log, _, report = ingest(tmp_path / "log", tables_of_policy(policy), IngestConfig(evaluation_share=0.0))
     assert (report.events, report.joined, report.unknown_rewards) == (6_000, 6_000, 0)
     score = policy.scores()[0].copy()
-    score[:, 2] = -np.inf  # the movie that was never allowed
+    score[:, 2] = -np.inf  # the item that was never allowed
     first = np.array([one.endswith(":0") for one in log.event_id])
-    # At the first place: the second-best movie, which only exploring shows. At the second place: the best that is left.
+    # At the first place: the second-best item, which only exploring shows. At the second place: the best that is left.
     for place, rank in ((first, 1), (~first, 0)):
         allowed = log.allowed(slice(0, len(log)))[place]
         ranked = np.where(allowed, score[log.user[place]], -np.inf)
         target = np.argsort(-ranked, axis=1)[:, rank]
-        weight = (log.movie[place] == target) / log.propensity[place]
+        weight = (log.item[place] == target) / log.propensity[place]
         terms = weight * log.reward[place]
         truth = expected[log.user[place], target].mean()
         error = terms.std() / np.sqrt(place.sum())
@@ -349,9 +349,7 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
     for user in range(70, 90):
         words = {"context": rng.normal(1, 0.5, 3).tolist()}
         if user % 2:
-            ratings = [
-                {"movie": int(movie), "rating": 1.0 + user % 5} for movie in rng.choice(range(101, 112), 3, False)
-            ]
+            ratings = [{"item": int(item), "rating": 1.0 + user % 5} for item in rng.choice(range(101, 112), 3, False)]
             words = {"ratings": ratings}
         chosen = choose(live, RecommendRequest(user=user, k=2, **words), EXPLORING if user < 85 else NO_EXPLORATION)
         vectors[user] = np.frombuffer(chosen.row["context"], np.float32)

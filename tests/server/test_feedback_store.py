@@ -40,7 +40,7 @@ def rewards_of(engine):
         return {(row[0], row[1]): row[2] for row in connection.execute(select(*columns))}
 
 
-def test_the_first_feedback_on_a_movie_sets_its_reward_and_no_other_does(engine):
+def test_the_first_feedback_on_a_item_sets_its_reward_and_no_other_does(engine):
     shown = event()
     keep(engine, shown)
     outcomes = say(
@@ -79,8 +79,8 @@ def test_a_clock_that_went_back_makes_nothing_late(engine):
     ("said", "status"),
     [
         (Said("0" * 32, None, "like", 1.0), "unknown_event"),
-        (Said("", 9, "like", 1.0), "unknown_movie"),
-        (Said("", "7", "like", 1.0), "unknown_movie"),
+        (Said("", 9, "like", 1.0), "unknown_item"),
+        (Said("", "7", "like", 1.0), "unknown_item"),
         (Said("", 7, "rating", 5.01), "off_scale"),
         (Said("", 7, "rating", 0.99), "off_scale"),
     ],
@@ -88,7 +88,7 @@ def test_a_clock_that_went_back_makes_nothing_late(engine):
 def test_what_cannot_be_is_refused_and_leaves_nothing(engine, said, status):
     shown = event()
     keep(engine, shown)
-    said = Said(said.event_id or shown.id, said.movie, said.kind, said.value)
+    said = Said(said.event_id or shown.id, said.item, said.kind, said.value)
     assert say(engine, said)[0].status == status
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(feedback)) == 0

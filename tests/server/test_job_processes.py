@@ -100,13 +100,13 @@ def test_only_users_who_say_enough_count(state):
     skipped = train_on(errand(state, min_interactions=41, min_interactions_per_user=2))
     assert (skipped.status, skipped.users, skipped.records) == ("skipped", 4, 40)
     assert skipped.metadata["reason"].startswith("40 new rewards of users with enough of them; 41 are needed")
-    serve(state, 6, NOW - 300_000, users=range(1_001, 1_004), ratings=[{"movie": 1, "rating": 4.0}])
+    serve(state, 6, NOW - 300_000, users=range(1_001, 1_004), ratings=[{"item": 1, "rating": 4.0}])
     assert new_interactions(engine, NOW - 350_000, 2) == (3, 6)  # newcomers, described by ratings
 
 
 def test_newcomers_are_trained_on_by_the_vectors_that_were_seen(state):
     serve(state, 300, NOW - 700_000)
-    serve(state, 100, NOW - 700_000, users=range(1_001, 1_021), ratings=[{"movie": 1, "rating": 4.0}])
+    serve(state, 100, NOW - 700_000, users=range(1_001, 1_021), ratings=[{"item": 1, "rating": 4.0}])
     result = train_on(errand(state, min_interactions=400))
     assert (result.status, result.metadata["export"]["left_out"]) == ("done", {})
     assert (result.records, result.users) == (320, 60)  # all newcomers are among the earlier four fifths

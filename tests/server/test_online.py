@@ -74,7 +74,7 @@ def test_only_policies_that_are_linear_per_arm_learn():
 def row(seq, shown, reward, position=0):
     return SimpleNamespace(
         seq=seq, position=position, reward=reward, user_key=json.dumps(shown.user),
-        movies=json.dumps(list(shown.movies)), context=shown.context,
+        items=json.dumps(list(shown.items)), context=shown.context,
     )  # fmt: skip
 
 
@@ -82,28 +82,28 @@ def first(base):
     return Checkpoint(beliefs_of(base.artifact), 0, 0, 0, 0)
 
 
-def test_rewards_move_the_movie_that_they_are_of_for_users_who_are_alike(base):
-    rows = [row(seq, event(user=3, movies=[10, 20]), 1.0, position=1) for seq in range(1, 21)]
+def test_rewards_move_the_item_that_they_are_of_for_users_who_are_alike(base):
+    rows = [row(seq, event(user=3, items=[10, 20]), 1.0, position=1) for seq in range(1, 21)]
     after = take_in(base, first(base), rows)
     assert (after.learnt, after.passed, after.last) == (20, 0, 20)
     before, now = base.answer(3), with_beliefs(base, after.beliefs).answer(3)
-    assert now.rating[19] < before.rating[19] - 0.05  # movie 20
+    assert now.rating[19] < before.rating[19] - 0.05  # item 20
     np.testing.assert_allclose(np.delete(now.rating, 19), np.delete(before.rating, 19), rtol=1e-4)
 
 
 def test_a_folded_in_user_teaches_with_the_context_that_the_policy_saw(base):
     context = base.artifact.context[2]
-    known = take_in(base, first(base), [row(1, event(user=3, movies=[10]), 1.0)])
-    folded = take_in(base, first(base), [row(1, event(user="new", movies=[10], context=context.tobytes()), 1.0)])
+    known = take_in(base, first(base), [row(1, event(user=3, items=[10]), 1.0)])
+    folded = take_in(base, first(base), [row(1, event(user="new", items=[10], context=context.tobytes()), 1.0)])
     assert folded.beliefs.digest == known.beliefs.digest
 
 
 def test_what_the_policy_does_not_know_is_passed_over(base):
     odd = [
-        event(user="nobody", movies=[10]),
-        event(user=3, movies=["no movie"]),
-        event(user=3, movies=[10], context=bytes(8)),
-        event(user=3, movies=[10], context=(base.artifact.context[2] * np.float32(1e5)).tobytes()),
+        event(user="nobody", items=[10]),
+        event(user=3, items=["no item"]),
+        event(user=3, items=[10], context=bytes(8)),
+        event(user=3, items=[10], context=(base.artifact.context[2] * np.float32(1e5)).tobytes()),
     ]
     after = take_in(base, first(base), [row(seq, shown, 1.0) for seq, shown in enumerate(odd, 1)])
     assert (after.learnt, after.passed, after.last) == (0, 4, 4)
@@ -111,8 +111,8 @@ def test_what_the_policy_does_not_know_is_passed_over(base):
 
 
 def test_a_checkpoint_comes_back_and_takes_the_place_of_the_one_before(base, tmp_path):
-    one = take_in(base, first(base), [row(1, event(user=3, movies=[10]), 1.0)])
-    two = take_in(base, one, [row(2, event(user=4, movies=[10]), 5.0)])
+    one = take_in(base, first(base), [row(1, event(user=3, items=[10]), 1.0)])
+    two = take_in(base, one, [row(2, event(user=4, items=[10]), 5.0)])
     write_checkpoint(tmp_path, one)
     write_checkpoint(tmp_path, two)
     back = read_checkpoint(tmp_path)
@@ -124,7 +124,7 @@ def test_a_checkpoint_comes_back_and_takes_the_place_of_the_one_before(base, tmp
 @pytest.mark.parametrize("how", ["cut", "changed", "gone"])
 def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_path, how, caplog):
     folder = folder_of(tmp_path, base.about["content"])
-    write_checkpoint(folder, take_in(base, first(base), [row(1, event(user=3, movies=[10]), 1.0)]))
+    write_checkpoint(folder, take_in(base, first(base), [row(1, event(user=3, items=[10]), 1.0)]))
     path = folder / "1.npz"
     if how == "cut":
         path.write_bytes(path.read_bytes()[:1000])

@@ -104,8 +104,8 @@ def test_while_the_database_is_down_predictions_go_on_and_nothing_is_lost(start,
     database.stop()
     try:
         status, during = server.post("/v1/recommend", {"user": 2})
-        assert (status, len(during["movies"])) == (200, 10)
-        assert server.post("/v1/predict", {"users": [1], "movies": [1]})[0] == 200
+        assert (status, len(during["items"])) == (200, 10)
+        assert server.post("/v1/predict", {"users": [1], "items": [1]})[0] == 200
         status, refused = server.post("/v1/feedback", {"event_id": before, "kind": "like"})
         assert (status, refused["error"]["code"]) == (503, "store_down")
         assert server.get("/readyz")["store"] == "down"

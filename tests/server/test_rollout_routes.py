@@ -176,7 +176,7 @@ def rated(connection, given):
     for place, (user, reward, words) in enumerate(given):
         one = {"time": 100, "rollout": 1, "variant": "champion", "explored": False} | words
         same = {name: one[name] for name in ("time", "rollout", "variant", "explored")} | {"version": 1}
-        texts = {"content": "c", "agent": "linucb", "movies": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
+        texts = {"content": "c", "agent": "linucb", "item_ids": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
         connection.execute(
             insert(events).values(**same, **texts, id=f"{first_id(one['time'])}{place:020x}", user_key=user)
         )

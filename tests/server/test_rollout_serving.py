@@ -56,12 +56,12 @@ def broken(state, monkeypatch, error):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("no"), UnknownIdError("no such user"), MemoryError()])
 def test_what_the_challenger_fails_to_answer_the_champion_answers(state, monkeypatch, error):
-    before = recommend(state).json()["movies"]
+    before = recommend(state).json()["items"]
     controller.start(state, 2, "ann", {"stages": [1.0]})
     broken(state, monkeypatch, error)
     answer = recommend(state)
     assert answer.status_code == 200
-    assert answer.json()["movies"] == before
+    assert answer.json()["items"] == before
     assert answer.json()["policy"]["variant"] == CHAMPION
     with state.store.engine.connect() as connection:
         shown = connection.execute(select(events).order_by(events.c.seq.desc())).mappings().first()
@@ -82,7 +82,7 @@ def test_batches_and_prediction_servers_are_answered_as_well(state, monkeypatch)
     broken(state, monkeypatch, ZeroDivisionError())
     body = {"requests": [{"user": 1, "k": 2}, {"user": 999, "k": 2}, {"user": 2, "k": 2}]}
     answers = ask(make_app(state), "POST", "/v1/recommend/batch", body).json()["answers"]
-    assert ["movies" in one for one in answers] == [True, False, True]
+    assert ["items" in one for one in answers] == [True, False, True]
     body = {"instances": [{"user": 1}]}
     (one,) = ask(make_app(state), "POST", "/v1/models/recpolicy:predict", body).json()["predictions"]
     assert one["policy"]["variant"] == CHAMPION
@@ -107,22 +107,22 @@ def test_both_variants_are_counted_and_events_name_the_rollout(state):
 
 
 def test_a_shadow_changes_no_answer_and_is_compared(state):
-    before = [recommend(state, user, k=6).json()["movies"] for user in USERS]
+    before = [recommend(state, user, k=6).json()["items"] for user in USERS]
     controller.start(state, 2, "ann", {"shadow": True, "stages": [1.0]})
-    for user, movies in zip(USERS, before, strict=True):
+    for user, items in zip(USERS, before, strict=True):
         answer = recommend(state, user, k=6).json()
-        assert (answer["movies"], answer["policy"]["version"]) == (movies, 1)
+        assert (answer["items"], answer["policy"]["version"]) == (items, 1)
     assert health(state)[CHAMPION].requests == len(USERS)
     while background.compare_one(state):
         pass
     found, champion = health(state)[CHALLENGER], state.policies.live.champion
     challenger, agreement, gap = state.policies.live.challenger, 0.0, 0.0
-    for user, movies in zip(USERS, before, strict=True):
+    for user, items in zip(USERS, before, strict=True):
         asked = RecommendRequest(user=user, k=6)
-        alone = choose(Live(challenger), asked, NO_EXPLORATION).movie_ids
-        shown = [movie["movie_id"] for movie in movies]
+        alone = choose(Live(challenger), asked, NO_EXPLORATION).item_ids
+        shown = [item["item_id"] for item in items]
         agreement += len(set(alone) & set(shown)) / 6
-        rows = champion.scorer.movie_rows(shown)
+        rows = champion.scorer.item_rows(shown)
         gap += (challenger.scorer.answer(user).rating[rows] - champion.scorer.answer(user).rating[rows]).mean()
     assert (found.requests, found.failures, found.agreement) == (len(USERS), 0, pytest.approx(agreement))
     assert found.gap == pytest.approx(gap, abs=1e-5)

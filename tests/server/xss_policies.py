@@ -1,4 +1,4 @@
-"""Small policies whose names try to become HTML: users, movies and genres that somebody wrote to do harm."""
+"""Small policies whose names try to become HTML: users, items and genres that somebody wrote to do harm."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +10,7 @@ from tiny_policies import tiny_artifact
 
 from recpolicy.inference.artifact import finish, write_arrays
 
-TITLE = '<img src=x onerror="document.title=1"> & "quoted" </script><b>Movie'
+TITLE = '<img src=x onerror="document.title=1"> & "quoted" </script><b>Item'
 GENRE = '"><script src="/x.js"></script>'
 USER = '<svg onload="document.title=1">'
 
@@ -23,21 +23,21 @@ def _made(folder: Path):
     (folder / "action" / "saved_model.pb").write_bytes(b"graph")
 
 
-def write_hostile(folder: Path, seed: int = 0, users: int = 20, movies: int = 30, text: bool = False) -> Path:
-    """Write a policy as an artifact; with `text` the first user's id is hostile, too. Every user rated six movies."""
-    artifact = tiny_artifact(seed, users, movies)
+def write_hostile(folder: Path, seed: int = 0, users: int = 20, items: int = 30, text: bool = False) -> Path:
+    """Write a policy as an artifact; with `text` the first user's id is hostile, too. Every user rated six items."""
+    artifact = tiny_artifact(seed, users, items)
     rng = np.random.default_rng(7)
     named = artifact.users if not text else pd.DataFrame({"user_id": [USER, *(f"u{n}" for n in range(1, users))]})
     artifact = replace(
         artifact,
         users=named,
-        movies=artifact.movies.assign(
-            title=pd.Series([f"{TITLE} {n} ({1980 + n})" for n in range(movies)], dtype="str"),
-            year=pd.array([1980 + n for n in range(movies)], dtype="Int64"),
-            genres=pd.Series([("Comedy", GENRE)[n % 2] for n in range(movies)], dtype="str"),
+        items=artifact.items.assign(
+            title=pd.Series([f"{TITLE} {n} ({1980 + n})" for n in range(items)], dtype="str"),
+            year=pd.array([1980 + n for n in range(items)], dtype="Int64"),
+            genres=pd.Series([("Comedy", GENRE)[n % 2] for n in range(items)], dtype="str"),
         ),
         rated_user=np.repeat(np.arange(users, dtype=np.int32), 6),
-        rated_movie=np.concatenate([rng.permutation(movies)[:6] for _ in range(users)]).astype(np.int32),
+        rated_item=np.concatenate([rng.permutation(items)[:6] for _ in range(users)]).astype(np.int32),
     )
     with _made(folder):
         write_arrays(artifact, folder)

@@ -14,7 +14,7 @@ def contexts(seed: int = 0) -> np.ndarray:
 
 
 def linear_log(number: int = 2_000, seed: int = 0) -> LoggedRounds:
-    """Every movie but the last, the less often the later it stands; rewards are linear in the context, plus noise."""
+    """Every item but the last, the less often the later it stands; rewards are linear in the context, plus noise."""
     rng = np.random.default_rng([seed, 2])
     weights = np.random.default_rng(99).normal(0, 0.3, (len(CATALOGUE), FEATURES))
     share = np.append(1 / np.arange(1, len(CATALOGUE)), 0)
@@ -25,7 +25,7 @@ def linear_log(number: int = 2_000, seed: int = 0) -> LoggedRounds:
     reward = np.clip(mean + rng.normal(0, 0.3, number), 1, 5)
     return LoggedRounds(
         event_id=np.array([f"{seed}-{row}" for row in range(number)], object), time=np.arange(number), user=user,
-        movie=CATALOGUE[arm], log_propensity=np.log(share[arm]), reward=reward,
+        item=CATALOGUE[arm], log_propensity=np.log(share[arm]), reward=reward,
         catalogue=CATALOGUE, scale=(1.0, 5.0), name=f"linear log {seed}",
         policy=np.full(number, "x", object), version=np.full(number, "1", object),
     )  # fmt: skip

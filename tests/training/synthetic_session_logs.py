@@ -26,15 +26,15 @@ def eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def log_of(played: Played, movies: int, **changes: Any) -> LoggedSessions:
+def log_of(played: Played, items: int, **changes: Any) -> LoggedSessions:
     """What was played, as a log."""
     count = len(played.user)
     columns: dict[str, Any] = {
         "event_id": np.arange(count).astype(str).astype(object), "time": np.arange(count), "user": played.user,
-        "session": played.session.astype(str).astype(object), "step": played.step, "movie": played.arm,
+        "session": played.session.astype(str).astype(object), "step": played.step, "item": played.arm,
         "log_propensity": played.log_propensity, "reward": played.reward.astype(np.float64), "liked": played.liked,
         "ended": played.ended, "policy": np.full(count, "x", object), "version": np.full(count, "1", object),
-        "catalogue": np.arange(movies, dtype=np.int32), "scale": (0.0, 1.0), "name": "planted sessions",
+        "catalogue": np.arange(items, dtype=np.int32), "scale": (0.0, 1.0), "name": "planted sessions",
     }  # fmt: skip
     return LoggedSessions(**(columns | changes))
 
@@ -66,7 +66,7 @@ def planted_sight(view: str = "interest", **changes: Any) -> Sight:
 
 
 def bandit_log(counts: np.ndarray, reward: np.ndarray, **changes: Any) -> LoggedSessions:
-    """Sessions of one movie: every movie as often as its count says, logged with that share."""
+    """Sessions of one item: every item as often as its count says, logged with that share."""
     arm = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
     rows, zeros = np.arange(len(arm)), np.zeros(len(arm), np.int32)
     played = Played(
@@ -79,5 +79,5 @@ def bandit_log(counts: np.ndarray, reward: np.ndarray, **changes: Any) -> Logged
 def bandit_sight(actions: int) -> Sight:
     """Everybody and everything looks like 0."""
     view = VIEWS["last_item"](1, 1, 1, 1)
-    movies = np.zeros((actions, 1), np.float32)
-    return Sight(np.zeros((1, 1), np.float32), movies, movies, np.arange(actions, dtype=np.int32), view, 1)
+    items = np.zeros((actions, 1), np.float32)
+    return Sight(np.zeros((1, 1), np.float32), items, items, np.arange(actions, dtype=np.int32), view, 1)

@@ -2,22 +2,22 @@
 
 import numpy as np
 import pytest
-from synthetic_world import MOVIES, RANK, planted
+from synthetic_world import ITEMS, RANK, planted
 
 from recpolicy.agents.baselines import BaselineConfig, make_random
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.linucb import LinUCBConfig, make_linucb
-from recpolicy.environments.item_bandit import MovieBandit, MovieBanditConfig
+from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 from recpolicy.training.compiled_loop import OnlineLoop, Rounds
 
 CATALOGUE = np.arange(6, dtype=np.int32)
 LONG = 400
 
 
-def world(seed: int = 0) -> MovieBandit:
+def world(seed: int = 0) -> ItemBandit:
     one = planted(known=0.0)
-    return MovieBandit(one.world, one.user, CATALOGUE, MovieBanditConfig(batch_size=8), seed)
+    return ItemBandit(one.world, one.user, CATALOGUE, ItemBanditConfig(batch_size=8), seed)
 
 
 def table() -> Arms:
@@ -26,7 +26,7 @@ def table() -> Arms:
     return Arms(np.zeros((len(CATALOGUE), RANK), np.float32), 4 * ones, ones, ones, (1.0, 5.0))
 
 
-def linucb(environment: MovieBandit, seed: int = 0) -> BanditAgent:
+def linucb(environment: ItemBandit, seed: int = 0) -> BanditAgent:
     """It starts at 4 for every arm, above most of what they pay, so that every arm is tried."""
     config = LinUCBConfig(alpha=1.0, precision=1.0)
     return make_linucb(environment.time_step_spec(), environment.action_spec(), config, table(), seed)
@@ -37,7 +37,7 @@ def state(agent: BanditAgent) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def played() -> tuple[BanditAgent, MovieBandit, Rounds]:
+def played() -> tuple[BanditAgent, ItemBandit, Rounds]:
     """LONG rounds in one call."""
     environment = world()
     agent = linucb(environment)
@@ -130,4 +130,4 @@ def test_the_worlds_of_two_seeds_give_other_rounds(played):
     other = OnlineLoop(environment, linucb(environment)).run(LONG)
     assert not np.array_equal(other.reward, played[2].reward)
     assert other.regret[LONG // 2 :].sum() < other.regret[: LONG // 2].sum()
-    assert len(CATALOGUE) < MOVIES
+    assert len(CATALOGUE) < ITEMS

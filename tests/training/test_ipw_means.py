@@ -16,10 +16,10 @@ SUMS = ("weight", "square", "reward")
 
 
 def hand_log(**changes) -> LoggedRounds:
-    """Movie 0 pays 5 where it is shown with probability 1/2, and 1 where with 1/8; movie 2 pays 3 twice."""
+    """Item 0 pays 5 where it is shown with probability 1/2, and 1 where with 1/8; item 2 pays 3 twice."""
     log = linear_log(4)
     told = {
-        "movie": CATALOGUE[[0, 0, 1, 1]], "log_propensity": np.log([1 / 2, 1 / 8, 1 / 4, 1 / 4]),
+        "item": CATALOGUE[[0, 0, 1, 1]], "log_propensity": np.log([1 / 2, 1 / 8, 1 / 4, 1 / 4]),
         "reward": np.array([5.0, 1.0, 3.0, 3.0]),
     }  # fmt: skip
     return dataclasses.replace(log, **(told | changes))
@@ -50,9 +50,9 @@ def test_two_parts_of_a_log_merged_are_the_whole(cut):
 
 
 def test_choices_of_the_logging_policy_do_no_harm():
-    """Half of the users pay 5 and are shown movie 0 with probability .9, the others pay 1, with .05: 3 on average.
+    """Half of the users pay 5 and are shown item 0 with probability .9, the others pay 1, with .05: 3 on average.
 
-    The plain mean says 4.8. 20,000 rounds of movie 0 or 2; the standard error of the weighted mean is about .06.
+    The plain mean says 4.8. 20,000 rounds of item 0 or 2; the standard error of the weighted mean is about .06.
     """
     rng, number = np.random.default_rng(0), 20_000
     user = np.arange(number, dtype=np.int32) % 2
@@ -60,7 +60,7 @@ def test_choices_of_the_logging_policy_do_no_harm():
     arm = (rng.random(number) > first).astype(np.int32)
     reward = np.where(arm == 1, 3.5, np.where(user == 0, 5.0, 1.0))
     log = dataclasses.replace(
-        linear_log(number), user=user, movie=CATALOGUE[arm], reward=reward,
+        linear_log(number), user=user, item=CATALOGUE[arm], reward=reward,
         log_propensity=np.log(np.where(arm == 0, first, 1 - first)),
     )  # fmt: skip
     found = WeightedMeans.of(log, CATALOGUE)

@@ -29,14 +29,14 @@ from problems import (
 from recpolicy.environments.session_dynamics import like_odds
 
 
-def responses(problem, movies: list[int], liked: list[bool]) -> list[float]:
-    """P(like) of each movie when it is shown, those before it having been liked or not as told; by enumeration."""
+def responses(problem, items: list[int], liked: list[bool]) -> list[float]:
+    """P(like) of each item when it is shown, those before it having been liked or not as told; by enumeration."""
     game = problem.environment(0, sessions=1)
     session, found = game.restart(None, None, game.noise(tf.constant(0))), []
-    for movie, like in zip(movies, liked, strict=True):
-        found.append(float(tf.sigmoid(like_odds(game.tables, session.hidden))[0, movie]))
+    for item, like in zip(items, liked, strict=True):
+        found.append(float(tf.sigmoid(like_odds(game.tables, session.hidden))[0, item]))
         noise = tf.constant([[0.0, 0.0 if like else 1.0 - 2.0**-24, 0.5, 0.5]])
-        session = game.advance(session, tf.constant([movie]), noise).session
+        session = game.advance(session, tf.constant([item]), noise).session
     return found
 
 
@@ -46,7 +46,7 @@ def test_the_bandit_is_what_it_is_said_to_be():
 
 
 @pytest.mark.parametrize(
-    ("movies", "liked", "expected"),
+    ("items", "liked", "expected"),
     [
         ([OPENER, JACKPOT], True, [0.5, 0.982]),
         ([OPENER, JACKPOT], False, [0.5, 0.018]),
@@ -58,8 +58,8 @@ def test_the_bandit_is_what_it_is_said_to_be():
         ([DUD, BAIT], False, [0.018, 0.8]),
     ],
 )
-def test_the_chain_is_what_it_is_said_to_be(movies, liked, expected):
-    assert responses(chain(), movies, [liked, False]) == pytest.approx(expected, abs=1e-4)
+def test_the_chain_is_what_it_is_said_to_be(items, liked, expected):
+    assert responses(chain(), items, [liked, False]) == pytest.approx(expected, abs=1e-4)
 
 
 def final(name: str, problem, gamma: float, blocks: int):

@@ -36,7 +36,7 @@ def linucb() -> BanditAgent:
 
 
 def logged(number: int = 600, seed: int = 0, catalogue: np.ndarray = CATALOGUE) -> LoggedRounds:
-    """Rounds of the planted world; the logger shows a movie the more, the more the user will like it."""
+    """Rounds of the planted world; the logger shows an item the more, the more the user will like it."""
     one, rng = planted(known=0.0), np.random.default_rng(seed)
     expected = one.world.expected[:, catalogue].astype(np.float64)
     probability = np.exp(2 * expected)
@@ -45,7 +45,7 @@ def logged(number: int = 600, seed: int = 0, catalogue: np.ndarray = CATALOGUE) 
     arm = (probability[user].cumsum(axis=1) < rng.random((number, 1))).sum(axis=1).clip(max=len(catalogue) - 1)
     reward = np.clip(expected[user, arm] + rng.normal(0, 0.5, number), 1, 5)
     return LoggedRounds(
-        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, movie=catalogue[arm],
+        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=catalogue[arm],
         log_propensity=np.log(probability[user, arm]), reward=reward,
         catalogue=catalogue, scale=(1.0, 5.0), name="planted log",
         policy=np.full(number, "x", object), version=np.full(number, "1", object),
@@ -78,10 +78,10 @@ def ridge(log: LoggedRounds) -> np.ndarray:
     """theta [A, D + 1] of every arm in closed form, in float64."""
     x = np.concatenate([context()[log.user], np.ones((len(log), 1))], axis=1).astype(np.float64)
     thetas = []
-    for movie in CATALOGUE:
-        mine = x[log.movie == movie]
+    for item in CATALOGUE:
+        mine = x[log.item == item]
         gram = PRECISION * np.eye(RANK + 1) + mine.T @ mine
-        thetas.append(np.linalg.solve(gram, mine.T @ log.reward[log.movie == movie]))
+        thetas.append(np.linalg.solve(gram, mine.T @ log.reward[log.item == item]))
     return np.array(thetas)
 
 
@@ -108,7 +108,7 @@ def test_linucb_from_a_log_is_ridge_regression_by_hand():
 def test_it_is_learning_the_same_rows_offline(name, settings, tolerance):
     from_log, offline, log = make(name, **settings), make(name, **settings), logged()
     learn_from_log(from_log, log, context(), CATALOGUE, epochs=2, seed=5)
-    arm = np.array([CATALOGUE.tolist().index(movie) for movie in log.movie], np.int32)
+    arm = np.array([CATALOGUE.tolist().index(item) for item in log.item], np.int32)
     learn_offline(offline, context()[log.user], arm, log.reward.astype(np.float32), epochs=2, seed=5)
     assert_same_state(from_log, offline, rtol=0, atol=tolerance)
 
@@ -145,7 +145,7 @@ def test_given_the_context_the_loggers_choices_do_no_harm_and_without_it_they_do
     arm = (rng.random(number) > first).astype(np.int32)
     reward = np.where(arm == 1, 3.5, np.where(user == 0, 5.0, 1.0))
     log = LoggedRounds(
-        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, movie=CATALOGUE[arm],
+        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=CATALOGUE[arm],
         log_propensity=np.log(np.where(arm == 0, first, 1 - first)), reward=reward, catalogue=CATALOGUE,
         scale=(1.0, 5.0), name="skewed",
         policy=np.full(number, "x", object), version=np.full(number, "1", object),
@@ -167,7 +167,7 @@ def test_given_the_context_the_loggers_choices_do_no_harm_and_without_it_they_do
 def test_ucb1_goes_on_from_what_it_knows():
     """Two plays of arm 0 that paid 1; the log says 3, and 4 effective rounds: (2 * 1 + 4 * 3) / 6."""
     log = logged(4)
-    log = replace(log, movie=CATALOGUE[[0] * 4], reward=np.full(4, 3.0), log_propensity=np.full(4, np.log(0.5)))
+    log = replace(log, item=CATALOGUE[[0] * 4], reward=np.full(4, 3.0), log_propensity=np.full(4, np.log(0.5)))
     agent = make("ucb1")
     agent.learner.arms.include(np.eye(1, ARMS)[0] * 2, np.ones(ARMS))
     learn_from_log(agent, log, context(), CATALOGUE)
@@ -193,16 +193,16 @@ def test_a_baseline_learns_nothing_but_its_error_is_measured():
     assert state(agent) == {}
 
 
-def test_a_log_of_other_movies_is_refused_before_anything_is_learnt():
+def test_a_log_of_other_items_is_refused_before_anything_is_learnt():
     log = logged(100, catalogue=np.array([0, 2, 3, 5, 8, 9], np.int32))
-    strange = int((log.movie == 9).sum())
+    strange = int((log.item == 9).sum())
     agent = linucb()
-    with pytest.raises(DataError, match=f"planted log: {strange} of 100 rounds show movies that are not among the 6"):
+    with pytest.raises(DataError, match=f"planted log: {strange} of 100 rounds show items that are not among the 6"):
         learn_from_log(agent, log, context(), CATALOGUE)
     assert int(agent.train_step_counter.numpy()) == 0
 
 
-def test_a_log_with_fewer_movies_is_learnt_from():
+def test_a_log_with_fewer_items_is_learnt_from():
     agent, log = linucb(), logged(100, catalogue=CATALOGUE[[1, 4]])
     learn_from_log(agent, log, context(), CATALOGUE)
     np.testing.assert_allclose(state(agent)["theta"], ridge(log), atol=1e-4)
@@ -247,8 +247,8 @@ def test_linucb_from_vectors_is_ridge_regression_on_them_by_hand():
     x = np.concatenate([x, np.ones((len(log), 1))], axis=1)
     agent = linucb()
     learn_from_log(agent, log, context(), CATALOGUE)
-    for arm, movie in enumerate(CATALOGUE):
-        mine = log.movie == movie
+    for arm, item in enumerate(CATALOGUE):
+        mine = log.item == item
         gram = PRECISION * np.eye(RANK + 1) + x[mine].T @ x[mine]
         theta = np.linalg.solve(gram, x[mine].T @ log.reward[mine])
         np.testing.assert_allclose(state(agent)["theta"][arm], theta, atol=1e-4)

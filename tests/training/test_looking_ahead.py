@@ -23,10 +23,10 @@ TIRING, LASTING = (9.0, 0.0), (0.0, 0.0)
 def returns(agent_name: str, fatigue: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Rewards of the same 6,000 sessions: by greedy in the true odds, and by the trained agent."""
     planted = planted_sessions(
-        3, movies=30, genres=3, fatigue=fatigue, slope=0.0, known=0.0, like_history=(0.0, 0.0), stay=0.93
+        3, items=30, genres=3, fatigue=fatigue, slope=0.0, known=0.0, like_history=(0.0, 0.0), stay=0.93
     )
-    world, movies = planted.world, np.arange(30, dtype=np.int32)
-    # What the policy knows of users and movies is the truth: like = offset + interest . direction, in log-odds.
+    world, items = planted.world, np.arange(30, dtype=np.int32)
+    # What the policy knows of users and items is the truth: like = offset + interest . direction, in log-odds.
     context = np.zeros((60, 4), np.float32)
     context[world.users] = world.interest
     offset = (world.like - world.interest @ world.direction.T).mean(axis=0)
@@ -34,7 +34,7 @@ def returns(agent_name: str, fatigue: tuple[float, float]) -> tuple[np.ndarray, 
 
     def environment(sessions: int, seed: int) -> SessionEnvironment:
         config = SessionConfig(batch_size=sessions, max_episode_steps=8)
-        return SessionEnvironment(world, context, world.direction, movies, config, seed)
+        return SessionEnvironment(world, context, world.direction, items, config, seed)
 
     training = environment(64, 0)
     entry = agent_entry(agent_name)

@@ -33,7 +33,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_
 
 from problems import BAIT, BEST_RETURN, OPENER, chain, make_agent, mean_return, opening
 
-STEPS, MOVIES, BATCH = 8, 24, 200
+STEPS, ITEMS, BATCH = 8, 24, 200
 UNCAPPED = 1e12
 TEN = np.arange(1, 11)
 FOLLOWING = TEN * (11 - TEN) / np.sum(TEN * (11 - TEN))
@@ -62,7 +62,7 @@ def watched(view: str):
     liked = np.array([row[9].like.numpy() for row in rows])[step, place]
     users = game.world.users[user][place]
     played = Played(users, place, step.astype(np.int32), told(2), -1.0 - 0.1 * step, told(3), liked, told(4))
-    return rows, shown, log_of(played, MOVIES)
+    return rows, shown, log_of(played, ITEMS)
 
 
 @pytest.mark.parametrize("view", ["interest", "last_item", "last_n"])
@@ -71,14 +71,14 @@ def test_what_is_rebuilt_from_a_log_is_what_was_seen(view):
     columns = [np.array(part) for part in list(zip(*rows, strict=True))[:8]]
     seen, mask, arm, reward, ended, cut, after, next_mask = columns
     replayed, going = replay(log, planted_sight(view)), shown.T  # [S, B]
-    block = block_of(replayed, tf.range(BATCH), MOVIES)
+    block = block_of(replayed, tf.range(BATCH), ITEMS)
     for found, expected in (
         (block.observation, seen), (block.next_observation, after), (block.mask, mask), (block.action, arm),
         (block.reward, reward), (block.terminated, ended), (block.truncated, cut),
     ):  # fmt: skip
         np.testing.assert_allclose(found.numpy()[going], expected[going], atol=1e-5)
     np.testing.assert_allclose(block.log_probability.numpy()[going], (-1.0 - 0.1 * np.nonzero(going)[0]), rtol=1e-6)
-    batch = steps_of(replayed, tf.range(len(log)), MOVIES)
+    batch = steps_of(replayed, tf.range(len(log)), ITEMS)
     first = shown.nonzero()
     for found, expected in (
         (batch.observation, seen), (batch.action, arm), (batch.reward, reward), (batch.terminated, ended),
@@ -236,18 +236,18 @@ class Bar:
             raise KeyboardInterrupt
 
 
-def with_a_bar(monkeypatch, agent, log, sight, config, *, folder=None, cut=None, movies=1):
-    """The figures and the bar of a training in pieces of about so many movies (1: of a batch)."""
+def with_a_bar(monkeypatch, agent, log, sight, config, *, folder=None, cut=None, items=1):
+    """The figures and the bar of a training in pieces of about so many items (1: of a batch)."""
     bars = []
 
     @contextmanager
     def bar(_title, total, *, unit, done=0, show=None):
-        assert (unit, show) == ("sessions" if agent.learner.whole_sessions else "movies", None)
+        assert (unit, show) == ("sessions" if agent.learner.whole_sessions else "items", None)
         bars.append(Bar(total, done, cut))
         yield bars[-1]
 
     monkeypatch.setattr(module, "progress", bar)
-    monkeypatch.setattr(module, "PIECE", movies)
+    monkeypatch.setattr(module, "PIECE", items)
     told = None
     with suppress(KeyboardInterrupt):
         told = learn_from_sessions(agent, log, sight, config, folder=folder)
@@ -271,7 +271,7 @@ def steps_to_learn():
 
 
 def sessions_to_learn():
-    """Of one movie each, which compiles sooner."""
+    """Of one item each, which compiles sooner."""
     log = bandit_log(np.array([20, 12, 8]), TEN[:3])
     return bandit(3, passes=2)[0], log, bandit_sight(3), 40, 16
 
@@ -280,11 +280,11 @@ def sessions_to_learn():
 def test_many_pieces_teach_what_one_does(monkeypatch, given):
     """Compiled; the numbers are the same to the last bit."""
     config, found = OfflineRunConfig(epochs=EPOCHS, batch=16), []
-    for movies in (10**9, 1):
+    for items in (10**9, 1):
         agent, log, sight, units, size = given()
-        told, bar = with_a_bar(monkeypatch, agent, log, sight, config, movies=movies)
+        told, bar = with_a_bar(monkeypatch, agent, log, sight, config, items=items)
         assert units % size
-        assert bar.looks == EPOCHS * (2 if movies > 1 else -(-units // size))  # whole batches, and what is left
+        assert bar.looks == EPOCHS * (2 if items > 1 else -(-units // size))  # whole batches, and what is left
         assert bar.done == bar.total == EPOCHS * units
         found.append((everything(agent), told))
     assert found[0][1] == found[1][1]
@@ -377,10 +377,10 @@ def test_what_cannot_be_learnt_from_is_one_line():
     assert "no propensities, by which topk_reinforce weighs every step" in refused(
         "topk_reinforce", replace(log, log_propensity=None)
     )
-    seven = int((log.movie == 7).sum())
-    fewer = np.delete(np.arange(MOVIES, dtype=np.int32), 7)
-    assert f"planted sessions: {seven} of {len(log)} steps show movies" in refused("dqn", log, catalogue=fewer)
+    seven = int((log.item == 7).sum())
+    fewer = np.delete(np.arange(ITEMS, dtype=np.int32), 7)
+    assert f"planted sessions: {seven} of {len(log)} steps show items" in refused("dqn", log, catalogue=fewer)
     assert "a session of 8 steps, but the policy's sessions have at most 7" in refused("dqn", log, steps=7)
-    columns = ("event_id", "time", "user", "session", "step", "movie", "log_propensity", "reward", "liked", "ended")
+    columns = ("event_id", "time", "user", "session", "step", "item", "log_propensity", "reward", "liked", "ended")
     nothing = {column: getattr(log, column)[:0] for column in (*columns, "policy", "version")}
     assert "no sessions to learn from" in refused("dqn", replace(log, **nothing))

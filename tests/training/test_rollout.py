@@ -1,4 +1,4 @@
-"""Rounds that are logged: the propensities are the probabilities with which the movies were drawn."""
+"""Rounds that are logged: the propensities are the probabilities with which the items were drawn."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from synthetic_world import USERS, planted
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.environments.catalogue_bandit import CatalogueBandit, CatalogueBanditConfig
-from recpolicy.environments.item_bandit import MovieBandit, MovieBanditConfig
+from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 from recpolicy.models.pair_features import PairFeatures
 from recpolicy.training.rollout import Played, play_logged
 
@@ -15,9 +15,9 @@ CATALOGUE = np.array([1, 2, 4, 7, 8, 11], np.int32)
 ARMS, MANY = len(CATALOGUE), 60_000
 
 
-def world(seed: int = 0, batch: int = 8) -> MovieBandit:
+def world(seed: int = 0, batch: int = 8) -> ItemBandit:
     one = planted(known=0.0)
-    return MovieBandit(one.world, one.user, CATALOGUE, MovieBanditConfig(batch_size=batch), seed)
+    return ItemBandit(one.world, one.user, CATALOGUE, ItemBanditConfig(batch_size=batch), seed)
 
 
 def uneven() -> np.ndarray:
@@ -99,7 +99,7 @@ def test_a_second_log_of_one_environment_goes_on(played):
 def changing() -> CatalogueBandit:
     one = planted()
     config = CatalogueBanditConfig(candidates=ARMS, fewest_candidates=ARMS)
-    return CatalogueBandit(one.world, one.user, PairFeatures(one.movie, one.offset), config)
+    return CatalogueBandit(one.world, one.user, PairFeatures(one.item, one.offset), config)
 
 
 @pytest.mark.parametrize("make", [masked_environment, changing])

@@ -14,12 +14,12 @@ from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.reward_estimators import ESTIMATORS, Situation
 from recpolicy.training.rollout_sessions import choose, exploring, play_sessions, softmax_of, with_floor
 
-ROWS, MOVIES, STEPS = 7, 24, 8
+ROWS, ITEMS, STEPS = 7, 24, 8
 LAST = 1.0 - 2.0**-48
 
 
 def some_mask() -> np.ndarray:
-    mask = np.random.default_rng(1).random((ROWS, MOVIES)) < 0.6
+    mask = np.random.default_rng(1).random((ROWS, ITEMS)) < 0.6
     mask[:, :8] = True
     return mask
 
@@ -70,7 +70,7 @@ def test_a_policy_explores_as_its_artifact_says(name, tables):
         weight.assign_add(np.random.default_rng(3).normal(0, 0.1, weight.shape).astype(np.float32))
     exported, seen, mask = agent.learner.export(), observations(ROWS), some_mask()
     found = exploring(exported)(tf.constant(seen), tf.constant(mask)).numpy()
-    situation = Situation(seen[:, :5], None, None, np.zeros((ROWS, MOVIES)), seen[:, 5:])
+    situation = Situation(seen[:, :5], None, None, np.zeros((ROWS, ITEMS)), seen[:, 5:])
     estimate = ESTIMATORS[exported.estimator](exported.arrays, situation)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, HEADS[exported.head](estimate, exported.settings, mask), atol=1e-5)
@@ -86,10 +86,10 @@ def test_a_table_is_no_network():
 
 def test_the_floor_is_shared_by_what_is_allowed():
     mask = some_mask()
-    score = np.zeros(MOVIES)
+    score = np.zeros(ITEMS)
     score[0] = 1_000.0
     found = with_floor(softmax_of(score), 0.25)(tf.zeros([ROWS, 1]), tf.constant(mask)).numpy()
-    expected = 0.75 * np.eye(MOVIES)[0] + 0.25 * mask / mask.sum(axis=1, keepdims=True)
+    expected = 0.75 * np.eye(ITEMS)[0] + 0.25 * mask / mask.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, atol=1e-15)
 
 
@@ -111,8 +111,8 @@ def test_sessions_are_whole():
     cut = ~one.ended[last]
     np.testing.assert_array_equal(length[cut], STEPS)
     assert 0 < cut.sum() < 500
-    assert len(np.unique(one.session * MOVIES + one.arm)) == len(one.arm)  # nothing twice in a session
-    np.testing.assert_allclose(one.log_propensity, -np.log(MOVIES - one.step), rtol=1e-12)
+    assert len(np.unique(one.session * ITEMS + one.arm)) == len(one.arm)  # nothing twice in a session
+    np.testing.assert_allclose(one.log_propensity, -np.log(ITEMS - one.step), rtol=1e-12)
     assert set(one.user) <= set(environment().world.users)
     np.testing.assert_array_equal(one.reward, one.liked)  # a like earns 1
 
@@ -133,15 +133,15 @@ def test_compiled_and_not_it_plays_the_same():
         np.testing.assert_allclose(part, same, rtol=1e-12)
 
 
-def test_weights_by_the_logged_propensity_have_mean_1_for_every_movie():
+def test_weights_by_the_logged_propensity_have_mean_1_for_every_item():
     """E[1[a] / p(a)] = 1 at the first step; 4,000 sessions, within 5 standard errors."""
     game = environment(0, 500)
-    score = np.random.default_rng(2).normal(0, 1, MOVIES)
+    score = np.random.default_rng(2).normal(0, 1, ITEMS)
     with eagerly():
         one = play_sessions(game, with_floor(softmax_of(score), 0.1), 4_000, 0)
     first = one.step == 0
-    probability = 0.9 * np.exp(score) / np.exp(score).sum() + 0.1 / MOVIES
+    probability = 0.9 * np.exp(score) / np.exp(score).sum() + 0.1 / ITEMS
     np.testing.assert_allclose(np.exp(one.log_propensity[first]), probability[one.arm[first]], rtol=1e-9)
-    mean = np.bincount(one.arm[first], np.exp(-one.log_propensity[first]), MOVIES) / 4_000
+    mean = np.bincount(one.arm[first], np.exp(-one.log_propensity[first]), ITEMS) / 4_000
     error = np.sqrt((1 / probability - 1) / 4_000)
     assert (np.abs(mean - 1) < 5 * error).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_sessions import MOVIES, planted_sessions
+from synthetic_sessions import ITEMS, planted_sessions
 
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
 from recpolicy.models.session_world import SessionWorld
@@ -15,15 +15,15 @@ from recpolicy.training.rollout_slates import PlayedSlates, all_read, draw, play
 
 PAYING = planted_sessions().world
 WORLD = replace(PAYING, known=None)
-CATALOGUE = np.arange(1, MOVIES, 2, dtype=np.int32)
-"""Every other movie, so that arms are no movies."""
+CATALOGUE = np.arange(1, ITEMS, 2, dtype=np.int32)
+"""Every other item, so that arms are no items."""
 ARMS = len(CATALOGUE)
 SHELVES = np.arange(ARMS, dtype=np.int16) % 3
 EVERYTHING = np.arange(ARMS)
 
 
 def skewed(user, arms, mask):
-    """The larger the number of a movie, the likelier."""
+    """The larger the number of an item, the likelier."""
     weight = np.broadcast_to(1.0 + arms, (len(user), len(arms))) * (1 if mask is None else mask)
     return weight / weight.sum(axis=1, keepdims=True)
 
@@ -58,7 +58,7 @@ def test_the_mean_of_one_over_the_propensity_counts_the_pages_that_there_are():
 
 
 def chances(played: PlayedSlates, world: SessionWorld = WORLD) -> np.ndarray:
-    """How likely each movie shown [N, K] was to be liked, had it stood alone."""
+    """How likely each item shown [N, K] was to be liked, had it stood alone."""
     person = np.searchsorted(world.users, played.user)
     return 1 / (1 + np.exp(-world.like[person[:, None], CATALOGUE[played.arm]].astype(float)))
 
@@ -70,7 +70,7 @@ def misfit(liked: np.ndarray, chance: np.ndarray, group: np.ndarray) -> float:
     return float(np.mean(off[there] ** 2 / variance[there]))
 
 
-def test_who_reads_everything_likes_each_movie_with_their_own_chance():
+def test_who_reads_everything_likes_each_item_with_their_own_chance():
     played = play_slates(WORLD, skewed, all_read(WORLD, CATALOGUE, 0), SHELVES, (60_000, 3), ARMS, 0, False)
     chance = chances(played)
     for group in (np.repeat(played.user, 3), played.arm.ravel()):
@@ -92,12 +92,12 @@ def test_real_ratings_that_a_world_pays_decide_who_likes_what():
 @pytest.fixture(scope="module")
 def in_turn():
     config = SlateConfig(slate_size=3, patience=0.6, batch_size=module.PAGES_AT_ONCE, max_episode_steps=1)
-    blind = np.zeros((WORLD.users.max() + 1, 1), np.float32), np.zeros((MOVIES, 1), np.float32)
+    blind = np.zeros((WORLD.users.max() + 1, 1), np.float32), np.zeros((ITEMS, 1), np.float32)
     readers = read_in_turn(SlateEnvironment(WORLD, *blind, CATALOGUE, config, 0))
     return play_slates(WORLD, skewed, readers, SHELVES, (30_000, 3), ARMS, 0, False)
 
 
-def test_who_reads_in_turn_likes_at_most_one_movie_and_the_first_as_if_it_stood_alone(in_turn):
+def test_who_reads_in_turn_likes_at_most_one_item_and_the_first_as_if_it_stood_alone(in_turn):
     assert in_turn.liked.sum(axis=1).max() == 1
     chance = chances(in_turn)[:, 0]
     for group in (in_turn.user, in_turn.arm[:, 0]):

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_sessions import MOVIES, STEPS, planted_sessions
+from synthetic_sessions import ITEMS, STEPS, planted_sessions
 
 from recpolicy.agents.agent_table import SESSION_AGENTS
 from recpolicy.agents.item_features import Arms
@@ -47,14 +47,14 @@ def config(name, rows=ROWS):
 def environment(batch_size=8):
     """The planted sessions."""
     planted, settings = planted_sessions(), SessionConfig(batch_size=batch_size, max_episode_steps=STEPS)
-    movies = np.arange(MOVIES, dtype=np.int32)
-    return SessionEnvironment(planted.world, planted.context, planted.embedding, movies, settings, seed=2)
+    items = np.arange(ITEMS, dtype=np.int32)
+    return SessionEnvironment(planted.world, planted.context, planted.embedding, items, settings, seed=2)
 
 
 def make(name, **given):
-    """A small agent that knows the planted movies."""
+    """A small agent that knows the planted items."""
     planted, game, entry = planted_sessions(), environment(), SESSION_AGENTS[name]
-    level = np.full(MOVIES, 3, np.float32)
+    level = np.full(ITEMS, 3, np.float32)
     arms = Arms(planted.embedding, level, level, level, (1.0, 5.0), planted.world.genres)
     return entry.make(
         game.time_step_spec(), game.action_spec(), entry.config(**AGENTS[name] | given), arms, seed=1

@@ -31,7 +31,7 @@ def prior(seed: int = 0, precision: float = 3.0) -> tuple[np.ndarray, np.ndarray
 
 def round_by_round(log: LoggedRounds, theta: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
     """The agents' own Sherman-Morrison steps, in float64: their float32 would differ in the fifth digit."""
-    arm = np.searchsorted(CATALOGUE, log.movie)
+    arm = np.searchsorted(CATALOGUE, log.item)
     arrays = (theta, covariance, arm, contexts()[log.user].astype(np.float64), log.reward)
     return tuple(one.numpy() for one in fold_batch(*(tf.constant(one) for one in arrays), 1.0))
 
@@ -44,8 +44,8 @@ def assert_same(one: Statistics, other: Statistics, rtol: float = 1e-12) -> None
 def test_sums_are_those_of_the_rounds_one_by_one():
     log, x = linear_log(60), contexts().astype(np.float64)
     found = Statistics.of(log, contexts(), CATALOGUE)
-    for arm, movie in enumerate(CATALOGUE):
-        mine = np.flatnonzero(log.movie == movie)
+    for arm, item in enumerate(CATALOGUE):
+        mine = np.flatnonzero(log.item == item)
         expected = sum((np.outer(x[log.user[n]], x[log.user[n]]) for n in mine), np.zeros((FEATURES, FEATURES)))
         np.testing.assert_allclose(found.gram[arm], expected, atol=1e-12)
         np.testing.assert_allclose(found.moment[arm], x[log.user[mine]].T @ log.reward[mine], atol=1e-12)
@@ -59,7 +59,7 @@ def test_the_posterior_is_where_the_agents_own_steps_end_up():
     own_theta, own_covariance = round_by_round(log, *start)
     np.testing.assert_allclose(theta, own_theta, rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(covariance, own_covariance, rtol=1e-5, atol=1e-11)
-    np.testing.assert_array_equal(theta[-1], start[0][-1])  # nobody was shown the last movie
+    np.testing.assert_array_equal(theta[-1], start[0][-1])  # nobody was shown the last item
     np.testing.assert_array_equal(covariance[-1], start[1][-1])
 
 
@@ -125,14 +125,14 @@ def test_other_arms_or_features_are_refused():
     wider = Statistics.of(linear_log(50), np.ones((50, 5)), CATALOGUE)
     with pytest.raises(DataError, match=r"statistics of \(7, 4\) and \(7, 5\) arms and features cannot be merged"):
         merged(one, wider)
-    strange = int((linear_log(50).movie == CATALOGUE[1]).sum())
-    with pytest.raises(DataError, match=f"linear log 0: {strange} of 50 rounds show movies that are not among the 6"):
+    strange = int((linear_log(50).item == CATALOGUE[1]).sum())
+    with pytest.raises(DataError, match=f"linear log 0: {strange} of 50 rounds show items that are not among the 6"):
         Statistics.of(linear_log(50), contexts(), np.delete(CATALOGUE, 1))
 
 
 @pytest.mark.band
 def test_two_halves_of_a_simulated_movielens_log_merged_are_the_whole(u1, tmp_path):
-    """50,000 rounds of random choices among 1,682 movies and contexts of 21 numbers."""
+    """50,000 rounds of random choices among 1,682 items and contexts of 21 numbers."""
     settings = {"rating_model": "svd", "world": "bias", "rank": 20}
     simulate_log(u1.fit, tmp_path / "log", logger="random", config={"rounds": 50_000}, train=settings)
     ingest_log(tmp_path / "log", tmp_path / "rounds", tables_of(u1.fit), {"evaluation_share": 0.0})

@@ -16,7 +16,7 @@ from recpolicy.agents.item_features import Arms
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.metrics import read_csv
 from recpolicy.data.splits import split
-from recpolicy.environments.item_bandit import MovieBandit, MovieBanditConfig
+from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 from recpolicy.models.world import World
 from recpolicy.training import tensorflow_export
 from recpolicy.training.trainer import OnlineConfig, train_online
@@ -27,14 +27,14 @@ USERS, ARMS, RANK, BATCH = 12, 6, 3, 8
 def world(seed=0):
     """An environment of 12 users and 6 arms, and tables of the arms that know the truth."""
     rng = np.random.default_rng(seed)
-    user, movie = (rng.normal(size=(rows, RANK)).astype(np.float32) for rows in (USERS, ARMS))
+    user, item = (rng.normal(size=(rows, RANK)).astype(np.float32) for rows in (USERS, ARMS))
     offset = np.full(ARMS, 3, np.float32)
-    expected = np.clip(user @ movie.T + offset, 1, 5)
-    environment = MovieBandit(
+    expected = np.clip(user @ item.T + offset, 1, 5)
+    environment = ItemBandit(
         World(expected, np.zeros(expected.shape, bool), (1.0, 5.0), "planted"), user, np.arange(ARMS, dtype=np.int32),
-        MovieBanditConfig(batch_size=BATCH),
+        ItemBanditConfig(batch_size=BATCH),
     )  # fmt: skip
-    return environment, Arms(movie, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
+    return environment, Arms(item, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
 
 
 def played(agent_name, folder, interactions, points, checkpoint_every=1):

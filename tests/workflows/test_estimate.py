@@ -29,7 +29,7 @@ from recpolicy.workflows.estimate import (
 from recpolicy.workflows.interaction_logs import EVALUATION
 from recpolicy.workflows.retrain import tables_of_policy
 
-TRAIN = {"rating_model": "svd", "world": "item_knn", "rank": 5, "movies": 20}
+TRAIN = {"rating_model": "svd", "world": "item_knn", "rank": 5, "items": 20}
 SMALL = {"sizes": (200, 500), "repetitions": 4, "resamples": 20, "clusters": 5}
 FEW = {"resamples": 100}
 
@@ -72,8 +72,8 @@ def test_the_card_plays_in_a_world_of_another_class_with_policies_near_and_far(t
     assert "replay" in card.cell("far", 500).scores  # it takes uniform logs only
 
 
-def test_a_small_table_offers_all_its_movies():
-    card = report_estimators(fit(), config=SMALL, train={key: TRAIN[key] for key in TRAIN if key != "movies"})
+def test_a_small_table_offers_all_its_items():
+    card = report_estimators(fit(), config=SMALL, train={key: TRAIN[key] for key in TRAIN if key != "items"})
     assert card.actions == fit().shape[1] == 80
 
 

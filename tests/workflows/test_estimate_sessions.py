@@ -46,8 +46,8 @@ def returns_of(logged: LoggedSessions, gamma: float = 1.0) -> float:
 
 @cache
 def every_session() -> LoggedSessions:
-    """All sessions of 2 of 5 movies for each of 7 users, each once: what the uniform choice logs in the long run."""
-    one = policy(movies=11, arms=5, steps=2)
+    """All sessions of 2 of 5 items for each of 7 users, each once: what the uniform choice logs in the long run."""
+    one = policy(items=11, arms=5, steps=2)
     likes = np.random.default_rng(1).random((7, 5)) < 0.5
     pairs = [(user, *pair) for user in range(7) for pair in itertools.permutations(range(5), 2)]
     user, first, second = np.array(pairs).T.repeat(2, axis=1)
@@ -62,7 +62,7 @@ def every_session() -> LoggedSessions:
 def truth(one: Policy, act: str, gamma: float) -> float:
     """What the policy earns in the world of `every_session`, by asking it in every session that can be."""
     logged, total = every_session(), 0.0
-    arms = np.searchsorted(logged.catalogue, logged.movie)
+    arms = np.searchsorted(logged.catalogue, logged.item)
     earned = {(user, arm): like for user, arm, like in zip(logged.user, arms, logged.liked, strict=True)}
     for user in range(7):
         for first, chance in enumerate(chances(one, user, [], [], act)):
@@ -76,7 +76,7 @@ def truth(one: Policy, act: str, gamma: float) -> float:
 @pytest.mark.parametrize("act", ["greedy", "exploring"])
 @pytest.mark.parametrize("gamma", [1.0, 0.5])
 def test_weighting_gives_the_truth_when_every_session_was_logged_as_often_as_it_comes(act, gamma):
-    one = policy(movies=11, arms=5, steps=2)
+    one = policy(items=11, arms=5, steps=2)
     found = estimate_session_policy(one, every_session(), act=act, gamma=gamma, config=FEW).estimates
     expected = truth(one, act, gamma)
     assert abs(expected - returns_of(every_session(), gamma)) > 0.05  # the negative control
@@ -124,7 +124,7 @@ def test_wrong_propensities_show_in_the_mean_weight():
     assert "or propensities are wrong" in note
 
 
-def test_a_movie_that_all_sessions_avoid_leaves_weights_of_nothing():
+def test_a_item_that_all_sessions_avoid_leaves_weights_of_nothing():
     """The greedy policy would show something else in each of two sessions: no ratio can be made, and none is."""
     one = policy()
     best = [int(chances(one, user, [], [], "greedy").argmax()) for user in (0, 1)]
@@ -137,14 +137,14 @@ def test_a_movie_that_all_sessions_avoid_leaves_weights_of_nothing():
 
 
 def test_the_reward_model_knows_how_long_sessions_are():
-    """Each movie earns 1 and sessions have 4 steps: 4 whoever chooses, in the log and in the model's eyes."""
+    """Each item earns 1 and sessions have 4 steps: 4 whoever chooses, in the log and in the model's eyes."""
     logged = led_by(policy(), 200, liked_always=True, leave=0.0)
     found = estimate_session_policy(policy(1), logged, config=FEW).estimates
     assert found["fqe"].value == pytest.approx(4, rel=0.02)
 
 
 def test_a_session_that_was_cut_early_is_not_taken_for_one_that_ended():
-    """Half of the sessions break off after their first movie, which says nothing of what would have followed."""
+    """Half of the sessions break off after their first item, which says nothing of what would have followed."""
     logged = led_by(policy(), 300, liked_always=True, leave=0.0)
     number = np.repeat(np.arange(300), logged.length)
     cut = rows_of(logged, (number % 2 == 0) | (logged.step == 0))
@@ -220,7 +220,7 @@ def test_seed_and_settings_are_used():
     [
         (lambda: Policy(tiny_artifact()), {}, "linucb acts in single rounds, but tiny sessions is a log of sessions"),
         (policy, {"log_propensity": None}, "tiny sessions: no propensities"),
-        (lambda: policy(arms=6), {}, "its 11 movies are not the 6 of the policy"),
+        (lambda: policy(arms=6), {}, "its 11 items are not the 6 of the policy"),
         (lambda: policy(steps=3), {}, "a session of 4 steps, but sessions of the policy .* have at most 3"),
         (lambda: policy(users=4), {}, "user row 6, but the policy .* knows 4 users"),
     ],
@@ -240,11 +240,11 @@ def test_sessions_that_a_policy_or_one_before_it_has_learnt_from_are_refused():
             estimate_session_policy(policy(), log(), guilty, config=FEW)
 
 
-def test_an_incumbent_of_other_users_or_movies_is_refused():
+def test_an_incumbent_of_other_users_or_items_is_refused():
     artifact = tiny_session_artifact(1)
     users = artifact.users.assign(user_id=artifact.users["user_id"] + 1)
-    movies = artifact.movies.assign(movie_id=artifact.movies["movie_id"] + 1)
-    for changes, what in (({"users": users}, "users"), ({"movies": movies}, "movies")):
+    items = artifact.items.assign(item_id=artifact.items["item_id"] + 1)
+    for changes, what in (({"users": users}, "users"), ({"items": items}, "items")):
         stranger = Policy(replace(artifact, **changes))
         with pytest.raises(DataError, match=f"knows other {what} than the candidate"):
             estimate_session_policy(policy(), log(), stranger, config=FEW)

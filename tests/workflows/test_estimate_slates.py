@@ -13,8 +13,8 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.ope.slate_estimate import estimate_slates
 from recpolicy.workflows.estimate_slates import estimate_slate_policy, slates_of
 
-MOVIES, USERS, SLOTS = 11, 7, 2
-SHELVES = np.arange(MOVIES, dtype=np.int16) % SLOTS
+ITEMS, USERS, SLOTS = 11, 7, 2
+SHELVES = np.arange(ITEMS, dtype=np.int16) % SLOTS
 
 
 def tiny(seed: int = 0) -> Policy:
@@ -25,30 +25,30 @@ def drawn(shelves: np.ndarray | None, pages: int = 3_000, seed: int = 0, slots: 
     """Arms [N, K] drawn evenly."""
     rng = np.random.default_rng([seed, 8])
     if shelves is None:
-        return rng.random((pages, MOVIES)).argsort(axis=1)[:, :slots]
+        return rng.random((pages, ITEMS)).argsort(axis=1)[:, :slots]
     return np.stack([rng.choice(np.flatnonzero(shelves == slot), pages) for slot in range(slots)], axis=1)
 
 
 def tiny_slates(shelves: np.ndarray | None = SHELVES, arm: np.ndarray | None = None, **changes) -> SlateLog:
-    """Pages drawn evenly; a movie is liked with a chance of its own, the same for all users."""
+    """Pages drawn evenly; an item is liked with a chance of its own, the same for all users."""
     arm = drawn(shelves) if arm is None else arm
     pages, slots = arm.shape
     rng = np.random.default_rng(9)
     liked = (rng.random(arm.shape) < worth()[arm]).astype(float)
-    size = np.bincount(SHELVES)[:slots] if shelves is not None else MOVIES - np.arange(slots)
+    size = np.bincount(SHELVES)[:slots] if shelves is not None else ITEMS - np.arange(slots)
     columns = {
         "event_id": np.array([f"e{row}" for row in range(pages)], object), "time": np.arange(pages),
         "user": rng.integers(USERS, size=pages).astype(np.int32), "slate": arm.astype(np.int32),
         "log_propensity": np.tile(-np.log(size), (pages, 1)), "reward": liked.sum(axis=1), "slot_reward": liked,
         "policy": np.full(pages, "random", object), "version": np.full(pages, "aa", object),
-        "catalogue": np.arange(MOVIES, dtype=np.int32), "shelves": shelves, "scale": (0.0, float(slots)),
+        "catalogue": np.arange(ITEMS, dtype=np.int32), "shelves": shelves, "scale": (0.0, float(slots)),
         "name": "tiny pages",
     }  # fmt: skip
     return SlateLog(**(columns | changes))
 
 
 def worth() -> np.ndarray:
-    return np.linspace(0.1, 0.9, MOVIES)
+    return np.linspace(0.1, 0.9, ITEMS)
 
 
 def own_page(policy: Policy, shelves: np.ndarray | None) -> np.ndarray:
@@ -60,14 +60,14 @@ def own_page(policy: Policy, shelves: np.ndarray | None) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shelves", [SHELVES, None])
-def test_the_policy_fills_each_slot_with_its_best_movie_of_those_left(shelves):
+def test_the_policy_fills_each_slot_with_its_best_item_of_those_left(shelves):
     log, policy = tiny_slates(shelves), tiny()
     slates, shown, wanted = slates_of(policy, log)
     score, rating = policy.scores()
     for row in range(50):
         above: list[int] = []
         for slot in range(SLOTS):
-            open_arms, _ = open_to(slot, log.arm[:1], shelves, MOVIES)
+            open_arms, _ = open_to(slot, log.arm[:1], shelves, ITEMS)
             left = [arm for arm in open_arms if shelves is not None or arm not in above]
             best = max(left, key=lambda arm: score[log.user[row], arm])
             assert slates.target_prob[row, slot] == (log.arm[row, slot] == best)
@@ -76,10 +76,10 @@ def test_the_policy_fills_each_slot_with_its_best_movie_of_those_left(shelves):
             above.append(log.arm[row, slot])
 
 
-def test_movies_of_equal_score_share_a_slot():
+def test_items_of_equal_score_share_a_slot():
     artifact = tiny_artifact()
     flat = replace(artifact, policy={**artifact.policy, "theta": np.zeros_like(artifact.policy["theta"])})
-    flat = replace(flat, offset=np.full(MOVIES, 3.0, np.float32))
+    flat = replace(flat, offset=np.full(ITEMS, 3.0, np.float32))
     slates, *_ = slates_of(Policy(flat), tiny_slates())
     np.testing.assert_allclose(slates.target_prob, [[1 / 6, 1 / 5]] * len(slates))
     np.testing.assert_allclose(slates.ratio, 1)
@@ -87,7 +87,7 @@ def test_movies_of_equal_score_share_a_slot():
 
 @pytest.mark.parametrize("shelves", [SHELVES, None])
 def test_what_the_policy_would_earn_is_found_from_pages_drawn_evenly(shelves):
-    """Likes add up, so the truth is the mean worth of the policy's own movies, over the users of the log."""
+    """Likes add up, so the truth is the mean worth of the policy's own items, over the users of the log."""
     log, policy = tiny_slates(shelves, drawn(shelves, 20_000)), tiny()
     truth = worth()[own_page(policy, shelves)].sum(axis=1)[log.user].mean()
     found = estimate_slate_policy(policy, log, config={"resamples": 200})
@@ -100,7 +100,7 @@ def test_what_the_policy_would_earn_is_found_from_pages_drawn_evenly(shelves):
 
 def test_weights_of_pages_without_shelves_average_to_the_truth_over_all_pages():
     """Every page once: no sampling, so the pseudo-inverse is exact for likes that add up."""
-    pages = np.array(list(itertools.permutations(range(MOVIES), SLOTS)))
+    pages = np.array(list(itertools.permutations(range(ITEMS), SLOTS)))
     arm = np.tile(pages, (USERS, 1))
     user = np.repeat(np.arange(USERS, dtype=np.int32), len(pages))
     earned = worth()[arm]
@@ -142,14 +142,14 @@ def test_the_gain_is_paired_page_by_page():
 
 def test_a_catalogue_that_the_policy_does_not_have_is_refused():
     few = Policy(tiny_artifact(arms=6))
-    with pytest.raises(DataError, match=r"tiny pages: 5 of the 11 movies of its pages are not in the catalogue"):
+    with pytest.raises(DataError, match=r"tiny pages: 5 of the 11 items of its pages are not in the catalogue"):
         estimate_slate_policy(few, tiny_slates())
     with pytest.raises(DataError, match="not in the catalogue"):
         estimate_slate_policy(tiny(), tiny_slates(), few)
 
 
-def test_a_policy_of_a_larger_catalogue_is_judged_among_the_movies_of_the_log():
-    arms = np.arange(0, MOVIES, 2)
+def test_a_policy_of_a_larger_catalogue_is_judged_among_the_items_of_the_log():
+    arms = np.arange(0, ITEMS, 2)
     rng = np.random.default_rng(4)
     arm = arms[rng.random((500, len(arms))).argsort(axis=1)[:, :SLOTS]]
     log = tiny_slates(None, arm, catalogue=arms.astype(np.int32), log_propensity=np.tile(-np.log([6.0, 5.0]), (500, 1)))
@@ -172,10 +172,10 @@ def test_pages_that_a_policy_or_one_before_it_has_learnt_from_are_refused(about)
         estimate_slate_policy(tiny(), log, guilty)
 
 
-def test_a_policy_that_rates_all_movies_alike_and_a_log_of_few_pages_are_judged_as_well():
+def test_a_policy_that_rates_all_items_alike_and_a_log_of_few_pages_are_judged_as_well():
     artifact = tiny_artifact()
     flat = replace(artifact, policy={**artifact.policy, "theta": np.zeros_like(artifact.policy["theta"])})
-    flat = Policy(replace(flat, offset=np.full(MOVIES, 3.0, np.float32)))
+    flat = Policy(replace(flat, offset=np.full(ITEMS, 3.0, np.float32)))
     assert "cascade_dr" in estimate_slate_policy(flat, tiny_slates(), config={"resamples": 20}).estimates
     few = tiny_slates(arm=drawn(SHELVES, 6))
     assert "cascade_dr" in estimate_slate_policy(tiny(), few, config={"resamples": 20}).estimates

@@ -70,7 +70,7 @@ def test_the_error_is_that_of_what_predict_says(verdict):
     test = miniature_split().test
     users = miniature_split().fit.users["user_id"].tolist()
     rating = loaded("linucb").predict(users)["rating"].to_numpy().reshape(60, 80)
-    rmse = np.sqrt(np.mean((rating[test.user, test.movie] - test.rating) ** 2))
+    rmse = np.sqrt(np.mean((rating[test.user, test.item] - test.rating) ** 2))
     assert verdict[0].evaluation.policies["my linucb"].rmse == pytest.approx(rmse, rel=1e-5)
 
 
@@ -88,9 +88,9 @@ def test_without_policies_there_are_the_baselines():
 
 def test_the_judge_pays_real_ratings_where_they_were_held_out():
     world, test = judge_world(miniature_split(), seed=0), miniature_split().test
-    np.testing.assert_array_equal(world.expected[test.user, test.movie], test.rating)
+    np.testing.assert_array_equal(world.expected[test.user, test.item], test.rating)
     assert world.known.sum() == len(test)
-    assert world.known[test.user, test.movie].all()
+    assert world.known[test.user, test.item].all()
 
 
 def test_the_judge_is_no_model_that_training_uses_by_default():

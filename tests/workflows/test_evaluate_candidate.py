@@ -94,7 +94,7 @@ def test_split_of_other_ratings_is_refused():
 def test_likes_are_ratings_of_4_and_more_and_their_auc_is_the_share_of_pairs_in_order():
     judged = judge_policy(trained("linucb"), miniature_split(), None)
     test = miniature_split().test
-    estimate = loaded("linucb").scores()[1][test.user, test.movie]
+    estimate = loaded("linucb").scores()[1][test.user, test.item]
     above, below = estimate[test.rating >= 4], estimate[test.rating < 4]
     pairs = above[:, None] - below
     assert judged.likes["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
@@ -139,7 +139,7 @@ def test_incumbent_that_may_have_seen_the_test_part_is_left_out_of_the_held_out_
     assert judged.as_dict()["held_out"]["group_gain"]["against"] == "most_popular"
 
 
-def test_collapsed_policy_is_seen_by_its_best_movies(log):
+def test_collapsed_policy_is_seen_by_its_best_items(log):
     popular = judge(loaded("popular"), None, log)
     assert (popular.actions.distinct, popular.actions.modal_share) == (1, 1)
     assert popular.actions.diversity == pytest.approx(1 / 80)
@@ -175,11 +175,11 @@ def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):
         trial_on(child, None, log)
 
 
-def test_incumbent_of_other_movies_is_refused(log):
+def test_incumbent_of_other_items_is_refused(log):
     artifact = loaded("popular").artifact
-    movies = artifact.movies.assign(movie_id=artifact.movies["movie_id"] + 1000)
-    with pytest.raises(DataError, match="knows other movies than the candidate"):
-        trial_on(loaded("linucb"), Policy(replace(artifact, movies=movies)), log)
+    items = artifact.items.assign(item_id=artifact.items["item_id"] + 1000)
+    with pytest.raises(DataError, match="knows other items than the candidate"):
+        trial_on(loaded("linucb"), Policy(replace(artifact, items=items)), log)
 
 
 def test_raw_log_in_place_of_rounds_is_named(tmp_path):

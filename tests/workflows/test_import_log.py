@@ -15,7 +15,7 @@ from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 def test_an_imported_log_can_be_read_and_ingested_with_the_tables_beside_it(tmp_path):
     report = import_log(write(tmp_path / "log.csv"), tmp_path / "log", "obd")
     assert report.as_dict() == {
-        "rounds": 4, "users": 3, "movies": 3, "skipped": 0, "derived": True,
+        "rounds": 4, "users": 3, "items": 3, "skipped": 0, "derived": True,
         "lost": ["position", "user-item_affinity_0"],
     }  # fmt: skip
     found, original = read_import_tables(tmp_path / "log"), read_open_bandit(tmp_path / "log.csv")
@@ -29,7 +29,7 @@ def test_with_given_tables_none_are_written(tmp_path):
     header = "timestamp,item_id,click,propensity_score,user_id"
     import_log(write(tmp_path / "log.csv", ("2026-01-01,12,1,0.5,4",), header), tmp_path / "log", "obd", tables())
     assert read_rounds(tmp_path / "log" / "events.parquet", tables()).reward.tolist() == [5.0]
-    with pytest.raises(DataError, match="imported with the users and movies of a policy or of ratings; take those"):
+    with pytest.raises(DataError, match="imported with the users and items of a policy or of ratings; take those"):
         read_import_tables(tmp_path / "log")
 
 

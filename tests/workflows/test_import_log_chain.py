@@ -69,9 +69,9 @@ def test_the_fit_part_is_what_the_training_rounds_say_and_the_test_part_what_the
     assert split(load_ratings(**source), parts.name).digest == parts.digest  # as `recpolicy evaluate` makes it again
     for part, file in ((parts.fit, "training.parquet"), (parts.test, "evaluation.parquet")):
         rounds = read_rounds(clicks / "rounds" / file, tables_of(parts.fit))
-        frame = pd.DataFrame({"user": rounds.user, "movie": rounds.movie, "reward": rounds.reward})
-        mean = frame.groupby(["user", "movie"])["reward"].mean()
-        found = mean.reindex(pd.MultiIndex.from_arrays([part.user, part.movie])).to_numpy()
+        frame = pd.DataFrame({"user": rounds.user, "item": rounds.item, "reward": rounds.reward})
+        mean = frame.groupby(["user", "item"])["reward"].mean()
+        found = mean.reindex(pd.MultiIndex.from_arrays([part.user, part.item])).to_numpy()
         np.testing.assert_allclose(part.rating, found, atol=1e-6)
     assert parts.fit.scale == (0.0, 1.0)
 
@@ -114,21 +114,21 @@ def test_it_predicts_clicks_and_recommends_to_users_and_newcomers(clicks):
     assert len(policy.recommend(["new"], k=3, fold_in={"new": {1: 1.0, 2: 0.0}})) == 3
 
 
-def test_users_and_movies_without_a_round_to_learn_from_are_known_all_the_same(tmp_path):
+def test_users_and_items_without_a_round_to_learn_from_are_known_all_the_same(tmp_path):
     rounds = rounds_of(WORLD, 1_000)
     rounds.user[-150:] += 100
-    rounds.movie[-150:] = 30
+    rounds.item[-150:] = 30
     import_log(write_open_bandit(tmp_path / "clicks.csv", rounds), tmp_path / "log", "obd")
     ingest_log(tmp_path / "log", tmp_path / "rounds")
     policy = learn(tmp_path / "rounds", tmp_path / "run")
-    assert 31 in policy.artifact.movies["movie_id"].tolist()
+    assert 31 in policy.artifact.items["item_id"].tolist()
     assert np.isfinite(policy.predict(["u101"])["rating"]).all()
     assert np.isfinite(estimate_policy(policy, rounds_for(policy, tmp_path / "rounds")).estimates["dm"].value)
 
 
 def test_vowpal_wabbits_log_goes_the_same_way(tmp_path):
-    path = write_vowpal_wabbit(tmp_path / "choices.json", rounds_of(WORLD, 2_000), movies=20)
-    import_log(path, tmp_path / "log", "vw", user="User.id", movie="Movie.id")
+    path = write_vowpal_wabbit(tmp_path / "choices.json", rounds_of(WORLD, 2_000), items=20)
+    import_log(path, tmp_path / "log", "vw", user="User.id", item="Item.id")
     ingest_log(tmp_path / "log", tmp_path / "rounds")
     policy = learn(tmp_path / "rounds", tmp_path / "run", "lints")
     assert WORLD.value(policy) > WORLD.logged_value
@@ -203,7 +203,7 @@ def test_damaged_ratings_are_refused(copied, file, damage):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("file", ["users.parquet", "movies.parquet", "import.json"])
+@pytest.mark.parametrize("file", ["users.parquet", "items.parquet", "import.json"])
 def test_a_damaged_import_is_refused_and_leaves_nothing(copied, file):
     (copied / "log" / file).write_bytes(b"PAR1")
     with pytest.raises(ArtifactError, match=file) as raised:

@@ -65,12 +65,12 @@ def test_the_propensities_are_those_of_the_softmax_over_the_scores(log, tmp_path
     rounds = all_rounds(log, tmp_path)
     model = prepare(miniature_split().fit, FeatureConfig(rating_model="svd", rank=5)).model
     probability = softmax_of(model.mean, 0.5, 0.1)
-    np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.movie], rtol=1e-9)
+    np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.item], rtol=1e-9)
     assert rounds.propensity.min() >= 0.1 / 80
     assert len(rounds) == ROUNDS
     assert set(rounds.policy) == {"rating_model"}
     # A weight of 1 in every round: the logging policy's own value by inverse propensities is the mean reward.
-    own = (probability[rounds.user, rounds.movie] / rounds.propensity * rounds.reward).mean()
+    own = (probability[rounds.user, rounds.item] / rounds.propensity * rounds.reward).mean()
     assert own == pytest.approx(rounds.reward.mean(), rel=1e-9)
 
 
@@ -123,7 +123,7 @@ def test_some_rewards_never_come(tmp_path):
 
 
 def test_a_trained_policy_logs_over_its_own_catalogue_under_the_name_of_its_content(tmp_path):
-    policy = loaded("linucb_hybrid")  # 30 of the 80 movies
+    policy = loaded("linucb_hybrid")  # 30 of the 80 items
     simulate(tmp_path / "log", policy, rounds=500)
     rounds = all_rounds(tmp_path / "log", tmp_path, tables_of_policy(policy))
     np.testing.assert_array_equal(rounds.catalogue, policy.artifact.catalogue)
@@ -136,7 +136,7 @@ def test_a_trained_policy_logs_over_its_own_catalogue_under_the_name_of_its_cont
 def test_policies_that_cannot_log_these_rounds_are_refused(tmp_path):
     artifact = loaded("linucb").artifact
     fewer = Policy(replace(artifact, users=artifact.users.iloc[:-1]))
-    with pytest.raises(DataError, match="other users or movies than those of the logging policy"):
+    with pytest.raises(DataError, match="other users or items than those of the logging policy"):
         simulate(tmp_path / "log", fewer)
     sequential = Policy(replace(artifact, policy={**artifact.policy, "view": np.array("last_n")}))
     with pytest.raises(ConfigError, match="linucb acts in sessions"):
@@ -160,7 +160,7 @@ def test_policies_that_cannot_log_these_rounds_are_refused(tmp_path):
         ("random", {}, {"first_day": "yesterday"}, "first_day is 'yesterday'; expected a date such as 2026-01-05"),
         ("random", {}, {"first_day": "NaT"}, "first_day is 'NaT'"),
         ("random", {"world": "svd"}, {}, "must be of another class"),
-        ("random", {"movies": 99}, {}, "movies is 99"),
+        ("random", {"items": 99}, {}, "items is 99"),
     ],
 )
 def test_settings_that_make_no_sense_leave_nothing_behind(tmp_path, logger, world, log, message):
@@ -236,7 +236,7 @@ def test_a_policy_is_trained_from_a_log_and_says_which(log, tmp_path):
     after = policy.scores()[1]
 
     def error(estimate):
-        return np.square(estimate[rounds.user, rounds.movie] - rounds.reward).mean()
+        return np.square(estimate[rounds.user, rounds.item] - rounds.reward).mean()
 
     assert error(after) < 0.98 * error(before)
     assert not (tmp_path / "policy.training").exists()
@@ -251,7 +251,7 @@ def test_a_policy_is_trained_from_a_log_and_says_which(log, tmp_path):
         ("linucb", TINY | {"mode": "offline"}, True, ConfigError, "mode is 'offline'"),
         ("exp3", FROM_LOG, True, ConfigError, "exp3 cannot learn from a log"),
         ("ppo", {}, True, ConfigError, "ppo learns in simulated sessions, not from logged rounds"),
-        ("linucb", FROM_LOG | {"movies": 5}, True, DataError, "show movies that are not among the 5 of the policy"),
+        ("linucb", FROM_LOG | {"items": 5}, True, DataError, "show items that are not among the 5 of the policy"),
     ],
 )
 def test_a_log_that_does_not_fit_leaves_nothing_behind(log, tmp_path, agent, config, given, kind, message):

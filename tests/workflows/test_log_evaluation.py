@@ -99,7 +99,7 @@ def test_newcomers_belong_to_no_group(monkeypatch):
     found = trial_on(policy(), None, log).group_gains(all_of_them)["everybody"]
     assert found.users == KNOWN
     order = np.flatnonzero(~log.with_context)
-    columns = ("event_id", "time", "user", "movie", "log_propensity", "reward", "policy", "version")
+    columns = ("event_id", "time", "user", "item", "log_propensity", "reward", "policy", "version")
     rest = replace(by_reference(), **{name: getattr(by_reference(), name)[order] for name in columns})
     assert found.interval.value == pytest.approx(off_policy_gain(policy(), None, rest).value)
 

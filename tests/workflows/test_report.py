@@ -63,13 +63,13 @@ def test_the_report_of_a_session_policy_shows_its_sessions_in_both_worlds_and_sa
 
 
 def uniform_rounds(policy, number=2_000):
-    """Rounds of a logger that shows all movies alike, paid by what the policy estimates."""
+    """Rounds of a logger that shows all items alike, paid by what the policy estimates."""
     rng, rating = np.random.default_rng(0), policy.scores()[1]
-    user, movie = (rng.integers(size, size=number).astype(np.int32) for size in rating.shape)
+    user, item = (rng.integers(size, size=number).astype(np.int32) for size in rating.shape)
     return LoggedRounds(
-        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, movie=movie,
+        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=item,
         log_propensity=np.full(number, -np.log(rating.shape[1])), catalogue=np.arange(rating.shape[1], dtype=np.int32),
-        reward=np.clip(rating[user, movie], 1, 5).astype(np.float64), scale=(1.0, 5.0), name="uniform",
+        reward=np.clip(rating[user, item], 1, 5).astype(np.float64), scale=(1.0, 5.0), name="uniform",
         policy=np.full(number, "uniform", object), version=np.full(number, "1", object),
     )  # fmt: skip
 
@@ -130,7 +130,7 @@ def test_the_demo_tells_the_whole_story(tmp_path):
     )
     told = dict(said)
     assert list(told)[:3] == ["Ratings", "Split", "Policy"]
-    assert re.match(r"1,\d{3} ratings of 60 users on 80 movies", told["Ratings"])
+    assert re.match(r"1,\d{3} ratings of 60 users on 80 items", told["Ratings"])
     assert "640 simulated interactions" in told["Policy"]
     table, suggestions = (value for value in told.values() if isinstance(value, pd.DataFrame))
     assert list(table.index) == ["linucb", "random", "most_popular", "highest_mean", "rating_model", "oracle"]

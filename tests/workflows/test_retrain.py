@@ -22,7 +22,7 @@ from recpolicy.workflows.retrain import agent_of, retrain, tables_of_policy
 
 REFUSED = "exp3"
 LEARNING = [name for name in CASES if name not in (*BASELINES, REFUSED)]
-KEPT = ("context", "movie", "offset", "rating_std", "catalogue", "rated_user", "rated_movie")
+KEPT = ("context", "item", "offset", "rating_std", "catalogue", "rated_user", "rated_item")
 NUMBER = 768
 """Three whole batches: one program to compile."""
 
@@ -37,14 +37,14 @@ quickly = pytest.mark.usefixtures("without_saved_models")
 
 
 def logged(catalogue, number=NUMBER, seed=0, start=0):
-    """Rounds of a uniform policy among these movies; rewards of the world that the miniature was drawn from."""
+    """Rounds of a uniform policy among these items; rewards of the world that the miniature was drawn from."""
     world, rng = miniature(), np.random.default_rng([seed, start])
     user = rng.integers(0, len(world.expected), number).astype(np.int32)
-    movie = rng.choice(catalogue, number)
+    item = rng.choice(catalogue, number)
     return LoggedRounds(
         event_id=np.array([f"{start}-{row}" for row in range(number)], object), time=start + np.arange(number),
-        user=user, movie=movie, log_propensity=np.full(number, -np.log(len(catalogue))),
-        reward=np.clip(world.expected[user, movie] + rng.normal(0, 0.5, number), 1, 5), catalogue=catalogue,
+        user=user, item=item, log_propensity=np.full(number, -np.log(len(catalogue))),
+        reward=np.clip(world.expected[user, item] + rng.normal(0, 0.5, number), 1, 5), catalogue=catalogue,
         scale=(1.0, 5.0), name="log", policy=np.full(number, "random", object), version=np.full(number, "1", object),
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ def log_for(name, **options):
 
 def error(policy, log):
     """Mean squared error of the rating estimates."""
-    return float(np.square(policy.scores()[1][log.user, log.movie] - log.reward).mean())
+    return float(np.square(policy.scores()[1][log.user, log.item] - log.reward).mean())
 
 
 def assert_same_arrays(one, other, **tolerance):
@@ -164,11 +164,11 @@ def test_linucb_goes_on_as_ridge_regression_does(tmp_path):
     width = old.policy["theta"].shape[1]
     rows, columns = np.triu_indices(width)
     x = np.concatenate([old.context[log.user], np.ones((len(log), 1))], axis=1).astype(np.float64)
-    for arm, movie in enumerate(old.catalogue):
+    for arm, item in enumerate(old.catalogue):
         packed = old.policy["covariance"][arm].astype(np.float64) / np.where(rows == columns, 1, 2)
         covariance = np.zeros((width, width))
         covariance[rows, columns] = covariance[columns, rows] = packed
-        precision, mine = np.linalg.inv(covariance), log.movie == movie
+        precision, mine = np.linalg.inv(covariance), log.item == item
         moment = precision @ old.policy["theta"][arm] + x[mine].T @ log.reward[mine]
         theta = np.linalg.solve(precision + x[mine].T @ x[mine], moment)
         np.testing.assert_allclose(new.policy["theta"][arm], theta, atol=1e-4)
@@ -317,7 +317,7 @@ def test_what_cannot_be_done_leaves_nothing_behind(tmp_path):
         retrain(trained("linucb"), log, tmp_path / "policy", epochs=0)
     with pytest.raises(DataError, match="log: no rounds to learn from"):
         retrain(trained("linucb"), log.take(0, 0, "log"), tmp_path / "policy")
-    with pytest.raises(DataError, match="show movies that are not among the 30 of the policy"):
+    with pytest.raises(DataError, match="show items that are not among the 30 of the policy"):
         retrain(trained("linucb_hybrid"), log, tmp_path / "policy")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert list((tmp_path / "there").iterdir()) == []
@@ -326,5 +326,5 @@ def test_what_cannot_be_done_leaves_nothing_behind(tmp_path):
 def test_the_tables_of_a_policy_are_those_it_was_trained_on():
     known = tables_of_policy(loaded("linucb"))
     assert known.users["user_id"].tolist() == miniature_split().fit.users["user_id"].tolist()
-    assert known.movies["movie_id"].tolist() == miniature_split().fit.movies["movie_id"].tolist()
+    assert known.items["item_id"].tolist() == miniature_split().fit.items["item_id"].tolist()
     assert known.scale == (1.0, 5.0)

@@ -77,15 +77,15 @@ def test_the_log_is_what_the_uniform_choice_does(log, worlds):
     assert len(set(found.version)) == 1
 
 
-def test_popular_shows_movies_as_often_as_they_were_rated(tmp_path, worlds):
+def test_popular_shows_items_as_often_as_they_were_rated(tmp_path, worlds):
     config = {"sessions": 50, "floor": 0.2, "temperature": 0.5}
     found = simulate_sessions(
         miniature_split(), tmp_path / "log", logger="popular", config=config, train=TRAIN, worlds=worlds
     )
-    weight = (1.0 + np.bincount(miniature_split().fit.movie, minlength=80)) ** 2
+    weight = (1.0 + np.bincount(miniature_split().fit.item, minlength=80)) ** 2
     first = found.step == 0
     expected = 0.8 * weight / weight.sum() + 0.2 / 80
-    np.testing.assert_allclose(np.exp(found.log_propensity[first]), expected[found.movie[first]], rtol=1e-9)
+    np.testing.assert_allclose(np.exp(found.log_propensity[first]), expected[found.item[first]], rtol=1e-9)
 
 
 def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, worlds):
@@ -94,12 +94,12 @@ def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, w
         miniature_split(), tmp_path / "log", logger=policy, config={"sessions": 12, "floor": 0.0}, worlds=worlds
     )
     assert set(found.version) == {policy.about["content"]}
-    users, movies = (table.tolist() for table in (policy.artifact.users["user_id"], policy.artifact.movies["movie_id"]))
+    users, items = (table.tolist() for table in (policy.artifact.users["user_id"], policy.artifact.items["item_id"]))
     for first, last in zip(found.start[:4], found.start[1:5], strict=True):
-        user, shown = users[found.user[first]], [movies[row] for row in found.movie[first:last]]
-        for step, movie in enumerate(shown):
+        user, shown = users[found.user[first]], [items[row] for row in found.item[first:last]]
+        for step, item in enumerate(shown):
             past = list(zip(shown[:step], found.liked[first:last].tolist(), strict=False))
-            told = policy.predict(user, [movie], history={user: past})["propensity"][0]
+            told = policy.predict(user, [item], history={user: past})["propensity"][0]
             assert told == pytest.approx(np.exp(found.log_propensity[first + step]), rel=1e-3)
 
 
@@ -111,7 +111,7 @@ def test_the_artifact_names_the_log_it_learnt_from(learnt, log):
     assert np.isfinite(training["loss"])
     assert policy.sequential
     assert not out.with_name("dqn.training").exists()
-    assert load_policy(out).recommend(3, 4)["movie_id"].nunique() == 4
+    assert load_policy(out).recommend(3, 4)["item_id"].nunique() == 4
 
 
 def test_the_same_log_and_seed_give_the_same_policy(tmp_path, learnt, log):
@@ -151,7 +151,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_fitted(
 
 def test_a_log_that_the_policy_cannot_use_leaves_nothing_behind(tmp_path, log):
     for changed, message in (
-        (TRAIN | {"movies": 20}, "show movies that are not among"),
+        (TRAIN | {"items": 20}, "show items that are not among"),
         (TRAIN | {"max_episode_steps": 3}, "at most 3"),
     ):
         with pytest.raises(DataError, match=message):

@@ -50,7 +50,7 @@ def test_a_log_is_read_back_as_it_was_written(tmp_path, worlds, layout):
     assert set(log.user) <= set(worlds.train.users)
 
 
-def test_readers_of_everything_like_several_movies_and_others_at_most_one(tmp_path, worlds):
+def test_readers_of_everything_like_several_items_and_others_at_most_one(tmp_path, worlds):
     everything = simulated(tmp_path / "all", worlds)
     in_turn = simulated(tmp_path / "turn", worlds, reading="cascade")
     assert everything.scale == (0.0, 3.0)
@@ -77,8 +77,8 @@ def test_a_policy_logs_what_its_scores_say(tmp_path, worlds):
     assert set(log.version) == {policy.about["content"]}
 
 
-def test_a_page_holds_movies_of_the_catalogue_that_training_describes(tmp_path, worlds):
-    settings = {"train": {**TRAIN, "movies": 30}, "worlds": worlds, "config": CONFIG}
+def test_a_page_holds_items_of_the_catalogue_that_training_describes(tmp_path, worlds):
+    settings = {"train": {**TRAIN, "items": 30}, "worlds": worlds, "config": CONFIG}
     log = simulate_slates(miniature_split(), tmp_path / "log", **settings)
     assert len(log.catalogue) == 30
     assert log.catalogue.tolist() != list(range(30))
@@ -97,12 +97,12 @@ def test_a_better_page_earns_more(worlds):
 
 
 def test_shelves_are_even_parts_in_the_order_of_years():
-    movies = pd.DataFrame({"year": pd.array([1990, 1950, None, 1970, 1999, 1960, 1980], "Int64")})
+    items = pd.DataFrame({"year": pd.array([1990, 1950, None, 1970, 1999, 1960, 1980], "Int64")})
     catalogue = np.array([0, 1, 2, 3, 5, 6], np.int32)
-    assert shelves_by_year(movies, catalogue, 3).tolist() == [2, 0, 0, 1, 1, 2]
-    assert shelves_by_year(movies, catalogue, 1).tolist() == [0] * 6
-    with pytest.raises(DataError, match="movies without years"):
-        shelves_by_year(movies.drop(columns="year"), catalogue, 3)
+    assert shelves_by_year(items, catalogue, 3).tolist() == [2, 0, 0, 1, 1, 2]
+    assert shelves_by_year(items, catalogue, 1).tolist() == [0] * 6
+    with pytest.raises(DataError, match="items without years"):
+        shelves_by_year(items.drop(columns="year"), catalogue, 3)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_shelves_are_even_parts_in_the_order_of_years():
         ({"temperature": 1e-320}, r"SlateLogConfig\.temperature is 1e-320; it must be in"),
         ({"days": 1e300}, r"SlateLogConfig\.days is 1e\+300; it must be above 0 and at most 36525"),
         ({"first_day": "soon"}, r"SlateLogConfig\.first_day is 'soon'; expected a date"),
-        ({"slots": 500}, r"SlateLogConfig\.slots is 500; there are 80 movies to show"),
+        ({"slots": 500}, r"SlateLogConfig\.slots is 500; there are 80 items to show"),
         ({"pages": 5}, "pages"),
     ],
 )

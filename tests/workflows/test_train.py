@@ -42,12 +42,12 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
 
 @pytest.mark.usefixtures("without_saved_models")
 def test_offline_every_fit_rating_counts_once(tmp_path):
-    policy = train("ucb1", miniature_split(), tmp_path / "policy", config=QUICK | {"movies": 20})
+    policy = train("ucb1", miniature_split(), tmp_path / "policy", config=QUICK | {"items": 20})
     fit, catalogue = miniature_split().fit, policy.artifact.catalogue
-    known = np.isin(fit.movie, catalogue)
+    known = np.isin(fit.item, catalogue)
     assert policy.about["training"]["rows"] == known.sum()
-    total = np.bincount(fit.movie[known], fit.rating[known], minlength=80)[catalogue]
-    count = np.bincount(fit.movie[known], minlength=80)[catalogue]
+    total = np.bincount(fit.item[known], fit.rating[known], minlength=80)[catalogue]
+    count = np.bincount(fit.item[known], minlength=80)[catalogue]
     np.testing.assert_allclose(policy.artifact.policy["mean"], total / count, rtol=1e-5)
     assert not (tmp_path / "policy" / "metrics.csv").exists()
 
@@ -85,7 +85,7 @@ def test_the_regret_of_the_baselines_is_noted_beside_the_agents():
     expected = training_world(fit, settings, seed=0).expected
     noted = loaded("linucb").about["training"]["baseline_regret"]
     assert noted["random"] == pytest.approx((expected.max(axis=1) - expected.mean(axis=1)).mean(), rel=1e-5)
-    most = np.bincount(fit.movie, minlength=80)
+    most = np.bincount(fit.item, minlength=80)
     best = expected[:, most == most.max()].mean(axis=1)
     assert noted["most_popular"] == pytest.approx((expected.max(axis=1) - best).mean(), rel=1e-5)
 
@@ -96,14 +96,14 @@ def test_own_data_with_ids_of_text(tmp_path):
     pd.DataFrame(
         {
             "user": [f"alice{row}" for row in ratings.user],
-            "movie": [f"film-{row}" for row in ratings.movie],
+            "item": [f"film-{row}" for row in ratings.item],
             "rating": ratings.rating,
         }
     ).to_csv(tmp_path / "mine.csv", index=False)
     mine = split(load_ratings(tmp_path / "mine.csv"), "random", seed=3)
     policy = train("linucb_shared", mine, tmp_path / "policy", config=QUICK, source={"name_or_path": "mine.csv"})
     assert policy.about["source"] == {"name_or_path": "mine.csv"}
-    assert policy.predict("alice7", ["film-3", "film-1"])["movie_id"].tolist() == ["film-3", "film-1"]
+    assert policy.predict("alice7", ["film-3", "film-1"])["item_id"].tolist() == ["film-3", "film-1"]
     best = policy.recommend(["alice7", "alice8"], k=3)
     assert best["user_id"].tolist() == ["alice7"] * 3 + ["alice8"] * 3
     assert policy.predict("newcomer", fold_in={"newcomer": {"film-1": 5}})["rating"].between(1, 5).all()
@@ -144,7 +144,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(tmp_p
         ("linucbb", {}, {}, r"no agent named 'linucbb'\. Did you mean 'linucb'"),
         ("linucb", {"interaction": 5}, {}, r"train: no setting named 'interaction'\. Did you mean 'interactions'"),
         ("linucb", {"mode": "sideways"}, {}, r"train: mode"),
-        ("linucb", {"movies": 81}, {}, r"movies is 81; expected 0 \(all\) or 2\.\.80"),
+        ("linucb", {"items": 81}, {}, r"items is 81; expected 0 \(all\) or 2\.\.80"),
         ("linucb", {"rating_model": "svd", "world": "svd"}, {}, r"must be of another class"),
         ("linucb", {"world": "sdv"}, {}, r"no rating model named 'sdv'"),
         (

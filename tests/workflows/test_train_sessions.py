@@ -129,8 +129,8 @@ def test_what_needs_the_data_to_be_refused_leaves_nothing_behind(tmp_path, world
         )  # fmt: skip
     with pytest.raises(ConfigError, match="the world knows 8 steps"):
         train_sessions("ppo", miniature_split(), out, config=TINY | {"max_episode_steps": 9}, worlds=worlds)
-    with pytest.raises(ConfigError, match="there are 6 movies to show"):
-        train_sessions("ppo", miniature_split(), out, config=TINY | {"movies": 6}, worlds=worlds)
+    with pytest.raises(ConfigError, match="there are 6 items to show"):
+        train_sessions("ppo", miniature_split(), out, config=TINY | {"items": 6}, worlds=worlds)
     timeless = split(replace(miniature_ratings(), timestamp=None), "random")
     with pytest.raises(DataError, match="timestamp"):
         train_sessions("ppo", timeless, out, config=TINY)
@@ -148,5 +148,5 @@ def test_the_policy_was_told_how_it_saw_its_sessions(trained):
     arrays = trained[0].artifact.policy
     assert (str(arrays["view"]), int(arrays["steps"]), int(arrays["last_n"])) == ("interest", 8, 5)
     length = np.linalg.norm(arrays["genres"], axis=1)
-    assert length[0] == 0  # the movie whose genre is unknown
+    assert length[0] == 0  # the item whose genre is unknown
     np.testing.assert_allclose(length[1:], 1, rtol=1e-6)

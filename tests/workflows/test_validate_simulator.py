@@ -17,7 +17,7 @@ QUICK = {"replicates": 3, "bayesian": False}
 
 @cache
 def parts():
-    return split(planted_responses(seed=1, users=80, movies=110).ratings, "random", seed=0)
+    return split(planted_responses(seed=1, users=80, items=110).ratings, "random", seed=0)
 
 
 def test_the_card_is_kept_as_json_and_as_one_page_that_loads_nothing(tmp_path):

@@ -16,12 +16,12 @@ def tiny_rounds(number: int = 4_000, seed: int = 0) -> tuple[LoggedRounds, np.nd
     probability = np.asarray(softmax(score.astype(np.float64), None))
     rng = np.random.default_rng([seed, 31])
     user = rng.integers(len(score), size=number).astype(np.int32)
-    movie = (rng.random((number, 1)) > probability[user].cumsum(axis=1)).sum(axis=1).clip(max=score.shape[1] - 1)
-    reward = 1 + rng.binomial(4, (expected[user, movie] - 1) / 4)
+    item = (rng.random((number, 1)) > probability[user].cumsum(axis=1)).sum(axis=1).clip(max=score.shape[1] - 1)
+    reward = 1 + rng.binomial(4, (expected[user, item] - 1) / 4)
     rounds = LoggedRounds(
         event_id=np.array([f"e{row}" for row in range(number)], object),
-        time=1_767_571_200_000 + 1_000 * np.arange(number), user=user, movie=movie.astype(np.int32),
-        log_propensity=np.log(probability[user, movie]), reward=reward.astype(np.float64),
+        time=1_767_571_200_000 + 1_000 * np.arange(number), user=user, item=item.astype(np.int32),
+        log_propensity=np.log(probability[user, item]), reward=reward.astype(np.float64),
         catalogue=np.arange(score.shape[1], dtype=np.int32), scale=(1.0, 5.0), name="tiny log",
         policy=np.full(number, "soft", object), version=np.full(number, "aa", object),
     )  # fmt: skip

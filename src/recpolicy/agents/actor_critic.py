@@ -1,4 +1,4 @@
-"""What A2C, PPO and REINFORCE share: a softmax policy over movie scores and a value network, trained by one Adam.
+"""What A2C, PPO and REINFORCE share: a softmax policy over item scores and a value network, trained by one Adam.
 
 N = T B steps. Each algorithm differs in how it weighs log-probabilities; the critic's loss and the entropy bonus are
 the same: loss = policy loss + value_weight (target - V)^2 - entropy_weight H.
@@ -16,7 +16,7 @@ from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays
 from recpolicy.agents.returns import Advantages, generalised_advantages
 from recpolicy.agents.sequence import SequenceLearner
-from recpolicy.agents.session_networks import MovieScores, SessionNetworkConfig, Trainer, make_scores, make_value
+from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores, make_value
 from recpolicy.core.errors import ConfigError
 
 
@@ -25,7 +25,7 @@ class ActorCriticConfig(SessionNetworkConfig):
     """What the three algorithms have in common."""
 
     gamma: float = 0.9
-    """Discount per movie, in [0, 1]; 0 looks no step ahead."""
+    """Discount per item, in [0, 1]; 0 looks no step ahead."""
     value_weight: float = 0.5
     """Weight of the value loss."""
     entropy_weight: float = 0.01
@@ -50,7 +50,7 @@ class Evaluated(NamedTuple):
 class ActorCritic(SequenceLearner):
     """Score network, value network and their trainer."""
 
-    def __init__(self, scores: MovieScores, value: Any, config: ActorCriticConfig, name: str):
+    def __init__(self, scores: ItemScores, value: Any, config: ActorCriticConfig, name: str):
         super().__init__(name=name)
         self._scores, self._value, self.config = scores, value, config
         weights = [*scores.network.trainable_variables, *value.trainable_variables]

@@ -57,7 +57,7 @@ SESSION_AGENTS: Mapping[str, AgentEntry] = {
     "dqn": AgentEntry(dqn.DQNConfig, dqn.make_dqn),
     "q_learning": AgentEntry(q_learning.QLearningConfig, q_learning.make_q_learning),
 }
-"""Agents that recommend one movie after the other, in SessionEnvironment."""
+"""Agents that recommend one item after the other, in SessionEnvironment."""
 
 BASELINES = ("random", "popular", "highest_mean", "rating_model")
 """They stand in every comparison."""

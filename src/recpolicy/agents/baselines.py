@@ -31,7 +31,7 @@ class Baseline(Learner):
         super().__init__(name=name)
         self._embedding, self._offset = tf.constant(arms.embedding), tf.constant(arms.offset)
         self._score = None if score is None else tf.constant(score)  # [A]
-        # Equal scores, and those of the rating model, are known for any candidates; the others belong to movies.
+        # Equal scores, and those of the rating model, are known for any candidates; the others belong to items.
         self.takes_candidates = score is None or not score.any()
 
     def estimate(self, observation: Observation) -> Estimate:
@@ -87,7 +87,7 @@ def make_random(
 def make_popular(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
-    """The movie with the most fit ratings."""
+    """The item with the most fit ratings."""
     known = _known(arms, "popular")
     return BanditAgent(spec, action_spec, Baseline(known, known.count, "popular"), seed=seed)
 
@@ -95,7 +95,7 @@ def make_popular(
 def make_highest_mean(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
-    """The movie with the highest (shrunk) mean of fit ratings."""
+    """The item with the highest (shrunk) mean of fit ratings."""
     known = _known(arms, "highest_mean")
     return BanditAgent(spec, action_spec, Baseline(known, known.mean_rating, "highest_mean"), seed=seed)
 
@@ -103,5 +103,5 @@ def make_highest_mean(
 def make_rating_model(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
-    """The movie that the rating model expects this user to like best."""
+    """The item that the rating model expects this user to like best."""
     return BanditAgent(spec, action_spec, Baseline(_known(arms, "rating_model"), None, "rating_model"), seed=seed)

@@ -1,8 +1,8 @@
-"""DQN for movies: double, with a soft target network, a dueling form, and softmax exploration among the top K.
+"""DQN for items: double, with a soft target network, a dueling form, and softmax exploration among the top K.
 
-y = r + gamma (1 - terminated) Q_target(s', a*), a* = argmax over movies not yet shown of Q(s', .) (double) or of
+y = r + gamma (1 - terminated) Q_target(s', a*), a* = argmax over items not yet shown of Q(s', .) (double) or of
 Q_target (plain); Huber loss of y - Q(s, a). Q starts as the rating model's expectation over `temperature`, so the
-untrained agent ranks as the rating model does. With probability epsilon a movie is drawn from the softmax of the K
+untrained agent ranks as the rating model does. With probability epsilon an item is drawn from the softmax of the K
 highest values, else the best one is shown. B sessions, N = T B steps a block.
 Sources: Mnih et al. 2015; van Hasselt et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start
 after Ben Ayed et al. 2025 (2508.00201), whose K and schedule are not known: ours are stated below.
@@ -21,7 +21,7 @@ from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.replay import Batch, Replay
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
-from recpolicy.agents.session_networks import MovieScores, SessionNetworkConfig, Trainer, make_scores
+from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in
 
@@ -33,7 +33,7 @@ class DQNConfig(SessionNetworkConfig):
     temperature: float = 4.0
     """Points of expected rating that one unit of value starts at (dot head); must be > 0."""
     gamma: float = 0.9
-    """Discount per movie, in [0, 1]."""
+    """Discount per item, in [0, 1]."""
     double: bool = True
     """Choose with the online network and value with the target network."""
     dueling: bool = False
@@ -55,7 +55,7 @@ class DQNConfig(SessionNetworkConfig):
     decay: float = 0.995
     """Factor on the exploring share at each block."""
     top_k: int = 50
-    """Movies among which exploration draws."""
+    """Items among which exploration draws."""
     exploration_temperature: float = 1.0
     """Softmax temperature of exploration, in units of value; must be > 0."""
 
@@ -75,7 +75,7 @@ class DQN(SequenceLearner):
     wants_next_mask = True
     figures = ("loss", "value_mean", "target_mean", "gradient_norm", "epsilon")
 
-    def __init__(self, online: MovieScores, target: MovieScores, width: int, actions: int, config: DQNConfig):
+    def __init__(self, online: ItemScores, target: ItemScores, width: int, actions: int, config: DQNConfig):
         super().__init__(name="dqn")
         self._online, self._target, self.config, self.steps = online, target, config, config.steps
         self._width, self._actions = width, actions
@@ -90,7 +90,7 @@ class DQN(SequenceLearner):
             self._replay = Replay(max(1, self.config.capacity // block), block, self._width, self._actions)
 
     def release(self) -> None:
-        """Let go of the past: a policy needs none, and with 1,682 movies it weighs 40 MB."""
+        """Let go of the past: a policy needs none, and with 1,682 items it weighs 40 MB."""
         del self._replay  # TensorFlow goes on saving what is only overwritten
         self._replay = None
 
@@ -99,7 +99,7 @@ class DQN(SequenceLearner):
         return categorical.mask_logits(self._values(self._online, observation), mask)
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """The value of the best allowed movie [B]."""
+        """The value of the best allowed item [B]."""
         return tf.reduce_max(self.scores(observation, mask), axis=1)
 
     def epsilon(self) -> tf.Tensor:
@@ -109,7 +109,7 @@ class DQN(SequenceLearner):
         return tf.maximum(shrunk, config.final_epsilon)
 
     def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Log-probabilities [B, A]: the best movie, or with probability epsilon one of the top K."""
+        """Log-probabilities [B, A]: the best item, or with probability epsilon one of the top K."""
         scores = self.scores(observation, mask)
         epsilon = self.epsilon()
         explored = tf.nn.softmax(top_k_logits(scores, self.config.top_k, self.config.exploration_temperature))
@@ -132,7 +132,7 @@ class DQN(SequenceLearner):
         return {**told, "epsilon": self.epsilon()}
 
     def learn_batch(self, batch: Batch) -> Figures:
-        """One step on movies that anybody may have shown; counts as a block, so that exploration shrinks with it."""
+        """One step on items that anybody may have shown; counts as a block, so that exploration shrinks with it."""
         told = self._step(batch)
         self._blocks.assign_add(1)
         return dict(zip(self.figures, [*tf.unstack(told), self.epsilon()], strict=True))
@@ -149,7 +149,7 @@ class DQN(SequenceLearner):
         self._copy(self.config.tau)
         return tf.stack([loss, tf.reduce_mean(value), tf.reduce_mean(target), norm])
 
-    def _values(self, network: MovieScores, observation: tf.Tensor) -> tf.Tensor:
+    def _values(self, network: ItemScores, observation: tf.Tensor) -> tf.Tensor:
         """Q-values [B, A] of a network, nothing masked."""
         if not self.config.dueling:
             return network(observation, None)
@@ -171,7 +171,7 @@ class DQN(SequenceLearner):
 
 
 def td_targets(batch: Batch, online: tf.Tensor, target: tf.Tensor, gamma: float, double: bool) -> tf.Tensor:
-    """y [n] from the two networks' values [n, A] of the next observation; movies already shown do not count."""
+    """y [n] from the two networks' values [n, A] of the next observation; items already shown do not count."""
     chooser = online if double else target
     # Comparing with the maximum, and sharing among ties, spares an argmax, which XLA compiles badly after a matmul.
     best = action_distributions.greedy(chooser, batch.next_mask)

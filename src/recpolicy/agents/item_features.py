@@ -9,7 +9,7 @@ from recpolicy.data.ratings import Ratings, genre_directions
 from recpolicy.models.embeddings import Embeddings
 
 _SHRINKAGE = 4.0
-"""Ratings' worth of the global mean in a movie's mean; an analysis of variance on u1.base gives 4.2."""
+"""Ratings' worth of the global mean in an item's mean; an analysis of variance on u1.base gives 4.2."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Arms:
 
 
 def arms_of(catalogue: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> Arms:
-    """Return the tables of the catalogue's movies (rows [A])."""
-    movies = fit.shape[1]
-    count = np.bincount(fit.movie, minlength=movies)
-    total = np.bincount(fit.movie, fit.rating, minlength=movies)
+    """Return the tables of the catalogue's items (rows [A])."""
+    items = fit.shape[1]
+    count = np.bincount(fit.item, minlength=items)
+    total = np.bincount(fit.item, fit.rating, minlength=items)
     mean = (total + _SHRINKAGE * fit.rating.mean()) / (count + _SHRINKAGE)
     return Arms(
-        embeddings.movie[catalogue], embeddings.offset[catalogue], count[catalogue].astype(np.float32),
-        mean[catalogue].astype(np.float32), fit.scale, genre_directions(fit.movies)[catalogue],
+        embeddings.item[catalogue], embeddings.offset[catalogue], count[catalogue].astype(np.float32),
+        mean[catalogue].astype(np.float32), fit.scale, genre_directions(fit.items)[catalogue],
     )  # fmt: skip

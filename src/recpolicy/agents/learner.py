@@ -50,7 +50,7 @@ class Learner(tf.Module, abc.ABC):
     """One algorithm: its variables, its estimates, the head it explores with and its update."""
 
     takes_candidates = False
-    """Whether it scores actions by the features in the observation, so that they may be other movies every round."""
+    """Whether it scores actions by the features in the observation, so that they may be other items every round."""
     learns_from_logs = True
     """Whether its estimates are right whoever chose the actions: they are where they are conditioned on the context."""
     floor = 0.0
@@ -130,7 +130,7 @@ def refuse_candidates(time_step_spec: Any, learner: Learner) -> None:
     observation = time_step_spec.observation
     if isinstance(observation, dict) and "per_arm" in observation and not learner.takes_candidates:
         raise ConfigError(
-            f"{learner.name} keeps one model per movie, but here the candidates change every round; linucb_shared"
+            f"{learner.name} keeps one model per item, but here the candidates change every round; linucb_shared"
             " learns from their features"
         )
 

@@ -1,7 +1,7 @@
 """LinUCB, disjoint: one linear model per arm, greedy in mean + alpha * width.
 
 Equations: agents/linear_posterior.py; theta_a.x + alpha sqrt(x' A_a^-1 x). Source: Li, Chu, Langford, Schapire 2010
-(1003.0146), algorithm 1. Where we differ: the prior mean may be the movie embeddings instead of 0 (a warm start), the
+(1003.0146), algorithm 1. Where we differ: the prior mean may be the item embeddings instead of 0 (a warm start), the
 inverse is kept by Sherman-Morrison steps, and a forgetting factor below 1 follows preferences that drift.
 """
 

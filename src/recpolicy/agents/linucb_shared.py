@@ -1,4 +1,4 @@
-"""LinUCB with one model for all arms, over features of the (user, movie) pair.
+"""LinUCB with one model for all arms, over features of the (user, item) pair.
 
 E[r] = z.beta, the arm greedy in z.beta + alpha sqrt(z' A^-1 z). Works where candidates change every round
 (CatalogueBandit): an arm is what its features say. Where the observation brings no features, those of
@@ -73,7 +73,7 @@ def pair_features(pairs: PairFeatures, observation: Observation) -> tf.Tensor:
     """The observation's own features [B, A, K], else those of all arms."""
     if observation.per_arm is not None:
         return observation.per_arm
-    return pairs.of(observation.context, pairs.all_movies)
+    return pairs.of(observation.context, pairs.all_items)
 
 
 def make_linucb_shared(

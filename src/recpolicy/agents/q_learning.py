@@ -4,10 +4,10 @@ A situation is a cell of chosen columns of the observation, cut at chosen edges;
 where start is the rating model's expectation over `temperature`, so a cell never visited falls back to the rating
 model's ranking. A block of N steps moves every (s, a) in it by alpha times the mean of its errors
 
-    r + gamma (1 - terminated) max over movies not yet shown of Q(s', .) - Q(s, a).
+    r + gamma (1 - terminated) max over items not yet shown of Q(s', .) - Q(s, a).
 
-It explores by epsilon-greedy, or by UCB1 on visit counts, Q + c sqrt(ln N(s) / n(s, a)), each movie once first.
-S cells, A movies. Sources: Watkins & Dayan 1992; Auer, Cesa-Bianchi & Fischer 2002.
+It explores by epsilon-greedy, or by UCB1 on visit counts, Q + c sqrt(ln N(s) / n(s, a)), each item once first.
+S cells, An items. Sources: Watkins & Dayan 1992; Auer, Cesa-Bianchi & Fischer 2002.
 """
 
 import math
@@ -33,7 +33,7 @@ class QLearningConfig:
     alpha: float = 0.1
     """Step size, in (0, 1]."""
     gamma: float = 0.9
-    """Discount per movie, in [0, 1]."""
+    """Discount per item, in [0, 1]."""
     steps: int = 4
     """Steps of each session between updates."""
     temperature: float = 4.0
@@ -105,7 +105,7 @@ class QLearning(SequenceLearner):
         return categorical.mask_logits(self.values(observation), mask)
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """The value of the best allowed movie [B]."""
+        """The value of the best allowed item [B]."""
         return tf.reduce_max(self.scores(observation, mask), axis=1)
 
     def epsilon(self) -> tf.Tensor:
@@ -160,7 +160,7 @@ class QLearning(SequenceLearner):
 
 
 def ucb1(value: tf.Tensor, visits: tf.Tensor, c: float) -> tf.Tensor:
-    """Value + c sqrt(ln N / n) [B, A], N the row's visits; movies never shown come first, all alike."""
+    """Value + c sqrt(ln N / n) [B, A], N the row's visits; items never shown come first, all alike."""
     total = tf.reduce_sum(visits, axis=1, keepdims=True)
     bonus = c * tf.sqrt(tf.math.log(tf.maximum(total, 1.0)) / tf.maximum(visits, 1.0))
     return tf.where(visits > 0.0, value + bonus, 1e6)

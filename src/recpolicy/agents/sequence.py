@@ -1,6 +1,6 @@
 """What every agent of sessions is made of: a SequenceLearner inside TF-Agents' TFPolicy and TFAgent.
 
-B sessions, A actions, T steps. A learner says how movies rank in a situation, how it explores, what the situation is
+B sessions, A actions, T steps. A learner says how items rank in a situation, how it explores, what the situation is
 worth, and how it learns from a block of experience; where that experience comes from it does not know. SequencePolicy
 makes it a TFPolicy that reports the true log-probability of its action, SequenceAgent a TFAgent.
 """

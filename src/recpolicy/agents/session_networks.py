@@ -1,12 +1,12 @@
-"""The networks of session agents: one that scores movies, one that values situations.
+"""The networks of session agents: one that scores items, one that values situations.
 
-B sessions, A movies, O observation, D embedding, G genres. Two heads score movies from the observation x:
+B sessions, An items, O observation, D embedding, G genres. Two heads score items from the observation x:
 
     dot      score_a = (offset_a + embedding_a . (x[:D] + f(x)[:D]) + genres_a . f(x)[D:]) / temperature
     plain    score_a = f(x)_a
 
 f is a ReLU network. With `dot` it starts at 0, so an untrained policy ranks exactly as the rating model does, 1,682
-movies cost one matrix product, and a new movie needs no new head, only its embedding and genres.
+items cost one matrix product, and a new item needs no new head, only its embedding and genres.
 """
 
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ class SessionNetworkConfig:
     layers: tuple[int, ...] = (64, 64)
     """Units of the hidden layers (ReLU) of each network."""
     head: Literal["dot", "plain"] = "dot"
-    """`dot`: score movies by their embeddings and genres, starting as the rating model; `plain`: one output a movie."""
+    """`dot`: score items by their embeddings and genres, starting as the rating model; `plain`: one output an item."""
     temperature: float = 0.15
-    """Points of expected rating that make a movie e times as likely (dot head); must be > 0."""
+    """Points of expected rating that make an item e times as likely (dot head); must be > 0."""
     learning_rate: float = 0.0007
     """Adam's step size."""
     gradient_norm: float = 0.5
@@ -49,8 +49,8 @@ class SessionNetworkConfig:
             )
 
 
-class MovieScores(tf.Module):
-    """Scores of all movies from the observation."""
+class ItemScores(tf.Module):
+    """Scores of all items from the observation."""
 
     def __init__(self, network: tf_keras.Sequential, arms: Arms | None, temperature: float, name: str = "scores"):
         super().__init__(name=name)
@@ -79,11 +79,11 @@ class MovieScores(tf.Module):
         return (self._offset + tf.matmul(start + output, self._table)) / self.temperature
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The layers, and the movies' tables if there are any, as arrays."""
+        """The layers, and the items' tables if there are any, as arrays."""
         return layer_arrays(self.network) | self.tables()
 
     def tables(self) -> dict[str, NDArray[np.generic]]:
-        """The movies' features [D + G, A] and offsets [A], and how they become scores; none with the plain head."""
+        """The items' features [D + G, A] and offsets [A], and how they become scores; none with the plain head."""
         if self._table is None or self._offset is None:
             return {}
         return {
@@ -93,20 +93,20 @@ class MovieScores(tf.Module):
 
 
 def features_of(arms: Arms) -> NDArray[np.float32]:
-    """What the dot head knows of each movie [A, D + G]."""
+    """What the dot head knows of each item [A, D + G]."""
     return arms.embedding if arms.genres is None else np.concatenate([arms.embedding, arms.genres], axis=1)
 
 
 def make_scores(
     spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: Arms | None, seed: int, name: str = "scores",
     state_value: bool = False,
-) -> MovieScores:  # fmt: skip
+) -> ItemScores:  # fmt: skip
     """A score network; without `arms` its head is plain; `state_value` adds an output for `with_state_value`."""
     dot = config.head == "dot" and arms is not None
     outputs = features_of(arms).shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
     outputs += state_value
     network = make_network(context_width(spec), config.layers, outputs, integer_seed(seed, name), zero=dot)
-    return MovieScores(network, arms if dot else None, config.temperature, name)
+    return ItemScores(network, arms if dot else None, config.temperature, name)
 
 
 def make_value(spec: Any, config: SessionNetworkConfig, seed: int) -> tf_keras.Sequential:

@@ -4,7 +4,7 @@ A block of whole sessions is learnt from several times, so all but the first pas
 everything but log pi held constant,
 
     gradient = w lambda_K G grad log pi(a|s),   w = pi / beta (capped, or normalised to mean 1),
-    lambda_K = K (1 - pi)^(K-1): of a slate of K independent draws only the chance that it holds the movie counts.
+    lambda_K = K (1 - pi)^(K-1): of a slate of K independent draws only the chance that it holds the item counts.
 
 beta is the probability that was logged, or the estimate of the behaviour head: a second softmax on the same trunk, with
 its gradient blocked from the trunk, trained on all steps; the policy's loss sees only steps with G != 0. The correction
@@ -27,7 +27,7 @@ from recpolicy.agents.observation import context_width
 from recpolicy.agents.reinforce import first_sessions
 from recpolicy.agents.returns import explained_variance, standardise
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
-from recpolicy.agents.session_networks import MovieScores, SessionNetworkConfig, Trainer, features_of, make_value
+from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, features_of, make_value
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import integer_seed
 
@@ -37,9 +37,9 @@ class TopKReinforceConfig(SessionNetworkConfig):
     """Settings of top-K REINFORCE."""
 
     gamma: float = 0.9
-    """Discount per movie, in [0, 1]."""
+    """Discount per item, in [0, 1]."""
     k: int = 1
-    """K, movies per slate; 1 where one movie is shown at a time, as in SessionEnvironment."""
+    """K, items per slate; 1 where one item is shown at a time, as in SessionEnvironment."""
     weights: Literal["capped", "self_normalised"] = "capped"
     """How importance weights are tamed."""
     cap: float = 20.0
@@ -72,7 +72,7 @@ class TopKReinforce(SequenceLearner):
     )  # fmt: skip
 
     def __init__(
-        self, trunk: tf_keras.Sequential, policy: MovieScores, behaviour: MovieScores, value: Any,
+        self, trunk: tf_keras.Sequential, policy: ItemScores, behaviour: ItemScores, value: Any,
         config: TopKReinforceConfig,
     ):  # fmt: skip
         super().__init__(name="topk_reinforce")
@@ -190,8 +190,8 @@ def make_topk_reinforce(
     return SequenceAgent(spec, action_spec, learner, seed=seed)
 
 
-def _head(config: TopKReinforceConfig, outputs: int, arms: Arms | None, seed: int, name: str) -> MovieScores:
+def _head(config: TopKReinforceConfig, outputs: int, arms: Arms | None, seed: int, name: str) -> ItemScores:
     initial = tf_keras.initializers.GlorotUniform(integer_seed(seed, name)) if arms is None else "zeros"
     network = tf_keras.Sequential([tf_keras.layers.Dense(outputs, kernel_initializer=initial)], name=name)
     network.build((None, config.layers[-1]))
-    return MovieScores(network, arms, config.temperature, name)
+    return ItemScores(network, arms, config.temperature, name)

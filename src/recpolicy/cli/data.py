@@ -53,7 +53,7 @@ def split(
     seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write the fit and test parts of a split as the official files are: tab-separated, by user, then movie."""
+    """Write the fit and test parts of a split as the official files are: tab-separated, by user, then item."""
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.data.splits import write_split
@@ -69,17 +69,17 @@ def split(
 
 @app.command(epilog="Example: recpolicy data info ml-100k")
 def info(path: NameOrPath = "ml-100k", as_json: AsJson = False) -> None:
-    """Print how many users, movies and ratings there are, and how the ratings are spread."""
+    """Print how many users, items and ratings there are, and how the ratings are spread."""
     from recpolicy.data.loaders import load_ratings
 
     _print_summary(load_ratings(path), as_json)
 
 
-@app.command(epilog="Example: recpolicy data check ratings.csv --user uid --movie film --rating stars")
+@app.command(epilog="Example: recpolicy data check ratings.csv --user uid --item film --rating stars")
 def check(
     path: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file with one rating per row.")],
     user: Annotated[str | None, typer.Option(help="Column of user ids (default: user, user_id, userId).")] = None,
-    movie: Annotated[str | None, typer.Option(help="Column of movie ids (default: movie, movie_id, item).")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of item ids (default: item, item_id, item).")] = None,
     rating: Annotated[str | None, typer.Option(help="Column of ratings (default: rating).")] = None,
     timestamp: Annotated[str | None, typer.Option(help="Column of times (default: timestamp, if any).")] = None,
     scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest rating possible.")] = (1.0, 5.0),
@@ -89,7 +89,7 @@ def check(
     """Check your own ratings row by row; the first thing that is wrong is named by file, line and value."""
     from recpolicy.data.loaders import load_ratings
 
-    given = {"user": user, "movie": movie, "rating": rating, "timestamp": timestamp}
+    given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     columns = {meaning: name for meaning, name in given.items() if name is not None}
     separator = None if separator is None else separator.replace("\\t", "\t")
     _print_summary(load_ratings(path, columns=columns or None, scale=scale, separator=separator), as_json)
@@ -103,7 +103,7 @@ def _print_summary(ratings: "Ratings", as_json: bool) -> None:
         _print_json(summary)
         return
     typer.echo(f"{summary['name']}: {summary['ratings']:,} ratings of {summary['users']:,} users on ", nl=False)
-    typer.echo(f"{summary['movies']:,} movies (density {summary['density']:.1%})")
+    typer.echo(f"{summary['items']:,} items (density {summary['density']:.1%})")
     typer.echo(f"mean {summary['mean']:.4f}, standard deviation {summary['std']:.4f}")
     for value, share in summary["shares"].items():
         typer.echo(f"  {value:>4}  {share:6.1%}  {'#' * round(60 * share)}")

@@ -1,4 +1,4 @@
-"""User and movie ids on the command line: whole numbers are read as numbers, as the data readers do."""
+"""User and item ids on the command line: whole numbers are read as numbers, as the data readers do."""
 
 from collections.abc import Hashable
 
@@ -14,13 +14,13 @@ def parse_ratings(pairs: list[str]) -> dict[Hashable, float]:
     """["50=5", "181=4"] -> {50: 5.0, 181: 4.0}; raises DataError for anything else."""
     ratings = {}
     for pair in pairs:
-        movie, separator, rating = pair.rpartition("=")
+        item, separator, rating = pair.rpartition("=")
         try:
-            ratings[parse_id(movie)] = float(rating)
+            ratings[parse_id(item)] = float(rating)
         except ValueError:
             separator = ""
-        if not separator or not movie:
-            raise DataError(f"--rate {pair!r}: expected MOVIE=RATING, such as 50=5")
+        if not separator or not item:
+            raise DataError(f"--rate {pair!r}: expected ITEM=RATING, such as 50=5")
     return ratings
 
 
@@ -28,8 +28,8 @@ def parse_shown(pairs: list[str]) -> list[tuple[Hashable, bool]]:
     """["50=like", "181=skip"] -> [(50, True), (181, False)]; raises DataError for anything else."""
     shown = []
     for pair in pairs:
-        movie, separator, response = pair.rpartition("=")
-        if not separator or not movie or response not in ("like", "skip"):
-            raise DataError(f"--shown {pair!r}: expected MOVIE=like or MOVIE=skip, such as 50=like")
-        shown.append((parse_id(movie), response == "like"))
+        item, separator, response = pair.rpartition("=")
+        if not separator or not item or response not in ("like", "skip"):
+            raise DataError(f"--shown {pair!r}: expected ITEM=like or ITEM=skip, such as 50=like")
+        shown.append((parse_id(item), response == "like"))
     return shown

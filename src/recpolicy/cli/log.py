@@ -47,7 +47,7 @@ def simulate(
         int | None, typer.Option("--sessions", min=1, help="Log so many whole sessions in place of single rounds.")
     ] = None,
     slates: Annotated[
-        int | None, typer.Option("--slates", min=1, help="Log so many pages of several movies in place of rounds.")
+        int | None, typer.Option("--slates", min=1, help="Log so many pages of several items in place of rounds.")
     ] = None,
     temperature: Annotated[
         float | None,
@@ -120,25 +120,25 @@ def _simulate_slates(
         about = {"logger": name, "slates": len(log), "slots": log.slots, "data": parts.fit.name, "seed": seed}
         print_json({"out": str(out), **about, "mean_reward": float(log.reward.mean())})
         return
-    print(f"logged {len(log):,} pages of {log.slots} movies of {name} on {parts.fit.name} (seed {seed}): {out}")
+    print(f"logged {len(log):,} pages of {log.slots} items of {name} on {parts.fit.name} (seed {seed}): {out}")
     print(f"likes on a page: {log.reward.mean():.3f} on average")
     print(f"next: recpolicy ope estimate POLICY --log {out}")
 
 
 @app.command(
     epilog="Examples:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1;  of a log that `log"
-    " import` made with users and movies of its own:  recpolicy log ingest logs/clicks --out rounds/clicks"
+    " import` made with users and items of its own:  recpolicy log ingest logs/clicks --out rounds/clicks"
 )
 def ingest(
     folder: Annotated[Path, typer.Argument(help="Folder with events.parquet and, once some came, rewards.parquet.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for training.parquet and evaluation.parquet.")],
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="A trained policy says which users and movies there are.")
+        Path | None, typer.Option("--policy", help="A trained policy says which users and items there are.")
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", help="Or the ratings say it; without both, an imported log's own users and movies, else ml-100k."
+            "--data", help="Or the ratings say it; without both, an imported log's own users and items, else ml-100k."
         ),
     ] = None,
     config: Annotated[
@@ -166,7 +166,7 @@ def ingest(
     own = policy is None and data is None and has_own_tables(folder)
     if own and source:
         raise typer.BadParameter(
-            f"the table [data] is about ratings, but {folder} has users and movies of its own", param_hint="--config"
+            f"the table [data] is about ratings, but {folder} has users and items of its own", param_hint="--config"
         )
     known = None if own else _catalogue(policy, data or "ml-100k", source)
     report = ingest_log(folder, out, known, settings)
@@ -187,7 +187,7 @@ def import_(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet, rewards included.")],
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="A trained policy says which users and movies there are.")
+        Path | None, typer.Option("--policy", help="A trained policy says which users and items there are.")
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Or the ratings say it; without both, the ids that occur.")
@@ -198,7 +198,7 @@ def import_(
     user: Annotated[
         str, typer.Option("--user-id", help="vw: dotted name of the user's id among the shared features.")
     ] = "",
-    movie: Annotated[str, typer.Option("--movie-id", help="vw: dotted name of the movie's id within an action.")] = "",
+    item: Annotated[str, typer.Option("--item-id", help="vw: dotted name of the item's id within an action.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a log of ours from that of another system; says what of it is lost."""
@@ -206,22 +206,22 @@ def import_(
 
     _refuse_both(policy, data)
     tables = _catalogue(policy, data or "", {}) if policy or data else None
-    report = import_log(file, out, form, tables, scale, user=user, movie=movie)
+    report = import_log(file, out, form, tables, scale, user=user, item=item)
     if as_json:
         print_json(report.as_dict())
         return
-    print(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.movies:,} movies: {out}")
+    print(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.items:,} items: {out}")
     if report.skipped:
         print(f"left out {report.skipped:,} lines that are marked as not to be learnt from")
     print(f"lost: {', '.join(report.lost) or 'nothing'}")
     if report.derived:
-        print("users and movies are those that occur")
+        print("users and items are those that occur")
         print(f"next: recpolicy log ingest {out} --out {out}-rounds")
 
 
 def _refuse_both(policy: Path | None, data: str | None) -> None:
     if policy is not None and data is not None:
-        raise typer.BadParameter("say by one of them which users and movies there are", param_hint="--policy, --data")
+        raise typer.BadParameter("say by one of them which users and items there are", param_hint="--policy, --data")
 
 
 def _tables_of_config(config: Path | None, known: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:

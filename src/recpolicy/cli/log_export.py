@@ -18,7 +18,7 @@ def export(
         Path | None, typer.Option("--registry", help="Where the server's versions are, if not in its state folder.")
     ] = None,
     version: Annotated[
-        str, typer.Option("--version", help="Whose users and movies the log is to hold: a number or alias.")
+        str, typer.Option("--version", help="Whose users and items the log is to hold: a number or alias.")
     ] = "champion",
     places: Annotated[int, typer.Option("--places", min=0, help="First places of each event; 0: all.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
@@ -51,7 +51,7 @@ def export(
 
 _REASONS = {
     "new_user": "users whom the policy did not know, with an id or features that do not fit this log",
-    "other_policy": "versions with other users, movies or catalogue",
+    "other_policy": "versions with other users, items or catalogue",
     "no_propensity": "a propensity that is not above 0",
 }
 

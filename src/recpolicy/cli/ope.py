@@ -46,7 +46,7 @@ def report(
     if as_json:
         print_json(card.as_dict())
         return
-    print(f"{card.world}: {card.users:,} users, {card.actions:,} movies; the target earns {card.truth:.4f}")
+    print(f"{card.world}: {card.users:,} users, {card.actions:,} items; the target earns {card.truth:.4f}")
     for logger in card.loggers:
         print(f"\n{logger} logging policy: {card.about_logger(logger)}")
         print_frame(card.error_table(logger), "\nRelative error (%) by log size")

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Folder = Annotated[Path, typer.Argument(help="Folder that `recpolicy train --out` wrote.")]
 Users = Annotated[list[str], typer.Option("--user", "-u", help="User id; repeat for several.")]
 Rate = Annotated[
-    list[str] | None, typer.Option("--rate", help="MOVIE=RATING of a new user (with one --user); repeat for several.")
+    list[str] | None, typer.Option("--rate", help="ITEM=RATING of a new user (with one --user); repeat for several.")
 ]
 Shown = Annotated[
     list[str] | None,
     typer.Option(
-        "--shown", help="MOVIE=like or MOVIE=skip, in order: the session so far (session policies, one --user)."
+        "--shown", help="ITEM=like or ITEM=skip, in order: the session so far (session policies, one --user)."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -83,7 +83,7 @@ def predict(
     folder: Folder,
     user: Annotated[list[str] | None, typer.Option("--user", "-u", help="User id; repeat for several.")] = None,
     everyone: Annotated[bool, typer.Option("--all", help="All users; with --out FILE.parquet.")] = False,
-    movie: Annotated[list[str] | None, typer.Option("--movie", "-m", help="Movie id; repeat; default: all.")] = None,
+    item: Annotated[list[str] | None, typer.Option("--item", "-m", help="Item id; repeat; default: all.")] = None,
     rate: Rate = None,
     shown: Shown = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
@@ -93,23 +93,23 @@ def predict(
     """Estimate ratings of a user, known or described by a few ratings; or of all users, into a file."""
     from recpolicy.inference.predictor import load_policy
 
-    movies = None if movie is None else [parse_id(one) for one in movie]
+    items = None if item is None else [parse_id(one) for one in item]
     if everyone:
         if user or rate or shown or as_json or out is None:
-            raise typer.BadParameter("takes all users: it goes with --out, --csv and --movie only", param_hint="--all")
-        _predict_all(folder, movies, out, csv)
+            raise typer.BadParameter("takes all users: it goes with --out, --csv and --item only", param_hint="--all")
+        _predict_all(folder, items, out, csv)
         return
     if not user or csv:
         raise typer.BadParameter("name users with --user, or write all with --all --out FILE.parquet")
     users = [parse_id(one) for one in user]
-    estimates = load_policy(folder).predict(users, movies, _fold_in(users, rate), _history(users, shown))
+    estimates = load_policy(folder).predict(users, items, _fold_in(users, rate), _history(users, shown))
     _answer(estimates, out, as_json)
 
 
 def recommend(
     folder: Folder, user: Users,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many movies.")] = 10,
-    include_rated: Annotated[bool, typer.Option("--include-rated", help="Also movies already rated.")] = False,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    include_rated: Annotated[bool, typer.Option("--include-rated", help="Also items already rated.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw a slate from the policy's probabilities.")] = False,
     rate: Rate = None,
     shown: Shown = None,
@@ -117,7 +117,7 @@ def recommend(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write a .csv or .parquet file.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """List the movies that the policy values most for a user."""
+    """List the items that the policy values most for a user."""
     from recpolicy.inference.predictor import load_policy
 
     users = [parse_id(one) for one in user]
@@ -173,7 +173,7 @@ def _title(verdict: "Verdict") -> str:
 def _print_more(verdict: "Verdict") -> None:
     evaluation = verdict.evaluation
     print()
-    print_frame(evaluation.lists_table(), f"The {evaluation.k} best movies not yet rated, all users")
+    print_frame(evaluation.lists_table(), f"The {evaluation.k} best items not yet rated, all users")
     print()
     print_frame(evaluation.group_table(), "Held-out choice by group of users")
 
@@ -218,14 +218,14 @@ def _history(users: list[Hashable], shown: list[str] | None) -> dict[Hashable, l
     return {users[0]: parse_shown(shown)}
 
 
-def _predict_all(folder: Path, movies: list[Hashable] | None, out: Path, csv: Path | None) -> None:
+def _predict_all(folder: Path, items: list[Hashable] | None, out: Path, csv: Path | None) -> None:
     from recpolicy.core.errors import DataError
     from recpolicy.inference.batch_predict import predict_to_files
     from recpolicy.inference.predictor import load_policy
 
     if out.suffix != ".parquet":
         raise DataError(f"{out}: expected a name that ends in .parquet; --csv names a CSV file to write beside it")
-    rows = predict_to_files(load_policy(folder), out, csv, movies=movies)
+    rows = predict_to_files(load_policy(folder), out, csv, items=items)
     print(f"{rows:,} rows: {', '.join(str(path) for path in (out, csv) if path)}")
 
 
@@ -253,7 +253,7 @@ def _write(frame: Any, out: Path) -> None:
 COMMANDS = (
     Command(evaluate, "Example:  recpolicy evaluate runs/linucb --json"),
     Command(compare, "Example:  recpolicy compare runs/linucb runs/ucb1"),
-    Command(predict, "Example:  recpolicy predict runs/linucb --user 196 --movie 50 --movie 181"),
+    Command(predict, "Example:  recpolicy predict runs/linucb --user 196 --item 50 --item 181"),
     Command(recommend, "Example:  recpolicy recommend runs/linucb --user newcomer --rate 50=5 --rate 258=2 -k 5"),
     Command(report, "Example:  recpolicy report runs/linucb --log rounds/week1 --against runs/incumbent"),
 )

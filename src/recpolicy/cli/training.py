@@ -47,13 +47,11 @@ def train(
     ] = None,
     interactions: Annotated[int | None, typer.Option("--interactions", min=1, help="Overrides the file.")] = None,
     total_timesteps: Annotated[
-        int | None, typer.Option("--total-timesteps", min=1, help="Movies shown to agents of sessions; overrides.")
+        int | None, typer.Option("--total-timesteps", min=1, help="Items shown to agents of sessions; overrides.")
     ] = None,
     checkpoint_every: Annotated[
         int | None,
-        typer.Option(
-            "--checkpoint-every", min=1, help="Movies shown (sessions) or rows of metrics between; overrides."
-        ),
+        typer.Option("--checkpoint-every", min=1, help="Items shown (sessions) or rows of metrics between; overrides."),
     ] = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was trained as JSON.")] = False,
@@ -99,7 +97,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the policy and the report.")] = Path("runs/demo"),
     user: Annotated[str, typer.Option("--user", help="Whose ratings are estimated.")] = "1",
     interactions: Annotated[int, typer.Option("--interactions", min=1, help="Simulated interactions.")] = 200_000,
-    movies: Annotated[int, typer.Option("--movies", min=0, help="Most rated movies to choose from; 0: all.")] = 0,
+    items: Annotated[int, typer.Option("--items", min=0, help="Most rated items to choose from; 0: all.")] = 0,
     data: Data = "ml-100k",
     seed: Seed = 0,
 ) -> None:
@@ -113,7 +111,7 @@ def demo(
         found = fetch()
         came = f"fetched from {found.source}" if found.fetched else "already there"
         _say("Data", f"{found.folder}, {came}, verified by md5")
-    config = TrainConfig(interactions=interactions, movies=movies)
+    config = TrainConfig(interactions=interactions, items=items)
     run_demo(data, out, _say, user=parse_id(user), seed=seed, config=config)
 
 

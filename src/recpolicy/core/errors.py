@@ -2,7 +2,7 @@
 
     RecpolicyError            what the command line turns into one line and exit code 2
     ├── DataError             a file, table or archive is not what it should be        (also ValueError)
-    │   └── UnknownIdError    a user or movie id is not in the catalogue               (also LookupError)
+    │   └── UnknownIdError    a user or item id is not in the catalogue               (also LookupError)
     ├── FetchError            data could not be had from any source                    (also OSError)
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
@@ -27,7 +27,7 @@ class DataError(RecpolicyError, ValueError):
 
 
 class UnknownIdError(DataError, LookupError):
-    """A user or movie id is not in the catalogue."""
+    """A user or item id is not in the catalogue."""
 
 
 class FetchError(RecpolicyError, OSError):

@@ -22,39 +22,39 @@ def assemble(
     name: str,
     scale: tuple[float, float],
     users: pd.DataFrame | None = None,
-    movies: pd.DataFrame | None = None,
+    items: pd.DataFrame | None = None,
 ) -> Ratings:
-    """Return the Ratings of Arrow columns user, movie, rating and, where there is one, timestamp (each [N]).
+    """Return the Ratings of Arrow columns user, item, rating and, where there is one, timestamp (each [N]).
 
-    Without a table of users (or movies) the ids that occur make one, sorted; a movie's title is then its id. Raises
+    Without a table of users (or items) the ids that occur make one, sorted; an item's title is then its id. Raises
     DataError that names file, line and value.
     """
     if len(columns["rating"]) == 0:
         raise DataError(f"{source.path}: the file is empty; expected rows of ratings")
     user_id = identifiers(columns["user"], "user", source)
-    movie_id = identifiers(columns["movie"], "movie", source)
+    item_id = identifiers(columns["item"], "item", source)
     rating = _within(numbers(columns["rating"], "rating", source), scale, source)
     timestamp = seconds(columns["timestamp"], source) if "timestamp" in columns else None
     if users is None:
         users = pd.DataFrame({"user_id": _sorted_ids(user_id)})
-    if movies is None:
-        movies = bare_movies(_sorted_ids(movie_id))
+    if items is None:
+        items = bare_items(_sorted_ids(item_id))
     user = _rows(user_id, users["user_id"], "user", source)
-    movie = _rows(movie_id, movies["movie_id"], "movie", source)
-    _refuse_duplicates(user, movie, users, movies, source)
-    return Ratings(user, movie, rating, timestamp, users, movies, name=name, scale=scale)
+    item = _rows(item_id, items["item_id"], "item", source)
+    _refuse_duplicates(user, item, users, items, source)
+    return Ratings(user, item, rating, timestamp, users, items, name=name, scale=scale)
 
 
-def bare_movies(ids: NDArray[Any]) -> pd.DataFrame:
-    """Return the movie table of which only the ids are known."""
-    title = pd.Series([str(movie_id) for movie_id in ids], dtype="str")
+def bare_items(ids: NDArray[Any]) -> pd.DataFrame:
+    """Return the item table of which only the ids are known."""
+    title = pd.Series([str(item_id) for item_id in ids], dtype="str")
     genres = pd.Series([""] * len(ids), dtype="str")
     year = pd.array([pd.NA] * len(ids), dtype="Int64")
-    return pd.DataFrame({"movie_id": ids, "title": title, "year": year, "genres": genres})
+    return pd.DataFrame({"item_id": ids, "title": title, "year": year, "genres": genres})
 
 
 def check_unique(ids: "pd.Series[Any] | NDArray[Any]", what: str, source: Source) -> None:
-    """Raise DataError that names both lines when an id comes twice in a table of users or movies."""
+    """Raise DataError that names both lines when an id comes twice in a table of users or items."""
     values = pd.Series(ids)
     again = values.duplicated().to_numpy()
     if again.any():
@@ -88,15 +88,15 @@ def _rows(ids: NDArray[Any], known: "pd.Series[Any]", what: str, source: Source)
 
 
 def _refuse_duplicates(
-    user: NDArray[np.int32], movie: NDArray[np.int32], users: pd.DataFrame, movies: pd.DataFrame, source: Source
+    user: NDArray[np.int32], item: NDArray[np.int32], users: pd.DataFrame, items: pd.DataFrame, source: Source
 ) -> None:
-    pair = user.astype(np.int64) * len(movies) + movie  # [N]
+    pair = user.astype(np.int64) * len(items) + item  # [N]
     again = pd.Series(pair).duplicated().to_numpy()
     if again.any():
         row = int(again.argmax())
         first = int((pair == pair[row]).argmax())
-        user_id, movie_id = users["user_id"].iloc[user[row]], movies["movie_id"].iloc[movie[row]]
+        user_id, item_id = users["user_id"].iloc[user[row]], items["item_id"].iloc[item[row]]
         raise DataError(
-            f"{source.at(row)}: user {user_id} rated movie {movie_id} before, at {source.at(first)}; "
+            f"{source.at(row)}: user {user_id} rated item {item_id} before, at {source.at(first)}; "
             "keep one rating of each pair"
         )

@@ -1,7 +1,7 @@
 """Logged rounds: what a system showed, with what probability, and what came of it.
 
-N rounds. As in the ratings table, users and movies are row numbers of tables that the log shares with the policy; ids
-appear only in files (log_files.py). A round is one choice: `movie` out of `catalogue`, or out of its own candidates
+N rounds. As in the ratings table, users and items are row numbers of tables that the log shares with the policy; ids
+appear only in files (log_files.py). A round is one choice: `item` out of `catalogue`, or out of its own candidates
 where the log tells them. Propensities are kept as float64 logarithms, for a slice of exploration has small ones.
 
 What a policy saw of the user is the user's row of its table of contexts [U, D], or a vector [D] that stands in the log:
@@ -38,16 +38,16 @@ class LoggedRounds:
     event_id: NDArray[np.object_]  # [N] str, unique
     time: NDArray[np.int64]  # [N], milliseconds since 1970
     user: NDArray[np.int32]  # [N], row of the user table, or of a newcomer
-    movie: NDArray[np.int32]  # [N], row of the movie table; in the catalogue
+    item: NDArray[np.int32]  # [N], row of the item table; in the catalogue
     log_propensity: NDArray[np.float64]  # [N], <= 0 and finite
     reward: NDArray[np.float64]  # [N], finite and within scale
-    catalogue: NDArray[np.int32]  # [A], movie rows, ascending
+    catalogue: NDArray[np.int32]  # [A], item rows, ascending
     scale: tuple[float, float]
     name: str
     policy: NDArray[np.object_]  # [N] str, who chose
     version: NDArray[np.object_]  # [N] str, content digest of who chose
     candidate_start: NDArray[np.int64] | None = None  # [N + 1], where each round's candidates begin; None: all
-    candidate: NDArray[np.int32] | None = None  # [C], movie rows; in the catalogue
+    candidate: NDArray[np.int32] | None = None  # [C], item rows; in the catalogue
     context: NDArray[np.float32] | None = None  # [N, D], what was seen of the user; NaN, or None: the user's own
     newcomers: Newcomers | None = None  # each of their rounds has a context; None: the table has all users
     pages: str | None = None
@@ -58,7 +58,7 @@ class LoggedRounds:
     """Who goes on adding rounds to this log, by the clock; None: nobody."""
 
     def __post_init__(self) -> None:
-        columns = (self.event_id, self.time, self.user, self.movie, self.log_propensity, self.reward)
+        columns = (self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward)
         lengths = {len(column) for column in (*columns, self.policy, self.version)}
         if len(lengths) != 1:
             raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
@@ -70,8 +70,8 @@ class LoggedRounds:
         within = (self.reward >= low) & (self.reward <= high)  # not so for NaN
         self._refuse(~within, self.reward, f"reward {{}}: expected within {low:g}..{high:g}")
         if not (np.diff(self.catalogue) > 0).all():
-            raise DataError(f"{self.name}: the catalogue must hold movie rows in ascending order, each once")
-        self._refuse(~np.isin(self.movie, self.catalogue), self.movie, "movie row {}: not in the catalogue")
+            raise DataError(f"{self.name}: the catalogue must hold item rows in ascending order, each once")
+        self._refuse(~np.isin(self.item, self.catalogue), self.item, "item row {}: not in the catalogue")
         self._check_candidates()
         self._check_context()
 
@@ -85,13 +85,13 @@ class LoggedRounds:
             raise DataError(f"{self.name}: candidates do not begin and end as {len(self)} rounds need")
         shown = np.zeros(len(self), bool)
         for first in range(0, len(self), _ROUNDS_AT_ONCE):
-            begin, movie = start[first : first + _ROUNDS_AT_ONCE + 1], self.movie[first : first + _ROUNDS_AT_ONCE]
+            begin, item = start[first : first + _ROUNDS_AT_ONCE + 1], self.item[first : first + _ROUNDS_AT_ONCE]
             some = candidate[begin[0] : begin[-1]]
             if not np.isin(some, self.catalogue).all():
                 raise DataError(f"{self.name}: a candidate is not in the catalogue")
-            count = np.concatenate([[0], np.cumsum(some == np.repeat(movie, np.diff(begin)))])
-            shown[first : first + len(movie)] = np.diff(count[begin - begin[0]]) > 0
-        self._refuse(~shown, self.movie, "movie row {}: not among the candidates")
+            count = np.concatenate([[0], np.cumsum(some == np.repeat(item, np.diff(begin)))])
+            shown[first : first + len(item)] = np.diff(count[begin - begin[0]]) > 0
+        self._refuse(~shown, self.item, "item row {}: not among the candidates")
 
     def _check_context(self) -> None:
         if self.context is not None:
@@ -114,11 +114,11 @@ class LoggedRounds:
             raise DataError(f"{self.name}: round {row}: {what.format(values[row])}")
 
     def __len__(self) -> int:
-        return len(self.movie)
+        return len(self.item)
 
     @property
     def propensity(self) -> NDArray[np.float64]:
-        """Probability [N], in (0, 1], with which the logged movie was shown."""
+        """Probability [N], in (0, 1], with which the logged item was shown."""
         return np.exp(self.log_propensity)
 
     @property
@@ -130,7 +130,7 @@ class LoggedRounds:
         if self.newcomers is not None:
             vectors += [self.newcomers.known, self.newcomers.ids]
         return content_digest(
-            self.event_id, self.time, self.user, self.movie, self.log_propensity, self.reward, self.catalogue,
+            self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward, self.catalogue,
             list(self.scale), self.policy, self.version, self.candidate_start, self.candidate, *vectors,
         )  # fmt: skip
 
@@ -179,8 +179,8 @@ class LoggedRounds:
             )
 
     def arm(self) -> NDArray[np.int32]:
-        """The place [N] of each logged movie in the catalogue."""
-        return np.searchsorted(self.catalogue, self.movie).astype(np.int32)
+        """The place [N] of each logged item in the catalogue."""
+        return np.searchsorted(self.catalogue, self.item).astype(np.int32)
 
     def allowed(self, rows: slice) -> NDArray[np.bool_] | None:
         """Which of the catalogue [n, A] could be shown in these rounds; None where all could."""
@@ -196,7 +196,7 @@ class LoggedRounds:
     def take(self, first: int, last: int, name: str) -> "LoggedRounds":
         """Return rounds first..last-1."""
         rows = slice(first, last)
-        columns = ("event_id", "time", "movie", "log_propensity", "reward", "policy", "version")
+        columns = ("event_id", "time", "item", "log_propensity", "reward", "policy", "version")
         chosen = {column: getattr(self, column)[rows] for column in columns}
         chosen |= taken_users(self.user, self.context, self.newcomers, rows)
         if self.candidate is not None and self.candidate_start is not None:

@@ -1,11 +1,11 @@
 """Logs on disk: a folder with `events.parquet` (what was shown) and, as they come in, `rewards.parquet`.
 
-    events   event_id, time, user_id, movie_id, log_propensity (float64), policy, policy_version,
-             candidates (list of movie ids; null: the whole catalogue), reward (null: not known yet),
+    events   event_id, time, user_id, item_id, log_propensity (float64), policy, policy_version,
+             candidates (list of item ids; null: the whole catalogue), reward (null: not known yet),
              context (list of float32: what was seen of the user; null: the user's own; left out where all are)
     rewards  event_id, time, reward
 
-The catalogue and the rating scale stand in the metadata of the events file; a file without them speaks of all movies
+The catalogue and the rating scale stand in the metadata of the events file; a file without them speaks of all items
 and the policy's scale. Times are timestamps, without a zone UTC, kept to the millisecond. Files are read in batches,
 and every fault is named by file and row, counted from 1.
 """
@@ -35,16 +35,16 @@ TOLD = {
 }  # fmt: skip
 """Fields of LoggedRounds that an events file may name in its metadata."""
 _ROWS_AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 17, 1 << 23
-_COLUMNS = ("event_id", "time", "user_id", "movie_id", "log_propensity", "policy", "policy_version")
+_COLUMNS = ("event_id", "time", "user_id", "item_id", "log_propensity", "policy", "policy_version")
 _REWARD_COLUMNS = ("event_id", "time", "reward")
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Which ids a log may speak of: the user and movie tables, and the movies that could be shown."""
+    """Which ids a log may speak of: the user and item tables, and the items that could be shown."""
 
     users: pd.DataFrame
-    movies: pd.DataFrame
+    items: pd.DataFrame
     scale: tuple[float, float]
 
 
@@ -63,22 +63,22 @@ class Events:
 
 def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_rewards: bool) -> None:
     """Write the rounds as an events file, atomically and in pieces; without rewards they are left to be joined."""
-    movie_id, user_id = tables.movies["movie_id"].to_numpy(), _user_ids(rounds, tables)
+    item_id, user_id = tables.items["item_id"].to_numpy(), _user_ids(rounds, tables)
     about = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
-        "catalogue": movie_id[rounds.catalogue].tolist(),
+        "catalogue": item_id[rounds.catalogue].tolist(),
         **{name: told for name in TOLD if (told := getattr(rounds, name)) is not None},
     }  # fmt: skip
-    user, movie, text = _id_type(user_id), _id_type(movie_id), pa.dictionary(pa.int32(), pa.string())
+    user, item, text = _id_type(user_id), _id_type(item_id), pa.dictionary(pa.int32(), pa.string())
     types = {
-        "event_id": pa.string(), "time": read.TIME, "user_id": user, "movie_id": movie, "log_propensity": pa.float64(),
-        "policy": text, "policy_version": text, "candidates": pa.list_(movie), "reward": pa.float64(),
+        "event_id": pa.string(), "time": read.TIME, "user_id": user, "item_id": item, "log_propensity": pa.float64(),
+        "policy": text, "policy_version": text, "candidates": pa.list_(item), "reward": pa.float64(),
         **({} if rounds.context is None else {"context": pa.list_(pa.float32())}),
     }  # fmt: skip
     schema = pa.schema(types, metadata_of(about))
     with atomic_path(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as out:
         for rows in _pieces(rounds):
-            columns = _columns(rounds, rows, user_id, movie_id)
+            columns = _columns(rounds, rows, user_id, item_id)
             if not with_rewards:
                 del columns["reward"]
             count = rows.stop - rows.start
@@ -96,13 +96,13 @@ def _pieces(rounds: LoggedRounds) -> Iterator[slice]:
         first = max(last, first + 1)
 
 
-def _columns(rounds: LoggedRounds, rows: slice, user_id: NDArray[Any], movie_id: NDArray[Any]) -> dict[str, Any]:
+def _columns(rounds: LoggedRounds, rows: slice, user_id: NDArray[Any], item_id: NDArray[Any]) -> dict[str, Any]:
     """The columns of some rounds, with ids; without those that they do not have."""
     columns = {
         "event_id": pa.array(rounds.event_id[rows], pa.string()),
         "time": pa.array(rounds.time[rows], pa.int64()).cast(read.TIME),
         "user_id": _ids(user_id[rounds.user[rows]]),
-        "movie_id": _ids(movie_id[rounds.movie[rows]]),
+        "item_id": _ids(item_id[rounds.item[rows]]),
         "log_propensity": pa.array(rounds.log_propensity[rows], pa.float64()),
         "policy": pa.array(rounds.policy[rows], pa.string()).dictionary_encode(),
         "policy_version": pa.array(rounds.version[rows], pa.string()).dictionary_encode(),
@@ -110,7 +110,7 @@ def _columns(rounds: LoggedRounds, rows: slice, user_id: NDArray[Any], movie_id:
     }
     if rounds.candidate is not None and rounds.candidate_start is not None:
         start = rounds.candidate_start[rows.start : rows.stop + 1]
-        columns["candidates"] = _lists(start - start[0], _ids(movie_id[rounds.candidate[start[0] : start[-1]]]))
+        columns["candidates"] = _lists(start - start[0], _ids(item_id[rounds.candidate[start[0] : start[-1]]]))
     if rounds.context is not None:
         columns["context"] = _vectors(rounds.context[rows], rounds.with_context[rows])
     return columns
@@ -134,16 +134,16 @@ def _write(path: Path, table: Any) -> None:
 
 
 def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
-    """The movie rows [A] that the policies of this events file chose from, ascending; all where it does not say.
+    """The item rows [A] that the policies of this events file chose from, ascending; all where it does not say.
 
-    Raises DataError for a file of another format, version or rating scale, and for movies that are not in the tables.
+    Raises DataError for a file of another format, version or rating scale, and for items that are not in the tables.
     """
     about = about_of(path)
     check_format(about, (FORMAT, FORMAT_VERSION), path)
     if "scale" in about and about["scale"] != list(tables.scale):
         raise DataError(f"{path}: rewards on the scale {about['scale']}; expected {list(tables.scale)}")
-    rows = catalogue_rows(about, tables.movies, path)
-    return np.arange(len(tables.movies), dtype=np.int32) if rows is None else np.unique(rows)
+    rows = catalogue_rows(about, tables.items, path)
+    return np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
 
 
 def told_of(path: Path) -> dict[str, Any]:
@@ -157,21 +157,21 @@ def told_of(path: Path) -> dict[str, Any]:
 
 def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> Events:
     """Read the events of a file; raises DataError that names file, row and what is wrong, and where there are none."""
-    users, movies = pd.Index(tables.users["user_id"]), pd.Index(tables.movies["movie_id"])
+    users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
     parts, lists, seen = [], [], _Seen(users)
     for piece in read.pieces(path, _COLUMNS):
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),
             "user": seen.users_of(piece),
-            "movie": read.rows_of(piece, "movie_id", movies),
+            "item": read.rows_of(piece, "item_id", items),
             "log_propensity": read.log_propensities(piece),
             "policy": read.texts(piece, "policy"),
             "version": read.texts(piece, "policy_version"),
             "reward": read.rewards(piece, tables.scale, missing=True),
         }
-        start, candidate = read.candidates(piece, movies)
-        _check_shown(piece, columns["movie"], start, candidate, catalogue)
+        start, candidate = read.candidates(piece, items)
+        _check_shown(piece, columns["item"], start, candidate, catalogue)
         parts.append(columns)
         lists.append((piece.first, start, candidate))
     if not parts:
@@ -235,17 +235,17 @@ class _Seen:
 
 
 def _check_shown(
-    piece: read.Piece, movie: NDArray[np.int32], start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None,
+    piece: read.Piece, item: NDArray[np.int32], start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None,
     catalogue: NDArray[np.int32],
 ) -> None:  # fmt: skip
-    """The movie shown must be one that could be shown, and the candidates movies of the catalogue."""
-    piece.refuse(~np.isin(movie, catalogue), lambda _: "the movie shown is not in the catalogue of this log")
+    """The item shown must be one that could be shown, and the candidates items of the catalogue."""
+    piece.refuse(~np.isin(item, catalogue), lambda _: "the item shown is not in the catalogue of this log")
     if start is None or candidate is None:
         return
     strange = read.any_of(~np.isin(candidate, catalogue), start)
     piece.refuse(strange, lambda _: "a candidate is not in the catalogue of this log")
-    found = read.any_of(candidate == np.repeat(movie, np.diff(start)), start)
-    piece.refuse(~found, lambda _: "the movie shown is not among its candidates")
+    found = read.any_of(candidate == np.repeat(item, np.diff(start)), start)
+    piece.refuse(~found, lambda _: "the item shown is not among its candidates")
 
 
 def _refuse_twins(event_id: NDArray[np.object_], path: Path) -> None:

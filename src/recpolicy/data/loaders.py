@@ -21,14 +21,14 @@ class DataConfig:
     """How a ratings file of one's own is read: the `[data]` table of a config file."""
 
     columns: dict[str, str] | None = None
-    """What the columns are called where that is not user, movie, rating, timestamp: {"user": "uid"}."""
+    """What the columns are called where that is not user, item, rating, timestamp: {"user": "uid"}."""
     scale: tuple[float, float] | None = None
     """Lowest and highest rating possible; 1 to 5 when left out."""
     separator: str | None = None
     """Separator of a text file; a tab for .tsv, else a comma."""
     users: str | None = None
     """Table of user attributes to join."""
-    movies: str | None = None
+    items: str | None = None
     """Table of titles and genres to join."""
 
 
@@ -39,7 +39,7 @@ def load_ratings(
     scale: tuple[float, float] | None = None,
     separator: str | None = None,
     users: Path | str | None = None,
-    movies: Path | str | None = None,
+    items: Path | str | None = None,
 ) -> Ratings:
     """Load ratings by name ("ml-100k"), from a MovieLens folder, a CSV, TSV or Parquet file, or a folder of saved ones.
 
@@ -47,7 +47,7 @@ def load_ratings(
     the data is not what it should be, and saying what to do where it is not there; ArtifactError for a folder of saved
     ratings that is damaged.
     """
-    given = {"columns": columns, "scale": scale, "separator": separator, "users": users, "movies": movies}
+    given = {"columns": columns, "scale": scale, "separator": separator, "users": users, "items": items}
     options = {key: value for key, value in given.items() if value is not None}
     path = data_folder(str(name_or_path)) if str(name_or_path) in NAMES else Path(name_or_path)
     if path.is_dir() or str(name_or_path) in NAMES:
@@ -56,7 +56,7 @@ def load_ratings(
         return _read_folder(path, str(name_or_path))
     if not path.exists():
         raise _nothing_there(str(name_or_path))
-    return read_table(path, columns=columns, scale=scale or (1.0, 5.0), separator=separator, users=users, movies=movies)
+    return read_table(path, columns=columns, scale=scale or (1.0, 5.0), separator=separator, users=users, items=items)
 
 
 def _read_folder(path: Path, name: str) -> Ratings:

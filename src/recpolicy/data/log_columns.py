@@ -179,7 +179,7 @@ def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArr
 
 def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64], NDArray[np.int32]] | tuple[None, None]:
     """Where each row's candidates begin [n + 1], and their rows [C] of the table; None where no row tells any."""
-    found = lists(piece, "candidates", "lists of movie ids")
+    found = lists(piece, "candidates", "lists of item ids")
     if found is None:
         return None, None
     piece.refuse(found.missing, lambda _: "candidates are missing, but other rows have them")
@@ -187,7 +187,7 @@ def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64],
     rows = known.get_indexer(pd.Index(found.values.to_pandas()))
     piece.refuse(
         any_of(rows < 0, found.start),
-        lambda _: f"a candidate is none of the {len(known)} movies of the policy or ratings",
+        lambda _: f"a candidate is none of the {len(known)} items of the policy or ratings",
     )
     return found.start, np.asarray(rows, np.int32)
 

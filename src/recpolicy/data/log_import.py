@@ -31,7 +31,7 @@ class Batch:
     line: NDArray[np.int64]  # [n], counted from 1
     time: NDArray[np.int64]  # [n], milliseconds since 1970
     user: Texts  # [n]
-    movie: Texts  # [n]
+    item: Texts  # [n]
     propensity: NDArray[np.float64]  # [n]
     reward: NDArray[np.float64]  # [n]
     event_id: Texts | None = None  # [n]; None: the file has none
@@ -56,24 +56,24 @@ def assemble(
 ) -> tuple[LoggedRounds, Catalogue]:
     """The batches as one log in the order of time; `policy` names who chose.
 
-    Rewards on `scale` are stretched to the scale of the tables. Without tables, users and movies are those that occur.
-    The catalogue are the movies that were shown or could be. Raises DataError for a propensity outside (0, 1], a reward
-    off the scale, an id that the tables lack, a movie that was no candidate, two events of one id, and no round at all;
+    Rewards on `scale` are stretched to the scale of the tables. Without tables, users and items are those that occur.
+    The catalogue are the items that were shown or could be. Raises DataError for a propensity outside (0, 1], a reward
+    off the scale, an id that the tables lack, an item that was no candidate, two events of one id, and no round at all;
     ConfigError for a scale without extent.
     """
     if not scale[0] < scale[1]:
         raise ConfigError(f"scale {scale[0]:g}..{scale[1]:g}: expected the lowest reward, then a higher one")
-    users, movies = (_Ids(name, tables) for name in ("user_id", "movie_id"))
-    parts = [_checked(path, batch, scale, users, movies) for batch in batches if len(batch.line)]
+    users, items = (_Ids(name, tables) for name in ("user_id", "item_id"))
+    parts = [_checked(path, batch, scale, users, items) for batch in batches if len(batch.line)]
     if not parts:
         raise DataError(f"{path}: no rounds")
     columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     _number_events(path, columns, policy)
     if tables is None:
-        tables = Catalogue(users.table(), movies.table(), scale)
+        tables = Catalogue(users.table(), items.table(), scale)
         columns["user"] = users.sorted_rows()[columns["user"]]
-        for name in ("movie", "candidate"):
-            columns[name] = movies.sorted_rows()[columns[name]]
+        for name in ("item", "candidate"):
+            columns[name] = items.sorted_rows()[columns[name]]
     low, high = tables.scale
     columns["reward"] = np.clip(low + (columns["reward"] - scale[0]) * (high - low) / (scale[1] - scale[0]), low, high)
     return _rounds(path, policy, columns, tables.scale), tables
@@ -93,7 +93,7 @@ class _Ids:
         self.name, self.fixed = name, tables is not None
         self._row: dict[str, int] = {}
         if tables is not None:
-            known = (tables.users if name == "user_id" else tables.movies)[name]
+            known = (tables.users if name == "user_id" else tables.items)[name]
             self._row = {str(one): row for row, one in enumerate(known.tolist())}
 
     def rows(self, values: Texts) -> NDArray[np.int32]:
@@ -119,9 +119,7 @@ class _Ids:
         return sorted(int(one) for one in texts) if whole else sorted(texts)
 
 
-def _checked(
-    path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, movies: _Ids
-) -> dict[str, NDArray[Any]]:
+def _checked(path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, items: _Ids) -> dict[str, NDArray[Any]]:
     """The columns of a batch, ids turned into rows."""
     low, high = scale
     propensity, reward = batch.propensity, batch.reward
@@ -132,17 +130,17 @@ def _checked(
         f"reward {reward[row]:g} is not in {low:g}..{high:g}; say by scale what rewards the log holds"
     ))  # fmt: skip
     candidate = np.empty(0, object) if batch.candidate is None else batch.candidate
-    rows = {"user": users.rows(batch.user), "movie": movies.rows(batch.movie), "candidate": movies.rows(candidate)}
+    rows = {"user": users.rows(batch.user), "item": items.rows(batch.item), "candidate": items.rows(candidate)}
     unknown = "is not known to the policy or ratings"
     refuse(path, batch.line, rows["user"] < 0, lambda row: f"user {batch.user[row]!r} {unknown}")
-    refuse(path, batch.line, rows["movie"] < 0, lambda row: f"movie {batch.movie[row]!r} {unknown}")
+    refuse(path, batch.line, rows["item"] < 0, lambda row: f"item {batch.item[row]!r} {unknown}")
     count = np.zeros(len(batch.line), np.int64) if batch.candidates is None else batch.candidates
     if batch.candidates is not None:
         start = np.concatenate([[0], np.cumsum(count)])
         strange = read.any_of(rows["candidate"] < 0, start)
         refuse(path, batch.line, strange, lambda _: f"a candidate {unknown}")
-        shown = read.any_of(rows["candidate"] == np.repeat(rows["movie"], count), start)
-        refuse(path, batch.line, ~shown, lambda row: f"movie {batch.movie[row]!r} is not among its candidates")
+        shown = read.any_of(rows["candidate"] == np.repeat(rows["item"], count), start)
+        refuse(path, batch.line, ~shown, lambda row: f"item {batch.item[row]!r} is not among its candidates")
     event_id = np.full(len(batch.line), None, object) if batch.event_id is None else batch.event_id
     return {
         **rows, "count": count, "line": batch.line, "time": batch.time, "event_id": event_id, "reward": reward,
@@ -166,7 +164,7 @@ def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float
     order = np.argsort(columns["time"], kind="stable")
     count, candidate = columns.pop("count"), columns.pop("candidate")
     columns.pop("line")
-    catalogue = np.unique(np.concatenate([columns["movie"], candidate])).astype(np.int32)
+    catalogue = np.unique(np.concatenate([columns["item"], candidate])).astype(np.int32)
     lists: dict[str, Any] = {}
     if (count != len(catalogue)).any() and len(candidate):
         begin, length = (np.cumsum(count) - count)[order], count[order]

@@ -2,7 +2,7 @@
 
     format, version     what kind of log it is
     scale               lowest and highest reward
-    catalogue           ids of the movies that could be shown
+    catalogue           ids of the items that could be shown
 
 A file may say nothing of it. Every fault is a DataError that names the file.
 """
@@ -65,15 +65,15 @@ def scale_of(about: dict[str, Any], default: tuple[float, float], path: Path) ->
     return float(scale[0]), float(scale[1])
 
 
-def catalogue_rows(about: dict[str, Any], movies: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
-    """The rows [A] of the movies that could be shown, in the order of the file; None where it does not say."""
+def catalogue_rows(about: dict[str, Any], items: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
+    """The rows [A] of the items that could be shown, in the order of the file; None where it does not say."""
     if "catalogue" not in about:
         return None
     named = about["catalogue"]
     if not isinstance(named, list) or not all(type(one) in (int, str) for one in named):
-        raise DataError(f"{path}: its catalogue is {repr_of(named)}; expected a list of movie ids")
-    rows = pd.Index(movies["movie_id"]).get_indexer(pd.Index(named))
+        raise DataError(f"{path}: its catalogue is {repr_of(named)}; expected a list of item ids")
+    rows = pd.Index(items["item_id"]).get_indexer(pd.Index(named))
     if (rows < 0).any():
         unknown = named[int(np.argmin(rows))]
-        raise DataError(f"{path}: its catalogue names movie {unknown!r}, which the table of movies does not have")
+        raise DataError(f"{path}: its catalogue names item {unknown!r}, which the table of items does not have")
     return np.asarray(rows, np.int32)

@@ -1,6 +1,6 @@
 """A log as a table of ratings: what rating models, baselines and held-out evaluation need, from nothing but the log.
 
-N rounds to learn from, then rounds for evaluation; U users, I movies. One row a (user, movie) pair: the mean reward of
+N rounds to learn from, then rounds for evaluation; U users, I items. One row a (user, item) pair: the mean reward of
 its rounds, at the time of the first. First come the pairs to fit, from the rounds to learn from alone; the tail are the
 pairs held out, from the rounds for evaluation alone. Within each part rows stand in the order in which pairs came.
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.seeds import generator
-from recpolicy.data.assemble import bare_movies
+from recpolicy.data.assemble import bare_items
 from recpolicy.data.bandit_log import LoggedRounds
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.ratings import Ratings
@@ -28,17 +28,17 @@ def log_ratings(learn: LoggedRounds, judge: LoggedRounds, tables: Catalogue, nam
 
     0 where there are no rounds for evaluation, or nothing of them can be held out because one pair is all there is.
     """
-    movies = len(tables.movies)
-    before, after = _pairs(learn, movies), _pairs(judge, movies)
+    items = len(tables.items)
+    before, after = _pairs(learn, items), _pairs(judge, items)
     held_out = _held_out(before, after, len(judge) / (len(learn) + len(judge)))
     parts = before.take(~np.isin(before.code, after.code[held_out])), after.take(held_out)
     code, rating, seconds = (
         np.concatenate([getattr(part, column) for part in parts]) for column in ("code", "rating", "seconds")
     )
-    user, movie = np.divmod(code, movies)
+    user, item = np.divmod(code, items)
     ratings = Ratings(
-        user.astype(np.int32), movie.astype(np.int32), rating.astype(np.float32), seconds,
-        tables.users, bare_movies(tables.movies["movie_id"].to_numpy()), name=name, scale=tables.scale,
+        user.astype(np.int32), item.astype(np.int32), rating.astype(np.float32), seconds,
+        tables.users, bare_items(tables.items["item_id"].to_numpy()), name=name, scale=tables.scale,
     )  # fmt: skip
     return ratings, len(parts[1].code)
 
@@ -47,7 +47,7 @@ def log_ratings(learn: LoggedRounds, judge: LoggedRounds, tables: Catalogue, nam
 class _Pairs:
     """The n pairs of some rounds, in the order in which they first came."""
 
-    code: NDArray[np.int64]  # [n], user * I + movie
+    code: NDArray[np.int64]  # [n], user * I + item
     rating: NDArray[np.float64]  # [n], mean reward
     seconds: NDArray[np.int64]  # [n], of the first round
 
@@ -55,9 +55,9 @@ class _Pairs:
         return _Pairs(self.code[chosen], self.rating[chosen], self.seconds[chosen])
 
 
-def _pairs(rounds: LoggedRounds, movies: int) -> _Pairs:
+def _pairs(rounds: LoggedRounds, items: int) -> _Pairs:
     code, first, place = np.unique(
-        rounds.user.astype(np.int64) * movies + rounds.movie, return_index=True, return_inverse=True
+        rounds.user.astype(np.int64) * items + rounds.item, return_index=True, return_inverse=True
     )
     mean = np.bincount(place, rounds.reward, len(code)) / np.bincount(place, minlength=len(code))
     order = np.argsort(first)  # rounds are in the order of time

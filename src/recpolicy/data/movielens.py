@@ -19,7 +19,7 @@ from recpolicy.data.csv_source import Source, read_text
 from recpolicy.data.datasets import ITEM_GENRES
 from recpolicy.data.ratings import GENRE_SEPARATOR, Ratings
 
-_RATING_COLUMNS = ("user", "movie", "rating", "timestamp")
+_RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 _ITEM_COLUMNS = ("movie_id", "title", "release_date", "video_release_date", "url", *ITEM_GENRES)
 _NO_GENRES = {"unknown", "(no genres listed)"}
 _YEAR = r"\((\d{4})(?:[-–]\d{0,4})?\)"
@@ -64,7 +64,7 @@ def read_ml_csv(folder: Path, name: str = "ml-latest") -> Ratings:
     columns = dict(
         zip(_RATING_COLUMNS, _named(table, ("userId", "movieId", "rating", "timestamp"), source), strict=True)
     )
-    return assemble(columns, source, name=name, scale=(0.5, 5.0), movies=movies)
+    return assemble(columns, source, name=name, scale=(0.5, 5.0), items=movies)
 
 
 FOLDER_KINDS: Mapping[str, tuple[str, Callable[[Path, str], Ratings]]] = {
@@ -86,7 +86,7 @@ def _ratings(
 ) -> Ratings:
     table = read_text(source, _RATING_COLUMNS)
     columns = {column: table[column] for column in _RATING_COLUMNS}
-    return assemble(columns, source, name=name, scale=scale, users=users, movies=movies)
+    return assemble(columns, source, name=name, scale=scale, users=users, items=movies)
 
 
 def _users(source: Source, columns: Sequence[str]) -> pd.DataFrame:
@@ -111,7 +111,7 @@ def _movies(ids: NDArray[Any], titles: NDArray[Any], genres: Sequence[str], sour
     known = ["" if value in _NO_GENRES else value for value in genres]
     return pd.DataFrame(
         {
-            "movie_id": ids,
+            "item_id": ids,
             "title": pd.Series(titles, dtype="str"),
             "year": title_years(titles),
             "genres": pd.Series(known, dtype="str"),

@@ -2,7 +2,7 @@
 
     timestamp, item_id, position, click, propensity_score, user_feature_0, ..., user-item_affinity_0, ...
 
-The item is the movie, `propensity_score` the probability with which it was shown at its position, and the click the
+The item is the item, `propensity_score` the probability with which it was shown at its position, and the click the
 reward: 0 or 1 (or any number on `scale`). A column `user_id` names the user; where there is none, all who have the same
 user features count as one. Lost: position (every line is one choice of its own), affinities and other columns. Files
 are read in batches. Source: Saito, Aihara, Matsutani & Narita 2021 (2008.07146).
@@ -72,7 +72,7 @@ def _batch(path: Path, frame: pd.DataFrame, who: list[str], first: int) -> Batch
     ))  # fmt: skip
     return Batch(
         line=line, time=time.dt.as_unit("ms").to_numpy("datetime64[ms]").astype(np.int64), user=_users(frame[who]),
-        movie=frame["item_id"].to_numpy(object), propensity=_numbers(path, frame["propensity_score"], line),
+        item=frame["item_id"].to_numpy(object), propensity=_numbers(path, frame["propensity_score"], line),
         reward=_numbers(path, frame["click"], line),
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Sessions of a ratings table: runs of a user's ratings with short gaps.
 
 N ratings, M sessions. A session is a user's ratings with no gap of more than `gap_minutes` between one and the next: a
-stand-in, for MovieLens records when ratings were entered, not when movies were watched. 49 % of the ratings of
-MovieLens 100K share their second with another one of the same user (a page of movies rated at once), so the order
+stand-in, for MovieLens records when ratings were entered, not when items were watched. 49 % of the ratings of
+MovieLens 100K share their second with another one of the same user (a page of items rated at once), so the order
 inside a page is the order of the file, not an order of consumption.
 """
 

@@ -1,7 +1,7 @@
-"""The ratings table: N ratings of U users on I movies.
+"""The ratings table: N ratings of U users on I items.
 
-Users and movies are rows of two tables; everywhere else in recpolicy they are row numbers, and ids appear only at the
-edges. A table of test ratings shares the user and movie tables with its fit part, so row numbers mean the same in both.
+Users and items are rows of two tables; everywhere else in recpolicy they are row numbers, and ids appear only at the
+edges. A table of test ratings shares the user and item tables with its fit part, so row numbers mean the same in both.
 """
 
 from dataclasses import dataclass, replace
@@ -22,27 +22,27 @@ GENRE_SEPARATOR = "|"
 class Ratings:
     """N checked ratings in file order.
 
-    users has the column `user_id` (unique, ids of any one type) and any attributes; movies has `movie_id` (unique),
+    users has the column `user_id` (unique, ids of any one type) and any attributes; items has `item_id` (unique),
     `title` (str), `year` (Int64, may be missing) and `genres` ("Action|Drama", "" when unknown).
     """
 
     user: NDArray[np.int32]  # [N], row of users
-    movie: NDArray[np.int32]  # [N], row of movies
+    item: NDArray[np.int32]  # [N], row of items
     rating: NDArray[np.float32]  # [N], within scale
     timestamp: NDArray[np.int64] | None  # [N], seconds since 1970
     users: pd.DataFrame  # U rows
-    movies: pd.DataFrame  # I rows
+    items: pd.DataFrame  # I rows
     name: str
     scale: tuple[float, float] = (1.0, 5.0)
 
     def __post_init__(self) -> None:
-        lengths = {len(self.user), len(self.movie), len(self.rating)}
+        lengths = {len(self.user), len(self.item), len(self.rating)}
         if self.timestamp is not None:
             lengths.add(len(self.timestamp))
         if len(lengths) != 1:
             raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
-        if not {"movie_id", "title", "year", "genres"} <= set(self.movies.columns) or "user_id" not in self.users:
-            raise DataError(f"{self.name}: users needs user_id; movies needs movie_id, title, year and genres")
+        if not {"item_id", "title", "year", "genres"} <= set(self.items.columns) or "user_id" not in self.users:
+            raise DataError(f"{self.name}: users needs user_id; items needs item_id, title, year and genres")
 
     def __len__(self) -> int:
         return len(self.rating)
@@ -50,39 +50,39 @@ class Ratings:
     @property
     def shape(self) -> tuple[int, int]:
         """(U, I)."""
-        return len(self.users), len(self.movies)
+        return len(self.users), len(self.items)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of ids, ratings and times in order: two tables with the same digest are the same table."""
         return content_digest(
             self.users["user_id"].to_numpy()[self.user].astype(str).astype(object),
-            self.movies["movie_id"].to_numpy()[self.movie].astype(str).astype(object),
+            self.items["item_id"].to_numpy()[self.item].astype(str).astype(object),
             self.rating,
             self.timestamp if self.timestamp is not None else "no timestamps",
         )
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_], name: str | None = None) -> "Ratings":
-        """Return the chosen rows (indices or mask) over the same users and movies."""
+        """Return the chosen rows (indices or mask) over the same users and items."""
         timestamp = None if self.timestamp is None else self.timestamp[rows]
         return replace(
-            self, user=self.user[rows], movie=self.movie[rows], rating=self.rating[rows], timestamp=timestamp,
+            self, user=self.user[rows], item=self.item[rows], rating=self.rating[rows], timestamp=timestamp,
             name=name or self.name,
         )  # fmt: skip
 
     def matrix(self) -> NDArray[np.float32]:
         """Return the ratings as [U, I] with NaN where there is none."""
         dense = np.full(self.shape, np.nan, np.float32)
-        dense[self.user, self.movie] = self.rating
+        dense[self.user, self.item] = self.rating
         return dense
 
     def user_rows(self, ids: "list[object] | NDArray[np.generic]") -> NDArray[np.int32]:
         """Row numbers of user ids; raises UnknownIdError that names up to five unknown ones."""
         return _rows(ids, self.users["user_id"], "user", self.name)
 
-    def movie_rows(self, ids: "list[object] | NDArray[np.generic]") -> NDArray[np.int32]:
-        """Row numbers of movie ids; raises UnknownIdError that names up to five unknown ones."""
-        return _rows(ids, self.movies["movie_id"], "movie", self.name)
+    def item_rows(self, ids: "list[object] | NDArray[np.generic]") -> NDArray[np.int32]:
+        """Row numbers of item ids; raises UnknownIdError that names up to five unknown ones."""
+        return _rows(ids, self.items["item_id"], "item", self.name)
 
 
 def _rows(
@@ -103,9 +103,9 @@ def rating_steps(scale: tuple[float, float]) -> int:
     return max(1, round((high - low) * (1 if whole else 2)))
 
 
-def genre_matrix(movies: pd.DataFrame) -> tuple[list[str], NDArray[np.float32]]:
+def genre_matrix(items: pd.DataFrame) -> tuple[list[str], NDArray[np.float32]]:
     """Return the genre names, sorted, and a 0/1 matrix [I, G]."""
-    sets = [set(filter(None, genres.split(GENRE_SEPARATOR))) for genres in movies["genres"]]
+    sets = [set(filter(None, genres.split(GENRE_SEPARATOR))) for genres in items["genres"]]
     names = sorted(set().union(*sets))
     column = {name: index for index, name in enumerate(names)}
     matrix = np.zeros((len(sets), len(names)), np.float32)
@@ -114,9 +114,9 @@ def genre_matrix(movies: pd.DataFrame) -> tuple[list[str], NDArray[np.float32]]:
     return names, matrix
 
 
-def genre_directions(movies: pd.DataFrame) -> NDArray[np.float32]:
+def genre_directions(items: pd.DataFrame) -> NDArray[np.float32]:
     """Return the rows of the genre matrix [I, G] with length 1, so that products are cosines; 0 without genres."""
-    _, matrix = genre_matrix(movies)
+    _, matrix = genre_matrix(items)
     length: NDArray[np.float32] = np.sqrt(np.square(matrix).sum(axis=1, keepdims=True))
     directions: NDArray[np.float32] = matrix / np.maximum(length, np.float32(1.0))
     return directions

@@ -1,8 +1,8 @@
 """A ratings table on disk that reads back equal: same rows in the same order, same ids, types and missing values.
 
     recpolicy.json     format, name, scale, digest, column types, the split and digests of the files below
-    ratings.parquet    user row, movie row, rating, timestamp where there is one; N rows in file order
-    users.parquet      the user table        movies.parquet   the movie table
+    ratings.parquet    user row, item row, rating, timestamp where there is one; N rows in file order
+    users.parquet      the user table        items.parquet   the item table
 
 The folder appears whole or not at all; what was cut short, changed or made by something else is refused. A split is
 kept as its name and seed: it is made again by the same rule, and its digest says that it is the same.
@@ -24,7 +24,7 @@ from recpolicy.data.splits import split as split_ratings
 FORMAT = "recpolicy ratings"
 FORMAT_VERSION = 1
 MANIFEST = "recpolicy.json"
-RATINGS, USERS, MOVIES = "ratings.parquet", "users.parquet", "movies.parquet"
+RATINGS, USERS, ITEMS = "ratings.parquet", "users.parquet", "items.parquet"
 _AGAIN = "save the ratings again"
 
 
@@ -32,7 +32,7 @@ def save_ratings(ratings: Ratings, folder: Path, *, split: tuple[str, int] | Non
     """Write the table to `folder`, atomically; an older one there is replaced. split: name and seed, kept with it.
 
     Raises ConfigError for an unknown split, DataError where the split leaves a part empty or where a column of users or
-    movies would not come back as it is (mixed types); nothing is written then.
+    items would not come back as it is (mixed types); nothing is written then.
     """
     parts = None if split is None else split_ratings(ratings, *split)
     with atomic_directory(folder) as beside:
@@ -43,9 +43,9 @@ def save_ratings(ratings: Ratings, folder: Path, *, split: tuple[str, int] | Non
             "name": ratings.name,
             "scale": list(ratings.scale),
             "digest": ratings.digest,
-            "types": {USERS: _types(ratings.users), MOVIES: _types(ratings.movies)},
+            "types": {USERS: _types(ratings.users), ITEMS: _types(ratings.items)},
             "split": None if parts is None else {"name": parts.name, "seed": parts.seed, "digest": parts.digest},
-            "files": {name: file_digest(beside / name) for name in (RATINGS, USERS, MOVIES)},
+            "files": {name: file_digest(beside / name) for name in (RATINGS, USERS, ITEMS)},
         }
         write_json(beside / MANIFEST, {**body, "manifest_digest": content_digest(body)})
         _check_same(ratings, _read(beside, body))
@@ -88,9 +88,9 @@ def is_saved_ratings(folder: Path) -> bool:
 
 
 def _write_tables(ratings: Ratings, folder: Path) -> None:
-    columns = {"user": ratings.user, "movie": ratings.movie, "rating": ratings.rating, "timestamp": ratings.timestamp}
+    columns = {"user": ratings.user, "item": ratings.item, "rating": ratings.rating, "timestamp": ratings.timestamp}
     pq.write_table(pa.table({name: values for name, values in columns.items() if values is not None}), folder / RATINGS)
-    for file, table in ((USERS, ratings.users), (MOVIES, ratings.movies)):
+    for file, table in ((USERS, ratings.users), (ITEMS, ratings.items)):
         try:
             table.to_parquet(folder / file, engine="pyarrow")
         except (pa.ArrowException, TypeError, ValueError) as error:
@@ -115,12 +115,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _read(folder: Path, body: dict[str, Any]) -> Ratings:
     try:
-        files = {name: _checked(folder / name, body["files"].get(name)) for name in (RATINGS, USERS, MOVIES)}
+        files = {name: _checked(folder / name, body["files"].get(name)) for name in (RATINGS, USERS, ITEMS)}
         columns = {name: files[RATINGS][name].to_numpy().copy() for name in files[RATINGS].column_names}
-        tables = {name: _table(files[name], body["types"][name]) for name in (USERS, MOVIES)}
+        tables = {name: _table(files[name], body["types"][name]) for name in (USERS, ITEMS)}
         ratings = Ratings(
-            columns["user"], columns["movie"], columns["rating"], columns.get("timestamp"), tables[USERS],
-            tables[MOVIES], name=body["name"], scale=tuple(body["scale"]),
+            columns["user"], columns["item"], columns["rating"], columns.get("timestamp"), tables[USERS],
+            tables[ITEMS], name=body["name"], scale=tuple(body["scale"]),
         )  # fmt: skip
         found = ratings.digest
     except (KeyError, IndexError, TypeError, ValueError, OSError, pa.ArrowException) as error:
@@ -160,8 +160,8 @@ def _equal(before: "pd.Series[Any]", after: "pd.Series[Any]") -> bool:
 
 
 def _check_same(saved: Ratings, back: Ratings) -> None:
-    """Raise DataError for a column of users or movies that did not come back as it was."""
-    for kind, before, after in (("users", saved.users, back.users), ("movies", saved.movies, back.movies)):
+    """Raise DataError for a column of users or items that did not come back as it was."""
+    for kind, before, after in (("users", saved.users, back.users), ("items", saved.items, back.items)):
         for name in before.columns:
             if not _equal(before[name], after[name]):
                 raise DataError(

@@ -1,8 +1,8 @@
-"""Logged sessions: movies shown one after the other until the user left, with what probability, and what came of each.
+"""Logged sessions: items shown one after the other until the user left, with what probability, and what came of each.
 
-N steps of M sessions, session after session, each in the order of its steps. Users and movies are row numbers, as in
+N steps of M sessions, session after session, each in the order of its steps. Users and items are row numbers, as in
 LoggedRounds; ids appear only in files (session_log_files.py). A session ends because the user leaves (`ended` at its
-last step) or is cut while the user would have stayed (no step says `ended`). No movie comes twice in a session, so what
+last step) or is cut while the user would have stayed (no step says `ended`). No item comes twice in a session, so what
 could be shown at a step is the catalogue without what the session has shown.
 """
 
@@ -19,7 +19,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
 
 COLUMNS = (
-    "event_id", "time", "user", "session", "step", "movie", "reward", "liked", "ended", "policy", "version",
+    "event_id", "time", "user", "session", "step", "item", "reward", "liked", "ended", "policy", "version",
 )  # fmt: skip
 
 
@@ -32,14 +32,14 @@ class LoggedSessions:
     user: NDArray[np.int32]  # [N], row of the user table; one to a session
     session: NDArray[np.object_]  # [N] str, id of the session
     step: NDArray[np.int32]  # [N], 0, 1, ... in each session
-    movie: NDArray[np.int32]  # [N], row of the movie table; in the catalogue
+    item: NDArray[np.int32]  # [N], row of the item table; in the catalogue
     log_propensity: NDArray[np.float64] | None  # [N], <= 0 and finite; None where nobody noted it
     reward: NDArray[np.float64]  # [N], finite and within scale
     liked: NDArray[np.bool_]  # [N], the response that later choices may look at
     ended: NDArray[np.bool_]  # [N], the user left after this step
     policy: NDArray[np.object_]  # [N] str, who chose
     version: NDArray[np.object_]  # [N] str, content digest of who chose
-    catalogue: NDArray[np.int32]  # [A], movie rows, ascending
+    catalogue: NDArray[np.int32]  # [A], item rows, ascending
     scale: tuple[float, float]
     """Lowest and highest reward of a step."""
     name: str
@@ -52,7 +52,7 @@ class LoggedSessions:
         if len(lengths) != 1:
             raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
         if not (np.diff(self.catalogue) > 0).all():
-            raise DataError(f"{self.name}: the catalogue must hold movie rows in ascending order, each once")
+            raise DataError(f"{self.name}: the catalogue must hold item rows in ascending order, each once")
         self._check_values()
         for wrong, what in session_faults(columns):
             self._refuse(wrong, self.session, f"{what} (session {{!r}})")
@@ -64,7 +64,7 @@ class LoggedSessions:
         low, high = self.scale
         within = (self.reward >= low) & (self.reward <= high)  # not so for NaN
         self._refuse(~within, self.reward, f"reward {{}}: expected within {low:g}..{high:g}")
-        self._refuse(~np.isin(self.movie, self.catalogue), self.movie, "movie row {}: not in the catalogue")
+        self._refuse(~np.isin(self.item, self.catalogue), self.item, "item row {}: not in the catalogue")
 
     def _refuse(self, wrong: NDArray[np.bool_], values: NDArray[Any], what: str) -> None:
         if wrong.any():
@@ -73,7 +73,7 @@ class LoggedSessions:
 
     def __len__(self) -> int:
         """N, the steps of all sessions."""
-        return len(self.movie)
+        return len(self.item)
 
     @cached_property
     def start(self) -> NDArray[np.intp]:
@@ -95,7 +95,7 @@ class LoggedSessions:
 def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """What can be wrong between steps that stand session after session: where [N], and what.
 
-    columns: session, step, user, time, movie, ended, event_id; each [N].
+    columns: session, step, user, time, item, ended, event_id; each [N].
     """
     session, step, user, time = (columns[name] for name in ("session", "step", "user", "time"))
     number = pd.factorize(session)[0]
@@ -108,6 +108,6 @@ def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArra
     yield ~first & (np.diff(time, prepend=0) < 0), "earlier than the step before"
     before = np.append(False, columns["ended"][:-1])
     yield ~first & before, "the session goes on after it ended"
-    again = pd.DataFrame({"session": number, "movie": columns["movie"]}).duplicated().to_numpy()
-    yield again, "the movie was shown in this session before"
+    again = pd.DataFrame({"session": number, "item": columns["item"]}).duplicated().to_numpy()
+    yield again, "the item was shown in this session before"
     yield pd.Series(columns["event_id"]).duplicated().to_numpy(), "its event_id comes a second time"

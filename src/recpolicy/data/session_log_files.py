@@ -1,10 +1,10 @@
 """Logged sessions on disk: a folder with `sessions.parquet`, a row for every step.
 
-    event_id, time, user_id, session_id, step (0, 1, ...), movie_id, log_propensity (float64; all rows or none),
+    event_id, time, user_id, session_id, step (0, 1, ...), item_id, log_propensity (float64; all rows or none),
     reward, liked, ended, policy, policy_version
 
 `ended`: the user left after this step; a session whose last step does not say so was cut. The catalogue and the scale
-of the rewards stand in the metadata of the file; a file without them speaks of all movies and of rewards in 0..1. Rows
+of the rewards stand in the metadata of the file; a file without them speaks of all items and of rewards in 0..1. Rows
 may come in any order. Files are read in batches, and every fault is named by file and row, counted from 1.
 """
 
@@ -28,7 +28,7 @@ from recpolicy.data.session_log import LoggedSessions, session_faults
 SESSIONS = "sessions.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy session log", 1
 _COLUMNS = (
-    "event_id", "time", "user_id", "session_id", "step", "movie_id", "reward", "liked", "ended", "policy",
+    "event_id", "time", "user_id", "session_id", "step", "item_id", "reward", "liked", "ended", "policy",
     "policy_version",
 )  # fmt: skip
 _SCALE = (0.0, 1.0)
@@ -36,7 +36,7 @@ _SCALE = (0.0, 1.0)
 
 def write_sessions(path: Path, log: LoggedSessions, tables: Catalogue) -> None:
     """Write the sessions to a file, atomically."""
-    movie_id = tables.movies["movie_id"].to_numpy()
+    item_id = tables.items["item_id"].to_numpy()
     propensity: Any = pa.nulls(len(log), pa.float64())
     columns = {
         "event_id": pa.array(log.event_id, pa.string()),
@@ -44,7 +44,7 @@ def write_sessions(path: Path, log: LoggedSessions, tables: Catalogue) -> None:
         "user_id": pa.array(tables.users["user_id"].to_numpy()[log.user]),
         "session_id": pa.array(log.session, pa.string()).dictionary_encode(),
         "step": pa.array(log.step, pa.int32()),
-        "movie_id": pa.array(movie_id[log.movie]),
+        "item_id": pa.array(item_id[log.item]),
         "log_propensity": propensity if log.log_propensity is None else pa.array(log.log_propensity, pa.float64()),
         "reward": pa.array(log.reward, pa.float64()),
         "liked": pa.array(log.liked, pa.bool_()),
@@ -54,7 +54,7 @@ def write_sessions(path: Path, log: LoggedSessions, tables: Catalogue) -> None:
     }
     about = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
-        "catalogue": movie_id[log.catalogue].tolist(),
+        "catalogue": item_id[log.catalogue].tolist(),
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata(metadata_of(about))
     with atomic_path(path) as beside:
@@ -69,14 +69,14 @@ def is_session_log(path: Path) -> bool:
 def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:
     """Read the sessions of a file; raises DataError that names file, row and what is wrong, and where there are none.
 
-    Of `tables` the users and movies are used. Sessions come in the order in which they first appear.
+    Of `tables` the users and items are used. Sessions come in the order in which they first appear.
     """
     about = about_of(path)
     check_format(about, (FORMAT, FORMAT_VERSION), path)
     scale = scale_of(about, _SCALE, path)
-    rows = catalogue_rows(about, tables.movies, path)
-    catalogue = np.arange(len(tables.movies), dtype=np.int32) if rows is None else np.unique(rows)
-    users, movies = pd.Index(tables.users["user_id"]), pd.Index(tables.movies["movie_id"])
+    rows = catalogue_rows(about, tables.items, path)
+    catalogue = np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
+    users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
     parts = []
     for piece in read.pieces(path, _COLUMNS):
         columns: dict[str, NDArray[Any]] = {
@@ -85,7 +85,7 @@ def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:
             "user": read.rows_of(piece, "user_id", users),
             "session": read.texts(piece, "session_id"),
             "step": _steps(piece),
-            "movie": read.rows_of(piece, "movie_id", movies),
+            "item": read.rows_of(piece, "item_id", items),
             "log_propensity": _log_propensities(piece),
             "reward": read.rewards(piece, scale, missing=False),
             "liked": _flags(piece, "liked"),
@@ -93,8 +93,8 @@ def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:
             "policy": read.texts(piece, "policy"),
             "version": read.texts(piece, "policy_version"),
         }
-        strange = ~np.isin(columns["movie"], catalogue)
-        piece.refuse(strange, lambda _: "the movie shown is not in the catalogue of this log")
+        strange = ~np.isin(columns["item"], catalogue)
+        piece.refuse(strange, lambda _: "the item shown is not in the catalogue of this log")
         parts.append(columns)
     if not parts:
         raise DataError(f"{path}: no sessions")

@@ -1,8 +1,8 @@
-"""Logged slates: pages of K movies shown at once, with what probability each was put in its slot, and what came of it.
+"""Logged slates: pages of K items shown at once, with what probability each was put in its slot, and what came of it.
 
-N slates. Users and movies are row numbers, as in LoggedRounds; ids appear only in files (slate_log_files.py). Either
-each slot has a shelf of its own, movies that no other slot can show, and is filled without regard to the others; or all
-slots are filled from the catalogue, one after the other from the first, and no movie comes twice on a page.
+N slates. Users and items are row numbers, as in LoggedRounds; ids appear only in files (slate_log_files.py). Either
+each slot has a shelf of its own, items that no other slot can show, and is filled without regard to the others; or all
+slots are filled from the catalogue, one after the other from the first, and no item comes twice on a page.
 """
 
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ class SlateLog:
     event_id: NDArray[np.object_]  # [N] str, unique
     time: NDArray[np.int64]  # [N], milliseconds since 1970
     user: NDArray[np.int32]  # [N], row of the user table
-    slate: NDArray[np.int32]  # [N, K], rows of the movie table, first slot first
+    slate: NDArray[np.int32]  # [N, K], rows of the item table, first slot first
     log_propensity: NDArray[np.float64]  # [N, K], <= 0 and finite; of each slot, given the slots before it
     reward: NDArray[np.float64]  # [N], of the whole slate; finite and within scale
     slot_reward: NDArray[np.float64] | None  # [N, K], adds up to `reward`; None where only the whole was seen
     policy: NDArray[np.object_]  # [N] str, who chose
     version: NDArray[np.object_]  # [N] str, content digest of who chose
-    catalogue: NDArray[np.int32]  # [A], movie rows, ascending
+    catalogue: NDArray[np.int32]  # [A], item rows, ascending
     shelves: NDArray[np.int16] | None
-    """[A], the slot 0..K-1 that each movie of the catalogue may stand in; None: any slot, no movie twice on a page."""
+    """[A], the slot 0..K-1 that each item of the catalogue may stand in; None: any slot, no item twice on a page."""
     scale: tuple[float, float]
     """Lowest and highest reward of a slate."""
     name: str
@@ -45,9 +45,9 @@ class SlateLog:
         if self.slate.ndim != 2 or self.slate.shape[1] == 0 or self.log_propensity.shape != self.slate.shape:
             raise DataError(f"{self.name}: slates {self.slate.shape} and log-propensities {self.log_propensity.shape}")
         if not (np.diff(self.catalogue) > 0).all():
-            raise DataError(f"{self.name}: the catalogue must hold movie rows in ascending order, each once")
+            raise DataError(f"{self.name}: the catalogue must hold item rows in ascending order, each once")
         if self.shelves is not None and self.shelves.shape != self.catalogue.shape:
-            raise DataError(f"{self.name}: shelves {self.shelves.shape}; expected one a movie of the catalogue")
+            raise DataError(f"{self.name}: shelves {self.shelves.shape}; expected one an item of the catalogue")
         for wrong, what in self._faults():
             if wrong.any():
                 row = int(wrong.argmax())
@@ -73,7 +73,7 @@ class SlateLog:
 
     @property
     def arm(self) -> NDArray[np.intp]:
-        """The movies shown as places in the catalogue [N, K]."""
+        """The items shown as places in the catalogue [N, K]."""
         return np.searchsorted(self.catalogue, self.slate)
 
     def taken(self, rows: NDArray[np.integer]) -> "SlateLog":
@@ -91,16 +91,16 @@ class SlateLog:
 def slate_faults(
     slate: NDArray[np.int32], catalogue: NDArray[np.int32], shelves: NDArray[np.int16] | None
 ) -> Iterator[tuple[NDArray[np.bool_], str]]:
-    """What can be wrong with the movies of slates [N, K]: where [N], and what."""
+    """What can be wrong with the items of slates [N, K]: where [N], and what."""
     unknown = ~np.isin(slate, catalogue)
-    yield np.any(unknown, axis=1), "a movie that is not in the catalogue of this log"
+    yield np.any(unknown, axis=1), "an item that is not in the catalogue of this log"
     if shelves is None:
         ordered = np.sort(slate, axis=1)
-        yield np.any(np.diff(ordered, axis=1) == 0, axis=1), "a movie that stands on the page twice"
+        yield np.any(np.diff(ordered, axis=1) == 0, axis=1), "an item that stands on the page twice"
         return
     place = np.minimum(np.searchsorted(catalogue, slate), len(catalogue) - 1)
     misplaced = shelves[place] != np.arange(slate.shape[1])
-    yield np.any(misplaced, axis=1), "a movie that is not of the shelf of its slot"
+    yield np.any(misplaced, axis=1), "an item that is not of the shelf of its slot"
 
 
 def sum_fault(slot_reward: NDArray[np.float64], reward: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -1,11 +1,11 @@
 """Logged slates on disk: a folder with `slates.parquet`, a row for every page.
 
-    event_id, time, user_id, slate (list of movie ids, first slot first), log_propensity (list of float64, a slot each),
+    event_id, time, user_id, slate (list of item ids, first slot first), log_propensity (list of float64, a slot each),
     reward, slot_reward (list of numbers; all rows or none; may be left out), policy, policy_version
 
-The metadata hold the scale of the rewards, the catalogue, and `shelves`: for every movie of the catalogue the slot,
-from 0, that it may stand in, or null where any movie may stand in any slot, but once on a page. A file without them
-speaks of all movies, without shelves, and of rewards in 0..K. Files are read in batches, and every fault is named by
+The metadata hold the scale of the rewards, the catalogue, and `shelves`: for every item of the catalogue the slot,
+from 0, that it may stand in, or null where any item may stand in any slot, but once on a page. A file without them
+speaks of all items, without shelves, and of rewards in 0..K. Files are read in batches, and every fault is named by
 file and row, counted from 1.
 """
 
@@ -34,13 +34,13 @@ _COLUMNS = ("event_id", "time", "user_id", "slate", "log_propensity", "reward", 
 
 def write_slates(path: Path, log: SlateLog, tables: Catalogue) -> None:
     """Write the slates to a file, atomically."""
-    movie_id = tables.movies["movie_id"].to_numpy()
+    item_id = tables.items["item_id"].to_numpy()
     slot_reward: Any = pa.nulls(len(log), pa.list_(pa.float64()))
     columns = {
         "event_id": pa.array(log.event_id, pa.string()),
         "time": pa.array(log.time, pa.int64()).cast(read.TIME),
         "user_id": pa.array(tables.users["user_id"].to_numpy()[log.user]),
-        "slate": _lists(movie_id[log.slate]),
+        "slate": _lists(item_id[log.slate]),
         "log_propensity": _lists(log.log_propensity),
         "reward": pa.array(log.reward, pa.float64()),
         "slot_reward": slot_reward if log.slot_reward is None else _lists(log.slot_reward),
@@ -49,7 +49,7 @@ def write_slates(path: Path, log: SlateLog, tables: Catalogue) -> None:
     }
     about = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
-        "catalogue": movie_id[log.catalogue].tolist(),
+        "catalogue": item_id[log.catalogue].tolist(),
         "shelves": None if log.shelves is None else log.shelves.tolist(),
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata(metadata_of(about))
@@ -65,16 +65,16 @@ def is_slate_log(path: Path) -> bool:
 def read_slates(path: Path, tables: Catalogue) -> SlateLog:
     """Read the slates of a file; raises DataError that names file, row and what is wrong, and where there are none.
 
-    Of `tables` the users and movies are used.
+    Of `tables` the users and items are used.
     """
     about = about_of(path)
     check_format(about, (FORMAT, FORMAT_VERSION), path)
     catalogue, shelves = _shelves_of(about, tables, path)
-    movies, users = pd.Index(tables.movies["movie_id"]), pd.Index(tables.users["user_id"])
+    items, users = pd.Index(tables.items["item_id"]), pd.Index(tables.users["user_id"])
     parts: list[dict[str, NDArray[Any]]] = []
     slots, scale = 0, (0.0, 0.0)
     for piece in read.pieces(path, _COLUMNS):
-        slate = _slate_rows(piece, movies, slots)
+        slate = _slate_rows(piece, items, slots)
         if not parts:
             slots = slate.shape[1]
             scale = scale_of(about, (0.0, float(slots)), path)
@@ -103,16 +103,16 @@ def read_slates(path: Path, tables: Catalogue) -> SlateLog:
 def _shelves_of(
     about: dict[str, Any], tables: Catalogue, path: Path
 ) -> tuple[NDArray[np.int32], NDArray[np.int16] | None]:
-    """The catalogue [A], ascending, and the slot of each of its movies; of all movies if the file says nothing."""
-    rows = catalogue_rows(about, tables.movies, path)
+    """The catalogue [A], ascending, and the slot of each of its items; of all items if the file says nothing."""
+    rows = catalogue_rows(about, tables.items, path)
     if rows is None:
-        rows = np.arange(len(tables.movies), dtype=np.int32)
+        rows = np.arange(len(tables.items), dtype=np.int32)
     shelves = about.get("shelves")
     if shelves is None:
         return np.unique(rows), None
     numbers = isinstance(shelves, list) and all(type(slot) is int and 0 <= slot < len(rows) for slot in shelves)
     if not numbers or len(shelves) != len(rows) or len(np.unique(rows)) != len(rows) or len(rows) > _MOST_SHELVED:
-        raise DataError(f"{path}: its shelves do not give each movie of its catalogue a slot 0, 1, 2, ...")
+        raise DataError(f"{path}: its shelves do not give each item of its catalogue a slot 0, 1, 2, ...")
     order = np.argsort(rows)
     return rows[order], np.array(shelves, np.int16)[order]
 
@@ -123,16 +123,16 @@ def _lists(values: NDArray[Any]) -> Any:
     return pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32) * slots), pa.array(values.ravel()))
 
 
-def _slate_rows(piece: read.Piece, movies: "pd.Index[Any]", slots: int) -> NDArray[np.int32]:
-    """Movie rows [n, K]; K is that of the slates before, or (0) of the first one."""
-    ids = _table(piece, "slate", "lists of movie ids", slots)
+def _slate_rows(piece: read.Piece, items: "pd.Index[Any]", slots: int) -> NDArray[np.int32]:
+    """Item rows [n, K]; K is that of the slates before, or (0) of the first one."""
+    ids = _table(piece, "slate", "lists of item ids", slots)
     if pa.types.is_nested(piece.batch.column("slate").type.value_type):
-        piece.refuse_type("slate", "lists of movie ids")
-    rows = movies.get_indexer(pd.Index(ids.ravel())).reshape(ids.shape).astype(np.int32)
+        piece.refuse_type("slate", "lists of item ids")
+    rows = items.get_indexer(pd.Index(ids.ravel())).reshape(ids.shape).astype(np.int32)
 
     def say(row: int) -> str:
-        movie = piece.batch.column("slate")[row].as_py()[int(np.argmin(rows[row]))]
-        return f"movie {movie!r} of the slate is none of the {len(movies)} of the policy or ratings"
+        item = piece.batch.column("slate")[row].as_py()[int(np.argmin(rows[row]))]
+        return f"item {item!r} of the slate is none of the {len(items)} of the policy or ratings"
 
     piece.refuse(np.any(rows < 0, axis=1), say)
     return rows

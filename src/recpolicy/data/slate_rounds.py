@@ -1,7 +1,7 @@
 """From logged slates to logged rounds: every slot of every page is a round of its own, to learn from and to judge by.
 
 N pages of K slots make N K rounds, `EVENT:SLOT` (0 is the first), slot by slot within a page. A round's candidates are
-the movies of its shelf, or those that do not stand above it, and its propensity is the one of its slot given those. So
+the items of its shelf, or those that do not stand above it, and its propensity is the one of its slot given those. So
 read, a page says of each slot what it earned where it stood: what a slot takes from or lends to others is not seen.
 """
 
@@ -44,7 +44,7 @@ def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> LoggedRounds:
     }
     return LoggedRounds(
         event_id=np.array([f"{event}:{slot}" for event in log.event_id for slot in range(log.slots)], object),
-        movie=log.slate.ravel(), log_propensity=log.log_propensity.ravel(),
+        item=log.slate.ravel(), log_propensity=log.log_propensity.ravel(),
         reward=low + (high - low) * log.slot_reward.ravel(), catalogue=log.catalogue, scale=scale, name=log.name,
         candidate_start=start, candidate=candidate, **columns,
     )  # fmt: skip
@@ -70,7 +70,7 @@ def ingest_slates(
 
 
 def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Where each round's candidates begin [N K + 1], and their movie rows [C]."""
+    """Where each round's candidates begin [N K + 1], and their item rows [C]."""
     actions = len(log.catalogue)
     if log.shelves is not None:
         shelves = [log.catalogue[open_to(slot, log.arm, log.shelves, actions)[0]] for slot in range(log.slots)]

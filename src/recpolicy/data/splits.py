@@ -26,7 +26,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Split:
-    """Two disjoint parts of one ratings table over the same users and movies."""
+    """Two disjoint parts of one ratings table over the same users and items."""
 
     name: str
     """Its name in SPLITS; leave-last-N and tail-N with their number."""
@@ -110,13 +110,13 @@ SPLITS: Mapping[str, Callable[..., Mask]] = {
 
 
 def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:
-    """Write NAME.base (fit) and NAME.test as the official files are: by user id, then movie id, separated by tabs."""
+    """Write NAME.base (fit) and NAME.test as the official files are: by user id, then item id, separated by tabs."""
     paths = folder / f"{parts.name}.base", folder / f"{parts.name}.test"
     for path, part in zip(paths, (parts.fit, parts.test), strict=True):
         rows = pd.DataFrame(
             {
                 "user": part.users["user_id"].to_numpy()[part.user],
-                "movie": part.movies["movie_id"].to_numpy()[part.movie],
+                "item": part.items["item_id"].to_numpy()[part.item],
                 "rating": part.rating,
             }
         )
@@ -125,7 +125,7 @@ def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:
         if part.timestamp is not None:
             rows["timestamp"] = part.timestamp
         with atomic_path(path) as beside:
-            in_order = rows.sort_values(["user", "movie"], kind="stable")
+            in_order = rows.sort_values(["user", "item"], kind="stable")
             in_order.to_csv(beside, sep="\t", header=False, index=False, lineterminator="\n")
     return paths
 

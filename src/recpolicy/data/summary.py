@@ -13,19 +13,19 @@ def summarise(ratings: Ratings) -> dict[str, Any]:
 
     All values are plain JSON; `shares` has the rating values as text, lowest first; times are ISO 8601 in UTC or None.
     """
-    users, movies = ratings.shape
+    users, items = ratings.shape
     values, counts = np.unique(ratings.rating, return_counts=True)
     stars = ratings.rating.astype(np.float64)
-    rated_users, rated_movies = len(np.unique(ratings.user)), len(np.unique(ratings.movie))
+    rated_users, rated_items = len(np.unique(ratings.user)), len(np.unique(ratings.item))
     times = ratings.timestamp
     return {
         "name": ratings.name,
         "ratings": len(ratings),
         "users": users,
-        "movies": movies,
+        "items": items,
         "users_with_ratings": rated_users,
-        "movies_with_ratings": rated_movies,
-        "density": len(ratings) / (users * movies),
+        "items_with_ratings": rated_items,
+        "density": len(ratings) / (users * items),
         "scale": list(ratings.scale),
         "mean": float(stars.mean()),
         "std": float(stars.std()),

@@ -1,6 +1,6 @@
-"""Ratings of one's own: a CSV, TSV or Parquet file, or a data frame, with user, movie, rating and maybe timestamp.
+"""Ratings of one's own: a CSV, TSV or Parquet file, or a data frame, with user, item, rating and maybe timestamp.
 
-N ratings. Ids are integers or text; all other columns are ignored. Tables of movies (id, title, genres, year) and users
+N ratings. Ids are integers or text; all other columns are ignored. Tables of items (id, title, genres, year) and users
 (id and any attributes) may come beside it.
 """
 
@@ -13,17 +13,17 @@ import pandas as pd
 import pyarrow as pa
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name
-from recpolicy.data.assemble import assemble, bare_movies, check_unique
+from recpolicy.data.assemble import assemble, bare_items, check_unique
 from recpolicy.data.columns import identifiers, numbers, texts
 from recpolicy.data.csv_source import Source, read_parquet, read_text
 from recpolicy.data.movielens import title_years
 from recpolicy.data.ratings import Ratings
 
-COLUMNS = ("user", "movie", "rating", "timestamp")
+COLUMNS = ("user", "item", "rating", "timestamp")
 """What a column can mean; only timestamp may be missing."""
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "user": ("user", "user_id", "userId"),
-    "movie": ("movie", "movie_id", "movieId", "item", "item_id", "itemId"),
+    "item": ("item", "item_id", "movieId", "item", "item_id", "itemId"),
     "rating": ("rating",),
     "timestamp": ("timestamp",),
     "title": ("title",),
@@ -40,18 +40,18 @@ def read_table(
     scale: tuple[float, float] = (1.0, 5.0),
     separator: str | None = None,
     users: Path | str | pd.DataFrame | None = None,
-    movies: Path | str | pd.DataFrame | None = None,
+    items: Path | str | pd.DataFrame | None = None,
     name: str | None = None,
 ) -> Ratings:
     """Read a ratings file, checked row by row.
 
-    columns: what the columns are called in the file where that is not user, movie, rating, timestamp, such as
+    columns: what the columns are called in the file where that is not user, item, rating, timestamp, such as
     {"user": "uid"}. scale: lowest and highest rating possible. separator: of a text file; by default a tab for .tsv,
-    else a comma. users, movies: tables of the same kinds to join. Raises DataError that names file, line and value.
+    else a comma. users, items: tables of the same kinds to join. Raises DataError that names file, line and value.
     """
     path = Path(path)
     table, source = _open(path, separator)
-    return _assemble(table, source, columns, scale, users, movies, name or path.name.partition(".")[0])
+    return _assemble(table, source, columns, scale, users, items, name or path.name.partition(".")[0])
 
 
 def ratings_from_frame(
@@ -60,11 +60,11 @@ def ratings_from_frame(
     columns: Mapping[str, str] | None = None,
     scale: tuple[float, float] = (1.0, 5.0),
     users: Path | str | pd.DataFrame | None = None,
-    movies: Path | str | pd.DataFrame | None = None,
+    items: Path | str | pd.DataFrame | None = None,
     name: str = "frame",
 ) -> Ratings:
     """Return the ratings of a data frame, checked as those of `read_table`; rows are counted from 1 in errors."""
-    return _assemble(_from_frame(frame, name), Source(name), columns, scale, users, movies, name)
+    return _assemble(_from_frame(frame, name), Source(name), columns, scale, users, items, name)
 
 
 def _assemble(
@@ -73,7 +73,7 @@ def _assemble(
     columns: Mapping[str, str] | None,
     scale: tuple[float, float],
     users: Path | str | pd.DataFrame | None,
-    movies: Path | str | pd.DataFrame | None,
+    items: Path | str | pd.DataFrame | None,
     name: str,
 ) -> Ratings:
     if not scale[0] < scale[1]:
@@ -92,7 +92,7 @@ def _assemble(
         name=name,
         scale=scale,
         users=None if users is None else _users(users),
-        movies=None if movies is None else _movies(movies),
+        items=None if items is None else _items(items),
     )
 
 
@@ -107,24 +107,24 @@ def _users(given: Path | str | pd.DataFrame) -> pd.DataFrame:
     return attributes
 
 
-def _movies(given: Path | str | pd.DataFrame) -> pd.DataFrame:
-    """The movie table; titles and genres may be missing, years are taken from the titles unless they are a column."""
-    table, source = _open_or_frame(given, "movies")
-    found = {meaning: _column(table, meaning, source, None, needed=meaning == "movie") for meaning in _MOVIE_COLUMNS}
-    ids = identifiers(table[found["movie"]], "movie", source)
-    check_unique(ids, "movie", source)
-    movies = bare_movies(ids)
+def _items(given: Path | str | pd.DataFrame) -> pd.DataFrame:
+    """The item table; titles and genres may be missing, years are taken from the titles unless they are a column."""
+    table, source = _open_or_frame(given, "items")
+    found = {meaning: _column(table, meaning, source, None, needed=meaning == "item") for meaning in _ITEM_COLUMNS}
+    ids = identifiers(table[found["item"]], "item", source)
+    check_unique(ids, "item", source)
+    items = bare_items(ids)
     if found["title"]:
-        movies["title"] = pd.Series(texts(table[found["title"]]), dtype="str")
-        movies["year"] = title_years(movies["title"])
+        items["title"] = pd.Series(texts(table[found["title"]]), dtype="str")
+        items["year"] = title_years(items["title"])
     if found["genres"]:
-        movies["genres"] = pd.Series(texts(table[found["genres"]]), dtype="str")
+        items["genres"] = pd.Series(texts(table[found["genres"]]), dtype="str")
     if found["year"]:
-        movies["year"] = _years(table[found["year"]], source)
-    return movies
+        items["year"] = _years(table[found["year"]], source)
+    return items
 
 
-_MOVIE_COLUMNS = ("movie", "title", "genres", "year")
+_ITEM_COLUMNS = ("item", "title", "genres", "year")
 
 
 def _years(column: Any, source: Source) -> Any:

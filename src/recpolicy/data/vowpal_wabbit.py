@@ -5,7 +5,7 @@
 
 The reward is -cost. Actions are counted from 1: `_label_Action` is the place in `_multi` of what was shown, `a` the
 places of all actions as they were ranked and `p` their probabilities; without `_multi`, actions are the numbers in `a`.
-Who and what they are the file says in words of its own: `user` and `movie` are dotted names within the shared features
+Who and what they are the file says in words of its own: `user` and `item` are dotted names within the shared features
 and within an action ("User.id"). By default an action is its `_tag` or else all its features, a user all the shared
 features. Lost: features that are not such a name, and the probabilities of actions not shown.
 """
@@ -37,13 +37,13 @@ def read_vowpal_wabbit(
     policy: str = "vowpal_wabbit",
     *,
     user: str = "",
-    movie: str = "",
+    item: str = "",
 ) -> Imported:
-    """Read the log; see `assemble` for scale, tables and what is refused, `user` and `movie` as above.
+    """Read the log; see `assemble` for scale, tables and what is refused, `user` and `item` as above.
 
     Lines with a true `_skipLearn` are left out. Raises DataError that names file and line.
     """
-    reader = _Reader(path, user, movie)
+    reader = _Reader(path, user, item)
     rounds, found = assemble(path, policy, reader.batches(), scale, tables)
     return Imported(rounds, found, _LOST, reader.skipped)
 
@@ -54,7 +54,7 @@ class _Reader:
 
     path: Path
     user: str
-    movie: str
+    item: str
     skipped: int = 0
     timed: bool | None = None
     """Whether lines tell their time: all or none must."""
@@ -97,7 +97,7 @@ class _Reader:
         rows.reward.append(-cost)
         rows.propensity.append(probability)
         rows.user.append(self._user(line, context))
-        rows.movie.append(names[action])
+        rows.item.append(names[action])
         rows.count.append(len(names))
         rows.candidate.extend(names.values())
         rows.event_id.append(None if record.get("EventId") is None else str(record["EventId"]))
@@ -124,7 +124,7 @@ class _Reader:
         if isinstance(action, bool) or not isinstance(action, int) or action not in names:
             raise self._wrong(line, f"_label_Action is {action!r}; expected one of the {len(names)} actions, from 1")
         if len(set(names.values())) < len(names):
-            raise self._wrong(line, "two actions have the same id; say by `movie` where it stands")
+            raise self._wrong(line, "two actions have the same id; say by `item` where it stands")
         return names, action
 
     def _check_ranking(self, line: int, record: dict[str, Any], action: int, probability: float) -> None:
@@ -143,8 +143,8 @@ class _Reader:
     def _name(self, line: int, action: Any) -> str:
         if not isinstance(action, dict):
             raise self._wrong(line, f"an action is {action!r}; expected an object of features")
-        if self.movie:
-            return self._at(line, action, self.movie)
+        if self.item:
+            return self._at(line, action, self.item)
         return str(action["_tag"]) if "_tag" in action else _text(action)
 
     def _user(self, line: int, context: dict[str, Any]) -> str:
@@ -174,7 +174,7 @@ class _Rows:
     reward: list[float] = field(default_factory=list)
     propensity: list[float] = field(default_factory=list)
     user: list[str] = field(default_factory=list)
-    movie: list[str] = field(default_factory=list)
+    item: list[str] = field(default_factory=list)
     count: list[int] = field(default_factory=list)
     candidate: list[str] = field(default_factory=list)
     event_id: list[str | None] = field(default_factory=list)
@@ -193,7 +193,7 @@ class _Rows:
                 )
             time = read.dt.as_unit("ms").to_numpy("datetime64[ms]").astype(np.int64)
         return Batch(
-            line, time, np.array(self.user, object), np.array(self.movie, object), np.array(self.propensity),
+            line, time, np.array(self.user, object), np.array(self.item, object), np.array(self.propensity),
             np.array(self.reward), np.array(self.event_id, object), np.array(self.count),
             np.array(self.candidate, object),
         )  # fmt: skip

@@ -22,7 +22,7 @@ class Draw(NamedTuple):
     """What one round is about, before anybody acts."""
 
     user: tf.Tensor  # [B] int32, rows of the user table
-    candidates: tf.Tensor  # [B, A] int32 rows of the movie table, or [A] when every round has the same
+    candidates: tf.Tensor  # [B, A] int32 rows of the item table, or [A] when every round has the same
     mask: tf.Tensor | None  # [B, A] bool, True where an action is allowed; None when all are
 
 
@@ -86,9 +86,9 @@ def sample_users(users: int, batch_size: int, seed: tf.Tensor) -> tf.Tensor:
 
 
 def cell(table: tf.Tensor, draw: Draw, action: tf.Tensor) -> tf.Tensor:
-    """The entries [B] of `table` [U, I] for each user and the movie behind its action."""
+    """The entries [B] of `table` [U, I] for each user and the item behind its action."""
     if draw.candidates.shape.rank == 1:
-        movie = tf.gather(draw.candidates, action)
+        item = tf.gather(draw.candidates, action)
     else:
-        movie = tf.gather(draw.candidates, action, batch_dims=1)
-    return tf.gather_nd(table, tf.stack([draw.user, movie], axis=-1))
+        item = tf.gather(draw.candidates, action, batch_dims=1)
+    return tf.gather_nd(table, tf.stack([draw.user, item], axis=-1))

@@ -1,4 +1,4 @@
-"""CatalogueBandit: every round brings a fresh set of candidate movies, described by features.
+"""CatalogueBandit: every round brings a fresh set of candidate items, described by features.
 
 Action a is the a-th candidate of this round. The observation is a dict: `global` [B, D] the user's context, `per_arm`
 [B, A, K] the candidates' features for this user, `mask` [B, A]: the number of candidates may vary, the rest is padding.
@@ -43,10 +43,10 @@ class CatalogueBandit(RecommendationEnvironment):
         seed: int = 0,
     ):
         config = config or CatalogueBanditConfig()
-        users, movies = world.expected.shape
-        if not 1 <= config.fewest_candidates <= config.candidates <= movies:
+        users, items = world.expected.shape
+        if not 1 <= config.fewest_candidates <= config.candidates <= items:
             raise ConfigError(
-                f"candidates {config.fewest_candidates}..{config.candidates}: expected 1 <= fewest <= most <= {movies}"
+                f"candidates {config.fewest_candidates}..{config.candidates}: expected 1 <= fewest <= most <= {items}"
             )
         specs = {
             "global": tensor_spec.TensorSpec((context.shape[1],), tf.float32, "global"),
@@ -57,7 +57,7 @@ class CatalogueBandit(RecommendationEnvironment):
             observation_spec=specs, actions=config.candidates, batch_size=config.batch_size, seed=seed,
             name="catalogue_bandit",
         )  # fmt: skip
-        self._scale, self._users, self._movies = world.scale, users, movies
+        self._scale, self._users, self._items = world.scale, users, items
         self._fewest = config.fewest_candidates
         self._context, self._features = tf.constant(context), features
         self._expected, self._known = tf.constant(world.expected), tf.constant(world.known)
@@ -65,7 +65,7 @@ class CatalogueBandit(RecommendationEnvironment):
     def draw(self, round_number: tf.Tensor) -> Draw:
         """Uniform users, uniform candidate sets without repeats, a uniform number of them."""
         who, which, many = split(self.draw_seed(round_number), 3)
-        keys = uniform([self.batch_size, self._movies], which)
+        keys = uniform([self.batch_size, self._items], which)
         # The A largest of independent uniform keys are a uniform sample without replacement.
         candidates = tf.math.top_k(keys, self.actions).indices  # [B, A]
         number = integers([self.batch_size, 1], many, self._fewest, self.actions + 1)

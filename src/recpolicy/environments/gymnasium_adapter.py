@@ -2,7 +2,7 @@
 
 Observation: the features [D + M] of session.py, a Box with the bounds that the tables imply. Action: Discrete(A). The
 mask travels as sb3-contrib and Gymnasium expect it: `info["action_mask"]` (int8, as `action_space.sample(mask=...)`
-takes it) and the method `action_masks()` (bool). A movie that was shown already is no error: the user looks at it and
+takes it) and the method `action_masks()` (bool). An item that was shown already is no error: the user looks at it and
 responds as to any other, but nothing is paid, and `info["repeated"]` is True.
 The user's leaving is `terminated`, the cut at max_episode_steps `truncated`. `reset(seed=...)` fixes everything that
 follows. A step is one call of a compiled function whatever the number of sessions. Needs the extra `gymnasium`.
@@ -38,7 +38,7 @@ BOUND_MARGIN = 1.001
 class Played(NamedTuple):
     """One step of B sessions, as arrays."""
 
-    reward: NDArray[np.float32]  # [B], 0 where the movie was repeated
+    reward: NDArray[np.float32]  # [B], 0 where the item was repeated
     terminated: NDArray[np.bool_]  # [B]
     truncated: NDArray[np.bool_]  # [B]
     repeated: NDArray[np.bool_]  # [B]
@@ -80,7 +80,7 @@ class _Sessions:
         return features.numpy()
 
     def play(self, action: Any) -> Played:
-        """Show a movie [B] to each session; those that end restart."""
+        """Show an item [B] to each session; those that end restart."""
         if not self._begun:
             raise ResetNeeded("step() before reset(): call reset() first")
         told, last, features, mask = self._play(tf.constant(np.asarray(action, np.int32).reshape(-1)))
@@ -139,7 +139,7 @@ class GymnasiumSession(gymnasium.Env[Features, np.int64]):
         return features, {"action_mask": self._mask().astype(np.int8), "repeated": False}
 
     def step(self, action: np.int64) -> tuple[Features, float, bool, bool, Info]:
-        """Show movie `action`; returns features, reward, terminated, truncated, info."""
+        """Show item `action`; returns features, reward, terminated, truncated, info."""
         if self._over:
             raise ResetNeeded("the session has ended: call reset() before the next step()")
         mask = self._mask()
@@ -152,7 +152,7 @@ class GymnasiumSession(gymnasium.Env[Features, np.int64]):
         return played.last[0], float(played.reward[0]), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Movies [A] not shown yet in this session."""
+        """Items [A] not shown yet in this session."""
         return self._mask()
 
     def _mask(self) -> NDArray[np.bool_]:
@@ -182,7 +182,7 @@ class GymnasiumSessions(VectorEnv[Features, NDArray[np.int64], NDArray[Any]]):
         return features, self._infos(np.zeros(self.num_envs, np.bool_))
 
     def step(self, actions: NDArray[np.int64]) -> tuple[Features, NDArray[Any], NDArray[Any], NDArray[Any], Info]:
-        """Show each session its movie; returns features, rewards, terminated, truncated, infos."""
+        """Show each session its item; returns features, rewards, terminated, truncated, infos."""
         played = self._sessions.play(actions)
         infos = self._infos(played.repeated)
         over = played.terminated | played.truncated
@@ -194,7 +194,7 @@ class GymnasiumSessions(VectorEnv[Features, NDArray[np.int64], NDArray[Any]]):
         return played.features, played.reward, played.terminated, played.truncated, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Movies [B, A] not shown yet in each session."""
+        """Items [B, A] not shown yet in each session."""
         return self._sessions.mask.copy()
 
     def _infos(self, repeated: NDArray[np.bool_]) -> Info:

@@ -1,7 +1,7 @@
-"""HeldOutChoice: choose one of the movies that a user really rated in the test part; the true rating is paid.
+"""HeldOutChoice: choose one of the items that a user really rated in the test part; the true rating is paid.
 
-Every counterfactual reward is known, so nothing is simulated. Action a is movie row a; `mask` allows the user's
-test-rated movies. Only users with at least two test ratings appear (with one there is nothing to choose).
+Every counterfactual reward is known, so nothing is simulated. Action a is item row a; `mask` allows the user's
+test-rated items. Only users with at least two test ratings appear (with one there is nothing to choose).
 """
 
 from dataclasses import dataclass
@@ -39,23 +39,23 @@ class HeldOutChoice(RecommendationEnvironment):
         eligible = np.flatnonzero(np.isfinite(rated).sum(axis=1) >= 2)
         if not len(eligible):
             raise DataError(f"{test.name}: no user has two ratings to choose between")
-        movies = rated.shape[1]
+        items = rated.shape[1]
         specs = {
             "global": tensor_spec.TensorSpec((context.shape[1],), tf.float32, "global"),
-            "mask": tensor_spec.TensorSpec((movies,), tf.int32, "mask"),
+            "mask": tensor_spec.TensorSpec((items,), tf.int32, "mask"),
         }
         super().__init__(
-            observation_spec=specs, actions=movies, batch_size=config.batch_size, seed=seed, name="held_out_choice"
+            observation_spec=specs, actions=items, batch_size=config.batch_size, seed=seed, name="held_out_choice"
         )
         self._eligible = tf.constant(eligible, tf.int32)
         self._context = tf.constant(context)
         self._rated = tf.constant(np.isfinite(rated))  # [U, I]
-        # An unrated movie is never allowed; 0 keeps the arithmetic of those who ask for it all the same finite.
+        # An unrated item is never allowed; 0 keeps the arithmetic of those who ask for it all the same finite.
         self._rating = tf.constant(np.nan_to_num(rated))  # [U, I]
-        self._arms = tf.range(movies)
+        self._arms = tf.range(items)
 
     def draw(self, round_number: tf.Tensor) -> Draw:
-        """Uniform eligible users; their test-rated movies allowed."""
+        """Uniform eligible users; their test-rated items allowed."""
         pick = sample_users(len(self._eligible), self.batch_size, self.draw_seed(round_number))
         user = tf.gather(self._eligible, pick)
         return Draw(user, self._arms, tf.gather(self._rated, user))

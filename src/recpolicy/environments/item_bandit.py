@@ -1,7 +1,7 @@
-"""MovieBandit: a user arrives, one movie of a fixed catalogue is shown, the world pays a noisy rating.
+"""ItemBandit: a user arrives, one item of a fixed catalogue is shown, the world pays a noisy rating.
 
 The context is the user's embedding (learnt from fit ratings only), with demographics appended on request; arm a is the
-a-th movie of the catalogue. With `drift_period` the users' preferences move: user u drifts to the preferences of
+a-th item of the catalogue. With `drift_period` the users' preferences move: user u drifts to the preferences of
 another user and back, expected_t[u] = (1 - w) E[u] + w E[other(u)], w = (1 - cos(2 pi t / period)) / 2.
 """
 
@@ -21,8 +21,8 @@ from recpolicy.models.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovieBanditConfig:
-    """How the rounds of a MovieBandit are made."""
+class ItemBanditConfig:
+    """How the rounds of a ItemBandit are made."""
 
     batch_size: int = 64
     """Users served at once; the agent learns after each batch."""
@@ -30,32 +30,32 @@ class MovieBanditConfig:
     """Rounds in which preferences drift to another user's and back; 0 keeps them still."""
 
 
-class MovieBandit(RecommendationEnvironment):
-    """Bandit over a fixed catalogue of movies; observation [B, D], reward on the rating scale."""
+class ItemBandit(RecommendationEnvironment):
+    """Bandit over a fixed catalogue of items; observation [B, D], reward on the rating scale."""
 
     def __init__(
         self,
         world: World,
         context: NDArray[np.float32],  # [U, D]
-        catalogue: NDArray[np.int32],  # [A], movie rows
-        config: MovieBanditConfig | None = None,
+        catalogue: NDArray[np.int32],  # [A], item rows
+        config: ItemBanditConfig | None = None,
         seed: int = 0,
     ):
-        config = config or MovieBanditConfig()
+        config = config or ItemBanditConfig()
         check_catalogue(catalogue, world.expected.shape[1])
         if len(context) != len(world.expected):
             raise ConfigError(f"context has {len(context)} users, the world {len(world.expected)}")
         observation_spec = tensor_spec.TensorSpec((context.shape[1],), tf.float32, "context")
         super().__init__(
             observation_spec=observation_spec, actions=len(catalogue), batch_size=config.batch_size, seed=seed,
-            name="movie_bandit",
+            name="item_bandit",
         )  # fmt: skip
         self._scale, self._period, self._users = world.scale, config.drift_period, len(context)
         self._context = tf.constant(context)  # [U, D]
         self._expected = tf.constant(world.expected[:, catalogue])  # [U, A]
         self._known = tf.constant(world.known[:, catalogue])  # [U, A]
         self._arms = tf.range(len(catalogue))
-        self._other = tf.constant(generator(seed, "movie_bandit/drift").permutation(self._users), tf.int32)
+        self._other = tf.constant(generator(seed, "item_bandit/drift").permutation(self._users), tf.int32)
 
     def draw(self, round_number: tf.Tensor) -> Draw:
         """Uniform users; all arms allowed."""
@@ -89,10 +89,10 @@ class MovieBandit(RecommendationEnvironment):
         return 0.5 * (1.0 - tf.cos(2.0 * math.pi * phase))
 
 
-def check_catalogue(catalogue: NDArray[np.int32], movies: int) -> None:
-    """Raise ConfigError unless the catalogue has at least two movies, no repeats, and rows below `movies`."""
+def check_catalogue(catalogue: NDArray[np.int32], items: int) -> None:
+    """Raise ConfigError unless the catalogue has at least two items, no repeats, and rows below `items`."""
     if len(catalogue) < 2 or len(np.unique(catalogue)) != len(catalogue):
-        raise ConfigError(f"catalogue of {len(catalogue)} movies: expected at least 2 and no repeats")
-    outside = catalogue[(catalogue < 0) | (catalogue >= movies)]
+        raise ConfigError(f"catalogue of {len(catalogue)} items: expected at least 2 and no repeats")
+    outside = catalogue[(catalogue < 0) | (catalogue >= items)]
     if len(outside):
-        raise ConfigError(f"catalogue names movie row {outside[0]}; expected 0..{movies - 1}")
+        raise ConfigError(f"catalogue names item row {outside[0]}; expected 0..{items - 1}")

@@ -1,12 +1,12 @@
-"""What a policy sees of a running session: views, each a memory [B, M] of floats and how a shown movie changes it.
+"""What a policy sees of a running session: views, each a memory [B, M] of floats and how a shown item changes it.
 
 The observation is [context, memory]; a view knows only what a recommender would know (its own embeddings, its own
 record of likes), never the world's. B sessions, D embedding, G genres, S steps at most.
 
-    last_item   the embedding of the movie shown last (zeros before): the 2 D "user and last movie" form
-    interest    a running interest [D] that starts at the user's embedding and turns towards liked movies
+    last_item   the embedding of the item shown last (zeros before): the 2 D "user and last item" form
+    interest    a running interest [D] that starts at the user's embedding and turns towards liked items
                 (.9 old + .1 shown), the decaying memory of shown genres [G], misses in a row / 5, steps / S
-    last_n      for each of the last n movies its embedding and whether it was liked, newest first, and steps / S
+    last_n      for each of the last n items its embedding and whether it was liked, newest first, and steps / S
 
 recpolicy/inference/session_memory.py holds the same in NumPy; a test holds the two together.
 """
@@ -21,7 +21,7 @@ from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
 
 
 class Shown(NamedTuple):
-    """The movie just shown, and the response."""
+    """The item just shown, and the response."""
 
     embedding: tf.Tensor  # [B, D]
     genres: tf.Tensor  # [B, G]
@@ -35,13 +35,13 @@ class View:
     width: int
     """M."""
     start: Callable[[tf.Tensor], tf.Tensor]
-    """Memory [B, M] before the first movie, from the users' embeddings [B, D]."""
+    """Memory [B, M] before the first item, from the users' embeddings [B, D]."""
     update: Callable[[tf.Tensor, Shown], tf.Tensor]
-    """Memory after a movie, from the memory before it."""
+    """Memory after an item, from the memory before it."""
 
 
 def last_item_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # noqa: ARG001 - one shape for all
-    """The embedding of the last movie."""
+    """The embedding of the last item."""
     return View(rank, tf.zeros_like, lambda _, shown: shown.embedding)
 
 
@@ -63,7 +63,7 @@ def interest_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # n
 
 
 def last_n_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # noqa: ARG001
-    """Embedding and like of the last n movies, newest first, and steps."""
+    """Embedding and like of the last n items, newest first, and steps."""
     width = last_n * (rank + 1) + 1
 
     def start(embedding: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,7 @@
-"""SessionEnvironment: movies are shown one after the other until the user leaves; the user responds to each.
+"""SessionEnvironment: items are shown one after the other until the user leaves; the user responds to each.
 
 Observation `global` [B, D + M] (the user's context and a view of the session, session_views.py) and `mask` [B, A]
-(0 for movies already shown); the action is one of A candidate movies; the reward is a like (0/1), the watch fraction
+(0 for items already shown); the action is one of A candidate items; the reward is a like (0/1), the watch fraction
 (0..1) or the rating, times reward_decay^step. A session that the user leaves is terminated (discount 0); one cut at
 `max_episode_steps` is truncated (discount 1: what would have come is to be estimated).
 """
@@ -19,14 +19,14 @@ __all__ = ["Session", "SessionConfig", "SessionEnvironment", "Step"]
 
 
 class SessionEnvironment(SessionGame):
-    """Batched sessions in one world, one movie a step."""
+    """Batched sessions in one world, one item a step."""
 
     def __init__(
         self,
         world: SessionWorld,
         context: NDArray[np.float32],  # [U, >= D], the embedding first
         embedding: NDArray[np.float32],  # [I, D]
-        candidates: NDArray[np.int32],  # [A], movie rows
+        candidates: NDArray[np.int32],  # [A], item rows
         config: SessionConfig | None = None,
         seed: int = 0,
     ):
@@ -34,7 +34,7 @@ class SessionEnvironment(SessionGame):
         super().__init__(world, context, embedding, candidates, config, seed, slate=0, streams=STREAMS)
 
     def advance(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
-        """Show the movies `action` [B]; nothing restarts."""
+        """Show the items `action` [B]; nothing restarts."""
         hidden, response = advance(self.tables, session.hidden, action, noise)
         liked = tf.cast(response.like, tf.float32)
         shown = Shown(tf.gather(self._embedding, action), tf.gather(self.tables.genres, action), liked)

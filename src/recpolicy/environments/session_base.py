@@ -2,7 +2,7 @@
 
 A subclass says what one action leads to (`advance`); who comes next, what the policy sees, the noise, the variables
 and `reset`/`step` are here. TF-Agents drives it by `reset` and `step`, which restarts ended sessions; the compiled
-loop (training/sequential.py) calls the pure functions. B sessions, A candidate movies, W users, D embedding, M memory.
+loop (training/sequential.py) calls the pure functions. B sessions, A candidate items, W users, D embedding, M memory.
 """
 
 import abc
@@ -34,13 +34,13 @@ class SessionConfig:
     batch_size: int = 64
     """Sessions that run side by side."""
     reward: Literal["like", "watch", "rating"] = "like"
-    """What a shown movie earns: 1 for a like; the watch fraction; the rating."""
+    """What a shown item earns: 1 for a like; the watch fraction; the rating."""
     reward_decay: float = 1.0
     """Factor on the reward for each step before, in (0, 1]."""
     view: str = "interest"
     """What the policy sees of the session: interest, last_item or last_n."""
     last_n: int = 5
-    """Movies that the view last_n remembers."""
+    """Items that the view last_n remembers."""
     max_episode_steps: int = 20
     """Steps after which a session is cut; at most the steps of the world."""
 
@@ -81,14 +81,14 @@ class SessionGame(tf_environment.TFEnvironment, abc.ABC):
         self, world: SessionWorld, context: NDArray[np.float32], embedding: NDArray[np.float32],
         candidates: NDArray[np.int32], config: SessionConfig, seed: int, *, slate: int, streams: int,
     ):  # fmt: skip
-        """`slate` movies are shown a step (0: one, and the action is a scalar), drawing `streams` numbers a session."""
+        """`slate` items are shown a step (0: one, and the action is a scalar), drawing `streams` numbers a session."""
         check_catalogue(candidates, world.like.shape[1])
         _check_tables(world, context, embedding)
         steps, most = config.max_episode_steps, max(slate, 1)
         if steps > min(world.steps, len(candidates) // most - 1):
             raise ConfigError(
                 f"max_episode_steps is {steps}; the world knows {world.steps} steps and there are {len(candidates)}"
-                f" movies to show, {most} a step and {most} left at the end: choose less"
+                f" items to show, {most} a step and {most} left at the end: choose less"
             )
         self.config, self.actions, self.world = config, len(candidates), world
         self.tables = SessionTables(world, candidates)
@@ -142,7 +142,7 @@ class SessionGame(tf_environment.TFEnvironment, abc.ABC):
         return chosen
 
     def worth(self, like: tf.Tensor, level: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Rewards [B] of movies that got `like` [B] bool and `level` [B] after `step` [B] steps."""
+        """Rewards [B] of items that got `like` [B] bool and `level` [B] after `step` [B] steps."""
         decay = tf.pow(self.config.reward_decay, tf.cast(step, tf.float32)) if self.config.reward_decay < 1 else 1.0
         if self.config.reward == "like":
             return decay * tf.cast(like, tf.float32)
@@ -200,13 +200,13 @@ def choose(where: tf.Tensor, new: Any, old: Any) -> Any:
 
 
 def _check_tables(world: SessionWorld, context: NDArray[np.float32], embedding: NDArray[np.float32]) -> None:
-    users, movies = int(world.users.max()) + 1, world.like.shape[1]
+    users, items = int(world.users.max()) + 1, world.like.shape[1]
     if len(context) < users:
         raise ConfigError(f"context has {len(context)} users, the world names user row {users - 1}")
-    if len(embedding) != movies:
-        raise ConfigError(f"embedding has {len(embedding)} movies, the world {movies}")
+    if len(embedding) != items:
+        raise ConfigError(f"embedding has {len(embedding)} items, the world {items}")
     if context.shape[1] < embedding.shape[1]:
         raise ConfigError(
-            f"context is {context.shape[1]} wide, the movies' embedding {embedding.shape[1]}: the context must start"
+            f"context is {context.shape[1]} wide, the items' embedding {embedding.shape[1]}: the context must start"
             " with the user's embedding"
         )

@@ -1,6 +1,6 @@
 """One step of a simulated session, as pure functions over a batch.
 
-B sessions, A candidate movies, W users, D interest, G genres. All randomness comes in as uniform numbers [B, STREAMS],
+B sessions, A candidate items, W users, D interest, G genres. All randomness comes in as uniform numbers [B, STREAMS],
 so a step is a function: the compiled loop draws them for many steps at once, TF-Agents' `step` for one. Formulas and
 sources are those of models/session_world.py.
 """
@@ -22,9 +22,9 @@ class SessionState(NamedTuple):
 
     user: tf.Tensor  # [B] int32, 0..W-1
     shift: tf.Tensor  # [B, D]
-    genres: tf.Tensor  # [B, G] decaying sum of the shown movies' genre rows, at most 1 / (1 - genre_keep)
+    genres: tf.Tensor  # [B, G] decaying sum of the shown items' genre rows, at most 1 / (1 - genre_keep)
     misses: tf.Tensor  # [B] float, in a row, capped at MISSES and divided by it
-    step: tf.Tensor  # [B] int32, movies shown so far
+    step: tf.Tensor  # [B] int32, items shown so far
     shown: tf.Tensor  # [B, A] bool
 
 
@@ -37,7 +37,7 @@ class Response(NamedTuple):
 
 
 class SessionTables(tf.Module):
-    """A world's tables for the candidate movies (rows [A]), as tensors."""
+    """A world's tables for the candidate items (rows [A]), as tensors."""
 
     def __init__(self, world: SessionWorld, candidates: NDArray[np.int32]):
         super().__init__(name="session_tables")
@@ -67,7 +67,7 @@ def begin(tables: SessionTables, point: tf.Tensor) -> SessionState:
 def advance(
     tables: SessionTables, state: SessionState, action: tf.Tensor, noise: tf.Tensor
 ) -> tuple[SessionState, Response]:
-    """Show movies `action` [B] int32 with `noise` [B, STREAMS]; returns the state after the responses."""
+    """Show items `action` [B] int32 with `noise` [B, STREAMS]; returns the state after the responses."""
     direction, genres = tf.gather(tables.direction, action), tf.gather(tables.genres, action)  # [B, D], [B, G]
     cell = tf.stack([state.user, action], axis=1)
     repeat = (1.0 - tables.genre_keep) * tf.reduce_sum(state.genres * genres, axis=1)
@@ -98,7 +98,7 @@ def advance(
 
 
 def like_odds(tables: SessionTables, state: SessionState) -> tf.Tensor:
-    """Log-odds [B, A] of a like of every movie, shown ones included."""
+    """Log-odds [B, A] of a like of every item, shown ones included."""
     odds = (
         tf.gather(tables.like, state.user)
         + tables.slope * tf.matmul(state.shift, tables.direction, transpose_b=True)
@@ -113,7 +113,7 @@ def like_odds(tables: SessionTables, state: SessionState) -> tf.Tensor:
 
 
 def stay_odds(tables: SessionTables, state: SessionState) -> tuple[tf.Tensor, tf.Tensor]:
-    """Log-odds [B, A] of going on after each movie, if it is liked and if it is not."""
+    """Log-odds [B, A] of going on after each item, if it is liked and if it is not."""
     liked = stay_base(tables, state)[:, tf.newaxis] + tables.stay_history[0] * genre_repeat(tables, state)
     missed = tf.minimum(state.misses + 1.0 / MISSES, 1.0)[:, tf.newaxis]
     return liked, liked + tables.stay_history[1] * missed
@@ -126,7 +126,7 @@ def stay_base(tables: SessionTables, state: SessionState) -> tf.Tensor:
 
 
 def genre_repeat(tables: SessionTables, state: SessionState) -> tf.Tensor:
-    """How much each movie [B, A] repeats the genres shown lately, 0..1."""
+    """How much each item [B, A] repeats the genres shown lately, 0..1."""
     return (1.0 - tables.genre_keep) * tf.matmul(state.genres, tables.genres, transpose_b=True)
 
 

@@ -1,14 +1,14 @@
-"""SlateEnvironment: several movies are shown at once, the user reads them from the top and likes at most one.
+"""SlateEnvironment: several items are shown at once, the user reads them from the top and likes at most one.
 
-Observation as in session.py; the action is a slate [B, K] of movies, all of which are masked afterwards. The user reads
-on from a movie that is not liked with probability `patience`, and stops at the first like:
+Observation as in session.py; the action is a slate [B, K] of items, all of which are masked afterwards. The user reads
+on from an item that is not liked with probability `patience`, and stops at the first like:
 
     P(position k is read) = patience^(k-1) prod_{j<k} (1 - P(like j | what was read before))
 
-A read movie changes the session as in session_dynamics.py (a miss, its genres, the interest on a like), so that the
-positions above bear on those below. The slate pays what its liked movie pays, 0 if none is liked, times
-reward_decay^slates; the user then stays with the log-odds of the last movie read. Slates are what `steps` of the world
-and `max_episode_steps` count. A position that holds an already shown movie, or one that stands higher up in the same
+A read item changes the session as in session_dynamics.py (a miss, its genres, the interest on a like), so that the
+positions above bear on those below. The slate pays what its liked item pays, 0 if none is liked, times
+reward_decay^slates; the user then stays with the log-odds of the last item read. Slates are what `steps` of the world
+and `max_episode_steps` count. A position that holds an already shown item, or one that stands higher up in the same
 slate, is skipped: neither read nor paid. If all are, the user stays with the log-odds of no repeat and the misses so
 far. Sources: the cascade, Craswell et al. 2008; reading on with a probability, Chapelle & Zhang 2009.
 """
@@ -35,9 +35,9 @@ class SlateConfig(SessionConfig):
     """How sessions of slates are played."""
 
     slate_size: int = 5
-    """K, movies shown at once."""
+    """K, items shown at once."""
     patience: float = 0.8
-    """Probability of reading on from a movie that is not liked, in (0, 1]."""
+    """Probability of reading on from an item that is not liked, in (0, 1]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,8 +50,8 @@ class SlateConfig(SessionConfig):
 class SlateResponse(NamedTuple):
     """What a user did with a slate."""
 
-    like: tf.Tensor  # [B] bool, whether a movie was liked
-    level: tf.Tensor  # [B] int32, 0..4 of the liked movie, 0 if none
+    like: tf.Tensor  # [B] bool, whether an item was liked
+    level: tf.Tensor  # [B] int32, 0..4 of the liked item, 0 if none
     stays: tf.Tensor  # [B] bool, whether the session goes on
     read: tf.Tensor  # [B, K] bool
     liked: tf.Tensor  # [B, K] bool, at most one a row
@@ -65,7 +65,7 @@ class SlateEnvironment(SessionGame):
         world: SessionWorld,
         context: NDArray[np.float32],  # [U, >= D], the embedding first
         embedding: NDArray[np.float32],  # [I, D]
-        candidates: NDArray[np.int32],  # [A], movie rows
+        candidates: NDArray[np.int32],  # [A], item rows
         config: SlateConfig | None = None,
         seed: int = 0,
     ):
@@ -80,8 +80,8 @@ class SlateEnvironment(SessionGame):
         hidden, response = read_slate(self.tables, session.hidden, action, noise, self.slate_config.patience)
         memory = session.memory
         for k in range(self.slate_config.slate_size):
-            movie, liked = action[:, k], tf.cast(response.liked[:, k], tf.float32)
-            shown = Shown(tf.gather(self._embedding, movie), tf.gather(self.tables.genres, movie), liked)
+            item, liked = action[:, k], tf.cast(response.liked[:, k], tf.float32)
+            shown = Shown(tf.gather(self._embedding, item), tf.gather(self.tables.genres, item), liked)
             memory = choose(response.read[:, k], self.view.update(memory, shown), memory)
         paid = self.worth(response.like, response.level, session.hidden.step)
         return Step(
@@ -120,7 +120,7 @@ def read_slate(
 
 
 def _fresh(state: SessionState, slate: tf.Tensor) -> tf.Tensor:
-    """Positions [B, K] whose movie was neither shown before nor stands higher up."""
+    """Positions [B, K] whose item was neither shown before nor stands higher up."""
     same = tf.linalg.band_part(tf.cast(slate[:, :, tf.newaxis] == slate[:, tf.newaxis, :], tf.int32), -1, 0)
     higher = tf.reduce_sum(same, axis=2) > 1  # [B, K]; each equals itself once
     return ~(higher | tf.gather(state.shown, slate, batch_dims=1))

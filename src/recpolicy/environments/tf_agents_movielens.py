@@ -1,7 +1,7 @@
 """COMPATIBILITY ONLY: TF-Agents' own MovieLens environment, in-graph, for speed comparisons on equal terms.
 
 It repeats what `tf_agents.bandits.environments.movielens_py_environment` does: unrated cells count as rating 0, only
-the first `num_movies` columns are kept, users without a rating there are dropped, and the rank-k SVD reconstruction of
+the first `num_items` columns are kept, users without a rating there are dropped, and the rank-k SVD reconstruction of
 that matrix is paid as reward while its singular vectors are shown as context. The reward is thus exactly linear in
 what the policy sees, and computed from every rating: results here say how fast a loop is, nothing about recommending.
 """
@@ -17,35 +17,35 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.environments.base import Draw, RecommendationEnvironment, cell
 
 
-def stock_tables(ratings: Ratings, rank: int, num_movies: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Contexts [U', rank] and rewards [U', num_movies] as the stock environment computes them."""
-    movies = np.argsort(ratings.movies["movie_id"].to_numpy())[:num_movies]
+def stock_tables(ratings: Ratings, rank: int, num_items: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Contexts [U', rank] and rewards [U', num_items] as the stock environment computes them."""
+    items = np.argsort(ratings.items["item_id"].to_numpy())[:num_items]
     users = np.argsort(ratings.users["user_id"].to_numpy())
-    zero_filled = np.nan_to_num(ratings.matrix()).astype(np.float64)[np.ix_(users, movies)]
+    zero_filled = np.nan_to_num(ratings.matrix()).astype(np.float64)[np.ix_(users, items)]
     kept = zero_filled[zero_filled.sum(axis=1) > 0]
     left, singular, right = np.linalg.svd(kept, full_matrices=False)
     root = np.sqrt(singular[:rank])
     user = left[:, :rank] * root  # [U', rank]
-    movie = root[:, np.newaxis] * right[:rank]  # [rank, num_movies]
-    return user.astype(np.float32), (user @ movie).astype(np.float32)
+    item = root[:, np.newaxis] * right[:rank]  # [rank, num_items]
+    return user.astype(np.float32), (user @ item).astype(np.float32)
 
 
 class StockMovieLens(RecommendationEnvironment):
     """TF-Agents' MovieLens environment as one of ours; observation [B, rank]."""
 
-    def __init__(self, ratings: Ratings, rank: int = 20, num_movies: int = 20, batch_size: int = 8, seed: int = 0):
-        context, rewards = stock_tables(ratings, rank, num_movies)
-        if context.shape[1] != rank or rewards.shape[1] != num_movies or batch_size > len(context):
+    def __init__(self, ratings: Ratings, rank: int = 20, num_items: int = 20, batch_size: int = 8, seed: int = 0):
+        context, rewards = stock_tables(ratings, rank, num_items)
+        if context.shape[1] != rank or rewards.shape[1] != num_items or batch_size > len(context):
             raise ConfigError(
-                f"{ratings.name}: rank {rank}, num_movies {num_movies}, batch_size {batch_size}: the table allows at"
+                f"{ratings.name}: rank {rank}, num_items {num_items}, batch_size {batch_size}: the table allows at"
                 f" most {context.shape[1]}, {rewards.shape[1]} and {len(context)}"
             )
         super().__init__(
             observation_spec=tensor_spec.TensorSpec((rank,), tf.float32, "observation"),
-            actions=num_movies, batch_size=batch_size, seed=seed, name="stock_movielens",
+            actions=num_items, batch_size=batch_size, seed=seed, name="stock_movielens",
         )  # fmt: skip
         self._context, self._rewards = tf.constant(context), tf.constant(rewards)
-        self._arms = tf.range(num_movies)
+        self._arms = tf.range(num_items)
 
     def draw(self, round_number: tf.Tensor) -> Draw:
         """Users without repeats within a batch, as `random.sample` draws them (Floyd's algorithm, unrolled)."""

@@ -1,6 +1,6 @@
-"""The movies among which a policy is judged: for every user the movies that the user rated in the test part.
+"""The items among which a policy is judged: for every user the items that the user rated in the test part.
 
-N test ratings of U' users, sorted by user and then movie, so that no result depends on the order of a file. A user's
+N test ratings of U' users, sorted by user and then item, so that no result depends on the order of a file. A user's
 rows are neighbours; per-user sums and maxima are `reduceat` over the first row of each user, with no loop over users.
 """
 
@@ -19,10 +19,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rated movies of U' users, each user with at least one."""
+    """Rated items of U' users, each user with at least one."""
 
     user: NDArray[np.int32]  # [N], rows of the users table, ascending
-    movie: NDArray[np.int32]  # [N], rows of the movies table, ascending within a user
+    item: NDArray[np.int32]  # [N], rows of the items table, ascending within a user
     rating: NDArray[np.float64]  # [N]
     start: NDArray[np.intp]  # [U'], where each user's rows begin
 
@@ -33,7 +33,7 @@ class Candidates:
 
     def look_up(self, table: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the entries [N] of a table [U, I] at the candidates."""
-        return table[self.user, self.movie]
+        return table[self.user, self.item]
 
     def total(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Sum values [N] within each user [U']."""
@@ -53,7 +53,7 @@ def candidates_of(test: Ratings, at_least: int = 2) -> Candidates:
 
     With a single candidate there is nothing to choose and nothing to rank, hence two by default.
     """
-    order = np.lexsort((test.movie, test.user))
+    order = np.lexsort((test.item, test.user))
     count = np.bincount(test.user, minlength=len(test.users))  # [U]
     order = order[count[test.user[order]] >= at_least]
     if not len(order):
@@ -63,4 +63,4 @@ def candidates_of(test: Ratings, at_least: int = 2) -> Candidates:
         )
     user = test.user[order]
     start = np.flatnonzero(np.diff(user, prepend=-1))
-    return Candidates(user, test.movie[order], test.rating[order].astype(np.float64), start)
+    return Candidates(user, test.item[order], test.rating[order].astype(np.float64), start)

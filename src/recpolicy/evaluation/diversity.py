@@ -1,12 +1,12 @@
-"""How unlike the suggestions are: within one user's list, over the catalogue, and over a policy's best movies.
+"""How unlike the suggestions are: within one user's list, over the catalogue, and over a policy's best items.
 
-U users, I movies, A arms, D a description of movies. Ties are shared, as in ranking.py: numbers are exact expectations
+U users, I items, A arms, D a description of items. Ties are shared, as in ranking.py: numbers are exact expectations
 over all orders of equal scores.
 
-- Intra-list diversity@k: mean over pairs of a user's k best movies of 1 - cosine of their directions, then mean over
+- Intra-list diversity@k: mean over pairs of a user's k best items of 1 - cosine of their directions, then mean over
   users (Ziegler, McNee, Konstan & Lausen 2005; Smyth & McClave 2001). 0: all alike, 1: nothing in common. Directions
-  are genres or embeddings. A movie without a direction (no genres) is unlike every other.
-- Gini of exposure: 0 where all I movies stand in equally many lists, near 1 where few movies take all places.
+  are genres or embeddings. An item without a direction (no genres) is unlike every other.
+- Gini of exposure: 0 where all I items stand in equally many lists, near 1 where few items take all places.
 - Diversity of actions: exp(entropy of how often each arm is the best) / A, beside the number of arms that ever are, and
   the share of the most frequent one. A collapsed policy has 1/A. The source (Pinterest 2025, DRL-PUT) names the figure
   but not its formula: this one is ours.
@@ -67,10 +67,10 @@ def unit_rows(table: NDArray[np.floating]) -> Array:
 def list_diversity(
     score: NDArray[np.floating], rated: NDArray[np.bool_], directions: Mapping[str, Array], k: int
 ) -> dict[str, float | None]:
-    """Intra-list diversity of the users' k best movies not rated, by each description of movies.
+    """Intra-list diversity of the users' k best items not rated, by each description of items.
 
     score [U, I], finite; rated [U, I]; directions by name, [I, D] with rows of length 1 or 0 (unit_rows). None where no
-    user has two movies to suggest.
+    user has two items to suggest.
     """
     sums, users = dict.fromkeys(directions, 0.0), 0
     for first in range(0, len(score), _BLOCK):
@@ -86,12 +86,12 @@ def list_diversity(
 
 @dataclass(frozen=True)
 class _Lists:
-    """The k best of B users: movies that are surely in, and tied ones that share the places left."""
+    """The k best of B users: items that are surely in, and tied ones that share the places left."""
 
     surely: Array  # [B, I], 0 or 1
     tied: Array  # [B, I], 0 or 1
-    one: Array  # [B], probability that a tied movie is in
-    both: Array  # [B], probability that two tied movies are in
+    one: Array  # [B], probability that a tied item is in
+    both: Array  # [B], probability that two tied items are in
     pairs: Array  # [B], how many pairs a list has
 
     def similarity(self, direction: Array) -> Array:

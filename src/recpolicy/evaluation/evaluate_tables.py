@@ -1,13 +1,13 @@
 """Evaluation of policies on a split: every number for every policy, over the same users and the same resamples.
 
-N test ratings, U users, I movies, U' users with two or more test ratings. Per policy:
+N test ratings, U users, I items, U' users with two or more test ratings. Per policy:
 
 - rmse, mae: over all N test ratings (rating_accuracy.py);
 - ndcg: nDCG@k within a user's test ratings, mean over U' users with a user-bootstrap interval (ranking.py);
 - held_out, place: mean rating of the held-out choice over U' users, and where it stands between random and oracle
   (held_out_choice.py);
-- coverage, novelty: of the k best movies that a user has not rated in fit, all U users (ranking.py);
-- genre_diversity, embedding_diversity, gini: how unlike those movies are, and how unequally shown (diversity.py);
+- coverage, novelty: of the k best items that a user has not rated in fit, all U users (ranking.py);
+- genre_diversity, embedding_diversity, gini: how unlike those items are, and how unequally shown (diversity.py);
 - groups: the held-out choice by age band, gender and activity (groups.py).
 """
 
@@ -34,7 +34,7 @@ from recpolicy.evaluation.held_out_choice import (
     restricted_weights,
 )
 from recpolicy.evaluation.policy_scores import PolicyTables
-from recpolicy.evaluation.ranking import coverage, grades, ndcg, novelty, self_information, top_movies
+from recpolicy.evaluation.ranking import coverage, grades, ndcg, novelty, self_information, top_items
 from recpolicy.evaluation.rating_accuracy import mae, rmse
 
 
@@ -51,15 +51,15 @@ def evaluate_tables(
     """Evaluate the named policies on the test part of `split`.
 
     The seed fixes the resampled users, which are the same for every policy; a policy's numbers do not depend on which
-    others are evaluated with it. k is capped at the number of movies. `embedding` [I, D] describes the movies for the
+    others are evaluated with it. k is capped at the number of items. `embedding` [I, D] describes the items for the
     diversity of lists: one description for all policies, or they cannot be compared. Raises DataError when fit and
-    test share a (user, movie) pair, when no user has two test ratings, and when a table has a wrong shape or numbers
+    test share a (user, item) pair, when no user has two test ratings, and when a table has a wrong shape or numbers
     that are not finite.
     """
     refuse_overlap(split)
     for name, table in tables.items():
         _check(name, table, split.fit.shape)
-    judge = _judge(split, seed, min(k, len(split.fit.movies)), resamples, level, embedding)
+    judge = _judge(split, seed, min(k, len(split.fit.items)), resamples, level, embedding)
     candidates = judge.candidates
     return Evaluation(
         split=split.name,
@@ -106,10 +106,10 @@ class _Judge:
         else:
             weight = restricted_weights(self.candidates, self.candidates.look_up(table.probability))
         choice = held_out_choice(self.candidates, weight, self.rng(), self.resamples, self.level)
-        top = top_movies(table.score, self.rated, self.k)
+        top = top_items(table.score, self.rated, self.k)
         unlike = list_diversity(table.score, self.rated, self.directions, self.k)
         by_user = choice.by_user
-        predicted = None if table.rating is None else table.rating[self.test.user, self.test.movie]  # [N]
+        predicted = None if table.rating is None else table.rating[self.test.user, self.test.item]  # [N]
         return PolicyResult(
             rmse=None if predicted is None else rmse(predicted, self.test.rating),
             mae=None if predicted is None else mae(predicted, self.test.rating),
@@ -131,12 +131,12 @@ def _judge(
 ) -> _Judge:
     candidates = candidates_of(split.test)
     rated = np.zeros(split.fit.shape, bool)
-    rated[split.fit.user, split.fit.movie] = True
+    rated[split.fit.user, split.fit.item] = True
     grade = grades(candidates.rating, split.test.scale)
     information = self_information(split.fit)
-    directions = {"genres": genre_directions(split.fit.movies).astype(np.float64)}
+    directions = {"genres": genre_directions(split.fit.items).astype(np.float64)}
     if embedding is not None:
-        _check_embedding(embedding, len(split.fit.movies))
+        _check_embedding(embedding, len(split.fit.items))
         directions["embeddings"] = unit_rows(embedding)
     groups = groups_of(split.fit.users, np.bincount(split.fit.user, minlength=len(split.fit.users))).of(
         candidates.user[candidates.start]
@@ -148,19 +148,19 @@ def _judge(
 
 def _check_embedding(embedding: NDArray[np.floating], items: int) -> None:
     if embedding.ndim != 2 or len(embedding) != items or not np.isfinite(embedding).all():
-        raise DataError(f"embedding {embedding.shape} of movies: expected ({items}, D) finite numbers")
+        raise DataError(f"embedding {embedding.shape} of items: expected ({items}, D) finite numbers")
 
 
 def refuse_overlap(split: Split) -> None:
-    """Raise DataError, with an example, if a (user, movie) pair is in both parts of the split."""
-    items = len(split.fit.movies)
-    fit, test = (part.user.astype(np.int64) * items + part.movie for part in (split.fit, split.test))
+    """Raise DataError, with an example, if a (user, item) pair is in both parts of the split."""
+    items = len(split.fit.items)
+    fit, test = (part.user.astype(np.int64) * items + part.item for part in (split.fit, split.test))
     shared = np.intersect1d(fit, test)
     if len(shared):
-        user, movie = divmod(int(shared[0]), items)
+        user, item = divmod(int(shared[0]), items)
         raise DataError(
             f"split {split.name}: {len(shared)} ratings of the test part are in the fit part too, for instance user "
-            f"{split.fit.users['user_id'].iloc[user]}, movie {split.fit.movies['movie_id'].iloc[movie]}; a policy must "
+            f"{split.fit.users['user_id'].iloc[user]}, item {split.fit.items['item_id'].iloc[item]}; a policy must "
             "not be judged by ratings it has seen: make the parts disjoint"
         )
 
@@ -170,6 +170,6 @@ def _check(name: str, table: PolicyTables, shape: tuple[int, int]) -> None:
         if values is None:
             continue
         if values.shape != shape:
-            raise DataError(f"policy {name!r}: its {kind} table is {values.shape}; expected {shape}, users by movies")
+            raise DataError(f"policy {name!r}: its {kind} table is {values.shape}; expected {shape}, users by items")
         if not np.isfinite(values).all():
             raise DataError(f"policy {name!r}: its {kind} table holds numbers that are not finite")

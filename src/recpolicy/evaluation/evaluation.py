@@ -79,7 +79,7 @@ class Evaluation:
         return pd.DataFrame(columns, index=pd.Index([*self.policies, "oracle"], name="policy"))
 
     def lists_table(self) -> pd.DataFrame:
-        """Return what the k best movies are like, as text: how many, how known, how unlike, how unequally shown."""
+        """Return what the k best items are like, as text: how many, how known, how unlike, how unequally shown."""
         results = self.policies.values()
         columns = {
             "coverage": [_text(result.coverage) for result in results],

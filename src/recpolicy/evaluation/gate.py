@@ -34,11 +34,11 @@ class GateConfig:
     weight_error: float | None = 4.0
     """Standard errors that the mean importance weight may be away from 1: more, and propensities or support are off."""
     held_out_margin: float | None = 0.0
-    """Least gain (lower bound, stars) in held-out choice over always showing the most popular movies."""
+    """Least gain (lower bound, stars) in held-out choice over always showing the most popular items."""
     least_coverage: float | None = 0.01
-    """Least share of the movies among everybody's ten best: a policy that shows all the same few has collapsed."""
+    """Least share of the items among everybody's ten best: a policy that shows all the same few has collapsed."""
     least_diversity: float | None = 0.01
-    """Least exp(entropy) / A of the best movies of A; 1 / A is one movie for all. Too lax where A is below 100."""
+    """Least exp(entropy) / A of the best items of A; 1 / A is one item for all. Too lax where A is below 100."""
     group_loss: float | None = 0.1
     """How much a group of users may lose (upper bound): its whole interval below minus this shows harm."""
     calibration_bias: float | None = 0.2
@@ -153,7 +153,7 @@ def _of_held_out(held_out: Mapping[str, Any], config: GateConfig) -> list[Criter
 def _of_policy(judgement: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
     return [
         _least(
-            "diversity of best movies", _figure(judgement, "actions", "diversity"), config.least_diversity, strict=True
+            "diversity of best items", _figure(judgement, "actions", "diversity"), config.least_diversity, strict=True
         ),
         _most("latency, 99th percentile (ms)", _figure(judgement, "latency", "p99_ms"), config.latency_ms),
     ]
@@ -194,9 +194,9 @@ def _figure(body: Mapping[str, Any], *path: str) -> float:
 def _figures(judgement: Mapping[str, Any]) -> dict[str, float]:
     """What is reported without a limit, where it is known."""
     places = {
-        "movies that are the best of some user or round": ("actions", "distinct"),
-        "movies in the catalogue": ("actions", "actions"),
-        "share of the most frequent best movie": ("actions", "modal_share"),
+        "items that are the best of some user or round": ("actions", "distinct"),
+        "items in the catalogue": ("actions", "actions"),
+        "share of the most frequent best item": ("actions", "modal_share"),
         "gain on hits": ("off_policy", "gain_on_hits"),
         "latency, median (ms)": ("latency", "median_ms"),
     }

@@ -1,12 +1,12 @@
 """Held-out choice: what a policy is worth where the reward of every alternative is known.
 
-Each user offers the movies that he or she rated in the test part (two or more); the policy chooses one; it earns the
+Each user offers the items that he or she rated in the test part (two or more); the policy chooses one; it earns the
 true rating. Nothing is simulated and nothing is sampled: the expected rating over the policy's choice is enumerated. It
 stands between the random choice (the mean of the user's test ratings) and the oracle (their maximum):
 
     place = (policy - random) / (oracle - random),   0 for the random choice, 1 for the oracle.
 
-Assumes no logging propensities. It judges choices among movies that users chose to rate, not among all movies.
+Assumes no logging propensities. It judges choices among items that users chose to rate, not among all items.
 N candidates of U' users; weights [N] say how often the policy takes each, up to a factor per user.
 """
 

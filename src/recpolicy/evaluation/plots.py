@@ -129,7 +129,7 @@ def pulls_figure(pulls: Mapping[str, NDArray[np.number]]) -> Figure:
 def recommendations_figure(
     titles: Sequence[str], rating: NDArray[np.floating], std: NDArray[np.floating], scale: tuple[float, float] = (1, 5)
 ) -> Figure:
-    """Rating estimates of a user's top K movies, best on top, ± one standard deviation cut at the scale; all [K]."""
+    """Rating estimates of a user's top K items, best on top, ± one standard deviation cut at the scale; all [K]."""
     figure, axes = new_axes(height=1.1 + 0.34 * len(titles))
     places = np.arange(len(titles))[::-1]
     bars = np.maximum([np.minimum(std, rating - scale[0]), np.minimum(std, scale[1] - rating)], 0)  # [2, K]

@@ -1,4 +1,4 @@
-"""What a policy must hand over to be evaluated: tables over U users and I movies."""
+"""What a policy must hand over to be evaluated: tables over U users and I items."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class PolicyTables:
-    """The answers of one policy for every user and movie.
+    """The answers of one policy for every user and item.
 
     Broadcast views (`np.broadcast_to(popularity, (U, I))`) are welcome: nothing writes to the tables.
     """

@@ -1,12 +1,12 @@
-"""How well a score orders movies: nDCG within test-rated movies; coverage and novelty of the top k of the catalogue.
+"""How well a score orders items: nDCG within test-rated items; coverage and novelty of the top k of the catalogue.
 
 Ties never fall back on the order of a file: every number is its exact expectation over all orders of equal scores
 (McSherry & Najork 2008). So an all-equal score is the random policy, and needs no sampling.
 
 - nDCG@k: gain 2^g - 1 for grade g, discount 1/log2(1 + position), over that of the best order (Burges et al. 2005).
-- Coverage@k: the expected share of the I movies that stand in the top k of at least one user.
-- Novelty@k: the mean self-information, in bits, of the movies in the top k: -log2((raters + 1) / (U + 1)), raters in
-  fit (Zhou et al. 2010; the 1 keeps movies without raters finite). 0 bits: everybody rated it.
+- Coverage@k: the expected share of the I items that stand in the top k of at least one user.
+- Novelty@k: the mean self-information, in bits, of the items in the top k: -log2((raters + 1) / (U + 1)), raters in
+  fit (Zhou et al. 2010; the 1 keeps items without raters finite). 0 bits: everybody rated it.
 """
 
 from dataclasses import dataclass
@@ -60,57 +60,57 @@ def _mean_of_ties(
 
 
 @dataclass(frozen=True)
-class TopMovies:
+class TopItems:
     """Where the top k of all users fall in the catalogue, in expectation over the order of ties."""
 
-    count: NDArray[np.float64]  # [I], expected number of users who have the movie in their top k
+    count: NDArray[np.float64]  # [I], expected number of users who have the item in their top k
     missed: NDArray[np.float64]  # [I], probability that no user has it there
 
 
-def top_movies(score: NDArray[np.floating], rated: NDArray[np.bool_], k: int = 10) -> TopMovies:
-    """Rank the movies that each user has not rated by descending score and return where the top k fall.
+def top_items(score: NDArray[np.floating], rated: NDArray[np.bool_], k: int = 10) -> TopItems:
+    """Rank the items that each user has not rated by descending score and return where the top k fall.
 
-    score [U, I]; rated [U, I] marks movies to leave out. Users with fewer than k movies left get them all; each user's
+    score [U, I]; rated [U, I] marks items to leave out. Users with fewer than k items left get them all; each user's
     ties are broken independently. Raises DataError for scores that are not finite and for k out of 1..I.
     """
     users, items = score.shape
     if not 1 <= k <= items:
-        raise DataError(f"top movies: k is {k}; expected 1..{items}")
+        raise DataError(f"top items: k is {k}; expected 1..{items}")
     count = np.zeros(items)
     log_missed = np.zeros(items)
     for first in range(0, users, _BLOCK):
         block = slice(first, first + _BLOCK)
         if not np.isfinite(score[block]).all():
-            raise DataError("top movies: scores must be finite numbers for every user and movie")
+            raise DataError("top items: scores must be finite numbers for every user and item")
         share = _top_k_probability(np.where(rated[block], -np.inf, score[block]), k)  # [B, I]
         count += share.sum(axis=0)
         with np.errstate(divide="ignore"):  # log 0: surely in a top k
             log_missed += np.log1p(-share).sum(axis=0)
-    return TopMovies(count, np.exp(log_missed))
+    return TopItems(count, np.exp(log_missed))
 
 
 def _top_k_probability(score: NDArray[np.floating], k: int) -> NDArray[np.float64]:
-    """Return the probability [B, I] that each movie is among the user's k best; movies at -inf never are."""
+    """Return the probability [B, I] that each item is among the user's k best; items at -inf never are."""
     threshold = np.partition(score, -k, axis=1)[:, -k, None]  # [B, 1], the k-th best score
     above = score > threshold
     tied = (score == threshold) & (score > -np.inf)
-    room = k - above.sum(axis=1, keepdims=True)  # [B, 1], places that the tied movies share
+    room = k - above.sum(axis=1, keepdims=True)  # [B, 1], places that the tied items share
     return above + tied * np.minimum(1.0, room / np.maximum(1, tied.sum(axis=1, keepdims=True)))
 
 
-def coverage(top: TopMovies) -> float:
+def coverage(top: TopItems) -> float:
     """Return the expected share of the catalogue that is in somebody's top k, in 0..1."""
     return float(np.mean(1 - top.missed))
 
 
 def self_information(fit: Ratings) -> NDArray[np.float64]:
-    """Return -log2((raters + 1) / (U + 1)) of each movie [I], raters counted in `fit`."""
+    """Return -log2((raters + 1) / (U + 1)) of each item [I], raters counted in `fit`."""
     users, items = fit.shape
-    raters = np.bincount(fit.movie, minlength=items)
+    raters = np.bincount(fit.item, minlength=items)
     return -np.log2((raters + 1) / (users + 1))
 
 
-def novelty(top: TopMovies, information: NDArray[np.float64]) -> float:
-    """Return the mean self-information [I] of the movies in the users' top k, in bits; 0 if there are none."""
+def novelty(top: TopItems, information: NDArray[np.float64]) -> float:
+    """Return the mean self-information [I] of the items in the users' top k, in bits; 0 if there are none."""
     total = top.count.sum()
     return float(top.count @ information / total) if total > 0 else 0.0

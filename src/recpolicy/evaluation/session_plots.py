@@ -37,7 +37,7 @@ def session_curve_figure(
     axes.plot(step, reward, color=SERIES[0].light, label="the exploring policy")
     for index, (name, value) in enumerate(baselines.items()):
         axes.axhline(value, color=INK.light, linestyle=DASHES[index % len(DASHES)], lw=1.1, label=name)
-    axes.set_xlabel("movies shown", loc="right")
+    axes.set_xlabel("items shown", loc="right")
     axes.set_ylabel("reward of a session")
     draw_legend(axes, loc="lower right")
     return figure

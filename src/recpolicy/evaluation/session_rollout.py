@@ -1,7 +1,7 @@
 """Simulated sessions with a given exposure, played by the environment's own step.
 
-B sessions, S steps. Whoever knows beforehand which movies a session would show (real exposure; a policy that ranks by a
-table, with shown movies masked) needs no policy in the loop: the movies are columns, the step is that which agents
+B sessions, S steps. Whoever knows beforehand which items a session would show (real exposure; a policy that ranks by a
+table, with shown items masked) needs no policy in the loop: the items are columns, the step is that which agents
 train in (environments/session_dynamics.py).
 """
 
@@ -24,12 +24,12 @@ _BLOCK = 1 << 14  # sessions played at once
 class Played:
     """What came of B sessions."""
 
-    length: NDArray[np.int64]  # [B] movies shown, 1..S
+    length: NDArray[np.int64]  # [B] items shown, 1..S
     level: NDArray[np.int8]  # [B, S] levels 0..4 of the responses; those past the length did not happen
 
     @property
     def shown(self) -> NDArray[np.bool_]:
-        """[B, S] whether the movie was shown at all."""
+        """[B, S] whether the item was shown at all."""
         return np.arange(self.level.shape[1]) < self.length[:, None]
 
     @property
@@ -51,12 +51,12 @@ class SessionPlayer:
         self._tables = SessionTables(world, np.arange(world.like.shape[1], dtype=np.int32))
         self._block = tf.function(self._play, reduce_retracing=True)
 
-    def play(self, who: NDArray[np.integer], movie: NDArray[np.integer], seed: int) -> Played:
-        """Show the movies (rows) [B, S] to the world's users number `who` [B], until they leave or S is reached."""
+    def play(self, who: NDArray[np.integer], item: NDArray[np.integer], seed: int) -> Played:
+        """Show the items (rows) [B, S] to the world's users number `who` [B], until they leave or S is reached."""
         root = tf.constant(stateless_seed(seed, "session play"), tf.int32)
         levels, lengths = [], []
         for number, rows in enumerate(_blocks(len(who))):
-            user, shown = tf.constant(who[rows], tf.int32), tf.constant(movie[rows], tf.int32)
+            user, shown = tf.constant(who[rows], tf.int32), tf.constant(item[rows], tf.int32)
             level, stays = self._block(user, shown, fold_in(root, number))
             left = np.column_stack([~stays.numpy()[:, :-1], np.ones(len(level), bool)])  # nobody goes past step S
             levels.append(level.numpy().astype(np.int8))
@@ -69,7 +69,7 @@ class SessionPlayer:
         noise = uniform([tf.shape(user)[0], steps, STREAMS], noise_seed)
         state = begin(self._tables, tf.zeros([tf.shape(user)[0]]))._replace(user=user)
         levels, stays = [], []
-        for step in range(steps):  # unrolled, so that the mask of shown movies, which nobody reads, is pruned
+        for step in range(steps):  # unrolled, so that the mask of shown items, which nobody reads, is pruned
             state, response = advance(self._tables, state, shown[:, step], noise[:, step])
             levels.append(response.level)
             stays.append(response.stays)

@@ -1,6 +1,6 @@
 """What a policy earns in simulated sessions: everybody plays the same users with the same luck.
 
-N sessions side by side, each from its beginning to its end; A movies. Users are spread evenly over the sessions, and
+N sessions side by side, each from its beginning to its end; An items. Users are spread evenly over the sessions, and
 the random numbers behind their responses depend on the seed and the step only, not on what is shown, so differences
 between policies are paired. A policy is a function from what it sees to actions; `informed` ones also see the hidden
 state, for baselines that know the world.
@@ -27,7 +27,7 @@ class SessionResults:
     """N sessions of one policy."""
 
     reward: NDArray[np.float64]  # [N] sum of rewards
-    length: NDArray[np.int64]  # [N] movies shown
+    length: NDArray[np.int64]  # [N] items shown
     likes: NDArray[np.int64]  # [N]
     watched: NDArray[np.float64]  # [N] sum of watch fractions
     user: NDArray[np.int32]  # [N] rows of the world's users
@@ -77,7 +77,7 @@ class SessionPlayer:
 
 
 def by_table(score: NDArray[np.floating]) -> Choose:
-    """Show the best movie of a table [W, A], each user's row in turn, that was not shown yet; ties by lot."""
+    """Show the best item of a table [W, A], each user's row in turn, that was not shown yet; ties by lot."""
 
     def choose(
         session: Session, _: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator

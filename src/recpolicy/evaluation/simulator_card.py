@@ -4,10 +4,10 @@ The users are parted in two halves. Response models (calibration, history, level
 the rating model from the *fit* ratings of all, for a simulator must know something of a user. The held-out users judge:
 
 - likes, on their *test* ratings: AUC, ECE, Brier score, log-loss. History is that of their real sessions.
-- sessions of their fit ratings against simulated ones with the same exposure: the movies that the user really rated
+- sessions of their fit ratings against simulated ones with the same exposure: the items that the user really rated
   from the session's start on, the user's following ones if the simulated session outlives the real one (after the last
   come the first). Expected ratings of these cells are cross-fitted, so no simulated response has seen the real one.
-  Lengths and engagement (sum of the watch fractions) are cut at S movies on both sides.
+  Lengths and engagement (sum of the watch fractions) are cut at S items on both sides.
 - rankings of policies: likes per simulated session against held-out choice, for users with two or more test ratings.
 
 Simulated sessions are played by the step that agents train in (session_play.py).
@@ -67,10 +67,10 @@ class CardConfig:
 
 @dataclass(frozen=True)
 class RealSessions:
-    """M sessions of held-out users, with the movies that a simulated one in their place would show."""
+    """M sessions of held-out users, with the items that a simulated one in their place would show."""
 
     user: NDArray[np.int32]  # [M] rows of the users table
-    movie: NDArray[np.int32]  # [M, S] from the session's start on
+    item: NDArray[np.int32]  # [M, S] from the session's start on
     played: Played
     """Lengths cut at S and real levels; levels past the length belong to later sessions."""
 
@@ -97,7 +97,7 @@ def validate_world(
     real = real_sessions(of_users(split.fit, held, "held-out users"), config)
     crossed = SessionPlayer(_cross_fitted_world(world, split.fit, responses, card.shift_like))
     who = np.searchsorted(world.users, real.user)
-    simulated = crossed.play(np.tile(who, card.replicates), np.tile(real.movie, (card.replicates, 1)), seed)
+    simulated = crossed.play(np.tile(who, card.replicates), np.tile(real.item, (card.replicates, 1)), seed)
     policies = policy_worths(
         SessionPlayer(world), policy_scores(split.fit, card.bayesian, seed), test, card.replicates, seed
     )
@@ -118,7 +118,7 @@ def validate_world(
 
 
 def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
-    """Sessions of the ratings, each with the user's S movies from its start on, the first ones after the last."""
+    """Sessions of the ratings, each with the user's S items from its start on, the first ones after the last."""
     sessions = sessions_of(ratings, config.gap_minutes)
     user = ratings.user[sessions.rows]
     first = np.searchsorted(user, sessions.user)  # [M] where the user's ratings begin
@@ -126,7 +126,7 @@ def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
     place = (sessions.start - first)[:, None] + np.arange(config.max_steps)
     row = sessions.rows[first[:, None] + place % count[:, None]]  # [M, S]
     level = levels_of(ratings.rating[row], ratings.scale)
-    return RealSessions(sessions.user, ratings.movie[row], Played(np.minimum(sessions.length, config.max_steps), level))
+    return RealSessions(sessions.user, ratings.item[row], Played(np.minimum(sessions.length, config.max_steps), level))
 
 
 def _test_likes(
@@ -141,29 +141,29 @@ def _test_likes(
     mine = np.isin(every.user, held)
     ratings, in_test = every.take(mine), in_test[mine]
     blocks = sessions_of(ratings, config.gap_minutes).cut(config.max_steps)
-    user, movie = ratings.user[blocks.rows], ratings.movie[blocks.rows]
+    user, item = ratings.user[blocks.rows], ratings.item[blocks.rows]
     like = levels_of(ratings.rating[blocks.rows], ratings.scale) >= LIKE_LEVEL
-    history = history_of(blocks, movie, like, responses.tastes)
-    odds = responses.like.odds(responses.model.mean[user, movie].astype(np.float64), history, config.drift)
+    history = history_of(blocks, item, like, responses.tastes)
+    odds = responses.like.odds(responses.model.mean[user, item].astype(np.float64), history, config.drift)
     asked = in_test[blocks.rows]
     return odds[asked], like[asked]
 
 
 def _cross_fitted_world(world: SessionWorld, fit: Ratings, responses: Responses, shift: float) -> SessionWorld:
-    """The world with the log-odds of rated movies from models that have not seen the rating."""
+    """The world with the log-odds of rated items from models that have not seen the rating."""
     like = world.like.copy()
     mine = np.flatnonzero(np.isin(fit.user, world.users))
     place = np.searchsorted(world.users, fit.user[mine])
-    like[place, fit.movie[mine]] = responses.like.intercept + responses.like.slope * responses.expected[mine] + shift
+    like[place, fit.item[mine]] = responses.like.intercept + responses.like.slope * responses.expected[mine] + shift
     return replace(world, like=like)
 
 
 def _transition_distance(fit: Ratings, real: RealSessions, simulated: Played) -> float:
-    _, genres = genre_matrix(fit.movies)
+    _, genres = genre_matrix(fit.items)
     replicates = len(simulated.length) // len(real.user)
     one, other = (
-        genre_transitions(genres, movie, played.shown & (played.level >= LIKE_LEVEL))
-        for movie, played in ((real.movie, real.played), (np.tile(real.movie, (replicates, 1)), simulated))
+        genre_transitions(genres, item, played.shown & (played.level >= LIKE_LEVEL))
+        for item, played in ((real.item, real.played), (np.tile(real.item, (replicates, 1)), simulated))
     )
     return total_variation(one, other)
 
@@ -196,5 +196,5 @@ def _figures(evidence: Evidence, odds: Array, bias_only: float) -> dict[str, flo
 
 def _bias_only(fit: Ratings, test: Ratings) -> float:
     """AUC of a model without tastes on the same ratings: what the first gate must tell from ours."""
-    expected = fit_rating_model(fit, "bias").mean[test.user, test.movie]
+    expected = fit_rating_model(fit, "bias").mean[test.user, test.item]
     return ranking_quality(levels_of(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))

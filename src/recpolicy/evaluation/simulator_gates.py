@@ -1,6 +1,6 @@
 """How far simulated sessions are from real ones: the figures of the validation card and their limits.
 
-N ratings, B sessions of at most S movies, I movies, G genres. Limits: ALGORITHMS section 14; bias-only ratings reach an
+N ratings, B sessions of at most S items, I items, G genres. Limits: ALGORITHMS section 14; bias-only ratings reach an
 AUC of .77 on MovieLens 100K and must fail the first gate.
 """
 
@@ -26,7 +26,7 @@ class PolicyWorth:
     """What one policy is worth to the held-out users, in the simulator and in reality."""
 
     simulated: float
-    """Mean likes per simulated session, the whole catalogue to choose from, shown movies left out."""
+    """Mean likes per simulated session, the whole catalogue to choose from, shown items left out."""
     held_out: float
     """Mean true rating of the held-out choice."""
 
@@ -107,7 +107,7 @@ class SimulatorCard:
 
 
 def ranking_quality(outcome: NDArray[np.bool_], score: Array) -> float:
-    """AUC: how often a liked movie is scored above one that is not, ties counting half; DataError for one class."""
+    """AUC: how often a liked item is scored above one that is not, ties counting half; DataError for one class."""
     from sklearn.metrics import roc_auc_score
 
     if outcome.all() or not outcome.any():
@@ -147,20 +147,20 @@ def critical_distance(real: int, simulated: int) -> float:
     return float(_KS_5_PERCENT * np.sqrt((real + simulated) / (real * simulated)))
 
 
-def genre_transitions(genres: NDArray[np.floating], movie: NDArray[np.integer], liked: NDArray[np.bool_]) -> Array:
-    """Joint distribution [G, G] of the genres of one liked movie and of the next one liked in the same session.
+def genre_transitions(genres: NDArray[np.floating], item: NDArray[np.integer], liked: NDArray[np.bool_]) -> Array:
+    """Joint distribution [G, G] of the genres of one liked item and of the next one liked in the same session.
 
-    genres [I, G], 0/1; movie and liked [B, S]. A movie of several genres counts for each in equal parts; a movie of no
+    genres [I, G], 0/1; item and liked [B, S]. An item of several genres counts for each in equal parts; an item of no
     known genre is passed over. All zeros without any pair.
     """
     share = genres / np.maximum(genres.sum(axis=1, keepdims=True), 1)
     joint = np.zeros((genres.shape[1],) * 2)
-    last = np.full(len(movie), -1)
-    for step in range(movie.shape[1]):
-        now = liked[:, step] & (share[movie[:, step]].sum(axis=1) > 0)
+    last = np.full(len(item), -1)
+    for step in range(item.shape[1]):
+        now = liked[:, step] & (share[item[:, step]].sum(axis=1) > 0)
         both = now & (last >= 0)
-        joint += share[last[both]].T @ share[movie[both, step]]
-        last = np.where(now, movie[:, step], last)
+        joint += share[last[both]].T @ share[item[both, step]]
+        last = np.where(now, item[:, step], last)
     return joint / max(joint.sum(), 1e-12)
 
 

@@ -25,10 +25,10 @@ def like_calibration_figure(card: SimulatorCard) -> Figure:
 
 
 def session_length_figure(card: SimulatorCard) -> Figure:
-    """Share of real and simulated sessions that show at most so many movies."""
+    """Share of real and simulated sessions that show at most so many items."""
     figure, axes = new_axes()
     _distributions(axes, card.evidence.real_length, card.evidence.simulated_length)
-    axes.set_xlabel("movies in a session, cut at the most that a simulated one shows")
+    axes.set_xlabel("items in a session, cut at the most that a simulated one shows")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 

@@ -1,6 +1,6 @@
 """Policies to rank, in the simulator and on held-out choice: does the simulator prefer what real users prefer?
 
-U users, I movies. All are made from the fit part. The rating models rank by expected rating; `half_noise` is one of
+U users, I items. All are made from the fit part. The rating models rank by expected rating; `half_noise` is one of
 them with as much noise as signal, `worst` turns it upside down.
 """
 
@@ -27,12 +27,12 @@ def policy_scores(fit: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
     """Score tables [U, I] by name; that of `random` is constant."""
     names = ("bayesian_fm", *MODELS) if bayesian else MODELS
     models: dict[str, Scores] = {name: fit_rating_model(fit, name, seed=seed).mean for name in names}
-    popularity = np.broadcast_to(np.bincount(fit.movie, minlength=fit.shape[1]).astype(float), fit.shape)
+    popularity = np.broadcast_to(np.bincount(fit.item, minlength=fit.shape[1]).astype(float), fit.shape)
     best = models["svd"]
     noise = generator(seed, "simulator card/noise").normal(0, best.std(), best.shape)
     return {
         **models,
-        "highest_mean": fit_rating_model(fit, "movie_mean", seed=seed).mean,
+        "highest_mean": fit_rating_model(fit, "item_mean", seed=seed).mean,
         "most_popular": popularity,
         "half_noise": best + noise,
         "random": np.broadcast_to(0.0, fit.shape),
@@ -58,7 +58,7 @@ def policy_worths(
 
 
 def _exposure(score: Scores, steps: int, replicates: int, seed: int) -> NDArray[np.intp]:
-    """The movies [replicates x U', S] that a policy with scores [U', I] shows: the best S, best first.
+    """The items [replicates x U', S] that a policy with scores [U', I] shows: the best S, best first.
 
     Equal scores are put in a random order, anew for each replicate, so that a constant score is the random policy.
     """

@@ -2,7 +2,7 @@
 
     recpolicy.json     format, agent, config, split and digests, seeds, versions, digests of the files below
     arrays.npz         what the predictor computes with (no pickle)
-    users.parquet      user ids and attributes        movies.parquet   the catalogue
+    users.parquet      user ids and attributes        items.parquet   the catalogue
     tables.json        ids, titles, genres and years of both, for a server without pandas (tables.py)
     metrics.csv        the training, row by row       tensorboard/     the same for TensorBoard
     learner/           the learner's variables, to train on from (agents of single rounds)
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 FORMAT = "recpolicy policy"
 FORMAT_VERSION = 1
 MANIFEST = "recpolicy.json"
-ARRAYS, USERS, MOVIES = "arrays.npz", "users.parquet", "movies.parquet"
+ARRAYS, USERS, ITEMS = "arrays.npz", "users.parquet", "items.parquet"
 _POLICY_PREFIX = "policy/"
 
 
 @dataclass(frozen=True)
 class PolicyParts:
-    """What a policy computes with. U users, I movies, A arms, D embedding."""
+    """What a policy computes with. U users, I items, A arms, D embedding."""
 
     agent: str
     estimator: str
@@ -52,12 +52,12 @@ class PolicyParts:
     policy: Mapping[str, NDArray[np.generic]]
     """The learner's arrays (agents.learner.ExportedPolicy); covariances of arms packed."""
     context: NDArray[np.float32]  # [U, >= D], the embedding first
-    movie: NDArray[np.float32]  # [I, D]
+    item: NDArray[np.float32]  # [I, D]
     offset: NDArray[np.float32]  # [I]
     rating_std: NDArray[np.float32]  # [U, I] the rating model's posterior std
-    catalogue: NDArray[np.int32]  # [A], movie rows
+    catalogue: NDArray[np.int32]  # [A], item rows
     rated_user: NDArray[np.int32]  # [N] rows of the fit ratings
-    rated_movie: NDArray[np.int32]  # [N]
+    rated_item: NDArray[np.int32]  # [N]
     scale: tuple[float, float]
     noise_std: float
     about: Mapping[str, Any]
@@ -65,8 +65,8 @@ class PolicyParts:
 
     @cached_property
     def whole(self) -> bool:
-        """Whether the catalogue is all movies in row order."""
-        return np.array_equal(self.catalogue, np.arange(len(self.movie)))
+        """Whether the catalogue is all items in row order."""
+        return np.array_equal(self.catalogue, np.arange(len(self.item)))
 
     @property
     def sequential(self) -> bool:
@@ -76,25 +76,25 @@ class PolicyParts:
 
 @dataclass(frozen=True)
 class Artifact(PolicyParts):
-    """A trained policy and the tables of users and movies that it was trained on, with all their columns."""
+    """A trained policy and the tables of users and items that it was trained on, with all their columns."""
 
     users: "pd.DataFrame"
-    movies: "pd.DataFrame"
+    items: "pd.DataFrame"
 
     @cached_property
     def tables(self) -> Tables:
         """The columns that answers need."""
-        return tables_of(self.users, self.movies)
+        return tables_of(self.users, self.items)
 
 
 @dataclass(frozen=True)
 class LeanArtifact(PolicyParts):
-    """A trained policy with no more of users and movies than answers need."""
+    """A trained policy with no more of users and items than answers need."""
 
     tables: Tables
 
 
-_ARRAYS = ("context", "movie", "offset", "rating_std", "catalogue", "rated_user", "rated_movie")
+_ARRAYS = ("context", "item", "offset", "rating_std", "catalogue", "rated_user", "rated_item")
 _WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale", "noise_std", "about")
 
 
@@ -104,7 +104,7 @@ def write_arrays(artifact: Artifact, folder: Path) -> None:
     arrays |= {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
     np.savez(folder / ARRAYS, **arrays)
     artifact.users.to_parquet(folder / USERS, index=False)
-    artifact.movies.to_parquet(folder / MOVIES, index=False)
+    artifact.items.to_parquet(folder / ITEMS, index=False)
     write_tables(artifact.tables, folder)
 
 
@@ -119,8 +119,8 @@ def read_artifact(folder: Path) -> Artifact:
     """Read an artifact back; raises ArtifactError when the folder is not one, or a file it reads has changed."""
     import pandas as pd
 
-    parts = _read_parts(folder, (ARRAYS, USERS, MOVIES))
-    return Artifact(users=pd.read_parquet(folder / USERS), movies=pd.read_parquet(folder / MOVIES), **parts)
+    parts = _read_parts(folder, (ARRAYS, USERS, ITEMS))
+    return Artifact(users=pd.read_parquet(folder / USERS), items=pd.read_parquet(folder / ITEMS), **parts)
 
 
 def read_lean(folder: Path) -> LeanArtifact:
@@ -136,9 +136,9 @@ def read_lean(folder: Path) -> LeanArtifact:
         lean = LeanArtifact(
             tables=whole.tables, **{name: getattr(whole, name) for name in (*_ARRAYS, *_WORDS, "policy")}
         )
-    rows, shape = (len(lean.tables.user_ids), len(lean.tables.movie_ids)), lean.rating_std.shape
+    rows, shape = (len(lean.tables.user_ids), len(lean.tables.item_ids)), lean.rating_std.shape
     if rows != shape:
-        raise ArtifactError(f"{folder}: {TABLES} has {rows} users and movies, {ARRAYS} {shape}: train it again")
+        raise ArtifactError(f"{folder}: {TABLES} has {rows} users and items, {ARRAYS} {shape}: train it again")
     return lean
 
 

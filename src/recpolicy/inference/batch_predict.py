@@ -1,7 +1,7 @@
 """Rating estimates of many users as files: what `Policy.predict` answers, written block by block.
 
-A block is `batch` users times M movies: one row group of the Parquet file, one piece of the CSV. Nothing else is held,
-so memory grows with the block and not with the users. Columns are those of `predict`: user_id, movie_id, title, rating,
+A block is `batch` users times M items: one row group of the Parquet file, one piece of the CSV. Nothing else is held,
+so memory grows with the block and not with the users. Columns are those of `predict`: user_id, item_id, title, rating,
 std, propensity, and value for session policies. Ids keep their type; Parquet stores ids and titles as dictionaries.
 """
 
@@ -22,7 +22,7 @@ from recpolicy.core.progress import progress
 from recpolicy.inference.predictions import as_list
 from recpolicy.inference.predictor import Policy
 
-_FEW_VALUES = ["user_id", "movie_id", "title"]
+_FEW_VALUES = ["user_id", "item_id", "title"]
 """Columns kept as dictionaries in the Parquet file: titles then cost 2 MB in 1.6 M rows, not 40."""
 
 
@@ -32,14 +32,14 @@ def predict_to_files(
     csv: Path | None = None,
     *,
     users: Sequence[Hashable] | None = None,
-    movies: Sequence[Hashable] | None = None,
+    items: Sequence[Hashable] | None = None,
     batch: int = 64,
     show_progress: bool | None = None,
 ) -> int:
-    """Write the estimates of `movies` for `users` (all by default) and return how many rows there are.
+    """Write the estimates of `items` for `users` (all by default) and return how many rows there are.
 
     Both files appear whole or not at all. Raises UnknownIdError that names unknown ids, DataError for an empty list of
-    users or movies, ConfigError for a batch below 1 or for one path given twice; nothing is written then.
+    users or items, ConfigError for a batch below 1 or for one path given twice; nothing is written then.
     """
     if batch < 1:
         raise ConfigError(f"batch is {batch}; expected at least 1 user")
@@ -47,9 +47,9 @@ def predict_to_files(
         raise ConfigError(f"{csv}: given for both Parquet and CSV; they need two names")
     artifact = policy.artifact
     ids = artifact.users["user_id"].tolist() if users is None else as_list(users)
-    asked = artifact.movies["movie_id"].tolist() if movies is None else list(movies)
+    asked = artifact.items["item_id"].tolist() if items is None else list(items)
     if not asked:
-        raise DataError("no movies given; expected at least one movie id")
+        raise DataError("no items given; expected at least one item id")
     rows = 0
     blocks = _blocks(policy, ids, asked, batch)  # refuses unknown ids before a file is opened
     with ExitStack() as files, progress("predictions", len(ids), unit="users", show=show_progress) as bar:
@@ -74,32 +74,32 @@ def _open(files: ExitStack, schema: Any, parquet: Path, csv: Path | None) -> lis
     return writers
 
 
-def _blocks(policy: Policy, ids: list[Hashable], movies: list[Hashable], batch: int) -> Iterator[Any]:
+def _blocks(policy: Policy, ids: list[Hashable], items: list[Hashable], batch: int) -> Iterator[Any]:
     """Return Arrow record batches of `batch` users each, the last one of what is left; ids are checked at once."""
-    tables = policy.tables(ids, movies, at_once=batch)
+    tables = policy.tables(ids, items, at_once=batch)
     groups = (ids[start : start + batch] for start in range(0, len(ids), batch))
-    return _laid_out(policy, zip(groups, tables, strict=True), movies)
+    return _laid_out(policy, zip(groups, tables, strict=True), items)
 
 
-def _laid_out(policy: Policy, tables: Iterator[Any], movies: list[Hashable]) -> Iterator[Any]:
+def _laid_out(policy: Policy, tables: Iterator[Any], items: list[Hashable]) -> Iterator[Any]:
     known = policy.artifact
-    titles = dict(zip(known.movies["movie_id"].tolist(), known.movies["title"].tolist(), strict=True))
-    every_movie = _ids(movies, known.movies["movie_id"]), pa.array([titles[movie] for movie in movies], pa.string())
-    count, movie_id, title = 0, *every_movie
+    titles = dict(zip(known.items["item_id"].tolist(), known.items["title"].tolist(), strict=True))
+    every_item = _ids(items, known.items["item_id"]), pa.array([titles[item] for item in items], pa.string())
+    count, item_id, title = 0, *every_item
     for users, (rating, std, propensity, value) in tables:  # [n], 3 x [n, M], [n]
-        if len(users) != count:  # the first block and a shorter last one; all others have the same movies in them
-            count, place = len(users), pa.array(np.tile(np.arange(len(movies)), len(users)))
-            movie_id, title = (column.take(place) for column in every_movie)
+        if len(users) != count:  # the first block and a shorter last one; all others have the same items in them
+            count, place = len(users), pa.array(np.tile(np.arange(len(items)), len(users)))
+            item_id, title = (column.take(place) for column in every_item)
         columns = {
-            "user_id": _ids(users, known.users["user_id"]).take(pa.array(np.arange(count).repeat(len(movies)))),
-            "movie_id": movie_id,
+            "user_id": _ids(users, known.users["user_id"]).take(pa.array(np.arange(count).repeat(len(items)))),
+            "item_id": item_id,
             "title": title,
             "rating": pa.array(rating.ravel()),
             "std": pa.array(std.ravel()),
             "propensity": pa.array(propensity.ravel()),
         }
         if policy.sequential:
-            columns["value"] = pa.array(value.repeat(len(movies)))
+            columns["value"] = pa.array(value.repeat(len(items)))
         yield pa.record_batch(columns)
 
 

@@ -1,6 +1,6 @@
 """What a policy answers for a block of users at once: estimates, true propensities and scores, in NumPy alone.
 
-n users, I movies, A arms, C context columns of which the first D are the embedding. The estimate of a movie in the
+n users, I items, A arms, C context columns of which the first D are the embedding. The estimate of an item in the
 policy's catalogue is the policy's own; outside it, and for policies that estimate nothing, it is the rating model's.
 """
 
@@ -18,12 +18,12 @@ from recpolicy.inference.session_memory import MEMORIES, Past, Shape
 
 Array = NDArray[Any]
 Shown = tuple[NDArray[np.int32], list[bool]]
-"""The movie rows shown so far in a session, and whether each was liked."""
+"""The item rows shown so far in a session, and whether each was liked."""
 NOTHING_SHOWN: Shown = (np.empty(0, np.int32), [])
 USERS_AT_ONCE = 32
 """Bounds the memory of [n, A, K] intermediates."""
 _SCORES_ARE_VALUES = ("session_values", "session_table")
-"""Estimators under which a session is worth the best score among the movies that may still be shown."""
+"""Estimators under which a session is worth the best score among the items that may still be shown."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def answer_block(
 
 
 def estimate_block(parts: PolicyParts, context: Array, pasts: Sequence[Shown] | None = None) -> tuple[Estimate, Array]:
-    """The policy's estimate of its catalogue [n, A] and the rating model's of all movies [n, I]."""
+    """The policy's estimate of its catalogue [n, A] and the rating model's of all items [n, I]."""
     memory = None
     if parts.sequential:
         memory = _memory(parts, context, pasts or [NOTHING_SHOWN] * len(context))
@@ -68,12 +68,12 @@ def estimate_block(parts: PolicyParts, context: Array, pasts: Sequence[Shown] | 
 
 
 def situation_of(parts: PolicyParts, context: Array, memory: Array | None) -> tuple[Situation, Array]:
-    """What an estimator is asked, and the rating model's estimates of all movies [n, I]."""
-    rating = context[:, : parts.movie.shape[1]] @ parts.movie.T + parts.offset
+    """What an estimator is asked, and the rating model's estimates of all items [n, I]."""
+    rating = context[:, : parts.item.shape[1]] @ parts.item.T + parts.offset
     if parts.whole:
-        return Situation(context, parts.movie, parts.offset, rating, memory), rating
+        return Situation(context, parts.item, parts.offset, rating, memory), rating
     c = parts.catalogue
-    return Situation(context, parts.movie[c], parts.offset[c], rating[:, c], memory), rating
+    return Situation(context, parts.item[c], parts.offset[c], rating[:, c], memory), rating
 
 
 def clipped_ratings(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
@@ -92,12 +92,12 @@ def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]
 
 def _memory(parts: PolicyParts, context: Array, pasts: Sequence[Shown]) -> Array:
     """What the policy sees of each session [n, M]."""
-    arrays, rank = parts.policy, parts.movie.shape[1]
+    arrays, rank = parts.policy, parts.item.shape[1]
     genres = arrays["genres"]  # [I, G]
     shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), genres.shape[1])
     remember = MEMORIES[str(arrays["view"])]
     memories = [
-        remember(user[:rank], Past(parts.movie[rows], genres[rows], liked), shape)
+        remember(user[:rank], Past(parts.item[rows], genres[rows], liked), shape)
         for user, (rows, liked) in zip(context, pasts, strict=True)
     ]
     return np.stack(memories)

@@ -1,8 +1,8 @@
 """Who and what a policy knows: ids, titles, genres and years, as JSON that needs neither pandas nor pyarrow to read.
 
-U users, I movies, G genres; row u or i here is row u or i of the policy's arrays.
+U users, I items, G genres; row u or i here is row u or i of the policy's arrays.
 
-    {"format": "recpolicy tables", "version": 1, "user_id": [U], "movie_id": [I], "title": [I], "year": [I],
+    {"format": "recpolicy tables", "version": 1, "user_id": [U], "item_id": [I], "title": [I], "year": [I],
      "genre_names": [G], "genres": [I] lists of places in genre_names}
 """
 
@@ -27,26 +27,26 @@ _FORMAT, _FORMAT_VERSION = "recpolicy tables", 1
 
 @dataclass(frozen=True)
 class Tables:
-    """Users and movies in row order."""
+    """Users and items in row order."""
 
     user_ids: list[Hashable]  # [U] numbers or text
-    movie_ids: list[Hashable]  # [I]
+    item_ids: list[Hashable]  # [I]
     titles: list[str | None]  # [I] None where there is none
     years: NDArray[np.float64]  # [I] NaN where unknown
     genre_names: list[str]  # [G] sorted
     genres: NDArray[np.bool_]  # [I, G]
 
 
-def tables_of(users: "pd.DataFrame", movies: "pd.DataFrame") -> Tables:
+def tables_of(users: "pd.DataFrame", items: "pd.DataFrame") -> Tables:
     """The tables of a Ratings as plain lists and arrays."""
     from recpolicy.data.ratings import genre_matrix
 
-    names, matrix = genre_matrix(movies)
+    names, matrix = genre_matrix(items)
     return Tables(
         user_ids=users["user_id"].tolist(),
-        movie_ids=movies["movie_id"].tolist(),
-        titles=[title if isinstance(title, str) else None for title in movies["title"]],
-        years=movies["year"].to_numpy(np.float64, na_value=np.nan),
+        item_ids=items["item_id"].tolist(),
+        titles=[title if isinstance(title, str) else None for title in items["title"]],
+        years=items["year"].to_numpy(np.float64, na_value=np.nan),
         genre_names=names,
         genres=matrix.astype(bool),
     )
@@ -58,7 +58,7 @@ def write_tables(tables: Tables, folder: Path) -> None:
         "format": _FORMAT,
         "version": _FORMAT_VERSION,
         "user_id": tables.user_ids,
-        "movie_id": tables.movie_ids,
+        "item_id": tables.item_ids,
         "title": tables.titles,
         "year": [None if np.isnan(year) else int(year) for year in tables.years.tolist()],
         "genre_names": tables.genre_names,
@@ -74,7 +74,7 @@ def read_tables(folder: Path) -> Tables:
     try:
         return Tables(
             user_ids=body["user_id"],
-            movie_ids=body["movie_id"],
+            item_ids=body["item_id"],
             titles=body["title"],
             years=np.array(body["year"], np.float64),  # null becomes NaN
             genre_names=body["genre_names"],

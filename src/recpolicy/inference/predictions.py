@@ -1,6 +1,6 @@
 """What a policy is asked and answers with: ids as a list, estimates as a table, the k best of a catalogue.
 
-n users, M movies, A arms.
+n users, M items, A arms.
 """
 
 from collections.abc import Hashable
@@ -28,17 +28,17 @@ def as_list(users: Any) -> list[Hashable]:
 
 
 def estimates_frame(
-    ids: list[Hashable], movie_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array
+    ids: list[Hashable], item_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array
 ) -> "pd.DataFrame":
     """The arrays [n, M] as a table of n * M rows, users one after the other."""
     import pandas as pd
 
-    users, movies = rating.shape
+    users, items = rating.shape
     one = users == 1
     return pd.DataFrame(
         {
-            "user_id": pd.Index(ids).repeat(movies),  # ids of several types stay what they are
-            "movie_id": movie_ids if one else np.tile(np.asarray(movie_ids), users),
+            "user_id": pd.Index(ids).repeat(items),  # ids of several types stay what they are
+            "item_id": item_ids if one else np.tile(np.asarray(item_ids), users),
             "title": titles if one else np.tile(np.asarray(titles, dtype=object), users),
             "rating": rating.ravel(),
             "std": std.ravel(),

@@ -37,8 +37,8 @@ class Policy:
     def __init__(self, artifact: Artifact):
         self.artifact = artifact
         self.scorer = Scorer(artifact)
-        self._movie_ids = artifact.movies["movie_id"].array
-        self._titles = artifact.movies["title"].array
+        self._item_ids = artifact.items["item_id"].array
+        self._titles = artifact.items["title"].array
 
     @property
     def sequential(self) -> bool:
@@ -53,30 +53,30 @@ class Policy:
     def predict(
         self,
         users: Hashable | Sequence[Hashable],
-        movies: Sequence[Hashable] | None = None,
+        items: Sequence[Hashable] | None = None,
         fold_in: FoldIn | None = None,
         history: History | None = None,
     ) -> pd.DataFrame:
-        """Rating estimates of `movies` (all by default, catalogue order) for each user, users one after the other.
+        """Rating estimates of `items` (all by default, catalogue order) for each user, users one after the other.
 
-        Columns: user_id, movie_id, title; rating, on the rating scale, never rounded; std, of the expected rating
+        Columns: user_id, item_id, title; rating, on the rating scale, never rounded; std, of the expected rating
         (without the noise of one rating); propensity, the probability with which the exploring policy would show this
-        movie out of its whole catalogue (0 outside it); of a session policy also value, the discounted reward that it
-        expects of the rest of the session. `history` tells a session policy what was shown so far; movies shown have
-        propensity 0. Raises UnknownIdError that names unknown ids; users in `fold_in` ({user: {movie: rating}}) need
+        item out of its whole catalogue (0 outside it); of a session policy also value, the discounted reward that it
+        expects of the rest of the session. `history` tells a session policy what was shown so far; items shown have
+        propensity 0. Raises UnknownIdError that names unknown ids; users in `fold_in` ({user: {item: rating}}) need
         not be known.
         """
         ids = as_list(users)
-        blocks = self.tables(ids, movies, fold_in, history)
+        blocks = self.tables(ids, items, fold_in, history)
         rating, std, propensity, value = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
-        pick = self._pick(movies)
-        frame = estimates_frame(ids, self._movie_ids[pick], self._titles[pick], rating, std, propensity)
+        pick = self._pick(items)
+        frame = estimates_frame(ids, self._item_ids[pick], self._titles[pick], rating, std, propensity)
         return frame.assign(value=value.repeat(rating.shape[1])) if self.sequential else frame
 
     def tables(
         self,
         users: Hashable | Sequence[Hashable],
-        movies: Sequence[Hashable] | None = None,
+        items: Sequence[Hashable] | None = None,
         fold_in: FoldIn | None = None,
         history: History | None = None,
         at_once: int = USERS_AT_ONCE,
@@ -86,7 +86,7 @@ class Policy:
         Yields rating, std and propensity [n, M], and value [n], NaN where the policy has none. Ids are checked before
         the first block. Raises what `predict` raises.
         """
-        ids, pick = as_list(users), self._pick(movies)
+        ids, pick = as_list(users), self._pick(items)
         blocks = self.scorer.blocks(ids, fold_in, history, at_once)
         return (
             (block.rating[:, pick], block.std[:, pick], block.propensity[:, pick], _values(block)) for block in blocks
@@ -102,12 +102,12 @@ class Policy:
         history: History | None = None,
         sample: bool = False,
     ) -> pd.DataFrame:
-        """The k movies that the policy values most, best first, with the columns of `predict` after a `rank`.
+        """The k items that the policy values most, best first, with the columns of `predict` after a `rank`.
 
-        With `exclude_rated`, movies that the user rated in the fit part (or in `fold_in`) are left out, and the
+        With `exclude_rated`, items that the user rated in the fit part (or in `fold_in`) are left out, and the
         propensity is that of a policy that may not show them. Ties are broken by `seed`. With `sample`, a slate drawn
-        from the propensities, one movie after the other without putting back, in place of the best k. `history` tells a
-        session policy what was shown so far, which is then left out. Fewer than k rows where fewer movies are left.
+        from the propensities, one item after the other without putting back, in place of the best k. `history` tells a
+        session policy what was shown so far, which is then left out. Fewer than k rows where fewer items are left.
         """
         if k < 1:
             raise ConfigError(f"k is {k}; expected at least 1")
@@ -128,24 +128,24 @@ class Policy:
             else:
                 rows = catalogue[greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)]
             columns = (block.rating[:, rows], block.std[:, rows], block.propensity[:, rows])
-            table = estimates_frame([user], self._movie_ids[rows], self._titles[rows], *columns)
+            table = estimates_frame([user], self._item_ids[rows], self._titles[rows], *columns)
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
             frames.append(table.assign(value=_values(block)[0]) if self.sequential else table)
         if not frames:
-            raise DataError("nothing to recommend: the users have rated every movie; use exclude_rated=False")
+            raise DataError("nothing to recommend: the users have rated every item; use exclude_rated=False")
         return pd.concat(frames, ignore_index=True)
 
     def scores(self, contexts: Array | None = None) -> tuple[Array, Array]:
         """Exploit scores [U, I] and rating estimates [U, I] of all users, or of contexts [U, C]: what evaluation reads.
 
-        Outside the catalogue the score is the lowest in the catalogue: the policy would not choose the movie.
+        Outside the catalogue the score is the lowest in the catalogue: the policy would not choose the item.
         """
         artifact = self.artifact
         contexts = artifact.context if contexts is None else contexts
         scores, ratings = [], []
         for start in range(0, len(contexts), USERS_AT_ONCE):
             estimate, rating = estimate_block(artifact, contexts[start : start + USERS_AT_ONCE])
-            score = np.repeat(estimate.score.min(axis=1, keepdims=True), len(artifact.movies), axis=1)
+            score = np.repeat(estimate.score.min(axis=1, keepdims=True), len(artifact.items), axis=1)
             score[:, artifact.catalogue] = estimate.score
             scores.append(score)
             ratings.append(clipped_ratings(artifact, rating, estimate))
@@ -156,9 +156,9 @@ class Policy:
         situation, _ = situation_of(self.artifact, context, memory)
         return ESTIMATORS[self.artifact.estimator](self.artifact.policy, situation).score
 
-    def _pick(self, movies: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":
+    def _pick(self, items: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":
         """Which columns of [n, I] are asked for."""
-        return slice(None) if movies is None else self.scorer.movie_rows(movies)
+        return slice(None) if items is None else self.scorer.item_rows(items)
 
 
 def _values(block: Block) -> Array:

@@ -1,4 +1,4 @@
-"""What a saved policy believes each movie of its catalogue pays, in NumPy: one function per kind of learner.
+"""What a saved policy believes each item of its catalogue pays, in NumPy: one function per kind of learner.
 
 n users, A arms, D embedding, K pair features. Each function takes the learner's arrays and the Situation and returns an
 Estimate. They repeat the `estimate` methods of recpolicy/agents/; tests/serving hold the two together for every agent.
@@ -109,7 +109,7 @@ def _rating_model(arrays: Arrays, situation: Situation) -> Estimate:
 
 def _session(arrays: Arrays, situation: Situation) -> Estimate:
     x = _seen(situation)
-    score = _movie_scores(arrays, x, _layers(arrays, x))
+    score = _item_scores(arrays, x, _layers(arrays, x))
     value = _layers(arrays, x, "value/")[:, 0]
     return Estimate(situation.rating, None, score, value=value)
 
@@ -118,10 +118,10 @@ def _session_values(arrays: Arrays, situation: Situation) -> Estimate:
     x = _seen(situation)
     output = _layers(arrays, x)
     if arrays["dueling"]:
-        score = _movie_scores(arrays, x, output[:, :-1])
+        score = _item_scores(arrays, x, output[:, :-1])
         score = output[:, -1:] + score - score.mean(axis=1, keepdims=True)
     else:
-        score = _movie_scores(arrays, x, output)
+        score = _item_scores(arrays, x, output)
     return Estimate(situation.rating, None, score, value=score.max(axis=1))
 
 
@@ -177,7 +177,7 @@ def _seen(situation: Situation) -> Array:
     return np.concatenate([situation.context, situation.memory], axis=1)
 
 
-def _movie_scores(arrays: Arrays, x: Array, output: Array) -> Array:
+def _item_scores(arrays: Arrays, x: Array, output: Array) -> Array:
     """Scores [n, A] from a network's output; see recpolicy.agents.session_networks."""
     if "table" not in arrays:
         return output

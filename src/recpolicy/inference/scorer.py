@@ -1,6 +1,6 @@
 """A loaded policy as arrays: what it answers for known users, new ones and bare contexts. No pandas, no TensorFlow.
 
-n users, U users known, I movies, A arms, C context columns of which the first D are the embedding, G genres. A user the
+n users, U users known, I items, A arms, C context columns of which the first D are the embedding, G genres. A user the
 policy does not know is folded in from a few ratings (models/fold_in.py). `load_scorer` is what a server calls;
 `predictor.Policy` makes tables of the same answers.
 """
@@ -24,12 +24,12 @@ from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user
 
 FoldIn = Mapping[Hashable, Mapping[Hashable, float]]
-"""New users' ratings: {user id: {movie id: rating}}."""
+"""New users' ratings: {user id: {item id: rating}}."""
 History = Mapping[Hashable, Sequence[tuple[Hashable, bool]]]
-"""Sessions so far: {user id: [(movie id, whether it was liked), ...]}, in the order shown."""
+"""Sessions so far: {user id: [(item id, whether it was liked), ...]}, in the order shown."""
 Array = NDArray[Any]
 CACHE_BYTES = 48 << 20
-"""1,200 users of 1,682 movies."""
+"""1,200 users of 1,682 items."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Scorer:
         """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
         self.sequential = artifact.sequential
         self.scale = artifact.scale
-        self.catalogue = artifact.catalogue  # [A] movie rows
+        self.catalogue = artifact.catalogue  # [A] item rows
         tables = artifact.tables
-        self.user_ids, self.movie_ids, self.titles = tables.user_ids, tables.movie_ids, tables.titles
+        self.user_ids, self.item_ids, self.titles = tables.user_ids, tables.item_ids, tables.titles
         self.genre_names, self.genres, self.years = tables.genre_names, tables.genres, tables.years
-        self._user_row, self._movie_row = rows_of(tables.user_ids), rows_of(tables.movie_ids)
+        self._user_row, self._item_row = rows_of(tables.user_ids), rows_of(tables.item_ids)
         self._cache: AnswerCache[Answer] = AnswerCache(cache_bytes)
-        rank = artifact.movie.shape[1]
+        rank = artifact.item.shape[1]
         self._embeddings = Embeddings(
-            artifact.context[:, :rank], artifact.movie, artifact.offset, artifact.scale, artifact.noise_std, np.nan
+            artifact.context[:, :rank], artifact.item, artifact.offset, artifact.scale, artifact.noise_std, np.nan
         )
 
     def prepare(self) -> None:
@@ -71,33 +71,33 @@ class Scorer:
         """Whether the user was there when the policy was trained."""
         return user in self._user_row
 
-    def movie_row(self, movie: Hashable) -> int:
-        """The row of a movie id; raises UnknownIdError."""
-        return int(self.movie_rows([movie])[0])
+    def item_row(self, item: Hashable) -> int:
+        """The row of an item id; raises UnknownIdError."""
+        return int(self.item_rows([item])[0])
 
-    def movie_rows(self, movies: Sequence[Hashable]) -> NDArray[np.int32]:
-        """The rows [M] of movie ids; raises UnknownIdError that names up to five unknown ones."""
-        unknown = [str(movie) for movie in movies if movie not in self._movie_row]
+    def item_rows(self, items: Sequence[Hashable]) -> NDArray[np.int32]:
+        """The rows [M] of item ids; raises UnknownIdError that names up to five unknown ones."""
+        unknown = [str(item) for item in items if item not in self._item_row]
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise UnknownIdError(f"no movie with id {', '.join(unknown[:5])}{more} in this policy's catalogue")
-        return np.array([self._movie_row[movie] for movie in movies], np.int32)
+            raise UnknownIdError(f"no item with id {', '.join(unknown[:5])}{more} in this policy's catalogue")
+        return np.array([self._item_row[item] for item in items], np.int32)
 
     @cached_property
     def directions(self) -> NDArray[np.float32]:
-        """Movie embeddings of length 1 [I, D], so that products are cosines; 0 where there is none."""
-        length = np.linalg.norm(self.artifact.movie, axis=1, keepdims=True)
-        return self.artifact.movie / np.where(length > 0, length, np.float32(1))
+        """Item embeddings of length 1 [I, D], so that products are cosines; 0 where there is none."""
+        length = np.linalg.norm(self.artifact.item, axis=1, keepdims=True)
+        return self.artifact.item / np.where(length > 0, length, np.float32(1))
 
     def rated(self, user: Hashable, fold_in: FoldIn | None = None) -> NDArray[np.int32]:
-        """Rows of the movies the user rated in the fit part, or in `fold_in`; none of a user it does not know."""
+        """Rows of the items the user rated in the fit part, or in `fold_in`; none of a user it does not know."""
         if fold_in and user in fold_in:
-            return self.movie_rows(list(fold_in[user]))
+            return self.item_rows(list(fold_in[user]))
         if user not in self._user_row:
             return np.empty(0, np.int32)
-        movies, start = self._rated_by_user
+        items, start = self._rated_by_user
         row = self._user_row[user]
-        return movies[start[row] : start[row + 1]]
+        return items[start[row] : start[row + 1]]
 
     def answer(
         self,
@@ -109,7 +109,7 @@ class Scorer:
         """Answer for one user, whose answer is kept where it is a known one without history.
 
         A user in `fold_in` need not be known; one with a raw `context` ([C], or [D] for average demographics) neither,
-        and their std is that of a typical user. `history` tells a session policy what was shown so far: movies shown
+        and their std is that of a typical user. `history` tells a session policy what was shown so far: items shown
         have propensity 0. Raises UnknownIdError, DataError for ratings off the scale, a context of another length or a
         history of the whole catalogue, ConfigError for a history that the policy would not look at.
         """
@@ -134,7 +134,7 @@ class Scorer:
     ) -> Answer:
         """Answer for n users, in blocks of one matrix product each; contexts [n, C] or [n, D] replace what is known.
 
-        About 24 bytes a user and movie are held at once. Raises what `answer` raises.
+        About 24 bytes a user and item are held at once. Raises what `answer` raises.
         """
         blocks = list(self.blocks(users, fold_in, history, contexts=contexts))
         propensity = np.concatenate([block.propensity for block in blocks]).astype(np.float64)
@@ -174,11 +174,11 @@ class Scorer:
         for (context, std), pasts in zip(situations, groups, strict=True):
             allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in pasts]) if seen else None
             if allowed is not None and not allowed.any(axis=1).all():
-                raise DataError("the history shows every movie of the catalogue: there is nothing left to choose from")
+                raise DataError("the history shows every item of the catalogue: there is nothing left to choose from")
             yield answer_block(self.artifact, context, std, allowed, pasts)
 
     def pasts(self, ids: list[Hashable], history: History | None) -> list[Shown]:
-        """Per user the movie rows shown so far in the session and whether each was liked."""
+        """Per user the item rows shown so far in the session and whether each was liked."""
         if not history:
             return [NOTHING_SHOWN] * len(ids)
         if not self.sequential:
@@ -187,7 +187,7 @@ class Scorer:
                 " policy such as ppo"
             )
         pasts = [history.get(user, ()) for user in ids]
-        return [(self.movie_rows([movie for movie, _ in past]), [bool(liked) for _, liked in past]) for past in pasts]
+        return [(self.item_rows([item for item, _ in past]), [bool(liked) for _, liked in past]) for past in pasts]
 
     def situations(
         self, ids: list[Hashable], fold_in: FoldIn, at_once: int, contexts: Array | None = None
@@ -215,17 +215,17 @@ class Scorer:
         return self.artifact.context[row], self.artifact.rating_std[row]
 
     def _fold(self, ratings: Mapping[Hashable, float]) -> tuple[Array, Array]:
-        rows = self.movie_rows(list(ratings))
+        rows = self.item_rows(list(ratings))
         embedding, covariance = fold_in_user(self._embeddings, rows, np.array(list(ratings.values()), np.float64))
         # Demographics are unknown: those of the average user stand in.
         rest = self._mean_context[len(embedding) :]
-        movie = self.artifact.movie
-        std = np.sqrt(np.maximum(((movie @ covariance) * movie).sum(axis=1), 0.0))
+        item = self.artifact.item
+        std = np.sqrt(np.maximum(((item @ covariance) * item).sum(axis=1), 0.0))
         return np.concatenate([embedding, rest]), std
 
     def _raw(self, contexts: Array, count: int) -> Array:
         """Checked contexts [n, C]."""
-        width, rank = self.artifact.context.shape[1], self.artifact.movie.shape[1]
+        width, rank = self.artifact.context.shape[1], self.artifact.item.shape[1]
         rows = np.asarray(contexts, np.float32)
         if rows.ndim != 2 or len(rows) != count or rows.shape[1] not in (width, rank):
             wanted = f"{rank}" if width == rank else f"{rank} or {width}"
@@ -250,10 +250,10 @@ class Scorer:
 
     @cached_property
     def _rated_by_user(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-        """The movies rated [N], user after user, and where each user's begin [U + 1]."""
+        """The items rated [N], user after user, and where each user's begin [U + 1]."""
         order = np.argsort(self.artifact.rated_user, kind="stable")
         count = np.bincount(self.artifact.rated_user, minlength=len(self.user_ids))
-        return self.artifact.rated_movie[order], np.concatenate([[0], np.cumsum(count)])
+        return self.artifact.rated_item[order], np.concatenate([[0], np.cumsum(count)])
 
 
 def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:

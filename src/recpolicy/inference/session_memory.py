@@ -1,6 +1,6 @@
 """What a session policy sees of the session so far, in NumPy; the same views as environments/session_views.py.
 
-D embedding, G genres, S steps, L movies shown. A memory [M] is built from the movies shown, in order, and whether each
+D embedding, G genres, S steps, L items shown. A memory [M] is built from the items shown, in order, and whether each
 was liked. Counters are added up in single precision, as the environment does: ten times 1/20 is a little above 0.5
 then, and a policy that cuts at 0.5 must find itself on the same side here.
 """
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Past:
-    """The movies shown so far."""
+    """The items shown so far."""
 
     embedding: Array  # [L, D]
     genres: Array  # [L, G]

@@ -30,15 +30,15 @@ class Moment(NamedTuple):
     """One step of the n sessions that have it."""
 
     row: NDArray[np.intp]  # [n], of the log's N steps
-    arm: NDArray[np.intp]  # [n], the logged movie as an arm of the policy
-    allowed: Mask  # [n, A], the movies that the session has not shown before
+    arm: NDArray[np.intp]  # [n], the logged item as an arm of the policy
+    allowed: Mask  # [n, A], the items that the session has not shown before
     memory: Array  # [n, W], what the policy sees of the session
     estimate: Estimate
     """What it believes here."""
 
 
 class _Shown(NamedTuple):
-    """The movies just shown, and the responses."""
+    """The items just shown, and the responses."""
 
     embedding: Array  # [n, D]
     genres: Array  # [n, G]
@@ -49,9 +49,9 @@ class _View(NamedTuple):
     """How a view remembers n sessions."""
 
     start: Callable[[Array, Shape], Array]
-    """Memory [n, W] before the first movie, from the users' embeddings [n, D]."""
+    """Memory [n, W] before the first item, from the users' embeddings [n, D]."""
     update: Callable[[Array, _Shown, Shape], Array]
-    """Memory after a movie, from the memory before it."""
+    """Memory after an item, from the memory before it."""
 
 
 def moments(parts: PolicyParts, log: LoggedSessions, at_once: int = SESSIONS_AT_ONCE) -> Iterator[Moment]:
@@ -68,17 +68,17 @@ def _side_by_side(parts: PolicyParts, log: LoggedSessions, session: NDArray[np.i
     shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), arrays["genres"].shape[1])
     row, left = log.start[session], log.length[session]
     context = parts.context[log.user[row]]
-    memory = view.start(context[:, : parts.movie.shape[1]], shape)
+    memory = view.start(context[:, : parts.item.shape[1]], shape)
     allowed = np.ones((len(session), len(parts.catalogue)), bool)
     while len(row):
-        arm = np.searchsorted(parts.catalogue, log.movie[row])
+        arm = np.searchsorted(parts.catalogue, log.item[row])
         situation, _ = situation_of(parts, context, memory)
         yield Moment(row, arm, allowed, memory, ESTIMATORS[parts.estimator](parts.policy, situation))
         left = left - 1
         goes_on = left > 0
         row, arm, left, context = row[goes_on], arm[goes_on], left[goes_on], context[goes_on]
-        movie = log.movie[row]
-        shown = _Shown(parts.movie[movie], arrays["genres"][movie], log.liked[row][:, np.newaxis])
+        item = log.item[row]
+        shown = _Shown(parts.item[item], arrays["genres"][item], log.liked[row][:, np.newaxis])
         memory, allowed = view.update(memory[goes_on], shown, shape), allowed[goes_on]
         allowed[np.arange(len(arm)), arm] = False
         row = row + 1
@@ -91,7 +91,7 @@ def exploring_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mas
 
 
 def greedy_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mask) -> NDArray[np.float64]:  # noqa: ARG001
-    """What the policy does [n, A] when it does not explore: the best-scored movie, exact ties sharing alike."""
+    """What the policy does [n, A] when it does not explore: the best-scored item, exact ties sharing alike."""
     return greedy(estimate.score, allowed)
 
 

@@ -1,7 +1,7 @@
 """From the scores of a policy to the slate that is shown: what is allowed, what is best, what is tried out, and why.
 
-A arms of the catalogue, K places of the slate, I movies. In production a small share of the requests explores: its
-slate is drawn uniformly, without putting back, from the best-scored movies; all others get the best slate. Ties are
+A arms of the catalogue, K places of the slate, I items. In production a small share of the requests explores: its
+slate is drawn uniformly, without putting back, from the best-scored items; all others get the best slate. Ties are
 drawn by lot in both, and the logged propensities count the lot: they are those of all that could have happened.
 """
 
@@ -29,7 +29,7 @@ class ExplorationConfig:
     share: float = 0.005
     """Probability, 0..1, that a request gets a slate drawn at random; 0 turns exploration off."""
     top: int = 50
-    """How many of the best-scored allowed movies are drawn from, at least as many as the slate has; 0 takes all."""
+    """How many of the best-scored allowed items are drawn from, at least as many as the slate has; 0 takes all."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:  # NaN is refused, too
@@ -47,7 +47,7 @@ class Slate:
     explored: bool
     """Whether this slate was drawn to explore."""
     tied: bool = False
-    """Whether a lot decided between movies of equal score: another draw may give another greedy slate."""
+    """Whether a lot decided between items of equal score: another draw may give another greedy slate."""
 
 
 def allowed_rows(
@@ -56,15 +56,15 @@ def allowed_rows(
     exclude_rated: bool = True,
     genres: Sequence[str] = (),
     years: tuple[float | None, float | None] = (None, None),
-    exclude_movies: Sequence[Hashable] = (),
+    exclude_items: Sequence[Hashable] = (),
     fold_in: "FoldIn | None" = None,
 ) -> Mask:
     """Which arms [A] may be shown: of any of the `genres`, from the years (first, last), neither rated nor excluded.
 
-    None leaves an end of the years open; a movie of unknown year is in no range. Raises ConfigError for an unknown
-    genre, UnknownIdError for an excluded movie that is not known, DataError when nothing is left.
+    None leaves an end of the years open; an item of unknown year is in no range. Raises ConfigError for an unknown
+    genre, UnknownIdError for an excluded item that is not known, DataError when nothing is left.
     """
-    allowed = np.ones(len(scorer.movie_ids), bool)  # [I]
+    allowed = np.ones(len(scorer.item_ids), bool)  # [I]
     if genres:
         allowed &= scorer.genres[:, [_genre(scorer.genre_names, name) for name in genres]].any(axis=1)
     first, last = years
@@ -74,11 +74,11 @@ def allowed_rows(
         allowed &= scorer.years <= last
     if exclude_rated:
         allowed[scorer.rated(user, fold_in)] = False
-    if len(exclude_movies):
-        allowed[scorer.movie_rows(exclude_movies)] = False
+    if len(exclude_items):
+        allowed[scorer.item_rows(exclude_items)] = False
     arms: Mask = allowed[scorer.catalogue]
     if not arms.any():
-        raise DataError("no movie is left to recommend: ask for other genres or years, or allow rated movies")
+        raise DataError("no item is left to recommend: ask for other genres or years, or allow rated items")
     return arms
 
 
@@ -99,9 +99,9 @@ def choose_slate(
 ) -> Slate:  # fmt: skip
     """Draw the slate of one request: explored with probability `config.share`, else the best; score, allowed [A].
 
-    The k-th draw is uniform over what is left of the `top` best allowed movies (of k, where k is more). The propensity
-    of a place is the probability, over exploring or not and over the lots of ties, of its movie given the movies
-    before it. Fewer than k places where fewer movies are allowed. A caller that has drawn the lot of exploring itself,
+    The k-th draw is uniform over what is left of the `top` best allowed items (of k, where k is more). The propensity
+    of a place is the probability, over exploring or not and over the lots of ties, of its item given the items
+    before it. Fewer than k places where fewer items are allowed. A caller that has drawn the lot of exploring itself,
     with probability `config.share`, gives its outcome in `explored`.
     """
     if k < 1:
@@ -150,10 +150,10 @@ def explain(
     scorer: "Scorer", user: Hashable, rows: Sequence[int] | NDArray[np.integer], fold_in: "FoldIn | None" = None,
     count: int = 2,
 ) -> list[list[int]]:  # fmt: skip
-    """Per movie row of `rows` the rows of the `count` nearest movies that the user rated, nearest first.
+    """Per item row of `rows` the rows of the `count` nearest items that the user rated, nearest first.
 
-    Nearest by the cosine of the embeddings. Of a user in `fold_in` only movies rated above the middle of the scale
-    count; of a known one it is not kept how they were rated. A movie does not explain itself; fewer where there are
+    Nearest by the cosine of the embeddings. Of a user in `fold_in` only items rated above the middle of the scale
+    count; of a known one it is not kept how they were rated. An item does not explain itself; fewer where there are
     fewer, none of a user of whom nothing is known.
     """
     rated = scorer.rated(user, fold_in)  # [R]

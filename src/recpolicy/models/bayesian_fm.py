@@ -1,7 +1,7 @@
 """Bayesian factorisation machine: the rating model that recpolicy trusts, with its own uncertainty.
 
 rating ~ Normal(w0 + sum_f x_f w_f + sum_{f<g} x_f x_g v_f.v_g, 1/alpha), where x joins the features of the user (id,
-attributes, implicit set of rated movies) with those of the movie (id, year, genres, implicit set of users). Each group
+attributes, implicit set of rated items) with those of the item (id, year, genres, implicit set of users). Each group
 of features has a Normal prior with its own Gamma/Normal hyper-priors; everything is drawn by Gibbs sweeps (`myfm`).
 
 A draw is a biased matrix factorisation once the interactions inside one side are folded into its bias:
@@ -25,7 +25,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import integer_seed
 from recpolicy.data.ratings import Ratings
-from recpolicy.models.fm_features import FeatureGroups, SparseMatrix, movie_features, user_features
+from recpolicy.models.fm_features import FeatureGroups, SparseMatrix, item_features, user_features
 from recpolicy.models.rating_model import Array, RatingModel, check_positive
 
 
@@ -40,7 +40,7 @@ class BayesianFMConfig:
     samples: int | None = None
     """Draws averaged, the last of the sweeps; None keeps the last two thirds."""
     attributes: bool = True
-    """Use user attributes, movie years and genres, where the table has them."""
+    """Use user attributes, item years and genres, where the table has them."""
     implicit: bool = True
     """Use who rated what in the fit part, whatever the rating was."""
     bins: int = 8
@@ -65,14 +65,14 @@ class Draws:
 
     base: NDArray[np.float64]  # [S] w0
     user: NDArray[np.float32]  # [S, U, K + 1], the last column is the bias
-    movie: NDArray[np.float32]  # [S, I, K + 1], likewise
+    item: NDArray[np.float32]  # [S, I, K + 1], likewise
     noise_std: float
 
 
 def fit_bayesian_fm(fit: Ratings, config: BayesianFMConfig, seed: int) -> RatingModel:
     """Fit by Gibbs sampling; the same seed gives the same numbers."""
-    users, movies = features(fit, config)
-    draws = fold_draws(sample(fit, users, movies, config, seed), users, movies)
+    users, items = features(fit, config)
+    draws = fold_draws(sample(fit, users, items, config, seed), users, items)
     mean, std = posterior(draws, fit.scale)
     return RatingModel(
         name="bayesian_fm", mean=mean, std=std, noise_std=draws.noise_std, scale=fit.scale, fit_digest=fit.digest,
@@ -81,14 +81,14 @@ def fit_bayesian_fm(fit: Ratings, config: BayesianFMConfig, seed: int) -> Rating
 
 
 def features(fit: Ratings, config: BayesianFMConfig) -> tuple[FeatureGroups, FeatureGroups]:
-    """Return the user rows [U, F] and the movie rows [I, F']."""
+    """Return the user rows [U, F] and the item rows [I, F']."""
     users = user_features(
         fit, attributes=config.attributes, bins=config.bins, max_levels=config.max_levels, implicit=config.implicit
     )
-    return users, movie_features(fit, attributes=config.attributes, bins=config.bins, implicit=config.implicit)
+    return users, item_features(fit, attributes=config.attributes, bins=config.bins, implicit=config.implicit)
 
 
-def sample(fit: Ratings, users: FeatureGroups, movies: FeatureGroups, config: BayesianFMConfig, seed: int) -> Any:
+def sample(fit: Ratings, users: FeatureGroups, items: FeatureGroups, config: BayesianFMConfig, seed: int) -> Any:
     """Return the myfm regressor after its sweeps."""
     require_extra("train", "the rating model 'bayesian_fm'")
     with _quiet_myfm() as myfm, progress("rating model", config.sweeps, unit="sweeps") as bar:
@@ -99,12 +99,12 @@ def sample(fit: Ratings, users: FeatureGroups, movies: FeatureGroups, config: Ba
 
         blocks = [
             myfm.RelationBlock(fit.user.tolist(), users.matrix),
-            myfm.RelationBlock(fit.movie.tolist(), movies.matrix),
+            myfm.RelationBlock(fit.item.tolist(), items.matrix),
         ]
         regressor = myfm.MyFMRegressor(rank=config.rank, random_seed=integer_seed(seed, "bayesian_fm"))
         return regressor.fit(
             None, fit.rating.astype(np.float64), X_rel=blocks, n_iter=config.sweeps, n_kept_samples=config.kept,
-            group_shapes=[*users.sizes, *movies.sizes], callback=count,
+            group_shapes=[*users.sizes, *items.sizes], callback=count,
         )  # fmt: skip
 
 
@@ -123,20 +123,20 @@ def _quiet_myfm() -> Iterator[Any]:
         myfm.base.tqdm = loud
 
 
-def fold_draws(regressor: Any, users: FeatureGroups, movies: FeatureGroups) -> Draws:
-    """Turn each kept draw into w0, user rows and movie rows."""
+def fold_draws(regressor: Any, users: FeatureGroups, items: FeatureGroups) -> Draws:
+    """Turn each kept draw into w0, user rows and item rows."""
     samples = regressor.predictor_.samples
     split = users.matrix.shape[1]
     sides: tuple[list[Array], list[Array]] = ([], [])
     for draw in samples:
         w, v = np.asarray(draw.w), np.asarray(draw.V)  # [F + F'], [F + F', K]
         sides[0].append(_fold(users.matrix, w[:split], v[:split]))
-        sides[1].append(_fold(movies.matrix, w[split:], v[split:]))
+        sides[1].append(_fold(items.matrix, w[split:], v[split:]))
     alpha = np.array([hyper.alpha for hyper in regressor.history_.hypers[-len(samples) :]])
     return Draws(
         base=np.array([draw.w0 for draw in samples]),
         user=np.stack(sides[0]),
-        movie=np.stack(sides[1]),
+        item=np.stack(sides[1]),
         noise_std=float(np.mean(alpha**-0.5)),
     )
 
@@ -170,8 +170,8 @@ def posterior(draws: Draws, scale: tuple[float, float]) -> tuple[Array, Array]:
 
 def _scores(draws: Draws, index: int) -> Array:
     """One draw's expected ratings [U, I], not clipped."""
-    user, movie = draws.user[index], draws.movie[index]
-    scores: Array = user[:, :-1] @ movie[:, :-1].T
+    user, item = draws.user[index], draws.item[index]
+    scores: Array = user[:, :-1] @ item[:, :-1].T
     scores += user[:, -1:] + np.float32(draws.base[index])
-    scores += movie[:, -1]
+    scores += item[:, -1]
     return scores

@@ -1,6 +1,6 @@
 """Biases only: expected rating = mu + b_u + b_i, by alternating regularised least squares.
 
-Each epoch sets every movie bias, then every user bias, to its shrunken mean residual. Numbers of the official folds are
+Each epoch sets every item bias, then every user bias, to its shrunken mean residual. Numbers of the official folds are
 in ALGORITHMS.md section 2 and hold to .0005. Source: Koren 2010, section 2.1; the defaults are Surprise's.
 """
 
@@ -22,43 +22,43 @@ class BiasConfig:
 
     reg_user: float = 15.0
     """Shrinkage of user biases: as strong as so many ratings with residual 0."""
-    reg_movie: float = 10.0
-    """Shrinkage of movie biases, likewise."""
+    reg_item: float = 10.0
+    """Shrinkage of item biases, likewise."""
     epochs: int = 10
     """Rounds of alternation."""
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "reg_user", "reg_movie")
+        check_not_negative(self, "reg_user", "reg_item")
         check_positive(self, "epochs")
 
 
 @dataclass(frozen=True)
 class Biases:
-    """The fitted numbers; users and movies without ratings have bias 0."""
+    """The fitted numbers; users and items without ratings have bias 0."""
 
     overall: float
     user: Vector  # [U]
-    movie: Vector  # [I]
+    item: Vector  # [I]
     user_variance: Vector  # [U], in units of the noise variance
-    movie_variance: Vector  # [I], likewise
+    item_variance: Vector  # [I], likewise
 
     def expected(self) -> NDArray[np.float64]:
         """Expected ratings [U, I], not clipped."""
-        return self.overall + self.user[:, None] + self.movie
+        return self.overall + self.user[:, None] + self.item
 
 
 def fit_biases(fit: Ratings, config: BiasConfig) -> Biases:
     """Alternate from zero; a bias's variance is noise^2 / (n + reg), its posterior variance given the other side."""
-    users, movies = fit.shape
+    users, items = fit.shape
     overall = float(np.mean(fit.rating, dtype=np.float64))
     residual = fit.rating - overall
     user_weight: Vector = np.bincount(fit.user, minlength=users) + np.float64(config.reg_user)
-    movie_weight: Vector = np.bincount(fit.movie, minlength=movies) + np.float64(config.reg_movie)
-    user, movie = np.zeros(users), np.zeros(movies)
+    item_weight: Vector = np.bincount(fit.item, minlength=items) + np.float64(config.reg_item)
+    user, item = np.zeros(users), np.zeros(items)
     for _ in range(config.epochs):
-        movie = _shrunken_mean(fit.movie, residual - user[fit.user], movie_weight)
-        user = _shrunken_mean(fit.user, residual - movie[fit.movie], user_weight)
-    return Biases(overall, user, movie, 1 / np.maximum(user_weight, 1), 1 / np.maximum(movie_weight, 1))
+        item = _shrunken_mean(fit.item, residual - user[fit.user], item_weight)
+        user = _shrunken_mean(fit.user, residual - item[fit.item], user_weight)
+    return Biases(overall, user, item, 1 / np.maximum(user_weight, 1), 1 / np.maximum(item_weight, 1))
 
 
 def _shrunken_mean(row: NDArray[np.int32], residual: Vector, weight: Vector) -> Vector:
@@ -67,15 +67,15 @@ def _shrunken_mean(row: NDArray[np.int32], residual: Vector, weight: Vector) -> 
 
 def noise_std(fit: Ratings, expected: NDArray[np.float64], parameters: float) -> float:
     """Root mean squared fit residual, with `parameters` (effective number) taken off the N ratings."""
-    residual = fit.rating - expected[fit.user, fit.movie]
+    residual = fit.rating - expected[fit.user, fit.item]
     return float(np.sqrt(np.sum(np.square(residual)) / max(len(fit) - parameters, 1)))
 
 
 def effective_parameters(biases: Biases, config: BiasConfig) -> float:
-    """Sum of n / (n + reg) over users and movies: how many free numbers the shrunken biases are worth."""
+    """Sum of n / (n + reg) over users and items: how many free numbers the shrunken biases are worth."""
     user = 1 - config.reg_user * biases.user_variance
-    movie = 1 - config.reg_movie * biases.movie_variance
-    return float(np.sum(np.maximum(user, 0)) + np.sum(np.maximum(movie, 0)))
+    item = 1 - config.reg_item * biases.item_variance
+    return float(np.sum(np.maximum(user, 0)) + np.sum(np.maximum(item, 0)))
 
 
 def fit_bias(fit: Ratings, config: BiasConfig, seed: int) -> RatingModel:
@@ -83,7 +83,7 @@ def fit_bias(fit: Ratings, config: BiasConfig, seed: int) -> RatingModel:
     biases = fit_biases(fit, config)
     expected = biases.expected()
     noise = noise_std(fit, expected, effective_parameters(biases, config))
-    std = noise * np.sqrt(biases.user_variance[:, None] + biases.movie_variance)
+    std = noise * np.sqrt(biases.user_variance[:, None] + biases.item_variance)
     return RatingModel(
         name="bias", mean=np.clip(expected, *fit.scale).astype(np.float32), std=std.astype(np.float32),
         noise_std=noise, scale=fit.scale, fit_digest=fit.digest, seed=seed, config=as_dict(config),

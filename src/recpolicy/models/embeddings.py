@@ -1,9 +1,9 @@
-"""User and movie embeddings: the leading directions of a rating model's expected ratings.
+"""User and item embeddings: the leading directions of a rating model's expected ratings.
 
-rating[u, i] ~ offset[i] + user[u] . movie[i], from the truncated singular value decomposition of the expected ratings
-centred by movie, so they exist for every rating model and are the same on every run. Conventions that make them unique:
-directions by falling singular value; the largest entry of each movie direction is positive; the mean squared norm of
-the users is 1. U users, I movies, D directions.
+rating[u, i] ~ offset[i] + user[u] . item[i], from the truncated singular value decomposition of the expected ratings
+centred by item, so they exist for every rating model and are the same on every run. Conventions that make them unique:
+directions by falling singular value; the largest entry of each item direction is positive; the mean squared norm of
+the users is 1. U users, I items, D directions.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from recpolicy.models.rating_model import Array, RatingModel
 
 @dataclass(frozen=True)
 class Embeddings:
-    """rating[u, i] ~ offset[i] + user[u] . movie[i]."""
+    """rating[u, i] ~ offset[i] + user[u] . item[i]."""
 
     user: Array  # [U, D]
-    movie: Array  # [I, D]
-    offset: Array  # [I] mean expected rating of the movie over users
+    item: Array  # [I, D]
+    offset: Array  # [I] mean expected rating of the item over users
     scale: tuple[float, float]
     noise_std: float
     """Standard deviation of one rating around its expectation, as the rating model has it."""
@@ -30,15 +30,15 @@ class Embeddings:
 
     def __post_init__(self) -> None:
         rank = self.user.shape[-1]
-        if self.user.ndim != 2 or self.movie.shape != (len(self.offset), rank):
+        if self.user.ndim != 2 or self.item.shape != (len(self.offset), rank):
             raise DataError(
-                f"embeddings: user {self.user.shape}, movie {self.movie.shape} and offset {self.offset.shape} must be"
+                f"embeddings: user {self.user.shape}, item {self.item.shape} and offset {self.offset.shape} must be"
                 " [U, D], [I, D] and [I]"
             )
 
     def ratings(self) -> Array:
         """Expected ratings [U, I], clipped to the scale."""
-        return np.clip(self.user @ self.movie.T + self.offset, *self.scale)
+        return np.clip(self.user @ self.item.T + self.offset, *self.scale)
 
 
 def embed(model: RatingModel, rank: int = 20) -> Embeddings:
@@ -47,9 +47,9 @@ def embed(model: RatingModel, rank: int = 20) -> Embeddings:
     Directions in which the ratings do not vary at all (a rank above that of the matrix) are zero.
     """
     if not 1 <= rank <= min(model.shape):
-        users, movies = model.shape
+        users, items = model.shape
         raise ConfigError(
-            f"embedding rank is {rank}; for {users} users and {movies} movies it must be 1..{min(users, movies)}"
+            f"embedding rank is {rank}; for {users} users and {items} items it must be 1..{min(users, items)}"
         )
     expected = model.mean.astype(np.float64)
     offset = expected.mean(axis=0)  # [I]
@@ -57,11 +57,11 @@ def embed(model: RatingModel, rank: int = 20) -> Embeddings:
     total = float(np.sum(np.square(expected - offset)))
     sign = np.sign(right[np.argmax(np.abs(right), axis=0), np.arange(rank)])  # [D]
     sign[sign == 0] = 1
-    user, movie = left * (sign * singular), right * sign
+    user, item = left * (sign * singular), right * sign
     norm = np.sqrt(np.mean(np.sum(np.square(user), axis=1))) or 1.0
     return Embeddings(
         user=(user / norm).astype(np.float32),
-        movie=(movie * norm).astype(np.float32),
+        item=(item * norm).astype(np.float32),
         offset=offset.astype(np.float32),
         scale=model.scale,
         noise_std=model.noise_std,

@@ -1,8 +1,8 @@
-"""What a factorisation machine sees of a user and of a movie: named groups of sparse columns.
+"""What a factorisation machine sees of a user and of an item: named groups of sparse columns.
 
 A group is a block of columns that shares one prior: the id itself, each attribute, the implicit set. User rows [U, F]
-and movie rows [I, F'] come from the attributes and from the *fit* ratings only. The implicit set of a user is the
-movies it rated, each with weight 1/sqrt(n), so that long and short lists weigh the same (Koren 2008, SVD++).
+and item rows [I, F'] come from the attributes and from the *fit* ratings only. The implicit set of a user is the
+items it rated, each with weight 1/sqrt(n), so that long and short lists weigh the same (Koren 2008, SVD++).
 """
 
 from collections.abc import Iterator
@@ -28,23 +28,23 @@ class FeatureGroups:
 
 
 def user_features(fit: Ratings, *, attributes: bool, bins: int, max_levels: int, implicit: bool) -> FeatureGroups:
-    """Return id, attributes and the implicit set of rated movies, for every user (also one without ratings)."""
+    """Return id, attributes and the implicit set of rated items, for every user (also one without ratings)."""
     groups = [("id", _identity(len(fit.users)))]
     if attributes:
         groups.extend(_attributes(fit.users.drop(columns="user_id"), bins, max_levels))
     if implicit:
-        groups.append(("rated movies", _implicit_set(fit.user, fit.movie, fit.shape)))
+        groups.append(("rated items", _implicit_set(fit.user, fit.item, fit.shape)))
     return _join(groups)
 
 
-def movie_features(fit: Ratings, *, attributes: bool, bins: int, implicit: bool) -> FeatureGroups:
-    """Return id, year bin, genres and the implicit set of users who rated it, for every movie."""
-    groups = [("id", _identity(len(fit.movies)))]
+def item_features(fit: Ratings, *, attributes: bool, bins: int, implicit: bool) -> FeatureGroups:
+    """Return id, year bin, genres and the implicit set of users who rated it, for every item."""
+    groups = [("id", _identity(len(fit.items)))]
     if attributes:
-        groups.extend(_attributes(fit.movies[["year"]], bins, max_levels=0))
-        groups.extend(_genres(fit.movies))
+        groups.extend(_attributes(fit.items[["year"]], bins, max_levels=0))
+        groups.extend(_genres(fit.items))
     if implicit:
-        groups.append(("rating users", _implicit_set(fit.movie, fit.user, fit.shape[::-1])))
+        groups.append(("rating users", _implicit_set(fit.item, fit.user, fit.shape[::-1])))
     return _join(groups)
 
 
@@ -59,10 +59,10 @@ def _join(groups: list[tuple[str, SparseMatrix]]) -> FeatureGroups:
     )
 
 
-def _genres(movies: pd.DataFrame) -> Iterator[tuple[str, SparseMatrix]]:
+def _genres(items: pd.DataFrame) -> Iterator[tuple[str, SparseMatrix]]:
     from scipy import sparse
 
-    names, matrix = genre_matrix(movies)
+    names, matrix = genre_matrix(items)
     if names:
         yield "genres", sparse.csr_matrix(matrix, dtype=np.float64)
 

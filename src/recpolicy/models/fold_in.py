@@ -1,8 +1,8 @@
-"""New users and new movies without refitting, in the space of the embeddings; works for every rating model.
+"""New users and new items without refitting, in the space of the embeddings; works for every rating model.
 
 A user's embedding has the prior Normal(mean, covariance) of all fitted users; n ratings r = offset + M w + noise move
-it by Bayesian linear regression. A movie without ratings gets offset and embedding from its genres by ridge regression
-over the fitted movies. D directions, G genres. Source: Bishop 2006, section 3.3.
+it by Bayesian linear regression. An item without ratings gets offset and embedding from its genres by ridge regression
+over the fitted items. D directions, G genres. Source: Bishop 2006, section 3.3.
 """
 
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class FoldedUsers:
 
     def ratings(self, embeddings: Embeddings) -> tuple[Array, Array]:
         """Expected ratings [B, I], clipped to the scale, and their std [B, I] (without rating noise)."""
-        movie = embeddings.movie
-        mean = np.clip(self.embedding @ movie.T + embeddings.offset, *embeddings.scale)
-        variance = np.einsum("id,bde,ie->bi", movie, self.covariance, movie, optimize=True)
+        item = embeddings.item
+        mean = np.clip(self.embedding @ item.T + embeddings.offset, *embeddings.scale)
+        variance = np.einsum("id,bde,ie->bi", item, self.covariance, item, optimize=True)
         return mean, np.sqrt(np.maximum(variance, 0))
 
 
@@ -52,18 +52,18 @@ def user_prior(embeddings: Embeddings) -> UserPrior:
 
 
 def fold_in_users(
-    embeddings: Embeddings, user: NDArray[np.integer], movie: NDArray[np.integer], rating: ArrayLike, count: int
+    embeddings: Embeddings, user: NDArray[np.integer], item: NDArray[np.integer], rating: ArrayLike, count: int
 ) -> FoldedUsers:
-    """Fold in B = `count` users from N ratings: user [N] in 0..B-1, movie [N] rows of the embeddings, rating [N].
+    """Fold in B = `count` users from N ratings: user [N] in 0..B-1, item [N] rows of the embeddings, rating [N].
 
     A user without ratings gets the prior. Raises DataError for rows or ratings out of range.
     """
     rating = np.asarray(rating, np.float64)
-    _check_rows(embeddings, user, movie, rating, count)
+    _check_rows(embeddings, user, item, rating, count)
     prior = user_prior(embeddings)
     noise = embeddings.noise_std**-2
-    met, column = np.unique(movie, return_inverse=True)  # the J different movies; N entries in 0..J-1
-    x = embeddings.movie[met].astype(np.float64)  # [J, D]
+    met, column = np.unique(item, return_inverse=True)  # the J different items; N entries in 0..J-1
+    x = embeddings.item[met].astype(np.float64)  # [J, D]
     times, surprise = np.zeros((count, len(met))), np.zeros((count, len(met)))  # [B, J]
     np.add.at(times, (user, column), 1.0)
     np.add.at(surprise, (user, column), rating - (embeddings.offset[met] + x @ prior.mean)[column])
@@ -74,35 +74,35 @@ def fold_in_users(
     return FoldedUsers(embedding.astype(np.float32), covariance.astype(np.float32))
 
 
-def fold_in_user(embeddings: Embeddings, movies: NDArray[np.integer], ratings: ArrayLike) -> tuple[Array, Array]:
-    """One user's embedding [D] and its posterior covariance [D, D] from ratings [n] of movies [n] (rows)."""
-    movies = np.asarray(movies, np.int64)
-    folded = fold_in_users(embeddings, np.zeros(len(movies), np.int64), movies, ratings, 1)
+def fold_in_user(embeddings: Embeddings, items: NDArray[np.integer], ratings: ArrayLike) -> tuple[Array, Array]:
+    """One user's embedding [D] and its posterior covariance [D, D] from ratings [n] of items [n] (rows)."""
+    items = np.asarray(items, np.int64)
+    folded = fold_in_users(embeddings, np.zeros(len(items), np.int64), items, ratings, 1)
     return folded.embedding[0], folded.covariance[0]
 
 
 def _check_rows(
     embeddings: Embeddings,
     user: NDArray[np.integer],
-    movie: NDArray[np.integer],
+    item: NDArray[np.integer],
     rating: NDArray[np.float64],
     count: int,
 ) -> None:
-    if not len(user) == len(movie) == len(rating):
-        found = f"{len(user)} users, {len(movie)} movies, {len(rating)} ratings"
+    if not len(user) == len(item) == len(rating):
+        found = f"{len(user)} users, {len(item)} items, {len(rating)} ratings"
         raise DataError(f"fold-in: {found}; expected as many of each")
     low, high = embeddings.scale
     wrong = np.flatnonzero(~((rating >= low) & (rating <= high)))  # NaN is wrong, too
     if len(wrong):
         raise DataError(f"fold-in: rating {rating[wrong[0]]:g} is not in {low:g}..{high:g}")
-    for name, rows, size in (("user", user, count), ("movie", movie, len(embeddings.movie))):
+    for name, rows, size in (("user", user, count), ("item", item, len(embeddings.item))):
         if len(rows) and not 0 <= rows.min() <= rows.max() < size:
             raise DataError(f"fold-in: {name} rows must be 0..{size - 1}; found {rows.min()}..{rows.max()}")
 
 
 @dataclass(frozen=True)
 class GenrePrior:
-    """What genres tell of a movie: the regression of offset and embedding on genres and what it leaves open."""
+    """What genres tell of an item: the regression of offset and embedding on genres and what it leaves open."""
 
     coefficients: NDArray[np.float64]  # [1 + G, 1 + D]: intercept and genres -> offset and embedding
     residual_covariance: NDArray[np.float64]  # [1 + D, 1 + D]
@@ -110,8 +110,8 @@ class GenrePrior:
 
 
 @dataclass(frozen=True)
-class FoldedMovies:
-    """M new movies."""
+class FoldedItems:
+    """M new items."""
 
     offset: Array  # [M]
     embedding: Array  # [M, D]
@@ -119,14 +119,14 @@ class FoldedMovies:
 
 
 def genre_prior(embeddings: Embeddings, genres: NDArray[np.floating], ridge: float = 1.0) -> GenrePrior:
-    """Regress the I fitted movies on their genres [I, G]; `ridge` shrinks genre effects, not the intercept.
+    """Regress the I fitted items on their genres [I, G]; `ridge` shrinks genre effects, not the intercept.
 
-    Raises DataError unless there is one row of genres per movie.
+    Raises DataError unless there is one row of genres per item.
     """
-    if len(genres) != len(embeddings.movie):
-        raise DataError(f"genre prior: {len(genres)} rows of genres for {len(embeddings.movie)} movies")
+    if len(genres) != len(embeddings.item):
+        raise DataError(f"genre prior: {len(genres)} rows of genres for {len(embeddings.item)} items")
     x = _with_intercept(genres)  # [I, 1 + G]
-    y = np.column_stack([embeddings.offset, embeddings.movie]).astype(np.float64)  # [I, 1 + D]
+    y = np.column_stack([embeddings.offset, embeddings.item]).astype(np.float64)  # [I, 1 + D]
     penalty = np.diag([_JITTER, *[ridge] * (x.shape[1] - 1)])
     gram = x.T @ x
     shrunken = np.linalg.inv(gram + penalty)
@@ -137,24 +137,22 @@ def genre_prior(embeddings: Embeddings, genres: NDArray[np.floating], ridge: flo
     return GenrePrior(coefficients, residual.T @ residual / freedom, user.T @ user / len(user))
 
 
-def fold_in_movies(prior: GenrePrior, genres: NDArray[np.floating]) -> FoldedMovies:
-    """Offset, embedding and std of M movies that nobody has rated, from their genres [M, G]."""
+def fold_in_items(prior: GenrePrior, genres: NDArray[np.floating]) -> FoldedItems:
+    """Offset, embedding and std of M items that nobody has rated, from their genres [M, G]."""
     if genres.ndim != 2 or genres.shape[1] != len(prior.coefficients) - 1:
         raise DataError(f"fold-in: genres are {genres.shape}; expected [M, {len(prior.coefficients) - 1}]")
     expected = _with_intercept(genres) @ prior.coefficients  # [M, 1 + D]
     variance = float(np.sum(prior.residual_covariance * prior.user_moments))  # mean over users of (1, w) C (1, w)^T
-    return FoldedMovies(
+    return FoldedItems(
         offset=expected[:, 0].astype(np.float32),
         embedding=expected[:, 1:].astype(np.float32),
         std=np.full(len(genres), np.sqrt(variance), np.float32),
     )
 
 
-def fold_in_movie(
-    embeddings: Embeddings, genres: NDArray[np.floating], new_genres: NDArray[np.floating]
-) -> FoldedMovies:
-    """Fold in M new movies [M, G], given the genres [I, G] of the fitted ones: both steps in one."""
-    return fold_in_movies(genre_prior(embeddings, genres), new_genres)
+def fold_in_item(embeddings: Embeddings, genres: NDArray[np.floating], new_genres: NDArray[np.floating]) -> FoldedItems:
+    """Fold in M new items [M, G], given the genres [I, G] of the fitted ones: both steps in one."""
+    return fold_in_items(genre_prior(embeddings, genres), new_genres)
 
 
 def _with_intercept(x: NDArray[np.floating]) -> NDArray[np.float64]:

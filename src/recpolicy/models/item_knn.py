@@ -1,11 +1,11 @@
-"""Item neighbours: a user's expected rating of a movie is the baseline plus its surprises at the most similar movies.
+"""Item neighbours: a user's expected rating of an item is the baseline plus its surprises at the most similar items.
 
-mean[u, i] = b_ui + sum_j s_ij (r_uj - b_uj) / sum_j s_ij over the k movies j that u rated, other than i itself, with
+mean[u, i] = b_ui + sum_j s_ij (r_uj - b_uj) / sum_j s_ij over the k items j that u rated, other than i itself, with
 the largest similarity s_ij; only s_ij > 0 count. Similarity is Pearson's correlation of the residuals r - b over the n
 users who rated both, shrunk by (n - 1) / (n - 1 + shrinkage). Source: Koren 2010, section 2.2; as in Surprise's
 KNNBaseline with `pearson_baseline`.
 
-Dense: similarities are a few [I, U] x [U, I] products, neighbours a partial sort over padded rows of rated movies.
+Dense: similarities are a few [I, U] x [U, I] products, neighbours a partial sort over padded rows of rated items.
 """
 
 from dataclasses import dataclass, field
@@ -28,11 +28,11 @@ class ItemKNNConfig:
     """Settings of the item neighbours."""
 
     neighbours: int = 40
-    """How many rated movies speak for one prediction, at most."""
+    """How many rated items speak for one prediction, at most."""
     shrinkage: float = 100.0
     """Pull of similarities towards 0, in common raters."""
     min_support: int = 1
-    """Movies with fewer common raters than this are not similar."""
+    """Items with fewer common raters than this are not similar."""
     min_neighbours: int = 1
     """With fewer neighbours than this the baseline is the prediction."""
     baseline: BiasConfig = field(default_factory=BiasConfig)
@@ -53,9 +53,9 @@ def fit_item_knn(fit: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
     def predict(ratings: Ratings) -> tuple[Array, Array]:
         biases = fit_biases(ratings, config.baseline)
         baseline = biases.expected()  # [U, I]
-        residual = ratings.rating - baseline[ratings.user, ratings.movie]  # [N]
+        residual = ratings.rating - baseline[ratings.user, ratings.item]  # [N]
         shift, effective = neighbour_shift(ratings, residual, similarity(ratings, residual, config), config)
-        factor = biases.user_variance[:, None] + biases.movie_variance + 1 / (1 + effective)
+        factor = biases.user_variance[:, None] + biases.item_variance + 1 / (1 + effective)
         return np.clip(baseline + shift, *fit.scale, dtype=np.float32), factor.astype(np.float32)
 
     mean, factor = predict(fit)
@@ -67,10 +67,10 @@ def fit_item_knn(fit: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
 
 
 def similarity(fit: Ratings, residual: NDArray[np.float64], config: ItemKNNConfig) -> Array:
-    """Shrunken correlations [I, I] of residuals over common raters; no movie is similar to itself."""
+    """Shrunken correlations [I, I] of residuals over common raters; no item is similar to itself."""
     dense, rated = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
-    dense[fit.user, fit.movie] = residual
-    rated[fit.user, fit.movie] = 1
+    dense[fit.user, fit.item] = residual
+    rated[fit.user, fit.item] = 1
     common = rated.T @ rated  # [I, I] users who rated both
     product = dense.T @ dense
     squares = np.square(dense).T @ rated  # [i, j]: sum of i's squares over users who rated both
@@ -84,22 +84,22 @@ def similarity(fit: Ratings, residual: NDArray[np.float64], config: ItemKNNConfi
 def neighbour_shift(
     fit: Ratings, residual: NDArray[np.float64], similar: Array, config: ItemKNNConfig
 ) -> tuple[Array, Array]:
-    """Mean residual [U, I] of the nearest rated movies and the effective number [U, I] of those neighbours."""
-    users, movies = fit.shape
-    order = np.lexsort((fit.movie, fit.user))
+    """Mean residual [U, I] of the nearest rated items and the effective number [U, I] of those neighbours."""
+    users, items = fit.shape
+    order = np.lexsort((fit.item, fit.user))
     count = np.bincount(fit.user, minlength=users)  # [U]
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
     shift, effective = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
     by_count = np.argsort(count, kind="stable")  # users with lists of like length share a chunk, so padding is small
     with progress("item neighbours", users, unit="users") as bar:
         while len(by_count):
-            longest = count[by_count[: max(1, _CELLS // movies)]].max()  # of the most users that could fit
-            chunk = by_count[: max(1, _CELLS // (movies * max(int(longest), 1)))]
+            longest = count[by_count[: max(1, _CELLS // items)]].max()  # of the most users that could fit
+            chunk = by_count[: max(1, _CELLS // (items * max(int(longest), 1)))]
             by_count = by_count[len(chunk) :]
             slot = np.arange(max(int(count[chunk].max()), 1))
             real = slot < count[chunk][:, None]  # [B, L] slots that hold a rating
             row = order[np.where(real, start[chunk][:, None] + slot, 0)]
-            weight = similar[:, fit.movie[row]] * real  # [I, B, L]
+            weight = similar[:, fit.item[row]] * real  # [I, B, L]
             _keep_largest(weight, config.neighbours, config.min_neighbours)
             total = weight.sum(axis=2)  # [I, B]
             safe = np.maximum(total, 1e-12)

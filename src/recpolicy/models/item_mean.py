@@ -1,6 +1,6 @@
-"""Movie mean: every user is expected to like a movie as much as its raters did. The baseline that asks nothing.
+"""Item mean: every user is expected to like an item as much as its raters did. The baseline that asks nothing.
 
-mean[u, i] = (sum of ratings of i + damping * mu) / (n_i + damping), mu the mean of all ratings; a movie without ratings
+mean[u, i] = (sum of ratings of i + damping * mu) / (n_i + damping), mu the mean of all ratings; an item without ratings
 gets mu.
 """
 
@@ -14,27 +14,27 @@ from recpolicy.models.rating_model import RatingModel, check_not_negative
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovieMeanConfig:
-    """Settings of the movie mean."""
+class ItemMeanConfig:
+    """Settings of the item mean."""
 
     damping: float = 0.0
-    """Ratings of the overall mean that are added to each movie's own."""
+    """Ratings of the overall mean that are added to each item's own."""
 
     def __post_init__(self) -> None:
         check_not_negative(self, "damping")
 
 
-def fit_movie_mean(fit: Ratings, config: MovieMeanConfig, seed: int) -> RatingModel:
+def fit_item_mean(fit: Ratings, config: ItemMeanConfig, seed: int) -> RatingModel:
     """Fit by counting; nothing is random. std is noise / sqrt(n_i + damping + 1): that of a mean of so many ratings."""
-    movies = fit.shape[1]
+    items = fit.shape[1]
     overall = float(np.mean(fit.rating, dtype=np.float64))
-    count = np.bincount(fit.movie, minlength=movies)  # [I]
-    excess = np.bincount(fit.movie, fit.rating - overall, movies)
+    count = np.bincount(fit.item, minlength=items)  # [I]
+    excess = np.bincount(fit.item, fit.rating - overall, items)
     expected = overall + excess / np.maximum(count + config.damping, 1e-9)
     freedom = max(len(fit) - np.count_nonzero(count), 1)
-    noise = float(np.sqrt(np.sum(np.square(fit.rating - expected[fit.movie])) / freedom))
+    noise = float(np.sqrt(np.sum(np.square(fit.rating - expected[fit.item])) / freedom))
     return RatingModel(
-        name="movie_mean",
+        name="item_mean",
         mean=np.tile(np.clip(expected, *fit.scale).astype(np.float32), (fit.shape[0], 1)),
         std=np.tile((noise / np.sqrt(count + config.damping + 1)).astype(np.float32), (fit.shape[0], 1)),
         noise_std=noise, scale=fit.scale, fit_digest=fit.digest, seed=seed, config=as_dict(config),

@@ -1,6 +1,6 @@
-"""A fitted rating model: for every user and movie the expected rating and how sure the model is of it.
+"""A fitted rating model: for every user and item the expected rating and how sure the model is of it.
 
-U users, I movies. Dense on purpose: MovieLens 100K to 1M fit in memory many times over, and every consumer (worlds,
+U users, I items. Dense on purpose: MovieLens 100K to 1M fit in memory many times over, and every consumer (worlds,
 embeddings, baselines) wants whole rows.
 """
 
@@ -43,8 +43,8 @@ class RatingModel:
     @property
     def shape(self) -> tuple[int, int]:
         """(U, I)."""
-        users, movies = self.mean.shape
-        return users, movies
+        users, items = self.mean.shape
+        return users, items
 
 
 def check_positive(config: Any, *names: str, most: float = np.inf) -> None:

@@ -21,7 +21,7 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.models.bayesian_fm import BayesianFMConfig, fit_bayesian_fm
 from recpolicy.models.bias import BiasConfig, fit_bias
 from recpolicy.models.item_knn import ItemKNNConfig, fit_item_knn
-from recpolicy.models.item_mean import MovieMeanConfig, fit_movie_mean
+from recpolicy.models.item_mean import ItemMeanConfig, fit_item_mean
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_model_io import FORMAT_VERSION, load_rating_model, save_rating_model
 from recpolicy.models.svd import SVDConfig, fit_svd
@@ -41,7 +41,7 @@ RATING_MODELS: Mapping[str, RatingModelKind] = {
     "bayesian_fm": RatingModelKind(BayesianFMConfig, fit_bayesian_fm),
     "bias": RatingModelKind(BiasConfig, fit_bias),
     "item_knn": RatingModelKind(ItemKNNConfig, fit_item_knn),
-    "movie_mean": RatingModelKind(MovieMeanConfig, fit_movie_mean),
+    "item_mean": RatingModelKind(ItemMeanConfig, fit_item_mean),
     "svd": RatingModelKind(SVDConfig, fit_svd),
 }
 
@@ -101,7 +101,7 @@ def _resolve(kind: RatingModelKind, config: Any, model: str) -> Any:
 
 def _key(fit: Ratings, model: str, settings: Any, seed: int) -> str:
     """Digest of all that determines a fit; Ratings.digest leaves out attributes and unrated rows, so they are added."""
-    tables = [fit.digest, fit.user, fit.movie, _table(fit.users), _table(fit.movies), list(fit.scale)]
+    tables = [fit.digest, fit.user, fit.item, _table(fit.users), _table(fit.items), list(fit.scale)]
     return content_digest(*tables, model, as_dict(settings), seed, FORMAT_VERSION, version("recpolicy"))[:32]
 
 

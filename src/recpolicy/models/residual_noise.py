@@ -30,5 +30,5 @@ def held_out_noise(fit: Ratings, predict: Predict, seed: int) -> float:
     held[generator(seed, "noise").permutation(len(fit))[: round(len(fit) * _SHARE)]] = True
     expected, factor = predict(fit.take(~held))
     test = fit.take(held)
-    errors = np.square(test.rating - expected[test.user, test.movie], dtype=np.float64)
-    return float(np.sqrt(np.mean(errors) / (1 + np.mean(factor[test.user, test.movie], dtype=np.float64))))
+    errors = np.square(test.rating - expected[test.user, test.item], dtype=np.float64)
+    return float(np.sqrt(np.mean(errors) / (1 + np.mean(factor[test.user, test.item], dtype=np.float64))))

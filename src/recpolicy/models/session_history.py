@@ -1,6 +1,6 @@
 """What happened earlier in each real session, by the formulas of a SessionWorld.
 
-N ratings in M sessions, I movies, D interest, G genres. Before a movie is shown: how much it repeats the genres shown
+N ratings in M sessions, I items, D interest, G genres. Before an item is shown: how much it repeats the genres shown
 lately, the misses in a row, and how far the likes so far have turned the interest. Vectorised over sessions; the only
 loop is over positions in a session.
 """
@@ -20,15 +20,15 @@ Array = NDArray[np.float64]
 class History:
     """History at each rating, in the order of `Sessions.rows`."""
 
-    repeat: Array  # [N] genre repeat when the movie is shown, 0..1
+    repeat: Array  # [N] genre repeat when the item is shown, 0..1
     misses: Array  # [N] misses in a row before the response, capped at MISSES and divided by it
     misses_after: Array  # [N] the same after the response
-    drift: Array  # [N] (interest_t - interest_0) . direction of the movie, in points of expected rating
+    drift: Array  # [N] (interest_t - interest_0) . direction of the item, in points of expected rating
 
 
 @dataclass(frozen=True)
 class Tastes:
-    """What a history needs to know of users and movies: the tables of a SessionWorld, all users in rows."""
+    """What a history needs to know of users and items: the tables of a SessionWorld, all users in rows."""
 
     interest: NDArray[np.float32]  # [U, D]
     direction: NDArray[np.float32]  # [I, D]
@@ -37,9 +37,9 @@ class Tastes:
     genre_keep: float
 
 
-def history_of(sessions: Sessions, movie: NDArray[np.int32], like: NDArray[np.bool_], tastes: Tastes) -> History:
-    """Play the sessions through; movie and like [N] are in the order of `sessions.rows`."""
-    repeat, misses, after, drift = np.zeros((4, len(movie)))
+def history_of(sessions: Sessions, item: NDArray[np.int32], like: NDArray[np.bool_], tastes: Tastes) -> History:
+    """Play the sessions through; item and like [N] are in the order of `sessions.rows`."""
+    repeat, misses, after, drift = np.zeros((4, len(item)))
     by_length = np.argsort(-sessions.length, kind="stable")  # sessions still running are always the first ones
     start, user = sessions.start[by_length], sessions.user[by_length]
     running = np.searchsorted(-sessions.length[by_length], -np.arange(sessions.length.max(initial=0)), "left")
@@ -49,7 +49,7 @@ def history_of(sessions: Sessions, movie: NDArray[np.int32], like: NDArray[np.bo
     in_a_row = np.zeros(len(sessions))
     for position, many in enumerate(running):
         row = start[:many] + position
-        shown, liked = movie[row], like[row]
+        shown, liked = item[row], like[row]
         repeat[row] = (1 - tastes.genre_keep) * np.sum(genres[:many] * tastes.genres[shown], axis=1)
         misses[row] = in_a_row[:many]
         drift[row] = np.sum(shift[:many] * tastes.direction[shown], axis=1)

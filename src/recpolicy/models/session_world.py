@@ -1,13 +1,13 @@
-"""A simulated world of sessions: how users respond to the movies they are shown one after the other.
+"""A simulated world of sessions: how users respond to the items they are shown one after the other.
 
-W simulated users, I movies, D interest, G genres, S steps at most. Everything a session needs is a table or a weight:
+W simulated users, I items, D interest, G genres, S steps at most. Everything a session needs is a table or a weight:
 
     log-odds(like)     = like[u, m] + slope (interest_t - interest_0) . direction[m] + like_history . h
     log-odds(level >=) = a continuation-ratio model of the five levels 0, .25, .5, .75, 1 of the watch fraction
     log-odds(go on)    = stay[u, s] + stay_history . h'
 
-h = (genre repeat, misses in a row) when the movie is shown, h' after the user's response. On a like the interest turns
-towards the movie: interest <- keep interest + (1 - keep) direction / |direction|. "Like", "watch fraction" and "going
+h = (genre repeat, misses in a row) when the item is shown, h' after the user's response. On a like the interest turns
+towards the item: interest <- keep interest + (1 - keep) direction / |direction|. "Like", "watch fraction" and "going
 on" are stand-ins made of ratings and their times (a like is a rating of 4 or 5 of 5, the watch fraction is
 (rating - low) / (high - low), a session is a run of ratings with gaps of at most 30 minutes): MovieLens holds no
 clicks.
@@ -25,13 +25,13 @@ from recpolicy.core.files import content_digest
 Array = NDArray[np.float32]
 
 HISTORY = ("genre_repeat", "misses")
-"""The features h: cosine-weighted share of the recent genres that the movie repeats, 0..1; misses in a row, capped at
+"""The features h: cosine-weighted share of the recent genres that the item repeats, 0..1; misses in a row, capped at
 MISSES and divided by it, 0..1."""
 MISSES = 5
 KEEP = 0.9
 """Share of the old interest that a like leaves in what a policy remembers (session views)."""
 GENRE_KEEP = 0.7
-"""Share of the remembered genres that each shown movie leaves there."""
+"""Share of the remembered genres that each shown item leaves there."""
 LIKE_LEVEL = 3
 """Levels 3 and 4 of 0..4 (ratings 4 and 5 of 1..5) are likes."""
 
@@ -59,15 +59,15 @@ class SessionWorld:
     keep: float = 0.9
     """Share of the old interest that a like leaves."""
     genre_keep: float = 0.7
-    """Share of the remembered genres that each shown movie leaves."""
+    """Share of the remembered genres that each shown item leaves."""
     scale: tuple[float, float] = (1.0, 5.0)
 
     def __post_init__(self) -> None:
-        users, movies = self.like.shape
+        users, items = self.like.shape
         steps, rank = self.stay.shape[1], self.interest.shape[1]
         expected = {
-            "users": (users,), "interest": (users, rank), "direction": (movies, rank), "like_history": (2,),
-            "stay": (users, steps), "stay_history": (2,), "levels": (3, 2), "genres": (movies, self.genres.shape[1]),
+            "users": (users,), "interest": (users, rank), "direction": (items, rank), "like_history": (2,),
+            "stay": (users, steps), "stay_history": (2,), "levels": (3, 2), "genres": (items, self.genres.shape[1]),
         }  # fmt: skip
         for name, shape in expected.items():
             table = getattr(self, name)
@@ -78,7 +78,7 @@ class SessionWorld:
 
     @property
     def steps(self) -> int:
-        """S, the most movies that a session shows."""
+        """S, the most items that a session shows."""
         return int(self.stay.shape[1])
 
     @property

@@ -56,7 +56,7 @@ def halves(fit: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32
 
 
 def of_users(ratings: Ratings, users: NDArray[np.integer], name: str) -> Ratings:
-    """The ratings of these users (rows), over the same users and movies."""
+    """The ratings of these users (rows), over the same users and items."""
     return ratings.take(np.isin(ratings.user, users), name=f"{ratings.name}, {name}")
 
 
@@ -66,7 +66,7 @@ def joined(fit: Ratings, test: Ratings, name: str) -> Ratings:
     if fit.timestamp is not None and test.timestamp is not None:
         timestamp = np.concatenate([fit.timestamp, test.timestamp])
     return replace(
-        fit, user=np.concatenate([fit.user, test.user]), movie=np.concatenate([fit.movie, test.movie]),
+        fit, user=np.concatenate([fit.user, test.user]), item=np.concatenate([fit.item, test.item]),
         rating=np.concatenate([fit.rating, test.rating]), timestamp=timestamp, name=f"{name}, all ratings",
     )  # fmt: skip
 
@@ -77,5 +77,5 @@ def paying(world: SessionWorld, ratings: Ratings) -> SessionWorld:
     place[world.users] = np.arange(len(world.users))
     mine = place[ratings.user] >= 0
     known = np.full(world.like.shape, -1, np.int8)
-    known[place[ratings.user[mine]], ratings.movie[mine]] = levels_of(ratings.rating[mine], ratings.scale)
+    known[place[ratings.user[mine]], ratings.item[mine]] = levels_of(ratings.rating[mine], ratings.scale)
     return replace(world, known=known, name=f"{world.name}, real ratings of {ratings.name} paid")

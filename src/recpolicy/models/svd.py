@@ -1,6 +1,6 @@
 """Biased matrix factorisation by alternating least squares: a cheap stand-in for the Bayesian models.
 
-expected rating = mu + b_u + b_i + p_u.q_i. Each half-epoch solves one ridge regression per user (or movie) for its
+expected rating = mu + b_u + b_i + p_u.q_i. Each half-epoch solves one ridge regression per user (or item) for its
 factor and bias together, all at once: the Gram matrices are one [U, I] x [I, K^2] product and the systems one batched
 solve. The penalty of a row grows with its number of ratings (`reg` per rating, Zhou et al. 2008) on top of `reg_0`.
 """
@@ -40,23 +40,23 @@ class SVDConfig:
 
 @dataclass(frozen=True)
 class Factors:
-    """A fitted factorisation; the last column of each side meets a 1 of the other: user [p, b_u], movie [q, b_i]."""
+    """A fitted factorisation; the last column of each side meets a 1 of the other: user [p, b_u], item [q, b_i]."""
 
     overall: float
     user: Matrix  # [U, K + 1]
-    movie: Matrix  # [I, K + 1]
-    user_covariance: Matrix  # [U, K + 1, K + 1], given the movies and in units of the noise variance
-    movie_covariance: Matrix  # [I, K + 1, K + 1], likewise
+    item: Matrix  # [I, K + 1]
+    user_covariance: Matrix  # [U, K + 1, K + 1], given the items and in units of the noise variance
+    item_covariance: Matrix  # [I, K + 1, K + 1], likewise
 
     def expected(self) -> Matrix:
         """Expected ratings [U, I], not clipped."""
-        product = self.user[:, :-1] @ self.movie[:, :-1].T
-        return self.overall + product + self.user[:, -1:] + self.movie[:, -1]
+        product = self.user[:, :-1] @ self.item[:, :-1].T
+        return self.overall + product + self.user[:, -1:] + self.item[:, -1]
 
     def variance(self) -> Matrix:
         """Variance [U, I] of the expected ratings: each side's, the other side held fixed, added up."""
-        user, movie = _with_one(self.user), _with_one(self.movie)
-        return _quadratic_forms(self.user_covariance, movie) + _quadratic_forms(self.movie_covariance, user).T
+        user, item = _with_one(self.user), _with_one(self.item)
+        return _quadratic_forms(self.user_covariance, item) + _quadratic_forms(self.item_covariance, user).T
 
 
 def fit_svd(fit: Ratings, config: SVDConfig, seed: int) -> RatingModel:
@@ -75,20 +75,20 @@ def fit_svd(fit: Ratings, config: SVDConfig, seed: int) -> RatingModel:
 
 
 def fit_factors(fit: Ratings, config: SVDConfig, seed: int) -> Factors:
-    """Alternate; movies start from small random factors, so that users have something to regress on."""
+    """Alternate; items start from small random factors, so that users have something to regress on."""
     rated, excess = np.zeros(fit.shape), np.zeros(fit.shape)  # [U, I]
     overall = float(np.mean(fit.rating, dtype=np.float64))
-    rated[fit.user, fit.movie] = 1
-    excess[fit.user, fit.movie] = fit.rating - overall
-    users, movies = fit.shape
-    user, movie = np.zeros((users, config.rank + 1)), np.zeros((movies, config.rank + 1))
-    movie[:, :-1] = generator(seed, "svd").normal(0, 0.1, (movies, config.rank))
+    rated[fit.user, fit.item] = 1
+    excess[fit.user, fit.item] = fit.rating - overall
+    users, items = fit.shape
+    user, item = np.zeros((users, config.rank + 1)), np.zeros((items, config.rank + 1))
+    item[:, :-1] = generator(seed, "svd").normal(0, 0.1, (items, config.rank))
     with progress("rating model", config.epochs, unit="epochs") as bar:
         for _ in range(config.epochs):
-            user, user_covariance = _solve(rated, excess, movie, config)
-            movie, movie_covariance = _solve(rated.T, excess.T, user, config)
+            user, user_covariance = _solve(rated, excess, item, config)
+            item, item_covariance = _solve(rated.T, excess.T, user, config)
             bar.advance(1)
-    return Factors(overall, user, movie, user_covariance, movie_covariance)
+    return Factors(overall, user, item, user_covariance, item_covariance)
 
 
 def _with_one(side: Matrix) -> Matrix:

@@ -1,6 +1,6 @@
 """Fit a SessionWorld on real ratings: a rating model for the tastes, response models for what users make of them.
 
-U users, I movies, W simulated users. The parts are fitted by response_fits.py, which says how and from what.
+U users, I items, W simulated users. The parts are fitted by response_fits.py, which says how and from what.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class SessionWorldConfig:
     gap_minutes: float = GAP_MINUTES
     """A longer pause between two ratings of a user ends the session."""
     max_steps: int = 20
-    """S, the most movies that a session shows; longer real sessions count as ones that still go on there."""
+    """S, the most items that a session shows; longer real sessions count as ones that still go on there."""
     model: str = "svd"
     """Rating model behind the tastes, a name in RATING_MODELS."""
     model_config: Mapping[str, Any] | None = None
@@ -45,7 +45,7 @@ class SessionWorldConfig:
     folds: int = 3
     """Parts of the ratings that are predicted in turn by a model fitted on the others, to calibrate likes."""
     rank: int = 20
-    """D, length of the interests; at most the number of users with ratings and of movies."""
+    """D, length of the interests; at most the number of users with ratings and of items."""
     drift: float = 0.25
     """ASSUMED: how much a point of expected rating that turned interest adds counts, against one of the rating model;
     0 switches drift off. Real rating sessions show none: fitted freely, the weight is negative (-0.8 on u1)."""
@@ -56,7 +56,7 @@ class SessionWorldConfig:
     keep: float = 0.9
     """Share of the old interest that a like leaves."""
     genre_keep: float = 0.7
-    """Share of the remembered genres that each shown movie leaves."""
+    """Share of the remembered genres that each shown item leaves."""
 
     def __post_init__(self) -> None:
         check_positive(self, "gap_minutes", "rank")
@@ -115,7 +115,7 @@ def fit_responses(
     like = level >= LIKE_LEVEL
 
     blocks = sessions.cut(config.max_steps)  # history never reaches further back than a simulated session
-    history = history_of(blocks, part.movie[blocks.rows], like[blocks.rows], tastes)
+    history = history_of(blocks, part.item[blocks.rows], like[blocks.rows], tastes)
     crossed = cross_fitted(fit, config.model, config.model_config, config.folds, model_seed)
     expected = crossed[rows][blocks.rows]
     liking = fit_like(expected, like[blocks.rows], history, config.drift)
@@ -179,7 +179,7 @@ def tastes_of(model: RatingModel, fit: Ratings, config: SessionWorldConfig) -> T
     embeddings = embed(part, min(config.rank, *part.shape))
     interest = np.zeros((fit.shape[0], embeddings.user.shape[1]), np.float32)
     interest[rated] = embeddings.user
-    _, genres = genre_matrix(fit.movies)
+    _, genres = genre_matrix(fit.items)
     length = np.linalg.norm(genres, axis=1, keepdims=True)
     rows = (genres / np.where(length > 0, length, 1)).astype(np.float32)
-    return Tastes(interest, embeddings.movie, rows, config.keep, config.genre_keep)
+    return Tastes(interest, embeddings.item, rows, config.keep, config.genre_keep)

@@ -1,6 +1,6 @@
 """Models of how users respond, fitted on the sessions of real ratings: likes, levels, going on.
 
-N ratings of U users, I movies, S steps. Formulas: models/session_world.py. What is fitted, on users in `learn` only:
+N ratings of U users, I items, S steps. Formulas: models/session_world.py. What is fitted, on users in `learn` only:
 
 - like: log-odds = a + b (expected rating + drift x turn of interest) + weights of HISTORY, on *cross-fitted* expected
   ratings: each third of the ratings is predicted by a model fitted on the other two, because predictions of a rating
@@ -80,7 +80,7 @@ def cross_fitted(fit: Ratings, model: str, model_config: object, folds: int, see
         held = fold == number
         part = fit.take(~held, name=f"{fit.name}, all but fold {number}")
         fitted = fit_rating_model(part, model, model_config, seed)
-        expected[held] = fitted.mean[fit.user[held], fit.movie[held]]
+        expected[held] = fitted.mean[fit.user[held], fit.item[held]]
     return expected
 
 

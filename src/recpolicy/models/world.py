@@ -1,6 +1,6 @@
 """What pays the rewards in simulation: expected ratings, and real ratings where they are known.
 
-U users, I movies. A world is fitted apart from the features that a policy sees, by another model class; a rating that
+U users, I items. A world is fitted apart from the features that a policy sees, by another model class; a rating that
 `known` holds is paid as it is, every other one is drawn around its expectation (environments/rating_noise.py).
 """
 
@@ -38,8 +38,8 @@ class World:
     def paying(self, ratings: Ratings) -> "World":
         """Return the world that pays these real ratings where they exist."""
         expected, known = self.expected.copy(), self.known.copy()
-        expected[ratings.user, ratings.movie] = ratings.rating
-        known[ratings.user, ratings.movie] = True
+        expected[ratings.user, ratings.item] = ratings.rating
+        known[ratings.user, ratings.item] = True
         return replace(self, expected=expected, known=known, name=f"{self.name}, real ratings of {ratings.name} paid")
 
 

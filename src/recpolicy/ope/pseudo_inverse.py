@@ -1,4 +1,4 @@
-"""Pseudo-inverse weights of slates whose slots were not filled independently, such as movies without repeats.
+"""Pseudo-inverse weights of slates whose slots were not filled independently, such as items without repeats.
 
 K slots, M items; 1_a in {0, 1}^{K M} says which item each slot of slate a holds (slot by slot). With
 Gamma = E_mu[1_a 1_a'] and q_pi = E_pi[1_a], the weight of a logged slate is G = q_pi' Gamma^+ 1_a. If the mean reward

@@ -27,7 +27,7 @@ class LoggedSlates:
     slot_reward: NDArray[np.floating] | None = None  # [N, K], adds up to `reward`
     """Needed by iips, rips and cascade_dr."""
     independent: bool = True
-    """Whether each slot was filled without regard to the others, as from shelves with separate movies."""
+    """Whether each slot was filled without regard to the others, as from shelves with separate items."""
     pseudo_weight: NDArray[np.floating] | None = None  # [N]
     """Weights of pseudo_inverse.py; the pseudo-inverse estimators need them where slots are not independent."""
 

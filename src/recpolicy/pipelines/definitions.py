@@ -78,7 +78,7 @@ def train(
     seed: int = 0,
     rating_model: str = "bayesian_fm",
     rank: int = 20,
-    movies: int = 0,
+    items: int = 0,
     world: str = "svd",
     logger: str = "rating_model",
     log_rounds: int = 200_000,
@@ -99,9 +99,9 @@ def train(
         data: ml-100k (fetched and verified), or a path to a CSV or Parquet file of ratings.
         split: u1..u5, ua, ub, temporal, leave-last-N or random.
         seed: Fixes every random draw.
-        rating_model: bayesian_fm, svd, item_knn, bias or movie_mean.
+        rating_model: bayesian_fm, svd, item_knn, bias or item_mean.
         rank: Length of the embeddings.
-        movies: Size of the catalogue, the most rated movies; 0 takes all.
+        items: Size of the catalogue, the most rated items; 0 takes all.
         world: The model that pays rewards in simulation; of another class than rating_model.
         logger: The policy whose simulated log is the first training data: rating_model, highest_mean or random.
         log_rounds: Interactions to log.
@@ -120,7 +120,7 @@ def train(
         fetched = _fetched(data, split, seed)
         ratings = fetched.outputs["ratings"]
         embedded = _large(
-            step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, movies=movies, seed=seed)
+            step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, items=items, seed=seed)
         )
         features = embedded.outputs["features"]
         rounds = _logged(ratings, features, world, logger, log_rounds, log_settings, ingest_settings, seed)
@@ -138,18 +138,18 @@ def train(
         _gated(policy, judged.outputs["evaluation"], gate_settings, registry)
 
 
-def predict(policy: str, user_ids: str = "", movie_ids: str = "", batch: int = 64):
-    """Rating estimates of a policy for all or chosen users and movies.
+def predict(policy: str, user_ids: str = "", item_ids: str = "", batch: int = 64):
+    """Rating estimates of a policy for all or chosen users and items.
 
     Args:
         policy: Path or address (gs://, s3://, minio://) of a policy artifact.
         user_ids: User ids separated by commas; empty takes all.
-        movie_ids: Movie ids separated by commas; empty takes all.
+        item_ids: Item ids separated by commas; empty takes all.
         batch: Users at once; bounds the memory.
     """
     with dsl.ExitHandler(_summary()):
         found = dsl.importer(artifact_uri=policy, artifact_class=Model)
-        _small(step.predict_batch(policy=found.output, user_ids=user_ids, movie_ids=movie_ids, batch=batch))
+        _small(step.predict_batch(policy=found.output, user_ids=user_ids, item_ids=item_ids, batch=batch))
 
 
 def retrain(
@@ -192,7 +192,7 @@ def sweep(
     seed: int = 0,
     rating_model: str = "bayesian_fm",
     rank: int = 20,
-    movies: int = 0,
+    items: int = 0,
     world: str = "svd",
     logger: str = "rating_model",
     log_rounds: int = 200_000,
@@ -210,9 +210,9 @@ def sweep(
         data: ml-100k (fetched and verified), or a path to a CSV or Parquet file of ratings.
         split: u1..u5, ua, ub, temporal, leave-last-N or random.
         seed: Fixes the data, the features and the log, which all trials share.
-        rating_model: bayesian_fm, svd, item_knn, bias or movie_mean.
+        rating_model: bayesian_fm, svd, item_knn, bias or item_mean.
         rank: Length of the embeddings.
-        movies: Size of the catalogue, the most rated movies; 0 takes all.
+        items: Size of the catalogue, the most rated items; 0 takes all.
         world: The model that pays rewards in simulation; of another class than rating_model.
         logger: The policy that logs: rating_model, highest_mean or random.
         log_rounds: Interactions to log.
@@ -227,7 +227,7 @@ def sweep(
     with dsl.ExitHandler(_summary()):
         ratings = _fetched(data, split, seed).outputs["ratings"]
         embedded = _large(
-            step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, movies=movies, seed=seed)
+            step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, items=items, seed=seed)
         )
         features = embedded.outputs["features"]
         rounds = _logged(ratings, features, world, logger, log_rounds, log_settings, ingest_settings, seed)

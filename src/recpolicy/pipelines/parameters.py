@@ -214,7 +214,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "split": _split,
     "seed": _at_least(0),
     "rank": _at_least(1),
-    "movies": _at_least(0),
+    "items": _at_least(0),
     "log_rounds": _at_least(1),
     "interactions": _at_least(1),
     "evaluation_share": _share,

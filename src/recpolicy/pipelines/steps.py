@@ -32,36 +32,36 @@ def fetch_data(ratings: str, *, data: str, split: str, seed: int) -> Figures:
     table = load_ratings(data)
     parts = split_ratings(table, split, seed)
     save_ratings(table, Path(ratings), split=(split, seed))
-    users, movies = table.shape
+    users, items = table.shape
     return {
-        "ratings": len(table), "users": users, "movies": movies, "to_fit": len(parts.fit),
+        "ratings": len(table), "users": users, "items": items, "to_fit": len(parts.fit),
         "held_out": len(parts.test), "digest": table.digest,
     }  # fmt: skip
 
 
 def fit_embeddings(
-    ratings: str, features: str, *, rating_model: str, rank: int, movies: int, settings: Mapping[str, Any], seed: int
+    ratings: str, features: str, *, rating_model: str, rank: int, items: int, settings: Mapping[str, Any], seed: int
 ) -> Figures:
-    """Fit the rating model on the fit part, and write it with the embeddings of users and movies to `features`."""
+    """Fit the rating model on the fit part, and write it with the embeddings of users and items to `features`."""
     from recpolicy.core.config import as_dict
     from recpolicy.evaluation.rating_accuracy import mae, rmse
     from recpolicy.models.rating_model_io import save_rating_model
     from recpolicy.workflows.training_features import FeatureConfig, prepare
 
     parts = load_saved_split(Path(ratings))
-    config = FeatureConfig(rating_model=rating_model, rank=rank, movies=movies)
+    config = FeatureConfig(rating_model=rating_model, rank=rank, items=items)
     made = prepare(parts.fit, config, model_config=settings or None, seed=seed)
     with atomic_directory(Path(features)) as folder:
         save_rating_model(made.model, folder / _MODEL)
         write_json(folder / _SETTINGS, as_dict(config))
         for name, ids, table in (
             ("user", parts.fit.users["user_id"], made.embeddings.user),
-            ("movie", parts.fit.movies["movie_id"], made.embeddings.movie),
+            ("item", parts.fit.items["item_id"], made.embeddings.item),
         ):
             frame = pd.DataFrame(table, columns=[f"e{column}" for column in range(table.shape[1])])
             frame.insert(0, f"{name}_id", ids.to_numpy())
             frame.to_parquet(folder / f"{name}_embeddings.parquet", index=False)
-    predicted = made.model.mean[parts.test.user, parts.test.movie]
+    predicted = made.model.mean[parts.test.user, parts.test.item]
     return {
         "rmse": rmse(predicted, parts.test.rating), "mae": mae(predicted, parts.test.rating),
         "explained": float(made.embeddings.explained),
@@ -171,15 +171,15 @@ def register_policy(policy: str, record: str, registered: str, *, registry: str)
     return register(Path(policy), Path(record), Path(registered), registry)
 
 
-def predict_batch(policy: str, predictions: str, table: str, *, users: str, movies: str, batch: int) -> Figures:
-    """Rating estimates of chosen users and movies (all where "") as Parquet, and as CSV."""
+def predict_batch(policy: str, predictions: str, table: str, *, users: str, items: str, batch: int) -> Figures:
+    """Rating estimates of chosen users and items (all where "") as Parquet, and as CSV."""
     from recpolicy.inference.batch_predict import predict_to_files
     from recpolicy.inference.predictor import load_policy
 
     loaded = load_policy(policy)
-    ids = loaded.artifact.users["user_id"], loaded.artifact.movies["movie_id"]
-    chosen = [_ids(text, known) for text, known in zip((users, movies), ids, strict=True)]
-    rows = predict_to_files(loaded, Path(predictions), Path(table), users=chosen[0], movies=chosen[1], batch=batch)
+    ids = loaded.artifact.users["user_id"], loaded.artifact.items["item_id"]
+    chosen = [_ids(text, known) for text, known in zip((users, items), ids, strict=True)]
+    rows = predict_to_files(loaded, Path(predictions), Path(table), users=chosen[0], items=chosen[1], batch=batch)
     return {"rows": rows}
 
 

@@ -16,7 +16,7 @@ from recpolicy.server.schemas.responses import ErrorAnswer
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "The body is not JSON (`invalid_request`)."},
-    404: {"model": ErrorAnswer, "description": "A user or movie is not known (`unknown_id`)."},
+    404: {"model": ErrorAnswer, "description": "A user or item is not known (`unknown_id`)."},
     413: {"model": ErrorAnswer, "description": "The body is too large (`too_large`)."},
     422: {"model": ErrorAnswer, "description": "The request is not as described (`invalid_request`, `refused`)."},
     429: {"model": ErrorAnswer, "description": "Too much at once (`busy`, `rate_limited`); see Retry-After."},

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 CHAMPION, CHALLENGER = "champion", "challenger"
 WATCH_SECONDS = 0.5
 CACHE_BYTES = 12 << 20
-"""For answers of a version beside its ready lists: 300 users of 1,682 movies."""
+"""For answers of a version beside its ready lists: 300 users of 1,682 items."""
 
 
 @dataclass(frozen=True)

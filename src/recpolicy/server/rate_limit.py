@@ -17,7 +17,7 @@ class LimitsConfig:
     """Bounds of every server process by itself."""
 
     body_bytes: int = MIB
-    """Of one request; 100 users with ratings of some hundred movies each fit."""
+    """Of one request; 100 users with ratings of some hundred items each fit."""
     header_bytes: int = MIB >> 4
     """Of a request line and headers that do not come in one piece (of at most 256 KiB)."""
     import_bytes: int = 256 * MIB

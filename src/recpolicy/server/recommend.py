@@ -1,6 +1,6 @@
 """One recommendation: which version answers, what it shows, and the event that tells of it.
 
-Most requests ask for the best movies of a known user and get the same list again and again: it is kept, as JSON, with
+Most requests ask for the best items of a known user and get the same list again and again: it is kept, as JSON, with
 the version that made it (ready.py), and only its event is new. A lot decides first whether a request explores, so that
 the kept lists are the greedy ones; the propensities count both outcomes.
 """
@@ -33,13 +33,13 @@ class Chosen:
     """The event as a row of the store."""
     policy: str
     """Who chose, as JSON."""
-    movies: str
+    items: str
     """What is shown, as JSON."""
 
     @property
-    def movie_ids(self) -> list[Any]:
-        """The movies shown, first place first."""
-        ids: list[Any] = json.loads(self.row["movies"])
+    def item_ids(self) -> list[Any]:
+        """The items shown, first place first."""
+        ids: list[Any] = json.loads(self.row["item_ids"])
         return ids
 
     @property
@@ -54,12 +54,12 @@ class Chosen:
         explored = "true" if self.row["explored"] else "false"
         return (
             f'{{"event_id":{event_id},"user":{self.row["user_key"]},"policy":{self.policy},"explored":{explored},'
-            f'"movies":{self.movies}}}'
+            f'"items":{self.items}}}'
         )
 
 
 def choose(live: Live, asked: RecommendRequest, exploration: ExplorationConfig) -> Chosen:
-    """Choose movies for one request; raises what the policy raises for users, movies or filters it does not know."""
+    """Choose items for one request; raises what the policy raises for users, items or filters it does not know."""
     user_key = key_of(asked.user)
     served, variant = live.of(user_key)
     exploration = exploration if live.exploring else NO_EXPLORATION
@@ -75,7 +75,7 @@ def choose(live: Live, asked: RecommendRequest, exploration: ExplorationConfig) 
         "content": served.content, "agent": served.agent, "variant": variant, "rollout": live.rollout,
         "explored": explored,
     }  # fmt: skip
-    return Chosen(row, served.described[variant], ready.movies)
+    return Chosen(row, served.described[variant], ready.items)
 
 
 def _made(
@@ -92,18 +92,18 @@ def _made(
     estimate = scorer.answer(asked.user, fold_in, asked.session(), context)
     allowed = allowed_rows(
         scorer, asked.user, asked.exclude_rated, asked.genres, asked.first_and_last_year(),
-        [*asked.exclude, *(shown.movie for shown in asked.history or ())], fold_in,
+        [*asked.exclude, *(shown.item for shown in asked.history or ())], fold_in,
     )  # fmt: skip
     slate = choose_slate(estimate.score, allowed, asked.k, exploration, np.random.default_rng(), explored)
-    movies = _places(scorer, asked, slate, estimate)
+    items = _places(scorer, asked, slate, estimate)
     row = {
-        "movies": ENCODE([movie["movie_id"] for movie in movies]),
+        "item_ids": ENCODE([item["item_id"] for item in items]),
         "propensities": ENCODE(slate.propensity.tolist()),
-        "ratings": ENCODE([movie["rating"] for movie in movies]),
+        "ratings": ENCODE([item["rating"] for item in items]),
         "allowed": None if allowed.all() else np.packbits(allowed).tobytes(),
         "context": None if known else _context(scorer, asked, fold_in, context),
     }
-    return Ready(ENCODE(movies), row), asked.plain and not explored and not slate.tied
+    return Ready(ENCODE(items), row), asked.plain and not explored and not slate.tied
 
 
 def _context(scorer: Scorer, asked: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:
@@ -122,15 +122,15 @@ def _places(scorer: Scorer, asked: RecommendRequest, slate: Slate, estimate: Ans
     )  # fmt: skip
     return [
         {
-            **_movie(scorer, row), "rating": rating, "std": std, "propensity": propensity,
-            "because": [_movie(scorer, reason) for reason in because],
+            **_item(scorer, row), "rating": rating, "std": std, "propensity": propensity,
+            "because": [_item(scorer, reason) for reason in because],
         }
         for row, rating, std, propensity, because in columns
     ]  # fmt: skip
 
 
-def _movie(scorer: Scorer, row: int) -> dict[str, Any]:
-    return {"movie_id": scorer.movie_ids[row], "title": scorer.titles[row]}
+def _item(scorer: Scorer, row: int) -> dict[str, Any]:
+    return {"item_id": scorer.item_ids[row], "title": scorer.titles[row]}
 
 
 def finite(values: Any) -> list[float | None]:

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_BYTES = 16 << 20
-"""About 4,000 lists of 10 movies."""
+"""About 4,000 lists of 10 items."""
 _OVERHEAD = 1_000
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A list of movies, without what is new at each request."""
+    """A list of items, without what is new at each request."""
 
-    movies: str
+    items: str
     """What is shown, as JSON."""
     row: Mapping[str, Any]
     """The part of the event's row that stays the same."""
@@ -26,7 +26,7 @@ class Ready:
     @property
     def size(self) -> int:
         """About how many bytes it holds."""
-        parts = [self.movies, *(value for value in self.row.values() if value is not None)]
+        parts = [self.items, *(value for value in self.row.values() if value is not None)]
         return _OVERHEAD + sum(map(len, parts))
 
 

@@ -34,7 +34,7 @@ class WeightedMeans:
 
     @classmethod
     def of(cls, log: LoggedRounds, catalogue: NDArray[np.int32]) -> "WeightedMeans":
-        """The sums of all rounds; raises DataError for a log that shows movies outside the catalogue [A]."""
+        """The sums of all rounds; raises DataError for a log that shows items outside the catalogue [A]."""
         arm, arms = places(log, catalogue), len(catalogue)
         each = np.exp(-np.maximum(log.log_propensity, _LEAST))  # [N]
         return cls(*(np.bincount(arm, one, arms).astype(np.float64) for one in (each, each**2, each * log.reward)))

@@ -1,7 +1,7 @@
-"""Logged sessions as an agent would have seen them: its view of each session, the movies already shown.
+"""Logged sessions as an agent would have seen them: its view of each session, the items already shown.
 
-M sessions of at most S steps, N steps in all; A movies of the agent's catalogue, O observation, W memory of a session.
-Both are rebuilt from the logged movies and likes; steps after the end of a session are padding.
+M sessions of at most S steps, N steps in all; An items of the agent's catalogue, O observation, W memory of a session.
+Both are rebuilt from the logged items and likes; steps after the end of a session are padding.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from recpolicy.environments.observation_encoders import Shown, View
 
 @dataclass(frozen=True)
 class Sight:
-    """What the agent knows of users and movies, and how it sees a session."""
+    """What the agent knows of users and items, and how it sees a session."""
 
     context: NDArray[np.float32]  # [U, >= D], the embedding first
     embedding: NDArray[np.float32]  # [A, D]
     genres: NDArray[np.float32]  # [A, G]
-    catalogue: NDArray[np.int32]  # [A], movie rows, ascending
+    catalogue: NDArray[np.int32]  # [A], item rows, ascending
     view: View
     steps: int
-    """S, the most movies of a session."""
+    """S, the most items of a session."""
 
     def specs(self) -> tuple[Any, Any]:
         """The time steps and actions of an agent that sees so."""
@@ -65,7 +65,7 @@ def replay(log: LoggedSessions, sight: Sight) -> Replayed:
         table[session, log.step] = values
         return table
 
-    arm = padded(np.searchsorted(sight.catalogue, log.movie).astype(np.int32), -1)
+    arm = padded(np.searchsorted(sight.catalogue, log.item).astype(np.int32), -1)
     liked = padded(log.liked.astype(np.float32), 0)
     propensity = np.zeros(len(log)) if log.log_propensity is None else log.log_propensity
     context = sight.context[log.user[log.start[:-1]]]
@@ -107,7 +107,7 @@ def block_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Experience:
 
 
 def steps_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Batch:
-    """The logged steps in `rows` [n]; the next mask is that of all movies which the session has not shown by then."""
+    """The logged steps in `rows` [n]; the next mask is that of all items which the session has not shown by then."""
     session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
     user, arm = tf.gather(replayed.user, session), tf.gather(replayed.arm, session)
     width = replayed.memory.shape[2]

@@ -58,14 +58,14 @@ def learn_from_log(
     agent: BanditAgent,
     log: LoggedRounds,
     context: NDArray[np.float32],  # [U, D]
-    catalogue: NDArray[np.int32],  # [A], movie rows of the agent's arms
+    catalogue: NDArray[np.int32],  # [A], item rows of the agent's arms
     *,
     epochs: int = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Let the agent learn from logged rounds; returns the figures of the training.
 
-    What an agent estimates given the context is right whoever chose the movies. An agent that knows no context would
+    What an agent estimates given the context is right whoever chose the items. An agent that knows no context would
     take over the choices of the logging policy: ucb1 weights the rounds by 1 / propensity, exp3 is refused. A baseline
     learns nothing: its error is measured. `last_loss` is the mean squared error of the last batch before it was learnt;
     for agents that learn AT_ONCE, of all rounds after. Raises what `logged_actions` raises.
@@ -118,9 +118,9 @@ AT_ONCE: Mapping[type[Learner], Callable[..., float | None]] = {
 def logged_actions(
     agent: BanditAgent, log: LoggedRounds, context: NDArray[np.float32], catalogue: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    """The agent's action [N] in each round of the log: the place of the movie in the catalogue [A].
+    """The agent's action [N] in each round of the log: the place of the item in the catalogue [A].
 
-    Raises ConfigError for an agent that cannot learn from logs, DataError for a log that is empty, shows movies that
+    Raises ConfigError for an agent that cannot learn from logs, DataError for a log that is empty, shows items that
     are not in the catalogue, or has vectors that do not lie in the space of the agent's contexts [U, D].
     """
     if not agent.learner.learns_from_logs:

@@ -38,7 +38,7 @@ from recpolicy.training.session_trainer import refuse_ruined
 LEARN_FROM_LOGS = ("topk_reinforce", "dqn")
 """Agents of sessions that can learn from other policies' sessions."""
 PIECE = 2048
-"""Movies, about, between two looks at the progress bar and at Ctrl-C: 2 s of topk_reinforce, .5 s of dqn."""
+"""Items, about, between two looks at the progress bar and at Ctrl-C: 2 s of topk_reinforce, .5 s of dqn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class OfflineRunConfig:
     batch: int = 64
     """Sessions of a block; agents that learn from single steps take their own batch of steps."""
     checkpoint_every: int = 50_000
-    """Movies between checkpoints, rounded up to whole pieces; there is one at the end of each epoch, too."""
+    """Items between checkpoints, rounded up to whole pieces; there is one at the end of each epoch, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ class Plan:
     """How a log is cut: an epoch is `units` in batches of `size`, of which the last may be smaller."""
 
     unit: str
-    """What an agent learns from: sessions or movies."""
+    """What an agent learns from: sessions or items."""
     units: int
     size: int
-    movies: int
-    """N, the movies of an epoch."""
+    items: int
+    """N, the items of an epoch."""
     epochs: int
     piece: int
     """Batches of a piece."""
@@ -75,11 +75,11 @@ class Plan:
         whole = learner.whole_sessions
         units, size = (len(log.length), config.batch) if whole else (len(log), learner.config.batch)
         size = min(size, units)
-        movies = size * len(log) / units  # of a batch, on average
-        keep = math.ceil(config.checkpoint_every / movies)
+        items = size * len(log) / units  # of a batch, on average
+        keep = math.ceil(config.checkpoint_every / items)
         return cls(
-            unit="sessions" if whole else "movies", units=units, size=size, movies=len(log), epochs=config.epochs,
-            piece=max(1, min(keep, int(PIECE / movies))), keep=keep,
+            unit="sessions" if whole else "items", units=units, size=size, items=len(log), epochs=config.epochs,
+            piece=max(1, min(keep, int(PIECE / items))), keep=keep,
         )  # fmt: skip
 
     @property
@@ -97,9 +97,9 @@ class Plan:
         epochs, batches = divmod(batch, self.batches)
         return epochs * self.units + batches * self.size
 
-    def movies_until(self, batch: int) -> int:
-        """Movies in the first `batch` batches of the training, where all sessions are of mean length."""
-        return round(self.units_until(batch) * self.movies / self.units)
+    def items_until(self, batch: int) -> int:
+        """Items in the first `batch` batches of the training, where all sessions are of mean length."""
+        return round(self.units_until(batch) * self.items / self.units)
 
 
 def learn_from_sessions(
@@ -131,8 +131,8 @@ def learn_from_sessions(
         while done < plan.epochs * plan.batches:
             before, done = done, passes.learn_piece()
             if done - saved >= plan.keep or done % plan.batches == 0:
-                kept = plan.movies_until(saved) if manager else 0
-                refuse_ruined(agent.learner, plan.movies_until(done), kept, folder or Path(log.name))
+                kept = plan.items_until(saved) if manager else 0
+                refuse_ruined(agent.learner, plan.items_until(done), kept, folder or Path(log.name))
                 if manager is not None:
                     manager.save(checkpoint_number=done)
                 saved = done
@@ -154,10 +154,10 @@ def check_log(learner: SequenceLearner, log: LoggedSessions, sight: Sight) -> No
             f"{log.name}: no propensities, by which topk_reinforce weighs every step; log them, or estimate them from"
             " the log itself with the agent's setting behaviour = 'head'"
         )
-    strange = ~np.isin(log.movie, sight.catalogue)
+    strange = ~np.isin(log.item, sight.catalogue)
     if strange.any():
         raise DataError(
-            f"{log.name}: {int(strange.sum())} of {len(log)} steps show movies that are not among the"
+            f"{log.name}: {int(strange.sum())} of {len(log)} steps show items that are not among the"
             f" {len(sight.catalogue)} of the policy; learn from a log with the policy's catalogue, or train a policy"
             " with the log's"
         )

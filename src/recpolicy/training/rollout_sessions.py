@@ -1,8 +1,8 @@
 """A session policy that does not learn plays whole sessions, and what happened is written down.
 
-B sessions side by side from their beginning to their end, inside one XLA program; A movies, O observation, S steps at
+B sessions side by side from their beginning to their end, inside one XLA program; An items, O observation, S steps at
 most. Choices are drawn from probabilities in float64, and the propensity that is logged is the probability of the draw
-itself: with single precision a movie of probability 1e-5 would be shown 1 % more or less often than its log says.
+itself: with single precision an item of probability 1e-5 would be shown 1 % more or less often than its log says.
 """
 
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def _first_beyond(mass: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
 
 
 def softmax_of(score: NDArray[np.floating]) -> Probabilities:
-    """The softmax over a score per movie [A], the same in every situation."""
+    """The softmax over a score per item [A], the same in every situation."""
     scores = tf.constant(score[np.newaxis], tf.float64)
     return lambda _, mask: _softmax(tf.where(mask, scores, -float("inf")))
 
@@ -163,7 +163,7 @@ def exploring(policy: ExportedPolicy) -> Probabilities:
 
 
 def with_floor(probabilities: Probabilities, floor: float) -> Probabilities:
-    """Mixed with a share of uniform choices among the movies that are allowed."""
+    """Mixed with a share of uniform choices among the items that are allowed."""
 
     def mixed(observation: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         allowed = tf.cast(mask, tf.float64)

@@ -1,11 +1,11 @@
 """A policy that does not learn fills pages of K slots in a world of users, and what they made of them is written down.
 
-N pages, A movies of the catalogue, W users of the world. Slots are filled from the first to the last; the choices are
+N pages, An items of the catalogue, W users of the world. Slots are filled from the first to the last; the choices are
 drawn from float64 probabilities and the propensity that is logged is the one of the draw. Pages are shown at the start
 of a session, when nothing of it bears on the user yet. Two kinds of readers:
 
-- all: every movie of the page is read as if it stood alone, so likes add up;
-- in turn: from the top, until a movie is liked or patience ends (environments/session_slate.py), so slots interact.
+- all: every item of the page is read as if it stood alone, so likes add up;
+- in turn: from the top, until an item is liked or patience ends (environments/session_slate.py), so slots interact.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[
 
 
 def all_read(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> Readers:
-    """Readers of everything: a movie is liked with its own chance, or as the real rating says that the world pays."""
+    """Readers of everything: an item is liked with its own chance, or as the real rating says that the world pays."""
     chance = 1 / (1 + np.exp(-world.like[:, catalogue].astype(np.float64)))  # [W, A]
     if world.known is not None:
         known = world.known[:, catalogue]
@@ -95,7 +95,7 @@ def all_read(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> Re
 
 
 def read_in_turn(environment: SlateEnvironment) -> Readers:
-    """Readers who go from the top until they like a movie or lose patience; a batch has room for PAGES_AT_ONCE."""
+    """Readers who go from the top until they like an item or lose patience; a batch has room for PAGES_AT_ONCE."""
     people, batch = len(environment.world.users), environment.batch_size
 
     @tf.function(jit_compile=True, autograph=False)

@@ -28,7 +28,7 @@ class Played:
     reward: float
     """Mean sum of rewards of a session that ended; NaN when none did."""
     length: float
-    """Mean number of movies of a session that ended; NaN when none did."""
+    """Mean number of items of a session that ended; NaN when none did."""
     reward_per_step: float
 
 
@@ -44,7 +44,7 @@ class SessionLoop:
         self.block = tf.Variable(0, dtype=tf.int64, trainable=False, name="block")
         self._structure = environment.restart(None, None, environment.noise(tf.constant(0, tf.int64)))
         self.session = [tf.Variable(part, trainable=False) for part in tf.nest.flatten(self._structure)]
-        # Rewards, movies and, in a block of whole sessions, ended sessions so far.
+        # Rewards, items and, in a block of whole sessions, ended sessions so far.
         self.running = tf.Variable(tf.zeros([3, environment.batch_size]), trainable=False)
         self._compiled: dict[int, Callable[..., Any]] = {}
 
@@ -122,15 +122,13 @@ class SessionLoop:
             record = tuple(array.write(step, part) for array, part in zip(record, seen, strict=True))
             ended = done.terminated | done.truncated
             over = tf.cast(ended, tf.float32)
-            reward, movies, before = tf.unstack(running)
-            reward, movies = reward + done.reward, movies + 1.0
+            reward, items, before = tf.unstack(running)
+            reward, items = reward + done.reward, items + 1.0
             # Of a block of whole sessions only the first of each column counts: later ones fit in only if short.
             counts = over * tf.cast(before < 1.0, tf.float32) if learner.whole_sessions else over
-            totals += tf.stack(
-                [tf.reduce_sum(part) for part in (done.reward, counts * reward, counts * movies, counts)]
-            )
+            totals += tf.stack([tf.reduce_sum(part) for part in (done.reward, counts * reward, counts * items, counts)])
             session = environment.restart(done.session, ended, drawn)
-            running = tf.stack([reward * (1.0 - over), movies * (1.0 - over), before + over])
+            running = tf.stack([reward * (1.0 - over), items * (1.0 - over), before + over])
             return step + 1, session, running, totals, record
 
         kinds = [tf.float32, tf.bool, tf.int32, tf.float32, tf.float32, tf.bool, tf.bool, tf.float32]

@@ -38,11 +38,11 @@ class SessionRunConfig:
     """How long to train in sessions, and how often to look."""
 
     total_timesteps: int = 300_000
-    """Movies shown in all, rounded up to whole blocks."""
+    """Items shown in all, rounded up to whole blocks."""
     points: int = 50
     """Rows of metrics; each is one call of the compiled loop."""
     checkpoint_every: int = 50_000
-    """Movies shown between checkpoints, rounded up to whole rows."""
+    """Items shown between checkpoints, rounded up to whole rows."""
 
 
 def train_in_sessions(
@@ -52,7 +52,7 @@ def train_in_sessions(
     folder: Path,
     show_progress: bool | None = None,
 ) -> int:
-    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; returns the movies shown in all.
+    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; returns the items shown in all.
 
     Takes up what a killed run left in `folder`. Raises ConfigError for settings out of range, ArtifactError for
     checkpoints that do not fit this agent, DivergedError when a figure is not finite: the last good checkpoint stays.
@@ -68,7 +68,7 @@ def train_in_sessions(
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * loop.block_size if done else None)
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
     total = blocks * loop.block_size
-    bar_of = progress("training", total, unit="movies", done=done * loop.block_size, show=show_progress)
+    bar_of = progress("training", total, unit="items", done=done * loop.block_size, show=show_progress)
     watch, saved = CollapseWatch(read_csv(folder / METRICS_FILE) if done else ()), done * loop.block_size
     with closing(csv), bar_of as bar:
         while done < blocks:

@@ -39,10 +39,10 @@ class Statistics:
         cls, log: LoggedRounds, context: NDArray[np.floating], catalogue: NDArray[np.int32],
         row: NDArray[np.int32] | None = None,
     ) -> "Statistics":  # fmt: skip
-        """The sums of all rounds; context [U, D] belongs to users, catalogue [A] holds the arms' movie rows, ascending.
+        """The sums of all rounds; context [U, D] belongs to users, catalogue [A] holds the arms' item rows, ascending.
 
         Vectors of the log stand in for their users' contexts; `row` [N], where each round's context is found, if it is
-        other rows than `log.situations` says. Raises DataError for a log that shows movies outside the catalogue, or
+        other rows than `log.situations` says. Raises DataError for a log that shows items outside the catalogue, or
         has vectors of another length.
         """
         arm = places(log, catalogue)
@@ -101,11 +101,11 @@ def posterior(
 
 
 def places(log: LoggedRounds, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The place [N] of each logged movie in the catalogue [A]; raises DataError for movies that are not in it."""
-    strange = ~np.isin(log.movie, catalogue)
+    """The place [N] of each logged item in the catalogue [A]; raises DataError for items that are not in it."""
+    strange = ~np.isin(log.item, catalogue)
     if strange.any():
         raise DataError(
-            f"{log.name}: {int(strange.sum())} of {len(log)} rounds show movies that are not among the {len(catalogue)}"
+            f"{log.name}: {int(strange.sum())} of {len(log)} rounds show items that are not among the {len(catalogue)}"
             " of the policy; learn from a log with the policy's catalogue, or train a policy with the log's"
         )
-    return np.searchsorted(catalogue, log.movie).astype(np.int32)
+    return np.searchsorted(catalogue, log.item).astype(np.int32)

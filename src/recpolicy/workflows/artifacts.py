@@ -89,8 +89,8 @@ def artifact_of(
     untrained = Artifact(
         agent=name, estimator=exported.estimator, head=exported.head, settings=exported.settings,
         exploration_floor=floor, policy={}, context=features.context,
-        movie=features.embeddings.movie, offset=features.embeddings.offset, rating_std=features.model.std,
-        catalogue=features.catalogue, rated_user=fit.user, rated_movie=fit.movie, users=fit.users, movies=fit.movies,
+        item=features.embeddings.item, offset=features.embeddings.offset, rating_std=features.model.std,
+        catalogue=features.catalogue, rated_user=fit.user, rated_item=fit.item, users=fit.users, items=fit.items,
         scale=fit.scale, noise_std=float(features.model.noise_std),
         about=about,
     )  # fmt: skip
@@ -113,7 +113,7 @@ def policy_digest(artifact: Artifact) -> str:
     """SHA-256 of all that decides what the policy does: equal for two policies that cannot be told apart."""
     return content_digest(
         artifact.agent, artifact.estimator, artifact.head, dict(artifact.settings), artifact.exploration_floor,
-        *(artifact.policy[key] for key in sorted(artifact.policy)), artifact.context, artifact.movie, artifact.offset,
+        *(artifact.policy[key] for key in sorted(artifact.policy)), artifact.context, artifact.item, artifact.offset,
         artifact.catalogue,
     )  # fmt: skip
 

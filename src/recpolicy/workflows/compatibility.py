@@ -28,10 +28,10 @@ def refuse_learnt(who: str, policy: Policy, log: str, digest: str) -> None:
 
 
 def refuse_other_ids(policy: Policy, incumbent: Policy) -> None:
-    """Raise DataError for an incumbent of other users or movies."""
+    """Raise DataError for an incumbent of other users or items."""
     one, other = policy.artifact, incumbent.artifact
     for kind, column, here, there in (
-        ("users", "user_id", one.users, other.users), ("movies", "movie_id", one.movies, other.movies)
+        ("users", "user_id", one.users, other.users), ("items", "item_id", one.items, other.items)
     ):  # fmt: skip
         if not np.array_equal(here[column].to_numpy(), there[column].to_numpy()):
             raise DataError(

@@ -25,8 +25,8 @@ def run_demo(
 ) -> None:
     """Run the main job on `data` (already fetched) and tell each result to say(title, value); `out` is replaced."""
     ratings = load_ratings(data)
-    users, movies = ratings.shape
-    say("Ratings", f"{len(ratings):,} ratings of {users:,} users on {movies:,} movies, digest {ratings.digest[:12]}")
+    users, items = ratings.shape
+    say("Ratings", f"{len(ratings):,} ratings of {users:,} users on {items:,} items, digest {ratings.digest[:12]}")
     parts = split(ratings, split_name, seed)
     say("Split", f"{parts.name}: {len(parts.fit):,} ratings to fit, {len(parts.test):,} held out")
     if out.exists():
@@ -37,5 +37,5 @@ def run_demo(
     verdict = write_policy_report(policy, parts, out, out / REPORT, user=user, seed=seed)
     say("On held-out ratings (95 % intervals over users)", verdict.table())
     suggestions = policy.recommend(user, k=5)[["title", "rating", "std", "propensity"]]
-    say(f"Rating estimates: the best five movies that user {user} has not rated", suggestions)
+    say(f"Rating estimates: the best five items that user {user} has not rated", suggestions)
     say("Report with the regret curve and all plots", out / REPORT)

@@ -1,6 +1,6 @@
 """Off-policy evaluation by every estimator: of one policy on one log, and the report card of the estimators themselves.
 
-U users, A movies of the catalogue, N rounds.
+U users, An items of the catalogue, N rounds.
 """
 
 import os
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from recpolicy.evaluation.report_page import ReportContent
 
 CARD_FILE, PAGE_FILE = "estimators.json", "estimators.html"
-MOVIES = 100
+ITEMS = 100
 """Size of the card's catalogue where the settings are silent."""
 GAINS = ("ips", "snips", "dr", "sndr")
 """Estimators whose gain over an incumbent is told."""
@@ -52,7 +52,7 @@ _NOTES = (
     " the world. It is therefore wrong, and most where the target acts: dm shows by how much.",
     "A relative error on a scale of 1..5 looks small. What the target gains over the logging policy, in the summary, is"
     " the better measure of what an error matters.",
-    "dm and mips have a bias that their intervals do not count: the reward model's, and that of the clusters (movies of"
+    "dm and mips have a bias that their intervals do not count: the reward model's, and that of the clusters (items of"
     " like mean estimates). Figures of coverage leave them out.",
 )
 
@@ -68,7 +68,7 @@ class ReportConfig(CardConfig):
     near_floor: float = 0.1
     """Its share of uniform choices. The other logging policy is uniform throughout."""
     clusters: int = 20
-    """Groups of movies for mips."""
+    """Groups of items for mips."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,14 +95,14 @@ def report_estimators(
 ) -> EstimatorCard:
     """Return the report card of the estimators in a world fitted on `fit`; writes JSON and page to the folder `out`.
 
-    Of `train` the settings of features and world are used; 100 movies unless it says otherwise. `workers` threads
+    Of `train` the settings of features and world are used; 100 items unless it says otherwise. `workers` threads
     (None: as many as cores) change nothing in the card. Raises ConfigError for settings unknown or out of range.
     """
     require_extra("train", "the report card of the estimators")
     if out is not None:
         refuse_file(Path(out))
     settings = settings_of(ReportConfig, config, "card")
-    training = train if isinstance(train, TrainConfig) else {"movies": min(MOVIES, fit.shape[1]), **(train or {})}
+    training = train if isinstance(train, TrainConfig) else {"items": min(ITEMS, fit.shape[1]), **(train or {})}
     world = card_world(fit, settings, settings_of(TrainConfig, training, "train"), model, model_config, seed)
     card = estimator_card(world, settings, seed, workers=workers or os.cpu_count() or 1, show_progress=show_progress)
     if out is not None:
@@ -176,7 +176,7 @@ def estimate_policy(
     """Estimate what the policy, without exploring, would have earned in the rounds of `log`, by every estimator.
 
     With an incumbent also the gain over it by those in GAINS, paired round by round. Rewards are known to lie on the
-    log's scale. Raises DataError where one of the two has learnt from these very rounds, or knows other users or movies
+    log's scale. Raises DataError where one of the two has learnt from these very rounds, or knows other users or items
     than the other; ConfigError for settings unknown or out of range.
     """
     if incumbent is not None:
@@ -229,7 +229,7 @@ def _page_of(card: EstimatorCard, settings: ReportConfig) -> "ReportContent":
     return ReportContent(
         title="Report card of the off-policy estimators",
         summary=[
-            ("world", f"{card.world}, {card.users:,} users, {card.actions:,} movies"),
+            ("world", f"{card.world}, {card.users:,} users, {card.actions:,} items"),
             ("true value of the target", f"{card.truth:.4f}"),
             *((f"{name} logging policy", card.about_logger(name)) for name in card.loggers),
             ("settings", ", ".join(f"{name} {value}" for name, value in as_dict(settings).items())),

@@ -72,7 +72,7 @@ def estimate_session_policy(
     are left out, with a note, where the model does not settle. Raises ConfigError for policies of single rounds, an
     unknown way to act and settings unknown or out of range; DataError for a log without propensities, of other users or
     another catalogue than the policy's or of longer sessions, for one that a policy has learnt from, and for an
-    incumbent of other users or movies.
+    incumbent of other users or items.
     """
     if act not in ACTS:
         raise unknown_name("way to act", act, ACTS)
@@ -119,8 +119,8 @@ class _Trial:
 class _Replayed:
     """What a policy would have done at the N logged steps, and the ratings that it expected there, in 0..1."""
 
-    probability: Array  # [N], of the logged movie
-    rating: Array  # [N], of the logged movie
+    probability: Array  # [N], of the logged item
+    rating: Array  # [N], of the logged item
     wanted: Array  # [N], on average over the policy's choices
     typical: Array  # [N], on average over the catalogue
 
@@ -164,7 +164,7 @@ def _replayed(policy: Policy, log: LoggedSessions, act: str) -> _Replayed:
 def step_features(log: LoggedSessions, left: Array, typical: Array, rating: Array) -> Array:
     """What the reward model reads of each step [N, 9]: 1, the steps left, the responses so far, the ratings.
 
-    left [N], the share of the steps that are left; typical, rating [N], expected of the catalogue and of a movie.
+    left [N], the share of the steps that are left; typical, rating [N], expected of the catalogue and of an item.
     """
     begin, row = np.repeat(log.start[:-1], log.length), np.arange(len(log))
     before: Array = np.cumsum(log.liked) - log.liked.astype(np.float64)
@@ -198,7 +198,7 @@ def _check(who: str, policy: Policy, log: LoggedSessions) -> None:
         )
     if not np.array_equal(log.catalogue, artifact.catalogue):
         raise DataError(
-            f"{log.name}: its {len(log.catalogue)} movies are not the {len(artifact.catalogue)} of {who}"
+            f"{log.name}: its {len(log.catalogue)} items are not the {len(artifact.catalogue)} of {who}"
             f" ({artifact.agent}), which would have chosen among others; judge policies of the log's catalogue"
         )
     longest, steps = int(log.length.max()), int(artifact.policy["steps"])

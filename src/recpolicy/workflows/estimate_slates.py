@@ -1,6 +1,6 @@
 """Off-policy evaluation of a policy by the pages of another: what it would have earned per page, by every estimator.
 
-N pages, K slots, A movies of the log's catalogue. The policy fills a page without exploring: each slot with the movie
+N pages, K slots, An items of the log's catalogue. The policy fills a page without exploring: each slot with the item
 it scores best of those that the slot can still show, ties sharing alike.
 """
 
@@ -28,10 +28,10 @@ from recpolicy.workflows.training_features import settings_of
 
 _PAGES_AT_ONCE, _WEIGHTS_AT_ONCE = 4_096, 65_536
 _MOST_CELLS = 500
-"""Slots times movies up to which pages without shelves get weights: a matrix of so many rows is inverted."""
+"""Slots times items up to which pages without shelves get weights: a matrix of so many rows is inverted."""
 _UNIFORM = 1e-9
 RIDGE = 1.0
-"""Slots' worth of pull on the reward model's weights: all movies of a shelf may have the same rating estimate."""
+"""Slots' worth of pull on the reward model's weights: all items of a shelf may have the same rating estimate."""
 
 Array = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ def estimate_slate_policy(
 
     With an incumbent also the gain over it, paired page by page. cascade_dr reads the policy's own rating estimates.
     Rewards are known to lie on the log's scale. Raises ConfigError for a policy of sessions and settings unknown or out
-    of range, DataError for a catalogue that the policy does not have and for an incumbent of other users or movies.
+    of range, DataError for a catalogue that the policy does not have and for an incumbent of other users or items.
     """
     _check("the policy", policy, log)
     if incumbent is not None:
@@ -65,9 +65,9 @@ def estimate_slate_policy(
 
 
 def slates_of(policy: Policy, log: SlateLog) -> tuple[LoggedSlates, Array, Array]:
-    """The log as estimators read it, and the policy's rating estimates, both [N, K]: of the movies shown, of its own.
+    """The log as estimators read it, and the policy's rating estimates, both [N, K]: of the items shown, of its own.
 
-    The second are on average over what the policy would show in a slot below the movies that were shown.
+    The second are on average over what the policy would show in a slot below the items that were shown.
     """
     score, rating = (table[:, log.catalogue] for table in policy.scores())
     prob, shown, wanted = (np.empty(log.slate.shape) for _ in range(3))
@@ -99,7 +99,7 @@ def _seen_by(policy: Policy, log: SlateLog, settings: SequenceConfig) -> tuple[L
 
 
 def _pseudo_weights(score: NDArray[np.floating], log: SlateLog) -> Array | None:
-    """Weights [N] of pages without shelves; None unless they were drawn evenly, from few movies."""
+    """Weights [N] of pages without shelves; None unless they were drawn evenly, from few items."""
     actions = len(log.catalogue)
     if log.shelves is not None or log.slots * actions > _MOST_CELLS:
         return None
@@ -114,7 +114,7 @@ def _pseudo_weights(score: NDArray[np.floating], log: SlateLog) -> Array | None:
 
 
 def _page_of(score: NDArray[np.floating], slots: int) -> Array:
-    """Chance of each movie in each slot [n, K A] of the policy's own page: its best movies in order; ties by row."""
+    """Chance of each item in each slot [n, K A] of the policy's own page: its best items in order; ties by row."""
     best = np.argsort(-score, axis=1, kind="stable")[:, :slots]
     chance = np.zeros((len(score), slots, score.shape[1]))
     np.put_along_axis(chance, best[:, :, np.newaxis], 1.0, axis=2)
@@ -134,7 +134,7 @@ def _check(who: str, policy: Policy, log: SlateLog) -> None:
     strange = ~np.isin(log.catalogue, artifact.catalogue)
     if strange.any():
         raise DataError(
-            f"{log.name}: {int(strange.sum())} of the {len(log.catalogue)} movies of its pages are not in the catalogue"
+            f"{log.name}: {int(strange.sum())} of the {len(log.catalogue)} items of its pages are not in the catalogue"
             f" of {artifact.agent}; judge a policy of that catalogue"
         )
 

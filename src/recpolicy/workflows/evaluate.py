@@ -66,7 +66,7 @@ def evaluate(policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out
         refuse_seen_rows(name, policy, split)
     model = _rating_model_of(next(iter(policies.values())), split.fit) if policies else fit_rating_model(split.fit)
     tables = {name: _tables(policy) for name, policy in policies.items()} | baseline_tables(split.fit, model)
-    embedding = embed(model, min(_RANK, *split.fit.shape)).movie
+    embedding = embed(model, min(_RANK, *split.fit.shape)).item
     verdict = judge_tables(split, tables, seed, embedding)
     if out is not None:
         write_json(out / METRICS_FILE, verdict.as_dict())
@@ -76,7 +76,7 @@ def evaluate(policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out
 def judge_tables(
     split: Split, tables: Mapping[str, PolicyTables], seed: int, embedding: NDArray[np.floating] | None = None
 ) -> Verdict:
-    """Evaluate tables on the held-out ratings, and their regret in the judge world; embedding [I, D] of the movies."""
+    """Evaluate tables on the held-out ratings, and their regret in the judge world; embedding [I, D] of the items."""
     world = judge_world(split, seed)
     regret = {
         name: mean_interval(regret_by_user(world.expected, table.score), generator(seed, "evaluation/regret"))
@@ -92,8 +92,8 @@ def judge_world(split: Split, seed: int) -> World:
     """
     fit, test = split.fit, split.test
     both = Ratings(
-        user=np.concatenate([fit.user, test.user]), movie=np.concatenate([fit.movie, test.movie]),
-        rating=np.concatenate([fit.rating, test.rating]), timestamp=None, users=fit.users, movies=fit.movies,
+        user=np.concatenate([fit.user, test.user]), item=np.concatenate([fit.item, test.item]),
+        rating=np.concatenate([fit.rating, test.rating]), timestamp=None, users=fit.users, items=fit.items,
         name=f"{split.name}, all ratings", scale=fit.scale,
     )  # fmt: skip
     return world_of(fit_rating_model(both, JUDGE, seed=integer_seed(seed, "judge"))).paying(test)

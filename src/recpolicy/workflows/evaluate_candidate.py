@@ -1,6 +1,6 @@
 """A judgement of one policy: on held-out ratings beside the baselines, on logged rounds beside the incumbent, or both.
 
-It is a JSON file; the gate reads it, and a page shows it to people. N rounds, U users, A movies of the catalogue.
+It is a JSON file; the gate reads it, and a page shows it to people. N rounds, U users, An items of the catalogue.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from recpolicy.data.splits import Split
 from recpolicy.evaluation.calibration import Calibration, rating_calibration
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, groups_of
-from recpolicy.evaluation.ranking import top_movies
+from recpolicy.evaluation.ranking import top_items
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.results import Gain
 from recpolicy.workflows.evaluate import Verdict, evaluate
@@ -57,7 +57,7 @@ class Judgement:
     """Whom `trial` compares with."""
     seed: int
     actions: ActionDiversity
-    """Spread of the policy's best movies, over the logged rounds or, without a log, over all users."""
+    """Spread of the policy's best items, over the logged rounds or, without a log, over all users."""
     log_groups: Mapping[str, GroupFigure]
     """Gain on the log by group of users; empty without a log."""
     latency: Latency
@@ -242,14 +242,14 @@ def _inputs(
 
 
 def _actions_of_users(policy: Policy) -> ActionDiversity:
-    """How the best movies of all users spread over the policy's catalogue."""
+    """How the best items of all users spread over the policy's catalogue."""
     score = policy.scores()[0][:, policy.artifact.catalogue]
-    return action_diversity(top_movies(score, np.zeros(score.shape, bool), k=1).count)
+    return action_diversity(top_items(score, np.zeros(score.shape, bool), k=1).count)
 
 
 def _estimates(policy: Policy, split: Split) -> NDArray[np.floating]:
     """Rating estimates of the held-out ratings [N]."""
-    return np.asarray(policy.scores()[1][split.test.user, split.test.movie])
+    return np.asarray(policy.scores()[1][split.test.user, split.test.item])
 
 
 def _likes(policy: Policy, split: Split, points: int = 200) -> dict[str, Any]:

@@ -35,9 +35,9 @@ class Returns:
     reward: Interval
     """Mean reward of a session, with its user-bootstrap interval."""
     length: float
-    """Mean number of movies shown."""
+    """Mean number of items shown."""
     like_share: float
-    """Likes per movie shown."""
+    """Likes per item shown."""
     gain: Interval | None
     """Reward beyond rating-model greedy in the same sessions; None for that policy itself."""
 
@@ -55,8 +55,8 @@ class SessionVerdict:
             name: {
                 "judge reward": str(judged.reward),
                 "gain on rating_model": "" if judged.gain is None else str(judged.gain),
-                "movies": f"{judged.length:.1f}",
-                "likes per movie": f"{judged.like_share:.3f}",
+                "items": f"{judged.length:.1f}",
+                "likes per item": f"{judged.like_share:.3f}",
                 "training-world reward": str(self.train[name].reward),
             }
             for name, judged in sorted(self.judge.items(), key=lambda item: -item[1].reward.value)
@@ -151,7 +151,7 @@ def _returns(
         environments[name] = environment = _environment(policy, world, seed)
         artifact = policy.artifact
         sees = content_digest(
-            artifact.context, artifact.movie, [environment.config.view, str(environment.config.last_n)]
+            artifact.context, artifact.item, [environment.config.view, str(environment.config.last_n)]
         )
         player = player_of.setdefault(sees, SessionPlayer(environment))
         played[name] = player.play(_greedy(policy), seed)
@@ -179,7 +179,7 @@ def _environment(policy: Policy, world: SessionWorld, seed: int) -> Any:
     from recpolicy.environments.session import SessionEnvironment
 
     artifact, config = policy.artifact, session_config(_settings(policy), SESSIONS_PER_USER * len(world.users))
-    return SessionEnvironment(world, artifact.context, artifact.movie, artifact.catalogue, config, seed)
+    return SessionEnvironment(world, artifact.context, artifact.item, artifact.catalogue, config, seed)
 
 
 def _greedy(policy: Policy) -> Any:

@@ -79,7 +79,7 @@ def held_out_tables(judgement: "Judgement") -> Tables:
 def evaluation_tables(evaluation: Evaluation) -> Tables:
     """What the lists are like, and the held-out choice by group of users."""
     return [
-        (f"The {evaluation.k} best movies not yet rated", evaluation.lists_table()),
+        (f"The {evaluation.k} best items not yet rated", evaluation.lists_table()),
         ("Held-out choice by group of users", evaluation.group_table()),
     ]
 
@@ -89,7 +89,7 @@ def estimator_tables(trial: "LogTrial") -> tuple[Tables, list[tuple[str, str]]]:
     estimates = trial.estimates()
     logged = trial.choices.logged_prob
     figures = {
-        "Overlap: how probable the logged movies are": log_plots.overlap_figure(trial.candidate.prob, logged),
+        "Overlap: how probable the logged items are": log_plots.overlap_figure(trial.candidate.prob, logged),
         "Weights: how few rounds speak for the policy": log_plots.weights_figure(trial.candidate.prob, logged),
         "What each estimator says": log_plots.estimators_figure(estimates, logged=_mean_reward(trial)),
         "Predicted and logged rewards": log_plots.reward_calibration_figure(trial.predictions(), trial.choices.reward),

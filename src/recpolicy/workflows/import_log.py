@@ -17,7 +17,7 @@ from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
 from recpolicy.workflows.artifacts import refuse_existing
 
 FORMATS: Mapping[str, Callable[..., Imported]] = {"obd": read_open_bandit, "vw": read_vowpal_wabbit}
-IMPORT, USERS, MOVIES = "import.json", "users.parquet", "movies.parquet"
+IMPORT, USERS, ITEMS = "import.json", "users.parquet", "items.parquet"
 _KIND, _VERSION = "recpolicy imported log", 1
 
 
@@ -28,14 +28,14 @@ class ImportReport:
     rounds: int
     users: int
     """Users that occur."""
-    movies: int
-    """Movies that were shown or could be."""
+    items: int
+    """Items that were shown or could be."""
     skipped: int
     """Lines that say of themselves that they are not to be learnt from."""
     lost: tuple[str, ...]
     """What of the file has no place in a log."""
     derived: bool
-    """Whether users and movies are those of the file, for want of a policy or ratings."""
+    """Whether users and items are those of the file, for want of a policy or ratings."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
@@ -50,21 +50,21 @@ def import_log(
     scale: tuple[float, float] = UNIT,
     *,
     user: str = "",
-    movie: str = "",
+    item: str = "",
 ) -> ImportReport:
     """Read a log in a format of FORMATS and write it as one of ours, rewards included, to the folder `out`.
 
-    tables: the users and movies of a policy or of ratings, whose ids the file must use; rewards are then stretched from
+    tables: the users and items of a policy or of ratings, whose ids the file must use; rewards are then stretched from
     `scale` to theirs. Without, the tables are made of the ids that occur, and written beside (`read_import_tables`).
-    user, movie: for vw, the dotted names under which ids stand. Raises DataError that names file and line for anything
+    user, item: for vw, the dotted names under which ids stand. Raises DataError that names file and line for anything
     wrong, ConfigError for an unknown format or a setting it lacks, ArtifactError when `out` exists; nothing is written.
     """
     if format not in FORMATS:
         raise unknown_name("format of logs", format, FORMATS)
-    if (user or movie) and format != "vw":
-        raise ConfigError(f"user and movie are names within JSON; the format {format} has columns of its own")
+    if (user or item) and format != "vw":
+        raise ConfigError(f"user and item are names within JSON; the format {format} has columns of its own")
     refuse_existing(Path(out))
-    names = {"user": user, "movie": movie} if format == "vw" else {}
+    names = {"user": user, "item": item} if format == "vw" else {}
     found = FORMATS[format](Path(file), tables, scale, **names)
     rounds = found.rounds
     report = ImportReport(
@@ -75,13 +75,13 @@ def import_log(
         write_events(folder / EVENTS, rounds, found.tables, with_rewards=True)
         if tables is None:
             found.tables.users.to_parquet(folder / USERS, index=False)
-            found.tables.movies.to_parquet(folder / MOVIES, index=False)
+            found.tables.items.to_parquet(folder / ITEMS, index=False)
         write_json(folder / IMPORT, {**note, "source": format, **report.as_dict()})
     return report
 
 
 def has_own_tables(folder: str | Path) -> bool:
-    """Whether `folder` is an imported log whose users and movies are those that occur in it.
+    """Whether `folder` is an imported log whose users and items are those that occur in it.
 
     Raises ArtifactError where its note of the import is damaged.
     """
@@ -98,9 +98,9 @@ def read_import_tables(folder: str | Path) -> Catalogue:
     folder = Path(folder)
     about = read_json_of(folder / IMPORT, _KIND, _VERSION)
     if not about.get("derived"):
-        raise DataError(f"{folder}: imported with the users and movies of a policy or of ratings; take those")
-    users, movies = _read_ids(folder / USERS, "user_id"), _read_ids(folder / MOVIES, "movie_id")
-    return Catalogue(users, movies, (about["scale"][0], about["scale"][1]))
+        raise DataError(f"{folder}: imported with the users and items of a policy or of ratings; take those")
+    users, items = _read_ids(folder / USERS, "user_id"), _read_ids(folder / ITEMS, "item_id")
+    return Catalogue(users, items, (about["scale"][0], about["scale"][1]))
 
 
 def _read_ids(path: Path, column: str) -> pd.DataFrame:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TRAINING, EVALUATION, REPORT, SIMULATION = "training.parquet", "evaluation.parquet", "ingest.json", "simulation.json"
 RATINGS = "ratings"
-"""Folder of a table of ratings made of the log itself, beside the rounds of a log with users and movies of its own."""
+"""Folder of a table of ratings made of the log itself, beside the rounds of a log with users and items of its own."""
 _HOUR = 3_600_000
 
 
@@ -50,7 +50,7 @@ class LogConfig:
     temperature: float = 0.2
     """Of the softmax over the logging policy's scores, in their units (stars); the smaller, the greedier."""
     floor: float = 0.01
-    """Share of uniform choices, so that every movie of the catalogue has a positive propensity."""
+    """Share of uniform choices, so that every item of the catalogue has a positive propensity."""
     days: float = 7.0
     """Time that the log spans."""
     reward_delay_hours: float = 1.0
@@ -88,20 +88,20 @@ def simulate_log(
     own; it acts by a softmax over its scores, mixed with the uniform choice, and does not learn. Of `train` the
     settings of features, world and environment are used. Rewards stand in a file of their own, later than their events,
     as in life. Raises ConfigError for settings that are unknown or out of range, DataError for a policy of other users
-    or movies, ArtifactError when `out` exists.
+    or items, ArtifactError when `out` exists.
     """
     require_extra("train", "simulating a log")
     silence_libraries()
-    from recpolicy.environments.item_bandit import MovieBandit, MovieBanditConfig
+    from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
     from recpolicy.training.rollout import play_logged
 
     settings, training = settings_of(LogConfig, config, "log"), settings_of(TrainConfig, train, "train")
     refuse_existing(Path(out))
     who = logger_of(logger, fit, training, model, model_config, seed)
     probability = logging_probabilities(who.score, settings)
-    environment = MovieBandit(
+    environment = ItemBandit(
         training_world(fit, training, seed), who.context, who.catalogue,
-        MovieBanditConfig(batch_size=training.batch_size, drift_period=training.drift_period), seed,
+        ItemBanditConfig(batch_size=training.batch_size, drift_period=training.drift_period), seed,
     )  # fmt: skip
     played = play_logged(environment, probability, settings.rounds, seed, show_progress)
     rounds = _rounds_of(played, who, who.version or content_digest(probability), fit.scale, settings)
@@ -155,8 +155,8 @@ def read_rounds(path: Path, tables: Catalogue) -> LoggedRounds:
 
 
 def tables_of(ratings: Ratings) -> Catalogue:
-    """What ids a log of these users and movies may hold."""
-    return Catalogue(ratings.users, ratings.movies, ratings.scale)
+    """What ids a log of these users and items may hold."""
+    return Catalogue(ratings.users, ratings.items, ratings.scale)
 
 
 def _rounds_of(
@@ -167,7 +167,7 @@ def _rounds_of(
     prefix = content_digest(version, played.user, played.arm, start_of(settings.first_day))[:8]
     return LoggedRounds(
         event_id=np.array([f"{prefix}-{number:09d}" for number in range(count)], object),
-        time=time, user=played.user, movie=who.catalogue[played.arm], log_propensity=np.log(played.propensity),
+        time=time, user=played.user, item=who.catalogue[played.arm], log_propensity=np.log(played.propensity),
         reward=played.reward.astype(np.float64), catalogue=who.catalogue, scale=scale, name=f"log of {who.name}",
         policy=np.full(count, who.name, object), version=np.full(count, version, object),
     )  # fmt: skip

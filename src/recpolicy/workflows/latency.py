@@ -10,7 +10,7 @@ from recpolicy.inference.predictor import Policy
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of `predict` for one user and all movies; no network and no queue in it."""
+    """Milliseconds of `predict` for one user and all items; no network and no queue in it."""
 
     median_ms: float
     p99_ms: float

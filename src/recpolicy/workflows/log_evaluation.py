@@ -1,6 +1,6 @@
 """What logged rounds say of a policy, beside an incumbent or the policy that logged.
 
-N rounds, U users, A movies of the log's catalogue. Policies are taken without exploration: the best movie that could be
+N rounds, U users, An items of the log's catalogue. Policies are taken without exploration: the best item that could be
 shown, ties sharing alike. Rewards are predicted by the candidate's own rating estimates. Both are those of the
 vector that a round was logged with, where it has one, and of the user as the policy knows them elsewhere.
 """
@@ -35,7 +35,7 @@ COMPARED = ("ips", "snips", "beta_ips", "clipped_ips", "dm", "dr", "sndr", "swit
 Rows = Callable[[slice], NDArray[np.floating]]
 
 _CELLS_KEPT = 1 << 27
-"""Of users and vectors times movies: more would not fit into memory, and are scored whenever they are read."""
+"""Of users and vectors times items: more would not fit into memory, and are scored whenever they are read."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class LogTrial:
         return estimates_from(self._seen[0], COMPARED, self.config)
 
     def predictions(self) -> NDArray[np.float64]:
-        """Predicted rewards of the logged movies [N]."""
+        """Predicted rewards of the logged items [N]."""
         return logged_predictions(self.choices, self.q)
 
     @cached_property
@@ -108,7 +108,7 @@ def _terms(seen: Sources) -> NDArray[np.float64]:
 def trial_on(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: int = 0) -> LogTrial:
     """Put the policy on the rounds of `log`; raises DataError where it, or a policy before it, has learnt from them.
 
-    Raises DataError, too, for an incumbent of other users or movies, and for vectors that the policy, or the incumbent,
+    Raises DataError, too, for an incumbent of other users or items, and for vectors that the policy, or the incumbent,
     cannot read.
     """
     refuse_other_kind(policy, False, log.name)

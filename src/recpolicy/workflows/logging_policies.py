@@ -1,6 +1,6 @@
 """Who writes simulated logs of single rounds and of slates: a baseline or a trained policy, by its scores.
 
-U users, A movies of the catalogue.
+U users, An items of the catalogue.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def logger_of(
 ) -> Logger:
     """The baseline of this name over the catalogue that `training` describes, or a policy over its own.
 
-    Raises ConfigError for an unknown name and a policy of sessions, DataError for a policy of other users or movies.
+    Raises ConfigError for an unknown name and a policy of sessions, DataError for a policy of other users or items.
     """
     if isinstance(logger, str):
         return _baseline(logger, fit, training, model, model_config, seed)
@@ -61,9 +61,9 @@ def _loaded(policy: Policy, fit: Ratings) -> Logger:
     artifact = policy.artifact
     if policy.sequential:
         raise ConfigError(f"{artifact.agent} acts in sessions; a log of rounds or slates takes a policy of rounds")
-    if not (_same(artifact.users, fit.users, "user_id") and _same(artifact.movies, fit.movies, "movie_id")):
+    if not (_same(artifact.users, fit.users, "user_id") and _same(artifact.items, fit.items, "item_id")):
         raise DataError(
-            f"{fit.name}: other users or movies than those of the logging policy; give what it was trained on"
+            f"{fit.name}: other users or items than those of the logging policy; give what it was trained on"
         )
     score = policy.scores()[0][:, artifact.catalogue]
     return Logger(artifact.agent, artifact.about["content"], score, artifact.context, artifact.catalogue)

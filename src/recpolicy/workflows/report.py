@@ -19,10 +19,10 @@ from recpolicy.workflows.evaluate_candidate import Judgement, judge
 from recpolicy.workflows.evaluate_sessions import SessionVerdict, evaluate_sessions
 
 _NOTES = (
-    "Held-out choice: the policy chooses among the movies that a user really rated in the test part, so the reward of"
+    "Held-out choice: the policy chooses among the items that a user really rated in the test part, so the reward of"
     " every alternative is known. Intervals are 95 % bootstrap intervals over users. Random is the uniform choice,"
     " oracle the best one; place is where a choice lies between them, 0 at random, 1 at the oracle.",
-    "Judge regret: how much less the policy's choice is worth than the best movie, in a simulated world of another"
+    "Judge regret: how much less the policy's choice is worth than the best item, in a simulated world of another"
     " model class than the one it was trained in. The training regret is that of the training world: the gap between"
     " the two is what simulation cannot be trusted for.",
     "A rating is known only where a user chose to rate: nothing here is a click-through rate.",
@@ -131,7 +131,7 @@ def _log_summary(judged: Judgement | None) -> list[tuple[str, str]]:
 def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
     user = policy.artifact.users["user_id"].iloc[0] if user is None else user
     table = policy.recommend(user, k=10)[["rank", "title", "rating", "std", "propensity"]]
-    return f"Suggestions for user {user}: movies not yet rated", table.set_index("rank")
+    return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
 
 
 def _session_figures(played: SessionVerdict | None, folder: Path) -> list[tuple[str, str]]:
@@ -176,11 +176,11 @@ def _figures(policy: Policy, split: Split, verdict: Verdict, folder: Path, user:
     figures.append(("Held-out choice between random and oracle", to_svg(chosen)))
     _, rating = policy.scores()
     test = split.test
-    calibration = plots.calibration_figure(rating[test.user, test.movie], test.rating)
+    calibration = plots.calibration_figure(rating[test.user, test.item], test.rating)
     figures.append(("Predicted and true ratings on the test part", to_svg(calibration)))
     if "pulls" in policy.about["training"]:
         pulls = np.array(policy.about["training"]["pulls"])
-        figures.append(("How often each movie was shown while training", to_svg(plots.pulls_figure({name: pulls}))))
+        figures.append(("How often each item was shown while training", to_svg(plots.pulls_figure({name: pulls}))))
     user = policy.artifact.users["user_id"].iloc[0] if user is None else user
     best = policy.recommend(user, k=10)
     drawn = plots.recommendations_figure(

@@ -33,7 +33,7 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
     The new artifact keeps the incumbent's features, catalogue and split; `about` names the digest of the log, and under
     `parents` the contents of all policies before it, the incumbent last, each with the log that it had learnt from.
     Raises ArtifactError for a damaged incumbent, one without its learner, or an `out` that exists; ConfigError for
-    agents that cannot learn from logs, baselines included; DataError for a log of movies the incumbent does not know,
+    agents that cannot learn from logs, baselines included; DataError for a log of items the incumbent does not know,
     and for one without news: of a log that a server exports again and again, what was learnt before is passed over.
     """
     if epochs < 1:
@@ -104,7 +104,7 @@ def agent_of(artifact: Artifact) -> "BanditAgent":
 
 def tables_of_policy(policy: Policy) -> Catalogue:
     """What ids a log may hold that this policy is to learn from."""
-    return Catalogue(policy.artifact.users, policy.artifact.movies, policy.artifact.scale)
+    return Catalogue(policy.artifact.users, policy.artifact.items, policy.artifact.scale)
 
 
 def _arms_of(artifact: Artifact) -> Any:
@@ -112,8 +112,8 @@ def _arms_of(artifact: Artifact) -> Any:
     from recpolicy.agents.item_features import Arms
 
     catalogue = artifact.catalogue
-    count = np.bincount(artifact.rated_movie, minlength=len(artifact.movies))[catalogue]
+    count = np.bincount(artifact.rated_item, minlength=len(artifact.items))[catalogue]
     return Arms(
-        artifact.movie[catalogue], artifact.offset[catalogue], count.astype(np.float32),
-        np.zeros(len(catalogue), np.float32), artifact.scale, genre_directions(artifact.movies)[catalogue],
+        artifact.item[catalogue], artifact.offset[catalogue], count.astype(np.float32),
+        np.zeros(len(catalogue), np.float32), artifact.scale, genre_directions(artifact.items)[catalogue],
     )  # fmt: skip

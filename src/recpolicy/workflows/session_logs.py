@@ -46,11 +46,11 @@ class SessionLogConfig:
     sessions: int = 5_000
     """Sessions to log, each to its end."""
     temperature: float = 1.0
-    """Of `popular`, which shows a movie in proportion to (1 + its ratings)^(1 / temperature)."""
+    """Of `popular`, which shows an item in proportion to (1 + its ratings)^(1 / temperature)."""
     floor: float = 0.01
-    """Share of uniform choices among the movies that the session has not shown, so that each has a propensity."""
+    """Share of uniform choices among the items that the session has not shown, so that each has a propensity."""
     days: float = 7.0
-    """Time over which the sessions begin; a movie is shown every minute."""
+    """Time over which the sessions begin; an item is shown every minute."""
     first_day: str = "2026-01-05"
     """When the log begins (UTC)."""
 
@@ -156,12 +156,12 @@ def _baseline(name: str, split: Split, training: SessionTrainConfig, settings: S
 
     if name not in SESSION_LOGGERS:
         raise unknown_name("logging policy of sessions", name, SESSION_LOGGERS)
-    users, movies = split.fit.shape
+    users, items = split.fit.shape
     catalogue = catalogue_of(split.fit, training)
-    count = np.bincount(split.fit.movie, minlength=movies)[catalogue] * (name == "popular")
+    count = np.bincount(split.fit.item, minlength=items)[catalogue] * (name == "popular")
     score = np.log1p(count) / settings.temperature
     version = content_digest(name, score, settings.floor, catalogue)
-    blind = np.zeros((users, 1), np.float32), np.zeros((movies, 1), np.float32)
+    blind = np.zeros((users, 1), np.float32), np.zeros((items, 1), np.float32)
     return SessionLogger(name, version, softmax_of(score), *blind, catalogue, training)
 
 
@@ -175,7 +175,7 @@ def _loaded(policy: Policy, split: Split) -> SessionLogger:
     refuse_seen_rows(artifact.agent, policy, split)
     exported = ExportedPolicy(artifact.estimator, artifact.head, dict(artifact.settings), dict(artifact.policy))
     return SessionLogger(
-        artifact.agent, artifact.about["content"], exploring(exported), artifact.context, artifact.movie,
+        artifact.agent, artifact.about["content"], exploring(exported), artifact.context, artifact.item,
         artifact.catalogue, settings_of(SessionTrainConfig, policy.about["config"]["train"], "train"),
     )  # fmt: skip
 
@@ -191,7 +191,7 @@ def _log_of(
     return LoggedSessions(
         event_id=np.array([f"{one}-{step:02d}" for one, step in zip(session, played.step, strict=True)], object),
         time=begin[played.session] + _MINUTE * played.step, user=played.user, session=session, step=played.step,
-        movie=who.catalogue[played.arm], log_propensity=played.log_propensity,
+        item=who.catalogue[played.arm], log_propensity=played.log_propensity,
         reward=played.reward.astype(np.float64), liked=played.liked, ended=played.ended,
         policy=np.full(count, who.name, object), version=np.full(count, who.version, object),
         catalogue=who.catalogue, scale=scale, name=f"sessions of {who.name}",

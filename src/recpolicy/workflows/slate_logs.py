@@ -44,17 +44,17 @@ class SlateLogConfig:
     slates: int = 20_000
     """Pages to log."""
     slots: int = 5
-    """K, movies on a page."""
+    """K, items on a page."""
     layout: Literal["shelves", "list"] = "shelves"
-    """shelves: each slot has movies of its own, by their year; list: any movie in any slot, none twice on a page."""
+    """shelves: each slot has items of its own, by their year; list: any item in any slot, none twice on a page."""
     reading: Literal["all", "cascade"] = "all"
-    """all: users read the whole page; cascade: from the top until they like a movie or lose patience."""
+    """all: users read the whole page; cascade: from the top until they like an item or lose patience."""
     patience: float = 0.8
-    """Of `cascade`: chance of reading on after a movie that is not liked, in (0, 1]."""
+    """Of `cascade`: chance of reading on after an item that is not liked, in (0, 1]."""
     temperature: float = 0.2
     """Of the softmax over the logging policy's scores, in their units (stars)."""
     floor: float = 0.1
-    """Share of uniform choices in every slot, so that each movie has a propensity that estimators can divide by."""
+    """Share of uniform choices in every slot, so that each item has a propensity that estimators can divide by."""
     days: float = 7.0
     """Time that the log spans."""
     first_day: str = "2026-01-05"
@@ -90,7 +90,7 @@ def simulate_slates(
     logger: a name in loggers.LOGGERS, over the catalogue that `train` describes, or a policy of single rounds, over its
     own. It does not learn. A slot pays 1 for a like; a page is shown at the start of a session. `worlds` may be handed
     in when they are made already. Raises ConfigError for settings that are unknown or out of range and for a policy of
-    sessions, DataError for a policy of other users or movies, ArtifactError when `out` exists.
+    sessions, DataError for a policy of other users or items, ArtifactError when `out` exists.
     """
     require_extra("train", "simulating a log")
     silence_libraries()
@@ -124,8 +124,8 @@ def play_slates_of(
 
     actions = len(who.catalogue)
     if settings.slots > actions:
-        raise ConfigError(f"SlateLogConfig.slots is {settings.slots}; there are {actions} movies to show")
-    shelves = shelves_by_year(split.fit.movies, who.catalogue, settings.slots) if settings.layout == "shelves" else None
+        raise ConfigError(f"SlateLogConfig.slots is {settings.slots}; there are {actions} items to show")
+    shelves = shelves_by_year(split.fit.items, who.catalogue, settings.slots) if settings.layout == "shelves" else None
     chance = partial(_probabilities, who.score, settings)
     readers = _readers(world, who.catalogue, settings, seed)
     shape = settings.slates, settings.slots
@@ -134,14 +134,14 @@ def play_slates_of(
     return _log_of(played, who, version, shelves, settings)
 
 
-def shelves_by_year(movies: pd.DataFrame, catalogue: NDArray[np.int32], slots: int) -> NDArray[np.int16]:
-    """The slot [A] of each movie of the catalogue: `slots` parts of equal size (+-1) in the order of their years.
+def shelves_by_year(items: pd.DataFrame, catalogue: NDArray[np.int32], slots: int) -> NDArray[np.int16]:
+    """The slot [A] of each item of the catalogue: `slots` parts of equal size (+-1) in the order of their years.
 
-    Movies of one year may stand on two shelves; those without a year come first. Raises DataError without years.
+    Items of one year may stand on two shelves; those without a year come first. Raises DataError without years.
     """
-    if "year" not in movies:
-        raise DataError("movies without years: shelves are made by year; log with layout 'list'")
-    year = movies["year"].to_numpy(np.float64, na_value=-np.inf)[catalogue]
+    if "year" not in items:
+        raise DataError("items without years: shelves are made by year; log with layout 'list'")
+    year = items["year"].to_numpy(np.float64, na_value=-np.inf)[catalogue]
     shelves = np.empty(len(catalogue), np.int16)
     for slot, part in enumerate(np.array_split(np.argsort(year, kind="stable"), slots)):
         shelves[part] = slot

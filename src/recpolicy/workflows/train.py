@@ -33,7 +33,7 @@ from recpolicy.workflows.training_features import FeatureConfig, Features, prepa
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent
-    from recpolicy.environments.item_bandit import MovieBandit
+    from recpolicy.environments.item_bandit import ItemBandit
     from recpolicy.workflows.train_sessions import SessionTrainConfig
 
 
@@ -156,12 +156,12 @@ def _other_log(agent: str, of_sessions: bool, log: LoggedRounds | LoggedSessions
     )
 
 
-def make_environment(world: World, features: Features, settings: TrainConfig, seed: int) -> "MovieBandit":
+def make_environment(world: World, features: Features, settings: TrainConfig, seed: int) -> "ItemBandit":
     """The environment to train in."""
-    from recpolicy.environments.item_bandit import MovieBandit, MovieBanditConfig
+    from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 
-    config = MovieBanditConfig(batch_size=settings.batch_size, drift_period=settings.drift_period)
-    return MovieBandit(world, features.context, features.catalogue, config, seed)
+    config = ItemBanditConfig(batch_size=settings.batch_size, drift_period=settings.drift_period)
+    return ItemBandit(world, features.context, features.catalogue, config, seed)
 
 
 def training_world(fit: Ratings, settings: TrainConfig, seed: int) -> World:
@@ -181,7 +181,7 @@ def baseline_regret(world: World, fit: Ratings, features: Features) -> dict[str,
 
 
 def _make_agent(
-    entry: Any, environment: "MovieBandit", config: Any, features: Features, fit: Ratings, seed: int
+    entry: Any, environment: "ItemBandit", config: Any, features: Features, fit: Ratings, seed: int
 ) -> "BanditAgent":
     from recpolicy.agents.item_features import arms_of
 
@@ -191,7 +191,7 @@ def _make_agent(
 
 
 def _learn(
-    agent: "BanditAgent", environment: "MovieBandit", fit: Ratings, log: LoggedRounds | None, features: Features,
+    agent: "BanditAgent", environment: "ItemBandit", fit: Ratings, log: LoggedRounds | None, features: Features,
     settings: TrainConfig, work: Path, seed: int, show_progress: bool | None,
 ) -> dict[str, Any]:  # fmt: skip
     if log is not None:
@@ -203,8 +203,8 @@ def _learn(
 
         arm = np.full(fit.shape[1], -1, np.int32)
         arm[features.catalogue] = np.arange(len(features.catalogue), dtype=np.int32)
-        known = arm[fit.movie] >= 0
-        context, action = features.context[fit.user[known]], arm[fit.movie[known]]
+        known = arm[fit.item] >= 0
+        context, action = features.context[fit.user[known]], arm[fit.item[known]]
         losses = learn_offline(agent, context, action, fit.rating[known], epochs=settings.epochs, seed=seed)
         return {"mode": "offline", "rows": int(known.sum()), "epochs": settings.epochs, "last_loss": float(losses[-1])}
     from recpolicy.training.trainer import OnlineConfig, train_online

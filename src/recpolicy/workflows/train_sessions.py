@@ -33,25 +33,25 @@ class SessionTrainConfig(FeatureConfig):
     """What a training in sessions is made of, besides the agent's own settings."""
 
     total_timesteps: int = 300_000
-    """Movies shown in all."""
+    """Items shown in all."""
     batch_size: int = 64
     """Sessions that run side by side."""
     reward: Literal["like", "watch", "rating"] = "like"
-    """What a shown movie earns: 1 for a like; the watch fraction; the rating."""
+    """What a shown item earns: 1 for a like; the watch fraction; the rating."""
     reward_decay: float = 1.0
-    """Factor on the reward for each movie shown before, in (0, 1]."""
+    """Factor on the reward for each item shown before, in (0, 1]."""
     view: str = "interest"
     """What the policy sees of the session: interest, last_item or last_n."""
     last_n: int = 5
-    """Movies that the view last_n remembers."""
+    """Items that the view last_n remembers."""
     max_episode_steps: int = 20
-    """Movies after which a session is cut."""
+    """Items after which a session is cut."""
     simulator: SessionWorldConfig = field(default_factory=SessionWorldConfig)
     """Settings of the simulated worlds."""
     points: int = 50
     """Rows of training metrics."""
     checkpoint_every: int = 50_000
-    """Movies shown between checkpoints, or learnt from in a log."""
+    """Items shown between checkpoints, or learnt from in a log."""
     epochs: int = 1
     """Passes over the log, where one is learnt from; nothing is played then, and `batch_size` sessions make a block."""
 
@@ -149,7 +149,7 @@ def _learn_from_log(
     from recpolicy.training.observation_builder import Sight
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
-    embedding, genres = features.embeddings.movie[features.catalogue], genre_directions(split.fit.movies)
+    embedding, genres = features.embeddings.item[features.catalogue], genre_directions(split.fit.items)
     steps = settings.max_episode_steps
     view = VIEWS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
     sight = Sight(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
@@ -198,7 +198,7 @@ def session_environment(
     from recpolicy.environments.session import SessionEnvironment
 
     config = session_config(settings, batch_size)
-    return SessionEnvironment(world, features.context, features.embeddings.movie, features.catalogue, config, seed)
+    return SessionEnvironment(world, features.context, features.embeddings.item, features.catalogue, config, seed)
 
 
 def session_config(settings: SessionTrainConfig, batch_size: int | None = None) -> "SessionConfig":
@@ -216,6 +216,6 @@ def with_view(exported: "ExportedPolicy", settings: SessionTrainConfig, split: S
     """The exported policy with what the predictor needs to see a session as the policy did."""
     view = {
         "view": np.array(settings.view), "steps": np.array(settings.max_episode_steps),
-        "last_n": np.array(settings.last_n), "genres": genre_directions(split.fit.movies),
+        "last_n": np.array(settings.last_n), "genres": genre_directions(split.fit.items),
     }  # fmt: skip
     return replace(exported, arrays={**exported.arrays, **view})

@@ -19,10 +19,10 @@ from recpolicy.models.rating_models import fit_rating_model
 class FeatureConfig:
     """Settings of the features."""
 
-    movies: int = 0
-    """Size of the catalogue: the most rated movies of the fit part; 0 takes all."""
+    items: int = 0
+    """Size of the catalogue: the most rated items of the fit part; 0 takes all."""
     rank: int = 20
-    """Length of user and movie embeddings."""
+    """Length of user and item embeddings."""
     rating_model: str = "bayesian_fm"
     """The model that embeddings come from (a name in RATING_MODELS)."""
     demographics: bool = False
@@ -30,7 +30,7 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "rank")
-        check_not_negative(self, "movies")
+        check_not_negative(self, "items")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Features:
     model: RatingModel
     embeddings: Embeddings
     context: NDArray[np.float32]  # [U, >= D]
-    catalogue: NDArray[np.int32]  # [A], movie rows
+    catalogue: NDArray[np.int32]  # [A], item rows
 
 
 def prepare(
@@ -59,14 +59,14 @@ def prepare(
 
 
 def catalogue_of(fit: Ratings, settings: FeatureConfig) -> NDArray[np.int32]:
-    """The rows [A] of the movies to choose from, ascending: the most rated ones."""
-    movies = fit.shape[1]
-    if settings.movies and not 2 <= settings.movies <= movies:
-        raise ConfigError(f"train: movies is {settings.movies}; expected 0 (all) or 2..{movies}")
-    if not settings.movies:
-        return np.arange(movies, dtype=np.int32)
-    count = np.bincount(fit.movie, minlength=movies)
-    return np.sort(np.argsort(-count, kind="stable")[: settings.movies]).astype(np.int32)
+    """The rows [A] of the items to choose from, ascending: the most rated ones."""
+    items = fit.shape[1]
+    if settings.items and not 2 <= settings.items <= items:
+        raise ConfigError(f"train: items is {settings.items}; expected 0 (all) or 2..{items}")
+    if not settings.items:
+        return np.arange(items, dtype=np.int32)
+    count = np.bincount(fit.item, minlength=items)
+    return np.sort(np.argsort(-count, kind="stable")[: settings.items]).astype(np.int32)
 
 
 def settings_of(kind: type[Any], given: Any, where: str) -> Any:

@@ -20,9 +20,9 @@ _NOTES = (
     " a session is a run of ratings with short gaps. MovieLens holds no clicks, no watch times and no exposure.",
     "The users are parted in two halves: the response models are learnt from one, all figures are of the other. The"
     " rating model knows the fit ratings of both. Likes are judged on test ratings; sessions are those of the fit part,"
-    " with cross-fitted expected ratings, real and simulated ones cut at the same number of movies.",
-    "A like is learnt on movies that users chose to rate: its probability says whether a user would like the movie if"
-    " he or she rated it. It is no click-through rate, and no figure here says anything of movies nobody chose.",
+    " with cross-fitted expected ratings, real and simulated ones cut at the same number of items.",
+    "A like is learnt on items that users chose to rate: its probability says whether a user would like the item if"
+    " he or she rated it. It is no click-through rate, and no figure here says anything of items nobody chose.",
     "Fatigue and the drift of interest are assumed, not found in the data; the gates say that sessions with real"
     " exposure come out right with them, not that they are true.",
 )

@@ -13,7 +13,7 @@ def fetch_data(ratings: Output[Dataset], data: str = "ml-100k", split: str = "u1
     """Fetch or read a table of ratings, check it, and fix its split.
 
     Args:
-        ratings: The checked table with its split: ratings, users and movies as Parquet.
+        ratings: The checked table with its split: ratings, users and items as Parquet.
         data: ml-100k (fetched and verified), or a path to a CSV or Parquet file of ratings.
         split: u1..u5, ua, ub, temporal, leave-last-N or random.
         seed: Seed of a random split.
@@ -30,19 +30,19 @@ def fit_embeddings(
     metrics: Output[Metrics],
     rating_model: str = "bayesian_fm",
     rank: int = 20,
-    movies: int = 0,
+    items: int = 0,
     settings: dict = {},
     seed: int = 0,
 ):
-    """Fit the rating model on the fit part and derive the embeddings of users and movies.
+    """Fit the rating model on the fit part and derive the embeddings of users and items.
 
     Args:
         ratings: What fetch_data wrote.
         features: Rating model and embeddings.
         metrics: RMSE and MAE of the rating model on the held-out ratings.
-        rating_model: bayesian_fm, svd, item_knn, bias or movie_mean.
+        rating_model: bayesian_fm, svd, item_knn, bias or item_mean.
         rank: Length of the embeddings.
-        movies: Size of the catalogue, the most rated movies; 0 takes all.
+        items: Size of the catalogue, the most rated items; 0 takes all.
         settings: Settings of the rating model.
         seed: Fixes every random draw.
     """
@@ -51,7 +51,7 @@ def fit_embeddings(
     from pathlib import Path
 
     figures = steps.fit_embeddings(
-        ratings.path, features.path, rating_model=rating_model, rank=rank, movies=movies, settings=settings, seed=seed
+        ratings.path, features.path, rating_model=rating_model, rank=rank, items=items, settings=settings, seed=seed
     )
     metrics.metadata.update(figures)
     write_json(Path(metrics.path), figures)
@@ -127,8 +127,8 @@ def ingest_log(
         log: A folder with events.parquet and rewards.parquet.
         rounds: Rounds to learn from and rounds that only evaluation sees.
         metrics: What became of every event and every reward.
-        ratings: Says which users and movies there are; or policy does.
-        policy: Says which users and movies there are; or ratings does.
+        ratings: Says which users and items there are; or policy does.
+        policy: Says which users and items there are; or ratings does.
         settings: wait_hours, default_reward, evaluation_share.
     """
     from pathlib import Path

@@ -102,23 +102,23 @@ def predict_batch(
     predictions: Output[Dataset],
     table: Output[Dataset],
     user_ids: str = "",
-    movie_ids: str = "",
+    item_ids: str = "",
     batch: int = 64,
 ):
-    """Rating estimates, their uncertainty and propensities, for all or chosen users and movies.
+    """Rating estimates, their uncertainty and propensities, for all or chosen users and items.
 
     Args:
         policy: The policy artifact.
         predictions: The estimates as Parquet.
         table: The same as CSV.
         user_ids: User ids separated by commas; empty takes all.
-        movie_ids: Movie ids separated by commas; empty takes all.
+        item_ids: Item ids separated by commas; empty takes all.
         batch: Users at once; bounds the memory.
     """
     from recpolicy.pipelines import steps
 
     figures = steps.predict_batch(
-        policy.path, predictions.path, table.path, users=user_ids, movies=movie_ids, batch=batch
+        policy.path, predictions.path, table.path, users=user_ids, items=item_ids, batch=batch
     )
     predictions.metadata.update(figures)
     table.metadata.update(figures)

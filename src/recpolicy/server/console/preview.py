@@ -1,6 +1,6 @@
 """What a version would show a user, without an event: for looking, not for serving.
 
-A arms of the catalogue, I movies, M movies told of. Nothing is drawn: ties stand in the order of the catalogue.
+A arms of the catalogue, I items, M items told of. Nothing is drawn: ties stand in the order of the catalogue.
 """
 
 import threading
@@ -27,26 +27,26 @@ CACHE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class View:
-    """How a version sees the movies for one user."""
+    """How a version sees the items for one user."""
 
     scorer: Scorer
     answer: Answer
-    order: NDArray[np.intp]  # movie rows that may be shown, best first
+    order: NDArray[np.intp]  # item rows that may be shown, best first
 
     def best(self, k: int) -> list[Hashable]:
         """Ids of the k best."""
-        return [self.scorer.movie_ids[row] for row in self.order[:k]]
+        return [self.scorer.item_ids[row] for row in self.order[:k]]
 
-    def told(self, movies: Sequence[Hashable]) -> list[dict[str, Any]]:
-        """Rank (from 1; None: may not be shown), rating and std [M]; a movie that the version lacks is left out."""
-        row_of = dict(zip(self.scorer.movie_ids, range(len(self.scorer.movie_ids)), strict=True))
-        rows = np.array([row_of[movie] for movie in movies if movie in row_of], np.intp)  # [M]
-        rank = np.zeros(len(self.scorer.movie_ids), np.intp)  # [I]
+    def told(self, items: Sequence[Hashable]) -> list[dict[str, Any]]:
+        """Rank (from 1; None: may not be shown), rating and std [M]; an item that the version lacks is left out."""
+        row_of = dict(zip(self.scorer.item_ids, range(len(self.scorer.item_ids)), strict=True))
+        rows = np.array([row_of[item] for item in items if item in row_of], np.intp)  # [M]
+        rank = np.zeros(len(self.scorer.item_ids), np.intp)  # [I]
         rank[self.order] = np.arange(1, len(self.order) + 1)
         columns = rank[rows].tolist(), finite(self.answer.rating[rows]), finite(self.answer.std[rows])
         return [
             {
-                "movie_id": self.scorer.movie_ids[row], "title": self.scorer.titles[row], "rank": place or None,
+                "item_id": self.scorer.item_ids[row], "title": self.scorer.titles[row], "rank": place or None,
                 "rating": rating, "std": std,
             }
             for row, place, rating, std in zip(rows.tolist(), *columns, strict=True)
@@ -60,7 +60,7 @@ def view(scorer: Scorer, asked: RecommendRequest) -> View:
     if fold_in is None and context is None and not scorer.knows(asked.user):
         raise UnknownIdError(f"no user with id {asked.user} in this policy; describe the user by `ratings`")
     answer = scorer.answer(asked.user, fold_in, asked.session(), context)
-    shown = [one.movie for one in asked.history or ()]
+    shown = [one.item for one in asked.history or ()]
     allowed = allowed_rows(
         scorer, asked.user, asked.exclude_rated, asked.genres, asked.first_and_last_year(), [*asked.exclude, *shown],
         fold_in,

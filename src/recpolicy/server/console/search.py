@@ -1,4 +1,4 @@
-"""Finding users and movies by what a person types."""
+"""Finding users and items by what a person types."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from itertools import islice
@@ -25,15 +25,15 @@ def users(scorer: Scorer, text: str, count: int) -> list[Hashable]:
     return list(found)[:count]
 
 
-def movies(scorer: Scorer, text: str, count: int) -> list[dict[str, Any]]:
-    """The movies rated most often whose title has all the words; an empty text finds any."""
+def items(scorer: Scorer, text: str, count: int) -> list[dict[str, Any]]:
+    """The items rated most often whose title has all the words; an empty text finds any."""
     words = text.casefold().split()
     rows = (
         row for row in _by_popularity(scorer).tolist()
         if all(word in str(scorer.titles[row] or "").casefold() for word in words)
     )  # fmt: skip
     return [
-        {"movie_id": scorer.movie_ids[row], "title": scorer.titles[row], "genres": _genres(scorer, row)}
+        {"item_id": scorer.item_ids[row], "title": scorer.titles[row], "genres": _genres(scorer, row)}
         for row in islice(rows, count)
     ]
 
@@ -53,9 +53,9 @@ def _spelt(text: str) -> Iterator[Hashable]:
 
 
 def _by_popularity(scorer: Scorer) -> NDArray[np.intp]:
-    """Movie rows [I], the most often rated first."""
+    """Item rows [I], the most often rated first."""
     if scorer not in _POPULAR:
-        count = np.bincount(scorer.artifact.rated_movie, minlength=len(scorer.movie_ids))
+        count = np.bincount(scorer.artifact.rated_item, minlength=len(scorer.item_ids))
         _POPULAR[scorer] = np.argsort(-count, kind="stable")
     return _POPULAR[scorer]
 

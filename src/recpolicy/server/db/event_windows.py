@@ -22,7 +22,7 @@ class Window:
     users: list[Hashable]
     """Users whom the version knew, each once a slice."""
     contexts: NDArray[np.float32]  # [F, D] the last context of each user whom it did not know, once a slice
-    movies: NDArray[np.str_]  # [shown] ids of the movies at the first places
+    items: NDArray[np.str_]  # [shown] ids of the items at the first places
     rewards: NDArray[np.float64]  # [m] mean reward of each rewarded event, in the order of time
 
 
@@ -32,7 +32,7 @@ def window(connection: Connection, version: int, begin: int, end: int, most: int
     A user counts once in each slice of time: so windows of different lengths are alike where nothing has changed, and
     one busy user does not stand for many.
     """
-    columns = (events.c.user_key, events.c.movies, events.c.context, events.c.time)
+    columns = (events.c.user_key, events.c.item_ids, events.c.context, events.c.time)
     asked = select(*columns).where(events.c.version == version, events.c.time >= begin, events.c.time < end)
     rows = connection.execute(asked.order_by(events.c.time.desc()).limit(most)).all()[::-1]
     vectors: dict[tuple[str, int], NDArray[np.float32]] = {}
@@ -43,17 +43,17 @@ def window(connection: Connection, version: int, begin: int, end: int, most: int
             users[key] = None
         else:
             vectors[key] = np.frombuffer(row.context, np.float32)
-    movies = [str(json.loads(row.movies)[0]) for row in rows]
+    items = [str(json.loads(row.item_ids)[0]) for row in rows]
     return Window(
         [json.loads(key) for key, _ in users],
         np.stack(list(vectors.values())) if vectors else np.empty((0, 0), np.float32),
-        np.array(movies, str),
+        np.array(items, str),
         _rewards(connection, version, begin, end, most),
     )
 
 
 def _rewards(connection: Connection, version: int, begin: int, end: int, most: int) -> NDArray[np.float64]:
-    """One value an event: what a user says of the movies of one list is alike."""
+    """One value an event: what a user says of the items of one list is alike."""
     last, mean = func.max(rewards.c.time), func.avg(rewards.c.reward)
     of_window = and_(rewards.c.version == version, rewards.c.time >= begin, rewards.c.time < end)
     asked = select(mean).where(of_window).group_by(rewards.c.event_id).order_by(last.desc()).limit(most)

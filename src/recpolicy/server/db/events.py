@@ -15,7 +15,7 @@ from recpolicy.server.db.schema import events
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One list of movies shown to one user."""
+    """One list of items shown to one user."""
 
     id: str
     time: int
@@ -27,10 +27,10 @@ class Event:
     variant: str
     rollout: int | None
     explored: bool
-    movies: Sequence[Hashable]
-    """Movie ids [K], first place first."""
+    items: Sequence[Hashable]
+    """Item ids [K], first place first."""
     propensities: Sequence[float]
-    """[K], each given the movies before it."""
+    """[K], each given the items before it."""
     ratings: Sequence[float | None]
     """Predicted ratings [K]."""
     allowed: bytes | None = None
@@ -60,7 +60,7 @@ def first_id(time: int) -> str:
 
 
 def key_of(identity: Hashable) -> str:
-    """A user or movie id as the store writes it."""
+    """A user or item id as the store writes it."""
     return json.dumps(identity)
 
 
@@ -70,7 +70,7 @@ def row_of(event: Event) -> dict[str, Any]:
     return {
         **row,
         "user_key": key_of(event.user),
-        "movies": json.dumps(list(event.movies)),
+        "item_ids": json.dumps(list(event.items)),
         "propensities": json.dumps(list(event.propensities)),
         "ratings": json.dumps(list(event.ratings)),
     }

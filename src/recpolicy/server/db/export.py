@@ -1,6 +1,6 @@
 """Events and rewards as a log of rounds that `recpolicy log ingest` reads (data/log_files.py).
 
-Every place of an event is a round, `EVENT:POSITION` (0 is the first): its candidates are the movies that the event
+Every place of an event is a round, `EVENT:POSITION` (0 is the first): its candidates are the items that the event
 could show, without those at the places before it, and its propensity is the one of that place given them. A run appends
 what is new. How far it came (cursor.py) stands in the metadata of the very file that it writes, so that a run killed at
 any moment has either done a file or not begun it.
@@ -37,7 +37,7 @@ __all__ = ["Export", "Exported", "LogPolicy", "export", "steady_users"]
 _ROWS_AT_ONCE = 2_000
 _COPIED_AT_ONCE = 1 << 16
 _CURSOR, _ABOUT = b"recpolicy export", b"recpolicy"
-_PLAIN = ("event_id", "time", "user_id", "movie_id", "log_propensity", "context")
+_PLAIN = ("event_id", "time", "user_id", "item_id", "log_propensity", "context")
 _LATER = "context"
 """A column that files of an older recpolicy do not have: their rounds have no vectors."""
 
@@ -91,13 +91,13 @@ class _Events:
 
     def __init__(self, policy: LogPolicy, wanted: Export):
         self.policy, self.wanted, self.about = policy, wanted, policy.about
-        user, movie = policy.id_types
+        user, item = policy.id_types
         text = pa.dictionary(pa.int32(), pa.string())
         self.schema: Any = pa.schema(
             [
-                ("event_id", pa.string()), ("time", TIME), ("user_id", user), ("movie_id", movie),
+                ("event_id", pa.string()), ("time", TIME), ("user_id", user), ("item_id", item),
                 ("log_propensity", pa.float64()), ("policy", text), ("policy_version", text),
-                ("candidates", pa.list_(movie)), ("reward", pa.float64()), (_LATER, pa.list_(pa.float32())),
+                ("candidates", pa.list_(item)), ("reward", pa.float64()), (_LATER, pa.list_(pa.float32())),
             ],
             {_ABOUT: json.dumps(self.about).encode()},
         )  # fmt: skip
@@ -125,13 +125,13 @@ class _Events:
 
     def _add(self, columns: dict[str, list[Any]], row: Mapping[str, Any]) -> None:
         places = self.wanted.places or None
-        movies = json.loads(row["movies"])[:places]
+        items = json.loads(row["item_ids"])[:places]
         propensity = np.minimum(json.loads(row["propensities"])[:places], 1.0)  # sums may round a little above 1
-        count = len(movies)
+        count = len(items)
         columns["event_id"] += [f"{row['id']}:{place}" for place in range(count)]
-        columns["movie_id"] += movies
+        columns["item_id"] += items
         columns["log_propensity"] += np.log(propensity).tolist()
-        columns["candidates"] += candidates_of(self.policy, row["allowed"], movies)
+        columns["candidates"] += candidates_of(self.policy, row["allowed"], items)
         context = None if row["context"] is None else np.frombuffer(row["context"], np.float32)
         same = {
             "time": row["time"], "user_id": json.loads(row["user_key"]), "policy": row["agent"],
@@ -142,7 +142,7 @@ class _Events:
 
     def _lists(self, candidates: list[NDArray[Any]]) -> Any:
         start = np.concatenate([[0], np.cumsum([len(one) for one in candidates])]).astype(np.int32)
-        values = np.concatenate([np.array([], self.policy.movie_id.dtype), *candidates])
+        values = np.concatenate([np.array([], self.policy.item_id.dtype), *candidates])
         return pa.ListArray.from_arrays(pa.array(start), pa.array(values, self.policy.id_types[1]))
 
 

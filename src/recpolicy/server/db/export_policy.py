@@ -1,4 +1,4 @@
-"""Which events of a server are rounds of a log: those of versions with the users, movies and catalogue of its policy.
+"""Which events of a server are rounds of a log: those of versions with the users, items and catalogue of its policy.
 
 Users whom a version did not know, or saw otherwise than by their id, come with the vector that it saw. The log holds
 them unless their id is a text among numbers, or the other way round, or the version had other features: in them, the
@@ -25,7 +25,7 @@ NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensi
 
 
 class LogPolicy:
-    """Which users and movies a log speaks of, and which versions' events it can therefore hold."""
+    """Which users and items a log speaks of, and which versions' events it can therefore hold."""
 
     def __init__(self, registry: Registry, version: int | str = "champion"):
         self._registry = registry
@@ -36,13 +36,13 @@ class LogPolicy:
         if artifact is None:
             raise ArtifactError(f"{registry.folder}: version {number} cannot be read; export for another one")
         self.artifact = artifact
-        self.movie_id = _column(artifact.tables.movie_ids)
-        self.id_types = _type_of(artifact.tables.user_ids), _type_of(artifact.tables.movie_ids)
+        self.item_id = _column(artifact.tables.item_ids)
+        self.id_types = _type_of(artifact.tables.user_ids), _type_of(artifact.tables.item_ids)
 
     @property
     def about(self) -> dict[str, Any]:
         """What the events file says of itself."""
-        catalogue = self.movie_id[self.artifact.catalogue].tolist()
+        catalogue = self.item_id[self.artifact.catalogue].tolist()
         return {
             "format": FORMAT, "version": FORMAT_VERSION, "scale": list(self.artifact.scale), "catalogue": catalogue,
             "features": features_of(self.artifact.context), "exporter": "recpolicy server",
@@ -55,7 +55,7 @@ class LogPolicy:
             found is not None
             and np.array_equal(found.catalogue, mine.catalogue)
             and found.tables.user_ids == mine.tables.user_ids
-            and found.tables.movie_ids == mine.tables.movie_ids
+            and found.tables.item_ids == mine.tables.item_ids
         )
 
     def reads(self, version: int, vector: bytes, user_key: str) -> bool:
@@ -95,14 +95,14 @@ def refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
     return None if all(one > 0 for one in json.loads(row["propensities"])) else NO_PROPENSITY
 
 
-def candidates_of(policy: LogPolicy, allowed: bytes | None, movies: list[Any]) -> list[NDArray[Any]]:
-    """Movie ids that could be shown at each of the places of an event: allowed, and not shown before."""
-    ids = policy.movie_id[policy.artifact.catalogue]
+def candidates_of(policy: LogPolicy, allowed: bytes | None, items: list[Any]) -> list[NDArray[Any]]:
+    """Item ids that could be shown at each of the places of an event: allowed, and not shown before."""
+    ids = policy.item_id[policy.artifact.catalogue]
     if allowed is not None:
         ids = ids[np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(ids)).astype(bool)]
     found = [ids]
-    for movie in movies[:-1]:
-        found.append(found[-1][found[-1] != movie])
+    for item in items[:-1]:
+        found.append(found[-1][found[-1] != item])
     return found
 
 

@@ -1,6 +1,6 @@
-"""Feedback: what a user did with a movie of an event, and the one reward that it gives.
+"""Feedback: what a user did with an item of an event, and the one reward that it gives.
 
-The first feedback on a movie of an event sets its reward; what comes later is kept, and changes nothing. The same
+The first feedback on an item of an event sets its reward; what comes later is kept, and changes nothing. The same
 feedback sent twice is taken once; another value for what was said already is refused. All of a batch is decided in one
 transaction, and unique keys decide between processes.
 """
@@ -24,15 +24,15 @@ class Said:
     """One piece of feedback."""
 
     event_id: str
-    movie: Any
-    """Movie id; None: the first of the event."""
+    item: Any
+    """Item id; None: the first of the event."""
     kind: str
     value: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of it: accepted, late or duplicate; unknown_event, unknown_movie, conflict or off_scale: refused."""
+    """What became of it: accepted, late or duplicate; unknown_event, unknown_item, conflict or off_scale: refused."""
 
     status: str
     message: str = ""
@@ -79,13 +79,13 @@ def _take_one(
 ) -> Outcome:
     if event is None:
         return Outcome("unknown_event", "no event with this id; use the event_id of a recommendation")
-    movies = json.loads(event["movies"])
-    if said.movie is not None and said.movie not in movies:
-        return Outcome("unknown_movie", "this movie was not recommended in that event")
+    items = json.loads(event["item_ids"])
+    if said.item is not None and said.item not in items:
+        return Outcome("unknown_item", "this item was not recommended in that event")
     reward = reward_of(said, rules.scale)
     if not rules.scale[0] <= reward <= rules.scale[1]:
         return Outcome("off_scale", f"a rating lies within {rules.scale[0]:g} and {rules.scale[1]:g}")
-    position = 0 if said.movie is None else movies.index(said.movie)
+    position = 0 if said.item is None else items.index(said.item)
     key = (said.event_id, position, said.kind)
     if key not in given:
         late = time - event["time"] > rules.window_ms

@@ -1,6 +1,6 @@
 """The tables of the store; migrations/ brings a database to this state, and a test compares the two.
 
-Times are milliseconds since 1970, UTC. User and movie ids are JSON texts (`196` and `"196"` differ). `seq` counts up
+Times are milliseconds since 1970, UTC. User and item ids are JSON texts (`196` and `"196"` differ). `seq` counts up
 with the order of writing and is never used again, so that an export can go on from where it stopped.
 """
 
@@ -32,7 +32,7 @@ metadata = MetaData(naming_convention=NAMES)
 ID = 32
 """Letters of an event id."""
 KEY = 1300
-"""Letters of a user or movie id as JSON: 200 characters, each escaped at worst."""
+"""Letters of a user or item id as JSON: 200 characters, each escaped at worst."""
 SEQUENCE = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only under this name
 
 events = Table(
@@ -47,8 +47,8 @@ events = Table(
     Column("variant", String(16), nullable=False, doc="champion or challenger"),
     Column("rollout", Integer, nullable=True, doc="the rollout under way"),
     Column("explored", Boolean, nullable=False),
-    Column("movies", Text, nullable=False, doc="JSON list of movie ids, best first"),
-    Column("propensities", Text, nullable=False, doc="JSON list of float64, each given the movies before it"),
+    Column("item_ids", Text, nullable=False, doc="JSON list of item ids, best first"),
+    Column("propensities", Text, nullable=False, doc="JSON list of float64, each given the items before it"),
     Column("ratings", Text, nullable=False, doc="JSON list of predicted ratings"),
     Column("allowed", LargeBinary, nullable=True, doc="packed bits over the version's catalogue; null: all"),
     Column("context", LargeBinary, nullable=True, doc="float32 vector of a user whom the version does not know"),
@@ -60,7 +60,7 @@ feedback = Table(
     "feedback", metadata,
     Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
     Column("event_id", String(ID), ForeignKey("events.id"), nullable=False),
-    Column("position", Integer, nullable=False, doc="0 is the first movie of the event"),
+    Column("position", Integer, nullable=False, doc="0 is the first item of the event"),
     Column("kind", String(16), nullable=False),
     Column("value", Float(53), nullable=False),
     Column("time", BigInteger, nullable=False),

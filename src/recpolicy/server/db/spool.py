@@ -85,6 +85,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     rows = [json.loads(line) for line in lines]
+    for row in rows:
+        if "movies" in row:  # a spool of version 0
+            row["item_ids"] = row.pop("movies")
     return [
         {
             name: base64.b64decode(value) if name in _BYTES and value is not None else value

@@ -48,7 +48,7 @@ def check(state: State, _: Mapping[str, Any]) -> JobResult:
         alert(state, f"drift.{kind}", message, figures[kind])
     users = len(recent.users) + len(recent.contexts)
     metadata = {"version": served.number, "figures": figures, "alarms": alarms}
-    return JobResult(users=users, records=len(recent.movies), metadata=metadata)
+    return JobResult(users=users, records=len(recent.items), metadata=metadata)
 
 
 def figures_of(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any]:
@@ -74,10 +74,10 @@ def alarms_in(figures: Mapping[str, Any], config: DriftConfig) -> dict[str, str]
             f"the mean reward went {reward['direction']}: {reward['recent']:.3f}, before {reward['reference']:.3f}"
         )
     if actions and actions["top_share"] - actions["top_share_before"] > config.top_share:
-        found["actions"] = f"one movie takes {actions['top_share']:.0%} of first places"
+        found["actions"] = f"one item takes {actions['top_share']:.0%} of first places"
     elif actions and actions["effective"] < config.effective_ratio * actions["effective_before"]:
         found["actions"] = (
-            f"choices have narrowed: {actions['effective']:.1f} effective movies, before"
+            f"choices have narrowed: {actions['effective']:.1f} effective items, before"
             f" {actions['effective_before']:.1f}"
         )
     return found
@@ -116,10 +116,10 @@ def _reward(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any
 
 
 def _actions(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
-    count = min(len(recent.movies), len(older.movies))  # of equal size: few events look narrower than many
+    count = min(len(recent.items), len(older.items))  # of equal size: few events look narrower than many
     if count < config.least:
         return None
-    now, before = spread(recent.movies[-count:]), spread(older.movies[-count:])
+    now, before = spread(recent.items[-count:]), spread(older.items[-count:])
     return {
         "top_share": now.top_share, "top_share_before": before.top_share, "effective": now.effective,
         "effective_before": before.effective, "events": count,

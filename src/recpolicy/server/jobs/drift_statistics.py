@@ -7,7 +7,7 @@ B bins or groups, n recent values, m older ones. Each figure says nothing where 
 - CUSUM (Page 1954), two-sided, on standardised rewards: S_t = max(0, S_t-1 + z_t - k), alarm above h. The limit h comes
   from Siegmund's approximation of the mean time to a false alarm (1985), (exp(2 k b) - 2 k b - 1) / (2 k^2) with
   b = h + 1.166, so that the chance of one in n rounds is at most as asked.
-- effective movies: exp(entropy) of the shown movies' shares.
+- effective items: exp(entropy) of the shown items' shares.
 """
 
 import math
@@ -42,9 +42,9 @@ class DriftConfig:
     false_alarms: float = 0.01
     """Chance of a false alarm of the reward in one recent window; within 0 and 1."""
     top_share: float = 0.2
-    """Alarm when the top movie's share grew by more than this."""
+    """Alarm when the top item's share grew by more than this."""
     effective_ratio: float = 0.5
-    """Alarm when the effective number of movies fell below this times the older one."""
+    """Alarm when the effective number of items fell below this times the older one."""
 
     def __post_init__(self) -> None:
         for name in ("recent_hours", "reference_hours", "psi", "reward_allowance"):
@@ -114,15 +114,15 @@ def cusum_limit(count: int, allowance: float, false_alarms: float) -> float:
 
 @dataclass(frozen=True)
 class Spread:
-    """How what was shown spreads over movies."""
+    """How what was shown spreads over items."""
 
     top_share: float
     effective: float
 
 
-def spread(movies: NDArray[np.generic]) -> Spread:
-    """Of shown movies [n]: share of the most frequent one, exp(entropy) of all shares."""
-    count = np.unique(movies, return_counts=True)[1]
+def spread(items: NDArray[np.generic]) -> Spread:
+    """Of shown items [n]: share of the most frequent one, exp(entropy) of all shares."""
+    count = np.unique(items, return_counts=True)[1]
     share = count / count.sum()
     return Spread(float(share.max()), float(np.exp(-(share * np.log(share)).sum())))
 

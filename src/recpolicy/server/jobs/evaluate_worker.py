@@ -103,7 +103,7 @@ def _policies(
 def _estimates(policy: Policy, log: LoggedRounds) -> dict[str, dict[str, Any]]:
     trial = trial_on(policy, None, log, _SEED)
     found = {"champion": estimate(trial.choices, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)}
-    popularity = np.bincount(policy.artifact.rated_movie, minlength=len(policy.artifact.movies))[log.catalogue]
+    popularity = np.bincount(policy.artifact.rated_item, minlength=len(policy.artifact.items))[log.catalogue]
     for name, score in (("random", np.zeros(len(log.catalogue))), ("popular", popularity.astype(np.float64))):
 
         def rows(part: slice, score: NDArray[np.float64] = score) -> NDArray[np.float64]:

@@ -33,7 +33,7 @@ class Checkpoint:
     learnt: int
     """Rewards taken in."""
     passed: int
-    """Rewards passed over: of movies or users that the version does not know."""
+    """Rewards passed over: of items or users that the version does not know."""
 
 
 def folder_of(state: Path, content: str) -> Path:

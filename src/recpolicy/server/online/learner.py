@@ -111,7 +111,7 @@ class OnlineLearner:
             rewards.c.position,
             rewards.c.reward,
             events.c.user_key,
-            events.c.movies,
+            events.c.item_ids,
             events.c.context,
         )
         until = now_ms() - int(1000 * self._config.grace_seconds)
@@ -137,16 +137,16 @@ def learning(state: "State") -> Iterator[None]:
 
 
 def take_in(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
-    """Learn from rows (seq, position, reward, user_key, movies, context) in their order; pure."""
+    """Learn from rows (seq, position, reward, user_key, item_ids, context) in their order; pure."""
     artifact = base.artifact
     arm_of = {int(row): arm for arm, row in enumerate(artifact.catalogue)}
     user_of = {user: row for row, user in enumerate(base.user_ids)}
-    movie_of = {movie: row for row, movie in enumerate(base.movie_ids)}
+    item_of = {item: row for row, item in enumerate(base.item_ids)}
     longest = longest_believed(artifact.context)
     arms, features, values, last, passed = [], [], [], before.last, 0
     for row in rows:
         last = row.seq
-        arm = arm_of.get(movie_of.get(json.loads(row.movies)[row.position], -1))
+        arm = arm_of.get(item_of.get(json.loads(row.item_ids)[row.position], -1))
         context = _context(artifact.context, user_of, row, longest)
         if arm is None or context is None:
             passed += 1

@@ -68,20 +68,20 @@ def compared(pair: Pair, slow_ms: float) -> Health:
         gap = _gap(pair)
     except Exception:  # whatever it is: nobody waits for this answer
         return Health(1, 1, 0, perf_counter() - begun)
-    shown, would_show = pair.answered.movie_ids, set(chosen.movie_ids)
-    agreement = sum(movie in would_show for movie in shown) / max(len(shown), 1)
+    shown, would_show = pair.answered.item_ids, set(chosen.item_ids)
+    agreement = sum(item in would_show for item in shown) / max(len(shown), 1)
     return Health(1, 0, int(1e3 * took > slow_ms), took, agreement, gap)
 
 
 def _gap(pair: Pair) -> float:
-    """Mean difference of the predicted ratings of the movies shown, challenger - champion; 0 where they share none."""
+    """Mean difference of the predicted ratings of the items shown, challenger - champion; 0 where they share none."""
     assert pair.live.challenger is not None
     scorer, asked = pair.live.challenger.scorer, pair.asked
     context = None if asked.context is None else np.array(asked.context, np.float32)
     rating = scorer.answer(asked.user, asked.fold_in(), asked.session(), context).rating
     answered, gaps = pair.answered, []
-    for movie, its in zip(answered.movie_ids, answered.ratings, strict=True):
+    for item, its in zip(answered.item_ids, answered.ratings, strict=True):
         with suppress(UnknownIdError):
-            gaps.append(float(rating[scorer.movie_row(movie)]) - (np.nan if its is None else its))
+            gaps.append(float(rating[scorer.item_row(item)]) - (np.nan if its is None else its))
     known = np.array(gaps)[np.isfinite(gaps)] if gaps else np.empty(0)
     return float(known.mean()) if len(known) else 0.0

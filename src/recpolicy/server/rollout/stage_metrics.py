@@ -22,7 +22,7 @@ class Health:
     agreement: float = 0.0
     """Shadow: sum over requests of the share of the champion's list that is in the challenger's, too."""
     gap: float = 0.0
-    """Shadow: sum of the mean difference of the predicted ratings of the movies shown, challenger - champion."""
+    """Shadow: sum of the mean difference of the predicted ratings of the items shown, challenger - champion."""
     dropped: int = 0
     """Shadow: requests that were to be compared when too many waited."""
 

@@ -95,7 +95,7 @@ def withdraw(caller: Operator, here: Here) -> Response:
 
 @router.post("/exploration/pause", response_model=Changed)
 def pause(caller: Operator, here: Here) -> Response:
-    """Show the best movies only, in every process."""
+    """Show the best items only, in every process."""
     return json_answer(registry_actions.change(here, caller, "pause_exploration", registry_actions.explore(False)))
 
 

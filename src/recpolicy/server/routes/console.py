@@ -80,18 +80,18 @@ def find_users(asked: console.SearchRequest, caller: Client, here: Here) -> Resp
     return json_answer({"users": search.users(scorer, asked.text, asked.count), "total": len(scorer.user_ids)})
 
 
-@router.post("/v1/console/movies", response_model=console.FoundMovies, responses=REFUSALS)
-def find_movies(asked: console.SearchRequest, here: Here) -> Response:
-    """Find movies by words of their title."""
-    return json_answer({"movies": search.movies(here.policies.live.champion.scorer, asked.text, asked.count)})
+@router.post("/v1/console/items", response_model=console.FoundItems, responses=REFUSALS)
+def find_items(asked: console.SearchRequest, here: Here) -> Response:
+    """Find items by words of their title."""
+    return json_answer({"items": search.items(here.policies.live.champion.scorer, asked.text, asked.count)})
 
 
 @router.post("/v1/console/estimates", response_model=console.EstimatesAnswer, responses=REFUSALS)
 def estimates(asked: console.EstimatesRequest, here: Here) -> Response:
-    """Tell what serves a user now says of some movies, without an event."""
+    """Tell what serves a user now says of some items, without an event."""
     served, variant = here.policies.live.of(key_of(asked.user))
-    told = view(served.scorer, asked).told(asked.movies)
-    return json_answer({"user": asked.user, "policy": served.in_role(variant), "movies": told})
+    told = view(served.scorer, asked).told(asked.items)
+    return json_answer({"user": asked.user, "policy": served.in_role(variant), "items": told})
 
 
 @router.post("/v1/admin/compare", response_model=console.Comparison, responses=ADMIN_REFUSALS, tags=["admin"])
@@ -101,10 +101,10 @@ def compare(
     """Tell what two versions would show a user, without an event."""
     scorers = [_version(here, shelf, number, asked.user) for number in asked.versions]
     seen = [_seen(scorer, asked) for scorer in scorers]
-    union = list(dict.fromkeys(movie for one in seen if isinstance(one, View) for movie in one.best(asked.k)))
+    union = list(dict.fromkeys(item for one in seen if isinstance(one, View) for item in one.best(asked.k)))
     sides = [
-        {"version": number, "agent": scorer.about["agent"], "content": scorer.about["content"], "movies": [],
-         **({"movies": one.told(union)} if isinstance(one, View) else {"error": one})}
+        {"version": number, "agent": scorer.about["agent"], "content": scorer.about["content"], "items": [],
+         **({"items": one.told(union)} if isinstance(one, View) else {"error": one})}
         for number, scorer, one in zip(asked.versions, scorers, seen, strict=True)
     ]  # fmt: skip
     return json_answer({"user": asked.user, "k": asked.k, "sides": sides})

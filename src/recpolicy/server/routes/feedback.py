@@ -12,7 +12,7 @@ from recpolicy.server.middleware import error_answer
 from recpolicy.server.schemas.requests import FeedbackBatch, FeedbackRequest
 from recpolicy.server.schemas.responses import ErrorAnswer, FeedbackAnswer, FeedbackResults
 
-STATUS_OF = {"unknown_event": 404, "conflict": 409, "unknown_movie": 422, "off_scale": 422}
+STATUS_OF = {"unknown_event": 404, "conflict": 409, "unknown_item": 422, "off_scale": 422}
 _REFUSED = REFUSALS | {
     404: {"model": ErrorAnswer, "description": "No event with this id (`unknown_event`)."},
     409: {"model": ErrorAnswer, "description": "The same was said before with another value (`conflict`)."},
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1", tags=["feedback"], responses=_REFUSED)
 
 @router.post("/feedback", response_model=FeedbackAnswer)
 async def feedback(said: FeedbackRequest, here: Here) -> Response:
-    """Take what a user did with a movie of an event. Sending it again is safe: it is taken once."""
+    """Take what a user did with an item of an event. Sending it again is safe: it is taken once."""
     (outcome,) = await _take(here, [said])
     if outcome.status in STATUS_OF:
         return error_answer(STATUS_OF[outcome.status], outcome.status, outcome.message)
@@ -40,7 +40,7 @@ async def feedback_batch(batch: FeedbackBatch, here: Here) -> Response:
 async def _take(here: State, batch: list[FeedbackRequest]) -> list[Outcome]:
     if here.store is None:
         raise HTTPException(404, "this server keeps no events and takes no feedback (--no-store)")
-    said = [Said(one.event_id, one.movie, one.kind, 1.0 if one.value is None else one.value) for one in batch]
+    said = [Said(one.event_id, one.item, one.kind, 1.0 if one.value is None else one.value) for one in batch]
     outcomes = await here.store.writer.feedback(said, now_ms())
     low = here.rules().scale[0]
     for outcome in outcomes:

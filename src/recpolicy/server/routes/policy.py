@@ -33,13 +33,13 @@ router = APIRouter(prefix="/v1", tags=["policy"], responses=REFUSALS)
 
 @router.post("/predict", response_model=Estimates)
 def predict(asked: PredictRequest, here: Here) -> Response:
-    """Estimate ratings of movies (all when none are named) by users."""
-    return rows_answer(estimates(here.policies.live.champion.scorer, asked.users, asked.movies))
+    """Estimate ratings of items (all when none are named) by users."""
+    return rows_answer(estimates(here.policies.live.champion.scorer, asked.users, asked.items))
 
 
 @router.post("/recommend", response_model=Recommendation)
 async def recommend(asked: RecommendRequest, here: Here) -> Response:
-    """List the movies that the policy values most for a user, best first, and remember what was shown."""
+    """List the items that the policy values most for a user, best first, and remember what was shown."""
     return await recommended(here, asked)
 
 
@@ -122,18 +122,18 @@ def listed(name: str, answers: list[Chosen | dict[str, Any]], kept: bool) -> Res
     return Response(f'{{"{name}":[{",".join(texts)}]}}', media_type="application/json")
 
 
-def estimates(scorer: Scorer, users: list[Any], movies: list[Any] | None) -> list[dict[str, Any]]:
-    """Rows of the users one after the other, movies in the order asked."""
-    rows = np.arange(len(scorer.movie_ids)) if movies is None else np.array([scorer.movie_row(one) for one in movies])
+def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None) -> list[dict[str, Any]]:
+    """Rows of the users one after the other, items in the order asked."""
+    rows = np.arange(len(scorer.item_ids)) if items is None else np.array([scorer.item_row(one) for one in items])
     rows = rows.astype(np.intp)
     answer = scorer.answers(users)
-    ids, titles = [scorer.movie_ids[row] for row in rows], [scorer.titles[row] for row in rows]
+    ids, titles = [scorer.item_ids[row] for row in rows], [scorer.titles[row] for row in rows]
     table = []
     for place, user in enumerate(users):
         numbers = (finite(part[place, rows]) for part in (answer.rating, answer.std, answer.propensity))
         value = {} if answer.value is None else {"value": finite(answer.value[place : place + 1])[0]}
         table += [
-            {"user_id": user, "movie_id": movie, "title": title, "rating": r, "std": s, "propensity": p, **value}
-            for movie, title, r, s, p in zip(ids, titles, *numbers, strict=True)
+            {"user_id": user, "item_id": item, "title": title, "rating": r, "std": s, "propensity": p, **value}
+            for item, title, r, s, p in zip(ids, titles, *numbers, strict=True)
         ]
     return table

@@ -35,7 +35,7 @@ def prediction_routes() -> APIRouter:
 
 
 async def predict(asked: Instances, here: Here) -> Response:
-    """One prediction an instance: estimates where it names movies, a recommendation where it does not."""
+    """One prediction an instance: estimates where it names items, a recommendation where it does not."""
     predictions = await asyncio.to_thread(
         lambda: [or_refusal(partial(_predict_one, here, one)) for one in asked.instances]
     )
@@ -55,7 +55,7 @@ async def health() -> Response:
 
 def _predict_one(here: State, instance: Instance) -> Chosen | dict[str, Any]:
     live = here.policies.live
-    if instance.movies is not None:
-        return {"rows": estimates(live.champion.scorer, [instance.user], instance.movies)}
+    if instance.items is not None:
+        return {"rows": estimates(live.champion.scorer, [instance.user], instance.items)}
     asked = RecommendRequest(user=instance.user, k=instance.k, exclude_rated=instance.exclude_rated)
     return choose_safely(here, asked, live)

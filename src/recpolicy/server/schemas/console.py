@@ -21,11 +21,11 @@ class SearchRequest(BaseModel):
 
 
 class EstimatesRequest(RecommendRequest):
-    """As for a recommendation, and which movies are told of; nothing is written."""
+    """As for a recommendation, and which items are told of; nothing is written."""
 
-    model_config = described(**_EXAMPLE, movies=[50, 181])
+    model_config = described(**_EXAMPLE, items=[50, 181])
 
-    movies: Annotated[list[Id], Field(min_length=1, max_length=MAX_K)]
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_K)]
 
 
 class CompareRequest(RecommendRequest):
@@ -45,24 +45,24 @@ class FoundUsers(BaseModel):
     total: int = Field(description="How many users the policy knows.")
 
 
-class FoundMovie(BaseModel):
-    """A movie that was found."""
+class FoundItem(BaseModel):
+    """An item that was found."""
 
-    movie_id: Id
+    item_id: Id
     title: str | None
     genres: list[str]
 
 
-class FoundMovies(BaseModel):
-    """Movies that were found, the most often rated first."""
+class FoundItems(BaseModel):
+    """Items that were found, the most often rated first."""
 
-    movies: list[FoundMovie]
+    items: list[FoundItem]
 
 
 class Told(BaseModel):
-    """What a version says of a movie for a user."""
+    """What a version says of an item for a user."""
 
-    movie_id: Id
+    item_id: Id
     title: str | None
     rank: int | None = Field(description="1 is the best of what may be shown; null: it may not.")
     rating: float | None
@@ -70,25 +70,25 @@ class Told(BaseModel):
 
 
 class EstimatesAnswer(BaseModel):
-    """What serves a user now says of the movies asked for, as far as it knows them."""
+    """What serves a user now says of the items asked for, as far as it knows them."""
 
     user: Id
     policy: ServedPolicy
-    movies: list[Told]
+    items: list[Told]
 
 
 class Side(BaseModel):
-    """One version: all movies that are in any of the lists, or why it has no answer."""
+    """One version: all items that are in any of the lists, or why it has no answer."""
 
     version: int | None
     agent: str
     content: str
-    movies: list[Told]
+    items: list[Told]
     error: ErrorDetail | None = None
 
 
 class Comparison(BaseModel):
-    """Versions side by side: a movie is in the list of those where its rank is k or less."""
+    """Versions side by side: an item is in the list of those where its rank is k or less."""
 
     user: Id
     k: int

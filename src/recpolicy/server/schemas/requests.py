@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 MAX_USERS = 100
-MAX_MOVIES = 2_000
+MAX_ITEMS = 2_000
 MAX_K = 100
 MAX_CONTEXT = 1_000
 MAX_FEEDBACK = 1_000
@@ -36,7 +36,7 @@ _ID_SCHEMA = {
 }
 Id = Annotated[int | str, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Users = Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS, description="User ids.")]
-Movies = Annotated[list[Id], Field(max_length=MAX_MOVIES)]
+Items = Annotated[list[Id], Field(max_length=MAX_ITEMS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Feature = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 """Far beyond any context that a policy was trained on, and far within what single precision can square."""
@@ -48,41 +48,41 @@ def described(**example: Any) -> ConfigDict:
     return ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra={"examples": [example]})
 
 
-class MovieRating(BaseModel):
+class ItemRating(BaseModel):
     """One rating of a user."""
 
-    model_config = described(movie=50, rating=5.0)
+    model_config = described(item=50, rating=5.0)
 
-    movie: Id
+    item: Id
     rating: Number = Field(description="On the scale of the ratings, such as 1 to 5.")
 
 
 class Shown(BaseModel):
-    """One movie of the session so far."""
+    """One item of the session so far."""
 
-    model_config = described(movie=50, liked=True)
+    model_config = described(item=50, liked=True)
 
-    movie: Id
+    item: Id
     liked: bool
 
 
 class PredictRequest(BaseModel):
-    """Whose ratings of which movies are estimated."""
+    """Whose ratings of which items are estimated."""
 
-    model_config = described(users=[196, 22], movies=[50, 181])
+    model_config = described(users=[196, 22], items=[50, 181])
 
     users: Users
-    movies: Movies | None = Field(default=None, description="Movie ids; all movies when left out.")
+    items: Items | None = Field(default=None, description="Item ids; all items when left out.")
 
 
 class RecommendRequest(BaseModel):
-    """For whom how many movies are chosen, and from which."""
+    """For whom how many items are chosen, and from which."""
 
     model_config = described(user=196, k=5, genres=["Comedy"], years=[1980, 1999])
 
     user: Id = Field(description="Who gets the list; also decides which version answers while two are compared.")
-    k: int = Field(10, ge=1, le=MAX_K, description="How many movies; fewer where fewer may be shown.")
-    ratings: Annotated[list[MovieRating], Field(min_length=1, max_length=MAX_MOVIES)] | None = Field(
+    k: int = Field(10, ge=1, le=MAX_K, description="How many items; fewer where fewer may be shown.")
+    ratings: Annotated[list[ItemRating], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
         default=None, description="Ratings that describe a user whom the policy does not know, or knows otherwise."
     )
     context: Annotated[list[Feature], Field(min_length=1, max_length=MAX_CONTEXT)] | None = Field(
@@ -91,8 +91,8 @@ class RecommendRequest(BaseModel):
     history: Annotated[list[Shown], Field(max_length=MAX_K)] | None = Field(
         default=None, description="Session policies only: what was shown so far in this session."
     )
-    exclude_rated: bool = Field(True, description="Leave out movies that the user has rated.")
-    exclude: Movies = Field(default=[], description="Movies to leave out.")
+    exclude_rated: bool = Field(True, description="Leave out items that the user has rated.")
+    exclude: Items = Field(default=[], description="Items to leave out.")
     genres: Annotated[list[str], Field(max_length=50)] = Field(default=[], description="Any of these genres.")
     years: Annotated[list[Year], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="First and last year of release."
@@ -103,25 +103,25 @@ class RecommendRequest(BaseModel):
         if self.ratings is not None:
             if self.context is not None:
                 raise ValueError("ratings and context both describe the user; give one of them")
-            _once("movie", [rated.movie for rated in self.ratings])
+            _once("item", [rated.item for rated in self.ratings])
         if self.years is not None and self.years[0] > self.years[1]:
             raise ValueError("years: the first is after the last")
         return self
 
     @property
     def plain(self) -> bool:
-        """Whether it asks for nothing but the best movies of a known user."""
+        """Whether it asks for nothing but the best items of a known user."""
         return not (
             self.ratings or self.context or self.history or self.exclude or self.genres or self.years is not None
         )
 
     def fold_in(self) -> dict[Hashable, dict[Hashable, float]] | None:
-        """`ratings` as {user: {movie: rating}}."""
-        return None if self.ratings is None else {self.user: {rated.movie: rated.rating for rated in self.ratings}}
+        """`ratings` as {user: {item: rating}}."""
+        return None if self.ratings is None else {self.user: {rated.item: rated.rating for rated in self.ratings}}
 
     def session(self) -> dict[Hashable, list[tuple[Hashable, bool]]] | None:
-        """`history` as {user: [(movie, liked), ...]} in order."""
-        return {self.user: [(shown.movie, shown.liked) for shown in self.history]} if self.history else None
+        """`history` as {user: [(item, liked), ...]} in order."""
+        return {self.user: [(shown.item, shown.liked) for shown in self.history]} if self.history else None
 
     def first_and_last_year(self) -> tuple[int | None, int | None]:
         """`years` as a pair; None where they are not bounded."""
@@ -140,12 +140,12 @@ Kind = Literal["rating", "like", "skip", "complete", "share", "watch_fraction"]
 
 
 class FeedbackRequest(BaseModel):
-    """What a user did with a movie that was recommended."""
+    """What a user did with an item that was recommended."""
 
-    model_config = described(event_id="01932b1f8c00a3f1c29be0d54c7f18aa", movie=50, kind="rating", value=4.0)
+    model_config = described(event_id="01932b1f8c00a3f1c29be0d54c7f18aa", item=50, kind="rating", value=4.0)
 
     event_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="`event_id` of the recommendation.")]
-    movie: Id | None = Field(default=None, description="Which movie of the list; the first one when left out.")
+    item: Id | None = Field(default=None, description="Which item of the list; the first one when left out.")
     kind: Kind
     value: Number | None = Field(
         default=None, description="The rating, or the fraction (0 to 1) that was watched; the other kinds have none."
@@ -163,18 +163,18 @@ class FeedbackRequest(BaseModel):
 class FeedbackBatch(BaseModel):
     """Several pieces of feedback, each taken or refused by itself."""
 
-    model_config = described(items=[{"event_id": "01932b1f8c00a3f1c29be0d54c7f18aa", "movie": 50, "kind": "like"}])
+    model_config = described(items=[{"event_id": "01932b1f8c00a3f1c29be0d54c7f18aa", "item": 50, "kind": "like"}])
 
     items: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=MAX_FEEDBACK)]
 
 
 class Instance(BaseModel):
-    """What one prediction is about: ratings of the named movies, or the k best ones where none are named."""
+    """What one prediction is about: ratings of the named items, or the k best ones where none are named."""
 
-    model_config = described(user=196, movies=[50, 181])
+    model_config = described(user=196, items=[50, 181])
 
     user: Id
-    movies: Annotated[list[Id], Field(min_length=1, max_length=MAX_MOVIES)] | None = None
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
     k: int = Field(10, ge=1, le=MAX_K)
     exclude_rated: bool = True
 
@@ -182,7 +182,7 @@ class Instance(BaseModel):
 class Instances(BaseModel):
     """The prediction request of KServe (v1) and Vertex AI."""
 
-    model_config = described(instances=[{"user": 196, "k": 3}, {"user": 22, "movies": [50, 181]}])
+    model_config = described(instances=[{"user": 196, "k": 3}, {"user": 22, "items": [50, 181]}])
 
     instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_USERS)]
     parameters: dict[str, Any] | None = Field(default=None, description="Accepted as those servers send it; not used.")

@@ -16,45 +16,43 @@ def _example(**fields: Any) -> ConfigDict:
 
 
 class Row(BaseModel):
-    """One movie for one user; `null` stands for a number that the policy does not have."""
+    """One item for one user; `null` stands for a number that the policy does not have."""
 
-    model_config = _example(
-        user_id=196, movie_id=50, title="Star Wars (1977)", rating=4.31, std=0.21, propensity=0.0124
-    )
+    model_config = _example(user_id=196, item_id=50, title="Star Wars (1977)", rating=4.31, std=0.21, propensity=0.0124)
 
     user_id: Id
-    movie_id: Id
+    item_id: Id
     title: str | None
     rating: float | None = Field(description="Estimated rating, on the scale of the ratings.")
     std: float | None = Field(description="Standard deviation of the expected rating.")
-    propensity: float | None = Field(description="Probability with which the exploring policy would show the movie.")
+    propensity: float | None = Field(description="Probability with which the exploring policy would show the item.")
     value: float | None = Field(None, description="Session policies only: discounted reward expected of the session.")
 
 
 class Estimates(BaseModel):
-    """Rows of the users one after the other, movies in the order asked."""
+    """Rows of the users one after the other, items in the order asked."""
 
     rows: list[Row]
 
 
-class Movie(BaseModel):
-    """A movie that was rated or liked."""
+class Item(BaseModel):
+    """An item that was rated or liked."""
 
-    movie_id: Id
+    item_id: Id
     title: str | None
 
 
 class Recommended(BaseModel):
     """One place of the list."""
 
-    movie_id: Id
+    item_id: Id
     title: str | None
     rating: float | None = Field(description="Estimated rating, on the scale of the ratings.")
     std: float | None = Field(description="Standard deviation of the expected rating.")
     propensity: float = Field(
-        description="Probability with which this movie was shown here, given the movies before it; exact."
+        description="Probability with which this item was shown here, given the items before it; exact."
     )
-    because: list[Movie] = Field(description="The nearest movies among those that the user has rated.")
+    because: list[Item] = Field(description="The nearest items among those that the user has rated.")
 
 
 class ServedPolicy(BaseModel):
@@ -67,7 +65,7 @@ class ServedPolicy(BaseModel):
 
 
 class Recommendation(BaseModel):
-    """A list of movies for one user."""
+    """A list of items for one user."""
 
     event_id: str | None = Field(
         description="Give it back with feedback; null where the event is not kept (`--no-store`, or a full disk)."
@@ -75,7 +73,7 @@ class Recommendation(BaseModel):
     user: Id
     policy: ServedPolicy
     explored: bool = Field(description="Whether this list was drawn to learn, not chosen as the best.")
-    movies: list[Recommended]
+    items: list[Recommended]
 
 
 class ErrorDetail(BaseModel):
@@ -112,7 +110,7 @@ class FeedbackResult(BaseModel):
     """What became of one piece of a batch."""
 
     status: str = Field(
-        description="As for single feedback, or why it was refused: unknown_event, unknown_movie, conflict, off_scale."
+        description="As for single feedback, or why it was refused: unknown_event, unknown_item, conflict, off_scale."
     )
     reward: float | None
     message: str = Field(description="Empty unless it was refused.")

@@ -38,7 +38,7 @@ function needsKey() {
 async function load() {
   const who = asked(), mine = ++turn;
   if (!keyNow()) return needsKey();
-  if (!who) return show($("list"), el("p", { class: "empty", text: isNew() ? "Rate a movie on this page first." : "Pick a user." }));
+  if (!who) return show($("list"), el("p", { class: "empty", text: isNew() ? "Rate an item on this page first." : "Pick a user." }));
   if (!$("left-input").options.length) return undefined;
   const versions = ["left-input", "right-input"].map((id) => ($(id).value ? Number($(id).value) : null));
   $("result").setAttribute("aria-busy", "true");
@@ -64,11 +64,11 @@ function refused(problem, again) {
 // ---------------------------------------------------------------- drawing
 
 function draw({ k, sides }) {
-  const inList = sides.map((side) => new Map(side.movies.filter((one) => one.rank !== null && one.rank <= k).map((one) => [one.movie_id, one])));
-  const both = [...inList[0].keys()].filter((movie) => inList[1].has(movie));
+  const inList = sides.map((side) => new Map(side.items.filter((one) => one.rank !== null && one.rank <= k).map((one) => [one.item_id, one])));
+  const both = [...inList[0].keys()].filter((item) => inList[1].has(item));
   const most = Math.min(k, Math.max(inList[0].size, inList[1].size));
   $("result-title").textContent = `For ${called()}`;
-  const told = sides.some((side) => side.error) ? "" : `${both.length} of ${most} movies are in both lists.`;
+  const told = sides.some((side) => side.error) ? "" : `${both.length} of ${most} items are in both lists.`;
   $("status").textContent = told;
   announce(told);
   show($("list"),
@@ -77,32 +77,32 @@ function draw({ k, sides }) {
 }
 
 function column(side, place, inList) {
-  const movies = [...inList[place].values()].sort((a, b) => a.rank - b.rank), others = inList[1 - place];
+  const items = [...inList[place].values()].sort((a, b) => a.rank - b.rank), others = inList[1 - place];
   const head = side.version === null ? "Serving now" : `Version ${side.version}, as trained`;
   return el("section", { class: "panel", "aria-label": `${place ? "Right" : "Left"}: ${head}` },
     el("h3", { text: head }),
     el("p", { class: "hint", title: side.content, text: `${side.agent} · content ${side.content.slice(0, 8)}` }),
     side.error && el("p", { class: "empty bad", text: side.error.message }),
-    el("ol", { class: "short" }, movies.map((movie) => el("li", {},
-      el("span", { class: "rank", text: movie.rank }),
+    el("ol", { class: "short" }, items.map((item) => el("li", {},
+      el("span", { class: "rank", text: item.rank }),
       el("div", {},
-        el("p", {}, titleOf(movie), " ", others.has(movie.movie_id)
-          ? el("span", { class: "tag", text: `${place ? "left" : "right"}: ${others.get(movie.movie_id).rank}` })
+        el("p", {}, titleOf(item), " ", others.has(item.item_id)
+          ? el("span", { class: "tag", text: `${place ? "left" : "right"}: ${others.get(item.item_id).rank}` })
           : !side.error && el("span", { class: "tag new", text: "only here" })),
-        bar(movie.rating, movie.std, scale)),
-      el("span", { class: "value", text: number(movie.rating) })))));
+        bar(item.rating, item.std, scale)),
+      el("span", { class: "value", text: number(item.rating) })))));
 }
 
 function table(sides, k) {
-  const right = new Map(sides[1].movies.map((movie) => [movie.movie_id, movie])), left = new Map(sides[0].movies.map((movie) => [movie.movie_id, movie]));
+  const right = new Map(sides[1].items.map((item) => [item.item_id, item])), left = new Map(sides[0].items.map((item) => [item.item_id, item]));
   const ids = [...new Set([...left.keys(), ...right.keys()])];
-  const cell = (movie) => (movie ? `${number(movie.rating)} ± ${number(movie.std)}` : "not known");
-  const rank = (movie) => (movie ? movie.rank ?? "left out" : "–");
+  const cell = (item) => (item ? `${number(item.rating)} ± ${number(item.std)}` : "not known");
+  const rank = (item) => (item ? item.rank ?? "left out" : "–");
   const gap = (a, b) => (a?.rating === undefined || b?.rating === undefined || a.rating === null || b.rating === null ? "–" : signed(b.rating - a.rating));
   return el("section", { class: "panel", "aria-label": "Predicted ratings" },
-    el("h3", { text: `Predicted ratings of all movies in either list (first ${k})` }),
+    el("h3", { text: `Predicted ratings of all items in either list (first ${k})` }),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Predicted ratings" }, el("table", {},
-      el("thead", {}, el("tr", {}, ["Movie", "Left rank", "Left rating", "Right rank", "Right rating", "Right − left"].map((text) => el("th", { scope: "col", text })))),
+      el("thead", {}, el("tr", {}, ["Item", "Left rank", "Left rating", "Right rank", "Right rating", "Right − left"].map((text) => el("th", { scope: "col", text })))),
       el("tbody", {}, ids.map((id) => [left.get(id), right.get(id)]).map(([a, b]) => el("tr", {},
         el("th", { scope: "row", text: titleOf(a ?? b) }), el("td", { text: rank(a) }), el("td", { text: cell(a) }),
         el("td", { text: rank(b) }), el("td", { text: cell(b) }), el("td", { text: gap(a, b) })))))));

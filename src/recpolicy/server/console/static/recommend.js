@@ -8,9 +8,9 @@ import { asked, begin, called, give, isNew, scale } from "./who.js";
 const LOOK_MS = 400, PATIENCE_MS = 9000;
 const { learns, keeps } = $("result").dataset;
 let list = null; // the last answer
-let before = null; // movie -> {rank, rating, title} in the list before
-let gone = []; // movies of the list before that are not in this one, as the policy sees them now
-const rated = new Map(); // movie -> {text, bad} of this user
+let before = null; // item -> {rank, rating, title} in the list before
+let gone = []; // items of the list before that are not in this one, as the policy sees them now
+const rated = new Map(); // item -> {text, bad} of this user
 let watching = null; // what is waited for after feedback
 let turn = 0; // counts the questions, so that a late answer does not replace a newer one
 if (window.innerWidth < 760) $("filters").open = false;
@@ -44,20 +44,20 @@ async function load(moved = false, further = false) {
   if (!who) {
     list = before = null;
     show($("moved"));
-    show($("list"), el("p", { class: "empty", text: isNew() ? "Rate a movie on this page, and the list appears." : "Pick a user." }));
+    show($("list"), el("p", { class: "empty", text: isNew() ? "Rate an item on this page, and the list appears." : "Pick a user." }));
     return say("");
   }
   $("result").setAttribute("aria-busy", "true");
   try {
     const answer = await ask("POST", "/v1/recommend", { ...who, ...filters() });
     if (mine !== turn) return undefined;
-    if (moved && list && !(further && before)) before = new Map(list.movies.map((movie, place) => [movie.movie_id, { rank: place + 1, ...movie }]));
+    if (moved && list && !(further && before)) before = new Map(list.items.map((item, place) => [item.item_id, { rank: place + 1, ...item }]));
     gone = moved ? await left(who, answer) : [];
     if (mine !== turn) return undefined;
     list = answer;
     allWell();
     draw();
-    announce(`${answer.movies.length} movies for ${called()}`);
+    announce(`${answer.items.length} items for ${called()}`);
   } catch (problem) {
     if (mine === turn) refused(problem, () => load(moved, further));
   } finally {
@@ -66,16 +66,16 @@ async function load(moved = false, further = false) {
   return undefined;
 }
 
-/** What the policy says now of the movies that left the list. */
+/** What the policy says now of the items that left the list. */
 async function left(who, answer) {
-  const still = new Set(answer.movies.map((movie) => movie.movie_id));
-  const lost = [...before.keys()].filter((movie) => !still.has(movie));
+  const still = new Set(answer.items.map((item) => item.item_id));
+  const lost = [...before.keys()].filter((item) => !still.has(item));
   if (!lost.length) return [];
   try {
     const { exclude_rated, genres, years } = filters();
-    return (await ask("POST", "/v1/console/estimates", { ...who, exclude_rated, genres, years, movies: lost })).movies;
+    return (await ask("POST", "/v1/console/estimates", { ...who, exclude_rated, genres, years, items: lost })).items;
   } catch {
-    return lost.map((movie) => ({ ...before.get(movie), rank: null, rating: null, std: null }));
+    return lost.map((item) => ({ ...before.get(item), rank: null, rating: null, std: null }));
   }
 }
 
@@ -84,7 +84,7 @@ function refused(problem, again) {
   if (problem.status === 404 || problem.status === 422) {
     list = null;
     show($("moved"));
-    const hint = problem.code === "unknown_id" && !isNew() ? " Or choose “Somebody new” and rate a few movies." : "";
+    const hint = problem.code === "unknown_id" && !isNew() ? " Or choose “Somebody new” and rate a few items." : "";
     show($("list"), el("p", { class: "empty bad", text: `${inWords(problem)}.${hint}`.replace("..", ".") }));
     return say("");
   }
@@ -94,7 +94,7 @@ function refused(problem, again) {
 // ---------------------------------------------------------------- drawing
 
 function draw() {
-  const { policy, explored, movies } = list;
+  const { policy, explored, items } = list;
   $("result-title").textContent = `For ${called()}`;
   show($("list"),
     el("p", { class: "facts" },
@@ -103,29 +103,29 @@ function draw() {
       el("span", { class: explored ? "tag warm" : "tag", text: explored ? "explored: drawn to learn" : "not explored: the best" }),
       el("span", { class: "hint", title: policy.content, text: `content ${policy.content.slice(0, 8)}` })),
     el("p", { class: "hint legend", text: `Bars: predicted rating from ${scale.low} to ${scale.high}; pale band: ± one standard deviation${before ? "; ring: before" : ""}.` }),
-    el("ol", { class: "movies" }, movies.map(card)));
+    el("ol", { class: "items" }, items.map(card)));
   drawMoved();
 }
 
-function card(movie, place) {
-  const old = before?.get(movie.movie_id), title = titleOf(movie), id = JSON.stringify(movie.movie_id);
-  const done = rated.get(movie.movie_id);
-  return el("li", { class: "movie", data: { key: id, movie: id, title, place } },
+function card(item, place) {
+  const old = before?.get(item.item_id), title = titleOf(item), id = JSON.stringify(item.item_id);
+  const done = rated.get(item.item_id);
+  return el("li", { class: "item", data: { key: id, item: id, title, place } },
     el("span", { class: "rank", text: place + 1 }),
     el("div", { class: "about" },
-      el("h3", {}, title, " ", before && change(old, movie, place + 1)),
-      movie.because.length > 0 && el("p", { class: "hint", text: `because ${isNew() ? "you" : "this user"} rated ${movie.because.map(titleOf).join(" and ")}` })),
+      el("h3", {}, title, " ", before && change(old, item, place + 1)),
+      item.because.length > 0 && el("p", { class: "hint", text: `because ${isNew() ? "you" : "this user"} rated ${item.because.map(titleOf).join(" and ")}` })),
     el("div", { class: "guess" },
-      bar(movie.rating, movie.std, scale, old?.rating ?? null),
+      bar(item.rating, item.std, scale, old?.rating ?? null),
       el("p", { class: "figures" },
-        el("strong", { text: number(movie.rating) }), el("span", { text: movie.std === null ? "" : ` ± ${number(movie.std)}` }),
-        el("span", { class: "hint", title: "probability with which this movie was shown at this place", text: `propensity ${number(movie.propensity, 3)}` }))),
+        el("strong", { text: number(item.rating) }), el("span", { text: item.std === null ? "" : ` ± ${number(item.std)}` }),
+        el("span", { class: "hint", title: "probability with which this item was shown at this place", text: `propensity ${number(item.propensity, 3)}` }))),
     el("div", { class: "rate", data: { key: `rate-${id}` } },
       done && el("p", { class: done.bad ? "said bad" : "said", text: done.text }),
       (!done || done.bad) && (keeps === "true" || isNew()) && stars(`r${place}`, title, scale)));
 }
 
-function change(old, movie, rank) {
+function change(old, item, rank) {
   if (!old) return el("span", { class: "tag new", text: "new here" });
   const by = old.rank - rank;
   return by === 0 ? null : el("span", { class: by > 0 ? "tag up" : "tag down", text: `${by > 0 ? "▲" : "▼"} ${old.rank} → ${rank}` });
@@ -134,35 +134,35 @@ function change(old, movie, rank) {
 /** Old and new side by side. */
 function drawMoved() {
   if (!before) return show($("moved"));
-  const now = [...list.movies.map((movie, place) => ({ ...movie, rank: place + 1 })), ...gone];
-  const all = now.map((movie) => ({ movie, old: before.get(movie.movie_id) }));
-  const rows = all.filter(({ movie, old }) => rated.has(movie.movie_id) || !old || old.rank !== movie.rank || old.rating !== movie.rating);
+  const now = [...list.items.map((item, place) => ({ ...item, rank: place + 1 })), ...gone];
+  const all = now.map((item) => ({ item, old: before.get(item.item_id) }));
+  const rows = all.filter(({ item, old }) => rated.has(item.item_id) || !old || old.rank !== item.rank || old.rating !== item.rating);
   if (!rows.length) return show($("moved"), el("p", { class: "hint", text: "Nothing moved: the list is as it was." }));
-  rows.sort((a, b) => rated.has(b.movie.movie_id) - rated.has(a.movie.movie_id)); // what was rated stands first
+  rows.sort((a, b) => rated.has(b.item.item_id) - rated.has(a.item.item_id)); // what was rated stands first
   const still = all.length - rows.length;
-  const step = ({ movie, old }) => (old && movie.rating !== null && old.rating !== null ? movie.rating - old.rating : null);
+  const step = ({ item, old }) => (old && item.rating !== null && old.rating !== null ? item.rating - old.rating : null);
   return show($("moved"), el("details", { class: "panel", open: true, data: { key: "moved" } },
     el("summary", {}, el("h3", { text: "How the policy moved" }), el("span", { class: "hint", text: " before → now" })),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How the policy moved" }, el("table", {},
-      el("thead", {}, el("tr", {}, ["Movie", "Rank", "Rating", "Change"].map((text) => el("th", { scope: "col", text })))),
-      el("tbody", {}, rows.map((row) => el("tr", { class: rated.has(row.movie.movie_id) ? "mine" : null },
-        el("th", { scope: "row", text: titleOf(row.movie) }),
-        el("td", { text: `${row.old?.rank ?? "–"} → ${row.movie.rank ?? "out"}` }),
-        el("td", { text: `${number(row.old?.rating, 3)} → ${number(row.movie.rating, 3)}` }),
+      el("thead", {}, el("tr", {}, ["Item", "Rank", "Rating", "Change"].map((text) => el("th", { scope: "col", text })))),
+      el("tbody", {}, rows.map((row) => el("tr", { class: rated.has(row.item.item_id) ? "mine" : null },
+        el("th", { scope: "row", text: titleOf(row.item) }),
+        el("td", { text: `${row.old?.rank ?? "–"} → ${row.item.rank ?? "out"}` }),
+        el("td", { text: `${number(row.old?.rating, 3)} → ${number(row.item.rating, 3)}` }),
         el("td", { class: step(row) > 0 ? "up" : step(row) < 0 ? "down" : null, text: step(row) === null ? "–" : signed(step(row), 3) })))))),
-    still > 0 && el("p", { class: "hint", text: `${still === 1 ? "One other movie" : `${still} other movies`} did not move.` })));
+    still > 0 && el("p", { class: "hint", text: `${still === 1 ? "One other item" : `${still} other items`} did not move.` })));
 }
 
 // ---------------------------------------------------------------- rating
 
 onStars($("list"), async (form, value) => {
-  const { movie: id, title, place } = form.closest("li").dataset, movie = JSON.parse(id), event = list.event_id;
-  const mark = (text, bad = false) => { rated.set(movie, { text, bad }); draw(); };
+  const { item: id, title, place } = form.closest("li").dataset, item = JSON.parse(id), event = list.event_id;
+  const mark = (text, bad = false) => { rated.set(item, { text, bad }); draw(); };
   form.querySelector("button").disabled = true;
   let taken = null;
   if (event !== null) {
     try {
-      taken = await ask("POST", "/v1/feedback", { event_id: event, movie, kind: "rating", value });
+      taken = await ask("POST", "/v1/feedback", { event_id: event, item, kind: "rating", value });
     } catch (problem) {
       mark(`${inWords(problem)} The rating was not taken.`, true);
       if (problem.status === 0) complain(problem, () => load());
@@ -174,7 +174,7 @@ onStars($("list"), async (form, value) => {
   mark(`${value} ★ ${taken ? `${taken.status}${reward}` : "folded in; this server keeps no feedback"}`);
   focusAfter(Number(place));
   if (isNew()) {
-    give(movie, title, value);
+    give(item, title, value);
     say(`${title}: ${value}. Folded in.`);
     await load(true);
   } else if (taken.status === "accepted" && taken.reward !== null && learns === "true" && list.policy.variant === "champion") {
@@ -185,10 +185,10 @@ onStars($("list"), async (form, value) => {
   }
 });
 
-/** The stars are gone: go on with the next movie. */
+/** The stars are gone: go on with the next item. */
 function focusAfter(place) {
   if (document.activeElement !== document.body && document.activeElement !== null) return;
-  const next = [...document.querySelectorAll("#list li.movie")].find((item) => Number(item.dataset.place) > place && item.querySelector("form"));
+  const next = [...document.querySelectorAll("#list li.item")].find((item) => Number(item.dataset.place) > place && item.querySelector("form"));
   (next?.querySelector("form input") ?? $("result-title")).focus({ preventScroll: true });
 }
 

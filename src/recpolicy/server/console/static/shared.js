@@ -71,7 +71,7 @@ export function show(container, ...nodes) {
 export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 export const signed = (value, digits = 2) => (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toFixed(digits);
 export const when = (ms) => (ms ? new Date(ms).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "–");
-export const titleOf = (movie) => movie.title ?? `movie ${movie.movie_id}`;
+export const titleOf = (item) => item.title ?? `item ${item.item_id}`;
 export const empty = (text) => el("p", { class: "empty", text });
 
 /** A rating on the scale with its uncertainty; `was`: where it stood before. */
@@ -89,7 +89,7 @@ export function bar(rating, std, { low, high }, was = null) {
   was !== null && el("span", { class: "was" }), known && el("span", { class: "dot" }));
 }
 
-/** Stars to rate a movie with: arrows choose, Enter or the button sends; a click on a star sends at once. */
+/** Stars to rate an item with: arrows choose, Enter or the button sends; a click on a star sends at once. */
 export function stars(id, title, { low, high }) {
   const first = Math.ceil(low), steps = Array.from({ length: Math.min(Math.floor(high) - first + 1, 11) }, (_, n) => first + n);
   return el("form", { class: "stars", data: { key: `stars-${id}` } },

@@ -24,15 +24,15 @@ const keep = () => sessionStorage.setItem(PLACE, JSON.stringify(kept));
 export function asked() {
   if (kept.mode === "known") return kept.user === null ? null : { user: kept.user };
   if (!kept.given.length) return null;
-  return { user: kept.name, ratings: kept.given.map(({ movie, rating }) => ({ movie, rating })) };
+  return { user: kept.name, ratings: kept.given.map(({ item, rating }) => ({ item, rating })) };
 }
 
 export const isNew = () => kept.mode === "new";
 export const called = () => (isNew() ? "the new person" : `user ${kept.user}`);
 
 /** Add a rating of the new person; does not tell the listener. */
-export function give(movie, title, rating) {
-  kept.given = [...kept.given.filter((one) => one.movie !== movie), { movie, title, rating }];
+export function give(item, title, rating) {
+  kept.given = [...kept.given.filter((one) => one.item !== item), { item, title, rating }];
   keep();
   draw();
 }
@@ -45,7 +45,7 @@ export function begin(then) {
   if (kept.user !== null) $("user-input").value = kept.user;
   draw();
   suggestUsers();
-  if (isNew()) findMovies();
+  if (isNew()) findItems();
   onKey(suggestUsers);
   if (asked()) then(false);
 }
@@ -54,22 +54,22 @@ function draw() {
   $("known-form").hidden = isNew();
   $("new-form").hidden = !isNew();
   $("new-clear").hidden = !kept.given.length;
-  const rows = kept.given.map((one) => el("li", { data: { key: `given-${JSON.stringify(one.movie)}` } },
+  const rows = kept.given.map((one) => el("li", { data: { key: `given-${JSON.stringify(one.item)}` } },
     el("span", { class: "name", text: one.title }), el("span", { class: "mark", text: `${one.rating} ★` }),
     el("button", {
-      type: "button", class: "quiet", data: { remove: JSON.stringify(one.movie) }, "aria-label": `Forget the rating of ${one.title}`, text: "✕",
+      type: "button", class: "quiet", data: { remove: JSON.stringify(one.item) }, "aria-label": `Forget the rating of ${one.title}`, text: "✕",
     })));
-  show($("movie-given"), rows.length ? rows : el("li", { class: "empty", text: "Nothing yet." }));
+  show($("item-given"), rows.length ? rows : el("li", { class: "empty", text: "Nothing yet." }));
   drawFound();
 }
 
 function drawFound() {
-  const left = found.filter((movie) => !kept.given.some((one) => one.movie === movie.movie_id));
-  show($("movie-found"), left.map((movie, place) => el("li", {
-    data: { key: `found-${JSON.stringify(movie.movie_id)}`, movie: JSON.stringify(movie.movie_id), title: titleOf(movie) },
-  }, el("span", { class: "name", text: titleOf(movie) }), stars(`f${found.indexOf(movie)}`, titleOf(movie), scale))),
+  const left = found.filter((item) => !kept.given.some((one) => one.item === item.item_id));
+  show($("item-found"), left.map((item, place) => el("li", {
+    data: { key: `found-${JSON.stringify(item.item_id)}`, item: JSON.stringify(item.item_id), title: titleOf(item) },
+  }, el("span", { class: "name", text: titleOf(item) }), stars(`f${found.indexOf(item)}`, titleOf(item), scale))),
   found.length && !left.length && el("li", { class: "empty", text: "All of these are rated; look for others." }),
-  !found.length && $("movie-input").value && el("li", { class: "empty", text: "No movie has these words." }));
+  !found.length && $("item-input").value && el("li", { class: "empty", text: "No item has these words." }));
 }
 
 // ---------------------------------------------------------------- a known user
@@ -120,9 +120,9 @@ $("known-form").addEventListener("submit", async (event) => {
 
 // ---------------------------------------------------------------- somebody new
 
-async function findMovies() {
+async function findItems() {
   try {
-    found = (await ask("POST", "/v1/console/movies", { text: $("movie-input").value, count: 8 })).movies;
+    found = (await ask("POST", "/v1/console/items", { text: $("item-input").value, count: 8 })).items;
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     found = [];
@@ -130,37 +130,37 @@ async function findMovies() {
   drawFound();
 }
 
-$("movie-input").addEventListener("input", later(findMovies));
+$("item-input").addEventListener("input", later(findItems));
 $("who").addEventListener("change", (event) => {
   if (event.target.name !== "who") return;
   kept.mode = event.target.value;
   keep();
   draw();
-  if (isNew() && !found.length) findMovies();
+  if (isNew() && !found.length) findItems();
   changed(false);
 });
-onStars($("movie-found"), (form, rating) => {
-  const { movie, title } = form.closest("li").dataset;
-  give(JSON.parse(movie), title, rating);
+onStars($("item-found"), (form, rating) => {
+  const { item, title } = form.closest("li").dataset;
+  give(JSON.parse(item), title, rating);
   announce(`${title}: ${rating}`);
-  const next = $("movie-found").querySelector("input");
+  const next = $("item-found").querySelector("input");
   if (next && !$("who").contains(document.activeElement)) next.focus({ preventScroll: true });
   changed(true);
 });
-$("movie-given").addEventListener("click", (event) => {
-  const movie = event.target.closest("[data-remove]")?.dataset.remove;
-  if (!movie) return;
-  kept.given = kept.given.filter((one) => JSON.stringify(one.movie) !== movie);
+$("item-given").addEventListener("click", (event) => {
+  const item = event.target.closest("[data-remove]")?.dataset.remove;
+  if (!item) return;
+  kept.given = kept.given.filter((one) => JSON.stringify(one.item) !== item);
   keep();
   draw();
-  ($("movie-given").querySelector("button") ?? $("movie-input")).focus();
+  ($("item-given").querySelector("button") ?? $("item-input")).focus();
   changed(true);
 });
 $("new-clear").addEventListener("click", () => {
   kept.given = [];
   keep();
   draw();
-  $("movie-input").focus();
+  $("item-input").focus();
   changed(false);
 });
 
