@@ -86,8 +86,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return []
     rows = [json.loads(line) for line in lines]
     for row in rows:
-        if "movies" in row:  # a spool of version 0
-            row["item_ids"] = row.pop("movies")
+        if "items" in row:  # a spool of version 0
+            row["item_ids"] = row.pop("items")
     return [
         {
             name: base64.b64decode(value) if name in _BYTES and value is not None else value
