@@ -1,29 +1,32 @@
 """Configs from files and words: what is accepted, and errors that name file and key."""
 
-from dataclasses import dataclass, field
+from dataclasses import field, replace
+from typing import Annotated
 
 import pytest
+from annotated_types import Gt
+from pydantic import NonNegativeFloat
 
-from recpolicy.core.config import as_dict, build, read_toml
+from recpolicy.core.config import as_dict, build, config_dataclass, read_toml
 from recpolicy.core.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class Config:
-    alpha: float = 1.0
-    layers: tuple[int, ...] = (8, 8)
+    alpha: NonNegativeFloat = 1.0
+    layers: tuple[Annotated[int, Gt(0)], ...] = (8, 8)
 
     def __post_init__(self):
-        if self.alpha < 0:
-            raise ConfigError(f"alpha {self.alpha}: expected 0 or more")
+        if len(self.layers) > 3:
+            raise ConfigError(f"layers has {len(self.layers)} entries; expected at most 3")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class Required:
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class Whole:
     part: Config = field(default_factory=Config)
     maybe: Config | None = None
@@ -54,13 +57,18 @@ def test_words_of_the_command_line_become_numbers():
     ("config", "values", "message"),
     [
         (Config, {"alpah": 1}, r"^run\.toml \[linucb\]: no setting named 'alpah'. Did you mean 'alpha'\?"),
-        (Config, {"alpha": "much"}, r"^run\.toml \[linucb\]: alpha: .*valid number.* \(found 'much'\)"),
-        (Config, {"layers": [8, "x"]}, r"^run\.toml \[linucb\]: layers\.1: .* \(found 'x'\)"),
-        (Config, {"alpha": -1}, r"^run\.toml \[linucb\]: alpha -1\.0: expected 0 or more$"),
+        (Config, {"alpha": "much"}, r"^run\.toml \[linucb\]: alpha is 'much': expected a valid number"),
+        (Config, {"layers": [8, "x"]}, r"^run\.toml \[linucb\]: layers\.1 is 'x': expected a valid integer"),
+        (Config, {"alpha": -1}, r"^run\.toml \[linucb\]: alpha is -1: expected greater than or equal to 0"),
+        (Config, {"layers": [1] * 4}, r"^run\.toml \[linucb\]: layers has 4 entries; expected at most 3$"),
         (Whole, {"part": {"alpah": 1}}, r"^run\.toml \[linucb\]: part: no setting named 'alpah'"),
         (Whole, {"maybe": {"alpah": 1}}, r"^run\.toml \[linucb\]: maybe: no setting named 'alpah'"),
-        (Whole, {"part": {"alpha": -1}}, r"^run\.toml \[linucb\]: alpha -1\.0: expected 0 or more$"),
-        (Required, {}, r"^run\.toml \[linucb\]: name: Field required"),
+        (
+            Whole,
+            {"part": {"alpha": -1}},
+            r"^run\.toml \[linucb\]: part\.alpha is -1: expected greater than or equal to 0$",
+        ),
+        (Required, {}, r"^run\.toml \[linucb\]: name is missing$"),
     ],
 )
 def test_error_names_file_and_key(config, values, message):
@@ -96,3 +104,26 @@ def test_config_survives_the_way_to_json_and_back():
     config = Config(alpha=0.25, layers=(3, 2))
     assert as_dict(config) == {"alpha": 0.25, "layers": [3, 2]}
     assert build(Config, as_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": -1}, r"^Config: alpha is -1: expected greater than or equal to 0"),
+        ({"alpha": float("nan")}, r"^Config: alpha is nan: expected "),
+        ({"alpah": 1}, r"^Config: no setting named 'alpah'. Did you mean 'alpha'\?"),
+        ({"layers": (0,)}, r"^Config: layers\.0 is 0: expected greater than 0$"),
+        ({"layers": (1, 1, 1, 1)}, r"^Config: layers has 4 entries"),
+    ],
+)
+def test_the_constructor_names_class_setting_and_value(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Config(**values)
+
+
+def test_a_changed_copy_is_checked_too_and_nothing_can_be_set():
+    assert replace(Config(), alpha=2.0).alpha == 2.0
+    with pytest.raises(ConfigError, match="alpha is -1"):
+        replace(Config(), alpha=-1)
+    with pytest.raises(AttributeError):
+        Config().alpha = 3.0

@@ -39,7 +39,7 @@ def test_package_gives_identical_ratings_and_users_and_movies_without_dates(data
     assert dict(done.files) == {"u.data": "official", "u.user": "official", "u.item": "rebuilt", "u.genre": "rebuilt"}
     got, official = read_ml_100k(done.folder), read_ml_100k(miniature_folder)
     assert got.digest == official.digest
-    assert got.movies.equals(official.movies)
+    assert got.items.equals(official.items)
     assert got.users.equals(official.users)
 
 

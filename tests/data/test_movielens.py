@@ -24,12 +24,12 @@ def test_classic_folder_gives_what_was_written(miniature_folder):
     assert np.array_equal(np.column_stack(columns), world.observed)
     assert ratings.users["age"].tolist() == world.age.tolist()
     assert ratings.users["zip_code"][1] == "00613"
-    assert ratings.movies["title"][3].startswith("Café No. 04, The (")
-    assert ratings.movies["year"][1:].tolist() == world.year[1:].tolist()
+    assert ratings.items["title"][3].startswith("Café No. 04, The (")
+    assert ratings.items["year"][1:].tolist() == world.year[1:].tolist()
 
 
 def test_unknown_movie_has_neither_year_nor_genre():
-    unknown = miniature_ratings().movies.iloc[0]
+    unknown = miniature_ratings().items.iloc[0]
     assert unknown["title"] == "unknown"
     assert unknown["genres"] == ""
     assert pd.isna(unknown["year"])
@@ -37,7 +37,7 @@ def test_unknown_movie_has_neither_year_nor_genre():
 
 def test_genres_follow_the_flags():
     world, ratings = miniature(), miniature_ratings()
-    named = [len(genres.split("|")) for genres in ratings.movies["genres"][1:]]
+    named = [len(genres.split("|")) for genres in ratings.items["genres"][1:]]
     assert named == world.genres[1:].sum(axis=1).tolist()
 
 
@@ -83,8 +83,8 @@ def test_ml_1m_folder(tmp_path):
         "occupation": ["10", "16"],
         "zip_code": ["48067", "01234"],
     }
-    assert ratings.movies["title"].tolist() == ["Café: A Tale (1995)", "X (1948)"]
-    assert ratings.movies["genres"].tolist() == ["Comedy|Drama", "Film-Noir"]
+    assert ratings.items["title"].tolist() == ["Café: A Tale (1995)", "X (1948)"]
+    assert ratings.items["genres"].tolist() == ["Comedy|Drama", "Film-Noir"]
     assert ratings.movie.tolist() == [1, 0]
     (tmp_path / "ratings.dat").write_text("1::9::5::978300760\n2::7::3\n")
     with pytest.raises(DataError, match=r"ratings\.dat:2: 3 fields separated by '::'"):
@@ -100,9 +100,9 @@ def test_csv_folder_has_half_stars_and_quoted_titles(tmp_path):
     assert ratings.name == "ml-25m"
     assert ratings.scale == (0.5, 5.0)
     assert ratings.rating.tolist() == [0.5, 3.5]
-    assert ratings.movies["title"].tolist() == ["American President, The (1995)", 'Say "No"']
-    assert ratings.movies["year"].isna().tolist() == [False, True]
-    assert ratings.movies["genres"].tolist() == ["Comedy|Drama", ""]
+    assert ratings.items["title"].tolist() == ["American President, The (1995)", 'Say "No"']
+    assert ratings.items["year"].isna().tolist() == [False, True]
+    assert ratings.items["genres"].tolist() == ["Comedy|Drama", ""]
 
 
 def test_other_folder_is_refused_with_what_was_expected(tmp_path):

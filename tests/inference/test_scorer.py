@@ -164,7 +164,7 @@ def test_a_small_cache_answers_all_the_same_from_many_threads():
     with ThreadPoolExecutor(8) as pool:
         for user, answer in pool.map(ask, range(800)):
             np.testing.assert_allclose(answer.score, expected.score[user], rtol=1e-5)
-    assert 0 < small._cache.used <= 3_000
+    assert 0 < small._cache.size <= 3_000
 
 
 def test_a_users_own_context_given_raw_leads_to_the_same_ratings_with_a_typical_std():

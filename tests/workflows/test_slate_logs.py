@@ -111,7 +111,7 @@ def test_shelves_are_even_parts_in_the_order_of_years():
         ({"slots": 0}, r"SlateLogConfig\.slots"),
         ({"patience": 1.5}, r"SlateLogConfig\.patience"),
         ({"floor": -0.1}, r"SlateLogConfig\.floor is -0\.1; it must be in \[0, 1\]"),
-        ({"layout": "grid"}, r"layout: Input should be 'shelves' or 'list' \(found 'grid'\)"),
+        ({"layout": "grid"}, r"layout is 'grid': expected 'shelves' or 'list'"),
         ({"temperature": 1e-320}, r"SlateLogConfig\.temperature is 1e-320; it must be in"),
         ({"days": 1e300}, r"SlateLogConfig\.days is 1e\+300; it must be above 0 and at most 36525"),
         ({"first_day": "soon"}, r"SlateLogConfig\.first_day is 'soon'; expected a date"),

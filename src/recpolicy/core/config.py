@@ -1,38 +1,80 @@
-"""Configs are frozen dataclasses; this is the one place that builds them from files and words.
+"""Configs: small frozen dataclasses next to the component they configure, built from TOML files and the command line.
 
 A TOML file has one table per component (`[linucb]`, `[rating_model]`, ...). Unknown keys, wrong types and values out of
-range raise ConfigError with the file, the key and what is allowed.
+range raise ConfigError with the file, the key, the value and the allowed values.
 """
 
 import dataclasses
+import functools
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+import pydantic.dataclasses
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from recpolicy.core.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def config_dataclass(cls: type[T]) -> type[T]:
+    """Turn a class of annotated settings into a frozen, keyword-only dataclass that checks itself.
+
+    Constraints stand in the annotation: `alpha: NonNegativeFloat = 1.0`.
+    A check across settings goes into `__post_init__` and raises ConfigError. The constructor raises ConfigError with
+    the class, the setting, the value and the allowed values.
+    """
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    checked: type[T] = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    construct = checked.__init__
+
+    @functools.wraps(construct)
+    def init(self: T, *args: Any, **values: Any) -> None:
+        try:
+            construct(self, *args, **values)
+        except ValidationError as error:
+            raise _config_error(error, checked, cls.__name__) from None
+
+    checked.__init__ = init  # type: ignore[method-assign]
+    return checked
+
+
 def build(config_type: type[T], values: Mapping[str, Any], where: str = "config") -> T:
-    """Return `config_type(**values)`, checked and with plain types coerced (1 -> 1.0); raises ConfigError."""
-    _refuse_unknown_settings(config_type, values, where)
+    """Return `config_type(**values)`, checked and with plain types coerced (1 -> 1.0); raises ConfigError.
+
+    Args:
+        config_type: A dataclass, by preference one made by `config_dataclass`.
+        values: Settings by name; a nested config may be a mapping.
+        where: The file and table that errors name.
+    """
+    _check_known_settings(config_type, values, where)
     try:
         return TypeAdapter(config_type).validate_python(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        own = first.get("ctx", {}).get("error")  # what the config's own check raised
-        if isinstance(own, ConfigError):
-            raise ConfigError(f"{where}: {own}") from None
-        key = ".".join(str(part) for part in first["loc"]) or "config"
-        raise ConfigError(f"{where}: {key}: {first['msg']} (found {first['input']!r})") from None
+        raise _config_error(error, config_type, where) from None
 
 
-def _refuse_unknown_settings(config_type: type[Any], values: Mapping[str, Any], where: str) -> None:
-    """Those of configs within the config included, which pydantic would pass over."""
+def _config_error(error: ValidationError, config_type: type[Any], where: str) -> ConfigError:
+    """Return the first fault of a validation as one line."""
+    first = error.errors()[0]
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, ConfigError):  # by the config's own __post_init__
+        return ConfigError(f"{where}: {raised}")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "unexpected_keyword_argument":
+        known = [field.name for field in dataclasses.fields(config_type)]
+        return ConfigError(f"{where}: {unknown_name('setting', key, known)}")
+    if first["type"] == "missing":
+        return ConfigError(f"{where}: {key} is missing")
+    expected = first["msg"].replace("Input should be", "expected", 1)
+    return ConfigError(f"{where}: {key or 'config'} is {first['input']!r}: {expected}")
+
+
+def _check_known_settings(config_type: type[Any], values: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError for an unknown setting, in nested configs, too."""
     types = get_type_hints(config_type)
     known = [field.name for field in dataclasses.fields(config_type)]
     for key, value in values.items():
@@ -41,7 +83,7 @@ def _refuse_unknown_settings(config_type: type[Any], values: Mapping[str, Any], 
         if isinstance(value, Mapping):
             for inner in {types[key], *get_args(types[key])}:  # a config, or a config or None
                 if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-                    _refuse_unknown_settings(inner, value, f"{where}: {key}")
+                    _check_known_settings(inner, value, f"{where}: {key}")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ COLUMNS = ("user", "item", "rating", "timestamp")
 """What a column can mean; only timestamp may be missing."""
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "user": ("user", "user_id", "userId"),
-    "item": ("item", "item_id", "movieId", "item", "item_id", "itemId"),
+    "item": ("item", "item_id", "itemId", "movie", "movie_id", "movieId"),
     "rating": ("rating",),
     "timestamp": ("timestamp",),
     "title": ("title",),

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
+from recpolicy.core.lru import LRUCache
 from recpolicy.inference.artifact import Artifact, LeanArtifact, read_lean
 from recpolicy.inference.block_prediction import NOTHING_SHOWN, USERS_AT_ONCE, Block, Shown, answer_block, not_shown
 from recpolicy.inference.lookup_tables import rows_of
-from recpolicy.inference.prediction_cache import AnswerCache
 from recpolicy.inference.predictions import as_list
 from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user
@@ -57,7 +57,7 @@ class Scorer:
         self.user_ids, self.item_ids, self.titles = tables.user_ids, tables.item_ids, tables.titles
         self.genre_names, self.genres, self.years = tables.genre_names, tables.genres, tables.years
         self._user_row, self._item_row = rows_of(tables.user_ids), rows_of(tables.item_ids)
-        self._cache: AnswerCache[Answer] = AnswerCache(cache_bytes)
+        self._cache: LRUCache[Answer] = LRUCache(cache_bytes)
         rank = artifact.item.shape[1]
         self._embeddings = Embeddings(
             artifact.context[:, :rank], artifact.item, artifact.offset, artifact.scale, artifact.noise_std, np.nan

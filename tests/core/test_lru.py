@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recpolicy.inference.prediction_cache import AnswerCache
+from recpolicy.core.lru import LRUCache
 
 
 def test_the_least_recently_used_goes_first():
-    cache = AnswerCache(3)
+    cache = LRUCache(3)
     for key in "abc":
         cache.put(key, key.upper(), 1)
     assert cache.get("a") == "A"
@@ -18,35 +18,35 @@ def test_the_least_recently_used_goes_first():
 
 
 def test_a_large_one_takes_the_place_of_several_and_a_larger_one_is_not_kept():
-    cache = AnswerCache(3)
+    cache = LRUCache(3)
     for key in "abc":
         cache.put(key, key, 1)
     cache.put("d", "d", 2)
     assert [cache.get(key) for key in "abcd"] == [None, None, "c", "d"]
     cache.put("e", "e", 4)
-    assert (cache.get("e"), len(cache), cache.used) == (None, 2, 3)
+    assert (cache.get("e"), len(cache), cache.size) == (None, 2, 3)
 
 
 def test_the_same_key_again_is_counted_once():
-    cache = AnswerCache(3)
+    cache = LRUCache(3)
     cache.put("a", 1, 2)
     cache.put("a", 2, 3)
-    assert (cache.get("a"), len(cache), cache.used) == (2, 1, 3)
+    assert (cache.get("a"), len(cache), cache.size) == (2, 1, 3)
 
 
 @given(st.integers(0, 8), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5))))
 def test_no_sequence_of_answers_exceeds_the_bound(most, puts):
-    cache = AnswerCache(most)
+    cache = LRUCache(most)
     for key, size in puts:
         cache.put(key, (key, size), size)
-        assert cache.used <= most
+        assert cache.size <= most
         held = [cache.get(key) for key in range(6)]
-        assert cache.used == sum(one[1] for one in held if one is not None)
+        assert cache.size == sum(one[1] for one in held if one is not None)
         assert all(one is None or one[0] == key for key, one in enumerate(held))
 
 
 def test_threads_do_not_disturb_each_other():
-    cache = AnswerCache(50)
+    cache = LRUCache(50)
 
     def use(seed):
         for step in range(2000):
@@ -57,5 +57,17 @@ def test_threads_do_not_disturb_each_other():
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(use, range(8)))
-    assert cache.used <= 50
-    assert cache.used == sum(key % 7 for key in range(40) if cache.get(key) is not None)
+    assert cache.size <= 50
+    assert cache.size == sum(key % 7 for key in range(40) if cache.get(key) is not None)
+
+
+def test_a_missing_value_is_loaded_once_however_many_threads_ask():
+    cache, loads = LRUCache(3), []
+
+    def load():
+        loads.append(1)
+        return "value"
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: cache.get_or_load("key", load), range(50))) == {"value"}
+    assert len(loads) == 1

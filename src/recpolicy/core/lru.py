@@ -1,0 +1,60 @@
+"""A cache that drops the least recently used values once their total size exceeds a bound."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from threading import Lock
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+
+class LRUCache(Generic[Value]):
+    """A size-bounded cache for several threads.
+
+    The size of a value is in the caller's unit: bytes, or 1 for a cache that counts entries.
+    """
+
+    def __init__(self, max_size: int):
+        self._max_size, self._size = max_size, 0
+        self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+        self._lock = Lock()
+        self._loading = Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Total size of the cached values, at most the bound."""
+        return self._size
+
+    def get(self, key: Hashable) -> Value | None:
+        """Return the cached value, or None."""
+        with self._lock:
+            if key not in self._entries:
+                return None
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+
+    def put(self, key: Hashable, value: Value, size: int = 1) -> None:
+        """Cache the value and drop the oldest ones that no longer fit; a value larger than the bound is not cached."""
+        if size > self._max_size:
+            return
+        with self._lock:
+            if key in self._entries:
+                self._size -= self._entries.pop(key)[1]
+            while self._entries and self._size + size > self._max_size:
+                self._size -= self._entries.popitem(last=False)[1][1]
+            self._entries[key] = value, size
+            self._size += size
+
+    def get_or_load(self, key: Hashable, load: Callable[[], Value], size: int = 1) -> Value:
+        """Return the cached value, or load and cache it; loads run one at a time."""
+        value = self.get(key)
+        if value is None:
+            with self._loading:
+                value = self.get(key)
+                if value is None:
+                    value = load()
+                    self.put(key, value, size)
+        return value
