@@ -9,7 +9,7 @@ import functools
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Any, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -28,7 +28,7 @@ def config_dataclass(cls: type[T]) -> type[T]:
     the class, the setting, the value and the allowed values.
     """
     config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-    checked: type[T] = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    checked: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
     construct = checked.__init__
 
     @functools.wraps(construct)
@@ -38,8 +38,8 @@ def config_dataclass(cls: type[T]) -> type[T]:
         except ValidationError as error:
             raise _config_error(error, checked, cls.__name__) from None
 
-    checked.__init__ = init  # type: ignore[method-assign]
-    return checked
+    checked.__init__ = init
+    return cast("type[T]", checked)
 
 
 def build(config_type: type[T], values: Mapping[str, Any], where: str = "config") -> T:
