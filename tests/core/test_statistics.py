@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.statistics import Interval, mean_interval, paired_difference, percentile_interval, resampled_means
+from recpolicy.core.statistics import (
+    Interval,
+    confidence_sequence_half_width,
+    mean_interval,
+    paired_difference,
+    percentile_interval,
+    resampled_means,
+)
 
 
 def rng(seed=0):
@@ -98,3 +105,17 @@ def test_a_level_outside_zero_to_one_is_refused():
 def test_differences_need_the_same_users():
     with pytest.raises(DataError, match="same users"):
         paired_difference(np.zeros(2), np.zeros(3), rng())
+
+
+def test_half_width_of_a_confidence_sequence_is_the_normal_mixture_boundary():
+    # U = 1000: rho^2 U = 5.991465 + ln(6.991465) = 7.936155 where it is tightest
+    # error * sqrt(2 * 8.936155 / 7.936155 * ln(sqrt(8.936155) / .05)) = 3.035209 error
+    assert confidence_sequence_half_width(1.0, 1_000) == pytest.approx(3.035209, abs=1e-5)
+    both = confidence_sequence_half_width(np.array([0.5, 2.0]), np.array([1_000, 1_000]))
+    np.testing.assert_allclose(both, [1.517604, 6.070418], atol=1e-5)
+
+
+def test_unbounded_interval_contains_everything():
+    interval = Interval.unbounded(level=0.9)
+    assert (interval.lo, interval.hi, interval.level) == (-np.inf, np.inf, 0.9)
+    assert np.isnan(interval.value)

@@ -20,14 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.statistics import LEVEL, Interval
+from recpolicy.core.statistics import LEVEL, Interval, confidence_sequence_half_width
 from recpolicy.ope.diagnostics import clustered_error
 from recpolicy.ope.rounds import Units
 
 Array = NDArray[np.float64]
-
-SHARPEST_AT = 1_000
-"""Users at which the confidence sequence is sharpest; fixed beforehand, and of little weight elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +105,10 @@ def freedom_of(without: Array) -> float:
     return 1 / (1 / (users - 1) + excess / (2 * users))
 
 
-def confidence_sequence(
-    terms: Array, units: Units, level: float = LEVEL, *, sharpest_at: int = SHARPEST_AT
-) -> Interval:
-    """Mean of the terms and its anytime-valid interval. Raises DataError for a single user."""
+def confidence_sequence(terms: Array, units: Units, level: float = LEVEL) -> Interval:
+    """Return the mean of terms [N] with its anytime-valid interval. Raises DataError for a single user."""
     value, error = mean_and_error(terms, units)
-    users = len(units)
-    spread = error * np.sqrt(users)
-    doubt = 1 - level
-    best = -2 * np.log(doubt) + np.log1p(-2 * np.log(doubt))  # rho^2 U at which the width is least
-    scale = users / sharpest_at * best  # U rho^2
-    half = float(spread * np.sqrt(2 * (scale + 1) / (users * scale) * np.log(np.sqrt(scale + 1) / doubt)))
+    half = confidence_sequence_half_width(error, len(units), level)
     return Interval(value, value - half, value + half, level)
 
 
