@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from recpolicy.core.files import atomic_directory, atomic_path, content_digest, file_digest, write_json, write_text
+from recpolicy.core.errors import ArtifactError
+from recpolicy.core.files import (
+    atomic_directory,
+    atomic_path,
+    content_digest,
+    file_digest,
+    read_versioned_json,
+    rename_keys,
+    write_json,
+    write_text,
+)
 
 
 class Interrupted(Exception):
@@ -159,3 +169,67 @@ def test_content_digest_of_words_and_mappings():
     words = np.array(["a", "b"], object)
     assert content_digest(words) == content_digest(words.copy()) != content_digest(words[::-1])
     assert content_digest({"a": 1, "b": 2}) == content_digest({"b": 2, "a": 1})
+
+
+FORMAT = "recpolicy example"
+MIGRATIONS = {
+    1: lambda body: rename_keys(body, {"colour": "color"}),
+    2: lambda body: {**body, "size": body["width"] * body["height"]},
+}
+
+
+def example(tmp_path, **content):
+    write_json(tmp_path / "a.json", {"format": FORMAT, **content})
+    return tmp_path / "a.json"
+
+
+@pytest.mark.parametrize(
+    ("version", "content"),
+    [
+        (1, {"colour": "red", "width": 2, "height": 3}),
+        (2, {"color": "red", "width": 2, "height": 3}),
+        (3, {"color": "red", "width": 2, "height": 3, "size": 6}),
+    ],
+)
+def test_older_versions_are_migrated_step_by_step(tmp_path, version, content):
+    body = read_versioned_json(example(tmp_path, version=version, **content), FORMAT, 3, MIGRATIONS)
+    assert body == {"format": FORMAT, "version": 3, "color": "red", "width": 2, "height": 3, "size": 6}
+
+
+@pytest.mark.parametrize("version", [0, 4, 2.0, "2", True, None])
+def test_unknown_versions_are_refused(tmp_path, version):
+    with pytest.raises(ArtifactError, match=r"a\.json: format version .*, but this recpolicy reads 1, 2, 3"):
+        read_versioned_json(example(tmp_path, version=version), FORMAT, 3, MIGRATIONS)
+
+
+def test_an_incomplete_file_of_an_older_version_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="not a complete file of format version 2: KeyError"):
+        read_versioned_json(example(tmp_path, version=2, width=2), FORMAT, 3, MIGRATIONS)
+
+
+def test_a_digest_is_that_of_the_file_as_it_was_written(tmp_path):
+    body = {"format": FORMAT, "version": 1, "colour": "red", "width": 2, "height": 3}
+    path = example(tmp_path, **body, digest=content_digest(body))
+    read = read_versioned_json(path, FORMAT, 3, MIGRATIONS, digest_key="digest")
+    assert (read["color"], "digest" in read) == ("red", False)
+    write_json(path, {**body, "digest": content_digest(body), "colour": "blue"})
+    with pytest.raises(ArtifactError, match="changed since it was written; save it again"):
+        read_versioned_json(path, FORMAT, 3, MIGRATIONS, digest_key="digest", advice="save it again")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("[]", "not a recpolicy example"), ("{", "not readable as JSON"), (None, "no such file")]
+)
+def test_other_files_are_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ArtifactError, match=message):
+        read_versioned_json(tmp_path / "a.json", FORMAT, 1)
+
+
+def test_keys_are_renamed_at_the_top_or_everywhere():
+    body = {"a": {"a": 1}, "b": [{"a": 2}], "c": 3}
+    assert rename_keys(body, {"a": "x"}) == {"x": {"a": 1}, "b": [{"a": 2}], "c": 3}
+    assert rename_keys(body, {"a": "x"}, nested=True) == {"x": {"x": 1}, "b": [{"x": 2}], "c": 3}
+    assert list(rename_keys(body, {"a": "x"})) == ["x", "b", "c"]
+    assert rename_keys(None, {"a": "x"}) is None

@@ -199,7 +199,7 @@ def test_changed_record_is_refused_and_the_others_are_still_listed(registry, cap
 
 def test_record_moved_to_another_number_is_refused(registry):
     (registry.folder / "versions" / "2").rename(registry.folder / "versions" / "9")
-    with pytest.raises(ArtifactError, match=r"version\.json: changed since"):
+    with pytest.raises(ArtifactError, match=r"version\.json: describes version 2; expected version 9"):
         registry.promote(9)
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ import numpy as np
 from recpolicy.core.errors import ArtifactError
 
 _CHUNK = 1 << 20
+
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+"""A function from the content of a file to its content in the next version of the format."""
+NO_MIGRATIONS: Mapping[int, Migration] = {}
 
 
 @contextmanager
@@ -69,19 +73,70 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json_of(path: Path, kind: str, version: int) -> dict[str, Any]:
-    """Read a JSON file that says `"format": kind, "version": version`; raises ArtifactError for any other file."""
+def read_versioned_json(
+    path: Path, file_format: str, version: int, migrations: Mapping[int, Migration] = NO_MIGRATIONS, *,
+    digest_key: str | None = None, advice: str = "write it again",
+) -> dict[str, Any]:  # fmt: skip
+    """Return a JSON file that says `"format": file_format, "version": ...`, migrated to the current version.
+
+    Args:
+        path: The file.
+        file_format: The expected value of "format".
+        version: The current version of the format.
+        migrations: For each older version, a function from its content to that of the next version. They run in order.
+        digest_key: The key of a digest of all other keys. It is checked before the migrations, and removed.
+        advice: What the user can do about a file that changed since it was written.
+
+    Raises:
+        ArtifactError: The file is missing, has another format or an unknown version, or its digest differs.
+    """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file; expected a {kind}") from None
+        raise ArtifactError(f"{path}: no such file; expected a {file_format}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(body, dict) or body.get("format") != kind:
-        raise ArtifactError(f"{path}: not a {kind}: its format is not {kind!r}")
-    if body.get("version") != version:
-        raise ArtifactError(f"{path}: format version {body.get('version')!r}, but this recpolicy reads {version}")
-    return body
+    if not isinstance(body, dict) or body.get("format") != file_format:
+        raise ArtifactError(f"{path}: not a {file_format}: its format is not {file_format!r}")
+    _check_version(body, version, migrations, path)
+    if digest_key is not None and body.pop(digest_key, None) != content_digest(body):
+        raise ArtifactError(f"{path}: changed since it was written; {advice}")
+    return migrate(body, version, migrations, path)
+
+
+def migrate(body: dict[str, Any], version: int, migrations: Mapping[int, Migration], path: Path) -> dict[str, Any]:
+    """Return the content of a file of an older version as that of the current version; `path` is for messages.
+
+    Raises:
+        ArtifactError: The version is unknown, or the content lacks what every file of its version has.
+    """
+    _check_version(body, version, migrations, path)
+    for older in range(body["version"], version):
+        try:
+            body = migrations[older](body)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ArtifactError(f"{path}: not a complete file of format version {older}: {error!r}") from None
+    return {**body, "version": version}
+
+
+def _check_version(body: dict[str, Any], version: int, migrations: Mapping[int, Migration], path: Path) -> None:
+    found = body.get("version")
+    if type(found) is not int or not (found == version or found in migrations):
+        known = ", ".join(map(str, (*sorted(migrations), version)))
+        raise ArtifactError(f"{path}: format version {found!r}, but this recpolicy reads {known}")
+
+
+def rename_keys(value: Any, names: Mapping[str, str], *, nested: bool = False) -> Any:
+    """Return a mapping with some keys renamed, in the same order; with `nested` also in the mappings and lists below.
+
+    A value that is not a mapping (or, with `nested`, a list) is returned as it is.
+    """
+    if isinstance(value, Mapping):
+        items = value.items()
+        return {names.get(key, key): rename_keys(part, names, nested=True) if nested else part for key, part in items}
+    if nested and isinstance(value, list):
+        return [rename_keys(part, names, nested=True) for part in value]
+    return value
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:

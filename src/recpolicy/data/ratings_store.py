@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recpolicy.core.errors import ArtifactError, DataError, RecpolicyError
-from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_json_of, write_json
+from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_versioned_json, write_json
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.data.splits import split as split_ratings
@@ -107,10 +107,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected a {FORMAT} folder")
-    body = read_json_of(path, FORMAT, FORMAT_VERSION)
-    if body.pop("manifest_digest", None) != content_digest(body):
-        raise ArtifactError(f"{path}: changed since it was written; {_AGAIN}")
-    return body
+    return read_versioned_json(path, FORMAT, FORMAT_VERSION, digest_key="manifest_digest", advice=_AGAIN)
 
 
 def _read(folder: Path, body: dict[str, Any]) -> Ratings:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError, unknown_name
-from recpolicy.core.files import file_digest, read_json_of, write_json
+from recpolicy.core.files import file_digest, read_versioned_json, write_json
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.lookup_tables import TABLES, Tables, read_tables, tables_of, write_tables
 from recpolicy.inference.reward_estimators import ESTIMATORS
@@ -172,7 +172,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
     if not path.is_file():
         raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}")
-    manifest = read_json_of(path, FORMAT, FORMAT_VERSION)
+    manifest = read_versioned_json(path, FORMAT, FORMAT_VERSION)
     lacking = [name for name in ("files", *_WORDS) if name not in manifest]
     if lacking:
         raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the artifact whole or train it again")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.core.files import read_json_of
+from recpolicy.core.files import read_versioned_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def write_tables(tables: Tables, folder: Path) -> None:
 def read_tables(folder: Path) -> Tables:
     """Read tables.json; raises ArtifactError where it is not what `write_tables` wrote."""
     path = folder / TABLES
-    body = read_json_of(path, _FORMAT, _FORMAT_VERSION)
+    body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION)
     try:
         return Tables(
             user_ids=body["user_id"],

@@ -12,7 +12,7 @@ import numpy as np
 
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError, DataError
-from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_json_of, write_json
+from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_versioned_json, write_json
 from recpolicy.models.rating_model import RatingModel
 
 FORMAT = "recpolicy rating model"
@@ -36,7 +36,9 @@ def save_rating_model(model: RatingModel, folder: Path) -> None:
 
 def load_rating_model(folder: Path) -> RatingModel:
     """Read a model back, equal to the saved one; raises ArtifactError for a damaged or foreign folder."""
-    body = _read_body(folder / "model.json")
+    body = read_versioned_json(
+        folder / "model.json", FORMAT, FORMAT_VERSION, digest_key="digest", advice="fit and save the model again"
+    )
     arrays = folder / "arrays.npz"
     if not arrays.is_file() or file_digest(arrays) != body["arrays_sha256"]:
         raise ArtifactError(f"{arrays}: missing or changed since it was saved; fit and save the model again")
@@ -47,12 +49,3 @@ def load_rating_model(folder: Path) -> RatingModel:
         return RatingModel(**{**parts, "scale": tuple(parts["scale"])})
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, DataError) as error:
         raise ArtifactError(f"{folder}: not a rating model that this recpolicy can read: {error}") from None
-
-
-def _read_body(path: Path) -> dict[str, Any]:
-    """The checked content of model.json, without its own digest."""
-    body = read_json_of(path, FORMAT, FORMAT_VERSION)
-    digest = body.pop("digest", None)
-    if digest != content_digest(body):
-        raise ArtifactError(f"{path}: changed since it was saved; fit and save the model again")
-    return body

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.core.files import read_json_of, write_json
+from recpolicy.core.files import read_versioned_json, write_json
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
@@ -60,7 +60,7 @@ def read_state(folder: Path) -> State:
     path = folder / STATE
     if not path.is_file():
         raise ArtifactError(f"{folder}: not a registry: it has no {STATE}")
-    body = read_json_of(path, _FORMAT, _FORMAT_VERSION)
+    body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION)
     for name in ALIASES:
         number = body.get(name)
         if number is not None and (type(number) is not int or not NUMBER.fullmatch(str(number))):

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recpolicy.core.errors import ArtifactError, DataError
-from recpolicy.core.files import content_digest, read_json_of, write_json
+from recpolicy.core.files import content_digest, read_versioned_json, write_json
 from recpolicy.inference.artifact import MANIFEST, read_manifest, verify
 
 POLICY, RECORD = "policy", "version.json"
@@ -75,9 +75,11 @@ def write_record(version: Version, home: Path) -> None:
 def read_record(home: Path) -> Version:
     """Read version.json; raises ArtifactError where it is missing, changed or of another number than its folder."""
     path = home / RECORD
-    body = read_json_of(path, _FORMAT, _FORMAT_VERSION)
-    if body.pop("record_digest", None) != content_digest(body) or str(body.get("number")) != home.name:
-        raise ArtifactError(f"{path}: changed since it was written")
+    body = read_versioned_json(
+        path, _FORMAT, _FORMAT_VERSION, digest_key="record_digest", advice="restore it from a copy"
+    )
+    if str(body.get("number")) != home.name:
+        raise ArtifactError(f"{path}: describes version {body.get('number')!r}; expected version {home.name}")
     del body["format"], body["version"]
     try:
         return Version(**body)

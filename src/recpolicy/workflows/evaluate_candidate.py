@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.files import read_json_of, write_json
+from recpolicy.core.files import read_versioned_json, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import LoggedRounds
@@ -211,7 +211,7 @@ def write_judgement(judgement: Judgement, path: Path, page: Path | None = None) 
 
 def read_judgement(path: Path) -> dict[str, Any]:
     """Read a judgement; raises ArtifactError for any other file."""
-    return read_json_of(path, FORMAT, FORMAT_VERSION)
+    return read_versioned_json(path, FORMAT, FORMAT_VERSION)
 
 
 def _described(policy: Policy) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from recpolicy.core.config import build, read_toml, reject_unknown_tables
-from recpolicy.core.files import file_digest, read_json_of, write_json
+from recpolicy.core.files import file_digest, read_versioned_json, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import Gate, GateConfig, gate
@@ -81,7 +81,7 @@ def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
 
 def read_gate(record: Path) -> dict[str, Any]:
     """Read a gate record; raises ArtifactError for any other file."""
-    return read_json_of(record, RECORD_FORMAT, RECORD_VERSION)
+    return read_versioned_json(record, RECORD_FORMAT, RECORD_VERSION)
 
 
 def gate_files(

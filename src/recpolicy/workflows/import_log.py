@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name
-from recpolicy.core.files import atomic_directory, file_digest, read_json_of, write_json
+from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, write_json
 from recpolicy.data.bandit_log_files import EVENTS, Catalogue, write_events
 from recpolicy.data.log_import import UNIT, Imported
 from recpolicy.data.open_bandit import read_open_bandit
@@ -86,7 +86,7 @@ def has_own_tables(folder: str | Path) -> bool:
     Raises ArtifactError where its note of the import is damaged.
     """
     note = Path(folder) / IMPORT
-    return note.is_file() and bool(read_json_of(note, _KIND, _VERSION).get("derived"))
+    return note.is_file() and bool(read_versioned_json(note, _KIND, _VERSION).get("derived"))
 
 
 def read_import_tables(folder: str | Path) -> Catalogue:
@@ -96,7 +96,7 @@ def read_import_tables(folder: str | Path) -> Catalogue:
     damaged one.
     """
     folder = Path(folder)
-    about = read_json_of(folder / IMPORT, _KIND, _VERSION)
+    about = read_versioned_json(folder / IMPORT, _KIND, _VERSION)
     if not about.get("derived"):
         raise DataError(f"{folder}: imported with the users and items of a policy or of ratings; take those")
     users, items = _read_ids(folder / USERS, "user_id"), _read_ids(folder / ITEMS, "item_id")

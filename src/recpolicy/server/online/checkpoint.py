@@ -14,7 +14,7 @@ import numpy as np
 
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError
-from recpolicy.core.files import atomic_path, read_json_of, write_json
+from recpolicy.core.files import atomic_path, read_versioned_json, write_json
 from recpolicy.server.online.posterior import Beliefs
 
 CURRENT = "current.json"
@@ -61,7 +61,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     for _ in range(3):  # another process may write a new one, and remove the old, between the two reads
         if not path.exists():
             return None
-        body = read_json_of(path, _FORMAT, _FORMAT_VERSION)
+        body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION)
         try:
             stored = read_arrays(folder / str(body["file"]))
             beliefs = Beliefs(stored["theta"], stored["covariance"])
