@@ -13,11 +13,17 @@ project = "recpolicy"
 author = "The recpolicy authors"
 copyright = author
 root_doc = "docs/index"
-include_patterns = ["docs/**.md", "benchmarks/**/README.md", "benchmarks/README.md", "notebooks/*", "pipelines/README.md"]
+include_patterns = [
+    "docs/**.md",
+    "benchmarks/**/README.md",
+    "benchmarks/README.md",
+    "notebooks/*",
+    "pipelines/README.md",
+]
 # Folders listed here are not searched for pages at all.
 exclude_patterns = [
-    ".*", "configs", "deploy", "docs/_build", "docs/images", "docs/sphinx", "ml-100k", "runs", "scripts", "src", "tests",
-    "**/__pycache__",
+    ".*", "configs", "deploy", "docs/_build", "docs/images", "docs/sphinx", "ml-100k", "runs", "scripts",
+    "src", "tests", "**/__pycache__",
 ]  # fmt: skip
 extensions = [
     "myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton",
@@ -39,6 +45,9 @@ default_role = "code"
 
 html_theme = "furo"
 html_title = "recpolicy"
+html_static_path = ["sphinx/static"]
+html_css_files = ["site.css"]
+toc_object_entries_show_parents = "hide"
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False

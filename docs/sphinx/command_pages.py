@@ -31,7 +31,11 @@ class CommandGroup(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return the sections of the group's commands."""
         root: Any = typer.main.get_command(recpolicy_app)
-        group, path = (root.commands[self.arguments[0]], f"recpolicy {self.arguments[0]}") if self.arguments else (root, "recpolicy")
+        group, path = (
+            (root.commands[self.arguments[0]], f"recpolicy {self.arguments[0]}")
+            if self.arguments
+            else (root, "recpolicy")
+        )
         commands = [command for command in group.commands.values() if not hasattr(command, "commands")]
         text = "\n\n".join(_command(command, path) for command in commands)
         return self.parse_text_to_nodes(text, allow_section_headings=True)
@@ -43,7 +47,9 @@ def _command(command: Any, group: str) -> str:
     context = command.make_context(path, [], resilient_parsing=True)
     records = [parameter.get_help_record(context) for parameter in command.params]
     rows = [f"| `{name}` | {_escape(text)} |".replace("\n", " ") for name, text in filter(None, records)]
-    usage = " ".join([path, *(piece.replace("{", "").replace("}", "") for piece in command.collect_usage_pieces(context))])
+    usage = " ".join(
+        [path, *(piece.replace("{", "").replace("}", "") for piece in command.collect_usage_pieces(context))]
+    )
     example = re.sub(r"^Example:\s*", "", command.epilog or "").strip()
     parts = [
         f"## {command.name}", _escape(command.help or ""), f"```text\n{usage}\n```",

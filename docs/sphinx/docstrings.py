@@ -11,7 +11,7 @@ _SECTIONS = ("Args:", "Returns:", "Raises:", "Yields:")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Import the public names, which packages load lazily; convert each docstring before napoleon reads its sections."""
+    """Import the public names, which packages load lazily, and convert docstrings before napoleon reads them."""
     for package in map(import_module, PUBLIC):
         for name in getattr(package, "__all__", ()):
             getattr(package, name)

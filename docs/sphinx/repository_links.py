@@ -68,7 +68,9 @@ def _write_files(app: Sphinx, error: Exception | None) -> None:
             lexer = get_lexer_for_filename(name)
         except ClassNotFound:
             lexer = TextLexer()
-        style = HtmlFormatter(full=True, title=name, linenos="inline", lineanchors="L", anchorlinenos=True, style="friendly")
+        style = HtmlFormatter(
+            full=True, title=name, linenos="inline", lineanchors="L", anchorlinenos=True, style="friendly"
+        )
         target = out / _FILES / f"{name}.html"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(highlight((root / name).read_text(encoding="utf-8"), lexer, style), encoding="utf-8")

@@ -4,6 +4,7 @@ The cache belongs to one state of the sources: change the package or a notebook,
 """
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,10 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from tiny_dataset import write_miniature
 
-_NOTE = "The outputs below come from a miniature data set with planted ratings; start the notebook for MovieLens 100K."
+_NOTE = (
+    ":::{note}\nThe outputs on this page come from a miniature data set with synthetic ratings."
+    " Run the notebook to see MovieLens 100K.\n:::"
+)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -43,7 +47,10 @@ def _set_up(app: Sphinx, page: str, source: list[str]) -> None:
     shutil.rmtree(work, ignore_errors=True)
     settings = {
         "DATA": write_miniature(work / "data"), "INTERACTIONS": 640, "LOG_ROUNDS": 2000, "MODEL": "bias", "MOVIES": 20,
-        "ITEMS": 20, "OUT": work / "run", "RANK": 8, "REGISTRY": work / "registry", "ROOT": work / "runs", "ROUNDS": 4000,
-        "USER": 7,
+        "ITEMS": 20, "OUT": work / "run", "RANK": 8, "REGISTRY": work / "registry", "ROOT": work / "runs",
+        "ROUNDS": 4000, "USER": 7,
     }  # fmt: skip
+    notebook = json.loads(source[0])
+    notebook["cells"].insert(1, {"cell_type": "markdown", "id": "sample-note", "metadata": {}, "source": _NOTE})
+    source[0] = json.dumps(notebook)
     os.environ.update({f"RECPOLICY_NOTEBOOK_{name}": str(value) for name, value in settings.items()})

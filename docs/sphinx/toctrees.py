@@ -26,20 +26,28 @@ def _append(app: Sphinx, page: str, source: list[str]) -> None:
             caption = section.split("\n", 1)[0].split(":")[0]
             source[0] += _toctree(_targets(app, page, section), caption)
     elif page.endswith("/README"):
-        folder = os.path.dirname(page)
-        source[0] += _toctree([target for target in _targets(app, page, source[0]) if os.path.dirname(target).startswith(folder)])
+        folder = page.removesuffix("README")
+        source[0] += _toctree([target for target in _targets(app, page, source[0]) if target.startswith(folder)])
 
 
 def _targets(app: Sphinx, page: str, text: str) -> list[str]:
     """Return the pages that the text links, each once, in order."""
     folder = Path(app.env.doc2path(page)).parent
     paths = [os.path.relpath((folder / link).resolve(), app.srcdir) for link in _LINK.findall(text)]
-    names = [os.path.splitext(path)[0] for path in paths]
+    names = [path.removesuffix(Path(path).suffix) for path in paths]
     return [name for name in dict.fromkeys(names) if name in app.env.found_docs and name != page]
 
 
 def _toctree(pages: list[str], caption: str = "") -> str:
     if not pages:
         return ""
-    lines = ["", "", "```{toctree}", ":hidden:", *([f":caption: {caption}"] if caption else []), "", *(f"/{page}" for page in pages)]
+    lines = [
+        "",
+        "",
+        "```{toctree}",
+        ":hidden:",
+        *([f":caption: {caption}"] if caption else []),
+        "",
+        *(f"/{page}" for page in pages),
+    ]
     return "\n".join([*lines, "```", ""])

@@ -1,6 +1,6 @@
 """From a table of ratings to a recommendation policy that can be trusted.
 
-from recpolicy import load_ratings, split, fit_rating_model, train, load_policy
+from recpolicy import load_ratings, split, train
 
 parts = split(load_ratings("ml-100k"), "u1")
 policy = train("linucb", parts, "runs/linucb")
