@@ -52,7 +52,7 @@ def test_offline_evaluation_estimates_beside_the_truth_and_asks_the_gate(tmp_pat
     assert "truth " in said
     assert "verdict: " in said
     assert len(shown(notebook, "image/svg+xml")) == 3  # the estimators, the overlap, the weights
-    assert (tmp_path / "run" / "judgement.json").is_file()
+    assert (tmp_path / "run" / "evaluation.json").is_file()
 
 
 def test_pipelines_train_register_and_predict(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ from recpolicy.evaluation.plots import Curve, regret_figure
 from recpolicy.evaluation.policy_scores import PolicyTables
 from recpolicy.evaluation.regret import regret_by_user
 from recpolicy.training.compiled_loop import OnlineLoop
-from recpolicy.workflows.evaluate import Verdict, judge_tables
+from recpolicy.workflows.evaluate import HeldOutEvaluation, evaluate_score_tables
 from recpolicy.workflows.train import TrainConfig, make_environment, prepare, training_world
 
 SPLIT = "u1"
@@ -190,7 +190,7 @@ def train_policies(parts: Split, size: Size) -> dict[str, PolicyTables]:
     return tables | baseline_tables(parts.fit, model)
 
 
-def held_out_figures(verdict: Verdict, seeds: tuple[int, ...]) -> dict[str, float]:
+def held_out_figures(verdict: HeldOutEvaluation, seeds: tuple[int, ...]) -> dict[str, float]:
     """Held-out choice with 95 % user-bootstrap intervals; linucb's is each user's mean over its seeds."""
     evaluation = verdict.evaluation
     by_seed = np.stack([evaluation.policies[f"linucb-{seed}"].choice_by_user for seed in seeds])  # [S, U']
@@ -210,8 +210,8 @@ def held_out_figures(verdict: Verdict, seeds: tuple[int, ...]) -> dict[str, floa
     return figures
 
 
-def world_gap(parts: Split, tables: Mapping[str, PolicyTables], verdict: Verdict) -> dict[str, float]:
-    """Regret of the finished policies where they were trained, and in the judge world, which they never saw."""
+def world_gap(parts: Split, tables: Mapping[str, PolicyTables], verdict: HeldOutEvaluation) -> dict[str, float]:
+    """Regret of the finished policies where they were trained, and in the evaluation world, which they never saw."""
     expected = training_world(parts.fit, TrainConfig(), seed=0).expected
     figures = {}
     for name, table in tables.items():
@@ -232,12 +232,13 @@ def main() -> None:
     curves = measure_regret(arena, size)
     sweeps = measure_sweeps(arena, size)
     tables = train_policies(parts, size)
-    verdict = judge_tables(parts, tables, seed=0)
+    verdict = evaluate_score_tables(parts, tables, seed=0)
     print(verdict.table().to_string())
     figures = regret_figures(curves) | regret_figures(sweeps)
     figures |= held_out_figures(verdict, size.seeds) | world_gap(parts, tables, verdict)
     told = context(
-        size.seeds, data={"name": ratings.name, "digest": ratings.digest}, split=SPLIT, judge=verdict.judge,
+        size.seeds, data={"name": ratings.name, "digest": ratings.digest}, split=SPLIT,
+        evaluation_world=verdict.evaluation_world,
         interactions={"regret": arena.rounds * arena.batch, "training": size.interactions},
         sweep_seeds=list(size.sweep_seeds), spread="_lo and _hi: over seeds for regret, 95 % over users for held_out",
         quick=options.quick,

@@ -28,7 +28,7 @@ from recpolicy.agents.item_features import arms_of
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.linucb import LinUCBConfig, make_linucb
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
 from recpolicy.ope.estimate import estimate
 from recpolicy.ope.rounds import LoggedChoices, target_of
@@ -52,8 +52,8 @@ class Case:
     features: Features
     fit: Ratings
     folder: Path
-    learn: LoggedRounds
-    judge: LoggedRounds
+    learn: BanditLog
+    judge: BanditLog
     expected: NDArray[np.float32]  # [U, A], rewards in the world that paid
     rated: NDArray[np.float32]  # [U, A], what the rating model expects
 

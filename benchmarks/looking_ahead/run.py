@@ -58,19 +58,20 @@ def bench(parts: Split, fatigue: bool) -> Bench:
     settings = SessionTrainConfig(items=ITEMS, simulator=simulator)
     features = prepare(parts.fit, settings)
     worlds = worlds_of(parts, settings, 0)
-    judge = session_environment(worlds.judge, features, settings, 1234, SESSIONS_PER_USER * len(worlds.judge.users))
-    return Bench(settings, parts, features, worlds, SessionPlayer(judge), judge)
+    world = worlds.evaluation_world
+    environment = session_environment(world, features, settings, 1234, SESSIONS_PER_USER * len(world.users))
+    return Bench(settings, parts, features, worlds, SessionPlayer(environment), environment)
 
 
 def returns_of_baselines(here: Bench, seeds: tuple[int, ...]) -> dict[str, list[float]]:
     tables = baseline_tables(here.parts.fit, here.features.model)
     scores = {name: table.score[:, here.features.catalogue] for name, table in tables.items()}
-    policies = session_baselines(here.judge, scores)
+    policies = session_baselines(here.evaluation_world, scores)
     return {name: [here.player.play(choose, seed).reward.mean() for seed in seeds] for name, choose in policies.items()}
 
 
 def returns_of_agent(here: Bench, name: str, gamma: float, seeds: tuple[int, ...], steps: int) -> list[float]:
-    """Returns in the judge world, one per seed; the loop is compiled once and starts anew for each seed."""
+    """Returns in the evaluation world, one per seed; the loop is compiled once and starts anew for each seed."""
     environment = session_environment(here.worlds.train, here.features, here.settings, 0)
     arms = arms_of(here.features.catalogue, here.features.embeddings, here.parts.fit)
     entry = agent_entry(name)
@@ -130,7 +131,7 @@ def plot(figures: dict[str, float], out: Path) -> None:
         axes.axhline(figures[f"{name}_return"], color="0.35", linestyle=style, linewidth=1.2, label=name)
     axes.set_xticks(range(len(GAMMAS)), [str(gamma) for gamma in GAMMAS])
     axes.set_xlabel("discount gamma (0 looks at the next item only)")
-    axes.set_ylabel("likes per session in the judge world")
+    axes.set_ylabel("likes per session in the evaluation world")
     axes.legend(ncols=2, fontsize=8)
     figure.savefig(out, dpi=120)
 

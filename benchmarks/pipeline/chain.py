@@ -19,7 +19,7 @@ def train_in_one_process(folder: str, parameters: Mapping[str, Any], seed: int) 
     at = {
         name: str(Path(folder) / name)
         for name in (
-            "ratings", "features", "log", "rounds", "policy", "evaluation", "judgement", "record", "gate", "report",
+            "ratings", "features", "log", "rounds", "policy", "evaluation", "evaluation", "record", "gate", "report",
             "registered", "registry",
         )
     }  # fmt: skip
@@ -39,7 +39,7 @@ def train_in_one_process(folder: str, parameters: Mapping[str, Any], seed: int) 
         interactions=int(given["interactions"]), epochs=1, settings={}, agent_settings={}, seed=seed,
     )  # fmt: skip
     steps.evaluate_policy(
-        at["policy"], at["evaluation"], at["judgement"], ratings=at["ratings"], rounds=at["rounds"], incumbent=None,
+        at["policy"], at["evaluation"], at["evaluation"], ratings=at["ratings"], rounds=at["rounds"], incumbent=None,
         seed=seed,
     )  # fmt: skip
     steps.report(at["policy"], at["ratings"], at["report"], user="", seed=seed)

@@ -161,7 +161,7 @@ def test_evaluate_prints_and_writes_the_same_figures(run, policy):
 def test_evaluate_shows_a_table_to_people(run, policy):
     code, out, _ = run("evaluate", policy)
     assert code == 0
-    for word in ("RMSE", "nDCG@10", "held-out choice", "judge regret", "most_popular", "oracle"):
+    for word in ("RMSE", "nDCG@10", "held-out choice", "evaluation regret", "most_popular", "oracle"):
         assert word in out
 
 

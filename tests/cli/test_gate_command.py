@@ -63,8 +63,8 @@ def test_a_policy_that_passes_ends_in_0_and_leaves_its_record(capsys, tmp_path, 
     assert record["inputs"]["candidate"] == loaded("linucb").about["content"]
     assert None not in record["inputs"].values()
     assert (out / "gate.html").is_file()
-    judgement = json.loads((out / "judgement.json").read_text())
-    assert judgement["inputs"] == record["inputs"]
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    assert evaluation["inputs"] == record["inputs"]
 
 
 def test_a_policy_that_fails_ends_in_1_and_says_by_what(capsys, tmp_path, rounds):

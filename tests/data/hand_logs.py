@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recpolicy.data.bandit_log import LoggedRounds, Newcomers
+from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
 
 USERS, ITEMS = 4, 6
@@ -37,7 +37,7 @@ def write_known(path: Path) -> None:
     path.write_text("user,item,rating\n" + "".join(lines))
 
 
-def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **changes: Any) -> LoggedRounds:
+def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **changes: Any) -> BanditLog:
     """Rounds an hour apart, with uneven propensities; half-way another version of the policy logs."""
     rng = np.random.default_rng([seed, 5])
     columns: dict[str, Any] = {
@@ -55,10 +55,10 @@ def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **cha
         lists = [np.append(other, item).astype(np.int32) for other, item in zip(others, columns["item"], strict=True)]
         columns["candidate"] = np.concatenate(lists)
         columns["candidate_start"] = np.cumsum([0, *map(len, lists)]).astype(np.int64)
-    return LoggedRounds(catalogue=CATALOGUE, scale=SCALE, name="hand", **(columns | changes))
+    return BanditLog(catalogue=CATALOGUE, scale=SCALE, name="hand", **(columns | changes))
 
 
-def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> LoggedRounds:
+def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> BanditLog:
     """Every third round is of a newcomer, two of them in turn; every fifth of the rest has a vector nevertheless."""
     rounds = hand_rounds(number, **changes)
     row = np.arange(number)
@@ -66,10 +66,10 @@ def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> Log
     context[(row % 3 != 1) & (row % 5 != 0)] = np.nan
     user = np.where(row % 3 == 1, USERS + row // 3 % 2, rounds.user).astype(np.int32)
     ids = np.array(["new-b", "new-a"] if text else [70, 60], object)
-    return replace(rounds, user=user, context=context, newcomers=Newcomers(USERS, ids))
+    return replace(rounds, user=user, context=context, newcomers=ColdStartUsers(USERS, ids))
 
 
-def assert_same_rounds(one: LoggedRounds, other: LoggedRounds) -> None:
+def assert_same_rounds(one: BanditLog, other: BanditLog) -> None:
     """Equal in all but the name, bit by bit."""
     for name in ("event_id", "time", "user", "item", "log_propensity", "reward", "catalogue", "policy", "version"):
         left, right = getattr(one, name), getattr(other, name)
@@ -91,7 +91,7 @@ def assert_same_rounds(one: LoggedRounds, other: LoggedRounds) -> None:
     assert one.digest == other.digest
 
 
-def write_log(folder: Path, rounds: LoggedRounds, delay: int = 60_000, text: bool = False) -> Path:
+def write_log(folder: Path, rounds: BanditLog, delay: int = 60_000, text: bool = False) -> Path:
     """A log as a system writes it: events without rewards, and every reward a minute after its event."""
     folder.mkdir(parents=True, exist_ok=True)
     write_events(folder / EVENTS, rounds, tables(text), with_rewards=False)

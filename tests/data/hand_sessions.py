@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from hand_logs import CATALOGUE, START, tables, third
 
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
 
 LENGTHS = (4, 1, 5, 2)
@@ -19,7 +19,7 @@ ITEMS = (0, 1, 2, 4, 5, 5, 4, 2, 1, 0, 2, 5)
 """Of the catalogue; none twice in a session."""
 
 
-def hand_sessions(**changes: Any) -> LoggedSessions:
+def hand_sessions(**changes: Any) -> SessionLog:
     """The user leaves after sessions 0, 1 and 3; session 2 is cut."""
     session = np.repeat(np.arange(4), LENGTHS)
     step = np.concatenate([np.arange(length) for length in LENGTHS]).astype(np.int32)
@@ -40,7 +40,7 @@ def hand_sessions(**changes: Any) -> LoggedSessions:
         "policy": np.full(12, "ppo", object),
         "version": np.where(session < 2, "aa", "bb").astype(object),
     }
-    return LoggedSessions(**({"catalogue": CATALOGUE, "scale": (0.0, 1.0), "name": "hand"} | columns | changes))
+    return SessionLog(**({"catalogue": CATALOGUE, "scale": (0.0, 1.0), "name": "hand"} | columns | changes))
 
 
 def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:

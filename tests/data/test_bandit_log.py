@@ -7,7 +7,7 @@ import pytest
 from hand_logs import CATALOGUE, USERS, assert_same_rounds, hand_rounds, newcomer_rounds
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log import Newcomers, features_of
+from recpolicy.data.bandit_log import ColdStartUsers, features_of
 
 
 def with_value(name, value, row=2):
@@ -175,7 +175,7 @@ def test_vectors_of_other_features_are_refused_where_the_log_tells_them():
         ({"context": with_row(4, np.nan, np.nan, np.nan)}, "round 4: user row 5: a newcomer has no context"),
         ({"context": None}, "round 1: user row 4: a newcomer has no context"),
         (
-            {"newcomers": Newcomers(USERS, np.array([70], object))},
+            {"newcomers": ColdStartUsers(USERS, np.array([70], object))},
             r"round 4: user row 5: the newcomers are rows 4\.\.4",
         ),
     ],
@@ -203,7 +203,7 @@ def test_parts_hold_their_vectors_and_number_their_newcomers_anew():
 def test_the_digest_covers_vectors_and_newcomers_and_is_the_old_one_without():
     rounds = newcomer_rounds()
     changed = [
-        {"context": with_row(1, 1, 2, 3)}, {"newcomers": Newcomers(USERS, np.array([70, 61], object))},
+        {"context": with_row(1, 1, 2, 3)}, {"newcomers": ColdStartUsers(USERS, np.array([70, 61], object))},
         {"context": None, "newcomers": None},
     ]  # fmt: skip
     digests = {replace(rounds, **change).digest for change in changed}

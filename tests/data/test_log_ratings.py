@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_ratings import log_ratings
 from recpolicy.data.ratings import Ratings
@@ -27,7 +27,7 @@ def rounds(rows, start=0):
     """Rounds of (user, item, reward), a second apart."""
     count = len(rows)
     user, item, reward = (np.array(column) for column in zip(*rows, strict=True)) if rows else (np.zeros(0),) * 3
-    return LoggedRounds(
+    return BanditLog(
         event_id=np.array([f"{start}-{row}" for row in range(count)], object),
         time=1_000_000 + 1000 * (start + np.arange(count)), user=user.astype(np.int32), item=item.astype(np.int32),
         log_propensity=np.full(count, -1.0), reward=reward.astype(np.float64),

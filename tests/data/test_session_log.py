@@ -1,4 +1,4 @@
-"""LoggedSessions checks itself once, at the edge; its digest covers all that was logged."""
+"""SessionLog checks itself once, at the edge; its digest covers all that was logged."""
 
 from dataclasses import replace
 

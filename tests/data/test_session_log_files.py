@@ -10,11 +10,11 @@ from hand_sessions import FAULTS, column, hand_sessions, rewritten, without, wri
 from recpolicy.core.errors import DataError
 from recpolicy.data import log_columns
 from recpolicy.data.bandit_log_files import EVENTS
-from recpolicy.data.session_log import COLUMNS, LoggedSessions
+from recpolicy.data.session_log import COLUMNS, SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions, write_sessions
 
 
-def assert_same_sessions(one: LoggedSessions, other: LoggedSessions) -> None:
+def assert_same_sessions(one: SessionLog, other: SessionLog) -> None:
     """Equal in all but the name, bit by bit."""
     for name in (*COLUMNS, "catalogue"):
         left, right = getattr(one, name), getattr(other, name)

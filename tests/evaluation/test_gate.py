@@ -1,4 +1,4 @@
-"""The gate over judgements made by hand: every criterion can fail alone."""
+"""The gate over evaluations made by hand: every criterion can fail alone."""
 
 import copy
 import json

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_session_policies import WIDTHS, chances, led_by, tiny_session_artifact
 
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.session_memory import MEMORIES, Past, Shape
 from recpolicy.inference.session_replay import ACTS, exploring_probabilities, moments
@@ -21,7 +21,7 @@ def policy(view: str, head: str = "softmax", steps: int = 4) -> Policy:
 
 
 @cache
-def log(view: str, head: str = "softmax", steps: int = 4) -> LoggedSessions:
+def log(view: str, head: str = "softmax", steps: int = 4) -> SessionLog:
     return led_by(policy(view, head, steps))
 
 

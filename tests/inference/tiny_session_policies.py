@@ -12,7 +12,7 @@ import numpy as np
 from tiny_policies import RANK, tiny_artifact
 
 from recpolicy.core.files import content_digest
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.artifact import Artifact, finish, write_arrays
 from recpolicy.inference.predictor import Policy
@@ -73,7 +73,7 @@ def chances(policy: Policy, user: int, shown: list[int], liked: list[bool], act:
 
 def led_by(
     policy: Policy, sessions: int = 60, seed: int = 0, leave: float = 0.25, liked_always: bool = False
-) -> LoggedSessions:
+) -> SessionLog:
     """Sessions of the exploring policy: users like what their embedding points to, and may leave after each item."""
     rng = np.random.default_rng([seed, 9])
     artifact, steps = policy.artifact, int(policy.artifact.policy["steps"])
@@ -96,7 +96,7 @@ def led_by(
 def session_log(
     policy: Policy, session: np.ndarray, step: np.ndarray, user: np.ndarray, arm: np.ndarray,
     log_propensity: np.ndarray, liked: np.ndarray, ended: np.ndarray, **changes: Any,
-) -> LoggedSessions:  # fmt: skip
+) -> SessionLog:  # fmt: skip
     """The steps [N] of sessions as a log of the policy's catalogue; a like earns 1."""
     count, catalogue = len(step), policy.artifact.catalogue
     columns: dict[str, Any] = {
@@ -107,4 +107,4 @@ def session_log(
         "liked": liked.astype(bool), "ended": ended.astype(bool), "policy": np.full(count, "x", object),
         "version": np.full(count, "1", object), "catalogue": catalogue, "scale": (0.0, 1.0), "name": "tiny sessions",
     }  # fmt: skip
-    return LoggedSessions(**(columns | changes))
+    return SessionLog(**(columns | changes))

@@ -39,7 +39,7 @@ from recpolicy.workflows.estimate import estimate_policy, rounds_for
 from recpolicy.workflows.estimate_sessions import estimate_session_policy, sessions_for
 from recpolicy.workflows.estimate_slates import estimate_slate_policy
 from recpolicy.workflows.evaluate import evaluate
-from recpolicy.workflows.evaluate_candidate import read_judgement
+from recpolicy.workflows.evaluate_candidate import read_candidate_evaluation
 from recpolicy.workflows.gate_record import gate_judgement, read_gate
 from recpolicy.workflows.import_log import has_own_tables
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, tables_of
@@ -267,7 +267,7 @@ def test_training_data_of_an_ingested_log():
 
 
 def test_evaluation_of_a_candidate_is_gated():
-    read_judgement(V0 / "evaluation" / "judgement.json")
+    read_candidate_evaluation(V0 / "evaluation" / "judgement.json")
     result = gate_judgement(V0 / "evaluation" / "judgement.json", {"margin": 100.0})
     expected = EXPECTED["gate_strict"]["figures"]
     assert result.verdict != "pass"

@@ -34,14 +34,14 @@ def test_halves_are_disjoint_and_hold_every_user_with_ratings():
 
 
 def test_worlds_have_different_users_and_model_classes():
-    assert not set(worlds().train.users) & set(worlds().judge.users)
+    assert not set(worlds().train.users) & set(worlds().evaluation_world.users)
     assert worlds().train.name.startswith("svd on ")
-    assert worlds().judge.name.startswith("item_knn on ")
+    assert worlds().evaluation_world.name.startswith("item_knn on ")
     assert worlds().train.known is None
 
 
 def test_the_judge_pays_the_levels_of_real_test_ratings_of_its_users_and_nothing_else():
-    judge, test = worlds().judge, parts().test
+    judge, test = worlds().evaluation_world, parts().test
     expected = np.full(judge.like.shape, -1)
     for user, item, rating in zip(test.user, test.item, test.rating, strict=True):
         if user in judge.users:
@@ -69,13 +69,16 @@ def test_the_judge_sees_nobody_of_the_training_half():
         for part in (parts().fit, parts().test)
     ]
     again = two_worlds(replace(parts(), fit=turned[0], test=turned[1]), CONFIG, seed=0)
-    assert again.judge.digest == worlds().judge.digest
+    assert again.evaluation_world.digest == worlds().evaluation_world.digest
     assert again.train.digest != worlds().train.digest
 
 
 def test_the_same_seed_gives_the_same_worlds():
     again = two_worlds(parts(), CONFIG, seed=0)
-    assert (again.train.digest, again.judge.digest) == (worlds().train.digest, worlds().judge.digest)
+    assert (again.train.digest, again.evaluation_world.digest) == (
+        worlds().train.digest,
+        worlds().evaluation_world.digest,
+    )
     assert two_worlds(parts(), CONFIG, seed=1).train.digest != worlds().train.digest
 
 

@@ -49,7 +49,7 @@ def chain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(chain):
-    """A policy trained from the log, and its judgement."""
+    """A policy trained from the log, and its evaluation."""
     chain.policy, chain.training = chain.new(Model, "policy"), chain.new(Metrics, "training")
     chain.run(
         "train_policy", policy=chain.policy, metrics=chain.training, ratings=chain.ratings, features=chain.features,
@@ -113,7 +113,7 @@ def test_policy_of_the_log_is_a_whole_artifact_that_knows_its_log(trained):
     assert policy.about["log"]
 
 
-def test_judgement_has_held_out_and_off_policy_figures_and_a_curve(trained):
+def test_evaluation_has_held_out_and_off_policy_figures_and_a_curve(trained):
     figures = trained.figures.metadata
     assert {"held_out_choice", "off_policy_value", "gain", "gain_lower", "effective_rounds", "auc"} <= set(figures)
     assert figures["gain_lower"] <= figures["gain"] <= figures["gain_upper"]

@@ -30,11 +30,11 @@ def test_seeds_that_travelled_as_floats_are_whole_again():
     assert [one["seed"] for one in plan_sweep(["linucb"], [0.0, 2.0], {})] == [0, 2]
 
 
-def judgement(folder, name, value, held_out=4.0):
+def evaluation(folder, name, value, held_out=4.0):
     path = folder / f"{name}.json"
     interval = {"value": value, "lo": value - 0.1, "hi": value + 0.1}
     body = {
-        "format": "recpolicy judgement", "version": 1, "held_out": {"choice": {"value": held_out}},
+        "format": "recpolicy evaluation", "version": 1, "held_out": {"choice": {"value": held_out}},
         "policy": {"agent": name, "settings": {"alpha": 1.0}, "seed": 0},
         "off_policy": {"value": interval, "effective_rounds": 100.0},
     }  # fmt: skip
@@ -46,7 +46,11 @@ def judgement(folder, name, value, held_out=4.0):
 
 
 def test_best_is_the_one_of_the_highest_off_policy_value_whatever_the_held_out_ratings_say(tmp_path):
-    made = [judgement(tmp_path, "a", 3.0, held_out=5.0), judgement(tmp_path, "b", 3.5), judgement(tmp_path, "c", 3.2)]
+    made = [
+        evaluation(tmp_path, "a", 3.0, held_out=5.0),
+        evaluation(tmp_path, "b", 3.5),
+        evaluation(tmp_path, "c", 3.2),
+    ]
     evaluations, policies = zip(*made, strict=True)
     found = choose_best(evaluations, policies, tmp_path / "best", tmp_path / "evaluation", tmp_path / "page.html")
     assert found["trials"] == 3
@@ -61,7 +65,7 @@ def test_best_is_the_one_of_the_highest_off_policy_value_whatever_the_held_out_r
 
 
 def test_a_trial_without_an_off_policy_value_cannot_be_compared(tmp_path):
-    path, policy = judgement(tmp_path, "a", 3.0)
+    path, policy = evaluation(tmp_path, "a", 3.0)
     body = json.loads(path.read_text())
     del body["off_policy"]
     path.write_text(json.dumps(body))

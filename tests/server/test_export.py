@@ -32,7 +32,7 @@ from recpolicy.server.live_models import Live, Served
 from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.schemas.requests import RecommendRequest
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
-from recpolicy.workflows.log_evaluation import trial_on
+from recpolicy.workflows.log_evaluation import compare_on_log
 from recpolicy.workflows.retrain import tables_of_policy
 
 RULES = Rules((1.0, 5.0), window_ms=10**9)
@@ -370,6 +370,6 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
     with pytest.raises(DataError, match="in the features of another training"):
         log.contexts(policy.artifact.context[::-1])
     greedy = log.time >= 1_000_085
-    prob = trial_on(policy, None, log).candidate.prob
+    prob = compare_on_log(policy, None, log).candidate.prob
     np.testing.assert_array_equal(prob[greedy], 1)
     assert (prob[~greedy] == 0).any()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 
 USERS, FEATURES = 50, 4
 CATALOGUE = np.array([0, 2, 3, 5, 8, 11, 14], np.int32)
@@ -13,7 +13,7 @@ def contexts(seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, 1]).normal(size=(USERS, FEATURES)).astype(np.float32)
 
 
-def linear_log(number: int = 2_000, seed: int = 0) -> LoggedRounds:
+def linear_log(number: int = 2_000, seed: int = 0) -> BanditLog:
     """Every item but the last, the less often the later it stands; rewards are linear in the context, plus noise."""
     rng = np.random.default_rng([seed, 2])
     weights = np.random.default_rng(99).normal(0, 0.3, (len(CATALOGUE), FEATURES))
@@ -23,7 +23,7 @@ def linear_log(number: int = 2_000, seed: int = 0) -> LoggedRounds:
     arm = rng.choice(len(CATALOGUE), number, p=share)
     mean = 3 + (contexts()[user] * weights[arm]).sum(axis=1)
     reward = np.clip(mean + rng.normal(0, 0.3, number), 1, 5)
-    return LoggedRounds(
+    return BanditLog(
         event_id=np.array([f"{seed}-{row}" for row in range(number)], object), time=np.arange(number), user=user,
         item=CATALOGUE[arm], log_propensity=np.log(share[arm]), reward=reward,
         catalogue=CATALOGUE, scale=(1.0, 5.0), name=f"linear log {seed}",

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from session_blocks import environment, world
 
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.environments.observation_encoders import VIEWS
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.training.observation_builder import Sight
@@ -26,7 +26,7 @@ def eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def log_of(played: Played, items: int, **changes: Any) -> LoggedSessions:
+def log_of(played: Played, items: int, **changes: Any) -> SessionLog:
     """What was played, as a log."""
     count = len(played.user)
     columns: dict[str, Any] = {
@@ -36,14 +36,14 @@ def log_of(played: Played, items: int, **changes: Any) -> LoggedSessions:
         "ended": played.ended, "policy": np.full(count, "x", object), "version": np.full(count, "1", object),
         "catalogue": np.arange(items, dtype=np.int32), "scale": (0.0, 1.0), "name": "planted sessions",
     }  # fmt: skip
-    return LoggedSessions(**(columns | changes))
+    return SessionLog(**(columns | changes))
 
 
 def uniform(game: SessionEnvironment) -> Probabilities:
     return softmax_of(np.zeros(game.actions))
 
 
-def random_log(sessions: int = 40, view: str = "interest", seed: int = 0) -> LoggedSessions:
+def random_log(sessions: int = 40, view: str = "interest", seed: int = 0) -> SessionLog:
     """The planted sessions, played by the uniform choice."""
     game = environment(seed, sessions, view=view)
     with eagerly():
@@ -65,7 +65,7 @@ def planted_sight(view: str = "interest", **changes: Any) -> Sight:
     return sight_of(environment(view=view), world().context, world().embedding, **changes)
 
 
-def bandit_log(counts: np.ndarray, reward: np.ndarray, **changes: Any) -> LoggedSessions:
+def bandit_log(counts: np.ndarray, reward: np.ndarray, **changes: Any) -> SessionLog:
     """Sessions of one item: every item as often as its count says, logged with that share."""
     arm = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
     rows, zeros = np.arange(len(arm)), np.zeros(len(arm), np.int32)

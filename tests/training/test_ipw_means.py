@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from synthetic_logs import CATALOGUE, linear_log
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.training.ipw_means import WeightedMeans, merged
 
 SUMS = ("weight", "square", "reward")
 
 
-def hand_log(**changes) -> LoggedRounds:
+def hand_log(**changes) -> BanditLog:
     """Item 0 pays 5 where it is shown with probability 1/2, and 1 where with 1/8; item 2 pays 3 twice."""
     log = linear_log(4)
     told = {

@@ -13,7 +13,7 @@ from tf_agents.trajectories import time_step as ts
 from recpolicy.agents.agent_table import AGENTS
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.bandit_log import LoggedRounds, Newcomers
+from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.training.offline import learn_from_log, learn_offline
 
 CATALOGUE = np.array([0, 2, 3, 5, 8, 11], np.int32)
@@ -35,7 +35,7 @@ def linucb() -> BanditAgent:
     return make("linucb", precision=PRECISION, alpha=0.0)
 
 
-def logged(number: int = 600, seed: int = 0, catalogue: np.ndarray = CATALOGUE) -> LoggedRounds:
+def logged(number: int = 600, seed: int = 0, catalogue: np.ndarray = CATALOGUE) -> BanditLog:
     """Rounds of the planted world; the logger shows an item the more, the more the user will like it."""
     one, rng = planted(known=0.0), np.random.default_rng(seed)
     expected = one.world.expected[:, catalogue].astype(np.float64)
@@ -44,7 +44,7 @@ def logged(number: int = 600, seed: int = 0, catalogue: np.ndarray = CATALOGUE) 
     user = rng.integers(0, USERS, number).astype(np.int32)
     arm = (probability[user].cumsum(axis=1) < rng.random((number, 1))).sum(axis=1).clip(max=len(catalogue) - 1)
     reward = np.clip(expected[user, arm] + rng.normal(0, 0.5, number), 1, 5)
-    return LoggedRounds(
+    return BanditLog(
         event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=catalogue[arm],
         log_propensity=np.log(probability[user, arm]), reward=reward,
         catalogue=catalogue, scale=(1.0, 5.0), name="planted log",
@@ -52,13 +52,13 @@ def logged(number: int = 600, seed: int = 0, catalogue: np.ndarray = CATALOGUE) 
     )  # fmt: skip
 
 
-def with_newcomers(log: LoggedRounds) -> tuple[LoggedRounds, np.ndarray]:
+def with_newcomers(log: BanditLog) -> tuple[BanditLog, np.ndarray]:
     """The same rounds where every third is of a newcomer, whose vector is the user's own row; and which those are."""
     new = np.arange(len(log)) % 3 == 0
     vectors = np.where(new[:, None], context()[log.user], np.nan).astype(np.float32)
     user = np.where(new, USERS + log.user, log.user).astype(np.int32)
     ids = np.array([f"new-{row}" for row in range(USERS)], object)
-    return replace(log, user=user, context=vectors, newcomers=Newcomers(USERS, ids)), new
+    return replace(log, user=user, context=vectors, newcomers=ColdStartUsers(USERS, ids)), new
 
 
 def context() -> np.ndarray:
@@ -74,7 +74,7 @@ def assert_same_state(one: BanditAgent, other: BanditAgent, **tolerance) -> None
         np.testing.assert_allclose(state(other)[name], array, err_msg=name, **tolerance)
 
 
-def ridge(log: LoggedRounds) -> np.ndarray:
+def ridge(log: BanditLog) -> np.ndarray:
     """theta [A, D + 1] of every arm in closed form, in float64."""
     x = np.concatenate([context()[log.user], np.ones((len(log), 1))], axis=1).astype(np.float64)
     thetas = []
@@ -144,7 +144,7 @@ def test_given_the_context_the_loggers_choices_do_no_harm_and_without_it_they_do
     first = np.where(user == 0, 0.9, 0.05)  # [N], probability of arm 0
     arm = (rng.random(number) > first).astype(np.int32)
     reward = np.where(arm == 1, 3.5, np.where(user == 0, 5.0, 1.0))
-    log = LoggedRounds(
+    log = BanditLog(
         event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=CATALOGUE[arm],
         log_propensity=np.log(np.where(arm == 0, first, 1 - first)), reward=reward, catalogue=CATALOGUE,
         scale=(1.0, 5.0), name="skewed",

@@ -11,7 +11,7 @@ from synthetic_logs import CATALOGUE, FEATURES, contexts, linear_log
 
 from recpolicy.agents.linear_posterior import fold_batch
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.training import sufficient_statistics
 from recpolicy.training.sufficient_statistics import Statistics, merged, posterior
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log, tables_of
@@ -29,7 +29,7 @@ def prior(seed: int = 0, precision: float = 3.0) -> tuple[np.ndarray, np.ndarray
     return rng.normal(0, 0.3, (ARMS, FEATURES)), covariance
 
 
-def round_by_round(log: LoggedRounds, theta: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
+def round_by_round(log: BanditLog, theta: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, ...]:
     """The agents' own Sherman-Morrison steps, in float64: their float32 would differ in the fifth digit."""
     arm = np.searchsorted(CATALOGUE, log.item)
     arrays = (theta, covariance, arm, contexts()[log.user].astype(np.float64), log.reward)

@@ -13,7 +13,7 @@ from tiny_policies import tiny_artifact
 from tiny_session_policies import chances, led_by, session_log, tiny_session_artifact
 
 from recpolicy.core.errors import ConfigError, DataError, DivergedError
-from recpolicy.data.session_log import COLUMNS, LoggedSessions
+from recpolicy.data.session_log import COLUMNS, SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
 from recpolicy.inference.predictor import Policy
 from recpolicy.ope.multi_step import SequenceConfig
@@ -35,17 +35,17 @@ def policy(seed: int = 0, **changes) -> Policy:
 
 
 @cache
-def log() -> LoggedSessions:
+def log() -> SessionLog:
     """Of policy(), exploring."""
     return led_by(policy(), 150)
 
 
-def returns_of(logged: LoggedSessions, gamma: float = 1.0) -> float:
+def returns_of(logged: SessionLog, gamma: float = 1.0) -> float:
     return float(np.add.reduceat(logged.reward * gamma**logged.step, logged.start[:-1]).mean())
 
 
 @cache
-def every_session() -> LoggedSessions:
+def every_session() -> SessionLog:
     """All sessions of 2 of 5 items for each of 7 users, each once: what the uniform choice logs in the long run."""
     one = policy(items=11, arms=5, steps=2)
     likes = np.random.default_rng(1).random((7, 5)) < 0.5
@@ -154,7 +154,7 @@ def test_a_session_that_was_cut_early_is_not_taken_for_one_that_ended():
     assert estimate_session_policy(policy(1), left, config=FEW).estimates["fqe"].value == pytest.approx(2.5, rel=0.05)
 
 
-def rows_of(logged: LoggedSessions, kept: np.ndarray) -> LoggedSessions:
+def rows_of(logged: SessionLog, kept: np.ndarray) -> SessionLog:
     return replace(logged, **{name: getattr(logged, name)[kept] for name in (*COLUMNS, "log_propensity")})
 
 

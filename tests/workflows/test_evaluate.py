@@ -1,4 +1,4 @@
-"""`evaluate` and `judge_world`: only on ratings that no policy has seen; a policy of chance is found to be one."""
+"""`evaluate` and `evaluation_world`: only on ratings that no policy has seen; a policy of chance is found to be one."""
 
 import json
 
@@ -9,7 +9,7 @@ from trained_policies import loaded, miniature_split
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.splits import split
-from recpolicy.workflows.evaluate import JUDGE, evaluate, judge_world
+from recpolicy.workflows.evaluate import EVALUATION_MODEL, evaluate, evaluation_world
 
 SEVERAL = ("linucb", "rating_model", "random")
 
@@ -78,8 +78,11 @@ def test_metrics_are_written_as_json(verdict):
     written = json.loads((verdict[1] / "metrics.json").read_text())
     assert written == json.loads(json.dumps(verdict[0].as_dict()))
     assert set(written["policies"]["my linucb"]) >= {"rmse", "mae", "ndcg", "held_out", "place", "coverage", "novelty"}
-    assert written["policies"]["random"]["judge_regret"]["lo"] <= written["policies"]["random"]["judge_regret"]["value"]
-    assert written["judge"].startswith(JUDGE)
+    assert (
+        written["policies"]["random"]["evaluation_regret"]["lo"]
+        <= written["policies"]["random"]["evaluation_regret"]["value"]
+    )
+    assert written["judge"].startswith(EVALUATION_MODEL)
 
 
 def test_without_policies_there_are_the_baselines():
@@ -87,7 +90,7 @@ def test_without_policies_there_are_the_baselines():
 
 
 def test_the_judge_pays_real_ratings_where_they_were_held_out():
-    world, test = judge_world(miniature_split(), seed=0), miniature_split().test
+    world, test = evaluation_world(miniature_split(), seed=0), miniature_split().test
     np.testing.assert_array_equal(world.expected[test.user, test.item], test.rating)
     assert world.known.sum() == len(test)
     assert world.known[test.user, test.item].all()
@@ -96,4 +99,4 @@ def test_the_judge_pays_real_ratings_where_they_were_held_out():
 def test_the_judge_is_no_model_that_training_uses_by_default():
     from recpolicy.workflows.train import TrainConfig
 
-    assert JUDGE not in {TrainConfig().world, TrainConfig().rating_model}
+    assert EVALUATION_MODEL not in {TrainConfig().world, TrainConfig().rating_model}

@@ -13,17 +13,17 @@ from recpolicy.evaluation.gate import GateConfig, gate
 from recpolicy.evaluation.groups import groups_of
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows.evaluate_candidate import (
-    judge,
-    judge_policy,
+    evaluate_candidate,
+    evaluate_candidate_folder,
     off_policy_gain,
-    read_judgement,
+    read_candidate_evaluation,
     read_trial_rounds,
-    write_judgement,
+    write_candidate_evaluation,
 )
-from recpolicy.workflows.gate_record import gate_judgement, limits, limits_in, read_gate, write_gate
+from recpolicy.workflows.gate_record import gate_evaluation, limits, limits_in, read_gate, write_gate
 from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log, tables_of
 from recpolicy.workflows.latency import measure_latency
-from recpolicy.workflows.log_evaluation import trial_on
+from recpolicy.workflows.log_evaluation import compare_on_log
 
 WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
 
@@ -45,7 +45,7 @@ def log(rounds):
 
 def test_judging_needs_something_to_judge_by():
     with pytest.raises(DataError, match="neither is given"):
-        judge_policy(trained("linucb"), None, None)
+        evaluate_candidate_folder(trained("linucb"), None, None)
 
 
 def test_policy_against_itself_gains_exactly_nothing(log):
@@ -88,11 +88,11 @@ def test_split_of_other_ratings_is_refused():
     from recpolicy.data.splits import split
 
     with pytest.raises(DataError, match="was fitted on the fit part of 'u1'"):
-        judge_policy(trained("linucb"), split(miniature_ratings(), "u2"), None)
+        evaluate_candidate_folder(trained("linucb"), split(miniature_ratings(), "u2"), None)
 
 
 def test_likes_are_ratings_of_4_and_more_and_their_auc_is_the_share_of_pairs_in_order():
-    judged = judge_policy(trained("linucb"), miniature_split(), None)
+    judged = evaluate_candidate_folder(trained("linucb"), miniature_split(), None)
     test = miniature_split().test
     estimate = loaded("linucb").scores()[1][test.user, test.item]
     above, below = estimate[test.rating >= 4], estimate[test.rating < 4]
@@ -102,14 +102,16 @@ def test_likes_are_ratings_of_4_and_more_and_their_auc_is_the_share_of_pairs_in_
     assert np.isfinite(judged.likes["threshold"]).all()
 
 
-def test_judgement_and_gate_survive_the_disk(rounds, tmp_path):
-    judged = judge_policy(trained("linucb"), miniature_split(), rounds / EVALUATION, trained("rating_model"))
-    write_judgement(judged, tmp_path / "judgement.json", tmp_path / "page.html")
-    body = read_judgement(tmp_path / "judgement.json")
+def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
+    judged = evaluate_candidate_folder(
+        trained("linucb"), miniature_split(), rounds / EVALUATION, trained("rating_model")
+    )
+    write_candidate_evaluation(judged, tmp_path / "evaluation.json", tmp_path / "page.html")
+    body = read_candidate_evaluation(tmp_path / "evaluation.json")
     assert body["off_policy"]["against"].startswith("incumbent ")
     assert body["held_out"]["choice"]["value"] == judged.held_out.evaluation.policies["linucb"].held_out.value
     assert "incumbent" in (tmp_path / "page.html").read_text()
-    found = gate_judgement(tmp_path / "judgement.json", {"margin": -5.0})
+    found = gate_evaluation(tmp_path / "evaluation.json", {"margin": -5.0})
     write_gate(found, tmp_path / "gate.json", tmp_path / "gate.html")
     record = read_gate(tmp_path / "gate.json")
     assert record["policy"]["content"] == record["inputs"]["candidate"] == loaded("linucb").about["content"]
@@ -120,7 +122,7 @@ def test_judgement_and_gate_survive_the_disk(rounds, tmp_path):
 
 
 def test_incumbent_of_the_same_split_stands_in_the_held_out_table_and_groups_are_compared_with_it():
-    judged = judge(loaded("linucb"), miniature_split(), None, loaded("popular"))
+    judged = evaluate_candidate(loaded("linucb"), miniature_split(), None, loaded("popular"))
     body = judged.as_dict()["held_out"]
     evaluation = judged.held_out.evaluation
     assert body["group_gain"]["against"] == "incumbent"
@@ -134,24 +136,24 @@ def test_incumbent_that_may_have_seen_the_test_part_is_left_out_of_the_held_out_
     artifact = loaded("popular").artifact
     split = {**artifact.about["split"], "fit": "another"}
     other = Policy(replace(artifact, about={**artifact.about, "split": split}))
-    judged = judge(loaded("linucb"), miniature_split(), None, other)
+    judged = evaluate_candidate(loaded("linucb"), miniature_split(), None, other)
     assert "incumbent" not in judged.held_out.evaluation.policies
     assert judged.as_dict()["held_out"]["group_gain"]["against"] == "most_popular"
 
 
 def test_collapsed_policy_is_seen_by_its_best_items(log):
-    popular = judge(loaded("popular"), None, log)
+    popular = evaluate_candidate(loaded("popular"), None, log)
     assert (popular.actions.distinct, popular.actions.modal_share) == (1, 1)
     assert popular.actions.diversity == pytest.approx(1 / 80)
-    assert judge(loaded("popular"), miniature_split(), None).actions == popular.actions
-    assert judge(loaded("rating_model"), None, log).actions.distinct > 1
+    assert evaluate_candidate(loaded("popular"), miniature_split(), None).actions == popular.actions
+    assert evaluate_candidate(loaded("rating_model"), None, log).actions.distinct > 1
     assert "diversity" in gate(popular.as_dict(), GateConfig(least_diversity=0.02)).reasons[-1]
 
 
 def test_gains_of_groups_add_up_to_the_gain_of_all(log):
     """Fewer and more ratings part the users: their gains, weighted by rounds, are the doubly robust gain."""
     for incumbent in (None, loaded("popular")):
-        trial = trial_on(loaded("linucb"), incumbent, log)
+        trial = compare_on_log(loaded("linucb"), incumbent, log)
         count = np.bincount(loaded("linucb").artifact.rated_user, minlength=60)
         groups = groups_of(loaded("linucb").artifact.users, count)
         found = trial.group_gains(groups)
@@ -161,7 +163,7 @@ def test_gains_of_groups_add_up_to_the_gain_of_all(log):
 
 
 def test_relative_gain_compares_with_who_logged_even_beside_an_incumbent(log):
-    alone, beside = (trial_on(loaded("linucb"), other, log) for other in (None, loaded("rating_model")))
+    alone, beside = (compare_on_log(loaded("linucb"), other, log) for other in (None, loaded("rating_model")))
     assert alone.relative_gain == beside.relative_gain
     snips = alone.estimates()["snips"].value
     assert alone.relative_gain.value == pytest.approx(snips / log.reward.mean() - 1)
@@ -172,14 +174,14 @@ def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):
     parents = [{"content": "before", "log": log.digest}]
     child = Policy(replace(artifact, about={**artifact.about, "parents": parents}))
     with pytest.raises(DataError, match="learnt from this very log"):
-        trial_on(child, None, log)
+        compare_on_log(child, None, log)
 
 
 def test_incumbent_of_other_items_is_refused(log):
     artifact = loaded("popular").artifact
     items = artifact.items.assign(item_id=artifact.items["item_id"] + 1000)
     with pytest.raises(DataError, match="knows other items than the candidate"):
-        trial_on(loaded("linucb"), Policy(replace(artifact, items=items)), log)
+        compare_on_log(loaded("linucb"), Policy(replace(artifact, items=items)), log)
 
 
 def test_raw_log_in_place_of_rounds_is_named(tmp_path):
@@ -208,7 +210,7 @@ def test_config_in_the_repository_says_the_defaults():
     assert limits_in(Path(__file__).parents[2] / "configs" / "gate.toml") == GateConfig()
 
 
-def test_other_files_are_no_judgements(tmp_path):
+def test_other_files_are_no_evaluations(tmp_path):
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="not a recpolicy judgement"):
-        gate_judgement(tmp_path / "other.json")
+    with pytest.raises(ArtifactError, match="not a recpolicy evaluation"):
+        gate_evaluation(tmp_path / "other.json")

@@ -147,12 +147,12 @@ def test_a_policy_is_trained_on_by_the_next_log(clicks, tmp_path):
         interactions=0, epochs=1, settings={}, agent_settings={}, seed=0,
     )  # fmt: skip
     figures, _ = steps.evaluate_policy(
-        new, str(tmp_path / "judgement.json"), str(tmp_path / "page.html"), ratings=None, rounds=rounds,
+        new, str(tmp_path / "evaluation.json"), str(tmp_path / "page.html"), ratings=None, rounds=rounds,
         incumbent=incumbent, seed=0,
     )  # fmt: skip
     assert figures["gain_lower"] <= figures["gain"] <= figures["gain_upper"]
     assert steps.gate_policy(
-        str(tmp_path / "judgement.json"), str(tmp_path / "gate.json"), str(tmp_path / "gate.html"), settings={}
+        str(tmp_path / "evaluation.json"), str(tmp_path / "gate.json"), str(tmp_path / "gate.html"), settings={}
     ) in ("pass", "fail", "no_verdict")  # fmt: skip
     assert not (tmp_path / "rounds" / RATINGS).exists()  # the ids are the policy's
 

@@ -8,14 +8,14 @@ from tiny_logs import tiny_rounds
 from tiny_policies import RANK, tiny_artifact
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log import Newcomers
+from recpolicy.data.bandit_log import ColdStartUsers
 from recpolicy.data.bandit_log_files import write_events
 from recpolicy.evaluation import groups
 from recpolicy.evaluation.groups import Groups
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows import log_evaluation
 from recpolicy.workflows.estimate import estimate_policy, rounds_for
-from recpolicy.workflows.log_evaluation import off_policy_gain, trial_on
+from recpolicy.workflows.log_evaluation import compare_on_log, off_policy_gain
 from recpolicy.workflows.retrain import tables_of_policy
 
 USERS, KNOWN = 7, 4
@@ -38,7 +38,7 @@ def by_vectors(shift=0.0):
     new = log.user >= KNOWN
     vectors = np.where(new[:, None], policy().artifact.context[log.user] + shift, np.nan).astype(np.float32)
     user = np.where(new, log.user + USERS - KNOWN, log.user).astype(np.int32)
-    return replace(log, user=user, context=vectors, newcomers=Newcomers(USERS, np.array([91, 92, 93], object)))
+    return replace(log, user=user, context=vectors, newcomers=ColdStartUsers(USERS, np.array([91, 92, 93], object)))
 
 
 def figures(log, incumbent=None):
@@ -52,7 +52,7 @@ def test_estimates_by_vectors_are_those_by_reference(tmp_path):
     assert log.newcomers.ids.tolist() != []
     incumbent = policy(1)
     found, expected = figures(log, incumbent), figures(by_reference(), incumbent)
-    assert len(trial_on(policy(), None, log).choices.units) == USERS
+    assert len(compare_on_log(policy(), None, log).choices.units) == USERS
     for name, one in expected["estimators"].items():
         assert found["estimators"][name]["value"] == pytest.approx(one["value"], rel=1e-6), name
     assert found["gains"]["dr"]["value"] == pytest.approx(expected["gains"]["dr"]["value"], rel=1e-6)
@@ -71,12 +71,12 @@ BASELINE = {"estimator": "rating_model", "head": "greedy", "policy": {}}
 def test_another_vector_is_another_choice_and_another_prediction(parts):
     """By hand: what the policy says of the vector is what is asked of it, for a learner and for a baseline."""
     one, log = Policy(replace(policy().artifact, **parts)), by_vectors(shift=-0.8)
-    trial = trial_on(one, None, log)
+    trial = compare_on_log(one, None, log)
     score, rating = one.scores(log.contexts(one.artifact.context))
     everything = slice(0, len(log))
     assert trial.candidate.table(everything).argmax(axis=1).tolist() == score.argmax(axis=1).tolist()
     np.testing.assert_allclose(trial.q(everything), np.clip(rating, 1, 5), rtol=1e-6)
-    same = trial_on(one, None, by_reference())
+    same = compare_on_log(one, None, by_reference())
     new = log.user >= USERS
     assert (trial.q(everything)[new] != same.q(everything)[new]).any(axis=1).all()
     np.testing.assert_array_equal(trial.q(everything)[~new], same.q(everything)[~new])
@@ -96,7 +96,7 @@ def test_newcomers_belong_to_no_group(monkeypatch):
     monkeypatch.setattr(groups, "LEAST_USERS", 1)
     all_of_them = Groups(("everybody",), np.ones((1, USERS), bool))
     log = by_vectors()
-    found = trial_on(policy(), None, log).group_gains(all_of_them)["everybody"]
+    found = compare_on_log(policy(), None, log).group_gains(all_of_them)["everybody"]
     assert found.users == KNOWN
     order = np.flatnonzero(~log.with_context)
     columns = ("event_id", "time", "user", "item", "log_propensity", "reward", "policy", "version")
@@ -108,7 +108,7 @@ def test_vectors_that_the_policy_cannot_read_are_refused():
     log = by_vectors()
     narrow = replace(log, context=np.ascontiguousarray(log.context[:, :2]), name="week 2")
     with pytest.raises(DataError, match=f"^week 2: contexts of 2 numbers, but the policy's have {RANK}; "):
-        trial_on(policy(), None, narrow)
+        compare_on_log(policy(), None, narrow)
     with pytest.raises(DataError, match=f"^week 2: contexts of 2 numbers, but the policy's have {RANK}; "):
         estimate_policy(policy(), narrow, config=FEW)
 
@@ -116,5 +116,5 @@ def test_vectors_that_the_policy_cannot_read_are_refused():
 def test_vectors_that_the_incumbent_would_take_for_somebody_else_are_refused():
     other = policy(1, features=1)
     with pytest.raises(DataError, match=r"^tiny log: has context vectors, and the incumbent \(linucb\) was"):
-        trial_on(policy(), other, by_vectors())
-    assert trial_on(policy(), other, by_reference()).gain.value != 0  # by reference, each knows its users
+        compare_on_log(policy(), other, by_vectors())
+    assert compare_on_log(policy(), other, by_reference()).gain.value != 0  # by reference, each knows its users

@@ -12,7 +12,7 @@ from tiny_dataset import write_miniature
 from trained_policies import TINY, loaded, miniature_split, trained
 
 from recpolicy.core.errors import ConfigError, UnknownIdError
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.inference.artifact import verify
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows import report as module
@@ -66,7 +66,7 @@ def uniform_rounds(policy, number=2_000):
     """Rounds of a logger that shows all items alike, paid by what the policy estimates."""
     rng, rating = np.random.default_rng(0), policy.scores()[1]
     user, item = (rng.integers(size, size=number).astype(np.int32) for size in rating.shape)
-    return LoggedRounds(
+    return BanditLog(
         event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=item,
         log_propensity=np.full(number, -np.log(rating.shape[1])), catalogue=np.arange(rating.shape[1], dtype=np.int32),
         reward=np.clip(rating[user, item], 1, 5).astype(np.float64), scale=(1.0, 5.0), name="uniform",

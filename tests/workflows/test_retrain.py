@@ -11,7 +11,7 @@ from trained_policies import CASES, loaded, miniature_split, trained
 
 from recpolicy.agents.agent_table import AGENTS, BASELINES
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
-from recpolicy.data.bandit_log import LoggedRounds, Newcomers
+from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.inference.artifact import MANIFEST, verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.training import tensorflow_export
@@ -41,7 +41,7 @@ def logged(catalogue, number=NUMBER, seed=0, start=0):
     world, rng = miniature(), np.random.default_rng([seed, start])
     user = rng.integers(0, len(world.expected), number).astype(np.int32)
     item = rng.choice(catalogue, number)
-    return LoggedRounds(
+    return BanditLog(
         event_id=np.array([f"{start}-{row}" for row in range(number)], object), time=start + np.arange(number),
         user=user, item=item, log_propensity=np.full(number, -np.log(len(catalogue))),
         reward=np.clip(world.expected[user, item] + rng.normal(0, 0.5, number), 1, 5), catalogue=catalogue,
@@ -180,7 +180,7 @@ def test_newcomers_are_learnt_from_by_their_vectors(tmp_path):
     log, context = log_for("linucb"), loaded("linucb").artifact.context
     new = log.user % 3 == 0
     vectors = np.where(new[:, None], context[log.user], np.nan).astype(np.float32)
-    ids = Newcomers(len(context), np.arange(1_000, 1_000 + len(context)).astype(object))
+    ids = ColdStartUsers(len(context), np.arange(1_000, 1_000 + len(context)).astype(object))
     user = np.where(new, log.user + len(context), log.user).astype(np.int32)
     described = replace(log, user=user, context=vectors, newcomers=ids)
     known, same, other = (

@@ -69,8 +69,8 @@ def test_the_world_to_train_in_knows_nothing_of_the_test_part(worlds):
         replace(parts, test=replace(parts.test, rating=6 - parts.test.rating)), SessionTrainConfig(**TINY), 0
     )
     assert turned.train.digest == worlds.train.digest
-    assert turned.judge.digest != worlds.judge.digest
-    assert not set(worlds.train.users) & set(worlds.judge.users)
+    assert turned.evaluation_world.digest != worlds.evaluation_world.digest
+    assert not set(worlds.train.users) & set(worlds.evaluation_world.users)
 
 
 def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(trained, tmp_path, monkeypatch, worlds):

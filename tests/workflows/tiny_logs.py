@@ -3,12 +3,12 @@
 import numpy as np
 from tiny_policies import tiny_artifact
 
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.inference.action_distributions import softmax
 from recpolicy.inference.predictor import Policy
 
 
-def tiny_rounds(number: int = 4_000, seed: int = 0) -> tuple[LoggedRounds, np.ndarray]:
+def tiny_rounds(number: int = 4_000, seed: int = 0) -> tuple[BanditLog, np.ndarray]:
     """Rounds, and the expected rewards [U, A] that paid for them."""
     policy = Policy(tiny_artifact())
     score, rating = policy.scores()
@@ -18,7 +18,7 @@ def tiny_rounds(number: int = 4_000, seed: int = 0) -> tuple[LoggedRounds, np.nd
     user = rng.integers(len(score), size=number).astype(np.int32)
     item = (rng.random((number, 1)) > probability[user].cumsum(axis=1)).sum(axis=1).clip(max=score.shape[1] - 1)
     reward = 1 + rng.binomial(4, (expected[user, item] - 1) / 4)
-    rounds = LoggedRounds(
+    rounds = BanditLog(
         event_id=np.array([f"e{row}" for row in range(number)], object),
         time=1_767_571_200_000 + 1_000 * np.arange(number), user=user, item=item.astype(np.int32),
         log_propensity=np.log(probability[user, item]), reward=reward.astype(np.float64),

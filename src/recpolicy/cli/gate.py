@@ -27,7 +27,7 @@ def gate(
     ] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave held-out ratings out.")] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for gate.json, gate.html and judgement.json.")
+        Path | None, typer.Option("--out", "-o", help="Folder for gate.json, gate.html and evaluation.json.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples of the intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,

@@ -13,8 +13,8 @@ from recpolicy.cli.output import print_frame, print_json
 if TYPE_CHECKING:
     from recpolicy.data.splits import Split
     from recpolicy.inference.predictor import Policy
-    from recpolicy.workflows.evaluate import Verdict
-    from recpolicy.workflows.evaluate_sessions import SessionVerdict
+    from recpolicy.workflows.evaluate import HeldOutEvaluation
+    from recpolicy.workflows.evaluate_sessions import SessionEvaluation
 
 Folder = Annotated[Path, typer.Argument(help="Folder that `recpolicy train --out` wrote.")]
 Users = Annotated[list[str], typer.Option("--user", "-u", help="User id; repeat for several.")]
@@ -165,12 +165,12 @@ def report(
     print(f"report: {page}")
 
 
-def _title(verdict: "Verdict") -> str:
+def _title(verdict: "HeldOutEvaluation") -> str:
     evaluation = verdict.evaluation
     return f"{evaluation.test_ratings:,} held-out ratings of {evaluation.split}"
 
 
-def _print_more(verdict: "Verdict") -> None:
+def _print_more(verdict: "HeldOutEvaluation") -> None:
     evaluation = verdict.evaluation
     print()
     print_frame(evaluation.lists_table(), f"The {evaluation.k} best items not yet rated, all users")
@@ -183,7 +183,7 @@ _SESSIONS = "Simulated sessions: reward of a session, 95 % intervals over users"
 
 def _play_sessions(
     policies: "dict[str, Policy]", split: "Split", seed: int, out: Path | None = None
-) -> "SessionVerdict":
+) -> "SessionEvaluation":
     from recpolicy.workflows.evaluate_sessions import evaluate_sessions
 
     return evaluate_sessions(policies, split, seed=seed, out=out)

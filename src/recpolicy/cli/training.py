@@ -75,12 +75,12 @@ def train(
     parts, source = training_data(data, split, log, seed, options)
     logged = None
     if log is not None:
-        from recpolicy.data.bandit_log import LoggedRounds
+        from recpolicy.data.bandit_log import BanditLog
         from recpolicy.workflows.interaction_logs import tables_of
         from recpolicy.workflows.session_logs import read_log
 
         logged = read_log(log, tables_of(parts.fit))
-        if isinstance(logged, LoggedRounds):
+        if isinstance(logged, BanditLog):
             settings["mode"] = "log"
     trained = train_policy(
         agent, parts, out, config=settings, agent_config=tables.get("agent", {}),

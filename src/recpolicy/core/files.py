@@ -75,7 +75,7 @@ def write_json(target: Path, value: Any) -> None:
 
 def read_versioned_json(
     path: Path, file_format: str, version: int, migrations: Mapping[int, Migration] = NO_MIGRATIONS, *,
-    digest_key: str | None = None, advice: str = "write it again",
+    digest_key: str | None = None, advice: str = "write it again", former_format: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a JSON file that says `"format": file_format, "version": ...`, migrated to the current version.
 
@@ -86,6 +86,7 @@ def read_versioned_json(
         migrations: For each older version, a function from its content to that of the next version. They run in order.
         digest_key: The key of a digest of all other keys. It is checked before the migrations, and removed.
         advice: What the user can do about a file that changed since it was written.
+        former_format: The name of the format in files of older versions.
 
     Raises:
         ArtifactError: The file is missing, has another format or an unknown version, or its digest differs.
@@ -96,7 +97,7 @@ def read_versioned_json(
         raise ArtifactError(f"{path}: no such file; expected a {file_format}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(body, dict) or body.get("format") != file_format:
+    if not isinstance(body, dict) or body.get("format") not in (file_format, former_format):
         raise ArtifactError(f"{path}: not a {file_format}: its format is not {file_format!r}")
     _check_version(body, version, migrations, path)
     if digest_key is not None and body.pop(digest_key, None) != content_digest(body):

@@ -23,7 +23,7 @@ _ROUNDS_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True)
-class Newcomers:
+class ColdStartUsers:
     """Users of a log whom the user table does not have: V of them, with the rows known, known + 1, ..."""
 
     known: int
@@ -32,7 +32,7 @@ class Newcomers:
 
 
 @dataclass(frozen=True)
-class LoggedRounds:
+class BanditLog:
     """N checked rounds in the order of time."""
 
     event_id: NDArray[np.object_]  # [N] str, unique
@@ -49,7 +49,7 @@ class LoggedRounds:
     candidate_start: NDArray[np.int64] | None = None  # [N + 1], where each round's candidates begin; None: all
     candidate: NDArray[np.int32] | None = None  # [C], item rows; in the catalogue
     context: NDArray[np.float32] | None = None  # [N, D], what was seen of the user; NaN, or None: the user's own
-    newcomers: Newcomers | None = None  # each of their rounds has a context; None: the table has all users
+    newcomers: ColdStartUsers | None = None  # each of their rounds has a context; None: the table has all users
     pages: str | None = None
     """Digest of the log of slates whose slots these rounds are; it plays no part in their own."""
     features: str | None = None
@@ -193,7 +193,7 @@ class LoggedRounds:
         mask[np.repeat(np.arange(last - first), np.diff(start)), arm] = True
         return mask
 
-    def take(self, first: int, last: int, name: str) -> "LoggedRounds":
+    def take(self, first: int, last: int, name: str) -> "BanditLog":
         """Return rounds first..last-1."""
         rows = slice(first, last)
         columns = ("event_id", "time", "item", "log_propensity", "reward", "policy", "version")
@@ -212,7 +212,7 @@ def features_of(table: NDArray[np.floating]) -> str:
 
 
 def taken_users(
-    user: NDArray[np.int32], context: NDArray[np.float32] | None, newcomers: Newcomers | None,
+    user: NDArray[np.int32], context: NDArray[np.float32] | None, newcomers: ColdStartUsers | None,
     rows: slice | NDArray[np.int64],
 ) -> dict[str, Any]:  # fmt: skip
     """`user`, `context` and `newcomers` of chosen rounds, the newcomers numbered anew in the order in which they come.
@@ -227,7 +227,7 @@ def taken_users(
         place, old = pd.factorize(chosen["user"][new])
         chosen["user"] = np.where(new, 0, chosen["user"])
         chosen["user"][new] = newcomers.known + place
-        chosen["newcomers"] = Newcomers(newcomers.known, newcomers.ids[old - newcomers.known])
+        chosen["newcomers"] = ColdStartUsers(newcomers.known, newcomers.ids[old - newcomers.known])
     return chosen
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
-from recpolicy.data.bandit_log import LoggedRounds, Newcomers
+from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, metadata_of
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
@@ -33,7 +33,7 @@ TOLD = {
     "pages": "the digest of a log of slates", "features": "the digest of a table of contexts",
     "exporter": "the name of what goes on adding to the log",
 }  # fmt: skip
-"""Fields of LoggedRounds that an events file may name in its metadata."""
+"""Fields of BanditLog that an events file may name in its metadata."""
 _ROWS_AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 17, 1 << 23
 _COLUMNS = ("event_id", "time", "user_id", "item_id", "log_propensity", "policy", "policy_version")
 _REWARD_COLUMNS = ("event_id", "time", "reward")
@@ -53,15 +53,15 @@ class Events:
     """N checked events in file order, ids turned into rows."""
 
     columns: dict[str, NDArray[Any]]
-    """The columns [N] of LoggedRounds; reward is NaN where it is not known."""
+    """The columns [N] of BanditLog; reward is NaN where it is not known."""
     candidate_start: NDArray[np.int64] | None  # [N + 1]; None: every event had the whole catalogue
     candidate: NDArray[np.int32] | None  # [C]
     context: NDArray[np.float32] | None  # [N, D], NaN: the user's own; None: so it is of all
-    newcomers: Newcomers | None
+    newcomers: ColdStartUsers | None
     """Users whom only vectors describe."""
 
 
-def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_rewards: bool) -> None:
+def write_events(path: Path, rounds: BanditLog, tables: Catalogue, *, with_rewards: bool) -> None:
     """Write the rounds as an events file, atomically and in pieces; without rewards they are left to be joined."""
     item_id, user_id = tables.items["item_id"].to_numpy(), _user_ids(rounds, tables)
     about = {
@@ -85,7 +85,7 @@ def write_events(path: Path, rounds: LoggedRounds, tables: Catalogue, *, with_re
             out.write_table(pa.table([columns.get(name, pa.nulls(count, types[name])) for name in types], schema))
 
 
-def _pieces(rounds: LoggedRounds) -> Iterator[slice]:
+def _pieces(rounds: BanditLog) -> Iterator[slice]:
     """Consecutive rounds, not more at once than memory has room for with all their candidates."""
     start, first = rounds.candidate_start, 0
     while first < len(rounds):
@@ -96,7 +96,7 @@ def _pieces(rounds: LoggedRounds) -> Iterator[slice]:
         first = max(last, first + 1)
 
 
-def _columns(rounds: LoggedRounds, rows: slice, user_id: NDArray[Any], item_id: NDArray[Any]) -> dict[str, Any]:
+def _columns(rounds: BanditLog, rows: slice, user_id: NDArray[Any], item_id: NDArray[Any]) -> dict[str, Any]:
     """The columns of some rounds, with ids; without those that they do not have."""
     columns = {
         "event_id": pa.array(rounds.event_id[rows], pa.string()),
@@ -216,13 +216,13 @@ class _Seen:
         self.vectors.append(vectors)
         return rows
 
-    def numbered(self, user: NDArray[np.int32]) -> tuple[NDArray[np.int32], Newcomers | None]:
+    def numbered(self, user: NDArray[np.int32]) -> tuple[NDArray[np.int32], ColdStartUsers | None]:
         """The rows of all pieces [N], newcomers numbered beyond the table in the order in which they come."""
         if not (user < 0).any():
             return user, None
         place, ids = pd.factorize(np.concatenate(self.ids))
         user[user < 0] = len(self.known) + place
-        return user, Newcomers(len(self.known), ids)
+        return user, ColdStartUsers(len(self.known), ids)
 
     def together(self) -> NDArray[np.float32] | None:
         """The vectors of all pieces [N, D]; None where there is none."""
@@ -269,7 +269,7 @@ def _joined_candidates(
     return start, np.concatenate([candidate for _, _, candidate in lists if candidate is not None])
 
 
-def _user_ids(rounds: LoggedRounds, tables: Catalogue) -> NDArray[Any]:
+def _user_ids(rounds: BanditLog, tables: Catalogue) -> NDArray[Any]:
     """Ids by user row, those of newcomers after the table's; raises DataError for another table than the log's."""
     known = tables.users["user_id"].to_numpy()
     if rounds.newcomers is None:

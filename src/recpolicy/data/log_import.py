@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import file_digest
 from recpolicy.data import log_columns as read
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import Catalogue
 
 Texts = NDArray[np.object_]
@@ -43,7 +43,7 @@ class Batch:
 class Imported:
     """A foreign log as rounds, with the tables that its rows speak of."""
 
-    rounds: LoggedRounds
+    rounds: BanditLog
     tables: Catalogue
     lost: tuple[str, ...]
     """What of the file has no place in a log."""
@@ -53,7 +53,7 @@ class Imported:
 
 def assemble(
     path: Path, policy: str, batches: Iterable[Batch], scale: tuple[float, float], tables: Catalogue | None
-) -> tuple[LoggedRounds, Catalogue]:
+) -> tuple[BanditLog, Catalogue]:
     """The batches as one log in the order of time; `policy` names who chose.
 
     Rewards on `scale` are stretched to the scale of the tables. Without tables, users and items are those that occur.
@@ -159,7 +159,7 @@ def _number_events(path: Path, columns: dict[str, NDArray[Any]], policy: str) ->
     refuse(path, line, twins, lambda row: f"event {event_id[row]!r} comes a second time")
 
 
-def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float, float]) -> LoggedRounds:
+def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float, float]) -> BanditLog:
     """The columns, in file order, as a log in the order of time."""
     order = np.argsort(columns["time"], kind="stable")
     count, candidate = columns.pop("count"), columns.pop("candidate")
@@ -172,7 +172,7 @@ def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float
         where = np.repeat(begin - start[:-1], length) + np.arange(start[-1])
         lists = {"candidate_start": start, "candidate": candidate[where]}
     many = len(order)
-    return LoggedRounds(
+    return BanditLog(
         **{name: column[order] for name, column in columns.items()}, **lists, catalogue=catalogue, scale=scale,
         name=str(path), policy=np.full(many, policy, object), version=np.full(many, "imported", object),
     )  # fmt: skip

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.bandit_log import LoggedRounds, taken_users
+from recpolicy.data.bandit_log import BanditLog, taken_users
 from recpolicy.data.bandit_log_files import (
     EVENTS,
     REWARDS,
@@ -88,7 +88,7 @@ class IngestReport:
 
 def ingest(
     folder: Path, tables: Catalogue, config: IngestConfig, name: str = "log"
-) -> tuple[LoggedRounds, LoggedRounds, IngestReport]:
+) -> tuple[BanditLog, BanditLog, IngestReport]:
     """Read, check and join the log in `folder`; returns the rounds to learn from, those to evaluate on, the report.
 
     All rounds to evaluate on are later than all to learn from. Raises DataError that names file and row for anything
@@ -129,7 +129,7 @@ def ingest(
     return rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation"), report
 
 
-def rounds_of(path: Path, tables: Catalogue) -> LoggedRounds:
+def rounds_of(path: Path, tables: Catalogue) -> BanditLog:
     """The rounds of an events file whose every event has its reward; raises DataError where one has none."""
     catalogue = log_catalogue(path, tables)
     events = read_events(path, tables, catalogue)
@@ -137,7 +137,7 @@ def rounds_of(path: Path, tables: Catalogue) -> LoggedRounds:
     if unknown.any():
         raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
     columns: dict[str, Any] = {**events.columns, **told_of(path)}
-    return LoggedRounds(
+    return BanditLog(
         catalogue=catalogue, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
         candidate=events.candidate, context=events.context, newcomers=events.newcomers, **columns,
     )  # fmt: skip
@@ -190,12 +190,12 @@ def cut_by_time(time: NDArray[np.int64], share: float, folder: Path) -> int:
 
 def _chosen(
     events: Events, order: NDArray[np.int64], catalogue: NDArray[np.int32], scale: tuple[float, float], name: str
-) -> LoggedRounds:
+) -> BanditLog:
     """The chosen events, in this order, with their candidates."""
     columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
     columns |= _taken_candidates(events.candidate_start, events.candidate, order)
     columns |= taken_users(events.columns["user"], events.context, events.newcomers, order)
-    return LoggedRounds(catalogue=catalogue, scale=scale, name=name, **columns)
+    return BanditLog(catalogue=catalogue, scale=scale, name=name, **columns)
 
 
 def _taken_candidates(

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from recpolicy.core.seeds import generator
 from recpolicy.data.assemble import bare_items
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.ratings import Ratings
 
 Mask = NDArray[np.bool_]
 
 
-def log_ratings(learn: LoggedRounds, judge: LoggedRounds, tables: Catalogue, name: str) -> tuple[Ratings, int]:
+def log_ratings(train_rounds: BanditLog, test_rounds: BanditLog, tables: Catalogue, name: str) -> tuple[Ratings, int]:
     """The table of the rounds to learn from and those for evaluation, and how many of its rows, the last, are held out.
 
     0 where there are no rounds for evaluation, or nothing of them can be held out because one pair is all there is.
     """
     items = len(tables.items)
-    before, after = _pairs(learn, items), _pairs(judge, items)
-    held_out = _held_out(before, after, len(judge) / (len(learn) + len(judge)))
+    before, after = _pairs(train_rounds, items), _pairs(test_rounds, items)
+    held_out = _held_out(before, after, len(test_rounds) / (len(train_rounds) + len(test_rounds)))
     parts = before.take(~np.isin(before.code, after.code[held_out])), after.take(held_out)
     code, rating, seconds = (
         np.concatenate([getattr(part, column) for part in parts]) for column in ("code", "rating", "seconds")
@@ -55,7 +55,7 @@ class _Pairs:
         return _Pairs(self.code[chosen], self.rating[chosen], self.seconds[chosen])
 
 
-def _pairs(rounds: LoggedRounds, items: int) -> _Pairs:
+def _pairs(rounds: BanditLog, items: int) -> _Pairs:
     code, first, place = np.unique(
         rounds.user.astype(np.int64) * items + rounds.item, return_index=True, return_inverse=True
     )

@@ -1,7 +1,7 @@
 """Logged sessions: items shown one after the other until the user left, with what probability, and what came of each.
 
 N steps of M sessions, session after session, each in the order of its steps. Users and items are row numbers, as in
-LoggedRounds; ids appear only in files (session_log_files.py). A session ends because the user leaves (`ended` at its
+BanditLog; ids appear only in files (session_log_files.py). A session ends because the user leaves (`ended` at its
 last step) or is cut while the user would have stayed (no step says `ended`). No item comes twice in a session, so what
 could be shown at a step is the catalogue without what the session has shown.
 """
@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class LoggedSessions:
+class SessionLog:
     """N checked steps of M sessions."""
 
     event_id: NDArray[np.object_]  # [N] str, unique

@@ -23,7 +23,7 @@ from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, is_of_format, metadata_of, scale_of
-from recpolicy.data.session_log import LoggedSessions, session_faults
+from recpolicy.data.session_log import SessionLog, session_faults
 
 SESSIONS = "sessions.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy session log", 1
@@ -34,7 +34,7 @@ _COLUMNS = (
 _SCALE = (0.0, 1.0)
 
 
-def write_sessions(path: Path, log: LoggedSessions, tables: Catalogue) -> None:
+def write_sessions(path: Path, log: SessionLog, tables: Catalogue) -> None:
     """Write the sessions to a file, atomically."""
     item_id = tables.items["item_id"].to_numpy()
     propensity: Any = pa.nulls(len(log), pa.float64())
@@ -66,7 +66,7 @@ def is_session_log(path: Path) -> bool:
     return is_of_format(path, FORMAT, {"session_id", "step"})
 
 
-def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:
+def read_sessions(path: Path, tables: Catalogue) -> SessionLog:
     """Read the sessions of a file; raises DataError that names file, row and what is wrong, and where there are none.
 
     Of `tables` the users and items are used. Sessions come in the order in which they first appear.
@@ -103,7 +103,7 @@ def read_sessions(path: Path, tables: Catalogue) -> LoggedSessions:
     ordered: dict[str, Any] = _in_order(together, path)
     if np.isnan(ordered["log_propensity"]).all():
         ordered["log_propensity"] = None
-    return LoggedSessions(catalogue=catalogue, scale=scale, name=str(path), **ordered)
+    return SessionLog(catalogue=catalogue, scale=scale, name=str(path), **ordered)
 
 
 def _in_order(columns: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:

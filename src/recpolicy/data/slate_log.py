@@ -1,6 +1,6 @@
 """Logged slates: pages of K items shown at once, with what probability each was put in its slot, and what came of it.
 
-N slates. Users and items are row numbers, as in LoggedRounds; ids appear only in files (slate_log_files.py). Either
+N slates. Users and items are row numbers, as in BanditLog; ids appear only in files (slate_log_files.py). Either
 each slot has a shelf of its own, items that no other slot can show, and is filled without regard to the others; or all
 slots are filled from the catalogue, one after the other from the first, and no item comes twice on a page.
 """

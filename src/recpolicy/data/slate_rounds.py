@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, check_default, cut_by_time
 from recpolicy.data.slate_log import SlateLog, open_to
@@ -22,7 +22,7 @@ from recpolicy.data.slate_log_files import SLATES, read_slates
 _PAGES_AT_ONCE = 1_024
 
 
-def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> LoggedRounds:
+def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
     """The slots as rounds whose rewards, 0..1 in the log, are stretched to `scale`.
 
     Raises DataError where the log does not say what each slot earned, and for a slot that earned less than 0 or more
@@ -42,7 +42,7 @@ def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> LoggedRounds:
     columns: dict[str, Any] = {
         name: np.repeat(getattr(log, name), log.slots) for name in ("time", "user", "policy", "version")
     }
-    return LoggedRounds(
+    return BanditLog(
         event_id=np.array([f"{event}:{slot}" for event in log.event_id for slot in range(log.slots)], object),
         item=log.slate.ravel(), log_propensity=log.log_propensity.ravel(),
         reward=low + (high - low) * log.slot_reward.ravel(), catalogue=log.catalogue, scale=scale, name=log.name,
@@ -52,7 +52,7 @@ def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> LoggedRounds:
 
 def ingest_slates(
     folder: Path, tables: Catalogue, config: IngestConfig, name: str = "log"
-) -> tuple[LoggedRounds, LoggedRounds, IngestReport]:
+) -> tuple[BanditLog, BanditLog, IngestReport]:
     """Read and check the slates in `folder`; returns the rounds to learn from, those to evaluate on, the report.
 
     As log_ingest.ingest; rewards stand with the slates, so that of the settings only `evaluation_share` counts. Raises

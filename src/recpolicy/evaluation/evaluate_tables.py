@@ -59,26 +59,26 @@ def evaluate_tables(
     refuse_overlap(split)
     for name, table in tables.items():
         _check(name, table, split.fit.shape)
-    judge = _judge(split, seed, min(k, len(split.fit.items)), resamples, level, embedding)
-    candidates = judge.candidates
+    evaluator = _split_evaluator(split, seed, min(k, len(split.fit.items)), resamples, level, embedding)
+    candidates = evaluator.candidates
     return Evaluation(
         split=split.name,
         fit_digest=split.fit.digest,
         test_digest=split.test.digest,
         seed=seed,
-        k=judge.k,
+        k=evaluator.k,
         resamples=resamples,
         test_ratings=len(split.test),
         users=len(candidates.start),
-        random=judge.interval(random_values(candidates)),
-        oracle=judge.interval(oracle_values(candidates)),
-        policies={name: judge.result(table) for name, table in tables.items()},
-        groups=judge.groups,
+        random=evaluator.interval(random_values(candidates)),
+        oracle=evaluator.interval(oracle_values(candidates)),
+        policies={name: evaluator.result(table) for name, table in tables.items()},
+        groups=evaluator.groups,
     )
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _SplitEvaluator:
     """What all policies on one split are measured with."""
 
     test: Ratings
@@ -126,9 +126,9 @@ class _Judge:
         )
 
 
-def _judge(
+def _split_evaluator(
     split: Split, seed: int, k: int, resamples: int, level: float, embedding: NDArray[np.floating] | None
-) -> _Judge:
+) -> _SplitEvaluator:
     candidates = candidates_of(split.test)
     rated = np.zeros(split.fit.shape, bool)
     rated[split.fit.user, split.fit.item] = True
@@ -141,7 +141,7 @@ def _judge(
     groups = groups_of(split.fit.users, np.bincount(split.fit.user, minlength=len(split.fit.users))).of(
         candidates.user[candidates.start]
     )
-    return _Judge(
+    return _SplitEvaluator(
         split.test, candidates, grade, rated, information, directions, groups, seed, k, resamples, level
     )  # fmt: skip
 

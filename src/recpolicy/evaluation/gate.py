@@ -1,4 +1,4 @@
-"""May a policy go into service? Criteria over the figures of a judgement, each with its limit.
+"""May a policy go into service? Criteria over the figures of an evaluation, each with its limit.
 
 A gain counts by the lower end of its interval, so that chance does not promote. Where the logged rounds say too little
 (effective sample size below the least), the verdict is no_verdict, which promotes nothing either.
@@ -46,7 +46,7 @@ class GateConfig:
     calibration_error: float | None = 0.25
     """How far estimates may be off on average over ten bins of them."""
     latency_ms: float | None = 250.0
-    """Most milliseconds of the slowest hundredth of answers for one user, in process, where the judgement was made."""
+    """Most milliseconds of the slowest hundredth of answers for one user, in process, where the evaluation was made."""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -71,7 +71,7 @@ class Gate:
     policy: Mapping[str, Any]
     """Which policy: agent, content digest, data and log digests."""
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    """Digests of all that the judgement looked at."""
+    """Digests of all that the evaluation looked at."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Further figures, without a limit."""
 
@@ -100,20 +100,20 @@ class Gate:
         }  # fmt: skip
 
 
-def gate(judgement: Mapping[str, Any], config: GateConfig | None = None) -> Gate:
-    """Hold a judgement (recpolicy.workflows.evaluate_candidate, as plain values) against the limits.
+def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gate:
+    """Hold an evaluation (recpolicy.workflows.evaluate_candidate, as plain values) against the limits.
 
-    A figure that the judgement lacks is not kept. Raises DataError for a judgement without any figures that a gate
+    A figure that the evaluation lacks is not kept. Raises DataError for an evaluation without any figures that a gate
     could look at, and ConfigError where every criterion that it could look at is switched off.
     """
     config = config or GateConfig()
-    held_out, logged = judgement.get("held_out"), judgement.get("off_policy")
+    held_out, logged = evaluation.get("held_out"), evaluation.get("off_policy")
     if held_out is None and logged is None:
-        raise DataError("gate: the judgement has neither held-out nor off-policy figures; evaluate the policy first")
+        raise DataError("gate: the evaluation has neither held-out nor off-policy figures; evaluate the policy first")
     asked = [
         *([] if logged is None else _of_log(logged, config)),
         *([] if held_out is None else _of_held_out(held_out, config)),
-        *_of_policy(judgement, config),
+        *_of_policy(evaluation, config),
     ]
     criteria = tuple(one for one in asked if one is not None)
     if not criteria:
@@ -123,7 +123,7 @@ def gate(judgement: Mapping[str, Any], config: GateConfig | None = None) -> Gate
     verdict: Verdict = "pass" if kept else ("fail" if enough else "no_verdict")
     reasons = tuple(str(one) for one in criteria if not one.passed)
     return Gate(
-        verdict, criteria, reasons, config, judgement["policy"], judgement.get("inputs", {}), _figures(judgement)
+        verdict, criteria, reasons, config, evaluation["policy"], evaluation.get("inputs", {}), _figures(evaluation)
     )  # fmt: skip
 
 
@@ -150,12 +150,12 @@ def _of_held_out(held_out: Mapping[str, Any], config: GateConfig) -> list[Criter
     ]
 
 
-def _of_policy(judgement: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
+def _of_policy(evaluation: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
     return [
         _least(
-            "diversity of best items", _figure(judgement, "actions", "diversity"), config.least_diversity, strict=True
+            "diversity of best items", _figure(evaluation, "actions", "diversity"), config.least_diversity, strict=True
         ),
-        _most("latency, 99th percentile (ms)", _figure(judgement, "latency", "p99_ms"), config.latency_ms),
+        _most("latency, 99th percentile (ms)", _figure(evaluation, "latency", "p99_ms"), config.latency_ms),
     ]
 
 
@@ -191,7 +191,7 @@ def _figure(body: Mapping[str, Any], *path: str) -> float:
     return math.nan if found is None else float(found)
 
 
-def _figures(judgement: Mapping[str, Any]) -> dict[str, float]:
+def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """What is reported without a limit, where it is known."""
     places = {
         "items that are the best of some user or round": ("actions", "distinct"),
@@ -200,5 +200,5 @@ def _figures(judgement: Mapping[str, Any]) -> dict[str, float]:
         "gain on hits": ("off_policy", "gain_on_hits"),
         "latency, median (ms)": ("latency", "median_ms"),
     }
-    found = {name: _figure(judgement, *path) for name, path in places.items()}
+    found = {name: _figure(evaluation, *path) for name, path in places.items()}
     return {name: figure for name, figure in found.items() if math.isfinite(figure)}

@@ -11,14 +11,22 @@ from recpolicy.core.plotting import draw_legend, new_axes
 from recpolicy.core.statistics import Interval
 
 
-def session_rewards_figure(judge: Mapping[str, Interval], train: Mapping[str, Interval]) -> Figure:
-    """Mean reward of a session per policy, in the judge world (with intervals) and in the training world."""
-    names = sorted(judge, key=lambda name: judge[name].value)
+def session_rewards_figure(evaluation: Mapping[str, Interval], train: Mapping[str, Interval]) -> Figure:
+    """Mean reward of a session per policy, in the evaluation world (with intervals) and in the training world."""
+    names = sorted(evaluation, key=lambda name: evaluation[name].value)
     figure, axes = new_axes(height=1.0 + 0.42 * len(names))
     place = np.arange(len(names))
-    value = np.array([judge[name].value for name in names])
-    around = np.array([[judge[name].value - judge[name].lo, judge[name].hi - judge[name].value] for name in names]).T
-    axes.errorbar(value, place, xerr=around, fmt="o", color=SERIES[0].light, capsize=3, label="judge world, 95 %")
+    value = np.array([evaluation[name].value for name in names])
+    around = np.array(
+        [
+            [
+                evaluation[name].value - evaluation[name].lo,
+                evaluation[name].hi - evaluation[name].value,
+            ]
+            for name in names
+        ]
+    ).T
+    axes.errorbar(value, place, xerr=around, fmt="o", color=SERIES[0].light, capsize=3, label="evaluation world, 95 %")
     seen = [train[name].value for name in names]
     axes.plot(seen, place, "D", color=MUTED.light, markersize=4, label="training world")
     axes.set_yticks(place, names)

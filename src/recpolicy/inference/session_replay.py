@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.action_distributions import HEADS, greedy, with_floor
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.block_prediction import situation_of
@@ -54,7 +54,7 @@ class _View(NamedTuple):
     """Memory after an item, from the memory before it."""
 
 
-def moments(parts: PolicyParts, log: LoggedSessions, at_once: int = SESSIONS_AT_ONCE) -> Iterator[Moment]:
+def moments(parts: PolicyParts, log: SessionLog, at_once: int = SESSIONS_AT_ONCE) -> Iterator[Moment]:
     """Yield every step of the log once, as the session policy `parts` would have seen it.
 
     The log must be of the policy's users and catalogue, its sessions no longer than the policy's.
@@ -63,7 +63,7 @@ def moments(parts: PolicyParts, log: LoggedSessions, at_once: int = SESSIONS_AT_
         yield from _side_by_side(parts, log, np.arange(first, min(first + at_once, len(log.length))))
 
 
-def _side_by_side(parts: PolicyParts, log: LoggedSessions, session: NDArray[np.intp]) -> Iterator[Moment]:
+def _side_by_side(parts: PolicyParts, log: SessionLog, session: NDArray[np.intp]) -> Iterator[Moment]:
     arrays, view = parts.policy, _VIEWS[str(parts.policy["view"])]
     shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), arrays["genres"].shape[1])
     row, left = log.start[session], log.length[session]

@@ -1,4 +1,4 @@
-"""The two worlds of sessions: one to train in, one to judge in.
+"""The two worlds of sessions: one to train in, one to evaluation_world in.
 
 World A is a matrix factorisation fitted on the *fit* ratings of one half of the users, whom it simulates. World B is
 item neighbours fitted on all ratings, test included, of the other half, and pays the levels of their real test ratings.
@@ -18,7 +18,7 @@ from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.user_model import SessionWorldConfig, fit_session_world
 from recpolicy.models.user_model_fits import levels_of
 
-JUDGE = "item_knn"
+EVALUATION_MODEL = "item_knn"
 """The model class of world B: none that features or world A are made of."""
 
 
@@ -28,12 +28,12 @@ class TwoWorlds:
 
     train: SessionWorld
     """World A, where agents learn."""
-    judge: SessionWorld
+    evaluation_world: SessionWorld
     """World B, where they are judged; it knows the test ratings of its users."""
 
 
 def two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int = 0) -> TwoWorlds:
-    """Fit both worlds; `config` is world A's, and B's with the rating model `JUDGE` at its defaults.
+    """Fit both worlds; `config` is world A's, and B's with the rating model `EVALUATION_MODEL` at its defaults.
 
     Raises DataError without timestamps or with fewer than four users in the fit part.
     """
@@ -41,9 +41,9 @@ def two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int
     half, other = halves(split.fit, seed)
     both = joined(split.fit, split.test, split.name)
     train = fit_session_world(of_users(split.fit, half, "half A"), half, half, config, seed)
-    judge_config = replace(config, model=JUDGE, model_config=None)
-    judge = fit_session_world(of_users(both, other, "half B"), other, other, judge_config, seed)
-    return TwoWorlds(train, paying(judge, split.test))
+    evaluation_config = replace(config, model=EVALUATION_MODEL, model_config=None)
+    evaluation_world = fit_session_world(of_users(both, other, "half B"), other, other, evaluation_config, seed)
+    return TwoWorlds(train, paying(evaluation_world, split.test))
 
 
 def halves(fit: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

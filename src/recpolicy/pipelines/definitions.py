@@ -131,11 +131,11 @@ def train(
             )
         ).set_retry(1)  # fmt: skip
         policy = trained.outputs["policy"]
-        judged = _large(step.evaluate_policy(policy=policy, ratings=ratings, rounds=rounds, seed=seed))
+        evaluated = _large(step.evaluate_policy(policy=policy, ratings=ratings, rounds=rounds, seed=seed))
         _large(step.report(policy=policy, ratings=ratings, seed=seed))
         with dsl.If(simulator == True, name="simulator"):  # noqa: E712  a condition for Kubeflow, not for Python
             _large(step.validate_simulator(ratings=ratings, seed=seed))
-        _gated(policy, judged.outputs["evaluation"], gate_settings, registry)
+        _gated(policy, evaluated.outputs["evaluation"], gate_settings, registry)
 
 
 def predict(policy: str, user_ids: str = "", item_ids: str = "", batch: int = 64):
@@ -182,8 +182,8 @@ def retrain(
             rounds = _small(step.ingest_log(log=read, policy=served, settings=ingest_settings)).outputs["rounds"]
             trained = _large(step.train_policy(rounds=rounds, incumbent=served, epochs=epochs, seed=seed))
             policy = trained.outputs["policy"]
-            judged = _large(step.evaluate_policy(policy=policy, rounds=rounds, incumbent=served, seed=seed))
-            _gated(policy, judged.outputs["evaluation"], gate_settings, registry)
+            evaluated = _large(step.evaluate_policy(policy=policy, rounds=rounds, incumbent=served, seed=seed))
+            _gated(policy, evaluated.outputs["evaluation"], gate_settings, registry)
 
 
 def sweep(
@@ -239,12 +239,12 @@ def sweep(
                     agent_settings=trial.agent_settings, seed=trial.seed,
                 )
             )  # fmt: skip
-            judged = _large(
+            evaluated = _large(
                 step.evaluate_policy(policy=trained.outputs["policy"], ratings=ratings, rounds=rounds, seed=seed)
             )
         chosen = _small(
             step.compare_policies(
-                evaluations=dsl.Collected(judged.outputs["evaluation"]),
+                evaluations=dsl.Collected(evaluated.outputs["evaluation"]),
                 policies=dsl.Collected(trained.outputs["policy"]),
             )
         )

@@ -136,13 +136,13 @@ def evaluate_policy(
     policy: str, evaluation: str, page: str, *, ratings: str | None, rounds: str | None, incumbent: str | None,
     seed: int,
 ) -> tuple[Figures, Figures]:  # fmt: skip
-    """Judge a policy on held-out ratings, on logged rounds, or both; returns the figures and the curve of likes."""
-    from recpolicy.workflows.evaluate_candidate import judge_policy, write_judgement
+    """Evaluate a policy on held-out ratings, on logged rounds, or both; returns the figures and the curve of likes."""
+    from recpolicy.workflows.evaluate_candidate import evaluate_candidate_folder, write_candidate_evaluation
 
     parts = None if ratings is None else load_saved_split(Path(ratings))
-    judgement = judge_policy(Path(policy), parts, _evaluation_rounds(rounds), _path(incumbent), seed)
-    write_judgement(judgement, Path(evaluation), Path(page))
-    return judgement.figures(), judgement.likes
+    result = evaluate_candidate_folder(Path(policy), parts, _evaluation_rounds(rounds), _path(incumbent), seed)
+    write_candidate_evaluation(result, Path(evaluation), Path(page))
+    return result.figures(), result.likes
 
 
 def validate_simulator(ratings: str, page: str, *, settings: Mapping[str, Any], seed: int) -> Figures:
@@ -157,9 +157,9 @@ def validate_simulator(ratings: str, page: str, *, settings: Mapping[str, Any], 
 
 def gate_policy(evaluation: str, record: str, page: str, *, settings: Mapping[str, Any]) -> str:
     """Say pass, fail or no_verdict, with reasons; writes the record as JSON and as a page."""
-    from recpolicy.workflows.gate_record import gate_judgement, write_gate
+    from recpolicy.workflows.gate_record import gate_evaluation, write_gate
 
-    gate = gate_judgement(Path(evaluation), settings)
+    gate = gate_evaluation(Path(evaluation), settings)
     write_gate(gate, Path(record), Path(page))
     return gate.verdict
 

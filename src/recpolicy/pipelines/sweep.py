@@ -48,18 +48,18 @@ def choose_best(
     where a trial has no off-policy value.
     """
     from recpolicy.evaluation.report_page import ReportContent, write_report
-    from recpolicy.workflows.evaluate_candidate import read_judgement
+    from recpolicy.workflows.evaluate_candidate import read_candidate_evaluation
 
-    judgements = [read_judgement(path) for path in evaluations]
-    if not judgements or any("off_policy" not in one for one in judgements):
+    results = [read_candidate_evaluation(path) for path in evaluations]
+    if not results or any("off_policy" not in one for one in results):
         raise DataError("compare_policies: every trial needs an off-policy value; evaluate it on logged rounds")
-    order = sorted(range(len(judgements)), key=lambda trial: -judgements[trial]["off_policy"]["value"]["value"])
-    table = pd.DataFrame([_row(judgements[trial]) for trial in order])
+    order = sorted(range(len(results)), key=lambda trial: -results[trial]["off_policy"]["value"]["value"])
+    table = pd.DataFrame([_row(results[trial]) for trial in order])
     table.index = pd.RangeIndex(1, len(order) + 1, name="place")
     first = order[0]
     with atomic_directory(best) as folder:
         shutil.copytree(policies[first], folder, dirs_exist_ok=True)
-    unasked = {key: value for key, value in judgements[first].items() if key != "off_policy"}
+    unasked = {key: value for key, value in results[first].items() if key != "off_policy"}
     write_json(evaluation, {**unasked, "chosen_among": len(order)})
     content = ReportContent(
         title=f"Sweep: {len(order)} trials",
@@ -70,15 +70,15 @@ def choose_best(
         ],
     )
     write_report(page, content)
-    return {"trials": len(order), "agent": judgements[first]["policy"]["agent"], "value": str(table["value"].iloc[0])}
+    return {"trials": len(order), "agent": results[first]["policy"]["agent"], "value": str(table["value"].iloc[0])}
 
 
-def _row(judgement: Mapping[str, Any]) -> dict[str, Any]:
-    value, policy = judgement["off_policy"]["value"], judgement["policy"]
+def _row(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    value, policy = evaluation["off_policy"]["value"], evaluation["policy"]
     return {
         "agent": policy["agent"],
         "settings": ", ".join(f"{key} {one}" for key, one in sorted(policy["settings"].items())),
         "seed": str(policy["seed"]),
         "value": f"{value['value']:.4f} [{value['lo']:.4f}, {value['hi']:.4f}]",
-        "effective rounds": f"{judgement['off_policy']['effective_rounds']:.0f}",
+        "effective rounds": f"{evaluation['off_policy']['effective_rounds']:.0f}",
     }

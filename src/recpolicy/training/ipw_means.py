@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.training.sufficient_statistics import places
 
 Array = NDArray[np.float64]
@@ -33,7 +33,7 @@ class WeightedMeans:
     reward: Array  # [A], of r / p
 
     @classmethod
-    def of(cls, log: LoggedRounds, catalogue: NDArray[np.int32]) -> "WeightedMeans":
+    def of(cls, log: BanditLog, catalogue: NDArray[np.int32]) -> "WeightedMeans":
         """The sums of all rounds; raises DataError for a log that shows items outside the catalogue [A]."""
         arm, arms = places(log, catalogue), len(catalogue)
         each = np.exp(-np.maximum(log.log_propensity, _LEAST))  # [N]

@@ -15,7 +15,7 @@ from tf_agents.trajectories import time_step as ts
 
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.replay import Batch
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.environments.observation_encoders import Shown, View
 
 
@@ -55,7 +55,7 @@ class Replayed(NamedTuple):
     step: tf.Tensor  # [N] int32
 
 
-def replay(log: LoggedSessions, sight: Sight) -> Replayed:
+def replay(log: SessionLog, sight: Sight) -> Replayed:
     """Rebuild what the agent would have seen at every step."""
     count, length = len(log.length), log.length
     session = np.repeat(np.arange(count), length)

@@ -19,7 +19,7 @@ from recpolicy.agents.observation import read_observation
 from recpolicy.agents.ucb1 import UCB1
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.training.ipw_means import WeightedMeans
 from recpolicy.training.sufficient_statistics import Statistics, places, posterior
 
@@ -56,7 +56,7 @@ def learn_offline(
 
 def learn_from_log(
     agent: BanditAgent,
-    log: LoggedRounds,
+    log: BanditLog,
     context: NDArray[np.float32],  # [U, D]
     catalogue: NDArray[np.int32],  # [A], item rows of the agent's arms
     *,
@@ -83,7 +83,7 @@ def learn_from_log(
 
 
 def _linear_at_once(
-    learner: DisjointLinear, log: LoggedRounds, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
+    learner: DisjointLinear, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
 ) -> float | None:
     """The posterior from sufficient statistics; None, and nothing learnt, where the order of the rounds matters."""
     if learner.forgets:
@@ -99,7 +99,7 @@ def _linear_at_once(
 
 
 def _means_at_once(
-    learner: UCB1, log: LoggedRounds, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
+    learner: UCB1, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
 ) -> float:
     """Means over all users, and effective counts."""
     del context
@@ -116,7 +116,7 @@ AT_ONCE: Mapping[type[Learner], Callable[..., float | None]] = {
 
 
 def logged_actions(
-    agent: BanditAgent, log: LoggedRounds, context: NDArray[np.float32], catalogue: NDArray[np.int32]
+    agent: BanditAgent, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     """The agent's action [N] in each round of the log: the place of the item in the catalogue [A].
 

@@ -30,7 +30,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_random import fold_in
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.training.checkpoints import checkpoints_of, restore
 from recpolicy.training.observation_builder import Replayed, Sight, block_of, replay, steps_of
 from recpolicy.training.session_trainer import refuse_ruined
@@ -70,7 +70,7 @@ class Plan:
     """Batches between checkpoints."""
 
     @classmethod
-    def of(cls, learner: SequenceLearner, log: LoggedSessions, config: OfflineRunConfig) -> "Plan":
+    def of(cls, learner: SequenceLearner, log: SessionLog, config: OfflineRunConfig) -> "Plan":
         """The plan for a learner and a log."""
         whole = learner.whole_sessions
         units, size = (len(log.length), config.batch) if whole else (len(log), learner.config.batch)
@@ -104,7 +104,7 @@ class Plan:
 
 def learn_from_sessions(
     agent: SequenceAgent,
-    log: LoggedSessions,
+    log: SessionLog,
     sight: Sight,
     config: OfflineRunConfig | None = None,
     *,
@@ -140,7 +140,7 @@ def learn_from_sessions(
     return {"mode": "log", "rows": len(log), "sessions": len(log.length), "epochs": plan.epochs, **passes.figures()}
 
 
-def check_log(learner: SequenceLearner, log: LoggedSessions, sight: Sight) -> None:
+def check_log(learner: SequenceLearner, log: SessionLog, sight: Sight) -> None:
     """Raise ConfigError for an agent that cannot learn from sessions of others, DataError for a log it cannot use."""
     if type(learner) not in _UPDATES:
         raise ConfigError(

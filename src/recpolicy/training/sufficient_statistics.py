@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 
 Array = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class Statistics:
 
     @classmethod
     def of(
-        cls, log: LoggedRounds, context: NDArray[np.floating], catalogue: NDArray[np.int32],
+        cls, log: BanditLog, context: NDArray[np.floating], catalogue: NDArray[np.int32],
         row: NDArray[np.int32] | None = None,
     ) -> "Statistics":  # fmt: skip
         """The sums of all rounds; context [U, D] belongs to users, catalogue [A] holds the arms' item rows, ascending.
@@ -100,7 +100,7 @@ def posterior(
     return new_theta, new_covariance
 
 
-def places(log: LoggedRounds, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
+def places(log: BanditLog, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
     """The place [N] of each logged item in the catalogue [A]; raises DataError for items that are not in it."""
     strange = ~np.isin(log.item, catalogue)
     if strange.any():

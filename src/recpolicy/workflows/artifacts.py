@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import atomic_directory, content_digest, write_json
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.inference.artifact import Artifact, finish, write_arrays
@@ -43,7 +43,7 @@ def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingMod
     }
 
 
-def learnt_from(log: LoggedRounds) -> dict[str, Any]:
+def learnt_from(log: BanditLog) -> dict[str, Any]:
     """What `about` says of the rounds that were learnt from.
 
     That is their digest, that of pages whose slots they are, and of a log that grows the time of the last of them.

@@ -16,7 +16,7 @@ from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import write_json
 from recpolicy.core.optional_deps import require_extra
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_model import RatingModel, check_positive
@@ -28,7 +28,7 @@ from recpolicy.ope.results import Estimates, Gain
 from recpolicy.workflows.artifacts import refuse_file
 from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_kind
 from recpolicy.workflows.interaction_logs import EVALUATION, LogConfig, logging_probabilities, read_rounds
-from recpolicy.workflows.log_evaluation import trial_on
+from recpolicy.workflows.log_evaluation import compare_on_log
 from recpolicy.workflows.retrain import tables_of_policy
 from recpolicy.workflows.train import TrainConfig, training_world
 from recpolicy.workflows.training_features import prepare, settings_of
@@ -167,7 +167,7 @@ class PolicyEstimates:
 
 def estimate_policy(
     policy: Policy,
-    log: LoggedRounds,
+    log: BanditLog,
     incumbent: Policy | None = None,
     *,
     config: OffPolicyConfig | Mapping[str, Any] | None = None,
@@ -182,7 +182,7 @@ def estimate_policy(
     if incumbent is not None:
         refuse_other_kind(incumbent, False, log.name)
         refuse_learnt("the incumbent", incumbent, log.name, log.digest)
-    trial = trial_on(policy, incumbent, log, seed)
+    trial = compare_on_log(policy, incumbent, log, seed)
     settings = _settings_of(config, log, seed)
     choices = replace(trial.choices, context=log.contexts(policy.artifact.context))  # mrdr fits a model of its own
     candidate = evidence(choices, trial.candidate, settings, q=trial.q)
@@ -193,12 +193,12 @@ def estimate_policy(
     return PolicyEstimates(log.name, float(log.reward.mean()), estimates, gains)
 
 
-def rounds_for(policy: Policy, path: Path) -> LoggedRounds:
+def rounds_for(policy: Policy, path: Path) -> BanditLog:
     """Read a file of rounds that `recpolicy log ingest` wrote, or the rounds for evaluation in its folder."""
     return read_rounds(path / EVALUATION if path.is_dir() else path, tables_of_policy(policy))
 
 
-def _settings_of(config: OffPolicyConfig | Mapping[str, Any] | None, log: LoggedRounds, seed: int) -> OffPolicyConfig:
+def _settings_of(config: OffPolicyConfig | Mapping[str, Any] | None, log: BanditLog, seed: int) -> OffPolicyConfig:
     if isinstance(config, OffPolicyConfig):
         return config
     found: OffPolicyConfig = settings_of(

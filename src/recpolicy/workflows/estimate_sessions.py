@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, DivergedError, unknown_name
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.session_replay import ACTS, moments
@@ -58,7 +58,7 @@ class SessionPolicyEstimates(PolicyEstimates):
 
 def estimate_session_policy(
     policy: Policy,
-    log: LoggedSessions,
+    log: SessionLog,
     incumbent: Policy | None = None,
     *,
     act: str = GREEDY,
@@ -101,7 +101,7 @@ def holds_sessions(path: Path) -> bool:
     return (path / SESSIONS).exists() if path.is_dir() else is_session_log(path)
 
 
-def sessions_for(policy: Policy, path: Path) -> LoggedSessions:
+def sessions_for(policy: Policy, path: Path) -> SessionLog:
     """Read a file of sessions, or the one in a folder; DataError names file, row and what the policy does not know."""
     return read_sessions(path / SESSIONS if path.is_dir() else path, tables_of_policy(policy))
 
@@ -126,7 +126,7 @@ class _Replayed:
 
 
 def _trial(
-    who: str, policy: Policy, log: LoggedSessions, act: str, gamma: float, settings: SequenceConfig
+    who: str, policy: Policy, log: SessionLog, act: str, gamma: float, settings: SequenceConfig
 ) -> tuple[_Trial, list[str]]:
     assert log.log_propensity is not None, "_check refuses logs without"
     replayed, last = _replayed(policy, log, act), log.start[1:] - 1
@@ -148,7 +148,7 @@ def _trial(
         return _Trial(sessions, None), notes
 
 
-def _replayed(policy: Policy, log: LoggedSessions, act: str) -> _Replayed:
+def _replayed(policy: Policy, log: SessionLog, act: str) -> _Replayed:
     found = _Replayed(*np.empty((4, len(log))))
     low, high = policy.artifact.scale
     for moment in moments(policy.artifact, log):
@@ -161,7 +161,7 @@ def _replayed(policy: Policy, log: LoggedSessions, act: str) -> _Replayed:
     return found
 
 
-def step_features(log: LoggedSessions, left: Array, typical: Array, rating: Array) -> Array:
+def step_features(log: SessionLog, left: Array, typical: Array, rating: Array) -> Array:
     """What the reward model reads of each step [N, 9]: 1, the steps left, the responses so far, the ratings.
 
     left [N], the share of the steps that are left; typical, rating [N], expected of the catalogue and of an item.
@@ -177,14 +177,14 @@ def step_features(log: LoggedSessions, left: Array, typical: Array, rating: Arra
     return np.column_stack(columns)
 
 
-def _padded(log: LoggedSessions, values: NDArray[Any]) -> Array:
+def _padded(log: SessionLog, values: NDArray[Any]) -> Array:
     """Values [N, ...] of the steps as a table [M, T, ...], 0 after the end."""
     table = np.zeros((len(log.length), int(log.length.max()), *values.shape[1:]))
     table[np.repeat(np.arange(len(log.length)), log.length), log.step] = values
     return table
 
 
-def _check(who: str, policy: Policy, log: LoggedSessions) -> None:
+def _check(who: str, policy: Policy, log: SessionLog) -> None:
     """Raise what `estimate_session_policy` says of a single policy and the log."""
     refuse_other_kind(policy, True, log.name)
     artifact = policy.artifact
@@ -209,7 +209,7 @@ def _check(who: str, policy: Policy, log: LoggedSessions) -> None:
 
 
 def _settings(
-    policy: Policy, log: LoggedSessions, gamma: float, config: Mapping[str, Any] | None, seed: int
+    policy: Policy, log: SessionLog, gamma: float, config: Mapping[str, Any] | None, seed: int
 ) -> SequenceConfig:
     """Settings with the return of a session known to lie within what its steps can earn, one of them at least."""
     most = float(discounts(int(policy.artifact.policy["steps"]), gamma).sum())

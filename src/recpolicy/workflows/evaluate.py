@@ -26,37 +26,39 @@ from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.world import World, world_of
 
 METRICS_FILE = "metrics.json"
-JUDGE = "item_knn"
-"""The model class of the judge world: none that features or the default training world are made of."""
+EVALUATION_MODEL = "item_knn"
+"""The model class of the evaluation world: none that features or the default training world are made of."""
 _RANK = 20
 """Length of the rating model's embeddings by which the diversity of lists is measured: the same for all policies."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """An evaluation with the regret in the judge world."""
+class HeldOutEvaluation:
+    """An evaluation with the regret in the evaluation world."""
 
     evaluation: Evaluation
     regret: Mapping[str, Interval]
-    """Mean regret per choice in the judge world, per policy, with user-bootstrap intervals."""
-    judge: str
+    """Mean regret per choice in the evaluation world, per policy, with user-bootstrap intervals."""
+    evaluation_world: str
 
     def table(self) -> pd.DataFrame:
         """All figures as text, one row a policy."""
         table = self.evaluation.table()
         regret = [str(self.regret[name]) if name in self.regret else "0.000" for name in table.index]
-        table.insert(5, "judge regret", regret)
+        table.insert(5, "evaluation regret", regret)
         return table
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
         plain = self.evaluation.as_dict()
         for name, regret in self.regret.items():
-            plain["policies"][name]["judge_regret"] = {"value": regret.value, "lo": regret.lo, "hi": regret.hi}
-        return {**plain, "judge": self.judge}
+            plain["policies"][name]["evaluation_regret"] = {"value": regret.value, "lo": regret.lo, "hi": regret.hi}
+        return {**plain, "evaluation_world": self.evaluation_world}
 
 
-def evaluate(policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out: Path | None = None) -> Verdict:
+def evaluate(
+    policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out: Path | None = None
+) -> HeldOutEvaluation:
     """Evaluate the named policies on `split`, beside the four baselines; writes metrics.json to the folder `out`.
 
     Raises DataError when a policy was fitted on another fit part than this split's, for then test rows might be among
@@ -67,25 +69,25 @@ def evaluate(policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out
     model = _rating_model_of(next(iter(policies.values())), split.fit) if policies else fit_rating_model(split.fit)
     tables = {name: _tables(policy) for name, policy in policies.items()} | baseline_tables(split.fit, model)
     embedding = embed(model, min(_RANK, *split.fit.shape)).item
-    verdict = judge_tables(split, tables, seed, embedding)
+    verdict = evaluate_score_tables(split, tables, seed, embedding)
     if out is not None:
         write_json(out / METRICS_FILE, verdict.as_dict())
     return verdict
 
 
-def judge_tables(
+def evaluate_score_tables(
     split: Split, tables: Mapping[str, PolicyTables], seed: int, embedding: NDArray[np.floating] | None = None
-) -> Verdict:
-    """Evaluate tables on the held-out ratings, and their regret in the judge world; embedding [I, D] of the items."""
-    world = judge_world(split, seed)
+) -> HeldOutEvaluation:
+    """Evaluate tables on held-out ratings and in the evaluation world; embedding [I, D] of the items."""
+    world = evaluation_world(split, seed)
     regret = {
         name: mean_interval(regret_by_user(world.expected, table.score), generator(seed, "evaluation/regret"))
         for name, table in tables.items()
     }
-    return Verdict(evaluate_tables(split, tables, seed, embedding=embedding), regret, world.name)
+    return HeldOutEvaluation(evaluate_tables(split, tables, seed, embedding=embedding), regret, world.name)
 
 
-def judge_world(split: Split, seed: int) -> World:
+def evaluation_world(split: Split, seed: int) -> World:
     """Another model class than the training world's, fitted on all ratings; real held-out ratings are paid.
 
     No policy ever sees it: it may know the test part.
@@ -96,7 +98,7 @@ def judge_world(split: Split, seed: int) -> World:
         rating=np.concatenate([fit.rating, test.rating]), timestamp=None, users=fit.users, items=fit.items,
         name=f"{split.name}, all ratings", scale=fit.scale,
     )  # fmt: skip
-    return world_of(fit_rating_model(both, JUDGE, seed=integer_seed(seed, "judge"))).paying(test)
+    return world_of(fit_rating_model(both, EVALUATION_MODEL, seed=integer_seed(seed, "evaluation_world"))).paying(test)
 
 
 def refuse_seen_rows(name: str, policy: Policy, split: Split) -> None:

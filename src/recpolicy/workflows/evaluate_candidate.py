@@ -1,4 +1,4 @@
-"""A judgement of one policy: on held-out ratings beside the baselines, on logged rounds beside the incumbent, or both.
+"""A evaluation of one policy: on held-out ratings beside the baselines, on logged rounds beside the incumbent, or both.
 
 It is a JSON file; the gate reads it, and a page shows it to people. N rounds, U users, An items of the catalogue.
 """
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.files import read_versioned_json, write_json
+from recpolicy.core.files import read_versioned_json, rename_keys, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.statistics import Interval
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.calibration import Calibration, rating_calibration
@@ -24,18 +24,19 @@ from recpolicy.evaluation.groups import GroupFigure, groups_of
 from recpolicy.evaluation.ranking import top_items
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.results import Gain
-from recpolicy.workflows.evaluate import Verdict, evaluate
+from recpolicy.workflows.evaluate import HeldOutEvaluation, evaluate
 from recpolicy.workflows.interaction_logs import EVALUATION, read_rounds
 from recpolicy.workflows.latency import Latency, measure_latency
-from recpolicy.workflows.log_evaluation import LogTrial, off_policy_gain, trial_on
+from recpolicy.workflows.log_evaluation import LogComparison, compare_on_log, off_policy_gain
 from recpolicy.workflows.retrain import tables_of_policy
 
 __all__ = [
-    "FORMAT", "FORMAT_VERSION", "INCUMBENT", "Judgement", "judge", "judge_policy", "off_policy_gain", "read_judgement",
-    "read_trial_rounds", "write_judgement",
+    "FORMAT", "FORMAT_VERSION", "INCUMBENT", "CandidateEvaluation", "evaluate_candidate",
+    "evaluate_candidate_folder", "off_policy_gain", "read_candidate_evaluation", "read_trial_rounds",
+    "write_candidate_evaluation",
 ]  # fmt: skip
 
-FORMAT, FORMAT_VERSION = "recpolicy judgement", 1
+FORMAT, FORMAT_VERSION = "recpolicy evaluation", 2
 INCUMBENT = "incumbent"
 """The incumbent's name among the policies of the held-out evaluation."""
 _OF_SESSIONS = "a log of sessions; expected rounds. Policies of sessions are judged by recpolicy ope estimate --log"
@@ -44,14 +45,14 @@ _LIKE = 0.75
 
 
 @dataclass(frozen=True)
-class Judgement:
+class CandidateEvaluation:
     """What was found out about a policy."""
 
     policy: Mapping[str, Any]
-    held_out: Verdict | None
+    held_out: HeldOutEvaluation | None
     name: str
     """The policy's name in `held_out`."""
-    trial: LogTrial | None
+    trial: LogComparison | None
     """The policy on logged rounds."""
     against: str
     """Whom `trial` compares with."""
@@ -91,7 +92,7 @@ class Judgement:
             body["off_policy"] = self._off_policy(self.trial)
         return body
 
-    def _held_out(self, verdict: Verdict) -> dict[str, Any]:
+    def _held_out(self, verdict: HeldOutEvaluation) -> dict[str, Any]:
         evaluation = verdict.evaluation
         others = [one for one in evaluation.policies if one != self.name]
         gains = {other: _plain(evaluation.difference(self.name, other)) for other in others}
@@ -103,7 +104,7 @@ class Judgement:
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }  # fmt: skip
 
-    def _off_policy(self, trial: LogTrial) -> dict[str, Any]:
+    def _off_policy(self, trial: LogComparison) -> dict[str, Any]:
         found = trial.gain.candidate
         relative = trial.relative_gain
         return {
@@ -136,9 +137,9 @@ class Judgement:
         return found
 
 
-def judge_policy(
+def evaluate_candidate_folder(
     folder: Path, split: Split | None, rounds: Path | None, incumbent: Path | None = None, seed: int = 0
-) -> Judgement:
+) -> CandidateEvaluation:
     """Judge the policy in `folder` on a split, on a file of rounds it has not learnt from, or on both.
 
     Raises DataError when neither is given, when the policy was fitted on other ratings than the split's, and when it
@@ -147,25 +148,25 @@ def judge_policy(
     policy = load_policy(folder)
     compared = None if incumbent is None else load_policy(incumbent)
     log = None if rounds is None else read_trial_rounds(rounds, policy)
-    return judge(policy, split, log, compared, seed)
+    return evaluate_candidate(policy, split, log, compared, seed)
 
 
-def judge(
-    policy: Policy, split: Split | None, log: LoggedRounds | None, incumbent: Policy | None = None, seed: int = 0
-) -> Judgement:
-    """Judge a loaded policy; the incumbent takes part in the held-out evaluation if it knows the same fit part."""
+def evaluate_candidate(
+    policy: Policy, split: Split | None, log: BanditLog | None, incumbent: Policy | None = None, seed: int = 0
+) -> CandidateEvaluation:
+    """Evaluate a loaded policy; the incumbent takes part in the held-out evaluation if it knows the same fit part."""
     if split is None and log is None:
-        raise DataError("judging a policy takes held-out ratings or logged rounds; neither is given")
+        raise DataError("evaluating a policy takes held-out ratings or logged rounds; neither is given")
     name = policy.artifact.agent
     held_out = None
     if split is not None:
         fair = incumbent is not None and incumbent.about["split"]["fit"] == split.fit.digest
         known = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
         held_out = evaluate(known, split, seed=seed)
-    trial = None if log is None else trial_on(policy, incumbent, log, seed)
+    trial = None if log is None else compare_on_log(policy, incumbent, log, seed)
     artifact = policy.artifact
     groups = groups_of(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
-    return Judgement(
+    return CandidateEvaluation(
         policy=_described(policy),
         held_out=held_out,
         name=name,
@@ -181,7 +182,7 @@ def judge(
     )
 
 
-def read_trial_rounds(path: Path, policy: Policy) -> LoggedRounds:
+def read_trial_rounds(path: Path, policy: Policy) -> BanditLog:
     """Read the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote.
 
     Raises DataError for a log of sessions, for a raw log, and for whatever is wrong with the rounds.
@@ -199,19 +200,24 @@ def read_trial_rounds(path: Path, policy: Policy) -> LoggedRounds:
     return read_rounds(path, tables_of_policy(policy))
 
 
-def write_judgement(judgement: Judgement, path: Path, page: Path | None = None) -> None:
-    """Write the judgement as JSON and, for people, as a page."""
-    write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **judgement.as_dict()})
+def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path, page: Path | None = None) -> None:
+    """Write the evaluation as JSON and, for people, as a page."""
+    write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **evaluation.as_dict()})
     if page is not None:
-        require_extra("train", "the page of a judgement")
-        from recpolicy.workflows.evaluation_page import write_judgement_page
+        require_extra("train", "the page of an evaluation")
+        from recpolicy.workflows.evaluation_page import write_evaluation_page
 
-        write_judgement_page(judgement, page)
+        write_evaluation_page(evaluation, page)
 
 
-def read_judgement(path: Path) -> dict[str, Any]:
-    """Read a judgement; raises ArtifactError for any other file."""
-    return read_versioned_json(path, FORMAT, FORMAT_VERSION)
+def read_candidate_evaluation(path: Path) -> dict[str, Any]:
+    """Read an evaluation; raises ArtifactError for any other file."""
+    return read_versioned_json(path, FORMAT, FORMAT_VERSION, {1: _from_version_1}, former_format="recpolicy evaluation")
+
+
+def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with the names of version 2."""
+    return {**rename_keys(body, {"judge_regret": "evaluation_regret"}, nested=True), "format": FORMAT}
 
 
 def _described(policy: Policy) -> dict[str, Any]:
@@ -232,7 +238,7 @@ def _plain_groups(figures: Mapping[str, GroupFigure]) -> dict[str, dict[str, flo
 
 
 def _inputs(
-    policy: Policy, incumbent: Policy | None, split: Split | None, log: LoggedRounds | None
+    policy: Policy, incumbent: Policy | None, split: Split | None, log: BanditLog | None
 ) -> dict[str, str | None]:
     return {
         "candidate": policy.about["content"], "incumbent": None if incumbent is None else incumbent.about["content"],

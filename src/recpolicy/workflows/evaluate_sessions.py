@@ -1,4 +1,4 @@
-"""What a session policy earns in simulated sessions, beside the baselines, in the world it knows and in the judge's."""
+"""Evaluate session policies and the baselines in simulated sessions of the training world and the evaluation world."""
 
 import json
 from collections.abc import Mapping
@@ -43,23 +43,23 @@ class Returns:
 
 
 @dataclass(frozen=True)
-class SessionVerdict:
+class SessionEvaluation:
     """Returns of every policy in both worlds."""
 
     train: Mapping[str, Returns]
-    judge: Mapping[str, Returns]
+    evaluation_world: Mapping[str, Returns]
 
     def table(self) -> pd.DataFrame:
-        """All figures as text, one row a policy, the best in the judge world first."""
+        """All figures as text, one row a policy, the best in the evaluation world first."""
         rows = {
             name: {
-                "judge reward": str(judged.reward),
-                "gain on rating_model": "" if judged.gain is None else str(judged.gain),
-                "items": f"{judged.length:.1f}",
-                "likes per item": f"{judged.like_share:.3f}",
+                "evaluation_world reward": str(returns.reward),
+                "gain on rating_model": "" if returns.gain is None else str(returns.gain),
+                "items": f"{returns.length:.1f}",
+                "likes per item": f"{returns.like_share:.3f}",
                 "training-world reward": str(self.train[name].reward),
             }
-            for name, judged in sorted(self.judge.items(), key=lambda item: -item[1].reward.value)
+            for name, returns in sorted(self.evaluation_world.items(), key=lambda item: -item[1].reward.value)
         }
         table = pd.DataFrame.from_dict(rows, orient="index")
         table.index.name = "policy"
@@ -75,7 +75,7 @@ class SessionVerdict:
                 "length": returns.length, "like_share": returns.like_share,
             }  # fmt: skip
 
-        worlds = {"train": self.train, "judge": self.judge}
+        worlds = {"train": self.train, "evaluation_world": self.evaluation_world}
         return {where: {name: plain(one) for name, one in found.items()} for where, found in worlds.items()}
 
 
@@ -86,7 +86,7 @@ def evaluate_sessions(
     worlds: TwoWorlds | None = None,
     seed: int = 0,
     out: Path | None = None,
-) -> SessionVerdict:
+) -> SessionEvaluation:
     """Play the named session policies, greedily, beside the baselines; adds `sessions` to metrics.json in `out`.
 
     Policies may differ in agent, view and embeddings; catalogue, reward and length of sessions must be the same, and,
@@ -107,7 +107,9 @@ def evaluate_sessions(
     model = fit_rating_model(split.fit, described["name"], model_config, seed=described["seed"])
     tables = {name: table.score for name, table in baseline_tables(split.fit, model).items()}
     made = worlds or worlds_of(split, _settings(first), first.about["seed"])
-    verdict = SessionVerdict(*(_returns(policies, tables, world, seed) for world in (made.train, made.judge)))
+    verdict = SessionEvaluation(
+        *(_returns(policies, tables, world, seed) for world in (made.train, made.evaluation_world))
+    )
     if out is not None:
         path = out / METRICS_FILE
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

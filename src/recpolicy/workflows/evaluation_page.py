@@ -1,4 +1,4 @@
-"""A judgement for people: tables and plots of what held-out ratings and logged rounds say."""
+"""A evaluation for people: tables and plots of what held-out ratings and logged rounds say."""
 
 import json
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from recpolicy.evaluation.report_page import ReportContent, write_report
 from recpolicy.ope import estimate_plots as log_plots
 
 if TYPE_CHECKING:
-    from recpolicy.workflows.evaluate_candidate import Judgement
-    from recpolicy.workflows.log_evaluation import LogTrial
+    from recpolicy.workflows.evaluate_candidate import CandidateEvaluation
+    from recpolicy.workflows.log_evaluation import LogComparison
 
 Tables = list[tuple[str, pd.DataFrame]]
 LOG_NOTE = (
@@ -26,12 +26,12 @@ LOG_NOTE = (
 )
 
 
-def write_judgement_page(judgement: "Judgement", page: Path) -> None:
+def write_evaluation_page(evaluation: "CandidateEvaluation", page: Path) -> None:
     """Write the page to `page`."""
     content = ReportContent(
-        title=f"Judgement of {judgement.name}",
-        summary=policy_summary(judgement.policy),
-        tables=log_tables(judgement) + held_out_tables(judgement),
+        title=f"CandidateEvaluation of {evaluation.name}",
+        summary=policy_summary(evaluation.policy),
+        tables=log_tables(evaluation) + held_out_tables(evaluation),
         notes=[LOG_NOTE],
     )
     write_report(page, content)
@@ -46,33 +46,33 @@ def policy_summary(described: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def log_tables(judgement: "Judgement") -> Tables:
+def log_tables(evaluation: "CandidateEvaluation") -> Tables:
     """Value and gain on the log, and the gain by group; nothing without a log."""
-    if judgement.trial is None:
+    if evaluation.trial is None:
         return []
-    found, trial = judgement.trial.gain, judgement.trial
+    found, trial = evaluation.trial.gain, evaluation.trial
     rows = {
         "candidate": str(found.candidate.intervals["bootstrap"]),
-        judgement.against: str(found.incumbent.intervals["bootstrap"]),
+        evaluation.against: str(found.incumbent.intervals["bootstrap"]),
         "gain": str(found.intervals["bootstrap"]),
         "relative gain over who logged (snips)": None if trial.relative_gain is None else str(trial.relative_gain),
     }
     frame = pd.DataFrame({"reward per round": list(rows.values())}, index=pd.Index(list(rows), name="policy"))
     tables = [(f"On logged rounds ({found.estimator}, 95 % intervals over users)", frame)]
-    if judgement.log_groups:
-        caption = f"Gain over {judgement.against} on logged rounds, by group of users"
-        tables.append((caption, _group_frame(judgement.log_groups)))
+    if evaluation.log_groups:
+        caption = f"Gain over {evaluation.against} on logged rounds, by group of users"
+        tables.append((caption, _group_frame(evaluation.log_groups)))
     return tables
 
 
-def held_out_tables(judgement: "Judgement") -> Tables:
+def held_out_tables(evaluation: "CandidateEvaluation") -> Tables:
     """Figures beside the baselines, what the lists are like, and groups; nothing without held-out ratings."""
-    if judgement.held_out is None:
+    if evaluation.held_out is None:
         return []
-    evaluation = judgement.held_out.evaluation
+    held_out = evaluation.held_out
     return [
-        ("On held-out ratings, beside the baselines", judgement.held_out.table()),
-        *evaluation_tables(evaluation),
+        ("On held-out ratings, with the baselines", held_out.table()),
+        *evaluation_tables(held_out.evaluation),
     ]
 
 
@@ -84,7 +84,7 @@ def evaluation_tables(evaluation: Evaluation) -> Tables:
     ]
 
 
-def estimator_tables(trial: "LogTrial") -> tuple[Tables, list[tuple[str, str]]]:
+def estimator_tables(trial: "LogComparison") -> tuple[Tables, list[tuple[str, str]]]:
     """The table of all estimators, and the plots of the log: (tables, (caption, SVG) of figures)."""
     estimates = trial.estimates()
     logged = trial.choices.logged_prob
@@ -99,7 +99,7 @@ def estimator_tables(trial: "LogTrial") -> tuple[Tables, list[tuple[str, str]]]:
     return [(caption, table)], [(caption, to_svg(one)) for caption, one in figures.items()]
 
 
-def _mean_reward(trial: "LogTrial") -> Interval:
+def _mean_reward(trial: "LogComparison") -> Interval:
     mean = float(trial.choices.reward.mean())
     return Interval(mean, mean, mean)
 

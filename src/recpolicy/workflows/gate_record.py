@@ -1,4 +1,4 @@
-"""A gate over a judgement: its record as JSON, and as a page."""
+"""A gate over an evaluation: its record as JSON, and as a page."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,21 +14,26 @@ from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import Gate, GateConfig, gate
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows.artifacts import refuse_file
-from recpolicy.workflows.evaluate_candidate import judge, read_judgement, read_trial_rounds, write_judgement
+from recpolicy.workflows.evaluate_candidate import (
+    evaluate_candidate,
+    read_candidate_evaluation,
+    read_trial_rounds,
+    write_candidate_evaluation,
+)
 
 RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 1
-JUDGEMENT_FILE, RECORD_FILE, PAGE_FILE = "judgement.json", "gate.json", "gate.html"
+JUDGEMENT_FILE, RECORD_FILE, PAGE_FILE = "evaluation.json", "gate.json", "gate.html"
 OFF = "off"
 """No limit, in files that cannot say null."""
 VERDICTS = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO VERDICT"}
 Tables = list[tuple[str, pd.DataFrame]]
 
 
-def gate_judgement(judgement: Path, settings: Mapping[str, Any] | None = None) -> Gate:
-    """Hold the judgement in the file against the limits; raises ConfigError for settings unknown or out of range."""
+def gate_evaluation(evaluation: Path, settings: Mapping[str, Any] | None = None) -> Gate:
+    """Hold the evaluation in the file against the limits; raises ConfigError for settings unknown or out of range."""
     config = limits(settings)
-    result = gate(read_judgement(judgement), config)
-    return replace(result, policy={**result.policy, "judgement": file_digest(judgement)})
+    result = gate(read_candidate_evaluation(evaluation), config)
+    return replace(result, policy={**result.policy, "evaluation": file_digest(evaluation)})
 
 
 def limits(settings: Mapping[str, Any] | None = None, where: str = "gate") -> GateConfig:
@@ -88,17 +93,17 @@ def gate_files(
     policy: Policy, split: Split | None, log: Path, incumbent: Policy | None, config: GateConfig, seed: int = 0,
     out: Path | None = None,
 ) -> Gate:  # fmt: skip
-    """Judge the policy on held-out ratings (if any) and on the rounds in `log`, and gate it.
+    """Evaluate the policy on held-out ratings (if any) and on the rounds in `log`, and gate it.
 
-    With `out`, the folder gets judgement.json, gate.json and gate.html; nothing is written before the verdict is there.
+    With `out`, the folder gets evaluation.json, gate.json and gate.html, all of them after the verdict.
     """
     if out is not None:
         refuse_file(out)
     rounds = read_trial_rounds(log, policy)
-    judgement = judge(policy, split, rounds, incumbent, seed)
-    result = gate(judgement.as_dict(), config)
+    evaluation = evaluate_candidate(policy, split, rounds, incumbent, seed)
+    result = gate(evaluation.as_dict(), config)
     if out is not None:
-        write_judgement(judgement, out / JUDGEMENT_FILE)
-        result = replace(result, policy={**result.policy, "judgement": file_digest(out / JUDGEMENT_FILE)})
+        write_candidate_evaluation(evaluation, out / JUDGEMENT_FILE)
+        result = replace(result, policy={**result.policy, "evaluation": file_digest(out / JUDGEMENT_FILE)})
         write_gate(result, out / RECORD_FILE, out / PAGE_FILE)
     return result

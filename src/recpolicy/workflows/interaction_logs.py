@@ -14,7 +14,7 @@ from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, ingest, rounds_of
 from recpolicy.data.log_ratings import log_ratings
@@ -138,18 +138,18 @@ def ingest_log(
     refuse_existing(Path(out))
     known = tables or read_import_tables(folder)
     read = ingest_slates if (Path(folder) / SLATES).exists() else ingest
-    learn, judge, report = read(Path(folder), known, settings_of(IngestConfig, config, "ingest"))
+    train_rounds, test_rounds, report = read(Path(folder), known, settings_of(IngestConfig, config, "ingest"))
     with atomic_directory(Path(out)) as beside:
-        write_events(beside / TRAINING, learn, known, with_rewards=True)
-        write_events(beside / EVALUATION, judge, known, with_rewards=True)
+        write_events(beside / TRAINING, train_rounds, known, with_rewards=True)
+        write_events(beside / EVALUATION, test_rounds, known, with_rewards=True)
         write_json(beside / REPORT, report.as_dict())
         if tables is None:
-            ratings, held_out = log_ratings(learn, judge, known, Path(folder).name)
+            ratings, held_out = log_ratings(train_rounds, test_rounds, known, Path(folder).name)
             save_ratings(ratings, beside / RATINGS, split=(f"tail-{held_out}", 0) if held_out else None)
     return report
 
 
-def read_rounds(path: Path, tables: Catalogue) -> LoggedRounds:
+def read_rounds(path: Path, tables: Catalogue) -> BanditLog:
     """Read rounds that `ingest_log` wrote; raises DataError for any other file."""
     return rounds_of(path, tables)
 
@@ -161,11 +161,11 @@ def tables_of(ratings: Ratings) -> Catalogue:
 
 def _rounds_of(
     played: "Played", who: Logger, version: str, scale: tuple[float, float], settings: LogConfig
-) -> LoggedRounds:
+) -> BanditLog:
     count = len(played.user)
     time = spread(settings.first_day, settings.days, count)
     prefix = content_digest(version, played.user, played.arm, start_of(settings.first_day))[:8]
-    return LoggedRounds(
+    return BanditLog(
         event_id=np.array([f"{prefix}-{number:09d}" for number in range(count)], object),
         time=time, user=played.user, item=who.catalogue[played.arm], log_propensity=np.log(played.propensity),
         reward=played.reward.astype(np.float64), catalogue=who.catalogue, scale=scale, name=f"log of {who.name}",
@@ -174,7 +174,7 @@ def _rounds_of(
 
 
 def _late_rewards(
-    rounds: LoggedRounds, settings: LogConfig, seed: int
+    rounds: BanditLog, settings: LogConfig, seed: int
 ) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float64]]:
     """Event ids, times and rewards of the events that get one, in the order in which they come."""
     rng = generator(seed, "logging/rewards")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
@@ -39,7 +39,7 @@ _CELLS_KEPT = 1 << 27
 
 
 @dataclass(frozen=True)
-class LogTrial:
+class LogComparison:
     """One candidate on one log; figures are made when first asked for."""
 
     choices: LoggedChoices
@@ -105,7 +105,7 @@ def _terms(seen: Sources) -> NDArray[np.float64]:
     return dr_terms(found.direct, found.weight, found.reward, found.predicted)
 
 
-def trial_on(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: int = 0) -> LogTrial:
+def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0) -> LogComparison:
     """Put the policy on the rounds of `log`; raises DataError where it, or a policy before it, has learnt from them.
 
     Raises DataError, too, for an incumbent of other users or items, and for vectors that the policy, or the incumbent,
@@ -120,7 +120,7 @@ def trial_on(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: 
     choices = LoggedChoices(
         action=log.arm(), reward=log.reward, logged_prob=log.propensity, user=log.user, actions=len(log.catalogue),
     )  # fmt: skip
-    return LogTrial(
+    return LogComparison(
         choices,
         target_of(choices, choice),
         None if incumbent is None else target_of(choices, _tables(incumbent, log)[0]),
@@ -129,12 +129,12 @@ def trial_on(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: 
     )
 
 
-def off_policy_gain(policy: Policy, incumbent: Policy | None, log: LoggedRounds, seed: int = 0) -> Gain:
+def off_policy_gain(policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0) -> Gain:
     """By how much the policy, without exploring, earns more per round than the incumbent, or than who logged."""
-    return trial_on(policy, incumbent, log, seed).gain
+    return compare_on_log(policy, incumbent, log, seed).gain
 
 
-def _refuse_other_features(policy: Policy, incumbent: Policy, log: LoggedRounds) -> None:
+def _refuse_other_features(policy: Policy, incumbent: Policy, log: BanditLog) -> None:
     if log.context is not None and not np.array_equal(policy.artifact.context, incumbent.artifact.context):
         raise DataError(
             f"{log.name}: has context vectors, and the incumbent ({incumbent.artifact.agent}) was trained on other"
@@ -143,7 +143,7 @@ def _refuse_other_features(policy: Policy, incumbent: Policy, log: LoggedRounds)
         )
 
 
-def _tables(policy: Policy, log: LoggedRounds) -> tuple[Rows, Rows]:
+def _tables(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
     """The greedy policy's probabilities, ties sharing alike, and its rating estimates [n, A] of a slice of rounds."""
     situations, row = log.situations(policy.artifact.context)  # [U + V, C], [N]
 

@@ -10,19 +10,19 @@ import numpy as np
 from recpolicy.core.files import write_json
 from recpolicy.core.metrics import read_csv
 from recpolicy.core.optional_deps import require_extra
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import GateConfig, gate
 from recpolicy.inference.predictor import Policy
-from recpolicy.workflows.evaluate import METRICS_FILE, Verdict, evaluate
-from recpolicy.workflows.evaluate_candidate import Judgement, judge
-from recpolicy.workflows.evaluate_sessions import SessionVerdict, evaluate_sessions
+from recpolicy.workflows.evaluate import METRICS_FILE, HeldOutEvaluation, evaluate
+from recpolicy.workflows.evaluate_candidate import CandidateEvaluation, evaluate_candidate
+from recpolicy.workflows.evaluate_sessions import SessionEvaluation, evaluate_sessions
 
 _NOTES = (
     "Held-out choice: the policy chooses among the items that a user really rated in the test part, so the reward of"
     " every alternative is known. Intervals are 95 % bootstrap intervals over users. Random is the uniform choice,"
     " oracle the best one; place is where a choice lies between them, 0 at random, 1 at the oracle.",
-    "Judge regret: how much less the policy's choice is worth than the best item, in a simulated world of another"
+    "Evaluation regret: how much less the policy's choice is worth than the best item, in a simulated world of another"
     " model class than the one it was trained in. The training regret is that of the training world: the gap between"
     " the two is what simulation cannot be trusted for.",
     "A rating is known only where a user chose to rate: nothing here is a click-through rate.",
@@ -30,8 +30,8 @@ _NOTES = (
 
 _SESSION_NOTE = (
     "Sessions are simulated: likes, watch fractions and going on are stand-ins made of ratings and their times; drift"
-    " and fatigue are assumed (docs/explanation/simulator.md). The judge world simulates other users by another model"
-    " class than the training world; fatigue_aware knows its hidden state and is no policy that could be served."
+    " and fatigue are assumed (docs/explanation/simulator.md). The evaluation world simulates other users by another"
+    " model class than the training world; fatigue_aware knows its hidden state and is no policy that could be served."
     " How much of a gain comes from looking ahead and how much from learning the next like better, only a training with"
     " gamma 0 can tell: benchmarks/looking_ahead compares the two."
 )
@@ -45,14 +45,14 @@ def write_policy_report(
     *,
     user: Any = None,
     seed: int = 0,
-    log: LoggedRounds | None = None,
+    log: BanditLog | None = None,
     incumbent: Policy | None = None,
     limits: GateConfig | None = None,
-) -> Verdict:
+) -> HeldOutEvaluation:
     """Evaluate the policy (whose artifact is `folder`) and write the page to `out`; `user` gets the suggestions.
 
     With logged rounds, the page shows what they say of the policy beside the incumbent (or whoever logged), and the
-    gate. Raises what `judge` raises for rounds and incumbent, and ConfigError where there can be no page.
+    gate. Raises what `evaluate_candidate` raises for rounds and incumbent, and ConfigError where there can be no page.
     """
     require_extra("train", "the report")
     from recpolicy.evaluation.report_page import ReportContent, refuse_page, write_report
@@ -60,22 +60,22 @@ def write_policy_report(
 
     refuse_page(out)  # before anything is computed
     policies = {policy.artifact.agent: policy}
-    judged = None if log is None else judge(policy, split, log, incumbent, seed)
-    verdict = _verdict(judged, policies, split, folder, seed)
+    evaluated = None if log is None else evaluate_candidate(policy, split, log, incumbent, seed)
+    verdict = _verdict(evaluated, policies, split, folder, seed)
     played = evaluate_sessions(policies, split, seed=seed, out=folder) if policy.sequential else None
     sessions = [] if played is None else [("In simulated sessions, 95 % intervals over users", played.table())]
-    log_tables, log_figures = _of_log(judged, limits)
+    log_tables, log_figures = _of_log(evaluated, limits)
     content = ReportContent(
         title=f"{policy.artifact.agent} on {policy.about['data']}",
-        summary=_summary(policy.about) + _log_summary(judged),
+        summary=_summary(policy.about) + _log_summary(evaluated),
         tables=[
             *log_tables, ("On held-out ratings, beside the baselines", verdict.table()), *sessions,
             *evaluation_tables(verdict.evaluation), _suggestions(policy, user),
         ],
         figures=log_figures + _session_figures(played, folder) + _figures(policy, split, verdict, folder, user),
         notes=[
-            *_NOTES, f"Judge world: {verdict.judge}.", *([] if played is None else [_SESSION_NOTE]),
-            *([] if judged is None else [LOG_NOTE]),
+            *_NOTES, f"Evaluation world: {verdict.evaluation_world}.", *([] if played is None else [_SESSION_NOTE]),
+            *([] if evaluated is None else [LOG_NOTE]),
         ],
     )  # fmt: skip
     write_report(out, content)
@@ -83,23 +83,25 @@ def write_policy_report(
 
 
 def _verdict(
-    judged: Judgement | None, policies: Mapping[str, Policy], split: Split, folder: Path, seed: int
-) -> Verdict:
-    if judged is None or judged.held_out is None:
+    evaluated: CandidateEvaluation | None, policies: Mapping[str, Policy], split: Split, folder: Path, seed: int
+) -> HeldOutEvaluation:
+    if evaluated is None or evaluated.held_out is None:
         return evaluate(policies, split, seed=seed, out=folder)
-    write_json(folder / METRICS_FILE, judged.held_out.as_dict())
-    return judged.held_out
+    write_json(folder / METRICS_FILE, evaluated.held_out.as_dict())
+    return evaluated.held_out
 
 
-def _of_log(judged: Judgement | None, limits: GateConfig | None) -> tuple[list[Any], list[tuple[str, str]]]:
+def _of_log(
+    evaluated: CandidateEvaluation | None, limits: GateConfig | None
+) -> tuple[list[Any], list[tuple[str, str]]]:
     """Tables and figures of the log, the gate first; nothing without a log."""
-    if judged is None or judged.trial is None:
+    if evaluated is None or evaluated.trial is None:
         return [], []
     from recpolicy.workflows.evaluation_page import estimator_tables, log_tables
     from recpolicy.workflows.gate_record import gate_tables
 
-    tables, figures = estimator_tables(judged.trial)
-    return [*gate_tables(gate(judged.as_dict(), limits)), *log_tables(judged), *tables], figures
+    tables, figures = estimator_tables(evaluated.trial)
+    return [*gate_tables(gate(evaluated.as_dict(), limits)), *log_tables(evaluated), *tables], figures
 
 
 def _summary(about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -118,13 +120,13 @@ def _summary(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _log_summary(judged: Judgement | None) -> list[tuple[str, str]]:
-    if judged is None or judged.trial is None:
+def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]:
+    if evaluated is None or evaluated.trial is None:
         return []
-    choices, digest = judged.trial.choices, judged.inputs["rounds"] or ""
+    choices, digest = evaluated.trial.choices, evaluated.inputs["rounds"] or ""
     return [
         ("judged on", f"{len(choices):,} logged rounds of {len(np.unique(choices.user)):,} users ({digest[:12]})"),
-        ("compared with", judged.against),
+        ("compared with", evaluated.against),
     ]
 
 
@@ -134,15 +136,20 @@ def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
     return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
 
 
-def _session_figures(played: SessionVerdict | None, folder: Path) -> list[tuple[str, str]]:
+def _session_figures(played: SessionEvaluation | None, folder: Path) -> list[tuple[str, str]]:
     if played is None:
         return []
     from recpolicy.core.plotting import to_svg
     from recpolicy.evaluation.session_plots import session_curve_figure, session_rewards_figure
 
-    judge, train = ({name: one.reward for name, one in found.items()} for found in (played.judge, played.train))
+    evaluation, train = (
+        {name: one.reward for name, one in found.items()} for found in (played.evaluation_world, played.train)
+    )
     figures = [
-        ("Reward of a session, in the judge world and in the training world", session_rewards_figure(judge, train))
+        (
+            "Reward of a session, in the evaluation world and in the training world",
+            session_rewards_figure(evaluation, train),
+        )
     ]
     if (folder / "metrics.csv").exists():
         rows = read_csv(folder / "metrics.csv")
@@ -152,7 +159,9 @@ def _session_figures(played: SessionVerdict | None, folder: Path) -> list[tuple[
     return [(caption, to_svg(figure)) for caption, figure in figures]
 
 
-def _figures(policy: Policy, split: Split, verdict: Verdict, folder: Path, user: Any) -> list[tuple[str, str]]:
+def _figures(
+    policy: Policy, split: Split, verdict: HeldOutEvaluation, folder: Path, user: Any
+) -> list[tuple[str, str]]:
     from recpolicy.core.plotting import to_svg
     from recpolicy.evaluation import plots
 

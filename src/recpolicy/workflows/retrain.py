@@ -9,7 +9,7 @@ from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.ratings import genre_directions
 from recpolicy.inference.artifact import Artifact, verify
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent
 
 
-def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs: int = 1, seed: int = 0) -> Policy:
+def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: int = 1, seed: int = 0) -> Policy:
     """Train the policy in the folder `incumbent` on, from the rounds of `log`, and write the new one to `out`.
 
     The new artifact keeps the incumbent's features, catalogue and split; `about` names the digest of the log, and under
@@ -66,7 +66,7 @@ def retrain(incumbent: str | Path, log: LoggedRounds, out: str | Path, *, epochs
     return load_policy(out)
 
 
-def _not_learnt_yet(log: LoggedRounds, old: Artifact) -> LoggedRounds:
+def _not_learnt_yet(log: BanditLog, old: Artifact) -> BanditLog:
     """Of a log that grows, the rounds after those that the policy has learnt; raises DataError where there are none."""
     until = old.about.get(LOG_UNTIL)
     if log.exporter is None or until is None:

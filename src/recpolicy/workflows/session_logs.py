@@ -12,10 +12,10 @@ from recpolicy.core.errors import ConfigError, DataError, unknown_name
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_ingest import rounds_of
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions, write_sessions
 from recpolicy.data.slate_log_files import SLATES
 from recpolicy.data.splits import Split
@@ -72,7 +72,7 @@ def simulate_sessions(
     worlds: TwoWorlds | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
-) -> LoggedSessions:
+) -> SessionLog:
     """Let a policy play sessions of world A and write what it logged to the folder `out`; returns the log.
 
     logger: a name in SESSION_LOGGERS, which plays the sessions that `train` describes, or a policy of sessions, which
@@ -103,7 +103,7 @@ def simulate_sessions(
     return log
 
 
-def read_log(path: str | Path, tables: Catalogue) -> LoggedRounds | LoggedSessions:
+def read_log(path: str | Path, tables: Catalogue) -> BanditLog | SessionLog:
     """Read a log to learn from: a folder of `simulate_sessions` or of `ingest_log`, or one of their files.
 
     Raises DataError that names file and row for anything wrong.
@@ -132,7 +132,7 @@ class SessionLogger:
 def play_log(
     who: SessionLogger, world: SessionWorld, split: Split, settings: SessionLogConfig, seed: int,
     show_progress: bool | None = None,
-) -> LoggedSessions:  # fmt: skip
+) -> SessionLog:  # fmt: skip
     """Let a logger play sessions in any world; nothing is written."""
     from recpolicy.training.rollout_sessions import play_sessions, with_floor
 
@@ -180,15 +180,13 @@ def _loaded(policy: Policy, split: Split) -> SessionLogger:
     )  # fmt: skip
 
 
-def _log_of(
-    played: "Played", who: SessionLogger, scale: tuple[float, float], settings: SessionLogConfig
-) -> LoggedSessions:
+def _log_of(played: "Played", who: SessionLogger, scale: tuple[float, float], settings: SessionLogConfig) -> SessionLog:
     sessions = int(played.session[-1]) + 1
     begin = spread(settings.first_day, settings.days, sessions)
     prefix = content_digest(who.version, played.user, played.arm, start_of(settings.first_day))[:8]
     session = np.array([f"{prefix}-{number:07d}" for number in range(sessions)], object)[played.session]
     count = len(session)
-    return LoggedSessions(
+    return SessionLog(
         event_id=np.array([f"{one}-{step:02d}" for one, step in zip(session, played.step, strict=True)], object),
         time=begin[played.session] + _MINUTE * played.step, user=played.user, session=session, step=played.step,
         item=who.catalogue[played.arm], log_propensity=played.log_propensity,

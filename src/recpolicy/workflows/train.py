@@ -11,9 +11,9 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import integer_seed
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.evaluation.regret import regret_by_user
@@ -79,7 +79,7 @@ def train(
     model: RatingModel | None = None,
     model_config: Any = None,
     source: Mapping[str, Any] | None = None,
-    log: LoggedRounds | LoggedSessions | None = None,
+    log: BanditLog | SessionLog | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
@@ -100,7 +100,7 @@ def train(
 
     entry = agent_entry(agent)
     if agent in SESSION_AGENTS:
-        if isinstance(log, LoggedRounds):
+        if isinstance(log, BanditLog):
             raise _other_log(agent, True, log)
         from recpolicy.workflows.train_sessions import train_sessions
 
@@ -108,7 +108,7 @@ def train(
             agent, split, out, config=config, agent_config=agent_config, model=model, model_config=model_config,
             source=source, log=log, seed=seed, show_progress=show_progress,
         )  # fmt: skip
-    if isinstance(log, LoggedSessions):
+    if isinstance(log, SessionLog):
         raise _other_log(agent, False, log)
     settings = settings_of(TrainConfig, config, "train")
     agent_settings = settings_of(entry.config, agent_config, agent)
@@ -143,7 +143,7 @@ def train(
     return load_policy(out)
 
 
-def _other_log(agent: str, of_sessions: bool, log: LoggedRounds | LoggedSessions) -> ConfigError:
+def _other_log(agent: str, of_sessions: bool, log: BanditLog | SessionLog) -> ConfigError:
     """Why an agent, of sessions or of single rounds, does not learn from a log of the other kind."""
     if of_sessions:
         return ConfigError(
@@ -191,7 +191,7 @@ def _make_agent(
 
 
 def _learn(
-    agent: "BanditAgent", environment: "ItemBandit", fit: Ratings, log: LoggedRounds | None, features: Features,
+    agent: "BanditAgent", environment: "ItemBandit", fit: Ratings, log: BanditLog | None, features: Features,
     settings: TrainConfig, work: Path, seed: int, show_progress: bool | None,
 ) -> dict[str, Any]:  # fmt: skip
     if log is not None:

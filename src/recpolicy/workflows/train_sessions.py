@@ -12,7 +12,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.ratings import genre_directions
-from recpolicy.data.session_log import LoggedSessions
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.rating_model import RatingModel, check_positive
@@ -73,7 +73,7 @@ def train_sessions(
     model_config: Any = None,
     worlds: TwoWorlds | None = None,
     source: Mapping[str, Any] | None = None,
-    log: LoggedSessions | None = None,
+    log: SessionLog | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
@@ -142,7 +142,7 @@ def _play(
 
 def _learn_from_log(
     make: "Callable[..., SequenceAgent]", features: Features, settings: SessionTrainConfig, split: Split,
-    log: LoggedSessions, begin: Callable[[], Path], seed: int, show_progress: bool | None,
+    log: SessionLog, begin: Callable[[], Path], seed: int, show_progress: bool | None,
 ) -> "tuple[SequenceAgent, dict[str, Any], Path]":  # fmt: skip
     """An agent that learnt from the log, the figures of its training, and the work folder that `begin` gave."""
     from recpolicy.environments.observation_encoders import VIEWS
@@ -163,7 +163,7 @@ def _learn_from_log(
     return agent, figures, work
 
 
-def _refuse_log(agent: str, log: LoggedSessions, settings: SessionTrainConfig, scale: tuple[float, float]) -> None:
+def _refuse_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]) -> None:
     """Raise ConfigError for an agent that cannot learn from logs, and for rewards other than the settings'."""
     from recpolicy.training.offline_sessions import LEARN_FROM_LOGS
 

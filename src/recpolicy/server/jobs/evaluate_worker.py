@@ -18,7 +18,7 @@ from recpolicy.core.errors import RecpolicyError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import percentile_interval, resampled_means
-from recpolicy.data.bandit_log import LoggedRounds
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.predictor import Policy, load_policy
@@ -35,7 +35,7 @@ from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import learnt_until
 from recpolicy.server.jobs.subprocess_job import Errand
-from recpolicy.workflows.log_evaluation import trial_on
+from recpolicy.workflows.log_evaluation import compare_on_log
 from recpolicy.workflows.retrain import tables_of_policy
 
 _SEED = 0
@@ -100,8 +100,8 @@ def _policies(
     return {"logged": {"value": float(log.reward.mean()), "rounds": len(log)}, **_estimates(policy, log)}
 
 
-def _estimates(policy: Policy, log: LoggedRounds) -> dict[str, dict[str, Any]]:
-    trial = trial_on(policy, None, log, _SEED)
+def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
+    trial = compare_on_log(policy, None, log, _SEED)
     found = {"champion": estimate(trial.choices, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)}
     popularity = np.bincount(policy.artifact.rated_item, minlength=len(policy.artifact.items))[log.catalogue]
     for name, score in (("random", np.zeros(len(log.catalogue))), ("popular", popularity.astype(np.float64))):
