@@ -37,7 +37,7 @@ def full_catalogue(rounds: int, calls: int, seed: int) -> dict[str, Any]:
     from recpolicy.data.splits import split
     from recpolicy.workflows.train import TrainConfig, make_environment, prepare, training_world
 
-    fit = split(load_ratings("ml-100k"), "u1").fit
+    fit = split(load_ratings("ml-100k"), "u1").train
     settings = TrainConfig(batch_size=FULL_BATCH)
     features = prepare(fit, settings)
     environment = make_environment(training_world(fit, settings, seed), features, settings, seed)

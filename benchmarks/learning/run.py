@@ -85,9 +85,9 @@ class Arena:
 
     def __init__(self, parts: Split, size: Size):
         settings = TrainConfig(items=size.items)
-        features = prepare(parts.fit, settings)
-        self.environment = make_environment(training_world(parts.fit, settings, 0), features, settings, seed=0)
-        self.arms = arms_of(features.catalogue, features.embeddings, parts.fit)
+        features = prepare(parts.train, settings)
+        self.environment = make_environment(training_world(parts.train, settings, 0), features, settings, seed=0)
+        self.arms = arms_of(features.catalogue, features.embeddings, parts.train)
         self.rounds, self.batch = size.rounds, settings.batch_size
 
     def play(self, name: str, seeds: tuple[int, ...], **settings: float) -> NDArray[np.float64]:
@@ -174,7 +174,7 @@ def draw(curves: Mapping[str, NDArray[np.float64]], batch: int) -> bytes:
 
 def train_policies(parts: Split, size: Size) -> dict[str, PolicyTables]:
     """Tables of every trained agent, linucb once a seed, all from one rating model, beside the baselines'."""
-    model = prepare(parts.fit, TrainConfig()).model
+    model = prepare(parts.train, TrainConfig()).model
     runs = [(name, seed) for name in size.trained for seed in (size.seeds if name == "linucb" else size.seeds[:1])]
     tables = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +187,7 @@ def train_policies(parts: Split, size: Size) -> dict[str, PolicyTables]:
             score, rating = policy.scores()
             tables[f"{name}-{seed}"] = PolicyTables(score, rating=rating)
             print(f"trained {name} with seed {seed} in {time.perf_counter() - start:.1f} s", flush=True)
-    return tables | baseline_tables(parts.fit, model)
+    return tables | baseline_tables(parts.train, model)
 
 
 def held_out_figures(verdict: HeldOutEvaluation, seeds: tuple[int, ...]) -> dict[str, float]:
@@ -212,7 +212,7 @@ def held_out_figures(verdict: HeldOutEvaluation, seeds: tuple[int, ...]) -> dict
 
 def world_gap(parts: Split, tables: Mapping[str, PolicyTables], verdict: HeldOutEvaluation) -> dict[str, float]:
     """Regret of the finished policies where they were trained, and in the evaluation world, which they never saw."""
-    expected = training_world(parts.fit, TrainConfig(), seed=0).expected
+    expected = training_world(parts.train, TrainConfig(), seed=0).expected
     figures = {}
     for name, table in tables.items():
         short = name.removesuffix("-0")

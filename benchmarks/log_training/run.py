@@ -200,7 +200,7 @@ def main() -> None:
     options = parser.parse_args()
     silence_libraries()
     rounds, held_out = (ROUNDS // 100, HELD_OUT // 5) if options.quick else (ROUNDS, HELD_OUT)
-    fit, told, figures = split(load_ratings("ml-100k"), SPLIT).fit, {}, {}
+    fit, told, figures = split(load_ratings("ml-100k"), SPLIT).train, {}, {}
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         full = make_case(fit, 0, rounds, held_out, Path(folder, "full"))

@@ -36,7 +36,7 @@ GAMMAS = (0.0, 0.5, 0.75, 0.9, 0.99)
 CONTROL_GAMMAS = (0.0, 0.9)
 SEEDS = (0, 1, 2, 3, 4)
 ITEMS = 400
-"""The most rated items: 71 % of the ratings of the fit part of u1 are of them."""
+"""The most rated items: 71 % of the ratings of the train part of u1 are of them."""
 STEPS = 150_000
 SESSIONS_PER_USER = 4
 
@@ -56,7 +56,7 @@ class Bench:
 def bench(parts: Split, fatigue: bool) -> Bench:
     simulator = SessionWorldConfig() if fatigue else SessionWorldConfig(fatigue_genre=0.0, fatigue_misses=0.0)
     settings = SessionTrainConfig(items=ITEMS, simulator=simulator)
-    features = prepare(parts.fit, settings)
+    features = prepare(parts.train, settings)
     worlds = worlds_of(parts, settings, 0)
     world = worlds.evaluation_world
     environment = session_environment(world, features, settings, 1234, SESSIONS_PER_USER * len(world.users))
@@ -64,7 +64,7 @@ def bench(parts: Split, fatigue: bool) -> Bench:
 
 
 def returns_of_baselines(here: Bench, seeds: tuple[int, ...]) -> dict[str, list[float]]:
-    tables = baseline_tables(here.parts.fit, here.features.model)
+    tables = baseline_tables(here.parts.train, here.features.model)
     scores = {name: table.score[:, here.features.catalogue] for name, table in tables.items()}
     policies = session_baselines(here.evaluation_world, scores)
     return {name: [here.player.play(choose, seed).reward.mean() for seed in seeds] for name, choose in policies.items()}
@@ -73,7 +73,7 @@ def returns_of_baselines(here: Bench, seeds: tuple[int, ...]) -> dict[str, list[
 def returns_of_agent(here: Bench, name: str, gamma: float, seeds: tuple[int, ...], steps: int) -> list[float]:
     """Returns in the evaluation world, one per seed; the loop is compiled once and starts anew for each seed."""
     environment = session_environment(here.worlds.train, here.features, here.settings, 0)
-    arms = arms_of(here.features.catalogue, here.features.embeddings, here.parts.fit)
+    arms = arms_of(here.features.catalogue, here.features.embeddings, here.parts.train)
     entry = agent_entry(name)
 
     def make(seed: int) -> Any:

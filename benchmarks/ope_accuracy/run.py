@@ -55,7 +55,7 @@ def main() -> None:
     """Draw, estimate, count, write."""
     options = arguments(__doc__ or "")
     settings = ReportConfig(**(QUICK if options.quick else {}))
-    fit = split(load_ratings(ROOT / "ml-100k"), "u1").fit
+    fit = split(load_ratings(ROOT / "ml-100k"), "u1").train
     start = time.perf_counter()
     card = report_estimators(fit, config=settings, seed=SEED)
     seconds = time.perf_counter() - start

@@ -94,7 +94,7 @@ def slates(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     """Pages of both layouts and both ways to read; the target is a linucb policy, the rating model logs."""
     config = TrainConfig(items=ITEMS, interactions=size.interactions)
     policy = train("linucb", parts, out / "linucb", config=config, seed=0, show_progress=False)
-    rating_model, settings = logger_of("rating_model", parts.fit, config, None, None, 0), SlateLogConfig()
+    rating_model, settings = logger_of("rating_model", parts.train, config, None, None, 0), SlateLogConfig()
     arms = policy.artifact.catalogue
     score, rating = (table[:, arms] for table in policy.scores())
     world = worlds_of(parts, SessionTrainConfig(items=ITEMS), 0).train
@@ -102,7 +102,7 @@ def slates(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     targets = {
         "near": pages.exploring(score, 0.2, 0.0), "far": pages.exploring(score, 0.1, 0.0), "greedy": pages.best(score),
     }  # fmt: skip
-    shelves = shelves_by_year(parts.fit.items, arms, pages.SLOTS)
+    shelves = shelves_by_year(parts.train.items, arms, pages.SLOTS)
     for reading in ("all", "cascade"):
         shop = pages.Shop(world, arms, shelves, reading)
         yield from _of_shop(shop, logger, targets, rating, size, seed, "shelves")
@@ -286,7 +286,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:40} {value:9.4f}")
     told = context(
-        [SEED], data=parts.fit.digest, size=asdict(size), quick=options.quick,
+        [SEED], data=parts.train.digest, size=asdict(size), quick=options.quick,
         cases={case.name: rounded(asdict(case)) for case in cases},
     )  # fmt: skip
     write_results(options.out, figures, told)

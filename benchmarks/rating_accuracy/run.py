@@ -1,7 +1,7 @@
 """How near do predicted ratings come to real ones? RMSE and MAE on MovieLens 100K, contender by contender.
 
 Folds: the official u1..u5 (their mean is the headline), ua and ub, and one seeded random 80/20. Every contender sees
-the fit part only; predictions are clipped to 1..5 and never rounded.
+the train part only; predictions are clipped to 1..5 and never rounded.
 
     python benchmarks/rating_accuracy/run.py [--quick] --out results.json
 """
@@ -33,14 +33,14 @@ SEED = 0
 MORE_SEEDS = (1, 2)  # of the rating model on u1, for the spread over seeds
 
 Contender = Callable[[Split, bool, int], NDArray[np.floating]]
-"""Takes the split, whether to be quick, and a seed; fits on split.fit and returns predictions [N] for split.test."""
+"""Takes the split, whether to be quick, and a seed; fits on split.train and returns predictions [N] for split.test."""
 
 
 def own(model: str, **quick_config: Any) -> Contender:
     """A rating model of RATING_MODELS at its default settings; `quick_config` in a quick run. Nothing is cached."""
 
     def predict(parts: Split, quick: bool, seed: int) -> NDArray[np.floating]:
-        fitted = fit_rating_model(parts.fit, model, quick_config if quick else None, seed, cache=None)
+        fitted = fit_rating_model(parts.train, model, quick_config if quick else None, seed, cache=None)
         return fitted.mean[parts.test.user, parts.test.item]
 
     return predict
@@ -64,7 +64,7 @@ def surprise_item_knn(parts: Split, _quick: bool, _seed: int) -> NDArray[np.floa
 def _surprise(algorithm: Any, parts: Split) -> NDArray[np.floating]:
     from surprise import Dataset, Reader
 
-    table = Dataset.load_from_df(_frame(parts.fit), Reader(rating_scale=parts.fit.scale))
+    table = Dataset.load_from_df(_frame(parts.train), Reader(rating_scale=parts.train.scale))
     algorithm.fit(table.build_full_trainset())
     pairs = zip(parts.test.user.tolist(), parts.test.item.tolist(), strict=True)
     return np.array([algorithm.predict(user, item).est for user, item in pairs])
@@ -75,7 +75,7 @@ def _frame(ratings: Ratings) -> pd.DataFrame:
 
 
 def policy(parts: Split, quick: bool, seed: int) -> NDArray[np.floating]:
-    """What `predict` says after LinUCB, warm-started at the embeddings, has learnt offline from the fit part."""
+    """What `predict` says after LinUCB, warm-started at the embeddings, has learnt offline from the train part."""
     sweeps = {"sweeps": 60} if quick else None
     with tempfile.TemporaryDirectory() as folder:
         trained = train(

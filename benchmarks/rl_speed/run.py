@@ -64,9 +64,9 @@ def write_worlds(folder: Path) -> dict[int, Path]:
 
     parts = split(load_ratings("ml-100k"), "u1")
     paths = {}
-    for items in (100, parts.fit.shape[1]):
+    for items in (100, parts.train.shape[1]):
         settings = SessionTrainConfig(items=items)
-        features = prepare(parts.fit, settings)
+        features = prepare(parts.train, settings)
         world = worlds_of(parts, settings, 0).train
         paths[items] = folder / f"world_{items}.npz"
         write_world(paths[items], world, features.context, features.embeddings.item, features.catalogue)

@@ -32,19 +32,19 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def policy(data, tmp_path_factory):
     parts = split(load_ratings(data), "u1")
-    model = fit_rating_model(parts.fit, "bias")
+    model = fit_rating_model(parts.train, "bias")
     embeddings = embed(model, 4)
     artifact = Artifact(
         agent="rating_model", estimator="rating_model", head="greedy", settings={}, exploration_floor=0.0, policy={},
         context=embeddings.user, item=embeddings.item, offset=embeddings.offset, rating_std=model.std,
-        catalogue=np.arange(parts.fit.shape[1], dtype=np.int32), rated_user=parts.fit.user,
-        rated_item=parts.fit.item, users=parts.fit.users, items=parts.fit.items, scale=parts.fit.scale,
+        catalogue=np.arange(parts.train.shape[1], dtype=np.int32), rated_user=parts.train.user,
+        rated_item=parts.train.item, users=parts.train.users, items=parts.train.items, scale=parts.train.scale,
         noise_std=model.noise_std,
         about={
-            "source": {"name_or_path": str(data)}, "data": parts.fit.name,
-            "split": {"name": "u1", "seed": 0, "fit": parts.fit.digest, "test": parts.test.digest},
+            "source": {"name_or_path": str(data)}, "data": parts.train.name,
+            "split": {"name": "u1", "seed": 0, "fit": parts.train.digest, "test": parts.test.digest},
             "config": {"agent": {}, "rating_model": model.config}, "rating_model": {"name": "bias", "seed": model.seed},
-            "seed": 0, "versions": {}, "training": {"mode": "offline", "rows": len(parts.fit)},
+            "seed": 0, "versions": {}, "training": {"mode": "offline", "rows": len(parts.train)},
         },
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("policies") / "policy"

@@ -31,7 +31,7 @@ def rounds(tmp_path_factory):
     """Rounds of a softened rating model, ingested."""
     folder = tmp_path_factory.mktemp("log")
     settings = {"rounds": 4_000, "temperature": 0.5, "floor": 0.1}
-    simulate_log(miniature_split().fit, folder / "raw", config=settings, train=WORLD)
+    simulate_log(miniature_split().train, folder / "raw", config=settings, train=WORLD)
     ingest_log(folder / "raw", folder / "rounds", tables_of(miniature_ratings()), {"evaluation_share": 0.5})
     return folder / "rounds"
 

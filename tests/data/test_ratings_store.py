@@ -102,13 +102,13 @@ def test_split_reads_back_with_the_same_parts_in_the_same_order(tmp_path, origin
     save_ratings(original, tmp_path / "ratings", split=(name, seed))
     found = load_saved_split(tmp_path / "ratings")
     assert (found.name, found.seed, found.digest) == (name, seed, expected.digest)
-    assert_equal(found.fit, expected.fit)
+    assert_equal(found.train, expected.train)
     assert_equal(found.test, expected.test)
 
 
 def test_model_fitted_before_saving_is_found_in_the_cache_after_it(tmp_path, saved, original):
-    fit_rating_model(split(original, "u2").fit, "bias", cache=tmp_path / "cache")
-    fit_rating_model(load_saved_split(saved).fit, "bias", cache=tmp_path / "cache")
+    fit_rating_model(split(original, "u2").train, "bias", cache=tmp_path / "cache")
+    fit_rating_model(load_saved_split(saved).train, "bias", cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache" / "rating-models").iterdir())) == 1
     fit_rating_model(load_saved_ratings(saved), "bias", cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache" / "rating-models").iterdir())) == 2

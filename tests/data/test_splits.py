@@ -64,7 +64,7 @@ def test_temporal_takes_the_last_fifth_of_each_user_and_ties_follow_the_file():
 def test_leave_last_takes_n_by_time_and_nothing_of_users_who_would_be_left_with_none():
     parts = split(table([0, 0, 0, 0, 1, 1], timestamps=[40, 10, 30, 20, 1, 2]), "leave-last-2")
     assert parts.test.item.tolist() == [0, 2]
-    assert parts.fit.item.tolist() == [1, 3, 4, 5]
+    assert parts.train.item.tolist() == [1, 3, 4, 5]
 
 
 @given(tables(), st.integers(1, 20))
@@ -76,16 +76,16 @@ def test_tail_takes_the_last_n_rows_whoever_rated_what_and_when(ratings, number)
 
 @pytest.mark.parametrize("number", [10, 11])
 def test_a_tail_that_is_the_whole_table_is_refused(number):
-    with pytest.raises(DataError, match=f"split 'tail-{number}' of 10 ratings leaves nothing in its fit part"):
+    with pytest.raises(DataError, match=f"split 'tail-{number}' of 10 ratings leaves nothing in its train part"):
         split(table([0] * 10), f"tail-{number}")
 
 
 @given(tables(), st.sampled_from(NAMES))
 def test_parts_are_disjoint_complete_and_in_file_order(ratings, name):
     parts = split(ratings, name)
-    both = np.concatenate([parts.fit.item, parts.test.item])  # items are row numbers here
+    both = np.concatenate([parts.train.item, parts.test.item])  # items are row numbers here
     assert sorted(both) == list(range(len(ratings)))
-    assert (np.diff(parts.fit.item) > 0).all()
+    assert (np.diff(parts.train.item) > 0).all()
     assert (np.diff(parts.test.item) > 0).all()
 
 
@@ -135,7 +135,7 @@ def test_rule_of_time_without_times_is_refused(name):
 
 
 def test_split_with_an_empty_part_is_refused():
-    with pytest.raises(DataError, match="leaves nothing in its fit part"):
+    with pytest.raises(DataError, match="leaves nothing in its train part"):
         split(table([0] * 10), "ua")
 
 

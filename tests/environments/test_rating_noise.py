@@ -39,7 +39,7 @@ def test_draws_of_a_batch_are_independent():
 @pytest.mark.band
 def test_noise_is_that_of_real_ratings(u1):
     """The bias model's held-out residuals scatter a little more than the noise around its own expectations."""
-    expected = fit_bias(u1.fit, BiasConfig(), seed=0).mean[u1.test.user, u1.test.item]
+    expected = fit_bias(u1.train, BiasConfig(), seed=0).mean[u1.test.user, u1.test.item]
     real = np.std(u1.test.rating - expected)
     ours = np.std(sample_ratings(tf.constant(expected), u1.test.scale, SEED).numpy() - expected)
     assert real == pytest.approx(0.95, abs=0.03)

@@ -17,7 +17,7 @@ NUMBERS = ["rmse", "mae", "ndcg", "held_out", "place", "coverage", "novelty"]
 def planted():
     """A split, its true expectations and the evaluation of the baselines, a knowing and an ignorant policy."""
     split, truth = planted_split()
-    tables = baseline_tables(split.fit, model_of(split.fit, truth))
+    tables = baseline_tables(split.train, model_of(split.train, truth))
     tables["shuffled"] = PolicyTables(np.random.default_rng(1).permuted(truth, axis=1))
     return split, truth, evaluate_tables(split, tables, seed=3)
 
@@ -88,7 +88,7 @@ def test_renumbering_users_changes_no_value(planted):
     split, truth, evaluation = planted
     order = np.random.default_rng(0).permutation(len(truth))  # new user n was order[n]
     place = np.argsort(order).astype(np.int32)
-    fit, test = (dataclasses.replace(part, user=place[part.user]) for part in (split.fit, split.test))
+    fit, test = (dataclasses.replace(part, user=place[part.user]) for part in (split.train, split.test))
     tables = {"rating_model": PolicyTables(truth[order].astype(np.float32), truth[order].astype(np.float32))}
     found = evaluate_tables(dataclasses.replace(split, fit=fit, test=test), tables, seed=3).rows()[NUMBERS]
     expected = evaluation.rows()[NUMBERS].loc["rating_model"]
@@ -205,7 +205,7 @@ def test_embeddings_of_other_items_are_refused(planted, embedding):
 def test_groups_part_the_users_and_their_differences_are_paired(planted):
     split, truth, _ = planted
     gender = np.where(np.arange(len(truth)) % 3 == 0, "F", "M")
-    fit = dataclasses.replace(split.fit, users=split.fit.users.assign(gender=gender))
+    fit = dataclasses.replace(split.train, users=split.train.users.assign(gender=gender))
     tables = baseline_tables(fit, model_of(fit, truth))
     found = evaluate_tables(dataclasses.replace(split, fit=fit), tables, seed=3)
     groups = found.policies["rating_model"].groups

@@ -79,7 +79,7 @@ def test_test_ratings_of_held_out_users_change_only_what_is_judged_by_them():
 
 
 def test_exposure_goes_on_with_the_users_next_items_and_begins_again_after_the_last():
-    ratings = parts().fit.take(np.isin(parts().fit.user, [3, 8]))
+    ratings = parts().train.take(np.isin(parts().train.user, [3, 8]))
     real = real_sessions(ratings, PLAIN)
     sessions = sessions_of(ratings)
     assert real.played.length.tolist() == np.minimum(sessions.length, STEPS).tolist()

@@ -71,7 +71,7 @@ def world() -> SessionWorld:
 
 @cache
 def features(view: str) -> Features:
-    return prepare(miniature_split().fit, settings(view))
+    return prepare(miniature_split().train, settings(view))
 
 
 @cache
@@ -97,7 +97,7 @@ def played(view: str) -> list[tuple[np.ndarray, ...]]:
 @cache
 def situations(view: str) -> Situations:
     """Session b after b mod 20 items."""
-    users, items = miniature_split().fit.users["user_id"], miniature_split().fit.items["item_id"]
+    users, items = miniature_split().train.users["user_id"], miniature_split().train.items["item_id"]
     user = users.iloc[world().users].tolist()
     steps, length = played(view), np.arange(SESSIONS) % STEPS
     past = {
@@ -113,7 +113,7 @@ def agent(variant: str, view: str, shaken: bool = True) -> SequenceAgent:
     """The learner behind the variant."""
     name, given = VARIANTS[variant]
     game, entry = environment(view), SESSION_AGENTS[name]
-    arms = arms_of(features(view).catalogue, features(view).embeddings, miniature_split().fit)
+    arms = arms_of(features(view).catalogue, features(view).embeddings, miniature_split().train)
     made: SequenceAgent = entry.make(game.time_step_spec(), game.action_spec(), entry.config(**given), arms, 0)
     if shaken:
         rng = np.random.default_rng(5)
@@ -136,7 +136,7 @@ def saved(variant: str, view: str, shaken: bool = True) -> Path:
     made, kept = agent(variant, view, shaken), settings(view)
     exported = with_view(made.learner.export(), kept, miniature_split())
     about = {"source": None, **about_of(miniature_split(), kept, made.learner.config, features(view).model, 0)}
-    artifact = artifact_of(VARIANTS[variant][0], exported, miniature_split().fit, features(view), about)
+    artifact = artifact_of(VARIANTS[variant][0], exported, miniature_split().train, features(view), about)
     write_arrays(artifact, folder)
     finish(artifact, folder)
     return folder

@@ -29,14 +29,14 @@ def change(path, old, new):
 def test_it_remembers_what_it_was_made_of():
     split, policy = miniature_split(), loaded("linucb")
     assert policy.about["agent"] == "linucb"
-    assert policy.about["split"] == {"name": "u1", "seed": 0, "fit": split.fit.digest, "test": split.test.digest}
+    assert policy.about["split"] == {"name": "u1", "seed": 0, "fit": split.train.digest, "test": split.test.digest}
     assert policy.about["config"]["train"]["interactions"] == 640
     assert policy.about["config"]["agent"]["alpha"] == 1
     assert policy.about["training"]["interactions"] == sum(policy.about["training"]["pulls"]) == 640
     assert policy.about["versions"]["tf-agents"] == "0.18.0"
-    pd.testing.assert_frame_equal(policy.artifact.users, split.fit.users)
-    pd.testing.assert_frame_equal(policy.artifact.items, split.fit.items)
-    np.testing.assert_array_equal(policy.artifact.rated_item, split.fit.item)
+    pd.testing.assert_frame_equal(policy.artifact.users, split.train.users)
+    pd.testing.assert_frame_equal(policy.artifact.items, split.train.items)
+    np.testing.assert_array_equal(policy.artifact.rated_item, split.train.item)
 
 
 def test_it_holds_no_pickle():

@@ -23,7 +23,7 @@ def test_predict_answers_for_all_items_in_catalogue_order(linucb):
     table = linucb.predict(7)
     assert list(table.columns) == COLUMNS
     assert (table["user_id"] == 7).all()
-    items = miniature_split().fit.items
+    items = miniature_split().train.items
     assert table["item_id"].tolist() == items["item_id"].tolist()
     assert table["title"].tolist() == items["title"].tolist()
 
@@ -78,7 +78,7 @@ def test_outside_the_catalogue_it_is_the_rating_models_answer():
 
 def test_the_catalogue_is_the_most_rated_items():
     catalogue = loaded("linucb_hybrid").artifact.catalogue
-    count = np.bincount(miniature_split().fit.item, minlength=80)
+    count = np.bincount(miniature_split().train.item, minlength=80)
     assert count[catalogue].min() >= np.delete(count, catalogue).max()
 
 
@@ -120,8 +120,8 @@ def test_no_items_asked_gives_no_rows(linucb):
 
 
 def test_a_newcomer_is_told_apart_by_a_few_ratings(linucb):
-    """The fit ratings of a known user, given as a newcomer's, lead close to what the policy thinks of that user."""
-    fit = miniature_split().fit
+    """The training ratings of a known user, given as a newcomer's, lead close to what the policy thinks of that user."""
+    fit = miniature_split().train
     ids = fit.items["item_id"].to_numpy()
     gap = []
     for row in range(20):
@@ -161,7 +161,7 @@ def test_rated_items_may_be_asked_for(linucb):
 
 
 def test_more_than_there_is_gives_what_there_is(linucb):
-    rated = (miniature_split().fit.user == 2).sum()
+    rated = (miniature_split().train.user == 2).sum()
     assert len(linucb.recommend(3, k=1000)) == 80 - rated
 
 

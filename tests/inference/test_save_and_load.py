@@ -19,7 +19,7 @@ def by_user(frame, column, name):
 
 
 def everyone(name):
-    return loaded(name).predict(miniature_split().fit.users["user_id"].tolist())
+    return loaded(name).predict(miniature_split().train.users["user_id"].tolist())
 
 
 def test_every_agent_is_tried():
@@ -59,7 +59,7 @@ def test_std_is_the_rating_models_shrunk_by_what_was_learnt(name):
 @everywhere
 def test_recommendations_carry_the_propensities_of_the_policy_that_may_not_show_rated_items(name):
     artifact, unrated = loaded(name).artifact, reference(name)["unrated"]
-    rated = np.isfinite(miniature_split().fit.matrix())[:, artifact.catalogue]
+    rated = np.isfinite(miniature_split().train.matrix())[:, artifact.catalogue]
     ids = artifact.items["item_id"].to_numpy()[artifact.catalogue]
     for row, user in enumerate(artifact.users["user_id"][:10]):
         listed = loaded(name).recommend(user, k=80).set_index("item_id")["propensity"]
@@ -92,7 +92,7 @@ def test_numbers_mean_what_the_columns_say(name):
 
 @everywhere
 def test_recommendations_are_the_best_unrated_items_of_the_catalogue(name):
-    policy, fit = loaded(name), miniature_split().fit
+    policy, fit = loaded(name), miniature_split().train
     listed = policy.recommend([3, 4], k=5)
     assert list(listed.columns) == ["user_id", "rank", "item_id", "title", "rating", "std", "propensity"]
     assert listed["rank"].tolist() == [1, 2, 3, 4, 5] * 2

@@ -53,7 +53,7 @@ def test_every_agent_and_every_view_is_tried():
 @everywhere
 def test_the_past_is_seen_as_the_environment_sees_it(view):
     """After every step of ten sessions; counters to the last bit, for tables are cut at them."""
-    catalogue, genres = features(view).embeddings.item, genre_directions(miniature_split().fit.items)
+    catalogue, genres = features(view).embeddings.item, genre_directions(miniature_split().train.items)
     width, shape = features(view).context.shape[1], Shape(STEPS, settings(view).last_n, genres.shape[1])
     steps = played(view)
     for number in range(STEPS):
@@ -110,7 +110,7 @@ def test_the_history_counts(variant):
 @everywhere
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if "plain" not in name])
 def test_before_training_it_ranks_as_the_rating_model_does(variant, view):
-    untrained, users = policy(variant, view, shaken=False), miniature_split().fit.users["user_id"].tolist()
+    untrained, users = policy(variant, view, shaken=False), miniature_split().train.users["user_id"].tolist()
     rating = features(view).embeddings
     expected = (rating.offset + rating.user @ rating.item.T)[:, features(view).catalogue]
     score = untrained.scores()[0][:, features(view).catalogue]
@@ -126,7 +126,7 @@ def test_ratings_are_the_rating_models_whatever_was_shown(variant):
     told = policy(variant, view).predict(now.user, history=now.past)
     untold = policy(variant, view).predict(now.user)
     rating = features(view).embeddings
-    rows = miniature_split().fit.users["user_id"].isin(now.user).to_numpy()
+    rows = miniature_split().train.users["user_id"].isin(now.user).to_numpy()
     expected = np.clip(rating.offset + rating.user[rows] @ rating.item.T, 1, 5)
     np.testing.assert_allclose(told["rating"].to_numpy().reshape(-1, 80), expected, rtol=1e-5)
     for column in ("rating", "std"):
@@ -139,7 +139,7 @@ def test_ratings_are_the_rating_models_whatever_was_shown(variant):
 @everywhere
 @every_variant
 def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_item(variant, view):
-    now, fit, loaded_policy = situations(view), miniature_split().fit, policy(variant, view)
+    now, fit, loaded_policy = situations(view), miniature_split().train, policy(variant, view)
     catalogue, width = features(view).catalogue, features(view).context.shape[1]
     scores = loaded_policy.session_scores(now.observation[:, :width], now.observation[:, width:])
     for b in (1, 7, 19):

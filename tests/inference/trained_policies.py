@@ -107,7 +107,7 @@ def _said_by_tensorflow(agent: Any, artifact: Path) -> dict[str, np.ndarray]:
 
     with np.load(artifact / "arrays.npz") as stored:
         context, catalogue = stored["context"], stored["catalogue"]
-    rated = np.isfinite(miniature_split().fit.matrix())[:, catalogue]
+    rated = np.isfinite(miniature_split().train.matrix())[:, catalogue]
     estimate = agent.learner.estimate(read_observation(context))
     masked = {"global": context, "mask": (~rated).astype(np.int32)}
     return {

@@ -103,7 +103,7 @@ def test_ratings():
 
 
 def test_split_of_ratings():
-    assert split().fit.digest == EXPECTED["ratings"]["fit"]
+    assert split().train.digest == EXPECTED["ratings"]["fit"]
     assert split().test.digest == EXPECTED["ratings"]["test"]
 
 
@@ -195,14 +195,14 @@ def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
 
 
 def test_raw_log_is_ingested(tmp_path):
-    report = ingest_log(V0 / "logs" / "raw", tmp_path / "rounds", tables_of(split().fit), {"evaluation_share": 0.3})
+    report = ingest_log(V0 / "logs" / "raw", tmp_path / "rounds", tables_of(split().train), {"evaluation_share": 0.3})
     expected = EXPECTED["raw"]["report"]
     assert [report.events, report.joined, report.waiting] == [
         expected["events"], expected["joined"], expected["waiting"]
     ]  # fmt: skip
     for name, rounds in EXPECTED["raw"]["rounds"].items():
         for folder in (tmp_path, V0 / "logs"):  # ingested now, and ingested by the old code
-            log = read_rounds(folder / "rounds" / name, tables_of(split().fit))
+            log = read_rounds(folder / "rounds" / name, tables_of(split().train))
             assert (log.digest, len(log)) == (rounds["digest"], rounds["count"])
 
 
@@ -237,10 +237,10 @@ def test_old_policy_is_estimated_on_old_slates():
 
 
 def test_slates_are_ingested(tmp_path):
-    report = ingest_log(V0 / "logs" / "slates-list", tmp_path / "rounds", tables_of(split().fit))
+    report = ingest_log(V0 / "logs" / "slates-list", tmp_path / "rounds", tables_of(split().train))
     assert report.events == EXPECTED["slates_list"]["report"]["events"]
     shutil.copytree(V0 / "logs" / "slates-rounds", tmp_path / "old" / "rounds")
-    now, then = (read_log(folder / "rounds", tables_of(split().fit)) for folder in (tmp_path, tmp_path / "old"))
+    now, then = (read_log(folder / "rounds", tables_of(split().train)) for folder in (tmp_path, tmp_path / "old"))
     assert now.digest == then.digest
     assert now.pages == then.pages
     assert now.pages is not None
@@ -251,14 +251,14 @@ def test_imported_log_is_ingested(tmp_path):
     report, expected = ingest_log(V0 / "logs" / "imported", tmp_path / "rounds"), EXPECTED["imported"]
     assert report.joined == expected["report"]["joined"]
     parts = load_saved_split(tmp_path / "rounds" / "ratings")
-    assert (parts.fit.digest, parts.test.digest) == (expected["fit"], expected["test"])
+    assert (parts.train.digest, parts.test.digest) == (expected["fit"], expected["test"])
 
 
 def test_training_data_of_an_ingested_log():
     """Its split was saved under the name that the old code had for it."""
     parts, source = training_data(log=V0 / "logs" / "imported-rounds")
-    assert (parts.fit.digest, parts.test.digest) == (EXPECTED["imported"]["fit"], EXPECTED["imported"]["test"])
-    rounds = read_log(V0 / "logs" / "imported-rounds", tables_of(parts.fit))
+    assert (parts.train.digest, parts.test.digest) == (EXPECTED["imported"]["fit"], EXPECTED["imported"]["test"])
+    rounds = read_log(V0 / "logs" / "imported-rounds", tables_of(parts.train))
     assert len(rounds) == EXPECTED["imported"]["report"]["training"]
     assert source["name_or_path"].endswith("ratings")
 

@@ -10,7 +10,7 @@ from recpolicy.models.bayesian_fm import BayesianFMConfig, features, fit_bayesia
 def test_posterior_equals_the_samplers_own_predictions():
     from myfm import RelationBlock
 
-    fit = split(miniature_ratings(0), "u1").fit
+    fit = split(miniature_ratings(0), "u1").train
     config = BayesianFMConfig(rank=4, sweeps=30)
     users, items = features(fit, config)
     regressor = sample(fit, users, items, config, seed=0)
@@ -26,7 +26,7 @@ def test_posterior_equals_the_samplers_own_predictions():
 
 
 def test_the_mean_is_of_clipped_draws_and_the_std_of_draws_as_drawn():
-    fit = split(miniature_ratings(0), "u1").fit
+    fit = split(miniature_ratings(0), "u1").train
     config = BayesianFMConfig(rank=2, sweeps=12, samples=3)
     users, items = features(fit, config)
     draws = fold_draws(sample(fit, users, items, config, seed=0), users, items)
@@ -49,15 +49,15 @@ def test_fitting_prints_and_warns_nothing(capfd):
 def test_attributes_help_where_they_matter():
     """In the miniature, items nobody rated are told apart by the taste of genders for genres only."""
     parts = split(miniature_ratings(0), "u1")
-    with_attributes = fit_bayesian_fm(parts.fit, BayesianFMConfig(sweeps=100), seed=0)
-    without = fit_bayesian_fm(parts.fit, BayesianFMConfig(sweeps=100, attributes=False), seed=0)
+    with_attributes = fit_bayesian_fm(parts.train, BayesianFMConfig(sweeps=100), seed=0)
+    without = fit_bayesian_fm(parts.train, BayesianFMConfig(sweeps=100, attributes=False), seed=0)
     assert rmse(with_attributes.mean, parts.test) < rmse(without.mean, parts.test)
 
 
 @pytest.mark.band
 def test_u1_is_in_its_band_and_its_spread_is_honest(ml100k):
     parts = split(ml100k, "u1")
-    model = fit_bayesian_fm(parts.fit, BayesianFMConfig(sweeps=60), seed=0)
+    model = fit_bayesian_fm(parts.train, BayesianFMConfig(sweeps=60), seed=0)
     error = rmse(model.mean, parts.test)
     assert 0.87 < error < 0.895  # 300 sweeps: .884
     std = model.std[parts.test.user, parts.test.item]

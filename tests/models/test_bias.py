@@ -53,5 +53,5 @@ def test_a_user_with_more_ratings_is_surer():
 @pytest.mark.parametrize("fold", sorted(FOLDS))
 def test_official_folds_have_their_known_error(ml100k, fold):
     parts = split(ml100k, fold)
-    model = fit_bias(parts.fit, BiasConfig(), seed=0)
+    model = fit_bias(parts.train, BiasConfig(), seed=0)
     assert rmse(model.mean, parts.test) == pytest.approx(FOLDS[fold], abs=0.0005)

@@ -70,5 +70,5 @@ def test_ranks_out_of_range_are_refused(rank):
 @pytest.mark.band
 def test_twenty_directions_lose_almost_nothing_on_u1(ml100k):
     parts = split(ml100k, "u1")
-    model = fit_svd(parts.fit, SVDConfig(), seed=0)
+    model = fit_svd(parts.train, SVDConfig(), seed=0)
     assert rmse(embed(model, 20).ratings(), parts.test) == pytest.approx(rmse(model.mean, parts.test), abs=0.002)

@@ -69,7 +69,7 @@ def test_a_user_without_ratings_gets_the_baseline():
 @pytest.mark.band
 def test_u1_has_its_known_error_and_honest_noise(ml100k):
     parts = split(ml100k, "u1")
-    model = fit_item_knn(parts.fit, ItemKNNConfig(), seed=0)
+    model = fit_item_knn(parts.train, ItemKNNConfig(), seed=0)
     error = rmse(model.mean, parts.test)
     assert error == pytest.approx(0.9359, abs=0.0005)
     std = model.std[parts.test.user, parts.test.item]

@@ -24,7 +24,7 @@ def quick_fit(fit: Ratings, name: str, seed: int = 0) -> RatingModel:
 
 @every_model
 def test_predictions_lie_within_the_scale_and_carry_their_origin(name):
-    fit = split(miniature_ratings(0), "u1").fit
+    fit = split(miniature_ratings(0), "u1").train
     model = quick_fit(fit, name, seed=3)
     assert model.mean.shape == model.std.shape == fit.shape
     assert model.mean.dtype == model.std.dtype == np.float32
@@ -37,7 +37,7 @@ def test_predictions_lie_within_the_scale_and_carry_their_origin(name):
 
 @every_model
 def test_same_seed_gives_the_same_numbers(name):
-    fit = split(miniature_ratings(0), "u1").fit
+    fit = split(miniature_ratings(0), "u1").train
     first, second = quick_fit(fit, name), quick_fit(fit, name)
     np.testing.assert_array_equal(first.mean, second.mean)
     np.testing.assert_array_equal(first.std, second.std)
@@ -46,7 +46,7 @@ def test_same_seed_gives_the_same_numbers(name):
 
 @pytest.mark.parametrize("name", ["bayesian_fm", "svd"])
 def test_another_seed_gives_other_numbers(name):
-    fit = split(miniature_ratings(0), "u1").fit
+    fit = split(miniature_ratings(0), "u1").train
     assert not np.array_equal(quick_fit(fit, name, seed=0).mean, quick_fit(fit, name, seed=1).mean)
 
 
@@ -77,7 +77,7 @@ def test_a_handful_of_ratings_is_enough(name):
 
 @pytest.mark.parametrize("name", ["bias", "item_knn", "item_mean"])
 def test_renumbering_users_changes_nothing_else(name):
-    fit = split(miniature_ratings(0), "u1").fit
+    fit = split(miniature_ratings(0), "u1").train
     new_row = np.random.default_rng(0).permutation(fit.shape[0]).astype(np.int32)
     renumbered = table(new_row[fit.user], fit.item, fit.rating, fit.shape)
     before, after = quick_fit(fit, name), quick_fit(renumbered, name)
@@ -99,7 +99,9 @@ def test_planted_rank_two_matrix_is_recovered_to_its_noise(name, config):
 @pytest.mark.parametrize("name", ["bayesian_fm", "bias", "item_knn", "svd"])
 def test_models_beat_the_item_mean_on_the_miniature(name):
     parts = split(miniature_ratings(0), "u1")
-    assert rmse(quick_fit(parts.fit, name).mean, parts.test) < rmse(quick_fit(parts.fit, "item_mean").mean, parts.test)
+    assert rmse(quick_fit(parts.train, name).mean, parts.test) < rmse(
+        quick_fit(parts.train, "item_mean").mean, parts.test
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,11 @@ def worlds():
 
 
 def test_halves_are_disjoint_and_hold_every_user_with_ratings():
-    one, other = halves(parts().fit, seed=3)
-    assert sorted([*one, *other]) == np.unique(parts().fit.user).tolist()
+    one, other = halves(parts().train, seed=3)
+    assert sorted([*one, *other]) == np.unique(parts().train.user).tolist()
     assert len(other) - len(one) in (0, 1)
-    assert one.tolist() == halves(parts().fit, seed=3)[0].tolist()
-    assert one.tolist() != halves(parts().fit, seed=4)[0].tolist()
+    assert one.tolist() == halves(parts().train, seed=3)[0].tolist()
+    assert one.tolist() != halves(parts().train, seed=4)[0].tolist()
 
 
 def test_worlds_have_different_users_and_model_classes():
@@ -51,8 +51,8 @@ def test_the_judge_pays_the_levels_of_real_test_ratings_of_its_users_and_nothing
 
 def test_the_training_world_sees_no_test_rating_and_nobody_of_the_other_half():
     """Turning all those ratings upside down must leave it as it is."""
-    half, _ = halves(parts().fit, seed=0)
-    fit, test = parts().fit, parts().test
+    half, _ = halves(parts().train, seed=0)
+    fit, test = parts().train, parts().test
     outside = ~np.isin(fit.user, half)
     turned = replace(
         parts(),
@@ -63,10 +63,10 @@ def test_the_training_world_sees_no_test_rating_and_nobody_of_the_other_half():
 
 
 def test_the_judge_sees_nobody_of_the_training_half():
-    half, _ = halves(parts().fit, seed=0)
+    half, _ = halves(parts().train, seed=0)
     turned = [
         replace(part, rating=np.where(np.isin(part.user, half), 6 - part.rating, part.rating).astype(np.float32))
-        for part in (parts().fit, parts().test)
+        for part in (parts().train, parts().test)
     ]
     again = two_worlds(replace(parts(), fit=turned[0], test=turned[1]), CONFIG, seed=0)
     assert again.evaluation_world.digest == worlds().evaluation_world.digest
@@ -89,7 +89,7 @@ def test_no_fatigue_is_what_the_settings_say():
 
 
 def test_tables_without_times_or_with_too_few_users_are_refused():
-    fit = parts().fit
+    fit = parts().train
     with pytest.raises(DataError, match="need timestamps"):
         two_worlds(replace(parts(), fit=replace(fit, timestamp=None)), CONFIG)
     with pytest.raises(DataError, match="at least four"):
@@ -97,7 +97,7 @@ def test_tables_without_times_or_with_too_few_users_are_refused():
 
 
 def test_joined_ratings_are_fit_then_test():
-    every = joined(parts().fit, parts().test, "both")
-    assert len(every) == len(parts().fit) + len(parts().test)
-    np.testing.assert_array_equal(every.rating[len(parts().fit) :], parts().test.rating)
-    np.testing.assert_array_equal(every.timestamp[: len(parts().fit)], parts().fit.timestamp)
+    every = joined(parts().train, parts().test, "both")
+    assert len(every) == len(parts().train) + len(parts().test)
+    np.testing.assert_array_equal(every.rating[len(parts().train) :], parts().test.rating)
+    np.testing.assert_array_equal(every.timestamp[: len(parts().train)], parts().train.timestamp)

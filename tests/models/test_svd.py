@@ -43,6 +43,6 @@ def test_covariance_is_the_inverse_of_the_penalised_gram_matrix():
 @pytest.mark.band
 def test_u1_beats_biases_and_stays_in_its_band(ml100k):
     parts = split(ml100k, "u1")
-    error = rmse(fit_svd(parts.fit, SVDConfig(), seed=0).mean, parts.test)
+    error = rmse(fit_svd(parts.train, SVDConfig(), seed=0).mean, parts.test)
     assert 0.915 < error < 0.93
-    assert error < rmse(fit_bias(parts.fit, BiasConfig(), seed=0).mean, parts.test) - 0.03
+    assert error < rmse(fit_bias(parts.train, BiasConfig(), seed=0).mean, parts.test) - 0.03

@@ -195,13 +195,13 @@ def test_users_without_ratings_teach_nothing():
 
 @pytest.mark.band
 def test_real_sessions_do_not_show_the_assumed_mechanisms(u1):
-    """What the page says of drift and fatigue, on the fit part of u1: drift below 0, fatigue far below the assumed."""
+    """What the page says of drift and fatigue, on the train part of u1: drift below 0, fatigue far below the assumed."""
     from recpolicy.models.logistic import fit_logistic
 
-    responses = fit_responses(u1.fit, np.arange(943), SessionWorldConfig(drift=0.0), seed=0)
-    sessions = sessions_of(u1.fit).cut(20)
-    like = u1.fit.rating[sessions.rows] >= 4
-    history = history_of(sessions, u1.fit.item[sessions.rows], like, responses.tastes)
+    responses = fit_responses(u1.train, np.arange(943), SessionWorldConfig(drift=0.0), seed=0)
+    sessions = sessions_of(u1.train).cut(20)
+    like = u1.train.rating[sessions.rows] >= 4
+    history = history_of(sessions, u1.train.item[sessions.rows], like, responses.tastes)
     columns = np.column_stack(
         [np.ones(len(like)), responses.expected[sessions.rows], history.drift, history.repeat, history.misses]
     )

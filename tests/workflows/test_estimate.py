@@ -36,7 +36,7 @@ FEW = {"resamples": 100}
 
 @cache
 def fit():
-    return split(miniature_ratings(), "u1").fit
+    return split(miniature_ratings(), "u1").train
 
 
 @cache

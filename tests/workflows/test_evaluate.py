@@ -24,12 +24,12 @@ def verdict(tmp_path_factory):
 @pytest.mark.parametrize("name", ["u2", "temporal", "random"])
 def test_a_policy_fitted_on_other_ratings_is_refused(name):
     other = split(miniature_ratings(), name)
-    with pytest.raises(DataError, match=rf"mine was fitted on the fit part of 'u1' .* not on that of '{name}'"):
+    with pytest.raises(DataError, match=rf"mine was fitted on the train part of 'u1' .* not on that of '{name}'"):
         evaluate({"mine": loaded("linucb")}, other)
 
 
 def test_one_stranger_among_several_is_refused():
-    other = miniature_split().__class__("u1", miniature_split().test, miniature_split().fit, 0)
+    other = miniature_split().__class__("u1", miniature_split().test, miniature_split().train, 0)
     with pytest.raises(DataError, match="linucb was fitted"):
         evaluate({"linucb": loaded("linucb")}, other)
 
@@ -68,7 +68,7 @@ def test_a_policys_figures_are_its_own(verdict):
 
 def test_the_error_is_that_of_what_predict_says(verdict):
     test = miniature_split().test
-    users = miniature_split().fit.users["user_id"].tolist()
+    users = miniature_split().train.users["user_id"].tolist()
     rating = loaded("linucb").predict(users)["rating"].to_numpy().reshape(60, 80)
     rmse = np.sqrt(np.mean((rating[test.user, test.item] - test.rating) ** 2))
     assert verdict[0].evaluation.policies["my linucb"].rmse == pytest.approx(rmse, rel=1e-5)

@@ -33,7 +33,7 @@ def rounds(tmp_path_factory):
     """Rounds of a softened rating model, ingested."""
     folder = tmp_path_factory.mktemp("log")
     settings = {"rounds": 6_000, "temperature": 0.5, "floor": 0.1}
-    simulate_log(miniature_split().fit, folder / "raw", config=settings, train=WORLD)
+    simulate_log(miniature_split().train, folder / "raw", config=settings, train=WORLD)
     ingest_log(folder / "raw", folder / "rounds", tables_of(miniature_ratings()), {"evaluation_share": 0.5})
     return folder / "rounds"
 
@@ -64,7 +64,7 @@ def test_value_agrees_with_the_truth_of_the_world_that_paid(log):
     """The world is known here: the mean expected reward of the policy's choices."""
     from recpolicy.workflows.train import TrainConfig, training_world
 
-    world = training_world(miniature_split().fit, TrainConfig(**WORLD), seed=0)
+    world = training_world(miniature_split().train, TrainConfig(**WORLD), seed=0)
     best = loaded("linucb").scores()[0].argmax(axis=1)
     truth = world.expected[log.user, best[log.user]].mean()
     found = off_policy_gain(loaded("linucb"), None, log).candidate
@@ -87,7 +87,7 @@ def test_rounds_that_the_policy_has_learnt_from_are_refused(rounds, tmp_path, mo
 def test_split_of_other_ratings_is_refused():
     from recpolicy.data.splits import split
 
-    with pytest.raises(DataError, match="was fitted on the fit part of 'u1'"):
+    with pytest.raises(DataError, match="was fitted on the train part of 'u1'"):
         evaluate_candidate_folder(trained("linucb"), split(miniature_ratings(), "u2"), None)
 
 

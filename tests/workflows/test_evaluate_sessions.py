@@ -106,7 +106,7 @@ def test_what_cannot_be_judged_is_refused():
     bandit = changed(mine, {}, agent="linucb", estimator="rating_model", head="greedy", policy={})
     with pytest.raises(ConfigError, match=r"theirs \(linucb\) was not trained in sessions"):
         evaluate_sessions({"mine": mine, "theirs": bandit}, miniature_split())
-    with pytest.raises(DataError, match="mine was fitted on the fit part of 'u1'"):
+    with pytest.raises(DataError, match="mine was fitted on the train part of 'u1'"):
         evaluate_sessions({"mine": mine}, split(miniature_ratings(), "u2"))
 
 

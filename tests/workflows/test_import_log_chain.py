@@ -40,7 +40,7 @@ def without_saved_models():
 def learn(folder, out, agent="linucb"):
     """What `recpolicy train AGENT --log FOLDER` does."""
     parts, source = training_data(log=folder)
-    log = read_log(folder, tables_of(parts.fit))
+    log = read_log(folder, tables_of(parts.train))
     return train(agent, parts, out, config=QUICK, model_config=SWEEPS, source=source, log=log, show_progress=False)
 
 
@@ -67,13 +67,13 @@ def test_the_fit_part_is_what_the_training_rounds_say_and_the_test_part_what_the
     parts, source = training_data(log=clicks / "rounds")
     assert source == {"name_or_path": str(clicks / "rounds" / RATINGS)}
     assert split(load_ratings(**source), parts.name).digest == parts.digest  # as `recpolicy evaluate` makes it again
-    for part, file in ((parts.fit, "training.parquet"), (parts.test, "evaluation.parquet")):
-        rounds = read_rounds(clicks / "rounds" / file, tables_of(parts.fit))
+    for part, file in ((parts.train, "training.parquet"), (parts.test, "evaluation.parquet")):
+        rounds = read_rounds(clicks / "rounds" / file, tables_of(parts.train))
         frame = pd.DataFrame({"user": rounds.user, "item": rounds.item, "reward": rounds.reward})
         mean = frame.groupby(["user", "item"])["reward"].mean()
         found = mean.reindex(pd.MultiIndex.from_arrays([part.user, part.item])).to_numpy()
         np.testing.assert_allclose(part.rating, found, atol=1e-6)
-    assert parts.fit.scale == (0.0, 1.0)
+    assert parts.train.scale == (0.0, 1.0)
 
 
 def test_what_the_estimate_says_is_true(clicks):

@@ -37,7 +37,7 @@ LOG = {"rounds": ROUNDS, "temperature": 0.5, "floor": 0.1}
 
 
 def simulate(out, logger="rating_model", seed=0, world=WORLD, **log):
-    return simulate_log(miniature_split().fit, out, logger=logger, config=LOG | log, train=world, seed=seed)
+    return simulate_log(miniature_split().train, out, logger=logger, config=LOG | log, train=world, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def log(tmp_path_factory):
 
 def all_rounds(folder, tmp_path, known=None):
     """The rounds of a log, none kept for evaluation."""
-    known = known or tables_of(miniature_split().fit)
+    known = known or tables_of(miniature_split().train)
     ingest_log(folder, tmp_path / "rounds", known, {"evaluation_share": 0})
     return read_rounds(tmp_path / "rounds" / TRAINING, known)
 
@@ -63,7 +63,7 @@ def softmax_of(score, temperature, floor):
 
 def test_the_propensities_are_those_of_the_softmax_over_the_scores(log, tmp_path):
     rounds = all_rounds(log, tmp_path)
-    model = prepare(miniature_split().fit, FeatureConfig(rating_model="svd", rank=5)).model
+    model = prepare(miniature_split().train, FeatureConfig(rating_model="svd", rank=5)).model
     probability = softmax_of(model.mean, 0.5, 0.1)
     np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.item], rtol=1e-9)
     assert rounds.propensity.min() >= 0.1 / 80
@@ -84,7 +84,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_another_log(log, t
 
 def test_a_log_says_who_made_it_and_how(log):
     note = json.loads((log / SIMULATION).read_text())
-    assert (note["logger"], note["seed"], note["fit"]) == ("rating_model", 0, miniature_split().fit.digest)
+    assert (note["logger"], note["seed"], note["fit"]) == ("rating_model", 0, miniature_split().train.digest)
     assert note["config"]["temperature"] == 0.5
     assert note["train"]["world"] == "item_knn"
     assert pq.read_table(log / EVENTS)["policy_version"].unique().to_pylist() == [note["version"]]
@@ -114,7 +114,7 @@ def test_some_rewards_never_come(tmp_path):
     simulate(tmp_path / "log", "highest_mean", missing_share=0.3, reward_delay_hours=0)
     came = pq.read_table(tmp_path / "log" / REWARDS).num_rows
     assert abs(came / ROUNDS - 0.7) < 5 * np.sqrt(0.21 / ROUNDS)
-    known = tables_of(miniature_split().fit)
+    known = tables_of(miniature_split().train)
     report = ingest_log(tmp_path / "log", tmp_path / "rounds", known, {"wait_hours": 1, "default_reward": 1})
     assert report.joined == came
     assert report.defaulted > 0
@@ -187,7 +187,7 @@ def test_what_exists_is_not_overwritten(log, tmp_path):
         simulate(tmp_path / "there")
     before = (log / EVENTS).read_bytes()
     with pytest.raises(ArtifactError, match="log: exists already"):
-        ingest_log(log, log, tables_of(miniature_split().fit))
+        ingest_log(log, log, tables_of(miniature_split().train))
     assert (log / EVENTS).read_bytes() == before
 
 
@@ -232,7 +232,7 @@ def test_a_policy_is_trained_from_a_log_and_says_which(log, tmp_path):
     assert policy.about["log"] == rounds.digest
     assert policy.about["training"]["mode"] == "log"
     assert policy.about["training"]["rows"] == ROUNDS
-    before = prepare(miniature_split().fit, FeatureConfig(rating_model="svd", rank=5)).model.mean
+    before = prepare(miniature_split().train, FeatureConfig(rating_model="svd", rank=5)).model.mean
     after = policy.scores()[1]
 
     def error(estimate):

@@ -325,6 +325,6 @@ def test_what_cannot_be_done_leaves_nothing_behind(tmp_path):
 
 def test_the_tables_of_a_policy_are_those_it_was_trained_on():
     known = tables_of_policy(loaded("linucb"))
-    assert known.users["user_id"].tolist() == miniature_split().fit.users["user_id"].tolist()
-    assert known.items["item_id"].tolist() == miniature_split().fit.items["item_id"].tolist()
+    assert known.users["user_id"].tolist() == miniature_split().train.users["user_id"].tolist()
+    assert known.items["item_id"].tolist() == miniature_split().train.items["item_id"].tolist()
     assert known.scale == (1.0, 5.0)

@@ -60,12 +60,12 @@ def learnt(tmp_path_factory, log):
 
 
 def test_a_log_is_read_back_as_it_was_written(log):
-    tables = tables_of(miniature_split().fit)
+    tables = tables_of(miniature_split().train)
     for path in (log[1], log[1] / "sessions.parquet"):
         assert read_log(path, tables).digest == log[0].digest
     note = json.loads((log[1] / "simulation.json").read_text())
     assert (note["logger"], note["seed"], note["config"]["sessions"]) == ("random", 0, 150)
-    assert note["fit"] == miniature_split().fit.digest
+    assert note["fit"] == miniature_split().train.digest
 
 
 def test_the_log_is_what_the_uniform_choice_does(log, worlds):
@@ -82,7 +82,7 @@ def test_popular_shows_items_as_often_as_they_were_rated(tmp_path, worlds):
     found = simulate_sessions(
         miniature_split(), tmp_path / "log", logger="popular", config=config, train=TRAIN, worlds=worlds
     )
-    weight = (1.0 + np.bincount(miniature_split().fit.item, minlength=80)) ** 2
+    weight = (1.0 + np.bincount(miniature_split().train.item, minlength=80)) ** 2
     first = found.step == 0
     expected = 0.8 * weight / weight.sum() + 0.2 / 80
     np.testing.assert_allclose(np.exp(found.log_propensity[first]), expected[found.item[first]], rtol=1e-9)
@@ -212,8 +212,8 @@ def test_wrong_words_are_refused_and_nothing_is_written(tmp_path, worlds, words,
 
 
 def test_a_policy_of_another_split_and_a_folder_that_exists_are_refused(tmp_path, learnt, log, worlds):
-    other = split(miniature_split().fit, "random")
-    with pytest.raises(DataError, match="dqn was fitted on the fit part of 'u1'"):
+    other = split(miniature_split().train, "random")
+    with pytest.raises(DataError, match="dqn was fitted on the train part of 'u1'"):
         simulate_sessions(other, tmp_path / "log", logger=learnt[0], worlds=worlds)
     with pytest.raises(ArtifactError, match="exists already"):
         simulate_sessions(miniature_split(), log[1], worlds=worlds)

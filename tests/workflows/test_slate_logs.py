@@ -40,7 +40,7 @@ def simulated(out, worlds, logger="rating_model", seed=0, **config):
 @pytest.mark.parametrize("layout", ["shelves", "list"])
 def test_a_log_is_read_back_as_it_was_written(tmp_path, worlds, layout):
     log = simulated(tmp_path / "log", worlds, layout=layout)
-    tables = tables_of(miniature_split().fit)
+    tables = tables_of(miniature_split().train)
     for path in (tmp_path / "log", tmp_path / "log" / "slates.parquet"):
         assert read_slate_log(path, tables).digest == log.digest
     note = json.loads((tmp_path / "log" / "simulation.json").read_text())
@@ -90,7 +90,7 @@ def test_a_better_page_earns_more(worlds):
     split = miniature_split()
     means = {}
     for name in ("random", "rating_model"):
-        who = logger_of(name, split.fit, TrainConfig(**TRAIN), None, None, 0)
+        who = logger_of(name, split.train, TrainConfig(**TRAIN), None, None, 0)
         settings = SlateLogConfig(slates=6_000, slots=3, floor=0.0, temperature=0.05)
         means[name] = play_slates_of(who, worlds.train, split, settings, 0, False).reward.mean()
     assert means["rating_model"] > means["random"] + 0.2

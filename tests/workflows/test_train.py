@@ -43,7 +43,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
 @pytest.mark.usefixtures("without_saved_models")
 def test_offline_every_fit_rating_counts_once(tmp_path):
     policy = train("ucb1", miniature_split(), tmp_path / "policy", config=QUICK | {"items": 20})
-    fit, catalogue = miniature_split().fit, policy.artifact.catalogue
+    fit, catalogue = miniature_split().train, policy.artifact.catalogue
     known = np.isin(fit.item, catalogue)
     assert policy.about["training"]["rows"] == known.sum()
     total = np.bincount(fit.item[known], fit.rating[known], minlength=80)[catalogue]
@@ -64,7 +64,7 @@ def test_other_held_out_ratings_lead_to_the_same_policy(tmp_path):
 
 
 def test_the_world_is_of_another_class_than_the_features():
-    settings, fit = TrainConfig(**TINY), miniature_split().fit
+    settings, fit = TrainConfig(**TINY), miniature_split().train
     features, world = prepare(fit, settings), training_world(fit, settings, seed=0)
     assert features.model.name == "svd"
     assert world.name == "item_knn"
@@ -75,13 +75,13 @@ def test_the_world_is_of_another_class_than_the_features():
 def test_demographics_follow_the_embedding():
     context = loaded("linucb_hybrid").artifact.context
     np.testing.assert_array_equal(context[:, :5], loaded("linucb").artifact.context)
-    users = miniature_split().fit.users
+    users = miniature_split().train.users
     np.testing.assert_allclose(context[:, 5], users["age"] / 75, rtol=1e-6)
     assert context.shape[1] == 5 + 1 + users["gender"].nunique() + users["occupation"].nunique()
 
 
 def test_the_regret_of_the_baselines_is_noted_beside_the_agents():
-    fit, settings = miniature_split().fit, TrainConfig(**TINY)
+    fit, settings = miniature_split().train, TrainConfig(**TINY)
     expected = training_world(fit, settings, seed=0).expected
     noted = loaded("linucb").about["training"]["baseline_regret"]
     assert noted["random"] == pytest.approx((expected.max(axis=1) - expected.mean(axis=1)).mean(), rel=1e-5)

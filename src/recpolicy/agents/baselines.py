@@ -1,6 +1,6 @@
 """Baselines that stand in every table: random, most popular, highest mean, rating-model greedy. They never learn.
 
-Scores [A] come from fit ratings: 0 for all, number of ratings, shrunk mean rating; the rating model's depend on the
+Scores [A] come from training ratings: 0 for all, number of ratings, shrunk mean rating; the rating model's depend on the
 user.
 """
 
@@ -87,7 +87,7 @@ def make_random(
 def make_popular(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
-    """The item with the most fit ratings."""
+    """The item with the most training ratings."""
     known = _known(arms, "popular")
     return BanditAgent(spec, action_spec, Baseline(known, known.count, "popular"), seed=seed)
 
@@ -95,7 +95,7 @@ def make_popular(
 def make_highest_mean(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
-    """The item with the highest (shrunk) mean of fit ratings."""
+    """The item with the highest (shrunk) mean of training ratings."""
     known = _known(arms, "highest_mean")
     return BanditAgent(spec, action_spec, Baseline(known, known.mean_rating, "highest_mean"), seed=seed)
 

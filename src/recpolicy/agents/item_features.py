@@ -1,4 +1,4 @@
-"""What is known of the arms before any feedback: tables of the catalogue, learnt from fit ratings only."""
+"""What is known of the arms before any feedback: tables of the catalogue, learnt from training ratings only."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class Arms:
 
     embedding: NDArray[np.float32]  # [A, D]
     offset: NDArray[np.float32]  # [A]
-    count: NDArray[np.float32]  # [A], fit ratings
+    count: NDArray[np.float32]  # [A], training ratings
     mean_rating: NDArray[np.float32]  # [A], shrunk to the global mean
     scale: tuple[float, float]
     genres: NDArray[np.float32] | None = None  # [A, G], rows of length 1, or 0 where no genre is known

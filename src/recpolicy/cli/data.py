@@ -53,14 +53,14 @@ def split(
     seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write the fit and test parts of a split as the official files are: tab-separated, by user, then item."""
+    """Write the train and test parts of a split as the official files are: tab-separated, by user, then item."""
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.data.splits import write_split
 
     parts = split_ratings(load_ratings(ratings), name, seed)
     base, test = write_split(parts, out)
-    counts = {"base": len(parts.fit), "test": len(parts.test)}
+    counts = {"base": len(parts.train), "test": len(parts.test)}
     if as_json:
         _print_json({"name": name, "seed": seed, "digest": parts.digest, "paths": [str(base), str(test)], **counts})
         return

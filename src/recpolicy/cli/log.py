@@ -77,13 +77,13 @@ def simulate(
         _simulate_slates(parts, out, who, settings, tables, seed, as_json=as_json)
         return
     written = simulate_log(
-        parts.fit, out, logger=who, config=settings, train=tables.get("train"),
+        parts.train, out, logger=who, config=settings, train=tables.get("train"),
         model_config=tables.get("rating_model"), seed=seed,
     )  # fmt: skip
     if as_json:
-        print_json({"out": str(out), "logger": logger, "events": written, "data": parts.fit.name, "seed": seed})
+        print_json({"out": str(out), "logger": logger, "events": written, "data": parts.train.name, "seed": seed})
         return
-    print(f"logged {written:,} events of {logger} on {parts.fit.name} (seed {seed}): {out}")
+    print(f"logged {written:,} events of {logger} on {parts.train.name} (seed {seed}): {out}")
     known = f" --policy {logger}" if not isinstance(who, str) else "" if data == "ml-100k" else f" --data {data}"
     print(f"next: recpolicy log ingest {out}{known} --out {out}-rounds")
 
@@ -97,10 +97,10 @@ def _simulate_sessions(
     name = who if isinstance(who, str) else who.artifact.agent
     count = len(log.length)
     if as_json:
-        about = {"logger": name, "sessions": count, "steps": len(log), "data": parts.fit.name, "seed": seed}
+        about = {"logger": name, "sessions": count, "steps": len(log), "data": parts.train.name, "seed": seed}
         print_json({"out": str(out), **about})
         return
-    print(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.fit.name} (seed {seed}): {out}")
+    print(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.train.name} (seed {seed}): {out}")
     world = seed if isinstance(who, str) else who.about["seed"]
     print(f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy")
 
@@ -117,10 +117,10 @@ def _simulate_slates(
     )  # fmt: skip
     name = who if isinstance(who, str) else who.artifact.agent
     if as_json:
-        about = {"logger": name, "slates": len(log), "slots": log.slots, "data": parts.fit.name, "seed": seed}
+        about = {"logger": name, "slates": len(log), "slots": log.slots, "data": parts.train.name, "seed": seed}
         print_json({"out": str(out), **about, "mean_reward": float(log.reward.mean())})
         return
-    print(f"logged {len(log):,} pages of {log.slots} items of {name} on {parts.fit.name} (seed {seed}): {out}")
+    print(f"logged {len(log):,} pages of {log.slots} items of {name} on {parts.train.name} (seed {seed}): {out}")
     print(f"likes on a page: {log.reward.mean():.3f} on average")
     print(f"next: recpolicy ope estimate POLICY --log {out}")
 

@@ -39,7 +39,7 @@ def report(
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("card", "train", "rating_model"), str(config))
     settings = {**(QUICK if quick else {}), **tables.get("card", {})}
-    fit = split_ratings(load_ratings(data), split, seed).fit
+    fit = split_ratings(load_ratings(data), split, seed).train
     card = report_estimators(
         fit, out, config=settings, train=tables.get("train"), model_config=tables.get("rating_model"), seed=seed
     )

@@ -79,7 +79,7 @@ def train(
         from recpolicy.workflows.interaction_logs import tables_of
         from recpolicy.workflows.session_logs import read_log
 
-        logged = read_log(log, tables_of(parts.fit))
+        logged = read_log(log, tables_of(parts.train))
         if isinstance(logged, BanditLog):
             settings["mode"] = "log"
     trained = train_policy(

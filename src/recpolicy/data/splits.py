@@ -1,6 +1,6 @@
-"""Fit and test parts of a ratings table.
+"""Train and test parts of a ratings table.
 
-Every rule gives a mask [N] of the test rows; fit is the rest. u1..u5, ua and ub follow the scripts that come with
+Every rule gives a mask [N] of the test rows; train is the rest. u1..u5, ua and ub follow the scripts that come with
 MovieLens 100K (mku.sh, allbut.pl), so on its u.data they give the official files byte for byte; on any other table they
 mean the same rule. tail-N is the rule of tables that were written with what is held out at their end (log_ratings.py).
 File order is the order of the table. All rules but `random` ignore the seed.
@@ -30,7 +30,7 @@ class Split:
 
     name: str
     """Its name in SPLITS; leave-last-N and tail-N with their number."""
-    fit: Ratings
+    train: Ratings
     """What embeddings, rating models and agents may see."""
     test: Ratings
     """What only evaluation sees."""
@@ -39,7 +39,7 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the name and both parts."""
-        return content_digest(self.name, self.fit.digest, self.test.digest)
+        return content_digest(self.name, self.train.digest, self.test.digest)
 
 
 def split(ratings: Ratings, name: str, seed: int = 0) -> Split:
@@ -49,11 +49,11 @@ def split(ratings: Ratings, name: str, seed: int = 0) -> Split:
     part empty.
     """
     test = _rule(name)(ratings, seed)  # [N]
-    for part, rows in (("fit", len(test) - test.sum()), ("test", test.sum())):
+    for part, rows in (("train", len(test) - test.sum()), ("test", test.sum())):
         if rows == 0:
             raise DataError(f"{ratings.name}: split {name!r} of {len(test)} ratings leaves nothing in its {part} part")
-    fit_part = ratings.take(~test, name=f"{ratings.name}/{name}/fit")
-    return Split(name, fit_part, ratings.take(test, name=f"{ratings.name}/{name}/test"), seed)
+    train_part = ratings.take(~test, name=f"{ratings.name}/{name}/train")
+    return Split(name, train_part, ratings.take(test, name=f"{ratings.name}/{name}/test"), seed)
 
 
 def fifth(ratings: Ratings, _seed: int, *, number: int) -> Mask:
@@ -112,7 +112,7 @@ SPLITS: Mapping[str, Callable[..., Mask]] = {
 def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:
     """Write NAME.base (fit) and NAME.test as the official files are: by user id, then item id, separated by tabs."""
     paths = folder / f"{parts.name}.base", folder / f"{parts.name}.test"
-    for path, part in zip(paths, (parts.fit, parts.test), strict=True):
+    for path, part in zip(paths, (parts.train, parts.test), strict=True):
         rows = pd.DataFrame(
             {
                 "user": part.users["user_id"].to_numpy()[part.user],

@@ -1,12 +1,12 @@
 """The four policies that every comparison shows: random, most popular, highest mean, rating-model greedy.
 
-U users, I items. All are made from the fit part only.
+U users, I items. All are made from the train part only.
 
 - random: all scores equal; evaluation shares ties, so this is the uniform choice itself, not one draw of it.
-- most_popular: the number of fit ratings of an item.
+- most_popular: the number of training ratings of an item.
 - highest_mean: (sum of ratings + m * global mean) / (count + m), the posterior mean under a normal prior worth m
   ratings. m is the variance of ratings within items over that between items: 1.01 / 0.24 = 4.2 by one-way analysis
-  of variance on the fit part of MovieLens 100K u1, so m = 4 unless told otherwise.
+  of variance on the train part of MovieLens 100K u1, so m = 4 unless told otherwise.
 - rating_model: the expected rating of the rating model.
 
 Random and most popular estimate no ratings; the estimate of highest_mean is its score.
@@ -31,7 +31,7 @@ def baseline_tables(fit: Ratings, model: RatingModel, prior_count: float = PRIOR
     if model.fit_digest != fit.digest:
         raise DataError(
             f"{fit.name}: rating model {model.name!r} was fitted on other ratings (digest {model.fit_digest[:12]}, "
-            f"expected {fit.digest[:12]}); fit it on the fit part of this split"
+            f"expected {fit.digest[:12]}); fit it on the train part of this split"
         )
     popularity = np.bincount(fit.item, minlength=len(fit.items)).astype(np.float64)
     means = fit_item_mean(fit, ItemMeanConfig(damping=prior_count), seed=0).mean  # counting: the seed plays no part

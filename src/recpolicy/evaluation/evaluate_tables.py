@@ -58,12 +58,12 @@ def evaluate_tables(
     """
     refuse_overlap(split)
     for name, table in tables.items():
-        _check(name, table, split.fit.shape)
-    evaluator = _split_evaluator(split, seed, min(k, len(split.fit.items)), resamples, level, embedding)
+        _check(name, table, split.train.shape)
+    evaluator = _split_evaluator(split, seed, min(k, len(split.train.items)), resamples, level, embedding)
     candidates = evaluator.candidates
     return Evaluation(
         split=split.name,
-        fit_digest=split.fit.digest,
+        fit_digest=split.train.digest,
         test_digest=split.test.digest,
         seed=seed,
         k=evaluator.k,
@@ -130,15 +130,15 @@ def _split_evaluator(
     split: Split, seed: int, k: int, resamples: int, level: float, embedding: NDArray[np.floating] | None
 ) -> _SplitEvaluator:
     candidates = candidates_of(split.test)
-    rated = np.zeros(split.fit.shape, bool)
-    rated[split.fit.user, split.fit.item] = True
+    rated = np.zeros(split.train.shape, bool)
+    rated[split.train.user, split.train.item] = True
     grade = grades(candidates.rating, split.test.scale)
-    information = self_information(split.fit)
-    directions = {"genres": genre_directions(split.fit.items).astype(np.float64)}
+    information = self_information(split.train)
+    directions = {"genres": genre_directions(split.train.items).astype(np.float64)}
     if embedding is not None:
-        _check_embedding(embedding, len(split.fit.items))
+        _check_embedding(embedding, len(split.train.items))
         directions["embeddings"] = unit_rows(embedding)
-    groups = groups_of(split.fit.users, np.bincount(split.fit.user, minlength=len(split.fit.users))).of(
+    groups = groups_of(split.train.users, np.bincount(split.train.user, minlength=len(split.train.users))).of(
         candidates.user[candidates.start]
     )
     return _SplitEvaluator(
@@ -153,14 +153,14 @@ def _check_embedding(embedding: NDArray[np.floating], items: int) -> None:
 
 def refuse_overlap(split: Split) -> None:
     """Raise DataError, with an example, if a (user, item) pair is in both parts of the split."""
-    items = len(split.fit.items)
-    fit, test = (part.user.astype(np.int64) * items + part.item for part in (split.fit, split.test))
+    items = len(split.train.items)
+    fit, test = (part.user.astype(np.int64) * items + part.item for part in (split.train, split.test))
     shared = np.intersect1d(fit, test)
     if len(shared):
         user, item = divmod(int(shared[0]), items)
         raise DataError(
-            f"split {split.name}: {len(shared)} ratings of the test part are in the fit part too, for instance user "
-            f"{split.fit.users['user_id'].iloc[user]}, item {split.fit.items['item_id'].iloc[item]}; a policy must "
+            f"split {split.name}: {len(shared)} ratings of the test part are in the train part too, for instance user "
+            f"{split.train.users['user_id'].iloc[user]}, item {split.train.items['item_id'].iloc[item]}; a policy must "
             "not be judged by ratings it has seen: make the parts disjoint"
         )
 

@@ -5,7 +5,7 @@ mean over its rounds or, where each user counts once, over its users, with a use
 the draws, and one product of counts and sums makes all their means.
 
 Bands are bounded by the ages at which MovieLens 1M codes its own, so both data sets have the same. Activity is the
-number of ratings in the fit part: below or at its median over all users, or above.
+number of ratings in the train part: below or at its median over all users, or above.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Groups:
 
 
 def groups_of(users: pd.DataFrame, ratings: NDArray[np.integer]) -> Groups:
-    """Groups of all U users by what their table says and by how much they rated in the fit part, `ratings` [U].
+    """Groups of all U users by what their table says and by how much they rated in the train part, `ratings` [U].
 
     Without a column `age` (numbers) or `gender` those groups are missing; so are users whose value is.
     """

@@ -1,10 +1,10 @@
 """The validation card of the session simulator, on users that its response models have not learnt from.
 
 The users are parted in two halves. Response models (calibration, history, levels, going on) are learnt from the one;
-the rating model from the *fit* ratings of all, for a simulator must know something of a user. The held-out users judge:
+the rating model from the training ratings of all, for a simulator must know something of a user. The held-out users judge:
 
 - likes, on their *test* ratings: AUC, ECE, Brier score, log-loss. History is that of their real sessions.
-- sessions of their fit ratings against simulated ones with the same exposure: the items that the user really rated
+- sessions of their training ratings against simulated ones with the same exposure: the items that the user really rated
   from the session's start on, the user's following ones if the simulated session outlives the real one (after the last
   come the first). Expected ratings of these cells are cross-fitted, so no simulated response has seen the real one.
   Lengths and engagement (sum of the watch fractions) are cut at S items on both sides.
@@ -86,20 +86,20 @@ def validate_world(
     Raises DataError without timestamps or where the held-out users have no test ratings.
     """
     config, card = world_config or SessionWorldConfig(), card_config or CardConfig()
-    learn, held = halves(split.fit, seed)
+    learn, held = halves(split.train, seed)
     test = of_users(split.test, held, "held-out users")
     if not len(test):
         raise DataError(f"{split.test.name}: no test ratings of the {len(held)} held-out users")
-    responses = fit_responses(split.fit, learn, config, seed)
+    responses = fit_responses(split.train, learn, config, seed)
     world = world_of_responses(responses, held, seed)
     world = replace(world, like=world.like + np.float32(card.shift_like), stay=world.stay + np.float32(card.shift_stay))
     odds, like = _test_likes(split, held, responses, config)
-    real = real_sessions(of_users(split.fit, held, "held-out users"), config)
-    crossed = SessionPlayer(_cross_fitted_world(world, split.fit, responses, card.shift_like))
+    real = real_sessions(of_users(split.train, held, "held-out users"), config)
+    crossed = SessionPlayer(_cross_fitted_world(world, split.train, responses, card.shift_like))
     who = np.searchsorted(world.users, real.user)
     simulated = crossed.play(np.tile(who, card.replicates), np.tile(real.item, (card.replicates, 1)), seed)
     policies = policy_worths(
-        SessionPlayer(world), policy_scores(split.fit, card.bayesian, seed), test, card.replicates, seed
+        SessionPlayer(world), policy_scores(split.train, card.bayesian, seed), test, card.replicates, seed
     )
     odds = odds + card.shift_like
     evidence = Evidence(
@@ -110,10 +110,10 @@ def validate_world(
         "test ratings": len(test), "real sessions": len(real.user), "simulated sessions": len(simulated.length),
     }  # fmt: skip
     return SimulatorCard(
-        world=world.name, split=split.name, fit_digest=split.fit.digest, test_digest=split.test.digest, seed=seed,
+        world=world.name, split=split.name, fit_digest=split.train.digest, test_digest=split.test.digest, seed=seed,
         config=as_dict(config), counts=counts, policies=policies, evidence=evidence,
-        gates=_gates(evidence, _transition_distance(split.fit, real, simulated), policies),
-        figures=_figures(evidence, odds, _bias_only(split.fit, test)),
+        gates=_gates(evidence, _transition_distance(split.train, real, simulated), policies),
+        figures=_figures(evidence, odds, _bias_only(split.train, test)),
     )  # fmt: skip
 
 
@@ -136,8 +136,8 @@ def _test_likes(
 
     History is made of all that they rated before in the session, in either part.
     """
-    every = joined(split.fit, split.test, split.name)
-    in_test = np.arange(len(every)) >= len(split.fit)
+    every = joined(split.train, split.test, split.name)
+    in_test = np.arange(len(every)) >= len(split.train)
     mine = np.isin(every.user, held)
     ratings, in_test = every.take(mine), in_test[mine]
     blocks = sessions_of(ratings, config.gap_minutes).cut(config.max_steps)

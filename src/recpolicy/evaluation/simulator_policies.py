@@ -1,6 +1,6 @@
 """Policies to rank, in the simulator and on held-out choice: does the simulator prefer what real users prefer?
 
-U users, I items. All are made from the fit part. The rating models rank by expected rating; `half_noise` is one of
+U users, I items. All are made from the train part. The rating models rank by expected rating; `half_noise` is one of
 them with as much noise as signal, `worst` turns it upside down.
 """
 

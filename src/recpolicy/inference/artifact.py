@@ -56,7 +56,7 @@ class PolicyParts:
     offset: NDArray[np.float32]  # [I]
     rating_std: NDArray[np.float32]  # [U, I] the rating model's posterior std
     catalogue: NDArray[np.int32]  # [A], item rows
-    rated_user: NDArray[np.int32]  # [N] rows of the fit ratings
+    rated_user: NDArray[np.int32]  # [N] rows of the training ratings
     rated_item: NDArray[np.int32]  # [N]
     scale: tuple[float, float]
     noise_std: float

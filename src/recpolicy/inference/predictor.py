@@ -104,7 +104,7 @@ class Policy:
     ) -> pd.DataFrame:
         """The k items that the policy values most, best first, with the columns of `predict` after a `rank`.
 
-        With `exclude_rated`, items that the user rated in the fit part (or in `fold_in`) are left out, and the
+        With `exclude_rated`, items that the user rated in the train part (or in `fold_in`) are left out, and the
         propensity is that of a policy that may not show them. Ties are broken by `seed`. With `sample`, a slate drawn
         from the propensities, one item after the other without putting back, in place of the best k. `history` tells a
         session policy what was shown so far, which is then left out. Fewer than k rows where fewer items are left.

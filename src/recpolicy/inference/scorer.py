@@ -90,7 +90,7 @@ class Scorer:
         return self.artifact.item / np.where(length > 0, length, np.float32(1))
 
     def rated(self, user: Hashable, fold_in: FoldIn | None = None) -> NDArray[np.int32]:
-        """Rows of the items the user rated in the fit part, or in `fold_in`; none of a user it does not know."""
+        """Rows of the items the user rated in the train part, or in `fold_in`; none of a user it does not know."""
         if fold_in and user in fold_in:
             return self.item_rows(list(fold_in[user]))
         if user not in self._user_row:

@@ -42,7 +42,7 @@ class BayesianFMConfig:
     attributes: bool = True
     """Use user attributes, item years and genres, where the table has them."""
     implicit: bool = True
-    """Use who rated what in the fit part, whatever the rating was."""
+    """Use who rated what in the train part, whatever the rating was."""
     bins: int = 8
     """Equal-frequency bins of a numeric attribute such as age or year."""
     max_levels: int = 50

@@ -1,7 +1,7 @@
 """What a factorisation machine sees of a user and of an item: named groups of sparse columns.
 
 A group is a block of columns that shares one prior: the id itself, each attribute, the implicit set. User rows [U, F]
-and item rows [I, F'] come from the attributes and from the *fit* ratings only. The implicit set of a user is the
+and item rows [I, F'] come from the attributes and from the training ratings only. The implicit set of a user is the
 items it rated, each with weight 1/sqrt(n), so that long and short lists weigh the same (Koren 2008, SVD++).
 """
 

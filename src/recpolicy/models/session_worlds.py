@@ -1,6 +1,6 @@
 """The two worlds of sessions: one to train in, one to evaluation_world in.
 
-World A is a matrix factorisation fitted on the *fit* ratings of one half of the users, whom it simulates. World B is
+World A is a matrix factorisation fitted on the training ratings of one half of the users, whom it simulates. World B is
 item neighbours fitted on all ratings, test included, of the other half, and pays the levels of their real test ratings.
 No user, no rating and no model class is in both; what an agent gains in A and not in B it owes to the simulator.
 """
@@ -35,12 +35,12 @@ class TwoWorlds:
 def two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int = 0) -> TwoWorlds:
     """Fit both worlds; `config` is world A's, and B's with the rating model `EVALUATION_MODEL` at its defaults.
 
-    Raises DataError without timestamps or with fewer than four users in the fit part.
+    Raises DataError without timestamps or with fewer than four users in the train part.
     """
     config = config or SessionWorldConfig()
-    half, other = halves(split.fit, seed)
-    both = joined(split.fit, split.test, split.name)
-    train = fit_session_world(of_users(split.fit, half, "half A"), half, half, config, seed)
+    half, other = halves(split.train, seed)
+    both = joined(split.train, split.test, split.name)
+    train = fit_session_world(of_users(split.train, half, "half A"), half, half, config, seed)
     evaluation_config = replace(config, model=EVALUATION_MODEL, model_config=None)
     evaluation_world = fit_session_world(of_users(both, other, "half B"), other, other, evaluation_config, seed)
     return TwoWorlds(train, paying(evaluation_world, split.test))

@@ -79,7 +79,7 @@ class Responses:
 
     model: RatingModel
     expected: NDArray[np.float64]
-    """[N] cross-fitted expected rating of each rating of the fit part."""
+    """[N] cross-fitted expected rating of each rating of the train part."""
     tastes: Tastes
     like: LikeModel
     levels: NDArray[np.float64]  # [3, 2]

@@ -34,7 +34,7 @@ def fetch_data(ratings: str, *, data: str, split: str, seed: int) -> Figures:
     save_ratings(table, Path(ratings), split=(split, seed))
     users, items = table.shape
     return {
-        "ratings": len(table), "users": users, "items": items, "to_fit": len(parts.fit),
+        "ratings": len(table), "users": users, "items": items, "to_fit": len(parts.train),
         "held_out": len(parts.test), "digest": table.digest,
     }  # fmt: skip
 
@@ -42,7 +42,7 @@ def fetch_data(ratings: str, *, data: str, split: str, seed: int) -> Figures:
 def fit_embeddings(
     ratings: str, features: str, *, rating_model: str, rank: int, items: int, settings: Mapping[str, Any], seed: int
 ) -> Figures:
-    """Fit the rating model on the fit part, and write it with the embeddings of users and items to `features`."""
+    """Fit the rating model on the train part, and write it with the embeddings of users and items to `features`."""
     from recpolicy.core.config import as_dict
     from recpolicy.evaluation.rating_accuracy import mae, rmse
     from recpolicy.models.rating_model_io import save_rating_model
@@ -50,13 +50,13 @@ def fit_embeddings(
 
     parts = load_saved_split(Path(ratings))
     config = FeatureConfig(rating_model=rating_model, rank=rank, items=items)
-    made = prepare(parts.fit, config, model_config=settings or None, seed=seed)
+    made = prepare(parts.train, config, model_config=settings or None, seed=seed)
     with atomic_directory(Path(features)) as folder:
         save_rating_model(made.model, folder / _MODEL)
         write_json(folder / _SETTINGS, as_dict(config))
         for name, ids, table in (
-            ("user", parts.fit.users["user_id"], made.embeddings.user),
-            ("item", parts.fit.items["item_id"], made.embeddings.item),
+            ("user", parts.train.users["user_id"], made.embeddings.user),
+            ("item", parts.train.items["item_id"], made.embeddings.item),
         ):
             frame = pd.DataFrame(table, columns=[f"e{column}" for column in range(table.shape[1])])
             frame.insert(0, f"{name}_id", ids.to_numpy())
@@ -82,7 +82,7 @@ def simulate_log(
     """Let a policy play the training world and write the events and rewards it logged to the folder `log`."""
     from recpolicy.workflows import interaction_logs
 
-    fit = load_saved_split(Path(ratings)).fit
+    fit = load_saved_split(Path(ratings)).train
     model, config = _features(features)
     written = interaction_logs.simulate_log(
         fit,
@@ -274,7 +274,7 @@ def _trained(
     if settings.get("mode") == "log":
         if rounds is None:
             raise ConfigError("train_policy: it is to learn from a log, but no rounds are given")
-        log = read_rounds(Path(rounds) / TRAINING, tables_of(parts.fit))
+        log = read_rounds(Path(rounds) / TRAINING, tables_of(parts.train))
     chosen = {**config, **settings}
     return train(agent, parts, policy, config=chosen, agent_config=agent_settings, model=model, log=log, seed=seed)
 

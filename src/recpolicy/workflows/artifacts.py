@@ -34,8 +34,8 @@ def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingMod
     """Where a policy comes from: data, split and digests, config, seed, versions."""
     packages = ("recpolicy", "numpy", "pandas", "tensorflow", "tf-agents", "tf-keras", "myfm", "scikit-learn")
     return {
-        "data": split.fit.name,
-        "split": {"name": split.name, "seed": split.seed, "fit": split.fit.digest, "test": split.test.digest},
+        "data": split.train.name,
+        "split": {"name": split.name, "seed": split.seed, "fit": split.train.digest, "test": split.test.digest},
         "config": {"train": as_dict(settings), "agent": as_dict(agent), "rating_model": model.config},
         "rating_model": {"name": model.name, "seed": model.seed},
         "seed": seed,

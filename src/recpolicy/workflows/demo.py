@@ -28,7 +28,7 @@ def run_demo(
     users, items = ratings.shape
     say("Ratings", f"{len(ratings):,} ratings of {users:,} users on {items:,} items, digest {ratings.digest[:12]}")
     parts = split(ratings, split_name, seed)
-    say("Split", f"{parts.name}: {len(parts.fit):,} ratings to fit, {len(parts.test):,} held out")
+    say("Split", f"{parts.name}: {len(parts.train):,} training ratings, {len(parts.test):,} held out")
     if out.exists():
         shutil.rmtree(out)
     policy = train("linucb", parts, out, config=config, source={"name_or_path": data}, seed=seed)

@@ -45,7 +45,7 @@ NEAR, FAR = "near", "far"
 """The card's logging policies: the target with more chance in it, and the uniform choice."""
 
 _NOTES = (
-    "The world is simulated: its expected ratings are those of a model fitted on the fit part, its ratings are drawn"
+    "The world is simulated: its expected ratings are those of a model fitted on the train part, its ratings are drawn"
     " around them, and what the target policy earns is enumerated, not estimated. Users of a log are drawn from the"
     " simulated ones, each with a few rounds; intervals are by user.",
     "The reward model that the estimators are given is the rating model that the target ranks by, of another class than"

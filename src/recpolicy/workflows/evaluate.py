@@ -61,14 +61,14 @@ def evaluate(
 ) -> HeldOutEvaluation:
     """Evaluate the named policies on `split`, beside the four baselines; writes metrics.json to the folder `out`.
 
-    Raises DataError when a policy was fitted on another fit part than this split's, for then test rows might be among
+    Raises DataError when a policy was fitted on another train part than this split's, for then test rows might be among
     those it has seen.
     """
     for name, policy in policies.items():
         refuse_seen_rows(name, policy, split)
-    model = _rating_model_of(next(iter(policies.values())), split.fit) if policies else fit_rating_model(split.fit)
-    tables = {name: _tables(policy) for name, policy in policies.items()} | baseline_tables(split.fit, model)
-    embedding = embed(model, min(_RANK, *split.fit.shape)).item
+    model = _rating_model_of(next(iter(policies.values())), split.train) if policies else fit_rating_model(split.train)
+    tables = {name: _tables(policy) for name, policy in policies.items()} | baseline_tables(split.train, model)
+    embedding = embed(model, min(_RANK, *split.train.shape)).item
     verdict = evaluate_score_tables(split, tables, seed, embedding)
     if out is not None:
         write_json(out / METRICS_FILE, verdict.as_dict())
@@ -92,7 +92,7 @@ def evaluation_world(split: Split, seed: int) -> World:
 
     No policy ever sees it: it may know the test part.
     """
-    fit, test = split.fit, split.test
+    fit, test = split.train, split.test
     both = Ratings(
         user=np.concatenate([fit.user, test.user]), item=np.concatenate([fit.item, test.item]),
         rating=np.concatenate([fit.rating, test.rating]), timestamp=None, users=fit.users, items=fit.items,
@@ -102,12 +102,12 @@ def evaluation_world(split: Split, seed: int) -> World:
 
 
 def refuse_seen_rows(name: str, policy: Policy, split: Split) -> None:
-    """Raise DataError unless the policy was fitted on exactly this split's fit part."""
+    """Raise DataError unless the policy was fitted on exactly this split's train part."""
     recorded = policy.about["split"]
-    if recorded["fit"] != split.fit.digest:
+    if recorded["fit"] != split.train.digest:
         raise DataError(
-            f"{name} was fitted on the fit part of {recorded['name']!r} (digest {recorded['fit'][:12]}), not on that of"
-            f" {split.name!r} (digest {split.fit.digest[:12]}): evaluating it here could score ratings that it has seen"
+            f"{name} was fitted on the train part of {recorded['name']!r} (digest {recorded['fit'][:12]}), not on that of"
+            f" {split.name!r} (digest {split.train.digest[:12]}): evaluating it here could score ratings that it has seen"
         )
 
 

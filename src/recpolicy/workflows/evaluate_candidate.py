@@ -75,7 +75,7 @@ class CandidateEvaluation:
 
     @property
     def held_out_against(self) -> str:
-        """Whom the groups' held-out choice is compared with: the incumbent where both know the same fit part."""
+        """Whom the groups' held-out choice is compared with: the incumbent where both know the same train part."""
         known = {} if self.held_out is None else self.held_out.evaluation.policies
         return INCUMBENT if INCUMBENT in known else "most_popular"
 
@@ -154,13 +154,13 @@ def evaluate_candidate_folder(
 def evaluate_candidate(
     policy: Policy, split: Split | None, log: BanditLog | None, incumbent: Policy | None = None, seed: int = 0
 ) -> CandidateEvaluation:
-    """Evaluate a loaded policy; the incumbent takes part in the held-out evaluation if it knows the same fit part."""
+    """Evaluate a loaded policy; the incumbent takes part in the held-out evaluation if it knows the same train part."""
     if split is None and log is None:
         raise DataError("evaluating a policy takes held-out ratings or logged rounds; neither is given")
     name = policy.artifact.agent
     held_out = None
     if split is not None:
-        fair = incumbent is not None and incumbent.about["split"]["fit"] == split.fit.digest
+        fair = incumbent is not None and incumbent.about["split"]["fit"] == split.train.digest
         known = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
         held_out = evaluate(known, split, seed=seed)
     trial = None if log is None else compare_on_log(policy, incumbent, log, seed)
@@ -242,7 +242,7 @@ def _inputs(
 ) -> dict[str, str | None]:
     return {
         "candidate": policy.about["content"], "incumbent": None if incumbent is None else incumbent.about["content"],
-        "fit": None if split is None else split.fit.digest, "test": None if split is None else split.test.digest,
+        "fit": None if split is None else split.train.digest, "test": None if split is None else split.test.digest,
         "rounds": None if log is None else log.digest,
     }  # fmt: skip
 

@@ -104,8 +104,8 @@ def evaluate_sessions(
     first = next(iter(policies.values()))
     described = first.about["rating_model"]
     model_config = first.about["config"]["rating_model"]
-    model = fit_rating_model(split.fit, described["name"], model_config, seed=described["seed"])
-    tables = {name: table.score for name, table in baseline_tables(split.fit, model).items()}
+    model = fit_rating_model(split.train, described["name"], model_config, seed=described["seed"])
+    tables = {name: table.score for name, table in baseline_tables(split.train, model).items()}
     made = worlds or worlds_of(split, _settings(first), first.about["seed"])
     verdict = SessionEvaluation(
         *(_returns(policies, tables, world, seed) for world in (made.train, made.evaluation_world))

@@ -95,10 +95,10 @@ def simulate_sessions(
     log = play_log(who, world, split, settings, seed, show_progress)
     note = {
         "logger": who.name, "version": log.version[0], "config": as_dict(settings), "train": as_dict(who.training),
-        "seed": seed, "world": world.name, "fit": split.fit.digest,
+        "seed": seed, "world": world.name, "fit": split.train.digest,
     }  # fmt: skip
     with atomic_directory(Path(out)) as folder:
-        write_sessions(folder / SESSIONS, log, tables_of(split.fit))
+        write_sessions(folder / SESSIONS, log, tables_of(split.train))
         write_json(folder / SIMULATION, note)
     return log
 
@@ -140,7 +140,7 @@ def play_log(
     played = play_sessions(
         environment, with_floor(who.probabilities, settings.floor), settings.sessions, seed, show_progress
     )
-    return _log_of(played, who, reward_scale(who.training, split.fit.scale), settings)
+    return _log_of(played, who, reward_scale(who.training, split.train.scale), settings)
 
 
 def _environment(who: SessionLogger, world: SessionWorld, batch: int, seed: int) -> "SessionEnvironment":
@@ -156,9 +156,9 @@ def _baseline(name: str, split: Split, training: SessionTrainConfig, settings: S
 
     if name not in SESSION_LOGGERS:
         raise unknown_name("logging policy of sessions", name, SESSION_LOGGERS)
-    users, items = split.fit.shape
-    catalogue = catalogue_of(split.fit, training)
-    count = np.bincount(split.fit.item, minlength=items)[catalogue] * (name == "popular")
+    users, items = split.train.shape
+    catalogue = catalogue_of(split.train, training)
+    count = np.bincount(split.train.item, minlength=items)[catalogue] * (name == "popular")
     score = np.log1p(count) / settings.temperature
     version = content_digest(name, score, settings.floor, catalogue)
     blind = np.zeros((users, 1), np.float32), np.zeros((items, 1), np.float32)

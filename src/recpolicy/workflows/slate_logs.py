@@ -96,15 +96,15 @@ def simulate_slates(
     silence_libraries()
     settings, training = settings_of(SlateLogConfig, config, "log"), settings_of(TrainConfig, train, "train")
     refuse_existing(Path(out))
-    who = logger_of(logger, split.fit, training, model, model_config, seed)
+    who = logger_of(logger, split.train, training, model, model_config, seed)
     world = (worlds or two_worlds(split, None, seed)).train
     log = play_slates_of(who, world, split, settings, seed, show_progress)
     note = {
         "logger": who.name, "version": log.version[0], "config": as_dict(settings), "train": as_dict(training),
-        "seed": seed, "world": world.name, "fit": split.fit.digest,
+        "seed": seed, "world": world.name, "fit": split.train.digest,
     }  # fmt: skip
     with atomic_directory(Path(out)) as folder:
-        write_slates(folder / SLATES, log, tables_of(split.fit))
+        write_slates(folder / SLATES, log, tables_of(split.train))
         write_json(folder / SIMULATION, note)
     return log
 
@@ -125,7 +125,9 @@ def play_slates_of(
     actions = len(who.catalogue)
     if settings.slots > actions:
         raise ConfigError(f"SlateLogConfig.slots is {settings.slots}; there are {actions} items to show")
-    shelves = shelves_by_year(split.fit.items, who.catalogue, settings.slots) if settings.layout == "shelves" else None
+    shelves = (
+        shelves_by_year(split.train.items, who.catalogue, settings.slots) if settings.layout == "shelves" else None
+    )
     chance = partial(_probabilities, who.score, settings)
     readers = _readers(world, who.catalogue, settings, seed)
     shape = settings.slates, settings.slots

@@ -42,16 +42,16 @@ class TrainConfig(FeatureConfig):
     """What a training is made of, besides the agent's own settings."""
 
     mode: Literal["online", "offline", "log"] = "online"
-    """`online`: play rounds in a simulated world; `offline`: learn from the fit ratings as they are; `log`: learn from
+    """`online`: play rounds in a simulated world; `offline`: learn from the training ratings as they are; `log`: learn from
     logged rounds."""
     interactions: int = 200_000
     """Interactions of the online mode."""
     batch_size: int = 64
     """Users served at once; the agent learns after each batch."""
     epochs: int = 1
-    """Passes over the fit ratings, or the log, in the offline and log modes."""
+    """Passes over the training ratings, or the log, in the offline and log modes."""
     world: str = "svd"
-    """The model that pays rewards online; of another class than `rating_model`, fitted on the same fit part."""
+    """The model that pays rewards online; of another class than `rating_model`, fitted on the same train part."""
     drift_period: int = 0
     """Rounds in which the world's preferences drift away and back; 0 keeps them still."""
     exploration_floor: float = 0.0
@@ -83,12 +83,12 @@ def train(
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
-    """Train the named agent on the fit part of `split` and write the policy artifact to the folder `out`.
+    """Train the named agent on the train part of `split` and write the policy artifact to the folder `out`.
 
     In the mode `log` it learns from the rounds of `log` (`interaction_logs.read_rounds`); topk_reinforce and dqn learn
     from logged sessions, wherever such a log is given (`session_logs.read_log`). config and agent_config
     are dataclasses or mappings of settings (TrainConfig, for agents of sessions such as ppo a SessionTrainConfig; the
-    agent's own). A rating model already fitted on the same fit part may be handed in; `source` (the arguments of
+    agent's own). A rating model already fitted on the same train part may be handed in; `source` (the arguments of
     load_ratings) is noted in the artifact, so that `recpolicy evaluate` can read the ratings again. A
     training that was killed is taken up where its last checkpoint left it by the same call. Raises ConfigError for
     unknown names and settings out of range, ArtifactError when `out` exists or holds an unfinished training with other
@@ -116,16 +116,16 @@ def train(
         raise ConfigError(f"train: mode is {settings.mode!r}; a log goes with the mode 'log', and that needs a log")
     out = Path(out)
     refuse_existing(out)
-    features = prepare(split.fit, settings, model=model, model_config=model_config, seed=seed)
+    features = prepare(split.train, settings, model=model, model_config=model_config, seed=seed)
     about = {
         "source": None if source is None else dict(source),
         **about_of(split, settings, agent_settings, features.model, seed),
     }
     if log is not None:
         about |= learnt_from(log)
-    world = training_world(split.fit, settings, seed)
+    world = training_world(split.train, settings, seed)
     environment = make_environment(world, features, settings, seed)
-    learner = _make_agent(entry, environment, agent_settings, features, split.fit, seed)
+    learner = _make_agent(entry, environment, agent_settings, features, split.train, seed)
     learner.exploration_floor = settings.exploration_floor
     if log is not None:
         from recpolicy.training.offline import logged_actions
@@ -133,11 +133,16 @@ def train(
         logged_actions(learner, log, features.context, features.catalogue)  # to refuse what it refuses
     # Last, so that settings refused above leave no unfinished training behind.
     work = work_folder(out, {"agent": agent, **about})
-    figures = _learn(learner, environment, split.fit, log, features, settings, work, seed, show_progress)
+    figures = _learn(learner, environment, split.train, log, features, settings, work, seed, show_progress)
     if settings.mode == "online":
-        figures["baseline_regret"] = baseline_regret(world, split.fit, features)
+        figures["baseline_regret"] = baseline_regret(world, split.train, features)
     artifact = artifact_of(
-        agent, learner.learner.export(), split.fit, features, {**about, "training": figures}, settings.exploration_floor
+        agent,
+        learner.learner.export(),
+        split.train,
+        features,
+        {**about, "training": figures},
+        settings.exploration_floor,
     )
     write_artifact(artifact, learner, features.context.shape[1], work, out)
     return load_policy(out)
@@ -165,7 +170,7 @@ def make_environment(world: World, features: Features, settings: TrainConfig, se
 
 
 def training_world(fit: Ratings, settings: TrainConfig, seed: int) -> World:
-    """The world that pays while training: another model class than the features', on the fit part, another seed."""
+    """The world that pays while training: another model class than the features', on the train part, another seed."""
     if settings.world == settings.rating_model:
         raise ConfigError(f"world and rating_model are both {settings.world!r}; the world must be of another class")
     return world_of(fit_rating_model(fit, settings.world, seed=integer_seed(seed, "world")))

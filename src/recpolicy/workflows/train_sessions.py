@@ -97,10 +97,10 @@ def train_sessions(
     agent_settings = settings_of(entry.config, agent_config, agent)
     session_config(settings)  # refuses what it must before anything is fitted
     if log is not None:
-        _refuse_log(agent, log, settings, split.fit.scale)
+        _refuse_log(agent, log, settings, split.train.scale)
     out = Path(out)
     refuse_existing(out)
-    features = prepare(split.fit, settings, model=model, model_config=model_config, seed=seed)
+    features = prepare(split.train, settings, model=model, model_config=model_config, seed=seed)
     about = {
         "source": None if source is None else dict(source),
         **about_of(split, settings, agent_settings, features.model, seed),
@@ -108,7 +108,7 @@ def train_sessions(
     if log is not None:
         about["log"] = log.digest
     make = partial(
-        entry.make, config=agent_settings, arms=arms_of(features.catalogue, features.embeddings, split.fit), seed=seed
+        entry.make, config=agent_settings, arms=arms_of(features.catalogue, features.embeddings, split.train), seed=seed
     )
     begin = partial(work_folder, out, {"agent": agent, **about})
     if log is None:
@@ -117,7 +117,7 @@ def train_sessions(
     else:
         learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
     exported = with_view(learner.learner.export(), settings, split)
-    artifact = artifact_of(agent, exported, split.fit, features, {**about, "training": training})
+    artifact = artifact_of(agent, exported, split.train, features, {**about, "training": training})
     width = context_width(learner.time_step_spec)
     write_artifact(artifact, learner, width, work, out)
     return load_policy(out)
@@ -149,7 +149,7 @@ def _learn_from_log(
     from recpolicy.training.observation_builder import Sight
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
-    embedding, genres = features.embeddings.item[features.catalogue], genre_directions(split.fit.items)
+    embedding, genres = features.embeddings.item[features.catalogue], genre_directions(split.train.items)
     steps = settings.max_episode_steps
     view = VIEWS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
     sight = Sight(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
@@ -216,6 +216,6 @@ def with_view(exported: "ExportedPolicy", settings: SessionTrainConfig, split: S
     """The exported policy with what the predictor needs to see a session as the policy did."""
     view = {
         "view": np.array(settings.view), "steps": np.array(settings.max_episode_steps),
-        "last_n": np.array(settings.last_n), "genres": genre_directions(split.fit.items),
+        "last_n": np.array(settings.last_n), "genres": genre_directions(split.train.items),
     }  # fmt: skip
     return replace(exported, arrays={**exported.arrays, **view})

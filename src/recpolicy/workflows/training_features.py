@@ -1,4 +1,4 @@
-"""What every agent on a split starts from: rating model, embeddings, contexts, catalogue; from the fit part only."""
+"""What every agent on a split starts from: rating model, embeddings, contexts, catalogue; from the train part only."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ class FeatureConfig:
     """Settings of the features."""
 
     items: int = 0
-    """Size of the catalogue: the most rated items of the fit part; 0 takes all."""
+    """Size of the catalogue: the most rated items of the train part; 0 takes all."""
     rank: int = 20
     """Length of user and item embeddings."""
     rating_model: str = "bayesian_fm"
@@ -35,7 +35,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class Features:
-    """What every agent on a split starts from; fitted on the fit part only."""
+    """What every agent on a split starts from; fitted on the train part only."""
 
     model: RatingModel
     embeddings: Embeddings
@@ -46,7 +46,7 @@ class Features:
 def prepare(
     fit: Ratings, settings: FeatureConfig, *, model: RatingModel | None = None, model_config: Any = None, seed: int = 0
 ) -> Features:
-    """Fit (or take) the rating model and derive embeddings, contexts and the catalogue from the fit part."""
+    """Fit (or take) the rating model and derive embeddings, contexts and the catalogue from the train part."""
     if model is None:
         model = fit_rating_model(fit, settings.rating_model, model_config, seed=seed)
     if model.fit_digest != fit.digest:

@@ -34,7 +34,7 @@ def fit_embeddings(
     settings: dict = {},
     seed: int = 0,
 ):
-    """Fit the rating model on the fit part and derive the embeddings of users and items.
+    """Fit the rating model on the train part and derive the embeddings of users and items.
 
     Args:
         ratings: What fetch_data wrote.
