@@ -1,4 +1,5 @@
-"""A log as a table of ratings: means of pairs, the train part from training rounds only, nothing of it held out twice."""
+"""A log as a table of ratings: means of pairs, the train part from training rounds only, nothing of it held out
+twice."""
 
 from dataclasses import replace
 

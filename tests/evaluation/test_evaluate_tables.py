@@ -90,7 +90,7 @@ def test_renumbering_users_changes_no_value(planted):
     place = np.argsort(order).astype(np.int32)
     fit, test = (dataclasses.replace(part, user=place[part.user]) for part in (split.train, split.test))
     tables = {"rating_model": PolicyTables(truth[order].astype(np.float32), truth[order].astype(np.float32))}
-    found = evaluate_tables(dataclasses.replace(split, fit=fit, test=test), tables, seed=3).rows()[NUMBERS]
+    found = evaluate_tables(dataclasses.replace(split, train=fit, test=test), tables, seed=3).rows()[NUMBERS]
     expected = evaluation.rows()[NUMBERS].loc["rating_model"]
     np.testing.assert_allclose(found.loc["rating_model"], expected, rtol=1e-9)
 
@@ -207,7 +207,7 @@ def test_groups_part_the_users_and_their_differences_are_paired(planted):
     gender = np.where(np.arange(len(truth)) % 3 == 0, "F", "M")
     fit = dataclasses.replace(split.train, users=split.train.users.assign(gender=gender))
     tables = baseline_tables(fit, model_of(fit, truth))
-    found = evaluate_tables(dataclasses.replace(split, fit=fit), tables, seed=3)
+    found = evaluate_tables(dataclasses.replace(split, train=fit), tables, seed=3)
     groups = found.policies["rating_model"].groups
     assert {"gender F", "gender M"} <= set(groups)
     women, men = groups["gender F"], groups["gender M"]

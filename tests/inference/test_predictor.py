@@ -120,7 +120,8 @@ def test_no_items_asked_gives_no_rows(linucb):
 
 
 def test_a_newcomer_is_told_apart_by_a_few_ratings(linucb):
-    """The training ratings of a known user, given as a newcomer's, lead close to what the policy thinks of that user."""
+    """The training ratings of a known user, given as a newcomer's, lead close to what the policy thinks of that
+    user."""
     fit = miniature_split().train
     ids = fit.items["item_id"].to_numpy()
     gap = []

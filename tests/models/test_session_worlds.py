@@ -56,7 +56,7 @@ def test_the_training_world_sees_no_test_rating_and_nobody_of_the_other_half():
     outside = ~np.isin(fit.user, half)
     turned = replace(
         parts(),
-        fit=replace(fit, rating=np.where(outside, 6 - fit.rating, fit.rating).astype(np.float32)),
+        train=replace(fit, rating=np.where(outside, 6 - fit.rating, fit.rating).astype(np.float32)),
         test=replace(test, rating=6 - test.rating),
     )
     assert two_worlds(turned, CONFIG, seed=0).train.digest == worlds().train.digest
@@ -68,7 +68,7 @@ def test_the_judge_sees_nobody_of_the_training_half():
         replace(part, rating=np.where(np.isin(part.user, half), 6 - part.rating, part.rating).astype(np.float32))
         for part in (parts().train, parts().test)
     ]
-    again = two_worlds(replace(parts(), fit=turned[0], test=turned[1]), CONFIG, seed=0)
+    again = two_worlds(replace(parts(), train=turned[0], test=turned[1]), CONFIG, seed=0)
     assert again.evaluation_world.digest == worlds().evaluation_world.digest
     assert again.train.digest != worlds().train.digest
 
@@ -91,7 +91,7 @@ def test_no_fatigue_is_what_the_settings_say():
 def test_tables_without_times_or_with_too_few_users_are_refused():
     fit = parts().train
     with pytest.raises(DataError, match="need timestamps"):
-        two_worlds(replace(parts(), fit=replace(fit, timestamp=None)), CONFIG)
+        two_worlds(replace(parts(), train=replace(fit, timestamp=None)), CONFIG)
     with pytest.raises(DataError, match="at least four"):
         halves(of_users(fit, np.arange(3), "three"), seed=0)
 

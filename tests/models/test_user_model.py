@@ -195,7 +195,8 @@ def test_users_without_ratings_teach_nothing():
 
 @pytest.mark.band
 def test_real_sessions_do_not_show_the_assumed_mechanisms(u1):
-    """What the page says of drift and fatigue, on the train part of u1: drift below 0, fatigue far below the assumed."""
+    """What the page says of drift and fatigue, on the train part of u1: drift below 0, fatigue far below the
+    assumed."""
     from recpolicy.models.logistic import fit_logistic
 
     responses = fit_responses(u1.train, np.arange(943), SessionWorldConfig(drift=0.0), seed=0)

@@ -82,7 +82,7 @@ def test_metrics_are_written_as_json(verdict):
         written["policies"]["random"]["evaluation_regret"]["lo"]
         <= written["policies"]["random"]["evaluation_regret"]["value"]
     )
-    assert written["judge"].startswith(EVALUATION_MODEL)
+    assert written["evaluation_world"].startswith(EVALUATION_MODEL)
 
 
 def test_without_policies_there_are_the_baselines():

@@ -1,7 +1,7 @@
 """Baselines that stand in every table: random, most popular, highest mean, rating-model greedy. They never learn.
 
-Scores [A] come from training ratings: 0 for all, number of ratings, shrunk mean rating; the rating model's depend on the
-user.
+Scores [A] come from training ratings: 0 for all, number of ratings, shrunk mean rating; the rating model's depend on
+the user.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """The ratings table: N ratings of U users on I items.
 
 Users and items are rows of two tables; everywhere else in recpolicy they are row numbers, and ids appear only at the
-edges. A table of test ratings shares the user and item tables with its train part, so row numbers mean the same in both.
+edges. A table of test ratings shares the user and item tables with its train part, so row numbers mean the same in
+both.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """ItemBandit: a user arrives, one item of a fixed catalogue is shown, the world pays a noisy rating.
 
-The context is the user's embedding (learnt from training ratings only), with demographics appended on request; arm a is the
-a-th item of the catalogue. With `drift_period` the users' preferences move: user u drifts to the preferences of
+The context is the user's embedding (learnt from training ratings only), with demographics appended on request; arm a is
+the a-th item of the catalogue. With `drift_period` the users' preferences move: user u drifts to the preferences of
 another user and back, expected_t[u] = (1 - w) E[u] + w E[other(u)], w = (1 - cos(2 pi t / period)) / 2.
 """
 

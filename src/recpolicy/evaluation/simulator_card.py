@@ -1,7 +1,8 @@
 """The validation card of the session simulator, on users that its response models have not learnt from.
 
 The users are parted in two halves. Response models (calibration, history, levels, going on) are learnt from the one;
-the rating model from the training ratings of all, for a simulator must know something of a user. The held-out users judge:
+the rating model from the training ratings of all, for a simulator must know something of a user. The held-out users
+judge:
 
 - likes, on their *test* ratings: AUC, ECE, Brier score, log-loss. History is that of their real sessions.
 - sessions of their training ratings against simulated ones with the same exposure: the items that the user really rated

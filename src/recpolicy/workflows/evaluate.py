@@ -106,8 +106,8 @@ def refuse_seen_rows(name: str, policy: Policy, split: Split) -> None:
     recorded = policy.about["split"]
     if recorded["fit"] != split.train.digest:
         raise DataError(
-            f"{name} was fitted on the train part of {recorded['name']!r} (digest {recorded['fit'][:12]}), not on that of"
-            f" {split.name!r} (digest {split.train.digest[:12]}): evaluating it here could score ratings that it has seen"
+            f"{name} was fitted on the train part of {recorded['name']!r} (digest {recorded['fit'][:12]}), not on that"
+            f" of {split.name!r} (digest {split.train.digest[:12]}): it may have seen ratings that would score it"
         )
 
 

@@ -42,8 +42,8 @@ class TrainConfig(FeatureConfig):
     """What a training is made of, besides the agent's own settings."""
 
     mode: Literal["online", "offline", "log"] = "online"
-    """`online`: play rounds in a simulated world; `offline`: learn from the training ratings as they are; `log`: learn from
-    logged rounds."""
+    """`online`: play rounds in a simulated world; `offline`: learn from the training ratings as they are; `log`:
+    learn from logged rounds."""
     interactions: int = 200_000
     """Interactions of the online mode."""
     batch_size: int = 64
