@@ -19,8 +19,8 @@ _NOTES = (
     "Stand-ins: a like is a rating of 4 or 5 of 5, the watch fraction is the rating's place between lowest and highest,"
     " a session is a run of ratings with short gaps. MovieLens holds no clicks, no watch times and no exposure.",
     "The users are parted in two halves: the response models are learnt from one, all figures are of the other. The"
-    " rating model knows the training ratings of both. Likes are evaluated on test ratings; sessions are those of the train"
-    " part, with cross-fitted expected ratings, real and simulated ones cut at the same number of items.",
+    " rating model knows the training ratings of both. Likes are evaluated on test ratings; sessions come from the"
+    " train part, with cross-fitted expected ratings, real and simulated ones cut at the same number of items.",
     "A like is learnt on items that users chose to rate: its probability says whether a user would like the item if"
     " he or she rated it. It is no click-through rate, and no figure here says anything of items nobody chose.",
     "Fatigue and the drift of interest are assumed, not found in the data; the gates say that sessions with real"
