@@ -3,9 +3,9 @@
 #   docker build -t recpolicy:0.1.0 .                                   everything: TensorFlow, Kubeflow SDK, Jupyter
 #   docker build -t recpolicy-serving:0.1.0 --target serving .          the service: no TensorFlow, no pip
 #
-# Any Debian-like base with Python 3.11 and venv will do (BASE_IMAGE). Packages come from poetry.lock alone, each
-# checked against its hash. A private package index or CA is the builder's business: mount a pip.conf and the
-# certificates (docs/how-to/docker.md); neither belongs in here. No heredocs: buildah and older engines do not know them.
+# Any Debian-like base with Python 3.11 and venv works (BASE_IMAGE). All packages come from poetry.lock, each checked
+# against its hash. For a private package index or CA, mount a pip.conf and the certificates while building
+# (docs/how-to/docker.md). Heredocs are out, because buildah and older engines do not support them.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # --- Poetry, pinned and hashed like the packages.
@@ -16,14 +16,14 @@ RUN python3 -m venv /opt/tools \
     && /opt/tools/bin/python -m pip install --only-binary :all: --require-hashes --requirement /build/tools.txt
 WORKDIR /build
 
-# --- What the lock says for each image.
+# --- The locked requirements of each image.
 FROM tools AS requirements
 COPY pyproject.toml poetry.lock ./
 RUN /opt/tools/bin/poetry export --extras "serve postgres" --output serving.txt \
     && /opt/tools/bin/poetry export --extras "train pipelines serve postgres notebook gymnasium" --output full.txt
 
-# --- recpolicy itself, as a tree to be laid over the packages: a layer of its own, so that a change of our code does
-# not ship 3 GB anew.
+# --- recpolicy itself, as a folder tree to copy over the packages. A separate layer: a change of our code does not ship
+# 3 GB again.
 FROM tools AS project
 COPY pyproject.toml poetry.lock README.md LICENSE ./
 COPY src ./src
@@ -32,16 +32,16 @@ RUN /opt/tools/bin/poetry build --format wheel \
     && /opt/tools/bin/python -m pip --python /opt/venv/bin/python install \
         --no-deps --no-index --no-warn-script-location --root /overlay dist/*.whl
 
-# --- What both images share.
+# --- The base of both images.
 FROM ${BASE_IMAGE} AS common
 LABEL org.opencontainers.image.title="recpolicy" \
       org.opencontainers.image.description="From a table of ratings to a recommendation policy that can be trusted." \
       org.opencontainers.image.licenses="Apache-2.0"
-# A number, not a name, in USER below: Kubernetes can then tell that it is not root.
+# USER below takes a number, so that Kubernetes can verify that it is not root.
 RUN useradd --no-log-init --uid 1000 --user-group --create-home --shell /bin/bash recpolicy \
     && install --directory --owner 1000 --group 1000 \
         /workspace /workspace/runs /workspace/state /workspace/ml-100k /home/recpolicy/.cache
-# TF-Agents needs the legacy Keras, and that before anything imports TensorFlow.
+# TF-Agents needs the legacy Keras, set before the first import of TensorFlow.
 ENV PATH=/opt/venv/bin:$PATH \
     TF_USE_LEGACY_KERAS=1 \
     TF_CPP_MIN_LOG_LEVEL=3 \
@@ -49,8 +49,8 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY scripts/lib/image/entrypoint /usr/local/bin/recpolicy-entrypoint
 COPY scripts/lib/image/healthcheck.py /usr/local/lib/recpolicy/healthcheck.py
 WORKDIR /workspace
-# Asks /healthz of the service. It reads from process 1 what the container does: a demo, a notebook or a pipeline step
-# answers no HTTP of ours and counts as healthy for as long as it runs.
+# Requests /healthz of the service. The command line of process 1 says what the container runs: a demo, a notebook or a
+# pipeline step has no /healthz and is healthy as long as it runs.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python3", "/usr/local/lib/recpolicy/healthcheck.py"]
 ENTRYPOINT ["recpolicy-entrypoint"]
@@ -65,7 +65,7 @@ FROM common AS serving
 COPY --from=serving-packages /opt/venv /opt/venv
 COPY --from=project /overlay/ /
 COPY scripts/lib/image/serving.toml /usr/local/lib/recpolicy/serving.toml
-# Beside a policy that is mounted read-only there would be no place for events; mount a volume here to keep them.
+# A policy may be mounted read-only, so events go to a separate folder. Mount a volume here to keep them.
 ENV RECPOLICY_STATE=/workspace/state \
     RECPOLICY_CONFIG=/usr/local/lib/recpolicy/serving.toml
 USER 1000:1000
@@ -73,8 +73,8 @@ EXPOSE 8080
 CMD ["serve"]
 
 # --- Everything. pip stays: `recpolicy data fetch` and Kubeflow's components call it. gym 0.23 and kfp-server-api have
-# no wheels: they are built with the lock's own setuptools, for an isolated build would fetch one that nobody checked.
-# TensorFlow's C++ headers (350 MB) serve only those who compile operations.
+# no wheels. They are built with the lock's setuptools, because an isolated build would download an unchecked one.
+# TensorFlow's C++ headers (350 MB) only serve the compilation of operations.
 FROM requirements AS full-packages
 RUN python3 -m venv /opt/venv \
     && sed -n '/^setuptools==/,/[^\\]$/p' full.txt > setuptools.txt \

@@ -71,7 +71,7 @@ def _basics(folder):
     return basics
 
 
-def test_demo_installs_everything_and_passes_its_words_on(project):
+def test_demo_installs_everything_and_passes_its_arguments_on(project):
     done, calls = run(project, "demo", "--seed", "3")
     assert done.returncode == 0, done.stderr
     order = [
@@ -95,12 +95,12 @@ def test_second_start_installs_nothing_and_needs_no_python(project):
     assert calls == ["recpolicy demo"]
 
 
-def test_tests_come_after_the_data(project):
+def test_data_is_fetched_before_the_tests(project):
     _, calls = run(project, "test", "tests/core", "-x")
     assert calls[-2:] == ["recpolicy data fetch", "pytest -n 2 --dist loadfile tests/core -x"]
 
 
-def test_packages_come_from_the_index_that_pip_is_set_up_with(project):
+def test_packages_come_from_the_index_of_pip(project):
     run(project, "demo")
     assert (project.parent / "log.index").read_text() == "https://packages.invalid/simple\n"
 
@@ -115,7 +115,7 @@ def test_new_lock_replaces_the_environment_and_a_new_pyproject_only_the_package(
     assert not any("-m venv" in call for call in calls)  # the tools are the same
 
 
-def test_interrupted_installation_is_made_anew(project):
+def test_interrupted_installation_is_repeated(project):
     (project.parent / "fail").touch()
     done, calls = run(project, "demo")
     assert done.returncode != 0
@@ -126,7 +126,7 @@ def test_interrupted_installation_is_made_anew(project):
     assert [call.split()[1] for call in calls] == ["export", "venv", "pip", "-m", "install", "demo"]
 
 
-def test_moved_project_is_installed_anew(project):
+def test_moved_project_is_installed_again(project):
     run(project, "demo")
     moved = project.rename(project.with_name("moved"))
     assert any(call.startswith("uv venv") for call in run(moved, "demo")[1])
@@ -198,7 +198,7 @@ def test_help_prints_the_usage_and_installs_nothing(project, script):
 
 
 @pytest.mark.parametrize("path", [*(f"scripts/{name}" for name in SCRIPTS), ".ci/run", ".binder/postBuild"])
-def test_script_can_be_executed(path):
+def test_script_is_executable(path):
     assert os.access(ROOT / path, os.X_OK)
 
 

@@ -1,4 +1,4 @@
-"""scripts/image-check with stand-ins for buildah and debootstrap: what it asks for, builds, tries and reports."""
+"""scripts/image-check with stand-ins for buildah and debootstrap: options, builds, checks and results."""
 
 import json
 import os
@@ -13,7 +13,7 @@ BASICS = (
     "tail", "touch",
 )  # fmt: skip
 
-# Logs its words. Inside the "container", the service lives as long as the file `serving` is there.
+# Logs its arguments. In the "container", the service runs as long as the file `serving` exists.
 BUILDAH = r"""#!/bin/bash
 echo "buildah $*" >> "$LOG"
 case " $* " in
@@ -34,7 +34,7 @@ DEBOOTSTRAP = '#!/bin/bash\necho "debootstrap $*" >> "$LOG"\nmkdir -p "${@: -1}"
 
 @pytest.fixture
 def clone(tmp_path):
-    """A clone with two stand-ins in tmp_path/bin and the few programs that may be taken for granted."""
+    """A clone with two stand-ins in tmp_path/bin and the few programs that the script relies on."""
     shutil.copytree(ROOT / "scripts", tmp_path / "clone" / "scripts")
     (tmp_path / "clone" / "ml-100k").mkdir()
     (tmp_path / "clone" / "ml-100k" / "u.data").write_text("ratings")
@@ -49,7 +49,7 @@ def clone(tmp_path):
 
 
 def run(clone, *words, **settings):
-    """Run the script from another folder; return how it ended and what was called."""
+    """Run the script from another folder; return the process and the logged calls."""
     base = clone.parent
     (base / "log").write_text("")
     environment = {
@@ -66,14 +66,14 @@ def builds(calls):
     return [call for call in calls if " bud " in call]
 
 
-def test_help_tells_the_usage_and_calls_nothing(clone):
+def test_help_prints_the_usage_and_calls_nothing(clone):
     done, calls = run(clone, "--help", PATH=str(clone.parent / "basics"))
     assert (done.returncode, done.stderr, calls) == (0, "", [])
     assert "Usage: scripts/image-check" in done.stdout
 
 
 @pytest.mark.parametrize("tool", ["buildah", "debootstrap"])
-def test_missing_tool_is_said_in_one_line_with_its_remedy(clone, tool):
+def test_missing_tool_prints_one_line_with_a_remedy(clone, tool):
     (clone.parent / "bin" / tool).unlink()
     done, calls = run(clone)
     assert (done.returncode, calls) == (1, [])
@@ -83,22 +83,22 @@ def test_missing_tool_is_said_in_one_line_with_its_remedy(clone, tool):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
-        (["--targt"], "knows no --targt"),
+        (["--targt"], "unknown option --targt"),
         (["--target"], "--target needs a value"),
         (["--target", "small"], "serving, full or all"),
-        (["--run", "/nowhere"], "no trained policy lies there"),
+        (["--run", "/nowhere"], "no trained policy there"),
     ],
 )
-def test_wrong_words_are_said_in_one_line(clone, words, said):
-    done, calls = run(clone, *words)
+def test_wrong_option_prints_one_line(clone, arguments, message):
+    done, calls = run(clone, *arguments)
     assert (done.returncode, calls) == (2, [])
     assert done.stderr.count("\n") == 1
-    assert said in done.stderr
+    assert message in done.stderr
 
 
-def test_both_images_are_built_on_debian_and_tried(clone):
+def test_both_images_are_built_on_debian_and_checked(clone):
     base = clone.parent
     done, calls = run(clone, "--storage", str(base / "images"), "--json", str(base / "result.json"))
     assert done.returncode == 0, done.stderr
@@ -108,16 +108,16 @@ def test_both_images_are_built_on_debian_and_tried(clone):
     assert "full       1.5 GB" in done.stdout
     result = json.loads((base / "result.json").read_text())
     assert result["sizes"] == {"full": "1.5 GB", "serving": "1.5 GB"}
-    assert {check["verdict"] for check in result["checks"]} == {"ok"}
-    tried = {(check["target"], check["check"]) for check in result["checks"]}
-    both = {"runs as uid 1000", "recpolicy serve answers /healthz", "the health check sees that it stopped"}
-    assert tried >= {(target, check) for target in ("full", "serving") for check in both}
-    assert tried >= {(target, "its user can write to the state folder") for target in ("full", "serving")}
-    assert tried >= {(target, "PostgreSQL's driver is there") for target in ("full", "serving")}
-    assert tried >= {("serving", "no TensorFlow"), ("full", "jupyter lab answers, but not without its token")}
+    assert {check["result"] for check in result["checks"]} == {"ok"}
+    checks = {(check["target"], check["check"]) for check in result["checks"]}
+    in_both = {"runs as uid 1000", "recpolicy serve answers /healthz", "the health check fails after it stopped"}
+    assert checks >= {(target, check) for target in ("full", "serving") for check in in_both}
+    assert checks >= {(target, "its user can write to the state folder") for target in ("full", "serving")}
+    assert checks >= {(target, "it has PostgreSQL's driver") for target in ("full", "serving")}
+    assert checks >= {("serving", "no TensorFlow"), ("full", "jupyter lab answers and requires its token")}
 
 
-def test_base_is_made_once_in_a_storage_that_stays(clone):
+def test_named_storage_keeps_the_base_for_the_next_run(clone):
     words = ("--storage", str(clone.parent / "images"), "--target", "full")
     run(clone, *words)
     done, calls = run(clone, *words)
@@ -126,7 +126,7 @@ def test_base_is_made_once_in_a_storage_that_stays(clone):
 
 
 @pytest.mark.parametrize("kind", ["folder", "image"])
-def test_given_base_needs_no_debootstrap(clone, kind):
+def test_base_option_needs_no_debootstrap(clone, kind):
     (clone.parent / "bin" / "debootstrap").unlink()
     base = str(clone.parent / "basics") if kind == "folder" else "docker.io/library/python:3.11-slim-bookworm"
     done, calls = run(clone, "--storage", str(clone.parent / "images"), "--target", "full", "--base", base)
@@ -135,17 +135,17 @@ def test_given_base_needs_no_debootstrap(clone, kind):
     assert f"BASE_IMAGE={expected} " in builds(calls)[0]
 
 
-def test_failed_check_fails_the_script_and_is_in_the_result(clone):
+def test_failed_check_fails_the_script_and_stands_in_the_results(clone):
     base = clone.parent
     (base / "state" / "fail-jupyter").touch()
     done, _ = run(clone, "--storage", str(base / "images"), "--json", str(base / "result.json"))
     assert done.returncode == 1
     assert "jupyter: no" in done.stderr
-    failed = [check for check in json.loads((base / "result.json").read_text())["checks"] if check["verdict"] != "ok"]
+    failed = [check for check in json.loads((base / "result.json").read_text())["checks"] if check["result"] != "ok"]
     assert [check["check"] for check in failed] == ["jupyter --version"]
 
 
-def test_failed_build_shows_the_end_of_its_log_and_tries_nothing(clone):
+def test_failed_build_prints_the_end_of_its_log_and_checks_nothing(clone):
     (clone.parent / "state" / "fail-build").touch()
     done, calls = run(clone, "--storage", str(clone.parent / "images"))
     assert done.returncode == 1
@@ -153,7 +153,7 @@ def test_failed_build_shows_the_end_of_its_log_and_tries_nothing(clone):
     assert not any(" run " in call for call in calls)
 
 
-def test_storage_nobody_named_is_removed(clone):
+def test_storage_without_a_name_is_removed(clone):
     done, calls = run(clone, "--target", "serving")
     assert done.returncode == 0, done.stderr
     storage = builds(calls)[0].split("--root ")[1].split("/root ")[0]
@@ -161,7 +161,7 @@ def test_storage_nobody_named_is_removed(clone):
     assert not os.path.exists(storage)  # noqa: PTH110
 
 
-def test_settings_of_pip_are_mounted_and_not_built_in(clone):
+def test_pip_settings_are_mounted_and_stay_out_of_the_image(clone):
     certificate = clone.parent / "company.crt"
     certificate.write_text("certificate")
     storage = clone.parent / "images"
@@ -176,5 +176,5 @@ def test_settings_of_pip_are_mounted_and_not_built_in(clone):
 
 
 @pytest.mark.parametrize("name", ["scripts/image-check", "scripts/lib/image/entrypoint"])
-def test_program_can_be_executed(name):
+def test_program_is_executable(name):
     assert os.access(ROOT / name, os.X_OK)

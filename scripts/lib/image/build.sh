@@ -1,20 +1,20 @@
-# Sourced by scripts/image-check: buildah's storage, the base image, the builds.
+# Sourced by scripts/image-check. Opens buildah's storage, makes the base image and builds the images.
 # Globals of the caller: STORAGE, BASE. Set here: BASE_IMAGE, PIP_MOUNT.
 
 need_tool() {
   command -v "$1" >/dev/null 2>&1 && return
-  say "$1 was not found. Install it (Debian: apt-get install $1) and start scripts/image-check again."
+  say "$1 was not found. Install it (Debian: apt-get install $1), then run scripts/image-check again."
   exit 1
 }
 
-# chroot isolation needs no namespaces, so it works inside a container too. buildah takes the storage driver that works
-# (overlay, else vfs, which copies every layer); it does not read STORAGE_DRIVER when it is told a root.
+# chroot isolation needs no namespaces, so it also works inside a container. buildah picks a storage driver that works
+# (overlay, else vfs, which copies every layer). With --root it ignores STORAGE_DRIVER, so the option passes it on.
 in_storage() {
   BUILDAH_ISOLATION="${BUILDAH_ISOLATION:-chroot}" TMPDIR="$STORAGE/tmp" \
     buildah --root "$STORAGE/root" --runroot "$STORAGE/run" ${STORAGE_DRIVER:+--storage-driver "$STORAGE_DRIVER"} "$@"
 }
 
-# A storage that nobody named is removed when the script ends, however it ends.
+# A storage without a name is removed when the script ends, also after a failure.
 open_storage() {
   if [ -z "$STORAGE" ]; then
     STORAGE="$(mktemp -d "${TMPDIR:-/tmp}/recpolicy-images.XXXXXX")"
@@ -26,16 +26,16 @@ open_storage() {
   STORAGE="$(cd "$STORAGE" && pwd)"
 }
 
-# A setting of pip on this machine, from the environment or its files.
+# Prints a setting of pip on this machine, from the environment or from pip's files.
 pip_setting() {
   local python from_environment="PIP_${1^^}"
   from_environment="${from_environment//-/_}"
   [ -z "${!from_environment:-}" ] || { printf '%s\n' "${!from_environment}" && return; }
-  python="$(find_python 2>/dev/null)" || return 0
+  python="$(find_python)" || return 0
   "$python" -m pip config get "global.$1" 2>/dev/null || true
 }
 
-# The index and the CA that pip uses here, as one folder to mount while building: they are this machine's business.
+# Writes pip's index and CA into one folder, which the build mounts. They belong to this machine, not to the image.
 write_pip_settings() {
   local index cert
   index="$(pip_setting index-url)"
@@ -49,7 +49,7 @@ write_pip_settings() {
   PIP_MOUNT="$STORAGE/pip:/etc/xdg/pip:ro"
 }
 
-# Sets BASE_IMAGE. Debian alone, since the Dockerfile must not lean on what only Docker's Python images have.
+# Sets BASE_IMAGE. The default is plain Debian: the Dockerfile must not rely on extras of Docker's Python images.
 make_base() {
   local rootfs="$STORAGE/rootfs"
   BASE_IMAGE="${BASE:-localhost/debian-bookworm}"

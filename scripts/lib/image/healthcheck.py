@@ -1,8 +1,8 @@
-"""The image's health check: ends with 0 when healthy, 1 when not.
+"""Check the health of the image's container; exit with 0 if it is healthy, else with 1.
 
-Process 1 tells what the container does. If it is `recpolicy serve`, its /healthz is asked at the port named there;
-anything else (a demo, Jupyter, a pipeline step) is healthy for as long as it runs. Without a port there, AIP_HTTP_PORT
-names it, as it does for the command. Standard library only.
+The command line of process 1 says what the container runs. For `recpolicy serve`, the check requests /healthz at its
+port: the option --port, else AIP_HTTP_PORT, else 8080. Any other process (a demo, Jupyter, a pipeline step) is healthy
+as long as it runs. Standard library only.
 """
 
 import os
@@ -15,27 +15,27 @@ _DEFAULT_PORT = "8080"
 _TIMEOUT_SECONDS = 4.0
 
 
-def port_of_service(words: Sequence[str]) -> str | None:
-    """Return the port at which these words of a command line serve, None if they do not."""
-    programs = [Path(word).name for word in words]
-    if "recpolicy" not in programs or "serve" not in words[programs.index("recpolicy") :]:
+def service_port(arguments: Sequence[str]) -> str | None:
+    """Return the port of the service that this command line starts, None for other commands."""
+    programs = [Path(argument).name for argument in arguments]
+    if "recpolicy" not in programs or "serve" not in arguments[programs.index("recpolicy") :]:
         return None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--port":
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--port":
             return following
-        if word.startswith("--port="):
-            return word.removeprefix("--port=")
+        if argument.startswith("--port="):
+            return argument.removeprefix("--port=")
     return os.environ.get("AIP_HTTP_PORT") or _DEFAULT_PORT
 
 
 def main(command_line: Path) -> int:
-    """Check the container whose process 1 has this command line, NUL between the words."""
-    port = port_of_service(command_line.read_text().split("\0"))
+    """Check the container whose process 1 has this command line, with NUL between the arguments."""
+    port = service_port(command_line.read_text().split("\0"))
     if port is None:
         return 0
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_TIMEOUT_SECONDS) as answer:
-            return 0 if answer.status == 200 else 1
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_TIMEOUT_SECONDS) as response:
+            return 0 if response.status == 200 else 1
     except OSError as error:
         print(f"/healthz at port {port}: {error}", file=sys.stderr)
         return 1
