@@ -98,8 +98,8 @@ def test_ratings():
     # In the order of the old files: user ids, attributes, item ids, titles, years, genres.
     assert ratings.users.iloc[0, 0] == 1
     assert "age" in ratings.users
-    assert ratings.movies.columns[0] == "movie_id"
-    assert list(ratings.movies.columns[1:4]) == ["title", "year", "genres"]
+    assert ratings.items.columns[0] == "item_id"
+    assert list(ratings.items.columns[1:4]) == ["title", "year", "genres"]
 
 
 def test_split_of_ratings():
@@ -131,7 +131,7 @@ def test_policy_predicts_and_recommends(name):
     for column in ("rating", "std", "propensity"):
         close(frame[column], expected[column])
     best = loaded.recommend(USERS, k=4)
-    assert best.movie_id.tolist() == expected["recommended"]
+    assert best.item_id.tolist() == expected["recommended"]
     close(best.propensity, expected["unrated_propensity"])
 
 
@@ -146,7 +146,7 @@ def test_session_policy_recommends_after_a_history(name):
     expected = EXPECTED["policies"][name]
     history = {1: [(item, liked) for item, liked in expected["history"]]}
     best = policy(name).recommend(1, k=4, history=history, exclude_rated=False)
-    assert best.movie_id.tolist() == expected["after_history"]
+    assert best.item_id.tolist() == expected["after_history"]
     close(best.propensity, expected["propensity_after_history"])
     close(best.value.iloc[0], expected["value_after_history"])
 
@@ -154,7 +154,7 @@ def test_session_policy_recommends_after_a_history(name):
 @pytest.mark.parametrize("name", ["boltzmann", "linucb", "linucb-log", "neural_linucb"])
 def test_policy_folds_in_a_new_user(name):
     best = policy(name).recommend("new", k=4, fold_in={"new": {3: 5.0, 10: 1.0}})
-    assert best.movie_id.tolist() == EXPECTED["policies"][name]["folded_in"]
+    assert best.item_id.tolist() == EXPECTED["policies"][name]["folded_in"]
     close(best.rating, EXPECTED["policies"][name]["folded_in_rating"])
 
 
@@ -188,7 +188,7 @@ def test_retrained_policy_is_retrained_again(tmp_path):
 def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
     log = simulate_sessions(split(), tmp_path / "log", logger=policy("dqn"), config={"sessions": 20}, seed=1)
     assert len(np.unique(log.session)) == 20
-    assert set(log.movie) <= set(policy("dqn").artifact.catalogue)
+    assert set(log.item) <= set(policy("dqn").artifact.catalogue)
 
 
 # Logs
@@ -382,15 +382,15 @@ def test_server_answers_from_the_old_registry_and_takes_feedback(registry_folder
     with serving(registry_folder) as (app, state):
         before = counts(state)
         answer = ask(app, "POST", "/v1/recommend", {"user": 7, "k": 4}, "client")
-        items = answer["movies"]
+        items = answer["items"]
         assert len(items) == 4
         ask(
             app, "POST", "/v1/feedback",
-            {"event_id": answer["event_id"], "movie": items[1]["movie_id"], "kind": "rating", "value": 4.0}, "client",
+            {"event_id": answer["event_id"], "item": items[1]["item_id"], "kind": "rating", "value": 4.0}, "client",
         )  # fmt: skip
         after = counts(state)
         assert [after[name] - before[name] for name in ("events", "feedback", "rewards")] == [1, 1, 1]
-        rows = ask(app, "POST", "/v1/predict", {"users": [1], "movies": [3, 5]}, "client")["rows"]
+        rows = ask(app, "POST", "/v1/predict", {"users": [1], "items": [3, 5]}, "client")["rows"]
         close([row["rating"] for row in rows], [row["rating"] for row in EXPECTED["predict"]["rows"]])
 
 
@@ -398,11 +398,11 @@ def test_feedback_on_an_old_event(registry_folder):
     """An event of the old server takes feedback; on what was said before nothing changes."""
     shown = json.loads(EXPECTED["first_event"]["movies"])
     with serving(registry_folder) as (app, state):
-        said = {"event_id": EXPECTED["first_event"]["id"], "movie": shown[1], "kind": "watch_fraction", "value": 0.5}
+        said = {"event_id": EXPECTED["first_event"]["id"], "item": shown[1], "kind": "watch_fraction", "value": 0.5}
         answer = ask(app, "POST", "/v1/feedback", said, "client")
         assert "duplicate" in json.dumps(answer)
         before = counts(state)
-        ask(app, "POST", "/v1/feedback", {**said, "movie": shown[2], "kind": "like", "value": None}, "client")
+        ask(app, "POST", "/v1/feedback", {**said, "item": shown[2], "kind": "like", "value": None}, "client")
         assert counts(state)["feedback"] == before["feedback"] + 1
 
 

@@ -25,10 +25,10 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
-from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, metadata_of
+from recpolicy.data.log_metadata import VERSION, about_of, catalogue_rows, check_format, metadata_of, old_columns
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
-FORMAT, FORMAT_VERSION = "recpolicy log", 1
+FORMAT, FORMAT_VERSION = "recpolicy log", VERSION
 TOLD = {
     "pages": "the digest of a log of slates", "features": "the digest of a table of contexts",
     "exporter": "the name of what goes on adding to the log",
@@ -159,7 +159,7 @@ def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> 
     """Read the events of a file; raises DataError that names file, row and what is wrong, and where there are none."""
     users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
     parts, lists, seen = [], [], _Seen(users)
-    for piece in read.pieces(path, _COLUMNS):
+    for piece in read.pieces(path, _COLUMNS, old_columns(path)):
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),

@@ -4,7 +4,7 @@ n rows in a piece, C candidates of all of them. Every fault is a DataError that 
 from 1.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 
 TIME = pa.timestamp("ms", tz="UTC")
+NO_NAMES: Mapping[str, str] = {}
 _ROWS = 1 << 17
 _VALUES = 1 << 24
 _LEAST = float(np.log(np.finfo(np.float64).tiny))
@@ -51,27 +52,38 @@ class Piece:
         raise DataError(f"{self.path}: column {name} is of type {self.batch.column(name).type}; expected {expected}")
 
 
-def open_parquet(path: Path, columns: tuple[str, ...] = ()) -> Any:
-    """The Parquet file at `path`; raises DataError unless it is one and has these columns."""
+def open_parquet(path: Path, columns: tuple[str, ...] = (), old_names: Mapping[str, str] = NO_NAMES) -> Any:
+    """Return the Parquet file at `path`; raises DataError unless it is one and has these columns.
+
+    old_names: names of columns in the file, with the current ones (log_metadata.old_columns).
+    """
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected a log in Parquet") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {_line(error)}") from None
-    names = file.schema_arrow.names
+    names = current_names(file.schema_arrow, old_names)
     lacking = [name for name in columns if name not in names]
     if lacking:
         raise DataError(f"{path}: no column {', '.join(lacking)}; found {', '.join(names)}")
     return file
 
 
-def pieces(path: Path, columns: tuple[str, ...]) -> Iterator[Piece]:
-    """The rows of a file, in order; raises DataError where they cannot be read."""
-    file, first = open_parquet(path, columns), 0
+def current_names(schema: Any, old_names: Mapping[str, str]) -> list[str]:
+    """Return the current names of the columns of a file."""
+    return [old_names.get(name, name) for name in schema.names]
+
+
+def pieces(path: Path, columns: tuple[str, ...], old_names: Mapping[str, str] = NO_NAMES) -> Iterator[Piece]:
+    """Yield the rows of a file, in order, under the current names of its columns (see `open_parquet`).
+
+    Raises DataError where they cannot be read.
+    """
+    file, first = open_parquet(path, columns, old_names), 0
     try:
         for batch in file.iter_batches(_rows_at_once(file)):
-            yield Piece(path, first, batch)
+            yield Piece(path, first, batch.rename_columns(current_names(batch.schema, old_names)))
             first += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: damaged: {_line(error)}; write or copy it again") from None

@@ -8,7 +8,7 @@ A file may say nothing of it. Every fault is a DataError that names the file.
 """
 
 import json
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from reprlib import repr as repr_of
 from typing import Any
@@ -21,6 +21,10 @@ from recpolicy.core.errors import DataError
 from recpolicy.data.log_columns import open_parquet
 
 KEY = b"recpolicy"
+VERSION = 2
+"""The current version of the formats of all logs."""
+_OLD_COLUMNS: Mapping[int, Mapping[str, str]] = {1: {"movie_id": "item_id"}}
+"""For each older version, its names of columns and the current ones."""
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -29,8 +33,8 @@ def metadata_of(about: dict[str, Any]) -> dict[bytes, bytes]:
     return {KEY: json.dumps(about).encode()}
 
 
-def about_of(path: Path) -> dict[str, Any]:
-    """What the file says of itself; empty where it says nothing."""
+def _raw(path: Path) -> dict[str, Any]:
+    """Return what the file says of itself, as it was written."""
     metadata = open_parquet(path).schema_arrow.metadata or {}
     try:
         about = json.loads(metadata.get(KEY, b"{}"))
@@ -39,6 +43,18 @@ def about_of(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise DataError(f"{path}: its metadata {KEY.decode()!r} is not that of a log")
     return about
+
+
+def about_of(path: Path) -> dict[str, Any]:
+    """Return what the file says of itself, as the current version says it; empty where it says nothing."""
+    about = _raw(path)
+    return {**about, "version": VERSION} if about.get("version") in _OLD_COLUMNS else about
+
+
+def old_columns(path: Path) -> Mapping[str, str]:
+    """Return the names of columns that an older version wrote, with the current ones; empty for the current version."""
+    version = _raw(path).get("version")
+    return _OLD_COLUMNS.get(version, {}) if type(version) is int else {}
 
 
 def is_of_format(path: Path, name: str, columns: Set[str]) -> bool:

@@ -16,16 +16,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recpolicy.core.errors import ArtifactError, DataError, RecpolicyError
-from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_versioned_json, write_json
+from recpolicy.core.files import (
+    atomic_directory,
+    content_digest,
+    file_digest,
+    read_versioned_json,
+    rename_keys,
+    write_json,
+)
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.data.splits import split as split_ratings
 
 FORMAT = "recpolicy ratings"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "recpolicy.json"
 RATINGS, USERS, ITEMS = "ratings.parquet", "users.parquet", "items.parquet"
 _AGAIN = "save the ratings again"
+_OLD_COLUMNS = {"movie": "item", "movie_id": "item_id"}
+"""Columns of version 1 and their current names."""
+
+
+def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest with items in place of movies; `paths` and `columns` tell what the other files have."""
+    types, files = body["types"], body["files"]
+    return {
+        **body,
+        "types": {USERS: types[USERS], ITEMS: rename_keys(types["movies.parquet"], _OLD_COLUMNS)},
+        "files": {RATINGS: files[RATINGS], USERS: files[USERS], ITEMS: files["movies.parquet"]},
+        "paths": {ITEMS: "movies.parquet"},
+        "columns": {RATINGS: _OLD_COLUMNS, ITEMS: _OLD_COLUMNS},
+    }
+
+
+_MIGRATIONS = {1: _from_version_1}
 
 
 def save_ratings(ratings: Ratings, folder: Path, *, split: tuple[str, int] | None = None) -> None:
@@ -107,12 +131,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected a {FORMAT} folder")
-    return read_versioned_json(path, FORMAT, FORMAT_VERSION, digest_key="manifest_digest", advice=_AGAIN)
+    return read_versioned_json(path, FORMAT, FORMAT_VERSION, _MIGRATIONS, digest_key="manifest_digest", advice=_AGAIN)
 
 
 def _read(folder: Path, body: dict[str, Any]) -> Ratings:
     try:
-        files = {name: _checked(folder / name, body["files"].get(name)) for name in (RATINGS, USERS, ITEMS)}
+        files = {name: _file(folder, name, body) for name in (RATINGS, USERS, ITEMS)}
         columns = {name: files[RATINGS][name].to_numpy().copy() for name in files[RATINGS].column_names}
         tables = {name: _table(files[name], body["types"][name]) for name in (USERS, ITEMS)}
         ratings = Ratings(
@@ -127,6 +151,13 @@ def _read(folder: Path, body: dict[str, Any]) -> Ratings:
     if found != body["digest"]:
         raise ArtifactError(f"{folder}: its ratings have another digest than its {MANIFEST} says; {_AGAIN}")
     return ratings
+
+
+def _file(folder: Path, name: str, body: dict[str, Any]) -> Any:
+    """Return the Arrow table of a file, with the current names of its columns."""
+    table = _checked(folder / body.get("paths", {}).get(name, name), body["files"].get(name))
+    old_names = body.get("columns", {}).get(name, {})
+    return table.rename_columns([old_names.get(column, column) for column in table.column_names])
 
 
 def _checked(path: Path, digest: str | None) -> Any:

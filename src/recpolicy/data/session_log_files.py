@@ -22,11 +22,20 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import Catalogue
-from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, is_of_format, metadata_of, scale_of
+from recpolicy.data.log_metadata import (
+    VERSION,
+    about_of,
+    catalogue_rows,
+    check_format,
+    is_of_format,
+    metadata_of,
+    old_columns,
+    scale_of,
+)
 from recpolicy.data.session_log import SessionLog, session_faults
 
 SESSIONS = "sessions.parquet"
-FORMAT, FORMAT_VERSION = "recpolicy session log", 1
+FORMAT, FORMAT_VERSION = "recpolicy session log", VERSION
 _COLUMNS = (
     "event_id", "time", "user_id", "session_id", "step", "item_id", "reward", "liked", "ended", "policy",
     "policy_version",
@@ -78,7 +87,7 @@ def read_sessions(path: Path, tables: Catalogue) -> SessionLog:
     catalogue = np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
     users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
     parts = []
-    for piece in read.pieces(path, _COLUMNS):
+    for piece in read.pieces(path, _COLUMNS, old_columns(path)):
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),

@@ -23,12 +23,21 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import Catalogue
-from recpolicy.data.log_metadata import about_of, catalogue_rows, check_format, is_of_format, metadata_of, scale_of
+from recpolicy.data.log_metadata import (
+    VERSION,
+    about_of,
+    catalogue_rows,
+    check_format,
+    is_of_format,
+    metadata_of,
+    old_columns,
+    scale_of,
+)
 from recpolicy.data.slate_log import SlateLog, slate_faults, sum_fault
 
 SLATES = "slates.parquet"
 _MOST_SHELVED = 1 << 15
-FORMAT, FORMAT_VERSION = "recpolicy slate log", 1
+FORMAT, FORMAT_VERSION = "recpolicy slate log", VERSION
 _COLUMNS = ("event_id", "time", "user_id", "slate", "log_propensity", "reward", "policy", "policy_version")
 
 
@@ -73,7 +82,7 @@ def read_slates(path: Path, tables: Catalogue) -> SlateLog:
     items, users = pd.Index(tables.items["item_id"]), pd.Index(tables.users["user_id"])
     parts: list[dict[str, NDArray[Any]]] = []
     slots, scale = 0, (0.0, 0.0)
-    for piece in read.pieces(path, _COLUMNS):
+    for piece in read.pieces(path, _COLUMNS, old_columns(path)):
         slate = _slate_rows(piece, items, slots)
         if not parts:
             slots = slate.shape[1]

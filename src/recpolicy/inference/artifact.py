@@ -13,6 +13,7 @@ It appears whole or not at all; what was cut short, changed or made by something
 `read_artifact` gives all of it; `read_lean` what answering needs, without importing pandas or pyarrow.
 """
 
+import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError, unknown_name
-from recpolicy.core.files import file_digest, read_versioned_json, write_json
+from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.lookup_tables import TABLES, Tables, read_tables, tables_of, write_tables
 from recpolicy.inference.reward_estimators import ESTIMATORS
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "recpolicy policy"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "recpolicy.json"
 ARRAYS, USERS, ITEMS = "arrays.npz", "users.parquet", "items.parquet"
 _POLICY_PREFIX = "policy/"
@@ -98,6 +99,39 @@ _ARRAYS = ("context", "item", "offset", "rating_std", "catalogue", "rated_user",
 _WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale", "noise_std", "about")
 
 
+def migrate_about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what version 1 of an artifact said about its origin, with the current names; also the lineage of versions.
+
+    Version 1 was written before 0.1.0. It called items movies.
+    """
+    about = dict(about)
+    if "rating_model" in about:
+        about["rating_model"] = _renamed_models(about["rating_model"], "name")
+    if "train" in about.get("config", {}):
+        train = rename_keys(about["config"]["train"], {"movies": "items"})
+        about["config"] = {**about["config"], "train": _renamed_models(train, "rating_model", "world")}
+    return about
+
+
+def _renamed_models(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: _OLD_MODELS.get(value, value) if key in keys else value for key, value in settings.items()}
+
+
+def _from_version_1(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest with current names; paths, columns and arrays say how the other files call what we read."""
+    return {
+        **manifest,
+        "about": migrate_about(manifest["about"]),
+        "paths": {ITEMS: "movies.parquet"},
+        "columns": {"movie_id": "item_id"},
+        "arrays": {"movie": "item", "rated_movie": "rated_item"},
+    }
+
+
+_OLD_MODELS = {"movie_mean": "item_mean"}
+_MIGRATIONS = {1: _from_version_1}
+
+
 def write_arrays(artifact: Artifact, folder: Path) -> None:
     """Write the parts that the predictor reads to `folder` (see `finish` for the manifest)."""
     arrays: dict[str, Any] = {name: getattr(artifact, name) for name in _ARRAYS}
@@ -119,8 +153,14 @@ def read_artifact(folder: Path) -> Artifact:
     """Read an artifact back; raises ArtifactError when the folder is not one, or a file it reads has changed."""
     import pandas as pd
 
-    parts = _read_parts(folder, (ARRAYS, USERS, ITEMS))
-    return Artifact(users=pd.read_parquet(folder / USERS), items=pd.read_parquet(folder / ITEMS), **parts)
+    manifest = read_manifest(folder)
+    items = manifest.get("paths", {}).get(ITEMS, ITEMS)
+    parts = _read_parts(folder, manifest, (ARRAYS, USERS, items))
+    return Artifact(
+        users=pd.read_parquet(folder / USERS),
+        items=pd.read_parquet(folder / items).rename(columns=manifest.get("columns", {})),
+        **parts,
+    )
 
 
 def read_lean(folder: Path) -> LeanArtifact:
@@ -128,8 +168,9 @@ def read_lean(folder: Path) -> LeanArtifact:
 
     pandas is imported only for an artifact that was written before there was a tables.json.
     """
-    if TABLES in read_manifest(folder)["files"]:
-        parts = _read_parts(folder, (ARRAYS, TABLES))
+    manifest = read_manifest(folder)
+    if TABLES in manifest["files"]:
+        parts = _read_parts(folder, manifest, (ARRAYS, TABLES))
         lean = LeanArtifact(tables=read_tables(folder), **parts)
     else:
         whole = read_artifact(folder)
@@ -142,9 +183,8 @@ def read_lean(folder: Path) -> LeanArtifact:
     return lean
 
 
-def _read_parts(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of PolicyParts, after the digests of the named files."""
-    manifest = read_manifest(folder)
+def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields of PolicyParts, after a check of the digests of the named files."""
     for name in names:
         path = folder / name
         if not path.is_file():
@@ -152,7 +192,7 @@ def _read_parts(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
         if file_digest(path) != manifest["files"].get(name):
             raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
     try:
-        stored = read_arrays(folder / ARRAYS)
+        stored = rename_keys(read_arrays(folder / ARRAYS), manifest.get("arrays", {}))
         arrays = {name: stored[name] for name in _ARRAYS}
         policy = {name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)}
         words = {name: manifest[name] for name in _WORDS}
@@ -172,11 +212,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder}: no such folder; expected a policy that `recpolicy train --out` wrote")
     if not path.is_file():
         raise ArtifactError(f"{folder}: not a policy artifact: it has no {MANIFEST}")
-    manifest = read_versioned_json(path, FORMAT, FORMAT_VERSION)
+    manifest = read_versioned_json(path, FORMAT, FORMAT_VERSION, _MIGRATIONS)
     lacking = [name for name in ("files", *_WORDS) if name not in manifest]
     if lacking:
         raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the artifact whole or train it again")
     return manifest
+
+
+def manifest_digest(folder: Path) -> str:
+    """Return a digest of the manifest as it was written, and so of all files that it names; see `read_manifest`."""
+    read_manifest(folder)
+    return content_digest(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
 def verify(folder: Path) -> None:

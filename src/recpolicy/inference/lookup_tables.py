@@ -2,7 +2,7 @@
 
 U users, I items, G genres; row u or i here is row u or i of the policy's arrays.
 
-    {"format": "recpolicy tables", "version": 1, "user_id": [U], "item_id": [I], "title": [I], "year": [I],
+    {"format": "recpolicy tables", "version": 2, "user_id": [U], "item_id": [I], "title": [I], "year": [I],
      "genre_names": [G], "genres": [I] lists of places in genre_names}
 """
 
@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.core.files import read_versioned_json
+from recpolicy.core.files import Migration, read_versioned_json, rename_keys
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = "tables.json"
-_FORMAT, _FORMAT_VERSION = "recpolicy tables", 1
+_FORMAT, _FORMAT_VERSION = "recpolicy tables", 2
+_MIGRATIONS: Mapping[int, Migration] = {1: lambda body: rename_keys(body, {"movie_id": "item_id"})}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def write_tables(tables: Tables, folder: Path) -> None:
 def read_tables(folder: Path) -> Tables:
     """Read tables.json; raises ArtifactError where it is not what `write_tables` wrote."""
     path = folder / TABLES
-    body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION)
+    body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION, _MIGRATIONS)
     try:
         return Tables(
             user_ids=body["user_id"],

@@ -20,8 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name
-from recpolicy.core.files import atomic_directory, content_digest
-from recpolicy.inference.artifact import MANIFEST
+from recpolicy.core.files import atomic_directory
+from recpolicy.inference.artifact import MANIFEST, manifest_digest
 from recpolicy.registry.aliases import (
     ALIASES,
     CHALLENGER,
@@ -73,7 +73,7 @@ class Registry:
         manifest = sound_manifest(source)
         told = {"gate": gate, "lineage": lineage or manifest["about"], "note": note}
         described = {name: plain(record, name) for name, record in told.items()}
-        digest = content_digest(manifest)
+        digest = manifest_digest(source)
         self._make()
         with self._writing():
             for known in self._records():
@@ -90,7 +90,8 @@ class Registry:
             )  # fmt: skip
             with atomic_directory(self._home(number)) as home:
                 copy_artifact(source, home / POLICY, (MANIFEST, *manifest["files"]))
-                if content_digest(sound_manifest(home / POLICY)) != digest:
+                sound_manifest(home / POLICY)
+                if manifest_digest(home / POLICY) != digest:
                     raise ArtifactError(f"{source}: changed while it was copied; register it again")
                 write_record(version, home)
         return version

@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recpolicy.core.errors import ArtifactError, DataError
-from recpolicy.core.files import content_digest, read_versioned_json, write_json
-from recpolicy.inference.artifact import MANIFEST, read_manifest, verify
+from recpolicy.core.files import Migration, content_digest, read_versioned_json, write_json
+from recpolicy.inference.artifact import MANIFEST, manifest_digest, migrate_about, read_manifest, verify
 
 POLICY, RECORD = "policy", "version.json"
-_FORMAT, _FORMAT_VERSION = "recpolicy registered version", 1
+_FORMAT, _FORMAT_VERSION = "recpolicy registered version", 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,9 @@ class Version:
     """The record of the gate that let it in; None without one."""
     note: Mapping[str, Any] | None = None
     """Who registered it and why, where that was told."""
+
+
+_MIGRATIONS: Mapping[int, Migration] = {1: lambda body: {**body, "lineage": migrate_about(body["lineage"])}}
 
 
 def sound_manifest(artifact: Path) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def read_record(home: Path) -> Version:
     """Read version.json; raises ArtifactError where it is missing, changed or of another number than its folder."""
     path = home / RECORD
     body = read_versioned_json(
-        path, _FORMAT, _FORMAT_VERSION, digest_key="record_digest", advice="restore it from a copy"
+        path, _FORMAT, _FORMAT_VERSION, _MIGRATIONS, digest_key="record_digest", advice="restore it from a copy"
     )
     if str(body.get("number")) != home.name:
         raise ArtifactError(f"{path}: describes version {body.get('number')!r}; expected version {home.name}")
@@ -101,7 +104,8 @@ def records_in(homes: Iterable[Path]) -> list[Version | ArtifactError]:
 def damage_of(home: Path) -> str | None:
     """What is wrong with the version in a folder; None where it is whole."""
     try:
-        if content_digest(sound_manifest(home / POLICY)) != read_record(home).digest:
+        sound_manifest(home / POLICY)
+        if manifest_digest(home / POLICY) != read_record(home).digest:
             return f"{home}: its policy is another one than {RECORD} says"
     except ArtifactError as error:
         return str(error)

@@ -14,8 +14,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.core.files import content_digest
-from recpolicy.inference.artifact import MANIFEST, read_manifest
+from recpolicy.inference.artifact import MANIFEST, manifest_digest
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import versions
@@ -61,7 +60,7 @@ def another_champion(state: State, source: Path) -> str | None:
     registry, number = state.policies.registry, state.policies.live.champion.number
     if registry is None or number is None or not is_run(source):
         return None
-    digest = content_digest(read_manifest(source))
+    digest = manifest_digest(source)
     here = next((version for version in registry.versions() if version.digest == digest), None)
     if here is None or here.number == number:
         return None

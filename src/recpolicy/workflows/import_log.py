@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name
-from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, write_json
+from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.data.bandit_log_files import EVENTS, Catalogue, write_events
 from recpolicy.data.log_import import UNIT, Imported
 from recpolicy.data.open_bandit import read_open_bandit
@@ -18,7 +18,19 @@ from recpolicy.workflows.artifacts import refuse_existing
 
 FORMATS: Mapping[str, Callable[..., Imported]] = {"obd": read_open_bandit, "vw": read_vowpal_wabbit}
 IMPORT, USERS, ITEMS = "import.json", "users.parquet", "items.parquet"
-_KIND, _VERSION = "recpolicy imported log", 1
+_KIND, _VERSION = "recpolicy imported log", 2
+
+
+def _from_version_1(note: dict[str, Any]) -> dict[str, Any]:
+    """Return the note with items in place of movies; `paths` and `columns` tell what the table of items has."""
+    return {
+        **rename_keys(note, {"movies": "items"}),
+        "paths": {ITEMS: "movies.parquet"},
+        "columns": {"movie_id": "item_id"},
+    }
+
+
+_MIGRATIONS = {1: _from_version_1}
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ def has_own_tables(folder: str | Path) -> bool:
     Raises ArtifactError where its note of the import is damaged.
     """
     note = Path(folder) / IMPORT
-    return note.is_file() and bool(read_versioned_json(note, _KIND, _VERSION).get("derived"))
+    return note.is_file() and bool(read_versioned_json(note, _KIND, _VERSION, _MIGRATIONS).get("derived"))
 
 
 def read_import_tables(folder: str | Path) -> Catalogue:
@@ -96,17 +108,19 @@ def read_import_tables(folder: str | Path) -> Catalogue:
     damaged one.
     """
     folder = Path(folder)
-    about = read_versioned_json(folder / IMPORT, _KIND, _VERSION)
+    about = read_versioned_json(folder / IMPORT, _KIND, _VERSION, _MIGRATIONS)
     if not about.get("derived"):
         raise DataError(f"{folder}: imported with the users and items of a policy or of ratings; take those")
-    users, items = _read_ids(folder / USERS, "user_id"), _read_ids(folder / ITEMS, "item_id")
+    paths, old_names = about.get("paths", {}), about.get("columns", {})
+    users = _read_ids(folder / USERS, "user_id", {})
+    items = _read_ids(folder / paths.get(ITEMS, ITEMS), "item_id", old_names)
     return Catalogue(users, items, (about["scale"][0], about["scale"][1]))
 
 
-def _read_ids(path: Path, column: str) -> pd.DataFrame:
-    """A table that the import wrote."""
+def _read_ids(path: Path, column: str, old_names: Mapping[str, str]) -> pd.DataFrame:
+    """Return a table that the import wrote, under the current names of its columns."""
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path).rename(columns=dict(old_names))
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise ArtifactError(f"{path}: not readable as Parquet: {reason}; import the log again") from None

@@ -26,7 +26,8 @@ from sqlalchemy import Connection, Engine, Select, func, select
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS
-from recpolicy.data.log_columns import TIME, open_parquet
+from recpolicy.data.log_columns import TIME, current_names, open_parquet
+from recpolicy.data.log_metadata import about_of, old_columns
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.export_cursor import Cursor, Numbers
 from recpolicy.server.db.export_policy import LogPolicy, candidates_of, refusal
@@ -195,13 +196,14 @@ def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, in
     seq = part.table.c.seq
     found = np.array(connection.scalars(select(seq).where(cursor.fresh(seq)).order_by(seq)).all(), np.int64)
     rows_before = 0 if old is None else old.metadata.num_rows
+    old_names = {} if old is None else old_columns(path)
     if old is not None and not len(found):
         return 0, rows_before, dict(cursor.left_out)
     left_out, new = Counter(cursor.left_out), 0
     with atomic_path(path) as beside, pq.ParquetWriter(beside, part.schema, compression="zstd") as writer:
         if old is not None:
             for batch in old.iter_batches(_COPIED_AT_ONCE):
-                writer.write_batch(_as_now(batch, part.schema))
+                writer.write_batch(_as_now(batch, part.schema, old_names))
         for rows in _rows(connection, part.query(), seq, cursor, found):
             batch = part.batch(rows, left_out)
             writer.write_batch(batch)
@@ -227,11 +229,11 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
     """The file as it is and how far it came; raises DataError for one that this export cannot go on with."""
     if not path.exists():
         return None, Cursor()
-    file = open_parquet(path, tuple(name for name in part.schema.names if name != _LATER))
+    file = open_parquet(path, tuple(name for name in part.schema.names if name != _LATER), old_columns(path))
     known = file.metadata.metadata or {}
     if _CURSOR not in known:
         raise DataError(f"{path}: not written by an export of a server; choose another folder")
-    if part.about is not None and json.loads(known.get(_ABOUT, b"null")) != part.about:
+    if part.about is not None and about_of(path) != part.about:
         raise DataError(
             f"{path}: a log of another catalogue, or of other features, than the policy's; export to another folder"
         )
@@ -239,8 +241,9 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
     return file, Cursor(cursor["seq"], tuple((a, b, at) for a, b, at in cursor["gaps"]), cursor["left_out"])
 
 
-def _as_now(batch: Any, schema: Any) -> Any:
-    """A batch of the file as it was, in the schema of today."""
+def _as_now(batch: Any, schema: Any, old_names: Mapping[str, str]) -> Any:
+    """Return a batch of the file as it was, in the schema of today."""
+    batch = batch.rename_columns(current_names(batch.schema, old_names))
     if _LATER in schema.names and _LATER not in batch.schema.names:
         batch = batch.append_column(_LATER, pa.nulls(batch.num_rows, schema.field(_LATER).type))
     return batch.cast(schema)

@@ -14,7 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from recpolicy.core.files import rename_keys
+
 _BYTES = ("allowed", "context")
+_OLD_KEYS = {"movies": "item_ids"}
+"""Names in files of older versions, and the current ones."""
 _ROWS_AT_ONCE = 500
 
 
@@ -84,10 +88,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
-    rows = [json.loads(line) for line in lines]
-    for row in rows:
-        if "items" in row:  # a spool of version 0
-            row["item_ids"] = row.pop("items")
+    rows = [rename_keys(json.loads(line), _OLD_KEYS) for line in lines]
     return [
         {
             name: base64.b64decode(value) if name in _BYTES and value is not None else value

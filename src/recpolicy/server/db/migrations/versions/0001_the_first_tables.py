@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("variant", sa.String(length=16), nullable=False),
         sa.Column("rollout", sa.Integer(), nullable=True),
         sa.Column("explored", sa.Boolean(), nullable=False),
-        sa.Column("items", sa.Text(), nullable=False),
+        sa.Column("movies", sa.Text(), nullable=False),
         sa.Column("propensities", sa.Text(), nullable=False),
         sa.Column("ratings", sa.Text(), nullable=False),
         sa.Column("allowed", sa.LargeBinary(), nullable=True),

@@ -1,4 +1,4 @@
-"""Events name items, not items."""
+"""Rename the column of recommended ids, which old databases call movies."""
 
 from alembic import op
 
@@ -10,9 +10,9 @@ depends_on = None
 
 def upgrade() -> None:
     """Rename the column of the recommended ids."""
-    op.alter_column("events", "items", new_column_name="item_ids")
+    op.alter_column("events", "movies", new_column_name="item_ids")
 
 
 def downgrade() -> None:
     """Restore the old name."""
-    op.alter_column("events", "item_ids", new_column_name="items")
+    op.alter_column("events", "item_ids", new_column_name="movies")
