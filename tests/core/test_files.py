@@ -217,8 +217,22 @@ def test_a_digest_is_that_of_the_file_as_it_was_written(tmp_path):
         read_versioned_json(path, FORMAT, 3, MIGRATIONS, digest_key="digest", advice="save it again")
 
 
+def test_older_versions_may_have_another_name_of_the_format(tmp_path):
+    path = example(tmp_path, version=1, colour="red", width=2, height=3)
+    migrations = {1: lambda body: {**body, "format": "recpolicy sample"}}
+    assert read_versioned_json(path, "recpolicy sample", 2, migrations, former_format=FORMAT)["version"] == 2
+    with pytest.raises(ArtifactError, match="not a recpolicy sample"):
+        read_versioned_json(path, "recpolicy sample", 2, migrations)
+
+
 @pytest.mark.parametrize(
-    ("text", "message"), [("[]", "not a recpolicy example"), ("{", "not readable as JSON"), (None, "no such file")]
+    ("text", "message"),
+    [
+        ("{}", "not a recpolicy example"),
+        ("[]", "not a recpolicy example"),
+        ("{", "not readable as JSON"),
+        (None, "no such file"),
+    ],
 )
 def test_other_files_are_refused(tmp_path, text, message):
     if text is not None:

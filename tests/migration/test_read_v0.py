@@ -40,7 +40,7 @@ from recpolicy.workflows.estimate_sessions import estimate_session_policy, sessi
 from recpolicy.workflows.estimate_slates import estimate_slate_policy
 from recpolicy.workflows.evaluate import evaluate
 from recpolicy.workflows.evaluate_candidate import read_candidate_evaluation
-from recpolicy.workflows.gate_record import gate_judgement, read_gate
+from recpolicy.workflows.gate_record import gate_evaluation, read_gate
 from recpolicy.workflows.import_log import has_own_tables
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, tables_of
 from recpolicy.workflows.registration import register
@@ -268,7 +268,7 @@ def test_training_data_of_an_ingested_log():
 
 def test_evaluation_of_a_candidate_is_gated():
     read_candidate_evaluation(V0 / "evaluation" / "judgement.json")
-    result = gate_judgement(V0 / "evaluation" / "judgement.json", {"margin": 100.0})
+    result = gate_evaluation(V0 / "evaluation" / "judgement.json", {"margin": 100.0})
     expected = EXPECTED["gate_strict"]["figures"]
     assert result.verdict != "pass"
     assert len(result.criteria) == len(expected)

@@ -97,7 +97,7 @@ def read_versioned_json(
         raise ArtifactError(f"{path}: no such file; expected a {file_format}") from None
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(body, dict) or body.get("format") not in (file_format, former_format):
+    if not isinstance(body, dict) or body.get("format") not in (file_format, former_format or file_format):
         raise ArtifactError(f"{path}: not a {file_format}: its format is not {file_format!r}")
     _check_version(body, version, migrations, path)
     if digest_key is not None and body.pop(digest_key, None) != content_digest(body):

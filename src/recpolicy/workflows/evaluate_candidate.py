@@ -212,7 +212,7 @@ def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path, page
 
 def read_candidate_evaluation(path: Path) -> dict[str, Any]:
     """Read an evaluation; raises ArtifactError for any other file."""
-    return read_versioned_json(path, FORMAT, FORMAT_VERSION, {1: _from_version_1}, former_format="recpolicy evaluation")
+    return read_versioned_json(path, FORMAT, FORMAT_VERSION, {1: _from_version_1}, former_format="recpolicy judgement")
 
 
 def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
