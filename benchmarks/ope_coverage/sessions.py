@@ -1,7 +1,7 @@
 """Sessions: a policy leads them, and logs of them are judged by every estimator of sessions.
 
 M sessions of at most T steps, N steps in all, An items. The target is a session policy as it explores; its choices at
-logged steps are replayed as `recpolicy ope estimate --act exploring` does.
+logged steps are replayed as `recpolicy ope estimate --policy-mode exploring` does.
 """
 
 from dataclasses import dataclass, replace
@@ -148,7 +148,7 @@ class Seen:
 
 
 def seen(parts: PolicyParts, log: Steps, user: NDArray[np.integer]) -> Seen:
-    """Sessions [M] of these users as `recpolicy ope estimate --act exploring` sees them."""
+    """Sessions [M] of these users as `recpolicy ope estimate --policy-mode exploring` sees them."""
     probability, rating, wanted, typical = np.empty((4, len(log)))
     low, high = parts.scale
     for moment in moments(parts, log):

@@ -29,7 +29,7 @@ def train_in_one_process(folder: str, parameters: Mapping[str, Any], seed: int) 
         items=int(given["items"]), settings={}, seed=seed,
     )  # fmt: skip
     steps.simulate_log(
-        at["ratings"], at["features"], at["log"], world=given["world"], logger=given["logger"],
+        at["ratings"], at["features"], at["log"], world=given["world"], logger=given["logging_policy"],
         rounds=int(given["log_rounds"]), settings={}, seed=seed,
     )  # fmt: skip
     steps.ingest_log(at["log"], at["rounds"], ratings=at["ratings"], policy=None, settings={})

@@ -90,8 +90,8 @@ def test_help_shows_an_example(command):
         (("predict", "{policy}", "--user", "4711"), "no user with id 4711"),
         (("predict", "{policy}", "--user", "1", "--item", "x"), "no item with id x"),
         (("predict", "{policy}", "--user", "1", "--out", "{tmp}/x.xlsx"), ".csv or .parquet"),
-        (("recommend", "{policy}", "--user", "new", "--rate", "1"), "expected ITEM=RATING"),
-        (("recommend", "{policy}", "--user", "new", "--rate", "1=9"), "rating 9 is not in 1..5"),
+        (("recommend", "{policy}", "--user", "new", "--rating", "1"), "expected ITEM=RATING"),
+        (("recommend", "{policy}", "--user", "new", "--rating", "1=9"), "rating 9 is not in 1..5"),
         (("evaluate", "{policy}", "--data", "{tmp}/none"), "no such file or folder"),
     ],
 )
@@ -144,7 +144,7 @@ def test_predict_writes_tables(run, policy, tmp_path, name, read):
 
 
 def test_recommend_takes_a_newcomer(run, policy):
-    code, out, _ = run("recommend", policy, "--user", "new", "--rate", "1=5", "--rate", "2=1", "-k", "3", "--json")
+    code, out, _ = run("recommend", policy, "--user", "new", "--rating", "1=5", "--rating", "2=1", "-k", "3", "--json")
     rows = json.loads(out)
     assert code == 0
     assert [row["rank"] for row in rows] == [1, 2, 3]

@@ -51,7 +51,7 @@ def gate(capsys, tmp_path, rounds, *words, config=LENIENT):
 def test_a_policy_that_passes_ends_in_0_and_leaves_its_record(capsys, tmp_path, rounds, data):
     out = tmp_path / "out"
     answer = gate(
-        capsys, tmp_path, rounds, "--against", trained("rating_model"), "--data", data, "--out", out
+        capsys, tmp_path, rounds, "--baseline", trained("rating_model"), "--data", data, "--out", out
     )  # fmt: skip
     assert answer.code == 0, answer
     assert "NOT KEPT" not in answer.out
@@ -111,7 +111,7 @@ def test_bad_inputs_are_one_line_and_write_nothing(capsys, tmp_path, rounds):
     assert "name them with --data" in refused(gate(capsys, tmp_path, rounds, "--out", out))
     damaged = shutil.copytree(trained("rating_model"), tmp_path / "damaged")
     (damaged / "arrays.npz").write_bytes(b"damaged")
-    assert "arrays.npz" in refused(gate(capsys, tmp_path, rounds, "--log-only", "--against", damaged, "--out", out))
+    assert "arrays.npz" in refused(gate(capsys, tmp_path, rounds, "--log-only", "--baseline", damaged, "--out", out))
     broken = tmp_path / "broken.parquet"
     broken.write_bytes((rounds / EVALUATION).read_bytes()[:1_000])
     assert "broken.parquet" in refused(gate(capsys, tmp_path, broken, "--log-only", "--out", out))
@@ -128,7 +128,7 @@ def test_bad_inputs_are_one_line_and_write_nothing(capsys, tmp_path, rounds):
 
 def test_report_with_a_log_shows_gate_overlap_and_estimators(capsys, tmp_path, rounds, data):
     folder = shutil.copytree(trained("linucb"), tmp_path / "policy")
-    words = ("--data", data, "--log", rounds, "--against", trained("rating_model"), "--user", 7)
+    words = ("--data", data, "--log", rounds, "--baseline", trained("rating_model"), "--user", 7)
     answer = recpolicy(capsys, "report", folder, *words)
     assert answer.code == 0, answer
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -141,11 +141,11 @@ def test_report_with_a_log_shows_gate_overlap_and_estimators(capsys, tmp_path, r
 
 
 def test_report_against_somebody_needs_a_log(capsys):
-    answer = recpolicy(capsys, "report", trained("linucb"), "--against", trained("rating_model"))
+    answer = recpolicy(capsys, "report", trained("linucb"), "--baseline", trained("rating_model"))
     assert answer.code == 2
     assert "--log" in answer.err
 
 
 def test_help_shows_an_example(capsys):
     answer = recpolicy(capsys, "gate", "--help")
-    assert "recpolicy gate runs/linucb2 --against runs/linucb --log rounds/week1" in " ".join(answer.out.split())
+    assert "recpolicy gate runs/linucb2 --baseline runs/linucb --log rounds/week1" in " ".join(answer.out.split())

@@ -22,5 +22,5 @@ def test_ratings_are_read_in_order_and_ids_may_hold_the_sign():
 
 @pytest.mark.parametrize("pair", ["50", "50=", "=5", "50=good", ""])
 def test_what_is_no_rating_is_shown(pair):
-    with pytest.raises(DataError, match=r"--rate .*: expected ITEM=RATING"):
+    with pytest.raises(DataError, match=r"--rating .*: expected ITEM=RATING"):
         parse_ratings([pair])

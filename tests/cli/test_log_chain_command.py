@@ -62,7 +62,7 @@ def test_from_a_file_of_clicks_to_a_verdict_with_nothing_but_the_file(capsys, di
     done(capsys, "train", "ucb1", "--log", "log-rounds", "--config", "tiny.toml", "--out", "other")
     found = json.loads("\n".join(done(capsys, "ope", "estimate", "log-rounds-policy", "--log", "log-rounds", "--json")))
     assert "dr" in str(found)
-    answer = recpolicy(capsys, "gate", "log-rounds-policy", "--against", "other", "--log", "log-rounds")
+    answer = recpolicy(capsys, "gate", "log-rounds-policy", "--baseline", "other", "--log", "log-rounds")
     assert answer.code in (0, 1), answer
     assert "held-out gain over most popular, lower bound" in answer.out
     rows = json.loads("\n".join(done(capsys, "predict", "log-rounds-policy", "--user", "u3", "--json")))
@@ -83,7 +83,7 @@ def test_a_log_with_nothing_held_out_says_what_to_do(capsys, directory):
     line = refused(recpolicy(capsys, *words))
     assert "log-rounds/ratings: nothing of this log is held out; ingest it again" in line
     assert not (directory / "run").exists()
-    assert done(capsys, *words, "--split", "random")[0].startswith("trained linucb on log/random/fit")
+    assert done(capsys, *words, "--split", "random")[0].startswith("trained linucb on log/random/train")
 
 
 @pytest.mark.parametrize(

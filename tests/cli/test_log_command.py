@@ -49,7 +49,7 @@ def test_simulate_then_ingest_as_it_says(capsys, directory):
     answer = recpolicy(capsys, "log", "simulate", "--config", "log.toml", "--seed", 3, "--out", "logs/week1")
     assert answer.code == 0, answer
     assert answer.out == (
-        "logged 300 events of rating_model on ml-100k/u1/fit (seed 3): logs/week1\n"
+        "logged 300 events of rating_model on ml-100k/u1/train (seed 3): logs/week1\n"
         "next: recpolicy log ingest logs/week1 --out logs/week1-rounds\n"
     )
     note = json.loads((directory / "logs" / "week1" / "simulation.json").read_text())
@@ -68,10 +68,21 @@ def test_simulate_then_ingest_as_it_says(capsys, directory):
 
 
 def test_options_override_the_config(capsys, directory):
-    words = ("--config", "log.toml", "--rounds", 50, "--temperature", 0.9, "--floor", 0.25, "--logger", "random")
+    words = (
+        "--config",
+        "log.toml",
+        "--rounds",
+        50,
+        "--temperature",
+        0.9,
+        "--floor",
+        0.25,
+        "--logging-policy",
+        "random",
+    )
     answer = recpolicy(capsys, "log", "simulate", *words, "--split", "u2", "--out", "log", "--json")
     assert json.loads(answer.out) == {
-        "out": "log", "logger": "random", "events": 50, "data": "ml-100k/u2/fit", "seed": 0
+        "out": "log", "logging_policy": "random", "events": 50, "data": "ml-100k/u2/train", "seed": 0
     }  # fmt: skip
     config = json.loads((directory / "log" / "simulation.json").read_text())["config"]
     assert (config["rounds"], config["temperature"], config["floor"]) == (50, 0.9, 0.25)
@@ -79,7 +90,7 @@ def test_options_override_the_config(capsys, directory):
 
 def test_a_trained_policy_logs_and_says_which_ids_there_are(capsys, directory):
     folder = trained("linucb_hybrid")
-    words = ("--config", "log.toml", "--logger", folder, "--out", "log")
+    words = ("--config", "log.toml", "--logging-policy", folder, "--out", "log")
     answer = recpolicy(capsys, "log", "simulate", *words)
     assert f"next: recpolicy log ingest log --policy {folder} --out log-rounds" in answer.out
     assert pq.read_table("log/events.parquet")["policy_version"].unique().to_pylist() == [
@@ -150,8 +161,8 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("simulate", "--logger", "linucbb"), "no logging policy named 'linucbb'"),
-        (("simulate", "--logger", "runs/none"), "runs/none: no such folder; expected a policy"),
+        (("simulate", "--logging-policy", "linucbb"), "no logging policy named 'linucbb'"),
+        (("simulate", "--logging-policy", "runs/none"), "runs/none: no such folder; expected a policy"),
         (("simulate", "--floor", "2"), "LogConfig.floor is 2.0"),
         (("simulate", "--data", "nowhere"), "nowhere: no such file"),
         (("simulate", "--config", "bad.toml"), "Did you mean 'train'?"),

@@ -16,10 +16,10 @@ COMMANDS = [command.function.__name__ for command in (*training.COMMANDS, *polic
 @pytest.fixture(autouse=True)
 def log_level():
     """The command line sets the level of the package's log; the next test gets it back."""
-    logger = logging.getLogger("recpolicy")
-    before = logger.level
+    logging_policy = logging.getLogger("recpolicy")
+    before = logging_policy.level
     yield
-    logger.setLevel(before)
+    logging_policy.setLevel(before)
 
 
 def test_the_commands_are_these():

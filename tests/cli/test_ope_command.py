@@ -70,8 +70,8 @@ def estimate(capsys, policies, *words):
 def test_report_prints_errors_coverage_and_advice_and_writes_the_page(capsys, tmp_path, ratings):
     answer = report(capsys, tmp_path, ratings, "--out", tmp_path / "out")
     assert answer.code == 0, answer
-    for logger in ("near", "far"):
-        assert f"{logger} logging policy: earns" in answer.out
+    for logging_policy in ("near", "far"):
+        assert f"{logging_policy} logging policy: earns" in answer.out
     assert answer.out.count("Relative error (%) by log size") == 2
     assert answer.out.count("3 logs of 500 rounds") == 2
     assert "Which estimator for which log" in answer.out
@@ -101,10 +101,10 @@ def test_estimate_prints_every_estimator(capsys, policies):
 
 
 def test_estimate_against_a_policy_prints_the_gain(capsys, policies):
-    answer = estimate(capsys, policies, "--against", policies / "incumbent", "--json")
+    answer = estimate(capsys, policies, "--baseline", policies / "incumbent", "--json")
     gains = json.loads(answer.out)["gains"]
     assert gains["dr"]["candidate"]["value"] - gains["dr"]["incumbent"]["value"] == pytest.approx(gains["dr"]["value"])
-    shown = estimate(capsys, policies, "--against", policies / "incumbent")
+    shown = estimate(capsys, policies, "--baseline", policies / "incumbent")
     assert f"Gain over {policies / 'incumbent'}" in shown.out
     assert f"{gains['dr']['value']:+.3f}" in shown.out
 
@@ -128,7 +128,7 @@ def of_sessions(capsys, sessions, policy, *words):
 
 
 def test_a_log_of_sessions_is_judged_session_by_session(capsys, sessions):
-    answer = of_sessions(capsys, sessions, "leader", "--act", "exploring")
+    answer = of_sessions(capsys, sessions, "leader", "--policy-mode", "exploring")
     assert answer.code == 0, answer
     lines = answer.out.splitlines()
     assert lines[0].startswith(f"topk_reinforce (exploring) on {sessions / 'log' / SESSIONS} (mean logged ")
@@ -148,12 +148,12 @@ def test_what_a_reader_must_know_is_said_below_the_table(capsys, sessions):
 
 def test_sessions_take_an_incumbent_a_discount_and_settings(capsys, sessions, tmp_path):
     (tmp_path / "ope.toml").write_text("[off_policy]\nresamples = 20\nfolds = 3\n")
-    words = ("--act", "exploring", "--gamma", 0.5, "--config", tmp_path / "ope.toml")
-    answer = of_sessions(capsys, sessions, "follower", "--against", sessions / "leader", *words, "--json")
+    words = ("--policy-mode", "exploring", "--gamma", 0.5, "--config", tmp_path / "ope.toml")
+    answer = of_sessions(capsys, sessions, "follower", "--baseline", sessions / "leader", *words, "--json")
     body = json.loads(answer.out)
     assert (body["act"], body["gamma"], body["config"]["folds"], body["config"]["seed"]) == ("exploring", 0.5, 3, 0)
     assert body["gains"]["per_decision_is"]["incumbent"]["value"] == pytest.approx(body["logged"], abs=1e-5)
-    shown = of_sessions(capsys, sessions, "follower", "--against", sessions / "leader", *words)
+    shown = of_sessions(capsys, sessions, "follower", "--baseline", sessions / "leader", *words)
     assert f"Gain over {sessions / 'leader'}" in shown.out
 
 
@@ -163,11 +163,11 @@ def test_policies_and_logs_of_other_kinds_are_one_line(capsys, sessions):
     rounds = ("--log", sessions / "rounds.parquet")
     line = refused(recpolicy(capsys, "ope", "estimate", sessions / "leader", *rounds))
     assert "topk_reinforce is a policy of sessions, but" in line
-    line = refused(estimate(capsys, sessions, "--against", sessions / "leader"))
+    line = refused(estimate(capsys, sessions, "--baseline", sessions / "leader"))
     assert "topk_reinforce is a policy of sessions, but" in line
-    line = refused(estimate(capsys, sessions, "--act", "greedy"))
-    assert "leave out --act, which only sessions have" in line
-    line = refused(of_sessions(capsys, sessions, "leader", "--against", sessions / "candidate"))
+    line = refused(estimate(capsys, sessions, "--policy-mode", "greedy"))
+    assert "leave out --policy-mode, which only sessions have" in line
+    line = refused(of_sessions(capsys, sessions, "leader", "--baseline", sessions / "candidate"))
     assert "linucb acts in single rounds" in line
     none = ("--log", sessions / "none.parquet")
     assert "no such file" in refused(recpolicy(capsys, "ope", "estimate", sessions / "leader", *none))

@@ -14,7 +14,7 @@ def folder(tmp_path):
 
 
 def test_predict_says_what_the_policy_says(capsys, folder):
-    rated = ("--rate", "1=5", "--rate", "2=1.5")
+    rated = ("--rating", "1=5", "--rating", "2=1.5")
     rows = json.loads(recpolicy(capsys, "predict", folder, "-u", "newcomer", *rated, "--json").out)
     expected = loaded("random").predict("newcomer", fold_in={"newcomer": {1: 5, 2: 1.5}})
     for column in ("rating", "std", "propensity"):
@@ -38,14 +38,14 @@ def test_recommend_leaves_rated_items_out_unless_told(capsys, folder):
 
 
 def test_a_newcomers_ratings_go_with_one_user(capsys, folder):
-    answer = recpolicy(capsys, "predict", folder, "-u", 1, "-u", 2, "--rate", "1=5")
+    answer = recpolicy(capsys, "predict", folder, "-u", 1, "-u", 2, "--rating", "1=5")
     assert answer.code == 2
     assert "exactly one --user" in answer.err
 
 
 @pytest.mark.parametrize("pair", ["five", "1=", "=5", "1=five", "1=nan"])
 def test_what_is_no_rating_is_one_line(capsys, folder, pair):
-    assert "rat" in refused(recpolicy(capsys, "predict", folder, "-u", "new", "--rate", pair))
+    assert "rat" in refused(recpolicy(capsys, "predict", folder, "-u", "new", "--rating", pair))
 
 
 def test_a_damaged_policy_is_one_line(capsys, folder):

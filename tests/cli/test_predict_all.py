@@ -29,8 +29,8 @@ def test_all_estimates_are_written_as_parquet_and_csv(capsys, folder, tmp_path):
     [
         ("--all",),
         ("--all", "--out", "x.parquet", "--user", "1"),
-        ("--all", "--out", "x.parquet", "--rate", "101=5"),
-        ("--all", "--out", "x.parquet", "--shown", "101=like"),
+        ("--all", "--out", "x.parquet", "--rating", "101=5"),
+        ("--all", "--out", "x.parquet", "--history", "101=like"),
         ("--all", "--out", "x.parquet", "--json"),
         ("--all", "--out", "x.csv"),
         ("--user", "1", "--csv", "x.csv"),

@@ -45,7 +45,7 @@ def run(directory, capsys):
         words = ("--config", "tiny.toml", "--total-timesteps", 500, "--checkpoint-every", 128, "--out", "run")
         answer = recpolicy(capsys, "train", "ppo", *words)
         assert answer.code == 0, answer.err
-        assert answer.out == "trained ppo on ml-100k/u1/fit (seed 0): run\nnext: recpolicy evaluate run\n"
+        assert answer.out == "trained ppo on ml-100k/u1/train (seed 0): run\nnext: recpolicy evaluate run\n"
     return out
 
 
@@ -84,7 +84,7 @@ def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
 
 
 def test_predict_and_recommend_know_the_session_so_far(run, capsys):
-    shown = ("--shown", "7=like", "--shown", "9=skip")
+    shown = ("--history", "7=like", "--history", "9=skip")
     history = {3: [(7, True), (9, False)]}
     policy = load_policy(run)
     rows = rows_of(capsys, "predict", "run", "-u", 3, *shown)
@@ -111,13 +111,13 @@ def test_a_sampled_slate_is_fixed_by_the_seed(run, capsys):
 
 @pytest.mark.parametrize("pair", ["7", "7=", "=like", "7=5", "7=Like"])
 def test_what_is_no_response_is_one_line(run, capsys, pair):
-    line = refused(recpolicy(capsys, "predict", run, "-u", 3, "--shown", pair))
-    assert f"--shown {pair!r}: expected ITEM=like or ITEM=skip, such as 50=like" in line
+    line = refused(recpolicy(capsys, "predict", run, "-u", 3, "--history", pair))
+    assert f"--history {pair!r}: expected ITEM=like or ITEM=skip, such as 50=like" in line
 
 
 def test_a_session_of_several_users_and_an_unknown_item_are_one_line(run, capsys):
-    assert "exactly one --user" in refused(recpolicy(capsys, "predict", run, "-u", 1, "-u", 2, "--shown", "7=like"))
-    line = refused(recpolicy(capsys, "recommend", run, "-u", 3, "--shown", "999=like"))
+    assert "exactly one --user" in refused(recpolicy(capsys, "predict", run, "-u", 1, "-u", 2, "--history", "7=like"))
+    line = refused(recpolicy(capsys, "recommend", run, "-u", 3, "--history", "999=like"))
     assert "no item with id 999" in line
 
 

@@ -48,7 +48,7 @@ def log(capsys, directory):
         assert answer.code == 0, answer.err
         steps = pq.read_metadata(out / SESSIONS).num_rows
         assert answer.out == (
-            f"logged 60 sessions ({steps} steps) of random on ml-100k/u1/fit (seed 2): log\n"
+            f"logged 60 sessions ({steps} steps) of random on ml-100k/u1/train (seed 2): log\n"
             "next: recpolicy train topk_reinforce --split u1 --log log --seed 2 --out log-policy\n"
         )
     return out
@@ -60,17 +60,19 @@ def test_a_policy_learns_from_logged_sessions_and_logs_some_itself(capsys, direc
     steps = pq.read_metadata(log / SESSIONS).num_rows
     assert (about["training"]["mode"], about["training"]["rows"]) == ("log", steps)
     assert re.fullmatch("[0-9a-f]{64}", about["log"])
-    rows = json.loads(recpolicy(capsys, "recommend", "learnt", "--user", 3, "--shown", "7=like", "-k", 4, "--json").out)
+    rows = json.loads(
+        recpolicy(capsys, "recommend", "learnt", "--user", 3, "--history", "7=like", "-k", 4, "--json").out
+    )
     assert len({row["item_id"] for row in rows} - {7}) == 4
-    words = ("--sessions", 5, "--logger", "./learnt", "--floor", 0.1, "--seed", 7, "--out", "more", "--json")
+    words = ("--sessions", 5, "--logging-policy", "./learnt", "--floor", 0.1, "--seed", 7, "--out", "more", "--json")
     told = json.loads(recpolicy(capsys, "log", "simulate", *words).out)
-    assert (told["logger"], told["sessions"], told["seed"]) == ("dqn", 5, 7)
+    assert (told["logging_policy"], told["sessions"], told["seed"]) == ("dqn", 5, 7)
     assert set(pq.read_table("more/sessions.parquet")["policy"].to_pylist()) == {"dqn"}
     assert json.loads((directory / "more" / "simulation.json").read_text())["config"]["floor"] == 0.1
 
 
 def test_a_log_of_the_wrong_kind_is_one_line(capsys, directory, log):
-    words = ("--rounds", 40, "--logger", "random", "--config", "log-rounds.toml", "--out", "rounds-log")
+    words = ("--rounds", 40, "--logging-policy", "random", "--config", "log-rounds.toml", "--out", "rounds-log")
     (directory / "log-rounds.toml").write_text('[train]\nrating_model = "svd"\nworld = "item_knn"\nrank = 5\n')
     assert recpolicy(capsys, "log", "simulate", *words).code == 0
     assert recpolicy(capsys, "log", "ingest", "rounds-log", "--out", "rounds").code == 0
@@ -112,7 +114,7 @@ def test_words_that_do_not_go_together_are_one_line(capsys, directory):
     words = ("log", "simulate", "--sessions", 5, "--out", "never")
     assert "say by one of them what to log" in refused(recpolicy(capsys, *words, "--rounds", 5))
     assert "no logging policy of sessions named 'rating_model'" in refused(
-        recpolicy(capsys, *words, "--logger", "rating_model")
+        recpolicy(capsys, *words, "--logging-policy", "rating_model")
     )
     assert "no setting named 'missing_share'" in refused(recpolicy(capsys, *words, "--config", bad(directory)))
     assert not (directory / "never").exists()

@@ -42,12 +42,12 @@ def log(capsys, directory):
     """The folder that `recpolicy log simulate --slates` wrote; simulated once."""
     out = directory / "pages"
     if not out.exists():
-        words = ("--slates", 300, "--config", "log.toml", "--logger", "random", "--seed", 2, "--out", "pages")
+        words = ("--slates", 300, "--config", "log.toml", "--logging-policy", "random", "--seed", 2, "--out", "pages")
         answer = recpolicy(capsys, "log", "simulate", *words)
         assert answer.code == 0, answer.err
         likes = np.mean(pq.read_table(out / "slates.parquet")["reward"].to_numpy())
         assert answer.out == (
-            "logged 300 pages of 3 items of random on ml-100k/u1/fit (seed 2): pages\n"
+            "logged 300 pages of 3 items of random on ml-100k/u1/train (seed 2): pages\n"
             f"likes on a page: {likes:.3f} on average\n"
             "next: recpolicy ope estimate POLICY --log pages\n"
         )
@@ -60,11 +60,23 @@ def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(ca
     assert recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "slots", "--out", "learnt").code == 0
     line = refused(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "pages"))
     assert "pages/slates.parquet: the policy has learnt from this very log" in line
-    words = ("--slates", 200, "--config", "log.toml", "--logger", "random", "--seed", 3, "--out", "others", "--json")
+    words = (
+        "--slates",
+        200,
+        "--config",
+        "log.toml",
+        "--logging-policy",
+        "random",
+        "--seed",
+        3,
+        "--out",
+        "others",
+        "--json",
+    )
     assert json.loads(recpolicy(capsys, "log", "simulate", *words).out)["slates"] == 200
     found = json.loads(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others", "--json").out)
     assert {"ips", "rips", "cascade_dr"} <= set(found["estimators"])
-    text = recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others/slates.parquet", "--against", "learnt").out
+    text = recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others/slates.parquet", "--baseline", "learnt").out
     assert text.startswith("linucb on others/slates.parquet (mean logged ")
     assert "Gain over learnt" in text
 
@@ -82,7 +94,7 @@ def test_words_that_do_not_go_together_are_one_line(capsys, directory):
     assert "say by one of them what to log" in refused(recpolicy(capsys, *words, "--sessions", 5))
     (directory / "bad.toml").write_text("[log]\nmissing_share = 0.1\n")
     assert "no setting named 'missing_share'" in refused(recpolicy(capsys, *words, "--config", "bad.toml"))
-    assert "no logging policy named 'popular'" in refused(recpolicy(capsys, *words, "--logger", "popular"))
+    assert "no logging policy named 'popular'" in refused(recpolicy(capsys, *words, "--logging-policy", "popular"))
     assert not (directory / "never").exists()
 
 

@@ -22,12 +22,12 @@ GOOD = {
     "latency": {"median_ms": 1.0, "p99_ms": 4.0, "calls": 200},
     "held_out": {
         "gain": {"most_popular": {"value": 0.4, "lo": 0.3, "hi": 0.5}}, "coverage": 0.3,
-        "calibration": {"bias": -0.08, "error": 0.09}, "group_gain": {"against": "most_popular", "groups": GROUPS},
+        "calibration": {"bias": -0.08, "error": 0.09}, "group_gain": {"baseline": "most_popular", "groups": GROUPS},
     },
     "off_policy": {
-        "against": "incumbent 1234", "gain": {"value": 0.1, "lo": 0.05, "hi": 0.15}, "effective_rounds": 500.0,
+        "baseline": "incumbent 1234", "gain": {"value": 0.1, "lo": 0.05, "hi": 0.15}, "effective_rounds": 500.0,
         "weight_off": 1.0, "relative_gain": {"value": 0.08, "lo": 0.06, "hi": 0.1}, "gain_on_hits": 0.07,
-        "group_gain": {"against": "incumbent 1234", "groups": copy.deepcopy(GROUPS)},
+        "group_gain": {"baseline": "incumbent 1234", "groups": copy.deepcopy(GROUPS)},
     },
 }  # fmt: skip
 

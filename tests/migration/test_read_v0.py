@@ -186,7 +186,7 @@ def test_retrained_policy_is_retrained_again(tmp_path):
 
 
 def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
-    log = simulate_sessions(split(), tmp_path / "log", logger=policy("dqn"), config={"sessions": 20}, seed=1)
+    log = simulate_sessions(split(), tmp_path / "log", logging_policy=policy("dqn"), config={"sessions": 20}, seed=1)
     assert len(np.unique(log.session)) == 20
     assert set(log.item) <= set(policy("dqn").artifact.catalogue)
 

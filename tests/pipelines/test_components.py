@@ -191,7 +191,7 @@ def test_incumbent_is_trained_on_and_judged_against(trained):
         **dict(zip(names, outputs, strict=True)),
     )
     judged = json.loads(Path(outputs[0].path).read_text())
-    assert judged["off_policy"]["against"] == f"incumbent {old.about['content'][:8]}"
+    assert judged["off_policy"]["baseline"] == f"incumbent {old.about['content'][:8]}"
     assert "held_out" not in judged
 
 

@@ -41,7 +41,7 @@ def test_defaults_themselves_pass_the_checks(name):
         ("train", {"simulator": "1"}, "expected true or false"),
         ("train", {"split": "u6"}, "no split named 'u6'"),
         ("train", {"rating_model": "bfm"}, "no rating model named 'bfm'"),
-        ("train", {"logger": "ranodm"}, "Did you mean 'random'"),
+        ("train", {"logging_policy": "ranodm"}, "Did you mean 'random'"),
         ("train", {"log_rounds": "0"}, "log_rounds is 0; expected at least 1"),
         ("train", {"log_settings": '{"floor": 2}'}, "floor is 2"),
         ("train", {"gate_settings": '{"margine": 0.1}'}, "Did you mean 'margin'"),

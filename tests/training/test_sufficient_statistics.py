@@ -134,7 +134,7 @@ def test_other_arms_or_features_are_refused():
 def test_two_halves_of_a_simulated_movielens_log_merged_are_the_whole(u1, tmp_path):
     """50,000 rounds of random choices among 1,682 items and contexts of 21 numbers."""
     settings = {"rating_model": "svd", "world": "bias", "rank": 20}
-    simulate_log(u1.train, tmp_path / "log", logger="random", config={"rounds": 50_000}, train=settings)
+    simulate_log(u1.train, tmp_path / "log", logging_policy="random", config={"rounds": 50_000}, train=settings)
     ingest_log(tmp_path / "log", tmp_path / "rounds", tables_of(u1.train), {"evaluation_share": 0.0})
     log = read_rounds(tmp_path / "rounds" / "training.parquet", tables_of(u1.train))
     x = np.random.default_rng(0).normal(size=(len(u1.train.users), 21)).astype(np.float32)

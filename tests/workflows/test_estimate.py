@@ -67,7 +67,7 @@ def test_the_card_plays_in_a_world_of_another_class_with_policies_near_and_far(t
     assert card.world == f"item_knn on {fit().name}"
     assert (card.users, card.actions) == (60, 20)
     assert card.truth > card.logged_values["near"] > card.logged_values["far"]
-    near, far = (card.cell(logger, 500).effective_rounds for logger in ("near", "far"))
+    near, far = (card.cell(logging_policy, 500).effective_rounds for logging_policy in ("near", "far"))
     assert near > far
     assert "replay" in card.cell("far", 500).scores  # it takes uniform logs only
 

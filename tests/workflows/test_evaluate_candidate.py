@@ -108,7 +108,7 @@ def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
     )
     write_candidate_evaluation(judged, tmp_path / "evaluation.json", tmp_path / "page.html")
     body = read_candidate_evaluation(tmp_path / "evaluation.json")
-    assert body["off_policy"]["against"].startswith("incumbent ")
+    assert body["off_policy"]["baseline"].startswith("incumbent ")
     assert body["held_out"]["choice"]["value"] == judged.held_out.evaluation.policies["linucb"].held_out.value
     assert "incumbent" in (tmp_path / "page.html").read_text()
     found = gate_evaluation(tmp_path / "evaluation.json", {"margin": -5.0})
@@ -125,7 +125,7 @@ def test_incumbent_of_the_same_split_stands_in_the_held_out_table_and_groups_are
     judged = evaluate_candidate(loaded("linucb"), miniature_split(), None, loaded("popular"))
     body = judged.as_dict()["held_out"]
     evaluation = judged.held_out.evaluation
-    assert body["group_gain"]["against"] == "incumbent"
+    assert body["group_gain"]["baseline"] == "incumbent"
     mine, theirs = (evaluation.policies[name].groups for name in ("linucb", "incumbent"))
     for name, found in body["group_gain"]["groups"].items():
         assert found["value"] == pytest.approx(mine[name].interval.value - theirs[name].interval.value)
@@ -138,7 +138,7 @@ def test_incumbent_that_may_have_seen_the_test_part_is_left_out_of_the_held_out_
     other = Policy(replace(artifact, about={**artifact.about, "split": split}))
     judged = evaluate_candidate(loaded("linucb"), miniature_split(), None, other)
     assert "incumbent" not in judged.held_out.evaluation.policies
-    assert judged.as_dict()["held_out"]["group_gain"]["against"] == "most_popular"
+    assert judged.as_dict()["held_out"]["group_gain"]["baseline"] == "most_popular"
 
 
 def test_collapsed_policy_is_seen_by_its_best_items(log):

@@ -26,7 +26,7 @@ from recpolicy.workflows.interaction_logs import (
     tables_of,
 )
 from recpolicy.workflows.interaction_logs import LogConfig as Config
-from recpolicy.workflows.logging_policies import LOGGERS
+from recpolicy.workflows.logging_policies import LOGGING_POLICIES
 from recpolicy.workflows.retrain import tables_of_policy
 from recpolicy.workflows.train import train
 from recpolicy.workflows.training_features import FeatureConfig, prepare
@@ -36,8 +36,10 @@ ROUNDS = 3_000
 LOG = {"rounds": ROUNDS, "temperature": 0.5, "floor": 0.1}
 
 
-def simulate(out, logger="rating_model", seed=0, world=WORLD, **log):
-    return simulate_log(miniature_split().train, out, logger=logger, config=LOG | log, train=world, seed=seed)
+def simulate(out, logging_policy="rating_model", seed=0, world=WORLD, **log):
+    return simulate_log(
+        miniature_split().train, out, logging_policy=logging_policy, config=LOG | log, train=world, seed=seed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_another_log(log, t
 
 def test_a_log_says_who_made_it_and_how(log):
     note = json.loads((log / SIMULATION).read_text())
-    assert (note["logger"], note["seed"], note["fit"]) == ("rating_model", 0, miniature_split().train.digest)
+    assert (note["logging_policy"], note["seed"], note["fit"]) == ("rating_model", 0, miniature_split().train.digest)
     assert note["config"]["temperature"] == 0.5
     assert note["train"]["world"] == "item_knn"
     assert pq.read_table(log / EVENTS)["policy_version"].unique().to_pylist() == [note["version"]]
@@ -145,7 +147,7 @@ def test_policies_that_cannot_log_these_rounds_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("logger", "world", "log", "message"),
+    ("logging_policy", "world", "log", "message"),
     [
         ("rating_mode", {}, {}, r"no logging policy named 'rating_mode'\. Did you mean 'rating_model'"),
         ("most_popular", {}, {}, "no logging policy named 'most_popular'"),
@@ -163,14 +165,14 @@ def test_policies_that_cannot_log_these_rounds_are_refused(tmp_path):
         ("random", {"items": 99}, {}, "items is 99"),
     ],
 )
-def test_settings_that_make_no_sense_leave_nothing_behind(tmp_path, logger, world, log, message):
+def test_settings_that_make_no_sense_leave_nothing_behind(tmp_path, logging_policy, world, log, message):
     with pytest.raises(ConfigError, match=message):
-        simulate(tmp_path / "log", logger, world=WORLD | world, **log)
+        simulate(tmp_path / "log", logging_policy, world=WORLD | world, **log)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_loggers_are_scored_in_stars():
-    assert LOGGERS == ("random", "highest_mean", "rating_model")
+    assert LOGGING_POLICIES == ("random", "highest_mean", "rating_model")
 
 
 def test_without_a_floor_a_sharp_softmax_is_greedy_and_rows_sum_to_one():

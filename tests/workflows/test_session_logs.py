@@ -64,7 +64,7 @@ def test_a_log_is_read_back_as_it_was_written(log):
     for path in (log[1], log[1] / "sessions.parquet"):
         assert read_log(path, tables).digest == log[0].digest
     note = json.loads((log[1] / "simulation.json").read_text())
-    assert (note["logger"], note["seed"], note["config"]["sessions"]) == ("random", 0, 150)
+    assert (note["logging_policy"], note["seed"], note["config"]["sessions"]) == ("random", 0, 150)
     assert note["fit"] == miniature_split().train.digest
 
 
@@ -80,7 +80,7 @@ def test_the_log_is_what_the_uniform_choice_does(log, worlds):
 def test_popular_shows_items_as_often_as_they_were_rated(tmp_path, worlds):
     config = {"sessions": 50, "floor": 0.2, "temperature": 0.5}
     found = simulate_sessions(
-        miniature_split(), tmp_path / "log", logger="popular", config=config, train=TRAIN, worlds=worlds
+        miniature_split(), tmp_path / "log", logging_policy="popular", config=config, train=TRAIN, worlds=worlds
     )
     weight = (1.0 + np.bincount(miniature_split().train.item, minlength=80)) ** 2
     first = found.step == 0
@@ -91,7 +91,7 @@ def test_popular_shows_items_as_often_as_they_were_rated(tmp_path, worlds):
 def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, worlds):
     policy = learnt[0]
     found = simulate_sessions(
-        miniature_split(), tmp_path / "log", logger=policy, config={"sessions": 12, "floor": 0.0}, worlds=worlds
+        miniature_split(), tmp_path / "log", logging_policy=policy, config={"sessions": 12, "floor": 0.0}, worlds=worlds
     )
     assert set(found.version) == {policy.about["content"]}
     users, items = (table.tolist() for table in (policy.artifact.users["user_id"], policy.artifact.items["item_id"]))
@@ -197,7 +197,7 @@ def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"logger": "randon"}, r"no logging policy of sessions named 'randon'\. Did you mean 'random'"),
+        ({"logging_policy": "randon"}, r"no logging policy of sessions named 'randon'\. Did you mean 'random'"),
         ({"config": {"sessions": 0}}, "sessions is 0"),
         ({"config": {"floor": 2.0}}, r"SessionLogConfig\.floor is 2\.0"),
         ({"config": {"temperature": 0.0}}, "temperature is 0"),
@@ -214,6 +214,6 @@ def test_wrong_words_are_refused_and_nothing_is_written(tmp_path, worlds, words,
 def test_a_policy_of_another_split_and_a_folder_that_exists_are_refused(tmp_path, learnt, log, worlds):
     other = split(miniature_split().train, "random")
     with pytest.raises(DataError, match="dqn was fitted on the train part of 'u1'"):
-        simulate_sessions(other, tmp_path / "log", logger=learnt[0], worlds=worlds)
+        simulate_sessions(other, tmp_path / "log", logging_policy=learnt[0], worlds=worlds)
     with pytest.raises(ArtifactError, match="exists already"):
         simulate_sessions(miniature_split(), log[1], worlds=worlds)

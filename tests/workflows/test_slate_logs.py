@@ -11,7 +11,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.predictor import load_policy
 from recpolicy.models.session_worlds import two_worlds
 from recpolicy.workflows.interaction_logs import tables_of
-from recpolicy.workflows.logging_policies import logger_of
+from recpolicy.workflows.logging_policies import make_logging_policy
 from recpolicy.workflows.slate_logs import (
     SlateLogConfig,
     play_slates_of,
@@ -30,10 +30,10 @@ def worlds():
     return two_worlds(miniature_split(), None, 0)
 
 
-def simulated(out, worlds, logger="rating_model", seed=0, **config):
+def simulated(out, worlds, logging_policy="rating_model", seed=0, **config):
     settings = CONFIG | config
     return simulate_slates(
-        miniature_split(), out, logger=logger, config=settings, train=TRAIN, worlds=worlds, seed=seed
+        miniature_split(), out, logging_policy=logging_policy, config=settings, train=TRAIN, worlds=worlds, seed=seed
     )
 
 
@@ -44,7 +44,7 @@ def test_a_log_is_read_back_as_it_was_written(tmp_path, worlds, layout):
     for path in (tmp_path / "log", tmp_path / "log" / "slates.parquet"):
         assert read_slate_log(path, tables).digest == log.digest
     note = json.loads((tmp_path / "log" / "simulation.json").read_text())
-    assert (note["logger"], note["seed"], note["config"]["slates"]) == ("rating_model", 0, 400)
+    assert (note["logging_policy"], note["seed"], note["config"]["slates"]) == ("rating_model", 0, 400)
     assert note["world"] == worlds.train.name
     assert (log.shelves is None) == (layout == "list")
     assert set(log.user) <= set(worlds.train.users)
@@ -90,7 +90,7 @@ def test_a_better_page_earns_more(worlds):
     split = miniature_split()
     means = {}
     for name in ("random", "rating_model"):
-        who = logger_of(name, split.train, TrainConfig(**TRAIN), None, None, 0)
+        who = make_logging_policy(name, split.train, TrainConfig(**TRAIN), None, None, 0)
         settings = SlateLogConfig(slates=6_000, slots=3, floor=0.0, temperature=0.05)
         means[name] = play_slates_of(who, worlds.train, split, settings, 0, False).reward.mean()
     assert means["rating_model"] > means["random"] + 0.2

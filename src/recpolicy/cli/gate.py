@@ -15,8 +15,8 @@ def gate(
     log: Annotated[
         Path, typer.Option("--log", help="Folder that `recpolicy log ingest` wrote, or one file of rounds.")
     ],
-    against: Annotated[
-        Path | None, typer.Option("--against", help="Folder of the policy in service; left out: whoever logged.")
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Folder of the policy in service; left out: whoever logged.")
     ] = None,
     config: Annotated[
         Path | None,
@@ -41,7 +41,7 @@ def gate(
     chosen = limits_in(config)
     policy = load_policy(candidate)
     split = None if log_only else split_of(policy, data)
-    result = gate_files(policy, split, log, None if against is None else load_policy(against), chosen, seed, out)
+    result = gate_files(policy, split, log, None if baseline is None else load_policy(baseline), chosen, seed, out)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -53,5 +53,7 @@ def gate(
 
 
 COMMANDS = (
-    Command(gate, "Example:  recpolicy gate runs/linucb2 --against runs/linucb --log rounds/week1 --out gates/linucb2"),
+    Command(
+        gate, "Example:  recpolicy gate runs/linucb2 --baseline runs/linucb --log rounds/week1 --out gates/linucb2"
+    ),
 )

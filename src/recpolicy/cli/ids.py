@@ -20,7 +20,7 @@ def parse_ratings(pairs: list[str]) -> dict[Hashable, float]:
         except ValueError:
             separator = ""
         if not separator or not item:
-            raise DataError(f"--rate {pair!r}: expected ITEM=RATING, such as 50=5")
+            raise DataError(f"--rating {pair!r}: expected ITEM=RATING, such as 50=5")
     return ratings
 
 
@@ -30,6 +30,6 @@ def parse_shown(pairs: list[str]) -> list[tuple[Hashable, bool]]:
     for pair in pairs:
         item, separator, response = pair.rpartition("=")
         if not separator or not item or response not in ("like", "skip"):
-            raise DataError(f"--shown {pair!r}: expected ITEM=like or ITEM=skip, such as 50=like")
+            raise DataError(f"--history {pair!r}: expected ITEM=like or ITEM=skip, such as 50=like")
         shown.append((parse_id(item), response == "like"))
     return shown

@@ -26,10 +26,10 @@ def simulate(
             "--out", "-o", help="Folder for events.parquet and rewards.parquet, sessions.parquet or slates.parquet."
         ),
     ],
-    logger: Annotated[
+    logging_policy: Annotated[
         str | None,
         typer.Option(
-            "--logger",
+            "--logging-policy",
             help="random, highest_mean, rating_model (the default), or the folder of a trained policy. Of sessions:"
             " random (the default), popular, or the folder of a session policy.",
         ),
@@ -65,11 +65,11 @@ def simulate(
     sizes = {"rounds": rounds, "sessions": sessions, "slates": slates}
     if sum(size is not None for size in sizes.values()) > 1:
         raise typer.BadParameter("say by one of them what to log", param_hint="--rounds, --sessions, --slates")
-    logger = logger or ("rating_model" if sessions is None else "random")
+    logging_policy = logging_policy or ("rating_model" if sessions is None else "random")
     tables, source = _tables_of_config(config, ("train", "log", "rating_model"))
     given = {**sizes, "temperature": temperature, "floor": floor}
     settings = {**tables.get("log", {}), **{key: value for key, value in given.items() if value is not None}}
-    parts, who = split_ratings(load_ratings(data, **source), split, seed), _logger(logger)
+    parts, who = split_ratings(load_ratings(data, **source), split, seed), _logging_policy(logging_policy)
     if sessions is not None:
         _simulate_sessions(parts, out, who, settings, tables.get("train"), seed, as_json=as_json)
         return
@@ -77,14 +77,24 @@ def simulate(
         _simulate_slates(parts, out, who, settings, tables, seed, as_json=as_json)
         return
     written = simulate_log(
-        parts.train, out, logger=who, config=settings, train=tables.get("train"),
+        parts.train, out, logging_policy=who, config=settings, train=tables.get("train"),
         model_config=tables.get("rating_model"), seed=seed,
     )  # fmt: skip
     if as_json:
-        print_json({"out": str(out), "logger": logger, "events": written, "data": parts.train.name, "seed": seed})
+        print_json(
+            {
+                "out": str(out),
+                "logging_policy": logging_policy,
+                "events": written,
+                "data": parts.train.name,
+                "seed": seed,
+            }
+        )
         return
-    print(f"logged {written:,} events of {logger} on {parts.train.name} (seed {seed}): {out}")
-    known = f" --policy {logger}" if not isinstance(who, str) else "" if data == "ml-100k" else f" --data {data}"
+    print(f"logged {written:,} events of {logging_policy} on {parts.train.name} (seed {seed}): {out}")
+    known = (
+        f" --policy {logging_policy}" if not isinstance(who, str) else "" if data == "ml-100k" else f" --data {data}"
+    )
     print(f"next: recpolicy log ingest {out}{known} --out {out}-rounds")
 
 
@@ -93,11 +103,11 @@ def _simulate_sessions(
 ) -> None:
     from recpolicy.workflows.session_logs import simulate_sessions
 
-    log = simulate_sessions(parts, out, logger=who, config=settings, train=train, seed=seed)
+    log = simulate_sessions(parts, out, logging_policy=who, config=settings, train=train, seed=seed)
     name = who if isinstance(who, str) else who.artifact.agent
     count = len(log.length)
     if as_json:
-        about = {"logger": name, "sessions": count, "steps": len(log), "data": parts.train.name, "seed": seed}
+        about = {"logging_policy": name, "sessions": count, "steps": len(log), "data": parts.train.name, "seed": seed}
         print_json({"out": str(out), **about})
         return
     print(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.train.name} (seed {seed}): {out}")
@@ -112,12 +122,17 @@ def _simulate_slates(
     from recpolicy.workflows.slate_logs import simulate_slates
 
     log = simulate_slates(
-        parts, out, logger=who, config=settings, train=tables.get("train"), model_config=tables.get("rating_model"),
+        parts,
+        out,
+        logging_policy=who,
+        config=settings,
+        train=tables.get("train"),
+        model_config=tables.get("rating_model"),
         seed=seed,
-    )  # fmt: skip
+    )
     name = who if isinstance(who, str) else who.artifact.agent
     if as_json:
-        about = {"logger": name, "slates": len(log), "slots": log.slots, "data": parts.train.name, "seed": seed}
+        about = {"logging_policy": name, "slates": len(log), "slots": log.slots, "data": parts.train.name, "seed": seed}
         print_json({"out": str(out), **about, "mean_reward": float(log.reward.mean())})
         return
     print(f"logged {len(log):,} pages of {log.slots} items of {name} on {parts.train.name} (seed {seed}): {out}")
@@ -235,7 +250,7 @@ def _tables_of_config(config: Path | None, known: tuple[str, ...]) -> tuple[dict
     return tables, {name: value for name, value in options.items() if value is not None}
 
 
-def _logger(text: str) -> "str | Policy":
+def _logging_policy(text: str) -> "str | Policy":
     """A name as it is, a folder as the policy in it."""
     from recpolicy.inference.predictor import load_policy
 

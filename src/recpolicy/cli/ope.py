@@ -47,18 +47,18 @@ def report(
         print_json(card.as_dict())
         return
     print(f"{card.world}: {card.users:,} users, {card.actions:,} items; the target earns {card.truth:.4f}")
-    for logger in card.loggers:
-        print(f"\n{logger} logging policy: {card.about_logger(logger)}")
-        print_frame(card.error_table(logger), "\nRelative error (%) by log size")
-        for cell in card.of(logger):
+    for logging_policy in card.loggers:
+        print(f"\n{logging_policy} logging policy: {card.about_logger(logging_policy)}")
+        print_frame(card.error_table(logging_policy), "\nRelative error (%) by log size")
+        for cell in card.of(logging_policy):
             title = f"\nCoverage (%) ± mean half-width, {cell.repetitions} logs of {cell.rounds:,} rounds"
-            print_frame(card.coverage_table(logger, cell.rounds), title)
+            print_frame(card.coverage_table(logging_policy, cell.rounds), title)
     print_frame(card.recommendations(), "\nWhich estimator for which log")
     if out is not None:
         print(f"written: {out / CARD_FILE}, {out / PAGE_FILE}")
 
 
-@app.command(epilog="Example:  recpolicy ope estimate runs/linucb --log rounds/week1 --against runs/incumbent")
+@app.command(epilog="Example:  recpolicy ope estimate runs/linucb --log rounds/week1 --baseline runs/incumbent")
 def estimate(
     candidate: Annotated[Path, typer.Argument(help="Folder of the policy to judge.", show_default=False)],
     log: Annotated[
@@ -69,13 +69,15 @@ def estimate(
             " folder or a file of it.",
         ),
     ],
-    against: Annotated[
-        Path | None, typer.Option("--against", help="Folder of a policy to compare with, paired on the log.")
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="Folder of a policy to compare with, paired on the log.")
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="TOML file with the table \\[off_policy].")] = None,
     act: Annotated[
         str | None,
-        typer.Option("--act", help="Of sessions: greedy (the default), or exploring, as the policies' artifacts say."),
+        typer.Option(
+            "--policy-mode", help="Of sessions: greedy (the default), or exploring, as the policies' artifacts say."
+        ),
     ] = None,
     gamma: Annotated[
         float | None, typer.Option("--gamma", min=0, max=1, help="Of sessions: discount per step; 1 without.")
@@ -91,7 +93,7 @@ def estimate(
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("off_policy",), str(config))
-    policies = load_policy(candidate), None if against is None else load_policy(against)
+    policies = load_policy(candidate), None if baseline is None else load_policy(baseline)
     of_sessions = {name: value for name, value in (("act", act), ("gamma", gamma)) if value is not None}
     found = _estimates(*policies, log, tables.get("off_policy"), seed, of_sessions)
     if as_json:
@@ -102,7 +104,7 @@ def estimate(
         found.estimates.table(), f"{policies[0].artifact.agent}{how} on {found.log} (mean logged {found.logged:.3f})"
     )
     if found.gains:
-        print_frame(found.gain_table(), f"\nGain over {against}")
+        print_frame(found.gain_table(), f"\nGain over {baseline}")
     for note in notes:
         print(f"\nnote: {note}")
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Folder = Annotated[Path, typer.Argument(help="Folder that `recpolicy train --out` wrote.")]
 Users = Annotated[list[str], typer.Option("--user", "-u", help="User id; repeat for several.")]
 Rate = Annotated[
-    list[str] | None, typer.Option("--rate", help="ITEM=RATING of a new user (with one --user); repeat for several.")
+    list[str] | None, typer.Option("--rating", help="ITEM=RATING of a new user (with one --user); repeat for several.")
 ]
 Shown = Annotated[
     list[str] | None,
     typer.Option(
-        "--shown", help="ITEM=like or ITEM=skip, in order: the session so far (session policies, one --user)."
+        "--history", help="ITEM=like or ITEM=skip, in order: the session so far (session policies, one --user)."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -137,8 +137,9 @@ def report(
         Path | None,
         typer.Option("--log", help="Also what logged rounds say: folder that `recpolicy log ingest` wrote."),
     ] = None,
-    against: Annotated[
-        Path | None, typer.Option("--against", help="With --log: folder of the policy in service; else whoever logged.")
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="With --log: folder of the policy in service; else whoever logged."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="With --log: TOML file with the table \\[gate], its limits.")
@@ -151,16 +152,16 @@ def report(
     from recpolicy.workflows.gate_record import limits_in
     from recpolicy.workflows.report import write_policy_report
 
-    if log is None and (against or config):
+    if log is None and (baseline or config):
         raise typer.BadParameter(
-            "go with --log: without logged rounds nothing is compared", param_hint="--against, --config"
+            "go with --log: without logged rounds nothing is compared", param_hint="--baseline, --config"
         )
     policy = load_policy(folder)
     page = out or folder / "report.html"
     write_policy_report(
         policy, split_of(policy, data), folder, page, user=None if user is None else parse_id(user), seed=seed,
         log=None if log is None else read_trial_rounds(log, policy),
-        incumbent=None if against is None else load_policy(against), limits=limits_in(config),
+        incumbent=None if baseline is None else load_policy(baseline), limits=limits_in(config),
     )  # fmt: skip
     print(f"report: {page}")
 
@@ -206,7 +207,7 @@ def _fold_in(users: list[Hashable], rate: list[str] | None) -> dict[Hashable, di
     if not rate:
         return None
     if len(users) != 1:
-        raise typer.BadParameter("ratings of a new user go with exactly one --user", param_hint="--rate")
+        raise typer.BadParameter("ratings of a new user go with exactly one --user", param_hint="--rating")
     return {users[0]: parse_ratings(rate)}
 
 
@@ -214,7 +215,7 @@ def _history(users: list[Hashable], shown: list[str] | None) -> dict[Hashable, l
     if not shown:
         return None
     if len(users) != 1:
-        raise typer.BadParameter("a session so far goes with exactly one --user", param_hint="--shown")
+        raise typer.BadParameter("a session so far goes with exactly one --user", param_hint="--history")
     return {users[0]: parse_shown(shown)}
 
 
@@ -254,6 +255,6 @@ COMMANDS = (
     Command(evaluate, "Example:  recpolicy evaluate runs/linucb --json"),
     Command(compare, "Example:  recpolicy compare runs/linucb runs/ucb1"),
     Command(predict, "Example:  recpolicy predict runs/linucb --user 196 --item 50 --item 181"),
-    Command(recommend, "Example:  recpolicy recommend runs/linucb --user newcomer --rate 50=5 --rate 258=2 -k 5"),
-    Command(report, "Example:  recpolicy report runs/linucb --log rounds/week1 --against runs/incumbent"),
+    Command(recommend, "Example:  recpolicy recommend runs/linucb --user newcomer --rating 50=5 --rating 258=2 -k 5"),
+    Command(report, "Example:  recpolicy report runs/linucb --log rounds/week1 --baseline runs/incumbent"),
 )

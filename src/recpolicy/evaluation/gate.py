@@ -130,7 +130,7 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
 def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
     gain, relative = _figure(logged, "gain", "lo"), _figure(logged, "relative_gain", "lo")
     return [
-        _least(f"gain over {logged['against']}, lower bound", gain, config.margin, strict=True),
+        _least(f"gain over {logged['baseline']}, lower bound", gain, config.margin, strict=True),
         _least("relative gain over who logged, lower bound", relative, config.relative_gain, strict=True),
         _least(_EFFECTIVE, logged["effective_rounds"], config.least_effective_rounds),
         _most("mean weight off 1 (std errors)", logged["weight_off"], config.weight_error),
@@ -171,7 +171,7 @@ def _worst_group(where: str, figures: Mapping[str, Any], limit: float | None) ->
     if found is None:
         return Criterion(f"gain of the worst group {where}, upper bound", math.nan, -limit, at_least=True)
     name, worst = min(found["groups"].items(), key=lambda item: item[1]["hi"])
-    title = f"gain of the worst group {where} over {found['against']} ({name}), upper bound"
+    title = f"gain of the worst group {where} over {found['baseline']} ({name}), upper bound"
     return Criterion(title.replace("_", " "), worst["hi"], -limit, at_least=True)
 
 

@@ -202,7 +202,7 @@ class Scorer:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
             raise UnknownIdError(
                 f"no user with id {', '.join(unknown[:5])}{more} in this policy; give some of their ratings"
-                " (fold_in; --rate on the command line)"
+                " (fold_in; --rating on the command line)"
             )
         return (self._stacked(ids[start : start + at_once], fold_in) for start in starts)
 

@@ -30,7 +30,7 @@ def _logged(
     ratings: Any,
     features: Any,
     world: Any,
-    logger: Any,
+    logging_policy: Any,
     rounds: Any,
     log_settings: Any,
     ingest_settings: Any,
@@ -39,10 +39,15 @@ def _logged(
     """Rounds of a simulated log, ingested as a real one would be."""
     log = _large(
         step.simulate_log(
-            ratings=ratings, features=features, world=world, logger=logger, rounds=rounds, settings=log_settings,
+            ratings=ratings,
+            features=features,
+            world=world,
+            logging_policy=logging_policy,
+            rounds=rounds,
+            settings=log_settings,
             seed=seed,
         )
-    )  # fmt: skip
+    )
     return _small(step.ingest_log(log=log.outputs["log"], ratings=ratings, settings=ingest_settings)).outputs["rounds"]
 
 
@@ -80,7 +85,7 @@ def train(
     rank: int = 20,
     items: int = 0,
     world: str = "svd",
-    logger: str = "rating_model",
+    logging_policy: str = "rating_model",
     log_rounds: int = 200_000,
     log_settings: dict = {},
     ingest_settings: dict = {},
@@ -123,7 +128,7 @@ def train(
             step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, items=items, seed=seed)
         )
         features = embedded.outputs["features"]
-        rounds = _logged(ratings, features, world, logger, log_rounds, log_settings, ingest_settings, seed)
+        rounds = _logged(ratings, features, world, logging_policy, log_rounds, log_settings, ingest_settings, seed)
         trained = _large(
             step.train_policy(
                 ratings=ratings, features=features, rounds=rounds, agent=agent, learn_from=learn_from, world=world,
@@ -194,7 +199,7 @@ def sweep(
     rank: int = 20,
     items: int = 0,
     world: str = "svd",
-    logger: str = "rating_model",
+    logging_policy: str = "rating_model",
     log_rounds: int = 200_000,
     log_settings: dict = {},
     ingest_settings: dict = {},
@@ -230,7 +235,7 @@ def sweep(
             step.fit_embeddings(ratings=ratings, rating_model=rating_model, rank=rank, items=items, seed=seed)
         )
         features = embedded.outputs["features"]
-        rounds = _logged(ratings, features, world, logger, log_rounds, log_settings, ingest_settings, seed)
+        rounds = _logged(ratings, features, world, logging_policy, log_rounds, log_settings, ingest_settings, seed)
         planned = _small(step.plan_sweep(agents=agents, seeds=seeds, grid=grid))
         with dsl.ParallelFor(items=planned.output, name="trials") as trial:
             trained = _large(

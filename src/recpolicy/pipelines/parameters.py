@@ -156,10 +156,10 @@ def _rating_models() -> Any:
     return RATING_MODELS
 
 
-def _loggers() -> Any:
-    from recpolicy.workflows.logging_policies import LOGGERS
+def _logging_policies() -> Any:
+    from recpolicy.workflows.logging_policies import LOGGING_POLICIES
 
-    return LOGGERS
+    return LOGGING_POLICIES
 
 
 def _log_config() -> type[Any]:
@@ -222,7 +222,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], None]] = {
     "epochs": _at_least(1),
     "rating_model": _one_of("rating model", _rating_models),
     "world": _one_of("rating model", _rating_models),
-    "logger": _one_of("logging policy", _loggers),
+    "logging_policy": _one_of("logging policy", _logging_policies),
     "log_settings": _config(_log_config),
     "ingest_settings": _config(_ingest_config),
     "gate_settings": _config(_gate_config),

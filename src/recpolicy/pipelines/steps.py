@@ -74,7 +74,7 @@ def simulate_log(
     log: str,
     *,
     world: str,
-    logger: str,
+    logging_policy: str,
     rounds: int,
     settings: Mapping[str, Any],
     seed: int,
@@ -87,13 +87,13 @@ def simulate_log(
     written = interaction_logs.simulate_log(
         fit,
         log,
-        logger=logger,
+        logging_policy=logging_policy,
         config={"rounds": rounds, **settings},
         train={**config, "world": world},
         model=model,
         seed=seed,
     )
-    return {"events": written, "logger": logger}
+    return {"events": written, "logging_policy": logging_policy}
 
 
 def ingest_log(

@@ -219,13 +219,15 @@ def _page_of(card: EstimatorCard, settings: ReportConfig) -> "ReportContent":
     from recpolicy.ope.benchmark.score_plots import coverage_figure, error_figure
 
     tables, figures = [("Which estimator for which log", card.recommendations())], []
-    for logger in card.loggers:
-        tables.append((f"Relative error (%) by log size, {logger} logging policy", card.error_table(logger)))
-        figures.append((f"Relative error, {logger} logging policy", to_svg(error_figure(card, logger))))
-        for cell in card.of(logger):
-            what = f"{logger} logging policy, {cell.repetitions} logs of {cell.rounds:,} rounds"
-            tables.append((f"Coverage (%) ± mean half-width, {what}", card.coverage_table(logger, cell.rounds)))
-            figures.append((f"Coverage, {what}", to_svg(coverage_figure(card, logger, cell.rounds))))
+    for logging_policy in card.loggers:
+        tables.append(
+            (f"Relative error (%) by log size, {logging_policy} logging policy", card.error_table(logging_policy))
+        )
+        figures.append((f"Relative error, {logging_policy} logging policy", to_svg(error_figure(card, logging_policy))))
+        for cell in card.of(logging_policy):
+            what = f"{logging_policy} logging policy, {cell.repetitions} logs of {cell.rounds:,} rounds"
+            tables.append((f"Coverage (%) ± mean half-width, {what}", card.coverage_table(logging_policy, cell.rounds)))
+            figures.append((f"Coverage, {what}", to_svg(coverage_figure(card, logging_policy, cell.rounds))))
     return ReportContent(
         title="Report card of the off-policy estimators",
         summary=[
@@ -235,5 +237,7 @@ def _page_of(card: EstimatorCard, settings: ReportConfig) -> "ReportContent":
             ("settings", ", ".join(f"{name} {value}" for name, value in as_dict(settings).items())),
             ("seed", str(card.seed)),
         ],
-        tables=tables, figures=figures, notes=_NOTES,
-    )  # fmt: skip
+        tables=tables,
+        figures=figures,
+        notes=_NOTES,
+    )

@@ -54,7 +54,7 @@ class CandidateEvaluation:
     """The policy's name in `held_out`."""
     trial: LogComparison | None
     """The policy on logged rounds."""
-    against: str
+    baseline: str
     """Whom `trial` compares with."""
     seed: int
     actions: ActionDiversity
@@ -96,11 +96,11 @@ class CandidateEvaluation:
         evaluation = verdict.evaluation
         others = [one for one in evaluation.policies if one != self.name]
         gains = {other: _plain(evaluation.difference(self.name, other)) for other in others}
-        result, against = evaluation.policies[self.name], self.held_out_against
-        groups = _plain_groups(evaluation.group_difference(self.name, against))
+        result, baseline = evaluation.policies[self.name], self.held_out_against
+        groups = _plain_groups(evaluation.group_difference(self.name, baseline))
         return {
             **verdict.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
-            "choice": _plain(result.held_out), "group_gain": {"against": against, "groups": groups},
+            "choice": _plain(result.held_out), "group_gain": {"baseline": baseline, "groups": groups},
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }  # fmt: skip
 
@@ -108,11 +108,11 @@ class CandidateEvaluation:
         found = trial.gain.candidate
         relative = trial.relative_gain
         return {
-            "against": self.against, "estimator": trial.gain.estimator,
+            "baseline": self.baseline, "estimator": trial.gain.estimator,
             "gain": _plain(trial.gain.intervals["bootstrap"]), "value": _plain(found.intervals["bootstrap"]),
             "effective_rounds": found.diagnostics.effective_rounds, "weight_off": found.diagnostics.weight_off,
             "relative_gain": None if relative is None else _plain(relative), "gain_on_hits": trial.gain_on_hits,
-            "group_gain": {"against": self.against, "groups": _plain_groups(self.log_groups)},
+            "group_gain": {"baseline": self.baseline, "groups": _plain_groups(self.log_groups)},
             "details": trial.gain.as_dict(),
         }  # fmt: skip
 
@@ -171,7 +171,7 @@ def evaluate_candidate(
         held_out=held_out,
         name=name,
         trial=trial,
-        against="the logging policy" if incumbent is None else f"incumbent {incumbent.about['content'][:8]}",
+        baseline="the logging policy" if incumbent is None else f"incumbent {incumbent.about['content'][:8]}",
         seed=seed,
         actions=_actions_of_users(policy) if trial is None else trial.actions,
         log_groups={} if trial is None else trial.group_gains(groups),
@@ -217,7 +217,10 @@ def read_candidate_evaluation(path: Path) -> dict[str, Any]:
 
 def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
     """Return the content with the names of version 2."""
-    return {**rename_keys(body, {"judge_regret": "evaluation_regret"}, nested=True), "format": FORMAT}
+    return {
+        **rename_keys(body, {"judge_regret": "evaluation_regret", "against": "baseline"}, nested=True),
+        "format": FORMAT,
+    }
 
 
 def _described(policy: Policy) -> dict[str, Any]:

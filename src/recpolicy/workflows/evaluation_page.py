@@ -53,14 +53,14 @@ def log_tables(evaluation: "CandidateEvaluation") -> Tables:
     found, trial = evaluation.trial.gain, evaluation.trial
     rows = {
         "candidate": str(found.candidate.intervals["bootstrap"]),
-        evaluation.against: str(found.incumbent.intervals["bootstrap"]),
+        evaluation.baseline: str(found.incumbent.intervals["bootstrap"]),
         "gain": str(found.intervals["bootstrap"]),
         "relative gain over who logged (snips)": None if trial.relative_gain is None else str(trial.relative_gain),
     }
     frame = pd.DataFrame({"reward per round": list(rows.values())}, index=pd.Index(list(rows), name="policy"))
     tables = [(f"On logged rounds ({found.estimator}, 95 % intervals over users)", frame)]
     if evaluation.log_groups:
-        caption = f"Gain over {evaluation.against} on logged rounds, by group of users"
+        caption = f"Gain over {evaluation.baseline} on logged rounds, by group of users"
         tables.append((caption, _group_frame(evaluation.log_groups)))
     return tables
 

@@ -28,7 +28,7 @@ from recpolicy.models.rating_model import RatingModel, check_not_negative, check
 from recpolicy.workflows.artifacts import refuse_existing
 from recpolicy.workflows.import_log import read_import_tables
 from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
-from recpolicy.workflows.logging_policies import Logger, logger_of
+from recpolicy.workflows.logging_policies import Logger, make_logging_policy
 from recpolicy.workflows.train import TrainConfig, training_world
 from recpolicy.workflows.training_features import settings_of
 
@@ -74,7 +74,7 @@ def simulate_log(
     fit: Ratings,
     out: str | Path,
     *,
-    logger: str | Policy = "rating_model",
+    logging_policy: str | Policy = "rating_model",
     config: LogConfig | Mapping[str, Any] | None = None,
     train: TrainConfig | Mapping[str, Any] | None = None,
     model: RatingModel | None = None,
@@ -84,11 +84,11 @@ def simulate_log(
 ) -> int:
     """Let a policy play the training world and write what it logged to the folder `out`; returns the events written.
 
-    logger: a name in loggers.LOGGERS, which plays the catalogue that `train` describes, or a policy, which plays its
-    own; it acts by a softmax over its scores, mixed with the uniform choice, and does not learn. Of `train` the
-    settings of features, world and environment are used. Rewards stand in a file of their own, later than their events,
-    as in life. Raises ConfigError for settings that are unknown or out of range, DataError for a policy of other users
-    or items, ArtifactError when `out` exists.
+    logging_policy: a name in logging_policies.LOGGING_POLICIES, which plays the catalogue that `train` describes, or a
+    policy, which plays its own; it acts by a softmax over its scores, mixed with the uniform choice, and does not
+    learn. Of `train` the settings of features, world and environment are used. Rewards stand in a file of their own,
+    later than their events, as in life. Raises ConfigError for settings that are unknown or out of range, DataError for
+    a policy of other users or items, ArtifactError when `out` exists.
     """
     require_extra("train", "simulating a log")
     silence_libraries()
@@ -97,7 +97,7 @@ def simulate_log(
 
     settings, training = settings_of(LogConfig, config, "log"), settings_of(TrainConfig, train, "train")
     refuse_existing(Path(out))
-    who = logger_of(logger, fit, training, model, model_config, seed)
+    who = make_logging_policy(logging_policy, fit, training, model, model_config, seed)
     probability = logging_probabilities(who.score, settings)
     environment = ItemBandit(
         training_world(fit, training, seed), who.context, who.catalogue,
@@ -106,9 +106,13 @@ def simulate_log(
     played = play_logged(environment, probability, settings.rounds, seed, show_progress)
     rounds = _rounds_of(played, who, who.version or content_digest(probability), fit.scale, settings)
     note = {
-        "logger": who.name, "version": rounds.version[0], "config": as_dict(settings), "train": as_dict(training),
-        "seed": seed, "fit": fit.digest,
-    }  # fmt: skip
+        "logging_policy": who.name,
+        "version": rounds.version[0],
+        "config": as_dict(settings),
+        "train": as_dict(training),
+        "seed": seed,
+        "fit": fit.digest,
+    }
     with atomic_directory(Path(out)) as folder:
         write_events(folder / EVENTS, rounds, tables_of(fit), with_rewards=False)
         write_rewards(folder / REWARDS, *_late_rewards(rounds, settings, seed))

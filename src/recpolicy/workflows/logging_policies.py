@@ -19,7 +19,7 @@ from recpolicy.workflows.training_features import FeatureConfig, prepare
 if TYPE_CHECKING:
     import pandas as pd
 
-LOGGERS = ("random", "highest_mean", "rating_model")
+LOGGING_POLICIES = ("random", "highest_mean", "rating_model")
 """Baselines that can write a log; their scores are ratings, so the temperature is in stars."""
 
 
@@ -35,23 +35,28 @@ class Logger:
     catalogue: NDArray[np.int32]  # [A]
 
 
-def logger_of(
-    logger: str | Policy, fit: Ratings, training: FeatureConfig, model: RatingModel | None, model_config: Any, seed: int
+def make_logging_policy(
+    logging_policy: str | Policy,
+    fit: Ratings,
+    training: FeatureConfig,
+    model: RatingModel | None,
+    model_config: Any,
+    seed: int,
 ) -> Logger:
     """The baseline of this name over the catalogue that `training` describes, or a policy over its own.
 
     Raises ConfigError for an unknown name and a policy of sessions, DataError for a policy of other users or items.
     """
-    if isinstance(logger, str):
-        return _baseline(logger, fit, training, model, model_config, seed)
-    return _loaded(logger, fit)
+    if isinstance(logging_policy, str):
+        return _baseline(logging_policy, fit, training, model, model_config, seed)
+    return _loaded(logging_policy, fit)
 
 
 def _baseline(
     name: str, fit: Ratings, training: FeatureConfig, model: RatingModel | None, model_config: Any, seed: int
 ) -> Logger:
-    if name not in LOGGERS:
-        raise unknown_name("logging policy", name, LOGGERS)
+    if name not in LOGGING_POLICIES:
+        raise unknown_name("logging policy", name, LOGGING_POLICIES)
     features = prepare(fit, training, model=model, model_config=model_config, seed=seed)
     score = baseline_tables(fit, features.model)[name].score[:, features.catalogue]
     return Logger(name, "", score, features.context, features.catalogue)

@@ -126,7 +126,7 @@ def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]
     choices, digest = evaluated.trial.choices, evaluated.inputs["rounds"] or ""
     return [
         ("judged on", f"{len(choices):,} logged rounds of {len(np.unique(choices.user)):,} users ({digest[:12]})"),
-        ("compared with", evaluated.against),
+        ("compared with", evaluated.baseline),
     ]
 
 

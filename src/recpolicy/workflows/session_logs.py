@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from recpolicy.environments.session import SessionEnvironment
     from recpolicy.training.rollout_sessions import Played, Probabilities
 
-SESSION_LOGGERS = ("random", "popular")
+SESSION_LOGGING_POLICIES = ("random", "popular")
 """Baselines that can log sessions."""
 _MINUTE = 60_000
 
@@ -66,7 +66,7 @@ def simulate_sessions(
     split: Split,
     out: str | Path,
     *,
-    logger: str | Policy = "random",
+    logging_policy: str | Policy = "random",
     config: SessionLogConfig | Mapping[str, Any] | None = None,
     train: SessionTrainConfig | Mapping[str, Any] | None = None,
     worlds: TwoWorlds | None = None,
@@ -75,28 +75,33 @@ def simulate_sessions(
 ) -> SessionLog:
     """Let a policy play sessions of world A and write what it logged to the folder `out`; returns the log.
 
-    logger: a name in SESSION_LOGGERS, which plays the sessions that `train` describes, or a policy of sessions, which
-    plays those that it was trained for, exploring as its artifact says. It does not learn. The users of world A are
-    parted by `seed`, for a policy by its own. `worlds` may be handed in when they are made already. Raises ConfigError
-    for settings that are unknown or out of range and for policies that cannot log sessions, DataError for a policy of
-    another split, ArtifactError when `out` exists.
+    logging_policy: a name in SESSION_LOGGING_POLICIES, which plays the sessions that `train` describes, or a policy of
+    sessions, which plays those that it was trained for, exploring as its artifact says. It does not learn. The users of
+    world A are parted by `seed`, for a policy by its own. `worlds` may be handed in when they are made already. Raises
+    ConfigError for settings that are unknown or out of range and for policies that cannot log sessions, DataError for a
+    policy of another split, ArtifactError when `out` exists.
     """
     require_extra("train", "simulating a log")
     silence_libraries()
     settings = settings_of(SessionLogConfig, config, "log")
     refuse_existing(Path(out))
-    if isinstance(logger, str):
+    if isinstance(logging_policy, str):
         training = settings_of(SessionTrainConfig, train, "train")
-        who = _baseline(logger, split, training, settings)
+        who = _baseline(logging_policy, split, training, settings)
         world = (worlds or worlds_of(split, training, seed)).train
     else:
-        who = _loaded(logger, split)
-        world = (worlds or worlds_of(split, who.training, logger.about["seed"])).train
+        who = _loaded(logging_policy, split)
+        world = (worlds or worlds_of(split, who.training, logging_policy.about["seed"])).train
     log = play_log(who, world, split, settings, seed, show_progress)
     note = {
-        "logger": who.name, "version": log.version[0], "config": as_dict(settings), "train": as_dict(who.training),
-        "seed": seed, "world": world.name, "fit": split.train.digest,
-    }  # fmt: skip
+        "logging_policy": who.name,
+        "version": log.version[0],
+        "config": as_dict(settings),
+        "train": as_dict(who.training),
+        "seed": seed,
+        "world": world.name,
+        "fit": split.train.digest,
+    }
     with atomic_directory(Path(out)) as folder:
         write_sessions(folder / SESSIONS, log, tables_of(split.train))
         write_json(folder / SIMULATION, note)
@@ -154,8 +159,8 @@ def _baseline(name: str, split: Split, training: SessionTrainConfig, settings: S
     """A baseline, which looks at nothing."""
     from recpolicy.training.rollout_sessions import softmax_of
 
-    if name not in SESSION_LOGGERS:
-        raise unknown_name("logging policy of sessions", name, SESSION_LOGGERS)
+    if name not in SESSION_LOGGING_POLICIES:
+        raise unknown_name("logging policy of sessions", name, SESSION_LOGGING_POLICIES)
     users, items = split.train.shape
     catalogue = catalogue_of(split.train, training)
     count = np.bincount(split.train.item, minlength=items)[catalogue] * (name == "popular")

@@ -27,7 +27,7 @@ from recpolicy.models.session_worlds import TwoWorlds, two_worlds
 from recpolicy.workflows.artifacts import refuse_existing
 from recpolicy.workflows.interaction_logs import SIMULATION, tables_of
 from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
-from recpolicy.workflows.logging_policies import Logger, logger_of
+from recpolicy.workflows.logging_policies import Logger, make_logging_policy
 from recpolicy.workflows.train import TrainConfig
 from recpolicy.workflows.training_features import settings_of
 
@@ -76,7 +76,7 @@ def simulate_slates(
     split: Split,
     out: str | Path,
     *,
-    logger: str | Policy = "rating_model",
+    logging_policy: str | Policy = "rating_model",
     config: SlateLogConfig | Mapping[str, Any] | None = None,
     train: TrainConfig | Mapping[str, Any] | None = None,
     model: RatingModel | None = None,
@@ -87,20 +87,21 @@ def simulate_slates(
 ) -> SlateLog:
     """Let a policy fill pages for the users of world A and write what it logged to the folder `out`; returns the log.
 
-    logger: a name in loggers.LOGGERS, over the catalogue that `train` describes, or a policy of single rounds, over its
-    own. It does not learn. A slot pays 1 for a like; a page is shown at the start of a session. `worlds` may be handed
-    in when they are made already. Raises ConfigError for settings that are unknown or out of range and for a policy of
-    sessions, DataError for a policy of other users or items, ArtifactError when `out` exists.
+    logging_policy: a name in logging_policies.LOGGING_POLICIES, over the catalogue that `train` describes, or a policy
+    of single rounds, over its own. It does not learn. A slot pays 1 for a like; a page is shown at the start of a
+    session. `worlds` may be handed in when they are made already. Raises ConfigError for settings that are unknown or
+    out of range and for a policy of sessions, DataError for a policy of other users or items, ArtifactError when `out`
+    exists.
     """
     require_extra("train", "simulating a log")
     silence_libraries()
     settings, training = settings_of(SlateLogConfig, config, "log"), settings_of(TrainConfig, train, "train")
     refuse_existing(Path(out))
-    who = logger_of(logger, split.train, training, model, model_config, seed)
+    who = make_logging_policy(logging_policy, split.train, training, model, model_config, seed)
     world = (worlds or two_worlds(split, None, seed)).train
     log = play_slates_of(who, world, split, settings, seed, show_progress)
     note = {
-        "logger": who.name, "version": log.version[0], "config": as_dict(settings), "train": as_dict(training),
+        "logging_policy": who.name, "version": log.version[0], "config": as_dict(settings), "train": as_dict(training),
         "seed": seed, "world": world.name, "fit": split.train.digest,
     }  # fmt: skip
     with atomic_directory(Path(out)) as folder:
