@@ -48,14 +48,14 @@ class ItemBandit(RecommendationEnvironment):
         observation_spec = tensor_spec.TensorSpec((context.shape[1],), tf.float32, "context")
         super().__init__(
             observation_spec=observation_spec, actions=len(catalogue), batch_size=config.batch_size, seed=seed,
-            name="item_bandit",
+            name="movie_bandit",  # prefix of the random streams, on which published figures rest
         )  # fmt: skip
         self._scale, self._period, self._users = world.scale, config.drift_period, len(context)
         self._context = tf.constant(context)  # [U, D]
         self._expected = tf.constant(world.expected[:, catalogue])  # [U, A]
         self._known = tf.constant(world.known[:, catalogue])  # [U, A]
         self._arms = tf.range(len(catalogue))
-        self._other = tf.constant(generator(seed, "item_bandit/drift").permutation(self._users), tf.int32)
+        self._other = tf.constant(generator(seed, "movie_bandit/drift").permutation(self._users), tf.int32)
 
     def draw(self, round_number: tf.Tensor) -> Draw:
         """Uniform users; all arms allowed."""

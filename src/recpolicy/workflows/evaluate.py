@@ -98,7 +98,7 @@ def evaluation_world(split: Split, seed: int) -> World:
         rating=np.concatenate([fit.rating, test.rating]), timestamp=None, users=fit.users, items=fit.items,
         name=f"{split.name}, all ratings", scale=fit.scale,
     )  # fmt: skip
-    return world_of(fit_rating_model(both, EVALUATION_MODEL, seed=integer_seed(seed, "evaluation_world"))).paying(test)
+    return world_of(fit_rating_model(both, EVALUATION_MODEL, seed=integer_seed(seed, "judge"))).paying(test)
 
 
 def refuse_seen_rows(name: str, policy: Policy, split: Split) -> None:
