@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
+from recpolicy.core.errors import DataError
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split
 from recpolicy.inference.artifact import read_lean, verify
 from recpolicy.inference.predictor import load_policy
@@ -51,7 +52,7 @@ from recpolicy.workflows.training_data import training_data
 
 V0 = Path(__file__).parent / "v0"
 EXPECTED = json.loads((V0 / "expected.json").read_text())
-DIGEST = "30812ceb916d734a13e350905731a102dff957f76d6268761034c53287b0e6c4"
+DIGEST = "0fd3ab7014ba25cbfdd251da5d7cdb7808860a8ac2b16c6017188dd91d4e7538"
 POLICIES = (
     "boltzmann", "dqn", "linucb", "linucb-log", "linucb-retrained", "neural_linucb", "ppo", "q_learning",
 )  # fmt: skip
@@ -183,6 +184,30 @@ def test_retrained_policy_is_retrained_again(tmp_path):
     assert len(new.about["parents"]) == 2
     assert first in new.about["parents"][0].values()
     assert EXPECTED["chain"]["log"] in new.about["parents"][1].values()
+
+
+@pytest.mark.parametrize("name", ["linucb-export", "linucb-slates"])
+def test_policy_that_learned_from_a_log(name):
+    expected = EXPECTED["learned_from"][name]
+    close(policy(name).predict(USERS).rating, expected["rating"])
+    assert set(expected["about"].values()) <= {
+        value for value in policy(name).about.values() if isinstance(value, str | int)
+    }
+
+
+def test_exported_rounds_that_a_policy_has_learned_are_passed_over(tmp_path):
+    rounds = read_log(V0 / "export-rounds", tables_of_policy(policy("linucb-export")))
+    assert rounds.exporter is not None
+    assert rounds.features is not None
+    with pytest.raises(DataError, match=r"export-rounds.*all of its 43 rounds"):
+        retrain(V0 / "policies" / "linucb-export", rounds, tmp_path / "new")
+
+
+def test_slates_that_a_policy_has_learned_are_refused():
+    loaded = policy("linucb-slates")
+    log = read_slate_log(V0 / "logs" / "slates-list", tables_of_policy(loaded))
+    with pytest.raises(DataError, match="this very log"):
+        estimate_slate_policy(loaded, log, config=RESAMPLES)
 
 
 def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
