@@ -107,10 +107,10 @@ def write_wheel(folder: Path, changes: Mapping[str, tuple[bytes, bytes]] | None 
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(f"recbole/dataset_example/ml-100k/{name}", content)
-        about = "recbole-1.2.1.dist-info"
-        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1\n")
+        metadata = "recbole-1.2.1.dist-info"
+        archive.writestr(f"{metadata}/METADATA", "Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1\n")
         archive.writestr(
-            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{metadata}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
-        archive.writestr(f"{about}/RECORD", "")
+        archive.writestr(f"{metadata}/RECORD", "")
     return path

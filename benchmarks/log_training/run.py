@@ -215,11 +215,11 @@ def main() -> None:
         del full
         small = make_case(fit, ITEMS, rounds, held_out, Path(folder, "small"))
         figures |= compare(small, options.peer_python, options.quick, told)
-    about = context(
+    metadata = context(
         [SEED], data={"name": fit.name, "digest": fit.digest}, rounds=rounds, held_out=held_out, quick=options.quick,
         load_average_at_start=round(load, 2), measured=told,
     )  # fmt: skip
-    write_results(options.out, figures, about)
+    write_results(options.out, figures, metadata)
 
 
 if __name__ == "__main__":

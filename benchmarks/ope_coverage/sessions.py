@@ -49,7 +49,7 @@ class Stage:
         else:
             exported = ExportedPolicy(parts.estimator, parts.head, dict(parts.settings), dict(parts.policy))
             chance = with_floor(exploring(exported), floor)
-        training = settings_of(SessionTrainConfig, self.policy.about["config"]["train"], "train")
+        training = settings_of(SessionTrainConfig, self.policy.metadata["config"]["train"], "train")
         environment = SessionEnvironment(
             self.world, parts.context, parts.item, parts.catalogue, session_config(training, _SIDE_BY_SIDE), seed
         )

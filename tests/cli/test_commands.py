@@ -40,9 +40,9 @@ def policy(data, tmp_path_factory):
         catalogue=np.arange(parts.train.shape[1], dtype=np.int32), rated_user=parts.train.user,
         rated_item=parts.train.item, users=parts.train.users, items=parts.train.items, scale=parts.train.scale,
         noise_std=model.noise_std,
-        about={
+        metadata={
             "source": {"name_or_path": str(data)}, "data": parts.train.name,
-            "split": {"name": "u1", "seed": 0, "fit": parts.train.digest, "test": parts.test.digest},
+            "split": {"name": "u1", "seed": 0, "train": parts.train.digest, "test": parts.test.digest},
             "config": {"agent": {}, "rating_model": model.config}, "rating_model": {"name": "bias", "seed": model.seed},
             "seed": 0, "versions": {}, "training": {"mode": "offline", "rows": len(parts.train)},
         },

@@ -56,9 +56,9 @@ def test_from_a_file_of_clicks_to_a_verdict_with_nothing_but_the_file(capsys, di
     assert lines[0].startswith("trained linucb on log/tail-")
     assert following(lines) == ["evaluate", "log-rounds-policy"]
     done(capsys, *following(lines))
-    about = json.loads((directory / "log-rounds-policy" / "recpolicy.json").read_text())["about"]
-    assert about["source"] == {"name_or_path": "log-rounds/ratings"}
-    assert about["training"]["rows"] == 1200
+    metadata = json.loads((directory / "log-rounds-policy" / "recpolicy.json").read_text())["metadata"]
+    assert metadata["source"] == {"name_or_path": "log-rounds/ratings"}
+    assert metadata["training"]["rows"] == 1200
     done(capsys, "train", "ucb1", "--log", "log-rounds", "--config", "tiny.toml", "--out", "other")
     found = json.loads("\n".join(done(capsys, "ope", "estimate", "log-rounds-policy", "--log", "log-rounds", "--json")))
     assert "dr" in str(found)

@@ -54,10 +54,10 @@ def rows_of(capsys, *words):
 
 
 def test_train_takes_its_length_from_the_words(run):
-    about = load_policy(run).about
-    assert about["config"]["train"]["total_timesteps"] == 500
-    assert about["config"]["train"]["checkpoint_every"] == 128
-    assert about["training"]["interactions"] == 512  # whole blocks of 16 sessions and 8 steps
+    metadata = load_policy(run).metadata
+    assert metadata["config"]["train"]["total_timesteps"] == 500
+    assert metadata["config"]["train"]["checkpoint_every"] == 128
+    assert metadata["training"]["interactions"] == 512  # whole blocks of 16 sessions and 8 steps
     assert [row["step"] for row in read_csv(run / "metrics.csv")] == [256, 512]
     assert (run / "tensorboard").is_dir()
     assert (run / "policy" / "saved_model.pb").is_file()

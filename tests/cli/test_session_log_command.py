@@ -56,10 +56,10 @@ def log(capsys, directory):
 
 def test_a_policy_learns_from_logged_sessions_and_logs_some_itself(capsys, directory, log):
     words = ("--config", "tiny.toml", "--log", "log", "--seed", 2, "--out", "learnt", "--json")
-    about = json.loads(recpolicy(capsys, "train", "dqn", *words).out)
+    metadata = json.loads(recpolicy(capsys, "train", "dqn", *words).out)
     steps = pq.read_metadata(log / SESSIONS).num_rows
-    assert (about["training"]["mode"], about["training"]["rows"]) == ("log", steps)
-    assert re.fullmatch("[0-9a-f]{64}", about["log"])
+    assert (metadata["training"]["mode"], metadata["training"]["rows"]) == ("log", steps)
+    assert re.fullmatch("[0-9a-f]{64}", metadata["log"])
     rows = json.loads(
         recpolicy(capsys, "recommend", "learnt", "--user", 3, "--history", "7=like", "-k", 4, "--json").out
     )

@@ -25,9 +25,9 @@ def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
         "trained popular on ml-100k/u2/train (seed 3): runs/popular\nnext: recpolicy evaluate runs/popular\n"
     )
     manifest = json.loads((directory / "runs" / "popular" / "recpolicy.json").read_text())
-    assert manifest["about"]["seed"] == 3
-    assert manifest["about"]["config"]["train"]["interactions"] == 640
-    assert manifest["about"]["config"]["rating_model"]["rank"] == 3
+    assert manifest["metadata"]["seed"] == 3
+    assert manifest["metadata"]["config"]["train"]["interactions"] == 640
+    assert manifest["metadata"]["config"]["rating_model"]["rank"] == 3
     figures = json.loads(recpolicy(capsys, "evaluate", "runs/popular", "--json").out)
     assert figures["split"] == "u2"
     assert "runs/popular: exists already" in refused(recpolicy(capsys, *words))
@@ -41,8 +41,8 @@ def test_own_data_is_read_again_as_the_config_says(capsys, directory):
     data = '[data]\nscale = [2, 10]\ncolumns = { user = "who", item = "what", rating = "stars" }\n'
     (directory / "mine.toml").write_text(CONFIG + data)
     words = ("--data", "mine.csv", "--config", "mine.toml", "--mode", "offline", "--split", "random", "--out", "run")
-    about = json.loads(recpolicy(capsys, "train", "highest_mean", *words, "--json").out)
-    assert about["training"]["mode"] == "offline"
+    metadata = json.loads(recpolicy(capsys, "train", "highest_mean", *words, "--json").out)
+    assert metadata["training"]["mode"] == "offline"
     rows = json.loads(recpolicy(capsys, "predict", "run", "--user", "alice7", "--json").out)
     assert max(row["rating"] for row in rows) > 5
     assert "policies" in json.loads(recpolicy(capsys, "evaluate", "run", "--json").out)
@@ -52,10 +52,10 @@ def test_agent_learns_from_the_earlier_rounds_of_a_log(capsys, directory):
     recpolicy(capsys, "log", "simulate", "--config", "tiny.toml", "--rounds", 400, "--floor", 0.5, "--out", "log")
     recpolicy(capsys, "log", "ingest", "log", "--evaluation-share", 0.25, "--out", "rounds")
     words = ("--config", "tiny.toml", "--log", "rounds", "--out", "run", "--json")
-    about = json.loads(recpolicy(capsys, "train", "linucb", *words).out)
-    assert about["training"]["mode"] == "log"
-    assert about["training"]["rows"] == 300
-    assert about["log"]
+    metadata = json.loads(recpolicy(capsys, "train", "linucb", *words).out)
+    assert metadata["training"]["mode"] == "log"
+    assert metadata["training"]["rows"] == 300
+    assert metadata["log"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def column(file: str, name: str, values: Any, kind: Any = None) -> Change:
     return rewritten(file, change)
 
 
-def about(file: str, text: bytes) -> Change:
+def metadata(file: str, text: bytes) -> Change:
     """Another text of what the file says of itself."""
     return rewritten(file, lambda table: table.replace_schema_metadata({b"recpolicy": text}))
 

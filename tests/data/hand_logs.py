@@ -137,7 +137,7 @@ def both(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
     return change
 
 
-def about(**changes: Any) -> Callable[[Path], None]:
+def metadata(**changes: Any) -> Callable[[Path], None]:
     """A change of what events.parquet says of itself."""
     import json
 
@@ -206,11 +206,11 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "overwritten": (_scribble, r"events\.parquet: damaged: .*write or copy it again"),
     "columns missing": (_drop, r"events\.parquet: no column time, log_propensity; found event_id, user_id"),
     "no events": (_empty, r"events\.parquet: no events"),
-    "other format": (about(format="something"), r"events\.parquet: written as 'something', version 2; expected"),
-    "other version": (about(version=99), r"version 99; expected 'recpolicy log', version 2"),
-    "other scale": (about(scale=[0, 10]), r"rewards on the scale \[0, 10\]; expected \[1\.0, 5\.0\]"),
-    "catalogue unknown": (about(catalogue=[11, 99]), r"its catalogue names item 99"),
-    "catalogue no list": (about(catalogue=3), "its catalogue is 3; expected a list of item ids"),
+    "other format": (metadata(format="something"), r"events\.parquet: written as 'something', version 2; expected"),
+    "other version": (metadata(version=99), r"version 99; expected 'recpolicy log', version 2"),
+    "other scale": (metadata(scale=[0, 10]), r"rewards on the scale \[0, 10\]; expected \[1\.0, 5\.0\]"),
+    "catalogue unknown": (metadata(catalogue=[11, 99]), r"its catalogue names item 99"),
+    "catalogue no list": (metadata(catalogue=3), "its catalogue is 3; expected a list of item ids"),
     "metadata no JSON": (_no_json, r"metadata 'recpolicy' is not JSON"),
     "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
     "propensity null": (column("log_propensity", third(None)), ROW + "log_propensity nan"),

@@ -52,7 +52,7 @@ def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
 
 rewritten = partial(corrupt_logs.rewritten, SESSIONS)
 column = partial(corrupt_logs.column, SESSIONS)
-about = partial(corrupt_logs.about, SESSIONS)
+metadata = partial(corrupt_logs.metadata, SESSIONS)
 """Changes of a folder that `write_hand` wrote."""
 
 
@@ -82,13 +82,13 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
         r"sessions\.parquet: no column step, liked; found event_id, time",
     ),
     "no sessions": (rewritten(lambda table: table.slice(0, 0)), r"sessions\.parquet: no sessions"),
-    "other version": (about(b'{"version": 99}'), r"version 99; expected 'recpolicy session log', version 2"),
-    "rounds": (about(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 2; expected"),
-    "scale no pair": (about(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
-    "catalogue unknown": (about(b'{"catalogue": [11, 99]}'), "its catalogue names item 99"),
-    "catalogue no list": (about(b'{"catalogue": 3}'), "its catalogue is 3; expected a list"),
-    "metadata no JSON": (about(b"{"), "metadata 'recpolicy' is not JSON"),
-    "metadata no object": (about(b"[]"), "metadata 'recpolicy' is not that of a log"),
+    "other version": (metadata(b'{"version": 99}'), r"version 99; expected 'recpolicy session log', version 2"),
+    "rounds": (metadata(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 2; expected"),
+    "scale no pair": (metadata(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
+    "catalogue unknown": (metadata(b'{"catalogue": [11, 99]}'), "its catalogue names item 99"),
+    "catalogue no list": (metadata(b'{"catalogue": 3}'), "its catalogue is 3; expected a list"),
+    "metadata no JSON": (metadata(b"{"), "metadata 'recpolicy' is not JSON"),
+    "metadata no object": (metadata(b"[]"), "metadata 'recpolicy' is not that of a log"),
     "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
     "propensity null": (column("log_propensity", third(None)), ROW + "log_propensity nan"),
     "propensity above 1": (column("log_propensity", third(0.5)), ROW + r"log_propensity 0\.5: expected the logarithm"),

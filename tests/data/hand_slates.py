@@ -47,7 +47,7 @@ def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
 
 rewritten = partial(corrupt_logs.rewritten, SLATES)
 column = partial(corrupt_logs.column, SLATES)
-about = partial(corrupt_logs.about, SLATES)
+metadata = partial(corrupt_logs.metadata, SLATES)
 """Changes of a folder that `write_hand` wrote."""
 
 
@@ -64,27 +64,27 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
         r"slates\.parquet: no column slate; found event_id, time",
     ),
     "no slates": (rewritten(lambda table: table.slice(0, 0)), r"slates\.parquet: no slates"),
-    "other version": (about(b'{"version": 99}'), r"version 99; expected 'recpolicy slate log', version 2"),
-    "rounds": (about(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 2; expected"),
-    "metadata no JSON": (about(b"{"), "metadata 'recpolicy' is not JSON"),
-    "scale a text": (about(b'{"scale": "05"}'), r"its scale is '05'; expected the lowest and the highest reward"),
-    "scale endless": (about(b'{"scale": [0, 1e999]}'), r"its scale is \[0, inf\]; expected"),
-    "scale too long a number": (about(b'{"scale": [0, 1' + b"0" * 400 + b"]}"), r"its scale is \[0, 1000"),
-    "scale upside down": (about(b'{"scale": [2, 0]}'), r"its scale is \[2, 0\]; expected"),
-    "catalogue of lists": (about(b'{"catalogue": [[1, 2]]}'), r"its catalogue is \[\[1, 2\]\]; expected a list"),
-    "catalogue of truths": (about(b'{"catalogue": [true]}'), r"its catalogue is \[True\]; expected a list"),
-    "metadata nested deeply": (about(b"[" * 100_000), "metadata 'recpolicy' is not JSON"),
-    "shelf too high": (about(b'{"catalogue": [11, 12], "shelves": [0, 40000]}'), "its shelves do not give each item"),
+    "other version": (metadata(b'{"version": 99}'), r"version 99; expected 'recpolicy slate log', version 2"),
+    "rounds": (metadata(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 2; expected"),
+    "metadata no JSON": (metadata(b"{"), "metadata 'recpolicy' is not JSON"),
+    "scale a text": (metadata(b'{"scale": "05"}'), r"its scale is '05'; expected the lowest and the highest reward"),
+    "scale endless": (metadata(b'{"scale": [0, 1e999]}'), r"its scale is \[0, inf\]; expected"),
+    "scale too long a number": (metadata(b'{"scale": [0, 1' + b"0" * 400 + b"]}"), r"its scale is \[0, 1000"),
+    "scale upside down": (metadata(b'{"scale": [2, 0]}'), r"its scale is \[2, 0\]; expected"),
+    "catalogue of lists": (metadata(b'{"catalogue": [[1, 2]]}'), r"its catalogue is \[\[1, 2\]\]; expected a list"),
+    "catalogue of truths": (metadata(b'{"catalogue": [true]}'), r"its catalogue is \[True\]; expected a list"),
+    "metadata nested deeply": (metadata(b"[" * 100_000), "metadata 'recpolicy' is not JSON"),
+    "shelf too high": (metadata(b'{"catalogue": [11, 12], "shelves": [0, 40000]}'), "its shelves do not give each"),
     "slate of lists": (
         column("slate", [[[11], [12]]] * PAGES, pa.list_(pa.list_(pa.int64()))), "expected lists of item ids",
     ),
     "user a list": (column("user_id", [[1]] * PAGES, pa.list_(pa.int64())), "user_id is of type list<.*expected ids"),
     "reward a huge number": (column("reward", [2**62 + 1] * PAGES, pa.int64()), r"row 1: reward 4\.6\d+e\+18 is not"),
     "propensity below float64": (column("log_propensity", third([-800.0, -1.0])), ROW + r"log_propensity \[-800\.0, "),
-    "scale no pair": (about(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
-    "catalogue unknown": (about(b'{"catalogue": [11, 99]}'), "its catalogue names item 99"),
-    "shelves too few": (about(b'{"catalogue": [11, 12], "shelves": [0]}'), "its shelves do not give each item"),
-    "shelves no numbers": (about(b'{"catalogue": [11], "shelves": ["a"]}'), "its shelves do not give each item"),
+    "scale no pair": (metadata(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
+    "catalogue unknown": (metadata(b'{"catalogue": [11, 99]}'), "its catalogue names item 99"),
+    "shelves too few": (metadata(b'{"catalogue": [11, 12], "shelves": [0]}'), "its shelves do not give each"),
+    "shelves no numbers": (metadata(b'{"catalogue": [11], "shelves": ["a"]}'), "its shelves do not give each"),
     "slate a number": (column("slate", _as_numbers, pa.int64()), "slate is of type int64; expected lists of item ids"),
     "slate null": (column("slate", third(None)), ROW + "slate is missing"),
     "slate too long": (column("slate", third([11, 12, 13])), ROW + "slate holds 3 values; expected 2"),

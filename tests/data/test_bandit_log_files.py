@@ -12,11 +12,11 @@ from hand_logs import (
     FAULTS,
     NUMBERS,
     START,
-    about,
     assert_same_rounds,
     column,
     contexts,
     hand_rounds,
+    metadata,
     newcomer_rounds,
     rewrite,
     tables,
@@ -169,7 +169,7 @@ def test_times_of_another_zone_are_brought_to_utc(tmp_path):
 def test_the_catalogue_of_the_log_is_the_one_in_the_file(tmp_path):
     write_log(tmp_path, hand_rounds())
     np.testing.assert_array_equal(log_catalogue(tmp_path / EVENTS, tables()), CATALOGUE)
-    about(catalogue=[16, 11, 16])(tmp_path)
+    metadata(catalogue=[16, 11, 16])(tmp_path)
     np.testing.assert_array_equal(log_catalogue(tmp_path / EVENTS, tables()), [0, 5])
 
 
@@ -198,7 +198,7 @@ def test_ids_of_text_are_not_numbers(tmp_path):
     write_log(tmp_path, hand_rounds(), text=True)
     with pytest.raises(DataError, match="its catalogue names item 'film-11'"):
         read(tmp_path)
-    about(catalogue=[11, 12, 13, 15, 16])(tmp_path)
+    metadata(catalogue=[11, 12, 13, 15, 16])(tmp_path)
     with pytest.raises(DataError, match=r"row 1: user_id 'user-\d' is none of the 4"):
         read(tmp_path)
 
@@ -236,8 +236,8 @@ def test_where_rounds_come_from_is_told(tmp_path, name):
     assert found.digest == hand_rounds().digest
     learn, judge, _ = ingest(tmp_path, tables(), IngestConfig())
     assert getattr(learn, name) == getattr(judge, name) == "ab" * 32
-    about = {"recpolicy": f'{{"{name}": 3}}'}
-    rewrite(tmp_path / EVENTS, lambda table: table.replace_schema_metadata(about))
+    metadata = {"recpolicy": f'{{"{name}": 3}}'}
+    rewrite(tmp_path / EVENTS, lambda table: table.replace_schema_metadata(metadata))
     with pytest.raises(DataError, match=rf"its metadata names {name} 3; expected the (digest|name)"):
         rounds_of(tmp_path / EVENTS, tables())
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hand_logs import CATALOGUE, hand_rounds, tables
 from hand_sessions import hand_sessions
-from hand_slates import FAULTS, about, hand_slates, rewritten, write_hand
+from hand_slates import FAULTS, hand_slates, metadata, rewritten, write_hand
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import log_columns
@@ -51,7 +51,7 @@ def test_a_file_that_says_nothing_of_itself_speaks_of_all_items_in_any_slot(tmp_
 
 def test_shelves_follow_their_items_in_whatever_order_the_file_names_them(tmp_path):
     folder = write_hand(tmp_path)
-    about(b'{"catalogue": [16, 15, 13, 12, 11], "shelves": [1, 1, 0, 1, 0]}')(folder)
+    metadata(b'{"catalogue": [16, 15, 13, 12, 11], "shelves": [1, 1, 0, 1, 0]}')(folder)
     found = read_slates(folder / SLATES, tables())
     assert found.catalogue.tolist() == CATALOGUE.tolist()
     assert found.shelves.tolist() == [0, 1, 0, 1, 1]

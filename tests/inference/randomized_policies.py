@@ -20,7 +20,7 @@ from recpolicy.environments.session import SessionEnvironment
 from recpolicy.inference.artifact import finish, write_arrays
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.workflows.artifacts import about_of, artifact_of
+from recpolicy.workflows.artifacts import artifact_of, build_metadata
 from recpolicy.workflows.train_sessions import SessionTrainConfig, session_environment, with_view, worlds_of
 from recpolicy.workflows.training_features import Features, prepare
 
@@ -135,8 +135,8 @@ def saved(variant: str, view: str, shaken: bool = True) -> Path:
     folder.mkdir(parents=True)
     made, kept = agent(variant, view, shaken), settings(view)
     exported = with_view(made.learner.export(), kept, miniature_split())
-    about = {"source": None, **about_of(miniature_split(), kept, made.learner.config, features(view).model, 0)}
-    artifact = artifact_of(VARIANTS[variant][0], exported, miniature_split().train, features(view), about)
+    metadata = {"source": None, **build_metadata(miniature_split(), kept, made.learner.config, features(view).model, 0)}
+    artifact = artifact_of(VARIANTS[variant][0], exported, miniature_split().train, features(view), metadata)
     write_arrays(artifact, folder)
     finish(artifact, folder)
     return folder

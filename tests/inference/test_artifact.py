@@ -28,12 +28,12 @@ def change(path, old, new):
 
 def test_it_remembers_what_it_was_made_of():
     split, policy = miniature_split(), loaded("linucb")
-    assert policy.about["agent"] == "linucb"
-    assert policy.about["split"] == {"name": "u1", "seed": 0, "fit": split.train.digest, "test": split.test.digest}
-    assert policy.about["config"]["train"]["interactions"] == 640
-    assert policy.about["config"]["agent"]["alpha"] == 1
-    assert policy.about["training"]["interactions"] == sum(policy.about["training"]["pulls"]) == 640
-    assert policy.about["versions"]["tf-agents"] == "0.18.0"
+    assert policy.metadata["agent"] == "linucb"
+    assert policy.metadata["split"] == {"name": "u1", "seed": 0, "train": split.train.digest, "test": split.test.digest}
+    assert policy.metadata["config"]["train"]["interactions"] == 640
+    assert policy.metadata["config"]["agent"]["alpha"] == 1
+    assert policy.metadata["training"]["interactions"] == sum(policy.metadata["training"]["pulls"]) == 640
+    assert policy.metadata["versions"]["tf-agents"] == "0.18.0"
     pd.testing.assert_frame_equal(policy.artifact.users, split.train.users)
     pd.testing.assert_frame_equal(policy.artifact.items, split.train.items)
     np.testing.assert_array_equal(policy.artifact.rated_item, split.train.item)
@@ -112,7 +112,7 @@ def test_a_later_format_is_refused(folder):
         load_policy(folder)
 
 
-@pytest.mark.parametrize("part", ["head", "files", "about"])
+@pytest.mark.parametrize("part", ["head", "files", "metadata"])
 def test_a_manifest_that_lacks_a_part_is_refused(folder, part):
     manifest = json.loads((folder / "recpolicy.json").read_text())
     del manifest[part]

@@ -58,7 +58,7 @@ def test_ratings_are_not_rounded(linucb):
 
 
 def test_playing_a_item_makes_the_policy_surer_of_it(linucb):
-    pulls = np.array(linucb.about["training"]["pulls"])
+    pulls = np.array(linucb.metadata["training"]["pulls"])
     sure = linucb.predict(7)["std"].to_numpy() / linucb.artifact.rating_std[6]
     np.testing.assert_allclose(sure[pulls == 0], 1, atol=1e-5)
     assert (sure[pulls > 0] < 1).all()
@@ -88,7 +88,7 @@ def test_an_exploration_floor_reaches_every_item_of_the_catalogue(name):
     propensity = policy.predict(7)["propensity"].to_numpy()[policy.artifact.catalogue]
     assert propensity.min() >= 0.2 / 30
     # While training, too: 640 interactions give each of 30 items 4.3 by the floor alone.
-    assert np.count_nonzero(policy.about["training"]["pulls"]) >= 26
+    assert np.count_nonzero(policy.metadata["training"]["pulls"]) >= 26
 
 
 def test_unknown_users_and_items_are_named(linucb):

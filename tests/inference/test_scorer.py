@@ -98,7 +98,7 @@ def test_it_says_whom_and_what_it_knows(scorer):
     assert (scorer.user_ids, scorer.item_ids) == ([*range(1, 8)], [*range(101, 112)])
     assert scorer.titles[2] == "Tiny, the 103th"
     assert scorer.scale == (1.0, 5.0)
-    assert scorer.about["agent"] == "linucb"
+    assert scorer.metadata["agent"] == "linucb"
     assert (scorer.genre_names, scorer.genres.shape) == ([], (ITEMS, 0))
     assert np.isnan(scorer.years).all()
     assert scorer.knows(7)
@@ -214,7 +214,7 @@ def test_a_loaded_scorer_answers_as_the_artifact_that_was_written(tmp_path):
     for part in PARTS:
         np.testing.assert_array_equal(getattr(loaded.answer(2), part), getattr(made.answer(2), part))
     assert (loaded.user_ids, loaded.item_ids, loaded.titles) == (made.user_ids, made.item_ids, made.titles)
-    assert loaded.about == made.about
+    assert loaded.metadata == made.metadata
 
 
 def test_an_artifact_from_before_there_were_tables_is_read_from_parquet(tmp_path):

@@ -46,7 +46,7 @@ def tiny_artifact(
             }
         ),
         scale=(1.0, 5.0), noise_std=0.5,
-        about={"data": "tiny", "seed": seed, "content": content_digest(*(policy[name] for name in sorted(policy)))},
+        metadata={"data": "tiny", "seed": seed, "content": content_digest(*(policy[name] for name in sorted(policy)))},
     )  # fmt: skip
 
 

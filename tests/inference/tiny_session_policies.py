@@ -24,7 +24,7 @@ WIDTHS = {"interest": RANK + GENRES + 2, "last_item": RANK, "last_n": LAST_N * (
 
 def tiny_session_artifact(
     seed: int = 0, view: str = "interest", users: int = 7, items: int = 11, arms: int | None = None,
-    steps: int = STEPS, head: str = "softmax", about: dict[str, Any] | None = None,
+    steps: int = STEPS, head: str = "softmax", metadata: dict[str, Any] | None = None,
 ) -> Artifact:  # fmt: skip
     """A network of one hidden layer with an output for each of `arms` items (all by default), the last among them."""
     plain = tiny_artifact(0, users, items, arms)
@@ -46,7 +46,7 @@ def tiny_session_artifact(
     return replace(
         plain, agent="dqn" if dqn else "topk_reinforce", estimator="session_values" if dqn else "session", head=head,
         settings=epsilon if dqn else {}, exploration_floor=0.05 * dqn, policy=policy, catalogue=catalogue,
-        about={"data": "tiny", "seed": seed, "content": content_digest(seed, view), **(about or {})},
+        metadata={"data": "tiny", "seed": seed, "content": content_digest(seed, view), **(metadata or {})},
     )  # fmt: skip
 
 

@@ -181,9 +181,9 @@ def test_retrained_policy_is_retrained_again(tmp_path):
     rounds = read_log(V0 / "logs" / "rounds", tables_of_policy(policy("linucb-log")))
     new = retrain(V0 / "policies" / "linucb-retrained", rounds, tmp_path / "new")
     (first,) = EXPECTED["chain"]["parents"]
-    assert len(new.about["parents"]) == 2
-    assert first in new.about["parents"][0].values()
-    assert EXPECTED["chain"]["log"] in new.about["parents"][1].values()
+    assert len(new.metadata["parents"]) == 2
+    assert first in new.metadata["parents"][0].values()
+    assert EXPECTED["chain"]["log"] in new.metadata["parents"][1].values()
 
 
 @pytest.mark.parametrize("name", ["linucb-export", "linucb-slates"])

@@ -80,9 +80,9 @@ def gated(chain, name, **limits):
 
 
 def test_fetched_table_tells_its_size_and_split(chain):
-    about = chain.ratings.metadata
-    assert about["ratings"] == len(miniature_ratings()) == about["to_fit"] + about["held_out"]
-    assert (about["users"], about["items"]) == (60, 80)
+    metadata = chain.ratings.metadata
+    assert metadata["ratings"] == len(miniature_ratings()) == metadata["to_fit"] + metadata["held_out"]
+    assert (metadata["users"], metadata["items"]) == (60, 80)
 
 
 def test_embeddings_are_written_for_every_user_and_item(chain):
@@ -108,9 +108,9 @@ def test_all_events_of_the_log_become_rounds(chain):
 
 def test_policy_of_the_log_is_a_whole_artifact_that_knows_its_log(trained):
     policy = load_policy(trained.policy.path)
-    assert policy.about["training"]["mode"] == "log"
-    assert policy.about["training"]["rows"] == 2_400
-    assert policy.about["log"]
+    assert policy.metadata["training"]["mode"] == "log"
+    assert policy.metadata["training"]["rows"] == 2_400
+    assert policy.metadata["log"]
 
 
 def test_evaluation_has_held_out_and_off_policy_figures_and_a_curve(trained):
@@ -147,7 +147,7 @@ def test_only_a_policy_that_passed_is_registered(trained, tmp_path):
         "register_policy", policy=trained.policy, record=record, registered=registered, registry=registry
     )
     assert version == 1
-    assert load_policy(registered.path).about == load_policy(trained.policy.path).about
+    assert load_policy(registered.path).metadata == load_policy(trained.policy.path).metadata
     assert json.loads((Path(registry) / "aliases.json").read_text())["champion"] == 1
 
 
@@ -180,7 +180,7 @@ def test_incumbent_is_trained_on_and_judged_against(trained):
     trained.run("ingest_log", log=log, rounds=rounds, metrics=counts, policy=trained.policy)
     trained.run("train_policy", policy=policy, metrics=metrics, rounds=rounds, incumbent=trained.policy)
     old, new = load_policy(trained.policy.path), load_policy(policy.path)
-    assert new.about["parents"][0]["content"] == old.about["content"] != new.about["content"]
+    assert new.metadata["parents"][0]["content"] == old.metadata["content"] != new.metadata["content"]
     outputs = [trained.new(kind, f"{kind.__name__}-2") for kind in (Dataset, Metrics, ClassificationMetrics, HTML)]
     names = ("evaluation", "metrics", "likes", "page")
     trained.run(
@@ -191,7 +191,7 @@ def test_incumbent_is_trained_on_and_judged_against(trained):
         **dict(zip(names, outputs, strict=True)),
     )
     judged = json.loads(Path(outputs[0].path).read_text())
-    assert judged["off_policy"]["baseline"] == f"incumbent {old.about['content'][:8]}"
+    assert judged["off_policy"]["baseline"] == f"incumbent {old.metadata['content'][:8]}"
     assert "held_out" not in judged
 
 
@@ -287,7 +287,7 @@ def test_sweep_plans_trials_and_takes_the_best_on(trained):
         "compare_policies", evaluations=[trained.evaluation], policies=[trained.policy], best=best,
         evaluation=evaluation, page=page,
     )  # fmt: skip
-    assert load_policy(best.path).about == load_policy(trained.policy.path).about
+    assert load_policy(best.path).metadata == load_policy(trained.policy.path).metadata
     kept, whole = (json.loads(Path(one.path).read_text()) for one in (evaluation, trained.evaluation))
     assert kept["held_out"] == whole["held_out"]
     assert "off_policy" not in kept

@@ -137,7 +137,7 @@ def test_run_registers_a_whole_policy_and_keeps_its_record(place, trained):
     policy = trained.artifact("train-policy", "policy")
     verify(policy)
     assert place.alias()["champion"] == 1
-    assert load_policy(place.registry / "versions" / "1" / "policy").about == load_policy(policy).about
+    assert load_policy(place.registry / "versions" / "1" / "policy").metadata == load_policy(policy).metadata
     kept = json.loads((trained.folder / "run.json").read_text())
     assert kept["state"] == "done"
     assert kept["parameters"] == place.train
@@ -178,8 +178,8 @@ def test_gate_that_fails_leaves_the_incumbent_which_is_the_champion_of_the_regis
     assert run.state == "done", failure_of(run)
     assert run.artifact("incumbent", "artifact") == place.registry / "versions" / "1" / "policy"
     assert run.artifact("log", "artifact") == log  # nothing is copied where paths are imported
-    parent = load_policy(run.artifact("train-policy", "policy")).about["parents"][0]
-    assert parent["content"] == load_policy(place.registry / "versions" / "1" / "policy").about["content"]
+    parent = load_policy(run.artifact("train-policy", "policy")).metadata["parents"][0]
+    assert parent["content"] == load_policy(place.registry / "versions" / "1" / "policy").metadata["content"]
     states = {step.name: step.state for step in run.steps}
     assert states["train-policy"] == "done"
     assert states["passed"] == "skipped"

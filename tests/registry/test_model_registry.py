@@ -68,7 +68,7 @@ def test_versions_are_numbered_from_one_and_say_what_they_are(registry, artifact
     assert [version.gate for version in versions] == [{"verdict": "pass", "value": n / 7} for n in range(3)]
     assert [version.lineage for version in versions] == [{"run": n} for n in range(3)]
     policy = load_policy(artifacts[1])
-    assert (versions[1].agent, versions[1].content) == ("linucb", policy.about["content"])
+    assert (versions[1].agent, versions[1].content) == ("linucb", policy.metadata["content"])
     assert versions[1].registered_at.endswith("Z")
     assert registry.version(2) == versions[1]
 

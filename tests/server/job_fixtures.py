@@ -34,7 +34,9 @@ def state_of(engine, settings=None, folder=None):
 
 def job(run=None, name="count", cron="0 1 * * mon", parameters=None):
     """A job that does nothing, unless told what."""
-    return Job(name=name, about="For tests.", cron=cron, run=run or (lambda *_: JobResult()), parameters=parameters)
+    return Job(
+        name=name, description="For tests.", cron=cron, run=run or (lambda *_: JobResult()), parameters=parameters
+    )
 
 
 def scheduler(engine, *jobs, clock=None, settings=None):

@@ -69,7 +69,7 @@ def test_a_run_is_begun_looked_at_and_listed(state):
         return JobResult(users=2, records=7, metadata={"days": parameters["days"]})
 
     evaluate = Job(
-        name="evaluate", about="x", cron="0 2 * * *", run=run, parameters=EVALUATE.parameters
+        name="evaluate", description="x", cron="0 2 * * *", run=run, parameters=EVALUATE.parameters
     )  # fmt: skip
     console = Console(state, evaluate, job())
     answer = console.ask("POST", "jobs/evaluate", {"days": 3}, role="operator")

@@ -45,7 +45,7 @@ class Stub:
     """A scorer that says what it is told to say."""
 
     def __init__(self, answer):
-        self.about, self.answers = {"agent": "stub", "content": "0"}, lambda users: answer()
+        self.metadata, self.answers = {"agent": "stub", "content": "0"}, lambda users: answer()
         real = load_scorer(trained("linucb"))
         self.item_ids, self.titles, self.item_row = real.item_ids, real.titles, real.item_row
 
@@ -56,7 +56,7 @@ def stubbed(answer):
 
 def test_it_says_that_it_lives_and_which_policy_it_serves(app, bare):
     assert ask(app, "GET", "/healthz").json() == {"status": "alive"}
-    policy = {"version": 1, "agent": "linucb", "content": loaded("linucb").about["content"], "variant": "champion"}
+    policy = {"version": 1, "agent": "linucb", "content": loaded("linucb").metadata["content"], "variant": "champion"}
     assert ask(app, "GET", "/readyz").json() == {"status": "ready", "policy": policy, "store": "up"}
     assert ask(bare, "GET", "/readyz").json() == {
         "status": "ready",

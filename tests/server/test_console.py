@@ -308,7 +308,7 @@ def test_no_more_versions_are_held_than_fit_the_shelf(tmp_path):
     live, shelf = Live(Served(champion, 1)), Shelf(2, load)
     assert shelf.version(registry, live, 1) is champion
     for number in (2, 3, 2, 4, 2, 3):
-        assert shelf.version(registry, live, number).about["content"] == registry.version(number).content
+        assert shelf.version(registry, live, number).metadata["content"] == registry.version(number).content
         assert len(shelf) <= 2
     assert loaded == [2, 3, 4, 3]
 

@@ -62,8 +62,8 @@ def test_triangles_unpack_to_what_was_packed():
 def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
     same = with_beliefs(base, beliefs_of(base.artifact))
     np.testing.assert_allclose(same.answer(3).score, base.answer(3).score, rtol=1e-5)
-    assert same.about["content"] != base.about["content"]
-    assert same.about["learnt_from"] == base.about["content"]
+    assert same.metadata["content"] != base.metadata["content"]
+    assert same.metadata["learned_from"] == base.metadata["content"]
 
 
 def test_only_policies_that_are_linear_per_arm_learn():
@@ -123,7 +123,7 @@ def test_a_checkpoint_comes_back_and_takes_the_place_of_the_one_before(base, tmp
 
 @pytest.mark.parametrize("how", ["cut", "changed", "gone"])
 def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_path, how, caplog):
-    folder = folder_of(tmp_path, base.about["content"])
+    folder = folder_of(tmp_path, base.metadata["content"])
     write_checkpoint(folder, take_in(base, first(base), [row(1, event(user=3, items=[10]), 1.0)]))
     path = folder / "1.npz"
     if how == "cut":
@@ -176,7 +176,7 @@ def test_the_same_events_replayed_give_the_same_weights(tmp_path, base):
         rows = learner._rewards(0)
     replayed = take_in(base, first(base), rows)
     assert replayed.learnt == 15
-    assert replayed.beliefs.digest == read_checkpoint(folder_of(tmp_path, base.about["content"])).beliefs.digest
+    assert replayed.beliefs.digest == read_checkpoint(folder_of(tmp_path, base.metadata["content"])).beliefs.digest
 
 
 def test_nothing_is_learnt_while_a_challenger_is_out(tmp_path):

@@ -166,5 +166,5 @@ def test_a_training_killed_in_the_middle_ends_as_an_unbroken_one(tmp_path, monke
     for name in ("metrics.csv", "arrays.npz"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), name
     killed, unbroken = (json.loads((tmp_path / name / "recpolicy.json").read_text()) for name in ("killed", "unbroken"))
-    assert killed["about"] == unbroken["about"]
+    assert killed["metadata"] == unbroken["metadata"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "unbroken"]

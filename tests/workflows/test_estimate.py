@@ -144,7 +144,7 @@ def test_seed_and_settings_are_used():
 def test_rounds_that_either_policy_has_learnt_from_are_refused():
     log, _ = rounds()
     learnt = tiny_artifact()
-    guilty = Policy(replace(learnt, about={**learnt.about, "log": log.digest}))
+    guilty = Policy(replace(learnt, metadata={**learnt.metadata, "log": log.digest}))
     with pytest.raises(DataError, match="the policy has learnt from this very log"):
         estimate_policy(guilty, log)
     with pytest.raises(DataError, match="the incumbent has learnt from this very log"):

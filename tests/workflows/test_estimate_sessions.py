@@ -232,8 +232,8 @@ def test_a_log_that_is_not_the_policys_is_refused(one, changes, message):
 
 def test_sessions_that_a_policy_or_one_before_it_has_learnt_from_are_refused():
     digest = log().digest
-    for about in ({"log": digest}, {"log": "other", "parents": [{"content": "aa", "log": digest}]}):
-        guilty = Policy(tiny_session_artifact(about=about))
+    for metadata in ({"log": digest}, {"log": "other", "parents": [{"content": "aa", "log": digest}]}):
+        guilty = Policy(tiny_session_artifact(metadata=metadata))
         with pytest.raises(DataError, match="the policy has learnt from this very log"):
             estimate_session_policy(guilty, log())
         with pytest.raises(DataError, match="the incumbent has learnt from this very log"):

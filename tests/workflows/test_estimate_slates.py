@@ -158,14 +158,14 @@ def test_a_policy_of_a_larger_catalogue_is_judged_among_the_items_of_the_log():
     np.testing.assert_array_equal(slates.target_prob[:, 0], log.slate[:, 0] == best[log.user])
 
 
-@pytest.mark.parametrize("about", [{"pages": True}, {"log": True}, {"log": "other", "parents": [{"pages": True}]}])
-def test_pages_that_a_policy_or_one_before_it_has_learnt_from_are_refused(about):
+@pytest.mark.parametrize("metadata", [{"pages": True}, {"log": True}, {"log": "other", "parents": [{"pages": True}]}])
+def test_pages_that_a_policy_or_one_before_it_has_learnt_from_are_refused(metadata):
     log = tiny_slates()
-    own = {name: log.digest if value is True else value for name, value in about.items()}
+    own = {name: log.digest if value is True else value for name, value in metadata.items()}
     if "parents" in own:
         own["parents"] = [{"content": "aa", "pages": log.digest}]
     artifact = tiny_artifact()
-    guilty = Policy(replace(artifact, about={**artifact.about, **own}))
+    guilty = Policy(replace(artifact, metadata={**artifact.metadata, **own}))
     with pytest.raises(DataError, match="tiny pages: the policy has learnt from this very log"):
         estimate_slate_policy(guilty, log)
     with pytest.raises(DataError, match="tiny pages: the incumbent has learnt from this very log"):

@@ -114,8 +114,8 @@ def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
     found = gate_evaluation(tmp_path / "evaluation.json", {"margin": -5.0})
     write_gate(found, tmp_path / "gate.json", tmp_path / "gate.html")
     record = read_gate(tmp_path / "gate.json")
-    assert record["policy"]["content"] == record["inputs"]["candidate"] == loaded("linucb").about["content"]
-    assert record["inputs"]["incumbent"] == loaded("rating_model").about["content"]
+    assert record["policy"]["content"] == record["inputs"]["candidate"] == loaded("linucb").metadata["content"]
+    assert record["inputs"]["incumbent"] == loaded("rating_model").metadata["content"]
     assert record["inputs"]["rounds"] == read_rounds(rounds / EVALUATION, tables_of(miniature_ratings())).digest
     assert record["inputs"]["test"] == miniature_split().test.digest
     assert "worst group" in (tmp_path / "gate.html").read_text()
@@ -134,8 +134,8 @@ def test_incumbent_of_the_same_split_stands_in_the_held_out_table_and_groups_are
 
 def test_incumbent_that_may_have_seen_the_test_part_is_left_out_of_the_held_out_table():
     artifact = loaded("popular").artifact
-    split = {**artifact.about["split"], "fit": "another"}
-    other = Policy(replace(artifact, about={**artifact.about, "split": split}))
+    split = {**artifact.metadata["split"], "train": "another"}
+    other = Policy(replace(artifact, metadata={**artifact.metadata, "split": split}))
     judged = evaluate_candidate(loaded("linucb"), miniature_split(), None, other)
     assert "incumbent" not in judged.held_out.evaluation.policies
     assert judged.as_dict()["held_out"]["group_gain"]["baseline"] == "most_popular"
@@ -172,7 +172,7 @@ def test_relative_gain_compares_with_who_logged_even_beside_an_incumbent(log):
 def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):
     artifact = loaded("linucb").artifact
     parents = [{"content": "before", "log": log.digest}]
-    child = Policy(replace(artifact, about={**artifact.about, "parents": parents}))
+    child = Policy(replace(artifact, metadata={**artifact.metadata, "parents": parents}))
     with pytest.raises(DataError, match="learnt from this very log"):
         compare_on_log(child, None, log)
 

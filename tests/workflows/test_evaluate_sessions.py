@@ -32,8 +32,8 @@ def together(worlds, tmp_path_factory):
     return evaluate_sessions(several, miniature_split(), worlds=worlds, out=folder), folder
 
 
-def changed(one: Policy, about: dict, **artifact) -> Policy:
-    return Policy(replace(one.artifact, about={**one.artifact.about, **about}, **artifact))
+def changed(one: Policy, metadata: dict, **artifact) -> Policy:
+    return Policy(replace(one.artifact, metadata={**one.artifact.metadata, **metadata}, **artifact))
 
 
 def test_policies_stand_beside_the_baselines_in_both_worlds(together):
@@ -90,7 +90,7 @@ def test_policies_of_other_sessions_are_not_compared(other, setting):
 
 def retold(**train) -> Policy:
     one = policy("ppo", "last_n")
-    config = one.about["config"]
+    config = one.metadata["config"]
     return changed(one, {"config": {**config, "train": {**config["train"], **train}}})
 
 
@@ -120,7 +120,7 @@ def test_the_reference_is_the_rating_model_that_the_policy_was_built_on(monkeypa
         raise Asked(name, config["rank"], seed)
 
     monkeypatch.setattr(module, "fit_rating_model", fit)
-    built = policy("ppo", "last_n").artifact.about["rating_model"]
+    built = policy("ppo", "last_n").artifact.metadata["rating_model"]
     with pytest.raises(Asked) as asked:
         evaluate_sessions({"mine": retold(rating_model="bayesian_fm")}, miniature_split())
     assert asked.value.args[::2] == ("svd", built["seed"])

@@ -86,7 +86,11 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_another_log(log, t
 
 def test_a_log_says_who_made_it_and_how(log):
     note = json.loads((log / SIMULATION).read_text())
-    assert (note["logging_policy"], note["seed"], note["fit"]) == ("rating_model", 0, miniature_split().train.digest)
+    assert (note["logging_policy"], note["seed"], note["train_digest"]) == (
+        "rating_model",
+        0,
+        miniature_split().train.digest,
+    )
     assert note["config"]["temperature"] == 0.5
     assert note["train"]["world"] == "item_knn"
     assert pq.read_table(log / EVENTS)["policy_version"].unique().to_pylist() == [note["version"]]
@@ -131,7 +135,7 @@ def test_a_trained_policy_logs_over_its_own_catalogue_under_the_name_of_its_cont
     np.testing.assert_array_equal(rounds.catalogue, policy.artifact.catalogue)
     probability = softmax_of(policy.scores()[0][:, rounds.catalogue], 0.5, 0.1)
     np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.arm()], rtol=1e-9)
-    assert set(rounds.version) == {policy.about["content"]}
+    assert set(rounds.version) == {policy.metadata["content"]}
     assert set(rounds.policy) == {"linucb_hybrid"}
 
 
@@ -231,9 +235,9 @@ FROM_LOG = WORLD | {"mode": "log"}
 def test_a_policy_is_trained_from_a_log_and_says_which(log, tmp_path):
     rounds = all_rounds(log, tmp_path)
     policy = train("linucb", miniature_split(), tmp_path / "policy", config=FROM_LOG, log=rounds)
-    assert policy.about["log"] == rounds.digest
-    assert policy.about["training"]["mode"] == "log"
-    assert policy.about["training"]["rows"] == ROUNDS
+    assert policy.metadata["log"] == rounds.digest
+    assert policy.metadata["training"]["mode"] == "log"
+    assert policy.metadata["training"]["rows"] == ROUNDS
     before = prepare(miniature_split().train, FeatureConfig(rating_model="svd", rank=5)).model.mean
     after = policy.scores()[1]
 
@@ -265,4 +269,4 @@ def test_a_log_that_does_not_fit_leaves_nothing_behind(log, tmp_path, agent, con
 
 
 def test_the_artifact_holds_its_learner():
-    assert {path.name for path in (trained("linucb") / "learner").iterdir()} >= {"state.index"}
+    assert {path.name for path in (trained("linucb") / "checkpoint").iterdir()} >= {"state.index"}

@@ -25,7 +25,7 @@ FEW = {"resamples": 100}
 def policy(seed=0, features=0):
     """A policy that has learnt as `seed` says, on features of their own."""
     learnt = tiny_artifact(seed)
-    return Policy(replace(tiny_artifact(features), policy=learnt.policy, about=learnt.about))
+    return Policy(replace(tiny_artifact(features), policy=learnt.policy, metadata=learnt.metadata))
 
 
 def by_reference():

@@ -51,8 +51,8 @@ def test_the_report_of_a_session_policy_shows_its_sessions_in_both_worlds_and_sa
     rows = ["step,sessions/reward", "600,nan", "1200,5.5", "1800,6.5"]
     (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     out, untrained = tmp_path / "page.html", session_policy("a2c", "last_item").artifact
-    about = {**untrained.about, "training": {"mode": "sessions", "interactions": 1800}}
-    write_policy_report(Policy(replace(untrained, about=about)), miniature_split(), tmp_path, out, user=7)
+    metadata = {**untrained.metadata, "training": {"mode": "sessions", "interactions": 1800}}
+    write_policy_report(Policy(replace(untrained, metadata=metadata)), miniature_split(), tmp_path, out, user=7)
     page = out.read_text(encoding="utf-8")
     assert "training-world reward" in page
     assert "fatigue_aware" in page
@@ -80,7 +80,7 @@ def test_the_report_with_a_log_names_rounds_and_rival_and_shows_gate_overlap_and
     write_policy_report(policy, miniature_split(), folder, page, log=log, incumbent=policy)
     text = page.read_text(encoding="utf-8")
     assert f"2,000 logged rounds of 60 users ({log.digest[:12]})" in text
-    assert f"<dt>compared with</dt><dd>incumbent {policy.about['content'][:8]}</dd>" in text
+    assert f"<dt>compared with</dt><dd>incumbent {policy.metadata['content'][:8]}</dd>" in text
     for part in ("Gate: ", "Overlap: ", "Weights: ", "What each estimator says", "Estimators side by side (reward per"):
         assert part in text
     assert page.read_text(encoding="utf-8").count("<svg") >= 10

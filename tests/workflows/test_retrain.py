@@ -70,14 +70,14 @@ def test_every_agent_that_learns_from_logs_goes_on_from_where_it_stood(name, tmp
     old, log = loaded(name), log_for(name)
     new = retrain(trained(name), log, tmp_path / "policy", epochs=3)
     assert error(new, log) < error(old, log)
-    about, artifact = new.about, new.artifact
-    assert about["agent"] == CASES[name].agent
-    assert about["log"] == log.digest
-    assert about["parents"] == [{"content": old.about["content"], "log": None}]
-    assert about["content"] != old.about["content"]
-    assert about["split"] == old.about["split"]
-    assert about["config"] == old.about["config"]
-    assert {key: about["training"][key] for key in ("mode", "rows", "epochs", "seed")} == {
+    metadata, artifact = new.metadata, new.artifact
+    assert metadata["agent"] == CASES[name].agent
+    assert metadata["log"] == log.digest
+    assert metadata["parents"] == [{"content": old.metadata["content"], "log": None}]
+    assert metadata["content"] != old.metadata["content"]
+    assert metadata["split"] == old.metadata["split"]
+    assert metadata["config"] == old.metadata["config"]
+    assert {key: metadata["training"][key] for key in ("mode", "rows", "epochs", "seed")} == {
         "mode": "log", "rows": NUMBER, "epochs": 3, "seed": 0
     }  # fmt: skip
     for key in KEPT:
@@ -95,10 +95,10 @@ def test_every_agent_that_learns_from_logs_goes_on_from_where_it_stood(name, tmp
 def test_pages_that_were_learnt_from_stay_known_when_the_policy_goes_on(tmp_path):
     pages = replace(log_for("ucb1"), pages="ab" * 32)
     first = retrain(trained("ucb1"), pages, tmp_path / "first")
-    assert first.about["pages"] == pages.pages
+    assert first.metadata["pages"] == pages.pages
     second = retrain(tmp_path / "first", log_for("ucb1", start=NUMBER), tmp_path / "second")
-    assert "pages" not in second.about
-    assert [one.get("pages") for one in second.about["parents"]] == [None, pages.pages]
+    assert "pages" not in second.metadata
+    assert [one.get("pages") for one in second.metadata["parents"]] == [None, pages.pages]
 
 
 @quickly
@@ -107,18 +107,18 @@ def test_of_a_log_that_grows_only_what_is_new_is_learnt(tmp_path):
     many = len(whole)
     week = whole.take(0, many // 2, "week")
     first = retrain(trained("linucb"), week, tmp_path / "first")
-    assert first.about["log_until"] == week.time[-1]
+    assert first.metadata["log_until"] == week.time[-1]
     grown = retrain(tmp_path / "first", whole, tmp_path / "grown")
     alone = retrain(tmp_path / "first", whole.take(many // 2, many, "rest"), tmp_path / "alone")
-    assert grown.about["training"]["rows"] == many - many // 2
-    assert grown.about["content"] == alone.about["content"]
-    assert grown.about["log_until"] == whole.time[-1]
+    assert grown.metadata["training"]["rows"] == many - many // 2
+    assert grown.metadata["content"] == alone.metadata["content"]
+    assert grown.metadata["log_until"] == whole.time[-1]
     with pytest.raises(DataError, match=rf"has learnt all of its {many} rounds to learn from already"):
         retrain(tmp_path / "grown", whole, tmp_path / "again")
     assert not (tmp_path / "again").exists()
     other = retrain(tmp_path / "grown", log_for("linucb"), tmp_path / "other")  # nobody adds to this one: all is new
-    assert other.about["training"]["rows"] == many
-    assert other.about["log_until"] == whole.time[-1]
+    assert other.metadata["training"]["rows"] == many
+    assert other.metadata["log_until"] == whole.time[-1]
 
 
 def test_all_agents_are_either_retrained_or_refused_here():
@@ -150,9 +150,9 @@ def test_two_halves_one_after_the_other_are_the_whole(name, tmp_path):
     half = load_policy(tmp_path / "half")
     with pytest.raises(AssertionError):
         assert_same_arrays(whole, half, rtol=2e-3, atol=5e-4)
-    assert both.about["parents"] == [
-        {"content": loaded(name).about["content"], "log": None},
-        {"content": half.about["content"], "log": log.take(512, NUMBER, "later").digest},
+    assert both.metadata["parents"] == [
+        {"content": loaded(name).metadata["content"], "log": None},
+        {"content": half.metadata["content"], "log": log.take(512, NUMBER, "later").digest},
     ]
 
 
@@ -267,7 +267,7 @@ def test_an_agent_of_sessions_refuses(tmp_path):
         retrain(incumbent, log_for("linucb"), tmp_path / "policy")
 
 
-@pytest.mark.parametrize("part", ["arrays.npz", "learner/state.index", "users.parquet"])
+@pytest.mark.parametrize("part", ["arrays.npz", "checkpoint/state.index", "users.parquet"])
 def test_a_damaged_incumbent_is_refused(tmp_path, part):
     incumbent = copy_of("linucb", tmp_path)
     content = bytearray((incumbent / part).read_bytes())
@@ -280,10 +280,10 @@ def test_a_damaged_incumbent_is_refused(tmp_path, part):
 
 def test_an_artifact_of_before_there_were_learners_is_refused(tmp_path):
     incumbent = copy_of("linucb", tmp_path)
-    shutil.rmtree(incumbent / "learner")
+    shutil.rmtree(incumbent / "checkpoint")
 
     def forget(manifest):
-        manifest["files"] = {name: one for name, one in manifest["files"].items() if not name.startswith("learner/")}
+        manifest["files"] = {name: one for name, one in manifest["files"].items() if not name.startswith("checkpoint/")}
 
     change_manifest(incumbent, forget)
     with pytest.raises(ArtifactError, match=r"incumbent: holds no learner to go on from: .*; train anew"):
@@ -301,7 +301,7 @@ def test_the_learner_of_another_agent_or_catalogue_is_refused(other):
 
 def test_a_learner_cut_short_is_refused(tmp_path):
     incumbent = copy_of("linucb", tmp_path)
-    next((incumbent / "learner").glob("state.data*")).unlink()
+    next((incumbent / "checkpoint").glob("state.data*")).unlink()
     with pytest.raises(ArtifactError, match="state: of another agent or damaged"):
         read_learner(agent_of(loaded("linucb").artifact), incumbent)
 

@@ -65,7 +65,7 @@ def test_a_log_is_read_back_as_it_was_written(log):
         assert read_log(path, tables).digest == log[0].digest
     note = json.loads((log[1] / "simulation.json").read_text())
     assert (note["logging_policy"], note["seed"], note["config"]["sessions"]) == ("random", 0, 150)
-    assert note["fit"] == miniature_split().train.digest
+    assert note["train_digest"] == miniature_split().train.digest
 
 
 def test_the_log_is_what_the_uniform_choice_does(log, worlds):
@@ -93,7 +93,7 @@ def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, w
     found = simulate_sessions(
         miniature_split(), tmp_path / "log", logging_policy=policy, config={"sessions": 12, "floor": 0.0}, worlds=worlds
     )
-    assert set(found.version) == {policy.about["content"]}
+    assert set(found.version) == {policy.metadata["content"]}
     users, items = (table.tolist() for table in (policy.artifact.users["user_id"], policy.artifact.items["item_id"]))
     for first, last in zip(found.start[:4], found.start[1:5], strict=True):
         user, shown = users[found.user[first]], [items[row] for row in found.item[first:last]]
@@ -105,8 +105,8 @@ def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, w
 
 def test_the_artifact_names_the_log_it_learnt_from(learnt, log):
     policy, out = learnt
-    assert policy.about["log"] == log[0].digest
-    training = policy.about["training"]
+    assert policy.metadata["log"] == log[0].digest
+    training = policy.metadata["training"]
     assert (training["mode"], training["rows"], training["epochs"]) == ("log", len(log[0]), 2)
     assert np.isfinite(training["loss"])
     assert policy.sequential
@@ -116,7 +116,7 @@ def test_the_artifact_names_the_log_it_learnt_from(learnt, log):
 
 def test_the_same_log_and_seed_give_the_same_policy(tmp_path, learnt, log):
     again = train("dqn", miniature_split(), tmp_path / "again", config=TRAIN, agent_config=NETWORK, log=log[0])
-    assert again.about["content"] == learnt[0].about["content"]
+    assert again.metadata["content"] == learnt[0].metadata["content"]
 
 
 def test_topk_reinforce_learns_from_the_log_without_a_world(tmp_path, log, monkeypatch):
@@ -125,7 +125,7 @@ def test_topk_reinforce_learns_from_the_log_without_a_world(tmp_path, log, monke
         "topk_reinforce", miniature_split(), tmp_path / "policy", config=TRAIN | {"epochs": 1},
         agent_config=NETWORK | {"passes": 1}, log=log[0],
     )  # fmt: skip
-    assert 0 <= policy.about["training"]["capped_share"] < 1
+    assert 0 <= policy.metadata["training"]["capped_share"] < 1
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_p
             again(**changed)
     policy = again()
     assert 0 < pieces[4] < pieces[-1]
-    assert policy.about["content"] == learnt[0].about["content"]
-    assert policy.about["training"] == learnt[0].about["training"]
+    assert policy.metadata["content"] == learnt[0].metadata["content"]
+    assert policy.metadata["training"] == learnt[0].metadata["training"]
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 

@@ -74,7 +74,7 @@ def test_a_policy_logs_what_its_scores_say(tmp_path, worlds):
         shelf = np.flatnonzero(log.shelves == slot)
         best = shelf[score[log.user][:, shelf].argmax(axis=1)]
         assert (log.arm[:, slot] == best).mean() > 0.95
-    assert set(log.version) == {policy.about["content"]}
+    assert set(log.version) == {policy.metadata["content"]}
 
 
 def test_a_page_holds_items_of_the_catalogue_that_training_describes(tmp_path, worlds):

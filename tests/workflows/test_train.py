@@ -34,10 +34,10 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
     arrays = trained("linucb") / "arrays.npz"
     assert (tmp_path / "again" / "arrays.npz").read_bytes() == arrays.read_bytes()
     assert (tmp_path / "again" / "metrics.csv").read_bytes() == (trained("linucb") / "metrics.csv").read_bytes()
-    assert again.about["content"] == loaded("linucb").about["content"]
+    assert again.metadata["content"] == loaded("linucb").metadata["content"]
     other = train("linucb", miniature_split(), tmp_path / "other", config=TINY, seed=1)
     assert (weights(other) != weights(again)).any()
-    assert other.about["training"]["pulls"] != again.about["training"]["pulls"]
+    assert other.metadata["training"]["pulls"] != again.metadata["training"]["pulls"]
 
 
 @pytest.mark.usefixtures("without_saved_models")
@@ -45,7 +45,7 @@ def test_offline_every_fit_rating_counts_once(tmp_path):
     policy = train("ucb1", miniature_split(), tmp_path / "policy", config=QUICK | {"items": 20})
     fit, catalogue = miniature_split().train, policy.artifact.catalogue
     known = np.isin(fit.item, catalogue)
-    assert policy.about["training"]["rows"] == known.sum()
+    assert policy.metadata["training"]["rows"] == known.sum()
     total = np.bincount(fit.item[known], fit.rating[known], minlength=80)[catalogue]
     count = np.bincount(fit.item[known], minlength=80)[catalogue]
     np.testing.assert_allclose(policy.artifact.policy["mean"], total / count, rtol=1e-5)
@@ -60,7 +60,7 @@ def test_other_held_out_ratings_lead_to_the_same_policy(tmp_path):
     policy = train("rating_model", turned, tmp_path / "policy", config=TINY)
     for name in ("arrays.npz", "metrics.csv"):
         assert (tmp_path / "policy" / name).read_bytes() == (trained("rating_model") / name).read_bytes()
-    assert policy.about["split"]["test"] != loaded("rating_model").about["split"]["test"]
+    assert policy.metadata["split"]["test"] != loaded("rating_model").metadata["split"]["test"]
 
 
 def test_the_world_is_of_another_class_than_the_features():
@@ -83,7 +83,7 @@ def test_demographics_follow_the_embedding():
 def test_the_regret_of_the_baselines_is_noted_beside_the_agents():
     fit, settings = miniature_split().train, TrainConfig(**TINY)
     expected = training_world(fit, settings, seed=0).expected
-    noted = loaded("linucb").about["training"]["baseline_regret"]
+    noted = loaded("linucb").metadata["training"]["baseline_regret"]
     assert noted["random"] == pytest.approx((expected.max(axis=1) - expected.mean(axis=1)).mean(), rel=1e-5)
     most = np.bincount(fit.item, minlength=80)
     best = expected[:, most == most.max()].mean(axis=1)
@@ -102,7 +102,7 @@ def test_own_data_with_ids_of_text(tmp_path):
     ).to_csv(tmp_path / "mine.csv", index=False)
     mine = split(load_ratings(tmp_path / "mine.csv"), "random", seed=3)
     policy = train("linucb_shared", mine, tmp_path / "policy", config=QUICK, source={"name_or_path": "mine.csv"})
-    assert policy.about["source"] == {"name_or_path": "mine.csv"}
+    assert policy.metadata["source"] == {"name_or_path": "mine.csv"}
     assert policy.predict("alice7", ["film-3", "film-1"])["item_id"].tolist() == ["film-3", "film-1"]
     best = policy.recommend(["alice7", "alice8"], k=3)
     assert best["user_id"].tolist() == ["alice7"] * 3 + ["alice8"] * 3

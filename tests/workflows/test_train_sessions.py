@@ -45,11 +45,11 @@ def trained(tmp_path_factory, worlds):
 def test_the_artifact_says_where_it_comes_from(trained, worlds):
     policy, out = trained
     assert policy.sequential
-    about = policy.about
-    assert about["agent"] == "q_learning"
-    assert about["training"] == {"mode": "sessions", "interactions": 256, "world": worlds.train.name}
-    assert about["config"]["train"]["simulator"]["fatigue_genre"] == 4.0
-    assert about["rating_model"]["name"] == "svd"
+    metadata = policy.metadata
+    assert metadata["agent"] == "q_learning"
+    assert metadata["training"] == {"mode": "sessions", "interactions": 256, "world": worlds.train.name}
+    assert metadata["config"]["train"]["simulator"]["fatigue_genre"] == 4.0
+    assert metadata["rating_model"]["name"] == "svd"
     assert [row["step"] for row in read_csv(out / "metrics.csv")] == [128, 256]
     assert not out.with_name("policy.training").exists()
 
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(trained, t
         assert (tmp_path / "again" / name).read_bytes() == (trained[1] / name).read_bytes()
     other = train_sessions("q_learning", miniature_split(), tmp_path / "other", config=TINY, seed=1)
     assert (other.artifact.policy["q_table"] != again.artifact.policy["q_table"]).any()
-    assert other.about["training"]["interactions"] == 256
+    assert other.metadata["training"]["interactions"] == 256
 
 
 def test_the_world_to_train_in_knows_nothing_of_the_test_part(worlds):

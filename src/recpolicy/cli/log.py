@@ -107,11 +107,17 @@ def _simulate_sessions(
     name = who if isinstance(who, str) else who.artifact.agent
     count = len(log.length)
     if as_json:
-        about = {"logging_policy": name, "sessions": count, "steps": len(log), "data": parts.train.name, "seed": seed}
-        print_json({"out": str(out), **about})
+        metadata = {
+            "logging_policy": name,
+            "sessions": count,
+            "steps": len(log),
+            "data": parts.train.name,
+            "seed": seed,
+        }
+        print_json({"out": str(out), **metadata})
         return
     print(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.train.name} (seed {seed}): {out}")
-    world = seed if isinstance(who, str) else who.about["seed"]
+    world = seed if isinstance(who, str) else who.metadata["seed"]
     print(f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy")
 
 
@@ -132,8 +138,14 @@ def _simulate_slates(
     )
     name = who if isinstance(who, str) else who.artifact.agent
     if as_json:
-        about = {"logging_policy": name, "slates": len(log), "slots": log.slots, "data": parts.train.name, "seed": seed}
-        print_json({"out": str(out), **about, "mean_reward": float(log.reward.mean())})
+        metadata = {
+            "logging_policy": name,
+            "slates": len(log),
+            "slots": log.slots,
+            "data": parts.train.name,
+            "seed": seed,
+        }
+        print_json({"out": str(out), **metadata, "mean_reward": float(log.reward.mean())})
         return
     print(f"logged {len(log):,} pages of {log.slots} items of {name} on {parts.train.name} (seed {seed}): {out}")
     print(f"likes on a page: {log.reward.mean():.3f} on average")

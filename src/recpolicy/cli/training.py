@@ -87,9 +87,9 @@ def train(
         model_config=tables.get("rating_model"), source=source, log=logged, seed=seed,
     )  # fmt: skip
     if as_json:
-        print_json(trained.about)
+        print_json(trained.metadata)
         return
-    print(f"trained {agent} on {trained.about['data']} (seed {seed}): {out}")
+    print(f"trained {agent} on {trained.metadata['data']} (seed {seed}): {out}")
     print(f"next: recpolicy evaluate {out}")
 
 

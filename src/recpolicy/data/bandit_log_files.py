@@ -25,14 +25,22 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
-from recpolicy.data.log_metadata import VERSION, about_of, catalogue_rows, check_format, metadata_of, old_columns
+from recpolicy.data.log_metadata import (
+    VERSION,
+    catalogue_rows,
+    check_format,
+    encode_metadata,
+    old_columns,
+    read_metadata,
+)
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", VERSION
 TOLD = {
-    "pages": "the digest of a log of slates", "features": "the digest of a table of contexts",
+    "pages": "the digest of a log of slates",
+    "features": "the digest of a table of contexts",
     "exporter": "the name of what goes on adding to the log",
-}  # fmt: skip
+}
 """Fields of BanditLog that an events file may name in its metadata."""
 _ROWS_AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 17, 1 << 23
 _COLUMNS = ("event_id", "time", "user_id", "item_id", "log_propensity", "policy", "policy_version")
@@ -64,7 +72,7 @@ class Events:
 def write_events(path: Path, rounds: BanditLog, tables: Catalogue, *, with_rewards: bool) -> None:
     """Write the rounds as an events file, atomically and in pieces; without rewards they are left to be joined."""
     item_id, user_id = tables.items["item_id"].to_numpy(), _user_ids(rounds, tables)
-    about = {
+    metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
         "catalogue": item_id[rounds.catalogue].tolist(),
         **{name: told for name in TOLD if (told := getattr(rounds, name)) is not None},
@@ -75,7 +83,7 @@ def write_events(path: Path, rounds: BanditLog, tables: Catalogue, *, with_rewar
         "policy": text, "policy_version": text, "candidates": pa.list_(item), "reward": pa.float64(),
         **({} if rounds.context is None else {"context": pa.list_(pa.float32())}),
     }  # fmt: skip
-    schema = pa.schema(types, metadata_of(about))
+    schema = pa.schema(types, encode_metadata(metadata))
     with atomic_path(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as out:
         for rows in _pieces(rounds):
             columns = _columns(rounds, rows, user_id, item_id)
@@ -138,21 +146,21 @@ def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
 
     Raises DataError for a file of another format, version or rating scale, and for items that are not in the tables.
     """
-    about = about_of(path)
-    check_format(about, (FORMAT, FORMAT_VERSION), path)
-    if "scale" in about and about["scale"] != list(tables.scale):
-        raise DataError(f"{path}: rewards on the scale {about['scale']}; expected {list(tables.scale)}")
-    rows = catalogue_rows(about, tables.items, path)
+    metadata = read_metadata(path)
+    check_format(metadata, (FORMAT, FORMAT_VERSION), path)
+    if "scale" in metadata and metadata["scale"] != list(tables.scale):
+        raise DataError(f"{path}: rewards on the scale {metadata['scale']}; expected {list(tables.scale)}")
+    rows = catalogue_rows(metadata, tables.items, path)
     return np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
 
 
 def told_of(path: Path) -> dict[str, Any]:
     """What the file tells of where its rounds come from, by the names in TOLD; None where it does not say."""
-    about = about_of(path)
+    metadata = read_metadata(path)
     for name in TOLD:
-        if not isinstance(about.get(name), str | None):
-            raise DataError(f"{path}: its metadata names {name} {about[name]!r}; expected {TOLD[name]}")
-    return {name: about.get(name) for name in TOLD}
+        if not isinstance(metadata.get(name), str | None):
+            raise DataError(f"{path}: its metadata names {name} {metadata[name]!r}; expected {TOLD[name]}")
+    return {name: metadata.get(name) for name in TOLD}
 
 
 def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> Events:

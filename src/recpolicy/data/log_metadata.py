@@ -28,27 +28,27 @@ _OLD_COLUMNS: Mapping[int, Mapping[str, str]] = {1: {"movie_id": "item_id"}}
 _LARGEST = float(np.finfo(np.float64).max)
 
 
-def metadata_of(about: dict[str, Any]) -> dict[bytes, bytes]:
+def encode_metadata(metadata: dict[str, Any]) -> dict[bytes, bytes]:
     """The metadata of a file that says this of itself."""
-    return {KEY: json.dumps(about).encode()}
+    return {KEY: json.dumps(metadata).encode()}
 
 
 def _raw(path: Path) -> dict[str, Any]:
     """Return what the file says of itself, as it was written."""
     metadata = open_parquet(path).schema_arrow.metadata or {}
     try:
-        about = json.loads(metadata.get(KEY, b"{}"))
+        metadata = json.loads(metadata.get(KEY, b"{}"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: its metadata {KEY.decode()!r} is not JSON: {error}") from None
-    if not isinstance(about, dict):
+    if not isinstance(metadata, dict):
         raise DataError(f"{path}: its metadata {KEY.decode()!r} is not that of a log")
-    return about
+    return metadata
 
 
-def about_of(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """Return what the file says of itself, as the current version says it; empty where it says nothing."""
-    about = _raw(path)
-    return {**about, "version": VERSION} if about.get("version") in _OLD_COLUMNS else about
+    metadata = _raw(path)
+    return {**metadata, "version": VERSION} if metadata.get("version") in _OLD_COLUMNS else metadata
 
 
 def old_columns(path: Path) -> Mapping[str, str]:
@@ -60,32 +60,32 @@ def old_columns(path: Path) -> Mapping[str, str]:
 def is_of_format(path: Path, name: str, columns: Set[str]) -> bool:
     """Whether the file is a log of this format: by what it says of itself, else by its columns."""
     found = set(open_parquet(path).schema_arrow.names)
-    return bool(about_of(path).get("format", name if columns <= found else "") == name)
+    return bool(read_metadata(path).get("format", name if columns <= found else "") == name)
 
 
-def check_format(about: dict[str, Any], expected: tuple[str, int], path: Path) -> None:
+def check_format(metadata: dict[str, Any], expected: tuple[str, int], path: Path) -> None:
     """Raise DataError for a file that says it is of another format or version."""
-    found = about.get("format", expected[0]), about.get("version", expected[1])
+    found = metadata.get("format", expected[0]), metadata.get("version", expected[1])
     if found != expected:
         raise DataError(
             f"{path}: written as {found[0]!r}, version {found[1]!r}; expected {expected[0]!r}, version {expected[1]}"
         )
 
 
-def scale_of(about: dict[str, Any], default: tuple[float, float], path: Path) -> tuple[float, float]:
+def scale_of(metadata: dict[str, Any], default: tuple[float, float], path: Path) -> tuple[float, float]:
     """The lowest and the highest reward."""
-    scale = about.get("scale", default)
+    scale = metadata.get("scale", default)
     numbers = isinstance(scale, list | tuple) and [type(end) for end in scale if type(end) in (int, float)]
     if not numbers or len(numbers) != 2 or not -_LARGEST < scale[0] < scale[1] < _LARGEST:
         raise DataError(f"{path}: its scale is {repr_of(scale)}; expected the lowest and the highest reward")
     return float(scale[0]), float(scale[1])
 
 
-def catalogue_rows(about: dict[str, Any], items: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
+def catalogue_rows(metadata: dict[str, Any], items: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
     """The rows [A] of the items that could be shown, in the order of the file; None where it does not say."""
-    if "catalogue" not in about:
+    if "catalogue" not in metadata:
         return None
-    named = about["catalogue"]
+    named = metadata["catalogue"]
     if not isinstance(named, list) or not all(type(one) in (int, str) for one in named):
         raise DataError(f"{path}: its catalogue is {repr_of(named)}; expected a list of item ids")
     rows = pd.Index(items["item_id"]).get_indexer(pd.Index(named))

@@ -24,12 +24,12 @@ from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_metadata import (
     VERSION,
-    about_of,
     catalogue_rows,
     check_format,
+    encode_metadata,
     is_of_format,
-    metadata_of,
     old_columns,
+    read_metadata,
     scale_of,
 )
 from recpolicy.data.session_log import SessionLog, session_faults
@@ -61,11 +61,11 @@ def write_sessions(path: Path, log: SessionLog, tables: Catalogue) -> None:
         "policy": pa.array(log.policy, pa.string()).dictionary_encode(),
         "policy_version": pa.array(log.version, pa.string()).dictionary_encode(),
     }
-    about = {
+    metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
         "catalogue": item_id[log.catalogue].tolist(),
     }  # fmt: skip
-    table = pa.table(columns).replace_schema_metadata(metadata_of(about))
+    table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
     with atomic_path(path) as beside:
         pq.write_table(table, beside, compression="zstd")
 
@@ -80,10 +80,10 @@ def read_sessions(path: Path, tables: Catalogue) -> SessionLog:
 
     Of `tables` the users and items are used. Sessions come in the order in which they first appear.
     """
-    about = about_of(path)
-    check_format(about, (FORMAT, FORMAT_VERSION), path)
-    scale = scale_of(about, _SCALE, path)
-    rows = catalogue_rows(about, tables.items, path)
+    metadata = read_metadata(path)
+    check_format(metadata, (FORMAT, FORMAT_VERSION), path)
+    scale = scale_of(metadata, _SCALE, path)
+    rows = catalogue_rows(metadata, tables.items, path)
     catalogue = np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
     users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
     parts = []

@@ -25,12 +25,12 @@ from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.log_metadata import (
     VERSION,
-    about_of,
     catalogue_rows,
     check_format,
+    encode_metadata,
     is_of_format,
-    metadata_of,
     old_columns,
+    read_metadata,
     scale_of,
 )
 from recpolicy.data.slate_log import SlateLog, slate_faults, sum_fault
@@ -56,12 +56,12 @@ def write_slates(path: Path, log: SlateLog, tables: Catalogue) -> None:
         "policy": pa.array(log.policy, pa.string()).dictionary_encode(),
         "policy_version": pa.array(log.version, pa.string()).dictionary_encode(),
     }
-    about = {
+    metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
         "catalogue": item_id[log.catalogue].tolist(),
         "shelves": None if log.shelves is None else log.shelves.tolist(),
     }  # fmt: skip
-    table = pa.table(columns).replace_schema_metadata(metadata_of(about))
+    table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
     with atomic_path(path) as beside:
         pq.write_table(table, beside, compression="zstd")
 
@@ -76,9 +76,9 @@ def read_slates(path: Path, tables: Catalogue) -> SlateLog:
 
     Of `tables` the users and items are used.
     """
-    about = about_of(path)
-    check_format(about, (FORMAT, FORMAT_VERSION), path)
-    catalogue, shelves = _shelves_of(about, tables, path)
+    metadata = read_metadata(path)
+    check_format(metadata, (FORMAT, FORMAT_VERSION), path)
+    catalogue, shelves = _shelves_of(metadata, tables, path)
     items, users = pd.Index(tables.items["item_id"]), pd.Index(tables.users["user_id"])
     parts: list[dict[str, NDArray[Any]]] = []
     slots, scale = 0, (0.0, 0.0)
@@ -86,7 +86,7 @@ def read_slates(path: Path, tables: Catalogue) -> SlateLog:
         slate = _slate_rows(piece, items, slots)
         if not parts:
             slots = slate.shape[1]
-            scale = scale_of(about, (0.0, float(slots)), path)
+            scale = scale_of(metadata, (0.0, float(slots)), path)
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),
@@ -110,13 +110,13 @@ def read_slates(path: Path, tables: Catalogue) -> SlateLog:
 
 
 def _shelves_of(
-    about: dict[str, Any], tables: Catalogue, path: Path
+    metadata: dict[str, Any], tables: Catalogue, path: Path
 ) -> tuple[NDArray[np.int32], NDArray[np.int16] | None]:
     """The catalogue [A], ascending, and the slot of each of its items; of all items if the file says nothing."""
-    rows = catalogue_rows(about, tables.items, path)
+    rows = catalogue_rows(metadata, tables.items, path)
     if rows is None:
         rows = np.arange(len(tables.items), dtype=np.int32)
-    shelves = about.get("shelves")
+    shelves = metadata.get("shelves")
     if shelves is None:
         return np.unique(rows), None
     numbers = isinstance(shelves, list) and all(type(slot) is int and 0 <= slot < len(rows) for slot in shelves)

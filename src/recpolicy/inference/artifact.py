@@ -5,7 +5,7 @@
     users.parquet      user ids and attributes        items.parquet   the catalogue
     tables.json        ids, titles, genres and years of both, for a server without pandas (tables.py)
     metrics.csv        the training, row by row       tensorboard/     the same for TensorBoard
-    learner/           the learner's variables, to train on from (agents of single rounds)
+    checkpoint/        the learner's variables, to train on from (agents of single rounds)
     policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)
     action/            SavedModel with `action` and `greedy` only (plain tf.saved_model.load)
 
@@ -61,7 +61,7 @@ class PolicyParts:
     rated_item: NDArray[np.int32]  # [N]
     scale: tuple[float, float]
     noise_std: float
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     """Where it comes from: ratings source, split and digests, config, seed, versions, figures of the training."""
 
     @cached_property
@@ -96,21 +96,23 @@ class LeanArtifact(PolicyParts):
 
 
 _ARRAYS = ("context", "item", "offset", "rating_std", "catalogue", "rated_user", "rated_item")
-_WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale", "noise_std", "about")
+_WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale", "noise_std", "metadata")
 
 
-def migrate_about(about: Mapping[str, Any]) -> dict[str, Any]:
+def migrate_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what version 1 of an artifact said about its origin, with the current names; also the lineage of versions.
 
-    Version 1 was written before 0.1.0. It called items movies.
+    Version 1 was written before 0.1.0. It called items movies, and the train part of a split fit.
     """
-    about = dict(about)
-    if "rating_model" in about:
-        about["rating_model"] = _renamed_models(about["rating_model"], "name")
-    if "train" in about.get("config", {}):
-        train = rename_keys(about["config"]["train"], {"movies": "items"})
-        about["config"] = {**about["config"], "train": _renamed_models(train, "rating_model", "world")}
-    return about
+    metadata = dict(metadata)
+    if "split" in metadata:
+        metadata["split"] = rename_keys(metadata["split"], {"fit": "train"})
+    if "rating_model" in metadata:
+        metadata["rating_model"] = _renamed_models(metadata["rating_model"], "name")
+    if "train" in metadata.get("config", {}):
+        train = rename_keys(metadata["config"]["train"], {"movies": "items"})
+        metadata["config"] = {**metadata["config"], "train": _renamed_models(train, "rating_model", "world")}
+    return metadata
 
 
 def _renamed_models(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -120,8 +122,8 @@ def _renamed_models(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 def _from_version_1(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest with current names; paths, columns and arrays say how the other files call what we read."""
     return {
-        **manifest,
-        "about": migrate_about(manifest["about"]),
+        **{key: value for key, value in manifest.items() if key != "about"},
+        "metadata": migrate_metadata(manifest["about"]),
         "paths": {ITEMS: "movies.parquet"},
         "columns": {"movie_id": "item_id"},
         "arrays": {"movie": "item", "rated_movie": "rated_item"},

@@ -46,9 +46,9 @@ class Policy:
         return self.scorer.sequential
 
     @property
-    def about(self) -> Mapping[str, Any]:
+    def metadata(self) -> Mapping[str, Any]:
         """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
-        return self.scorer.about
+        return self.scorer.metadata
 
     def predict(
         self,

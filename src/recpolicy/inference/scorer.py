@@ -48,7 +48,7 @@ class Scorer:
 
     def __init__(self, artifact: Artifact | LeanArtifact, cache_bytes: int = CACHE_BYTES):
         self.artifact = artifact
-        self.about: Mapping[str, Any] = {"agent": artifact.agent, **artifact.about}
+        self.metadata: Mapping[str, Any] = {"agent": artifact.agent, **artifact.metadata}
         """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
         self.sequential = artifact.sequential
         self.scale = artifact.scale

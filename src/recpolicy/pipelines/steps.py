@@ -128,8 +128,10 @@ def train_policy(
     else:
         chosen = {**training_settings(agent, learn_from, world, interactions, epochs), **settings}
         trained = _trained(policy, ratings, features, rounds, agent, chosen, agent_settings, seed)
-    training = {key: value for key, value in trained.about["training"].items() if isinstance(value, int | float | str)}
-    return {"agent": trained.artifact.agent, "content": trained.about["content"], **training}
+    training = {
+        key: value for key, value in trained.metadata["training"].items() if isinstance(value, int | float | str)
+    }
+    return {"agent": trained.artifact.agent, "content": trained.metadata["content"], **training}
 
 
 def evaluate_policy(

@@ -71,7 +71,7 @@ class Registry:
         """
         source = Path(artifact)
         manifest = sound_manifest(source)
-        told = {"gate": gate, "lineage": lineage or manifest["about"], "note": note}
+        told = {"gate": gate, "lineage": lineage or manifest["metadata"], "note": note}
         described = {name: plain(record, name) for name, record in told.items()}
         digest = manifest_digest(source)
         self._make()
@@ -85,7 +85,7 @@ class Registry:
                     return known
             number = max(self._numbers(), default=0) + 1
             version = Version(
-                number=number, digest=digest, agent=manifest["agent"], content=manifest["about"].get("content", ""),
+                number=number, digest=digest, agent=manifest["agent"], content=manifest["metadata"].get("content", ""),
                 registered_at=now(), **described,
             )  # fmt: skip
             with atomic_directory(self._home(number)) as home:

@@ -15,7 +15,7 @@ from typing import Any
 
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import Migration, content_digest, read_versioned_json, write_json
-from recpolicy.inference.artifact import MANIFEST, manifest_digest, migrate_about, read_manifest, verify
+from recpolicy.inference.artifact import MANIFEST, manifest_digest, migrate_metadata, read_manifest, verify
 
 POLICY, RECORD = "policy", "version.json"
 _FORMAT, _FORMAT_VERSION = "recpolicy registered version", 2
@@ -41,7 +41,7 @@ class Version:
     """Who registered it and why, where that was told."""
 
 
-_MIGRATIONS: Mapping[int, Migration] = {1: lambda body: {**body, "lineage": migrate_about(body["lineage"])}}
+_MIGRATIONS: Mapping[int, Migration] = {1: lambda body: {**body, "lineage": migrate_metadata(body["lineage"])}}
 
 
 def sound_manifest(artifact: Path) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _beside(engine: Engine, folder: Path, settings: Settings) -> Beside:
     if not settings.online.enabled:
         return Beside(rollout)
     return Beside(
-        rollout, partial(overlay, folder), lambda scorer: (folder_of(folder, scorer.about["content"]) / CURRENT,)
+        rollout, partial(overlay, folder), lambda scorer: (folder_of(folder, scorer.metadata["content"]) / CURRENT,)
     )
 
 

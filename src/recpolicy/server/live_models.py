@@ -57,12 +57,12 @@ class Served:
     @cached_property
     def agent(self) -> str:
         """The agent that was trained."""
-        return str(self.scorer.about["agent"])
+        return str(self.scorer.metadata["agent"])
 
     @cached_property
     def content(self) -> str:
         """Digest of what it learnt."""
-        return str(self.scorer.about["content"])
+        return str(self.scorer.metadata["content"])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Checkpoints of a training: what is saved together, and the refusal of what does not fit.
 
-An artifact of an agent of single rounds holds the learner's variables, `learner/`, so that a later training can go on
-from there.
+An artifact of an agent of single rounds holds the learner's variables, `checkpoint/`, so that a later training can
+continue from them.
 """
 
 from pathlib import Path
@@ -12,7 +12,8 @@ import tensorflow as tf
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.core.errors import ArtifactError
 
-_LEARNER = "learner"
+_CHECKPOINT = "checkpoint"
+_VERSION_1_NAME = "learner"
 
 
 def checkpoints_of(folder: Path, **parts: Any) -> tf.train.CheckpointManager:
@@ -36,13 +37,14 @@ def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
 def write_learner(agent: Any, folder: Path) -> None:
     """Write the learner's variables below the artifact `folder`; session agents have none that a log could teach."""
     if isinstance(agent, BanditAgent):
-        (folder / _LEARNER).mkdir()
-        _checkpoint_of(agent).write(str(folder / _LEARNER / "state"))
+        (folder / _CHECKPOINT).mkdir()
+        _checkpoint_of(agent).write(str(folder / _CHECKPOINT / "state"))
 
 
 def read_learner(agent: BanditAgent, folder: Path) -> None:
     """Put the variables that `write_learner` wrote into the agent; raises ArtifactError where they do not fit."""
-    state = folder / _LEARNER / "state"
+    name = _CHECKPOINT if (folder / _CHECKPOINT).is_dir() else _VERSION_1_NAME
+    state = folder / name / "state"
     if not state.with_suffix(".index").is_file():
         raise ArtifactError(
             f"{folder}: holds no learner to go on from: an older recpolicy trained it, or for sessions; train anew"

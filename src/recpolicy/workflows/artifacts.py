@@ -30,12 +30,12 @@ LOG_UNTIL = "log_until"
 """In `about`: up to when (milliseconds since 1970) a log that grows has been learnt."""
 
 
-def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingModel, seed: int) -> dict[str, Any]:
+def build_metadata(split: Split, settings: FeatureConfig, agent: Any, model: RatingModel, seed: int) -> dict[str, Any]:
     """Where a policy comes from: data, split and digests, config, seed, versions."""
     packages = ("recpolicy", "numpy", "pandas", "tensorflow", "tf-agents", "tf-keras", "myfm", "scikit-learn")
     return {
         "data": split.train.name,
-        "split": {"name": split.name, "seed": split.seed, "fit": split.train.digest, "test": split.test.digest},
+        "split": {"name": split.name, "seed": split.seed, "train": split.train.digest, "test": split.test.digest},
         "config": {"train": as_dict(settings), "agent": as_dict(agent), "rating_model": model.config},
         "rating_model": {"name": model.name, "seed": model.seed},
         "seed": seed,
@@ -43,7 +43,7 @@ def about_of(split: Split, settings: FeatureConfig, agent: Any, model: RatingMod
     }
 
 
-def learnt_from(log: BanditLog) -> dict[str, Any]:
+def learned_from(log: BanditLog) -> dict[str, Any]:
     """What `about` says of the rounds that were learnt from.
 
     That is their digest, that of pages whose slots they are, and of a log that grows the time of the last of them.
@@ -66,38 +66,55 @@ def refuse_file(out: Path) -> None:
         raise ArtifactError(f"{above}: is a file; expected a folder, which is made where there is none")
 
 
-def work_folder(out: Path, about: dict[str, Any]) -> Path:
+def work_folder(out: Path, metadata: dict[str, Any]) -> Path:
     """The folder beside `out` that holds an unfinished training; raises ArtifactError if it is of another training."""
     work = out.with_name(f"{out.name}.training")
-    note = work / "about.json"
+    note = work / "metadata.json"
     if note.exists():
-        if json.loads(note.read_text(encoding="utf-8")) != json.loads(json.dumps(about)):
+        if json.loads(note.read_text(encoding="utf-8")) != json.loads(json.dumps(metadata)):
             raise ArtifactError(
                 f"{work}: an unfinished training with other settings or data; finish it with the same settings, or"
                 " remove the folder"
             )
         logger.info("taking up the unfinished training in %s", work)
     else:
-        write_json(note, about)
+        write_json(note, metadata)
     return work
 
 
 def artifact_of(
-    name: str, exported: "ExportedPolicy", fit: Ratings, features: Features, about: dict[str, Any], floor: float = 0.0
+    name: str,
+    exported: "ExportedPolicy",
+    fit: Ratings,
+    features: Features,
+    metadata: dict[str, Any],
+    floor: float = 0.0,
 ) -> Artifact:
     """The trained policy with all that predicting needs; `floor` is the share of uniform actions."""
     untrained = Artifact(
-        agent=name, estimator=exported.estimator, head=exported.head, settings=exported.settings,
-        exploration_floor=floor, policy={}, context=features.context,
-        item=features.embeddings.item, offset=features.embeddings.offset, rating_std=features.model.std,
-        catalogue=features.catalogue, rated_user=fit.user, rated_item=fit.item, users=fit.users, items=fit.items,
-        scale=fit.scale, noise_std=float(features.model.noise_std),
-        about=about,
-    )  # fmt: skip
-    return with_policy(untrained, exported, about)
+        agent=name,
+        estimator=exported.estimator,
+        head=exported.head,
+        settings=exported.settings,
+        exploration_floor=floor,
+        policy={},
+        context=features.context,
+        item=features.embeddings.item,
+        offset=features.embeddings.offset,
+        rating_std=features.model.std,
+        catalogue=features.catalogue,
+        rated_user=fit.user,
+        rated_item=fit.item,
+        users=fit.users,
+        items=fit.items,
+        scale=fit.scale,
+        noise_std=float(features.model.noise_std),
+        metadata=metadata,
+    )
+    return with_policy(untrained, exported, metadata)
 
 
-def with_policy(artifact: Artifact, exported: "ExportedPolicy", about: Mapping[str, Any]) -> Artifact:
+def with_policy(artifact: Artifact, exported: "ExportedPolicy", metadata: Mapping[str, Any]) -> Artifact:
     """The artifact with another learner in it; its content digest is added to `about`."""
     arrays = dict(exported.arrays)
     if "covariance" in arrays and arrays["covariance"].ndim == 3:
@@ -106,7 +123,7 @@ def with_policy(artifact: Artifact, exported: "ExportedPolicy", about: Mapping[s
     made = replace(
         artifact, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays
     )
-    return replace(made, about={**about, "content": policy_digest(made)})
+    return replace(made, metadata={**metadata, "content": policy_digest(made)})
 
 
 def policy_digest(artifact: Artifact) -> str:

@@ -22,7 +22,7 @@ def refuse_other_kind(policy: Policy, sequential: bool, log: str) -> None:
 
 def refuse_learnt(who: str, policy: Policy, log: str, digest: str) -> None:
     """Raise DataError where the policy, or one before it, has learnt from the log of this digest, or from its slots."""
-    line = (policy.about, *policy.about.get("parents", []))
+    line = (policy.metadata, *policy.metadata.get("parents", []))
     if digest in {one.get(kind) for one in line for kind in ("log", "pages")}:
         raise DataError(f"{log}: {who} has learnt from this very log; judge it on another")
 

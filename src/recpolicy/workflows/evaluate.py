@@ -103,11 +103,11 @@ def evaluation_world(split: Split, seed: int) -> World:
 
 def refuse_seen_rows(name: str, policy: Policy, split: Split) -> None:
     """Raise DataError unless the policy was fitted on exactly this split's train part."""
-    recorded = policy.about["split"]
-    if recorded["fit"] != split.train.digest:
+    recorded = policy.metadata["split"]
+    if recorded["train"] != split.train.digest:
         raise DataError(
-            f"{name} was fitted on the train part of {recorded['name']!r} (digest {recorded['fit'][:12]}), not on that"
-            f" of {split.name!r} (digest {split.train.digest[:12]}): it may have seen ratings that would score it"
+            f"{name} was fitted on the train part of {recorded['name']!r} (digest {recorded['train'][:12]}), not on"
+            f" that of {split.name!r} (digest {split.train.digest[:12]}): it may have seen ratings that would score it"
         )
 
 
@@ -118,6 +118,6 @@ def _tables(policy: Policy) -> PolicyTables:
 
 def _rating_model_of(policy: Policy, fit: Ratings) -> Any:
     """The rating model that the policy's features come from, from the cache where it is still there."""
-    described = policy.about["rating_model"]
-    config = policy.about["config"]["rating_model"]
+    described = policy.metadata["rating_model"]
+    config = policy.metadata["config"]["rating_model"]
     return fit_rating_model(fit, described["name"], config, seed=described["seed"])

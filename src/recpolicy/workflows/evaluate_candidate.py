@@ -160,7 +160,7 @@ def evaluate_candidate(
     name = policy.artifact.agent
     held_out = None
     if split is not None:
-        fair = incumbent is not None and incumbent.about["split"]["fit"] == split.train.digest
+        fair = incumbent is not None and incumbent.metadata["split"]["train"] == split.train.digest
         known = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
         held_out = evaluate(known, split, seed=seed)
     trial = None if log is None else compare_on_log(policy, incumbent, log, seed)
@@ -171,7 +171,7 @@ def evaluate_candidate(
         held_out=held_out,
         name=name,
         trial=trial,
-        baseline="the logging policy" if incumbent is None else f"incumbent {incumbent.about['content'][:8]}",
+        baseline="the logging policy" if incumbent is None else f"incumbent {incumbent.metadata['content'][:8]}",
         seed=seed,
         actions=_actions_of_users(policy) if trial is None else trial.actions,
         log_groups={} if trial is None else trial.group_gains(groups),
@@ -224,11 +224,11 @@ def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _described(policy: Policy) -> dict[str, Any]:
-    about = policy.about
+    metadata = policy.metadata
     return {
-        "agent": policy.artifact.agent, "content": about["content"], "data": about["data"],
-        "settings": about["config"]["agent"], "seed": about["seed"], "log": about.get("log"),
-        "parents": [one["content"] for one in about.get("parents", [])],
+        "agent": policy.artifact.agent, "content": metadata["content"], "data": metadata["data"],
+        "settings": metadata["config"]["agent"], "seed": metadata["seed"], "log": metadata.get("log"),
+        "parents": [one["content"] for one in metadata.get("parents", [])],
     }  # fmt: skip
 
 
@@ -244,10 +244,12 @@ def _inputs(
     policy: Policy, incumbent: Policy | None, split: Split | None, log: BanditLog | None
 ) -> dict[str, str | None]:
     return {
-        "candidate": policy.about["content"], "incumbent": None if incumbent is None else incumbent.about["content"],
-        "fit": None if split is None else split.train.digest, "test": None if split is None else split.test.digest,
+        "candidate": policy.metadata["content"],
+        "incumbent": None if incumbent is None else incumbent.metadata["content"],
+        "train": None if split is None else split.train.digest,
+        "test": None if split is None else split.test.digest,
         "rounds": None if log is None else log.digest,
-    }  # fmt: skip
+    }
 
 
 def _actions_of_users(policy: Policy) -> ActionDiversity:

@@ -102,11 +102,11 @@ def evaluate_sessions(
             raise ConfigError(f"{name} ({policy.artifact.agent}) was not trained in sessions")
     refuse_unlike(policies, own_worlds=worlds is not None)
     first = next(iter(policies.values()))
-    described = first.about["rating_model"]
-    model_config = first.about["config"]["rating_model"]
+    described = first.metadata["rating_model"]
+    model_config = first.metadata["config"]["rating_model"]
     model = fit_rating_model(split.train, described["name"], model_config, seed=described["seed"])
     tables = {name: table.score for name, table in baseline_tables(split.train, model).items()}
-    made = worlds or worlds_of(split, _settings(first), first.about["seed"])
+    made = worlds or worlds_of(split, _settings(first), first.metadata["seed"])
     verdict = SessionEvaluation(
         *(_returns(policies, tables, world, seed) for world in (made.train, made.evaluation_world))
     )
@@ -121,9 +121,9 @@ def refuse_unlike(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
     """Raise ConfigError when policies were not made for the same sessions."""
 
     def sessions_of(policy: Policy) -> dict[str, Any]:
-        train = policy.about["config"]["train"]
+        train = policy.metadata["config"]["train"]
         same = {name: train[name] for name in ("reward", "reward_decay", "max_episode_steps")}
-        worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.about["seed"]}
+        worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.metadata["seed"]}
         return {**same, **worlds, "catalogue": policy.artifact.catalogue.tolist()}
 
     (first, *others) = policies
@@ -138,7 +138,7 @@ def refuse_unlike(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
 
 
 def _settings(policy: Policy) -> SessionTrainConfig:
-    settings: SessionTrainConfig = settings_of(SessionTrainConfig, policy.about["config"]["train"], "train")
+    settings: SessionTrainConfig = settings_of(SessionTrainConfig, policy.metadata["config"]["train"], "train")
     return settings
 
 

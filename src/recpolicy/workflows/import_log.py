@@ -108,13 +108,13 @@ def read_import_tables(folder: str | Path) -> Catalogue:
     damaged one.
     """
     folder = Path(folder)
-    about = read_versioned_json(folder / IMPORT, _KIND, _VERSION, _MIGRATIONS)
-    if not about.get("derived"):
+    metadata = read_versioned_json(folder / IMPORT, _KIND, _VERSION, _MIGRATIONS)
+    if not metadata.get("derived"):
         raise DataError(f"{folder}: imported with the users and items of a policy or of ratings; take those")
-    paths, old_names = about.get("paths", {}), about.get("columns", {})
+    paths, old_names = metadata.get("paths", {}), metadata.get("columns", {})
     users = _read_ids(folder / USERS, "user_id", {})
     items = _read_ids(folder / paths.get(ITEMS, ITEMS), "item_id", old_names)
-    return Catalogue(users, items, (about["scale"][0], about["scale"][1]))
+    return Catalogue(users, items, (metadata["scale"][0], metadata["scale"][1]))
 
 
 def _read_ids(path: Path, column: str, old_names: Mapping[str, str]) -> pd.DataFrame:

@@ -111,7 +111,7 @@ def simulate_log(
         "config": as_dict(settings),
         "train": as_dict(training),
         "seed": seed,
-        "fit": fit.digest,
+        "train_digest": fit.digest,
     }
     with atomic_directory(Path(out)) as folder:
         write_events(folder / EVENTS, rounds, tables_of(fit), with_rewards=False)

@@ -71,7 +71,7 @@ def _loaded(policy: Policy, fit: Ratings) -> Logger:
             f"{fit.name}: other users or items than those of the logging policy; give what it was trained on"
         )
     score = policy.scores()[0][:, artifact.catalogue]
-    return Logger(artifact.agent, artifact.about["content"], score, artifact.context, artifact.catalogue)
+    return Logger(artifact.agent, artifact.metadata["content"], score, artifact.context, artifact.catalogue)
 
 
 def _same(one: "pd.DataFrame", other: "pd.DataFrame", column: str) -> bool:

@@ -39,18 +39,18 @@ def register(policy: Path, record: Path, registered: Path, registry: str = "") -
     Raises ArtifactError for a damaged policy, and for a gate record that is of another policy or does not say pass.
     """
     verify(policy)
-    about = read_manifest(policy)["about"]
+    metadata = read_manifest(policy)["metadata"]
     gate = read_gate(record)
     if gate["verdict"] != "pass":
         raise ArtifactError(f"{record}: the gate says {gate['verdict']}; only a policy that passed is registered")
-    if gate["policy"]["content"] != about["content"]:
+    if gate["policy"]["content"] != metadata["content"]:
         raise ArtifactError(f"{record}: of another policy ({gate['policy']['content'][:12]}); gate this one first")
     with atomic_directory(registered) as folder:
         shutil.copytree(policy, folder, dirs_exist_ok=True)
-    figures = {"verdict": gate["verdict"], "content": about["content"], "version": 0}
+    figures = {"verdict": gate["verdict"], "content": metadata["content"], "version": 0}
     if registry:
         store = Registry(Path(registry))
-        lineage = {"data": about["data"], "split": about["split"], "parents": about.get("parents", [])}
+        lineage = {"data": metadata["data"], "split": metadata["split"], "parents": metadata.get("parents", [])}
         version = store.register(policy, gate=gate, lineage=lineage)
         store.promote(version.number)
         figures["version"] = version.number

@@ -66,8 +66,8 @@ def write_policy_report(
     sessions = [] if played is None else [("In simulated sessions, 95 % intervals over users", played.table())]
     log_tables, log_figures = _of_log(evaluated, limits)
     content = ReportContent(
-        title=f"{policy.artifact.agent} on {policy.about['data']}",
-        summary=_summary(policy.about) + _log_summary(evaluated),
+        title=f"{policy.artifact.agent} on {policy.metadata['data']}",
+        summary=_summary(policy.metadata) + _log_summary(evaluated),
         tables=[
             *log_tables, ("On held-out ratings, beside the baselines", verdict.table()), *sessions,
             *evaluation_tables(verdict.evaluation), _suggestions(policy, user),
@@ -104,19 +104,19 @@ def _of_log(
     return [*gate_tables(gate(evaluated.as_dict(), limits)), *log_tables(evaluated), *tables], figures
 
 
-def _summary(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    split, training = about["split"], about["training"]
+def _summary(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    split, training = metadata["split"], metadata["training"]
     played = (
         f"{training['interactions']:,} interactions" if "interactions" in training else f"{training['rows']:,} rows"
     )
     return [
-        ("agent", about["agent"]),
-        ("split", f"{split['name']} (fit {split['fit'][:12]}, test {split['test'][:12]})"),
+        ("agent", metadata["agent"]),
+        ("split", f"{split['name']} (train {split['train'][:12]}, test {split['test'][:12]})"),
         ("training", f"{training['mode']}, {played}"),
-        ("rating model", about["rating_model"]["name"]),
-        ("settings", json.dumps(about["config"]["agent"])),
-        ("seed", str(about["seed"])),
-        ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
+        ("rating model", metadata["rating_model"]["name"]),
+        ("settings", json.dumps(metadata["config"]["agent"])),
+        ("seed", str(metadata["seed"])),
+        ("versions", ", ".join(f"{name} {number}" for name, number in metadata["versions"].items())),
     ]
 
 
@@ -176,7 +176,7 @@ def _figures(
         ):
             curves = {name: plots.Curve(step, np.array([[row[metric] for row in rows]]))}
             if metric == "regret/cumulative":
-                per_interaction = policy.about["training"]["baseline_regret"]
+                per_interaction = policy.metadata["training"]["baseline_regret"]
                 curves |= {key: plots.Curve(step, one * step[np.newaxis]) for key, one in per_interaction.items()}
             figures.append((caption, to_svg(draw(curves))))
     evaluation = verdict.evaluation
@@ -187,8 +187,8 @@ def _figures(
     test = split.test
     calibration = plots.calibration_figure(rating[test.user, test.item], test.rating)
     figures.append(("Predicted and true ratings on the test part", to_svg(calibration)))
-    if "pulls" in policy.about["training"]:
-        pulls = np.array(policy.about["training"]["pulls"])
+    if "pulls" in policy.metadata["training"]:
+        pulls = np.array(policy.metadata["training"]["pulls"])
         figures.append(("How often each item was shown while training", to_svg(plots.pulls_figure({name: pulls}))))
     user = policy.artifact.users["user_id"].iloc[0] if user is None else user
     best = policy.recommend(user, k=10)

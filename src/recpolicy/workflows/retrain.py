@@ -16,7 +16,7 @@ from recpolicy.inference.artifact import Artifact, verify
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.workflows.artifacts import (
     LOG_UNTIL,
-    learnt_from,
+    learned_from,
     refuse_existing,
     with_policy,
     work_folder,
@@ -50,15 +50,15 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     log = _not_learnt_yet(log, old)
     agent = agent_of(old)
     read_learner(agent, incumbent)
-    parent: dict[str, Any] = {"content": old.about["content"], "log": old.about.get("log")}
-    if "pages" in old.about:
-        parent["pages"] = old.about["pages"]
+    parent: dict[str, Any] = {"content": old.metadata["content"], "log": old.metadata.get("log")}
+    if "pages" in old.metadata:
+        parent["pages"] = old.metadata["pages"]
     figures = {**learn_from_log(agent, log, old.context, old.catalogue, epochs=epochs, seed=seed), "seed": seed}
-    kept = {name: value for name, value in old.about.items() if name != "pages"}
+    kept = {name: value for name, value in old.metadata.items() if name != "pages"}
     lineage: dict[str, Any] = {
-        **learnt_from(log),
+        **learned_from(log),
         "training": figures,
-        "parents": [*old.about.get("parents", []), parent],
+        "parents": [*old.metadata.get("parents", []), parent],
     }
     new = with_policy(old, agent.learner.export(), {**kept, **lineage})
     work = work_folder(out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed})
@@ -68,7 +68,7 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
 
 def _not_learnt_yet(log: BanditLog, old: Artifact) -> BanditLog:
     """Of a log that grows, the rounds after those that the policy has learnt; raises DataError where there are none."""
-    until = old.about.get(LOG_UNTIL)
+    until = old.metadata.get(LOG_UNTIL)
     if log.exporter is None or until is None:
         return log
     first = int(np.searchsorted(log.time, until, side="right"))
@@ -93,7 +93,7 @@ def agent_of(artifact: Artifact) -> "BanditAgent":
     if artifact.agent in BASELINES:
         raise ConfigError(f"{artifact.agent} is a baseline and never learns; a log cannot make it better")
     entry = agent_entry(artifact.agent)
-    config = build(entry.config, artifact.about["config"]["agent"], f"agent {artifact.agent}")
+    config = build(entry.config, artifact.metadata["config"]["agent"], f"agent {artifact.agent}")
     width, arms = artifact.context.shape[1], len(artifact.catalogue)
     observation = tensor_spec.TensorSpec((width,), tf.float32, "context")
     action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, arms - 1, name="action")

@@ -91,7 +91,7 @@ def simulate_sessions(
         world = (worlds or worlds_of(split, training, seed)).train
     else:
         who = _loaded(logging_policy, split)
-        world = (worlds or worlds_of(split, who.training, logging_policy.about["seed"])).train
+        world = (worlds or worlds_of(split, who.training, logging_policy.metadata["seed"])).train
     log = play_log(who, world, split, settings, seed, show_progress)
     note = {
         "logging_policy": who.name,
@@ -100,7 +100,7 @@ def simulate_sessions(
         "train": as_dict(who.training),
         "seed": seed,
         "world": world.name,
-        "fit": split.train.digest,
+        "train_digest": split.train.digest,
     }
     with atomic_directory(Path(out)) as folder:
         write_sessions(folder / SESSIONS, log, tables_of(split.train))
@@ -180,8 +180,8 @@ def _loaded(policy: Policy, split: Split) -> SessionLogger:
     refuse_seen_rows(artifact.agent, policy, split)
     exported = ExportedPolicy(artifact.estimator, artifact.head, dict(artifact.settings), dict(artifact.policy))
     return SessionLogger(
-        artifact.agent, artifact.about["content"], exploring(exported), artifact.context, artifact.item,
-        artifact.catalogue, settings_of(SessionTrainConfig, policy.about["config"]["train"], "train"),
+        artifact.agent, artifact.metadata["content"], exploring(exported), artifact.context, artifact.item,
+        artifact.catalogue, settings_of(SessionTrainConfig, policy.metadata["config"]["train"], "train"),
     )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def simulate_slates(
     log = play_slates_of(who, world, split, settings, seed, show_progress)
     note = {
         "logging_policy": who.name, "version": log.version[0], "config": as_dict(settings), "train": as_dict(training),
-        "seed": seed, "world": world.name, "fit": split.train.digest,
+        "seed": seed, "world": world.name, "train_digest": split.train.digest,
     }  # fmt: skip
     with atomic_directory(Path(out)) as folder:
         write_slates(folder / SLATES, log, tables_of(split.train))

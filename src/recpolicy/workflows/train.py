@@ -22,9 +22,9 @@ from recpolicy.models.rating_model import RatingModel, check_not_negative, check
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.world import World, world_of
 from recpolicy.workflows.artifacts import (
-    about_of,
     artifact_of,
-    learnt_from,
+    build_metadata,
+    learned_from,
     refuse_existing,
     work_folder,
     write_artifact,
@@ -117,12 +117,12 @@ def train(
     out = Path(out)
     refuse_existing(out)
     features = prepare(split.train, settings, model=model, model_config=model_config, seed=seed)
-    about = {
+    metadata = {
         "source": None if source is None else dict(source),
-        **about_of(split, settings, agent_settings, features.model, seed),
+        **build_metadata(split, settings, agent_settings, features.model, seed),
     }
     if log is not None:
-        about |= learnt_from(log)
+        metadata |= learned_from(log)
     world = training_world(split.train, settings, seed)
     environment = make_environment(world, features, settings, seed)
     learner = _make_agent(entry, environment, agent_settings, features, split.train, seed)
@@ -132,7 +132,7 @@ def train(
 
         logged_actions(learner, log, features.context, features.catalogue)  # to refuse what it refuses
     # Last, so that settings refused above leave no unfinished training behind.
-    work = work_folder(out, {"agent": agent, **about})
+    work = work_folder(out, {"agent": agent, **metadata})
     figures = _learn(learner, environment, split.train, log, features, settings, work, seed, show_progress)
     if settings.mode == "online":
         figures["baseline_regret"] = baseline_regret(world, split.train, features)
@@ -141,7 +141,7 @@ def train(
         learner.learner.export(),
         split.train,
         features,
-        {**about, "training": figures},
+        {**metadata, "training": figures},
         settings.exploration_floor,
     )
     write_artifact(artifact, learner, features.context.shape[1], work, out)

@@ -19,7 +19,7 @@ from recpolicy.models.rating_model import RatingModel, check_positive
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, two_worlds
 from recpolicy.models.user_model import SessionWorldConfig
-from recpolicy.workflows.artifacts import about_of, artifact_of, refuse_existing, work_folder, write_artifact
+from recpolicy.workflows.artifacts import artifact_of, build_metadata, refuse_existing, work_folder, write_artifact
 from recpolicy.workflows.training_features import FeatureConfig, Features, prepare, settings_of
 
 if TYPE_CHECKING:
@@ -101,23 +101,23 @@ def train_sessions(
     out = Path(out)
     refuse_existing(out)
     features = prepare(split.train, settings, model=model, model_config=model_config, seed=seed)
-    about = {
+    metadata = {
         "source": None if source is None else dict(source),
-        **about_of(split, settings, agent_settings, features.model, seed),
+        **build_metadata(split, settings, agent_settings, features.model, seed),
     }
     if log is not None:
-        about["log"] = log.digest
+        metadata["log"] = log.digest
     make = partial(
         entry.make, config=agent_settings, arms=arms_of(features.catalogue, features.embeddings, split.train), seed=seed
     )
-    begin = partial(work_folder, out, {"agent": agent, **about})
+    begin = partial(work_folder, out, {"agent": agent, **metadata})
     if log is None:
         world = (worlds or worlds_of(split, settings, seed)).train
         learner, training, work = _play(make, features, settings, world, begin, seed, show_progress)
     else:
         learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
     exported = with_view(learner.learner.export(), settings, split)
-    artifact = artifact_of(agent, exported, split.train, features, {**about, "training": training})
+    artifact = artifact_of(agent, exported, split.train, features, {**metadata, "training": training})
     width = context_width(learner.time_step_spec)
     write_artifact(artifact, learner, width, work, out)
     return load_policy(out)

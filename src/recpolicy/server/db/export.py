@@ -27,7 +27,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS
 from recpolicy.data.log_columns import TIME, current_names, open_parquet
-from recpolicy.data.log_metadata import about_of, old_columns
+from recpolicy.data.log_metadata import old_columns, read_metadata
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.export_cursor import Cursor, Numbers
 from recpolicy.server.db.export_policy import LogPolicy, candidates_of, refusal
@@ -37,7 +37,7 @@ __all__ = ["Export", "Exported", "LogPolicy", "export", "steady_users"]
 
 _ROWS_AT_ONCE = 2_000
 _COPIED_AT_ONCE = 1 << 16
-_CURSOR, _ABOUT = b"recpolicy export", b"recpolicy"
+_CURSOR, _METADATA = b"recpolicy export", b"recpolicy"
 _PLAIN = ("event_id", "time", "user_id", "item_id", "log_propensity", "context")
 _LATER = "context"
 """A column that files of an older recpolicy do not have: their rounds have no vectors."""
@@ -91,7 +91,7 @@ class _Events:
     name, table = EVENTS, events
 
     def __init__(self, policy: LogPolicy, wanted: Export):
-        self.policy, self.wanted, self.about = policy, wanted, policy.about
+        self.policy, self.wanted, self.metadata = policy, wanted, policy.metadata
         user, item = policy.id_types
         text = pa.dictionary(pa.int32(), pa.string())
         self.schema: Any = pa.schema(
@@ -100,7 +100,7 @@ class _Events:
                 ("log_propensity", pa.float64()), ("policy", text), ("policy_version", text),
                 ("candidates", pa.list_(item)), ("reward", pa.float64()), (_LATER, pa.list_(pa.float32())),
             ],
-            {_ABOUT: json.dumps(self.about).encode()},
+            {_METADATA: json.dumps(self.metadata).encode()},
         )  # fmt: skip
 
     def query(self) -> Select[Any]:
@@ -153,7 +153,7 @@ class _Rewards:
     name, table = REWARDS, rewards
 
     def __init__(self, policy: LogPolicy, wanted: Export):
-        self.policy, self.wanted, self.about = policy, wanted, None
+        self.policy, self.wanted, self.metadata = policy, wanted, None
         self.schema: Any = pa.schema([("event_id", pa.string()), ("time", TIME), ("reward", pa.float64())])
 
     def query(self) -> Select[Any]:
@@ -233,7 +233,7 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
     known = file.metadata.metadata or {}
     if _CURSOR not in known:
         raise DataError(f"{path}: not written by an export of a server; choose another folder")
-    if part.about is not None and about_of(path) != part.about:
+    if part.metadata is not None and read_metadata(path) != part.metadata:
         raise DataError(
             f"{path}: a log of another catalogue, or of other features, than the policy's; export to another folder"
         )

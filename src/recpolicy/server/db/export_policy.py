@@ -40,7 +40,7 @@ class LogPolicy:
         self.id_types = _type_of(artifact.tables.user_ids), _type_of(artifact.tables.item_ids)
 
     @property
-    def about(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What the events file says of itself."""
         catalogue = self.item_id[self.artifact.catalogue].tolist()
         return {

@@ -127,6 +127,8 @@ def _actions(recent: Window, older: Window, config: DriftConfig) -> dict[str, An
 
 
 DRIFT = Job(
-    name=NAME, about="Compares recent users, rewards and choices with older ones, and alerts.", cron="*/15 * * * *",
+    name=NAME,
+    description="Compares recent users, rewards and choices with older ones, and alerts.",
+    cron="*/15 * * * *",
     run=check,
-)  # fmt: skip
+)

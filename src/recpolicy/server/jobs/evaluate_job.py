@@ -30,6 +30,9 @@ def evaluate(state: State, parameters: Mapping[str, Any]) -> JobResult:
 
 
 EVALUATE = Job(
-    name=NAME, about="Mean rewards of the last days, and estimates of what the champion and baselines would earn.",
-    cron="0 2 * * *", run=evaluate, parameters=EvaluateParameters,
-)  # fmt: skip
+    name=NAME,
+    description="Mean rewards of the last days, and estimates of what the champion and baselines would earn.",
+    cron="0 2 * * *",
+    run=evaluate,
+    parameters=EvaluateParameters,
+)

@@ -26,7 +26,7 @@ class Job:
     """One thing that can be run by name."""
 
     name: str
-    about: str
+    description: str
     """One sentence for people."""
     cron: str
     """Default schedule: five fields (minute, hour, day, month, weekday; UTC), or an interval such as `@every 10s`."""

@@ -54,6 +54,6 @@ def _roll_out(state: State, number: int) -> str:
 
 
 RETRAIN = Job(
-    name=NAME, about="Trains the champion on with new feedback, gates and registers the new version.",
+    name=NAME, description="Trains the champion on with new feedback, gates and registers the new version.",
     cron="0 1 * * mon", run=retrain, parameters=RetrainParameters,
 )  # fmt: skip

@@ -69,8 +69,8 @@ def train_on(errand: Errand) -> JobResult:
 
 def learnt_until(registry: Registry, version: int) -> int:
     """Up to which event (milliseconds since 1970) a version has learnt from a server's log; 0: it has not."""
-    about = read_manifest(registry.resolve(version))["about"]
-    return int(about.get(LOG_UNTIL, registry.version(version).lineage.get(LOG_UNTIL, 0)))
+    metadata = read_manifest(registry.resolve(version))["metadata"]
+    return int(metadata.get(LOG_UNTIL, registry.version(version).lineage.get(LOG_UNTIL, 0)))
 
 
 def new_interactions(engine: Engine, since: int, least: int) -> tuple[int, int]:
@@ -110,11 +110,11 @@ def _train(task: _Task, work: Path) -> JobResult:
     except ConfigError as error:  # an agent that cannot learn from a log
         return JobResult(status="skipped", metadata={"reason": str(error)})
     gate = _gate(policy, champion, report.evaluation, work, settings, task.seed)
-    lineage = {**policy.about, "trained_from": task.champion}
+    lineage = {**policy.metadata, "trained_from": task.champion}
     record = gate.pop("record", None)
     version = task.registry.register(work / "policy", gate=record, lineage=lineage)
     metadata = {
-        "version": version.number, "from": task.champion, "training": policy.about["training"],
+        "version": version.number, "from": task.champion, "training": policy.metadata["training"],
         "ingest": report.as_dict(), "export": exported.as_dict(), "gate": gate,
     }  # fmt: skip
     return JobResult(users=len(np.unique(rounds.user)), records=len(rounds), metadata=metadata)

@@ -81,7 +81,7 @@ class OnlineLearner:
         base = live.champion.trained
         if live.challenger is not None or not can_learn(base.artifact):
             return 0
-        folder = folder_of(self._folder, str(base.about["content"]))
+        folder = folder_of(self._folder, str(base.metadata["content"]))
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
             before = read_checkpoint(folder) or self._first(base)
@@ -157,7 +157,7 @@ def take_in(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint
     beliefs = before.beliefs
     if arms:
         beliefs = learn(
-            beliefs, np.array(arms), np.stack(features), np.array(values, np.float64), forgetting_of(artifact.about)
+            beliefs, np.array(arms), np.stack(features), np.array(values, np.float64), forgetting_of(artifact.metadata)
         )
     return replace(before, beliefs=beliefs, last=last, learnt=before.learnt + len(arms), passed=before.passed + passed)
 
@@ -175,8 +175,8 @@ def with_beliefs(base: Scorer, beliefs: Beliefs) -> Scorer:
     """The same policy with what it has learnt since; `content` tells that it is another one."""
     artifact = base.artifact
     policy = {**artifact.policy, **beliefs.arrays()}
-    about = {**artifact.about, "content": beliefs.digest, "learnt_from": artifact.about["content"]}
-    return Scorer(replace(artifact, policy=policy, about=about))
+    metadata = {**artifact.metadata, "content": beliefs.digest, "learned_from": artifact.metadata["content"]}
+    return Scorer(replace(artifact, policy=policy, metadata=metadata))
 
 
 def overlay(folder: Path, base: Scorer) -> Scorer:
@@ -184,7 +184,7 @@ def overlay(folder: Path, base: Scorer) -> Scorer:
     if not can_learn(base.artifact):
         return base
     try:
-        checkpoint = read_checkpoint(folder_of(folder, str(base.about["content"])))
+        checkpoint = read_checkpoint(folder_of(folder, str(base.metadata["content"])))
     except ArtifactError as error:
         logger.error("what was learnt while serving is left aside: %s", error)
         return base

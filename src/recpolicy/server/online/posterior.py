@@ -51,9 +51,9 @@ def beliefs_of(artifact: PolicyParts) -> Beliefs:
     return Beliefs(theta, unpack_symmetric(np.asarray(artifact.policy["covariance"], np.float64), theta.shape[1]))
 
 
-def forgetting_of(about: Mapping[str, Any]) -> float:
+def forgetting_of(metadata: Mapping[str, Any]) -> float:
     """The forgetting factor that the policy was trained with."""
-    return float(about.get("config", {}).get("agent", {}).get("forgetting", 1.0))
+    return float(metadata.get("config", {}).get("agent", {}).get("forgetting", 1.0))
 
 
 def features_of(artifact: PolicyParts, context: NDArray[np.floating]) -> Array:

@@ -5,7 +5,7 @@ from recpolicy.server.rollout.check import check_rollout
 
 CHECK_ROLLOUT = Job(
     name="check_rollout",
-    about="Moves the rollout under way a stage on, promotes its challenger or rolls it back.",
+    description="Moves the rollout under way a stage on, promotes its challenger or rolls it back.",
     cron="@every 10s",
     run=check_rollout,
 )

@@ -33,7 +33,7 @@ class JobAnswer(BaseModel):
     """One job."""
 
     name: str
-    about: str
+    description: str
     cron: str = Field(description='Minute, hour, day, month, weekday (UTC); an interval ("@every 10s"); or "off".')
     next_at: int | None = Field(description="Milliseconds since 1970; null: only by hand, or not known yet.")
 
@@ -110,7 +110,7 @@ def jobs(caller: Reader, here: Here, scheduler: Asked) -> Response:  # noqa: ARG
         due = {one.name: one.next_at for one in all_of(connection)}
     crons = scheduler.crons()
     rows = [
-        {"name": name, "about": job.about, "cron": crons[name], "next_at": _time(due.get(name))}
+        {"name": name, "description": job.description, "cron": crons[name], "next_at": _time(due.get(name))}
         for name, job in scheduler.jobs.items()
     ]
     return json_answer({"jobs": rows})

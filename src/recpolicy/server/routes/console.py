@@ -103,7 +103,7 @@ def compare(
     seen = [_seen(scorer, asked) for scorer in scorers]
     union = list(dict.fromkeys(item for one in seen if isinstance(one, View) for item in one.best(asked.k)))
     sides = [
-        {"version": number, "agent": scorer.about["agent"], "content": scorer.about["content"], "items": [],
+        {"version": number, "agent": scorer.metadata["agent"], "content": scorer.metadata["content"], "items": [],
          **({"items": one.told(union)} if isinstance(one, View) else {"error": one})}
         for number, scorer, one in zip(asked.versions, scorers, seen, strict=True)
     ]  # fmt: skip

@@ -163,7 +163,7 @@ export function jobs({ jobs: all, runs: found }) {
     ...all.map((job) => el("article", { class: "item", data: { key: `job-${job.name}` } },
       el("div", { class: "row" },
         el("h3", {}, job.name, latest.has(job.name) && status(latest.get(job.name))), button("job", "Run now", { name: job.name })),
-      el("p", { class: "hint", text: `${job.about} Next: ${job.next_at ? when(job.next_at) : "by hand only"} · ${job.cron}` }))),
+      el("p", { class: "hint", text: `${job.description} Next: ${job.next_at ? when(job.next_at) : "by hand only"} · ${job.cron}` }))),
     runs.length
       ? table("Last runs", ["Run", "Status", "Began", "Took", "Users", "Records"], runs.map((run) => [
         `${run.id} · ${run.name}`, status(run), when(run.executed_at),
