@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -12,10 +11,9 @@ MISSING = "THE CONSOLE IS NOT TESTED IN A BROWSER: no chromium found; install it
 
 @contextmanager
 def chromium():
-    """A headless browser; the tests are skipped, loudly, where none can be had."""
+    """Yield a headless browser; without Chromium the tests are skipped and the summary says so."""
     found = shutil.which("chromium")
     if found is None:
-        warnings.warn(MISSING, stacklevel=2)
         pytest.skip(MISSING)
     from playwright.sync_api import sync_playwright
 
