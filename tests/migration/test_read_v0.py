@@ -191,7 +191,7 @@ def test_policy_that_learned_from_a_log(name):
     expected = EXPECTED["learned_from"][name]
     close(policy(name).predict(USERS).rating, expected["rating"])
     assert set(expected["about"].values()) <= {
-        value for value in policy(name).about.values() if isinstance(value, str | int)
+        value for value in policy(name).metadata.values() if isinstance(value, str | int)
     }
 
 
