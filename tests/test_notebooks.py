@@ -18,7 +18,7 @@ def play(name, settings, monkeypatch):
     for key, value in settings.items():
         monkeypatch.setenv(f"RECPOLICY_NOTEBOOK_{key}", str(value))
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(FOLDER)}}).execute()
     return notebook
 
 

@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 from conftest import ROOT
+from waiting import PATIENCE
 
 SCRIPTS = ("demo", "test", "check", "lock")
 
@@ -57,7 +58,7 @@ def run(project, script, *words, python="python3.11", **variables):
     path = [*([str(project.parent / python)] if python else []), str(_basics(project.parent))]
     environment = {"PATH": os.pathsep.join(path), "LOG": str(log), "FAIL": str(project.parent / "fail"), **variables}
     command = [shutil.which("bash"), str(project / "scripts" / script), *words]
-    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=PATIENCE)
     return done, log.read_text().splitlines()
 
 
@@ -234,5 +235,5 @@ SHELL_SCRIPTS = [
 
 @pytest.mark.parametrize("path", SHELL_SCRIPTS, ids=str)
 def test_shell_script_parses(path):
-    done = subprocess.run(["bash", "-n", str(ROOT / path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-n", str(ROOT / path)], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_sources import write_wheel, zip_of
+from waiting import PATIENCE
 
 from recpolicy.core.errors import ConfigError, DataError, FetchError
 from recpolicy.data.archive import CLASSIC_FILES
@@ -245,7 +246,7 @@ def test_two_processes_at_once_fetch_once_and_both_succeed(dataset, grouplens, m
     )
     command = [sys.executable, "-c", script, json.dumps(asdict(dataset)), str(tmp_path / "ml-100k")]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=60)[0].strip() for process in processes]
+    answers = [process.communicate(timeout=PATIENCE)[0].strip() for process in processes]
     assert sorted(answers) == ["False", "True"]
     assert len(grouplens.asked) == 1
     assert (tmp_path / "ml-100k" / "u.data").read_bytes() == (miniature_folder / "u.data").read_bytes()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from waiting import PATIENCE
 
 from recpolicy.server.db.schedules import OFF
 from recpolicy.server.jobs.all_jobs import JOBS
@@ -118,7 +119,7 @@ def test_broken_rule_is_seen(old, new, rule):
 def hadolint(text):
     program = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     assert program, "hadolint is not installed: it is in the group dev of poetry.lock"
-    return subprocess.run([program, "--no-color", "-"], input=text, capture_output=True, text=True, timeout=60)
+    return subprocess.run([program, "--no-color", "-"], input=text, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_hadolint_finds_nothing():
@@ -202,7 +203,7 @@ def test_first_word_decides_what_the_image_does(tmp_path, words, done):
         (tmp_path / name).chmod(0o755)
     (tmp_path / "sh").symlink_to(shutil.which("sh"))
     command = [str(PARTS / "entrypoint"), *words]
-    said = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=30)
+    said = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=PATIENCE)
     assert (said.stdout, said.returncode) == (done, 0)
 
 
@@ -242,7 +243,7 @@ def health(tmp_path, *words, **environment):
     (tmp_path / "cmdline").write_text("\0".join([*words, ""]))
     command = [sys.executable, str(PARTS / "healthcheck.py"), str(tmp_path / "cmdline")]
     env = {"PATH": os.environ["PATH"], **environment}
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60).returncode
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE).returncode
 
 
 @pytest.mark.parametrize("status", [200, 503])

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT
+from waiting import PATIENCE
 
 BASICS = (
     "bash", "cat", "chmod", "cp", "dirname", "find", "grep", "ls", "mkdir", "mktemp", "rm", "sed", "sh", "sleep",
@@ -58,7 +59,7 @@ def run(clone, *words, **settings):
         **settings,
     }  # fmt: skip
     command = [shutil.which("bash"), str(clone / "scripts" / "image-check"), *words]
-    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=PATIENCE)
     return done, (base / "log").read_text().splitlines()
 
 

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from conftest import ROOT
+from waiting import PATIENCE
 
 from recpolicy.server.routes import health
 
@@ -231,7 +232,7 @@ def rendered():
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed, so kustomize cannot be run; the files themselves are checked above")
     command = ["kubectl", "kustomize", str(FOLDER / "overlays" / "example")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
 

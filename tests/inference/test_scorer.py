@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tiny_policies import RANK, tiny_artifact, write_tiny
+from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, UnknownIdError
 from recpolicy.inference import scorer as scorer_module
@@ -273,5 +274,5 @@ assert not heavy, heavy
 
 def test_answering_imports_neither_pandas_nor_tensorflow(tmp_path):
     folder = write_tiny(tmp_path / "policy")
-    done = subprocess.run([sys.executable, "-c", ANSWER, folder], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", ANSWER, folder], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

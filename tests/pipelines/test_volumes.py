@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 from kfp_server import kfp_server
+from waiting import PATIENCE
 
 from recpolicy.core.errors import ConfigError, MissingExtraError
 from recpolicy.pipelines.compile import compile_pipeline, pipeline_names, pipeline_yaml
@@ -97,13 +98,13 @@ compiler.Compiler().compile(dsl.pipeline(name="one-step")(mounted), sys.argv[1])
 def test_the_local_runner_runs_it_without_the_volumes(tmp_path):
     file, script = tmp_path / "pipeline.yaml", tmp_path / "write.py"
     script.write_text(COMPILE)
-    subprocess.run([sys.executable, "-W", "ignore", str(script), str(file)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "ignore", str(script), str(file)], check=True, timeout=PATIENCE)
     assert len(list(yaml.safe_load_all(file.read_text()))) == 2
     (tmp_path / "parameters.json").write_text('{"n": 4}')
     folders = [str(tmp_path), str(tmp_path / "artifacts"), str(tmp_path / "cache")]
     words = [sys.executable, "-m", "recpolicy.pipelines.kfp_runner", *folders]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
-        assert process.wait(60) == 0, process.stderr.read()
+        assert process.wait(PATIENCE) == 0, process.stderr.read()
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert ("count", "done") in {(one["step"], one["state"]) for one in events}
 

@@ -14,6 +14,7 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_policies import write_tiny
+from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.core.files import content_digest, file_digest
@@ -327,7 +328,7 @@ def test_killed_in_the_middle_leaves_one_state_or_the_other(registry, tmp_path, 
     before = changes(registry)
     policy = write_tiny(tmp_path / "policy", seed=9)
     words = (at, registry.folder, change, policy)
-    assert subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], timeout=60).returncode == 9
+    assert subprocess.run([sys.executable, "-c", KILLED, *map(str, words)], timeout=PATIENCE).returncode == 9
     assert changes(registry) == before
     assert len(registry.versions()) == (4 if moved and change == "register" else 3)
     assert registry.aliases()["champion"] == (3 if moved and change == "promote" else 1)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_policies import write_tiny
+from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.registry.aliases import Routing
@@ -218,7 +219,7 @@ module.Registry(sys.argv[2]).set_challenger(2, 0.25, note={"who": "ann"})
 @pytest.mark.parametrize(("at", "moved"), [("write_state", False), ("append_lines", True)])
 def test_killed_in_the_middle_leaves_one_state_or_the_other(registry, at, moved):
     before = registry.audit()
-    assert subprocess.run([sys.executable, "-c", KILLED, at, registry.folder], timeout=60).returncode == 9
+    assert subprocess.run([sys.executable, "-c", KILLED, at, registry.folder], timeout=PATIENCE).returncode == 9
     assert registry.audit() == before
     assert registry.routing().challenger == (2 if moved else None)
     registry.pause_exploration()  # the next writer notes what was done

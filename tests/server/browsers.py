@@ -5,6 +5,7 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
+from waiting import PATIENCE
 
 MISSING = "THE CONSOLE IS NOT TESTED IN A BROWSER: no chromium found; install it (Debian: apt-get install chromium)"
 
@@ -15,8 +16,9 @@ def chromium():
     found = shutil.which("chromium")
     if found is None:
         pytest.skip(MISSING)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=1e3 * PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
@@ -29,7 +31,7 @@ class Visit:
     def __init__(self, browser, origin, **words):
         self.origin, self.errors, self.refused, self.strangers = origin, [], [], []
         self.context = browser.new_context(base_url=origin, **words)
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(1e3 * PATIENCE)
         self.page = self.context.new_page()
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

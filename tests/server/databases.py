@@ -7,6 +7,7 @@ worker, without fsync; each test gets a database of its own.
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -38,9 +39,7 @@ class PostgresServer:
         self._bin = binaries()
         self._folder = Path(tempfile.mkdtemp(prefix="recpolicy-postgres-"))
         self._data = self._folder / "data"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = _free_port()
         if os.getuid() == 0:  # which it refuses to run as
             owner = pwd.getpwnam("postgres")
             os.chown(self._folder, owner.pw_uid, owner.pw_gid)
@@ -77,6 +76,16 @@ class PostgresServer:
         user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
         command = [*user, str(self._bin / program), *map(str, words)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=self._folder)
+
+
+def _free_port() -> int:
+    """Return a free port that the system gives to no client, so that it stays free while the server is stopped."""
+    given_to_clients = max(20_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]))
+    chance = random.SystemRandom()
+    while True:
+        port = chance.randrange(10_000, given_to_clients)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @cache

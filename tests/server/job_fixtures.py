@@ -3,6 +3,8 @@
 import threading
 from datetime import UTC, datetime
 
+from waiting import PATIENCE
+
 from recpolicy.server.db import jobs as runs_of
 from recpolicy.server.deps import State, Store
 from recpolicy.server.jobs.job import Job, JobResult
@@ -49,7 +51,7 @@ def tick(one):
     """Look once and wait for what was begun; returns the runs."""
     begun = one.tick()
     for run in begun:
-        assert one.wait(run, 10)
+        assert one.wait(run, PATIENCE)
     return begun
 
 
@@ -67,5 +69,5 @@ class Gate:
 
     def __call__(self, *_):
         self.entered.set()
-        assert self.open.wait(20)
+        assert self.open.wait(PATIENCE)
         return JobResult()

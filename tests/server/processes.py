@@ -6,57 +6,67 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
+from waiting import PATIENCE, wait_until
+
 SERVE = [sys.executable, "-c", "from recpolicy.cli.main import main; main()", "serve"]
+UNLIMITED = "[limits]\nrate = 0\n"
+"""Settings without a limit of requests per second, which a load from one address reaches on a fast machine."""
 
 
 class ServerProcess:
-    """A running server; `url` is where it answers."""
+    """A running server; `url` is its address, `log` the file of its standard error."""
 
-    def __init__(self, source, state, *words, before=(), **environment):
-        command = [*before, *SERVE, str(source), "--state", str(state), "--port", "0", *map(str, words)]
-        self.log = (state.parent / f"{state.name}.log").open("ab")
+    def __init__(self, source, state, *words, **environment):
+        self.log = state.parent / f"{state.name}.log"
+        settings = state.parent / f"{state.name}.toml"
+        settings.write_text(UNLIMITED)
+        words = [source, "--state", state, "--port", 0, "--config", settings, *words]
+        command = [*SERVE, *map(str, words)]
         env = os.environ | {"RECPOLICY_ADMIN_KEY": ADMIN_KEY} | environment
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env)
-        said = self.process.stdout.readline()
-        assert said.startswith("serving"), f"{said} {(state.parent / f'{state.name}.log').read_text()}"
-        self.url = said.split()[-1]
-        self.wait()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+        try:
+            said = self.process.stdout.readline()
+            assert said.startswith("serving"), f"{said} {self.log.read_text()}"
+            self.url = said.split()[-1]
+            wait_until(self.is_ready, "the start of the server")
+        except BaseException:
+            self.stop()
+            raise
 
-    def wait(self):
-        """Until it is ready; with workers the parent speaks first."""
-        for _ in range(200):
-            with contextlib.suppress(OSError):
-                return self.get("/readyz")
-            time.sleep(0.05)
-        raise AssertionError("it never became ready")
+    def is_ready(self):
+        """Return whether the server answers; with workers, the parent process prints before they are ready."""
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError):
+            return self.get("/readyz")
+        return None
 
     def get(self, path):
-        """The JSON at a path."""
-        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+        """Return the JSON at a path."""
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as answer:
             return json.load(answer)
 
     def post(self, path, body, **headers):
-        """Status and JSON of an answer."""
+        """Return status and JSON of an answer."""
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"content-type": "application/json", **headers}
         )
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+            with error:
+                return error.code, json.load(error)
 
-    def stop(self, how=None):
-        """Kill, or stop by a signal; returns the exit code."""
+    def stop(self, how=signal.SIGKILL):
+        """Stop the server by a signal and return its exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(how or signal.SIGKILL)
-        code = self.process.wait(30)
+            self.process.send_signal(how)
+        code = self.process.wait(PATIENCE)
         self.process.stdout.close()
-        self.log.close()
         return code
 
 

@@ -20,6 +20,7 @@ from recpolicy.server.db.events import first_id, new_event_id
 from recpolicy.server.db.schema import events, rewards, rollouts
 from recpolicy.server.lifespan import opened
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, place_of
+from recpolicy.server.rate_limit import LimitsConfig
 from recpolicy.server.rollout.rollout_plan import RolloutConfig
 from recpolicy.server.settings import Settings
 
@@ -52,9 +53,8 @@ def rolling(folder, plan=QUICK):
     """The state of a server over such a registry."""
     if not (folder / "registry").exists():
         shutil.copytree(_template(), folder, dirs_exist_ok=True)
-    with opened(
-        folder / "registry", folder / "state", Settings(rollout=plan, exploration=ExplorationConfig(share=0.0))
-    ) as state:
+    settings = Settings(rollout=plan, exploration=ExplorationConfig(share=0.0), limits=LimitsConfig(rate=0))
+    with opened(folder / "registry", folder / "state", settings) as state:
         yield state
 
 

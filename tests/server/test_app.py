@@ -14,6 +14,7 @@ from client_helpers import ask, refusal, served
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained_policies import loaded, trained
+from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.scorer import Answer, load_scorer
@@ -331,20 +332,20 @@ def test_the_log_of_other_parts_loses_the_words_of_an_exception():
 
 
 def test_health_is_answered_while_the_policy_computes():
-    begun, go_on = threading.Event(), threading.Event()
+    begun, go_on, answers = threading.Event(), threading.Event(), load_scorer(trained("random")).answers([1])
 
     def slow():
         begun.set()
-        assert go_on.wait(20)
-        return load_scorer(trained("random")).answers([1])
+        assert go_on.wait(PATIENCE)
+        return answers
 
     app = stubbed(slow)
 
     async def both():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
             computing = asyncio.create_task(client.post("/v1/predict", json={"users": [1], "items": [1]}))
-            assert await asyncio.to_thread(begun.wait, 20)
-            alive = await asyncio.wait_for(client.get("/healthz"), 10)
+            assert await asyncio.to_thread(begun.wait, PATIENCE)
+            alive = await client.get("/healthz")
             still = not computing.done()
             go_on.set()
             return alive.status_code, still, (await computing).status_code

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from databases import KINDS, new_url
 from event_factory import event
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ from tiny_policies import write_tiny
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.engine import writing
 from recpolicy.server.db.event_windows import Window, earned, window
 from recpolicy.server.db.events import row_of, write_rows
 from recpolicy.server.db.feedback import Rules, Said, take
@@ -177,9 +176,8 @@ def test_fewer_items_are_alarming_without_any_at_the_top(scorer):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_windows_hold_what_the_version_showed_in_them(kind, tmp_path):
-    engine = open_store(new_url(kind, tmp_path))
+def test_windows_hold_what_the_version_showed_in_them(each_engine):
+    engine = each_engine
     vector = np.arange(3, dtype=np.float32)
     shown = [
         event(user=1, time=100), event(user=1, time=110), event(user=2, time=250, items=(9, 7)),
@@ -202,11 +200,9 @@ def test_windows_hold_what_the_version_showed_in_them(kind, tmp_path):
         (row,) = earned(connection, 160)
         assert (row.day, row.version, row.variant, row.rewards, row.mean) == (0, 1, "champion", 1, 5.0)
         assert earned(connection, 0)[0].mean == pytest.approx(11 / 3)
-    engine.dispose()
 
 
-def test_the_check_alerts_once_for_what_it_finds(tmp_path, scorer, monkeypatch):
-    engine = open_store(new_url("sqlite", tmp_path))
+def test_the_check_alerts_once_for_what_it_finds(engine, scorer):
     now = now_ms()
     old = [event(user=1 + n % 7, time=now - 30 * HOUR - n, items=(n % 40,)) for n in range(400)]
     new = [event(user=1 + n % 7, time=now - HOUR - n, items=(5,)) for n in range(400)]
@@ -224,4 +220,3 @@ def test_the_check_alerts_once_for_what_it_finds(tmp_path, scorer, monkeypatch):
     object.__setattr__(state, "policies", Policies(Live(Served(scorer, None))))
     with pytest.raises(ConfigError, match="no registry"):
         check(state, {})
-    engine.dispose()

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from databases import KINDS, new_url
 from event_factory import event
 from sqlalchemy import insert, update
 from tiny_policies import tiny_artifact, write_tiny
@@ -22,7 +21,7 @@ from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server import recommend
 from recpolicy.server.db import export as module
-from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.engine import writing
 from recpolicy.server.db.events import row_of, write_rows
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.export_cursor import Cursor
@@ -47,13 +46,6 @@ def registry(tmp_path):
     return registry
 
 
-@pytest.fixture
-def engine(tmp_path):
-    engine = open_store(new_url("sqlite", tmp_path))
-    yield engine
-    engine.dispose()
-
-
 def show(engine, *shown):
     with writing(engine) as connection:
         write_rows(connection, [row_of(one) for one in shown])
@@ -74,9 +66,8 @@ def rows(folder, name=EVENTS):
     return pq.read_table(folder / name).to_pylist()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_place_becomes_a_round_with_its_propensity_bit_for_bit(kind, tmp_path, registry):
-    engine = open_store(new_url(kind, tmp_path))
+def test_every_place_becomes_a_round_with_its_propensity_bit_for_bit(each_engine, tmp_path, registry):
+    engine = each_engine
     mask = np.zeros(11, bool)
     mask[[0, 3, 7]] = True
     one, other = seen(), seen(user=5, allowed=np.packbits(mask).tobytes(), content="d" * 64, agent="lints")
@@ -96,7 +87,6 @@ def test_every_place_becomes_a_round_with_its_propensity_bit_for_bit(kind, tmp_p
     assert int(first["time"].timestamp() * 1000) == one.time
     (reward,) = rows(tmp_path / "log", REWARDS)
     assert (reward["event_id"], reward["reward"]) == (f"{other.id}:1", 2.5)
-    engine.dispose()
 
 
 def test_a_run_appends_only_what_is_new_and_the_whole_is_that_of_one_run(tmp_path, registry, engine):

@@ -1,13 +1,12 @@
 import threading
 
 import pytest
-from databases import KINDS, new_url
 from event_factory import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.engine import writing
 from recpolicy.server.db.events import row_of, write_rows
 from recpolicy.server.db.feedback import KINDS as SAID
 from recpolicy.server.db.feedback import Rules, Said, reward_of, take
@@ -17,11 +16,9 @@ RULES = Rules((1.0, 5.0), window_ms=10_000)
 NOW = 1_000_500
 
 
-@pytest.fixture(params=KINDS)
-def engine(request, tmp_path):
-    engine = open_store(new_url(request.param, tmp_path))
-    yield engine
-    engine.dispose()
+@pytest.fixture
+def engine(each_engine):
+    return each_engine
 
 
 def keep(engine, *shown):

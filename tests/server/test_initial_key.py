@@ -1,23 +1,20 @@
 """The first operator key: made once and shown once, or given and strong. There is none by default."""
 
 import pytest
-from databases import KINDS, new_url
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.server.auth.initial_key import first_key
 from recpolicy.server.auth.keys import digest_of
 from recpolicy.server.db import audit, keys
-from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.engine import writing
 from recpolicy.server.deps import Store
 
 STRONG, OTHER = "kT9vR2xQ7mZ4wB8nC3jL6hF1sD5gA0pY", "Lw8Zr3Tq6Yx1Vn5Bm9Kd2Hg7Fs4Jp0Ce"
 
 
-@pytest.fixture(params=KINDS)
-def store(request, tmp_path):
-    engine = open_store(new_url(request.param, tmp_path))
-    yield Store(engine, None)
-    engine.dispose()
+@pytest.fixture
+def store(each_engine):
+    return Store(each_engine, None)
 
 
 def works(store, key):

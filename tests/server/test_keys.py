@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
+from waiting import PATIENCE
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.auth.keys import ROLES, Caller, Keys, digest_of, key_of_headers, new_key, weakness
@@ -184,14 +185,14 @@ def test_many_who_wait_are_answered_by_one_lookup():
     load = world.load
 
     def slow():
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE)
         return load()
 
     keys = Keys(slow, lambda: world.now)
 
     async def all_at_once():
         asking = [asyncio.create_task(keys.caller("a")) for _ in range(30)]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # each has begun
         go_on.set()
         return [caller.name for caller in await asyncio.gather(*asking)]
 

@@ -8,20 +8,18 @@ import random
 import signal
 import subprocess
 import threading
-import time
 
 import pytest
 from databases import KINDS, new_url, postgres
 from processes import ServerProcess
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import func, select
 from trained_policies import trained
+from waiting import wait_until
 
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine, sqlite_url
 from recpolicy.server.db.schema import events, feedback, rewards
 from recpolicy.server.lifespan import DATABASE_URL
-
-pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture
@@ -37,37 +35,70 @@ def start(tmp_path):
         server.stop()
 
 
-def load(server, acknowledged, stop):
-    """Recommend and rate until told to stop or the server is gone; what was acknowledged is noted."""
-    chance = random.Random()
-    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):  # the last: an answer cut in the middle
-        while not stop.is_set():
-            status, answer = server.post("/v1/recommend", {"user": chance.randint(1, 60), "k": 3})
-            assert status == 200
-            acknowledged["events"].append(answer["event_id"])
-            said = {"event_id": answer["event_id"], "kind": "rating", "value": float(chance.randint(1, 5))}
-            for _ in range(2):  # a client that tries again
-                status, taken = server.post("/v1/feedback", said)
-                assert (status, taken["status"]) in ((200, "accepted"), (200, "duplicate"))
-            acknowledged["feedback"].append((answer["event_id"], said["value"]))
+class Load:
+    """Clients in threads that recommend and rate until they are stopped or the server is gone.
+
+    Notes what the server has acknowledged. An answer that is no success ends its thread, and fails the test.
+    """
+
+    def __init__(self, server, threads=4):
+        self.events, self.feedback, self.versions = [], [], []
+        self._server, self._stop = server, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self):
+        chance = random.Random()
+        cut = http.client.HTTPException  # an answer that ended in the middle
+        with contextlib.suppress(OSError, ValueError, cut):
+            while not self._stop.is_set():
+                status, answer = self._server.post("/v1/recommend", {"user": chance.randint(1, 60), "k": 3})
+                assert status == 200
+                self.events.append(answer["event_id"])
+                self.versions.append(answer["policy"]["version"])
+                said = {"event_id": answer["event_id"], "kind": "rating", "value": float(chance.randint(1, 5))}
+                for _ in range(2):  # a client that tries again
+                    status, taken = self._server.post("/v1/feedback", said)
+                    assert (status, taken["status"]) in ((200, "accepted"), (200, "duplicate"))
+                self.feedback.append((answer["event_id"], said["value"]))
+
+    def wait_until(self, condition, what):
+        """Wait for a condition while all clients are served."""
+        try:
+            wait_until(lambda: condition() or not self.is_served(), what)
+            assert self.is_served(), "a request failed"
+        except BaseException:
+            self.stop()
+            raise
+
+    def is_served(self):
+        """Return whether no client has met a failure."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def stop(self):
+        """Stop the clients."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
 
 
-def under_load(server, seconds, threads=4):
-    acknowledged, stop = {"events": [], "feedback": []}, threading.Event()
-    workers = [threading.Thread(target=load, args=(server, acknowledged, stop)) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    time.sleep(seconds)
-    return acknowledged, stop, workers
+def under_load(server, pairs=100, threads=4):
+    """Return a load that has had this many recommendations with feedback acknowledged."""
+    load = Load(server, threads)
+    load.wait_until(lambda: len(load.feedback) >= pairs, f"{pairs} acknowledged pairs")
+    return load
 
 
 def all_of(url):
     engine = make_engine(url)
-    with engine.connect() as connection:
-        kept = set(connection.scalars(select(events.c.id)))
-        given = {(row.event_id, row.reward) for row in connection.execute(select(rewards))}
-        counts = [connection.scalar(select(func.count()).select_from(table)) for table in (events, feedback, rewards)]
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            kept = set(connection.scalars(select(events.c.id)))
+            given = {(row.event_id, row.reward) for row in connection.execute(select(rewards))}
+            counts = [connection.scalar(select(func.count()).select_from(one)) for one in (events, feedback, rewards)]
+    finally:
+        engine.dispose()
     return kept, given, counts
 
 
@@ -76,22 +107,20 @@ def all_of(url):
 def test_a_server_killed_under_load_has_lost_nothing_and_doubled_nothing(kind, workers, tmp_path, start):
     url = new_url(kind, tmp_path)
     server = start(trained("linucb"), "--workers", workers, **{DATABASE_URL: url})
-    acknowledged, stop, threads = under_load(server, 2.0)
+    load = under_load(server)
     children = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True).stdout.split()
-    for pid in (*map(int, children), server.process.pid):
+    assert len(children) >= workers - 1
+    for pid in (server.process.pid, *map(int, children)):  # the parent first, which would start another worker
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert len(acknowledged["feedback"]) > 5
+    load.stop()
     again = start(trained("linucb"), **{DATABASE_URL: url})  # replays what a spool may hold
     kept, given, counts = all_of(url)
-    assert set(acknowledged["events"]) <= kept
-    assert set(acknowledged["feedback"]) <= given
+    assert set(load.events) <= kept
+    assert set(load.feedback) <= given
     assert counts[0] == len(kept)
     assert counts[1] == counts[2] == len({event for event, _ in given})
-    event_id, value = acknowledged["feedback"][-1]
+    event_id, value = load.feedback[-1]
     said = {"event_id": event_id, "kind": "rating", "value": value}
     assert again.post("/v1/feedback", said) == (200, {"status": "duplicate", "reward": None})
 
@@ -136,27 +165,22 @@ def test_on_a_full_disk_people_still_get_recommendations_and_no_event_id_is_prom
     assert set(kept) <= all_of(sqlite_url(tmp_path / "state" / "server.db"))[0]
 
 
-def test_versions_are_swapped_under_load_without_a_failed_request(start, tmp_path):
+def test_versions_are_swapped_under_load_without_a_failed_request(start, tmp_path, new_engine):
     registry = Registry(tmp_path / "registry")
     numbers = [registry.register(trained(agent)).number for agent in ("linucb", "popular", "lints")]
     registry.promote(numbers[0])
     server = start(registry.folder)
-    acknowledged, stop, threads = under_load(server, 0.5, threads=3)
-    for turn in range(12):
-        registry.promote(numbers[turn % 3])
-        time.sleep(0.2)
-        if turn % 4 == 3:
-            registry.roll_back()
-    failed = [thread for thread in threads if not thread.is_alive()]  # a failed request ends its thread
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    assert len(acknowledged["events"]) > 30
-    engine = create_engine(sqlite_url(tmp_path / "state" / "server.db"))
-    with engine.connect() as connection:
-        assert len(set(connection.scalars(select(events.c.version)))) == 3
-    engine.dispose()
+    load = under_load(server, 1, threads=3)
+    for turn in range(6):
+        registry.promote(numbers[turn % 3])  # the server may see it or not
+        registry.promote(numbers[(turn + 1) % 3])
+        load.wait_until(lambda turn=turn: load.versions[-1] == numbers[(turn + 1) % 3], "an answer of the new version")
+    registry.roll_back()
+    load.wait_until(lambda: load.versions[-1] == numbers[2], "an answer of the former version")
+    assert load.is_served()
+    load.stop()
+    with new_engine(sqlite_url(tmp_path / "state" / "server.db")).connect() as connection:
+        assert set(connection.scalars(select(events.c.version))) == set(numbers)
 
 
 def test_a_version_that_is_damaged_on_disk_is_not_taken_and_the_old_one_goes_on(start, tmp_path):
@@ -169,18 +193,16 @@ def test_a_version_that_is_damaged_on_disk_is_not_taken_and_the_old_one_goes_on(
     damaged.chmod(0o644)
     damaged.write_bytes(damaged.read_bytes()[:-1])
     (registry.folder / "aliases.json").write_text(json.dumps(state | {"champion": two}))  # past the registry's checks
-    time.sleep(1.5)
+    wait_until(lambda: "names a version that cannot be served" in server.log.read_text(), "the line in the log")
     status, answer = server.post("/v1/recommend", {"user": 1})
     assert (status, answer["policy"]["version"]) == (200, one)
 
 
 def test_a_server_that_is_told_to_stop_finishes_what_it_has_begun(start, tmp_path):
     server = start(trained("linucb"))
-    acknowledged, stop, threads = under_load(server, 0.7)
+    load = under_load(server)
     assert server.stop(signal.SIGTERM) == 0
-    stop.set()
-    for thread in threads:
-        thread.join()
+    load.stop()
     kept, given, _ = all_of(sqlite_url(tmp_path / "state" / "server.db"))
-    assert set(acknowledged["events"]) <= kept
-    assert set(acknowledged["feedback"]) <= given
+    assert set(load.events) <= kept
+    assert set(load.feedback) <= given

@@ -5,14 +5,13 @@ import json
 import pytest
 from api_keys import bearing, key_for
 from client_helpers import ask, refusal
-from databases import KINDS, new_url
 from rollout_fixtures import rate, rolling
 from sqlalchemy.exc import IntegrityError
 
 from recpolicy.server.app import make_app
 from recpolicy.server.db import audit, rollouts
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import open_store, writing
+from recpolicy.server.db.engine import writing
 from recpolicy.server.db.events import first_id, new_event_id
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.rollout.background import flush
@@ -108,14 +107,13 @@ def test_who_may_ask(state, method, path, as_reader):
     body = {"challenger": 2} if method == "POST" else None
     for key, status in ((None, 401), (key_for(app, "reader"), as_reader)):
         assert ask(app, method, f"/v1/admin/{path}", body, headers=bearing(key)).status_code == status
-    assert not rollouts.latest(state.store.engine.connect(), 1)
+    with state.store.engine.connect() as connection:
+        assert not rollouts.latest(connection, 1)
 
 
-@pytest.fixture(params=KINDS)
-def engine(request, tmp_path):
-    engine = open_store(new_url(request.param, tmp_path))
-    yield engine
-    engine.dispose()
+@pytest.fixture
+def engine(each_engine):
+    return each_engine
 
 
 def test_on_both_databases_one_rollout_runs_and_changes_only_as_it_was_seen(engine):

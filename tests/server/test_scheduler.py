@@ -2,23 +2,22 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from databases import KINDS, new_url
 from job_fixtures import DAY, HOUR, MONDAY, Clock, Gate, job, runs, scheduler, state_of, tick
 from sqlalchemy import select
+from waiting import PATIENCE, wait_until
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.server.db.engine import open_store
 from recpolicy.server.db.schema import audit, schedules
 from recpolicy.server.jobs import scheduler as module
 from recpolicy.server.jobs.config import JobsConfig
@@ -29,21 +28,13 @@ from recpolicy.server.settings import Settings
 WEEK = 7 * DAY
 
 
-@pytest.fixture
-def engine(tmp_path):
-    engine = open_store(new_url("sqlite", tmp_path))
-    yield engine
-    engine.dispose()
-
-
 def next_at(engine, name="count"):
     with engine.connect() as connection:
         return connection.scalar(select(schedules.c.next_at).where(schedules.c.name == name))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_job_runs_once_at_each_of_its_times(kind, tmp_path):
-    engine, clock = open_store(new_url(kind, tmp_path)), Clock()
+def test_a_job_runs_once_at_each_of_its_times(each_engine):
+    engine, clock = each_engine, Clock()
     one = scheduler(engine, job(), clock=clock)
     assert tick(one) == []
     for week in range(3):
@@ -55,7 +46,6 @@ def test_a_job_runs_once_at_each_of_its_times(kind, tmp_path):
     found = runs(engine)
     assert [row["due_at"] for row in found] == [MONDAY + HOUR + week * WEEK for week in range(3)]
     assert {row["status"] for row in found} == {"done"}
-    engine.dispose()
 
 
 def test_what_was_missed_runs_once_and_the_next_time_is_ahead(engine):
@@ -111,9 +101,8 @@ def test_a_time_that_was_run_is_passed_over_when_the_clock_was_put_back_far(engi
     assert len(tick(one)) == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_schedulers_in_threads_never_run_one_job_twice(kind, tmp_path):
-    engine, ran, clock = open_store(new_url(kind, tmp_path)), Counter(), Clock()
+def test_schedulers_in_threads_never_run_one_job_twice(each_engine):
+    engine, ran, clock = each_engine, Counter(), Clock()
     lock = threading.Lock()
 
     def count(*_):
@@ -138,13 +127,11 @@ def test_schedulers_in_threads_never_run_one_job_twice(kind, tmp_path):
             thread.join()
     assert list(ran.values()) == [1] * 15
     assert len(runs(engine)) == 15
-    engine.dispose()
 
 
 PROCESS = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
+import sys, threading
+sys.path[:0] = {paths!r}
 from job_fixtures import job, state_of
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
@@ -153,45 +140,48 @@ from recpolicy.server.db.engine import open_store
 def run(*_):
     with open({ran!r}, "a") as stream:
         stream.write("x")
-    time.sleep({seconds})
+    if {stuck}:
+        threading.Event().wait()
     return JobResult()
 
 one = Scheduler(state_of(open_store({url!r})), {{"count": job(run, cron="@every 1s")}})
 one.start()
 print("up", flush=True)
-time.sleep({lives})
+sys.stdin.read()
 one.close()
 """
 
 
-def process(url, ran, lives, seconds=0.0):
-    words = {"tests": str(Path(__file__).parent), "ran": str(ran), "url": url, "lives": lives, "seconds": seconds}
-    child = subprocess.Popen([sys.executable, "-c", PROCESS.format(**words)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "up\n"
-    return child
+@contextmanager
+def process(url, ran, stuck=False):
+    """Another process with a scheduler, which runs until its standard input is closed."""
+    paths = [path for path in sys.path if path]
+    code = PROCESS.format(paths=paths, ran=str(ran), url=url, stuck=stuck)
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout.readline() == "up\n"
+            yield child
+        finally:
+            child.kill()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_schedulers_in_processes_never_run_one_job_twice(kind, tmp_path):
-    url, ran = new_url(kind, tmp_path), tmp_path / "ran"
-    engine = open_store(url)
-    children = [process(url, ran, 3.0) for _ in range(2)]
-    for child in children:
-        assert child.wait(30) == 0
-        child.stdout.close()
+def test_schedulers_in_processes_never_run_one_job_twice(each_engine, tmp_path):
+    engine, url, ran = each_engine, str(each_engine.url), tmp_path / "ran"
+    with process(url, ran) as one, process(url, ran) as other:
+        wait_until(lambda: len(runs(engine)) >= 3, "the third run")
+        for child in (one, other):
+            child.stdin.close()
+            assert child.wait(PATIENCE) == 0
     found = runs(engine)
-    assert 2 <= len(found) == len(ran.read_text())
+    assert len(found) == len(ran.read_text())
     assert len({row["due_at"] for row in found}) == len(found)
-    engine.dispose()
 
 
 def test_a_killed_process_leaves_a_lost_run_and_the_next_one_goes_on(engine, tmp_path):
-    child = process(str(engine.url), tmp_path / "ran", 30.0, seconds=30.0)
-    while not (tmp_path / "ran").exists():
-        time.sleep(0.05)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
+    with process(str(engine.url), tmp_path / "ran", stuck=True) as child:
+        wait_until((tmp_path / "ran").exists, "the run")
+        child.send_signal(signal.SIGKILL)
     clock = Clock(int(time.time() * 1000) + 2_000)
     one = scheduler(engine, job(cron="@every 1s"), clock=clock)
     assert tick(one) == []  # it may be alive
@@ -214,7 +204,7 @@ def test_a_run_whose_heart_beats_is_not_lost_whatever_the_clock_says(engine):
     tick(mine)
     clock.now = MONDAY + HOUR
     (run,) = mine.tick()
-    assert gate.entered.wait(10)
+    assert gate.entered.wait(PATIENCE)
     for leap in (0, 10 * DAY, -DAY, 0, 0):  # the clock may even stand still
         clock.seconds += LOST_SECONDS - 5
         clock.now += leap
@@ -222,7 +212,7 @@ def test_a_run_whose_heart_beats_is_not_lost_whatever_the_clock_says(engine):
         other.tick()
     assert [row["status"] for row in runs(engine)] == ["running"]
     gate.open.set()
-    assert mine.wait(run, 10)
+    assert mine.wait(run, PATIENCE)
     assert runs(engine)[0]["status"] == "done"
 
 
@@ -238,7 +228,7 @@ def test_a_job_under_way_is_not_begun_again_and_runs_once_afterwards(engine):
     with pytest.raises(ConfigError, match=rf"count is under way \(run {run}\)"):
         one.trigger("count", {}, "ada")
     gate.open.set()
-    assert one.wait(run, 10)
+    assert one.wait(run, PATIENCE)
     assert len(tick(one)) == 1
     assert next_at(engine) == clock.now + 60_000
 
@@ -256,7 +246,7 @@ def test_a_failure_is_kept_in_one_line_and_says_nothing_of_users(engine, caplog,
 
     one = scheduler(engine, job(fail))
     run = one.trigger("count", {}, "ada")
-    assert one.wait(run, 10)
+    assert one.wait(run, PATIENCE)
     (row,) = runs(engine)
     assert row["status"] == "failed"
     assert row["metadata"]["error"].startswith(line)
@@ -266,7 +256,7 @@ def test_a_failure_is_kept_in_one_line_and_says_nothing_of_users(engine, caplog,
 def test_statistics_are_kept_and_what_is_no_number_is_null(engine):
     statistics = {"loss": math.nan, "parts": [1.5, math.inf], "deep": {"one": -math.inf}}
     one = scheduler(engine, job(lambda *_: JobResult(users=3, records=9, metadata=statistics)))
-    assert one.wait(one.trigger("count", {}, "ada"), 10)
+    assert one.wait(one.trigger("count", {}, "ada"), PATIENCE)
     (row,) = runs(engine)
     assert (row["users"], row["records"], row["due_at"]) == (3, 9, None)
     assert row["metadata"] == {"loss": None, "parts": [1.5, None], "deep": {"one": None}}
@@ -281,7 +271,7 @@ def test_a_run_by_hand_is_checked_and_noted(engine):
     given = []
     one = scheduler(engine, job(lambda _, words: given.append(words) or JobResult(), parameters=Days))
     for words in ({}, {"days": 2}):
-        assert one.wait(one.trigger("count", words, "ada"), 10)
+        assert one.wait(one.trigger("count", words, "ada"), PATIENCE)
     assert given == [{"days": 7.0}, {"days": 2.0}]
     with pytest.raises(ConfigError, match="no setting named 'dayz'"):
         one.trigger("count", {"dayz": 2}, "ada")
@@ -322,9 +312,9 @@ def test_old_skipped_runs_make_room_and_others_stay(engine):
     assert Counter(row["status"] for row in runs(engine)) == {"done": 1, "skipped": 7}
 
 
-def test_the_thread_looks_by_itself_and_outlives_a_database_that_is_away(tmp_path, monkeypatch):
+def test_the_thread_looks_by_itself_and_outlives_a_database_that_is_away(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
-    engine, ran = open_store(new_url("sqlite", tmp_path)), threading.Event()
+    ran = threading.Event()
 
     def run(*_):
         ran.set()
@@ -335,16 +325,12 @@ def test_the_thread_looks_by_itself_and_outlives_a_database_that_is_away(tmp_pat
     aside = path.with_name("aside.db")
     engine.dispose()
     path.rename(aside)
-    path.mkdir()  # nothing can be opened here
+    path.symlink_to(tmp_path / "no_folder" / "server.db")  # nothing can be opened here
     with one.running():
-        time.sleep(0.1)
-        path.rmdir()
-        aside.rename(path)
-        assert ran.wait(10)
-    count = len(runs(engine))
-    time.sleep(1.2)
-    assert len(runs(engine)) == count
-    engine.dispose()
+        wait_until(lambda: one._down, "a look that failed")
+        aside.replace(path)  # in one step: between two, a new and empty database could be opened
+        assert ran.wait(PATIENCE)
+    assert not one._thread.is_alive()
 
 
 def test_a_server_that_keeps_nothing_runs_no_jobs(engine):

@@ -4,17 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from databases import KINDS, new_url, postgres
+from databases import postgres
 from event_factory import event
 from sqlalchemy import event as happening
 from sqlalchemy import func, select
+from waiting import PATIENCE
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db import spool as spooling
-from recpolicy.server.db.engine import open_store
+from recpolicy.server.db.engine import migrate
 from recpolicy.server.db.events import row_of
 from recpolicy.server.db.feedback import Rules, Said
 from recpolicy.server.db.schema import events
@@ -25,7 +28,8 @@ RULES = Rules((1.0, 5.0), window_ms=10_000)
 
 
 def writer_of(engine, folder):
-    return Writer(engine, Spool(folder / "spool"), lambda: RULES)
+    """Open a writer for a `with` block, at whose end it has written what waits."""
+    return closing(Writer(engine, Spool(folder / "spool"), lambda: RULES))
 
 
 def count(engine):
@@ -33,40 +37,51 @@ def count(engine):
         return connection.scalar(select(func.count()).select_from(events))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_acknowledged_is_in_the_database(kind, tmp_path):
-    engine = open_store(new_url(kind, tmp_path))
-    writer, shown = writer_of(engine, tmp_path), event()
+def test_what_is_acknowledged_is_in_the_database(each_engine, tmp_path):
+    shown = event()
 
-    async def go():
+    async def go(writer):
         await writer.events([row_of(shown)])
-        assert count(engine) == 1
+        assert count(each_engine) == 1
         return await writer.feedback([Said(shown.id, 7, "rating", 4.0)], shown.time)
 
-    (outcome,) = asyncio.run(go())
+    with writer_of(each_engine, tmp_path) as writer:
+        (outcome,) = asyncio.run(go(writer))
     assert (outcome.status, outcome.reward) == ("accepted", 4.0)
-    writer.close()
-    engine.dispose()
 
 
-def test_what_waits_together_is_committed_together(tmp_path):
-    engine, commits = open_store(new_url("sqlite", tmp_path)), []
-    happening.listen(engine, "commit", commits.append)
-    writer = writer_of(engine, tmp_path)
+def submit_during_a_transaction(engine, writer, number):
+    """Submit one event, and `number` more while its transaction is under way; return what came of each."""
+    begun, released = threading.Event(), threading.Event()
+
+    def hold(_):
+        begun.set()
+        assert released.wait(PATIENCE)
+
+    happening.listen(engine, "begin", hold)
 
     async def go():
-        await asyncio.gather(*(writer.events([row_of(event())]) for _ in range(400)))
+        waiting = [asyncio.ensure_future(writer.events([row_of(event())]))]
+        assert await asyncio.to_thread(begun.wait, PATIENCE)
+        waiting += [asyncio.ensure_future(writer.events([row_of(event())])) for _ in range(number)]
+        await asyncio.sleep(0)  # each is submitted
+        released.set()
+        return await asyncio.gather(*waiting, return_exceptions=True)
 
-    asyncio.run(go())
-    writer.close()
-    assert count(engine) == 400
-    assert len(commits) < 40
-    engine.dispose()
+    return asyncio.run(go())
 
 
-def test_the_writer_writes_what_waits_before_it_stops(tmp_path):
-    engine = open_store(new_url("sqlite", tmp_path))
-    writer = writer_of(engine, tmp_path)
+def test_what_waits_together_is_committed_together(engine, tmp_path):
+    commits = []
+    happening.listen(engine, "commit", commits.append)
+    with writer_of(engine, tmp_path) as writer:
+        assert submit_during_a_transaction(engine, writer, 400) == [None] * 401
+    assert count(engine) == 401
+    assert len(commits) == 2
+
+
+def test_the_writer_writes_what_waits_before_it_stops(engine, tmp_path):
+    writer = Writer(engine, Spool(tmp_path / "spool"), lambda: RULES)
 
     async def go():
         waiting = [asyncio.ensure_future(writer.events([row_of(event())])) for _ in range(50)]
@@ -76,71 +91,59 @@ def test_the_writer_writes_what_waits_before_it_stops(tmp_path):
 
     asyncio.run(go())
     assert count(engine) == 50
-    engine.dispose()
 
 
-def test_more_than_may_wait_is_refused(tmp_path, monkeypatch):
+def test_more_than_may_wait_is_refused(engine, tmp_path, monkeypatch):
     monkeypatch.setattr("recpolicy.server.db.writer.WAITING", 3)
-    engine = open_store(new_url("sqlite", tmp_path))
-    writer = writer_of(engine, tmp_path)
-
-    async def go():
-        return await asyncio.gather(*(writer.events([row_of(event())]) for _ in range(100)), return_exceptions=True)
-
-    answers = asyncio.run(go())
-    writer.close()
-    refused = [one for one in answers if isinstance(one, QueueFullError)]
-    assert refused
-    assert count(engine) == 100 - len(refused)
-    engine.dispose()
+    with writer_of(engine, tmp_path) as writer:
+        answers = submit_during_a_transaction(engine, writer, 99)
+    assert sum(isinstance(one, QueueFullError) for one in answers) == 96
+    assert count(engine) == 4
 
 
-def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing_is_lost(tmp_path):
+def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing_is_lost(tmp_path, new_engine):
     server = postgres()
-    engine = open_store(server.new_database())
-    writer, before, during = writer_of(engine, tmp_path), event(), event(allowed=b"\x00\xff", context=None)
+    engine = new_engine(server.new_database())
+    migrate(engine)
+    before, during = event(), event(allowed=b"\x00\xff", context=None)
 
-    async def while_down():
+    async def while_down(writer):
         await writer.events([row_of(during)])
         with pytest.raises(StoreError, match="does not take it"):
             await writer.feedback([Said(before.id, 7, "like", 1.0)], before.time)
 
-    async def again():
+    async def again(writer):
         return await writer.feedback([Said(one.id, 7, "like", 1.0) for one in (before, during)], before.time)
 
-    asyncio.run(writer.events([row_of(before)]))
-    server.stop()
-    try:
-        asyncio.run(while_down())
-        assert (writer.down, writer.spooled) == (True, 1)
-    finally:
-        server.start()
-    outcomes = asyncio.run(again())
-    assert [one.status for one in outcomes] == ["accepted", "accepted"]
-    assert not writer.down
+    with writer_of(engine, tmp_path) as writer:
+        asyncio.run(writer.events([row_of(before)]))
+        server.stop()
+        try:
+            asyncio.run(while_down(writer))
+            assert (writer.down, writer.spooled) == (True, 1)
+        finally:
+            server.start()
+        outcomes = asyncio.run(again(writer))
+        assert [one.status for one in outcomes] == ["accepted", "accepted"]
+        assert not writer.down
     assert count(engine) == 2
     with engine.connect() as connection:
         assert bytes(connection.scalar(select(events.c.allowed).where(events.c.id == during.id))) == b"\x00\xff"
-    writer.close()
-    engine.dispose()
 
 
-def test_with_neither_database_nor_disk_the_caller_is_told(tmp_path, monkeypatch):
-    engine = open_store(new_url("sqlite", tmp_path))
-    writer = writer_of(engine, tmp_path)
-    engine.dispose()
-    (tmp_path / "server.db").unlink()
-    (tmp_path / "server.db").mkdir()
-
+def test_with_neither_database_nor_disk_the_caller_is_told(engine, tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left on device"):
-        asyncio.run(writer.events([row_of(event())]))
-    monkeypatch.undo()
-    assert [path.read_bytes() for path in (tmp_path / "spool").glob("*.jsonl")] == [b""]
-    writer.close()
+    with writer_of(engine, tmp_path) as writer:
+        engine.dispose()
+        (tmp_path / "server.db").unlink()
+        (tmp_path / "server.db").mkdir()
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left on device"):
+            asyncio.run(writer.events([row_of(event())]))
+        monkeypatch.undo()
+        assert [path.read_bytes() for path in (tmp_path / "spool").glob("*.jsonl")] == [b""]
 
 
 def rows_of(*shown):

@@ -4,7 +4,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -168,31 +167,34 @@ def test_steps_are_rounded_up_to_whole_blocks_and_the_last_row_may_be_short(tmp_
     assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [64, 96]
 
 
-SLOWLY = f"""
-import sys, time
+STUCK = f"""
+import sys, threading
 sys.path[:0] = {[path for path in sys.path if path]!r}
 from pathlib import Path
-from test_session_run import config, environment, make
+from test_session_trainer import config, environment, make
 from recpolicy.training import session_trainer
 
-class Slow(session_trainer.SessionLoop):
+class Stuck(session_trainer.SessionLoop):
+    runs = 0
+
     def run(self, blocks):
-        time.sleep(0.3)
+        Stuck.runs += 1
+        if Stuck.runs > 3:  # one row after the checkpoint
+            print("stuck", flush=True)
+            threading.Event().wait()
         return super().run(blocks)
 
-session_trainer.SessionLoop = Slow
+session_trainer.SessionLoop = Stuck
 session_trainer.train_in_sessions(environment(), make("dqn"), config("dqn"), Path(sys.argv[1]))
 """
 
 
 def test_a_run_killed_in_the_middle_ends_as_the_unbroken_one(unbroken, tmp_path):
-    training = subprocess.Popen([sys.executable, "-c", SLOWLY, tmp_path], stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "checkpoints" / "checkpoint").exists():
-        assert training.poll() is None, training.stderr.read()
-        time.sleep(0.01)
-    training.kill()
-    training.communicate()
-    assert len(read_csv(tmp_path / "metrics.csv")) < ROWS
+    with subprocess.Popen([sys.executable, "-c", STUCK, tmp_path], stdout=subprocess.PIPE, text=True) as training:
+        assert "stuck\n" in iter(training.stdout.readline, "")
+        training.kill()
+    assert (tmp_path / "checkpoints" / "checkpoint").exists()
+    assert 2 <= len(read_csv(tmp_path / "metrics.csv")) < ROWS
     whole, agent = unbroken("dqn"), make("dqn")
     train_in_sessions(environment(), agent, config("dqn"), tmp_path)
     assert_same(everything(agent), whole.variables)

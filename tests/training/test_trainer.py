@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -128,10 +127,23 @@ SETTINGS = {
 }  # fmt: skip
 AGENT = "neural_linucb", {"encoder_batches": 150}  # a network and its optimizer, then a posterior
 TRAIN = f"""
-import sys
+import sys, threading
+sys.path[:0] = {[path for path in sys.path if path]!r}
 from tiny_dataset import miniature_ratings
 from recpolicy import split, train
+from recpolicy.training import trainer
 
+class Stuck(trainer.OnlineLoop):
+    runs = 0
+
+    def run(self, rounds):
+        Stuck.runs += 1
+        if Stuck.runs > 5:
+            print("stuck", flush=True)
+            threading.Event().wait()
+        return super().run(rounds)
+
+trainer.OnlineLoop = Stuck
 agent, agent_config = {AGENT!r}
 train(agent, split(miniature_ratings(), "u1"), sys.argv[1], config={SETTINGS!r}, agent_config=agent_config)
 """
@@ -144,22 +156,17 @@ def train_here(out):
     train(agent, split(miniature_ratings(), "u1"), out, config=SETTINGS, agent_config=agent_config)
 
 
-def killed_after_its_first_checkpoint(out):
-    """Train in another process and kill it with SIGKILL; how many rows of metrics it had written."""
-    code = f"import sys; sys.path[:0] = {[path for path in sys.path if path]!r}\n{TRAIN}"
-    training = subprocess.Popen([sys.executable, "-c", code, out], stderr=subprocess.PIPE, text=True)
-    checkpoint = out.with_name(f"{out.name}.training") / "checkpoints" / "checkpoint"
-    while not checkpoint.exists():
-        assert training.poll() is None, training.stderr.read()
-        time.sleep(0.002)
-    training.kill()
-    training.communicate()
-    return len((checkpoint.parent.parent / "metrics.csv").read_text().splitlines()) - 1
+def kill_after_five_rows(out):
+    """Train in another process and kill it with SIGKILL after five rows of metrics; return how many are written."""
+    with subprocess.Popen([sys.executable, "-c", TRAIN, out], stdout=subprocess.PIPE, text=True) as training:
+        assert "stuck\n" in iter(training.stdout.readline, "")
+        training.kill()
+    return len((out.with_name(f"{out.name}.training") / "metrics.csv").read_text().splitlines()) - 1
 
 
 def test_a_training_killed_in_the_middle_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)  # their bytes are TensorFlow's affair
-    assert 0 < killed_after_its_first_checkpoint(tmp_path / "killed") < SETTINGS["points"]
+    assert kill_after_five_rows(tmp_path / "killed") == 5 < SETTINGS["points"]
     assert not (tmp_path / "killed").exists()
     train_here(tmp_path / "killed")
     train_here(tmp_path / "unbroken")
