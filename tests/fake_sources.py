@@ -17,15 +17,14 @@ from recpolicy.data.datasets import ITEM_GENRES
 
 @dataclass
 class FakeGroupLens:
-    """What the server sends, how it misbehaves, and which Range headers it was asked with ("" for none)."""
+    """What the server sends, how it misbehaves, and how many requests it got."""
 
     content: bytes = b""
     status: int = 200
     break_after: list[int] = field(default_factory=list)
     """Bytes after which successive answers break off; an answer beyond the list is whole."""
-    ranges: bool = True
     slow: float = 0.0
-    asked: list[str] = field(default_factory=list)
+    requests: int = 0
     url: str = ""
 
 
@@ -36,22 +35,13 @@ def serve(content: bytes) -> Iterator[FakeGroupLens]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = self.headers.get("Range", "")
-            fake.asked.append(asked)
+            fake.requests += 1
             threading.Event().wait(fake.slow)
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and fake.ranges else 0
-            if start >= len(fake.content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(fake.content)}")
-                self.end_headers()
-                return
-            self.send_response(206 if start else fake.status)
-            self.send_header("Content-Length", str(len(fake.content) - start))
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(fake.content) - 1}/{len(fake.content)}")
+            self.send_response(fake.status)
+            self.send_header("Content-Length", str(len(fake.content)))
             self.end_headers()
-            end = start + fake.break_after.pop(0) if fake.break_after else len(fake.content)
-            self.wfile.write(fake.content[start:end])
+            end = fake.break_after.pop(0) if fake.break_after else len(fake.content)
+            self.wfile.write(fake.content[:end])
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

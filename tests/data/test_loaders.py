@@ -2,6 +2,7 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 
 from recpolicy.core.errors import ConfigError, DataError
@@ -54,3 +55,12 @@ def test_unknown_name_is_given_the_nearest_known():
 def test_options_of_files_are_refused_for_folders(miniature_folder):
     with pytest.raises(ConfigError, match="scale: options of CSV and Parquet files"):
         load_ratings(miniature_folder, scale=(1, 10))
+
+
+def test_a_data_frame_gives_the_ratings_of_the_same_file(tmp_path):
+    frame = pd.DataFrame({"uid": [1, 1, 2], "item": ["a", "b", "a"], "rating": [5.0, 1.0, 3.0]})
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    options = {"columns": {"user": "uid"}, "scale": (0, 5)}
+    assert load_ratings(frame, **options).digest == load_ratings(tmp_path / "mine.csv", **options).digest
+    with pytest.raises(ConfigError, match="separator is an option of text files"):
+        load_ratings(frame, separator=";")

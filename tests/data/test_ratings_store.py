@@ -16,9 +16,9 @@ from recpolicy.core.files import content_digest
 from recpolicy.data import ratings_store
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings_files import ratings_from_frame
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
 from recpolicy.data.splits import split
-from recpolicy.data.table import ratings_from_frame
 from recpolicy.models.rating_models import fit_rating_model
 
 

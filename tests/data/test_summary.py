@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
+from recpolicy.data.ratings_files import ratings_from_frame
 from recpolicy.data.summary import summarise
-from recpolicy.data.table import ratings_from_frame
 
 
 def test_summary_of_a_table_worked_out_by_hand():

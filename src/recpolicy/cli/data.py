@@ -25,7 +25,7 @@ def fetch(
 
     auto tries GroupLens, then the recbole package on the Python index.
     """
-    from recpolicy.data.fetch import fetch as fetch_data
+    from recpolicy.data.movielens_download import fetch as fetch_data
 
     done = fetch_data(dataset, source, out)
     report = {"folder": str(done.folder), "source": done.source, "fetched": done.fetched, "files": dict(done.files)}

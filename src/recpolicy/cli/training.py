@@ -103,7 +103,7 @@ def demo(
 ) -> None:
     """The main job: fetch MovieLens 100K, learn embeddings, train LinUCB, evaluate it, estimate ratings, report."""
     from recpolicy.cli.ids import parse_id
-    from recpolicy.data.fetch import fetch
+    from recpolicy.data.movielens_download import fetch
     from recpolicy.workflows.demo import run_demo
     from recpolicy.workflows.train import TrainConfig
 

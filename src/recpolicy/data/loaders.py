@@ -1,16 +1,19 @@
-"""One door to ratings: the name of a data set, a MovieLens folder, a file of one's own, a folder of saved ratings."""
+"""Load ratings by the name of a data set, from a MovieLens folder, a file, a data frame, or a folder of saved
+ratings."""
 
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.datasets import DATASETS, data_folder
 from recpolicy.data.movielens import read_movielens
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings_files import ratings_from_frame, read_table
 from recpolicy.data.ratings_store import is_saved_ratings, load_saved_ratings
-from recpolicy.data.table import read_table
 
 NAMES = ("ml-100k", "ml-1m", "ml-25m", "ml-32m", "ml-latest", "ml-latest-small")
 """MovieLens folders that are found by their name alone, in RECPOLICY_DATA or the current directory."""
@@ -18,10 +21,10 @@ NAMES = ("ml-100k", "ml-1m", "ml-25m", "ml-32m", "ml-latest", "ml-latest-small")
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How a ratings file of one's own is read: the `[data]` table of a config file."""
+    """Options for reading a ratings file: the `[data]` table of a config file."""
 
     columns: dict[str, str] | None = None
-    """What the columns are called where that is not user, item, rating, timestamp: {"user": "uid"}."""
+    """Names of columns that differ from user, item, rating and timestamp: {"user": "uid"}."""
     scale: tuple[float, float] | None = None
     """Lowest and highest rating possible; 1 to 5 when left out."""
     separator: str | None = None
@@ -33,29 +36,46 @@ class DataConfig:
 
 
 def load_ratings(
-    name_or_path: str | Path,
+    source: "str | Path | pd.DataFrame",
     *,
     columns: Mapping[str, str] | None = None,
     scale: tuple[float, float] | None = None,
     separator: str | None = None,
-    users: Path | str | None = None,
-    items: Path | str | None = None,
+    users: "Path | str | pd.DataFrame | None" = None,
+    items: "Path | str | pd.DataFrame | None" = None,
 ) -> Ratings:
-    """Load ratings by name ("ml-100k"), from a MovieLens folder, a CSV, TSV or Parquet file, or a folder of saved ones.
+    """Load a ratings table, checked row by row.
 
-    The options are those of `read_table` and for such files only. Raises DataError naming file, line and value where
-    the data is not what it should be, and saying what to do where it is not there; ArtifactError for a folder of saved
-    ratings that is damaged.
+    Args:
+        source: A name ("ml-100k"), a MovieLens folder, a CSV, TSV or Parquet file, a data frame, or a folder that
+            `save_ratings` wrote.
+        columns: Names of columns that differ from user, item, rating and timestamp, such as {"user": "uid"}.
+        scale: Lowest and highest possible rating; 1 to 5 if None.
+        separator: Separator of a text file; a tab for .tsv and a comma for others if None.
+        users: Table of user attributes to join: a file or a data frame.
+        items: Table of titles, genres and years to join: a file or a data frame.
+
+    Returns:
+        The ratings; users and items are row numbers of its two tables.
+
+    Raises:
+        DataError: The data are missing or faulty; the message names file, line and value.
+        ArtifactError: A folder of saved ratings is damaged.
+        ConfigError: An option does not apply to this source.
     """
     given = {"columns": columns, "scale": scale, "separator": separator, "users": users, "items": items}
     options = {key: value for key, value in given.items() if value is not None}
-    path = data_folder(str(name_or_path)) if str(name_or_path) in NAMES else Path(name_or_path)
-    if path.is_dir() or str(name_or_path) in NAMES:
+    if isinstance(source, pd.DataFrame):
+        if separator is not None:
+            raise ConfigError("separator is an option of text files; a data frame has none")
+        return ratings_from_frame(source, columns=columns, scale=scale or (1.0, 5.0), users=users, items=items)
+    path = data_folder(str(source)) if str(source) in NAMES else Path(source)
+    if path.is_dir() or str(source) in NAMES:
         if options:
             raise ConfigError(f"{path}: {', '.join(options)}: options of CSV and Parquet files, not of folders")
-        return _read_folder(path, str(name_or_path))
+        return _read_folder(path, str(source))
     if not path.exists():
-        raise _nothing_there(str(name_or_path))
+        raise _nothing_there(str(source))
     return read_table(path, columns=columns, scale=scale or (1.0, 5.0), separator=separator, users=users, items=items)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.seeds import generator
-from recpolicy.data.assemble import bare_items
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings_files import bare_items
 
 Mask = NDArray[np.bool_]
 

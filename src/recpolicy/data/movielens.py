@@ -13,16 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.assemble import assemble, check_unique
-from recpolicy.data.columns import identifiers, numbers, texts
-from recpolicy.data.csv_source import Source, read_text
+from recpolicy.data.csv_reader import Source, identifiers, numbers, read_text, texts
 from recpolicy.data.datasets import ITEM_GENRES
 from recpolicy.data.ratings import GENRE_SEPARATOR, Ratings
+from recpolicy.data.ratings_files import assemble, check_unique, title_years
 
 _RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 _ITEM_COLUMNS = ("movie_id", "title", "release_date", "video_release_date", "url", *ITEM_GENRES)
 _NO_GENRES = {"unknown", "(no genres listed)"}
-_YEAR = r"\((\d{4})(?:[-–]\d{0,4})?\)"
 
 
 def read_movielens(folder: Path, name: str | None = None) -> Ratings:
@@ -73,12 +71,6 @@ FOLDER_KINDS: Mapping[str, tuple[str, Callable[[Path, str], Ratings]]] = {
     "ratings.csv": ("ml-25m, ml-32m, ml-latest", read_ml_csv),
 }
 """The file that tells a kind of folder: what it is called and who reads it."""
-
-
-def title_years(titles: "Sequence[str] | NDArray[Any] | pd.Series[Any]") -> Any:
-    """Return the year in the last parentheses of each title that hold one, as Int64, missing where there is none."""
-    found = pd.Series(titles, dtype="str").str.extract(rf".*{_YEAR}", expand=False)
-    return pd.to_numeric(found).astype("Int64").array
 
 
 def _ratings(

@@ -23,8 +23,8 @@ _MODEL, _SETTINGS = "rating_model", "features.json"
 
 def fetch_data(ratings: str, *, data: str, split: str, seed: int) -> Figures:
     """Fetch (ml-100k) or read a table of ratings, check it and write it, with its split, to the folder `ratings`."""
-    from recpolicy.data.fetch import fetch
     from recpolicy.data.loaders import load_ratings
+    from recpolicy.data.movielens_download import fetch
     from recpolicy.data.splits import split as split_ratings
 
     if data == "ml-100k":

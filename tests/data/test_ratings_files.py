@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.table import ratings_from_frame, read_table
+from recpolicy.data.ratings_files import ratings_from_frame, read_table
 
 GOOD = "user,item,rating,timestamp\nann,7,4,100\nbob,9,2.5,200\nann,9,5,300\n"
 

@@ -1,28 +1,143 @@
-"""Bring MovieLens to disk: the classic files in one folder, verified by md5, whole or not at all.
+"""Download MovieLens to one folder, verify it by md5, and install all files or none.
 
-Sources: GroupLens over HTTPS; a package on the Python index that carries the ratings; a zip or folder of the user's. A
-PROVENANCE.json beside the files says where each came from and whether it is the official one. Everything temporary (the
-lock, a broken download, files on their way in) lies inside the target folder, so that moving is renaming even when the
-folder is a mount of its own.
+Sources: GroupLens over HTTPS, a package on the Python index that contains the ratings, or a zip archive, wheel or
+folder of the user. PROVENANCE.json records the source of each file and compares it with the official one. Temporary
+files stay inside the target folder, so that a rename installs them even if the folder is a mount.
 """
 
 import hashlib
+import http.client
 import json
 import logging
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from recpolicy.core.errors import DataError, FetchError, unknown_name
 from recpolicy.core.files import file_digest, write_json
-from recpolicy.data.archive import CLASSIC_FILES, MAX_BYTES, read_classic
+from recpolicy.core.progress import progress
 from recpolicy.data.datasets import DATASETS, Dataset, data_folder
-from recpolicy.data.download import download, pip_download
+from recpolicy.data.movielens_archive import CLASSIC_FILES, MAX_BYTES, read_classic
+
+logger = logging.getLogger(__name__)
+
+_PIECE = 1 << 16
+_ATTEMPTS = 3
+_PIP_SECONDS = 600.0
+
+
+def download(url: str, target: Path, *, max_bytes: int, timeout: float = 5.0) -> None:
+    """Download the file at `url` to `target`; a broken connection is tried again from the start.
+
+    Args:
+        url: Address of the file.
+        target: File to write; it may hold a part of the data after an error.
+        max_bytes: Largest size to accept.
+        timeout: Seconds for the name look-up, the connection and each wait for data.
+
+    Raises:
+        FetchError: The server refuses, sends too much, or the connection breaks too often.
+    """
+    _look_up(url, timeout)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _download_once(url, target, max_bytes, timeout)
+            return
+        except urllib.error.HTTPError as error:
+            raise FetchError(f"{url}: the server answers {error.code} {error.reason}") from None
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, FetchError):
+                raise
+            # A connection that brought data may work next time; one that never stood will not.
+            if attempt == _ATTEMPTS or not target.exists():
+                reason = getattr(error, "reason", error)
+                raise FetchError(f"{url}: no connection or a broken one: {reason}") from None
+            logger.info("%s: the connection broke, trying again", url)
+
+
+def pip_download(requirement: str, folder: Path) -> Path:
+    """Download the wheel of `requirement` from the configured package index into `folder` and return its path.
+
+    Only wheels: nothing of the package is run. Raises FetchError with pip's last line.
+    """
+    command = [
+        *_pip(), "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
+        "--dest", str(folder), requirement,
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise FetchError(f"pip download {requirement}: no answer within {_PIP_SECONDS:.0f} s") from None
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [
+            f"exit code {done.returncode}, no wheel"
+        ]
+        raise FetchError(f"pip download {requirement}: {lines[-1].strip()}")
+    return wheels[0]
+
+
+def _download_once(url: str, target: Path, max_bytes: int, timeout: float) -> None:
+    with urllib.request.urlopen(url, timeout=timeout) as response:
+        total, received = int(response.headers.get("Content-Length") or 0), 0
+        if total > max_bytes:
+            raise FetchError(f"{url}: {total} bytes, more than the {max_bytes} expected at most")
+        with target.open("wb") as stream, progress(url.rpartition("/")[2], total, unit="bytes") as bar:
+            while piece := response.read(_PIECE):
+                received += len(piece)
+                if received > max_bytes:
+                    raise FetchError(f"{url}: more than the {max_bytes} bytes expected at most")
+                stream.write(piece)
+                bar.advance(len(piece))
+    if received < total:
+        raise ConnectionResetError(f"{received} of {total} bytes came")
+
+
+def _look_up(url: str, timeout: float) -> None:
+    """Raise FetchError when the host has no address; the system's own look-up may hang far longer than we wait."""
+    address = urllib.parse.urlsplit(url)
+    if address.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(address.netloc):
+        return  # the proxy looks names up
+    failures: list[OSError | None] = []
+
+    def resolve() -> None:
+        try:
+            socket.getaddrinfo(address.hostname, address.port or 443)
+            failures.append(None)
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=resolve, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    failure = failures[0] if failures else TimeoutError(f"no answer within {timeout:g} s")
+    if failure is not None:
+        raise FetchError(f"{url}: host {address.hostname} cannot be looked up: {failure}")
+
+
+def _pip() -> list[str]:
+    """Return the command for pip: of this Python, else the one on the PATH; any pip can download the wheel."""
+    # Ask the metadata: importing pip makes setuptools patch distutils and warn.
+    with suppress(PackageNotFoundError):
+        version("pip")
+        return [sys.executable, "-m", "pip"]
+    if found := shutil.which("pip3") or shutil.which("pip"):
+        return [found]
+    raise FetchError("pip is not installed; run python -m ensurepip, or give the data by --source PATH")
+
 
 logger = logging.getLogger(__name__)
 
@@ -121,19 +236,10 @@ def _from_anywhere(dataset: Dataset, target: Path) -> Fetched:
 
 
 def _from_grouplens(dataset: Dataset, target: Path) -> Fetched:
-    part = target / f".{dataset.name}.zip.part"
-    resumed = part.exists()
-    download(dataset.url, part, max_bytes=MAX_BYTES)
-    try:
-        return _install(dataset, target, part, "grouplens", url=dataset.url)
-    except DataError:
-        part.unlink(missing_ok=True)
-        if not resumed:
-            raise
-        logger.warning("%s: the resumed download is damaged; once more from the start", dataset.url)
-        return _from_grouplens(dataset, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with _incoming(target) as folder:
+        archive = folder / f"{dataset.name}.zip"
+        download(dataset.url, archive, max_bytes=MAX_BYTES)
+        return _install(dataset, target, archive, "grouplens", url=dataset.url)
 
 
 def _from_package(dataset: Dataset, target: Path) -> Fetched:

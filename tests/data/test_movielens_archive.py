@@ -4,7 +4,7 @@ import pytest
 from fake_sources import wheel_files
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.recbole_wheel import rebuild
+from recpolicy.data.movielens_archive import rebuild
 
 
 def test_ratings_and_users_come_out_byte_for_byte(miniature_folder):
