@@ -20,7 +20,7 @@ def folder(miniature_folder, tmp_path):
 def test_classic_folder_gives_what_was_written(miniature_folder):
     world, ratings = miniature(), read_ml_100k(miniature_folder)
     assert ratings.shape == (60, 80)
-    columns = [ratings.user + 1, ratings.movie + 1, ratings.rating, ratings.timestamp]
+    columns = [ratings.user + 1, ratings.item + 1, ratings.rating, ratings.timestamp]
     assert np.array_equal(np.column_stack(columns), world.observed)
     assert ratings.users["age"].tolist() == world.age.tolist()
     assert ratings.users["zip_code"][1] == "00613"
@@ -50,7 +50,7 @@ def test_genres_follow_the_flags():
         ("u.data", b"\t5\t", b"\t", r"u\.data:\d+: 3 fields separated by '\\t' .* expected 4"),
         ("u.user", b"2|", b"1|", r"u\.user:2: user id 1 is already at .*u\.user:1"),
         ("u.user", b"\n60|", b"\n61|", r"u\.data:\d+: user id 60 is not in the table of users"),
-        ("u.item", b"\n80|", b"\n81|", r"u\.data:\d+: movie id 80 is not in the table of movies"),
+        ("u.item", b"\n80|", b"\n81|", r"u\.data:\d+: item id 80 is not in the table of items"),
         ("u.user", b"|M|", b"|", r"u\.user:\d+: 4 fields separated by '\|'"),
     ],
 )
@@ -65,7 +65,7 @@ def test_line_named_is_the_line_of_the_rating(folder):
     lines = (folder / "u.data").read_text().splitlines()
     lines[122] = lines[122].replace("\t", "\t99", 1)
     (folder / "u.data").write_text("\n".join(lines))
-    with pytest.raises(DataError, match=r"u\.data:123: movie id 99"):
+    with pytest.raises(DataError, match=r"u\.data:123: item id 99"):
         read_ml_100k(folder)
 
 
@@ -85,7 +85,7 @@ def test_ml_1m_folder(tmp_path):
     }
     assert ratings.items["title"].tolist() == ["Café: A Tale (1995)", "X (1948)"]
     assert ratings.items["genres"].tolist() == ["Comedy|Drama", "Film-Noir"]
-    assert ratings.movie.tolist() == [1, 0]
+    assert ratings.item.tolist() == [1, 0]
     (tmp_path / "ratings.dat").write_text("1::9::5::978300760\n2::7::3\n")
     with pytest.raises(DataError, match=r"ratings\.dat:2: 3 fields separated by '::'"):
         read_movielens(tmp_path)

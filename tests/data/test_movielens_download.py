@@ -59,7 +59,7 @@ def test_second_fetch_asks_nobody(dataset, grouplens, tmp_path):
     fetch(dataset, "auto", tmp_path)
     assert not fetch(dataset, "auto", tmp_path).fetched
     assert not fetch(dataset, "grouplens", tmp_path).fetched
-    assert len(grouplens.asked) == 1
+    assert grouplens.requests == 1
 
 
 @pytest.mark.parametrize("name", CLASSIC_FILES)
@@ -203,7 +203,7 @@ def test_target_that_cannot_be_a_folder_is_named(dataset, tmp_path):
 def test_files_unpacked_by_hand_are_taken_as_they_are(dataset, grouplens, miniature_folder, tmp_path):
     mine = shutil.copytree(miniature_folder, tmp_path / "ml-100k")
     assert not fetch(dataset, "auto", mine).fetched
-    assert grouplens.asked == []
+    assert grouplens.requests == 0
 
 
 def test_unknown_dataset_and_source_are_named(tmp_path):
@@ -224,7 +224,7 @@ def test_two_processes_at_once_fetch_once_and_both_succeed(dataset, grouplens, m
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [process.communicate(timeout=PATIENCE)[0].strip() for process in processes]
     assert sorted(answers) == ["False", "True"]
-    assert len(grouplens.asked) == 1
+    assert grouplens.requests == 1
     assert (tmp_path / "ml-100k" / "u.data").read_bytes() == (miniature_folder / "u.data").read_bytes()
 
 

@@ -176,7 +176,7 @@ def test_options_are_checked(tmp_path):
 
 def test_titles_genres_and_attributes_are_joined(tmp_path):
     items = written(
-        tmp_path, "movieId,title,genres,year\n9,Nine,Drama,\n7,Seven (1995),Crime|Drama,1996\n", "movies.csv"
+        tmp_path, "movieId,title,genres,year\n9,Nine,Drama,\n7,Seven (1995),Crime|Drama,1996\n", "items.csv"
     )
     users = written(tmp_path, "user_id,age\nbob,30\nann,40\ncid,50\n", "users.csv")
     ratings = read_table(written(tmp_path, GOOD), users=users, items=items)
@@ -194,7 +194,7 @@ def test_joined_tables_are_checked(tmp_path):
     path = written(tmp_path, GOOD)
     with pytest.raises(DataError, match=r"mine\.csv:3: item id 9 is not in the table of items"):
         read_table(path, items=pd.DataFrame({"item_id": [7]}))
-    twice = written(tmp_path, "item,title\n7,a\n9,b\n7,c\n", "movies.csv")
+    twice = written(tmp_path, "item,title\n7,a\n9,b\n7,c\n", "items.csv")
     with pytest.raises(DataError, match=r"items\.csv:4: item id 7 is already at .*items\.csv:2"):
         read_table(path, items=twice)
     with pytest.raises(DataError, match=r"years\.csv:3: year 'soon' is not a number"):
