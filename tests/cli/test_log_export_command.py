@@ -8,9 +8,9 @@ from command_line import recpolicy, refused
 from tiny_policies import write_tiny
 
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.db.engine import open_store, sqlite_url, writing
+from recpolicy.server.db.engine import open_store, sqlite_url, transaction
 from recpolicy.server.db.events import Event, new_event_id, row_of, write_rows
-from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules, take
 
 
 def shown(**words):
@@ -31,9 +31,9 @@ def state(tmp_path, monkeypatch):
     registry.register(write_tiny(tmp_path / "tiny"))
     registry.promote(1)
     engine, one = open_store(sqlite_url(folder / "server.db")), shown()
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         write_rows(connection, [row_of(one), row_of(shown(user="x", context=b"\0" * 12))])
-        take(connection, [Said(one.id, 102, "rating", 3.0)], 2_000, Rules((1.0, 5.0), 10_000))
+        take(connection, [FeedbackItem(one.id, 102, "rating", 3.0)], 2_000, RewardRules((1.0, 5.0), 10_000))
     engine.dispose()
     return folder
 

@@ -30,7 +30,7 @@ from recpolicy.server.app import make_app
 from recpolicy.server.console.validation_card import read_card
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.schema import metadata
-from recpolicy.server.lifespan import opened, state_folder
+from recpolicy.server.lifespan import open_state, state_folder
 from recpolicy.server.online.checkpoint import folder_of, read_checkpoint
 from recpolicy.server.online.learner import OnlineConfig, OnlineLearner
 from recpolicy.server.rollout import controller
@@ -363,7 +363,7 @@ def test_registry_knows_an_artifact_that_it_has(registry_folder):
 def serving(folder):
     """The app over an old registry with its state."""
     settings = Settings(exploration=ExplorationConfig(share=0.0), online=OnlineConfig(grace_seconds=0.0))
-    with opened(folder, None, settings) as state:
+    with open_state(folder, None, settings) as state:
         yield make_app(state), state
 
 
@@ -523,7 +523,7 @@ def test_state_of_a_served_run(tmp_path):
     old = tmp_path / "run.serve"
     shutil.copytree(V0 / "registry", old / "registry", ignore=shutil.ignore_patterns("server.db", "spool", "online"))
     shutil.copy(V0 / "registry" / "server.db", old / "server.db")
-    with opened(run, None, replace(Settings(), online=OnlineConfig(enabled=False))) as state:
+    with open_state(run, None, replace(Settings(), online=OnlineConfig(enabled=False))) as state:
         assert state.folder == state_folder(run)
         assert len(state.policies.registry.versions()) == 2
         assert counts(state)["events"] == EXPECTED["tables"]["events"]

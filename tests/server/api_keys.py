@@ -6,16 +6,16 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from recpolicy.server.auth.keys import digest_of, new_key
+from recpolicy.server.auth.keys import key_digest, new_key
 from recpolicy.server.db import keys
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 
 
 def key_for(app, role, name=None):
     """A new key of the app's store."""
     key = new_key()
-    with writing(app.state.server.store.engine) as connection:
-        keys.add(connection, name or f"{role}-{key[3:9]}", role, digest_of(key))
+    with transaction(app.state.server.store.engine) as connection:
+        keys.add(connection, name or f"{role}-{key[3:9]}", role, key_digest(key))
     app.state.keys.forget()
     return key
 

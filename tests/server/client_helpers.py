@@ -7,8 +7,8 @@ import httpx
 from trained_policies import trained
 
 from recpolicy.server.app import make_app
-from recpolicy.server.lifespan import opened
-from recpolicy.server.schemas.responses import ErrorAnswer
+from recpolicy.server.lifespan import open_state
+from recpolicy.server.schemas.responses import ErrorResponse
 from recpolicy.server.settings import Settings
 
 
@@ -25,7 +25,7 @@ def ask(app, method, path, body=None, **words):
 def refusal(answer, status, code):
     """The message of a refusal, which must have the documented shape."""
     assert answer.status_code == status, answer.text
-    error = ErrorAnswer.model_validate(answer.json(), extra="forbid").error
+    error = ErrorResponse.model_validate(answer.json(), extra="forbid").error
     assert error.code == code
     return error.message
 
@@ -33,5 +33,5 @@ def refusal(answer, status, code):
 @contextmanager
 def served(folder, agent="linucb", settings=None):
     """The app of a tiny policy over a new store."""
-    with opened(trained(agent), folder, settings or Settings()) as state:
+    with open_state(trained(agent), folder, settings or Settings()) as state:
         yield make_app(state)

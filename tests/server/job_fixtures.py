@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from waiting import PATIENCE
 
 from recpolicy.server.db import jobs as runs_of
-from recpolicy.server.deps import State, Store
+from recpolicy.server.deps import AppState, Store
 from recpolicy.server.jobs.job import Job, JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.metrics import Metrics
@@ -29,9 +29,9 @@ class Clock:
         return self.seconds
 
 
-def state_of(engine, settings=None, folder=None):
+def get_state(engine, settings=None, folder=None):
     """A state with a store and nothing to serve."""
-    return State(None, Store(engine, None), settings or Settings(), Metrics(), folder)
+    return AppState(None, Store(engine, None), settings or Settings(), Metrics(), folder)
 
 
 def job(run=None, name="count", cron="0 1 * * mon", parameters=None):
@@ -44,7 +44,7 @@ def job(run=None, name="count", cron="0 1 * * mon", parameters=None):
 def scheduler(engine, *jobs, clock=None, settings=None):
     """A scheduler of these jobs that looks when it is told to."""
     clock = clock or Clock()
-    return Scheduler(state_of(engine, settings), {one.name: one for one in jobs}, clock, clock.monotonic)
+    return Scheduler(get_state(engine, settings), {one.name: one for one in jobs}, clock, clock.monotonic)
 
 
 def tick(one):

@@ -15,11 +15,11 @@ from tiny_policies import write_tiny
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
-from recpolicy.server.db.events import first_id, new_event_id
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import first_event_id, new_event_id
 from recpolicy.server.db.schema import events, rewards, rollouts
-from recpolicy.server.lifespan import opened
-from recpolicy.server.live_models import CHALLENGER, CHAMPION, place_of
+from recpolicy.server.lifespan import open_state
+from recpolicy.server.live_models import CHALLENGER, CHAMPION, bucket
 from recpolicy.server.rate_limit import LimitsConfig
 from recpolicy.server.rollout.rollout_plan import RolloutConfig
 from recpolicy.server.settings import Settings
@@ -44,7 +44,7 @@ def _template():
     folder = Path(tempfile.mkdtemp(prefix="recpolicy-rolling-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tiny_registry(folder)
-    with opened(folder / "registry", folder / "state", Settings()):
+    with open_state(folder / "registry", folder / "state", Settings()):
         return folder
 
 
@@ -54,7 +54,7 @@ def rolling(folder, plan=QUICK):
     if not (folder / "registry").exists():
         shutil.copytree(_template(), folder, dirs_exist_ok=True)
     settings = Settings(rollout=plan, exploration=ExplorationConfig(share=0.0), limits=LimitsConfig(rate=0))
-    with opened(folder / "registry", folder / "state", settings) as state:
+    with open_state(folder / "registry", folder / "state", settings) as state:
         yield state
 
 
@@ -65,16 +65,16 @@ def rate(state, row, users, difference=0.0, seed=0, hours=0.0):
     """
     rng, version = np.random.default_rng(seed), state.policies.live.challenger
     began = now_ms() - int(hours * 3.6e6) - 600_000 + 120_000 * row.stage  # stages follow one another
-    with writing(state.store.engine) as connection:
+    with transaction(state.store.engine) as connection:
         connection.execute(update(rollouts).where(rollouts.c.id == row.id).values(stage_at=began))
         shown, given = [], []
         for user in range(users):
             key = json.dumps(f"{seed}-{user}")
             share = row.plan["stages"][row.stage]
-            variant = CHALLENGER if place_of(key, version.content) < share else CHAMPION
+            variant = CHALLENGER if bucket(key, version.content) < share else CHAMPION
             value = 3.0 + difference * (variant == CHALLENGER) + rng.normal()
             event = {
-                "id": first_id(began + 60_000) + new_event_id()[12:],
+                "id": first_event_id(began + 60_000) + new_event_id()[12:],
                 "time": began + 60_000,
                 "user_key": key,
                 "version": 1,

@@ -7,24 +7,24 @@ from job_fixtures import Clock, Gate, job, tick
 from trained_policies import trained
 
 from recpolicy.server.app import make_app
-from recpolicy.server.auth.keys import digest_of, new_key
+from recpolicy.server.auth.keys import key_digest, new_key
 from recpolicy.server.db import keys as stored
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import row_of, write_rows
-from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules, take
 from recpolicy.server.jobs.all_jobs import JOBS
 from recpolicy.server.jobs.evaluate_job import EVALUATE
 from recpolicy.server.jobs.job import Job, JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
-from recpolicy.server.lifespan import opened, without_store
-from recpolicy.server.routes.admin_jobs import Begun, Drift, Jobs, Rewards, Run, Runs
+from recpolicy.server.lifespan import open_state, stateless_state
+from recpolicy.server.routes.admin_jobs import Drift, Jobs, Rewards, Run, Runs, RunStartedResponse
 from recpolicy.server.settings import Settings
 
 
 @pytest.fixture
 def state(tmp_path):
-    with opened(trained("linucb"), tmp_path, Settings()) as state:
+    with open_state(trained("linucb"), tmp_path, Settings()) as state:
         yield state
 
 
@@ -44,8 +44,8 @@ class Console:
 def key_of(state, role):
     """A new key of this role."""
     key = new_key()
-    with writing(state.kept().engine) as connection:
-        stored.add(connection, role, role, digest_of(key))
+    with transaction(state.require_store().engine) as connection:
+        stored.add(connection, role, role, key_digest(key))
     return key
 
 
@@ -74,7 +74,7 @@ def test_a_run_is_begun_looked_at_and_listed(state):
     console = Console(state, evaluate, job())
     answer = console.ask("POST", "jobs/evaluate", {"days": 3}, role="operator")
     assert answer.status_code == 202
-    number = Begun.model_validate(answer.json()).run
+    number = RunStartedResponse.model_validate(answer.json()).run
     assert console.app.state.scheduler.wait(number, 10)
     found = Run.model_validate(console.ask("GET", f"runs/{number}").json())
     assert (found.status, found.users, found.records, found.metadata) == ("done", 2, 7, {"days": 3.0})
@@ -133,10 +133,10 @@ def test_the_last_figures_of_drift_are_shown(state):
 def test_rewards_are_told_by_day_version_and_variant(state):
     now = now_ms()
     shown = [event(time=now), event(time=now), event(time=now, variant="challenger", version=2)]
-    with writing(state.kept().engine) as connection:
+    with transaction(state.require_store().engine) as connection:
         write_rows(connection, [row_of(one) for one in shown])
         for one, rating in zip(shown, (2.0, 5.0, 4.0), strict=True):
-            take(connection, [Said(one.id, None, "rating", rating)], now, Rules((1.0, 5.0), 10**6))
+            take(connection, [FeedbackItem(one.id, None, "rating", rating)], now, RewardRules((1.0, 5.0), 10**6))
     rows = Rewards.model_validate(Console(state).ask("GET", "rewards?days=1").json()).rows
     assert [(row.version, row.variant, row.rewards, row.mean) for row in rows] == [
         (1, "champion", 2, 3.5), (2, "challenger", 1, 4.0),
@@ -145,6 +145,6 @@ def test_rewards_are_told_by_day_version_and_variant(state):
 
 
 def test_a_server_that_keeps_nothing_has_no_keys_and_so_no_jobs_to_run():
-    app = make_app(without_store(trained("linucb"), Settings()))
+    app = make_app(stateless_state(trained("linucb"), Settings()))
     refusal(ask(app, "GET", "/v1/admin/jobs"), 401, "unauthorized")
     refusal(ask(app, "POST", "/v1/admin/jobs/drift", {}), 401, "unauthorized")

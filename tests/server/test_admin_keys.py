@@ -8,7 +8,7 @@ from api_keys import bearing, key_for
 from client_helpers import ask, refusal, served
 
 from recpolicy.server.app import make_app
-from recpolicy.server.auth.keys import digest_of
+from recpolicy.server.auth.keys import key_digest
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_key_is_shown_once_and_works_at_once(app, operator):
     audit = ask(app, "GET", "/v1/admin/audit", headers=operator)
     for answer in (listed, audit):
         assert key not in answer.text
-        assert digest_of(key) not in answer.text
+        assert key_digest(key) not in answer.text
 
 
 def test_a_revoked_key_stops_at_once_here_and_within_two_seconds_elsewhere(app, operator):

@@ -16,7 +16,7 @@ from trained_policies import trained
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.db import versions
-from recpolicy.server.lifespan import opened
+from recpolicy.server.lifespan import open_state
 from recpolicy.server.rate_limit import LimitsConfig
 from recpolicy.server.routes import admin_versions
 from recpolicy.server.settings import Settings
@@ -67,7 +67,7 @@ def world(tmp_path, first):
 
 def opened_world(tmp_path, registry):
     settings = Settings(limits=LimitsConfig(import_bytes=300_000))
-    with opened(registry.folder, tmp_path / "state", settings) as state:
+    with open_state(registry.folder, tmp_path / "state", settings) as state:
         yield World(tmp_path, state)
 
 
@@ -119,7 +119,7 @@ def test_a_roll_back_does_not_need_the_database(world, monkeypatch):
     def down(*_):
         raise OperationalError("BEGIN", {}, Exception("no connection"))
 
-    monkeypatch.setattr("recpolicy.server.registry_actions.writing", down)
+    monkeypatch.setattr("recpolicy.server.registry_actions.transaction", down)
     assert world.ask("POST", "/v1/admin/roll-back").json()["routing"]["champion"] == 1
     assert world.agent_that_answers() == "linucb"
     assert world.state.policies.registry.audit()[-1]["note"] == {"by": "olga"}
@@ -293,7 +293,7 @@ def test_the_store_knows_every_version_of_the_registry(lonely):
     world.ask("POST", IMPORT, content=archive_of(trained("random")))
     engine, registry = world.state.store.engine, world.state.policies.registry
     with engine.connect() as connection:
-        rows = versions.kept(connection)
+        rows = versions.require_store(connection)
     known = [(one.number, one.digest, one.content, one.agent, one.lineage, one.gate) for one in registry.versions()]
     fields = ("number", "digest", "content", "agent", "lineage", "gate")
     assert [tuple(row[name] for name in fields) for row in rows] == known

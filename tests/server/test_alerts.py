@@ -7,15 +7,15 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from job_fixtures import state_of
+from job_fixtures import get_state
 from sqlalchemy import update
 from waiting import PATIENCE, wait_until
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.schema import audit
 from recpolicy.server.jobs import alerts
-from recpolicy.server.jobs.alerts import ALERT_URL, AlertsConfig, alert, deliver, webhook
+from recpolicy.server.jobs.alerts import ALERT_URL, AlertsConfig, send_alert, post_webhook, webhook
 from recpolicy.server.settings import Settings
 
 SECRET = "s3cr3t-token"
@@ -60,22 +60,22 @@ def no_proxies(monkeypatch):
 
 def test_a_webhook_gets_kind_message_figures_and_time():
     with Receiver() as there:
-        assert deliver(there.url + "/hook", {"kind": "drift.reward", "figures": {"sum": 1.5}})
+        assert post_webhook(there.url + "/hook", {"kind": "drift.reward", "figures": {"sum": 1.5}})
         assert there.got == [("/hook", {"kind": "drift.reward", "figures": {"sum": 1.5}})]
 
 
 def test_what_is_not_taken_is_sent_again_twice():
     with Receiver(500, 503) as there:
-        assert deliver(there.url, {}, pauses=(0.01, 0.01))
+        assert post_webhook(there.url, {}, pauses=(0.01, 0.01))
         assert len(there.got) == 3
     with Receiver(500, 500, 500) as there:
-        assert not deliver(there.url, {}, pauses=(0.01, 0.01))
+        assert not post_webhook(there.url, {}, pauses=(0.01, 0.01))
         assert len(there.got) == 3
 
 
 def test_a_webhook_that_sends_elsewhere_is_not_followed():
     with Receiver(302, 302, 302) as there:
-        assert not deliver(there.url + "/hook", {}, pauses=(0.01, 0.01))
+        assert not post_webhook(there.url + "/hook", {}, pauses=(0.01, 0.01))
         assert {path for path, _ in there.got} == {"/hook"}
 
 
@@ -83,8 +83,8 @@ def test_the_url_is_never_logged(caplog):
     caplog.set_level(logging.DEBUG, "recpolicy")
     with Receiver(500) as there:
         closed = there.url
-        assert not deliver(f"{there.url}/{SECRET}?key={SECRET}", {}, pauses=())
-    assert not deliver(f"{closed}/{SECRET}", {}, pauses=())
+        assert not post_webhook(f"{there.url}/{SECRET}?key={SECRET}", {}, pauses=())
+    assert not post_webhook(f"{closed}/{SECRET}", {}, pauses=())
     assert "an alert was not delivered to 127.0.0.1: answered 500" in caplog.text
     assert SECRET not in caplog.text
     assert SECRET not in repr(AlertsConfig(url=f"https://example.org/{SECRET}"))
@@ -114,13 +114,13 @@ def test_the_same_alarm_is_said_once_a_day_and_others_are_too(each_engine, caplo
     engine = each_engine
     with Receiver() as there:
         settings = Settings(alerts=AlertsConfig(url=there.url))
-        several = [state_of(engine, settings) for _ in range(2)]  # as in two processes
-        said = [alert(one, "drift.reward", f"the mean fell to {n}", {"n": n}) for n in (1, 2) for one in several]
+        several = [get_state(engine, settings) for _ in range(2)]  # as in two processes
+        said = [send_alert(one, "drift.reward", f"the mean fell to {n}", {"n": n}) for n in (1, 2) for one in several]
         assert said == [True, False, False, False]
-        assert alert(several[0], "drift.users", "they changed")
-        with writing(engine) as connection:
+        assert send_alert(several[0], "drift.users", "they changed")
+        with transaction(engine) as connection:
             connection.execute(update(audit).values(time=audit.c.time - 86_400_001))
-        assert alert(several[1], "drift.reward", "again")
+        assert send_alert(several[1], "drift.reward", "again")
         wait_until(lambda: len(there.got) == 3, "the third alert")
         bodies = sorted((body["kind"], body["message"], body["figures"]) for _, body in there.got)
     assert bodies == [
@@ -132,21 +132,21 @@ def test_the_same_alarm_is_said_once_a_day_and_others_are_too(each_engine, caplo
 
 def test_a_slow_webhook_holds_up_nobody(engine, monkeypatch):
     let_go, delivered = threading.Event(), threading.Event()
-    monkeypatch.setattr(alerts, "deliver", lambda *_: let_go.wait(PATIENCE) and delivered.set())
-    state = state_of(engine, Settings(alerts=AlertsConfig(url="https://example.org")))
-    assert alert(state, "job_failed.retrain", "no")
+    monkeypatch.setattr(alerts, "post_webhook", lambda *_: let_go.wait(PATIENCE) and delivered.set())
+    state = get_state(engine, Settings(alerts=AlertsConfig(url="https://example.org")))
+    assert send_alert(state, "job_failed.retrain", "no")
     assert not delivered.is_set()
     let_go.set()
     assert delivered.wait(PATIENCE)
 
 
 def test_without_store_or_database_it_is_said_all_the_same(engine, caplog, monkeypatch):
-    state = state_of(engine)
-    assert alert(replace(state, store=None), "rollout.rolled_back", "of version 2")
-    with writing(engine) as connection:
+    state = get_state(engine)
+    assert send_alert(replace(state, store=None), "rollout.rolled_back", "of version 2")
+    with transaction(engine) as connection:
         connection.exec_driver_sql("DROP TABLE audit")
-    assert alert(state, "rollout.rolled_back", "of version 2")
+    assert send_alert(state, "rollout.rolled_back", "of version 2")
     assert "whether this alert is new is not known" in caplog.text
     monkeypatch.setenv(ALERT_URL, f"gopher://{SECRET}")
-    assert alert(state, "rollout.rolled_back", "of version 2")
+    assert send_alert(state, "rollout.rolled_back", "of version 2")
     assert SECRET not in caplog.text

@@ -19,10 +19,10 @@ from waiting import PATIENCE
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.scorer import Answer, load_scorer
 from recpolicy.server.app import make_app
-from recpolicy.server.deps import State
-from recpolicy.server.json_logging import JsonLines
-from recpolicy.server.lifespan import without_store
-from recpolicy.server.live_models import Live, Policies, Served
+from recpolicy.server.deps import AppState
+from recpolicy.server.json_logging import JsonFormatter
+from recpolicy.server.lifespan import stateless_state
+from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.middleware import MAX_BODY
 from recpolicy.server.schemas.responses import Estimates, Predictions, Recommendation, Recommendations
@@ -39,7 +39,7 @@ def app(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bare():
-    return make_app(without_store(trained("linucb"), Settings()))
+    return make_app(stateless_state(trained("linucb"), Settings()))
 
 
 class Stub:
@@ -52,7 +52,7 @@ class Stub:
 
 
 def stubbed(answer):
-    return make_app(State(Policies(Live(Served(Stub(answer), 1))), None, Settings(), Metrics()))
+    return make_app(AppState(ModelManager(LiveState(LoadedVersion(Stub(answer), 1))), None, Settings(), Metrics()))
 
 
 def test_it_says_that_it_lives_and_which_policy_it_serves(app, bare):
@@ -84,7 +84,7 @@ def test_more_rows_than_are_encoded_at_once_arrive_whole_and_in_order(app):
 @pytest.mark.parametrize("user", [3, "newcomer"])
 def test_recommend_shows_what_the_policy_values_most(bare, user, exclude_rated):
     quiet = Settings(exploration=type(Settings().exploration)(share=0.0))
-    app = make_app(without_store(trained("linucb"), quiet))
+    app = make_app(stateless_state(trained("linucb"), quiet))
     known = {} if user == 3 else {"ratings": NEWCOMER}
     answer = ask(app, "POST", "/v1/recommend", {"user": user, "k": 4, "exclude_rated": exclude_rated, **known})
     Recommendation.model_validate(answer.json())
@@ -129,7 +129,7 @@ def test_prediction_servers_are_answered_in_their_form(app):
 def test_vertex_names_the_routes(monkeypatch):
     monkeypatch.setenv("AIP_PREDICT_ROUTE", "/guess")
     monkeypatch.setenv("AIP_HEALTH_ROUTE", "/well")
-    app = make_app(without_store(trained("linucb"), Settings()))
+    app = make_app(stateless_state(trained("linucb"), Settings()))
     assert ask(app, "GET", "/well").json() == {"status": "alive"}
     assert ask(app, "POST", "/guess", {"instances": [{"user": 1, "items": [5]}]}).is_success
 
@@ -295,10 +295,10 @@ def test_a_failure_of_the_server_is_told_without_its_words(error, caplog):
     answer = ask(stubbed(broken), "POST", "/v1/predict", {"users": [7]})
     assert "7" not in refusal(answer, 500, "internal")
     (record,) = caplog.records
-    line = json.loads(JsonLines().format(record))
+    line = json.loads(JsonFormatter().format(record))
     assert (line["level"], line["status"], line["exception"]) == ("error", 500, type(error).__name__)
     assert "test_app.py:" in line["raised_at"]
-    assert "user 7" not in JsonLines().format(record)
+    assert "user 7" not in JsonFormatter().format(record)
 
 
 def test_a_setting_that_the_library_refuses_is_the_callers():
@@ -313,7 +313,7 @@ def test_the_log_says_what_was_asked_but_not_by_whom(app, caplog):
     ask(app, "POST", "/v1/recommend", {"user": "newcomer", "ratings": NEWCOMER})
     ask(app, "POST", "/v1/predict?user=newcomer", {"users": ["newcomer"]})
     ask(app, "GET", "/newcomer")
-    lines = [JsonLines().format(record) for record in caplog.records if record.name.startswith("recpolicy")]
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("recpolicy")]
     said = [(line["method"], line["route"], line["status"]) for line in map(json.loads, lines)]
     assert said == [("POST", "/v1/recommend", 200), ("POST", "/v1/predict", 404), ("GET", "other", 404)]
     assert all(json.loads(line)["ms"] > 0 for line in lines)
@@ -326,7 +326,7 @@ def test_the_log_of_other_parts_loses_the_words_of_an_exception():
         raise KeyError("user 7")
     except KeyError:
         record = logging.getLogger("other").makeRecord("other", 40, "f", 1, "failed", (), sys.exc_info())
-    line = json.loads(JsonLines().format(record))
+    line = json.loads(JsonFormatter().format(record))
     assert (line["message"], line["exception"]) == ("failed", "KeyError")
     assert "user 7" not in str(line)
 

@@ -9,8 +9,8 @@ from client_helpers import ask, refusal, served
 from recpolicy.server.app import make_app
 from recpolicy.server.auth.keys import new_key
 from recpolicy.server.db import keys
-from recpolicy.server.db.engine import writing
-from recpolicy.server.lifespan import without_store
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.lifespan import stateless_state
 from recpolicy.server.settings import Settings
 
 OPERATORS_ONLY = ("/v1/admin/keys",)
@@ -62,7 +62,7 @@ def test_the_matrix_has_every_route_that_openapi_knows(app, calls):
 @pytest.mark.parametrize("kind", ["none", "unknown", "revoked", "empty", "basic"])
 def test_without_a_key_that_works_every_route_answers_401(app, calls, kind):
     revoked = key_for(app, "operator", f"revoked for {kind}")
-    with writing(app.state.server.store.engine) as connection:
+    with transaction(app.state.server.store.engine) as connection:
         keys.revoke(connection, f"revoked for {kind}")
     app.state.keys.forget()
     headers = {
@@ -123,7 +123,7 @@ def test_both_headers_are_taken(app):
 def test_a_server_that_keeps_nothing_lets_nobody_in(calls):
     from trained_policies import trained
 
-    bare = make_app(without_store(trained("linucb"), Settings()))
+    bare = make_app(stateless_state(trained("linucb"), Settings()))
     for method, path, _ in calls:
         refusal(ask(bare, method, path, headers=bearing(new_key())), 401, "unauthorized")
 

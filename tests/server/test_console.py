@@ -14,11 +14,11 @@ from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.console import pages, search
-from recpolicy.server.console.preview import Shelf
+from recpolicy.server.console.preview import ScorerCache
 from recpolicy.server.console.validation_card import read_card
 from recpolicy.server.db.schema import events
-from recpolicy.server.lifespan import opened, without_store
-from recpolicy.server.live_models import Live, Served
+from recpolicy.server.lifespan import open_state, stateless_state
+from recpolicy.server.live_models import LiveState, LoadedVersion
 from recpolicy.server.schemas import console
 from recpolicy.server.settings import Settings
 
@@ -38,7 +38,7 @@ def registry(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(registry):
-    with opened(registry.folder, None, Settings()) as state:
+    with open_state(registry.folder, None, Settings()) as state:
         yield make_app(state)
 
 
@@ -149,7 +149,7 @@ def test_only_the_files_of_the_console_are_served(app, path):
 def test_a_server_without_store_and_registry_has_the_pages_too(app, registry):
     kept = 'data-learns="true" data-keeps="true"'
     assert kept in ask(app, "GET", "/").text
-    bare = make_app(without_store(registry.resolve(1), Settings()))
+    bare = make_app(stateless_state(registry.resolve(1), Settings()))
     assert [ask(bare, "GET", path).status_code for path in PAGES] == [200] * 3
     text = ask(bare, "GET", "/").text
     assert "what the policy (linucb) recommends" in text
@@ -190,7 +190,7 @@ def contrast(one, other):
 
 def test_users_are_found_by_their_whole_id_then_its_beginning_then_a_part(app):
     answer = ask(app, "POST", "/v1/console/users", {"text": "2", "count": 3}).json()
-    console.FoundUsers.model_validate(answer)
+    console.UserMatches.model_validate(answer)
     assert answer == {"users": [2, 20, 12], "total": 20}
     assert ask(app, "POST", "/v1/console/users", {}).json()["users"] == list(range(1, 13))
     for text in ("02", "²", "<b>", "9" * 200):
@@ -208,7 +208,7 @@ def test_an_id_that_is_typed_whole_comes_first_also_where_many_begin_with_it():
 
 
 def test_users_with_names_are_listed_for_readers_only(tmp_path):
-    with opened(write_hostile(tmp_path / "named", text=True), tmp_path / "state", Settings()) as state:
+    with open_state(write_hostile(tmp_path / "named", text=True), tmp_path / "state", Settings()) as state:
         app = make_app(state)
         refusal(ask(app, "POST", "/v1/console/users", {}), 401, "unauthorized")
         client, reader = (bearing(key_for(app, role)) for role in ("client", "reader"))
@@ -221,7 +221,7 @@ def test_users_with_names_are_listed_for_readers_only(tmp_path):
 def test_items_are_found_by_words_the_most_often_rated_first(app):
     scorer = app.state.server.policies.live.champion.scorer
     found = ask(app, "POST", "/v1/console/items", {"text": "", "count": 30}).json()
-    console.FoundItems.model_validate(found)
+    console.ItemMatches.model_validate(found)
     times = [(scorer.artifact.rated_item == scorer.item_row(item["item_id"])).sum() for item in found["items"]]
     assert times == sorted(times, reverse=True)
     (only,) = ask(app, "POST", "/v1/console/items", {"text": " (1983) ITEM "}).json()["items"]
@@ -230,7 +230,7 @@ def test_items_are_found_by_words_the_most_often_rated_first(app):
 
 def test_a_server_that_asks_for_keys_asks_here_too_and_shows_its_pages(registry, tmp_path):
     limits = type(Settings().limits)(require_key=True)
-    with opened(registry.folder, tmp_path, Settings(limits=limits)) as state:
+    with open_state(registry.folder, tmp_path, Settings(limits=limits)) as state:
         app = make_app(state)
         for path in ("users", "items", "estimates"):
             refusal(ask(app, "POST", f"/v1/console/{path}", {}), 401, "unauthorized")
@@ -251,7 +251,7 @@ def test_estimates_are_those_of_the_list_and_write_no_event(app):
     before = shown(app)
     ids = [item["item_id"] for item in listed["items"]]
     answer = ask(app, "POST", "/v1/console/estimates", {**asked, "items": [*ids, 102, 999]}).json()
-    console.EstimatesAnswer.model_validate(answer)
+    console.EstimatesResponse.model_validate(answer)
     *told, hidden = answer["items"]  # 999 is not there
     assert [(one["item_id"], one["rank"]) for one in told] == [(item, place + 1) for place, item in enumerate(ids)]
     assert [(one["rating"], one["std"]) for one in told] == [(one["rating"], one["std"]) for one in listed["items"]]
@@ -305,11 +305,11 @@ def test_no_more_versions_are_held_than_fit_the_shelf(tmp_path):
         return load_scorer(folder, cache_bytes)
 
     champion = load_scorer(registry.resolve(1))
-    live, shelf = Live(Served(champion, 1)), Shelf(2, load)
-    assert shelf.version(registry, live, 1) is champion
+    live, scorer_cache = LiveState(LoadedVersion(champion, 1)), ScorerCache(2, load)
+    assert scorer_cache.version(registry, live, 1) is champion
     for number in (2, 3, 2, 4, 2, 3):
-        assert shelf.version(registry, live, number).metadata["content"] == registry.version(number).content
-        assert len(shelf) <= 2
+        assert scorer_cache.version(registry, live, number).metadata["content"] == registry.version(number).content
+        assert len(scorer_cache) <= 2
     assert loaded == [2, 3, 4, 3]
 
 

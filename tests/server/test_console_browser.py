@@ -14,7 +14,7 @@ from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.db.schema import events, feedback
-from recpolicy.server.lifespan import opened
+from recpolicy.server.lifespan import open_state
 from recpolicy.server.online.learner import OnlineConfig
 from recpolicy.server.settings import Settings
 
@@ -44,7 +44,7 @@ def running(folder):
     registry.register(write_hostile(folder / "one"))
     registry.register(write_hostile(folder / "two", seed=1), gate=GATE)
     registry.promote(1)
-    with opened(registry.folder, None, EAGER) as state:
+    with open_state(registry.folder, None, EAGER) as state:
         app = make_app(state)
         with listening(app) as (host, port):
             yield app, f"http://{host}:{port}"

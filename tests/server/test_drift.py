@@ -7,19 +7,19 @@ import pytest
 from event_factory import event
 from hypothesis import given
 from hypothesis import strategies as st
-from job_fixtures import HOUR, state_of
+from job_fixtures import HOUR, get_state
 from sqlalchemy import select
 from tiny_policies import write_tiny
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
-from recpolicy.server.db.event_windows import Window, earned, window
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.event_windows import Window, daily_rewards, window
 from recpolicy.server.db.events import row_of, write_rows
-from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.db.feedback import RewardRules, FeedbackItem, apply_feedback
 from recpolicy.server.db.schema import audit
-from recpolicy.server.jobs.drift import alarms_in, check, figures_of
+from recpolicy.server.jobs.drift import alarms_in, check, compute_stage_metrics
 from recpolicy.server.jobs.drift_statistics import (
     DriftConfig,
     activity_groups,
@@ -29,7 +29,7 @@ from recpolicy.server.jobs.drift_statistics import (
     psi_by_dimension,
     spread,
 )
-from recpolicy.server.live_models import Live, Policies, Served
+from recpolicy.server.live_models import LiveState, ModelManager, LoadedVersion
 
 CONFIG = DriftConfig(least=50)
 counts = st.lists(st.integers(1, 1000), min_size=2, max_size=8)
@@ -148,7 +148,7 @@ def scorer(tmp_path_factory):
 
 def test_small_windows_give_no_figures_and_no_alarms(scorer):
     for recent, older in ((seen(times=5), seen()), (seen(), seen(times=5))):
-        figures = figures_of(recent, older, scorer, CONFIG)
+        figures = compute_stage_metrics(recent, older, scorer, CONFIG)
         assert figures["contexts"] is figures["actions"] is figures["reward"] is None
         assert alarms_in(figures, CONFIG) == {}
 
@@ -157,10 +157,10 @@ def test_planted_shifts_are_alarming_and_equal_windows_are_not(scorer):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(400, 3)).astype(np.float32)
     usual = seen(items=[str(n) for n in range(20)], rewards=(3.0, 4.0, 5.0), contexts=vectors)
-    assert alarms_in(figures_of(usual, usual, scorer, CONFIG), CONFIG) == {}
+    assert alarms_in(compute_stage_metrics(usual, usual, scorer, CONFIG), CONFIG) == {}
     # Of the tiny policy's users the first has one rating, the others none.
     shifted = seen(users=[1] * 7, items=["7"], rewards=(2.0, 3.0, 4.0), contexts=vectors + np.float32([0, 1, 0]))
-    figures = figures_of(shifted, usual, scorer, CONFIG)
+    figures = compute_stage_metrics(shifted, usual, scorer, CONFIG)
     alarms = alarms_in(figures, CONFIG)
     assert set(alarms) == {"users", "contexts", "reward", "actions"}
     assert figures["contexts"]["dimension"] == 1
@@ -172,7 +172,7 @@ def test_fewer_items_are_alarming_without_any_at_the_top(scorer):
     older, recent = seen(items=[str(n) for n in range(60)]), seen(items=[str(n) for n in range(20)])
     assert (
         "narrowed: 20.0 effective items, before"
-        in alarms_in(figures_of(recent, older, scorer, CONFIG), CONFIG)["actions"]
+        in alarms_in(compute_stage_metrics(recent, older, scorer, CONFIG), CONFIG)["actions"]
     )
 
 
@@ -184,11 +184,11 @@ def test_windows_hold_what_the_version_showed_in_them(each_engine):
         event(user="new", time=260, context=vector.tobytes()), event(user=3, time=120, version=2),
         event(user=4, time=300),
     ]  # fmt: skip
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         write_rows(connection, [row_of(one) for one in shown])
-        said = [Said(shown[0].id, 7, "rating", 2.0), Said(shown[0].id, 8, "rating", 4.0)]
-        take(connection, said, 150, Rules((1.0, 5.0), 10**6))
-        take(connection, [Said(shown[2].id, 9, "rating", 5.0)], 290, Rules((1.0, 5.0), 10**6))
+        said = [FeedbackItem(shown[0].id, 7, "rating", 2.0), FeedbackItem(shown[0].id, 8, "rating", 4.0)]
+        apply_feedback(connection, said, 150, RewardRules((1.0, 5.0), 10**6))
+        apply_feedback(connection, [FeedbackItem(shown[2].id, 9, "rating", 5.0)], 290, RewardRules((1.0, 5.0), 10**6))
     with engine.connect() as connection:
         found = window(connection, 1, 100, 300, 1_000, 100)
         assert found.users == [1, 2]  # user 1 once in the slice
@@ -197,19 +197,19 @@ def test_windows_hold_what_the_version_showed_in_them(each_engine):
         assert found.rewards.tolist() == [3.0, 5.0]
         assert window(connection, 1, 100, 300, 1_000, 5).users == [1, 1, 2]
         assert window(connection, 1, 100, 300, 1, 100).items.tolist() == ["7"]
-        (row,) = earned(connection, 160)
+        (row,) = daily_rewards(connection, 160)
         assert (row.day, row.version, row.variant, row.rewards, row.mean) == (0, 1, "champion", 1, 5.0)
-        assert earned(connection, 0)[0].mean == pytest.approx(11 / 3)
+        assert daily_rewards(connection, 0)[0].mean == pytest.approx(11 / 3)
 
 
 def test_the_check_alerts_once_for_what_it_finds(engine, scorer):
     now = now_ms()
     old = [event(user=1 + n % 7, time=now - 30 * HOUR - n, items=(n % 40,)) for n in range(400)]
     new = [event(user=1 + n % 7, time=now - HOUR - n, items=(5,)) for n in range(400)]
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         write_rows(connection, [row_of(one) for one in (*old, *new)])
-    state = state_of(engine)
-    object.__setattr__(state, "policies", Policies(Live(Served(scorer, 1))))
+    state = get_state(engine)
+    object.__setattr__(state, "policies", ModelManager(LiveState(LoadedVersion(scorer, 1))))
     object.__setattr__(state.settings, "drift", CONFIG)
     results = [check(state, {}) for _ in range(2)]
     assert results[0].metadata["alarms"] == results[1].metadata["alarms"]
@@ -217,6 +217,6 @@ def test_the_check_alerts_once_for_what_it_finds(engine, scorer):
     assert (results[0].users, results[0].records) == (7, 400)
     with engine.connect() as connection:
         assert connection.scalars(select(audit.c.action)).all() == ["alert drift.actions"]
-    object.__setattr__(state, "policies", Policies(Live(Served(scorer, None))))
+    object.__setattr__(state, "policies", ModelManager(LiveState(LoadedVersion(scorer, None))))
     with pytest.raises(ConfigError, match="no registry"):
         check(state, {})

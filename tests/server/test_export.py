@@ -21,20 +21,20 @@ from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server import recommend
 from recpolicy.server.db import export as module
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import row_of, write_rows
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.export_cursor import Cursor
-from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.db.feedback import RewardRules, FeedbackItem, apply_feedback
 from recpolicy.server.db.schema import events, rewards
-from recpolicy.server.live_models import Live, Served
+from recpolicy.server.live_models import LiveState, LoadedVersion
 from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.schemas.requests import RecommendRequest
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 from recpolicy.workflows.log_evaluation import compare_on_log
 from recpolicy.workflows.retrain import tables_of_policy
 
-RULES = Rules((1.0, 5.0), window_ms=10**9)
+RULES = RewardRules((1.0, 5.0), window_ms=10**9)
 EXPLORING = ExplorationConfig(share=0.4, top=5)
 
 
@@ -47,13 +47,13 @@ def registry(tmp_path):
 
 
 def show(engine, *shown):
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         write_rows(connection, [row_of(one) for one in shown])
 
 
 def say(engine, shown, item, rating, time=None):
-    with writing(engine) as connection:
-        (outcome,) = take(connection, [Said(shown.id, item, "rating", rating)], time or shown.time + 5, RULES)
+    with transaction(engine) as connection:
+        (outcome,) = apply_feedback(connection, [FeedbackItem(shown.id, item, "rating", rating)], time or shown.time + 5, RULES)
     assert outcome.status == "accepted"
 
 
@@ -137,7 +137,7 @@ def test_a_row_that_was_committed_late_is_not_lost(tmp_path, registry, engine):
     shown = [seen(user=1 + place) for place in range(5)]
     numbered = [{**row_of(one), "seq": seq} for seq, one in enumerate(shown, 10)]
     for step, expected in (([0, 3], 2), ([], 2), ([1], 3), ([4], 4), ([2], 5)):
-        with writing(engine) as connection:
+        with transaction(engine) as connection:
             for place in step:
                 connection.execute(insert(events).values(numbered[place]))
         assert export(engine, policy, wanted).rounds == 2 * expected
@@ -271,7 +271,7 @@ def test_text_ids_stay_text(tmp_path, engine):
 def played(engine, folder, number, seed):
     """Let the tiny policy answer `number` requests for two items, exploring; returns expected rewards [U, I]."""
     scorer, rng = load_scorer(folder), np.random.default_rng(seed)
-    live = Live(Served(scorer, 1))
+    live = LiveState(LoadedVersion(scorer, 1))
     expected = 1.5 + 3 * np.random.default_rng(3).random((7, 11))
     shown, came = [], []
     random.seed(seed)  # by which a server decides whether it explores
@@ -287,7 +287,7 @@ def played(engine, folder, number, seed):
         for position, item in enumerate(chosen.item_ids):
             reward = expected[user - 1, item - 101] + rng.uniform(-0.5, 0.5)
             came.append({**same, "event_id": row["id"], "position": position, "reward": reward})
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         write_rows(connection, shown)
         connection.execute(insert(rewards), came)
     return expected
@@ -318,7 +318,7 @@ def test_estimates_from_an_exported_log_are_unbiased(tmp_path, registry, engine)
 
 def test_recpolicy_log_ingest_takes_an_exported_log(tmp_path, registry, engine):
     played(engine, tmp_path / "tiny", 60, seed=2)
-    with writing(engine) as connection:  # feedback that came later
+    with transaction(engine) as connection:  # feedback that came later
         connection.execute(update(rewards).where(rewards.c.position == 1).values(time=rewards.c.time + 60_000))
     export(engine, LogPolicy(registry), Export(tmp_path / "log"))
     tables = tables_of_policy(load_policy(tmp_path / "tiny"))
@@ -334,7 +334,7 @@ def test_recpolicy_log_ingest_takes_an_exported_log(tmp_path, registry, engine):
 
 def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_path, registry, engine):
     """Described by ratings or by a vector when they were served; their greedy lists are what the policy would do."""
-    live, policy = Live(Served(load_scorer(tmp_path / "tiny"), 1)), load_policy(tmp_path / "tiny")
+    live, policy = LiveState(LoadedVersion(load_scorer(tmp_path / "tiny"), 1)), load_policy(tmp_path / "tiny")
     rng, shown, vectors = np.random.default_rng(5), [], {}
     for user in range(70, 90):
         words = {"context": rng.normal(1, 0.5, 3).tolist()}
@@ -349,7 +349,7 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
         | {"event_id": row["id"], "position": 0, "reward": 4.0}
         for row in shown
     ]
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         write_rows(connection, shown)
         connection.execute(insert(rewards), came)
     export(engine, LogPolicy(registry), Export(tmp_path / "log"))

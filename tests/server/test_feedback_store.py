@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import row_of, write_rows
 from recpolicy.server.db.feedback import KINDS as SAID
-from recpolicy.server.db.feedback import Rules, Said, reward_of, take
+from recpolicy.server.db.feedback import RewardRules, FeedbackItem, reward_of, apply_feedback
 from recpolicy.server.db.schema import feedback, rewards
 
-RULES = Rules((1.0, 5.0), window_ms=10_000)
+RULES = RewardRules((1.0, 5.0), window_ms=10_000)
 NOW = 1_000_500
 
 
@@ -22,13 +22,13 @@ def engine(each_engine):
 
 
 def keep(engine, *shown):
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         write_rows(connection, [row_of(one) for one in shown])
 
 
 def say(engine, *said, time=NOW):
-    with writing(engine) as connection:
-        return take(connection, said, time, RULES)
+    with transaction(engine) as connection:
+        return apply_feedback(connection, said, time, RULES)
 
 
 def rewards_of(engine):
@@ -41,7 +41,7 @@ def test_the_first_feedback_on_a_item_sets_its_reward_and_no_other_does(engine):
     shown = event()
     keep(engine, shown)
     outcomes = say(
-        engine, Said(shown.id, 8, "rating", 4.5), Said(shown.id, 8, "skip", 1.0), Said(shown.id, None, "like", 1.0)
+        engine, FeedbackItem(shown.id, 8, "rating", 4.5), FeedbackItem(shown.id, 8, "skip", 1.0), FeedbackItem(shown.id, None, "like", 1.0)
     )
     assert [(one.status, one.reward) for one in outcomes] == [("accepted", 4.5), ("accepted", None), ("accepted", 5.0)]
     assert rewards_of(engine) == {(shown.id, 1): 4.5, (shown.id, 0): 5.0}
@@ -50,17 +50,17 @@ def test_the_first_feedback_on_a_item_sets_its_reward_and_no_other_does(engine):
 def test_what_is_said_twice_is_taken_once_in_one_batch_and_in_two(engine):
     shown = event()
     keep(engine, shown)
-    same = Said(shown.id, 7, "rating", 3.0)
+    same = FeedbackItem(shown.id, 7, "rating", 3.0)
     assert [one.status for one in say(engine, same, same)] == ["accepted", "duplicate"]
     assert [one.status for one in say(engine, same)] == ["duplicate"]
-    assert say(engine, Said(shown.id, 7, "rating", 3.5))[0].status == "conflict"
+    assert say(engine, FeedbackItem(shown.id, 7, "rating", 3.5))[0].status == "conflict"
     assert rewards_of(engine) == {(shown.id, 0): 3.0}
 
 
 def test_feedback_after_the_window_is_kept_and_gives_no_reward(engine):
     shown = event()
     keep(engine, shown)
-    assert say(engine, Said(shown.id, 7, "like", 1.0), time=1_010_001)[0].status == "late"
+    assert say(engine, FeedbackItem(shown.id, 7, "like", 1.0), time=1_010_001)[0].status == "late"
     assert rewards_of(engine) == {}
     with engine.connect() as connection:
         assert connection.scalar(select(feedback.c.late)) in (True, 1)
@@ -69,23 +69,23 @@ def test_feedback_after_the_window_is_kept_and_gives_no_reward(engine):
 def test_a_clock_that_went_back_makes_nothing_late(engine):
     shown = event()
     keep(engine, shown)
-    assert say(engine, Said(shown.id, 7, "like", 1.0), time=0)[0].status == "accepted"
+    assert say(engine, FeedbackItem(shown.id, 7, "like", 1.0), time=0)[0].status == "accepted"
 
 
 @pytest.mark.parametrize(
     ("said", "status"),
     [
-        (Said("0" * 32, None, "like", 1.0), "unknown_event"),
-        (Said("", 9, "like", 1.0), "unknown_item"),
-        (Said("", "7", "like", 1.0), "unknown_item"),
-        (Said("", 7, "rating", 5.01), "off_scale"),
-        (Said("", 7, "rating", 0.99), "off_scale"),
+        (FeedbackItem("0" * 32, None, "like", 1.0), "unknown_event"),
+        (FeedbackItem("", 9, "like", 1.0), "unknown_item"),
+        (FeedbackItem("", "7", "like", 1.0), "unknown_item"),
+        (FeedbackItem("", 7, "rating", 5.01), "off_scale"),
+        (FeedbackItem("", 7, "rating", 0.99), "off_scale"),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_nothing(engine, said, status):
     shown = event()
     keep(engine, shown)
-    said = Said(said.event_id or shown.id, said.item, said.kind, said.value)
+    said = FeedbackItem(said.event_id or shown.id, said.item, said.kind, said.value)
     assert say(engine, said)[0].status == status
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(feedback)) == 0
@@ -97,7 +97,7 @@ def test_several_at_once_set_one_reward(engine):
     outcomes = []
 
     def one(value):
-        outcomes.extend(say(engine, Said(shown.id, 7, "rating", value)))
+        outcomes.extend(say(engine, FeedbackItem(shown.id, 7, "rating", value)))
 
     threads = [threading.Thread(target=one, args=(1.0 + number % 5,)) for number in range(8)]
     for thread in threads:
@@ -114,9 +114,9 @@ def test_several_at_once_set_one_reward(engine):
 @settings(max_examples=50)
 def test_every_reward_lies_on_the_scale(kind, value):
     value = 1 + 4 * value if kind == "rating" else value
-    assert 1.0 <= reward_of(Said("e", None, kind, value), (1.0, 5.0)) <= 5.0
+    assert 1.0 <= reward_of(FeedbackItem("e", None, kind, value), (1.0, 5.0)) <= 5.0
 
 
 def test_rewards_of_each_kind_by_hand():
-    said = {kind: reward_of(Said("e", None, kind, 0.5), (1.0, 5.0)) for kind in SAID}
+    said = {kind: reward_of(FeedbackItem("e", None, kind, 0.5), (1.0, 5.0)) for kind in SAID}
     assert said == {"rating": 0.5, "like": 5.0, "skip": 1.0, "complete": 5.0, "share": 5.0, "watch_fraction": 3.0}

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from recpolicy.server.gc_freeze import loading
+from recpolicy.server.gc_freeze import freeze_startup_objects
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +14,7 @@ def thawed():
 
 
 def test_what_was_loaded_is_looked_at_no_more_and_garbage_is_looked_for_again():
-    with loading():
+    with freeze_startup_objects():
         assert not gc.isenabled()
         kept = [[] for _ in range(1_000)]
     assert gc.isenabled()
@@ -23,6 +23,6 @@ def test_what_was_loaded_is_looked_at_no_more_and_garbage_is_looked_for_again():
 
 
 def test_a_failure_leaves_the_collector_on():
-    with pytest.raises(ValueError, match="broken"), loading():
+    with pytest.raises(ValueError, match="broken"), freeze_startup_objects():
         raise ValueError("broken")
     assert gc.isenabled()

@@ -3,10 +3,10 @@
 import pytest
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.auth.initial_key import first_key
-from recpolicy.server.auth.keys import digest_of
+from recpolicy.server.auth.initial_key import ensure_operator_key
+from recpolicy.server.auth.keys import key_digest
 from recpolicy.server.db import audit, keys
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.deps import Store
 
 STRONG, OTHER = "kT9vR2xQ7mZ4wB8nC3jL6hF1sD5gA0pY", "Lw8Zr3Tq6Yx1Vn5Bm9Kd2Hg7Fs4Jp0Ce"
@@ -19,13 +19,13 @@ def store(each_engine):
 
 def works(store, key):
     with store.engine.connect() as connection:
-        return {digest: (name, role) for digest, name, role in keys.active(connection)}.get(digest_of(key))
+        return {digest: (name, role) for digest, name, role in keys.active(connection)}.get(key_digest(key))
 
 
 def test_one_is_made_at_the_first_start_only(store):
-    made = first_key(store)
+    made = ensure_operator_key(store)
     assert works(store, made) == ("operator", "operator")
-    assert first_key(store) is None
+    assert ensure_operator_key(store) is None
     with store.engine.connect() as connection:
         (line,) = audit.latest(connection, 10)
         stored = str(connection.exec_driver_sql("SELECT * FROM api_keys").all())
@@ -35,26 +35,26 @@ def test_one_is_made_at_the_first_start_only(store):
 
 
 def test_without_any_operator_left_another_is_made(store):
-    first = first_key(store)
-    with writing(store.engine) as connection:
+    first = ensure_operator_key(store)
+    with transaction(store.engine) as connection:
         keys.revoke(connection, "operator")
-    second = first_key(store)
+    second = ensure_operator_key(store)
     assert works(store, first) is None
     assert works(store, second) == ("operator-2", "operator")
 
 
 def test_a_given_key_works_and_none_is_made(store, monkeypatch):
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", STRONG)
-    assert first_key(store) is None
-    assert first_key(store) is None  # again: the same
+    assert ensure_operator_key(store) is None
+    assert ensure_operator_key(store) is None  # again: the same
     assert works(store, STRONG) == ("environment", "operator")
 
 
 def test_another_given_key_takes_the_place_of_the_one_before(store, monkeypatch):
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", STRONG)
-    first_key(store)
+    ensure_operator_key(store)
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", OTHER)
-    first_key(store)
+    ensure_operator_key(store)
     assert works(store, STRONG) is None
     assert works(store, OTHER) == ("environment", "operator")
 
@@ -62,24 +62,24 @@ def test_another_given_key_takes_the_place_of_the_one_before(store, monkeypatch)
 @pytest.mark.parametrize("weak", ["secret", "a" * 64, "changeme-" + STRONG])
 def test_a_weak_key_stops_the_start_also_without_a_store(monkeypatch, weak):
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", weak)
-    with pytest.raises(ConfigError, match="RECPOLICY_ADMIN_KEY is too weak: it ") as raised:
-        first_key(None)
-    assert "\n" not in str(raised.value)
-    assert weak not in str(raised.value)
+    with pytest.raises(ConfigError, match="RECPOLICY_ADMIN_KEY is too weak: it ") as pooled_variance_floor:
+        ensure_operator_key(None)
+    assert "\n" not in str(pooled_variance_floor.value)
+    assert weak not in str(pooled_variance_floor.value)
 
 
 @pytest.mark.parametrize(("role", "revoked", "why"), [("reader", False, "a reader's"), ("operator", True, "revoked")])
 def test_a_key_of_somebody_else_is_not_raised_to_operator(store, monkeypatch, role, revoked, why):
-    with writing(store.engine) as connection:
-        keys.add(connection, "ben", role, digest_of(STRONG))
+    with transaction(store.engine) as connection:
+        keys.add(connection, "ben", role, key_digest(STRONG))
         if revoked:
             keys.revoke(connection, "ben")
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", STRONG)
     with pytest.raises(ConfigError, match=f"the key 'ben', which is {why}"):
-        first_key(store)
+        ensure_operator_key(store)
 
 
 def test_a_key_that_is_set_to_nothing_is_not_set(store, monkeypatch):
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", "")
-    made = first_key(store)
+    made = ensure_operator_key(store)
     assert works(store, made)[1] == "operator"

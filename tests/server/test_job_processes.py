@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_fixtures import state_of
+from job_fixtures import get_state
 from sqlalchemy import insert
 from trained_policies import trained
 from waiting import PATIENCE
@@ -20,17 +20,17 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import write_rows
-from recpolicy.server.db.feedback import Rules, Said, take
+from recpolicy.server.db.feedback import RewardRules, FeedbackItem, apply_feedback
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.jobs import retrain_job, retrain_worker
 from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.evaluate_worker import earned_by_version, estimate_days
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import LOG_UNTIL, new_interactions, train_on
-from recpolicy.server.jobs.subprocess_job import STOPPING, Errand, JobError, errand_of, run_apart
-from recpolicy.server.lifespan import opened
+from recpolicy.server.jobs.subprocess_job import STOP_EVENT, JobRequest, JobError, job_request, run_in_subprocess
+from recpolicy.server.lifespan import open_state
 from recpolicy.server.recommend import choose
 from recpolicy.server.rollout import controller
 from recpolicy.server.schemas.requests import RecommendRequest
@@ -42,7 +42,7 @@ NOW = now_ms()
 
 @pytest.fixture
 def state(tmp_path):
-    with opened(trained("linucb"), tmp_path / "state", Settings()) as state:
+    with open_state(trained("linucb"), tmp_path / "state", Settings()) as state:
         yield state
 
 
@@ -54,22 +54,22 @@ def serve(state, requests, begin, users=range(1, 41), stars=4.0, **words):
         for n in range(requests)
     ]
     rows = [{**one.row, "time": begin + 1_000 * n} for n, one in enumerate(chosen)]
-    with writing(state.kept().engine) as connection:
+    with transaction(state.require_store().engine) as connection:
         write_rows(connection, rows)
         for row in rows:
             rating = float(np.clip(stars + rng.integers(-1, 2), 1, 5))
-            take(connection, [Said(row["id"], None, "rating", rating)], row["time"] + 500, Rules((1.0, 5.0), 10**10))
+            apply_feedback(connection, [FeedbackItem(row["id"], None, "rating", rating)], row["time"] + 500, RewardRules((1.0, 5.0), 10**10))
 
 
-def errand(state, **parameters):
-    found = errand_of(state, parameters)
+def request(state, **parameters):
+    found = job_request(state, parameters)
     Path(found.folder).mkdir(parents=True, exist_ok=True)
     return found
 
 
 def test_a_training_registers_a_version_with_its_gate_promotes_nothing_and_learns_nothing_twice(state):
     serve(state, 600, NOW - 700_000)
-    result = train_on(errand(state, min_interactions=400))
+    result = train_on(request(state, min_interactions=400))
     assert result.status == "done"
     registry = state.policies.registry
     assert registry.aliases()["champion"] == 1
@@ -82,21 +82,21 @@ def test_a_training_registers_a_version_with_its_gate_promotes_nothing_and_learn
     assert result.users == 40
     assert result.metadata["export"]["rounds"] == 1_800
     assert NOW - 700_000 < version.lineage[LOG_UNTIL] <= NOW - 700_000 + 480_000
-    assert not (Path(errand(state).folder) / "retrain").exists()
+    assert not (Path(request(state).folder) / "retrain").exists()
 
     registry.promote(2)  # what it learnt from is not learnt from again; what the gate judged by is
-    again = train_on(errand(state, min_interactions=400))
+    again = train_on(request(state, min_interactions=400))
     assert (again.status, again.records) == ("skipped", 120)
 
 
 def test_only_users_who_say_enough_count(state):
     serve(state, 40, NOW - 700_000, users=range(1, 5))
     serve(state, 4, NOW - 400_000, users=range(5, 9))
-    engine = state.kept().engine
+    engine = state.require_store().engine
     assert new_interactions(engine, 0, 2) == (4, 40)
     assert new_interactions(engine, NOW - 690_000, 2) == (4, 30)  # of each user ten ever, the newer ones now
     assert new_interactions(engine, 0, 1) == (8, 44)
-    skipped = train_on(errand(state, min_interactions=41, min_interactions_per_user=2))
+    skipped = train_on(request(state, min_interactions=41, min_interactions_per_user=2))
     assert (skipped.status, skipped.users, skipped.records) == ("skipped", 4, 40)
     assert skipped.metadata["reason"].startswith("40 new rewards of users with enough of them; 41 are needed")
     serve(state, 6, NOW - 300_000, users=range(1_001, 1_004), ratings=[{"item": 1, "rating": 4.0}])
@@ -106,7 +106,7 @@ def test_only_users_who_say_enough_count(state):
 def test_newcomers_are_trained_on_by_the_vectors_that_were_seen(state):
     serve(state, 300, NOW - 700_000)
     serve(state, 100, NOW - 700_000, users=range(1_001, 1_021), ratings=[{"item": 1, "rating": 4.0}])
-    result = train_on(errand(state, min_interactions=400))
+    result = train_on(request(state, min_interactions=400))
     assert (result.status, result.metadata["export"]["left_out"]) == ("done", {})
     assert (result.records, result.users) == (320, 60)  # all newcomers are among the earlier four fifths
 
@@ -117,7 +117,7 @@ def test_a_policy_that_cannot_learn_from_a_log_is_skipped_with_the_reason(state,
 
     monkeypatch.setattr(retrain_worker, "retrain", refuse)
     serve(state, 20, NOW - 700_000, users=range(1, 3))
-    result = train_on(errand(state, min_interactions=10))
+    result = train_on(request(state, min_interactions=10))
     assert (result.status, result.metadata["reason"]) == ("skipped", "a baseline never learns")
     assert len(state.policies.registry.versions()) == 1
 
@@ -137,14 +137,14 @@ def test_what_passed_its_gate_is_rolled_out_only_where_the_settings_say_so(state
         (rolled, 4, "pass", "not started: another rollout runs"),
     ):  # fmt: skip
         metadata = {"version": number, "gate": {"verdict": verdict}}
-        monkeypatch.setattr(retrain_job, "run_apart", lambda *_, metadata=metadata: JobResult(metadata=metadata))
+        monkeypatch.setattr(retrain_job, "run_in_subprocess", lambda *_, metadata=metadata: JobResult(metadata=metadata))
         assert retrain_job.retrain(one, {}).metadata.get("rollout") == said
     assert started == [(3, "server")]
 
 
 def test_an_evaluation_says_what_was_earned_and_what_would_have_been(state):
     serve(state, 500, NOW - 700_000)
-    result = estimate_days(errand(state, days=1.0))
+    result = estimate_days(request(state, days=1.0))
     (row,) = result.metadata["versions"]
     assert (row["version"], row["variant"], row["rewards"], row["users"]) == (1, "champion", 500, 40)
     assert row["lo"] < row["mean"] < row["hi"]
@@ -153,11 +153,11 @@ def test_an_evaluation_says_what_was_earned_and_what_would_have_been(state):
     assert policies["champion"]["snips"]["effective_rounds"] > 50
     assert policies["logged"]["value"] == pytest.approx(row["mean"])
     assert policies["random"]["ips"]["verdict"] == "no verdict"  # ten of the catalogue are explored
-    assert estimate_days(errand(state, days=0.001)).metadata["no_verdict"]
+    assert estimate_days(request(state, days=0.001)).metadata["no_verdict"]
 
 
 def test_the_interval_of_a_version_is_by_user(engine):
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
     same = {"time": 5, "version": 1, "variant": "champion", "explored": False}
     rows = [
@@ -177,22 +177,22 @@ def test_the_interval_of_a_version_is_by_user(engine):
 
 def test_a_child_that_fails_says_why_in_one_line(state, monkeypatch):
     with pytest.raises(JobError, match=r"^KeyError at job_process\.py:\d+$"):
-        run_apart(state, "no_such_work", {})
+        run_in_subprocess(state, "no_such_work", {})
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/bin/false")
         with pytest.raises(JobError, match=r"the process ended with 1 and without an answer; see jobs/evaluate\.log"):
-            run_apart(state, "evaluate", {})
-    with writing(state.kept().engine) as connection:
+            run_in_subprocess(state, "evaluate", {})
+    with transaction(state.require_store().engine) as connection:
         connection.exec_driver_sql("DROP TABLE rewards")
     with pytest.raises(JobError, match=r"^OperationalError at \w+\.py:\d+$"):
-        run_apart(state, "evaluate", {})
+        run_in_subprocess(state, "evaluate", {})
 
 
 def test_a_server_without_registry_or_folder_has_nothing_to_train_on(engine):
-    one = state_of(engine)
+    one = get_state(engine)
     object.__setattr__(one, "policies", type("Bare", (), {"registry": None}))
     with pytest.raises(ConfigError, match="no registry"):
-        errand_of(one, {})
+        job_request(one, {})
 
 
 def test_the_password_of_the_database_goes_through_a_pipe(state, monkeypatch):
@@ -204,7 +204,7 @@ def test_the_password_of_the_database_goes_through_a_pipe(state, monkeypatch):
         return real([sys.executable, "-c", "import sys; sys.stdin.readline(); print('{}')"], **words)
 
     monkeypatch.setattr(subprocess, "Popen", note)
-    assert run_apart(state, "evaluate", {}) == JobResult()
+    assert run_in_subprocess(state, "evaluate", {}) == JobResult()
     ((command, env),) = seen
     assert "server.db" not in " ".join(command)
     assert not any("server.db" in value for value in env.values())
@@ -221,16 +221,16 @@ def test_a_child_is_stopped_with_the_server(state, monkeypatch):
         return children[-1]
 
     monkeypatch.setattr(subprocess, "Popen", slow)
-    token = STOPPING.set(stopping)
+    token = STOP_EVENT.set(stopping)
     threading.Timer(0.3, stopping.set).start()
     with pytest.raises(JobError, match="the server was stopped"):
-        run_apart(state, "evaluate", {})
-    STOPPING.reset(token)
+        run_in_subprocess(state, "evaluate", {})
+    STOP_EVENT.reset(token)
     assert children[0].poll() == -signal.SIGKILL
 
 
 def test_a_child_ends_when_the_server_was_killed(tmp_path):
-    told = Errand("sqlite:///x", "r", str(tmp_path), {"jobs": {}}, {})
+    told = JobRequest("sqlite:///x", "r", str(tmp_path), {"jobs": {}}, {})
     body = "import recpolicy.server.jobs.job_process as w, time, sys\n" + (
         "w.WORK = {'wait': lambda errand: (print('up', file=sys.stderr, flush=True), time.sleep(10**6))}\n"
         "sys.argv[1] = 'wait'\nw.main()\n"
@@ -249,6 +249,6 @@ def test_a_child_ends_when_the_server_was_killed(tmp_path):
 
 
 def test_the_registry_is_that_of_the_state(state):
-    assert Registry(errand_of(state, {}).registry).aliases()["champion"] == 1
-    with state.kept().engine.connect() as connection:
+    assert Registry(job_request(state, {}).registry).aliases()["champion"] == 1
+    with state.require_store().engine.connect() as connection:
         assert connection.execute(events.select()).all() == []

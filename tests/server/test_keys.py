@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from waiting import PATIENCE
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.auth.keys import ROLES, Caller, Keys, digest_of, key_of_headers, new_key, weakness
+from recpolicy.server.auth.keys import ROLES, Caller, KeyCache, key_digest, key_problem, new_key, request_key
 
 SOUND = "kT9vR2xQ7mZ4wB8nC3jL6hF1sD5gA0pY"
 
@@ -22,8 +22,8 @@ class World:
 
     def __init__(self, **keys):
         self.now, self.loads, self.down = 1000.0, 0, False
-        self.callers = {digest_of(key): Caller(name, "reader") for name, key in keys.items()}
-        self.keys = Keys(self.load, lambda: self.now)
+        self.callers = {key_digest(key): Caller(name, "reader") for name, key in keys.items()}
+        self.keys = KeyCache(self.load, lambda: self.now)
 
     def load(self):
         self.loads += 1
@@ -44,11 +44,11 @@ def test_a_key_is_256_random_bits_and_no_two_are_the_same():
 
 
 def test_a_digest_is_sha256():
-    assert digest_of("rp_abc") == hashlib.sha256(b"rp_abc").hexdigest()
+    assert key_digest("rp_abc") == hashlib.sha256(b"rp_abc").hexdigest()
 
 
 def test_roles_are_ordered():
-    may = {role: [other for other in ROLES if Caller("x", role).may(other)] for role in ROLES}
+    may = {role: [other for other in ROLES if Caller("x", role).has_role(other)] for role in ROLES}
     assert may == {"client": ["client"], "reader": ["client", "reader"], "operator": ["client", "reader", "operator"]}
 
 
@@ -73,20 +73,20 @@ def test_roles_are_ordered():
     ],
 )
 def test_a_weak_key_is_told_why_without_being_repeated(key, why):
-    said = weakness(key)
+    said = key_problem(key)
     assert why in said
     assert not key or key not in said
 
 
 def test_sound_keys_are_taken():
-    assert weakness(SOUND) is None
-    assert weakness(SOUND[:20] + "abcde" + SOUND[20:]) is None
-    assert [key for key in (new_key() for _ in range(2000)) if weakness(key)] == []
+    assert key_problem(SOUND) is None
+    assert key_problem(SOUND[:20] + "abcde" + SOUND[20:]) is None
+    assert [key for key in (new_key() for _ in range(2000)) if key_problem(key)] == []
 
 
 @given(st.text(max_size=300))
 def test_any_text_can_be_judged(text):
-    assert weakness(text) is None or isinstance(weakness(text), str)
+    assert key_problem(text) is None or isinstance(key_problem(text), str)
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_any_text_can_be_judged(text):
     ],
 )
 def test_where_a_key_is_looked_for(headers, key):
-    assert key_of_headers(headers) == key
+    assert request_key(headers) == key
 
 
 def test_a_key_is_known_by_its_whole_digest():
     world = World(anna="a")
-    world.callers[digest_of("b")[:16] + "0" * 48] = Caller("forged", "operator")
+    world.callers[key_digest("b")[:16] + "0" * 48] = Caller("forged", "operator")
     assert (world.who("a"), world.who("b"), world.who("")) == ("anna", None, None)
 
 
@@ -134,7 +134,7 @@ def test_a_revoked_key_stops_within_two_seconds_in_every_process():
 def test_a_key_that_was_just_made_works_at_once():
     world = World()
     assert world.who("a") is None
-    world.callers[digest_of("a")] = Caller("anna", "client")
+    world.callers[key_digest("a")] = Caller("anna", "client")
     world.now += 0.001
     assert world.who("a") == "anna"
 
@@ -188,7 +188,7 @@ def test_many_who_wait_are_answered_by_one_lookup():
         assert go_on.wait(PATIENCE)
         return load()
 
-    keys = Keys(slow, lambda: world.now)
+    keys = KeyCache(slow, lambda: world.now)
 
     async def all_at_once():
         asking = [asyncio.create_task(keys.caller("a")) for _ in range(30)]

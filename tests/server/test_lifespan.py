@@ -6,7 +6,7 @@ from trained_policies import trained
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db import versions
-from recpolicy.server.lifespan import DATABASE_URL, opened
+from recpolicy.server.lifespan import DATABASE_URL, open_state
 from recpolicy.server.settings import Settings
 
 
@@ -18,23 +18,23 @@ def shared(request, tmp_path, monkeypatch):
 
 def kept_digests(state):
     with state.store.engine.connect() as connection:
-        return [row["digest"] for row in versions.kept(connection)]
+        return [row["digest"] for row in versions.require_store(connection)]
 
 
 def test_servers_of_the_same_version_share_a_database(shared, tmp_path):
     with (
-        opened(trained("linucb"), tmp_path / "one", Settings()) as one,
-        opened(trained("linucb"), tmp_path / "two", Settings()) as two,
+        open_state(trained("linucb"), tmp_path / "one", Settings()) as one,
+        open_state(trained("linucb"), tmp_path / "two", Settings()) as two,
     ):
         assert kept_digests(one) == kept_digests(two)
 
 
 def test_a_server_of_another_registry_is_refused_and_changes_nothing(shared, tmp_path):
-    with opened(trained("linucb"), tmp_path / "one", Settings()) as one:
+    with open_state(trained("linucb"), tmp_path / "one", Settings()) as one:
         before = kept_digests(one)
         with (
             pytest.raises(StoreError, match=r"its version 1 is another policy .*; give each registry a database"),
-            opened(trained("ucb1"), tmp_path / "two", Settings()),
+            open_state(trained("ucb1"), tmp_path / "two", Settings()),
         ):
             pass
         assert kept_digests(one) == before

@@ -16,12 +16,12 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import OperationalError
 from waiting import PATIENCE, wait_until
 
-from recpolicy.server.auth.keys import Caller, Keys, digest_of
-from recpolicy.server.json_logging import JsonLines
-from recpolicy.server.middleware import Guard
-from recpolicy.server.rate_limit import Buckets, LimitsConfig
+from recpolicy.server.auth.keys import Caller, KeyCache, key_digest
+from recpolicy.server.json_logging import JsonFormatter
+from recpolicy.server.middleware import RequestMiddleware
+from recpolicy.server.rate_limit import TokenBuckets, LimitsConfig
 
-KEYS = {digest_of("anna's"): Caller("anna", "client"), digest_of("ben's"): Caller("ben", "operator")}
+KEYS = {key_digest("anna's"): Caller("anna", "client"), key_digest("ben's"): Caller("ben", "operator")}
 
 
 def guarded(load=lambda: KEYS, seen=None, **limits):
@@ -68,7 +68,7 @@ def guarded(load=lambda: KEYS, seen=None, **limits):
 
         return StreamingResponse(lines(), media_type=kind)
 
-    app.add_middleware(Guard, observe=lambda *one: seen.append(one), keys=Keys(load), limits=LimitsConfig(**limits))
+    app.add_middleware(RequestMiddleware, observe=lambda *one: seen.append(one), keys=KeyCache(load), limits=LimitsConfig(**limits))
     return app
 
 
@@ -148,7 +148,7 @@ def test_what_takes_too_long_is_ended(path, caplog):
         refusal(ask(app, "GET", path), 503, "timeout")  # although it was never released
     finally:
         app.state.released.set()
-    assert json.loads(JsonLines().format(caplog.records[-1]))["exception"] == "timeout"
+    assert json.loads(JsonFormatter().format(caplog.records[-1]))["exception"] == "timeout"
 
 
 def test_a_timeout_inside_the_app_is_its_own_failure():
@@ -268,16 +268,16 @@ def test_what_is_refused_is_counted_and_logged_without_saying_whom(caplog):
     ask(app, "GET", "/v1/admin/things", headers={"X-API-Key": secret})
     ask(app, "POST", "/v1/echo", content=b"carla" * 50, headers=bearing("anna's"))
     assert [status for _, _, status, _ in seen] == [401, 429, 413]
-    lines = [JsonLines().format(record) for record in caplog.records if record.name.startswith("recpolicy")]
+    lines = [JsonFormatter().format(record) for record in caplog.records if record.name.startswith("recpolicy")]
     assert [json.loads(line)["status"] for line in lines] == [401, 429, 413]
     others = [record.getMessage() for record in caplog.records if record.name != "httpx"]  # which is the client here
-    for word in (secret, "anna", "carla", digest_of(secret)):
+    for word in (secret, "anna", "carla", key_digest(secret)):
         assert word not in "".join(lines + others)
 
 
 def test_buckets_of_the_guard_are_bounded():
-    guard = Guard(None, None, Keys(dict), LimitsConfig(rate=1))
-    assert isinstance(guard._buckets, Buckets)
+    guard = RequestMiddleware(None, None, KeyCache(dict), LimitsConfig(rate=1))
+    assert isinstance(guard._buckets, TokenBuckets)
     for number in range(20_000):
         guard._buckets.take(str(number))
     assert len(guard._buckets) <= 10_000

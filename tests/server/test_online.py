@@ -15,8 +15,8 @@ from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.online import posterior as believing
 from recpolicy.server.online.checkpoint import CURRENT, Checkpoint, folder_of, read_checkpoint, write_checkpoint
-from recpolicy.server.online.learner import OnlineConfig, OnlineLearner, overlay, take_in, with_beliefs
-from recpolicy.server.online.posterior import Beliefs, beliefs_of, learn, unpack_symmetric
+from recpolicy.server.online.learner import OnlineConfig, OnlineLearner, with_latest_checkpoint, apply_rewards, with_posterior
+from recpolicy.server.online.posterior import Posterior, beliefs_of, learn, unpack_symmetric
 from recpolicy.server.settings import Settings
 
 AT_ONCE = OnlineConfig(grace_seconds=0.0)
@@ -28,7 +28,7 @@ def base():
 
 
 def some(rng, arms=4, size=3, rounds=30):
-    start = Beliefs(np.zeros((arms, size)), np.tile(np.eye(size) / 2.0, (arms, 1, 1)))
+    start = Posterior(np.zeros((arms, size)), np.tile(np.eye(size) / 2.0, (arms, 1, 1)))
     return start, rng.integers(0, arms, rounds), rng.normal(size=(rounds, size)), rng.normal(size=rounds)
 
 
@@ -60,7 +60,7 @@ def test_triangles_unpack_to_what_was_packed():
 
 
 def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
-    same = with_beliefs(base, beliefs_of(base.artifact))
+    same = with_posterior(base, beliefs_of(base.artifact))
     np.testing.assert_allclose(same.answer(3).score, base.answer(3).score, rtol=1e-5)
     assert same.metadata["content"] != base.metadata["content"]
     assert same.metadata["learned_from"] == base.metadata["content"]
@@ -84,17 +84,17 @@ def first(base):
 
 def test_rewards_move_the_item_that_they_are_of_for_users_who_are_alike(base):
     rows = [row(seq, event(user=3, items=[10, 20]), 1.0, position=1) for seq in range(1, 21)]
-    after = take_in(base, first(base), rows)
+    after = apply_rewards(base, first(base), rows)
     assert (after.learnt, after.passed, after.last) == (20, 0, 20)
-    before, now = base.answer(3), with_beliefs(base, after.beliefs).answer(3)
+    before, now = base.answer(3), with_posterior(base, after.beliefs).answer(3)
     assert now.rating[19] < before.rating[19] - 0.05  # item 20
     np.testing.assert_allclose(np.delete(now.rating, 19), np.delete(before.rating, 19), rtol=1e-4)
 
 
 def test_a_folded_in_user_teaches_with_the_context_that_the_policy_saw(base):
     context = base.artifact.context[2]
-    known = take_in(base, first(base), [row(1, event(user=3, items=[10]), 1.0)])
-    folded = take_in(base, first(base), [row(1, event(user="new", items=[10], context=context.tobytes()), 1.0)])
+    known = apply_rewards(base, first(base), [row(1, event(user=3, items=[10]), 1.0)])
+    folded = apply_rewards(base, first(base), [row(1, event(user="new", items=[10], context=context.tobytes()), 1.0)])
     assert folded.beliefs.digest == known.beliefs.digest
 
 
@@ -105,14 +105,14 @@ def test_what_the_policy_does_not_know_is_passed_over(base):
         event(user=3, items=[10], context=bytes(8)),
         event(user=3, items=[10], context=(base.artifact.context[2] * np.float32(1e5)).tobytes()),
     ]
-    after = take_in(base, first(base), [row(seq, shown, 1.0) for seq, shown in enumerate(odd, 1)])
+    after = apply_rewards(base, first(base), [row(seq, shown, 1.0) for seq, shown in enumerate(odd, 1)])
     assert (after.learnt, after.passed, after.last) == (0, 4, 4)
     assert after.beliefs.digest == first(base).beliefs.digest
 
 
 def test_a_checkpoint_comes_back_and_takes_the_place_of_the_one_before(base, tmp_path):
-    one = take_in(base, first(base), [row(1, event(user=3, items=[10]), 1.0)])
-    two = take_in(base, one, [row(2, event(user=4, items=[10]), 5.0)])
+    one = apply_rewards(base, first(base), [row(1, event(user=3, items=[10]), 1.0)])
+    two = apply_rewards(base, one, [row(2, event(user=4, items=[10]), 5.0)])
     write_checkpoint(tmp_path, one)
     write_checkpoint(tmp_path, two)
     back = read_checkpoint(tmp_path)
@@ -124,7 +124,7 @@ def test_a_checkpoint_comes_back_and_takes_the_place_of_the_one_before(base, tmp
 @pytest.mark.parametrize("how", ["cut", "changed", "gone"])
 def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_path, how, caplog):
     folder = folder_of(tmp_path, base.metadata["content"])
-    write_checkpoint(folder, take_in(base, first(base), [row(1, event(user=3, items=[10]), 1.0)]))
+    write_checkpoint(folder, apply_rewards(base, first(base), [row(1, event(user=3, items=[10]), 1.0)]))
     path = folder / "1.npz"
     if how == "cut":
         path.write_bytes(path.read_bytes()[:1000])
@@ -134,7 +134,7 @@ def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_pa
         np.savez(path, theta=base.artifact.policy["theta"].astype(float), covariance=np.zeros((80, 6, 6)))
     with pytest.raises(ArtifactError, match="remove the folder to learn anew"):
         read_checkpoint(folder)
-    assert overlay(tmp_path, base) is base
+    assert with_latest_checkpoint(tmp_path, base) is base
     assert "left aside" in caplog.text
 
 
@@ -174,7 +174,7 @@ def test_the_same_events_replayed_give_the_same_weights(tmp_path, base):
             rate(app, value, users=range(1, 6))
             learner.step()
         rows = learner._rewards(0)
-    replayed = take_in(base, first(base), rows)
+    replayed = apply_rewards(base, first(base), rows)
     assert replayed.learnt == 15
     assert replayed.beliefs.digest == read_checkpoint(folder_of(tmp_path, base.metadata["content"])).beliefs.digest
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 
 from recpolicy.server.protocol import BoundedProtocol
 from recpolicy.server.rate_limit import LimitsConfig
-from recpolicy.server.schemas.responses import ErrorAnswer
+from recpolicy.server.schemas.responses import ErrorResponse
 from recpolicy.server.settings import Settings
 
 WHOLE = b"GET /said HTTP/1.1\r\nhost: here\r\n\r\n"
@@ -79,7 +79,7 @@ def status_and_error(said):
     """Of one refusal, which must have the documented shape and close the connection."""
     head, _, body = said.partition(b"\r\n\r\n")
     assert b"connection: close" in head.lower()
-    return int(head.split()[1]), ErrorAnswer.model_validate(json.loads(body), extra="forbid").error.code
+    return int(head.split()[1]), ErrorResponse.model_validate(json.loads(body), extra="forbid").error.code
 
 
 @pytest.fixture(scope="module")

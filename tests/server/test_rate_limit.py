@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.rate_limit import Buckets, LimitsConfig, network_of
+from recpolicy.server.rate_limit import LimitsConfig, TokenBuckets, client_network
 from recpolicy.server.settings import read_settings
 
 
@@ -20,7 +20,7 @@ class Clock:
 
 def test_a_burst_passes_and_then_as_many_as_the_rate_allows():
     clock = Clock()
-    buckets = Buckets(10.0, 5, clock)
+    buckets = TokenBuckets(10.0, 5, clock)
     assert [buckets.take("a") for _ in range(5)] == [0.0] * 5
     assert buckets.take("a") == pytest.approx(0.1)
     clock.now += 0.25  # 2.5 tokens
@@ -30,14 +30,14 @@ def test_a_burst_passes_and_then_as_many_as_the_rate_allows():
 
 
 def test_one_caller_does_not_pay_for_another():
-    buckets = Buckets(1.0, 1, Clock())
+    buckets = TokenBuckets(1.0, 1, Clock())
     assert (buckets.take("a"), buckets.take("b")) == (0.0, 0.0)
     assert buckets.take("a") > 0
 
 
 def test_waiting_as_long_as_was_said_is_enough():
     clock = Clock()
-    buckets = Buckets(3.0, 1, clock)
+    buckets = TokenBuckets(3.0, 1, clock)
     buckets.take("a")
     clock.now += buckets.take("a") + 1e-9
     assert buckets.take("a") == 0.0
@@ -46,7 +46,7 @@ def test_waiting_as_long_as_was_said_is_enough():
 @given(st.lists(st.floats(0, 2), max_size=60), st.floats(0.5, 20), st.integers(1, 10))
 def test_never_more_pass_than_burst_and_rate_give(pauses, rate, burst):
     clock = Clock()
-    buckets, passed, begun = Buckets(rate, burst, clock), 0, clock.now
+    buckets, passed, begun = TokenBuckets(rate, burst, clock), 0, clock.now
     for pause in pauses:
         clock.now += pause
         passed += buckets.take("a") == 0.0
@@ -54,7 +54,7 @@ def test_never_more_pass_than_burst_and_rate_give(pauses, rate, burst):
 
 
 def test_the_buckets_held_are_bounded_and_the_least_used_goes_first():
-    buckets = Buckets(0.001, 1, Clock(), most=100)
+    buckets = TokenBuckets(0.001, 1, Clock(), most=100)
     buckets.take("often")
     for number in range(1000):
         buckets.take(f"address {number}")
@@ -64,18 +64,18 @@ def test_the_buckets_held_are_bounded_and_the_least_used_goes_first():
 
 
 def test_without_a_rate_all_pass_and_nothing_is_held():
-    buckets = Buckets(0.0, 1, Clock())
+    buckets = TokenBuckets(0.0, 1, Clock())
     assert [buckets.take("a") for _ in range(50)] == [0.0] * 50
     assert len(buckets) == 0
 
 
 def test_a_holder_of_many_ipv6_addresses_is_one_client():
-    assert network_of("2001:db8:1:2:aaaa::1") == network_of("2001:db8:1:2:bbbb::2") == "2001:db8:1:2::/64"
-    assert network_of("2001:db8:1:3::1") != network_of("2001:db8:1:2::1")
-    assert network_of("192.0.2.7") == "192.0.2.7"
-    assert network_of("::ffff:192.0.2.7") != network_of("::ffff:192.0.2.8")
-    assert network_of("fe80::1%eth0") == "fe80::/64"
-    assert network_of("testclient") == "testclient"
+    assert client_network("2001:db8:1:2:aaaa::1") == client_network("2001:db8:1:2:bbbb::2") == "2001:db8:1:2::/64"
+    assert client_network("2001:db8:1:3::1") != client_network("2001:db8:1:2::1")
+    assert client_network("192.0.2.7") == "192.0.2.7"
+    assert client_network("::ffff:192.0.2.7") != client_network("::ffff:192.0.2.8")
+    assert client_network("fe80::1%eth0") == "fe80::/64"
+    assert client_network("testclient") == "testclient"
 
 
 @pytest.mark.parametrize("bad", [{"rate": -1}, {"burst": 0}, {"in_flight": 0}, {"seconds": 0}, {"body_bytes": 0}])

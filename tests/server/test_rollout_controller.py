@@ -15,7 +15,7 @@ from recpolicy.server.live_models import CHALLENGER, CHAMPION
 from recpolicy.server.rollout import background, controller, reconcile
 from recpolicy.server.rollout.check import check_rollout
 from recpolicy.server.rollout.job import CHECK_ROLLOUT
-from recpolicy.server.rollout.stage_metrics import Health
+from recpolicy.server.rollout.stage_metrics import VariantHealth
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_challenger_that_is_not_worse_goes_through_its_stages_and_is_promoted(
     assert routing(state) == (2, None, 0.0)
     assert (state.policies.live.champion.number, state.policies.live.challenger) == (2, None)
     row = last(state)
-    assert (row.state, row.stage, row.settled, row.reason) == ("promoted", 2, True, "the last stage is passed")
+    assert (row.state, row.stage, row.reconciled, row.reason) == ("promoted", 2, True, "the last stage is passed")
     server = [("server", "rollout_advance")] * 2 + [("server", "rollout_promoted")]
     assert audited(state) == [("ann", "start_rollout"), *server]
     notes = [line["note"]["rollout"] for line in state.policies.registry.audit() if "note" in line]
@@ -86,16 +86,16 @@ def test_harm_is_rolled_back_at_once_and_the_audit_says_why(state, caplog):
 @pytest.mark.parametrize(
     ("health", "why"),
     [
-        (Health(50, failures=1, seconds=0.1), "answers failed"),
-        (Health(50, slow=3, seconds=0.1), "took longer"),
-        (Health(50, seconds=2.0), "40.0 ms to choose"),
+        (VariantHealth(50, failures=1, seconds=0.1), "answers failed"),
+        (VariantHealth(50, slow=3, seconds=0.1), "took longer"),
+        (VariantHealth(50, seconds=2.0), "40.0 ms to choose"),
     ],
 )
 def test_a_broken_budget_is_rolled_back(state, health, why):
     row = controller.start(state, 2, "ann")
-    state.trial.counts.add(row.id, CHAMPION, Health(50, seconds=0.1))
+    state.rollout_counters.counts.add(row.id, CHAMPION, VariantHealth(50, seconds=0.1))
     assert checked(state).metadata["action"] == "wait"
-    state.trial.counts.add(row.id, CHALLENGER, health)
+    state.rollout_counters.counts.add(row.id, CHALLENGER, health)
     assert why in checked(state).metadata["reason"]
     assert (last(state).state, routing(state)) == ("rolled_back", (1, None, 0.0))
 
@@ -135,7 +135,7 @@ def test_whoever_saw_an_older_row_changes_nothing(state):
     seen = controller.start(state, 2, "ann")
     rate(state, seen, 900)
     seen = last(state)
-    figures = controller.figures_now(state, seen, QUICK)
+    figures = controller.current_metrics(state, seen, QUICK)
     assert controller.advance(state, seen, "server", "first", figures).stage == 1
     assert controller.advance(state, seen, "server", "second", figures) is None
     assert controller.end(state, seen, "rolled_back", "server", "late") is None
@@ -156,11 +156,11 @@ def test_a_start_that_was_cut_short_is_finished_by_the_next_check(state, monkeyp
         patch.setattr(*((type(state.policies.registry), where) if where != "move" else (rollouts, where)), killed)
         with pytest.raises(KilledError):
             controller.start(state, 2, "ann")
-    assert not last(state).settled
+    assert not last(state).reconciled
     with pytest.raises(ConflictError):
         controller.start(state, 2, "bob")
     checked(state)
-    assert (last(state).settled, routing(state)) == (True, (1, 2, 0.1))
+    assert (last(state).reconciled, routing(state)) == (True, (1, 2, 0.1))
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -185,10 +185,10 @@ def test_a_step_that_was_cut_short_is_finished_by_the_next_check(
             monkeypatch.setattr(type(state.policies.registry), name, killed)
     with pytest.raises(KilledError):
         checked(state)
-    assert not last(state).settled
+    assert not last(state).reconciled
     monkeypatch.undo()
     checked(state)
-    assert (last(state).settled, routing(state)) == (True, expected)
+    assert (last(state).reconciled, routing(state)) == (True, expected)
     assert len(audited(state)) == 2
     assert len([line for line in state.policies.registry.audit() if "note" in line]) == 2
 
@@ -201,7 +201,7 @@ def test_an_end_that_was_cut_short_does_not_hinder_the_next_start(state, monkeyp
         with pytest.raises(KilledError):
             checked(state)
     row = controller.start(state, 2, "ann")
-    assert (row.id, row.settled, routing(state)) == (2, True, (1, 2, 0.1))
+    assert (row.id, row.reconciled, routing(state)) == (2, True, (1, 2, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_what_was_changed_by_hand_ends_the_rollout_and_stays(state, tmp_path, by
     controller.start(state, 2, "ann")
     by_hand(state.policies.registry)
     checked(state)
-    assert (last(state).state, last(state).settled, routing(state)) == (ended, True, expected)
+    assert (last(state).state, last(state).reconciled, routing(state)) == (ended, True, expected)
     assert "by hand" in last(state).reason
 
 
@@ -229,16 +229,16 @@ def test_a_share_that_was_set_by_hand_is_waited_for_but_harm_still_ends_it(state
     state.policies.registry.set_share(0.0)
     assert "set to 0 by hand" in checked(state).metadata["reason"]
     assert "set to 0 by hand" in controller.status(state).decision.reason
-    state.trial.counts.add(last(state).id, CHALLENGER, Health(50, failures=20))
+    state.rollout_counters.counts.add(last(state).id, CHALLENGER, VariantHealth(50, failures=20))
     assert checked(state).metadata["action"] == "roll_back"
 
 
 def test_stopping_takes_less_than_a_second_and_the_champion_answers(state):
     controller.start(state, 2, "ann", {"stages": [1.0]})
-    assert state.policies.live.of('"x"')[0].number == 2
+    assert state.policies.live.variant_for('"x"')[0].number == 2
     begun = perf_counter()
     row = controller.stop(state, "bob")
-    assert state.policies.live.of('"x"')[0].number == 1
+    assert state.policies.live.variant_for('"x"')[0].number == 1
     assert perf_counter() - begun < 5.0  # a tenth of a second where nothing else runs
     assert (row.state, row.reason, routing(state)) == ("stopped", "stopped by hand", (1, None, 0.0))
     assert audited(state)[-1] == ("bob", "stop_rollout")
@@ -305,12 +305,12 @@ def test_a_version_that_does_not_load_ends_its_rollout(state, monkeypatch):
             controller.start(state, 2, "ann")
     assert last(state).state == "rolled_back"
     checked(state)
-    assert (last(state).settled, routing(state)) == (True, (1, None, 0.0))
+    assert (last(state).reconciled, routing(state)) == (True, (1, None, 0.0))
 
 
 def test_counts_outlive_a_database_that_is_down(state, monkeypatch):
     row = controller.start(state, 2, "ann")
-    state.trial.counts.add(row.id, CHALLENGER, Health(3, seconds=0.5))
+    state.rollout_counters.counts.add(row.id, CHALLENGER, VariantHealth(3, seconds=0.5))
 
     def down(*_):
         raise OperationalError("insert", {}, Exception("down"))
@@ -318,22 +318,24 @@ def test_counts_outlive_a_database_that_is_down(state, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(rollouts, "add_health", down)
         background.flush(state)
-    state.trial.counts.add(row.id, CHALLENGER, Health(2, failures=1, seconds=0.25))
+    state.rollout_counters.counts.add(row.id, CHALLENGER, VariantHealth(2, failures=1, seconds=0.25))
     background.flush(state)
     background.flush(state)
     with state.store.engine.connect() as connection:
-        assert rollouts.health(connection, row.id) == {CHALLENGER: Health(5, 1, 0, 0.75)}
+        assert rollouts.health(connection, row.id) == {CHALLENGER: VariantHealth(5, 1, 0, 0.75)}
 
 
 def test_counts_of_processes_and_minutes_are_added_up(state, monkeypatch):
     from recpolicy.server.db import rollouts as store
-    from recpolicy.server.db.engine import writing
+    from recpolicy.server.db.engine import transaction
 
     row = controller.start(state, 2, "ann")
     for worker, minute in (("a", 100), ("a", 100), ("b", 100), ("b", 90)):
         monkeypatch.setattr(store, "now_ms", lambda minute=minute: minute * 60_000)
-        with writing(state.store.engine) as connection:
-            store.add_health(connection, worker, {(row.id, CHALLENGER): Health(1), (row.id + 1, CHALLENGER): Health(7)})
+        with transaction(state.store.engine) as connection:
+            store.add_health(
+                connection, worker, {(row.id, CHALLENGER): VariantHealth(1), (row.id + 1, CHALLENGER): VariantHealth(7)}
+            )
     monkeypatch.setattr(store, "now_ms", lambda: 100 * 60_000)
     with state.store.engine.connect() as connection:
         assert store.health(connection, row.id)[CHALLENGER].requests == 4

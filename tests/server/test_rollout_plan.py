@@ -7,13 +7,13 @@ import pytest
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ConfigError
 from recpolicy.server.rollout.rollout_plan import RolloutConfig, decide
-from recpolicy.server.rollout.stage_metrics import Estimate, Figures, Health, Rewards
+from recpolicy.server.rollout.stage_metrics import Estimate, Rewards, StageMetrics, VariantHealth
 from recpolicy.server.settings import read_settings
 
 PLAN = RolloutConfig(min_users=100, min_rewards=200, min_hours=2.0, max_hours=48.0, margin=0.1)
 ENOUGH = Rewards(100, 200, Estimate(3.0, 2.9, 3.1))
-SOUND = Health(requests=1000, failures=0, slow=0, seconds=1.0)
-GOOD = Figures(
+SOUND = VariantHealth(requests=1000, failures=0, slow=0, seconds=1.0)
+GOOD = StageMetrics(
     hours=2.0, champion=ENOUGH, challenger=ENOUGH, difference=Estimate(0.0, -0.09, 0.09), champion_health=SOUND,
     challenger_health=SOUND,
 )  # fmt: skip
@@ -34,7 +34,7 @@ def challenger(**words):
         (GOOD, 0, "advance", "not worse"),
         (GOOD, 1, "advance", "not worse"),
         (ALONE, 2, "promote", "last stage"),  # all users are the challenger's: nothing to compare with
-        (Figures(), 0, "wait", "0.0 of 2 hours"),
+        (StageMetrics(), 0, "wait", "0.0 of 2 hours"),
         (replace(GOOD, hours=1.9), 0, "wait", "1.9 of 2 hours"),
         (replace(GOOD, challenger=replace(ENOUGH, users=99)), 0, "wait", "99 of 100 users of the challenger"),
         (replace(GOOD, champion=replace(ENOUGH, users=99)), 0, "wait", "99 of 100 users of the champion"),
@@ -59,7 +59,12 @@ def challenger(**words):
         (replace(GOOD, **challenger(seconds=5.1)), 0, "roll_back", "5.1 ms to choose, the champion 1.0"),
         (replace(GOOD, champion_health=replace(SOUND, seconds=3.0), **challenger(seconds=5.9)), 0, "advance", ""),
         (replace(GOOD, champion_health=replace(SOUND, seconds=3.0), **challenger(seconds=6.1)), 0, "roll_back", "6.1"),
-        (replace(GOOD, champion_health=Health(), **challenger(seconds=20.0)), 0, "advance", ""),  # no champion's time
+        (
+            replace(GOOD, champion_health=VariantHealth(), **challenger(seconds=20.0)),
+            0,
+            "advance",
+            "",
+        ),  # no champion's time
         (replace(ALONE, **challenger(failures=11)), 2, "roll_back", "failed"),
     ],
 )

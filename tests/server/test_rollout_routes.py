@@ -11,13 +11,13 @@ from sqlalchemy.exc import IntegrityError
 from recpolicy.server.app import make_app
 from recpolicy.server.db import audit, rollouts
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
-from recpolicy.server.db.events import first_id, new_event_id
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import first_event_id, new_event_id
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.rollout.background import flush
 from recpolicy.server.rollout.check import check_rollout
-from recpolicy.server.rollout.stage_metrics import Health
-from recpolicy.server.routes.admin_rollouts import CurrentRollout, RolloutAnswer, Rollouts
+from recpolicy.server.rollout.stage_metrics import VariantHealth
+from recpolicy.server.routes.admin_rollouts import CurrentRollout, RolloutResponse, Rollouts
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def asked(state):
 def test_a_rollout_begins_is_looked_at_and_is_stopped(state, asked):
     begun = asked("POST", "rollouts", {"challenger": 2, "stages": [0.5, 1], "margin": 0.4})
     assert begun.status_code == 201
-    answer = RolloutAnswer.model_validate(begun.json(), extra="forbid")
+    answer = RolloutResponse.model_validate(begun.json(), extra="forbid")
     assert (answer.state, answer.share, answer.plan["margin"]) == ("running", 0.5, 0.4)
     assert answer.plan["min_users"] == 30  # as in the settings
     rate(state, rollouts.latest(state.store.engine.connect(), 1)[0], 900)
@@ -69,7 +69,7 @@ def test_what_is_not_known_yet_is_null(state, asked):
 
 def test_a_shadow_tells_what_it_would_have_shown(state, asked):
     asked("POST", "rollouts", {"challenger": 2, "shadow": True})
-    state.trial.counts.add(1, "challenger", Health(4, 1, 0, 0.02, 1.5, -0.75, 2))
+    state.rollout_counters.counts.add(1, "challenger", VariantHealth(4, 1, 0, 0.02, 1.5, -0.75, 2))
     flush(state)
     found = asked("GET", "rollouts/current").json()["figures"]
     assert found["shadow"] == {"compared": 3, "dropped": 2, "agreement": 0.5, "gap": -0.25}
@@ -117,11 +117,11 @@ def engine(each_engine):
 
 
 def test_on_both_databases_one_rollout_runs_and_changes_only_as_it_was_seen(engine):
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         row = rollouts.add(connection, 1, 2, {"stages": [0.1]})
-    with pytest.raises(ConflictError), writing(engine) as connection:
+    with pytest.raises(ConflictError), transaction(engine) as connection:
         rollouts.add(connection, 1, 3, {})
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         assert rollouts.unfinished(connection) == row
         assert rollouts.move(connection, row, stage_at=5)
         assert not rollouts.move(connection, row, stage_at=6)
@@ -129,21 +129,21 @@ def test_on_both_databases_one_rollout_runs_and_changes_only_as_it_was_seen(engi
         assert rollouts.move(connection, row, state="stopped", ended_at=7)
         assert rollouts.unfinished(connection) is None
         assert rollouts.add(connection, 1, 3, {}).id > row.id
-    with pytest.raises(IntegrityError), writing(engine) as connection:
+    with pytest.raises(IntegrityError), transaction(engine) as connection:
         connection.exec_driver_sql("UPDATE rollouts SET state = 'running', ended_at = NULL")
 
 
 def test_on_both_databases_counts_and_rewards_add_up(engine):
-    numbers = Health(5, 1, 2, 0.5, 1.5, -0.25, 3)
+    numbers = VariantHealth(5, 1, 2, 0.5, 1.5, -0.25, 3)
     for _ in range(2):
-        with writing(engine) as connection:
+        with transaction(engine) as connection:
             rollouts.add_health(connection, "a", {(1, "champion"): numbers})
     with engine.connect() as connection:
         found = rollouts.health(connection, 1, minutes=5)
         assert found == {"champion": numbers + numbers}
         json.dumps(found["champion"].requests)  # a number as JSON knows it
         assert rollouts.groups(connection, 1, 0) == {}
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         rollouts.forget_health(connection, 2)
         assert rollouts.health(connection, 1) == {}
 
@@ -152,7 +152,7 @@ def test_on_both_databases_users_are_the_units(engine):
     """Of the champion: user a gave 5 and 1 (mean 3), b gave 4; of the challenger: c gave 2. The rest does not count."""
     given = [("a", 5, {}), ("a", 1, {}), ("b", 4, {}), ("c", 2, {"variant": "challenger"})]
     given += [("d", 1, {"time": 99}), ("e", 1, {"explored": True}), ("f", 1, {"rollout": 2})]
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         rated(connection, given)
     with engine.connect() as connection:
         found = rollouts.groups(connection, 1, 100)
@@ -163,7 +163,7 @@ def test_on_both_databases_users_are_the_units(engine):
 
 def test_ids_of_events_tell_the_time():
     now = now_ms()
-    assert first_id(now - 1) < new_event_id() < first_id(now + 60_000)
+    assert first_event_id(now - 1) < new_event_id() < first_event_id(now + 60_000)
 
 
 def rated(connection, given):
@@ -176,7 +176,7 @@ def rated(connection, given):
         same = {name: one[name] for name in ("time", "rollout", "variant", "explored")} | {"version": 1}
         texts = {"content": "c", "agent": "linucb", "item_ids": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
         connection.execute(
-            insert(events).values(**same, **texts, id=f"{first_id(one['time'])}{place:020x}", user_key=user)
+            insert(events).values(**same, **texts, id=f"{first_event_id(one['time'])}{place:020x}", user_key=user)
         )
-        told = {"event_id": f"{first_id(one['time'])}{place:020x}", "position": 0, "reward": reward, "user_key": user}
+        told = {"event_id": f"{first_event_id(one['time'])}{place:020x}", "position": 0, "reward": reward, "user_key": user}
         connection.execute(insert(rewards).values(**{**same, **told, "time": 5_000}))

@@ -19,11 +19,11 @@ from recpolicy.server.app import make_app
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.events import key_of
 from recpolicy.server.db.schema import events
-from recpolicy.server.live_models import CHALLENGER, CHAMPION, WATCH_SECONDS, Live, place_of
+from recpolicy.server.live_models import CHALLENGER, CHAMPION, WATCH_SECONDS, LiveState, bucket
 from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.rollout import background, controller
-from recpolicy.server.rollout.shadow import WAITING, Pair, compared
-from recpolicy.server.rollout.stage_metrics import Health
+from recpolicy.server.rollout.shadow import WAITING, ShadowPair, compared
+from recpolicy.server.rollout.stage_metrics import VariantHealth
 from recpolicy.server.schemas.requests import RecommendRequest
 
 USERS = range(1, 8)
@@ -92,7 +92,7 @@ def test_batches_and_prediction_servers_are_answered_as_well(state, monkeypatch)
 def test_both_variants_are_counted_and_events_name_the_rollout(state):
     controller.start(state, 2, "ann", {"stages": [0.5]})
     content = state.policies.live.challenger.content
-    theirs = {user for user in USERS if place_of(key_of(user), content) < 0.5}
+    theirs = {user for user in USERS if bucket(key_of(user), content) < 0.5}
     assert 0 < len(theirs) < len(USERS)
     for user in USERS:
         variant = recommend(state, user).json()["policy"]["variant"]
@@ -113,13 +113,13 @@ def test_a_shadow_changes_no_answer_and_is_compared(state):
         answer = recommend(state, user, k=6).json()
         assert (answer["items"], answer["policy"]["version"]) == (items, 1)
     assert health(state)[CHAMPION].requests == len(USERS)
-    while background.compare_one(state):
+    while background.compare_next(state):
         pass
     found, champion = health(state)[CHALLENGER], state.policies.live.champion
     challenger, agreement, gap = state.policies.live.challenger, 0.0, 0.0
     for user, items in zip(USERS, before, strict=True):
         asked = RecommendRequest(user=user, k=6)
-        alone = choose(Live(challenger), asked, NO_EXPLORATION).item_ids
+        alone = choose(LiveState(challenger), asked, NO_EXPLORATION).item_ids
         shown = [item["item_id"] for item in items]
         agreement += len(set(alone) & set(shown)) / 6
         rows = champion.scorer.item_rows(shown)
@@ -136,7 +136,7 @@ def test_a_shadow_that_fails_fails_nobody(state, monkeypatch):
     controller.start(state, 2, "ann", {"shadow": True})
     broken(state, monkeypatch, ZeroDivisionError())
     assert recommend(state).status_code == 200
-    assert background.compare_one(state)
+    assert background.compare_next(state)
     assert health(state)[CHALLENGER].failures == 1
 
 
@@ -144,7 +144,7 @@ def test_more_comparisons_than_may_wait_are_dropped_and_counted(state):
     controller.start(state, 2, "ann", {"shadow": True})
     for _ in range(WAITING + 3):
         assert recommend(state).status_code == 200
-    assert health(state)[CHALLENGER] == Health(dropped=3)
+    assert health(state)[CHALLENGER] == VariantHealth(dropped=3)
 
 
 def test_lists_that_were_drawn_to_explore_are_not_compared(state):
@@ -153,16 +153,16 @@ def test_lists_that_were_drawn_to_explore_are_not_compared(state):
     chosen = choose(live, asked, NO_EXPLORATION)
     drawn = replace(chosen, row=chosen.row | {"explored": True})
     for one, waits in ((drawn, False), (chosen, True)):
-        state.trial.shadow.offer(live, asked, one, 1.0)
-        assert (state.trial.shadow.next() is not None) == waits
-    state.trial.shadow.offer(live, asked, chosen, 0.0)
-    assert state.trial.shadow.next() is None
+        state.rollout_counters.shadow.offer(live, asked, one, 1.0)
+        assert (state.rollout_counters.shadow.next() is not None) == waits
+    state.rollout_counters.shadow.offer(live, asked, chosen, 0.0)
+    assert state.rollout_counters.shadow.next() is None
 
 
 def test_the_same_policy_as_shadow_agrees_wholly(state):
     served = state.policies.live.champion
-    live, asked = Live(served, served, shadow=True), RecommendRequest(user=1, k=3)
-    found = compared(Pair(live, asked, choose(live, asked, NO_EXPLORATION)), 25.0)
+    live, asked = LiveState(served, served, shadow=True), RecommendRequest(user=1, k=3)
+    found = compared(ShadowPair(live, asked, choose(live, asked, NO_EXPLORATION)), 25.0)
     assert (found.agreement, found.gap) == (1.0, pytest.approx(0.0))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from job_fixtures import DAY, HOUR, MONDAY, Clock, Gate, job, runs, scheduler, state_of, tick
+from job_fixtures import DAY, HOUR, MONDAY, Clock, Gate, job, runs, scheduler, get_state, tick
 from sqlalchemy import select
 from waiting import PATIENCE, wait_until
 
@@ -320,7 +320,7 @@ def test_the_thread_looks_by_itself_and_outlives_a_database_that_is_away(engine,
         ran.set()
         return JobResult()
 
-    one = Scheduler(state_of(engine), {"count": job(run, cron="@every 1s")})
+    one = Scheduler(get_state(engine), {"count": job(run, cron="@every 1s")})
     path = Path(engine.url.database)
     aside = path.with_name("aside.db")
     engine.dispose()
@@ -334,6 +334,6 @@ def test_the_thread_looks_by_itself_and_outlives_a_database_that_is_away(engine,
 
 
 def test_a_server_that_keeps_nothing_runs_no_jobs(engine):
-    one = Scheduler(replace(state_of(engine), store=None), {"count": job(cron="@every 1s")})
+    one = Scheduler(replace(get_state(engine), store=None), {"count": job(cron="@every 1s")})
     with one.running():
         assert one._thread is None

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from waiting import PATIENCE
 
 from recpolicy.core.errors import ConfigError, StoreError
-from recpolicy.server.db.engine import Turns, is_up_to_date, make_engine, migrate, open_store, sqlite_url, writing
+from recpolicy.server.db.engine import CommitLock, is_up_to_date, make_engine, migrate, open_store, sqlite_url, transaction
 from recpolicy.server.db.schema import metadata
 
 
@@ -37,7 +37,7 @@ def test_a_transaction_that_fails_leaves_nothing(each_engine):
     row = text("INSERT INTO schedules (name, cron, next_at) VALUES ('a', '* * * * *', 1)")
 
     def twice():
-        with writing(engine) as connection:
+        with transaction(engine) as connection:
             connection.execute(row)
             connection.execute(row)
 
@@ -111,14 +111,14 @@ def test_an_up_to_date_database_is_known_without_alembic(kind, tmp_path, new_eng
     assert not is_up_to_date(engine)
     migrate(engine)
     assert is_up_to_date(engine)
-    with writing(engine) as connection:
+    with transaction(engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     assert not is_up_to_date(engine)
 
 
 def test_one_writer_commits_at_a_time_on_sqlite(engine):
     done = []
-    with closing(Turns(engine)) as one, closing(Turns(engine)) as two:
+    with closing(CommitLock(engine)) as one, closing(CommitLock(engine)) as two:
 
         def wait_and_commit():
             with two:

@@ -5,20 +5,20 @@ import pytest
 
 from recpolicy.ope.intervals import confidence_sequence
 from recpolicy.ope.rounds import Units
-from recpolicy.server.rollout.variant_statistics import Group, difference, mean_of
+from recpolicy.server.rollout.variant_statistics import VariantStats, difference, mean_of
 
 LOOKS, RUNS = 300, 500
 
 
 def group_of(values):
-    return Group.of_sums(len(values), len(values), values.sum(), (values**2).sum())
+    return VariantStats.of_sums(len(values), len(values), values.sum(), (values**2).sum())
 
 
 def running(values):
     """The groups [RUNS, LOOKS] of users [RUNS, LOOKS, users a look] who come look after look."""
     sums, squares = (part.sum(axis=2).cumsum(axis=1) for part in (values, values**2))
     users = np.broadcast_to(np.arange(1, LOOKS + 1) * values.shape[2], sums.shape)
-    return Group.of_sums(users, users, sums, squares)
+    return VariantStats.of_sums(users, users, sums, squares)
 
 
 def ratings(rng, users, ones):
@@ -53,7 +53,9 @@ def test_users_who_come_back_do_not_break_it():
         count += rates
         there = count > 0
         mean = np.where(there, total / np.maximum(count, 1), 0)
-        one, other = (Group.of_sums(t.sum(1), 0, m.sum(1), (m**2).sum(1)) for t, m in zip(there, mean, strict=True))
+        one, other = (
+            VariantStats.of_sums(t.sum(1), 0, m.sum(1), (m**2).sum(1)) for t, m in zip(there, mean, strict=True)
+        )
         found = difference(one, other, 0.95, 30)
         wrong |= (found.lo > 0) | (found.hi < 0)
     assert wrong.mean() <= 0.05

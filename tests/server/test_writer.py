@@ -19,17 +19,17 @@ from recpolicy.core.errors import StoreError
 from recpolicy.server.db import spool as spooling
 from recpolicy.server.db.engine import migrate
 from recpolicy.server.db.events import row_of
-from recpolicy.server.db.feedback import Rules, Said
+from recpolicy.server.db.feedback import RewardRules, FeedbackItem
 from recpolicy.server.db.schema import events
 from recpolicy.server.db.spool import Spool
-from recpolicy.server.db.writer import QueueFullError, Writer
+from recpolicy.server.db.writer import QueueFullError, GroupCommitWriter
 
-RULES = Rules((1.0, 5.0), window_ms=10_000)
+RULES = RewardRules((1.0, 5.0), window_ms=10_000)
 
 
 def writer_of(engine, folder):
     """Open a writer for a `with` block, at whose end it has written what waits."""
-    return closing(Writer(engine, Spool(folder / "spool"), lambda: RULES))
+    return closing(GroupCommitWriter(engine, Spool(folder / "spool"), lambda: RULES))
 
 
 def count(engine):
@@ -43,7 +43,7 @@ def test_what_is_acknowledged_is_in_the_database(each_engine, tmp_path):
     async def go(writer):
         await writer.events([row_of(shown)])
         assert count(each_engine) == 1
-        return await writer.feedback([Said(shown.id, 7, "rating", 4.0)], shown.time)
+        return await writer.feedback([FeedbackItem(shown.id, 7, "rating", 4.0)], shown.time)
 
     with writer_of(each_engine, tmp_path) as writer:
         (outcome,) = asyncio.run(go(writer))
@@ -81,7 +81,7 @@ def test_what_waits_together_is_committed_together(engine, tmp_path):
 
 
 def test_the_writer_writes_what_waits_before_it_stops(engine, tmp_path):
-    writer = Writer(engine, Spool(tmp_path / "spool"), lambda: RULES)
+    writer = GroupCommitWriter(engine, Spool(tmp_path / "spool"), lambda: RULES)
 
     async def go():
         waiting = [asyncio.ensure_future(writer.events([row_of(event())])) for _ in range(50)]
@@ -110,10 +110,10 @@ def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing
     async def while_down(writer):
         await writer.events([row_of(during)])
         with pytest.raises(StoreError, match="does not take it"):
-            await writer.feedback([Said(before.id, 7, "like", 1.0)], before.time)
+            await writer.feedback([FeedbackItem(before.id, 7, "like", 1.0)], before.time)
 
     async def again(writer):
-        return await writer.feedback([Said(one.id, 7, "like", 1.0) for one in (before, during)], before.time)
+        return await writer.feedback([FeedbackItem(one.id, 7, "like", 1.0) for one in (before, during)], before.time)
 
     with writer_of(engine, tmp_path) as writer:
         asyncio.run(writer.events([row_of(before)]))

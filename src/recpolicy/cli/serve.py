@@ -56,17 +56,17 @@ def serve(
     require_extra("serve", "recpolicy serve")
     # Before NumPy is imported: threads of one small product wait for one another where cores are busy (48 ms, not 5).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from recpolicy.server.gc_freeze import loading
+    from recpolicy.server.gc_freeze import freeze_startup_objects
 
     if not source.is_dir():
         raise ConfigError(f"{source}: no such folder; expected a run or a registry")
     with _listen(host, port) as listener:
         if workers > 1:
             _count_together()
-        with loading():
-            from recpolicy.server.asgi import What, log_as_json, open_app
+        with freeze_startup_objects():
+            from recpolicy.server.asgi import ServeOptions, log_as_json, open_app
 
-            what = What(
+            what = ServeOptions(
                 source=str(source), state=None if state is None else str(state),
                 config=None if config is None else str(config), store=store,
             )  # fmt: skip
@@ -84,14 +84,14 @@ def serve(
 
 def _greet(app: "FastAPI", source: Path, host: str, port: int) -> None:
     """Say what is served where, and what an operator must know."""
-    from recpolicy.server.auth.initial_key import first_key
-    from recpolicy.server.lifespan import another_champion
+    from recpolicy.server.auth.initial_key import ensure_operator_key
+    from recpolicy.server.lifespan import champion_mismatch_notice
 
     state = app.state.server
-    made = first_key(state.store)
+    made = ensure_operator_key(state.store)
     at = f"[{host}]" if ":" in host else host
     print(f"serving {state.policies.live.champion.agent}: http://{at}:{port}", flush=True)
-    for line in (made and f"operator key, shown this once: {made}", another_champion(state, source)):
+    for line in (made and f"operator key, shown this once: {made}", champion_mismatch_notice(state, source)):
         if line:
             print(line, flush=True)
 

@@ -11,15 +11,15 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, s
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from recpolicy.server.auth.keys import keys_in
-from recpolicy.server.deps import State
+from recpolicy.server.auth.keys import load_keys
+from recpolicy.server.deps import AppState
 from recpolicy.server.errors import handle_errors
 from recpolicy.server.jobs.all_jobs import JOBS
 from recpolicy.server.jobs.scheduler import Scheduler
-from recpolicy.server.middleware import Guard
+from recpolicy.server.middleware import RequestMiddleware
 from recpolicy.server.online.learner import learning
 from recpolicy.server.rate_limit import LimitsConfig
-from recpolicy.server.rollout.background import attend
+from recpolicy.server.rollout.background import run_background
 from recpolicy.server.routes import (
     admin_audit,
     admin_jobs,
@@ -32,10 +32,10 @@ from recpolicy.server.routes import (
     policy,
 )
 from recpolicy.server.routes.prediction_servers import prediction_routes
-from recpolicy.server.schemas.admin import ADMIN_REFUSALS
+from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
 
 VERSION = "1"
-BACKGROUND: tuple[Callable[[State], AbstractContextManager[None]], ...] = (learning,)
+BACKGROUND: tuple[Callable[[AppState], AbstractContextManager[None]], ...] = (learning,)
 """What runs beside the requests, one line each: begins with the app and ends with it, the last one first."""
 
 
@@ -44,12 +44,14 @@ class App(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Build the layers, once, at the first request."""
-        here: State = self.state.server
+        here: AppState = self.state.server
         inner = super().build_middleware_stack()
-        return Guard(inner, here.metrics.answered, self.state.keys, here.settings.limits, policy.express(here))
+        return RequestMiddleware(
+            inner, here.metrics.answered, self.state.keys, here.settings.limits, policy.fast_paths(here)
+        )
 
 
-def make_app(state: State, close: Callable[[], None] = lambda: None) -> FastAPI:
+def make_app(state: AppState, close: Callable[[], None] = lambda: None) -> FastAPI:
     """The app of an open state; `close` is called when it ends."""
     app = App(
         title="recpolicy", version=VERSION, summary="Recommendations of a trained policy, and what came of them.",
@@ -57,11 +59,11 @@ def make_app(state: State, close: Callable[[], None] = lambda: None) -> FastAPI:
     )  # fmt: skip
     app.state.server, app.state.close = state, close
     app.state.scheduler = Scheduler(state, JOBS)
-    app.state.keys = keys_in(None if state.store is None else state.store.engine)
+    app.state.keys = load_keys(None if state.store is None else state.store.engine)
     for router in (health.router, policy.router, feedback.router, console.router, prediction_routes()):
         app.include_router(router)
     for admin in (admin_versions, admin_rollouts, admin_keys, admin_audit, admin_jobs):
-        app.include_router(admin.router, responses=ADMIN_REFUSALS)
+        app.include_router(admin.router, responses=ADMIN_ERROR_RESPONSES)
     handle_errors(app)
     return app
 
@@ -72,8 +74,8 @@ async def _life(app: FastAPI) -> AsyncIterator[dict[str, LimitsConfig]]:
 
     Yields what the protocol must know.
     """
-    state: State = app.state.server
-    watching = asyncio.gather(state.policies.watch(), attend(state))
+    state: AppState = app.state.server
+    watching = asyncio.gather(state.policies.watch(), run_background(state))
     with ExitStack() as stack:
         stack.callback(app.state.close)
         for begin in BACKGROUND:

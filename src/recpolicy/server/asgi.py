@@ -11,16 +11,16 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from recpolicy.server.app import make_app
-from recpolicy.server.gc_freeze import loading
-from recpolicy.server.json_logging import JsonLines
-from recpolicy.server.lifespan import opened, without_store
+from recpolicy.server.gc_freeze import freeze_startup_objects
+from recpolicy.server.json_logging import JsonFormatter
+from recpolicy.server.lifespan import open_state, stateless_state
 from recpolicy.server.settings import read_settings
 
-WHAT = "RECPOLICY_SERVE"
+OPTIONS_VARIABLE = "RECPOLICY_SERVE"
 
 
 @dataclass(frozen=True, kw_only=True)
-class What:
+class ServeOptions:
     """What a server process serves."""
 
     source: str
@@ -31,27 +31,27 @@ class What:
 
     def to_environment(self) -> None:
         """Let workers that are started from here know."""
-        os.environ[WHAT] = json.dumps(asdict(self))
+        os.environ[OPTIONS_VARIABLE] = json.dumps(asdict(self))
 
 
 def app() -> FastAPI:
     """The app of a worker; its state closes with it."""
-    what = What(**json.loads(os.environ[WHAT]))
+    what = ServeOptions(**json.loads(os.environ[OPTIONS_VARIABLE]))
     log_as_json()
-    with loading():
+    with freeze_startup_objects():
         return open_app(what)
 
 
-def open_app(what: What) -> FastAPI:
+def open_app(what: ServeOptions) -> FastAPI:
     """Open the state and make the app, which closes it when it ends. Raises what `opened` raises."""
     # Event loop and writer hand the interpreter to and fro at each commit; every hand-over would wait Python's 5 ms.
     sys.setswitchinterval(0.0005)
     settings = read_settings(None if what.config is None else Path(what.config))
     stack, source = ExitStack(), Path(what.source)
     if what.store:
-        state = stack.enter_context(opened(source, None if what.state is None else Path(what.state), settings))
+        state = stack.enter_context(open_state(source, None if what.state is None else Path(what.state), settings))
     else:
-        state = without_store(source, settings)
+        state = stateless_state(source, settings)
     return make_app(state, close=stack.close)
 
 
@@ -61,5 +61,5 @@ def log_as_json() -> None:
     if not root.handlers:
         root.addHandler(logging.StreamHandler())
     for handler in root.handlers:
-        handler.setFormatter(JsonLines())
+        handler.setFormatter(JsonFormatter())
     logging.getLogger("recpolicy").setLevel(logging.INFO)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.db.feedback import DAY_MS, Rules
-from recpolicy.server.live_models import Policies
+from recpolicy.server.db.feedback import DAY_MS, RewardRules
+from recpolicy.server.live_models import ModelManager
 from recpolicy.server.metrics import Metrics
-from recpolicy.server.rollout.rollout_counters import Trial
+from recpolicy.server.rollout.rollout_counters import RolloutCounters
 from recpolicy.server.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from recpolicy.server.db.writer import Writer
+    from recpolicy.server.db.writer import GroupCommitWriter
 
 
 @dataclass(frozen=True)
@@ -24,39 +24,39 @@ class Store:
     """The open store of a process."""
 
     engine: "Engine"
-    writer: "Writer"
+    writer: "GroupCommitWriter"
 
 
 @dataclass(frozen=True)
-class State:
+class AppState:
     """One server process."""
 
-    policies: Policies
+    policies: ModelManager
     store: Store | None
     """None: nothing is kept (--no-store)."""
     settings: Settings
     metrics: Metrics
     folder: Path | None = None
     """Where this server keeps its files; None for one that keeps nothing."""
-    trial: Trial = field(default_factory=Trial)
+    rollout_counters: RolloutCounters = field(default_factory=RolloutCounters)
     """What is counted while a challenger is tried."""
 
-    def kept(self) -> Store:
+    def require_store(self) -> Store:
         """The store; raises StoreError for a server that keeps nothing."""
         if self.store is None:
             raise StoreError("this server keeps no events and takes no feedback (--no-store)")
         return self.store
 
-    def rules(self) -> Rules:
+    def rules(self) -> RewardRules:
         """How feedback becomes a reward now."""
         window = int(self.settings.feedback.window_days * DAY_MS)
-        return Rules(self.policies.live.champion.scorer.scale, window)
+        return RewardRules(self.policies.live.champion.scorer.scale, window)
 
 
-async def state_of(request: Request) -> State:
+async def get_state(request: Request) -> AppState:
     """The state of the app that a request came to."""
-    state: State = request.app.state.server
+    state: AppState = request.app.state.server
     return state
 
 
-Here = Annotated[State, Depends(state_of)]
+StateDep = Annotated[AppState, Depends(get_state)]

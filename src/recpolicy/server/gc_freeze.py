@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def loading() -> Iterator[None]:
+def freeze_startup_objects() -> Iterator[None]:
     """Look for no garbage meanwhile, and at nothing of what was loaded afterwards.
 
     Imports make 100,000 objects that stay. To look through them again and again is an eighth of the time to start, and

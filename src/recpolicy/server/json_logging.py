@@ -14,7 +14,7 @@ from typing import Any
 _ENCODE = json.JSONEncoder(default=str).encode  # made once: json.dumps makes one for each line
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """Formats a record as one line of JSON: time (UTC), level, logger, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -27,7 +27,7 @@ class JsonLines(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[1] is not None:
-            line |= where(record.exc_info[1])
+            line |= exception_location(record.exc_info[1])
         return _ENCODE(line)
 
 
@@ -37,7 +37,7 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def where(error: BaseException) -> dict[str, str]:
+def exception_location(error: BaseException) -> dict[str, str]:
     """Type of an exception and the line that raised it, without its message."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown"

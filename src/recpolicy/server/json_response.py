@@ -9,12 +9,12 @@ _ENCODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",",
 _ROWS_AT_ONCE = 1_000
 
 
-def json_answer(body: Any, status: int = 200) -> Response:
+def json_response(body: Any, status: int = 200) -> Response:
     """The body as JSON."""
     return Response(_ENCODE(body), status, media_type="application/json")
 
 
-def rows_answer(rows: list[dict[str, Any]]) -> Response:
+def rows_response(rows: list[dict[str, Any]]) -> Response:
     """{"rows": [...]}, encoded in pieces: the encoder lets no other thread run while it works."""
     pieces = [_ENCODE(rows[start : start + _ROWS_AT_ONCE])[1:-1] for start in range(0, len(rows), _ROWS_AT_ONCE)]
     return Response('{"rows":[' + ",".join(pieces) + "]}", media_type="application/json")

@@ -21,12 +21,12 @@ from recpolicy.server.db import versions
 from recpolicy.server.db.engine import open_store, sqlite_url
 from recpolicy.server.db.schema import rollouts
 from recpolicy.server.db.spool import Spool
-from recpolicy.server.db.writer import Writer
-from recpolicy.server.deps import State, Store
-from recpolicy.server.live_models import Beside, Live, Policies, Served
+from recpolicy.server.db.writer import GroupCommitWriter
+from recpolicy.server.deps import AppState, Store
+from recpolicy.server.live_models import ReloadHooks, LiveState, ModelManager, LoadedVersion
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoint import CURRENT, folder_of
-from recpolicy.server.online.learner import overlay
+from recpolicy.server.online.learner import with_latest_checkpoint
 from recpolicy.server.settings import Settings
 
 DATABASE_URL = "RECPOLICY_DATABASE_URL"
@@ -55,7 +55,7 @@ def registry_of(source: Path, folder: Path) -> Registry:
     return registry
 
 
-def another_champion(state: State, source: Path) -> str | None:
+def champion_mismatch_notice(state: AppState, source: Path) -> str | None:
     """What to tell somebody who serves a run while the state folder, used before, has another champion."""
     registry, number = state.policies.registry, state.policies.live.champion.number
     if registry is None or number is None or not is_run(source):
@@ -70,7 +70,7 @@ def another_champion(state: State, source: Path) -> str | None:
 
 
 @contextmanager
-def opened(source: Path, folder: Path | None, settings: Settings) -> Iterator[State]:
+def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterator[AppState]:
     """The state of a server of a run or registry, closed at the end: what was taken in is written.
 
     Raises ArtifactError, ConfigError or StoreError for what cannot be served or opened.
@@ -82,34 +82,34 @@ def opened(source: Path, folder: Path | None, settings: Settings) -> Iterator[St
         found = registry.versions()
         versions.refuse_another_registry(engine, found)
         versions.keep(engine, found)
-        policies = Policies.of_registry(registry, _beside(engine, folder, settings))
-        holder: list[State] = []
-        with closing(Writer(engine, Spool(folder / "spool"), lambda: holder[0].rules())) as writer:
-            holder.append(State(policies, Store(engine, writer), settings, Metrics(), folder))
+        policies = ModelManager.from_registry(registry, _beside(engine, folder, settings))
+        holder: list[AppState] = []
+        with closing(GroupCommitWriter(engine, Spool(folder / "spool"), lambda: holder[0].rules())) as writer:
+            holder.append(AppState(policies, Store(engine, writer), settings, Metrics(), folder))
             yield holder[0]
     finally:
         engine.dispose()
 
 
-def without_store(source: Path, settings: Settings) -> State:
+def stateless_state(source: Path, settings: Settings) -> AppState:
     """The state of a server that keeps nothing: a run, or the champion of a registry as it is now."""
     if not source.is_dir():
         raise ArtifactError(f"{source}: no such folder; expected a run or a registry")
     if not is_run(source):
-        return State(Policies.of_registry(Registry(source)), None, settings, Metrics())
-    return State(Policies(Live(Served(load_scorer(source), None))), None, settings, Metrics())
+        return AppState(ModelManager.from_registry(Registry(source)), None, settings, Metrics())
+    return AppState(ModelManager(LiveState(LoadedVersion(load_scorer(source), None))), None, settings, Metrics())
 
 
-def _beside(engine: Engine, folder: Path, settings: Settings) -> Beside:
+def _beside(engine: Engine, folder: Path, settings: Settings) -> ReloadHooks:
     """Where rollouts and what was learnt are looked up."""
 
     def rollout(number: int) -> int | None:
         return running_rollout(engine, number)
 
     if not settings.online.enabled:
-        return Beside(rollout)
-    return Beside(
-        rollout, partial(overlay, folder), lambda scorer: (folder_of(folder, scorer.metadata["content"]) / CURRENT,)
+        return ReloadHooks(rollout)
+    return ReloadHooks(
+        rollout, partial(with_latest_checkpoint, folder), lambda scorer: (folder_of(folder, scorer.metadata["content"]) / CURRENT,)
     )
 
 

@@ -29,7 +29,7 @@ CACHE_BYTES = 12 << 20
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedVersion:
     """One loaded version."""
 
     scorer: Scorer
@@ -41,11 +41,11 @@ class Served:
     """Lists that it made."""
 
     @cached_property
-    def described(self) -> Mapping[str, str]:
+    def example_config(self) -> Mapping[str, str]:
         """Who it is, as JSON, in each role."""
-        return {role: json.dumps(self.in_role(role)) for role in (CHAMPION, CHALLENGER)}
+        return {role: json.dumps(self.describe(role)) for role in (CHAMPION, CHALLENGER)}
 
-    def in_role(self, variant: str) -> dict[str, Any]:
+    def describe(self, variant: str) -> dict[str, Any]:
         """The `policy` of an answer."""
         return {"version": self.number, "agent": self.agent, "content": self.content, "variant": variant}
 
@@ -66,11 +66,11 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveState:
     """Who answers whom."""
 
-    champion: Served
-    challenger: Served | None = None
+    champion: LoadedVersion
+    challenger: LoadedVersion | None = None
     share: float = 0.0
     """Of the users, how many the challenger answers."""
     shadow: bool = False
@@ -79,21 +79,21 @@ class Live:
     rollout: int | None = None
     """The rollout under way."""
 
-    def of(self, user_key: str) -> tuple[Served, str]:
+    def variant_for(self, user_key: str) -> tuple[LoadedVersion, str]:
         """The version that answers a user, and whether it is the champion or the challenger."""
-        if self.challenger is not None and not self.shadow and place_of(user_key, self.challenger.content) < self.share:
+        if self.challenger is not None and not self.shadow and bucket(user_key, self.challenger.content) < self.share:
             return self.challenger, CHALLENGER
         return self.champion, CHAMPION
 
 
-def place_of(user_key: str, salt: str) -> float:
+def bucket(user_key: str, salt: str) -> float:
     """Where a user stands in [0, 1), whatever the share: a growing share keeps the users that it had."""
     digest = hashlib.blake2b(f"{salt}/{user_key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2.0**64
 
 
 @dataclass(frozen=True)
-class Beside:
+class ReloadHooks:
     """What a live version is made of beside its registry."""
 
     rollout: Callable[[int], int | None] = lambda _: None
@@ -104,23 +104,23 @@ class Beside:
     """Files that change when it has learnt more."""
 
 
-class Policies:
+class ModelManager:
     """The live versions of a registry, or one that never changes."""
 
-    def __init__(self, live: Live, registry: Registry | None = None, beside: Beside | None = None):
+    def __init__(self, live: LiveState, registry: Registry | None = None, beside: ReloadHooks | None = None):
         self.live = live
         self.registry = registry
-        self._beside = beside or Beside()
+        self._beside = beside or ReloadHooks()
         self._lock = threading.Lock()
         self._stamp = self._look()
 
     @classmethod
-    def of_registry(cls, registry: Registry, beside: Beside | None = None) -> "Policies":
+    def from_registry(cls, registry: Registry, beside: ReloadHooks | None = None) -> "ModelManager":
         """Load what the registry says.
 
         Raises ConfigError for one without a champion, ArtifactError for a damaged one.
         """
-        return cls(_load(registry, None, beside or Beside()), registry, beside)
+        return cls(_load(registry, None, beside or ReloadHooks()), registry, beside)
 
     def refresh(self) -> bool:
         """Load what the registry says now; returns whether anything changed. A version that does not load is not taken.
@@ -156,7 +156,7 @@ class Policies:
         )
 
 
-def _load(registry: Registry, old: Live | None, beside: Beside) -> Live:
+def _load(registry: Registry, old: LiveState | None, beside: ReloadHooks) -> LiveState:
     routing = registry.routing()
     if routing.champion is None:
         raise ConfigError(f"{registry.folder}: no champion yet; promote a version: recpolicy registry promote")
@@ -167,9 +167,9 @@ def _load(registry: Registry, old: Live | None, beside: Beside) -> Live:
 
     champion, number = trained(routing.champion), routing.challenger
     learnt = beside.learnt(champion)
-    return Live(
-        Served(learnt, routing.champion, None if learnt is champion else champion),
-        None if number is None else Served(trained(number), number),
+    return LiveState(
+        LoadedVersion(learnt, routing.champion, None if learnt is champion else champion),
+        None if number is None else LoadedVersion(trained(number), number),
         routing.share, routing.shadow, routing.exploration, None if number is None else beside.rollout(number),
     )  # fmt: skip
 

@@ -16,9 +16,9 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.auth.keys import Caller, Keys, key_of_headers, unauthorized
-from recpolicy.server.json_logging import where
-from recpolicy.server.rate_limit import Buckets, LimitsConfig, network_of
+from recpolicy.server.auth.keys import Caller, KeyCache, request_key, unauthorized
+from recpolicy.server.json_logging import exception_location
+from recpolicy.server.rate_limit import LimitsConfig, TokenBuckets, client_network
 
 logger = logging.getLogger(__name__)
 
@@ -33,27 +33,27 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
-Express = Callable[[Message, bytes], Awaitable[Response]]
+FastPath = Callable[[Message, bytes], Awaitable[Response]]
 """Answers a request (scope and body) that is asked so often that the way through the app would cost more than it."""
 
 
-def error_answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """Answer in the one shape of every error; the message may hold a name from the request, of any length and kind."""
     text = message[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
     return JSONResponse({"error": {"code": code, "message": text}}, status, headers)
 
 
-class Guard:
+class RequestMiddleware:
     """ASGI middleware; the log names the route (`/v1/predict`), never the URL, the body, the key or the client."""
 
     def __init__(
-        self, app: App, observe: Callable[[str, str, int, float], None], keys: Keys,
-        limits: LimitsConfig | None = None, express: Mapping[tuple[str, str], Express] | None = None,
+        self, app: App, observe: Callable[[str, str, int, float], None], keys: KeyCache,
+        limits: LimitsConfig | None = None, fast_paths: Mapping[tuple[str, str], FastPath] | None = None,
     ):  # fmt: skip
         self._app, self._observe, self._keys = app, observe, keys
-        self._express = express or {}
+        self._fast_paths = fast_paths or {}
         self._limits = limits or LimitsConfig()
-        self._buckets = Buckets(self._limits.rate, self._limits.burst)
+        self._buckets = TokenBuckets(self._limits.rate, self._limits.burst)
         self._free = {*_FREE, os.environ.get("AIP_HEALTH_ROUTE", "/healthz")}
         self._predict = os.environ.get("AIP_PREDICT_ROUTE", "/v1/")
         self._receiving = self._in_flight = 0
@@ -79,35 +79,35 @@ class Guard:
                 refusal = await self._refusal(request) or await self._take(request)
         except TimeoutError as error:
             if request.deadline is None or not request.deadline.expired():
-                request.failed, refusal = where(error), broken()
+                request.failed, refusal = exception_location(error), internal_error()
             elif request.received:
                 request.failed = {"exception": "timeout"}
-                refusal = error_answer(503, "timeout", "it takes too long; ask for less", {"retry-after": "5"})
+                refusal = error_response(503, "timeout", "it takes too long; ask for less", {"retry-after": "5"})
             else:
-                refusal = error_answer(408, "timeout", "the request did not arrive in time", {"connection": "close"})
+                refusal = error_response(408, "timeout", "the request did not arrive in time", {"connection": "close"})
         except Exception as error:
-            request.failed, refusal = where(error), broken()
+            request.failed, refusal = exception_location(error), internal_error()
         request.deadline = None
         if refusal is not None and request.status == 0:
-            await refusal(request.scope, request.receive, request.noting)
+            await refusal(request.scope, request.receive, request.send)
 
     async def _refusal(self, request: "_Request") -> JSONResponse | None:
         """Why this caller may not ask this now; None where it may."""
         scope = request.scope
         if scope["path"] in self._free:
             return None
-        key, caller, down = key_of_headers(scope["headers"]), None, None
+        key, caller, down = request_key(scope["headers"]), None, None
         if key:
             try:
                 caller = await self._keys.caller(key)
             except StoreError as error:
-                down = error_answer(503, "store_down", str(error), {"retry-after": "5"})
+                down = error_response(503, "store_down", str(error), {"retry-after": "5"})
         wait = self._buckets.take(_name(caller, scope))
         if wait:
             headers = {"retry-after": str(math.ceil(wait))}
-            return error_answer(429, "rate_limited", f"more than {self._limits.rate:g} requests a second", headers)
+            return error_response(429, "rate_limited", f"more than {self._limits.rate:g} requests a second", headers)
         if caller is None and self._needs_key(scope["path"]):
-            return down or error_answer(*unauthorized(key))
+            return down or error_response(*unauthorized(key))
         return None
 
     def _needs_key(self, path: str) -> bool:
@@ -119,7 +119,7 @@ class Guard:
         """Read the body and let the app answer; returns a refusal where it may not, or an answer yet to be sent."""
         if request.streams:
             request.received = True
-            await self._app(request.scope, request.receive, request.noting)
+            await self._app(request.scope, request.receive, request.send)
             return None
         if self._receiving >= self._limits.receiving:
             return _busy()
@@ -130,17 +130,17 @@ class Guard:
             self._receiving -= 1
         if body is None:
             said = f"the body is larger than {self._limits.body_bytes} bytes; ask for less"
-            return error_answer(413, "too_large", said, {"connection": "close"})
+            return error_response(413, "too_large", said, {"connection": "close"})
         request.received = True
         if self._in_flight >= self._limits.in_flight and request.scope["path"] not in self._free:
             return _busy()
         self._in_flight += 1
         try:
-            express = self._express.get((request.scope["method"], request.scope["path"]))
-            if express is not None:
+            fast_path = self._fast_paths.get((request.scope["method"], request.scope["path"]))
+            if fast_path is not None:
                 request.scope["route"] = _Route(request.scope["path"])
-                return await express(request.scope, body)
-            await self._app(request.scope, _replay(body, request.receive), request.noting)
+                return await fast_path(request.scope, body)
+            await self._app(request.scope, _replay(body, request.receive), request.send)
         finally:
             self._in_flight -= 1
         return None
@@ -166,7 +166,7 @@ class _Request:
         self.streams = scope["path"] == IMPORT and scope["method"] == "POST"  # the handler reads and bounds the body
         self.seconds = IMPORT_SECONDS if self.streams else seconds
 
-    async def noting(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         """Send, and note the status. From the first byte on the client has time of its own; a stream has no end."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -184,16 +184,16 @@ def _name(caller: Caller | None, scope: Message) -> str:
     """Whose bucket a request takes from; a key that is not known gives nobody a bucket of its own."""
     if caller is not None:
         return f"key {caller.name}"
-    return network_of(scope["client"][0]) if scope.get("client") else "nobody"
+    return client_network(scope["client"][0]) if scope.get("client") else "nobody"
 
 
 def _busy() -> JSONResponse:
-    return error_answer(429, "busy", "too many requests at once; try again", {"retry-after": "1"})
+    return error_response(429, "busy", "too many requests at once; try again", {"retry-after": "1"})
 
 
-def broken() -> JSONResponse:
+def internal_error() -> JSONResponse:
     """What is answered to a failure of the service."""
-    return error_answer(500, "internal", "the service failed; its log says where")
+    return error_response(500, "internal", "the service failed; its log says where")
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:

@@ -8,7 +8,7 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from recpolicy.server.middleware import error_answer
+from recpolicy.server.middleware import error_response
 from recpolicy.server.rate_limit import LimitsConfig
 
 
@@ -102,7 +102,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer and close, unless the connection is closing or an answer is under way."""
         if not self.transport.is_closing():
             if self._idle:
-                body = bytes(error_answer(status, code, message).body)
+                body = bytes(error_response(status, code, message).body)
                 head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
                 self.transport.write(STATUS_LINE[status] + head.encode() + body)
             self.transport.close()

@@ -44,7 +44,7 @@ class LimitsConfig:
             raise ConfigError(f"rate is {self.rate}; expected 0 (no limit) or more")
 
 
-class Buckets:
+class TokenBuckets:
     """A bucket of tokens for each caller, full at first; a request takes one.
 
     At most `most` are held: the one that was not asked for longest is given up, and would be full again most likely.
@@ -74,7 +74,7 @@ class Buckets:
 
 
 @lru_cache(4096)
-def network_of(address: str) -> str:
+def client_network(address: str) -> str:
     """What counts as one client: an IPv4 address, or the /64 that every holder of an IPv6 address has."""
     try:
         bits = 128 if IPv6Address(address).ipv4_mapped else 64

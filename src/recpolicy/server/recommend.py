@@ -17,8 +17,8 @@ from recpolicy.inference.scorer import Answer, FoldIn, Scorer
 from recpolicy.inference.slate_selection import ExplorationConfig, Slate, allowed_rows, choose_slate, explain
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.events import key_of, new_event_id
-from recpolicy.server.live_models import Live, Served
-from recpolicy.server.response_cache import Ready
+from recpolicy.server.live_models import LiveState, LoadedVersion
+from recpolicy.server.response_cache import ReadinessResponse
 from recpolicy.server.schemas.requests import RecommendRequest
 
 NO_EXPLORATION = ExplorationConfig(share=0.0)
@@ -48,9 +48,9 @@ class Chosen:
         ratings: list[float | None] = json.loads(self.row["ratings"])
         return ratings
 
-    def text(self, kept: bool = True) -> str:
+    def text(self, stored: bool = True) -> str:
         """The answer as JSON; without an event id where the event is not kept."""
-        event_id = f'"{self.row["id"]}"' if kept else "null"
+        event_id = f'"{self.row["id"]}"' if stored else "null"
         explored = "true" if self.row["explored"] else "false"
         return (
             f'{{"event_id":{event_id},"user":{self.row["user_key"]},"policy":{self.policy},"explored":{explored},'
@@ -58,29 +58,29 @@ class Chosen:
         )
 
 
-def choose(live: Live, asked: RecommendRequest, exploration: ExplorationConfig) -> Chosen:
+def choose(live: LiveState, asked: RecommendRequest, exploration: ExplorationConfig) -> Chosen:
     """Choose items for one request; raises what the policy raises for users, items or filters it does not know."""
     user_key = key_of(asked.user)
-    served, variant = live.of(user_key)
+    served, variant = live.variant_for(user_key)
     exploration = exploration if live.exploring else NO_EXPLORATION
     explored = random.random() < exploration.share
     key = (asked.user, asked.k, asked.exclude_rated, exploration)
     ready = served.ready.get(key) if asked.plain and not explored else None
     if ready is None:
-        ready, kept = _made(served, asked, exploration, explored)
-        if kept:
+        ready, stored = _made(served, asked, exploration, explored)
+        if stored:
             served.ready.put(key, ready)
     row = {
         **ready.row, "id": new_event_id(), "time": now_ms(), "user_key": user_key, "version": served.number or 0,
         "content": served.content, "agent": served.agent, "variant": variant, "rollout": live.rollout,
         "explored": explored,
     }  # fmt: skip
-    return Chosen(row, served.described[variant], ready.items)
+    return Chosen(row, served.example_config[variant], ready.items)
 
 
 def _made(
-    served: Served, asked: RecommendRequest, exploration: ExplorationConfig, explored: bool
-) -> tuple[Ready, bool]:
+    served: LoadedVersion, asked: RecommendRequest, exploration: ExplorationConfig, explored: bool
+) -> tuple[ReadinessResponse, bool]:
     """The list, and whether the same would be made again: not where it was drawn, or ties were broken by lot."""
     scorer, fold_in = served.scorer, asked.fold_in()
     context = None if asked.context is None else np.array(asked.context, np.float32)
@@ -103,7 +103,7 @@ def _made(
         "allowed": None if allowed.all() else np.packbits(allowed).tobytes(),
         "context": None if known else _context(scorer, asked, fold_in, context),
     }
-    return Ready(ENCODE(items), row), asked.plain and not explored and not slate.tied
+    return ReadinessResponse(ENCODE(items), row), asked.plain and not explored and not slate.tied
 
 
 def _context(scorer: Scorer, asked: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:

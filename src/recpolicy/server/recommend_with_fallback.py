@@ -10,17 +10,17 @@ from dataclasses import replace
 from time import perf_counter
 
 from recpolicy.server.db.events import key_of
-from recpolicy.server.deps import State
-from recpolicy.server.json_logging import where
-from recpolicy.server.live_models import CHALLENGER, CHAMPION, Live
+from recpolicy.server.deps import AppState
+from recpolicy.server.json_logging import exception_location
+from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState
 from recpolicy.server.recommend import Chosen, choose
-from recpolicy.server.rollout.stage_metrics import Health
+from recpolicy.server.rollout.stage_metrics import VariantHealth
 from recpolicy.server.schemas.requests import RecommendRequest
 
 logger = logging.getLogger(__name__)
 
 
-def choose_safely(here: State, asked: RecommendRequest, live: Live) -> Chosen:
+def choose_safely(here: AppState, asked: RecommendRequest, live: LiveState) -> Chosen:
     """As `choose`, whatever the challenger does; raises what the champion raises."""
     exploration = here.settings.exploration
     if live.challenger is None:
@@ -30,21 +30,21 @@ def choose_safely(here: State, asked: RecommendRequest, live: Live) -> Chosen:
         chosen = choose(live, asked, exploration)
     except Exception as error:
         took = perf_counter() - begun
-        if live.of(key_of(asked.user))[1] == CHAMPION:
+        if live.variant_for(key_of(asked.user))[1] == CHAMPION:
             raise
         chosen = choose(replace(live, challenger=None, rollout=None), asked, exploration)
         _count(here, live, CHALLENGER, took, failed=True)
-        logger.warning("the challenger failed, the champion answered", extra={"fields": where(error)})
+        logger.warning("the challenger failed, the champion answered", extra={"fields": exception_location(error)})
         return chosen
     _count(here, live, chosen.row["variant"], perf_counter() - begun)
-    here.trial.shadow.offer(live, asked, chosen, here.settings.rollout.shadow_sample)
+    here.rollout_counters.shadow.offer(live, asked, chosen, here.settings.rollout.shadow_sample)
     return chosen
 
 
-def _count(here: State, live: Live, variant: str, seconds: float, *, failed: bool = False) -> None:
+def _count(here: AppState, live: LiveState, variant: str, seconds: float, *, failed: bool = False) -> None:
     """Count one answer of a variant."""
     slow = 1e3 * seconds > here.settings.rollout.slow_ms
-    health = Health(1, int(failed), int(slow), seconds)
+    health = VariantHealth(1, int(failed), int(slow), seconds)
     here.metrics.chose(variant, health.failures, seconds)
     if live.rollout is not None:
-        here.trial.counts.add(live.rollout, variant, health)
+        here.rollout_counters.counts.add(live.rollout, variant, health)

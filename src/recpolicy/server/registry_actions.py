@@ -18,8 +18,8 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.auth.keys import Caller
 from recpolicy.server.db import audit, versions
-from recpolicy.server.db.engine import writing
-from recpolicy.server.deps import State
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.deps import AppState
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +27,14 @@ Change = Callable[[Registry, Mapping[str, Any]], Mapping[str, Any]]
 """Makes a change with a note of who asked for it; returns what the audit tells of it."""
 
 
-def registry_of(here: State) -> Registry:
+def registry_of(here: AppState) -> Registry:
     """The registry that is served; raises HTTPException 409 where the server has none."""
     if here.policies.registry is None:
         raise HTTPException(409, "this server has no registry; serve one, or a run without --no-store")
     return here.policies.registry
 
 
-def change(here: State, caller: Caller, action: str, make: Change) -> dict[str, Any]:
+def change(here: AppState, caller: Caller, action: str, make: Change) -> dict[str, Any]:
     """Make a change and take it over; returns who serves whom now, and the milliseconds that it took.
 
     Raises ConfigError for what cannot be, HTTPException 409 for a version that is damaged.
@@ -55,12 +55,12 @@ def routing(registry: Registry) -> dict[str, Any]:
     return {**asdict(registry.routing()), "previous": registry.aliases()["previous"]}
 
 
-def note(here: State, caller: Caller, action: str, detail: Mapping[str, Any]) -> None:
+def note(here: AppState, caller: Caller, action: str, detail: Mapping[str, Any]) -> None:
     """Write the store's audit line; the change stands where the database does not take it."""
     _in_store(here, lambda store: _note(store, caller, action, detail))
 
 
-def remember(here: State) -> None:
+def remember(here: AppState) -> None:
     """Let the store know the registry's versions, when it answers."""
     registry = registry_of(here)
     _in_store(here, lambda store: versions.keep(store.engine, registry.versions()))
@@ -125,11 +125,11 @@ def explore(on: bool) -> Change:
 
 
 def _note(store: Any, caller: Caller, action: str, detail: Mapping[str, Any]) -> None:
-    with writing(store.engine) as connection:
+    with transaction(store.engine) as connection:
         audit.note(connection, caller.name, action, detail)
 
 
-def _in_store(here: State, do: Callable[[Any], Any]) -> Any:
+def _in_store(here: AppState, do: Callable[[Any], Any]) -> Any:
     if here.store is None:
         return None
     try:

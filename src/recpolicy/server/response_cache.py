@@ -15,7 +15,7 @@ _OVERHEAD = 1_000
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadinessResponse:
     """A list of items, without what is new at each request."""
 
     items: str
@@ -35,10 +35,10 @@ class ReadyLists:
 
     def __init__(self, max_bytes: int = MAX_BYTES):
         self._max, self._bytes = max_bytes, 0
-        self._lists: OrderedDict[Hashable, Ready] = OrderedDict()
+        self._lists: OrderedDict[Hashable, ReadinessResponse] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable) -> Ready | None:
+    def get(self, key: Hashable) -> ReadinessResponse | None:
         """The list of a key; None where it is not kept."""
         with self._lock:
             found = self._lists.get(key)
@@ -46,7 +46,7 @@ class ReadyLists:
                 self._lists.move_to_end(key)
             return found
 
-    def put(self, key: Hashable, ready: Ready) -> None:
+    def put(self, key: Hashable, ready: ReadinessResponse) -> None:
         """Keep a list; those that were not asked for longest go."""
         with self._lock:
             old = self._lists.pop(key, None)

@@ -3,9 +3,9 @@
 import os
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.auth.keys import digest_of, new_key, weakness
+from recpolicy.server.auth.keys import key_digest, key_problem, new_key
 from recpolicy.server.db import audit, keys
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.deps import Store
 
 ADMIN_KEY = "RECPOLICY_ADMIN_KEY"
@@ -13,7 +13,7 @@ GIVEN, MADE = "environment", "operator"
 """Names of the key that the environment gives, and of one that is made."""
 
 
-def first_key(store: Store | None) -> str | None:
+def ensure_operator_key(store: Store | None) -> str | None:
     """Make sure that an operator can come in; returns the key that was made for that, which nobody can show again.
 
     The key in RECPOLICY_ADMIN_KEY works from now on as `environment`, in place of the one that had this name. Raises
@@ -21,7 +21,7 @@ def first_key(store: Store | None) -> str | None:
     """
     given = os.environ.get(ADMIN_KEY) or None  # set to nothing is not set
     if given is not None:
-        weak = weakness(given)
+        weak = key_problem(given)
         if weak is not None:
             raise ConfigError(f"{ADMIN_KEY} is too weak: {weak}; make one: openssl rand -base64 32")
     if store is None:
@@ -33,21 +33,21 @@ def first_key(store: Store | None) -> str | None:
 
 
 def _make(store: Store) -> str | None:
-    with writing(store.engine) as connection:
+    with transaction(store.engine) as connection:
         if keys.operators(connection):
             return None
         key, name, count = new_key(), MADE, 1
         while keys.named(connection, name) is not None:
             count += 1
             name = f"{MADE}-{count}"
-        keys.add(connection, name, "operator", digest_of(key))
+        keys.add(connection, name, "operator", key_digest(key))
         audit.note(connection, audit.SERVER, "create_key", {"name": name, "role": "operator"})
     return key
 
 
 def _take(store: Store, given: str) -> None:
-    digest = digest_of(given)
-    with writing(store.engine) as connection:
+    digest = key_digest(given)
+    with transaction(store.engine) as connection:
         known = keys.with_digest(connection, digest)
         if known is not None and known["role"] == "operator" and known["revoked_at"] is None:
             return

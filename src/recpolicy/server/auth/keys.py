@@ -46,7 +46,7 @@ class Caller:
     name: str
     role: str
 
-    def may(self, role: str) -> bool:
+    def has_role(self, role: str) -> bool:
         """Whether the caller may do what `role` may."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
@@ -56,12 +56,12 @@ def new_key() -> str:
     return f"rp_{secrets.token_urlsafe(32)}"
 
 
-def digest_of(key: str) -> str:
+def key_digest(key: str) -> str:
     """SHA-256 of a key, 64 hexadecimal digits."""
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
-def key_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def request_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The key that a request brings (ASGI headers: names in lower case); the bearer's where both are there."""
     found = None
     for name, value in headers:
@@ -78,7 +78,7 @@ def unauthorized(key: str | None) -> tuple[int, str, str, dict[str, str]]:
     return 401, "unauthorized", said, {"www-authenticate": 'Bearer realm="recpolicy"'}
 
 
-def weakness(key: str) -> str | None:
+def key_problem(key: str) -> str | None:
     """What makes a chosen key easy to guess or impossible to send; None for a good one. Never repeats the key."""
     if not (key.isascii() and key.isprintable()) or " " in key:
         return "it has characters that a header cannot carry; expected printable ASCII without blanks"
@@ -102,7 +102,7 @@ def _longest_run(key: str) -> int:
     return max(runs, default=1)
 
 
-def keys_in(engine: "Engine | None") -> "Keys":
+def load_keys(engine: "Engine | None") -> "KeyCache":
     """The keys of a store; without one, no key works."""
 
     def load() -> dict[str, Caller]:
@@ -111,10 +111,10 @@ def keys_in(engine: "Engine | None") -> "Keys":
         with engine.connect() as connection:
             return {digest: Caller(name, role) for digest, name, role in active(connection)}
 
-    return Keys(load)
+    return KeyCache(load)
 
 
-class Keys:
+class KeyCache:
     """The keys that work, as this process knows them; used by one event loop."""
 
     def __init__(self, load: Callable[[], Mapping[str, Caller]], clock: Callable[[], float] = time.monotonic):
@@ -130,7 +130,7 @@ class Keys:
         Raises StoreError where that cannot be told: the database does not answer, and the key was not seen before or
         what is known is older than KEPT_SECONDS.
         """
-        digest, now = digest_of(key), self._clock()
+        digest, now = key_digest(key), self._clock()
         needed = max(now - FRESH_SECONDS, self._changed) if self._find(digest) else now  # it may be a moment old
         if self._as_of < needed:
             await self._reload(needed)

@@ -17,7 +17,7 @@ from recpolicy.core.errors import UnknownIdError
 from recpolicy.inference.scorer import Answer, Scorer, load_scorer
 from recpolicy.inference.slate_selection import allowed_rows
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.live_models import Live
+from recpolicy.server.live_models import LiveState
 from recpolicy.server.recommend import finite
 from recpolicy.server.schemas.requests import RecommendRequest
 
@@ -26,7 +26,7 @@ CACHE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class View:
+class RankedPreview:
     """How a version sees the items for one user."""
 
     scorer: Scorer
@@ -53,7 +53,7 @@ class View:
         ]  # fmt: skip
 
 
-def view(scorer: Scorer, asked: RecommendRequest) -> View:
+def view(scorer: Scorer, asked: RecommendRequest) -> RankedPreview:
     """What the version makes of a request; raises what the policy raises for ids or filters that it does not know."""
     fold_in = asked.fold_in()
     context = None if asked.context is None else np.array(asked.context, np.float32)
@@ -67,10 +67,10 @@ def view(scorer: Scorer, asked: RecommendRequest) -> View:
     )  # fmt: skip
     arms = np.flatnonzero(allowed)
     best = arms[np.argsort(-answer.score[arms], kind="stable")]
-    return View(scorer, answer, scorer.catalogue[best].astype(np.intp))
+    return RankedPreview(scorer, answer, scorer.catalogue[best].astype(np.intp))
 
 
-class Shelf:
+class ScorerCache:
     """Versions that were looked at last, as they were trained; safe to use from several threads."""
 
     def __init__(self, most: int = 3, load: Callable[[Path, int], Scorer] = load_scorer):
@@ -81,7 +81,7 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def version(self, registry: Registry, live: Live, number: int) -> Scorer:
+    def version(self, registry: Registry, live: LiveState, number: int) -> Scorer:
         """The version of this number; raises ConfigError where there is none, ArtifactError where it is damaged."""
         for served in (live.champion, live.challenger):
             if served is not None and served.number == number:

@@ -40,7 +40,7 @@ def open_store(url: str) -> Engine:
         migrate(engine)
     except DBAPIError as error:
         engine.dispose()
-        raise StoreError(f"{shown(engine)}: {first_line(error)}; is the database there and writable?") from None
+        raise StoreError(f"{redacted_url(engine)}: {first_line(error)}; is the database there and writable?") from None
     return engine
 
 
@@ -99,14 +99,14 @@ def is_up_to_date(engine: Engine) -> bool:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
+def transaction(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes, on a connection of its own."""
-    with engine.connect() as connection, writing_on(connection):
+    with engine.connect() as connection, transaction_on(connection):
         yield connection
 
 
 @contextmanager
-def writing_on(connection: Connection) -> Iterator[None]:
+def transaction_on(connection: Connection) -> Iterator[None]:
     """A transaction that writes. SQLite takes its lock at the start: two that had read first could only fail."""
     try:
         if connection.dialect.name == "sqlite":
@@ -118,7 +118,7 @@ def writing_on(connection: Connection) -> Iterator[None]:
     connection.commit()
 
 
-class Turns:
+class CommitLock:
     """What the writers of several processes take turns by, and hold while they commit: `with turns: ...`.
 
     SQLite has a lock of its own, but who waits for it sleeps up to 100 ms at a time; here the system wakes the next.
@@ -143,7 +143,7 @@ class Turns:
             self._file.close()
 
 
-def shown(engine: Engine) -> str:
+def redacted_url(engine: Engine) -> str:
     """The database's address without its password."""
     return engine.url.render_as_string(hide_password=True)
 

@@ -61,7 +61,7 @@ def _rewards(connection: Connection, version: int, begin: int, end: int, most: i
 
 
 @dataclass(frozen=True)
-class Earned:
+class DailyReward:
     """Rewards of one version, variant and day."""
 
     day: int
@@ -72,10 +72,10 @@ class Earned:
     mean: float
 
 
-def earned(connection: Connection, since: int) -> list[Earned]:
+def daily_rewards(connection: Connection, since: int) -> list[DailyReward]:
     """Mean rewards by day, version and variant, of rewards that came at `since` or later."""
     day = (rewards.c.time // DAY_MS).label("day")
     keys = (day, rewards.c.version, rewards.c.variant)
     asked = select(*keys, func.count(), func.avg(rewards.c.reward)).where(rewards.c.time >= since)
     rows = connection.execute(asked.group_by(*keys).order_by(*keys))
-    return [Earned(int(row[0]), row[1], row[2], row[3], float(row[4])) for row in rows]
+    return [DailyReward(int(row[0]), row[1], row[2], row[3], float(row[4])) for row in rows]

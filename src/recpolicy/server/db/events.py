@@ -51,10 +51,10 @@ def new_event_id() -> str:
         drawn = secrets.token_hex(10 * 256)
         _random.extend(drawn[start : start + 20] for start in range(20, len(drawn), 20))
         digits = drawn[:20]
-    return f"{first_id(now_ms())}{digits}"
+    return f"{first_event_id(now_ms())}{digits}"
 
 
-def first_id(time: int) -> str:
+def first_event_id(time: int) -> str:
     """What no id of an event at this time (milliseconds since 1970) or later lies before."""
     return f"{time:012x}"
 

@@ -33,7 +33,7 @@ from recpolicy.server.db.export_cursor import Cursor, Numbers
 from recpolicy.server.db.export_policy import LogPolicy, candidates_of, refusal
 from recpolicy.server.db.schema import events, rewards
 
-__all__ = ["Export", "Exported", "LogPolicy", "export", "steady_users"]
+__all__ = ["Export", "Exported", "LogPolicy", "active_users", "export"]
 
 _ROWS_AT_ONCE = 2_000
 _COPIED_AT_ONCE = 1 << 16
@@ -167,18 +167,18 @@ class _Rewards:
 
     def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
         """The rewards of rounds that the log has."""
-        kept = [row for row in rows if refusal(self.policy, row) is None]
-        left_out["rewards"] += len(rows) - len(kept)
+        included = [row for row in rows if refusal(self.policy, row) is None]
+        left_out["rewards"] += len(rows) - len(included)
         columns = [
-            [f"{row['event_id']}:{row['position']}" for row in kept],
-            [row["time"] for row in kept],
-            [row["reward"] for row in kept],
+            [f"{row['event_id']}:{row['position']}" for row in included],
+            [row["time"] for row in included],
+            [row["reward"] for row in included],
         ]
         arrays = [pa.array(one, kind) for one, kind in zip(columns, self.schema.types, strict=True)]
         return pa.record_batch(arrays, schema=self.schema)
 
 
-def steady_users(least: int) -> Select[Any]:
+def active_users(least: int) -> Select[Any]:
     """Keys of the users who gave at least so many rewards, ever."""
     return select(rewards.c.user_key).group_by(rewards.c.user_key).having(func.count() >= least)
 
@@ -186,7 +186,7 @@ def steady_users(least: int) -> Select[Any]:
 def _asked_for(wanted: Export) -> list[Any]:
     """The conditions on events."""
     found: list[Any] = [events.c.time >= wanted.since]
-    return [*found, events.c.user_key.in_(steady_users(wanted.least_rewards))] if wanted.least_rewards else found
+    return [*found, events.c.user_key.in_(active_users(wanted.least_rewards))] if wanted.least_rewards else found
 
 
 def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, int, dict[str, int]]:

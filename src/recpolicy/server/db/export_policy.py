@@ -19,7 +19,7 @@ from recpolicy.data.bandit_log import features_of
 from recpolicy.data.bandit_log_files import FORMAT, FORMAT_VERSION
 from recpolicy.inference.artifact import LeanArtifact, read_lean
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.online.context_bounds import believed, longest_believed
+from recpolicy.server.online.context_bounds import is_plausible_context, max_context_norm
 
 NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensity"
 
@@ -63,13 +63,13 @@ class LogPolicy:
         width = self.artifact.context.shape[1]
         return (
             self._same_features(version)
-            and believed(np.frombuffer(vector, np.float32), width, self._longest)
+            and is_plausible_context(np.frombuffer(vector, np.float32), width, self._longest)
             and _type_of([json.loads(user_key)]) == self.id_types[0]
         )
 
     @cached_property
     def _longest(self) -> float:
-        return longest_believed(self.artifact.context)
+        return max_context_norm(self.artifact.context)
 
     def _same_features(self, version: int) -> bool:
         if version not in self._alike:

@@ -20,7 +20,7 @@ KINDS = ("rating", "like", "skip", "complete", "share", "watch_fraction")
 
 
 @dataclass(frozen=True)
-class Said:
+class FeedbackItem:
     """One piece of feedback."""
 
     event_id: str
@@ -41,7 +41,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Rules:
+class RewardRules:
     """How feedback becomes a reward."""
 
     scale: tuple[float, float]
@@ -49,7 +49,7 @@ class Rules:
     """Feedback on events older than this is late: it is kept, and gives no reward."""
 
 
-def reward_of(said: Said, scale: tuple[float, float]) -> float:
+def reward_of(said: FeedbackItem, scale: tuple[float, float]) -> float:
     """The reward of a piece of feedback: a rating is itself, a watched fraction lies between the ends of the scale."""
     low, high = scale
     if said.kind == "rating":
@@ -59,7 +59,9 @@ def reward_of(said: Said, scale: tuple[float, float]) -> float:
     return low if said.kind == "skip" else high
 
 
-def take(connection: Connection, batch: Sequence[Said], time: int, rules: Rules) -> list[Outcome]:
+def apply_feedback(
+    connection: Connection, batch: Sequence[FeedbackItem], time: int, rules: RewardRules
+) -> list[Outcome]:
     """Take the batch in order; returns an outcome for each. The caller commits."""
     ids = {said.event_id for said in batch}
     rows = connection.execute(select(events).where(events.c.id.in_(ids))).mappings()
@@ -75,7 +77,12 @@ def _given(connection: Connection, ids: Mapping[str, Any]) -> dict[tuple[str, in
 
 
 def _take_one(
-    connection: Connection, said: Said, event: Any, given: dict[tuple[str, int, str], float], time: int, rules: Rules
+    connection: Connection,
+    said: FeedbackItem,
+    event: Any,
+    given: dict[tuple[str, int, str], float],
+    time: int,
+    rules: RewardRules,
 ) -> Outcome:
     if event is None:
         return Outcome("unknown_event", "no event with this id; use the event_id of a recommendation")

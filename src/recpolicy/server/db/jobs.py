@@ -15,7 +15,7 @@ _SKIPPED_MS = 3_600_000  # skipped runs are kept so long, and the last one of ea
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class RunResult:
     """What came of a run."""
 
     status: str
@@ -41,7 +41,7 @@ def beat(connection: Connection, runs: Iterable[int], now: int) -> None:
         connection.execute(update(jobs).where(jobs.c.id == run).values(heartbeat=value))
 
 
-def end(connection: Connection, run: int, ended: Ended, now: int) -> None:
+def end(connection: Connection, run: int, ended: RunResult, now: int) -> None:
     """Write what came of a run; of one that was taken for lost, too, and came back."""
     values = {
         "status": ended.status, "finished_at": now, "users": ended.users, "records": ended.records,

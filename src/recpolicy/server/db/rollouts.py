@@ -16,10 +16,10 @@ from sqlalchemy.exc import IntegrityError
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.events import first_id
+from recpolicy.server.db.events import first_event_id
 from recpolicy.server.db.schema import rewards, rollouts, variant_health
-from recpolicy.server.rollout.stage_metrics import Health
-from recpolicy.server.rollout.variant_statistics import Group
+from recpolicy.server.rollout.stage_metrics import VariantHealth
+from recpolicy.server.rollout.variant_statistics import VariantStats
 
 MINUTE_MS = 60_000
 
@@ -44,7 +44,7 @@ class Rollout:
     reason: str | None
 
     @property
-    def settled(self) -> bool:
+    def reconciled(self) -> bool:
         """Whether the registry has what the row says."""
         return self.stage_at > 0 if self.state == "running" else self.ended_at is not None
 
@@ -78,20 +78,22 @@ def move(connection: Connection, seen: Rollout, **changes: Any) -> bool:
     return bool(connection.execute(statement).rowcount == 1)
 
 
-def groups(connection: Connection, rollout: int, since: int) -> dict[str, Group]:
+def groups(connection: Connection, rollout: int, since: int) -> dict[str, VariantStats]:
     """Per variant its users, from what was shown after `since` (milliseconds) and not drawn to explore."""
     one = (
         select(rewards.c.variant, func.avg(rewards.c.reward).label("mean"), func.count().label("count"))
-        .where(rewards.c.rollout == rollout, rewards.c.explored.is_(False), rewards.c.event_id >= first_id(since))
+        .where(rewards.c.rollout == rollout, rewards.c.explored.is_(False), rewards.c.event_id >= first_event_id(since))
         .group_by(rewards.c.variant, rewards.c.user_key)
         .subquery()
     )
     sums = (func.count(), func.sum(one.c.count), func.sum(one.c.mean), func.sum(one.c.mean * one.c.mean))
     rows = connection.execute(select(one.c.variant, *sums).group_by(one.c.variant))
-    return {variant: Group.of_sums(int(n), int(count), total, squares) for variant, n, count, total, squares in rows}
+    return {
+        variant: VariantStats.of_sums(int(n), int(count), total, squares) for variant, n, count, total, squares in rows
+    }
 
 
-def add_health(connection: Connection, worker: str, counted: Mapping[tuple[int, str], Health]) -> None:
+def add_health(connection: Connection, worker: str, counted: Mapping[tuple[int, str], VariantHealth]) -> None:
     """Add what a process counted, by rollout and variant. The caller commits."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     key = {"worker": worker, "minute": now_ms() // MINUTE_MS}
@@ -104,15 +106,18 @@ def add_health(connection: Connection, worker: str, counted: Mapping[tuple[int, 
         )
 
 
-def health(connection: Connection, rollout: int, minutes: int | None = None) -> dict[str, Health]:
+def health(connection: Connection, rollout: int, minutes: int | None = None) -> dict[str, VariantHealth]:
     """How the variants answered, of all processes together; in the last minutes where these are given."""
-    names = tuple(asdict(Health()))
+    names = tuple(asdict(VariantHealth()))
     sums = [func.sum(variant_health.c[name]) for name in names]
     wanted = [variant_health.c.rollout == rollout]
     if minutes is not None:
         wanted.append(variant_health.c.minute > now_ms() // MINUTE_MS - minutes)
     query = select(variant_health.c.variant, *sums).where(*wanted).group_by(variant_health.c.variant)
-    return {variant: Health(**dict(zip(names, values, strict=True))) for variant, *values in connection.execute(query)}
+    return {
+        variant: VariantHealth(**dict(zip(names, values, strict=True)))
+        for variant, *values in connection.execute(query)
+    }
 
 
 def forget_health(connection: Connection, keep: int) -> None:

@@ -21,7 +21,7 @@ NEVER = 2**62
 
 
 @dataclass(frozen=True)
-class Due:
+class Schedule:
     """When a job is due."""
 
     name: str
@@ -48,12 +48,12 @@ def set_crons(connection: Connection, crons: dict[str, str], now: int, next_time
             connection.execute(dialect.insert(schedules).values(name=name, **values).on_conflict_do_nothing())
 
 
-def all_of(connection: Connection) -> list[Due]:
+def all_of(connection: Connection) -> list[Schedule]:
     """When every job is due, by name; NEVER for those that run only by hand."""
-    return [Due(*row) for row in connection.execute(select(schedules).order_by(schedules.c.name))]
+    return [Schedule(*row) for row in connection.execute(select(schedules).order_by(schedules.c.name))]
 
 
-def claim(connection: Connection, due: Due, worker: str, now: int, next_time: NextTime) -> int | None:
+def claim(connection: Connection, due: Schedule, worker: str, now: int, next_time: NextTime) -> int | None:
     """Begin the run of a due job unless another process has; returns its number, None where there is nothing to do.
 
     A job that is under way is not begun a second time: it stays due. The caller commits.
@@ -71,12 +71,12 @@ def claim(connection: Connection, due: Due, worker: str, now: int, next_time: Ne
     return jobs.begin(connection, due.name, worker, now, due.next_at)
 
 
-def too_far(due: Due, now: int, next_time: NextTime) -> bool:
+def too_far(due: Schedule, now: int, next_time: NextTime) -> bool:
     """Whether a time is further away than two of the job's own: the clock was put back."""
     return due.cron != OFF and due.next_at > next_time(due.cron, next_time(due.cron, now))
 
 
-def bring_nearer(connection: Connection, due: Due, now: int, next_time: NextTime) -> None:
+def bring_nearer(connection: Connection, due: Schedule, now: int, next_time: NextTime) -> None:
     """Let a job be due at its next time from now; one that it ran at already is passed over. The caller commits."""
     here = (schedules.c.name == due.name, schedules.c.next_at == due.next_at)
     connection.execute(update(schedules).where(*here).values(next_at=next_time(due.cron, now)))

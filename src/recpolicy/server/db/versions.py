@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from recpolicy.core.errors import StoreError
 from recpolicy.registry.version_files import Version
-from recpolicy.server.db.engine import shown, writing
+from recpolicy.server.db.engine import redacted_url, transaction
 from recpolicy.server.db.schema import versions
 
 
@@ -23,7 +23,7 @@ def keep(engine: Engine, found: Iterable[Version]) -> int:
     rows = [_row(version) for version in found if version.number not in known]
     if rows:
         dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
-        with writing(engine) as connection:
+        with transaction(engine) as connection:
             connection.execute(dialect.insert(versions).on_conflict_do_nothing(), rows)
     return len(rows)
 
@@ -36,9 +36,9 @@ def refuse_another_registry(engine: Engine, found: Iterable[Version]) -> None:
     for version in found:
         if known.get(version.number, version.digest) != version.digest:
             raise StoreError(
-                f"{shown(engine)}: its version {version.number} is another policy than this registry's: it belongs"
-                " to another registry, or a version was removed and its number given again; give each registry a"
-                " database of its own (RECPOLICY_DATABASE_URL), and never give a number twice"
+                f"{redacted_url(engine)}: its version {version.number} is another policy than this registry's: it"
+                " belongs to another registry, or a version was removed and its number given again; give each registry"
+                " a separate database (RECPOLICY_DATABASE_URL), and never give a number twice"
             )
 
 

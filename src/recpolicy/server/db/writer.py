@@ -21,9 +21,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.db.engine import Turns, first_line, writing_on
+from recpolicy.server.db.engine import CommitLock, first_line, transaction_on
 from recpolicy.server.db.events import known_ids, write_rows
-from recpolicy.server.db.feedback import Outcome, Rules, Said, take
+from recpolicy.server.db.feedback import FeedbackItem, Outcome, RewardRules, apply_feedback
 from recpolicy.server.db.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -39,21 +39,23 @@ class QueueFullError(StoreError):
 
 
 @dataclass
-class _Work:
+class WriteRequest:
+    """Events or feedback to be written, and the future of their outcomes."""
+
     events: Sequence[dict[str, Any]]
-    feedback: Sequence[Said]
+    feedback: Sequence[FeedbackItem]
     time: int
     done: "Future[list[Outcome]]" = field(default_factory=Future)
 
 
-class Writer:
+class GroupCommitWriter:
     """Writes events and feedback in groups; made once a process."""
 
-    def __init__(self, engine: Engine, spool: Spool, rules: Callable[[], Rules]):
+    def __init__(self, engine: Engine, spool: Spool, rules: Callable[[], RewardRules]):
         self._engine, self._spool, self._rules = engine, spool, rules
-        self._queue: queue.Queue[_Work | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[WriteRequest | None] = queue.Queue(WAITING)
         self._connection: Connection | None = None  # kept, for to take one from the pool costs as much as a commit
-        self._turns = Turns(engine)
+        self._turns = CommitLock(engine)
         self._look = 0.0  # when to look into the spool again
         self.spooled = 0
         """Events that had to be spooled, ever."""
@@ -67,11 +69,11 @@ class Writer:
 
         Raises StoreError where neither database nor disk takes them, QueueFullError where too many wait.
         """
-        await asyncio.wrap_future(self._submit(_Work(rows, (), 0)))
+        await asyncio.wrap_future(self._submit(WriteRequest(rows, (), 0)))
 
-    async def feedback(self, batch: Sequence[Said], time: int) -> list[Outcome]:
+    async def feedback(self, batch: Sequence[FeedbackItem], time: int) -> list[Outcome]:
         """Write feedback; raises StoreError where the database does not take it, QueueFullError where too many wait."""
-        return await asyncio.wrap_future(self._submit(_Work((), batch, time)))
+        return await asyncio.wrap_future(self._submit(WriteRequest((), batch, time)))
 
     @property
     def waiting(self) -> int:
@@ -85,7 +87,7 @@ class Writer:
         self._spool.close()
         self._turns.close()
 
-    def _submit(self, work: _Work) -> "Future[list[Outcome]]":
+    def _submit(self, work: WriteRequest) -> "Future[list[Outcome]]":
         try:
             self._queue.put_nowait(work)
         except queue.Full:
@@ -105,13 +107,13 @@ class Writer:
                 self._let_go()
                 return
 
-    def _next_group(self) -> tuple[list[_Work], bool]:
+    def _next_group(self) -> tuple[list[WriteRequest], bool]:
         """What waits, at most _AT_ONCE; waits for the first. And whether it is the last group."""
         try:
             first = self._queue.get(timeout=_REPLAY_SECONDS)
         except queue.Empty:
             return [], False
-        group: list[_Work] = []
+        group: list[WriteRequest] = []
         while first is not None:
             group.append(first)
             if len(group) == _AT_ONCE:
@@ -122,7 +124,7 @@ class Writer:
                 return group, False
         return group, True
 
-    def _write_or_fail(self, group: list[_Work]) -> None:
+    def _write_or_fail(self, group: list[WriteRequest]) -> None:
         """Whatever happens, whoever waits is answered, and the thread goes on."""
         try:
             self._write(group)
@@ -132,7 +134,7 @@ class Writer:
                 if not work.done.done():
                     work.done.set_exception(error)
 
-    def _write(self, group: list[_Work]) -> None:
+    def _write(self, group: list[WriteRequest]) -> None:
         rows = [row for work in group for row in work.events]
         outcomes: list[list[Outcome]] = []
 
@@ -140,7 +142,8 @@ class Writer:
             if rows:
                 write_rows(connection, rows)
             outcomes.extend(
-                take(connection, work.feedback, work.time, self._rules()) if work.feedback else [] for work in group
+                apply_feedback(connection, work.feedback, work.time, self._rules()) if work.feedback else []
+                for work in group
             )
 
         failure = self._commit(write)
@@ -162,7 +165,7 @@ class Writer:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
-            with self._turns, writing_on(self._connection):
+            with self._turns, transaction_on(self._connection):
                 write(self._connection)
         except DBAPIError as error:
             failure = StoreError(f"the database does not take it: {first_line(error)}")

@@ -23,14 +23,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.errors import ConfigError
 from recpolicy.server.db.audit import SERVER, note
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.schema import audit
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from recpolicy.server.deps import State
+    from recpolicy.server.deps import AppState
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,13 @@ class AlertsConfig:
         _check(self.url, "url")
 
 
-def alert(state: "State", kind: str, message: str, figures: Mapping[str, Any] | None = None) -> bool:
+def send_alert(state: "AppState", kind: str, message: str, figures: Mapping[str, Any] | None = None) -> bool:
     """Say that something needs a look; returns whether it was said, which it is not twice within a day.
 
     kind: what happened to what, such as "drift.reward"; at most 50 letters. Never raises, never waits for the webhook.
     """
     engine = None if state.store is None else state.store.engine
-    if engine is not None and not _first_today(engine, kind, message):
+    if engine is not None and not _deduplicate(engine, kind, message):
         return False
     fields = {"kind": kind, "figures": dict(figures or {})}
     logger.warning("alert: %s", message, extra={"fields": fields})
@@ -68,7 +68,7 @@ def alert(state: "State", kind: str, message: str, figures: Mapping[str, Any] | 
         return True
     if url:
         body = {**fields, "message": message, "time": now_ms()}
-        threading.Thread(target=deliver, args=(url, body), name="recpolicy-alert", daemon=True).start()
+        threading.Thread(target=post_webhook, args=(url, body), name="recpolicy-alert", daemon=True).start()
     return True
 
 
@@ -78,7 +78,7 @@ def webhook(config: AlertsConfig) -> str:
     return config.url if url is None else _check(url.strip(), ALERT_URL)
 
 
-def deliver(url: str, body: Mapping[str, Any], pauses: tuple[float, ...] = PAUSES) -> bool:
+def post_webhook(url: str, body: Mapping[str, Any], pauses: tuple[float, ...] = PAUSES) -> bool:
     """POST the body, again after each pause while it is not taken; returns whether it was."""
     data = json.dumps(body, default=str).encode()
     problem = ""
@@ -119,11 +119,11 @@ def _check(url: str, where: str) -> str:
     return url
 
 
-def _first_today(engine: "Engine", kind: str, message: str) -> bool:
+def _deduplicate(engine: "Engine", kind: str, message: str) -> bool:
     """Note the alert unless it was said within a day; where the database does not answer, it is said."""
     action, now = f"alert {kind}"[:64], now_ms()
     try:
-        with writing(engine) as connection:
+        with transaction(engine) as connection:
             last = connection.scalar(select(func.max(audit.c.time)).where(audit.c.action == action))
             if last is not None and abs(now - last) < DAY_MS:
                 return False

@@ -15,15 +15,15 @@ from recpolicy.inference.lookup_tables import rows_of
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.event_windows import Window, window
-from recpolicy.server.deps import State
-from recpolicy.server.jobs.alerts import alert
+from recpolicy.server.deps import AppState
+from recpolicy.server.jobs.alerts import send_alert
 from recpolicy.server.jobs.drift_statistics import (
     DriftConfig,
+    action_concentration,
     activity_groups,
-    mean_change,
+    cusum,
     psi,
     psi_by_dimension,
-    spread,
 )
 from recpolicy.server.jobs.job import Job, JobResult
 
@@ -31,7 +31,7 @@ HOUR_MS = 3_600_000
 NAME = "drift"
 
 
-def check(state: State, _: Mapping[str, Any]) -> JobResult:
+def check(state: AppState, _: Mapping[str, Any]) -> JobResult:
     """Compare the windows and alert for what is alarming; raises ConfigError without a registry."""
     served, config, now = state.policies.live.champion, state.settings.drift, now_ms()
     if served.number is None:
@@ -39,19 +39,19 @@ def check(state: State, _: Mapping[str, Any]) -> JobResult:
     recent_ms = round(config.recent_hours * HOUR_MS)
     middle = now + 1 - recent_ms
     begin = middle - round(config.reference_hours * HOUR_MS)
-    with state.kept().engine.connect() as connection:
+    with state.require_store().engine.connect() as connection:
         recent = window(connection, served.number, middle, now + 1, config.most, recent_ms)
         older = window(connection, served.number, begin, middle, config.most, recent_ms)
-    figures = figures_of(recent, older, served.scorer, config)
+    figures = compute_stage_metrics(recent, older, served.scorer, config)
     alarms = alarms_in(figures, config)
     for kind, message in alarms.items():
-        alert(state, f"drift.{kind}", message, figures[kind])
+        send_alert(state, f"drift.{kind}", message, figures[kind])
     users = len(recent.users) + len(recent.contexts)
     metadata = {"version": served.number, "figures": figures, "alarms": alarms}
     return JobResult(users=users, records=len(recent.items), metadata=metadata)
 
 
-def figures_of(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any]:
+def compute_stage_metrics(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any]:
     """users, contexts, reward and actions, each with its figures; None where a window is too small."""
     return {
         "users": _users(recent, older, scorer, config),
@@ -108,7 +108,7 @@ def _reward(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any
     if min(len(recent.rewards), len(older.rewards)) < config.least:
         return None
     mean, std = float(older.rewards.mean()), float(older.rewards.std())
-    change = mean_change(recent.rewards, mean, std, config.reward_allowance, config.false_alarms)
+    change = cusum(recent.rewards, mean, std, config.reward_allowance, config.false_alarms)
     return {
         "recent": float(recent.rewards.mean()), "reference": mean, "direction": change.direction, "at": change.at,
         "sum": change.largest, "limit": change.limit, "events": len(recent.rewards),
@@ -119,7 +119,7 @@ def _actions(recent: Window, older: Window, config: DriftConfig) -> dict[str, An
     count = min(len(recent.items), len(older.items))  # of equal size: few events look narrower than many
     if count < config.least:
         return None
-    now, before = spread(recent.items[-count:]), spread(older.items[-count:])
+    now, before = action_concentration(recent.items[-count:]), action_concentration(older.items[-count:])
     return {
         "top_share": now.top_share, "top_share_before": before.top_share, "effective": now.effective,
         "effective_before": before.effective, "events": count,

@@ -89,7 +89,7 @@ class Change:
     limit: float
 
 
-def mean_change(values: Array, mean: float, std: float, allowance: float, false_alarms: float) -> Change:
+def cusum(values: Array, mean: float, std: float, allowance: float, false_alarms: float) -> Change:
     """Look for a shift of the mean of `values` [n], in order, away from `mean`, either way.
 
     A shift of s > allowance standard deviations is found after about limit / (s - allowance) values.
@@ -113,18 +113,18 @@ def cusum_limit(count: int, allowance: float, false_alarms: float) -> float:
 
 
 @dataclass(frozen=True)
-class Spread:
+class ActionConcentration:
     """How what was shown spreads over items."""
 
     top_share: float
     effective: float
 
 
-def spread(items: NDArray[np.generic]) -> Spread:
+def action_concentration(items: NDArray[np.generic]) -> ActionConcentration:
     """Of shown items [n]: share of the most frequent one, exp(entropy) of all shares."""
     count = np.unique(items, return_counts=True)[1]
     share = count / count.sum()
-    return Spread(float(share.max()), float(np.exp(-(share * np.log(share)).sum())))
+    return ActionConcentration(float(share.max()), float(np.exp(-(share * np.log(share)).sum())))
 
 
 def _cusum(steps: Array) -> Array:

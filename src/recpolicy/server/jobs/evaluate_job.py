@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.deps import State
+from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.jobs.subprocess_job import run_apart
+from recpolicy.server.jobs.subprocess_job import run_in_subprocess
 
 NAME = "evaluate"
 
@@ -24,9 +24,9 @@ class EvaluateParameters:
             raise ConfigError(f"days is {self.days:g}; expected within 0 (excluded) and 365")
 
 
-def evaluate(state: State, parameters: Mapping[str, Any]) -> JobResult:
+def evaluate(state: AppState, parameters: Mapping[str, Any]) -> JobResult:
     """Evaluate the last days apart."""
-    return run_apart(state, NAME, parameters)
+    return run_in_subprocess(state, NAME, parameters)
 
 
 EVALUATE = Job(

@@ -34,22 +34,22 @@ from recpolicy.server.db.schema import rewards
 from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import learnt_until
-from recpolicy.server.jobs.subprocess_job import Errand
+from recpolicy.server.jobs.subprocess_job import JobRequest
 from recpolicy.workflows.log_evaluation import compare_on_log
 from recpolicy.workflows.retrain import tables_of_policy
 
 _SEED = 0
 
 
-def estimate_days(errand: Errand) -> JobResult:
+def estimate_days(request: JobRequest) -> JobResult:
     """Evaluate the last days; what cannot be estimated says why."""
-    settings = build(JobsConfig, errand.settings["jobs"], "evaluate")
-    days = errand.parameters.get("days") or settings.evaluation_days
-    since, engine, registry = now_ms() - round(days * DAY_MS), make_engine(errand.database), Registry(errand.registry)
+    settings = build(JobsConfig, request.settings["jobs"], "evaluate")
+    days = request.parameters.get("days") or settings.evaluation_days
+    since, engine, registry = now_ms() - round(days * DAY_MS), make_engine(request.database), Registry(request.registry)
     versions, users, records = earned_by_version(engine, since)
     metadata = {"days": days, "versions": versions}
     try:
-        metadata["policies"] = _policies(engine, registry, since, Path(errand.folder) / "evaluate", settings)
+        metadata["policies"] = _policies(engine, registry, since, Path(request.folder) / "evaluate", settings)
     except RecpolicyError as error:
         metadata["no_verdict"] = str(error)
     return JobResult(users=users, records=records, metadata=metadata)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from recpolicy.server.deps import State
+from recpolicy.server.deps import AppState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Job:
     """One sentence for people."""
     cron: str
     """Default schedule: five fields (minute, hour, day, month, weekday; UTC), or an interval such as `@every 10s`."""
-    run: Callable[[State, Mapping[str, Any]], JobResult]
+    run: Callable[[AppState, Mapping[str, Any]], JobResult]
     """Given the state of the server and the parameters of this run; an exception is the job's failure."""
     parameters: type | None = None
     """Dataclass of the parameters that a run by hand may name, each with a default; None: there are none."""

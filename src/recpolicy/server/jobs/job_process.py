@@ -10,28 +10,28 @@ from typing import IO
 
 from recpolicy.core.errors import RecpolicyError
 from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.jobs.subprocess_job import Errand
-from recpolicy.server.json_logging import where
+from recpolicy.server.jobs.subprocess_job import JobRequest
+from recpolicy.server.json_logging import exception_location
 
 NICENESS = 10
 _GONE = 3
 
 
-def retrain(errand: Errand) -> JobResult:
+def retrain(request: JobRequest) -> JobResult:
     """Train, gate and register."""
     from recpolicy.server.jobs.retrain_worker import train_on
 
-    return train_on(errand)
+    return train_on(request)
 
 
-def evaluate(errand: Errand) -> JobResult:
+def evaluate(request: JobRequest) -> JobResult:
     """Evaluate the last days."""
     from recpolicy.server.jobs.evaluate_worker import estimate_days
 
-    return estimate_days(errand)
+    return estimate_days(request)
 
 
-WORK: Mapping[str, Callable[[Errand], JobResult]] = {"retrain": retrain, "evaluate": evaluate}
+WORK: Mapping[str, Callable[[JobRequest], JobResult]] = {"retrain": retrain, "evaluate": evaluate}
 
 
 def main() -> None:
@@ -39,14 +39,14 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.nice(NICENESS)
-    errand = Errand(**json.loads(sys.stdin.buffer.readline()))
+    request = JobRequest(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with_the_server, args=(sys.stdin.buffer,), daemon=True).start()
     try:
-        said = asdict(WORK[sys.argv[1]](errand))
+        said = asdict(WORK[sys.argv[1]](request))
     except RecpolicyError as error:
         said = {"error": str(error)}
     except Exception as error:  # its message may hold anything
-        found = where(error)
+        found = exception_location(error)
         said = {"error": f"{found['exception']} at {os.path.basename(found['raised_at'])}"}  # noqa: PTH119
         sys.excepthook(type(error), error, error.__traceback__)
     answer.write(json.dumps(said, default=str) + "\n")

@@ -10,9 +10,9 @@ from typing import Any
 
 from recpolicy.core.errors import RecpolicyError
 from recpolicy.server.db.audit import SERVER
-from recpolicy.server.deps import State
+from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.jobs.subprocess_job import run_apart
+from recpolicy.server.jobs.subprocess_job import run_in_subprocess
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ class RetrainParameters:
     seed: int = 0
 
 
-def retrain(state: State, parameters: Mapping[str, Any]) -> JobResult:
+def retrain(state: AppState, parameters: Mapping[str, Any]) -> JobResult:
     """Train, gate and register apart; then start the rollout of what passed, where that is wanted."""
-    result = run_apart(state, NAME, parameters)
+    result = run_in_subprocess(state, NAME, parameters)
     number, verdict = result.metadata.get("version"), result.metadata.get("gate", {}).get("verdict")
     if not state.settings.jobs.auto_rollout or number is None or verdict != "pass":
         return result
@@ -41,7 +41,7 @@ def retrain(state: State, parameters: Mapping[str, Any]) -> JobResult:
     )  # fmt: skip
 
 
-def _roll_out(state: State, number: int) -> str:
+def _roll_out(state: AppState, number: int) -> str:
     """Start a rollout; returns started, or why not."""
     from recpolicy.server.rollout import controller
 

@@ -20,11 +20,11 @@ from recpolicy.inference.artifact import read_manifest
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
-from recpolicy.server.db.export import Export, LogPolicy, export, steady_users
+from recpolicy.server.db.export import Export, LogPolicy, active_users, export
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.jobs.subprocess_job import Errand, JobError
+from recpolicy.server.jobs.subprocess_job import JobError, JobRequest
 from recpolicy.workflows.artifacts import LOG_UNTIL
 from recpolicy.workflows.gate_record import gate_files, limits_in, read_gate, write_gate
 from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds
@@ -45,12 +45,12 @@ class _Task:
     seed: int
 
 
-def train_on(errand: Errand) -> JobResult:
+def train_on(request: JobRequest) -> JobResult:
     """Train, gate and register a new version; skipped where there is too little that is new.
 
     Raises JobError while another process trains here, and what training and registering raise.
     """
-    task, folder = _task(errand), Path(errand.folder)
+    task, folder = _task(request), Path(request.folder)
     users, interactions = new_interactions(task.engine, task.since, task.settings.min_interactions_per_user)
     if interactions < task.settings.min_interactions:
         reason = f"{interactions} new rewards of users with enough of them; {task.settings.min_interactions} are needed"
@@ -78,22 +78,22 @@ def new_interactions(engine: Engine, since: int, least: int) -> tuple[int, int]:
     asked = (
         select(func.count(func.distinct(rewards.c.user_key)), func.count())
         .select_from(rewards.join(events, events.c.id == rewards.c.event_id))
-        .where(events.c.time >= since, rewards.c.user_key.in_(steady_users(least)))
+        .where(events.c.time >= since, rewards.c.user_key.in_(active_users(least)))
     )
     with engine.connect() as connection:
         users, interactions = connection.execute(asked).one()
     return int(users), int(interactions)
 
 
-def _task(errand: Errand) -> _Task:
-    given = dict(errand.parameters)
+def _task(request: JobRequest) -> _Task:
+    given = dict(request.parameters)
     epochs, seed = given.pop("epochs", 1), given.pop("seed", 0)
     overrides = {name: value for name, value in given.items() if value is not None}
-    settings = build(JobsConfig, {**errand.settings["jobs"], **overrides}, "retrain")
-    registry = Registry(errand.registry)
+    settings = build(JobsConfig, {**request.settings["jobs"], **overrides}, "retrain")
+    registry = Registry(request.registry)
     champion = registry.version("champion").number
     since = learnt_until(registry, champion) + 1
-    return _Task(registry, settings, make_engine(errand.database), champion, since, epochs, seed)
+    return _Task(registry, settings, make_engine(request.database), champion, since, epochs, seed)
 
 
 def _train(task: _Task, work: Path) -> JobResult:

@@ -27,14 +27,14 @@ from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unkno
 from recpolicy.server.db import audit, schedules
 from recpolicy.server.db import jobs as runs
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
-from recpolicy.server.db.jobs import FAILED, Ended
-from recpolicy.server.db.schedules import OFF, Due
-from recpolicy.server.deps import State
-from recpolicy.server.jobs.alerts import alert
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.jobs import FAILED, RunResult
+from recpolicy.server.db.schedules import OFF, Schedule
+from recpolicy.server.deps import AppState
+from recpolicy.server.jobs.alerts import send_alert
 from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.jobs.subprocess_job import STOPPING
-from recpolicy.server.json_logging import where
+from recpolicy.server.jobs.subprocess_job import STOP_EVENT
+from recpolicy.server.json_logging import exception_location
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Scheduler:
     """Runs the jobs of one server process, and those that are asked for by hand."""
 
     def __init__(
-        self, state: State, jobs: Mapping[str, Job], clock: Callable[[], int] = now_ms,
+        self, state: AppState, jobs: Mapping[str, Job], clock: Callable[[], int] = now_ms,
         monotonic: Callable[[], float] = time.monotonic,
     ):  # fmt: skip
         self.jobs = jobs
@@ -77,7 +77,7 @@ class Scheduler:
         """Look for due jobs from now on; nothing for a server that keeps nothing. Raises ConfigError (`crons`)."""
         if self._state.store is not None:
             self.crons()
-            self._thread = threading.Thread(target=self._look, name="recpolicy-scheduler", daemon=True)
+            self._thread = threading.Thread(target=self._loop, name="recpolicy-scheduler", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
@@ -100,19 +100,19 @@ class Scheduler:
 
     def tick(self) -> list[int]:
         """Look once: say that our runs go on, find lost ones, begin what is due; returns the runs that were begun."""
-        engine, now = self._state.kept().engine, self._clock()
+        engine, now = self._state.require_store().engine, self._clock()
         if not self._set:
-            with writing(engine) as connection:
+            with transaction(engine) as connection:
                 schedules.set_crons(connection, self.crons(), now, next_time)
             self._set = True
-        self._beat(now)
-        self._find_lost(now)
+        self._heartbeat(now)
+        self._mark_lost(now)
         with engine.connect() as connection:
             table = [due for due in schedules.all_of(connection) if due.name in self.jobs]
         begun = [self._begin(due, now) for due in table if due.next_at <= now]
         for due in table:
             if due.next_at > now:
-                self._mend(due, now)
+                self._repair_schedule(due, now)
         return [run for run in begun if run is not None]
 
     def trigger(self, name: str, parameters: Mapping[str, Any], actor: str) -> int:
@@ -122,9 +122,9 @@ class Scheduler:
         """
         if name not in self.jobs:
             raise unknown_name("job", name, self.jobs)
-        job, engine = self.jobs[name], self._state.kept().engine
+        job, engine = self.jobs[name], self._state.require_store().engine
         given = _checked(job, parameters)
-        with writing(engine) as connection:
+        with transaction(engine) as connection:
             run = schedules.begin_by_hand(connection, name, self.worker, self._clock())
             if run is None:
                 number = runs.under_way(connection, name)
@@ -140,7 +140,7 @@ class Scheduler:
             thread.join(seconds)
         return thread is None or not thread.is_alive()
 
-    def _look(self) -> None:
+    def _loop(self) -> None:
         while not self._stopping.wait(TICK_SECONDS):
             try:
                 self.tick()
@@ -152,16 +152,16 @@ class Scheduler:
             except Exception:  # whatever it is, the next second may be better
                 logger.exception("looking for due jobs failed")
 
-    def _beat(self, now: int) -> None:
+    def _heartbeat(self, now: int) -> None:
         with self._lock:
             self._mine = {run: thread for run, thread in self._mine.items() if thread.is_alive()}
         if self._mine and self._monotonic() - self._beaten >= BEAT_SECONDS:
-            with writing(self._state.kept().engine) as connection:
+            with transaction(self._state.require_store().engine) as connection:
                 runs.beat(connection, self._mine, now)
             self._beaten = self._monotonic()
 
-    def _find_lost(self, now: int) -> None:
-        engine, at = self._state.kept().engine, self._monotonic()
+    def _mark_lost(self, now: int) -> None:
+        engine, at = self._state.require_store().engine, self._monotonic()
         with engine.connect() as connection:
             found = runs.heartbeats(connection)
         others = {run: heartbeat for run, heartbeat in found.items() if run not in self._mine}
@@ -172,27 +172,29 @@ class Scheduler:
         silent = {run: heartbeat for run, (heartbeat, since) in self._seen.items() if at - since >= LOST_SECONDS}
         if not silent:
             return
-        with writing(engine) as connection:
+        with transaction(engine) as connection:
             lost = runs.lose(connection, silent, now)
             names = {run: (runs.run(connection, run) or {}).get("name") for run in lost}
         for run, name in names.items():
-            alert(self._state, f"job_lost.{name}", f"run {run} of {name} was lost: its process is gone", {"run": run})
+            send_alert(
+                self._state, f"job_lost.{name}", f"run {run} of {name} was lost: its process is gone", {"run": run}
+            )
 
-    def _begin(self, due: Due, now: int) -> int | None:
-        with writing(self._state.kept().engine) as connection:
+    def _begin(self, due: Schedule, now: int) -> int | None:
+        with transaction(self._state.require_store().engine) as connection:
             run = schedules.claim(connection, due, self.worker, now, next_time)
         if run is not None:
             self._run(self.jobs[due.name], run, _checked(self.jobs[due.name], {}))
         return run
 
-    def _mend(self, due: Due, now: int) -> None:
+    def _repair_schedule(self, due: Schedule, now: int) -> None:
         if schedules.too_far(due, now, next_time):
-            with writing(self._state.kept().engine) as connection:
+            with transaction(self._state.require_store().engine) as connection:
                 schedules.bring_nearer(connection, due, now, next_time)
 
     def _run(self, job: Job, run: int, parameters: Mapping[str, Any]) -> None:
         context = contextvars.copy_context()
-        context.run(STOPPING.set, self._stopping)
+        context.run(STOP_EVENT.set, self._stopping)
         thread = threading.Thread(
             target=context.run, args=(self._work, job, run, parameters), name=f"recpolicy-job-{job.name}", daemon=True
         )
@@ -207,27 +209,27 @@ class Scheduler:
         try:
             ended = _ended(job.run(self._state, parameters))
         except Exception as error:
-            ended = Ended(status=FAILED, metadata={"error": one_line(error)})
+            ended = RunResult(status=FAILED, metadata={"error": one_line(error)})
             logger.error("job %s failed: %s", job.name, one_line(error), extra={"fields": {"run": run}})
         try:
-            with writing(self._state.kept().engine) as connection:
+            with transaction(self._state.require_store().engine) as connection:
                 runs.end(connection, run, ended, self._clock())
         except SQLAlchemyError as error:
             logger.error("what came of run %d of %s could not be written: %s", run, job.name, type(error).__name__)
         if ended.status == FAILED and not self._stopping.is_set():
-            alert(self._state, f"job_failed.{job.name}", f"{job.name}: {ended.metadata['error']}", {"run": run})
+            send_alert(self._state, f"job_failed.{job.name}", f"{job.name}: {ended.metadata['error']}", {"run": run})
 
 
 def one_line(error: BaseException) -> str:
     """What went wrong: our own errors in their words, others by type and place, for their words may hold anything."""
     if isinstance(error, RecpolicyError):
         return " ".join(str(error).split())[:_ERROR_LETTERS]
-    found = where(error)
+    found = exception_location(error)
     return f"{found['exception']} at {os.path.basename(found['raised_at'])}"  # noqa: PTH119
 
 
-def _ended(result: JobResult) -> Ended:
-    return Ended(status=result.status, users=result.users, records=result.records, metadata=result.metadata)
+def _ended(result: JobResult) -> RunResult:
+    return RunResult(status=result.status, users=result.users, records=result.records, metadata=result.metadata)
 
 
 def _checked(job: Job, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from typing import Any
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import ConfigError, RecpolicyError
-from recpolicy.server.deps import State
+from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.job import JobResult
 
 FOLDER = "jobs"
-STOPPING: ContextVar[threading.Event | None] = ContextVar("recpolicy_stopping", default=None)
+STOP_EVENT: ContextVar[threading.Event | None] = ContextVar("recpolicy_stopping", default=None)
 """Set when the server wants the job that runs in this context to end."""
 _LOOK_SECONDS = 0.5
 
@@ -32,7 +32,7 @@ class JobError(RecpolicyError):
 
 
 @dataclass(frozen=True)
-class Errand:
+class JobRequest:
     """What a child is told."""
 
     database: str
@@ -45,20 +45,20 @@ class Errand:
     parameters: Mapping[str, Any]
 
 
-def run_apart(state: State, name: str, parameters: Mapping[str, Any]) -> JobResult:
+def run_in_subprocess(state: AppState, name: str, parameters: Mapping[str, Any]) -> JobResult:
     """Run the work `name` of jobs/worker.py in a process; returns what it did.
 
     Raises JobError where it failed or was stopped, ConfigError for a server without a registry or a folder.
     """
-    errand = errand_of(state, parameters)
-    folder = Path(errand.folder)
+    request = job_request(state, parameters)
+    folder = Path(request.folder)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "recpolicy.server.jobs.job_process", name]
     with (folder / f"{name}.log").open("wb") as said, (folder / f"{name}.out").open("w+b") as answer:
         threads = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=answer, stderr=said, env=threads)
         try:
-            _wait(child, json.dumps(asdict(errand)).encode() + b"\n")
+            _wait(child, json.dumps(asdict(request)).encode() + b"\n")
         finally:
             child.kill()
             child.wait()
@@ -70,14 +70,14 @@ def run_apart(state: State, name: str, parameters: Mapping[str, Any]) -> JobResu
     return _result(name, child.returncode, lines[-1] if lines else b"")
 
 
-def errand_of(state: State, parameters: Mapping[str, Any]) -> Errand:
+def job_request(state: AppState, parameters: Mapping[str, Any]) -> JobRequest:
     """What a child of this server is told; raises ConfigError where it has no registry or folder to work in."""
     registry = state.policies.registry
     if registry is None or state.folder is None:
         raise ConfigError("this server has no registry and keeps nothing: it has nothing to train on")
-    url = state.kept().engine.url.render_as_string(hide_password=False)
+    url = state.require_store().engine.url.render_as_string(hide_password=False)
     settings = {"jobs": as_dict(state.settings.jobs)}
-    return Errand(url, str(registry.folder), str(state.folder / FOLDER), settings, dict(parameters))
+    return JobRequest(url, str(registry.folder), str(state.folder / FOLDER), settings, dict(parameters))
 
 
 def _wait(child: "subprocess.Popen[bytes]", line: bytes) -> None:
@@ -86,7 +86,7 @@ def _wait(child: "subprocess.Popen[bytes]", line: bytes) -> None:
     with suppress(BrokenPipeError):  # it died at once; its log says why
         child.stdin.write(line)
         child.stdin.flush()
-    stopping = STOPPING.get()
+    stopping = STOP_EVENT.get()
     while True:
         try:
             child.wait(_LOOK_SECONDS)

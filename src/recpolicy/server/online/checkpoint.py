@@ -15,7 +15,7 @@ import numpy as np
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import atomic_path, read_versioned_json, write_json
-from recpolicy.server.online.posterior import Beliefs
+from recpolicy.server.online.posterior import Posterior
 
 CURRENT = "current.json"
 _FORMAT, _FORMAT_VERSION = "recpolicy online learning", 1
@@ -25,7 +25,7 @@ _FORMAT, _FORMAT_VERSION = "recpolicy online learning", 1
 class Checkpoint:
     """A state of learning."""
 
-    beliefs: Beliefs
+    beliefs: Posterior
     first: int
     """Rewards up to this `seq` came before this version learnt; they are in its training or in nobody's."""
     last: int
@@ -64,7 +64,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION)
         try:
             stored = read_arrays(folder / str(body["file"]))
-            beliefs = Beliefs(stored["theta"], stored["covariance"])
+            beliefs = Posterior(stored["theta"], stored["covariance"])
         except FileNotFoundError:
             continue
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:

@@ -7,11 +7,11 @@ FARTHEST = 2.0
 """Times the length of the longest context that the policy was trained with."""
 
 
-def longest_believed(contexts: NDArray[np.floating]) -> float:
+def max_context_norm(contexts: NDArray[np.floating]) -> float:
     """The length up to which a vector is believed, of a policy trained with contexts [U, C]."""
     return FARTHEST * float(np.linalg.norm(contexts.astype(np.float64), axis=1).max())
 
 
-def believed(vector: NDArray[np.floating], width: int, longest: float) -> bool:
+def is_plausible_context(vector: NDArray[np.floating], width: int, longest: float) -> bool:
     """Whether a vector has `width` numbers, all finite, and is no longer than `longest`."""
     return vector.shape == (width,) and bool(np.linalg.norm(vector.astype(np.float64)) <= longest)  # not so for NaN

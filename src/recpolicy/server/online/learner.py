@@ -24,13 +24,13 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.schema import events, rewards
-from recpolicy.server.live_models import Policies
+from recpolicy.server.live_models import ModelManager
 from recpolicy.server.online.checkpoint import Checkpoint, folder_of, read_checkpoint, write_checkpoint
-from recpolicy.server.online.context_bounds import believed, longest_believed
-from recpolicy.server.online.posterior import Beliefs, beliefs_of, can_learn, features_of, forgetting_of, learn
+from recpolicy.server.online.context_bounds import is_plausible_context, max_context_norm
+from recpolicy.server.online.posterior import Posterior, beliefs_of, can_learn, features_of, forgetting_of, learn
 
 if TYPE_CHECKING:
-    from recpolicy.server.deps import State
+    from recpolicy.server.deps import AppState
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class OnlineConfig:
 class OnlineLearner:
     """Lets the champion of this process' registry learn."""
 
-    def __init__(self, engine: Engine, policies: Policies, folder: Path, config: OnlineConfig):
+    def __init__(self, engine: Engine, policies: ModelManager, folder: Path, config: OnlineConfig):
         self._engine, self._policies, self._folder, self._config = engine, policies, folder, config
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,7 +85,7 @@ class OnlineLearner:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
             before = read_checkpoint(folder) or self._first(base)
-            after = take_in(base, before, self._rewards(before.last))
+            after = apply_rewards(base, before, self._rewards(before.last))
             if after.last != before.last or not (folder / "current.json").exists():
                 write_checkpoint(folder, after)
                 self._policies.refresh()
@@ -123,7 +123,7 @@ class OnlineLearner:
 
 
 @contextmanager
-def learning(state: "State") -> Iterator[None]:
+def learning(state: "AppState") -> Iterator[None]:
     """While it lasts, the champion learns from what comes in."""
     if state.store is None or state.folder is None:
         yield
@@ -136,13 +136,13 @@ def learning(state: "State") -> Iterator[None]:
         learner.close()
 
 
-def take_in(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
+def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
     """Learn from rows (seq, position, reward, user_key, item_ids, context) in their order; pure."""
     artifact = base.artifact
     arm_of = {int(row): arm for arm, row in enumerate(artifact.catalogue)}
     user_of = {user: row for row, user in enumerate(base.user_ids)}
     item_of = {item: row for row, item in enumerate(base.item_ids)}
-    longest = longest_believed(artifact.context)
+    longest = max_context_norm(artifact.context)
     arms, features, values, last, passed = [], [], [], before.last, 0
     for row in rows:
         last = row.seq
@@ -166,12 +166,12 @@ def _context(known: Any, user_of: dict[Any, int], row: Any, longest: float) -> A
     """The context [C] that the policy saw; None where it is not known, or none to learn from (vectors.py)."""
     if row.context is not None:
         vector = np.frombuffer(bytes(row.context), np.float32)
-        return vector if believed(vector, known.shape[1], longest) else None
+        return vector if is_plausible_context(vector, known.shape[1], longest) else None
     user = user_of.get(json.loads(row.user_key))
     return None if user is None else known[user]
 
 
-def with_beliefs(base: Scorer, beliefs: Beliefs) -> Scorer:
+def with_posterior(base: Scorer, beliefs: Posterior) -> Scorer:
     """The same policy with what it has learnt since; `content` tells that it is another one."""
     artifact = base.artifact
     policy = {**artifact.policy, **beliefs.arrays()}
@@ -179,7 +179,7 @@ def with_beliefs(base: Scorer, beliefs: Beliefs) -> Scorer:
     return Scorer(replace(artifact, policy=policy, metadata=metadata))
 
 
-def overlay(folder: Path, base: Scorer) -> Scorer:
+def with_latest_checkpoint(folder: Path, base: Scorer) -> Scorer:
     """The policy as the last checkpoint has it; itself where it has learnt nothing, or what it learnt is damaged."""
     if not can_learn(base.artifact):
         return base
@@ -188,4 +188,4 @@ def overlay(folder: Path, base: Scorer) -> Scorer:
     except ArtifactError as error:
         logger.error("what was learnt while serving is left aside: %s", error)
         return base
-    return base if checkpoint is None or not checkpoint.learnt else with_beliefs(base, checkpoint.beliefs)
+    return base if checkpoint is None or not checkpoint.learnt else with_posterior(base, checkpoint.beliefs)

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Beliefs:
+class Posterior:
     """What a linear policy believes."""
 
     theta: Array  # [A, D]
@@ -43,12 +43,12 @@ def can_learn(artifact: PolicyParts) -> bool:
     return artifact.estimator == "linear"
 
 
-def beliefs_of(artifact: PolicyParts) -> Beliefs:
+def beliefs_of(artifact: PolicyParts) -> Posterior:
     """What a policy believed when it was trained; raises ConfigError for one that is not linear per arm."""
     if not can_learn(artifact):
         raise ConfigError(f"{artifact.agent} cannot learn while it serves; linucb and lints can")
     theta = np.asarray(artifact.policy["theta"], np.float64)
-    return Beliefs(theta, unpack_symmetric(np.asarray(artifact.policy["covariance"], np.float64), theta.shape[1]))
+    return Posterior(theta, unpack_symmetric(np.asarray(artifact.policy["covariance"], np.float64), theta.shape[1]))
 
 
 def forgetting_of(metadata: Mapping[str, Any]) -> float:
@@ -62,7 +62,7 @@ def features_of(artifact: PolicyParts, context: NDArray[np.floating]) -> Array:
     return np.append(x, 1.0) if bool(artifact.policy["bias"]) else x
 
 
-def learn(beliefs: Beliefs, arm: NDArray[np.integer], features: Array, reward: Array, forgetting: float) -> Beliefs:
+def learn(beliefs: Posterior, arm: NDArray[np.integer], features: Array, reward: Array, forgetting: float) -> Posterior:
     """Take in N rewards [N] of arms [N] at features [N, D], in their order."""
     theta, covariance = beliefs.theta.copy(), beliefs.covariance.copy()
     for a, x, r in zip(arm.tolist(), features, reward.tolist(), strict=True):
@@ -70,7 +70,7 @@ def learn(beliefs: Beliefs, arm: NDArray[np.integer], features: Array, reward: A
         gain = direction / (forgetting + x @ direction)
         theta[a] += gain * (r - x @ theta[a])
         covariance[a] = (covariance[a] - np.outer(gain, direction)) / forgetting
-    return Beliefs(theta, covariance)
+    return Posterior(theta, covariance)
 
 
 def unpack_symmetric(packed: Array, size: int) -> Array:

@@ -6,9 +6,9 @@ import logging
 from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import RecpolicyError
-from recpolicy.server.deps import State
+from recpolicy.server.deps import AppState
 from recpolicy.server.live_models import CHALLENGER
-from recpolicy.server.rollout.shadow import compared
+from recpolicy.server.rollout.shadow import compare_shadow
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ FLUSH_SECONDS = 2.0
 LOOK_SECONDS = 0.05
 
 
-async def attend(state: State) -> None:
+async def run_background(state: AppState) -> None:
     """Until cancelled; what was counted is then written."""
     try:
         await asyncio.gather(_flush_for_ever(state), _compare_for_ever(state))
@@ -24,40 +24,40 @@ async def attend(state: State) -> None:
         await asyncio.to_thread(flush, state)
 
 
-def flush(state: State) -> None:
+def flush(state: AppState) -> None:
     """Write the counts; while the database does not answer they are kept."""
     live = state.policies.live
     if state.store is None:
         return
     try:
-        state.trial.counts.flush(state.store.engine)
+        state.rollout_counters.counts.flush(state.store.engine)
         if live.challenger is not None and live.rollout is None:
             state.policies.refresh()  # the database may not have told the rollout when the challenger was loaded
     except (SQLAlchemyError, RecpolicyError, OSError) as error:
         logger.warning("the counts of the variants wait: %s", type(error).__name__)
 
 
-def compare_one(state: State) -> bool:
+def compare_next(state: AppState) -> bool:
     """Compare the pair that has waited longest; returns whether there was one."""
-    pair = state.trial.shadow.next()
+    pair = state.rollout_counters.shadow.next()
     if pair is None:
         return False
-    health = compared(pair, state.settings.rollout.slow_ms)
+    health = compare_shadow(pair, state.settings.rollout.slow_ms)
     if pair.live.rollout is not None:
-        state.trial.counts.add(pair.live.rollout, CHALLENGER, health)
+        state.rollout_counters.counts.add(pair.live.rollout, CHALLENGER, health)
     state.metrics.shadowed(health.failures, health.seconds, health.agreement, health.gap)
     return True
 
 
-async def _flush_for_ever(state: State) -> None:
+async def _flush_for_ever(state: AppState) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
         await asyncio.to_thread(flush, state)
 
 
-async def _compare_for_ever(state: State) -> None:
+async def _compare_for_ever(state: AppState) -> None:
     while True:
         if not state.policies.live.shadow:
             await asyncio.sleep(1.0)
-        elif not await asyncio.to_thread(compare_one, state):
+        elif not await asyncio.to_thread(compare_next, state):
             await asyncio.sleep(LOOK_SECONDS)

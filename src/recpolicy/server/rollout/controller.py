@@ -20,12 +20,12 @@ from recpolicy.registry.version_files import damage_of
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.audit import note
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.rollouts import ConflictError, Rollout
-from recpolicy.server.deps import State
-from recpolicy.server.rollout.reconcile import settle, throttled
+from recpolicy.server.deps import AppState
+from recpolicy.server.rollout.reconcile import reconcile, traffic_override
 from recpolicy.server.rollout.rollout_plan import Decision, RolloutConfig, decide
-from recpolicy.server.rollout.stage_metrics import Figures, figures_of
+from recpolicy.server.rollout.stage_metrics import StageMetrics, compute_stage_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -41,39 +41,39 @@ class Status:
     """A running rollout as it is now."""
 
     rollout: Rollout
-    figures: Figures
+    figures: StageMetrics
     decision: Decision
     """What the next check would do, and why."""
 
 
 def start(
-    state: State, challenger: int | str, actor: str, plan: Mapping[str, Any] | None = None, *, force: bool = False
+    state: AppState, challenger: int | str, actor: str, plan: Mapping[str, Any] | None = None, *, force: bool = False
 ) -> Rollout:
     """Begin the first stage; `plan` replaces some of the settings [rollout].
 
     Raises ConflictError for the champion, for a version whose gate failed (but with `force`) and while another rollout
     runs; ConfigError for a version that is not there or a plan that cannot be; ArtifactError for a damaged version.
     """
-    registry, engine = serving_registry(state), state.kept().engine
+    registry, engine = serving_registry(state), state.require_store().engine
     config = build(RolloutConfig, {**as_dict(state.settings.rollout), **(plan or {})}, "rollout")
-    with turn(registry):
+    with rollout_lock(registry):
         _finish_what_was_begun(state)
-        champion, number = _contestants(registry, challenger, force)
-        with writing(engine) as connection:
+        champion, number = _resolve_versions(registry, challenger, force)
+        with transaction(engine) as connection:
             row = rollouts.add(connection, champion, number, as_dict(config))
             rollouts.forget_health(connection, row.id - _HEALTH_KEPT)
             told = {"rollout": row.id, "champion": champion, "challenger": number, "plan": as_dict(config)}
             note(connection, actor, "start_rollout", told | ({"forced": True} if force else {}))
-        return settle(state, row, actor)
+        return reconcile(state, row, actor)
 
 
-def stop(state: State, actor: str, reason: str = "stopped by hand") -> Rollout:
+def stop(state: AppState, actor: str, reason: str = "stopped by hand") -> Rollout:
     """Have the champion serve all: at once, and whether or not the database answers. Returns the rollout that ended.
 
     Raises ConflictError where none runs, StoreError where the challenger was withdrawn, but that could not be noted (it
     is by the next check).
     """
-    registry, engine = serving_registry(state), state.kept().engine
+    registry, engine = serving_registry(state), state.require_store().engine
     told = {"actor": actor, "reason": reason}
     try:
         with engine.connect() as connection:
@@ -82,7 +82,7 @@ def stop(state: State, actor: str, reason: str = "stopped by hand") -> Rollout:
             raise ConflictError("no rollout is running")
         registry.clear_challenger(note=told | {"rollout": row.id})
         state.policies.refresh()
-        with turn(registry), writing(engine) as connection:
+        with rollout_lock(registry), transaction(engine) as connection:
             now = rollouts.unfinished(connection)
             if now is not None and now.id == row.id and now.state == "running":
                 changes = {"state": "stopped", "reason": reason, "ended_at": now_ms()}
@@ -97,57 +97,57 @@ def stop(state: State, actor: str, reason: str = "stopped by hand") -> Rollout:
         ) from None
 
 
-def status(state: State) -> Status | None:
+def status(state: AppState) -> Status | None:
     """The rollout that runs, with its figures; None where none does."""
-    with state.kept().engine.connect() as connection:
+    with state.require_store().engine.connect() as connection:
         row = rollouts.unfinished(connection)
     if row is None or row.state != "running":
         return None
     config = build(RolloutConfig, row.plan, "rollout")
-    figures = figures_now(state, row, config)
-    if not row.settled:
+    figures = current_metrics(state, row, config)
+    if not row.reconciled:
         return Status(row, figures, Decision("wait", "the stage begins with the next check"))
     decision = decide(figures, row.stage, config)
-    held = throttled(serving_registry(state).routing(), row, config)
+    held = traffic_override(serving_registry(state).routing(), row, config)
     if held is not None and decision.action != "roll_back":
         decision = Decision("wait", held)
     return Status(row, figures, decision)
 
 
-def figures_now(state: State, row: Rollout, config: RolloutConfig) -> Figures:
+def current_metrics(state: AppState, row: Rollout, config: RolloutConfig) -> StageMetrics:
     """The figures of a rollout's stage."""
-    with state.kept().engine.connect() as connection:
-        groups = rollouts.groups(connection, row.id, row.stage_at + SETTLE_MS) if row.settled else {}
+    with state.require_store().engine.connect() as connection:
+        groups = rollouts.groups(connection, row.id, row.stage_at + SETTLE_MS) if row.reconciled else {}
         health = rollouts.health(connection, row.id, config.window_minutes)
-    hours = max(now_ms() - row.stage_at, 0) / 3.6e6 if row.settled else 0.0
-    return figures_of(groups, health, hours, config.stage_level, config.min_users)
+    hours = max(now_ms() - row.stage_at, 0) / 3.6e6 if row.reconciled else 0.0
+    return compute_stage_metrics(groups, health, hours, config.stage_level, config.min_users)
 
 
 def end(
-    state: State, row: Rollout, how: str, actor: str, reason: str, figures: Figures | None = None
+    state: AppState, row: Rollout, how: str, actor: str, reason: str, figures: StageMetrics | None = None
 ) -> Rollout | None:
     """End a rollout: promoted, rolled_back or stopped; None where somebody else changed it. Hold the turn."""
     told = {"rollout": row.id, "champion": row.champion, "challenger": row.challenger, "reason": reason}
-    with writing(state.kept().engine) as connection:
+    with transaction(state.require_store().engine) as connection:
         if not rollouts.move(connection, row, state=how, reason=reason):
             return None
         note(connection, actor, f"rollout_{how}", told | ({"figures": figures.shown()} if figures else {}))
     logger.info("rollout %d: %s: %s", row.id, how, reason)
-    return settle(state, replace(row, state=how, reason=reason), actor)
+    return reconcile(state, replace(row, state=how, reason=reason), actor)
 
 
-def advance(state: State, row: Rollout, actor: str, reason: str, figures: Figures) -> Rollout | None:
+def advance(state: AppState, row: Rollout, actor: str, reason: str, figures: StageMetrics) -> Rollout | None:
     """Begin the next stage; None where somebody else changed the rollout. Hold the turn."""
-    with writing(state.kept().engine) as connection:
+    with transaction(state.require_store().engine) as connection:
         if not rollouts.move(connection, row, stage=row.stage + 1, stage_at=0):
             return None
         told = {"rollout": row.id, "stage": row.stage + 1, "reason": reason, "figures": figures.shown()}
         note(connection, actor, "rollout_advance", told)
     logger.info("rollout %d: stage %d: %s", row.id, row.stage + 1, reason)
-    return settle(state, replace(row, stage=row.stage + 1, stage_at=0), actor)
+    return reconcile(state, replace(row, stage=row.stage + 1, stage_at=0), actor)
 
 
-def serving_registry(state: State) -> Registry:
+def serving_registry(state: AppState) -> Registry:
     """The registry of the server; raises ConfigError for one without."""
     if state.policies.registry is None:
         raise ConfigError("this server serves a single policy without a registry; there is nothing to roll out")
@@ -155,7 +155,7 @@ def serving_registry(state: State) -> Registry:
 
 
 @contextmanager
-def turn(registry: Registry, seconds: float = _TURN_SECONDS) -> Iterator[None]:
+def rollout_lock(registry: Registry, seconds: float = _TURN_SECONDS) -> Iterator[None]:
     """One at a time, over all processes; raises StoreError where another one takes longer than that."""
     lock = FileLock(registry.folder / ".rollout.lock")
     try:
@@ -168,17 +168,17 @@ def turn(registry: Registry, seconds: float = _TURN_SECONDS) -> Iterator[None]:
         lock.release()
 
 
-def _finish_what_was_begun(state: State) -> None:
+def _finish_what_was_begun(state: AppState) -> None:
     """Bring an end into the registry that a killed process could only write down."""
-    with state.kept().engine.connect() as connection:
+    with state.require_store().engine.connect() as connection:
         row = rollouts.unfinished(connection)
     if row is not None and row.state == "running":
         raise ConflictError(f"rollout {row.id} of version {row.challenger} is running; stop it first")
     if row is not None:
-        settle(state, row, "server")
+        reconcile(state, row, "server")
 
 
-def _contestants(registry: Registry, challenger: int | str, force: bool) -> tuple[int, int]:
+def _resolve_versions(registry: Registry, challenger: int | str, force: bool) -> tuple[int, int]:
     """The numbers of champion and challenger."""
     routing, version = registry.routing(), registry.version(challenger)
     number = version.number

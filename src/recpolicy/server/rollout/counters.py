@@ -9,22 +9,22 @@ from collections import defaultdict
 from sqlalchemy import Engine
 
 from recpolicy.server.db import rollouts
-from recpolicy.server.db.engine import writing
-from recpolicy.server.rollout.stage_metrics import Health
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.rollout.stage_metrics import VariantHealth
 
 Key = tuple[int, str]
 """Rollout and variant."""
 
 
-class Counts:
+class VariantCounts:
     """Counts of one process since they were last written; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counted: defaultdict[Key, Health] = defaultdict(Health)
+        self._counted: defaultdict[Key, VariantHealth] = defaultdict(VariantHealth)
         self.worker = f"{socket.gethostname()[:40]}/{os.getpid()}/{secrets.token_hex(4)}"
 
-    def add(self, rollout: int, variant: str, health: Health) -> None:
+    def add(self, rollout: int, variant: str, health: VariantHealth) -> None:
         """Count what is told."""
         with self._lock:
             self._counted[rollout, variant] += health
@@ -32,11 +32,11 @@ class Counts:
     def flush(self, engine: Engine) -> None:
         """Write and forget; what the database does not take is kept, and the database's error raised."""
         with self._lock:
-            counted, self._counted = self._counted, defaultdict(Health)
+            counted, self._counted = self._counted, defaultdict(VariantHealth)
         if not counted:
             return
         try:
-            with writing(engine) as connection:
+            with transaction(engine) as connection:
                 rollouts.add_health(connection, self.worker, counted)
         except BaseException:
             for (rollout, variant), health in counted.items():

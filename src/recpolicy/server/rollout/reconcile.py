@@ -14,13 +14,13 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.audit import note
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.engine import writing
+from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.rollouts import Rollout
-from recpolicy.server.deps import State
+from recpolicy.server.deps import AppState
 from recpolicy.server.rollout.rollout_plan import RolloutConfig
 
 
-def settle(state: State, row: Rollout, actor: str) -> Rollout:
+def reconcile(state: AppState, row: Rollout, actor: str) -> Rollout:
     """Bring a stage or an end into the registry, then note that it is there. Hold the turn.
 
     A version that cannot be served any more ends the rollout.
@@ -34,12 +34,12 @@ def settle(state: State, row: Rollout, actor: str) -> Rollout:
         row = _bring_end(state, registry, row, told)
         state.policies.refresh()
     changes: dict[str, Any] = {"stage_at": now_ms()} if row.state == "running" else {"ended_at": now_ms()}
-    with writing(state.kept().engine) as connection:
+    with transaction(state.require_store().engine) as connection:
         rollouts.move(connection, row, **changes)
     return replace(row, **changes)
 
 
-def outside(routing: Routing, row: Rollout) -> tuple[str, str] | None:
+def manual_override(routing: Routing, row: Rollout) -> tuple[str, str] | None:
     """How and why a settled rollout is over, where somebody changed the registry by hand; None where nobody did."""
     if routing.champion == row.challenger:
         return "promoted", "promoted by hand"
@@ -50,7 +50,7 @@ def outside(routing: Routing, row: Rollout) -> tuple[str, str] | None:
     return None
 
 
-def throttled(routing: Routing, row: Rollout, config: RolloutConfig) -> str | None:
+def traffic_override(routing: Routing, row: Rollout, config: RolloutConfig) -> str | None:
     """Why the rollout stays where it is, while the traffic is divided otherwise than its stage says."""
     share = config.stages[row.stage]
     if routing.share == share and routing.shadow == config.shadow:
@@ -59,9 +59,9 @@ def throttled(routing: Routing, row: Rollout, config: RolloutConfig) -> str | No
     return f"the challenger's share was set to {how} by hand; the stage has {share:g}"
 
 
-def _begin_stage(state: State, registry: Registry, row: Rollout, told: dict[str, Any]) -> Rollout:
+def _begin_stage(state: AppState, registry: Registry, row: Rollout, told: dict[str, Any]) -> Rollout:
     config = build(RolloutConfig, row.plan, "rollout")
-    by_hand = outside(registry.routing(), row) if row.stage > 0 else None
+    by_hand = manual_override(registry.routing(), row) if row.stage > 0 else None
     try:
         if by_hand is None:
             share = config.stages[row.stage]
@@ -73,7 +73,7 @@ def _begin_stage(state: State, registry: Registry, row: Rollout, told: dict[str,
     return _ended(state, row, *by_hand)
 
 
-def _bring_end(state: State, registry: Registry, row: Rollout, told: dict[str, Any]) -> Rollout:
+def _bring_end(state: AppState, registry: Registry, row: Rollout, told: dict[str, Any]) -> Rollout:
     routing = registry.routing()
     if row.state == "promoted" and routing.champion == row.champion:
         try:
@@ -86,8 +86,8 @@ def _bring_end(state: State, registry: Registry, row: Rollout, told: dict[str, A
     return row
 
 
-def _ended(state: State, row: Rollout, how: str, reason: str) -> Rollout:
-    with writing(state.kept().engine) as connection:
+def _ended(state: AppState, row: Rollout, how: str, reason: str) -> Rollout:
+    with transaction(state.require_store().engine) as connection:
         rollouts.move(connection, row, state=how, reason=reason)
         note(connection, "server", f"rollout_{how}", {"rollout": row.id, "reason": reason})
     return replace(row, state=how, reason=reason)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.rollout.stage_metrics import Figures, Health
+from recpolicy.server.rollout.stage_metrics import StageMetrics, VariantHealth
 
 Action = Literal["wait", "advance", "promote", "roll_back"]
 
@@ -91,9 +91,9 @@ class Decision:
     reason: str
 
 
-def decide(figures: Figures, stage: int, config: RolloutConfig) -> Decision:
+def decide(figures: StageMetrics, stage: int, config: RolloutConfig) -> Decision:
     """What to do now in the stage with this place in the plan."""
-    checks: Sequence[Callable[[Figures, RolloutConfig], str | None]] = (_failures, _slowness, _harm)
+    checks: Sequence[Callable[[StageMetrics, RolloutConfig], str | None]] = (_failures, _slowness, _harm)
     for check in checks:
         why = check(figures, config)
         if why is not None:
@@ -112,7 +112,7 @@ def decide(figures: Figures, stage: int, config: RolloutConfig) -> Decision:
     return Decision("wait", missing)
 
 
-def _failures(figures: Figures, config: RolloutConfig) -> str | None:
+def _failures(figures: StageMetrics, config: RolloutConfig) -> str | None:
     """Whether more of the challenger's answers failed than may."""
     seen = figures.challenger_health
     if seen.failures <= config.error_budget * max(seen.requests, config.min_requests):
@@ -120,7 +120,7 @@ def _failures(figures: Figures, config: RolloutConfig) -> str | None:
     return f"{seen.failures} of the challenger's {seen.requests} answers failed; {config.error_budget:.1%} may"
 
 
-def _slowness(figures: Figures, config: RolloutConfig) -> str | None:
+def _slowness(figures: StageMetrics, config: RolloutConfig) -> str | None:
     """Whether the challenger chooses more slowly than it may: on average, or too often for long."""
     champion, challenger = figures.champion_health, figures.challenger_health
     usual = _share(champion.slow, champion.requests)
@@ -139,7 +139,7 @@ def _slowness(figures: Figures, config: RolloutConfig) -> str | None:
     )
 
 
-def _harm(figures: Figures, config: RolloutConfig) -> str | None:
+def _harm(figures: StageMetrics, config: RolloutConfig) -> str | None:
     """Whether the rewards are shown to be lower than the champion's by more than the margin."""
     gap = figures.difference
     if gap.hi >= -config.margin:
@@ -147,7 +147,7 @@ def _harm(figures: Figures, config: RolloutConfig) -> str | None:
     return f"rewards are lower: {gap.value:.3f} [{gap.lo:.3f}, {gap.hi:.3f}], margin {config.margin:g}"
 
 
-def _missing(figures: Figures, config: RolloutConfig, alone: bool) -> str | None:
+def _missing(figures: StageMetrics, config: RolloutConfig, alone: bool) -> str | None:
     """What is not there yet for the next step; None: nothing. `alone`: the challenger answers everybody."""
     if figures.hours < config.min_hours:
         return f"{figures.hours:.1f} of {config.min_hours:g} hours"
@@ -167,5 +167,5 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _mean_ms(health: Health) -> float:
+def _mean_ms(health: VariantHealth) -> float:
     return 1e3 * health.seconds / health.requests if health.requests else 0.0

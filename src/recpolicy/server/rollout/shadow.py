@@ -14,10 +14,10 @@ import numpy as np
 
 from recpolicy.core.errors import UnknownIdError
 from recpolicy.inference.slate_selection import ExplorationConfig
-from recpolicy.server.live_models import CHALLENGER, Live
+from recpolicy.server.live_models import CHALLENGER, LiveState
 from recpolicy.server.recommend import Chosen, choose
-from recpolicy.server.rollout.counters import Counts
-from recpolicy.server.rollout.stage_metrics import Health
+from recpolicy.server.rollout.counters import VariantCounts
+from recpolicy.server.rollout.stage_metrics import VariantHealth
 from recpolicy.server.schemas.requests import RecommendRequest
 
 WAITING = 32
@@ -26,39 +26,39 @@ _GREEDY = ExplorationConfig(share=0.0)
 
 
 @dataclass(frozen=True)
-class Pair:
+class ShadowPair:
     """A request that the champion has answered."""
 
-    live: Live
+    live: LiveState
     asked: RecommendRequest
     answered: Chosen
 
 
-class Shadow:
+class ShadowQueue:
     """The comparisons that wait in one process; safe to use from several threads."""
 
-    def __init__(self, counts: Counts):
+    def __init__(self, counts: VariantCounts):
         self._counts = counts
-        self._waiting: queue.Queue[Pair] = queue.Queue(WAITING)
+        self._waiting: queue.Queue[ShadowPair] = queue.Queue(WAITING)
 
-    def offer(self, live: Live, asked: RecommendRequest, answered: Chosen, sample: float) -> None:
+    def offer(self, live: LiveState, asked: RecommendRequest, answered: Chosen, sample: float) -> None:
         """Have this share of the requests compared; returns at once and never raises."""
         if not live.shadow or live.challenger is None or answered.row["explored"] or random.random() >= sample:
             return
         try:
-            self._waiting.put_nowait(Pair(live, asked, answered))
+            self._waiting.put_nowait(ShadowPair(live, asked, answered))
         except queue.Full:
             if live.rollout is not None:
-                self._counts.add(live.rollout, CHALLENGER, Health(dropped=1))
+                self._counts.add(live.rollout, CHALLENGER, VariantHealth(dropped=1))
 
-    def next(self) -> Pair | None:
+    def next(self) -> ShadowPair | None:
         """The pair that has waited longest; None where none waits."""
         with suppress(queue.Empty):
             return self._waiting.get_nowait()
         return None
 
 
-def compared(pair: Pair, slow_ms: float) -> Health:
+def compare_shadow(pair: ShadowPair, slow_ms: float) -> VariantHealth:
     """What the challenger would have shown beside what the champion showed; a challenger that fails is counted."""
     assert pair.live.challenger is not None
     begun = perf_counter()
@@ -67,13 +67,13 @@ def compared(pair: Pair, slow_ms: float) -> Health:
         took = perf_counter() - begun
         gap = _gap(pair)
     except Exception:  # whatever it is: nobody waits for this answer
-        return Health(1, 1, 0, perf_counter() - begun)
+        return VariantHealth(1, 1, 0, perf_counter() - begun)
     shown, would_show = pair.answered.item_ids, set(chosen.item_ids)
     agreement = sum(item in would_show for item in shown) / max(len(shown), 1)
-    return Health(1, 0, int(1e3 * took > slow_ms), took, agreement, gap)
+    return VariantHealth(1, 0, int(1e3 * took > slow_ms), took, agreement, gap)
 
 
-def _gap(pair: Pair) -> float:
+def _gap(pair: ShadowPair) -> float:
     """Mean difference of the predicted ratings of the items shown, challenger - champion; 0 where they share none."""
     assert pair.live.challenger is not None
     scorer, asked = pair.live.challenger.scorer, pair.asked

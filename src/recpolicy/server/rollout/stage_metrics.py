@@ -6,11 +6,11 @@ from typing import Any
 
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
 from recpolicy.server.rollout import variant_statistics
-from recpolicy.server.rollout.variant_statistics import Group
+from recpolicy.server.rollout.variant_statistics import VariantStats
 
 
 @dataclass(frozen=True)
-class Health:
+class VariantHealth:
     """How a variant answered."""
 
     requests: int = 0
@@ -26,11 +26,11 @@ class Health:
     dropped: int = 0
     """Shadow: requests that were to be compared when too many waited."""
 
-    def __add__(self, other: "Health") -> "Health":
-        return Health(*(mine + its for mine, its in zip(_values(self), _values(other), strict=True)))
+    def __add__(self, other: "VariantHealth") -> "VariantHealth":
+        return VariantHealth(*(mine + its for mine, its in zip(_values(self), _values(other), strict=True)))
 
 
-def _values(health: Health) -> list[Any]:
+def _values(health: VariantHealth) -> list[Any]:
     return list(asdict(health).values())
 
 
@@ -53,7 +53,7 @@ class Rewards:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class StageMetrics:
     """All that a decision rests on."""
 
     hours: float = 0.0
@@ -62,8 +62,8 @@ class Figures:
     challenger: Rewards = field(default_factory=Rewards)
     difference: Estimate = field(default_factory=Estimate)
     """Challenger - champion."""
-    champion_health: Health = field(default_factory=Health)
-    challenger_health: Health = field(default_factory=Health)
+    champion_health: VariantHealth = field(default_factory=VariantHealth)
+    challenger_health: VariantHealth = field(default_factory=VariantHealth)
 
     def shown(self) -> dict[str, Any]:
         """As JSON; null where there is no number yet."""
@@ -71,28 +71,28 @@ class Figures:
         return plain
 
 
-def figures_of(
-    groups: dict[str, Group], health: dict[str, Health], hours: float, level: float, min_users: int
-) -> Figures:
+def compute_stage_metrics(
+    groups: dict[str, VariantStats], health: dict[str, VariantHealth], hours: float, level: float, min_users: int
+) -> StageMetrics:
     """Figures of the variants by name; a variant that is left out has nothing yet."""
-    none = Group.of_sums(0, 0, 0.0, 0.0)
+    none = VariantStats.of_sums(0, 0, 0.0, 0.0)
     champion, challenger = groups.get(CHAMPION, none), groups.get(CHALLENGER, none)
-    first, second = variant_statistics.raised(champion, challenger)
-    return Figures(
+    first, second = variant_statistics.pooled_variance_floor(champion, challenger)
+    return StageMetrics(
         hours=hours,
         champion=_rewards(first, level, min_users),
         challenger=_rewards(second, level, min_users),
         difference=_estimate(variant_statistics.difference(champion, challenger, level, min_users)),
-        champion_health=health.get(CHAMPION, Health()),
-        challenger_health=health.get(CHALLENGER, Health()),
+        champion_health=health.get(CHAMPION, VariantHealth()),
+        challenger_health=health.get(CHALLENGER, VariantHealth()),
     )
 
 
-def _rewards(group: Group, level: float, min_users: int) -> Rewards:
+def _rewards(group: VariantStats, level: float, min_users: int) -> Rewards:
     return Rewards(int(group.users), int(group.rewards), _estimate(variant_statistics.mean_of(group, level, min_users)))
 
 
-def _estimate(found: variant_statistics.Sequence) -> Estimate:
+def _estimate(found: variant_statistics.ConfidenceSequence) -> Estimate:
     return Estimate(float(found.value), float(found.lo), float(found.hi))
 
 

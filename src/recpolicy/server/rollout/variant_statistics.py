@@ -28,7 +28,7 @@ SHARPEST_AT = 1_000
 
 
 @dataclass(frozen=True)
-class Group:
+class VariantStats:
     """The users of one variant."""
 
     users: Numbers
@@ -40,7 +40,7 @@ class Group:
     """Sample variance over users; nan below two users."""
 
     @classmethod
-    def of_sums(cls, users: Numbers, rewards: Numbers, total: Numbers, squares: Numbers) -> "Group":
+    def of_sums(cls, users: Numbers, rewards: Numbers, total: Numbers, squares: Numbers) -> "VariantStats":
         """From the sums over users of their means and of the squares of these."""
         with np.errstate(divide="ignore", invalid="ignore"):
             count = np.asarray(users, np.float64)
@@ -50,7 +50,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class ConfidenceSequence:
     """An estimate and its anytime-valid interval; infinitely wide while there are too few users."""
 
     value: Numbers
@@ -58,7 +58,7 @@ class Sequence:
     hi: Numbers
 
 
-def raised(champion: Group, challenger: Group) -> tuple[Group, Group]:
+def pooled_variance_floor(champion: VariantStats, challenger: VariantStats) -> tuple[VariantStats, VariantStats]:
     """Both groups, each with no less than the variance within both together."""
     groups = (champion, challenger)
     spare = [np.maximum(np.asarray(one.users, np.float64) - 1, 0) for one in groups]
@@ -69,16 +69,16 @@ def raised(champion: Group, challenger: Group) -> tuple[Group, Group]:
     return first, second
 
 
-def mean_of(group: Group, level: float, min_users: int) -> Sequence:
+def mean_of(group: VariantStats, level: float, min_users: int) -> ConfidenceSequence:
     """Mean of a variant's users."""
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.sqrt(np.asarray(group.variance) / np.asarray(group.users, np.float64))
     return _sequence(group.mean, error, group.users, np.asarray(group.users) >= max(min_users, 2), level)
 
 
-def difference(champion: Group, challenger: Group, level: float, min_users: int) -> Sequence:
+def difference(champion: VariantStats, challenger: VariantStats, level: float, min_users: int) -> ConfidenceSequence:
     """Mean of the challenger's users minus that of the champion's; each needs `min_users`."""
-    groups = raised(champion, challenger)
+    groups = pooled_variance_floor(champion, challenger)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.sqrt(sum(np.asarray(one.variance) / np.asarray(one.users, np.float64) for one in groups))
     fewest = np.minimum(champion.users, challenger.users)
@@ -95,11 +95,11 @@ def half_width(error: Numbers, users: Numbers, level: float, sharpest_at: int = 
     return _plain(error * np.sqrt(2 * (scale + 1) / scale * np.log(np.sqrt(scale + 1) / doubt)))
 
 
-def _sequence(value: Numbers, error: Numbers, users: Numbers, enough: Any, level: float) -> Sequence:
+def _sequence(value: Numbers, error: Numbers, users: Numbers, enough: Any, level: float) -> ConfidenceSequence:
     half = half_width(error, np.maximum(users, 1), level)
     half = np.where(enough & np.isfinite(half), half, np.inf)
     middle = np.where(np.isfinite(value), value, 0.0)
-    return Sequence(value, _plain(middle - half), _plain(middle + half))
+    return ConfidenceSequence(value, _plain(middle - half), _plain(middle + half))
 
 
 def _plain(values: Any) -> Numbers:

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Query, Response
 
 from recpolicy.server.auth.roles import Reader
 from recpolicy.server.db import audit
-from recpolicy.server.deps import Here
-from recpolicy.server.json_response import json_answer
-from recpolicy.server.schemas.admin import ADMIN_REFUSALS, AuditList
+from recpolicy.server.deps import StateDep
+from recpolicy.server.json_response import json_response
+from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES, AuditList
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RESPONSES)
 
 
 @router.get("/audit", response_model=AuditList)
-def latest(_: Reader, here: Here, count: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
+def latest(_: Reader, here: StateDep, count: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
     """Show the last changes, newest first."""
-    with here.kept().engine.connect() as connection:
-        return json_answer({"audit": audit.latest(connection, count)})
+    with here.require_store().engine.connect() as connection:
+        return json_response({"audit": audit.latest(connection, count)})

@@ -10,16 +10,16 @@ from recpolicy.core.errors import StoreError
 from recpolicy.server.auth.roles import Operator, Reader
 from recpolicy.server.db import jobs as runs_of
 from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.event_windows import earned
+from recpolicy.server.db.event_windows import daily_rewards
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.schedules import NEVER, all_of
-from recpolicy.server.deps import Here, State
-from recpolicy.server.errors import REFUSALS
+from recpolicy.server.deps import AppState, StateDep
+from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.jobs.drift import NAME as DRIFT
 from recpolicy.server.jobs.scheduler import Scheduler
-from recpolicy.server.json_response import json_answer
+from recpolicy.server.json_response import json_response
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=REFUSALS)
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ERROR_RESPONSES)
 _MOST_DAYS, _MOST_RUNS, _LARGEST = 365, 500, 2**31 - 1
 
 
@@ -29,7 +29,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"days": 14}, {}]})
 
 
-class JobAnswer(BaseModel):
+class JobResponse(BaseModel):
     """One job."""
 
     name: str
@@ -41,7 +41,7 @@ class JobAnswer(BaseModel):
 class Jobs(BaseModel):
     """All jobs."""
 
-    jobs: list[JobAnswer]
+    jobs: list[JobResponse]
 
 
 class Run(BaseModel):
@@ -66,7 +66,7 @@ class Runs(BaseModel):
     runs: list[Run]
 
 
-class Begun(BaseModel):
+class RunStartedResponse(BaseModel):
     """A run that was begun."""
 
     run: int
@@ -104,7 +104,7 @@ Asked = Annotated[Scheduler, Depends(scheduler_of)]
 
 
 @router.get("/jobs", response_model=Jobs)
-def jobs(caller: Reader, here: Here, scheduler: Asked) -> Response:  # noqa: ARG001
+def jobs(caller: Reader, here: StateDep, scheduler: Asked) -> Response:  # noqa: ARG001
     """List the jobs, when they run and when they are due next."""
     with _store(here).connect() as connection:
         due = {one.name: one.next_at for one in all_of(connection)}
@@ -113,63 +113,63 @@ def jobs(caller: Reader, here: Here, scheduler: Asked) -> Response:  # noqa: ARG
         {"name": name, "description": job.description, "cron": crons[name], "next_at": _time(due.get(name))}
         for name, job in scheduler.jobs.items()
     ]
-    return json_answer({"jobs": rows})
+    return json_response({"jobs": rows})
 
 
-@router.post("/jobs/{name}", response_model=Begun, status_code=202)
-def run_job(name: str, parameters: Parameters, caller: Operator, here: Here, scheduler: Asked) -> Response:
+@router.post("/jobs/{name}", response_model=RunStartedResponse, status_code=202)
+def run_job(name: str, parameters: Parameters, caller: Operator, here: StateDep, scheduler: Asked) -> Response:
     """Begin a run now; it is answered at once, and `runs/ID` tells how it goes."""
     _store(here)
     if name not in scheduler.jobs:
         raise HTTPException(404, f"no job of this name; there are {', '.join(scheduler.jobs)}")
-    return json_answer({"run": scheduler.trigger(name, parameters.model_extra or {}, caller.name)}, 202)
+    return json_response({"run": scheduler.trigger(name, parameters.model_extra or {}, caller.name)}, 202)
 
 
 @router.get("/runs", response_model=Runs)
 def runs(
     caller: Reader,  # noqa: ARG001
-    here: Here,
+    here: StateDep,
     name: Annotated[str | None, Query(max_length=64, description="Only of this job.")] = None,
     limit: Annotated[int, Query(ge=1, le=_MOST_RUNS)] = 50,
 ) -> Response:
     """List the latest runs, newest first."""
     with _store(here).connect() as connection:
-        return json_answer({"runs": runs_of.runs(connection, name, limit)})
+        return json_response({"runs": runs_of.runs(connection, name, limit)})
 
 
 @router.get("/runs/{number}", response_model=Run)
-def run(number: Annotated[int, Path(ge=1, le=_LARGEST)], caller: Reader, here: Here) -> Response:  # noqa: ARG001
+def run(number: Annotated[int, Path(ge=1, le=_LARGEST)], caller: Reader, here: StateDep) -> Response:  # noqa: ARG001
     """Show one run."""
     with _store(here).connect() as connection:
         found = runs_of.run(connection, number)
     if found is None:
         raise HTTPException(404, "no run of this number")
-    return json_answer(found)
+    return json_response(found)
 
 
 @router.get("/drift", response_model=Drift)
-def drift(caller: Reader, here: Here) -> Response:  # noqa: ARG001
+def drift(caller: Reader, here: StateDep) -> Response:  # noqa: ARG001
     """Show the last check of drift that was done."""
     with _store(here).connect() as connection:
-        return json_answer({"run": runs_of.latest_done(connection, DRIFT)})
+        return json_response({"run": runs_of.latest_done(connection, DRIFT)})
 
 
 @router.get("/rewards", response_model=Rewards)
 def rewards(
     caller: Reader,  # noqa: ARG001
-    here: Here,
+    here: StateDep,
     days: Annotated[int, Query(ge=1, le=_MOST_DAYS)] = 7,
 ) -> Response:
     """Show counts and means of rewards by day, version and variant."""
     with _store(here).connect() as connection:
-        rows = earned(connection, now_ms() - days * DAY_MS)
-    return json_answer({"rows": [vars(row) for row in rows]})
+        rows = daily_rewards(connection, now_ms() - days * DAY_MS)
+    return json_response({"rows": [vars(row) for row in rows]})
 
 
-def _store(here: State) -> Any:
+def _store(here: AppState) -> Any:
     """The engine; 404 for a server that keeps nothing."""
     try:
-        return here.kept().engine
+        return here.require_store().engine
     except StoreError as error:
         raise HTTPException(404, str(error)) from None
 

@@ -9,16 +9,16 @@ from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
 
 from recpolicy.server.auth.initial_key import GIVEN
-from recpolicy.server.auth.keys import digest_of, new_key
-from recpolicy.server.auth.roles import KnownKeys, Operator
+from recpolicy.server.auth.keys import key_digest, new_key
+from recpolicy.server.auth.roles import KeyCacheDep, Operator
 from recpolicy.server.db import audit, keys
-from recpolicy.server.db.engine import writing
-from recpolicy.server.deps import Here
-from recpolicy.server.json_response import json_answer
-from recpolicy.server.schemas.admin import ADMIN_REFUSALS, KeyAnswer, KeyList, NewKey, Role
-from recpolicy.server.schemas.requests import described
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.deps import StateDep
+from recpolicy.server.json_response import json_response
+from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES, KeyList, KeyResponse, NewKey, Role
+from recpolicy.server.schemas.requests import example_config
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RESPONSES)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _RESERVED = (audit.SERVER, GIVEN)
 Name = Annotated[str, Path(pattern=NAME)]
@@ -27,44 +27,44 @@ Name = Annotated[str, Path(pattern=NAME)]
 class KeyRequest(BaseModel):
     """A key to be made."""
 
-    model_config = described(name="shop", role="client")
+    model_config = example_config(name="shop", role="client")
 
     name: str = Field(pattern=NAME, description="Never used before: the audit names callers by it.")
     role: Role
 
 
 @router.get("/keys", response_model=KeyList)
-def listed(_: Operator, here: Here) -> Response:
+def listed(_: Operator, here: StateDep) -> Response:
     """List all keys, also revoked ones."""
-    with here.kept().engine.connect() as connection:
-        return json_answer({"keys": keys.listed(connection)})
+    with here.require_store().engine.connect() as connection:
+        return json_response({"keys": keys.listed(connection)})
 
 
 @router.post("/keys", response_model=NewKey, status_code=201)
-def create(asked: KeyRequest, caller: Operator, here: Here, known: KnownKeys) -> Response:
+def create(asked: KeyRequest, caller: Operator, here: StateDep, known: KeyCacheDep) -> Response:
     """Make a key. The answer is the only place where it is ever shown."""
     if asked.name in _RESERVED:
         raise HTTPException(409, f"{asked.name!r} is the server's own name for somebody else; choose another one")
     key = new_key()
     try:
-        with writing(here.kept().engine) as connection:
-            row = keys.add(connection, asked.name, asked.role, digest_of(key))
+        with transaction(here.require_store().engine) as connection:
+            row = keys.add(connection, asked.name, asked.role, key_digest(key))
             audit.note(connection, caller.name, "create_key", {"name": asked.name, "role": asked.role})
     except IntegrityError:
         raise HTTPException(409, f"there is, or was, a key named {asked.name!r}; choose another name") from None
     known.forget()
-    return json_answer({**row, "key": key}, 201)
+    return json_response({**row, "key": key}, 201)
 
 
-@router.delete("/keys/{name}", response_model=KeyAnswer)
-def revoke(name: Name, caller: Operator, here: Here, known: KnownKeys) -> Response:
+@router.delete("/keys/{name}", response_model=KeyResponse)
+def revoke(name: Name, caller: Operator, here: StateDep, known: KeyCacheDep) -> Response:
     """Let a key work no more, within two seconds in every process. The last operator key stays."""
-    with writing(here.kept().engine) as connection:
+    with transaction(here.require_store().engine) as connection:
         _revoke(connection, name)
         audit.note(connection, caller.name, "revoke_key", {"name": name})
         row = keys.named(connection, name)
     known.forget()
-    return json_answer(row)
+    return json_response(row)
 
 
 def _revoke(connection: Connection, name: str) -> None:

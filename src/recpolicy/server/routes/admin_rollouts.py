@@ -11,20 +11,20 @@ from recpolicy.core.errors import ArtifactError
 from recpolicy.server.auth.roles import Operator, Reader
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.rollouts import ConflictError, Rollout
-from recpolicy.server.deps import Here
-from recpolicy.server.json_response import json_answer
+from recpolicy.server.deps import StateDep
+from recpolicy.server.json_response import json_response
 from recpolicy.server.rollout import controller
-from recpolicy.server.rollout.stage_metrics import Figures, Health
-from recpolicy.server.schemas.admin import ADMIN_REFUSALS
-from recpolicy.server.schemas.requests import Number, described
+from recpolicy.server.rollout.stage_metrics import StageMetrics, VariantHealth
+from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
+from recpolicy.server.schemas.requests import Number, example_config
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RESPONSES)
 
 
 class RolloutRequest(BaseModel):
     """Which version is tried, and where its plan differs from the settings `[rollout]`."""
 
-    model_config = described(challenger=2, stages=[0.1, 0.5, 1.0])
+    model_config = example_config(challenger=2, stages=[0.1, 0.5, 1.0])
 
     challenger: Annotated[int, Field(ge=1, description="Number of the version in the registry.")]
     stages: Annotated[list[Number], Field(min_length=1, max_length=20)] | None = Field(
@@ -44,7 +44,7 @@ class RolloutRequest(BaseModel):
         return self.model_dump(exclude={"challenger", "force"}, exclude_none=True)
 
 
-class RolloutAnswer(BaseModel):
+class RolloutResponse(BaseModel):
     """One rollout."""
 
     id: int
@@ -63,7 +63,7 @@ class RolloutAnswer(BaseModel):
 class CurrentRollout(BaseModel):
     """The rollout that runs; all null where none does."""
 
-    rollout: RolloutAnswer | None
+    rollout: RolloutResponse | None
     figures: dict[str, Any] | None = Field(
         description="hours; rewards of champion, challenger and their difference with anytime-valid intervals (null:"
         " open); requests, failures and times of both in the last minutes; what a shadow would have shown."
@@ -75,11 +75,11 @@ class CurrentRollout(BaseModel):
 class Rollouts(BaseModel):
     """Rollouts, newest first."""
 
-    rollouts: list[RolloutAnswer]
+    rollouts: list[RolloutResponse]
 
 
-@router.post("/rollouts", response_model=RolloutAnswer, status_code=201)
-def begin(asked: RolloutRequest, caller: Operator, here: Here) -> Response:
+@router.post("/rollouts", response_model=RolloutResponse, status_code=201)
+def begin(asked: RolloutRequest, caller: Operator, here: StateDep) -> Response:
     """Begin a rollout: the challenger answers the users of the first stage from now on."""
     known = {version.number for version in controller.serving_registry(here).versions()}
     if asked.challenger not in known:
@@ -88,40 +88,40 @@ def begin(asked: RolloutRequest, caller: Operator, here: Here) -> Response:
         row = controller.start(here, asked.challenger, caller.name, asked.plan(), force=asked.force)
     except (ArtifactError, ConflictError) as error:
         raise HTTPException(409, str(error)) from None
-    return json_answer(_shown(row), 201)
+    return json_response(_shown(row), 201)
 
 
 @router.get("/rollouts", response_model=Rollouts)
-def list_rollouts(caller: Reader, here: Here, count: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:  # noqa: ARG001
+def list_rollouts(caller: Reader, here: StateDep, count: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:  # noqa: ARG001
     """List the last rollouts, newest first."""
-    with here.kept().engine.connect() as connection:
+    with here.require_store().engine.connect() as connection:
         rows = rollouts.latest(connection, count)
-    return json_answer({"rollouts": [_shown(row) for row in rows]})
+    return json_response({"rollouts": [_shown(row) for row in rows]})
 
 
 @router.get("/rollouts/current", response_model=CurrentRollout)
-def current(caller: Reader, here: Here) -> Response:  # noqa: ARG001
+def current(caller: Reader, here: StateDep) -> Response:  # noqa: ARG001
     """Show how the rollout that runs does, what comes next and why."""
     found = controller.status(here)
     if found is None:
-        return json_answer({"rollout": None, "figures": None, "next": None, "reason": None})
+        return json_response({"rollout": None, "figures": None, "next": None, "reason": None})
     decision = found.decision
     figures = shown_figures(found.figures, found.rollout.plan["shadow"])
-    return json_answer(
+    return json_response(
         {"rollout": _shown(found.rollout), "figures": figures, "next": decision.action, "reason": decision.reason}
     )
 
 
-@router.delete("/rollouts/current", response_model=RolloutAnswer)
-def stop(caller: Operator, here: Here) -> Response:
+@router.delete("/rollouts/current", response_model=RolloutResponse)
+def stop(caller: Operator, here: StateDep) -> Response:
     """Stop the rollout that runs: the champion answers everybody from now on."""
     try:
-        return json_answer(_shown(controller.stop(here, caller.name)))
+        return json_response(_shown(controller.stop(here, caller.name)))
     except ConflictError as error:
         raise HTTPException(404, str(error)) from None
 
 
-def shown_figures(figures: Figures, shadow: bool) -> dict[str, Any]:
+def shown_figures(figures: StageMetrics, shadow: bool) -> dict[str, Any]:
     """Figures as JSON, with means in place of sums; `shadow`: what the challenger would have shown was compared."""
     both = {"champion": figures.champion_health, "challenger": figures.challenger_health}
     rest = {name: part for name, part in figures.shown().items() if not name.endswith("_health")}
@@ -129,12 +129,12 @@ def shown_figures(figures: Figures, shadow: bool) -> dict[str, Any]:
     return rest | {"health": health, "shadow": _compared(figures.challenger_health) if shadow else None}
 
 
-def _means(health: Health) -> dict[str, Any]:
+def _means(health: VariantHealth) -> dict[str, Any]:
     mean = 1e3 * health.seconds / health.requests if health.requests else None
     return {"requests": health.requests, "failures": health.failures, "slow": health.slow, "mean_ms": mean}
 
 
-def _compared(health: Health) -> dict[str, Any]:
+def _compared(health: VariantHealth) -> dict[str, Any]:
     compared = health.requests - health.failures
     return {
         "compared": compared, "dropped": health.dropped,

@@ -21,13 +21,13 @@ from recpolicy.registry.import_version import import_version
 from recpolicy.registry.version_files import Version
 from recpolicy.server import registry_actions
 from recpolicy.server.auth.roles import Caller, Operator, Reader
-from recpolicy.server.deps import Here, State
-from recpolicy.server.json_response import json_answer
-from recpolicy.server.middleware import IMPORT, error_answer
-from recpolicy.server.schemas.admin import ADMIN_REFUSALS, Changed, VersionAnswer, VersionList
-from recpolicy.server.schemas.requests import described
+from recpolicy.server.deps import AppState, StateDep
+from recpolicy.server.json_response import json_response
+from recpolicy.server.middleware import IMPORT, error_response
+from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES, RoutingChangeResponse, VersionList, VersionResponse
+from recpolicy.server.schemas.requests import example_config
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_REFUSALS)
+router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RESPONSES)
 Number = Annotated[int, Path(ge=1, lt=10**9, description="Number of the version.")]
 _AT_ONCE = 1 << 20
 _importing = threading.Lock()
@@ -38,7 +38,7 @@ _ARCHIVE = {"requestBody": {"required": True, "content": _BINARY}}
 class Traffic(BaseModel):
     """Which version challenges the champion, and how; what is left out stays as it is."""
 
-    model_config = described(version=3, share=0.1, shadow=False)
+    model_config = example_config(version=3, share=0.1, shadow=False)
 
     version: int | None = Field(None, ge=1, lt=10**9, description="The challenger; left out: the one that there is.")
     share: float | None = Field(None, ge=0, le=1, description="Of the users, how many it answers.")
@@ -46,79 +46,79 @@ class Traffic(BaseModel):
 
 
 @router.get("/versions", response_model=VersionList)
-def versions(_: Reader, here: Here) -> Response:
+def versions(_: Reader, here: StateDep) -> Response:
     """List the versions, oldest first, and who serves whom."""
     registry = registry_actions.registry_of(here)
     registry_actions.remember(here)
     aliases = registry.aliases()
     listed = [_shown(version, aliases) for version in registry.versions()]
-    return json_answer({"routing": registry_actions.routing(registry), "versions": listed})
+    return json_response({"routing": registry_actions.routing(registry), "versions": listed})
 
 
-@router.get("/versions/{number}", response_model=VersionAnswer)
-def version(number: Number, _: Reader, here: Here) -> Response:
+@router.get("/versions/{number}", response_model=VersionResponse)
+def version(number: Number, _: Reader, here: StateDep) -> Response:
     """Show one version with its lineage and the whole record of its gate."""
     registry = registry_actions.registry_of(here)
     found = _known(here, number)
-    return json_answer(_shown(found, registry.aliases()) | {"gate": found.gate})
+    return json_response(_shown(found, registry.aliases()) | {"gate": found.gate})
 
 
-@router.post("/versions/{number}/promote", response_model=Changed)
-def promote(number: Number, caller: Operator, here: Here) -> Response:
+@router.post("/versions/{number}/promote", response_model=RoutingChangeResponse)
+def promote(number: Number, caller: Operator, here: StateDep) -> Response:
     """Make a version the champion; refused where it is damaged."""
     _known(here, number)
     answer = registry_actions.change(here, caller, "promote", registry_actions.promote(number))
     registry_actions.remember(here)
-    return json_answer(answer)
+    return json_response(answer)
 
 
-@router.post("/roll-back", response_model=Changed)
-def roll_back(caller: Operator, here: Here) -> Response:
+@router.post("/roll-back", response_model=RoutingChangeResponse)
+def roll_back(caller: Operator, here: StateDep) -> Response:
     """Take back the last step: withdraw the challenger or, without one, go back to the champion before this one."""
-    return json_answer(registry_actions.change(here, caller, "roll_back", registry_actions.roll_back))
+    return json_response(registry_actions.change(here, caller, "roll_back", registry_actions.roll_back))
 
 
-@router.post("/traffic", response_model=Changed)
-def traffic(asked: Traffic, caller: Operator, here: Here) -> Response:
+@router.post("/traffic", response_model=RoutingChangeResponse)
+def traffic(asked: Traffic, caller: Operator, here: StateDep) -> Response:
     """Let a version answer a share of the users beside the champion, or its shadow."""
     if asked.version is not None:
         _known(here, asked.version)
     made = registry_actions.divide(asked.version, asked.share, asked.shadow)
-    return json_answer(registry_actions.change(here, caller, "traffic", made))
+    return json_response(registry_actions.change(here, caller, "traffic", made))
 
 
-@router.delete("/challenger", response_model=Changed)
-def withdraw(caller: Operator, here: Here) -> Response:
+@router.delete("/challenger", response_model=RoutingChangeResponse)
+def withdraw(caller: Operator, here: StateDep) -> Response:
     """Let the champion answer everybody."""
-    return json_answer(registry_actions.change(here, caller, "clear_challenger", registry_actions.withdraw))
+    return json_response(registry_actions.change(here, caller, "clear_challenger", registry_actions.withdraw))
 
 
-@router.post("/exploration/pause", response_model=Changed)
-def pause(caller: Operator, here: Here) -> Response:
+@router.post("/exploration/pause", response_model=RoutingChangeResponse)
+def pause(caller: Operator, here: StateDep) -> Response:
     """Show the best items only, in every process."""
-    return json_answer(registry_actions.change(here, caller, "pause_exploration", registry_actions.explore(False)))
+    return json_response(registry_actions.change(here, caller, "pause_exploration", registry_actions.explore(False)))
 
 
-@router.post("/exploration/resume", response_model=Changed)
-def resume(caller: Operator, here: Here) -> Response:
+@router.post("/exploration/resume", response_model=RoutingChangeResponse)
+def resume(caller: Operator, here: StateDep) -> Response:
     """Let a share of the lists be drawn to learn again."""
-    return json_answer(registry_actions.change(here, caller, "resume_exploration", registry_actions.explore(True)))
+    return json_response(registry_actions.change(here, caller, "resume_exploration", registry_actions.explore(True)))
 
 
-@router.post(IMPORT.removeprefix("/v1/admin"), response_model=VersionAnswer, status_code=201, openapi_extra=_ARCHIVE)
-async def import_archive(request: Request, caller: Operator, here: Here) -> Response:
+@router.post(IMPORT.removeprefix("/v1/admin"), response_model=VersionResponse, status_code=201, openapi_extra=_ARCHIVE)
+async def import_archive(request: Request, caller: Operator, here: StateDep) -> Response:
     """Register the policy in a .zip or .tar.gz, which is the body; every entry of it is mistrusted."""
     registry_actions.registry_of(here)
     if not _importing.acquire(blocking=False):
-        return error_answer(429, "busy", "another version is being imported", {"retry-after": "5"})
+        return error_response(429, "busy", "another version is being imported", {"retry-after": "5"})
     try:
         with tempfile.TemporaryDirectory(prefix="recpolicy-import-") as scratch:
             archive = FilePath(scratch) / "archive"
             limit = here.settings.limits.import_bytes
             if not await _receive(request, archive, limit):
                 said = f"the archive is larger than {limit} bytes; [limits] import_bytes sets the bound"
-                return error_answer(413, "too_large", said, {"connection": "close"})
-            return json_answer(await asyncio.to_thread(_take_in, here, caller, archive), 201)
+                return error_response(413, "too_large", said, {"connection": "close"})
+            return json_response(await asyncio.to_thread(_take_in, here, caller, archive), 201)
     except ClientDisconnect:
         raise HTTPException(400, "the archive did not arrive whole") from None
     finally:
@@ -141,7 +141,7 @@ async def _receive(request: Request, archive: FilePath, limit: int) -> bool:
     return True
 
 
-def _take_in(here: State, caller: Caller, archive: FilePath) -> dict[str, Any]:
+def _take_in(here: AppState, caller: Caller, archive: FilePath) -> dict[str, Any]:
     registry = registry_actions.registry_of(here)
     try:
         found = import_version(registry, archive, note={"by": caller.name})
@@ -152,7 +152,7 @@ def _take_in(here: State, caller: Caller, archive: FilePath) -> dict[str, Any]:
     return _shown(found, registry.aliases()) | {"gate": found.gate}
 
 
-def _known(here: State, number: int) -> Version:
+def _known(here: AppState, number: int) -> Version:
     """The version; raises HTTPException 404 where there is none, 409 where its record is damaged."""
     registry = registry_actions.registry_of(here)
     try:

@@ -13,47 +13,47 @@ from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.scorer import Scorer
-from recpolicy.server.auth.roles import Client, Reader
+from recpolicy.server.auth.roles import OptionalCaller, Reader
 from recpolicy.server.console import pages, search
-from recpolicy.server.console.preview import Shelf, View, view
+from recpolicy.server.console.preview import ScorerCache, RankedPreview, view
 from recpolicy.server.console.validation_card import read_card
 from recpolicy.server.db.events import key_of
-from recpolicy.server.deps import Here, State
-from recpolicy.server.errors import REFUSALS, refusal_of
-from recpolicy.server.json_response import json_answer
+from recpolicy.server.deps import StateDep, AppState
+from recpolicy.server.errors import ERROR_RESPONSES, status_and_code
+from recpolicy.server.json_response import json_response
 from recpolicy.server.live_models import CHAMPION
 from recpolicy.server.online.posterior import can_learn
 from recpolicy.server.registry_actions import registry_of
 from recpolicy.server.schemas import console
-from recpolicy.server.schemas.admin import ADMIN_REFUSALS
+from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
 
 router = APIRouter(tags=["console"])
-_WITH_KEY = REFUSALS | {401: ADMIN_REFUSALS[401], 403: ADMIN_REFUSALS[403]}
+_WITH_KEY = ERROR_RESPONSES | {401: ADMIN_ERROR_RESPONSES[401], 403: ADMIN_ERROR_RESPONSES[403]}
 
 
-async def shelf_of(request: Request) -> Shelf:
+async def get_scorer_cache(request: Request) -> ScorerCache:
     """The versions that the app has loaded to look at them."""
     state = request.app.state
     if not hasattr(state, "shelf"):
-        state.shelf = Shelf()
-    shelf: Shelf = state.shelf
-    return shelf
+        state.scorer_cache = ScorerCache()
+    scorer_cache: ScorerCache = state.scorer_cache
+    return scorer_cache
 
 
 @router.get("/", include_in_schema=False)
-def recommend_page(here: Here) -> Response:
+def recommend_page(here: StateDep) -> Response:
     """Recommendations for a user, and rating them."""
     return _page("recommend", here)
 
 
 @router.get("/compare", include_in_schema=False)
-def compare_page(here: Here) -> Response:
+def compare_page(here: StateDep) -> Response:
     """Two versions side by side."""
     return _page("compare", here)
 
 
 @router.get("/operations", include_in_schema=False)
-def operations_page(here: Here) -> Response:
+def operations_page(here: StateDep) -> Response:
     """How the server does, for operators."""
     return _page("operations", here)
 
@@ -70,79 +70,79 @@ def asset(name: str, if_none_match: Annotated[str | None, Header()] = None) -> R
     return Response(found.body, media_type=found.kind, headers=headers)
 
 
-@router.post("/v1/console/users", response_model=console.FoundUsers, responses=_WITH_KEY)
-def find_users(asked: console.SearchRequest, caller: Client, here: Here) -> Response:
+@router.post("/v1/console/users", response_model=console.UserMatches, responses=_WITH_KEY)
+def find_users(asked: console.SearchRequest, caller: OptionalCaller, here: StateDep) -> Response:
     """Find users by the beginning or a part of their id."""
     scorer = here.policies.live.champion.scorer
     named = any(isinstance(user, str) for user in scorer.user_ids[:1])
-    if named and (caller is None or not caller.may("reader")):
+    if named and (caller is None or not caller.has_role("reader")):
         raise HTTPException(401 if caller is None else 403, "user ids that are texts are listed for readers only")
-    return json_answer({"users": search.users(scorer, asked.text, asked.count), "total": len(scorer.user_ids)})
+    return json_response({"users": search.users(scorer, asked.text, asked.count), "total": len(scorer.user_ids)})
 
 
-@router.post("/v1/console/items", response_model=console.FoundItems, responses=REFUSALS)
-def find_items(asked: console.SearchRequest, here: Here) -> Response:
+@router.post("/v1/console/items", response_model=console.ItemMatches, responses=ERROR_RESPONSES)
+def find_items(asked: console.SearchRequest, here: StateDep) -> Response:
     """Find items by words of their title."""
-    return json_answer({"items": search.items(here.policies.live.champion.scorer, asked.text, asked.count)})
+    return json_response({"items": search.items(here.policies.live.champion.scorer, asked.text, asked.count)})
 
 
-@router.post("/v1/console/estimates", response_model=console.EstimatesAnswer, responses=REFUSALS)
-def estimates(asked: console.EstimatesRequest, here: Here) -> Response:
+@router.post("/v1/console/estimates", response_model=console.EstimatesResponse, responses=ERROR_RESPONSES)
+def estimates(asked: console.EstimatesRequest, here: StateDep) -> Response:
     """Tell what serves a user now says of some items, without an event."""
-    served, variant = here.policies.live.of(key_of(asked.user))
+    served, variant = here.policies.live.variant_for(key_of(asked.user))
     told = view(served.scorer, asked).told(asked.items)
-    return json_answer({"user": asked.user, "policy": served.in_role(variant), "items": told})
+    return json_response({"user": asked.user, "policy": served.describe(variant), "items": told})
 
 
-@router.post("/v1/admin/compare", response_model=console.Comparison, responses=ADMIN_REFUSALS, tags=["admin"])
+@router.post("/v1/admin/compare", response_model=console.Comparison, responses=ADMIN_ERROR_RESPONSES, tags=["admin"])
 def compare(
-    asked: console.CompareRequest, _: Reader, here: Here, shelf: Annotated[Shelf, Depends(shelf_of)]
+    asked: console.CompareRequest, _: Reader, here: StateDep, scorer_cache: Annotated[ScorerCache, Depends(get_scorer_cache)]
 ) -> Response:
     """Tell what two versions would show a user, without an event."""
-    scorers = [_version(here, shelf, number, asked.user) for number in asked.versions]
+    scorers = [_version(here, scorer_cache, number, asked.user) for number in asked.versions]
     seen = [_seen(scorer, asked) for scorer in scorers]
-    union = list(dict.fromkeys(item for one in seen if isinstance(one, View) for item in one.best(asked.k)))
+    union = list(dict.fromkeys(item for one in seen if isinstance(one, RankedPreview) for item in one.best(asked.k)))
     sides = [
         {"version": number, "agent": scorer.metadata["agent"], "content": scorer.metadata["content"], "items": [],
-         **({"items": one.told(union)} if isinstance(one, View) else {"error": one})}
+         **({"items": one.told(union)} if isinstance(one, RankedPreview) else {"error": one})}
         for number, scorer, one in zip(asked.versions, scorers, seen, strict=True)
     ]  # fmt: skip
-    return json_answer({"user": asked.user, "k": asked.k, "sides": sides})
+    return json_response({"user": asked.user, "k": asked.k, "sides": sides})
 
 
-@router.get("/v1/admin/simulator", response_model=console.Card, responses=ADMIN_REFUSALS, tags=["admin"])
-def simulator(_: Reader, here: Here) -> Response:
+@router.get("/v1/admin/simulator", response_model=console.Card, responses=ADMIN_ERROR_RESPONSES, tags=["admin"])
+def simulator(_: Reader, here: StateDep) -> Response:
     """Show the validation card of the session simulator that lies in the state folder."""
-    return json_answer({"card": read_card(here.folder)})
+    return json_response({"card": read_card(here.folder)})
 
 
-def _page(name: str, here: State) -> Response:
+def _page(name: str, here: AppState) -> Response:
     served = here.policies.live.champion
     low, high = served.trained.scale
     online = here.store is not None and here.settings.online.enabled and can_learn(served.trained.artifact)
     shown = pages.page(
-        name, policy=served.in_role(CHAMPION), low=low, high=high, learns=online, keeps=here.store is not None,
+        name, policy=served.describe(CHAMPION), low=low, high=high, learns=online, keeps=here.store is not None,
         filters=search.filters(served.trained), known=len(served.trained.user_ids),
     )  # fmt: skip
     return HTMLResponse(shown, headers=dict(pages.HEADERS))
 
 
-def _version(here: State, shelf: Shelf, number: int | None, user: Hashable) -> Scorer:
+def _version(here: AppState, scorer_cache: ScorerCache, number: int | None, user: Hashable) -> Scorer:
     """The version to look at; raises HTTPException 404 where there is none, 409 where it is damaged."""
     live = here.policies.live
     if number is None:
-        return live.of(key_of(user))[0].scorer
+        return live.variant_for(key_of(user))[0].scorer
     try:
-        return shelf.version(registry_of(here), live, number)
+        return scorer_cache.version(registry_of(here), live, number)
     except ConfigError as error:
         raise HTTPException(404, str(error)) from None
     except ArtifactError as error:
         raise HTTPException(409, str(error)) from None
 
 
-def _seen(scorer: Scorer, asked: console.CompareRequest) -> View | dict[str, str]:
+def _seen(scorer: Scorer, asked: console.CompareRequest) -> RankedPreview | dict[str, str]:
     """What the version would show, or why it cannot say."""
     try:
         return view(scorer, asked)
     except (DataError, ConfigError) as error:
-        return {"code": refusal_of(error)[1], "message": str(error)}
+        return {"code": status_and_code(error)[1], "message": str(error)}

@@ -2,30 +2,30 @@
 
 from fastapi import APIRouter, Response
 
-from recpolicy.server.deps import Here, State
-from recpolicy.server.json_response import json_answer
+from recpolicy.server.deps import AppState, StateDep
+from recpolicy.server.json_response import json_response
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
-from recpolicy.server.schemas.responses import Alive, Ready
+from recpolicy.server.schemas.responses import LivenessResponse, ReadinessResponse
 
 router = APIRouter(tags=["state"])
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@router.get("/healthz", response_model=Alive)
+@router.get("/healthz", response_model=LivenessResponse)
 async def healthz() -> Response:
     """Say that the process lives; says nothing about the policy."""
-    return json_answer({"status": "alive"})
+    return json_response({"status": "alive"})
 
 
-@router.get("/readyz", response_model=Ready)
-async def readyz(here: Here) -> Response:
+@router.get("/readyz", response_model=ReadinessResponse)
+async def readyz(here: StateDep) -> Response:
     """Say that a policy is loaded, which one, and whether the store takes what it is given."""
     served = here.policies.live.champion
-    return json_answer({"status": "ready", "policy": served.in_role(CHAMPION), "store": store_state(here)})
+    return json_response({"status": "ready", "policy": served.describe(CHAMPION), "store": store_state(here)})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(here: Here) -> Response:
+async def metrics(here: StateDep) -> Response:
     """Counters and histograms in Prometheus' text form."""
     live, counted = here.policies.live, here.metrics
     if here.store is not None:
@@ -38,7 +38,7 @@ async def metrics(here: Here) -> Response:
     return Response(counted.text(), media_type=_PROMETHEUS)
 
 
-def store_state(here: State) -> str:
+def store_state(here: AppState) -> str:
     """In one word: up, down or none."""
     if here.store is None:
         return "none"

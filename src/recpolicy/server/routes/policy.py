@@ -17,10 +17,10 @@ from pydantic import BaseModel, ValidationError
 from recpolicy.core.errors import ConfigError, DataError, StoreError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.db.writer import QueueFullError
-from recpolicy.server.deps import Here, State
-from recpolicy.server.errors import REFUSALS, answer_to, refusal_of
-from recpolicy.server.json_response import rows_answer
-from recpolicy.server.middleware import Express, Message
+from recpolicy.server.deps import AppState, StateDep
+from recpolicy.server.errors import ERROR_RESPONSES, response_to_error, status_and_code
+from recpolicy.server.json_response import rows_response
+from recpolicy.server.middleware import FastPath, Message
 from recpolicy.server.recommend import ENCODE, Chosen, finite
 from recpolicy.server.recommend_with_fallback import choose_safely
 from recpolicy.server.schemas.requests import PredictRequest, RecommendBatch, RecommendRequest
@@ -28,46 +28,46 @@ from recpolicy.server.schemas.responses import Estimates, Recommendation, Recomm
 
 Body = TypeVar("Body", bound=BaseModel)
 Answered = TypeVar("Answered")
-router = APIRouter(prefix="/v1", tags=["policy"], responses=REFUSALS)
+router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
 
 @router.post("/predict", response_model=Estimates)
-def predict(asked: PredictRequest, here: Here) -> Response:
+def predict(asked: PredictRequest, here: StateDep) -> Response:
     """Estimate ratings of items (all when none are named) by users."""
-    return rows_answer(estimates(here.policies.live.champion.scorer, asked.users, asked.items))
+    return rows_response(estimates(here.policies.live.champion.scorer, asked.users, asked.items))
 
 
 @router.post("/recommend", response_model=Recommendation)
-async def recommend(asked: RecommendRequest, here: Here) -> Response:
+async def recommend(asked: RecommendRequest, here: StateDep) -> Response:
     """List the items that the policy values most for a user, best first, and remember what was shown."""
     return await recommended(here, asked)
 
 
-def express(here: State) -> Mapping[tuple[str, str], Express]:
+def fast_paths(here: AppState) -> Mapping[tuple[str, str], FastPath]:
     """The same recommendation on a shorter way: from the bytes of the request, past the app."""
 
     async def recommend_bytes(scope: Message, body: bytes) -> Response:
         try:
             return await recommended(here, parsed(RecommendRequest, scope, body))
         except (RequestValidationError, DataError, ConfigError, StoreError) as error:
-            return answer_to(error)
+            return response_to_error(error)
 
     return {("POST", "/v1/recommend"): recommend_bytes}
 
 
-async def recommended(here: State, asked: RecommendRequest) -> Response:
+async def recommended(here: AppState, asked: RecommendRequest) -> Response:
     """The answer to one request, after its event is on the disk."""
     chosen = choose_safely(here, asked, here.policies.live)
-    kept = await remember(here, [chosen])
-    return Response(chosen.text(kept), media_type="application/json")
+    stored = await remember(here, [chosen])
+    return Response(chosen.text(stored), media_type="application/json")
 
 
 @router.post("/recommend/batch", response_model=Recommendations)
-async def recommend_batch(asked: RecommendBatch, here: Here) -> Response:
+async def recommend_batch(asked: RecommendBatch, here: StateDep) -> Response:
     """Answer several requests; one that is refused does not stop the others."""
     answers = await asyncio.to_thread(answer_each, here, asked.requests)
-    kept = await remember(here, [one for one in answers if isinstance(one, Chosen)])
-    return listed("answers", answers, kept)
+    stored = await remember(here, [one for one in answers if isinstance(one, Chosen)])
+    return listed("answers", answers, stored)
 
 
 def parsed(model: type[Body], scope: Message, body: bytes) -> Body:
@@ -82,7 +82,7 @@ def parsed(model: type[Body], scope: Message, body: bytes) -> Body:
         raise RequestValidationError(found) from None
 
 
-def answer_each(here: State, requests: list[RecommendRequest]) -> list[Chosen | dict[str, Any]]:
+def answer_each(here: AppState, requests: list[RecommendRequest]) -> list[Chosen | dict[str, Any]]:
     """What was chosen for each request, or the error in its place."""
     live = here.policies.live
     return [or_refusal(partial(choose_safely, here, asked, live)) for asked in requests]
@@ -93,16 +93,16 @@ def or_refusal(answer: Callable[[], Answered]) -> Answered | dict[str, Any]:
     try:
         return answer()
     except (DataError, ConfigError) as error:
-        return {"error": {"code": refusal_of(error)[1], "message": str(error)}}
+        return {"error": {"code": status_and_code(error)[1], "message": str(error)}}
 
 
-async def remember(here: State, chosen: list[Chosen]) -> bool:
+async def remember(here: AppState, chosen: list[Chosen]) -> bool:
     """Write the events; returns whether they are on the disk.
 
     Where neither database nor spool takes them, people get their recommendations all the same, without an event id.
     Raises QueueFullError where too much waits.
     """
-    kept = here.store is not None
+    stored = here.store is not None
     if here.store is not None and chosen:
         try:
             await here.store.writer.events([one.row for one in chosen])
@@ -110,15 +110,15 @@ async def remember(here: State, chosen: list[Chosen]) -> bool:
             raise
         except StoreError:
             here.metrics.lost.inc(len(chosen))
-            kept = False
+            stored = False
     for one in chosen:
         here.metrics.shown(one.row["version"], one.row["variant"], one.row["explored"])
-    return kept
+    return stored
 
 
-def listed(name: str, answers: list[Chosen | dict[str, Any]], kept: bool) -> Response:
+def listed(name: str, answers: list[Chosen | dict[str, Any]], stored: bool) -> Response:
     """Answers and errors in order, under a name."""
-    texts = [one.text(kept) if isinstance(one, Chosen) else ENCODE(one) for one in answers]
+    texts = [one.text(stored) if isinstance(one, Chosen) else ENCODE(one) for one in answers]
     return Response(f'{{"{name}":[{",".join(texts)}]}}', media_type="application/json")
 
 

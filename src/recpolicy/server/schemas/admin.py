@@ -4,21 +4,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from recpolicy.server.errors import REFUSALS
-from recpolicy.server.schemas.responses import ErrorAnswer
+from recpolicy.server.errors import ERROR_RESPONSES
+from recpolicy.server.schemas.responses import ErrorResponse
 
-ADMIN_REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorAnswer, "description": "No key, or one that is not known or was revoked (`unauthorized`)."},
-    403: {"model": ErrorAnswer, "description": "The key's role is too low (`forbidden`)."},
-    404: {"model": ErrorAnswer, "description": "There is no such thing (`not_found`)."},
-    409: {"model": ErrorAnswer, "description": "It cannot be done as things are (`conflict`)."},
-    **{status: REFUSALS[status] for status in (413, 422, 429, 503)},
+ADMIN_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorResponse, "description": "No key, or one that is not known or was revoked (`unauthorized`)."},
+    403: {"model": ErrorResponse, "description": "The key's role is too low (`forbidden`)."},
+    404: {"model": ErrorResponse, "description": "There is no such thing (`not_found`)."},
+    409: {"model": ErrorResponse, "description": "It cannot be done as things are (`conflict`)."},
+    **{status: ERROR_RESPONSES[status] for status in (413, 422, 429, 503)},
 }
 
 Role = Literal["client", "reader", "operator"]
 
 
-class RoutingAnswer(BaseModel):
+class RoutingResponse(BaseModel):
     """Who serves whom."""
 
     champion: int | None
@@ -29,14 +29,14 @@ class RoutingAnswer(BaseModel):
     exploration: bool = Field(description="Whether a share of the lists is drawn to learn.")
 
 
-class Changed(BaseModel):
+class RoutingChangeResponse(BaseModel):
     """How things are after a change, which is in effect when this arrives."""
 
-    routing: RoutingAnswer
+    routing: RoutingResponse
     ms: float = Field(description="Milliseconds that the change took.", examples=[12.5])
 
 
-class VersionAnswer(BaseModel):
+class VersionResponse(BaseModel):
     """One version."""
 
     number: int
@@ -55,11 +55,11 @@ class VersionAnswer(BaseModel):
 class VersionList(BaseModel):
     """All versions, oldest first."""
 
-    routing: RoutingAnswer
-    versions: list[VersionAnswer]
+    routing: RoutingResponse
+    versions: list[VersionResponse]
 
 
-class KeyAnswer(BaseModel):
+class KeyResponse(BaseModel):
     """One API key; the key itself is kept nowhere."""
 
     name: str
@@ -71,10 +71,10 @@ class KeyAnswer(BaseModel):
 class KeyList(BaseModel):
     """All keys, oldest first."""
 
-    keys: list[KeyAnswer]
+    keys: list[KeyResponse]
 
 
-class NewKey(KeyAnswer):
+class NewKey(KeyResponse):
     """A key that was just made."""
 
     key: str = Field(description="Shown this once.", examples=["rp_..."])

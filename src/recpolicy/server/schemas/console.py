@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from recpolicy.server.schemas.requests import MAX_K, Id, RecommendRequest, described
+from recpolicy.server.schemas.requests import MAX_K, Id, RecommendRequest, example_config
 from recpolicy.server.schemas.responses import ErrorDetail, ServedPolicy
 
 _NUMBER = Annotated[int, Field(ge=1, lt=10**9)]
@@ -14,7 +14,7 @@ _EXAMPLE = {"user": 196, "k": 5}
 class SearchRequest(BaseModel):
     """What a person typed."""
 
-    model_config = described(text="star wars", count=5)
+    model_config = example_config(text="star wars", count=5)
 
     text: str = Field("", max_length=200)
     count: int = Field(12, ge=1, le=MAX_K)
@@ -23,7 +23,7 @@ class SearchRequest(BaseModel):
 class EstimatesRequest(RecommendRequest):
     """As for a recommendation, and which items are told of; nothing is written."""
 
-    model_config = described(**_EXAMPLE, items=[50, 181])
+    model_config = example_config(**_EXAMPLE, items=[50, 181])
 
     items: Annotated[list[Id], Field(min_length=1, max_length=MAX_K)]
 
@@ -31,21 +31,21 @@ class EstimatesRequest(RecommendRequest):
 class CompareRequest(RecommendRequest):
     """As for a recommendation, and which versions are compared; nothing is written."""
 
-    model_config = described(**_EXAMPLE, versions=[None, 1])
+    model_config = example_config(**_EXAMPLE, versions=[None, 1])
 
     versions: Annotated[list[_NUMBER | None], Field(min_length=2, max_length=2)] = Field(
         description="Numbers of versions, as they were trained; null: what serves this user now."
     )
 
 
-class FoundUsers(BaseModel):
+class UserMatches(BaseModel):
     """Users that were found."""
 
     users: list[Id]
     total: int = Field(description="How many users the policy knows.")
 
 
-class FoundItem(BaseModel):
+class ItemMatch(BaseModel):
     """An item that was found."""
 
     item_id: Id
@@ -53,13 +53,13 @@ class FoundItem(BaseModel):
     genres: list[str]
 
 
-class FoundItems(BaseModel):
+class ItemMatches(BaseModel):
     """Items that were found, the most often rated first."""
 
-    items: list[FoundItem]
+    items: list[ItemMatch]
 
 
-class Told(BaseModel):
+class ItemEstimate(BaseModel):
     """What a version says of an item for a user."""
 
     item_id: Id
@@ -69,21 +69,21 @@ class Told(BaseModel):
     std: float | None
 
 
-class EstimatesAnswer(BaseModel):
+class EstimatesResponse(BaseModel):
     """What serves a user now says of the items asked for, as far as it knows them."""
 
     user: Id
     policy: ServedPolicy
-    items: list[Told]
+    items: list[ItemEstimate]
 
 
-class Side(BaseModel):
+class VersionPreview(BaseModel):
     """One version: all items that are in any of the lists, or why it has no answer."""
 
     version: int | None
     agent: str
     content: str
-    items: list[Told]
+    items: list[ItemEstimate]
     error: ErrorDetail | None = None
 
 
@@ -92,7 +92,7 @@ class Comparison(BaseModel):
 
     user: Id
     k: int
-    sides: list[Side]
+    sides: list[VersionPreview]
 
 
 class Card(BaseModel):

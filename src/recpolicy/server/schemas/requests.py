@@ -43,7 +43,7 @@ Feature = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Year = Annotated[int, Field(ge=0, le=9999)]
 
 
-def described(**example: Any) -> ConfigDict:
+def example_config(**example: Any) -> ConfigDict:
     """Strict, closed and frozen, with an example on the OpenAPI page."""
     return ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra={"examples": [example]})
 
@@ -51,7 +51,7 @@ def described(**example: Any) -> ConfigDict:
 class ItemRating(BaseModel):
     """One rating of a user."""
 
-    model_config = described(item=50, rating=5.0)
+    model_config = example_config(item=50, rating=5.0)
 
     item: Id
     rating: Number = Field(description="On the scale of the ratings, such as 1 to 5.")
@@ -60,7 +60,7 @@ class ItemRating(BaseModel):
 class Shown(BaseModel):
     """One item of the session so far."""
 
-    model_config = described(item=50, liked=True)
+    model_config = example_config(item=50, liked=True)
 
     item: Id
     liked: bool
@@ -69,7 +69,7 @@ class Shown(BaseModel):
 class PredictRequest(BaseModel):
     """Whose ratings of which items are estimated."""
 
-    model_config = described(users=[196, 22], items=[50, 181])
+    model_config = example_config(users=[196, 22], items=[50, 181])
 
     users: Users
     items: Items | None = Field(default=None, description="Item ids; all items when left out.")
@@ -78,7 +78,7 @@ class PredictRequest(BaseModel):
 class RecommendRequest(BaseModel):
     """For whom how many items are chosen, and from which."""
 
-    model_config = described(user=196, k=5, genres=["Comedy"], years=[1980, 1999])
+    model_config = example_config(user=196, k=5, genres=["Comedy"], years=[1980, 1999])
 
     user: Id = Field(description="Who gets the list; also decides which version answers while two are compared.")
     k: int = Field(10, ge=1, le=MAX_K, description="How many items; fewer where fewer may be shown.")
@@ -131,7 +131,7 @@ class RecommendRequest(BaseModel):
 class RecommendBatch(BaseModel):
     """Several requests, each answered or refused by itself."""
 
-    model_config = described(requests=[{"user": 196, "k": 2}, {"user": 22, "k": 2}])
+    model_config = example_config(requests=[{"user": 196, "k": 2}, {"user": 22, "k": 2}])
 
     requests: Annotated[list[RecommendRequest], Field(min_length=1, max_length=MAX_USERS)]
 
@@ -142,7 +142,7 @@ Kind = Literal["rating", "like", "skip", "complete", "share", "watch_fraction"]
 class FeedbackRequest(BaseModel):
     """What a user did with an item that was recommended."""
 
-    model_config = described(event_id="01932b1f8c00a3f1c29be0d54c7f18aa", item=50, kind="rating", value=4.0)
+    model_config = example_config(event_id="01932b1f8c00a3f1c29be0d54c7f18aa", item=50, kind="rating", value=4.0)
 
     event_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="`event_id` of the recommendation.")]
     item: Id | None = Field(default=None, description="Which item of the list; the first one when left out.")
@@ -163,7 +163,7 @@ class FeedbackRequest(BaseModel):
 class FeedbackBatch(BaseModel):
     """Several pieces of feedback, each taken or refused by itself."""
 
-    model_config = described(items=[{"event_id": "01932b1f8c00a3f1c29be0d54c7f18aa", "item": 50, "kind": "like"}])
+    model_config = example_config(items=[{"event_id": "01932b1f8c00a3f1c29be0d54c7f18aa", "item": 50, "kind": "like"}])
 
     items: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=MAX_FEEDBACK)]
 
@@ -171,7 +171,7 @@ class FeedbackBatch(BaseModel):
 class Instance(BaseModel):
     """What one prediction is about: ratings of the named items, or the k best ones where none are named."""
 
-    model_config = described(user=196, items=[50, 181])
+    model_config = example_config(user=196, items=[50, 181])
 
     user: Id
     items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
@@ -182,7 +182,7 @@ class Instance(BaseModel):
 class Instances(BaseModel):
     """The prediction request of KServe (v1) and Vertex AI."""
 
-    model_config = described(instances=[{"user": 196, "k": 3}, {"user": 22, "items": [50, 181]}])
+    model_config = example_config(instances=[{"user": 196, "k": 3}, {"user": 22, "items": [50, 181]}])
 
     instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_USERS)]
     parameters: dict[str, Any] | None = Field(default=None, description="Accepted as those servers send it; not used.")

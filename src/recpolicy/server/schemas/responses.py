@@ -42,7 +42,7 @@ class Item(BaseModel):
     title: str | None
 
 
-class Recommended(BaseModel):
+class RecommendedItem(BaseModel):
     """One place of the list."""
 
     item_id: Id
@@ -73,7 +73,7 @@ class Recommendation(BaseModel):
     user: Id
     policy: ServedPolicy
     explored: bool = Field(description="Whether this list was drawn to learn, not chosen as the best.")
-    items: list[Recommended]
+    items: list[RecommendedItem]
 
 
 class ErrorDetail(BaseModel):
@@ -83,7 +83,7 @@ class ErrorDetail(BaseModel):
     message: str = Field(examples=["no user with id 12345 in this policy"])
 
 
-class ErrorAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """The one shape of every error."""
 
     error: ErrorDetail
@@ -92,10 +92,10 @@ class ErrorAnswer(BaseModel):
 class Recommendations(BaseModel):
     """An answer or an error for each request, in the order asked."""
 
-    answers: list[Recommendation | ErrorAnswer]
+    answers: list[Recommendation | ErrorResponse]
 
 
-class FeedbackAnswer(BaseModel):
+class FeedbackResponse(BaseModel):
     """What became of the feedback; when this arrives it is on the disk."""
 
     model_config = _example(status="accepted", reward=4.0)
@@ -125,7 +125,7 @@ class FeedbackResults(BaseModel):
 class Predictions(BaseModel):
     """The prediction answer of KServe (v1) and Vertex AI: one entry an instance."""
 
-    predictions: list[Recommendation | Estimates | ErrorAnswer]
+    predictions: list[Recommendation | Estimates | ErrorResponse]
 
 
 class ModelState(BaseModel):
@@ -135,13 +135,13 @@ class ModelState(BaseModel):
     ready: bool
 
 
-class Alive(BaseModel):
+class LivenessResponse(BaseModel):
     """The process answers."""
 
     status: Literal["alive"]
 
 
-class Ready(BaseModel):
+class ReadinessResponse(BaseModel):
     """A policy is loaded."""
 
     status: Literal["ready"]
