@@ -55,11 +55,11 @@ def bandit_figures(name: str, seeds: Sequence[int]) -> dict[str, float]:
 
 def chain_figures(name: str, gamma: float, seeds: Sequence[int]) -> dict[str, float]:
     """Share of sessions that open with the right item, and likes per session as a share of the best possible."""
-    problem, opened, earned = chain(), [], []
+    problem, open_state, earned = chain(), [], []
     for _, agent in trained(name, problem, gamma, seeds, BLOCKS["chain"]):
-        opened.append(float(opening(agent, problem)[OPENER]))
+        open_state.append(float(opening(agent, problem)[OPENER]))
         earned.append(mean_return(agent, problem) / BEST_RETURN)
-    return spread(f"chain_{name}_gamma_{gamma:g}", opened) | spread(f"chain_return_{name}_gamma_{gamma:g}", earned)
+    return spread(f"chain_{name}_gamma_{gamma:g}", open_state) | spread(f"chain_return_{name}_gamma_{gamma:g}", earned)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from trained_policies import trained
 from recpolicy.cli.admin_tables import say
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
-from recpolicy.server.lifespan import opened
+from recpolicy.server.lifespan import open_state
 from recpolicy.server.settings import Settings
 
 
@@ -26,7 +26,7 @@ def server(tmp_path_factory):
     registry.register(trained("linucb"))
     registry.register(trained("random"))
     registry.promote(1)
-    with opened(registry.folder, folder / "state", Settings()) as state:
+    with open_state(registry.folder, folder / "state", Settings()) as state:
         app = make_app(state)
         with listening(app) as (host, port):
             yield f"http://{host}:{port}", app

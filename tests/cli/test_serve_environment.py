@@ -11,10 +11,10 @@ NAMES = ("RECPOLICY_RUN", "RECPOLICY_STATE", "RECPOLICY_CONFIG", "RECPOLICY_STOR
 @pytest.fixture
 def told(capsys, monkeypatch, tmp_path):
     """Give words and environment to the command; returns what it would have served."""
-    opened = []
+    open_state = []
 
     def open_app(what):
-        opened.append(what)
+        open_state.append(what)
         raise ConfigError("far enough")
 
     def go(*words, **environment):
@@ -23,7 +23,7 @@ def told(capsys, monkeypatch, tmp_path):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         assert "far enough" in refused(recpolicy(capsys, "serve", "--port", 0, tmp_path, *words))
-        return opened[-1]
+        return open_state[-1]
 
     monkeypatch.setattr("recpolicy.server.asgi.open_app", open_app)
     return go

@@ -12,7 +12,7 @@ from recpolicy.server.db import keys as stored
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import row_of, write_rows
-from recpolicy.server.db.feedback import FeedbackItem, RewardRules, take
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.jobs.all_jobs import JOBS
 from recpolicy.server.jobs.evaluate_job import EVALUATE
 from recpolicy.server.jobs.job import Job, JobResult
@@ -136,7 +136,9 @@ def test_rewards_are_told_by_day_version_and_variant(state):
     with transaction(state.require_store().engine) as connection:
         write_rows(connection, [row_of(one) for one in shown])
         for one, rating in zip(shown, (2.0, 5.0, 4.0), strict=True):
-            take(connection, [FeedbackItem(one.id, None, "rating", rating)], now, RewardRules((1.0, 5.0), 10**6))
+            apply_feedback(
+                connection, [FeedbackItem(one.id, None, "rating", rating)], now, RewardRules((1.0, 5.0), 10**6)
+            )
     rows = Rewards.model_validate(Console(state).ask("GET", "rewards?days=1").json()).rows
     assert [(row.version, row.variant, row.rewards, row.mean) for row in rows] == [
         (1, "champion", 2, 3.5), (2, "challenger", 1, 4.0),

@@ -293,7 +293,7 @@ def test_the_store_knows_every_version_of_the_registry(lonely):
     world.ask("POST", IMPORT, content=archive_of(trained("random")))
     engine, registry = world.state.store.engine, world.state.policies.registry
     with engine.connect() as connection:
-        rows = versions.require_store(connection)
+        rows = versions.list_versions(connection)
     known = [(one.number, one.digest, one.content, one.agent, one.lineage, one.gate) for one in registry.versions()]
     fields = ("number", "digest", "content", "agent", "lineage", "gate")
     assert [tuple(row[name] for name in fields) for row in rows] == known

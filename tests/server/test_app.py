@@ -367,7 +367,7 @@ def test_openapi_describes_requests_answers_and_errors_with_examples(app):
         assert {"200", "404", "413", "422", "429", "503"} <= set(answers)
         for status in set(answers) - {"200"}:
             schema = answers[status]["content"]["application/json"]["schema"]
-            assert schema["$ref"].endswith("/ErrorAnswer")
+            assert schema["$ref"].endswith("/ErrorResponse")
     assert "HTTPValidationError" not in schemas
 
 
@@ -380,7 +380,7 @@ SERVE = """
 import asyncio, pathlib, sys
 import httpx
 from recpolicy.server.app import make_app
-from recpolicy.server.lifespan import opened
+from recpolicy.server.lifespan import open_state
 from recpolicy.server.settings import Settings
 
 async def ask(app):
@@ -390,7 +390,7 @@ async def ask(app):
         said = {"event_id": answer.json()["event_id"], "kind": "rating", "value": 4.0}
         assert (await client.post("/v1/feedback", json=said)).status_code == 200
 
-with opened(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), Settings()) as state:
+with open_state(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), Settings()) as state:
     asyncio.run(ask(make_app(state)))
 heavy = {"tensorflow", "tf_agents", "myfm", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow"} & set(sys.modules)
 assert not heavy, heavy

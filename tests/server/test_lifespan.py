@@ -18,7 +18,7 @@ def shared(request, tmp_path, monkeypatch):
 
 def kept_digests(state):
     with state.store.engine.connect() as connection:
-        return [row["digest"] for row in versions.require_store(connection)]
+        return [row["digest"] for row in versions.list_versions(connection)]
 
 
 def test_servers_of_the_same_version_share_a_database(shared, tmp_path):
@@ -33,7 +33,7 @@ def test_a_server_of_another_registry_is_refused_and_changes_nothing(shared, tmp
     with open_state(trained("linucb"), tmp_path / "one", Settings()) as one:
         before = kept_digests(one)
         with (
-            pytest.raises(StoreError, match=r"its version 1 is another policy .*; give each registry a database"),
+            pytest.raises(StoreError, match=r"its version 1 is another policy .*; give each registry a separate database"),
             open_state(trained("ucb1"), tmp_path / "two", Settings()),
         ):
             pass

@@ -74,7 +74,7 @@ def test_only_policies_that_are_linear_per_arm_learn():
 def row(seq, shown, reward, position=0):
     return SimpleNamespace(
         seq=seq, position=position, reward=reward, user_key=json.dumps(shown.user),
-        items=json.dumps(list(shown.items)), context=shown.context,
+        item_ids=json.dumps(list(shown.items)), context=shown.context,
     )  # fmt: skip
 
 

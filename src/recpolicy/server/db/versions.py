@@ -42,7 +42,7 @@ def refuse_another_registry(engine: Engine, found: Iterable[Version]) -> None:
             )
 
 
-def kept(connection: Connection) -> list[dict[str, Any]]:
+def list_versions(connection: Connection) -> list[dict[str, Any]]:
     """All rows, oldest first, with lineage and gate record as they were given."""
     rows = connection.execute(select(versions).order_by(versions.c.number)).mappings()
     return [
