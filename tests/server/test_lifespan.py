@@ -33,7 +33,9 @@ def test_a_server_of_another_registry_is_refused_and_changes_nothing(shared, tmp
     with open_state(trained("linucb"), tmp_path / "one", Settings()) as one:
         before = kept_digests(one)
         with (
-            pytest.raises(StoreError, match=r"its version 1 is another policy .*; give each registry a separate database"),
+            pytest.raises(
+                StoreError, match=r"its version 1 is another policy .*; give each registry a separate database"
+            ),
             open_state(trained("ucb1"), tmp_path / "two", Settings()),
         ):
             pass

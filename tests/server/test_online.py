@@ -15,7 +15,13 @@ from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.online import posterior as believing
 from recpolicy.server.online.checkpoint import CURRENT, Checkpoint, folder_of, read_checkpoint, write_checkpoint
-from recpolicy.server.online.learner import OnlineConfig, OnlineLearner, with_latest_checkpoint, apply_rewards, with_posterior
+from recpolicy.server.online.learner import (
+    OnlineConfig,
+    OnlineLearner,
+    apply_rewards,
+    with_latest_checkpoint,
+    with_posterior,
+)
 from recpolicy.server.online.posterior import Posterior, beliefs_of, learn, unpack_symmetric
 from recpolicy.server.settings import Settings
 

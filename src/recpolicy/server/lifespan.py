@@ -23,7 +23,7 @@ from recpolicy.server.db.schema import rollouts
 from recpolicy.server.db.spool import Spool
 from recpolicy.server.db.writer import GroupCommitWriter
 from recpolicy.server.deps import AppState, Store
-from recpolicy.server.live_models import ReloadHooks, LiveState, ModelManager, LoadedVersion
+from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, ReloadHooks
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.online.checkpoint import CURRENT, folder_of
 from recpolicy.server.online.learner import with_latest_checkpoint
@@ -109,7 +109,9 @@ def _beside(engine: Engine, folder: Path, settings: Settings) -> ReloadHooks:
     if not settings.online.enabled:
         return ReloadHooks(rollout)
     return ReloadHooks(
-        rollout, partial(with_latest_checkpoint, folder), lambda scorer: (folder_of(folder, scorer.metadata["content"]) / CURRENT,)
+        rollout,
+        partial(with_latest_checkpoint, folder),
+        lambda scorer: (folder_of(folder, scorer.metadata["content"]) / CURRENT,),
     )
 
 

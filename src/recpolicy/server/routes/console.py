@@ -15,10 +15,10 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.auth.roles import OptionalCaller, Reader
 from recpolicy.server.console import pages, search
-from recpolicy.server.console.preview import ScorerCache, RankedPreview, view
+from recpolicy.server.console.preview import RankedPreview, ScorerCache, view
 from recpolicy.server.console.validation_card import read_card
 from recpolicy.server.db.events import key_of
-from recpolicy.server.deps import StateDep, AppState
+from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, status_and_code
 from recpolicy.server.json_response import json_response
 from recpolicy.server.live_models import CHAMPION
@@ -96,7 +96,10 @@ def estimates(asked: console.EstimatesRequest, here: StateDep) -> Response:
 
 @router.post("/v1/admin/compare", response_model=console.Comparison, responses=ADMIN_ERROR_RESPONSES, tags=["admin"])
 def compare(
-    asked: console.CompareRequest, _: Reader, here: StateDep, scorer_cache: Annotated[ScorerCache, Depends(get_scorer_cache)]
+    asked: console.CompareRequest,
+    _: Reader,
+    here: StateDep,
+    scorer_cache: Annotated[ScorerCache, Depends(get_scorer_cache)],
 ) -> Response:
     """Tell what two versions would show a user, without an event."""
     scorers = [_version(here, scorer_cache, number, asked.user) for number in asked.versions]
