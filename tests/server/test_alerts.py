@@ -15,7 +15,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.schema import audit
 from recpolicy.server.jobs import alerts
-from recpolicy.server.jobs.alerts import ALERT_URL, AlertsConfig, send_alert, post_webhook, webhook
+from recpolicy.server.jobs.alerts import ALERT_URL, AlertsConfig, post_webhook, send_alert, webhook
 from recpolicy.server.settings import Settings
 
 SECRET = "s3cr3t-token"

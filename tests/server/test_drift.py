@@ -17,19 +17,19 @@ from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.event_windows import Window, daily_rewards, window
 from recpolicy.server.db.events import row_of, write_rows
-from recpolicy.server.db.feedback import RewardRules, FeedbackItem, apply_feedback
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import audit
 from recpolicy.server.jobs.drift import alarms_in, check, compute_stage_metrics
 from recpolicy.server.jobs.drift_statistics import (
     DriftConfig,
+    action_concentration,
     activity_groups,
+    cusum,
     cusum_limit,
-    mean_change,
     psi,
     psi_by_dimension,
-    spread,
 )
-from recpolicy.server.live_models import LiveState, ModelManager, LoadedVersion
+from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager
 
 CONFIG = DriftConfig(least=50)
 counts = st.lists(st.integers(1, 1000), min_size=2, max_size=8)
@@ -93,7 +93,7 @@ def test_no_alarm_without_a_change_in_95_of_100_long_runs(rounds):
     stars = rng.choice(np.arange(1.0, 6.0), p=share, size=(runs, rounds))
     mean = float(share @ np.arange(1, 6))
     std = math.sqrt(float(share @ (np.arange(1, 6) - mean) ** 2))
-    alarms = sum(mean_change(run, mean, std, 0.25, 0.04).at is not None for run in stars)
+    alarms = sum(cusum(run, mean, std, 0.25, 0.04).at is not None for run in stars)
     assert alarms <= 0.05 * runs + 3 * math.sqrt(0.05 * 0.95 * runs)
     assert alarms > 0  # the limit is not so high that nothing could be found
 
@@ -104,7 +104,7 @@ def test_a_shift_of_the_mean_is_found_soon_after_it_came(shift, direction):
     for _ in range(200):
         values = 3.5 + rng.normal(size=2_000)
         values[1_500:] += shift
-        found = mean_change(values, 3.5, 1.0, 0.25, 0.01)
+        found = cusum(values, 3.5, 1.0, 0.25, 0.01)
         if found.at < 1_500:
             early += 1
             continue
@@ -114,15 +114,15 @@ def test_a_shift_of_the_mean_is_found_soon_after_it_came(shift, direction):
 
 
 def test_equal_rewards_are_no_change():
-    assert mean_change(np.full(100, 4.0), 4.0, 0.0, 0.25, 0.01).direction == "none"
-    assert mean_change(np.array([]), 4.0, 1.0, 0.25, 0.01).at is None
+    assert cusum(np.full(100, 4.0), 4.0, 0.0, 0.25, 0.01).direction == "none"
+    assert cusum(np.array([]), 4.0, 1.0, 0.25, 0.01).at is None
 
 
 def test_spread_is_that_of_equal_and_of_single_items():
-    even, single = spread(np.arange(8).repeat(3)), spread(np.array(["7"] * 5))
+    even, single = action_concentration(np.arange(8).repeat(3)), action_concentration(np.array(["7"] * 5))
     assert (even.top_share, even.effective) == (pytest.approx(1 / 8), pytest.approx(8))
     assert (single.top_share, single.effective) == (1, pytest.approx(1))
-    uneven = spread(np.array([1, 1, 2, 3]))  # entropy .5 ln 2 + 2 (.25 ln 4) = 1.5 ln 2
+    uneven = action_concentration(np.array([1, 1, 2, 3]))  # entropy .5 ln 2 + 2 (.25 ln 4) = 1.5 ln 2
     assert uneven.effective == pytest.approx(2**1.5)
 
 

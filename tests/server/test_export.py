@@ -25,7 +25,7 @@ from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import row_of, write_rows
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.export_cursor import Cursor
-from recpolicy.server.db.feedback import RewardRules, FeedbackItem, apply_feedback
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.live_models import LiveState, LoadedVersion
 from recpolicy.server.recommend import NO_EXPLORATION, choose
@@ -53,7 +53,9 @@ def show(engine, *shown):
 
 def say(engine, shown, item, rating, time=None):
     with transaction(engine) as connection:
-        (outcome,) = apply_feedback(connection, [FeedbackItem(shown.id, item, "rating", rating)], time or shown.time + 5, RULES)
+        (outcome,) = apply_feedback(
+            connection, [FeedbackItem(shown.id, item, "rating", rating)], time or shown.time + 5, RULES
+        )
     assert outcome.status == "accepted"
 
 

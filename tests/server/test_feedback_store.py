@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import row_of, write_rows
 from recpolicy.server.db.feedback import KINDS as SAID
-from recpolicy.server.db.feedback import RewardRules, FeedbackItem, reward_of, apply_feedback
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback, reward_of
 from recpolicy.server.db.schema import feedback, rewards
 
 RULES = RewardRules((1.0, 5.0), window_ms=10_000)
@@ -41,7 +41,10 @@ def test_the_first_feedback_on_a_item_sets_its_reward_and_no_other_does(engine):
     shown = event()
     keep(engine, shown)
     outcomes = say(
-        engine, FeedbackItem(shown.id, 8, "rating", 4.5), FeedbackItem(shown.id, 8, "skip", 1.0), FeedbackItem(shown.id, None, "like", 1.0)
+        engine,
+        FeedbackItem(shown.id, 8, "rating", 4.5),
+        FeedbackItem(shown.id, 8, "skip", 1.0),
+        FeedbackItem(shown.id, None, "like", 1.0),
     )
     assert [(one.status, one.reward) for one in outcomes] == [("accepted", 4.5), ("accepted", None), ("accepted", 5.0)]
     assert rewards_of(engine) == {(shown.id, 1): 4.5, (shown.id, 0): 5.0}

@@ -22,14 +22,14 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import write_rows
-from recpolicy.server.db.feedback import RewardRules, FeedbackItem, apply_feedback
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.jobs import retrain_job, retrain_worker
 from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.evaluate_worker import earned_by_version, estimate_days
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import LOG_UNTIL, new_interactions, train_on
-from recpolicy.server.jobs.subprocess_job import STOP_EVENT, JobRequest, JobError, job_request, run_in_subprocess
+from recpolicy.server.jobs.subprocess_job import STOP_EVENT, JobError, JobRequest, job_request, run_in_subprocess
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.recommend import choose
 from recpolicy.server.rollout import controller
@@ -58,7 +58,12 @@ def serve(state, requests, begin, users=range(1, 41), stars=4.0, **words):
         write_rows(connection, rows)
         for row in rows:
             rating = float(np.clip(stars + rng.integers(-1, 2), 1, 5))
-            apply_feedback(connection, [FeedbackItem(row["id"], None, "rating", rating)], row["time"] + 500, RewardRules((1.0, 5.0), 10**10))
+            apply_feedback(
+                connection,
+                [FeedbackItem(row["id"], None, "rating", rating)],
+                row["time"] + 500,
+                RewardRules((1.0, 5.0), 10**10),
+            )
 
 
 def request(state, **parameters):
@@ -137,7 +142,9 @@ def test_what_passed_its_gate_is_rolled_out_only_where_the_settings_say_so(state
         (rolled, 4, "pass", "not started: another rollout runs"),
     ):  # fmt: skip
         metadata = {"version": number, "gate": {"verdict": verdict}}
-        monkeypatch.setattr(retrain_job, "run_in_subprocess", lambda *_, metadata=metadata: JobResult(metadata=metadata))
+        monkeypatch.setattr(
+            retrain_job, "run_in_subprocess", lambda *_, metadata=metadata: JobResult(metadata=metadata)
+        )
         assert retrain_job.retrain(one, {}).metadata.get("rollout") == said
     assert started == [(3, "server")]
 

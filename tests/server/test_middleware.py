@@ -19,7 +19,7 @@ from waiting import PATIENCE, wait_until
 from recpolicy.server.auth.keys import Caller, KeyCache, key_digest
 from recpolicy.server.json_logging import JsonFormatter
 from recpolicy.server.middleware import RequestMiddleware
-from recpolicy.server.rate_limit import TokenBuckets, LimitsConfig
+from recpolicy.server.rate_limit import LimitsConfig, TokenBuckets
 
 KEYS = {key_digest("anna's"): Caller("anna", "client"), key_digest("ben's"): Caller("ben", "operator")}
 
@@ -68,7 +68,9 @@ def guarded(load=lambda: KEYS, seen=None, **limits):
 
         return StreamingResponse(lines(), media_type=kind)
 
-    app.add_middleware(RequestMiddleware, observe=lambda *one: seen.append(one), keys=KeyCache(load), limits=LimitsConfig(**limits))
+    app.add_middleware(
+        RequestMiddleware, observe=lambda *one: seen.append(one), keys=KeyCache(load), limits=LimitsConfig(**limits)
+    )
     return app
 
 

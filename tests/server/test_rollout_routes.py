@@ -178,5 +178,10 @@ def rated(connection, given):
         connection.execute(
             insert(events).values(**same, **texts, id=f"{first_event_id(one['time'])}{place:020x}", user_key=user)
         )
-        told = {"event_id": f"{first_event_id(one['time'])}{place:020x}", "position": 0, "reward": reward, "user_key": user}
+        told = {
+            "event_id": f"{first_event_id(one['time'])}{place:020x}",
+            "position": 0,
+            "reward": reward,
+            "user_key": user,
+        }
         connection.execute(insert(rewards).values(**{**same, **told, "time": 5_000}))

@@ -22,7 +22,7 @@ from recpolicy.server.db.schema import events
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, WATCH_SECONDS, LiveState, bucket
 from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.rollout import background, controller
-from recpolicy.server.rollout.shadow import WAITING, ShadowPair, compared
+from recpolicy.server.rollout.shadow import WAITING, ShadowPair, compare_shadow
 from recpolicy.server.rollout.stage_metrics import VariantHealth
 from recpolicy.server.schemas.requests import RecommendRequest
 
@@ -162,7 +162,7 @@ def test_lists_that_were_drawn_to_explore_are_not_compared(state):
 def test_the_same_policy_as_shadow_agrees_wholly(state):
     served = state.policies.live.champion
     live, asked = LiveState(served, served, shadow=True), RecommendRequest(user=1, k=3)
-    found = compared(ShadowPair(live, asked, choose(live, asked, NO_EXPLORATION)), 25.0)
+    found = compare_shadow(ShadowPair(live, asked, choose(live, asked, NO_EXPLORATION)), 25.0)
     assert (found.agreement, found.gap) == (1.0, pytest.approx(0.0))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from job_fixtures import DAY, HOUR, MONDAY, Clock, Gate, job, runs, scheduler, get_state, tick
+from job_fixtures import DAY, HOUR, MONDAY, Clock, Gate, get_state, job, runs, scheduler, tick
 from sqlalchemy import select
 from waiting import PATIENCE, wait_until
 
@@ -132,7 +132,7 @@ def test_schedulers_in_threads_never_run_one_job_twice(each_engine):
 PROCESS = """
 import sys, threading
 sys.path[:0] = {paths!r}
-from job_fixtures import job, state_of
+from job_fixtures import job, get_state
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.db.engine import open_store
@@ -144,7 +144,7 @@ def run(*_):
         threading.Event().wait()
     return JobResult()
 
-one = Scheduler(state_of(open_store({url!r})), {{"count": job(run, cron="@every 1s")}})
+one = Scheduler(get_state(open_store({url!r})), {{"count": job(run, cron="@every 1s")}})
 one.start()
 print("up", flush=True)
 sys.stdin.read()

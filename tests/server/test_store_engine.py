@@ -12,7 +12,15 @@ from sqlalchemy.exc import IntegrityError
 from waiting import PATIENCE
 
 from recpolicy.core.errors import ConfigError, StoreError
-from recpolicy.server.db.engine import CommitLock, is_up_to_date, make_engine, migrate, open_store, sqlite_url, transaction
+from recpolicy.server.db.engine import (
+    CommitLock,
+    is_up_to_date,
+    make_engine,
+    migrate,
+    open_store,
+    sqlite_url,
+    transaction,
+)
 from recpolicy.server.db.schema import metadata
 
 

@@ -19,10 +19,10 @@ from recpolicy.core.errors import StoreError
 from recpolicy.server.db import spool as spooling
 from recpolicy.server.db.engine import migrate
 from recpolicy.server.db.events import row_of
-from recpolicy.server.db.feedback import RewardRules, FeedbackItem
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules
 from recpolicy.server.db.schema import events
 from recpolicy.server.db.spool import Spool
-from recpolicy.server.db.writer import QueueFullError, GroupCommitWriter
+from recpolicy.server.db.writer import GroupCommitWriter, QueueFullError
 
 RULES = RewardRules((1.0, 5.0), window_ms=10_000)
 
