@@ -41,7 +41,7 @@ def policy(data, tmp_path_factory):
         rated_item=parts.train.item, users=parts.train.users, items=parts.train.items, scale=parts.train.scale,
         noise_std=model.noise_std,
         metadata={
-            "source": {"name_or_path": str(data)}, "data": parts.train.name,
+            "source": {"source": str(data)}, "data": parts.train.name,
             "split": {"name": "u1", "seed": 0, "train": parts.train.digest, "test": parts.test.digest},
             "config": {"agent": {}, "rating_model": model.config}, "rating_model": {"name": "bias", "seed": model.seed},
             "seed": 0, "versions": {}, "training": {"mode": "offline", "rows": len(parts.train)},

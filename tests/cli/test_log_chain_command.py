@@ -57,7 +57,7 @@ def test_from_a_file_of_clicks_to_a_verdict_with_nothing_but_the_file(capsys, di
     assert following(lines) == ["evaluate", "log-rounds-policy"]
     done(capsys, *following(lines))
     metadata = json.loads((directory / "log-rounds-policy" / "recpolicy.json").read_text())["metadata"]
-    assert metadata["source"] == {"name_or_path": "log-rounds/ratings"}
+    assert metadata["source"] == {"source": "log-rounds/ratings"}
     assert metadata["training"]["rows"] == 1200
     done(capsys, "train", "ucb1", "--log", "log-rounds", "--config", "tiny.toml", "--out", "other")
     found = json.loads("\n".join(done(capsys, "ope", "estimate", "log-rounds-policy", "--log", "log-rounds", "--json")))

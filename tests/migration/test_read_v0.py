@@ -285,7 +285,7 @@ def test_training_data_of_an_ingested_log():
     assert (parts.train.digest, parts.test.digest) == (EXPECTED["imported"]["fit"], EXPECTED["imported"]["test"])
     rounds = read_log(V0 / "logs" / "imported-rounds", tables_of(parts.train))
     assert len(rounds) == EXPECTED["imported"]["report"]["training"]
-    assert source["name_or_path"].endswith("ratings")
+    assert source["source"].endswith("ratings")
 
 
 # Evaluation, gate, registry

@@ -196,7 +196,7 @@ def split_of(policy: "Policy", data: str | None) -> "Split":
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split
 
-    source = policy.metadata["source"] if data is None else {**(policy.metadata["source"] or {}), "name_or_path": data}
+    source = policy.metadata["source"] if data is None else {**(policy.metadata["source"] or {}), "source": data}
     if source is None:
         raise DataError("the policy does not say where its ratings came from; name them with --data")
     described = policy.metadata["split"]

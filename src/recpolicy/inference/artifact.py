@@ -105,6 +105,8 @@ def migrate_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     Version 1 was written before 0.1.0. It called items movies, and the train part of a split fit.
     """
     metadata = dict(metadata)
+    if metadata.get("source"):
+        metadata["source"] = rename_keys(metadata["source"], {"name_or_path": "source"})
     if "split" in metadata:
         metadata["split"] = rename_keys(metadata["split"], {"fit": "train"})
     if "rating_model" in metadata:

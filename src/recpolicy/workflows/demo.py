@@ -31,7 +31,7 @@ def run_demo(
     say("Split", f"{parts.name}: {len(parts.train):,} training ratings, {len(parts.test):,} held out")
     if out.exists():
         shutil.rmtree(out)
-    policy = train("linucb", parts, out, config=config, source={"name_or_path": data}, seed=seed)
+    policy = train("linucb", parts, out, config=config, source={"source": data}, seed=seed)
     say("Policy", f"LinUCB, trained in {policy.metadata['training']['interactions']:,} simulated interactions: {out}")
     user = ratings.users["user_id"].iloc[0] if user is None else user
     verdict = write_policy_report(policy, parts, out, out / REPORT, user=user, seed=seed)

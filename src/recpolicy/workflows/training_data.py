@@ -36,7 +36,7 @@ def training_data(
         raise DataError(f"{log}: a raw log; ingest it first: recpolicy log ingest {log} --out ROUNDS")
     own = log is not None and data is None and (log / RATINGS).exists()
     where = str(log / RATINGS) if log is not None and own else data or DATA
-    source = {"name_or_path": where, **(options or {})}
+    source = {"source": where, **(options or {})}
     saved = saved_split_name(Path(where)) if own or is_saved_ratings(Path(where)) else None
     if own and saved is None and split is None:
         raise DataError(
