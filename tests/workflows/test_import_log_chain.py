@@ -65,7 +65,7 @@ def copied(clicks, tmp_path):
 
 def test_the_fit_part_is_what_the_training_rounds_say_and_the_test_part_what_the_others_say(clicks):
     parts, source = training_data(log=clicks / "rounds")
-    assert source == {"name_or_path": str(clicks / "rounds" / RATINGS)}
+    assert source == {"source": str(clicks / "rounds" / RATINGS)}
     assert split(load_ratings(**source), parts.name).digest == parts.digest  # as `recpolicy evaluate` makes it again
     for part, file in ((parts.train, "training.parquet"), (parts.test, "evaluation.parquet")):
         rounds = read_rounds(clicks / "rounds" / file, tables_of(parts.train))
@@ -162,7 +162,7 @@ def test_data_that_is_given_goes_first_and_a_split_saved_with_it_is_kept(clicks)
     own, _ = training_data(log=clicks / "rounds")
     assert training_data(given)[0].digest == own.digest
     other, source = training_data(given, "random", seed=3)
-    assert (other.name, other.seed, source) == ("random", 3, {"name_or_path": given})
+    assert (other.name, other.seed, source) == ("random", 3, {"source": given})
     with pytest.raises(DataError, match="nowhere: no such file"):
         training_data("nowhere", log=clicks / "rounds")
 
