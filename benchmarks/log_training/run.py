@@ -29,10 +29,11 @@ from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.linucb import LinUCBConfig, make_linucb
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings import Ratings
 from recpolicy.ope.estimate import estimate
 from recpolicy.ope.rounds import LoggedChoices, target_of
-from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log, tables_of
+from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log
 from recpolicy.workflows.train import TrainConfig, training_world
 from recpolicy.workflows.training_features import Features, prepare
 
@@ -81,8 +82,12 @@ def make_case(fit: Ratings, items: int, rounds: int, held_out: int, folder: Path
         fit, folder / "log", config={"rounds": total, "reward_delay_hours": 0.0}, train=settings, model=features.model,
         seed=SEED, show_progress=False,
     )  # fmt: skip
-    ingest_log(folder / "log", folder / "rounds", tables_of(fit), {"evaluation_share": held_out / total})
-    learn, judge = (read_rounds(folder / "rounds" / name, tables_of(fit)) for name in (TRAINING, EVALUATION))
+    ingest_log(
+        folder / "log", folder / "rounds", IdVocabulary.from_ratings(fit), {"evaluation_share": held_out / total}
+    )
+    learn, judge = (
+        read_rounds(folder / "rounds" / name, IdVocabulary.from_ratings(fit)) for name in (TRAINING, EVALUATION)
+    )
     expected = training_world(fit, settings, SEED).expected[:, features.catalogue]
     rated = features.model.mean[:, features.catalogue]
     return Case(features, fit, folder, learn, judge, expected, rated)
@@ -117,7 +122,7 @@ def train_ours(case: Case, *, warm: bool = True) -> tuple[dict[str, float], NDAr
     features, reads, learns, processor = case.features, [], [], time.process_time()
     for _ in range(REPEATS):
         agent, start = make_agent(case, warm=warm), time.perf_counter()
-        log = read_rounds(case.folder / "rounds" / TRAINING, tables_of(case.fit))
+        log = read_rounds(case.folder / "rounds" / TRAINING, IdVocabulary.from_ratings(case.fit))
         reads.append(time.perf_counter() - start)
         start = time.perf_counter()
         learn_from_log(agent, log, features.context, features.catalogue)

@@ -8,7 +8,8 @@ from command_line import recpolicy, refused
 from tiny_dataset import miniature_ratings, write_miniature
 from trained_policies import loaded, miniature_split, trained
 
-from recpolicy.workflows.interaction_logs import EVALUATION, ingest_log, simulate_log, tables_of
+from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.workflows.interaction_logs import EVALUATION, ingest_log, simulate_log
 
 WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
 LENIENT = """
@@ -32,7 +33,9 @@ def rounds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")
     settings = {"rounds": 4_000, "temperature": 0.5, "floor": 0.1}
     simulate_log(miniature_split().train, folder / "raw", config=settings, train=WORLD)
-    ingest_log(folder / "raw", folder / "rounds", tables_of(miniature_ratings()), {"evaluation_share": 0.5})
+    ingest_log(
+        folder / "raw", folder / "rounds", IdVocabulary.from_ratings(miniature_ratings()), {"evaluation_share": 0.5}
+    )
     return folder / "rounds"
 
 

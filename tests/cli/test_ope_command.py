@@ -9,10 +9,9 @@ from tiny_logs import tiny_rounds
 from tiny_policies import write_tiny
 from tiny_session_policies import led_by, write_tiny_sessions
 
-from recpolicy.data.bandit_log_files import write_events
+from recpolicy.data.bandit_log_files import IdVocabulary, write_events
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
 from recpolicy.inference.predictor import load_policy
-from recpolicy.workflows.retrain import tables_of_policy
 
 CONFIG = """
 [card]
@@ -41,7 +40,7 @@ def policies(tmp_path_factory):
     for seed, name in enumerate(("candidate", "incumbent")):
         write_tiny(folder / name, seed)
     rounds, _ = tiny_rounds(1_000)
-    tables = tables_of_policy(load_policy(folder / "candidate"))
+    tables = IdVocabulary.from_policy(load_policy(folder / "candidate"))
     write_events(folder / "rounds.parquet", rounds, tables, with_rewards=True)
     return folder
 
@@ -53,7 +52,7 @@ def sessions(policies):
         write_tiny_sessions(policies / name, seed)
     leader = load_policy(policies / "leader")
     (policies / "log").mkdir()
-    write_sessions(policies / "log" / SESSIONS, led_by(leader, 200), tables_of_policy(leader))
+    write_sessions(policies / "log" / SESSIONS, led_by(leader, 200), IdVocabulary.from_policy(leader))
     return policies
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary, write_events, write_rewards
 
 USERS, ITEMS = 4, 6
 CATALOGUE = np.array([0, 1, 2, 4, 5], np.int32)  # item row 3 (id 14) is known, but cannot be shown
@@ -21,10 +21,10 @@ START = 1_767_571_200_000
 """2026-01-05, in milliseconds."""
 
 
-def tables(text: bool = False) -> Catalogue:
+def tables(text: bool = False) -> IdVocabulary:
     """Users 1..4 and items 11..16, or user-1.. and film-11.."""
     users, items = np.arange(1, USERS + 1), np.arange(11, 11 + ITEMS)
-    return Catalogue(
+    return IdVocabulary(
         pd.DataFrame({"user_id": [f"user-{one}" for one in users] if text else users}),
         pd.DataFrame({"item_id": [f"film-{one}" for one in items] if text else items}),
         SCALE,

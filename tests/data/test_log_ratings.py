@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ratings import log_ratings
 from recpolicy.data.ratings import Ratings
 
 USERS, ITEMS = 4, 5
 
 
-def tables() -> Catalogue:
+def tables() -> IdVocabulary:
     """Four users and five items, rewards in 0..1."""
-    return Catalogue(
+    return IdVocabulary(
         pd.DataFrame({"user_id": ["a", "b", "c", "d"]}), pd.DataFrame({"item_id": np.arange(ITEMS) + 1}), (0.0, 1.0)
     )
 

@@ -7,7 +7,7 @@ from hand_logs import tables
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data import open_bandit
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.open_bandit import read_open_bandit
 
 HEADER = ",timestamp,item_id,position,click,propensity_score,user_feature_0,user_feature_1,user-item_affinity_0"
@@ -69,7 +69,7 @@ def test_with_a_policys_tables_ids_are_its_own_and_clicks_go_from_one_end_of_its
     assert found.rounds.reward.tolist() == [1.0, 5.0, 2.0]
     assert found.rounds.scale == (1.0, 5.0)
     assert found.rounds.catalogue.tolist() == [1, 5]  # what the log shows, not all the policy knows
-    texts = Catalogue(tables(text=True).users, tables(text=True).items, (1.0, 5.0))
+    texts = IdVocabulary(tables(text=True).users, tables(text=True).items, (1.0, 5.0))
     with pytest.raises(DataError, match=r"log\.csv:2: user '4' is not known to the policy or ratings"):
         read_open_bandit(tmp_path / "log.csv", texts)
     with pytest.raises(DataError, match=r"log\.csv:3: item '17' is not known"):

@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import func, select
 
 from recpolicy.core.errors import DataError
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split
 from recpolicy.inference.artifact import read_lean, verify
 from recpolicy.inference.predictor import load_policy
@@ -43,9 +44,9 @@ from recpolicy.workflows.evaluate import evaluate
 from recpolicy.workflows.evaluate_candidate import read_candidate_evaluation
 from recpolicy.workflows.gate_record import gate_evaluation, read_gate
 from recpolicy.workflows.import_log import has_own_tables
-from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, tables_of
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 from recpolicy.workflows.registration import register
-from recpolicy.workflows.retrain import retrain, tables_of_policy
+from recpolicy.workflows.retrain import retrain
 from recpolicy.workflows.session_logs import read_log, simulate_sessions
 from recpolicy.workflows.slate_logs import read_slate_log
 from recpolicy.workflows.training_data import training_data
@@ -170,7 +171,7 @@ def test_policy_is_evaluated_on_its_split():
 )
 def test_policy_is_retrained_from_its_saved_state_on_old_rounds(name, key, tmp_path):
     old = V0 / "policies" / name
-    rounds = read_log(V0 / "logs" / "rounds", tables_of_policy(policy(name)))
+    rounds = read_log(V0 / "logs" / "rounds", IdVocabulary.from_policy(policy(name)))
     new = retrain(old, rounds, tmp_path / "new", epochs=1)
     close(new.predict(USERS).rating, EXPECTED[key]["rating"], 1e-4)
     verify(tmp_path / "new")
@@ -178,7 +179,7 @@ def test_policy_is_retrained_from_its_saved_state_on_old_rounds(name, key, tmp_p
 
 def test_retrained_policy_is_retrained_again(tmp_path):
     """Its lineage has a parent, and it learned from a log, from the old code."""
-    rounds = read_log(V0 / "logs" / "rounds", tables_of_policy(policy("linucb-log")))
+    rounds = read_log(V0 / "logs" / "rounds", IdVocabulary.from_policy(policy("linucb-log")))
     new = retrain(V0 / "policies" / "linucb-retrained", rounds, tmp_path / "new")
     (first,) = EXPECTED["chain"]["parents"]
     assert len(new.metadata["parents"]) == 2
@@ -196,7 +197,7 @@ def test_policy_that_learned_from_a_log(name):
 
 
 def test_exported_rounds_that_a_policy_has_learned_are_passed_over(tmp_path):
-    rounds = read_log(V0 / "export-rounds", tables_of_policy(policy("linucb-export")))
+    rounds = read_log(V0 / "export-rounds", IdVocabulary.from_policy(policy("linucb-export")))
     assert rounds.exporter is not None
     assert rounds.features is not None
     with pytest.raises(DataError, match=r"export-rounds.*all of its 43 rounds"):
@@ -205,7 +206,7 @@ def test_exported_rounds_that_a_policy_has_learned_are_passed_over(tmp_path):
 
 def test_slates_that_a_policy_has_learned_are_refused():
     loaded = policy("linucb-slates")
-    log = read_slate_log(V0 / "logs" / "slates-list", tables_of_policy(loaded))
+    log = read_slate_log(V0 / "logs" / "slates-list", IdVocabulary.from_policy(loaded))
     with pytest.raises(DataError, match="this very log"):
         estimate_slate_policy(loaded, log, config=RESAMPLES)
 
@@ -220,14 +221,16 @@ def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
 
 
 def test_raw_log_is_ingested(tmp_path):
-    report = ingest_log(V0 / "logs" / "raw", tmp_path / "rounds", tables_of(split().train), {"evaluation_share": 0.3})
+    report = ingest_log(
+        V0 / "logs" / "raw", tmp_path / "rounds", IdVocabulary.from_ratings(split().train), {"evaluation_share": 0.3}
+    )
     expected = EXPECTED["raw"]["report"]
     assert [report.events, report.joined, report.waiting] == [
         expected["events"], expected["joined"], expected["waiting"]
     ]  # fmt: skip
     for name, rounds in EXPECTED["raw"]["rounds"].items():
         for folder in (tmp_path, V0 / "logs"):  # ingested now, and ingested by the old code
-            log = read_rounds(folder / "rounds" / name, tables_of(split().train))
+            log = read_rounds(folder / "rounds" / name, IdVocabulary.from_ratings(split().train))
             assert (log.digest, len(log)) == (rounds["digest"], rounds["count"])
 
 
@@ -253,7 +256,7 @@ def test_old_session_policy_is_estimated_on_old_sessions():
 
 
 def test_old_policy_is_estimated_on_old_slates():
-    log = read_slate_log(V0 / "logs" / "slates", tables_of_policy(policy("linucb")))
+    log = read_slate_log(V0 / "logs" / "slates", IdVocabulary.from_policy(policy("linucb")))
     expected = EXPECTED["slates"]
     assert (log.digest, len(log), log.reward.sum()) == (expected["digest"], expected["pages"], expected["reward"])
     result = estimate_slate_policy(policy("linucb"), log, config=RESAMPLES)
@@ -262,10 +265,12 @@ def test_old_policy_is_estimated_on_old_slates():
 
 
 def test_slates_are_ingested(tmp_path):
-    report = ingest_log(V0 / "logs" / "slates-list", tmp_path / "rounds", tables_of(split().train))
+    report = ingest_log(V0 / "logs" / "slates-list", tmp_path / "rounds", IdVocabulary.from_ratings(split().train))
     assert report.events == EXPECTED["slates_list"]["report"]["events"]
     shutil.copytree(V0 / "logs" / "slates-rounds", tmp_path / "old" / "rounds")
-    now, then = (read_log(folder / "rounds", tables_of(split().train)) for folder in (tmp_path, tmp_path / "old"))
+    now, then = (
+        read_log(folder / "rounds", IdVocabulary.from_ratings(split().train)) for folder in (tmp_path, tmp_path / "old")
+    )
     assert now.digest == then.digest
     assert now.pages == then.pages
     assert now.pages is not None
@@ -283,7 +288,7 @@ def test_training_data_of_an_ingested_log():
     """Its split was saved under the name that the old code had for it."""
     parts, source = training_data(log=V0 / "logs" / "imported-rounds")
     assert (parts.train.digest, parts.test.digest) == (EXPECTED["imported"]["fit"], EXPECTED["imported"]["test"])
-    rounds = read_log(V0 / "logs" / "imported-rounds", tables_of(parts.train))
+    rounds = read_log(V0 / "logs" / "imported-rounds", IdVocabulary.from_ratings(parts.train))
     assert len(rounds) == EXPECTED["imported"]["report"]["training"]
     assert source["source"].endswith("ratings")
 
@@ -513,7 +518,7 @@ def test_export_of_the_old_server_goes_on(registry_folder, tmp_path):
         after = export(state.store.engine, LogPolicy(state.policies.registry, 1), Export(out))
     assert after.rounds - before.rounds == 4
     assert after.rewards - before.rewards == 1
-    report = ingest_log(out, tmp_path / "rounds", tables_of_policy(policy("linucb")))
+    report = ingest_log(out, tmp_path / "rounds", IdVocabulary.from_policy(policy("linucb")))
     assert report.joined == after.rewards
 
 

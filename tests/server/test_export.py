@@ -12,7 +12,7 @@ from sqlalchemy import insert, update
 from tiny_policies import tiny_artifact, write_tiny
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.inference.artifact import finish, write_arrays
 from recpolicy.inference.predictor import load_policy
@@ -32,7 +32,6 @@ from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.schemas.requests import RecommendRequest
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 from recpolicy.workflows.log_evaluation import compare_on_log
-from recpolicy.workflows.retrain import tables_of_policy
 
 RULES = RewardRules((1.0, 5.0), window_ms=10**9)
 EXPLORING = ExplorationConfig(share=0.4, top=5)
@@ -299,7 +298,7 @@ def test_estimates_from_an_exported_log_are_unbiased(tmp_path, registry, engine)
     expected = played(engine, tmp_path / "tiny", 3_000, seed=1)
     export(engine, LogPolicy(registry), Export(tmp_path / "log"))
     policy = load_policy(tmp_path / "tiny")
-    log, _, report = ingest(tmp_path / "log", tables_of_policy(policy), IngestConfig(evaluation_share=0.0))
+    log, _, report = ingest(tmp_path / "log", IdVocabulary.from_policy(policy), IngestConfig(evaluation_share=0.0))
     assert (report.events, report.joined, report.unknown_rewards) == (6_000, 6_000, 0)
     score = policy.scores()[0].copy()
     score[:, 2] = -np.inf  # the item that was never allowed
@@ -323,7 +322,7 @@ def test_recpolicy_log_ingest_takes_an_exported_log(tmp_path, registry, engine):
     with transaction(engine) as connection:  # feedback that came later
         connection.execute(update(rewards).where(rewards.c.position == 1).values(time=rewards.c.time + 60_000))
     export(engine, LogPolicy(registry), Export(tmp_path / "log"))
-    tables = tables_of_policy(load_policy(tmp_path / "tiny"))
+    tables = IdVocabulary.from_policy(load_policy(tmp_path / "tiny"))
     report = ingest_log(tmp_path / "log", tmp_path / "rounds", tables)
     assert (report.events, report.joined, report.training + report.evaluation) == (120, 120, 120)
     rounds = read_rounds(tmp_path / "rounds" / "training.parquet", tables)
@@ -355,7 +354,7 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
         write_rows(connection, shown)
         connection.execute(insert(rewards), came)
     export(engine, LogPolicy(registry), Export(tmp_path / "log"))
-    log, _, _ = ingest(tmp_path / "log", tables_of_policy(policy), IngestConfig(evaluation_share=0.0))
+    log, _, _ = ingest(tmp_path / "log", IdVocabulary.from_policy(policy), IngestConfig(evaluation_share=0.0))
     assert len(log) == 20
     np.testing.assert_array_equal(log.contexts(policy.artifact.context), np.stack(list(vectors.values())))
     assert log.newcomers.ids.tolist() == list(range(70, 90))

@@ -12,9 +12,10 @@ from synthetic_logs import CATALOGUE, FEATURES, contexts, linear_log
 from recpolicy.agents.linear_posterior import fold_batch
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.training import sufficient_statistics
 from recpolicy.training.sufficient_statistics import Statistics, merged, posterior
-from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log, tables_of
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log
 
 SUMS = ("gram", "moment", "count", "squares")
 ARMS = len(CATALOGUE)
@@ -135,8 +136,8 @@ def test_two_halves_of_a_simulated_movielens_log_merged_are_the_whole(u1, tmp_pa
     """50,000 rounds of random choices among 1,682 items and contexts of 21 numbers."""
     settings = {"rating_model": "svd", "world": "bias", "rank": 20}
     simulate_log(u1.train, tmp_path / "log", logging_policy="random", config={"rounds": 50_000}, train=settings)
-    ingest_log(tmp_path / "log", tmp_path / "rounds", tables_of(u1.train), {"evaluation_share": 0.0})
-    log = read_rounds(tmp_path / "rounds" / "training.parquet", tables_of(u1.train))
+    ingest_log(tmp_path / "log", tmp_path / "rounds", IdVocabulary.from_ratings(u1.train), {"evaluation_share": 0.0})
+    log = read_rounds(tmp_path / "rounds" / "training.parquet", IdVocabulary.from_ratings(u1.train))
     x = np.random.default_rng(0).normal(size=(len(u1.train.users), 21)).astype(np.float32)
     whole = Statistics.of(log, x, log.catalogue)
     cut = len(log) // 2

@@ -12,7 +12,7 @@ from tiny_logs import tiny_rounds
 from tiny_policies import tiny_artifact
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.bandit_log_files import write_events
+from recpolicy.data.bandit_log_files import IdVocabulary, write_events
 from recpolicy.data.splits import split
 from recpolicy.inference.predictor import Policy
 from recpolicy.ope.estimate import OffPolicyConfig
@@ -27,7 +27,6 @@ from recpolicy.workflows.estimate import (
     rounds_for,
 )
 from recpolicy.workflows.interaction_logs import EVALUATION
-from recpolicy.workflows.retrain import tables_of_policy
 
 TRAIN = {"rating_model": "svd", "world": "item_knn", "rank": 5, "items": 20}
 SMALL = {"sizes": (200, 500), "repetitions": 4, "resamples": 20, "clusters": 5}
@@ -153,6 +152,6 @@ def test_rounds_that_either_policy_has_learnt_from_are_refused():
 
 def test_rounds_are_read_from_a_file_or_from_the_folder_of_an_ingest(tmp_path):
     log, _ = rounds()
-    write_events(tmp_path / EVALUATION, log, tables_of_policy(policy()), with_rewards=True)
+    write_events(tmp_path / EVALUATION, log, IdVocabulary.from_policy(policy()), with_rewards=True)
     for path in (tmp_path, tmp_path / EVALUATION):
         np.testing.assert_array_equal(rounds_for(policy(), path).reward, log.reward)

@@ -13,6 +13,7 @@ from tiny_policies import tiny_artifact
 from tiny_session_policies import chances, led_by, session_log, tiny_session_artifact
 
 from recpolicy.core.errors import ConfigError, DataError, DivergedError
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.session_log import COLUMNS, SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
 from recpolicy.inference.predictor import Policy
@@ -23,7 +24,6 @@ from recpolicy.workflows.compatibility import refuse_other_kind
 from recpolicy.workflows.estimate import estimate_policy
 from recpolicy.workflows.estimate_sessions import estimate_session_policy, holds_sessions, sessions_for, step_features
 from recpolicy.workflows.estimate_slates import estimate_slate_policy
-from recpolicy.workflows.retrain import tables_of_policy
 
 FEW = {"resamples": 50}
 WEIGHED = ("trajectory_is", "trajectory_wis", "per_decision_is", "per_decision_wis")
@@ -273,7 +273,7 @@ def test_a_policy_of_sessions_is_refused_on_anything_else():
 
 
 def test_sessions_are_read_from_a_file_or_its_folder_and_strange_ids_named(tmp_path):
-    write_sessions(tmp_path / SESSIONS, log(), tables_of_policy(policy()))
+    write_sessions(tmp_path / SESSIONS, log(), IdVocabulary.from_policy(policy()))
     for path in (tmp_path, tmp_path / SESSIONS):
         assert holds_sessions(path)
         assert sessions_for(policy(), path).digest == log().digest

@@ -9,6 +9,7 @@ from tiny_dataset import miniature_ratings
 from trained_policies import loaded, miniature_split, trained
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.evaluation.gate import GateConfig, gate
 from recpolicy.evaluation.groups import groups_of
 from recpolicy.inference.predictor import Policy
@@ -21,7 +22,7 @@ from recpolicy.workflows.evaluate_candidate import (
     write_candidate_evaluation,
 )
 from recpolicy.workflows.gate_record import gate_evaluation, limits, limits_in, read_gate, write_gate
-from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log, tables_of
+from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log
 from recpolicy.workflows.latency import measure_latency
 from recpolicy.workflows.log_evaluation import compare_on_log
 
@@ -34,13 +35,15 @@ def rounds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")
     settings = {"rounds": 6_000, "temperature": 0.5, "floor": 0.1}
     simulate_log(miniature_split().train, folder / "raw", config=settings, train=WORLD)
-    ingest_log(folder / "raw", folder / "rounds", tables_of(miniature_ratings()), {"evaluation_share": 0.5})
+    ingest_log(
+        folder / "raw", folder / "rounds", IdVocabulary.from_ratings(miniature_ratings()), {"evaluation_share": 0.5}
+    )
     return folder / "rounds"
 
 
 @pytest.fixture(scope="module")
 def log(rounds):
-    return read_rounds(rounds / EVALUATION, tables_of(miniature_ratings()))
+    return read_rounds(rounds / EVALUATION, IdVocabulary.from_ratings(miniature_ratings()))
 
 
 def test_judging_needs_something_to_judge_by():
@@ -78,7 +81,7 @@ def test_rounds_that_the_policy_has_learnt_from_are_refused(rounds, tmp_path, mo
     from recpolicy.workflows.train import train
 
     monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
-    learnt = read_rounds(rounds / TRAINING, tables_of(miniature_ratings()))
+    learnt = read_rounds(rounds / TRAINING, IdVocabulary.from_ratings(miniature_ratings()))
     policy = train("linucb", miniature_split(), tmp_path / "policy", config={**WORLD, "mode": "log"}, log=learnt)
     with pytest.raises(DataError, match="learnt from this very log"):
         off_policy_gain(policy, None, learnt)
@@ -116,7 +119,10 @@ def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
     record = read_gate(tmp_path / "gate.json")
     assert record["policy"]["content"] == record["inputs"]["candidate"] == loaded("linucb").metadata["content"]
     assert record["inputs"]["incumbent"] == loaded("rating_model").metadata["content"]
-    assert record["inputs"]["rounds"] == read_rounds(rounds / EVALUATION, tables_of(miniature_ratings())).digest
+    assert (
+        record["inputs"]["rounds"]
+        == read_rounds(rounds / EVALUATION, IdVocabulary.from_ratings(miniature_ratings())).digest
+    )
     assert record["inputs"]["test"] == miniature_split().test.digest
     assert "worst group" in (tmp_path / "gate.html").read_text()
 

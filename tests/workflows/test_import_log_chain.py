@@ -8,6 +8,7 @@ import pytest
 from click_logs import rounds_of, shop, write_open_bandit, write_vowpal_wabbit
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
 from recpolicy.evaluation.gate import GateConfig
@@ -18,8 +19,7 @@ from recpolicy.workflows.estimate import estimate_policy, rounds_for
 from recpolicy.workflows.evaluate import evaluate
 from recpolicy.workflows.gate_record import gate_files
 from recpolicy.workflows.import_log import import_log
-from recpolicy.workflows.interaction_logs import RATINGS, ingest_log, read_rounds, tables_of
-from recpolicy.workflows.retrain import tables_of_policy
+from recpolicy.workflows.interaction_logs import RATINGS, ingest_log, read_rounds
 from recpolicy.workflows.session_logs import read_log
 from recpolicy.workflows.train import train
 from recpolicy.workflows.training_data import training_data
@@ -40,7 +40,7 @@ def without_saved_models():
 def learn(folder, out, agent="linucb"):
     """What `recpolicy train AGENT --log FOLDER` does."""
     parts, source = training_data(log=folder)
-    log = read_log(folder, tables_of(parts.train))
+    log = read_log(folder, IdVocabulary.from_ratings(parts.train))
     return train(agent, parts, out, config=QUICK, model_config=SWEEPS, source=source, log=log, show_progress=False)
 
 
@@ -68,7 +68,7 @@ def test_the_fit_part_is_what_the_training_rounds_say_and_the_test_part_what_the
     assert source == {"source": str(clicks / "rounds" / RATINGS)}
     assert split(load_ratings(**source), parts.name).digest == parts.digest  # as `recpolicy evaluate` makes it again
     for part, file in ((parts.train, "training.parquet"), (parts.test, "evaluation.parquet")):
-        rounds = read_rounds(clicks / "rounds" / file, tables_of(parts.train))
+        rounds = read_rounds(clicks / "rounds" / file, IdVocabulary.from_ratings(parts.train))
         frame = pd.DataFrame({"user": rounds.user, "item": rounds.item, "reward": rounds.reward})
         mean = frame.groupby(["user", "item"])["reward"].mean()
         found = mean.reindex(pd.MultiIndex.from_arrays([part.user, part.item])).to_numpy()
@@ -139,7 +139,7 @@ def test_a_policy_is_trained_on_by_the_next_log(clicks, tmp_path):
     """The steps of `recpolicy pipeline run retrain`."""
     path = write_open_bandit(tmp_path / "next.csv", rounds_of(WORLD, 3_000, seed=1, start="2026-03-05"))
     next_log = str(tmp_path / "log")
-    import_log(path, next_log, "obd", tables_of_policy(load_policy(clicks / "linucb")))
+    import_log(path, next_log, "obd", IdVocabulary.from_policy(load_policy(clicks / "linucb")))
     rounds, incumbent, new = str(tmp_path / "rounds"), str(clicks / "linucb"), str(tmp_path / "new")
     steps.ingest_log(next_log, rounds, ratings=None, policy=incumbent, settings={})
     steps.train_policy(

@@ -10,7 +10,7 @@ from hand_logs import FAULTS, assert_same_rounds, hand_rounds, tables, write_log
 from trained_policies import TINY, loaded, miniature_split, trained
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig
 from recpolicy.inference.predictor import Policy
 from recpolicy.training import tensorflow_export
@@ -23,11 +23,9 @@ from recpolicy.workflows.interaction_logs import (
     logging_probabilities,
     read_rounds,
     simulate_log,
-    tables_of,
 )
 from recpolicy.workflows.interaction_logs import LogConfig as Config
 from recpolicy.workflows.logging_policies import LOGGING_POLICIES
-from recpolicy.workflows.retrain import tables_of_policy
 from recpolicy.workflows.train import train
 from recpolicy.workflows.training_features import FeatureConfig, prepare
 
@@ -52,7 +50,7 @@ def log(tmp_path_factory):
 
 def all_rounds(folder, tmp_path, known=None):
     """The rounds of a log, none kept for evaluation."""
-    known = known or tables_of(miniature_split().train)
+    known = known or IdVocabulary.from_ratings(miniature_split().train)
     ingest_log(folder, tmp_path / "rounds", known, {"evaluation_share": 0})
     return read_rounds(tmp_path / "rounds" / TRAINING, known)
 
@@ -120,7 +118,7 @@ def test_some_rewards_never_come(tmp_path):
     simulate(tmp_path / "log", "highest_mean", missing_share=0.3, reward_delay_hours=0)
     came = pq.read_table(tmp_path / "log" / REWARDS).num_rows
     assert abs(came / ROUNDS - 0.7) < 5 * np.sqrt(0.21 / ROUNDS)
-    known = tables_of(miniature_split().train)
+    known = IdVocabulary.from_ratings(miniature_split().train)
     report = ingest_log(tmp_path / "log", tmp_path / "rounds", known, {"wait_hours": 1, "default_reward": 1})
     assert report.joined == came
     assert report.defaulted > 0
@@ -131,7 +129,7 @@ def test_some_rewards_never_come(tmp_path):
 def test_a_trained_policy_logs_over_its_own_catalogue_under_the_name_of_its_content(tmp_path):
     policy = loaded("linucb_hybrid")  # 30 of the 80 items
     simulate(tmp_path / "log", policy, rounds=500)
-    rounds = all_rounds(tmp_path / "log", tmp_path, tables_of_policy(policy))
+    rounds = all_rounds(tmp_path / "log", tmp_path, IdVocabulary.from_policy(policy))
     np.testing.assert_array_equal(rounds.catalogue, policy.artifact.catalogue)
     probability = softmax_of(policy.scores()[0][:, rounds.catalogue], 0.5, 0.1)
     np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.arm()], rtol=1e-9)
@@ -193,7 +191,7 @@ def test_what_exists_is_not_overwritten(log, tmp_path):
         simulate(tmp_path / "there")
     before = (log / EVENTS).read_bytes()
     with pytest.raises(ArtifactError, match="log: exists already"):
-        ingest_log(log, log, tables_of(miniature_split().train))
+        ingest_log(log, log, IdVocabulary.from_ratings(miniature_split().train))
     assert (log / EVENTS).read_bytes() == before
 
 

@@ -9,14 +9,13 @@ from tiny_policies import RANK, tiny_artifact
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log import ColdStartUsers
-from recpolicy.data.bandit_log_files import write_events
+from recpolicy.data.bandit_log_files import IdVocabulary, write_events
 from recpolicy.evaluation import groups
 from recpolicy.evaluation.groups import Groups
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows import log_evaluation
 from recpolicy.workflows.estimate import estimate_policy, rounds_for
 from recpolicy.workflows.log_evaluation import compare_on_log, off_policy_gain
-from recpolicy.workflows.retrain import tables_of_policy
 
 USERS, KNOWN = 7, 4
 FEW = {"resamples": 100}
@@ -47,7 +46,7 @@ def figures(log, incumbent=None):
 
 def test_estimates_by_vectors_are_those_by_reference(tmp_path):
     """Gains over an incumbent included; the newcomers are resampled as the users that they are."""
-    write_events(tmp_path / "rounds.parquet", by_vectors(), tables_of_policy(policy()), with_rewards=True)
+    write_events(tmp_path / "rounds.parquet", by_vectors(), IdVocabulary.from_policy(policy()), with_rewards=True)
     log = rounds_for(policy(), tmp_path / "rounds.parquet")
     assert log.newcomers.ids.tolist() != []
     incumbent = policy(1)

@@ -12,13 +12,14 @@ from trained_policies import CASES, loaded, miniature_split, trained
 from recpolicy.agents.agent_table import AGENTS, BASELINES
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.inference.artifact import MANIFEST, verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.training import tensorflow_export
 from recpolicy.training.checkpoints import read_learner
 from recpolicy.training.offline import learn_from_log
 from recpolicy.workflows.evaluate import evaluate
-from recpolicy.workflows.retrain import agent_of, retrain, tables_of_policy
+from recpolicy.workflows.retrain import agent_of, retrain
 
 REFUSED = "exp3"
 LEARNING = [name for name in CASES if name not in (*BASELINES, REFUSED)]
@@ -324,7 +325,7 @@ def test_what_cannot_be_done_leaves_nothing_behind(tmp_path):
 
 
 def test_the_tables_of_a_policy_are_those_it_was_trained_on():
-    known = tables_of_policy(loaded("linucb"))
+    known = IdVocabulary.from_policy(loaded("linucb"))
     assert known.users["user_id"].tolist() == miniature_split().train.users["user_id"].tolist()
     assert known.items["item_id"].tolist() == miniature_split().train.items["item_id"].tolist()
     assert known.scale == (1.0, 5.0)

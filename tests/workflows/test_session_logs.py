@@ -11,12 +11,12 @@ from synthetic_session_logs import eagerly
 from trained_policies import miniature_split
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.splits import split
 from recpolicy.inference.predictor import load_policy
 from recpolicy.training import offline_sessions, tensorflow_export
 from recpolicy.workflows import train as train_module
 from recpolicy.workflows import train_sessions as module
-from recpolicy.workflows.interaction_logs import tables_of
 from recpolicy.workflows.session_logs import read_log, simulate_sessions
 from recpolicy.workflows.train import train
 from recpolicy.workflows.train_sessions import SessionTrainConfig, train_sessions, worlds_of
@@ -60,7 +60,7 @@ def learnt(tmp_path_factory, log):
 
 
 def test_a_log_is_read_back_as_it_was_written(log):
-    tables = tables_of(miniature_split().train)
+    tables = IdVocabulary.from_ratings(miniature_split().train)
     for path in (log[1], log[1] / "sessions.parquet"):
         assert read_log(path, tables).digest == log[0].digest
     note = json.loads((log[1] / "simulation.json").read_text())

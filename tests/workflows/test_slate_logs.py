@@ -8,9 +8,9 @@ import pytest
 from trained_policies import miniature_split, trained
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.inference.predictor import load_policy
 from recpolicy.models.session_worlds import two_worlds
-from recpolicy.workflows.interaction_logs import tables_of
 from recpolicy.workflows.logging_policies import make_logging_policy
 from recpolicy.workflows.slate_logs import (
     SlateLogConfig,
@@ -40,7 +40,7 @@ def simulated(out, worlds, logging_policy="rating_model", seed=0, **config):
 @pytest.mark.parametrize("layout", ["shelves", "list"])
 def test_a_log_is_read_back_as_it_was_written(tmp_path, worlds, layout):
     log = simulated(tmp_path / "log", worlds, layout=layout)
-    tables = tables_of(miniature_split().train)
+    tables = IdVocabulary.from_ratings(miniature_split().train)
     for path in (tmp_path / "log", tmp_path / "log" / "slates.parquet"):
         assert read_slate_log(path, tables).digest == log.digest
     note = json.loads((tmp_path / "log" / "simulation.json").read_text())

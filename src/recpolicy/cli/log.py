@@ -8,7 +8,6 @@ import typer
 from recpolicy.cli.output import print_json
 
 if TYPE_CHECKING:
-    from recpolicy.data.bandit_log_files import Catalogue
     from recpolicy.data.log_ingest import IngestReport
     from recpolicy.data.splits import Split
     from recpolicy.inference.predictor import Policy
@@ -269,16 +268,16 @@ def _logging_policy(text: str) -> "str | Policy":
     return load_policy(text) if Path(text).is_dir() or Path(text).name != text else text
 
 
-def _catalogue(policy: Path | None, data: str, source: dict[str, Any]) -> "Catalogue":
+def _catalogue(policy: Path | None, data: str, source: dict[str, Any]) -> "IdVocabulary":
     if policy is not None:
+        from recpolicy.data.bandit_log_files import IdVocabulary
         from recpolicy.inference.predictor import load_policy
-        from recpolicy.workflows.retrain import tables_of_policy
 
-        return tables_of_policy(load_policy(policy))
+        return IdVocabulary.from_policy(load_policy(policy))
+    from recpolicy.data.bandit_log_files import IdVocabulary
     from recpolicy.data.loaders import load_ratings
-    from recpolicy.workflows.interaction_logs import tables_of
 
-    return tables_of(load_ratings(data, **source))
+    return IdVocabulary.from_ratings(load_ratings(data, **source))
 
 
 def _print_report(report: "IngestReport") -> None:

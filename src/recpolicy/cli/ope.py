@@ -114,11 +114,11 @@ def _estimates(
 ) -> "PolicyEstimates":
     """The estimates by what the log is: sessions, which alone take `of_sessions`, slates or single rounds."""
     from recpolicy.core.errors import ConfigError
+    from recpolicy.data.bandit_log_files import IdVocabulary
     from recpolicy.workflows.compatibility import refuse_other_kind
     from recpolicy.workflows.estimate import estimate_policy, rounds_for
     from recpolicy.workflows.estimate_sessions import estimate_session_policy, holds_sessions, sessions_for
     from recpolicy.workflows.estimate_slates import estimate_slate_policy, holds_slates
-    from recpolicy.workflows.retrain import tables_of_policy
     from recpolicy.workflows.slate_logs import read_slate_log
 
     sessions = holds_sessions(log)
@@ -131,6 +131,6 @@ def _estimates(
         given = " and ".join(f"--{name}" for name in of_sessions)
         raise ConfigError(f"{log}: no log of sessions; leave out {given}, which only sessions have")
     if holds_slates(log):
-        pages = read_slate_log(log, tables_of_policy(policy))
+        pages = read_slate_log(log, IdVocabulary.from_policy(policy))
         return estimate_slate_policy(policy, pages, incumbent, config=config, seed=seed)
     return estimate_policy(policy, rounds_for(policy, log), incumbent, config=config, seed=seed)

@@ -76,10 +76,10 @@ def train(
     logged = None
     if log is not None:
         from recpolicy.data.bandit_log import BanditLog
-        from recpolicy.workflows.interaction_logs import tables_of
+        from recpolicy.data.bandit_log_files import IdVocabulary
         from recpolicy.workflows.session_logs import read_log
 
-        logged = read_log(log, tables_of(parts.train))
+        logged = read_log(log, IdVocabulary.from_ratings(parts.train))
         if isinstance(logged, BanditLog):
             settings["mode"] = "log"
     trained = train_policy(

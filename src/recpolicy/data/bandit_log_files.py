@@ -13,7 +13,7 @@ and every fault is named by file and row, counted from 1.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,7 @@ from recpolicy.data.log_metadata import (
     old_columns,
     read_metadata,
 )
+from recpolicy.data.ratings import Ratings
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", VERSION
@@ -48,12 +49,30 @@ _REWARD_COLUMNS = ("event_id", "time", "reward")
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """Which ids a log may speak of: the user and item tables, and the items that could be shown."""
+class IdVocabulary:
+    """The ids that a log may contain: tables of users and items, in row order, and the reward scale."""
 
     users: pd.DataFrame
     items: pd.DataFrame
     scale: tuple[float, float]
+
+    @classmethod
+    def from_ratings(cls, ratings: Ratings) -> "IdVocabulary":
+        """Return the ids of a ratings table."""
+        return cls(ratings.users, ratings.items, ratings.scale)
+
+    @classmethod
+    def from_policy(cls, policy: "PolicyWithTables") -> "IdVocabulary":
+        """Return the ids that a loaded policy was trained on."""
+        return cls(policy.artifact.users, policy.artifact.items, policy.artifact.scale)
+
+
+class PolicyWithTables(Protocol):
+    """A loaded policy (inference.predictor.Policy)."""
+
+    @property
+    def artifact(self) -> Any:
+        """The artifact, with users, items and scale."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,7 @@ class Events:
     """Users whom only vectors describe."""
 
 
-def write_events(path: Path, rounds: BanditLog, tables: Catalogue, *, with_rewards: bool) -> None:
+def write_events(path: Path, rounds: BanditLog, tables: IdVocabulary, *, with_rewards: bool) -> None:
     """Write the rounds as an events file, atomically and in pieces; without rewards they are left to be joined."""
     item_id, user_id = tables.items["item_id"].to_numpy(), _user_ids(rounds, tables)
     metadata = {
@@ -141,7 +160,7 @@ def _write(path: Path, table: Any) -> None:
         pq.write_table(table, beside, compression="zstd")
 
 
-def log_catalogue(path: Path, tables: Catalogue) -> NDArray[np.int32]:
+def log_catalogue(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
     """The item rows [A] that the policies of this events file chose from, ascending; all where it does not say.
 
     Raises DataError for a file of another format, version or rating scale, and for items that are not in the tables.
@@ -163,7 +182,7 @@ def told_of(path: Path) -> dict[str, Any]:
     return {name: metadata.get(name) for name in TOLD}
 
 
-def read_events(path: Path, tables: Catalogue, catalogue: NDArray[np.int32]) -> Events:
+def read_events(path: Path, tables: IdVocabulary, catalogue: NDArray[np.int32]) -> Events:
     """Read the events of a file; raises DataError that names file, row and what is wrong, and where there are none."""
     users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
     parts, lists, seen = [], [], _Seen(users)
@@ -277,7 +296,7 @@ def _joined_candidates(
     return start, np.concatenate([candidate for _, _, candidate in lists if candidate is not None])
 
 
-def _user_ids(rounds: BanditLog, tables: Catalogue) -> NDArray[Any]:
+def _user_ids(rounds: BanditLog, tables: IdVocabulary) -> NDArray[Any]:
     """Ids by user row, those of newcomers after the table's; raises DataError for another table than the log's."""
     known = tables.users["user_id"].to_numpy()
     if rounds.newcomers is None:

@@ -17,7 +17,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import file_digest
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 
 Texts = NDArray[np.object_]
 
@@ -44,7 +44,7 @@ class Imported:
     """A foreign log as rounds, with the tables that its rows speak of."""
 
     rounds: BanditLog
-    tables: Catalogue
+    tables: IdVocabulary
     lost: tuple[str, ...]
     """What of the file has no place in a log."""
     skipped: int = 0
@@ -52,8 +52,8 @@ class Imported:
 
 
 def assemble(
-    path: Path, policy: str, batches: Iterable[Batch], scale: tuple[float, float], tables: Catalogue | None
-) -> tuple[BanditLog, Catalogue]:
+    path: Path, policy: str, batches: Iterable[Batch], scale: tuple[float, float], tables: IdVocabulary | None
+) -> tuple[BanditLog, IdVocabulary]:
     """The batches as one log in the order of time; `policy` names who chose.
 
     Rewards on `scale` are stretched to the scale of the tables. Without tables, users and items are those that occur.
@@ -70,7 +70,7 @@ def assemble(
     columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     _number_events(path, columns, policy)
     if tables is None:
-        tables = Catalogue(users.table(), items.table(), scale)
+        tables = IdVocabulary(users.table(), items.table(), scale)
         columns["user"] = users.sorted_rows()[columns["user"]]
         for name in ("item", "candidate"):
             columns[name] = items.sorted_rows()[columns[name]]
@@ -89,7 +89,7 @@ def refuse(path: Path, line: NDArray[np.int64], wrong: NDArray[np.bool_], say: C
 class _Ids:
     """Texts as rows: of a table that is given, or in the order in which they first occur."""
 
-    def __init__(self, name: str, tables: Catalogue | None):
+    def __init__(self, name: str, tables: IdVocabulary | None):
         self.name, self.fixed = name, tables is not None
         self._row: dict[str, int] = {}
         if tables is not None:

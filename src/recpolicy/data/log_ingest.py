@@ -19,8 +19,8 @@ from recpolicy.data.bandit_log import BanditLog, taken_users
 from recpolicy.data.bandit_log_files import (
     EVENTS,
     REWARDS,
-    Catalogue,
     Events,
+    IdVocabulary,
     log_catalogue,
     read_events,
     read_rewards,
@@ -87,7 +87,7 @@ class IngestReport:
 
 
 def ingest(
-    folder: Path, tables: Catalogue, config: IngestConfig, name: str = "log"
+    folder: Path, tables: IdVocabulary, config: IngestConfig, name: str = "log"
 ) -> tuple[BanditLog, BanditLog, IngestReport]:
     """Read, check and join the log in `folder`; returns the rounds to learn from, those to evaluate on, the report.
 
@@ -129,7 +129,7 @@ def ingest(
     return rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation"), report
 
 
-def rounds_of(path: Path, tables: Catalogue) -> BanditLog:
+def rounds_of(path: Path, tables: IdVocabulary) -> BanditLog:
     """The rounds of an events file whose every event has its reward; raises DataError where one has none."""
     catalogue = log_catalogue(path, tables)
     events = read_events(path, tables, catalogue)

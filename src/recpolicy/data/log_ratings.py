@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_files import bare_items
 
 Mask = NDArray[np.bool_]
 
 
-def log_ratings(train_rounds: BanditLog, test_rounds: BanditLog, tables: Catalogue, name: str) -> tuple[Ratings, int]:
+def log_ratings(
+    train_rounds: BanditLog, test_rounds: BanditLog, tables: IdVocabulary, name: str
+) -> tuple[Ratings, int]:
     """The table of the rounds to learn from and those for evaluation, and how many of its rows, the last, are held out.
 
     0 where there are no rounds for evaluation, or nothing of them can be held out because one pair is all there is.

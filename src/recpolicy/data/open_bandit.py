@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_import import UNIT, Batch, Imported, Texts, assemble, refuse
 
 _NEEDED = ("timestamp", "item_id", "click", "propensity_score")
@@ -25,7 +25,7 @@ _ROWS = 1 << 17
 
 
 def read_open_bandit(
-    path: Path, tables: Catalogue | None = None, scale: tuple[float, float] = UNIT, policy: str = "open_bandit"
+    path: Path, tables: IdVocabulary | None = None, scale: tuple[float, float] = UNIT, policy: str = "open_bandit"
 ) -> Imported:
     """Read the log; see `assemble` for scale, tables and what is refused. Raises DataError that names file and line."""
     header = _header(path)

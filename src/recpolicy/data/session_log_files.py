@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_metadata import (
     VERSION,
     catalogue_rows,
@@ -43,7 +43,7 @@ _COLUMNS = (
 _SCALE = (0.0, 1.0)
 
 
-def write_sessions(path: Path, log: SessionLog, tables: Catalogue) -> None:
+def write_sessions(path: Path, log: SessionLog, tables: IdVocabulary) -> None:
     """Write the sessions to a file, atomically."""
     item_id = tables.items["item_id"].to_numpy()
     propensity: Any = pa.nulls(len(log), pa.float64())
@@ -75,7 +75,7 @@ def is_session_log(path: Path) -> bool:
     return is_of_format(path, FORMAT, {"session_id", "step"})
 
 
-def read_sessions(path: Path, tables: Catalogue) -> SessionLog:
+def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
     """Read the sessions of a file; raises DataError that names file, row and what is wrong, and where there are none.
 
     Of `tables` the users and items are used. Sessions come in the order in which they first appear.

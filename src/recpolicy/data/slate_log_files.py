@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
 from recpolicy.data import log_columns as read
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_metadata import (
     VERSION,
     catalogue_rows,
@@ -41,7 +41,7 @@ FORMAT, FORMAT_VERSION = "recpolicy slate log", VERSION
 _COLUMNS = ("event_id", "time", "user_id", "slate", "log_propensity", "reward", "policy", "policy_version")
 
 
-def write_slates(path: Path, log: SlateLog, tables: Catalogue) -> None:
+def write_slates(path: Path, log: SlateLog, tables: IdVocabulary) -> None:
     """Write the slates to a file, atomically."""
     item_id = tables.items["item_id"].to_numpy()
     slot_reward: Any = pa.nulls(len(log), pa.list_(pa.float64()))
@@ -71,7 +71,7 @@ def is_slate_log(path: Path) -> bool:
     return is_of_format(path, FORMAT, {"slate"})
 
 
-def read_slates(path: Path, tables: Catalogue) -> SlateLog:
+def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
     """Read the slates of a file; raises DataError that names file, row and what is wrong, and where there are none.
 
     Of `tables` the users and items are used.
@@ -110,7 +110,7 @@ def read_slates(path: Path, tables: Catalogue) -> SlateLog:
 
 
 def _shelves_of(
-    metadata: dict[str, Any], tables: Catalogue, path: Path
+    metadata: dict[str, Any], tables: IdVocabulary, path: Path
 ) -> tuple[NDArray[np.int32], NDArray[np.int16] | None]:
     """The catalogue [A], ascending, and the slot of each of its items; of all items if the file says nothing."""
     rows = catalogue_rows(metadata, tables.items, path)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, check_default, cut_by_time
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.data.slate_log_files import SLATES, read_slates
@@ -51,7 +51,7 @@ def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
 
 
 def ingest_slates(
-    folder: Path, tables: Catalogue, config: IngestConfig, name: str = "log"
+    folder: Path, tables: IdVocabulary, config: IngestConfig, name: str = "log"
 ) -> tuple[BanditLog, BanditLog, IngestReport]:
     """Read and check the slates in `folder`; returns the rounds to learn from, those to evaluate on, the report.
 

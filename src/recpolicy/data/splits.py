@@ -56,13 +56,13 @@ def split(ratings: Ratings, name: str, seed: int = 0) -> Split:
     return Split(name, train_part, ratings.take(test, name=f"{ratings.name}/{name}/test"), seed)
 
 
-def fifth(ratings: Ratings, _seed: int, *, number: int) -> Mask:
+def contiguous_fold(ratings: Ratings, _seed: int, *, number: int) -> Mask:
     """The number-th (1..5) of five equal runs of rows, in file order."""
     row = np.arange(len(ratings))
     return ((number - 1) * len(ratings) // 5 <= row) & (row < number * len(ratings) // 5)
 
 
-def ten_of_each(ratings: Ratings, _seed: int, *, skip: int) -> Mask:
+def given_n_test(ratings: Ratings, _seed: int, *, skip: int) -> Mask:
     """Ten ratings of each user, in file order after the first `skip`."""
     place = _place(ratings.user, np.arange(len(ratings)))
     return (place >= skip) & (place < skip + 10)
@@ -94,13 +94,13 @@ def random_fifth(ratings: Ratings, seed: int) -> Mask:
 
 
 SPLITS: Mapping[str, Callable[..., Mask]] = {
-    "u1": partial(fifth, number=1),
-    "u2": partial(fifth, number=2),
-    "u3": partial(fifth, number=3),
-    "u4": partial(fifth, number=4),
-    "u5": partial(fifth, number=5),
-    "ua": partial(ten_of_each, skip=0),
-    "ub": partial(ten_of_each, skip=10),
+    "u1": partial(contiguous_fold, number=1),
+    "u2": partial(contiguous_fold, number=2),
+    "u3": partial(contiguous_fold, number=3),
+    "u4": partial(contiguous_fold, number=4),
+    "u5": partial(contiguous_fold, number=5),
+    "ua": partial(given_n_test, skip=0),
+    "ub": partial(given_n_test, skip=10),
     "temporal": temporal,
     "leave-last-N": leave_last,
     "tail-N": tail,

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_import import UNIT, Batch, Imported, assemble
 
 _LINES = 1 << 14
@@ -32,7 +32,7 @@ _LOST = ("features of users and actions beyond their ids", "probabilities of act
 
 def read_vowpal_wabbit(
     path: Path,
-    tables: Catalogue | None = None,
+    tables: IdVocabulary | None = None,
     scale: tuple[float, float] = UNIT,
     policy: str = "vowpal_wabbit",
     *,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import atomic_directory, write_json
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
 from recpolicy.pipelines.artifact_uris import importable, is_address, log_folder
 from recpolicy.pipelines.parameters import training_settings
@@ -229,16 +229,15 @@ def _features(folder: str) -> tuple[Any, dict[str, Any]]:
     return load_rating_model(Path(folder) / _MODEL), settings
 
 
-def _tables(ratings: str | None, policy: str | None) -> Catalogue:
+def _tables(ratings: str | None, policy: str | None) -> IdVocabulary:
+    from recpolicy.data.bandit_log_files import IdVocabulary
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.interaction_logs import tables_of
-    from recpolicy.workflows.retrain import tables_of_policy
 
     if ratings is not None:
-        return tables_of(load_saved_ratings(Path(ratings)))
+        return IdVocabulary.from_ratings(load_saved_ratings(Path(ratings)))
     if policy is None:
         raise ConfigError("ingest_log: neither ratings nor a policy is given; one of them says which ids there are")
-    return tables_of_policy(load_policy(policy))
+    return IdVocabulary.from_policy(load_policy(policy))
 
 
 def _path(text: str | None) -> Path | None:
@@ -252,13 +251,14 @@ def _evaluation_rounds(rounds: str | None) -> Path | None:
 
 
 def _retrained(policy: str, incumbent: str, rounds: str | None, epochs: int, seed: int) -> Any:
+    from recpolicy.data.bandit_log_files import IdVocabulary
     from recpolicy.inference.predictor import load_policy
     from recpolicy.workflows.interaction_logs import TRAINING, read_rounds
-    from recpolicy.workflows.retrain import retrain, tables_of_policy
+    from recpolicy.workflows.retrain import retrain
 
     if rounds is None:
         raise ConfigError("train_policy: an incumbent learns from a log; give the rounds that ingest_log wrote")
-    log = read_rounds(Path(rounds) / TRAINING, tables_of_policy(load_policy(incumbent)))
+    log = read_rounds(Path(rounds) / TRAINING, IdVocabulary.from_policy(load_policy(incumbent)))
     return retrain(incumbent, log, policy, epochs=epochs, seed=seed)
 
 
@@ -266,7 +266,8 @@ def _trained(
     policy: str, ratings: str | None, features: str | None, rounds: str | None, agent: str,
     settings: Mapping[str, Any], agent_settings: Mapping[str, Any], seed: int,
 ) -> Any:  # fmt: skip
-    from recpolicy.workflows.interaction_logs import TRAINING, read_rounds, tables_of
+    from recpolicy.data.bandit_log_files import IdVocabulary
+    from recpolicy.workflows.interaction_logs import TRAINING, read_rounds
     from recpolicy.workflows.train import train
 
     if ratings is None or features is None:
@@ -276,7 +277,7 @@ def _trained(
     if settings.get("mode") == "log":
         if rounds is None:
             raise ConfigError("train_policy: it is to learn from a log, but no rounds are given")
-        log = read_rounds(Path(rounds) / TRAINING, tables_of(parts.train))
+        log = read_rounds(Path(rounds) / TRAINING, IdVocabulary.from_ratings(parts.train))
     chosen = {**config, **settings}
     return train(agent, parts, policy, config=chosen, agent_config=agent_settings, model=model, log=log, seed=seed)
 

@@ -17,6 +17,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings import Ratings
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_model import RatingModel, check_positive
@@ -29,7 +30,6 @@ from recpolicy.workflows.artifacts import refuse_file
 from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_kind
 from recpolicy.workflows.interaction_logs import EVALUATION, LogConfig, logging_probabilities, read_rounds
 from recpolicy.workflows.log_evaluation import compare_on_log
-from recpolicy.workflows.retrain import tables_of_policy
 from recpolicy.workflows.train import TrainConfig, training_world
 from recpolicy.workflows.training_features import prepare, settings_of
 
@@ -195,7 +195,7 @@ def estimate_policy(
 
 def rounds_for(policy: Policy, path: Path) -> BanditLog:
     """Read a file of rounds that `recpolicy log ingest` wrote, or the rounds for evaluation in its folder."""
-    return read_rounds(path / EVALUATION if path.is_dir() else path, tables_of_policy(policy))
+    return read_rounds(path / EVALUATION if path.is_dir() else path, IdVocabulary.from_policy(policy))
 
 
 def _settings_of(config: OffPolicyConfig | Mapping[str, Any] | None, log: BanditLog, seed: int) -> OffPolicyConfig:

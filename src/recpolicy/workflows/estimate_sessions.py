@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, DivergedError, unknown_name
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
 from recpolicy.inference.predictor import Policy
@@ -30,7 +31,6 @@ from recpolicy.ope.trajectory_estimate import estimate_trajectories, trajectory_
 from recpolicy.ope.weights import effective_size
 from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_ids, refuse_other_kind
 from recpolicy.workflows.estimate import PolicyEstimates
-from recpolicy.workflows.retrain import tables_of_policy
 from recpolicy.workflows.training_features import settings_of
 
 Array = NDArray[np.float64]
@@ -103,7 +103,7 @@ def holds_sessions(path: Path) -> bool:
 
 def sessions_for(policy: Policy, path: Path) -> SessionLog:
     """Read a file of sessions, or the one in a folder; DataError names file, row and what the policy does not know."""
-    return read_sessions(path / SESSIONS if path.is_dir() else path, tables_of_policy(policy))
+    return read_sessions(path / SESSIONS if path.is_dir() else path, IdVocabulary.from_policy(policy))
 
 
 @dataclass(frozen=True)

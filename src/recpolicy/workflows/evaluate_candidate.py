@@ -16,6 +16,7 @@ from recpolicy.core.files import read_versioned_json, rename_keys, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.session_log_files import SESSIONS, is_session_log
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.calibration import Calibration, rating_calibration
@@ -28,7 +29,6 @@ from recpolicy.workflows.evaluate import HeldOutEvaluation, evaluate
 from recpolicy.workflows.interaction_logs import EVALUATION, read_rounds
 from recpolicy.workflows.latency import Latency, measure_latency
 from recpolicy.workflows.log_evaluation import LogComparison, compare_on_log, off_policy_gain
-from recpolicy.workflows.retrain import tables_of_policy
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "INCUMBENT", "CandidateEvaluation", "evaluate_candidate",
@@ -197,7 +197,7 @@ def read_trial_rounds(path: Path, policy: Policy) -> BanditLog:
         path = path / EVALUATION
     elif is_session_log(path):
         raise DataError(f"{path}: {_OF_SESSIONS}")
-    return read_rounds(path, tables_of_policy(policy))
+    return read_rounds(path, IdVocabulary.from_policy(policy))
 
 
 def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path, page: Path | None = None) -> None:

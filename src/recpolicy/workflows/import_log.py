@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name
 from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, rename_keys, write_json
-from recpolicy.data.bandit_log_files import EVENTS, Catalogue, write_events
+from recpolicy.data.bandit_log_files import EVENTS, IdVocabulary, write_events
 from recpolicy.data.log_import import UNIT, Imported
 from recpolicy.data.open_bandit import read_open_bandit
 from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
@@ -58,7 +58,7 @@ def import_log(
     file: str | Path,
     out: str | Path,
     format: str,
-    tables: Catalogue | None = None,
+    tables: IdVocabulary | None = None,
     scale: tuple[float, float] = UNIT,
     *,
     user: str = "",
@@ -101,7 +101,7 @@ def has_own_tables(folder: str | Path) -> bool:
     return note.is_file() and bool(read_versioned_json(note, _KIND, _VERSION, _MIGRATIONS).get("derived"))
 
 
-def read_import_tables(folder: str | Path) -> Catalogue:
+def read_import_tables(folder: str | Path) -> IdVocabulary:
     """The tables that were derived when the log in `folder` was imported.
 
     Raises DataError where there are none, as a policy or ratings gave them; ArtifactError for no imported log, or a
@@ -114,7 +114,7 @@ def read_import_tables(folder: str | Path) -> Catalogue:
     paths, old_names = metadata.get("paths", {}), metadata.get("columns", {})
     users = _read_ids(folder / USERS, "user_id", {})
     items = _read_ids(folder / paths.get(ITEMS, ITEMS), "item_id", old_names)
-    return Catalogue(users, items, (metadata["scale"][0], metadata["scale"][1]))
+    return IdVocabulary(users, items, (metadata["scale"][0], metadata["scale"][1]))
 
 
 def _read_ids(path: Path, column: str, old_names: Mapping[str, str]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, Catalogue, write_events, write_rewards
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary, write_events, write_rewards
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, ingest, rounds_of
 from recpolicy.data.log_ratings import log_ratings
 from recpolicy.data.ratings import Ratings
@@ -114,7 +114,7 @@ def simulate_log(
         "train_digest": fit.digest,
     }
     with atomic_directory(Path(out)) as folder:
-        write_events(folder / EVENTS, rounds, tables_of(fit), with_rewards=False)
+        write_events(folder / EVENTS, rounds, IdVocabulary.from_ratings(fit), with_rewards=False)
         write_rewards(folder / REWARDS, *_late_rewards(rounds, settings, seed))
         write_json(folder / SIMULATION, note)
     return len(rounds)
@@ -129,7 +129,7 @@ def logging_probabilities(score: NDArray[np.floating], settings: LogConfig) -> N
 def ingest_log(
     folder: str | Path,
     out: str | Path,
-    tables: Catalogue | None = None,
+    tables: IdVocabulary | None = None,
     config: IngestConfig | Mapping[str, Any] | None = None,
 ) -> IngestReport:
     """Check the log in `folder`, join its rewards, and write the rounds to learn from and to evaluate on to `out`.
@@ -153,14 +153,9 @@ def ingest_log(
     return report
 
 
-def read_rounds(path: Path, tables: Catalogue) -> BanditLog:
+def read_rounds(path: Path, tables: IdVocabulary) -> BanditLog:
     """Read rounds that `ingest_log` wrote; raises DataError for any other file."""
     return rounds_of(path, tables)
-
-
-def tables_of(ratings: Ratings) -> Catalogue:
-    """What ids a log of these users and items may hold."""
-    return Catalogue(ratings.users, ratings.items, ratings.scale)
 
 
 def _rounds_of(

@@ -10,7 +10,6 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import Catalogue
 from recpolicy.data.ratings import genre_directions
 from recpolicy.inference.artifact import Artifact, verify
 from recpolicy.inference.predictor import Policy, load_policy
@@ -100,11 +99,6 @@ def agent_of(artifact: Artifact) -> "BanditAgent":
     agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, _arms_of(artifact), 0)
     agent.exploration_floor = artifact.exploration_floor
     return agent
-
-
-def tables_of_policy(policy: Policy) -> Catalogue:
-    """What ids a log may hold that this policy is to learn from."""
-    return Catalogue(policy.artifact.users, policy.artifact.items, policy.artifact.scale)
 
 
 def _arms_of(artifact: Artifact) -> Any:

@@ -13,7 +13,7 @@ from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import rounds_of
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions, write_sessions
@@ -25,7 +25,7 @@ from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds
 from recpolicy.workflows.artifacts import refuse_existing
 from recpolicy.workflows.evaluate import refuse_seen_rows
-from recpolicy.workflows.interaction_logs import SIMULATION, TRAINING, tables_of
+from recpolicy.workflows.interaction_logs import SIMULATION, TRAINING
 from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
 from recpolicy.workflows.train_sessions import SessionTrainConfig, reward_scale, session_config, worlds_of
 from recpolicy.workflows.training_features import catalogue_of, settings_of
@@ -103,12 +103,12 @@ def simulate_sessions(
         "train_digest": split.train.digest,
     }
     with atomic_directory(Path(out)) as folder:
-        write_sessions(folder / SESSIONS, log, tables_of(split.train))
+        write_sessions(folder / SESSIONS, log, IdVocabulary.from_ratings(split.train))
         write_json(folder / SIMULATION, note)
     return log
 
 
-def read_log(path: str | Path, tables: Catalogue) -> BanditLog | SessionLog:
+def read_log(path: str | Path, tables: IdVocabulary) -> BanditLog | SessionLog:
     """Read a log to learn from: a folder of `simulate_sessions` or of `ingest_log`, or one of their files.
 
     Raises DataError that names file and row for anything wrong.

@@ -15,7 +15,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.data.bandit_log_files import Catalogue
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.slate_log_files import SLATES, read_slates, write_slates
 from recpolicy.data.splits import Split
@@ -25,7 +25,7 @@ from recpolicy.models.rating_model import RatingModel, check_positive
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, two_worlds
 from recpolicy.workflows.artifacts import refuse_existing
-from recpolicy.workflows.interaction_logs import SIMULATION, tables_of
+from recpolicy.workflows.interaction_logs import SIMULATION
 from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
 from recpolicy.workflows.logging_policies import Logger, make_logging_policy
 from recpolicy.workflows.train import TrainConfig
@@ -105,12 +105,12 @@ def simulate_slates(
         "seed": seed, "world": world.name, "train_digest": split.train.digest,
     }  # fmt: skip
     with atomic_directory(Path(out)) as folder:
-        write_slates(folder / SLATES, log, tables_of(split.train))
+        write_slates(folder / SLATES, log, IdVocabulary.from_ratings(split.train))
         write_json(folder / SIMULATION, note)
     return log
 
 
-def read_slate_log(path: str | Path, tables: Catalogue) -> SlateLog:
+def read_slate_log(path: str | Path, tables: IdVocabulary) -> SlateLog:
     """Read a log of slates, its folder or its file; raises DataError that names file and row for anything wrong."""
     path = Path(path)
     return read_slates(path / SLATES if path.is_dir() else path, tables)

@@ -19,6 +19,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import percentile_interval, resampled_means
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.predictor import Policy, load_policy
@@ -36,7 +37,6 @@ from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import learnt_until
 from recpolicy.server.jobs.subprocess_job import JobRequest
 from recpolicy.workflows.log_evaluation import compare_on_log
-from recpolicy.workflows.retrain import tables_of_policy
 
 _SEED = 0
 
@@ -94,7 +94,7 @@ def _policies(
     try:
         export(engine, LogPolicy(registry, number), Export(work, since, places=settings.places))
         config = IngestConfig(wait_hours=settings.wait_hours, evaluation_share=0.0)
-        log, _, _ = ingest(work, tables_of_policy(policy), config, "log of the server")
+        log, _, _ = ingest(work, IdVocabulary.from_policy(policy), config, "log of the server")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return {"logged": {"value": float(log.reward.mean()), "rounds": len(log)}, **_estimates(policy, log)}

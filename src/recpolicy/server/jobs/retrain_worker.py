@@ -16,6 +16,7 @@ from sqlalchemy import Engine, func, select
 
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.inference.artifact import read_manifest
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.model_registry import Registry
@@ -28,7 +29,7 @@ from recpolicy.server.jobs.subprocess_job import JobError, JobRequest
 from recpolicy.workflows.artifacts import LOG_UNTIL
 from recpolicy.workflows.gate_record import gate_files, limits_in, read_gate, write_gate
 from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds
-from recpolicy.workflows.retrain import retrain, tables_of_policy
+from recpolicy.workflows.retrain import retrain
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _train(task: _Task, work: Path) -> JobResult:
     wanted = Export(work / "log", task.since, settings.min_interactions_per_user, settings.places)
     exported = export(task.engine, LogPolicy(task.registry, task.champion), wanted)
     champion = load_policy(incumbent)
-    tables = tables_of_policy(champion)
+    tables = IdVocabulary.from_policy(champion)
     config = {"wait_hours": settings.wait_hours, "evaluation_share": settings.evaluation_share}
     report = ingest_log(work / "log", work / "rounds", tables, config)
     rounds = read_rounds(work / "rounds" / TRAINING, tables)
