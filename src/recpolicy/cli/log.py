@@ -8,6 +8,7 @@ import typer
 from recpolicy.cli.output import print_json
 
 if TYPE_CHECKING:
+    from recpolicy.data.bandit_log_files import IdVocabulary
     from recpolicy.data.log_ingest import IngestReport
     from recpolicy.data.splits import Split
     from recpolicy.inference.predictor import Policy
