@@ -16,7 +16,7 @@ from recpolicy.cli.main import app, main
 from recpolicy.core.files import atomic_directory
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
-from recpolicy.inference.artifact import Artifact, finish, write_arrays
+from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
 from recpolicy.models.embeddings import embed
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.workflows.evaluate import METRICS_FILE
@@ -50,7 +50,7 @@ def policy(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("policies") / "policy"
     with atomic_directory(folder) as beside:
         write_arrays(artifact, beside)
-        finish(artifact, beside)
+        write_manifest(artifact, beside)
     return folder
 
 

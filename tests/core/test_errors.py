@@ -12,7 +12,7 @@ from recpolicy.core.errors import (
     RecpolicyError,
     SubmitError,
     UnknownIdError,
-    unknown_name,
+    unknown_name_error,
 )
 
 
@@ -37,9 +37,9 @@ def test_every_error_is_ours_and_a_builtin_one(error, builtin):
 
 
 def test_unknown_name_hints_at_the_nearest_one():
-    message = str(unknown_name("agent", "linucbb", ["linucb", "dqn", "eps_greedy"]))
+    message = str(unknown_name_error("agent", "linucbb", ["linucb", "dqn", "eps_greedy"]))
     assert message == "no agent named 'linucbb'. Did you mean 'linucb'? Known: dqn, eps_greedy, linucb."
 
 
 def test_unknown_name_without_a_near_one_only_lists():
-    assert str(unknown_name("split", "zzz", ["u2", "u1"])) == "no split named 'zzz'. Known: u1, u2."
+    assert str(unknown_name_error("split", "zzz", ["u2", "u1"])) == "no split named 'zzz'. Known: u1, u2."

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.metrics import CsvWriter, ListWriter, TeeWriter, read_csv
+from recpolicy.core.metrics import CsvWriter, InMemoryWriter, TeeWriter, read_csv
 
 ROWS = [(10, {"reward/mean": 3.5, "regret/total": 0.1}), (20, {"reward/mean": 3.25, "regret/total": 1 / 3})]
 
@@ -98,7 +98,7 @@ def test_foreign_file_is_not_resumed(tmp_path):
 
 
 def test_tee_passes_everything_on():
-    first, second = ListWriter(), ListWriter()
+    first, second = InMemoryWriter(), InMemoryWriter()
     tee = TeeWriter((first, second))
     for step, values in ROWS:
         tee.write(step, values)

@@ -17,7 +17,7 @@ from recpolicy.agents.agent_table import SESSION_AGENTS
 from recpolicy.agents.item_features import arms_of
 from recpolicy.agents.sequence import SequenceAgent
 from recpolicy.environments.session import SessionEnvironment
-from recpolicy.inference.artifact import finish, write_arrays
+from recpolicy.inference.artifact import write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.workflows.artifacts import artifact_of, build_metadata
@@ -138,7 +138,7 @@ def saved(variant: str, view: str, shaken: bool = True) -> Path:
     metadata = {"source": None, **build_metadata(miniature_split(), kept, made.learner.config, features(view).model, 0)}
     artifact = artifact_of(VARIANTS[variant][0], exported, miniature_split().train, features(view), metadata)
     write_arrays(artifact, folder)
-    finish(artifact, folder)
+    write_manifest(artifact, folder)
     return folder
 
 

@@ -93,7 +93,7 @@ def test_no_block_holds_more_users_than_the_batch(policy, parquet, monkeypatch, 
 
 def test_a_block_is_computed_when_the_one_before_is_written(policy, parquet, monkeypatch):
     events = []
-    compute = scorer_module.answer_block
+    compute = scorer_module.predict_block
 
     def noted(*words):
         events.append("computed")

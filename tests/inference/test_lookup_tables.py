@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import ArtifactError
-from recpolicy.inference.lookup_tables import Tables, read_tables, tables_of, write_tables
+from recpolicy.inference.lookup_tables import LookupTables, lookup_tables, read_tables, write_tables
 
 ITEMS = pd.DataFrame(
     {
@@ -22,7 +22,7 @@ ITEMS = pd.DataFrame(
 USERS = pd.DataFrame({"user_id": [3, 1], "age": [20, 30]})
 
 
-def same(one: Tables, other: Tables) -> bool:
+def same(one: LookupTables, other: LookupTables) -> bool:
     return (
         [one.user_ids, one.item_ids, one.titles, one.genre_names]
         == [other.user_ids, other.item_ids, other.titles, other.genre_names]
@@ -32,7 +32,7 @@ def same(one: Tables, other: Tables) -> bool:
 
 
 def test_tables_are_the_columns_of_the_frames():
-    tables = tables_of(USERS, ITEMS)
+    tables = lookup_tables(USERS, ITEMS)
     assert (tables.user_ids, tables.item_ids) == ([3, 1], ["m,1", 'm"2', "mé"])
     assert tables.titles == ["One (1990)", None, "Drei"]
     np.testing.assert_array_equal(tables.years, [1990, np.nan, 2001])
@@ -41,9 +41,9 @@ def test_tables_are_the_columns_of_the_frames():
 
 
 def test_they_come_back_as_they_were_written(tmp_path):
-    write_tables(tables_of(USERS, ITEMS), tmp_path)
+    write_tables(lookup_tables(USERS, ITEMS), tmp_path)
     read = read_tables(tmp_path)
-    assert same(read, tables_of(USERS, ITEMS))
+    assert same(read, lookup_tables(USERS, ITEMS))
     assert {type(user) for user in read.user_ids} == {int}
     assert (read.genres.dtype, read.years.dtype) == (np.dtype(bool), np.dtype(float))
 
@@ -53,7 +53,7 @@ def test_any_tables_come_back(tmp_path_factory, genres, data):
     names = sorted(set().union(*genres))
     text = st.lists(st.text(max_size=5), min_size=len(genres), max_size=len(genres))
     years = st.lists(st.none() | st.integers(1800, 2100), min_size=len(genres), max_size=len(genres))
-    tables = Tables(
+    tables = LookupTables(
         user_ids=data.draw(st.lists(st.integers() | st.text(max_size=5))), item_ids=data.draw(text),
         titles=data.draw(text), years=np.array(data.draw(years), np.float64), genre_names=names,
         genres=np.array([[name in row for name in names] for row in genres], bool).reshape(len(genres), len(names)),
@@ -67,7 +67,7 @@ def test_any_tables_come_back(tmp_path_factory, genres, data):
     ("part", "value"), [("genres", [[7]]), ("genres", None), ("year", ["soon"]), ("genre_names", 3), ("title", ...)]
 )
 def test_tables_of_another_kind_are_refused(tmp_path, part, value):
-    write_tables(tables_of(USERS, ITEMS), tmp_path)
+    write_tables(lookup_tables(USERS, ITEMS), tmp_path)
     body = json.loads((tmp_path / "tables.json").read_text())
     if value is ...:
         del body[part]

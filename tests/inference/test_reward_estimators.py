@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recpolicy.inference.reward_estimators import ESTIMATORS, Situation, pack_symmetric, quadratic
+from recpolicy.inference.reward_estimators import ESTIMATORS, PolicyInput, pack_symmetric, quadratic
 
-SITUATION = Situation(
+SITUATION = PolicyInput(
     context=np.array([[1.0, 2.0]]), embedding=np.array([[0.5, 0.0], [0.0, -1.0]]), offset=np.array([3.0, 4.0]),
     rating=np.array([[3.5, 2.0]]),
 )  # fmt: skip
@@ -37,13 +37,13 @@ def test_linear_appends_a_constant_where_it_was_trained_with_one():
     estimate = ESTIMATORS["linear"](arrays, SITUATION)
     np.testing.assert_allclose(estimate.mean, [[3.5, 4.0]])  # 1 + 2 + .5, 2 + 2
     np.testing.assert_allclose(estimate.width, [[6**0.5, 24**0.5]])  # |(1, 2, 1)|^2 = 6
-    assert estimate.remaining is None
+    assert estimate.std_ratio is None
 
 
 def test_a_warm_start_remembers_how_sure_it_began():
     arrays = {"bias": np.array(True), "theta": np.zeros((2, 3)), "covariance": EYE, "prior_precision": np.array(0.25)}
     # The prior covariance was 4 I: half of the first arm's width is left, all of the second's.
-    np.testing.assert_allclose(ESTIMATORS["linear"](arrays, SITUATION).remaining, [[0.5, 1.0]])
+    np.testing.assert_allclose(ESTIMATORS["linear"](arrays, SITUATION).std_ratio, [[0.5, 1.0]])
 
 
 def test_shared_weighs_products_offset_and_constant():
@@ -52,7 +52,7 @@ def test_shared_weighs_products_offset_and_constant():
     # z = (.5, 0, 3, 1) and (0, -2, 4, 1)
     np.testing.assert_allclose(estimate.mean, [[4.0, 2.0]])
     np.testing.assert_allclose(estimate.width, [[10.25**0.5, 21**0.5]])
-    np.testing.assert_allclose(estimate.remaining, 1)
+    np.testing.assert_allclose(estimate.std_ratio, 1)
 
 
 def test_hybrid_without_cross_terms_is_shared_plus_own():
@@ -65,7 +65,7 @@ def test_hybrid_without_cross_terms_is_shared_plus_own():
     estimate = ESTIMATORS["hybrid"](arrays, SITUATION)
     np.testing.assert_allclose(estimate.mean, [[5.0, 3.0]])
     np.testing.assert_allclose(estimate.width, np.sqrt([z_and_x]))
-    np.testing.assert_allclose(estimate.remaining, np.sqrt([[1.0, 45 / 27]]))
+    np.testing.assert_allclose(estimate.std_ratio, np.sqrt([[1.0, 45 / 27]]))
 
 
 def test_layers_are_rectified_between_but_not_after_the_last():

@@ -13,9 +13,9 @@ from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, UnknownIdError
 from recpolicy.inference import scorer as scorer_module
-from recpolicy.inference.artifact import finish
+from recpolicy.inference.artifact import write_manifest
 from recpolicy.inference.predictor import Policy
-from recpolicy.inference.scorer import Answer, Scorer, load_scorer
+from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
 
 USERS, ITEMS, ARMS = 7, 11, 6
 NEWCOMER = {"new": {101: 5.0, 103: 1.5}}
@@ -51,7 +51,7 @@ def predicted(artifact, user, **words):
     return Policy(artifact).predict(user, **words)
 
 
-def agrees(answer: Answer, table, catalogue) -> None:
+def agrees(answer: Prediction, table, catalogue) -> None:
     """The answer has the columns of `Policy.predict`, and propensities that are a distribution."""
     for part in ("rating", "std", "propensity"):
         np.testing.assert_allclose(getattr(answer, part), table[part], rtol=1e-6, atol=1e-7)
@@ -68,25 +68,25 @@ def test_an_answer_is_what_the_policy_predicts(name):
     artifact = policies()[name]
     for words in ({}, {"fold_in": NEWCOMER}):
         user = "new" if words else 3
-        agrees(Scorer(artifact).answer(user, **words), predicted(artifact, user, **words), artifact.catalogue)
+        agrees(Scorer(artifact).predict_one(user, **words), predicted(artifact, user, **words), artifact.catalogue)
 
 
 @every_policy
 def test_scores_are_those_that_evaluation_reads(name):
     artifact = policies()[name]
     expected = Policy(artifact).scores()[0][:, artifact.catalogue]
-    np.testing.assert_allclose(Scorer(artifact).answers(list(range(1, 8))).score, expected, rtol=1e-6)
+    np.testing.assert_allclose(Scorer(artifact).predict(list(range(1, 8))).score, expected, rtol=1e-6)
 
 
 @every_policy
 def test_many_are_answered_as_each_alone(name):
     scorer = Scorer(policies()[name])
     users = [3, "new", 1, 3, 7] * 8  # more than are computed at once
-    together = scorer.answers(users, NEWCOMER)
+    together = scorer.predict(users, NEWCOMER)
     assert together.score.shape == (40, len(scorer.catalogue))
     assert together.rating.shape == together.std.shape == together.propensity.shape == (40, ITEMS)
     for place, user in enumerate(users):
-        alone = scorer.answer(user, NEWCOMER)
+        alone = scorer.predict_one(user, NEWCOMER)
         for part in PARTS:
             np.testing.assert_allclose(getattr(together, part)[place], getattr(alone, part), rtol=1e-5, atol=1e-7)
         if scorer.sequential:
@@ -120,47 +120,47 @@ def test_what_a_user_rated_is_told_apart_from_what_others_did():
 
 def test_who_is_not_known_is_refused(scorer):
     with pytest.raises(UnknownIdError, match="no user with id 8, nobody in"):
-        scorer.answers([1, 8, "nobody"])
+        scorer.predict([1, 8, "nobody"])
     with pytest.raises(UnknownIdError, match="no user with id None in"):
-        scorer.answer(None)
+        scorer.predict_one(None)
     with pytest.raises(UnknownIdError, match="no item with id 7 in"):
-        scorer.answer("new", {"new": {7: 3.0}})
+        scorer.predict_one("new", {"new": {7: 3.0}})
     with pytest.raises(DataError, match="rating 6 is not in"):
-        scorer.answer("new", {"new": {101: 6.0}})
+        scorer.predict_one("new", {"new": {101: 6.0}})
     with pytest.raises(DataError, match="at least one user"):
-        scorer.answers([])
+        scorer.predict([])
 
 
 def test_known_users_are_computed_once_and_only_without_ratings_of_their_own(scorer, monkeypatch):
     asked = []
-    compute = scorer_module.answer_block
+    compute = scorer_module.predict_block
     monkeypatch.setattr(scorer_module, "answer_block", lambda *words: asked.append(1) or compute(*words))
-    first = scorer.answer(3)
-    assert scorer.answer(3) is first
+    first = scorer.predict_one(3)
+    assert scorer.predict_one(3) is first
     assert len(asked) == 1
-    folded = scorer.answer(3, {3: {101: 1.0}})
-    raw = scorer.answer(3, context=np.ones(RANK))
+    folded = scorer.predict_one(3, {3: {101: 1.0}})
+    raw = scorer.predict_one(3, context=np.ones(RANK))
     assert len(asked) == 3
     assert not np.allclose(folded.rating, first.rating)
     assert not np.allclose(raw.rating, first.rating)
-    assert scorer.answer(3, NEWCOMER) is first  # somebody else's ratings
-    assert scorer.answer("new", NEWCOMER) is not scorer.answer("new", NEWCOMER)
+    assert scorer.predict_one(3, NEWCOMER) is first  # somebody else's ratings
+    assert scorer.predict_one("new", NEWCOMER) is not scorer.predict_one("new", NEWCOMER)
 
 
 def test_kept_answers_cannot_be_written_to(scorer):
     for part in PARTS:
         with pytest.raises(ValueError, match="read-only"):
-            getattr(scorer.answer(3), part)[0] = 0
+            getattr(scorer.predict_one(3), part)[0] = 0
 
 
 def test_a_small_cache_answers_all_the_same_from_many_threads():
     artifact = tiny_artifact(users=40)
-    expected = Scorer(artifact).answers(list(range(1, 41)))
+    expected = Scorer(artifact).predict(list(range(1, 41)))
     small = Scorer(artifact, cache_bytes=3_000)  # some nine answers of 264 bytes and more
 
     def ask(step):
         user = (step * 17) % 40
-        return user, small.answer(user + 1)
+        return user, small.predict_one(user + 1)
 
     with ThreadPoolExecutor(8) as pool:
         for user, answer in pool.map(ask, range(800)):
@@ -171,8 +171,8 @@ def test_a_small_cache_answers_all_the_same_from_many_threads():
 def test_a_users_own_context_given_raw_leads_to_the_same_ratings_with_a_typical_std():
     artifact = policies()["rating_model"]
     scorer, row = Scorer(artifact), 4
-    raw = scorer.answer(None, context=artifact.context[row])
-    known = scorer.answer(row + 1)
+    raw = scorer.predict_one(None, context=artifact.context[row])
+    known = scorer.predict_one(row + 1)
     np.testing.assert_allclose(raw.rating, known.rating, rtol=1e-6)
     np.testing.assert_allclose(raw.score, known.score, rtol=1e-6)
     np.testing.assert_allclose(raw.std, np.sqrt((artifact.rating_std**2).mean(axis=0)), rtol=1e-5)
@@ -181,39 +181,39 @@ def test_a_users_own_context_given_raw_leads_to_the_same_ratings_with_a_typical_
 def test_an_embedding_alone_stands_for_average_demographics():
     artifact = policies()["rating_model"]
     context = np.concatenate([artifact.context[4, :RANK], artifact.context[:, RANK:].mean(axis=0)])
-    short, full = (Scorer(artifact).answer(None, context=one) for one in (context[:RANK], context))
+    short, full = (Scorer(artifact).predict_one(None, context=one) for one in (context[:RANK], context))
     np.testing.assert_array_equal(short.score, full.score)
 
 
 @pytest.mark.parametrize("context", [np.ones(RANK + 1), np.ones(0), np.ones((1, RANK)), np.array([1, np.nan, 0])])
 def test_a_context_of_another_kind_is_refused(scorer, context):
     with pytest.raises(DataError, match="context: "):
-        scorer.answer(None, context=context)
+        scorer.predict_one(None, context=context)
 
 
 def test_a_session_so_far_is_seen_and_not_shown_again():
     scorer = Scorer(policies()["session"])
     past = {3: [(101, True), (104, False)]}
-    begun, running = scorer.answer(3), scorer.answer(3, history=past)
+    begun, running = scorer.predict_one(3), scorer.predict_one(3, history=past)
     assert (running.propensity[[0, 3]] == 0).all()
     assert running.propensity.sum() == pytest.approx(1, abs=1e-12)
     assert not np.allclose(begun.score, running.score)
     assert running.value != begun.value
-    assert scorer.answer(3) is begun
+    assert scorer.predict_one(3) is begun
     with pytest.raises(DataError, match="shows every item of the catalogue"):
-        scorer.answer(3, history={3: [(101 + arm, True) for arm in range(ARMS)]})
+        scorer.predict_one(3, history={3: [(101 + arm, True) for arm in range(ARMS)]})
 
 
 def test_a_history_that_is_not_looked_at_is_refused(scorer):
     with pytest.raises(ConfigError, match="linucb does not look at the session so far"):
-        scorer.answer(3, history={3: [(101, True)]})
+        scorer.predict_one(3, history={3: [(101, True)]})
 
 
 def test_a_loaded_scorer_answers_as_the_artifact_that_was_written(tmp_path):
     folder = write_tiny(tmp_path / "policy")
     loaded, made = load_scorer(folder), Scorer(tiny_artifact())
     for part in PARTS:
-        np.testing.assert_array_equal(getattr(loaded.answer(2), part), getattr(made.answer(2), part))
+        np.testing.assert_array_equal(getattr(loaded.predict_one(2), part), getattr(made.predict_one(2), part))
     assert (loaded.user_ids, loaded.item_ids, loaded.titles) == (made.user_ids, made.item_ids, made.titles)
     assert loaded.metadata == made.metadata
 
@@ -223,9 +223,9 @@ def test_an_artifact_from_before_there_were_tables_is_read_from_parquet(tmp_path
     expected = load_scorer(folder)
     (folder / "tables.json").unlink()
     (folder / "recpolicy.json").unlink()
-    finish(tiny_artifact(), folder)
+    write_manifest(tiny_artifact(), folder)
     old = load_scorer(folder)
-    np.testing.assert_array_equal(old.answer(2).score, expected.answer(2).score)
+    np.testing.assert_array_equal(old.predict_one(2).score, expected.predict_one(2).score)
     assert (old.item_ids, old.titles) == (expected.item_ids, expected.titles)
     (folder / "tables.json").write_text("{}")  # the manifest does not know it
     assert load_scorer(folder).item_ids == expected.item_ids
@@ -250,7 +250,7 @@ def test_tables_of_other_users_than_the_arrays_are_refused(tmp_path):
     body["user_id"].append(99)
     (folder / "tables.json").write_text(json.dumps(body))
     (folder / "recpolicy.json").unlink()
-    finish(tiny_artifact(), folder)
+    write_manifest(tiny_artifact(), folder)
     with pytest.raises(ArtifactError, match=r"tables\.json has \(8, 11\) users and items"):
         load_scorer(folder)
 

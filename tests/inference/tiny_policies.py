@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from recpolicy.core.files import content_digest
-from recpolicy.inference.artifact import Artifact, finish, write_arrays
+from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
 
 RANK = 3
 
@@ -57,5 +57,5 @@ def write_tiny(folder: Path, seed: int = 0) -> Path:
     write_arrays(artifact, folder)
     (folder / "action").mkdir()
     (folder / "action" / "saved_model.pb").write_bytes(b"graph")
-    finish(artifact, folder)
+    write_manifest(artifact, folder)
     return folder

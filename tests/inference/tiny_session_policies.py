@@ -14,7 +14,7 @@ from tiny_policies import RANK, tiny_artifact
 from recpolicy.core.files import content_digest
 from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.action_distributions import greedy
-from recpolicy.inference.artifact import Artifact, finish, write_arrays
+from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy
 
 GENRES, STEPS, LAST_N = 4, 4, 2
@@ -55,7 +55,7 @@ def write_tiny_sessions(folder: Path, seed: int = 0, **changes: Any) -> Path:
     folder.mkdir(parents=True)
     artifact = tiny_session_artifact(seed, **changes)
     write_arrays(artifact, folder)
-    finish(artifact, folder)
+    write_manifest(artifact, folder)
     return folder
 
 
@@ -65,7 +65,7 @@ def chances(policy: Policy, user: int, shown: list[int], liked: list[bool], act:
     user_id = artifact.users["user_id"].tolist()[user]
     item_id = artifact.items["item_id"].to_numpy()[artifact.catalogue]
     past = {user_id: list(zip(item_id[shown].tolist(), liked, strict=True))}
-    answer = policy.scorer.answer(user_id, history=past if shown else None)
+    answer = policy.scorer.predict_one(user_id, history=past if shown else None)
     if act == "exploring":
         return np.asarray(answer.propensity[artifact.catalogue])
     return np.asarray(greedy(answer.score, ~np.isin(np.arange(len(item_id)), shown)))

@@ -21,7 +21,7 @@ from sqlalchemy import func, select
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split
-from recpolicy.inference.artifact import read_lean, verify
+from recpolicy.inference.artifact import read_inference_artifact, verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.scorer import Scorer
 from recpolicy.inference.slate_selection import ExplorationConfig
@@ -139,7 +139,7 @@ def test_policy_predicts_and_recommends(name):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_policy_is_read_lean_as_well(name):
-    answer = Scorer(read_lean(V0 / "policies" / name)).answer(1)
+    answer = Scorer(read_inference_artifact(V0 / "policies" / name)).predict_one(1)
     close(answer.rating, policy(name).predict([1]).rating)
 
 

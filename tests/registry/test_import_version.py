@@ -70,7 +70,7 @@ def test_an_artifact_is_unpacked_from_the_top_or_the_only_folder(artifact, tmp_p
     files = [(top + name, content) for name, content in files_of(artifact).items()]
     folder = unpack_version(packed(kind, tmp_path / f"policy.{kind}", files), tmp_path / "into" / "policy")
     assert files_of(folder) == files_of(artifact)
-    assert load_scorer(folder).answer(1).score.shape == (11,)
+    assert load_scorer(folder).predict_one(1).score.shape == (11,)
     assert [path.name for path in folder.parent.iterdir()] == ["policy"]
 
 

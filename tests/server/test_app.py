@@ -17,7 +17,7 @@ from trained_policies import loaded, trained
 from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.inference.scorer import Answer, load_scorer
+from recpolicy.inference.scorer import Prediction, load_scorer
 from recpolicy.server.app import make_app
 from recpolicy.server.deps import AppState
 from recpolicy.server.json_logging import JsonFormatter
@@ -46,7 +46,7 @@ class Stub:
     """A scorer that says what it is told to say."""
 
     def __init__(self, answer):
-        self.metadata, self.answers = {"agent": "stub", "content": "0"}, lambda users: answer()
+        self.metadata, self.predict = {"agent": "stub", "content": "0"}, lambda users: answer()
         real = load_scorer(trained("linucb"))
         self.item_ids, self.titles, self.item_row = real.item_ids, real.titles, real.item_row
 
@@ -142,7 +142,7 @@ def test_a_server_that_keeps_nothing_gives_no_event_and_takes_no_feedback(bare):
 def test_numbers_that_are_not_finite_are_null():
     def odd():
         row = np.full((1, 80), np.nan)
-        return Answer(row + 3.5, row, np.nan_to_num(row, nan=0.5), row, np.array([-np.inf]))
+        return Prediction(row + 3.5, row, np.nan_to_num(row, nan=0.5), row, np.array([-np.inf]))
 
     answer = ask(stubbed(odd), "POST", "/v1/predict", {"users": [1], "items": [2]})
     (row,) = answer.json()["rows"]
@@ -153,7 +153,7 @@ def test_numbers_that_are_not_finite_are_null():
 def test_a_session_policy_says_what_it_expects_of_the_session():
     row = np.full((2, 80), 0.5)
     rows = ask(
-        stubbed(lambda: Answer(row, row, row, row, np.array([2.5, 1.5]))), "POST", "/v1/predict",
+        stubbed(lambda: Prediction(row, row, row, row, np.array([2.5, 1.5]))), "POST", "/v1/predict",
         {"users": [1, 2], "items": [4]},
     ).json()["rows"]  # fmt: skip
     assert [row["value"] for row in rows] == [2.5, 1.5]
@@ -332,7 +332,7 @@ def test_the_log_of_other_parts_loses_the_words_of_an_exception():
 
 
 def test_health_is_answered_while_the_policy_computes():
-    begun, go_on, answers = threading.Event(), threading.Event(), load_scorer(trained("random")).answers([1])
+    begun, go_on, answers = threading.Event(), threading.Event(), load_scorer(trained("random")).predict([1])
 
     def slow():
         begun.set()

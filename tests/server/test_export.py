@@ -14,7 +14,7 @@ from tiny_policies import tiny_artifact, write_tiny
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, ingest
-from recpolicy.inference.artifact import finish, write_arrays
+from recpolicy.inference.artifact import write_arrays, write_manifest
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.inference.slate_selection import ExplorationConfig
@@ -158,7 +158,7 @@ def test_numbers_passed_over_are_forgotten_after_an_hour_and_long_gaps_at_once()
 def register(registry, folder, artifact):
     folder.mkdir()
     write_arrays(artifact, folder)
-    finish(artifact, folder)
+    write_manifest(artifact, folder)
     registry.register(folder)
 
 

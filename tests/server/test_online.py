@@ -67,7 +67,7 @@ def test_triangles_unpack_to_what_was_packed():
 
 def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
     same = with_posterior(base, beliefs_of(base.artifact))
-    np.testing.assert_allclose(same.answer(3).score, base.answer(3).score, rtol=1e-5)
+    np.testing.assert_allclose(same.predict_one(3).score, base.predict_one(3).score, rtol=1e-5)
     assert same.metadata["content"] != base.metadata["content"]
     assert same.metadata["learned_from"] == base.metadata["content"]
 
@@ -92,7 +92,7 @@ def test_rewards_move_the_item_that_they_are_of_for_users_who_are_alike(base):
     rows = [row(seq, event(user=3, items=[10, 20]), 1.0, position=1) for seq in range(1, 21)]
     after = apply_rewards(base, first(base), rows)
     assert (after.learnt, after.passed, after.last) == (20, 0, 20)
-    before, now = base.answer(3), with_posterior(base, after.beliefs).answer(3)
+    before, now = base.predict_one(3), with_posterior(base, after.beliefs).predict_one(3)
     assert now.rating[19] < before.rating[19] - 0.05  # item 20
     np.testing.assert_allclose(np.delete(now.rating, 19), np.delete(before.rating, 19), rtol=1e-4)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tiny_policies import tiny_artifact
 
-from recpolicy.inference.artifact import finish, write_arrays
+from recpolicy.inference.artifact import write_arrays, write_manifest
 
 TITLE = '<img src=x onerror="document.title=1"> & "quoted" </script><b>Item'
 GENRE = '"><script src="/x.js"></script>'
@@ -41,5 +41,5 @@ def write_hostile(folder: Path, seed: int = 0, users: int = 20, items: int = 30,
     )
     with _made(folder):
         write_arrays(artifact, folder)
-    finish(artifact, folder)
+    write_manifest(artifact, folder)
     return folder

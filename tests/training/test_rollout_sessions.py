@@ -11,7 +11,7 @@ from synthetic_session_logs import eagerly, uniform
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.action_distributions import HEADS
-from recpolicy.inference.reward_estimators import ESTIMATORS, Situation
+from recpolicy.inference.reward_estimators import ESTIMATORS, PolicyInput
 from recpolicy.training.rollout_sessions import choose, exploring, play_sessions, softmax_of, with_floor
 
 ROWS, ITEMS, STEPS = 7, 24, 8
@@ -70,7 +70,7 @@ def test_a_policy_explores_as_its_artifact_says(name, tables):
         weight.assign_add(np.random.default_rng(3).normal(0, 0.1, weight.shape).astype(np.float32))
     exported, seen, mask = agent.learner.export(), observations(ROWS), some_mask()
     found = exploring(exported)(tf.constant(seen), tf.constant(mask)).numpy()
-    situation = Situation(seen[:, :5], None, None, np.zeros((ROWS, ITEMS)), seen[:, 5:])
+    situation = PolicyInput(seen[:, :5], None, None, np.zeros((ROWS, ITEMS)), seen[:, 5:])
     estimate = ESTIMATORS[exported.estimator](exported.arrays, situation)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, HEADS[exported.head](estimate, exported.settings, mask), atol=1e-5)

@@ -21,7 +21,7 @@ from recpolicy.agents import (
     topk_reinforce,
     ucb1,
 )
-from recpolicy.core.errors import unknown_name
+from recpolicy.core.errors import unknown_name_error
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,5 @@ def agent_entry(name: str) -> AgentEntry:
     """The agent's entry; raises ConfigError with the nearest known name."""
     known = {**AGENTS, **SESSION_AGENTS}
     if name not in known:
-        raise unknown_name("agent", name, known)
+        raise unknown_name_error("agent", name, known)
     return known[name]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast, dataclass_transform, get_args, get_type_h
 import pydantic.dataclasses
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.errors import ConfigError, unknown_name_error
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def _config_error(error: ValidationError, config_type: type[Any], where: str) ->
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "unexpected_keyword_argument":
         known = [field.name for field in dataclasses.fields(config_type)]
-        return ConfigError(f"{where}: {unknown_name('setting', key, known)}")
+        return ConfigError(f"{where}: {unknown_name_error('setting', key, known)}")
     if first["type"] == "missing":
         return ConfigError(f"{where}: {key} is missing")
     expected = first["msg"].replace("Input should be", "expected", 1)
@@ -79,7 +79,7 @@ def _check_known_settings(config_type: type[Any], values: Mapping[str, Any], whe
     known = [field.name for field in dataclasses.fields(config_type)]
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"{where}: {unknown_name('setting', key, known)}")
+            raise ConfigError(f"{where}: {unknown_name_error('setting', key, known)}")
         if isinstance(value, Mapping):
             for inner in {types[key], *get_args(types[key])}:  # a config, or a config or None
                 if isinstance(inner, type) and dataclasses.is_dataclass(inner):
@@ -109,6 +109,6 @@ def reject_unknown_tables(tables: Mapping[str, Any], known: tuple[str, ...], whe
     """Raise ConfigError for a table that nobody reads: a misspelt one would otherwise be ignored silently."""
     for name, table in tables.items():
         if name not in known:
-            raise ConfigError(f"{where}: {unknown_name('table', name, known)}")
+            raise ConfigError(f"{where}: {unknown_name_error('table', name, known)}")
         if not isinstance(table, Mapping):
             raise ConfigError(f"{where}: {name}: expected a table, found {table!r}")

@@ -58,7 +58,7 @@ class MissingExtraError(RecpolicyError, ImportError):
     """A command needs an optional part of recpolicy that is not installed."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+def unknown_name_error(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """Return the ConfigError for a name that is not among `known`, with the nearest known name as a hint."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)

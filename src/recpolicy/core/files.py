@@ -27,13 +27,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
-    beside = Path(name)
+    tmp = Path(name)
     try:
-        yield beside
-        beside.chmod(0o644)
-        beside.replace(target)
+        yield tmp
+        tmp.chmod(0o644)
+        tmp.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -43,29 +43,29 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     A folder already at `target` is moved aside first and removed last, so that there is always a whole one to find.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    old = beside.with_suffix(".old")
+    tmp = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    old = tmp.with_suffix(".old")
     try:
-        yield beside
-        beside.chmod(0o755)
+        yield tmp
+        tmp.chmod(0o755)
         if target.exists():
             target.replace(old)
         try:
-            beside.replace(target)
+            tmp.replace(target)
         except OSError:
             with suppress(OSError):
                 old.replace(target)
             raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(tmp, ignore_errors=True)
         if target.exists():  # else `old` is all that is left
             shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(target: Path, text: str) -> None:
     """Write UTF-8 `text` to `target` atomically."""
-    with atomic_path(target) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_path(target) as tmp:
+        tmp.write_text(text, encoding="utf-8")
 
 
 def write_json(target: Path, value: Any) -> None:

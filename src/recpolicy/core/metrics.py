@@ -1,6 +1,6 @@
 """Where metrics go: one protocol, `write(step, {"regret/per_round": 0.31})`, and its writers.
 
-A test passes a ListWriter, training a CSV file and TensorBoard. The step is the number of interactions so far.
+A test passes a InMemoryWriter, training a CSV file and TensorBoard. The step is the number of interactions so far.
 """
 
 import csv
@@ -24,7 +24,7 @@ class MetricWriter(Protocol):
 
 
 @dataclass
-class ListWriter:
+class InMemoryWriter:
     """Keeps rows in memory."""
 
     rows: list[dict[str, float]] = field(default_factory=list)

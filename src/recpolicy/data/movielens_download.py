@@ -26,7 +26,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from recpolicy.core.errors import DataError, FetchError, unknown_name
+from recpolicy.core.errors import DataError, FetchError, unknown_name_error
 from recpolicy.core.files import file_digest, write_json
 from recpolicy.core.progress import progress
 from recpolicy.data.datasets import DATASETS, Dataset, data_folder
@@ -168,7 +168,7 @@ def fetch(dataset: str | Dataset = "ml-100k", source: str = "auto", target: Path
     """
     if isinstance(dataset, str):
         if dataset not in DATASETS:
-            raise unknown_name("data set to fetch", dataset, DATASETS)
+            raise unknown_name_error("data set to fetch", dataset, DATASETS)
         dataset = DATASETS[dataset]
     target = data_folder(dataset.name) if target is None else target
     if source not in SOURCES and not Path(source).exists():

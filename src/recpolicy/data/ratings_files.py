@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.csv_reader import Source, identifiers, numbers, read_parquet, read_text, seconds, texts
 from recpolicy.data.ratings import Ratings
 
@@ -167,7 +167,7 @@ def _assemble(
         raise ConfigError(f"scale {scale}: the lowest rating must be below the highest")
     for meaning in columns or {}:
         if meaning not in COLUMNS:
-            raise unknown_name("rating column", meaning, COLUMNS)
+            raise unknown_name_error("rating column", meaning, COLUMNS)
     chosen = {
         meaning: found
         for meaning in COLUMNS

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError, unknown_name
+from recpolicy.core.errors import DataError, unknown_name_error
 from recpolicy.core.files import atomic_path, content_digest
 from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
@@ -139,7 +139,7 @@ def _rule(name: str) -> Callable[..., Mask]:
     if match := re.fullmatch(r"(leave-last|tail)-([1-9]\d*)", name):
         return partial(SPLITS[f"{match[1]}-N"], number=int(match[2]))
     if name not in SPLITS or name.endswith("-N"):
-        raise unknown_name("split", name, SPLITS)
+        raise unknown_name_error("split", name, SPLITS)
     return SPLITS[name]
 
 

@@ -16,7 +16,7 @@ from tf_agents.environments import tf_environment
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.item_bandit import check_catalogue
@@ -47,9 +47,9 @@ class SessionConfig:
     def __post_init__(self) -> None:
         name = type(self).__name__
         if self.view not in VIEWS:
-            raise unknown_name("session view", self.view, VIEWS)
+            raise unknown_name_error("session view", self.view, VIEWS)
         if self.reward not in REWARDS:
-            raise unknown_name("session reward", self.reward, REWARDS)
+            raise unknown_name_error("session reward", self.reward, REWARDS)
         if not 0 < self.reward_decay <= 1:
             raise ConfigError(f"{name}.reward_decay is {self.reward_decay!r}; it must be in (0, 1]")
         for field in ("batch_size", "last_n", "max_episode_steps"):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import unknown_name
+from recpolicy.core.errors import unknown_name_error
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, paired_difference
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
@@ -125,7 +125,7 @@ class Evaluation:
     def _choices(self, *names: str) -> list[NDArray[np.float64]]:
         for name in names:
             if name not in self.policies:
-                raise unknown_name("evaluated policy", name, self.policies)
+                raise unknown_name_error("evaluated policy", name, self.policies)
         return [self.policies[name].choice_by_user for name in names]
 
     def _row(self, result: PolicyResult) -> dict[str, float | None]:

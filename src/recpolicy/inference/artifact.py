@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.arrays import read_arrays
-from recpolicy.core.errors import ArtifactError, unknown_name
+from recpolicy.core.errors import ArtifactError, unknown_name_error
 from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.inference.action_distributions import HEADS
-from recpolicy.inference.lookup_tables import TABLES, Tables, read_tables, tables_of, write_tables
+from recpolicy.inference.lookup_tables import TABLES, LookupTables, lookup_tables, read_tables, write_tables
 from recpolicy.inference.reward_estimators import ESTIMATORS
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class PolicyParts:
     """Where it comes from: ratings source, split and digests, config, seed, versions, figures of the training."""
 
     @cached_property
-    def whole(self) -> bool:
+    def is_full_catalogue(self) -> bool:
         """Whether the catalogue is all items in row order."""
         return np.array_equal(self.catalogue, np.arange(len(self.item)))
 
@@ -83,16 +83,16 @@ class Artifact(PolicyParts):
     items: "pd.DataFrame"
 
     @cached_property
-    def tables(self) -> Tables:
+    def tables(self) -> LookupTables:
         """The columns that answers need."""
-        return tables_of(self.users, self.items)
+        return lookup_tables(self.users, self.items)
 
 
 @dataclass(frozen=True)
-class LeanArtifact(PolicyParts):
+class InferenceArtifact(PolicyParts):
     """A trained policy with no more of users and items than answers need."""
 
-    tables: Tables
+    tables: LookupTables
 
 
 _ARRAYS = ("context", "item", "offset", "rating_std", "catalogue", "rated_user", "rated_item")
@@ -146,7 +146,7 @@ def write_arrays(artifact: Artifact, folder: Path) -> None:
     write_tables(artifact.tables, folder)
 
 
-def finish(artifact: Artifact, folder: Path) -> None:
+def write_manifest(artifact: Artifact, folder: Path) -> None:
     """Write the manifest, with a digest of every file in `folder`: the last step, after which the artifact is whole."""
     files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     words = {name: getattr(artifact, name) for name in _WORDS}
@@ -167,7 +167,7 @@ def read_artifact(folder: Path) -> Artifact:
     )
 
 
-def read_lean(folder: Path) -> LeanArtifact:
+def read_inference_artifact(folder: Path) -> InferenceArtifact:
     """Read what answering needs; raises what `read_artifact` raises.
 
     pandas is imported only for an artifact that was written before there was a tables.json.
@@ -175,10 +175,10 @@ def read_lean(folder: Path) -> LeanArtifact:
     manifest = read_manifest(folder)
     if TABLES in manifest["files"]:
         parts = _read_parts(folder, manifest, (ARRAYS, TABLES))
-        lean = LeanArtifact(tables=read_tables(folder), **parts)
+        lean = InferenceArtifact(tables=read_tables(folder), **parts)
     else:
         whole = read_artifact(folder)
-        lean = LeanArtifact(
+        lean = InferenceArtifact(
             tables=whole.tables, **{name: getattr(whole, name) for name in (*_ARRAYS, *_WORDS, "policy")}
         )
     rows, shape = (len(lean.tables.user_ids), len(lean.tables.item_ids)), lean.rating_std.shape
@@ -205,7 +205,9 @@ def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) 
     words["scale"] = tuple(words["scale"])
     for kind, known in (("estimator", ESTIMATORS), ("head", HEADS)):
         if words[kind] not in known:
-            raise ArtifactError(f"{folder}: {unknown_name(kind, words[kind], known)} Read it with a newer recpolicy")
+            raise ArtifactError(
+                f"{folder}: {unknown_name_error(kind, words[kind], known)} Read it with a newer recpolicy"
+            )
     return {"policy": policy, **arrays, **words}
 
 

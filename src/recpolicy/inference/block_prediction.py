@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recpolicy.inference.action_distributions import HEADS, masked, with_floor
 from recpolicy.inference.artifact import PolicyParts
-from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, Situation
+from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, PolicyInput
 from recpolicy.inference.session_memory import MEMORIES, Past, Shape
 
 Array = NDArray[Any]
@@ -27,7 +27,7 @@ _SCORES_ARE_VALUES = ("session_values", "session_table")
 
 
 @dataclass(frozen=True)
-class Block:
+class BatchPrediction:
     """The answers for n users."""
 
     rating: Array  # [n, I] within the scale
@@ -37,11 +37,11 @@ class Block:
     value: Array | None  # [n] expected discounted reward of the rest of the session, of session policies
 
 
-def answer_block(
-    parts: PolicyParts, context: Array, std: Array, allowed: NDArray[np.bool_] | None, pasts: Sequence[Shown]
-) -> Block:
+def predict_block(
+    parts: PolicyParts, context: Array, std: Array, allowed: NDArray[np.bool_] | None, histories: Sequence[Shown]
+) -> BatchPrediction:
     """Answer for contexts [n, C], rating stds [n, I] and sessions [n]; allowed [A] or [n, A], None for all arms."""
-    estimate, rating = estimate_block(parts, context, pasts)
+    estimate, rating = estimate_rewards(parts, context, histories)
     mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
     value = estimate.value
     if parts.estimator in _SCORES_ARE_VALUES:
@@ -49,36 +49,38 @@ def answer_block(
     probability = HEADS[parts.head](estimate, parts.settings, mask)
     probability = with_floor(probability, parts.exploration_floor, mask)
     ratings = clipped_ratings(parts, rating, estimate)
-    if parts.whole:
-        return Block(ratings, _std(parts, std, estimate), probability, estimate.score, value)
+    if parts.is_full_catalogue:
+        return BatchPrediction(ratings, _std(parts, std, estimate), probability, estimate.score, value)
     propensity = np.zeros(rating.shape, np.float64)
     propensity[:, parts.catalogue] = probability
     spread = std.copy()
     spread[:, parts.catalogue] = _std(parts, std[:, parts.catalogue], estimate)
-    return Block(ratings, spread, propensity, estimate.score, value)
+    return BatchPrediction(ratings, spread, propensity, estimate.score, value)
 
 
-def estimate_block(parts: PolicyParts, context: Array, pasts: Sequence[Shown] | None = None) -> tuple[Estimate, Array]:
+def estimate_rewards(
+    parts: PolicyParts, context: Array, histories: Sequence[Shown] | None = None
+) -> tuple[Estimate, Array]:
     """The policy's estimate of its catalogue [n, A] and the rating model's of all items [n, I]."""
     memory = None
     if parts.sequential:
-        memory = _memory(parts, context, pasts or [NOTHING_SHOWN] * len(context))
-    situation, rating = situation_of(parts, context, memory)
+        memory = _memory(parts, context, histories or [NOTHING_SHOWN] * len(context))
+    situation, rating = policy_input(parts, context, memory)
     return ESTIMATORS[parts.estimator](parts.policy, situation), rating
 
 
-def situation_of(parts: PolicyParts, context: Array, memory: Array | None) -> tuple[Situation, Array]:
+def policy_input(parts: PolicyParts, context: Array, memory: Array | None) -> tuple[PolicyInput, Array]:
     """What an estimator is asked, and the rating model's estimates of all items [n, I]."""
     rating = context[:, : parts.item.shape[1]] @ parts.item.T + parts.offset
-    if parts.whole:
-        return Situation(context, parts.item, parts.offset, rating, memory), rating
+    if parts.is_full_catalogue:
+        return PolicyInput(context, parts.item, parts.offset, rating, memory), rating
     c = parts.catalogue
-    return Situation(context, parts.item[c], parts.offset[c], rating[:, c], memory), rating
+    return PolicyInput(context, parts.item[c], parts.offset[c], rating[:, c], memory), rating
 
 
 def clipped_ratings(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
     """Ratings [n, I] on the scale: the estimate's in the catalogue, the rating model's outside; changes `rating`."""
-    if parts.whole:
+    if parts.is_full_catalogue:
         rating = estimate.mean
     else:
         rating[:, parts.catalogue] = estimate.mean
@@ -90,7 +92,7 @@ def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]
     return ~np.isin(parts.catalogue, shown)
 
 
-def _memory(parts: PolicyParts, context: Array, pasts: Sequence[Shown]) -> Array:
+def _memory(parts: PolicyParts, context: Array, histories: Sequence[Shown]) -> Array:
     """What the policy sees of each session [n, M]."""
     arrays, rank = parts.policy, parts.item.shape[1]
     genres = arrays["genres"]  # [I, G]
@@ -98,13 +100,13 @@ def _memory(parts: PolicyParts, context: Array, pasts: Sequence[Shown]) -> Array
     remember = MEMORIES[str(arrays["view"])]
     memories = [
         remember(user[:rank], Past(parts.item[rows], genres[rows], liked), shape)
-        for user, (rows, liked) in zip(context, pasts, strict=True)
+        for user, (rows, liked) in zip(context, histories, strict=True)
     ]
     return np.stack(memories)
 
 
 def _std(parts: PolicyParts, rating_std: Array, estimate: Estimate) -> Array:
     """The rating model's std, shrunk by what was learnt since; the learner's own where it began elsewhere."""
-    if estimate.remaining is not None:
-        return rating_std * estimate.remaining
+    if estimate.std_ratio is not None:
+        return rating_std * estimate.std_ratio
     return rating_std if estimate.width is None else parts.noise_std * estimate.width

@@ -27,7 +27,7 @@ _MIGRATIONS: Mapping[int, Migration] = {1: lambda body: rename_keys(body, {"movi
 
 
 @dataclass(frozen=True)
-class Tables:
+class LookupTables:
     """Users and items in row order."""
 
     user_ids: list[Hashable]  # [U] numbers or text
@@ -38,12 +38,12 @@ class Tables:
     genres: NDArray[np.bool_]  # [I, G]
 
 
-def tables_of(users: "pd.DataFrame", items: "pd.DataFrame") -> Tables:
+def lookup_tables(users: "pd.DataFrame", items: "pd.DataFrame") -> LookupTables:
     """The tables of a Ratings as plain lists and arrays."""
     from recpolicy.data.ratings import genre_matrix
 
     names, matrix = genre_matrix(items)
-    return Tables(
+    return LookupTables(
         user_ids=users["user_id"].tolist(),
         item_ids=items["item_id"].tolist(),
         titles=[title if isinstance(title, str) else None for title in items["title"]],
@@ -53,7 +53,7 @@ def tables_of(users: "pd.DataFrame", items: "pd.DataFrame") -> Tables:
     )
 
 
-def write_tables(tables: Tables, folder: Path) -> None:
+def write_tables(tables: LookupTables, folder: Path) -> None:
     """Write tables.json to a folder that is not yet in place (see artifact.write_arrays)."""
     body = {
         "format": _FORMAT,
@@ -68,12 +68,12 @@ def write_tables(tables: Tables, folder: Path) -> None:
     (folder / TABLES).write_text(json.dumps(body, allow_nan=False, separators=(",", ":")), encoding="utf-8")
 
 
-def read_tables(folder: Path) -> Tables:
+def read_tables(folder: Path) -> LookupTables:
     """Read tables.json; raises ArtifactError where it is not what `write_tables` wrote."""
     path = folder / TABLES
     body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION, _MIGRATIONS)
     try:
-        return Tables(
+        return LookupTables(
             user_ids=body["user_id"],
             item_ids=body["item_id"],
             titles=body["title"],

@@ -16,12 +16,12 @@ from recpolicy.core.seeds import generator
 from recpolicy.inference.artifact import Artifact, read_artifact
 from recpolicy.inference.block_prediction import (
     USERS_AT_ONCE,
-    Block,
-    answer_block,
+    BatchPrediction,
     clipped_ratings,
-    estimate_block,
+    estimate_rewards,
     not_shown,
-    situation_of,
+    policy_input,
+    predict_block,
 )
 from recpolicy.inference.predictions import as_list, drawn_arms, estimates_frame
 from recpolicy.inference.reward_estimators import ESTIMATORS
@@ -87,7 +87,7 @@ class Policy:
         the first block. Raises what `predict` raises.
         """
         ids, pick = as_list(users), self._pick(items)
-        blocks = self.scorer.blocks(ids, fold_in, history, at_once)
+        blocks = self.scorer.predict_batches(ids, fold_in, history, at_once)
         return (
             (block.rating[:, pick], block.std[:, pick], block.propensity[:, pick], _values(block)) for block in blocks
         )
@@ -114,14 +114,14 @@ class Policy:
         ids, folded = as_list(users), fold_in or {}
         scorer, catalogue = self.scorer, self.artifact.catalogue
         frames = []
-        situations = zip(ids, scorer.situations(ids, folded, at_once=1), scorer.pasts(ids, history), strict=True)
-        for user, (context, std), past in situations:
+        inputs = zip(ids, scorer.contexts(ids, folded, at_once=1), scorer.histories(ids, history), strict=True)
+        for user, (context, std), past in inputs:
             allowed = not_shown(self.artifact, past[0])
             if exclude_rated:
                 allowed &= ~np.isin(catalogue, scorer.rated(user, folded))
             if not allowed.any():
                 continue
-            block = answer_block(self.artifact, context, std, allowed, [past])
+            block = predict_block(self.artifact, context, std, allowed, [past])
             lot = generator(seed, f"recommend/{user}")
             if sample:
                 rows = catalogue[drawn_arms(block.propensity[0, catalogue], k, lot)]
@@ -144,7 +144,7 @@ class Policy:
         contexts = artifact.context if contexts is None else contexts
         scores, ratings = [], []
         for start in range(0, len(contexts), USERS_AT_ONCE):
-            estimate, rating = estimate_block(artifact, contexts[start : start + USERS_AT_ONCE])
+            estimate, rating = estimate_rewards(artifact, contexts[start : start + USERS_AT_ONCE])
             score = np.repeat(estimate.score.min(axis=1, keepdims=True), len(artifact.items), axis=1)
             score[:, artifact.catalogue] = estimate.score
             scores.append(score)
@@ -153,7 +153,7 @@ class Policy:
 
     def session_scores(self, context: Array, memory: Array) -> Array:
         """Scores [n, A] of a session policy for contexts [n, D] and memories [n, M] of running sessions."""
-        situation, _ = situation_of(self.artifact, context, memory)
+        situation, _ = policy_input(self.artifact, context, memory)
         return ESTIMATORS[self.artifact.estimator](self.artifact.policy, situation).score
 
     def _pick(self, items: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":
@@ -161,7 +161,7 @@ class Policy:
         return slice(None) if items is None else self.scorer.item_rows(items)
 
 
-def _values(block: Block) -> Array:
+def _values(block: BatchPrediction) -> Array:
     """Values [n], NaN where the policy has none."""
     return np.full(len(block.rating), np.nan) if block.value is None else block.value
 

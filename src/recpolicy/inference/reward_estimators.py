@@ -16,7 +16,7 @@ Arrays = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Situation:
+class PolicyInput:
     """Who is asked about, and the catalogue as the rating model knows it."""
 
     context: Array  # [n, >= D], the first D entries are the user's embedding
@@ -34,7 +34,7 @@ class Estimate:
     width: Array | None  # [n, A] in units of the rating noise; None where the learner does not know
     score: Array  # [n, A] what the policy is greedy in when it does not explore
     bound: Array | None = None  # [n, A] what it is greedy in when it explores, where that is no head's to compute
-    remaining: Array | None = None  # [n, A] share of the rating model's uncertainty that is left, where it began there
+    std_ratio: Array | None = None  # [n, A] share of the rating model's uncertainty that is left, where it began there
     value: Array | None = None  # [n] expected discounted reward of the rest of the session, for session policies
 
 
@@ -50,12 +50,12 @@ def quadratic(packed: Array, x: Array) -> Array:
     return np.maximum((x[:, rows] * x[:, columns]) @ packed.T, 0.0)
 
 
-def _linear(arrays: Arrays, situation: Situation) -> Estimate:
+def _linear(arrays: Arrays, situation: PolicyInput) -> Estimate:
     x = _with_bias(situation.context) if arrays["bias"] else situation.context
     return _posterior(arrays, x)
 
 
-def _encoded_linear(arrays: Arrays, situation: Situation) -> Estimate:
+def _encoded_linear(arrays: Arrays, situation: PolicyInput) -> Estimate:
     return _posterior(arrays, _with_bias(_layers(arrays, situation.context)))
 
 
@@ -65,18 +65,18 @@ def _posterior(arrays: Arrays, x: Array) -> Estimate:
     if "prior_precision" not in arrays:
         return Estimate(mean, width, mean)
     prior = np.sqrt((x * x).sum(axis=1, keepdims=True) / arrays["prior_precision"])  # [n, 1]
-    return Estimate(mean, width, mean, remaining=width / prior)
+    return Estimate(mean, width, mean, std_ratio=width / prior)
 
 
-def _shared(arrays: Arrays, situation: Situation) -> Estimate:
+def _shared(arrays: Arrays, situation: PolicyInput) -> Estimate:
     z = _pair_features(situation)  # [n, A, K]
     mean = z @ arrays["theta"]
     width = np.sqrt(np.maximum(((z @ arrays["covariance"]) * z).sum(axis=-1), 0.0))
     prior = np.sqrt((z * z).sum(axis=-1) / arrays["prior_precision"])
-    return Estimate(mean, width, mean, remaining=width / prior)
+    return Estimate(mean, width, mean, std_ratio=width / prior)
 
 
-def _hybrid(arrays: Arrays, situation: Situation) -> Estimate:
+def _hybrid(arrays: Arrays, situation: PolicyInput) -> Estimate:
     x = _with_bias(situation.context)
     z = _pair_features(situation)
     rest = z - np.einsum("nd,adk->nak", x, arrays["cross"], optimize=True)
@@ -85,10 +85,10 @@ def _hybrid(arrays: Arrays, situation: Situation) -> Estimate:
     width = np.sqrt(np.maximum(square, 0.0))
     shared, own = arrays["prior_precision"]
     prior = np.sqrt((z * z).sum(axis=-1) / shared + (x * x).sum(axis=1, keepdims=True) / own)
-    return Estimate(mean, width, mean, remaining=width / prior)
+    return Estimate(mean, width, mean, std_ratio=width / prior)
 
 
-def _mlp(arrays: Arrays, situation: Situation) -> Estimate:
+def _mlp(arrays: Arrays, situation: PolicyInput) -> Estimate:
     mean = _layers(arrays, situation.context)
     if "embedding" in arrays:
         rank = arrays["embedding"].shape[1]
@@ -96,25 +96,25 @@ def _mlp(arrays: Arrays, situation: Situation) -> Estimate:
     return Estimate(mean, None, mean)
 
 
-def _arms(arrays: Arrays, situation: Situation) -> Estimate:
+def _arms(arrays: Arrays, situation: PolicyInput) -> Estimate:
     shape = situation.rating.shape
     spread = {name: np.broadcast_to(value, shape) for name, value in arrays.items()}
     return Estimate(spread["mean"], spread["width"], spread.get("weight", spread["mean"]), spread.get("score"))
 
 
-def _rating_model(arrays: Arrays, situation: Situation) -> Estimate:
+def _rating_model(arrays: Arrays, situation: PolicyInput) -> Estimate:
     score = np.broadcast_to(arrays["score"], situation.rating.shape) if "score" in arrays else situation.rating
     return Estimate(situation.rating, None, score)
 
 
-def _session(arrays: Arrays, situation: Situation) -> Estimate:
+def _session(arrays: Arrays, situation: PolicyInput) -> Estimate:
     x = _seen(situation)
     score = _item_scores(arrays, x, _layers(arrays, x))
     value = _layers(arrays, x, "value/")[:, 0]
     return Estimate(situation.rating, None, score, value=value)
 
 
-def _session_values(arrays: Arrays, situation: Situation) -> Estimate:
+def _session_values(arrays: Arrays, situation: PolicyInput) -> Estimate:
     x = _seen(situation)
     output = _layers(arrays, x)
     if arrays["dueling"]:
@@ -125,7 +125,7 @@ def _session_values(arrays: Arrays, situation: Situation) -> Estimate:
     return Estimate(situation.rating, None, score, value=score.max(axis=1))
 
 
-def _session_table(arrays: Arrays, situation: Situation) -> Estimate:
+def _session_table(arrays: Arrays, situation: PolicyInput) -> Estimate:
     x = _seen(situation)
     cell = np.zeros(len(x), np.int64)
     for index, column in enumerate(arrays["columns"]):
@@ -146,7 +146,7 @@ def _ucb1(score: Array, visits: Array, c: float) -> Array:
     return np.where(visits > 0, score + bonus, np.float32(1e6))
 
 
-ESTIMATORS: Mapping[str, Callable[[Arrays, Situation], Estimate]] = {
+ESTIMATORS: Mapping[str, Callable[[Arrays, PolicyInput], Estimate]] = {
     "linear": _linear,
     "encoded_linear": _encoded_linear,
     "shared": _shared,
@@ -164,14 +164,14 @@ def _with_bias(x: Array) -> Array:
     return np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1)
 
 
-def _pair_features(situation: Situation) -> Array:
+def _pair_features(situation: PolicyInput) -> Array:
     """(p * q, o, 1) [n, A, K]; see models/pair_features.py."""
     product = situation.context[:, np.newaxis, : situation.embedding.shape[1]] * situation.embedding
     offset = np.broadcast_to(situation.offset[:, np.newaxis], (*product.shape[:2], 1))
     return np.concatenate([product, offset, np.ones_like(offset)], axis=-1)
 
 
-def _seen(situation: Situation) -> Array:
+def _seen(situation: PolicyInput) -> Array:
     """The observation [n, D + M] of a session policy."""
     assert situation.memory is not None, "a session policy is asked with a memory"
     return np.concatenate([situation.context, situation.memory], axis=1)

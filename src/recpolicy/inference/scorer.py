@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
 from recpolicy.core.lru import LRUCache
-from recpolicy.inference.artifact import Artifact, LeanArtifact, read_lean
-from recpolicy.inference.block_prediction import NOTHING_SHOWN, USERS_AT_ONCE, Block, Shown, answer_block, not_shown
+from recpolicy.inference.artifact import Artifact, InferenceArtifact, read_inference_artifact
+from recpolicy.inference.block_prediction import (
+    NOTHING_SHOWN,
+    USERS_AT_ONCE,
+    BatchPrediction,
+    Shown,
+    not_shown,
+    predict_block,
+)
 from recpolicy.inference.lookup_tables import rows_of
 from recpolicy.inference.predictions import as_list
 from recpolicy.models.embeddings import Embeddings
@@ -33,7 +40,7 @@ CACHE_BYTES = 48 << 20
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What a policy says of one user; of several with a leading axis [n]. Answers are shared: do not write to them."""
 
     rating: Array  # [I] within the scale
@@ -46,7 +53,7 @@ class Answer:
 class Scorer:
     """A trained policy that answers one request at a time, or many users at once; safe to use from several threads."""
 
-    def __init__(self, artifact: Artifact | LeanArtifact, cache_bytes: int = CACHE_BYTES):
+    def __init__(self, artifact: Artifact | InferenceArtifact, cache_bytes: int = CACHE_BYTES):
         self.artifact = artifact
         self.metadata: Mapping[str, Any] = {"agent": artifact.agent, **artifact.metadata}
         """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
@@ -57,7 +64,7 @@ class Scorer:
         self.user_ids, self.item_ids, self.titles = tables.user_ids, tables.item_ids, tables.titles
         self.genre_names, self.genres, self.years = tables.genre_names, tables.genres, tables.years
         self._user_row, self._item_row = rows_of(tables.user_ids), rows_of(tables.item_ids)
-        self._cache: LRUCache[Answer] = LRUCache(cache_bytes)
+        self._cache: LRUCache[Prediction] = LRUCache(cache_bytes)
         rank = artifact.item.shape[1]
         self._embeddings = Embeddings(
             artifact.context[:, :rank], artifact.item, artifact.offset, artifact.scale, artifact.noise_std, np.nan
@@ -99,13 +106,13 @@ class Scorer:
         row = self._user_row[user]
         return items[start[row] : start[row + 1]]
 
-    def answer(
+    def predict_one(
         self,
         user: Hashable,
         fold_in: FoldIn | None = None,
         history: History | None = None,
         context: Array | None = None,
-    ) -> Answer:
+    ) -> Prediction:
         """Answer for one user, whose answer is kept where it is a known one without history.
 
         A user in `fold_in` need not be known; one with a raw `context` ([C], or [D] for average demographics) neither,
@@ -118,28 +125,28 @@ class Scorer:
         if found is not None:
             return found
         contexts = None if context is None else np.asarray(context)[np.newaxis]
-        several = self.answers([user], fold_in, history, contexts)
+        several = self.predict([user], fold_in, history, contexts)
         value = None if several.value is None else float(several.value[0])
-        answer = Answer(several.rating[0], several.std[0], several.propensity[0], several.score[0], value)
+        answer = Prediction(several.rating[0], several.std[0], several.propensity[0], several.score[0], value)
         if kept:
             self._cache.put(user, answer, sum(part.nbytes for part in _arrays(answer)))
         return answer
 
-    def answers(
+    def predict(
         self,
         users: Sequence[Hashable],
         fold_in: FoldIn | None = None,
         history: History | None = None,
         contexts: Array | None = None,
-    ) -> Answer:
+    ) -> Prediction:
         """Answer for n users, in blocks of one matrix product each; contexts [n, C] or [n, D] replace what is known.
 
         About 24 bytes a user and item are held at once. Raises what `answer` raises.
         """
-        blocks = list(self.blocks(users, fold_in, history, contexts=contexts))
+        blocks = list(self.predict_batches(users, fold_in, history, contexts=contexts))
         propensity = np.concatenate([block.propensity for block in blocks]).astype(np.float64)
         propensity /= propensity.sum(axis=1, keepdims=True)  # heads of single precision are off by 1e-7
-        answer = Answer(
+        answer = Prediction(
             rating=np.concatenate([block.rating for block in blocks]),
             std=np.concatenate([block.std for block in blocks]),
             propensity=propensity,
@@ -150,34 +157,34 @@ class Scorer:
             part.flags.writeable = False
         return answer
 
-    def blocks(
+    def predict_batches(
         self,
         users: Sequence[Hashable],
         fold_in: FoldIn | None = None,
         history: History | None = None,
         at_once: int = USERS_AT_ONCE,
         contexts: Array | None = None,
-    ) -> Iterator[Block]:
+    ) -> Iterator[BatchPrediction]:
         """The answers, `at_once` users at a time, so that memory does not grow with the users.
 
         Ids are checked before the first block. Raises what `answer` raises.
         """
         ids = as_list(users)
-        pasts = self.pasts(ids, history)
-        situations = self.situations(ids, fold_in or {}, at_once, contexts)
-        groups = [pasts[start : start + at_once] for start in range(0, len(ids), at_once)]
-        return self._answered(situations, groups, bool(history))
+        histories = self.histories(ids, history)
+        inputs = self.contexts(ids, fold_in or {}, at_once, contexts)
+        groups = [histories[start : start + at_once] for start in range(0, len(ids), at_once)]
+        return self._answered(inputs, groups, bool(history))
 
     def _answered(
-        self, situations: Iterator[tuple[Array, Array]], groups: list[list[Shown]], seen: bool
-    ) -> Iterator[Block]:
-        for (context, std), pasts in zip(situations, groups, strict=True):
-            allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in pasts]) if seen else None
+        self, inputs: Iterator[tuple[Array, Array]], groups: list[list[Shown]], seen: bool
+    ) -> Iterator[BatchPrediction]:
+        for (context, std), histories in zip(inputs, groups, strict=True):
+            allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in histories]) if seen else None
             if allowed is not None and not allowed.any(axis=1).all():
                 raise DataError("the history shows every item of the catalogue: there is nothing left to choose from")
-            yield answer_block(self.artifact, context, std, allowed, pasts)
+            yield predict_block(self.artifact, context, std, allowed, histories)
 
-    def pasts(self, ids: list[Hashable], history: History | None) -> list[Shown]:
+    def histories(self, ids: list[Hashable], history: History | None) -> list[Shown]:
         """Per user the item rows shown so far in the session and whether each was liked."""
         if not history:
             return [NOTHING_SHOWN] * len(ids)
@@ -186,10 +193,10 @@ class Scorer:
                 f"{self.artifact.agent} does not look at the session so far; leave out `history`, or train a session"
                 " policy such as ppo"
             )
-        pasts = [history.get(user, ()) for user in ids]
-        return [(self.item_rows([item for item, _ in past]), [bool(liked) for _, liked in past]) for past in pasts]
+        histories = [history.get(user, ()) for user in ids]
+        return [(self.item_rows([item for item, _ in past]), [bool(liked) for _, liked in past]) for past in histories]
 
-    def situations(
+    def contexts(
         self, ids: list[Hashable], fold_in: FoldIn, at_once: int, contexts: Array | None = None
     ) -> Iterator[tuple[Array, Array]]:
         """(context [n, C], rating std [n, I]) of the users, `at_once` at a time; ids are checked at once."""
@@ -262,10 +269,10 @@ def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:
     Imports neither pandas nor TensorFlow, unless the artifact has no tables.json: then pandas. `cache_bytes` bounds the
     answers that are kept.
     """
-    scorer = Scorer(read_lean(Path(folder)), cache_bytes)
+    scorer = Scorer(read_inference_artifact(Path(folder)), cache_bytes)
     scorer.prepare()
     return scorer
 
 
-def _arrays(answer: Answer) -> tuple[Array, ...]:
+def _arrays(answer: Prediction) -> tuple[Array, ...]:
     return answer.rating, answer.std, answer.propensity, answer.score

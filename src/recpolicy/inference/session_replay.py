@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.action_distributions import HEADS, greedy, with_floor
 from recpolicy.inference.artifact import PolicyParts
-from recpolicy.inference.block_prediction import situation_of
+from recpolicy.inference.block_prediction import policy_input
 from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate
 from recpolicy.inference.session_memory import Shape
 from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
@@ -72,7 +72,7 @@ def _side_by_side(parts: PolicyParts, log: SessionLog, session: NDArray[np.intp]
     allowed = np.ones((len(session), len(parts.catalogue)), bool)
     while len(row):
         arm = np.searchsorted(parts.catalogue, log.item[row])
-        situation, _ = situation_of(parts, context, memory)
+        situation, _ = policy_input(parts, context, memory)
         yield Moment(row, arm, allowed, memory, ESTIMATORS[parts.estimator](parts.policy, situation))
         left = left - 1
         goes_on = left > 0

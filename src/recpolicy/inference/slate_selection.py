@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 
 if TYPE_CHECKING:
     from recpolicy.inference.scorer import FoldIn, Scorer
@@ -175,7 +175,7 @@ def explain(
 
 def _genre(known: list[str], name: str) -> int:
     if name not in known:
-        raise unknown_name("genre", name, known)
+        raise unknown_name_error("genre", name, known)
     return known.index(name)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from recpolicy.core.config import as_dict, build
-from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name_error
 from recpolicy.core.files import content_digest
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.bayesian_fm import BayesianFMConfig, fit_bayesian_fm
@@ -60,7 +60,7 @@ def fit_rating_model(
     DataError without ratings.
     """
     if model not in RATING_MODELS:
-        raise unknown_name("rating model", model, RATING_MODELS)
+        raise unknown_name_error("rating model", model, RATING_MODELS)
     kind = RATING_MODELS[model]
     settings = _resolve(kind, config, model)
     if not len(fit):

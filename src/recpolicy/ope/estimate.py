@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.statistics import LEVEL, RESAMPLES
 from recpolicy.ope.estimator_specs import ESTIMATORS, Evidence, Recipe
 from recpolicy.ope.inference import Estimation, gains_of, results_of
@@ -60,11 +60,11 @@ class OffPolicyConfig:
         if self.resamples < 1:
             raise ConfigError(f"OffPolicyConfig.resamples is {self.resamples}; expected 1 or more, 1000 are usual")
         if self.tuning not in METHODS:
-            raise unknown_name("way to choose a setting", self.tuning, METHODS)
+            raise unknown_name_error("way to choose a setting", self.tuning, METHODS)
         for name in self.settings:
             if name not in ESTIMATORS or ESTIMATORS[name].taming is None:
                 tamed = [known for known, recipe in ESTIMATORS.items() if recipe.taming]
-                raise unknown_name("estimator with a setting", name, tamed)
+                raise unknown_name_error("estimator with a setting", name, tamed)
         if self.reward_range is not None and not self.reward_range[0] < self.reward_range[1]:
             raise ConfigError(f"OffPolicyConfig.reward_range is {self.reward_range}; expected (least, largest)")
 
@@ -166,7 +166,7 @@ def gains_from(
 def _make(names: Sequence[str], sources: Sources, config: OffPolicyConfig) -> dict[str, Estimation]:
     for name in names:
         if name not in ESTIMATORS:
-            raise unknown_name("estimator", name, ESTIMATORS)
+            raise unknown_name_error("estimator", name, ESTIMATORS)
     sources.read({ESTIMATORS[name].source for name in names})
     return {name: _estimation(name, sources, config) for name in names}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import unknown_name
+from recpolicy.core.errors import unknown_name_error
 from recpolicy.core.statistics import Interval
 from recpolicy.ope.diagnostics import Diagnostics
 from recpolicy.ope.tuning import Choice
@@ -74,7 +74,7 @@ class Estimates(Mapping[str, OffPolicyResult]):
 
     def __getitem__(self, name: str) -> OffPolicyResult:
         if name not in self.results:
-            raise unknown_name("estimator in these estimates", name, self.results)
+            raise unknown_name_error("estimator in these estimates", name, self.results)
         return self.results[name]
 
     def __contains__(self, name: object) -> bool:
@@ -138,7 +138,7 @@ class Gain:
         Raises ConfigError for an interval that was not made.
         """
         if interval not in self.intervals:
-            raise unknown_name("interval of this gain", interval, self.intervals)
+            raise unknown_name_error("interval of this gain", interval, self.intervals)
         if not self.enough or self.estimator in MODEL_ALONE:
             return NO_VERDICT
         found = self.intervals[interval]

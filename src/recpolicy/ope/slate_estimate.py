@@ -15,7 +15,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.ope.estimators import ips_terms
 from recpolicy.ope.forms import Form, mean_form, ratio_form
 from recpolicy.ope.inference import Estimation, results_of
@@ -288,7 +288,7 @@ def _has(evidence: _Evidence) -> set[str]:
 
 def _check(name: str, has: set[str], incumbent: bool) -> None:
     if name not in SLATE_ESTIMATORS:
-        raise unknown_name("estimator of slates", name, SLATE_ESTIMATORS)
+        raise unknown_name_error("estimator of slates", name, SLATE_ESTIMATORS)
     for lacking in sorted(SLATE_ESTIMATORS[name].needs - has):
         needed = _LACKS[lacking]
         if incumbent:

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.ope.estimators import ips_terms
 from recpolicy.ope.forms import Form, mean_form, ratio_form
 from recpolicy.ope.inference import Estimation, results_of
@@ -192,7 +192,7 @@ def _make(estimators: Sequence[str] | None, config: SequenceConfig, *seen: _Evid
     )
     for name in names:
         if name not in TRAJECTORY_ESTIMATORS:
-            raise unknown_name("estimator of sessions", name, TRAJECTORY_ESTIMATORS)
+            raise unknown_name_error("estimator of sessions", name, TRAJECTORY_ESTIMATORS)
         for evidence in seen:
             if TRAJECTORY_ESTIMATORS[name].model and evidence.given is None:
                 lacking = "incumbent_model" if evidence.incumbent else "model"

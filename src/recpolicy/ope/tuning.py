@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import unknown_name
+from recpolicy.core.errors import unknown_name_error
 from recpolicy.ope.estimator_specs import Evidence, Recipe, Taming
 from recpolicy.ope.intervals import mean_and_error
 from recpolicy.ope.rounds import Units
@@ -53,7 +53,7 @@ def given(taming: Taming, value: float) -> Choice:
 def choose(recipe: Recipe, taming: Taming, evidence: Evidence, units: Units, method: str) -> Choice:
     """Choose the setting of an estimator. Raises ConfigError for an unknown method."""
     if method not in METHODS:
-        raise unknown_name("way to choose a setting", method, METHODS)
+        raise unknown_name_error("way to choose a setting", method, METHODS)
     estimates, scores = [], []
     for candidate in taming.candidates:
         used = taming.tame(evidence.weight, candidate)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.files import write_text
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.kfp_import import import_kfp
@@ -43,7 +43,7 @@ def pipeline_yaml(name: str, image: str | None = None, volumes: tuple[Volume, ..
     """
     known = _pipelines()
     if name not in known:
-        raise unknown_name("pipeline", name, known)
+        raise unknown_name_error("pipeline", name, known)
     from kfp import compiler
 
     from recpolicy.pipelines.definitions import build
@@ -78,7 +78,7 @@ def checked_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known = {parameter.name: parameter for parameter in pipeline_parameters(name)}
     for key in given:
         if key not in known:
-            raise unknown_name(f"parameter of {name}", key, known)
+            raise unknown_name_error(f"parameter of {name}", key, known)
     values = {key: typed(key, value, known[key].kind) for key, value in given.items()}
     defaults = {key: one.default for key, one in known.items() if not one.required and key not in values}
     missing = [key for key, one in known.items() if one.required and key not in values]

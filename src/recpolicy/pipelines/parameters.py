@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from recpolicy.core.config import build
-from recpolicy.core.errors import ConfigError, unknown_name
+from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.tensorflow_setup import silence_libraries
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -81,7 +81,7 @@ def training_settings(agent: str, learn_from: str, world: str, interactions: int
         if is_sequential(agent):
             return {"total_timesteps": interactions}
     if learn_from not in _LEARN_FROM:
-        raise unknown_name("source of learning", learn_from, _LEARN_FROM)
+        raise unknown_name_error("source of learning", learn_from, _LEARN_FROM)
     online = learn_from == "online" or not learns_from_logs(agent)
     return {"mode": "online" if online else "log", "interactions": interactions, "epochs": epochs, "world": world}
 
@@ -127,7 +127,7 @@ def _one_of(kind: str, known: Callable[[], Any]) -> Callable[[str, Any], None]:
     def check(_name: str, value: Any) -> None:
         names = list(known())
         if value not in names:
-            raise unknown_name(kind, value, names)
+            raise unknown_name_error(kind, value, names)
 
     return check
 

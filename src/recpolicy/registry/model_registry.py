@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name
+from recpolicy.core.errors import ArtifactError, ConfigError, unknown_name_error
 from recpolicy.core.files import atomic_directory
 from recpolicy.inference.artifact import MANIFEST, manifest_digest
 from recpolicy.registry.aliases import (
@@ -242,7 +242,7 @@ class Registry:
                 raise ConfigError(f"{self.folder}: no version is {text} yet; {how} one by its number")
             text = str(number)
         if not NUMBER.fullmatch(text):
-            raise unknown_name("version", text, [*map(str, numbers), *ALIASES])
+            raise unknown_name_error("version", text, [*map(str, numbers), *ALIASES])
         if int(text) not in numbers:
             listed = ", ".join(map(str, numbers)) or "none"
             raise ConfigError(f"{self.folder}: no version {text}; registered: {listed}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recpolicy.core.errors import UnknownIdError
-from recpolicy.inference.scorer import Answer, FoldIn, Scorer
+from recpolicy.inference.scorer import FoldIn, Prediction, Scorer
 from recpolicy.inference.slate_selection import ExplorationConfig, Slate, allowed_rows, choose_slate, explain
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.events import key_of, new_event_id
@@ -89,7 +89,7 @@ def _made(
         raise UnknownIdError(
             f"no user with id {asked.user} in this policy; describe the user by `ratings` or `context`"
         )
-    estimate = scorer.answer(asked.user, fold_in, asked.session(), context)
+    estimate = scorer.predict_one(asked.user, fold_in, asked.session(), context)
     allowed = allowed_rows(
         scorer, asked.user, asked.exclude_rated, asked.genres, asked.first_and_last_year(),
         [*asked.exclude, *(shown.item for shown in asked.history or ())], fold_in,
@@ -109,11 +109,11 @@ def _made(
 def _context(scorer: Scorer, asked: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:
     """The context that the policy saw of a user whom it does not know, or knows otherwise."""
     contexts = None if context is None else context[np.newaxis]
-    row, _ = next(scorer.situations([asked.user], fold_in or {}, 1, contexts))
+    row, _ = next(scorer.contexts([asked.user], fold_in or {}, 1, contexts))
     return bytes(row[0].astype(np.float32).tobytes())
 
 
-def _places(scorer: Scorer, asked: RecommendRequest, slate: Slate, estimate: Answer) -> list[dict[str, Any]]:
+def _places(scorer: Scorer, asked: RecommendRequest, slate: Slate, estimate: Prediction) -> list[dict[str, Any]]:
     rows = scorer.catalogue[slate.arms]
     reasons = explain(scorer, asked.user, rows, asked.fold_in())
     columns = zip(

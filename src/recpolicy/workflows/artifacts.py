@@ -15,7 +15,7 @@ from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
-from recpolicy.inference.artifact import Artifact, finish, write_arrays
+from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.workflows.training_features import FeatureConfig, Features
@@ -148,5 +148,5 @@ def write_artifact(artifact: Artifact, agent: "BanditAgent | SequenceAgent", wid
         if (work / METRICS_FILE).exists():
             shutil.copy(work / METRICS_FILE, folder / METRICS_FILE)
             shutil.copytree(work / TENSORBOARD_FOLDER, folder / TENSORBOARD_FOLDER)
-        finish(artifact, folder)
+        write_manifest(artifact, folder)
     shutil.rmtree(work)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, DataError, DivergedError, unknown_name
+from recpolicy.core.errors import ConfigError, DataError, DivergedError, unknown_name_error
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
@@ -75,7 +75,7 @@ def estimate_session_policy(
     incumbent of other users or items.
     """
     if act not in ACTS:
-        raise unknown_name("way to act", act, ACTS)
+        raise unknown_name_error("way to act", act, ACTS)
     if not 0 <= gamma <= 1:
         raise ConfigError(f"gamma is {gamma}; it must be in 0..1")
     _check("the policy", policy, log)

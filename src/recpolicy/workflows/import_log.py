@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name_error
 from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.data.bandit_log_files import EVENTS, IdVocabulary, write_events
 from recpolicy.data.log_import import UNIT, Imported
@@ -72,7 +72,7 @@ def import_log(
     wrong, ConfigError for an unknown format or a setting it lacks, ArtifactError when `out` exists; nothing is written.
     """
     if format not in FORMATS:
-        raise unknown_name("format of logs", format, FORMATS)
+        raise unknown_name_error("format of logs", format, FORMATS)
     if (user or item) and format != "vw":
         raise ConfigError(f"user and item are names within JSON; the format {format} has columns of its own")
     refuse_existing(Path(out))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.ratings import Ratings
 from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.inference.predictor import Policy
@@ -56,7 +56,7 @@ def _baseline(
     name: str, fit: Ratings, training: FeatureConfig, model: RatingModel | None, model_config: Any, seed: int
 ) -> Logger:
     if name not in LOGGING_POLICIES:
-        raise unknown_name("logging policy", name, LOGGING_POLICIES)
+        raise unknown_name_error("logging policy", name, LOGGING_POLICIES)
     features = prepare(fit, training, model=model, model_config=model_config, seed=seed)
     score = baseline_tables(fit, features.model)[name].score[:, features.catalogue]
     return Logger(name, "", score, features.context, features.catalogue)

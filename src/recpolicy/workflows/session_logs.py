@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recpolicy.core.config import as_dict
-from recpolicy.core.errors import ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
@@ -160,7 +160,7 @@ def _baseline(name: str, split: Split, training: SessionTrainConfig, settings: S
     from recpolicy.training.rollout_sessions import softmax_of
 
     if name not in SESSION_LOGGING_POLICIES:
-        raise unknown_name("logging policy of sessions", name, SESSION_LOGGING_POLICIES)
+        raise unknown_name_error("logging policy of sessions", name, SESSION_LOGGING_POLICIES)
     users, items = split.train.shape
     catalogue = catalogue_of(split.train, training)
     count = np.bincount(split.train.item, minlength=items)[catalogue] * (name == "popular")

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, DataError, unknown_name
+from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.ratings import rating_steps
 from recpolicy.ope.rounds import ActionTable, LoggedChoices, Target
 
@@ -98,7 +98,7 @@ def draw_log(world: CardWorld, logger: str, rounds: int, rounds_per_user: int, r
     Raises ConfigError for an unknown logger, or where fewer than two visitors come.
     """
     if logger not in world.loggers:
-        raise unknown_name("logging policy of this card", logger, world.loggers)
+        raise unknown_name_error("logging policy of this card", logger, world.loggers)
     if rounds < 2 * rounds_per_user:
         raise ConfigError(f"a log of {rounds} rounds, {rounds_per_user} a user; expected two users or more")
     visitor = np.arange(rounds) // rounds_per_user  # [N]

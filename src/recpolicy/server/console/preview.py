@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import UnknownIdError
-from recpolicy.inference.scorer import Answer, Scorer, load_scorer
+from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
 from recpolicy.inference.slate_selection import allowed_rows
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.live_models import LiveState
@@ -30,7 +30,7 @@ class RankedPreview:
     """How a version sees the items for one user."""
 
     scorer: Scorer
-    answer: Answer
+    answer: Prediction
     order: NDArray[np.intp]  # item rows that may be shown, best first
 
     def best(self, k: int) -> list[Hashable]:
@@ -43,7 +43,7 @@ class RankedPreview:
         rows = np.array([row_of[item] for item in items if item in row_of], np.intp)  # [M]
         rank = np.zeros(len(self.scorer.item_ids), np.intp)  # [I]
         rank[self.order] = np.arange(1, len(self.order) + 1)
-        columns = rank[rows].tolist(), finite(self.answer.rating[rows]), finite(self.answer.std[rows])
+        columns = rank[rows].tolist(), finite(self.answer.rating[rows]), finite(self.predict_one.std[rows])
         return [
             {
                 "item_id": self.scorer.item_ids[row], "title": self.scorer.titles[row], "rank": place or None,
@@ -59,7 +59,7 @@ def view(scorer: Scorer, asked: RecommendRequest) -> RankedPreview:
     context = None if asked.context is None else np.array(asked.context, np.float32)
     if fold_in is None and context is None and not scorer.knows(asked.user):
         raise UnknownIdError(f"no user with id {asked.user} in this policy; describe the user by `ratings`")
-    answer = scorer.answer(asked.user, fold_in, asked.session(), context)
+    answer = scorer.predict_one(asked.user, fold_in, asked.session(), context)
     shown = [one.item for one in asked.history or ()]
     allowed = allowed_rows(
         scorer, asked.user, asked.exclude_rated, asked.genres, asked.first_and_last_year(), [*asked.exclude, *shown],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.data.bandit_log import features_of
 from recpolicy.data.bandit_log_files import FORMAT, FORMAT_VERSION
-from recpolicy.inference.artifact import LeanArtifact, read_lean
+from recpolicy.inference.artifact import InferenceArtifact, read_inference_artifact
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.online.context_bounds import is_plausible_context, max_context_norm
 
@@ -29,7 +29,7 @@ class LogPolicy:
 
     def __init__(self, registry: Registry, version: int | str = "champion"):
         self._registry = registry
-        self._known: dict[int, LeanArtifact | None] = {}
+        self._known: dict[int, InferenceArtifact | None] = {}
         self._alike: dict[int, bool] = {}
         number = registry.version(version).number
         artifact = self._artifact(number)
@@ -77,10 +77,10 @@ class LogPolicy:
             self._alike[version] = found is not None and np.array_equal(found.context, self.artifact.context)
         return self._alike[version]
 
-    def _artifact(self, version: int) -> LeanArtifact | None:
+    def _artifact(self, version: int) -> InferenceArtifact | None:
         if version not in self._known:
             try:
-                self._known[version] = read_lean(self._registry.resolve(version))
+                self._known[version] = read_inference_artifact(self._registry.resolve(version))
             except (ArtifactError, ConfigError):  # an event of a version that was taken away
                 self._known[version] = None
         return self._known[version]

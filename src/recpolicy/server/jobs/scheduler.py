@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.cron import next_time
-from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unknown_name
+from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unknown_name_error
 from recpolicy.server.db import audit, schedules
 from recpolicy.server.db import jobs as runs
 from recpolicy.server.db.clock import now_ms
@@ -67,7 +67,7 @@ class Scheduler:
         settings = self._state.settings.jobs
         for name in settings.cron:
             if name not in self.jobs:
-                raise unknown_name("job", name, self.jobs)
+                raise unknown_name_error("job", name, self.jobs)
         found = {name: settings.cron.get(name, job.cron) for name, job in self.jobs.items()}
         for cron in set(found.values()) - {OFF}:
             next_time(cron, 0)
@@ -121,7 +121,7 @@ class Scheduler:
         Raises ConfigError for an unknown job or parameter, and where the job is under way.
         """
         if name not in self.jobs:
-            raise unknown_name("job", name, self.jobs)
+            raise unknown_name_error("job", name, self.jobs)
         job, engine = self.jobs[name], self._state.require_store().engine
         given = _checked(job, parameters)
         with transaction(engine) as connection:

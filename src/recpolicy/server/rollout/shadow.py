@@ -78,7 +78,7 @@ def _gap(pair: ShadowPair) -> float:
     assert pair.live.challenger is not None
     scorer, asked = pair.live.challenger.scorer, pair.asked
     context = None if asked.context is None else np.array(asked.context, np.float32)
-    rating = scorer.answer(asked.user, asked.fold_in(), asked.session(), context).rating
+    rating = scorer.predict_one(asked.user, asked.fold_in(), asked.session(), context).rating
     answered, gaps = pair.answered, []
     for item, its in zip(answered.item_ids, answered.ratings, strict=True):
         with suppress(UnknownIdError):

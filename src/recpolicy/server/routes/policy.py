@@ -126,7 +126,7 @@ def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None) -> list
     """Rows of the users one after the other, items in the order asked."""
     rows = np.arange(len(scorer.item_ids)) if items is None else np.array([scorer.item_row(one) for one in items])
     rows = rows.astype(np.intp)
-    answer = scorer.answers(users)
+    answer = scorer.predict(users)
     ids, titles = [scorer.item_ids[row] for row in rows], [scorer.titles[row] for row in rows]
     table = []
     for place, user in enumerate(users):
