@@ -43,7 +43,7 @@ class RankedPreview:
         rows = np.array([row_of[item] for item in items if item in row_of], np.intp)  # [M]
         rank = np.zeros(len(self.scorer.item_ids), np.intp)  # [I]
         rank[self.order] = np.arange(1, len(self.order) + 1)
-        columns = rank[rows].tolist(), finite(self.answer.rating[rows]), finite(self.predict_one.std[rows])
+        columns = rank[rows].tolist(), finite(self.answer.rating[rows]), finite(self.answer.std[rows])
         return [
             {
                 "item_id": self.scorer.item_ids[row], "title": self.scorer.titles[row], "rank": place or None,
