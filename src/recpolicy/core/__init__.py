@@ -1,1 +1,2 @@
-"""What every other room may use and which knows nothing of them: errors, files, seeds, configs, metrics, progress."""
+"""Shared basics, independent of all other packages: errors, files, JSON, configs, seeds, metrics, statistics,
+progress."""

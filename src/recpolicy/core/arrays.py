@@ -1,4 +1,4 @@
-"""Arrays in .npz files: one reader for all of ours."""
+"""Read arrays from .npz files."""
 
 import threading
 from pathlib import Path
@@ -13,7 +13,7 @@ threads: two at a time may end in "SystemError: AST constructor recursion depth 
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Every array of a .npz file by its name, and nothing that is pickled.
+    """Return all arrays of a .npz file by name; pickled objects are refused.
 
     Raises FileNotFoundError, and ValueError, OSError or zipfile.BadZipFile for a file that is not whole.
     """

@@ -1,9 +1,9 @@
-"""The errors that recpolicy raises for other people's input.
+"""Errors that recpolicy raises for faulty input.
 
-    RecpolicyError            what the command line turns into one line and exit code 2
-    ├── DataError             a file, table or archive is not what it should be        (also ValueError)
+    RecpolicyError            the command line prints one line and exits with code 2
+    ├── DataError             a file, table or archive is faulty                       (also ValueError)
     │   └── UnknownIdError    a user or item id is not in the catalogue               (also LookupError)
-    ├── FetchError            data could not be had from any source                    (also OSError)
+    ├── FetchError            no source gave the data                                  (also OSError)
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
     ├── DivergedError         a training ended in numbers that are not finite          (also ArithmeticError)
@@ -11,7 +11,7 @@
     ├── StoreError            the server's database does not answer, or does not take it   (also OSError)
     └── MissingExtraError     a command needs an optional part that is not installed   (also ImportError)
 
-A message says where, what was found, what was expected and what to do.
+A message gives the place, the value found, the value expected and a remedy.
 """
 
 import difflib
@@ -19,11 +19,11 @@ from collections.abc import Iterable
 
 
 class RecpolicyError(Exception):
-    """Any error whose message is meant for the person at the keyboard."""
+    """An error with a message for the user."""
 
 
 class DataError(RecpolicyError, ValueError):
-    """A file, table or archive is not what it should be."""
+    """A file, table or archive is faulty."""
 
 
 class UnknownIdError(DataError, LookupError):
@@ -31,7 +31,7 @@ class UnknownIdError(DataError, LookupError):
 
 
 class FetchError(RecpolicyError, OSError):
-    """Data could not be had from any source."""
+    """No source gave the data."""
 
 
 class ConfigError(RecpolicyError, ValueError):
@@ -43,7 +43,7 @@ class ArtifactError(RecpolicyError, ValueError):
 
 
 class DivergedError(RecpolicyError, ArithmeticError):
-    """A training ended in numbers that are not finite."""
+    """A training produced numbers that are not finite."""
 
 
 class SubmitError(RecpolicyError, OSError):

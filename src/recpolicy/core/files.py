@@ -1,4 +1,4 @@
-"""Files that are never seen half-written: write beside, then rename. And digests, for knowing what one has."""
+"""Write files atomically (write a temporary file, then rename it), and compute digests."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ NO_MIGRATIONS: Mapping[int, Migration] = {}
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write a file to; it replaces `target` on success and vanishes on failure."""
+    """Yield a temporary path next to `target`; it replaces `target` on success and is deleted on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -38,9 +38,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a folder beside `target` to fill; it takes the place of `target` on success and vanishes on failure.
+    """Yield a temporary folder next to `target`; it replaces `target` on success and is deleted on failure.
 
-    A folder already at `target` is moved aside first and removed last, so that there is always a whole one to find.
+    An existing `target` is moved away first and deleted last, so a complete folder always exists.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
@@ -141,7 +141,7 @@ def rename_keys(value: Any, names: Mapping[str, str], *, nested: bool = False) -
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file's bytes, read in pieces."""
+    """Return the hex digest of a file's bytes, read in pieces."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as stream:
         while piece := stream.read(_CHUNK):
@@ -150,7 +150,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def content_digest(*parts: Any) -> str:
-    """SHA-256 over arrays (dtype, shape and bytes) and JSON-able values, in order."""
+    """Return the SHA-256 over arrays (dtype, shape and bytes) and JSON-able values, in order."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray) and part.dtype != object:

@@ -1,4 +1,4 @@
-"""Where metrics go: one protocol, `write(step, {"regret/per_round": 0.31})`, and its writers.
+"""Write metrics through one protocol, `write(step, {"regret/per_round": 0.31})`.
 
 A test passes a InMemoryWriter, training a CSV file and TensorBoard. The step is the number of interactions so far.
 """
@@ -14,7 +14,7 @@ from recpolicy.core.files import atomic_path
 
 
 class MetricWriter(Protocol):
-    """Anything that takes named scalars at a step."""
+    """An object that writes named scalars of a step."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record `values` at `step`; names say what is measured, over what."""
@@ -25,7 +25,7 @@ class MetricWriter(Protocol):
 
 @dataclass
 class InMemoryWriter:
-    """Keeps rows in memory."""
+    """A writer that keeps rows in memory."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
 
@@ -34,11 +34,11 @@ class InMemoryWriter:
         self.rows.append({"step": step, **values})
 
     def flush(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class CsvWriter:
-    """Appends rows to a CSV file; the columns are those of the first row, a value that a later row lacks is nan."""
+    """A writer of a CSV file; the first row defines the columns, and a missing value in a later row is nan."""
 
     def __init__(self, path: Path, keep_until: int | None = None):
         """Open `path`; rows after step `keep_until` are dropped (resume), all rows when it is None."""
@@ -70,7 +70,7 @@ class CsvWriter:
 
 
 class TensorBoardWriter:
-    """Writes TensorBoard event files; imports TensorFlow when made."""
+    """A writer of TensorBoard event files; its constructor imports TensorFlow."""
 
     def __init__(self, folder: Path):
         import tensorflow as tf
@@ -91,7 +91,7 @@ class TensorBoardWriter:
 
 @dataclass(frozen=True)
 class TeeWriter:
-    """Passes everything on to several writers."""
+    """A writer that forwards to several writers."""
 
     writers: tuple[MetricWriter, ...]
 
@@ -101,7 +101,7 @@ class TeeWriter:
             writer.write(step, values)
 
     def flush(self) -> None:
-        """Flush each."""
+        """Flush all writers."""
         for writer in self.writers:
             writer.flush()
 

@@ -1,4 +1,4 @@
-"""Optional parts of recpolicy: a missing one is named, with the command that installs it."""
+"""Name a missing optional dependency and the command that installs it."""
 
 import importlib.util
 

@@ -1,7 +1,7 @@
-"""Colours of plots and report, for light and dark pages.
+"""Colors of plots and reports, for light and dark pages.
 
-Series colours are the colour-blind-safe ones of Okabe & Ito 2008, darkened for white paper and lightened for black; the
-order keeps neighbours apart in lightness too. A series beyond the sixth repeats a colour with another dash.
+Series colors are the color-blind-safe ones of Okabe & Ito 2008, darkened for white paper and lightened for black; the
+order keeps neighbors apart in lightness too. A series beyond the sixth repeats a color with another dash.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shade:
-    """One colour with its CSS variable; `light` doubles as the marker by which to_svg finds it."""
+    """A color with its CSS variable; to_svg finds it by its `light` value."""
 
     variable: str
     light: str

@@ -1,4 +1,4 @@
-"""Progress with an ETA on stderr; silent when nobody watches (no terminal) unless asked for."""
+"""Show progress with an ETA on stderr; without a terminal it is silent unless requested."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Counts work done."""
+    """A counter of finished work."""
 
     def advance(self, amount: float, note: str = "") -> None:
         """Count `amount` more; `note` replaces the text at the end of the line."""

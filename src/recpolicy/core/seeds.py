@@ -1,4 +1,4 @@
-"""One user seed, many independent streams: each consumer names itself and gets its own."""
+"""Derive independent random streams from one seed: each consumer names its stream."""
 
 import zlib
 

@@ -1,4 +1,4 @@
-"""Random numbers that are the same everywhere: eager, in a graph, compiled by XLA.
+"""Draw random numbers that are equal in eager mode, in a graph and compiled by XLA.
 
 TensorFlow's stateless operations promise that only with a named algorithm (its automatic choice reads negative seeds
 differently under XLA), and then for integers only, not for floats (measured with TensorFlow 2.20 on the CPU). Stepping
@@ -14,17 +14,17 @@ _ALGORITHM = "philox"
 
 
 def fold_in(seed: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """The seed of the numbered member of a family."""
+    """Return the seed of a numbered member of a family."""
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int32), alg=_ALGORITHM)
 
 
 def split(seed: tf.Tensor, parts: int) -> list[tf.Tensor]:
-    """Independent seeds."""
+    """Return independent seeds."""
     return tf.unstack(tf.random.split(seed, parts, alg=_ALGORITHM))
 
 
 def seed_of(given: Any, family: tf.Tensor) -> tf.Tensor:
-    """A stateless seed from what TF-Agents hands to a policy: the pair itself, else a member of `family`.
+    """Return a stateless seed from the seed argument of a TF-Agents policy: a pair, or a member of `family`.
 
     The member is drawn by the given integer or, without one, by TensorFlow's global (seeded) generator.
     """
@@ -35,11 +35,11 @@ def seed_of(given: Any, family: tf.Tensor) -> tf.Tensor:
 
 
 def integers(shape: Any, seed: tf.Tensor, low: int, high: int) -> tf.Tensor:
-    """Uniform int32 in low..high - 1."""
+    """Return uniform int32 in low..high - 1."""
     return tf.random.stateless_uniform(shape, seed, low, high, tf.int32, alg=_ALGORITHM)
 
 
 def uniform(shape: Any, seed: tf.Tensor) -> tf.Tensor:
-    """Uniform floats in [0, 1), multiples of 2^-24."""
+    """Return uniform floats in [0, 1), multiples of 2^-24."""
     bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg=_ALGORITHM)
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24

@@ -1,7 +1,7 @@
-"""What must be true before TensorFlow is imported, and quiet: legacy Keras, no start-up lines, no banners.
+"""Prepare the environment before TensorFlow is imported: legacy Keras, no start-up lines, no banners.
 
-TF-Agents 0.18 needs the legacy Keras; TensorFlow reads the variable once, at import, so too late is an error, not a
-silent mix of two Kerases that fails far from its cause. Nothing here imports TensorFlow.
+TF-Agents 0.18 needs the legacy Keras; TensorFlow reads the variable once, at import. If it is set too late,
+an error prevents a mix of two Keras versions that would fail far from its cause. Nothing here imports TensorFlow.
 """
 
 import ctypes

@@ -1,1 +1,1 @@
-"""Trained policies at work: the artifact on disk and the predictor that answers from it, without TensorFlow."""
+"""Predict with trained policies: the artifact on disk, the scorer and the predictor, without TensorFlow."""

@@ -1,4 +1,4 @@
-"""From estimates to the probability of each action, in NumPy; the same as in recpolicy/agents.
+"""Compute the probability of each action from estimates, in NumPy, as recpolicy/agents does in TensorFlow.
 
 mean, width, the returned probabilities [n, A]; mask [n, A] bool or None. Masked arms get exactly 0, rows sum to 1.
 """
@@ -24,18 +24,18 @@ _CDF_AT_KNOTS = np.array([0.5 * math.erfc(-z / math.sqrt(2.0)) for z in _KNOTS])
 
 
 def masked(scores: Array, mask: Mask) -> Array:
-    """Scores with -inf where an action is not allowed."""
+    """Return scores with -inf where an action is not allowed."""
     return scores if mask is None else np.where(mask, scores, -np.inf)
 
 
 def uniform(like: Array, mask: Mask) -> Array:
-    """All allowed actions alike."""
+    """Return equal probabilities for all allowed actions."""
     allowed = np.ones(like.shape) if mask is None else mask.astype(np.float64)
     return allowed / allowed.sum(axis=-1, keepdims=True)
 
 
 def greedy(scores: Array, mask: Mask) -> Array:
-    """The best-scored action; exact ties share its probability."""
+    """Return probability 1 for the best-scored action; exact ties share it."""
     scores = masked(scores, mask)
     best = (scores >= scores.max(axis=-1, keepdims=True)).astype(np.float64)
     return best / best.sum(axis=-1, keepdims=True)
@@ -47,14 +47,15 @@ def with_floor(probabilities: Array, floor: float, mask: Mask) -> Array:
 
 
 def softmax(scores: Array, mask: Mask) -> Array:
-    """Softmax over the allowed actions."""
+    """Return the softmax over the allowed actions."""
     scores = masked(scores, mask)
     weight = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return weight / weight.sum(axis=-1, keepdims=True)
 
 
 def thompson_probabilities(mean: Array, width: Array, mask: Mask) -> Array:
-    """P(arm has the largest draw) for independent normal draws; see recpolicy.agents.action_distributions.thompson."""
+    """Return P(arm has the largest draw) for independent normal draws; see
+    recpolicy.agents.action_distributions.thompson."""
     width = np.maximum(width, 1e-6)
     low = masked(mean - _TAIL * width, mask).max(axis=-1, keepdims=True)
     high = masked(mean + _TAIL * width, mask).max(axis=-1, keepdims=True)
@@ -74,7 +75,7 @@ def thompson_probabilities(mean: Array, width: Array, mask: Mask) -> Array:
 
 
 def _log_below(z: Array, mean: Array, width: Array, mask: Mask) -> Array:
-    """log Phi((z - mean) / width) [n, A, G] at z [n, G]; 0 for masked arms."""
+    """Return log Phi((z - mean) / width) [n, A, G] at z [n, G]; 0 for masked arms."""
     standard = (z[:, np.newaxis, :] - mean[..., np.newaxis]) / width[..., np.newaxis]
     log_below = np.log(np.interp(standard, _KNOTS, _CDF_AT_KNOTS))
     return log_below if mask is None else np.where(mask[..., np.newaxis], log_below, 0.0)

@@ -1,15 +1,15 @@
-"""A policy artifact: one folder that holds all that is needed to predict, evaluate and serve a trained policy.
+"""Read and write a policy artifact: the folder with everything that predicting, evaluating and serving need.
 
     recpolicy.json     format, agent, config, split and digests, seeds, versions, digests of the files below
-    arrays.npz         what the predictor computes with (no pickle)
+    arrays.npz         arrays of the predictor (no pickle)
     users.parquet      user ids and attributes        items.parquet   the catalogue
     tables.json        ids, titles, genres and years of both, for a server without pandas (tables.py)
-    metrics.csv        the training, row by row       tensorboard/     the same for TensorBoard
+    metrics.csv        metrics of the training       tensorboard/     the same metrics for TensorBoard
     checkpoint/        the learner's variables, to train on from (agents of single rounds)
     policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)
     action/            SavedModel with `action` and `greedy` only (plain tf.saved_model.load)
 
-It appears whole or not at all; what was cut short, changed or made by something else is refused with a clear line.
+The folder appears complete or not at all. A truncated, changed or foreign one raises ArtifactError.
 `read_artifact` gives all of it; `read_lean` what answering needs, without importing pandas or pyarrow.
 """
 
@@ -43,7 +43,7 @@ _POLICY_PREFIX = "policy/"
 
 @dataclass(frozen=True)
 class PolicyParts:
-    """What a policy computes with. U users, I items, A arms, D embedding."""
+    """Arrays and settings of a policy. U users, I items, A arms, D embedding."""
 
     agent: str
     estimator: str
@@ -62,22 +62,22 @@ class PolicyParts:
     scale: tuple[float, float]
     noise_std: float
     metadata: Mapping[str, Any]
-    """Where it comes from: ratings source, split and digests, config, seed, versions, figures of the training."""
+    """Origin of the policy: ratings source, split and digests, config, seed, versions, figures of the training."""
 
     @cached_property
     def is_full_catalogue(self) -> bool:
-        """Whether the catalogue is all items in row order."""
+        """True if the catalogue is all items in row order."""
         return np.array_equal(self.catalogue, np.arange(len(self.item)))
 
     @property
     def sequential(self) -> bool:
-        """Whether the policy recommends in sessions, seeing what was shown so far."""
+        """True if the policy recommends in sessions and sees the history of each."""
         return "view" in self.policy
 
 
 @dataclass(frozen=True)
 class Artifact(PolicyParts):
-    """A trained policy and the tables of users and items that it was trained on, with all their columns."""
+    """A trained policy with the full tables of users and items."""
 
     users: "pd.DataFrame"
     items: "pd.DataFrame"
@@ -90,7 +90,7 @@ class Artifact(PolicyParts):
 
 @dataclass(frozen=True)
 class InferenceArtifact(PolicyParts):
-    """A trained policy with no more of users and items than answers need."""
+    """A trained policy with the columns of users and items that predictions need."""
 
     tables: LookupTables
 

@@ -1,8 +1,8 @@
-"""Rating estimates of many users as files: what `Policy.predict` answers, written block by block.
+"""Write rating estimates of many users to files, block by block; the rows are those of `Policy.predict`.
 
-A block is `batch` users times M items: one row group of the Parquet file, one piece of the CSV. Nothing else is held,
-so memory grows with the block and not with the users. Columns are those of `predict`: user_id, item_id, title, rating,
-std, propensity, and value for session policies. Ids keep their type; Parquet stores ids and titles as dictionaries.
+A block is `batch` users times M items: one row group of the Parquet file, one piece of the CSV. Memory grows with the
+block, not with the number of users. Columns are those of `predict`: user_id, item_id, title, rating, std, propensity,
+and value for session policies. Ids keep their type; Parquet stores ids and titles as dictionaries.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -65,7 +65,7 @@ def predict_to_files(
 
 
 def _open(files: ExitStack, schema: Any, parquet: Path, csv: Path | None) -> list[Any]:
-    """The writers, which `files` closes before it puts their files in place."""
+    """Return the writers, which `files` closes before it puts their files in place."""
     beside = files.enter_context(atomic_path(parquet))
     writers = [files.enter_context(pq.ParquetWriter(beside, schema, use_dictionary=_FEW_VALUES))]
     if csv is not None:
@@ -104,5 +104,5 @@ def _laid_out(policy: Policy, tables: Iterator[Any], items: list[Hashable]) -> I
 
 
 def _ids(values: list[Hashable], known: "pd.Series[Any]") -> Any:
-    """Ids as an Arrow array of the type that the policy knows them by."""
+    """Return ids as an Arrow array of the type that the policy uses."""
     return pa.array(values, pa.from_numpy_dtype(known.dtype) if known.dtype.kind in "iu" else pa.string())

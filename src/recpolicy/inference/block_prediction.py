@@ -1,4 +1,4 @@
-"""What a policy answers for a block of users at once: estimates, true propensities and scores, in NumPy alone.
+"""Predict for a block of users at once: estimates, true propensities and scores, in NumPy.
 
 n users, I items, A arms, C context columns of which the first D are the embedding. The estimate of an item in the
 policy's catalogue is the policy's own; outside it, and for policies that estimate nothing, it is the rating model's.
@@ -28,7 +28,7 @@ _SCORES_ARE_VALUES = ("session_values", "session_table")
 
 @dataclass(frozen=True)
 class BatchPrediction:
-    """The answers for n users."""
+    """Predictions for n users."""
 
     rating: Array  # [n, I] within the scale
     std: Array  # [n, I] of the expected rating, without the noise of one rating
@@ -40,7 +40,7 @@ class BatchPrediction:
 def predict_block(
     parts: PolicyParts, context: Array, std: Array, allowed: NDArray[np.bool_] | None, histories: Sequence[Shown]
 ) -> BatchPrediction:
-    """Answer for contexts [n, C], rating stds [n, I] and sessions [n]; allowed [A] or [n, A], None for all arms."""
+    """Predict for contexts [n, C], rating stds [n, I] and sessions [n]; allowed [A] or [n, A], None for all arms."""
     estimate, rating = estimate_rewards(parts, context, histories)
     mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
     value = estimate.value
@@ -61,7 +61,7 @@ def predict_block(
 def estimate_rewards(
     parts: PolicyParts, context: Array, histories: Sequence[Shown] | None = None
 ) -> tuple[Estimate, Array]:
-    """The policy's estimate of its catalogue [n, A] and the rating model's of all items [n, I]."""
+    """Return the policy's estimate of its catalogue [n, A] and the rating model's of all items [n, I]."""
     memory = None
     if parts.sequential:
         memory = _memory(parts, context, histories or [NOTHING_SHOWN] * len(context))
@@ -70,7 +70,7 @@ def estimate_rewards(
 
 
 def policy_input(parts: PolicyParts, context: Array, memory: Array | None) -> tuple[PolicyInput, Array]:
-    """What an estimator is asked, and the rating model's estimates of all items [n, I]."""
+    """Return the input of an estimator, and the rating model's estimates of all items [n, I]."""
     rating = context[:, : parts.item.shape[1]] @ parts.item.T + parts.offset
     if parts.is_full_catalogue:
         return PolicyInput(context, parts.item, parts.offset, rating, memory), rating
@@ -79,7 +79,8 @@ def policy_input(parts: PolicyParts, context: Array, memory: Array | None) -> tu
 
 
 def clipped_ratings(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
-    """Ratings [n, I] on the scale: the estimate's in the catalogue, the rating model's outside; changes `rating`."""
+    """Return ratings [n, I] on the scale: the estimate's in the catalogue, the rating model's outside; changes
+    `rating`."""
     if parts.is_full_catalogue:
         rating = estimate.mean
     else:
@@ -88,12 +89,12 @@ def clipped_ratings(parts: PolicyParts, rating: Array, estimate: Estimate) -> Ar
 
 
 def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which arms [A] the session has not shown yet."""
+    """Return a mask [A] of the arms that the session has not shown yet."""
     return ~np.isin(parts.catalogue, shown)
 
 
 def _memory(parts: PolicyParts, context: Array, histories: Sequence[Shown]) -> Array:
-    """What the policy sees of each session [n, M]."""
+    """Return the history state of each session [n, M]."""
     arrays, rank = parts.policy, parts.item.shape[1]
     genres = arrays["genres"]  # [I, G]
     shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), genres.shape[1])
@@ -106,7 +107,7 @@ def _memory(parts: PolicyParts, context: Array, histories: Sequence[Shown]) -> A
 
 
 def _std(parts: PolicyParts, rating_std: Array, estimate: Estimate) -> Array:
-    """The rating model's std, shrunk by what was learnt since; the learner's own where it began elsewhere."""
+    """Return the rating model's std, shrunk by what was learnt since; the learner's own where it began elsewhere."""
     if estimate.std_ratio is not None:
         return rating_std * estimate.std_ratio
     return rating_std if estimate.width is None else parts.noise_std * estimate.width

@@ -1,4 +1,4 @@
-"""Who and what a policy knows: ids, titles, genres and years, as JSON that needs neither pandas nor pyarrow to read.
+"""Tables of users and items of a policy (ids, titles, genres, years) as JSON, read without pandas and pyarrow.
 
 U users, I items, G genres; row u or i here is row u or i of the policy's arrays.
 
@@ -39,7 +39,7 @@ class LookupTables:
 
 
 def lookup_tables(users: "pd.DataFrame", items: "pd.DataFrame") -> LookupTables:
-    """The tables of a Ratings as plain lists and arrays."""
+    """Return the tables of a Ratings as plain lists and arrays."""
     from recpolicy.data.ratings import genre_matrix
 
     names, matrix = genre_matrix(items)
@@ -86,12 +86,12 @@ def read_tables(folder: Path) -> LookupTables:
 
 
 def rows_of(ids: Sequence[Hashable]) -> Mapping[Hashable, int]:
-    """The row of each id."""
+    """Return the row of each id."""
     return {one: row for row, one in enumerate(ids)}
 
 
 def _matrix(places: list[list[int]], genres: int) -> NDArray[np.bool_]:
-    """0/1 matrix [I, G] from the places of the ones in each row."""
+    """Return the 0/1 matrix [I, G] from the places of the ones in each row."""
     matrix: NDArray[Any] = np.zeros((len(places), genres), bool)
     rows = np.repeat(np.arange(len(places)), [len(row) for row in places])
     matrix[rows, np.array([place for row in places for place in row], np.intp)] = True

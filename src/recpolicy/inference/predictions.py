@@ -1,4 +1,4 @@
-"""What a policy is asked and answers with: ids as a list, estimates as a table, the k best of a catalogue.
+"""Inputs and outputs of a policy: ids as a list, estimates as a table, the k best of a catalogue.
 
 n users, M items, A arms.
 """
@@ -18,7 +18,7 @@ Array = NDArray[np.floating]
 
 
 def as_list(users: Any) -> list[Hashable]:
-    """One id or a sequence of them; NumPy scalars become plain, for they are looked up in a dict."""
+    """Return one id or a sequence of ids as a list; NumPy scalars become plain values, to be keys of a dict."""
     if isinstance(users, str) or not hasattr(users, "__iter__"):
         users = [users]
     ids = [user.item() if isinstance(user, np.generic) else user for user in users]
@@ -30,7 +30,7 @@ def as_list(users: Any) -> list[Hashable]:
 def estimates_frame(
     ids: list[Hashable], item_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array
 ) -> "pd.DataFrame":
-    """The arrays [n, M] as a table of n * M rows, users one after the other."""
+    """Return the arrays [n, M] as a table of n * M rows, users one after the other."""
     import pandas as pd
 
     users, items = rating.shape

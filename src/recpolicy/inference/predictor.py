@@ -1,6 +1,6 @@
-"""A loaded policy: rating estimates, recommendations and true propensities as tables (no TensorFlow).
+"""Predict with a loaded policy: rating estimates, recommendations and true propensities as tables.
 
-The answers are those of its Scorer (scorer.py), which is what a server without pandas uses.
+Its Scorer (scorer.py) computes them; a server, which has no pandas, uses the Scorer directly.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -42,12 +42,12 @@ class Policy:
 
     @property
     def sequential(self) -> bool:
-        """Whether it recommends in sessions, seeing what was shown so far."""
+        """True if the policy recommends in sessions and sees the history of each."""
         return self.scorer.sequential
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
+        """Origin of the policy: agent, data, split and digests, config, seed, versions."""
         return self.scorer.metadata
 
     def predict(
@@ -57,7 +57,7 @@ class Policy:
         fold_in: FoldIn | None = None,
         history: History | None = None,
     ) -> pd.DataFrame:
-        """Rating estimates of `items` (all by default, catalogue order) for each user, users one after the other.
+        """Return rating estimates of `items` (by default all, in catalogue order) for each user.
 
         Columns: user_id, item_id, title; rating, on the rating scale, never rounded; std, of the expected rating
         (without the noise of one rating); propensity, the probability with which the exploring policy would show this
@@ -81,7 +81,7 @@ class Policy:
         history: History | None = None,
         at_once: int = USERS_AT_ONCE,
     ) -> Iterator[tuple[Array, Array, Array, Array]]:
-        """What `predict` makes a table of, `at_once` users at a time, so that memory does not grow with the users.
+        """Yield the arrays behind `predict`, `at_once` users at a time; memory does not grow with the number of users.
 
         Yields rating, std and propensity [n, M], and value [n], NaN where the policy has none. Ids are checked before
         the first block. Raises what `predict` raises.
@@ -102,7 +102,7 @@ class Policy:
         history: History | None = None,
         sample: bool = False,
     ) -> pd.DataFrame:
-        """The k items that the policy values most, best first, with the columns of `predict` after a `rank`.
+        """Return the k items that the policy values most, best first, with the columns of `predict` after a `rank`.
 
         With `exclude_rated`, items that the user rated in the train part (or in `fold_in`) are left out, and the
         propensity is that of a policy that may not show them. Ties are broken by `seed`. With `sample`, a slate drawn
@@ -136,7 +136,7 @@ class Policy:
         return pd.concat(frames, ignore_index=True)
 
     def scores(self, contexts: Array | None = None) -> tuple[Array, Array]:
-        """Exploit scores [U, I] and rating estimates [U, I] of all users, or of contexts [U, C]: what evaluation reads.
+        """Return greedy scores [U, I] and rating estimates [U, I] of all users, or of contexts [U, C], for evaluation.
 
         Outside the catalogue the score is the lowest in the catalogue: the policy would not choose the item.
         """
@@ -152,17 +152,17 @@ class Policy:
         return np.concatenate(scores), np.concatenate(ratings)
 
     def session_scores(self, context: Array, memory: Array) -> Array:
-        """Scores [n, A] of a session policy for contexts [n, D] and memories [n, M] of running sessions."""
+        """Return scores [n, A] of a session policy for contexts [n, D] and memories [n, M] of running sessions."""
         situation, _ = policy_input(self.artifact, context, memory)
         return ESTIMATORS[self.artifact.estimator](self.artifact.policy, situation).score
 
     def _pick(self, items: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":
-        """Which columns of [n, I] are asked for."""
+        """Return the requested columns of [n, I]."""
         return slice(None) if items is None else self.scorer.item_rows(items)
 
 
 def _values(block: BatchPrediction) -> Array:
-    """Values [n], NaN where the policy has none."""
+    """Return values [n], NaN where the policy has none."""
     return np.full(len(block.rating), np.nan) if block.value is None else block.value
 
 

@@ -1,4 +1,4 @@
-"""What a saved policy believes each item of its catalogue pays, in NumPy: one function per kind of learner.
+"""Estimate the reward of each item in the catalogue of a saved policy, in NumPy: one function per kind of learner.
 
 n users, A arms, D embedding, K pair features. Each function takes the learner's arrays and the Situation and returns an
 Estimate. They repeat the `estimate` methods of recpolicy/agents/; tests/serving hold the two together for every agent.
@@ -17,7 +17,7 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class PolicyInput:
-    """Who is asked about, and the catalogue as the rating model knows it."""
+    """The contexts of the users and the rating model's view of the catalogue."""
 
     context: Array  # [n, >= D], the first D entries are the user's embedding
     embedding: Array  # [A, D]
@@ -28,7 +28,7 @@ class PolicyInput:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Beliefs about n users and A arms."""
+    """Estimated rewards of n users and A arms."""
 
     mean: Array  # [n, A] expected rating
     width: Array | None  # [n, A] in units of the rating noise; None where the learner does not know
@@ -39,13 +39,13 @@ class Estimate:
 
 
 def pack_symmetric(matrices: Array) -> Array:
-    """Upper triangles of [A, D, D] as [A, D (D + 1) / 2]; off-diagonals doubled, so x'Px = packed . outer(x)."""
+    """Return upper triangles of [A, D, D] as [A, D (D + 1) / 2]; off-diagonals doubled, so x'Px = packed . outer(x)."""
     rows, columns = np.triu_indices(matrices.shape[-1])
     return matrices[:, rows, columns] * np.where(rows == columns, 1.0, 2.0).astype(matrices.dtype)
 
 
 def quadratic(packed: Array, x: Array) -> Array:
-    """x' P_a x [n, A] for packed P [A, T] and x [n, D]."""
+    """Return x' P_a x [n, A] for packed P [A, T] and x [n, D]."""
     rows, columns = np.triu_indices(x.shape[-1])
     return np.maximum((x[:, rows] * x[:, columns]) @ packed.T, 0.0)
 
@@ -165,20 +165,20 @@ def _with_bias(x: Array) -> Array:
 
 
 def _pair_features(situation: PolicyInput) -> Array:
-    """(p * q, o, 1) [n, A, K]; see models/pair_features.py."""
+    """Return (p * q, o, 1) [n, A, K]; see models/pair_features.py."""
     product = situation.context[:, np.newaxis, : situation.embedding.shape[1]] * situation.embedding
     offset = np.broadcast_to(situation.offset[:, np.newaxis], (*product.shape[:2], 1))
     return np.concatenate([product, offset, np.ones_like(offset)], axis=-1)
 
 
 def _seen(situation: PolicyInput) -> Array:
-    """The observation [n, D + M] of a session policy."""
+    """Return the observation [n, D + M] of a session policy."""
     assert situation.memory is not None, "a session policy is asked with a memory"
     return np.concatenate([situation.context, situation.memory], axis=1)
 
 
 def _item_scores(arrays: Arrays, x: Array, output: Array) -> Array:
-    """Scores [n, A] from a network's output; see recpolicy.agents.session_networks."""
+    """Return scores [n, A] from a network's output; see recpolicy.agents.session_networks."""
     if "table" not in arrays:
         return output
     rank = int(arrays["rank"])
@@ -188,7 +188,7 @@ def _item_scores(arrays: Arrays, x: Array, output: Array) -> Array:
 
 
 def _layers(arrays: Arrays, x: Array, prefix: str = "") -> Array:
-    """Dense layers, ReLU between them."""
+    """Apply dense layers, ReLU between them."""
     count = sum(name.startswith(f"{prefix}kernel_") for name in arrays)
     for index in range(count):
         x = x @ arrays[f"{prefix}kernel_{index}"] + arrays[f"{prefix}bias_{index}"]

@@ -1,4 +1,4 @@
-"""A loaded policy as arrays: what it answers for known users, new ones and bare contexts. No pandas, no TensorFlow.
+"""Score with a loaded policy, as arrays, for known users, new users and raw contexts, without pandas and TensorFlow.
 
 n users, U users known, I items, A arms, C context columns of which the first D are the embedding, G genres. A user the
 policy does not know is folded in from a few ratings (models/fold_in.py). `load_scorer` is what a server calls;
@@ -41,7 +41,7 @@ CACHE_BYTES = 48 << 20
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a policy says of one user; of several with a leading axis [n]. Answers are shared: do not write to them."""
+    """The prediction for one user, or for several with a leading axis [n]; arrays are shared: do not write to them."""
 
     rating: Array  # [I] within the scale
     std: Array  # [I] of the expected rating, without the noise of one rating
@@ -51,7 +51,7 @@ class Prediction:
 
 
 class Scorer:
-    """A trained policy that answers one request at a time, or many users at once; safe to use from several threads."""
+    """A trained policy that predicts for one user or for many at once; several threads may share it."""
 
     def __init__(self, artifact: Artifact | InferenceArtifact, cache_bytes: int = CACHE_BYTES):
         self.artifact = artifact
@@ -75,15 +75,15 @@ class Scorer:
         _ = self._rated_by_user, self._mean_context, self._typical_std, self.directions
 
     def knows(self, user: Hashable) -> bool:
-        """Whether the user was there when the policy was trained."""
+        """Return True if the policy was trained with this user."""
         return user in self._user_row
 
     def item_row(self, item: Hashable) -> int:
-        """The row of an item id; raises UnknownIdError."""
+        """Return the row of an item id; raises UnknownIdError."""
         return int(self.item_rows([item])[0])
 
     def item_rows(self, items: Sequence[Hashable]) -> NDArray[np.int32]:
-        """The rows [M] of item ids; raises UnknownIdError that names up to five unknown ones."""
+        """Return the rows [M] of item ids; raises UnknownIdError that names up to five unknown ones."""
         unknown = [str(item) for item in items if item not in self._item_row]
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
@@ -97,7 +97,8 @@ class Scorer:
         return self.artifact.item / np.where(length > 0, length, np.float32(1))
 
     def rated(self, user: Hashable, fold_in: FoldIn | None = None) -> NDArray[np.int32]:
-        """Rows of the items the user rated in the train part, or in `fold_in`; none of a user it does not know."""
+        """Return rows of the items that the user rated in the train part, or in `fold_in`; none of a user it does
+        not know."""
         if fold_in and user in fold_in:
             return self.item_rows(list(fold_in[user]))
         if user not in self._user_row:
@@ -113,7 +114,7 @@ class Scorer:
         history: History | None = None,
         context: Array | None = None,
     ) -> Prediction:
-        """Answer for one user, whose answer is kept where it is a known one without history.
+        """Predict for one user; predictions for known users without history are cached.
 
         A user in `fold_in` need not be known; one with a raw `context` ([C], or [D] for average demographics) neither,
         and their std is that of a typical user. `history` tells a session policy what was shown so far: items shown
@@ -139,7 +140,7 @@ class Scorer:
         history: History | None = None,
         contexts: Array | None = None,
     ) -> Prediction:
-        """Answer for n users, in blocks of one matrix product each; contexts [n, C] or [n, D] replace what is known.
+        """Predict for n users, in blocks of one matrix product each; contexts [n, C] or [n, D] replace what is known.
 
         About 24 bytes a user and item are held at once. Raises what `answer` raises.
         """
@@ -165,7 +166,7 @@ class Scorer:
         at_once: int = USERS_AT_ONCE,
         contexts: Array | None = None,
     ) -> Iterator[BatchPrediction]:
-        """The answers, `at_once` users at a time, so that memory does not grow with the users.
+        """Yield predictions, `at_once` users at a time; memory does not grow with the number of users.
 
         Ids are checked before the first block. Raises what `answer` raises.
         """
@@ -185,7 +186,7 @@ class Scorer:
             yield predict_block(self.artifact, context, std, allowed, histories)
 
     def histories(self, ids: list[Hashable], history: History | None) -> list[Shown]:
-        """Per user the item rows shown so far in the session and whether each was liked."""
+        """Return for each user the item rows of the session so far, and whether the user liked each."""
         if not history:
             return [NOTHING_SHOWN] * len(ids)
         if not self.sequential:
@@ -199,7 +200,7 @@ class Scorer:
     def contexts(
         self, ids: list[Hashable], fold_in: FoldIn, at_once: int, contexts: Array | None = None
     ) -> Iterator[tuple[Array, Array]]:
-        """(context [n, C], rating std [n, I]) of the users, `at_once` at a time; ids are checked at once."""
+        """Yield (context [n, C], rating std [n, I]) of the users, `at_once` at a time; ids are checked at once."""
         starts = range(0, len(ids), at_once)
         if contexts is not None:
             rows = self._raw(contexts, len(ids))
@@ -231,7 +232,7 @@ class Scorer:
         return np.concatenate([embedding, rest]), std
 
     def _raw(self, contexts: Array, count: int) -> Array:
-        """Checked contexts [n, C]."""
+        """Return checked contexts [n, C]."""
         width, rank = self.artifact.context.shape[1], self.artifact.item.shape[1]
         rows = np.asarray(contexts, np.float32)
         if rows.ndim != 2 or len(rows) != count or rows.shape[1] not in (width, rank):

@@ -1,4 +1,4 @@
-"""What a session policy sees of the session so far, in NumPy; the same views as environments/session_views.py.
+"""Compute the history state of a session policy in NumPy; the same views as environments/session_views.py.
 
 D embedding, G genres, S steps, L items shown. A memory [M] is built from the items shown, in order, and whether each
 was liked. Counters are added up in single precision, as the environment does: ten times 1/20 is a little above 0.5

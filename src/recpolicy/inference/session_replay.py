@@ -1,4 +1,4 @@
-"""Logged sessions as a saved policy would have seen them, and what it would have done at each step; NumPy alone.
+"""Replay logged sessions through a saved policy: its observations and its action probabilities at each step, in NumPy.
 
 M logged sessions of N steps in all, n of them side by side at the same step, A arms, D embedding, G genres, W columns
 of a view's memory. The memory is carried on from step to step by the same rules as in environments/session_views.py;
@@ -46,7 +46,7 @@ class _Shown(NamedTuple):
 
 
 class _View(NamedTuple):
-    """How a view remembers n sessions."""
+    """The history state of n sessions, for one observation encoder."""
 
     start: Callable[[Array, Shape], Array]
     """Memory [n, W] before the first item, from the users' embeddings [n, D]."""
@@ -85,13 +85,13 @@ def _side_by_side(parts: PolicyParts, log: SessionLog, session: NDArray[np.intp]
 
 
 def exploring_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mask) -> NDArray[np.float64]:
-    """What the policy does [n, A] when it explores as its artifact says."""
+    """Return probabilities [n, A] of the policy that explores as its artifact says."""
     probability = HEADS[parts.head](estimate, parts.settings, allowed)
     return np.asarray(with_floor(probability, parts.exploration_floor, allowed), np.float64)
 
 
 def greedy_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mask) -> NDArray[np.float64]:  # noqa: ARG001
-    """What the policy does [n, A] when it does not explore: the best-scored item, exact ties sharing alike."""
+    """Return probabilities [n, A] of the greedy policy: the best-scored item, exact ties in equal parts."""
     return greedy(estimate.score, allowed)
 
 

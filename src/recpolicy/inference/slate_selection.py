@@ -1,8 +1,8 @@
-"""From the scores of a policy to the slate that is shown: what is allowed, what is best, what is tried out, and why.
+"""Select a slate from the scores of a policy: filters, the best items, exploration, propensities and explanations.
 
-A arms of the catalogue, K places of the slate, I items. In production a small share of the requests explores: its
-slate is drawn uniformly, without putting back, from the best-scored items; all others get the best slate. Ties are
-drawn by lot in both, and the logged propensities count the lot: they are those of all that could have happened.
+A arms of the catalogue, K places of the slate, I items. In production a small fraction of the requests explores: its
+slate is drawn uniformly, without replacement, from the best-scored items; all others get the best slate. Ties are
+broken at random in both. The logged propensities account for exploration and for ties.
 """
 
 from collections.abc import Hashable, Sequence
@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """How much of the traffic explores, and how far."""
+    """Settings of exploration: the fraction of requests, and the pool of items."""
 
     share: float = 0.005
     """Probability, 0..1, that a request gets a slate drawn at random; 0 turns exploration off."""
@@ -40,7 +40,7 @@ class ExplorationConfig:
 
 @dataclass(frozen=True)
 class Slate:
-    """The arms to show and how likely they were."""
+    """The arms to show and their propensities."""
 
     arms: Arms  # [K] places in the catalogue, first place first
     propensity: Array  # [K] probability of each arm at its place, given the arms before it
@@ -59,7 +59,8 @@ def allowed_rows(
     exclude_items: Sequence[Hashable] = (),
     fold_in: "FoldIn | None" = None,
 ) -> Mask:
-    """Which arms [A] may be shown: of any of the `genres`, from the years (first, last), neither rated nor excluded.
+    """Return a mask [A] of the allowed arms: of any of the `genres`, from the years (first, last), neither rated nor
+    excluded.
 
     None leaves an end of the years open; an item of unknown year is in no range. Raises ConfigError for an unknown
     genre, UnknownIdError for an excluded item that is not known, DataError when nothing is left.
@@ -83,7 +84,8 @@ def allowed_rows(
 
 
 def greedy_slate(score: Array, allowed: Mask, k: int, lot: np.random.Generator) -> Arms:
-    """The k best-scored of the allowed arms, best first, ties by lot; fewer where fewer are allowed. All [A]."""
+    """Return the k best-scored of the allowed arms, best first, ties at random; fewer where fewer are allowed. All
+    [A]."""
     draw = lot.random(len(score))
     arms = np.flatnonzero(allowed)
     if k < len(arms):  # sort no more than those that can be among the best
@@ -120,7 +122,7 @@ def choose_slate(
 
 
 def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: float) -> Array:
-    """Probability [K] of each of the arms given those before it, when `share` of the slates are drawn from `pool`.
+    """Return the probability [K] of each arm given those before it, when `share` of the slates are drawn from `pool`.
 
     arms are K <= pool allowed ones; one that could not have come here has probability 0. The slate is drawn or greedy
     as a whole, so that its places tell which of the two it was: the odds are updated place by place.
@@ -129,13 +131,13 @@ def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: 
 
 
 def _chances(score: Array, allowed: Mask, arms: Arms, pool: int) -> tuple[Array, Array]:
-    """Probability [K] of each of the arms given those before it, in a slate that is drawn and in a greedy one."""
+    """Return the probability [K] of each arm given those before it, in a slate that is drawn and in a greedy one."""
     falling = -np.sort(-score[allowed])
     return _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
 
 
 def _mixed(drawn: Array, greedy: Array, share: float) -> Array:
-    """The probabilities [K] of a mixture whose slates are drawn or greedy as a whole."""
+    """Return the probabilities [K] of a mixture whose slates are drawn or greedy as a whole."""
     with np.errstate(divide="ignore"):
         evidence = np.cumsum(np.log(drawn[:-1]) - np.log(greedy[:-1]))  # infinite once it cannot be the greedy one
         odds = np.log(share) - np.log1p(-share) + np.concatenate([[0.0], evidence])  # [K]
@@ -150,7 +152,7 @@ def explain(
     scorer: "Scorer", user: Hashable, rows: Sequence[int] | NDArray[np.integer], fold_in: "FoldIn | None" = None,
     count: int = 2,
 ) -> list[list[int]]:  # fmt: skip
-    """Per item row of `rows` the rows of the `count` nearest items that the user rated, nearest first.
+    """Return for each row of `rows` the rows of the `count` nearest items that the user rated, nearest first.
 
     Nearest by the cosine of the embeddings. Of a user in `fold_in` only items rated above the middle of the scale
     count; of a known one it is not kept how they were rated. An item does not explain itself; fewer where there are
@@ -180,14 +182,15 @@ def _genre(known: list[str], name: str) -> int:
 
 
 def _greedy(falling: Array, chosen: Array) -> Array:
-    """P(the greedy slate has this score's arm here | the same arms before) [K]: one of those that tie for the place."""
+    """Return P(the greedy slate has this score's arm here | the same arms before) [K]: one of those that tie for the
+    place."""
     place = np.arange(len(chosen))
     ties = np.searchsorted(-falling, -falling[place], side="right") - place  # those before took places of higher ones
     return (chosen == falling[place]) / ties
 
 
 def _drawn(falling: Array, chosen: Array, pool: int) -> Array:
-    """P(an explored slate has this arm here | the same arms before) [K].
+    """Return P(an explored slate has this arm here | the same arms before) [K].
 
     Who is in the pool is a lot, too, where several tie for its last places.
     """

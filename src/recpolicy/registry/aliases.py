@@ -1,6 +1,6 @@
-"""Who serves, as a registry keeps it in aliases.json: the numbers of the aliases, and how requests are divided.
+"""Read and write aliases.json of a registry: the version numbers of the aliases and the traffic fractions.
 
-One file, written whole by one rename, so that whoever reads sees one state. Files from before there were challengers
+One rename replaces the file, so readers see one state. Files from before there were challengers
 lack some of the keys: nobody challenges there, and exploration is on.
 """
 
@@ -22,7 +22,7 @@ _FORMAT, _FORMAT_VERSION = "recpolicy registry", 1
 
 @dataclass(frozen=True, kw_only=True)
 class Routing:
-    """Which version answers whom."""
+    """The versions that serve, and their traffic fractions."""
 
     champion: int | None = None
     challenger: int | None = None
@@ -36,7 +36,7 @@ class Routing:
 
 @dataclass(frozen=True, kw_only=True)
 class State(Routing):
-    """All of aliases.json."""
+    """The content of aliases.json."""
 
     previous: int | None = None
     """The champion before this one."""
@@ -44,14 +44,14 @@ class State(Routing):
     """The change that made the state what it is: the line that the audit has of it, or is due."""
 
     def routing(self) -> Routing:
-        """The part that a server needs."""
+        """Return the routing of a server."""
         return Routing(
             champion=self.champion, challenger=self.challenger, share=self.share, shadow=self.shadow,
             exploration=self.exploration,
         )  # fmt: skip
 
     def aliases(self) -> dict[str, int | None]:
-        """Which number each alias stands for, None for none."""
+        """Return the version number of each alias, or None."""
         return {CHAMPION: self.champion, PREVIOUS: self.previous, CHALLENGER: self.challenger}
 
 
@@ -84,7 +84,7 @@ def write_state(folder: Path, state: State) -> None:
 
 
 def checked_share(share: float) -> float:
-    """The share as a float; raises ConfigError unless it is a number in 0..1."""
+    """Return the fraction as a float; raises ConfigError unless it is a number in 0..1."""
     if type(share) not in (int, float) or not 0 <= share <= 1:  # NaN is refused, too
         raise ConfigError(f"share is {share!r}; it must be 0..1, such as 0.1 for a tenth of the users")
     return float(share)

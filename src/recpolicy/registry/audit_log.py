@@ -1,7 +1,7 @@
-"""The account of a registry: audit.jsonl, one line a change, derived from what the changes left behind.
+"""Keep the audit log of a registry: audit.jsonl, one line a change, derived from the files that changes wrote.
 
-A line is due when a version or the state in aliases.json calls for it and it is not there: what a killed writer could
-not note is noted by the next one.
+A version or the state in aliases.json implies a line. If a writer is killed before it adds the line, the next writer
+adds it.
 """
 
 import json
@@ -16,7 +16,7 @@ AUDIT = "audit.jsonl"
 
 
 def read_audit(folder: Path) -> list[dict[str, Any]]:
-    """All changes in order; a last line that was cut short does not count."""
+    """Return all changes in order; an incomplete last line is ignored."""
     path = folder / AUDIT
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     try:
@@ -26,7 +26,7 @@ def read_audit(folder: Path) -> list[dict[str, Any]]:
 
 
 def due_lines(folder: Path, versions: Iterable[Version], change: Mapping[str, Any] | None) -> str:
-    """The lines that the versions and the last change of the aliases call for and that are not there; may be empty."""
+    """Return the missing lines that the versions and the last change of the aliases imply; may be empty."""
     noted = read_audit(folder)
     registered = {line.get("number") for line in noted if line.get("change") == "register"}
     due = [_registered(version) for version in versions if version.number not in registered]

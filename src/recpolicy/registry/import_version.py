@@ -1,6 +1,6 @@
-"""A policy artifact from an archive that somebody sends: a .zip or .tar(.gz) whose every entry is mistrusted.
+"""Import a policy artifact from an untrusted .zip or .tar(.gz) archive.
 
-The archive holds the artifact at its top or in one folder. It is refused whole, and nothing is left behind, for: an
+The archive holds the artifact at its top or in one folder. The import rejects it, and leaves nothing behind, for: an
 absolute path, `..`, a backslash, a link or device, two entries of one path, encryption, too many files or bytes, and
 for an artifact whose files are not the ones that its manifest names. Sizes are counted as bytes come out, not as the
 archive claims. Sources of the attacks: the Zip Slip disclosure (Snyk 2018); CVE-2007-4559 (tarfile).
@@ -33,7 +33,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ImportLimits:
-    """What an archive may hold."""
+    """Limits of an archive: files and bytes."""
 
     files: int = 1_000
     """Entries, folders included; a policy of ours has some 20."""
@@ -102,7 +102,7 @@ def _unpack(source: Path, root: Path, limits: ImportLimits) -> None:
 
 
 def _checked(source: Path, name: str, folder: bool, taken: dict[PurePosixPath, bool]) -> PurePosixPath:
-    """The path of an entry, which stays inside and is new; `taken` holds those before and is added to."""
+    """Return the path of an entry, which stays inside and is new; `taken` holds those before and is added to."""
     path = PurePosixPath(name)
     odd = "\\" in name or ":" in name or any(ord(letter) < 32 for letter in name)
     if odd or path.is_absolute() or ".." in path.parts or (not path.parts and not folder):
@@ -121,7 +121,7 @@ def _too_large(source: Path, limits: ImportLimits) -> ArtifactError:
 
 
 def _artifact_in(source: Path, root: Path) -> Path:
-    """The folder of the manifest: the top, or the only folder there."""
+    """Return the folder of the manifest: the top, or the only folder there."""
     inside = list(root.iterdir())
     for folder in (root, *inside[:1]):
         if (folder / MANIFEST).is_file() and (folder == root or len(inside) == 1):
@@ -131,7 +131,7 @@ def _artifact_in(source: Path, root: Path) -> Path:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[tuple[Iterator[_Entry], Any]]:
-    """The entries of an archive and what opens one, by its first bytes."""
+    """Return the entries of an archive and the function that opens one; the first bytes tell the format."""
     with source.open("rb") as stream:
         head = stream.read(4)
         stream.seek(0)
@@ -165,7 +165,7 @@ def _not_plain(source: Path, name: str) -> ArtifactError:
 
 
 class _Bounded:
-    """A stream for tarfile that reads no more than a piece at once: a header that claims gigabytes is not believed."""
+    """A stream for tarfile that reads small pieces, so a header that claims gigabytes does no harm."""
 
     def __init__(self, stream: IO[bytes]):
         self._stream = stream

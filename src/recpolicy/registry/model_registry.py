@@ -1,12 +1,12 @@
-"""Versions of a policy on a file system: numbered, never changed again, one of them the champion.
+"""Register versions of a policy on a file system: numbered and immutable, one of them the champion.
 
-    aliases.json       who is champion, who was before it, who challenges it and how (registry_state.py); makes the
-                       folder a registry
-    versions/N/        one version: policy/ and version.json, read-only (registry_files.py)
-    audit.jsonl        one line a change, in order (registry_audit.py)
+    aliases.json       champion, its predecessor, challenger and traffic (aliases.py); its presence makes the folder
+                       a registry
+    versions/N/        one version: policy/ and version.json, read-only (version_files.py)
+    audit.jsonl        one line a change, in order (audit_log.py)
 
-A version appears whole or not at all and the aliases move by one rename, so whoever reads sees the state before or
-after a change. Writers take turns by a lock. A change may carry a note (who, why), which lands in its audit line.
+A version appears complete or not at all, and one rename moves the aliases, so readers see the state before or after a
+change. A lock serializes writers. A change may carry a note (author, reason), which its audit line contains.
 """
 
 import logging
@@ -55,7 +55,7 @@ _LOCK_SECONDS = 60
 
 
 class Registry:
-    """A folder of versions; it is made by the first `register`."""
+    """A folder of versions; the first `register` creates it."""
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
@@ -143,13 +143,13 @@ class Registry:
             return self.version(chosen)
 
     def clear_challenger(self, *, note: Note = None) -> None:
-        """Withdraw the challenger: the champion answers everybody. Changes nothing where there is none."""
+        """Remove the challenger: the champion serves all users. Without a challenger, nothing changes."""
         with self._changing() as state:
             if state.challenger is not None:
                 self._write(_unchallenged(state), "clear_challenger", {"number": state.challenger}, note)
 
     def set_share(self, share: float, *, note: Note = None) -> None:
-        """Change the challenger's share of the users; raises ConfigError outside 0..1 or without a challenger."""
+        """Change the challenger's traffic fraction; raises ConfigError outside 0..1 or without a challenger."""
         share = checked_share(share)
         with self._changing() as state:
             if state.challenger is None:
@@ -159,7 +159,7 @@ class Registry:
                 self._write(replace(state, share=share), "set_share", told, note)
 
     def pause_exploration(self, *, note: Note = None) -> None:
-        """Have the best slates shown only, in every process that serves this registry."""
+        """Stop exploration in every process that serves this registry."""
         self._explore(False, "pause_exploration", note)
 
     def resume_exploration(self, *, note: Note = None) -> None:
@@ -167,7 +167,7 @@ class Registry:
         self._explore(True, "resume_exploration", note)
 
     def routing(self) -> Routing:
-        """Who answers whom now; reads one small file."""
+        """Return the current routing; reads one small file."""
         return read_state(self.folder).routing()
 
     def resolve(self, name: int | str) -> Path:
@@ -179,7 +179,7 @@ class Registry:
         return read_record(self._home(self._number(name)))
 
     def versions(self) -> list[Version]:
-        """All versions, oldest first; one whose record cannot be read is left out with a warning."""
+        """Return all versions, oldest first; one with an unreadable record is skipped with a warning."""
         found = []
         for record in self._records():
             if isinstance(record, Version):
@@ -189,11 +189,11 @@ class Registry:
         return found
 
     def aliases(self) -> dict[str, int | None]:
-        """Which number each alias stands for, None for none."""
+        """Return the version number of each alias, or None."""
         return read_state(self.folder).aliases()
 
     def audit(self) -> list[dict[str, Any]]:
-        """All changes in order; a last line that was cut short does not count."""
+        """Return all changes in order; an incomplete last line is ignored."""
         return read_audit(self.folder)
 
     def _make(self) -> None:
@@ -208,7 +208,7 @@ class Registry:
                 write_state(self.folder, State())
 
     def _move(self, state: State, champion: int, change: str, previous: int | None, note: Note) -> None:
-        """Point champion at a version that was checked whole."""
+        """Make a verified version the champion."""
         if champion == state.challenger:
             state = _unchallenged(state)
         told = {"number": champion, "from": state.champion}
@@ -225,7 +225,7 @@ class Registry:
         write_state(self.folder, replace(state, change=line))
 
     def _sound(self, name: int | str) -> int:
-        """The number of a version that is whole."""
+        """Return the number of a version after a check of all its files."""
         number = self._number(name)
         damage = damage_of(self._home(number))
         if damage is not None:
@@ -233,7 +233,7 @@ class Registry:
         return number
 
     def _number(self, name: int | str) -> int:
-        """The number that a name stands for. Nothing else ever becomes part of a path."""
+        """Return the version number of a name; only this number becomes part of a path."""
         text, numbers = str(name), self._numbers()
         if text in ALIASES:
             number = self.aliases()[text]
@@ -255,7 +255,7 @@ class Registry:
         return sorted(int(name) for name in names if NUMBER.fullmatch(name))
 
     def _records(self) -> list[Version | ArtifactError]:
-        """The record of every version, or what is wrong with it."""
+        """Return the record of every version, or its fault."""
         return records_in(map(self._home, self._numbers()))
 
     def _home(self, number: int) -> Path:
@@ -288,7 +288,7 @@ class Registry:
             self._note_changes()
 
     def _note_changes(self) -> None:
-        """Append the audit lines that versions and aliases call for and that are not there."""
+        """Append the missing audit lines that versions and aliases imply."""
         versions = [record for record in self._records() if isinstance(record, Version)]
         lines = due_lines(self.folder, versions, read_state(self.folder).change)
         if lines:

@@ -1,7 +1,7 @@
-"""The files of a registered version: copied read-only, described by a record that says when it was changed.
+"""Files of a registered version: read-only copies and a record with digests that reveal changes.
 
 policy/         the artifact: every file that its manifest names
-version.json    the record: number, digests, when, lineage, gate record
+version.json    the record: number, digests, time, lineage, gate record
 """
 
 import json
@@ -91,7 +91,7 @@ def read_record(home: Path) -> Version:
 
 
 def records_in(homes: Iterable[Path]) -> list[Version | ArtifactError]:
-    """The record of every version, or what is wrong with it."""
+    """Return the record of every version, or its fault."""
     records: list[Version | ArtifactError] = []
     for home in homes:
         try:
@@ -102,7 +102,7 @@ def records_in(homes: Iterable[Path]) -> list[Version | ArtifactError]:
 
 
 def damage_of(home: Path) -> str | None:
-    """What is wrong with the version in a folder; None where it is whole."""
+    """Return the fault of the version in a folder, or None."""
     try:
         sound_manifest(home / POLICY)
         if manifest_digest(home / POLICY) != read_record(home).digest:
@@ -113,7 +113,7 @@ def damage_of(home: Path) -> str | None:
 
 
 def plain(record: Mapping[str, Any] | None, what: str) -> Any:
-    """The record as JSON gives it back; raises DataError where it is not JSON, as NaN is not."""
+    """Return the record after a round trip through JSON; raises DataError where it is not JSON, as NaN is not."""
     try:
         return json.loads(json.dumps(record if record is None else dict(record), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -121,7 +121,7 @@ def plain(record: Mapping[str, Any] | None, what: str) -> Any:
 
 
 def append_lines(path: Path, lines: str) -> None:
-    """Append whole lines, durably; a last line that was cut short is cut off first."""
+    """Append lines durably; an incomplete last line is removed first."""
     with path.open("a+b") as stream:
         stream.seek(0)
         stream.truncate(stream.read().rfind(b"\n") + 1)
@@ -131,5 +131,5 @@ def append_lines(path: Path, lines: str) -> None:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601 with microseconds."""
+    """Return the time in UTC, ISO 8601 with microseconds."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
