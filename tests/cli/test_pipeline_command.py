@@ -1,4 +1,4 @@
-"""`recpolicy pipeline`: what is printed, which exit code, what is refused."""
+"""`recpolicy pipeline`: output, exit codes and rejected arguments."""
 
 import json
 
@@ -8,7 +8,7 @@ from command_line import recpolicy, refused
 from kfp_server import kfp_server
 
 from recpolicy.pipelines import local
-from recpolicy.pipelines.local import PipelineRun, Step
+from recpolicy.pipelines.runs import PipelineRun, Step
 from recpolicy.pipelines.submit import TOKEN_VARIABLE
 
 
@@ -30,12 +30,12 @@ def finished(tmp_path, state, step_state, log=""):
     return PipelineRun("train", tmp_path, {}, state, 2.0, (step,))
 
 
-def test_list_names_the_pipelines_and_the_parameters_of_one(capsys):
+def test_list_shows_the_pipelines_or_the_parameters_of_one(capsys):
     assert "retrain" in recpolicy(capsys, "pipeline", "list").out
     answer = recpolicy(capsys, "pipeline", "list", "retrain")
     assert "incumbent" in answer.out
-    assert "(needed)" in answer.out
-    names = [one["name"] for one in json.loads(recpolicy(capsys, "pipeline", "list", "predict", "--json").out)]
+    assert "(required)" in answer.out
+    names = [item["name"] for item in json.loads(recpolicy(capsys, "pipeline", "list", "predict", "--json").out)]
     assert names == ["policy", "user_ids", "item_ids", "batch"]
 
 
@@ -53,11 +53,11 @@ def test_compile_mounts_volumes(capsys, tmp_path):
     pipeline, platform = yaml.safe_load_all((tmp_path / "r.yaml").read_text())
     assert pipeline["deploymentSpec"]["executors"]["exec-register-policy"]["container"]["image"] == "mine:1"
     step = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-register-policy"]
-    assert [one["mountPath"] for one in step["pvcMount"]] == ["/mnt/registry", "/mnt/logs"]
+    assert [item["mountPath"] for item in step["pvcMount"]] == ["/mnt/registry", "/mnt/logs"]
 
 
 @pytest.mark.parametrize("word", ["registry", "registry:mnt", "Registry_1:/mnt/registry"])
-def test_a_wrong_volume_is_refused_and_nothing_is_written(capsys, tmp_path, cluster, word):
+def test_invalid_volume_is_rejected_and_nothing_is_written(capsys, tmp_path, cluster, word):
     file = tmp_path / "p.yaml"
     assert f"--volume '{word}'" in refused(
         recpolicy(capsys, "pipeline", "compile", "predict", "-o", file, "--volume", word)
@@ -68,13 +68,13 @@ def test_a_wrong_volume_is_refused_and_nothing_is_written(capsys, tmp_path, clus
     assert cluster.requests == []
 
 
-def test_run_has_no_volumes_and_says_why(capsys, tmp_path):
+def test_run_rejects_volumes_with_a_reason(capsys, tmp_path):
     words = ("run", "train", "--root", tmp_path / "r", "--volume", "registry:/mnt/registry")
     assert "--volume is for compile and submit --host" in refused(recpolicy(capsys, "pipeline", *words))
     assert not (tmp_path / "r").exists()
 
 
-def test_run_hands_the_parameters_on_and_tells_steps_and_artifacts(capsys, tmp_path, monkeypatch):
+def test_run_passes_parameters_and_prints_artifacts(capsys, tmp_path, monkeypatch):
     seen = {}
 
     def stand_in(name, parameters, **how):
@@ -99,7 +99,7 @@ def test_failed_step_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
     assert line.endswith("train-policy.log")
 
 
-def test_wrong_parameter_is_refused_and_nothing_is_made(capsys, tmp_path):
+def test_invalid_parameter_is_rejected_and_nothing_is_written(capsys, tmp_path):
     line = refused(recpolicy(capsys, "pipeline", "run", "train", "--root", tmp_path / "r", "-p", "agnet=linucb"))
     assert "Did you mean 'agent'" in line
     assert not (tmp_path / "r").exists()
@@ -116,7 +116,7 @@ def test_submit_sends_the_compiled_pipeline_with_its_parameters(capsys, cluster)
     assert "secret-word" not in answer.out + answer.err
 
 
-def test_submit_by_a_schedule_is_a_recurring_run(capsys, cluster):
+def test_submit_with_a_schedule_creates_a_recurring_run(capsys, cluster):
     answer = recpolicy(
         capsys, "pipeline", "submit", "retrain", "--host", cluster.url, "--cron", "0 1 * * 1",
         "-p", "incumbent=s3://b/policy", "-p", "log=s3://b/log",
@@ -135,14 +135,14 @@ def test_submit_by_a_schedule_is_a_recurring_run(capsys, cluster):
         (("--cron", "0 1 * * 1", "--cache"), True),
     ],
 )
-def test_a_schedule_whose_addresses_stay_the_same_is_not_answered_from_the_cache(capsys, cluster, words, cached):
+def test_schedules_are_not_cached_unless_asked(capsys, cluster, words, cached):
     words = ["0 1 * * 1" if word == "@" else word for word in words]
     needed = ("-p", "incumbent=s3://b/policy", "-p", "log=s3://b/log")
     assert recpolicy(capsys, "pipeline", "submit", "retrain", "--host", cluster.url, *needed, *words).code == 0
     assert ("enableCache" in json.dumps(cluster.versions[0]["pipeline_spec"])) == cached
 
 
-def test_submitting_a_schedule_again_replaces_it_and_says_so(capsys, cluster):
+def test_submitting_a_schedule_again_replaces_it(capsys, cluster):
     words = ("pipeline", "submit", "retrain", "--host", cluster.url, "--cron", "0 1 * * 1")
     words += ("-p", "incumbent=s3://b/policy", "-p", "log=s3://b/log")
     first = json.loads(recpolicy(capsys, *words, "--json").out)
@@ -150,29 +150,29 @@ def test_submitting_a_schedule_again_replaces_it_and_says_so(capsys, cluster):
     assert f"replaced: {first['id']}\n" in recpolicy(capsys, *words).out
     assert len(cluster.recurring_runs) == 1
     assert "replaced" not in recpolicy(capsys, *words, "--name", "retrain-shop").out
-    assert [one["display_name"] for one in cluster.recurring_runs] == ["recpolicy-retrain", "retrain-shop"]
-    assert [one["display_name"] for one in cluster.pipelines] == ["recpolicy-retrain", "retrain-shop"]
+    assert [item["display_name"] for item in cluster.recurring_runs] == ["recpolicy-retrain", "retrain-shop"]
+    assert [item["display_name"] for item in cluster.pipelines] == ["recpolicy-retrain", "retrain-shop"]
 
 
-def test_submit_mounts_volumes_and_warns_of_a_registry_outside_of_them(capsys, cluster, caplog):
+def test_submit_mounts_volumes_and_warns_about_a_registry_outside(capsys, cluster, caplog):
     words = ("pipeline", "submit", "train", "--host", cluster.url, "--volume", "claim:/mnt/registry")
     assert recpolicy(capsys, *words, "-p", "registry=/mnt/registry/shop").code == 0
     steps = cluster.versions[0]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert {one["pvcMount"][0]["constant"] for one in steps.values()} == {"claim"}
+    assert {item["pvcMount"][0]["constant"] for item in steps.values()} == {"claim"}
     assert caplog.messages == []
     assert recpolicy(capsys, *words, "-p", "registry=/srv/registry").code == 0
-    assert "registry=/srv/registry lies on no volume of the steps" in caplog.text
+    assert "registry=/srv/registry is on no volume of the steps" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ((), "give either --host (Kubeflow) or --vertex"),
         (("--host", "http://127.0.0.1:1", "--vertex", "p"), "give either --host (Kubeflow) or --vertex"),
         (("--vertex", "p"), "--location and --pipeline-root"),
-        (("--vertex", "p", "--volume", "registry:/mnt/registry"), "registry=/gcs/BUCKET/registry"),
+        (("--vertex", "p", "--volume", "registry:/mnt/registry"), "--volume is for Kubeflow"),
         (("--host", "http://127.0.0.1:1", "-p", "seed=-1"), "seed is -1"),
     ],
 )
-def test_submit_refuses_what_cannot_work_before_any_request(capsys, words, said):
-    assert said in refused(recpolicy(capsys, "pipeline", "submit", "train", *words))
+def test_invalid_submission_is_rejected_before_any_request(capsys, words, message):
+    assert message in refused(recpolicy(capsys, "pipeline", "submit", "train", *words))

@@ -1,4 +1,4 @@
-"""Every component as a plain function on the miniature, in the order of the chain, with Kubeflow's own artifacts."""
+"""Every component as a plain function on the tiny dataset, in order, with artifacts of Kubeflow."""
 
 import json
 from functools import partial
@@ -19,7 +19,7 @@ LOG = {"world": "item_knn", "rounds": 3_000, "settings": {"temperature": 0.5, "f
 
 
 class Chain:
-    """Runs components once each and keeps their artifacts."""
+    """Runs each component once and keeps its artifacts."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -34,7 +34,7 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """Data, features, log and rounds: what all later components start from."""
+    """Data, features, log and rounds: the inputs of all later components."""
     chain = Chain(tmp_path_factory.mktemp("chain"))
     chain.ratings = chain.new(Dataset, "ratings")
     chain.run("fetch_data", ratings=chain.ratings, data=chain.data, split="u1", seed=0)
@@ -69,7 +69,7 @@ LENIENT = {
     "weight_error": 100.0, "least_diversity": 0.0, "calibration_bias": 5.0, "calibration_error": 5.0,
     "latency_ms": 60_000.0,
 }  # fmt: skip
-"""Limits that a policy of the miniature keeps."""
+"""Limits that a policy of the tiny dataset meets."""
 
 
 def gated(chain, name, **limits):
@@ -79,9 +79,9 @@ def gated(chain, name, **limits):
     return verdict, record, page
 
 
-def test_fetched_table_tells_its_size_and_split(chain):
+def test_metadata_of_the_table_has_its_size_and_split(chain):
     metadata = chain.ratings.metadata
-    assert metadata["ratings"] == len(miniature_ratings()) == metadata["to_fit"] + metadata["held_out"]
+    assert metadata["ratings"] == len(miniature_ratings()) == metadata["train"] + metadata["test"]
     assert (metadata["users"], metadata["items"]) == (60, 80)
 
 
@@ -106,7 +106,7 @@ def test_all_events_of_the_log_become_rounds(chain):
     assert counts["evaluation"] == 600
 
 
-def test_policy_of_the_log_is_a_whole_artifact_that_knows_its_log(trained):
+def test_policy_from_the_log_is_a_complete_artifact_that_names_its_log(trained):
     policy = load_policy(trained.policy.path)
     assert policy.metadata["training"]["mode"] == "log"
     assert policy.metadata["training"]["rows"] == 2_400
@@ -122,7 +122,7 @@ def test_evaluation_has_held_out_and_off_policy_figures_and_a_curve(trained):
     assert "Content-Security-Policy" in Path(trained.page.path).read_text()
 
 
-def test_gate_passes_within_its_limits_and_fails_beyond_them(trained):
+def test_gate_passes_within_its_limits_and_fails_outside(trained):
     verdict, record, page = gated(trained, "easy")
     assert verdict == "pass"
     assert json.loads(Path(record.path).read_text())["verdict"] == "pass"
@@ -151,7 +151,7 @@ def test_only_a_policy_that_passed_is_registered(trained, tmp_path):
     assert json.loads((Path(registry) / "aliases.json").read_text())["champion"] == 1
 
 
-def test_predictions_are_the_policys_own(trained):
+def test_predictions_are_those_of_the_policy(trained):
     predictions, table = trained.new(Dataset, "predictions"), trained.new(Dataset, "table")
     trained.run(
         "predict_batch", policy=trained.policy, predictions=predictions, table=table, user_ids="3, 1",
@@ -165,7 +165,7 @@ def test_predictions_are_the_policys_own(trained):
     assert len(pd.read_csv(table.path)) == predictions.metadata["rows"] == 6
 
 
-def test_report_is_a_page_and_leaves_the_policy_as_it_was(trained):
+def test_report_is_a_page_and_leaves_the_policy_unchanged(trained):
     before = sorted(path.name for path in Path(trained.policy.path).rglob("*"))
     page = trained.new(HTML, "report")
     trained.run("report", policy=trained.policy, ratings=trained.ratings, page=page, user="7")
@@ -173,7 +173,7 @@ def test_report_is_a_page_and_leaves_the_policy_as_it_was(trained):
     assert sorted(path.name for path in Path(trained.policy.path).rglob("*")) == before
 
 
-def test_incumbent_is_trained_on_and_judged_against(trained):
+def test_incumbent_is_retrained_and_compared_with(trained):
     policy, metrics = trained.new(Model, "retrained"), trained.new(Metrics, "retraining")
     log, rounds, counts = (trained.new(Dataset, name) for name in ("log-2", "rounds-2", "counts-2"))
     trained.run("simulate_log", ratings=trained.ratings, features=trained.features, log=log, **(LOG | {"seed": 1}))
@@ -195,22 +195,22 @@ def test_incumbent_is_trained_on_and_judged_against(trained):
     assert "held_out" not in judged
 
 
-class OnACluster(Dataset):
-    """An artifact as Kubeflow hands it to a step there: an address, and a path that is uploaded to it afterwards."""
+class ClusterArtifact(Dataset):
+    """An artifact as a step on a cluster gets it: an address, and a path that is uploaded to it after the step."""
 
     path = property(lambda self: self.metadata["path"])
 
 
 def remote(chain, name):
-    where = {"path": str(chain.folder / "remote" / name)}
-    return OnACluster(name=name, uri=f"minio://mlpipeline/v2/artifacts/{name}", metadata=where)
+    path = {"path": str(chain.folder / "remote" / name)}
+    return ClusterArtifact(name=name, uri=f"minio://mlpipeline/v2/artifacts/{name}", metadata=path)
 
 
 def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_incumbent_is_the_one_named_or_the_champion_and_is_copied_to_where_a_cluster_can_import_it(trained, tmp_path):
+def test_incumbent_is_the_given_policy_or_the_champion_and_is_copied_for_a_cluster(trained, tmp_path):
     registry = Registry(tmp_path / "registry")
     registry.promote(registry.register(trained.policy.path).number)
     champion = str(registry.resolve("champion"))
@@ -227,7 +227,7 @@ def test_incumbent_is_the_one_named_or_the_champion_and_is_copied_to_where_a_clu
     assert contents(there.path) == contents(champion)
 
 
-def test_no_incumbent_to_be_found_is_one_clear_line(trained, tmp_path):
+def test_missing_incumbent_is_one_clear_line(trained, tmp_path):
     policy = remote(trained, "none")
     registry = Registry(tmp_path / "registry")
     find = partial(trained.run, "find_incumbent", copy=policy)
@@ -247,12 +247,12 @@ def test_no_incumbent_to_be_found_is_one_clear_line(trained, tmp_path):
     assert not Path(policy.path).exists()
 
 
-def test_log_is_taken_from_where_it_lies_and_copied_to_where_a_cluster_can_import_it(chain):
+def test_log_is_used_in_place_and_copied_for_a_cluster(chain):
     here, there = chain.new(Dataset, "no-log"), remote(chain, "log")
     assert chain.run("find_log", copy=here, log=chain.log.path) == chain.log.path
     for copy in (here, there):
         assert chain.run("find_log", copy=copy, log="gs://bucket/log") == "gs://bucket/log"
-        with pytest.raises(DataError, match=r"^log .*nothing: no such folder here"):
+        with pytest.raises(DataError, match=r"^log .*nothing: no such folder"):
             chain.run("find_log", copy=copy, log=str(chain.folder / "nothing"))
         assert not Path(copy.path).exists()
     before = contents(chain.log.path)
@@ -263,11 +263,11 @@ def test_log_is_taken_from_where_it_lies_and_copied_to_where_a_cluster_can_impor
     assert contents(there.path) == before
 
 
-def test_training_without_what_it_needs_is_one_clear_line(trained):
+def test_training_without_its_inputs_is_one_clear_line(trained):
     outputs = {"policy": trained.new(Model, "none"), "metrics": trained.new(Metrics, "none-metrics")}
-    with pytest.raises(ConfigError, match="ratings and features are needed"):
+    with pytest.raises(ConfigError, match="without an incumbent, ratings and features are needed"):
         trained.run("train_policy", **outputs)
-    with pytest.raises(ConfigError, match="no rounds are given"):
+    with pytest.raises(ConfigError, match="learning from a log needs rounds"):
         trained.run("train_policy", ratings=trained.ratings, features=trained.features, learn_from="log", **outputs)
     assert not Path(outputs["policy"].path).exists()
 
@@ -280,7 +280,7 @@ def test_simulator_is_validated_on_the_same_ratings(chain):
     assert "Session simulator" in Path(card.path).read_text()
 
 
-def test_sweep_plans_trials_and_takes_the_best_on(trained):
+def test_sweep_plans_trials_and_passes_the_best_on(trained):
     assert len(trained.run("plan_sweep", agents=["linucb"], seeds=[0.0], grid={"alpha": [0.5, 1.0]})) == 2
     best, evaluation, page = trained.new(Model, "best"), trained.new(Dataset, "best-evaluation"), trained.new(HTML, "c")
     trained.run(
@@ -288,20 +288,20 @@ def test_sweep_plans_trials_and_takes_the_best_on(trained):
         evaluation=evaluation, page=page,
     )  # fmt: skip
     assert load_policy(best.path).metadata == load_policy(trained.policy.path).metadata
-    kept, whole = (json.loads(Path(one.path).read_text()) for one in (evaluation, trained.evaluation))
-    assert kept["held_out"] == whole["held_out"]
-    assert "off_policy" not in kept
+    copied, original = (json.loads(Path(item.path).read_text()) for item in (evaluation, trained.evaluation))
+    assert copied["held_out"] == original["held_out"]
+    assert "off_policy" not in copied
 
 
 @pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED"])
-def test_run_is_summed_up_whatever_happened(chain, state):
+def test_summary_has_the_state_and_the_error(chain, state):
     summary = chain.new(Markdown, f"summary-{state}")
     error = {"error_code": 1, "error_message": "disk full"} if state == "FAILED" else {}
     status = PipelineTaskFinalStatus(
         state=state, pipeline_job_resource_name="job", pipeline_task_name="exit-handler-1",
         error_code=error.get("error_code"), error_message=error.get("error_message"),
     )  # fmt: skip
-    chain.run("summarise_run", status=status, summary=summary)
+    chain.run("summarize_run", status=status, summary=summary)
     text = Path(summary.path).read_text()
     assert text.startswith(f"# Run: {state}\n")
     assert ("disk full" in text) == (state == "FAILED")

@@ -1,4 +1,4 @@
-"""Pipelines run for real through Kubeflow's local runner, on the miniature; one root for all runs of this page."""
+"""Pipelines run with Kubeflow's local runner, and inline, on the tiny dataset; all runs share one root."""
 
 import json
 import os
@@ -17,25 +17,19 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import file_digest
 from recpolicy.inference.artifact import verify
 from recpolicy.inference.predictor import load_policy
-from recpolicy.pipelines.local import (
-    PipelineRun,
-    Step,
-    _cache_folder,
-    _paths_read,
-    code_digest,
-    failure_of,
-    run_pipeline,
-)
+from recpolicy.pipelines.inline import run_inline
+from recpolicy.pipelines.local import _cache_folder, _input_paths, code_digest, run_pipeline
+from recpolicy.pipelines.runs import PipelineRun, Step
 from recpolicy.registry.aliases import State, write_state
 
 PATIENCE = 240  # seconds, on a busy machine
 
 
-class Place:
-    """A root for runs, and the parameters that all of them share."""
+class Root:
+    """A root for runs, and the parameters that they share."""
 
     def __init__(self, folder: Path):
-        self.root, self.registry = folder / "runs", folder / "registry"
+        self.path, self.registry = folder / "runs", folder / "registry"
         self.train = {
             "data": str(write_miniature(folder / "data")), "rating_model": "bias", "rank": 3, "log_rounds": 2_000,
             "log_settings": {"temperature": 0.5, "floor": 0.2}, "registry": str(self.registry),
@@ -47,49 +41,49 @@ class Place:
         }  # fmt: skip
 
     def run(self, name: str, **parameters: object) -> PipelineRun:
-        return run_pipeline(name, parameters, root=self.root)
+        return run_pipeline(name, parameters, root=self.path)
 
     def alias(self) -> dict[str, int]:
         return json.loads((self.registry / "aliases.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return Place(tmp_path_factory.mktemp("pipelines"))
+def root(tmp_path_factory):
+    return Root(tmp_path_factory.mktemp("pipelines"))
 
 
 @pytest.fixture(scope="module")
-def killed(place):
-    """A run that was killed, with the process that started it, while it was at work on its third step."""
+def killed(root):
+    """A run that was killed, together with the process that started it, during its third step."""
     script = (
         "import json, pathlib, sys; from recpolicy.pipelines.local import run_pipeline;"
         "run_pipeline('train', json.loads(sys.argv[1]), root=pathlib.Path(sys.argv[2]))"
     )
-    started = subprocess.Popen([sys.executable, "-c", script, json.dumps(place.train), str(place.root)])
-    folder, worker = _wait_for_step(place.root, "simulate-log", started)
+    started = subprocess.Popen([sys.executable, "-c", script, json.dumps(root.train), str(root.path)])
+    folder, runner = _wait_for_step(root.path, "simulate-log", started)
     started.send_signal(signal.SIGKILL)
     started.wait()
-    return folder, worker
+    return folder, runner
 
 
 @pytest.fixture(scope="module")
-def trained(place, killed):
-    return place.run("train", **place.train)
+def trained(root, killed):
+    return root.run("train", **root.train)
 
 
 def _wait_for_step(root: Path, step: str, started: "subprocess.Popen[bytes]") -> tuple[Path, int]:
-    """The run's folder and its worker's process, once the step has begun."""
+    """Return the run's folder and the process id of its runner, once the step has begun."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         assert started.poll() is None, "the run ended before it could be killed"
         for events in root.glob("train-*/events.jsonl"):
             if f'"running", "step": "{step}"' in events.read_text():
-                return events.parent, _worker_of(started.pid)
+                return events.parent, _runner_of(started.pid)
         time.sleep(0.05)
     raise AssertionError(f"{step} has not begun after {PATIENCE} s")
 
 
-def _worker_of(parent: int) -> int:
+def _runner_of(parent: int) -> int:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             words = path.read_text().rpartition(")")[2].split()
@@ -97,17 +91,17 @@ def _worker_of(parent: int) -> int:
             continue
         if int(words[1]) == parent:
             return int(path.parent.name)
-    raise AssertionError("the run has no worker")
+    raise AssertionError("the run has no runner")
 
 
-def test_killed_run_takes_its_processes_along_and_leaves_no_half_written_artifact(place, killed):
-    folder, worker = killed
+def test_killed_run_ends_its_processes_and_leaves_no_partial_artifact(root, killed):
+    folder, runner = killed
     end = time.monotonic() + PATIENCE
-    while _group_lives(worker) and time.monotonic() < end:
+    while _group_lives(runner) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not _group_lives(worker)
+    assert not _group_lives(runner)
     assert not (folder / "run.json").exists()
-    outputs = [path for step in (place.root / "artifacts").glob("*/*") for path in step.iterdir()]
+    outputs = [path for step in (root.path / "artifacts").glob("*/*") for path in step.iterdir()]
     assert outputs
     assert not [path for path in outputs if path.name in ("log", "policy")]  # the step was not done
 
@@ -117,35 +111,35 @@ def _group_lives(group: int) -> bool:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
-    return not all(  # what nobody has waited for yet is dead all the same
+    return not all(  # a zombie is dead
         path.read_text().rpartition(")")[2].split()[0] == "Z" for path in [Path(f"/proc/{group}/stat")] if path.exists()
     )
 
 
-def test_next_run_succeeds_and_takes_the_finished_steps_of_the_killed_one(trained):
-    assert trained.state == "done", failure_of(trained)
+def test_next_run_succeeds_and_reuses_the_finished_steps_of_the_killed_one(trained):
+    assert trained.state == "done", trained.failure
     states = {step.name: step.state for step in trained.steps}
     assert states.pop("simulator") == "skipped"
     assert states.pop("fetch-data") == "cached"
     assert states.pop("fit-embeddings") == "cached"
     assert set(states.values()) == {"done"}
-    order = "simulate-log ingest-log train-policy evaluate-policy gate-policy register-policy report summarise-run"
+    order = "simulate-log ingest-log train-policy evaluate-policy gate-policy register-policy report summarize-run"
     assert set(states) == set(order.split())
 
 
-def test_run_registers_a_whole_policy_and_keeps_its_record(place, trained):
+def test_run_registers_a_complete_policy_and_its_record(root, trained):
     policy = trained.artifact("train-policy", "policy")
     verify(policy)
-    assert place.alias()["champion"] == 1
-    assert load_policy(place.registry / "versions" / "1" / "policy").metadata == load_policy(policy).metadata
-    kept = json.loads((trained.folder / "run.json").read_text())
-    assert kept["state"] == "done"
-    assert kept["parameters"] == place.train
+    assert root.alias()["champion"] == 1
+    assert load_policy(root.registry / "versions" / "1" / "policy").metadata == load_policy(policy).metadata
+    record = json.loads((trained.folder / "run.json").read_text())
+    assert record["state"] == "done"
+    assert record["parameters"] == root.train
     assert [page.name for page in trained.pages] == ["evaluate-policy.html", "gate-policy.html", "report.html"]
-    assert trained.artifact("summarise-run", "summary").read_text().startswith("# Run: SUCCEEDED")
+    assert trained.artifact("summarize-run", "summary").read_text().startswith("# Run: SUCCEEDED")
 
 
-def test_every_step_has_a_log_of_its_own(trained):
+def test_every_step_has_its_own_log(trained):
     logs = {Path(step.log).name for step in trained.steps if step.state == "done"}
     assert {"train-policy.log", "gate-policy.log"} <= logs
     text = (trained.folder / "logs" / "train-policy.log").read_text()
@@ -153,83 +147,82 @@ def test_every_step_has_a_log_of_its_own(trained):
     assert "gate-policy" not in text
 
 
-def test_rerun_with_nothing_changed_computes_nothing_but_the_registration(place, trained):
-    again = place.run("train", **place.train)
+def test_unchanged_rerun_computes_only_the_registration(root, trained):
+    again = root.run("train", **root.train)
     states = {step.name: step.state for step in again.steps}
     assert again.state == "done"
-    assert {name for name, state in states.items() if state == "done"} <= {"register-policy", "summarise-run"}
+    assert {name for name, state in states.items() if state == "done"} <= {"register-policy", "summarize-run"}
     assert again.artifact("train-policy", "policy") == trained.artifact("train-policy", "policy")
-    assert place.alias()["champion"] == 1  # the same content is the same version
+    assert root.alias()["champion"] == 1  # the same content is the same version
 
 
-def test_other_seed_is_not_answered_from_the_cache(place, trained):
-    other = place.run("predict", policy=str(trained.artifact("train-policy", "policy")), user_ids="1", item_ids="2,3")
+def test_other_parameters_are_not_answered_from_the_cache(root, trained):
+    other = root.run("predict", policy=str(trained.artifact("train-policy", "policy")), user_ids="1", item_ids="2,3")
     first = other.artifact("predict-batch", "predictions")
-    assert other.state == "done", failure_of(other)
+    assert other.state == "done", other.failure
     assert pd.read_parquet(first)["item_id"].tolist() == [2, 3]
-    changed = place.run("predict", policy=str(trained.artifact("train-policy", "policy")), user_ids="2", item_ids="2,3")
+    changed = root.run("predict", policy=str(trained.artifact("train-policy", "policy")), user_ids="2", item_ids="2,3")
     assert pd.read_parquet(changed.artifact("predict-batch", "predictions"))["user_id"].tolist() == [2, 2]
 
 
-def test_gate_that_fails_leaves_the_incumbent_which_is_the_champion_of_the_registry(place, trained):
+def test_failed_gate_leaves_the_champion_of_the_registry(root, trained):
     log = trained.artifact("simulate-log", "log")
-    before = {path: file_digest(path) for path in sorted(place.registry.rglob("*")) if path.is_file()}
-    run = place.run("retrain", log=str(log), registry=str(place.registry), gate_settings={"margin": 4.0})
-    assert run.state == "done", failure_of(run)
-    assert run.artifact("incumbent", "artifact") == place.registry / "versions" / "1" / "policy"
-    assert run.artifact("log", "artifact") == log  # nothing is copied where paths are imported
+    before = {path: file_digest(path) for path in sorted(root.registry.rglob("*")) if path.is_file()}
+    run = root.run("retrain", log=str(log), registry=str(root.registry), gate_settings={"margin": 4.0})
+    assert run.state == "done", run.failure
+    assert run.artifact("incumbent", "artifact") == root.registry / "versions" / "1" / "policy"
+    assert run.artifact("log", "artifact") == log  # paths are imported without a copy
     parent = load_policy(run.artifact("train-policy", "policy")).metadata["parents"][0]
-    assert parent["content"] == load_policy(place.registry / "versions" / "1" / "policy").metadata["content"]
+    assert parent["content"] == load_policy(root.registry / "versions" / "1" / "policy").metadata["content"]
     states = {step.name: step.state for step in run.steps}
     assert states["train-policy"] == "done"
     assert states["passed"] == "skipped"
     assert "register-policy" not in states
     assert json.loads(run.artifact("gate-policy", "record").read_text())["verdict"] != "pass"
-    assert {path: file_digest(path) for path in sorted(place.registry.rglob("*")) if path.is_file()} == before
+    assert {path: file_digest(path) for path in sorted(root.registry.rglob("*")) if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("create", "message"),
     [
         (lambda folder: None, "no incumbent in the registry: .*not a registry"),
         (lambda folder: write_state(folder, State()), "no incumbent in the registry: .*no version is champion yet"),
     ],
 )
-def test_registry_without_a_champion_is_refused_before_anything_starts(tmp_path, made, said):
+def test_registry_without_a_champion_is_rejected_before_any_step(tmp_path, create, message):
     (tmp_path / "registry").mkdir()
-    made(tmp_path / "registry")
+    create(tmp_path / "registry")
     parameters = {"log": "runs/log", "registry": str(tmp_path / "registry")}
-    with pytest.raises((ArtifactError, ConfigError), match=said):
+    with pytest.raises((ArtifactError, ConfigError), match=message):
         run_pipeline("retrain", parameters, root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
-def test_another_champion_is_another_cache(place, trained, tmp_path):
+def test_another_champion_has_another_cache(root, trained, tmp_path):
     values = {"log": "s3://bucket/log", "registry": str(tmp_path / "registry")}
-    shutil.copytree(place.registry, tmp_path / "registry")
-    before = _paths_read("retrain", values)
+    shutil.copytree(root.registry, tmp_path / "registry")
+    before = _input_paths("retrain", values)
     shutil.copytree(tmp_path / "registry/versions/1", tmp_path / "registry/versions/2")
     write_state(tmp_path / "registry", State(champion=2))
-    after = _paths_read("retrain", values)
+    after = _input_paths("retrain", values)
     assert (before["incumbent"].parent.name, after["incumbent"].parent.name) == ("1", "2")
     assert _cache_folder(tmp_path, before) != _cache_folder(tmp_path, after)
-    assert "incumbent" not in _paths_read("predict", {"policy": "runs/policy"})
+    assert "incumbent" not in _input_paths("predict", {"policy": "runs/policy"})
 
 
-def test_failed_step_is_named_with_its_reason_and_its_log(place):
-    run = place.run("predict", policy=str(place.root / "nothing"))
+def test_failed_step_is_named_with_its_reason_and_its_log(root):
+    run = root.run("predict", policy=str(root.path / "nothing"))
     assert run.state == "failed"
     assert run.failed is not None
     assert run.failed.name == "predict-batch"
-    said = failure_of(run)
-    assert "step predict-batch failed: ArtifactError: " in said
-    assert "no such folder" in said
-    assert said.endswith("predict-batch.log")
-    assert {step.name: step.state for step in run.steps}["summarise-run"] == "done"
-    assert run.artifact("summarise-run", "summary").read_text().startswith("# Run: FAILED")
+    assert "step predict-batch failed: ArtifactError: " in run.failure
+    assert "no such folder" in run.failure
+    assert run.failure.endswith("predict-batch.log")
+    assert {step.name: step.state for step in run.steps}["summarize-run"] == "done"
+    assert run.artifact("summarize-run", "summary").read_text().startswith("# Run: FAILED")
 
 
-def test_changed_code_is_another_cache(monkeypatch, tmp_path):
+def test_changed_code_has_another_cache(monkeypatch, tmp_path):
     package = tmp_path / "recpolicy"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -239,8 +232,20 @@ def test_changed_code_is_another_cache(monkeypatch, tmp_path):
     assert code_digest.__wrapped__() != before
 
 
-def test_output_that_a_run_has_not_is_named_with_those_it_has():
+def test_unknown_output_is_an_error_with_the_known_ones():
     step = Step("train-policy", artifacts={"policy": "p"})
     run = PipelineRun("train", Path(), {}, "done", 0.0, (step,))
     with pytest.raises(KeyError, match="the run has train-policy/policy"):
         run.artifact("train-policy", "polcy")
+
+
+def test_inline_run_gives_the_same_policy_and_states_as_the_local_runner(root, trained, tmp_path):
+    inline = run_inline("train", root.train | {"registry": str(tmp_path / "registry")}, root=tmp_path / "runs")
+    assert inline.state == "done"
+    states = {step.name: step.state for step in inline.steps}
+    assert states == {step.name: "skipped" if step.state == "skipped" else "done" for step in trained.steps}
+    policies = [load_policy(run.artifact("train-policy", "policy")) for run in (inline, trained)]
+    assert policies[0].metadata["content"] == policies[1].metadata["content"]
+    assert (tmp_path / "registry" / "aliases.json").is_file()
+    assert [page.name for page in inline.pages] == [page.name for page in trained.pages]
+    assert inline.artifact("summarize-run", "summary").read_text().startswith("# Run: SUCCEEDED")

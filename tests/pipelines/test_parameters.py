@@ -1,4 +1,4 @@
-"""Parameters are typed and checked before a step starts."""
+"""Parameters are converted and checked before a step starts."""
 
 import pytest
 from trained_policies import loaded
@@ -6,32 +6,39 @@ from trained_policies import loaded
 from recpolicy.agents.agent_table import AGENTS, BASELINES
 from recpolicy.core.errors import ConfigError
 from recpolicy.pipelines import local
-from recpolicy.pipelines.compile import checked_parameters, pipeline_names, pipeline_parameters
-from recpolicy.pipelines.parameters import check_values, learns_from_logs, read_parameters, training_settings, typed
+from recpolicy.pipelines.compile import checked_parameters, pipeline_descriptions, pipeline_parameters
+from recpolicy.pipelines.parameters import (
+    check_values,
+    convert_value,
+    learns_from_logs,
+    read_parameters,
+    training_settings,
+)
 from recpolicy.workflows.retrain import agent_of
 
 
-def test_words_become_values_of_the_parameters_type():
+def test_text_is_converted_to_the_type_of_the_parameter():
     words = ["agent=linucb", "seed=3", 'agent_settings={"alpha": 0.5}', "simulator=True"]
     values = checked_parameters("train", read_parameters(words))
     assert values == {"agent": "linucb", "seed": 3, "agent_settings": {"alpha": 0.5}, "simulator": True}
 
 
-def test_text_that_looks_like_a_number_stays_text_where_text_is_wanted():
+def test_digits_stay_text_for_a_text_parameter():
     assert checked_parameters("predict", {"policy": "runs/x", "user_ids": "196"})["user_ids"] == "196"
 
 
 @pytest.mark.parametrize("name", ["train", "predict", "retrain", "sweep"])
-def test_defaults_themselves_pass_the_checks(name):
+def test_defaults_pass_the_checks(name):
     parameters = pipeline_parameters(name)
-    given = {one.name: "somewhere" for one in parameters if one.required}
-    given |= {"registry": "somewhere"} if name == "retrain" else {}
-    every = {one.name: typed(one.name, one.default, one.kind) for one in parameters if not one.required} | given
-    check_values(every, {})
+    values = {
+        item.name: "somewhere" if item.required else convert_value(item.name, item.default, item.type)
+        for item in parameters
+    }
+    check_values(values | ({"registry": "somewhere"} if name == "retrain" else {}), {})
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "given", "said"),
+    ("pipeline", "values", "message"),
     [
         ("train", {"agents": "x"}, "no parameter of train named 'agents'. Did you mean 'agent'"),
         ("train", {"agent": "linucbb"}, "Did you mean 'linucb'"),
@@ -68,25 +75,25 @@ def test_defaults_themselves_pass_the_checks(name):
         ("sweep", {"grid": '{"alpha": 1}'}, "expected a list of values"),
     ],
 )
-def test_wrong_parameter_is_refused_before_anything_starts(pipeline, given, said, tmp_path):
-    with pytest.raises(ConfigError) as refused:
-        local.run_pipeline(pipeline, given, root=tmp_path / "runs")
-    assert said in str(refused.value)
+def test_invalid_parameter_is_rejected_before_any_step(pipeline, values, message, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        local.run_pipeline(pipeline, values, root=tmp_path / "runs")
+    assert message in str(error.value)
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("words", [["agent"], ["=x"], ["seed=1", "seed=2"]])
-def test_words_that_are_no_parameters_are_refused(words):
+def test_malformed_parameter_words_are_rejected(words):
     with pytest.raises(ConfigError, match="param"):
         read_parameters(words)
 
 
 @pytest.mark.parametrize("agent", sorted(set(AGENTS) - set(BASELINES)))
-def test_agents_that_learn_from_logs_are_those_whose_learners_say_so(agent):
+def test_learns_from_logs_agrees_with_the_learner(agent):
     assert learns_from_logs(agent) == agent_of(loaded(agent).artifact).learner.learns_from_logs
 
 
-def test_what_cannot_learn_from_logs_is_trained_online():
+def test_agents_that_cannot_learn_from_logs_are_trained_online():
     assert training_settings("exp3", "auto", "svd", 5, 1)["mode"] == "online"
     assert training_settings("ucb1", "auto", "svd", 5, 1)["mode"] == "log"
     assert training_settings("linucb", "auto", "svd", 5, 1)["mode"] == "log"
@@ -94,4 +101,4 @@ def test_what_cannot_learn_from_logs_is_trained_online():
 
 
 def test_there_are_four_pipelines():
-    assert list(pipeline_names()) == ["train", "predict", "retrain", "sweep"]
+    assert list(pipeline_descriptions()) == ["train", "predict", "retrain", "sweep"]

@@ -1,33 +1,38 @@
-"""The trials of a sweep, and which is the best."""
+"""The trials of a sweep, and the choice of the best one."""
 
 import json
 
 import pytest
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.pipelines.steps import plan_sweep
-from recpolicy.pipelines.sweep import choose_best, trials
+from recpolicy.pipelines.steps import plan_sweep_step
+from recpolicy.pipelines.sweep import choose_best, plan_trials
 
 
-def test_every_combination_is_one_trial():
-    found = trials(["linucb"], [0, 1], {"alpha": [0.5, 1.0], "precision": [10.0]})
-    assert len(found) == 4
-    assert {(one["seed"], one["agent_settings"]["alpha"]) for one in found} == {(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)}
-    assert all(one["agent_settings"]["precision"] == 10.0 for one in found)
+def test_every_combination_is_a_trial():
+    trials = plan_trials(["linucb"], [0, 1], {"alpha": [0.5, 1.0], "precision": [10.0]})
+    assert len(trials) == 4
+    assert {(trial["seed"], trial["agent_settings"]["alpha"]) for trial in trials} == {
+        (0, 0.5),
+        (0, 1.0),
+        (1, 0.5),
+        (1, 1.0),
+    }
+    assert all(trial["agent_settings"]["precision"] == 10.0 for trial in trials)
 
 
-def test_an_agent_takes_the_settings_that_it_has():
-    found = trials(["linucb", "eps_greedy"], [0], {"alpha": [0.5, 1.0]})
-    assert [one["agent_settings"] for one in found] == [{"alpha": 0.5}, {"alpha": 1.0}, {}]
+def test_agent_gets_only_the_settings_that_it_has():
+    trials = plan_trials(["linucb", "eps_greedy"], [0], {"alpha": [0.5, 1.0]})
+    assert [trial["agent_settings"] for trial in trials] == [{"alpha": 0.5}, {"alpha": 1.0}, {}]
 
 
-def test_a_setting_that_no_agent_has_is_refused():
+def test_setting_that_no_agent_has_is_rejected():
     with pytest.raises(ConfigError, match="none of linucb has a setting 'alhpa'"):
-        trials(["linucb"], [0], {"alhpa": [1]})
+        plan_trials(["linucb"], [0], {"alhpa": [1]})
 
 
-def test_seeds_that_travelled_as_floats_are_whole_again():
-    assert [one["seed"] for one in plan_sweep(["linucb"], [0.0, 2.0], {})] == [0, 2]
+def test_seeds_passed_as_floats_become_integers():
+    assert [trial["seed"] for trial in plan_sweep_step(["linucb"], [0.0, 2.0], {})] == [0, 2]
 
 
 def evaluation(folder, name, value, held_out=4.0):
@@ -45,26 +50,26 @@ def evaluation(folder, name, value, held_out=4.0):
     return path, policy
 
 
-def test_best_is_the_one_of_the_highest_off_policy_value_whatever_the_held_out_ratings_say(tmp_path):
-    made = [
+def test_best_has_the_highest_off_policy_value_whatever_its_held_out_ratings(tmp_path):
+    files = [
         evaluation(tmp_path, "a", 3.0, held_out=5.0),
         evaluation(tmp_path, "b", 3.5),
         evaluation(tmp_path, "c", 3.2),
     ]
-    evaluations, policies = zip(*made, strict=True)
-    found = choose_best(evaluations, policies, tmp_path / "best", tmp_path / "evaluation", tmp_path / "page.html")
-    assert found["trials"] == 3
-    assert found["agent"] == "b"
+    evaluations, policies = zip(*files, strict=True)
+    figures = choose_best(evaluations, policies, tmp_path / "best", tmp_path / "evaluation", tmp_path / "page.html")
+    assert figures["trials"] == 3
+    assert figures["agent"] == "b"
     assert (tmp_path / "best" / "name").read_text() == "b"
     left = json.loads((tmp_path / "evaluation").read_text())
     assert left["policy"]["agent"] == "b"
-    assert "off_policy" not in left  # the gate must not decide by what the choice was made by
+    assert "off_policy" not in left  # the gate must not decide by what the choice was files by
     assert left["held_out"]
     page = (tmp_path / "page.html").read_text()
     assert page.index("<td>b</td>") < page.index("<td>c</td>") < page.index("<td>a</td>")
 
 
-def test_a_trial_without_an_off_policy_value_cannot_be_compared(tmp_path):
+def test_trial_without_an_off_policy_value_is_rejected(tmp_path):
     path, policy = evaluation(tmp_path, "a", 3.0)
     body = json.loads(path.read_text())
     del body["off_policy"]

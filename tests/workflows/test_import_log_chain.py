@@ -141,17 +141,14 @@ def test_a_policy_is_trained_on_by_the_next_log(clicks, tmp_path):
     next_log = str(tmp_path / "log")
     import_log(path, next_log, "obd", IdVocabulary.from_policy(load_policy(clicks / "linucb")))
     rounds, incumbent, new = str(tmp_path / "rounds"), str(clicks / "linucb"), str(tmp_path / "new")
-    steps.ingest_log(next_log, rounds, ratings=None, policy=incumbent, settings={})
-    steps.train_policy(
-        new, ratings=None, features=None, rounds=rounds, incumbent=incumbent, agent="", learn_from="log", world="",
-        interactions=0, epochs=1, settings={}, agent_settings={}, seed=0,
-    )  # fmt: skip
-    figures, _ = steps.evaluate_policy(
+    steps.ingest_log_step(next_log, rounds, ratings=None, policy=incumbent, settings={})
+    steps.train_policy_step(new, ratings=None, features=None, rounds=rounds, incumbent=incumbent, epochs=1, seed=0)
+    figures, _ = steps.evaluate_policy_step(
         new, str(tmp_path / "evaluation.json"), str(tmp_path / "page.html"), ratings=None, rounds=rounds,
         incumbent=incumbent, seed=0,
     )  # fmt: skip
     assert figures["gain_lower"] <= figures["gain"] <= figures["gain_upper"]
-    assert steps.gate_policy(
+    assert steps.gate_policy_step(
         str(tmp_path / "evaluation.json"), str(tmp_path / "gate.json"), str(tmp_path / "gate.html"), settings={}
     ) in ("pass", "fail", "no_verdict")  # fmt: skip
     assert not (tmp_path / "rounds" / RATINGS).exists()  # the ids are the policy's

@@ -1,1 +1,1 @@
-"""The chain as Kubeflow pipelines: steps (files to files), components, pipelines, and where they run."""
+"""Kubeflow pipelines: steps (files in, files out), components, pipeline definitions, runners and submission."""

@@ -1,7 +1,7 @@
-"""Where an input of a pipeline lies: at an address (s3://, gs://, minio://), or on a path that the steps can read.
+"""Inputs of a pipeline: addresses (s3://, gs://, minio://), or paths that the steps can read.
 
-On a cluster Kubeflow's importer takes addresses alone ("unrecognized uri format"); on this machine it takes paths. So
-what lies on a path of a cluster is copied into the artifact of the step that found it, and imported from there.
+Kubeflow's importer takes only addresses on a cluster ("unrecognized uri format"), and paths on this machine. So on
+a cluster a step that finds an input on a path copies it into its own artifact; the importer reads it from there.
 """
 
 import shutil
@@ -11,30 +11,31 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_directory
 
 
-def is_address(place: str) -> bool:
-    """Whether the importer reads it with credentials of its own, and the steps do not."""
-    return "://" in place
+def is_address(uri: str) -> bool:
+    """Return whether `uri` is an address: the importer reads it with its own credentials, the steps cannot."""
+    return "://" in uri
 
 
-def importable(source: Path, copy: Path, address: str) -> str:
-    """Where the folder `source` can be imported from: `source` itself where artifacts lie on paths, as `address` tells.
+def importable(source: Path, copy: Path, copy_uri: str) -> str:
+    """Return the uri from which an importer can read the folder `source`.
 
-    Where they have addresses, it is copied to `copy`, which the cluster uploads to `address` when the step is done.
+    On this machine, where artifacts have paths, this is `source` itself. On a cluster the folder is copied to `copy`;
+    Kubeflow uploads that to `copy_uri` after the step.
     """
-    if not is_address(address):
+    if not is_address(copy_uri):
         return str(source)
     with atomic_directory(copy) as folder:
-        # What is being written beside a log has a name with a dot, and may be gone before it is copied.
+        # Files that are still being written start with a dot and may disappear during the copy.
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
-    return address
+    return copy_uri
 
 
 def log_folder(log: str) -> Path:
-    """The folder of a log; raises DataError where there is none."""
+    """Return the folder of a log; raise DataError if it does not exist."""
     folder = Path(log)
     if not folder.is_dir():
         raise DataError(
-            f"log {log}: no such folder here; expected one with events.parquet and rewards.parquet, on a volume of the"
-            " steps (--volume CLAIM:/path), or an address such as s3://bucket/log"
+            f"log {log}: no such folder; expected one with events.parquet and rewards.parquet, on a volume of the steps"
+            " (--volume CLAIM:/path), or an address such as s3://bucket/log"
         )
     return folder

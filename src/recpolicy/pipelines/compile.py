@@ -1,4 +1,4 @@
-"""Pipelines as YAML: what Kubeflow and Vertex take, and what the local runner runs. Deterministic."""
+"""Compile pipelines to YAML for Kubeflow, Vertex AI and the local runner; deterministic."""
 
 import tempfile
 from collections.abc import Mapping
@@ -7,14 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recpolicy.core.errors import ConfigError, unknown_name_error
 from recpolicy.core.files import write_text
 from recpolicy.core.optional_deps import require_extra
+from recpolicy.pipelines.compiled_graph import read_spec
 from recpolicy.pipelines.kfp_import import import_kfp
-from recpolicy.pipelines.parameters import check_values, typed
-from recpolicy.pipelines.volumes import Volume, mounting
+from recpolicy.pipelines.parameters import check_values, convert_value
+from recpolicy.pipelines.volumes import Volume, with_volumes
 
 
 @dataclass(frozen=True)
@@ -22,37 +21,40 @@ class Parameter:
     """One parameter of a pipeline."""
 
     name: str
-    kind: str
+    type: str
     """KFP's name of the type, such as NUMBER_INTEGER."""
     default: Any
-    """None where it has none and must be given."""
+    """None if the parameter is required."""
     required: bool
     description: str
 
 
-def pipeline_names() -> dict[str, str]:
-    """What pipelines there are: name and description."""
-    return {name: graph.description for name, graph in _pipelines().items()}
+def pipeline_descriptions() -> dict[str, str]:
+    """Return the description of each pipeline by name."""
+    return {name: definition.description for name, definition in _pipelines().items()}
 
 
 @cache
 def pipeline_yaml(name: str, image: str | None = None, volumes: tuple[Volume, ...] = ()) -> str:
-    """The compiled pipeline; `image` in place of the default one. Raises ConfigError for an unknown name.
+    """Return the compiled pipeline; raise ConfigError for an unknown name.
 
-    With `volumes`, which every step mounts, a second document tells Kubernetes of them; the first stays what it is.
+    Args:
+        name: Name of the pipeline.
+        image: Image of the steps; None takes the default.
+        volumes: Volumes that every step mounts; a second YAML document has them, the first stays the same.
     """
     known = _pipelines()
     if name not in known:
         raise unknown_name_error("pipeline", name, known)
     from kfp import compiler
 
-    from recpolicy.pipelines.definitions import build
+    from recpolicy.pipelines.definitions import build_pipeline
     from recpolicy.pipelines.image import IMAGE
 
-    built = build(name)
+    pipeline = build_pipeline(name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(_with_volumes(built, volumes) if volumes else built, str(path))
+        compiler.Compiler().compile(_with_volumes(pipeline, volumes) if volumes else pipeline, str(path))
         text = path.read_text(encoding="utf-8")
     return text if image is None else text.replace(f"image: {IMAGE}\n", f"image: {image}\n")
 
@@ -63,44 +65,44 @@ def compile_pipeline(name: str, path: Path, image: str | None = None, volumes: t
 
 
 def pipeline_parameters(name: str) -> list[Parameter]:
-    """The parameters of a pipeline, in its own order. Raises ConfigError for an unknown name."""
-    spec = next(yaml.safe_load_all(pipeline_yaml(name)))
-    given = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    """Return the parameters of a pipeline in the order of its definition; raise ConfigError for an unknown name."""
+    spec = read_spec(pipeline_yaml(name))
+    definitions = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     order = list(_pipelines()[name].function.__annotations__)
-    return [_parameter(key, given[key]) for key in order if key in given]
+    return [_parameter(key, definitions[key]) for key in order if key in definitions]
 
 
-def checked_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given parameters as typed values, checked with the defaults of the rest; raises ConfigError.
+def checked_parameters(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with the types of the parameters, after checking them together with the defaults of the rest.
 
-    Text is read as the parameter's type. Only what was given is returned: the pipeline has the defaults.
+    Text is converted. The result has only the parameters in `values`. Raises ConfigError.
     """
     known = {parameter.name: parameter for parameter in pipeline_parameters(name)}
-    for key in given:
+    for key in values:
         if key not in known:
             raise unknown_name_error(f"parameter of {name}", key, known)
-    values = {key: typed(key, value, known[key].kind) for key, value in given.items()}
-    defaults = {key: one.default for key, one in known.items() if not one.required and key not in values}
-    missing = [key for key, one in known.items() if one.required and key not in values]
-    if missing:
-        raise ConfigError(f"{name} needs the parameter {missing[0]}: {known[missing[0]].description}")
-    check_values(values, defaults)
-    return values
+    for key, parameter in known.items():
+        if parameter.required and key not in values:
+            raise ConfigError(f"{name} needs the parameter {key}: {parameter.description}")
+    converted = {key: convert_value(key, value, known[key].type) for key, value in values.items()}
+    check_values(converted, {key: item.default for key, item in known.items() if key not in converted})
+    return converted
 
 
-def _with_volumes(built: Any, volumes: tuple[Volume, ...]) -> Any:
-    """The same pipeline, made anew: what a step mounts can be told only while the pipeline is being built."""
+def _with_volumes(pipeline: Any, volumes: tuple[Volume, ...]) -> Any:
+    """Return the pipeline, built anew: KFP sets the volumes of a step only while it builds the pipeline."""
     from kfp import dsl
 
-    return dsl.pipeline(name=built.name, description=built.description)(mounting(built.pipeline_func, volumes))
+    return dsl.pipeline(name=pipeline.name, description=pipeline.description)(
+        with_volumes(pipeline.pipeline_func, volumes)
+    )
 
 
-def _parameter(name: str, described: Mapping[str, Any]) -> Parameter:
-    kind, default = described["parameterType"], described.get("defaultValue")
-    if kind == "NUMBER_INTEGER" and default is not None:
-        default = int(default)  # YAML has 200000.0
-    required = not described.get("isOptional", False)
-    return Parameter(name, kind, default, required, described.get("description", ""))
+def _parameter(name: str, definition: Mapping[str, Any]) -> Parameter:
+    type, default = definition["parameterType"], definition.get("defaultValue")
+    if type == "NUMBER_INTEGER" and default is not None:
+        default = int(default)  # the YAML has 200000.0
+    return Parameter(name, type, default, not definition.get("isOptional", False), definition.get("description", ""))
 
 
 def _pipelines() -> Mapping[str, Any]:

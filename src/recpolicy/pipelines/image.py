@@ -1,6 +1,6 @@
-"""The image that components run in on a cluster."""
+"""The default image of the components on a cluster."""
 
 from importlib.metadata import version
 
 IMAGE = f"recpolicy:{version('recpolicy')}"
-"""Written into compiled pipelines unless another is given (`recpolicy pipeline compile --image`)."""
+"""In compiled pipelines, unless `recpolicy pipeline compile --image` gives another."""

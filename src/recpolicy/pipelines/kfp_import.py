@@ -1,13 +1,13 @@
-"""kfp, imported without what it does not need."""
+"""Import kfp without a slow and unneeded import of its own."""
 
 import sys
 
 
 def import_kfp() -> None:
-    """Import kfp; to be called before any other import of it.
+    """Import kfp; call it before any other import of kfp.
 
-    Its Kubernetes client imports kubernetes_validate where that is installed (our development environment): seconds,
-    for a check that nobody calls here. The client does without.
+    The Kubernetes client of kfp imports kubernetes_validate if that is installed, as in our development environment.
+    That takes seconds, for a check that nobody calls here, so the import is hidden from it.
     """
     name = "kubernetes_validate"
     if "kfp" in sys.modules or name in sys.modules:

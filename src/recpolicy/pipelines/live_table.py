@@ -1,12 +1,11 @@
-"""A run as it goes: a live table on a terminal, nothing elsewhere."""
+"""A live table of a run's steps on a terminal."""
 
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from recpolicy.pipelines.local import Step
+from recpolicy.pipelines.runs import Step
 
 _MARKS = {
     "running": "[cyan]running[/]", "done": "[green]done[/]", "cached": "[green]cached[/]", "failed": "[red]failed[/]",
@@ -14,17 +13,17 @@ _MARKS = {
 }  # fmt: skip
 
 
-class Watcher:
-    """Draws the steps of a run on stderr while it is entered."""
+class LiveTable:
+    """A context manager that draws the steps of a run on stderr, if that is a terminal (or if `show` is true)."""
 
     def __init__(self, title: str, show: bool | None):
         self._title = title
-        self._shown = sys.stderr.isatty() if show is None else show
+        self._show = sys.stderr.isatty() if show is None else show
         self._live: Any = None
         self._drawn = 0.0
 
-    def __enter__(self) -> "Watcher":
-        if self._shown:
+    def __enter__(self) -> "LiveTable":
+        if self._show:
             from rich.console import Console
             from rich.live import Live
 
@@ -39,15 +38,15 @@ class Watcher:
             self._live.refresh()
             self._live.__exit__(kind, error, trace)
 
-    def update(self, steps: "list[Step]") -> None:
-        """Draw the steps as they are now, a few times a second."""
+    def update(self, steps: list[Step]) -> None:
+        """Draw the steps, at most five times a second."""
         if self._live is None or time.monotonic() - self._drawn < 0.2:
             return
         self._drawn = time.monotonic()
         self._live.update(_table(self._title, steps), refresh=True)
 
 
-def _table(title: str, steps: "list[Step]") -> Any:
+def _table(title: str, steps: list[Step]) -> Any:
     from rich.table import Table
 
     table = Table(title=f"pipeline {title}", title_justify="left", expand=False)

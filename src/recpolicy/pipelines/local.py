@@ -1,17 +1,16 @@
-"""Run a pipeline on this machine, without a cluster and without Docker, by Kubeflow's own local runner.
+"""Run a pipeline on this machine with Kubeflow's local runner, without a cluster and without Docker.
 
     runs/pipelines/
       train-20260105-101500/   pipeline.yaml, parameters.json, events.jsonl, logs/, pages/, run.json
-      artifacts/               what the steps wrote, one folder a run and step
-      cache/                   which step gave what, one folder for each state of recpolicy's code and of the inputs
+      artifacts/               outputs of the steps, one folder for each run and step
+      cache/                   cached outputs, one folder for each state of recpolicy's code and of the inputs
 
-Every step is a process of its own in the current environment. A step whose code, parameters and inputs have not changed
-is answered from the cache. What a killed run leaves behind is never taken up: only finished steps are in the cache.
+Each step is a process in the current environment. The cache answers a step whose code, parameters and inputs have not
+changed. Only finished steps are in the cache, so a run never reuses leftovers of a killed one.
 """
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -29,67 +27,15 @@ import recpolicy
 from recpolicy.core.files import content_digest, file_digest, write_json, write_text
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.compile import checked_parameters, pipeline_parameters, pipeline_yaml
-from recpolicy.pipelines.kfp_runner import EVENTS, LOGS, RUN_LOG
-from recpolicy.pipelines.live_table import Watcher
+from recpolicy.pipelines.kfp_runner import EVENTS
+from recpolicy.pipelines.live_table import LiveTable
+from recpolicy.pipelines.runs import LOGS, PAGES, RUN_LOG, PipelineRun, Step
 
 ROOT = Path("runs/pipelines")
 REGISTRY = Path("runs/registry")
-PAGES = "pages"
-_POLL = 0.1  # seconds
-_PATHS = ("data", "policy", "incumbent", "log")
-"""Parameters that name what a run reads."""
-_RAISED = re.compile(r"(?:[a-z_]\w*\.)*([A-Z]\w*(?:Error|Exception|Interrupt)\b.*)")
-
-
-@dataclass
-class Step:
-    """One step of a run."""
-
-    name: str
-    state: str = "running"
-    """running, done, cached, failed, skipped, retrying or killed."""
-    started: float = 0.0
-    seconds: float = 0.0
-    log: str = ""
-    artifacts: dict[str, str] = field(default_factory=dict)
-    """Output name to path."""
-
-
-@dataclass(frozen=True)
-class PipelineRun:
-    """A finished run."""
-
-    pipeline: str
-    folder: Path
-    parameters: Mapping[str, Any]
-    state: str
-    """done, failed, or killed."""
-    seconds: float
-    steps: tuple[Step, ...]
-    note: str = ""
-    """Why no step could be answered from the cache, where that is so."""
-
-    @property
-    def failed(self) -> Step | None:
-        """The first step that failed."""
-        return next((step for step in self.steps if step.state == "failed"), None)
-
-    def artifact(self, step: str, name: str) -> Path:
-        """Where a step's output lies; raises KeyError for a step or an output that the run has not."""
-        found = next((one for one in self.steps if one.name == step), None)
-        if found is None or name not in found.artifacts:
-            known = [f"{one.name}/{key}" for one in self.steps for key in one.artifacts]
-            raise KeyError(f"{step}/{name}; the run has {', '.join(known)}")
-        return Path(found.artifacts[name])
-
-    @property
-    def pages(self) -> list[Path]:
-        """The pages of the steps, under names that a browser opens."""
-        return sorted((self.folder / PAGES).glob("*.html"))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values."""
-        return {**asdict(self), "folder": str(self.folder), "steps": [asdict(step) for step in self.steps]}
+_POLL_SECONDS = 0.1
+_INPUTS = ("data", "policy", "incumbent", "log")
+"""Parameters that name the inputs of a run."""
 
 
 def run_pipeline(
@@ -100,44 +46,56 @@ def run_pipeline(
     caching: bool = True,
     show: bool | None = None,
 ) -> PipelineRun:
-    """Run the pipeline and return what became of its steps; the run's folder keeps the same as run.json.
+    """Run the pipeline and return the states and outputs of its steps; run.json in the run's folder has the same.
 
-    Parameters are checked before anything starts: ConfigError. A failing step is no error here: the run says so. With
-    `show`, steps are shown as they go (None: on a terminal as a live table, else silently). Interrupted, the run stops
-    with its steps.
+    A failing step raises nothing: the run has the state `failed`. An interruption stops the steps too.
+
+    Args:
+        name: Name of the pipeline.
+        parameters: Parameters that differ from their defaults; text is converted.
+        root: Folder of runs, artifacts and cache.
+        caching: Whether to reuse the outputs of unchanged steps.
+        show: Whether to draw a live table on stderr; None draws it on a terminal.
+
+    Raises:
+        ConfigError: A parameter is wrong; nothing was started.
     """
     require_extra("pipelines", "running a pipeline")
-    given = dict(parameters or {})
-    if any(one.name == "registry" for one in pipeline_parameters(name)):
-        given.setdefault("registry", str(REGISTRY.resolve()))
-    values = checked_parameters(name, given)
+    values = complete_parameters(name, parameters or {})
     root = root.resolve()
-    cached = _cache_folder(root, _paths_read(name, values))
-    folder = _new_folder(root, name)
+    cache_folder = _cache_folder(root, _input_paths(name, values))
+    folder = new_run_folder(root, name)
     write_text(folder / "pipeline.yaml", pipeline_yaml(name))
     write_json(folder / "parameters.json", values)
     began = time.time()
     steps: dict[str, Step] = {}
-    state, note = "killed", _why_not_cached(cached, caching)
+    state, note = "killed", _cache_note(cache_folder, caching)
     try:
-        with Watcher(name, show) as watcher, _worker(folder, root, cached, caching) as process:
+        with LiveTable(name, show) as table, _runner(folder, root, cache_folder, caching) as process:
             for event in _events(folder / EVENTS, process):
                 if event:
                     _apply(event, steps)
-                watcher.update(list(steps.values()))
+                table.update(list(steps.values()))
         state = {0: "done", 1: "failed"}.get(process.returncode, "killed")
-    finally:  # an interrupted run says so, too
+    finally:  # an interrupted run writes run.json too
         for step in steps.values():
             if step.state in ("running", "retrying"):
                 step.state, step.seconds = ("failed" if state == "failed" else "killed"), time.time() - step.started
         run = PipelineRun(name, folder, values, state, time.time() - began, tuple(steps.values()), note)
         write_json(folder / "run.json", run.as_dict())
-        _copy_pages(run)
+        copy_pages(run)
     return run
 
 
-def _copy_pages(run: PipelineRun) -> None:
-    """Artifacts have no endings; a browser wants one."""
+def complete_parameters(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked parameters, with the registry of this machine as the default; raise ConfigError."""
+    registry = {"registry": str(REGISTRY.resolve())}
+    known = {parameter.name for parameter in pipeline_parameters(name)}
+    return checked_parameters(name, {**{key: value for key, value in registry.items() if key in known}, **values})
+
+
+def copy_pages(run: PipelineRun) -> None:
+    """Copy the steps' pages to files that end in .html, which browsers need; artifacts have no suffix."""
     for step in run.steps:
         for name in ("page", "card"):
             page = Path(step.artifacts.get(name, ""))
@@ -146,28 +104,18 @@ def _copy_pages(run: PipelineRun) -> None:
                 shutil.copyfile(page, run.folder / PAGES / f"{step.name}.html")
 
 
-def failure_of(run: PipelineRun) -> str:
-    """One line: which step failed, why, and where its log lies (the run's own log, where no step did)."""
-    step = run.failed
-    path = Path(step.log) if step is not None and step.log else run.folder / LOGS / RUN_LOG
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    raised = [match for line in lines if (match := _RAISED.match(line.strip()))]
-    reason = f": {raised[-1][1]}" if raised else ""
-    return f"{f'step {step.name}' if step else f'run {run.pipeline}'} {run.state}{reason}; its log: {path}"
-
-
 @cache
 def code_digest() -> str:
-    """Digest of recpolicy's own source: a changed step must not be answered from the cache."""
+    """Return the digest of recpolicy's source: the cache must not answer a changed step."""
     package = Path(recpolicy.__file__).parent
     return content_digest(
         *((str(path.relative_to(package)), file_digest(path)) for path in sorted(package.rglob("*.py")))
     )
 
 
-def _paths_read(name: str, values: Mapping[str, Any]) -> dict[str, Path]:
-    """What the run reads, by parameter. Raises as incumbent_of does where there is none to be found."""
-    paths = {one: Path(values[one]) for one in _PATHS if values.get(one, "").strip()}
+def _input_paths(name: str, values: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the inputs of a run by parameter; raise an error if retrain has no incumbent."""
+    paths = {key: Path(values[key]) for key in _INPUTS if values.get(key, "").strip()}
     if name == "retrain" and "incumbent" not in paths:
         from recpolicy.workflows.registration import incumbent_of
 
@@ -175,31 +123,31 @@ def _paths_read(name: str, values: Mapping[str, Any]) -> dict[str, Path]:
     return paths
 
 
-def _cache_folder(root: Path, read: Mapping[str, Path]) -> Path:
-    """The runner knows an input by its path alone, so that what lies there now belongs to the cache's name."""
-    inputs = {name: _inputs_digest(path) for name, path in read.items()}
-    return root / "cache" / content_digest(code_digest(), inputs)[:16]
+def _cache_folder(root: Path, inputs: Mapping[str, Path]) -> Path:
+    """Return the cache for this code and these inputs; the runner itself knows an input only by its path."""
+    digests = {name: _input_digest(path) for name, path in inputs.items()}
+    return root / "cache" / content_digest(code_digest(), digests)[:16]
 
 
-def _inputs_digest(path: Path) -> str:
-    """Digest of a file, or of all files of a folder; the words themselves where there is nothing (ml-100k, gs://)."""
+def _input_digest(path: Path) -> str:
+    """Return the digest of a file or of all files of a folder; of the text if neither exists (ml-100k, gs://)."""
     if path.is_file():
         return file_digest(path)
-    found = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else []
-    return content_digest(str(path), *((str(one.relative_to(path)), file_digest(one)) for one in found))
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    return content_digest(str(path), *((str(file.relative_to(path)), file_digest(file)) for file in files))
 
 
-def _why_not_cached(cached: Path, caching: bool) -> str:
+def _cache_note(folder: Path, caching: bool) -> str:
     if not caching:
-        return "the cache was not asked"
-    if cached.exists():
+        return "caching is off"
+    if folder.exists():
         return ""
-    older = cached.parent.exists()
-    return "recpolicy's code or the data have changed since: every step runs anew" if older else "the first run here"
+    older = folder.parent.exists()
+    return "recpolicy's code or the data have changed since: every step runs anew" if older else "it is the first run"
 
 
-def _new_folder(root: Path, name: str) -> Path:
-    """A folder of this run alone, however many start in the same second."""
+def new_run_folder(root: Path, name: str) -> Path:
+    """Create and return a folder for one run, however many start in the same second."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     for number in range(1, 1000):
         folder = root / (f"{name}-{stamp}" if number == 1 else f"{name}-{stamp}-{number}")
@@ -210,13 +158,13 @@ def _new_folder(root: Path, name: str) -> Path:
 
 
 @contextmanager
-def _worker(folder: Path, root: Path, cached: Path, caching: bool) -> "Iterator[subprocess.Popen[bytes]]":
-    """The process that runs the pipeline; it and all it started are stopped when the block is left early."""
+def _runner(folder: Path, root: Path, cache_folder: Path, caching: bool) -> "Iterator[subprocess.Popen[bytes]]":
+    """Start the process that runs the pipeline; stop it with all its children when the block ends early."""
     (folder / LOGS).mkdir()
     words = [sys.executable, "-m", "recpolicy.pipelines.kfp_runner", str(folder), str(root / "artifacts")]
-    words.append(str(cached))
+    words.append(str(cache_folder))
     environment = {**os.environ, "RECPOLICY_PIPELINE_CACHE": "on" if caching else "off"}
-    # Steps call python3: it must be the one of this environment, which need not be activated.
+    # Steps call python3, which must be that of this environment, even if it is not activated.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     with (folder / LOGS / RUN_LOG).open("ab") as log:
         process = subprocess.Popen(
@@ -229,14 +177,14 @@ def _worker(folder: Path, root: Path, cached: Path, caching: bool) -> "Iterator[
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
-            if process.stdin is not None:  # the worker ends with this end of the stream: closed last
+            if process.stdin is not None:  # the runner ends when this stream closes: close it last
                 process.stdin.close()
 
 
 def _events(path: Path, process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any] | None]:
-    """The events as they come, None where nothing has come for a while; ends with the process."""
+    """Yield the events of a run, None after a pause, until the process ends."""
     while not path.exists() and process.poll() is None:
-        time.sleep(_POLL)
+        time.sleep(_POLL_SECONDS)
         yield None
     if not path.exists():
         return
@@ -249,9 +197,9 @@ def _events(path: Path, process: "subprocess.Popen[bytes]") -> Iterator[dict[str
             elif ended:
                 return
             else:
-                ended = process.poll() is not None  # then whatever was written before is read once more
+                ended = process.poll() is not None  # then read the last lines once more
                 if not ended:
-                    time.sleep(_POLL)
+                    time.sleep(_POLL_SECONDS)
                     yield None
 
 

@@ -1,10 +1,10 @@
-"""Volumes of a cluster in the steps of a pipeline: `CLAIM:/path` mounts an existing PersistentVolumeClaim.
+"""Mount volumes of a cluster in the steps of a pipeline: `CLAIM:/path` for an existing PersistentVolumeClaim.
 
-Every step that runs a container gets every volume, those in loops and branches and the exit handler included, so that
-no step can miss what another wrote. kfp-kubernetes notes them in a second YAML document, for Kubernetes alone.
+Every step with a container mounts every volume, including steps in loops and branches and the exit handler, so each
+step sees the files of the others. kfp-kubernetes writes the volumes into a second YAML document, for Kubernetes only.
 
-Kubeflow (backend/src/v2/driver/k8s.go) names a pod's volume after its claim: a claim is mounted once in a pod, and its
-name must be one that Kubernetes takes for a volume (RFC 1123 label), which is narrower than what it takes for a claim.
+Kubeflow (backend/src/v2/driver/k8s.go) names a pod's volume after its claim. So a claim is mounted once in a pod, and
+its name must be a valid volume name (RFC 1123 label), which is stricter than a claim's name.
 """
 
 import functools
@@ -25,31 +25,31 @@ _TAKEN = (
     "/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/venv", "/proc", "/sbin", "/sys", "/tmp", "/usr",
     "/gcs", "/kfp-launcher", "/minio", "/oci", "/s3",
 )  # fmt: skip
-"""What the image runs from, and where Kubeflow puts its launcher and the artifacts of a step."""
+"""Folders of the image, and of Kubeflow's launcher and artifacts."""
 
 
 @dataclass(frozen=True)
 class Volume:
-    """An existing claim and the folder where the steps see it."""
+    """An existing claim and its mount path in the steps."""
 
     claim: str
     path: str
 
 
 def read_volumes(words: Iterable[str]) -> tuple[Volume, ...]:
-    """The volumes that `CLAIM:/path` words name; raises ConfigError for what cannot be mounted."""
+    """Return the volumes of `CLAIM:/path` words; raise ConfigError for one that cannot be mounted."""
     volumes = tuple(_read(word) for word in words)
-    for number, one in enumerate(volumes):
+    for number, volume in enumerate(volumes):
         for other in volumes[:number]:
-            if one.claim == other.claim:
-                raise ConfigError(f"--volume: {one.claim} is named twice; a claim has one place in a step")
-            if _overlap(one.path, other.path):
-                raise ConfigError(f"--volume: {other.path} and {one.path} overlap; one would hide the other")
+            if volume.claim == other.claim:
+                raise ConfigError(f"--volume: {volume.claim} is given twice; a claim has one path in a step")
+            if _overlap(volume.path, other.path):
+                raise ConfigError(f"--volume: {other.path} and {volume.path} overlap; one would hide the other")
     return volumes
 
 
-def mounting(function: Callable[..., Any], volumes: Sequence[Volume]) -> Callable[..., Any]:
-    """The pipeline function, whose steps all mount the volumes; raises MissingExtraError without kfp-kubernetes."""
+def with_volumes(function: Callable[..., Any], volumes: Sequence[Volume]) -> Callable[..., Any]:
+    """Return the pipeline function with the volumes in all steps; raise MissingExtraError without kfp-kubernetes."""
     try:
         from kfp import kubernetes
     except ImportError:
@@ -58,24 +58,24 @@ def mounting(function: Callable[..., Any], volumes: Sequence[Volume]) -> Callabl
         ) from None
     from kfp.dsl.pipeline_context import Pipeline
 
-    @functools.wraps(function)  # the compiler reads parameters and their descriptions from it
-    def mounted(*args: Any, **kwargs: Any) -> Any:
-        made = function(*args, **kwargs)
+    @functools.wraps(function)  # the compiler reads the parameters and their descriptions
+    def mount_in_all_steps(*args: Any, **kwargs: Any) -> Any:
+        outputs = function(*args, **kwargs)
         for task in Pipeline.get_default_pipeline().tasks.values():  # of every group, and the exit handler
-            if task.container_spec is not None:  # an importer runs nothing of ours
+            if task.container_spec is not None:  # an importer has no container
                 for volume in volumes:
                     kubernetes.mount_pvc(task, pvc_name=volume.claim, mount_path=volume.path)
-        return made
+        return outputs
 
-    return mounted
+    return mount_in_all_steps
 
 
-def warn_of_what_is_lost(registry: str, volumes: Iterable[Volume]) -> None:
-    """Warn of a registry that lies in the pod of a step, and goes with it."""
+def warn_of_lost_registry(registry: str, volumes: Iterable[Volume]) -> None:
+    """Warn about a registry in the pod of a step, which is deleted with the pod."""
     if registry and not any(_is_inside(registry, volume.path) for volume in volumes):
         logger.warning(
-            "registry=%s lies on no volume of the steps: unless the cluster mounts one there, what is registered is"
-            " lost with the step; name one with --volume CLAIM:/path",
+            "registry=%s is on no volume of the steps: unless the cluster mounts one there, the registered policy is"
+            " lost with the step; give a volume with --volume CLAIM:/path",
             registry,
         )
 
@@ -86,18 +86,20 @@ def _read(word: str) -> Volume:
         raise ConfigError(f"--volume {word!r}: expected CLAIM:/path, such as recpolicy-registry:/mnt/registry")
     if not _CLAIM.fullmatch(claim):
         raise ConfigError(
-            f"--volume {word!r}: {claim!r} is no name of a claim that Kubeflow can mount: at most 63 lower-case"
-            " letters, digits and -, with a letter or digit at both ends"
+            f"--volume {word!r}: Kubeflow cannot mount the claim {claim!r}: expected at most 63 lower-case letters,"
+            " digits and -, with a letter or digit at both ends"
         )
     path = path.rstrip("/")
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise ConfigError(
-            f"--volume {word!r}: after the colon comes an absolute path below /, of letters, digits and . _ - + @, such"
-            " as /mnt/registry"
+            f"--volume {word!r}: expected an absolute path below / after the colon, with letters, digits and"
+            " . _ - + @, such as /mnt/registry"
         )
     for taken in _TAKEN:
         if _overlap(path, taken):
-            raise ConfigError(f"--volume {word!r}: {taken} is the image's or Kubeflow's own; mount it at /mnt/...")
+            raise ConfigError(
+                f"--volume {word!r}: {taken} belongs to the image or to Kubeflow; mount the claim at /mnt/..."
+            )
     return Volume(claim, path)
 
 

@@ -1,4 +1,4 @@
-"""Policies and simulators are judged."""
+"""Components that evaluate policies and the simulator."""
 
 from typing import Optional
 
@@ -20,32 +20,35 @@ def evaluate_policy(
     incumbent: Optional[Input[Model]] = None,
     seed: int = 0,
 ):
-    """Judge a policy on held-out ratings, on logged rounds it has not learnt from, or on both.
+    """Evaluate a policy on held-out ratings, on logged rounds that it did not learn from, or on both.
 
     Args:
         policy: The policy artifact.
-        evaluation: All figures with their intervals, as JSON: what the gate reads.
+        evaluation: All figures with their intervals, as JSON; input of the gate.
         metrics: The main figures.
-        likes: How well the rating estimates tell likes (4 and more) from the rest, on held-out ratings.
-        page: Tables for people.
-        ratings: What fetch_data wrote; gives held-out choice, nDCG and RMSE beside the baselines.
-        rounds: What ingest_log wrote; gives the off-policy value and the gain over the incumbent.
-        incumbent: The policy to compare with; without one, the policy that logged.
-        seed: Fixes the resamples of the intervals.
+        likes: ROC curve and confusion matrix of likes (ratings of 4 and more) on held-out ratings.
+        page: The same as tables.
+        ratings: Output of fetch_data; adds held-out choice, nDCG and RMSE, with the baselines.
+        rounds: Output of ingest_log; adds the off-policy value and the gain over the incumbent.
+        incumbent: Policy to compare with; without one, the logging policy.
+        seed: Seed of the resamples of the intervals.
     """
     import json
     from pathlib import Path
 
-    from recpolicy.core.files import write_json
     from recpolicy.pipelines import steps
 
-    figures, curve = steps.evaluate_policy(
-        policy.path, evaluation.path, page.path, ratings=ratings.path if ratings else None,
-        rounds=rounds.path if rounds else None, incumbent=incumbent.path if incumbent else None, seed=seed,
-    )  # fmt: skip
+    figures, curve = steps.evaluate_policy_step(
+        policy.path,
+        evaluation.path,
+        page.path,
+        ratings=ratings.path if ratings else None,
+        rounds=rounds.path if rounds else None,
+        incumbent=incumbent.path if incumbent else None,
+        seed=seed,
+    )
     evaluation.metadata.update(figures)
-    metrics.metadata.update(figures)
-    write_json(Path(metrics.path), figures)
+    steps.write_metrics(metrics, figures)
     if curve:
         likes.log_roc_curve(curve["fpr"], curve["tpr"], curve["threshold"])
         likes.log_confusion_matrix(["no like", "like"], curve["confusion"])
@@ -60,26 +63,22 @@ def validate_simulator(
     settings: dict = {},
     seed: int = 0,
 ) -> bool:
-    """Compare simulated with real sessions, on held-out users.
+    """Compare simulated with real sessions of held-out users.
 
     Args:
-        ratings: What fetch_data wrote; needs timestamps.
-        card: The simulator's card.
-        metrics: The figures behind the gates.
+        ratings: Output of fetch_data, with timestamps.
+        card: The validation card of the simulator.
+        metrics: The figures of the card's gates.
         settings: Settings of the simulator.
-        seed: Fixes every random draw.
+        seed: Seed of every random draw.
 
     Returns:
         Whether all gates pass.
     """
-    from pathlib import Path
-
-    from recpolicy.core.files import write_json
     from recpolicy.pipelines import steps
 
-    figures = steps.validate_simulator(ratings.path, card.path, settings=settings, seed=seed)
-    metrics.metadata.update(figures)
-    write_json(Path(metrics.path), figures)
+    figures = steps.validate_simulator_step(ratings.path, card.path, settings=settings, seed=seed)
+    steps.write_metrics(metrics, figures)
     return figures["passed"]
 
 
@@ -90,35 +89,35 @@ def gate_policy(
     page: Output[HTML],
     settings: dict = {},
 ) -> str:
-    """Say whether a policy may go into service, with the reasons.
+    """Decide whether a policy may go into service, with reasons.
 
     Args:
-        evaluation: What evaluate_policy wrote.
-        record: Every criterion with its figure and limit, as JSON.
-        page: The same for people.
+        evaluation: Output of evaluate_policy.
+        record: Each criterion with its value and limit, as JSON.
+        page: The same as a page.
         settings: Limits, such as {"margin": 0.01}.
 
     Returns:
-        pass, fail, or no_verdict where the log says too little.
+        pass, fail, or no_verdict if the log has too little information.
     """
     from recpolicy.pipelines import steps
 
-    verdict = steps.gate_policy(evaluation.path, record.path, page.path, settings=settings)
+    verdict = steps.gate_policy_step(evaluation.path, record.path, page.path, settings=settings)
     record.metadata["verdict"] = verdict
     return verdict
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def report(policy: Input[Model], ratings: Input[Dataset], page: Output[HTML], user: str = "", seed: int = 0):
-    """The report of a policy: its training, its figures beside the baselines, suggestions for one user.
+    """Write the report of a policy: training, figures with the baselines, suggestions for one user.
 
     Args:
         policy: The policy artifact.
-        ratings: What fetch_data wrote.
-        page: The report, one page that needs nothing but itself.
-        user: Whose suggestions are shown; empty takes the first user.
-        seed: Fixes the resamples of the intervals.
+        ratings: Output of fetch_data.
+        page: The report, one self-contained page.
+        user: User of the suggestions; empty takes the first user.
+        seed: Seed of the resamples of the intervals.
     """
     from recpolicy.pipelines import steps
 
-    page.metadata.update(steps.report(policy.path, ratings.path, page.path, user=user, seed=seed))
+    page.metadata.update(steps.report_step(policy.path, ratings.path, page.path, user=user, seed=seed))

@@ -1,4 +1,4 @@
-"""A policy is trained, registered, and used."""
+"""Components that train, register and use a policy."""
 
 from typing import Optional
 
@@ -19,79 +19,84 @@ def train_policy(
     agent: str = "linucb",
     learn_from: str = "auto",
     world: str = "svd",
-    interactions: int = 200_000,
+    total_timesteps: int = 200_000,
     epochs: int = 1,
     settings: dict = {},
     agent_settings: dict = {},
     seed: int = 0,
 ):
-    """Train an agent online or from a log, or train an incumbent on with a new log.
+    """Train an agent online or from a log, or retrain an incumbent with a new log.
 
     Args:
         policy: The policy artifact.
         metrics: Figures of the training.
-        ratings: What fetch_data wrote; not needed with an incumbent.
-        features: What fit_embeddings wrote; not needed with an incumbent.
-        rounds: What ingest_log wrote; needed to learn from a log.
-        incumbent: A policy to go on from; its agent, features and catalogue are kept.
+        ratings: Output of fetch_data; not needed with an incumbent.
+        features: Output of fit_embeddings; not needed with an incumbent.
+        rounds: Output of ingest_log; needed to learn from a log.
+        incumbent: Policy to continue from; its agent, features and catalogue are kept.
         agent: Any agent: linucb, lints, eps_greedy, ppo, ...
-        learn_from: log, online (in a simulated world), or auto: log where the agent can, else online.
-        world: The model that pays rewards online; of another class than the features' rating model.
-        interactions: Length of an online training.
+        learn_from: log, online (in a simulated world), or auto: log if the agent can, else online.
+        world: Model that pays the rewards online; must differ from the rating model of the features.
+        total_timesteps: Interactions of an online training.
         epochs: Passes over a log.
         settings: Further settings of the training; none with an incumbent.
         agent_settings: Settings of the agent, such as {"alpha": 0.5}.
-        seed: Fixes every random draw.
+        seed: Seed of every random draw.
     """
-    from pathlib import Path
-
-    from recpolicy.core.files import write_json
     from recpolicy.pipelines import steps
 
-    figures = steps.train_policy(
-        policy.path, ratings=ratings.path if ratings else None, features=features.path if features else None,
-        rounds=rounds.path if rounds else None, incumbent=incumbent.path if incumbent else None, agent=agent,
-        learn_from=learn_from, world=world, interactions=interactions, epochs=epochs, settings=settings,
-        agent_settings=agent_settings, seed=seed,
-    )  # fmt: skip
+    figures = steps.train_policy_step(
+        policy.path,
+        ratings=ratings.path if ratings else None,
+        features=features.path if features else None,
+        rounds=rounds.path if rounds else None,
+        incumbent=incumbent.path if incumbent else None,
+        epochs=epochs,
+        seed=seed,
+        agent=agent,
+        learn_from=learn_from,
+        world=world,
+        total_timesteps=total_timesteps,
+        settings=settings,
+        agent_settings=agent_settings,
+    )
     policy.metadata.update(figures)
-    metrics.metadata.update(figures)
-    write_json(Path(metrics.path), figures)
+    steps.write_metrics(metrics, figures)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def find_incumbent(copy: Output[Model], incumbent: str = "", registry: str = "") -> str:
-    """Find the policy in service: the one that is named, or the champion of the registry.
+    """Find the policy in service: the given one, or the champion of the registry.
 
     Args:
-        copy: The policy, where it lay on a path of a cluster; else empty.
+        copy: Copy of the policy if it is on a path of a cluster; else empty.
         incumbent: Path or address of a policy; empty takes the champion of the registry.
         registry: Folder of the registry (on a cluster a mounted path).
 
     Returns:
-        From where to import it.
+        Path or address that the importer reads.
     """
     from recpolicy.pipelines import steps
 
-    return steps.find_incumbent(incumbent, registry, copy.path, copy.uri)
+    return steps.find_incumbent_step(incumbent, registry, copy.path, copy.uri)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def register_policy(policy: Input[Model], record: Input[Dataset], registered: Output[Model], registry: str = "") -> int:
-    """Keep a policy that passed its gate; where a registry is named, it becomes the champion there.
+    """Keep a policy that passed its gate; in a registry it becomes the champion.
 
     Args:
         policy: The policy artifact.
-        record: The gate record that says pass; any other is refused.
-        registered: The policy, with its gate record and version in the metadata.
+        record: The gate record; it must say pass.
+        registered: The policy with its gate record, and its version in the metadata.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the artifact only.
 
     Returns:
-        The number in the registry; 0 without one.
+        The version in the registry; 0 without a registry.
     """
     from recpolicy.pipelines import steps
 
-    figures = steps.register_policy(policy.path, record.path, registered.path, registry=registry)
+    figures = steps.register_policy_step(policy.path, record.path, registered.path, registry=registry)
     registered.metadata.update(figures)
     return figures["version"]
 
@@ -105,7 +110,7 @@ def predict_batch(
     item_ids: str = "",
     batch: int = 64,
 ):
-    """Rating estimates, their uncertainty and propensities, for all or chosen users and items.
+    """Write rating estimates, their uncertainty and propensities, for all or chosen users and items.
 
     Args:
         policy: The policy artifact.
@@ -117,7 +122,7 @@ def predict_batch(
     """
     from recpolicy.pipelines import steps
 
-    figures = steps.predict_batch(
+    figures = steps.predict_batch_step(
         policy.path, predictions.path, table.path, users=user_ids, items=item_ids, batch=batch
     )
     predictions.metadata.update(figures)

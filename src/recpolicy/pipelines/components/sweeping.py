@@ -1,4 +1,4 @@
-"""A sweep is planned and decided; every run is summed up."""
+"""Components of a sweep, and the summary of a run."""
 
 from typing import List
 
@@ -10,7 +10,7 @@ from recpolicy.pipelines.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def plan_sweep(agents: list, seeds: list, grid: dict) -> list:
-    """The trials of a sweep: agents x seeds x settings.
+    """List the trials of a sweep: agents x seeds x settings.
 
     Args:
         agents: Names of agents that learn from logs.
@@ -22,7 +22,7 @@ def plan_sweep(agents: list, seeds: list, grid: dict) -> list:
     """
     from recpolicy.pipelines import steps
 
-    return steps.plan_sweep(agents, seeds, grid)
+    return steps.plan_sweep_step(agents, seeds, grid)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -33,29 +33,29 @@ def compare_policies(
     evaluation: Output[Dataset],
     page: Output[HTML],
 ):
-    """Put the trials into one table and take the best one on.
+    """Compare the trials in one table and pass the best one on.
 
     Args:
-        evaluations: What evaluate_policy wrote for every trial.
+        evaluations: Output of evaluate_policy for every trial.
         policies: The trials' policies, in the same order.
-        best: The policy of the highest value on logged rounds.
+        best: The policy with the highest value on logged rounds.
         evaluation: Its evaluation, for the gate.
         page: All trials, best first.
     """
     from recpolicy.pipelines import steps
 
-    figures = steps.compare_policies(
-        [one.path for one in evaluations], [one.path for one in policies], best.path, evaluation.path, page.path
+    figures = steps.compare_policies_step(
+        [item.path for item in evaluations], [item.path for item in policies], best.path, evaluation.path, page.path
     )
     best.metadata.update(figures)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def summarise_run(status: PipelineTaskFinalStatus, summary: Output[Markdown]):
-    """Write how the run ended, whatever happened.
+def summarize_run(status: PipelineTaskFinalStatus, summary: Output[Markdown]):
+    """Write how the run ended, after success and after failure.
 
     Args:
-        status: State of the run, handed over by Kubeflow.
+        status: Final state of the run, from Kubeflow.
         summary: State and error.
     """
     from pathlib import Path
