@@ -25,7 +25,7 @@ class Package:
 
     @property
     def for_kubernetes(self) -> bool:
-        """Whether it has settings for Kubernetes, such as volumes."""
+        """True if there are settings for Kubernetes, such as volumes."""
         return len(self.documents) > 1
 
 
