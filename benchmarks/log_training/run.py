@@ -31,8 +31,8 @@ from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings import Ratings
-from recpolicy.ope.estimate import estimate
-from recpolicy.ope.rounds import LoggedChoices, target_of
+from recpolicy.ope.engine import estimate
+from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log
 from recpolicy.workflows.train import TrainConfig, training_world
 from recpolicy.workflows.training_features import Features, prepare
@@ -63,13 +63,13 @@ class Case:
         users, log = np.arange(len(choice)), self.judge
         table = np.zeros(self.expected.shape, np.float32)
         table[users, choice] = 1
-        rounds = LoggedChoices(log.arm(), log.reward, log.propensity, log.user, table.shape[1])
-        target = target_of(rounds, lambda part: table[log.user[part]])
+        rounds = BanditFeedback(log.arm(), log.reward, log.propensity, log.user, table.shape[1])
+        target = TargetPolicy.from_table(rounds, lambda part: table[log.user[part]])
         found = estimate(rounds, target, ["dr"], q=lambda part: self.rated[log.user[part]]).results["dr"]
         interval = found.intervals["bootstrap"]
         return {
             "value": float(self.expected[users, choice].mean()), "dr": interval.value, "dr_lo": interval.lo,
-            "dr_hi": interval.hi, "effective_rounds": found.diagnostics.effective_rounds,
+            "dr_hi": interval.hi, "effective_sample_size": found.diagnostics.effective_sample_size,
         }  # fmt: skip
 
 

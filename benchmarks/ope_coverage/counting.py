@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from recpolicy.core.statistics import Interval
-from recpolicy.ope.results import NO_VERDICT, Gain, OffPolicyResult
+from recpolicy.ope.results import NO_VERDICT, OffPolicyResult, PolicyComparison
 
 Array = NDArray[np.float64]
-Asked = Mapping[str, Gain]
+Asked = Mapping[str, PolicyComparison]
 """What one log says by each estimator: the target's gain over the logging policy, with the target's own value in it."""
 WORKERS = 2
 
@@ -71,7 +71,7 @@ def counted(found: Sequence[Asked], truth: Truth, logged: Truth) -> dict[str, di
             **_spread(values, truth.value),
             "relative_error": float(np.sqrt(np.mean((_of(values) - truth.value) ** 2)) / abs(truth.value)),
             "no_verdict": 1 - float(judged.sum()) / len(found),
-            "effective": float(np.median([value.diagnostics.effective_rounds for value in values])),
+            "effective": float(np.median([value.diagnostics.effective_sample_size for value in values])),
             "intervals": _held(values, truth.value, judged),
             "gain": {
                 **_spread(gains, truth.value - logged.value),
@@ -81,11 +81,11 @@ def counted(found: Sequence[Asked], truth: Truth, logged: Truth) -> dict[str, di
     return told
 
 
-def _of(found: Sequence[Gain | OffPolicyResult]) -> Array:
+def _of(found: Sequence[PolicyComparison | OffPolicyResult]) -> Array:
     return np.array([one.value for one in found])
 
 
-def _spread(found: Sequence[Gain | OffPolicyResult], truth: float) -> dict[str, float]:
+def _spread(found: Sequence[PolicyComparison | OffPolicyResult], truth: float) -> dict[str, float]:
     off = _of(found) - truth
     return {
         "bias": float(off.mean()), "bias_error": float(off.std() / np.sqrt(len(off))),
@@ -93,7 +93,9 @@ def _spread(found: Sequence[Gain | OffPolicyResult], truth: float) -> dict[str, 
     }  # fmt: skip
 
 
-def _held(found: Sequence[Gain | OffPolicyResult], truth: float, judged: NDArray[np.bool_]) -> dict[str, Any]:
+def _held(
+    found: Sequence[PolicyComparison | OffPolicyResult], truth: float, judged: NDArray[np.bool_]
+) -> dict[str, Any]:
     """By kind of interval: coverage over all logs and over those with a verdict, and the mean half-width."""
     told = {}
     for kind in found[0].intervals:

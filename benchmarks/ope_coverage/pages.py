@@ -15,13 +15,12 @@ from recpolicy.data.slate_log import open_to
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
 from recpolicy.inference.action_distributions import greedy, softmax, with_floor
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.ope.fqe import FQEConfig
-from recpolicy.ope.multi_step import SequenceConfig
-from recpolicy.ope.slate_estimate import slate_gains
-from recpolicy.ope.slates import LoggedSlates
-from recpolicy.ope.step_models import StepModel, by_position, linear_model
+from recpolicy.ope.config import MultiStepConfig
+from recpolicy.ope.engine import slate_value_differences
+from recpolicy.ope.feedback import SlateFeedback
+from recpolicy.ope.fqe import FQEConfig, StepModel, by_position, linear_model
 from recpolicy.training.rollout_slates import PAGES_AT_ONCE, PlayedSlates, all_read, play_slates, read_in_turn
-from recpolicy.workflows.estimate_slates import RIDGE
+from recpolicy.workflows.policy_feedback import SLATE_RIDGE
 
 Array = NDArray[np.float64]
 Chance = Callable[[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_] | None], Array]
@@ -106,13 +105,13 @@ class Shop:
 class Seen:
     """N played pages as estimators read them under one target."""
 
-    slates: LoggedSlates
+    slates: SlateFeedback
     shown: Array  # [N, K], rating estimates of the items shown
     wanted: Array  # [N, K], of what the target would show below the items that were shown
 
 
 def seen(shop: Shop, played: PlayedSlates, target: Chance, rating: NDArray[np.floating]) -> Seen:
-    """The pages under a target whose rating estimates are the table [U, A]; the arithmetic of api/ope_slates.py."""
+    """Return the slates under a target with rating estimates [U, A], as workflows/policy_feedback.py does."""
     prob, shown, wanted = (np.empty(played.arm.shape) for _ in range(3))
     for first in range(0, len(played.user), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
@@ -125,7 +124,7 @@ def seen(shop: Shop, played: PlayedSlates, target: Chance, rating: NDArray[np.fl
             shown[part, slot] = np.take_along_axis(rated, here, axis=1)[:, 0]
             wanted[part, slot] = np.einsum("nm,nm->n", chance, rated)
     liked = played.liked.astype(np.float64)
-    slates = LoggedSlates(
+    slates = SlateFeedback(
         np.exp(played.log_propensity), np.minimum(prob, 1), liked.sum(axis=1), played.user, slot_reward=liked,
         independent=shop.shelves is not None,
     )  # fmt: skip
@@ -134,26 +133,26 @@ def seen(shop: Shop, played: PlayedSlates, target: Chance, rating: NDArray[np.fl
 
 def log_of(pages: Seen, rows: NDArray[np.intp], user: NDArray[np.integer]) -> Seen:
     """The pages of one log [n], each a page of the user [n]."""
-    columns = ("logged_prob", "target_prob", "reward", "slot_reward")
+    columns = ("behavior_prob", "target_prob", "reward", "slot_reward")
     kept = {name: getattr(pages.slates, name)[rows] for name in columns}
     return Seen(replace(pages.slates, user=user, **kept), pages.shown[rows], pages.wanted[rows])
 
 
-def model_of(log: Seen, config: SequenceConfig) -> StepModel:
+def model_of(log: Seen, config: MultiStepConfig) -> StepModel:
     """What `recpolicy ope estimate` gives to cascade_dr."""
     features, expected = (by_position(np.stack([np.ones_like(one), one], axis=2)) for one in (log.shown, log.wanted))
-    return linear_model(log.slates.trajectories(), features, expected, config, FQEConfig(ridge=RIDGE))
+    return linear_model(log.slates.trajectories(), features, expected, config, FQEConfig(ridge=SLATE_RIDGE))
 
 
-def asked(log: Seen, config: SequenceConfig, largest_g: float | None = None) -> Asked:
+def asked(log: Seen, config: MultiStepConfig, largest_g: float | None = None) -> Asked:
     """What every estimator says of one log; `pi` with its own bound of the weights, where one is known."""
-    found = dict(slate_gains(log.slates, None, None, config, model=model_of(log, config)))
+    found = dict(slate_value_differences(log.slates, None, None, config, model=model_of(log, config)))
     if largest_g is not None:
-        found |= slate_gains(log.slates, None, ["pi"], replace(config, weight_bound=largest_g))
+        found |= slate_value_differences(log.slates, None, ["pi"], replace(config, weight_bound=largest_g))
     return found
 
 
 def shuffled(log: Seen, rng: np.random.Generator) -> Seen:
     """The same pages with the propensities of other pages of the log."""
-    mixed = log.slates.logged_prob[rng.permutation(len(log.slates))]
-    return Seen(replace(log.slates, logged_prob=mixed), log.shown, log.wanted)
+    mixed = log.slates.behavior_prob[rng.permutation(len(log.slates))]
+    return Seen(replace(log.slates, behavior_prob=mixed), log.shown, log.wanted)

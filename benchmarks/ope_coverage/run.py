@@ -34,9 +34,8 @@ from counting import Truth, counted, dealt, in_threads  # noqa: E402
 from recpolicy.core.seeds import generator  # noqa: E402
 from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
-from recpolicy.ope.multi_step import SequenceConfig  # noqa: E402
-from recpolicy.ope.slate_estimate import SLATE_ESTIMATORS  # noqa: E402
-from recpolicy.ope.trajectory_estimate import TRAJECTORY_ESTIMATORS  # noqa: E402
+from recpolicy.ope.config import MultiStepConfig  # noqa: E402
+from recpolicy.ope.estimators import SLATE_ESTIMATORS, TRAJECTORY_ESTIMATORS  # noqa: E402
 from recpolicy.workflows.logging_policies import logger_of  # noqa: E402
 from recpolicy.workflows.slate_logs import SlateLogConfig, shelves_by_year  # noqa: E402
 from recpolicy.workflows.train import TrainConfig, train  # noqa: E402
@@ -162,7 +161,7 @@ class Draw:
         def ask(number: int) -> Any:
             mine = rows[number]
             log = pages.log_of(self.seen, mine, self.played.user[mine] if users is None else users[: len(mine)])
-            config = SequenceConfig(resamples=self.size.resamples, seed=number, reward_range=span, weight_bound=whole)
+            config = MultiStepConfig(resamples=self.size.resamples, seed=number, reward_range=span, weight_bound=whole)
             if shuffle is not None:
                 log = pages.shuffled(log, generator(shuffle, f"shuffled/{number}"))
             return pages.asked(log, config, pseudo)
@@ -195,7 +194,7 @@ def _of_stage(stage: sessions.Stage, name: str, floor: float, truth: Truth, size
     def ask(number: int) -> Any:
         user = np.arange(most) // sessions.EACH
         log = sessions.seen(stage.parts, played.taken(rows[number]), user)
-        config = SequenceConfig(
+        config = MultiStepConfig(
             resamples=size.resamples, seed=number, reward_range=(0.0, float(steps)), weight_bound=bound
         )
         found = [sessions.asked(log.first(count), config) for count in size.sessions]

@@ -17,13 +17,12 @@ from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.session_replay import exploring_probabilities, moments
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.ope.fqe import FQEConfig
-from recpolicy.ope.multi_step import SequenceConfig
-from recpolicy.ope.step_models import linear_model
-from recpolicy.ope.trajectories import LoggedTrajectories
-from recpolicy.ope.trajectory_estimate import trajectory_gains
+from recpolicy.ope.config import MultiStepConfig
+from recpolicy.ope.engine import trajectory_value_differences
+from recpolicy.ope.feedback import TrajectoryFeedback
+from recpolicy.ope.fqe import FQEConfig, linear_model
 from recpolicy.training.rollout_sessions import Played, exploring, play_sessions, softmax_of, with_floor
-from recpolicy.workflows.estimate_sessions import RIDGE, step_features
+from recpolicy.workflows.policy_feedback import SESSION_RIDGE, step_features
 from recpolicy.workflows.train_sessions import SessionTrainConfig, session_config
 from recpolicy.workflows.training_features import settings_of
 
@@ -131,7 +130,7 @@ class Sessions:
 class Seen:
     """M sessions as estimators read them under the target."""
 
-    sessions: LoggedTrajectories
+    sessions: TrajectoryFeedback
     features: Array  # [M, T, F]
     expected: Array  # [M, T, F]
 
@@ -142,9 +141,9 @@ class Seen:
 
     def shuffled(self, rng: np.random.Generator) -> "Seen":
         """The same sessions with the propensities of other steps of the log."""
-        logged, inside = self.sessions.logged_prob.copy(), self.sessions.inside
+        logged, inside = self.sessions.behavior_prob.copy(), self.sessions.is_step
         logged[inside] = rng.permutation(logged[inside])
-        return replace(self, sessions=replace(self.sessions, logged_prob=logged))
+        return replace(self, sessions=replace(self.sessions, behavior_prob=logged))
 
 
 def seen(parts: PolicyParts, log: Steps, user: NDArray[np.integer]) -> Seen:
@@ -159,15 +158,15 @@ def seen(parts: PolicyParts, log: Steps, user: NDArray[np.integer]) -> Seen:
         typical[moment.row] = believed.mean(axis=1)
         wanted[moment.row] = np.einsum("na,na->n", chance, believed)
     left = 1 - log.step / int(parts.policy["steps"])
-    sessions = LoggedTrajectories(
-        reward=log.padded(log.reward), logged_prob=log.padded(np.exp(log.log_propensity)),
+    sessions = TrajectoryFeedback(
+        reward=log.padded(log.reward), behavior_prob=log.padded(np.exp(log.log_propensity)),
         target_prob=log.padded(probability), length=log.length, user=user,
         ended=log.ended[log.start[1:] - 1] | (log.length == log.length.max()),
     )  # fmt: skip
     return Seen(sessions, *(log.padded(step_features(log, left, typical, one)) for one in (rating, wanted)))
 
 
-def asked(log: Seen, config: SequenceConfig) -> Asked:
+def asked(log: Seen, config: MultiStepConfig) -> Asked:
     """What every estimator says of one log."""
-    model = linear_model(log.sessions, log.features, log.expected, config, FQEConfig(ridge=RIDGE))
-    return trajectory_gains(log.sessions, None, None, config, model=model)
+    model = linear_model(log.sessions, log.features, log.expected, config, FQEConfig(ridge=SESSION_RIDGE))
+    return trajectory_value_differences(log.sessions, None, None, config, model=model)

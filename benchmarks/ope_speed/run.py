@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import arguments, context, write_results
 
 from recpolicy.core.seeds import generator
-from recpolicy.ope.benchmark.logged_world import CardWorld, draw_log, like_actions
-from recpolicy.ope.estimate import OffPolicyConfig, estimate
-from recpolicy.ope.estimator_specs import ESTIMATORS
+from recpolicy.ope.benchmark.logged_world import LoggedWorld, cluster_actions, draw_log
+from recpolicy.ope.config import OffPolicyConfig
+from recpolicy.ope.engine import estimate
+from recpolicy.ope.estimators import ESTIMATORS
 
 SEED = 0
 USERS, ACTIONS, WIDTH = 1_000, 100, 20
@@ -35,13 +36,13 @@ SIZES = (100_000, 300_000, 1_000_000)
 RUNS = 3
 STAGES = {
     "resample": "bootstrap", "fit_reward_model": "reward models", "_scan": "tables of all actions",
-    "check_support": "support", "marginal_probs": "clusters", "choose": "tuning", "student_t": "t",
+    "check_support": "support", "marginal_probs": "clusters", "tune": "tuning", "student_t": "t",
     "confidence_sequence": "sequence", "empirical_bernstein": "bernstein", "diagnose": "diagnostics",
 }  # fmt: skip
 """Functions that none of the others calls, by what they do."""
 
 
-def made_up_world() -> CardWorld:
+def made_up_world() -> LoggedWorld:
     """Expected rewards linear in 20 numbers; the target is a softmax of them."""
     rng = generator(SEED, "ope_speed/world")
     user = rng.normal(size=(USERS, WIDTH)).astype(np.float32)
@@ -49,21 +50,32 @@ def made_up_world() -> CardWorld:
     target = np.exp((expected - expected.max(axis=1, keepdims=True)) / 0.3)
     target /= target.sum(axis=1, keepdims=True)
     uniform = np.full(expected.shape, 1 / ACTIONS)
-    return CardWorld(expected, (1, 5), target, {"uniform": uniform}, expected, user, like_actions(expected, 20), "")
+    return LoggedWorld(
+        expected, (1, 5), target, {"uniform": uniform}, expected, user, cluster_actions(expected, 20), ""
+    )
 
 
 def one_size(rounds: int, given_model: bool, profiled: bool) -> dict[str, Any]:
     """Seconds, seconds of the processor, peak memory and, if profiled, the share of each stage."""
     world = made_up_world()
-    settings = OffPolicyConfig(reward_range=world.scale, weight_bound=world.largest_weight("uniform"))
+    settings = OffPolicyConfig(reward_range=world.scale, weight_bound=world.max_weight("uniform"))
     first = draw_log(world, "uniform", 1_000, 10, generator(SEED, "ope_speed/first"))
-    estimate(first.rounds, first.target, None, settings, clusters=world.clusters)  # what is imported on the way
+    estimate(
+        first.feedback, first.target, None, settings, action_clusters=world.action_clusters
+    )  # what is imported on the way
     log = draw_log(world, "uniform", rounds, 10, generator(SEED, f"ope_speed/{rounds}"))
     profile = cProfile.Profile()
     start, busy = time.perf_counter(), time.process_time()
     if profiled:
         profile.enable()
-    found = estimate(log.rounds, log.target, None, settings, q=log.q if given_model else None, clusters=world.clusters)
+    found = estimate(
+        log.feedback,
+        log.target,
+        None,
+        settings,
+        q=log.q if given_model else None,
+        action_clusters=world.action_clusters,
+    )
     profile.disable()
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     assert set(found) == set(ESTIMATORS)

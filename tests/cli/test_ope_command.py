@@ -14,7 +14,7 @@ from recpolicy.data.session_log_files import SESSIONS, write_sessions
 from recpolicy.inference.predictor import load_policy
 
 CONFIG = """
-[card]
+[benchmark]
 sizes = [200, 500]
 repetitions = 3
 resamples = 20
@@ -56,9 +56,9 @@ def sessions(policies):
     return policies
 
 
-def report(capsys, tmp_path, ratings, *words, config=CONFIG):
-    (tmp_path / "card.toml").write_text(config)
-    return recpolicy(capsys, "ope", "report", "--data", ratings, "--config", tmp_path / "card.toml", *words)
+def benchmark(capsys, tmp_path, ratings, *words, config=CONFIG):
+    (tmp_path / "benchmark.toml").write_text(config)
+    return recpolicy(capsys, "ope", "benchmark", "--data", ratings, "--config", tmp_path / "benchmark.toml", *words)
 
 
 def estimate(capsys, policies, *words):
@@ -66,27 +66,27 @@ def estimate(capsys, policies, *words):
     return recpolicy(capsys, "ope", "estimate", policies / "candidate", *log, *words)
 
 
-def test_report_prints_errors_coverage_and_advice_and_writes_the_page(capsys, tmp_path, ratings):
-    answer = report(capsys, tmp_path, ratings, "--out", tmp_path / "out")
+def test_benchmark_prints_errors_coverage_and_advice_and_writes_the_page(capsys, tmp_path, ratings):
+    answer = benchmark(capsys, tmp_path, ratings, "--out", tmp_path / "out")
     assert answer.code == 0, answer
     for logging_policy in ("near", "far"):
-        assert f"{logging_policy} logging policy: earns" in answer.out
+        assert f"{logging_policy} logging policy: value" in answer.out
     assert answer.out.count("Relative error (%) by log size") == 2
     assert answer.out.count("3 logs of 500 rounds") == 2
-    assert "Which estimator for which log" in answer.out
+    assert "Recommended estimator by kind of log" in answer.out
     assert str(tmp_path / "out" / "estimators.html") in answer.out
     assert (tmp_path / "out" / "estimators.html").is_file()
 
 
-def test_report_as_json_says_the_same_with_quick_under_the_file(capsys, tmp_path, ratings):
-    answer = report(capsys, tmp_path, ratings, "--json", "--quick")
-    card = json.loads(answer.out)
-    assert [cell["rounds"] for cell in card["cells"]] == [200, 500, 200, 500]  # the file is stronger than --quick
-    assert {cell["repetitions"] for cell in card["cells"]} == {3}
+def test_benchmark_as_json_says_the_same_with_quick_under_the_file(capsys, tmp_path, ratings):
+    answer = benchmark(capsys, tmp_path, ratings, "--json", "--quick")
+    result = json.loads(answer.out)
+    assert [cell["rounds"] for cell in result["cells"]] == [200, 500, 200, 500]  # the file is stronger than --quick
+    assert {cell["repetitions"] for cell in result["cells"]} == {3}
 
 
-def test_a_misspelt_setting_of_the_card_is_one_line(capsys, tmp_path, ratings):
-    answer = report(capsys, tmp_path, ratings, config="[card]\nsize = [100]\n")
+def test_a_misspelt_setting_of_the_benchmark_is_one_line(capsys, tmp_path, ratings):
+    answer = benchmark(capsys, tmp_path, ratings, config="[benchmark]\nsize = [100]\n")
     assert "no setting named 'size'" in refused(answer)
 
 
@@ -94,18 +94,19 @@ def test_estimate_prints_every_estimator(capsys, policies):
     answer = estimate(capsys, policies)
     assert answer.code == 0, answer
     lines = answer.out.splitlines()
-    assert lines[0].startswith("linucb on ")
+    assert lines[0].startswith("linucb (greedy) on ")
     assert {line.split()[0] for line in lines[2:]} >= {"ips", "snips", "dr", "mrdr"}
-    assert "Gain" not in answer.out
+    assert "Difference" not in answer.out
 
 
-def test_estimate_against_a_policy_prints_the_gain(capsys, policies):
+def test_estimate_against_a_policy_prints_the_difference(capsys, policies):
     answer = estimate(capsys, policies, "--baseline", policies / "incumbent", "--json")
-    gains = json.loads(answer.out)["gains"]
-    assert gains["dr"]["candidate"]["value"] - gains["dr"]["incumbent"]["value"] == pytest.approx(gains["dr"]["value"])
+    differences = json.loads(answer.out)["differences"]
+    values = [differences["dr"][who]["value"] for who in ("candidate", "incumbent")]
+    assert values[0] - values[1] == pytest.approx(differences["dr"]["value"])
     shown = estimate(capsys, policies, "--baseline", policies / "incumbent")
-    assert f"Gain over {policies / 'incumbent'}" in shown.out
-    assert f"{gains['dr']['value']:+.3f}" in shown.out
+    assert f"Difference to {policies / 'incumbent'}" in shown.out
+    assert f"{differences['dr']['value']:+.3f}" in shown.out
 
 
 def test_settings_of_the_estimates_come_from_a_file(capsys, policies, tmp_path):
@@ -141,8 +142,8 @@ def test_a_log_of_sessions_is_judged_session_by_session(capsys, sessions):
 
 def test_what_a_reader_must_know_is_said_below_the_table(capsys, sessions):
     answer = of_sessions(capsys, sessions, "leader")
-    assert "\nnote: the policy: of 200 sessions fewer than 50 effective ones are left after step " in answer.out
-    assert "(act 'exploring')" in answer.out
+    assert "\nnote: the policy: of 200 sessions an effective sample size below 50 is left after step " in answer.out
+    assert "policy_mode 'exploring'" in answer.out
 
 
 def test_sessions_take_an_incumbent_a_discount_and_settings(capsys, sessions, tmp_path):
@@ -150,10 +151,15 @@ def test_sessions_take_an_incumbent_a_discount_and_settings(capsys, sessions, tm
     words = ("--policy-mode", "exploring", "--gamma", 0.5, "--config", tmp_path / "ope.toml")
     answer = of_sessions(capsys, sessions, "follower", "--baseline", sessions / "leader", *words, "--json")
     body = json.loads(answer.out)
-    assert (body["act"], body["gamma"], body["config"]["folds"], body["config"]["seed"]) == ("exploring", 0.5, 3, 0)
-    assert body["gains"]["per_decision_is"]["incumbent"]["value"] == pytest.approx(body["logged"], abs=1e-5)
+    assert (body["policy_mode"], body["gamma"], body["config"]["folds"], body["config"]["seed"]) == (
+        "exploring",
+        0.5,
+        3,
+        0,
+    )
+    assert body["differences"]["per_decision_is"]["incumbent"]["value"] == pytest.approx(body["logged_value"], abs=1e-5)
     shown = of_sessions(capsys, sessions, "follower", "--baseline", sessions / "leader", *words)
-    assert f"Gain over {sessions / 'leader'}" in shown.out
+    assert f"Difference to {sessions / 'leader'}" in shown.out
 
 
 def test_policies_and_logs_of_other_kinds_are_one_line(capsys, sessions):
@@ -165,14 +171,14 @@ def test_policies_and_logs_of_other_kinds_are_one_line(capsys, sessions):
     line = refused(estimate(capsys, sessions, "--baseline", sessions / "leader"))
     assert "topk_reinforce is a policy of sessions, but" in line
     line = refused(estimate(capsys, sessions, "--policy-mode", "greedy"))
-    assert "leave out --policy-mode, which only sessions have" in line
+    assert "policy_mode is only for logs of sessions" in line
     line = refused(of_sessions(capsys, sessions, "leader", "--baseline", sessions / "candidate"))
     assert "linucb acts in single rounds" in line
     none = ("--log", sessions / "none.parquet")
     assert "no such file" in refused(recpolicy(capsys, "ope", "estimate", sessions / "leader", *none))
 
 
-@pytest.mark.parametrize("command", ["report", "estimate"])
+@pytest.mark.parametrize("command", ["benchmark", "estimate"])
 def test_help_shows_an_example(capsys, command):
     answer = recpolicy(capsys, "ope", command, "--help")
     assert answer.code == 0

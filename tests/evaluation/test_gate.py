@@ -25,8 +25,8 @@ GOOD = {
         "calibration": {"bias": -0.08, "error": 0.09}, "group_gain": {"baseline": "most_popular", "groups": GROUPS},
     },
     "off_policy": {
-        "baseline": "incumbent 1234", "gain": {"value": 0.1, "lo": 0.05, "hi": 0.15}, "effective_rounds": 500.0,
-        "weight_off": 1.0, "relative_gain": {"value": 0.08, "lo": 0.06, "hi": 0.1}, "gain_on_hits": 0.07,
+        "baseline": "incumbent 1234", "gain": {"value": 0.1, "lo": 0.05, "hi": 0.15}, "effective_sample_size": 500.0,
+        "mean_weight_z": 1.0, "relative_gain": {"value": 0.08, "lo": 0.06, "hi": 0.1}, "gain_on_hits": 0.07,
         "group_gain": {"baseline": "incumbent 1234", "groups": copy.deepcopy(GROUPS)},
     },
 }  # fmt: skip
@@ -54,7 +54,7 @@ def test_policy_within_all_limits_passes():
         (("off_policy", "gain", "lo"), -0.001, "gain over incumbent 1234"),
         (("off_policy", "gain", "lo"), 0.0, "gain over incumbent 1234"),  # as good as the incumbent is not better
         (("off_policy", "gain", "lo"), float("nan"), "gain over incumbent 1234"),
-        (("off_policy", "weight_off"), 4.1, "mean weight off 1"),
+        (("off_policy", "mean_weight_z"), 4.1, "mean weight off 1"),
         (("held_out", "gain", "most_popular", "lo"), 0.0, "held-out gain over most popular"),
         (("held_out", "coverage"), 0.009, "coverage"),
         (("off_policy", "relative_gain", "lo"), 0.0, "relative gain over who logged"),
@@ -77,8 +77,8 @@ def test_each_criterion_alone_fails_the_policy(path, value, criterion):
 
 
 def test_too_little_log_is_no_verdict_whatever_the_gain():
-    assert gate(changed(("off_policy", "effective_rounds"), 49.9)).verdict == "no_verdict"
-    assert gate(changed(("off_policy", "effective_rounds"), 50.0)).verdict == "pass"
+    assert gate(changed(("off_policy", "effective_sample_size"), 49.9)).verdict == "no_verdict"
+    assert gate(changed(("off_policy", "effective_sample_size"), 50.0)).verdict == "pass"
 
 
 def test_limits_can_be_moved():
@@ -106,7 +106,7 @@ def test_switched_off_criterion_stops_nothing():
 
 
 def test_without_a_least_size_even_a_small_log_gives_a_verdict():
-    few = changed(("off_policy", "effective_rounds"), 3.0)
+    few = changed(("off_policy", "effective_sample_size"), 3.0)
     assert gate(few, GateConfig(least_effective_rounds=None)).verdict == "pass"
 
 

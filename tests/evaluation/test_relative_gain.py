@@ -6,33 +6,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
-from recpolicy.ope.rounds import LoggedChoices, Target
+from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 
 
 def rounds_of(action, reward, prob, user=None, actions=3):
     count = len(action)
-    return LoggedChoices(
+    return BanditFeedback(
         np.array(action), np.array(reward, float), np.array(prob, float),
         np.arange(count) if user is None else np.array(user), actions,
     )  # fmt: skip
 
 
 def gain_of(rounds, prob, seed=0):
-    return relative_gain(rounds, Target(np.array(prob, float)), np.random.default_rng(seed))
+    return relative_gain(rounds, TargetPolicy(np.array(prob, float)), np.random.default_rng(seed))
 
 
 def test_by_hand():
     # weights .9/.5 = 1.8, .1/.5 = .2: SNIPS (1.8 * 4 + .2 * 2) / 2 = 3.8; the mean reward is 3
     rounds = rounds_of([0, 1], [4, 2], [0.5, 0.5])
     assert gain_of(rounds, [0.9, 0.1]).value == pytest.approx(3.8 / 3 - 1)
-    assert gain_on_hits(rounds, Target(np.array([0.9, 0.1]))) == pytest.approx(3.8 / 3 - 1)  # uniform: the same
+    assert gain_on_hits(rounds, TargetPolicy(np.array([0.9, 0.1]))) == pytest.approx(3.8 / 3 - 1)  # uniform: the same
 
 
 def test_without_weights_hits_follow_the_log_and_not_the_target():
     # 3 rounds with action 0 (.75) and reward 1, one with action 1 (.25) and reward 5; the target is uniform
     rounds = rounds_of([0, 0, 0, 1], [1, 1, 1, 5], [0.75, 0.75, 0.75, 0.25], actions=2)
     assert gain_of(rounds, [0.5] * 4).value == pytest.approx(3 / 2 - 1)
-    assert gain_on_hits(rounds, Target(np.full(4, 0.5))) == pytest.approx(0)
+    assert gain_on_hits(rounds, TargetPolicy(np.full(4, 0.5))) == pytest.approx(0)
 
 
 @given(st.lists(st.tuples(st.floats(0.05, 1), st.floats(0.5, 5)), min_size=2, max_size=20))
@@ -49,14 +49,14 @@ def test_seer_on_a_uniform_log_gains_what_the_best_action_is_worth():
     seer = (action == np.repeat(table.argmax(axis=1), 3)).astype(float)
     rounds = rounds_of(action, reward, np.full(6, 1 / 3))
     assert gain_of(rounds, seer).value == pytest.approx((6 + 4) / 2 / table.mean() - 1)
-    assert gain_on_hits(rounds, Target(seer)) == pytest.approx((6 + 4) / 2 / table.mean() - 1)
+    assert gain_on_hits(rounds, TargetPolicy(seer)) == pytest.approx((6 + 4) / 2 / table.mean() - 1)
 
 
 def test_no_share_of_nothing():
     assert gain_of(rounds_of([0, 1], [0, 0], [0.5, 0.5]), [1, 0]) is None
-    assert gain_on_hits(rounds_of([0, 1], [-1, 0], [0.5, 0.5]), Target(np.array([1.0, 0]))) is None
+    assert gain_on_hits(rounds_of([0, 1], [-1, 0], [0.5, 0.5]), TargetPolicy(np.array([1.0, 0]))) is None
     assert gain_of(rounds_of([0, 1], [1, 1], [0.5, 0.5]), [0, 0]) is None
-    assert gain_on_hits(rounds_of([0, 1], [1, 1], [0.5, 0.5]), Target(np.zeros(2))) is None
+    assert gain_on_hits(rounds_of([0, 1], [1, 1], [0.5, 0.5]), TargetPolicy(np.zeros(2))) is None
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -68,6 +68,6 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         action = rng.integers(2, size=200)
         reward = np.where(action == 0, 4.0, 2.0) + rng.normal(0, 0.3, 40)[user] + rng.normal(0, 0.5, 200)
         rounds = rounds_of(action, reward, np.full(200, 0.5), user)
-        found = relative_gain(rounds, Target(np.where(action == 0, 0.8, 0.2)), rng, resamples=200)
+        found = relative_gain(rounds, TargetPolicy(np.where(action == 0, 0.8, 0.2)), rng, resamples=200)
         covered += found.lo <= 0.2 <= found.hi
     assert 267 <= covered <= 297  # 285 of 300, 3 standard errors of 3.8 and a little short with 40 users

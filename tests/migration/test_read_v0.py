@@ -37,9 +37,7 @@ from recpolicy.server.online.learner import OnlineConfig, OnlineLearner
 from recpolicy.server.rollout import controller
 from recpolicy.server.settings import Settings
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows.estimate import estimate_policy, rounds_for
-from recpolicy.workflows.estimate_sessions import estimate_session_policy, sessions_for
-from recpolicy.workflows.estimate_slates import estimate_slate_policy
+from recpolicy.workflows.estimate import estimate, read_evaluation_log
 from recpolicy.workflows.evaluate import evaluate
 from recpolicy.workflows.evaluate_candidate import read_candidate_evaluation
 from recpolicy.workflows.gate_record import gate_evaluation, read_gate
@@ -208,7 +206,7 @@ def test_slates_that_a_policy_has_learned_are_refused():
     loaded = policy("linucb-slates")
     log = read_slate_log(V0 / "logs" / "slates-list", IdVocabulary.from_policy(loaded))
     with pytest.raises(DataError, match="this very log"):
-        estimate_slate_policy(loaded, log, config=RESAMPLES)
+        estimate(loaded, log, config=RESAMPLES)
 
 
 def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
@@ -236,21 +234,19 @@ def test_raw_log_is_ingested(tmp_path):
 
 def test_old_policy_is_estimated_on_old_rounds():
     loaded = policy("linucb")
-    result = estimate_policy(
-        loaded, rounds_for(loaded, V0 / "logs" / "rounds"), policy("boltzmann"), config=RESAMPLES
-    ).as_dict()
+    result = estimate(loaded, V0 / "logs" / "rounds", policy("boltzmann"), config=RESAMPLES).as_dict()
     values = [result["estimators"][name]["value"] for name in sorted(EXPECTED["ope_rounds"])]
     close(values, [EXPECTED["ope_rounds"][name] for name in sorted(EXPECTED["ope_rounds"])])
-    close(result["logged"], EXPECTED["ope_rounds_logged"])
+    close(result["logged_value"], EXPECTED["ope_rounds_logged"])
 
 
 def test_old_session_policy_is_estimated_on_old_sessions():
     loaded = policy("ppo")
-    sessions, expected = sessions_for(loaded, V0 / "logs" / "sessions"), EXPECTED["sessions"]
+    sessions, expected = read_evaluation_log(loaded, V0 / "logs" / "sessions"), EXPECTED["sessions"]
     assert (sessions.digest, len(sessions), sessions.liked.sum()) == (
         expected["digest"], expected["steps"], expected["likes"],
     )  # fmt: skip
-    result = estimate_session_policy(loaded, sessions, act="exploring", config=RESAMPLES)
+    result = estimate(loaded, sessions, policy_mode="exploring", config=RESAMPLES)
     values = {name: one["value"] for name, one in result.as_dict()["estimators"].items()}
     assert values == pytest.approx(EXPECTED["ope_sessions"], rel=1e-5)
 
@@ -259,7 +255,7 @@ def test_old_policy_is_estimated_on_old_slates():
     log = read_slate_log(V0 / "logs" / "slates", IdVocabulary.from_policy(policy("linucb")))
     expected = EXPECTED["slates"]
     assert (log.digest, len(log), log.reward.sum()) == (expected["digest"], expected["pages"], expected["reward"])
-    result = estimate_slate_policy(policy("linucb"), log, config=RESAMPLES)
+    result = estimate(policy("linucb"), log, config=RESAMPLES)
     values = {name: one["value"] for name, one in result.as_dict()["estimators"].items()}
     assert values == pytest.approx(EXPECTED["ope_slates"], rel=1e-5)
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from recpolicy.ope.trajectories import LoggedTrajectories
+from recpolicy.ope.feedback import TrajectoryFeedback
 
 T = 3
 START = np.array([0.75, 0.25])
@@ -53,7 +53,7 @@ def paths(behaviour=MU):
     return np.array(chance), np.array(state), np.array(action), np.array(length)
 
 
-def sessions_of(state, action, length, *, gamma=0.9, mu=MU, pi=PI, user=None, ended=None) -> LoggedTrajectories:
+def sessions_of(state, action, length, *, gamma=0.9, mu=MU, pi=PI, user=None, ended=None) -> TrajectoryFeedback:
     """Log of these paths; what lies after the end is NaN, so that reading it shows."""
     inside = np.arange(T) < length[:, None]
 
@@ -61,7 +61,7 @@ def sessions_of(state, action, length, *, gamma=0.9, mu=MU, pi=PI, user=None, en
         return np.where(inside, table[state, action], np.nan)
 
     user = np.arange(len(state)) if user is None else user
-    return LoggedTrajectories(look_up(REWARD), look_up(mu), look_up(pi), length, user, gamma, ended)
+    return TrajectoryFeedback(look_up(REWARD), look_up(mu), look_up(pi), length, user, gamma, ended)
 
 
 def sampled(sessions: int, seed: int, mu=MU):

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from recpolicy.ope.rounds import LoggedChoices, Target
+from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 
 # The five rounds of the oracle: two actions, weights 2, 1/3, 1/3, 2, 2.
 ACTION = np.array([0, 1, 1, 0, 0])
@@ -13,13 +13,13 @@ WEIGHT = (PI / MU)[ACTION]
 DIRECT = np.full(5, PI @ Q)  # .8 * .6 + .2 * .3 = .54
 
 
-def five_rounds(**changes) -> LoggedChoices:
-    fields = {"action": ACTION, "reward": REWARD, "logged_prob": MU[ACTION], "user": np.arange(5), "actions": 2}
-    return LoggedChoices(**fields | {"logging_probs": np.tile(MU, (5, 1))} | changes)
+def five_rounds(**changes) -> BanditFeedback:
+    fields = {"action": ACTION, "reward": REWARD, "behavior_prob": MU[ACTION], "user": np.arange(5), "actions": 2}
+    return BanditFeedback(**fields | {"logging_probs": np.tile(MU, (5, 1))} | changes)
 
 
-def five_targets() -> Target:
-    return Target(PI[ACTION], np.tile(PI, (5, 1)))
+def five_targets() -> TargetPolicy:
+    return TargetPolicy(PI[ACTION], np.tile(PI, (5, 1)))
 
 
 @st.composite
@@ -42,23 +42,23 @@ class World:
     value = float((target * chance).sum(axis=1).mean())
     logged_value = float((logging * chance).sum(axis=1).mean())
 
-    def log(self, rounds: int, seed: int, users: int | None = None) -> LoggedChoices:
+    def log(self, rounds: int, seed: int, users: int | None = None) -> BanditFeedback:
         """Contexts by coin; with `users` a user's rounds are spread unevenly, but alike only by chance."""
         rng = np.random.default_rng(seed)
         context = rng.integers(2, size=rounds)
         action = (rng.random((rounds, 1)) > self.logging[context].cumsum(axis=1)).sum(axis=1).clip(max=4)
         reward = (rng.random(rounds) < self.chance[context, action]).astype(float)
         user = np.arange(rounds) if users is None else rng.integers(users, size=rounds)
-        return LoggedChoices(
+        return BanditFeedback(
             action, reward, self.logging[context, action], user, 5,
             context[:, None].astype(np.float32), self.logging[context],
         )  # fmt: skip
 
-    def target_in(self, rounds: LoggedChoices) -> Target:
+    def target_in(self, rounds: BanditFeedback) -> TargetPolicy:
         table = self.target[rounds.context[:, 0].astype(int)]
-        return Target(table[np.arange(len(rounds)), rounds.action], table)
+        return TargetPolicy(table[np.arange(len(rounds)), rounds.action], table)
 
-    def q_in(self, rounds: LoggedChoices) -> np.ndarray:
+    def q_in(self, rounds: BanditFeedback) -> np.ndarray:
         """The exact expected rewards [N, A]."""
         return self.chance[rounds.context[:, 0].astype(int)]
 

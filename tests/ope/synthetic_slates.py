@@ -4,12 +4,11 @@ from itertools import product
 
 import numpy as np
 
-from recpolicy.ope.fqe import FQEConfig
-from recpolicy.ope.multi_step import SequenceConfig
-from recpolicy.ope.slates import LoggedSlates
-from recpolicy.ope.step_models import StepModel, by_position, linear_model
+from recpolicy.ope.config import MultiStepConfig
+from recpolicy.ope.feedback import SlateFeedback
+from recpolicy.ope.fqe import FQEConfig, StepModel, by_position, linear_model
 
-FEW = SequenceConfig(resamples=100)
+FEW = MultiStepConfig(resamples=100)
 
 
 def every_slate(slots, items):
@@ -41,13 +40,13 @@ def cascade(slates):
     return earned
 
 
-def logged(slates: int, seed: int, mu=MU, pi=PI, earn=cascade, users=None) -> tuple[LoggedSlates, np.ndarray]:
+def logged(slates: int, seed: int, mu=MU, pi=PI, earn=cascade, users=None) -> tuple[SlateFeedback, np.ndarray]:
     """Slates drawn slot by slot, each slot paid by coin; and their items [N, K]."""
     rng = np.random.default_rng(seed)
     items = np.stack([rng.choice(D, slates, p=row) for row in mu], axis=1)
     paid = (rng.random(items.shape) < np.clip(earn(items), 0, 1)).astype(float)
     user = np.arange(slates) if users is None else rng.integers(users, size=slates)
-    return LoggedSlates(at(mu, items), at(pi, items), paid.sum(axis=1), user, paid), items
+    return SlateFeedback(at(mu, items), at(pi, items), paid.sum(axis=1), user, paid), items
 
 
 def additive(slates):
@@ -61,14 +60,20 @@ def interacting(slates):
     return earned
 
 
-def thousand(earn, pi=PI) -> LoggedSlates:
+def slate_moments(slates, prob, items):
+    """Gamma [K M, K M] and q [K M] of a policy that is given by all its slates [S, K] and their probabilities [S]."""
+    shown = np.eye(items)[slates].reshape(len(slates), -1)
+    return (shown * prob[:, None]).T @ shown, prob @ shown
+
+
+def thousand(earn, pi=PI) -> SlateFeedback:
     """1,000 slates that hold each as often as MU shows it, paid what they are worth: means are expectations."""
     items = np.repeat(SLATES, TIMES, axis=0)
     earned = earn(items)
-    return LoggedSlates(at(MU, items), at(pi, items), earned.sum(axis=1), np.arange(len(items)), earned)
+    return SlateFeedback(at(MU, items), at(pi, items), earned.sum(axis=1), np.arange(len(items)), earned)
 
 
-def fitted_model(log: LoggedSlates, items, pi=PI) -> StepModel:
+def fitted_model(log: SlateFeedback, items, pi=PI) -> StepModel:
     """Q linear in one feature for each pair of an item and the one above."""
     above = np.concatenate([np.zeros((len(items), 1), int), items[:, :-1]], axis=1)
     pairs = np.eye(D * D)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,40 +11,43 @@ from synthetic_rounds import simplexes, vectors
 from synthetic_slates import ALL, CHANCE, MU, PI, SLATES, WANTED, K, additive, at, cascade, interacting, logged
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.ope.estimator_specs import ESTIMATORS, Evidence
-from recpolicy.ope.intervals import weighted_bracket
-from recpolicy.ope.multi_step import SequenceConfig
-from recpolicy.ope.slate_estimate import estimate_slates, slate_gains
-from recpolicy.ope.slate_terms import pseudo_inverse_bracket, pseudo_inverse_weights
-from recpolicy.ope.slates import LoggedSlates
-from recpolicy.ope.stepwise import cumulative_weights, returns
-from recpolicy.ope.trajectories import LoggedTrajectories
-from recpolicy.ope.trajectory_estimate import estimate_trajectories, trajectory_gains
+from recpolicy.ope.config import MultiStepConfig
+from recpolicy.ope.engine import (
+    estimate_slates,
+    estimate_trajectories,
+    slate_value_differences,
+    trajectory_value_differences,
+)
+from recpolicy.ope.estimators import ESTIMATORS
+from recpolicy.ope.feedback import SlateFeedback, TrajectoryFeedback
+from recpolicy.ope.inputs import QValues
+from recpolicy.ope.intervals import pseudo_inverse_bounds, weighted_bounds
+from recpolicy.ope.terms import returns
+from recpolicy.ope.weights import cumulative_weights, pseudo_inverse_weights
 
 A = 4
-BRACKETED = [name for name, recipe in ESTIMATORS.items() if recipe.bracket]
+BOUNDED = [name for name, spec in ESTIMATORS.items() if spec.bounds]
 SPAN = (-1.0, 2.0)
 
 
-@pytest.mark.parametrize("name", BRACKETED)
+@pytest.mark.parametrize("name", BOUNDED)
 @given(mu=simplexes(A), pi=simplexes(A), reward=vectors(A, *SPAN), q=vectors(A, *SPAN), pick=st.integers(0, 10))
-def test_a_bracket_holds_the_truth_by_enumeration_and_its_terms_stay_within_its_width(name, mu, pi, reward, q, pick):
-    recipe, weight = ESTIMATORS[name], pi / mu
-    modelled = recipe.source in ("model", "mrdr")
-    direct, predicted = (np.full(A, pi @ q), q) if modelled else (np.zeros(A), np.zeros(A))
-    evidence, used, largest = Evidence(weight, reward, direct, predicted), weight, float(weight.max())
-    if recipe.taming is not None:
-        setting = recipe.taming.candidates[pick % len(recipe.taming.candidates)]
-        used = recipe.taming.tame(weight, setting)
-        largest = min(largest, recipe.taming.largest(setting))
-    bracket = recipe.bracket(evidence, used, SPAN, largest)
+def test_bounds_hold_the_truth_by_enumeration_and_their_terms_stay_within_the_width(name, mu, pi, reward, q, pick):
+    spec, weight = ESTIMATORS[name], pi / mu
+    inputs = SimpleNamespace(reward=reward, model=QValues(np.full(A, pi @ q), q, None, True))
+    transformed, max_weight = weight, float(weight.max())
+    if spec.transform is not None:
+        setting = spec.transform.candidates[pick % len(spec.transform.candidates)]
+        transformed = spec.transform.apply(weight, setting)
+        max_weight = min(max_weight, spec.transform.max_weight(setting))
+    bounds = spec.bounds(inputs, weight, transformed, SPAN, max_weight)
     truth = pi @ reward
-    assert mu @ bracket.lower <= truth + 1e-9
-    assert mu @ bracket.upper >= truth - 1e-9
-    for side in (bracket.lower, bracket.upper):
-        assert np.ptp(side) <= bracket.width + 1e-9
-    if np.array_equal(used, weight):
-        assert mu @ bracket.lower == pytest.approx(truth, abs=1e-9)
+    assert mu @ bounds.lower <= truth + 1e-9
+    assert mu @ bounds.upper >= truth - 1e-9
+    for side in (bounds.lower, bounds.upper):
+        assert np.ptp(side) <= bounds.width + 1e-9
+    if np.array_equal(transformed, weight):
+        assert mu @ bounds.lower == pytest.approx(truth, abs=1e-9)
 
 
 @given(mu=simplexes(A), pi=simplexes(A), reward=vectors(A, *SPAN), unseen=st.integers(0, A))
@@ -50,9 +55,9 @@ def test_bounds_by_weights_hold_where_the_target_does_what_is_never_logged(mu, p
     logged = np.arange(A) != unseen  # A: all are logged
     mu = mu[logged] / mu[logged].sum()
     weight = pi[logged] / mu
-    bracket = weighted_bracket(weight, reward[logged], SPAN, float(weight.max()))
-    assert mu @ bracket.lower <= pi @ reward + 1e-9
-    assert mu @ bracket.upper >= pi @ reward - 1e-9
+    bounds = weighted_bounds(weight, reward[logged], SPAN, float(weight.max()))
+    assert mu @ bounds.lower <= pi @ reward + 1e-9
+    assert mu @ bounds.upper >= pi @ reward - 1e-9
 
 
 LARGEST = float((PI / MU).max(axis=1).prod())
@@ -63,12 +68,12 @@ LARGEST = float((PI / MU).max(axis=1).prod())
 def test_bounds_of_slates_hold_the_truth_by_enumeration(worth):
     reward = at(worth.reshape(K, 3), SLATES).sum(axis=1)
     truth, span = WANTED @ reward, (-1.0, 4.0)
-    whole = weighted_bracket(cumulative_weights(ALL)[:, -1], reward, span, LARGEST)
-    pseudo = pseudo_inverse_bracket(pseudo_inverse_weights(ALL), reward, K, span, LARGEST)
-    for bracket in (whole, pseudo):
-        for side in (bracket.lower, bracket.upper):
+    whole = weighted_bounds(cumulative_weights(ALL)[:, -1], reward, span, LARGEST)
+    pseudo = pseudo_inverse_bounds(pseudo_inverse_weights(ALL), reward, K, span, LARGEST)
+    for bounds in (whole, pseudo):
+        for side in (bounds.lower, bounds.upper):
             assert CHANCE @ side == pytest.approx(truth)
-            assert np.ptp(side) <= bracket.width + 1e-9
+            assert np.ptp(side) <= bounds.width + 1e-9
 
 
 @given(mu=st.lists(simplexes(3), min_size=1, max_size=4), pi=st.data())
@@ -80,7 +85,7 @@ def test_the_largest_product_bounds_pseudo_inverse_weights_and_their_terms(mu, p
     weight, largest = pseudo_inverse_weights(shown), float(shown.prod(axis=1).max())
     assert weight.max() <= largest * (1 + 1e-9)
     assert weight.min() >= 1 - slots
-    terms = [pseudo_inverse_bracket(weight, np.full(len(shown), paid), slots, (0, 1), largest) for paid in (0.0, 1.0)]
+    terms = [pseudo_inverse_bounds(weight, np.full(len(shown), paid), slots, (0, 1), largest) for paid in (0.0, 1.0)]
     assert np.ptp([each.lower for each in terms]) <= terms[0].width + 1e-9
 
 
@@ -89,41 +94,41 @@ def test_terms_of_slates_that_are_hardly_wanted_stay_within_the_width_too():
     ratio = np.repeat([[0.0], [1 / 0.99]], 4, axis=1)
     weight = pseudo_inverse_weights(ratio)
     assert weight[0] == -3
-    terms = [pseudo_inverse_bracket(weight, np.full(2, paid), 4, (0, 1), 0.99**-4) for paid in (0.0, 1.0)]
+    terms = [pseudo_inverse_bounds(weight, np.full(2, paid), 4, (0, 1), 0.99**-4) for paid in (0.0, 1.0)]
     assert np.ptp([each.lower for each in terms]) == pytest.approx(terms[0].width)
     assert terms[0].width == 3
 
 
 def test_bounds_of_pi_are_about_another_number_once_slots_interact():
     reward = interacting(SLATES).sum(axis=1)
-    bracket = pseudo_inverse_bracket(pseudo_inverse_weights(ALL), reward, K, (0.0, 3.0), LARGEST)
-    assert abs(CHANCE @ bracket.lower - WANTED @ reward) > 0.03
+    bounds = pseudo_inverse_bounds(pseudo_inverse_weights(ALL), reward, K, (0.0, 3.0), LARGEST)
+    assert abs(CHANCE @ bounds.lower - WANTED @ reward) > 0.03
 
 
 def test_bounds_of_sessions_hold_the_truth_by_enumeration():
     chance, state, action, length = paths()
     log = sessions_of(state, action, length)
-    whole, earned = cumulative_weights(log.ratio)[:, -1], returns(log.paid, log.gamma)
-    bracket = weighted_bracket(whole, earned, (0.0, 6.0), 8.0)
-    for side in (bracket.lower, bracket.upper):
+    whole, earned = cumulative_weights(log.ratio)[:, -1], returns(log.masked_reward, log.gamma)
+    bounds = weighted_bounds(whole, earned, (0.0, 6.0), 8.0)
+    for side in (bounds.lower, bounds.upper):
         assert chance @ side == pytest.approx(value_of(MDP_PI, log.gamma))
-        assert np.ptp(side) <= bracket.width
+        assert np.ptp(side) <= bounds.width
 
 
 def thousand_times(*rows):
     return [np.repeat(np.asarray(each, float), 1_000, axis=0) for each in rows]
 
 
-def four_thousand_slates() -> LoggedSlates:
+def four_thousand_slates() -> SlateFeedback:
     """Y = (2, 2), (2, 0), (0, 2), (0, 0) with rewards 1, .6, .5, .1, a thousand times."""
     target, reward = thousand_times([[1, 1], [1, 0], [0, 1], [0, 0]], [1, 0.6, 0.5, 0.1])
-    return LoggedSlates(np.full((4_000, 2), 0.5), target, reward, np.arange(4_000))
+    return SlateFeedback(np.full((4_000, 2), 0.5), target, reward, np.arange(4_000))
 
 
-def two_thousand_sessions() -> LoggedTrajectories:
+def two_thousand_sessions() -> TrajectoryFeedback:
     """Y = (1, .5), (1.5, 1), so W = .5, 1.5; returns 1 + 3/2 and 2; a thousand times."""
     reward, target = thousand_times([[1, 3], [2, 0]], [[0.4, 0.2], [0.6, 0.4]])
-    return LoggedTrajectories(reward, np.full((2_000, 2), 0.4), target, np.full(2_000, 2), np.arange(2_000), 0.5)
+    return TrajectoryFeedback(reward, np.full((2_000, 2), 0.4), target, np.full(2_000, 2), np.arange(2_000), 0.5)
 
 
 def ends(result):
@@ -135,14 +140,14 @@ def test_bernstein_of_slates_is_as_worked_out_by_hand():
     # ips: W R = 4, 0, 0, 0 and 2 - W (2 - R) = -2, 2, 2, 2: means 1, V = 3 * 4000/3999 both
     #   sqrt(2 * 3.000750 * 4.382027 / 4000) = .081085: 1 -+ .101540
     # pi: 1 + G (R - 1) = 1, .6, .5, 1.9: mean 1, V = .305 * 4000/3999, sqrt(...) = .025854: 1 -+ .046308
-    config = SequenceConfig(resamples=1, reward_range=(0, 2), weight_bound=4)
+    config = MultiStepConfig(resamples=1, reward_range=(0, 2), weight_bound=4)
     found = estimate_slates(four_thousand_slates(), config=config)
     assert {name for name in found if "bernstein" in found[name].intervals} == {"ips", "pi"}
     assert ends(found["ips"]) == pytest.approx((0.898460, 1.101540), abs=2e-6)
     assert ends(found["pi"]) == pytest.approx((0.953692, 1.046308), abs=2e-6)
     # over what was logged, mean .55 and width 2: ips W R - R = 3, -.6, -.5, -.1; 2 - W (2 - R) - R = -3, 1.4, 1.5, 1.9
     #   means .45; V = 2.202500, 4.002500 (* 4000/3999), width 10: .069467 and .093645 + .025569
-    won = slate_gains(four_thousand_slates(), None, ["ips"], config)["ips"]
+    won = slate_value_differences(four_thousand_slates(), None, ["ips"], config)["ips"]
     assert ends(won) == pytest.approx((0.45 - 0.095036, 0.45 + 0.119226), abs=2e-5)
     assert won.incumbent.intervals["bernstein"].hi < 0.6
 
@@ -151,25 +156,25 @@ def test_bernstein_of_sessions_is_as_worked_out_by_hand():
     # returns in 0..5, weights to 1.5: width 7.5, 7 * 7.5 * 4.382027 / (3 * 1999) = .038362
     # W R = 1.25, 3: mean 2.125, V = .765625 * 2000/1999, sqrt(2 V 4.382027 / 2000) = .057937
     # 5 - W (5 - R) = 3.75, .5: mean 2.125, V = 2.640625 * 2000/1999, .107597
-    config = SequenceConfig(resamples=1, reward_range=(0, 5), weight_bound=1.5)
+    config = MultiStepConfig(resamples=1, reward_range=(0, 5), weight_bound=1.5)
     found = estimate_trajectories(two_thousand_sessions(), config=config)
     assert {name for name in found if "bernstein" in found[name].intervals} == {"trajectory_is"}
     assert ends(found["trajectory_is"]) == pytest.approx((2.125 - 0.096299, 2.125 + 0.145959), abs=2e-6)
-    same = trajectory_gains(two_thousand_sessions(), two_thousand_sessions(), ["trajectory_is"], config)
+    same = trajectory_value_differences(two_thousand_sessions(), two_thousand_sessions(), ["trajectory_is"], config)
     # W R - (5 - W (5 - R)) = -2.5, 2.5 and its negative, V = 6.25 * 2000/1999, width 15: .165536 + .076724
     assert ends(same["trajectory_is"]) == pytest.approx((-0.242260, 0.242260), abs=2e-5)
 
 
 def test_bernstein_of_slates_and_their_gains_covers_at_least_as_often_as_it_says():
     """100 logs of 4,000 slates of 2,000 users; the gain is over the logging policy."""
-    config = SequenceConfig(resamples=1, reward_range=(0, 3), weight_bound=LARGEST)
+    config = MultiStepConfig(resamples=1, reward_range=(0, 3), weight_bound=LARGEST)
     value = {earn: WANTED @ earn(SLATES).sum(axis=1) for earn in (additive, cascade)}
     logged_value = {earn: CHANCE @ earn(SLATES).sum(axis=1) for earn in (additive, cascade)}
     held: dict[str, list[bool]] = {}
     for seed in range(100):
         for earn, names in ((additive, ["ips", "pi"]), (cascade, ["ips"])):
             log, _ = logged(4_000, seed, earn=earn, users=2_000)
-            for name, one in slate_gains(log, None, names, config).items():
+            for name, one in slate_value_differences(log, None, names, config).items():
                 lo, hi = ends(one.candidate)
                 held.setdefault(f"{name} value", []).append(lo <= value[earn] <= hi)
                 assert lo > 0 or hi < 3  # it says something
@@ -180,13 +185,13 @@ def test_bernstein_of_slates_and_their_gains_covers_at_least_as_often_as_it_says
 
 
 def test_bernstein_of_sessions_covers_at_least_as_often_as_it_says():
-    config = SequenceConfig(resamples=1, reward_range=(0, 5.42), weight_bound=8)
+    config = MultiStepConfig(resamples=1, reward_range=(0, 5.42), weight_bound=8)
     truth, gap = value_of(MDP_PI, 0.9), value_of(MDP_PI, 0.9) - value_of(MDP_MU, 0.9)
     assert exact_q(0.9).max() <= 5.42
     held = []
     for seed in range(100):
         log = sessions_of(*sampled(3_000, seed))
-        one = trajectory_gains(log, None, ["trajectory_is"], config)["trajectory_is"]
+        one = trajectory_value_differences(log, None, ["trajectory_is"], config)["trajectory_is"]
         (lo, hi), (least, most) = ends(one.candidate), ends(one)
         held.append((lo <= truth <= hi, least <= gap <= most, lo > 0 and hi < 5.42))
     assert np.mean(held, axis=0).min() >= 0.95
@@ -195,15 +200,15 @@ def test_bernstein_of_sessions_covers_at_least_as_often_as_it_says():
 def test_slates_that_depend_on_each_other_bound_ips_alone():
     pseudo_weight = np.linspace(0, 2, 9)  # given weights have no least one that is known
     half = np.full((9, 2), 0.5)
-    log = LoggedSlates(half, half, np.arange(9) / 9, np.arange(9), independent=False, pseudo_weight=pseudo_weight)
-    found = estimate_slates(log, config=SequenceConfig(resamples=5, reward_range=(0, 1), weight_bound=4))
+    log = SlateFeedback(half, half, np.arange(9) / 9, np.arange(9), independent=False, pseudo_weight=pseudo_weight)
+    found = estimate_slates(log, config=MultiStepConfig(resamples=5, reward_range=(0, 1), weight_bound=4))
     assert "pi" in found
     assert {name for name in found if "bernstein" in found[name].intervals} == {"ips"}
 
 
 @pytest.mark.parametrize("known", [{"reward_range": (0, 2)}, {"weight_bound": 4}])
 def test_without_both_bounds_there_is_no_bernstein(known):
-    config = SequenceConfig(resamples=5, **known)
+    config = MultiStepConfig(resamples=5, **known)
     assert "bernstein" not in estimate_slates(four_thousand_slates(), ["ips"], config)["ips"].intervals
     found = estimate_trajectories(
         two_thousand_sessions(), ["trajectory_is"], config if "weight_bound" in known else None
@@ -215,26 +220,26 @@ def test_what_was_said_to_be_known_must_hold():
     slates, sessions = four_thousand_slates(), two_thousand_sessions()
     few = {"resamples": 5}
     with pytest.raises(DataError, match=r"row 0: reward 1\.0 \(and 999 more such rows\); expected within reward_range"):
-        estimate_slates(slates, ["pi"], SequenceConfig(reward_range=(0, 0.9), **few))
+        estimate_slates(slates, ["pi"], MultiStepConfig(reward_range=(0, 0.9), **few))
     with pytest.raises(DataError, match=r"row 0: weight 4\.0 .*at most weight_bound 3\.5"):
-        estimate_slates(slates, ["ips"], SequenceConfig(weight_bound=3.5, **few))
-    estimate_slates(slates, ["pi"], SequenceConfig(weight_bound=3.5, **few))  # G is at most 3
+        estimate_slates(slates, ["ips"], MultiStepConfig(weight_bound=3.5, **few))
+    estimate_slates(slates, ["pi"], MultiStepConfig(weight_bound=3.5, **few))  # G is at most 3
     with pytest.raises(DataError, match=r"row 0: weight 3\.0 .*at most weight_bound 2\.5"):
-        slate_gains(slates, slates, ["pi"], SequenceConfig(weight_bound=2.5, **few))
+        slate_value_differences(slates, slates, ["pi"], MultiStepConfig(weight_bound=2.5, **few))
     with pytest.raises(DataError, match=r"row 0: reward 2\.5 .*within reward_range 0\.\.2"):
-        estimate_trajectories(sessions, ["fqe"], SequenceConfig(reward_range=(0, 2), **few))
+        estimate_trajectories(sessions, ["per_decision_is"], MultiStepConfig(reward_range=(0, 2), **few))
     with pytest.raises(DataError, match=r"row 1000: weight 1\.[45]\d* .*at most weight_bound 1\.4"):
-        trajectory_gains(sessions, None, ["trajectory_is"], SequenceConfig(weight_bound=1.4, **few))
+        trajectory_value_differences(sessions, None, ["trajectory_is"], MultiStepConfig(weight_bound=1.4, **few))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reward_range": (1, 1)}, r"SequenceConfig\.reward_range is \(1, 1\); expected \(least, largest\)"),
-        ({"weight_bound": 0.5}, r"SequenceConfig\.weight_bound is 0\.5; expected 1 or more"),
+        ({"reward_range": (1, 1)}, r"MultiStepConfig: reward_range is \(1\.0, 1\.0\): expected \(minimum, maximum\)"),
+        ({"weight_bound": 0.5}, r"MultiStepConfig: weight_bound is 0\.5: expected greater than or equal to 1"),
         ({"weight_bound": np.nan}, "weight_bound is nan"),
     ],
 )
 def test_bounds_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        SequenceConfig(**settings)
+        MultiStepConfig(**settings)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recpolicy.ope.estimator_specs import ESTIMATORS
+from recpolicy.ope.estimators import ESTIMATORS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "off_policy.md").read_text()
 

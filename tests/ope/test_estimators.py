@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from synthetic_rounds import ACTION, DIRECT, MU, PI, REWARD, WEIGHT, Q, simplexes, vectors
 
 from recpolicy.core.errors import DataError
-from recpolicy.ope.estimators import (
+from recpolicy.ope.terms import (
     beta_ips_terms,
     control_coefficient,
     direct_terms,
@@ -14,7 +14,8 @@ from recpolicy.ope.estimators import (
     sndr_terms,
     snips_terms,
 )
-from recpolicy.ope.weights import clipped, effective_size, harmonic, shrunk, switched
+from recpolicy.ope.tuning import clipped, harmonic, shrunk, switched
+from recpolicy.ope.weights import effective_sample_size
 
 A = 4
 PREDICTED = Q[ACTION]
@@ -40,7 +41,7 @@ def test_estimates_of_five_rounds_are_those_worked_out_by_hand(terms, expected):
 
 
 def test_effective_size_of_five_rounds():
-    assert effective_size(WEIGHT) == pytest.approx(3.636364, abs=1e-6)  # (20/3)^2 / (3 * 4 + 2 / 9)
+    assert effective_sample_size(WEIGHT) == pytest.approx(3.636364, abs=1e-6)  # (20/3)^2 / (3 * 4 + 2 / 9)
 
 
 def test_control_coefficient_is_covariance_over_variance():
@@ -122,7 +123,7 @@ def test_the_logging_policy_itself_earns_the_mean_reward(reward):
     ones = np.ones(8)
     for terms in (ips_terms(ones, reward), snips_terms(ones, reward), beta_ips_terms(ones, reward)):
         assert terms == pytest.approx(reward)
-    assert effective_size(ones) == 8
+    assert effective_sample_size(ones) == 8
 
 
 @given(weight=WEIGHTS, reward=REWARDS)

@@ -5,10 +5,9 @@ from hypothesis import strategies as st
 from synthetic_mdp import ACTION_COUNTS, MOVE, PI, REWARD, exact_q, sampled, sessions_of, value_of
 
 from recpolicy.core.errors import ConfigError, DataError, DivergedError
-from recpolicy.ope.fqe import FQEConfig, Transitions, fit_linear, fit_table
-from recpolicy.ope.multi_step import SequenceConfig
-from recpolicy.ope.step_models import by_position, linear_model, table_model
-from recpolicy.ope.trajectory_estimate import estimate_trajectories
+from recpolicy.ope.config import MultiStepConfig
+from recpolicy.ope.engine import estimate_trajectories
+from recpolicy.ope.fqe import FQEConfig, Transitions, by_position, fit_linear, fit_table, linear_model, table_model
 
 GAMMA = 0.9
 
@@ -63,14 +62,14 @@ def test_what_follows_an_end_is_not_read():
 def test_a_state_that_is_never_left_has_no_value_without_discount():
     loop = Transitions(np.array([0]), np.array([0]), np.ones(1), np.array([0]), np.array([False]))
     assert fit_table(loop, np.ones((1, 1)), 0.5).q == pytest.approx(np.array([[2.0]]))
-    with pytest.raises(DivergedError, match=r"does not settle in 10000 sweeps; use a gamma below 1"):
+    with pytest.raises(DivergedError, match=r"does not converge in 10000 sweeps; use a gamma below 1"):
         fit_table(loop, np.ones((1, 1)), 1.0)
 
 
 def test_choices_never_logged_are_counted_as_unknown():
     seen = transitions([[3, 2], [0, 1]])
     found = fit_table(seen, PI, GAMMA)
-    assert found.unknown == pytest.approx([0, PI[1, 0]])
+    assert found.unlogged_prob == pytest.approx([0, PI[1, 0]])
     assert found.q[1, 0] == 0
     assert found.count.tolist() == [[12, 8], [0, 4]]
 
@@ -122,14 +121,14 @@ def test_sweeps_that_move_apart_are_given_up():
     features, following = np.array([[1.0], [2.0]]), np.array([[2.0], [2.0]])
     done = np.zeros(2, bool)
     assert fit_linear(features, following, np.ones(2), done, 0.8) == pytest.approx([15.0], abs=1e-5)  # .6 / (1 - .96)
-    with pytest.raises(DivergedError, match="does not settle"):
+    with pytest.raises(DivergedError, match="does not converge"):
         fit_linear(features, following, np.ones(2), done, 0.9)
 
 
 def test_features_that_repeat_each_other_need_ridge():
     log = transitions()
     features, following = (np.hstack([found, found]) for found in one_hot(log))
-    with pytest.raises(DataError, match=r"the 8 features of 40 transitions repeat each other"):
+    with pytest.raises(DataError, match=r"the 8 features of 40 transitions are collinear"):
         fit_linear(features, following, log.reward, log.done, GAMMA)
     theta = fit_linear(features, following, log.reward, log.done, GAMMA, FQEConfig(ridge=1e-6))
     assert theta[:4] + theta[4:] == pytest.approx(solved(GAMMA).ravel(), abs=1e-4)
@@ -159,7 +158,7 @@ def test_settings_out_of_range_are_refused(settings):
 
 
 # Models of sessions. The tiny process ends after three steps, so the step is part of the state: 6 states, 2 actions.
-FEW = SequenceConfig(resamples=50)
+FEW = MultiStepConfig(resamples=50)
 STEPPED = np.tile(PI, (3, 1))
 
 
@@ -171,9 +170,9 @@ def test_a_table_over_steps_learns_the_value_of_sessions_that_end():
     state, action, length = sampled(20_000, 0)
     log = sessions_of(state, action, length)
     model = table_model(log, stepped(state), action, STEPPED, FEW)
-    inside, step = log.inside, np.broadcast_to(np.arange(3), state.shape)
+    inside, step = log.is_step, np.broadcast_to(np.arange(3), state.shape)
     truth = exact_q(GAMMA)
-    assert model.predicted[inside] == pytest.approx(truth[step, state, action][inside], abs=0.07)
+    assert model.logged_q[inside] == pytest.approx(truth[step, state, action][inside], abs=0.07)
     found = estimate_trajectories(log, config=FEW, model=model)
     for result in found.values():
         assert result.value == pytest.approx(value_of(PI, GAMMA), abs=0.06)
@@ -187,11 +186,11 @@ def test_no_session_teaches_its_own_prediction():
     before = table_model(log, stepped(state), action, STEPPED, FEW)
     reward = log.reward.copy()
     reward[log.user == 3] += 100
-    changed = type(log)(reward, log.logged_prob, log.target_prob, length, log.user, GAMMA)
+    changed = type(log)(reward, log.behavior_prob, log.target_prob, length, log.user, GAMMA)
     after = table_model(changed, stepped(state), action, STEPPED, FEW)
     mine = log.user == 3
-    np.testing.assert_array_equal(before.direct[mine], after.direct[mine])
-    assert (before.direct != after.direct).any()
+    np.testing.assert_array_equal(before.expected_q[mine], after.expected_q[mine])
+    assert (before.expected_q != after.expected_q).any()
 
 
 def test_the_last_step_of_a_session_that_was_cut_off_teaches_nothing():
@@ -202,11 +201,11 @@ def test_the_last_step_of_a_session_that_was_cut_off_teaches_nothing():
     honest = sessions_of(state, action, short, ended=~cut)
     blind = sessions_of(state, action, short)
     steps = (stepped(state), action, STEPPED, FEW)
-    ended_at_two = table_model(blind, *steps).predicted[:, 1][short == 2]
+    ended_at_two = table_model(blind, *steps).logged_q[:, 1][short == 2]
     known = table_model(honest, *steps)
-    assert honest.fittable.sum() == blind.fittable.sum() - cut.sum()
-    assert (honest.fittable & honest.last)[cut].sum() == 0
-    assert known.predicted[:, 1][short == 2] != pytest.approx(ended_at_two)
+    assert honest.has_known_next.sum() == blind.has_known_next.sum() - cut.sum()
+    assert (honest.has_known_next & honest.is_last)[cut].sum() == 0
+    assert known.logged_q[:, 1][short == 2] != pytest.approx(ended_at_two)
 
 
 def test_a_linear_model_with_one_feature_a_pair_is_the_table():
@@ -214,8 +213,8 @@ def test_a_linear_model_with_one_feature_a_pair_is_the_table():
     log = sessions_of(state, action, length)
     table = table_model(log, state, action, PI, FEW)
     linear = linear_model(log, PAIRS[state, action], EXPECTED[state], FEW)
-    assert linear.predicted == pytest.approx(table.predicted, abs=1e-6)
-    assert linear.direct == pytest.approx(table.direct, abs=1e-6)
+    assert linear.logged_q == pytest.approx(table.logged_q, abs=1e-6)
+    assert linear.expected_q == pytest.approx(table.expected_q, abs=1e-6)
 
 
 def test_features_by_position_are_apart():
@@ -231,5 +230,5 @@ def test_models_of_the_wrong_shape_or_too_few_users_are_refused():
     with pytest.raises(DataError, match=r"state \(5, 2\); expected \(5, 3\)"):
         table_model(log, state[:, :2], action, PI, FEW)
     alone = sessions_of(state, action, length, user=np.zeros(5, int))
-    with pytest.raises(DataError, match="1 users cannot be dealt to 2 folds"):
+    with pytest.raises(DataError, match="1 users for 2 folds"):
         table_model(alone, state, action, PI, FEW)

@@ -4,14 +4,14 @@ from synthetic_rounds import WORLD, five_rounds
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.ope import reward_model
+from recpolicy.ope.feedback import BanditFeedback
 from recpolicy.ope.reward_model import RewardModelConfig, fit_reward_model, mrdr_weights
-from recpolicy.ope.rounds import LoggedChoices
 
 EVERYTHING = slice(None)
 LOOSE = RewardModelConfig(ridge=1e-6, shrinkage=1e-6)
 
 
-def linear_rounds(rounds=600, noise=0.0, actions=3) -> LoggedChoices:
+def linear_rounds(rounds=600, noise=0.0, actions=3) -> BanditFeedback:
     rng = np.random.default_rng(0)
     context = rng.normal(2, 3, (rounds, 4)).astype(np.float32)
     action = rng.integers(actions, size=rounds)
@@ -21,7 +21,7 @@ def linear_rounds(rounds=600, noise=0.0, actions=3) -> LoggedChoices:
         if noise
         else ((context * slope[action]).sum(axis=1) + action)
     )
-    return LoggedChoices(action, reward, np.full(rounds, 1 / actions), np.arange(rounds) // 2, actions, context)
+    return BanditFeedback(action, reward, np.full(rounds, 1 / actions), np.arange(rounds) // 2, actions, context)
 
 
 def test_rewards_linear_in_the_context_are_recovered_per_action():
@@ -47,7 +47,7 @@ def test_no_reward_has_a_part_in_its_own_prediction_or_that_of_its_user():
     rounds = linear_rounds(noise=1)
     changed = rounds.reward.copy()
     changed[7] += 100  # of user 3, who has rounds 6 and 7
-    other = LoggedChoices(rounds.action, changed, rounds.logged_prob, rounds.user, 3, rounds.context)
+    other = BanditFeedback(rounds.action, changed, rounds.behavior_prob, rounds.user, 3, rounds.context)
     moved = np.any(
         fit_reward_model(rounds, LOOSE, 0).rows(EVERYTHING) != fit_reward_model(other, LOOSE, 0).rows(EVERYTHING),
         axis=1,
@@ -80,7 +80,7 @@ def test_rows_of_a_slice_are_those_of_the_whole():
 def test_a_constant_context_column_and_larger_scale_change_nothing():
     rounds = linear_rounds(noise=1)
     wider = np.concatenate([rounds.context * 1000, np.ones((600, 1), np.float32)], axis=1)
-    other = LoggedChoices(rounds.action, rounds.reward, rounds.logged_prob, rounds.user, 3, wider)
+    other = BanditFeedback(rounds.action, rounds.reward, rounds.behavior_prob, rounds.user, 3, wider)
     one, two = (fit_reward_model(log, RewardModelConfig(), 0).rows(EVERYTHING) for log in (rounds, other))
     np.testing.assert_allclose(one, two, atol=1e-3)
 
@@ -93,8 +93,8 @@ def test_mrdr_weights_of_a_deterministic_target_are_those_of_the_paper():
 def test_rounds_without_weight_do_not_count_in_the_fit():
     rounds = linear_rounds(noise=1)
     weight = (np.arange(600) % 3 > 0).astype(float)
-    other = LoggedChoices(
-        rounds.action, np.where(weight, rounds.reward, 99), rounds.logged_prob, rounds.user, 3, rounds.context
+    other = BanditFeedback(
+        rounds.action, np.where(weight, rounds.reward, 99), rounds.behavior_prob, rounds.user, 3, rounds.context
     )
     one, two = (fit_reward_model(log, LOOSE, 0, weight).rows(EVERYTHING) for log in (rounds, other))
     np.testing.assert_allclose(one, two, atol=1e-5)
@@ -102,7 +102,7 @@ def test_rounds_without_weight_do_not_count_in_the_fit():
 
 def test_a_better_model_of_the_rewards_has_a_smaller_error():
     rounds = WORLD.log(4_000, 0)
-    plain = LoggedChoices(rounds.action, rounds.reward, rounds.logged_prob, rounds.user, 5)
+    plain = BanditFeedback(rounds.action, rounds.reward, rounds.behavior_prob, rounds.user, 5)
     error = [
         np.abs(fit_reward_model(log, RewardModelConfig(), 0).rows(EVERYTHING) - WORLD.q_in(rounds)).mean()
         for log in (rounds, plain)
@@ -111,9 +111,9 @@ def test_a_better_model_of_the_rewards_has_a_smaller_error():
 
 
 def test_settings_and_users_that_allow_no_cross_fit_are_refused():
-    with pytest.raises(ConfigError, match="folds is 1; expected 2 or more"):
+    with pytest.raises(ConfigError, match="folds is 1: expected greater than or equal to 2"):
         RewardModelConfig(folds=1)
-    with pytest.raises(ConfigError, match="ridge is 0; it must be above 0"):
+    with pytest.raises(ConfigError, match="ridge is 0: expected greater than 0"):
         RewardModelConfig(ridge=0)
-    with pytest.raises(DataError, match="1 users cannot be dealt to 2 folds"):
+    with pytest.raises(DataError, match="1 users for 2 folds"):
         fit_reward_model(five_rounds(user=np.zeros(5, int)), RewardModelConfig(), 0)

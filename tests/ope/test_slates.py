@@ -24,24 +24,27 @@ from synthetic_slates import (
     every_slate,
     fitted_model,
     logged,
+    slate_moments,
 )
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.ope.estimators import ips_terms, snips_terms
-from recpolicy.ope.multi_step import SequenceConfig
-from recpolicy.ope.pseudo_inverse import general_weights, slate_moments, without_repeats_moments
-from recpolicy.ope.slate_estimate import SLATE_ESTIMATORS, estimate_slates
-from recpolicy.ope.slate_terms import (
+from recpolicy.ope.config import MultiStepConfig
+from recpolicy.ope.engine import estimate_slates
+from recpolicy.ope.estimators import SLATE_ESTIMATORS
+from recpolicy.ope.feedback import SlateFeedback
+from recpolicy.ope.fqe import StepModel
+from recpolicy.ope.inference import controlled_statistic
+from recpolicy.ope.terms import (
     control_weights,
-    controlled_form,
     controlled_terms,
     cross_fitted_weights,
     independent_terms,
-    pseudo_inverse_weights,
+    ips_terms,
+    per_decision_dr_terms,
+    per_decision_terms,
+    snips_terms,
 )
-from recpolicy.ope.slates import LoggedSlates
-from recpolicy.ope.step_models import StepModel
-from recpolicy.ope.stepwise import cumulative_weights, per_decision_dr_terms, per_decision_terms
+from recpolicy.ope.weights import cumulative_weights, general_weights, pseudo_inverse_weights, without_repeats_moments
 
 # The four slates of two slots with two items, once each: logged evenly, the target shows (0, 0).
 FOUR = every_slate(2, 2)
@@ -49,8 +52,8 @@ RATIO = np.where(FOUR == 0, 2.0, 0.0)
 ADDITIVE, INTERACTING = np.array([1, 0.6, 0.5, 0.1]), np.array([1.0, 0, 0, 0])
 
 
-def four_slates(reward=ADDITIVE, **changes) -> LoggedSlates:
-    return LoggedSlates(np.full((4, 2), 0.5), RATIO / 2, reward, np.arange(4), **changes)
+def four_slates(reward=ADDITIVE, **changes) -> SlateFeedback:
+    return SlateFeedback(np.full((4, 2), 0.5), RATIO / 2, reward, np.arange(4), **changes)
 
 
 def test_weights_of_the_four_slates():
@@ -89,7 +92,7 @@ def test_control_weights_are_as_worked_out_by_hand():
     single = control_weights(weight * reward, weight[:, None] - 1, (off**2).sum(axis=1, keepdims=True))
     assert single == pytest.approx([26 / 12])  # (2 + 0 + 24) / (9 + 3)
     assert controlled_terms(weight * reward, off, per_slot).sum() == pytest.approx(11 - 19 / 3 - 7 / 3)
-    assert controlled_form(weight * reward, off, off**2).value == pytest.approx((11 - 26 / 3) / 3)
+    assert controlled_statistic(weight * reward, off, off**2).value == pytest.approx((11 - 26 / 3) / 3)
 
 
 # By enumeration: every slate once, weighted by how often it is logged.
@@ -156,7 +159,7 @@ def test_coefficients_from_other_slates_leave_no_bias_and_from_the_same_do():
         rows, likely = [i, j], CHANCE[i] * CHANCE[j]
         weights = cross_fitted_weights(outcome[rows], off[rows], off[rows] ** 2, fold)
         crossed += likely * controlled_terms(outcome[rows], off[rows], weights).mean()
-        plain += likely * controlled_form(outcome[rows], off[rows], off[rows] ** 2).value
+        plain += likely * controlled_statistic(outcome[rows], off[rows], off[rows] ** 2).value
     assert crossed == pytest.approx(truth)
     assert abs(plain - truth) > 0.1
 
@@ -204,12 +207,12 @@ def test_the_logging_policy_itself_earns_the_mean_reward_by_every_estimator():
     assert list(found) == list(SLATE_ESTIMATORS)
     for result in found.values():
         assert result.value == pytest.approx(log.reward.mean())
-        assert result.diagnostics.effective_rounds == pytest.approx(300)
+        assert result.diagnostics.effective_sample_size == pytest.approx(300)
 
 
 def test_one_slot_is_a_single_choice():
     log, _ = logged(200, 0)
-    one = LoggedSlates(log.logged_prob[:, :1], log.target_prob[:, :1], log.slot_reward[:, 0], log.user)
+    one = SlateFeedback(log.behavior_prob[:, :1], log.target_prob[:, :1], log.slot_reward[:, 0], log.user)
     found = estimate_slates(one, config=FEW)
     weight = one.ratio[:, 0]
     assert found["pi"].value == found["ips"].value == pytest.approx(ips_terms(weight, one.reward).mean())
@@ -242,8 +245,8 @@ def errors_of(names, repetitions, mu, worth, slates):
     for _ in range(repetitions):
         shown = (rng.random((slates, slots, 1)) > mu.cumsum(axis=1)).sum(axis=2).clip(max=items - 1)
         reward = (rng.random(slates) < at(worth, shown).sum(axis=1)).astype(float)
-        log = LoggedSlates(at(mu, shown), (shown == 0).astype(float), reward, np.arange(slates))
-        estimates = estimate_slates(log, names, SequenceConfig(resamples=1))
+        log = SlateFeedback(at(mu, shown), (shown == 0).astype(float), reward, np.arange(slates))
+        estimates = estimate_slates(log, names, MultiStepConfig(resamples=1))
         found.append([estimates[name].value - truth for name in names])
     return np.array(found).T
 
@@ -316,15 +319,15 @@ def test_estimates_without_repeats_take_given_weights_and_refuse_the_rest():
     reward = (rng.random(3_000) < at(worth, items).sum(axis=1)).astype(float)
     moment = np.eye(4)[[0, 1]].ravel()
     weight = general_weights(without_repeats_moments(2, 4), moment, items)
-    logged_prob, target_prob = np.tile([1 / 4, 1 / 3], (3_000, 1)), (items == [0, 1]).astype(float)
-    log = LoggedSlates(
-        logged_prob, target_prob, reward, np.arange(3_000), independent=False, pseudo_weight=weight
+    behavior_prob, target_prob = np.tile([1 / 4, 1 / 3], (3_000, 1)), (items == [0, 1]).astype(float)
+    log = SlateFeedback(
+        behavior_prob, target_prob, reward, np.arange(3_000), independent=False, pseudo_weight=weight
     )  # fmt: skip
     found = estimate_slates(log, config=FEW)
     assert list(found) == ["ips", "snips", "pi", "wpi", "pi_single", "pi_single_cross"]
     for name, result in found.items():
         assert abs(result.value - 0.9) < 2 * (result.intervals["t"].hi - result.value), name
-    assert found["pi"].diagnostics.effective_rounds > found["ips"].diagnostics.effective_rounds
+    assert found["pi"].diagnostics.effective_sample_size > found["ips"].diagnostics.effective_sample_size
     best = float((weight * reward) @ (weight - 1) / ((weight - 1) @ (weight - 1)))
     assert found["pi_single"].value == pytest.approx(found["pi"].value - best * (weight.mean() - 1))
     with pytest.raises(ConfigError, match="'pi_slots' needs slots that are filled independently"):
@@ -341,19 +344,19 @@ def test_a_target_outside_the_log_or_too_many_slots_are_refused():
 
 def test_wrong_propensities_are_caught_by_the_mean_weight():
     log, _ = logged(4_000, 0)
-    wrong = LoggedSlates(np.full(log.logged_prob.shape, 1 / 3), log.target_prob, log.reward, log.user)
+    wrong = SlateFeedback(np.full(log.behavior_prob.shape, 1 / 3), log.target_prob, log.reward, log.user)
     found = estimate_slates(wrong, ["pi"], FEW)["pi"]
-    assert found.diagnostics.weight_off > 10
-    assert estimate_slates(log, ["pi"], FEW)["pi"].diagnostics.weight_off < 4
+    assert found.diagnostics.mean_weight_z > 10
+    assert estimate_slates(log, ["pi"], FEW)["pi"].diagnostics.mean_weight_z < 4
 
 
 def test_diagnostics_are_about_the_weights_that_each_estimator_uses():
     log, _ = logged(500, 0)
     found = estimate_slates(log, ["ips", "iips", "pi"], FEW)
-    assert found["ips"].diagnostics.largest_weight == pytest.approx(log.ratio.prod(axis=1).max())
-    assert found["pi"].diagnostics.largest_weight == pytest.approx(pseudo_inverse_weights(log.ratio).max())
+    assert found["ips"].diagnostics.max_weight == pytest.approx(log.ratio.prod(axis=1).max())
+    assert found["pi"].diagnostics.max_weight == pytest.approx(pseudo_inverse_weights(log.ratio).max())
     sizes = [float(slot.sum() ** 2 / (slot @ slot)) for slot in log.ratio.T]
-    assert found["iips"].diagnostics.effective_rounds == pytest.approx(min(sizes))
+    assert found["iips"].diagnostics.effective_sample_size == pytest.approx(min(sizes))
     assert estimate_slates(four_slates(), ["pi"], FEW)["pi"].verdict == "no verdict"
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["config"]["seed"] == 0
 
@@ -361,8 +364,8 @@ def test_diagnostics_are_about_the_weights_that_each_estimator_uses():
 @pytest.mark.parametrize("name", SLATE_ESTIMATORS)
 def test_an_estimate_is_what_the_bootstrap_would_say_of_the_log_itself(name):
     log, _ = logged(40, 0)
-    twice = LoggedSlates(  # two alike users: every resample is the log
-        *(np.concatenate([each, each]) for each in (log.logged_prob, log.target_prob, log.reward)),
+    twice = SlateFeedback(  # two alike users: every resample is the log
+        *(np.concatenate([each, each]) for each in (log.behavior_prob, log.target_prob, log.reward)),
         np.repeat([0, 1], 40),
         np.concatenate([log.slot_reward, log.slot_reward]),
     )
@@ -376,22 +379,22 @@ def test_an_estimate_is_what_the_bootstrap_would_say_of_the_log_itself(name):
     ("changes", "message"),
     [
         ({"reward": np.array([])}, "no slates"),
-        ({"logged_prob": np.full(4, 0.5)}, r"logged_prob \(4,\); expected \(4, K\)"),
+        ({"behavior_prob": np.full(4, 0.5)}, r"behavior_prob \(4,\); expected \(4, K\)"),
         ({"target_prob": np.full((4, 3), 0.5)}, r"target_prob \(4, 3\); expected \(4, 2\)"),
         ({"user": np.arange(4.0)}, "user is float64"),
-        ({"logged_prob": np.array([[0.5, 0.5], [0.5, 0], [0.5, 0.5], [0.5, 0.5]])}, "row 1: logged_prob"),
-        ({"logged_prob": np.full((4, 2), np.nan)}, r"row 0: logged_prob .* \(and 3 more such rows\)"),
+        ({"behavior_prob": np.array([[0.5, 0.5], [0.5, 0], [0.5, 0.5], [0.5, 0.5]])}, "row 1: behavior_prob"),
+        ({"behavior_prob": np.full((4, 2), np.nan)}, r"row 0: behavior_prob .* \(and 3 more such rows\)"),
         ({"target_prob": np.full((4, 2), 1.5)}, "row 0: target_prob"),
         ({"reward": np.array([0, 0, np.inf, 0])}, "row 2: reward inf"),
         ({"slot_reward": np.full((4, 2), 0.3)}, r"row 0: reward 1\.0 .*expected the sum of the slate's slot rewards"),
-        ({"pseudo_weight": np.ones(4)}, "pseudo_weight is for slots that are not independent"),
+        ({"pseudo_weight": np.ones(4)}, "pseudo_weight is only for independent=False"),
         ({"pseudo_weight": np.full(4, np.nan), "independent": False}, "row 0: pseudo_weight nan"),
     ],
 )
 def test_a_log_that_is_not_one_is_refused(changes, message):
-    fields = {"logged_prob": np.full((4, 2), 0.5), "target_prob": RATIO / 2, "reward": ADDITIVE, "user": np.arange(4)}
+    fields = {"behavior_prob": np.full((4, 2), 0.5), "target_prob": RATIO / 2, "reward": ADDITIVE, "user": np.arange(4)}
     with pytest.raises(DataError, match=message):
-        LoggedSlates(**fields | changes)
+        SlateFeedback(**fields | changes)
 
 
 @pytest.mark.parametrize(
@@ -415,19 +418,19 @@ def test_cascade_forms_without_slot_rewards_are_refused():
 
 
 def test_ratios_are_left_out_or_refused_where_no_logged_slate_speaks_of_the_target():
-    rare = LoggedSlates(np.full((2, 2), 0.5), np.array([[1, 0], [0, 1.0]]), ADDITIVE[:2], np.arange(2))
+    rare = SlateFeedback(np.full((2, 2), 0.5), np.array([[1, 0], [0, 1.0]]), ADDITIVE[:2], np.arange(2))
     assert {"ips", "wpi"} < set(estimate_slates(rare, config=FEW)) < set(SLATE_ESTIMATORS) - {"snips"}
-    with pytest.raises(ConfigError, match=r"'snips' needs a logged slate that the target might show as a whole"):
+    with pytest.raises(ConfigError, match=r"'snips' needs logged slates that the target might produce as a whole"):
         estimate_slates(rare, ["snips"], FEW)
-    nothing = LoggedSlates(np.full((4, 2), 0.5), np.zeros((4, 2)), ADDITIVE, np.arange(4))  # all G are -1
-    with pytest.raises(ConfigError, match=r"'wpi' needs pseudo-inverse weights of a mean above 0"):
+    nothing = SlateFeedback(np.full((4, 2), 0.5), np.zeros((4, 2)), ADDITIVE, np.arange(4))  # all G are -1
+    with pytest.raises(ConfigError, match=r"'wpi' needs pseudo-inverse weights with a mean above 0"):
         estimate_slates(nothing, ["wpi"], FEW)
 
 
 def test_a_bootstrap_without_a_resample_to_divide_by_has_no_interval():
     weight = np.where(np.arange(200) < 2, 1.0, 0.0)[:, None]
-    rare = LoggedSlates(np.ones((200, 1)), weight, np.ones(200), np.arange(200))
-    found = [estimate_slates(rare, ["snips"], SequenceConfig(resamples=1, seed=seed))["snips"] for seed in range(40)]
+    rare = SlateFeedback(np.ones((200, 1)), weight, np.ones(200), np.arange(200))
+    found = [estimate_slates(rare, ["snips"], MultiStepConfig(resamples=1, seed=seed))["snips"] for seed in range(40)]
     ends = [one.intervals["bootstrap"].lo for one in found]
     assert any(np.isnan(ends))
     assert any(end == 1 for end in ends)

@@ -14,12 +14,17 @@ from synthetic_slates import PI as SLATE_PI
 from synthetic_slates import WORTH as SLATE_WORTH
 
 from recpolicy.core.errors import DataError
+from recpolicy.ope.engine import (
+    estimate_slates,
+    estimate_trajectories,
+    slate_value_differences,
+    trajectory_value_differences,
+)
+from recpolicy.ope.feedback import TrajectoryFeedback
+from recpolicy.ope.fqe import StepModel, one_step_fit, table_model
 from recpolicy.ope.results import ModelFit
-from recpolicy.ope.slate_estimate import estimate_slates, slate_gains
-from recpolicy.ope.step_models import StepModel, one_step_fit, table_model
-from recpolicy.ope.stepwise import cumulative_weights, discounts
-from recpolicy.ope.trajectories import LoggedTrajectories
-from recpolicy.ope.trajectory_estimate import estimate_trajectories, trajectory_gains
+from recpolicy.ope.terms import discounts
+from recpolicy.ope.weights import cumulative_weights
 
 GAMMA = 0.9
 EVEN = np.full((2, 2), 0.5)
@@ -40,7 +45,7 @@ def model_at(q, found):
 
 def test_the_fit_is_as_worked_out_by_hand():
     # gamma .5; predicted 1, 2 | 3; reached 1 + .5 * 4 = 3, 5 | 2 (its second step is none): errors -2, -3, 1
-    log = LoggedTrajectories(
+    log = TrajectoryFeedback(
         np.array([[1.0, 5], [2, 9]]), np.full((2, 2), 0.5), np.full((2, 2), 0.5), np.array([2, 1]), np.arange(2), 0.5
     )
     model = StepModel(np.array([[1.0, 2], [3, np.nan]]), np.array([[7.0, 4], [8, np.nan]]))
@@ -89,10 +94,10 @@ def test_a_wrong_model_fits_worse_and_is_biased(wrong):
 def test_errors_weighed_and_added_up_are_what_doubly_robust_takes_off_the_model(cells):
     found = sampled(60, 1)
     log, model = sessions_of(*found), model_at(np.array(cells).reshape(T, 2, 2), found)
-    known = model.inside(log.inside)
-    following = np.concatenate([known.direct[:, 1:], np.zeros((60, 1))], axis=1)
-    error = known.predicted - log.paid - GAMMA * following
-    taken = (cumulative_weights(log.ratio) * np.where(log.inside, error, 0)) @ discounts(T, GAMMA)
+    known = model.masked(log.is_step)
+    following = np.concatenate([known.expected_q[:, 1:], np.zeros((60, 1))], axis=1)
+    error = known.logged_q - log.masked_reward - GAMMA * following
+    taken = (cumulative_weights(log.ratio) * np.where(log.is_step, error, 0)) @ discounts(T, GAMMA)
     both = estimate_trajectories(log, ["fqe", "per_decision_dr"], replace(FEW, resamples=1), model=model)
     assert taken.mean() == pytest.approx(both["fqe"].value - both["per_decision_dr"].value, abs=1e-9)
 
@@ -107,8 +112,8 @@ def test_results_of_sessions_tell_the_fit_of_their_model_and_of_no_other():
     assert told["fqe"].model == told["per_decision_dr"].model == fit
     assert 0.2 < fit.explained < 1
     assert json.loads(json.dumps(told.as_dict(), allow_nan=False))["estimators"]["fqe"]["model"]["rmse"] == fit.rmse
-    half = StepModel(0.5 * model.predicted, 0.5 * model.direct)
-    gain = trajectory_gains(log, log, ["fqe"], FEW, model=model, incumbent_model=half)["fqe"]
+    half = StepModel(0.5 * model.logged_q, 0.5 * model.expected_q)
+    gain = trajectory_value_differences(log, log, ["fqe"], FEW, model=model, incumbent_model=half)["fqe"]
     assert gain.candidate.model == fit
     assert gain.incumbent.model == one_step_fit(log, half)
 
@@ -132,8 +137,8 @@ def test_an_exact_model_of_slates_that_pay_their_worth_leaves_nothing_over():
 def test_slots_paid_by_coin_leave_noise_over_and_a_wrong_model_bias():
     log, items = logged(4_000, 0, earn=additive)
     exact, fitted = exact_slate_model(items), fitted_model(log, items)
-    none = StepModel(0 * exact.predicted, 0 * exact.direct)
-    found = slate_gains(log, log, ["cascade_dr"], FEW, model=exact, incumbent_model=none)["cascade_dr"]
+    none = StepModel(0 * exact.logged_q, 0 * exact.expected_q)
+    found = slate_value_differences(log, log, ["cascade_dr"], FEW, model=exact, incumbent_model=none)["cascade_dr"]
     good, bad = found.candidate.model, found.incumbent.model
     assert abs(good.bias) < 4 * good.rmse / np.sqrt(items.size)
     assert bad.bias == pytest.approx(-log.slot_reward.mean())
@@ -142,11 +147,11 @@ def test_slots_paid_by_coin_leave_noise_over_and_a_wrong_model_bias():
 
 
 def test_a_fit_of_what_never_varies_explains_nothing():
-    fit = ModelFit.of(np.array([1.0, 2]), np.array([1.0, 1]))
+    fit = ModelFit.from_predictions(np.array([1.0, 2]), np.array([1.0, 1]))
     assert (fit.rmse, fit.bias) == pytest.approx((np.sqrt(0.5), 0.5))
     assert np.isnan(fit.explained)
 
 
 def test_a_model_of_another_log_is_refused():
-    with pytest.raises(DataError, match=r"step model: predicted \(3, 3\)"):
+    with pytest.raises(DataError, match=r"step model: logged_q \(3, 3\)"):
         one_step_fit(sessions_of(*sampled(4, 0)), StepModel(np.zeros((3, 3)), np.zeros((3, 3))))

@@ -1,13 +1,31 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from synthetic_rounds import WORLD
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.ope.estimator_specs import CLIP, ESTIMATORS, Evidence
-from recpolicy.ope.rounds import Units
-from recpolicy.ope.tuning import bias_bound, choose, slope_index
+from recpolicy.ope.estimators import ESTIMATORS
+from recpolicy.ope.feedback import Clusters
+from recpolicy.ope.inputs import QValues
+from recpolicy.ope.tuning import CLIP, TuningResult, bias_bound, slope_index, tune
 
-TAMED = [name for name, recipe in ESTIMATORS.items() if recipe.taming]
+TRANSFORMING = [name for name, spec in ESTIMATORS.items() if spec.transform]
+USERS = Clusters.from_users(np.arange(2_000))
+
+
+def tuned(name, weight, reward, q, method, clusters=USERS) -> TuningResult:
+    """The setting of an estimator whose reward model predicts q for all actions."""
+    inputs = inputs_of(weight, reward, q)
+    spec = ESTIMATORS[name]
+    terms = lambda transformed: spec.statistic(inputs, transformed).terms  # noqa: E731
+    residual = reward - q if "model" in spec.needs else reward
+    return tune(spec.transform, weight, residual, terms, clusters, method)
+
+
+def inputs_of(weight, reward, q):
+    same = np.full(len(weight), q)
+    return SimpleNamespace(weight=weight, reward=reward, model=QValues(same, same, None, True))
 
 
 @pytest.mark.parametrize(
@@ -27,76 +45,72 @@ def test_slope_takes_the_first_whose_interval_meets_all_after_it(values, errors,
 def test_the_bias_bound_is_the_formula():
     # w - u = 8 in one of 100 rounds, r = 1, q = 0: .08 + sqrt(2 * .64 * ln 40 / 100) + 2 * 8 * ln 40 / 300
     weight = np.append(10.0, np.ones(99))
-    evidence = Evidence(weight, np.ones(100), np.zeros(100), np.zeros(100))
     logarithm = np.log(40)
     expected = 0.08 + np.sqrt(2 * 0.64 * logarithm / 100) + 2 * 8 * logarithm / 300
-    assert bias_bound(evidence, np.minimum(weight, 2)) == pytest.approx(expected)
-    assert bias_bound(evidence, weight) == 0
+    assert bias_bound(weight - np.minimum(weight, 2), np.ones(100)) == pytest.approx(expected)
+    assert bias_bound(np.zeros(100), np.ones(100)) == 0
 
 
 def heavy(seed, rounds=2_000, rare=1e-3):
-    """A rare action of weight 500 beside a common one of weight about 1/2; rewards .5 or so, q right or nearly so."""
+    """A rare action of weight 500 beside a common one of weight about 1/2; rewards .5 or so, for a q of .5."""
     rng = np.random.default_rng(seed)
     seldom = rng.random(rounds) < rare
     weight = np.where(seldom, 0.5 / rare, 0.5 / (1 - rare))
     reward = (rng.random(rounds) < 0.5).astype(float)
-    return Evidence(weight, reward, np.full(rounds, 0.5), np.full(rounds, 0.5))
+    return weight, reward, 0.5
 
 
 @pytest.mark.parametrize("method", ["bound", "slope"])
-@pytest.mark.parametrize("name", TAMED)
-def test_the_choice_is_one_of_the_reported_candidates(name, method):
-    recipe, evidence = ESTIMATORS[name], heavy(0)
-    choice = choose(recipe, recipe.taming, evidence, Units.of(np.arange(2_000)), method)
-    assert choice.value in choice.candidates
-    assert len(choice.estimates) == len(choice.scores) == len(choice.candidates)
-    used = recipe.taming.tame(evidence.weight, choice.value)
-    place = choice.candidates.index(choice.value)
-    assert recipe.form(evidence, used).value == pytest.approx(choice.estimates[place])
+@pytest.mark.parametrize("name", TRANSFORMING)
+def test_the_setting_is_one_of_the_reported_candidates(name, method):
+    spec, (weight, reward, q) = ESTIMATORS[name], heavy(0)
+    tuning = tuned(name, weight, reward, q, method)
+    assert tuning.value in tuning.candidates
+    assert len(tuning.estimates) == len(tuning.scores) == len(tuning.candidates)
+    transformed = spec.transform.apply(weight, tuning.value)
+    index = tuning.candidates.index(tuning.value)
+    value = spec.statistic(inputs_of(weight, reward, q), transformed).value
+    assert value == pytest.approx(tuning.estimates[index])
     if method == "bound":
-        assert choice.scores[place] == min(choice.scores)
+        assert tuning.scores[index] == min(tuning.scores)
 
 
 @pytest.mark.parametrize("name", ["switch_dr", "dros"])
-def test_taming_by_slope_beats_plain_dr_where_weights_are_heavy_and_q_is_right(name):
-    recipe, units = ESTIMATORS[name], Units.of(np.arange(2_000))
-    tamed, plain = [], []
+def test_slope_beats_plain_dr_where_weights_are_heavy_and_q_is_right(name):
+    transformed, plain = [], []
     for seed in range(60):
-        evidence = heavy(seed)
-        choice = choose(recipe, recipe.taming, evidence, units, "slope")
-        tamed.append(choice.estimates[choice.candidates.index(choice.value)] - 0.5)
-        plain.append(choice.estimates[-1] - 0.5)  # the last candidate leaves the weights alone
-    assert np.square(tamed).mean() < 0.3 * np.square(plain).mean()
+        tuning = tuned(name, *heavy(seed), "slope")
+        transformed.append(tuning.estimates[tuning.candidates.index(tuning.value)] - 0.5)
+        plain.append(tuning.estimates[-1] - 0.5)  # the last candidate leaves the weights alone
+    assert np.square(transformed).mean() < 0.3 * np.square(plain).mean()
 
 
-@pytest.mark.parametrize("name", TAMED)
-def test_weights_that_are_not_heavy_are_left_almost_alone_by_the_bound(name):
+@pytest.mark.parametrize("name", TRANSFORMING)
+def test_bound_hardly_changes_weights_that_are_not_heavy(name):
     rounds = WORLD.log(20_000, 0)
-    target = WORLD.target_in(rounds)
-    direct, predicted = (np.zeros(20_000),) * 2
-    evidence = Evidence(target.prob / rounds.logged_prob, rounds.reward, direct, predicted)
-    recipe = ESTIMATORS[name]
-    choice = choose(recipe, recipe.taming, evidence, rounds.units, "bound")
-    assert choice.estimates[choice.candidates.index(choice.value)] == pytest.approx(choice.estimates[-1], abs=0.005)
+    weight = WORLD.target_in(rounds).prob / rounds.behavior_prob
+    tuning = tuned(name, weight, rounds.reward, 0.0, "bound", rounds.clusters)
+    assert tuning.estimates[tuning.candidates.index(tuning.value)] == pytest.approx(tuning.estimates[-1], abs=0.005)
 
 
-def test_the_largest_tamed_weight_of_each_setting_is_never_passed():
+def test_no_transformed_weight_exceeds_the_maximum_of_its_setting():
     weight = np.geomspace(1e-3, 1e5, 10_001)
-    for name in TAMED:
-        taming = ESTIMATORS[name].taming
-        for setting in taming.candidates:
-            assert taming.tame(weight, setting).max() <= taming.largest(setting) * (1 + 1e-9)
+    for name in TRANSFORMING:
+        transform = ESTIMATORS[name].transform
+        for setting in transform.candidates:
+            assert transform.apply(weight, setting).max() <= transform.max_weight(setting) * (1 + 1e-9)
 
 
-def test_candidates_run_from_tamest_to_untamed():
+def test_candidates_run_from_the_strongest_transform_to_none():
     weight = np.geomspace(1e-3, 300, 1_001)
-    for name in TAMED:
-        taming = ESTIMATORS[name].taming
-        spread = [taming.tame(weight, setting).std() for setting in taming.candidates]
+    for name in TRANSFORMING:
+        transform = ESTIMATORS[name].transform
+        spread = [transform.apply(weight, setting).std() for setting in transform.candidates]
         assert (np.diff(spread) >= -1e-12).all()
-        np.testing.assert_array_equal(taming.tame(weight, taming.candidates[-1]), weight)
+        np.testing.assert_array_equal(transform.apply(weight, transform.candidates[-1]), weight)
 
 
-def test_an_unknown_way_to_choose_is_refused():
-    with pytest.raises(ConfigError, match=r"no way to choose a setting named 'slop'\. Did you mean 'slope'"):
-        choose(ESTIMATORS["clipped_ips"], CLIP, heavy(0), Units.of(np.arange(2_000)), "slop")
+def test_an_unknown_method_is_refused():
+    weight, reward, _ = heavy(0)
+    with pytest.raises(ConfigError, match=r"no method to choose a setting named 'slop'\. Did you mean 'slope'"):
+        tune(CLIP, weight, reward, lambda transformed: transformed, USERS, "slop")

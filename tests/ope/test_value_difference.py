@@ -26,18 +26,22 @@ from synthetic_slates import (
 )
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.ope.multi_step import SequenceConfig
-from recpolicy.ope.slate_estimate import SLATE_ESTIMATORS, estimate_slates, slate_gains
-from recpolicy.ope.slates import LoggedSlates
-from recpolicy.ope.step_models import StepModel
-from recpolicy.ope.stepwise import returns
-from recpolicy.ope.trajectories import LoggedTrajectories
-from recpolicy.ope.trajectory_estimate import TRAJECTORY_ESTIMATORS, estimate_trajectories, trajectory_gains
+from recpolicy.ope.config import MultiStepConfig
+from recpolicy.ope.engine import (
+    estimate_slates,
+    estimate_trajectories,
+    slate_value_differences,
+    trajectory_value_differences,
+)
+from recpolicy.ope.estimators import SLATE_ESTIMATORS, TRAJECTORY_ESTIMATORS
+from recpolicy.ope.feedback import SlateFeedback, TrajectoryFeedback
+from recpolicy.ope.fqe import StepModel
+from recpolicy.ope.terms import returns
 
 OTHER = np.array([[0.3, 0.4, 0.3], [0.4, 0.4, 0.2], [0.5, 0.2, 0.3]])  # an incumbent that shows other slates
 MDP_OTHER = np.array([[0.5, 0.5], [0.5, 0.5]])
-BOUNDED = SequenceConfig(resamples=100, reward_range=(0, 3), weight_bound=18)  # weights up to 17.5
-MDP_BOUNDED = SequenceConfig(resamples=100, reward_range=(0, 6), weight_bound=9)  # returns to 5.42, weights to 8
+BOUNDED = MultiStepConfig(resamples=100, reward_range=(0, 3), weight_bound=18)  # weights up to 17.5
+MDP_BOUNDED = MultiStepConfig(resamples=100, reward_range=(0, 6), weight_bound=9)  # returns to 5.42, weights to 8
 
 
 def slate_pair(slates=300, seed=0, earn=cascade):
@@ -55,8 +59,8 @@ def session_pair(sessions=300, seed=0):
     return log, other, dict(zip(("model", "incumbent_model"), models, strict=True))
 
 
-SLATE_CASE = (slate_pair, slate_gains, estimate_slates, SLATE_ESTIMATORS, BOUNDED)
-SESSION_CASE = (session_pair, trajectory_gains, estimate_trajectories, TRAJECTORY_ESTIMATORS, MDP_BOUNDED)
+SLATE_CASE = (slate_pair, slate_value_differences, estimate_slates, SLATE_ESTIMATORS, BOUNDED)
+SESSION_CASE = (session_pair, trajectory_value_differences, estimate_trajectories, TRAJECTORY_ESTIMATORS, MDP_BOUNDED)
 BOTH = pytest.mark.parametrize(
     ("pair", "gains", "estimate", "known", "config"), [SLATE_CASE, SESSION_CASE], ids=["slates", "sessions"]
 )
@@ -92,13 +96,13 @@ def test_nobody_gains_over_himself(pair, gains, estimate, known, config):
 @BOTH
 def test_the_logging_policy_gains_nothing_over_what_was_logged(pair, gains, estimate, known, config):
     log, _, _ = pair()
-    own = replace(log, target_prob=log.logged_prob)
-    flat = StepModel(np.full(log.logged_prob.shape, 0.3), np.full(log.logged_prob.shape, 0.3))
+    own = replace(log, target_prob=log.behavior_prob)
+    flat = StepModel(np.full(log.behavior_prob.shape, 0.3), np.full(log.behavior_prob.shape, 0.3))
     found = gains(own, None, config=FEW, model=flat)
-    earned = log.reward if pair is slate_pair else returns(log.paid, log.gamma)
+    earned = log.reward if pair is slate_pair else returns(log.masked_reward, log.gamma)
     for name, one in found.items():
         assert one.incumbent.value == pytest.approx(earned.mean())
-        assert one.incumbent.diagnostics.effective_rounds == pytest.approx(300)
+        assert one.incumbent.diagnostics.effective_sample_size == pytest.approx(300)
         if name != "fqe":  # says what its model says
             assert one.value == pytest.approx(0, abs=1e-12), name
             assert one.intervals["bootstrap"].hi == pytest.approx(0, abs=1e-12)
@@ -118,7 +122,7 @@ def test_each_estimator_gains_what_it_gains_alone(pair, gains, estimate, known, 
 @BOTH
 def test_a_paired_gain_is_sharper_than_two_values(pair, gains, estimate, known, config):
     log, _, _ = pair(2_000)
-    near = replace(log, target_prob=0.9 * log.target_prob + 0.1 * log.logged_prob)
+    near = replace(log, target_prob=0.9 * log.target_prob + 0.1 * log.behavior_prob)
     name = "wpi" if pair is slate_pair else "per_decision_wis"
     found = gains(log, near, [name], FEW)[name]
 
@@ -136,7 +140,7 @@ def truth_of(earn, pi):
 def exact_gains(earn, names, incumbent=OTHER):
     log = thousand(earn)
     other = None if incumbent is None else thousand(earn, incumbent)
-    found = slate_gains(log, other, names, SequenceConfig(resamples=1))
+    found = slate_value_differences(log, other, names, MultiStepConfig(resamples=1))
     return [found[name].value for name in names], truth_of(earn, PI) - truth_of(
         earn, MU if other is None else incumbent
     )
@@ -160,12 +164,12 @@ def test_the_gain_of_pi_is_biased_once_slots_interact_and_that_of_ips_is_not(inc
 def test_gains_of_sessions_are_near_the_truth_and_wrong_for_the_logging_policys_mean_return():
     log, other, models = session_pair(6_000, 1)
     truth = value_of(MDP_PI, 0.9) - value_of(MDP_OTHER, 0.9)
-    for name, one in trajectory_gains(log, other, config=FEW, **models).items():
+    for name, one in trajectory_value_differences(log, other, config=FEW, **models).items():
         error = (one.intervals["t"].hi - one.value) / 1.96
         assert abs(one.value - truth) < 4 * error, name
         width = one.intervals["bootstrap"].hi - one.intervals["bootstrap"].lo
         assert width == pytest.approx(4 * error, rel=0.35), name  # 100 resamples
-    over_log = trajectory_gains(log, None, ["per_decision_wis"], FEW)["per_decision_wis"]
+    over_log = trajectory_value_differences(log, None, ["per_decision_wis"], FEW)["per_decision_wis"]
     real = value_of(MDP_PI, 0.9) - value_of(MDP_MU, 0.9)
     assert abs(over_log.value - real) < 4 * (over_log.intervals["t"].hi - over_log.value) / 1.96
     assert over_log.verdict() == "better"
@@ -177,7 +181,7 @@ def test_gains_cover_the_truth_about_as_often_as_they_say():
     for seed in range(100):
         log, items = logged(1_000, seed, users=300)
         other = replace(log, target_prob=at(OTHER, items))
-        found = slate_gains(log, other, ["rips", "snips"], replace(BOUNDED, resamples=200))
+        found = slate_value_differences(log, other, ["rips", "snips"], replace(BOUNDED, resamples=200))
         for name, one in found.items():
             for kind in ("t", "bootstrap"):
                 covered.setdefault((name, kind), []).append(one.intervals[kind].lo <= truth <= one.intervals[kind].hi)
@@ -189,7 +193,7 @@ def test_gains_cover_the_truth_about_as_often_as_they_say():
 def test_below_fifty_effective_rows_of_either_there_is_no_verdict(pair, gains, estimate, known, config):
     log, other, _ = pair(60)
     name = "snips" if pair is slate_pair else "trajectory_wis"
-    own = replace(log, target_prob=log.logged_prob)
+    own = replace(log, target_prob=log.behavior_prob)
     assert gains(own, other, [name], FEW)[name].verdict(margin=-9) == "no verdict"
     assert gains(other, own, [name], FEW)[name].verdict(margin=-9) == "no verdict"
     assert gains(own, None, [name], FEW)[name].verdict(margin=-9) == "better"
@@ -211,20 +215,26 @@ def test_estimators_that_one_of_the_two_has_no_model_for_are_left_out_or_refused
 
 
 def test_an_incumbent_that_the_log_says_nothing_of_is_named():
-    rare = LoggedSlates(np.full((2, 2), 0.5), np.full((2, 2), 0.5), np.ones(2), np.arange(2))
+    rare = SlateFeedback(np.full((2, 2), 0.5), np.full((2, 2), 0.5), np.ones(2), np.arange(2))
     other = replace(rare, target_prob=np.array([[1, 0], [0, 1.0]]))
-    with pytest.raises(ConfigError, match=r"'snips' needs a logged slate that .* \(of the incumbent\)"):
-        slate_gains(rare, other, ["snips"], FEW)
+    with pytest.raises(ConfigError, match=r"'snips' needs logged slates that .* \(of the incumbent\)"):
+        slate_value_differences(rare, other, ["snips"], FEW)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward": np.full(40, 7.0)}, r"gain: reward of candidate and incumbent differs, first in row 0: .* and 7\.0"),
-        ({"user": np.arange(40) + (np.arange(40) > 7)}, r"gain: user .*first in row 8: 8 and 9; expected one log"),
-        ({"logged_prob": np.full((40, K), 1 / D)}, "gain: logged_prob .*first in row 0"),
-        ({"slot_reward": None}, "gain: slot_reward .* is there for one only"),
-        ({"independent": False}, "gain: independent of candidate and incumbent is True and False"),
+        (
+            {"reward": np.full(40, 7.0)},
+            r"value difference: reward .*first in row 0: .* and 7\.0",
+        ),
+        (
+            {"user": np.arange(40) + (np.arange(40) > 7)},
+            "value difference: user .*first in row 8: 8 and 9; expected",
+        ),
+        ({"behavior_prob": np.full((40, K), 1 / D)}, "value difference: behavior_prob .*first in row 0"),
+        ({"slot_reward": None}, "value difference: slot_reward .* is there for only one"),
+        ({"independent": False}, "value difference: independent of candidate and incumbent is True and False"),
     ],
 )
 def test_slates_of_two_logs_are_refused_in_one_line(changes, message):
@@ -232,16 +242,16 @@ def test_slates_of_two_logs_are_refused_in_one_line(changes, message):
     other = replace(log, **({"slot_reward": None} if "reward" in changes else {}) | changes)
     log = replace(log, slot_reward=None) if "reward" in changes else log
     with pytest.raises(DataError, match=message) as caught:
-        slate_gains(log, other, config=FEW)
+        slate_value_differences(log, other, config=FEW)
     assert "\n" not in str(caught.value)
 
 
 def test_a_log_of_fewer_slates_is_another_log():
-    with pytest.raises(DataError, match=r"gain: reward of candidate and incumbent is \(40,\) and \(30,\)"):
-        slate_gains(logged(40, 0)[0], logged(30, 0)[0], config=FEW)
+    with pytest.raises(DataError, match=r"value difference: reward of candidate and incumbent is \(40,\) and \(30,\)"):
+        slate_value_differences(logged(40, 0)[0], logged(30, 0)[0], config=FEW)
 
 
-SMALL = LoggedTrajectories(
+SMALL = TrajectoryFeedback(
     np.array([[1.0, 3], [2, 0]]), np.full((2, 2), 0.2), np.full((2, 2), 0.3), np.full(2, 2), np.arange(2), 0.5
 )
 
@@ -249,17 +259,20 @@ SMALL = LoggedTrajectories(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"length": np.array([2, 1])}, "gain: length .*first in row 1: 2 and 1; expected one log"),
-        ({"user": np.array([0, 0])}, "gain: user .*first in row 1: 1 and 0"),
-        ({"gamma": 1.0}, r"gain: gamma of candidate and incumbent is 0\.5 and 1\.0"),
-        ({"reward": np.array([[1.0, 2], [2, 0]])}, r"gain: reward .*first in row 0: 3\.0 and 2\.0"),
-        ({"logged_prob": np.array([[0.2, 0.2], [0.2, 0.4]])}, r"gain: logged_prob .*first in row 1: 0\.2 and 0\.4"),
-        ({"ended": np.array([True, False])}, "gain: ended .*first in row 1: True and False"),
+        ({"length": np.array([2, 1])}, "value difference: length .*first in row 1: 2 and 1; expected one log"),
+        ({"user": np.array([0, 0])}, "value difference: user .*first in row 1: 1 and 0"),
+        ({"gamma": 1.0}, r"value difference: gamma of candidate and incumbent is 0\.5 and 1\.0"),
+        ({"reward": np.array([[1.0, 2], [2, 0]])}, r"value difference: reward .*first in row 0: 3\.0 and 2\.0"),
+        (
+            {"behavior_prob": np.array([[0.2, 0.2], [0.2, 0.4]])},
+            r"behavior_prob .*first in row 1: 0\.2 and 0\.4",
+        ),
+        ({"ended": np.array([True, False])}, "value difference: ended .*first in row 1: True and False"),
     ],
 )
 def test_sessions_of_two_logs_are_refused_in_one_line(changes, message):
     with pytest.raises(DataError, match=message) as caught:
-        trajectory_gains(SMALL, replace(SMALL, **changes), config=FEW)
+        trajectory_value_differences(SMALL, replace(SMALL, **changes), config=FEW)
     assert "\n" not in str(caught.value)
 
 
@@ -267,9 +280,9 @@ def test_what_lies_after_the_end_of_a_session_may_differ_between_the_two():
     short = replace(SMALL, length=np.array([2, 1]))
     noise = np.array([[0, 0], [0, 0.1]])
     other = replace(
-        short, reward=short.reward + noise, logged_prob=short.logged_prob + noise, ended=np.ones(2, dtype=bool)
+        short, reward=short.reward + noise, behavior_prob=short.behavior_prob + noise, ended=np.ones(2, dtype=bool)
     )
-    assert trajectory_gains(short, other, ["trajectory_is"], FEW)["trajectory_is"].value == 0
+    assert trajectory_value_differences(short, other, ["trajectory_is"], FEW)["trajectory_is"].value == 0
 
 
 def test_slot_worths_of_the_two_policies_differ():

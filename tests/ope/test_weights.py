@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from synthetic_rounds import ACTION, DIRECT, REWARD, WEIGHT, Q, simplexes, vectors
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.ope.estimators import dr_terms
-from recpolicy.ope.weights import clipped, effective_size, harmonic, importance_weights, shrunk, switched
+from recpolicy.ope.terms import dr_terms
+from recpolicy.ope.tuning import clipped, harmonic, shrunk, switched
+from recpolicy.ope.weights import effective_sample_size, importance_weights
 
 WEIGHTS = vectors(12, 0, 100)
 SETTINGS = st.floats(0, 1e4)
@@ -18,7 +19,7 @@ def test_weights_are_one_on_average(mu, pi):
 
 
 def test_an_action_that_cannot_have_been_logged_is_refused_by_row():
-    with pytest.raises(DataError, match=r"row 2: logged_prob 0\.0; expected above 0"):
+    with pytest.raises(DataError, match=r"row 2: behavior_prob 0\.0; expected above 0"):
         importance_weights(np.full(3, 0.5), np.array([0.5, 0.5, 0.0]))
 
 
@@ -70,13 +71,13 @@ def test_a_weight_of_just_tau_is_kept():
 
 @given(weight=vectors(12, 0.015625, 100))
 def test_effective_size_lies_between_one_and_all_and_knows_no_scale(weight):
-    size = effective_size(weight)
+    size = effective_sample_size(weight)
     assert 1 - 1e-9 <= size <= 12 + 1e-9
-    assert effective_size(7 * weight) == pytest.approx(size)
+    assert effective_sample_size(7 * weight) == pytest.approx(size)
 
 
 def test_effective_size_of_no_weight_at_all_is_zero():
-    assert effective_size(np.zeros(3)) == 0
+    assert effective_sample_size(np.zeros(3)) == 0
 
 
 @pytest.mark.parametrize(("tame", "setting"), [(clipped, -1), (switched, np.nan), (shrunk, -0.1), (harmonic, 1.5)])

@@ -115,7 +115,7 @@ def test_policy_from_the_log_is_a_complete_artifact_that_names_its_log(trained):
 
 def test_evaluation_has_held_out_and_off_policy_figures_and_a_curve(trained):
     figures = trained.figures.metadata
-    assert {"held_out_choice", "off_policy_value", "gain", "gain_lower", "effective_rounds", "auc"} <= set(figures)
+    assert {"held_out_choice", "off_policy_value", "gain", "gain_lower", "effective_sample_size", "auc"} <= set(figures)
     assert figures["gain_lower"] <= figures["gain"] <= figures["gain_upper"]
     assert 0.5 < figures["auc"] <= 1
     assert trained.likes.metadata["confidenceMetrics"]

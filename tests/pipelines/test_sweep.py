@@ -41,7 +41,7 @@ def evaluation(folder, name, value, held_out=4.0):
     body = {
         "format": "recpolicy evaluation", "version": 1, "held_out": {"choice": {"value": held_out}},
         "policy": {"agent": name, "settings": {"alpha": 1.0}, "seed": 0},
-        "off_policy": {"value": interval, "effective_rounds": 100.0},
+        "off_policy": {"value": interval, "effective_sample_size": 100.0},
     }  # fmt: skip
     path.write_text(json.dumps(body))
     policy = folder / f"policy-{name}"

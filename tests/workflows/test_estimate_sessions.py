@@ -17,13 +17,12 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.session_log import COLUMNS, SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
 from recpolicy.inference.predictor import Policy
-from recpolicy.ope.multi_step import SequenceConfig
-from recpolicy.ope.trajectory_estimate import TRAJECTORY_ESTIMATORS
-from recpolicy.workflows import estimate_sessions as module
+from recpolicy.ope.config import MultiStepConfig
+from recpolicy.ope.estimators import TRAJECTORY_ESTIMATORS
+from recpolicy.workflows import policy_feedback as module
 from recpolicy.workflows.compatibility import refuse_other_kind
-from recpolicy.workflows.estimate import estimate_policy
-from recpolicy.workflows.estimate_sessions import estimate_session_policy, holds_sessions, sessions_for, step_features
-from recpolicy.workflows.estimate_slates import estimate_slate_policy
+from recpolicy.workflows.estimate import estimate, read_evaluation_log
+from recpolicy.workflows.policy_feedback import step_features
 
 FEW = {"resamples": 50}
 WEIGHED = ("trajectory_is", "trajectory_wis", "per_decision_is", "per_decision_wis")
@@ -77,7 +76,7 @@ def truth(one: Policy, act: str, gamma: float) -> float:
 @pytest.mark.parametrize("gamma", [1.0, 0.5])
 def test_weighting_gives_the_truth_when_every_session_was_logged_as_often_as_it_comes(act, gamma):
     one = policy(items=11, arms=5, steps=2)
-    found = estimate_session_policy(one, every_session(), act=act, gamma=gamma, config=FEW).estimates
+    found = estimate(one, every_session(), policy_mode=act, gamma=gamma, config=FEW).estimates
     expected = truth(one, act, gamma)
     assert abs(expected - returns_of(every_session(), gamma)) > 0.05  # the negative control
     for name in (*WEIGHED, "per_decision_dr"):  # dr with a model of other users, whatever it says
@@ -87,38 +86,38 @@ def test_weighting_gives_the_truth_when_every_session_was_logged_as_often_as_it_
 
 
 def test_a_policy_is_worth_the_mean_return_of_its_own_log():
-    found = estimate_session_policy(policy(), log(), act="exploring", config=FEW)
-    assert found.logged == pytest.approx(returns_of(log()), abs=1e-12)
+    found = estimate(policy(), log(), policy_mode="exploring", config=FEW)
+    assert found.logged_value == pytest.approx(returns_of(log()), abs=1e-12)
     for name in WEIGHED:
         one = found.estimates[name]
-        assert one.value == pytest.approx(found.logged, abs=1e-5), name
-        assert one.diagnostics.largest_weight == pytest.approx(1, abs=1e-5)
-        assert one.diagnostics.effective_rounds == pytest.approx(150)
+        assert one.value == pytest.approx(found.logged_value, abs=1e-5), name
+        assert one.diagnostics.max_weight == pytest.approx(1, abs=1e-5)
+        assert one.diagnostics.effective_sample_size == pytest.approx(150)
     assert found.notes == ()
 
 
 def test_greedy_is_what_is_judged_unless_told_otherwise():
     default, greedy, exploring = (
-        estimate_session_policy(policy(), log(), config=FEW, **act)
-        for act in ({}, {"act": "greedy"}, {"act": "exploring"})
+        estimate(policy(), log(), config=FEW, **act)
+        for act in ({}, {"policy_mode": "greedy"}, {"policy_mode": "exploring"})
     )
     assert default.as_dict() == greedy.as_dict()
-    assert default.act == "greedy"
+    assert default.policy_mode == "greedy"
     assert greedy.estimates["trajectory_is"].value != exploring.estimates["trajectory_is"].value
 
 
 def test_where_few_sessions_count_there_is_no_verdict_and_a_note_says_from_which_step_on():
-    found = estimate_session_policy(policy(), log(), config=FEW)
+    found = estimate(policy(), log(), config=FEW)
     assert {one.verdict for one in found.estimates.values()} == {"no verdict"}
     note = found.notes[0]
-    assert note.startswith("the policy: of 150 sessions fewer than 50 effective ones are left after step ")
-    assert "act 'exploring'" in note
-    assert "exploring" not in estimate_session_policy(policy(1), log(), act="exploring", config=FEW).notes[0]
+    assert note.startswith("the policy: of 150 sessions an effective sample size below 50 is left after step ")
+    assert "policy_mode 'exploring'" in note
+    assert "exploring" not in estimate(policy(1), log(), policy_mode="exploring", config=FEW).notes[0]
 
 
 def test_wrong_propensities_show_in_the_mean_weight():
     halved = replace(log(), log_propensity=log().log_propensity + np.log(0.5))
-    (note,) = estimate_session_policy(policy(), halved, act="exploring", config=FEW).notes
+    (note,) = estimate(policy(), halved, policy_mode="exploring", config=FEW).notes
     weight = (2.0 ** log().length).mean()
     assert note.startswith(f"the policy: the mean weight is {weight:.3f} ± ")
     assert "or propensities are wrong" in note
@@ -131,7 +130,7 @@ def test_a_item_that_all_sessions_avoid_leaves_weights_of_nothing():
     other = np.array([(arm + 1) % 11 for arm in best])
     zeros, both = np.zeros(2, int), np.ones(2, bool)
     logged = session_log(one, np.arange(2), zeros, np.arange(2), other, np.full(2, -2.4), both, both)
-    found = estimate_session_policy(one, logged, config=FEW).estimates
+    found = estimate(one, logged, config=FEW).estimates
     assert set(found) == {"trajectory_is", "per_decision_is", "per_decision_dr", "fqe"}
     assert found["trajectory_is"].value == 0.0
 
@@ -139,7 +138,7 @@ def test_a_item_that_all_sessions_avoid_leaves_weights_of_nothing():
 def test_the_reward_model_knows_how_long_sessions_are():
     """Each item earns 1 and sessions have 4 steps: 4 whoever chooses, in the log and in the model's eyes."""
     logged = led_by(policy(), 200, liked_always=True, leave=0.0)
-    found = estimate_session_policy(policy(1), logged, config=FEW).estimates
+    found = estimate(policy(1), logged, config=FEW).estimates
     assert found["fqe"].value == pytest.approx(4, rel=0.02)
 
 
@@ -149,9 +148,9 @@ def test_a_session_that_was_cut_early_is_not_taken_for_one_that_ended():
     number = np.repeat(np.arange(300), logged.length)
     cut = rows_of(logged, (number % 2 == 0) | (logged.step == 0))
     assert returns_of(cut) == pytest.approx(2.5)
-    assert estimate_session_policy(policy(1), cut, config=FEW).estimates["fqe"].value == pytest.approx(4, rel=0.02)
+    assert estimate(policy(1), cut, config=FEW).estimates["fqe"].value == pytest.approx(4, rel=0.02)
     left = replace(cut, ended=np.append(cut.step[1:] == 0, True))
-    assert estimate_session_policy(policy(1), left, config=FEW).estimates["fqe"].value == pytest.approx(2.5, rel=0.05)
+    assert estimate(policy(1), left, config=FEW).estimates["fqe"].value == pytest.approx(2.5, rel=0.05)
 
 
 def rows_of(logged: SessionLog, kept: np.ndarray) -> SessionLog:
@@ -173,45 +172,45 @@ def test_the_reward_model_reads_likes_so_far_and_misses_in_a_row():
     assert sessions > 0
 
 
-def test_a_model_that_does_not_settle_is_left_out_with_a_note(monkeypatch):
+def test_a_model_that_does_not_converge_is_left_out_with_a_note(monkeypatch):
     def never(*_):
-        raise DivergedError("FQE: Q does not settle in 9 sweeps")
+        raise DivergedError("FQE: Q does not converge in 9 sweeps")
 
     monkeypatch.setattr(module, "linear_model", never)
-    found = estimate_session_policy(policy(), log(), policy(1), act="exploring", config=FEW)
-    assert set(found.estimates) == set(found.gains) == set(WEIGHED)
-    assert sum("with a reward model left out: FQE: Q does not settle in 9" in note for note in found.notes) == 2
+    found = estimate(policy(), log(), policy(1), policy_mode="exploring", config=FEW)
+    assert set(found.estimates) == set(found.differences) == set(WEIGHED)
+    assert sum("with a reward model are left out: FQE: Q does not converge in 9" in note for note in found.notes) == 2
 
 
 def test_a_policy_gains_nothing_over_itself_and_something_else_over_another():
-    same = estimate_session_policy(policy(1), log(), policy(1), act="exploring", config=FEW)
-    assert {one.value for one in same.gains.values()} == {0.0}
-    other = estimate_session_policy(policy(1), log(), policy(), act="exploring", config=FEW)
-    assert set(other.gains) == set(other.estimates) == set(TRAJECTORY_ESTIMATORS)
-    gain = other.gains["per_decision_dr"]
+    same = estimate(policy(1), log(), policy(1), policy_mode="exploring", config=FEW)
+    assert {one.value for one in same.differences.values()} == {0.0}
+    other = estimate(policy(1), log(), policy(), policy_mode="exploring", config=FEW)
+    assert set(other.differences) == set(other.estimates) == set(TRAJECTORY_ESTIMATORS)
+    gain = other.differences["per_decision_dr"]
     assert gain.value == pytest.approx(gain.candidate.value - gain.incumbent.value)
     assert gain.candidate.value == other.estimates["per_decision_dr"].value
-    assert other.gains["per_decision_is"].incumbent.value == pytest.approx(other.logged, abs=1e-5)
-    assert other.gain_table().loc["per_decision_dr", "gain"] == f"{gain.value:+.3f}"
+    assert other.differences["per_decision_is"].incumbent.value == pytest.approx(other.logged_value, abs=1e-5)
+    assert other.difference_table().loc["per_decision_dr", "difference"] == f"{gain.value:+.3f}"
 
 
 def test_estimates_are_plain_values_with_how_they_were_made():
-    body = estimate_session_policy(policy(1), log(), policy(), gamma=0.9, config=FEW).as_dict()
+    body = estimate(policy(1), log(), policy(), gamma=0.9, config=FEW).as_dict()
     assert json.loads(json.dumps(body, allow_nan=False)) == body
-    assert (body["act"], body["gamma"], body["log"]) == ("greedy", 0.9, "tiny sessions")
-    assert body["logged"] == pytest.approx(returns_of(log(), 0.9))
+    assert (body["policy_mode"], body["gamma"], body["log"]) == ("greedy", 0.9, "tiny sessions")
+    assert body["logged_value"] == pytest.approx(returns_of(log(), 0.9))
     assert body["config"]["resamples"] == 50
     assert {note.split(":")[0] for note in body["notes"]} == {"the policy", "the incumbent"}
 
 
 def test_seed_and_settings_are_used():
     one, other = (
-        estimate_session_policy(policy(), log(), act="exploring", config=FEW, seed=seed).estimates["per_decision_is"]
+        estimate(policy(), log(), policy_mode="exploring", config=FEW, seed=seed).estimates["per_decision_is"]
         for seed in (0, 1)
     )
     assert one.value == other.value
     assert one.intervals["bootstrap"] != other.intervals["bootstrap"]
-    fixed = estimate_session_policy(policy(), log(), config=SequenceConfig(resamples=7, folds=3))
+    fixed = estimate(policy(), log(), config=MultiStepConfig(resamples=7, folds=3))
     assert (fixed.estimates.config["resamples"], fixed.estimates.config["folds"]) == (7, 3)
 
 
@@ -227,7 +226,7 @@ def test_seed_and_settings_are_used():
 )
 def test_a_log_that_is_not_the_policys_is_refused(one, changes, message):
     with pytest.raises((ConfigError, DataError), match=message):
-        estimate_session_policy(one(), replace(log(), **changes), config=FEW)
+        estimate(one(), replace(log(), **changes), config=FEW)
 
 
 def test_sessions_that_a_policy_or_one_before_it_has_learnt_from_are_refused():
@@ -235,9 +234,9 @@ def test_sessions_that_a_policy_or_one_before_it_has_learnt_from_are_refused():
     for metadata in ({"log": digest}, {"log": "other", "parents": [{"content": "aa", "log": digest}]}):
         guilty = Policy(tiny_session_artifact(metadata=metadata))
         with pytest.raises(DataError, match="the policy has learnt from this very log"):
-            estimate_session_policy(guilty, log())
+            estimate(guilty, log())
         with pytest.raises(DataError, match="the incumbent has learnt from this very log"):
-            estimate_session_policy(policy(), log(), guilty, config=FEW)
+            estimate(policy(), log(), guilty, config=FEW)
 
 
 def test_an_incumbent_of_other_users_or_items_is_refused():
@@ -247,38 +246,38 @@ def test_an_incumbent_of_other_users_or_items_is_refused():
     for changes, what in (({"users": users}, "users"), ({"items": items}, "items")):
         stranger = Policy(replace(artifact, **changes))
         with pytest.raises(DataError, match=f"knows other {what} than the candidate"):
-            estimate_session_policy(policy(), log(), stranger, config=FEW)
+            estimate(policy(), log(), stranger, config=FEW)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"act": "gready"}, r"no way to act named 'gready'\. Did you mean 'greedy'"),
+        ({"policy_mode": "gready"}, r"no policy_mode named 'gready'\. Did you mean 'greedy'"),
         ({"gamma": 1.5}, r"gamma is 1\.5"),
         ({"config": {"fold": 3}}, "no setting named 'fold'"),
     ],
 )
 def test_wrong_words_are_refused(words, message):
     with pytest.raises(ConfigError, match=message):
-        estimate_session_policy(policy(), log(), **words)
+        estimate(policy(), log(), **words)
 
 
 def test_a_policy_of_sessions_is_refused_on_anything_else():
     with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):
         refuse_other_kind(policy(), False, hand_rounds().name)
     with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):
-        estimate_policy(policy(), hand_rounds())
+        estimate(policy(), hand_rounds())
     with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):
-        estimate_slate_policy(policy(), hand_slates())
+        estimate(policy(), hand_slates())
 
 
 def test_sessions_are_read_from_a_file_or_its_folder_and_strange_ids_named(tmp_path):
     write_sessions(tmp_path / SESSIONS, log(), IdVocabulary.from_policy(policy()))
     for path in (tmp_path, tmp_path / SESSIONS):
-        assert holds_sessions(path)
-        assert sessions_for(policy(), path).digest == log().digest
+        assert read_evaluation_log(policy(), path).digest == log().digest
     few = Policy(tiny_session_artifact(users=4))
     with pytest.raises(DataError, match=r"sessions\.parquet: row \d+: user_id \d is none of the 4"):
-        sessions_for(few, tmp_path)
+        read_evaluation_log(few, tmp_path)
     (tmp_path / SESSIONS).unlink()
-    assert not holds_sessions(tmp_path)
+    with pytest.raises(ConfigError, match="is a policy of sessions, but"):
+        read_evaluation_log(policy(), tmp_path)

@@ -10,8 +10,9 @@ from tiny_policies import tiny_artifact
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.inference.predictor import Policy
-from recpolicy.ope.slate_estimate import estimate_slates
-from recpolicy.workflows.estimate_slates import estimate_slate_policy, slates_of
+from recpolicy.ope.engine import estimate_slates
+from recpolicy.workflows.estimate import estimate
+from recpolicy.workflows.policy_feedback import slate_feedback
 
 ITEMS, USERS, SLOTS = 11, 7, 2
 SHELVES = np.arange(ITEMS, dtype=np.int16) % SLOTS
@@ -62,7 +63,7 @@ def own_page(policy: Policy, shelves: np.ndarray | None) -> np.ndarray:
 @pytest.mark.parametrize("shelves", [SHELVES, None])
 def test_the_policy_fills_each_slot_with_its_best_item_of_those_left(shelves):
     log, policy = tiny_slates(shelves), tiny()
-    slates, shown, wanted = slates_of(policy, log)
+    slates, shown, wanted = slate_feedback(policy, log)
     score, rating = policy.scores()
     for row in range(50):
         above: list[int] = []
@@ -80,7 +81,7 @@ def test_items_of_equal_score_share_a_slot():
     artifact = tiny_artifact()
     flat = replace(artifact, policy={**artifact.policy, "theta": np.zeros_like(artifact.policy["theta"])})
     flat = replace(flat, offset=np.full(ITEMS, 3.0, np.float32))
-    slates, *_ = slates_of(Policy(flat), tiny_slates())
+    slates, *_ = slate_feedback(Policy(flat), tiny_slates())
     np.testing.assert_allclose(slates.target_prob, [[1 / 6, 1 / 5]] * len(slates))
     np.testing.assert_allclose(slates.ratio, 1)
 
@@ -90,12 +91,12 @@ def test_what_the_policy_would_earn_is_found_from_pages_drawn_evenly(shelves):
     """Likes add up, so the truth is the mean worth of the policy's own items, over the users of the log."""
     log, policy = tiny_slates(shelves, drawn(shelves, 20_000)), tiny()
     truth = worth()[own_page(policy, shelves)].sum(axis=1)[log.user].mean()
-    found = estimate_slate_policy(policy, log, config={"resamples": 200})
-    assert found.logged == pytest.approx(log.reward.mean())
+    found = estimate(policy, log, config={"resamples": 200})
+    assert found.logged_value == pytest.approx(log.reward.mean())
     assert {"ips", "snips", "rips", "cascade_dr", "pi", "wpi"} <= set(found.estimates)
     for name in ("snips", "rips", "cascade_dr", "wpi", "pi_single"):
         assert found.estimates[name].value == pytest.approx(truth, rel=0.1), name
-    assert found.logged != pytest.approx(truth, rel=0.1)
+    assert found.logged_value != pytest.approx(truth, rel=0.1)
 
 
 def test_weights_of_pages_without_shelves_average_to_the_truth_over_all_pages():
@@ -106,7 +107,7 @@ def test_weights_of_pages_without_shelves_average_to_the_truth_over_all_pages():
     earned = worth()[arm]
     log = tiny_slates(None, arm, user=user, slot_reward=earned, reward=earned.sum(axis=1))
     policy = tiny()
-    found = estimate_slates(slates_of(policy, log)[0], ["pi", "ips", "wpi"])
+    found = estimate_slates(slate_feedback(policy, log)[0], ["pi", "ips", "wpi"])
     truth = worth()[own_page(policy, None)].sum(axis=1).mean()
     for result in found.values():
         assert result.value == pytest.approx(truth, rel=1e-9)
@@ -116,36 +117,36 @@ def test_weights_are_made_only_for_pages_drawn_evenly():
     log = tiny_slates(None)
     uneven = np.array(log.log_propensity)
     uneven[5, 0] = np.log(0.5)
-    assert slates_of(tiny(), log)[0].pseudo_weight is not None
-    assert slates_of(tiny(), replace(log, log_propensity=uneven))[0].pseudo_weight is None
-    found = estimate_slate_policy(tiny(), replace(log, log_propensity=uneven), config={"resamples": 20})
+    assert slate_feedback(tiny(), log)[0].pseudo_weight is not None
+    assert slate_feedback(tiny(), replace(log, log_propensity=uneven))[0].pseudo_weight is None
+    found = estimate(tiny(), replace(log, log_propensity=uneven), config={"resamples": 20})
     assert set(found.estimates) == {"ips", "snips", "rips", "cascade_dr"}
 
 
 def test_without_slot_rewards_the_forms_that_need_them_are_left_out():
-    found = estimate_slate_policy(tiny(), tiny_slates(slot_reward=None), config={"resamples": 20})
+    found = estimate(tiny(), tiny_slates(slot_reward=None), config={"resamples": 20})
     assert {"ips", "pi", "pi_slots"} <= set(found.estimates)
     assert not {"iips", "rips", "cascade_dr"} & set(found.estimates)
 
 
 def test_the_gain_is_paired_page_by_page():
     log, one, other = tiny_slates(), tiny(), tiny(1)
-    found = estimate_slate_policy(one, log, other, config={"resamples": 100})
-    apart = estimate_slate_policy(other, log, config={"resamples": 100})
+    found = estimate(one, log, other, config={"resamples": 100})
+    apart = estimate(other, log, config={"resamples": 100})
     for name in ("snips", "pi", "cascade_dr"):
         expected = found.estimates[name].value - apart.estimates[name].value
-        assert found.gains[name].value == pytest.approx(expected, abs=1e-12)
-    same = estimate_slate_policy(one, log, one, config={"resamples": 100}).gains["pi"]
+        assert found.differences[name].value == pytest.approx(expected, abs=1e-12)
+    same = estimate(one, log, one, config={"resamples": 100}).differences["pi"]
     assert (same.value, same.intervals["bootstrap"].lo, same.intervals["bootstrap"].hi) == (0, 0, 0)
-    assert "pi" in found.gain_table().index
+    assert "pi" in found.difference_table().index
 
 
 def test_a_catalogue_that_the_policy_does_not_have_is_refused():
     few = Policy(tiny_artifact(arms=6))
-    with pytest.raises(DataError, match=r"tiny pages: 5 of the 11 items of its pages are not in the catalogue"):
-        estimate_slate_policy(few, tiny_slates())
+    with pytest.raises(DataError, match=r"tiny pages: 5 of the 11 items of its slates are not in the catalogue"):
+        estimate(few, tiny_slates())
     with pytest.raises(DataError, match="not in the catalogue"):
-        estimate_slate_policy(tiny(), tiny_slates(), few)
+        estimate(tiny(), tiny_slates(), few)
 
 
 def test_a_policy_of_a_larger_catalogue_is_judged_among_the_items_of_the_log():
@@ -153,7 +154,7 @@ def test_a_policy_of_a_larger_catalogue_is_judged_among_the_items_of_the_log():
     rng = np.random.default_rng(4)
     arm = arms[rng.random((500, len(arms))).argsort(axis=1)[:, :SLOTS]]
     log = tiny_slates(None, arm, catalogue=arms.astype(np.int32), log_propensity=np.tile(-np.log([6.0, 5.0]), (500, 1)))
-    slates, *_ = slates_of(tiny(), log)
+    slates, *_ = slate_feedback(tiny(), log)
     best = arms[tiny().scores()[0][:, arms].argmax(axis=1)]
     np.testing.assert_array_equal(slates.target_prob[:, 0], log.slate[:, 0] == best[log.user])
 
@@ -167,20 +168,20 @@ def test_pages_that_a_policy_or_one_before_it_has_learnt_from_are_refused(metada
     artifact = tiny_artifact()
     guilty = Policy(replace(artifact, metadata={**artifact.metadata, **own}))
     with pytest.raises(DataError, match="tiny pages: the policy has learnt from this very log"):
-        estimate_slate_policy(guilty, log)
+        estimate(guilty, log)
     with pytest.raises(DataError, match="tiny pages: the incumbent has learnt from this very log"):
-        estimate_slate_policy(tiny(), log, guilty)
+        estimate(tiny(), log, guilty)
 
 
 def test_a_policy_that_rates_all_items_alike_and_a_log_of_few_pages_are_judged_as_well():
     artifact = tiny_artifact()
     flat = replace(artifact, policy={**artifact.policy, "theta": np.zeros_like(artifact.policy["theta"])})
     flat = Policy(replace(flat, offset=np.full(ITEMS, 3.0, np.float32)))
-    assert "cascade_dr" in estimate_slate_policy(flat, tiny_slates(), config={"resamples": 20}).estimates
+    assert "cascade_dr" in estimate(flat, tiny_slates(), config={"resamples": 20}).estimates
     few = tiny_slates(arm=drawn(SHELVES, 6))
-    assert "cascade_dr" in estimate_slate_policy(tiny(), few, config={"resamples": 20}).estimates
+    assert "cascade_dr" in estimate(tiny(), few, config={"resamples": 20}).estimates
 
 
 def test_settings_unknown_are_refused():
     with pytest.raises(ConfigError, match="resample"):
-        estimate_slate_policy(tiny(), tiny_slates(), config={"resample": 3})
+        estimate(tiny(), tiny_slates(), config={"resample": 3})

@@ -15,7 +15,7 @@ from recpolicy.evaluation.gate import GateConfig
 from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines import steps
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows.estimate import estimate_policy, rounds_for
+from recpolicy.workflows.estimate import estimate
 from recpolicy.workflows.evaluate import evaluate
 from recpolicy.workflows.gate_record import gate_files
 from recpolicy.workflows.import_log import import_log
@@ -82,8 +82,8 @@ def test_what_the_estimate_says_is_true(clicks):
     truth = WORLD.value(policy)
     assert truth > WORLD.logged_value + 0.1  # it has learnt tastes, not only what is shown
     assert truth > WORLD.value(load_policy(clicks / "ucb1")) + 0.05
-    found = estimate_policy(policy, rounds_for(policy, clicks / "rounds"), load_policy(clicks / "ucb1"))
-    assert found.logged == pytest.approx(WORLD.logged_value, abs=0.04)
+    found = estimate(policy, clicks / "rounds", load_policy(clicks / "ucb1"))
+    assert found.logged_value == pytest.approx(WORLD.logged_value, abs=0.04)
     for name in ("snips", "dr"):
         assert found.estimates[name].verdict == "estimated"
         interval = found.estimates[name].intervals["bootstrap"]
@@ -123,7 +123,7 @@ def test_users_and_items_without_a_round_to_learn_from_are_known_all_the_same(tm
     policy = learn(tmp_path / "rounds", tmp_path / "run")
     assert 31 in policy.artifact.items["item_id"].tolist()
     assert np.isfinite(policy.predict(["u101"])["rating"]).all()
-    assert np.isfinite(estimate_policy(policy, rounds_for(policy, tmp_path / "rounds")).estimates["dm"].value)
+    assert np.isfinite(estimate(policy, tmp_path / "rounds").estimates["dm"].value)
 
 
 def test_vowpal_wabbits_log_goes_the_same_way(tmp_path):
@@ -132,7 +132,7 @@ def test_vowpal_wabbits_log_goes_the_same_way(tmp_path):
     ingest_log(tmp_path / "log", tmp_path / "rounds")
     policy = learn(tmp_path / "rounds", tmp_path / "run", "lints")
     assert WORLD.value(policy) > WORLD.logged_value
-    assert estimate_policy(policy, rounds_for(policy, tmp_path / "rounds")).logged == pytest.approx(0.35, abs=0.05)
+    assert estimate(policy, tmp_path / "rounds").logged_value == pytest.approx(0.35, abs=0.05)
 
 
 def test_a_policy_is_trained_on_by_the_next_log(clicks, tmp_path):

@@ -14,7 +14,7 @@ from recpolicy.evaluation import groups
 from recpolicy.evaluation.groups import Groups
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows import log_evaluation
-from recpolicy.workflows.estimate import estimate_policy, rounds_for
+from recpolicy.workflows.estimate import estimate, read_evaluation_log
 from recpolicy.workflows.log_evaluation import compare_on_log, off_policy_gain
 
 USERS, KNOWN = 7, 4
@@ -41,20 +41,20 @@ def by_vectors(shift=0.0):
 
 
 def figures(log, incumbent=None):
-    return estimate_policy(policy(), log, incumbent, config=FEW).as_dict()
+    return estimate(policy(), log, incumbent, config=FEW).as_dict()
 
 
 def test_estimates_by_vectors_are_those_by_reference(tmp_path):
     """Gains over an incumbent included; the newcomers are resampled as the users that they are."""
     write_events(tmp_path / "rounds.parquet", by_vectors(), IdVocabulary.from_policy(policy()), with_rewards=True)
-    log = rounds_for(policy(), tmp_path / "rounds.parquet")
+    log = read_evaluation_log(policy(), tmp_path / "rounds.parquet")
     assert log.newcomers.ids.tolist() != []
     incumbent = policy(1)
     found, expected = figures(log, incumbent), figures(by_reference(), incumbent)
-    assert len(compare_on_log(policy(), None, log).choices.units) == USERS
+    assert len(compare_on_log(policy(), None, log).feedback.clusters) == USERS
     for name, one in expected["estimators"].items():
         assert found["estimators"][name]["value"] == pytest.approx(one["value"], rel=1e-6), name
-    assert found["gains"]["dr"]["value"] == pytest.approx(expected["gains"]["dr"]["value"], rel=1e-6)
+    assert found["differences"]["dr"]["value"] == pytest.approx(expected["differences"]["dr"]["value"], rel=1e-6)
 
 
 def test_intervals_by_vectors_are_those_by_reference():
@@ -109,7 +109,7 @@ def test_vectors_that_the_policy_cannot_read_are_refused():
     with pytest.raises(DataError, match=f"^week 2: contexts of 2 numbers, but the policy's have {RANK}; "):
         compare_on_log(policy(), None, narrow)
     with pytest.raises(DataError, match=f"^week 2: contexts of 2 numbers, but the policy's have {RANK}; "):
-        estimate_policy(policy(), narrow, config=FEW)
+        estimate(policy(), narrow, config=FEW)
 
 
 def test_vectors_that_the_incumbent_would_take_for_somebody_else_are_refused():

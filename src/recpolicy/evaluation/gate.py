@@ -132,8 +132,8 @@ def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | N
     return [
         _least(f"gain over {logged['baseline']}, lower bound", gain, config.margin, strict=True),
         _least("relative gain over who logged, lower bound", relative, config.relative_gain, strict=True),
-        _least(_EFFECTIVE, logged["effective_rounds"], config.least_effective_rounds),
-        _most("mean weight off 1 (std errors)", logged["weight_off"], config.weight_error),
+        _least(_EFFECTIVE, logged["effective_sample_size"], config.least_effective_rounds),
+        _most("mean weight off 1 (std errors)", logged["mean_weight_z"], config.weight_error),
         _worst_group("on the log", logged, config.group_loss),
     ]
 

@@ -15,22 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, percentile_interval
-from recpolicy.ope.estimators import snips_terms
-from recpolicy.ope.forms import Form, bootstrap
-from recpolicy.ope.rounds import LoggedChoices, Target
+from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
+from recpolicy.ope.inference import ResampledStatistic, resample
+from recpolicy.ope.terms import snips_terms
 from recpolicy.ope.weights import importance_weights
 
 Array = NDArray[np.float64]
 
 
 def relative_gain(
-    rounds: LoggedChoices, target: Target, rng: np.random.Generator, resamples: int = RESAMPLES, level: float = LEVEL
+    rounds: BanditFeedback,
+    target: TargetPolicy,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
 ) -> Interval | None:
     """Relative gain with its user-bootstrap interval, the whole ratio taken again on every resample.
 
     None where it has no meaning: the mean reward is not above 0, or the target never takes a logged action.
     """
-    weight = importance_weights(target.prob, rounds.logged_prob)
+    weight = importance_weights(target.prob, rounds.behavior_prob)
     reward = rounds.reward.astype(np.float64)
     mean = float(reward.mean())
     if mean <= 0 or weight.sum() == 0:
@@ -38,12 +42,12 @@ def relative_gain(
     terms = snips_terms(weight, reward)
     value = float(terms.mean())
     linear = value / mean - 1 + (terms - value) / mean - value / mean**2 * (reward - mean)
-    form = Form(linear, (weight * reward, weight, reward), _ratio_of_ratio)
-    (resampled,) = bootstrap([form], rounds.units, rng, resamples)
-    return percentile_interval(form.value, resampled[np.isfinite(resampled)], level)
+    statistic = ResampledStatistic(linear, (weight * reward, weight, reward), _ratio_of_ratio)
+    (resampled,) = resample([statistic], rounds.clusters, rng, resamples)
+    return percentile_interval(statistic.value, resampled.bootstrap[np.isfinite(resampled.bootstrap)], level)
 
 
-def gain_on_hits(rounds: LoggedChoices, target: Target) -> float | None:
+def gain_on_hits(rounds: BanditFeedback, target: TargetPolicy) -> float | None:
     """Mean reward where the target would have done the same, relative to the mean of all, less 1; None without any."""
     prob, reward = target.prob.astype(np.float64), rounds.reward.astype(np.float64)
     mean = float(reward.mean())

@@ -1,63 +1,117 @@
-"""Importance weights w = pi / mu and the ways to tame them; all arrays [N].
+"""Importance weights w = pi / mu of single choices, slates and sessions.
 
-Large weights are made smaller, which trades variance for bias; at one end of its setting each is w itself. Only the
-sub-Gaussian correction makes small ones (below 1) larger.
-Sources: Ionides 2008 (clipping); Wang, Agarwal & Dudik 2017 (SWITCH); Su, Dimakopoulou, Krishnamurthy & Dudik 2020
-(optimistic shrinkage); Metelli, Russo & Restelli 2021 (sub-Gaussian correction, s = -1).
+N rows, T steps of a session or K slots of a slate, M items. `Y` [N, T] is pi / mu of the logged item at each step,
+given the steps before it.
+
+- single choices: w = pi / mu;
+- step by step: W_t = Y_1 ... Y_t;
+- pseudo-inverse weights of slates: G = q_pi' Gamma^+ 1_a, where 1_a in {0, 1}^{K M} marks the item in each slot of
+  slate a, Gamma = E_mu[1_a 1_a'] and q_pi = E_pi[1_a]. If the mean reward of a slate is a sum over its slots and the
+  target shows only slates that the logging policy shows, E[G R] is the target's value. The variance of G R grows with
+  K, not with the number of possible slates. Where slots are filled independently, G = 1 + sum_k (Y_k - 1).
+
+Sources: Horvitz & Thompson 1952; Precup, Sutton & Singh 2000 (step by step); Swaminathan, Krishnamurthy, Agarwal,
+Dudik, Langford, Jose & Zitouni 2017 (pseudo-inverse).
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError
-from recpolicy.ope.rounds import refuse
+from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.types import Array, Floats, Ints
+from recpolicy.ope.feedback import check_rows
 
-Array = NDArray[np.float64]
+_SMALLEST = 1e-10  # singular values below this fraction of the largest count as 0
 
 
-def importance_weights(target_prob: NDArray[np.floating], logged_prob: NDArray[np.floating]) -> Array:
-    """Return pi / mu of the logged actions; mean 1 in expectation if mu > 0 wherever pi > 0.
+def importance_weights(target_prob: Floats, behavior_prob: Floats) -> Array:
+    """Return pi / mu of the logged actions [N]; mean 1 in expectation if mu > 0 wherever pi > 0.
 
-    Raises DataError where mu is not above 0: such an action cannot have been logged.
+    Args:
+        target_prob: [N], probability of the logged action under the target policy.
+        behavior_prob: [N], the same under the logging policy.
+
+    Raises:
+        DataError: a behavior_prob of 0, for such an action cannot have been logged.
     """
-    refuse("logged_prob", logged_prob, logged_prob > 0, "above 0: an action of probability 0 cannot have been logged")
-    return target_prob.astype(np.float64) / logged_prob
+    expected = "above 0: an action of probability 0 cannot have been logged"
+    check_rows("behavior_prob", behavior_prob, behavior_prob > 0, expected)
+    return target_prob.astype(np.float64) / behavior_prob
 
 
-def clipped(weight: Array, clip: float) -> Array:
-    """min(w, clip); clip = inf leaves w."""
-    _check("clip", clip, 0, np.inf)
-    return np.minimum(weight, clip)
+def effective_sample_size(weight: Array) -> float:
+    """Return (sum w)^2 / sum w^2 of weights [N]: the number of equally weighted rounds with the same information.
 
-
-def switched(weight: Array, tau: float) -> Array:
-    """Return w where w <= tau, else 0; tau = inf leaves w, tau = 0 gives 0."""
-    _check("tau", tau, 0, np.inf)
-    return np.where(weight <= tau, weight, 0.0)
-
-
-def shrunk(weight: Array, strength: float) -> Array:
-    """Return lambda w / (w^2 + lambda), at most sqrt(lambda) / 2; lambda = inf leaves w, lambda = 0 gives 0."""
-    _check("lambda", strength, 0, np.inf)
-    if strength == np.inf:
-        return weight
-    sum_of_both = weight**2 + strength
-    return np.divide(strength * weight, sum_of_both, out=np.zeros_like(weight), where=sum_of_both > 0)
-
-
-def harmonic(weight: Array, strength: float) -> Array:
-    """Return w / (1 - lambda + lambda w), at most 1 / lambda; lambda = 0 leaves w, lambda = 1 gives 1 where w > 0."""
-    _check("lambda", strength, 0, 1)
-    mixed = 1 - strength + strength * weight
-    return np.divide(weight, mixed, out=np.zeros_like(weight), where=mixed > 0)
-
-
-def effective_size(weight: Array) -> float:
-    """(sum w)^2 / sum w^2: how many equally weighted rounds say as much; 0 when all weights are 0."""
+    It is 0 when all weights are 0. Source: Kong 1992.
+    """
     square = float(weight @ weight)
     return float(weight.sum()) ** 2 / square if square else 0.0
 
 
-def _check(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ConfigError(f"{name} is {value}; expected {least:g}..{most:g}")
+def cumulative_weights(ratio: Array) -> Array:
+    """Return W [N, T], the running products of ratios [N, T].
+
+    Raises:
+        DataError: a product that exceeds the largest float.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        weight: Array = np.cumprod(ratio, axis=1, dtype=np.float64)
+    if not np.isfinite(weight).all():
+        row, step = (int(i) for i in np.argwhere(~np.isfinite(weight))[0])
+        raise DataError(
+            f"row {row}: the product of pi / mu up to step {step} is too large for a float; this log allows no "
+            "estimate: evaluate shorter sessions or a target closer to the logging policy"
+        )
+    return weight
+
+
+def pseudo_inverse_weights(ratio: Array) -> Array:
+    """Return G = 1 + sum_k (Y_k - 1) [N] of slates with independent slots; ratio Y [N, K].
+
+    The mean is 1 in expectation. G is negative where the target would show few of the logged items.
+    """
+    return 1 + (ratio - 1).sum(axis=1)
+
+
+def without_repeats_moments(slots: int, items: int) -> Array:
+    """Return Gamma [K M, K M] of slates drawn uniformly from all slates without repeats.
+
+    It is 1/M for a slot's item with itself, 1/(M (M - 1)) for two items in two slots, 0 for two items in one slot and
+    for one item in two slots.
+
+    Raises:
+        ConfigError: more slots than items.
+    """
+    if not 1 <= slots <= items:
+        raise ConfigError(f"slates of {slots} of {items} items without repeats; expected 1..{items} slots")
+    same_slot, same_item = np.eye(slots, dtype=bool), np.eye(items, dtype=bool)
+    pair = 1 / (items * (items - 1)) if items > 1 else 0.0
+    blocks = np.where(same_slot[:, None, :, None], same_item[None, :, None, :] / items, 0.0)
+    blocks += np.where(~same_slot[:, None, :, None] & ~same_item[None, :, None, :], pair, 0.0)
+    return blocks.reshape(slots * items, slots * items)
+
+
+def general_weights(gamma: Array, target_moment: Floats, slates: Ints) -> Array:
+    """Return pseudo-inverse weights G [N] of slates with dependent slots, for `SlateFeedback.pseudo_weight`.
+
+    Args:
+        gamma: [K M, K M], Gamma of the logging policy, the same in all rounds.
+        target_moment: [K M] or [N, K M], q_pi: the target's probability of each item in each slot.
+        slates: [N, K], the logged items, 0..M-1.
+
+    Raises:
+        DataError: the target shows an item in a slot where the logging policy never shows it.
+    """
+    slots = slates.shape[1]
+    items = len(gamma) // slots
+    moment = np.broadcast_to(target_moment, (len(slates), slots * items))
+    unsupported = (moment > 0) & (np.diag(gamma) <= 0)
+    if unsupported.any():
+        row, cell = (int(i) for i in np.argwhere(unsupported)[0])
+        raise DataError(
+            f"row {row}: the target shows item {cell % items} in slot {cell // items}, the logging policy never; no "
+            "log can show its reward: restrict the target to the items that the logging policy shows in that slot"
+        )
+    by_cell = np.atleast_2d(target_moment) @ np.linalg.pinv(gamma, rcond=_SMALLEST, hermitian=True)  # [N or 1, K M]
+    by_cell = np.broadcast_to(by_cell, moment.shape)
+    cells = np.arange(slots) * items + slates  # [N, K]
+    return np.take_along_axis(by_cell, cells, axis=1).sum(axis=1)

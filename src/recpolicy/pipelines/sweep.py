@@ -81,5 +81,5 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
         "settings": ", ".join(f"{key} {setting}" for key, setting in sorted(policy["settings"].items())),
         "seed": str(policy["seed"]),
         "value": f"{value['value']:.4f} [{value['lo']:.4f}, {value['hi']:.4f}]",
-        "effective rounds": f"{record['off_policy']['effective_rounds']:.0f}",
+        "effective sample size": f"{record['off_policy']['effective_sample_size']:.0f}",
     }

@@ -1,243 +1,292 @@
-"""Off-policy evaluation by every estimator: of one policy on one log, and the report card of the estimators themselves.
+"""Off-policy evaluation of a saved policy on a log of another policy, by every estimator.
 
-U users, An items of the catalogue, N rounds.
+The log may hold single rounds, slates or sessions; `estimate` finds out which. The value is the policy's mean reward
+per round, per slate, or per session (the discounted sum, up to the length limit of the logging system).
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from recpolicy.core.config import as_dict
-from recpolicy.core.errors import ConfigError
-from recpolicy.core.files import write_json
-from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.data.ratings import Ratings
+from recpolicy.data.session_log import SessionLog
+from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
+from recpolicy.data.slate_log import SlateLog
+from recpolicy.data.slate_log_files import SLATES, is_slate_log, read_slates
 from recpolicy.inference.predictor import Policy
-from recpolicy.models.rating_model import RatingModel, check_positive
-from recpolicy.ope.benchmark.logged_world import CardWorld, like_actions
-from recpolicy.ope.benchmark.score_estimators import CardConfig, estimator_card
-from recpolicy.ope.benchmark.scores import EstimatorCard
-from recpolicy.ope.estimate import OffPolicyConfig, estimates_from, evidence, gains_from
-from recpolicy.ope.results import Estimates, Gain
-from recpolicy.workflows.artifacts import refuse_file
-from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_kind
-from recpolicy.workflows.interaction_logs import EVALUATION, LogConfig, logging_probabilities, read_rounds
+from recpolicy.inference.session_replay import ACTS
+from recpolicy.ope.config import EstimationConfig, MultiStepConfig, OffPolicyConfig
+from recpolicy.ope.engine import estimate_from_inputs, value_differences_from_inputs
+from recpolicy.ope.inputs import BanditInputs, EstimatorInputs, SlateInputs, TrajectoryInputs
+from recpolicy.ope.intervals import MIN_EFFECTIVE_SAMPLE_SIZE, diagnose
+from recpolicy.ope.results import MISSING, Estimates, PolicyComparison
+from recpolicy.ope.terms import discounts
+from recpolicy.ope.weights import effective_sample_size
+from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_ids, refuse_other_kind
+from recpolicy.workflows.interaction_logs import EVALUATION, read_rounds
 from recpolicy.workflows.log_evaluation import compare_on_log
-from recpolicy.workflows.train import TrainConfig, training_world
-from recpolicy.workflows.training_features import prepare, settings_of
+from recpolicy.workflows.policy_feedback import slate_model, trajectory_model
+from recpolicy.workflows.training_features import settings_of
 
-if TYPE_CHECKING:
-    from recpolicy.evaluation.report_page import ReportContent
+Log = BanditLog | SlateLog | SessionLog
+Settings = Mapping[str, Any] | EstimationConfig | None
 
-CARD_FILE, PAGE_FILE = "estimators.json", "estimators.html"
-ITEMS = 100
-"""Size of the card's catalogue where the settings are silent."""
-GAINS = ("ips", "snips", "dr", "sndr")
-"""Estimators whose gain over an incumbent is told."""
-NEAR, FAR = "near", "far"
-"""The card's logging policies: the target with more chance in it, and the uniform choice."""
-
-_NOTES = (
-    "The world is simulated: its expected ratings are those of a model fitted on the train part, its ratings are drawn"
-    " around them, and what the target policy earns is enumerated, not estimated. Users of a log are drawn from the"
-    " simulated ones, each with a few rounds; intervals are by user.",
-    "The reward model that the estimators are given is the rating model that the target ranks by, of another class than"
-    " the world. It is therefore wrong, and most where the target acts: dm shows by how much.",
-    "A relative error on a scale of 1..5 looks small. What the target gains over the logging policy, in the summary, is"
-    " the better measure of what an error matters.",
-    "dm and mips have a bias that their intervals do not count: the reward model's, and that of the clusters (items of"
-    " like mean estimates). Figures of coverage leave them out.",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig(CardConfig):
-    """The card's settings, and the policies: softmaxes over the rating model's estimates, in stars."""
-
-    target_temperature: float = 0.1
-    """Of the policy to be judged; the smaller, the greedier."""
-    near_temperature: float = 0.3
-    """Of the logging policy near to it."""
-    near_floor: float = 0.1
-    """Its share of uniform choices. The other logging policy is uniform throughout."""
-    clusters: int = 20
-    """Groups of items for mips."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "target_temperature", "near_temperature", "clusters")
-        if not 0 < self.near_floor <= 1:
-            raise ConfigError(f"ReportConfig.near_floor is {self.near_floor}; expected above 0 and at most 1")
-
-
-QUICK: Mapping[str, Any] = {"sizes": (1_000, 10_000), "repetitions": 60, "resamples": 200}
-"""Settings of a run that takes a minute."""
-
-
-def report_estimators(
-    fit: Ratings,
-    out: str | Path | None = None,
-    *,
-    config: ReportConfig | Mapping[str, Any] | None = None,
-    train: TrainConfig | Mapping[str, Any] | None = None,
-    model: RatingModel | None = None,
-    model_config: Any = None,
-    seed: int = 0,
-    workers: int | None = None,
-    show_progress: bool | None = None,
-) -> EstimatorCard:
-    """Return the report card of the estimators in a world fitted on `fit`; writes JSON and page to the folder `out`.
-
-    Of `train` the settings of features and world are used; 100 items unless it says otherwise. `workers` threads
-    (None: as many as cores) change nothing in the card. Raises ConfigError for settings unknown or out of range.
-    """
-    require_extra("train", "the report card of the estimators")
-    if out is not None:
-        refuse_file(Path(out))
-    settings = settings_of(ReportConfig, config, "card")
-    training = train if isinstance(train, TrainConfig) else {"items": min(ITEMS, fit.shape[1]), **(train or {})}
-    world = card_world(fit, settings, settings_of(TrainConfig, training, "train"), model, model_config, seed)
-    card = estimator_card(world, settings, seed, workers=workers or os.cpu_count() or 1, show_progress=show_progress)
-    if out is not None:
-        write_json(Path(out) / CARD_FILE, {**card.as_dict(), "config": as_dict(settings), "fit": fit.digest})
-        _write_page(card, settings, Path(out) / PAGE_FILE)
-    return card
-
-
-def card_world(
-    fit: Ratings,
-    settings: ReportConfig,
-    training: TrainConfig,
-    model: RatingModel | None = None,
-    model_config: Any = None,
-    seed: int = 0,
-) -> CardWorld:
-    """The training world with the rating model's estimates as reward model, and the card's three policies."""
-    features = prepare(fit, training, model=model, model_config=model_config, seed=seed)
-    world = training_world(fit, training, seed)
-    score = features.model.mean[:, features.catalogue]
-    loggers = {
-        NEAR: logging_probabilities(score, LogConfig(temperature=settings.near_temperature, floor=settings.near_floor)),
-        FAR: logging_probabilities(score, LogConfig(floor=1.0)),
-    }
-    return CardWorld(
-        expected=world.expected[:, features.catalogue], scale=world.scale,
-        target=logging_probabilities(score, LogConfig(temperature=settings.target_temperature, floor=0.0)),
-        loggers=loggers, q=np.clip(score, *world.scale), context=features.context,
-        clusters=like_actions(score, settings.clusters), name=f"{world.name} on {fit.name}",
-    )  # fmt: skip
+COMPARED = ("ips", "snips", "dr", "sndr")
+"""Estimators of single rounds that compare a policy with an incumbent; of slates and sessions all do."""
+GREEDY, EXPLORING = "greedy", "exploring"
 
 
 @dataclass(frozen=True)
 class PolicyEstimates:
-    """What a log says of a policy, by every estimator."""
+    """The estimated value of a policy on one log, by estimator."""
 
     log: str
-    logged: float
-    """Mean logged reward."""
+    logged_value: float
+    """Mean logged reward per round, slate or session: the value of the logging policy."""
     estimates: Estimates
-    gains: Mapping[str, Gain] = field(default_factory=dict)
-    """Over the incumbent, by GAINS; empty without one."""
+    differences: Mapping[str, PolicyComparison] = field(default_factory=dict)
+    """Value of the policy minus that of the incumbent, by estimator; empty without an incumbent."""
+    policy_mode: str = GREEDY
+    """Mode in which the policies act: a name in ACTS."""
+    gamma: float = 1.0
+    """Discount per step of a session."""
+    notes: tuple[str, ...] = ()
+    """Warnings for the reader: estimators left out, and reasons for missing verdicts."""
 
-    def gain_table(self, margin: float = 0.0) -> pd.DataFrame:
-        """The gains as text for people, with the verdict by the bootstrap interval."""
+    def difference_table(self, margin: float = 0.0) -> pd.DataFrame:
+        """Return the differences as text for people, with the verdict by the bootstrap interval."""
         rows = [
             {
-                "candidate": f"{one.candidate.value:.3f}", "incumbent": f"{one.incumbent.value:.3f}",
-                "gain": f"{one.value:+.3f}",
-                **{kind: f"[{found.lo:+.3f}, {found.hi:+.3f}]" for kind, found in one.intervals.items()},
-                "verdict": one.verdict(margin),
+                "candidate": f"{difference.candidate.value:.3f}", "incumbent": f"{difference.incumbent.value:.3f}",
+                "difference": f"{difference.value:+.3f}",
+                **{kind: f"[{ends.lo:+.3f}, {ends.hi:+.3f}]" for kind, ends in difference.intervals.items()},
+                "verdict": difference.verdict(margin),
             }
-            for one in self.gains.values()
+            for difference in self.differences.values()
         ]  # fmt: skip
-        return pd.DataFrame(rows, index=pd.Index(list(self.gains), name="estimator")).fillna("–")
+        return pd.DataFrame(rows, index=pd.Index(list(self.differences), name="estimator")).fillna(MISSING)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values."""
-        gains = {name: {**one.as_dict(), "verdict": one.verdict()} for name, one in self.gains.items()}
-        return {"log": self.log, "logged": self.logged, **self.estimates.as_dict(), "gains": gains}
+        """Return plain JSON-able values."""
+        differences = {
+            name: {**difference.as_dict(), "verdict": difference.verdict()}
+            for name, difference in self.differences.items()
+        }
+        return {
+            "log": self.log, "logged_value": self.logged_value, "policy_mode": self.policy_mode, "gamma": self.gamma,
+            **self.estimates.as_dict(), "differences": differences, "notes": list(self.notes),
+        }  # fmt: skip
 
 
-def estimate_policy(
+def estimate(
     policy: Policy,
-    log: BanditLog,
+    log: str | Path | Log,
     incumbent: Policy | None = None,
     *,
-    config: OffPolicyConfig | Mapping[str, Any] | None = None,
+    policy_mode: str | None = None,
+    gamma: float | None = None,
+    config: Settings = None,
     seed: int = 0,
 ) -> PolicyEstimates:
-    """Estimate what the policy, without exploring, would have earned in the rounds of `log`, by every estimator.
+    """Estimate the value of a policy on a log of another policy, by every estimator that the log allows.
 
-    With an incumbent also the gain over it by those in GAINS, paired round by round. Rewards are known to lie on the
-    log's scale. Raises DataError where one of the two has learnt from these very rounds, or knows other users or items
-    than the other; ConfigError for settings unknown or out of range.
+    Rewards are known to lie on the log's scale. Estimators with a reward model are left out, with a note, if the model
+    does not converge.
+
+    Args:
+        policy: the policy to evaluate.
+        log: a log of rounds, slates or sessions, loaded or as a file or folder (see `read_evaluation_log`).
+        incumbent: a policy to compare with, paired on the log.
+        policy_mode: for sessions, `greedy` (the default) or `exploring`, as the policies' artifacts say.
+        gamma: for sessions, the discount per step; 1 by default.
+        config: settings of OffPolicyConfig (rounds) or MultiStepConfig (slates and sessions).
+        seed: of the resamples and folds.
+
+    Returns:
+        Values in units of the reward, with intervals, diagnostics and, with an incumbent, differences.
+
+    Raises:
+        ConfigError: policies of another kind than the log; policy_mode or gamma for a log without sessions; settings
+            that are unknown or out of range.
+        DataError: a log without propensities, or of users, items or sessions that a policy does not know; a policy
+            trained on this log; an incumbent with other users or items.
     """
-    if incumbent is not None:
-        refuse_other_kind(incumbent, False, log.name)
-        refuse_learnt("the incumbent", incumbent, log.name, log.digest)
-    trial = compare_on_log(policy, incumbent, log, seed)
-    settings = _settings_of(config, log, seed)
-    choices = replace(trial.choices, context=log.contexts(policy.artifact.context))  # mrdr fits a model of its own
-    candidate = evidence(choices, trial.candidate, settings, q=trial.q)
-    estimates = estimates_from(candidate, None, settings)
-    gains = {}
-    if trial.incumbent is not None:
-        gains = gains_from(candidate, candidate.seen_by(trial.incumbent), GAINS, settings)
-    return PolicyEstimates(log.name, float(log.reward.mean()), estimates, gains)
+    if isinstance(log, str | Path):
+        log = read_evaluation_log(policy, Path(log), incumbent)
+    _check_policies(policy, incumbent, log)
+    if isinstance(log, SessionLog):
+        return _estimate_sessions(policy, log, incumbent, policy_mode or GREEDY, gamma, config, seed)
+    for name, value in (("policy_mode", policy_mode), ("gamma", gamma)):
+        if value is not None:
+            raise ConfigError(f"{log.name}: {name} is only for logs of sessions; leave it out")
+    if isinstance(log, SlateLog):
+        results = _results(*_slate_inputs(policy, log, incumbent, config, seed))
+    else:
+        results = _results(*_bandit_inputs(policy, log, incumbent, config, seed))
+    return PolicyEstimates(log.name, float(log.reward.mean()), *results)
 
 
-def rounds_for(policy: Policy, path: Path) -> BanditLog:
-    """Read a file of rounds that `recpolicy log ingest` wrote, or the rounds for evaluation in its folder."""
-    return read_rounds(path / EVALUATION if path.is_dir() else path, IdVocabulary.from_policy(policy))
+def read_evaluation_log(policy: Policy, path: Path, *others: Policy | None) -> Log:
+    """Read a log of rounds, slates or sessions: the file, or the folder that a command wrote.
+
+    Raises:
+        ConfigError: a log of another kind than the policies.
+        DataError: a file that is not a log, or rows with users or items that the policy does not know.
+    """
+    tables = IdVocabulary.from_policy(policy)
+    sessions = (path / SESSIONS).exists() if path.is_dir() else is_session_log(path)
+    for one in (policy, *others):
+        if one is not None:
+            refuse_other_kind(one, sessions, str(path))
+    if sessions:
+        return read_sessions(path / SESSIONS if path.is_dir() else path, tables)
+    if (path / SLATES).exists() if path.is_dir() else is_slate_log(path):
+        return read_slates(path / SLATES if path.is_dir() else path, tables)
+    return read_rounds(path / EVALUATION if path.is_dir() else path, tables)
 
 
-def _settings_of(config: OffPolicyConfig | Mapping[str, Any] | None, log: BanditLog, seed: int) -> OffPolicyConfig:
-    if isinstance(config, OffPolicyConfig):
-        return config
-    found: OffPolicyConfig = settings_of(
-        OffPolicyConfig, {"seed": seed, "reward_range": log.scale, **(config or {})}, "off_policy"
-    )
-    return found
+def _results(
+    inputs: EstimatorInputs, incumbent: EstimatorInputs | None
+) -> tuple[Estimates, dict[str, PolicyComparison]]:
+    if incumbent is None:
+        return estimate_from_inputs(inputs), {}
+    compared = COMPARED if isinstance(inputs, BanditInputs) else None
+    return estimate_from_inputs(inputs), value_differences_from_inputs(inputs, incumbent, compared)
 
 
-def _write_page(card: EstimatorCard, settings: ReportConfig, path: Path) -> None:
-    from recpolicy.evaluation.report_page import write_report
+def _bandit_inputs(
+    policy: Policy, log: BanditLog, incumbent: Policy | None, config: Settings, seed: int
+) -> tuple[BanditInputs, BanditInputs | None]:
+    comparison = compare_on_log(policy, incumbent, log, seed)
+    context = log.contexts(policy.artifact.context)  # mrdr fits its own model
+    settings = _settings(OffPolicyConfig, config, log.scale, seed)
+    feedback = replace(comparison.feedback, context=context)
+    inputs = BanditInputs(feedback, comparison.candidate, settings, comparison.q)
+    return inputs, None if comparison.incumbent is None else inputs.with_target(comparison.incumbent)
 
-    write_report(path, _page_of(card, settings))
+
+def _slate_inputs(
+    policy: Policy, log: SlateLog, incumbent: Policy | None, config: Settings, seed: int
+) -> tuple[SlateInputs, SlateInputs | None]:
+    settings = _settings(MultiStepConfig, config, log.scale, seed)
+    feedback, model = slate_model(policy, log, settings)
+    inputs = SlateInputs(feedback, settings, model)
+    if incumbent is None:
+        return inputs, None
+    feedback, model = slate_model(incumbent, log, settings)
+    return inputs, SlateInputs(feedback, settings, model, is_incumbent=True)
 
 
-def _page_of(card: EstimatorCard, settings: ReportConfig) -> "ReportContent":
-    from recpolicy.core.plotting import to_svg
-    from recpolicy.evaluation.report_page import ReportContent
-    from recpolicy.ope.benchmark.score_plots import coverage_figure, error_figure
+def _estimate_sessions(
+    policy: Policy,
+    log: SessionLog,
+    incumbent: Policy | None,
+    policy_mode: str,
+    gamma: float | None,
+    config: Settings,
+    seed: int,
+) -> PolicyEstimates:
+    gamma = 1.0 if gamma is None else gamma
+    if policy_mode not in ACTS:
+        raise unknown_name_error("policy_mode", policy_mode, ACTS)
+    if not 0 <= gamma <= 1:
+        raise ConfigError(f"gamma is {gamma}; expected 0..1")
+    settings = _settings(MultiStepConfig, config, _return_range(policy, log, gamma), seed)
+    all_inputs, notes = [], []
+    for who, one in _named(policy, incumbent):
+        feedback, model, problem = trajectory_model(one, log, policy_mode, gamma, settings)
+        inputs = TrajectoryInputs(feedback, settings, model, is_incumbent=one is not policy)
+        notes += [f"{who}: {note}" for note in _weight_notes(inputs, policy_mode)]
+        if problem is not None:
+            notes.append(f"{who}: estimators with a reward model are left out: {problem}")
+        all_inputs.append(inputs)
+    results = _results(all_inputs[0], all_inputs[1] if incumbent is not None else None)
+    logged_value = float(all_inputs[0].reward.mean())
+    return PolicyEstimates(log.name, logged_value, *results, policy_mode, gamma, tuple(notes))
 
-    tables, figures = [("Which estimator for which log", card.recommendations())], []
-    for logging_policy in card.loggers:
-        tables.append(
-            (f"Relative error (%) by log size, {logging_policy} logging policy", card.error_table(logging_policy))
+
+def _settings(config_type: type[Any], config: Settings, reward_range: tuple[float, float], seed: int) -> Any:
+    """Return the settings, with the seed and the range of rewards where the caller gives none."""
+    if config is None or isinstance(config, Mapping):
+        config = {"seed": seed, "reward_range": reward_range, **(config or {})}
+    return settings_of(config_type, config, "off_policy")
+
+
+def _return_range(policy: Policy, log: SessionLog, gamma: float) -> tuple[float, float]:
+    """Return the possible range of a session's discounted sum of rewards, over one step or as many as there can be."""
+    longest = float(discounts(int(policy.artifact.policy["steps"]), gamma).sum())
+    low, high = log.scale
+    return min(low, longest * low), max(high, longest * high)
+
+
+def _weight_notes(inputs: TrajectoryInputs, policy_mode: str) -> list[str]:
+    """Return warnings about the weights: the step from which on the log says little, and a mean that is not 1."""
+    notes = []
+    effective = np.array([effective_sample_size(weight) for weight in inputs.cumulative_weight.T])
+    few = np.flatnonzero(effective < MIN_EFFECTIVE_SAMPLE_SIZE)
+    if len(few):
+        advice = f"evaluate it with policy_mode {EXPLORING!r}, or " if policy_mode == GREEDY else ""
+        notes.append(
+            f"of {len(inputs.feedback):,} sessions an effective sample size below {MIN_EFFECTIVE_SAMPLE_SIZE} is left"
+            f" after step {few[0]} ({effective[few[0]]:.0f}): {advice}use a log of a policy closer to this one"
         )
-        figures.append((f"Relative error, {logging_policy} logging policy", to_svg(error_figure(card, logging_policy))))
-        for cell in card.of(logging_policy):
-            what = f"{logging_policy} logging policy, {cell.repetitions} logs of {cell.rounds:,} rounds"
-            tables.append((f"Coverage (%) ± mean half-width, {what}", card.coverage_table(logging_policy, cell.rounds)))
-            figures.append((f"Coverage, {what}", to_svg(coverage_figure(card, logging_policy, cell.rounds))))
-    return ReportContent(
-        title="Report card of the off-policy estimators",
-        summary=[
-            ("world", f"{card.world}, {card.users:,} users, {card.actions:,} items"),
-            ("true value of the target", f"{card.truth:.4f}"),
-            *((f"{name} logging policy", card.about_logger(name)) for name in card.loggers),
-            ("settings", ", ".join(f"{name} {value}" for name, value in as_dict(settings).items())),
-            ("seed", str(card.seed)),
-        ],
-        tables=tables,
-        figures=figures,
-        notes=_NOTES,
-    )
+    weights = diagnose(inputs.trajectory_weight, inputs.trajectory_weight, inputs.clusters)
+    if not weights.mean_weight_ok:
+        notes.append(
+            f"the mean weight is {weights.mean_weight:.3f} ± {weights.mean_weight_error:.3f}, not 1: much of its"
+            " behavior was hardly ever logged, or propensities are wrong; there is no verdict"
+        )
+    return notes
+
+
+def _named(policy: Policy, incumbent: Policy | None) -> list[tuple[str, Policy]]:
+    return [("the policy", policy)] + ([] if incumbent is None else [("the incumbent", incumbent)])
+
+
+def _check_policies(policy: Policy, incumbent: Policy | None, log: Log) -> None:
+    """Raise ConfigError or DataError unless this log can evaluate both policies."""
+    for who, one in _named(policy, incumbent):
+        refuse_other_kind(one, isinstance(log, SessionLog), log.name)
+        refuse_learnt(who, one, log.name, log.digest)
+        if isinstance(log, SessionLog):
+            _check_session_policy(who, one, log)
+        elif isinstance(log, SlateLog):
+            _check_slate_policy(who, one, log)
+    if incumbent is not None:
+        refuse_other_ids(policy, incumbent)
+
+
+def _check_slate_policy(who: str, policy: Policy, log: SlateLog) -> None:
+    unknown = ~np.isin(log.catalogue, policy.artifact.catalogue)
+    if unknown.any():
+        raise DataError(
+            f"{log.name}: {int(unknown.sum())} of the {len(log.catalogue)} items of its slates are not in the catalogue"
+            f" of {who} ({policy.artifact.agent}); evaluate a policy with that catalogue"
+        )
+
+
+def _check_session_policy(who: str, policy: Policy, log: SessionLog) -> None:
+    artifact = policy.artifact
+    if log.log_propensity is None:
+        raise DataError(f"{log.name}: no propensities; every estimator needs them, so log them")
+    if int(log.user.max()) >= len(artifact.users):
+        raise DataError(
+            f"{log.name}: user row {int(log.user.max())}, but {who} ({artifact.agent}) knows {len(artifact.users)}"
+            " users; read the log with the policy's tables (read_evaluation_log)"
+        )
+    if not np.array_equal(log.catalogue, artifact.catalogue):
+        raise DataError(
+            f"{log.name}: its {len(log.catalogue)} items are not the {len(artifact.catalogue)} of {who}"
+            f" ({artifact.agent}), which chooses among others; evaluate policies with the log's catalogue"
+        )
+    longest, steps = int(log.length.max()), int(artifact.policy["steps"])
+    if longest > steps:
+        raise DataError(
+            f"{log.name}: a session of {longest} steps, but sessions of {who} ({artifact.agent}) have at most {steps}"
+        )

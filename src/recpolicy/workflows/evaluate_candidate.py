@@ -24,7 +24,7 @@ from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, groups_of
 from recpolicy.evaluation.ranking import top_items
 from recpolicy.inference.predictor import Policy, load_policy
-from recpolicy.ope.results import Gain
+from recpolicy.ope.results import PolicyComparison
 from recpolicy.workflows.evaluate import HeldOutEvaluation, evaluate
 from recpolicy.workflows.interaction_logs import EVALUATION, read_rounds
 from recpolicy.workflows.latency import Latency, measure_latency
@@ -69,7 +69,7 @@ class CandidateEvaluation:
     """ROC curve and confusion matrix of likes on held-out ratings; empty without."""
 
     @property
-    def off_policy(self) -> Gain | None:
+    def off_policy(self) -> PolicyComparison | None:
         """The gain on logged rounds."""
         return None if self.trial is None else self.trial.gain
 
@@ -110,7 +110,8 @@ class CandidateEvaluation:
         return {
             "baseline": self.baseline, "estimator": trial.gain.estimator,
             "gain": _plain(trial.gain.intervals["bootstrap"]), "value": _plain(found.intervals["bootstrap"]),
-            "effective_rounds": found.diagnostics.effective_rounds, "weight_off": found.diagnostics.weight_off,
+            "effective_sample_size": found.diagnostics.effective_sample_size,
+            "mean_weight_z": found.diagnostics.mean_weight_z,
             "relative_gain": None if relative is None else _plain(relative), "gain_on_hits": trial.gain_on_hits,
             "group_gain": {"baseline": self.baseline, "groups": _plain_groups(self.log_groups)},
             "details": trial.gain.as_dict(),
@@ -130,7 +131,7 @@ class CandidateEvaluation:
             found |= {
                 "off_policy_value": logged["value"]["value"], "gain": logged["gain"]["value"],
                 "gain_lower": logged["gain"]["lo"], "gain_upper": logged["gain"]["hi"],
-                "effective_rounds": logged["effective_rounds"],
+                "effective_sample_size": logged["effective_sample_size"],
             }  # fmt: skip
         if self.likes:
             found["auc"] = self.likes["auc"]
@@ -217,10 +218,12 @@ def read_candidate_evaluation(path: Path) -> dict[str, Any]:
 
 def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
     """Return the content with the names of version 2."""
-    return {
-        **rename_keys(body, {"judge_regret": "evaluation_regret", "against": "baseline"}, nested=True),
-        "format": FORMAT,
-    }
+    renamed = {
+        "judge_regret": "evaluation_regret", "against": "baseline",
+        "effective_rounds": "effective_sample_size", "weight_off": "mean_weight_z",
+        "largest_weight": "max_weight", "share_tamed": "share_clipped",
+    }  # fmt: skip
+    return {**rename_keys(body, renamed, nested=True), "format": FORMAT}
 
 
 def _described(policy: Policy) -> dict[str, Any]:

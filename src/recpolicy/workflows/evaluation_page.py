@@ -12,7 +12,7 @@ from recpolicy.core.statistics import Interval
 from recpolicy.evaluation.evaluation import Evaluation
 from recpolicy.evaluation.groups import GroupFigure
 from recpolicy.evaluation.report_page import ReportContent, write_report
-from recpolicy.ope import estimate_plots as log_plots
+from recpolicy.ope import plots as log_plots
 
 if TYPE_CHECKING:
     from recpolicy.workflows.evaluate_candidate import CandidateEvaluation
@@ -87,20 +87,20 @@ def evaluation_tables(evaluation: Evaluation) -> Tables:
 def estimator_tables(trial: "LogComparison") -> tuple[Tables, list[tuple[str, str]]]:
     """The table of all estimators, and the plots of the log: (tables, (caption, SVG) of figures)."""
     estimates = trial.estimates()
-    logged = trial.choices.logged_prob
+    logged = trial.feedback.behavior_prob
     figures = {
         "Overlap: how probable the logged items are": log_plots.overlap_figure(trial.candidate.prob, logged),
         "Weights: how few rounds speak for the policy": log_plots.weights_figure(trial.candidate.prob, logged),
         "What each estimator says": log_plots.estimators_figure(estimates, logged=_mean_reward(trial)),
-        "Predicted and logged rewards": log_plots.reward_calibration_figure(trial.predictions(), trial.choices.reward),
+        "Predicted and logged rewards": log_plots.reward_calibration_figure(trial.predictions(), trial.feedback.reward),
     }
-    table = estimates.table()[["value", "bootstrap", "t", "effective rounds", "largest weight", "setting", "verdict"]]
+    table = estimates.table()[["value", "bootstrap", "t", "effective sample size", "max weight", "tuned", "verdict"]]
     caption = "Estimators side by side (reward per round, 95 % intervals over users: bootstrap, Student's t)"
     return [(caption, table)], [(caption, to_svg(one)) for caption, one in figures.items()]
 
 
 def _mean_reward(trial: "LogComparison") -> Interval:
-    mean = float(trial.choices.reward.mean())
+    mean = float(trial.feedback.reward.mean())
     return Interval(mean, mean, mean)
 
 

@@ -21,11 +21,12 @@ from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 from recpolicy.evaluation.relative_gain import gain_on_hits, relative_gain
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.predictor import Policy
-from recpolicy.ope.estimate import OffPolicyConfig, estimates_from, evidence, gains_from
-from recpolicy.ope.estimators import dr_terms
-from recpolicy.ope.inputs import Sources, logged_predictions
-from recpolicy.ope.results import Estimates, Gain
-from recpolicy.ope.rounds import LoggedChoices, Target, target_of
+from recpolicy.ope.config import OffPolicyConfig
+from recpolicy.ope.engine import estimate_from_inputs, value_differences_from_inputs
+from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
+from recpolicy.ope.inputs import BanditInputs, logged_predictions
+from recpolicy.ope.results import Estimates, PolicyComparison
+from recpolicy.ope.terms import dr_terms
 from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_ids, refuse_other_kind
 
 ESTIMATOR = "dr"
@@ -42,67 +43,66 @@ _CELLS_KEPT = 1 << 27
 class LogComparison:
     """One candidate on one log; figures are made when first asked for."""
 
-    choices: LoggedChoices
-    candidate: Target
-    incumbent: Target | None
+    feedback: BanditFeedback
+    candidate: TargetPolicy
+    incumbent: TargetPolicy | None
     """None: the policy that logged."""
     q: Rows
     """Rewards that the candidate's rating estimates predict [n, A]."""
     config: OffPolicyConfig
 
     @cached_property
-    def gain(self) -> Gain:
-        """What the candidate earns per round beyond the incumbent."""
-        return gains_from(*self._seen, [ESTIMATOR], self.config)[ESTIMATOR]
+    def gain(self) -> PolicyComparison:
+        """The candidate's value per round minus the incumbent's."""
+        return value_differences_from_inputs(*self._inputs, [ESTIMATOR])[ESTIMATOR]
 
     @cached_property
     def relative_gain(self) -> Interval | None:
         """By which share the candidate earns more than who logged; see evaluation/relative_gain.py."""
         rng = generator(self.config.seed, "judge/relative_gain")
-        return relative_gain(self.choices, self.candidate, rng, self.config.resamples, self.config.level)
+        return relative_gain(self.feedback, self.candidate, rng, self.config.resamples, self.config.level)
 
     @cached_property
     def gain_on_hits(self) -> float | None:
         """The same over the rounds where the candidate would have shown what was shown."""
-        return gain_on_hits(self.choices, self.candidate)
+        return gain_on_hits(self.feedback, self.candidate)
 
     @cached_property
     def actions(self) -> ActionDiversity:
         """How the candidate's choices in these rounds spread over the catalogue."""
         assert self.candidate.table is not None, "judge_log makes targets from tables"
-        share = np.zeros(self.choices.actions)
-        for _, rows in self.choices.blocks(self.candidate.table, "target probabilities"):
+        share = np.zeros(self.feedback.actions)
+        for _, rows in self.feedback.blocks(self.candidate.table, "target probabilities"):
             share += rows.sum(axis=0)
         return action_diversity(share)
 
     def group_gains(self, groups: Groups) -> dict[str, GroupFigure]:
         """The gain within each group of the user table's users [U], paired round by round; newcomers are in none."""
-        candidate, incumbent = self._seen
-        terms = _terms(candidate) - (self.choices.reward if incumbent is None else _terms(incumbent))
+        candidate, incumbent = self._inputs
+        terms = _terms(candidate) - (self.feedback.reward if incumbent is None else _terms(incumbent))
         users = groups.member.shape[1]
-        total = np.bincount(self.choices.user, terms, users).astype(np.float64)[:users]
-        size = np.bincount(self.choices.user, minlength=users)[:users]
+        total = np.bincount(self.feedback.user, terms, users).astype(np.float64)[:users]
+        size = np.bincount(self.feedback.user, minlength=users)[:users]
         rng = generator(self.config.seed, "judge/groups")
         return group_figures(groups, total, size, rng, self.config.resamples, self.config.level)
 
     def estimates(self) -> Estimates:
         """What all of COMPARED say the candidate earns."""
-        return estimates_from(self._seen[0], COMPARED, self.config)
+        return estimate_from_inputs(self._inputs[0], COMPARED)
 
     def predictions(self) -> NDArray[np.float64]:
         """Predicted rewards of the logged items [N]."""
-        return logged_predictions(self.choices, self.q)
+        return logged_predictions(self.feedback, self.q)
 
     @cached_property
-    def _seen(self) -> tuple[Sources, Sources | None]:
-        """What estimators read of the two policies, each read once; None: the policy that logged."""
-        candidate = evidence(self.choices, self.candidate, self.config, q=self.q)
-        return candidate, None if self.incumbent is None else candidate.seen_by(self.incumbent)
+    def _inputs(self) -> tuple[BanditInputs, BanditInputs | None]:
+        """The estimators' inputs of both policies, each read once; None is the logging policy."""
+        candidate = BanditInputs(self.feedback, self.candidate, self.config, self.q)
+        return candidate, None if self.incumbent is None else candidate.with_target(self.incumbent)
 
 
-def _terms(seen: Sources) -> NDArray[np.float64]:
-    found = seen.get("model")
-    return dr_terms(found.direct, found.weight, found.reward, found.predicted)
+def _terms(inputs: BanditInputs) -> NDArray[np.float64]:
+    return dr_terms(inputs.model.expected_q, inputs.weight, inputs.reward, inputs.model.logged_q)
 
 
 def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0) -> LogComparison:
@@ -117,19 +117,19 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
         refuse_other_ids(policy, incumbent)
         _refuse_other_features(policy, incumbent, log)
     choice, rating = _tables(policy, log)
-    choices = LoggedChoices(
-        action=log.arm(), reward=log.reward, logged_prob=log.propensity, user=log.user, actions=len(log.catalogue),
+    feedback = BanditFeedback(
+        action=log.arm(), reward=log.reward, behavior_prob=log.propensity, user=log.user, actions=len(log.catalogue),
     )  # fmt: skip
     return LogComparison(
-        choices,
-        target_of(choices, choice),
-        None if incumbent is None else target_of(choices, _tables(incumbent, log)[0]),
+        feedback,
+        TargetPolicy.from_table(feedback, choice),
+        None if incumbent is None else TargetPolicy.from_table(feedback, _tables(incumbent, log)[0]),
         rating,
         OffPolicyConfig(seed=seed, reward_range=log.scale),
     )
 
 
-def off_policy_gain(policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0) -> Gain:
+def off_policy_gain(policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0) -> PolicyComparison:
     """By how much the policy, without exploring, earns more per round than the incumbent, or than who logged."""
     return compare_on_log(policy, incumbent, log, seed).gain
 

@@ -123,7 +123,7 @@ def _summary(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]:
     if evaluated is None or evaluated.trial is None:
         return []
-    choices, digest = evaluated.trial.choices, evaluated.inputs["rounds"] or ""
+    choices, digest = evaluated.trial.feedback, evaluated.inputs["rounds"] or ""
     return [
         ("judged on", f"{len(choices):,} logged rounds of {len(np.unique(choices.user)):,} users ({digest[:12]})"),
         ("compared with", evaluated.baseline),

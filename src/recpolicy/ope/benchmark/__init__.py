@@ -1,1 +1,1 @@
-"""Grade the off-policy estimators in a simulated world whose true policy values are known."""
+"""A benchmark of the estimators: their errors and the coverage of their intervals where the true value is known."""

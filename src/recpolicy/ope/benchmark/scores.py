@@ -1,21 +1,21 @@
-"""The records of an estimator report card: scores, tables for people, and the estimator that a log calls for."""
+"""Results of the benchmark of the estimators: scores, tables for people, and the recommended estimator for a log."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from recpolicy.core.errors import DataError
-from recpolicy.ope.diagnostics import LEAST_EFFECTIVE_ROUNDS
-from recpolicy.ope.results import MISSING
+from recpolicy.core.json import to_plain
+from recpolicy.ope.intervals import MIN_EFFECTIVE_SAMPLE_SIZE
+from recpolicy.ope.results import INTERVALS, MISSING
 
-KINDS = ("bootstrap", "t", "sequence", "bernstein")
-LEAST_COVERAGE = 0.93
-"""A nominal 95 % interval that holds the truth as often as this is taken to cover."""
+MIN_COVERAGE = 0.93
+"""Coverage from which a nominal 95 % interval counts as covering."""
 BIASED = ("dm", "mips")
-"""Estimators whose intervals leave out a bias that no log size cures: the reward model's, and that of the clusters."""
+"""Estimators with a bias that their intervals ignore at any log size: that of the reward model or the clusters."""
 FALLBACK = "dr"
 
 
@@ -26,9 +26,9 @@ class Score:
     bias: float
     rmse: float
     error: float
-    """Mean of |estimate - truth| / |truth|; NaN where the truth is 0."""
+    """Mean of |estimate - true value| / |true value|; NaN where the true value is 0."""
     coverage: Mapping[str, float]
-    """Share of the intervals of a kind that hold the truth."""
+    """Fraction of the intervals of a kind that contain the true value."""
     half_width: Mapping[str, float]
     """Mean half-width by kind, in units of the reward."""
 
@@ -37,54 +37,54 @@ class Score:
 class Cell:
     """One logging policy and log size."""
 
-    logger: str
+    logging_policy: str
     rounds: int
     repetitions: int
-    effective_rounds: float
+    effective_sample_size: float
     """Mean over the repetitions."""
     scores: Mapping[str, Score]
 
     @property
-    def enough(self) -> bool:
-        """Whether such logs allow a verdict."""
-        return self.effective_rounds >= LEAST_EFFECTIVE_ROUNDS
+    def has_enough_samples(self) -> bool:
+        """True if such logs allow a verdict."""
+        return self.effective_sample_size >= MIN_EFFECTIVE_SAMPLE_SIZE
 
     def covers(self, name: str) -> bool:
-        """Whether the bootstrap intervals of an estimator hold the truth often enough, chance allowed for."""
-        chance = 2 * np.sqrt(LEAST_COVERAGE * (1 - LEAST_COVERAGE) / self.repetitions)
-        return self.scores[name].coverage["bootstrap"] >= LEAST_COVERAGE - chance
+        """Return True if an estimator's bootstrap intervals contain the true value often enough, up to chance."""
+        chance = 2 * np.sqrt(MIN_COVERAGE * (1 - MIN_COVERAGE) / self.repetitions)
+        return self.scores[name].coverage["bootstrap"] >= MIN_COVERAGE - chance
 
     def recommend(self) -> "Recommendation":
-        """Choose the estimator for such logs, with the reason."""
-        effective = f"{self.effective_rounds:,.0f} effective rounds of {self.rounds:,}"
-        if not self.enough:
-            why = f"{effective}, below {LEAST_EFFECTIVE_ROUNDS}: no estimator can make up for that; log more rounds"
-            return Recommendation(None, f"{why}, or with a policy nearer to the target")
+        """Return the recommended estimator for such logs, with the reason."""
+        effective = f"effective sample size {self.effective_sample_size:,.0f} of {self.rounds:,}"
+        if not self.has_enough_samples:
+            reason = f"{effective}, below {MIN_EFFECTIVE_SAMPLE_SIZE}: no estimator can compensate for that"
+            return Recommendation(None, f"{reason}; log more rounds, or with a policy closer to the target")
         covering = [name for name in self.scores if self.covers(name)]
         if not covering:
-            why = f"no bootstrap interval covers; {effective} are enough for an estimator unbiased by design"
-            return Recommendation(FALLBACK if FALLBACK in self.scores else None, why)
+            reason = f"no bootstrap interval covers; {effective} is enough for an estimator that is unbiased by design"
+            return Recommendation(FALLBACK if FALLBACK in self.scores else None, reason)
         best = min(covering, key=lambda name: self.scores[name].rmse)
         return Recommendation(best, f"{self._merits(best, covering)}; {effective}")
 
     def _merits(self, best: str, covering: list[str]) -> str:
         score = self.scores[best]
-        said = (
-            f"least rmse ({score.rmse:.4f}) of the {len(covering)} of {len(self.scores)} estimators whose bootstrap "
+        text = (
+            f"smallest rmse ({score.rmse:.4f}) of the {len(covering)} of {len(self.scores)} estimators whose bootstrap "
             f"interval covers ({100 * score.coverage['bootstrap']:.1f} %)"
         )
         if "ips" in self.scores and best != "ips" and score.rmse > 0:
-            said += f", {self.scores['ips'].rmse / score.rmse:.1f} times less than ips"
-        near = [name for name in covering if name != best and self.scores[name].rmse <= 1.05 * score.rmse]
-        if near:
-            said += f"; within 5 % of it: {', '.join(near)}"
-        left = [name for name in self.scores if name not in covering]
-        return said + (f"; does not cover: {', '.join(left)}" if left else "")
+            text += f", {self.scores['ips'].rmse / score.rmse:.1f} times smaller than ips"
+        close = [name for name in covering if name != best and self.scores[name].rmse <= 1.05 * score.rmse]
+        if close:
+            text += f"; within 5 % of it: {', '.join(close)}"
+        others = [name for name in self.scores if name not in covering]
+        return text + (f"; does not cover: {', '.join(others)}" if others else "")
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The estimator to use, None for none, and why."""
+    """The recommended estimator, None for none, and the reason."""
 
     estimator: str | None
     reason: str
@@ -94,127 +94,117 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class EstimatorCard:
+class BenchmarkResult:
     """All scores of one world."""
 
     world: str
-    truth: float
-    """What the target earns per round."""
+    true_value: float
+    """The target's mean reward per round."""
     users: int
     actions: int
     logged_values: Mapping[str, float]
-    """What each logging policy earns."""
-    largest_weights: Mapping[str, float]
+    """Mean reward per round of each logging policy."""
+    max_weights: Mapping[str, float]
+    """Maximum importance weight in logs of each logging policy."""
     cells: tuple[Cell, ...]
     level: float
     seed: int
 
-    def cell(self, logger: str, rounds: int) -> Cell:
-        """The scores of one logging policy and log size; raises DataError for one that was not drawn."""
+    def cell(self, logging_policy: str, rounds: int) -> Cell:
+        """Return the scores of one logging policy and log size; raises DataError for one that was not drawn."""
         for cell in self.cells:
-            if (cell.logger, cell.rounds) == (logger, rounds):
+            if (cell.logging_policy, cell.rounds) == (logging_policy, rounds):
                 return cell
-        drawn = ", ".join(f"{cell.logger} {cell.rounds:,}" for cell in self.cells)
-        raise DataError(f"estimator card: no logs of {rounds:,} rounds by {logger!r}; drawn were: {drawn}")
+        drawn = ", ".join(f"{cell.logging_policy} {cell.rounds:,}" for cell in self.cells)
+        raise DataError(f"benchmark: no logs of {rounds:,} rounds by {logging_policy!r}; there are: {drawn}")
 
     @property
-    def loggers(self) -> tuple[str, ...]:
-        """The logging policies."""
+    def logging_policies(self) -> tuple[str, ...]:
+        """Names of the logging policies."""
         return tuple(self.logged_values)
 
-    def about_logger(self, logger: str) -> str:
-        """What a logging policy earns beside the target, and the weights it leads to, in a line."""
-        value = self.logged_values[logger]
+    def describe(self, logging_policy: str) -> str:
+        """Return one line on a logging policy: its value, the target's difference to it, and the weights."""
+        value = self.logged_values[logging_policy]
         return (
-            f"earns {value:.4f}; the target gains {self.truth - value:+.4f} over it; weights up to "
-            f"{self.largest_weights[logger]:.1f}"
+            f"value {value:.4f}; the target's value is {self.true_value - value:+.4f} higher; weights up to "
+            f"{self.max_weights[logging_policy]:.1f}"
         )
 
-    def of(self, logger: str) -> list[Cell]:
-        """The cells of one logging policy, from small logs to large ones."""
-        return [cell for cell in self.cells if cell.logger == logger]
+    def cells_of(self, logging_policy: str) -> list[Cell]:
+        """Return the cells of one logging policy, from small logs to large ones."""
+        return [cell for cell in self.cells if cell.logging_policy == logging_policy]
 
     def rows(self) -> pd.DataFrame:
-        """One row of numbers for each logging policy, log size and estimator; NaN where there is none."""
+        """Return one row of numbers for each logging policy, log size and estimator; NaN where there is none."""
         rows = []
         for cell in self.cells:
             for name, score in cell.scores.items():
-                row: dict[str, Any] = {"logger": cell.logger, "rounds": cell.rounds, "estimator": name}
-                row |= {"repetitions": cell.repetitions, "bias": score.bias, "rmse": score.rmse, "error": score.error}
-                row |= {f"coverage_{kind}": score.coverage.get(kind, np.nan) for kind in KINDS}
-                row |= {f"half_width_{kind}": score.half_width.get(kind, np.nan) for kind in KINDS}
+                row: dict[str, Any] = {
+                    "logging_policy": cell.logging_policy, "rounds": cell.rounds, "estimator": name,
+                    "repetitions": cell.repetitions, "bias": score.bias, "rmse": score.rmse, "error": score.error,
+                }  # fmt: skip
+                row |= {f"coverage_{kind}": score.coverage.get(kind, np.nan) for kind in INTERVALS}
+                row |= {f"half_width_{kind}": score.half_width.get(kind, np.nan) for kind in INTERVALS}
                 rows.append(row)
         return pd.DataFrame(rows)
 
-    def error_table(self, logger: str) -> pd.DataFrame:
-        """Relative error in per cent by log size, for people."""
-        cells = self.of(logger)
+    def error_table(self, logging_policy: str) -> pd.DataFrame:
+        """Return the relative errors in per cent by log size, as text."""
+        cells = self.cells_of(logging_policy)
         columns = {
             f"{cell.rounds:,}": {name: f"{100 * score.error:.2f}" for name, score in cell.scores.items()}
             for cell in cells
         }
         return pd.DataFrame(columns, index=pd.Index(list(cells[0].scores), name="estimator"))
 
-    def coverage_table(self, logger: str, rounds: int) -> pd.DataFrame:
-        """Coverage in per cent with the mean half-width, for people; a dash where an estimator has no such interval."""
-        cell = self.cell(logger, rounds)
+    def coverage_table(self, logging_policy: str, rounds: int) -> pd.DataFrame:
+        """Return coverage in per cent with the mean half-width, as text; a dash where there is no such interval."""
+        cell = self.cell(logging_policy, rounds)
         rows = []
         for score in cell.scores.values():
             row = {"bias": f"{score.bias:+.4f}", "rmse": f"{score.rmse:.4f}"}
-            for kind in KINDS:
+            for kind in INTERVALS:
                 known = kind in score.coverage
                 row[kind] = f"{100 * score.coverage[kind]:.1f} ± {score.half_width[kind]:.3f}" if known else MISSING
             rows.append(row)
         return pd.DataFrame(rows, index=pd.Index(list(cell.scores), name="estimator"))
 
     def recommendations(self) -> pd.DataFrame:
-        """What to use on which log, and why."""
-        found = [(cell, cell.recommend()) for cell in self.cells]
+        """Return the recommended estimator for each kind of log, with the reason."""
+        recommendations = [cell.recommend() for cell in self.cells]
         return pd.DataFrame(
             {
-                "rounds": [f"{cell.rounds:,}" for cell, _ in found],
-                "use": [one.estimator or MISSING for _, one in found],
-                "why": [one.reason for _, one in found],
+                "rounds": [f"{cell.rounds:,}" for cell in self.cells],
+                "use": [recommendation.estimator or MISSING for recommendation in recommendations],
+                "reason": [recommendation.reason for recommendation in recommendations],
             },
-            index=pd.Index([cell.logger for cell, _ in found], name="logging policy"),
+            index=pd.Index([cell.logging_policy for cell in self.cells], name="logging policy"),
         )
 
     def coverage(self, kind: str, rounds: int, *, lowest: bool = False) -> float:
-        """Coverage of a kind of interval at a log size over logging policies and estimators, those in BIASED left out.
+        """Return the coverage of a kind of interval at a log size over logging policies and estimators.
 
-        The mean, or the lowest of any estimator and policy. Raises DataError where no such interval was made.
+        It is the mean, or the lowest of any estimator and policy. Estimators in BIASED are left out.
+
+        Raises:
+            DataError: no such interval at this size.
         """
-        found = [
+        coverage = [
             score.coverage[kind]
             for cell in self.cells
             if cell.rounds == rounds
             for name, score in cell.scores.items()
             if name not in BIASED and kind in score.coverage
         ]
-        if not found:
-            raise DataError(f"estimator card: no {kind} intervals at {rounds:,} rounds")
-        return min(found) if lowest else float(np.mean(found))
+        if not coverage:
+            raise DataError(f"benchmark: no {kind} intervals at {rounds:,} rounds")
+        return min(coverage) if lowest else float(np.mean(coverage))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values; None where there is no number."""
-        cells = [
-            {
-                "logger": cell.logger, "rounds": cell.rounds, "repetitions": cell.repetitions,
-                "effective_rounds": cell.effective_rounds,
-                "recommended": cell.recommend().estimator, "reason": cell.recommend().reason,
-                "scores": {
-                    name: {
-                        "bias": score.bias, "rmse": score.rmse,
-                        "error": None if np.isnan(score.error) else score.error,
-                        "coverage": dict(score.coverage), "half_width": dict(score.half_width),
-                    }
-                    for name, score in cell.scores.items()
-                },
-            }
-            for cell in self.cells
-        ]  # fmt: skip
-        return {
-            "world": self.world, "truth": self.truth, "users": self.users, "actions": self.actions,
-            "logged_values": dict(self.logged_values), "largest_weights": dict(self.largest_weights),
-            "level": self.level, "seed": self.seed, "cells": cells,
-        }  # fmt: skip
+        """Return plain JSON-able values; None where there is no number."""
+        plain: dict[str, Any] = to_plain(asdict(self))
+        for cell, values in zip(self.cells, plain["cells"], strict=True):
+            recommendation = cell.recommend()
+            values |= {"recommended": recommendation.estimator, "reason": recommendation.reason}
+        return plain

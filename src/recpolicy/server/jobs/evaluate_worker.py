@@ -23,9 +23,9 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, ingest
 from recpolicy.inference.action_distributions import greedy
 from recpolicy.inference.predictor import Policy, load_policy
-from recpolicy.ope.estimate import estimate
+from recpolicy.ope.engine import estimate
+from recpolicy.ope.feedback import TargetPolicy
 from recpolicy.ope.results import OffPolicyResult
-from recpolicy.ope.rounds import target_of
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import make_engine
@@ -102,7 +102,7 @@ def _policies(
 
 def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
     trial = compare_on_log(policy, None, log, _SEED)
-    found = {"champion": estimate(trial.choices, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)}
+    found = {"champion": estimate(trial.feedback, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)}
     popularity = np.bincount(policy.artifact.rated_item, minlength=len(policy.artifact.items))[log.catalogue]
     for name, score in (("random", np.zeros(len(log.catalogue))), ("popular", popularity.astype(np.float64))):
 
@@ -110,17 +110,18 @@ def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
             table = np.broadcast_to(score, (part.stop - part.start, len(score)))
             return np.asarray(greedy(table, log.allowed(part)))
 
-        found[name] = estimate(trial.choices, target_of(trial.choices, rows), ("ips", "snips"), trial.config)
+        target = TargetPolicy.from_table(trial.feedback, rows)
+        found[name] = estimate(trial.feedback, target, ("ips", "snips"), trial.config)
     return {name: {kind: told(one) for kind, one in results.items()} for name, results in found.items()}
 
 
 def told(result: OffPolicyResult) -> Mapping[str, Any]:
     """An estimate, or why there is none."""
     about = result.diagnostics
-    sizes = {"effective_rounds": about.effective_rounds, "mean_weight": about.mean_weight}
-    if not about.enough:
+    sizes = {"effective_rounds": about.effective_sample_size, "mean_weight": about.mean_weight}
+    if not about.has_enough_samples:
         return {"verdict": "no verdict", "reason": "too few effective rounds", **sizes}
-    if not about.sound:
+    if not about.mean_weight_ok:
         return {"verdict": "no verdict", "reason": "it does what was not shown: the mean weight is not 1", **sizes}
     interval = result.intervals["bootstrap"]
     return {"verdict": "estimated", "value": result.value, "lo": interval.lo, "hi": interval.hi, **sizes}

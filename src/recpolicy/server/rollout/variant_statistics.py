@@ -4,7 +4,7 @@ Users are the units, each with the mean of their rewards; a user is with one var
 at once, so one may look as often as one likes and stop when one likes. They rest on the central limit theorem, so
 nothing is said below a least number of users. Everything works element by element: numbers, or arrays of one shape.
 
-Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, theorem 2.2, as in evaluation/off_policy/intervals.py. The
+Source: Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, theorem 2.2, as in core/statistics.py. The
 difference is theirs for a randomised experiment (section 3) with the arms' means as the only regression: a user of an
 arm with share p has the influence (reward - mean of the arm) / p, so the variance of the difference of n = n1 + n0
 users is n (var1 / n1 + var0 / n0) / n.
