@@ -106,3 +106,13 @@ def test_faults_in_packages_that_are_not_done_are_only_counted(repository, monke
     assert "0 faults, and 1 in docstrings" in capsys.readouterr().out
     monkeypatch.setattr(lint_prose, "DONE", ("ope/",))
     assert lint_prose.main([str(repository)]) == 1
+
+
+def test_fix_moves_links_to_the_definitions_that_they_name(repository):
+    write(
+        repository,
+        "docs/walk.md",
+        "[`estimate`](../src/recpolicy/ope/__init__.py#L1) [`gone`](page.md#two-words-code)\n",
+    )
+    assert lint_prose.main(["--fix", str(repository)]) == 0
+    assert "__init__.py#L3)" in (repository / "docs" / "walk.md").read_text()

@@ -1,13 +1,14 @@
 """Check the prose of the repository: docstrings start with a verb or noun; files, modules and links exist.
 
-    python scripts/lib/lint_prose.py [--all] [ROOT]
+    python scripts/lib/lint_prose.py [--all] [--fix] [ROOT]
 
 1. No docstring below src/ starts with What, Who, Whose, Whether, Which or How.
 2. A relative link in Markdown leads to a file and to one of its headings. A link `path.py#L12` leads to a line that
    contains the text of the link.
 3. Module paths (`recpolicy.x.y`) and file names in docstrings and Markdown exist.
 
-CHANGELOG.md and docs/decisions keep the names of their time. `--all` also prints the faults that are only counted.
+CHANGELOG.md and docs/decisions keep the names of their time. `--all` also prints the faults that are only counted;
+`--fix` first moves the lines of links to Python files to the definitions that the links name.
 """
 
 import ast
@@ -33,11 +34,12 @@ _PLACEHOLDER = re.compile(r"NAME|\bmine\b|\bmy_|\byour_|_build|results\.json")
 def main(arguments: list[str]) -> int:
     """Print the faults; return 1 if one counts."""
     show_all = "--all" in arguments
-    root = Path(next((argument for argument in arguments if argument != "--all"), ".")).resolve()
+    root = Path(next((argument for argument in arguments if not argument.startswith("--")), ".")).resolve()
+    if "--fix" in arguments:
+        for page in root.glob("docs/*.md"):
+            page.write_text(_LINK.sub(lambda link, page=page: moved(page, link), page.read_text(encoding="utf-8")))
     found = list(faults(root))
-    for place, fault, counts in found:
-        if counts or show_all:
-            print(f"{place}: {fault}")
+    print(*(f"{place}: {fault}\n" for place, fault, counts in found if counts or show_all), sep="", end="")
     failed = sum(counts for _, _, counts in found)
     print(f"prose: {failed} faults, and {len(found) - failed} in docstrings of packages not in DONE")
     return 1 if failed else 0
@@ -94,6 +96,18 @@ def link_faults(page: Path, text: str) -> Iterator[str]:
             yield f"{where}: no such heading"
         elif link["anchor"] and target.suffix == ".py" and not _is_on_line(target, link["anchor"], link["text"]):
             yield f"{where}: {link['text']} is not on that line"
+
+
+def moved(page: Path, link: re.Match[str]) -> str:
+    """Return a link `path.py#L12` with the line on which the name in its text is defined."""
+    target = (page.parent / link["path"]).resolve()
+    if not link["anchor"] or target.suffix != ".py" or not target.is_file():
+        return link[0]
+    name = link["text"].strip("`").removesuffix("()").split(".")[-1]
+    for number, line in enumerate(target.read_text(encoding="utf-8").splitlines(), 1):
+        if re.match(rf"\s*(async def|def|class) {re.escape(name)}\b|{re.escape(name)}\b.* = ", line):
+            return f"[{link['text']}]({link['path']}#L{number})"
+    return link[0]
 
 
 @cache
