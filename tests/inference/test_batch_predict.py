@@ -104,7 +104,7 @@ def test_a_block_is_computed_when_the_one_before_is_written(policy, parquet, mon
             events.append("written")
             super().write_batch(block)
 
-    monkeypatch.setattr(scorer_module, "answer_block", noted)
+    monkeypatch.setattr(scorer_module, "predict_block", noted)
     monkeypatch.setattr(batch_module, "CSVWriter", Noting)
     predict_to_files(policy, parquet, parquet.with_suffix(".csv"), batch=3)
     assert events == ["computed", "written"] * 3

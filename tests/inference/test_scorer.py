@@ -134,7 +134,7 @@ def test_who_is_not_known_is_refused(scorer):
 def test_known_users_are_computed_once_and_only_without_ratings_of_their_own(scorer, monkeypatch):
     asked = []
     compute = scorer_module.predict_block
-    monkeypatch.setattr(scorer_module, "answer_block", lambda *words: asked.append(1) or compute(*words))
+    monkeypatch.setattr(scorer_module, "predict_block", lambda *words: asked.append(1) or compute(*words))
     first = scorer.predict_one(3)
     assert scorer.predict_one(3) is first
     assert len(asked) == 1
@@ -263,8 +263,8 @@ from recpolicy.inference.scorer import load_scorer
 from recpolicy.inference.slate_selection import ExplorationConfig, allowed_rows, choose_slate, explain
 
 scorer = load_scorer(sys.argv[1])
-answer = scorer.answer(2)
-scorer.answers([1, "new"], fold_in={"new": {101: 4.0}})
+answer = scorer.predict_one(2)
+scorer.predict([1, "new"], fold_in={"new": {101: 4.0}})
 slate = choose_slate(answer.score, allowed_rows(scorer, 2), 3, ExplorationConfig(), np.random.default_rng(0))
 explain(scorer, 2, scorer.catalogue[slate.arms])
 heavy = {"pandas", "pyarrow", "tensorflow", "tf_agents", "sklearn", "scipy", "matplotlib"} & set(sys.modules)

@@ -227,4 +227,4 @@ def test_settings_out_of_range_are_refused(words):
 
 def test_the_features_are_those_of_the_trained_learner(base):
     x = believing.features_of(base.artifact, base.artifact.context[0])
-    np.testing.assert_allclose(x @ beliefs_of(base.artifact).theta.T, base.answers([1]).score[0], rtol=1e-5)
+    np.testing.assert_allclose(x @ beliefs_of(base.artifact).theta.T, base.predict([1]).score[0], rtol=1e-5)

@@ -123,7 +123,9 @@ def test_a_shadow_changes_no_answer_and_is_compared(state):
         shown = [item["item_id"] for item in items]
         agreement += len(set(alone) & set(shown)) / 6
         rows = champion.scorer.item_rows(shown)
-        gap += (challenger.scorer.predict_one(user).rating[rows] - champion.scorer.predict_one(user).rating[rows]).mean()
+        gap += (
+            challenger.scorer.predict_one(user).rating[rows] - champion.scorer.predict_one(user).rating[rows]
+        ).mean()
     assert (found.requests, found.failures, found.agreement) == (len(USERS), 0, pytest.approx(agreement))
     assert found.gap == pytest.approx(gap, abs=1e-5)
     assert abs(gap) > 0.1

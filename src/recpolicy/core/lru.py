@@ -37,7 +37,8 @@ class LRUCache(Generic[Value]):
             return self._entries[key][0]
 
     def put(self, key: Hashable, value: Value, size: int = 1) -> None:
-        """Cache the value and drop the oldest ones that no longer fit; a value larger than the bound is not cached."""
+        """Return cache the value and drop the oldest ones that no longer fit; a value larger than the bound is not
+        cached."""
         if size > self._max_size:
             return
         with self._lock:

@@ -1,1 +1,1 @@
-"""From files to checked records: acquisition, the ratings table, splits."""
+"""Read and check data: ratings tables, splits, interaction logs."""

@@ -1,11 +1,11 @@
-"""Logged rounds: what a system showed, with what probability, and what came of it.
+"""The log of a contextual bandit: impressions, their propensities and rewards.
 
 N rounds. As in the ratings table, users and items are row numbers of tables that the log shares with the policy; ids
-appear only in files (log_files.py). A round is one choice: `item` out of `catalogue`, or out of its own candidates
-where the log tells them. Propensities are kept as float64 logarithms, for a slice of exploration has small ones.
+appear only in files (bandit_log_files.py). A round is one choice: `item` out of `catalogue`, or out of the round's
+candidates if the log has them. Propensities are stored as float64 logarithms, because exploration makes small ones.
 
-What a policy saw of the user is the user's row of its table of contexts [U, D], or a vector [D] that stands in the log:
-of a newcomer, whom the table of users does not have, or of a user whose features were other ones at the time.
+The context of a round is the user's row of the context table [U, D], or a vector [D] in the log: for a cold-start user,
+who is not in the user table, or for a user whose features were different at that time.
 """
 
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.files import content_digest
 
 _ROUNDS_AT_ONCE = 1 << 12
-"""Whose candidates are checked together: there may be thousands of them in a round."""
+"""Rounds whose candidates are checked together; a round may have thousands."""
 
 
 @dataclass(frozen=True)
 class ColdStartUsers:
-    """Users of a log whom the user table does not have: V of them, with the rows known, known + 1, ..."""
+    """Users of a log who are not in the user table: V of them, with the rows known, known + 1, ..."""
 
     known: int
     """U: rows of the user table."""
@@ -44,18 +44,18 @@ class BanditLog:
     catalogue: NDArray[np.int32]  # [A], item rows, ascending
     scale: tuple[float, float]
     name: str
-    policy: NDArray[np.object_]  # [N] str, who chose
-    version: NDArray[np.object_]  # [N] str, content digest of who chose
+    policy: NDArray[np.object_]  # [N] str, logging policy
+    version: NDArray[np.object_]  # [N] str, digest of the logging policy
     candidate_start: NDArray[np.int64] | None = None  # [N + 1], where each round's candidates begin; None: all
     candidate: NDArray[np.int32] | None = None  # [C], item rows; in the catalogue
-    context: NDArray[np.float32] | None = None  # [N, D], what was seen of the user; NaN, or None: the user's own
+    context: NDArray[np.float32] | None = None  # [N, D], context vectors; NaN, or None: the row of the user
     newcomers: ColdStartUsers | None = None  # each of their rounds has a context; None: the table has all users
     pages: str | None = None
-    """Digest of the log of slates whose slots these rounds are; it plays no part in their own."""
+    """Digest of the slate log whose slots these rounds are; the digest of the rounds ignores it."""
     features: str | None = None
-    """Digest of the table of contexts (features_of) in whose space the vectors lie; None: not told."""
+    """Digest of the table of contexts (features_of) of the vectors; None: unknown."""
     exporter: str | None = None
-    """Who goes on adding rounds to this log, by the clock; None: nobody."""
+    """Name of the exporter that keeps adding rounds to this log; None: the log is complete."""
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward)
@@ -136,23 +136,24 @@ class BanditLog:
 
     @property
     def with_context(self) -> NDArray[np.bool_]:
-        """Which rounds [N] have a vector."""
+        """Return a mask [N] of the rounds with a context vector."""
         if self.context is None:
             return np.zeros(len(self), bool)
         return np.asarray(np.isfinite(self.context).all(axis=1))
 
     def contexts(self, table: NDArray[np.floating]) -> NDArray[np.float32]:
-        """What was seen of the user in each round [N, D]: its vector, or the user's row of the table [U, D].
+        """Return the context of each round [N, D]: its vector, or the user's row of the table [U, D].
 
-        Raises DataError for vectors of another length than the table's rows, or of other features, as far as is told.
+        Raises DataError for vectors of another length than the table's rows, or for vectors of other features, if the
+        log names them.
         """
         table, row = self.situations(table)
         return np.asarray(table[row], np.float32)
 
     def situations(self, table: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int32]]:
-        """The table [U, D] with the V distinct vectors of the log below [U + V, D], and each round's row in it [N].
+        """Return the table [U + V, D] with the V distinct vectors of the log below it, and each round's row [N].
 
-        So what is computed of a context is computed once, however many rounds have it. Raises what `contexts` raises.
+        Computations per context then run once, however many rounds have it. Raises what `contexts` raises.
         """
         if self.context is None:
             return table, self.user
@@ -179,11 +180,11 @@ class BanditLog:
             )
 
     def arm(self) -> NDArray[np.int32]:
-        """The place [N] of each logged item in the catalogue."""
+        """Return the index [N] of each logged item in the catalogue."""
         return np.searchsorted(self.catalogue, self.item).astype(np.int32)
 
     def allowed(self, rows: slice) -> NDArray[np.bool_] | None:
-        """Which of the catalogue [n, A] could be shown in these rounds; None where all could."""
+        """Return a mask [n, A] of the candidates of these rounds; None if all items were."""
         if self.candidate is None or self.candidate_start is None:
             return None
         first, last, _ = rows.indices(len(self))
@@ -207,7 +208,7 @@ class BanditLog:
 
 
 def features_of(table: NDArray[np.floating]) -> str:
-    """The digest of a table of contexts [U, D], by which a log says whose features its vectors are."""
+    """Return the digest of a context table [U, D]; a log stores it to name the features of its vectors."""
     return content_digest(np.asarray(table, np.float32))
 
 
@@ -215,9 +216,9 @@ def taken_users(
     user: NDArray[np.int32], context: NDArray[np.float32] | None, newcomers: ColdStartUsers | None,
     rows: slice | NDArray[np.int64],
 ) -> dict[str, Any]:  # fmt: skip
-    """`user`, `context` and `newcomers` of chosen rounds, the newcomers numbered anew in the order in which they come.
+    """Return `user`, `context` and `newcomers` of chosen rounds, cold-start users renumbered in order.
 
-    So a part of a log is the same whether it was cut out of the log or read from a file of its own.
+    A part cut from a log then equals the same part read from a file.
     """
     chosen: dict[str, Any] = {"user": user[rows], "context": None, "newcomers": None}
     if context is None or np.isnan(context[rows]).all():
@@ -232,7 +233,7 @@ def taken_users(
 
 
 def _distinct(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """The distinct vectors [V, D] among [n, D], and which of them each is [n]."""
+    """Return the distinct vectors [V, D] among [n, D], and which of them each is [n]."""
     width = vectors.shape[1]
     whole = np.ascontiguousarray(vectors).view(np.dtype((np.void, width * vectors.itemsize)))[:, 0]
     found, place = np.unique(whole, return_inverse=True)

@@ -1,12 +1,12 @@
-"""Logs on disk: a folder with `events.parquet` (what was shown) and, as they come in, `rewards.parquet`.
+"""Bandit logs on disk: a folder with `events.parquet` (impressions) and `rewards.parquet` (rewards that arrive later).
 
     events   event_id, time, user_id, item_id, log_propensity (float64), policy, policy_version,
-             candidates (list of item ids; null: the whole catalogue), reward (null: not known yet),
-             context (list of float32: what was seen of the user; null: the user's own; left out where all are)
+             candidates (list of item ids; null: the whole catalogue), reward (null: unknown yet),
+             context (list of float32; null: the row of the user in the context table; optional)
     rewards  event_id, time, reward
 
-The catalogue and the rating scale stand in the metadata of the events file; a file without them speaks of all items
-and the policy's scale. Times are timestamps, without a zone UTC, kept to the millisecond. Files are read in batches,
+The metadata of the events file hold the catalogue and the reward scale; the defaults are all items and the policy's
+scale. Times are timestamps in milliseconds, UTC if they have no zone. Files are read in batches,
 and every fault is named by file and row, counted from 1.
 """
 
@@ -113,7 +113,7 @@ def write_events(path: Path, rounds: BanditLog, tables: IdVocabulary, *, with_re
 
 
 def _pieces(rounds: BanditLog) -> Iterator[slice]:
-    """Consecutive rounds, not more at once than memory has room for with all their candidates."""
+    """Yield consecutive rounds in pieces whose candidates fit into memory."""
     start, first = rounds.candidate_start, 0
     while first < len(rounds):
         last = first + _ROWS_AT_ONCE
@@ -124,7 +124,7 @@ def _pieces(rounds: BanditLog) -> Iterator[slice]:
 
 
 def _columns(rounds: BanditLog, rows: slice, user_id: NDArray[Any], item_id: NDArray[Any]) -> dict[str, Any]:
-    """The columns of some rounds, with ids; without those that they do not have."""
+    """Return the existing columns of some rounds, with ids."""
     columns = {
         "event_id": pa.array(rounds.event_id[rows], pa.string()),
         "time": pa.array(rounds.time[rows], pa.int64()).cast(read.TIME),
@@ -161,7 +161,7 @@ def _write(path: Path, table: Any) -> None:
 
 
 def log_catalogue(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
-    """The item rows [A] that the policies of this events file chose from, ascending; all where it does not say.
+    """Return the item rows [A] of the file's catalogue, ascending; all items if the file has none.
 
     Raises DataError for a file of another format, version or rating scale, and for items that are not in the tables.
     """
@@ -174,7 +174,7 @@ def log_catalogue(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
 
 
 def told_of(path: Path) -> dict[str, Any]:
-    """What the file tells of where its rounds come from, by the names in TOLD; None where it does not say."""
+    """Return the origin of the rounds, by the names in TOLD; None for a name that the file lacks."""
     metadata = read_metadata(path)
     for name in TOLD:
         if not isinstance(metadata.get(name), str | None):
@@ -210,7 +210,7 @@ def read_events(path: Path, tables: IdVocabulary, catalogue: NDArray[np.int32]) 
 
 
 def read_rewards(path: Path, scale: tuple[float, float]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
-    """Event ids, times and rewards of a rewards file; raises DataError that names file and row."""
+    """Return event ids, times and rewards of a rewards file; raises DataError that names file and row."""
     parts = [
         (read.texts(piece, "event_id"), read.times(piece), read.rewards(piece, scale, missing=False))
         for piece in read.pieces(path, _REWARD_COLUMNS)
@@ -222,7 +222,7 @@ def read_rewards(path: Path, scale: tuple[float, float]) -> tuple[NDArray[Any], 
 
 
 class _Seen:
-    """Users of a file piece by piece, with the vectors of those who have some."""
+    """The users of a file, piece by piece, with their context vectors."""
 
     def __init__(self, known: "pd.Index[Any]"):
         self.known = known
@@ -232,7 +232,7 @@ class _Seen:
         self.ids: list[NDArray[np.object_]] = []
 
     def users_of(self, piece: read.Piece) -> NDArray[np.int32]:
-        """Rows [n] of the user table; -1 for newcomers, who have a context."""
+        """Return rows [n] of the user table; -1 for cold-start users, who have a context."""
         vectors = read.contexts(piece, self.width)
         given = None if vectors is None else ~np.isnan(vectors[:, 0])
         rows = read.rows_of(piece, "user_id", self.known, given)
@@ -244,7 +244,7 @@ class _Seen:
         return rows
 
     def numbered(self, user: NDArray[np.int32]) -> tuple[NDArray[np.int32], ColdStartUsers | None]:
-        """The rows of all pieces [N], newcomers numbered beyond the table in the order in which they come."""
+        """Return the rows of all pieces [N]; cold-start users get rows beyond the table, in order."""
         if not (user < 0).any():
             return user, None
         place, ids = pd.factorize(np.concatenate(self.ids))
@@ -252,7 +252,7 @@ class _Seen:
         return user, ColdStartUsers(len(self.known), ids)
 
     def together(self) -> NDArray[np.float32] | None:
-        """The vectors of all pieces [N, D]; None where there is none."""
+        """Return the vectors of all pieces [N, D]; None where there is none."""
         if self.width is None:
             return None
         parts = zip(self.vectors, self.sizes, strict=True)
@@ -265,7 +265,7 @@ def _check_shown(
     piece: read.Piece, item: NDArray[np.int32], start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None,
     catalogue: NDArray[np.int32],
 ) -> None:  # fmt: skip
-    """The item shown must be one that could be shown, and the candidates items of the catalogue."""
+    """Check that logged items are candidates and candidates are in the catalogue."""
     piece.refuse(~np.isin(item, catalogue), lambda _: "the item shown is not in the catalogue of this log")
     if start is None or candidate is None:
         return
@@ -285,7 +285,7 @@ def _refuse_twins(event_id: NDArray[np.object_], path: Path) -> None:
 def _joined_candidates(
     path: Path, lists: list[tuple[int, NDArray[np.int64] | None, NDArray[np.int32] | None]]
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.int32] | None]:
-    """The candidates of all pieces (first row, starts, candidates), which must all have some, or none."""
+    """Return the candidates of all pieces (first row, starts, candidates); all pieces or none must have them."""
     counts = [np.diff(start) for _, start, _ in lists if start is not None]
     if not counts:
         return None, None
@@ -297,7 +297,7 @@ def _joined_candidates(
 
 
 def _user_ids(rounds: BanditLog, tables: IdVocabulary) -> NDArray[Any]:
-    """Ids by user row, those of newcomers after the table's; raises DataError for another table than the log's."""
+    """Return ids by user row, cold-start users after the table; raises DataError for another table than the log's."""
     known = tables.users["user_id"].to_numpy()
     if rounds.newcomers is None:
         return known
@@ -307,12 +307,12 @@ def _user_ids(rounds: BanditLog, tables: IdVocabulary) -> NDArray[Any]:
 
 
 def _lists(start: NDArray[np.int64], values: Any) -> Any:
-    """Values [C] as lists that begin at `start` [N + 1]."""
+    """Return values [C] as lists that begin at `start` [N + 1]."""
     return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values)
 
 
 def _vectors(context: NDArray[np.float32], given: NDArray[np.bool_]) -> Any:
-    """Rows of context [N, D] as lists, null where there is none."""
+    """Return rows of context [N, D] as lists, null where there is none."""
     start = np.concatenate([[0], np.cumsum(given) * context.shape[1]])
     values = pa.array(context[given].ravel())
     return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values, mask=pa.array(~given))

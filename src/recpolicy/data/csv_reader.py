@@ -28,7 +28,7 @@ csv.field_size_limit(1 << 24)
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a table come from; row 0 is the first row of data."""
+    """The file of a table, for messages; row 0 is the first row of data."""
 
     path: Path | str
     """A file, or what to call a table that is in memory."""
@@ -240,7 +240,7 @@ def texts(column: Any) -> NDArray[Any]:
 
 
 def _whole(column: Any, what: str, source: Source) -> NDArray[Any]:
-    """Ids that went through floats (a column that once had gaps) are integers again, or an error."""
+    """Return float ids (of a column that once had gaps) as integers, or raise DataError."""
     values = column.to_numpy(zero_copy_only=False)
     with np.errstate(invalid="ignore"):
         bad = ~(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53))

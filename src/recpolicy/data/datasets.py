@@ -1,7 +1,7 @@
-"""What is known of the data sets that `recpolicy data fetch` can get: addresses, checksums, licence.
+"""Addresses, checksums and licenses of the data sets that `recpolicy data fetch` can get.
 
-md5 values were taken from the official files; they are how a file is known to be the one of GroupLens. No heavy
-imports here: that the data is there already is told without waiting for pandas.
+The md5 values are those of the official GroupLens files. This module imports nothing heavy, so a check of existing data
+does not wait for pandas.
 """
 
 import os
@@ -18,7 +18,7 @@ ITEM_GENRES = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where a data set is had from and how it is recognised."""
+    """Sources and checksums of a data set."""
 
     name: str
     url: str

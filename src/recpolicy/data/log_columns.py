@@ -1,4 +1,4 @@
-"""Columns of a log in Parquet, some consecutive rows at a time: types, missing values and ranges are checked.
+"""Read columns of a Parquet log in pieces and check types, missing values and ranges.
 
 n rows in a piece, C candidates of all of them. Every fault is a DataError that names the file and the row, counted
 from 1.
@@ -27,18 +27,18 @@ _LEAST = float(np.log(np.finfo(np.float64).tiny))
 
 @dataclass(frozen=True)
 class Piece:
-    """Some consecutive rows of a file."""
+    """Consecutive rows of a file."""
 
     path: Path
     first: int
-    """How many rows of the file come before."""
+    """Number of earlier rows of the file."""
     batch: Any
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
 
     def has(self, name: str) -> bool:
-        """Whether there is a column of this name."""
+        """Return True if there is a column of this name."""
         return name in self.batch.schema.names
 
     def refuse(self, wrong: NDArray[np.bool_], say: Callable[[int], str]) -> None:
@@ -90,14 +90,14 @@ def pieces(path: Path, columns: tuple[str, ...], old_names: Mapping[str, str] = 
 
 
 def _rows_at_once(file: Any) -> int:
-    """At most _ROWS, fewer where lists of thousands of values would not fit into memory together."""
+    """Return the rows of a piece: at most _ROWS, fewer if lists of thousands of values would fill memory."""
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
     return int(max(1, min(_ROWS, _VALUES * file.metadata.num_rows // max(values, 1))))
 
 
 def texts(piece: Piece, name: str) -> NDArray[np.object_]:
-    """Texts [n], none missing."""
+    """Return texts [n], none missing."""
     column = piece.batch.column(name)
     coded = pa.types.is_dictionary(column.type)
     kind = column.type.value_type if coded else column.type
@@ -112,7 +112,7 @@ def texts(piece: Piece, name: str) -> NDArray[np.object_]:
 
 
 def times(piece: Piece) -> NDArray[np.int64]:
-    """Milliseconds since 1970 [n]; a timestamp without a zone is UTC."""
+    """Return milliseconds since 1970 [n]; a timestamp without a zone is UTC."""
     column = piece.batch.column("time")
     if not pa.types.is_timestamp(column.type):
         piece.refuse_type("time", "timestamps")
@@ -123,7 +123,7 @@ def times(piece: Piece) -> NDArray[np.int64]:
 def rows_of(
     piece: Piece, name: str, known: "pd.Index[Any]", stranger: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int32]:
-    """Ids as rows [n] of the table whose ids are `known`; -1 for others where `stranger` [n] allows them."""
+    """Return ids as rows [n] of the table whose ids are `known`; -1 for others where `stranger` [n] allows them."""
     column = piece.batch.column(name)
     _refuse_nested(piece, name, column.type)
     rows = known.get_indexer(pd.Index(column.to_pandas()))
@@ -135,7 +135,7 @@ def rows_of(
 
 
 def strangers(piece: Piece, name: str, rows: NDArray[np.int32], known: "pd.Index[Any]") -> NDArray[np.object_]:
-    """The ids [n] that `rows_of` found no row for, None elsewhere; they must be of the type of those known."""
+    """Return the ids [n] that `rows_of` found no row for, None elsewhere; they must be of the type of those known."""
     column, new = piece.batch.column(name), rows < 0
     ids = np.full(len(piece), None, object)
     if not new.any():
@@ -154,7 +154,7 @@ def strangers(piece: Piece, name: str, rows: NDArray[np.int32], known: "pd.Index
 
 
 def log_propensities(piece: Piece) -> NDArray[np.float64]:
-    """Logarithms [n] of probabilities in (0, 1]."""
+    """Return logarithms [n] of probabilities in (0, 1]."""
     column = piece.batch.column("log_propensity")
     if column.type != pa.float64():  # float32 would have rounded what estimators divide by
         piece.refuse_type("log_propensity", "float64")
@@ -167,12 +167,12 @@ def log_propensities(piece: Piece) -> NDArray[np.float64]:
 
 
 def possible(log_propensity: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which logarithms are of a probability in (0, 1] that float64 can hold and divide by."""
+    """Return a mask of the logarithms of probabilities in (0, 1] that float64 can represent and divide by."""
     return np.asarray((log_propensity >= _LEAST) & (log_propensity <= 0))
 
 
 def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArray[np.float64]:
-    """Rewards [n] within the scale; where `missing` is allowed, null or no column at all is NaN."""
+    """Return rewards [n] within the scale; where `missing` is allowed, null or no column at all is NaN."""
     if missing and not piece.has("reward"):
         return np.full(len(piece), np.nan)
     column = piece.batch.column("reward")
@@ -190,7 +190,7 @@ def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArr
 
 
 def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64], NDArray[np.int32]] | tuple[None, None]:
-    """Where each row's candidates begin [n + 1], and their rows [C] of the table; None where no row tells any."""
+    """Return the start of each row's candidates [n + 1] and their item rows [C]; None if no row has any."""
     found = lists(piece, "candidates", "lists of item ids")
     if found is None:
         return None, None
@@ -205,7 +205,7 @@ def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64],
 
 
 def contexts(piece: Piece, width: int | None = None) -> NDArray[np.float32] | None:
-    """Vectors [n, D], NaN in rows without one; None where no row has one. `width`: D, where rows before tell it."""
+    """Return vectors [n, D], NaN in rows without one; None if no row has one. `width`: D, if earlier rows fix it."""
     found = lists(piece, "context", "lists of numbers")
     if found is None:
         return None
@@ -238,7 +238,8 @@ class Lists:
 
 
 def lists(piece: Piece, name: str, expected: str) -> Lists | None:
-    """A column of lists; None where there is none, or only nulls. Raises DataError, naming what was `expected`."""
+    """Return A column of lists; None where there is none, or only nulls. Raises DataError, naming what was
+    `expected`."""
     if not piece.has(name) or piece.batch.column(name).null_count == len(piece):
         return None
     column = piece.batch.column(name)
@@ -251,7 +252,7 @@ def lists(piece: Piece, name: str, expected: str) -> Lists | None:
 
 
 def any_of(true: NDArray[np.bool_], start: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which rows [n] have any true candidate [C]."""
+    """Return a mask [n] of the rows with any true candidate [C]."""
     count = np.concatenate([[0], np.cumsum(true)])
     return np.asarray(np.diff(count[start]) > 0)
 

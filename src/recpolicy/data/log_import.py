@@ -1,7 +1,7 @@
-"""Logs of other systems as logged rounds: what the readers of single formats share.
+"""Convert logs of other systems to bandit logs: the part that all formats share.
 
-N rounds, n of them in a batch, C candidates of all of them. A reader yields batches with ids as they stand in its file;
-here they become rows of tables, and everything is checked. Every fault is a DataError that names file and line.
+N rounds, n of them in a batch, C candidates of all of them. A reader yields batches with the ids of its file;
+this module maps them to rows of tables and checks everything. Every fault is a DataError that names file and line.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ UNIT = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Batch:
-    """Some consecutive rounds of a foreign file."""
+    """Consecutive rounds of a file of another system."""
 
     line: NDArray[np.int64]  # [n], counted from 1
     time: NDArray[np.int64]  # [n], milliseconds since 1970
@@ -41,12 +41,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Imported:
-    """A foreign log as rounds, with the tables that its rows speak of."""
+    """An imported log, with the tables of its users and items."""
 
     rounds: BanditLog
     tables: IdVocabulary
     lost: tuple[str, ...]
-    """What of the file has no place in a log."""
+    """Fields of the file that a log cannot hold."""
     skipped: int = 0
     """Lines that say of themselves that they are not to be learnt from."""
 
@@ -54,7 +54,7 @@ class Imported:
 def assemble(
     path: Path, policy: str, batches: Iterable[Batch], scale: tuple[float, float], tables: IdVocabulary | None
 ) -> tuple[BanditLog, IdVocabulary]:
-    """The batches as one log in the order of time; `policy` names who chose.
+    """Join the batches to one log in order of time; `policy` names the logging policy.
 
     Rewards on `scale` are stretched to the scale of the tables. Without tables, users and items are those that occur.
     The catalogue are the items that were shown or could be. Raises DataError for a propensity outside (0, 1], a reward
@@ -87,7 +87,7 @@ def refuse(path: Path, line: NDArray[np.int64], wrong: NDArray[np.bool_], say: C
 
 
 class _Ids:
-    """Texts as rows: of a table that is given, or in the order in which they first occur."""
+    """A mapping of ids to rows: of a given table, or in order of first occurrence."""
 
     def __init__(self, name: str, tables: IdVocabulary | None):
         self.name, self.fixed = name, tables is not None
@@ -97,7 +97,7 @@ class _Ids:
             self._row = {str(one): row for row, one in enumerate(known.tolist())}
 
     def rows(self, values: Texts) -> NDArray[np.int32]:
-        """Rows [n]; -1 where a given table lacks the id."""
+        """Return rows [n]; -1 where a given table lacks the id."""
         codes, found = pd.factorize(values)
         if not self.fixed:
             for one in found:
@@ -105,11 +105,11 @@ class _Ids:
         return np.array([self._row.get(one, -1) for one in found], np.int32)[codes]
 
     def table(self) -> pd.DataFrame:
-        """The ids that occurred, ascending; whole numbers where all of them are."""
+        """Return the ids that occurred, ascending; whole numbers where all of them are."""
         return pd.DataFrame({self.name: self._sorted()})
 
     def sorted_rows(self) -> NDArray[np.int32]:
-        """Where each id, in the order of first occurrence, stands in `table`."""
+        """Return the row in `table` of each id, in order of first occurrence."""
         place = {str(one): row for row, one in enumerate(self._sorted())}
         return np.array([place[one] for one in self._row], np.int32)
 
@@ -120,7 +120,7 @@ class _Ids:
 
 
 def _checked(path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, items: _Ids) -> dict[str, NDArray[Any]]:
-    """The columns of a batch, ids turned into rows."""
+    """Return the columns of a batch, ids turned into rows."""
     low, high = scale
     propensity, reward = batch.propensity, batch.reward
     refuse(path, batch.line, ~((propensity > 0) & (propensity <= 1)), lambda row: (
@@ -160,7 +160,7 @@ def _number_events(path: Path, columns: dict[str, NDArray[Any]], policy: str) ->
 
 
 def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float, float]) -> BanditLog:
-    """The columns, in file order, as a log in the order of time."""
+    """Return the columns, in file order, as a log in the order of time."""
     order = np.argsort(columns["time"], kind="stable")
     count, candidate = columns.pop("count"), columns.pop("candidate")
     columns.pop("line")

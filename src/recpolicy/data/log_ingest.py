@@ -1,8 +1,7 @@
-"""From raw logs to logged rounds: rewards joined by event id, events without one decided, rounds split by time.
+"""Turn raw logs into rounds: join rewards by event id, settle events without a reward, split by time.
 
-An event's reward is the one written with it, or else the first that came within the wait window after it. When none
-came, the event waits (its window is still open at the end of the log: it is left out, for a later ingest), or gets the
-default reward, or is left out.
+The reward of an event is the one in its row, or the first reward within the wait window after it. Without one, the
+event waits for a later ingest if its window is still open; otherwise it gets the default reward or is dropped.
 """
 
 from collections.abc import Mapping
@@ -32,16 +31,16 @@ _OF_NO_USE = ("late_rewards", "doubled_rewards", "unknown_rewards")
 
 @dataclass(frozen=True, kw_only=True)
 class IngestConfig:
-    """How late rewards are joined and how the log is split."""
+    """Settings of the join with late rewards and of the split."""
 
     wait_hours: float = 24.0
-    """How long after an event its reward may come."""
+    """Hours after an event within which its reward may arrive."""
     default_reward: float | None = None
     """Reward of an event whose window closed without one; None leaves such events out."""
     evaluation_share: float = 0.2
     """Share of the rounds, the latest, that only evaluation sees."""
     contexts: bool = True
-    """Whether to take events with a context vector, which means something to policies of the same features only."""
+    """True keeps events with a context vector; only policies of the same features can use it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.wait_hours < np.inf:
@@ -57,7 +56,7 @@ class IngestConfig:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of every event and every reward."""
+    """Counts of events and rewards by outcome."""
 
     events: int
     joined: int
@@ -82,7 +81,7 @@ class IngestReport:
     """Rounds that only evaluation sees, all later."""
 
     def as_dict(self) -> dict[str, int]:
-        """Plain JSON-able values."""
+        """Return plain JSON-able values."""
         return asdict(self)
 
 
@@ -130,7 +129,7 @@ def ingest(
 
 
 def rounds_of(path: Path, tables: IdVocabulary) -> BanditLog:
-    """The rounds of an events file whose every event has its reward; raises DataError where one has none."""
+    """Return the rounds of an events file whose every event has its reward; raises DataError where one has none."""
     catalogue = log_catalogue(path, tables)
     events = read_events(path, tables, catalogue)
     unknown = ~np.isfinite(events.columns["reward"])
@@ -144,7 +143,7 @@ def rounds_of(path: Path, tables: IdVocabulary) -> BanditLog:
 
 
 def _with_context(events: Events) -> NDArray[np.bool_]:
-    """Which events [N] have a vector of their own."""
+    """Return a mask [N] of the events with a context vector."""
     if events.context is None:
         return np.zeros(len(events.columns["user"]), bool)
     return ~np.isnan(events.context[:, 0])
@@ -176,7 +175,7 @@ def _join(
 
 
 def cut_by_time(time: NDArray[np.int64], share: float, folder: Path) -> int:
-    """How many of the rounds, in order of time [N], are to learn from: those of one moment are never parted."""
+    """Return the number of training rounds, in order of time [N]; rounds of one moment stay together."""
     cut = len(time) - round(len(time) * share)
     if cut < len(time):
         cut = int(np.searchsorted(time, time[cut]))
@@ -191,7 +190,7 @@ def cut_by_time(time: NDArray[np.int64], share: float, folder: Path) -> int:
 def _chosen(
     events: Events, order: NDArray[np.int64], catalogue: NDArray[np.int32], scale: tuple[float, float], name: str
 ) -> BanditLog:
-    """The chosen events, in this order, with their candidates."""
+    """Return the chosen events, in this order, with their candidates."""
     columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
     columns |= _taken_candidates(events.candidate_start, events.candidate, order)
     columns |= taken_users(events.columns["user"], events.context, events.newcomers, order)
@@ -201,7 +200,7 @@ def _chosen(
 def _taken_candidates(
     start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None, order: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """The candidates of the chosen rounds, in their order."""
+    """Return the candidates of the chosen rounds, in their order."""
     if start is None or candidate is None:
         return {}
     length = np.diff(start)[order]

@@ -1,10 +1,10 @@
-"""What a log in Parquet says of itself: JSON in the metadata of the file, under the key `recpolicy`.
+"""Read and write the description of a Parquet log: JSON in the file's metadata, under the key `recpolicy`.
 
-    format, version     what kind of log it is
+    format, version     kind of log
     scale               lowest and highest reward
     catalogue           ids of the items that could be shown
 
-A file may say nothing of it. Every fault is a DataError that names the file.
+A file may lack it. Every fault is a DataError that names the file.
 """
 
 import json
@@ -29,7 +29,7 @@ _LARGEST = float(np.finfo(np.float64).max)
 
 
 def encode_metadata(metadata: dict[str, Any]) -> dict[bytes, bytes]:
-    """The metadata of a file that says this of itself."""
+    """Return a description as the metadata of a file."""
     return {KEY: json.dumps(metadata).encode()}
 
 
@@ -58,7 +58,7 @@ def old_columns(path: Path) -> Mapping[str, str]:
 
 
 def is_of_format(path: Path, name: str, columns: Set[str]) -> bool:
-    """Whether the file is a log of this format: by what it says of itself, else by its columns."""
+    """Return True if the file is a log of this format, by its description or else by its columns."""
     found = set(open_parquet(path).schema_arrow.names)
     return bool(read_metadata(path).get("format", name if columns <= found else "") == name)
 
@@ -73,7 +73,7 @@ def check_format(metadata: dict[str, Any], expected: tuple[str, int], path: Path
 
 
 def scale_of(metadata: dict[str, Any], default: tuple[float, float], path: Path) -> tuple[float, float]:
-    """The lowest and the highest reward."""
+    """Return the lowest and the highest reward."""
     scale = metadata.get("scale", default)
     numbers = isinstance(scale, list | tuple) and [type(end) for end in scale if type(end) in (int, float)]
     if not numbers or len(numbers) != 2 or not -_LARGEST < scale[0] < scale[1] < _LARGEST:
@@ -82,7 +82,7 @@ def scale_of(metadata: dict[str, Any], default: tuple[float, float], path: Path)
 
 
 def catalogue_rows(metadata: dict[str, Any], items: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
-    """The rows [A] of the items that could be shown, in the order of the file; None where it does not say."""
+    """Return the item rows [A] of the catalogue, in the order of the file; None if it has none."""
     if "catalogue" not in metadata:
         return None
     named = metadata["catalogue"]

@@ -1,4 +1,4 @@
-"""A log as a table of ratings: what rating models, baselines and held-out evaluation need, from nothing but the log.
+"""Turn a bandit log into a ratings table for rating models, baselines and held-out evaluation.
 
 N rounds to learn from, then rounds for evaluation; U users, I items. One row a (user, item) pair: the mean reward of
 its rounds, at the time of the first. First come the pairs to fit, from the rounds to learn from alone; the tail are the
@@ -26,9 +26,9 @@ Mask = NDArray[np.bool_]
 def log_ratings(
     train_rounds: BanditLog, test_rounds: BanditLog, tables: IdVocabulary, name: str
 ) -> tuple[Ratings, int]:
-    """The table of the rounds to learn from and those for evaluation, and how many of its rows, the last, are held out.
+    """Return the table of training and test rounds, and the number of its last rows that are held out.
 
-    0 where there are no rounds for evaluation, or nothing of them can be held out because one pair is all there is.
+    It is 0 without test rounds, or if there is only one pair.
     """
     items = len(tables.items)
     before, after = _pairs(train_rounds, items), _pairs(test_rounds, items)
@@ -47,7 +47,7 @@ def log_ratings(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The n pairs of some rounds, in the order in which they first came."""
+    """The n pairs of some rounds, in order of first occurrence."""
 
     code: NDArray[np.int64]  # [n], user * I + item
     rating: NDArray[np.float64]  # [n], mean reward
@@ -67,7 +67,7 @@ def _pairs(rounds: BanditLog, items: int) -> _Pairs:
 
 
 def _held_out(before: _Pairs, after: _Pairs, share: float) -> Mask:
-    """Which pairs of the rounds for evaluation are held out; something is left to fit."""
+    """Return a mask of the held-out pairs of the test rounds; at least one pair remains for training."""
     again = np.isin(after.code, before.code)
     held_out = ~again
     repeated = np.flatnonzero(again)

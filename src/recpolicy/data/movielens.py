@@ -1,6 +1,6 @@
-"""The MovieLens folders as ratings tables: ml-100k, ml-1m, and the CSV kind (ml-25m, ml-32m, ml-latest).
+"""Read MovieLens folders as ratings tables: ml-100k, ml-1m and the CSV kind (ml-25m, ml-32m, ml-latest).
 
-Titles stay as they are in the file, "Toy Story (1995)"; the year is also a column of its own. The genres "unknown" and
+Titles stay as they are in the file, "Toy Story (1995)"; the year is also a separate column. The genres "unknown" and
 "(no genres listed)" mean none. Source of the formats: the README of each folder.
 """
 
@@ -82,7 +82,7 @@ def _ratings(
 
 
 def _users(source: Source, columns: Sequence[str]) -> pd.DataFrame:
-    """The user table with the columns of ml-100k, in their order."""
+    """Return the user table with the columns of ml-100k, in their order."""
     table = read_text(source, columns)
     ids = identifiers(table["user_id"], "user", source)
     check_unique(ids, "user", source)
@@ -92,7 +92,7 @@ def _users(source: Source, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _movie_table(source: Source, names: Sequence[str] | None) -> pd.DataFrame:
-    """The movie table of a file with id, title and genres separated by |."""
+    """Return the movie table of a file with id, title and genres separated by |."""
     table = read_text(source, names)
     movie_id, title, genres = _named(table, names or ("movieId", "title", "genres"), source)
     return _movies(identifiers(movie_id, "movie", source), texts(title), list(texts(genres)), source)

@@ -47,7 +47,7 @@ def _rows(files: Mapping[str, bytes], name: str) -> list[list[str]]:
 
 
 def _item(row: list[str]) -> list[str]:
-    """Fields of a u.item line: id, title (year), release date, video release date, link, 19 genre flags."""
+    """Return fields of a u.item line: id, title (year), release date, video release date, link, 19 genre flags."""
     movie_id, title, year, genres = row
     title = "unknown" if title == _UNKNOWN else f"{title} ({year})"
     named = genres.split()

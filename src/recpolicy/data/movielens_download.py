@@ -148,7 +148,7 @@ _LOCK_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Fetched:
-    """What lies in the folder after a fetch."""
+    """The content of the folder after a fetch."""
 
     folder: Path
     source: str
@@ -310,7 +310,7 @@ def _report(dataset: Dataset, target: Path, source: str, files: Mapping[str, str
 
 
 def _provenance(folder: Path) -> tuple[str, dict[str, tuple[str, str]]]:
-    """The source, and file name -> (md5, what it is), as noted at the last fetch; empty without such a note."""
+    """Return the source, and file name -> (md5, what it is), as noted at the last fetch; empty without such a note."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         note = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
         return str(note["source"]), {name: (str(file["md5"]), str(file["is"])) for name, file in note["files"].items()}

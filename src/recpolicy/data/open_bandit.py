@@ -1,8 +1,8 @@
-"""Logs in the form of the Open Bandit Dataset: a CSV file, one recommended item a line.
+"""Read logs in the format of the Open Bandit Dataset: a CSV file with one recommended item a line.
 
     timestamp, item_id, position, click, propensity_score, user_feature_0, ..., user-item_affinity_0, ...
 
-The item is the item, `propensity_score` the probability with which it was shown at its position, and the click the
+`propensity_score` is the probability with which it was shown at its position, and the click the
 reward: 0 or 1 (or any number on `scale`). A column `user_id` names the user; where there is none, all who have the same
 user features count as one. Lost: position (every line is one choice of its own), affinities and other columns. Files
 are read in batches. Source: Saito, Aihara, Matsutani & Narita 2021 (2008.07146).
@@ -84,7 +84,7 @@ def _numbers(path: Path, column: "pd.Series[str]", line: NDArray[np.int64]) -> N
 
 
 def _users(frame: pd.DataFrame) -> Texts:
-    """The user's id, or all features in one text."""
+    """Return the user's id, or all features in one text."""
     first, *others = (frame[name] for name in frame.columns)
     return np.asarray(first.str.cat(pd.concat(others, axis=1), sep="|") if others else first, object)
 

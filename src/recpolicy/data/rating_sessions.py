@@ -1,4 +1,4 @@
-"""Sessions of a ratings table: runs of a user's ratings with short gaps.
+"""Cut a ratings table into sessions: runs of a user's ratings with short gaps.
 
 N ratings, M sessions. A session is a user's ratings with no gap of more than `gap_minutes` between one and the next: a
 stand-in, for MovieLens records when ratings were entered, not when items were watched. 49 % of the ratings of
@@ -40,7 +40,8 @@ class Sessions:
 
 
 def sessions_of(ratings: Ratings, gap_minutes: float = GAP_MINUTES) -> Sessions:
-    """Cut a table into sessions; raises DataError without timestamps, ConfigError for a gap that is not above 0."""
+    """Return cut a table into sessions; raises DataError without timestamps, ConfigError for a gap that is not above
+    0."""
     if not gap_minutes > 0:
         raise ConfigError(f"gap_minutes is {gap_minutes!r}; a session needs a gap above 0 minutes")
     if ratings.timestamp is None:
@@ -53,7 +54,7 @@ def sessions_of(ratings: Ratings, gap_minutes: float = GAP_MINUTES) -> Sessions:
 
 
 def _cut_at(rows: NDArray[np.intp], user: NDArray[np.int32], first: NDArray[np.bool_]) -> Sessions:
-    """Sessions that begin where `first` [N] is true, in the order of `rows`."""
+    """Return sessions that begin where `first` [N] is true, in the order of `rows`."""
     start = np.flatnonzero(first)
     session = np.cumsum(first) - 1
     return Sessions(

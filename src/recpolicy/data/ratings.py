@@ -78,11 +78,11 @@ class Ratings:
         return dense
 
     def user_rows(self, ids: "list[object] | NDArray[np.generic]") -> NDArray[np.int32]:
-        """Row numbers of user ids; raises UnknownIdError that names up to five unknown ones."""
+        """Return row numbers of user ids; raises UnknownIdError that names up to five unknown ones."""
         return _rows(ids, self.users["user_id"], "user", self.name)
 
     def item_rows(self, ids: "list[object] | NDArray[np.generic]") -> NDArray[np.int32]:
-        """Row numbers of item ids; raises UnknownIdError that names up to five unknown ones."""
+        """Return row numbers of item ids; raises UnknownIdError that names up to five unknown ones."""
         return _rows(ids, self.items["item_id"], "item", self.name)
 
 
@@ -98,7 +98,7 @@ def _rows(
 
 
 def rating_steps(scale: tuple[float, float]) -> int:
-    """How many steps there are from the lowest to the highest rating: of 1 on whole-number scales, else of a half."""
+    """Return the number of steps from the lowest to the highest rating: of 1 on whole-number scales, else of 0.5."""
     low, high = scale
     whole = float(low).is_integer() and float(high).is_integer()
     return max(1, round((high - low) * (1 if whole else 2)))

@@ -107,7 +107,7 @@ def _refuse_duplicates(
 
 
 COLUMNS = ("user", "item", "rating", "timestamp")
-"""What a column can mean; only timestamp may be missing."""
+"""Meanings of columns; only timestamp may be missing."""
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "user": ("user", "user_id", "userId"),
     "item": ("item", "item_id", "itemId", "movie", "movie_id", "movieId"),
@@ -184,7 +184,7 @@ def _assemble(
 
 
 def _users(given: Path | str | pd.DataFrame) -> pd.DataFrame:
-    """The user table: `user_id` first, every other column as it is."""
+    """Return the user table: `user_id` first, every other column as it is."""
     table, source = _open_or_frame(given, "users")
     found = _column(table, "user", source, None, needed=True)
     ids = identifiers(table[found], "user", source)
@@ -195,7 +195,8 @@ def _users(given: Path | str | pd.DataFrame) -> pd.DataFrame:
 
 
 def _items(given: Path | str | pd.DataFrame) -> pd.DataFrame:
-    """The item table; titles and genres may be missing, years are taken from the titles unless they are a column."""
+    """Return the item table; titles and genres may be missing, years are taken from the titles unless they are a
+    column."""
     table, source = _open_or_frame(given, "items")
     found = {meaning: _column(table, meaning, source, None, needed=meaning == "item") for meaning in _ITEM_COLUMNS}
     ids = identifiers(table[found["item"]], "item", source)
@@ -215,7 +216,7 @@ _ITEM_COLUMNS = ("item", "title", "genres", "year")
 
 
 def _years(column: Any, source: Source) -> Any:
-    """Years as Int64; missing ones stay missing, all others are checked."""
+    """Return years as Int64; missing ones stay missing, all others are checked."""
     text = pd.Series(texts(column), dtype="object").str.strip()
     present = text != ""
     years = numbers(pa.array(text.where(present, "0"), pa.string()), "year", source)

@@ -1,11 +1,11 @@
-"""A ratings table on disk that reads back equal: same rows in the same order, same ids, types and missing values.
+"""Save a ratings table and load it back equal: rows, order, ids, types and missing values.
 
     recpolicy.json     format, name, scale, digest, column types, the split and digests of the files below
     ratings.parquet    user row, item row, rating, timestamp where there is one; N rows in file order
     users.parquet      the user table        items.parquet   the item table
 
-The folder appears whole or not at all; what was cut short, changed or made by something else is refused. A split is
-kept as its name and seed: it is made again by the same rule, and its digest says that it is the same.
+The folder appears complete or not at all; a truncated, changed or foreign one raises ArtifactError. A split is saved as
+its name and seed; loading applies the rule again and compares digests.
 """
 
 from pathlib import Path
@@ -101,13 +101,13 @@ def load_saved_split(folder: Path) -> Split:
 
 
 def saved_split_name(folder: Path) -> str | None:
-    """The name of the split that was saved with the table, None without one; raises ArtifactError for other folders."""
+    """Return the name of the split saved with the table, or None; raises ArtifactError for other folders."""
     saved = _read_manifest(folder).get("split")
     return None if saved is None else str(saved["name"])
 
 
 def is_saved_ratings(folder: Path) -> bool:
-    """Whether the folder has the manifest that `save_ratings` writes; `load_saved_ratings` checks what it says."""
+    """Return True if the folder has the manifest of `save_ratings`; `load_saved_ratings` checks its content."""
     return (folder / MANIFEST).is_file()
 
 
@@ -127,7 +127,7 @@ def _types(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked content of recpolicy.json, without its own digest."""
+    """Return the checked content of recpolicy.json, without its own digest."""
     path = folder / MANIFEST
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: no such folder; expected a {FORMAT} folder")
@@ -161,7 +161,7 @@ def _file(folder: Path, name: str, body: dict[str, Any]) -> Any:
 
 
 def _checked(path: Path, digest: str | None) -> Any:
-    """The Arrow table of a file that has not changed."""
+    """Return the Arrow table of a file that has not changed."""
     if not path.is_file():
         raise ArtifactError(f"{path}: missing; copy the folder whole or {_AGAIN}")
     if file_digest(path) != digest:
@@ -171,7 +171,7 @@ def _checked(path: Path, digest: str | None) -> Any:
 
 
 def _table(stored: Any, types: dict[str, str]) -> pd.DataFrame:
-    """The data frame with the column types it had; Arrow would read text columns of type object as str."""
+    """Return the data frame with the column types it had; Arrow would read text columns of type object as str."""
     table: pd.DataFrame = stored.to_pandas()
     for name, dtype in types.items():
         if str(table[name].dtype) != dtype:

@@ -1,4 +1,4 @@
-"""Logged sessions: items shown one after the other until the user left, with what probability, and what came of each.
+"""The log of sessions: items shown one after the other until the user left, with propensities and responses.
 
 N steps of M sessions, session after session, each in the order of its steps. Users and items are row numbers, as in
 BanditLog; ids appear only in files (session_log_files.py). A session ends because the user leaves (`ended` at its
@@ -72,12 +72,12 @@ class SessionLog:
             raise DataError(f"{self.name}: step {row} of all: {what.format(values[row])}")
 
     def __len__(self) -> int:
-        """N, the steps of all sessions."""
+        """Return N, the steps of all sessions."""
         return len(self.item)
 
     @cached_property
     def start(self) -> NDArray[np.intp]:
-        """Where each session begins [M + 1]; the last entry is N."""
+        """Start of each session [M + 1]; the last entry is N."""
         return np.append(np.flatnonzero(self.step == 0), len(self))
 
     @property
@@ -93,7 +93,7 @@ class SessionLog:
 
 
 def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[np.bool_], str]]:
-    """What can be wrong between steps that stand session after session: where [N], and what.
+    """Yield the possible faults of steps in session order: a mask [N] and a message.
 
     columns: session, step, user, time, item, ended, event_id; each [N].
     """

@@ -1,4 +1,4 @@
-"""Logged sessions on disk: a folder with `sessions.parquet`, a row for every step.
+"""Session logs on disk: a folder with `sessions.parquet`, one row per step.
 
     event_id, time, user_id, session_id, step (0, 1, ...), item_id, log_propensity (float64; all rows or none),
     reward, liked, ended, policy, policy_version
@@ -71,7 +71,7 @@ def write_sessions(path: Path, log: SessionLog, tables: IdVocabulary) -> None:
 
 
 def is_session_log(path: Path) -> bool:
-    """Whether this Parquet file is a log of sessions: by what it says of itself, else by its columns."""
+    """Return True if this Parquet file is a session log, by its description or else by its columns."""
     return is_of_format(path, FORMAT, {"session_id", "step"})
 
 
@@ -116,7 +116,7 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
 
 
 def _in_order(columns: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
-    """The steps session after session; raises DataError that names the row of the file where they make no sessions."""
+    """Return the steps session after session; raises DataError with the row of a fault."""
     number = pd.factorize(columns["session"])[0]
     order = np.lexsort((columns["step"], number))
     ordered = {key: values[order] for key, values in columns.items()}
@@ -129,14 +129,14 @@ def _in_order(columns: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray
 
 
 def _log_propensities(piece: read.Piece) -> NDArray[np.float64]:
-    """Logarithms [n]; all NaN where the piece has none."""
+    """Return logarithms [n]; all NaN where the piece has none."""
     if not piece.has("log_propensity") or piece.batch.column("log_propensity").null_count == len(piece):
         return np.full(len(piece), np.nan)
     return read.log_propensities(piece)
 
 
 def _refuse_gaps(log_propensity: NDArray[np.float64], path: Path) -> None:
-    """Propensities are there in every row, or in none."""
+    """Check that all rows have propensities, or none."""
     missing = np.isnan(log_propensity)
     if missing.any() and not missing.all():
         raise DataError(f"{path}: row {int(missing.argmax()) + 1}: log_propensity is missing, but other rows have it")

@@ -1,8 +1,8 @@
-"""Logged slates: pages of K items shown at once, with what probability each was put in its slot, and what came of it.
+"""The log of slates of K items shown at once, with the propensity of each slot and the reward.
 
 N slates. Users and items are row numbers, as in BanditLog; ids appear only in files (slate_log_files.py). Either
-each slot has a shelf of its own, items that no other slot can show, and is filled without regard to the others; or all
-slots are filled from the catalogue, one after the other from the first, and no item comes twice on a page.
+each slot has a separate shelf, items that no other slot can show, and is filled without regard to the others; or all
+slots are filled from the catalogue, one after the other from the first, and no item comes twice in a slate.
 """
 
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ class SlateLog:
             yield sum_fault(self.slot_reward, self.reward), "its reward is not the sum of its slots' rewards"
 
     def __len__(self) -> int:
-        """N."""
+        """Return N."""
         return len(self.slate)
 
     @property
@@ -77,7 +77,7 @@ class SlateLog:
         return np.searchsorted(self.catalogue, self.slate)
 
     def taken(self, rows: NDArray[np.integer]) -> "SlateLog":
-        """The slates of these rows, in this order."""
+        """Return the slates of these rows, in this order."""
         columns = {column: getattr(self, column)[rows] for column in COLUMNS}
         return replace(self, slot_reward=None if self.slot_reward is None else self.slot_reward[rows], **columns)
 
@@ -91,7 +91,7 @@ class SlateLog:
 def slate_faults(
     slate: NDArray[np.int32], catalogue: NDArray[np.int32], shelves: NDArray[np.int16] | None
 ) -> Iterator[tuple[NDArray[np.bool_], str]]:
-    """What can be wrong with the items of slates [N, K]: where [N], and what."""
+    """Yield the possible faults of the items of slates [N, K]: a mask [N] and a message."""
     unknown = ~np.isin(slate, catalogue)
     yield np.any(unknown, axis=1), "an item that is not in the catalogue of this log"
     if shelves is None:
@@ -104,7 +104,7 @@ def slate_faults(
 
 
 def sum_fault(slot_reward: NDArray[np.float64], reward: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where [N] the rewards of the slots [N, K] do not add up to that of the slate; so it is with NaN."""
+    """Return a mask [N] of slates whose slot rewards [N, K] do not add up to the slate reward, or are NaN."""
     room = _TOLERANCE * (1 + np.abs(slot_reward).sum(axis=1))
     return np.asarray(~(np.abs(slot_reward.sum(axis=1) - reward) <= room))
 
@@ -112,7 +112,7 @@ def sum_fault(slot_reward: NDArray[np.float64], reward: NDArray[np.float64]) -> 
 def open_to(
     slot: int, above: NDArray[np.integer], shelves: NDArray[np.int16] | None, actions: int
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_] | None]:
-    """The arms [M] that may stand in a slot at all, and which of them each page still can show [n, M]; None: all.
+    """Return the arms [M] of a slot, and a mask [n, M] of those that each slate can still show; None: all.
 
     above [n, >= slot]: the arms in the slots before it.
     """

@@ -1,10 +1,10 @@
-"""Logged slates on disk: a folder with `slates.parquet`, a row for every page.
+"""Slate logs on disk: a folder with `slates.parquet`, one row per slate.
 
     event_id, time, user_id, slate (list of item ids, first slot first), log_propensity (list of float64, a slot each),
     reward, slot_reward (list of numbers; all rows or none; may be left out), policy, policy_version
 
 The metadata hold the scale of the rewards, the catalogue, and `shelves`: for every item of the catalogue the slot,
-from 0, that it may stand in, or null where any item may stand in any slot, but once on a page. A file without them
+from 0, that it may stand in, or null where any item may stand in any slot, but once in a slate. A file without them
 speaks of all items, without shelves, and of rewards in 0..K. Files are read in batches, and every fault is named by
 file and row, counted from 1.
 """
@@ -67,7 +67,7 @@ def write_slates(path: Path, log: SlateLog, tables: IdVocabulary) -> None:
 
 
 def is_slate_log(path: Path) -> bool:
-    """Whether this Parquet file is a log of slates: by what it says of itself, else by its columns."""
+    """Return True if this Parquet file is a slate log, by its description or else by its columns."""
     return is_of_format(path, FORMAT, {"slate"})
 
 
@@ -112,7 +112,7 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
 def _shelves_of(
     metadata: dict[str, Any], tables: IdVocabulary, path: Path
 ) -> tuple[NDArray[np.int32], NDArray[np.int16] | None]:
-    """The catalogue [A], ascending, and the slot of each of its items; of all items if the file says nothing."""
+    """Return the catalogue [A], ascending, and the slot of each of its items; of all items if the file says nothing."""
     rows = catalogue_rows(metadata, tables.items, path)
     if rows is None:
         rows = np.arange(len(tables.items), dtype=np.int32)
@@ -127,13 +127,13 @@ def _shelves_of(
 
 
 def _lists(values: NDArray[Any]) -> Any:
-    """Rows [N, K] as a column of lists."""
+    """Return rows [N, K] as a column of lists."""
     count, slots = values.shape
     return pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32) * slots), pa.array(values.ravel()))
 
 
 def _slate_rows(piece: read.Piece, items: "pd.Index[Any]", slots: int) -> NDArray[np.int32]:
-    """Item rows [n, K]; K is that of the slates before, or (0) of the first one."""
+    """Return item rows [n, K]; K is that of the slates before, or (0) of the first one."""
     ids = _table(piece, "slate", "lists of item ids", slots)
     if pa.types.is_nested(piece.batch.column("slate").type.value_type):
         piece.refuse_type("slate", "lists of item ids")
@@ -148,7 +148,7 @@ def _slate_rows(piece: read.Piece, items: "pd.Index[Any]", slots: int) -> NDArra
 
 
 def _log_propensities(piece: read.Piece, slots: int) -> NDArray[np.float64]:
-    """Logarithms [n, K] of probabilities in (0, 1]."""
+    """Return logarithms [n, K] of probabilities in (0, 1]."""
     values = _table(piece, "log_propensity", "lists of float64", slots)
     if piece.batch.column("log_propensity").type.value_type != pa.float64():
         piece.refuse_type("log_propensity", "lists of float64")
@@ -160,7 +160,7 @@ def _log_propensities(piece: read.Piece, slots: int) -> NDArray[np.float64]:
 
 
 def _slot_rewards(piece: read.Piece, slots: int) -> NDArray[np.float64]:
-    """Numbers [n, K]; NaN where the piece has none."""
+    """Return numbers [n, K]; NaN where the piece has none."""
     if read.lists(piece, "slot_reward", "lists of numbers") is None:
         return np.full((len(piece), slots), np.nan)
     kind = piece.batch.column("slot_reward").type.value_type
@@ -174,7 +174,7 @@ def _slot_rewards(piece: read.Piece, slots: int) -> NDArray[np.float64]:
 
 
 def _table(piece: read.Piece, name: str, expected: str, slots: int) -> NDArray[Any]:
-    """A column of lists, all of K values, as [n, K]."""
+    """Return A column of lists, all of K values, as [n, K]."""
     found = read.lists(piece, name, expected)
     if found is None:
         piece.refuse(np.ones(len(piece), bool), lambda _: f"{name} is missing")

@@ -1,8 +1,8 @@
-"""From logged slates to logged rounds: every slot of every page is a round of its own, to learn from and to judge by.
+"""Turn a slate log into a bandit log: every slot of every slate becomes a round.
 
-N pages of K slots make N K rounds, `EVENT:SLOT` (0 is the first), slot by slot within a page. A round's candidates are
-the items of its shelf, or those that do not stand above it, and its propensity is the one of its slot given those. So
-read, a page says of each slot what it earned where it stood: what a slot takes from or lends to others is not seen.
+N slates of K slots make N K rounds, `EVENT:SLOT` (0 is the first), slot by slot within a slate. A round's candidates
+are the items of its shelf, or those that do not stand above it, and its propensity is the one of its slot given those.
+This view gives the reward of each slot at its position; it ignores effects of a slot on the others.
 """
 
 from dataclasses import fields, replace
@@ -23,7 +23,7 @@ _PAGES_AT_ONCE = 1_024
 
 
 def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
-    """The slots as rounds whose rewards, 0..1 in the log, are stretched to `scale`.
+    """Return the slots as rounds whose rewards, 0..1 in the log, are stretched to `scale`.
 
     Raises DataError where the log does not say what each slot earned, and for a slot that earned less than 0 or more
     than 1.
@@ -70,7 +70,7 @@ def ingest_slates(
 
 
 def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Where each round's candidates begin [N K + 1], and their item rows [C]."""
+    """Return the start of each round's candidates [N K + 1] and their item rows [C]."""
     actions = len(log.catalogue)
     if log.shelves is not None:
         shelves = [log.catalogue[open_to(slot, log.arm, log.shelves, actions)[0]] for slot in range(log.slots)]
@@ -87,6 +87,6 @@ def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
 
 
 def _left(arm: NDArray[np.intp], actions: int) -> NDArray[np.intp]:
-    """What each slot of pages [n, K] without shelves could show: arms page by page, slot by slot, ascending."""
+    """Return the candidates of each slot of slates [n, K] without shelves: arms by slate and slot, ascending."""
     fresh = np.stack([np.asarray(open_to(slot, arm, None, actions)[1]) for slot in range(arm.shape[1])], axis=1)
     return np.flatnonzero(fresh) % actions

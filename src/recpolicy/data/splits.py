@@ -1,8 +1,8 @@
-"""Train and test parts of a ratings table.
+"""Split a ratings table into train and test parts.
 
 Every rule gives a mask [N] of the test rows; train is the rest. u1..u5, ua and ub follow the scripts that come with
 MovieLens 100K (mku.sh, allbut.pl), so on its u.data they give the official files byte for byte; on any other table they
-mean the same rule. tail-N is the rule of tables that were written with what is held out at their end (log_ratings.py).
+mean the same rule. tail-N is for tables whose last rows are the test part (log_ratings.py).
 File order is the order of the table. All rules but `random` ignore the seed.
 """
 
@@ -31,9 +31,9 @@ class Split:
     name: str
     """Its name in SPLITS; leave-last-N and tail-N with their number."""
     train: Ratings
-    """What embeddings, rating models and agents may see."""
+    """Ratings that embeddings, rating models and agents may see."""
     test: Ratings
-    """What only evaluation sees."""
+    """Ratings that only evaluation sees."""
     seed: int
 
     @cached_property
@@ -57,32 +57,33 @@ def split(ratings: Ratings, name: str, seed: int = 0) -> Split:
 
 
 def contiguous_fold(ratings: Ratings, _seed: int, *, number: int) -> Mask:
-    """The number-th (1..5) of five equal runs of rows, in file order."""
+    """Return the number-th (1..5) of five equal runs of rows, in file order."""
     row = np.arange(len(ratings))
     return ((number - 1) * len(ratings) // 5 <= row) & (row < number * len(ratings) // 5)
 
 
 def given_n_test(ratings: Ratings, _seed: int, *, skip: int) -> Mask:
-    """Ten ratings of each user, in file order after the first `skip`."""
+    """Return ten ratings of each user, in file order after the first `skip`."""
     place = _place(ratings.user, np.arange(len(ratings)))
     return (place >= skip) & (place < skip + 10)
 
 
 def temporal(ratings: Ratings, _seed: int) -> Mask:
-    """The last 20 % (rounded down) of each user's ratings by time; those of one second in file order."""
+    """Return the last 20 % (rounded down) of each user's ratings by time; those of one second in file order."""
     count = np.bincount(ratings.user, minlength=ratings.shape[0])[ratings.user]  # [N], ratings of the row's user
     return _place(ratings.user, _time(ratings, "temporal")) >= count - count // 5
 
 
 def leave_last(ratings: Ratings, _seed: int, *, number: int) -> Mask:
-    """The last `number` ratings by time of each user who has more than that; those of one second in file order."""
+    """Return the last `number` ratings by time of each user who has more than that; those of one second in file
+    order."""
     count = np.bincount(ratings.user, minlength=ratings.shape[0])[ratings.user]
     place = _place(ratings.user, _time(ratings, f"leave-last-{number}"))
     return (place >= count - number) & (count > number)
 
 
 def tail(ratings: Ratings, _seed: int, *, number: int) -> Mask:
-    """The last `number` rows, in file order."""
+    """Return the last `number` rows, in file order."""
     return np.arange(len(ratings)) >= len(ratings) - number
 
 
@@ -144,7 +145,7 @@ def _rule(name: str) -> Callable[..., Mask]:
 
 
 def _place(user: NDArray[np.int32], time: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Place of each row [N] among the rows of its user, from 0, by time; ties in file order."""
+    """Return the rank of each row [N] among the rows of its user, from 0, by time; ties in file order."""
     order = np.lexsort((time, user))  # stable
     first = np.searchsorted(user[order], user[order])  # where the user's run starts
     place = np.empty(len(user), np.int64)

@@ -1,4 +1,4 @@
-"""What a ratings table looks like, in numbers that a person checks at a glance and a program reads."""
+"""Summarize a ratings table in numbers, for people and programs."""
 
 from datetime import UTC, datetime
 from typing import Any

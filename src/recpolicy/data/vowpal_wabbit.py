@@ -1,4 +1,4 @@
-"""Logs in Vowpal Wabbit's JSON for contextual bandits (cb json, dsjson): one choice a line.
+"""Read logs in Vowpal Wabbit's JSON for contextual bandits (cb json, dsjson): one choice a line.
 
     {"_label_cost": -1, "_label_probability": 0.8, "_label_Action": 2, "Timestamp": "...", "EventId": "...",
      "a": [2, 1], "p": [0.8, 0.2], "c": {"User": {"id": "u7"}, "_multi": [{"_tag": "m11"}, {"_tag": "m12"}]}}
@@ -50,17 +50,17 @@ def read_vowpal_wabbit(
 
 @dataclass
 class _Reader:
-    """Reads a file once, counting what it skips."""
+    """A reader that counts skipped lines."""
 
     path: Path
     user: str
     item: str
     skipped: int = 0
     timed: bool | None = None
-    """Whether lines tell their time: all or none must."""
+    """True if lines have a time; all or none must."""
 
     def batches(self) -> Iterator[Batch]:
-        """The rounds, some thousands at a time."""
+        """Yield the rounds, some thousands at a time."""
         rows = _Rows()
         try:
             with self.path.open(encoding="utf-8") as stream:
@@ -77,7 +77,7 @@ class _Reader:
             yield rows.batch(self.timed, self.path)
 
     def _take(self, line: int, text: str, rows: "_Rows") -> None:
-        """Append what a line says."""
+        """Return append the content of a line."""
         try:
             record = json.loads(text)
         except ValueError as error:
@@ -113,7 +113,7 @@ class _Reader:
         return float(value)
 
     def _actions(self, line: int, record: dict[str, Any], context: dict[str, Any]) -> tuple[dict[int, str], int]:
-        """Names of the actions by their number, and the number of the one that was taken."""
+        """Return names of the actions by their number, and the number of the one that was taken."""
         multi, ranked, action = context.get("_multi"), record.get("a"), record.get("_label_Action")
         if isinstance(multi, list):
             names = {number: self._name(line, one) for number, one in enumerate(multi, 1)}
@@ -128,7 +128,7 @@ class _Reader:
         return names, action
 
     def _check_ranking(self, line: int, record: dict[str, Any], action: int, probability: float) -> None:
-        """`a` and `p`, where they are there, must say of the action what its label says."""
+        """Check that `a` and `p`, if present, agree with the label."""
         ranked, chances = record.get("a"), record.get("p")
         if ranked is None or chances is None:
             return
@@ -154,7 +154,7 @@ class _Reader:
         return self._at(line, shared, self.user) if self.user else _text(shared)
 
     def _at(self, line: int, features: dict[str, Any], name: str) -> str:
-        """The value at a dotted name."""
+        """Return the value at a dotted name."""
         found: Any = features
         for key in name.split("."):
             found = found.get(key) if isinstance(found, dict) else None
@@ -181,7 +181,7 @@ class _Rows:
     time: list[str] = field(default_factory=list)
 
     def batch(self, timed: bool | None, path: Path) -> Batch:
-        """The columns as arrays; lines without a time are a second apart from 1970 on."""
+        """Return the columns as arrays; lines without a time are a second apart from 1970 on."""
         line = np.array(self.line)
         time = 1000 * line
         if timed:

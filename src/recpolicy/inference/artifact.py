@@ -3,7 +3,7 @@
     recpolicy.json     format, agent, config, split and digests, seeds, versions, digests of the files below
     arrays.npz         arrays of the predictor (no pickle)
     users.parquet      user ids and attributes        items.parquet   the catalogue
-    tables.json        ids, titles, genres and years of both, for a server without pandas (tables.py)
+    tables.json        ids, titles, genres and years of both, for a server without pandas (lookup_tables.py)
     metrics.csv        metrics of the training       tensorboard/     the same metrics for TensorBoard
     checkpoint/        the learner's variables, to train on from (agents of single rounds)
     policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)

@@ -1,7 +1,7 @@
 """Estimate the reward of each item in the catalogue of a saved policy, in NumPy: one function per kind of learner.
 
 n users, A arms, D embedding, K pair features. Each function takes the learner's arrays and the Situation and returns an
-Estimate. They repeat the `estimate` methods of recpolicy/agents/; tests/serving hold the two together for every agent.
+Estimate. They repeat the `estimate` methods of recpolicy/agents/; tests/inference compare the two for every agent.
 """
 
 from collections.abc import Callable, Mapping

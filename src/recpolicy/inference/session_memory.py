@@ -1,4 +1,4 @@
-"""Compute the history state of a session policy in NumPy; the same views as environments/session_views.py.
+"""Compute the history state of a session policy in NumPy; like environments/observation_encoders.py.
 
 D embedding, G genres, S steps, L items shown. A memory [M] is built from the items shown, in order, and whether each
 was liked. Counters are added up in single precision, as the environment does: ten times 1/20 is a little above 0.5
@@ -64,7 +64,7 @@ def _last_n(user: Array, past: Past, shape: Shape) -> Array:
 
 
 def _done(past: Past, shape: Shape) -> np.float32:
-    """The share of the steps that are over: a sum of as many 1 / S."""
+    """Return the share of the steps that are over: a sum of as many 1 / S."""
     steps = np.full(len(past.liked) + 1, 1.0 / shape.steps, np.float32)
     steps[0] = 0.0
     total: np.float32 = np.cumsum(steps)[-1]

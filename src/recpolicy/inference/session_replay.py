@@ -1,8 +1,9 @@
 """Replay logged sessions through a saved policy: its observations and its action probabilities at each step, in NumPy.
 
 M logged sessions of N steps in all, n of them side by side at the same step, A arms, D embedding, G genres, W columns
-of a view's memory. The memory is carried on from step to step by the same rules as in environments/session_views.py;
-session_memory.py builds the memory of one session from its whole past, and a test holds the two together.
+of a view's memory. The memory is carried on from step to step by the same rules as in
+environments/observation_encoders.py; session_memory.py builds the memory of one session from its whole past, and a test
+holds the two together.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +35,7 @@ class Moment(NamedTuple):
     allowed: Mask  # [n, A], the items that the session has not shown before
     memory: Array  # [n, W], what the policy sees of the session
     estimate: Estimate
-    """What it believes here."""
+    """The policy's estimate at this step."""
 
 
 class _Shown(NamedTuple):

@@ -29,7 +29,7 @@ class ExplorationConfig:
     share: float = 0.005
     """Probability, 0..1, that a request gets a slate drawn at random; 0 turns exploration off."""
     top: int = 50
-    """How many of the best-scored allowed items are drawn from, at least as many as the slate has; 0 takes all."""
+    """Size of the pool of best-scored allowed items, at least the slate size; 0 takes all items."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:  # NaN is refused, too
@@ -45,9 +45,9 @@ class Slate:
     arms: Arms  # [K] places in the catalogue, first place first
     propensity: Array  # [K] probability of each arm at its place, given the arms before it
     explored: bool
-    """Whether this slate was drawn to explore."""
+    """True if this slate was drawn to explore."""
     tied: bool = False
-    """Whether a lot decided between items of equal score: another draw may give another greedy slate."""
+    """True if a random draw decided between items of equal score."""
 
 
 def allowed_rows(

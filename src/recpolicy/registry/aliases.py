@@ -31,7 +31,7 @@ class Routing:
     shadow: bool = False
     """The challenger is asked, but the champion answers."""
     exploration: bool = True
-    """Whether a share of the slates may be drawn at random (serving/slates.py)."""
+    """True if a fraction of the slates may be drawn at random (inference/slate_selection.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,7 @@ class Registry:
                 self._write(_unchallenged(state), "clear_challenger", {"number": state.challenger}, note)
 
     def set_share(self, share: float, *, note: Note = None) -> None:
-        """Change the challenger's traffic fraction; raises ConfigError outside 0..1 or without a challenger."""
+        """Return change the challenger's traffic fraction; raises ConfigError outside 0..1 or without a challenger."""
         share = checked_share(share)
         with self._changing() as state:
             if state.challenger is None:
@@ -288,7 +288,7 @@ class Registry:
             self._note_changes()
 
     def _note_changes(self) -> None:
-        """Append the missing audit lines that versions and aliases imply."""
+        """Return append the missing audit lines that versions and aliases imply."""
         versions = [record for record in self._records() if isinstance(record, Version)]
         lines = due_lines(self.folder, versions, read_state(self.folder).change)
         if lines:

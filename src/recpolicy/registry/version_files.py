@@ -38,7 +38,7 @@ class Version:
     gate: Mapping[str, Any] | None
     """The record of the gate that let it in; None without one."""
     note: Mapping[str, Any] | None = None
-    """Who registered it and why, where that was told."""
+    """Author and reason of the registration, if given."""
 
 
 _MIGRATIONS: Mapping[int, Migration] = {1: lambda body: {**body, "lineage": migrate_metadata(body["lineage"])}}
@@ -121,7 +121,7 @@ def plain(record: Mapping[str, Any] | None, what: str) -> Any:
 
 
 def append_lines(path: Path, lines: str) -> None:
-    """Append lines durably; an incomplete last line is removed first."""
+    """Return append lines durably; an incomplete last line is removed first."""
     with path.open("a+b") as stream:
         stream.seek(0)
         stream.truncate(stream.read().rfind(b"\n") + 1)
