@@ -9,8 +9,8 @@
     policy/            SavedModel by TF-Agents' PolicySaver (needs tf_agents to load)
     action/            SavedModel with `action` and `greedy` only (plain tf.saved_model.load)
 
-The folder appears complete or not at all. A truncated, changed or foreign one raises ArtifactError.
-`read_artifact` gives all of it; `read_lean` what answering needs, without importing pandas or pyarrow.
+The folder appears complete or not at all. A truncated, changed or foreign one raises ArtifactError. `read_artifact`
+gives all of it; `read_inference_artifact` only what predictions need, without importing pandas or pyarrow.
 """
 
 import json
