@@ -43,10 +43,19 @@ class Split:
 
 
 def split(ratings: Ratings, name: str, seed: int = 0) -> Split:
-    """Split a table by the rule of this name in SPLITS.
+    """Split a ratings table by a rule.
 
-    Raises ConfigError for an unknown name, DataError where the rule needs timestamps that are not there or leaves a
-    part empty.
+    Args:
+        ratings: N ratings.
+        name: A rule in SPLITS: u1..u5, ua, ub, temporal, leave-last-N, tail-N or random.
+        seed: Seed of `random`; the other rules ignore it.
+
+    Returns:
+        The train and test parts, over the same users and items.
+
+    Raises:
+        ConfigError: The name is unknown.
+        DataError: The rule needs timestamps that are missing, or leaves a part empty.
     """
     test = _rule(name)(ratings, seed)  # [N]
     for part, rows in (("train", len(test) - test.sum()), ("test", test.sum())):

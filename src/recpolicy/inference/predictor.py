@@ -57,14 +57,23 @@ class Policy:
         fold_in: FoldIn | None = None,
         history: History | None = None,
     ) -> pd.DataFrame:
-        """Return rating estimates of `items` (by default all, in catalogue order) for each user.
+        """Return rating estimates of `items` for each user.
 
-        Columns: user_id, item_id, title; rating, on the rating scale, never rounded; std, of the expected rating
-        (without the noise of one rating); propensity, the probability with which the exploring policy would show this
-        item out of its whole catalogue (0 outside it); of a session policy also value, the discounted reward that it
-        expects of the rest of the session. `history` tells a session policy what was shown so far; items shown have
-        propensity 0. Raises UnknownIdError that names unknown ids; users in `fold_in` ({user: {item: rating}}) need
-        not be known.
+        Args:
+            users: One user id or n of them.
+            items: M item ids; by default all items in catalogue order.
+            fold_in: Ratings of users to estimate anew, known or not: {user: {item: rating}}.
+            history: For session policies: {user: [(item, liked), ...]}, the session so far. Its items get propensity 0.
+
+        Returns:
+            n * M rows, users one after the other, with the columns user_id, item_id, title; rating, in units of the
+            rating scale, never rounded; std, of the expected rating, without the noise of a single rating; propensity,
+            with which the exploring policy shows the item among its whole catalogue (0 outside it); for session
+            policies also value, the expected discounted reward of the rest of the session.
+
+        Raises:
+            UnknownIdError: An id is unknown.
+            DataError: A rating is off the scale, or the history holds the whole catalogue.
         """
         ids = as_list(users)
         blocks = self.tables(ids, items, fold_in, history)
@@ -83,8 +92,15 @@ class Policy:
     ) -> Iterator[tuple[Array, Array, Array, Array]]:
         """Yield the arrays behind `predict`, `at_once` users at a time; memory does not grow with the number of users.
 
-        Yields rating, std and propensity [n, M], and value [n], NaN where the policy has none. Ids are checked before
-        the first block. Raises what `predict` raises.
+        Args:
+            users, items, fold_in, history: See `predict`.
+            at_once: Users per block.
+
+        Yields:
+            rating, std and propensity [n, M], and value [n], which is NaN for policies of single rounds.
+
+        Raises:
+            UnknownIdError: An id is unknown; raised before the first block.
         """
         ids, pick = as_list(users), self._pick(items)
         blocks = self.scorer.predict_batches(ids, fold_in, history, at_once)
@@ -102,12 +118,25 @@ class Policy:
         history: History | None = None,
         sample: bool = False,
     ) -> pd.DataFrame:
-        """Return the k items that the policy values most, best first, with the columns of `predict` after a `rank`.
+        """Return the k items that the policy values most, best first.
 
-        With `exclude_rated`, items that the user rated in the train part (or in `fold_in`) are left out, and the
-        propensity is that of a policy that may not show them. Ties are broken by `seed`. With `sample`, a slate drawn
-        from the propensities, one item after the other without putting back, in place of the best k. `history` tells a
-        session policy what was shown so far, which is then left out. Fewer than k rows where fewer items are left.
+        Args:
+            users: One user id or n of them.
+            k: Largest number of items per user.
+            exclude_rated: Leave out items that the user rated in the train part or in `fold_in`; propensities are those
+                of a policy that cannot show them.
+            fold_in: Ratings of users to estimate anew, known or not: {user: {item: rating}}.
+            seed: Seed of random tie-breaks and of `sample`.
+            history: For session policies: {user: [(item, liked), ...]}; its items are left out.
+            sample: Draw the items from the propensities, one by one without replacement, instead of the k best.
+
+        Returns:
+            Up to k rows a user: user_id, rank (from 1) and the other columns of `predict`.
+
+        Raises:
+            ConfigError: k is below 1.
+            DataError: Nothing is left to recommend.
+            UnknownIdError: An id is unknown.
         """
         if k < 1:
             raise ConfigError(f"k is {k}; expected at least 1")
@@ -136,9 +165,13 @@ class Policy:
         return pd.concat(frames, ignore_index=True)
 
     def scores(self, contexts: Array | None = None) -> tuple[Array, Array]:
-        """Return greedy scores [U, I] and rating estimates [U, I] of all users, or of contexts [U, C], for evaluation.
+        """Return scores and rating estimates of all items, for evaluation.
 
-        Outside the catalogue the score is the lowest in the catalogue: the policy would not choose the item.
+        Args:
+            contexts: [U, C]; by default those of all users.
+
+        Returns:
+            Greedy scores [U, I] and rating estimates [U, I]. Outside the catalogue, the score is the lowest in it.
         """
         artifact = self.artifact
         contexts = artifact.context if contexts is None else contexts
@@ -167,5 +200,15 @@ def _values(block: BatchPrediction) -> Array:
 
 
 def load_policy(path: str | Path) -> Policy:
-    """Load a policy artifact; raises ArtifactError for a damaged or foreign folder. Does not import TensorFlow."""
+    """Load a policy artifact, without TensorFlow.
+
+    Args:
+        path: Folder that `train` or a registry wrote.
+
+    Returns:
+        The policy, ready to predict.
+
+    Raises:
+        ArtifactError: The folder is missing, damaged or not an artifact.
+    """
     return Policy(read_artifact(Path(path)))
