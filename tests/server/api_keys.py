@@ -1,10 +1,10 @@
 """Callers for tests of the admin API: keys in a store, headers, and a server on a real socket."""
 
 import threading
-import time
 from contextlib import contextmanager
 
 import uvicorn
+from waiting import PATIENCE, wait_until
 
 from recpolicy.server.auth.keys import key_digest, new_key
 from recpolicy.server.db import keys
@@ -31,11 +31,10 @@ def listening(app):
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    until = time.monotonic() + 20
-    while not (server.started and server.servers) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert server.started
-    yield server.servers[0].sockets[0].getsockname()
-    server.should_exit = True
-    thread.join(20)
+    try:
+        wait_until(lambda: (server.started and server.servers) or not thread.is_alive(), "the start")
+        yield server.servers[0].sockets[0].getsockname()
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
     assert not thread.is_alive()

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import httpx
 from trained_policies import trained
+from unlimited import UNLIMITED
 
 from recpolicy.server.app import make_app
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.schemas.responses import ErrorResponse
-from recpolicy.server.settings import Settings
 
 
 def ask(app, method, path, body=None, **words):
@@ -33,5 +33,5 @@ def refusal(answer, status, code):
 @contextmanager
 def served(folder, agent="linucb", settings=None):
     """The app of a tiny policy over a new store."""
-    with open_state(trained(agent), folder, settings or Settings()) as state:
+    with open_state(trained(agent), folder, settings or UNLIMITED) as state:
         yield make_app(state)

@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import warnings
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
@@ -98,9 +97,8 @@ def _server() -> PostgresServer:
 
 
 def postgres() -> PostgresServer:
-    """The server of this process; the test is skipped, loudly, where none can be had."""
+    """The server of this process; without its programs the test is skipped, and the summary says so."""
     if binaries() is None:
-        warnings.warn(MISSING, stacklevel=2)
         pytest.skip(MISSING)
     return _server()
 

@@ -9,11 +9,10 @@ import sys
 import urllib.error
 import urllib.request
 
+from unlimited import UNLIMITED_TOML
 from waiting import PATIENCE, wait_until
 
 SERVE = [sys.executable, "-c", "from recpolicy.cli.main import main; main()", "serve"]
-UNLIMITED = "[limits]\nrate = 0\n"
-"""Settings without a limit of requests per second, which a load from one address reaches on a fast machine."""
 
 
 class ServerProcess:
@@ -22,7 +21,7 @@ class ServerProcess:
     def __init__(self, source, state, *words, **environment):
         self.log = state.parent / f"{state.name}.log"
         settings = state.parent / f"{state.name}.toml"
-        settings.write_text(UNLIMITED)
+        settings.write_text(UNLIMITED_TOML)
         words = [source, "--state", state, "--port", 0, "--config", settings, *words]
         command = [*SERVE, *map(str, words)]
         env = os.environ | {"RECPOLICY_ADMIN_KEY": ADMIN_KEY} | environment

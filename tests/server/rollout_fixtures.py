@@ -5,12 +5,14 @@ import json
 import shutil
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from sqlalchemy import insert, update
 from tiny_policies import write_tiny
+from unlimited import UNLIMITED
 
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
@@ -20,7 +22,6 @@ from recpolicy.server.db.events import first_event_id, new_event_id
 from recpolicy.server.db.schema import events, rewards, rollouts
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, bucket
-from recpolicy.server.rate_limit import LimitsConfig
 from recpolicy.server.rollout.rollout_plan import RolloutConfig
 from recpolicy.server.settings import Settings
 
@@ -53,7 +54,7 @@ def rolling(folder, plan=QUICK):
     """The state of a server over such a registry."""
     if not (folder / "registry").exists():
         shutil.copytree(_template(), folder, dirs_exist_ok=True)
-    settings = Settings(rollout=plan, exploration=ExplorationConfig(share=0.0), limits=LimitsConfig(rate=0))
+    settings = replace(UNLIMITED, rollout=plan, exploration=ExplorationConfig(share=0.0))
     with open_state(folder / "registry", folder / "state", settings) as state:
         yield state
 

@@ -5,6 +5,7 @@ from client_helpers import ask, refusal
 from event_factory import event
 from job_fixtures import Clock, Gate, job, tick
 from trained_policies import trained
+from waiting import PATIENCE
 
 from recpolicy.server.app import make_app
 from recpolicy.server.auth.keys import key_digest, new_key
@@ -75,13 +76,13 @@ def test_a_run_is_begun_looked_at_and_listed(state):
     answer = console.ask("POST", "jobs/evaluate", {"days": 3}, role="operator")
     assert answer.status_code == 202
     number = RunStartedResponse.model_validate(answer.json()).run
-    assert console.app.state.scheduler.wait(number, 10)
+    assert console.app.state.scheduler.wait(number, PATIENCE)
     found = Run.model_validate(console.ask("GET", f"runs/{number}").json())
     assert (found.status, found.users, found.records, found.metadata) == ("done", 2, 7, {"days": 3.0})
     assert given == [{"days": 3.0}]
     for _ in range(2):
         assert console.app.state.scheduler.wait(
-            console.ask("POST", "jobs/count", {}, role="operator").json()["run"], 10
+            console.ask("POST", "jobs/count", {}, role="operator").json()["run"], PATIENCE
         )
     listed = Runs.model_validate(console.ask("GET", "runs").json()).runs
     assert [one.name for one in listed] == ["count", "count", "evaluate"]
@@ -103,7 +104,7 @@ def test_what_cannot_be_run_is_refused(state):
     number = console.ask("POST", "jobs/count", {}, role="operator").json()["run"]
     assert "is under way" in refusal(console.ask("POST", "jobs/count", {}, role="operator"), 422, "refused")
     gate.open.set()
-    assert console.app.state.scheduler.wait(number, 10)
+    assert console.app.state.scheduler.wait(number, PATIENCE)
     refusal(console.ask("GET", "runs/99"), 404, "not_found")
     for path in ("runs/0", "runs/x", f"runs/{2**40}", "runs?limit=0", "runs?limit=501", "rewards?days=0"):
         refusal(console.ask("GET", path), 422, "invalid_request")
@@ -123,7 +124,7 @@ def test_the_last_figures_of_drift_are_shown(state):
     console = Console(state)
     assert Drift.model_validate(console.ask("GET", "drift").json()).run is None
     number = console.ask("POST", "jobs/drift", {}, role="operator").json()["run"]
-    assert console.app.state.scheduler.wait(number, 10)
+    assert console.app.state.scheduler.wait(number, PATIENCE)
     run = Drift.model_validate(console.ask("GET", "drift").json()).run
     assert run.metadata == {
         "version": 1, "alarms": {}, "figures": {"users": None, "contexts": None, "reward": None, "actions": None},

@@ -8,6 +8,7 @@ import pytest
 from api_keys import bearing, key_for
 from client_helpers import ask, refusal
 from sqlalchemy import func, select
+from unlimited import UNLIMITED
 from xss_policies import GENRE, TITLE, USER, write_hostile
 
 from recpolicy.inference.scorer import load_scorer
@@ -38,7 +39,7 @@ def registry(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(registry):
-    with open_state(registry.folder, None, Settings()) as state:
+    with open_state(registry.folder, None, UNLIMITED) as state:
         yield make_app(state)
 
 

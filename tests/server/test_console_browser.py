@@ -2,12 +2,14 @@
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from api_keys import key_for, listening
 from browsers import Visit, chromium
 from playwright.sync_api import expect
 from sqlalchemy import func, select
+from unlimited import UNLIMITED
 from xss_policies import TITLE, write_hostile
 
 from recpolicy.inference.slate_selection import ExplorationConfig
@@ -16,9 +18,10 @@ from recpolicy.server.app import make_app
 from recpolicy.server.db.schema import events, feedback
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.online.learner import OnlineConfig
-from recpolicy.server.settings import Settings
 
-EAGER = Settings(online=OnlineConfig(seconds=0.2, grace_seconds=0.0), exploration=ExplorationConfig(share=0.0))
+EAGER = replace(
+    UNLIMITED, online=OnlineConfig(seconds=0.2, grace_seconds=0.0), exploration=ExplorationConfig(share=0.0)
+)
 
 
 CRITERION = {"name": "coverage", "figure": 0.002, "limit": 0.01, "at_least": True, "strict": False, "passed": False}

@@ -49,8 +49,9 @@ def guarded(load=lambda: KEYS, seen=None, **limits):
     @app.get("/v1/held")
     async def held():
         app.state.entered.append("held")
-        while not app.state.released.is_set():
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE):
+            while not app.state.released.is_set():
+                await asyncio.sleep(0.01)
         return "done"
 
     @app.get("/v1/thread")

@@ -83,7 +83,7 @@ class Load:
             thread.join()
 
 
-def under_load(server, pairs=100, threads=4):
+def under_load(server, pairs=50, threads=4):
     """Return a load that has had this many recommendations with feedback acknowledged."""
     load = Load(server, threads)
     load.wait_until(lambda: len(load.feedback) >= pairs, f"{pairs} acknowledged pairs")
