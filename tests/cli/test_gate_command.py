@@ -17,12 +17,12 @@ LENIENT = """
 margin = -5
 relative_gain = -1
 held_out_margin = -5
-least_effective_rounds = 0
-weight_error = 100
+min_effective_sample_size = 0
+max_mean_weight_z = 100
 group_loss = "off"
 calibration_bias = 2
 calibration_error = 2
-least_diversity = 0
+min_diversity = 0
 latency_ms = "off"
 """
 
@@ -82,7 +82,7 @@ def test_a_policy_that_fails_ends_in_1_and_says_by_what(capsys, tmp_path, rounds
 
 
 def test_no_verdict_ends_in_1(capsys, tmp_path, rounds):
-    config = LENIENT.replace("effective_rounds = 0", "effective_rounds = 1e9")
+    config = LENIENT.replace("effective_sample_size = 0", "effective_sample_size = 1e9")
     answer = gate(capsys, tmp_path, rounds, "--log-only", config=config)
     assert answer.code == 1
     assert "NO VERDICT" in answer.out

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.evaluation.criterion import Criterion
-from recpolicy.evaluation.gate import GateConfig, gate
+from recpolicy.evaluation.gate import Criterion, GateConfig, gate
 
 GROUPS = {
     "gender F": {"value": 0.1, "lo": -0.3, "hi": 0.5, "users": 30},
@@ -54,11 +53,11 @@ def test_policy_within_all_limits_passes():
         (("off_policy", "gain", "lo"), -0.001, "gain over incumbent 1234"),
         (("off_policy", "gain", "lo"), 0.0, "gain over incumbent 1234"),  # as good as the incumbent is not better
         (("off_policy", "gain", "lo"), float("nan"), "gain over incumbent 1234"),
-        (("off_policy", "mean_weight_z"), 4.1, "mean weight off 1"),
+        (("off_policy", "mean_weight_z"), 4.1, "mean weight, standard errors from 1"),
         (("held_out", "gain", "most_popular", "lo"), 0.0, "held-out gain over most popular"),
         (("held_out", "coverage"), 0.009, "coverage"),
-        (("off_policy", "relative_gain", "lo"), 0.0, "relative gain over who logged"),
-        (("off_policy", "relative_gain"), None, "relative gain over who logged"),  # a mean reward of 0 or less
+        (("off_policy", "relative_gain", "lo"), 0.0, "relative gain over the logging policy"),
+        (("off_policy", "relative_gain"), None, "relative gain over the logging policy"),  # a mean reward of 0 or less
         (("off_policy", "group_gain", "groups", "gender M", "hi"), -0.11, "gain of the worst group on the log"),
         (("held_out", "group_gain", "groups", "gender F", "hi"), -0.11, "gain of the worst group on held-out ratings"),
         (("held_out", "group_gain"), None, "gain of the worst group on held-out ratings"),
@@ -100,14 +99,14 @@ def test_each_limit_can_be_switched_off(name):
 
 
 def test_switched_off_criterion_stops_nothing():
-    found = gate(changed(("actions", "diversity"), 0.0006), GateConfig(least_diversity=None))
+    found = gate(changed(("actions", "diversity"), 0.0006), GateConfig(min_diversity=None))
     assert found.verdict == "pass"
-    assert found.as_dict()["config"]["least_diversity"] is None
+    assert found.as_dict()["config"]["min_diversity"] is None
 
 
-def test_without_a_least_size_even_a_small_log_gives_a_verdict():
+def test_without_a_minimum_size_even_a_small_log_gives_a_verdict():
     few = changed(("off_policy", "effective_sample_size"), 3.0)
-    assert gate(few, GateConfig(least_effective_rounds=None)).verdict == "pass"
+    assert gate(few, GateConfig(min_effective_sample_size=None)).verdict == "pass"
 
 
 def test_gate_with_every_criterion_off_is_refused():
@@ -120,7 +119,7 @@ def test_group_is_harmed_only_when_its_whole_interval_says_so():
     found = gate(GOOD, GateConfig(group_loss=0.0))
     assert found.verdict == "pass"
     worst = [one for one in found.criteria if "worst group" in one.name]
-    assert [one.figure for one in worst] == [0.3, 0.3]
+    assert [one.value for one in worst] == [0.3, 0.3]
     assert "on the log over incumbent 1234 (gender M)" in worst[0].name
     assert "on held-out ratings over most popular (gender M)" in worst[1].name
 
@@ -164,18 +163,18 @@ def test_limits_that_make_no_sense_are_refused(name, value):
 def test_record_is_json_and_the_table_names_what_was_not_kept():
     found = gate(changed(("off_policy", "gain", "lo"), float("nan")))
     plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert plain["criteria"][0]["figure"] is None
+    assert plain["criteria"][0]["value"] is None
     assert plain["verdict"] == "fail"
     assert found.table()["result"].tolist() == ["NOT KEPT", *["kept"] * 11]
     assert found.table()["limit"].iloc[0] == "> 0"
 
 
 @pytest.mark.parametrize(
-    ("figure", "at_least", "strict", "kept"),
+    ("value", "at_least", "strict", "kept"),
     [(1.0, True, False, True), (1.0, True, True, False), (1.0, False, True, False), (0.9, False, True, True)],
 )
-def test_strict_limit_must_be_passed(figure, at_least, strict, kept):
-    assert Criterion("x", figure, 1.0, at_least, strict).passed is kept
+def test_strict_limit_must_be_passed(value, at_least, strict, kept):
+    assert Criterion("x", value, 1.0, at_least, strict).passed is kept
 
 
 @pytest.mark.parametrize("name", [one.name for one in fields(GateConfig)])

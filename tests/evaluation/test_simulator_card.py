@@ -54,7 +54,7 @@ def test_a_shifted_simulator_fails():
     assert not shifted().passed
     failed = {name for name, passed in verdicts(shifted()).items() if not passed}
     assert {"like ECE", "session length KS", "engagement KS"} <= failed
-    assert shifted().gates[0].figure == pytest.approx(card().gates[0].figure)
+    assert shifted().gates[0].value == pytest.approx(card().gates[0].value)
 
 
 def test_biases_without_tastes_fail_the_first_gate():
@@ -70,8 +70,8 @@ def test_test_ratings_of_held_out_users_change_only_what_is_judged_by_them():
     """Turned upside down they cannot be foreseen any more; sessions and simulation stay as they are."""
     test = parts().test
     turned = validate_world(replace(parts(), test=replace(test, rating=6 - test.rating)), PLAIN, QUICK)
-    figure = {gate.name: gate.figure for gate in turned.gates}
-    before = {gate.name: gate.figure for gate in card().gates}
+    figure = {gate.name: gate.value for gate in turned.gates}
+    before = {gate.name: gate.value for gate in card().gates}
     assert figure["like AUC"] < 0.3
     for name in ("session length KS", "engagement KS", "genre transition TV"):
         assert figure[name] == before[name]
@@ -126,7 +126,7 @@ def test_a_split_without_test_ratings_of_held_out_users_is_refused():
 @pytest.mark.band
 def test_u1_passes_every_gate_within_its_band(u1):
     real = validate_world(u1, card_config=replace(QUICK, replicates=10))
-    figure = {gate.name: gate.figure for gate in real.gates}
+    figure = {gate.name: gate.value for gate in real.gates}
     assert real.passed, real.table()
     assert 0.795 < figure["like AUC"] < 0.815
     assert figure["like ECE"] < 0.03

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.criterion import Criterion
+from recpolicy.evaluation.gate import Criterion
 from recpolicy.evaluation.simulator_gates import (
     Evidence,
     PolicyWorth,
@@ -118,5 +118,5 @@ def test_a_card_passes_with_all_its_gates_and_says_so():
     )
     assert not card.passed
     assert card.table()["verdict"].tolist() == ["PASS", "FAIL"]
-    assert card.as_dict()["gates"]["two"] == {"figure": None, "limit": 0.1, "at_least": False, "passed": False}
+    assert card.as_dict()["gates"]["two"] == {"value": None, "limit": 0.1, "at_least": False, "passed": False}
     assert card.as_dict()["policies"] == {"p": {"simulated": 1.0, "held_out": 2.0}}

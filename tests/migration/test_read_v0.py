@@ -299,7 +299,7 @@ def test_evaluation_of_a_candidate_is_gated():
     assert result.verdict != "pass"
     assert len(result.criteria) == len(expected)
     # Numbers only: the names of criteria may change. The limit of `margin` was 0 there.
-    assert sorted(one.figure for one in result.criteria) == pytest.approx(sorted(expected.values()))
+    assert sorted(criterion.value for criterion in result.criteria) == pytest.approx(sorted(expected.values()))
 
 
 def test_gate_record():

@@ -65,8 +65,8 @@ def trained(chain):
 
 
 LENIENT = {
-    "margin": -5.0, "relative_gain": -1.0, "held_out_margin": -5.0, "group_loss": 5.0, "least_effective_rounds": 0.0,
-    "weight_error": 100.0, "least_diversity": 0.0, "calibration_bias": 5.0, "calibration_error": 5.0,
+    "margin": -5.0, "relative_gain": -1.0, "held_out_margin": -5.0, "group_loss": 5.0, "min_effective_sample_size": 0.0,
+    "max_mean_weight_z": 100.0, "min_diversity": 0.0, "calibration_bias": 5.0, "calibration_error": 5.0,
     "latency_ms": 60_000.0,
 }  # fmt: skip
 """Limits that a policy of the tiny dataset meets."""
@@ -130,7 +130,7 @@ def test_gate_passes_within_its_limits_and_fails_outside(trained):
     assert verdict == "fail"
     assert "held-out gain" in json.loads(Path(record.path).read_text())["reasons"][0]
     assert "FAIL" in Path(page.path).read_text()
-    assert gated(trained, "much", least_effective_rounds=1e9)[0] == "no_verdict"
+    assert gated(trained, "much", min_effective_sample_size=1e9)[0] == "no_verdict"
 
 
 def test_only_a_policy_that_passed_is_registered(trained, tmp_path):

@@ -35,7 +35,7 @@ class Root:
             "log_settings": {"temperature": 0.5, "floor": 0.2}, "registry": str(self.registry),
             "gate_settings": {
                 "margin": -5.0, "relative_gain": -1.0, "held_out_margin": -5.0, "group_loss": 5.0,
-                "weight_error": 100.0, "least_effective_rounds": 0.0, "least_diversity": 0.0,
+                "max_mean_weight_z": 100.0, "min_effective_sample_size": 0.0, "min_diversity": 0.0,
                 "calibration_bias": 5.0, "calibration_error": 5.0, "latency_ms": 60_000.0,
             },
         }  # fmt: skip

@@ -46,7 +46,7 @@ class World:
 def first(tmp_path):
     """A registry of one version."""
     registry = Registry(tmp_path / "registry")
-    gate = {"verdict": "pass", "criteria": [{"name": "gain", "figure": 0.25, "passed": True}]}
+    gate = {"verdict": "pass", "criteria": [{"name": "gain", "value": 0.25, "passed": True}]}
     registry.register(trained("linucb"), gate=gate)
     registry.promote(1)
     return registry
@@ -85,7 +85,7 @@ def test_versions_are_listed_with_alias_verdict_lineage_and_metrics(world):
 
 def test_one_version_has_the_whole_record_of_its_gate(world):
     answer = world.ask("GET", "/v1/admin/versions/1").json()
-    assert answer["gate"]["criteria"] == [{"name": "gain", "figure": 0.25, "passed": True}]
+    assert answer["gate"]["criteria"] == [{"name": "gain", "value": 0.25, "passed": True}]
     refusal(world.ask("GET", "/v1/admin/versions/7"), 404, "not_found")
     refusal(world.ask("GET", "/v1/admin/versions/0"), 422, "invalid_request")
     refusal(world.ask("GET", "/v1/admin/versions/champion"), 422, "invalid_request")

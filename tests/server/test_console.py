@@ -321,7 +321,7 @@ def test_the_card_of_the_simulator_is_shown_where_there_is_one(app, registry, re
     assert ask(app, "GET", "/v1/admin/simulator", headers=reader).json() == {"card": None}
     card = registry.folder / "simulator" / "card.json"
     card.parent.mkdir()
-    gate = {"figure": 0.8, "limit": 0.79, "at_least": True, "passed": True}
+    gate = {"value": 0.8, "limit": 0.79, "at_least": True, "passed": True}
     card.write_text(json.dumps({"passed": True, "world": "svd", "gates": {"like AUC": gate}, "config": {"a": 1}}))
     found = ask(app, "GET", "/v1/admin/simulator", headers=reader).json()
     assert found == {"card": {"passed": True, "world": "svd", "gates": {"like AUC": gate}}}

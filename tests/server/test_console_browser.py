@@ -24,7 +24,7 @@ EAGER = replace(
 )
 
 
-CRITERION = {"name": "coverage", "figure": 0.002, "limit": 0.01, "at_least": True, "strict": False, "passed": False}
+CRITERION = {"name": "coverage", "value": 0.002, "limit": 0.01, "at_least": True, "strict": False, "passed": False}
 GATE = {"verdict": "fail", "reasons": ["too <b>narrow</b>"], "criteria": [CRITERION]}
 
 

@@ -153,7 +153,7 @@ def test_collapsed_policy_is_seen_by_its_best_items(log):
     assert popular.actions.diversity == pytest.approx(1 / 80)
     assert evaluate_candidate(loaded("popular"), miniature_split(), None).actions == popular.actions
     assert evaluate_candidate(loaded("rating_model"), None, log).actions.distinct > 1
-    assert "diversity" in gate(popular.as_dict(), GateConfig(least_diversity=0.02)).reasons[-1]
+    assert "diversity" in gate(popular.as_dict(), GateConfig(min_diversity=0.02)).reasons[-1]
 
 
 def test_gains_of_groups_add_up_to_the_gain_of_all(log):

@@ -25,7 +25,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.data.rating_sessions import sessions_of
 from recpolicy.data.ratings import Ratings, genre_matrix
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.criterion import Criterion
+from recpolicy.evaluation.gate import Criterion
 from recpolicy.evaluation.session_rollout import Played, SessionPlayer
 from recpolicy.evaluation.simulator_gates import (
     Evidence,

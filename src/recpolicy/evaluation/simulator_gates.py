@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.criterion import Criterion
+from recpolicy.core.json import to_plain
+from recpolicy.evaluation.gate import Criterion
 
 Array = NDArray[np.float64]
 
@@ -71,7 +72,7 @@ class SimulatorCard:
     def table(self) -> pd.DataFrame:
         """One row a gate: figure, limit, PASS or FAIL."""
         rows = {
-            "figure": [gate.figure for gate in self.gates],
+            "value": [gate.value for gate in self.gates],
             "limit": [f"{'>=' if gate.at_least else '<='} {gate.limit:g}" for gate in self.gates],
             "verdict": ["PASS" if gate.passed else "FAIL" for gate in self.gates],
         }
@@ -87,14 +88,14 @@ class SimulatorCard:
         """Plain JSON-able values; None where a figure is not a number."""
         gates = {
             gate.name: {
-                "figure": _plain(gate.figure), "limit": gate.limit, "at_least": gate.at_least, "passed": gate.passed
+                "value": to_plain(gate.value), "limit": gate.limit, "at_least": gate.at_least, "passed": gate.passed
             }
             for gate in self.gates
         }  # fmt: skip
         return {
             "passed": self.passed,
             "gates": gates,
-            "figures": {name: _plain(figure) for name, figure in self.figures.items()},
+            "figures": {name: to_plain(figure) for name, figure in self.figures.items()},
             "policies": {name: vars(worth) for name, worth in self.policies.items()},
             "world": self.world,
             "config": dict(self.config),
@@ -175,7 +176,3 @@ def rank_agreement(policies: Mapping[str, PolicyWorth]) -> float:
 
     simulated, held_out = zip(*((worth.simulated, worth.held_out) for worth in policies.values()), strict=True)
     return float(kendalltau(simulated, held_out).statistic)
-
-
-def _plain(figure: float) -> float | None:
-    return float(figure) if np.isfinite(figure) else None

@@ -155,7 +155,7 @@ def validate_simulator_step(ratings: str, page: str, *, settings: Mapping[str, A
 
     card = validate(load_saved_split(Path(ratings)), settings, seed)
     write_card_page(card, Path(page))
-    return {"passed": bool(card.passed), **{gate.name: float(gate.figure) for gate in card.gates}}
+    return {"passed": bool(card.passed), **{gate.name: float(gate.value) for gate in card.gates}}
 
 
 def gate_policy_step(evaluation: str, record: str, page: str, *, settings: Mapping[str, Any]) -> str:

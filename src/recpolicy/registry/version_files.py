@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recpolicy.core.errors import ArtifactError, DataError
-from recpolicy.core.files import Migration, content_digest, read_versioned_json, write_json
+from recpolicy.core.files import Migration, content_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.inference.artifact import MANIFEST, manifest_digest, migrate_metadata, read_manifest, verify
 
 POLICY, RECORD = "policy", "version.json"
@@ -41,7 +41,25 @@ class Version:
     """Author and reason of the registration, if given."""
 
 
-_MIGRATIONS: Mapping[int, Migration] = {1: lambda body: {**body, "lineage": migrate_metadata(body["lineage"])}}
+def migrate_gate(gate: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a gate record with the names of today: those of format version 1 are replaced."""
+    if gate is None:
+        return None
+    limits = {
+        "least_effective_rounds": "min_effective_sample_size", "weight_error": "max_mean_weight_z",
+        "least_coverage": "min_coverage", "least_diversity": "min_diversity",
+    }  # fmt: skip
+    record = {**gate, "config": rename_keys(gate["config"], limits)} if "config" in gate else dict(gate)
+    if "criteria" in gate:
+        record["criteria"] = [rename_keys(criterion, {"figure": "value"}) for criterion in gate["criteria"]]
+    return record
+
+
+def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "lineage": migrate_metadata(body["lineage"]), "gate": migrate_gate(body["gate"])}
+
+
+_MIGRATIONS: Mapping[int, Migration] = {1: _from_version_1}
 
 
 def sound_manifest(artifact: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import Gate, GateConfig, gate
 from recpolicy.inference.predictor import Policy
+from recpolicy.registry.version_files import migrate_gate
 from recpolicy.workflows.artifacts import refuse_file
 from recpolicy.workflows.evaluate_candidate import (
     evaluate_candidate,
@@ -21,7 +22,7 @@ from recpolicy.workflows.evaluate_candidate import (
     write_candidate_evaluation,
 )
 
-RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 1
+RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 2
 JUDGEMENT_FILE, RECORD_FILE, PAGE_FILE = "evaluation.json", "gate.json", "gate.html"
 OFF = "off"
 """No limit, in files that cannot say null."""
@@ -86,7 +87,7 @@ def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
 
 def read_gate(record: Path) -> dict[str, Any]:
     """Read a gate record; raises ArtifactError for any other file."""
-    return read_versioned_json(record, RECORD_FORMAT, RECORD_VERSION)
+    return read_versioned_json(record, RECORD_FORMAT, RECORD_VERSION, {1: lambda body: migrate_gate(body) or {}})
 
 
 def gate_files(

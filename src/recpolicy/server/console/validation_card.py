@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recpolicy.core.files import rename_keys
+
 CARD = Path("simulator", "card.json")
 MOST_BYTES = 4 << 20
 SHOWN = ("world", "split", "seed", "passed", "gates", "counts", "figures")
@@ -26,4 +28,5 @@ def read_card(folder: Path | None) -> dict[str, Any] | None:
         return None
     if not isinstance(body, dict) or not isinstance(body.get("gates"), dict):
         return None
+    body["gates"] = {name: rename_keys(gate, {"figure": "value"}) for name, gate in body["gates"].items()}
     return {name: body[name] for name in SHOWN if name in body}

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from recpolicy.core.errors import StoreError
-from recpolicy.registry.version_files import Version
+from recpolicy.registry.version_files import Version, migrate_gate
 from recpolicy.server.db.engine import redacted_url, transaction
 from recpolicy.server.db.schema import versions
 
@@ -46,7 +46,11 @@ def list_versions(connection: Connection) -> list[dict[str, Any]]:
     """All rows, oldest first, with lineage and gate record as they were given."""
     rows = connection.execute(select(versions).order_by(versions.c.number)).mappings()
     return [
-        {**row, "lineage": json.loads(row["lineage"]), "gate": None if row["gate"] is None else json.loads(row["gate"])}
+        {
+            **row,
+            "lineage": json.loads(row["lineage"]),
+            "gate": None if row["gate"] is None else migrate_gate(json.loads(row["gate"])),
+        }
         for row in rows
     ]
 

@@ -166,7 +166,7 @@ def _known(here: AppState, number: int) -> Version:
 def _shown(version: Version, aliases: Mapping[str, int | None]) -> dict[str, Any]:
     """A version as it is listed: the verdict of its gate in place of the whole record."""
     gate = version.gate or {}
-    metrics = {one["name"]: one["figure"] for one in gate.get("criteria", ()) if {"name", "figure"} <= one.keys()}
+    metrics = {one["name"]: one["value"] for one in gate.get("criteria", ()) if {"name", "value"} <= one.keys()}
     names = [name for name, number in aliases.items() if number == version.number]
     fields = asdict(version)
     del fields["gate"]

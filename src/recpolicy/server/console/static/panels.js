@@ -85,7 +85,7 @@ function record({ gate, lineage }) {
 }
 
 const criteria = (label, list) => table(label, ["Criterion", "Figure", "Limit", "Verdict"], list.map((one) => [
-  one.name, short(one.figure), `${one.at_least ? (one.strict ? ">" : "≥") : one.strict ? "<" : "≤"} ${short(one.limit)}`,
+  one.name, short(one.value), `${one.at_least ? (one.strict ? ">" : "≥") : one.strict ? "<" : "≤"} ${short(one.limit)}`,
   el("span", { class: one.passed ? "tag good" : "tag failed", text: one.passed ? "passed" : "failed" }),
 ]));
 
