@@ -195,7 +195,7 @@ def held_out_figures(verdict: HeldOutEvaluation, seeds: tuple[int, ...]) -> dict
     evaluation = verdict.evaluation
     by_seed = np.stack([evaluation.policies[f"linucb-{seed}"].choice_by_user for seed in seeds])  # [S, U']
     linucb = mean_interval(by_seed.mean(axis=0), generator(0, "evaluation/bootstrap"))
-    intervals = {name.removesuffix("-0"): result.held_out for name, result in evaluation.policies.items()}
+    intervals = {name.removesuffix("-0"): result.held_out_choice for name, result in evaluation.policies.items()}
     intervals = {name: interval for name, interval in intervals.items() if not name.startswith("linucb-")}
     intervals |= {"linucb": linucb, "oracle": evaluation.oracle}
     intervals["popular"] = intervals.pop("most_popular")

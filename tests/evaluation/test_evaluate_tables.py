@@ -10,7 +10,7 @@ from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.evaluation.evaluate_tables import evaluate_tables
 from recpolicy.evaluation.policy_scores import PolicyTables
 
-NUMBERS = ["rmse", "mae", "ndcg", "held_out", "place", "coverage", "novelty"]
+NUMBERS = ["rmse", "mae", "ndcg", "held_out_choice", "normalized_choice", "coverage", "novelty"]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def test_every_number_of_a_small_split():
     assert result.rmse == pytest.approx(np.sqrt(8 / 4))
     assert result.mae == 1
     # u0 chooses 5 (right), u1 chooses 3 (gain 7 of 15)
-    assert result.held_out.value == 4
+    assert result.held_out_choice.value == 4
     assert (found.random.value, found.oracle.value) == (3.5, 4.5)
-    assert result.place.value == 0.5
+    assert result.normalized_choice.value == 0.5
     assert result.ndcg.value == pytest.approx((1 + 7 / 15) / 2)
     # best items unrated in fit: 1 and 2, 2 of 4 items; each has 0 raters among 2 users: -log2(1/3)
     assert result.coverage == 0.5
@@ -44,15 +44,15 @@ def test_every_number_of_a_small_split():
 
 def test_random_baseline_is_the_analytic_random_choice(planted):
     _, _, evaluation = planted
-    assert evaluation.policies["random"].held_out == evaluation.random
-    assert evaluation.policies["random"].place.value == 0
+    assert evaluation.policies["random"].held_out_choice == evaluation.random
+    assert evaluation.policies["random"].normalized_choice.value == 0
 
 
 def test_a_policy_that_knows_the_truth_beats_all_baselines(planted):
     _, _, evaluation = planted
     knowing = evaluation.policies["rating_model"]
     for name in ("random", "most_popular", "highest_mean"):
-        assert knowing.held_out.lo > evaluation.policies[name].held_out.hi
+        assert knowing.held_out_choice.lo > evaluation.policies[name].held_out_choice.hi
         assert evaluation.difference("rating_model", name).lo > 0
     # noise of 0.5 and rounding (variance about 1/12) bound the error from below: sqrt(.25 + .083) = .577; clipping adds
     assert 0.5 < knowing.rmse < 0.65
@@ -61,7 +61,7 @@ def test_a_policy_that_knows_the_truth_beats_all_baselines(planted):
 
 def test_shuffled_scores_are_worth_nothing(planted):
     _, _, evaluation = planted
-    place = evaluation.policies["shuffled"].place
+    place = evaluation.policies["shuffled"].normalized_choice
     assert place.lo < 0 < place.hi
 
 
@@ -69,8 +69,8 @@ def test_ratings_as_scores_reach_the_oracle(planted):
     split, _, _ = planted
     score = np.where(np.isnan(split.test.matrix()), 0, split.test.matrix())
     result = evaluate_tables(split, {"seer": PolicyTables(score)}, seed=3)
-    assert result.policies["seer"].held_out == result.oracle
-    assert result.policies["seer"].place.value == 1
+    assert result.policies["seer"].held_out_choice == result.oracle
+    assert result.policies["seer"].normalized_choice.value == 1
     assert result.policies["seer"].ndcg.value == pytest.approx(1)
 
 
@@ -79,8 +79,8 @@ def test_numbers_do_not_depend_on_the_other_policies_or_on_the_order_of_rows(pla
     rng = np.random.default_rng(0)
     shuffled = dataclasses.replace(split, test=split.test.take(rng.permutation(len(split.test))))
     alone = evaluate_tables(shuffled, {"rating_model": PolicyTables(truth.astype(np.float32))}, seed=3)
-    assert alone.policies["rating_model"].held_out == evaluation.policies["rating_model"].held_out
-    assert alone.policies["rating_model"].place == evaluation.policies["rating_model"].place
+    assert alone.policies["rating_model"].held_out_choice == evaluation.policies["rating_model"].held_out_choice
+    assert alone.policies["rating_model"].normalized_choice == evaluation.policies["rating_model"].normalized_choice
     assert alone.policies["rating_model"].ndcg == evaluation.policies["rating_model"].ndcg
 
 
@@ -100,8 +100,12 @@ def test_probabilities_decide_the_choice_when_given(planted):
     uniform = PolicyTables(truth, probability=np.full(truth.shape, 1 / truth.shape[1]))
     sharp = PolicyTables(truth, probability=np.exp(2 * truth))
     found = evaluate_tables(split, {"uniform": uniform, "sharp": sharp}, seed=3).policies
-    assert found["uniform"].held_out.value == pytest.approx(evaluation.random.value)
-    assert evaluation.random.hi < found["sharp"].held_out.value < evaluation.policies["rating_model"].held_out.value
+    assert found["uniform"].held_out_choice.value == pytest.approx(evaluation.random.value)
+    assert (
+        evaluation.random.hi
+        < found["sharp"].held_out_choice.value
+        < evaluation.policies["rating_model"].held_out_choice.value
+    )
 
 
 def test_same_seed_same_evaluation(planted):
@@ -121,26 +125,26 @@ def test_dictionary_is_json_without_nan_and_rows_hold_the_same_numbers(planted):
     assert plain["policies"]["random"]["rmse"] is None
     assert np.isnan(rows.loc["random", "rmse"])
     for name in evaluation.policies:
-        assert plain["policies"][name]["held_out"]["hi"] == rows.loc[name, "held_out_hi"]
+        assert plain["policies"][name]["held_out_choice"]["hi"] == rows.loc[name, "held_out_choice_hi"]
         assert plain["policies"][name]["coverage"] == rows.loc[name, "coverage"]
-    assert plain["oracle"]["value"] == rows.loc["oracle", "held_out"]
-    assert rows.loc["oracle", "place"] == 1
+    assert plain["oracle"]["value"] == rows.loc["oracle", "held_out_choice"]
+    assert rows.loc["oracle", "normalized_choice"] == 1
 
 
 def test_table_is_text_with_dashes_for_what_is_missing(planted):
     _, _, evaluation = planted
     table = evaluation.table()
     assert table.loc["random", "RMSE"] == "–"
-    assert table.loc["rating_model", "held-out choice"] == str(evaluation.policies["rating_model"].held_out)
+    assert table.loc["rating_model", "held-out choice"] == str(evaluation.policies["rating_model"].held_out_choice)
     assert "nDCG@10" in table.columns
 
 
 def test_users_who_rate_everything_alike_leave_no_place():
     split = split_of([(0, 0, 4)], [(0, 1, 3), (0, 2, 3)], users=1, items=3)
     found = evaluate_tables(split, {"policy": PolicyTables(np.zeros((1, 3)))}, seed=0)
-    assert found.policies["policy"].place is None
-    assert found.table()["place"].tolist() == ["–", "–"]
-    assert found.rows()["place"].isna().all()
+    assert found.policies["policy"].normalized_choice is None
+    assert found.table()["normalized"].tolist() == ["–", "–"]
+    assert found.rows()["normalized_choice"].isna().all()
     json.dumps(found.as_dict(), allow_nan=False)
     assert found.k == 3  # a catalogue smaller than the list
 
@@ -213,7 +217,7 @@ def test_groups_part_the_users_and_their_differences_are_paired(planted):
     women, men = groups["gender F"], groups["gender M"]
     assert women.users + men.users == found.users
     mean = (women.interval.value * women.users + men.interval.value * men.users) / found.users
-    assert mean == pytest.approx(found.policies["rating_model"].held_out.value)
+    assert mean == pytest.approx(found.policies["rating_model"].held_out_choice.value)
     gains = found.group_difference("rating_model", "random")
     assert gains["gender F"].interval.value == pytest.approx(
         women.interval.value - found.policies["random"].groups["gender F"].interval.value

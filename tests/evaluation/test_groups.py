@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.groups import LEAST_USERS, Groups, group_figures, groups_of
+from recpolicy.evaluation.groups import MIN_USERS, Groups, group_figures, groups_of
 
 
 def everyone(users):
@@ -56,10 +56,10 @@ def test_mean_of_a_group_is_sum_over_size_of_its_users_only():
 
 
 def test_users_without_rounds_do_not_count_and_small_groups_are_left_out():
-    size = np.ones(LEAST_USERS + 1)
+    size = np.ones(MIN_USERS + 1)
     size[0] = 0
     figures = group_figures(everyone(len(size)), size * 2.0, size, np.random.default_rng(0))
-    assert figures["all"].users == LEAST_USERS
+    assert figures["all"].users == MIN_USERS
     assert figures["all"].interval.value == 2
     size[1] = 0
     assert group_figures(everyone(len(size)), size * 2.0, size, np.random.default_rng(0)) == {}

@@ -30,7 +30,7 @@ def test_values_of_two_users_by_hand():
     found = greedy([[5, 3, 1], [4, 2, 3]], [[9, 8, 7], [6, 6, 1]])
     assert found.by_user.tolist() == [5, 3]
     assert (found.policy.value, found.random.value, found.oracle.value) == (4, 3, 4.5)
-    assert found.place.value == pytest.approx(2 / 3)
+    assert found.normalized.value == pytest.approx(2 / 3)
 
 
 def test_probabilities_are_read_within_the_candidates():
@@ -58,8 +58,8 @@ def test_true_ratings_as_scores_are_exactly_the_oracle(users):
     ratings, _ = users
     found = greedy(ratings, ratings, resamples=20)
     assert found.policy == found.oracle
-    assert found.place is None or (found.place.value, found.place.lo, found.place.hi) == (1, 1, 1)
-    assert (found.place is None) == all(len(set(row)) == 1 for row in ratings)
+    assert found.normalized is None or (found.normalized.value, found.normalized.lo, found.normalized.hi) == (1, 1, 1)
+    assert (found.normalized is None) == all(len(set(row)) == 1 for row in ratings)
 
 
 @given(scored_users())
@@ -99,7 +99,9 @@ def test_scores_that_know_nothing_stand_at_place_zero():
     places = []
     for seed in range(40):
         ratings = many_users(seed)
-        places.append(greedy(ratings, np.random.default_rng([seed, 1]).normal(size=ratings.shape), resamples=200).place)
+        places.append(
+            greedy(ratings, np.random.default_rng([seed, 1]).normal(size=ratings.shape), resamples=200).normalized
+        )
     values = np.array([place.value for place in places])
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(40)
     assert np.mean([place.lo <= 0 <= place.hi for place in places]) >= 0.85
@@ -107,19 +109,19 @@ def test_scores_that_know_nothing_stand_at_place_zero():
 
 def test_reversed_scores_stand_below_the_random_choice():
     ratings = many_users(0)
-    assert greedy(ratings, -ratings).place.hi < 0
+    assert greedy(ratings, -ratings).normalized.hi < 0
 
 
 def test_better_informed_scores_stand_higher():
     ratings = many_users(0)
     noise = np.random.default_rng(1).normal(size=ratings.shape)
-    weak, strong = (greedy(ratings, ratings + std * noise).place for std in (4, 1))
+    weak, strong = (greedy(ratings, ratings + std * noise).normalized for std in (4, 1))
     assert 0 < weak.lo < weak.hi < strong.lo < strong.hi < 1
 
 
 def test_place_survives_resamples_of_users_who_rate_everything_alike():
     # half of the resamples of two users hold one of them twice; those of the second leave no room for a place
-    place = greedy([[5, 1], [3, 3]], [[2, 1], [1, 1]]).place
+    place = greedy([[5, 1], [3, 3]], [[2, 1], [1, 1]]).normalized
     assert (place.value, place.lo, place.hi) == (1, 1, 1)
 
 

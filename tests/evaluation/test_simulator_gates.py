@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 from recpolicy.core.errors import DataError
 from recpolicy.evaluation.gate import Criterion
 from recpolicy.evaluation.simulator_gates import (
-    Evidence,
-    PolicyWorth,
+    PolicyValue,
     SimulatorCard,
+    ValidationData,
+    auc,
     calibration_bins,
     calibration_error,
-    critical_distance,
-    distance,
     genre_transitions,
+    ks_critical_value,
+    ks_statistic,
     log_loss,
     rank_agreement,
-    ranking_quality,
     total_variation,
 )
 
@@ -38,23 +38,23 @@ def pairs_won(outcome, score):
 def test_auc_counts_pairs_and_ties_half(rows):
     outcome, score = (np.array(column) for column in zip(*rows, strict=True))
     assume(outcome.any() and not outcome.all())
-    auc = ranking_quality(outcome, score.astype(float))
-    assert auc == pytest.approx(pairs_won(outcome, score))
-    assert ranking_quality(outcome, np.exp(score) + 7.0) == pytest.approx(auc)  # order is all that counts
-    assert ranking_quality(outcome, np.zeros(len(score))) == 0.5
+    quality = auc(outcome, score.astype(float))
+    assert quality == pytest.approx(pairs_won(outcome, score))
+    assert auc(outcome, np.exp(score) + 7.0) == pytest.approx(quality)  # order is all that counts
+    assert auc(outcome, np.zeros(len(score))) == 0.5
 
 
 @pytest.mark.parametrize("only", [True, False])
 def test_auc_of_one_class_is_refused(only):
     with pytest.raises(DataError, match="only one of them"):
-        ranking_quality(np.full(4, only), np.arange(4.0))
+        auc(np.full(4, only), np.arange(4.0))
 
 
 def test_distances_by_hand():
-    assert distance(np.array([1, 2, 3, 4]), np.array([3, 4, 5, 6])) == 0.5
-    assert distance(np.array([1, 2, 3]), np.array([1, 2, 3])) == 0
-    assert distance(np.array([1, 1]), np.array([2, 2])) == 1
-    assert critical_distance(100, 100) == pytest.approx(1.358 * np.sqrt(0.02))
+    assert ks_statistic(np.array([1, 2, 3, 4]), np.array([3, 4, 5, 6])) == 0.5
+    assert ks_statistic(np.array([1, 2, 3]), np.array([1, 2, 3])) == 0
+    assert ks_statistic(np.array([1, 1]), np.array([2, 2])) == 1
+    assert ks_critical_value(100, 100) == pytest.approx(1.358 * np.sqrt(0.02))
 
 
 def test_probabilities_that_are_right_are_calibrated_and_shifted_ones_are_not():
@@ -91,7 +91,7 @@ def test_total_variation_is_half_the_summed_distance():
 
 
 def test_rank_agreement_by_hand():
-    worths = {name: PolicyWorth(*pair) for name, pair in {"a": (1, 1), "b": (2, 3), "c": (3, 2)}.items()}
+    worths = {name: PolicyValue(*pair) for name, pair in {"a": (1, 1), "b": (2, 3), "c": (3, 2)}.items()}
     assert rank_agreement(worths) == pytest.approx(1 / 3)  # two pairs agree, one does not
 
 
@@ -111,10 +111,10 @@ def test_gates_hold_at_their_limit_and_fail_beyond(gate, passed):
 
 def test_a_card_passes_with_all_its_gates_and_says_so():
     nothing = np.zeros(0)
-    evidence = Evidence(nothing, nothing.astype(bool), nothing, nothing, nothing, nothing)
+    evidence = ValidationData(nothing, nothing.astype(bool), nothing, nothing, nothing, nothing)
     gates = (Criterion("one", 0.8, 0.79, at_least=True), Criterion("two", np.nan, 0.1, at_least=False))
     card = SimulatorCard(
-        "world", "u1", "f", "t", 0, {}, {}, gates, {"mean": 1.0}, {"p": PolicyWorth(1.0, 2.0)}, evidence
+        "world", "u1", "f", "t", 0, {}, {}, gates, {"mean": 1.0}, {"p": PolicyValue(1.0, 2.0)}, evidence
     )
     assert not card.passed
     assert card.table()["verdict"].tolist() == ["PASS", "FAIL"]

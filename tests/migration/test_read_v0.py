@@ -160,7 +160,7 @@ def test_policy_folds_in_a_new_user(name):
 
 def test_policy_is_evaluated_on_its_split():
     result = evaluate({"linucb": policy("linucb")}, split())
-    close(result.evaluation.policies["linucb"].held_out.value, EXPECTED["held_out_raw"])
+    close(result.evaluation.policies["linucb"].held_out_choice.value, EXPECTED["held_out_raw"])
 
 
 @pytest.mark.parametrize(

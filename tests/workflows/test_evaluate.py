@@ -43,8 +43,8 @@ def test_policies_stand_beside_the_four_baselines(verdict):
 def test_a_policy_of_chance_is_found_to_be_one(verdict):
     """The negative control: its place between random (0) and oracle (1) is 0 within the interval."""
     judged = verdict[0].evaluation.policies["my random"]
-    assert judged.place.lo <= 0 <= judged.place.hi
-    assert judged.held_out.value == pytest.approx(verdict[0].evaluation.random.value)
+    assert judged.normalized_choice.lo <= 0 <= judged.normalized_choice.hi
+    assert judged.held_out_choice.value == pytest.approx(verdict[0].evaluation.random.value)
 
 
 def test_a_policy_that_knows_something_beats_chance(verdict):
@@ -56,7 +56,7 @@ def test_a_policy_that_knows_something_beats_chance(verdict):
 def test_baselines_as_agents_get_the_figures_of_the_baselines(verdict):
     """The trained `random` is the table's; the rating model greedy is so up to what the embeddings leave out."""
     policies = verdict[0].evaluation.policies
-    assert policies["my random"].held_out == policies["random"].held_out
+    assert policies["my random"].held_out_choice == policies["random"].held_out_choice
     assert policies["my rating_model"].rmse == pytest.approx(policies["rating_model"].rmse, abs=0.03)
 
 
@@ -77,7 +77,15 @@ def test_the_error_is_that_of_what_predict_says(verdict):
 def test_metrics_are_written_as_json(verdict):
     written = json.loads((verdict[1] / "metrics.json").read_text())
     assert written == json.loads(json.dumps(verdict[0].as_dict()))
-    assert set(written["policies"]["my linucb"]) >= {"rmse", "mae", "ndcg", "held_out", "place", "coverage", "novelty"}
+    assert set(written["policies"]["my linucb"]) >= {
+        "rmse",
+        "mae",
+        "ndcg",
+        "held_out_choice",
+        "normalized_choice",
+        "coverage",
+        "novelty",
+    }
     assert (
         written["policies"]["random"]["evaluation_regret"]["lo"]
         <= written["policies"]["random"]["evaluation_regret"]["value"]

@@ -112,7 +112,10 @@ def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
     write_candidate_evaluation(judged, tmp_path / "evaluation.json", tmp_path / "page.html")
     body = read_candidate_evaluation(tmp_path / "evaluation.json")
     assert body["off_policy"]["baseline"].startswith("incumbent ")
-    assert body["held_out"]["choice"]["value"] == judged.held_out.evaluation.policies["linucb"].held_out.value
+    assert (
+        body["held_out"]["held_out_choice"]["value"]
+        == judged.held_out.evaluation.policies["linucb"].held_out_choice.value
+    )
     assert "incumbent" in (tmp_path / "page.html").read_text()
     found = gate_evaluation(tmp_path / "evaluation.json", {"margin": -5.0})
     write_gate(found, tmp_path / "gate.json", tmp_path / "gate.html")

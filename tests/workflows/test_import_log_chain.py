@@ -94,7 +94,9 @@ def test_what_the_estimate_says_is_true(clicks):
 def test_held_out_ratings_and_the_gate_agree_that_it_is_better(clicks):
     policy, other = load_policy(clicks / "linucb"), load_policy(clicks / "ucb1")
     parts, _ = training_data(log=clicks / "rounds")
-    chosen = {name: one.held_out.value for name, one in evaluate({"mine": policy}, parts).evaluation.policies.items()}
+    chosen = {
+        name: one.held_out_choice.value for name, one in evaluate({"mine": policy}, parts).evaluation.policies.items()
+    }
     assert chosen["mine"] > max(chosen["most_popular"], chosen["highest_mean"]) > chosen["random"]
     limits = GateConfig(held_out_margin=-0.05, latency_ms=None)  # few pairs of few rounds are held out here
     result = gate_files(policy, parts, clicks / "rounds", other, limits)

@@ -92,7 +92,7 @@ def test_tables_too_large_to_keep_give_the_same_figures(monkeypatch):
 
 
 def test_newcomers_belong_to_no_group(monkeypatch):
-    monkeypatch.setattr(groups, "LEAST_USERS", 1)
+    monkeypatch.setattr(groups, "MIN_USERS", 1)
     all_of_them = Groups(("everybody",), np.ones((1, USERS), bool))
     log = by_vectors()
     found = compare_on_log(policy(), None, log).group_gains(all_of_them)["everybody"]

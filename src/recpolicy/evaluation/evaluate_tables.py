@@ -4,8 +4,8 @@ N test ratings, U users, I items, U' users with two or more test ratings. Per po
 
 - rmse, mae: over all N test ratings (rating_accuracy.py);
 - ndcg: nDCG@k within a user's test ratings, mean over U' users with a user-bootstrap interval (ranking.py);
-- held_out, place: mean rating of the held-out choice over U' users, and where it stands between random and oracle
-  (held_out_choice.py);
+- held_out_choice, normalized_choice: mean rating of the held-out choice over U' users, and its place between the
+  random choice (0) and the oracle (1) (held_out_choice.py);
 - coverage, novelty: of the k best items that a user has not rated in fit, all U users (ranking.py);
 - genre_diversity, embedding_diversity, gini: how unlike those items are, and how unequally shown (diversity.py);
 - groups: the held-out choice by age band, gender and activity (groups.py).
@@ -56,7 +56,7 @@ def evaluate_tables(
     test share a (user, item) pair, when no user has two test ratings, and when a table has a wrong shape or numbers
     that are not finite.
     """
-    refuse_overlap(split)
+    check_overlap(split)
     for name, table in tables.items():
         _check(name, table, split.train.shape)
     evaluator = _split_evaluator(split, seed, min(k, len(split.train.items)), resamples, level, embedding)
@@ -114,8 +114,8 @@ class _SplitEvaluator:
             rmse=None if predicted is None else rmse(predicted, self.test.rating),
             mae=None if predicted is None else mae(predicted, self.test.rating),
             ndcg=self.interval(ndcg(self.candidates, self.grade, self.candidates.look_up(table.score), self.k)),
-            held_out=choice.policy,
-            place=choice.place,
+            held_out_choice=choice.policy,
+            normalized_choice=choice.normalized,
             coverage=coverage(top),
             novelty=novelty(top, self.information),
             genre_diversity=unlike["genres"],
@@ -151,7 +151,7 @@ def _check_embedding(embedding: NDArray[np.floating], items: int) -> None:
         raise DataError(f"embedding {embedding.shape} of items: expected ({items}, D) finite numbers")
 
 
-def refuse_overlap(split: Split) -> None:
+def check_overlap(split: Split) -> None:
     """Raise DataError, with an example, if a (user, item) pair is in both parts of the split."""
     items = len(split.train.items)
     fit, test = (part.user.astype(np.int64) * items + part.item for part in (split.train, split.test))

@@ -23,8 +23,8 @@ class PolicyResult:
     rmse: float | None
     mae: float | None
     ndcg: Interval
-    held_out: Interval
-    place: Interval | None
+    held_out_choice: Interval
+    normalized_choice: Interval | None
     coverage: float
     novelty: float
     genre_diversity: float | None
@@ -71,8 +71,9 @@ class Evaluation:
             "RMSE": [_text(result.rmse) for result in self.policies.values()] + [MISSING],
             "MAE": [_text(result.mae) for result in self.policies.values()] + [MISSING],
             f"nDCG@{k}": [str(result.ndcg) for result in self.policies.values()] + ["1.000"],
-            "held-out choice": [str(result.held_out) for result in self.policies.values()] + [str(self.oracle)],
-            "place": [_text(result.place) for result in self.policies.values()] + [_text(self._oracle_place())],
+            "held-out choice": [str(result.held_out_choice) for result in self.policies.values()] + [str(self.oracle)],
+            "normalized": [_text(result.normalized_choice) for result in self.policies.values()]
+            + [_text(self._oracle_normalized())],
             f"coverage@{k}": [_text(result.coverage) for result in self.policies.values()] + [MISSING],
             f"novelty@{k} (bits)": [f"{result.novelty:.2f}" for result in self.policies.values()] + [MISSING],
         }
@@ -129,19 +130,19 @@ class Evaluation:
         return [self.policies[name].choice_by_user for name in names]
 
     def _row(self, result: PolicyResult) -> dict[str, float | None]:
-        place = result.place
+        normalized = result.normalized_choice
         return {
             "rmse": _number(result.rmse),
             "mae": _number(result.mae),
             "ndcg": result.ndcg.value,
             "ndcg_lo": result.ndcg.lo,
             "ndcg_hi": result.ndcg.hi,
-            "held_out": result.held_out.value,
-            "held_out_lo": result.held_out.lo,
-            "held_out_hi": result.held_out.hi,
-            "place": np.nan if place is None else place.value,
-            "place_lo": np.nan if place is None else place.lo,
-            "place_hi": np.nan if place is None else place.hi,
+            "held_out_choice": result.held_out_choice.value,
+            "held_out_choice_lo": result.held_out_choice.lo,
+            "held_out_choice_hi": result.held_out_choice.hi,
+            "normalized_choice": np.nan if normalized is None else normalized.value,
+            "normalized_choice_lo": np.nan if normalized is None else normalized.lo,
+            "normalized_choice_hi": np.nan if normalized is None else normalized.hi,
             "coverage": result.coverage,
             "novelty": result.novelty,
             "genre_diversity": _number(result.genre_diversity),
@@ -150,15 +151,19 @@ class Evaluation:
         }
 
     def _oracle_row(self) -> dict[str, float]:
-        bounds = {"held_out": self.oracle.value, "held_out_lo": self.oracle.lo, "held_out_hi": self.oracle.hi}
-        place = _number(self._oracle_place())
+        bounds = {
+            "held_out_choice": self.oracle.value,
+            "held_out_choice_lo": self.oracle.lo,
+            "held_out_choice_hi": self.oracle.hi,
+        }
+        normalized = _number(self._oracle_normalized())
         return {
             **dict.fromkeys(("ndcg", "ndcg_lo", "ndcg_hi"), 1.0),
             **bounds,
-            **dict.fromkeys(("place", "place_lo", "place_hi"), place),
+            **dict.fromkeys(("normalized_choice", "normalized_choice_lo", "normalized_choice_hi"), normalized),
         }
 
-    def _oracle_place(self) -> float | None:
+    def _oracle_normalized(self) -> float | None:
         return 1.0 if self.oracle.value > self.random.value else None
 
 

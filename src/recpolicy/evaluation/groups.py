@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, percentile_interval, resampled_means
 
-LEAST_USERS = 10
+MIN_USERS = 10
 """A group of fewer users is left out: its bootstrap knows too few of them to say how far the mean may be off."""
 _AGES = (25, 35, 50)
 _BANDS = ("under 25", "25 to 34", "35 to 49", "50 and over")
@@ -71,7 +71,7 @@ def group_figures(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> dict[str, GroupFigure]:
-    """Mean and interval of each group with LEAST_USERS or more users: sum of totals [R] over sum of sizes [R].
+    """Mean and interval of each group with MIN_USERS or more users: sum of totals [R] over sum of sizes [R].
 
     A user with a size of 0 does not count. Raises DataError where groups and figures are not of the same users.
     """
@@ -79,7 +79,7 @@ def group_figures(
         raise DataError(f"groups of {groups.member.shape[1]} users: {len(total)} totals and {len(size)} sizes")
     member = groups.member & (size > 0)  # [G, R]
     users = member.sum(axis=1)
-    kept = np.flatnonzero(users >= LEAST_USERS)
+    kept = np.flatnonzero(users >= MIN_USERS)
     if not len(kept):
         return {}
     sums, sizes = member[kept] * total, member[kept] * size  # [G', R]

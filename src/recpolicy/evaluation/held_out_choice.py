@@ -4,7 +4,7 @@ Each user offers the items that he or she rated in the test part (two or more); 
 true rating. Nothing is simulated and nothing is sampled: the expected rating over the policy's choice is enumerated. It
 stands between the random choice (the mean of the user's test ratings) and the oracle (their maximum):
 
-    place = (policy - random) / (oracle - random),   0 for the random choice, 1 for the oracle.
+    normalized = (policy - random) / (oracle - random),   0 for the random choice, 1 for the oracle.
 
 Assumes no logging propensities. It judges choices among items that users chose to rate, not among all items.
 N candidates of U' users; weights [N] say how often the policy takes each, up to a factor per user.
@@ -27,7 +27,7 @@ class HeldOutChoice:
     policy: Interval
     random: Interval
     oracle: Interval
-    place: Interval | None
+    normalized: Interval | None
     """None where the oracle is no better than the random choice: then all choices are equally good."""
     by_user: NDArray[np.float64] = field(repr=False, compare=False)
     """The policy's expected rating for each user [U']."""
@@ -87,12 +87,12 @@ def held_out_choice(
     mean = values.mean(axis=1)
     means = resampled_means(values, rng, resamples)  # [B, 3]
     policy, random, oracle = (percentile_interval(mean[c], means[:, c], level) for c in range(3))
-    return HeldOutChoice(policy, random, oracle, _place(mean, means, level), values[0])
+    return HeldOutChoice(policy, random, oracle, _normalized(mean, means, level), values[0])
 
 
-def _place(mean: NDArray[np.float64], means: NDArray[np.float64], level: float) -> Interval | None:
+def _normalized(mean: NDArray[np.float64], means: NDArray[np.float64], level: float) -> Interval | None:
     if mean[2] <= mean[1]:
         return None
-    room = means[:, 2] - means[:, 1]  # [B], 0 in a resample of users who rate everything alike: no place there
+    room = means[:, 2] - means[:, 1]  # [B], 0 in a resample of users who rate everything alike: it is undefined there
     resampled = (means[room > 0, 0] - means[room > 0, 1]) / room[room > 0]
     return percentile_interval((mean[0] - mean[1]) / (mean[2] - mean[1]), resampled, level)

@@ -28,19 +28,19 @@ from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import Criterion
 from recpolicy.evaluation.session_rollout import Played, SessionPlayer
 from recpolicy.evaluation.simulator_gates import (
-    Evidence,
-    PolicyWorth,
+    PolicyValue,
     SimulatorCard,
+    ValidationData,
+    auc,
     calibration_error,
-    critical_distance,
-    distance,
     genre_transitions,
+    ks_critical_value,
+    ks_statistic,
     log_loss,
     rank_agreement,
-    ranking_quality,
     total_variation,
 )
-from recpolicy.evaluation.simulator_policies import policy_scores, policy_worths
+from recpolicy.evaluation.simulator_policies import policy_scores, policy_values
 from recpolicy.models.logistic import sigmoid
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_history import history_of
@@ -99,11 +99,11 @@ def validate_world(
     crossed = SessionPlayer(_cross_fitted_world(world, split.train, responses, card.shift_like))
     who = np.searchsorted(world.users, real.user)
     simulated = crossed.play(np.tile(who, card.replicates), np.tile(real.item, (card.replicates, 1)), seed)
-    policies = policy_worths(
+    policies = policy_values(
         SessionPlayer(world), policy_scores(split.train, card.bayesian, seed), test, card.replicates, seed
     )
     odds = odds + card.shift_like
-    evidence = Evidence(
+    evidence = ValidationData(
         sigmoid(odds), like, real.played.length, simulated.length, real.played.engagement, simulated.engagement
     )
     counts = {
@@ -169,25 +169,25 @@ def _transition_distance(fit: Ratings, real: RealSessions, simulated: Played) ->
     return total_variation(one, other)
 
 
-def _gates(evidence: Evidence, transitions: float, policies: Mapping[str, PolicyWorth]) -> tuple[Criterion, ...]:
+def _gates(evidence: ValidationData, transitions: float, policies: Mapping[str, PolicyValue]) -> tuple[Criterion, ...]:
     e = evidence
     return (
-        Criterion("like AUC", ranking_quality(e.like, e.probability), 0.79, at_least=True),
+        Criterion("like AUC", auc(e.like, e.probability), 0.79, at_least=True),
         Criterion("like ECE", calibration_error(e.probability, e.like), 0.03, at_least=False),
-        Criterion("session length KS", distance(e.real_length, e.simulated_length), 0.10, at_least=False),
-        Criterion("engagement KS", distance(e.real_engagement, e.simulated_engagement), 0.15, at_least=False),
+        Criterion("session length KS", ks_statistic(e.real_length, e.simulated_length), 0.10, at_least=False),
+        Criterion("engagement KS", ks_statistic(e.real_engagement, e.simulated_engagement), 0.15, at_least=False),
         Criterion("genre transition TV", transitions, 0.10, at_least=False),
         Criterion("policy ranking tau", rank_agreement(policies), 0.60, at_least=True),
     )
 
 
-def _figures(evidence: Evidence, odds: Array, bias_only: float) -> dict[str, float]:
+def _figures(evidence: ValidationData, odds: Array, bias_only: float) -> dict[str, float]:
     e = evidence
     return {
         "like Brier score": float(np.mean((e.probability - e.like) ** 2)),
         "like log-loss": log_loss(odds, e.like),
         "bias-only AUC (negative control)": bias_only,
-        "KS critical value at 5 %": critical_distance(len(e.real_length), len(e.simulated_length)),
+        "KS critical value at 5 %": ks_critical_value(len(e.real_length), len(e.simulated_length)),
         "mean session length, real": float(e.real_length.mean()),
         "mean session length, simulated": float(e.simulated_length.mean()),
         "mean engagement, real": float(e.real_engagement.mean()),
@@ -198,4 +198,4 @@ def _figures(evidence: Evidence, odds: Array, bias_only: float) -> dict[str, flo
 def _bias_only(fit: Ratings, test: Ratings) -> float:
     """AUC of a model without tastes on the same ratings: what the first gate must tell from ours."""
     expected = fit_rating_model(fit, "bias").mean[test.user, test.item]
-    return ranking_quality(levels_of(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))
+    return auc(levels_of(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))

@@ -23,7 +23,7 @@ _KS_5_PERCENT = 1.358
 
 
 @dataclass(frozen=True)
-class PolicyWorth:
+class PolicyValue:
     """What one policy is worth to the held-out users, in the simulator and in reality."""
 
     simulated: float
@@ -33,7 +33,7 @@ class PolicyWorth:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ValidationData:
     """The data behind the figures, for plots; not part of the JSON."""
 
     probability: Array  # [N] of a like, on test ratings
@@ -61,8 +61,8 @@ class SimulatorCard:
     gates: tuple[Criterion, ...]
     figures: Mapping[str, float]
     """Reported without a limit."""
-    policies: Mapping[str, PolicyWorth]
-    evidence: Evidence = field(repr=False, compare=False)
+    policies: Mapping[str, PolicyValue]
+    evidence: ValidationData = field(repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -107,7 +107,7 @@ class SimulatorCard:
         }
 
 
-def ranking_quality(outcome: NDArray[np.bool_], score: Array) -> float:
+def auc(outcome: NDArray[np.bool_], score: Array) -> float:
     """AUC: how often a liked item is scored above one that is not, ties counting half; DataError for one class."""
     from sklearn.metrics import roc_auc_score
 
@@ -136,14 +136,14 @@ def log_loss(odds: Array, outcome: NDArray[np.bool_]) -> float:
     return float(np.mean(np.logaddexp(0, np.where(outcome, -odds, odds))))
 
 
-def distance(real: NDArray[np.number], simulated: NDArray[np.number]) -> float:
+def ks_statistic(real: NDArray[np.number], simulated: NDArray[np.number]) -> float:
     """Kolmogorov-Smirnov statistic: the largest gap between two distribution functions."""
     from scipy.stats import ks_2samp
 
     return float(ks_2samp(real, simulated, method="asymp").statistic)
 
 
-def critical_distance(real: int, simulated: int) -> float:
+def ks_critical_value(real: int, simulated: int) -> float:
     """The KS statistic that two samples of one distribution exceed in 5 % of cases (less often if discrete)."""
     return float(_KS_5_PERCENT * np.sqrt((real + simulated) / (real * simulated)))
 
@@ -170,7 +170,7 @@ def total_variation(one: Array, other: Array) -> float:
     return float(np.abs(one - other).sum() / 2)
 
 
-def rank_agreement(policies: Mapping[str, PolicyWorth]) -> float:
+def rank_agreement(policies: Mapping[str, PolicyValue]) -> float:
     """Kendall's tau-b between the rankings of policies in the simulator and on held-out choice."""
     from scipy.stats import kendalltau
 

@@ -14,7 +14,7 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.evaluation.candidates import candidates_of
 from recpolicy.evaluation.held_out_choice import choice_values, greedy_weights
 from recpolicy.evaluation.session_rollout import SessionPlayer
-from recpolicy.evaluation.simulator_gates import PolicyWorth
+from recpolicy.evaluation.simulator_gates import PolicyValue
 from recpolicy.models.rating_models import fit_rating_model
 
 Scores = NDArray[np.floating]
@@ -41,9 +41,9 @@ def policy_scores(fit: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
     }
 
 
-def policy_worths(
+def policy_values(
     player: SessionPlayer, scores: Mapping[str, Scores], test: Ratings, replicates: int, seed: int
-) -> dict[str, PolicyWorth]:
+) -> dict[str, PolicyValue]:
     """Worth of every policy to the world's users with two or more ratings in `test`; all see the same noise."""
     candidates = candidates_of(test)
     users = candidates.user[candidates.start]
@@ -53,7 +53,7 @@ def policy_worths(
         shown = _exposure(score[users], player.world.steps, replicates, seed)
         played = player.play(who, shown, seed)
         chosen = choice_values(candidates, greedy_weights(candidates, candidates.look_up(score)))
-        worths[name] = PolicyWorth(float(played.likes.mean()), float(chosen.mean()))
+        worths[name] = PolicyValue(float(played.likes.mean()), float(chosen.mean()))
     return worths
 
 

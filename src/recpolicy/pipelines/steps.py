@@ -201,7 +201,7 @@ def report_step(policy: str, ratings: str, page: str, *, user: str, seed: int) -
         shutil.copytree(policy, copy)
         verdict = write_policy_report(loaded, parts, copy, Path(page), user=chosen[0] if chosen else None, seed=seed)
     result = verdict.evaluation.policies[loaded.artifact.agent]
-    return {"held_out_choice": result.held_out.value}
+    return {"held_out_choice": result.held_out_choice.value}
 
 
 def plan_sweep_step(agents: list[str], seeds: list[float], grid: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ class CandidateEvaluation:
         groups = _plain_groups(evaluation.group_difference(self.name, baseline))
         return {
             **verdict.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
-            "choice": _plain(result.held_out), "group_gain": {"baseline": baseline, "groups": groups},
+            "held_out_choice": _plain(result.held_out_choice), "group_gain": {"baseline": baseline, "groups": groups},
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }  # fmt: skip
 
@@ -123,7 +123,7 @@ class CandidateEvaluation:
         found: dict[str, float | str] = {"agent": self.policy["agent"]}
         if "held_out" in body:
             held_out = body["held_out"]
-            found |= {"held_out_choice": held_out["choice"]["value"], "coverage": held_out["coverage"]}
+            found |= {"held_out_choice": held_out["held_out_choice"]["value"], "coverage": held_out["coverage"]}
             if held_out["rmse"] is not None:
                 found["rmse"] = held_out["rmse"]
         if "off_policy" in body:
@@ -223,7 +223,10 @@ def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
         "effective_rounds": "effective_sample_size", "weight_off": "mean_weight_z",
         "largest_weight": "max_weight", "share_tamed": "share_clipped",
     }  # fmt: skip
-    return {**rename_keys(body, renamed, nested=True), "format": FORMAT}
+    body = {**rename_keys(body, renamed, nested=True), "format": FORMAT}
+    choices = {"held_out": "held_out_choice", "choice": "held_out_choice", "place": "normalized_choice"}
+    parts = {"held_out": choices, "off_policy": {"choice": "tuning"}}
+    return {**body, **{key: rename_keys(body[key], names, nested=True) for key, names in parts.items() if key in body}}
 
 
 def _described(policy: Policy) -> dict[str, Any]:

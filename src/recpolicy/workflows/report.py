@@ -180,7 +180,7 @@ def _figures(
                 curves |= {key: plots.Curve(step, one * step[np.newaxis]) for key, one in per_interaction.items()}
             figures.append((caption, to_svg(draw(curves))))
     evaluation = verdict.evaluation
-    choices = {key: result.held_out for key, result in evaluation.policies.items()}
+    choices = {key: result.held_out_choice for key, result in evaluation.policies.items()}
     chosen = plots.held_out_choice_figure(choices, evaluation.random, evaluation.oracle)
     figures.append(("Held-out choice between random and oracle", to_svg(chosen)))
     _, rating = policy.scores()
