@@ -51,7 +51,7 @@ def broken(state, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(state.policies.live.challenger.scorer, "answer", fail)
+    monkeypatch.setattr(state.policies.live.challenger.scorer, "predict_one", fail)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("no"), UnknownIdError("no such user"), MemoryError()])
