@@ -1,7 +1,7 @@
 """Notebooks run on the miniature data set of the tests, each with small settings; a cache keeps their outputs.
 
-The cache belongs to one state of the package: change the package, and all notebooks run again; change a notebook, and it
-does.
+The cache belongs to one state of the package. After a change of the package all notebooks run again; after a change of
+a notebook, only this one.
 """
 
 import hashlib
