@@ -30,10 +30,8 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import mean_interval
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.evaluation.plots import Curve, regret_figure
-from recpolicy.evaluation.policy_scores import PolicyTables
-from recpolicy.evaluation.regret import regret_by_user
+from recpolicy.evaluation.policy_scores import PolicyTables, baseline_tables, regret_by_user
 from recpolicy.training.compiled_loop import OnlineLoop
 from recpolicy.workflows.evaluate import HeldOutEvaluation, evaluate_score_tables
 from recpolicy.workflows.train import TrainConfig, make_environment, prepare, training_world

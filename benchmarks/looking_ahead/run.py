@@ -25,7 +25,7 @@ from recpolicy.agents.agent_table import SESSION_AGENTS, agent_entry  # noqa: E4
 from recpolicy.agents.item_features import arms_of  # noqa: E402
 from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
-from recpolicy.evaluation.baselines import baseline_tables  # noqa: E402
+from recpolicy.evaluation.policy_scores import baseline_tables  # noqa: E402
 from recpolicy.evaluation.sessions import SessionPlayer, best, session_baselines  # noqa: E402
 from recpolicy.models.user_model import SessionWorldConfig  # noqa: E402
 from recpolicy.training.session_loop import SessionLoop  # noqa: E402

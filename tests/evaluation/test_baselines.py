@@ -5,7 +5,7 @@ import pytest
 from small_cases import model_of, ratings_of
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.baselines import baseline_tables
+from recpolicy.evaluation.policy_scores import baseline_tables
 
 # item 0: 5 once; item 1: 4, 4, 1; item 2: none. Global mean 14/4 = 3.5
 FIT = [(0, 0, 5), (0, 1, 4), (1, 1, 4), (2, 1, 1)]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.calibration import rating_calibration
+from recpolicy.evaluation.rating_accuracy import rating_calibration
 
 
 def test_bias_and_bins_by_hand():
@@ -32,5 +32,5 @@ def test_fewer_ratings_than_bins_are_compared_one_by_one():
 
 @pytest.mark.parametrize("predicted", [[], [1.0], [np.nan, 1.0]])
 def test_what_cannot_be_compared_is_refused(predicted):
-    with pytest.raises(DataError, match="calibration"):
+    with pytest.raises(DataError, match="rating accuracy"):
         rating_calibration(np.array(predicted), np.array([1.0, 2.0])[: len(predicted) and 2])

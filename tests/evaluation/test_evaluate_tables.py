@@ -6,9 +6,8 @@ import pytest
 from small_cases import model_of, planted_split, ratings_of, split_of
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.evaluation.evaluate_tables import evaluate_tables
-from recpolicy.evaluation.policy_scores import PolicyTables
+from recpolicy.evaluation.policy_scores import PolicyTables, baseline_tables
 
 NUMBERS = ["rmse", "mae", "ndcg", "held_out_choice", "normalized_choice", "coverage", "novelty"]
 

@@ -10,14 +10,14 @@ from synthetic_responses import STEPS, planted_responses
 from recpolicy.core.errors import DataError
 from recpolicy.data.rating_sessions import sessions_of
 from recpolicy.data.splits import split
-from recpolicy.evaluation.session_rollout import SessionPlayer
-from recpolicy.evaluation.simulator_card import CardConfig, real_sessions, validate_world
-from recpolicy.evaluation.simulator_plots import (
+from recpolicy.evaluation.plots import (
     engagement_figure,
     like_calibration_figure,
     policy_figure,
     session_length_figure,
 )
+from recpolicy.evaluation.session_rollout import SessionPlayer
+from recpolicy.evaluation.simulator_card import CardConfig, real_sessions, validate_world
 from recpolicy.models.user_model import SessionWorldConfig
 
 PLAIN = SessionWorldConfig(max_steps=STEPS, rank=4, drift=0.0, fatigue_genre=0.0, fatigue_misses=0.0)

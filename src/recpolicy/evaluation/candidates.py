@@ -1,4 +1,4 @@
-"""The items among which a policy is judged: for every user the items that the user rated in the test part.
+"""The candidates of the held-out choice: for every user the items that the user rated in the test part.
 
 N test ratings of U' users, sorted by user and then item, so that no result depends on the order of a file. A user's
 rows are neighbours; per-user sums and maxima are `reduceat` over the first row of each user, with no loop over users.
@@ -28,7 +28,7 @@ class Candidates:
 
     @cached_property
     def size(self) -> NDArray[np.intp]:
-        """How many candidates each user has [U']."""
+        """Number of candidates of each user [U']."""
         return np.diff(self.start, append=len(self.user))
 
     def look_up(self, table: NDArray[np.floating]) -> NDArray[np.floating]:

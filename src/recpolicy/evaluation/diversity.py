@@ -1,4 +1,4 @@
-"""How unlike the suggestions are: within one user's list, over the catalogue, and over a policy's best items.
+"""Diversity of the suggestions: within one user's list, over the catalogue, and over a policy's best items.
 
 U users, I items, A arms, D a description of items. Ties are shared, as in ranking.py: numbers are exact expectations
 over all orders of equal scores.
@@ -26,7 +26,7 @@ _BLOCK = 1024  # users ranked at once
 
 @dataclass(frozen=True)
 class ActionDiversity:
-    """How a policy's best arms spread over its A arms."""
+    """The spread of a policy's best items over its A items."""
 
     diversity: float
     """exp(entropy) / A, in (0, 1]."""
@@ -49,7 +49,8 @@ def action_diversity(share: NDArray[np.floating]) -> ActionDiversity:
 
 
 def gini(exposure: NDArray[np.floating]) -> float:
-    """Gini coefficient of exposures [I], >= 0: half the mean difference over the mean; 0 where nothing is shown."""
+    """Return the Gini coefficient of exposures [I], >= 0: half the mean difference over the mean; 0 where nothing is
+    shown."""
     total = float(exposure.sum(dtype=np.float64))
     if total == 0:
         return 0.0
@@ -67,7 +68,7 @@ def unit_rows(table: NDArray[np.floating]) -> Array:
 def list_diversity(
     score: NDArray[np.floating], rated: NDArray[np.bool_], directions: Mapping[str, Array], k: int
 ) -> dict[str, float | None]:
-    """Intra-list diversity of the users' k best items not rated, by each description of items.
+    """Return the intra-list diversity of the users' k best items not rated, by each description of items.
 
     score [U, I], finite; rated [U, I]; directions by name, [I, D] with rows of length 1 or 0 (unit_rows). None where no
     user has two items to suggest.
@@ -95,7 +96,7 @@ class _Lists:
     pairs: Array  # [B], how many pairs a list has
 
     def similarity(self, direction: Array) -> Array:
-        """Expected sum of cosines over all pairs of a list [B]."""
+        """Return the expected sum of cosines over all pairs of a list [B]."""
         square = np.square(direction).sum(axis=1)  # [I]
         inside, among = self.surely @ direction, self.tied @ direction  # [B, D]
         pairs_inside = (np.square(inside).sum(axis=1) - self.surely @ square) / 2
@@ -104,7 +105,7 @@ class _Lists:
 
 
 def _lists(score: Array, k: int) -> _Lists:
-    """Find them in scores [B, I]; -inf is never suggested."""
+    """Return the lists of scores [B, I]; -inf is never suggested."""
     threshold = np.partition(score, -k, axis=1)[:, -k, None]
     surely = score > threshold
     tied = (score == threshold) & (score > -np.inf)

@@ -79,7 +79,7 @@ def evaluate_tables(
 
 @dataclass(frozen=True)
 class _SplitEvaluator:
-    """What all policies on one split are measured with."""
+    """The data and settings that all policies on one split share."""
 
     test: Ratings
     candidates: Candidates
@@ -94,7 +94,7 @@ class _SplitEvaluator:
     level: float
 
     def rng(self) -> np.random.Generator:
-        """A fresh generator of the same draws each time: all intervals rest on the same resamples of users."""
+        """Return a fresh generator of the same draws, so that all intervals use the same resamples of users."""
         return generator(self.seed, "evaluation/bootstrap")
 
     def interval(self, values: NDArray[np.float64]) -> Interval:

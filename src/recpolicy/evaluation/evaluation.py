@@ -18,7 +18,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """How one policy did; evaluate.py says what each number measures."""
+    """The figures of one policy; evaluate_tables.py defines them."""
 
     rmse: float | None
     mae: float | None
@@ -39,7 +39,7 @@ class PolicyResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How several policies did on one split, beside the random choice and the oracle."""
+    """The figures of several policies on one split, with the random choice and the oracle."""
 
     split: str
     fit_digest: str

@@ -26,7 +26,7 @@ _MOST_GENDERS = 8
 
 @dataclass(frozen=True)
 class GroupFigure:
-    """What one group came to."""
+    """The figure of one group."""
 
     interval: Interval
     users: int
@@ -35,18 +35,18 @@ class GroupFigure:
 
 @dataclass(frozen=True)
 class Groups:
-    """Who belongs where."""
+    """The groups and their members."""
 
     names: tuple[str, ...]  # G
     member: NDArray[np.bool_]  # [G, U]
 
     def of(self, users: NDArray[np.integer]) -> "Groups":
-        """The same groups over chosen rows of the user table [R]."""
+        """Return the same groups over chosen rows of the user table [R]."""
         return Groups(self.names, self.member[:, users])
 
 
 def groups_of(users: pd.DataFrame, ratings: NDArray[np.integer]) -> Groups:
-    """Groups of all U users by what their table says and by how much they rated in the train part, `ratings` [U].
+    """Return groups of all U users by their table and by their number of training ratings, `ratings` [U].
 
     Without a column `age` (numbers) or `gender` those groups are missing; so are users whose value is.
     """
@@ -71,7 +71,7 @@ def group_figures(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> dict[str, GroupFigure]:
-    """Mean and interval of each group with MIN_USERS or more users: sum of totals [R] over sum of sizes [R].
+    """Return mean and interval of each group with MIN_USERS or more users: sum of totals [R] over sum of sizes [R].
 
     A user with a size of 0 does not count. Raises DataError where groups and figures are not of the same users.
     """

@@ -1,4 +1,4 @@
-"""Held-out choice: what a policy is worth where the reward of every alternative is known.
+"""Held-out choice: the value of a policy where the reward of every alternative is known.
 
 Each user offers the items that he or she rated in the test part (two or more); the policy chooses one; it earns the
 true rating. Nothing is simulated and nothing is sampled: the expected rating over the policy's choice is enumerated. It

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from recpolicy.core.errors import DataError
 from recpolicy.core.palette import DASHES, INK, MUTED, SERIES
 from recpolicy.core.plotting import draw_legend, new_axes, new_figure, style_axes
 from recpolicy.core.statistics import Interval
+from recpolicy.evaluation.simulator_gates import SimulatorCard, calibration_bins
 
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")  # 200,000 and 0.01, not 2e5 and 10^-2
 
@@ -35,17 +37,18 @@ class Curve:
 
 
 def regret_figure(curves: Mapping[str, Curve]) -> Figure:
-    """Cumulative regret against interactions: the mean over seeds in a band from the lowest to the highest seed."""
+    """Plot cumulative regret against interactions: the mean over seeds in a band from the lowest to the highest
+    seed."""
     return _curves_figure(curves, "cumulative regret (rating points)")
 
 
 def reward_figure(curves: Mapping[str, Curve]) -> Figure:
-    """Reward per round against interactions, drawn like the regret."""
+    """Plot reward per round against interactions, drawn like the regret."""
     return _curves_figure(curves, "mean reward per round (rating, stars)")
 
 
 def held_out_choice_figure(policies: Mapping[str, Interval], random: Interval, oracle: Interval) -> Figure:
-    """Mean true rating of each policy's held-out choice, as the gain over the random choice towards the oracle."""
+    """Plot the mean true rating of each policy's held-out choice, between the random choice and the oracle."""
     figure, axes = new_axes(height=1.6 + 0.42 * len(policies))
     names = list(policies)[::-1]  # the first policy on top
     value = np.array([policies[name].value for name in names])
@@ -81,7 +84,8 @@ def held_out_choice_figure(policies: Mapping[str, Interval], random: Interval, o
 
 
 def calibration_figure(predicted: NDArray[np.floating], actual: NDArray[np.floating], bins: int = 12) -> Figure:
-    """Mean true rating within bins of predicted rating (equal counts), over a histogram of predictions; both [N]."""
+    """Plot the mean true rating within bins of predicted rating (equal counts), over a histogram of predictions;
+    both [N]."""
     figure = new_figure(height=4.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for axes in (top, bottom):
@@ -108,7 +112,8 @@ def calibration_figure(predicted: NDArray[np.floating], actual: NDArray[np.float
 
 
 def pulls_figure(pulls: Mapping[str, NDArray[np.number]]) -> Figure:
-    """Share of rounds that each arm got [A], from the most to the least pulled; the legend counts arms ever pulled."""
+    """Plot the fraction of rounds of each arm [A], from the most to the least pulled; the legend counts arms ever
+    pulled."""
     figure, axes = new_axes()
     for index, (name, count) in enumerate(pulls.items()):
         share = np.sort(count.astype(np.float64))[::-1] / max(float(np.sum(count)), 1.0)
@@ -129,7 +134,8 @@ def pulls_figure(pulls: Mapping[str, NDArray[np.number]]) -> Figure:
 def recommendations_figure(
     titles: Sequence[str], rating: NDArray[np.floating], std: NDArray[np.floating], scale: tuple[float, float] = (1, 5)
 ) -> Figure:
-    """Rating estimates of a user's top K items, best on top, ± one standard deviation cut at the scale; all [K]."""
+    """Plot rating estimates of a user's top K items, best on top, ± one standard deviation cut at the scale; all
+    [K]."""
     figure, axes = new_axes(height=1.1 + 0.34 * len(titles))
     places = np.arange(len(titles))[::-1]
     bars = np.maximum([np.minimum(std, rating - scale[0]), np.minimum(std, scale[1] - rating)], 0)  # [2, K]
@@ -163,5 +169,113 @@ def _curves_figure(curves: Mapping[str, Curve], quantity: str) -> Figure:
 
 
 def _look(index: int) -> tuple[str, object]:
-    """Colour and dash of the series with this number."""
+    """Return the color and dash of the series with this number."""
     return SERIES[index % len(SERIES)].light, DASHES[index // len(SERIES) % len(DASHES)]
+
+
+def session_rewards_figure(evaluation: Mapping[str, Interval], train: Mapping[str, Interval]) -> Figure:
+    """Plot the mean reward of a session per policy, in the evaluation world (with intervals) and in the training
+    world."""
+    names = sorted(evaluation, key=lambda name: evaluation[name].value)
+    figure, axes = new_axes(height=1.0 + 0.42 * len(names))
+    place = np.arange(len(names))
+    value = np.array([evaluation[name].value for name in names])
+    around = np.array(
+        [
+            [
+                evaluation[name].value - evaluation[name].lo,
+                evaluation[name].hi - evaluation[name].value,
+            ]
+            for name in names
+        ]
+    ).T
+    axes.errorbar(value, place, xerr=around, fmt="o", color=SERIES[0].light, capsize=3, label="evaluation world, 95 %")
+    seen = [train[name].value for name in names]
+    axes.plot(seen, place, "D", color=MUTED.light, markersize=4, label="training world")
+    axes.set_yticks(place, names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("mean reward of a session", loc="right")
+    draw_legend(axes, loc="lower right")
+    return figure
+
+
+def session_curve_figure(
+    step: NDArray[np.number], reward: NDArray[np.floating], baselines: Mapping[str, float]
+) -> Figure:
+    """Plot the mean reward of sessions that ended during training, with that of baselines in the same world."""
+    figure, axes = new_axes()
+    axes.plot(step, reward, color=SERIES[0].light, label="the exploring policy")
+    for index, (name, value) in enumerate(baselines.items()):
+        axes.axhline(value, color=INK.light, linestyle=DASHES[index % len(DASHES)], lw=1.1, label=name)
+    axes.set_xlabel("items shown", loc="right")
+    axes.set_ylabel("reward of a session")
+    draw_legend(axes, loc="lower right")
+    return figure
+
+
+def like_calibration_figure(card: SimulatorCard) -> Figure:
+    """Plot the fraction of likes against the mean probability of a like, in ten bins of equal mass, ± 95 %."""
+    said, was, size = calibration_bins(card.evidence.probability, card.evidence.like)
+    figure, axes = new_axes()
+    axes.plot([0, 1], [0, 1], color=MUTED.light, linestyle=DASHES[1], lw=1.2, label="perfect calibration")
+    error = 1.96 * np.sqrt(was * (1 - was) / size)
+    axes.errorbar(said, was, yerr=error, fmt="o-", color=SERIES[0].light, capsize=3, markersize=4, label="a tenth")
+    axes.set_xlabel("probability of a like")
+    axes.set_ylabel("share of likes")
+    draw_legend(axes, loc="upper left")
+    return figure
+
+
+def session_length_figure(card: SimulatorCard) -> Figure:
+    """Plot the fraction of real and simulated sessions that show at most so many items."""
+    figure, axes = new_axes()
+    _distributions(axes, card.evidence.real_length, card.evidence.simulated_length)
+    axes.set_xlabel("items in a session, cut at the most that a simulated one shows")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def engagement_figure(card: SimulatorCard) -> Figure:
+    """Plot the distribution of engagement of real and simulated sessions."""
+    figure, axes = new_axes()
+    _distributions(axes, card.evidence.real_engagement, card.evidence.simulated_engagement)
+    axes.set_xlabel("engagement: sum of the watch fractions of a session")
+    return figure
+
+
+def policy_figure(card: SimulatorCard) -> Figure:
+    """Plot policies from best to worst, in reality (left) and in the simulator (right); crossing lines disagree."""
+    figure, axes = new_axes(height=1.2 + 0.32 * len(card.policies))
+    held_out, simulated = (
+        sorted(card.policies, key=lambda name: getattr(card.policies[name], side), reverse=True)
+        for side in ("held_out", "simulated")
+    )
+    for left, name in enumerate(held_out):
+        right = simulated.index(name)
+        agree = left == right
+        color, dash = (SERIES[0].light, DASHES[0]) if agree else (SERIES[1].light, DASHES[1])
+        axes.plot([0, 1], [left, right], color=color, linestyle=dash, marker="o", markersize=4, lw=1.5)
+        worth = card.policies[name]
+        axes.annotate(f"{name}  {worth.held_out:.2f}", (-0.03, left), ha="right", va="center", color=INK.light)
+        axes.annotate(f"{worth.simulated:.1f}", (1.03, right), ha="left", va="center", color=INK.light)
+    axes.set_xlim(-0.75, 1.3)
+    axes.set_ylim(len(held_out) - 0.5, -0.5)
+    axes.set_xticks([0, 1], ["held-out choice (stars)", "likes per session"])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+def _distributions(axes: Axes, real: NDArray[np.number], simulated: NDArray[np.number]) -> None:
+    for number, (name, values) in enumerate({"real": real, "simulated": simulated}.items()):
+        at, count = np.unique(values, return_counts=True)
+        share = 100 * np.cumsum(count) / len(values)
+        axes.step(
+            at, share, where="post", color=SERIES[number].light, linestyle=DASHES[number], lw=1.8,
+            label=f"{name} ({len(values):,} sessions)",
+        )  # fmt: skip
+    axes.set_ylabel("sessions (%)")
+    axes.set_ylim(0, 102)
+    draw_legend(axes, loc="lower right")

@@ -1,4 +1,4 @@
-"""How well a score orders items: nDCG within test-rated items; coverage and novelty of the top k of the catalogue.
+"""Ranking quality of scores: nDCG within test-rated items; coverage and novelty of the top k of the catalogue.
 
 Ties never fall back on the order of a file: every number is its exact expectation over all orders of equal scores
 (McSherry & Najork 2008). So an all-equal score is the random policy, and needs no sampling.

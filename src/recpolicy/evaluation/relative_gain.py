@@ -1,4 +1,4 @@
-"""Relative gain: by which share a target earns more per round than the policy that logged.
+"""Relative gain: the fraction by which a target's value exceeds that of the logging policy.
 
     relative gain = SNIPS value / mean logged reward - 1,   SNIPS = sum(w r) / sum(w),   w = pi / mu.
 
@@ -30,7 +30,7 @@ def relative_gain(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Interval | None:
-    """Relative gain with its user-bootstrap interval, the whole ratio taken again on every resample.
+    """Return the relative gain with its user-bootstrap interval; every resample recomputes the whole ratio.
 
     None where it has no meaning: the mean reward is not above 0, or the target never takes a logged action.
     """
@@ -48,7 +48,8 @@ def relative_gain(
 
 
 def gain_on_hits(rounds: BanditFeedback, target: TargetPolicy) -> float | None:
-    """Mean reward where the target would have done the same, relative to the mean of all, less 1; None without any."""
+    """Return the mean reward where the target would act the same, relative to the mean of all, less 1; None without
+    any."""
     prob, reward = target.prob.astype(np.float64), rounds.reward.astype(np.float64)
     mean = float(reward.mean())
     if mean <= 0 or prob.sum() == 0:
@@ -57,6 +58,6 @@ def gain_on_hits(rounds: BanditFeedback, target: TargetPolicy) -> float | None:
 
 
 def _ratio_of_ratio(means: Array) -> Array:
-    """From the means of w r, w and r, [3, B]; NaN where a resample leaves nothing to divide by."""
+    """Return the statistic from the means of w r, w and r, [3, B]; NaN where a resample has nothing to divide by."""
     above, below = means[0], means[1] * means[2]
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0) - 1

@@ -27,7 +27,7 @@ _LONG = 20
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What a report shows, from top to bottom."""
+    """The content of a report, from top to bottom."""
 
     title: str
     summary: Sequence[tuple[str, str]] = ()

@@ -22,7 +22,7 @@ _BLOCK = 1 << 14  # sessions played at once
 
 @dataclass(frozen=True)
 class Played:
-    """What came of B sessions."""
+    """The results of B sessions."""
 
     length: NDArray[np.int64]  # [B] items shown, 1..S
     level: NDArray[np.int8]  # [B, S] levels 0..4 of the responses; those past the length did not happen
@@ -64,7 +64,7 @@ class SessionPlayer:
         return Played(np.concatenate(lengths), np.concatenate(levels))
 
     def _play(self, user: tf.Tensor, shown: tf.Tensor, noise_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Levels and going on [B, S], as if nobody ever left."""
+        """Return levels and continuations [B, S], as if nobody ever left."""
         steps = self.world.steps
         noise = uniform([tf.shape(user)[0], steps, STREAMS], noise_seed)
         state = begin(self._tables, tf.zeros([tf.shape(user)[0]]))._replace(user=user)

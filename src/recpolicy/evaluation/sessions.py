@@ -1,4 +1,4 @@
-"""What a policy earns in simulated sessions: everybody plays the same users with the same luck.
+"""Rewards of policies in simulated sessions, with the same users and the same random numbers for all.
 
 N sessions side by side, each from its beginning to its end; An items. Users are spread evenly over the sessions, and
 the random numbers behind their responses depend on the seed and the step only, not on what is shown, so differences
@@ -33,12 +33,12 @@ class SessionResults:
     user: NDArray[np.int32]  # [N] rows of the world's users
 
     def by_user(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Means of `values` [N] per user, of the users that played."""
+        """Return means of `values` [N] per user, of the users that played."""
         count = np.bincount(self.user)
         return (np.bincount(self.user, values) / np.maximum(count, 1))[count > 0]
 
     def interval(self, rng: np.random.Generator) -> Interval:
-        """Mean reward of a session with its user-bootstrap interval."""
+        """Return the mean reward of a session with its user-bootstrap interval."""
         return mean_interval(self.by_user(self.reward), rng)
 
 
@@ -77,7 +77,7 @@ class SessionPlayer:
 
 
 def by_table(score: NDArray[np.floating]) -> Choose:
-    """Show the best item of a table [W, A], each user's row in turn, that was not shown yet; ties by lot."""
+    """Show the best item of a table [W, A], each user's row in turn, that was not shown yet; ties at random."""
 
     def choose(
         session: Session, _: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
@@ -89,7 +89,7 @@ def by_table(score: NDArray[np.floating]) -> Choose:
 
 
 def best(score: NDArray[np.floating], mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.integer]:
-    """The highest allowed scores of each row [N, A]; ties by lot."""
+    """Return the highest allowed scores of each row [N, A]; ties at random."""
     allowed = np.where(mask, score, -np.inf)
     chosen: NDArray[np.integer] = allowed.argmax(axis=1)
     tied = allowed == allowed.max(axis=1, keepdims=True)
@@ -101,7 +101,7 @@ def best(score: NDArray[np.floating], mask: NDArray[np.bool_], rng: np.random.Ge
 
 
 def fatigue_aware(environment: SessionEnvironment, worth: float) -> Choose:
-    """Greedy by one who knows the world: P(like) + P(session goes on) worth, `worth` being what is still to come.
+    """Return the greedy choice by the true world: P(like) + P(session continues) worth, `worth` being the future value.
 
     It does not plan, but it knows what no policy knows: how this user will respond, fatigue included.
     """
@@ -125,7 +125,7 @@ def fatigue_aware(environment: SessionEnvironment, worth: float) -> Choose:
 def session_baselines(
     environment: SessionEnvironment, tables: Mapping[str, NDArray[np.floating]], worths: tuple[float, ...] = (2.0, 5.0)
 ) -> dict[str, Choose]:
-    """Choices by the named score tables [U, A] (every user of the ratings), and the one that knows the fatigue.
+    """Return choices by the named score tables [U, A] (every user of the ratings), and the one that knows the fatigue.
 
     Of several values of what is still to come, the best is taken: the baseline is meant to be hard to beat.
     """

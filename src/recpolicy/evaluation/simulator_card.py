@@ -54,7 +54,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class CardConfig:
-    """How much is simulated, and whether the simulator is spoilt."""
+    """Settings of the validation, including deliberate faults."""
 
     replicates: int = 50
     """Simulated sessions for each real one, and for each user and policy."""
@@ -119,7 +119,8 @@ def validate_world(
 
 
 def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
-    """Sessions of the ratings, each with the user's S items from its start on, the first ones after the last."""
+    """Return the sessions of the ratings, each with the user's S items from its start on, the first ones after the
+    last."""
     sessions = sessions_of(ratings, config.gap_minutes)
     user = ratings.user[sessions.rows]
     first = np.searchsorted(user, sessions.user)  # [M] where the user's ratings begin
@@ -133,7 +134,7 @@ def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
 def _test_likes(
     split: Split, held: NDArray[np.int32], responses: Responses, config: SessionWorldConfig
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Log-odds of a like and the truth for the test ratings of the held-out users, in the order of their sessions.
+    """Return the log-odds of a like and the outcome for the test ratings of the held-out users, in session order.
 
     History is made of all that they rated before in the session, in either part.
     """
@@ -151,7 +152,7 @@ def _test_likes(
 
 
 def _cross_fitted_world(world: SessionWorld, fit: Ratings, responses: Responses, shift: float) -> SessionWorld:
-    """The world with the log-odds of rated items from models that have not seen the rating."""
+    """Return the world with the log-odds of rated items from models that were not fitted on the rating."""
     like = world.like.copy()
     mine = np.flatnonzero(np.isin(fit.user, world.users))
     place = np.searchsorted(world.users, fit.user[mine])
@@ -196,6 +197,6 @@ def _figures(evidence: ValidationData, odds: Array, bias_only: float) -> dict[st
 
 
 def _bias_only(fit: Ratings, test: Ratings) -> float:
-    """AUC of a model without tastes on the same ratings: what the first gate must tell from ours."""
+    """Return the AUC of a model without preferences on the same ratings; the first gate must reject it."""
     expected = fit_rating_model(fit, "bias").mean[test.user, test.item]
     return auc(levels_of(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))

@@ -1,4 +1,4 @@
-"""How far simulated sessions are from real ones: the figures of the validation card and their limits.
+"""Distances between simulated and real sessions: the figures of the validation card and their limits.
 
 N ratings, B sessions of at most S items, I items, G genres. Limits: ALGORITHMS section 14; bias-only ratings reach an
 AUC of .77 on MovieLens 100K and must fail the first gate.
@@ -24,7 +24,7 @@ _KS_5_PERCENT = 1.358
 
 @dataclass(frozen=True)
 class PolicyValue:
-    """What one policy is worth to the held-out users, in the simulator and in reality."""
+    """The value of one policy for the held-out users, in the simulator and in reality."""
 
     simulated: float
     """Mean likes per simulated session, the whole catalogue to choose from, shown items left out."""
@@ -66,11 +66,11 @@ class SimulatorCard:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate holds."""
+        """True if every gate holds."""
         return all(gate.passed for gate in self.gates)
 
     def table(self) -> pd.DataFrame:
-        """One row a gate: figure, limit, PASS or FAIL."""
+        """Return one row per gate: value, limit, PASS or FAIL."""
         rows = {
             "value": [gate.value for gate in self.gates],
             "limit": [f"{'>=' if gate.at_least else '<='} {gate.limit:g}" for gate in self.gates],
@@ -79,13 +79,13 @@ class SimulatorCard:
         return pd.DataFrame(rows, index=pd.Index([gate.name for gate in self.gates], name="gate"))
 
     def policy_table(self) -> pd.DataFrame:
-        """One row a policy, best in the simulator first."""
+        """Return one row per policy, best in the simulator first."""
         rows = {name: (worth.simulated, worth.held_out) for name, worth in self.policies.items()}
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["likes per session", "held-out choice"])
         return frame.sort_values("likes per session", ascending=False).rename_axis("policy")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values; None where a figure is not a number."""
+        """Return plain JSON-able values; None where a value is not a number."""
         gates = {
             gate.name: {
                 "value": to_plain(gate.value), "limit": gate.limit, "at_least": gate.at_least, "passed": gate.passed
@@ -108,7 +108,8 @@ class SimulatorCard:
 
 
 def auc(outcome: NDArray[np.bool_], score: Array) -> float:
-    """AUC: how often a liked item is scored above one that is not, ties counting half; DataError for one class."""
+    """Return the AUC: the probability that a liked item scores above another, ties count half. DataError for one
+    class."""
     from sklearn.metrics import roc_auc_score
 
     if outcome.all() or not outcome.any():
@@ -117,7 +118,8 @@ def auc(outcome: NDArray[np.bool_], score: Array) -> float:
 
 
 def calibration_bins(probability: Array, outcome: NDArray[np.bool_], bins: int = BINS) -> tuple[Array, Array, Array]:
-    """Mean probability, share of likes and number of ratings in each of `bins` bins of equal mass, all [bins]."""
+    """Return mean probability, fraction of likes and number of ratings in each of `bins` bins of equal mass, all
+    [bins]."""
     order = np.argsort(probability, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     said = np.array([probability[part].mean() for part in parts])
@@ -126,30 +128,30 @@ def calibration_bins(probability: Array, outcome: NDArray[np.bool_], bins: int =
 
 
 def calibration_error(probability: Array, outcome: NDArray[np.bool_], bins: int = BINS) -> float:
-    """ECE: mean distance between probability and share of likes over bins of equal mass."""
+    """Return the ECE: mean distance between probability and share of likes over bins of equal mass."""
     said, was, size = calibration_bins(probability, outcome, bins)
     return float(size @ np.abs(said - was) / size.sum())
 
 
 def log_loss(odds: Array, outcome: NDArray[np.bool_]) -> float:
-    """Mean negative log-likelihood of outcomes [N] with log-odds [N], in nats."""
+    """Return the mean negative log-likelihood of outcomes [N] with log-odds [N], in nats."""
     return float(np.mean(np.logaddexp(0, np.where(outcome, -odds, odds))))
 
 
 def ks_statistic(real: NDArray[np.number], simulated: NDArray[np.number]) -> float:
-    """Kolmogorov-Smirnov statistic: the largest gap between two distribution functions."""
+    """Return the Kolmogorov-Smirnov statistic: the largest gap between two distribution functions."""
     from scipy.stats import ks_2samp
 
     return float(ks_2samp(real, simulated, method="asymp").statistic)
 
 
 def ks_critical_value(real: int, simulated: int) -> float:
-    """The KS statistic that two samples of one distribution exceed in 5 % of cases (less often if discrete)."""
+    """Return the KS statistic that two samples of one distribution exceed in 5 % of cases (less often if discrete)."""
     return float(_KS_5_PERCENT * np.sqrt((real + simulated) / (real * simulated)))
 
 
 def genre_transitions(genres: NDArray[np.floating], item: NDArray[np.integer], liked: NDArray[np.bool_]) -> Array:
-    """Joint distribution [G, G] of the genres of one liked item and of the next one liked in the same session.
+    """Return the joint distribution [G, G] of the genres of one liked item and the next in the same session.
 
     genres [I, G], 0/1; item and liked [B, S]. An item of several genres counts for each in equal parts; an item of no
     known genre is passed over. All zeros without any pair.
@@ -166,12 +168,12 @@ def genre_transitions(genres: NDArray[np.floating], item: NDArray[np.integer], l
 
 
 def total_variation(one: Array, other: Array) -> float:
-    """Half the summed distance of two distributions: 0 the same, 1 nothing in common."""
+    """Return half the summed distance of two distributions: 0 the same, 1 nothing in common."""
     return float(np.abs(one - other).sum() / 2)
 
 
 def rank_agreement(policies: Mapping[str, PolicyValue]) -> float:
-    """Kendall's tau-b between the rankings of policies in the simulator and on held-out choice."""
+    """Return Kendall's tau-b between the rankings of policies in the simulator and on held-out choice."""
     from scipy.stats import kendalltau
 
     simulated, held_out = zip(*((worth.simulated, worth.held_out) for worth in policies.values()), strict=True)

@@ -44,7 +44,8 @@ def policy_scores(fit: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
 def policy_values(
     player: SessionPlayer, scores: Mapping[str, Scores], test: Ratings, replicates: int, seed: int
 ) -> dict[str, PolicyValue]:
-    """Worth of every policy to the world's users with two or more ratings in `test`; all see the same noise."""
+    """Return the value of every policy for the world's users with two or more ratings in `test`; all see the same
+    noise."""
     candidates = candidates_of(test)
     users = candidates.user[candidates.start]
     who = np.tile(np.searchsorted(player.world.users, users), replicates)  # [B]
@@ -58,7 +59,7 @@ def policy_values(
 
 
 def _exposure(score: Scores, steps: int, replicates: int, seed: int) -> NDArray[np.intp]:
-    """The items [replicates x U', S] that a policy with scores [U', I] shows: the best S, best first.
+    """Return the items [replicates x U', S] that a policy with scores [U', I] shows: the best S, best first.
 
     Equal scores are put in a random order, anew for each replicate, so that a constant score is the random policy.
     """

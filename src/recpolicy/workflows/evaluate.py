@@ -15,11 +15,9 @@ from recpolicy.core.seeds import generator, integer_seed
 from recpolicy.core.statistics import Interval, mean_interval
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.baselines import baseline_tables
 from recpolicy.evaluation.evaluate_tables import evaluate_tables
 from recpolicy.evaluation.evaluation import Evaluation
-from recpolicy.evaluation.policy_scores import PolicyTables
-from recpolicy.evaluation.regret import regret_by_user
+from recpolicy.evaluation.policy_scores import PolicyTables, baseline_tables, regret_by_user
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.embeddings import embed
 from recpolicy.models.rating_models import fit_rating_model

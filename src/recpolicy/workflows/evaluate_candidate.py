@@ -19,10 +19,10 @@ from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.session_log_files import SESSIONS, is_session_log
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.calibration import Calibration, rating_calibration
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, groups_of
 from recpolicy.evaluation.ranking import top_items
+from recpolicy.evaluation.rating_accuracy import Calibration, rating_calibration
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.results import PolicyComparison
 from recpolicy.workflows.evaluate import HeldOutEvaluation, evaluate

@@ -16,7 +16,7 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval, paired_difference
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.baselines import baseline_tables
+from recpolicy.evaluation.policy_scores import baseline_tables
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_world import SessionWorld

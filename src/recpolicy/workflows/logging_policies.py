@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.ratings import Ratings
-from recpolicy.evaluation.baselines import baseline_tables
+from recpolicy.evaluation.policy_scores import baseline_tables
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.workflows.training_features import FeatureConfig, prepare

@@ -140,7 +140,7 @@ def _session_figures(played: SessionEvaluation | None, folder: Path) -> list[tup
     if played is None:
         return []
     from recpolicy.core.plotting import to_svg
-    from recpolicy.evaluation.session_plots import session_curve_figure, session_rewards_figure
+    from recpolicy.evaluation.plots import session_curve_figure, session_rewards_figure
 
     evaluation, train = (
         {name: one.reward for name, one in found.items()} for found in (played.evaluation_world, played.train)

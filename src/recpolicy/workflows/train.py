@@ -15,8 +15,7 @@ from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.baselines import baseline_tables
-from recpolicy.evaluation.regret import regret_by_user
+from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
 from recpolicy.models.rating_models import fit_rating_model

@@ -57,7 +57,7 @@ def write_card_page(card: "SimulatorCard", path: Path) -> None:
     import pandas as pd
 
     from recpolicy.core.plotting import to_svg
-    from recpolicy.evaluation import simulator_plots as plots
+    from recpolicy.evaluation import plots
     from recpolicy.evaluation.report_page import ReportContent, write_report
 
     figures = pd.DataFrame({"figure": list(card.figures.values())}, index=pd.Index(list(card.figures), name="reported"))
