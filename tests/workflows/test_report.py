@@ -87,7 +87,7 @@ def test_the_report_with_a_log_names_rounds_and_rival_and_shows_gate_overlap_and
 
 
 def test_a_page_that_cannot_be_written_is_refused_before_anything_is_computed(folder, monkeypatch):
-    monkeypatch.setattr(module, "judge", lambda *_: pytest.fail("the policy is judged"))
+    monkeypatch.setattr(module, "evaluate_candidate", lambda *_: pytest.fail("the policy is evaluated"))
     monkeypatch.setattr(module, "evaluate", lambda *_, **__: pytest.fail("the policy is evaluated"))
     with pytest.raises(ConfigError, match="is a folder; a page is a file"):
         write_policy_report(loaded("linucb"), miniature_split(), folder, folder)
