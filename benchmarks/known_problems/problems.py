@@ -75,11 +75,20 @@ def _world(name: str, like: NDArray[np.float32], direction: list[float], stay: l
     """One user; nobody tires."""
     items = len(like)
     return SessionWorld(
-        name=name, users=np.zeros(1, np.int32), like=like[np.newaxis], slope=SWING,
-        interest=np.zeros((1, 1), np.float32), direction=np.array(direction, np.float32)[:, np.newaxis],
-        like_history=np.zeros(2, np.float32), stay=np.array([stay], np.float32), stay_history=np.zeros(2, np.float32),
-        fatigue=(0.0, 0.0), levels=np.zeros((3, 2), np.float32), genres=np.zeros((items, 1), np.float32), keep=0.0,
-    )  # fmt: skip
+        name=name,
+        users=np.zeros(1, np.int32),
+        like=like[np.newaxis],
+        slope=SWING,
+        interest=np.zeros((1, 1), np.float32),
+        direction=np.array(direction, np.float32)[:, np.newaxis],
+        like_history=np.zeros(2, np.float32),
+        stay=np.array([stay], np.float32),
+        stay_history=np.zeros(2, np.float32),
+        fatigue=(0.0, 0.0),
+        levels=np.zeros((3, 2), np.float32),
+        genres=np.zeros((items, 1), np.float32),
+        interest_decay=0.0,
+    )
 
 
 def bandit() -> Problem:
@@ -99,16 +108,16 @@ def chain() -> Problem:
 PROBLEMS = {"bandit": bandit, "chain": chain}
 
 _NETWORK = {"layers": (16,), "head": "plain", "learning_rate": 0.01}
-_ENTROPY = {"entropy_weight": 0.05}
+_ENTROPY = {"ent_coef": 0.05}
 """A softmax that is best with this bonus takes an action .3 worse e^6 times less often."""
-_EPSILON = {"epsilon": 1.0, "final_epsilon": 0.02, "decay": 0.985}
+_EPSILON = {"exploration_initial_eps": 1.0, "exploration_final_eps": 0.02, "exploration_decay": 0.985}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "a2c": _NETWORK | _ENTROPY | {"steps": 4},
-    "ppo": _NETWORK | _ENTROPY | {"steps": 4, "epochs": 4, "minibatch": 128},
+    "a2c": _NETWORK | _ENTROPY | {"n_steps": 4},
+    "ppo": _NETWORK | _ENTROPY | {"n_steps": 4, "n_epochs": 4, "minibatch_size": 128},
     "reinforce": _NETWORK | _ENTROPY,
-    "topk_reinforce": _NETWORK | _ENTROPY | {"passes": 2},
-    "dqn": _NETWORK | _EPSILON | {"tau": 0.05, "batch": 256, "updates": 2, "learning_rate": 0.003},
-    "q_learning": _EPSILON | {"alpha": 0.1},
+    "topk_reinforce": _NETWORK | _ENTROPY | {"n_epochs": 2},
+    "dqn": _NETWORK | _EPSILON | {"tau": 0.05, "batch_size": 256, "gradient_steps": 2, "learning_rate": 0.003},
+    "q_learning": _EPSILON | {"learning_rate": 0.1},
 }
 
 

@@ -178,7 +178,7 @@ def train_policies(parts: Split, size: Size) -> dict[str, PolicyTables]:
     with tempfile.TemporaryDirectory() as folder:
         for name, seed in runs:
             start = time.perf_counter()
-            config = TrainConfig(interactions=size.interactions)
+            config = TrainConfig(total_timesteps=size.interactions)
             policy = train(
                 name, parts, Path(folder) / f"{name}-{seed}", config=config, model=model, seed=seed, show_progress=False
             )

@@ -13,13 +13,19 @@ from numpy.typing import NDArray
 
 from recpolicy.data.slate_log import open_to
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
-from recpolicy.inference.action_distributions import greedy, softmax, with_floor
+from recpolicy.inference.action_distributions import greedy, softmax, with_uniform_mix
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.ope.config import MultiStepConfig
 from recpolicy.ope.engine import slate_value_differences
 from recpolicy.ope.feedback import SlateFeedback
 from recpolicy.ope.fqe import FQEConfig, StepModel, by_position, linear_model
-from recpolicy.training.rollout_slates import PAGES_AT_ONCE, PlayedSlates, all_read, play_slates, read_in_turn
+from recpolicy.training.rollout_slates import (
+    SLATES_PER_BLOCK,
+    PlayedSlates,
+    cascade_clicks,
+    independent_clicks,
+    play_slates,
+)
 from recpolicy.workflows.policy_feedback import SLATE_RIDGE
 
 Array = NDArray[np.float64]
@@ -37,7 +43,7 @@ def exploring(score: NDArray[np.floating], temperature: float, floor: float) -> 
 
     def chance(user: NDArray[np.int32], arms: NDArray[np.intp], mask: NDArray[np.bool_] | None) -> Array:
         among = score[np.ix_(user, arms)].astype(np.float64) / temperature
-        return np.asarray(with_floor(softmax(among, mask), floor, mask), np.float64)
+        return np.asarray(with_uniform_mix(softmax(among, mask), floor, mask), np.float64)
 
     return chance
 
@@ -68,11 +74,13 @@ class Shop:
 
     def _readers(self, seed: int) -> Any:
         if self.reading == "all":
-            return all_read(self.world, self.catalogue, seed)
-        config = SlateConfig(slate_size=SLOTS, patience=PATIENCE, batch_size=PAGES_AT_ONCE, max_episode_steps=1)
+            return independent_clicks(self.world, self.catalogue, seed)
+        config = SlateConfig(
+            slate_size=SLOTS, continuation_probability=PATIENCE, batch_size=SLATES_PER_BLOCK, max_episode_steps=1
+        )
         users, items = int(self.world.users.max()) + 1, self.world.like.shape[1]
         blind = np.zeros((users, 1), np.float32), np.zeros((items, 1), np.float32)
-        return read_in_turn(SlateEnvironment(self.world, *blind, self.catalogue, config, seed))
+        return cascade_clicks(SlateEnvironment(self.world, *blind, self.catalogue, config, seed))
 
     def truth(self, chance: Chance, pages: int, seed: int) -> Truth:
         """What a policy earns per page: enumerated where slots earn by themselves on shelves of their own, else played.

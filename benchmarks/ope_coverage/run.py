@@ -91,13 +91,13 @@ class Case:
 
 def slates(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     """Pages of both layouts and both ways to read; the target is a linucb policy, the rating model logs."""
-    config = TrainConfig(items=ITEMS, interactions=size.interactions)
+    config = TrainConfig(items=ITEMS, total_timesteps=size.interactions)
     policy = train("linucb", parts, out / "linucb", config=config, seed=0, show_progress=False)
     rating_model, settings = logger_of("rating_model", parts.train, config, None, None, 0), SlateLogConfig()
     arms = policy.artifact.catalogue
     score, rating = (table[:, arms] for table in policy.scores())
     world = worlds_of(parts, SessionTrainConfig(items=ITEMS), 0).train
-    logger = pages.exploring(rating_model.score, settings.temperature, settings.floor)
+    logger = pages.exploring(rating_model.score, settings.temperature, settings.uniform_mix)
     targets = {
         "near": pages.exploring(score, 0.2, 0.0), "far": pages.exploring(score, 0.1, 0.0), "greedy": pages.best(score),
     }  # fmt: skip

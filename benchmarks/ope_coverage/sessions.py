@@ -21,7 +21,7 @@ from recpolicy.ope.config import MultiStepConfig
 from recpolicy.ope.engine import trajectory_value_differences
 from recpolicy.ope.feedback import TrajectoryFeedback
 from recpolicy.ope.fqe import FQEConfig, linear_model
-from recpolicy.training.rollout_sessions import Played, exploring, play_sessions, softmax_of, with_floor
+from recpolicy.training.rollout_sessions import Played, exploring, play_sessions, softmax_of, with_uniform_mix
 from recpolicy.workflows.policy_feedback import SESSION_RIDGE, step_features
 from recpolicy.workflows.train_sessions import SessionTrainConfig, session_config
 from recpolicy.workflows.training_features import settings_of
@@ -47,7 +47,7 @@ class Stage:
             chance = softmax_of(np.zeros(len(parts.catalogue)))
         else:
             exported = ExportedPolicy(parts.estimator, parts.head, dict(parts.settings), dict(parts.policy))
-            chance = with_floor(exploring(exported), floor)
+            chance = with_uniform_mix(exploring(exported), floor)
         training = settings_of(SessionTrainConfig, self.policy.metadata["config"]["train"], "train")
         environment = SessionEnvironment(
             self.world, parts.context, parts.item, parts.catalogue, session_config(training, _SIDE_BY_SIDE), seed

@@ -33,7 +33,7 @@ HEAVY = ("tensorflow", "tf_agents", "scipy", "sklearn", "matplotlib")
 
 def train_policy(folder: Path) -> None:
     """A LinUCB policy of all 1,682 items, by the command line, with a few interactions."""
-    words = ("train", "linucb", "--split", "u1", "--seed", str(SEED), "--interactions", "6400", "--out", str(folder))
+    words = ("train", "linucb", "--split", "u1", "--seed", str(SEED), "--total-timesteps", "6400", "--out", str(folder))
     run_command(*words)
 
 
@@ -68,7 +68,7 @@ def run_command(*words: str, environment: Mapping[str, str] | None = None) -> fl
 
 def demo(folder: Path, quick: bool) -> float:
     """Seconds of the whole demo: data present, but no rating model cached."""
-    words = ("demo", "--out", str(folder / "demo"), *(("--interactions", "6400") if quick else ()))
+    words = ("demo", "--out", str(folder / "demo"), *(("--total-timesteps", "6400") if quick else ()))
     return run_command(*words, environment={"RECPOLICY_CACHE": str(folder / "cache")})
 
 

@@ -23,16 +23,19 @@ SEEDS = (0, 1)
 STEPS = {("ppo", 100): 25_000, ("a2c", 100): 50_000, ("ppo", 1682): 6_000, ("a2c", 1682): 15_000}
 """Steps that both learn from: what the peer does in a minute or so."""
 ALIKE: Mapping[str, dict[str, Any]] = {
-    "ppo": {"steps": 64, "epochs": 10, "minibatch": 64, "target_kl": 0.0, "gamma": 0.99, "learning_rate": 3e-4,
-            "entropy_weight": 0.0},
-    "a2c": {"steps": 5, "gamma": 0.99, "learning_rate": 7e-4, "entropy_weight": 0.0},
+    "ppo": {"n_steps": 64, "n_epochs": 10, "minibatch_size": 64, "target_kl": 0.0, "gamma": 0.99, "learning_rate": 3e-4,
+            "ent_coef": 0.0},
+    "a2c": {"n_steps": 5, "gamma": 0.99, "learning_rate": 7e-4, "ent_coef": 0.0},
 }  # fmt: skip
 """Ours at the peer's settings: as many updates, of the same size; no early stop."""
 PEER: Mapping[str, dict[str, Any]] = {
     "ppo": {"n_steps": 64, "batch_size": 64, "n_epochs": 10, "gamma": 0.99},
     "a2c": {"n_steps": 5, "gamma": 0.99},
 }
-BEST: Mapping[str, dict[str, Any]] = {"ppo": {"steps": 32, "epochs": 4, "minibatch": 2048}, "a2c": {"steps": 5}}
+BEST: Mapping[str, dict[str, Any]] = {
+    "ppo": {"n_steps": 32, "n_epochs": 4, "minibatch_size": 2048},
+    "a2c": {"n_steps": 5},
+}
 BATCHES = (64, 512)
 EVALUATED = 1024
 """Fresh sessions that judge each trained policy."""
@@ -138,7 +141,7 @@ def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
     for algorithm in ("ppo", "a2c"):
         for items, path in paths.items():
             for sessions in BATCHES[:1] if quick else BATCHES:
-                agent = {**BEST[algorithm], "minibatch": min(2048, 8 * sessions)} if algorithm == "ppo" else {}
+                agent = {**BEST[algorithm], "minibatch_size": min(2048, 8 * sessions)} if algorithm == "ppo" else {}
                 shared = {"world": str(path), "algorithm": algorithm, "total_steps": 20_000, "sessions": sessions,
                           "evaluation_sessions": 0, "seconds": 3.0, "agent": agent}  # fmt: skip
                 told = ours(shared)

@@ -179,7 +179,7 @@ def main() -> None:
             "u1",
             "--seed",
             str(SEED),
-            "--interactions",
+            "--total-timesteps",
             "6400",
             "--out",
             str(policy),

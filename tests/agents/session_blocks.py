@@ -24,11 +24,11 @@ BATCH = 8
 _NETWORK = {"layers": (16,), "learning_rate": 0.01}
 SETTINGS: dict[str, dict[str, Any]] = {
     "a2c": _NETWORK,
-    "ppo": _NETWORK | {"steps": 6, "epochs": 2, "minibatch": 16},
+    "ppo": _NETWORK | {"n_steps": 6, "n_epochs": 2, "minibatch_size": 16},
     "reinforce": _NETWORK,
-    "topk_reinforce": _NETWORK | {"passes": 2},
-    "dqn": _NETWORK | {"batch": 32, "updates": 2, "capacity": 640, "top_k": 6},
-    "q_learning": {"alpha": 0.5},
+    "topk_reinforce": _NETWORK | {"n_epochs": 2},
+    "dqn": _NETWORK | {"batch_size": 32, "gradient_steps": 2, "buffer_size": 640, "exploration_top_k": 6},
+    "q_learning": {"learning_rate": 0.5},
 }
 """What suits a small world."""
 

@@ -29,7 +29,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "linucb_hybrid": {"shared_precision": 0.05, "arm_precision": 1.0},
     "eps_greedy": {"layers": (16,), "learning_rate": 0.02, "epsilon": 0.2},
     "boltzmann": {"layers": (16,), "learning_rate": 0.02, "temperature": 1.0},
-    "neural_linucb": {"layers": (16,), "features": 6, "encoder_batches": 120, "precision": 1.0, "learning_rate": 0.02},
+    "neural_linucb": {
+        "layers": (16,),
+        "encoding_dim": 6,
+        "encoder_batches": 120,
+        "precision": 1.0,
+        "learning_rate": 0.02,
+    },
 }
 """Where a small world asks for other settings than the defaults, which are meant for MovieLens."""
 

@@ -13,10 +13,10 @@ SEED = tf.constant([1, 1], tf.int32)
 
 
 def test_the_loss_is_what_the_paper_says():
-    agent, played = make("a2c", value_weight=0.7, entropy_weight=0.2), block(5)
+    agent, played = make("a2c", vf_coef=0.7, ent_coef=0.2), block(5)
     learner = agent.learner
     learner._value.trainable_variables[-1].assign([0.7])  # or advantages and targets would be the same
-    found, _ = learner.advantages(played, trace=1.0)
+    found, _ = learner.advantages(played, gae_lambda=1.0)
     told = learner.evaluate(flatten(played.observation), flatten(played.mask), flatten(played.action))
     figures = {name: float(value) for name, value in learner.learn(played, SEED).items()}
     policy_loss = -np.mean(flatten(found.advantage) * told.log_probability)
@@ -28,7 +28,7 @@ def test_the_loss_is_what_the_paper_says():
 
 
 def bandit(**settings):
-    config = A2CConfig(layers=(), head="plain", **({"entropy_weight": 0.0} | settings))
+    config = A2CConfig(layers=(), head="plain", **({"ent_coef": 0.0} | settings))
     return make_a2c(*small_specs(1, 3), config)
 
 
@@ -42,7 +42,7 @@ def test_the_gradient_is_minus_advantage_times_that_of_the_log_probability():
 
 def test_the_entropy_bonus_pulls_towards_uniform():
     """dH / d logits = -p (log p + H), with nothing else to learn."""
-    agent = bandit(entropy_weight=2.0)
+    agent = bandit(ent_coef=2.0)
     probability = np.array([0.2, 0.3, 0.5])
     bias = set_policy(agent, np.log(probability))
     entropy = -np.sum(probability * np.log(probability))
@@ -52,7 +52,7 @@ def test_the_entropy_bonus_pulls_towards_uniform():
 
 def test_the_critic_moves_towards_the_targets_only():
     """Value loss (1 - V)^2 at V = 0, weight .5: gradient -1 for V; and none of it reaches the policy."""
-    agent = bandit(value_weight=0.5)
+    agent = bandit(vf_coef=0.5)
     critic = agent.learner.trainable_variables
     (value_bias,) = [weight for weight in critic if weight.shape == (1,)]
     found = gradients(agent, rounds([0], [1.0], [0.0], 3))
@@ -70,14 +70,14 @@ def test_an_action_that_pays_becomes_more_likely():
 
 
 def test_blocks_have_as_many_steps_as_asked_for():
-    assert make("a2c", steps=7).learner.steps == 7
+    assert make("a2c", n_steps=7).learner.n_steps == 7
     assert not make("a2c").learner.whole_sessions
 
 
 def test_lambda_is_1_unless_asked_for():
     """Lambda 1 makes n-step returns of the advantages, as the paper has it."""
     played = block(5)
-    plain, short = (gradients(make("a2c", trace=trace), played) for trace in (1.0, 0.2))
+    plain, short = (gradients(make("a2c", gae_lambda=gae_lambda), played) for gae_lambda in (1.0, 0.2))
     default = gradients(make("a2c"), played)
     for one, same, other in zip(default.values(), plain.values(), short.values(), strict=True):
         np.testing.assert_array_equal(one, same)
@@ -85,7 +85,7 @@ def test_lambda_is_1_unless_asked_for():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"trace": 1.5}, {"gamma": 1.1}, {"value_weight": -1.0}, {"entropy_weight": -1.0}]
+    "wrong", [{"n_steps": 0}, {"gae_lambda": 1.5}, {"gamma": 1.1}, {"vf_coef": -1.0}, {"ent_coef": -1.0}]
 )
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -25,7 +25,9 @@ def all_heads(mean: np.ndarray, width: np.ndarray, mask: np.ndarray | None) -> d
         "epsilon_greedy": action_distributions.epsilon_greedy(mean, 0.3, allowed),
         "boltzmann": action_distributions.boltzmann(mean, 0.5, allowed),
         "thompson": action_distributions.thompson(mean, width, allowed),
-        "with_floor": action_distributions.with_floor(action_distributions.greedy(mean, allowed), 0.2, allowed),
+        "with_uniform_mix": action_distributions.with_uniform_mix(
+            action_distributions.greedy(mean, allowed), 0.2, allowed
+        ),
     }
     return {name: probability.numpy() for name, probability in every.items()}
 

@@ -14,7 +14,7 @@ from recpolicy.agents.ucb1 import UCB1, ArmMeans, UCB1Config, upper_bounds
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in, uniform
 
-UNIT = {"low": 0.0, "high": 1.0}
+UNIT = {"min_reward": 0.0, "max_reward": 1.0}
 
 
 def somebody(rows: int = 1, mask: np.ndarray | None = None) -> Observation:
@@ -152,7 +152,7 @@ def test_arms_give_a_linear_model_the_rating_model_as_its_start():
 @pytest.mark.parametrize(
     ("make_one", "named"),
     [
-        (lambda: UCB1(2, UCB1Config(low=2, high=2)), "high"),
+        (lambda: UCB1(2, UCB1Config(min_reward=2, max_reward=2)), "max_reward"),
         (lambda: EXP3(2, EXP3Config(gamma=0)), "gamma"),
         (lambda: EXP3(2, EXP3Config(gamma=1.5)), "gamma"),
         (lambda: make_random(*specs(), BaselineConfig(), None), "random needs the arms"),

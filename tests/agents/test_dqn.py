@@ -29,7 +29,11 @@ def some_mask(seed: int = 0) -> np.ndarray:
 
 
 def test_exploration_never_leaves_the_top_k_and_reaches_all_of_them():
-    agent, seen, mask = make("dqn", epsilon=1.0, final_epsilon=1.0, top_k=5), observations(ROWS), some_mask()
+    agent, seen, mask = (
+        make("dqn", exploration_initial_eps=1.0, exploration_final_eps=1.0, exploration_top_k=5),
+        observations(ROWS),
+        some_mask(),
+    )
     ranked = np.where(mask, expected_ratings(seen), -np.inf)
     top = ranked >= np.sort(ranked, axis=1)[:, -5:-4]
     np.testing.assert_array_equal(probabilities(agent, seen, mask) > 0, top)
@@ -37,7 +41,9 @@ def test_exploration_never_leaves_the_top_k_and_reaches_all_of_them():
 
 
 def test_exploration_is_the_softmax_of_the_top_values():
-    agent = make("dqn", epsilon=0.4, final_epsilon=0.4, top_k=5, exploration_temperature=0.3)
+    agent = make(
+        "dqn", exploration_initial_eps=0.4, exploration_final_eps=0.4, exploration_top_k=5, exploration_temperature=0.3
+    )
     seen = observations(ROWS)
     value = agent.learner.scores(tf.constant(seen), None).numpy()
     np.testing.assert_allclose(value, expected_ratings(seen) / 4.0, rtol=1e-5)
@@ -47,7 +53,11 @@ def test_exploration_is_the_softmax_of_the_top_values():
 
 
 def test_with_epsilon_0_it_shows_the_best():
-    agent, seen, mask = make("dqn", epsilon=0.0, final_epsilon=0.0), observations(ROWS), some_mask()
+    agent, seen, mask = (
+        make("dqn", exploration_initial_eps=0.0, exploration_final_eps=0.0),
+        observations(ROWS),
+        some_mask(),
+    )
     best = np.where(mask, expected_ratings(seen), -np.inf).argmax(axis=1)
     np.testing.assert_array_equal(probabilities(agent, seen, mask), np.eye(ITEMS)[best])
 
@@ -66,7 +76,7 @@ def test_with_fewer_allowed_items_than_k_only_they_are_explored(k):
 
 
 def test_the_exploring_share_shrinks_with_each_block_down_to_its_floor():
-    agent = make("dqn", epsilon=0.4, final_epsilon=0.15, decay=0.5)
+    agent = make("dqn", exploration_initial_eps=0.4, exploration_final_eps=0.15, exploration_decay=0.5)
     agent.learner.prepare(4 * 8)
     told = [float(agent.learner.learn(block(4, seed), SEED)["epsilon"]) for seed in range(3)]
     assert told == pytest.approx([0.2, 0.15, 0.15])
@@ -81,7 +91,7 @@ def test_after_n_soft_updates_1_minus_1_minus_tau_to_the_n_has_arrived(tau):
 
 
 def test_the_target_network_starts_as_the_online_one_and_lags_behind_it():
-    agent = make("dqn", tau=0.25, updates=1, tables=False)
+    agent = make("dqn", tau=0.25, gradient_steps=1, tables=False)
     learner = agent.learner
     learner.prepare(4 * 8)
     before = [weight.numpy() for weight in learner._online.network.weights]
@@ -200,8 +210,8 @@ def toy_block() -> Experience:
 @pytest.mark.parametrize("double", [True, False])
 def test_it_finds_the_values_of_value_iteration(double):
     config = DQNConfig(
-        layers=(), head="plain", gamma=GAMMA, double=double, tau=0.2, learning_rate=0.02, gradient_norm=0.0,
-        updates=1000, batch=24, capacity=6,
+        layers=(), head="plain", gamma=GAMMA, double=double, tau=0.2, learning_rate=0.02, max_grad_norm=0.0,
+        gradient_steps=1000, batch_size=24, buffer_size=6,
     )  # fmt: skip
     agent = make_dqn(*small_specs(3, 2), config)
     agent.learner.prepare(6)
@@ -217,7 +227,7 @@ def test_a_cut_session_bootstraps_and_an_ended_one_does_not():
     cut, ended = [], []
     for found, terminated in ((cut, nobody), (ended, everybody)):
         for scale in (1.0, 3.0):
-            agent = make("dqn", tables=False, updates=1)
+            agent = make("dqn", tables=False, gradient_steps=1)
             agent.learner.prepare(4 * 8)
             played = block(4, terminated=terminated, truncated=~terminated)
             played = played._replace(next_observation=scale * played.next_observation)
@@ -255,10 +265,17 @@ def test_drawn_steps_are_whole():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"gamma": 1.5}, {"tau": 0.0}, {"epsilon": 1.5}, {"epsilon": 0.01}, {"decay": 0.0},
-        {"exploration_temperature": 0.0}, {"top_k": 0}, {"batch": 0}, {"temperature": 0.0},
+        {"gamma": 1.5},
+        {"tau": 0.0},
+        {"exploration_initial_eps": 1.5},
+        {"exploration_initial_eps": 0.01},
+        {"exploration_decay": 0.0},
+        {"exploration_temperature": 0.0},
+        {"exploration_top_k": 0},
+        {"batch_size": 0},
+        {"temperature": 0.0},
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match="DQNConfig"):
         DQNConfig(**wrong)

@@ -89,7 +89,7 @@ def test_heads_read_the_networks_rewards():
 
 
 def test_neural_linucb_trains_its_network_first_and_then_only_its_posteriors():
-    config = NeuralLinUCBConfig(layers=(8,), features=4, encoder_batches=3, epsilon=0.5, alpha=2.0)
+    config = NeuralLinUCBConfig(layers=(8,), encoding_dim=4, encoder_batches=3, epsilon=0.5, alpha=2.0)
     agent = make_neural_linucb(*specs(), config, misleading_arms()).learner
     rows, states = few_rows(), [agent.export()]
     for _ in range(5):
@@ -114,7 +114,7 @@ def test_neural_linucb_trains_its_network_first_and_then_only_its_posteriors():
 
 
 def test_neural_linucb_changes_its_head_with_the_phase():
-    config = NeuralLinUCBConfig(layers=(), features=3, encoder_batches=1, epsilon=1.0, alpha=0.0)
+    config = NeuralLinUCBConfig(layers=(), encoding_dim=3, encoder_batches=1, epsilon=1.0, alpha=0.0)
     agent = make_neural_linucb(*specs(), config, misleading_arms()).learner
     rows = linear_world()
     np.testing.assert_allclose(agent.explore(rows[0]), 1 / 6, rtol=1e-6)
@@ -123,14 +123,14 @@ def test_neural_linucb_changes_its_head_with_the_phase():
 
 
 @pytest.mark.parametrize(
-    ("make_one", "config"),
+    ("config", "settings"),
     [
-        (make_epsilon_greedy, EpsilonGreedyConfig(epsilon=1.5)),
-        (make_boltzmann, BoltzmannConfig(temperature=0.0)),
-        (make_neural_linucb, NeuralLinUCBConfig(precision=0.0)),
-        (make_neural_linucb, NeuralLinUCBConfig(epsilon=-0.1)),
+        (EpsilonGreedyConfig, {"epsilon": 1.5}),
+        (BoltzmannConfig, {"temperature": 0.0}),
+        (NeuralLinUCBConfig, {"precision": 0.0}),
+        (NeuralLinUCBConfig, {"epsilon": -0.1}),
     ],
 )
-def test_settings_out_of_range_are_refused(make_one, config):
-    with pytest.raises(ConfigError):
-        make_one(*specs(), config)
+def test_settings_out_of_range_are_refused(config, settings):
+    with pytest.raises(ConfigError, match=next(iter(settings))):
+        config(**settings)

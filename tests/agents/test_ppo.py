@@ -50,7 +50,7 @@ def test_the_gain_and_its_gradient_in_the_four_corners(ratio, advantage, gain, s
 @pytest.mark.parametrize(("shift", "reward", "moves"), [(-0.4, 1.0, False), (-0.4, -1.0, True), (0.4, 1.0, True)])
 def test_the_corners_hold_for_the_agents_own_gradient(shift, reward, moves):
     """The old log-probability is shifted, so rho = e^-shift; the value is 0, so the advantage is the reward."""
-    config = PPOConfig(layers=(), head="plain", entropy_weight=0.0, standardise=False, minibatch=1, epochs=1)
+    config = PPOConfig(layers=(), head="plain", ent_coef=0.0, normalize_advantage=False, minibatch_size=1, n_epochs=1)
     agent = make_ppo(*small_specs(1, 3), config)
     bias = set_policy(agent, np.log([0.2, 0.3, 0.5]))
     found = gradients(agent, rounds([1], [reward], [np.log(0.3) + shift], 3))[id(bias)]
@@ -59,10 +59,10 @@ def test_the_corners_hold_for_the_agents_own_gradient(shift, reward, moves):
 
 
 def test_in_the_first_step_the_ratio_is_1_and_the_loss_minus_the_mean_advantage():
-    agent = make("ppo", epochs=1, minibatch=STEPS * BATCH, standardise=False)
+    agent = make("ppo", n_epochs=1, minibatch_size=STEPS * BATCH, normalize_advantage=False)
     agent.learner._value.trainable_variables[-1].assign([0.7])
     played = on_policy(agent)
-    found, _ = agent.learner.advantages(played, PPOConfig().trace)
+    found, _ = agent.learner.advantages(played, PPOConfig().gae_lambda)
     told = learnt(agent, played)
     assert told["policy_loss"] == pytest.approx(-float(np.mean(found.advantage)), rel=1e-4)
     assert told["approximate_kl"] == pytest.approx(0, abs=1e-6)
@@ -71,13 +71,13 @@ def test_in_the_first_step_the_ratio_is_1_and_the_loss_minus_the_mean_advantage(
 
 
 def test_standardised_advantages_make_the_first_loss_0():
-    agent = make("ppo", epochs=1, minibatch=STEPS * BATCH)
+    agent = make("ppo", n_epochs=1, minibatch_size=STEPS * BATCH)
     assert learnt(agent, on_policy(agent))["policy_loss"] == pytest.approx(0, abs=1e-5)
 
 
 def test_a_constant_reward_teaches_the_policy_nothing():
     """One-step sessions that all pay 1: every advantage is the mean one."""
-    agent = make("ppo", epochs=1, minibatch=STEPS * BATCH, entropy_weight=0.0)
+    agent = make("ppo", n_epochs=1, minibatch_size=STEPS * BATCH, ent_coef=0.0)
     played = on_policy(agent, ends=1.0, reward=np.ones((STEPS, BATCH)))
     found = gradients(agent, played)
     for weight in agent.learner._scores.network.trainable_variables:
@@ -86,7 +86,7 @@ def test_a_constant_reward_teaches_the_policy_nothing():
 
 def test_the_ratio_is_measured_against_the_logged_probability():
     """Half of the steps were logged with two thirds of the agent's own probability, so their ratio is 1.5."""
-    agent = make("ppo", epochs=1, minibatch=STEPS * BATCH)
+    agent = make("ppo", n_epochs=1, minibatch_size=STEPS * BATCH)
     played = on_policy(agent)
     shift = np.where(np.arange(BATCH) < BATCH // 2, np.log(1.5), 0.0).astype(np.float32)
     told = learnt(agent, played._replace(log_probability=played.log_probability - shift))
@@ -110,7 +110,7 @@ def minibatches(agent, played, monkeypatch) -> list[list[int]]:
 
 
 def test_every_epoch_sees_every_step_once_in_an_order_of_its_own(monkeypatch):
-    rows = minibatches(make("ppo", epochs=2, minibatch=16, target_kl=0.0), block(STEPS), monkeypatch)
+    rows = minibatches(make("ppo", n_epochs=2, minibatch_size=16, target_kl=0.0), block(STEPS), monkeypatch)
     assert [len(one) for one in rows] == [16] * 6
     first, second = (np.concatenate(part).tolist() for part in (rows[:3], rows[3:]))
     assert sorted(first) == sorted(second) == list(range(STEPS * BATCH))
@@ -119,19 +119,19 @@ def test_every_epoch_sees_every_step_once_in_an_order_of_its_own(monkeypatch):
 
 
 def test_what_fills_no_minibatch_is_left_out_of_the_epoch(monkeypatch):
-    rows = minibatches(make("ppo", epochs=1, minibatch=20, target_kl=0.0), block(STEPS), monkeypatch)
+    rows = minibatches(make("ppo", n_epochs=1, minibatch_size=20, target_kl=0.0), block(STEPS), monkeypatch)
     assert [len(one) for one in rows] == [20, 20]
     assert len({*rows[0], *rows[1]}) == 40
 
 
 def test_minibatches_are_no_larger_than_the_block(monkeypatch):
-    rows = minibatches(make("ppo", epochs=1, minibatch=5000, target_kl=0.0), block(STEPS), monkeypatch)
+    rows = minibatches(make("ppo", n_epochs=1, minibatch_size=5000, target_kl=0.0), block(STEPS), monkeypatch)
     assert [len(one) for one in rows] == [STEPS * BATCH]
 
 
 def test_an_update_ends_early_once_the_policy_has_moved_far_enough():
     """The divergence is measured before each step: 0 at the first, too much at the second, and that is the last."""
-    hasty = {"learning_rate": 0.05, "epochs": 4, "minibatch": STEPS * BATCH}
+    hasty = {"learning_rate": 0.05, "n_epochs": 4, "minibatch_size": STEPS * BATCH}
     stopped, unstopped = make("ppo", target_kl=1e-6, **hasty), make("ppo", target_kl=0.0, **hasty)
     told = learnt(stopped, on_policy(stopped))
     assert told["updates"] == 2
@@ -139,14 +139,14 @@ def test_an_update_ends_early_once_the_policy_has_moved_far_enough():
 
 
 def test_a_generous_limit_stops_nothing():
-    agent = make("ppo", target_kl=1e6, epochs=3, minibatch=STEPS * BATCH)
+    agent = make("ppo", target_kl=1e6, n_epochs=3, minibatch_size=STEPS * BATCH)
     assert learnt(agent, on_policy(agent))["updates"] == 3
 
 
 def test_clipping_and_generalised_advantages_are_on():
     config = PPOConfig()
-    assert config.clip == 0.2
-    assert config.trace == 0.95
+    assert config.clip_range == 0.2
+    assert config.gae_lambda == 0.95
     assert config.target_kl > 0
 
 
@@ -158,7 +158,7 @@ def test_tf_agents_leaves_both_off():
 
 
 def test_lambda_enters_the_advantages():
-    agent = make("ppo", trace=0.5, epochs=1, minibatch=STEPS * BATCH, standardise=False)
+    agent = make("ppo", gae_lambda=0.5, n_epochs=1, minibatch_size=STEPS * BATCH, normalize_advantage=False)
     played = on_policy(agent)
     expected = -float(np.mean(agent.learner.advantages(played, 0.5)[0].advantage))
     assert expected != pytest.approx(-float(np.mean(agent.learner.advantages(played, 0.95)[0].advantage)), rel=0.01)
@@ -166,7 +166,15 @@ def test_lambda_enters_the_advantages():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"epochs": 0}, {"minibatch": 0}, {"clip": 0.0}, {"trace": -0.1}, {"target_kl": -1.0}]
+    "wrong",
+    [
+        {"n_steps": 0},
+        {"n_epochs": 0},
+        {"minibatch_size": 0},
+        {"clip_range": 0.0},
+        {"gae_lambda": -0.1},
+        {"target_kl": -1.0},
+    ],
 )
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

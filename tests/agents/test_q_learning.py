@@ -35,7 +35,7 @@ def steps(state: list, action: list, reward: list, following: list, terminated: 
 @pytest.mark.parametrize(("terminated", "expected"), [(False, 0.74), (True, 0.55)])
 def test_one_update(terminated, expected):
     """Q = .5, r = 1, max Q(s', .) = 2: .5 + .1 (1 + .95 2 - .5) = .74; at an end .5 + .1 (1 - .5) = .55."""
-    agent = toy(alpha=0.1, gamma=0.95)
+    agent = toy(learning_rate=0.1, gamma=0.95)
     agent.learner.table.assign([[0.5, 0.0], [1.0, 2.0]])
     agent.learner.learn(steps([0], [0], [1.0], [1], [terminated]), SEED)
     np.testing.assert_allclose(agent.learner.table, [[expected, 0], [1, 2]], rtol=1e-6)
@@ -43,7 +43,7 @@ def test_one_update(terminated, expected):
 
 
 def test_items_already_shown_do_not_count_in_the_target():
-    agent = toy(alpha=0.1, gamma=0.95)
+    agent = toy(learning_rate=0.1, gamma=0.95)
     agent.learner.table.assign([[0.5, 0.0], [1.0, 2.0]])
     played = steps([0], [0], [1.0], [1], [False])._replace(next_mask=tf.constant([[[True, False]]]))
     agent.learner.learn(played, SEED)
@@ -51,7 +51,7 @@ def test_items_already_shown_do_not_count_in_the_target():
 
 
 def test_a_pair_that_a_block_holds_twice_moves_by_the_mean_error():
-    agent = toy(alpha=0.1)
+    agent = toy(learning_rate=0.1)
     agent.learner.learn(steps([0, 0, 0], [0, 0, 1], [1.0, 3.0, 5.0], [1] * 3, [True] * 3), SEED)
     np.testing.assert_allclose(agent.learner.table, [[0.2, 0.5], [0, 0]], rtol=1e-6)
     assert agent.learner.visits.numpy().tolist() == [[2, 1], [0, 0]]
@@ -62,7 +62,7 @@ def test_it_finds_the_values_of_a_chain_of_two_states():
 
     Q*(1, 1) = 1, Q*(0, 1) = .9, Q*(0, 0) = .2 + .81 = 1.01, then staying is best: x = .2 + .9 x = 2.
     """
-    agent = toy(alpha=0.2, gamma=0.9)
+    agent = toy(learning_rate=0.2, gamma=0.9)
     played = steps([0, 0, 1, 1], [0, 1, 0, 1], [0.2, 0.0, 0.0, 1.0], [0, 1, 0, 0], [False, False, False, True])
     learn = tf.function(agent.learner.learn, autograph=False)
     for _ in range(600):
@@ -81,7 +81,7 @@ def test_ucb1_oracle(c, expected):
 
 
 def test_ucb1_shows_every_item_once_first():
-    agent = toy(actions=6, explore="ucb1", alpha=1.0)
+    agent = toy(actions=6, exploration="ucb1", learning_rate=1.0)
     shown = []
     for number in range(6):
         point = tf.constant([(0.37 + 0.61 * number) % 1], tf.float32)
@@ -93,7 +93,7 @@ def test_ucb1_shows_every_item_once_first():
 
 
 def test_ucb1_then_trades_value_against_visits():
-    agent = toy(actions=3, explore="ucb1", ucb=1.0)
+    agent = toy(actions=3, exploration="ucb1", ucb_c=1.0)
     agent.learner.table.assign([[0.5, 0.4, 0.0], [0, 0, 0]])
     agent.learner.visits.assign([[50, 10, 10], [0, 0, 0]])
     found = tf.nn.softmax(agent.learner.logits(tf.zeros([1, 1]), None)).numpy()[0]
@@ -104,9 +104,9 @@ def test_ucb1_then_trades_value_against_visits():
 
 
 def test_ties_share_alike():
-    unseen = tf.nn.softmax(toy(actions=4, explore="ucb1").learner.logits(tf.zeros([1, 1]), None)).numpy()[0]
+    unseen = tf.nn.softmax(toy(actions=4, exploration="ucb1").learner.logits(tf.zeros([1, 1]), None)).numpy()[0]
     np.testing.assert_allclose(unseen, 0.25)
-    agent = toy(actions=4, epsilon=0.0, final_epsilon=0.0)
+    agent = toy(actions=4, exploration_initial_eps=0.0, exploration_final_eps=0.0)
     agent.learner.table.assign([[1, 3, 3, 2], [0, 0, 0, 0]])
     allowed = tf.constant([[True, True, True, True], [True, True, False, True]])
     found = tf.nn.softmax(agent.learner.logits(tf.zeros([2, 1]), allowed)).numpy()
@@ -114,7 +114,7 @@ def test_ties_share_alike():
 
 
 def test_epsilon_is_shared_among_allowed_items_and_decays_with_blocks():
-    agent = toy(actions=4, epsilon=0.4, final_epsilon=0.1, decay=0.5)
+    agent = toy(actions=4, exploration_initial_eps=0.4, exploration_final_eps=0.1, exploration_decay=0.5)
     agent.learner.table.assign([[1, 3, 2, 2], [0, 0, 0, 0]])
     found = tf.nn.softmax(agent.learner.logits(tf.zeros([1, 1]), tf.constant([[True, True, True, False]]))).numpy()[0]
     np.testing.assert_allclose(found, [0.4 / 3, 0.6 + 0.4 / 3, 0.4 / 3, 0], atol=1e-6)
@@ -153,11 +153,18 @@ def test_without_tables_everything_starts_at_0():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"alpha": 0.0}, {"gamma": 1.5}, {"steps": 0}, {"temperature": 0.0}, {"columns": (0, 1)},
-        {"columns": (0,), "edges": ((2.0, 1.0),)}, {"epsilon": 2.0}, {"final_epsilon": 0.9}, {"decay": 0.0},
-        {"ucb": -1.0},
+        {"learning_rate": 0.0},
+        {"gamma": 1.5},
+        {"train_freq": 0},
+        {"temperature": 0.0},
+        {"columns": (0, 1)},
+        {"columns": (0,), "edges": ((2.0, 1.0),)},
+        {"exploration_initial_eps": 2.0},
+        {"exploration_final_eps": 0.9},
+        {"exploration_decay": 0.0},
+        {"ucb_c": -1.0},
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match="QLearningConfig"):
         QLearningConfig(**wrong)

@@ -40,7 +40,7 @@ def test_what_comes_after_the_first_session_changes_nothing():
 
 def bandit(**settings):
     """An agent of three actions with the probabilities of the test."""
-    config = ReinforceConfig(layers=(), head="plain", **({"entropy_weight": 0.0, "standardise": False} | settings))
+    config = ReinforceConfig(layers=(), head="plain", **({"ent_coef": 0.0, "normalize_advantage": False} | settings))
     agent = make_reinforce(*small_specs(1, 3), config)
     return agent, set_policy(agent, np.log(PROBABILITY))
 
@@ -72,24 +72,26 @@ def test_a_baseline_that_knows_the_reward_leaves_nothing_of_a_single_draw():
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_constant_reward_is_no_advantage_once_standardised():
-    agent, bias = bandit(standardise=True)
+def test_a_constant_reward_is_no_advantage_once_normalize_advantaged():
+    agent, bias = bandit(normalize_advantage=True)
     np.testing.assert_allclose(gradients(agent, everything(np.full(3, 0.7)))[id(bias)], 0, atol=1e-7)
 
 
 def test_returns_are_discounted_sums_to_the_end_of_the_session():
-    agent = make("reinforce", baseline=False, standardise=False, gamma=0.5)
+    agent = make("reinforce", baseline=False, normalize_advantage=False, gamma=0.5)
     terminated = np.zeros((3, 1), bool)
     terminated[2] = True
     nobody = np.zeros((3, 1), bool)
     played = block(3, batch=1, reward=[[1.0], [2.0], [4.0]], terminated=terminated, truncated=nobody)
-    found, _ = agent.learner.advantages(played, trace=1.0)
+    found, _ = agent.learner.advantages(played, gae_lambda=1.0)
     np.testing.assert_allclose(found.target[:, 0], [3, 4, 4], rtol=1e-6)  # 1 + .5 (2 + .5 4)
 
 
 def test_short_sessions_do_not_weigh_more():
     """One column ends at once and one goes on: every step that counts weighs the same, however many there are."""
-    config = ReinforceConfig(layers=(), head="plain", entropy_weight=0.0, standardise=False, baseline=False, gamma=0.0)
+    config = ReinforceConfig(
+        layers=(), head="plain", ent_coef=0.0, normalize_advantage=False, baseline=False, gamma=0.0
+    )
     agent = make_reinforce(*small_specs(1, 3), config)
     bias = set_policy(agent, np.log(PROBABILITY))
     one = rounds([0, 1], [1.0, 1.0], [0.0, 0.0], 3)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recpolicy.agents.returns import discounted_sums, explained_variance, generalised_advantages, standardise, td_errors
+from recpolicy.agents.returns import discounted_sums, explained_variance, generalized_advantages, standardize, td_errors
 
 REWARD, VALUE = [1.0, 0.0, 2.0], [0.5, 0.4, 0.3]
 GAMMA = 0.9
@@ -17,26 +17,28 @@ def column(values: list) -> tf.Tensor:
     return tf.constant(values)[:, tf.newaxis]
 
 
-def three_steps(trace: float, last_value: float = 123.0, *, terminated: bool = True, truncated: bool = False) -> list:
+def three_steps(
+    gae_lambda: float, last_value: float = 123.0, *, terminated: bool = True, truncated: bool = False
+) -> list:
     """Advantages of three steps, after which a value of `last_value` is claimed."""
-    found = generalised_advantages(
+    found = generalized_advantages(
         column(REWARD), column(VALUE), column([*VALUE[1:], last_value]), column([False, False, terminated]),
-        column([False, False, truncated]), GAMMA, trace,
+        column([False, False, truncated]), GAMMA, gae_lambda,
     )  # fmt: skip
     np.testing.assert_allclose(found.target, found.advantage + column(VALUE), rtol=1e-6)
     return found.advantage.numpy()[:, 0].tolist()
 
 
 @pytest.mark.parametrize(
-    ("trace", "expected"),
+    ("gae_lambda", "expected"),
     [
         (0.8, [1.64768, 1.094, 1.7]),  # 1.7; -.13 + .72 1.7; .86 + .72 1.094
         (1.0, [2.12, 1.4, 1.7]),  # 1 + .81 2 - .5; .9 2 - .4; 2 - .3
         (0.0, [0.86, -0.13, 1.7]),  # 1 + .9 .4 - .5; .9 .3 - .4; 2 - .3
     ],
 )
-def test_three_steps_to_a_termination(trace, expected):
-    assert three_steps(trace) == pytest.approx(expected, abs=1e-6)
+def test_three_steps_to_a_termination(gae_lambda, expected):
+    assert three_steps(gae_lambda) == pytest.approx(expected, abs=1e-6)
 
 
 def test_termination_does_not_bootstrap():
@@ -60,7 +62,7 @@ def test_one_step_is_temporal_difference_learning():
     rng = np.random.default_rng(0)
     reward, value, following = (tf.constant(rng.normal(size=(1, 6)), tf.float32) for _ in range(3))
     nobody = tf.zeros([1, 6], tf.bool)
-    target = generalised_advantages(reward, value, following, nobody, nobody, GAMMA, 1.0).target
+    target = generalized_advantages(reward, value, following, nobody, nobody, GAMMA, 1.0).target
     np.testing.assert_allclose(target, reward + GAMMA * following, rtol=1e-5)
 
 
@@ -71,7 +73,7 @@ def test_a_whole_session_is_monte_carlo():
     terminated = np.zeros((7, 6), bool)
     terminated[-1] = True
     nonsense = tf.constant(rng.normal(size=(8, 6)) * 5, tf.float32)
-    target = generalised_advantages(
+    target = generalized_advantages(
         tf.constant(reward), nonsense[:-1], nonsense[1:], tf.constant(terminated), tf.zeros([7, 6], tf.bool), GAMMA, 1.0
     ).target
     powers = GAMMA ** np.arange(7)
@@ -79,7 +81,7 @@ def test_a_whole_session_is_monte_carlo():
     np.testing.assert_allclose(target[4], powers[:3] @ reward[4:], atol=1e-4)
 
 
-def plain_advantages(reward, value, following, terminated, truncated, gamma, trace) -> np.ndarray:
+def plain_advantages(reward, value, following, terminated, truncated, gamma, gae_lambda) -> np.ndarray:
     """The same by the definition, one step of one session at a time, in float64."""
     steps, batch = reward.shape
     found = np.zeros((steps, batch))
@@ -88,21 +90,21 @@ def plain_advantages(reward, value, following, terminated, truncated, gamma, tra
         for t in reversed(range(steps)):
             ahead = 0.0 if terminated[t, b] else float(following[t, b])
             error = float(reward[t, b]) + gamma * ahead - float(value[t, b])
-            later = error + (0.0 if terminated[t, b] or truncated[t, b] else gamma * trace * later)
+            later = error + (0.0 if terminated[t, b] or truncated[t, b] else gamma * gae_lambda * later)
             found[t, b] = later
     return found
 
 
 @settings(max_examples=60)
-@given(seed=st.integers(0, 10**6), steps=st.integers(1, 12), gamma=st.floats(0, 1), trace=st.floats(0, 1))
-def test_sessions_in_one_block_do_not_leak_into_each_other(seed, steps, gamma, trace):
+@given(seed=st.integers(0, 10**6), steps=st.integers(1, 12), gamma=st.floats(0, 1), gae_lambda=st.floats(0, 1))
+def test_sessions_in_one_block_do_not_leak_into_each_other(seed, steps, gamma, gae_lambda):
     rng = np.random.default_rng(seed)
     reward, value, following = rng.normal(size=(3, steps, 4)).astype(np.float32)
     terminated = rng.random((steps, 4)) < 0.3
     truncated = ~terminated & (rng.random((steps, 4)) < 0.3)
     parts = (reward, value, following, terminated, truncated)
-    found = generalised_advantages(*map(tf.constant, parts), gamma, trace)
-    expected = plain_advantages(*parts, gamma, trace)
+    found = generalized_advantages(*map(tf.constant, parts), gamma, gae_lambda)
+    expected = plain_advantages(*parts, gamma, gae_lambda)
     np.testing.assert_allclose(found.advantage, expected, atol=2e-5)
     np.testing.assert_allclose(found.target, expected + value, atol=2e-5)
 
@@ -122,19 +124,19 @@ def test_one_step_errors():
     assert error.numpy()[:, 0].tolist() == [0.5, 1.5]
 
 
-def test_a_constant_reward_is_no_advantage_once_standardised():
-    np.testing.assert_array_equal(standardise(tf.fill([40], 0.7)), 0.0)
+def test_a_constant_reward_is_no_advantage_once_standardized():
+    np.testing.assert_array_equal(standardize(tf.fill([40], 0.7)), 0.0)
 
 
-def test_standardised_values_have_mean_0_and_deviation_1():
-    values = standardise(tf.constant(np.random.default_rng(0).gamma(2.0, size=500), tf.float32)).numpy()
+def test_standardized_values_have_mean_0_and_deviation_1():
+    values = standardize(tf.constant(np.random.default_rng(0).gamma(2.0, size=500), tf.float32)).numpy()
     assert values.mean() == pytest.approx(0, abs=1e-5)
     assert values.std() == pytest.approx(1, abs=1e-4)
 
 
 def test_entries_of_weight_0_do_not_count():
     """(1, 3) alone have mean 2 and deviation 1."""
-    values = standardise(tf.constant([1.0, 3.0, 500.0]), tf.constant([1.0, 1.0, 0.0]))
+    values = standardize(tf.constant([1.0, 3.0, 500.0]), tf.constant([1.0, 1.0, 0.0]))
     np.testing.assert_allclose(values[:2], [-1, 1], rtol=1e-6)
 
 

@@ -106,7 +106,7 @@ def test_weights_are_seeded():
 def descend(limit: float, scale: float) -> tuple[float, np.ndarray]:
     """The norm told, and the weights after a step down scale * (3 x + 4 y)."""
     weight = tf.Variable([0.0, 0.0])
-    trainer = Trainer([weight], SessionNetworkConfig(gradient_norm=limit, learning_rate=0.1))
+    trainer = Trainer([weight], SessionNetworkConfig(max_grad_norm=limit, learning_rate=0.1))
     with tf.GradientTape() as tape:
         loss = scale * tf.reduce_sum(weight * tf.constant([3.0, 4.0]))
     return float(trainer.descend(tape, loss)), weight.numpy()
@@ -127,7 +127,7 @@ def test_a_step_goes_down():
     assert (descend(0.5, 1.0)[1] < -0.05).all()
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"learning_rate": -1.0}, {"gradient_norm": -0.1}])
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"learning_rate": -1.0}, {"max_grad_norm": -0.1}])
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         SessionNetworkConfig(**wrong)

@@ -31,7 +31,7 @@ latency_ms = "off"
 def rounds(tmp_path_factory):
     """Rounds of a softened rating model, ingested."""
     folder = tmp_path_factory.mktemp("log")
-    settings = {"rounds": 4_000, "temperature": 0.5, "floor": 0.1}
+    settings = {"rounds": 4_000, "temperature": 0.5, "uniform_mix": 0.1}
     simulate_log(miniature_split().train, folder / "raw", config=settings, train=WORLD)
     ingest_log(
         folder / "raw", folder / "rounds", IdVocabulary.from_ratings(miniature_ratings()), {"evaluation_share": 0.5}

@@ -75,7 +75,7 @@ def test_options_override_the_config(capsys, directory):
         50,
         "--temperature",
         0.9,
-        "--floor",
+        "--uniform-mix",
         0.25,
         "--logging-policy",
         "random",
@@ -85,7 +85,7 @@ def test_options_override_the_config(capsys, directory):
         "out": "log", "logging_policy": "random", "events": 50, "data": "ml-100k/u2/train", "seed": 0
     }  # fmt: skip
     config = json.loads((directory / "log" / "simulation.json").read_text())["config"]
-    assert (config["rounds"], config["temperature"], config["floor"]) == (50, 0.9, 0.25)
+    assert (config["rounds"], config["temperature"], config["uniform_mix"]) == (50, 0.9, 0.25)
 
 
 def test_a_trained_policy_logs_and_says_which_ids_there_are(capsys, directory):
@@ -163,7 +163,7 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
     [
         (("simulate", "--logging-policy", "linucbb"), "no logging policy named 'linucbb'"),
         (("simulate", "--logging-policy", "runs/none"), "runs/none: no such folder; expected a policy"),
-        (("simulate", "--floor", "2"), "LogConfig.floor is 2.0"),
+        (("simulate", "--uniform-mix", "2"), "uniform_mix is 2"),
         (("simulate", "--data", "nowhere"), "nowhere: no such file"),
         (("simulate", "--config", "bad.toml"), "Did you mean 'train'?"),
         (("ingest", "nowhere"), "nowhere/events.parquet: no such file"),

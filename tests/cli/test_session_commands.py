@@ -12,14 +12,14 @@ from recpolicy.inference.predictor import load_policy
 CONFIG = """
 [train]
 batch_size = 16
-points = 2
+log_rows = 2
 rating_model = "svd"
 rank = 5
 max_episode_steps = 8
 [agent]
 layers = [8]
-steps = 8
-epochs = 1
+n_steps = 8
+n_epochs = 1
 """
 
 
@@ -42,7 +42,7 @@ def run(directory, capsys):
     """The policy that `recpolicy train` wrote; trained once."""
     out = directory / "run"
     if not out.exists():
-        words = ("--config", "tiny.toml", "--total-timesteps", 500, "--checkpoint-every", 128, "--out", "run")
+        words = ("--config", "tiny.toml", "--total-timesteps", 500, "--checkpoint-every-steps", 128, "--out", "run")
         answer = recpolicy(capsys, "train", "ppo", *words)
         assert answer.code == 0, answer.err
         assert answer.out == "trained ppo on ml-100k/u1/train (seed 0): run\nnext: recpolicy evaluate run\n"
@@ -56,8 +56,8 @@ def rows_of(capsys, *words):
 def test_train_takes_its_length_from_the_words(run):
     metadata = load_policy(run).metadata
     assert metadata["config"]["train"]["total_timesteps"] == 500
-    assert metadata["config"]["train"]["checkpoint_every"] == 128
-    assert metadata["training"]["interactions"] == 512  # whole blocks of 16 sessions and 8 steps
+    assert metadata["config"]["train"]["checkpoint_every_steps"] == 128
+    assert metadata["training"]["total_timesteps"] == 512  # whole blocks of 16 sessions and 8 steps
     assert [row["step"] for row in read_csv(run / "metrics.csv")] == [256, 512]
     assert (run / "tensorboard").is_dir()
     assert (run / "policy" / "saved_model.pb").is_file()
@@ -79,8 +79,8 @@ def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
     assert groups
     written = json.loads((run / "metrics.json").read_text())
     assert {"policies", "sessions"} <= set(written)
-    assert set(written["sessions"]) == {"train", "judge"}
-    assert "ppo" in written["sessions"]["judge"]
+    assert set(written["sessions"]) == {"train", "evaluation_world"}
+    assert "ppo" in written["sessions"]["evaluation_world"]
 
 
 def test_predict_and_recommend_know_the_session_so_far(run, capsys):
@@ -126,10 +126,8 @@ def test_a_session_of_several_users_and_an_unknown_item_are_one_line(run, capsys
     [
         (("ppoo",), "no agent named 'ppoo'. Did you mean 'ppo'?"),
         (("ppo", "--total-timesteps", 0), "--total-timesteps"),
-        (("ppo", "--checkpoint-every", 0), "--checkpoint-every"),
-        (("ppo", "--interactions", 5), "no setting named 'interactions'"),
+        (("ppo", "--checkpoint-every-steps", 0), "--checkpoint-every-steps"),
         (("ppo", "--mode", "offline"), "no setting named 'mode'"),
-        (("linucb", "--total-timesteps", 5), "no setting named 'total_timesteps'"),
     ],
 )
 def test_words_that_do_not_go_together_are_one_line(capsys, directory, words, message):

@@ -64,11 +64,23 @@ def test_a_policy_learns_from_logged_sessions_and_logs_some_itself(capsys, direc
         recpolicy(capsys, "recommend", "learnt", "--user", 3, "--history", "7=like", "-k", 4, "--json").out
     )
     assert len({row["item_id"] for row in rows} - {7}) == 4
-    words = ("--sessions", 5, "--logging-policy", "./learnt", "--floor", 0.1, "--seed", 7, "--out", "more", "--json")
+    words = (
+        "--sessions",
+        5,
+        "--logging-policy",
+        "./learnt",
+        "--uniform-mix",
+        0.1,
+        "--seed",
+        7,
+        "--out",
+        "more",
+        "--json",
+    )
     told = json.loads(recpolicy(capsys, "log", "simulate", *words).out)
     assert (told["logging_policy"], told["sessions"], told["seed"]) == ("dqn", 5, 7)
     assert set(pq.read_table("more/sessions.parquet")["policy"].to_pylist()) == {"dqn"}
-    assert json.loads((directory / "more" / "simulation.json").read_text())["config"]["floor"] == 0.1
+    assert json.loads((directory / "more" / "simulation.json").read_text())["config"]["uniform_mix"] == 0.1
 
 
 def test_a_log_of_the_wrong_kind_is_one_line(capsys, directory, log):

@@ -26,7 +26,7 @@ def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
     )
     manifest = json.loads((directory / "runs" / "popular" / "recpolicy.json").read_text())
     assert manifest["metadata"]["seed"] == 3
-    assert manifest["metadata"]["config"]["train"]["interactions"] == 640
+    assert manifest["metadata"]["config"]["train"]["total_timesteps"] == 640
     assert manifest["metadata"]["config"]["rating_model"]["rank"] == 3
     figures = json.loads(recpolicy(capsys, "evaluate", "runs/popular", "--json").out)
     assert figures["split"] == "u2"
@@ -49,7 +49,7 @@ def test_own_data_is_read_again_as_the_config_says(capsys, directory):
 
 
 def test_agent_learns_from_the_earlier_rounds_of_a_log(capsys, directory):
-    recpolicy(capsys, "log", "simulate", "--config", "tiny.toml", "--rounds", 400, "--floor", 0.5, "--out", "log")
+    recpolicy(capsys, "log", "simulate", "--config", "tiny.toml", "--rounds", 400, "--uniform-mix", 0.5, "--out", "log")
     recpolicy(capsys, "log", "ingest", "log", "--evaluation-share", 0.25, "--out", "rounds")
     words = ("--config", "tiny.toml", "--log", "rounds", "--out", "run", "--json")
     metadata = json.loads(recpolicy(capsys, "train", "linucb", *words).out)
@@ -62,8 +62,8 @@ def test_agent_learns_from_the_earlier_rounds_of_a_log(capsys, directory):
     ("text", "message"),
     [
         ("train = 3\n", "bad.toml: train: expected a table"),
-        ("[train]\ninteractions = 0\n", "interactions is 0"),
-        ("[agent]\nprecision = -1\n", "precision -1.0: expected > 0"),
+        ("[train]\ntotal_timesteps = 0\n", "total_timesteps is 0"),
+        ("[agent]\nprecision = -1\n", "precision is -1: expected greater than 0"),
         ("[rating_model]\nrang = 1\n", "no setting named 'rang'. Did you mean 'rank'?"),
     ],
 )
@@ -91,10 +91,10 @@ def test_demo_hands_on_what_it_was_told(capsys, directory, monkeypatch):
         say("Ratings", "many")
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
-    words = ("--data", "elsewhere", "--user", "alice", "--interactions", 64, "--items", 20, "--seed", 5, "-o", "run")
+    words = ("--data", "elsewhere", "--user", "alice", "--total-timesteps", 64, "--items", 20, "--seed", 5, "-o", "run")
     assert recpolicy(capsys, "demo", *words).out == "Ratings: many\n"
     assert (told["data"], str(told["out"]), told["user"], told["seed"]) == ("elsewhere", "run", "alice", 5)
-    assert (told["config"].interactions, told["config"].items) == (64, 20)
+    assert (told["config"].total_timesteps, told["config"].items) == (64, 20)
 
 
 def test_demo_refuses_data_that_is_not_there(capsys):

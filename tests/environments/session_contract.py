@@ -301,13 +301,13 @@ class SessionContract(abc.ABC):
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
-            ({"last_n": 0}, "last_n is 0; it must be at least 1"),
-            ({"max_episode_steps": 0}, "max_episode_steps is 0; it must be at least 1"),
-            ({"reward_decay": 0.0}, r"reward_decay is 0.0; it must be in \(0, 1\]"),
-            ({"reward_decay": 1.1}, r"reward_decay is 1.1; it must be in \(0, 1\]"),
-            ({"view": "interests"}, "no session view named 'interests'. Did you mean 'interest'"),
-            ({"reward": "likes"}, "no session reward named 'likes'. Did you mean 'like'"),
+            ({"batch_size": 0}, "batch_size is 0: expected greater than 0"),
+            ({"last_n": 0}, "last_n is 0: expected greater than 0"),
+            ({"max_episode_steps": 0}, "max_episode_steps is 0: expected greater than 0"),
+            ({"reward_decay": 0.0}, r"reward_decay is 0.0: expected greater than 0"),
+            ({"reward_decay": 1.1}, r"reward_decay is 1.1: expected less than or equal to 1"),
+            ({"view": "interests"}, "view is 'interests': expected 'interest', 'last_item' or 'last_n'"),
+            ({"reward": "likes"}, "reward is 'likes': expected 'like', 'watch' or 'rating'"),
         ],
     )
     def test_settings_out_of_range_are_refused(self, settings, message):

@@ -9,7 +9,7 @@ from synthetic_sessions import ITEMS, planted_sessions
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import uniform
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, advance, begin, like_odds, stay_odds
-from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment, SlateResponse, read_slate
+from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment, SlateResponse, browse_slate
 
 K = 2
 EVERYTHING = np.arange(ITEMS, dtype=np.int32)
@@ -36,9 +36,9 @@ class TestSlateEnvironment(SessionContract):
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"slate_size": 0}, "SlateConfig.slate_size is 0; it must be at least 1"),
-            ({"patience": 0.0}, r"SlateConfig.patience is 0.0; it must be in \(0, 1\]"),
-            ({"patience": 1.5}, r"SlateConfig.patience is 1.5; it must be in \(0, 1\]"),
+            ({"slate_size": 0}, "SlateConfig: slate_size is 0: expected greater than 0"),
+            ({"continuation_probability": 0.0}, r"continuation_probability is 0.0: expected greater than 0"),
+            ({"continuation_probability": 1.5}, r"continuation_probability is 1.5: expected less than or equal to 1"),
         ],
     )
     def test_slates_out_of_range_are_refused(self, settings, message):
@@ -70,11 +70,13 @@ def noise(rows: list[list[float]], stay: float = 0.0) -> tf.Tensor:
     return tf.constant([[0.0, stay, *np.ravel(rows)]], tf.float32)
 
 
-def read(slate: list[int], rows: list[list[float]], patience: float = 0.5, stay: float = 0.0, state=None):
+def read(
+    slate: list[int], rows: list[list[float]], continuation_probability: float = 0.5, stay: float = 0.0, state=None
+):
     """User 0 reads a slate; returns tables, the state before and after, the response."""
     tables, fresh = tables_and_state(1)
     before = fresh if state is None else state
-    after, response = read_slate(tables, before, tf.constant([slate]), noise(rows, stay), patience)
+    after, response = browse_slate(tables, before, tf.constant([slate]), noise(rows, stay), continuation_probability)
     return tables, before, after, response
 
 
@@ -83,7 +85,7 @@ def flags(part: tf.Tensor) -> list[bool]:
 
 
 ON, OFF = 0.4, 0.6
-"""Numbers with which a user of patience .5 reads on, and does not."""
+"""Numbers with which a user of continuation_probability .5 reads on, and does not."""
 
 
 def test_reading_goes_from_the_top_to_the_first_like():
@@ -125,7 +127,7 @@ def test_misses_add_up_within_a_slate_and_unread_items_are_none():
 
 
 def test_a_repeated_position_is_skipped_and_reading_goes_on():
-    """Position 2 shows item 4 again: neither read nor a miss, and no patience is spent on it."""
+    """Position 2 shows item 4 again: neither read nor a miss, and no continuation_probability is spent on it."""
     rows = [[LEAVES_IT, 0.9, ON], [LIKES, 0.9, OFF], [LIKES, 0.9, ON]]
     _, _, after, response = read([4, 4, 6], rows)
     assert flags(response.read) == [True, False, True]
@@ -153,17 +155,17 @@ def test_a_slate_with_nothing_new_earns_nothing_and_only_time_passes():
         assert after.step.numpy().item() == 1
 
 
-def crowd(patience: float) -> tuple[SessionTables, SessionState, SlateResponse]:
+def crowd(continuation_probability: float) -> tuple[SessionTables, SessionState, SlateResponse]:
     """30,000 fresh sessions that read items 0, 1, 2."""
     users = 30_000
     tables, state = tables_and_state(users)
     drawn = uniform([users, 2 + 3 * 3], tf.constant([3, 4]))
-    _, response = read_slate(tables, state, tf.tile([[0, 1, 2]], [users, 1]), drawn, patience)
+    _, response = browse_slate(tables, state, tf.tile([[0, 1, 2]], [users, 1]), drawn, continuation_probability)
     return tables, state, response
 
 
 def test_positions_are_read_as_often_as_the_cascade_says():
-    """P(k read) = patience^(k-1) prod (1 - P(like j)), n = 30,000 sessions, 4.5 standard errors."""
+    """P(k read) = continuation_probability^(k-1) prod (1 - P(like j)), n = 30,000 sessions, 4.5 standard errors."""
     tables, state, response = crowd(0.7)
     expected = np.ones(30_000)
     for k in range(3):
@@ -185,7 +187,7 @@ def test_slates_of_one_item_are_sessions_of_single_items():
     tables, state = tables_and_state(500)
     drawn = uniform([500, 5], tf.constant([1, 2]))
     item = tf.range(500) % ITEMS
-    after, response = read_slate(tables, state, item[:, tf.newaxis], drawn, 0.5)
+    after, response = browse_slate(tables, state, item[:, tf.newaxis], drawn, 0.5)
     single = tf.gather(drawn, [0, 2, 3, 1], axis=1)
     expected, told = advance(tables, state, item, single)
     for mine, wanted in zip(after, expected, strict=True):

@@ -37,12 +37,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce plain": ("reinforce", {"layers": (8, 8), "head": "plain"}),
     "topk_reinforce": ("topk_reinforce", {"layers": (8, 8)}),
     "topk_reinforce plain": ("topk_reinforce", _SMALL | {"head": "plain"}),
-    "dqn": ("dqn", _SMALL | {"top_k": 12}),
+    "dqn": ("dqn", _SMALL | {"exploration_top_k": 12}),
     "dqn dueling": ("dqn", _SMALL | {"dueling": True}),
     "dqn plain": ("dqn", _SMALL | {"head": "plain"}),
-    "dqn plain dueling": ("dqn", {"layers": (8, 8), "head": "plain", "dueling": True, "top_k": 12}),
+    "dqn plain dueling": ("dqn", {"layers": (8, 8), "head": "plain", "dueling": True, "exploration_top_k": 12}),
     "q_learning": ("q_learning", {}),
-    "q_learning ucb1": ("q_learning", {"explore": "ucb1"}),
+    "q_learning ucb1": ("q_learning", {"exploration": "ucb1"}),
 }
 """Every session agent, with each head and form."""
 

@@ -30,9 +30,9 @@ def test_it_remembers_what_it_was_made_of():
     split, policy = miniature_split(), loaded("linucb")
     assert policy.metadata["agent"] == "linucb"
     assert policy.metadata["split"] == {"name": "u1", "seed": 0, "train": split.train.digest, "test": split.test.digest}
-    assert policy.metadata["config"]["train"]["interactions"] == 640
+    assert policy.metadata["config"]["train"]["total_timesteps"] == 640
     assert policy.metadata["config"]["agent"]["alpha"] == 1
-    assert policy.metadata["training"]["interactions"] == sum(policy.metadata["training"]["pulls"]) == 640
+    assert policy.metadata["training"]["total_timesteps"] == sum(policy.metadata["training"]["pulls"]) == 640
     assert policy.metadata["versions"]["tf-agents"] == "0.18.0"
     pd.testing.assert_frame_equal(policy.artifact.users, split.train.users)
     pd.testing.assert_frame_equal(policy.artifact.items, split.train.items)

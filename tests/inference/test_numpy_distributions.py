@@ -39,7 +39,7 @@ def tensorflow_head(name, mean, width, mask):
         "thompson": lambda: tensorflow_heads.thompson(mean, np.float32(SETTINGS["scale"]) * width, mask),
         "epsilon_greedy": lambda: tensorflow_heads.epsilon_greedy(mean, SETTINGS["epsilon"], mask),
         "boltzmann": lambda: tensorflow_heads.boltzmann(mean, SETTINGS["temperature"], mask),
-        "exponential_weights": lambda: tensorflow_heads.with_floor(
+        "exponential_weights": lambda: tensorflow_heads.with_uniform_mix(
             tensorflow_heads.boltzmann(mean, 1.0, mask), SETTINGS["gamma"], mask
         ),
         "optimistic": lambda: tensorflow_heads.greedy(mean + width, mask),
@@ -74,12 +74,12 @@ def test_rows_are_probabilities_and_masked_actions_have_none(name, belief):
         assert (probability[~belief[2]] == 0).all()
 
 
-@given(belief=beliefs(), floor=st.floats(0.01, 1))
-def test_a_floor_leaves_every_allowed_action_its_share(belief, floor):
+@given(belief=beliefs(), uniform_mix=st.floats(0.01, 1))
+def test_a_floor_leaves_every_allowed_action_its_share(belief, uniform_mix):
     mean, _, mask = belief
-    probability = action_distributions.with_floor(action_distributions.greedy(mean, mask), floor, mask)
+    probability = action_distributions.with_uniform_mix(action_distributions.greedy(mean, mask), uniform_mix, mask)
     allowed = np.ones(mean.shape, bool) if mask is None else mask
-    least = np.where(allowed, floor / allowed.sum(axis=1, keepdims=True), 0)
+    least = np.where(allowed, uniform_mix / allowed.sum(axis=1, keepdims=True), 0)
     assert (probability >= least - 1e-12).all()
     np.testing.assert_allclose(probability.sum(axis=1), 1)
 

@@ -87,7 +87,7 @@ def test_an_exploration_floor_reaches_every_item_of_the_catalogue(name):
     policy = loaded(name)
     propensity = policy.predict(7)["propensity"].to_numpy()[policy.artifact.catalogue]
     assert propensity.min() >= 0.2 / 30
-    # While training, too: 640 interactions give each of 30 items 4.3 by the floor alone.
+    # While training, too: 640 interactions give each of 30 items 4.3 by the uniform_mix alone.
     assert np.count_nonzero(policy.metadata["training"]["pulls"]) >= 26
 
 

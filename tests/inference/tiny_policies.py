@@ -28,7 +28,7 @@ def tiny_artifact(
     }
     user_id, item_id = np.arange(1, users + 1), np.arange(101, 101 + items)
     return Artifact(
-        agent="linucb", estimator="linear", head="upper_confidence", settings={"alpha": 0.5}, exploration_floor=0.1,
+        agent="linucb", estimator="linear", head="upper_confidence", settings={"alpha": 0.5}, uniform_mix=0.1,
         policy=policy,
         context=rng.normal(1, 0.3, (users, RANK)).astype(np.float32),
         item=rng.normal(0, 0.5, (items, RANK)).astype(np.float32),

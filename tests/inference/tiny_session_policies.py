@@ -45,7 +45,7 @@ def tiny_session_artifact(
     dqn = head == "epsilon_top_k"
     return replace(
         plain, agent="dqn" if dqn else "topk_reinforce", estimator="session_values" if dqn else "session", head=head,
-        settings=epsilon if dqn else {}, exploration_floor=0.05 * dqn, policy=policy, catalogue=catalogue,
+        settings=epsilon if dqn else {}, uniform_mix=0.05 * dqn, policy=policy, catalogue=catalogue,
         metadata={"data": "tiny", "seed": seed, "content": content_digest(seed, view), **(metadata or {})},
     )  # fmt: skip
 

@@ -22,10 +22,10 @@ from recpolicy.training import tensorflow_export
 _write_saved_models = tensorflow_export.write_saved_models  # itself, whatever a test has put in its place
 
 TINY = {
-    "interactions": 640, "batch_size": 16, "points": 2, "rating_model": "svd", "world": "item_knn", "rank": 5,
+    "total_timesteps": 640, "batch_size": 16, "log_rows": 2, "rating_model": "svd", "world": "item_knn", "rank": 5,
 }  # fmt: skip
 """40 rounds in two calls of one compiled loop."""
-NARROW = {"items": 30, "demographics": True, "exploration_floor": 0.2}
+NARROW = {"items": 30, "demographics": True, "uniform_mix": 0.2}
 """A catalogue of some of the items, contexts longer than the embeddings."""
 
 

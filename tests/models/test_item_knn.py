@@ -7,7 +7,7 @@ from synthetic_ratings import rank_two, rmse, table
 from recpolicy.data.splits import split
 from recpolicy.models import item_knn
 from recpolicy.models.bias import fit_biases
-from recpolicy.models.item_knn import ItemKNNConfig, fit_item_knn, neighbour_shift, similarity
+from recpolicy.models.item_knn import ItemKNNConfig, fit_item_knn, neighbor_shift, similarity
 
 
 def test_similarity_is_the_shrunken_correlation_over_common_raters():
@@ -49,14 +49,14 @@ def shift_by_loops(fit, residual, similar, most, least):
 )
 def test_vectorised_neighbours_equal_the_definition(seed, most, least, cells):
     fit, _ = rank_two(seed, noise=0.3, users=9, items=11)
-    config = ItemKNNConfig(neighbours=most, min_neighbours=least, shrinkage=1)
+    config = ItemKNNConfig(max_neighbors=most, min_neighbors=least, shrinkage=1)
     residual = fit.rating - fit_biases(fit, config.baseline).expected()[fit.user, fit.item]
     similar = similarity(fit, residual, config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(item_knn, "_CELLS", cells)  # chunks of one user, a few users, all users
-        shift, effective = neighbour_shift(fit, residual, similar, config)
+        shift, effective = neighbor_shift(fit, residual, similar, config)
     np.testing.assert_allclose(shift, shift_by_loops(fit, residual, similar, most, least), atol=1e-5)
-    assert effective.max() <= most + 1e-4  # Kish: at most the number of neighbours
+    assert effective.max() <= most + 1e-4  # Kish: at most the number of neighbors
 
 
 def test_a_user_without_ratings_gets_the_baseline():

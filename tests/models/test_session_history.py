@@ -13,8 +13,8 @@ TASTES = Tastes(
     interest=np.array([[1.0, 0.0]], np.float32),
     direction=np.array([[0.0, 2.0], [3.0, 0.0]], np.float32),
     genres=np.array([[1.0, 0.0], [0.6, 0.8]], np.float32),
-    keep=0.9,
-    genre_keep=0.7,
+    interest_decay=0.9,
+    genre_decay=0.7,
 )
 
 

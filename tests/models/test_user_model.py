@@ -35,7 +35,7 @@ def true_history(drift_table=None):
     """History of all planted sessions, with the planted tastes."""
     ratings, world = planted().ratings, planted().world
     sessions = sessions_of(ratings)
-    tastes = Tastes(world.interest, world.direction, world.genres, world.keep, world.genre_keep)
+    tastes = Tastes(world.interest, world.direction, world.genres, world.interest_decay, world.genre_decay)
     like = levels_of(ratings.rating, ratings.scale)[sessions.rows] >= LIKE_LEVEL
     return sessions, history_of(sessions, ratings.item[sessions.rows], like, tastes)
 
@@ -178,8 +178,8 @@ def test_ratings_of_any_scale_become_quarters(rating, scale, levels):
         {"max_steps": 1},
         {"folds": 1},
         {"drift": -1},
-        {"keep": 0},
-        {"genre_keep": 1},
+        {"interest_decay": 0},
+        {"genre_decay": 1},
         {"fatigue_genre": -1},
     ],
 )

@@ -15,7 +15,7 @@ from recpolicy.pipelines import components
 from recpolicy.registry.model_registry import Registry
 
 QUICK = {"rating_model": "svd", "rank": 5, "seed": 0}
-LOG = {"world": "item_knn", "rounds": 3_000, "settings": {"temperature": 0.5, "floor": 0.1}}
+LOG = {"world": "item_knn", "rounds": 3_000, "settings": {"temperature": 0.5, "uniform_mix": 0.1}}
 
 
 class Chain:

@@ -50,7 +50,7 @@ def test_defaults_pass_the_checks(name):
         ("train", {"rating_model": "bfm"}, "no rating model named 'bfm'"),
         ("train", {"logging_policy": "ranodm"}, "Did you mean 'random'"),
         ("train", {"log_rounds": "0"}, "log_rounds is 0; expected at least 1"),
-        ("train", {"log_settings": '{"floor": 2}'}, "floor is 2"),
+        ("train", {"log_settings": '{"uniform_mix": 2}'}, "uniform_mix is 2"),
         ("train", {"gate_settings": '{"margine": 0.1}'}, "Did you mean 'margin'"),
         ("train", {"ingest_settings": '{"evaluation_share": 1}'}, "evaluation_share is 1"),
         ("train", {"agent_settings": '{"alpah": 1}'}, "Did you mean 'alpha'"),

@@ -38,7 +38,7 @@ def returns(agent_name: str, fatigue: tuple[float, float]) -> tuple[np.ndarray, 
 
     training = environment(64, 0)
     entry = agent_entry(agent_name)
-    config = entry.config(gamma=0.95, layers=(32,), temperature=0.3, learning_rate=0.003, entropy_weight=0.003)
+    config = entry.config(gamma=0.95, layers=(32,), temperature=0.3, learning_rate=0.003, ent_coef=0.003)
     agent = entry.make(training.time_step_spec(), training.action_spec(), config, arms, 0)
     loop = SessionLoop(training, agent)
     loop.run(-(-STEPS // loop.block_size))

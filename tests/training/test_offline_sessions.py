@@ -34,7 +34,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_
 from problems import BAIT, BEST_RETURN, OPENER, chain, make_agent, mean_return, opening
 
 STEPS, ITEMS, BATCH = 8, 24, 200
-UNCAPPED = 1e12
+UNCLIPPED = 1e12
 TEN = np.arange(1, 11)
 FOLLOWING = TEN * (11 - TEN) / np.sum(TEN * (11 - TEN))
 """Where a policy ends that takes the pairs as they were logged: pi = r beta / sum r beta."""
@@ -91,8 +91,8 @@ def test_what_is_rebuilt_from_a_log_is_what_was_seen(view):
 def bandit(actions: int, **given):
     """A trunk that is 0, so that the heads' biases are all there is: a table of logits."""
     plain = {
-        "layers": (1,), "head": "plain", "baseline": False, "entropy_weight": 0.0, "passes": 20, "cap": UNCAPPED,
-        "learning_rate": 0.05, "gradient_norm": 0.0,
+        "layers": (1,), "head": "plain", "baseline": False, "ent_coef": 0.0, "n_epochs": 20, "max_weight": UNCLIPPED,
+        "learning_rate": 0.05, "max_grad_norm": 0.0,
     }  # fmt: skip
     agent = make_topk_reinforce(*small_specs(2, actions), TopKReinforceConfig(**(plain | given)))
     bias = agent.learner._policy.network.trainable_variables[-1]
@@ -103,20 +103,22 @@ def bandit(actions: int, **given):
 def ends_at(log, epochs: int, **given) -> np.ndarray:
     """The policy that the agent ends at, all sessions in one block."""
     agent, bias = bandit(len(log.catalogue), **given)
-    learn_from_sessions(agent, log, bandit_sight(len(log.catalogue)), OfflineRunConfig(epochs=epochs, batch=len(log)))
+    learn_from_sessions(
+        agent, log, bandit_sight(len(log.catalogue)), OfflineRunConfig(epochs=epochs, batch_size=len(log))
+    )
     return tf.nn.softmax(bias).numpy()
 
 
 def test_uncorrected_it_ends_where_the_logger_leads_and_corrected_at_the_best_item():
-    """With all weights at the same cap nothing is corrected; of ten items the logger shows the worst most."""
+    """With all weights at the same limit nothing is corrected; of ten items the logger shows the worst most."""
     log = bandit_log(11 - TEN, TEN)
-    np.testing.assert_allclose(ends_at(log, 30, cap=1e-3), FOLLOWING, atol=0.003)
+    np.testing.assert_allclose(ends_at(log, 30, max_weight=1e-3), FOLLOWING, atol=0.003)
     assert ends_at(log, 20)[-1] > 0.95
 
 
 def test_without_propensities_the_behaviour_head_finds_them():
     log = bandit_log(11 - TEN, TEN, log_propensity=None)
-    assert ends_at(log, 40, behaviour="head")[-1] > 0.9
+    assert ends_at(log, 40, behavior="head")[-1] > 0.9
 
 
 @pytest.mark.parametrize(("k", "expected"), [(1, [1, 0]), (2, [10 / 19, 9 / 19])])
@@ -128,9 +130,9 @@ def test_a_slate_of_two_shares_its_places(k, expected):
 
 def test_how_often_the_cap_binds_is_told():
     """Own policy 1/3 each; logged with (.5, .3, .2): weights .67, 1.11, 1.67, of which the last exceeds 1.5."""
-    agent, _ = bandit(3, cap=1.5, learning_rate=1e-9, passes=1)
+    agent, _ = bandit(3, max_weight=1.5, learning_rate=1e-9, n_epochs=1)
     log = bandit_log(np.array([5, 3, 2]), np.ones(3))
-    told = learn_from_sessions(agent, log, bandit_sight(3), OfflineRunConfig(batch=10))
+    told = learn_from_sessions(agent, log, bandit_sight(3), OfflineRunConfig(batch_size=10))
     assert told["capped_share"] == pytest.approx(0.2, rel=1e-5)
     weight = np.repeat(1 / 3 / np.array([0.5, 0.3, 0.2]), [5, 3, 2])
     assert told["effective_share"] == pytest.approx(weight.sum() ** 2 / 10 / (weight**2).sum(), rel=1e-4)
@@ -159,7 +161,7 @@ def test_topk_reinforce_values_what_the_logger_went_on_to_do(random_chain):
     """Its correction is of one step: after the opener a random logger earns .3, so the bait looks better."""
     problem, log, sight = random_chain
     agent = make_agent("topk_reinforce", problem, 0.9, 0)
-    learn_from_sessions(agent, log, sight, OfflineRunConfig(epochs=60, batch=200))
+    learn_from_sessions(agent, log, sight, OfflineRunConfig(epochs=60, batch_size=200))
     assert opening(agent, problem)[BAIT] > 0.9
 
 
@@ -171,7 +173,7 @@ def test_every_session_or_step_counts_once_an_epoch(name):
     """40 sessions in blocks of 16: two and a rest; the steps likewise."""
     agent, log = make(name, **AGENTS[name]), random_log()
     with eagerly():
-        learn_from_sessions(agent, log, planted_sight(), OfflineRunConfig(epochs=3, batch=16))
+        learn_from_sessions(agent, log, planted_sight(), OfflineRunConfig(epochs=3, batch_size=16))
     units, size = (40, 16) if name == "topk_reinforce" else (len(log), 32)
     assert units % size
     assert int(agent.train_step_counter.numpy()) == 3 * (-(-units // size))
@@ -181,7 +183,7 @@ def test_every_session_or_step_counts_once_an_epoch(name):
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(name):
     def learnt(seed: int):
         agent = make(name, **AGENTS[name])
-        learn_from_sessions(agent, log, planted_sight(), OfflineRunConfig(batch=16), seed=seed)
+        learn_from_sessions(agent, log, planted_sight(), OfflineRunConfig(batch_size=16), seed=seed)
         return arrays_of(agent)
 
     log = random_log()
@@ -198,7 +200,7 @@ def test_room_for_longer_sessions_changes_nothing(name):
     for steps in (STEPS, STEPS + 5):
         agent = make(name, view="last_item", tables=False, **AGENTS[name])
         with eagerly():
-            learn_from_sessions(agent, log, planted_sight("last_item", steps=steps), OfflineRunConfig(batch=16))
+            learn_from_sessions(agent, log, planted_sight("last_item", steps=steps), OfflineRunConfig(batch_size=16))
         found.append(arrays_of(agent))
     for key, array in found[0].items():
         np.testing.assert_allclose(found[1][key], array, atol=2e-5, err_msg=key)
@@ -206,7 +208,7 @@ def test_room_for_longer_sessions_changes_nothing(name):
 
 def test_dqn_asks_for_no_propensities_and_stops_exploring_what_it_has_learnt():
     log = random_log()
-    one, other = (make("dqn", batch=32, decay=0.5) for _ in range(2))
+    one, other = (make("dqn", batch_size=32, exploration_decay=0.5) for _ in range(2))
     with eagerly():
         told = learn_from_sessions(one, log, planted_sight())
         learn_from_sessions(other, replace(log, log_propensity=None), planted_sight())
@@ -217,7 +219,7 @@ def test_dqn_asks_for_no_propensities_and_stops_exploring_what_it_has_learnt():
 
 
 EPOCHS = 2
-FEW = OfflineRunConfig(epochs=EPOCHS, batch=16, checkpoint_every=65)
+FEW = OfflineRunConfig(epochs=EPOCHS, batch_size=16, checkpoint_every_steps=65)
 """Three batches an epoch for topk_reinforce, with a checkpoint every second; dqn's are of 32 steps: five and three."""
 
 
@@ -273,13 +275,13 @@ def steps_to_learn():
 def sessions_to_learn():
     """Of one item each, which compiles sooner."""
     log = bandit_log(np.array([20, 12, 8]), TEN[:3])
-    return bandit(3, passes=2)[0], log, bandit_sight(3), 40, 16
+    return bandit(3, n_epochs=2)[0], log, bandit_sight(3), 40, 16
 
 
 @pytest.mark.parametrize("given", [steps_to_learn, sessions_to_learn])
 def test_many_pieces_teach_what_one_does(monkeypatch, given):
     """Compiled; the numbers are the same to the last bit."""
-    config, found = OfflineRunConfig(epochs=EPOCHS, batch=16), []
+    config, found = OfflineRunConfig(epochs=EPOCHS, batch_size=16), []
     for items in (10**9, 1):
         agent, log, sight, units, size = given()
         told, bar = with_a_bar(monkeypatch, agent, log, sight, config, items=items)
@@ -357,7 +359,7 @@ def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch):
     batches = -(-len(log) // 32)
     monkeypatch.setattr(module.Passes, "learn_piece", spoilt)
     monkeypatch.setattr(module, "PIECE", 1)
-    config = OfflineRunConfig(epochs=EPOCHS, checkpoint_every=10**9)
+    config = OfflineRunConfig(epochs=EPOCHS, checkpoint_every_steps=10**9)
     said = rf"diverged before step {2 * len(log)}: .* not finite; the checkpoint of step {len(log)} in .* is kept"
     with eagerly(), pytest.raises(DivergedError, match=said):
         learn_from_sessions(agent, log, planted_sight(), config, folder=tmp_path)

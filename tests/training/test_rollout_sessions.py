@@ -12,7 +12,7 @@ from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.reward_estimators import ESTIMATORS, PolicyInput
-from recpolicy.training.rollout_sessions import choose, exploring, play_sessions, softmax_of, with_floor
+from recpolicy.training.rollout_sessions import choose, exploring, play_sessions, softmax_of, with_uniform_mix
 
 ROWS, ITEMS, STEPS = 7, 24, 8
 LAST = 1.0 - 2.0**-48
@@ -57,8 +57,8 @@ def test_a_tiny_probability_keeps_its_share_of_the_points():
 
 
 POLICIES = {
-    "ppo": {}, "a2c": {}, "reinforce": {}, "topk_reinforce": {}, "dqn": {"epsilon": 0.4, "final_epsilon": 0.4},
-    "dueling": {"dueling": True, "epsilon": 0.4, "final_epsilon": 0.4},
+    "ppo": {}, "a2c": {}, "reinforce": {}, "topk_reinforce": {}, "dqn": {"epsilon": 0.4, "exploration_final_eps": 0.4},
+    "dueling": {"dueling": True, "epsilon": 0.4, "exploration_final_eps": 0.4},
 }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_the_floor_is_shared_by_what_is_allowed():
     mask = some_mask()
     score = np.zeros(ITEMS)
     score[0] = 1_000.0
-    found = with_floor(softmax_of(score), 0.25)(tf.zeros([ROWS, 1]), tf.constant(mask)).numpy()
+    found = with_uniform_mix(softmax_of(score), 0.25)(tf.zeros([ROWS, 1]), tf.constant(mask)).numpy()
     expected = 0.75 * np.eye(ITEMS)[0] + 0.25 * mask / mask.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, atol=1e-15)
 
@@ -138,7 +138,7 @@ def test_weights_by_the_logged_propensity_have_mean_1_for_every_item():
     game = environment(0, 500)
     score = np.random.default_rng(2).normal(0, 1, ITEMS)
     with eagerly():
-        one = play_sessions(game, with_floor(softmax_of(score), 0.1), 4_000, 0)
+        one = play_sessions(game, with_uniform_mix(softmax_of(score), 0.1), 4_000, 0)
     first = one.step == 0
     probability = 0.9 * np.exp(score) / np.exp(score).sum() + 0.1 / ITEMS
     np.testing.assert_allclose(np.exp(one.log_propensity[first]), probability[one.arm[first]], rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Pages that a policy fills: what is drawn, with what propensity, and what readers like."""
+"""Pages that a policy fills: what is drawn, with what propensity, and which items users like."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from synthetic_sessions import ITEMS, planted_sessions
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.training import rollout_slates as module
-from recpolicy.training.rollout_slates import PlayedSlates, all_read, draw, play_slates, read_in_turn
+from recpolicy.training.rollout_slates import PlayedSlates, cascade_clicks, draw, independent_clicks, play_slates
 
 PAYING = planted_sessions().world
 WORLD = replace(PAYING, known=None)
@@ -71,7 +71,7 @@ def misfit(liked: np.ndarray, chance: np.ndarray, group: np.ndarray) -> float:
 
 
 def test_who_reads_everything_likes_each_item_with_their_own_chance():
-    played = play_slates(WORLD, skewed, all_read(WORLD, CATALOGUE, 0), SHELVES, (60_000, 3), ARMS, 0, False)
+    played = play_slates(WORLD, skewed, independent_clicks(WORLD, CATALOGUE, 0), SHELVES, (60_000, 3), ARMS, 0, False)
     chance = chances(played)
     for group in (np.repeat(played.user, 3), played.arm.ravel()):
         assert misfit(played.liked.ravel(), chance.ravel(), group) < 2
@@ -83,7 +83,7 @@ def test_who_reads_everything_likes_each_item_with_their_own_chance():
 
 
 def test_real_ratings_that_a_world_pays_decide_who_likes_what():
-    played = play_slates(PAYING, skewed, all_read(PAYING, CATALOGUE, 0), None, (5_000, 2), ARMS, 0, False)
+    played = play_slates(PAYING, skewed, independent_clicks(PAYING, CATALOGUE, 0), None, (5_000, 2), ARMS, 0, False)
     level = PAYING.known[np.searchsorted(PAYING.users, played.user)[:, None], CATALOGUE[played.arm]]
     assert (level >= 0).any()
     np.testing.assert_array_equal(played.liked[level >= 0], level[level >= 0] >= 3)
@@ -91,10 +91,12 @@ def test_real_ratings_that_a_world_pays_decide_who_likes_what():
 
 @pytest.fixture(scope="module")
 def in_turn():
-    config = SlateConfig(slate_size=3, patience=0.6, batch_size=module.PAGES_AT_ONCE, max_episode_steps=1)
+    config = SlateConfig(
+        slate_size=3, continuation_probability=0.6, batch_size=module.SLATES_PER_BLOCK, max_episode_steps=1
+    )
     blind = np.zeros((WORLD.users.max() + 1, 1), np.float32), np.zeros((ITEMS, 1), np.float32)
-    readers = read_in_turn(SlateEnvironment(WORLD, *blind, CATALOGUE, config, 0))
-    return play_slates(WORLD, skewed, readers, SHELVES, (30_000, 3), ARMS, 0, False)
+    browsing_model = cascade_clicks(SlateEnvironment(WORLD, *blind, CATALOGUE, config, 0))
+    return play_slates(WORLD, skewed, browsing_model, SHELVES, (30_000, 3), ARMS, 0, False)
 
 
 def test_who_reads_in_turn_likes_at_most_one_item_and_the_first_as_if_it_stood_alone(in_turn):
@@ -107,7 +109,7 @@ def test_who_reads_in_turn_likes_at_most_one_item_and_the_first_as_if_it_stood_a
 
 
 def test_patience_keeps_readers_from_the_slots_below(in_turn):
-    """The second slot is read by `patience` of those who did not like the first."""
+    """The second slot is read by `continuation_probability` of those who did not like the first."""
     alone = chances(in_turn)
     reached = 0.6 * (1 - alone[:, 0])
     bound = (reached * alone[:, 1]).mean()  # misses above bear a little on those below
@@ -115,15 +117,15 @@ def test_patience_keeps_readers_from_the_slots_below(in_turn):
     assert in_turn.liked[:, 2].mean() < in_turn.liked[:, 1].mean()
 
 
-@pytest.mark.parametrize("pages", [1, module.PAGES_AT_ONCE, module.PAGES_AT_ONCE + 1])
+@pytest.mark.parametrize("pages", [1, module.SLATES_PER_BLOCK, module.SLATES_PER_BLOCK + 1])
 def test_the_last_block_may_be_short(pages):
-    played = play_slates(WORLD, skewed, all_read(WORLD, CATALOGUE, 0), None, (pages, 2), ARMS, 0, False)
+    played = play_slates(WORLD, skewed, independent_clicks(WORLD, CATALOGUE, 0), None, (pages, 2), ARMS, 0, False)
     assert played.arm.shape == played.liked.shape == (pages, 2)
 
 
 def test_the_same_seed_plays_the_same_pages():
     one, other, third = (
-        play_slates(WORLD, skewed, all_read(WORLD, CATALOGUE, seed), None, (500, 2), ARMS, seed, False)
+        play_slates(WORLD, skewed, independent_clicks(WORLD, CATALOGUE, seed), None, (500, 2), ARMS, seed, False)
         for seed in (3, 3, 4)
     )
     for mine, yours in zip(one, other, strict=True):

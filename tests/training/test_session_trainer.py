@@ -27,9 +27,9 @@ from recpolicy.training.session_trainer import CollapseWatch, SessionRunConfig, 
 ROWS = 6
 _SMALL = {"layers": (16,), "learning_rate": 0.01}
 AGENTS = {
-    "ppo": _SMALL | {"steps": 6, "epochs": 2, "minibatch": 16},
-    "dqn": _SMALL | {"batch": 32, "updates": 2, "capacity": 96},  # three blocks: the oldest are overwritten
-    "q_learning": {"alpha": 0.5},
+    "ppo": _SMALL | {"n_steps": 6, "n_epochs": 2, "minibatch_size": 16},
+    "dqn": _SMALL | {"batch_size": 32, "gradient_steps": 2, "buffer_size": 96},  # three blocks
+    "q_learning": {"learning_rate": 0.5},
     "a2c": _SMALL,
     "reinforce": _SMALL,
     "topk_reinforce": _SMALL,
@@ -40,7 +40,7 @@ BLOCK = {"ppo": 48, "dqn": 32, "q_learning": 32, "a2c": 40, "reinforce": 64, "to
 
 def config(name, rows=ROWS):
     """One block a row, a checkpoint every other row."""
-    return SessionRunConfig(total_timesteps=rows * BLOCK[name], points=rows, checkpoint_every=2 * BLOCK[name])
+    return SessionRunConfig(total_timesteps=rows * BLOCK[name], log_rows=rows, checkpoint_every_steps=2 * BLOCK[name])
 
 
 def environment(batch_size=8):
@@ -162,7 +162,7 @@ class Pretended(SessionLoop):
 
 def test_steps_are_rounded_up_to_whole_blocks_and_the_last_row_may_be_short(tmp_path, monkeypatch):
     monkeypatch.setattr(session_trainer, "SessionLoop", Pretended)
-    settings = SessionRunConfig(total_timesteps=65, points=2, checkpoint_every=1)
+    settings = SessionRunConfig(total_timesteps=65, log_rows=2, checkpoint_every_steps=1)
     assert train_in_sessions(environment(), make("q_learning"), settings, tmp_path) == 96
     assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [64, 96]
 
@@ -222,11 +222,10 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused(unbroken, tmp_p
         train_in_sessions(environment(), make("ppo"), config("ppo"), folder)
 
 
-@pytest.mark.parametrize("setting", ["total_timesteps", "points", "checkpoint_every"])
-def test_settings_below_one_are_refused(tmp_path, setting):
-    with pytest.raises(ConfigError, match="expected at least 1"):
-        train_in_sessions(environment(), make("q_learning"), SessionRunConfig(**{setting: 0}), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("setting", ["total_timesteps", "log_rows", "checkpoint_every_steps"])
+def test_settings_below_one_are_refused(setting):
+    with pytest.raises(ConfigError, match=f"{setting} is 0: expected greater than 0"):
+        SessionRunConfig(**{setting: 0})
 
 
 def spoilt_after(game, rows, monkeypatch):
@@ -314,7 +313,7 @@ def warnings_of(watch, rows, caplog):
 def test_a_collapse_is_said_once_with_what_to_try(caplog):
     (said,) = warnings_of(CollapseWatch(), ASLEEP, caplog)
     assert said.startswith("step 10,000: the policy's entropy is 0.100 nats (4.00 at first)")
-    assert "Try a larger entropy_weight, a smaller learning_rate, or a higher temperature" in said
+    assert "Try a larger ent_coef, a smaller learning_rate, or a higher temperature" in said
 
 
 @pytest.mark.parametrize(

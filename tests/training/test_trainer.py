@@ -36,12 +36,14 @@ def world(seed=0):
     return environment, Arms(item, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
 
 
-def played(agent_name, folder, interactions, points, checkpoint_every=1):
+def played(agent_name, folder, total_timesteps, log_rows, checkpoint_every_steps=1):
     """Train in `folder`; the agent as arrays, and the pulls."""
     environment, tables = world()
     entry = agent_entry(agent_name)
     agent = entry.make(environment.time_step_spec(), environment.action_spec(), entry.config(), tables, seed=1)
-    config = OnlineConfig(interactions=interactions, points=points, checkpoint_every=checkpoint_every)
+    config = OnlineConfig(
+        total_timesteps=total_timesteps, log_rows=log_rows, checkpoint_every_steps=checkpoint_every_steps
+    )
     pulls = train_online(environment, agent, config, folder)
     return agent.learner.export().arrays, pulls
 
@@ -50,7 +52,7 @@ def played(agent_name, folder, interactions, points, checkpoint_every=1):
 def finished(tmp_path_factory):
     """A run of LinUCB: its folder, the agent as arrays, the pulls."""
     folder = tmp_path_factory.mktemp("finished")
-    return folder, *played("linucb", folder, interactions=400, points=5)
+    return folder, *played("linucb", folder, total_timesteps=400, log_rows=5)
 
 
 def test_metrics_say_what_happened(finished):
@@ -78,24 +80,24 @@ def test_tensorboard_gets_the_same_numbers(finished):
 
 def test_a_finished_run_is_not_played_again(finished, tmp_path):
     folder, arrays, pulls = finished
-    again, pulls_again = played("linucb", shutil.copytree(folder, tmp_path / "run"), interactions=400, points=5)
+    again, pulls_again = played("linucb", shutil.copytree(folder, tmp_path / "run"), total_timesteps=400, log_rows=5)
     np.testing.assert_array_equal(arrays["theta"], again["theta"])
     np.testing.assert_array_equal(pulls, pulls_again)
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
 
 
 def test_interactions_are_rounded_up_to_whole_rounds_and_the_last_row_may_be_short(tmp_path):
-    _, pulls = played("random", tmp_path, interactions=81, points=3)
+    _, pulls = played("random", tmp_path, total_timesteps=81, log_rows=3)
     assert pulls.sum() == 88
     assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [32, 64, 88]
 
 
 def test_a_run_in_two_parts_is_the_unbroken_run(tmp_path):
-    whole, whole_pulls = played("exp3", tmp_path / "whole", interactions=320, points=4)
-    first, _ = played("exp3", tmp_path / "parts", interactions=160, points=2)
+    whole, whole_pulls = played("exp3", tmp_path / "whole", total_timesteps=320, log_rows=4)
+    first, _ = played("exp3", tmp_path / "parts", total_timesteps=160, log_rows=2)
     with (tmp_path / "parts" / "metrics.csv").open("a") as stream:
         stream.write("240,1.0,1.0,1.0,1.0,1.0,1.0\n320,1.0,")  # what a killed run wrote after its last checkpoint
-    parts, parts_pulls = played("exp3", tmp_path / "parts", interactions=320, points=4)
+    parts, parts_pulls = played("exp3", tmp_path / "parts", total_timesteps=320, log_rows=4)
     assert any((first[name] != whole[name]).any() for name in whole)
     for name in whole:
         np.testing.assert_array_equal(parts[name], whole[name])
@@ -104,25 +106,24 @@ def test_a_run_in_two_parts_is_the_unbroken_run(tmp_path):
 
 
 def test_a_checkpoint_of_another_agent_or_a_damaged_one_is_refused(tmp_path):
-    played("exp3", tmp_path, interactions=80, points=1)
+    played("exp3", tmp_path, total_timesteps=80, log_rows=1)
     for other in ("ucb1", "random", "linucb", "eps_greedy"):  # the first two have no more variables than the checkpoint
         with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
-            played(other, tmp_path, interactions=160, points=2)
+            played(other, tmp_path, total_timesteps=160, log_rows=2)
     (index,) = (tmp_path / "checkpoints").glob("*.index")
     index.write_bytes(b"not a checkpoint")
     with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
-        played("exp3", tmp_path, interactions=160, points=2)
+        played("exp3", tmp_path, total_timesteps=160, log_rows=2)
 
 
-@pytest.mark.parametrize("setting", ["interactions", "points", "checkpoint_every"])
-def test_settings_below_one_are_refused(tmp_path, setting):
-    environment, _ = world()
-    with pytest.raises(ConfigError, match="expected at least 1"):
-        train_online(environment, None, OnlineConfig(**{setting: 0}), tmp_path)
+@pytest.mark.parametrize("setting", ["total_timesteps", "log_rows", "checkpoint_every_steps"])
+def test_settings_below_one_are_refused(setting):
+    with pytest.raises(ConfigError, match=f"{setting} is 0: expected greater than 0"):
+        OnlineConfig(**{setting: 0})
 
 
 SETTINGS = {
-    "interactions": 16 * 400, "batch_size": 16, "points": 25, "checkpoint_every": 1, "rating_model": "svd",
+    "total_timesteps": 16 * 400, "batch_size": 16, "log_rows": 25, "checkpoint_every_steps": 1, "rating_model": "svd",
     "world": "item_knn", "rank": 5,
 }  # fmt: skip
 AGENT = "neural_linucb", {"encoder_batches": 150}  # a network and its optimizer, then a posterior
@@ -166,7 +167,7 @@ def kill_after_five_rows(out):
 
 def test_a_training_killed_in_the_middle_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)  # their bytes are TensorFlow's affair
-    assert kill_after_five_rows(tmp_path / "killed") == 5 < SETTINGS["points"]
+    assert kill_after_five_rows(tmp_path / "killed") == 5 < SETTINGS["log_rows"]
     assert not (tmp_path / "killed").exists()
     train_here(tmp_path / "killed")
     train_here(tmp_path / "unbroken")

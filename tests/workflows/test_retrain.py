@@ -83,7 +83,7 @@ def test_every_agent_that_learns_from_logs_goes_on_from_where_it_stood(name, tmp
     }  # fmt: skip
     for key in KEPT:
         np.testing.assert_array_equal(getattr(artifact, key), getattr(old.artifact, key), err_msg=key)
-    assert artifact.exploration_floor == old.artifact.exploration_floor
+    assert artifact.uniform_mix == old.artifact.uniform_mix
     users = artifact.users["user_id"].tolist()[:5]
     propensity = new.predict(users)["propensity"].to_numpy().reshape(5, -1)
     np.testing.assert_allclose(propensity.sum(axis=1), 1, atol=1e-5)
@@ -224,7 +224,14 @@ def test_neural_linucb_changes_its_head_when_its_network_is_frozen(tmp_path):
     """It explores by chance while the network trains, by width afterwards: the artifact follows."""
     from recpolicy.workflows.train import train
 
-    config = {"interactions": 64, "batch_size": 16, "points": 1, "rating_model": "svd", "world": "item_knn", "rank": 5}
+    config = {
+        "total_timesteps": 64,
+        "batch_size": 16,
+        "log_rows": 1,
+        "rating_model": "svd",
+        "world": "item_knn",
+        "rank": 5,
+    }
     young = train(
         "neural_linucb", miniature_split(), tmp_path / "young", config=config, agent_config={"encoder_batches": 6}
     )
@@ -314,7 +321,7 @@ def test_what_cannot_be_done_leaves_nothing_behind(tmp_path):
         retrain(trained("linucb"), log, tmp_path / "there")
     with pytest.raises(ArtifactError, match="nowhere: no such folder"):
         retrain(tmp_path / "nowhere", log, tmp_path / "policy")
-    with pytest.raises(ConfigError, match="epochs is 0; it must be above 0"):
+    with pytest.raises(ConfigError, match="epochs is 0: expected 1 or more"):
         retrain(trained("linucb"), log, tmp_path / "policy", epochs=0)
     with pytest.raises(DataError, match="log: no rounds to learn from"):
         retrain(trained("linucb"), log.take(0, 0, "log"), tmp_path / "policy")

@@ -74,11 +74,11 @@ check_full() {
   check_jupyter "$1"
   expect "$1" "it has the Kubeflow SDK" through_entrypoint python3 -c 'import kfp.dsl.executor_main'
   if [ -f "$WORK/ml-100k/u.data" ]; then
-    expect "$1" "recpolicy demo (50 items, 20,000 interactions)" through_entrypoint demo --items 50 --interactions 20000
+    expect "$1" "recpolicy demo (50 items, 20,000 interactions)" through_entrypoint demo --items 50 --total-timesteps 20000
   else
     expect "$1" "recpolicy demo, including the download of its data" in_storage run --volume "$PIP_MOUNT" \
       --volume "$WORK/ml-100k:/workspace/ml-100k" --volume "$WORK/runs:/workspace/runs" "$CONTAINER" -- \
-      env SSL_CERT_FILE=/etc/xdg/pip/ca.crt "$ENTRYPOINT" demo --items 50 --interactions 20000
+      env SSL_CERT_FILE=/etc/xdg/pip/ca.crt "$ENTRYPOINT" demo --items 50 --total-timesteps 20000
   fi
 }
 

@@ -1,36 +1,31 @@
 """A2C, advantage actor-critic with n-step returns. TF-Agents has none; this one is ours.
 
 R_t = sum_{i<n} gamma^i r_{t+i} + gamma^n V(s_{t+n}), the sum ending with the session; loss = -A log pi(a|s)
-+ value_weight A^2 - entropy_weight H, A = R - V(s). B sessions, blocks of n steps, one gradient step a block.
++ vf_coef A^2 - ent_coef H, A = R - V(s). B sessions, blocks of n steps, one gradient step a block.
 Source: Mnih et al. 2016 (1602.01783), without the asynchrony.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from pydantic import PositiveInt
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.returns import explained_variance
 from recpolicy.agents.sequence import Figures, SequenceAgent
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import Fraction, config_dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class A2CConfig(ActorCriticConfig):
     """Settings of A2C."""
 
-    steps: int = 5
+    n_steps: PositiveInt = 5
     """n, steps of each session between updates."""
-    trace: float = 1.0
+    gae_lambda: Fraction = 1.0
     """Lambda of the advantages; 1 is the n-step return."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1 or not 0 <= self.trace <= 1:
-            raise ConfigError("A2CConfig: steps must be at least 1 and trace in [0, 1]")
 
 
 class A2C(ActorCritic):
@@ -41,11 +36,11 @@ class A2C(ActorCritic):
 
     def __init__(self, scores: Any, value: Any, config: A2CConfig):
         super().__init__(scores, value, config, "a2c")
-        self.steps = config.steps
+        self.n_steps = config.n_steps
 
     def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """One step down the loss."""
-        found, value = self.advantages(experience, self.config.trace)
+        found, value = self.advantages(experience, self.config.gae_lambda)
         advantage, target = flatten(found.advantage), flatten(found.target)
         observation, mask = flatten(experience.observation), flatten(experience.mask)
         with tf.GradientTape() as tape:

@@ -74,9 +74,13 @@ def thompson(mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Te
     return mass / tf.reduce_sum(mass, axis=-1, keepdims=True)
 
 
-def with_floor(probabilities: tf.Tensor, floor: float, mask: tf.Tensor | None) -> tf.Tensor:
-    """Mix with the uniform policy: every allowed action gets at least floor / allowed."""
-    return probabilities if not floor else (1.0 - floor) * probabilities + floor * uniform(probabilities, mask)
+def with_uniform_mix(probabilities: tf.Tensor, uniform_mix: float, mask: tf.Tensor | None) -> tf.Tensor:
+    """Mix with the uniform policy: every allowed action gets at least uniform_mix / allowed."""
+    return (
+        probabilities
+        if not uniform_mix
+        else (1.0 - uniform_mix) * probabilities + uniform_mix * uniform(probabilities, mask)
+    )
 
 
 def sample(probabilities: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -1,42 +1,35 @@
 """What A2C, PPO and REINFORCE share: a softmax policy over item scores and a value network, trained by one Adam.
 
 N = T B steps. Each algorithm differs in how it weighs log-probabilities; the critic's loss and the entropy bonus are
-the same: loss = policy loss + value_weight (target - V)^2 - entropy_weight H.
+the same: loss = policy loss + vf_coef (target - V)^2 - ent_coef H.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from pydantic import NonNegativeFloat
 
 from recpolicy.agents.categorical import log_probability_and_entropy
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays
-from recpolicy.agents.returns import Advantages, generalised_advantages
+from recpolicy.agents.returns import Advantages, generalized_advantages
 from recpolicy.agents.sequence import SequenceLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores, make_value
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import Fraction, config_dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class ActorCriticConfig(SessionNetworkConfig):
     """What the three algorithms have in common."""
 
-    gamma: float = 0.9
-    """Discount per item, in [0, 1]; 0 looks no step ahead."""
-    value_weight: float = 0.5
+    gamma: Fraction = 0.9
+    """Discount per item, 0 looks no step ahead."""
+    vf_coef: NonNegativeFloat = 0.5
     """Weight of the value loss."""
-    entropy_weight: float = 0.01
+    ent_coef: NonNegativeFloat = 0.01
     """Weight of the entropy bonus, in reward per nat."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.gamma <= 1:
-            raise ConfigError(f"{type(self).__name__}.gamma is {self.gamma!r}; it must be in [0, 1]")
-        if self.value_weight < 0 or self.entropy_weight < 0:
-            raise ConfigError(f"{type(self).__name__}: value_weight and entropy_weight must be 0 or more")
 
 
 class Evaluated(NamedTuple):
@@ -69,16 +62,16 @@ class ActorCritic(SequenceLearner):
         log_probability, entropy = log_probability_and_entropy(self._scores(observation, mask), action)
         return Evaluated(log_probability, entropy, self._value(observation)[:, 0])
 
-    def advantages(self, experience: Experience, trace: float) -> tuple[Advantages, tf.Tensor]:
+    def advantages(self, experience: Experience, gae_lambda: float) -> tuple[Advantages, tf.Tensor]:
         """Advantages and targets [T, B] under the critic as it is, and its values [T, B]; nothing to differentiate."""
-        return advantages_under(self._value, experience, self.config.gamma, trace)
+        return advantages_under(self._value, experience, self.config.gamma, gae_lambda)
 
     def losses(self, evaluated: Evaluated, policy_loss: tf.Tensor, target: tf.Tensor, weight: tf.Tensor) -> Any:
         """(total loss, value loss, mean entropy); `target` and `weight` are [N], weights have mean 1."""
         value_loss = tf.reduce_mean(weight * tf.square(target - evaluated.value))
         entropy = tf.reduce_mean(weight * evaluated.entropy)
         config = self.config
-        return policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy, value_loss, entropy
+        return policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy, value_loss, entropy
 
     def export(self) -> ExportedPolicy:
         """Both networks as arrays."""
@@ -86,15 +79,15 @@ class ActorCritic(SequenceLearner):
 
 
 def advantages_under(
-    critic: Any, experience: Experience, gamma: float, trace: float
+    critic: Any, experience: Experience, gamma: float, gae_lambda: float
 ) -> tuple[Advantages, tf.Tensor]:  # fmt: skip
     """Advantages and targets [T, B] under a value network as it is, and its values [T, B]."""
     steps, batch = experience.reward.shape
     both = tf.concat([experience.observation, experience.next_observation], axis=0)
     value = tf.reshape(critic(flatten(both)), [2 * steps, batch])
     now, following = value[:steps], value[steps:]
-    found = generalised_advantages(
-        experience.reward, now, following, experience.terminated, experience.truncated, gamma, trace
+    found = generalized_advantages(
+        experience.reward, now, following, experience.terminated, experience.truncated, gamma, gae_lambda
     )
     return found, now
 

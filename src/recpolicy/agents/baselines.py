@@ -4,7 +4,6 @@ Scores [A] come from training ratings: 0 for all, number of ratings, shrunk mean
 the user.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
+from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.models.pair_features import prior_weights
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class BaselineConfig:
     """Baselines have no settings."""
 

@@ -8,13 +8,14 @@ Sources: Mnih et al. 2015; van Hasselt et al. 2015 (1509.06461); Wang et al. 201
 after Ben Ayed et al. 2025 (2508.00201), whose K and schedule are not known: ours are stated below.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from pydantic import PositiveFloat, PositiveInt
 
 from recpolicy.agents import action_distributions, categorical
+from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_epsilon
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import ExportedPolicy
@@ -22,51 +23,36 @@ from recpolicy.agents.observation import context_width
 from recpolicy.agents.replay import Batch, Replay
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import Fraction, PositiveFraction, config_dataclass
 from recpolicy.core.tensorflow_random import fold_in
 
 
-@dataclass(frozen=True, kw_only=True)
-class DQNConfig(SessionNetworkConfig):
+@config_dataclass
+class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
     """Settings of DQN."""
 
-    temperature: float = 4.0
+    temperature: PositiveFloat = 4.0
     """Points of expected rating that one unit of value starts at (dot head); must be > 0."""
-    gamma: float = 0.9
+    gamma: Fraction = 0.9
     """Discount per item, in [0, 1]."""
     double: bool = True
     """Choose with the online network and value with the target network."""
     dueling: bool = False
     """Q = V(s) + score - mean score, V being a network of its own output."""
-    tau: float = 0.01
+    tau: PositiveFraction = 0.01
     """Share of the online weights that enters the target network at each update."""
-    steps: int = 4
+    train_freq: PositiveInt = 4
     """Steps of each session between rounds of updates."""
-    updates: int = 4
+    gradient_steps: PositiveInt = 4
     """Gradient steps per block."""
-    batch: int = 256
+    batch_size: PositiveInt = 256
     """Steps per gradient step."""
-    capacity: int = 20_000
+    buffer_size: PositiveInt = 20_000
     """Steps that are remembered."""
-    epsilon: float = 0.3
-    """Exploring share at the start."""
-    final_epsilon: float = 0.05
-    """Exploring share at the end."""
-    decay: float = 0.995
-    """Factor on the exploring share at each block."""
-    top_k: int = 50
+    exploration_top_k: PositiveInt = 50
     """Items among which exploration draws."""
-    exploration_temperature: float = 1.0
+    exploration_temperature: PositiveFloat = 1.0
     """Softmax temperature of exploration, in units of value; must be > 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 <= self.gamma <= 1 and 0 < self.tau <= 1 and 0 <= self.final_epsilon <= self.epsilon <= 1):
-            raise ConfigError("DQNConfig: gamma in [0, 1], tau in (0, 1], final_epsilon <= epsilon in [0, 1] expected")
-        if min(self.steps, self.updates, self.batch, self.capacity, self.top_k) < 1 or not 0 < self.decay <= 1:
-            raise ConfigError("DQNConfig: counts must be at least 1, decay in (0, 1]")
-        if self.exploration_temperature <= 0:
-            raise ConfigError("DQNConfig: exploration_temperature must be above 0")
 
 
 class DQN(SequenceLearner):
@@ -77,7 +63,7 @@ class DQN(SequenceLearner):
 
     def __init__(self, online: ItemScores, target: ItemScores, width: int, actions: int, config: DQNConfig):
         super().__init__(name="dqn")
-        self._online, self._target, self.config, self.steps = online, target, config, config.steps
+        self._online, self._target, self.config, self.n_steps = online, target, config, config.train_freq
         self._width, self._actions = width, actions
         self._blocks = tf.Variable(0, trainable=False, name="blocks")
         self._copy(1.0)
@@ -87,7 +73,7 @@ class DQN(SequenceLearner):
     def prepare(self, block: int) -> None:
         """Make room for the past, in blocks of `block` steps."""
         if self._replay is None:
-            self._replay = Replay(max(1, self.config.capacity // block), block, self._width, self._actions)
+            self._replay = Replay(max(1, self.config.buffer_size // block), block, self._width, self._actions)
 
     def release(self) -> None:
         """Let go of the past: a policy needs none, and with 1,682 items it weighs 40 MB."""
@@ -104,31 +90,31 @@ class DQN(SequenceLearner):
 
     def epsilon(self) -> tf.Tensor:
         """The exploring share now."""
-        config = self.config
-        shrunk = config.epsilon * tf.pow(config.decay, tf.cast(self._blocks, tf.float32))
-        return tf.maximum(shrunk, config.final_epsilon)
+        return compute_epsilon(self.config, self._blocks)
 
     def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Log-probabilities [B, A]: the best item, or with probability epsilon one of the top K."""
         scores = self.scores(observation, mask)
         epsilon = self.epsilon()
-        explored = tf.nn.softmax(top_k_logits(scores, self.config.top_k, self.config.exploration_temperature))
+        explored = tf.nn.softmax(
+            top_k_logits(scores, self.config.exploration_top_k, self.config.exploration_temperature)
+        )
         probability = epsilon * explored + (1.0 - epsilon) * action_distributions.greedy(scores, mask)
         return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
 
     def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:
-        """Remember the block, then `updates` steps on batches of the past."""
+        """Remember the block, then `gradient_steps` steps on batches of the past."""
         assert self._replay is not None, "prepare() comes before learn()"
         self._replay.write(experience)
         replay = self._replay
 
         def one(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            told = self._step(replay.draw(self.config.batch, fold_in(seed, index)))
+            told = self._step(replay.draw(self.config.batch_size, fold_in(seed, index)))
             return index + 1, sums + told
 
-        _, sums = tf.while_loop(lambda i, _: i < self.config.updates, one, (tf.constant(0), tf.zeros([4])))
+        _, sums = tf.while_loop(lambda i, _: i < self.config.gradient_steps, one, (tf.constant(0), tf.zeros([4])))
         self._blocks.assign_add(1)
-        told = dict(zip(self.figures, tf.unstack(sums / self.config.updates), strict=False))
+        told = dict(zip(self.figures, tf.unstack(sums / self.config.gradient_steps), strict=False))
         return {**told, "epsilon": self.epsilon()}
 
     def learn_batch(self, batch: Batch) -> Figures:
@@ -163,7 +149,7 @@ class DQN(SequenceLearner):
     def export(self) -> ExportedPolicy:
         """The online network as arrays."""
         settings = {
-            "epsilon": float(self.epsilon()), "top_k": float(self.config.top_k),
+            "epsilon": float(self.epsilon()), "top_k": float(self.config.exploration_top_k),
             "temperature": self.config.exploration_temperature,
         }  # fmt: skip
         arrays = self._online.arrays() | {"dueling": np.array(self.config.dueling)}

@@ -5,7 +5,6 @@ r' the reward scaled to [0, 1] (an unbiased estimate of every arm's reward). Sou
 Schapire 2002, section 3. Where we differ: the actions of a batch share one distribution, and their gains are summed.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -14,20 +13,23 @@ from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
-from recpolicy.agents.ucb1 import ArmMeans
-from recpolicy.core.errors import ConfigError
+from recpolicy.agents.ucb1 import ArmMeans, check_reward_range
+from recpolicy.core.config import PositiveFraction, config_dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class EXP3Config:
     """Settings of EXP3."""
 
-    gamma: float = 0.1
+    gamma: PositiveFraction = 0.1
     """Share of uniform exploration and learning rate, in (0, 1]."""
-    low: float = 1.0
+    min_reward: float = 1.0
     """Smallest possible reward."""
-    high: float = 5.0
+    max_reward: float = 5.0
     """Largest possible reward."""
+
+    def __post_init__(self) -> None:
+        check_reward_range(self.min_reward, self.max_reward)
 
 
 class EXP3(Learner):
@@ -36,8 +38,6 @@ class EXP3(Learner):
     learns_from_logs = False
 
     def __init__(self, arms: int, config: EXP3Config):
-        if not 0 < config.gamma <= 1 or config.high <= config.low:
-            raise ConfigError(f"exp3: gamma {config.gamma}: expected in (0, 1]; low < high")
         super().__init__(name="exp3")
         self._config = config
         self._weight = tf.Variable(tf.zeros([arms]), trainable=False, name="exp3/weight")  # [A], log scale
@@ -45,11 +45,11 @@ class EXP3(Learner):
 
     def estimate(self, observation: Observation) -> Estimate:
         """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
-        return self._arms.estimate(observation.context, 0.5 * (self._config.low + self._config.high))
+        return self._arms.estimate(observation.context, 0.5 * (self._config.min_reward + self._config.max_reward))
 
     def explore(self, observation: Observation) -> tf.Tensor:
         """Softmax of the weights, mixed with the uniform."""
-        return action_distributions.with_floor(self.exploit(observation), self._config.gamma, observation.mask)
+        return action_distributions.with_uniform_mix(self.exploit(observation), self._config.gamma, observation.mask)
 
     def exploit(self, observation: Observation) -> tf.Tensor:
         """Softmax of the weights: EXP3's own choice is a distribution."""
@@ -59,9 +59,9 @@ class EXP3(Learner):
     def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Add the importance-weighted gains of the batch."""
         config, arms = self._config, self._weight.shape[0]
-        acted = action_distributions.with_floor(self.explore(observation), self.floor, observation.mask)
+        acted = action_distributions.with_uniform_mix(self.explore(observation), self.uniform_mix, observation.mask)
         probability = tf.gather(acted, action, batch_dims=1)
-        gain = (reward - config.low) / (config.high - config.low) / probability  # [B]
+        gain = (reward - config.min_reward) / (config.max_reward - config.min_reward) / probability  # [B]
         total = tf.linalg.matvec(tf.one_hot(action, arms), gain, transpose_a=True)  # [A]
         weight = self._weight + config.gamma / arms * total
         # A constant shift changes no probability and keeps the weights from overflowing.

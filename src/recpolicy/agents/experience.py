@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class Experience(NamedTuple):
-    """A block of steps as one behaviour policy took them."""
+    """A block of steps as one behavior policy took them."""
 
     observation: tf.Tensor  # [T, B, D + M]
     mask: tf.Tensor  # [T, B, A] bool

@@ -53,8 +53,8 @@ class Learner(tf.Module, abc.ABC):
     """Whether it scores actions by the features in the observation, so that they may be other items every round."""
     learns_from_logs = True
     """Whether its estimates are right whoever chose the actions: they are where they are conditioned on the context."""
-    floor = 0.0
-    """The exploration floor of the policy that acts for it; set by BanditAgent."""
+    uniform_mix = 0.0
+    """The exploration uniform_mix of the policy that acts for it; set by BanditAgent."""
 
     @abc.abstractmethod
     def estimate(self, observation: Observation) -> Estimate:
@@ -85,25 +85,25 @@ class BanditPolicy(tf_policy.TFPolicy):
     """A learner as a TFPolicy; `info` carries log_probability [B] and predicted_rewards_mean [B, A]."""
 
     def __init__(
-        self, time_step_spec: Any, action_spec: Any, learner: Learner, *, explores: bool, floor: float, seed: int
+        self, time_step_spec: Any, action_spec: Any, learner: Learner, *, explores: bool, uniform_mix: float, seed: int
     ):
         actions = action_spec.maximum - action_spec.minimum + 1
         info_spec = policy_utilities.PolicyInfo(
             predicted_rewards_mean=tensor_spec.TensorSpec((int(actions),), tf.float32, "predicted_rewards_mean")
         )
         super().__init__(time_step_spec, action_spec, info_spec=info_spec, emit_log_probability=True, clip=False)
-        self._learner, self._explores, self.floor = learner, explores, floor
+        self._learner, self._explores, self.uniform_mix = learner, explores, uniform_mix
         self._seed = tf.constant(stateless_seed(seed, "policy"), tf.int32)
 
     def probabilities(self, observation: Any) -> tf.Tensor:
         """Probability [B, A] of every action."""
         read = read_observation(observation)
         chosen = self._learner.explore(read) if self._explores else self._learner.exploit(read)
-        return action_distributions.with_floor(chosen, self.floor, read.mask)
+        return action_distributions.with_uniform_mix(chosen, self.uniform_mix, read.mask)
 
     def draw(self, observation: Any, seed: tf.Tensor) -> tf.Tensor:
         """Actions [B]; `seed` int32 [2]. The compiled loop's shorter way: no probabilities where none are needed."""
-        if not self._explores or self.floor:
+        if not self._explores or self.uniform_mix:
             return action_distributions.sample(self.probabilities(observation), seed)
         return self._learner.draw(read_observation(observation), seed)
 
@@ -139,32 +139,32 @@ class BanditAgent(tf_agent.TFAgent):
     """A learner as a TFAgent: `collect_policy` explores, `policy` exploits."""
 
     def __init__(
-        self, time_step_spec: Any, action_spec: Any, learner: Learner, *, exploration_floor: float = 0.0, seed: int = 0
+        self, time_step_spec: Any, action_spec: Any, learner: Learner, *, uniform_mix: float = 0.0, seed: int = 0
     ):
         refuse_candidates(time_step_spec, learner)
         spec = tensor_spec.from_spec(time_step_spec)
         action_spec = tensor_spec.from_spec(action_spec)
         self.learner = learner
-        collect = BanditPolicy(spec, action_spec, learner, explores=True, floor=exploration_floor, seed=seed)
-        exploit = BanditPolicy(spec, action_spec, learner, explores=False, floor=0.0, seed=seed)
+        collect = BanditPolicy(spec, action_spec, learner, explores=True, uniform_mix=uniform_mix, seed=seed)
+        exploit = BanditPolicy(spec, action_spec, learner, explores=False, uniform_mix=0.0, seed=seed)
         super().__init__(
             spec, action_spec, policy=exploit, collect_policy=collect, train_sequence_length=None,
             train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step"),
         )  # fmt: skip
-        self.exploration_floor = exploration_floor
+        self.uniform_mix = uniform_mix
         self.action_seed = tf.constant(stateless_seed(seed, "actions"), tf.int32)
 
     @property
-    def exploration_floor(self) -> float:
+    def uniform_mix(self) -> float:
         """Share of uniform actions mixed into `collect_policy`, in [0, 1]; to be set before anything is compiled."""
-        return self.collect_policy.floor
+        return self.collect_policy.uniform_mix
 
-    @exploration_floor.setter
-    def exploration_floor(self, floor: float) -> None:
-        if not 0 <= floor <= 1:
-            raise ConfigError(f"exploration_floor {floor}: expected in [0, 1]")
-        self.collect_policy.floor = floor
-        self.learner.floor = floor
+    @uniform_mix.setter
+    def uniform_mix(self, uniform_mix: float) -> None:
+        if not 0 <= uniform_mix <= 1:
+            raise ConfigError(f"uniform_mix {uniform_mix}: expected in [0, 1]")
+        self.collect_policy.uniform_mix = uniform_mix
+        self.learner.uniform_mix = uniform_mix
 
     def _train(self, experience: trajectory.Trajectory, weights: Any = None) -> tf_agent.LossInfo:
         if weights is not None:

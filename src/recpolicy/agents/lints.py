@@ -5,27 +5,28 @@ standard deviation scale * sqrt(x' A_a^-1 x), and the probability of each action
 (action_distributions.thompson). Source: Agrawal & Goyal 2013 (1209.3352), whose v is `scale`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, ExportedPolicy
 from recpolicy.agents.linucb import DisjointLinear, prior_mean
 from recpolicy.agents.observation import Observation
+from recpolicy.core.config import PositiveFraction, config_dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class LinTSConfig:
     """Settings of linear Thompson sampling."""
 
-    scale: float = 1.0
+    scale: NonNegativeFloat = 1.0
     """Standard deviation of the draws, in posterior widths; the noise of the rewards is the honest choice."""
-    precision: float = 100.0
+    precision: PositiveFloat = 100.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
-    forgetting: float = 1.0
+    forgetting: PositiveFraction = 1.0
     """Weight of an arm's past at each of its updates, in (0, 1]."""
     bias: bool = True
     """Append a constant 1 to the context."""

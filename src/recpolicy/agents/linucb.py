@@ -5,48 +5,39 @@ Equations: agents/linear_posterior.py; theta_a.x + alpha sqrt(x' A_a^-1 x). Sour
 inverse is kept by Sherman-Morrison steps, and a forgetting factor below 1 follows preferences that drift.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import PositiveFraction, config_dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class LinUCBConfig:
     """Settings of LinUCB."""
 
-    alpha: float = 1.0
+    alpha: NonNegativeFloat = 1.0
     """Multiplier of the confidence width; 0 acts greedily."""
-    precision: float = 100.0
+    precision: PositiveFloat = 100.0
     """Weight of the prior mean, in observations per direction (the ridge); must be > 0."""
-    forgetting: float = 1.0
+    forgetting: PositiveFraction = 1.0
     """Weight of an arm's past at each of its updates, in (0, 1]; below 1 it tracks drifting preferences."""
     bias: bool = True
     """Append a constant 1 to the context."""
-
-
-def check_linear(config: Any) -> None:
-    """Raise ConfigError unless precision > 0 and forgetting is in (0, 1]."""
-    if config.precision <= 0:
-        raise ConfigError(f"precision {config.precision}: expected > 0")
-    if not 0 < config.forgetting <= 1:
-        raise ConfigError(f"forgetting {config.forgetting}: expected in (0, 1]")
 
 
 class DisjointLinear(Learner):
     """One linear posterior per arm; subclasses say how it explores."""
 
     def __init__(self, prior_mean: NDArray[np.float32], config: Any, name: str, warm: bool = False):
-        check_linear(config)
         super().__init__(name=name)
         self._config, self._warm = config, warm
         self._posterior = linear.Posterior(prior_mean, config.precision, name)

@@ -8,11 +8,11 @@ and one observation (x, z, r) is three recursive least-squares steps (tests hold
     h = A0^-1 e, m = n + e'h:          beta += h (r - x.c - e.beta) / m,  A0^-1 -= h h' / m.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
@@ -20,22 +20,22 @@ from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.linucb_shared import pair_features, pairs_of
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import config_dataclass
 from recpolicy.models.pair_features import PairFeatures, prior_weights
 
 State = tuple[tf.Tensor, ...]
 """P [A, D, D], C [A, D, K], c [A, D], A0^-1 [K, K], beta [K]."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class HybridLinUCBConfig:
     """Settings of hybrid LinUCB."""
 
-    alpha: float = 1.0
+    alpha: NonNegativeFloat = 1.0
     """Multiplier of the confidence width; 0 acts greedily."""
-    shared_precision: float = 100.0
+    shared_precision: PositiveFloat = 100.0
     """Weight of the shared prior mean, in observations per direction; must be > 0."""
-    arm_precision: float = 10.0
+    arm_precision: PositiveFloat = 10.0
     """Weight of each arm's prior mean 0, in observations per direction; must be > 0."""
 
 
@@ -43,8 +43,6 @@ class HybridLinUCB(Learner):
     """A shared and per-arm linear posteriors, updated together."""
 
     def __init__(self, features: PairFeatures, arms: int, width: int, config: HybridLinUCBConfig):
-        if min(config.shared_precision, config.arm_precision) <= 0:
-            raise ConfigError("linucb_hybrid: shared_precision and arm_precision: expected > 0")
         super().__init__(name="linucb_hybrid")
         self._config, self._pairs = config, features
         d, k = width + 1, features.width

@@ -6,31 +6,31 @@ models/pair_features.py are made from the arms' tables; the prior mean then repr
 Source: Li et al. 2010, section 3.1 (the shared form); TF-Agents calls it `accepts_per_arm_features`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
-from recpolicy.agents.linucb import check_linear
 from recpolicy.agents.observation import Observation
+from recpolicy.core.config import PositiveFraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.models.pair_features import PairFeatures, prior_weights
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SharedLinUCBConfig:
     """Settings of LinUCB with a shared model."""
 
-    alpha: float = 1.0
+    alpha: NonNegativeFloat = 1.0
     """Multiplier of the confidence width; 0 acts greedily."""
-    precision: float = 100.0
+    precision: PositiveFloat = 100.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
-    forgetting: float = 1.0
+    forgetting: PositiveFraction = 1.0
     """Weight of the past at each update, in (0, 1]."""
 
 
@@ -40,7 +40,6 @@ class SharedLinUCB(Learner):
     takes_candidates = True
 
     def __init__(self, features: PairFeatures, config: SharedLinUCBConfig):
-        check_linear(config)
         super().__init__(name="linucb_shared")
         self._config, self._pairs = config, features
         self._posterior = linear.Posterior(prior_weights(features.rank)[np.newaxis], config.precision, "shared")

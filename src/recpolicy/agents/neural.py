@@ -8,23 +8,23 @@ Sources: TF-Agents' NeuralEpsilonGreedyAgent (the plain form); Sutton & Barto 20
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import tensorflow as tf
 import tf_keras
+from pydantic import PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import Fraction, config_dataclass
 from recpolicy.core.seeds import integer_seed
 
 Probabilities = Callable[[tf.Tensor, float, tf.Tensor | None], tf.Tensor]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class NetworkConfig:
     """The reward network."""
 
@@ -32,23 +32,23 @@ class NetworkConfig:
     """Units of the hidden layers (ReLU)."""
     head: Literal["dot", "plain"] = "dot"
     """`dot`: score arms by their embeddings; `plain`: one output per arm."""
-    learning_rate: float = 0.001
+    learning_rate: PositiveFloat = 0.001
     """Adam's step size."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class EpsilonGreedyConfig(NetworkConfig):
     """Settings of neural epsilon-greedy."""
 
-    epsilon: float = 0.05
+    epsilon: Fraction = 0.05
     """Share of uniform actions, in [0, 1]."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class BoltzmannConfig(NetworkConfig):
     """Settings of neural Boltzmann exploration."""
 
-    temperature: float = 0.1
+    temperature: PositiveFloat = 0.1
     """Softmax temperature in units of reward; must be > 0."""
 
 
@@ -133,8 +133,6 @@ def make_epsilon_greedy(
     spec: Any, action_spec: Any, config: EpsilonGreedyConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a neural epsilon-greedy agent; without `arms` its head is plain."""
-    if not 0 <= config.epsilon <= 1:
-        raise ConfigError(f"epsilon {config.epsilon}: expected in [0, 1]")
     setting = ("epsilon", config.epsilon)
     learner = _learner(
         spec, action_spec, config, arms, seed, "epsilon_greedy", action_distributions.epsilon_greedy, setting
@@ -146,8 +144,6 @@ def make_boltzmann(
     spec: Any, action_spec: Any, config: BoltzmannConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a neural Boltzmann agent; without `arms` its head is plain."""
-    if config.temperature <= 0:
-        raise ConfigError(f"temperature {config.temperature}: expected > 0")
     setting = ("temperature", config.temperature)
     learner = _learner(spec, action_spec, config, arms, seed, "boltzmann", action_distributions.boltzmann, setting)
     return BanditAgent(spec, action_spec, learner, seed=seed)

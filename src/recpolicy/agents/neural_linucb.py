@@ -6,12 +6,12 @@ Tucker & Snoek 2018 (1802.09127); TF-Agents' NeuralLinUCBAgent, from which we di
 as the prior.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
@@ -19,26 +19,26 @@ from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import Fraction, config_dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class NeuralLinUCBConfig:
     """Settings of neural LinUCB."""
 
     layers: tuple[int, ...] = (64,)
     """Units of the encoder's hidden layers (ReLU)."""
-    features: int = 16
+    encoding_dim: PositiveInt = 16
     """Width of the learnt features."""
-    encoder_batches: int = 1000
+    encoder_batches: NonNegativeInt = 1000
     """Updates that train the network before LinUCB takes over."""
-    epsilon: float = 0.1
+    epsilon: Fraction = 0.1
     """Share of uniform actions meanwhile."""
-    alpha: float = 1.0
+    alpha: NonNegativeFloat = 1.0
     """Multiplier of the confidence width afterwards."""
-    precision: float = 10.0
+    precision: PositiveFloat = 10.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
-    learning_rate: float = 0.003
+    learning_rate: PositiveFloat = 0.003
     """Adam's step size."""
 
 
@@ -51,7 +51,7 @@ class NeuralLinUCB(Learner):
     ):  # fmt: skip
         super().__init__(name="neural_linucb")
         self._encoder, self._optimizer, self._config = encoder, optimizer, config
-        start = np.zeros((arms, config.features + 1), np.float32)
+        start = np.zeros((arms, config.encoding_dim + 1), np.float32)
         start[:, -1] = middle  # of the reward scale, so that the first steps are not spent on finding it
         self._posterior = linear.Posterior(start, config.precision, "neural_linucb")
         self._reward_layer = tf.Variable(start, name="reward_layer")  # [A, E + 1]
@@ -106,9 +106,7 @@ def make_neural_linucb(
     spec: Any, action_spec: Any, config: NeuralLinUCBConfig, arms: Arms | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a neural LinUCB agent; of `arms` it uses the reward scale only."""
-    if config.precision <= 0 or not 0 <= config.epsilon <= 1:
-        raise ConfigError(f"neural_linucb: precision {config.precision} > 0 and epsilon {config.epsilon} in [0, 1]")
-    encoder = make_network(context_width(spec), config.layers, config.features, seed, zero=False)
+    encoder = make_network(context_width(spec), config.layers, config.encoding_dim, seed, zero=False)
     middle = 0.0 if arms is None else sum(arms.scale) / 2
     optimizer = tf_keras.optimizers.Adam(config.learning_rate)
     learner = NeuralLinUCB(encoder, optimizer, int(action_spec.maximum) + 1, middle, config)

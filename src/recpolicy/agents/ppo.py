@@ -1,54 +1,45 @@
-"""PPO: proximal policy optimisation with a clipped ratio and generalised advantages, in minibatches, with a KL stop.
+"""PPO: proximal policy optimization with a clipped ratio and generalized advantages, in minibatches, with a KL stop.
 
-rho = pi(a|s) / pi_old(a|s); maximise E[min(rho A, clip(rho, 1 - e, 1 + e) A)]. TF-Agents' PPOClipAgent leaves clipping
-and generalised advantages off unless told otherwise; here they are on. An update ends early when the estimated
+rho = pi(a|s) / pi_old(a|s); maximize E[min(rho A, clip(rho, 1 - e, 1 + e) A)]. TF-Agents' PPOClipAgent leaves clipping
+and generalized advantages off unless told otherwise; here they are on. An update ends early when the estimated
 divergence mean((rho - 1) - log rho) from the old policy exceeds 1.5 target_kl. N = T B steps a block.
 Sources: Schulman et al. 2017 (1707.06347), 2015 (1506.02438); the estimator of the divergence: Schulman 2020.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import Arms
-from recpolicy.agents.returns import explained_variance, standardise
+from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SequenceAgent
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import Fraction, config_dataclass
 from recpolicy.core.tensorflow_random import integers
 
 _MEASURED = ("loss", "policy_loss", "value_loss", "entropy", "approximate_kl", "clip_fraction", "gradient_norm")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class PPOConfig(ActorCriticConfig):
     """Settings of PPO."""
 
-    steps: int = 32
+    n_steps: PositiveInt = 32
     """Steps of each session between updates."""
-    epochs: int = 4
+    n_epochs: PositiveInt = 4
     """Passes over a block."""
-    minibatch: int = 256
+    minibatch_size: PositiveInt = 256
     """Steps per gradient step."""
-    clip: float = 0.2
+    clip_range: PositiveFloat = 0.2
     """How far the ratio may move before it earns nothing more, > 0."""
-    trace: float = 0.95
-    """Lambda of the generalised advantages."""
-    target_kl: float = 0.03
+    gae_lambda: Fraction = 0.95
+    """Lambda of the generalized advantages."""
+    target_kl: NonNegativeFloat = 0.03
     """An update stops beyond 1.5 times this divergence from the old policy; 0 never stops."""
-    standardise: bool = True
-    """Standardise the advantages of each minibatch."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.steps, self.epochs, self.minibatch) < 1 or self.clip <= 0 or not 0 <= self.trace <= 1:
-            raise ConfigError(
-                "PPOConfig: steps, epochs and minibatch must be at least 1, clip above 0, trace in [0, 1]"
-            )
-        if self.target_kl < 0:
-            raise ConfigError(f"PPOConfig.target_kl is {self.target_kl!r}; it must be above 0, or 0 to never stop")
+    normalize_advantage: bool = True
+    """Standardize the advantages of each minibatch."""
 
 
 class PPO(ActorCritic):
@@ -59,22 +50,22 @@ class PPO(ActorCritic):
 
     def __init__(self, scores: Any, value: Any, config: PPOConfig):
         super().__init__(scores, value, config, "ppo")
-        self.steps = config.steps
+        self.n_steps = config.n_steps
 
     def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:
         """Minibatch steps until the epochs are over or the policy has moved far enough."""
-        found, value = self.advantages(experience, self.config.trace)
+        found, value = self.advantages(experience, self.config.gae_lambda)
         target = flatten(found.target)
         columns = (
             flatten(experience.observation), flatten(experience.mask), flatten(experience.action),
             flatten(experience.log_probability), flatten(found.advantage), target,
         )  # fmt: skip
         count = target.shape[0]
-        size = min(self.config.minibatch, count)
+        size = min(self.config.minibatch_size, count)
         each = count // size
         # Random keys sorted: a permutation an epoch. The rest of a block that fills no minibatch waits its turn.
-        order = tf.argsort(integers([self.config.epochs, count], seed, 0, 2**31 - 1), axis=1)
-        rows = tf.reshape(order[:, : each * size], [self.config.epochs * each, size])
+        order = tf.argsort(integers([self.config.n_epochs, count], seed, 0, 2**31 - 1), axis=1)
+        rows = tf.reshape(order[:, : each * size], [self.config.n_epochs * each, size])
         limit = 1.5 * self.config.target_kl if self.config.target_kl else float("inf")
 
         def one(index: tf.Tensor, kl: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, ...]:  # noqa: ARG001
@@ -84,7 +75,7 @@ class PPO(ActorCritic):
 
         start = (tf.constant(0), tf.constant(0.0), tf.zeros([len(_MEASURED)]))
         done, _, sums = tf.while_loop(
-            lambda index, kl, _: (index < self.config.epochs * each) & (kl <= limit), one, start
+            lambda index, kl, _: (index < self.config.n_epochs * each) & (kl <= limit), one, start
         )
         means = tf.unstack(sums / tf.cast(done, tf.float32))
         return {
@@ -97,15 +88,15 @@ class PPO(ActorCritic):
         self, observation: tf.Tensor, mask: tf.Tensor, action: tf.Tensor, old: tf.Tensor, advantage: tf.Tensor,
         target: tf.Tensor,
     ) -> Figures:  # fmt: skip
-        if self.config.standardise:
-            advantage = standardise(advantage)
+        if self.config.normalize_advantage:
+            advantage = standardize(advantage)
         with tf.GradientTape() as tape:
             evaluated = self.evaluate(observation, mask, action)
             log_ratio = evaluated.log_probability - old
             ratio = tf.exp(log_ratio)
-            policy_loss = -tf.reduce_mean(clipped_gain(ratio, advantage, self.config.clip))
+            policy_loss = -tf.reduce_mean(clipped_gain(ratio, advantage, self.config.clip_range))
             loss, value_loss, entropy = self.losses(evaluated, policy_loss, target, tf.ones_like(target))
-        outside = tf.abs(ratio - 1.0) > self.config.clip
+        outside = tf.abs(ratio - 1.0) > self.config.clip_range
         return {
             "loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy,
             "approximate_kl": tf.reduce_mean((ratio - 1.0) - log_ratio),

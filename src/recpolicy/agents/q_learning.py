@@ -1,8 +1,8 @@
-"""Tabular Q-learning over discretised situations.
+"""Tabular Q-learning over discretized situations.
 
 A situation is a cell of chosen columns of the observation, cut at chosen edges; Q(s, a) = start(x, a) + table[s, a],
 where start is the rating model's expectation over `temperature`, so a cell never visited falls back to the rating
-model's ranking. A block of N steps moves every (s, a) in it by alpha times the mean of its errors
+model's ranking. A block of N steps moves every (s, a) in it by learning_rate times the mean of its errors
 
     r + gamma (1 - terminated) max over items not yet shown of Q(s', .) - Q(s, a).
 
@@ -11,60 +11,52 @@ S cells, An items. Sources: Watkins & Dayan 1992; Auer, Cesa-Bianchi & Fischer 2
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from recpolicy.agents import action_distributions, categorical
+from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_epsilon
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
+from recpolicy.core.config import Fraction, PositiveFraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
-class QLearningConfig:
+@config_dataclass
+class QLearningConfig(EpsilonScheduleConfig):
     """Settings of tabular Q-learning."""
 
-    alpha: float = 0.1
+    learning_rate: PositiveFraction = 0.1
     """Step size, in (0, 1]."""
-    gamma: float = 0.9
+    gamma: Fraction = 0.9
     """Discount per item, in [0, 1]."""
-    steps: int = 4
+    train_freq: PositiveInt = 4
     """Steps of each session between updates."""
-    temperature: float = 4.0
+    temperature: PositiveFloat = 4.0
     """Points of expected rating that one unit of value starts at; must be > 0."""
     columns: tuple[int, ...] = (0, 1, 2, -2, -1)
     """Columns of the observation that make a cell; negative ones count from its end. In the view `interest` the last
     two are misses in a row and steps."""
     edges: tuple[tuple[float, ...], ...] = ((0.0,), (0.0,), (0.0,), (0.1, 0.3), (0.2, 0.5))
     """Where each column is cut, ascending."""
-    explore: Literal["epsilon", "ucb1"] = "epsilon"
+    exploration: Literal["epsilon_greedy", "ucb1"] = "epsilon_greedy"
     """How it explores."""
-    epsilon: float = 0.3
-    """Exploring share at the start."""
-    final_epsilon: float = 0.05
-    """Exploring share at the end."""
-    decay: float = 0.995
-    """Factor on the exploring share at each block."""
-    ucb: float = math.sqrt(2.0)
+    ucb_c: NonNegativeFloat = math.sqrt(2.0)
     """c of UCB1."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.alpha <= 1 and 0 <= self.gamma <= 1 and self.steps >= 1 and self.temperature > 0):
-            raise ConfigError(
-                "QLearningConfig: alpha in (0, 1], gamma in [0, 1], steps at least 1 and temperature above 0 expected"
-            )
         if len(self.columns) != len(self.edges) or any(list(cut) != sorted(cut) for cut in self.edges):
-            raise ConfigError("QLearningConfig: one ascending list of edges per column expected")
-        if not (0 <= self.final_epsilon <= self.epsilon <= 1 and 0 < self.decay <= 1 and self.ucb >= 0):
             raise ConfigError(
-                "QLearningConfig: final_epsilon <= epsilon in [0, 1], decay in (0, 1] and ucb of 0 or more expected"
+                f"QLearningConfig: {len(self.columns)} columns and edges {self.edges}: expected one ascending list of"
+                " edges for each column"
             )
+        super().__post_init__()
 
 
 class QLearning(SequenceLearner):
@@ -75,7 +67,7 @@ class QLearning(SequenceLearner):
 
     def __init__(self, actions: int, arms: Arms | None, config: QLearningConfig):
         super().__init__(name="q_learning")
-        self.config, self.steps = config, config.steps
+        self.config, self.n_steps = config, config.train_freq
         self._sizes = [len(cut) + 1 for cut in config.edges]
         cells = int(np.prod(self._sizes))
         self.table = tf.Variable(tf.zeros([cells, actions]), trainable=False, name="table")
@@ -111,16 +103,15 @@ class QLearning(SequenceLearner):
     def epsilon(self) -> tf.Tensor:
         """The exploring share now; 0 with UCB1."""
         config = self.config
-        if config.explore == "ucb1":
+        if config.exploration == "ucb1":
             return tf.constant(0.0)
-        shrunk = config.epsilon * tf.pow(config.decay, tf.cast(self._blocks, tf.float32))
-        return tf.maximum(shrunk, config.final_epsilon)
+        return compute_epsilon(config, self._blocks)
 
     def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         """Log-probabilities [B, A] of epsilon-greedy or UCB1; ties share alike."""
         values = self.values(observation)
-        if self.config.explore == "ucb1":
-            values = ucb1(values, tf.gather(self.visits, self.cell(observation)), self.config.ucb)
+        if self.config.exploration == "ucb1":
+            values = ucb1(values, tf.gather(self.visits, self.cell(observation)), self.config.ucb_c)
             probability = action_distributions.greedy(values, mask)
         else:
             probability = action_distributions.epsilon_greedy(values, self.epsilon(), mask)
@@ -136,7 +127,7 @@ class QLearning(SequenceLearner):
         place = tf.stack([self.cell(observation), action], axis=1)
         count = tf.scatter_nd(place, tf.ones_like(error), self.table.shape)
         total = tf.scatter_nd(place, error, self.table.shape)
-        self.table.assign_add(self.config.alpha * tf.math.divide_no_nan(total, count))
+        self.table.assign_add(self.config.learning_rate * tf.math.divide_no_nan(total, count))
         self.visits.assign_add(count)
         self._blocks.assign_add(1)
         return {
@@ -153,8 +144,8 @@ class QLearning(SequenceLearner):
         if self._arms is not None:
             arrays |= {"embedding": self._arms[0].numpy(), "offset": self._arms[1].numpy()}
         arrays["temperature"] = np.array(self.config.temperature, np.float32)
-        if self.config.explore == "ucb1":
-            return ExportedPolicy("session_table", "optimistic", {}, {**arrays, "ucb": np.array(self.config.ucb)})
+        if self.config.exploration == "ucb1":
+            return ExportedPolicy("session_table", "optimistic", {}, {**arrays, "ucb": np.array(self.config.ucb_c)})
         settings = {"epsilon": float(self.epsilon())}
         return ExportedPolicy("session_table", "epsilon_greedy_score", settings, arrays)
 

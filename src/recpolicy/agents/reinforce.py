@@ -1,11 +1,10 @@
 """REINFORCE with a baseline: whole sessions, Monte Carlo returns, one gradient step a block.
 
 grad = E[sum_t (G_t - V(s_t)) grad log pi(a_t|s_t)]. Every session of a block starts fresh and counts once, up to its
-end, so that short sessions are not favoured; at a cut session the value estimate stands for what would have come.
+end, so that short sessions are not favored; at a cut session the value estimate stands for what would have come.
 Source: Williams 1992.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -13,18 +12,19 @@ import tensorflow as tf
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import Arms
-from recpolicy.agents.returns import explained_variance, standardise
+from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SequenceAgent
+from recpolicy.core.config import config_dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class ReinforceConfig(ActorCriticConfig):
     """Settings of REINFORCE."""
 
     baseline: bool = True
     """Subtract the value network's estimate from the returns."""
-    standardise: bool = True
-    """Standardise the advantages of a block."""
+    normalize_advantage: bool = True
+    """Standardize the advantages of a block."""
 
 
 class Reinforce(ActorCritic):
@@ -39,13 +39,13 @@ class Reinforce(ActorCritic):
 
     def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """One step down the loss."""
-        found, value = self.advantages(experience, trace=1.0)
+        found, value = self.advantages(experience, gae_lambda=1.0)
         weight = flatten(first_sessions(experience))
         weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
         target = flatten(found.target)
         advantage = flatten(found.advantage) if self.config.baseline else target
-        if self.config.standardise:
-            advantage = standardise(advantage, tf.cast(weight > 0, tf.float32))
+        if self.config.normalize_advantage:
+            advantage = standardize(advantage, tf.cast(weight > 0, tf.float32))
         observation, mask = flatten(experience.observation), flatten(experience.mask)
         with tf.GradientTape() as tape:
             evaluated = self.evaluate(observation, mask, flatten(experience.action))

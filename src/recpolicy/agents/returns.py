@@ -34,34 +34,34 @@ def discounted_sums(term: tf.Tensor, go_on: tf.Tensor) -> tf.Tensor:
     return term
 
 
-def generalised_advantages(
+def generalized_advantages(
     reward: tf.Tensor,
     value: tf.Tensor,
     next_value: tf.Tensor,
     terminated: tf.Tensor,
     truncated: tf.Tensor,
     gamma: float,
-    trace: float,
+    gae_lambda: float,
 ) -> Advantages:
-    """A_t = sum_k (gamma lambda)^k delta_t+k within each session; `trace` is lambda.
+    """A_t = sum_k (gamma lambda)^k delta_t+k within each session; `gae_lambda` is lambda.
 
     lambda 0 gives the one-step errors; lambda 1 gives n-step returns minus values, n reaching to the end of the session
     or of the block, from where the value estimate takes over: with short blocks that is A2C's advantage, with whole
     sessions the Monte Carlo one.
     """
     delta = td_errors(reward, value, next_value, terminated, gamma)
-    go_on = gamma * trace * tf.cast(~(terminated | truncated), tf.float32)
+    go_on = gamma * gae_lambda * tf.cast(~(terminated | truncated), tf.float32)
     advantage = discounted_sums(delta, go_on)
     return Advantages(advantage, advantage + value)
 
 
-def standardise(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
+def standardize(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
     """Mean 0 and standard deviation 1 (over entries of weight 1); all zero where nothing varies."""
     weight = tf.ones_like(values) if weight is None else weight
     count = tf.maximum(tf.reduce_sum(weight), 1.0)
-    centred = values - tf.reduce_sum(weight * values) / count
-    deviation = tf.sqrt(tf.reduce_sum(weight * tf.square(centred)) / count)
-    return tf.where(deviation > 1e-6, centred / tf.maximum(deviation, 1e-6), 0.0)
+    centered = values - tf.reduce_sum(weight * values) / count
+    deviation = tf.sqrt(tf.reduce_sum(weight * tf.square(centered)) / count)
+    return tf.where(deviation > 1e-6, centered / tf.maximum(deviation, 1e-6), 0.0)
 
 
 def explained_variance(predicted: tf.Tensor, target: tf.Tensor) -> tf.Tensor:

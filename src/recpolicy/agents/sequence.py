@@ -32,7 +32,7 @@ class SequenceLearner(tf.Module, abc.ABC):
 
     figures: tuple[str, ...] = ()
     """Names of what an update reports."""
-    steps = 5
+    n_steps = 5
     """T, steps per block of experience."""
     whole_sessions = False
     """Whether blocks must start with fresh sessions, as Monte Carlo returns want it."""
@@ -157,5 +157,5 @@ def experience_of(played: trajectory.Trajectory) -> Experience:
 
 def _beside(part: tf.Tensor, boundary: tf.Tensor) -> tf.Tensor:
     """`part` [T, B, ...] with the steps in `boundary` [T, B] replaced by the ones before (the first by the second)."""
-    neighbour = tf.concat([part[1:2], part[:-1]], axis=0)[: part.shape[0]]
-    return tf.where(tf.reshape(boundary, [*boundary.shape, *[1] * (len(part.shape) - 2)]), neighbour, part)
+    neighbor = tf.concat([part[1:2], part[:-1]], axis=0)[: part.shape[0]]
+    return tf.where(tf.reshape(boundary, [*boundary.shape, *[1] * (len(part.shape) - 2)]), neighbor, part)

@@ -9,25 +9,25 @@ f is a ReLU network. With `dot` it starts at 0, so an untrained policy ranks exa
 items cost one matrix product, and a new item needs no new head, only its embedding and genres.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents.categorical import mask_logits
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import context_width
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import config_dataclass
 from recpolicy.core.seeds import integer_seed
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-5
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SessionNetworkConfig:
     """The networks and their optimizer."""
 
@@ -35,18 +35,12 @@ class SessionNetworkConfig:
     """Units of the hidden layers (ReLU) of each network."""
     head: Literal["dot", "plain"] = "dot"
     """`dot`: score items by their embeddings and genres, starting as the rating model; `plain`: one output an item."""
-    temperature: float = 0.15
+    temperature: PositiveFloat = 0.15
     """Points of expected rating that make an item e times as likely (dot head); must be > 0."""
-    learning_rate: float = 0.0007
+    learning_rate: PositiveFloat = 0.0007
     """Adam's step size."""
-    gradient_norm: float = 0.5
+    max_grad_norm: NonNegativeFloat = 0.5
     """Gradients are scaled down to this norm over all weights; 0 leaves them as they are."""
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.learning_rate <= 0 or self.gradient_norm < 0:
-            raise ConfigError(
-                f"{type(self).__name__}: temperature and learning_rate must be above 0, gradient_norm 0 or more"
-            )
 
 
 class ItemScores(tf.Module):
@@ -123,7 +117,7 @@ class Trainer(tf.Module):
 
     def __init__(self, weights: list[tf.Variable], config: SessionNetworkConfig):
         super().__init__(name="trainer")
-        self._weights, self._limit, self._rate = weights, config.gradient_norm, config.learning_rate
+        self._weights, self._limit, self._rate = weights, config.max_grad_norm, config.learning_rate
         self._sizes = [int(np.prod(weight.shape)) for weight in weights]
         self._first = tf.Variable(tf.zeros([sum(self._sizes)]), trainable=False, name="first_moment")
         self._second = tf.Variable(tf.zeros([sum(self._sizes)]), trainable=False, name="second_moment")

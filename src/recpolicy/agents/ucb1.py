@@ -5,33 +5,43 @@ number of rewards seen; batches of B act on the same counts. From a log its mean
 its counts are effective ones (training/weighted_means.py). Source: Auer, Cesa-Bianchi & Fischer 2002.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import Arms
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
+from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError
 
 _UNTRIED = 1e9
 """Stands for an infinite bound: larger than any other, and equal for all untried arms."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class UCB1Config:
     """Settings of UCB1."""
 
-    c: float = 1.0
+    c: NonNegativeFloat = 1.0
     """Multiplier of the confidence width; 1 is the paper's."""
-    low: float = 1.0
+    min_reward: float = 1.0
     """Smallest possible reward."""
-    high: float = 5.0
+    max_reward: float = 5.0
     """Largest possible reward."""
+
+    def __post_init__(self) -> None:
+        check_reward_range(self.min_reward, self.max_reward)
+
+
+def check_reward_range(min_reward: float, max_reward: float) -> None:
+    """Raise ConfigError unless `max_reward` is larger than `min_reward`."""
+    if max_reward <= min_reward:
+        raise ConfigError(f"max_reward is {max_reward:g}: expected more than min_reward, {min_reward:g}")
 
 
 class ArmMeans(tf.Module):
@@ -80,8 +90,6 @@ class UCB1(Learner):
     """Optimism over context-free means."""
 
     def __init__(self, arms: int, config: UCB1Config):
-        if config.high <= config.low:
-            raise ConfigError(f"ucb1: high {config.high}: expected more than low {config.low}")
         super().__init__(name="ucb1")
         self._config = config
         self._arms = ArmMeans(arms, "ucb1")
@@ -93,11 +101,11 @@ class UCB1(Learner):
 
     def estimate(self, observation: Observation) -> Estimate:
         """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
-        return self._arms.estimate(observation.context, 0.5 * (self._config.low + self._config.high))
+        return self._arms.estimate(observation.context, 0.5 * (self._config.min_reward + self._config.max_reward))
 
     def explore(self, observation: Observation) -> tf.Tensor:
         """Greedy in the upper bounds."""
-        span = self._config.high - self._config.low
+        span = self._config.max_reward - self._config.min_reward
         score = upper_bounds(self._arms.count, self._arms.mean, self._config.c, span)
         return action_distributions.greedy(
             tf.broadcast_to(score, [tf.shape(observation.context)[0], tf.size(score)]), observation.mask
@@ -109,7 +117,7 @@ class UCB1(Learner):
 
     def export(self) -> ExportedPolicy:
         """Means, widths and bounds as arrays."""
-        span = self._config.high - self._config.low
+        span = self._config.max_reward - self._config.min_reward
         one = Observation(tf.zeros([1, 1]), None, None)
         mean, width = self.estimate(one)
         score = upper_bounds(self._arms.count, self._arms.mean, self._config.c, span)

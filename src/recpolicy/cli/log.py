@@ -53,7 +53,9 @@ def simulate(
         float | None,
         typer.Option("--temperature", help="Of the softmax over scores, in stars; of `popular` in nats; overrides."),
     ] = None,
-    floor: Annotated[float | None, typer.Option("--floor", help="Share of uniform choices, 0..1; overrides.")] = None,
+    uniform_mix: Annotated[
+        float | None, typer.Option("--uniform-mix", help="Share of uniform choices, 0..1; overrides.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +69,7 @@ def simulate(
         raise typer.BadParameter("say by one of them what to log", param_hint="--rounds, --sessions, --slates")
     logging_policy = logging_policy or ("rating_model" if sessions is None else "random")
     tables, source = _tables_of_config(config, ("train", "log", "rating_model"))
-    given = {**sizes, "temperature": temperature, "floor": floor}
+    given = {**sizes, "temperature": temperature, "uniform_mix": uniform_mix}
     settings = {**tables.get("log", {}), **{key: value for key, value in given.items() if value is not None}}
     parts, who = split_ratings(load_ratings(data, **source), split, seed), _logging_policy(logging_policy)
     if sessions is not None:

@@ -45,13 +45,12 @@ def train(
             " topk_reinforce and dqn.",
         ),
     ] = None,
-    interactions: Annotated[int | None, typer.Option("--interactions", min=1, help="Overrides the file.")] = None,
     total_timesteps: Annotated[
-        int | None, typer.Option("--total-timesteps", min=1, help="Items shown to agents of sessions; overrides.")
-    ] = None,
-    checkpoint_every: Annotated[
         int | None,
-        typer.Option("--checkpoint-every", min=1, help="Items shown (sessions) or rows of metrics between; overrides."),
+        typer.Option("--total-timesteps", min=1, help="Length of the training in interactions."),
+    ] = None,
+    checkpoint_every_steps: Annotated[
+        int | None, typer.Option("--checkpoint-every-steps", min=1, help="Interactions between two checkpoints.")
     ] = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was trained as JSON.")] = False,
@@ -68,8 +67,7 @@ def train(
     options = {name: value for name, value in options.items() if value is not None}
     settings: dict[str, Any] = dict(tables.get("train", {}))
     given = {
-        "mode": mode, "interactions": interactions, "total_timesteps": total_timesteps,
-        "checkpoint_every": checkpoint_every,
+        "mode": mode, "total_timesteps": total_timesteps, "checkpoint_every_steps": checkpoint_every_steps,
     }  # fmt: skip
     settings |= {key: value for key, value in given.items() if value is not None}
     parts, source = training_data(data, split, log, seed, options)
@@ -96,7 +94,7 @@ def train(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the policy and the report.")] = Path("runs/demo"),
     user: Annotated[str, typer.Option("--user", help="Whose ratings are estimated.")] = "1",
-    interactions: Annotated[int, typer.Option("--interactions", min=1, help="Simulated interactions.")] = 200_000,
+    total_timesteps: Annotated[int, typer.Option("--total-timesteps", min=1, help="Simulated interactions.")] = 200_000,
     items: Annotated[int, typer.Option("--items", min=0, help="Most rated items to choose from; 0: all.")] = 0,
     data: Data = "ml-100k",
     seed: Seed = 0,
@@ -111,7 +109,7 @@ def demo(
         found = fetch()
         came = f"fetched from {found.source}" if found.fetched else "already there"
         _say("Data", f"{found.folder}, {came}, verified by md5")
-    config = TrainConfig(interactions=interactions, items=items)
+    config = TrainConfig(total_timesteps=total_timesteps, items=items)
     run_demo(data, out, _say, user=parse_id(user), seed=seed, config=config)
 
 

@@ -4,13 +4,13 @@ Action a is the a-th candidate of this round. The observation is a dict: `global
 [B, A, K] the candidates' features for this user, `mask` [B, A]: the number of candidates may vary, the rest is padding.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from tf_agents.specs import tensor_spec
 
+from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import integers, split, uniform
 from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
@@ -19,16 +19,16 @@ from recpolicy.models.pair_features import PairFeatures
 from recpolicy.models.world import World
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class CatalogueBanditConfig:
     """How candidate sets are made."""
 
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Users served at once."""
-    candidates: int = 50
+    max_candidates: PositiveInt = 50
     """Most candidates in a round, A."""
-    fewest_candidates: int = 50
-    """Fewest candidates in a round; the number is uniform between this and `candidates`."""
+    min_candidates: PositiveInt = 50
+    """Fewest candidates in a round; the number is uniform between this and `max_candidates`."""
 
 
 class CatalogueBandit(RecommendationEnvironment):
@@ -44,21 +44,22 @@ class CatalogueBandit(RecommendationEnvironment):
     ):
         config = config or CatalogueBanditConfig()
         users, items = world.expected.shape
-        if not 1 <= config.fewest_candidates <= config.candidates <= items:
+        if not config.min_candidates <= config.max_candidates <= items:
             raise ConfigError(
-                f"candidates {config.fewest_candidates}..{config.candidates}: expected 1 <= fewest <= most <= {items}"
+                f"min_candidates is {config.min_candidates} and max_candidates {config.max_candidates}:"
+                f" expected min_candidates <= max_candidates <= {items}, the number of items"
             )
         specs = {
             "global": tensor_spec.TensorSpec((context.shape[1],), tf.float32, "global"),
-            "per_arm": tensor_spec.TensorSpec((config.candidates, features.width), tf.float32, "per_arm"),
-            "mask": tensor_spec.TensorSpec((config.candidates,), tf.int32, "mask"),
+            "per_arm": tensor_spec.TensorSpec((config.max_candidates, features.width), tf.float32, "per_arm"),
+            "mask": tensor_spec.TensorSpec((config.max_candidates,), tf.int32, "mask"),
         }
         super().__init__(
-            observation_spec=specs, actions=config.candidates, batch_size=config.batch_size, seed=seed,
+            observation_spec=specs, actions=config.max_candidates, batch_size=config.batch_size, seed=seed,
             name="catalogue_bandit",
         )  # fmt: skip
         self._scale, self._users, self._items = world.scale, users, items
-        self._fewest = config.fewest_candidates
+        self._min_candidates = config.min_candidates
         self._context, self._features = tf.constant(context), features
         self._expected, self._known = tf.constant(world.expected), tf.constant(world.known)
 
@@ -68,7 +69,7 @@ class CatalogueBandit(RecommendationEnvironment):
         keys = uniform([self.batch_size, self._items], which)
         # The A largest of independent uniform keys are a uniform sample without replacement.
         candidates = tf.math.top_k(keys, self.actions).indices  # [B, A]
-        number = integers([self.batch_size, 1], many, self._fewest, self.actions + 1)
+        number = integers([self.batch_size, 1], many, self._min_candidates, self.actions + 1)
         mask = tf.range(self.actions)[tf.newaxis, :] < number  # [B, A]
         return Draw(sample_users(self._users, self.batch_size, who), candidates, mask)
 

@@ -4,23 +4,23 @@ Every counterfactual reward is known, so nothing is simulated. Action a is item 
 test-rated items. Only users with at least two test ratings appear (with one there is nothing to choose).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from tf_agents.specs import tensor_spec
 
+from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import Ratings
 from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class HeldOutChoiceConfig:
     """How users are served."""
 
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Users served at once."""
 
 

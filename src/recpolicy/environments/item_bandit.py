@@ -6,13 +6,14 @@ another user and back, expected_t[u] = (1 - w) E[u] + w E[other(u)], w = (1 - co
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
 from tf_agents.specs import tensor_spec
 
+from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import generator
 from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
@@ -20,13 +21,13 @@ from recpolicy.environments.rating_noise import sample_ratings
 from recpolicy.models.world import World
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class ItemBanditConfig:
     """How the rounds of a ItemBandit are made."""
 
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Users served at once; the agent learns after each batch."""
-    drift_period: int = 0
+    drift_period: NonNegativeInt = 0
     """Rounds in which preferences drift to another user's and back; 0 keeps them still."""
 
 

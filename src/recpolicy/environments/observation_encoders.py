@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
+from recpolicy.models.session_world import GENRE_DECAY, INTEREST_DECAY, MISSES
 
 
 class Shown(NamedTuple):
@@ -54,8 +54,8 @@ def interest_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # n
     def update(memory: tf.Tensor, shown: Shown) -> tf.Tensor:
         interest, remembered, misses, done = tf.split(memory, [rank, genres, 1, 1], axis=1)
         liked = shown.liked[:, tf.newaxis]
-        interest += liked * (1.0 - KEEP) * (tf.math.l2_normalize(shown.embedding, axis=1) - interest)
-        remembered = GENRE_KEEP * remembered + (1.0 - GENRE_KEEP) * shown.genres
+        interest += liked * (1.0 - INTEREST_DECAY) * (tf.math.l2_normalize(shown.embedding, axis=1) - interest)
+        remembered = GENRE_DECAY * remembered + (1.0 - GENRE_DECAY) * shown.genres
         misses = (1.0 - liked) * tf.minimum(misses + 1.0 / MISSES, 1.0)
         return tf.concat([interest, remembered, misses, done + 1.0 / steps], axis=1)
 

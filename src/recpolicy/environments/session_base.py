@@ -6,17 +6,18 @@ loop (training/sequential.py) calls the pure functions. B sessions, A candidate 
 """
 
 import abc
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from tf_agents.environments import tf_environment
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.core.errors import ConfigError, unknown_name_error
+from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.item_bandit import check_catalogue
@@ -24,37 +25,23 @@ from recpolicy.environments.observation_encoders import VIEWS
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin
 from recpolicy.models.session_world import SessionWorld
 
-REWARDS = ("like", "watch", "rating")
 
-
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SessionConfig:
     """How sessions are played."""
 
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Sessions that run side by side."""
     reward: Literal["like", "watch", "rating"] = "like"
     """What a shown item earns: 1 for a like; the watch fraction; the rating."""
-    reward_decay: float = 1.0
+    reward_decay: PositiveFraction = 1.0
     """Factor on the reward for each step before, in (0, 1]."""
-    view: str = "interest"
+    view: Literal["interest", "last_item", "last_n"] = "interest"
     """What the policy sees of the session: interest, last_item or last_n."""
-    last_n: int = 5
+    last_n: PositiveInt = 5
     """Items that the view last_n remembers."""
-    max_episode_steps: int = 20
+    max_episode_steps: PositiveInt = 20
     """Steps after which a session is cut; at most the steps of the world."""
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__
-        if self.view not in VIEWS:
-            raise unknown_name_error("session view", self.view, VIEWS)
-        if self.reward not in REWARDS:
-            raise unknown_name_error("session reward", self.reward, REWARDS)
-        if not 0 < self.reward_decay <= 1:
-            raise ConfigError(f"{name}.reward_decay is {self.reward_decay!r}; it must be in (0, 1]")
-        for field in ("batch_size", "last_n", "max_episode_steps"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{name}.{field} is {getattr(self, field)!r}; it must be at least 1")
 
 
 class Session(NamedTuple):

@@ -22,7 +22,7 @@ class SessionState(NamedTuple):
 
     user: tf.Tensor  # [B] int32, 0..W-1
     shift: tf.Tensor  # [B, D]
-    genres: tf.Tensor  # [B, G] decaying sum of the shown items' genre rows, at most 1 / (1 - genre_keep)
+    genres: tf.Tensor  # [B, G] decaying sum of the shown items' genre rows, at most 1 / (1 - genre_decay)
     misses: tf.Tensor  # [B] float, in a row, capped at MISSES and divided by it
     step: tf.Tensor  # [B] int32, items shown so far
     shown: tf.Tensor  # [B, A] bool
@@ -48,7 +48,7 @@ class SessionTables(tf.Module):
         self.direction = tf.constant(world.direction[candidates])  # [A, D]
         self.genres = tf.constant(world.genres[candidates])  # [A, G]
         self.stay = tf.constant(world.stay)  # [W, S]
-        self.slope, self.keep, self.genre_keep = world.slope, world.keep, world.genre_keep
+        self.slope, self.interest_decay, self.genre_decay = world.slope, world.interest_decay, world.genre_decay
         self.like_history, self.stay_history = world.like_history.tolist(), world.stay_history.tolist()
         self.levels = world.levels.tolist()
 
@@ -70,7 +70,7 @@ def advance(
     """Show items `action` [B] int32 with `noise` [B, STREAMS]; returns the state after the responses."""
     direction, genres = tf.gather(tables.direction, action), tf.gather(tables.genres, action)  # [B, D], [B, G]
     cell = tf.stack([state.user, action], axis=1)
-    repeat = (1.0 - tables.genre_keep) * tf.reduce_sum(state.genres * genres, axis=1)
+    repeat = (1.0 - tables.genre_decay) * tf.reduce_sum(state.genres * genres, axis=1)
     odds = (
         tf.gather_nd(tables.like, cell)
         + tables.slope * tf.reduce_sum(state.shift * direction, axis=1)
@@ -88,8 +88,8 @@ def advance(
     turn = tf.math.l2_normalize(direction, axis=1) - tf.gather(tables.interest, state.user) - state.shift
     after = SessionState(
         user=state.user,
-        shift=state.shift + liked * (1.0 - tables.keep) * turn,
-        genres=tables.genre_keep * state.genres + genres,
+        shift=state.shift + liked * (1.0 - tables.interest_decay) * turn,
+        genres=tables.genre_decay * state.genres + genres,
         misses=misses,
         step=state.step + 1,
         shown=state.shown | (action[:, tf.newaxis] == tf.range(tables.actions)),
@@ -127,7 +127,7 @@ def stay_base(tables: SessionTables, state: SessionState) -> tf.Tensor:
 
 def genre_repeat(tables: SessionTables, state: SessionState) -> tf.Tensor:
     """How much each item [B, A] repeats the genres shown lately, 0..1."""
-    return (1.0 - tables.genre_keep) * tf.matmul(state.genres, tables.genres, transpose_b=True)
+    return (1.0 - tables.genre_decay) * tf.matmul(state.genres, tables.genres, transpose_b=True)
 
 
 def _level(tables: SessionTables, odds: tf.Tensor, like_point: tf.Tensor, level_point: tf.Tensor) -> tf.Tensor:

@@ -1,9 +1,9 @@
 """SlateEnvironment: several items are shown at once, the user reads them from the top and likes at most one.
 
 Observation as in session.py; the action is a slate [B, K] of items, all of which are masked afterwards. The user reads
-on from an item that is not liked with probability `patience`, and stops at the first like:
+on from an item that is not liked with probability `continuation_probability`, and stops at the first like:
 
-    P(position k is read) = patience^(k-1) prod_{j<k} (1 - P(like j | what was read before))
+    P(position k is read) = continuation_probability^(k-1) prod_{j<k} (1 - P(like j | what was read before))
 
 A read item changes the session as in session_dynamics.py (a miss, its genres, the interest on a like), so that the
 positions above bear on those below. The slate pays what its liked item pays, 0 if none is liked, times
@@ -13,14 +13,14 @@ slate, is skipped: neither read nor paid. If all are, the user stays with the lo
 far. Sources: the cascade, Craswell et al. 2008; reading on with a probability, Chapelle & Zhang 2009.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import PositiveFraction, config_dataclass
 from recpolicy.environments.observation_encoders import Shown
 from recpolicy.environments.session_base import Session, SessionConfig, SessionGame, Step, choose
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, advance, stay_base
@@ -30,21 +30,14 @@ PER_POSITION = 3
 """Uniform numbers per position: like, level, reading on. Before them stand the next user and going on."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SlateConfig(SessionConfig):
     """How sessions of slates are played."""
 
-    slate_size: int = 5
+    slate_size: PositiveInt = 5
     """K, items shown at once."""
-    patience: float = 0.8
+    continuation_probability: PositiveFraction = 0.8
     """Probability of reading on from an item that is not liked, in (0, 1]."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.slate_size < 1:
-            raise ConfigError(f"SlateConfig.slate_size is {self.slate_size!r}; it must be at least 1")
-        if not 0 < self.patience <= 1:
-            raise ConfigError(f"SlateConfig.patience is {self.patience!r}; it must be in (0, 1]")
 
 
 class SlateResponse(NamedTuple):
@@ -77,7 +70,9 @@ class SlateEnvironment(SessionGame):
 
     def advance(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
         """Show the slates `action` [B, K]; nothing restarts."""
-        hidden, response = read_slate(self.tables, session.hidden, action, noise, self.slate_config.patience)
+        hidden, response = browse_slate(
+            self.tables, session.hidden, action, noise, self.slate_config.continuation_probability
+        )
         memory = session.memory
         for k in range(self.slate_config.slate_size):
             item, liked = action[:, k], tf.cast(response.liked[:, k], tf.float32)
@@ -93,8 +88,8 @@ class SlateEnvironment(SessionGame):
         )
 
 
-def read_slate(
-    tables: SessionTables, state: SessionState, slate: tf.Tensor, noise: tf.Tensor, patience: float
+def browse_slate(
+    tables: SessionTables, state: SessionState, slate: tf.Tensor, noise: tf.Tensor, continuation_probability: float
 ) -> tuple[SessionState, SlateResponse]:
     """Show `slate` [B, K] int32 with `noise` [B, 2 + 3 K]; returns the state after the responses."""
     like, level = tf.zeros_like(state.user, tf.bool), tf.zeros_like(state.user)
@@ -111,7 +106,7 @@ def read_slate(
         now = choose(read, after._replace(step=state.step), now)
         stays = tf.where(read, response.stays, stays)
         like, level = like | liked, tf.where(liked, response.level, level)
-        reading &= ~liked & (~read | (reads_on < patience))
+        reading &= ~liked & (~read | (reads_on < continuation_probability))
         reads.append(read)
         likes.append(liked)
     shown = state.shown | tf.reduce_any(slate[:, :, tf.newaxis] == tf.range(tables.actions), axis=1)

@@ -41,9 +41,13 @@ def greedy(scores: Array, mask: Mask) -> Array:
     return best / best.sum(axis=-1, keepdims=True)
 
 
-def with_floor(probabilities: Array, floor: float, mask: Mask) -> Array:
+def with_uniform_mix(probabilities: Array, uniform_mix: float, mask: Mask) -> Array:
     """Mix with the uniform policy."""
-    return probabilities if not floor else (1.0 - floor) * probabilities + floor * uniform(probabilities, mask)
+    return (
+        probabilities
+        if not uniform_mix
+        else (1.0 - uniform_mix) * probabilities + uniform_mix * uniform(probabilities, mask)
+    )
 
 
 def softmax(scores: Array, mask: Mask) -> Array:
@@ -96,7 +100,7 @@ def _thompson(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
 
 
 def _epsilon_greedy(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
-    return with_floor(greedy(estimate.mean, mask), settings["epsilon"], mask)
+    return with_uniform_mix(greedy(estimate.mean, mask), settings["epsilon"], mask)
 
 
 def _boltzmann(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
@@ -109,7 +113,7 @@ def _optimistic(estimate: Estimate, _: Settings, mask: Mask) -> Array:
 
 
 def _exponential_weights(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
-    return with_floor(softmax(estimate.score, mask), settings["gamma"], mask)
+    return with_uniform_mix(softmax(estimate.score, mask), settings["gamma"], mask)
 
 
 def _softmax(estimate: Estimate, _: Settings, mask: Mask) -> Array:
@@ -125,7 +129,7 @@ def _epsilon_top_k(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
 
 
 def _epsilon_greedy_score(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
-    return with_floor(greedy(estimate.score, mask), settings["epsilon"], mask)
+    return with_uniform_mix(greedy(estimate.score, mask), settings["epsilon"], mask)
 
 
 HEADS: Mapping[str, Callable[[Estimate, Settings, Mask], Array]] = {

@@ -29,6 +29,7 @@ from recpolicy.core.errors import ArtifactError, unknown_name_error
 from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.lookup_tables import TABLES, LookupTables, lookup_tables, read_tables, write_tables
+from recpolicy.inference.old_settings import migrate_agent, migrate_rating_model, migrate_train
 from recpolicy.inference.reward_estimators import ESTIMATORS
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class PolicyParts:
     estimator: str
     head: str
     settings: Mapping[str, float]
-    exploration_floor: float
+    uniform_mix: float
     policy: Mapping[str, NDArray[np.generic]]
     """The learner's arrays (agents.learner.ExportedPolicy); covariances of arms packed."""
     context: NDArray[np.float32]  # [U, >= D], the embedding first
@@ -96,7 +97,7 @@ class InferenceArtifact(PolicyParts):
 
 
 _ARRAYS = ("context", "item", "offset", "rating_std", "catalogue", "rated_user", "rated_item")
-_WORDS = ("agent", "estimator", "head", "settings", "exploration_floor", "scale", "noise_std", "metadata")
+_WORDS = ("agent", "estimator", "head", "settings", "uniform_mix", "scale", "noise_std", "metadata")
 
 
 def migrate_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,10 +112,16 @@ def migrate_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         metadata["split"] = rename_keys(metadata["split"], {"fit": "train"})
     if "rating_model" in metadata:
         metadata["rating_model"] = _renamed_models(metadata["rating_model"], "name")
-    if "train" in metadata.get("config", {}):
-        train = rename_keys(metadata["config"]["train"], {"movies": "items"})
-        metadata["config"] = {**metadata["config"], "train": _renamed_models(train, "rating_model", "world")}
+    if "training" in metadata:
+        metadata["training"] = rename_keys(metadata["training"], {"interactions": "total_timesteps"})
+    config = metadata.get("config", {})
+    if config:
+        metadata["config"] = {name: _MIGRATED_SETTINGS[name](settings) for name, settings in config.items()}
     return metadata
+
+
+def _migrate_train(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return _renamed_models(migrate_train(settings), "rating_model", "world")
 
 
 def _renamed_models(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -124,7 +131,8 @@ def _renamed_models(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 def _from_version_1(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest with current names; paths, columns and arrays say how the other files call what we read."""
     return {
-        **{key: value for key, value in manifest.items() if key != "about"},
+        **{key: value for key, value in manifest.items() if key not in ("about", "exploration_floor")},
+        "uniform_mix": manifest["exploration_floor"],
         "metadata": migrate_metadata(manifest["about"]),
         "paths": {ITEMS: "movies.parquet"},
         "columns": {"movie_id": "item_id"},
@@ -133,6 +141,7 @@ def _from_version_1(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 _OLD_MODELS = {"movie_mean": "item_mean"}
+_MIGRATED_SETTINGS = {"train": _migrate_train, "agent": migrate_agent, "rating_model": migrate_rating_model}
 _MIGRATIONS = {1: _from_version_1}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.inference.action_distributions import HEADS, masked, with_floor
+from recpolicy.inference.action_distributions import HEADS, masked, with_uniform_mix
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, PolicyInput
 from recpolicy.inference.session_memory import MEMORIES, Past, Shape
@@ -47,7 +47,7 @@ def predict_block(
     if parts.estimator in _SCORES_ARE_VALUES:
         value = masked(estimate.score, mask).max(axis=1)
     probability = HEADS[parts.head](estimate, parts.settings, mask)
-    probability = with_floor(probability, parts.exploration_floor, mask)
+    probability = with_uniform_mix(probability, parts.uniform_mix, mask)
     ratings = clipped_ratings(parts, rating, estimate)
     if parts.is_full_catalogue:
         return BatchPrediction(ratings, _std(parts, std, estimate), probability, estimate.score, value)

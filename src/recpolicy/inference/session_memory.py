@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
+from recpolicy.models.session_world import GENRE_DECAY, INTEREST_DECAY, MISSES
 
 Array = NDArray[Any]
 
@@ -45,8 +45,8 @@ def _interest(user: Array, past: Past, shape: Shape) -> Array:
     for embedding, genres, liked in zip(past.embedding, past.genres, past.liked, strict=True):
         if liked:
             length = np.sqrt(max(float(embedding @ embedding), 1e-12))
-            interest = interest + np.float32(1.0 - KEEP) * (embedding / np.float32(length) - interest)
-        remembered = np.float32(GENRE_KEEP) * remembered + np.float32(1.0 - GENRE_KEEP) * genres
+            interest = interest + np.float32(1.0 - INTEREST_DECAY) * (embedding / np.float32(length) - interest)
+        remembered = np.float32(GENRE_DECAY) * remembered + np.float32(1.0 - GENRE_DECAY) * genres
         misses = np.float32(0.0) if liked else min(misses + np.float32(1.0 / MISSES), np.float32(1.0))
     tail = np.array([misses, _done(past, shape)], np.float32)
     return np.concatenate([interest, remembered, tail])

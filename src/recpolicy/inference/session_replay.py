@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.data.session_log import SessionLog
-from recpolicy.inference.action_distributions import HEADS, greedy, with_floor
+from recpolicy.inference.action_distributions import HEADS, greedy, with_uniform_mix
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.block_prediction import policy_input
 from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate
 from recpolicy.inference.session_memory import Shape
-from recpolicy.models.session_world import GENRE_KEEP, KEEP, MISSES
+from recpolicy.models.session_world import GENRE_DECAY, INTEREST_DECAY, MISSES
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -88,7 +88,7 @@ def _side_by_side(parts: PolicyParts, log: SessionLog, session: NDArray[np.intp]
 def exploring_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mask) -> NDArray[np.float64]:
     """Return probabilities [n, A] of the policy that explores as its artifact says."""
     probability = HEADS[parts.head](estimate, parts.settings, allowed)
-    return np.asarray(with_floor(probability, parts.exploration_floor, allowed), np.float64)
+    return np.asarray(with_uniform_mix(probability, parts.uniform_mix, allowed), np.float64)
 
 
 def greedy_probabilities(parts: PolicyParts, estimate: Estimate, allowed: Mask) -> NDArray[np.float64]:  # noqa: ARG001
@@ -120,8 +120,8 @@ def _interest(memory: Array, shown: _Shown, shape: Shape) -> Array:
     interest, remembered, misses, done = np.split(memory, [rank, rank + shape.genres, -1], axis=1)
     square = np.square(shown.embedding).sum(axis=1, keepdims=True)
     direction = shown.embedding / np.sqrt(np.maximum(square, np.float32(1e-12)))
-    interest = np.where(shown.liked, interest + np.float32(1 - KEEP) * (direction - interest), interest)
-    remembered = np.float32(GENRE_KEEP) * remembered + np.float32(1 - GENRE_KEEP) * shown.genres
+    interest = np.where(shown.liked, interest + np.float32(1 - INTEREST_DECAY) * (direction - interest), interest)
+    remembered = np.float32(GENRE_DECAY) * remembered + np.float32(1 - GENRE_DECAY) * shown.genres
     misses = np.where(shown.liked, np.float32(0), np.minimum(misses + np.float32(1 / MISSES), np.float32(1)))
     return np.concatenate([interest, remembered, misses, done + np.float32(1 / shape.steps)], axis=1)
 

@@ -19,39 +19,40 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
-from recpolicy.core.config import as_dict
+from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.errors import ConfigError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import integer_seed
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.fm_features import FeatureGroups, SparseMatrix, item_features, user_features
-from recpolicy.models.rating_model import Array, RatingModel, check_positive
+from recpolicy.models.rating_model import Array, RatingModel
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class BayesianFMConfig:
     """Settings of the Bayesian factorisation machine."""
 
-    rank: int = 10
+    rank: PositiveInt = 10
     """Length of the factor of each feature."""
-    sweeps: int = 300
+    sweeps: PositiveInt = 300
     """Gibbs sweeps; each draws every parameter once."""
-    samples: int | None = None
+    samples: PositiveInt | None = None
     """Draws averaged, the last of the sweeps; None keeps the last two thirds."""
     attributes: bool = True
     """Use user attributes, item years and genres, where the table has them."""
     implicit: bool = True
     """Use who rated what in the train part, whatever the rating was."""
-    bins: int = 8
+    bins: PositiveInt = 8
     """Equal-frequency bins of a numeric attribute such as age or year."""
-    max_levels: int = 50
+    max_levels: PositiveInt = 50
     """User attributes of words with more values than this are left out."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "rank", "sweeps", "bins")
-        if self.samples is not None:
-            check_positive(self, "samples", most=self.sweeps)
+        if self.samples is not None and self.samples > self.sweeps:
+            raise ConfigError(f"samples is {self.samples}: expected at most the number of sweeps, {self.sweeps}")
 
     @property
     def kept(self) -> int:

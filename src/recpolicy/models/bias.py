@@ -8,28 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
 
-from recpolicy.core.config import as_dict
+from recpolicy.core.config import as_dict, config_dataclass
 from recpolicy.data.ratings import Ratings
-from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.models.rating_model import RatingModel
 
 Vector = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class BiasConfig:
     """Settings of the bias model."""
 
-    reg_user: float = 15.0
+    reg_user: NonNegativeFloat = 15.0
     """Shrinkage of user biases: as strong as so many ratings with residual 0."""
-    reg_item: float = 10.0
+    reg_item: NonNegativeFloat = 10.0
     """Shrinkage of item biases, likewise."""
-    epochs: int = 10
+    epochs: PositiveInt = 10
     """Rounds of alternation."""
-
-    def __post_init__(self) -> None:
-        check_not_negative(self, "reg_user", "reg_item")
-        check_positive(self, "epochs")
 
 
 @dataclass(frozen=True)

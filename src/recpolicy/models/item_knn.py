@@ -1,60 +1,57 @@
-"""Item neighbours: a user's expected rating of an item is the baseline plus its surprises at the most similar items.
+"""Item neighbors: a user's expected rating of an item is the baseline plus its surprises at the most similar items.
 
 mean[u, i] = b_ui + sum_j s_ij (r_uj - b_uj) / sum_j s_ij over the k items j that u rated, other than i itself, with
 the largest similarity s_ij; only s_ij > 0 count. Similarity is Pearson's correlation of the residuals r - b over the n
 users who rated both, shrunk by (n - 1) / (n - 1 + shrinkage). Source: Koren 2010, section 2.2; as in Surprise's
 KNNBaseline with `pearson_baseline`.
 
-Dense: similarities are a few [I, U] x [U, I] products, neighbours a partial sort over padded rows of rated items.
+Dense: similarities are a few [I, U] x [U, I] products, neighbors a partial sort over padded rows of rated items.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
 
-from recpolicy.core.config import as_dict
+from recpolicy.core.config import as_dict, config_dataclass
 from recpolicy.core.progress import progress
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.bias import BiasConfig, fit_biases
-from recpolicy.models.rating_model import Array, RatingModel, check_not_negative, check_positive
+from recpolicy.models.rating_model import Array, RatingModel
 from recpolicy.models.residual_noise import held_out_noise
 
 _CELLS = 1 << 23  # similarities held at once; 32 MB
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class ItemKNNConfig:
-    """Settings of the item neighbours."""
+    """Settings of the item neighbors."""
 
-    neighbours: int = 40
+    max_neighbors: PositiveInt = 40
     """How many rated items speak for one prediction, at most."""
-    shrinkage: float = 100.0
+    shrinkage: NonNegativeFloat = 100.0
     """Pull of similarities towards 0, in common raters."""
-    min_support: int = 1
+    min_support: PositiveInt = 1
     """Items with fewer common raters than this are not similar."""
-    min_neighbours: int = 1
-    """With fewer neighbours than this the baseline is the prediction."""
+    min_neighbors: PositiveInt = 1
+    """With fewer neighbors than this the baseline is the prediction."""
     baseline: BiasConfig = field(default_factory=BiasConfig)
     """Settings of the biases that form the baseline."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "neighbours", "min_support", "min_neighbours")
-        check_not_negative(self, "shrinkage")
 
 
 def fit_item_knn(fit: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
     """Fit by products and partial sorts; only the ratings held out to measure the noise are random.
 
     std^2 = the baseline's variance + noise^2 / (1 + m), m = (sum s)^2 / sum s^2 being the effective number of
-    neighbours (Kish): a count-based stand-in for a posterior that neighbour methods do not have.
+    neighbors (Kish): a count-based stand-in for a posterior that neighbor methods do not have.
     """
 
     def predict(ratings: Ratings) -> tuple[Array, Array]:
         biases = fit_biases(ratings, config.baseline)
         baseline = biases.expected()  # [U, I]
         residual = ratings.rating - baseline[ratings.user, ratings.item]  # [N]
-        shift, effective = neighbour_shift(ratings, residual, similarity(ratings, residual, config), config)
+        shift, effective = neighbor_shift(ratings, residual, similarity(ratings, residual, config), config)
         factor = biases.user_variance[:, None] + biases.item_variance + 1 / (1 + effective)
         return np.clip(baseline + shift, *fit.scale, dtype=np.float32), factor.astype(np.float32)
 
@@ -81,17 +78,17 @@ def similarity(fit: Ratings, residual: NDArray[np.float64], config: ItemKNNConfi
     return similar
 
 
-def neighbour_shift(
+def neighbor_shift(
     fit: Ratings, residual: NDArray[np.float64], similar: Array, config: ItemKNNConfig
 ) -> tuple[Array, Array]:
-    """Mean residual [U, I] of the nearest rated items and the effective number [U, I] of those neighbours."""
+    """Mean residual [U, I] of the nearest rated items and the effective number [U, I] of those neighbors."""
     users, items = fit.shape
     order = np.lexsort((fit.item, fit.user))
     count = np.bincount(fit.user, minlength=users)  # [U]
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
     shift, effective = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
     by_count = np.argsort(count, kind="stable")  # users with lists of like length share a chunk, so padding is small
-    with progress("item neighbours", users, unit="users") as bar:
+    with progress("item neighbors", users, unit="users") as bar:
         while len(by_count):
             longest = count[by_count[: max(1, _CELLS // items)]].max()  # of the most users that could fit
             chunk = by_count[: max(1, _CELLS // (items * max(int(longest), 1)))]
@@ -100,7 +97,7 @@ def neighbour_shift(
             real = slot < count[chunk][:, None]  # [B, L] slots that hold a rating
             row = order[np.where(real, start[chunk][:, None] + slot, 0)]
             weight = similar[:, fit.item[row]] * real  # [I, B, L]
-            _keep_largest(weight, config.neighbours, config.min_neighbours)
+            _keep_largest(weight, config.max_neighbors, config.min_neighbors)
             total = weight.sum(axis=2)  # [I, B]
             safe = np.maximum(total, 1e-12)
             shift[chunk] = (np.einsum("ibl,bl->ib", weight, residual[row].astype(np.float32)) / safe).T

@@ -4,24 +4,20 @@ mean[u, i] = (sum of ratings of i + damping * mu) / (n_i + damping), mu the mean
 gets mu.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
+from pydantic import NonNegativeFloat
 
-from recpolicy.core.config import as_dict
+from recpolicy.core.config import as_dict, config_dataclass
 from recpolicy.data.ratings import Ratings
-from recpolicy.models.rating_model import RatingModel, check_not_negative
+from recpolicy.models.rating_model import RatingModel
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class ItemMeanConfig:
     """Settings of the item mean."""
 
-    damping: float = 0.0
+    damping: NonNegativeFloat = 0.0
     """Ratings of the overall mean that are added to each item's own."""
-
-    def __post_init__(self) -> None:
-        check_not_negative(self, "damping")
 
 
 def fit_item_mean(fit: Ratings, config: ItemMeanConfig, seed: int) -> RatingModel:

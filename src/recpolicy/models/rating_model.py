@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.errors import DataError
 
 Array = NDArray[np.float32]
 
@@ -45,20 +45,3 @@ class RatingModel:
         """(U, I)."""
         users, items = self.mean.shape
         return users, items
-
-
-def check_positive(config: Any, *names: str, most: float = np.inf) -> None:
-    """Raise ConfigError unless the named settings are > 0, finite, and at most `most`."""
-    for name in names:
-        value = getattr(config, name)
-        if not (0 < value <= most and value < np.inf):
-            limit = "above 0" if most == np.inf else f"above 0 and at most {most:g}"
-            raise ConfigError(f"{type(config).__name__}.{name} is {value!r}; it must be {limit}")
-
-
-def check_not_negative(config: Any, *names: str) -> None:
-    """Raise ConfigError unless the named settings are >= 0 and finite."""
-    for name in names:
-        value = getattr(config, name)
-        if not 0 <= value < np.inf:
-            raise ConfigError(f"{type(config).__name__}.{name} is {value!r}; it must be 0 or more")

@@ -1,6 +1,6 @@
 """How far ratings lie from their expectation, measured on ratings that the fit did not see.
 
-Residuals of the fit itself flatter models that have seen the very rating: item neighbours would claim a noise of .69 on
+Residuals of the fit itself flatter models that have seen the very rating: item neighbors would claim a noise of .69 on
 MovieLens 100K where held-out ratings show .91. Models whose std is `noise * sqrt(factor)` get theirs from here.
 """
 

@@ -33,8 +33,8 @@ class Tastes:
     interest: NDArray[np.float32]  # [U, D]
     direction: NDArray[np.float32]  # [I, D]
     genres: NDArray[np.float32]  # [I, G], rows of length 1 or 0
-    keep: float
-    genre_keep: float
+    interest_decay: float
+    genre_decay: float
 
 
 def history_of(sessions: Sessions, item: NDArray[np.int32], like: NDArray[np.bool_], tastes: Tastes) -> History:
@@ -50,14 +50,14 @@ def history_of(sessions: Sessions, item: NDArray[np.int32], like: NDArray[np.boo
     for position, many in enumerate(running):
         row = start[:many] + position
         shown, liked = item[row], like[row]
-        repeat[row] = (1 - tastes.genre_keep) * np.sum(genres[:many] * tastes.genres[shown], axis=1)
+        repeat[row] = (1 - tastes.genre_decay) * np.sum(genres[:many] * tastes.genres[shown], axis=1)
         misses[row] = in_a_row[:many]
         drift[row] = np.sum(shift[:many] * tastes.direction[shown], axis=1)
         in_a_row[:many] = np.where(liked, 0, np.minimum(in_a_row[:many] + 1 / MISSES, 1))
         after[row] = in_a_row[:many]
         turn = unit[shown] - tastes.interest[user[:many]] - shift[:many]
-        shift[:many] += (1 - tastes.keep) * liked[:, None] * turn
-        genres[:many] = tastes.genre_keep * genres[:many] + tastes.genres[shown]
+        shift[:many] += (1 - tastes.interest_decay) * liked[:, None] * turn
+        genres[:many] = tastes.genre_decay * genres[:many] + tastes.genres[shown]
     return History(repeat, misses, after, drift)
 
 

@@ -7,7 +7,7 @@ W simulated users, I items, D interest, G genres, S steps at most. Everything a 
     log-odds(go on)    = stay[u, s] + stay_history . h'
 
 h = (genre repeat, misses in a row) when the item is shown, h' after the user's response. On a like the interest turns
-towards the item: interest <- keep interest + (1 - keep) direction / |direction|. "Like", "watch fraction" and "going
+towards the item: interest <- d interest + (1 - d) direction / |direction|. "Like", "watch fraction" and "going
 on" are stand-ins made of ratings and their times (a like is a rating of 4 or 5 of 5, the watch fraction is
 (rating - low) / (high - low), a session is a run of ratings with gaps of at most 30 minutes): MovieLens holds no
 clicks.
@@ -28,9 +28,9 @@ HISTORY = ("genre_repeat", "misses")
 """The features h: cosine-weighted share of the recent genres that the item repeats, 0..1; misses in a row, capped at
 MISSES and divided by it, 0..1."""
 MISSES = 5
-KEEP = 0.9
+INTEREST_DECAY = 0.9
 """Share of the old interest that a like leaves in what a policy remembers (session views)."""
-GENRE_KEEP = 0.7
+GENRE_DECAY = 0.7
 """Share of the remembered genres that each shown item leaves there."""
 LIKE_LEVEL = 3
 """Levels 3 and 4 of 0..4 (ratings 4 and 5 of 1..5) are likes."""
@@ -56,9 +56,9 @@ class SessionWorld:
     levels: Array  # [3, 2] intercept and slope, in the log-odds of a like, of P(5 | like), P(3 | miss), P(2 | below 3)
     genres: Array  # [I, G], rows of length 1, or 0 where no genre is known
     known: NDArray[np.int8] | None = None  # [W, I] the level 0..4 that is paid, -1 where it is drawn
-    keep: float = 0.9
+    interest_decay: float = 0.9
     """Share of the old interest that a like leaves."""
-    genre_keep: float = 0.7
+    genre_decay: float = 0.7
     """Share of the remembered genres that each shown item leaves."""
     scale: tuple[float, float] = (1.0, 5.0)
 
@@ -86,6 +86,18 @@ class SessionWorld:
         """SHA-256 of all that determines the responses."""
         known = [] if self.known is None else [self.known]
         return content_digest(
-            self.users, self.like, self.slope, self.interest, self.direction, self.like_history, self.stay,
-            self.stay_history, self.levels, self.genres, self.keep, self.genre_keep, list(self.scale), *known,
-        )  # fmt: skip
+            self.users,
+            self.like,
+            self.slope,
+            self.interest,
+            self.direction,
+            self.like_history,
+            self.stay,
+            self.stay_history,
+            self.levels,
+            self.genres,
+            self.interest_decay,
+            self.genre_decay,
+            list(self.scale),
+            *known,
+        )

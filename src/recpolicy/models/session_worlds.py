@@ -1,7 +1,7 @@
 """The two worlds of sessions: one to train in, one to evaluation_world in.
 
 World A is a matrix factorisation fitted on the training ratings of one half of the users, whom it simulates. World B is
-item neighbours fitted on all ratings, test included, of the other half, and pays the levels of their real test ratings.
+item neighbors fitted on all ratings, test included, of the other half, and pays the levels of their real test ratings.
 No user, no rating and no model class is in both; what an agent gains in A and not in B it owes to the simulator.
 """
 
@@ -41,7 +41,7 @@ def two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int
     half, other = halves(split.train, seed)
     both = joined(split.train, split.test, split.name)
     train = fit_session_world(of_users(split.train, half, "half A"), half, half, config, seed)
-    evaluation_config = replace(config, model=EVALUATION_MODEL, model_config=None)
+    evaluation_config = replace(config, rating_model=EVALUATION_MODEL, rating_model_config=None)
     evaluation_world = fit_session_world(of_users(both, other, "half B"), other, other, evaluation_config, seed)
     return TwoWorlds(train, paying(evaluation_world, split.test))
 

@@ -9,33 +9,30 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from recpolicy.core.config import as_dict
+from recpolicy.core.config import as_dict, config_dataclass
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
-from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.residual_noise import held_out_noise
 
 Matrix = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SVDConfig:
     """Settings of the alternating least squares."""
 
-    rank: int = 10
+    rank: PositiveInt = 10
     """Length of the factors."""
-    epochs: int = 15
+    epochs: PositiveInt = 15
     """Rounds of alternation."""
-    reg: float = 0.07
+    reg: NonNegativeFloat = 0.07
     """Ridge penalty of factors and biases for each rating of the row."""
-    reg_0: float = 5.0
+    reg_0: PositiveFloat = 5.0
     """Ridge penalty of factors and biases that does not depend on the number of ratings; must be > 0."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "rank", "epochs", "reg_0")
-        check_not_negative(self, "reg")
 
 
 @dataclass(frozen=True)

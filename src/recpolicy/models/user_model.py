@@ -5,17 +5,19 @@ U users, I items, W simulated users. The parts are fitted by response_fits.py, w
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator, integer_seed
 from recpolicy.data.rating_sessions import GAP_MINUTES, sessions_of
 from recpolicy.data.ratings import Ratings, genre_matrix
 from recpolicy.models.embeddings import embed
-from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_history import Tastes, history_of
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
@@ -30,42 +32,33 @@ from recpolicy.models.user_model_fits import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SessionWorldConfig:
     """Settings of a simulated world of sessions."""
 
-    gap_minutes: float = GAP_MINUTES
+    gap_minutes: PositiveFloat = GAP_MINUTES
     """A longer pause between two ratings of a user ends the session."""
-    max_steps: int = 20
+    max_steps: Annotated[int, Field(ge=2)] = 20
     """S, the most items that a session shows; longer real sessions count as ones that still go on there."""
-    model: str = "svd"
+    rating_model: str = "svd"
     """Rating model behind the tastes, a name in RATING_MODELS."""
-    model_config: Mapping[str, Any] | None = None
+    rating_model_config: Mapping[str, Any] | None = None
     """Settings of the rating model; None takes its defaults."""
-    folds: int = 3
+    folds: Annotated[int, Field(ge=2)] = 3
     """Parts of the ratings that are predicted in turn by a model fitted on the others, to calibrate likes."""
-    rank: int = 20
+    rank: PositiveInt = 20
     """D, length of the interests; at most the number of users with ratings and of items."""
-    drift: float = 0.25
+    drift: NonNegativeFloat = 0.25
     """ASSUMED: how much a point of expected rating that turned interest adds counts, against one of the rating model;
     0 switches drift off. Real rating sessions show none: fitted freely, the weight is negative (-0.8 on u1)."""
-    fatigue_genre: float = 4.0
+    fatigue_genre: NonNegativeFloat = 4.0
     """ASSUMED: taken off the log-odds of going on per unit of genre repeat; 0 switches it off."""
-    fatigue_misses: float = 2.0
+    fatigue_misses: NonNegativeFloat = 2.0
     """ASSUMED: taken off the log-odds of going on at five misses in a row, a fifth for each; 0 switches it off."""
-    keep: float = 0.9
+    interest_decay: PositiveFraction = 0.9
     """Share of the old interest that a like leaves."""
-    genre_keep: float = 0.7
+    genre_decay: Annotated[float, Field(ge=0, lt=1)] = 0.7
     """Share of the remembered genres that each shown item leaves."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "gap_minutes", "rank")
-        check_positive(self, "keep", most=1)
-        check_not_negative(self, "drift", "fatigue_genre", "fatigue_misses")
-        if not 0 <= self.genre_keep < 1:
-            raise ConfigError(f"SessionWorldConfig.genre_keep is {self.genre_keep!r}; it must be 0 or more and below 1")
-        if self.max_steps < 2 or self.folds < 2:
-            raise ConfigError(f"SessionWorldConfig: max_steps {self.max_steps} and folds {self.folds} must be >= 2")
 
     @property
     def fatigue(self) -> tuple[float, float]:
@@ -109,14 +102,14 @@ def fit_responses(
     visits = np.bincount(sessions_of(fit, config.gap_minutes).user, minlength=fit.shape[0])  # [U]
     sessions = sessions_of(part, config.gap_minutes)
     model_seed = integer_seed(seed, "session world")
-    model = fit_rating_model(fit, config.model, config.model_config, model_seed)
+    model = fit_rating_model(fit, config.rating_model, config.rating_model_config, model_seed)
     tastes = tastes_of(model, fit, config)
     level = levels_of(part.rating, fit.scale)
     like = level >= LIKE_LEVEL
 
     blocks = sessions.cut(config.max_steps)  # history never reaches further back than a simulated session
     history = history_of(blocks, part.item[blocks.rows], like[blocks.rows], tastes)
-    crossed = cross_fitted(fit, config.model, config.model_config, config.folds, model_seed)
+    crossed = cross_fitted(fit, config.rating_model, config.rating_model_config, config.folds, model_seed)
     expected = crossed[rows][blocks.rows]
     liking = fit_like(expected, like[blocks.rows], history, config.drift)
     return Responses(
@@ -127,7 +120,7 @@ def fit_responses(
         levels=fit_levels(liking.odds(expected, history, config.drift), level[blocks.rows]),
         stay=fit_stay(sessions, history, config.max_steps, visits, config.fatigue),
         learn=chosen,
-        name=f"{config.model} on {fit.name}",
+        name=f"{config.rating_model} on {fit.name}",
         drift=config.drift,
         fatigue=config.fatigue,
     )
@@ -166,8 +159,8 @@ def world_of_responses(responses: Responses, simulate: NDArray[np.integer], seed
         fatigue=responses.fatigue,
         levels=responses.levels.astype(single),
         genres=tastes.genres,
-        keep=tastes.keep,
-        genre_keep=tastes.genre_keep,
+        interest_decay=tastes.interest_decay,
+        genre_decay=tastes.genre_decay,
         scale=responses.model.scale,
     )
 
@@ -182,4 +175,4 @@ def tastes_of(model: RatingModel, fit: Ratings, config: SessionWorldConfig) -> T
     _, genres = genre_matrix(fit.items)
     length = np.linalg.norm(genres, axis=1, keepdims=True)
     rows = (genres / np.where(length > 0, length, 1)).astype(np.float32)
-    return Tastes(interest, embeddings.item, rows, config.keep, config.genre_keep)
+    return Tastes(interest, embeddings.item, rows, config.interest_decay, config.genre_decay)

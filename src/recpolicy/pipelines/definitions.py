@@ -110,7 +110,7 @@ def train(
         world: Model that pays the rewards in simulation; must differ from rating_model.
         logging_policy: Policy of the simulated log, the first training data: rating_model, highest_mean or random.
         log_rounds: Interactions to log.
-        log_settings: Further settings of the log, such as {"temperature": 0.2, "floor": 0.01}.
+        log_settings: Further settings of the log, such as {"temperature": 0.2, "uniform_mix": 0.01}.
         ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share.
         agent: Any agent: linucb, lints, eps_greedy, ppo, ...
         learn_from: log, online (in a simulated world), or auto: log if the agent can, else online.

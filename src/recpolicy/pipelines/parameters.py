@@ -89,7 +89,7 @@ def training_settings(agent: str, learn_from: str, world: str, total_timesteps: 
     if learn_from not in _LEARN_FROM:
         raise unknown_name_error("source of learning", learn_from, _LEARN_FROM)
     online = learn_from == "online" or not learns_from_logs(agent)
-    return {"mode": "online" if online else "log", "interactions": total_timesteps, "epochs": epochs, "world": world}
+    return {"mode": "online" if online else "log", "total_timesteps": total_timesteps, "epochs": epochs, "world": world}
 
 
 def learns_from_logs(agent: str) -> bool:

@@ -6,7 +6,7 @@ checkpoint holds the learner, the number of batches and the sums of their figure
 a training ends with the same numbers as an unbroken one.
 
 - topk_reinforce: blocks of sessions, `passes` gradient steps each, with the logged probability as beta (capped weight,
-  lambda_K, rewards to the end of the session), or the behaviour head's estimate where nobody noted propensities.
+  lambda_K, rewards to the end of the session), or the behavior head's estimate where nobody noted propensities.
 - dqn: batches of steps, one double-DQN step each; a session that was cut goes on in the target, one that ended does
   not. Q(s, a) is a mean over what follows a in s, so it asks for no propensities.
 
@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from recpolicy.agents.dqn import DQN
 from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
 from recpolicy.agents.topk_reinforce import TopKReinforce
+from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
@@ -41,15 +43,15 @@ PIECE = 2048
 """Items, about, between two looks at the progress bar and at Ctrl-C: 2 s of topk_reinforce, .5 s of dqn."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class OfflineRunConfig:
     """How long to learn from a log of sessions, and how often to look."""
 
-    epochs: int = 1
+    epochs: PositiveInt = 1
     """Passes over the log."""
-    batch: int = 64
+    batch_size: PositiveInt = 64
     """Sessions of a block; agents that learn from single steps take their own batch of steps."""
-    checkpoint_every: int = 50_000
+    checkpoint_every_steps: PositiveInt = 50_000
     """Items between checkpoints, rounded up to whole pieces; there is one at the end of each epoch, too."""
 
 
@@ -73,10 +75,10 @@ class Plan:
     def of(cls, learner: SequenceLearner, log: SessionLog, config: OfflineRunConfig) -> "Plan":
         """The plan for a learner and a log."""
         whole = learner.whole_sessions
-        units, size = (len(log.length), config.batch) if whole else (len(log), learner.config.batch)
+        units, size = (len(log.length), config.batch_size) if whole else (len(log), learner.config.batch_size)
         size = min(size, units)
         items = size * len(log) / units  # of a batch, on average
-        keep = math.ceil(config.checkpoint_every / items)
+        keep = math.ceil(config.checkpoint_every_steps / items)
         return cls(
             unit="sessions" if whole else "items", units=units, size=size, items=len(log), epochs=config.epochs,
             piece=max(1, min(keep, int(PIECE / items))), keep=keep,
@@ -149,10 +151,10 @@ def check_log(learner: SequenceLearner, log: SessionLog, sight: Sight) -> None:
         )
     if not len(log):
         raise DataError(f"{log.name}: no sessions to learn from")
-    if log.log_propensity is None and isinstance(learner, TopKReinforce) and learner.config.behaviour == "logged":
+    if log.log_propensity is None and isinstance(learner, TopKReinforce) and learner.config.behavior == "logged":
         raise DataError(
             f"{log.name}: no propensities, by which topk_reinforce weighs every step; log them, or estimate them from"
-            " the log itself with the agent's setting behaviour = 'head'"
+            " the log itself with the agent's setting behavior = 'head'"
         )
     strange = ~np.isin(log.item, sight.catalogue)
     if strange.any():

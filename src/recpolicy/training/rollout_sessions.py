@@ -162,13 +162,13 @@ def exploring(policy: ExportedPolicy) -> Probabilities:
     return probabilities
 
 
-def with_floor(probabilities: Probabilities, floor: float) -> Probabilities:
+def with_uniform_mix(probabilities: Probabilities, uniform_mix: float) -> Probabilities:
     """Mixed with a share of uniform choices among the items that are allowed."""
 
     def mixed(observation: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         allowed = tf.cast(mask, tf.float64)
         even = allowed / tf.reduce_sum(allowed, axis=1, keepdims=True)
-        return (1.0 - floor) * probabilities(observation, mask) + floor * even
+        return (1.0 - uniform_mix) * probabilities(observation, mask) + uniform_mix * even
 
     return mixed
 

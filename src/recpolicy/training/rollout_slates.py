@@ -1,11 +1,11 @@
-"""A policy that does not learn fills pages of K slots in a world of users, and what they made of them is written down.
+"""Rollouts of slates: a fixed policy fills slates for simulated users, and a click model says which items they like.
 
-N pages, An items of the catalogue, W users of the world. Slots are filled from the first to the last; the choices are
-drawn from float64 probabilities and the propensity that is logged is the one of the draw. Pages are shown at the start
-of a session, when nothing of it bears on the user yet. Two kinds of readers:
+N slates of K slots, A action items, W users of the world. The policy fills the slots in order. Choices come from
+float64 probabilities, and the logged propensity is the probability of the draw. Every slate stands at the start of a
+session, so history has no effect. Two click models:
 
-- all: every item of the page is read as if it stood alone, so likes add up;
-- in turn: from the top, until an item is liked or patience ends (environments/session_slate.py), so slots interact.
+- independent: the user looks at every item on its own, so likes add up;
+- cascade: the user reads from the top until the first like or until they stop (environments/session_slate.py).
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 
 Probabilities = Callable[[NDArray[np.int32], NDArray[np.intp], NDArray[np.bool_] | None], NDArray[np.float64]]
 """(user rows [n], arms [M], mask [n, M]) -> probabilities [n, M], 0 where not allowed, rows sum to 1."""
-Readers = Callable[[NDArray[np.int64], NDArray[np.int32], int], NDArray[np.bool_]]
-"""(users of the world [n], arms [n, K], number of the block) -> likes [n, K]."""
+BrowsingModel = Callable[[NDArray[np.int64], NDArray[np.int32], int], NDArray[np.bool_]]
+"""(users of the world [n], actions [n, K], block number) -> likes [n, K]."""
 
-PAGES_AT_ONCE = 1024
+SLATES_PER_BLOCK = 1024
 _BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
@@ -43,7 +43,7 @@ class PlayedSlates(NamedTuple):
 def play_slates(
     world: SessionWorld,
     probabilities: Probabilities,
-    readers: Readers,
+    browsing_model: BrowsingModel,
     shelves: NDArray[np.int16] | None,
     shape: tuple[int, int],
     actions: int,
@@ -54,8 +54,8 @@ def play_slates(
     pages, slots = shape
     rng, parts = generator(seed, "logging/slates"), []
     with progress("logging", pages, unit="pages", show=show_progress) as bar:
-        for number, first in enumerate(range(0, pages, PAGES_AT_ONCE)):
-            count = min(PAGES_AT_ONCE, pages - first)
+        for number, first in enumerate(range(0, pages, SLATES_PER_BLOCK)):
+            count = min(SLATES_PER_BLOCK, pages - first)
             person = rng.integers(len(world.users), size=count)
             user = world.users[person]
             arm, log_propensity = np.zeros((count, slots), np.int32), np.zeros((count, slots))
@@ -63,7 +63,7 @@ def play_slates(
                 among, fresh = open_to(slot, arm, shelves, actions)
                 place, log_propensity[:, slot] = draw(probabilities(user, among, fresh), rng.random(count))
                 arm[:, slot] = among[place]
-            parts.append((user, arm, log_propensity, readers(person, arm, number)))
+            parts.append((user, arm, log_propensity, browsing_model(person, arm, number)))
             bar.advance(count)
     return PlayedSlates(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -80,8 +80,8 @@ def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[
     return arm, np.log(np.take_along_axis(probability, arm[:, np.newaxis], axis=1)[:, 0] / total)
 
 
-def all_read(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> Readers:
-    """Readers of everything: an item is liked with its own chance, or as the real rating says that the world pays."""
+def independent_clicks(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> BrowsingModel:
+    """Return a click model where each item is liked with its own probability, or as the observed rating says."""
     chance = 1 / (1 + np.exp(-world.like[:, catalogue].astype(np.float64)))  # [W, A]
     if world.known is not None:
         known = world.known[:, catalogue]
@@ -94,8 +94,8 @@ def all_read(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> Re
     return read
 
 
-def read_in_turn(environment: SlateEnvironment) -> Readers:
-    """Readers who go from the top until they like an item or lose patience; a batch has room for PAGES_AT_ONCE."""
+def cascade_clicks(environment: SlateEnvironment) -> BrowsingModel:
+    """Return the cascade model of an environment, whose batch size must be SLATES_PER_BLOCK."""
     people, batch = len(environment.world.users), environment.batch_size
 
     @tf.function(jit_compile=True, autograph=False)

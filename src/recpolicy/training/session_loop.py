@@ -38,7 +38,7 @@ class SessionLoop:
     def __init__(self, environment: SessionEnvironment, agent: SequenceAgent, *, learns: bool = True):
         self._environment, self._agent, self._learns = environment, agent, learns
         learner = agent.learner
-        self.steps = environment.config.max_episode_steps if learner.whole_sessions else learner.steps
+        self.steps = environment.config.max_episode_steps if learner.whole_sessions else learner.n_steps
         learner.prepare(self.block_size)
         self.names = learner.figures if learns else ()
         self.block = tf.Variable(0, dtype=tf.int64, trainable=False, name="block")

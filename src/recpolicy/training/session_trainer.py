@@ -8,15 +8,16 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from pydantic import PositiveInt
 
 from recpolicy.agents.sequence import SequenceAgent
-from recpolicy.core.errors import ConfigError, DivergedError
+from recpolicy.core.config import config_dataclass
+from recpolicy.core.errors import DivergedError
 from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter, read_csv
 from recpolicy.core.progress import progress
 from recpolicy.environments.session import SessionEnvironment
@@ -33,15 +34,15 @@ _LOW_ENTROPY = 0.05
 """Share of the first entropy below which a policy has all but stopped to explore."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SessionRunConfig:
     """How long to train in sessions, and how often to look."""
 
-    total_timesteps: int = 300_000
+    total_timesteps: PositiveInt = 300_000
     """Items shown in all, rounded up to whole blocks."""
-    points: int = 50
+    log_rows: PositiveInt = 50
     """Rows of metrics; each is one call of the compiled loop."""
-    checkpoint_every: int = 50_000
+    checkpoint_every_steps: PositiveInt = 50_000
     """Items shown between checkpoints, rounded up to whole rows."""
 
 
@@ -57,11 +58,9 @@ def train_in_sessions(
     Takes up what a killed run left in `folder`. Raises ConfigError for settings out of range, ArtifactError for
     checkpoints that do not fit this agent, DivergedError when a figure is not finite: the last good checkpoint stays.
     """
-    if min(config.total_timesteps, config.points, config.checkpoint_every) < 1:
-        raise ConfigError("training: total_timesteps, points and checkpoint_every: expected at least 1")
     loop = SessionLoop(environment, agent)
     blocks = -(-config.total_timesteps // loop.block_size)
-    chunk = -(-blocks // config.points)
+    chunk = -(-blocks // config.log_rows)
     manager = _manager(folder, loop, agent)
     restore(manager, folder)
     done = int(loop.block.numpy())
@@ -78,7 +77,7 @@ def train_in_sessions(
             row = metrics_of(played)
             writer.write(step, row)
             watch.look(row, step)
-            if step - saved >= config.checkpoint_every or step >= total:
+            if step - saved >= config.checkpoint_every_steps or step >= total:
                 refuse_ruined(agent.learner, step, saved, folder)
                 # Metrics first: a checkpoint must never be ahead of the rows that lead to it.
                 writer.flush()

@@ -5,15 +5,15 @@ Killed anywhere and taken up again, a run ends with the same numbers as an unbro
 """
 
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from recpolicy.agents.learner import BanditAgent
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import config_dataclass
 from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter
 from recpolicy.core.progress import progress
 from recpolicy.environments.base import RecommendationEnvironment
@@ -24,16 +24,16 @@ METRICS_FILE = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class OnlineConfig:
     """How long to train online, and how often to look."""
 
-    interactions: int = 200_000
+    total_timesteps: PositiveInt = 200_000
     """Interactions in all (rounds times batch size, rounded up to whole rounds)."""
-    points: int = 100
+    log_rows: PositiveInt = 100
     """Rows of metrics; each is one call of the compiled loop."""
-    checkpoint_every: int = 10
-    """Rows between checkpoints."""
+    checkpoint_every_steps: PositiveInt = 20_000
+    """Interactions between checkpoints, rounded up to whole rows of metrics."""
 
 
 class Totals(tf.Module):
@@ -62,17 +62,15 @@ def train_online(
     Takes up what a killed run left in `folder`. Raises ConfigError for settings out of range, ArtifactError for
     checkpoints that do not fit this agent.
     """
-    if config.interactions < 1 or config.points < 1 or config.checkpoint_every < 1:
-        raise ConfigError("online training: interactions, points and checkpoint_every: expected at least 1")
     batch = environment.batch_size
-    rounds = -(-config.interactions // batch)
-    chunk = -(-rounds // config.points)
+    rounds = -(-config.total_timesteps // batch)
+    chunk = -(-rounds // config.log_rows)
     totals = Totals(environment.actions)
     manager = checkpoints_of(
         folder, learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals
     )
     restore(manager, folder)
-    done = int(environment.round.numpy())
+    saved = done = int(environment.round.numpy())
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * batch if done else None)
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
     loop = OnlineLoop(environment, agent)
@@ -83,10 +81,11 @@ def train_online(
             done += len(played.reward)
             totals.add(played, batch)
             writer.write(done * batch, _figures(played, totals))
-            if done == rounds or (done // chunk) % config.checkpoint_every == 0:
+            if done == rounds or (done - saved) * batch >= config.checkpoint_every_steps:
                 # Metrics first: a checkpoint must never be ahead of the rows that lead to it.
                 writer.flush()
                 manager.save(checkpoint_number=done)
+                saved = done
             bar.advance(len(played.reward) * batch, f"regret {played.regret.mean():.3f}")
     return np.asarray(totals.pulls.numpy())
 

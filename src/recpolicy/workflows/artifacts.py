@@ -88,15 +88,15 @@ def artifact_of(
     fit: Ratings,
     features: Features,
     metadata: dict[str, Any],
-    floor: float = 0.0,
+    uniform_mix: float = 0.0,
 ) -> Artifact:
-    """The trained policy with all that predicting needs; `floor` is the share of uniform actions."""
+    """The trained policy with all that predicting needs; `uniform_mix` is the share of uniform actions."""
     untrained = Artifact(
         agent=name,
         estimator=exported.estimator,
         head=exported.head,
         settings=exported.settings,
-        exploration_floor=floor,
+        uniform_mix=uniform_mix,
         policy={},
         context=features.context,
         item=features.embeddings.item,
@@ -129,7 +129,7 @@ def with_policy(artifact: Artifact, exported: "ExportedPolicy", metadata: Mappin
 def policy_digest(artifact: Artifact) -> str:
     """SHA-256 of all that decides what the policy does: equal for two policies that cannot be told apart."""
     return content_digest(
-        artifact.agent, artifact.estimator, artifact.head, dict(artifact.settings), artifact.exploration_floor,
+        artifact.agent, artifact.estimator, artifact.head, dict(artifact.settings), artifact.uniform_mix,
         *(artifact.policy[key] for key in sorted(artifact.policy)), artifact.context, artifact.item, artifact.offset,
         artifact.catalogue,
     )  # fmt: skip

@@ -121,15 +121,15 @@ def logged_world(
     features = prepare(train_ratings, training, model=model, model_config=model_config, seed=seed)
     world = training_world(train_ratings, training, seed)
     score = features.model.mean[:, features.catalogue]
-    near = LogConfig(temperature=settings.near_temperature, floor=settings.near_uniform_mix)
-    target = LogConfig(temperature=settings.target_temperature, floor=0.0)
+    near = LogConfig(temperature=settings.near_temperature, uniform_mix=settings.near_uniform_mix)
+    target = LogConfig(temperature=settings.target_temperature, uniform_mix=0.0)
     return LoggedWorld(
         expected=world.expected[:, features.catalogue],
         scale=world.scale,
         target=logging_probabilities(score, target),
         logging_policies={
             NEAR: logging_probabilities(score, near),
-            FAR: logging_probabilities(score, LogConfig(floor=1.0)),
+            FAR: logging_probabilities(score, LogConfig(uniform_mix=1.0)),
         },
         q=np.clip(score, *world.scale),
         context=features.context,

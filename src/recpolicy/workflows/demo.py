@@ -32,7 +32,9 @@ def run_demo(
     if out.exists():
         shutil.rmtree(out)
     policy = train("linucb", parts, out, config=config, source={"source": data}, seed=seed)
-    say("Policy", f"LinUCB, trained in {policy.metadata['training']['interactions']:,} simulated interactions: {out}")
+    say(
+        "Policy", f"LinUCB, trained in {policy.metadata['training']['total_timesteps']:,} simulated interactions: {out}"
+    )
     user = ratings.users["user_id"].iloc[0] if user is None else user
     verdict = write_policy_report(policy, parts, out, out / REPORT, user=user, seed=seed)
     say("On held-out ratings (95 % intervals over users)", verdict.table())

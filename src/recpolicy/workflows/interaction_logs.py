@@ -1,15 +1,14 @@
 """Logs from a policy that plays a simulated world, and from raw logs to rounds that can be learnt from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
 
-from recpolicy.core.config import as_dict
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.config import Fraction, as_dict, config_dataclass
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
@@ -22,12 +21,12 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_store import save_ratings
 from recpolicy.data.slate_log_files import SLATES
 from recpolicy.data.slate_rounds import ingest_slates
-from recpolicy.inference.action_distributions import softmax, with_floor
+from recpolicy.inference.action_distributions import softmax, with_uniform_mix
 from recpolicy.inference.predictor import Policy
-from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.models.rating_model import RatingModel
 from recpolicy.workflows.artifacts import refuse_existing
 from recpolicy.workflows.import_log import read_import_tables
-from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
+from recpolicy.workflows.log_schedule import Day, Days, Temperature, spread, start_of
 from recpolicy.workflows.logging_policies import Logger, make_logging_policy
 from recpolicy.workflows.train import TrainConfig, training_world
 from recpolicy.workflows.training_features import settings_of
@@ -41,33 +40,24 @@ RATINGS = "ratings"
 _HOUR = 3_600_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class LogConfig:
     """How a simulated log is made."""
 
-    rounds: int = 200_000
+    rounds: PositiveInt = 200_000
     """Interactions to log."""
-    temperature: float = 0.2
+    temperature: Temperature = 0.2
     """Of the softmax over the logging policy's scores, in their units (stars); the smaller, the greedier."""
-    floor: float = 0.01
+    uniform_mix: Fraction = 0.01
     """Share of uniform choices, so that every item of the catalogue has a positive propensity."""
-    days: float = 7.0
+    days: Days = 7.0
     """Time that the log spans."""
-    reward_delay_hours: float = 1.0
+    reward_delay_hours: NonNegativeFloat = 1.0
     """Mean of the exponential delay between an event and its reward."""
-    missing_share: float = 0.0
+    missing_share: Fraction = 0.0
     """Share of events whose reward never comes."""
-    first_day: str = "2026-01-05"
+    first_day: Day = "2026-01-05"
     """When the log begins (UTC)."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "rounds")
-        check_temperature(self)
-        check_not_negative(self, "reward_delay_hours")
-        for name in ("floor", "missing_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"LogConfig.{name} is {getattr(self, name)!r}; it must be in [0, 1]")
-        check_clock(self)
 
 
 def simulate_log(
@@ -122,7 +112,9 @@ def simulate_log(
 
 def logging_probabilities(score: NDArray[np.floating], settings: LogConfig) -> NDArray[np.float64]:
     """Probabilities [U, A] of the softmax over scores [U, A], mixed with the uniform choice."""
-    probability = with_floor(softmax(score.astype(np.float64) / settings.temperature, None), settings.floor, None)
+    probability = with_uniform_mix(
+        softmax(score.astype(np.float64) / settings.temperature, None), settings.uniform_mix, None
+    )
     return np.asarray(probability / probability.sum(axis=1, keepdims=True), np.float64)
 
 

@@ -1,38 +1,33 @@
-"""What the settings of all simulated logs share: how sharply the logger chooses, and when the events happen."""
+"""Types of settings that all simulated logs share, and the times of their events."""
 
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 
 from recpolicy.core.errors import ConfigError
 
 DAY = 86_400_000
 """Milliseconds."""
-_CENTURY = 36_525
-_TEMPERATURES = 1e-9, 1e9
 
 
-def check_clock(settings: Any) -> None:
-    """Raise ConfigError unless `first_day` is a date and `days` a span above 0 of at most a century."""
-    if not 0 < settings.days <= _CENTURY:
-        name = type(settings).__name__
-        raise ConfigError(f"{name}.days is {settings.days!r}; it must be above 0 and at most {_CENTURY}")
-    day = settings.first_day
+def _check_day(day: str) -> str:
     try:
         known = not np.isnat(np.datetime64(day, "ms"))
     except ValueError:
         known = False
     if not known:
-        raise ConfigError(f"{type(settings).__name__}.first_day is {day!r}; expected a date such as 2026-01-05")
+        raise ConfigError(f"first_day is {day!r}: expected a date such as 2026-01-05")
+    return day
 
 
-def check_temperature(settings: Any) -> None:
-    """Raise ConfigError unless `temperature` is one that a softmax can divide by."""
-    low, high = _TEMPERATURES
-    if not low <= settings.temperature <= high:
-        name = type(settings).__name__
-        raise ConfigError(f"{name}.temperature is {settings.temperature!r}; it must be in [{low:g}, {high:g}]")
+Day = Annotated[str, AfterValidator(_check_day)]
+"""A date such as 2026-01-05, in UTC."""
+Days = Annotated[float, Field(gt=0, le=36_525)]
+"""A span of at most a century."""
+Temperature = Annotated[float, Field(ge=1e-9, le=1e9)]
+"""A temperature that a softmax can divide by."""
 
 
 def start_of(first_day: str) -> int:

@@ -107,7 +107,9 @@ def _of_log(
 def _summary(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     split, training = metadata["split"], metadata["training"]
     played = (
-        f"{training['interactions']:,} interactions" if "interactions" in training else f"{training['rows']:,} rows"
+        f"{training['total_timesteps']:,} interactions"
+        if "total_timesteps" in training
+        else f"{training['rows']:,} rows"
     )
     return [
         ("agent", metadata["agent"]),

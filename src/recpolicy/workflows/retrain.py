@@ -36,7 +36,7 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     and for one without news: of a log that a server exports again and again, what was learnt before is passed over.
     """
     if epochs < 1:
-        raise ConfigError(f"epochs is {epochs}; it must be above 0")
+        raise ConfigError(f"epochs is {epochs}: expected 1 or more")
     require_extra("train", "training")
     silence_libraries()
     from recpolicy.training.checkpoints import read_learner
@@ -97,7 +97,7 @@ def agent_of(artifact: Artifact) -> "BanditAgent":
     observation = tensor_spec.TensorSpec((width,), tf.float32, "context")
     action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, arms - 1, name="action")
     agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, _arms_of(artifact), 0)
-    agent.exploration_floor = artifact.exploration_floor
+    agent.uniform_mix = artifact.uniform_mix
     return agent
 
 

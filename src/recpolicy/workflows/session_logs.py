@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import PositiveInt
 
-from recpolicy.core.config import as_dict
+from recpolicy.core.config import Fraction, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
@@ -20,13 +21,12 @@ from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sess
 from recpolicy.data.slate_log_files import SLATES
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy
-from recpolicy.models.rating_model import check_positive
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds
 from recpolicy.workflows.artifacts import refuse_existing
 from recpolicy.workflows.evaluate import refuse_seen_rows
 from recpolicy.workflows.interaction_logs import SIMULATION, TRAINING
-from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
+from recpolicy.workflows.log_schedule import Day, Days, Temperature, spread, start_of
 from recpolicy.workflows.train_sessions import SessionTrainConfig, reward_scale, session_config, worlds_of
 from recpolicy.workflows.training_features import catalogue_of, settings_of
 
@@ -39,27 +39,20 @@ SESSION_LOGGING_POLICIES = ("random", "popular")
 _MINUTE = 60_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SessionLogConfig:
     """How a log of sessions is made."""
 
-    sessions: int = 5_000
+    sessions: PositiveInt = 5_000
     """Sessions to log, each to its end."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Of `popular`, which shows an item in proportion to (1 + its ratings)^(1 / temperature)."""
-    floor: float = 0.01
+    uniform_mix: Fraction = 0.01
     """Share of uniform choices among the items that the session has not shown, so that each has a propensity."""
-    days: float = 7.0
+    days: Days = 7.0
     """Time over which the sessions begin; an item is shown every minute."""
-    first_day: str = "2026-01-05"
+    first_day: Day = "2026-01-05"
     """When the log begins (UTC)."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "sessions")
-        check_temperature(self)
-        if not 0 <= self.floor <= 1:
-            raise ConfigError(f"SessionLogConfig.floor is {self.floor!r}; it must be in [0, 1]")
-        check_clock(self)
 
 
 def simulate_sessions(
@@ -139,11 +132,11 @@ def play_log(
     show_progress: bool | None = None,
 ) -> SessionLog:  # fmt: skip
     """Let a logger play sessions in any world; nothing is written."""
-    from recpolicy.training.rollout_sessions import play_sessions, with_floor
+    from recpolicy.training.rollout_sessions import play_sessions, with_uniform_mix
 
     environment = _environment(who, world, min(256, settings.sessions), seed)
     played = play_sessions(
-        environment, with_floor(who.probabilities, settings.floor), settings.sessions, seed, show_progress
+        environment, with_uniform_mix(who.probabilities, settings.uniform_mix), settings.sessions, seed, show_progress
     )
     return _log_of(played, who, reward_scale(who.training, split.train.scale), settings)
 
@@ -165,7 +158,7 @@ def _baseline(name: str, split: Split, training: SessionTrainConfig, settings: S
     catalogue = catalogue_of(split.train, training)
     count = np.bincount(split.train.item, minlength=items)[catalogue] * (name == "popular")
     score = np.log1p(count) / settings.temperature
-    version = content_digest(name, score, settings.floor, catalogue)
+    version = content_digest(name, score, settings.uniform_mix, catalogue)
     blind = np.zeros((users, 1), np.float32), np.zeros((items, 1), np.float32)
     return SessionLogger(name, version, softmax_of(score), *blind, catalogue, training)
 

@@ -1,7 +1,6 @@
 """Logs of slates: a policy of single rounds fills pages of K slots for simulated users and writes them down."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
-from recpolicy.core.config import as_dict
+from recpolicy.core.config import Fraction, PositiveFraction, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
@@ -19,57 +19,44 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.slate_log_files import SLATES, read_slates, write_slates
 from recpolicy.data.splits import Split
-from recpolicy.inference.action_distributions import softmax, with_floor
+from recpolicy.inference.action_distributions import softmax, with_uniform_mix
 from recpolicy.inference.predictor import Policy
-from recpolicy.models.rating_model import RatingModel, check_positive
+from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, two_worlds
 from recpolicy.workflows.artifacts import refuse_existing
 from recpolicy.workflows.interaction_logs import SIMULATION
-from recpolicy.workflows.log_schedule import check_clock, check_temperature, spread, start_of
+from recpolicy.workflows.log_schedule import Day, Days, Temperature, spread, start_of
 from recpolicy.workflows.logging_policies import Logger, make_logging_policy
 from recpolicy.workflows.train import TrainConfig
 from recpolicy.workflows.training_features import settings_of
 
 if TYPE_CHECKING:
-    from recpolicy.training.rollout_slates import PlayedSlates, Readers
-
-LAYOUTS, READINGS = ("shelves", "list"), ("all", "cascade")
+    from recpolicy.training.rollout_slates import BrowsingModel, PlayedSlates
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SlateLogConfig:
     """How a log of slates is made."""
 
-    slates: int = 20_000
+    slates: PositiveInt = 20_000
     """Pages to log."""
-    slots: int = 5
+    slots: PositiveInt = 5
     """K, items on a page."""
     layout: Literal["shelves", "list"] = "shelves"
     """shelves: each slot has items of its own, by their year; list: any item in any slot, none twice on a page."""
-    reading: Literal["all", "cascade"] = "all"
-    """all: users read the whole page; cascade: from the top until they like an item or lose patience."""
-    patience: float = 0.8
-    """Of `cascade`: chance of reading on after an item that is not liked, in (0, 1]."""
-    temperature: float = 0.2
+    click_model: Literal["independent", "cascade"] = "independent"
+    """independent: likes of items do not depend on each other; cascade: users read from the top to the first like."""
+    continuation_probability: PositiveFraction = 0.8
+    """Of the cascade: probability of reading on after an item that is not liked."""
+    temperature: Temperature = 0.2
     """Of the softmax over the logging policy's scores, in their units (stars)."""
-    floor: float = 0.1
+    uniform_mix: Fraction = 0.1
     """Share of uniform choices in every slot, so that each item has a propensity that estimators can divide by."""
-    days: float = 7.0
+    days: Days = 7.0
     """Time that the log spans."""
-    first_day: str = "2026-01-05"
+    first_day: Day = "2026-01-05"
     """When the log begins (UTC)."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "slates", "slots")
-        check_temperature(self)
-        check_positive(self, "patience", most=1)
-        if not 0 <= self.floor <= 1:
-            raise ConfigError(f"SlateLogConfig.floor is {self.floor!r}; it must be in [0, 1]")
-        for name, known in (("layout", LAYOUTS), ("reading", READINGS)):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"SlateLogConfig.{name} is {getattr(self, name)!r}; it must be {' or '.join(known)}")
-        check_clock(self)
 
 
 def simulate_slates(
@@ -130,10 +117,12 @@ def play_slates_of(
         shelves_by_year(split.train.items, who.catalogue, settings.slots) if settings.layout == "shelves" else None
     )
     chance = partial(_probabilities, who.score, settings)
-    readers = _readers(world, who.catalogue, settings, seed)
+    browsing_model = _browsing_model(world, who.catalogue, settings, seed)
     shape = settings.slates, settings.slots
-    played = play_slates(world, chance, readers, shelves, shape, actions, seed, show_progress)
-    version = who.version or content_digest(who.name, who.score, settings.temperature, settings.floor, who.catalogue)
+    played = play_slates(world, chance, browsing_model, shelves, shape, actions, seed, show_progress)
+    version = who.version or content_digest(
+        who.name, who.score, settings.temperature, settings.uniform_mix, who.catalogue
+    )
     return _log_of(played, who, version, shelves, settings)
 
 
@@ -160,20 +149,25 @@ def _probabilities(
 ) -> NDArray[np.float64]:
     """The softmax over the scores of the arms [n, M], mixed with the uniform choice among them."""
     among = score[np.ix_(user, arms)].astype(np.float64) / settings.temperature
-    return np.asarray(with_floor(softmax(among, mask), settings.floor, mask), np.float64)
+    return np.asarray(with_uniform_mix(softmax(among, mask), settings.uniform_mix, mask), np.float64)
 
 
-def _readers(world: SessionWorld, catalogue: NDArray[np.int32], settings: SlateLogConfig, seed: int) -> "Readers":
+def _browsing_model(
+    world: SessionWorld, catalogue: NDArray[np.int32], settings: SlateLogConfig, seed: int
+) -> "BrowsingModel":
     from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
-    from recpolicy.training.rollout_slates import PAGES_AT_ONCE, all_read, read_in_turn
+    from recpolicy.training.rollout_slates import SLATES_PER_BLOCK, cascade_clicks, independent_clicks
 
-    if settings.reading == "all":
-        return all_read(world, catalogue, seed)
+    if settings.click_model == "independent":
+        return independent_clicks(world, catalogue, seed)
     config = SlateConfig(
-        slate_size=settings.slots, patience=settings.patience, batch_size=PAGES_AT_ONCE, max_episode_steps=1
+        slate_size=settings.slots,
+        continuation_probability=settings.continuation_probability,
+        batch_size=SLATES_PER_BLOCK,
+        max_episode_steps=1,
     )
     blind = np.zeros((int(world.users.max()) + 1, 1), np.float32), np.zeros((world.like.shape[1], 1), np.float32)
-    return read_in_turn(SlateEnvironment(world, *blind, catalogue, config, seed))
+    return cascade_clicks(SlateEnvironment(world, *blind, catalogue, config, seed))
 
 
 def _log_of(
@@ -181,7 +175,7 @@ def _log_of(
 ) -> SlateLog:
     count, liked = len(played.user), played.liked.astype(np.float64)
     prefix = content_digest(version, played.user, played.arm, start_of(settings.first_day))[:8]
-    most = settings.slots if settings.reading == "all" else 1
+    most = settings.slots if settings.click_model == "independent" else 1
     return SlateLog(
         event_id=np.array([f"{prefix}-{number:08d}" for number in range(count)], object),
         time=spread(settings.first_day, settings.days, count), user=played.user, slate=who.catalogue[played.arm],

@@ -1,12 +1,13 @@
 """Train an agent on a split: rating model, embeddings, a world to play in, the online or offline loop, the artifact."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 
+from recpolicy.core.config import Fraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import integer_seed
@@ -17,7 +18,7 @@ from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
 from recpolicy.inference.predictor import Policy, load_policy
-from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.world import World, world_of
 from recpolicy.workflows.artifacts import (
@@ -36,36 +37,29 @@ if TYPE_CHECKING:
     from recpolicy.workflows.train_sessions import SessionTrainConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class TrainConfig(FeatureConfig):
     """What a training is made of, besides the agent's own settings."""
 
     mode: Literal["online", "offline", "log"] = "online"
     """`online`: play rounds in a simulated world; `offline`: learn from the training ratings as they are; `log`:
     learn from logged rounds."""
-    interactions: int = 200_000
-    """Interactions of the online mode."""
-    batch_size: int = 64
+    total_timesteps: PositiveInt = 200_000
+    """Interactions in all, in the online mode."""
+    batch_size: PositiveInt = 64
     """Users served at once; the agent learns after each batch."""
-    epochs: int = 1
+    epochs: PositiveInt = 1
     """Passes over the training ratings, or the log, in the offline and log modes."""
     world: str = "svd"
     """The model that pays rewards online; of another class than `rating_model`, fitted on the same train part."""
-    drift_period: int = 0
+    drift_period: NonNegativeInt = 0
     """Rounds in which the world's preferences drift away and back; 0 keeps them still."""
-    exploration_floor: float = 0.0
+    uniform_mix: Fraction = 0.0
     """Share of uniform actions mixed into the exploring policy, so that every arm has a positive propensity."""
-    points: int = 100
+    log_rows: PositiveInt = 100
     """Rows of training metrics."""
-    checkpoint_every: int = 10
-    """Rows between checkpoints."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "interactions", "batch_size", "epochs", "points", "checkpoint_every")
-        check_not_negative(self, "drift_period")
-        if not 0 <= self.exploration_floor <= 1:
-            raise ConfigError(f"TrainConfig.exploration_floor is {self.exploration_floor!r}; it must be in [0, 1]")
+    checkpoint_every_steps: PositiveInt = 20_000
+    """Interactions between checkpoints, rounded up to whole rows of metrics."""
 
 
 def train(
@@ -125,7 +119,7 @@ def train(
     world = training_world(split.train, settings, seed)
     environment = make_environment(world, features, settings, seed)
     learner = _make_agent(entry, environment, agent_settings, features, split.train, seed)
-    learner.exploration_floor = settings.exploration_floor
+    learner.uniform_mix = settings.uniform_mix
     if log is not None:
         from recpolicy.training.offline import logged_actions
 
@@ -141,7 +135,7 @@ def train(
         split.train,
         features,
         {**metadata, "training": figures},
-        settings.exploration_floor,
+        settings.uniform_mix,
     )
     write_artifact(artifact, learner, features.context.shape[1], work, out)
     return load_policy(out)
@@ -214,7 +208,9 @@ def _learn(
     from recpolicy.training.trainer import OnlineConfig, train_online
 
     online = OnlineConfig(
-        interactions=settings.interactions, points=settings.points, checkpoint_every=settings.checkpoint_every
+        total_timesteps=settings.total_timesteps,
+        log_rows=settings.log_rows,
+        checkpoint_every_steps=settings.checkpoint_every_steps,
     )
     pulls = train_online(environment, agent, online, work, show_progress)
-    return {"mode": "online", "interactions": int(pulls.sum()), "pulls": pulls.tolist()}
+    return {"mode": "online", "total_timesteps": int(pulls.sum()), "pulls": pulls.tolist()}

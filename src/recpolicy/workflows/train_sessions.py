@@ -1,13 +1,15 @@
 """Train an agent of sessions on a split: features, the compiled loop in world A or a log of sessions, the artifact."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import PositiveInt
 
+from recpolicy.core.config import PositiveFraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
@@ -15,7 +17,7 @@ from recpolicy.data.ratings import genre_directions
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy, load_policy
-from recpolicy.models.rating_model import RatingModel, check_positive
+from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, two_worlds
 from recpolicy.models.user_model import SessionWorldConfig
@@ -28,38 +30,32 @@ if TYPE_CHECKING:
     from recpolicy.environments.session import SessionConfig, SessionEnvironment
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class SessionTrainConfig(FeatureConfig):
     """What a training in sessions is made of, besides the agent's own settings."""
 
-    total_timesteps: int = 300_000
+    total_timesteps: PositiveInt = 300_000
     """Items shown in all."""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Sessions that run side by side."""
     reward: Literal["like", "watch", "rating"] = "like"
     """What a shown item earns: 1 for a like; the watch fraction; the rating."""
-    reward_decay: float = 1.0
+    reward_decay: PositiveFraction = 1.0
     """Factor on the reward for each item shown before, in (0, 1]."""
-    view: str = "interest"
+    view: Literal["interest", "last_item", "last_n"] = "interest"
     """What the policy sees of the session: interest, last_item or last_n."""
-    last_n: int = 5
+    last_n: PositiveInt = 5
     """Items that the view last_n remembers."""
-    max_episode_steps: int = 20
+    max_episode_steps: PositiveInt = 20
     """Items after which a session is cut."""
     simulator: SessionWorldConfig = field(default_factory=SessionWorldConfig)
     """Settings of the simulated worlds."""
-    points: int = 50
+    log_rows: PositiveInt = 50
     """Rows of training metrics."""
-    checkpoint_every: int = 50_000
+    checkpoint_every_steps: PositiveInt = 50_000
     """Items shown between checkpoints, or learnt from in a log."""
-    epochs: int = 1
+    epochs: PositiveInt = 1
     """Passes over the log, where one is learnt from; nothing is played then, and `batch_size` sessions make a block."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(
-            self, "total_timesteps", "batch_size", "max_episode_steps", "points", "checkpoint_every", "epochs"
-        )
 
 
 def train_sessions(
@@ -133,11 +129,13 @@ def _play(
     environment = session_environment(world, features, settings, seed)
     agent = make(environment.time_step_spec(), environment.action_spec())
     run = SessionRunConfig(
-        total_timesteps=settings.total_timesteps, points=settings.points, checkpoint_every=settings.checkpoint_every
+        total_timesteps=settings.total_timesteps,
+        log_rows=settings.log_rows,
+        checkpoint_every_steps=settings.checkpoint_every_steps,
     )
     work = begin()  # last, so that settings refused above leave no unfinished training behind
     shown = train_in_sessions(environment, agent, run, work, show_progress)
-    return agent, {"mode": "sessions", "interactions": shown, "world": world.name}, work
+    return agent, {"mode": "sessions", "total_timesteps": shown, "world": world.name}, work
 
 
 def _learn_from_log(
@@ -155,7 +153,7 @@ def _learn_from_log(
     sight = Sight(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
     agent = make(*sight.specs())
     run = OfflineRunConfig(
-        epochs=settings.epochs, batch=settings.batch_size, checkpoint_every=settings.checkpoint_every
+        epochs=settings.epochs, batch_size=settings.batch_size, checkpoint_every_steps=settings.checkpoint_every_steps
     )
     check_log(agent.learner, log, sight)
     work = begin()  # last, so that a log refused above leaves no unfinished training behind

@@ -5,32 +5,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
 
-from recpolicy.core.config import build
+from recpolicy.core.config import build, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.context import contexts
 from recpolicy.models.embeddings import Embeddings, embed
-from recpolicy.models.rating_model import RatingModel, check_not_negative, check_positive
+from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class FeatureConfig:
     """Settings of the features."""
 
-    items: int = 0
+    items: NonNegativeInt = 0
     """Size of the catalogue: the most rated items of the train part; 0 takes all."""
-    rank: int = 20
+    rank: PositiveInt = 20
     """Length of user and item embeddings."""
     rating_model: str = "bayesian_fm"
     """The model that embeddings come from (a name in RATING_MODELS)."""
     demographics: bool = False
     """Append age, gender and occupation to the contexts."""
-
-    def __post_init__(self) -> None:
-        check_positive(self, "rank")
-        check_not_negative(self, "items")
 
 
 @dataclass(frozen=True)

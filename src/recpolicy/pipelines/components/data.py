@@ -74,7 +74,7 @@ def simulate_log(
         world: Model that pays the rewards; must differ from the rating model of the features.
         logging_policy: Policy that logs: rating_model, highest_mean or random.
         rounds: Interactions to log.
-        settings: Further settings of the log, such as {"temperature": 0.2, "floor": 0.01}.
+        settings: Further settings of the log, such as {"temperature": 0.2, "uniform_mix": 0.01}.
         seed: Seed of every random draw.
     """
     from recpolicy.pipelines import steps
