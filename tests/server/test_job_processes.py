@@ -157,7 +157,7 @@ def test_an_evaluation_says_what_was_earned_and_what_would_have_been(state):
     assert row["lo"] < row["mean"] < row["hi"]
     policies = result.metadata["policies"]
     assert policies["champion"]["snips"]["verdict"] == "estimated"
-    assert policies["champion"]["snips"]["effective_rounds"] > 50
+    assert policies["champion"]["snips"]["effective_sample_size"] > 50
     assert policies["logged"]["value"] == pytest.approx(row["mean"])
     assert policies["random"]["ips"]["verdict"] == "no verdict"  # ten of the catalogue are explored
     assert estimate_days(request(state, days=0.001)).metadata["no_verdict"]

@@ -50,7 +50,7 @@ class Evaluation:
     resamples: int
     test_ratings: int
     users: int
-    """How many users have two or more test ratings: the users of nDCG and held-out choice."""
+    """Number of users with two or more test ratings: the users of nDCG and held-out choice."""
     random: Interval
     oracle: Interval
     policies: Mapping[str, PolicyResult]

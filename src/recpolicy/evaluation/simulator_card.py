@@ -11,7 +11,7 @@ judge:
   Lengths and engagement (sum of the watch fractions) are cut at S items on both sides.
 - rankings of policies: likes per simulated session against held-out choice, for users with two or more test ratings.
 
-Simulated sessions are played by the step that agents train in (session_play.py).
+Simulated sessions are played by the step that agents train in (session_rollout.py).
 """
 
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ class CardConfig:
     replicates: int = 50
     """Simulated sessions for each real one, and for each user and policy."""
     bayesian: bool = True
-    """Whether the Bayesian factorisation machine is among the policies; its first fit takes a minute."""
+    """True adds the Bayesian factorization machine to the policies; its first fit takes a minute."""
     shift_like: float = 0.0
     """Added to the log-odds of every like: a simulator that is wrong on purpose, to see gates fail."""
     shift_stay: float = 0.0

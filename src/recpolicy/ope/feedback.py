@@ -155,7 +155,7 @@ class SlateFeedback:
     slot_reward: Floats | None = None  # [N, K], adds up to `reward`
     """Needed by iips, rips and cascade_dr."""
     independent: bool = True
-    """Whether each slot is filled regardless of the others, as from shelves with separate items."""
+    """True if each slot is filled regardless of the others, as from shelves with separate items."""
     pseudo_weight: Floats | None = None  # [N]
     """Weights of `weights.general_weights`; pseudo-inverse estimators need them where slots are not independent."""
 

@@ -118,9 +118,9 @@ def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
 def told(result: OffPolicyResult) -> Mapping[str, Any]:
     """An estimate, or why there is none."""
     about = result.diagnostics
-    sizes = {"effective_rounds": about.effective_sample_size, "mean_weight": about.mean_weight}
+    sizes = {"effective_sample_size": about.effective_sample_size, "mean_weight": about.mean_weight}
     if not about.has_enough_samples:
-        return {"verdict": "no verdict", "reason": "too few effective rounds", **sizes}
+        return {"verdict": "no verdict", "reason": "effective sample size too small", **sizes}
     if not about.mean_weight_ok:
         return {"verdict": "no verdict", "reason": "it does what was not shown: the mean weight is not 1", **sizes}
     interval = result.intervals["bootstrap"]
