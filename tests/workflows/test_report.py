@@ -51,7 +51,7 @@ def test_the_report_of_a_session_policy_shows_its_sessions_in_both_worlds_and_sa
     rows = ["step,sessions/reward", "600,nan", "1200,5.5", "1800,6.5"]
     (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     out, untrained = tmp_path / "page.html", session_policy("a2c", "last_item").artifact
-    metadata = {**untrained.metadata, "training": {"mode": "sessions", "interactions": 1800}}
+    metadata = {**untrained.metadata, "training": {"mode": "sessions", "total_timesteps": 1800}}
     write_policy_report(Policy(replace(untrained, metadata=metadata)), miniature_split(), tmp_path, out, user=7)
     page = out.read_text(encoding="utf-8")
     assert "training-world reward" in page
