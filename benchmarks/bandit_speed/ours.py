@@ -35,11 +35,11 @@ def full_catalogue(rounds: int, calls: int, seed: int) -> dict[str, Any]:
     from recpolicy.agents.item_features import arms_of
     from recpolicy.agents.linucb import LinUCBConfig, make_linucb
     from recpolicy.data.splits import split
-    from recpolicy.workflows.train import TrainConfig, make_environment, prepare, training_world
+    from recpolicy.workflows.policy_training import TrainConfig, make_environment, prepare_features, training_world
 
     fit = split(load_ratings("ml-100k"), "u1").train
     settings = TrainConfig(batch_size=FULL_BATCH)
-    features = prepare(fit, settings)
+    features = prepare_features(fit, settings)
     environment = make_environment(training_world(fit, settings, seed), features, settings, seed)
     arms = arms_of(features.catalogue, features.embeddings, fit)
     agent = make_linucb(environment.time_step_spec(), environment.action_spec(), LinUCBConfig(), arms, seed)

@@ -33,8 +33,8 @@ from recpolicy.data.splits import Split
 from recpolicy.evaluation.plots import Curve, regret_figure
 from recpolicy.evaluation.policy_scores import PolicyTables, baseline_tables, regret_by_user
 from recpolicy.training.compiled_loop import OnlineLoop
-from recpolicy.workflows.evaluate import HeldOutEvaluation, evaluate_score_tables
-from recpolicy.workflows.train import TrainConfig, make_environment, prepare, training_world
+from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate_score_tables
+from recpolicy.workflows.policy_training import TrainConfig, make_environment, prepare_features, training_world
 
 SPLIT = "u1"
 FIGURE = Path(__file__).with_name("regret.png")
@@ -83,7 +83,7 @@ class Arena:
 
     def __init__(self, parts: Split, size: Size):
         settings = TrainConfig(items=size.items)
-        features = prepare(parts.train, settings)
+        features = prepare_features(parts.train, settings)
         self.environment = make_environment(training_world(parts.train, settings, 0), features, settings, seed=0)
         self.arms = arms_of(features.catalogue, features.embeddings, parts.train)
         self.rounds, self.batch = size.rounds, settings.batch_size
@@ -172,7 +172,7 @@ def draw(curves: Mapping[str, NDArray[np.float64]], batch: int) -> bytes:
 
 def train_policies(parts: Split, size: Size) -> dict[str, PolicyTables]:
     """Tables of every trained agent, linucb once a seed, all from one rating model, beside the baselines'."""
-    model = prepare(parts.train, TrainConfig()).model
+    model = prepare_features(parts.train, TrainConfig()).model
     runs = [(name, seed) for name in size.trained for seed in (size.seeds if name == "linucb" else size.seeds[:1])]
     tables = {}
     with tempfile.TemporaryDirectory() as folder:

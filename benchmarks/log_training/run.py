@@ -30,12 +30,13 @@ from recpolicy.agents.linucb import LinUCBConfig, make_linucb
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.log_ingest import EVALUATION, TRAINING
 from recpolicy.data.ratings import Ratings
 from recpolicy.ope.engine import estimate
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
-from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log
-from recpolicy.workflows.train import TrainConfig, training_world
-from recpolicy.workflows.training_features import Features, prepare
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log
+from recpolicy.workflows.policy_training import TrainConfig, training_world
+from recpolicy.workflows.training_data import Features, prepare_features
 
 HERE, VARIABLE = Path(__file__).resolve().parent, "RECPOLICY_VW_PYTHON"
 SPLIT, SEED, ITEMS, REPEATS = "u1", 0, 100, 3
@@ -76,7 +77,7 @@ class Case:
 def make_case(fit: Ratings, items: int, rounds: int, held_out: int, folder: Path) -> Case:
     """Simulate a log with the rating model as its logger, and ingest it."""
     settings = TrainConfig(items=items)
-    features = prepare(fit, settings, seed=SEED)
+    features = prepare_features(fit, settings, seed=SEED)
     total = rounds + held_out
     simulate_log(
         fit, folder / "log", config={"rounds": total, "reward_delay_hours": 0.0}, train=settings, model=features.model,

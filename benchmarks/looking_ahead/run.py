@@ -29,8 +29,8 @@ from recpolicy.evaluation.policy_scores import baseline_tables  # noqa: E402
 from recpolicy.evaluation.sessions import SessionPlayer, best, session_baselines  # noqa: E402
 from recpolicy.models.user_model import SessionWorldConfig  # noqa: E402
 from recpolicy.training.session_loop import SessionLoop  # noqa: E402
-from recpolicy.workflows.train_sessions import SessionTrainConfig, session_environment, worlds_of  # noqa: E402
-from recpolicy.workflows.training_features import prepare  # noqa: E402
+from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
+from recpolicy.workflows.training_data import prepare_features  # noqa: E402
 
 GAMMAS = (0.0, 0.5, 0.75, 0.9, 0.99)
 CONTROL_GAMMAS = (0.0, 0.9)
@@ -56,8 +56,8 @@ class Bench:
 def bench(parts: Split, fatigue: bool) -> Bench:
     simulator = SessionWorldConfig() if fatigue else SessionWorldConfig(fatigue_genre=0.0, fatigue_misses=0.0)
     settings = SessionTrainConfig(items=ITEMS, simulator=simulator)
-    features = prepare(parts.train, settings)
-    worlds = worlds_of(parts, settings, 0)
+    features = prepare_features(parts.train, settings)
+    worlds = make_worlds(parts, settings, 0)
     world = worlds.evaluation_world
     environment = session_environment(world, features, settings, 1234, SESSIONS_PER_USER * len(world.users))
     return Bench(settings, parts, features, worlds, SessionPlayer(environment), environment)
@@ -87,7 +87,7 @@ def returns_of_agent(here: Bench, name: str, gamma: float, seeds: tuple[int, ...
     earned = []
     for seed in seeds:
         fresh = make(seed)
-        fresh.learner.prepare(loop.block_size)
+        fresh.learner.prepare_features(loop.block_size)
         for old, new in zip(agent.learner.variables, fresh.learner.variables, strict=True):
             old.assign(new)
         loop.block.assign(1_000_000 * seed)  # other users, other luck

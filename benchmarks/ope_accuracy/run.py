@@ -21,7 +21,7 @@ from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
 from recpolicy.ope.benchmark.scores import BenchmarkResult
 from recpolicy.ope.results import INTERVALS
-from recpolicy.workflows.benchmark_estimators import QUICK, EstimatorBenchmarkConfig, benchmark_estimators
+from recpolicy.workflows.estimator_benchmark import QUICK, EstimatorBenchmarkConfig, benchmark_estimators
 
 SEED = 0
 FAMILY = ("dr", "sndr", "switch_dr", "dros", "mrdr")

@@ -36,10 +36,10 @@ from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
 from recpolicy.ope.config import MultiStepConfig  # noqa: E402
 from recpolicy.ope.estimators import SLATE_ESTIMATORS, TRAJECTORY_ESTIMATORS  # noqa: E402
-from recpolicy.workflows.logging_policies import logger_of  # noqa: E402
+from recpolicy.workflows.logging_policies import make_logging_policy  # noqa: E402
+from recpolicy.workflows.policy_training import TrainConfig, train  # noqa: E402
+from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions  # noqa: E402
 from recpolicy.workflows.slate_logs import SlateLogConfig, shelves_by_year  # noqa: E402
-from recpolicy.workflows.train import TrainConfig, train  # noqa: E402
-from recpolicy.workflows.train_sessions import SessionTrainConfig, train_sessions, worlds_of  # noqa: E402
 
 SEED = 0
 ITEMS = 100
@@ -93,10 +93,10 @@ def slates(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     """Pages of both layouts and both ways to read; the target is a linucb policy, the rating model logs."""
     config = TrainConfig(items=ITEMS, total_timesteps=size.interactions)
     policy = train("linucb", parts, out / "linucb", config=config, seed=0, show_progress=False)
-    rating_model, settings = logger_of("rating_model", parts.train, config, None, None, 0), SlateLogConfig()
+    rating_model, settings = make_logging_policy("rating_model", parts.train, config, None, None, 0), SlateLogConfig()
     arms = policy.artifact.catalogue
     score, rating = (table[:, arms] for table in policy.scores())
-    world = worlds_of(parts, SessionTrainConfig(items=ITEMS), 0).train
+    world = make_worlds(parts, SessionTrainConfig(items=ITEMS), 0).train
     logger = pages.exploring(rating_model.score, settings.temperature, settings.uniform_mix)
     targets = {
         "near": pages.exploring(score, 0.2, 0.0), "far": pages.exploring(score, 0.1, 0.0), "greedy": pages.best(score),
@@ -172,7 +172,7 @@ class Draw:
 def in_sessions(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     """Sessions logged by the target with three shares of uniform choices; the target is a topk_reinforce policy."""
     config = SessionTrainConfig(items=ITEMS, total_timesteps=size.timesteps)
-    worlds = worlds_of(parts, config, 0)
+    worlds = make_worlds(parts, config, 0)
     policy = train_sessions(
         "topk_reinforce", parts, out / "topk", config=config, worlds=worlds, seed=0, show_progress=False
     )

@@ -23,8 +23,8 @@ from recpolicy.ope.feedback import TrajectoryFeedback
 from recpolicy.ope.fqe import FQEConfig, linear_model
 from recpolicy.training.rollout_sessions import Played, exploring, play_sessions, softmax_of, with_uniform_mix
 from recpolicy.workflows.policy_feedback import SESSION_RIDGE, step_features
-from recpolicy.workflows.train_sessions import SessionTrainConfig, session_config
-from recpolicy.workflows.training_features import settings_of
+from recpolicy.workflows.session_training import SessionTrainConfig, session_config
+from recpolicy.workflows.training_data import coerce
 
 Array = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ class Stage:
         else:
             exported = ExportedPolicy(parts.estimator, parts.head, dict(parts.settings), dict(parts.policy))
             chance = with_uniform_mix(exploring(exported), floor)
-        training = settings_of(SessionTrainConfig, self.policy.metadata["config"]["train"], "train")
+        training = coerce(SessionTrainConfig, self.policy.metadata["config"]["train"], "train")
         environment = SessionEnvironment(
             self.world, parts.context, parts.item, parts.catalogue, session_config(training, _SIDE_BY_SIDE), seed
         )

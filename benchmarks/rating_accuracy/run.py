@@ -25,7 +25,7 @@ from recpolicy.data.loaders import load_ratings
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split, split
 from recpolicy.models.rating_models import fit_rating_model
-from recpolicy.workflows.train import train
+from recpolicy.workflows.policy_training import train
 
 OFFICIAL = ("u1", "u2", "u3", "u4", "u5")
 FOLDS = (*OFFICIAL, "ua", "ub", "random")

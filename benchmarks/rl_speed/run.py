@@ -62,15 +62,15 @@ def write_worlds(folder: Path) -> dict[int, Path]:
 
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split
-    from recpolicy.workflows.train_sessions import SessionTrainConfig, worlds_of
-    from recpolicy.workflows.training_features import prepare
+    from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds
+    from recpolicy.workflows.training_data import prepare_features
 
     parts = split(load_ratings("ml-100k"), "u1")
     paths = {}
     for items in (100, parts.train.shape[1]):
         settings = SessionTrainConfig(items=items)
-        features = prepare(parts.train, settings)
-        world = worlds_of(parts, settings, 0).train
+        features = prepare_features(parts.train, settings)
+        world = make_worlds(parts, settings, 0).train
         paths[items] = folder / f"world_{items}.npz"
         write_world(paths[items], world, features.context, features.embeddings.item, features.catalogue)
     return paths

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from recpolicy.data.splits import split
     from recpolicy.inference.predictor import Policy, load_policy
     from recpolicy.models.rating_models import fit_rating_model
-    from recpolicy.workflows.evaluate import evaluate
-    from recpolicy.workflows.evaluate_sessions import evaluate_sessions
-    from recpolicy.workflows.train import TrainConfig, train
-    from recpolicy.workflows.train_sessions import SessionTrainConfig
-    from recpolicy.workflows.validate_simulator import validate_simulator
+    from recpolicy.workflows.held_out_evaluation import evaluate
+    from recpolicy.workflows.policy_training import TrainConfig, train
+    from recpolicy.workflows.session_evaluation import evaluate_sessions
+    from recpolicy.workflows.session_training import SessionTrainConfig
+    from recpolicy.workflows.simulator_validation import validate_simulator
 
 prepare_environment()
 
@@ -41,26 +41,30 @@ __all__ = [
     "validate_simulator",
 ]
 
-_HOME = {
+_MODULES = {
     "Policy": "recpolicy.inference.predictor",
     "RecpolicyError": "recpolicy.core.errors",
-    "SessionTrainConfig": "recpolicy.workflows.train_sessions",
-    "TrainConfig": "recpolicy.workflows.train",
-    "evaluate": "recpolicy.workflows.evaluate",
-    "evaluate_sessions": "recpolicy.workflows.evaluate_sessions",
+    "SessionTrainConfig": "recpolicy.workflows.session_training",
+    "TrainConfig": "recpolicy.workflows.policy_training",
+    "evaluate": "recpolicy.workflows.held_out_evaluation",
+    "evaluate_sessions": "recpolicy.workflows.session_evaluation",
     "fit_rating_model": "recpolicy.models.rating_models",
     "load_policy": "recpolicy.inference.predictor",
     "load_ratings": "recpolicy.data.loaders",
     "split": "recpolicy.data.splits",
-    "train": "recpolicy.workflows.train",
-    "validate_simulator": "recpolicy.workflows.validate_simulator",
+    "train": "recpolicy.workflows.policy_training",
+    "validate_simulator": "recpolicy.workflows.simulator_validation",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: `import recpolicy` and `recpolicy --help` answer at once."""
-    if name not in _HOME:
+    """Import a public name at its first use, so that `import recpolicy` and `recpolicy --help` are quick.
+
+    Raises:
+        AttributeError: There is no such name.
+    """
+    if name not in _MODULES:
         raise AttributeError(f"module 'recpolicy' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

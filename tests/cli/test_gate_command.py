@@ -9,7 +9,8 @@ from tiny_dataset import miniature_ratings, write_miniature
 from trained_policies import loaded, miniature_split, trained
 
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.workflows.interaction_logs import EVALUATION, ingest_log, simulate_log
+from recpolicy.data.log_ingest import EVALUATION
+from recpolicy.workflows.interaction_logs import ingest_log, simulate_log
 
 WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
 LENIENT = """

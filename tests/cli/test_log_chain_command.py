@@ -74,14 +74,14 @@ def test_from_a_file_of_clicks_to_a_verdict_with_nothing_but_the_file(capsys, di
 def test_the_log_learnt_from_is_no_log_to_be_judged_by(capsys, directory):
     done(capsys, *following(ingested(capsys)), "--config", "tiny.toml")
     words = ("ope", "estimate", "log-rounds-policy", "--log", "log-rounds/training.parquet")
-    assert "has learnt from this very log" in refused(recpolicy(capsys, *words))
+    assert "has learned from this log" in refused(recpolicy(capsys, *words))
 
 
 def test_a_log_with_nothing_held_out_says_what_to_do(capsys, directory):
     ingested(capsys, "--evaluation-share", 0)
     words = ("train", "linucb", "--log", "log-rounds", "--config", "tiny.toml", "--out", "run")
     line = refused(recpolicy(capsys, *words))
-    assert "log-rounds/ratings: nothing of this log is held out; ingest it again" in line
+    assert "log-rounds/ratings: this log has no rounds for evaluation; ingest it again" in line
     assert not (directory / "run").exists()
     assert done(capsys, *words, "--split", "random")[0].startswith("trained linucb on log/random/train")
 
@@ -89,7 +89,7 @@ def test_a_log_with_nothing_held_out_says_what_to_do(capsys, directory):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--split", "u1"), "log-rounds: split 'u1' would fit rounds for evaluation; leave --split out"),
+        (("--split", "u1"), "log-rounds: split 'u1' would train on rounds for evaluation; leave --split out"),
         (("--data", "other.csv"), "training.parquet: rewards on the scale [0.0, 1.0]; expected [1.0, 5.0]"),
         (("--data", "other.csv", "--config", "unit.toml"), "training.parquet: row 1: user_id 'u"),
         (("--data", "nowhere"), "nowhere: no such file or folder"),

@@ -60,7 +60,7 @@ def test_simulate_then_ingest_as_it_says(capsys, directory):
     assert answer.code == 0, answer
     lines = answer.out.splitlines()
     assert lines[0] == "300  events"
-    assert lines[1] == f"{came}    with a reward of their own"
+    assert lines[1] == f"{came}    with their own reward"
     assert lines[-1] == "written: logs/week1-rounds"
     report = json.loads((directory / "logs" / "week1-rounds" / "ingest.json").read_text())
     assert report["training"] + report["evaluation"] == report["joined"] == came
@@ -134,14 +134,14 @@ def test_every_event_and_reward_is_accounted_for(capsys, directory):
     )
     assert recpolicy(capsys, "log", "ingest", "log", *words).out == (
         "12  events\n"
-        " 8    with a reward of their own\n"
+        " 8    with their own reward\n"
         " 2    with the default reward\n"
-        " 2    left for later: their reward may still come\n"
-        " 0    left out: no reward came\n"
+        " 2    waiting: their reward may still arrive\n"
+        " 0    dropped: without a reward\n"
         "10  rounds to learn from\n"
         " 0  rounds for evaluation, all later\n"
         " 1  rewards not used: outside the wait window\n"
-        " 1  rewards not used: of events that had one\n"
+        " 1  rewards not used: of events with an earlier reward\n"
         " 1  rewards not used: of events not in the log\n"
         "\nwritten: rounds\n"
     )
@@ -170,7 +170,7 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
         (("ingest", "nowhere", "--wait-hours", "-1"), "wait_hours is -1.0"),
         (("ingest", "nowhere", "--evaluation-share", "1"), "evaluation_share is 1.0"),
         (("ingest", "nowhere", "--policy", "runs/none"), "runs/none: no such folder"),
-        (("ingest", "nowhere", "--policy", "a", "--data", "b"), "say by one of them which users and items there are"),
+        (("ingest", "nowhere", "--policy", "a", "--data", "b"), "give only one of them: both define users and items"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(capsys, directory, words, message):

@@ -15,8 +15,8 @@ def test_it_says_what_came_in_and_what_is_lost(tmp_path, capsys):
     assert answer.code == 0
     assert answer.out.splitlines() == [
         f"imported 4 rounds of 3 users and 3 items: {tmp_path / 'log'}",
-        "lost: position, user-item_affinity_0",
-        "users and items are those that occur",
+        "dropped: position, user-item_affinity_0",
+        "users and items are those of the log",
         f"next: recpolicy log ingest {tmp_path / 'log'} --out {tmp_path / 'log'}-rounds",
     ]
     assert {one.name for one in (tmp_path / "log").iterdir()} == {

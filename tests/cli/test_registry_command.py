@@ -49,12 +49,12 @@ def test_promote_and_roll_back_say_who_is_champion(capsys, registry):
 
 def test_challenger_is_named_with_its_share_until_it_is_rolled_back(capsys, registry):
     recpolicy(capsys, "registry", "promote", registry.folder, 1)
-    said = recpolicy(capsys, "registry", "challenge", registry.folder, 2, "--share", "0.1")
+    said = recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--share", "0.1")
     assert said.out.splitlines()[2] == "challenger: version 2, answers 10.0% of the users"
     listed = recpolicy(capsys, "registry", "list", registry.folder).out.splitlines()
     assert [line.split()[1] for line in listed[1:]] == ["champion", "challenger"]
-    said = recpolicy(capsys, "registry", "challenge", registry.folder, 2, "--share", "1", "--shadow")
-    assert said.out.splitlines()[2] == "challenger: version 2, asked, but not heard, for 100.0% of the users"
+    said = recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--share", "1", "--shadow")
+    assert said.out.splitlines()[2] == "challenger: version 2, shadows 100.0% of the users"
     back = recpolicy(capsys, "registry", "roll-back", registry.folder)
     assert len(back.out.splitlines()) == 2
     assert registry.aliases() == {"champion": 1, "previous": None, "challenger": None}
@@ -63,7 +63,7 @@ def test_challenger_is_named_with_its_share_until_it_is_rolled_back(capsys, regi
 @pytest.mark.parametrize("share", ["1.5", "-1", "nan", "much"])
 def test_share_that_cannot_be_is_one_line(capsys, registry, share):
     registry.promote(1)
-    refused(recpolicy(capsys, "registry", "challenge", registry.folder, 2, "--share", share))
+    refused(recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--share", share))
     assert registry.routing().challenger is None
 
 
@@ -82,7 +82,7 @@ def test_show_tells_of_a_number_or_an_alias(capsys, registry):
 
 def test_audit_tells_every_change_with_its_reason(capsys, registry):
     recpolicy(capsys, "registry", "promote", registry.folder, 1)
-    recpolicy(capsys, "registry", "challenge", registry.folder, 2, "--share", "0.1", "--why", "a try")
+    recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--share", "0.1", "--message", "a try")
     registry.pause_exploration()
     lines = [
         line.split(maxsplit=3) for line in recpolicy(capsys, "registry", "audit", registry.folder).out.splitlines()
@@ -100,7 +100,7 @@ def test_audit_tells_every_change_with_its_reason(capsys, registry):
 
 def test_archive_is_registered_or_refused_in_one_line(capsys, registry, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "policy"), "gztar", write_tiny(tmp_path / "third", 3))
-    said = recpolicy(capsys, "registry", "import", registry.folder, archive, "--why", "from the lab")
+    said = recpolicy(capsys, "registry", "import", registry.folder, archive, "--message", "from the lab")
     assert said.out == f"registered: version 3, {registry.resolve(3)}\n"
     assert registry.audit()[-1]["note"] == {"why": "from the lab"}
     (tmp_path / "other.zip").write_bytes(b"no archive")
@@ -127,7 +127,7 @@ def test_what_is_no_version_is_one_line(capsys, registry, number):
 
 @pytest.mark.parametrize(
     "words",
-    [("list",), ("promote", "1"), ("roll-back",), ("audit",), ("show", "1"), ("challenge", "1", "--share", "1")],
+    [("list",), ("promote", "1"), ("roll-back",), ("audit",), ("show", "1"), ("set-challenger", "1", "--share", "1")],
 )
 def test_folder_that_is_no_registry_is_one_line(capsys, tmp_path, words):
     command, *rest = words

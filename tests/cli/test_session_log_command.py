@@ -124,7 +124,7 @@ def test_a_damaged_log_is_one_line_and_nothing_is_written(capsys, directory, fau
 
 def test_words_that_do_not_go_together_are_one_line(capsys, directory):
     words = ("log", "simulate", "--sessions", 5, "--out", "never")
-    assert "say by one of them what to log" in refused(recpolicy(capsys, *words, "--rounds", 5))
+    assert "give only one of them" in refused(recpolicy(capsys, *words, "--rounds", 5))
     assert "no logging policy of sessions named 'rating_model'" in refused(
         recpolicy(capsys, *words, "--logging-policy", "rating_model")
     )

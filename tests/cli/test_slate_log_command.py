@@ -47,8 +47,8 @@ def log(capsys, directory):
         assert answer.code == 0, answer.err
         likes = np.mean(pq.read_table(out / "slates.parquet")["reward"].to_numpy())
         assert answer.out == (
-            "logged 300 pages of 3 items of random on ml-100k/u1/train (seed 2): pages\n"
-            f"likes on a page: {likes:.3f} on average\n"
+            "logged 300 slates of 3 items of random on ml-100k/u1/train (seed 2): pages\n"
+            f"likes per slate: {likes:.3f} on average\n"
             "next: recpolicy ope estimate POLICY --log pages\n"
         )
     return out
@@ -59,7 +59,7 @@ def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(ca
     assert (told["events"], told["training"] + told["evaluation"]) == (900, 900)
     assert recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "slots", "--out", "learnt").code == 0
     line = refused(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "pages"))
-    assert "pages/slates.parquet: the policy has learnt from this very log" in line
+    assert "pages/slates.parquet: the policy has learned from this log" in line
     words = (
         "--slates",
         200,
@@ -91,7 +91,7 @@ def test_pages_are_ingested_before_they_are_learnt_from(capsys, directory, log):
 
 def test_words_that_do_not_go_together_are_one_line(capsys, directory):
     words = ("log", "simulate", "--slates", 5, "--out", "never")
-    assert "say by one of them what to log" in refused(recpolicy(capsys, *words, "--sessions", 5))
+    assert "give only one of them" in refused(recpolicy(capsys, *words, "--sessions", 5))
     (directory / "bad.toml").write_text("[log]\nmissing_share = 0.1\n")
     assert "no setting named 'missing_share'" in refused(recpolicy(capsys, *words, "--config", "bad.toml"))
     assert "no logging policy named 'popular'" in refused(recpolicy(capsys, *words, "--logging-policy", "popular"))

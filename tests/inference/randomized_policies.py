@@ -20,9 +20,9 @@ from recpolicy.environments.session import SessionEnvironment
 from recpolicy.inference.artifact import write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.workflows.artifacts import artifact_of, build_metadata
-from recpolicy.workflows.train_sessions import SessionTrainConfig, session_environment, with_view, worlds_of
-from recpolicy.workflows.training_features import Features, prepare
+from recpolicy.workflows.artifacts import build_metadata, make_artifact
+from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment, with_view
+from recpolicy.workflows.training_data import Features, prepare_features
 
 STEPS, SESSIONS = 20, 30
 ITEMS = {"interest": 0, "last_item": 30, "last_n": 30}
@@ -66,12 +66,12 @@ def settings(view: str) -> SessionTrainConfig:
 
 @cache
 def world() -> SessionWorld:
-    return worlds_of(miniature_split(), settings("interest"), 0).train
+    return make_worlds(miniature_split(), settings("interest"), 0).train
 
 
 @cache
 def features(view: str) -> Features:
-    return prepare(miniature_split().train, settings(view))
+    return prepare_features(miniature_split().train, settings(view))
 
 
 @cache
@@ -136,7 +136,7 @@ def saved(variant: str, view: str, shaken: bool = True) -> Path:
     made, kept = agent(variant, view, shaken), settings(view)
     exported = with_view(made.learner.export(), kept, miniature_split())
     metadata = {"source": None, **build_metadata(miniature_split(), kept, made.learner.config, features(view).model, 0)}
-    artifact = artifact_of(VARIANTS[variant][0], exported, miniature_split().train, features(view), metadata)
+    artifact = make_artifact(VARIANTS[variant][0], exported, miniature_split().train, features(view), metadata)
     write_arrays(artifact, folder)
     write_manifest(artifact, folder)
     return folder

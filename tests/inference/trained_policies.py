@@ -91,7 +91,7 @@ def reference(name: str) -> dict[str, np.ndarray]:
 
 
 def _train(case: Case, folder: Path) -> None:
-    from recpolicy.workflows.train import train
+    from recpolicy.workflows.policy_training import train
 
     def write_and_note(agent: Any, width: int, beside: Path) -> None:
         _write_saved_models(agent, width, beside)

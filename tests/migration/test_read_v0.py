@@ -37,15 +37,14 @@ from recpolicy.server.online.learner import OnlineConfig, OnlineLearner
 from recpolicy.server.rollout import controller
 from recpolicy.server.settings import Settings
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows.estimate import estimate, read_evaluation_log
-from recpolicy.workflows.evaluate import evaluate
-from recpolicy.workflows.evaluate_candidate import read_candidate_evaluation
-from recpolicy.workflows.gate_record import gate_evaluation, read_gate
-from recpolicy.workflows.import_log import has_own_tables
+from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
+from recpolicy.workflows.gating import gate_evaluation, read_gate, register
+from recpolicy.workflows.held_out_evaluation import evaluate
+from recpolicy.workflows.imported_logs import has_own_tables
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
-from recpolicy.workflows.registration import register
-from recpolicy.workflows.retrain import retrain
-from recpolicy.workflows.session_logs import read_log, simulate_sessions
+from recpolicy.workflows.policy_estimation import estimate, read_evaluation_log
+from recpolicy.workflows.retraining import retrain
+from recpolicy.workflows.session_logs import read_log, simulate_session_log
 from recpolicy.workflows.slate_logs import read_slate_log
 from recpolicy.workflows.training_data import training_data
 
@@ -198,19 +197,19 @@ def test_exported_rounds_that_a_policy_has_learned_are_passed_over(tmp_path):
     rounds = read_log(V0 / "export-rounds", IdVocabulary.from_policy(policy("linucb-export")))
     assert rounds.exporter is not None
     assert rounds.features is not None
-    with pytest.raises(DataError, match=r"export-rounds.*all of its 43 rounds"):
+    with pytest.raises(DataError, match=r"export-rounds.*all of its 43 training rounds"):
         retrain(V0 / "policies" / "linucb-export", rounds, tmp_path / "new")
 
 
 def test_slates_that_a_policy_has_learned_are_refused():
     loaded = policy("linucb-slates")
     log = read_slate_log(V0 / "logs" / "slates-list", IdVocabulary.from_policy(loaded))
-    with pytest.raises(DataError, match="this very log"):
+    with pytest.raises(DataError, match="learned from this log"):
         estimate(loaded, log, config=RESAMPLES)
 
 
 def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
-    log = simulate_sessions(split(), tmp_path / "log", logging_policy=policy("dqn"), config={"sessions": 20}, seed=1)
+    log = simulate_session_log(split(), tmp_path / "log", logging_policy=policy("dqn"), config={"sessions": 20}, seed=1)
     assert len(np.unique(log.session)) == 20
     assert set(log.item) <= set(policy("dqn").artifact.catalogue)
 

@@ -137,7 +137,7 @@ def test_only_a_policy_that_passed_is_registered(trained, tmp_path):
     registry = str(tmp_path / "registry")
     record = gated(trained, "failed", held_out_margin=4.0)[1]
     registered = trained.new(Model, "registered-not")
-    with pytest.raises(ArtifactError, match="the gate says fail"):
+    with pytest.raises(ArtifactError, match="the verdict is fail"):
         trained.run("register_policy", policy=trained.policy, record=record, registered=registered, registry=registry)
     assert not Path(registered.path).exists()
     assert not Path(registry).exists()

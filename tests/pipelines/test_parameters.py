@@ -14,7 +14,7 @@ from recpolicy.pipelines.parameters import (
     read_parameters,
     training_settings,
 )
-from recpolicy.workflows.retrain import agent_of
+from recpolicy.workflows.retraining import untrained_agent
 
 
 def test_text_is_converted_to_the_type_of_the_parameter():
@@ -90,7 +90,7 @@ def test_malformed_parameter_words_are_rejected(words):
 
 @pytest.mark.parametrize("agent", sorted(set(AGENTS) - set(BASELINES)))
 def test_learns_from_logs_agrees_with_the_learner(agent):
-    assert learns_from_logs(agent) == agent_of(loaded(agent).artifact).learner.learns_from_logs
+    assert learns_from_logs(agent) == untrained_agent(loaded(agent).artifact).learner.learns_from_logs
 
 
 def test_agents_that_cannot_learn_from_logs_are_trained_online():

@@ -151,7 +151,7 @@ train(agent, split(miniature_ratings(), "u1"), sys.argv[1], config={SETTINGS!r},
 
 
 def train_here(out):
-    from recpolicy.workflows.train import train
+    from recpolicy.workflows.policy_training import train
 
     agent, agent_config = AGENT
     train(agent, split(miniature_ratings(), "u1"), out, config=SETTINGS, agent_config=agent_config)

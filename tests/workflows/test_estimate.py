@@ -11,10 +11,10 @@ from tiny_policies import tiny_artifact
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import IdVocabulary, write_events
+from recpolicy.data.log_ingest import EVALUATION
 from recpolicy.inference.predictor import Policy
 from recpolicy.ope.config import OffPolicyConfig
-from recpolicy.workflows.estimate import COMPARED, estimate, read_evaluation_log
-from recpolicy.workflows.interaction_logs import EVALUATION
+from recpolicy.workflows.policy_estimation import COMPARED, estimate, read_evaluation_log
 
 FEW = {"resamples": 100}
 
@@ -79,9 +79,9 @@ def test_rounds_that_either_policy_has_learnt_from_are_refused():
     log, _ = rounds()
     learnt = tiny_artifact()
     guilty = Policy(replace(learnt, metadata={**learnt.metadata, "log": log.digest}))
-    with pytest.raises(DataError, match="the policy has learnt from this very log"):
+    with pytest.raises(DataError, match="the policy has learned from this log"):
         estimate(guilty, log)
-    with pytest.raises(DataError, match="the incumbent has learnt from this very log"):
+    with pytest.raises(DataError, match="the incumbent has learned from this log"):
         estimate(policy(), log, guilty)
 
 

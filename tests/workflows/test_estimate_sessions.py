@@ -20,8 +20,8 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.ope.config import MultiStepConfig
 from recpolicy.ope.estimators import TRAJECTORY_ESTIMATORS
 from recpolicy.workflows import policy_feedback as module
-from recpolicy.workflows.compatibility import refuse_other_kind
-from recpolicy.workflows.estimate import estimate, read_evaluation_log
+from recpolicy.workflows.log_evaluation import check_log_type
+from recpolicy.workflows.policy_estimation import estimate, read_evaluation_log
 from recpolicy.workflows.policy_feedback import step_features
 
 FEW = {"resamples": 50}
@@ -233,9 +233,9 @@ def test_sessions_that_a_policy_or_one_before_it_has_learnt_from_are_refused():
     digest = log().digest
     for metadata in ({"log": digest}, {"log": "other", "parents": [{"content": "aa", "log": digest}]}):
         guilty = Policy(tiny_session_artifact(metadata=metadata))
-        with pytest.raises(DataError, match="the policy has learnt from this very log"):
+        with pytest.raises(DataError, match="the policy has learned from this log"):
             estimate(guilty, log())
-        with pytest.raises(DataError, match="the incumbent has learnt from this very log"):
+        with pytest.raises(DataError, match="the incumbent has learned from this log"):
             estimate(policy(), log(), guilty, config=FEW)
 
 
@@ -264,7 +264,7 @@ def test_wrong_words_are_refused(words, message):
 
 def test_a_policy_of_sessions_is_refused_on_anything_else():
     with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):
-        refuse_other_kind(policy(), False, hand_rounds().name)
+        check_log_type(policy(), False, hand_rounds().name)
     with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):
         estimate(policy(), hand_rounds())
     with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):

@@ -11,7 +11,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.inference.predictor import Policy
 from recpolicy.ope.engine import estimate_slates
-from recpolicy.workflows.estimate import estimate
+from recpolicy.workflows.policy_estimation import estimate
 from recpolicy.workflows.policy_feedback import slate_feedback
 
 ITEMS, USERS, SLOTS = 11, 7, 2
@@ -167,9 +167,9 @@ def test_pages_that_a_policy_or_one_before_it_has_learnt_from_are_refused(metada
         own["parents"] = [{"content": "aa", "pages": log.digest}]
     artifact = tiny_artifact()
     guilty = Policy(replace(artifact, metadata={**artifact.metadata, **own}))
-    with pytest.raises(DataError, match="tiny pages: the policy has learnt from this very log"):
+    with pytest.raises(DataError, match="tiny pages: the policy has learned from this log"):
         estimate(guilty, log)
-    with pytest.raises(DataError, match="tiny pages: the incumbent has learnt from this very log"):
+    with pytest.raises(DataError, match="tiny pages: the incumbent has learned from this log"):
         estimate(tiny(), log, guilty)
 
 

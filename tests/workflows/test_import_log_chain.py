@@ -10,18 +10,19 @@ from click_logs import rounds_of, shop, write_open_bandit, write_vowpal_wabbit
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.loaders import load_ratings
+from recpolicy.data.log_ingest import RATINGS
 from recpolicy.data.splits import split
 from recpolicy.evaluation.gate import GateConfig
 from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines import steps
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows.estimate import estimate
-from recpolicy.workflows.evaluate import evaluate
-from recpolicy.workflows.gate_record import gate_files
-from recpolicy.workflows.import_log import import_log
-from recpolicy.workflows.interaction_logs import RATINGS, ingest_log, read_rounds
+from recpolicy.workflows.gating import gate_candidate
+from recpolicy.workflows.held_out_evaluation import evaluate
+from recpolicy.workflows.imported_logs import import_log
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
+from recpolicy.workflows.policy_estimation import estimate
+from recpolicy.workflows.policy_training import train
 from recpolicy.workflows.session_logs import read_log
-from recpolicy.workflows.train import train
 from recpolicy.workflows.training_data import training_data
 
 WORLD = shop()
@@ -99,9 +100,9 @@ def test_held_out_ratings_and_the_gate_agree_that_it_is_better(clicks):
     }
     assert chosen["mine"] > max(chosen["most_popular"], chosen["highest_mean"]) > chosen["random"]
     limits = GateConfig(held_out_margin=-0.05, latency_ms=None)  # few pairs of few rounds are held out here
-    result = gate_files(policy, parts, clicks / "rounds", other, limits)
+    result = gate_candidate(policy, parts, clicks / "rounds", other, limits)
     assert result.verdict == "pass", result.reasons
-    assert gate_files(other, parts, clicks / "rounds", policy, limits).verdict == "fail"
+    assert gate_candidate(other, parts, clicks / "rounds", policy, limits).verdict == "fail"
 
 
 def test_it_predicts_clicks_and_recommends_to_users_and_newcomers(clicks):
@@ -169,13 +170,15 @@ def test_data_that_is_given_goes_first_and_a_split_saved_with_it_is_kept(clicks)
 def test_a_split_by_which_evaluation_rounds_would_be_fitted_is_refused(clicks):
     own, _ = training_data(log=clicks / "rounds")
     assert training_data(split=own.name, log=clicks / "rounds")[0].digest == own.digest
-    with pytest.raises(ConfigError, match=rf"split 'random' would fit rounds for evaluation; .* \({own.name}\)"):
+    with pytest.raises(
+        ConfigError, match=rf"split 'random' would train on rounds for evaluation; .* the split {own.name}"
+    ):
         training_data(split="random", log=clicks / "rounds")
 
 
 def test_a_log_of_which_nothing_is_held_out_says_what_to_do(copied):
     ingest_log(copied / "log", copied / "all", config={"evaluation_share": 0})
-    with pytest.raises(DataError, match=r"nothing of this log is held out; .*--evaluation-share 0\.2.*--split"):
+    with pytest.raises(DataError, match=r"this log has no rounds for evaluation; .*--evaluation-share 0\.2.*--split"):
         training_data(log=copied / "all")
     assert training_data(split="temporal", log=copied / "all")[0].name == "temporal"
 

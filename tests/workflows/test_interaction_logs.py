@@ -11,14 +11,12 @@ from trained_policies import TINY, loaded, miniature_split, trained
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary
-from recpolicy.data.log_ingest import IngestConfig
+from recpolicy.data.log_ingest import EVALUATION, TRAINING, IngestConfig
 from recpolicy.inference.predictor import Policy
 from recpolicy.training import tensorflow_export
 from recpolicy.workflows.interaction_logs import (
-    EVALUATION,
     REPORT,
     SIMULATION,
-    TRAINING,
     ingest_log,
     logging_probabilities,
     read_rounds,
@@ -26,8 +24,8 @@ from recpolicy.workflows.interaction_logs import (
 )
 from recpolicy.workflows.interaction_logs import LogConfig as Config
 from recpolicy.workflows.logging_policies import LOGGING_POLICIES
-from recpolicy.workflows.train import train
-from recpolicy.workflows.training_features import FeatureConfig, prepare
+from recpolicy.workflows.policy_training import train
+from recpolicy.workflows.training_data import FeatureConfig, prepare_features
 
 WORLD = {"rating_model": "svd", "world": "item_knn", "rank": 5, "batch_size": 16}
 ROUNDS = 3_000
@@ -63,7 +61,7 @@ def softmax_of(score, temperature, uniform_mix):
 
 def test_the_propensities_are_those_of_the_softmax_over_the_scores(log, tmp_path):
     rounds = all_rounds(log, tmp_path)
-    model = prepare(miniature_split().train, FeatureConfig(rating_model="svd", rank=5)).model
+    model = prepare_features(miniature_split().train, FeatureConfig(rating_model="svd", rank=5)).model
     probability = softmax_of(model.mean, 0.5, 0.1)
     np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.item], rtol=1e-9)
     assert rounds.propensity.min() >= 0.1 / 80
@@ -236,7 +234,7 @@ def test_a_policy_is_trained_from_a_log_and_says_which(log, tmp_path):
     assert policy.metadata["log"] == rounds.digest
     assert policy.metadata["training"]["mode"] == "log"
     assert policy.metadata["training"]["rows"] == ROUNDS
-    before = prepare(miniature_split().train, FeatureConfig(rating_model="svd", rank=5)).model.mean
+    before = prepare_features(miniature_split().train, FeatureConfig(rating_model="svd", rank=5)).model.mean
     after = policy.scores()[1]
 
     def error(estimate):

@@ -14,8 +14,8 @@ from recpolicy.evaluation import groups
 from recpolicy.evaluation.groups import Groups
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows import log_evaluation
-from recpolicy.workflows.estimate import estimate, read_evaluation_log
 from recpolicy.workflows.log_evaluation import compare_on_log, off_policy_gain
+from recpolicy.workflows.policy_estimation import estimate, read_evaluation_log
 
 USERS, KNOWN = 7, 4
 FEW = {"resamples": 100}

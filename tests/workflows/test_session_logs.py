@@ -15,11 +15,11 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.splits import split
 from recpolicy.inference.predictor import load_policy
 from recpolicy.training import offline_sessions, tensorflow_export
-from recpolicy.workflows import train as train_module
-from recpolicy.workflows import train_sessions as module
-from recpolicy.workflows.session_logs import read_log, simulate_sessions
-from recpolicy.workflows.train import train
-from recpolicy.workflows.train_sessions import SessionTrainConfig, train_sessions, worlds_of
+from recpolicy.workflows import policy_training as train_module
+from recpolicy.workflows import session_training as module
+from recpolicy.workflows.policy_training import train
+from recpolicy.workflows.session_logs import read_log, simulate_session_log
+from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions
 
 TRAIN = {"rating_model": "svd", "rank": 5, "max_episode_steps": 8, "batch_size": 32, "epochs": 2}
 NETWORK = {"layers": (8,)}
@@ -40,14 +40,14 @@ def without_saved_models(monkeypatch):
 
 @pytest.fixture(scope="module")
 def worlds():
-    return worlds_of(miniature_split(), SessionTrainConfig(**TRAIN), 0)
+    return make_worlds(miniature_split(), SessionTrainConfig(**TRAIN), 0)
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory, worlds):
     """A log of the uniform choice, and its folder."""
     out = tmp_path_factory.mktemp("logs") / "random"
-    return simulate_sessions(miniature_split(), out, config={"sessions": 150}, train=TRAIN, worlds=worlds), out
+    return simulate_session_log(miniature_split(), out, config={"sessions": 150}, train=TRAIN, worlds=worlds), out
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_log_is_what_the_uniform_choice_does(log, worlds):
 
 def test_popular_shows_items_as_often_as_they_were_rated(tmp_path, worlds):
     config = {"sessions": 50, "uniform_mix": 0.2, "temperature": 0.5}
-    found = simulate_sessions(
+    found = simulate_session_log(
         miniature_split(), tmp_path / "log", logging_policy="popular", config=config, train=TRAIN, worlds=worlds
     )
     weight = (1.0 + np.bincount(miniature_split().train.item, minlength=80)) ** 2
@@ -90,7 +90,7 @@ def test_popular_shows_items_as_often_as_they_were_rated(tmp_path, worlds):
 
 def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, worlds):
     policy = learnt[0]
-    found = simulate_sessions(
+    found = simulate_session_log(
         miniature_split(),
         tmp_path / "log",
         logging_policy=policy,
@@ -211,13 +211,13 @@ def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_p
 )
 def test_wrong_words_are_refused_and_nothing_is_written(tmp_path, worlds, words, message):
     with pytest.raises(ConfigError, match=message):
-        simulate_sessions(miniature_split(), tmp_path / "log", **({"worlds": worlds, "train": TRAIN} | words))
+        simulate_session_log(miniature_split(), tmp_path / "log", **({"worlds": worlds, "train": TRAIN} | words))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_policy_of_another_split_and_a_folder_that_exists_are_refused(tmp_path, learnt, log, worlds):
     other = split(miniature_split().train, "random")
     with pytest.raises(DataError, match="dqn was fitted on the train part of 'u1'"):
-        simulate_sessions(other, tmp_path / "log", logging_policy=learnt[0], worlds=worlds)
+        simulate_session_log(other, tmp_path / "log", logging_policy=learnt[0], worlds=worlds)
     with pytest.raises(ArtifactError, match="exists already"):
-        simulate_sessions(miniature_split(), log[1], worlds=worlds)
+        simulate_session_log(miniature_split(), log[1], worlds=worlds)

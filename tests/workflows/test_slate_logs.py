@@ -12,14 +12,14 @@ from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.inference.predictor import load_policy
 from recpolicy.models.session_worlds import two_worlds
 from recpolicy.workflows.logging_policies import make_logging_policy
+from recpolicy.workflows.policy_training import TrainConfig
 from recpolicy.workflows.slate_logs import (
     SlateLogConfig,
-    play_slates_of,
+    play_slate_log,
     read_slate_log,
     shelves_by_year,
-    simulate_slates,
+    simulate_slate_log,
 )
-from recpolicy.workflows.train import TrainConfig
 
 TRAIN = {"rating_model": "svd", "rank": 5}
 CONFIG = {"slates": 400, "slots": 3}
@@ -32,7 +32,7 @@ def worlds():
 
 def simulated(out, worlds, logging_policy="rating_model", seed=0, **config):
     settings = CONFIG | config
-    return simulate_slates(
+    return simulate_slate_log(
         miniature_split(), out, logging_policy=logging_policy, config=settings, train=TRAIN, worlds=worlds, seed=seed
     )
 
@@ -79,7 +79,7 @@ def test_a_policy_logs_what_its_scores_say(tmp_path, worlds):
 
 def test_a_page_holds_items_of_the_catalogue_that_training_describes(tmp_path, worlds):
     settings = {"train": {**TRAIN, "items": 30}, "worlds": worlds, "config": CONFIG}
-    log = simulate_slates(miniature_split(), tmp_path / "log", **settings)
+    log = simulate_slate_log(miniature_split(), tmp_path / "log", **settings)
     assert len(log.catalogue) == 30
     assert log.catalogue.tolist() != list(range(30))
     assert set(log.slate.ravel()) <= set(log.catalogue)
@@ -90,9 +90,9 @@ def test_a_better_page_earns_more(worlds):
     split = miniature_split()
     means = {}
     for name in ("random", "rating_model"):
-        who = make_logging_policy(name, split.train, TrainConfig(**TRAIN), None, None, 0)
+        policy = make_logging_policy(name, split.train, TrainConfig(**TRAIN), None, None, 0)
         settings = SlateLogConfig(slates=6_000, slots=3, uniform_mix=0.0, temperature=0.05)
-        means[name] = play_slates_of(who, worlds.train, split, settings, 0, False).reward.mean()
+        means[name] = play_slate_log(policy, worlds.train, split, settings, 0, False).reward.mean()
     assert means["rating_model"] > means["random"] + 0.2
 
 

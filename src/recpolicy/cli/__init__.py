@@ -1,1 +1,1 @@
-"""The command line: parse, build a config, call one function of the api, print; --help imports nothing heavy."""
+"""The command line: parse, build a config, call one workflow, print; --help imports nothing heavy."""

@@ -1,4 +1,4 @@
-"""`recpolicy data`: get MovieLens, look at ratings, split them, check one's own."""
+"""`recpolicy data`: fetch MovieLens, summarize, split and check ratings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from recpolicy.data.ratings import Ratings
 
-app = typer.Typer(help="Get MovieLens, look at ratings, split them, check your own.", no_args_is_help=True)
+app = typer.Typer(help="Fetch MovieLens; summarize, split and check ratings.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 NameOrPath = Annotated[str, typer.Argument(help="ml-100k, a MovieLens folder, or a CSV or Parquet file.")]
@@ -16,31 +16,38 @@ NameOrPath = Annotated[str, typer.Argument(help="ml-100k, a MovieLens folder, or
 
 @app.command(epilog="Example: recpolicy data fetch --source auto")
 def fetch(
-    dataset: Annotated[str, typer.Option(help="Data set to get.")] = "ml-100k",
+    dataset: Annotated[str, typer.Option(help="Data set to fetch.")] = "ml-100k",
     source: Annotated[str, typer.Option(help="auto, grouplens, pypi, or the path of a zip, folder or wheel.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Folder to put it in (default: where recpolicy looks).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the data (default: the folder that recpolicy reads).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put MovieLens 100K into ml-100k/, verified; at once when it is there already.
+    """Fetch MovieLens 100K into ml-100k/ and verify it; return at once if it is there already.
 
     auto tries GroupLens, then the recbole package on the Python index.
     """
     from recpolicy.data.movielens_download import fetch as fetch_data
 
-    done = fetch_data(dataset, source, out)
-    report = {"folder": str(done.folder), "source": done.source, "fetched": done.fetched, "files": dict(done.files)}
+    result = fetch_data(dataset, source, out)
+    report = {
+        "folder": str(result.folder),
+        "source": result.source,
+        "fetched": result.fetched,
+        "files": dict(result.files),
+    }
     if as_json:
         _print_json(report)
         return
-    typer.echo(f"{done.folder}: {'fetched from ' + done.source if done.fetched else 'already there'}, verified")
-    for name, kind in done.files.items():
+    typer.echo(f"{result.folder}: {'fetched from ' + result.source if result.fetched else 'already there'}, verified")
+    for name, kind in result.files.items():
         typer.echo(f"  {name:<8} {_KINDS[kind]}{_LOST if (name, kind) == ('u.item', 'rebuilt') else ''}")
 
 
 _KINDS = {
     "official": "identical to the official file",
     "rebuilt": "rebuilt from the package",
-    "unchecked": "as given",
+    "unchecked": "not verified",
 }
 _LOST = ", without release dates and links"
 
@@ -53,7 +60,7 @@ def split(
     seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write the train and test parts of a split as the official files are: tab-separated, by user, then item."""
+    """Write the train and test parts of a split in the official format: tab-separated, by user, then item."""
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.data.splits import write_split
@@ -69,7 +76,7 @@ def split(
 
 @app.command(epilog="Example: recpolicy data info ml-100k")
 def info(path: NameOrPath = "ml-100k", as_json: AsJson = False) -> None:
-    """Print how many users, items and ratings there are, and how the ratings are spread."""
+    """Print the numbers of users, items and ratings, and the distribution of the ratings."""
     from recpolicy.data.loaders import load_ratings
 
     _print_summary(load_ratings(path), as_json)
@@ -82,15 +89,15 @@ def check(
     item: Annotated[str | None, typer.Option(help="Column of item ids (default: item, item_id, item).")] = None,
     rating: Annotated[str | None, typer.Option(help="Column of ratings (default: rating).")] = None,
     timestamp: Annotated[str | None, typer.Option(help="Column of times (default: timestamp, if any).")] = None,
-    scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest rating possible.")] = (1.0, 5.0),
+    scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest possible rating.")] = (1.0, 5.0),
     separator: Annotated[str | None, typer.Option(help="Separator (default: a tab for .tsv, else a comma).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check your own ratings row by row; the first thing that is wrong is named by file, line and value."""
+    """Check your ratings row by row; the message names file, line and value of the first error."""
     from recpolicy.data.loaders import load_ratings
 
-    given = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    columns = {meaning: name for meaning, name in given.items() if name is not None}
+    options = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    columns = {meaning: name for meaning, name in options.items() if name is not None}
     separator = None if separator is None else separator.replace("\\t", "\t")
     _print_summary(load_ratings(path, columns=columns or None, scale=scale, separator=separator), as_json)
 

@@ -1,4 +1,4 @@
-"""`recpolicy gate`: may a policy go into service? The exit code is the verdict."""
+"""`recpolicy gate`: decide whether a policy may go into service. The exit code is the verdict."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,37 +11,37 @@ _FAILED = 1
 
 
 def gate(
-    candidate: Annotated[Path, typer.Argument(help="Folder of the policy that wants to go into service.")],
+    candidate: Annotated[Path, typer.Argument(help="Folder of the candidate policy.")],
     log: Annotated[
         Path, typer.Option("--log", help="Folder that `recpolicy log ingest` wrote, or one file of rounds.")
     ],
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Folder of the policy in service; left out: whoever logged.")
+        Path | None, typer.Option("--baseline", help="Folder of the policy in service; by default, the logging policy.")
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option("--config", help="TOML file with the table \\[gate]; configs/gate.toml has all limits."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="The ratings, if they are no longer where training read them.")
+        str | None, typer.Option("--data", help="The ratings, if their path has changed since training.")
     ] = None,
-    log_only: Annotated[bool, typer.Option("--log-only", help="Leave held-out ratings out.")] = False,
+    log_only: Annotated[bool, typer.Option("--log-only", help="Evaluate on the log only.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for gate.json, gate.html and evaluation.json.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes the resamples of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> int:
-    """Hold a policy against its limits on logged rounds and held-out ratings; exit code 0 pass, 1 not, 2 bad input."""
+    """Gate a policy on logged rounds and held-out ratings; exit code 0: pass, 1: no pass, 2: wrong input."""
     from recpolicy.cli.output import print_frame, print_json
-    from recpolicy.cli.policy import split_of
+    from recpolicy.cli.policy import load_training_split
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.gate_record import VERDICTS, gate_files, gate_tables, limits_in
+    from recpolicy.workflows.gating import VERDICTS, gate_candidate, gate_tables, read_gate_config
 
-    chosen = limits_in(config)
+    limits = read_gate_config(config)
     policy = load_policy(candidate)
-    split = None if log_only else split_of(policy, data)
-    result = gate_files(policy, split, log, None if baseline is None else load_policy(baseline), chosen, seed, out)
+    split = None if log_only else load_training_split(policy, data)
+    result = gate_candidate(policy, split, log, None if baseline is None else load_policy(baseline), limits, seed, out)
     if as_json:
         print_json(result.as_dict())
     else:

@@ -1,4 +1,4 @@
-"""User and item ids on the command line: whole numbers are read as numbers, as the data readers do."""
+"""Parse user and item ids on the command line; integers become numbers, as in the data readers."""
 
 from collections.abc import Hashable
 
@@ -6,12 +6,12 @@ from recpolicy.core.errors import DataError
 
 
 def parse_id(text: str) -> Hashable:
-    """196 -> 196, "alice" -> "alice", "007" -> "007"."""
+    """Parse an id: "196" -> 196, "alice" -> "alice", "007" -> "007"."""
     return int(text) if text.isascii() and text.isdigit() and str(int(text)) == text else text
 
 
 def parse_ratings(pairs: list[str]) -> dict[Hashable, float]:
-    """["50=5", "181=4"] -> {50: 5.0, 181: 4.0}; raises DataError for anything else."""
+    """Parse ["50=5", "181=4"] -> {50: 5.0, 181: 4.0}; raise DataError for anything else."""
     ratings = {}
     for pair in pairs:
         item, separator, rating = pair.rpartition("=")
@@ -24,12 +24,12 @@ def parse_ratings(pairs: list[str]) -> dict[Hashable, float]:
     return ratings
 
 
-def parse_shown(pairs: list[str]) -> list[tuple[Hashable, bool]]:
-    """["50=like", "181=skip"] -> [(50, True), (181, False)]; raises DataError for anything else."""
-    shown = []
+def parse_history(pairs: list[str]) -> list[tuple[Hashable, bool]]:
+    """Parse ["50=like", "181=skip"] -> [(50, True), (181, False)]; raise DataError for anything else."""
+    history = []
     for pair in pairs:
         item, separator, response = pair.rpartition("=")
         if not separator or not item or response not in ("like", "skip"):
             raise DataError(f"--history {pair!r}: expected ITEM=like or ITEM=skip, such as 50=like")
-        shown.append((parse_id(item), response == "like"))
-    return shown
+        history.append((parse_id(item), response == "like"))
+    return history

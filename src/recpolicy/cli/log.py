@@ -1,4 +1,4 @@
-"""`recpolicy log`: logs of a simulated policy or of other systems, and from raw logs to rounds to learn from."""
+"""`recpolicy log`: simulate, import and ingest logs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from recpolicy.data.splits import Split
     from recpolicy.inference.predictor import Policy
 
-app = typer.Typer(help="What a policy showed, with what probability, and what came of it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Logs of recommendations, with propensities and rewards: simulate, import, export, ingest.",
+    no_args_is_help=True,
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
@@ -42,44 +45,50 @@ def simulate(
         Path | None,
         typer.Option("--config", help="TOML file with the tables \\[data], \\[train], \\[log], \\[rating_model]."),
     ] = None,
-    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Overrides the file.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="Number of rounds to log. Overrides the file.")
+    ] = None,
     sessions: Annotated[
-        int | None, typer.Option("--sessions", min=1, help="Log so many whole sessions in place of single rounds.")
+        int | None, typer.Option("--sessions", min=1, help="Number of complete sessions to log, instead of rounds.")
     ] = None,
     slates: Annotated[
-        int | None, typer.Option("--slates", min=1, help="Log so many pages of several items in place of rounds.")
+        int | None, typer.Option("--slates", min=1, help="Number of slates of several items to log, instead of rounds.")
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", help="Of the softmax over scores, in stars; of `popular` in nats; overrides."),
+        typer.Option(
+            "--temperature",
+            help="Temperature of the softmax over scores, in stars; of `popular` in nats. Overrides the file.",
+        ),
     ] = None,
     uniform_mix: Annotated[
-        float | None, typer.Option("--uniform-mix", help="Share of uniform choices, 0..1; overrides.")
+        float | None, typer.Option("--uniform-mix", help="Fraction of uniform choices, 0..1. Overrides the file.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Let a policy play the simulated world and log it: true propensities, rewards that come later."""
+    """Simulate a policy and write its log, with true propensities and delayed rewards."""
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.workflows.interaction_logs import simulate_log
 
     sizes = {"rounds": rounds, "sessions": sessions, "slates": slates}
     if sum(size is not None for size in sizes.values()) > 1:
-        raise typer.BadParameter("say by one of them what to log", param_hint="--rounds, --sessions, --slates")
+        raise typer.BadParameter("give only one of them", param_hint="--rounds, --sessions, --slates")
     logging_policy = logging_policy or ("rating_model" if sessions is None else "random")
     tables, source = _tables_of_config(config, ("train", "log", "rating_model"))
-    given = {**sizes, "temperature": temperature, "uniform_mix": uniform_mix}
-    settings = {**tables.get("log", {}), **{key: value for key, value in given.items() if value is not None}}
-    parts, who = split_ratings(load_ratings(data, **source), split, seed), _logging_policy(logging_policy)
+    options = {**sizes, "temperature": temperature, "uniform_mix": uniform_mix}
+    settings = {**tables.get("log", {}), **{key: value for key, value in options.items() if value is not None}}
+    parts = split_ratings(load_ratings(data, **source), split, seed)
+    policy = _logging_policy(logging_policy)
     if sessions is not None:
-        _simulate_sessions(parts, out, who, settings, tables.get("train"), seed, as_json=as_json)
+        _simulate_sessions(parts, out, policy, settings, tables.get("train"), seed, as_json=as_json)
         return
     if slates is not None:
-        _simulate_slates(parts, out, who, settings, tables, seed, as_json=as_json)
+        _simulate_slates(parts, out, policy, settings, tables, seed, as_json=as_json)
         return
     written = simulate_log(
-        parts.train, out, logging_policy=who, config=settings, train=tables.get("train"),
+        parts.train, out, logging_policy=policy, config=settings, train=tables.get("train"),
         model_config=tables.get("rating_model"), seed=seed,
     )  # fmt: skip
     if as_json:
@@ -94,19 +103,19 @@ def simulate(
         )
         return
     print(f"logged {written:,} events of {logging_policy} on {parts.train.name} (seed {seed}): {out}")
-    known = (
-        f" --policy {logging_policy}" if not isinstance(who, str) else "" if data == "ml-100k" else f" --data {data}"
+    tables_option = (
+        f" --policy {logging_policy}" if not isinstance(policy, str) else "" if data == "ml-100k" else f" --data {data}"
     )
-    print(f"next: recpolicy log ingest {out}{known} --out {out}-rounds")
+    print(f"next: recpolicy log ingest {out}{tables_option} --out {out}-rounds")
 
 
 def _simulate_sessions(
-    parts: "Split", out: Path, who: "str | Policy", settings: dict[str, Any], train: Any, seed: int, *, as_json: bool
+    parts: "Split", out: Path, policy: "str | Policy", settings: dict[str, Any], train: Any, seed: int, *, as_json: bool
 ) -> None:
-    from recpolicy.workflows.session_logs import simulate_sessions
+    from recpolicy.workflows.session_logs import simulate_session_log
 
-    log = simulate_sessions(parts, out, logging_policy=who, config=settings, train=train, seed=seed)
-    name = who if isinstance(who, str) else who.artifact.agent
+    log = simulate_session_log(parts, out, logging_policy=policy, config=settings, train=train, seed=seed)
+    name = policy if isinstance(policy, str) else policy.artifact.agent
     count = len(log.length)
     if as_json:
         metadata = {
@@ -119,26 +128,26 @@ def _simulate_sessions(
         print_json({"out": str(out), **metadata})
         return
     print(f"logged {count:,} sessions ({len(log):,} steps) of {name} on {parts.train.name} (seed {seed}): {out}")
-    world = seed if isinstance(who, str) else who.metadata["seed"]
+    world = seed if isinstance(policy, str) else policy.metadata["seed"]
     print(f"next: recpolicy train topk_reinforce --split {parts.name} --log {out} --seed {world} --out {out}-policy")
 
 
 def _simulate_slates(
-    parts: "Split", out: Path, who: "str | Policy", settings: dict[str, Any], tables: dict[str, Any], seed: int,
+    parts: "Split", out: Path, policy: "str | Policy", settings: dict[str, Any], tables: dict[str, Any], seed: int,
     *, as_json: bool,
 ) -> None:  # fmt: skip
-    from recpolicy.workflows.slate_logs import simulate_slates
+    from recpolicy.workflows.slate_logs import simulate_slate_log
 
-    log = simulate_slates(
+    log = simulate_slate_log(
         parts,
         out,
-        logging_policy=who,
+        logging_policy=policy,
         config=settings,
         train=tables.get("train"),
         model_config=tables.get("rating_model"),
         seed=seed,
     )
-    name = who if isinstance(who, str) else who.artifact.agent
+    name = policy if isinstance(policy, str) else policy.artifact.agent
     if as_json:
         metadata = {
             "logging_policy": name,
@@ -149,56 +158,67 @@ def _simulate_slates(
         }
         print_json({"out": str(out), **metadata, "mean_reward": float(log.reward.mean())})
         return
-    print(f"logged {len(log):,} pages of {log.slots} items of {name} on {parts.train.name} (seed {seed}): {out}")
-    print(f"likes on a page: {log.reward.mean():.3f} on average")
+    print(f"logged {len(log):,} slates of {log.slots} items of {name} on {parts.train.name} (seed {seed}): {out}")
+    print(f"likes per slate: {log.reward.mean():.3f} on average")
     print(f"next: recpolicy ope estimate POLICY --log {out}")
 
 
 @app.command(
-    epilog="Examples:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1;  of a log that `log"
-    " import` made with users and items of its own:  recpolicy log ingest logs/clicks --out rounds/clicks"
+    epilog="Examples:  recpolicy log ingest logs/week1 --policy runs/linucb --out rounds/week1;  for a log"
+    " that `log import` made with its own users and items:  recpolicy log ingest logs/clicks --out rounds/clicks"
 )
 def ingest(
-    folder: Annotated[Path, typer.Argument(help="Folder with events.parquet and, once some came, rewards.parquet.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with events.parquet and, if there are rewards, rewards.parquet.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for training.parquet and evaluation.parquet.")],
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="A trained policy says which users and items there are.")
+        Path | None, typer.Option("--policy", help="Trained policy that defines users and items.")
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", help="Or the ratings say it; without both, an imported log's own users and items, else ml-100k."
+            "--data",
+            help="Ratings that define users and items; by default, the imported log's own ones, or else ml-100k.",
         ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with the tables \\[data] and \\[ingest].")
     ] = None,
     wait_hours: Annotated[
-        float | None, typer.Option("--wait-hours", help="How long after its event a reward may come; overrides.")
+        float | None,
+        typer.Option("--wait-hours", help="Maximal delay of a reward after its event. Overrides the file."),
     ] = None,
     default_reward: Annotated[
-        float | None, typer.Option("--default-reward", help="Of events without one; left out without it; overrides.")
+        float | None,
+        typer.Option(
+            "--default-reward", help="Reward of events without one; by default, they are dropped. Overrides the file."
+        ),
     ] = None,
     evaluation_share: Annotated[
-        float | None, typer.Option("--evaluation-share", help="Of the rounds, the latest; overrides.")
+        float | None,
+        typer.Option(
+            "--evaluation-share", help="Fraction of rounds for evaluation, the latest ones. Overrides the file."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a log, join its rewards and split it by time; says what became of every event and reward."""
-    from recpolicy.workflows.import_log import has_own_tables
-    from recpolicy.workflows.interaction_logs import RATINGS, ingest_log
+    """Check a log, join its rewards, split it by time, and print the counts of events and rewards."""
+    from recpolicy.data.log_ingest import RATINGS
+    from recpolicy.workflows.imported_logs import has_own_tables
+    from recpolicy.workflows.interaction_logs import ingest_log
 
-    _refuse_both(policy, data)
+    _check_one_source(policy, data)
     tables, source = _tables_of_config(config, ("ingest",))
-    given = {"wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share}
-    settings = {**tables.get("ingest", {}), **{key: value for key, value in given.items() if value is not None}}
+    options = {"wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share}
+    settings = {**tables.get("ingest", {}), **{key: value for key, value in options.items() if value is not None}}
     own = policy is None and data is None and has_own_tables(folder)
     if own and source:
         raise typer.BadParameter(
-            f"the table [data] is about ratings, but {folder} has users and items of its own", param_hint="--config"
+            f"the table [data] is about ratings, but {folder} has its own users and items", param_hint="--config"
         )
-    known = None if own else _catalogue(policy, data or "ml-100k", source)
-    report = ingest_log(folder, out, known, settings)
+    vocabulary = None if own else _vocabulary(policy, data or "ml-100k", source)
+    report = ingest_log(folder, out, vocabulary, settings)
     if as_json:
         print_json(report.as_dict())
         return
@@ -216,10 +236,10 @@ def import_(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet, rewards included.")],
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="A trained policy says which users and items there are.")
+        Path | None, typer.Option("--policy", help="Trained policy that defines users and items.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Or the ratings say it; without both, the ids that occur.")
+        str | None, typer.Option("--data", help="Ratings that define users and items; by default, the ids of the log.")
     ] = None,
     scale: Annotated[
         tuple[float, float], typer.Option("--scale", help="Lowest and highest reward (click, or -cost) of the file.")
@@ -230,48 +250,48 @@ def import_(
     item: Annotated[str, typer.Option("--item-id", help="vw: dotted name of the item's id within an action.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a log of ours from that of another system; says what of it is lost."""
-    from recpolicy.workflows.import_log import import_log
+    """Convert a log from another system and list the fields that were dropped."""
+    from recpolicy.workflows.imported_logs import import_log
 
-    _refuse_both(policy, data)
-    tables = _catalogue(policy, data or "", {}) if policy or data else None
+    _check_one_source(policy, data)
+    tables = _vocabulary(policy, data or "", {}) if policy or data else None
     report = import_log(file, out, form, tables, scale, user=user, item=item)
     if as_json:
         print_json(report.as_dict())
         return
     print(f"imported {report.rounds:,} rounds of {report.users:,} users and {report.items:,} items: {out}")
     if report.skipped:
-        print(f"left out {report.skipped:,} lines that are marked as not to be learnt from")
-    print(f"lost: {', '.join(report.lost) or 'nothing'}")
+        print(f"skipped {report.skipped:,} lines that are marked as excluded from learning")
+    print(f"dropped: {', '.join(report.lost) or 'nothing'}")
     if report.derived:
-        print("users and items are those that occur")
+        print("users and items are those of the log")
         print(f"next: recpolicy log ingest {out} --out {out}-rounds")
 
 
-def _refuse_both(policy: Path | None, data: str | None) -> None:
+def _check_one_source(policy: Path | None, data: str | None) -> None:
     if policy is not None and data is not None:
-        raise typer.BadParameter("say by one of them which users and items there are", param_hint="--policy, --data")
+        raise typer.BadParameter("give only one of them: both define users and items", param_hint="--policy, --data")
 
 
-def _tables_of_config(config: Path | None, known: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tables of a TOML file, and those options of [data] that are given."""
+def _tables_of_config(config: Path | None, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tables of a TOML file, and the options of its table [data]."""
     from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
     from recpolicy.data.loaders import DataConfig
 
     tables = read_toml(config) if config else {}
-    reject_unknown_tables(tables, ("data", *known), str(config))
+    reject_unknown_tables(tables, ("data", *names), str(config))
     options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
     return tables, {name: value for name, value in options.items() if value is not None}
 
 
 def _logging_policy(text: str) -> "str | Policy":
-    """A name as it is, a folder as the policy in it."""
+    """Return the name of a baseline, or the policy in a folder."""
     from recpolicy.inference.predictor import load_policy
 
     return load_policy(text) if Path(text).is_dir() or Path(text).name != text else text
 
 
-def _catalogue(policy: Path | None, data: str, source: dict[str, Any]) -> "IdVocabulary":
+def _vocabulary(policy: Path | None, data: str, source: dict[str, Any]) -> "IdVocabulary":
     if policy is not None:
         from recpolicy.data.bandit_log_files import IdVocabulary
         from recpolicy.inference.predictor import load_policy
@@ -286,17 +306,17 @@ def _catalogue(policy: Path | None, data: str, source: dict[str, Any]) -> "IdVoc
 def _print_report(report: "IngestReport") -> None:
     lines = (
         (report.events, "events"),
-        (report.joined, "  with a reward of their own"),
+        (report.joined, "  with their own reward"),
         (report.defaulted, "  with the default reward"),
-        (report.waiting, "  left for later: their reward may still come"),
-        (report.left_out, "  left out: no reward came"),
-        *(((report.with_context, "  left out: with a context vector"),) if report.with_context else ()),
-        (report.training, "rounds to learn from"),
+        (report.waiting, "  waiting: their reward may still arrive"),
+        (report.left_out, "  dropped: without a reward"),
+        *(((report.with_context, "  dropped: with a context vector"),) if report.with_context else ()),
+        (report.training, "rounds for training"),
         (report.evaluation, "rounds for evaluation, all later"),
         (report.late_rewards, "rewards not used: outside the wait window"),
-        (report.doubled_rewards, "rewards not used: of events that had one"),
+        (report.doubled_rewards, "rewards not used: of events with an earlier reward"),
         (report.unknown_rewards, "rewards not used: of events not in the log"),
     )
     width = max(len(f"{count:,}") for count, _ in lines)
-    for count, what in lines:
-        print(f"{count:>{width},}  {what}")
+    for count, label in lines:
+        print(f"{count:>{width},}  {label}")

@@ -1,4 +1,4 @@
-"""`recpolicy log export`: what a server showed and what came of it, as a log to ingest."""
+"""`recpolicy log export`: write the events and rewards of a server as a log to ingest."""
 
 import os
 from pathlib import Path
@@ -15,15 +15,15 @@ def export(
     state: Annotated[Path, typer.Argument(metavar="STATE", help="State folder of a server, or its registry.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for events.parquet and rewards.parquet.")],
     registry: Annotated[
-        Path | None, typer.Option("--registry", help="Where the server's versions are, if not in its state folder.")
+        Path | None, typer.Option("--registry", help="Registry of the server, if it is not in its state folder.")
     ] = None,
     version: Annotated[
-        str, typer.Option("--version", help="Whose users and items the log is to hold: a number or alias.")
+        str, typer.Option("--version", help="Version that defines users and items of the log: a number or alias.")
     ] = "champion",
-    places: Annotated[int, typer.Option("--places", min=0, help="First places of each event; 0: all.")] = 0,
+    places: Annotated[int, typer.Option("--places", min=0, help="Number of first places of each event; 0: all.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
 ) -> None:
-    """Append the events and rewards that are new to a log; the server may be running, or not."""
+    """Append new events and rewards of a server to a log; the server may be running."""
     from recpolicy.core.optional_deps import require_extra
 
     require_extra("serve", "recpolicy log export")
@@ -45,24 +45,24 @@ def export(
     print(f"added {done.new_rounds:,} rounds and {done.new_rewards:,} rewards: {out}")
     print(f"it holds {done.rounds:,} rounds and {done.rewards:,} rewards")
     for reason, count in sorted(done.left_out.items()):
-        print(f"left out: {count:,} events ({_REASONS[reason]})")
+        print(f"dropped: {count:,} events ({_REASONS[reason]})")
     print(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")
 
 
 _REASONS = {
-    "new_user": "users whom the policy did not know, with an id or features that do not fit this log",
+    "new_user": "users unknown to the policy, with an id or features that do not fit this log",
     "other_policy": "versions with other users, items or catalogue",
     "no_propensity": "a propensity that is not above 0",
 }
 
 
 def _registry_in(state: Path) -> Path:
-    """The registry of a state folder: the folder itself, or the one in it."""
+    """Return the registry of a state folder: the folder itself, or the one in it."""
     return state if (state / "aliases.json").is_file() else state / "registry"
 
 
 def _database_in(state: Path) -> Path:
-    """The database file; raises DataError where there is none and no other database is named."""
+    """Return the database file; raise DataError if it does not exist and no other database is configured."""
     from recpolicy.core.errors import DataError
     from recpolicy.server.lifespan import DATABASE_URL
 

@@ -1,4 +1,4 @@
-"""`recpolicy`: the commands, and the one place where errors become a line on stderr and exit code 2."""
+"""`recpolicy`: the commands. Errors become one line on stderr and exit code 2 here."""
 
 import logging
 import sys
@@ -46,7 +46,7 @@ log.app.command(epilog=log_export.EPILOG)(log_export.export)
 
 @app.callback()
 def common(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what happens, on stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more messages on stderr.")] = False,
 ) -> None:
     """From a table of ratings to a recommendation policy that can be trusted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
@@ -66,12 +66,12 @@ def main() -> None:
             raise
         sys.exit(_refuse(error))
     if code == _INTERRUPTED:  # typer has turned Ctrl-C into it
-        _fail("interrupted; a training is taken up by the same command", code)
+        _fail("interrupted; the same command continues a training", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _refuse(error: Any) -> int:
-    """Say what is wrong with the words of the command, in one line; without any words, show the help."""
+    """Print a usage error on one line; without a message, show the help."""
     message = error.format_message()
     if not message.strip() or "\n" in message:
         error.show()

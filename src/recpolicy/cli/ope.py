@@ -31,7 +31,7 @@ def benchmark(
     from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
-    from recpolicy.workflows.benchmark_estimators import PAGE_FILE, QUICK, RESULT_FILE, benchmark_estimators
+    from recpolicy.workflows.estimator_benchmark import PAGE_FILE, QUICK, RESULT_FILE, benchmark_estimators
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("benchmark", "train", "rating_model"), str(config))
@@ -83,7 +83,7 @@ def estimate(
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.estimate import estimate as estimate_policy
+    from recpolicy.workflows.policy_estimation import estimate as estimate_policy
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("off_policy",), str(config))

@@ -1,4 +1,4 @@
-"""How answers are printed: tables for people, JSON for programs."""
+"""Print results: tables for people, JSON for programs."""
 
 import json
 from typing import Any
@@ -12,14 +12,14 @@ def print_json(value: Any) -> None:
 def print_frame(frame: Any, title: str | None = None) -> None:
     """Print a DataFrame; a named index is the first column; floats get three digits, numbers stand to the right.
 
-    Plain text, never folded or marked up: a rich table of 1,682 rows takes longer to lay out than to predict.
+    The text is plain: laying out a rich table of 1,682 rows takes longer than the predictions.
     """
-    shown = frame.reset_index() if frame.index.name else frame
+    table = frame.reset_index() if frame.index.name else frame
     columns = []
-    for name in shown.columns:
-        cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in shown[name]]
+    for name in table.columns:
+        cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in table[name]]
         width = max(map(len, (str(name), *cells)))
-        align = str.rjust if shown[name].dtype.kind in "fiu" else str.ljust
+        align = str.rjust if table[name].dtype.kind in "fiu" else str.ljust
         columns.append([align(text, width) for text in (str(name), *cells)])
     if title:
         print(title)

@@ -1,4 +1,4 @@
-"""`recpolicy registry`: which versions of a policy there are, and which of them serve whom."""
+"""`recpolicy registry`: list, import and promote versions of a policy, and route users to them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,12 +8,14 @@ import typer
 if TYPE_CHECKING:
     from recpolicy.registry.model_registry import Note, Registry
 
-app = typer.Typer(help="Versions of a policy: list, import, promote, challenge, roll back.", no_args_is_help=True)
+app = typer.Typer(
+    help="Versions of a policy: list, import, promote, set a challenger, roll back.", no_args_is_help=True
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="REGISTRY", help="Folder of the registry.")]
 Number = Annotated[int, typer.Argument(metavar="N", min=1, help="Number of the version.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Why = Annotated[str | None, typer.Option("--why", metavar="TEXT", help="Reason, kept in the audit.")]
+Message = Annotated[str | None, typer.Option("--message", metavar="TEXT", help="Reason, for the audit log.")]
 
 
 @app.command("list", epilog="Example:  recpolicy registry list runs/registry")
@@ -50,7 +52,7 @@ def list_versions(folder: Folder, as_json: Json = False) -> None:
 def show(
     folder: Folder, name: Annotated[str, typer.Argument(metavar="N", help="Number or alias.")], as_json: Json = False
 ) -> None:
-    """Show what is known of one version: digests, gate record, where it comes from."""
+    """Show one version: digests, gate record, lineage."""
     from dataclasses import asdict
 
     from recpolicy.cli.output import print_json
@@ -64,23 +66,23 @@ def show(
     lineage = version.lineage
     rows = {
         "version": version.number, "alias": _names(registry, version.number) or "none", "agent": version.agent,
-        "gate": _verdict(version.gate), "data": lineage.get("data", "not said"),
-        "split": (lineage.get("split") or {}).get("name", "not said"), "seed": lineage.get("seed", "not said"),
+        "gate": _verdict(version.gate), "data": lineage.get("data", "unknown"),
+        "split": (lineage.get("split") or {}).get("name", "unknown"), "seed": lineage.get("seed", "unknown"),
         "registered": version.registered_at, "note": _plain(version.note), "digest": version.digest,
         "content": version.content, "folder": registry.resolve(name),
     }  # fmt: skip
-    for word, value in rows.items():
-        print(f"{word:<12}{value}")
+    for label, value in rows.items():
+        print(f"{label:<12}{value}")
 
 
 @app.command(epilog="Example:  recpolicy registry audit runs/registry")
 def audit(folder: Folder, as_json: Json = False) -> None:
-    """List all changes in order: what was registered, promoted, rolled back, by whom and why where that was told."""
+    """List all changes in order: registrations, promotions, roll-backs, with author and reason if they are known."""
     from recpolicy.cli.output import print_json
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    registry.aliases()  # a folder that is no registry has no audit either, and says so here
+    registry.aliases()  # raises an error for a folder that is not a registry
     lines = registry.audit()
     if as_json:
         print_json(lines)
@@ -88,24 +90,24 @@ def audit(folder: Folder, as_json: Json = False) -> None:
     for line in lines:
         number = line.get("number")
         rest = {key: value for key, value in line.items() if key not in ("time", "change", "number", "digest")}
-        what = f"{line['change']:<19}{'' if number is None else number:<4}"
-        print(f"{line['time'][:19]}Z  {what}{_plain(rest) if rest else ''}".rstrip())
+        change = f"{line['change']:<19}{'' if number is None else number:<4}"
+        print(f"{line['time'][:19]}Z  {change}{_plain(rest) if rest else ''}".rstrip())
 
 
 @app.command("import", epilog="Example:  recpolicy registry import runs/registry policy.tar.gz")
 def import_archive(
     folder: Folder,
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A .zip or .tar(.gz) that holds an artifact.")],
-    why: Why = None,
+    message: Message = None,
     as_json: Json = False,
 ) -> None:
-    """Register the policy in an archive as the next version; an archive that is not plain is refused."""
+    """Register the policy in an archive as the next version; archives with links or odd paths are rejected."""
     from recpolicy.cli.output import print_json
     from recpolicy.registry.import_version import import_version
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    version = import_version(registry, archive, note=_note(why))
+    version = import_version(registry, archive, note=_note(message))
     if as_json:
         print_json({"number": version.number, "digest": version.digest})
         return
@@ -113,49 +115,51 @@ def import_archive(
 
 
 @app.command(epilog="Example:  recpolicy registry promote runs/registry 3")
-def promote(folder: Folder, number: Number, why: Why = None, as_json: Json = False) -> None:
-    """Make a version the champion; refused where it is damaged."""
+def promote(folder: Folder, number: Number, message: Message = None, as_json: Json = False) -> None:
+    """Make a version the champion; a damaged version is rejected."""
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    registry.promote(number, note=_note(why))
+    registry.promote(number, note=_note(message))
     _say(registry, as_json)
 
 
-@app.command(epilog="Example:  recpolicy registry challenge runs/registry 3 --share 0.1")
-def challenge(
+@app.command("set-challenger", epilog="Example:  recpolicy registry set-challenger runs/registry 3 --share 0.1")
+def set_challenger(
     folder: Folder,
     number: Number,
-    share: Annotated[float, typer.Option(help="Share of the users that it answers, 0..1.")],
-    shadow: Annotated[bool, typer.Option("--shadow", help="Ask it, but let the champion answer.")] = False,
-    why: Why = None,
+    share: Annotated[float, typer.Option(help="Fraction of users whose requests it answers, 0..1.")],
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Compute its answers, but return those of the champion.")
+    ] = False,
+    message: Message = None,
     as_json: Json = False,
 ) -> None:
-    """Let a version answer a share of the users beside the champion; `roll-back` withdraws it."""
+    """Route a fraction of the users to a version; `roll-back` removes the challenger."""
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    registry.set_challenger(number, share, shadow=shadow, note=_note(why))
+    registry.set_challenger(number, share, shadow=shadow, note=_note(message))
     _say(registry, as_json)
 
 
 @app.command("roll-back", epilog="Example:  recpolicy registry roll-back runs/registry")
-def roll_back(folder: Folder, why: Why = None, as_json: Json = False) -> None:
-    """Withdraw the challenger where there is one, else make the previous champion the champion again."""
+def roll_back(folder: Folder, message: Message = None, as_json: Json = False) -> None:
+    """Remove the challenger; without one, make the previous champion the champion again."""
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    registry.roll_back(note=_note(why))
+    registry.roll_back(note=_note(message))
     _say(registry, as_json)
 
 
-def _note(why: str | None) -> "Note":
-    return None if why is None else {"why": why}
+def _note(message: str | None) -> "Note":
+    return None if message is None else {"why": message}
 
 
 def _names(registry: "Registry", number: int) -> str:
-    """The aliases of a version."""
-    return ", ".join(name for name, one in registry.aliases().items() if one == number)
+    """Return the aliases of a version."""
+    return ", ".join(name for name, version in registry.aliases().items() if version == number)
 
 
 def _verdict(gate: object) -> str:
@@ -163,14 +167,14 @@ def _verdict(gate: object) -> str:
 
 
 def _plain(record: object) -> str:
-    """A record on one line."""
+    """Return a record on one line."""
     import json
 
     return "none" if record is None else json.dumps(record, sort_keys=True, ensure_ascii=False)
 
 
 def _say(registry: "Registry", as_json: bool) -> None:
-    """Who serves now."""
+    """Print the routing."""
     from dataclasses import asdict
 
     from recpolicy.cli.output import print_json
@@ -182,5 +186,5 @@ def _say(registry: "Registry", as_json: bool) -> None:
     print(f"champion: version {aliases['champion']}, {registry.resolve('champion')}")
     print(f"previous: {'none' if aliases['previous'] is None else 'version ' + str(aliases['previous'])}")
     if routing.challenger is not None:
-        how = "asked, but not heard, for" if routing.shadow else "answers"
-        print(f"challenger: version {routing.challenger}, {how} {routing.share:.1%} of the users")
+        mode = "shadows" if routing.shadow else "answers"
+        print(f"challenger: version {routing.challenger}, {mode} {routing.share:.1%} of the users")

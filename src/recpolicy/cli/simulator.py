@@ -1,11 +1,11 @@
-"""`recpolicy simulator`: is the simulated session like a real one?"""
+"""`recpolicy simulator`: compare simulated sessions with real ones."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The session simulator: how like real sessions it is.", no_args_is_help=True)
+app = typer.Typer(help="Validate the session simulator against real sessions.", no_args_is_help=True)
 
 _FAILED = 1
 
@@ -19,16 +19,16 @@ def validate(
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with the tables \\[simulator] and \\[card].")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for card.json and card.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
 ) -> int:
-    """Fit the simulator on half of the users, compare it with the other half; exit code 1 if a gate fails."""
+    """Fit the simulator on half of the users and compare it with the other half; exit code 1 if a gate fails."""
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
-    from recpolicy.workflows.validate_simulator import CARD_FILE, PAGE_FILE, validate_simulator
+    from recpolicy.workflows.simulator_validation import CARD_FILE, PAGE_FILE, validate_simulator
 
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("simulator", "card"), str(config))

@@ -9,7 +9,7 @@ from recpolicy.cli.command import Command
 from recpolicy.cli.output import print_frame, print_json
 
 Data = Annotated[str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random draw.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
 
 
 def train(
@@ -21,15 +21,15 @@ def train(
         str | None,
         typer.Option(
             "--split",
-            help="u1..u5, ua, ub, temporal, leave-last-N, tail-N or random; u1, or the one saved with the data.",
+            help="u1..u5, ua, ub, temporal, leave-last-N, tail-N or random (default: u1, or the saved split).",
         ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help="ml-100k (the default), a MovieLens folder, a CSV/Parquet file or a folder of ratings. A --log that"
-            " `recpolicy log ingest` made a table of ratings of needs none.",
+            help="ml-100k (the default), a MovieLens folder, a CSV/Parquet file or a folder of ratings. A --log with"
+            " its own ratings table needs none.",
         ),
     ] = None,
     config: Annotated[
@@ -53,12 +53,12 @@ def train(
         int | None, typer.Option("--checkpoint-every-steps", min=1, help="Interactions between two checkpoints.")
     ] = None,
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was trained as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metadata of the policy as JSON.")] = False,
 ) -> None:
-    """Train an agent and write the policy to a folder; a killed training is taken up by the same command."""
+    """Train an agent and write the policy to a folder; the same command continues an interrupted training."""
     from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
     from recpolicy.data.loaders import DataConfig
-    from recpolicy.workflows.train import train as train_policy
+    from recpolicy.workflows.policy_training import train as train_policy
     from recpolicy.workflows.training_data import training_data
 
     tables = read_toml(config) if config else {}
@@ -66,10 +66,10 @@ def train(
     options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
     options = {name: value for name, value in options.items() if value is not None}
     settings: dict[str, Any] = dict(tables.get("train", {}))
-    given = {
+    overrides = {
         "mode": mode, "total_timesteps": total_timesteps, "checkpoint_every_steps": checkpoint_every_steps,
     }  # fmt: skip
-    settings |= {key: value for key, value in given.items() if value is not None}
+    settings |= {key: value for key, value in overrides.items() if value is not None}
     parts, source = training_data(data, split, log, seed, options)
     logged = None
     if log is not None:
@@ -93,22 +93,24 @@ def train(
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the policy and the report.")] = Path("runs/demo"),
-    user: Annotated[str, typer.Option("--user", help="Whose ratings are estimated.")] = "1",
+    user: Annotated[str, typer.Option("--user", help="User whose ratings are estimated.")] = "1",
     total_timesteps: Annotated[int, typer.Option("--total-timesteps", min=1, help="Simulated interactions.")] = 200_000,
-    items: Annotated[int, typer.Option("--items", min=0, help="Most rated items to choose from; 0: all.")] = 0,
+    items: Annotated[
+        int, typer.Option("--items", min=0, help="Size of the catalogue, the most rated items; 0: all.")
+    ] = 0,
     data: Data = "ml-100k",
     seed: Seed = 0,
 ) -> None:
-    """The main job: fetch MovieLens 100K, learn embeddings, train LinUCB, evaluate it, estimate ratings, report."""
+    """Run the demo: fetch MovieLens 100K, learn embeddings, train LinUCB, evaluate it, estimate ratings, report."""
     from recpolicy.cli.ids import parse_id
     from recpolicy.data.movielens_download import fetch
     from recpolicy.workflows.demo import run_demo
-    from recpolicy.workflows.train import TrainConfig
+    from recpolicy.workflows.policy_training import TrainConfig
 
     if data == "ml-100k":
-        found = fetch()
-        came = f"fetched from {found.source}" if found.fetched else "already there"
-        _say("Data", f"{found.folder}, {came}, verified by md5")
+        files = fetch()
+        origin = f"fetched from {files.source}" if files.fetched else "already there"
+        _say("Data", f"{files.folder}, {origin}, verified by md5")
     config = TrainConfig(total_timesteps=total_timesteps, items=items)
     run_demo(data, out, _say, user=parse_id(user), seed=seed, config=config)
 

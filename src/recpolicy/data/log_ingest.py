@@ -26,6 +26,11 @@ from recpolicy.data.bandit_log_files import (
     told_of,
 )
 
+TRAINING, EVALUATION = "training.parquet", "evaluation.parquet"
+"""Files of an ingested log: the rounds to learn from, and the later rounds for evaluation."""
+RATINGS = "ratings"
+"""Folder of the ratings table of a log that has its own users and items; it stands next to the rounds."""
+
 _OF_NO_USE = ("late_rewards", "doubled_rewards", "unknown_rewards")
 
 

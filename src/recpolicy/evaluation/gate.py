@@ -118,7 +118,7 @@ class Gate:
 
 
 def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gate:
-    """Compare an evaluation (workflows/evaluate_candidate.py, as plain values) with the limits.
+    """Compare an evaluation (workflows/candidate_evaluation.py, as plain values) with the limits.
 
     A criterion whose figure is missing fails.
 

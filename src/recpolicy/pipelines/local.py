@@ -117,9 +117,9 @@ def _input_paths(name: str, values: Mapping[str, Any]) -> dict[str, Path]:
     """Return the inputs of a run by parameter; raise an error if retrain has no incumbent."""
     paths = {key: Path(values[key]) for key in _INPUTS if values.get(key, "").strip()}
     if name == "retrain" and "incumbent" not in paths:
-        from recpolicy.workflows.registration import incumbent_of
+        from recpolicy.workflows.gating import get_incumbent
 
-        paths["incumbent"] = incumbent_of("", values["registry"])
+        paths["incumbent"] = get_incumbent("", values["registry"])
     return paths
 
 

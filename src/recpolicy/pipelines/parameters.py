@@ -74,7 +74,7 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
             " another model"
         )
     if "incumbent" in together and not together["incumbent"].strip() and not together["registry"].strip():
-        from recpolicy.workflows.registration import NO_INCUMBENT
+        from recpolicy.workflows.gating import NO_INCUMBENT
 
         raise ConfigError(NO_INCUMBENT)
 
@@ -177,8 +177,8 @@ def _check_training(values: Mapping[str, Any]) -> None:
     agent, learn_from, world = values["agent"], values["learn_from"], values["world"]
     settings = training_settings(agent, learn_from, world, values["total_timesteps"], epochs=1)
     from recpolicy.agents.agent_table import agent_entry
-    from recpolicy.workflows.train import TrainConfig
-    from recpolicy.workflows.train_sessions import SessionTrainConfig
+    from recpolicy.workflows.policy_training import TrainConfig
+    from recpolicy.workflows.session_training import SessionTrainConfig
 
     config_type = SessionTrainConfig if is_session_agent(agent) else TrainConfig
     build(config_type, {**settings, **values["train_settings"]}, "train_settings")

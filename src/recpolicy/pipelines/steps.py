@@ -46,11 +46,11 @@ def fit_embeddings_step(
     from recpolicy.core.config import as_dict
     from recpolicy.evaluation.rating_accuracy import mae, rmse
     from recpolicy.models.rating_model_io import save_rating_model
-    from recpolicy.workflows.training_features import FeatureConfig, prepare
+    from recpolicy.workflows.training_data import FeatureConfig, prepare_features
 
     parts = load_saved_split(Path(ratings))
     config = FeatureConfig(rating_model=rating_model, rank=rank, items=items)
-    prepared = prepare(parts.train, config, model_config=settings or None, seed=seed)
+    prepared = prepare_features(parts.train, config, model_config=settings or None, seed=seed)
     with atomic_directory(Path(features)) as folder:
         save_rating_model(prepared.model, folder / _MODEL)
         write_json(folder / _SETTINGS, as_dict(config))
@@ -107,9 +107,9 @@ def ingest_log_step(
 
 def find_incumbent_step(incumbent: str, registry: str, copy: str, copy_uri: str) -> str:
     """Return the uri of the policy in service for an importer; on a cluster, copy one on a path to `copy`."""
-    from recpolicy.workflows.registration import incumbent_of
+    from recpolicy.workflows.gating import get_incumbent
 
-    return incumbent if is_address(incumbent) else importable(incumbent_of(incumbent, registry), Path(copy), copy_uri)
+    return incumbent if is_address(incumbent) else importable(get_incumbent(incumbent, registry), Path(copy), copy_uri)
 
 
 def find_log_step(log: str, copy: str, copy_uri: str) -> str:
@@ -140,7 +140,7 @@ def evaluate_policy_step(
     seed: int,
 ) -> tuple[Figures, Figures]:  # fmt: skip
     """Evaluate a policy on held-out ratings, logged rounds, or both; return the figures and the ROC curve of likes."""
-    from recpolicy.workflows.evaluate_candidate import evaluate_candidate_folder, write_candidate_evaluation
+    from recpolicy.workflows.candidate_evaluation import evaluate_candidate_folder, write_candidate_evaluation
 
     parts = None if ratings is None else load_saved_split(Path(ratings))
     result = evaluate_candidate_folder(Path(policy), parts, _evaluation_rounds(rounds), _path(incumbent), seed)
@@ -150,8 +150,8 @@ def evaluate_policy_step(
 
 def validate_simulator_step(ratings: str, page: str, *, settings: Mapping[str, Any], seed: int) -> Figures:
     """Compare simulated with real sessions of held-out users; write the card as a page."""
-    from recpolicy.workflows.validate_simulator import validate_simulator as validate
-    from recpolicy.workflows.validate_simulator import write_card_page
+    from recpolicy.workflows.simulator_validation import validate_simulator as validate
+    from recpolicy.workflows.simulator_validation import write_card_page
 
     card = validate(load_saved_split(Path(ratings)), settings, seed)
     write_card_page(card, Path(page))
@@ -160,7 +160,7 @@ def validate_simulator_step(ratings: str, page: str, *, settings: Mapping[str, A
 
 def gate_policy_step(evaluation: str, record: str, page: str, *, settings: Mapping[str, Any]) -> str:
     """Return pass, fail or no_verdict; write the record with reasons as JSON and as a page."""
-    from recpolicy.workflows.gate_record import gate_evaluation, write_gate
+    from recpolicy.workflows.gating import gate_evaluation, write_gate
 
     gate = gate_evaluation(Path(evaluation), settings)
     write_gate(gate, Path(record), Path(page))
@@ -169,7 +169,7 @@ def gate_policy_step(evaluation: str, record: str, page: str, *, settings: Mappi
 
 def register_policy_step(policy: str, record: str, registered: str, *, registry: str) -> Figures:
     """Copy the policy with its gate record to `registered`; in a registry, make it the champion."""
-    from recpolicy.workflows.registration import register
+    from recpolicy.workflows.gating import register
 
     return register(Path(policy), Path(record), Path(registered), registry)
 
@@ -192,7 +192,7 @@ def report_step(policy: str, ratings: str, page: str, *, user: str, seed: int) -
     import tempfile
 
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.report import write_policy_report
+    from recpolicy.workflows.reports import write_policy_report
 
     loaded, parts = load_policy(policy), load_saved_split(Path(ratings))
     chosen = _ids(user, loaded.artifact.users["user_id"])
@@ -257,15 +257,16 @@ def _path(text: str | None) -> Path | None:
 
 
 def _evaluation_rounds(rounds: str | None) -> Path | None:
-    from recpolicy.workflows.interaction_logs import EVALUATION
+    from recpolicy.data.log_ingest import EVALUATION
 
     return None if rounds is None else Path(rounds) / EVALUATION
 
 
 def _retrain(policy: str, incumbent: str, rounds: str | None, epochs: int, seed: int) -> Any:
+    from recpolicy.data.log_ingest import TRAINING
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.interaction_logs import TRAINING, read_rounds
-    from recpolicy.workflows.retrain import retrain
+    from recpolicy.workflows.interaction_logs import read_rounds
+    from recpolicy.workflows.retraining import retrain
 
     if rounds is None:
         raise ConfigError("train_policy: an incumbent learns from a log; give the output of ingest_log as rounds")
@@ -277,8 +278,9 @@ def _train(
     policy: str, ratings: str | None, features: str | None, rounds: str | None, epochs: int, seed: int, *, agent: str,
     learn_from: str, world: str, total_timesteps: int, settings: Mapping[str, Any], agent_settings: Mapping[str, Any],
 ) -> Any:  # fmt: skip
-    from recpolicy.workflows.interaction_logs import TRAINING, read_rounds
-    from recpolicy.workflows.train import train
+    from recpolicy.data.log_ingest import TRAINING
+    from recpolicy.workflows.interaction_logs import read_rounds
+    from recpolicy.workflows.policy_training import train
 
     if ratings is None or features is None:
         raise ConfigError("train_policy: without an incumbent, ratings and features are needed")

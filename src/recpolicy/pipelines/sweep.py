@@ -48,7 +48,7 @@ def choose_best(
     if a trial has no off-policy value.
     """
     from recpolicy.evaluation.report_page import ReportContent, write_report
-    from recpolicy.workflows.evaluate_candidate import read_candidate_evaluation
+    from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
 
     records = [read_candidate_evaluation(path) for path in evaluations]
     if not records or any("off_policy" not in item for item in records):

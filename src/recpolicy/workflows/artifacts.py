@@ -1,4 +1,4 @@
-"""From a trained agent to its artifact: the note of where it comes from, the folder of an unfinished training."""
+"""Build and write policy artifacts: metadata and lineage, the folder of an unfinished training, the files."""
 
 import json
 import logging
@@ -14,11 +14,12 @@ from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
 from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.models.rating_model import RatingModel
-from recpolicy.workflows.training_features import FeatureConfig, Features
+from recpolicy.workflows.training_data import FeatureConfig, Features
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent, ExportedPolicy
@@ -27,70 +28,97 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOG_UNTIL = "log_until"
-"""In `about`: up to when (milliseconds since 1970) a log that grows has been learnt."""
+"""Key in the metadata: time of the last learned round of a growing log, in milliseconds since 1970."""
 
 
-def build_metadata(split: Split, settings: FeatureConfig, agent: Any, model: RatingModel, seed: int) -> dict[str, Any]:
-    """Where a policy comes from: data, split and digests, config, seed, versions."""
+def build_metadata(
+    split: Split,
+    settings: FeatureConfig,
+    agent: Any,
+    model: RatingModel,
+    seed: int,
+    source: Mapping[str, Any] | None = None,
+    log: BanditLog | SessionLog | None = None,
+) -> dict[str, Any]:
+    """Return the lineage of a policy: source, data, split and digests, configs, seed, versions, log.
+
+    Args:
+        split: The split that the policy is trained on.
+        settings: Settings of the training.
+        agent: The agent's config.
+        model: The rating model behind the features.
+        seed: Seed of the training.
+        source: Arguments of `load_ratings` that read the ratings again.
+        log: The log that the policy learns from.
+    """
     packages = ("recpolicy", "numpy", "pandas", "tensorflow", "tf-agents", "tf-keras", "myfm", "scikit-learn")
     return {
+        "source": None if source is None else dict(source),
         "data": split.train.name,
         "split": {"name": split.name, "seed": split.seed, "train": split.train.digest, "test": split.test.digest},
         "config": {"train": as_dict(settings), "agent": as_dict(agent), "rating_model": model.config},
         "rating_model": {"name": model.name, "seed": model.seed},
         "seed": seed,
         "versions": {name: version(name) for name in packages},
+        **({} if log is None else log_lineage(log)),
     }
 
 
-def learned_from(log: BanditLog) -> dict[str, Any]:
-    """What `about` says of the rounds that were learnt from.
+def log_lineage(log: BanditLog | SessionLog) -> dict[str, Any]:
+    """Return the metadata of a log that a policy learns from.
 
-    That is their digest, that of pages whose slots they are, and of a log that grows the time of the last of them.
+    It has the log's digest. Rounds from slates add the digest of the slates; a growing log adds the time of its last
+    round (LOG_UNTIL).
     """
+    if isinstance(log, SessionLog):
+        return {"log": log.digest}
     pages = {} if log.pages is None else {"pages": log.pages}
     until = {} if log.exporter is None else {LOG_UNTIL: int(log.time[-1])}
     return {"log": log.digest, **pages, **until}
 
 
-def refuse_existing(out: Path) -> None:
-    """Raise ArtifactError when there is something at `out` already."""
+def check_absent(out: Path) -> None:
+    """Raise ArtifactError if `out` exists."""
     if out.exists():
         raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
 
 
-def refuse_file(out: Path) -> None:
-    """Raise ArtifactError where files cannot be put into the folder `out`, for it or a folder above it is a file."""
-    above = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
-    if not above.is_dir():
-        raise ArtifactError(f"{above}: is a file; expected a folder, which is made where there is none")
+def check_writable_folder(out: Path) -> None:
+    """Raise ArtifactError if `out` or a folder above it is a file."""
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ArtifactError(f"{nearest}: is a file; expected a folder or a path that does not exist")
 
 
-def work_folder(out: Path, metadata: dict[str, Any]) -> Path:
-    """The folder beside `out` that holds an unfinished training; raises ArtifactError if it is of another training."""
+def open_work_folder(out: Path, metadata: dict[str, Any]) -> Path:
+    """Return the folder next to `out` for an unfinished training; create it, or check that it has the same metadata.
+
+    Raises:
+        ArtifactError: The folder holds an unfinished training with other settings or data.
+    """
     work = out.with_name(f"{out.name}.training")
-    note = work / "metadata.json"
-    if note.exists():
-        if json.loads(note.read_text(encoding="utf-8")) != json.loads(json.dumps(metadata)):
+    path = work / "metadata.json"
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(metadata)):
             raise ArtifactError(
                 f"{work}: an unfinished training with other settings or data; finish it with the same settings, or"
                 " remove the folder"
             )
-        logger.info("taking up the unfinished training in %s", work)
+        logger.info("continuing the unfinished training in %s", work)
     else:
-        write_json(note, metadata)
+        write_json(path, metadata)
     return work
 
 
-def artifact_of(
+def make_artifact(
     name: str,
     exported: "ExportedPolicy",
-    fit: Ratings,
+    train_ratings: Ratings,
     features: Features,
     metadata: dict[str, Any],
     uniform_mix: float = 0.0,
 ) -> Artifact:
-    """The trained policy with all that predicting needs; `uniform_mix` is the share of uniform actions."""
+    """Return the artifact of a trained policy; `uniform_mix` is the fraction of uniform actions."""
     untrained = Artifact(
         agent=name,
         estimator=exported.estimator,
@@ -103,11 +131,11 @@ def artifact_of(
         offset=features.embeddings.offset,
         rating_std=features.model.std,
         catalogue=features.catalogue,
-        rated_user=fit.user,
-        rated_item=fit.item,
-        users=fit.users,
-        items=fit.items,
-        scale=fit.scale,
+        rated_user=train_ratings.user,
+        rated_item=train_ratings.item,
+        users=train_ratings.users,
+        items=train_ratings.items,
+        scale=train_ratings.scale,
         noise_std=float(features.model.noise_std),
         metadata=metadata,
     )
@@ -115,19 +143,19 @@ def artifact_of(
 
 
 def with_policy(artifact: Artifact, exported: "ExportedPolicy", metadata: Mapping[str, Any]) -> Artifact:
-    """The artifact with another learner in it; its content digest is added to `about`."""
+    """Return the artifact with another learner's policy; the metadata gets the digest of the policy."""
     arrays = dict(exported.arrays)
     if "covariance" in arrays and arrays["covariance"].ndim == 3:
         arrays["covariance"] = pack_symmetric(arrays["covariance"])
-    # The head as well: neural_linucb acts by another one once its network is frozen.
-    made = replace(
+    # neural_linucb changes its head when its network is frozen.
+    changed = replace(
         artifact, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays
     )
-    return replace(made, metadata={**metadata, "content": policy_digest(made)})
+    return replace(changed, metadata={**metadata, "content": policy_digest(changed)})
 
 
 def policy_digest(artifact: Artifact) -> str:
-    """SHA-256 of all that decides what the policy does: equal for two policies that cannot be told apart."""
+    """Return the SHA-256 of everything that determines the policy's actions; equal policies have equal digests."""
     return content_digest(
         artifact.agent, artifact.estimator, artifact.head, dict(artifact.settings), artifact.uniform_mix,
         *(artifact.policy[key] for key in sorted(artifact.policy)), artifact.context, artifact.item, artifact.offset,
@@ -136,7 +164,7 @@ def policy_digest(artifact: Artifact) -> str:
 
 
 def write_artifact(artifact: Artifact, agent: "BanditAgent | SequenceAgent", width: int, work: Path, out: Path) -> None:
-    """Write the artifact folder `out`, whole or not at all, and remove the work folder; see write_saved_models."""
+    """Write the artifact folder `out` atomically and remove the work folder; `width` is the length of observations."""
     from recpolicy.training.checkpoints import write_learner
     from recpolicy.training.tensorflow_export import write_saved_models
     from recpolicy.training.trainer import METRICS_FILE, TENSORBOARD_FOLDER

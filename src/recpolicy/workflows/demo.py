@@ -1,4 +1,4 @@
-"""The main job, end to end: fetch, fit, train LinUCB, evaluate, predict, report."""
+"""The demo, end to end: train LinUCB, evaluate it, predict ratings, write the report."""
 
 import shutil
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
-from recpolicy.workflows.report import write_policy_report
-from recpolicy.workflows.train import TrainConfig, train
+from recpolicy.workflows.policy_training import TrainConfig, train
+from recpolicy.workflows.reports import write_policy_report
 
 REPORT = "report.html"
 
@@ -23,7 +23,7 @@ def run_demo(
     seed: int = 0,
     config: TrainConfig | None = None,
 ) -> None:
-    """Run the main job on `data` (already fetched) and tell each result to say(title, value); `out` is replaced."""
+    """Run the demo on `data`, which is fetched already, and print each result by say(title, value); replace `out`."""
     ratings = load_ratings(data)
     users, items = ratings.shape
     say("Ratings", f"{len(ratings):,} ratings of {users:,} users on {items:,} items, digest {ratings.digest[:12]}")
@@ -36,8 +36,8 @@ def run_demo(
         "Policy", f"LinUCB, trained in {policy.metadata['training']['total_timesteps']:,} simulated interactions: {out}"
     )
     user = ratings.users["user_id"].iloc[0] if user is None else user
-    verdict = write_policy_report(policy, parts, out, out / REPORT, user=user, seed=seed)
-    say("On held-out ratings (95 % intervals over users)", verdict.table())
+    evaluation = write_policy_report(policy, parts, out, out / REPORT, user=user, seed=seed)
+    say("On held-out ratings (95 % intervals over users)", evaluation.table())
     suggestions = policy.recommend(user, k=5)[["title", "rating", "std", "propensity"]]
     say(f"Rating estimates: the best five items that user {user} has not rated", suggestions)
     say("Report with the regret curve and all plots", out / REPORT)

@@ -1,4 +1,7 @@
-"""Logs from a policy that plays a simulated world, and from raw logs to rounds that can be learnt from."""
+"""Simulate logs of single rounds, and ingest raw logs into rounds for training and evaluation.
+
+U users, A items of the catalogue, D features.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +18,7 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary, write_events, write_rewards
-from recpolicy.data.log_ingest import IngestConfig, IngestReport, ingest, rounds_of
+from recpolicy.data.log_ingest import EVALUATION, RATINGS, TRAINING, IngestConfig, IngestReport, ingest, rounds_of
 from recpolicy.data.log_ratings import log_ratings
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_store import save_ratings
@@ -24,44 +27,49 @@ from recpolicy.data.slate_rounds import ingest_slates
 from recpolicy.inference.action_distributions import softmax, with_uniform_mix
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_model import RatingModel
-from recpolicy.workflows.artifacts import refuse_existing
-from recpolicy.workflows.import_log import read_import_tables
-from recpolicy.workflows.log_schedule import Day, Days, Temperature, spread, start_of
-from recpolicy.workflows.logging_policies import Logger, make_logging_policy
-from recpolicy.workflows.train import TrainConfig, training_world
-from recpolicy.workflows.training_features import settings_of
+from recpolicy.workflows.artifacts import check_absent
+from recpolicy.workflows.imported_logs import read_import_tables
+from recpolicy.workflows.logging_policies import (
+    Day,
+    Days,
+    LoggingPolicy,
+    Temperature,
+    day_start,
+    event_times,
+    make_logging_policy,
+)
+from recpolicy.workflows.policy_training import TrainConfig, training_world
+from recpolicy.workflows.training_data import coerce
 
 if TYPE_CHECKING:
     from recpolicy.training.rollout import Played
 
-TRAINING, EVALUATION, REPORT, SIMULATION = "training.parquet", "evaluation.parquet", "ingest.json", "simulation.json"
-RATINGS = "ratings"
-"""Folder of a table of ratings made of the log itself, beside the rounds of a log with users and items of its own."""
+REPORT, SIMULATION = "ingest.json", "simulation.json"
 _HOUR = 3_600_000
 
 
 @config_dataclass
 class LogConfig:
-    """How a simulated log is made."""
+    """Settings of a simulated log."""
 
     rounds: PositiveInt = 200_000
     """Interactions to log."""
     temperature: Temperature = 0.2
-    """Of the softmax over the logging policy's scores, in their units (stars); the smaller, the greedier."""
+    """Temperature of the softmax over the logging policy's scores, in their units (stars)."""
     uniform_mix: Fraction = 0.01
-    """Share of uniform choices, so that every item of the catalogue has a positive propensity."""
+    """Fraction of uniform choices; above 0, every item of the catalogue has a positive propensity."""
     days: Days = 7.0
-    """Time that the log spans."""
+    """Days that the log spans."""
     reward_delay_hours: NonNegativeFloat = 1.0
     """Mean of the exponential delay between an event and its reward."""
     missing_share: Fraction = 0.0
-    """Share of events whose reward never comes."""
+    """Fraction of events without a reward."""
     first_day: Day = "2026-01-05"
-    """When the log begins (UTC)."""
+    """First day of the log (UTC)."""
 
 
 def simulate_log(
-    fit: Ratings,
+    train_ratings: Ratings,
     out: str | Path,
     *,
     logging_policy: str | Policy = "rating_model",
@@ -72,46 +80,62 @@ def simulate_log(
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> int:
-    """Let a policy play the training world and write what it logged to the folder `out`; returns the events written.
+    """Simulate a logging policy in the training world and write its log to the folder `out`.
 
-    logging_policy: a name in logging_policies.LOGGING_POLICIES, which plays the catalogue that `train` describes, or a
-    policy, which plays its own; it acts by a softmax over its scores, mixed with the uniform choice, and does not
-    learn. Of `train` the settings of features, world and environment are used. Rewards stand in a file of their own,
-    later than their events, as in life. Raises ConfigError for settings that are unknown or out of range, DataError for
-    a policy of other users or items, ArtifactError when `out` exists.
+    The policy acts by a softmax over its scores, mixed with the uniform choice, and does not learn. Rewards are written
+    to a separate file, later than their events.
+
+    Args:
+        train_ratings: The train part of a split.
+        out: The folder to write; it must not exist.
+        logging_policy: A name in LOGGING_POLICIES, with the catalogue of `train`; or a policy, with its own.
+        config: A LogConfig or its settings.
+        train: Settings of features, world and environment (TrainConfig).
+        model: A rating model that was fitted on the ratings; without it, one is fitted.
+        model_config: Settings of the rating model, if it is fitted here.
+        seed: Seed of every random draw.
+        show_progress: Show a progress bar; None shows it on a terminal.
+
+    Returns:
+        The number of events.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+        DataError: The policy has other users or items.
+        ArtifactError: `out` exists.
     """
     require_extra("train", "simulating a log")
     silence_libraries()
     from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
     from recpolicy.training.rollout import play_logged
 
-    settings, training = settings_of(LogConfig, config, "log"), settings_of(TrainConfig, train, "train")
-    refuse_existing(Path(out))
-    who = make_logging_policy(logging_policy, fit, training, model, model_config, seed)
-    probability = logging_probabilities(who.score, settings)
+    settings, training = coerce(LogConfig, config, "log"), coerce(TrainConfig, train, "train")
+    check_absent(Path(out))
+    policy = make_logging_policy(logging_policy, train_ratings, training, model, model_config, seed)
+    probability = logging_probabilities(policy.score, settings)
     environment = ItemBandit(
-        training_world(fit, training, seed), who.context, who.catalogue,
+        training_world(train_ratings, training, seed), policy.context, policy.catalogue,
         ItemBanditConfig(batch_size=training.batch_size, drift_period=training.drift_period), seed,
     )  # fmt: skip
     played = play_logged(environment, probability, settings.rounds, seed, show_progress)
-    rounds = _rounds_of(played, who, who.version or content_digest(probability), fit.scale, settings)
-    note = {
-        "logging_policy": who.name,
+    rounds = _make_rounds(played, policy, policy.version or content_digest(probability), train_ratings.scale, settings)
+    metadata = {
+        "logging_policy": policy.name,
         "version": rounds.version[0],
         "config": as_dict(settings),
         "train": as_dict(training),
         "seed": seed,
-        "train_digest": fit.digest,
+        "train_digest": train_ratings.digest,
     }
     with atomic_directory(Path(out)) as folder:
-        write_events(folder / EVENTS, rounds, IdVocabulary.from_ratings(fit), with_rewards=False)
+        write_events(folder / EVENTS, rounds, IdVocabulary.from_ratings(train_ratings), with_rewards=False)
         write_rewards(folder / REWARDS, *_late_rewards(rounds, settings, seed))
-        write_json(folder / SIMULATION, note)
+        write_json(folder / SIMULATION, metadata)
     return len(rounds)
 
 
 def logging_probabilities(score: NDArray[np.floating], settings: LogConfig) -> NDArray[np.float64]:
-    """Probabilities [U, A] of the softmax over scores [U, A], mixed with the uniform choice."""
+    """Return the probabilities [U, A] of a softmax over scores [U, A], mixed with the uniform choice."""
     probability = with_uniform_mix(
         softmax(score.astype(np.float64) / settings.temperature, None), settings.uniform_mix, None
     )
@@ -124,52 +148,64 @@ def ingest_log(
     tables: IdVocabulary | None = None,
     config: IngestConfig | Mapping[str, Any] | None = None,
 ) -> IngestReport:
-    """Check the log in `folder`, join its rewards, and write the rounds to learn from and to evaluate on to `out`.
+    """Check a raw log, join its rewards, and write rounds for training and for evaluation to `out`.
 
-    Without tables, those that were derived when the log was imported are taken, and the log itself is written as a
-    table of ratings, with its split, to the folder RATINGS in `out`. Of a log of slates every slot becomes a round.
-    Raises DataError that names file and row for anything wrong, ConfigError for settings out of range, ArtifactError
-    when `out` exists, or without tables for any other than an imported log; then nothing is written.
+    Every slot of a log of slates becomes a round.
+
+    Args:
+        folder: The raw log.
+        out: The folder to write; it must not exist.
+        tables: Users and items of the log. Without them, an imported log uses the ones derived from it, and `out` gets
+            the log as a ratings table, with its split, in the folder RATINGS.
+        config: An IngestConfig or its settings.
+
+    Returns:
+        Counts of all events and rewards.
+
+    Raises:
+        DataError: The log is wrong; names the file and the row.
+        ConfigError: A setting is out of range.
+        ArtifactError: `out` exists, or the log is not an imported one and `tables` is None.
     """
-    refuse_existing(Path(out))
-    known = tables or read_import_tables(folder)
+    check_absent(Path(out))
+    vocabulary = tables or read_import_tables(folder)
     read = ingest_slates if (Path(folder) / SLATES).exists() else ingest
-    train_rounds, test_rounds, report = read(Path(folder), known, settings_of(IngestConfig, config, "ingest"))
-    with atomic_directory(Path(out)) as beside:
-        write_events(beside / TRAINING, train_rounds, known, with_rewards=True)
-        write_events(beside / EVALUATION, test_rounds, known, with_rewards=True)
-        write_json(beside / REPORT, report.as_dict())
+    train_rounds, test_rounds, report = read(Path(folder), vocabulary, coerce(IngestConfig, config, "ingest"))
+    with atomic_directory(Path(out)) as tmp:
+        write_events(tmp / TRAINING, train_rounds, vocabulary, with_rewards=True)
+        write_events(tmp / EVALUATION, test_rounds, vocabulary, with_rewards=True)
+        write_json(tmp / REPORT, report.as_dict())
         if tables is None:
-            ratings, held_out = log_ratings(train_rounds, test_rounds, known, Path(folder).name)
-            save_ratings(ratings, beside / RATINGS, split=(f"tail-{held_out}", 0) if held_out else None)
+            ratings, held_out = log_ratings(train_rounds, test_rounds, vocabulary, Path(folder).name)
+            save_ratings(ratings, tmp / RATINGS, split=(f"tail-{held_out}", 0) if held_out else None)
     return report
 
 
 def read_rounds(path: Path, tables: IdVocabulary) -> BanditLog:
-    """Read rounds that `ingest_log` wrote; raises DataError for any other file."""
+    """Return the rounds in a file that `ingest_log` wrote; raise DataError for any other file."""
     return rounds_of(path, tables)
 
 
-def _rounds_of(
-    played: "Played", who: Logger, version: str, scale: tuple[float, float], settings: LogConfig
+def _make_rounds(
+    played: "Played", policy: LoggingPolicy, version: str, scale: tuple[float, float], settings: LogConfig
 ) -> BanditLog:
     count = len(played.user)
-    time = spread(settings.first_day, settings.days, count)
-    prefix = content_digest(version, played.user, played.arm, start_of(settings.first_day))[:8]
+    time = event_times(settings.first_day, settings.days, count)
+    prefix = content_digest(version, played.user, played.arm, day_start(settings.first_day))[:8]
     return BanditLog(
         event_id=np.array([f"{prefix}-{number:09d}" for number in range(count)], object),
-        time=time, user=played.user, item=who.catalogue[played.arm], log_propensity=np.log(played.propensity),
-        reward=played.reward.astype(np.float64), catalogue=who.catalogue, scale=scale, name=f"log of {who.name}",
-        policy=np.full(count, who.name, object), version=np.full(count, version, object),
+        time=time, user=played.user, item=policy.catalogue[played.arm], log_propensity=np.log(played.propensity),
+        reward=played.reward.astype(np.float64), catalogue=policy.catalogue, scale=scale, name=f"log of {policy.name}",
+        policy=np.full(count, policy.name, object), version=np.full(count, version, object),
     )  # fmt: skip
 
 
 def _late_rewards(
     rounds: BanditLog, settings: LogConfig, seed: int
 ) -> tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.float64]]:
-    """Event ids, times and rewards of the events that get one, in the order in which they come."""
+    """Return event ids, times and rewards of the events with a reward, in order of arrival."""
     rng = generator(seed, "logging/rewards")
-    came = rng.random(len(rounds)) >= settings.missing_share
+    has_reward = rng.random(len(rounds)) >= settings.missing_share
     time = rounds.time + rng.exponential(settings.reward_delay_hours * _HOUR, len(rounds)).astype(np.int64)
-    order = np.flatnonzero(came)[np.argsort(time[came], kind="stable")]
+    order = np.flatnonzero(has_reward)[np.argsort(time[has_reward], kind="stable")]
     return rounds.event_id[order], time[order], rounds.reward[order]

@@ -1,8 +1,8 @@
-"""What logged rounds say of a policy, beside an incumbent or the policy that logged.
+"""Compare a policy on logged rounds with an incumbent or with the logging policy, by off-policy evaluation.
 
-N rounds, U users, An items of the log's catalogue. Policies are taken without exploration: the best item that could be
-shown, ties sharing alike. Rewards are predicted by the candidate's own rating estimates. Both are those of the
-vector that a round was logged with, where it has one, and of the user as the policy knows them elsewhere.
+N rounds, U users, A items of the log's catalogue. Policies act without exploration: the best eligible item; ties share
+the probability equally. The candidate's rating estimates predict rewards. Rounds with a context vector use that vector;
+other rounds use the policy's features of the user.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
@@ -27,28 +27,27 @@ from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 from recpolicy.ope.inputs import BanditInputs, logged_predictions
 from recpolicy.ope.results import Estimates, PolicyComparison
 from recpolicy.ope.terms import dr_terms
-from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_ids, refuse_other_kind
 
 ESTIMATOR = "dr"
-"""Doubly robust: unbiased with true propensities, and sharper than weighting alone."""
+"""Doubly robust: unbiased with true propensities, with less variance than weighting alone."""
 COMPARED = ("ips", "snips", "beta_ips", "clipped_ips", "dm", "dr", "sndr", "switch_dr", "dros")
-"""Estimators that a page puts side by side: all that read the log once and fit no model of their own."""
+"""Estimators on a page: all that read the log once and fit no model."""
 Rows = Callable[[slice], NDArray[np.floating]]
 
-_CELLS_KEPT = 1 << 27
-"""Of users and vectors times items: more would not fit into memory, and are scored whenever they are read."""
+_MAX_CELLS = 1 << 27
+"""Maximal number of contexts times items that are scored once and stored; more are scored at each read."""
 
 
 @dataclass(frozen=True)
 class LogComparison:
-    """One candidate on one log; figures are made when first asked for."""
+    """A candidate on one log; figures are computed at their first use."""
 
     feedback: BanditFeedback
     candidate: TargetPolicy
     incumbent: TargetPolicy | None
-    """None: the policy that logged."""
+    """None is the logging policy."""
     q: Rows
-    """Rewards that the candidate's rating estimates predict [n, A]."""
+    """Rewards [n, A] predicted by the candidate's rating estimates."""
     config: OffPolicyConfig
 
     @cached_property
@@ -58,26 +57,26 @@ class LogComparison:
 
     @cached_property
     def relative_gain(self) -> Interval | None:
-        """By which share the candidate earns more than who logged; see evaluation/relative_gain.py."""
+        """The candidate's value relative to the logging policy's, minus 1; see evaluation/relative_gain.py."""
         rng = generator(self.config.seed, "judge/relative_gain")
         return relative_gain(self.feedback, self.candidate, rng, self.config.resamples, self.config.level)
 
     @cached_property
     def gain_on_hits(self) -> float | None:
-        """The same over the rounds where the candidate would have shown what was shown."""
+        """The relative gain over the rounds in which the candidate's item is the logged one."""
         return gain_on_hits(self.feedback, self.candidate)
 
     @cached_property
     def actions(self) -> ActionDiversity:
-        """How the candidate's choices in these rounds spread over the catalogue."""
-        assert self.candidate.table is not None, "judge_log makes targets from tables"
+        """Diversity of the candidate's choices in these rounds."""
+        assert self.candidate.table is not None, "compare_on_log makes targets from tables"
         share = np.zeros(self.feedback.actions)
         for _, rows in self.feedback.blocks(self.candidate.table, "target probabilities"):
             share += rows.sum(axis=0)
         return action_diversity(share)
 
     def group_gains(self, groups: Groups) -> dict[str, GroupFigure]:
-        """The gain within each group of the user table's users [U], paired round by round; newcomers are in none."""
+        """Return the gain within each group of users [U], paired by round; cold-start users are in no group."""
         candidate, incumbent = self._inputs
         terms = _terms(candidate) - (self.feedback.reward if incumbent is None else _terms(incumbent))
         users = groups.member.shape[1]
@@ -87,11 +86,11 @@ class LogComparison:
         return group_figures(groups, total, size, rng, self.config.resamples, self.config.level)
 
     def estimates(self) -> Estimates:
-        """What all of COMPARED say the candidate earns."""
+        """Return the estimates of the candidate's value by all of COMPARED."""
         return estimate_from_inputs(self._inputs[0], COMPARED)
 
     def predictions(self) -> NDArray[np.float64]:
-        """Predicted rewards of the logged items [N]."""
+        """Return the predicted rewards [N] of the logged items."""
         return logged_predictions(self.feedback, self.q)
 
     @cached_property
@@ -106,16 +105,24 @@ def _terms(inputs: BanditInputs) -> NDArray[np.float64]:
 
 
 def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0) -> LogComparison:
-    """Put the policy on the rounds of `log`; raises DataError where it, or a policy before it, has learnt from them.
+    """Return the comparison of a policy with the incumbent, or the logging policy, on logged rounds.
 
-    Raises DataError, too, for an incumbent of other users or items, and for vectors that the policy, or the incumbent,
-    cannot read.
+    Args:
+        policy: The candidate.
+        incumbent: The policy in service; None is the logging policy.
+        log: The rounds [N].
+        seed: Seed of the intervals.
+
+    Raises:
+        ConfigError: The policy is one of sessions.
+        DataError: The policy or one of its parents has learned from these rounds, the incumbent has other users or
+            items, or one of them cannot read the context vectors.
     """
-    refuse_other_kind(policy, False, log.name)
-    refuse_learnt("the policy", policy, log.name, log.digest)
+    check_log_type(policy, False, log.name)
+    check_not_learned("the policy", policy, log.name, log.digest)
     if incumbent is not None:
-        refuse_other_ids(policy, incumbent)
-        _refuse_other_features(policy, incumbent, log)
+        check_same_ids(policy, incumbent)
+        _check_same_features(policy, incumbent, log)
     choice, rating = _tables(policy, log)
     feedback = BanditFeedback(
         action=log.arm(), reward=log.reward, behavior_prob=log.propensity, user=log.user, actions=len(log.catalogue),
@@ -130,28 +137,28 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
 
 
 def off_policy_gain(policy: Policy, incumbent: Policy | None, log: BanditLog, seed: int = 0) -> PolicyComparison:
-    """By how much the policy, without exploring, earns more per round than the incumbent, or than who logged."""
+    """Return the policy's value per round, without exploration, minus that of the incumbent or the logging policy."""
     return compare_on_log(policy, incumbent, log, seed).gain
 
 
-def _refuse_other_features(policy: Policy, incumbent: Policy, log: BanditLog) -> None:
+def _check_same_features(policy: Policy, incumbent: Policy, log: BanditLog) -> None:
     if log.context is not None and not np.array_equal(policy.artifact.context, incumbent.artifact.context):
         raise DataError(
             f"{log.name}: has context vectors, and the incumbent ({incumbent.artifact.agent}) was trained on other"
-            f" features than the candidate ({policy.artifact.agent}): not both can read them; leave these rounds out"
-            " (contexts = false of the ingest)"
+            f" features than the candidate ({policy.artifact.agent}): only one of them can read the vectors;"
+            " exclude these rounds (contexts = false of the ingest)"
         )
 
 
 def _tables(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
-    """The greedy policy's probabilities, ties sharing alike, and its rating estimates [n, A] of a slice of rounds."""
+    """Return the greedy probabilities and the rating estimates [n, A], as functions of a slice of rounds."""
     situations, row = log.situations(policy.artifact.context)  # [U + V, C], [N]
 
     def of(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         score, rating = (table[:, log.catalogue] for table in policy.scores(contexts))
         return score, np.clip(rating, *log.scale)
 
-    if len(situations) * len(log.catalogue) > _CELLS_KEPT:
+    if len(situations) * len(log.catalogue) > _MAX_CELLS:
         return (
             lambda part: greedy(of(situations[row[part]])[0], log.allowed(part)),
             lambda part: of(situations[row[part]])[1],
@@ -161,3 +168,36 @@ def _tables(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
         return lambda part: greedy(scores[row[part]], log.allowed(part)), lambda part: ratings[row[part]]
     choice = greedy(scores, None).astype(np.float32)  # the same in all rounds of a user; 1 or a share among ties
     return lambda part: choice[row[part]], lambda part: ratings[row[part]]
+
+
+def check_log_type(policy: Policy, sequential: bool, log: str) -> None:
+    """Raise ConfigError for a policy of single rounds on a log of sessions, and vice versa."""
+    if policy.sequential and not sequential:
+        raise ConfigError(
+            f"{policy.artifact.agent} is a policy of sessions, but {log} is not a log of sessions: evaluate it on one"
+            " (recpolicy log simulate --sessions)"
+        )
+    if sequential and not policy.sequential:
+        raise ConfigError(
+            f"{policy.artifact.agent} acts in single rounds, but {log} is a log of sessions: evaluate it on rounds"
+            " (recpolicy log ingest)"
+        )
+
+
+def check_not_learned(role: str, policy: Policy, log: str, digest: str) -> None:
+    """Raise DataError if the policy or one of its parents has learned from the log of this digest, or its slots."""
+    lineage = (policy.metadata, *policy.metadata.get("parents", []))
+    if digest in {version.get(key) for version in lineage for key in ("log", "pages")}:
+        raise DataError(f"{log}: {role} has learned from this log; evaluate it on another log")
+
+
+def check_same_ids(policy: Policy, incumbent: Policy) -> None:
+    """Raise DataError if the incumbent has other users or items."""
+    candidate, other = policy.artifact, incumbent.artifact
+    for name, column in (("users", "user_id"), ("items", "item_id")):
+        ids, other_ids = (getattr(artifact, name)[column].to_numpy() for artifact in (candidate, other))
+        if not np.array_equal(ids, other_ids):
+            raise DataError(
+                f"the incumbent ({other.agent}) knows other {name} than the candidate ({candidate.agent}): only"
+                " policies of the same data can be compared"
+            )

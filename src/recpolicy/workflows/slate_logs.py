@@ -1,4 +1,7 @@
-"""Logs of slates: a policy of single rounds fills pages of K slots for simulated users and writes them down."""
+"""Simulate logs of slates: a policy of single rounds fills slates of K slots for simulated users.
+
+A items of the catalogue, K slots.
+"""
 
 from collections.abc import Mapping
 from functools import partial
@@ -24,12 +27,19 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, two_worlds
-from recpolicy.workflows.artifacts import refuse_existing
+from recpolicy.workflows.artifacts import check_absent
 from recpolicy.workflows.interaction_logs import SIMULATION
-from recpolicy.workflows.log_schedule import Day, Days, Temperature, spread, start_of
-from recpolicy.workflows.logging_policies import Logger, make_logging_policy
-from recpolicy.workflows.train import TrainConfig
-from recpolicy.workflows.training_features import settings_of
+from recpolicy.workflows.logging_policies import (
+    Day,
+    Days,
+    LoggingPolicy,
+    Temperature,
+    day_start,
+    event_times,
+    make_logging_policy,
+)
+from recpolicy.workflows.policy_training import TrainConfig
+from recpolicy.workflows.training_data import coerce
 
 if TYPE_CHECKING:
     from recpolicy.training.rollout_slates import BrowsingModel, PlayedSlates
@@ -37,29 +47,29 @@ if TYPE_CHECKING:
 
 @config_dataclass
 class SlateLogConfig:
-    """How a log of slates is made."""
+    """Settings of a simulated log of slates."""
 
     slates: PositiveInt = 20_000
-    """Pages to log."""
+    """Slates to log."""
     slots: PositiveInt = 5
-    """K, items on a page."""
+    """Items of a slate, K."""
     layout: Literal["shelves", "list"] = "shelves"
-    """shelves: each slot has items of its own, by their year; list: any item in any slot, none twice on a page."""
+    """shelves: each slot has its own items, by year; list: any item in any slot, each at most once per slate."""
     click_model: Literal["independent", "cascade"] = "independent"
     """independent: likes of items do not depend on each other; cascade: users read from the top to the first like."""
     continuation_probability: PositiveFraction = 0.8
     """Of the cascade: probability of reading on after an item that is not liked."""
     temperature: Temperature = 0.2
-    """Of the softmax over the logging policy's scores, in their units (stars)."""
+    """Temperature of the softmax over the logging policy's scores, in their units (stars)."""
     uniform_mix: Fraction = 0.1
-    """Share of uniform choices in every slot, so that each item has a propensity that estimators can divide by."""
+    """Fraction of uniform choices in every slot; above 0, each eligible item has a positive propensity."""
     days: Days = 7.0
-    """Time that the log spans."""
+    """Days that the log spans."""
     first_day: Day = "2026-01-05"
-    """When the log begins (UTC)."""
+    """First day of the log (UTC)."""
 
 
-def simulate_slates(
+def simulate_slate_log(
     split: Split,
     out: str | Path,
     *,
@@ -72,67 +82,88 @@ def simulate_slates(
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> SlateLog:
-    """Let a policy fill pages for the users of world A and write what it logged to the folder `out`; returns the log.
+    """Simulate a policy that fills slates in the training world, write its log to `out` and return the log.
 
-    logging_policy: a name in logging_policies.LOGGING_POLICIES, over the catalogue that `train` describes, or a policy
-    of single rounds, over its own. It does not learn. A slot pays 1 for a like; a page is shown at the start of a
-    session. `worlds` may be handed in when they are made already. Raises ConfigError for settings that are unknown or
-    out of range and for a policy of sessions, DataError for a policy of other users or items, ArtifactError when `out`
-    exists.
+    A slot rewards 1 for a like. Each slate starts a session. The policy does not learn.
+
+    Args:
+        split: The ratings; the worlds are fitted on both parts.
+        out: The folder to write; it must not exist.
+        logging_policy: A name in LOGGING_POLICIES, with the catalogue of `train`; or a policy of single rounds.
+        config: A SlateLogConfig or its settings.
+        train: Settings of the features (TrainConfig).
+        model: A rating model that was fitted on `split.train`; without it, one is fitted.
+        model_config: Settings of the rating model, if it is fitted here.
+        worlds: The simulated worlds; without them, they are fitted.
+        seed: Seed of every random draw.
+        show_progress: Show a progress bar; None shows it on a terminal.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range, or the policy is one of sessions.
+        DataError: The policy has other users or items.
+        ArtifactError: `out` exists.
     """
     require_extra("train", "simulating a log")
     silence_libraries()
-    settings, training = settings_of(SlateLogConfig, config, "log"), settings_of(TrainConfig, train, "train")
-    refuse_existing(Path(out))
-    who = make_logging_policy(logging_policy, split.train, training, model, model_config, seed)
+    settings, training = coerce(SlateLogConfig, config, "log"), coerce(TrainConfig, train, "train")
+    check_absent(Path(out))
+    policy = make_logging_policy(logging_policy, split.train, training, model, model_config, seed)
     world = (worlds or two_worlds(split, None, seed)).train
-    log = play_slates_of(who, world, split, settings, seed, show_progress)
-    note = {
-        "logging_policy": who.name, "version": log.version[0], "config": as_dict(settings), "train": as_dict(training),
-        "seed": seed, "world": world.name, "train_digest": split.train.digest,
-    }  # fmt: skip
+    log = play_slate_log(policy, world, split, settings, seed, show_progress)
+    metadata = {
+        "logging_policy": policy.name,
+        "version": log.version[0],
+        "config": as_dict(settings),
+        "train": as_dict(training),
+        "seed": seed,
+        "world": world.name,
+        "train_digest": split.train.digest,
+    }
     with atomic_directory(Path(out)) as folder:
         write_slates(folder / SLATES, log, IdVocabulary.from_ratings(split.train))
-        write_json(folder / SIMULATION, note)
+        write_json(folder / SIMULATION, metadata)
     return log
 
 
 def read_slate_log(path: str | Path, tables: IdVocabulary) -> SlateLog:
-    """Read a log of slates, its folder or its file; raises DataError that names file and row for anything wrong."""
+    """Return a log of slates from its folder or file; raise DataError that names the file and the row."""
     path = Path(path)
     return read_slates(path / SLATES if path.is_dir() else path, tables)
 
 
-def play_slates_of(
-    who: Logger, world: SessionWorld, split: Split, settings: SlateLogConfig, seed: int,
+def play_slate_log(
+    policy: LoggingPolicy, world: SessionWorld, split: Split, settings: SlateLogConfig, seed: int,
     show_progress: bool | None = None,
 ) -> SlateLog:  # fmt: skip
-    """Let a logger fill pages in any world; nothing is written."""
+    """Return the log of a policy that fills slates in a world; write nothing."""
     from recpolicy.training.rollout_slates import play_slates
 
-    actions = len(who.catalogue)
+    actions = len(policy.catalogue)
     if settings.slots > actions:
-        raise ConfigError(f"SlateLogConfig.slots is {settings.slots}; there are {actions} items to show")
+        raise ConfigError(f"SlateLogConfig.slots is {settings.slots}; there are only {actions} items")
     shelves = (
-        shelves_by_year(split.train.items, who.catalogue, settings.slots) if settings.layout == "shelves" else None
+        shelves_by_year(split.train.items, policy.catalogue, settings.slots) if settings.layout == "shelves" else None
     )
-    chance = partial(_probabilities, who.score, settings)
-    browsing_model = _browsing_model(world, who.catalogue, settings, seed)
+    probabilities = partial(_probabilities, policy.score, settings)
+    browsing_model = _browsing_model(world, policy.catalogue, settings, seed)
     shape = settings.slates, settings.slots
-    played = play_slates(world, chance, browsing_model, shelves, shape, actions, seed, show_progress)
-    version = who.version or content_digest(
-        who.name, who.score, settings.temperature, settings.uniform_mix, who.catalogue
+    played = play_slates(world, probabilities, browsing_model, shelves, shape, actions, seed, show_progress)
+    version = policy.version or content_digest(
+        policy.name, policy.score, settings.temperature, settings.uniform_mix, policy.catalogue
     )
-    return _log_of(played, who, version, shelves, settings)
+    return _make_log(played, policy, version, shelves, settings)
 
 
 def shelves_by_year(items: pd.DataFrame, catalogue: NDArray[np.int32], slots: int) -> NDArray[np.int16]:
-    """The slot [A] of each item of the catalogue: `slots` parts of equal size (+-1) in the order of their years.
+    """Return the slot [A] of each item of the catalogue: parts of equal size (+-1) in order of year.
 
-    Items of one year may stand on two shelves; those without a year come first. Raises DataError without years.
+    Items of one year may fall into two slots. Items without a year come first.
+
+    Raises:
+        DataError: The items have no column of years.
     """
     if "year" not in items:
-        raise DataError("items without years: shelves are made by year; log with layout 'list'")
+        raise DataError("items without years: the layout 'shelves' assigns items by year; use the layout 'list'")
     year = items["year"].to_numpy(np.float64, na_value=-np.inf)[catalogue]
     shelves = np.empty(len(catalogue), np.int16)
     for slot, part in enumerate(np.array_split(np.argsort(year, kind="stable"), slots)):
@@ -147,9 +178,9 @@ def _probabilities(
     arms: NDArray[np.intp],
     mask: NDArray[np.bool_] | None,
 ) -> NDArray[np.float64]:
-    """The softmax over the scores of the arms [n, M], mixed with the uniform choice among them."""
-    among = score[np.ix_(user, arms)].astype(np.float64) / settings.temperature
-    return np.asarray(with_uniform_mix(softmax(among, mask), settings.uniform_mix, mask), np.float64)
+    """Return the softmax over the scores of the arms [n, M], mixed with the uniform choice among them."""
+    logits = score[np.ix_(user, arms)].astype(np.float64) / settings.temperature
+    return np.asarray(with_uniform_mix(softmax(logits, mask), settings.uniform_mix, mask), np.float64)
 
 
 def _browsing_model(
@@ -170,16 +201,28 @@ def _browsing_model(
     return cascade_clicks(SlateEnvironment(world, *blind, catalogue, config, seed))
 
 
-def _log_of(
-    played: "PlayedSlates", who: Logger, version: str, shelves: NDArray[np.int16] | None, settings: SlateLogConfig
+def _make_log(
+    played: "PlayedSlates",
+    policy: LoggingPolicy,
+    version: str,
+    shelves: NDArray[np.int16] | None,
+    settings: SlateLogConfig,
 ) -> SlateLog:
     count, liked = len(played.user), played.liked.astype(np.float64)
-    prefix = content_digest(version, played.user, played.arm, start_of(settings.first_day))[:8]
-    most = settings.slots if settings.click_model == "independent" else 1
+    prefix = content_digest(version, played.user, played.arm, day_start(settings.first_day))[:8]
+    max_reward = settings.slots if settings.click_model == "independent" else 1
     return SlateLog(
         event_id=np.array([f"{prefix}-{number:08d}" for number in range(count)], object),
-        time=spread(settings.first_day, settings.days, count), user=played.user, slate=who.catalogue[played.arm],
-        log_propensity=played.log_propensity, reward=liked.sum(axis=1), slot_reward=liked,
-        policy=np.full(count, who.name, object), version=np.full(count, version, object), catalogue=who.catalogue,
-        shelves=shelves, scale=(0.0, float(most)), name=f"slates of {who.name}",
-    )  # fmt: skip
+        time=event_times(settings.first_day, settings.days, count),
+        user=played.user,
+        slate=policy.catalogue[played.arm],
+        log_propensity=played.log_propensity,
+        reward=liked.sum(axis=1),
+        slot_reward=liked,
+        policy=np.full(count, policy.name, object),
+        version=np.full(count, version, object),
+        catalogue=policy.catalogue,
+        shelves=shelves,
+        scale=(0.0, float(max_reward)),
+        name=f"slates of {policy.name}",
+    )

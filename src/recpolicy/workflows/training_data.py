@@ -1,19 +1,111 @@
-"""Which ratings a training starts from, and how they are split: those given, those of its log, or MovieLens 100K."""
+"""The inputs of a training: ratings and split, then rating model, embeddings, contexts and catalogue.
+
+U users, I items, A items of the catalogue, D features. Features are fitted on the train part of the split only.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
+
+from recpolicy.core.config import build, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log_files import EVENTS
 from recpolicy.data.loaders import load_ratings
+from recpolicy.data.log_ingest import RATINGS, TRAINING
+from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_store import is_saved_ratings, load_saved_split, saved_split_name
 from recpolicy.data.splits import Split
 from recpolicy.data.splits import split as split_ratings
-from recpolicy.workflows.interaction_logs import RATINGS, TRAINING
+from recpolicy.models.context import contexts
+from recpolicy.models.embeddings import Embeddings, embed
+from recpolicy.models.rating_model import RatingModel
+from recpolicy.models.rating_models import fit_rating_model
 
 DATA, SPLIT = "ml-100k", "u1"
-"""What is taken where nothing says otherwise."""
+"""Defaults of data and split."""
+
+
+@config_dataclass
+class FeatureConfig:
+    """Settings of the features."""
+
+    items: NonNegativeInt = 0
+    """Size of the catalogue: the most rated items of the train part; 0 takes all."""
+    rank: PositiveInt = 20
+    """Length of user and item embeddings."""
+    rating_model: str = "bayesian_fm"
+    """The model that embeddings come from (a name in RATING_MODELS)."""
+    demographics: bool = False
+    """Append age, gender and occupation to the contexts."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Inputs of every agent on a split, fitted on the train part."""
+
+    model: RatingModel
+    embeddings: Embeddings
+    context: NDArray[np.float32]  # [U, >= D]
+    catalogue: NDArray[np.int32]  # [A], item rows
+
+
+def prepare_features(
+    train_ratings: Ratings,
+    settings: FeatureConfig,
+    *,
+    model: RatingModel | None = None,
+    model_config: Any = None,
+    seed: int = 0,
+) -> Features:
+    """Return embeddings, contexts and the catalogue, from a rating model of the train part.
+
+    Args:
+        train_ratings: The train part of a split.
+        settings: Settings of the features.
+        model: A rating model that was fitted on the train part; without it, one is fitted or read from the cache.
+        model_config: Settings of the rating model, if it is fitted here.
+        seed: Seed of the rating model.
+
+    Raises:
+        ConfigError: The rating model was fitted on other ratings, or the catalogue is larger than the items.
+    """
+    if model is None:
+        model = fit_rating_model(train_ratings, settings.rating_model, model_config, seed=seed)
+    if model.fit_digest != train_ratings.digest:
+        raise ConfigError(f"the rating model {model.name!r} was fitted on other ratings than {train_ratings.name}")
+    rank = min(settings.rank, *train_ratings.shape)
+    embeddings = embed(model, rank)
+    return Features(
+        model,
+        embeddings,
+        contexts(embeddings, train_ratings.users, settings.demographics),
+        select_catalogue(train_ratings, settings),
+    )
+
+
+def select_catalogue(train_ratings: Ratings, settings: FeatureConfig) -> NDArray[np.int32]:
+    """Return the ascending rows [A] of the items to recommend: the most rated ones."""
+    items = train_ratings.shape[1]
+    if settings.items and not 2 <= settings.items <= items:
+        raise ConfigError(f"train: items is {settings.items}; expected 0 (all) or 2..{items}")
+    if not settings.items:
+        return np.arange(items, dtype=np.int32)
+    count = np.bincount(train_ratings.item, minlength=items)
+    return np.sort(np.argsort(-count, kind="stable")[: settings.items]).astype(np.int32)
+
+
+def coerce(config_type: type[Any], config: Any, where: str) -> Any:
+    """Return `config` as a `config_type`: it may be one, a mapping of settings, or None for the defaults."""
+    if config is None:
+        return config_type()
+    if isinstance(config, config_type):
+        return config
+    return build(config_type, config, where)
 
 
 def training_data(
@@ -23,30 +115,37 @@ def training_data(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[Split, dict[str, Any]]:
-    """The split to train on, and the arguments of `load_ratings` by which its table is found again.
+    """Return the split to train on, and the arguments of `load_ratings` that read its ratings again.
 
-    The table is `data`, or else the one that the ingest put into the folder `log`, or else DATA; the split is `split`,
-    or else the one that was saved with the table, or else SPLIT. options: of `load_ratings`. Raises DataError for a log
-    that is not there or was not ingested, or whose table has nothing held out while no split is given; ConfigError for
-    a split by which rounds for evaluation would be fitted; and what `load_ratings` and `split` raise.
+    Args:
+        data: A source of `load_ratings`; without it, the ratings table of the log, or else DATA.
+        split: The name of a split; without it, the split that was saved with the table, or else SPLIT.
+        log: The folder of an ingested log.
+        seed: Seed of random splits.
+        options: Further arguments of `load_ratings`.
+
+    Raises:
+        DataError: The log does not exist or was not ingested, or its ratings have no test part and `split` is None.
+        ConfigError: The split would train on rounds that are reserved for evaluation.
     """
     if log is not None and not log.exists():
         raise DataError(f"{log}: no such folder; expected a log that `recpolicy log ingest` wrote")
     if log is not None and (log / EVENTS).is_file() and not (log / TRAINING).exists():
         raise DataError(f"{log}: a raw log; ingest it first: recpolicy log ingest {log} --out ROUNDS")
-    own = log is not None and data is None and (log / RATINGS).exists()
-    where = str(log / RATINGS) if log is not None and own else data or DATA
-    source = {"source": where, **(options or {})}
-    saved = saved_split_name(Path(where)) if own or is_saved_ratings(Path(where)) else None
-    if own and saved is None and split is None:
+    has_table = log is not None and data is None and (log / RATINGS).exists()
+    table = str(log / RATINGS) if log is not None and has_table else data or DATA
+    source = {"source": table, **(options or {})}
+    saved = saved_split_name(Path(table)) if has_table or is_saved_ratings(Path(table)) else None
+    if has_table and saved is None and split is None:
         raise DataError(
-            f"{where}: nothing of this log is held out; ingest it again with more rounds for evaluation"
-            " (--evaluation-share 0.2), or say by --split what to hold out (temporal, random)"
+            f"{table}: this log has no rounds for evaluation; ingest it again with more of them"
+            " (--evaluation-share 0.2), or choose a test part with --split (temporal, random)"
         )
-    if own and saved is not None and split not in (None, saved):
+    if has_table and saved is not None and split not in (None, saved):
         raise ConfigError(
-            f"{log}: split {split!r} would fit rounds for evaluation; leave --split out: the log has its own ({saved})"
+            f"{log}: split {split!r} would train on rounds for evaluation; leave --split out:"
+            f" the log has the split {saved}"
         )
     if saved is not None and split in (None, saved) and not options:
-        return load_saved_split(Path(where)), source
+        return load_saved_split(Path(table)), source
     return split_ratings(load_ratings(**source), split or SPLIT, seed), source

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, func, select
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.log_ingest import EVALUATION, TRAINING
 from recpolicy.inference.artifact import read_manifest
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.model_registry import Registry
@@ -27,9 +28,9 @@ from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.subprocess_job import JobError, JobRequest
 from recpolicy.workflows.artifacts import LOG_UNTIL
-from recpolicy.workflows.gate_record import gate_files, limits_in, read_gate, write_gate
-from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds
-from recpolicy.workflows.retrain import retrain
+from recpolicy.workflows.gating import gate_candidate, read_gate, read_gate_config, write_gate
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
+from recpolicy.workflows.retraining import retrain
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ def _gate(policy: Policy, champion: Policy, rounds: int, work: Path, settings: J
     if rounds < settings.min_evaluation_rounds:
         reason = f"{rounds} rounds to judge by; {settings.min_evaluation_rounds} are needed"
         return {"verdict": "not_asked", "reasons": [reason]}
-    config = limits_in(None if settings.gate is None else Path(settings.gate))
+    config = read_gate_config(None if settings.gate is None else Path(settings.gate))
     try:
-        result = gate_files(policy, None, work / "rounds" / EVALUATION, champion, config, seed)
+        result = gate_candidate(policy, None, work / "rounds" / EVALUATION, champion, config, seed)
     except DataError as error:
         return {"verdict": "not_asked", "reasons": [str(error)]}
     write_gate(result, work / "gate.json")

@@ -1,4 +1,7 @@
-"""Evaluate policies on the held-out part of their split, each beside the baselines."""
+"""Evaluate policies on the test part of their split, together with the baselines.
+
+U users, I items, D length of an embedding.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,14 +28,14 @@ from recpolicy.models.world import World, world_of
 
 METRICS_FILE = "metrics.json"
 EVALUATION_MODEL = "item_knn"
-"""The model class of the evaluation world: none that features or the default training world are made of."""
+"""Model class of the evaluation world; features and the default training world use other classes."""
 _RANK = 20
-"""Length of the rating model's embeddings by which the diversity of lists is measured: the same for all policies."""
+"""Length of the embeddings that measure the diversity of lists, the same for all policies."""
 
 
 @dataclass(frozen=True)
 class HeldOutEvaluation:
-    """An evaluation with the regret in the evaluation world."""
+    """An evaluation on the test part, with the regret in the evaluation world."""
 
     evaluation: Evaluation
     regret: Mapping[str, Interval]
@@ -40,14 +43,14 @@ class HeldOutEvaluation:
     evaluation_world: str
 
     def table(self) -> pd.DataFrame:
-        """All figures as text, one row a policy."""
+        """Return all figures as text, one row per policy."""
         table = self.evaluation.table()
         regret = [str(self.regret[name]) if name in self.regret else "0.000" for name in table.index]
         table.insert(5, "evaluation regret", regret)
         return table
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values."""
+        """Return plain values for JSON."""
         plain = self.evaluation.as_dict()
         for name, regret in self.regret.items():
             plain["policies"][name]["evaluation_regret"] = {"value": regret.value, "lo": regret.lo, "hi": regret.hi}
@@ -57,26 +60,42 @@ class HeldOutEvaluation:
 def evaluate(
     policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out: Path | None = None
 ) -> HeldOutEvaluation:
-    """Evaluate the named policies on `split`, beside the four baselines; writes metrics.json to the folder `out`.
+    """Evaluate policies on held-out ratings, together with the four baselines.
 
-    Raises DataError when a policy was fitted on another train part than this split's, for then test rows might be among
-    those it has seen.
+    Args:
+        policies: The policies by name.
+        split: The split that all of them were trained on.
+        seed: Seed of the intervals and of the evaluation world.
+        out: A folder that gets metrics.json.
+
+    Returns:
+        Held-out choice, ranking and rating figures, and the regret in the evaluation world, in rating units.
+
+    Raises:
+        DataError: A policy was trained on another train part, so it may have seen test ratings.
     """
     for name, policy in policies.items():
-        refuse_seen_rows(name, policy, split)
-    model = _rating_model_of(next(iter(policies.values())), split.train) if policies else fit_rating_model(split.train)
+        check_trained_on(name, policy, split)
+    model = _get_rating_model(next(iter(policies.values())), split.train) if policies else fit_rating_model(split.train)
     tables = {name: _tables(policy) for name, policy in policies.items()} | baseline_tables(split.train, model)
     embedding = embed(model, min(_RANK, *split.train.shape)).item
-    verdict = evaluate_score_tables(split, tables, seed, embedding)
+    result = evaluate_score_tables(split, tables, seed, embedding)
     if out is not None:
-        write_json(out / METRICS_FILE, verdict.as_dict())
-    return verdict
+        write_json(out / METRICS_FILE, result.as_dict())
+    return result
 
 
 def evaluate_score_tables(
     split: Split, tables: Mapping[str, PolicyTables], seed: int, embedding: NDArray[np.floating] | None = None
 ) -> HeldOutEvaluation:
-    """Evaluate tables on held-out ratings and in the evaluation world; embedding [I, D] of the items."""
+    """Evaluate tables of scores [U, I] on held-out ratings and in the evaluation world.
+
+    Args:
+        split: The split; the tables are made from its train part.
+        tables: The tables by name of the policy.
+        seed: Seed of the intervals and of the evaluation world.
+        embedding: Embeddings [I, D] of the items, which measure the diversity of lists.
+    """
     world = evaluation_world(split, seed)
     regret = {
         name: mean_interval(regret_by_user(world.expected, table.score), generator(seed, "evaluation/regret"))
@@ -86,26 +105,32 @@ def evaluate_score_tables(
 
 
 def evaluation_world(split: Split, seed: int) -> World:
-    """Another model class than the training world's, fitted on all ratings; real held-out ratings are paid.
+    """Return a world of another model class than the training world, fitted on train and test ratings.
 
-    No policy ever sees it: it may know the test part.
+    It rewards the real ratings of the test part where they exist. No policy is trained in it.
     """
-    fit, test = split.train, split.test
+    train_ratings, test = split.train, split.test
     both = Ratings(
-        user=np.concatenate([fit.user, test.user]), item=np.concatenate([fit.item, test.item]),
-        rating=np.concatenate([fit.rating, test.rating]), timestamp=None, users=fit.users, items=fit.items,
-        name=f"{split.name}, all ratings", scale=fit.scale,
-    )  # fmt: skip
+        user=np.concatenate([train_ratings.user, test.user]),
+        item=np.concatenate([train_ratings.item, test.item]),
+        rating=np.concatenate([train_ratings.rating, test.rating]),
+        timestamp=None,
+        users=train_ratings.users,
+        items=train_ratings.items,
+        name=f"{split.name}, all ratings",
+        scale=train_ratings.scale,
+    )
     return world_of(fit_rating_model(both, EVALUATION_MODEL, seed=integer_seed(seed, "judge"))).paying(test)
 
 
-def refuse_seen_rows(name: str, policy: Policy, split: Split) -> None:
-    """Raise DataError unless the policy was fitted on exactly this split's train part."""
+def check_trained_on(name: str, policy: Policy, split: Split) -> None:
+    """Raise DataError unless the policy was trained on exactly this split's train part."""
     recorded = policy.metadata["split"]
     if recorded["train"] != split.train.digest:
         raise DataError(
             f"{name} was fitted on the train part of {recorded['name']!r} (digest {recorded['train'][:12]}), not on"
-            f" that of {split.name!r} (digest {split.train.digest[:12]}): it may have seen ratings that would score it"
+            f" that of {split.name!r} (digest {split.train.digest[:12]}): it may have seen test ratings;"
+            " evaluate it on its own split"
         )
 
 
@@ -114,8 +139,8 @@ def _tables(policy: Policy) -> PolicyTables:
     return PolicyTables(score, rating=rating)
 
 
-def _rating_model_of(policy: Policy, fit: Ratings) -> Any:
-    """The rating model that the policy's features come from, from the cache where it is still there."""
-    described = policy.metadata["rating_model"]
+def _get_rating_model(policy: Policy, train_ratings: Ratings) -> Any:
+    """Return the rating model behind the policy's features, from the cache if it is still there."""
+    rating_model = policy.metadata["rating_model"]
     config = policy.metadata["config"]["rating_model"]
-    return fit_rating_model(fit, described["name"], config, seed=described["seed"])
+    return fit_rating_model(train_ratings, rating_model["name"], config, seed=rating_model["seed"])

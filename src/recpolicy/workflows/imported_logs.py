@@ -14,17 +14,17 @@ from recpolicy.data.bandit_log_files import EVENTS, IdVocabulary, write_events
 from recpolicy.data.log_import import UNIT, Imported
 from recpolicy.data.open_bandit import read_open_bandit
 from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
-from recpolicy.workflows.artifacts import refuse_existing
+from recpolicy.workflows.artifacts import check_absent
 
 FORMATS: Mapping[str, Callable[..., Imported]] = {"obd": read_open_bandit, "vw": read_vowpal_wabbit}
 IMPORT, USERS, ITEMS = "import.json", "users.parquet", "items.parquet"
 _KIND, _VERSION = "recpolicy imported log", 2
 
 
-def _from_version_1(note: dict[str, Any]) -> dict[str, Any]:
-    """Return the note with items in place of movies; `paths` and `columns` tell what the table of items has."""
+def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata with items in place of movies; `paths` and `columns` map the old table of items."""
     return {
-        **rename_keys(note, {"movies": "items"}),
+        **rename_keys(body, {"movies": "items"}),
         "paths": {ITEMS: "movies.parquet"},
         "columns": {"movie_id": "item_id"},
     }
@@ -35,22 +35,22 @@ _MIGRATIONS = {1: _from_version_1}
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What came in, and what did not."""
+    """Counts of an import."""
 
     rounds: int
     users: int
     """Users that occur."""
     items: int
-    """Items that were shown or could be."""
+    """Items that were recommended or eligible."""
     skipped: int
-    """Lines that say of themselves that they are not to be learnt from."""
+    """Lines that are marked as excluded from learning."""
     lost: tuple[str, ...]
-    """What of the file has no place in a log."""
+    """Fields of the file that a log cannot hold."""
     derived: bool
-    """Whether users and items are those of the file, for want of a policy or ratings."""
+    """True if users and items were derived from the file, because no policy or ratings were given."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values."""
+        """Return plain values for JSON."""
         return asdict(self) | {"lost": list(self.lost)}
 
 
@@ -64,53 +64,68 @@ def import_log(
     user: str = "",
     item: str = "",
 ) -> ImportReport:
-    """Read a log in a format of FORMATS and write it as one of ours, rewards included, to the folder `out`.
+    """Read a log of another system and write it as a log of recpolicy, rewards included.
 
-    tables: the users and items of a policy or of ratings, whose ids the file must use; rewards are then stretched from
-    `scale` to theirs. Without, the tables are made of the ids that occur, and written beside (`read_import_tables`).
-    user, item: for vw, the dotted names under which ids stand. Raises DataError that names file and line for anything
-    wrong, ConfigError for an unknown format or a setting it lacks, ArtifactError when `out` exists; nothing is written.
+    Args:
+        file: The log.
+        out: The folder to write; it must not exist.
+        format: A name in FORMATS.
+        tables: The users and items of a policy or of ratings; the file must use their ids, and rewards are mapped from
+            `scale` to their scale. Without them, the ids of the file are written to `out` (`read_import_tables`).
+        scale: Lowest and highest reward of the file.
+        user: For vw, the dotted name of the user id.
+        item: For vw, the dotted name of the item id.
+
+    Returns:
+        The counts of the import.
+
+    Raises:
+        DataError: The file is wrong; names the file and the line.
+        ConfigError: The format is unknown, or a setting is missing.
+        ArtifactError: `out` exists.
     """
     if format not in FORMATS:
         raise unknown_name_error("format of logs", format, FORMATS)
     if (user or item) and format != "vw":
-        raise ConfigError(f"user and item are names within JSON; the format {format} has columns of its own")
-    refuse_existing(Path(out))
+        raise ConfigError(f"user and item are names within JSON of the format vw; {format} has fixed columns")
+    check_absent(Path(out))
     names = {"user": user, "item": item} if format == "vw" else {}
-    found = FORMATS[format](Path(file), tables, scale, **names)
-    rounds = found.rounds
+    imported = FORMATS[format](Path(file), tables, scale, **names)
+    rounds = imported.rounds
     report = ImportReport(
-        len(rounds), len(pd.unique(rounds.user)), len(rounds.catalogue), found.skipped, found.lost, tables is None
+        len(rounds), len(pd.unique(rounds.user)), len(rounds.catalogue), imported.skipped, imported.lost, tables is None
     )
-    note = {"format": _KIND, "version": _VERSION, "scale": list(rounds.scale), "digest": file_digest(Path(file))}
+    metadata = {"format": _KIND, "version": _VERSION, "scale": list(rounds.scale), "digest": file_digest(Path(file))}
     with atomic_directory(Path(out)) as folder:
-        write_events(folder / EVENTS, rounds, found.tables, with_rewards=True)
+        write_events(folder / EVENTS, rounds, imported.tables, with_rewards=True)
         if tables is None:
-            found.tables.users.to_parquet(folder / USERS, index=False)
-            found.tables.items.to_parquet(folder / ITEMS, index=False)
-        write_json(folder / IMPORT, {**note, "source": format, **report.as_dict()})
+            imported.tables.users.to_parquet(folder / USERS, index=False)
+            imported.tables.items.to_parquet(folder / ITEMS, index=False)
+        write_json(folder / IMPORT, {**metadata, "source": format, **report.as_dict()})
     return report
 
 
 def has_own_tables(folder: str | Path) -> bool:
-    """Whether `folder` is an imported log whose users and items are those that occur in it.
+    """Return True if `folder` is an imported log with users and items derived from it.
 
-    Raises ArtifactError where its note of the import is damaged.
+    Raises:
+        ArtifactError: The metadata of the import is damaged.
     """
-    note = Path(folder) / IMPORT
-    return note.is_file() and bool(read_versioned_json(note, _KIND, _VERSION, _MIGRATIONS).get("derived"))
+    path = Path(folder) / IMPORT
+    return path.is_file() and bool(read_versioned_json(path, _KIND, _VERSION, _MIGRATIONS).get("derived"))
 
 
 def read_import_tables(folder: str | Path) -> IdVocabulary:
-    """The tables that were derived when the log in `folder` was imported.
+    """Return the users and items that were derived when the log in `folder` was imported.
 
-    Raises DataError where there are none, as a policy or ratings gave them; ArtifactError for no imported log, or a
-    damaged one.
+    Raises:
+        DataError: The log was imported with the users and items of a policy or of ratings.
+        ArtifactError: The folder is not an imported log, or is damaged.
     """
     folder = Path(folder)
     metadata = read_versioned_json(folder / IMPORT, _KIND, _VERSION, _MIGRATIONS)
     if not metadata.get("derived"):
-        raise DataError(f"{folder}: imported with the users and items of a policy or of ratings; take those")
+        raise DataError(f"{folder}: imported with the users and items of a policy or ratings: use --policy or --data")
     paths, old_names = metadata.get("paths", {}), metadata.get("columns", {})
     users = _read_ids(folder / USERS, "user_id", {})
     items = _read_ids(folder / paths.get(ITEMS, ITEMS), "item_id", old_names)

@@ -9,7 +9,7 @@ from tiny_dataset import miniature_ratings
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.splits import split
-from recpolicy.workflows.benchmark_estimators import (
+from recpolicy.workflows.estimator_benchmark import (
     PAGE_FILE,
     QUICK,
     RESULT_FILE,

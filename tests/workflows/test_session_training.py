@@ -12,8 +12,8 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.core.metrics import read_csv
 from recpolicy.data.splits import split
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows import train_sessions as module
-from recpolicy.workflows.train_sessions import SessionTrainConfig, train_sessions, worlds_of
+from recpolicy.workflows import session_training as module
+from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, train_sessions
 
 TINY = {
     "total_timesteps": 256,
@@ -35,7 +35,7 @@ def without_saved_models(monkeypatch):
 
 @pytest.fixture(scope="module")
 def worlds():
-    return worlds_of(miniature_split(), SessionTrainConfig(**TINY), 0)
+    return make_worlds(miniature_split(), SessionTrainConfig(**TINY), 0)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(trained, t
 
 def test_the_world_to_train_in_knows_nothing_of_the_test_part(worlds):
     parts = miniature_split()
-    turned = worlds_of(
+    turned = make_worlds(
         replace(parts, test=replace(parts.test, rating=6 - parts.test.rating)), SessionTrainConfig(**TINY), 0
     )
     assert turned.train.digest == worlds.train.digest

@@ -9,7 +9,7 @@ from trained_policies import loaded, miniature_split
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.splits import split
-from recpolicy.workflows.evaluate import EVALUATION_MODEL, evaluate, evaluation_world
+from recpolicy.workflows.held_out_evaluation import EVALUATION_MODEL, evaluate, evaluation_world
 
 SEVERAL = ("linucb", "rating_model", "random")
 
@@ -105,6 +105,6 @@ def test_the_judge_pays_real_ratings_where_they_were_held_out():
 
 
 def test_the_judge_is_no_model_that_training_uses_by_default():
-    from recpolicy.workflows.train import TrainConfig
+    from recpolicy.workflows.policy_training import TrainConfig
 
     assert EVALUATION_MODEL not in {TrainConfig().world, TrainConfig().rating_model}

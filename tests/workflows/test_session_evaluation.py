@@ -11,16 +11,16 @@ from trained_policies import miniature_split
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.splits import split
 from recpolicy.inference.predictor import Policy
-from recpolicy.workflows import evaluate_sessions as module
-from recpolicy.workflows.evaluate_sessions import evaluate_sessions
-from recpolicy.workflows.train_sessions import worlds_of
+from recpolicy.workflows import session_evaluation as module
+from recpolicy.workflows.session_evaluation import evaluate_sessions
+from recpolicy.workflows.session_training import make_worlds
 
 BASELINES = ["random", "most_popular", "highest_mean", "rating_model", "fatigue_aware"]
 
 
 @pytest.fixture(scope="module")
 def worlds():
-    return worlds_of(miniature_split(), settings("last_n"), 0)
+    return make_worlds(miniature_split(), settings("last_n"), 0)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,12 @@ def test_the_table_has_the_best_in_the_judge_world_first(together):
 def test_metrics_are_added_to_those_that_are_there(together):
     written = json.loads((together[1] / "metrics.json").read_text())
     assert written == json.loads(json.dumps({"split": "u1", "sessions": together[0].as_dict()}))
-    assert set(written["sessions"]["judge"]["sees one"]) == {"reward", "gain_on_rating_model", "length", "like_share"}
+    assert set(written["sessions"]["evaluation_world"]["sees one"]) == {
+        "reward",
+        "gain_on_rating_model",
+        "length",
+        "like_share",
+    }
 
 
 def test_a_policys_figures_do_not_depend_on_the_company(together, worlds):
@@ -96,7 +101,7 @@ def retold(**train) -> Policy:
 
 def test_with_worlds_handed_in_seeds_and_simulators_may_differ():
     several = {"mine": policy("ppo", "last_n"), "theirs": changed(retold(simulator={}), {"seed": 1})}
-    module.refuse_unlike(several, own_worlds=True)
+    module.check_comparable(several, own_worlds=True)
 
 
 def test_what_cannot_be_judged_is_refused():

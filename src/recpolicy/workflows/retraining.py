@@ -1,4 +1,4 @@
-"""Go on from a trained policy with a new log: same features and arms, the learner's beliefs as the start."""
+"""Continue the training of a policy on new logged rounds, with the same features and catalogue."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ from recpolicy.inference.artifact import Artifact, verify
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.workflows.artifacts import (
     LOG_UNTIL,
-    learned_from,
-    refuse_existing,
+    check_absent,
+    log_lineage,
+    open_work_folder,
     with_policy,
-    work_folder,
     write_artifact,
 )
 
@@ -27,13 +27,26 @@ if TYPE_CHECKING:
 
 
 def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: int = 1, seed: int = 0) -> Policy:
-    """Train the policy in the folder `incumbent` on, from the rounds of `log`, and write the new one to `out`.
+    """Continue the training of a policy on logged rounds and write the new policy to the folder `out`.
 
-    The new artifact keeps the incumbent's features, catalogue and split; `about` names the digest of the log, and under
-    `parents` the contents of all policies before it, the incumbent last, each with the log that it had learnt from.
-    Raises ArtifactError for a damaged incumbent, one without its learner, or an `out` that exists; ConfigError for
-    agents that cannot learn from logs, baselines included; DataError for a log of items the incumbent does not know,
-    and for one without news: of a log that a server exports again and again, what was learnt before is passed over.
+    The new artifact keeps the incumbent's features, catalogue and split. Its metadata has the digest of the log and, in
+    `parents`, the digests of all earlier policies and of their logs, the incumbent last. Rounds of a growing log that
+    the incumbent has learned are skipped.
+
+    Args:
+        incumbent: The folder of the policy to continue from.
+        log: The rounds to learn from.
+        out: The folder to write; it must not exist.
+        epochs: Passes over the log.
+        seed: Seed of the order of the rounds.
+
+    Returns:
+        The new policy, as read from `out`.
+
+    Raises:
+        ArtifactError: The incumbent is damaged or has no checkpoint, or `out` exists.
+        ConfigError: The agent cannot learn from logs, as baselines and agents of sessions.
+        DataError: The log has items that the incumbent does not know, or no new rounds.
     """
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}: expected 1 or more")
@@ -43,44 +56,50 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     from recpolicy.training.offline import learn_from_log
 
     incumbent, out = Path(incumbent), Path(out)
-    refuse_existing(out)
+    check_absent(out)
     verify(incumbent)
     old = load_policy(incumbent).artifact
-    log = _not_learnt_yet(log, old)
-    agent = agent_of(old)
+    log = _new_rounds(log, old)
+    agent = untrained_agent(old)
     read_learner(agent, incumbent)
     parent: dict[str, Any] = {"content": old.metadata["content"], "log": old.metadata.get("log")}
     if "pages" in old.metadata:
         parent["pages"] = old.metadata["pages"]
     figures = {**learn_from_log(agent, log, old.context, old.catalogue, epochs=epochs, seed=seed), "seed": seed}
-    kept = {name: value for name, value in old.metadata.items() if name != "pages"}
+    inherited = {name: value for name, value in old.metadata.items() if name != "pages"}
     lineage: dict[str, Any] = {
-        **learned_from(log),
+        **log_lineage(log),
         "training": figures,
         "parents": [*old.metadata.get("parents", []), parent],
     }
-    new = with_policy(old, agent.learner.export(), {**kept, **lineage})
-    work = work_folder(out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed})
+    new = with_policy(old, agent.learner.export(), {**inherited, **lineage})
+    work = open_work_folder(
+        out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed}
+    )
     write_artifact(new, agent, old.context.shape[1], work, out)
     return load_policy(out)
 
 
-def _not_learnt_yet(log: BanditLog, old: Artifact) -> BanditLog:
-    """Of a log that grows, the rounds after those that the policy has learnt; raises DataError where there are none."""
+def _new_rounds(log: BanditLog, old: Artifact) -> BanditLog:
+    """Return the rounds of a growing log that the policy has not learned; raise DataError if there are none."""
     until = old.metadata.get(LOG_UNTIL)
     if log.exporter is None or until is None:
         return log
     first = int(np.searchsorted(log.time, until, side="right"))
     if first == len(log):
         raise DataError(
-            f"{log.name}: the policy has learnt all of its {len(log)} rounds to learn from already; later ones are kept"
-            " for evaluation (evaluation_share), or are yet to come"
+            f"{log.name}: the policy has learned all of its {len(log)} training rounds already;"
+            " later rounds are reserved for evaluation (evaluation_share), or do not exist yet"
         )
     return log.take(first, len(log), log.name)
 
 
-def agent_of(artifact: Artifact) -> "BanditAgent":
-    """An untrained agent of the artifact's kind, over its arms and contexts; raises ConfigError if none can go on."""
+def untrained_agent(artifact: Artifact) -> "BanditAgent":
+    """Return an untrained agent with the config, catalogue and contexts of the artifact.
+
+    Raises:
+        ConfigError: Agents of this name cannot learn from a log.
+    """
     import tensorflow as tf
     from tf_agents.specs import tensor_spec
     from tf_agents.trajectories import time_step as ts
@@ -88,21 +107,21 @@ def agent_of(artifact: Artifact) -> "BanditAgent":
     from recpolicy.agents.agent_table import BASELINES, SESSION_AGENTS, agent_entry
 
     if artifact.agent in SESSION_AGENTS:
-        raise ConfigError(f"{artifact.agent} learns in simulated sessions; it cannot go on from a log of single rounds")
+        raise ConfigError(f"{artifact.agent} learns in simulated sessions; it cannot be retrained on single rounds")
     if artifact.agent in BASELINES:
-        raise ConfigError(f"{artifact.agent} is a baseline and never learns; a log cannot make it better")
+        raise ConfigError(f"{artifact.agent} is a baseline and never learns; retrain an agent that does (linucb)")
     entry = agent_entry(artifact.agent)
     config = build(entry.config, artifact.metadata["config"]["agent"], f"agent {artifact.agent}")
     width, arms = artifact.context.shape[1], len(artifact.catalogue)
     observation = tensor_spec.TensorSpec((width,), tf.float32, "context")
     action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, arms - 1, name="action")
-    agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, _arms_of(artifact), 0)
+    agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, _item_features(artifact), 0)
     agent.uniform_mix = artifact.uniform_mix
     return agent
 
 
-def _arms_of(artifact: Artifact) -> Any:
-    """The arms' tables; the ratings behind the mean ratings are not in an artifact, and no learner needs them again."""
+def _item_features(artifact: Artifact) -> Any:
+    """Return the features of the catalogue; mean ratings are 0, because no learner reads them again."""
     from recpolicy.agents.item_features import Arms
 
     catalogue = artifact.catalogue

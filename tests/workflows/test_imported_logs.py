@@ -8,7 +8,7 @@ from test_open_bandit import HEADER, LINES, write
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.open_bandit import read_open_bandit
-from recpolicy.workflows.import_log import import_log, read_import_tables
+from recpolicy.workflows.imported_logs import import_log, read_import_tables
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 
 

@@ -21,9 +21,9 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds
-from recpolicy.workflows.evaluate import METRICS_FILE, refuse_seen_rows
-from recpolicy.workflows.train_sessions import SessionTrainConfig, session_config, worlds_of
-from recpolicy.workflows.training_features import settings_of
+from recpolicy.workflows.held_out_evaluation import METRICS_FILE, check_trained_on
+from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_config
+from recpolicy.workflows.training_data import coerce
 
 SESSIONS_PER_USER = 4
 
@@ -35,11 +35,11 @@ class Returns:
     reward: Interval
     """Mean reward of a session, with its user-bootstrap interval."""
     length: float
-    """Mean number of items shown."""
+    """Mean number of recommended items."""
     like_share: float
-    """Likes per item shown."""
+    """Likes per recommended item."""
     gain: Interval | None
-    """Reward beyond rating-model greedy in the same sessions; None for that policy itself."""
+    """Reward minus that of the greedy rating model in the same sessions; None for that policy itself."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class SessionEvaluation:
     evaluation_world: Mapping[str, Returns]
 
     def table(self) -> pd.DataFrame:
-        """All figures as text, one row a policy, the best in the evaluation world first."""
+        """Return all figures as text, one row per policy, the best in the evaluation world first."""
         rows = {
             name: {
-                "evaluation_world reward": str(returns.reward),
+                "evaluation-world reward": str(returns.reward),
                 "gain on rating_model": "" if returns.gain is None else str(returns.gain),
                 "items": f"{returns.length:.1f}",
                 "likes per item": f"{returns.like_share:.3f}",
@@ -66,7 +66,7 @@ class SessionEvaluation:
         return table
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values."""
+        """Return plain values for JSON."""
 
         def plain(returns: Returns) -> dict[str, Any]:
             gain = returns.gain
@@ -76,7 +76,9 @@ class SessionEvaluation:
             }  # fmt: skip
 
         worlds = {"train": self.train, "evaluation_world": self.evaluation_world}
-        return {where: {name: plain(one) for name, one in found.items()} for where, found in worlds.items()}
+        return {
+            world: {name: plain(returns) for name, returns in policies.items()} for world, policies in worlds.items()
+        }
 
 
 def evaluate_sessions(
@@ -87,49 +89,62 @@ def evaluate_sessions(
     seed: int = 0,
     out: Path | None = None,
 ) -> SessionEvaluation:
-    """Play the named session policies, greedily, beside the baselines; adds `sessions` to metrics.json in `out`.
+    """Evaluate session policies and the baselines in simulated sessions, greedily.
 
-    Policies may differ in agent, view and embeddings; catalogue, reward and length of sessions must be the same, and,
-    unless `worlds` are handed in, the simulator and the seed that parts the users. Raises DataError as
-    recpolicy.workflows.evaluate.evaluate does, ConfigError for policies that are none of sessions or not comparable.
+    Policies may differ in agent, view and embeddings. Catalogue, reward and length of sessions must be the same, and,
+    without `worlds`, also the simulator and the seed.
+
+    Args:
+        policies: The policies by name.
+        split: The split that all of them were trained on.
+        worlds: The simulated worlds; without them, they are fitted.
+        seed: Seed of the sessions and the intervals.
+        out: A folder; its metrics.json gets the key `sessions`.
+
+    Returns:
+        Reward, length and likes of sessions per policy, in the training world and the evaluation world.
+
+    Raises:
+        ConfigError: There is no policy, or one was not trained in sessions, or two are not comparable.
+        DataError: A policy was trained on another train part, so it may have seen test ratings.
     """
     if not policies:
         raise ConfigError("evaluate_sessions: no policies given; expected at least one")
     silence_libraries()
     for name, policy in policies.items():
-        refuse_seen_rows(name, policy, split)
+        check_trained_on(name, policy, split)
         if not policy.sequential:
             raise ConfigError(f"{name} ({policy.artifact.agent}) was not trained in sessions")
-    refuse_unlike(policies, own_worlds=worlds is not None)
+    check_comparable(policies, own_worlds=worlds is not None)
     first = next(iter(policies.values()))
-    described = first.metadata["rating_model"]
+    rating_model = first.metadata["rating_model"]
     model_config = first.metadata["config"]["rating_model"]
-    model = fit_rating_model(split.train, described["name"], model_config, seed=described["seed"])
+    model = fit_rating_model(split.train, rating_model["name"], model_config, seed=rating_model["seed"])
     tables = {name: table.score for name, table in baseline_tables(split.train, model).items()}
-    made = worlds or worlds_of(split, _settings(first), first.metadata["seed"])
-    verdict = SessionEvaluation(
-        *(_returns(policies, tables, world, seed) for world in (made.train, made.evaluation_world))
+    both = worlds or make_worlds(split, _settings(first), first.metadata["seed"])
+    result = SessionEvaluation(
+        *(_returns(policies, tables, world, seed) for world in (both.train, both.evaluation_world))
     )
     if out is not None:
         path = out / METRICS_FILE
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_json(path, {**before, "sessions": verdict.as_dict()})
-    return verdict
+        write_json(path, {**before, "sessions": result.as_dict()})
+    return result
 
 
-def refuse_unlike(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
-    """Raise ConfigError when policies were not made for the same sessions."""
+def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
+    """Raise ConfigError unless all policies were trained for the same sessions."""
 
-    def sessions_of(policy: Policy) -> dict[str, Any]:
+    def session_settings(policy: Policy) -> dict[str, Any]:
         train = policy.metadata["config"]["train"]
         same = {name: train[name] for name in ("reward", "reward_decay", "max_episode_steps")}
         worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.metadata["seed"]}
         return {**same, **worlds, "catalogue": policy.artifact.catalogue.tolist()}
 
     (first, *others) = policies
-    expected = sessions_of(policies[first])
+    expected = session_settings(policies[first])
     for name in others:
-        for setting, value in sessions_of(policies[name]).items():
+        for setting, value in session_settings(policies[name]).items():
             if value != expected[setting]:
                 raise ConfigError(
                     f"{first} and {name} were trained with different {setting}: their sessions cannot be compared;"
@@ -138,7 +153,7 @@ def refuse_unlike(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
 
 
 def _settings(policy: Policy) -> SessionTrainConfig:
-    settings: SessionTrainConfig = settings_of(SessionTrainConfig, policy.metadata["config"]["train"], "train")
+    settings: SessionTrainConfig = coerce(SessionTrainConfig, policy.metadata["config"]["train"], "train")
     return settings
 
 
@@ -147,7 +162,7 @@ def _returns(
 ) -> dict[str, Returns]:
     from recpolicy.evaluation.sessions import SessionPlayer, session_baselines
 
-    player_of: dict[str, Any] = {}  # compiled once for all policies that see the same of a session
+    player_of: dict[str, Any] = {}  # compiled once for all policies with the same observations
     environments, played = {}, {}
     for name, policy in policies.items():
         environments[name] = environment = _environment(policy, world, seed)
@@ -163,21 +178,21 @@ def _returns(
     player = next(iter(player_of.values()))
     played |= {name: player.play(choose, seed) for name, choose in choices.items()}
     reference = played["rating_model"].by_user(played["rating_model"].reward)
-    found = {}
+    returns = {}
     for name, results in played.items():
         earned = results.by_user(results.reward)
         rng = generator(seed, "evaluation/sessions")
         gain = None if name == "rating_model" else paired_difference(earned, reference, rng)
         shown = results.length.sum()
-        found[name] = Returns(
+        returns[name] = Returns(
             results.interval(generator(seed, "evaluation/sessions")), float(results.length.mean()),
             float(results.likes.sum() / shown), gain,
         )  # fmt: skip
-    return found
+    return returns
 
 
 def _environment(policy: Policy, world: SessionWorld, seed: int) -> Any:
-    """Sessions as the policy sees them."""
+    """Return the environment with the observations of the policy."""
     from recpolicy.environments.session import SessionEnvironment
 
     artifact, config = policy.artifact, session_config(_settings(policy), SESSIONS_PER_USER * len(world.users))

@@ -15,6 +15,7 @@ import pandas as pd
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.log_ingest import EVALUATION
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions
 from recpolicy.data.slate_log import SlateLog
@@ -28,11 +29,10 @@ from recpolicy.ope.intervals import MIN_EFFECTIVE_SAMPLE_SIZE, diagnose
 from recpolicy.ope.results import MISSING, Estimates, PolicyComparison
 from recpolicy.ope.terms import discounts
 from recpolicy.ope.weights import effective_sample_size
-from recpolicy.workflows.compatibility import refuse_learnt, refuse_other_ids, refuse_other_kind
-from recpolicy.workflows.interaction_logs import EVALUATION, read_rounds
-from recpolicy.workflows.log_evaluation import compare_on_log
+from recpolicy.workflows.interaction_logs import read_rounds
+from recpolicy.workflows.log_evaluation import check_log_type, check_not_learned, check_same_ids, compare_on_log
 from recpolicy.workflows.policy_feedback import slate_model, trajectory_model
-from recpolicy.workflows.training_features import settings_of
+from recpolicy.workflows.training_data import coerce
 
 Log = BanditLog | SlateLog | SessionLog
 Settings = Mapping[str, Any] | EstimationConfig | None
@@ -143,7 +143,7 @@ def read_evaluation_log(policy: Policy, path: Path, *others: Policy | None) -> L
     sessions = (path / SESSIONS).exists() if path.is_dir() else is_session_log(path)
     for one in (policy, *others):
         if one is not None:
-            refuse_other_kind(one, sessions, str(path))
+            check_log_type(one, sessions, str(path))
     if sessions:
         return read_sessions(path / SESSIONS if path.is_dir() else path, tables)
     if (path / SLATES).exists() if path.is_dir() else is_slate_log(path):
@@ -215,7 +215,7 @@ def _settings(config_type: type[Any], config: Settings, reward_range: tuple[floa
     """Return the settings, with the seed and the range of rewards where the caller gives none."""
     if config is None or isinstance(config, Mapping):
         config = {"seed": seed, "reward_range": reward_range, **(config or {})}
-    return settings_of(config_type, config, "off_policy")
+    return coerce(config_type, config, "off_policy")
 
 
 def _return_range(policy: Policy, log: SessionLog, gamma: float) -> tuple[float, float]:
@@ -252,14 +252,14 @@ def _named(policy: Policy, incumbent: Policy | None) -> list[tuple[str, Policy]]
 def _check_policies(policy: Policy, incumbent: Policy | None, log: Log) -> None:
     """Raise ConfigError or DataError unless this log can evaluate both policies."""
     for who, one in _named(policy, incumbent):
-        refuse_other_kind(one, isinstance(log, SessionLog), log.name)
-        refuse_learnt(who, one, log.name, log.digest)
+        check_log_type(one, isinstance(log, SessionLog), log.name)
+        check_not_learned(who, one, log.name, log.digest)
         if isinstance(log, SessionLog):
             _check_session_policy(who, one, log)
         elif isinstance(log, SlateLog):
             _check_slate_policy(who, one, log)
     if incumbent is not None:
-        refuse_other_ids(policy, incumbent)
+        check_same_ids(policy, incumbent)
 
 
 def _check_slate_policy(who: str, policy: Policy, log: SlateLog) -> None:

@@ -20,10 +20,10 @@ from recpolicy.models.rating_model import RatingModel
 from recpolicy.ope.benchmark.logged_world import LoggedWorld, cluster_actions
 from recpolicy.ope.benchmark.run_benchmark import BenchmarkConfig, run_benchmark
 from recpolicy.ope.benchmark.scores import BenchmarkResult
-from recpolicy.workflows.artifacts import refuse_file
+from recpolicy.workflows.artifacts import check_writable_folder
 from recpolicy.workflows.interaction_logs import LogConfig, logging_probabilities
-from recpolicy.workflows.train import TrainConfig, training_world
-from recpolicy.workflows.training_features import prepare, settings_of
+from recpolicy.workflows.policy_training import TrainConfig, training_world
+from recpolicy.workflows.training_data import coerce, prepare_features
 
 if TYPE_CHECKING:
     from recpolicy.evaluation.report_page import ReportContent
@@ -94,10 +94,10 @@ def benchmark_estimators(
     """
     require_extra("train", "the benchmark of the estimators")
     if out is not None:
-        refuse_file(Path(out))
-    settings = settings_of(EstimatorBenchmarkConfig, config, "benchmark")
+        check_writable_folder(Path(out))
+    settings = coerce(EstimatorBenchmarkConfig, config, "benchmark")
     items = min(ITEMS, train_ratings.shape[1])
-    training = settings_of(
+    training = coerce(
         TrainConfig, train if isinstance(train, TrainConfig) else {"items": items, **(train or {})}, "train"
     )
     world = logged_world(train_ratings, settings, training, model, model_config, seed)
@@ -118,7 +118,7 @@ def logged_world(
     seed: int = 0,
 ) -> LoggedWorld:
     """Return the training world with the rating model as reward model, and the three policies."""
-    features = prepare(train_ratings, training, model=model, model_config=model_config, seed=seed)
+    features = prepare_features(train_ratings, training, model=model, model_config=model_config, seed=seed)
     world = training_world(train_ratings, training, seed)
     score = features.model.mean[:, features.catalogue]
     near = LogConfig(temperature=settings.near_temperature, uniform_mix=settings.near_uniform_mix)

@@ -9,7 +9,7 @@ from synthetic_responses import STEPS, planted_responses
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.splits import split
-from recpolicy.workflows.validate_simulator import validate_simulator
+from recpolicy.workflows.simulator_validation import validate_simulator
 
 SETTINGS = {"max_steps": STEPS, "rank": 4, "drift": 0, "fatigue_genre": 0, "fatigue_misses": 0}
 QUICK = {"replicates": 3, "bayesian": False}

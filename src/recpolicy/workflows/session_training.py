@@ -1,4 +1,7 @@
-"""Train an agent of sessions on a split: features, the compiled loop in world A or a log of sessions, the artifact."""
+"""Train an agent of sessions: features, simulated sessions or a log of sessions, the compiled loop, the artifact.
+
+U users, I items, A items of the catalogue, D features.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
@@ -13,6 +16,7 @@ from recpolicy.core.config import PositiveFraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.ratings import genre_directions
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.splits import Split
@@ -21,8 +25,8 @@ from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, two_worlds
 from recpolicy.models.user_model import SessionWorldConfig
-from recpolicy.workflows.artifacts import artifact_of, build_metadata, refuse_existing, work_folder, write_artifact
-from recpolicy.workflows.training_features import FeatureConfig, Features, prepare, settings_of
+from recpolicy.workflows.artifacts import build_metadata, check_absent, make_artifact, open_work_folder, write_artifact
+from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, prepare_features
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
@@ -32,18 +36,18 @@ if TYPE_CHECKING:
 
 @config_dataclass
 class SessionTrainConfig(FeatureConfig):
-    """What a training in sessions is made of, besides the agent's own settings."""
+    """Settings of a training in sessions; the agent's own settings are separate."""
 
     total_timesteps: PositiveInt = 300_000
-    """Items shown in all."""
+    """Recommended items in all."""
     batch_size: PositiveInt = 64
-    """Sessions that run side by side."""
+    """Sessions that run in parallel."""
     reward: Literal["like", "watch", "rating"] = "like"
-    """What a shown item earns: 1 for a like; the watch fraction; the rating."""
+    """Reward of a recommended item: 1 for a like; the watch fraction; the rating."""
     reward_decay: PositiveFraction = 1.0
-    """Factor on the reward for each item shown before, in (0, 1]."""
+    """Factor on the reward for each earlier item of the session, in (0, 1]."""
     view: Literal["interest", "last_item", "last_n"] = "interest"
-    """What the policy sees of the session: interest, last_item or last_n."""
+    """The part of the session that the policy observes."""
     last_n: PositiveInt = 5
     """Items that the view last_n remembers."""
     max_episode_steps: PositiveInt = 20
@@ -53,9 +57,9 @@ class SessionTrainConfig(FeatureConfig):
     log_rows: PositiveInt = 50
     """Rows of training metrics."""
     checkpoint_every_steps: PositiveInt = 50_000
-    """Items shown between checkpoints, or learnt from in a log."""
+    """Recommended or logged items between checkpoints."""
     epochs: PositiveInt = 1
-    """Passes over the log, where one is learnt from; nothing is played then, and `batch_size` sessions make a block."""
+    """Passes over the log, if the agent learns from one; `batch_size` sessions make a batch."""
 
 
 def train_sessions(
@@ -69,16 +73,36 @@ def train_sessions(
     model_config: Any = None,
     worlds: TwoWorlds | None = None,
     source: Mapping[str, Any] | None = None,
-    log: SessionLog | None = None,
+    log: BanditLog | SessionLog | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
 ) -> Policy:
-    """Train the named agent in simulated sessions of world A and write the policy artifact to the folder `out`.
+    """Train an agent in simulated sessions, or on a log of sessions, and write the policy artifact to `out`.
 
-    As `train.train`, for the agents in SESSION_AGENTS; config is a SessionTrainConfig or a mapping of its
-    settings; `worlds` may be handed in when they are made already. With a `log`, topk_reinforce and dqn learn from its
-    sessions in place of playing. Raises, besides what `train` does, DivergedError when the training ends in numbers
-    that are not finite.
+    The same call continues a training that was interrupted, from its last checkpoint.
+
+    Args:
+        agent: A name in SESSION_AGENTS of recpolicy.agents.
+        split: The ratings; the worlds are fitted on both parts, features on the train part.
+        out: The folder to write; it must not exist.
+        config: A SessionTrainConfig or its settings.
+        agent_config: The agent's config or its settings.
+        model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
+        model_config: Settings of the rating model, if it is fitted here.
+        worlds: The simulated worlds; without them, they are fitted.
+        source: The arguments of `load_ratings`, which the artifact keeps.
+        log: Logged sessions to learn from, for topk_reinforce and dqn.
+        seed: Seed of every random draw.
+        show_progress: Show a progress bar; None shows it on a terminal.
+
+    Returns:
+        The trained policy, as read from `out`.
+
+    Raises:
+        ConfigError: An agent or a setting is unknown or out of range, or the agent cannot learn from the log.
+        DataError: The log does not fit the ratings.
+        ArtifactError: `out` exists, or an interrupted training there had other settings.
+        DivergedError: A figure of the training is not finite; the last good checkpoint stays.
     """
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
@@ -88,32 +112,27 @@ def train_sessions(
 
     entry = agent_entry(agent)
     if agent not in SESSION_AGENTS:
-        raise ConfigError(f"{agent} learns in single rounds: train it with recpolicy.workflows.train.train")
-    settings = settings_of(SessionTrainConfig, config, "train")
-    agent_settings = settings_of(entry.config, agent_config, agent)
-    session_config(settings)  # refuses what it must before anything is fitted
+        raise ConfigError(f"{agent} learns in single rounds: train it with recpolicy.train")
+    settings = coerce(SessionTrainConfig, config, "train")
+    agent_settings = coerce(entry.config, agent_config, agent)
+    session_config(settings)  # checks the settings before anything is fitted
     if log is not None:
-        _refuse_log(agent, log, settings, split.train.scale)
+        log = _check_log(agent, log, settings, split.train.scale)
     out = Path(out)
-    refuse_existing(out)
-    features = prepare(split.train, settings, model=model, model_config=model_config, seed=seed)
-    metadata = {
-        "source": None if source is None else dict(source),
-        **build_metadata(split, settings, agent_settings, features.model, seed),
-    }
-    if log is not None:
-        metadata["log"] = log.digest
+    check_absent(out)
+    features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
+    metadata = build_metadata(split, settings, agent_settings, features.model, seed, source, log)
     make = partial(
         entry.make, config=agent_settings, arms=arms_of(features.catalogue, features.embeddings, split.train), seed=seed
     )
-    begin = partial(work_folder, out, {"agent": agent, **metadata})
+    begin = partial(open_work_folder, out, {"agent": agent, **metadata})
     if log is None:
-        world = (worlds or worlds_of(split, settings, seed)).train
+        world = (worlds or make_worlds(split, settings, seed)).train
         learner, training, work = _play(make, features, settings, world, begin, seed, show_progress)
     else:
         learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
     exported = with_view(learner.learner.export(), settings, split)
-    artifact = artifact_of(agent, exported, split.train, features, {**metadata, "training": training})
+    artifact = make_artifact(agent, exported, split.train, features, {**metadata, "training": training})
     width = context_width(learner.time_step_spec)
     write_artifact(artifact, learner, width, work, out)
     return load_policy(out)
@@ -123,7 +142,7 @@ def _play(
     make: "Callable[..., SequenceAgent]", features: Features, settings: SessionTrainConfig, world: SessionWorld,
     begin: Callable[[], Path], seed: int, show_progress: bool | None,
 ) -> "tuple[SequenceAgent, dict[str, Any], Path]":  # fmt: skip
-    """An agent that learnt in a world, the figures of its training, and the work folder that `begin` gave."""
+    """Train in a world; return the agent, the figures of the training and the work folder that `begin` opens."""
     from recpolicy.training.session_trainer import SessionRunConfig, train_in_sessions
 
     environment = session_environment(world, features, settings, seed)
@@ -133,7 +152,7 @@ def _play(
         log_rows=settings.log_rows,
         checkpoint_every_steps=settings.checkpoint_every_steps,
     )
-    work = begin()  # last, so that settings refused above leave no unfinished training behind
+    work = begin()  # after all checks, so that refused settings leave no unfinished training behind
     shown = train_in_sessions(environment, agent, run, work, show_progress)
     return agent, {"mode": "sessions", "total_timesteps": shown, "world": world.name}, work
 
@@ -142,7 +161,7 @@ def _learn_from_log(
     make: "Callable[..., SequenceAgent]", features: Features, settings: SessionTrainConfig, split: Split,
     log: SessionLog, begin: Callable[[], Path], seed: int, show_progress: bool | None,
 ) -> "tuple[SequenceAgent, dict[str, Any], Path]":  # fmt: skip
-    """An agent that learnt from the log, the figures of its training, and the work folder that `begin` gave."""
+    """Train on a log; return the agent, the figures of the training and the work folder that `begin` opens."""
     from recpolicy.environments.observation_encoders import VIEWS
     from recpolicy.training.observation_builder import Sight
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
@@ -156,14 +175,22 @@ def _learn_from_log(
         epochs=settings.epochs, batch_size=settings.batch_size, checkpoint_every_steps=settings.checkpoint_every_steps
     )
     check_log(agent.learner, log, sight)
-    work = begin()  # last, so that a log refused above leaves no unfinished training behind
+    work = begin()  # after all checks, so that a refused log leaves no unfinished training behind
     figures = learn_from_sessions(agent, log, sight, run, seed=seed, folder=work, show_progress=show_progress)
     return agent, figures, work
 
 
-def _refuse_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]) -> None:
-    """Raise ConfigError for an agent that cannot learn from logs, and for rewards other than the settings'."""
+def _check_log(
+    agent: str, log: BanditLog | SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]
+) -> SessionLog:
+    """Return the log; raise ConfigError if the agent cannot learn from it, or its rewards are not the settings'."""
     from recpolicy.training.offline_sessions import LEARN_FROM_LOGS
+
+    if isinstance(log, BanditLog):
+        raise ConfigError(
+            f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce and dqn"
+            " also learn from logged sessions (recpolicy log simulate --sessions)"
+        )
 
     if agent not in LEARN_FROM_LOGS:
         raise ConfigError(
@@ -173,26 +200,27 @@ def _refuse_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale
     if log.scale != expected:
         raise ConfigError(
             f"{log.name}: rewards in {log.scale[0]:g}..{log.scale[1]:g}, but train.reward is {settings.reward!r}, in"
-            f" {expected[0]:g}..{expected[1]:g}; say by train.reward what the log paid: like, watch or rating"
+            f" {expected[0]:g}..{expected[1]:g}; set train.reward to the reward of the log: like, watch or rating"
         )
+    return log
 
 
 def reward_scale(settings: SessionTrainConfig, scale: tuple[float, float]) -> tuple[float, float]:
-    """The lowest and the highest reward of a step; `scale` is that of the ratings."""
+    """Return the lowest and the highest reward of a step; `scale` is that of the ratings."""
     if settings.reward != "rating":
         return 0.0, 1.0
     return (scale[0] if settings.reward_decay == 1 else 0.0), scale[1]
 
 
-def worlds_of(split: Split, settings: SessionTrainConfig, seed: int) -> TwoWorlds:
-    """The worlds to train and to be judged in, at the settings' session length."""
+def make_worlds(split: Split, settings: SessionTrainConfig, seed: int) -> TwoWorlds:
+    """Return the training world and the evaluation world, at the settings' session length."""
     return two_worlds(split, replace(settings.simulator, max_steps=settings.max_episode_steps), seed)
 
 
 def session_environment(
     world: SessionWorld, features: Features, settings: SessionTrainConfig, seed: int, batch_size: int | None = None
 ) -> "SessionEnvironment":
-    """The environment of a world, as the settings want it."""
+    """Return the environment of a world with the settings of a training; `batch_size` replaces theirs."""
     from recpolicy.environments.session import SessionEnvironment
 
     config = session_config(settings, batch_size)
@@ -200,7 +228,7 @@ def session_environment(
 
 
 def session_config(settings: SessionTrainConfig, batch_size: int | None = None) -> "SessionConfig":
-    """The environment's settings; `batch_size` in place of the settings' own."""
+    """Return the environment's settings; `batch_size` replaces that of the training."""
     from recpolicy.environments.session import SessionConfig
 
     return SessionConfig(
@@ -211,7 +239,7 @@ def session_config(settings: SessionTrainConfig, batch_size: int | None = None) 
 
 
 def with_view(exported: "ExportedPolicy", settings: SessionTrainConfig, split: Split) -> "ExportedPolicy":
-    """The exported policy with what the predictor needs to see a session as the policy did."""
+    """Return the exported policy with the arrays by which the predictor builds the policy's observations."""
     view = {
         "view": np.array(settings.view), "steps": np.array(settings.max_episode_steps),
         "last_n": np.array(settings.last_n), "genres": genre_directions(split.train.items),

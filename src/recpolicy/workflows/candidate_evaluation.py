@@ -1,8 +1,9 @@
-"""A evaluation of one policy: on held-out ratings beside the baselines, on logged rounds beside the incumbent, or both.
+"""Evaluate a candidate: on held-out ratings with the baselines, on logged rounds against the incumbent, or both.
 
-It is a JSON file; the gate reads it, and a page shows it to people. N rounds, U users, An items of the catalogue.
+The evaluation is a JSON file for the gate, and a page for people. N rounds, U users, A items of the catalogue.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.log_ingest import EVALUATION
 from recpolicy.data.session_log_files import SESSIONS, is_session_log
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
@@ -25,157 +27,194 @@ from recpolicy.evaluation.ranking import top_items
 from recpolicy.evaluation.rating_accuracy import Calibration, rating_calibration
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.results import PolicyComparison
-from recpolicy.workflows.evaluate import HeldOutEvaluation, evaluate
-from recpolicy.workflows.interaction_logs import EVALUATION, read_rounds
-from recpolicy.workflows.latency import Latency, measure_latency
+from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate
+from recpolicy.workflows.interaction_logs import read_rounds
 from recpolicy.workflows.log_evaluation import LogComparison, compare_on_log, off_policy_gain
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "INCUMBENT", "CandidateEvaluation", "evaluate_candidate",
-    "evaluate_candidate_folder", "off_policy_gain", "read_candidate_evaluation", "read_trial_rounds",
+    "evaluate_candidate_folder", "off_policy_gain", "read_candidate_evaluation", "read_evaluation_rounds",
     "write_candidate_evaluation",
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION = "recpolicy evaluation", 2
 INCUMBENT = "incumbent"
 """The incumbent's name among the policies of the held-out evaluation."""
-_OF_SESSIONS = "a log of sessions; expected rounds. Policies of sessions are judged by recpolicy ope estimate --log"
+_OF_SESSIONS = "a log of sessions; expected rounds. Use recpolicy ope estimate --log for policies of sessions"
 _LIKE = 0.75
 """A like is a rating in the upper quarter of the scale: 4 and more on 1..5."""
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Milliseconds of `predict` for one user and all items, without network and queue."""
+
+    median_ms: float
+    p99_ms: float
+    calls: int
+
+
+@dataclass(frozen=True)
 class CandidateEvaluation:
-    """What was found out about a policy."""
+    """The evaluation of one policy."""
 
     policy: Mapping[str, Any]
     held_out: HeldOutEvaluation | None
     name: str
     """The policy's name in `held_out`."""
-    trial: LogComparison | None
+    log_comparison: LogComparison | None
     """The policy on logged rounds."""
     baseline: str
-    """Whom `trial` compares with."""
+    """Name of the policy that `log_comparison` compares with."""
     seed: int
     actions: ActionDiversity
-    """Spread of the policy's best items, over the logged rounds or, without a log, over all users."""
+    """Diversity of the policy's best items, over the logged rounds or, without a log, over all users."""
     log_groups: Mapping[str, GroupFigure]
     """Gain on the log by group of users; empty without a log."""
     latency: Latency
     inputs: Mapping[str, str | None]
-    """Digests of all that was looked at."""
+    """Digests of all inputs."""
     calibration: Calibration | None = None
     likes: dict[str, Any] = field(default_factory=dict)
-    """ROC curve and confusion matrix of likes on held-out ratings; empty without."""
+    """ROC curve and confusion matrix of likes on held-out ratings; empty without them."""
 
     @property
     def off_policy(self) -> PolicyComparison | None:
-        """The gain on logged rounds."""
-        return None if self.trial is None else self.trial.gain
+        """The gain on logged rounds; None without a log."""
+        return None if self.log_comparison is None else self.log_comparison.gain
 
     @property
     def held_out_against(self) -> str:
-        """Whom the groups' held-out choice is compared with: the incumbent where both know the same train part."""
-        known = {} if self.held_out is None else self.held_out.evaluation.policies
-        return INCUMBENT if INCUMBENT in known else "most_popular"
+        """Name of the policy that the groups' held-out choice is compared with: the incumbent, if it is evaluated."""
+        evaluated = {} if self.held_out is None else self.held_out.evaluation.policies
+        return INCUMBENT if INCUMBENT in evaluated else "most_popular"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values."""
+        """Return plain values for JSON."""
         body: dict[str, Any] = {
-            "policy": dict(self.policy), "seed": self.seed, "inputs": dict(self.inputs),
-            "actions": {**asdict(self.actions), "over": "all users" if self.trial is None else "logged rounds"},
+            "policy": dict(self.policy),
+            "seed": self.seed,
+            "inputs": dict(self.inputs),
+            "actions": {
+                **asdict(self.actions),
+                "over": "all users" if self.log_comparison is None else "logged rounds",
+            },
             "latency": asdict(self.latency),
-        }  # fmt: skip
+        }
         if self.held_out is not None:
             body["held_out"] = self._held_out(self.held_out)
-        if self.trial is not None:
-            body["off_policy"] = self._off_policy(self.trial)
+        if self.log_comparison is not None:
+            body["off_policy"] = self._off_policy(self.log_comparison)
         return body
 
-    def _held_out(self, verdict: HeldOutEvaluation) -> dict[str, Any]:
-        evaluation = verdict.evaluation
-        others = [one for one in evaluation.policies if one != self.name]
+    def _held_out(self, held_out: HeldOutEvaluation) -> dict[str, Any]:
+        evaluation = held_out.evaluation
+        others = [name for name in evaluation.policies if name != self.name]
         gains = {other: _plain(evaluation.difference(self.name, other)) for other in others}
         result, baseline = evaluation.policies[self.name], self.held_out_against
         groups = _plain_groups(evaluation.group_difference(self.name, baseline))
         return {
-            **verdict.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
+            **held_out.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
             "held_out_choice": _plain(result.held_out_choice), "group_gain": {"baseline": baseline, "groups": groups},
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }  # fmt: skip
 
-    def _off_policy(self, trial: LogComparison) -> dict[str, Any]:
-        found = trial.gain.candidate
-        relative = trial.relative_gain
+    def _off_policy(self, log_comparison: LogComparison) -> dict[str, Any]:
+        candidate = log_comparison.gain.candidate
+        relative = log_comparison.relative_gain
         return {
-            "baseline": self.baseline, "estimator": trial.gain.estimator,
-            "gain": _plain(trial.gain.intervals["bootstrap"]), "value": _plain(found.intervals["bootstrap"]),
-            "effective_sample_size": found.diagnostics.effective_sample_size,
-            "mean_weight_z": found.diagnostics.mean_weight_z,
-            "relative_gain": None if relative is None else _plain(relative), "gain_on_hits": trial.gain_on_hits,
+            "baseline": self.baseline,
+            "estimator": log_comparison.gain.estimator,
+            "gain": _plain(log_comparison.gain.intervals["bootstrap"]),
+            "value": _plain(candidate.intervals["bootstrap"]),
+            "effective_sample_size": candidate.diagnostics.effective_sample_size,
+            "mean_weight_z": candidate.diagnostics.mean_weight_z,
+            "relative_gain": None if relative is None else _plain(relative),
+            "gain_on_hits": log_comparison.gain_on_hits,
             "group_gain": {"baseline": self.baseline, "groups": _plain_groups(self.log_groups)},
-            "details": trial.gain.as_dict(),
-        }  # fmt: skip
+            "details": log_comparison.gain.as_dict(),
+        }
 
     def figures(self) -> dict[str, float | str]:
-        """The main figures, flat."""
+        """Return the main figures as a flat mapping."""
         body = self.as_dict()
-        found: dict[str, float | str] = {"agent": self.policy["agent"]}
+        figures: dict[str, float | str] = {"agent": self.policy["agent"]}
         if "held_out" in body:
             held_out = body["held_out"]
-            found |= {"held_out_choice": held_out["held_out_choice"]["value"], "coverage": held_out["coverage"]}
+            figures |= {"held_out_choice": held_out["held_out_choice"]["value"], "coverage": held_out["coverage"]}
             if held_out["rmse"] is not None:
-                found["rmse"] = held_out["rmse"]
+                figures["rmse"] = held_out["rmse"]
         if "off_policy" in body:
             logged = body["off_policy"]
-            found |= {
+            figures |= {
                 "off_policy_value": logged["value"]["value"], "gain": logged["gain"]["value"],
                 "gain_lower": logged["gain"]["lo"], "gain_upper": logged["gain"]["hi"],
                 "effective_sample_size": logged["effective_sample_size"],
             }  # fmt: skip
         if self.likes:
-            found["auc"] = self.likes["auc"]
-        return found
+            figures["auc"] = self.likes["auc"]
+        return figures
 
 
 def evaluate_candidate_folder(
     folder: Path, split: Split | None, rounds: Path | None, incumbent: Path | None = None, seed: int = 0
 ) -> CandidateEvaluation:
-    """Judge the policy in `folder` on a split, on a file of rounds it has not learnt from, or on both.
+    """Evaluate the policy in `folder` on a split, on a file of rounds, or on both.
 
-    Raises DataError when neither is given, when the policy was fitted on other ratings than the split's, and when it
-    has learnt from these very rounds.
+    Args:
+        folder: The artifact of the candidate.
+        split: The split of its training, or None.
+        rounds: A file of rounds for evaluation or the folder of an ingested log, or None.
+        incumbent: The artifact of the policy in service; None compares with the logging policy.
+        seed: Seed of the intervals.
+
+    Raises:
+        DataError: Split and rounds are both None, the policy was trained on other ratings, or it has learned from these
+            rounds.
     """
     policy = load_policy(folder)
     compared = None if incumbent is None else load_policy(incumbent)
-    log = None if rounds is None else read_trial_rounds(rounds, policy)
+    log = None if rounds is None else read_evaluation_rounds(rounds, policy)
     return evaluate_candidate(policy, split, log, compared, seed)
 
 
 def evaluate_candidate(
     policy: Policy, split: Split | None, log: BanditLog | None, incumbent: Policy | None = None, seed: int = 0
 ) -> CandidateEvaluation:
-    """Evaluate a loaded policy; the incumbent takes part in the held-out evaluation if it knows the same train part."""
+    """Evaluate a candidate on held-out ratings, on logged rounds, or on both.
+
+    Args:
+        policy: The candidate.
+        split: The split of its training, or None.
+        log: Rounds for evaluation, or None.
+        incumbent: The policy in service; None compares with the logging policy. Held-out ratings include it if it was
+            trained on the same train part.
+        seed: Seed of the intervals.
+
+    Raises:
+        DataError: Split and log are both None, the policy was trained on other ratings, or it has learned from the log.
+        ConfigError: The policy is one of sessions, and there is a log.
+    """
     if split is None and log is None:
-        raise DataError("evaluating a policy takes held-out ratings or logged rounds; neither is given")
+        raise DataError("an evaluation needs held-out ratings or logged rounds: split and log are both None")
     name = policy.artifact.agent
     held_out = None
     if split is not None:
         fair = incumbent is not None and incumbent.metadata["split"]["train"] == split.train.digest
-        known = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
-        held_out = evaluate(known, split, seed=seed)
-    trial = None if log is None else compare_on_log(policy, incumbent, log, seed)
+        policies = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
+        held_out = evaluate(policies, split, seed=seed)
+    log_comparison = None if log is None else compare_on_log(policy, incumbent, log, seed)
     artifact = policy.artifact
     groups = groups_of(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
     return CandidateEvaluation(
         policy=_described(policy),
         held_out=held_out,
         name=name,
-        trial=trial,
+        log_comparison=log_comparison,
         baseline="the logging policy" if incumbent is None else f"incumbent {incumbent.metadata['content'][:8]}",
         seed=seed,
-        actions=_actions_of_users(policy) if trial is None else trial.actions,
-        log_groups={} if trial is None else trial.group_gains(groups),
+        actions=_actions_of_users(policy) if log_comparison is None else log_comparison.actions,
+        log_groups={} if log_comparison is None else log_comparison.group_gains(groups),
         latency=measure_latency(policy),
         inputs=_inputs(policy, incumbent, split, log),
         calibration=None if split is None else rating_calibration(_estimates(policy, split), split.test.rating),
@@ -183,10 +222,11 @@ def evaluate_candidate(
     )
 
 
-def read_trial_rounds(path: Path, policy: Policy) -> BanditLog:
-    """Read the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote.
+def read_evaluation_rounds(path: Path, policy: Policy) -> BanditLog:
+    """Return the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote.
 
-    Raises DataError for a log of sessions, for a raw log, and for whatever is wrong with the rounds.
+    Raises:
+        DataError: The log is one of sessions, a raw log, or wrong.
     """
     if path.is_dir():
         if (path / SESSIONS).is_file():
@@ -202,17 +242,17 @@ def read_trial_rounds(path: Path, policy: Policy) -> BanditLog:
 
 
 def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path, page: Path | None = None) -> None:
-    """Write the evaluation as JSON and, for people, as a page."""
+    """Write the evaluation as JSON and, if `page` is given, as an HTML page."""
     write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **evaluation.as_dict()})
     if page is not None:
         require_extra("train", "the page of an evaluation")
-        from recpolicy.workflows.evaluation_page import write_evaluation_page
+        from recpolicy.workflows.reports import write_evaluation_page
 
         write_evaluation_page(evaluation, page)
 
 
 def read_candidate_evaluation(path: Path) -> dict[str, Any]:
-    """Read an evaluation; raises ArtifactError for any other file."""
+    """Return the content of an evaluation; raise ArtifactError for any other file."""
     return read_versioned_json(path, FORMAT, FORMAT_VERSION, {1: _from_version_1}, former_format="recpolicy judgement")
 
 
@@ -234,7 +274,7 @@ def _described(policy: Policy) -> dict[str, Any]:
     return {
         "agent": policy.artifact.agent, "content": metadata["content"], "data": metadata["data"],
         "settings": metadata["config"]["agent"], "seed": metadata["seed"], "log": metadata.get("log"),
-        "parents": [one["content"] for one in metadata.get("parents", [])],
+        "parents": [parent["content"] for parent in metadata.get("parents", [])],
     }  # fmt: skip
 
 
@@ -243,7 +283,7 @@ def _plain(interval: Interval) -> dict[str, float]:
 
 
 def _plain_groups(figures: Mapping[str, GroupFigure]) -> dict[str, dict[str, float]]:
-    return {name: {**_plain(one.interval), "users": one.users} for name, one in figures.items()}
+    return {name: {**_plain(group.interval), "users": group.users} for name, group in figures.items()}
 
 
 def _inputs(
@@ -259,18 +299,18 @@ def _inputs(
 
 
 def _actions_of_users(policy: Policy) -> ActionDiversity:
-    """How the best items of all users spread over the policy's catalogue."""
+    """Return the diversity of the best items of all users."""
     score = policy.scores()[0][:, policy.artifact.catalogue]
     return action_diversity(top_items(score, np.zeros(score.shape, bool), k=1).count)
 
 
 def _estimates(policy: Policy, split: Split) -> NDArray[np.floating]:
-    """Rating estimates of the held-out ratings [N]."""
+    """Return the estimates of the held-out ratings [N]."""
     return np.asarray(policy.scores()[1][split.test.user, split.test.item])
 
 
 def _likes(policy: Policy, split: Split, points: int = 200) -> dict[str, Any]:
-    """How well the estimates tell likes from the rest of the held-out ratings; empty where there is but one kind."""
+    """Return the figures of likes against other held-out ratings; empty if all are of one kind."""
     require_extra("train", "the curve of likes")
     from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
@@ -281,10 +321,28 @@ def _likes(policy: Policy, split: Split, points: int = 200) -> dict[str, Any]:
         return {}
     estimate = _estimates(policy, split)
     fpr, tpr, threshold = roc_curve(like, estimate)
-    kept = np.unique(np.linspace(0, len(fpr) - 1, points).astype(int))
+    sampled = np.unique(np.linspace(0, len(fpr) - 1, points).astype(int))
     return {
         "auc": float(roc_auc_score(like, estimate)),
-        "fpr": fpr[kept].tolist(), "tpr": tpr[kept].tolist(),
-        "threshold": np.minimum(threshold[kept], high).tolist(),  # the first is infinite
+        "fpr": fpr[sampled].tolist(), "tpr": tpr[sampled].tolist(),
+        "threshold": np.minimum(threshold[sampled], high).tolist(),  # the first is infinite
         "confusion": confusion_matrix(like, estimate >= limit).tolist(),
     }  # fmt: skip
+
+
+def measure_latency(policy: Policy, calls: int = 200, seconds: float = 2.0) -> Latency:
+    """Time `predict` for one user after another, up to `calls` times or for `seconds`.
+
+    A first call fills caches and is not counted.
+    """
+    users = policy.artifact.users["user_id"].tolist()
+    policy.predict(users[0])
+    durations: list[float] = []
+    start_all = time.perf_counter()
+    while not durations or (len(durations) < calls and time.perf_counter() - start_all < seconds):
+        user = users[len(durations) % len(users)]
+        start = time.perf_counter()
+        policy.predict(user)
+        durations.append(1_000 * (time.perf_counter() - start))
+    median, p99 = np.quantile(durations, [0.5, 0.99])
+    return Latency(float(median), float(p99), len(durations))

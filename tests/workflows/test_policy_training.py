@@ -13,7 +13,7 @@ from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows.train import TrainConfig, prepare, train, training_world
+from recpolicy.workflows.policy_training import TrainConfig, prepare_features, train, training_world
 
 QUICK = TINY | {"mode": "offline"}
 
@@ -65,7 +65,7 @@ def test_other_held_out_ratings_lead_to_the_same_policy(tmp_path):
 
 def test_the_world_is_of_another_class_than_the_features():
     settings, fit = TrainConfig(**TINY), miniature_split().train
-    features, world = prepare(fit, settings), training_world(fit, settings, seed=0)
+    features, world = prepare_features(fit, settings), training_world(fit, settings, seed=0)
     assert features.model.name == "svd"
     assert world.name == "item_knn"
     assert not world.known.any()

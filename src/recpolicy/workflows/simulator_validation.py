@@ -1,4 +1,4 @@
-"""Validate the session simulator on a split and keep the card: as JSON for programs, as a page for people."""
+"""Validate the session simulator on a split and write its card: JSON for programs, a page for people."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 CARD_FILE, PAGE_FILE = "card.json", "card.html"
 
 _NOTES = (
-    "Stand-ins: a like is a rating of 4 or 5 of 5, the watch fraction is the rating's place between lowest and highest,"
-    " a session is a run of ratings with short gaps. MovieLens holds no clicks, no watch times and no exposure.",
-    "The users are parted in two halves: the response models are learnt from one, all figures are of the other. The"
-    " rating model knows the training ratings of both. Likes are evaluated on test ratings; sessions come from the"
-    " train part, with cross-fitted expected ratings, real and simulated ones cut at the same number of items.",
-    "A like is learnt on items that users chose to rate: its probability says whether a user would like the item if"
-    " he or she rated it. It is no click-through rate, and no figure here says anything of items nobody chose.",
-    "Fatigue and the drift of interest are assumed, not found in the data; the gates say that sessions with real"
-    " exposure come out right with them, not that they are true.",
+    "Proxies: a like is a rating of 4 or 5 of 5; the watch fraction is the rating, scaled to 0..1; a session is a"
+    " run of ratings with short gaps. MovieLens has no clicks, no watch times and no exposure.",
+    "Users are split into two halves: user models are fitted on one, all figures are measured on the other. The rating"
+    " model is fitted on the training ratings of both. Likes are evaluated on test ratings. Sessions come from the"
+    " train part, with cross-fitted expected ratings; real and simulated sessions have the same maximal length.",
+    "Likes are learned on items that users chose to rate: the probability of a like assumes that the user rates the"
+    " item. It is no click-through rate, and no figure describes items that nobody chose.",
+    "Fatigue and the drift of interest are assumptions, not findings. The gates show that sessions with real exposure"
+    " are reproduced with them, not that the assumptions are true.",
 )
 
 
@@ -35,10 +35,18 @@ def validate_simulator(
     out: Path | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> "SimulatorCard":
-    """Return the validation card of a simulator fitted on `split`; writes card.json and card.html to the folder `out`.
+    """Return the validation card of a simulator that is fitted on `split`.
 
-    config: SessionWorldConfig or its settings. card: settings of CardConfig, such as {"replicates": 20}. Raises
-    DataError without timestamps, ConfigError for a setting that is unknown or out of range.
+    Args:
+        split: The split; its ratings need timestamps.
+        config: A SessionWorldConfig or its settings.
+        seed: Seed of every random draw.
+        out: A folder that gets card.json and card.html.
+        card: Settings of CardConfig, such as {"replicates": 20}.
+
+    Raises:
+        DataError: The ratings have no timestamps.
+        ConfigError: A setting is unknown or out of range.
     """
     require_extra("train", "the validation of the simulator")
     from recpolicy.evaluation.simulator_card import CardConfig, validate_world
@@ -53,7 +61,7 @@ def validate_simulator(
 
 
 def write_card_page(card: "SimulatorCard", path: Path) -> None:
-    """Write the card as a page for people."""
+    """Write the card as an HTML page."""
     import pandas as pd
 
     from recpolicy.core.plotting import to_svg
@@ -79,7 +87,7 @@ def write_card_page(card: "SimulatorCard", path: Path) -> None:
             ("Calibration of likes on held-out test ratings", to_svg(plots.like_calibration_figure(card))),
             ("Session lengths", to_svg(plots.session_length_figure(card))),
             ("Engagement", to_svg(plots.engagement_figure(card))),
-            ("Do simulator and reality rank policies alike?", to_svg(plots.policy_figure(card))),
+            ("Ranking of policies in the simulator and on held-out choice", to_svg(plots.policy_figure(card))),
         ],
         notes=_NOTES,
     )

@@ -10,20 +10,21 @@ from trained_policies import loaded, miniature_split, trained
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.log_ingest import EVALUATION, TRAINING
 from recpolicy.evaluation.gate import GateConfig, gate
 from recpolicy.evaluation.groups import groups_of
 from recpolicy.inference.predictor import Policy
-from recpolicy.workflows.evaluate_candidate import (
+from recpolicy.workflows.candidate_evaluation import (
     evaluate_candidate,
     evaluate_candidate_folder,
+    measure_latency,
     off_policy_gain,
     read_candidate_evaluation,
-    read_trial_rounds,
+    read_evaluation_rounds,
     write_candidate_evaluation,
 )
-from recpolicy.workflows.gate_record import gate_evaluation, limits, limits_in, read_gate, write_gate
-from recpolicy.workflows.interaction_logs import EVALUATION, TRAINING, ingest_log, read_rounds, simulate_log
-from recpolicy.workflows.latency import measure_latency
+from recpolicy.workflows.gating import gate_config, gate_evaluation, read_gate, read_gate_config, write_gate
+from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log
 from recpolicy.workflows.log_evaluation import compare_on_log
 
 WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
@@ -47,7 +48,7 @@ def log(rounds):
 
 
 def test_judging_needs_something_to_judge_by():
-    with pytest.raises(DataError, match="neither is given"):
+    with pytest.raises(DataError, match="are both None"):
         evaluate_candidate_folder(trained("linucb"), None, None)
 
 
@@ -65,7 +66,7 @@ def test_against_the_logging_policy_stands_the_mean_reward(log):
 
 def test_value_agrees_with_the_truth_of_the_world_that_paid(log):
     """The world is known here: the mean expected reward of the policy's choices."""
-    from recpolicy.workflows.train import TrainConfig, training_world
+    from recpolicy.workflows.policy_training import TrainConfig, training_world
 
     world = training_world(miniature_split().train, TrainConfig(**WORLD), seed=0)
     best = loaded("linucb").scores()[0].argmax(axis=1)
@@ -78,13 +79,13 @@ def test_value_agrees_with_the_truth_of_the_world_that_paid(log):
 
 def test_rounds_that_the_policy_has_learnt_from_are_refused(rounds, tmp_path, monkeypatch):
     from recpolicy.training import tensorflow_export
-    from recpolicy.workflows.train import train
+    from recpolicy.workflows.policy_training import train
 
     monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
-    learnt = read_rounds(rounds / TRAINING, IdVocabulary.from_ratings(miniature_ratings()))
-    policy = train("linucb", miniature_split(), tmp_path / "policy", config={**WORLD, "mode": "log"}, log=learnt)
-    with pytest.raises(DataError, match="learnt from this very log"):
-        off_policy_gain(policy, None, learnt)
+    learned = read_rounds(rounds / TRAINING, IdVocabulary.from_ratings(miniature_ratings()))
+    policy = train("linucb", miniature_split(), tmp_path / "policy", config={**WORLD, "mode": "log"}, log=learned)
+    with pytest.raises(DataError, match="learned from this log"):
+        off_policy_gain(policy, None, learned)
 
 
 def test_split_of_other_ratings_is_refused():
@@ -95,26 +96,25 @@ def test_split_of_other_ratings_is_refused():
 
 
 def test_likes_are_ratings_of_4_and_more_and_their_auc_is_the_share_of_pairs_in_order():
-    judged = evaluate_candidate_folder(trained("linucb"), miniature_split(), None)
+    evaluation = evaluate_candidate_folder(trained("linucb"), miniature_split(), None)
     test = miniature_split().test
     estimate = loaded("linucb").scores()[1][test.user, test.item]
     above, below = estimate[test.rating >= 4], estimate[test.rating < 4]
     pairs = above[:, None] - below
-    assert judged.likes["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
-    assert np.sum(judged.likes["confusion"]) == len(test)
-    assert np.isfinite(judged.likes["threshold"]).all()
+    assert evaluation.likes["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert np.sum(evaluation.likes["confusion"]) == len(test)
+    assert np.isfinite(evaluation.likes["threshold"]).all()
 
 
 def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
-    judged = evaluate_candidate_folder(
+    evaluation = evaluate_candidate_folder(
         trained("linucb"), miniature_split(), rounds / EVALUATION, trained("rating_model")
     )
-    write_candidate_evaluation(judged, tmp_path / "evaluation.json", tmp_path / "page.html")
+    write_candidate_evaluation(evaluation, tmp_path / "evaluation.json", tmp_path / "page.html")
     body = read_candidate_evaluation(tmp_path / "evaluation.json")
     assert body["off_policy"]["baseline"].startswith("incumbent ")
-    assert (
-        body["held_out"]["held_out_choice"]["value"]
-        == judged.held_out.evaluation.policies["linucb"].held_out_choice.value
+    assert body["held_out"]["held_out_choice"]["value"] == (
+        evaluation.held_out.evaluation.policies["linucb"].held_out_choice.value
     )
     assert "incumbent" in (tmp_path / "page.html").read_text()
     found = gate_evaluation(tmp_path / "evaluation.json", {"margin": -5.0})
@@ -131,9 +131,9 @@ def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
 
 
 def test_incumbent_of_the_same_split_stands_in_the_held_out_table_and_groups_are_compared_with_it():
-    judged = evaluate_candidate(loaded("linucb"), miniature_split(), None, loaded("popular"))
-    body = judged.as_dict()["held_out"]
-    evaluation = judged.held_out.evaluation
+    evaluation = evaluate_candidate(loaded("linucb"), miniature_split(), None, loaded("popular"))
+    body = evaluation.as_dict()["held_out"]
+    evaluation = evaluation.held_out.evaluation
     assert body["group_gain"]["baseline"] == "incumbent"
     mine, theirs = (evaluation.policies[name].groups for name in ("linucb", "incumbent"))
     for name, found in body["group_gain"]["groups"].items():
@@ -145,9 +145,9 @@ def test_incumbent_that_may_have_seen_the_test_part_is_left_out_of_the_held_out_
     artifact = loaded("popular").artifact
     split = {**artifact.metadata["split"], "train": "another"}
     other = Policy(replace(artifact, metadata={**artifact.metadata, "split": split}))
-    judged = evaluate_candidate(loaded("linucb"), miniature_split(), None, other)
-    assert "incumbent" not in judged.held_out.evaluation.policies
-    assert judged.as_dict()["held_out"]["group_gain"]["baseline"] == "most_popular"
+    evaluation = evaluate_candidate(loaded("linucb"), miniature_split(), None, other)
+    assert "incumbent" not in evaluation.held_out.evaluation.policies
+    assert evaluation.as_dict()["held_out"]["group_gain"]["baseline"] == "most_popular"
 
 
 def test_collapsed_policy_is_seen_by_its_best_items(log):
@@ -162,13 +162,13 @@ def test_collapsed_policy_is_seen_by_its_best_items(log):
 def test_gains_of_groups_add_up_to_the_gain_of_all(log):
     """Fewer and more ratings part the users: their gains, weighted by rounds, are the doubly robust gain."""
     for incumbent in (None, loaded("popular")):
-        trial = compare_on_log(loaded("linucb"), incumbent, log)
+        log_comparison = compare_on_log(loaded("linucb"), incumbent, log)
         count = np.bincount(loaded("linucb").artifact.rated_user, minlength=60)
         groups = groups_of(loaded("linucb").artifact.users, count)
-        found = trial.group_gains(groups)
+        found = log_comparison.group_gains(groups)
         few = groups.member[groups.names.index("fewer ratings")][log.user]
         parts = found["fewer ratings"].interval.value * few.sum() + found["more ratings"].interval.value * (~few).sum()
-        assert parts / len(log) == pytest.approx(trial.gain.value)
+        assert parts / len(log) == pytest.approx(log_comparison.gain.value)
 
 
 def test_relative_gain_compares_with_who_logged_even_beside_an_incumbent(log):
@@ -182,7 +182,7 @@ def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):
     artifact = loaded("linucb").artifact
     parents = [{"content": "before", "log": log.digest}]
     child = Policy(replace(artifact, metadata={**artifact.metadata, "parents": parents}))
-    with pytest.raises(DataError, match="learnt from this very log"):
+    with pytest.raises(DataError, match="learned from this log"):
         compare_on_log(child, None, log)
 
 
@@ -195,7 +195,7 @@ def test_incumbent_of_other_items_is_refused(log):
 
 def test_raw_log_in_place_of_rounds_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no evaluation.parquet.*log ingest"):
-        read_trial_rounds(tmp_path, loaded("linucb"))
+        read_evaluation_rounds(tmp_path, loaded("linucb"))
 
 
 def test_latency_counts_its_calls_and_stops_when_time_is_over():
@@ -207,16 +207,16 @@ def test_latency_counts_its_calls_and_stops_when_time_is_over():
 
 @pytest.mark.parametrize("value", [None, "off"])
 def test_limits_are_switched_off_by_null_and_by_the_word(value):
-    assert limits({"latency_ms": value, "margin": 1}) == GateConfig(latency_ms=None, margin=1.0)
+    assert gate_config({"latency_ms": value, "margin": 1}) == GateConfig(latency_ms=None, margin=1.0)
 
 
 def test_misspelt_limit_is_refused():
     with pytest.raises(ConfigError, match="Did you mean 'margin'"):
-        limits({"margine": 1})
+        gate_config({"margine": 1})
 
 
 def test_config_in_the_repository_says_the_defaults():
-    assert limits_in(Path(__file__).parents[2] / "configs" / "gate.toml") == GateConfig()
+    assert read_gate_config(Path(__file__).parents[2] / "configs" / "gate.toml") == GateConfig()
 
 
 def test_other_files_are_no_evaluations(tmp_path):

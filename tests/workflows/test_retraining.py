@@ -18,8 +18,8 @@ from recpolicy.inference.predictor import load_policy
 from recpolicy.training import tensorflow_export
 from recpolicy.training.checkpoints import read_learner
 from recpolicy.training.offline import learn_from_log
-from recpolicy.workflows.evaluate import evaluate
-from recpolicy.workflows.retrain import agent_of, retrain
+from recpolicy.workflows.held_out_evaluation import evaluate
+from recpolicy.workflows.retraining import retrain, untrained_agent
 
 REFUSED = "exp3"
 LEARNING = [name for name in CASES if name not in (*BASELINES, REFUSED)]
@@ -114,7 +114,7 @@ def test_of_a_log_that_grows_only_what_is_new_is_learnt(tmp_path):
     assert grown.metadata["training"]["rows"] == many - many // 2
     assert grown.metadata["content"] == alone.metadata["content"]
     assert grown.metadata["log_until"] == whole.time[-1]
-    with pytest.raises(DataError, match=rf"has learnt all of its {many} rounds to learn from already"):
+    with pytest.raises(DataError, match=rf"has learned all of its {many} training rounds already"):
         retrain(tmp_path / "grown", whole, tmp_path / "again")
     assert not (tmp_path / "again").exists()
     other = retrain(tmp_path / "grown", log_for("linucb"), tmp_path / "other")  # nobody adds to this one: all is new
@@ -204,7 +204,7 @@ def test_a_network_goes_on_with_its_optimizer_and_with_the_seed_it_is_given(tmp_
     retrain(trained("eps_greedy"), first, tmp_path / "one", seed=3)
     on = retrain(tmp_path / "one", second, tmp_path / "on", seed=4)
     artifact = loaded("eps_greedy").artifact
-    agent = agent_of(artifact)
+    agent = untrained_agent(artifact)
     read_learner(agent, trained("eps_greedy"))
     for log, seed in ((first, 3), (second, 4)):
         learn_from_log(agent, log, artifact.context, artifact.catalogue, seed=seed)
@@ -222,7 +222,7 @@ def test_more_passes_learn_more(tmp_path):
 @quickly
 def test_neural_linucb_changes_its_head_when_its_network_is_frozen(tmp_path):
     """It explores by chance while the network trains, by width afterwards: the artifact follows."""
-    from recpolicy.workflows.train import train
+    from recpolicy.workflows.policy_training import train
 
     config = {
         "total_timesteps": 64,
@@ -301,7 +301,7 @@ def test_an_artifact_of_before_there_were_learners_is_refused(tmp_path):
 
 @pytest.mark.parametrize("other", ["eps_greedy", "linucb_shared", "linucb_hybrid"])
 def test_the_learner_of_another_agent_or_catalogue_is_refused(other):
-    agent = agent_of(loaded("linucb").artifact)
+    agent = untrained_agent(loaded("linucb").artifact)
     with pytest.raises(ArtifactError, match=r"state: of another agent or damaged \(.+\)") as raised:
         read_learner(agent, trained(other))
     assert "\n" not in str(raised.value)
@@ -311,7 +311,7 @@ def test_a_learner_cut_short_is_refused(tmp_path):
     incumbent = copy_of("linucb", tmp_path)
     next((incumbent / "checkpoint").glob("state.data*")).unlink()
     with pytest.raises(ArtifactError, match="state: of another agent or damaged"):
-        read_learner(agent_of(loaded("linucb").artifact), incumbent)
+        read_learner(untrained_agent(loaded("linucb").artifact), incumbent)
 
 
 def test_what_cannot_be_done_leaves_nothing_behind(tmp_path):

@@ -15,11 +15,10 @@ from recpolicy.core.errors import ConfigError, UnknownIdError
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.inference.artifact import verify
 from recpolicy.inference.predictor import Policy
-from recpolicy.workflows import report as module
+from recpolicy.workflows import reports as module
 from recpolicy.workflows.demo import run_demo
-from recpolicy.workflows.evaluation_page import policy_summary
-from recpolicy.workflows.report import write_policy_report
-from recpolicy.workflows.train import TrainConfig
+from recpolicy.workflows.policy_training import TrainConfig
+from recpolicy.workflows.reports import policy_summary, write_policy_report
 
 
 def outside_resources(page):
@@ -81,7 +80,13 @@ def test_the_report_with_a_log_names_rounds_and_rival_and_shows_gate_overlap_and
     text = page.read_text(encoding="utf-8")
     assert f"2,000 logged rounds of 60 users ({log.digest[:12]})" in text
     assert f"<dt>compared with</dt><dd>incumbent {policy.metadata['content'][:8]}</dd>" in text
-    for part in ("Gate: ", "Overlap: ", "Weights: ", "What each estimator says", "Estimators side by side (reward per"):
+    for part in (
+        "Gate: ",
+        "Overlap: ",
+        "Importance weights",
+        "Estimates by estimator",
+        "Estimators side by side (reward per",
+    ):
         assert part in text
     assert page.read_text(encoding="utf-8").count("<svg") >= 10
 

@@ -1,0 +1,192 @@
+"""Gate a candidate, write the record of the gate, and register a policy that passed."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recpolicy.core.config import build, read_toml, reject_unknown_tables
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, write_json
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.data.splits import Split
+from recpolicy.evaluation.gate import Gate, GateConfig, gate
+from recpolicy.inference.artifact import read_manifest, verify
+from recpolicy.inference.predictor import Policy
+from recpolicy.registry.aliases import CHAMPION
+from recpolicy.registry.model_registry import Registry
+from recpolicy.registry.version_files import migrate_gate
+from recpolicy.workflows.artifacts import check_writable_folder
+from recpolicy.workflows.candidate_evaluation import (
+    evaluate_candidate,
+    read_candidate_evaluation,
+    read_evaluation_rounds,
+    write_candidate_evaluation,
+)
+
+RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 2
+EVALUATION_FILE, RECORD_FILE, PAGE_FILE = "evaluation.json", "gate.json", "gate.html"
+OFF = "off"
+"""Value of a limit that is switched off, in files without null."""
+VERDICTS = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO VERDICT"}
+Tables = list[tuple[str, pd.DataFrame]]
+
+
+def gate_evaluation(evaluation: Path, settings: Mapping[str, Any] | None = None) -> Gate:
+    """Gate the evaluation in a file.
+
+    Args:
+        evaluation: A file that `write_candidate_evaluation` wrote.
+        settings: Limits of GateConfig; None and "off" switch a criterion off.
+
+    Raises:
+        ArtifactError: The file is not an evaluation.
+        ConfigError: A limit is unknown or out of range.
+    """
+    config = gate_config(settings)
+    result = gate(read_candidate_evaluation(evaluation), config)
+    return replace(result, policy={**result.policy, "evaluation": file_digest(evaluation)})
+
+
+def gate_config(settings: Mapping[str, Any] | None = None, where: str = "gate") -> GateConfig:
+    """Return the limits from plain values; None and "off" switch a criterion off. Raise ConfigError."""
+    settings = {name: None if value == OFF else value for name, value in (settings or {}).items()}
+    return build(GateConfig, settings, where)
+
+
+def read_gate_config(config: Path | None) -> GateConfig:
+    """Return the limits in the table [gate] of a TOML file, or the defaults. Raise ConfigError."""
+    tables = read_toml(config) if config else {}
+    reject_unknown_tables(tables, ("gate",), str(config))
+    return gate_config(tables.get("gate"), f"{config}: gate")
+
+
+def gate_tables(result: Gate) -> Tables:
+    """Return tables with captions: the criteria, the reasons of a failure, the figures without a limit."""
+    reasons = pd.DataFrame(
+        {"reason": list(result.reasons)}, index=pd.RangeIndex(1, len(result.reasons) + 1, name="no.")
+    )
+    figures = pd.DataFrame(
+        {"figure": [f"{figure:.4g}" for figure in result.figures.values()]},
+        index=pd.Index(list(result.figures), name="reported without a limit"),
+    )
+    tables = [(f"Gate: {VERDICTS[result.verdict]}", result.table())]
+    tables += [("Reasons", reasons)] if result.reasons else []
+    return tables + ([("Figures without a limit", figures)] if result.figures else [])
+
+
+def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
+    """Write the record of a gate as JSON and, if `page` is given, as an HTML page."""
+    write_json(record, {"format": RECORD_FORMAT, "version": RECORD_VERSION, **result.as_dict()})
+    if page is None:
+        return
+    require_extra("train", "the page of a gate")
+    from recpolicy.evaluation.report_page import ReportContent, write_report
+    from recpolicy.workflows.reports import policy_summary
+
+    content = ReportContent(
+        title=f"Gate: {VERDICTS[result.verdict]}",
+        summary=policy_summary(result.policy),
+        tables=gate_tables(result),
+        notes=[
+            "A gain counts by the lower bound of its 95 % interval over users. If the logged rounds have too little"
+            " overlap, there is no verdict, and the policy is not promoted."
+        ],
+    )
+    write_report(page, content)
+
+
+def read_gate(record: Path) -> dict[str, Any]:
+    """Return a gate record; raise ArtifactError for any other file."""
+    return read_versioned_json(record, RECORD_FORMAT, RECORD_VERSION, {1: lambda body: migrate_gate(body) or {}})
+
+
+def gate_candidate(
+    policy: Policy, split: Split | None, log: Path, incumbent: Policy | None, config: GateConfig, seed: int = 0,
+    out: Path | None = None,
+) -> Gate:  # fmt: skip
+    """Evaluate a policy on held-out ratings and on logged rounds, and gate it.
+
+    Args:
+        policy: The candidate.
+        split: The split of its training; None evaluates on the log only.
+        log: A folder that `ingest_log` wrote, or a file of rounds.
+        incumbent: The policy in service; None is the logging policy.
+        config: The limits.
+        seed: Seed of the intervals.
+        out: A folder that gets evaluation.json, gate.json and gate.html after the verdict.
+
+    Raises:
+        DataError: The log is not readable, or the policy has learned from it.
+        ArtifactError: `out` is a file.
+    """
+    if out is not None:
+        check_writable_folder(out)
+    rounds = read_evaluation_rounds(log, policy)
+    evaluation = evaluate_candidate(policy, split, rounds, incumbent, seed)
+    result = gate(evaluation.as_dict(), config)
+    if out is not None:
+        write_candidate_evaluation(evaluation, out / EVALUATION_FILE)
+        result = replace(result, policy={**result.policy, "evaluation": file_digest(out / EVALUATION_FILE)})
+        write_gate(result, out / RECORD_FILE, out / PAGE_FILE)
+    return result
+
+
+NO_INCUMBENT = "incumbent and registry are both empty: name the policy in service, or the registry of the champion"
+
+
+def get_incumbent(incumbent: str, registry: str) -> Path:
+    """Return the artifact of the policy in service: the path `incumbent`, or else the champion of `registry`.
+
+    Raises:
+        ConfigError: Both are empty, or the registry has no champion.
+        ArtifactError: The registry or the policy does not exist or is damaged.
+    """
+    if incumbent.strip():
+        policy = Path(incumbent)
+    elif registry.strip():
+        try:
+            policy = Registry(registry).resolve(CHAMPION)
+        except (ArtifactError, ConfigError) as error:
+            raise type(error)(f"no incumbent in the registry: {error}") from None
+    else:
+        raise ConfigError(NO_INCUMBENT)
+    verify(policy)
+    return policy
+
+
+def register(policy: Path, record: Path, registered: Path, registry: str = "") -> dict[str, Any]:
+    """Copy a policy that passed its gate and, if a registry is named, make it the champion there.
+
+    Args:
+        policy: The artifact.
+        record: The record of its gate.
+        registered: The folder for the copy.
+        registry: The folder of a registry, or empty.
+
+    Returns:
+        Verdict, digest of the policy and its version number in the registry, 0 without one.
+
+    Raises:
+        ArtifactError: The policy is damaged, or the record is of another policy or not a pass.
+    """
+    verify(policy)
+    metadata = read_manifest(policy)["metadata"]
+    gate = read_gate(record)
+    if gate["verdict"] != "pass":
+        raise ArtifactError(f"{record}: the verdict is {gate['verdict']}; only a policy that passed can be registered")
+    if gate["policy"]["content"] != metadata["content"]:
+        raise ArtifactError(f"{record}: of another policy ({gate['policy']['content'][:12]}); gate this one first")
+    with atomic_directory(registered) as folder:
+        shutil.copytree(policy, folder, dirs_exist_ok=True)
+    figures = {"verdict": gate["verdict"], "content": metadata["content"], "version": 0}
+    if registry:
+        store = Registry(Path(registry))
+        lineage = {"data": metadata["data"], "split": metadata["split"], "parents": metadata.get("parents", [])}
+        version = store.register(policy, gate=gate, lineage=lineage)
+        store.promote(version.number)
+        figures["version"] = version.number
+    return figures

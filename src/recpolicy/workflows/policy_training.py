@@ -1,0 +1,246 @@
+"""Train an agent of single rounds: features, a simulated world, the agent, the training loop, the artifact.
+
+U users, I items, A items of the catalogue, D features. Everything is fitted on the train part of the split. The
+training world and the features come from two different rating models.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
+
+from recpolicy.core.config import Fraction, config_dataclass
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.seeds import integer_seed
+from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.ratings import Ratings
+from recpolicy.data.session_log import SessionLog
+from recpolicy.data.splits import Split
+from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
+from recpolicy.inference.predictor import Policy, load_policy
+from recpolicy.models.rating_model import RatingModel
+from recpolicy.models.rating_models import fit_rating_model
+from recpolicy.models.world import World, world_of
+from recpolicy.workflows.artifacts import (
+    build_metadata,
+    check_absent,
+    make_artifact,
+    open_work_folder,
+    write_artifact,
+)
+from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, prepare_features
+
+if TYPE_CHECKING:
+    from recpolicy.agents.learner import BanditAgent
+    from recpolicy.environments.item_bandit import ItemBandit
+    from recpolicy.workflows.session_training import SessionTrainConfig
+
+
+@config_dataclass
+class TrainConfig(FeatureConfig):
+    """Settings of a training in single rounds; the agent's own settings are separate."""
+
+    mode: Literal["online", "offline", "log"] = "online"
+    """`online`: play rounds in a simulated world; `offline`: learn from the training ratings; `log`: learn from logged
+    rounds."""
+    total_timesteps: PositiveInt = 200_000
+    """Interactions in all, in the online mode."""
+    batch_size: PositiveInt = 64
+    """Users per batch; the agent learns after each batch."""
+    epochs: PositiveInt = 1
+    """Passes over the training ratings, or the log, in the offline and log modes."""
+    world: str = "svd"
+    """The rating model behind the rewards of the online mode; of another class than `rating_model`."""
+    drift_period: NonNegativeInt = 0
+    """Rounds in which the world's preferences drift away and back; 0 disables the drift."""
+    uniform_mix: Fraction = 0.0
+    """Fraction of uniform actions in the exploring policy; above 0, every item has a positive propensity."""
+    log_rows: PositiveInt = 100
+    """Rows of training metrics."""
+    checkpoint_every_steps: PositiveInt = 20_000
+    """Interactions between checkpoints, rounded up to whole rows of metrics."""
+
+
+def train(
+    agent: str,
+    split: Split,
+    out: str | Path,
+    *,
+    config: "TrainConfig | SessionTrainConfig | Mapping[str, Any] | None" = None,
+    agent_config: Any = None,
+    model: RatingModel | None = None,
+    model_config: Any = None,
+    source: Mapping[str, Any] | None = None,
+    log: BanditLog | SessionLog | None = None,
+    seed: int = 0,
+    show_progress: bool | None = None,
+) -> Policy:
+    """Train an agent on the train part of `split` and write the policy artifact to the folder `out`.
+
+    The same call continues a training that was interrupted, from its last checkpoint.
+
+    Args:
+        agent: A name in AGENTS or SESSION_AGENTS of recpolicy.agents.
+        split: The ratings; only `split.train` is read.
+        out: The folder to write; it must not exist.
+        config: A TrainConfig or its settings; for agents of sessions, such as ppo, a SessionTrainConfig.
+        agent_config: The agent's config or its settings.
+        model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
+        model_config: Settings of the rating model, if it is fitted here.
+        source: The arguments of `load_ratings`. The artifact keeps them, and `recpolicy evaluate` reads the ratings
+            again by them.
+        log: Logged rounds to learn from, for the mode "log"; logged sessions for topk_reinforce and dqn.
+        seed: Seed of every random draw.
+        show_progress: Show a progress bar; None shows it on a terminal.
+
+    Returns:
+        The trained policy, as read from `out`.
+
+    Raises:
+        ConfigError: An agent or a setting is unknown or out of range, or the agent cannot learn from the log.
+        DataError: The log does not fit the ratings.
+        ArtifactError: `out` exists, or an interrupted training there had other settings.
+    """
+    require_extra("train", "training")
+    silence_libraries()  # before TF-Agents is imported: gym prints its notice then
+    from recpolicy.agents.agent_table import SESSION_AGENTS, agent_entry
+
+    if agent in SESSION_AGENTS:
+        from recpolicy.workflows.session_training import train_sessions
+
+        options: dict[str, Any] = {"config": config, "agent_config": agent_config, "model": model}
+        options |= {"model_config": model_config, "source": source, "log": log}
+        return train_sessions(agent, split, out, **options, seed=seed, show_progress=show_progress)
+    settings, agent_settings = (
+        coerce(TrainConfig, config, "train"),
+        coerce(agent_entry(agent).config, agent_config, agent),
+    )
+    out = Path(out)
+    _check_mode(agent, settings, log)
+    check_absent(out)
+
+    features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
+    world = training_world(split.train, settings, seed)
+    environment = make_environment(world, features, settings, seed)
+    bandit = _make_agent(agent, environment, agent_settings, features, split.train, seed)
+    bandit.uniform_mix = settings.uniform_mix
+    if isinstance(log, BanditLog):
+        _check_log(bandit, log, features)
+
+    metadata = build_metadata(split, settings, agent_settings, features.model, seed, source, log)
+    # After all checks, so that refused settings leave no unfinished training behind.
+    work = open_work_folder(out, {"agent": agent, **metadata})
+    if isinstance(log, BanditLog):
+        training = _learn_from_log(bandit, log, features, settings, seed)
+    elif settings.mode == "offline":
+        training = _learn_from_ratings(bandit, split.train, features, settings, seed)
+    else:
+        training = _learn_online(bandit, environment, settings, work, show_progress)
+        training["baseline_regret"] = baseline_regret(world, split.train, features)
+
+    exported, metadata = bandit.learner.export(), {**metadata, "training": training}
+    artifact = make_artifact(agent, exported, split.train, features, metadata, settings.uniform_mix)
+    write_artifact(artifact, bandit, features.context.shape[1], work, out)
+    return load_policy(out)
+
+
+def training_world(train_ratings: Ratings, settings: TrainConfig, seed: int) -> World:
+    """Return the world whose rewards [U, I] the agent trains on, fitted on the train part.
+
+    Raises:
+        ConfigError: The world and the features come from the same class of rating model.
+    """
+    if settings.world == settings.rating_model:
+        raise ConfigError(f"world and rating_model are both {settings.world!r}; the world must be of another class")
+    return world_of(fit_rating_model(train_ratings, settings.world, seed=integer_seed(seed, "world")))
+
+
+def make_environment(world: World, features: Features, settings: TrainConfig, seed: int) -> "ItemBandit":
+    """Return the environment to train in."""
+    from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
+
+    config = ItemBanditConfig(batch_size=settings.batch_size, drift_period=settings.drift_period)
+    return ItemBandit(world, features.context, features.catalogue, config, seed)
+
+
+def baseline_regret(world: World, train_ratings: Ratings, features: Features) -> dict[str, float]:
+    """Return each baseline's exact regret per interaction in the training world, in rating units, without drift."""
+    expected = world.expected[:, features.catalogue]  # [U, A]
+    return {
+        name: float(regret_by_user(expected, table.score[:, features.catalogue]).mean())
+        for name, table in baseline_tables(train_ratings, features.model).items()
+    }
+
+
+def _check_mode(agent: str, settings: TrainConfig, log: BanditLog | SessionLog | None) -> None:
+    """Raise ConfigError unless the log is one of single rounds and goes with the mode `log`."""
+    if isinstance(log, SessionLog):
+        raise ConfigError(
+            f"{agent} learns from single rounds (recpolicy log ingest), not from sessions such as {log.name}; of the"
+            " agents of sessions topk_reinforce and dqn learn from those"
+        )
+    if (log is not None) != (settings.mode == "log"):
+        raise ConfigError(f"train: mode is {settings.mode!r}; a log goes with the mode 'log', and that needs a log")
+
+
+def _make_agent(
+    name: str, environment: "ItemBandit", config: Any, features: Features, train_ratings: Ratings, seed: int
+) -> "BanditAgent":
+    from recpolicy.agents.agent_table import agent_entry
+    from recpolicy.agents.item_features import arms_of
+
+    arms = arms_of(features.catalogue, features.embeddings, train_ratings)
+    specs = environment.time_step_spec(), environment.action_spec()
+    agent: BanditAgent = agent_entry(name).make(*specs, config, arms, seed)
+    return agent
+
+
+def _check_log(agent: "BanditAgent", log: BanditLog, features: Features) -> None:
+    """Raise ConfigError or DataError if the agent cannot learn from the log."""
+    from recpolicy.training.offline import logged_actions
+
+    logged_actions(agent, log, features.context, features.catalogue)
+
+
+def _learn_from_log(
+    agent: "BanditAgent", log: BanditLog, features: Features, settings: TrainConfig, seed: int
+) -> dict[str, Any]:
+    """Train on logged rounds; return the figures of the training."""
+    from recpolicy.training.offline import learn_from_log
+
+    return learn_from_log(agent, log, features.context, features.catalogue, epochs=settings.epochs, seed=seed)
+
+
+def _learn_from_ratings(
+    agent: "BanditAgent", train_ratings: Ratings, features: Features, settings: TrainConfig, seed: int
+) -> dict[str, Any]:
+    """Train on the ratings of items in the catalogue; return the figures of the training."""
+    from recpolicy.training.offline import learn_offline
+
+    action_index = np.full(train_ratings.shape[1], -1, np.int32)  # [I]
+    action_index[features.catalogue] = np.arange(len(features.catalogue), dtype=np.int32)
+    in_catalogue = action_index[train_ratings.item] >= 0
+    context = features.context[train_ratings.user[in_catalogue]]
+    action, reward = action_index[train_ratings.item[in_catalogue]], train_ratings.rating[in_catalogue]
+    losses = learn_offline(agent, context, action, reward, epochs=settings.epochs, seed=seed)
+    rows = int(in_catalogue.sum())
+    return {"mode": "offline", "rows": rows, "epochs": settings.epochs, "last_loss": float(losses[-1])}
+
+
+def _learn_online(
+    agent: "BanditAgent", environment: "ItemBandit", settings: TrainConfig, work: Path, show_progress: bool | None
+) -> dict[str, Any]:
+    """Train in the environment, with metrics and checkpoints in the folder `work`; return the figures."""
+    from recpolicy.training.trainer import OnlineConfig, train_online
+
+    config = OnlineConfig(
+        total_timesteps=settings.total_timesteps,
+        log_rows=settings.log_rows,
+        checkpoint_every_steps=settings.checkpoint_every_steps,
+    )
+    pulls = train_online(environment, agent, config, work, show_progress)
+    return {"mode": "online", "total_timesteps": int(pulls.sum()), "pulls": pulls.tolist()}

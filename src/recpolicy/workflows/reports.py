@@ -1,0 +1,324 @@
+"""HTML pages for people: the report of a trained policy, and the evaluation of a candidate."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from recpolicy.core.files import write_json
+from recpolicy.core.metrics import read_csv
+from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.statistics import Interval
+from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.splits import Split
+from recpolicy.evaluation.evaluation import Evaluation
+from recpolicy.evaluation.gate import GateConfig, gate
+from recpolicy.evaluation.groups import GroupFigure
+from recpolicy.inference.predictor import Policy
+from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
+from recpolicy.workflows.held_out_evaluation import METRICS_FILE, HeldOutEvaluation, evaluate
+from recpolicy.workflows.session_evaluation import SessionEvaluation, evaluate_sessions
+
+if TYPE_CHECKING:
+    from recpolicy.workflows.log_evaluation import LogComparison
+
+_NOTES = (
+    "Held-out choice: the policy chooses among the items that a user really rated in the test part, so the reward of"
+    " every alternative is known. Intervals are 95 % bootstrap intervals over users. Random is the uniform choice,"
+    " oracle the best one; the normalized choice is 0 at random and 1 at the oracle.",
+    "Evaluation regret: how much worse the policy's choice is than the best item, in a second simulated world that uses"
+    " another model class than the training world. The training regret is measured in the training world. The gap"
+    " between the two shows how far the simulation can be trusted.",
+    "A rating is known only where a user chose to rate: nothing here is a click-through rate.",
+)
+
+_SESSION_NOTE = (
+    "Sessions are simulated: likes, watch fractions and continuation are derived from ratings and their times; drift"
+    " and fatigue are assumed (docs/explanation/simulator.md). The evaluation world simulates other users by another"
+    " model class than the training world. fatigue_aware reads the hidden state of the world and cannot be served."
+    " A training with gamma 0 shows how much of a gain comes from planning ahead: benchmarks/looking_ahead compares"
+    " the two."
+)
+
+
+def write_policy_report(
+    policy: Policy,
+    split: Split,
+    folder: Path,
+    out: Path,
+    *,
+    user: Any = None,
+    seed: int = 0,
+    log: BanditLog | None = None,
+    incumbent: Policy | None = None,
+    limits: GateConfig | None = None,
+) -> HeldOutEvaluation:
+    """Evaluate the policy and write one self-contained HTML page.
+
+    Args:
+        policy: The policy.
+        split: The split that it was trained on.
+        folder: Its artifact; gets metrics.json.
+        out: The page to write.
+        user: The user whose recommendations the page shows; the first one by default.
+        seed: Seed of the intervals.
+        log: Logged rounds; with them, the page compares the policy with the incumbent and shows the gate.
+        incumbent: The policy in service; None is the logging policy.
+        limits: Limits of the gate; None takes the defaults.
+
+    Returns:
+        The evaluation on the test part.
+
+    Raises:
+        ConfigError: The page cannot be written to `out`.
+        DataError: The policy was fitted on another train part, or has learned from these rounds.
+    """
+    require_extra("train", "the report")
+    from recpolicy.evaluation.report_page import ReportContent, refuse_page, write_report
+
+    refuse_page(out)  # before the expensive part
+    policies = {policy.artifact.agent: policy}
+    evaluated = None if log is None else evaluate_candidate(policy, split, log, incumbent, seed)
+    held_out = _evaluate_held_out(evaluated, policies, split, folder, seed)
+    played = evaluate_sessions(policies, split, seed=seed, out=folder) if policy.sequential else None
+    sessions = [] if played is None else [("In simulated sessions, 95 % intervals over users", played.table())]
+    log_sections, log_figures = _log_sections(evaluated, limits)
+    content = ReportContent(
+        title=f"{policy.artifact.agent} on {policy.metadata['data']}",
+        summary=_summary(policy.metadata) + _log_summary(evaluated),
+        tables=[
+            *log_sections, ("On held-out ratings, with the baselines", held_out.table()), *sessions,
+            *evaluation_tables(held_out.evaluation), _suggestions(policy, user),
+        ],
+        figures=log_figures + _session_figures(played, folder) + _figures(policy, split, held_out, folder, user),
+        notes=[
+            *_NOTES, f"Evaluation world: {held_out.evaluation_world}.", *([] if played is None else [_SESSION_NOTE]),
+            *([] if evaluated is None else [LOG_NOTE]),
+        ],
+    )  # fmt: skip
+    write_report(out, content)
+    return held_out
+
+
+def _evaluate_held_out(
+    evaluated: CandidateEvaluation | None, policies: Mapping[str, Policy], split: Split, folder: Path, seed: int
+) -> HeldOutEvaluation:
+    if evaluated is None or evaluated.held_out is None:
+        return evaluate(policies, split, seed=seed, out=folder)
+    write_json(folder / METRICS_FILE, evaluated.held_out.as_dict())
+    return evaluated.held_out
+
+
+def _log_sections(
+    evaluated: CandidateEvaluation | None, limits: GateConfig | None
+) -> tuple[list[Any], list[tuple[str, str]]]:
+    """Return tables and figures of the log, the gate first; empty without a log."""
+    if evaluated is None or evaluated.log_comparison is None:
+        return [], []
+    from recpolicy.workflows.gating import gate_tables
+
+    tables, figures = estimator_tables(evaluated.log_comparison)
+    return [*gate_tables(gate(evaluated.as_dict(), limits)), *log_tables(evaluated), *tables], figures
+
+
+def _summary(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    split, training = metadata["split"], metadata["training"]
+    amount = (
+        f"{training['total_timesteps']:,} interactions"
+        if "total_timesteps" in training
+        else f"{training['rows']:,} rows"
+    )
+    return [
+        ("agent", metadata["agent"]),
+        ("split", f"{split['name']} (train {split['train'][:12]}, test {split['test'][:12]})"),
+        ("training", f"{training['mode']}, {amount}"),
+        ("rating model", metadata["rating_model"]["name"]),
+        ("settings", json.dumps(metadata["config"]["agent"])),
+        ("seed", str(metadata["seed"])),
+        ("versions", ", ".join(f"{name} {number}" for name, number in metadata["versions"].items())),
+    ]
+
+
+def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]:
+    if evaluated is None or evaluated.log_comparison is None:
+        return []
+    choices, digest = evaluated.log_comparison.feedback, evaluated.inputs["rounds"] or ""
+    return [
+        ("evaluated on", f"{len(choices):,} logged rounds of {len(np.unique(choices.user)):,} users ({digest[:12]})"),
+        ("compared with", evaluated.baseline),
+    ]
+
+
+def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
+    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
+    table = policy.recommend(user, k=10)[["rank", "title", "rating", "std", "propensity"]]
+    return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
+
+
+def _session_figures(played: SessionEvaluation | None, folder: Path) -> list[tuple[str, str]]:
+    if played is None:
+        return []
+    from recpolicy.core.plotting import to_svg
+    from recpolicy.evaluation.plots import session_curve_figure, session_rewards_figure
+
+    evaluation, train = (
+        {name: returns.reward for name, returns in world.items()} for world in (played.evaluation_world, played.train)
+    )
+    figures = [
+        (
+            "Reward of a session, in the evaluation world and in the training world",
+            session_rewards_figure(evaluation, train),
+        )
+    ]
+    if (folder / "metrics.csv").exists():
+        rows = read_csv(folder / "metrics.csv")
+        step, reward = (np.array([row[name] for row in rows]) for name in ("step", "sessions/reward"))
+        baselines = {name: train[name].value for name in ("rating_model", "most_popular", "random")}
+        figures.append(("Reward of a session while training", session_curve_figure(step, reward, baselines)))
+    return [(caption, to_svg(figure)) for caption, figure in figures]
+
+
+def _figures(
+    policy: Policy, split: Split, held_out: HeldOutEvaluation, folder: Path, user: Any
+) -> list[tuple[str, str]]:
+    from recpolicy.core.plotting import to_svg
+    from recpolicy.evaluation import plots
+
+    figures = []
+    name = policy.artifact.agent
+    if (folder / "metrics.csv").exists() and not policy.sequential:
+        rows = read_csv(folder / "metrics.csv")
+        step = np.array([row["step"] for row in rows])
+        for metric, draw, caption in (
+            ("regret/cumulative", plots.regret_figure, "Cumulative regret in the training world"),
+            ("reward/mean", plots.reward_figure, "Mean reward per interaction while training"),
+        ):
+            curves = {name: plots.Curve(step, np.array([[row[metric] for row in rows]]))}
+            if metric == "regret/cumulative":
+                per_interaction = policy.metadata["training"]["baseline_regret"]
+                curves |= {key: plots.Curve(step, regret * step[np.newaxis]) for key, regret in per_interaction.items()}
+            figures.append((caption, to_svg(draw(curves))))
+    evaluation = held_out.evaluation
+    choices = {key: result.held_out_choice for key, result in evaluation.policies.items()}
+    chosen = plots.held_out_choice_figure(choices, evaluation.random, evaluation.oracle)
+    figures.append(("Held-out choice between random and oracle", to_svg(chosen)))
+    _, rating = policy.scores()
+    test = split.test
+    calibration = plots.calibration_figure(rating[test.user, test.item], test.rating)
+    figures.append(("Predicted and true ratings on the test part", to_svg(calibration)))
+    if "pulls" in policy.metadata["training"]:
+        pulls = np.array(policy.metadata["training"]["pulls"])
+        figures.append(("Recommendations of each item while training", to_svg(plots.pulls_figure({name: pulls}))))
+    user = policy.artifact.users["user_id"].iloc[0] if user is None else user
+    best = policy.recommend(user, k=10)
+    drawn = plots.recommendations_figure(
+        best["title"].tolist(), best["rating"].to_numpy(), best["std"].to_numpy(), policy.artifact.scale
+    )
+    figures.append((f"Estimated ratings of the suggestions for user {user}", to_svg(drawn)))
+    return figures
+
+
+Tables = list[tuple[str, pd.DataFrame]]
+LOG_NOTE = (
+    "Values on logged rounds are off-policy estimates: the reward of the policy, without exploration, in the rounds"
+    " that another policy logged. They need true propensities and overlap; the effective sample size measures the"
+    " overlap."
+)
+
+
+def write_evaluation_page(evaluation: "CandidateEvaluation", page: Path) -> None:
+    """Write the evaluation of a candidate as an HTML page."""
+    from recpolicy.evaluation.report_page import ReportContent, write_report
+
+    content = ReportContent(
+        title=f"Evaluation of {evaluation.name}",
+        summary=policy_summary(evaluation.policy),
+        tables=log_tables(evaluation) + held_out_tables(evaluation),
+        notes=[LOG_NOTE],
+    )
+    write_report(page, content)
+
+
+def policy_summary(policy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the non-empty facts about a policy as (label, value), for the head of a page."""
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value))
+        for key, value in policy.items()
+        if value not in (None, [], {})
+    ]
+
+
+def log_tables(evaluation: "CandidateEvaluation") -> Tables:
+    """Return value and gain on the log, and the gain by group; empty without a log."""
+    if evaluation.log_comparison is None:
+        return []
+    gain, relative = evaluation.log_comparison.gain, evaluation.log_comparison.relative_gain
+    rows = {
+        "candidate": str(gain.candidate.intervals["bootstrap"]),
+        evaluation.baseline: str(gain.incumbent.intervals["bootstrap"]),
+        "gain": str(gain.intervals["bootstrap"]),
+        "relative gain over the logging policy (snips)": None if relative is None else str(relative),
+    }
+    frame = pd.DataFrame({"reward per round": list(rows.values())}, index=pd.Index(list(rows), name="policy"))
+    tables = [(f"On logged rounds ({gain.estimator}, 95 % intervals over users)", frame)]
+    if evaluation.log_groups:
+        caption = f"Gain over {evaluation.baseline} on logged rounds, by group of users"
+        tables.append((caption, _group_frame(evaluation.log_groups)))
+    return tables
+
+
+def held_out_tables(evaluation: "CandidateEvaluation") -> Tables:
+    """Return the figures with the baselines, of the lists and by group; empty without held-out ratings."""
+    if evaluation.held_out is None:
+        return []
+    held_out = evaluation.held_out
+    return [
+        ("On held-out ratings, with the baselines", held_out.table()),
+        *evaluation_tables(held_out.evaluation),
+    ]
+
+
+def evaluation_tables(evaluation: Evaluation) -> Tables:
+    """Return the figures of the recommended lists, and the held-out choice by group of users."""
+    return [
+        (f"The {evaluation.k} best items not yet rated", evaluation.lists_table()),
+        ("Held-out choice by group of users", evaluation.group_table()),
+    ]
+
+
+def estimator_tables(log_comparison: "LogComparison") -> tuple[Tables, list[tuple[str, str]]]:
+    """Return the table of all estimators, and the plots of the log as (caption, SVG)."""
+    from recpolicy.core.plotting import to_svg
+    from recpolicy.ope import plots as log_plots
+
+    estimates = log_comparison.estimates()
+    logged = log_comparison.feedback.behavior_prob
+    figures = {
+        "Overlap: probability of the logged items": log_plots.overlap_figure(log_comparison.candidate.prob, logged),
+        "Importance weights of the rounds": log_plots.weights_figure(log_comparison.candidate.prob, logged),
+        "Estimates by estimator": log_plots.estimators_figure(estimates, logged=_mean_reward(log_comparison)),
+        "Predicted and logged rewards": log_plots.reward_calibration_figure(
+            log_comparison.predictions(), log_comparison.feedback.reward
+        ),
+    }
+    table = estimates.table()[["value", "bootstrap", "t", "effective sample size", "max weight", "tuned", "verdict"]]
+    caption = "Estimators side by side (reward per round, 95 % intervals over users: bootstrap, Student's t)"
+    return [(caption, table)], [(caption, to_svg(figure)) for caption, figure in figures.items()]
+
+
+def _mean_reward(log_comparison: "LogComparison") -> Interval:
+    mean = float(log_comparison.feedback.reward.mean())
+    return Interval(mean, mean, mean)
+
+
+def _group_frame(figures: Mapping[str, GroupFigure]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "users": [group.users for group in figures.values()],
+            "gain": [str(group.interval) for group in figures.values()],
+        },
+        index=pd.Index(list(figures), name="group"),
+    )
