@@ -333,6 +333,29 @@ def test_the_thread_looks_by_itself_and_outlives_a_database_that_is_away(engine,
     assert not one._thread.is_alive()
 
 
+def test_a_run_that_begins_while_the_scheduler_closes_is_waited_for(engine, monkeypatch):
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    clock, entered, begin = Clock(), threading.Event(), Scheduler._begin
+
+    def begin_late(scheduler, due, now):
+        entered.set()
+        assert scheduler._stopping.wait(PATIENCE)
+        time.sleep(0.2)  # until close() waits
+        return begin(scheduler, due, now)
+
+    def run(*_):
+        time.sleep(0.2)
+        return JobResult()
+
+    one = scheduler(engine, job(run), clock=clock)
+    tick(one)
+    clock.now = MONDAY + HOUR
+    monkeypatch.setattr(Scheduler, "_begin", begin_late)
+    with one.running():
+        assert entered.wait(PATIENCE)
+    assert [row["status"] for row in runs(engine)] == ["done"]
+
+
 def test_a_server_that_keeps_nothing_runs_no_jobs(engine):
     one = Scheduler(replace(get_state(engine), store=None), {"count": job(cron="@every 1s")})
     with one.running():

@@ -84,8 +84,10 @@ class Scheduler:
         """Begin nothing more; runs under way are stopped and written down as failed."""
         self._stopping.set()
         limit = time.monotonic() + _CLOSE_SECONDS
+        if self._thread is not None:  # first, because it may be beginning a run
+            self._thread.join(_CLOSE_SECONDS)
         with self._lock:
-            threads = [one for one in (self._thread, *self._mine.values()) if one is not None]
+            threads = list(self._mine.values())
         for thread in threads:
             thread.join(max(0.0, limit - time.monotonic()))
 
