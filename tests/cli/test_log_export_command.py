@@ -9,7 +9,7 @@ from tiny_policies import write_tiny
 
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import open_store, sqlite_url, transaction
-from recpolicy.server.db.events import Event, new_event_id, row_of, write_rows
+from recpolicy.server.db.events import Event, insert_events, new_event_id
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 
 
@@ -32,7 +32,7 @@ def state(tmp_path, monkeypatch):
     registry.promote(1)
     engine, one = open_store(sqlite_url(folder / "server.db")), shown()
     with transaction(engine) as connection:
-        write_rows(connection, [row_of(one), row_of(shown(user="x", context=b"\0" * 12))])
+        insert_events(connection, [one.row(), shown(user="x", context=b"\0" * 12).row()])
         apply_feedback(connection, [FeedbackItem(one.id, 102, "rating", 3.0)], 2_000, RewardRules((1.0, 5.0), 10_000))
     engine.dispose()
     return folder

@@ -28,14 +28,14 @@ from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.models.rating_model_io import load_rating_model
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
-from recpolicy.server.console.validation_card import read_card
+from recpolicy.server.console.simulator_card import read_card
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.schema import metadata
 from recpolicy.server.lifespan import open_state, state_folder
-from recpolicy.server.online.checkpoint import folder_of, read_checkpoint
-from recpolicy.server.online.learner import OnlineConfig, OnlineLearner
+from recpolicy.server.online.checkpoint import checkpoint_folder, read_checkpoint
+from recpolicy.server.online.learner import OnlineLearner
 from recpolicy.server.rollout import controller
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import OnlineConfig, Settings
 from recpolicy.training import tensorflow_export
 from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
 from recpolicy.workflows.gating import gate_evaluation, read_gate, register
@@ -411,7 +411,7 @@ def test_server_answers_from_the_old_registry_and_takes_feedback(registry_folder
         assert len(items) == 4
         ask(
             app, "POST", "/v1/feedback",
-            {"event_id": answer["event_id"], "item": items[1]["item_id"], "kind": "rating", "value": 4.0}, "client",
+            {"event_id": answer["event_id"], "item": items[1]["item_id"], "type": "rating", "value": 4.0}, "client",
         )  # fmt: skip
         after = counts(state)
         assert [after[name] - before[name] for name in ("events", "feedback", "rewards")] == [1, 1, 1]
@@ -423,11 +423,11 @@ def test_feedback_on_an_old_event(registry_folder):
     """An event of the old server takes feedback; on what was said before nothing changes."""
     shown = json.loads(EXPECTED["first_event"]["movies"])
     with serving(registry_folder) as (app, state):
-        said = {"event_id": EXPECTED["first_event"]["id"], "item": shown[1], "kind": "watch_fraction", "value": 0.5}
+        said = {"event_id": EXPECTED["first_event"]["id"], "item": shown[1], "type": "watch_fraction", "value": 0.5}
         answer = ask(app, "POST", "/v1/feedback", said, "client")
         assert "duplicate" in json.dumps(answer)
         before = counts(state)
-        ask(app, "POST", "/v1/feedback", {**said, "item": shown[2], "kind": "like", "value": None}, "client")
+        ask(app, "POST", "/v1/feedback", {**said, "item": shown[2], "type": "like", "value": None}, "client")
         assert counts(state)["feedback"] == before["feedback"] + 1
 
 
@@ -488,29 +488,29 @@ def test_spooled_event_goes_to_the_database(registry_folder):
 def test_online_learning_goes_on(registry_folder):
     """The old checkpoint answers, and new rewards are added to it."""
     content = EXPECTED["policies"]["linucb"]["content"]
-    checkpoint = read_checkpoint(folder_of(registry_folder, content))
+    checkpoint = read_checkpoint(checkpoint_folder(registry_folder, content))
     assert checkpoint.learnt == 10
     with serving(registry_folder) as (app, state):
-        assert state.policies.live.champion.content == EXPECTED["online_content"]
+        assert state.models.live.champion.policy_digest == EXPECTED["online_content"]
         controller.stop(state, "operator-key")  # nothing is learned while there is a challenger
-        state.policies.refresh()
-        learner = OnlineLearner(state.store.engine, state.policies, state.folder, OnlineConfig(grace_seconds=0.0))
+        state.models.refresh()
+        learner = OnlineLearner(state.store.engine, state.models, state.folder, OnlineConfig(grace_seconds=0.0))
         learned = learner.step()
         assert learned > 0  # rewards that came during the rollout
         answer = ask(app, "POST", "/v1/recommend", {"user": 3, "k": 1}, "client")
-        ask(app, "POST", "/v1/feedback", {"event_id": answer["event_id"], "kind": "rating", "value": 5.0}, "client")
+        ask(app, "POST", "/v1/feedback", {"event_id": answer["event_id"], "type": "rating", "value": 5.0}, "client")
         assert learner.step() == 1
-        assert read_checkpoint(folder_of(registry_folder, content)).learnt == 11 + learned
+        assert read_checkpoint(checkpoint_folder(registry_folder, content)).learnt == 11 + learned
 
 
 def test_export_of_the_old_server_goes_on(registry_folder, tmp_path):
     """A log that the old server exported is appended to, and ingested."""
     out = Path(shutil.copytree(V0 / "export", tmp_path / "export"))
     with serving(registry_folder) as (app, state):
-        before = export(state.store.engine, LogPolicy(state.policies.registry, 1), Export(out))
+        before = export(state.store.engine, LogPolicy(state.models.registry, 1), Export(out))
         answer = ask(app, "POST", "/v1/recommend", {"user": 7, "k": 4}, "client")
-        ask(app, "POST", "/v1/feedback", {"event_id": answer["event_id"], "kind": "like"}, "client")
-        after = export(state.store.engine, LogPolicy(state.policies.registry, 1), Export(out))
+        ask(app, "POST", "/v1/feedback", {"event_id": answer["event_id"], "type": "like"}, "client")
+        after = export(state.store.engine, LogPolicy(state.models.registry, 1), Export(out))
     assert after.rounds - before.rounds == 4
     assert after.rewards - before.rewards == 1
     report = ingest_log(out, tmp_path / "rounds", IdVocabulary.from_policy(policy("linucb")))
@@ -525,5 +525,5 @@ def test_state_of_a_served_run(tmp_path):
     shutil.copy(V0 / "registry" / "server.db", old / "server.db")
     with open_state(run, None, replace(Settings(), online=OnlineConfig(enabled=False))) as state:
         assert state.folder == state_folder(run)
-        assert len(state.policies.registry.versions()) == 2
+        assert len(state.models.registry.versions()) == 2
         assert counts(state)["events"] == EXPECTED["tables"]["events"]

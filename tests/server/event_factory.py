@@ -1,13 +1,16 @@
-"""Events for tests: what was shown to whom, without a policy behind it."""
+"""Events for tests, without a policy that recommended them."""
 
-from recpolicy.server.db.events import Event, new_event_id
+import json
+
+from recpolicy.server.db.events import Event, id_key, new_event_id
 
 
-def event(user=1, items=(7, 8), **words):
-    """An event of some items."""
-    given = {
-        "id": new_event_id(), "time": 1_000_000, "user": user, "version": 1, "content": "c" * 64, "agent": "linucb",
-        "variant": "champion", "rollout": None, "explored": False, "items": items,
-        "propensities": [0.1 + 0.2] * len(items), "ratings": [4.25] * len(items),
+def event(user=1, items=(7, 8), **fields):
+    """Return an event of some items."""
+    defaults = {
+        "id": new_event_id(), "time": 1_000_000, "user_key": id_key(user), "version": 1, "policy_digest": "c" * 64,
+        "agent": "linucb", "variant": "champion", "rollout": None, "explored": False,
+        "item_ids": json.dumps(list(items)), "propensities": json.dumps([0.1 + 0.2] * len(items)),
+        "ratings": json.dumps([4.25] * len(items)),
     }  # fmt: skip
-    return Event(**(given | words))
+    return Event(**(defaults | fields))

@@ -16,13 +16,13 @@ from unlimited import UNLIMITED
 
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import first_event_id, new_event_id
 from recpolicy.server.db.schema import events, rewards, rollouts
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, bucket
-from recpolicy.server.rollout.rollout_plan import RolloutConfig
+from recpolicy.server.settings import RolloutConfig
 from recpolicy.server.settings import Settings
 
 QUICK = RolloutConfig(min_users=30, min_rewards=30, min_hours=0.0, max_hours=5.0, margin=0.5, min_requests=10)
@@ -64,7 +64,7 @@ def rate(state, row, users, difference=0.0, seed=0, hours=0.0):
 
     Their mean is 3 and the challenger's users' is 3 + difference, with a standard deviation of 1.
     """
-    rng, version = np.random.default_rng(seed), state.policies.live.challenger
+    rng, version = np.random.default_rng(seed), state.models.live.challenger
     began = now_ms() - int(hours * 3.6e6) - 600_000 + 120_000 * row.stage  # stages follow one another
     with transaction(state.store.engine) as connection:
         connection.execute(update(rollouts).where(rollouts.c.id == row.id).values(stage_at=began))
@@ -72,7 +72,7 @@ def rate(state, row, users, difference=0.0, seed=0, hours=0.0):
         for user in range(users):
             key = json.dumps(f"{seed}-{user}")
             share = row.plan["stages"][row.stage]
-            variant = CHALLENGER if bucket(key, version.content) < share else CHAMPION
+            variant = CHALLENGER if bucket(key, version.policy_digest) < share else CHAMPION
             value = 3.0 + difference * (variant == CHALLENGER) + rng.normal()
             event = {
                 "id": first_event_id(began + 60_000) + new_event_id()[12:],
@@ -82,7 +82,7 @@ def rate(state, row, users, difference=0.0, seed=0, hours=0.0):
                 "variant": variant,
             }
             rest = {"rollout": row.id, "explored": False}
-            texts = {"content": "c", "agent": "linucb", "item_ids": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
+            texts = {"policy_digest": "c", "agent": "linucb", "item_ids": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
             shown.append(event | rest | texts)
             told = {name: event[name] for name in ("time", "user_key", "version", "variant")}
             given.append(told | rest | {"event_id": event["id"], "position": 0, "reward": value})

@@ -10,14 +10,13 @@ from waiting import PATIENCE
 from recpolicy.server.app import make_app
 from recpolicy.server.auth.keys import key_digest, new_key
 from recpolicy.server.db import keys as stored
-from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.events import row_of, write_rows
+from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
-from recpolicy.server.jobs.all_jobs import JOBS
-from recpolicy.server.jobs.evaluate_job import EVALUATE
+from recpolicy.server.jobs import JOBS
 from recpolicy.server.jobs.job import Job, JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
+from recpolicy.server.jobs.subprocess_jobs import EVALUATE
 from recpolicy.server.lifespan import open_state, stateless_state
 from recpolicy.server.routes.admin_jobs import Drift, Jobs, Rewards, Run, Runs, RunStartedResponse
 from recpolicy.server.settings import Settings
@@ -35,14 +34,14 @@ class Console:
     def __init__(self, state, *jobs, keys=None):
         self.app = make_app(state)
         self.app.state.scheduler = Scheduler(state, {one.name: one for one in jobs} or JOBS)
-        self.keys = keys or {role: key_of(state, role) for role in ("client", "reader", "operator")}
+        self.keys = keys or {role: id_key(state, role) for role in ("client", "reader", "operator")}
 
     def ask(self, method, path, body=None, role="reader"):
         headers = {"x-api-key": self.keys[role]} if role else {}
         return ask(self.app, method, f"/v1/admin/{path}", body, headers=headers)
 
 
-def key_of(state, role):
+def id_key(state, role):
     """A new key of this role."""
     key = new_key()
     with transaction(state.require_store().engine) as connection:
@@ -97,12 +96,12 @@ def test_what_cannot_be_run_is_refused(state):
         console.ask("POST", "jobs/cuont", {}, role="operator"), 404, "not_found"
     )
     assert "takes no parameters" in refusal(
-        console.ask("POST", "jobs/count", {"days": 3}, role="operator"), 422, "refused"
+        console.ask("POST", "jobs/count", {"days": 3}, role="operator"), 422, "invalid_value"
     )
     for days in (0, -1, "x", 1000):
-        refusal(console.ask("POST", "jobs/evaluate", {"days": days}, role="operator"), 422, "refused")
+        refusal(console.ask("POST", "jobs/evaluate", {"days": days}, role="operator"), 422, "invalid_value")
     number = console.ask("POST", "jobs/count", {}, role="operator").json()["run"]
-    assert "is under way" in refusal(console.ask("POST", "jobs/count", {}, role="operator"), 422, "refused")
+    assert "is under way" in refusal(console.ask("POST", "jobs/count", {}, role="operator"), 422, "invalid_value")
     gate.open.set()
     assert console.app.state.scheduler.wait(number, PATIENCE)
     refusal(console.ask("GET", "runs/99"), 404, "not_found")
@@ -135,7 +134,7 @@ def test_rewards_are_told_by_day_version_and_variant(state):
     now = now_ms()
     shown = [event(time=now), event(time=now), event(time=now, variant="challenger", version=2)]
     with transaction(state.require_store().engine) as connection:
-        write_rows(connection, [row_of(one) for one in shown])
+        insert_events(connection, [one.row() for one in shown])
         for one, rating in zip(shown, (2.0, 5.0, 4.0), strict=True):
             apply_feedback(
                 connection, [FeedbackItem(one.id, None, "rating", rating)], now, RewardRules((1.0, 5.0), 10**6)

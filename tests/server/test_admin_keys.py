@@ -117,5 +117,5 @@ def test_while_the_database_is_down_it_is_said(app, operator, monkeypatch):
 
     monkeypatch.setattr("recpolicy.server.db.keys.listed", down)
     answer = ask(app, "GET", "/v1/admin/keys", headers=operator)
-    assert "192.0.2.1" not in refusal(answer, 503, "store_down")
+    assert "192.0.2.1" not in refusal(answer, 503, "database_unavailable")
     assert answer.headers["retry-after"] == "5"

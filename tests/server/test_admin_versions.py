@@ -17,9 +17,8 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.db import versions
 from recpolicy.server.lifespan import open_state
-from recpolicy.server.rate_limit import LimitsConfig
 from recpolicy.server.routes import admin_versions
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import LimitsConfig, Settings
 
 IMPORT = "/v1/admin/versions/import"
 
@@ -79,7 +78,7 @@ def test_versions_are_listed_with_alias_verdict_lineage_and_metrics(world):
     first, second = answer["versions"]
     assert (first["number"], first["aliases"], first["agent"]) == (1, ["champion"], "linucb")
     assert (first["verdict"], first["metrics"]) == ("pass", {"gain": 0.25})
-    assert first["lineage"] == dict(world.state.policies.registry.version(1).lineage)
+    assert first["lineage"] == dict(world.state.models.registry.version(1).lineage)
     assert (second["aliases"], second["verdict"], second["metrics"]) == ([], None, {"regret": 1.5})
 
 
@@ -97,7 +96,7 @@ def test_a_promotion_is_in_effect_when_it_is_answered(world):
     assert (answer["routing"]["champion"], answer["routing"]["previous"]) == (2, 1)
     assert world.agent_that_answers() == "random"
     assert world.audit()[0] == ("olga", "promote", {"number": 2, "from": 1})
-    assert world.state.policies.registry.audit()[-1]["note"] == {"by": "olga"}
+    assert world.state.models.registry.audit()[-1]["note"] == {"by": "olga"}
 
 
 def test_a_roll_back_takes_less_than_a_second_and_is_in_effect_when_it_is_answered(world):
@@ -109,7 +108,7 @@ def test_a_roll_back_takes_less_than_a_second_and_is_in_effect_when_it_is_answer
     assert 0 < answer["ms"] <= took < 5_000  # a tenth of a second where nothing else runs
     assert answer["routing"]["champion"] == 1
     assert world.audit()[0] == ("olga", "roll_back", {"number": 1, "from": 2, "challenger": None})
-    refusal(world.ask("POST", "/v1/admin/roll-back"), 422, "refused")
+    refusal(world.ask("POST", "/v1/admin/roll-back"), 422, "invalid_value")
     assert world.agent_that_answers() == "linucb"
 
 
@@ -122,11 +121,11 @@ def test_a_roll_back_does_not_need_the_database(world, monkeypatch):
     monkeypatch.setattr("recpolicy.server.registry_actions.transaction", down)
     assert world.ask("POST", "/v1/admin/roll-back").json()["routing"]["champion"] == 1
     assert world.agent_that_answers() == "linucb"
-    assert world.state.policies.registry.audit()[-1]["note"] == {"by": "olga"}
+    assert world.state.models.registry.audit()[-1]["note"] == {"by": "olga"}
 
 
 def test_a_damaged_version_is_refused_and_nothing_moves(world):
-    manifest = world.state.policies.registry.resolve(2) / "arrays.npz"
+    manifest = world.state.models.registry.resolve(2) / "arrays.npz"
     manifest.chmod(0o644)
     manifest.write_bytes(b"damaged")
     refusal(world.ask("POST", "/v1/admin/versions/2/promote"), 409, "conflict")
@@ -154,8 +153,8 @@ def test_traffic_is_divided_changed_and_withdrawn(world):
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        ({"share": 0.5}, 422, "refused"),
-        ({"version": 1, "share": 0.5}, 422, "refused"),
+        ({"share": 0.5}, 422, "invalid_value"),
+        ({"version": 1, "share": 0.5}, 422, "invalid_value"),
         ({"version": 9, "share": 0.5}, 404, "not_found"),
         ({"version": 2, "share": 1.5}, 422, "invalid_request"),
         ({"version": "2"}, 422, "invalid_request"),
@@ -176,12 +175,12 @@ def test_a_roll_back_withdraws_the_challenger_first(world):
 
 
 def test_exploration_is_paused_and_resumed(world):
-    assert world.state.policies.live.exploring
+    assert world.state.models.live.exploring
     answer = world.ask("POST", "/v1/admin/exploration/pause").json()
     assert answer["routing"]["exploration"] is False
-    assert not world.state.policies.live.exploring
+    assert not world.state.models.live.exploring
     assert world.ask("POST", "/v1/admin/exploration/resume").json()["routing"]["exploration"] is True
-    assert world.state.policies.live.exploring
+    assert world.state.models.live.exploring
     refusal(world.ask("POST", "/v1/admin/exploration/stop"), 404, "not_found")
 
 
@@ -251,7 +250,7 @@ def test_an_archive_that_tries_to_break_out_or_is_none_is_refused_and_leaves_not
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     before = sorted(world.folder.rglob("*"))
-    said = refusal(world.ask("POST", IMPORT, content=make(world.folder)), 422, "refused")
+    said = refusal(world.ask("POST", IMPORT, content=make(world.folder)), 422, "invalid_value")
     assert str(scratch) not in said
     assert [
         path for path in sorted(world.folder.rglob("*")) if path not in before and "server.db" not in path.name
@@ -265,7 +264,7 @@ def test_a_policy_that_was_changed_after_it_was_saved_is_refused(world, tmp_path
     manifest = next(changed.glob("*.json"))
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"agent": "linucb"}))
     (changed / "arrays.npz").write_bytes(b"changed")
-    refusal(world.ask("POST", IMPORT, content=archive_of(changed)), 422, "refused")
+    refusal(world.ask("POST", IMPORT, content=archive_of(changed)), 422, "invalid_value")
 
 
 def test_an_archive_that_is_too_large_is_not_read_to_its_end(world):
@@ -284,14 +283,14 @@ def test_an_archive_that_is_too_large_is_not_read_to_its_end(world):
 
 def test_one_import_at_a_time(world):
     with admin_versions._importing:
-        refusal(world.ask("POST", IMPORT, content=b"x"), 429, "busy")
+        refusal(world.ask("POST", IMPORT, content=b"x"), 429, "overloaded")
     assert world.ask("POST", IMPORT, content=b"x").status_code == 422
 
 
 def test_the_store_knows_every_version_of_the_registry(lonely):
     world = lonely
     world.ask("POST", IMPORT, content=archive_of(trained("random")))
-    engine, registry = world.state.store.engine, world.state.policies.registry
+    engine, registry = world.state.store.engine, world.state.models.registry
     with engine.connect() as connection:
         rows = versions.list_versions(connection)
     known = [(one.number, one.digest, one.content, one.agent, one.lineage, one.gate) for one in registry.versions()]

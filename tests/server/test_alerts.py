@@ -15,8 +15,8 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.schema import audit
 from recpolicy.server.jobs import alerts
-from recpolicy.server.jobs.alerts import ALERT_URL, AlertsConfig, post_webhook, send_alert, webhook
-from recpolicy.server.settings import Settings
+from recpolicy.server.jobs.alerts import post_webhook, send_alert, webhook
+from recpolicy.server.settings import ALERT_URL, AlertsConfig, Settings
 
 SECRET = "s3cr3t-token"
 

@@ -98,11 +98,11 @@ def test_what_is_shown_is_explained_by_items_that_the_user_rated(app):
     policy = loaded("linucb").artifact
     rated = set(policy.items["item_id"].iloc[policy.rated_item[policy.rated_user == 2]])
     items = ask(app, "POST", "/v1/recommend", {"user": 3}).json()["items"]
-    reasons = {reason["item_id"] for item in items for reason in item["because"]}
+    reasons = {reason["item_id"] for item in items for reason in item["explanations"]}
     assert reasons
     assert reasons <= rated
     (only,) = ask(app, "POST", "/v1/recommend", {"user": "n", "k": 1, "ratings": NEWCOMER}).json()["items"]
-    assert [reason["item_id"] for reason in only["because"]] == [1]  # the other one was not liked
+    assert [reason["item_id"] for reason in only["explanations"]] == [1]  # the other one was not liked
 
 
 def test_a_batch_answers_each_request_and_says_which_were_refused(app):
@@ -136,7 +136,7 @@ def test_vertex_names_the_routes(monkeypatch):
 
 def test_a_server_that_keeps_nothing_gives_no_event_and_takes_no_feedback(bare):
     assert ask(bare, "POST", "/v1/recommend", {"user": 3}).json()["event_id"] is None
-    refusal(ask(bare, "POST", "/v1/feedback", {"event_id": "0" * 32, "kind": "like"}), 404, "not_found")
+    refusal(ask(bare, "POST", "/v1/feedback", {"event_id": "0" * 32, "type": "like"}), 404, "not_found")
 
 
 def test_numbers_that_are_not_finite_are_null():
@@ -190,11 +190,11 @@ def test_a_session_policy_says_what_it_expects_of_the_session():
         ("/v1/recommend", {"user": 1, "ratings": NEWCOMER, "context": [0.5]}),
         ("/v1/recommend/batch", {"requests": []}),
         ("/v1/recommend/batch", {"requests": [{"user": 1}] * 101}),
-        ("/v1/feedback", {"event_id": "0" * 31, "kind": "like"}),
+        ("/v1/feedback", {"event_id": "0" * 31, "type": "like"}),
         ("/v1/feedback", {"event_id": "0" * 32, "kind": "love"}),
-        ("/v1/feedback", {"event_id": "0" * 32, "kind": "like", "value": 1.0}),
-        ("/v1/feedback", {"event_id": "0" * 32, "kind": "rating"}),
-        ("/v1/feedback", {"event_id": "0" * 32, "kind": "watch_fraction", "value": 1.5}),
+        ("/v1/feedback", {"event_id": "0" * 32, "type": "like", "value": 1.0}),
+        ("/v1/feedback", {"event_id": "0" * 32, "type": "rating"}),
+        ("/v1/feedback", {"event_id": "0" * 32, "type": "watch_fraction", "value": 1.5}),
         ("/v1/models/recpolicy:predict", {"instances": [{"user": 1, "items": []}]}),
     ],
 )
@@ -256,7 +256,7 @@ def test_unknown_ids_are_named(app):
 
 def test_a_rating_off_the_scale_is_refused_as_the_library_says_it(app):
     answer = ask(app, "POST", "/v1/recommend", {"user": "n", "ratings": [{"item": 1, "rating": 9}]})
-    assert "rating 9 is not in 1..5" in refusal(answer, 422, "refused")
+    assert "rating 9 is not in 1..5" in refusal(answer, 422, "invalid_value")
 
 
 def test_unknown_paths_and_methods_have_the_shape_too(app):
@@ -305,7 +305,7 @@ def test_a_setting_that_the_library_refuses_is_the_callers():
     def refuse():
         raise ConfigError("no such thing")
 
-    assert refusal(ask(stubbed(refuse), "POST", "/v1/predict", {"users": [7]}), 422, "refused") == "no such thing"
+    assert refusal(ask(stubbed(refuse), "POST", "/v1/predict", {"users": [7]}), 422, "invalid_value") == "no such thing"
 
 
 def test_the_log_says_what_was_asked_but_not_by_whom(app, caplog):
@@ -387,7 +387,7 @@ async def ask(app):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
         answer = await client.post("/v1/recommend", json={"user": 1})
         assert answer.status_code == 200
-        said = {"event_id": answer.json()["event_id"], "kind": "rating", "value": 4.0}
+        said = {"event_id": answer.json()["event_id"], "type": "rating", "value": 4.0}
         assert (await client.post("/v1/feedback", json=said)).status_code == 200
 
 with open_state(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), Settings()) as state:
@@ -405,7 +405,7 @@ def test_a_worker_imports_nothing_heavy(tmp_path):
 def test_what_is_counted_can_be_scraped(tmp_path):
     with served(tmp_path) as app:
         event = ask(app, "POST", "/v1/recommend", {"user": 1}).json()["event_id"]
-        ask(app, "POST", "/v1/feedback", {"event_id": event, "kind": "rating", "value": 4.0})
+        ask(app, "POST", "/v1/feedback", {"event_id": event, "type": "rating", "value": 4.0})
         lines = ask(app, "GET", "/metrics").text.splitlines()
     assert 'recpolicy_requests_total{method="POST",route="/v1/recommend",status="200"} 1.0' in lines
     assert 'recpolicy_feedback_total{status="accepted"} 1.0' in lines

@@ -16,7 +16,7 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.console import pages, search
 from recpolicy.server.console.preview import ScorerCache
-from recpolicy.server.console.validation_card import read_card
+from recpolicy.server.console.simulator_card import read_card
 from recpolicy.server.db.schema import events
 from recpolicy.server.lifespan import open_state, stateless_state
 from recpolicy.server.live_models import LiveState, LoadedVersion
@@ -220,7 +220,7 @@ def test_users_with_names_are_listed_for_readers_only(tmp_path):
 
 
 def test_items_are_found_by_words_the_most_often_rated_first(app):
-    scorer = app.state.server.policies.live.champion.scorer
+    scorer = app.state.server.models.live.champion.scorer
     found = ask(app, "POST", "/v1/console/items", {"text": "", "count": 30}).json()
     console.ItemMatches.model_validate(found)
     times = [(scorer.artifact.rated_item == scorer.item_row(item["item_id"])).sum() for item in found["items"]]

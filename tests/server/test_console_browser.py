@@ -17,7 +17,7 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.db.schema import events, feedback
 from recpolicy.server.lifespan import open_state
-from recpolicy.server.online.learner import OnlineConfig
+from recpolicy.server.settings import OnlineConfig
 
 EAGER = replace(
     UNLIMITED, online=OnlineConfig(seconds=0.2, grace_seconds=0.0), exploration=ExplorationConfig(share=0.0)

@@ -13,15 +13,13 @@ from tiny_policies import write_tiny
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.scorer import load_scorer
-from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.event_windows import Window, daily_rewards, window
-from recpolicy.server.db.events import row_of, write_rows
+from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import audit
-from recpolicy.server.jobs.drift import alarms_in, check, compute_stage_metrics
+from recpolicy.server.jobs.drift import alarms_in, check, compute_drift_metrics
 from recpolicy.server.jobs.drift_statistics import (
-    DriftConfig,
     action_concentration,
     activity_groups,
     cusum,
@@ -30,8 +28,9 @@ from recpolicy.server.jobs.drift_statistics import (
     psi_by_dimension,
 )
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager
+from recpolicy.server.settings import DriftConfig
 
-CONFIG = DriftConfig(least=50)
+CONFIG = DriftConfig(min_count=50)
 counts = st.lists(st.integers(1, 1000), min_size=2, max_size=8)
 
 
@@ -148,22 +147,22 @@ def scorer(tmp_path_factory):
 
 def test_small_windows_give_no_figures_and_no_alarms(scorer):
     for recent, older in ((seen(times=5), seen()), (seen(), seen(times=5))):
-        figures = compute_stage_metrics(recent, older, scorer, CONFIG)
-        assert figures["contexts"] is figures["actions"] is figures["reward"] is None
-        assert alarms_in(figures, CONFIG) == {}
+        metrics = compute_drift_metrics(recent, older, scorer, CONFIG)
+        assert metrics["contexts"] is metrics["actions"] is metrics["reward"] is None
+        assert alarms_in(metrics, CONFIG) == {}
 
 
 def test_planted_shifts_are_alarming_and_equal_windows_are_not(scorer):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(400, 3)).astype(np.float32)
     usual = seen(items=[str(n) for n in range(20)], rewards=(3.0, 4.0, 5.0), contexts=vectors)
-    assert alarms_in(compute_stage_metrics(usual, usual, scorer, CONFIG), CONFIG) == {}
+    assert alarms_in(compute_drift_metrics(usual, usual, scorer, CONFIG), CONFIG) == {}
     # Of the tiny policy's users the first has one rating, the others none.
     shifted = seen(users=[1] * 7, items=["7"], rewards=(2.0, 3.0, 4.0), contexts=vectors + np.float32([0, 1, 0]))
-    figures = compute_stage_metrics(shifted, usual, scorer, CONFIG)
-    alarms = alarms_in(figures, CONFIG)
+    metrics = compute_drift_metrics(shifted, usual, scorer, CONFIG)
+    alarms = alarms_in(metrics, CONFIG)
     assert set(alarms) == {"users", "contexts", "reward", "actions"}
-    assert figures["contexts"]["dimension"] == 1
+    assert metrics["contexts"]["dimension"] == 1
     assert alarms["reward"] == "the mean reward went down: 3.000, before 4.000"
     assert alarms["actions"] == "one item takes 100% of first places"
 
@@ -172,7 +171,7 @@ def test_fewer_items_are_alarming_without_any_at_the_top(scorer):
     older, recent = seen(items=[str(n) for n in range(60)]), seen(items=[str(n) for n in range(20)])
     assert (
         "narrowed: 20.0 effective items, before"
-        in alarms_in(compute_stage_metrics(recent, older, scorer, CONFIG), CONFIG)["actions"]
+        in alarms_in(compute_drift_metrics(recent, older, scorer, CONFIG), CONFIG)["actions"]
     )
 
 
@@ -185,7 +184,7 @@ def test_windows_hold_what_the_version_showed_in_them(each_engine):
         event(user=4, time=300),
     ]  # fmt: skip
     with transaction(engine) as connection:
-        write_rows(connection, [row_of(one) for one in shown])
+        insert_events(connection, [one.row() for one in shown])
         said = [FeedbackItem(shown[0].id, 7, "rating", 2.0), FeedbackItem(shown[0].id, 8, "rating", 4.0)]
         apply_feedback(connection, said, 150, RewardRules((1.0, 5.0), 10**6))
         apply_feedback(connection, [FeedbackItem(shown[2].id, 9, "rating", 5.0)], 290, RewardRules((1.0, 5.0), 10**6))
@@ -207,7 +206,7 @@ def test_the_check_alerts_once_for_what_it_finds(engine, scorer):
     old = [event(user=1 + n % 7, time=now - 30 * HOUR - n, items=(n % 40,)) for n in range(400)]
     new = [event(user=1 + n % 7, time=now - HOUR - n, items=(5,)) for n in range(400)]
     with transaction(engine) as connection:
-        write_rows(connection, [row_of(one) for one in (*old, *new)])
+        insert_events(connection, [one.row() for one in (*old, *new)])
     state = get_state(engine)
     object.__setattr__(state, "policies", ModelManager(LiveState(LoadedVersion(scorer, 1))))
     object.__setattr__(state.settings, "drift", CONFIG)

@@ -22,7 +22,7 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server import recommend
 from recpolicy.server.db import export as module
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.events import row_of, write_rows
+from recpolicy.server.db.events import insert_events
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.export_cursor import Cursor
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
@@ -47,7 +47,7 @@ def registry(tmp_path):
 
 def show(engine, *shown):
     with transaction(engine) as connection:
-        write_rows(connection, [row_of(one) for one in shown])
+        insert_events(connection, [one.row() for one in shown])
 
 
 def say(engine, shown, item, rating, time=None):
@@ -136,7 +136,7 @@ def test_a_run_that_was_killed_at_any_moment_goes_on(tmp_path, registry, engine,
 def test_a_row_that_was_committed_late_is_not_lost(tmp_path, registry, engine):
     policy, wanted = LogPolicy(registry), Export(tmp_path / "log")
     shown = [seen(user=1 + place) for place in range(5)]
-    numbered = [{**row_of(one), "seq": seq} for seq, one in enumerate(shown, 10)]
+    numbered = [{**one.row(), "seq": seq} for seq, one in enumerate(shown, 10)]
     for step, expected in (([0, 3], 2), ([], 2), ([1], 3), ([4], 4), ([2], 5)):
         with transaction(engine) as connection:
             for place in step:
@@ -282,14 +282,14 @@ def played(engine, folder, number, seed):
         with pytest.MonkeyPatch.context() as patch:  # and by which what it shows then
             patch.setattr(recommend.np.random, "default_rng", lambda lot=lot: lot)
             chosen = choose(live, RecommendRequest(user=user, k=2, exclude=[103]), EXPLORING)
-        row = {**chosen.row, "time": 1_000_000 + 10 * place}
+        row = {**chosen.event.row(), "time": 1_000_000 + 10 * place}
         shown.append(row)
         same = {name: row[name] for name in ("user_key", "version", "variant", "explored", "time")}
         for position, item in enumerate(chosen.item_ids):
             reward = expected[user - 1, item - 101] + rng.uniform(-0.5, 0.5)
             came.append({**same, "event_id": row["id"], "position": position, "reward": reward})
     with transaction(engine) as connection:
-        write_rows(connection, shown)
+        insert_events(connection, shown)
         connection.execute(insert(rewards), came)
     return expected
 
@@ -343,15 +343,15 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
             ratings = [{"item": int(item), "rating": 1.0 + user % 5} for item in rng.choice(range(101, 112), 3, False)]
             words = {"ratings": ratings}
         chosen = choose(live, RecommendRequest(user=user, k=2, **words), EXPLORING if user < 85 else NO_EXPLORATION)
-        vectors[user] = np.frombuffer(chosen.row["context"], np.float32)
-        shown.append({**chosen.row, "time": 1_000_000 + user})
+        vectors[user] = np.frombuffer(chosen.event.context, np.float32)
+        shown.append({**chosen.event.row(), "time": 1_000_000 + user})
     came = [
         {name: row[name] for name in ("user_key", "version", "variant", "explored", "time")}
         | {"event_id": row["id"], "position": 0, "reward": 4.0}
         for row in shown
     ]
     with transaction(engine) as connection:
-        write_rows(connection, shown)
+        insert_events(connection, shown)
         connection.execute(insert(rewards), came)
     export(engine, LogPolicy(registry), Export(tmp_path / "log"))
     log, _, _ = ingest(tmp_path / "log", IdVocabulary.from_policy(policy), IngestConfig(evaluation_share=0.0))

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.events import row_of, write_rows
-from recpolicy.server.db.feedback import KINDS as SAID
-from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback, reward_of
+from recpolicy.server.db.events import insert_events
+from recpolicy.server.db.feedback import TYPES as SAID
+from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback, compute_reward
 from recpolicy.server.db.schema import feedback, rewards
 
 RULES = RewardRules((1.0, 5.0), window_ms=10_000)
@@ -23,7 +23,7 @@ def engine(each_engine):
 
 def keep(engine, *shown):
     with transaction(engine) as connection:
-        write_rows(connection, [row_of(one) for one in shown])
+        insert_events(connection, [one.row() for one in shown])
 
 
 def say(engine, *said, time=NOW):
@@ -81,14 +81,14 @@ def test_a_clock_that_went_back_makes_nothing_late(engine):
         (FeedbackItem("0" * 32, None, "like", 1.0), "unknown_event"),
         (FeedbackItem("", 9, "like", 1.0), "unknown_item"),
         (FeedbackItem("", "7", "like", 1.0), "unknown_item"),
-        (FeedbackItem("", 7, "rating", 5.01), "off_scale"),
-        (FeedbackItem("", 7, "rating", 0.99), "off_scale"),
+        (FeedbackItem("", 7, "rating", 5.01), "rating_out_of_range"),
+        (FeedbackItem("", 7, "rating", 0.99), "rating_out_of_range"),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_nothing(engine, said, status):
     shown = event()
     keep(engine, shown)
-    said = FeedbackItem(said.event_id or shown.id, said.item, said.kind, said.value)
+    said = FeedbackItem(said.event_id or shown.id, said.item, said.type, said.value)
     assert say(engine, said)[0].status == status
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(feedback)) == 0
@@ -117,9 +117,9 @@ def test_several_at_once_set_one_reward(engine):
 @settings(max_examples=50)
 def test_every_reward_lies_on_the_scale(kind, value):
     value = 1 + 4 * value if kind == "rating" else value
-    assert 1.0 <= reward_of(FeedbackItem("e", None, kind, value), (1.0, 5.0)) <= 5.0
+    assert 1.0 <= compute_reward(FeedbackItem("e", None, kind, value), (1.0, 5.0)) <= 5.0
 
 
 def test_rewards_of_each_kind_by_hand():
-    said = {kind: reward_of(FeedbackItem("e", None, kind, 0.5), (1.0, 5.0)) for kind in SAID}
+    said = {kind: compute_reward(FeedbackItem("e", None, kind, 0.5), (1.0, 5.0)) for kind in SAID}
     assert said == {"rating": 0.5, "like": 5.0, "skip": 1.0, "complete": 5.0, "share": 5.0, "watch_fraction": 3.0}

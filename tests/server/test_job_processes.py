@@ -19,22 +19,20 @@ from waiting import PATIENCE
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.events import write_rows
+from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, rewards
-from recpolicy.server.jobs import retrain_job, retrain_worker
-from recpolicy.server.jobs.config import JobsConfig
+from recpolicy.server.jobs import retrain_worker, subprocess_jobs
 from recpolicy.server.jobs.evaluate_worker import earned_by_version, estimate_days
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import LOG_UNTIL, new_interactions, train_on
-from recpolicy.server.jobs.subprocess_job import STOP_EVENT, JobError, JobRequest, job_request, run_in_subprocess
+from recpolicy.server.jobs.subprocess_jobs import STOP_EVENT, JobError, JobRequest, run_in_subprocess
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.recommend import choose
 from recpolicy.server.rollout import controller
 from recpolicy.server.schemas.requests import RecommendRequest
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import JobsConfig, Settings
 
 EXPLORING = ExplorationConfig(share=0.5, top=10)
 NOW = now_ms()
@@ -50,12 +48,12 @@ def serve(state, requests, begin, users=range(1, 41), stars=4.0, **words):
     """Recommend to the users in turn, a second apart, and rate the first place of each."""
     rng = np.random.default_rng(0)
     chosen = [
-        choose(state.policies.live, RecommendRequest(user=list(users)[n % len(users)], k=3, **words), EXPLORING)
+        choose(state.models.live, RecommendRequest(user=list(users)[n % len(users)], k=3, **words), EXPLORING)
         for n in range(requests)
     ]
-    rows = [{**one.row, "time": begin + 1_000 * n} for n, one in enumerate(chosen)]
+    rows = [{**one.event.row(), "time": begin + 1_000 * n} for n, one in enumerate(chosen)]
     with transaction(state.require_store().engine) as connection:
-        write_rows(connection, rows)
+        insert_events(connection, rows)
         for row in rows:
             rating = float(np.clip(stars + rng.integers(-1, 2), 1, 5))
             apply_feedback(
@@ -67,7 +65,7 @@ def serve(state, requests, begin, users=range(1, 41), stars=4.0, **words):
 
 
 def request(state, **parameters):
-    found = job_request(state, parameters)
+    found = JobRequest.from_state(state, parameters)
     Path(found.folder).mkdir(parents=True, exist_ok=True)
     return found
 
@@ -76,7 +74,7 @@ def test_a_training_registers_a_version_with_its_gate_promotes_nothing_and_learn
     serve(state, 600, NOW - 700_000)
     result = train_on(request(state, min_interactions=400))
     assert result.status == "done"
-    registry = state.policies.registry
+    registry = state.models.registry
     assert registry.aliases()["champion"] == 1
     version = registry.version(result.metadata["version"])
     assert version.number == 2
@@ -124,7 +122,7 @@ def test_a_policy_that_cannot_learn_from_a_log_is_skipped_with_the_reason(state,
     serve(state, 20, NOW - 700_000, users=range(1, 3))
     result = train_on(request(state, min_interactions=10))
     assert (result.status, result.metadata["reason"]) == ("skipped", "a baseline never learns")
-    assert len(state.policies.registry.versions()) == 1
+    assert len(state.models.registry.versions()) == 1
 
 
 def test_what_passed_its_gate_is_rolled_out_only_where_the_settings_say_so(state, monkeypatch):
@@ -143,9 +141,9 @@ def test_what_passed_its_gate_is_rolled_out_only_where_the_settings_say_so(state
     ):  # fmt: skip
         metadata = {"version": number, "gate": {"verdict": verdict}}
         monkeypatch.setattr(
-            retrain_job, "run_in_subprocess", lambda *_, metadata=metadata: JobResult(metadata=metadata)
+            subprocess_jobs, "run_in_subprocess", lambda *_, metadata=metadata: JobResult(metadata=metadata)
         )
-        assert retrain_job.retrain(one, {}).metadata.get("rollout") == said
+        assert subprocess_jobs.retrain(one, {}).metadata.get("rollout") == said
     assert started == [(3, "server")]
 
 
@@ -199,7 +197,7 @@ def test_a_server_without_registry_or_folder_has_nothing_to_train_on(engine):
     one = get_state(engine)
     object.__setattr__(one, "policies", type("Bare", (), {"registry": None}))
     with pytest.raises(ConfigError, match="no registry"):
-        job_request(one, {})
+        JobRequest.from_state(one, {})
 
 
 def test_the_password_of_the_database_goes_through_a_pipe(state, monkeypatch):
@@ -256,6 +254,6 @@ def test_a_child_ends_when_the_server_was_killed(tmp_path):
 
 
 def test_the_registry_is_that_of_the_state(state):
-    assert Registry(job_request(state, {}).registry).aliases()["champion"] == 1
+    assert Registry(JobRequest.from_state(state, {}).registry).aliases()["champion"] == 1
     with state.require_store().engine.connect() as connection:
         assert connection.execute(events.select()).all() == []

@@ -12,7 +12,8 @@ from sqlalchemy.exc import OperationalError
 from waiting import PATIENCE
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.auth.keys import ROLES, Caller, KeyCache, key_digest, key_problem, new_key, request_key
+from recpolicy.server.auth.keys import ROLES, Caller, KeyCache, key_digest, key_problem, new_key
+from recpolicy.server.middleware import request_key
 
 SOUND = "kT9vR2xQ7mZ4wB8nC3jL6hF1sD5gA0pY"
 

@@ -16,7 +16,7 @@ def shared(request, tmp_path, monkeypatch):
     monkeypatch.setenv(DATABASE_URL, new_url(request.param, tmp_path))
 
 
-def kept_digests(state):
+def stored_digests(state):
     with state.store.engine.connect() as connection:
         return [row["digest"] for row in versions.list_versions(connection)]
 
@@ -26,12 +26,12 @@ def test_servers_of_the_same_version_share_a_database(shared, tmp_path):
         open_state(trained("linucb"), tmp_path / "one", Settings()) as one,
         open_state(trained("linucb"), tmp_path / "two", Settings()) as two,
     ):
-        assert kept_digests(one) == kept_digests(two)
+        assert stored_digests(one) == stored_digests(two)
 
 
 def test_a_server_of_another_registry_is_refused_and_changes_nothing(shared, tmp_path):
     with open_state(trained("linucb"), tmp_path / "one", Settings()) as one:
-        before = kept_digests(one)
+        before = stored_digests(one)
         with (
             pytest.raises(
                 StoreError, match=r"its version 1 is another policy .*; give each registry a separate database"
@@ -39,4 +39,4 @@ def test_a_server_of_another_registry_is_refused_and_changes_nothing(shared, tmp
             open_state(trained("ucb1"), tmp_path / "two", Settings()),
         ):
             pass
-        assert kept_digests(one) == before
+        assert stored_digests(one) == before

@@ -9,9 +9,7 @@ from client_helpers import served
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from recpolicy.server.online.learner import OnlineConfig
-from recpolicy.server.rate_limit import LimitsConfig
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import LimitsConfig, OnlineConfig, Settings
 
 PUBLIC = (
     "/v1/predict", "/v1/recommend", "/v1/recommend/batch", "/v1/feedback", "/v1/feedback/batch",

@@ -18,8 +18,8 @@ from waiting import PATIENCE, wait_until
 
 from recpolicy.server.auth.keys import Caller, KeyCache, key_digest
 from recpolicy.server.json_logging import JsonFormatter
-from recpolicy.server.middleware import RequestMiddleware
-from recpolicy.server.rate_limit import LimitsConfig, TokenBuckets
+from recpolicy.server.middleware import RequestMiddleware, TokenBuckets
+from recpolicy.server.settings import LimitsConfig
 
 KEYS = {key_digest("anna's"): Caller("anna", "client"), key_digest("ben's"): Caller("ben", "operator")}
 
@@ -139,7 +139,7 @@ def test_more_at_once_than_it_works_on_are_told_so_and_later_ones_are_answered()
     answered, refused, later = asyncio.run(five())
     assert [one.status_code for one in answered] == [200, 200, 200]
     for busy in refused:
-        refusal(busy, 429, "busy")
+        refusal(busy, 429, "overloaded")
         assert busy.headers["retry-after"] == "1"
     assert later.status_code == 200
 
@@ -211,7 +211,7 @@ def test_bodies_on_their_way_are_bounded():
         answer = wait_until(refused, "the arrival of two heads")
         for client in waiting:
             client.close()
-    refusal(answer, 429, "busy")
+    refusal(answer, 429, "overloaded")
 
 
 def test_the_bound_of_a_body_is_a_setting():
@@ -258,7 +258,7 @@ def test_while_the_database_is_down_the_public_api_stays_open():
 
     assert statuses(guarded(down), 1, headers=bearing("anna's")) == [200]
     answer = ask(guarded(down, require_key=True), "GET", "/v1/quick", headers=bearing("anna's"))
-    refusal(answer, 503, "store_down")
+    refusal(answer, 503, "database_unavailable")
     assert answer.headers["retry-after"] == "5"
 
 

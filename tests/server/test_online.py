@@ -14,16 +14,10 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.online import posterior as believing
-from recpolicy.server.online.checkpoint import CURRENT, Checkpoint, folder_of, read_checkpoint, write_checkpoint
-from recpolicy.server.online.learner import (
-    OnlineConfig,
-    OnlineLearner,
-    apply_rewards,
-    with_latest_checkpoint,
-    with_posterior,
-)
+from recpolicy.server.online.checkpoint import CURRENT, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
+from recpolicy.server.online.learner import OnlineLearner, apply_rewards, with_latest_checkpoint, with_posterior
 from recpolicy.server.online.posterior import Posterior, beliefs_of, learn, unpack_symmetric
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import OnlineConfig, Settings
 
 AT_ONCE = OnlineConfig(grace_seconds=0.0)
 
@@ -129,7 +123,7 @@ def test_a_checkpoint_comes_back_and_takes_the_place_of_the_one_before(base, tmp
 
 @pytest.mark.parametrize("how", ["cut", "changed", "gone"])
 def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_path, how, caplog):
-    folder = folder_of(tmp_path, base.metadata["content"])
+    folder = checkpoint_folder(tmp_path, base.metadata["content"])
     write_checkpoint(folder, apply_rewards(base, first(base), [row(1, event(user=3, items=[10]), 1.0)]))
     path = folder / "1.npz"
     if how == "cut":
@@ -147,17 +141,17 @@ def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_pa
 def rate(app, value, users=range(1, 13)):
     for user in users:
         event_id = ask(app, "POST", "/v1/recommend", {"user": user, "k": 2}).json()["event_id"]
-        assert ask(app, "POST", "/v1/feedback", {"event_id": event_id, "kind": "rating", "value": value}).is_success
+        assert ask(app, "POST", "/v1/feedback", {"event_id": event_id, "type": "rating", "value": value}).is_success
 
 
 def learner_of(app, folder):
     here = app.state.server
-    return OnlineLearner(here.store.engine, here.policies, folder, AT_ONCE)
+    return OnlineLearner(here.store.engine, here.models, folder, AT_ONCE)
 
 
 def test_feedback_moves_the_policy_that_serves_and_a_restart_goes_on_from_there(tmp_path):
     with served(tmp_path) as app:
-        learner, live = learner_of(app, tmp_path), app.state.server.policies
+        learner, live = learner_of(app, tmp_path), app.state.server.models
         learner.step()  # begins here: what came before was not this version's to learn
         before = live.live.champion
         rate(app, 1.0)
@@ -165,11 +159,11 @@ def test_feedback_moves_the_policy_that_serves_and_a_restart_goes_on_from_there(
         assert learner.step() == 0
         moved = live.live.champion
         assert moved.number == before.number
-        assert moved.content != before.content
+        assert moved.policy_digest != before.policy_digest
         policy = ask(app, "POST", "/v1/recommend", {"user": 1}).json()["policy"]
-        assert policy["content"] == moved.content
+        assert policy["policy_digest"] == moved.policy_digest
     with served(tmp_path) as app:
-        assert app.state.server.policies.live.champion.content == moved.content
+        assert app.state.server.models.live.champion.policy_digest == moved.policy_digest
 
 
 def test_the_same_events_replayed_give_the_same_weights(tmp_path, base):
@@ -182,12 +176,14 @@ def test_the_same_events_replayed_give_the_same_weights(tmp_path, base):
         rows = learner._rewards(0)
     replayed = apply_rewards(base, first(base), rows)
     assert replayed.learnt == 15
-    assert replayed.beliefs.digest == read_checkpoint(folder_of(tmp_path, base.metadata["content"])).beliefs.digest
+    assert (
+        replayed.beliefs.digest == read_checkpoint(checkpoint_folder(tmp_path, base.metadata["content"])).beliefs.digest
+    )
 
 
 def test_nothing_is_learnt_while_a_challenger_is_out(tmp_path):
     with served(tmp_path) as app:
-        learner, policies = learner_of(app, tmp_path), app.state.server.policies
+        learner, policies = learner_of(app, tmp_path), app.state.server.models
         learner.step()
         other = policies.registry.register(trained("popular"))
         policies.registry.set_challenger(other.number, 0.5)
@@ -206,14 +202,16 @@ def test_one_process_of_a_folder_learns_the_others_load(tmp_path):
         rate(one, 1.0)
         assert first_learner.step() == 12
         assert second_learner.step() == 0
-        other.state.server.policies.refresh()
-        assert other.state.server.policies.live.champion.content == one.state.server.policies.live.champion.content
+        other.state.server.models.refresh()
+        assert (
+            other.state.server.models.live.champion.policy_digest == one.state.server.models.live.champion.policy_digest
+        )
 
 
 def test_it_can_be_turned_off(tmp_path):
     with served(tmp_path, settings=Settings(online=OnlineConfig(enabled=False))) as app:
         learner = OnlineLearner(
-            app.state.server.store.engine, app.state.server.policies, tmp_path, OnlineConfig(enabled=False)
+            app.state.server.store.engine, app.state.server.models, tmp_path, OnlineConfig(enabled=False)
         )
         learner.start()
         assert learner._thread is None

@@ -12,9 +12,8 @@ from client_helpers import served
 from fastapi import FastAPI, Request
 
 from recpolicy.server.protocol import BoundedProtocol
-from recpolicy.server.rate_limit import LimitsConfig
 from recpolicy.server.schemas.responses import ErrorResponse
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import LimitsConfig, Settings
 
 WHOLE = b"GET /said HTTP/1.1\r\nhost: here\r\n\r\n"
 

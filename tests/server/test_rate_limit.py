@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.rate_limit import LimitsConfig, TokenBuckets, client_network
-from recpolicy.server.settings import read_settings
+from recpolicy.server.middleware import TokenBuckets, client_network
+from recpolicy.server.settings import LimitsConfig, read_settings
 
 
 class Clock:

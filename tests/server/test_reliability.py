@@ -57,7 +57,7 @@ class Load:
                 assert status == 200
                 self.events.append(answer["event_id"])
                 self.versions.append(answer["policy"]["version"])
-                said = {"event_id": answer["event_id"], "kind": "rating", "value": float(chance.randint(1, 5))}
+                said = {"event_id": answer["event_id"], "type": "rating", "value": float(chance.randint(1, 5))}
                 for _ in range(2):  # a client that tries again
                     status, taken = self._server.post("/v1/feedback", said)
                     assert (status, taken["status"]) in ((200, "accepted"), (200, "duplicate"))
@@ -121,7 +121,7 @@ def test_a_server_killed_under_load_has_lost_nothing_and_doubled_nothing(kind, w
     assert counts[0] == len(kept)
     assert counts[1] == counts[2] == len({event for event, _ in given})
     event_id, value = load.feedback[-1]
-    said = {"event_id": event_id, "kind": "rating", "value": value}
+    said = {"event_id": event_id, "type": "rating", "value": value}
     assert again.post("/v1/feedback", said) == (200, {"status": "duplicate", "reward": None})
 
 
@@ -135,13 +135,13 @@ def test_while_the_database_is_down_predictions_go_on_and_nothing_is_lost(start,
         status, during = server.post("/v1/recommend", {"user": 2})
         assert (status, len(during["items"])) == (200, 10)
         assert server.post("/v1/predict", {"users": [1], "items": [1]})[0] == 200
-        status, refused = server.post("/v1/feedback", {"event_id": before, "kind": "like"})
-        assert (status, refused["error"]["code"]) == (503, "store_down")
+        status, refused = server.post("/v1/feedback", {"event_id": before, "type": "like"})
+        assert (status, refused["error"]["code"]) == (503, "database_unavailable")
         assert server.get("/readyz")["store"] == "down"
     finally:
         database.start()
     for event_id in (before, during["event_id"]):
-        assert server.post("/v1/feedback", {"event_id": event_id, "kind": "like"})[1]["status"] == "accepted"
+        assert server.post("/v1/feedback", {"event_id": event_id, "type": "like"})[1]["status"] == "accepted"
     assert all_of(url)[0] == {before, during["event_id"]}
 
 
@@ -157,10 +157,10 @@ def test_on_a_full_disk_people_still_get_recommendations_and_no_event_id_is_prom
             break
         kept.append(answer["event_id"])
     assert answer["event_id"] is None
-    status, refused = server.post("/v1/feedback", {"event_id": kept[0], "kind": "like"})
-    assert (status, refused["error"]["code"]) == (503, "store_down")
+    status, refused = server.post("/v1/feedback", {"event_id": kept[0], "type": "like"})
+    assert (status, refused["error"]["code"]) == (503, "database_unavailable")
     subprocess.run(["prlimit", f"--pid={server.process.pid}", "--fsize=unlimited:"], check=True)
-    assert server.post("/v1/feedback", {"event_id": kept[-1], "kind": "like"})[1]["status"] == "accepted"
+    assert server.post("/v1/feedback", {"event_id": kept[-1], "type": "like"})[1]["status"] == "accepted"
     server.stop(signal.SIGTERM)
     assert set(kept) <= all_of(sqlite_url(tmp_path / "state" / "server.db"))[0]
 

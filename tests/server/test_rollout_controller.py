@@ -11,10 +11,9 @@ from sqlalchemy.exc import OperationalError
 from recpolicy.core.errors import ArtifactError, ConfigError, StoreError
 from recpolicy.server.db import audit, rollouts
 from recpolicy.server.db.rollouts import ConflictError
+from recpolicy.server.jobs.rollout_job import CHECK_ROLLOUT, check_rollout
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
 from recpolicy.server.rollout import background, controller, reconcile
-from recpolicy.server.rollout.check import check_rollout
-from recpolicy.server.rollout.job import CHECK_ROLLOUT
 from recpolicy.server.rollout.stage_metrics import VariantHealth
 
 
@@ -35,7 +34,7 @@ def audited(state):
 
 
 def routing(state):
-    now = state.policies.registry.routing()
+    now = state.models.registry.routing()
     return now.champion, now.challenger, now.share
 
 
@@ -47,7 +46,7 @@ def test_a_challenger_that_is_not_worse_goes_through_its_stages_and_is_promoted(
     row = controller.start(state, 2, "ann")
     for stage, share in enumerate((0.1, 0.5)):
         assert routing(state) == (1, 2, share)
-        live = state.policies.live
+        live = state.models.live
         assert (live.challenger.number, live.share, live.rollout) == (2, share, row.id)
         assert checked(state).metadata["action"] == "wait"
         rate(state, last(state), 900, seed=stage)
@@ -58,12 +57,12 @@ def test_a_challenger_that_is_not_worse_goes_through_its_stages_and_is_promoted(
     rate(state, last(state), 60, seed=2)
     assert checked(state).metadata["action"] == "promote"
     assert routing(state) == (2, None, 0.0)
-    assert (state.policies.live.champion.number, state.policies.live.challenger) == (2, None)
+    assert (state.models.live.champion.number, state.models.live.challenger) == (2, None)
     row = last(state)
     assert (row.state, row.stage, row.reconciled, row.reason) == ("promoted", 2, True, "the last stage is passed")
     server = [("server", "rollout_advance")] * 2 + [("server", "rollout_promoted")]
     assert audited(state) == [("ann", "start_rollout"), *server]
-    notes = [line["note"]["rollout"] for line in state.policies.registry.audit() if "note" in line]
+    notes = [line["note"]["rollout"] for line in state.models.registry.audit() if "note" in line]
     assert notes == [row.id] * 4
     assert checked(state).status == "skipped"
 
@@ -153,7 +152,7 @@ def killed(*_, **__):
 @pytest.mark.parametrize("where", ["set_challenger", "move"])
 def test_a_start_that_was_cut_short_is_finished_by_the_next_check(state, monkeypatch, where):
     with monkeypatch.context() as patch:
-        patch.setattr(*((type(state.policies.registry), where) if where != "move" else (rollouts, where)), killed)
+        patch.setattr(*((type(state.models.registry), where) if where != "move" else (rollouts, where)), killed)
         with pytest.raises(KilledError):
             controller.start(state, 2, "ann")
     assert not last(state).reconciled
@@ -182,7 +181,7 @@ def test_a_step_that_was_cut_short_is_finished_by_the_next_check(
         monkeypatch.setattr(reconcile, "now_ms", killed)
     else:
         for name in ("set_challenger", "promote", "clear_challenger"):
-            monkeypatch.setattr(type(state.policies.registry), name, killed)
+            monkeypatch.setattr(type(state.models.registry), name, killed)
     with pytest.raises(KilledError):
         checked(state)
     assert not last(state).reconciled
@@ -190,14 +189,14 @@ def test_a_step_that_was_cut_short_is_finished_by_the_next_check(
     checked(state)
     assert (last(state).reconciled, routing(state)) == (True, expected)
     assert len(audited(state)) == 2
-    assert len([line for line in state.policies.registry.audit() if "note" in line]) == 2
+    assert len([line for line in state.models.registry.audit() if "note" in line]) == 2
 
 
 def test_an_end_that_was_cut_short_does_not_hinder_the_next_start(state, monkeypatch):
     controller.start(state, 2, "ann", {"stages": [0.5]})
     rate(state, last(state), 400, -1.5)
     with monkeypatch.context() as patch:
-        patch.setattr(type(state.policies.registry), "clear_challenger", killed)
+        patch.setattr(type(state.models.registry), "clear_challenger", killed)
         with pytest.raises(KilledError):
             checked(state)
     row = controller.start(state, 2, "ann")
@@ -215,9 +214,9 @@ def test_an_end_that_was_cut_short_does_not_hinder_the_next_start(state, monkeyp
 def test_what_was_changed_by_hand_ends_the_rollout_and_stays(state, tmp_path, by_hand, ended, expected):
     from tiny_policies import write_tiny
 
-    state.policies.registry.register(write_tiny(tmp_path / "third", 3))
+    state.models.registry.register(write_tiny(tmp_path / "third", 3))
     controller.start(state, 2, "ann")
-    by_hand(state.policies.registry)
+    by_hand(state.models.registry)
     checked(state)
     assert (last(state).state, last(state).reconciled, routing(state)) == (ended, True, expected)
     assert "by hand" in last(state).reason
@@ -226,7 +225,7 @@ def test_what_was_changed_by_hand_ends_the_rollout_and_stays(state, tmp_path, by
 def test_a_share_that_was_set_by_hand_is_waited_for_but_harm_still_ends_it(state):
     controller.start(state, 2, "ann")
     rate(state, last(state), 900)
-    state.policies.registry.set_share(0.0)
+    state.models.registry.set_share(0.0)
     assert "set to 0 by hand" in checked(state).metadata["reason"]
     assert "set to 0 by hand" in controller.status(state).decision.reason
     state.rollout_counters.counts.add(last(state).id, CHALLENGER, VariantHealth(50, failures=20))
@@ -235,10 +234,10 @@ def test_a_share_that_was_set_by_hand_is_waited_for_but_harm_still_ends_it(state
 
 def test_stopping_takes_less_than_a_second_and_the_champion_answers(state):
     controller.start(state, 2, "ann", {"stages": [1.0]})
-    assert state.policies.live.variant_for('"x"')[0].number == 2
+    assert state.models.live.variant_for('"x"')[0].number == 2
     begun = perf_counter()
     row = controller.stop(state, "bob")
-    assert state.policies.live.variant_for('"x"')[0].number == 1
+    assert state.models.live.variant_for('"x"')[0].number == 1
     assert perf_counter() - begun < 5.0  # a tenth of a second where nothing else runs
     assert (row.state, row.reason, routing(state)) == ("stopped", "stopped by hand", (1, None, 0.0))
     assert audited(state)[-1] == ("bob", "stop_rollout")
@@ -256,7 +255,7 @@ def test_stopping_needs_no_database_and_is_noted_later(state, monkeypatch):
         patch.setattr(rollouts, "unfinished", down)
         with pytest.raises(StoreError, match="withdrawn"):
             controller.stop(state, "bob")
-    assert (routing(state), state.policies.live.challenger) == ((1, None, 0.0), None)
+    assert (routing(state), state.models.live.challenger) == ((1, None, 0.0), None)
     checked(state)
     assert last(state).state == "stopped"
 
@@ -272,14 +271,14 @@ def test_who_may_not_be_rolled_out(tmp_path):
             controller.start(state, 2, "ann")
         with pytest.raises(ConfigError, match="rising"):
             controller.start(state, 2, "ann", {"stages": [0.5, 0.1]}, force=True)
-        state.policies.registry.set_challenger(2, 0.1)
+        state.models.registry.set_challenger(2, 0.1)
         assert controller.start(state, 2, "ann", force=True).state == "running"
         with pytest.raises(ConflictError, match="is running"):
             controller.start(state, 2, "ann", force=True)
 
 
 def damage(state):
-    path = state.policies.registry.resolve(2) / "action" / "saved_model.pb"
+    path = state.models.registry.resolve(2) / "action" / "saved_model.pb"
     path.chmod(0o644)
     path.write_bytes(b"else")
 
@@ -300,7 +299,7 @@ def test_a_version_that_does_not_load_ends_its_rollout(state, monkeypatch):
         raise ArtifactError("made by another recpolicy")
 
     with monkeypatch.context() as patch:
-        patch.setattr(state.policies, "refresh", foreign)
+        patch.setattr(state.models, "refresh", foreign)
         with pytest.raises(ArtifactError):
             controller.start(state, 2, "ann")
     assert last(state).state == "rolled_back"
@@ -345,16 +344,16 @@ def test_counts_of_processes_and_minutes_are_added_up(state, monkeypatch):
 def test_the_job_runs_every_ten_seconds_and_needs_no_rollout(state):
     assert (CHECK_ROLLOUT.name, CHECK_ROLLOUT.cron) == ("check_rollout", "@every 10s")
     assert CHECK_ROLLOUT.run(state, {}).status == "skipped"
-    assert CHECK_ROLLOUT.run(replace(state, policies=type(state.policies)(state.policies.live)), {}).status == "skipped"
+    assert CHECK_ROLLOUT.run(replace(state, models=type(state.models)(state.models.live)), {}).status == "skipped"
 
 
 def test_a_challenger_that_was_withdrawn_after_a_step_was_cut_short_stays_withdrawn(state, monkeypatch):
     controller.start(state, 2, "ann", {"stages": [0.1, 0.5]})
     rate(state, last(state), 900)
     with monkeypatch.context() as patch:
-        patch.setattr(type(state.policies.registry), "set_challenger", killed)
+        patch.setattr(type(state.models.registry), "set_challenger", killed)
         with pytest.raises(KilledError):
             checked(state)
-    state.policies.registry.roll_back()
+    state.models.registry.roll_back()
     checked(state)
     assert (last(state).state, routing(state)) == ("stopped", (1, None, 0.0))

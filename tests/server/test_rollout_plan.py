@@ -6,22 +6,23 @@ import pytest
 
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.rollout.rollout_plan import RolloutConfig, decide
-from recpolicy.server.rollout.stage_metrics import Estimate, Rewards, StageMetrics, VariantHealth
-from recpolicy.server.settings import read_settings
+from recpolicy.core.statistics import Interval
+from recpolicy.server.rollout.rollout_plan import decide
+from recpolicy.server.rollout.stage_metrics import Rewards, StageMetrics, VariantHealth
+from recpolicy.server.settings import RolloutConfig, read_settings
 
 PLAN = RolloutConfig(min_users=100, min_rewards=200, min_hours=2.0, max_hours=48.0, margin=0.1)
-ENOUGH = Rewards(100, 200, Estimate(3.0, 2.9, 3.1))
+ENOUGH = Rewards(100, 200, Interval(3.0, 2.9, 3.1))
 SOUND = VariantHealth(requests=1000, failures=0, slow=0, seconds=1.0)
 GOOD = StageMetrics(
-    hours=2.0, champion=ENOUGH, challenger=ENOUGH, difference=Estimate(0.0, -0.09, 0.09), champion_health=SOUND,
+    hours=2.0, champion=ENOUGH, challenger=ENOUGH, difference=Interval(0.0, -0.09, 0.09), champion_health=SOUND,
     challenger_health=SOUND,
 )  # fmt: skip
-ALONE = replace(GOOD, champion=Rewards(), difference=Estimate())
+ALONE = replace(GOOD, champion=Rewards(), difference=Interval.unbounded())
 
 
 def gap(lo, hi):
-    return {"difference": Estimate((lo + hi) / 2, lo, hi)}
+    return {"difference": Interval((lo + hi) / 2, lo, hi)}
 
 
 def challenger(**words):

@@ -10,12 +10,11 @@ from sqlalchemy.exc import IntegrityError
 
 from recpolicy.server.app import make_app
 from recpolicy.server.db import audit, rollouts
-from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.events import first_event_id, new_event_id
+from recpolicy.server.db.events import first_event_id, new_event_id, now_ms
 from recpolicy.server.db.rollouts import ConflictError
+from recpolicy.server.jobs.rollout_job import check_rollout
 from recpolicy.server.rollout.background import flush
-from recpolicy.server.rollout.check import check_rollout
 from recpolicy.server.rollout.stage_metrics import VariantHealth
 from recpolicy.server.routes.admin_rollouts import CurrentRollout, RolloutResponse, Rollouts
 
@@ -87,14 +86,14 @@ def test_refusals(state, asked):
     refusal(asked("DELETE", "rollouts/current"), 404, "not_found")
     refusal(asked("POST", "rollouts", {"challenger": 9}), 404, "not_found")
     refusal(asked("POST", "rollouts", {"challenger": 1}), 409, "conflict")
-    refusal(asked("POST", "rollouts", {"challenger": 2, "stages": [0.5, 0.2]}), 422, "refused")
+    refusal(asked("POST", "rollouts", {"challenger": 2, "stages": [0.5, 0.2]}), 422, "invalid_value")
     refusal(asked("POST", "rollouts", {"challenger": 2, "stage": [0.5]}), 422, "invalid_request")
     assert asked("POST", "rollouts", {"challenger": 2}).is_success
     refusal(asked("POST", "rollouts", {"challenger": 2}), 409, "conflict")
 
 
 def test_a_damaged_challenger_is_a_conflict(state, asked):
-    (state.policies.registry.resolve(2) / "arrays.npz").unlink()
+    (state.models.registry.resolve(2) / "arrays.npz").unlink()
     assert "damaged" in refusal(asked("POST", "rollouts", {"challenger": 2}), 409, "conflict")
 
 

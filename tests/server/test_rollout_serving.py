@@ -17,12 +17,13 @@ from waiting import PATIENCE, wait_until
 from recpolicy.core.errors import UnknownIdError
 from recpolicy.server.app import make_app
 from recpolicy.server.db import rollouts
-from recpolicy.server.db.events import key_of
+from recpolicy.server.db.events import id_key
 from recpolicy.server.db.schema import events
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, WATCH_SECONDS, LiveState, bucket
 from recpolicy.server.recommend import NO_EXPLORATION, choose
 from recpolicy.server.rollout import background, controller
-from recpolicy.server.rollout.shadow import WAITING, ShadowPair, compare_shadow
+from recpolicy.server.rollout.background import compare_shadow
+from recpolicy.server.rollout.counters import MAX_WAITING, ShadowPair
 from recpolicy.server.rollout.stage_metrics import VariantHealth
 from recpolicy.server.schemas.requests import RecommendRequest
 
@@ -51,7 +52,7 @@ def broken(state, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(state.policies.live.challenger.scorer, "predict_one", fail)
+    monkeypatch.setattr(state.models.live.challenger.scorer, "predict_one", fail)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("no"), UnknownIdError("no such user"), MemoryError()])
@@ -91,8 +92,8 @@ def test_batches_and_prediction_servers_are_answered_as_well(state, monkeypatch)
 
 def test_both_variants_are_counted_and_events_name_the_rollout(state):
     controller.start(state, 2, "ann", {"stages": [0.5]})
-    content = state.policies.live.challenger.content
-    theirs = {user for user in USERS if bucket(key_of(user), content) < 0.5}
+    content = state.models.live.challenger.policy_digest
+    theirs = {user for user in USERS if bucket(id_key(user), content) < 0.5}
     assert 0 < len(theirs) < len(USERS)
     for user in USERS:
         variant = recommend(state, user).json()["policy"]["variant"]
@@ -115,8 +116,8 @@ def test_a_shadow_changes_no_answer_and_is_compared(state):
     assert health(state)[CHAMPION].requests == len(USERS)
     while background.compare_next(state):
         pass
-    found, champion = health(state)[CHALLENGER], state.policies.live.champion
-    challenger, agreement, gap = state.policies.live.challenger, 0.0, 0.0
+    found, champion = health(state)[CHALLENGER], state.models.live.champion
+    challenger, agreement, gap = state.models.live.challenger, 0.0, 0.0
     for user, items in zip(USERS, before, strict=True):
         asked = RecommendRequest(user=user, k=6)
         alone = choose(LiveState(challenger), asked, NO_EXPLORATION).item_ids
@@ -144,16 +145,16 @@ def test_a_shadow_that_fails_fails_nobody(state, monkeypatch):
 
 def test_more_comparisons_than_may_wait_are_dropped_and_counted(state):
     controller.start(state, 2, "ann", {"shadow": True})
-    for _ in range(WAITING + 3):
+    for _ in range(MAX_WAITING + 3):
         assert recommend(state).status_code == 200
     assert health(state)[CHALLENGER] == VariantHealth(dropped=3)
 
 
 def test_lists_that_were_drawn_to_explore_are_not_compared(state):
     controller.start(state, 2, "ann", {"shadow": True})
-    live, asked = state.policies.live, RecommendRequest(user=1, k=3)
+    live, asked = state.models.live, RecommendRequest(user=1, k=3)
     chosen = choose(live, asked, NO_EXPLORATION)
-    drawn = replace(chosen, row=chosen.row | {"explored": True})
+    drawn = replace(chosen, event=replace(chosen.event, explored=True))
     for one, waits in ((drawn, False), (chosen, True)):
         state.rollout_counters.shadow.offer(live, asked, one, 1.0)
         assert (state.rollout_counters.shadow.next() is not None) == waits
@@ -162,7 +163,7 @@ def test_lists_that_were_drawn_to_explore_are_not_compared(state):
 
 
 def test_the_same_policy_as_shadow_agrees_wholly(state):
-    served = state.policies.live.champion
+    served = state.models.live.champion
     live, asked = LiveState(served, served, shadow=True), RecommendRequest(user=1, k=3)
     found = compare_shadow(ShadowPair(live, asked, choose(live, asked, NO_EXPLORATION)), 25.0)
     assert (found.agreement, found.gap) == (1.0, pytest.approx(0.0))
@@ -180,7 +181,7 @@ async def running(app):
 
 def test_swaps_under_load_fail_no_request(state):
     """Four clients ask while champion and challenger change places, come and go; each swap is under load."""
-    registry, done, found = state.policies.registry, threading.Event(), []
+    registry, done, found = state.models.registry, threading.Event(), []
 
     def swap():
         try:
@@ -191,7 +192,7 @@ def test_swaps_under_load_fail_no_request(state):
                     registry.promote(2 if registry.routing().champion == 1 else 1)
                 else:
                     registry.roll_back()
-                state.policies.refresh()
+                state.models.refresh()
                 answered = len(found)
                 wait_until(lambda answered=answered: len(found) >= answered + 10, "ten answers")
         finally:
@@ -250,9 +251,9 @@ def test_what_runs_beside_the_requests_compares_and_writes(state):
 
 def test_a_rollout_that_the_database_did_not_tell_is_asked_for_again(state):
     controller.start(state, 2, "ann")
-    state.policies.live = replace(state.policies.live, rollout=None)
+    state.models.live = replace(state.models.live, rollout=None)
     background.flush(state)
-    assert state.policies.live.rollout == 1
+    assert state.models.live.rollout == 1
 
 
 def test_nothing_is_kept_of_who_asked(state, caplog, monkeypatch):

@@ -20,10 +20,9 @@ from waiting import PATIENCE, wait_until
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.server.db.schema import audit, schedules
 from recpolicy.server.jobs import scheduler as module
-from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.scheduler import LOST_SECONDS, Scheduler
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import JobsConfig, Settings
 
 WEEK = 7 * DAY
 

@@ -5,20 +5,20 @@ import pytest
 
 from recpolicy.ope.feedback import Clusters
 from recpolicy.ope.intervals import confidence_sequence
-from recpolicy.server.rollout.variant_statistics import VariantStats, difference, mean_of
+from recpolicy.server.rollout.stage_metrics import VariantStats, difference, mean_of
 
 LOOKS, RUNS = 300, 500
 
 
 def group_of(values):
-    return VariantStats.of_sums(len(values), len(values), values.sum(), (values**2).sum())
+    return VariantStats.from_sums(len(values), len(values), values.sum(), (values**2).sum())
 
 
 def running(values):
     """The groups [RUNS, LOOKS] of users [RUNS, LOOKS, users a look] who come look after look."""
     sums, squares = (part.sum(axis=2).cumsum(axis=1) for part in (values, values**2))
     users = np.broadcast_to(np.arange(1, LOOKS + 1) * values.shape[2], sums.shape)
-    return VariantStats.of_sums(users, users, sums, squares)
+    return VariantStats.from_sums(users, users, sums, squares)
 
 
 def ratings(rng, users, ones):
@@ -54,7 +54,7 @@ def test_users_who_come_back_do_not_break_it():
         there = count > 0
         mean = np.where(there, total / np.maximum(count, 1), 0)
         one, other = (
-            VariantStats.of_sums(t.sum(1), 0, m.sum(1), (m**2).sum(1)) for t, m in zip(there, mean, strict=True)
+            VariantStats.from_sums(t.sum(1), 0, m.sum(1), (m**2).sum(1)) for t, m in zip(there, mean, strict=True)
         )
         found = difference(one, other, 0.95, 30)
         wrong |= (found.lo > 0) | (found.hi < 0)

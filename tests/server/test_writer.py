@@ -18,7 +18,6 @@ from waiting import PATIENCE
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db import spool as spooling
 from recpolicy.server.db.engine import migrate
-from recpolicy.server.db.events import row_of
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules
 from recpolicy.server.db.schema import events
 from recpolicy.server.db.spool import Spool
@@ -41,7 +40,7 @@ def test_what_is_acknowledged_is_in_the_database(each_engine, tmp_path):
     shown = event()
 
     async def go(writer):
-        await writer.events([row_of(shown)])
+        await writer.events([shown.row()])
         assert count(each_engine) == 1
         return await writer.feedback([FeedbackItem(shown.id, 7, "rating", 4.0)], shown.time)
 
@@ -61,9 +60,9 @@ def submit_during_a_transaction(engine, writer, number):
     happening.listen(engine, "begin", hold)
 
     async def go():
-        waiting = [asyncio.ensure_future(writer.events([row_of(event())]))]
+        waiting = [asyncio.ensure_future(writer.events([event().row()]))]
         assert await asyncio.to_thread(begun.wait, PATIENCE)
-        waiting += [asyncio.ensure_future(writer.events([row_of(event())])) for _ in range(number)]
+        waiting += [asyncio.ensure_future(writer.events([event().row()])) for _ in range(number)]
         await asyncio.sleep(0)  # each is submitted
         released.set()
         return await asyncio.gather(*waiting, return_exceptions=True)
@@ -84,7 +83,7 @@ def test_the_writer_writes_what_waits_before_it_stops(engine, tmp_path):
     writer = GroupCommitWriter(engine, Spool(tmp_path / "spool"), lambda: RULES)
 
     async def go():
-        waiting = [asyncio.ensure_future(writer.events([row_of(event())])) for _ in range(50)]
+        waiting = [asyncio.ensure_future(writer.events([event().row()])) for _ in range(50)]
         await asyncio.sleep(0)
         await asyncio.to_thread(writer.close)
         await asyncio.gather(*waiting)
@@ -94,7 +93,7 @@ def test_the_writer_writes_what_waits_before_it_stops(engine, tmp_path):
 
 
 def test_more_than_may_wait_is_refused(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr("recpolicy.server.db.writer.WAITING", 3)
+    monkeypatch.setattr("recpolicy.server.db.writer.MAX_WAITING", 3)
     with writer_of(engine, tmp_path) as writer:
         answers = submit_during_a_transaction(engine, writer, 99)
     assert sum(isinstance(one, QueueFullError) for one in answers) == 96
@@ -108,7 +107,7 @@ def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing
     before, during = event(), event(allowed=b"\x00\xff", context=None)
 
     async def while_down(writer):
-        await writer.events([row_of(during)])
+        await writer.events([during.row()])
         with pytest.raises(StoreError, match="does not take it"):
             await writer.feedback([FeedbackItem(before.id, 7, "like", 1.0)], before.time)
 
@@ -116,7 +115,7 @@ def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing
         return await writer.feedback([FeedbackItem(one.id, 7, "like", 1.0) for one in (before, during)], before.time)
 
     with writer_of(engine, tmp_path) as writer:
-        asyncio.run(writer.events([row_of(before)]))
+        asyncio.run(writer.events([before.row()]))
         server.stop()
         try:
             asyncio.run(while_down(writer))
@@ -141,13 +140,13 @@ def test_with_neither_database_nor_disk_the_caller_is_told(engine, tmp_path, mon
         (tmp_path / "server.db").mkdir()
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(StoreError, match="No space left on device"):
-            asyncio.run(writer.events([row_of(event())]))
+            asyncio.run(writer.events([event().row()]))
         monkeypatch.undo()
         assert [path.read_bytes() for path in (tmp_path / "spool").glob("*.jsonl")] == [b""]
 
 
 def rows_of(*shown):
-    return [row_of(one) for one in shown]
+    return [one.row() for one in shown]
 
 
 def test_a_spooled_event_comes_back_as_it_was(tmp_path):
@@ -188,11 +187,10 @@ def test_a_database_that_fails_again_leaves_the_spool_as_it_is(tmp_path, monkeyp
 OTHER = """
 import os, pathlib, signal, sys
 sys.path[:0] = sys.argv[2:]
-from recpolicy.server.db.events import row_of
 from recpolicy.server.db.spool import Spool
 from event_factory import event
 spool = Spool(pathlib.Path(sys.argv[1]))
-spool.append([row_of(event())])
+spool.append([event().row()])
 print("spooled", flush=True)
 signal.pause()
 """

@@ -90,7 +90,7 @@ def _greet(app: "FastAPI", source: Path, host: str, port: int) -> None:
     state = app.state.server
     made = ensure_operator_key(state.store)
     at = f"[{host}]" if ":" in host else host
-    print(f"serving {state.policies.live.champion.agent}: http://{at}:{port}", flush=True)
+    print(f"serving {state.models.live.champion.agent}: http://{at}:{port}", flush=True)
     for line in (made and f"operator key, shown this once: {made}", champion_mismatch_notice(state, source)):
         if line:
             print(line, flush=True)

@@ -1,4 +1,4 @@
-"""What the handlers of one server process share."""
+"""The state of one server process, and the dependency that gives it to handlers."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from recpolicy.core.errors import StoreError
+from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.feedback import DAY_MS, RewardRules
+from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.live_models import ModelManager
 from recpolicy.server.metrics import Metrics
-from recpolicy.server.rollout.rollout_counters import RolloutCounters
+from recpolicy.server.rollout.counters import RolloutCounters
 from recpolicy.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Store:
-    """The open store of a process."""
+    """The open database of a process."""
 
     engine: "Engine"
     writer: "GroupCommitWriter"
@@ -29,32 +31,38 @@ class Store:
 
 @dataclass(frozen=True)
 class AppState:
-    """One server process."""
+    """The state of one server process."""
 
-    policies: ModelManager
+    models: ModelManager
     store: Store | None
-    """None: nothing is kept (--no-store)."""
+    """None: the server stores nothing (--no-store)."""
     settings: Settings
     metrics: Metrics
     folder: Path | None = None
-    """Where this server keeps its files; None for one that keeps nothing."""
+    """The state folder; None for a server that stores nothing."""
     rollout_counters: RolloutCounters = field(default_factory=RolloutCounters)
-    """What is counted while a challenger is tried."""
+    """Counts and shadow comparisons of the rollout."""
 
     def require_store(self) -> Store:
-        """The store; raises StoreError for a server that keeps nothing."""
+        """Return the store; raises StoreError for a server that stores nothing."""
         if self.store is None:
-            raise StoreError("this server keeps no events and takes no feedback (--no-store)")
+            raise StoreError("this server stores no events and takes no feedback (--no-store)")
         return self.store
 
-    def rules(self) -> RewardRules:
-        """How feedback becomes a reward now."""
+    def require_registry(self) -> Registry:
+        """Return the registry; raises ConflictError for a server without one."""
+        if self.models.registry is None:
+            raise ConflictError("this server has no registry; serve a registry, or a policy without --no-store")
+        return self.models.registry
+
+    def reward_rules(self) -> RewardRules:
+        """Return the rules that turn feedback into rewards at this time."""
         window = int(self.settings.feedback.window_days * DAY_MS)
-        return RewardRules(self.policies.live.champion.scorer.scale, window)
+        return RewardRules(self.models.live.champion.scorer.scale, window)
 
 
 async def get_state(request: Request) -> AppState:
-    """The state of the app that a request came to."""
+    """Return the state of the app that handles the request."""
     state: AppState = request.app.state.server
     return state
 

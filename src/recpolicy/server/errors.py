@@ -1,7 +1,8 @@
-"""How errors are answered: {"error": {"code", "message"}}, and what each code means."""
+"""Responses to errors: {"error": {"code", "message"}}, and the meaning of each code."""
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -10,46 +11,64 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, StoreError, UnknownIdError
+from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.middleware import error_response, internal_error
 from recpolicy.server.schemas.responses import ErrorResponse
 
+Answer = TypeVar("Answer")
+
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The body is not JSON (`invalid_request`)."},
-    404: {"model": ErrorResponse, "description": "A user or item is not known (`unknown_id`)."},
+    404: {"model": ErrorResponse, "description": "The user or the item is unknown (`unknown_id`)."},
     413: {"model": ErrorResponse, "description": "The body is too large (`too_large`)."},
-    422: {"model": ErrorResponse, "description": "The request is not as described (`invalid_request`, `refused`)."},
-    429: {"model": ErrorResponse, "description": "Too much at once (`busy`, `rate_limited`); see Retry-After."},
-    503: {"model": ErrorResponse, "description": "The store does not answer (`store_down`); see Retry-After."},
+    422: {
+        "model": ErrorResponse,
+        "description": "The request does not match its description (`invalid_request`, `invalid_value`).",
+    },
+    429: {"model": ErrorResponse, "description": "Too many requests (`overloaded`, `rate_limited`); see Retry-After."},
+    503: {
+        "model": ErrorResponse,
+        "description": "The database does not answer (`database_unavailable`); see Retry-After.",
+    },
 }
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Make the app answer every error in the one shape."""
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _no_such)
-    for kind in (DataError, ConfigError):
-        app.add_exception_handler(kind, _refused)
-    app.add_exception_handler(StoreError, _store)
-    for silence in (OperationalError, PoolTimeoutError):
-        app.add_exception_handler(silence, _database)
-    app.add_exception_handler(Exception, _failed)
+    """Make the app answer every error in this shape."""
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_error)
+    for input_error in (DataError, ConfigError):
+        app.add_exception_handler(input_error, _invalid_value)
+    app.add_exception_handler(ConflictError, _conflict)
+    app.add_exception_handler(StoreError, _store_error)
+    for database_error in (OperationalError, PoolTimeoutError):
+        app.add_exception_handler(database_error, _database_unavailable)
+    app.add_exception_handler(Exception, _internal_error)
 
 
 def response_to_error(error: RequestValidationError | DataError | ConfigError | StoreError) -> Response:
-    """What the app would answer to an error that was raised on the way to it."""
+    """Return the response of the app's handlers to an error that was raised outside the app."""
     if isinstance(error, RequestValidationError):
-        return _invalid(None, error)
-    return _store(None, error) if isinstance(error, StoreError) else _refused(None, error)
+        return _invalid_request(None, error)
+    return _store_error(None, error) if isinstance(error, StoreError) else _invalid_value(None, error)
+
+
+def error_of_item(answer: Callable[[], Answer]) -> Answer | dict[str, Any]:
+    """Return the answer to one request of a batch, or the error in its place."""
+    try:
+        return answer()
+    except (DataError, ConfigError) as error:
+        return {"error": {"code": status_and_code(error)[1], "message": str(error)}}
 
 
 def status_and_code(error: RecpolicyError) -> tuple[int, str]:
-    """Status and code of what the library says of the caller's input."""
-    return (404, "unknown_id") if isinstance(error, UnknownIdError) else (422, "refused")
+    """Return status and code of an error in the caller's input."""
+    return (404, "unknown_id") if isinstance(error, UnknownIdError) else (422, "invalid_value")
 
 
-def _invalid(_: Request | None, error: Exception) -> Response:
-    """Where and why the body is not as described; what was found is not repeated."""
+def _invalid_request(_: Request | None, error: Exception) -> Response:
+    """Name the field and the fault; the value is not repeated."""
     assert isinstance(error, RequestValidationError)
     first, *others = error.errors()
     place = ".".join(map(str, first["loc"]))
@@ -57,34 +76,38 @@ def _invalid(_: Request | None, error: Exception) -> Response:
     return error_response(422, "invalid_request", f"{place}: {first['msg'].removeprefix('Value error, ')}{more}")
 
 
-async def _failed(_request: Request, _error: Exception) -> Response:
-    """The guard, which sees the exception as well, writes it to the log."""
+async def _internal_error(_request: Request, _error: Exception) -> Response:
+    """Answer 500; RequestMiddleware sees the exception as well and logs it."""
     return internal_error()
 
 
-def _no_such(_: Request, error: Exception) -> Response:
-    """No such path, method or encoding."""
+def _http_error(_: Request, error: Exception) -> Response:
+    """Answer for an unknown path, a wrong method or encoding, and HTTPExceptions of the handlers."""
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).name.lower()
-    headers = dict(error.headers) if error.headers else None
-    return error_response(
-        error.status_code, "invalid_request" if code == "bad_request" else code, error.detail, headers
-    )
+    if code == "bad_request":
+        code = "invalid_request"
+    return error_response(error.status_code, code, error.detail, dict(error.headers) if error.headers else None)
 
 
-def _refused(_: Request | None, error: Exception) -> Response:
-    """What the library says of the caller's input; its other errors are the server's own and answer 500."""
+def _invalid_value(_: Request | None, error: Exception) -> Response:
+    """Answer 4xx to errors caused by the caller's input; all other library errors answer 500."""
     assert isinstance(error, RecpolicyError)
     return error_response(*status_and_code(error), str(error))
 
 
-def _store(_: Request | None, error: Exception) -> Response:
-    """The store does not take it now."""
+def _conflict(_: Request, error: Exception) -> Response:
+    """Answer 409 to a change that is impossible in the present state."""
+    return error_response(409, "conflict", str(error))
+
+
+def _store_error(_: Request | None, error: Exception) -> Response:
+    """Answer 429 while too many writes wait, 503 while the database does not answer."""
     if isinstance(error, QueueFullError):
-        return error_response(429, "busy", str(error), {"retry-after": "1"})
-    return error_response(503, "store_down", str(error), {"retry-after": "5"})
+        return error_response(429, "overloaded", str(error), {"retry-after": "1"})
+    return error_response(503, "database_unavailable", str(error), {"retry-after": "5"})
 
 
-def _database(_: Request, __: Exception) -> Response:
-    """A handler that asked the database itself had no answer."""
-    return error_response(503, "store_down", "the database does not answer", {"retry-after": "5"})
+def _database_unavailable(_: Request, __: Exception) -> Response:
+    """Answer 503 to a handler whose query got no answer."""
+    return error_response(503, "database_unavailable", "the database does not answer", {"retry-after": "5"})

@@ -1,7 +1,7 @@
 """Opening and closing the state of a server process.
 
-Under the state folder lie server.db (unless RECPOLICY_DATABASE_URL names another database), spool/ and, for a server
-of a single trained policy, a registry that holds it as version 1.
+The state folder holds server.db (unless RECPOLICY_DATABASE_URL names another database), spool/ and, for a server of a
+single trained policy, a registry with that policy as version 1.
 """
 
 import os
@@ -25,7 +25,7 @@ from recpolicy.server.db.writer import GroupCommitWriter
 from recpolicy.server.deps import AppState, Store
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, ReloadHooks
 from recpolicy.server.metrics import Metrics
-from recpolicy.server.online.checkpoint import CURRENT, folder_of
+from recpolicy.server.online.checkpoint import CURRENT, checkpoint_folder
 from recpolicy.server.online.learner import with_latest_checkpoint
 from recpolicy.server.settings import Settings
 
@@ -33,20 +33,26 @@ DATABASE_URL = "RECPOLICY_DATABASE_URL"
 
 
 def state_folder(source: Path) -> Path:
-    """Where the server of a run or a registry keeps its state when it is not told."""
-    return source.with_name(f"{source.name}.serve") if is_run(source) else source
+    """Return the default state folder of a server: the registry itself, or RUN.server-state next to a run."""
+    if not is_run(source):
+        return source
+    old = source.with_name(f"{source.name}.serve")  # the name in the first servers; still used if it exists
+    return old if old.is_dir() else source.with_name(f"{source.name}.server-state")
 
 
 def is_run(source: Path) -> bool:
-    """Whether the folder is one trained policy; else it should be a registry."""
+    """Return True for the folder of one trained policy, False for a registry."""
     return (source / MANIFEST).is_file()
 
 
-def registry_of(source: Path, folder: Path) -> Registry:
-    """The registry to serve: `source` itself, or one in `folder` whose champion is the policy in `source`."""
+def open_registry(source: Path, folder: Path) -> Registry:
+    """Return the registry `source`, or one in `folder` with the policy in `source` as a version.
+
+    The policy becomes champion if there is none yet. Raises ArtifactError for a folder that is neither.
+    """
     if not is_run(source):
         registry = Registry(source)
-        registry.aliases()  # raises for what is none
+        registry.aliases()  # raises ArtifactError
         return registry
     registry = Registry(folder / "registry")
     version = registry.register(source)
@@ -56,43 +62,44 @@ def registry_of(source: Path, folder: Path) -> Registry:
 
 
 def champion_mismatch_notice(state: AppState, source: Path) -> str | None:
-    """What to tell somebody who serves a run while the state folder, used before, has another champion."""
-    registry, number = state.policies.registry, state.policies.live.champion.number
+    """Return a notice if the state folder has another champion than the run in `source`."""
+    registry, number = state.models.registry, state.models.live.champion.number
     if registry is None or number is None or not is_run(source):
         return None
     digest = manifest_digest(source)
-    here = next((version for version in registry.versions() if version.digest == digest), None)
-    if here is None or here.number == number:
+    known = next((version for version in registry.versions() if version.digest == digest), None)
+    if known is None or known.number == number:
         return None
     return (
-        f"{source} is version {here.number} here; version {number} still serves: recpolicy admin promote {here.number}"
+        f"{source} is version {known.number} here; version {number} still serves: recpolicy admin promote"
+        f" {known.number}"
     )
 
 
 @contextmanager
 def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterator[AppState]:
-    """The state of a server of a run or registry, closed at the end: what was taken in is written.
+    """Open the state of a server of a run or registry; at the end, write what waits and close it.
 
-    Raises ArtifactError, ConfigError or StoreError for what cannot be served or opened.
+    Raises ArtifactError, ConfigError or StoreError if the policy cannot be served or the database cannot be opened.
     """
     folder = folder or state_folder(source)
-    registry = registry_of(source, folder)
+    registry = open_registry(source, folder)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / "server.db"))
     try:
-        found = registry.versions()
-        versions.refuse_another_registry(engine, found)
-        versions.keep(engine, found)
-        policies = ModelManager.from_registry(registry, _beside(engine, folder, settings))
+        registered = registry.versions()
+        versions.check_same_registry(engine, registered)
+        versions.add_versions(engine, registered)
+        models = ModelManager.from_registry(registry, _reload_hooks(engine, folder, settings))
         holder: list[AppState] = []
-        with closing(GroupCommitWriter(engine, Spool(folder / "spool"), lambda: holder[0].rules())) as writer:
-            holder.append(AppState(policies, Store(engine, writer), settings, Metrics(), folder))
+        with closing(GroupCommitWriter(engine, Spool(folder / "spool"), lambda: holder[0].reward_rules())) as writer:
+            holder.append(AppState(models, Store(engine, writer), settings, Metrics(), folder))
             yield holder[0]
     finally:
         engine.dispose()
 
 
 def stateless_state(source: Path, settings: Settings) -> AppState:
-    """The state of a server that keeps nothing: a run, or the champion of a registry as it is now."""
+    """Return the state of a server that stores nothing: of a run, or of the present champion of a registry."""
     if not source.is_dir():
         raise ArtifactError(f"{source}: no such folder; expected a run or a registry")
     if not is_run(source):
@@ -100,26 +107,26 @@ def stateless_state(source: Path, settings: Settings) -> AppState:
     return AppState(ModelManager(LiveState(LoadedVersion(load_scorer(source), None))), None, settings, Metrics())
 
 
-def _beside(engine: Engine, folder: Path, settings: Settings) -> ReloadHooks:
-    """Where rollouts and what was learnt are looked up."""
+def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHooks:
+    """Return the look-ups of running rollouts and of online checkpoints."""
 
-    def rollout(number: int) -> int | None:
-        return running_rollout(engine, number)
+    def rollout(challenger: int) -> int | None:
+        return running_rollout(engine, challenger)
 
     if not settings.online.enabled:
         return ReloadHooks(rollout)
     return ReloadHooks(
         rollout,
         partial(with_latest_checkpoint, folder),
-        lambda scorer: (folder_of(folder, scorer.metadata["content"]) / CURRENT,),
+        lambda scorer: (checkpoint_folder(folder, scorer.metadata["content"]) / CURRENT,),
     )
 
 
 def running_rollout(engine: Engine, challenger: int) -> int | None:
-    """The number of a challenger's rollout under way; None where there is none, or the database does not answer."""
-    wanted = select(rollouts.c.id).where(rollouts.c.challenger == challenger, rollouts.c.state == "running")
+    """Return the id of the challenger's running rollout; None without one, or if the database does not answer."""
+    query = select(rollouts.c.id).where(rollouts.c.challenger == challenger, rollouts.c.state == "running")
     try:
         with engine.connect() as connection:
-            return connection.scalar(wanted.order_by(rollouts.c.id.desc()))
+            return connection.scalar(query.order_by(rollouts.c.id.desc()))
     except SQLAlchemyError:
         return None

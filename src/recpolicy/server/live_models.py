@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.lru import LRUCache
 from recpolicy.inference.scorer import Scorer, load_scorer
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.response_cache import ReadyLists
 
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 WATCH_SECONDS = 0.5
+LIST_BYTES = 16 << 20
+"""For cached lists of one version: about 4,000 lists of 10 items."""
 CACHE_BYTES = 12 << 20
 """For answers of a version beside its ready lists: 300 users of 1,682 items."""
 
@@ -37,17 +39,17 @@ class LoadedVersion:
     """Number in the registry; None without one."""
     base: Scorer | None = None
     """The version as it was trained, where `scorer` has learnt since; None where it has not."""
-    ready: ReadyLists = field(default_factory=ReadyLists, compare=False, repr=False)
-    """Lists that it made."""
+    lists: LRUCache[Any] = field(default_factory=lambda: LRUCache(LIST_BYTES), compare=False, repr=False)
+    """Greedy lists that it computed (recommend.ComputedList); a version never changes, so they stay valid."""
 
     @cached_property
-    def example_config(self) -> Mapping[str, str]:
+    def policy_json(self) -> Mapping[str, str]:
         """Who it is, as JSON, in each role."""
         return {role: json.dumps(self.describe(role)) for role in (CHAMPION, CHALLENGER)}
 
     def describe(self, variant: str) -> dict[str, Any]:
         """The `policy` of an answer."""
-        return {"version": self.number, "agent": self.agent, "content": self.content, "variant": variant}
+        return {"version": self.number, "agent": self.agent, "policy_digest": self.policy_digest, "variant": variant}
 
     @property
     def trained(self) -> Scorer:
@@ -60,7 +62,7 @@ class LoadedVersion:
         return str(self.scorer.metadata["agent"])
 
     @cached_property
-    def content(self) -> str:
+    def policy_digest(self) -> str:
         """Digest of what it learnt."""
         return str(self.scorer.metadata["content"])
 
@@ -71,7 +73,7 @@ class LiveState:
 
     champion: LoadedVersion
     challenger: LoadedVersion | None = None
-    share: float = 0.0
+    traffic_fraction: float = 0.0
     """Of the users, how many the challenger answers."""
     shadow: bool = False
     """The challenger answers nobody; what it would have said is compared."""
@@ -81,7 +83,11 @@ class LiveState:
 
     def variant_for(self, user_key: str) -> tuple[LoadedVersion, str]:
         """The version that answers a user, and whether it is the champion or the challenger."""
-        if self.challenger is not None and not self.shadow and bucket(user_key, self.challenger.content) < self.share:
+        if (
+            self.challenger is not None
+            and not self.shadow
+            and bucket(user_key, self.challenger.policy_digest) < self.traffic_fraction
+        ):
             return self.challenger, CHALLENGER
         return self.champion, CHAMPION
 

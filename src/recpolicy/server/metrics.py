@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus; over several processes where PROMETHEUS_MULTIPROC_DIR is set."""
+"""Metrics for Prometheus; summed over the processes if PROMETHEUS_MULTIPROC_DIR is set."""
 
 import os
 from functools import lru_cache
@@ -10,77 +10,72 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Metrics:
-    """The counters of one process."""
+    """The metrics of one process."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        here = self.registry
-        self.requests = Counter(
-            "recpolicy_requests", "Requests answered.", ["method", "route", "status"], registry=here
-        )
-        self.seconds = Histogram(
-            "recpolicy_request_seconds", "Time to answer.", ["route"], buckets=BUCKETS, registry=here
-        )
-        self.events = Counter("recpolicy_events", "Lists shown.", ["version", "variant", "explored"], registry=here)
-        self.lost = Counter("recpolicy_events_lost", "Lists shown whose events nothing took.", registry=here)
-        self.feedback = Counter("recpolicy_feedback", "Feedback by what became of it.", ["status"], registry=here)
-        self.reward_sum = Counter("recpolicy_reward_sum", "Sum of rewards, above the scale's low end.", registry=here)
-        self.reward_count = Counter("recpolicy_reward_count", "Rewards set.", registry=here)
-        self.waiting = Gauge(
-            "recpolicy_writes_waiting", "Writes that wait.", multiprocess_mode="livesum", registry=here
-        )
-        self.spooled = Gauge("recpolicy_events_spooled", "Events spooled.", multiprocess_mode="livesum", registry=here)
-        self.store_up = Gauge(
-            "recpolicy_store_up", "Whether the last commit went through.", multiprocess_mode="livemin", registry=here
-        )
-        self.version = Gauge(
-            "recpolicy_version",
-            "Version of an alias; 0: none.",
-            ["alias"],
-            multiprocess_mode="livemostrecent",
-            registry=here,
-        )
-        self.share = Gauge(
-            "recpolicy_challenger_share", "Users of the challenger.", multiprocess_mode="livemostrecent", registry=here
-        )
+        self.registry = registry = CollectorRegistry()
 
-        self.chosen = Histogram(
-            "recpolicy_choose_seconds", "Time to choose while a challenger is tried; shadow: what nobody saw.",
-            ["variant"], buckets=BUCKETS, registry=here,
-        )  # fmt: skip
-        self.failed = Counter("recpolicy_choose_failures", "Answers that failed.", ["variant"], registry=here)
-        self.agreement = Summary("recpolicy_shadow_agreement", "Share of a list that both show.", registry=here)
-        self.gap = Summary("recpolicy_shadow_gap", "Predicted rating, challenger - champion.", registry=here)
-        # Looking a label up takes longer than counting.
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"recpolicy_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, mode: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"recpolicy_{name}", text, labels, multiprocess_mode=mode, registry=registry)  # type: ignore[arg-type]
+
+        def histogram(name: str, text: str, label: str) -> Histogram:
+            return Histogram(f"recpolicy_{name}", text, [label], buckets=BUCKETS, registry=registry)
+
+        self.requests = counter("requests", "Requests answered.", ("method", "route", "status"))
+        self.seconds = histogram("request_seconds", "Time to answer.", "route")
+        self.events = counter("events", "Lists recommended.", ("version", "variant", "explored"))
+        self.lost = counter("events_lost", "Lists recommended whose events could not be stored.")
+        self.feedback = counter("feedback", "Feedback by outcome.", ("status",))
+        self.reward_sum = counter("reward_sum", "Sum of rewards above the lower end of the scale.")
+        self.reward_count = counter("reward_count", "Rewards set.")
+        self.waiting = gauge("writes_waiting", "Writes that wait.", "livesum")
+        self.spooled = gauge("events_spooled", "Events written to the spool.", "livesum")
+        self.store_up = gauge("store_up", "1 if the last commit succeeded.", "livemin")
+        self.version = gauge("version", "Version of an alias; 0: none.", "livemostrecent", ("alias",))
+        self.traffic_fraction = gauge(
+            "challenger_traffic_fraction", "Fraction of the users that the challenger serves.", "livemostrecent"
+        )
+        self.chosen = histogram("choose_seconds", "Time to choose during a rollout, by variant or shadow.", "variant")
+        self.failed = counter("choose_failures", "Answers that failed.", ("variant",))
+        self.agreement = Summary(
+            "recpolicy_shadow_agreement", "Fraction of a list that both versions choose.", registry=registry
+        )
+        self.rating_difference = Summary(
+            "recpolicy_shadow_rating_difference", "Predicted rating, challenger - champion.", registry=registry
+        )
+        # Looking up a label takes longer than counting.
         self._requests = lru_cache(1_000)(self.requests.labels)
         self._seconds = lru_cache(1_000)(self.seconds.labels)
         self._events = lru_cache(1_000)(self.events.labels)
 
-    def chose(self, variant: str, failures: int, seconds: float) -> None:
-        """Count an answer while a challenger is tried."""
-        self.chosen.labels(variant).observe(seconds)
-        self.failed.labels(variant).inc(failures)
-
-    def shadowed(self, failures: int, seconds: float, agreement: float, gap: float) -> None:
-        """Count what a shadow challenger would have shown."""
-        self.chose("shadow", failures, seconds)
-        if not failures:
-            self.agreement.observe(agreement)
-            self.gap.observe(gap)
-
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         self._requests(method, route, str(status)).inc()
         self._seconds(route).observe(seconds)
 
-    def shown(self, version: int, variant: str, explored: bool) -> None:
-        """Count a list."""
+    def count_list(self, version: int, variant: str, explored: bool) -> None:
+        """Count a recommended list."""
         self._events(str(version), variant, str(explored)).inc()
 
+    def observe_choice(self, variant: str, failures: int, seconds: float) -> None:
+        """Count an answer during a rollout."""
+        self.chosen.labels(variant).observe(seconds)
+        self.failed.labels(variant).inc(failures)
+
+    def observe_shadow(self, failures: int, seconds: float, agreement: float, rating_difference: float) -> None:
+        """Count a comparison with the shadow challenger."""
+        self.observe_choice("shadow", failures, seconds)
+        if not failures:
+            self.agreement.observe(agreement)
+            self.rating_difference.observe(rating_difference)
+
     def text(self) -> bytes:
-        """All of it, in Prometheus' text form."""
+        """Return all metrics in Prometheus' text format."""
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            together = CollectorRegistry()
-            MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-            return generate_latest(together)
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            return generate_latest(registry)
         return generate_latest(self.registry)

@@ -8,17 +8,21 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_network
 from time import perf_counter
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.auth.keys import Caller, KeyCache, request_key, unauthorized
+from recpolicy.server.auth.keys import Caller, KeyCache, unauthorized
 from recpolicy.server.json_logging import exception_location
-from recpolicy.server.rate_limit import LimitsConfig, TokenBuckets, client_network
+from recpolicy.server.settings import LimitsConfig
 
 logger = logging.getLogger(__name__)
 
@@ -224,3 +228,53 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+def request_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key that a request brings (ASGI headers: names in lower case); the bearer's where both are there."""
+    found = None
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip().decode("latin-1")
+        if name == b"x-api-key":
+            found = value.strip().decode("latin-1")
+    return found
+
+
+class TokenBuckets:
+    """A bucket of tokens for each caller, full at first; a request takes one.
+
+    At most `most` are held: the one that was not asked for longest is given up, and would be full again most likely.
+    """
+
+    def __init__(
+        self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic, most: int = 10_000
+    ) -> None:
+        self._rate, self._burst, self._clock, self._most = rate, float(burst), clock, most
+        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when that was
+
+    def take(self, who: str) -> float:
+        """Take a token: 0, or in how many seconds there will be one."""
+        if not self._rate:
+            return 0.0
+        now = self._clock()
+        tokens, since = self._held.pop(who, (self._burst, now))
+        tokens = min(self._burst, tokens + (now - since) * self._rate)
+        taken = tokens >= 1
+        self._held[who] = (tokens - taken, now)
+        if len(self._held) > self._most:
+            self._held.popitem(last=False)
+        return 0.0 if taken else (1 - tokens) / self._rate
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+@lru_cache(4096)
+def client_network(address: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 that every holder of an IPv6 address has."""
+    try:
+        bits = 128 if IPv6Address(address).ipv4_mapped else 64
+    except ValueError:
+        return address
+    return str(ip_network(f"{address.partition('%')[0]}/{bits}", strict=False))

@@ -9,7 +9,7 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from recpolicy.server.middleware import error_response
-from recpolicy.server.rate_limit import LimitsConfig
+from recpolicy.server.settings import LimitsConfig
 
 
 class BoundedProtocol(HttpToolsProtocol):

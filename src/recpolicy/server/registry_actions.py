@@ -1,8 +1,7 @@
-"""What an operator changes of who serves whom: made in the registry, taken over by this process, noted in the store.
+"""Operators' changes of the routing: made in the registry, loaded by this process, recorded in the database.
 
-The registry is the truth and has an audit of its own, so that a change does not wait for the database: a roll-back
-works while that is down, and only the store's line about it is missing then. A rollout under way notices by itself
-what is changed by hand.
+The registry is the source of truth and has its own audit, so a change does not wait for the database: a roll-back works
+during an outage, and only the database's audit line is missing. A running rollout notices manual changes.
 """
 
 import logging
@@ -15,125 +14,115 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.auth.keys import Caller
 from recpolicy.server.db import audit, versions
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.deps import AppState
+from recpolicy.server.deps import AppState, Store
 
 logger = logging.getLogger(__name__)
 
-Change = Callable[[Registry, Mapping[str, Any]], Mapping[str, Any]]
-"""Makes a change with a note of who asked for it; returns what the audit tells of it."""
+RegistryAction = Callable[[Registry, Mapping[str, Any]], Mapping[str, Any]]
+"""Makes a change with a note that names the operator; returns the detail of the audit line."""
 
 
-def registry_of(here: AppState) -> Registry:
-    """The registry that is served; raises HTTPException 409 where the server has none."""
-    if here.policies.registry is None:
-        raise HTTPException(409, "this server has no registry; serve one, or a run without --no-store")
-    return here.policies.registry
+def apply(state: AppState, caller: Caller, name: str, action: RegistryAction) -> dict[str, Any]:
+    """Make a change and load it; returns the new routing, and the milliseconds that it took.
 
-
-def change(here: AppState, caller: Caller, action: str, make: Change) -> dict[str, Any]:
-    """Make a change and take it over; returns who serves whom now, and the milliseconds that it took.
-
-    Raises ConfigError for what cannot be, HTTPException 409 for a version that is damaged.
+    Raises ConfigError for an impossible change, HTTPException 409 for a damaged version.
     """
-    registry, begun = registry_of(here), perf_counter()
+    registry, start = state.require_registry(), perf_counter()
     try:
-        detail = make(registry, {"by": caller.name})
-        here.policies.refresh()
+        detail = action(registry, {"by": caller.name})
+        state.models.refresh()
     except ArtifactError as error:
         raise HTTPException(409, str(error)) from None
-    took = 1e3 * (perf_counter() - begun)
-    note(here, caller, action, detail)
-    return {"routing": routing(registry), "ms": round(took, 3)}
+    ms = 1e3 * (perf_counter() - start)
+    write_audit(state, caller, name, detail)
+    return {"routing": routing(registry), "ms": round(ms, 3)}
 
 
 def routing(registry: Registry) -> dict[str, Any]:
-    """Who serves whom, as answers tell it."""
-    return {**asdict(registry.routing()), "previous": registry.aliases()["previous"]}
+    """Return the routing as responses show it."""
+    fields = asdict(registry.routing())
+    return {"traffic_fraction": fields.pop("share"), **fields, "previous": registry.aliases()["previous"]}
 
 
-def note(here: AppState, caller: Caller, action: str, detail: Mapping[str, Any]) -> None:
-    """Write the store's audit line; the change stands where the database does not take it."""
-    _in_store(here, lambda store: _note(store, caller, action, detail))
+def write_audit(state: AppState, caller: Caller, action: str, detail: Mapping[str, Any]) -> None:
+    """Write the audit line; the change stands even if the database does not answer."""
+
+    def write(store: Store) -> None:
+        with transaction(store.engine) as connection:
+            audit.write_audit(connection, caller.name, action, detail)
+
+    _try_in_store(state, write)
 
 
-def remember(here: AppState) -> None:
-    """Let the store know the registry's versions, when it answers."""
-    registry = registry_of(here)
-    _in_store(here, lambda store: versions.keep(store.engine, registry.versions()))
+def sync_versions(state: AppState) -> None:
+    """Copy the registry's versions to the database if it answers."""
+    registry = state.require_registry()
+    _try_in_store(state, lambda store: versions.add_versions(store.engine, registry.versions()))
 
 
-def promote(number: int) -> Change:
-    """Make a version the champion. One that does not load is refused before anything moves."""
+def promote(number: int) -> RegistryAction:
+    """Return the action that makes a version the champion; a version that does not load is rejected first."""
 
-    def make(registry: Registry, by: Mapping[str, Any]) -> Mapping[str, Any]:
-        from recpolicy.inference.scorer import load_scorer
-
+    def action(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
         load_scorer(registry.resolve(number))
         before = registry.routing().champion
-        registry.promote(number, note=by)
+        registry.promote(number, note=note)
         return {"number": number, "from": before}
 
-    return make
+    return action
 
 
-def roll_back(registry: Registry, by: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Withdraw the challenger or, without one, go back to the champion before this one."""
+def roll_back(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Withdraw the challenger or, without one, return to the previous champion."""
     before = registry.routing()
-    version = registry.roll_back(note=by)
+    version = registry.roll_back(note=note)
     return {"number": version.number, "from": before.champion, "challenger": before.challenger}
 
 
-def divide(number: int | None, share: float | None, shadow: bool | None) -> Change:
-    """Let a version answer a share of the users; what is None stays as it is."""
+def set_traffic(number: int | None, fraction: float | None, shadow: bool | None) -> RegistryAction:
+    """Return the action that serves a fraction of the users by a version; None leaves a value unchanged."""
 
-    def make(registry: Registry, by: Mapping[str, Any]) -> Mapping[str, Any]:
-        from recpolicy.inference.scorer import load_scorer
-
+    def action(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
         now = registry.routing()
-        chosen = now.challenger if number is None else number
-        if chosen is None:
-            raise ConfigError("there is no challenger whose share could change; name a version")
-        load_scorer(registry.resolve(chosen))
-        same = chosen == now.challenger
-        new_share = share if share is not None else (now.share if same else 0.0)
+        challenger = now.challenger if number is None else number
+        if challenger is None:
+            raise ConfigError("there is no challenger whose traffic could change; name a version")
+        load_scorer(registry.resolve(challenger))
+        same = challenger == now.challenger
+        new_fraction = fraction if fraction is not None else (now.share if same else 0.0)
         new_shadow = shadow if shadow is not None else (same and now.shadow)
-        registry.set_challenger(chosen, new_share, shadow=new_shadow, note=by)
-        return {"number": chosen, "share": new_share, "shadow": new_shadow}
+        registry.set_challenger(challenger, new_fraction, shadow=new_shadow, note=note)
+        return {"number": challenger, "traffic_fraction": new_fraction, "shadow": new_shadow}
 
-    return make
+    return action
 
 
-def withdraw(registry: Registry, by: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Let the champion answer everybody."""
+def clear_challenger(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Serve all users by the champion."""
     before = registry.routing().challenger
-    registry.clear_challenger(note=by)
+    registry.clear_challenger(note=note)
     return {"number": before}
 
 
-def explore(on: bool) -> Change:
-    """Let slates be drawn to learn, or not."""
+def set_exploration(on: bool) -> RegistryAction:
+    """Return the action that resumes or pauses exploration."""
 
-    def make(registry: Registry, by: Mapping[str, Any]) -> Mapping[str, Any]:
-        (registry.resume_exploration if on else registry.pause_exploration)(note=by)
+    def action(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
+        (registry.resume_exploration if on else registry.pause_exploration)(note=note)
         return {}
 
-    return make
+    return action
 
 
-def _note(store: Any, caller: Caller, action: str, detail: Mapping[str, Any]) -> None:
-    with transaction(store.engine) as connection:
-        audit.note(connection, caller.name, action, detail)
-
-
-def _in_store(here: AppState, do: Callable[[Any], Any]) -> Any:
-    if here.store is None:
-        return None
+def _try_in_store(state: AppState, write: Callable[[Store], Any]) -> None:
+    if state.store is None:
+        return
     try:
-        return do(here.store)
+        write(state.store)
     except SQLAlchemyError as error:
         logger.error("the database did not answer; the registry has the change: %s", type(error).__name__)
-        return None

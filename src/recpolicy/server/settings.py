@@ -1,34 +1,220 @@
-"""All settings of a server: a TOML file with one table a component, each beside what it sets."""
+"""All settings of a server: a TOML file with one table per component.
 
+Constraints stand in the annotations; core/config.py turns a violation into a ConfigError with file, table and key.
+"""
+
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from recpolicy.core.config import build, read_toml, reject_unknown_tables
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from recpolicy.core.config import build, config_dataclass, read_toml, reject_unknown_tables
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.slate_selection import ExplorationConfig
-from recpolicy.server.jobs.alerts import AlertsConfig
-from recpolicy.server.jobs.config import JobsConfig
-from recpolicy.server.jobs.drift_statistics import DriftConfig
-from recpolicy.server.online.learner import OnlineConfig
-from recpolicy.server.rate_limit import LimitsConfig
-from recpolicy.server.rollout.rollout_plan import RolloutConfig
+
+MIB = 1 << 20
+ALERT_URL = "RECPOLICY_ALERT_URL"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bounded = Annotated[float, Field(ge=0, le=1e6)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class FeedbackConfig:
-    """How feedback becomes rewards."""
+    """The rules that turn feedback into rewards."""
 
-    window_days: float = 7.0
-    """Feedback on events older than this gives no reward; > 0."""
+    window_days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    """Feedback on events older than this gives no reward."""
+
+
+@config_dataclass
+class LimitsConfig:
+    """The bounds of one server process."""
+
+    body_bytes: PositiveInt = MIB
+    """Largest body of a request; 100 users with some hundred ratings each fit."""
+    header_bytes: PositiveInt = MIB >> 4
+    """Largest request line and headers that arrive in several pieces (a single piece has at most 256 KiB)."""
+    import_bytes: PositiveInt = 256 * MIB
+    """Largest archive of an imported version."""
+    rate: NonNegativeFloat = 200.0
+    """Requests per second of one key, or of one address without a key; 0: no limit."""
+    burst: PositiveInt = 400
+    """Requests that may arrive at once after a pause."""
+    in_flight: PositiveInt = 256
+    """Requests that are processed at once."""
+    receiving: PositiveInt = 1024
+    """Requests whose bodies are still arriving."""
+    seconds: PositiveFloat = 10.0
+    """Time for the headers; then for the body and the start of the response; then twice as long for the client to
+    receive the response."""
+    require_key: bool = False
+    """Predictions, recommendations and feedback need a key of any role, as administration always does."""
+
+
+@config_dataclass
+class OnlineConfig:
+    """Learning while serving."""
+
+    enabled: bool = True
+    """The champion learns from feedback if its agent can (linucb, lints)."""
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    """Interval between two updates."""
+    grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    """Age at which a reward is used; on PostgreSQL an earlier one may still be uncommitted before."""
+
+
+@config_dataclass
+class RolloutConfig:
+    """The plan of a rollout."""
+
+    stages: tuple[float, ...] = (0.1, 0.5, 1.0)
+    """Traffic fraction of the challenger in each stage; rising, above 0 and at most 1."""
+    promote: bool = True
+    """The challenger becomes champion after the last stage; false: an A/B comparison until it is stopped."""
+    shadow: bool = False
+    """The challenger's lists are computed and compared but not served. It neither advances nor is promoted."""
+    min_users: Annotated[int, Field(ge=30, le=10**9)] = 200
+    """Users with rewards that each variant needs in a stage before its rewards are judged."""
+    min_rewards: Count = 500
+    """Rewards that each variant needs in a stage."""
+    min_hours: NonNegativeFloat = 24.0
+    """Shortest duration of a stage."""
+    max_hours: float = 336.0
+    """Hours after which a challenger that may not advance is rolled back."""
+    margin: Bounded = 0.1
+    """Tolerated harm, on the scale of the rewards."""
+    level: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.95
+    """Probability that all statements about the rewards of one rollout hold together."""
+    error_budget: Fraction = 0.01
+    """Fraction of the challenger's answers that may fail within the window."""
+    latency_budget: Annotated[float, Field(ge=1, le=1e6)] = 2.0
+    """Largest ratio of the variants' mean times to choose, challenger / champion."""
+    latency_floor_ms: Bounded = 5.0
+    """Mean time to choose, in milliseconds, that is never too slow."""
+    slow_ms: Annotated[float, Field(ge=0.1, le=1e6)] = 25.0
+    """An answer that takes longer to choose is slow; read at the start of the server."""
+    slow_budget: Fraction = 0.01
+    """Fraction of slow answers that the challenger may have beyond the champion's."""
+    window_minutes: Annotated[int, Field(ge=1, le=1440)] = 15
+    """Minutes of failures and times that count."""
+    min_requests: Count = 100
+    """Budgets are fractions of at least this many answers."""
+    shadow_sample: Fraction = 0.1
+    """Fraction of the requests that a shadow challenger also answers; read at the start of the server."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.window_days <= 365:
-            raise ConfigError(f"window_days is {self.window_days:g}; expected within 0 (excluded) and 365")
+        rising = all(a < b for a, b in zip(self.stages, self.stages[1:], strict=False))
+        if not self.stages or not rising or not all(0 < stage <= 1 for stage in self.stages):
+            raise ConfigError(f"stages is {list(self.stages)}; expected rising fractions above 0 and at most 1")
+        if not self.min_hours < self.max_hours:
+            raise ConfigError(f"min_hours {self.min_hours:g}, max_hours {self.max_hours:g}; expected 0 <= min < max")
+        if not self.promote and self.stages == (1.0,):
+            raise ConfigError("stages is [1.0] and promote is false: all users get the challenger, so nothing compares")
+
+    @property
+    def stage_level(self) -> float:
+        """Level of one stage: the stages that compare rewards share the error probability of the rollout."""
+        comparing = sum(stage < 1 for stage in self.stages)
+        return 1 - (1 - self.level) / max(comparing, 1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
+class JobsConfig:
+    """The schedules of the jobs, and the thresholds of the training job."""
+
+    enabled: bool = True
+    """Run jobs on their schedules; an operator can always run them by hand."""
+    cron: Mapping[str, str] = field(default_factory=dict)
+    """Schedules by job name, in place of the defaults; "off": only by hand."""
+    min_interactions_per_user: PositiveInt = 5
+    """Rewards that a user must have given, ever, to be included in training."""
+    min_interactions: PositiveInt = 1_000
+    """New rewards of such users that a training needs."""
+    wait_hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 24.0
+    """Time after an event during which its rewards count in training and evaluation."""
+    places: NonNegativeInt = 10
+    """First positions of an event that become rounds; 0: all."""
+    evaluation_share: OpenFraction = 0.2
+    """Fraction of the new rounds, the latest, on which the gate evaluates."""
+    min_evaluation_rounds: PositiveInt = 100
+    """Rounds that the gate needs."""
+    gate: str | None = None
+    """TOML file with the limits of the gate in its table [gate]; null: the defaults."""
+    auto_rollout: bool = False
+    """Start a rollout of each version that passes its gate."""
+    evaluation_days: Annotated[float, Field(gt=0, le=365)] = 7.0
+    """Days that the daily evaluation covers."""
+
+
+@config_dataclass
+class DriftConfig:
+    """The windows of the drift job, and its alarm thresholds."""
+
+    recent_hours: FinitePositive = 24.0
+    """Length of the recent window."""
+    reference_hours: FinitePositive = 168.0
+    """Length of the reference window before it."""
+    min_count: Annotated[int, Field(ge=50)] = 500
+    """Users (once per `recent_hours`) or events that both windows need."""
+    max_events: Annotated[int, Field(ge=1_000)] = 20_000
+    """Events per window that are read, the latest."""
+    psi: FinitePositive = 0.25
+    """Alarm above this; 0.1 to 0.25 is usually called a moderate shift."""
+    reward_allowance: FinitePositive = 0.25
+    """Tolerated shift of the mean reward in standard deviations: k of the CUSUM."""
+    false_alarms: OpenFraction = 0.01
+    """Probability of a false alarm of the reward in one recent window."""
+    top_share: OpenFraction = 0.2
+    """Alarm if the share of the most frequent item grew by more than this."""
+    effective_ratio: OpenFraction = 0.5
+    """Alarm if the effective number of items fell below this times the reference."""
+
+
+@config_dataclass
+class AlertsConfig:
+    """The receiver of alerts."""
+
+    url: str = field(default="", repr=False)
+    """http or https; RECPOLICY_ALERT_URL takes precedence. Empty: alerts only go to the log."""
+
+    def __post_init__(self) -> None:
+        check_webhook_url(self.url, "url")
+
+    def webhook(self) -> str:
+        """Return the URL that receives alerts, or an empty text; raises ConfigError for a URL that is not http."""
+        url = os.environ.get(ALERT_URL)
+        return self.url if url is None else check_webhook_url(url.strip(), ALERT_URL)
+
+
+def check_webhook_url(url: str, where: str) -> str:
+    """Return the URL; raises ConfigError that does not repeat it, because it may contain a secret."""
+    try:
+        parts = urlsplit(url)
+        valid = not url or (parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc)
+    except ValueError:
+        valid = False
+    if not valid or not url.isprintable() or " " in url:
+        raise ConfigError(f"{where}: not a URL for alerts; expected http://HOST/... or https://HOST/...")
+    return url
+
+
+@config_dataclass
+class ConsoleConfig:
+    """The wording of the console."""
+
+    item_label: Annotated[str, Field(min_length=1, max_length=30, pattern=r"^[\w -]+$")] = "item"
+    """The noun for one item on the pages, such as "movie"; the plural adds an s."""
+
+
+@config_dataclass
 class Settings:
     """The settings of a server."""
 
@@ -40,15 +226,14 @@ class Settings:
     jobs: JobsConfig = field(default_factory=JobsConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
-
-
-_TABLES: Mapping[str, Any] = {one.name: one.type for one in fields(Settings)}
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
 
 def read_settings(path: Path | None) -> Settings:
-    """The settings in a TOML file, defaults for what it leaves out; raises ConfigError that names file and key."""
+    """Return the settings of a TOML file with defaults for missing keys; raises ConfigError with file and key."""
     if path is None:
         return Settings()
+    types: Mapping[str, Any] = {setting.name: setting.type for setting in fields(Settings)}
     tables = read_toml(path)
-    reject_unknown_tables(tables, tuple(_TABLES), str(path))
-    return Settings(**{name: build(_TABLES[name], table, f"{path}: [{name}]") for name, table in tables.items()})
+    reject_unknown_tables(tables, tuple(types), str(path))
+    return Settings(**{name: build(types[name], table, f"{path}: [{name}]") for name, table in tables.items()})

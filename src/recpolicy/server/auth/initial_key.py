@@ -41,7 +41,7 @@ def _make(store: Store) -> str | None:
             count += 1
             name = f"{MADE}-{count}"
         keys.add(connection, name, "operator", key_digest(key))
-        audit.note(connection, audit.SERVER, "create_key", {"name": name, "role": "operator"})
+        audit.write_audit(connection, audit.SERVER, "create_key", {"name": name, "role": "operator"})
     return key
 
 
@@ -58,4 +58,4 @@ def _take(store: Store, given: str) -> None:
             keys.add(connection, GIVEN, "operator", digest)
         else:
             keys.give_digest(connection, GIVEN, digest)
-        audit.note(connection, audit.SERVER, "take_key", {"name": GIVEN, "role": "operator"})
+        audit.write_audit(connection, audit.SERVER, "take_key", {"name": GIVEN, "role": "operator"})

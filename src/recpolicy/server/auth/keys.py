@@ -15,7 +15,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,17 +59,6 @@ def new_key() -> str:
 def key_digest(key: str) -> str:
     """SHA-256 of a key, 64 hexadecimal digits."""
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
-
-
-def request_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key that a request brings (ASGI headers: names in lower case); the bearer's where both are there."""
-    found = None
-    for name, value in headers:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return value[7:].strip().decode("latin-1")
-        if name == b"x-api-key":
-            found = value.strip().decode("latin-1")
-    return found
 
 
 def unauthorized(key: str | None) -> tuple[int, str, str, dict[str, str]]:

@@ -13,7 +13,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 
-from recpolicy.server.auth.keys import Caller, KeyCache, request_key, unauthorized
+from recpolicy.server.auth.keys import Caller, KeyCache, unauthorized
+from recpolicy.server.middleware import request_key
 
 __all__ = ["Caller", "KeyCacheDep", "Operator", "OptionalCaller", "Reader"]
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import audit
 
 SERVER = "server"
 """The actor of what the server does by itself."""
 
 
-def note(connection: Connection, actor: str, action: str, detail: Mapping[str, Any]) -> None:
+def write_audit(connection: Connection, actor: str, action: str, detail: Mapping[str, Any]) -> None:
     """Write a line; the caller commits it together with what it tells of."""
     row = {"time": now_ms(), "actor": actor, "action": action, "detail": json.dumps(dict(detail), sort_keys=True)}
     connection.execute(insert(audit).values(row))

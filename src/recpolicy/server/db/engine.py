@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from recpolicy.core.errors import ConfigError, StoreError
@@ -141,6 +142,11 @@ class CommitLock:
         """Let the file go."""
         if self._file is not None:
             self._file.close()
+
+
+def upsert(connection: Connection, table: Table) -> Any:
+    """Return the dialect's INSERT, which has `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def redacted_url(engine: Engine) -> str:

@@ -1,7 +1,8 @@
-"""Events: what was shown to whom, by which version, and with what probability."""
+"""Events: one recommended list each, with the version, the variant and the propensities that produced it."""
 
 import json
 import secrets
+import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,42 +10,51 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.schema import events
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One list of items shown to one user."""
+    """A list of K items recommended to one user: a row of the table `events`."""
 
     id: str
     time: int
-    """Milliseconds since 1970."""
-    user: Hashable
+    """Milliseconds since 1970, UTC."""
+    user_key: str
+    """User id, JSON."""
     version: int
-    content: str
+    policy_digest: str
     agent: str
     variant: str
     rollout: int | None
     explored: bool
-    items: Sequence[Hashable]
-    """Item ids [K], first place first."""
-    propensities: Sequence[float]
-    """[K], each given the items before it."""
-    ratings: Sequence[float | None]
-    """Predicted ratings [K]."""
+    item_ids: str
+    """Item ids [K], first position first, JSON."""
+    propensities: str
+    """Propensities [K], each given the items before it, JSON."""
+    ratings: str
+    """Predicted ratings [K], JSON; null where the policy has none."""
     allowed: bytes | None = None
-    """Which arms of the version's catalogue could be shown, as packed bits; None: all."""
+    """Packed bits over the version's catalogue; None: every item was allowed."""
     context: bytes | None = None
     """The float32 context of a user whom the version does not know."""
+
+    def row(self) -> dict[str, Any]:
+        """Return the columns by name."""
+        return dict(vars(self))
 
 
 _random: deque[str] = deque()
 """Random digits, drawn for many ids at once."""
 
 
+def now_ms() -> int:
+    """Return the time in milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000
+
+
 def new_event_id() -> str:
-    """32 hexadecimal digits that grow with time (so that the index grows at its end); 80 bits are random."""
+    """Return 32 hexadecimal digits that grow with time, so the index grows at its end; 80 bits are random."""
     try:
         digits = _random.popleft()
     except IndexError:
@@ -55,36 +65,20 @@ def new_event_id() -> str:
 
 
 def first_event_id(time: int) -> str:
-    """What no id of an event at this time (milliseconds since 1970) or later lies before."""
+    """Return the lower bound of the ids of events at this time (milliseconds since 1970) or later."""
     return f"{time:012x}"
 
 
-def key_of(identity: Hashable) -> str:
-    """A user or item id as the store writes it."""
+def id_key(identity: Hashable) -> str:
+    """Return a user or item id as the database stores it."""
     return json.dumps(identity)
 
 
-def row_of(event: Event) -> dict[str, Any]:
-    """The event as a row of the table (also as a line of the spool, but for its bytes)."""
-    row = {name: getattr(event, name) for name in _PLAIN}
-    return {
-        **row,
-        "user_key": key_of(event.user),
-        "item_ids": json.dumps(list(event.items)),
-        "propensities": json.dumps(list(event.propensities)),
-        "ratings": json.dumps(list(event.ratings)),
-    }
-
-
-_PLAIN = ("id", "time", "version", "content", "agent", "variant", "rollout", "explored", "allowed", "context")
-
-
-def write_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows of events that are not there yet."""
+def insert_events(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows of new events. The caller commits."""
     connection.execute(insert(events), list(rows))
 
 
-def known_ids(connection: Connection, ids: Iterable[str]) -> set[str]:
-    """Which of these events are in the store."""
-    wanted = list(ids)
-    return set(connection.scalars(select(events.c.id).where(events.c.id.in_(wanted))))
+def existing_ids(connection: Connection, ids: Iterable[str]) -> set[str]:
+    """Return those of the event ids that are in the database."""
+    return set(connection.scalars(select(events.c.id).where(events.c.id.in_(list(ids)))))

@@ -28,7 +28,7 @@ from recpolicy.core.files import atomic_path
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS
 from recpolicy.data.log_columns import TIME, current_names, open_parquet
 from recpolicy.data.log_metadata import old_columns, read_metadata
-from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.export_cursor import Cursor, Numbers
 from recpolicy.server.db.export_policy import LogPolicy, candidates_of, refusal
 from recpolicy.server.db.schema import events, rewards
@@ -136,7 +136,7 @@ class _Events:
         context = None if row["context"] is None else np.frombuffer(row["context"], np.float32)
         same = {
             "time": row["time"], "user_id": json.loads(row["user_key"]), "policy": row["agent"],
-            "policy_version": row["content"], "context": context,
+            "policy_version": row["policy_digest"], "context": context,
         }  # fmt: skip
         for name, value in same.items():
             columns[name] += [value] * count

@@ -1,8 +1,8 @@
-"""Feedback: what a user did with an item of an event, and the one reward that it gives.
+"""Feedback on an item of an event, and the one reward that it sets.
 
-The first feedback on an item of an event sets its reward; what comes later is kept, and changes nothing. The same
-feedback sent twice is taken once; another value for what was said already is refused. All of a batch is decided in one
-transaction, and unique keys decide between processes.
+The first feedback on an item of an event sets its reward; later feedback is stored and changes nothing. The same
+feedback sent twice is stored once; the same type with another value is rejected. A batch is one transaction, and unique
+keys decide between processes.
 """
 
 import json
@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.schema import events, feedback, rewards
 
 DAY_MS = 24 * 3600 * 1000
-KINDS = ("rating", "like", "skip", "complete", "share", "watch_fraction")
+TYPES = ("rating", "like", "skip", "complete", "share", "watch_fraction")
+Given = dict[tuple[str, int, str], float]
+"""Values by event, position and type."""
 
 
 @dataclass(frozen=True)
@@ -25,95 +27,96 @@ class FeedbackItem:
 
     event_id: str
     item: Any
-    """Item id; None: the first of the event."""
-    kind: str
+    """Item id; None: the first item of the event."""
+    type: str
     value: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of it: accepted, late or duplicate; unknown_event, unknown_item, conflict or off_scale: refused."""
+    """The outcome of one piece of feedback.
+
+    `status` is accepted, late or duplicate; or, for rejected feedback, unknown_event, unknown_item, conflict or
+    rating_out_of_range.
+    """
 
     status: str
     message: str = ""
     reward: float | None = None
-    """The reward that it set, on the scale of the ratings; None where it set none."""
+    """The reward that it set, on the scale of the ratings; None if it set none."""
 
 
 @dataclass(frozen=True)
 class RewardRules:
-    """How feedback becomes a reward."""
+    """The rules that turn feedback into a reward."""
 
     scale: tuple[float, float]
     window_ms: int
-    """Feedback on events older than this is late: it is kept, and gives no reward."""
+    """Feedback on events older than this is late: it is stored and sets no reward."""
 
 
-def reward_of(said: FeedbackItem, scale: tuple[float, float]) -> float:
-    """The reward of a piece of feedback: a rating is itself, a watched fraction lies between the ends of the scale."""
+def compute_reward(item: FeedbackItem, scale: tuple[float, float]) -> float:
+    """Return the reward of a piece of feedback.
+
+    A rating is its own reward, a watched fraction lies between the ends of the scale, and the other types are an end.
+    """
     low, high = scale
-    if said.kind == "rating":
-        return said.value
-    if said.kind == "watch_fraction":
-        return low + said.value * (high - low)
-    return low if said.kind == "skip" else high
+    if item.type == "rating":
+        return item.value
+    if item.type == "watch_fraction":
+        return low + item.value * (high - low)
+    return low if item.type == "skip" else high
 
 
 def apply_feedback(
     connection: Connection, batch: Sequence[FeedbackItem], time: int, rules: RewardRules
 ) -> list[Outcome]:
-    """Take the batch in order; returns an outcome for each. The caller commits."""
-    ids = {said.event_id for said in batch}
+    """Store the batch in order and return an outcome for each piece. The caller commits."""
+    ids = {item.event_id for item in batch}
     rows = connection.execute(select(events).where(events.c.id.in_(ids))).mappings()
-    found = {row["id"]: row for row in rows}
-    given = _given(connection, found)
-    return [_take_one(connection, said, found.get(said.event_id), given, time, rules) for said in batch]
+    by_id = {row["id"]: row for row in rows}
+    given = _given_before(connection, by_id)
+    return [_apply_one(connection, item, by_id.get(item.event_id), given, time, rules) for item in batch]
 
 
-def _given(connection: Connection, ids: Mapping[str, Any]) -> dict[tuple[str, int, str], float]:
-    columns = (feedback.c.event_id, feedback.c.position, feedback.c.kind, feedback.c.value)
+def _given_before(connection: Connection, ids: Mapping[str, Any]) -> Given:
+    columns = (feedback.c.event_id, feedback.c.position, feedback.c.type, feedback.c.value)
     rows = connection.execute(select(*columns).where(feedback.c.event_id.in_(list(ids))))
-    return {(event, position, kind): value for event, position, kind, value in rows}
+    return {(event, position, feedback_type): value for event, position, feedback_type, value in rows}
 
 
-def _take_one(
-    connection: Connection,
-    said: FeedbackItem,
-    event: Any,
-    given: dict[tuple[str, int, str], float],
-    time: int,
-    rules: RewardRules,
+def _apply_one(
+    connection: Connection, item: FeedbackItem, event: Any, given: Given, time: int, rules: RewardRules
 ) -> Outcome:
     if event is None:
         return Outcome("unknown_event", "no event with this id; use the event_id of a recommendation")
     items = json.loads(event["item_ids"])
-    if said.item is not None and said.item not in items:
+    if item.item is not None and item.item not in items:
         return Outcome("unknown_item", "this item was not recommended in that event")
-    reward = reward_of(said, rules.scale)
-    if not rules.scale[0] <= reward <= rules.scale[1]:
-        return Outcome("off_scale", f"a rating lies within {rules.scale[0]:g} and {rules.scale[1]:g}")
-    position = 0 if said.item is None else items.index(said.item)
-    key = (said.event_id, position, said.kind)
+    reward, (low, high) = compute_reward(item, rules.scale), rules.scale
+    if not low <= reward <= high:
+        return Outcome("rating_out_of_range", f"expected a rating from {low:g} to {high:g}")
+    position = 0 if item.item is None else items.index(item.item)
+    key = (item.event_id, position, item.type)
     if key not in given:
         late = time - event["time"] > rules.window_ms
-        row = {"event_id": said.event_id, "position": position, "time": time}
-        if _insert(connection, feedback, {**row, "kind": said.kind, "value": said.value, "late": late}):
-            given[key] = said.value
-            return Outcome("late") if late else _reward(connection, event, {**row, "reward": reward})
-        given |= _given(connection, {said.event_id: None})  # another process was faster
-    if given[key] == said.value:
+        row = {"event_id": item.event_id, "position": position, "time": time}
+        if _insert(connection, feedback, {**row, "type": item.type, "value": item.value, "late": late}):
+            given[key] = item.value
+            return Outcome("late") if late else _set_reward(connection, event, {**row, "reward": reward})
+        given |= _given_before(connection, {item.event_id: None})  # another process was faster
+    if given[key] == item.value:
         return Outcome("duplicate")
-    return Outcome("conflict", f"{said.kind} was given before with another value; the first one counts")
+    return Outcome("conflict", f"{item.type} was given before with another value; the first one counts")
 
 
-def _reward(connection: Connection, event: Any, row: dict[str, Any]) -> Outcome:
+def _set_reward(connection: Connection, event: Any, row: dict[str, Any]) -> Outcome:
     names = ("user_key", "version", "variant", "rollout", "explored")
     first = _insert(connection, rewards, {**row, **{name: event[name] for name in names}})
     return Outcome("accepted", reward=row["reward"] if first else None)
 
 
 def _insert(connection: Connection, table: Any, row: dict[str, Any]) -> bool:
-    """Whether the row was new."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(row).on_conflict_do_nothing().returning(table.c.seq)
+    """Insert a row unless its key exists; returns whether it was new."""
+    statement = upsert(connection, table).values(row).on_conflict_do_nothing().returning(table.c.seq)
     return connection.scalar(statement) is not None

@@ -1,15 +1,18 @@
 """Runs of jobs: one row a run, from its start to what came of it."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from recpolicy.core.files import rename_keys
+from recpolicy.core.json import to_plain
 from recpolicy.server.db.schema import jobs
 
+_OLD_KEYS = {"figures": "metrics"}
+"""Keys in the metadata of older runs, and the current ones."""
 RUNNING, DONE, FAILED, SKIPPED, LOST = "running", "done", "failed", "skipped", "lost"
 _SKIPPED_MS = 3_600_000  # skipped runs are kept so long, and the last one of each job
 
@@ -45,7 +48,7 @@ def end(connection: Connection, run: int, ended: RunResult, now: int) -> None:
     """Write what came of a run; of one that was taken for lost, too, and came back."""
     values = {
         "status": ended.status, "finished_at": now, "users": ended.users, "records": ended.records,
-        "metadata": json.dumps(_finite(ended.metadata), allow_nan=False, default=str),
+        "metadata": json.dumps(to_plain(ended.metadata), allow_nan=False, default=str),
     }  # fmt: skip
     connection.execute(update(jobs).where(jobs.c.id == run, jobs.c.status.in_((RUNNING, LOST))).values(values))
     if ended.status == SKIPPED:  # a job that looks every few seconds must not fill the table with nothing
@@ -105,14 +108,5 @@ def latest_done(connection: Connection, name: str) -> dict[str, Any] | None:
     return None if row is None else _plain(row)
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {**row, "metadata": json.loads(row["metadata"])}
+    return {**row, "metadata": rename_keys(json.loads(row["metadata"]), _OLD_KEYS)}

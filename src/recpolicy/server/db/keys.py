@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import api_keys
 
 _SHOWN = (api_keys.c.name, api_keys.c.role, api_keys.c.created_at, api_keys.c.revoked_at)

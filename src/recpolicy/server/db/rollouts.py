@@ -11,15 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.db.clock import now_ms
-from recpolicy.server.db.events import first_event_id
+from recpolicy.server.db.engine import upsert
+from recpolicy.server.db.events import first_event_id, now_ms
 from recpolicy.server.db.schema import rewards, rollouts, variant_health
-from recpolicy.server.rollout.stage_metrics import VariantHealth
-from recpolicy.server.rollout.variant_statistics import VariantStats
+from recpolicy.server.rollout.stage_metrics import VariantHealth, VariantStats
 
 MINUTE_MS = 60_000
 
@@ -78,7 +76,7 @@ def move(connection: Connection, seen: Rollout, **changes: Any) -> bool:
     return bool(connection.execute(statement).rowcount == 1)
 
 
-def groups(connection: Connection, rollout: int, since: int) -> dict[str, VariantStats]:
+def variant_stats(connection: Connection, rollout: int, since: int) -> dict[str, VariantStats]:
     """Per variant its users, from what was shown after `since` (milliseconds) and not drawn to explore."""
     one = (
         select(rewards.c.variant, func.avg(rewards.c.reward).label("mean"), func.count().label("count"))
@@ -89,17 +87,17 @@ def groups(connection: Connection, rollout: int, since: int) -> dict[str, Varian
     sums = (func.count(), func.sum(one.c.count), func.sum(one.c.mean), func.sum(one.c.mean * one.c.mean))
     rows = connection.execute(select(one.c.variant, *sums).group_by(one.c.variant))
     return {
-        variant: VariantStats.of_sums(int(n), int(count), total, squares) for variant, n, count, total, squares in rows
+        variant: VariantStats.from_sums(int(n), int(count), total, squares)
+        for variant, n, count, total, squares in rows
     }
 
 
 def add_health(connection: Connection, worker: str, counted: Mapping[tuple[int, str], VariantHealth]) -> None:
     """Add what a process counted, by rollout and variant. The caller commits."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     key = {"worker": worker, "minute": now_ms() // MINUTE_MS}
     for (rollout, variant), health in counted.items():
         numbers = asdict(health)
-        row = dialect.insert(variant_health).values(rollout=rollout, variant=variant, **key, **numbers)
+        row = upsert(connection, variant_health).values(rollout=rollout, variant=variant, **key, **numbers)
         grown = {name: variant_health.c[name] + row.excluded[name] for name in numbers}
         connection.execute(
             row.on_conflict_do_update(index_elements=["rollout", "variant", "worker", "minute"], set_=grown)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from recpolicy.server.db import jobs
+from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.schema import schedules
 
 NextTime = Callable[[str, int], int]
@@ -44,11 +44,10 @@ def set_crons(connection: Connection, crons: dict[str, str], now: int, next_time
         if name in known:
             connection.execute(update(schedules).where(schedules.c.name == name).values(values))
         else:  # another process may be starting, too
-            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-            connection.execute(dialect.insert(schedules).values(name=name, **values).on_conflict_do_nothing())
+            connection.execute(upsert(connection, schedules).values(name=name, **values).on_conflict_do_nothing())
 
 
-def all_of(connection: Connection) -> list[Schedule]:
+def list_schedules(connection: Connection) -> list[Schedule]:
     """When every job is due, by name; NEVER for those that run only by hand."""
     return [Schedule(*row) for row in connection.execute(select(schedules).order_by(schedules.c.name))]
 

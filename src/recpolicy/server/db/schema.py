@@ -42,7 +42,7 @@ events = Table(
     Column("time", BigInteger, nullable=False),
     Column("user_key", String(KEY), nullable=False),
     Column("version", Integer, nullable=False, doc="number of the version that chose"),
-    Column("content", String(64), nullable=False, doc="digest of what that version had learnt"),
+    Column("policy_digest", String(64), nullable=False, doc="digest of the learned policy"),
     Column("agent", String(64), nullable=False),
     Column("variant", String(16), nullable=False, doc="champion or challenger"),
     Column("rollout", Integer, nullable=True, doc="the rollout under way"),
@@ -61,11 +61,11 @@ feedback = Table(
     Column("seq", SEQUENCE, primary_key=True, autoincrement=True),
     Column("event_id", String(ID), ForeignKey("events.id"), nullable=False),
     Column("position", Integer, nullable=False, doc="0 is the first item of the event"),
-    Column("kind", String(16), nullable=False),
+    Column("type", String(16), nullable=False),
     Column("value", Float(53), nullable=False),
     Column("time", BigInteger, nullable=False),
     Column("late", Boolean, nullable=False),
-    UniqueConstraint("event_id", "position", "kind"),
+    UniqueConstraint("event_id", "position", "type"),
     sqlite_autoincrement=True,
 )  # fmt: skip
 
@@ -91,7 +91,7 @@ versions = Table(
     "versions", metadata,
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("digest", String(64), nullable=False),
-    Column("content", String(64), nullable=False),
+    Column("policy_digest", String(64), nullable=False),
     Column("agent", String(64), nullable=False),
     Column("registered_at", String(32), nullable=False),
     Column("lineage", Text, nullable=False, doc="JSON"),
@@ -125,7 +125,7 @@ variant_health = Table(
     Column("slow", Integer, nullable=False, doc="answers that took longer than the setting slow_ms"),
     Column("seconds", Float(53), nullable=False, doc="time to choose, of all together"),
     Column("agreement", Float(53), nullable=False, doc="shadow: sum of the shares of the list that both show"),
-    Column("gap", Float(53), nullable=False, doc="shadow: sum of the differences of predicted ratings"),
+    Column("rating_difference", Float(53), nullable=False, doc="shadow: sum of the differences of predicted ratings"),
     Column("dropped", Integer, nullable=False, doc="shadow: not compared, since too many waited"),
 )  # fmt: skip
 

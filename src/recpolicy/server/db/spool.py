@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from recpolicy.core.files import rename_keys
 
 _BYTES = ("allowed", "context")
-_OLD_KEYS = {"movies": "item_ids"}
+_OLD_KEYS = {"movies": "item_ids", "content": "policy_digest"}
 """Names in files of older versions, and the current ones."""
 _ROWS_AT_ONCE = 500
 

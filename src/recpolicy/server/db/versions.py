@@ -8,27 +8,25 @@ from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from recpolicy.core.errors import StoreError
 from recpolicy.registry.version_files import Version, migrate_gate
-from recpolicy.server.db.engine import redacted_url, transaction
+from recpolicy.server.db.engine import redacted_url, transaction, upsert
 from recpolicy.server.db.schema import versions
 
 
-def keep(engine: Engine, found: Iterable[Version]) -> int:
+def add_versions(engine: Engine, found: Iterable[Version]) -> int:
     """Write the versions that the store does not have yet; returns how many. Raises SQLAlchemyError."""
     with engine.connect() as connection:
         known = set(connection.scalars(select(versions.c.number)))
     rows = [_row(version) for version in found if version.number not in known]
     if rows:
-        dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
         with transaction(engine) as connection:
-            connection.execute(dialect.insert(versions).on_conflict_do_nothing(), rows)
+            connection.execute(upsert(connection, versions).on_conflict_do_nothing(), rows)
     return len(rows)
 
 
-def refuse_another_registry(engine: Engine, found: Iterable[Version]) -> None:
+def check_same_registry(engine: Engine, found: Iterable[Version]) -> None:
     """Raise StoreError where the store knows another policy by the number of one of these: events tell only numbers."""
     with engine.connect() as connection:
         rows = connection.execute(select(versions.c.number, versions.c.digest)).all()
@@ -46,16 +44,17 @@ def list_versions(connection: Connection) -> list[dict[str, Any]]:
     """All rows, oldest first, with lineage and gate record as they were given."""
     rows = connection.execute(select(versions).order_by(versions.c.number)).mappings()
     return [
-        {
-            **row,
-            "lineage": json.loads(row["lineage"]),
-            "gate": None if row["gate"] is None else migrate_gate(json.loads(row["gate"])),
-        }
+        {**row, "lineage": json.loads(row["lineage"]), "gate": None if row["gate"] is None else migrate_gate(json.loads(row["gate"]))}
         for row in rows
     ]
 
 
 def _row(version: Version) -> dict[str, Any]:
-    plain = {name: getattr(version, name) for name in ("number", "digest", "content", "agent", "registered_at")}
+    plain = {name: getattr(version, name) for name in ("number", "digest", "agent", "registered_at")}
     gate = None if version.gate is None else json.dumps(version.gate, sort_keys=True)
-    return {**plain, "lineage": json.dumps(version.lineage, sort_keys=True), "gate": gate}
+    return {
+        **plain,
+        "policy_digest": version.content,
+        "lineage": json.dumps(version.lineage, sort_keys=True),
+        "gate": gate,
+    }

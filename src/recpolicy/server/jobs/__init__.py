@@ -1,1 +1,10 @@
-"""What the server does by itself: training, evaluation, checks of drift and of rollouts."""
+"""The server's jobs: training, evaluation, and checks of drift and of rollouts."""
+
+from collections.abc import Mapping
+
+from recpolicy.server.jobs.drift import DRIFT
+from recpolicy.server.jobs.job import Job
+from recpolicy.server.jobs.rollout_job import CHECK_ROLLOUT
+from recpolicy.server.jobs.subprocess_jobs import EVALUATE, RETRAIN
+
+JOBS: Mapping[str, Job] = {job.name: job for job in (RETRAIN, EVALUATE, DRIFT, CHECK_ROLLOUT)}

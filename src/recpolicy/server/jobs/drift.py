@@ -13,19 +13,13 @@ import numpy as np
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.lookup_tables import rows_of
 from recpolicy.inference.scorer import Scorer
-from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.event_windows import Window, window
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.alerts import send_alert
-from recpolicy.server.jobs.drift_statistics import (
-    DriftConfig,
-    action_concentration,
-    activity_groups,
-    cusum,
-    psi,
-    psi_by_dimension,
-)
+from recpolicy.server.jobs.drift_statistics import action_concentration, activity_groups, cusum, psi, psi_by_dimension
 from recpolicy.server.jobs.job import Job, JobResult
+from recpolicy.server.settings import DriftConfig
 
 HOUR_MS = 3_600_000
 NAME = "drift"
@@ -33,26 +27,26 @@ NAME = "drift"
 
 def check(state: AppState, _: Mapping[str, Any]) -> JobResult:
     """Compare the windows and alert for what is alarming; raises ConfigError without a registry."""
-    served, config, now = state.policies.live.champion, state.settings.drift, now_ms()
+    served, config, now = state.models.live.champion, state.settings.drift, now_ms()
     if served.number is None:
         raise ConfigError("drift: this server has no registry, so that events do not tell versions apart")
     recent_ms = round(config.recent_hours * HOUR_MS)
     middle = now + 1 - recent_ms
     begin = middle - round(config.reference_hours * HOUR_MS)
     with state.require_store().engine.connect() as connection:
-        recent = window(connection, served.number, middle, now + 1, config.most, recent_ms)
-        older = window(connection, served.number, begin, middle, config.most, recent_ms)
-    figures = compute_stage_metrics(recent, older, served.scorer, config)
-    alarms = alarms_in(figures, config)
+        recent = window(connection, served.number, middle, now + 1, config.max_events, recent_ms)
+        older = window(connection, served.number, begin, middle, config.max_events, recent_ms)
+    metrics = compute_drift_metrics(recent, older, served.scorer, config)
+    alarms = alarms_in(metrics, config)
     for kind, message in alarms.items():
-        send_alert(state, f"drift.{kind}", message, figures[kind])
+        send_alert(state, f"drift.{kind}", message, metrics[kind])
     users = len(recent.users) + len(recent.contexts)
-    metadata = {"version": served.number, "figures": figures, "alarms": alarms}
+    metadata = {"version": served.number, "metrics": metrics, "alarms": alarms}
     return JobResult(users=users, records=len(recent.items), metadata=metadata)
 
 
-def compute_stage_metrics(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any]:
-    """users, contexts, reward and actions, each with its figures; None where a window is too small."""
+def compute_drift_metrics(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any]:
+    """users, contexts, reward and actions, each with its metrics; None where a window is too small."""
     return {
         "users": _users(recent, older, scorer, config),
         "contexts": _contexts(recent, older, config),
@@ -61,10 +55,10 @@ def compute_stage_metrics(recent: Window, older: Window, scorer: Scorer, config:
     }
 
 
-def alarms_in(figures: Mapping[str, Any], config: DriftConfig) -> dict[str, str]:
+def alarms_in(metrics: Mapping[str, Any], config: DriftConfig) -> dict[str, str]:
     """What is alarming, with a sentence each."""
     found: dict[str, str] = {}
-    users, contexts, reward, actions = (figures[name] for name in ("users", "contexts", "reward", "actions"))
+    users, contexts, reward, actions = (metrics[name] for name in ("users", "contexts", "reward", "actions"))
     if users and users["psi"] > config.psi:
         found["users"] = f"the users' activity has shifted: PSI {users['psi']:.3f}, limit {config.psi:g}"
     if contexts and contexts["psi"] > config.psi:
@@ -85,7 +79,7 @@ def alarms_in(figures: Mapping[str, Any], config: DriftConfig) -> dict[str, str]
 
 def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any] | None:
     """Known users by groups of their activity in the training data."""
-    if min(len(recent.users), len(older.users)) < config.least:
+    if min(len(recent.users), len(older.users)) < config.min_count:
         return None
     artifact = scorer.artifact
     group = activity_groups(np.bincount(artifact.rated_user, minlength=len(artifact.context)))  # [U]
@@ -97,7 +91,7 @@ def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -
 
 def _contexts(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
     """Users that the version did not know: the index of the dimension that moved most."""
-    if min(len(recent.contexts), len(older.contexts)) < config.least:
+    if min(len(recent.contexts), len(older.contexts)) < config.min_count:
         return None
     by_dimension = psi_by_dimension(older.contexts, recent.contexts)
     worst = int(by_dimension.argmax())
@@ -105,7 +99,7 @@ def _contexts(recent: Window, older: Window, config: DriftConfig) -> dict[str, A
 
 
 def _reward(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
-    if min(len(recent.rewards), len(older.rewards)) < config.least:
+    if min(len(recent.rewards), len(older.rewards)) < config.min_count:
         return None
     mean, std = float(older.rewards.mean()), float(older.rewards.std())
     change = cusum(recent.rewards, mean, std, config.reward_allowance, config.false_alarms)
@@ -117,7 +111,7 @@ def _reward(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any
 
 def _actions(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
     count = min(len(recent.items), len(older.items))  # of equal size: few events look narrower than many
-    if count < config.least:
+    if count < config.min_count:
         return None
     now, before = action_concentration(recent.items[-count:]), action_concentration(older.items[-count:])
     return {

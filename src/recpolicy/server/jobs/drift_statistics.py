@@ -16,45 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError
-
 Array = NDArray[np.float64]
 _LEAST_SHARE = 1e-4  # an empty bin counts as this share, as is usual; ln 0 has no value
 _OVERSHOOT = 1.166
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriftConfig:
-    """The windows, and what is alarming."""
-
-    recent_hours: float = 24.0
-    """The recent window; > 0."""
-    reference_hours: float = 168.0
-    """The window before it, which it is compared with; > 0."""
-    least: int = 500
-    """Users (once in each stretch of `recent_hours`), or events, that both windows must have; >= 50."""
-    most: int = 20_000
-    """Events of a window that are looked at, the latest; >= 1000."""
-    psi: float = 0.25
-    """Alarm above; 0.1 to 0.25 is usually called a moderate shift."""
-    reward_allowance: float = 0.25
-    """Shift of the mean reward that is tolerated, in standard deviations of rewards: k above; > 0."""
-    false_alarms: float = 0.01
-    """Chance of a false alarm of the reward in one recent window; within 0 and 1."""
-    top_share: float = 0.2
-    """Alarm when the top item's share grew by more than this."""
-    effective_ratio: float = 0.5
-    """Alarm when the effective number of items fell below this times the older one."""
-
-    def __post_init__(self) -> None:
-        for name in ("recent_hours", "reference_hours", "psi", "reward_allowance"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected above 0")
-        for name in ("false_alarms", "top_share", "effective_ratio"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected within 0 and 1")
-        if self.least < 50 or self.most < 1_000:
-            raise ConfigError(f"least is {self.least} and most {self.most}; expected at least 50 and 1000")
 
 
 def psi(expected: NDArray[np.number], found: NDArray[np.number]) -> float:

@@ -27,15 +27,15 @@ from recpolicy.ope.engine import estimate
 from recpolicy.ope.feedback import TargetPolicy
 from recpolicy.ope.results import OffPolicyResult
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import make_engine
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.schema import rewards
-from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import learnt_until
-from recpolicy.server.jobs.subprocess_job import JobRequest
+from recpolicy.server.jobs.subprocess_jobs import JobRequest
+from recpolicy.server.settings import JobsConfig
 from recpolicy.workflows.log_evaluation import compare_on_log
 
 _SEED = 0

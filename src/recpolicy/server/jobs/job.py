@@ -1,4 +1,4 @@
-"""What a job is, and what it says when it is done."""
+"""A job and its result."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,28 +9,28 @@ from recpolicy.server.deps import AppState
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """What a job did."""
+    """The result of a run."""
 
     status: str = "done"
-    """done, or skipped where there was nothing to do."""
+    """done, or skipped if there was nothing to do."""
     users: int | None = None
     """Users processed."""
     records: int | None = None
     """Records processed."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """JSON: statistics of a training, figures of a check."""
+    """JSON: statistics of a training, metrics of a check."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One thing that can be run by name."""
+    """A task that runs by name, on a schedule or by hand."""
 
     name: str
     description: str
-    """One sentence for people."""
+    """One sentence."""
     cron: str
     """Default schedule: five fields (minute, hour, day, month, weekday; UTC), or an interval such as `@every 10s`."""
     run: Callable[[AppState, Mapping[str, Any]], JobResult]
-    """Given the state of the server and the parameters of this run; an exception is the job's failure."""
+    """Takes the state of the server and the parameters of the run; an exception fails the run."""
     parameters: type | None = None
-    """Dataclass of the parameters that a run by hand may name, each with a default; None: there are none."""
+    """Config of the parameters of a run by hand, each with a default; None: the job takes none."""

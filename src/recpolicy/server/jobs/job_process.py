@@ -10,7 +10,7 @@ from typing import IO
 
 from recpolicy.core.errors import RecpolicyError
 from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.jobs.subprocess_job import JobRequest
+from recpolicy.server.jobs.subprocess_jobs import JobRequest
 from recpolicy.server.json_logging import exception_location
 
 NICENESS = 10

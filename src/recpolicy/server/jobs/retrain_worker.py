@@ -24,9 +24,9 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
 from recpolicy.server.db.export import Export, LogPolicy, active_users, export
 from recpolicy.server.db.schema import events, rewards
-from recpolicy.server.jobs.config import JobsConfig
 from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.jobs.subprocess_job import JobError, JobRequest
+from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
+from recpolicy.server.settings import JobsConfig
 from recpolicy.workflows.artifacts import LOG_UNTIL
 from recpolicy.workflows.gating import gate_candidate, read_gate, read_gate_config, write_gate
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds

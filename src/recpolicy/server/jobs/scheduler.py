@@ -26,14 +26,14 @@ from recpolicy.core.cron import next_time
 from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unknown_name_error
 from recpolicy.server.db import audit, schedules
 from recpolicy.server.db import jobs as runs
-from recpolicy.server.db.clock import now_ms
 from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.jobs import FAILED, RunResult
 from recpolicy.server.db.schedules import OFF, Schedule
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.alerts import send_alert
 from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.jobs.subprocess_job import STOP_EVENT
+from recpolicy.server.jobs.subprocess_jobs import STOP_EVENT
 from recpolicy.server.json_logging import exception_location
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Scheduler:
         self._heartbeat(now)
         self._mark_lost(now)
         with engine.connect() as connection:
-            table = [due for due in schedules.all_of(connection) if due.name in self.jobs]
+            table = [due for due in schedules.list_schedules(connection) if due.name in self.jobs]
         begun = [self._begin(due, now) for due in table if due.next_at <= now]
         for due in table:
             if due.next_at > now:
@@ -131,7 +131,7 @@ class Scheduler:
             if run is None:
                 number = runs.under_way(connection, name)
                 raise ConfigError(f"{name} is under way (run {number}); wait for its end")
-            audit.note(connection, actor, "run_job", {"job": name, "run": run, "parameters": dict(parameters)})
+            audit.write_audit(connection, actor, "run_job", {"job": name, "run": run, "parameters": dict(parameters)})
         self._run(job, run, given)
         return run
 

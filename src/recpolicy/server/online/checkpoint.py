@@ -36,7 +36,7 @@ class Checkpoint:
     """Rewards passed over: of items or users that the version does not know."""
 
 
-def folder_of(state: Path, content: str) -> Path:
+def checkpoint_folder(state: Path, content: str) -> Path:
     """Where the checkpoints of a version lie."""
     return state / "online" / content
 

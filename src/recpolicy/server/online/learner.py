@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.scorer import Scorer
-from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.live_models import ModelManager
-from recpolicy.server.online.checkpoint import Checkpoint, folder_of, read_checkpoint, write_checkpoint
+from recpolicy.server.online.checkpoint import Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
 from recpolicy.server.online.context_bounds import is_plausible_context, max_context_norm
 from recpolicy.server.online.posterior import Posterior, beliefs_of, can_learn, features_of, forgetting_of, learn
+from recpolicy.server.settings import OnlineConfig
 
 if TYPE_CHECKING:
     from recpolicy.server.deps import AppState
@@ -35,24 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 5_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnlineConfig:
-    """Learning while serving."""
-
-    enabled: bool = True
-    """Whether the champion goes on learning from feedback; takes an agent that can (linucb, lints)."""
-    seconds: float = 2.0
-    """How often new rewards are taken in; > 0."""
-    grace_seconds: float = 1.0
-    """Rewards younger than this wait, for on PostgreSQL an earlier one may still be on its way; >= 0."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.seconds <= 3600 or not 0 <= self.grace_seconds <= 3600:
-            raise ConfigError(
-                f"seconds is {self.seconds:g}, grace_seconds {self.grace_seconds:g}; expected within 0 and 3600"
-            )
 
 
 class OnlineLearner:
@@ -81,7 +64,7 @@ class OnlineLearner:
         base = live.champion.trained
         if live.challenger is not None or not can_learn(base.artifact):
             return 0
-        folder = folder_of(self._folder, str(base.metadata["content"]))
+        folder = checkpoint_folder(self._folder, str(base.metadata["content"]))
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
             before = read_checkpoint(folder) or self._first(base)
@@ -128,7 +111,7 @@ def learning(state: "AppState") -> Iterator[None]:
     if state.store is None or state.folder is None:
         yield
         return
-    learner = OnlineLearner(state.store.engine, state.policies, state.folder, state.settings.online)
+    learner = OnlineLearner(state.store.engine, state.models, state.folder, state.settings.online)
     learner.start()
     try:
         yield
@@ -184,7 +167,7 @@ def with_latest_checkpoint(folder: Path, base: Scorer) -> Scorer:
     if not can_learn(base.artifact):
         return base
     try:
-        checkpoint = read_checkpoint(folder_of(folder, str(base.metadata["content"])))
+        checkpoint = read_checkpoint(checkpoint_folder(folder, str(base.metadata["content"])))
     except ArtifactError as error:
         logger.error("what was learnt while serving is left aside: %s", error)
         return base

@@ -1,63 +1,103 @@
-"""What a process does beside its requests while it runs: write its counts, and compare what a shadow would show."""
+"""Background work of a process during a rollout: write the counts, and compare the shadow challenger's lists."""
 
 import asyncio
 import logging
+from contextlib import suppress
+from dataclasses import replace
+from time import perf_counter
 
+import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
-from recpolicy.core.errors import RecpolicyError
+from recpolicy.core.errors import RecpolicyError, UnknownIdError
 from recpolicy.server.deps import AppState
 from recpolicy.server.live_models import CHALLENGER
-from recpolicy.server.rollout.shadow import compare_shadow
+from recpolicy.server.recommend import NO_EXPLORATION, choose
+from recpolicy.server.rollout.counters import ShadowPair
+from recpolicy.server.rollout.stage_metrics import VariantHealth
 
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 2.0
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 async def run_background(state: AppState) -> None:
-    """Until cancelled; what was counted is then written."""
+    """Write counts and compare lists until cancelled, then write the last counts."""
     try:
-        await asyncio.gather(_flush_for_ever(state), _compare_for_ever(state))
+        await asyncio.gather(_flush_forever(state), _compare_forever(state))
     finally:
         await asyncio.to_thread(flush, state)
 
 
 def flush(state: AppState) -> None:
-    """Write the counts; while the database does not answer they are kept."""
-    live = state.policies.live
+    """Write the counts; keep them while the database does not answer."""
+    live = state.models.live
     if state.store is None:
         return
     try:
         state.rollout_counters.counts.flush(state.store.engine)
         if live.challenger is not None and live.rollout is None:
-            state.policies.refresh()  # the database may not have told the rollout when the challenger was loaded
+            state.models.refresh()  # the database may not have answered when the challenger was loaded
     except (SQLAlchemyError, RecpolicyError, OSError) as error:
         logger.warning("the counts of the variants wait: %s", type(error).__name__)
 
 
 def compare_next(state: AppState) -> bool:
-    """Compare the pair that has waited longest; returns whether there was one."""
+    """Compare the oldest waiting pair; returns whether there was one."""
     pair = state.rollout_counters.shadow.next()
     if pair is None:
         return False
     health = compare_shadow(pair, state.settings.rollout.slow_ms)
     if pair.live.rollout is not None:
         state.rollout_counters.counts.add(pair.live.rollout, CHALLENGER, health)
-    state.metrics.shadowed(health.failures, health.seconds, health.agreement, health.gap)
+    state.metrics.observe_shadow(health.failures, health.seconds, health.agreement, health.rating_difference)
     return True
 
 
-async def _flush_for_ever(state: AppState) -> None:
+def compare_shadow(pair: ShadowPair, slow_ms: float) -> VariantHealth:
+    """Compare the challenger's list with the champion's; a challenger that fails is counted."""
+    assert pair.live.challenger is not None
+    start = perf_counter()
+    try:
+        live = replace(pair.live, champion=pair.live.challenger, challenger=None)
+        shadow = choose(live, pair.request, NO_EXPLORATION)
+        seconds = perf_counter() - start
+        difference = _rating_difference(pair)
+    except Exception:  # of any kind: nobody waits for this answer
+        return VariantHealth(1, 1, 0, perf_counter() - start)
+    served, in_shadow = pair.served.item_ids, set(shadow.item_ids)
+    agreement = sum(item in in_shadow for item in served) / max(len(served), 1)
+    return VariantHealth(1, 0, int(1e3 * seconds > slow_ms), seconds, agreement, difference)
+
+
+def _rating_difference(pair: ShadowPair) -> float:
+    """Return the mean difference of the predicted ratings of the served items, challenger - champion.
+
+    0 if the challenger knows none of the items.
+    """
+    assert pair.live.challenger is not None
+    scorer, request, served = pair.live.challenger.scorer, pair.request, pair.served
+    context = None if request.context is None else np.array(request.context, np.float32)
+    rating = scorer.predict_one(request.user, request.fold_in(), request.session(), context).rating
+    differences = []
+    for item, champion_rating in zip(served.item_ids, served.ratings, strict=True):
+        with suppress(UnknownIdError):
+            baseline = np.nan if champion_rating is None else champion_rating
+            differences.append(float(rating[scorer.item_row(item)]) - baseline)
+    known = np.array(differences)[np.isfinite(differences)] if differences else np.empty(0)
+    return float(known.mean()) if len(known) else 0.0
+
+
+async def _flush_forever(state: AppState) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
         await asyncio.to_thread(flush, state)
 
 
-async def _compare_for_ever(state: AppState) -> None:
+async def _compare_forever(state: AppState) -> None:
     while True:
-        if not state.policies.live.shadow:
+        if not state.models.live.shadow:
             await asyncio.sleep(1.0)
         elif not await asyncio.to_thread(compare_next, state):
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)

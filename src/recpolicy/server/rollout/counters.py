@@ -1,23 +1,35 @@
-"""How the variants of the rollout under way answer: counted here, written to the store every few seconds."""
+"""Counts of a rollout in one process: answers per variant, and requests that wait for a shadow comparison."""
 
 import os
+import queue
+import random
 import secrets
 import socket
 import threading
 from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.engine import transaction
+from recpolicy.server.live_models import CHALLENGER, LiveState
 from recpolicy.server.rollout.stage_metrics import VariantHealth
+from recpolicy.server.schemas.requests import RecommendRequest
+
+if TYPE_CHECKING:
+    from recpolicy.server.recommend import ServedList
 
 Key = tuple[int, str]
 """Rollout and variant."""
+MAX_WAITING = 32
+"""Comparisons that may wait."""
 
 
 class VariantCounts:
-    """Counts of one process since they were last written; safe to use from several threads."""
+    """Counts since they were last written; safe for several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,12 +37,12 @@ class VariantCounts:
         self.worker = f"{socket.gethostname()[:40]}/{os.getpid()}/{secrets.token_hex(4)}"
 
     def add(self, rollout: int, variant: str, health: VariantHealth) -> None:
-        """Count what is told."""
+        """Add the counts of a variant."""
         with self._lock:
             self._counted[rollout, variant] += health
 
     def flush(self, engine: Engine) -> None:
-        """Write and forget; what the database does not take is kept, and the database's error raised."""
+        """Write the counts; if the database raises an error, keep them and raise it."""
         with self._lock:
             counted, self._counted = self._counted, defaultdict(VariantHealth)
         if not counted:
@@ -42,3 +54,51 @@ class VariantCounts:
             for (rollout, variant), health in counted.items():
                 self.add(rollout, variant, health)
             raise
+
+
+@dataclass(frozen=True)
+class ShadowPair:
+    """A request and the champion's answer to it."""
+
+    live: LiveState
+    request: RecommendRequest
+    served: "ServedList"
+
+
+class ShadowQueue:
+    """Requests that wait for a shadow comparison in one process; safe for several threads.
+
+    Nobody waits for a comparison and no user sees it. If MAX_WAITING requests wait, further ones are counted as
+    dropped.
+    """
+
+    def __init__(self, counts: VariantCounts):
+        self._counts = counts
+        self._waiting: queue.Queue[ShadowPair] = queue.Queue(MAX_WAITING)
+
+    def offer(self, live: LiveState, request: RecommendRequest, served: "ServedList", sample: float) -> None:
+        """Queue a fraction `sample` of the requests; never waits and never raises.
+
+        Lists that the champion drew to explore are not compared.
+        """
+        if not live.shadow or live.challenger is None or served.event.explored or random.random() >= sample:
+            return
+        try:
+            self._waiting.put_nowait(ShadowPair(live, request, served))
+        except queue.Full:
+            if live.rollout is not None:
+                self._counts.add(live.rollout, CHALLENGER, VariantHealth(dropped=1))
+
+    def next(self) -> ShadowPair | None:
+        """Return the oldest waiting pair, or None."""
+        with suppress(queue.Empty):
+            return self._waiting.get_nowait()
+        return None
+
+
+class RolloutCounters:
+    """Counts of both variants, and the queue of shadow comparisons; one instance per process."""
+
+    def __init__(self) -> None:
+        self.counts = VariantCounts()
+        self.shadow = ShadowQueue(self.counts)

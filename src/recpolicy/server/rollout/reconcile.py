@@ -1,7 +1,7 @@
-"""Making the registry what the row of a rollout says, and noticing what was changed there by hand.
+"""Bringing the registry to the state of a rollout's row, and noticing manual changes there.
 
-Everything here may be done twice: a process that was killed between row and registry leaves a row that is not settled,
-and the next check settles it.
+Every function may run twice: a process that was killed between row and registry leaves a row that is not reconciled,
+and the next check reconciles it.
 """
 
 from dataclasses import replace
@@ -12,27 +12,26 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.registry.aliases import Routing
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import rollouts
-from recpolicy.server.db.audit import note
-from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db.audit import SERVER, write_audit
 from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rollouts import Rollout
 from recpolicy.server.deps import AppState
-from recpolicy.server.rollout.rollout_plan import RolloutConfig
+from recpolicy.server.settings import RolloutConfig
 
 
 def reconcile(state: AppState, row: Rollout, actor: str) -> Rollout:
-    """Bring a stage or an end into the registry, then note that it is there. Hold the turn.
+    """Apply a stage or an end to the registry, then record that it is applied. The caller holds `rollout_lock`.
 
-    A version that cannot be served any more ends the rollout.
+    A version that can no longer be served ends the rollout.
     """
-    registry = state.policies.registry
-    assert registry is not None
-    told = {"rollout": row.id, "actor": actor, "reason": row.reason}
+    registry = state.require_registry()
+    note = {"rollout": row.id, "actor": actor, "reason": row.reason}
     if row.state == "running":
-        row = _begin_stage(state, registry, row, told)
+        row = _begin_stage(state, registry, row, note)
     if row.state != "running":
-        row = _bring_end(state, registry, row, told)
-        state.policies.refresh()
+        row = _apply_end(state, registry, row, note)
+        state.models.refresh()
     changes: dict[str, Any] = {"stage_at": now_ms()} if row.state == "running" else {"ended_at": now_ms()}
     with transaction(state.require_store().engine) as connection:
         rollouts.move(connection, row, **changes)
@@ -40,7 +39,7 @@ def reconcile(state: AppState, row: Rollout, actor: str) -> Rollout:
 
 
 def manual_override(routing: Routing, row: Rollout) -> tuple[str, str] | None:
-    """How and why a settled rollout is over, where somebody changed the registry by hand; None where nobody did."""
+    """Return outcome and reason if an operator's change of the registry ended the rollout; otherwise None."""
     if routing.champion == row.challenger:
         return "promoted", "promoted by hand"
     if routing.champion != row.champion:
@@ -51,43 +50,43 @@ def manual_override(routing: Routing, row: Rollout) -> tuple[str, str] | None:
 
 
 def traffic_override(routing: Routing, row: Rollout, config: RolloutConfig) -> str | None:
-    """Why the rollout stays where it is, while the traffic is divided otherwise than its stage says."""
-    share = config.stages[row.stage]
-    if routing.share == share and routing.shadow == config.shadow:
+    """Return the reason to wait while an operator has set other traffic than the stage; otherwise None."""
+    fraction = config.stages[row.stage]
+    if routing.share == fraction and routing.shadow == config.shadow:
         return None
-    how = "a shadow" if routing.shadow else f"{routing.share:g}"
-    return f"the challenger's share was set to {how} by hand; the stage has {share:g}"
+    current = "shadow" if routing.shadow else f"{routing.share:g}"
+    return f"the challenger's traffic fraction was set to {current} by hand; the stage has {fraction:g}"
 
 
-def _begin_stage(state: AppState, registry: Registry, row: Rollout, told: dict[str, Any]) -> Rollout:
+def _begin_stage(state: AppState, registry: Registry, row: Rollout, note: dict[str, Any]) -> Rollout:
     config = build(RolloutConfig, row.plan, "rollout")
-    by_hand = manual_override(registry.routing(), row) if row.stage > 0 else None
+    override = manual_override(registry.routing(), row) if row.stage > 0 else None
     try:
-        if by_hand is None:
-            share = config.stages[row.stage]
-            registry.set_challenger(row.challenger, share, shadow=config.shadow, note=told | {"stage": row.stage})
-            state.policies.refresh()
+        if override is None:
+            fraction = config.stages[row.stage]
+            registry.set_challenger(row.challenger, fraction, shadow=config.shadow, note=note | {"stage": row.stage})
+            state.models.refresh()
             return row
     except (ArtifactError, ConfigError) as error:
-        by_hand = "rolled_back", str(error)
-    return _ended(state, row, *by_hand)
+        override = "rolled_back", str(error)
+    return _end_row(state, row, *override)
 
 
-def _bring_end(state: AppState, registry: Registry, row: Rollout, told: dict[str, Any]) -> Rollout:
+def _apply_end(state: AppState, registry: Registry, row: Rollout, note: dict[str, Any]) -> Rollout:
     routing = registry.routing()
     if row.state == "promoted" and routing.champion == row.champion:
         try:
-            registry.promote(row.challenger, note=told)
+            registry.promote(row.challenger, note=note)
             return row
-        except ArtifactError as error:  # it was damaged since
-            row = _ended(state, row, "rolled_back", str(error))
+        except ArtifactError as error:  # damaged since the decision
+            row = _end_row(state, row, "rolled_back", str(error))
     if routing.challenger == row.challenger:
-        registry.clear_challenger(note=told | {"reason": row.reason})
+        registry.clear_challenger(note=note | {"reason": row.reason})
     return row
 
 
-def _ended(state: AppState, row: Rollout, how: str, reason: str) -> Rollout:
+def _end_row(state: AppState, row: Rollout, outcome: str, reason: str) -> Rollout:
     with transaction(state.require_store().engine) as connection:
-        rollouts.move(connection, row, state=how, reason=reason)
-        note(connection, "server", f"rollout_{how}", {"rollout": row.id, "reason": reason})
-    return replace(row, state=how, reason=reason)
+        rollouts.move(connection, row, state=outcome, reason=reason)
+        write_audit(connection, SERVER, f"rollout_{outcome}", {"rollout": row.id, "reason": reason})
+    return replace(row, state=outcome, reason=reason)

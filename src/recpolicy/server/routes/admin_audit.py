@@ -1,4 +1,4 @@
-"""Who changed what."""
+"""The audit: changes by operators and by the server."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RES
 
 
 @router.get("/audit", response_model=AuditList)
-def latest(_: Reader, here: StateDep, count: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
+def latest(_: Reader, state: StateDep, count: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
     """Show the last changes, newest first."""
-    with here.require_store().engine.connect() as connection:
+    with state.require_store().engine.connect() as connection:
         return json_response({"audit": audit.latest(connection, count)})

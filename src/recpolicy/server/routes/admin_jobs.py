@@ -1,113 +1,50 @@
-"""What the server does by itself: its jobs and their runs, the last figures of drift, and rewards by day."""
+"""Jobs and their runs, the last drift check, and rewards by day."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.auth.roles import Operator, Reader
-from recpolicy.server.db import jobs as runs_of
-from recpolicy.server.db.clock import now_ms
+from recpolicy.server.db import jobs as job_runs
 from recpolicy.server.db.event_windows import daily_rewards
+from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.feedback import DAY_MS
-from recpolicy.server.db.schedules import NEVER, all_of
+from recpolicy.server.db.schedules import NEVER, list_schedules
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.jobs.drift import NAME as DRIFT
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.json_response import json_response
+from recpolicy.server.schemas.admin import (
+    DriftResponse,
+    JobList,
+    RewardList,
+    RunList,
+    RunParameters,
+    RunResponse,
+    RunStartedResponse,
+)
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ERROR_RESPONSES)
-_MOST_DAYS, _MOST_RUNS, _LARGEST = 365, 500, 2**31 - 1
+_MAX_DAYS, _MAX_RUNS, _MAX_NUMBER = 365, 500, 2**31 - 1
 
 
-class Parameters(BaseModel):
-    """What a run by hand may say; a job that takes none takes an empty object."""
-
-    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"days": 14}, {}]})
-
-
-class JobResponse(BaseModel):
-    """One job."""
-
-    name: str
-    description: str
-    cron: str = Field(description='Minute, hour, day, month, weekday (UTC); an interval ("@every 10s"); or "off".')
-    next_at: int | None = Field(description="Milliseconds since 1970; null: only by hand, or not known yet.")
-
-
-class Jobs(BaseModel):
-    """All jobs."""
-
-    jobs: list[JobResponse]
-
-
-class Run(BaseModel):
-    """One run of a job; times are milliseconds since 1970."""
-
-    id: int
-    name: str
-    status: str = Field(description="running, done, failed, skipped or lost")
-    due_at: int | None = Field(description="When the schedule called for it; null: asked for by hand.")
-    executed_at: int
-    finished_at: int | None
-    heartbeat: int
-    worker: str
-    users: int | None = Field(description="Users processed.")
-    records: int | None = Field(description="Records processed.")
-    metadata: dict[str, Any] = Field(description="Statistics of a training, figures of a check, or an error.")
-
-
-class Runs(BaseModel):
-    """Runs, newest first."""
-
-    runs: list[Run]
-
-
-class RunStartedResponse(BaseModel):
-    """A run that was begun."""
-
-    run: int
-
-
-class Drift(BaseModel):
-    """The last check of drift."""
-
-    run: Run | None = Field(description="null: there was none yet.")
-
-
-class DayRewards(BaseModel):
-    """Rewards of one version and variant in one day."""
-
-    day: int = Field(description="Days since 1970, UTC.")
-    version: int
-    variant: str
-    rewards: int
-    mean: float
-
-
-class Rewards(BaseModel):
-    """Rewards by day, version and variant."""
-
-    rows: list[DayRewards]
-
-
-async def scheduler_of(request: Request) -> Scheduler:
-    """The scheduler of the app that a request came to."""
+async def get_scheduler(request: Request) -> Scheduler:
+    """Return the scheduler of the app that handles the request."""
     scheduler: Scheduler = request.app.state.scheduler
     return scheduler
 
 
-Asked = Annotated[Scheduler, Depends(scheduler_of)]
+SchedulerDep = Annotated[Scheduler, Depends(get_scheduler)]
 
 
-@router.get("/jobs", response_model=Jobs)
-def jobs(caller: Reader, here: StateDep, scheduler: Asked) -> Response:  # noqa: ARG001
-    """List the jobs, when they run and when they are due next."""
-    with _store(here).connect() as connection:
-        due = {one.name: one.next_at for one in all_of(connection)}
+@router.get("/jobs", response_model=JobList)
+def jobs(caller: Reader, state: StateDep, scheduler: SchedulerDep) -> Response:  # noqa: ARG001
+    """List the jobs with their schedules and next times."""
+    with _engine(state).connect() as connection:
+        due = {schedule.name: schedule.next_at for schedule in list_schedules(connection)}
     crons = scheduler.crons()
     rows = [
         {"name": name, "description": job.description, "cron": crons[name], "next_at": _time(due.get(name))}
@@ -117,59 +54,61 @@ def jobs(caller: Reader, here: StateDep, scheduler: Asked) -> Response:  # noqa:
 
 
 @router.post("/jobs/{name}", response_model=RunStartedResponse, status_code=202)
-def run_job(name: str, parameters: Parameters, caller: Operator, here: StateDep, scheduler: Asked) -> Response:
-    """Begin a run now; it is answered at once, and `runs/ID` tells how it goes."""
-    _store(here)
+def run_job(
+    name: str, parameters: RunParameters, caller: Operator, state: StateDep, scheduler: SchedulerDep
+) -> Response:
+    """Start a run at once without waiting for its end; `runs/ID` shows its progress."""
+    _engine(state)
     if name not in scheduler.jobs:
         raise HTTPException(404, f"no job of this name; there are {', '.join(scheduler.jobs)}")
     return json_response({"run": scheduler.trigger(name, parameters.model_extra or {}, caller.name)}, 202)
 
 
-@router.get("/runs", response_model=Runs)
+@router.get("/runs", response_model=RunList)
 def runs(
     caller: Reader,  # noqa: ARG001
-    here: StateDep,
-    name: Annotated[str | None, Query(max_length=64, description="Only of this job.")] = None,
-    limit: Annotated[int, Query(ge=1, le=_MOST_RUNS)] = 50,
+    state: StateDep,
+    name: Annotated[str | None, Query(max_length=64, description="Only runs of this job.")] = None,
+    limit: Annotated[int, Query(ge=1, le=_MAX_RUNS)] = 50,
 ) -> Response:
     """List the latest runs, newest first."""
-    with _store(here).connect() as connection:
-        return json_response({"runs": runs_of.runs(connection, name, limit)})
+    with _engine(state).connect() as connection:
+        return json_response({"runs": job_runs.runs(connection, name, limit)})
 
 
-@router.get("/runs/{number}", response_model=Run)
-def run(number: Annotated[int, Path(ge=1, le=_LARGEST)], caller: Reader, here: StateDep) -> Response:  # noqa: ARG001
+@router.get("/runs/{number}", response_model=RunResponse)
+def run(number: Annotated[int, Path(ge=1, le=_MAX_NUMBER)], caller: Reader, state: StateDep) -> Response:  # noqa: ARG001
     """Show one run."""
-    with _store(here).connect() as connection:
-        found = runs_of.run(connection, number)
-    if found is None:
+    with _engine(state).connect() as connection:
+        row = job_runs.run(connection, number)
+    if row is None:
         raise HTTPException(404, "no run of this number")
-    return json_response(found)
+    return json_response(row)
 
 
-@router.get("/drift", response_model=Drift)
-def drift(caller: Reader, here: StateDep) -> Response:  # noqa: ARG001
-    """Show the last check of drift that was done."""
-    with _store(here).connect() as connection:
-        return json_response({"run": runs_of.latest_done(connection, DRIFT)})
+@router.get("/drift", response_model=DriftResponse)
+def drift(caller: Reader, state: StateDep) -> Response:  # noqa: ARG001
+    """Show the last completed drift check."""
+    with _engine(state).connect() as connection:
+        return json_response({"run": job_runs.latest_done(connection, DRIFT)})
 
 
-@router.get("/rewards", response_model=Rewards)
+@router.get("/rewards", response_model=RewardList)
 def rewards(
     caller: Reader,  # noqa: ARG001
-    here: StateDep,
-    days: Annotated[int, Query(ge=1, le=_MOST_DAYS)] = 7,
+    state: StateDep,
+    days: Annotated[int, Query(ge=1, le=_MAX_DAYS)] = 7,
 ) -> Response:
     """Show counts and means of rewards by day, version and variant."""
-    with _store(here).connect() as connection:
+    with _engine(state).connect() as connection:
         rows = daily_rewards(connection, now_ms() - days * DAY_MS)
     return json_response({"rows": [vars(row) for row in rows]})
 
 
-def _store(here: AppState) -> Any:
-    """The engine; 404 for a server that keeps nothing."""
+def _engine(state: AppState) -> Any:
+    """Return the engine; raises HTTPException 404 for a server that stores nothing."""
     try:
-        return here.require_store().engine
+        return state.require_store().engine
     except StoreError as error:
         raise HTTPException(404, str(error)) from None
 

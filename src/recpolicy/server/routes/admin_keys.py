@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from starlette.exceptions import HTTPException
@@ -15,53 +14,42 @@ from recpolicy.server.db import audit, keys
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.deps import StateDep
 from recpolicy.server.json_response import json_response
-from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES, KeyList, KeyResponse, NewKey, Role
-from recpolicy.server.schemas.requests import example_config
+from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES, KEY_NAME, KeyList, KeyRequest, KeyResponse, NewKey
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RESPONSES)
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _RESERVED = (audit.SERVER, GIVEN)
-Name = Annotated[str, Path(pattern=NAME)]
-
-
-class KeyRequest(BaseModel):
-    """A key to be made."""
-
-    model_config = example_config(name="shop", role="client")
-
-    name: str = Field(pattern=NAME, description="Never used before: the audit names callers by it.")
-    role: Role
+Name = Annotated[str, Path(pattern=KEY_NAME)]
 
 
 @router.get("/keys", response_model=KeyList)
-def listed(_: Operator, here: StateDep) -> Response:
+def listed(_: Operator, state: StateDep) -> Response:
     """List all keys, also revoked ones."""
-    with here.require_store().engine.connect() as connection:
+    with state.require_store().engine.connect() as connection:
         return json_response({"keys": keys.listed(connection)})
 
 
 @router.post("/keys", response_model=NewKey, status_code=201)
-def create(asked: KeyRequest, caller: Operator, here: StateDep, known: KeyCacheDep) -> Response:
+def create(request: KeyRequest, caller: Operator, state: StateDep, known: KeyCacheDep) -> Response:
     """Make a key. The answer is the only place where it is ever shown."""
-    if asked.name in _RESERVED:
-        raise HTTPException(409, f"{asked.name!r} is the server's own name for somebody else; choose another one")
+    if request.name in _RESERVED:
+        raise HTTPException(409, f"{request.name!r} is the server's own name for somebody else; choose another one")
     key = new_key()
     try:
-        with transaction(here.require_store().engine) as connection:
-            row = keys.add(connection, asked.name, asked.role, key_digest(key))
-            audit.note(connection, caller.name, "create_key", {"name": asked.name, "role": asked.role})
+        with transaction(state.require_store().engine) as connection:
+            row = keys.add(connection, request.name, request.role, key_digest(key))
+            audit.write_audit(connection, caller.name, "create_key", {"name": request.name, "role": request.role})
     except IntegrityError:
-        raise HTTPException(409, f"there is, or was, a key named {asked.name!r}; choose another name") from None
+        raise HTTPException(409, f"there is, or was, a key named {request.name!r}; choose another name") from None
     known.forget()
     return json_response({**row, "key": key}, 201)
 
 
 @router.delete("/keys/{name}", response_model=KeyResponse)
-def revoke(name: Name, caller: Operator, here: StateDep, known: KeyCacheDep) -> Response:
+def revoke(name: Name, caller: Operator, state: StateDep, known: KeyCacheDep) -> Response:
     """Let a key work no more, within two seconds in every process. The last operator key stays."""
-    with transaction(here.require_store().engine) as connection:
+    with transaction(state.require_store().engine) as connection:
         _revoke(connection, name)
-        audit.note(connection, caller.name, "revoke_key", {"name": name})
+        audit.write_audit(connection, caller.name, "revoke_key", {"name": name})
         row = keys.named(connection, name)
     known.forget()
     return json_response(row)

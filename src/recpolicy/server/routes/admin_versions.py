@@ -12,7 +12,6 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -24,8 +23,13 @@ from recpolicy.server.auth.roles import Caller, Operator, Reader
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.json_response import json_response
 from recpolicy.server.middleware import IMPORT, error_response
-from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES, RoutingChangeResponse, VersionList, VersionResponse
-from recpolicy.server.schemas.requests import example_config
+from recpolicy.server.schemas.admin import (
+    ADMIN_ERROR_RESPONSES,
+    RoutingChangeResponse,
+    TrafficRequest,
+    VersionList,
+    VersionResponse,
+)
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RESPONSES)
 Number = Annotated[int, Path(ge=1, lt=10**9, description="Number of the version.")]
@@ -35,90 +39,84 @@ _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "
 _ARCHIVE = {"requestBody": {"required": True, "content": _BINARY}}
 
 
-class Traffic(BaseModel):
-    """Which version challenges the champion, and how; what is left out stays as it is."""
-
-    model_config = example_config(version=3, share=0.1, shadow=False)
-
-    version: int | None = Field(None, ge=1, lt=10**9, description="The challenger; left out: the one that there is.")
-    share: float | None = Field(None, ge=0, le=1, description="Of the users, how many it answers.")
-    shadow: bool | None = Field(None, description="It is asked, but the champion answers.")
-
-
 @router.get("/versions", response_model=VersionList)
-def versions(_: Reader, here: StateDep) -> Response:
+def versions(_: Reader, state: StateDep) -> Response:
     """List the versions, oldest first, and who serves whom."""
-    registry = registry_actions.registry_of(here)
-    registry_actions.remember(here)
+    registry = state.require_registry()
+    registry_actions.sync_versions(state)
     aliases = registry.aliases()
     listed = [_shown(version, aliases) for version in registry.versions()]
     return json_response({"routing": registry_actions.routing(registry), "versions": listed})
 
 
 @router.get("/versions/{number}", response_model=VersionResponse)
-def version(number: Number, _: Reader, here: StateDep) -> Response:
+def version(number: Number, _: Reader, state: StateDep) -> Response:
     """Show one version with its lineage and the whole record of its gate."""
-    registry = registry_actions.registry_of(here)
-    found = _known(here, number)
+    registry = state.require_registry()
+    found = _known(state, number)
     return json_response(_shown(found, registry.aliases()) | {"gate": found.gate})
 
 
 @router.post("/versions/{number}/promote", response_model=RoutingChangeResponse)
-def promote(number: Number, caller: Operator, here: StateDep) -> Response:
+def promote(number: Number, caller: Operator, state: StateDep) -> Response:
     """Make a version the champion; refused where it is damaged."""
-    _known(here, number)
-    answer = registry_actions.change(here, caller, "promote", registry_actions.promote(number))
-    registry_actions.remember(here)
+    _known(state, number)
+    answer = registry_actions.apply(state, caller, "promote", registry_actions.promote(number))
+    registry_actions.sync_versions(state)
     return json_response(answer)
 
 
 @router.post("/roll-back", response_model=RoutingChangeResponse)
-def roll_back(caller: Operator, here: StateDep) -> Response:
+def roll_back(caller: Operator, state: StateDep) -> Response:
     """Take back the last step: withdraw the challenger or, without one, go back to the champion before this one."""
-    return json_response(registry_actions.change(here, caller, "roll_back", registry_actions.roll_back))
+    return json_response(registry_actions.apply(state, caller, "roll_back", registry_actions.roll_back))
 
 
 @router.post("/traffic", response_model=RoutingChangeResponse)
-def traffic(asked: Traffic, caller: Operator, here: StateDep) -> Response:
+def traffic(request: TrafficRequest, caller: Operator, state: StateDep) -> Response:
     """Let a version answer a share of the users beside the champion, or its shadow."""
-    if asked.version is not None:
-        _known(here, asked.version)
-    made = registry_actions.divide(asked.version, asked.share, asked.shadow)
-    return json_response(registry_actions.change(here, caller, "traffic", made))
+    if request.version is not None:
+        _known(state, request.version)
+    made = registry_actions.set_traffic(request.version, request.traffic_fraction, request.shadow)
+    return json_response(registry_actions.apply(state, caller, "traffic", made))
 
 
 @router.delete("/challenger", response_model=RoutingChangeResponse)
-def withdraw(caller: Operator, here: StateDep) -> Response:
+def clear_challenger(caller: Operator, state: StateDep) -> Response:
     """Let the champion answer everybody."""
-    return json_response(registry_actions.change(here, caller, "clear_challenger", registry_actions.withdraw))
+    return json_response(registry_actions.apply(state, caller, "clear_challenger", registry_actions.clear_challenger))
 
 
 @router.post("/exploration/pause", response_model=RoutingChangeResponse)
-def pause(caller: Operator, here: StateDep) -> Response:
+def pause(caller: Operator, state: StateDep) -> Response:
     """Show the best items only, in every process."""
-    return json_response(registry_actions.change(here, caller, "pause_exploration", registry_actions.explore(False)))
+    return json_response(
+        registry_actions.apply(state, caller, "pause_exploration", registry_actions.set_exploration(False))
+    )
 
 
 @router.post("/exploration/resume", response_model=RoutingChangeResponse)
-def resume(caller: Operator, here: StateDep) -> Response:
+def resume(caller: Operator, state: StateDep) -> Response:
     """Let a share of the lists be drawn to learn again."""
-    return json_response(registry_actions.change(here, caller, "resume_exploration", registry_actions.explore(True)))
+    return json_response(
+        registry_actions.apply(state, caller, "resume_exploration", registry_actions.set_exploration(True))
+    )
 
 
 @router.post(IMPORT.removeprefix("/v1/admin"), response_model=VersionResponse, status_code=201, openapi_extra=_ARCHIVE)
-async def import_archive(request: Request, caller: Operator, here: StateDep) -> Response:
+async def import_archive(request: Request, caller: Operator, state: StateDep) -> Response:
     """Register the policy in a .zip or .tar.gz, which is the body; every entry of it is mistrusted."""
-    registry_actions.registry_of(here)
+    state.require_registry()
     if not _importing.acquire(blocking=False):
-        return error_response(429, "busy", "another version is being imported", {"retry-after": "5"})
+        return error_response(429, "overloaded", "another version is being imported", {"retry-after": "5"})
     try:
         with tempfile.TemporaryDirectory(prefix="recpolicy-import-") as scratch:
             archive = FilePath(scratch) / "archive"
-            limit = here.settings.limits.import_bytes
+            limit = state.settings.limits.import_bytes
             if not await _receive(request, archive, limit):
                 said = f"the archive is larger than {limit} bytes; [limits] import_bytes sets the bound"
                 return error_response(413, "too_large", said, {"connection": "close"})
-            return json_response(await asyncio.to_thread(_take_in, here, caller, archive), 201)
+            return json_response(await asyncio.to_thread(_take_in, state, caller, archive), 201)
     except ClientDisconnect:
         raise HTTPException(400, "the archive did not arrive whole") from None
     finally:
@@ -141,20 +139,20 @@ async def _receive(request: Request, archive: FilePath, limit: int) -> bool:
     return True
 
 
-def _take_in(here: AppState, caller: Caller, archive: FilePath) -> dict[str, Any]:
-    registry = registry_actions.registry_of(here)
+def _take_in(state: AppState, caller: Caller, archive: FilePath) -> dict[str, Any]:
+    registry = state.require_registry()
     try:
         found = import_version(registry, archive, note={"by": caller.name})
     except ArtifactError as error:
         raise DataError(str(error).replace(str(archive), "the archive")) from None
-    registry_actions.note(here, caller, "import", {"number": found.number, "digest": found.digest})
-    registry_actions.remember(here)
+    registry_actions.write_audit(state, caller, "import", {"number": found.number, "digest": found.digest})
+    registry_actions.sync_versions(state)
     return _shown(found, registry.aliases()) | {"gate": found.gate}
 
 
-def _known(here: AppState, number: int) -> Version:
+def _known(state: AppState, number: int) -> Version:
     """The version; raises HTTPException 404 where there is none, 409 where its record is damaged."""
-    registry = registry_actions.registry_of(here)
+    registry = state.require_registry()
     try:
         if number not in {known.number for known in registry.versions()}:
             raise HTTPException(404, f"no version {number}; GET /v1/admin/versions lists them")
@@ -171,5 +169,9 @@ def _shown(version: Version, aliases: Mapping[str, int | None]) -> dict[str, Any
     fields = asdict(version)
     del fields["gate"]
     return {
-        **fields, "aliases": names, "verdict": gate.get("verdict"), "metrics": version.lineage.get("metrics", metrics),
-    }  # fmt: skip
+        "policy_digest": fields.pop("content"),
+        **fields,
+        "aliases": names,
+        "verdict": gate.get("verdict"),
+        "metrics": version.lineage.get("metrics", metrics),
+    }

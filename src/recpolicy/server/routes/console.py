@@ -15,15 +15,14 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.auth.roles import OptionalCaller, Reader
 from recpolicy.server.console import pages, search
-from recpolicy.server.console.preview import RankedPreview, ScorerCache, view
-from recpolicy.server.console.validation_card import read_card
-from recpolicy.server.db.events import key_of
+from recpolicy.server.console.preview import RankedPreview, ScorerCache, rank_items
+from recpolicy.server.console.simulator_card import read_card
+from recpolicy.server.db.events import id_key
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, status_and_code
 from recpolicy.server.json_response import json_response
 from recpolicy.server.live_models import CHAMPION
 from recpolicy.server.online.posterior import can_learn
-from recpolicy.server.registry_actions import registry_of
 from recpolicy.server.schemas import console
 from recpolicy.server.schemas.admin import ADMIN_ERROR_RESPONSES
 
@@ -41,21 +40,21 @@ async def get_scorer_cache(request: Request) -> ScorerCache:
 
 
 @router.get("/", include_in_schema=False)
-def recommend_page(here: StateDep) -> Response:
+def recommend_page(state: StateDep) -> Response:
     """Recommendations for a user, and rating them."""
-    return _page("recommend", here)
+    return _page("recommend", state)
 
 
 @router.get("/compare", include_in_schema=False)
-def compare_page(here: StateDep) -> Response:
+def compare_page(state: StateDep) -> Response:
     """Two versions side by side."""
-    return _page("compare", here)
+    return _page("compare", state)
 
 
 @router.get("/operations", include_in_schema=False)
-def operations_page(here: StateDep) -> Response:
+def operations_page(state: StateDep) -> Response:
     """How the server does, for operators."""
-    return _page("operations", here)
+    return _page("operations", state)
 
 
 @router.get("/console/{name}", include_in_schema=False)
@@ -71,9 +70,9 @@ def asset(name: str, if_none_match: Annotated[str | None, Header()] = None) -> R
 
 
 @router.post("/v1/console/users", response_model=console.UserMatches, responses=_WITH_KEY)
-def find_users(asked: console.SearchRequest, caller: OptionalCaller, here: StateDep) -> Response:
+def find_users(asked: console.SearchRequest, caller: OptionalCaller, state: StateDep) -> Response:
     """Find users by the beginning or a part of their id."""
-    scorer = here.policies.live.champion.scorer
+    scorer = state.models.live.champion.scorer
     named = any(isinstance(user, str) for user in scorer.user_ids[:1])
     if named and (caller is None or not caller.has_role("reader")):
         raise HTTPException(401 if caller is None else 403, "user ids that are texts are listed for readers only")
@@ -81,16 +80,16 @@ def find_users(asked: console.SearchRequest, caller: OptionalCaller, here: State
 
 
 @router.post("/v1/console/items", response_model=console.ItemMatches, responses=ERROR_RESPONSES)
-def find_items(asked: console.SearchRequest, here: StateDep) -> Response:
+def find_items(asked: console.SearchRequest, state: StateDep) -> Response:
     """Find items by words of their title."""
-    return json_response({"items": search.items(here.policies.live.champion.scorer, asked.text, asked.count)})
+    return json_response({"items": search.items(state.models.live.champion.scorer, asked.text, asked.count)})
 
 
 @router.post("/v1/console/estimates", response_model=console.EstimatesResponse, responses=ERROR_RESPONSES)
-def estimates(asked: console.EstimatesRequest, here: StateDep) -> Response:
+def estimates(asked: console.EstimatesRequest, state: StateDep) -> Response:
     """Tell what serves a user now says of some items, without an event."""
-    served, variant = here.policies.live.variant_for(key_of(asked.user))
-    told = view(served.scorer, asked).told(asked.items)
+    served, variant = state.models.live.variant_for(id_key(asked.user))
+    told = rank_items(served.scorer, asked).describe(asked.items)
     return json_response({"user": asked.user, "policy": served.describe(variant), "items": told})
 
 
@@ -98,45 +97,54 @@ def estimates(asked: console.EstimatesRequest, here: StateDep) -> Response:
 def compare(
     asked: console.CompareRequest,
     _: Reader,
-    here: StateDep,
+    state: StateDep,
     scorer_cache: Annotated[ScorerCache, Depends(get_scorer_cache)],
 ) -> Response:
     """Tell what two versions would show a user, without an event."""
-    scorers = [_version(here, scorer_cache, number, asked.user) for number in asked.versions]
+    scorers = [_version(state, scorer_cache, number, asked.user) for number in asked.versions]
     seen = [_seen(scorer, asked) for scorer in scorers]
     union = list(dict.fromkeys(item for one in seen if isinstance(one, RankedPreview) for item in one.best(asked.k)))
     sides = [
-        {"version": number, "agent": scorer.metadata["agent"], "content": scorer.metadata["content"], "items": [],
-         **({"items": one.told(union)} if isinstance(one, RankedPreview) else {"error": one})}
+        {"version": number, "agent": scorer.metadata["agent"], "policy_digest": scorer.metadata["content"], "items": [],
+         **({"items": one.describe(union)} if isinstance(one, RankedPreview) else {"error": one})}
         for number, scorer, one in zip(asked.versions, scorers, seen, strict=True)
     ]  # fmt: skip
     return json_response({"user": asked.user, "k": asked.k, "sides": sides})
 
 
-@router.get("/v1/admin/simulator", response_model=console.Card, responses=ADMIN_ERROR_RESPONSES, tags=["admin"])
-def simulator(_: Reader, here: StateDep) -> Response:
+@router.get(
+    "/v1/admin/simulator", response_model=console.SimulatorCard, responses=ADMIN_ERROR_RESPONSES, tags=["admin"]
+)
+def simulator(_: Reader, state: StateDep) -> Response:
     """Show the validation card of the session simulator that lies in the state folder."""
-    return json_response({"card": read_card(here.folder)})
+    return json_response({"card": read_card(state.folder)})
 
 
-def _page(name: str, here: AppState) -> Response:
-    served = here.policies.live.champion
+def _page(name: str, state: AppState) -> Response:
+    served = state.models.live.champion
     low, high = served.trained.scale
-    online = here.store is not None and here.settings.online.enabled and can_learn(served.trained.artifact)
+    online = state.store is not None and state.settings.online.enabled and can_learn(served.trained.artifact)
     shown = pages.page(
-        name, policy=served.describe(CHAMPION), low=low, high=high, learns=online, keeps=here.store is not None,
-        filters=search.filters(served.trained), known=len(served.trained.user_ids),
-    )  # fmt: skip
+        name,
+        policy=served.describe(CHAMPION),
+        low=low,
+        high=high,
+        learns=online,
+        keeps=state.store is not None,
+        filters=search.filters(served.trained),
+        known=len(served.trained.user_ids),
+        item_label=state.settings.console.item_label,
+    )
     return HTMLResponse(shown, headers=dict(pages.HEADERS))
 
 
-def _version(here: AppState, scorer_cache: ScorerCache, number: int | None, user: Hashable) -> Scorer:
+def _version(state: AppState, scorer_cache: ScorerCache, number: int | None, user: Hashable) -> Scorer:
     """The version to look at; raises HTTPException 404 where there is none, 409 where it is damaged."""
-    live = here.policies.live
+    live = state.models.live
     if number is None:
-        return live.variant_for(key_of(user))[0].scorer
+        return live.variant_for(id_key(user))[0].scorer
     try:
-        return scorer_cache.version(registry_of(here), live, number)
+        return scorer_cache.version(state.require_registry(), live, number)
     except ConfigError as error:
         raise HTTPException(404, str(error)) from None
     except ArtifactError as error:
@@ -146,6 +154,6 @@ def _version(here: AppState, scorer_cache: ScorerCache, number: int | None, user
 def _seen(scorer: Scorer, asked: console.CompareRequest) -> RankedPreview | dict[str, str]:
     """What the version would show, or why it cannot say."""
     try:
-        return view(scorer, asked)
+        return rank_items(scorer, asked)
     except (DataError, ConfigError) as error:
         return {"code": status_and_code(error)[1], "message": str(error)}

@@ -18,28 +18,28 @@ async def healthz() -> Response:
 
 
 @router.get("/readyz", response_model=ReadinessResponse)
-async def readyz(here: StateDep) -> Response:
+async def readyz(state: StateDep) -> Response:
     """Say that a policy is loaded, which one, and whether the store takes what it is given."""
-    served = here.policies.live.champion
-    return json_response({"status": "ready", "policy": served.describe(CHAMPION), "store": store_state(here)})
+    served = state.models.live.champion
+    return json_response({"status": "ready", "policy": served.describe(CHAMPION), "store": store_state(state)})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(here: StateDep) -> Response:
+async def metrics(state: StateDep) -> Response:
     """Counters and histograms in Prometheus' text form."""
-    live, counted = here.policies.live, here.metrics
-    if here.store is not None:
-        counted.waiting.set(here.store.writer.waiting)
-        counted.spooled.set(here.store.writer.spooled)
-        counted.store_up.set(0 if here.store.writer.down else 1)
+    live, counted = state.models.live, state.metrics
+    if state.store is not None:
+        counted.waiting.set(state.store.writer.waiting)
+        counted.spooled.set(state.store.writer.spooled)
+        counted.store_up.set(0 if state.store.writer.down else 1)
     counted.version.labels(CHAMPION).set(live.champion.number or 0)
     counted.version.labels(CHALLENGER).set(live.challenger.number or 0 if live.challenger else 0)
-    counted.share.set(live.share)
+    counted.traffic_fraction.set(live.traffic_fraction)
     return Response(counted.text(), media_type=_PROMETHEUS)
 
 
-def store_state(here: AppState) -> str:
+def store_state(state: AppState) -> str:
     """In one word: up, down or none."""
-    if here.store is None:
+    if state.store is None:
         return "none"
-    return "down" if here.store.writer.down else "up"
+    return "down" if state.store.writer.down else "up"

@@ -1,130 +1,73 @@
-"""Estimates and recommendations.
+"""Estimates, and the prediction routes of KServe (v1) and Vertex AI; recommend.py has the recommendations.
 
-A single recommendation is computed where the request is read: it takes less time than to hand it to a thread. What may
-take longer runs in threads, so that the event loop stays free.
+KServe and Vertex AI send `instances` and expect `predictions`. Vertex AI names its routes in AIP_PREDICT_ROUTE and
+AIP_HEALTH_ROUTE; without them KServe's routes are used.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import os
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
 
-from recpolicy.core.errors import ConfigError, DataError, StoreError
 from recpolicy.inference.scorer import Scorer
-from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.errors import ERROR_RESPONSES, response_to_error, status_and_code
-from recpolicy.server.json_response import rows_response
-from recpolicy.server.middleware import FastPath, Message
-from recpolicy.server.recommend import ENCODE, Chosen, finite
-from recpolicy.server.recommend_with_fallback import choose_safely
-from recpolicy.server.schemas.requests import PredictRequest, RecommendBatch, RecommendRequest
-from recpolicy.server.schemas.responses import Estimates, Recommendation, Recommendations
+from recpolicy.server.errors import ERROR_RESPONSES, error_of_item
+from recpolicy.server.json_response import json_response, rows_response
+from recpolicy.server.recommend import ServedList, finite, list_response, persist, recommend_with_fallback
+from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest, RecommendRequest
+from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelState, Predictions
 
-Body = TypeVar("Body", bound=BaseModel)
-Answered = TypeVar("Answered")
+MODEL = "recpolicy"
 router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
 
 @router.post("/predict", response_model=Estimates)
-def predict(asked: PredictRequest, here: StateDep) -> Response:
-    """Estimate ratings of items (all when none are named) by users."""
-    return rows_response(estimates(here.policies.live.champion.scorer, asked.users, asked.items))
+def predict(request: PredictRequest, state: StateDep) -> Response:
+    """Estimate the ratings of items by users; of all items if none are named."""
+    return rows_response(estimates(state.models.live.champion.scorer, request.users, request.items))
 
 
-@router.post("/recommend", response_model=Recommendation)
-async def recommend(asked: RecommendRequest, here: StateDep) -> Response:
-    """List the items that the policy values most for a user, best first, and remember what was shown."""
-    return await recommended(here, asked)
+def prediction_routes() -> APIRouter:
+    """Return the routes of KServe and Vertex AI, at the paths that the environment names."""
+    routes = APIRouter(tags=["prediction servers"])
+    predict_at = os.environ.get("AIP_PREDICT_ROUTE", f"/v1/models/{MODEL}:predict")
+    routes.add_api_route(
+        predict_at, predict_instances, methods=["POST"], response_model=Predictions, responses=ERROR_RESPONSES
+    )
+    routes.add_api_route(f"/v1/models/{MODEL}", model_ready, methods=["GET"], response_model=ModelState)
+    health_at = os.environ.get("AIP_HEALTH_ROUTE", "/healthz")
+    if health_at != "/healthz":
+        routes.add_api_route(health_at, health, methods=["GET"], response_model=LivenessResponse)
+    return routes
 
 
-def fast_paths(here: AppState) -> Mapping[tuple[str, str], FastPath]:
-    """The same recommendation on a shorter way: from the bytes of the request, past the app."""
+async def predict_instances(request: Instances, state: StateDep) -> Response:
+    """Predict once per instance: estimates if it names items, otherwise a recommendation."""
 
-    async def recommend_bytes(scope: Message, body: bytes) -> Response:
-        try:
-            return await recommended(here, parsed(RecommendRequest, scope, body))
-        except (RequestValidationError, DataError, ConfigError, StoreError) as error:
-            return response_to_error(error)
+    def predict_all() -> list[ServedList | dict[str, Any]]:
+        return [error_of_item(partial(_predict_one, state, instance)) for instance in request.instances]
 
-    return {("POST", "/v1/recommend"): recommend_bytes}
-
-
-async def recommended(here: AppState, asked: RecommendRequest) -> Response:
-    """The answer to one request, after its event is on the disk."""
-    chosen = choose_safely(here, asked, here.policies.live)
-    stored = await remember(here, [chosen])
-    return Response(chosen.text(stored), media_type="application/json")
+    predictions = await asyncio.to_thread(predict_all)
+    stored = await persist(state, [each for each in predictions if isinstance(each, ServedList)])
+    return list_response("predictions", predictions, stored)
 
 
-@router.post("/recommend/batch", response_model=Recommendations)
-async def recommend_batch(asked: RecommendBatch, here: StateDep) -> Response:
-    """Answer several requests; one that is refused does not stop the others."""
-    answers = await asyncio.to_thread(answer_each, here, asked.requests)
-    stored = await remember(here, [one for one in answers if isinstance(one, Chosen)])
-    return listed("answers", answers, stored)
+async def model_ready() -> Response:
+    """Report that the model is ready."""
+    return json_response({"name": MODEL, "ready": True})
 
 
-def parsed(model: type[Body], scope: Message, body: bytes) -> Body:
-    """The body as a request; raises RequestValidationError that names the place, as the app does."""
-    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    try:
-        if kind.partition(b";")[0].strip().lower() != b"application/json":
-            raise RequestValidationError([{"loc": ("body",), "msg": "expected content-type: application/json"}])
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_input=False)]
-        raise RequestValidationError(found) from None
-
-
-def answer_each(here: AppState, requests: list[RecommendRequest]) -> list[Chosen | dict[str, Any]]:
-    """What was chosen for each request, or the error in its place."""
-    live = here.policies.live
-    return [or_refusal(partial(choose_safely, here, asked, live)) for asked in requests]
-
-
-def or_refusal(answer: Callable[[], Answered]) -> Answered | dict[str, Any]:
-    """What is answered to one request of several, or the error in its place."""
-    try:
-        return answer()
-    except (DataError, ConfigError) as error:
-        return {"error": {"code": status_and_code(error)[1], "message": str(error)}}
-
-
-async def remember(here: AppState, chosen: list[Chosen]) -> bool:
-    """Write the events; returns whether they are on the disk.
-
-    Where neither database nor spool takes them, people get their recommendations all the same, without an event id.
-    Raises QueueFullError where too much waits.
-    """
-    stored = here.store is not None
-    if here.store is not None and chosen:
-        try:
-            await here.store.writer.events([one.row for one in chosen])
-        except QueueFullError:
-            raise
-        except StoreError:
-            here.metrics.lost.inc(len(chosen))
-            stored = False
-    for one in chosen:
-        here.metrics.shown(one.row["version"], one.row["variant"], one.row["explored"])
-    return stored
-
-
-def listed(name: str, answers: list[Chosen | dict[str, Any]], stored: bool) -> Response:
-    """Answers and errors in order, under a name."""
-    texts = [one.text(stored) if isinstance(one, Chosen) else ENCODE(one) for one in answers]
-    return Response(f'{{"{name}":[{",".join(texts)}]}}', media_type="application/json")
+async def health() -> Response:
+    """Report that the process is alive."""
+    return json_response({"status": "alive"})
 
 
 def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None) -> list[dict[str, Any]]:
-    """Rows of the users one after the other, items in the order asked."""
-    rows = np.arange(len(scorer.item_ids)) if items is None else np.array([scorer.item_row(one) for one in items])
+    """Return the rows of the users one after the other, items in the order of the request."""
+    rows = np.arange(len(scorer.item_ids)) if items is None else np.array([scorer.item_row(item) for item in items])
     rows = rows.astype(np.intp)
     answer = scorer.predict(users)
     ids, titles = [scorer.item_ids[row] for row in rows], [scorer.titles[row] for row in rows]
@@ -137,3 +80,11 @@ def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None) -> list
             for item, title, r, s, p in zip(ids, titles, *numbers, strict=True)
         ]
     return table
+
+
+def _predict_one(state: AppState, instance: Instance) -> ServedList | dict[str, Any]:
+    live = state.models.live
+    if instance.items is not None:
+        return {"rows": estimates(live.champion.scorer, [instance.user], instance.items)}
+    request = RecommendRequest(user=instance.user, k=instance.k, exclude_rated=instance.exclude_rated)
+    return recommend_with_fallback(state, request, live)

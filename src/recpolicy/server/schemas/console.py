@@ -1,4 +1,4 @@
-"""Requests and answers of the routes that the console's scripts ask, as the OpenAPI page shows them."""
+"""Requests and responses of the console's routes, as the OpenAPI page shows them."""
 
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ _EXAMPLE = {"user": 196, "k": 5}
 
 
 class SearchRequest(BaseModel):
-    """What a person typed."""
+    """The text of a search."""
 
     model_config = example_config(text="star wars", count=5)
 
@@ -21,7 +21,7 @@ class SearchRequest(BaseModel):
 
 
 class EstimatesRequest(RecommendRequest):
-    """As for a recommendation, and which items are told of; nothing is written."""
+    """A recommendation request and the items to estimate; no event is written."""
 
     model_config = example_config(**_EXAMPLE, items=[50, 181])
 
@@ -29,24 +29,24 @@ class EstimatesRequest(RecommendRequest):
 
 
 class CompareRequest(RecommendRequest):
-    """As for a recommendation, and which versions are compared; nothing is written."""
+    """A recommendation request and the versions to compare; no event is written."""
 
     model_config = example_config(**_EXAMPLE, versions=[None, 1])
 
     versions: Annotated[list[_NUMBER | None], Field(min_length=2, max_length=2)] = Field(
-        description="Numbers of versions, as they were trained; null: what serves this user now."
+        description="Numbers of versions, as trained; null: the version that serves this user now."
     )
 
 
 class UserMatches(BaseModel):
-    """Users that were found."""
+    """Users that match a search."""
 
     users: list[Id]
-    total: int = Field(description="How many users the policy knows.")
+    total: int = Field(description="Number of users that the policy knows.")
 
 
 class ItemMatch(BaseModel):
-    """An item that was found."""
+    """An item that matches a search."""
 
     item_id: Id
     title: str | None
@@ -54,23 +54,23 @@ class ItemMatch(BaseModel):
 
 
 class ItemMatches(BaseModel):
-    """Items that were found, the most often rated first."""
+    """Items that match a search, the most often rated first."""
 
     items: list[ItemMatch]
 
 
 class ItemEstimate(BaseModel):
-    """What a version says of an item for a user."""
+    """A version's estimate of an item for a user."""
 
     item_id: Id
     title: str | None
-    rank: int | None = Field(description="1 is the best of what may be shown; null: it may not.")
+    rank: int | None = Field(description="1 is the best of the allowed items; null: not allowed.")
     rating: float | None
     std: float | None
 
 
 class EstimatesResponse(BaseModel):
-    """What serves a user now says of the items asked for, as far as it knows them."""
+    """Estimates by the version that serves the user, of the items that it knows."""
 
     user: Id
     policy: ServedPolicy
@@ -78,24 +78,24 @@ class EstimatesResponse(BaseModel):
 
 
 class VersionPreview(BaseModel):
-    """One version: all items that are in any of the lists, or why it has no answer."""
+    """One version: estimates of all items in any of the lists, or an error."""
 
     version: int | None
     agent: str
-    content: str
+    policy_digest: str
     items: list[ItemEstimate]
     error: ErrorDetail | None = None
 
 
 class Comparison(BaseModel):
-    """Versions side by side: an item is in the list of those where its rank is k or less."""
+    """Versions side by side; an item is in the list of a version if its rank is k or less."""
 
     user: Id
     k: int
     sides: list[VersionPreview]
 
 
-class Card(BaseModel):
+class SimulatorCard(BaseModel):
     """The validation card of the session simulator in the state folder; null without one."""
 
     card: dict[str, Any] | None

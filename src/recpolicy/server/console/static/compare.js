@@ -1,9 +1,7 @@
 // Two versions for the same user. Only looks: no event is written.
 
-import {
-  $, Problem, allWell, announce, ask, bar, complain, el, inWords, keyNow, number, onKey, show, signed, titleOf, wantKey,
-} from "./shared.js";
-import { asked, begin, called, isNew, scale } from "./who.js";
+import { $, Problem, allWell, announce, ask, bar, complain, el, inWords, keyNow, number, onKey, show, signed, titleOf, wantKey, anItem, itemsLabel } from "./shared.js";
+import { asked, begin, called, isNew, scale } from "./user-picker.js";
 
 let turn = 0;
 
@@ -38,7 +36,7 @@ function needsKey() {
 async function load() {
   const who = asked(), mine = ++turn;
   if (!keyNow()) return needsKey();
-  if (!who) return show($("list"), el("p", { class: "empty", text: isNew() ? "Rate an item on this page first." : "Pick a user." }));
+  if (!who) return show($("list"), el("p", { class: "empty", text: isNew() ? `Rate ${anItem()} on this page first.` : "Pick a user." }));
   if (!$("left-input").options.length) return undefined;
   const versions = ["left-input", "right-input"].map((id) => ($(id).value ? Number($(id).value) : null));
   $("result").setAttribute("aria-busy", "true");
@@ -68,7 +66,7 @@ function draw({ k, sides }) {
   const both = [...inList[0].keys()].filter((item) => inList[1].has(item));
   const most = Math.min(k, Math.max(inList[0].size, inList[1].size));
   $("result-title").textContent = `For ${called()}`;
-  const told = sides.some((side) => side.error) ? "" : `${both.length} of ${most} items are in both lists.`;
+  const told = sides.some((side) => side.error) ? "" : `${both.length} of ${most} ${itemsLabel} are in both lists.`;
   $("status").textContent = told;
   announce(told);
   show($("list"),
@@ -81,7 +79,7 @@ function column(side, place, inList) {
   const head = side.version === null ? "Serving now" : `Version ${side.version}, as trained`;
   return el("section", { class: "panel", "aria-label": `${place ? "Right" : "Left"}: ${head}` },
     el("h3", { text: head }),
-    el("p", { class: "hint", title: side.content, text: `${side.agent} · content ${side.content.slice(0, 8)}` }),
+    el("p", { class: "hint", title: side.policy_digest, text: `${side.agent} · policy ${side.policy_digest.slice(0, 8)}` }),
     side.error && el("p", { class: "empty bad", text: side.error.message }),
     el("ol", { class: "short" }, items.map((item) => el("li", {},
       el("span", { class: "rank", text: item.rank }),
@@ -100,7 +98,7 @@ function table(sides, k) {
   const rank = (item) => (item ? item.rank ?? "left out" : "–");
   const gap = (a, b) => (a?.rating === undefined || b?.rating === undefined || a.rating === null || b.rating === null ? "–" : signed(b.rating - a.rating));
   return el("section", { class: "panel", "aria-label": "Predicted ratings" },
-    el("h3", { text: `Predicted ratings of all items in either list (first ${k})` }),
+    el("h3", { text: `Predicted ratings of all ${itemsLabel} in either list (first ${k})` }),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Predicted ratings" }, el("table", {},
       el("thead", {}, el("tr", {}, ["Item", "Left rank", "Left rating", "Right rank", "Right rating", "Right − left"].map((text) => el("th", { scope: "col", text })))),
       el("tbody", {}, ids.map((id) => [left.get(id), right.get(id)]).map(([a, b]) => el("tr", {},

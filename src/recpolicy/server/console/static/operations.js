@@ -99,7 +99,7 @@ const CHANGES = {
       `Give version ${n} ${share} % of the users?`,
       shadow ? "It is asked for them, but the champion answers." : `It answers ${share} % of the users from now on, the champion the rest.`, "Set",
     ],
-    send: ["POST", "/v1/admin/traffic", { version: Number(n), share: Number(share) / 100, shadow }],
+    send: ["POST", "/v1/admin/traffic", { version: Number(n), traffic_fraction: Number(share) / 100, shadow }],
   }),
 };
 

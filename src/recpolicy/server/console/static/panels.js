@@ -38,7 +38,7 @@ export function metrics(rows, recent, ready, low) {
       ["Mean reward", number(mean)], ["Database", ready?.store ?? "–"],
       ["Writes waiting", total(rows, "recpolicy_writes_waiting").toLocaleString()], ["Events spooled", total(rows, "recpolicy_events_spooled").toLocaleString()],
     ]),
-    el("p", { class: "hint", text: `Times ${span}, from the histogram. Champion: version ${ready?.policy.version ?? "–"} (${ready?.policy.agent ?? "–"}), content ${(ready?.policy.content ?? "").slice(0, 8)}.` }),
+    el("p", { class: "hint", text: `Times ${span}, from the histogram. Champion: version ${ready?.policy.version ?? "–"} (${ready?.policy.agent ?? "–"}), policy ${(ready?.policy.policy_digest ?? "").slice(0, 8)}.` }),
   ];
 }
 
@@ -48,7 +48,7 @@ export function versions({ versions: all, routing }, gates) {
   if (!all.length) return empty("The registry has no version yet: train one, and register it.");
   return [
     el("div", { class: "row" },
-      el("span", { class: "hint", text: routing.challenger === null ? "The champion answers everybody." : `Version ${routing.challenger} ${routing.shadow ? "is compared in the shadow for" : "answers"} ${percent(routing.share, 1)} of the users.` }),
+      el("span", { class: "hint", text: routing.challenger === null ? "The champion answers everybody." : `Version ${routing.challenger} ${routing.shadow ? "is compared in the shadow for" : "answers"} ${percent(routing.traffic_fraction, 1)} of the users.` }),
       el("span", { class: "hint", text: routing.exploration ? "Exploration is on." : "Exploration is paused." }),
       routing.exploration ? button("pause", "Pause exploration") : button("resume", "Resume exploration"),
       routing.challenger !== null && button("withdraw", "Withdraw the challenger", {}, "quiet danger"),
@@ -71,7 +71,7 @@ function version(one, routing, whole) {
           el("input", { type: "number", name: "share", id: `share-${n}`, class: "share", min: 0, max: 100, step: "0.1", value: 10, required: true }), "%",
           el("label", { class: "check" }, el("input", { type: "checkbox", name: "shadow", id: `shadow-${n}` }), " shadow"),
           el("button", { type: "submit", class: "quiet", id: `traffic-${n}`, text: "Set traffic" })))),
-    el("p", { class: "hint", text: `registered ${when(Date.parse(one.registered_at))} · content ${one.content.slice(0, 12)} · ${one.lineage.data ?? "data not named"}` }),
+    el("p", { class: "hint", text: `registered ${when(Date.parse(one.registered_at))} · policy ${one.policy_digest.slice(0, 12)} · ${one.lineage.data ?? "data not named"}` }),
     el("details", { data: { gate: n, key: `gate-${n}` } }, el("summary", { id: `gate-${n}`, text: "Gate record and lineage" }),
       whole ? record(whole) : el("p", { class: "hint", text: "…" })));
 }
@@ -104,21 +104,21 @@ export function simulator({ card: found }, listed) {
 
 const outcome = { wait: "waits", advance: "begins the next stage", promote: "promotes the challenger", roll_back: "rolls back" };
 
-export function rollout({ rollout: one, figures, next, reason }) {
+export function rollout({ rollout: one, metrics, next, reason }) {
   if (!one) return empty("No rollout is running.");
   const stages = one.plan.stages ?? [];
   return [
     el("div", { class: "row between" },
       el("p", {}, el("strong", { text: `Version ${one.challenger} against ${one.champion}` }), " ",
-        el("span", { class: "tag warm", text: one.plan.shadow ? "shadow" : `${percent(one.share)} of the users` }), " ",
+        el("span", { class: "tag warm", text: one.plan.shadow ? "shadow" : `${percent(one.traffic_fraction)} of the users` }), " ",
         el("span", { class: "tag", text: `stage ${one.stage + 1} of ${stages.length}: ${stages.map((share) => percent(share)).join(" → ")}` })),
       button("stop", "Stop the rollout", {}, "quiet danger")),
-    ...intervals(figures),
+    ...intervals(metrics),
     table("Health of both variants", ["Variant", "Users", "Rewards", "Requests", "Failures", "Slow", "Mean time"], ["champion", "challenger"].map((name) => [
-      name, figures[name].users, figures[name].rewards, ...health(figures.health[name]),
+      name, metrics[name].users, metrics[name].rewards, ...health(metrics.health[name]),
     ])),
-    figures.shadow && el("p", { class: "hint", text: `Shadow: ${figures.shadow.compared} compared, agreement ${figures.shadow.agreement === null ? "–" : percent(figures.shadow.agreement)}, predicted ratings ${figures.shadow.gap === null ? "–" : signed(figures.shadow.gap)}.` }),
-    el("p", { class: "hint", text: `${number(figures.hours, 1)} h in this stage. The next check ${outcome[next] ?? next}: ${reason}.` }),
+    metrics.shadow && el("p", { class: "hint", text: `Shadow: ${metrics.shadow.compared} compared, agreement ${metrics.shadow.agreement === null ? "–" : percent(metrics.shadow.agreement)}, predicted ratings ${metrics.shadow.rating_difference === null ? "–" : signed(metrics.shadow.rating_difference)}.` }),
+    el("p", { class: "hint", text: `${number(metrics.hours, 1)} h in this stage. The next check ${outcome[next] ?? next}: ${reason}.` }),
   ];
 }
 
@@ -185,8 +185,8 @@ const status = (run) => el("span", { class: STATUS[run.status] ?? "tag", text: r
 
 export function drift({ run }) {
   if (!run) return empty("Drift was not checked yet.");
-  const { alarms = {}, figures = {} } = run.metadata, found = Object.values(alarms);
-  const parts = Object.entries(figures).filter(([, part]) => part && typeof part === "object");
+  const { alarms = {}, metrics = {} } = run.metadata, found = Object.values(alarms);
+  const parts = Object.entries(metrics).filter(([, part]) => part && typeof part === "object");
   return [
     el("p", {}, el("span", { class: found.length ? "tag failed" : "tag good", text: found.length ? `${found.length} alarms` : "no alarm" }), " ",
       el("span", { class: "hint", text: `checked ${when(run.finished_at ?? run.executed_at)}` })),

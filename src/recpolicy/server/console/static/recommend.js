@@ -1,9 +1,7 @@
 // A list for somebody, rated right there; and how the policy moved since.
 
-import {
-  $, Problem, allWell, announce, ask, bar, complain, el, inWords, number, onKey, onStars, show, signed, stars, titleOf,
-} from "./shared.js";
-import { asked, begin, called, give, isNew, scale } from "./who.js";
+import { $, Problem, allWell, announce, ask, bar, complain, el, inWords, number, onKey, onStars, show, signed, stars, titleOf, anItem, itemLabel, itemsLabel } from "./shared.js";
+import { asked, begin, called, give, isNew, scale } from "./user-picker.js";
 
 const LOOK_MS = 400, PATIENCE_MS = 9000;
 const { learns, keeps } = $("result").dataset;
@@ -44,7 +42,7 @@ async function load(moved = false, further = false) {
   if (!who) {
     list = before = null;
     show($("moved"));
-    show($("list"), el("p", { class: "empty", text: isNew() ? "Rate an item on this page, and the list appears." : "Pick a user." }));
+    show($("list"), el("p", { class: "empty", text: isNew() ? `Rate ${anItem()} on this page, and the list appears.` : "Pick a user." }));
     return say("");
   }
   $("result").setAttribute("aria-busy", "true");
@@ -57,7 +55,7 @@ async function load(moved = false, further = false) {
     list = answer;
     allWell();
     draw();
-    announce(`${answer.items.length} items for ${called()}`);
+    announce(`${answer.items.length} ${itemsLabel} for ${called()}`);
   } catch (problem) {
     if (mine === turn) refused(problem, () => load(moved, further));
   } finally {
@@ -84,7 +82,7 @@ function refused(problem, again) {
   if (problem.status === 404 || problem.status === 422) {
     list = null;
     show($("moved"));
-    const hint = problem.code === "unknown_id" && !isNew() ? " Or choose “Somebody new” and rate a few items." : "";
+    const hint = problem.code === "unknown_id" && !isNew() ? ` Or choose “Somebody new” and rate a few ${itemsLabel}.` : "";
     show($("list"), el("p", { class: "empty bad", text: `${inWords(problem)}.${hint}`.replace("..", ".") }));
     return say("");
   }
@@ -101,7 +99,7 @@ function draw() {
       el("span", { class: "tag", text: policy.version === null ? policy.agent : `version ${policy.version} · ${policy.agent}` }),
       el("span", { class: `tag ${policy.variant}`, text: policy.variant }),
       el("span", { class: explored ? "tag warm" : "tag", text: explored ? "explored: drawn to learn" : "not explored: the best" }),
-      el("span", { class: "hint", title: policy.content, text: `content ${policy.content.slice(0, 8)}` })),
+      el("span", { class: "hint", title: policy.policy_digest, text: `policy ${policy.policy_digest.slice(0, 8)}` })),
     el("p", { class: "hint legend", text: `Bars: predicted rating from ${scale.low} to ${scale.high}; pale band: ± one standard deviation${before ? "; ring: before" : ""}.` }),
     el("ol", { class: "items" }, items.map(card)));
   drawMoved();
@@ -114,12 +112,12 @@ function card(item, place) {
     el("span", { class: "rank", text: place + 1 }),
     el("div", { class: "about" },
       el("h3", {}, title, " ", before && change(old, item, place + 1)),
-      item.because.length > 0 && el("p", { class: "hint", text: `because ${isNew() ? "you" : "this user"} rated ${item.because.map(titleOf).join(" and ")}` })),
+      item.explanations.length > 0 && el("p", { class: "hint", text: `because ${isNew() ? "you" : "this user"} rated ${item.explanations.map(titleOf).join(" and ")}` })),
     el("div", { class: "guess" },
       bar(item.rating, item.std, scale, old?.rating ?? null),
       el("p", { class: "figures" },
         el("strong", { text: number(item.rating) }), el("span", { text: item.std === null ? "" : ` ± ${number(item.std)}` }),
-        el("span", { class: "hint", title: "probability with which this item was shown at this place", text: `propensity ${number(item.propensity, 3)}` }))),
+        el("span", { class: "hint", title: "probability of this place in the list", text: `propensity ${number(item.propensity, 3)}` }))),
     el("div", { class: "rate", data: { key: `rate-${id}` } },
       done && el("p", { class: done.bad ? "said bad" : "said", text: done.text }),
       (!done || done.bad) && (keeps === "true" || isNew()) && stars(`r${place}`, title, scale)));
@@ -150,7 +148,7 @@ function drawMoved() {
         el("td", { text: `${row.old?.rank ?? "–"} → ${row.item.rank ?? "out"}` }),
         el("td", { text: `${number(row.old?.rating, 3)} → ${number(row.item.rating, 3)}` }),
         el("td", { class: step(row) > 0 ? "up" : step(row) < 0 ? "down" : null, text: step(row) === null ? "–" : signed(step(row), 3) })))))),
-    still > 0 && el("p", { class: "hint", text: `${still === 1 ? "One other item" : `${still} other items`} did not move.` })));
+    still > 0 && el("p", { class: "hint", text: `${still === 1 ? `One other ${itemLabel}` : `${still} other ${itemsLabel}`} did not move.` })));
 }
 
 // ---------------------------------------------------------------- rating
@@ -162,7 +160,7 @@ onStars($("list"), async (form, value) => {
   let taken = null;
   if (event !== null) {
     try {
-      taken = await ask("POST", "/v1/feedback", { event_id: event, item, kind: "rating", value });
+      taken = await ask("POST", "/v1/feedback", { event_id: event, item, type: "rating", value });
     } catch (problem) {
       mark(`${inWords(problem)} The rating was not taken.`, true);
       if (problem.status === 0) complain(problem, () => load());
@@ -199,17 +197,17 @@ async function learnt(title, value) {
     Object.assign(watching, { again: true, until: Date.now() + PATIENCE_MS });
     return;
   }
-  const mine = { until: Date.now() + PATIENCE_MS, content: list.policy.content, again: false, moved: false };
+  const mine = { until: Date.now() + PATIENCE_MS, digest: list.policy.policy_digest, again: false, moved: false };
   watching = mine;
   while (watching === mine && Date.now() < mine.until) {
     await new Promise((done) => setTimeout(done, LOOK_MS));
     const ready = await ask("GET", "/readyz").catch(() => null);
     if (watching !== mine) return; // somebody else is looked at
-    if (!ready || ready.policy.content === mine.content) continue;
+    if (!ready || ready.policy.policy_digest === mine.digest) continue;
     if (!mine.again) watching = null;
     const further = mine.moved;
-    Object.assign(mine, { again: false, moved: true, content: ready.policy.content, until: Date.now() + PATIENCE_MS / 2 });
-    say(`The policy learnt from it; now it is content ${mine.content.slice(0, 8)}.`);
+    Object.assign(mine, { again: false, moved: true, digest: ready.policy.policy_digest, until: Date.now() + PATIENCE_MS / 2 });
+    say(`The policy learned from it; it is now policy ${mine.digest.slice(0, 8)}.`);
     await load(true, further);
   }
   if (watching !== mine) return;

@@ -71,7 +71,10 @@ export function show(container, ...nodes) {
 export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 export const signed = (value, digits = 2) => (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toFixed(digits);
 export const when = (ms) => (ms ? new Date(ms).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "–");
-export const titleOf = (item) => item.title ?? `item ${item.item_id}`;
+// The noun for one item, a setting of the server: [console] item_label.
+export const itemLabel = document.body.dataset.itemLabel, itemsLabel = `${itemLabel}s`;
+export const anItem = () => `${/^[aeiou]/i.test(itemLabel) ? "an" : "a"} ${itemLabel}`;
+export const titleOf = (item) => item.title ?? `${itemLabel} ${item.item_id}`;
 export const empty = (text) => el("p", { class: "empty", text });
 
 /** A rating on the scale with its uncertainty; `was`: where it stood before. */
@@ -159,8 +162,8 @@ export async function ask(method, path, body = undefined) {
 /** What a problem means, in a sentence for people. */
 export function inWords(problem) {
   if (problem.status === 401) return keyNow() ? "The key is not known here, or was revoked." : "This needs an API key.";
-  if (problem.code === "rate_limited" || problem.code === "busy") return `Too much at once; try again in ${problem.wait ?? 1} s.`;
-  if (problem.code === "store_down") return "The database does not answer. Recommendations go on; feedback has to wait.";
+  if (problem.code === "rate_limited" || problem.code === "overloaded") return `Too much at once; try again in ${problem.wait ?? 1} s.`;
+  if (problem.code === "database_unavailable") return "The database does not answer. Recommendations go on; feedback has to wait.";
   if (problem.status >= 500) return `The server failed (${problem.status}); its log says where.`;
   return problem.message.charAt(0).toUpperCase() + problem.message.slice(1);
 }

@@ -1,6 +1,6 @@
 // Who gets the list: a known user by id, or somebody new who is described by ratings. Kept for this tab.
 
-import { $, Problem, announce, ask, el, keyNow, onKey, onStars, show, stars, titleOf } from "./shared.js";
+import { $, Problem, announce, ask, el, keyNow, onKey, onStars, show, stars, titleOf, itemLabel } from "./shared.js";
 
 const PLACE = "recpolicy-who";
 const WAIT_MS = 200;
@@ -69,7 +69,7 @@ function drawFound() {
     data: { key: `found-${JSON.stringify(item.item_id)}`, item: JSON.stringify(item.item_id), title: titleOf(item) },
   }, el("span", { class: "name", text: titleOf(item) }), stars(`f${found.indexOf(item)}`, titleOf(item), scale))),
   found.length && !left.length && el("li", { class: "empty", text: "All of these are rated; look for others." }),
-  !found.length && $("item-input").value && el("li", { class: "empty", text: "No item has these words." }));
+  !found.length && $("item-input").value && el("li", { class: "empty", text: `No ${itemLabel} has these words.` }));
 }
 
 // ---------------------------------------------------------------- a known user

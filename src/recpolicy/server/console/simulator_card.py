@@ -1,6 +1,6 @@
-"""The validation card of the session simulator, where one lies beside the server's files.
+"""The validation card of the session simulator in a state folder.
 
-`recpolicy simulator validate --out STATE/simulator` writes it there.
+`recpolicy simulator validate --out STATE/simulator` writes it.
 """
 
 import json
@@ -10,18 +10,18 @@ from typing import Any
 from recpolicy.core.files import rename_keys
 
 CARD = Path("simulator", "card.json")
-MOST_BYTES = 4 << 20
-SHOWN = ("world", "split", "seed", "passed", "gates", "counts", "figures")
-"""What is shown of a card: curves and settings stay in the file."""
+MAX_BYTES = 4 << 20
+FIELDS = ("world", "split", "seed", "passed", "gates", "counts", "figures")
+"""Fields that the console shows; curves and settings stay in the file."""
 
 
 def read_card(folder: Path | None) -> dict[str, Any] | None:
-    """The card in a state folder; None where there is none, or it cannot be read as one."""
+    """Return the card in a state folder; None without a valid one."""
     if folder is None:
         return None
     path = folder / CARD
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             return None
         body = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except (OSError, ValueError):
@@ -29,4 +29,4 @@ def read_card(folder: Path | None) -> dict[str, Any] | None:
     if not isinstance(body, dict) or not isinstance(body.get("gates"), dict):
         return None
     body["gates"] = {name: rename_keys(gate, {"figure": "value"}) for name, gate in body["gates"].items()}
-    return {name: body[name] for name in SHOWN if name in body}
+    return {name: body[name] for name in FIELDS if name in body}
