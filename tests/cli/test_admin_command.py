@@ -74,7 +74,7 @@ def test_a_promotion_and_its_roll_back(admin, server):
 def test_traffic_and_exploration(admin):
     assert "challenger: version 2, answers 10 % of the users\n" in said(admin("traffic", 2, "--share", 0.1))
     assert "challenger: version 2, shadows 10 % of the users\n" in said(admin("traffic", 2, "--shadow"))
-    assert "challenger: none\n" in said(admin("withdraw"))
+    assert "challenger: none\n" in said(admin("clear-challenger"))
     assert "exploration: paused\n" in said(admin("exploration", "pause"))
     assert json.loads(said(admin("exploration", "resume", "--json")))["routing"]["exploration"] is True
 
@@ -177,7 +177,7 @@ def test_a_server_of_another_kind_is_one_line_and_gets_the_key_nowhere_else(admi
 
 
 def test_times_numbers_and_what_is_missing_are_shown_plainly(capsys):
-    rows = [{"started_at": 1_700_000_000_000, "share": 0.1, "plan": {"a": 1}, "reason": None}]
+    rows = [{"started_at": 1_700_000_000_000, "traffic_fraction": 0.1, "plan": {"a": 1}, "reason": None}]
     say({"rows": rows}, False, "rows")
     assert capsys.readouterr().out.splitlines()[1].split() == ["2023-11-14T22:13:20Z", "0.100", '{"a":', "1}"]
     say({"rows": []}, False, "rows", none="nothing")

@@ -15,7 +15,7 @@ from conftest import ROOT
 from waiting import PATIENCE
 
 from recpolicy.server.db.schedules import OFF
-from recpolicy.server.jobs.all_jobs import JOBS
+from recpolicy.server.jobs import JOBS
 from recpolicy.server.settings import read_settings
 
 DOCKERFILE = ROOT / "Dockerfile"

@@ -16,14 +16,12 @@ from unlimited import UNLIMITED
 
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.events import first_event_id, new_event_id
+from recpolicy.server.db.events import first_event_id, new_event_id, now_ms
 from recpolicy.server.db.schema import events, rewards, rollouts
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, bucket
-from recpolicy.server.settings import RolloutConfig
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import RolloutConfig, Settings
 
 QUICK = RolloutConfig(min_users=30, min_rewards=30, min_hours=0.0, max_hours=5.0, margin=0.5, min_requests=10)
 """A plan whose stages may be passed at once."""
@@ -82,7 +80,13 @@ def rate(state, row, users, difference=0.0, seed=0, hours=0.0):
                 "variant": variant,
             }
             rest = {"rollout": row.id, "explored": False}
-            texts = {"policy_digest": "c", "agent": "linucb", "item_ids": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
+            texts = {
+                "policy_digest": "c",
+                "agent": "linucb",
+                "item_ids": "[7]",
+                "propensities": "[1.0]",
+                "ratings": "[3.0]",
+            }
             shown.append(event | rest | texts)
             told = {name: event[name] for name in ("time", "user_key", "version", "variant")}
             given.append(told | rest | {"event_id": event["id"], "position": 0, "reward": value})

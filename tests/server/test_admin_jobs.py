@@ -18,7 +18,7 @@ from recpolicy.server.jobs.job import Job, JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.jobs.subprocess_jobs import EVALUATE
 from recpolicy.server.lifespan import open_state, stateless_state
-from recpolicy.server.routes.admin_jobs import Drift, Jobs, Rewards, Run, Runs, RunStartedResponse
+from recpolicy.server.schemas.admin import DriftResponse, JobList, RewardList, RunList, RunResponse, RunStartedResponse
 from recpolicy.server.settings import Settings
 
 
@@ -51,7 +51,7 @@ def id_key(state, role):
 
 def test_jobs_are_listed_with_their_next_times(state):
     console = Console(state)
-    listed = Jobs.model_validate(console.ask("GET", "jobs").json()).jobs
+    listed = JobList.model_validate(console.ask("GET", "jobs").json()).jobs
     assert [one.name for one in listed] == ["retrain", "evaluate", "drift", "check_rollout"]
     assert [one.cron for one in listed] == ["0 1 * * mon", "0 2 * * *", "*/15 * * * *", "@every 10s"]
     assert {one.next_at for one in listed} == {None}
@@ -76,14 +76,14 @@ def test_a_run_is_begun_looked_at_and_listed(state):
     assert answer.status_code == 202
     number = RunStartedResponse.model_validate(answer.json()).run
     assert console.app.state.scheduler.wait(number, PATIENCE)
-    found = Run.model_validate(console.ask("GET", f"runs/{number}").json())
+    found = RunResponse.model_validate(console.ask("GET", f"runs/{number}").json())
     assert (found.status, found.users, found.records, found.metadata) == ("done", 2, 7, {"days": 3.0})
     assert given == [{"days": 3.0}]
     for _ in range(2):
         assert console.app.state.scheduler.wait(
             console.ask("POST", "jobs/count", {}, role="operator").json()["run"], PATIENCE
         )
-    listed = Runs.model_validate(console.ask("GET", "runs").json()).runs
+    listed = RunList.model_validate(console.ask("GET", "runs").json()).runs
     assert [one.name for one in listed] == ["count", "count", "evaluate"]
     assert len(console.ask("GET", "runs?limit=1").json()["runs"]) == 1
     assert [one["name"] for one in console.ask("GET", "runs?name=evaluate").json()["runs"]] == ["evaluate"]
@@ -121,12 +121,12 @@ def test_readers_look_and_operators_run(state):
 
 def test_the_last_figures_of_drift_are_shown(state):
     console = Console(state)
-    assert Drift.model_validate(console.ask("GET", "drift").json()).run is None
+    assert DriftResponse.model_validate(console.ask("GET", "drift").json()).run is None
     number = console.ask("POST", "jobs/drift", {}, role="operator").json()["run"]
     assert console.app.state.scheduler.wait(number, PATIENCE)
-    run = Drift.model_validate(console.ask("GET", "drift").json()).run
+    run = DriftResponse.model_validate(console.ask("GET", "drift").json()).run
     assert run.metadata == {
-        "version": 1, "alarms": {}, "figures": {"users": None, "contexts": None, "reward": None, "actions": None},
+        "version": 1, "alarms": {}, "metrics": {"users": None, "contexts": None, "reward": None, "actions": None},
     }  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def test_rewards_are_told_by_day_version_and_variant(state):
             apply_feedback(
                 connection, [FeedbackItem(one.id, None, "rating", rating)], now, RewardRules((1.0, 5.0), 10**6)
             )
-    rows = Rewards.model_validate(Console(state).ask("GET", "rewards?days=1").json()).rows
+    rows = RewardList.model_validate(Console(state).ask("GET", "rewards?days=1").json()).rows
     assert [(row.version, row.variant, row.rewards, row.mean) for row in rows] == [
         (1, "champion", 2, 3.5), (2, "challenger", 1, 4.0),
     ]  # fmt: skip

@@ -73,8 +73,13 @@ def opened_world(tmp_path, registry):
 def test_versions_are_listed_with_alias_verdict_lineage_and_metrics(world):
     answer = world.ask("GET", "/v1/admin/versions").json()
     assert answer["routing"] == {
-        "champion": 1, "challenger": None, "previous": None, "share": 0.0, "shadow": False, "exploration": True,
-    }  # fmt: skip
+        "champion": 1,
+        "challenger": None,
+        "previous": None,
+        "traffic_fraction": 0.0,
+        "shadow": False,
+        "exploration": True,
+    }
     first, second = answer["versions"]
     assert (first["number"], first["aliases"], first["agent"]) == (1, ["champion"], "linucb")
     assert (first["verdict"], first["metrics"]) == ("pass", {"gain": 0.25})
@@ -129,20 +134,20 @@ def test_a_damaged_version_is_refused_and_nothing_moves(world):
     manifest.chmod(0o644)
     manifest.write_bytes(b"damaged")
     refusal(world.ask("POST", "/v1/admin/versions/2/promote"), 409, "conflict")
-    refusal(world.ask("POST", "/v1/admin/traffic", {"version": 2, "share": 0.5}), 409, "conflict")
+    refusal(world.ask("POST", "/v1/admin/traffic", {"version": 2, "traffic_fraction": 0.5}), 409, "conflict")
     assert world.agent_that_answers() == "linucb"
     assert world.ask("GET", "/v1/admin/versions").json()["routing"]["champion"] == 1
 
 
 def test_traffic_is_divided_changed_and_withdrawn(world):
-    answer = world.ask("POST", "/v1/admin/traffic", {"version": 2, "share": 1.0}).json()
-    assert (answer["routing"]["challenger"], answer["routing"]["share"]) == (2, 1.0)
+    answer = world.ask("POST", "/v1/admin/traffic", {"version": 2, "traffic_fraction": 1.0}).json()
+    assert (answer["routing"]["challenger"], answer["routing"]["traffic_fraction"]) == (2, 1.0)
     assert world.agent_that_answers() == "random"
     world.ask("POST", "/v1/admin/traffic", {"shadow": True})
     assert world.agent_that_answers() == "linucb"
-    answer = world.ask("POST", "/v1/admin/traffic", {"share": 0.5, "shadow": False}).json()
+    answer = world.ask("POST", "/v1/admin/traffic", {"traffic_fraction": 0.5, "shadow": False}).json()
     routing = answer["routing"]
-    assert (routing["challenger"], routing["share"], routing["shadow"]) == (2, 0.5, False)
+    assert (routing["challenger"], routing["traffic_fraction"], routing["shadow"]) == (2, 0.5, False)
     assert {world.agent_that_answers(user) for user in range(1, 40)} == {"linucb", "random"}
     answer = world.ask("DELETE", "/v1/admin/challenger").json()
     assert answer["routing"]["challenger"] is None
@@ -153,10 +158,10 @@ def test_traffic_is_divided_changed_and_withdrawn(world):
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        ({"share": 0.5}, 422, "invalid_value"),
-        ({"version": 1, "share": 0.5}, 422, "invalid_value"),
-        ({"version": 9, "share": 0.5}, 404, "not_found"),
-        ({"version": 2, "share": 1.5}, 422, "invalid_request"),
+        ({"traffic_fraction": 0.5}, 422, "invalid_value"),
+        ({"version": 1, "traffic_fraction": 0.5}, 422, "invalid_value"),
+        ({"version": 9, "traffic_fraction": 0.5}, 404, "not_found"),
+        ({"version": 2, "traffic_fraction": 1.5}, 422, "invalid_request"),
         ({"version": "2"}, 422, "invalid_request"),
         ({"version": 2, "shares": 0.5}, 422, "invalid_request"),
         (None, 422, "invalid_request"),
@@ -168,7 +173,7 @@ def test_traffic_that_cannot_be_divided_so_is_refused(world, body, status, code)
 
 
 def test_a_roll_back_withdraws_the_challenger_first(world):
-    world.ask("POST", "/v1/admin/traffic", {"version": 2, "share": 1.0})
+    world.ask("POST", "/v1/admin/traffic", {"version": 2, "traffic_fraction": 1.0})
     answer = world.ask("POST", "/v1/admin/roll-back").json()
     assert (answer["routing"]["champion"], answer["routing"]["challenger"]) == (1, None)
     assert world.agent_that_answers() == "linucb"
@@ -294,7 +299,7 @@ def test_the_store_knows_every_version_of_the_registry(lonely):
     with engine.connect() as connection:
         rows = versions.list_versions(connection)
     known = [(one.number, one.digest, one.content, one.agent, one.lineage, one.gate) for one in registry.versions()]
-    fields = ("number", "digest", "content", "agent", "lineage", "gate")
+    fields = ("number", "digest", "policy_digest", "agent", "lineage", "gate")
     assert [tuple(row[name] for name in fields) for row in rows] == known
     assert len(rows) == 2
     assert versions.keep(engine, registry.versions()) == 0

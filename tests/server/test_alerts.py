@@ -15,7 +15,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.schema import audit
 from recpolicy.server.jobs import alerts
-from recpolicy.server.jobs.alerts import post_webhook, send_alert, webhook
+from recpolicy.server.jobs.alerts import post_webhook, send_alert
 from recpolicy.server.settings import ALERT_URL, AlertsConfig, Settings
 
 SECRET = "s3cr3t-token"
@@ -60,8 +60,8 @@ def no_proxies(monkeypatch):
 
 def test_a_webhook_gets_kind_message_figures_and_time():
     with Receiver() as there:
-        assert post_webhook(there.url + "/hook", {"kind": "drift.reward", "figures": {"sum": 1.5}})
-        assert there.got == [("/hook", {"kind": "drift.reward", "figures": {"sum": 1.5}})]
+        assert post_webhook(there.url + "/hook", {"type": "drift.reward", "metrics": {"sum": 1.5}})
+        assert there.got == [("/hook", {"type": "drift.reward", "metrics": {"sum": 1.5}})]
 
 
 def test_what_is_not_taken_is_sent_again_twice():
@@ -100,14 +100,14 @@ def test_other_urls_are_refused_without_being_repeated(url, monkeypatch):
     assert SECRET not in str(refused.value)
     monkeypatch.setenv(ALERT_URL, url)
     with pytest.raises(ConfigError, match=ALERT_URL):
-        webhook(AlertsConfig())
+        AlertsConfig().webhook()
 
 
 def test_the_environment_counts_before_the_settings(monkeypatch):
     config = AlertsConfig(url="https://example.org/a")
-    assert webhook(config) == "https://example.org/a"
+    assert config.webhook() == "https://example.org/a"
     monkeypatch.setenv(ALERT_URL, "https://example.org/b")
-    assert webhook(config) == "https://example.org/b"
+    assert config.webhook() == "https://example.org/b"
 
 
 def test_the_same_alarm_is_said_once_a_day_and_others_are_too(each_engine, caplog):
@@ -122,7 +122,7 @@ def test_the_same_alarm_is_said_once_a_day_and_others_are_too(each_engine, caplo
             connection.execute(update(audit).values(time=audit.c.time - 86_400_001))
         assert send_alert(several[1], "drift.reward", "again")
         wait_until(lambda: len(there.got) == 3, "the third alert")
-        bodies = sorted((body["kind"], body["message"], body["figures"]) for _, body in there.got)
+        bodies = sorted((body["type"], body["message"], body["metrics"]) for _, body in there.got)
     assert bodies == [
         ("drift.reward", "again", {}), ("drift.reward", "the mean fell to 1", {"n": 1}),
         ("drift.users", "they changed", {}),

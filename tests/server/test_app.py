@@ -57,7 +57,12 @@ def stubbed(answer):
 
 def test_it_says_that_it_lives_and_which_policy_it_serves(app, bare):
     assert ask(app, "GET", "/healthz").json() == {"status": "alive"}
-    policy = {"version": 1, "agent": "linucb", "content": loaded("linucb").metadata["content"], "variant": "champion"}
+    policy = {
+        "version": 1,
+        "agent": "linucb",
+        "policy_digest": loaded("linucb").metadata["content"],
+        "variant": "champion",
+    }
     assert ask(app, "GET", "/readyz").json() == {"status": "ready", "policy": policy, "store": "up"}
     assert ask(bare, "GET", "/readyz").json() == {
         "status": "ready",
@@ -191,7 +196,7 @@ def test_a_session_policy_says_what_it_expects_of_the_session():
         ("/v1/recommend/batch", {"requests": []}),
         ("/v1/recommend/batch", {"requests": [{"user": 1}] * 101}),
         ("/v1/feedback", {"event_id": "0" * 31, "type": "like"}),
-        ("/v1/feedback", {"event_id": "0" * 32, "kind": "love"}),
+        ("/v1/feedback", {"event_id": "0" * 32, "type": "love"}),
         ("/v1/feedback", {"event_id": "0" * 32, "type": "like", "value": 1.0}),
         ("/v1/feedback", {"event_id": "0" * 32, "type": "rating"}),
         ("/v1/feedback", {"event_id": "0" * 32, "type": "watch_fraction", "value": 1.5}),
@@ -228,7 +233,7 @@ BODIES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["users", "items", "k", "user", "ratings", "context", "history", "kind", "x"]), inner
+            st.sampled_from(["users", "items", "k", "user", "ratings", "context", "history", "type", "x"]), inner
         )
     ),
     max_leaves=8,

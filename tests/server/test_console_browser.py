@@ -36,8 +36,8 @@ FIGURES = {
     "difference": {"value": 0.1, "lo": -0.07, "hi": None},
 }  # fmt: skip
 ROLLOUT = {
-    "rollout": {"champion": 1, "challenger": 2, "stage": 0, "share": 0.3, "plan": {"stages": [0.3, 1.0]}},
-    "figures": FIGURES, "next": "wait", "reason": "too few users",
+    "rollout": {"champion": 1, "challenger": 2, "stage": 0, "traffic_fraction": 0.3, "plan": {"stages": [0.3, 1.0]}},
+    "metrics": FIGURES, "next": "wait", "reason": "too few users",
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_a_challenger_that_is_not_worse_goes_through_its_stages_and_is_promoted(
     for stage, share in enumerate((0.1, 0.5)):
         assert routing(state) == (1, 2, share)
         live = state.models.live
-        assert (live.challenger.number, live.share, live.rollout) == (2, share, row.id)
+        assert (live.challenger.number, live.traffic_fraction, live.rollout) == (2, share, row.id)
         assert checked(state).metadata["action"] == "wait"
         rate(state, last(state), 900, seed=stage)
         result = checked(state)
@@ -76,10 +76,10 @@ def test_harm_is_rolled_back_at_once_and_the_audit_says_why(state, caplog):
     with state.store.engine.connect() as connection:
         _, line = audit.latest(connection, 2)  # the alert came after it
     assert line["action"] == "rollout_rolled_back"
-    assert line["detail"]["figures"]["difference"]["hi"] < -0.5
+    assert line["detail"]["metrics"]["difference"]["hi"] < -0.5
     assert "rewards are lower" in line["detail"]["reason"]
     (alarm,) = [record for record in caplog.records if record.getMessage().startswith("alert")]
-    assert alarm.fields["kind"] == f"rollout.rolled_back.{last(state).id}"
+    assert alarm.fields["type"] == f"rollout.rolled_back.{last(state).id}"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_was_shown_in_an_earlier_stage_does_not_count(state):
     rate(state, last(state), 900)
     checked(state)
     assert last(state).stage == 1
-    assert controller.status(state).figures.champion.users == 0
+    assert controller.status(state).metrics.champion.users == 0
 
 
 def test_two_checks_at_once_take_one_step(tmp_path):

@@ -16,7 +16,7 @@ from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.jobs.rollout_job import check_rollout
 from recpolicy.server.rollout.background import flush
 from recpolicy.server.rollout.stage_metrics import VariantHealth
-from recpolicy.server.routes.admin_rollouts import CurrentRollout, RolloutResponse, Rollouts
+from recpolicy.server.schemas.admin import CurrentRollout, RolloutList, RolloutResponse
 
 
 @pytest.fixture
@@ -37,32 +37,32 @@ def test_a_rollout_begins_is_looked_at_and_is_stopped(state, asked):
     begun = asked("POST", "rollouts", {"challenger": 2, "stages": [0.5, 1], "margin": 0.4})
     assert begun.status_code == 201
     answer = RolloutResponse.model_validate(begun.json(), extra="forbid")
-    assert (answer.state, answer.share, answer.plan["margin"]) == ("running", 0.5, 0.4)
+    assert (answer.state, answer.traffic_fraction, answer.plan["margin"]) == ("running", 0.5, 0.4)
     assert answer.plan["min_users"] == 30  # as in the settings
     rate(state, rollouts.latest(state.store.engine.connect(), 1)[0], 900)
     found = asked("GET", "rollouts/current").json()
     CurrentRollout.model_validate(found, extra="forbid")
     assert (found["next"], found["rollout"]["id"]) == ("advance", 1)
-    figures = found["figures"]
+    figures = found["metrics"]
     assert figures["difference"]["lo"] < 0 < figures["difference"]["hi"]
     assert figures["champion"]["mean"]["value"] == pytest.approx(3, abs=0.2)
     assert figures["shadow"] is None
     stopped = asked("DELETE", "rollouts/current").json()
     assert (stopped["state"], stopped["ended_at"] > 0) == ("stopped", True)
     listed = asked("GET", "rollouts").json()
-    Rollouts.model_validate(listed, extra="forbid")
+    RolloutList.model_validate(listed, extra="forbid")
     assert [one["state"] for one in listed["rollouts"]] == ["stopped"]
     with state.store.engine.connect() as connection:
         assert [line["actor"] for line in audit.latest(connection, 2)] == ["ann", "ann"]
 
 
 def test_what_is_not_known_yet_is_null(state, asked):
-    assert asked("GET", "rollouts/current").json() == dict.fromkeys(("rollout", "figures", "next", "reason"))
+    assert asked("GET", "rollouts/current").json() == dict.fromkeys(("rollout", "metrics", "next", "reason"))
     asked("POST", "rollouts", {"challenger": 2})
     found = asked("GET", "rollouts/current").json()
     nothing = dict.fromkeys(("value", "lo", "hi"))
-    assert found["figures"]["difference"] == found["figures"]["champion"]["mean"] == nothing
-    assert found["figures"]["health"]["champion"]["mean_ms"] is None
+    assert found["metrics"]["difference"] == found["metrics"]["champion"]["mean"] == nothing
+    assert found["metrics"]["health"]["champion"]["mean_ms"] is None
     assert (found["next"], found["reason"]) == ("wait", "0 of 30 users of the challenger gave rewards")
 
 
@@ -70,8 +70,8 @@ def test_a_shadow_tells_what_it_would_have_shown(state, asked):
     asked("POST", "rollouts", {"challenger": 2, "shadow": True})
     state.rollout_counters.counts.add(1, "challenger", VariantHealth(4, 1, 0, 0.02, 1.5, -0.75, 2))
     flush(state)
-    found = asked("GET", "rollouts/current").json()["figures"]
-    assert found["shadow"] == {"compared": 3, "dropped": 2, "agreement": 0.5, "gap": -0.25}
+    found = asked("GET", "rollouts/current").json()["metrics"]
+    assert found["shadow"] == {"compared": 3, "dropped": 2, "agreement": 0.5, "rating_difference": -0.25}
     assert found["health"]["challenger"] == {"requests": 4, "failures": 1, "slow": 0, "mean_ms": 5.0}
 
 
@@ -173,7 +173,13 @@ def rated(connection, given):
     for place, (user, reward, words) in enumerate(given):
         one = {"time": 100, "rollout": 1, "variant": "champion", "explored": False} | words
         same = {name: one[name] for name in ("time", "rollout", "variant", "explored")} | {"version": 1}
-        texts = {"content": "c", "agent": "linucb", "item_ids": "[7]", "propensities": "[1.0]", "ratings": "[3.0]"}
+        texts = {
+            "policy_digest": "c",
+            "agent": "linucb",
+            "item_ids": "[7]",
+            "propensities": "[1.0]",
+            "ratings": "[3.0]",
+        }
         connection.execute(
             insert(events).values(**same, **texts, id=f"{first_event_id(one['time'])}{place:020x}", user_key=user)
         )

@@ -40,7 +40,7 @@ def test_what_is_acknowledged_is_in_the_database(each_engine, tmp_path):
     shown = event()
 
     async def go(writer):
-        await writer.events([shown.row()])
+        await writer.events([shown])
         assert count(each_engine) == 1
         return await writer.feedback([FeedbackItem(shown.id, 7, "rating", 4.0)], shown.time)
 
@@ -60,9 +60,9 @@ def submit_during_a_transaction(engine, writer, number):
     happening.listen(engine, "begin", hold)
 
     async def go():
-        waiting = [asyncio.ensure_future(writer.events([event().row()]))]
+        waiting = [asyncio.ensure_future(writer.events([event()]))]
         assert await asyncio.to_thread(begun.wait, PATIENCE)
-        waiting += [asyncio.ensure_future(writer.events([event().row()])) for _ in range(number)]
+        waiting += [asyncio.ensure_future(writer.events([event()])) for _ in range(number)]
         await asyncio.sleep(0)  # each is submitted
         released.set()
         return await asyncio.gather(*waiting, return_exceptions=True)
@@ -83,7 +83,7 @@ def test_the_writer_writes_what_waits_before_it_stops(engine, tmp_path):
     writer = GroupCommitWriter(engine, Spool(tmp_path / "spool"), lambda: RULES)
 
     async def go():
-        waiting = [asyncio.ensure_future(writer.events([event().row()])) for _ in range(50)]
+        waiting = [asyncio.ensure_future(writer.events([event()])) for _ in range(50)]
         await asyncio.sleep(0)
         await asyncio.to_thread(writer.close)
         await asyncio.gather(*waiting)
@@ -107,15 +107,15 @@ def test_without_the_database_events_are_spooled_feedback_is_refused_and_nothing
     before, during = event(), event(allowed=b"\x00\xff", context=None)
 
     async def while_down(writer):
-        await writer.events([during.row()])
-        with pytest.raises(StoreError, match="does not take it"):
+        await writer.events([during])
+        with pytest.raises(StoreError, match="cannot write"):
             await writer.feedback([FeedbackItem(before.id, 7, "like", 1.0)], before.time)
 
     async def again(writer):
         return await writer.feedback([FeedbackItem(one.id, 7, "like", 1.0) for one in (before, during)], before.time)
 
     with writer_of(engine, tmp_path) as writer:
-        asyncio.run(writer.events([before.row()]))
+        asyncio.run(writer.events([before]))
         server.stop()
         try:
             asyncio.run(while_down(writer))
@@ -140,7 +140,7 @@ def test_with_neither_database_nor_disk_the_caller_is_told(engine, tmp_path, mon
         (tmp_path / "server.db").mkdir()
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(StoreError, match="No space left on device"):
-            asyncio.run(writer.events([event().row()]))
+            asyncio.run(writer.events([event()]))
         monkeypatch.undo()
         assert [path.read_bytes() for path in (tmp_path / "spool").glob("*.jsonl")] == [b""]
 

@@ -32,7 +32,7 @@ Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number o
 
 
 _RUN = ("id", "name", "status", "executed_at", "finished_at", "users", "records")
-_ROLLOUT = ("id", "champion", "challenger", "state", "stage", "share", "started_at", "ended_at", "reason")
+_ROLLOUT = ("id", "champion", "challenger", "state", "stage", "traffic_fraction", "started_at", "ended_at", "reason")
 
 
 class Exploration(StrEnum):
@@ -111,12 +111,12 @@ def traffic(
     url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Let a version answer a share of the users beside the champion."""
-    body = {"version": number, "share": share, "shadow": shadow}
+    body = {"version": number, "traffic_fraction": share, "shadow": shadow}
     _say_change(_client(url, key_file).post("/v1/admin/traffic", body), as_json)
 
 
-@app.command(epilog="Example:  recpolicy admin withdraw")
-def withdraw(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+@app.command("clear-challenger", epilog="Example:  recpolicy admin clear-challenger")
+def clear_challenger(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Withdraw the challenger: the champion answers everybody."""
     _say_change(_client(url, key_file).delete("/v1/admin/challenger"), as_json)
 
@@ -238,7 +238,7 @@ def rollout_status(url: Url = URL, key_file: KeyFile = None, as_json: Json = Fal
         return
     if now["rollout"] is not None:
         print(f"next: {now['next']} ({now['reason']})")
-        print(f"figures: {json.dumps(now['figures'])}")
+        print(f"metrics: {json.dumps(now['metrics'])}")
     say(listed, False, "rollouts", _ROLLOUT)
 
 

@@ -1,20 +1,20 @@
-"""Asking a server's admin API from the command line.
+"""The client of a server's admin API.
 
-The key never comes as an option, where the shell's history and the list of processes show it. No redirect is followed:
-the key is for the server that was named.
+The key is not an option, because the shell's history and the process list would show it. Redirects are not followed:
+the key is for the named server only.
 """
 
-import http.client
 import json
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from recpolicy.core.errors import ConfigError, RecpolicyError
+
+if TYPE_CHECKING:
+    import httpx
 
 KEY = "RECPOLICY_KEY"
 URL = "http://127.0.0.1:8080"
@@ -24,60 +24,60 @@ _SECONDS, _SECONDS_TO_SEND = 30.0, 600.0
 
 
 class ServerError(RecpolicyError, OSError):
-    """A server could not be asked, or refused."""
+    """The server did not answer, or rejected the request."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """A server and the key to it."""
+    """A server and its key."""
 
     url: str
     key: str
 
     def get(self, path: str) -> Any:
-        """What is at the path; raises ServerError in one line."""
-        return self._ask("GET", path, None, _SECONDS)
+        """GET a path; raises ServerError in one line."""
+        return self._request("GET", path, None, _SECONDS)
 
     def post(self, path: str, body: Any = None) -> Any:
-        """Ask for a change; raises ServerError in one line."""
-        return self._ask("POST", path, None if body is None else json.dumps(body).encode(), _SECONDS)
+        """POST JSON; raises ServerError in one line."""
+        return self._request("POST", path, None if body is None else json.dumps(body).encode(), _SECONDS)
 
     def delete(self, path: str) -> Any:
-        """Ask for something to end; raises ServerError in one line."""
-        return self._ask("DELETE", path, None, _SECONDS)
+        """DELETE a path; raises ServerError in one line."""
+        return self._request("DELETE", path, None, _SECONDS)
 
     def send(self, path: str, file: Path) -> Any:
-        """Send a file as it is; raises ServerError in one line, ConfigError for a file that cannot be read."""
+        """POST a file; raises ServerError in one line, ConfigError for a file that cannot be read."""
         try:
             with file.open("rb") as stream:
-                return self._ask("POST", path, stream, _SECONDS_TO_SEND, file.stat().st_size)
+                return self._request("POST", path, stream, _SECONDS_TO_SEND)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
             raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
 
-    def _ask(self, method: str, path: str, body: "bytes | IO[bytes] | None", seconds: float, size: int = 0) -> Any:
-        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json"}
-        if body is not None:
-            kind = ("application/json", len(body)) if isinstance(body, bytes) else ("application/octet-stream", size)
-            headers |= {"Content-Type": kind[0], "Content-Length": str(kind[1])}
-        request = urllib.request.Request(self.url + path, body, headers, method=method)
-        try:
-            with self._opener().open(request, timeout=seconds) as answer:
-                return _json(self.url, answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                raise _refused(self.url, error) from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-            raise ServerError(f"no server answers at {self.url}: {said}; is it running? See --url") from None
+    def _request(self, method: str, path: str, content: "bytes | IO[bytes] | None", seconds: float) -> Any:
+        import httpx
 
-    def _opener(self) -> urllib.request.OpenerDirector:
-        near = urlsplit(self.url).hostname in _LOOPBACK
-        return urllib.request.build_opener(_Stay, *([urllib.request.ProxyHandler({})] if near else []))
+        headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json"}
+        if content is not None:
+            kind = "application/json" if isinstance(content, bytes) else "application/octet-stream"
+            headers["Content-Type"] = kind
+        local = urlsplit(self.url).hostname in _LOOPBACK
+        try:
+            with httpx.Client(timeout=seconds, trust_env=not local) as http:
+                response = http.request(method, self.url + path, content=content, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise ServerError(f"no server answers at {self.url}: {reason}; is it running? See --url") from None
+        if not response.is_success:
+            raise _rejection(self.url, response)
+        return _json(self.url, response.content)
 
 
 def client(url: str, key_file: Path | None) -> Client:
-    """The server at a URL, with the key of the file or of RECPOLICY_KEY; raises ConfigError for what cannot be used."""
+    """Return a client with the key of the file or of RECPOLICY_KEY; raises ConfigError for an invalid URL or key."""
+    from recpolicy.core.optional_deps import require_extra
+
+    require_extra("serve", "recpolicy admin")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"{url!r} is not the URL of a server; expected such as {URL}")
@@ -100,17 +100,18 @@ def _key(file: Path | None) -> str:
     return key
 
 
-def _refused(url: str, error: urllib.error.HTTPError) -> ServerError:
-    """What the server says of it, in one line."""
+def _rejection(url: str, response: "httpx.Response") -> ServerError:
+    """Return the server's error as one line."""
     try:
-        said = str(json.loads(error.read())["error"]["message"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return ServerError(f"{url} answered {error.code} {error.reason}; is that a recpolicy server?")
-    if error.code == 401:
-        return ServerError(f"{url} refuses the key: {said}")
-    if error.code == 403:
-        return ServerError(f"{url} refuses it with this key: {said}")
-    return ServerError(f"{url} refuses it: {said}")
+        message = str(response.json()["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        status = f"{response.status_code} {response.reason_phrase}"
+        return ServerError(f"{url} answered {status}; is that a recpolicy server?")
+    if response.status_code == 401:
+        return ServerError(f"{url} refuses the key: {message}")
+    if response.status_code == 403:
+        return ServerError(f"{url} refuses it with this key: {message}")
+    return ServerError(f"{url} refuses it: {message}")
 
 
 def _json(url: str, body: bytes) -> Any:
@@ -118,10 +119,3 @@ def _json(url: str, body: bytes) -> Any:
         return json.loads(body) if body else None
     except ValueError:
         raise ServerError(f"{url} did not answer with JSON; is that a recpolicy server?") from None
-
-
-class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """None: the redirect becomes an error."""

@@ -46,7 +46,9 @@ def say_routing(routing: Mapping[str, Any]) -> None:
         print("challenger: none")
     else:
         what = "shadows" if routing["shadow"] else "answers"
-        print(f"challenger: version {routing['challenger']}, {what} {100 * routing['share']:g} % of the users")
+        print(
+            f"challenger: version {routing['challenger']}, {what} {100 * routing['traffic_fraction']:g} % of the users"
+        )
     print(f"previous: {_version(routing['previous'])}")
     print(f"exploration: {'on' if routing['exploration'] else 'paused'}")
 

@@ -37,7 +37,7 @@ def serve(
         typer.Option(
             "--state",
             envvar="RECPOLICY_STATE",
-            help="Folder for events and feedback; a registry's own, or RUN.serve beside a run.",
+            help="Folder for events and feedback; a registry's own, or RUN.server-state next to a run.",
         ),
     ] = None,
     config: Annotated[

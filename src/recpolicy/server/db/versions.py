@@ -44,7 +44,11 @@ def list_versions(connection: Connection) -> list[dict[str, Any]]:
     """All rows, oldest first, with lineage and gate record as they were given."""
     rows = connection.execute(select(versions).order_by(versions.c.number)).mappings()
     return [
-        {**row, "lineage": json.loads(row["lineage"]), "gate": None if row["gate"] is None else migrate_gate(json.loads(row["gate"]))}
+        {
+            **row,
+            "lineage": json.loads(row["lineage"]),
+            "gate": None if row["gate"] is None else migrate_gate(json.loads(row["gate"])),
+        }
         for row in rows
     ]
 

@@ -167,7 +167,7 @@ class GroupCommitWriter:
             with self._commit_lock, transaction_on(self._connection):
                 write(self._connection)
         except DBAPIError as error:
-            failure = StoreError(f"the database rejects the write: {first_line(error)}")
+            failure = StoreError(f"the database cannot write: {first_line(error)}")
         except PoolTimeoutError:
             failure = StoreError("the database does not answer")
         else:
