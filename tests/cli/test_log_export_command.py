@@ -15,9 +15,10 @@ from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedba
 
 def shown(**words):
     given = {
-        "id": new_event_id(), "time": 1_000, "user": 1, "version": 1, "content": "c", "agent": "linucb",
-        "variant": "champion", "rollout": None, "explored": False, "items": (101, 102), "propensities": (0.5, 0.25),
-        "ratings": (4.0, None),
+        "id": new_event_id(), "time": 1_000, "user_key": "1", "version": 1, "policy_digest": "c", "agent": "linucb",
+        "variant": "champion", "rollout": None, "explored": False, "item_ids": "[101, 102]",
+        "propensities": "[0.5, 0.25]",
+        "ratings": "[4.0, null]",
     }  # fmt: skip
     return Event(**(given | words))
 
@@ -32,7 +33,7 @@ def state(tmp_path, monkeypatch):
     registry.promote(1)
     engine, one = open_store(sqlite_url(folder / "server.db")), shown()
     with transaction(engine) as connection:
-        insert_events(connection, [one.row(), shown(user="x", context=b"\0" * 12).row()])
+        insert_events(connection, [one.row(), shown(user_key='"x"', context=b"\0" * 12).row()])
         apply_feedback(connection, [FeedbackItem(one.id, 102, "rating", 3.0)], 2_000, RewardRules((1.0, 5.0), 10_000))
     engine.dispose()
     return folder

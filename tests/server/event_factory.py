@@ -10,7 +10,8 @@ def event(user=1, items=(7, 8), **fields):
     defaults = {
         "id": new_event_id(), "time": 1_000_000, "user_key": id_key(user), "version": 1, "policy_digest": "c" * 64,
         "agent": "linucb", "variant": "champion", "rollout": None, "explored": False,
-        "item_ids": json.dumps(list(items)), "propensities": json.dumps([0.1 + 0.2] * len(items)),
-        "ratings": json.dumps([4.25] * len(items)),
+        "item_ids": list(items), "propensities": [0.1 + 0.2] * len(items), "ratings": [4.25] * len(items),
     }  # fmt: skip
-    return Event(**(defaults | fields))
+    columns = defaults | fields
+    texts = {name: json.dumps(list(columns[name])) for name in ("item_ids", "propensities", "ratings")}
+    return Event(**(columns | texts))

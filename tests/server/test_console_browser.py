@@ -212,7 +212,7 @@ def test_an_operator_promotes_and_rolls_back_after_being_asked(visit, app, opera
     expect(dialog).to_contain_text("Promote version 2?")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert app.state.server.policies.live.champion.number == 1
+    assert app.state.server.models.live.champion.number == 1
     page.get_by_role("button", name="Promote").click()
     dialog.get_by_role("button", name="Promote").click()
     expect(champion).to_contain_text("Version 2")
@@ -362,7 +362,7 @@ def test_too_much_at_once_says_when_to_come_back(visit):
 def test_a_rating_that_the_database_does_not_take_can_be_sent_again(visit):
     page = visit.open("/")
     pick(page, 6)
-    refuse(page, "/v1/feedback", 503, "store_down", **{"retry-after": "5"})
+    refuse(page, "/v1/feedback", 503, "database_unavailable", **{"retry-after": "5"})
     star = page.locator("#list li.item").first.locator("form.stars label").nth(4)
     star.click()
     expect(page.locator("#list .said.bad")).to_contain_text("The database does not answer.")
@@ -375,7 +375,7 @@ def test_a_rating_that_the_database_does_not_take_can_be_sent_again(visit):
 def test_what_the_server_does_not_offer_is_said_quietly(visit, operator):
     page = visit.open("/operations", operator)
     refuse(page, "/v1/admin/drift", 404, "not_found")
-    refuse(page, "/v1/admin/audit?count=20", 503, "store_down")
+    refuse(page, "/v1/admin/audit?count=20", 503, "database_unavailable")
     expect(page.locator("#drift")).to_have_text("This server does not offer it.")
     expect(page.locator("#audit")).to_contain_text("The database does not answer.")
     expect(page.locator("#versions article")).to_have_count(2)

@@ -127,7 +127,7 @@ def test_spread_is_that_of_equal_and_of_single_items():
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [({"psi": 0}, "psi is 0"), ({"false_alarms": 1.0}, "false_alarms is 1"), ({"least": 5}, "least is 5")],
+    [({"psi": 0}, "psi is 0"), ({"false_alarms": 1.0}, "false_alarms is 1"), ({"min_count": 5}, "min_count is 5")],
 )
 def test_settings_that_make_no_sense_are_refused(words, says):
     with pytest.raises(ConfigError, match=says):
@@ -208,7 +208,7 @@ def test_the_check_alerts_once_for_what_it_finds(engine, scorer):
     with transaction(engine) as connection:
         insert_events(connection, [one.row() for one in (*old, *new)])
     state = get_state(engine)
-    object.__setattr__(state, "policies", ModelManager(LiveState(LoadedVersion(scorer, 1))))
+    object.__setattr__(state, "models", ModelManager(LiveState(LoadedVersion(scorer, 1))))
     object.__setattr__(state.settings, "drift", CONFIG)
     results = [check(state, {}) for _ in range(2)]
     assert results[0].metadata["alarms"] == results[1].metadata["alarms"]
@@ -216,6 +216,6 @@ def test_the_check_alerts_once_for_what_it_finds(engine, scorer):
     assert (results[0].users, results[0].records) == (7, 400)
     with engine.connect() as connection:
         assert connection.scalars(select(audit.c.action)).all() == ["alert drift.actions"]
-    object.__setattr__(state, "policies", ModelManager(LiveState(LoadedVersion(scorer, None))))
+    object.__setattr__(state, "models", ModelManager(LiveState(LoadedVersion(scorer, None))))
     with pytest.raises(ConfigError, match="no registry"):
         check(state, {})

@@ -71,7 +71,7 @@ def test_every_place_becomes_a_round_with_its_propensity_bit_for_bit(each_engine
     engine = each_engine
     mask = np.zeros(11, bool)
     mask[[0, 3, 7]] = True
-    one, other = seen(), seen(user=5, allowed=np.packbits(mask).tobytes(), content="d" * 64, agent="lints")
+    one, other = seen(), seen(user=5, allowed=np.packbits(mask).tobytes(), policy_digest="d" * 64, agent="lints")
     show(engine, one, other)
     say(engine, other, 101, 2.5)
     done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -73,8 +72,8 @@ def test_only_policies_that_are_linear_per_arm_learn():
 
 def row(seq, shown, reward, position=0):
     return SimpleNamespace(
-        seq=seq, position=position, reward=reward, user_key=json.dumps(shown.user),
-        item_ids=json.dumps(list(shown.items)), context=shown.context,
+        seq=seq, position=position, reward=reward, user_key=shown.user_key,
+        item_ids=shown.item_ids, context=shown.context,
     )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ class RequestMiddleware:
             try:
                 caller = await self._keys.caller(key)
             except StoreError as error:
-                down = error_response(503, "store_down", str(error), {"retry-after": "5"})
+                down = error_response(503, "database_unavailable", str(error), {"retry-after": "5"})
         wait = self._buckets.take(_name(caller, scope))
         if wait:
             headers = {"retry-after": str(math.ceil(wait))}
@@ -192,7 +192,7 @@ def _name(caller: Caller | None, scope: Message) -> str:
 
 
 def _busy() -> JSONResponse:
-    return error_response(429, "busy", "too many requests at once; try again", {"retry-after": "1"})
+    return error_response(429, "overloaded", "too many requests at once; try again", {"retry-after": "1"})
 
 
 def internal_error() -> JSONResponse:

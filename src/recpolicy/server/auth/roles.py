@@ -3,7 +3,7 @@
     def runs(caller: Reader, here: Here) -> Response: ...
 
 The key comes as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Without a known key: 401 `unauthorized`; with one
-whose role is too low: 403 `forbidden`; where keys cannot be checked: 503 `store_down`.
+whose role is too low: 403 `forbidden`; where keys cannot be checked: 503 `database_unavailable`.
 """
 
 from collections.abc import Callable, Coroutine

@@ -65,7 +65,7 @@ feedback = Table(
     Column("value", Float(53), nullable=False),
     Column("time", BigInteger, nullable=False),
     Column("late", Boolean, nullable=False),
-    UniqueConstraint("event_id", "position", "type"),
+    UniqueConstraint("event_id", "position", "type", name="uq_feedback_event_id_position_kind"),
     sqlite_autoincrement=True,
 )  # fmt: skip
 
