@@ -25,7 +25,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from recpolicy.agents.agent_table import SESSION_AGENTS
-from recpolicy.agents.sequence import SequenceAgent
+from recpolicy.agents.sequence import SessionAgent
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.models.session_world import SessionWorld
@@ -59,7 +59,7 @@ class Problem:
     world: SessionWorld
     view: str
     cells: Mapping[str, Any]
-    """Columns and edges of tabular Q-learning: the situations that matter."""
+    """Columns and edges of tabular Q-learning: the distinct_contexts that matter."""
 
     def environment(self, seed: int, sessions: int = SESSIONS) -> SessionEnvironment:
         """Items are told apart by unit vectors; the user has none of them."""
@@ -121,14 +121,14 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def make_agent(name: str, problem: Problem, gamma: float, seed: int) -> SequenceAgent:
+def make_agent(name: str, problem: Problem, gamma: float, seed: int) -> SessionAgent:
     """A fresh agent that knows nothing of the items."""
     environment, entry = problem.environment(seed), SESSION_AGENTS[name]
     settings = dict(SETTINGS[name]) | {"gamma": gamma} | (dict(problem.cells) if name == "q_learning" else {})
     return entry.make(environment.time_step_spec(), environment.action_spec(), entry.config(**settings), None, seed)
 
 
-def opening(agent: SequenceAgent, problem: Problem) -> NDArray[np.float32]:
+def opening(agent: SessionAgent, problem: Problem) -> NDArray[np.float32]:
     """Probability [A] with which the exploring policy shows each item first: exact, for all users are alike."""
     game = problem.environment(0, sessions=1)
     features, mask = game.observe(game.restart(None, None, game.noise(tf.constant(0))))
@@ -136,22 +136,22 @@ def opening(agent: SequenceAgent, problem: Problem) -> NDArray[np.float32]:
     return probability
 
 
-def mean_return(agent: SequenceAgent, problem: Problem, sessions: int = 20_000, seed: int = 99) -> float:
+def mean_return(agent: SessionAgent, problem: Problem, sessions: int = 20_000, seed: int = 99) -> float:
     """Mean likes per session of the exploring policy, by playing."""
     game = problem.environment(seed, sessions)
     session, total = game.restart(None, None, game.noise(tf.constant(0))), 0.0
     for step in range(problem.world.steps):
         features, mask = game.observe(session)
         point = uniform([sessions], fold_in(tf.constant([seed, 1]), step))
-        action, _ = agent.learner.draw(features, mask, point)
-        played = game.advance(session, action, game.noise(tf.constant(step + 1)))
+        action, _ = agent.learner.sample_action(features, mask, point)
+        played = game.transition(session, action, game.noise(tf.constant(step + 1)))
         session, total = played.session, total + float(tf.reduce_mean(played.reward))
     return total
 
 
 def trained(
     name: str, problem: Problem, gamma: float, seeds: Sequence[int], blocks: int
-) -> Iterator[tuple[int, SequenceAgent]]:
+) -> Iterator[tuple[int, SessionAgent]]:
     """Each seed, and the agent trained with it; the loop is compiled once, and the agent is the same object each time.
 
     Seed s plays the blocks from s times ROUNDS_APART on: other responses and draws, from weights of its own.

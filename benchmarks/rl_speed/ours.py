@@ -108,12 +108,12 @@ def arms_of_file(world: str) -> Any:
     import numpy as np
     from worlds import read_world
 
-    from recpolicy.agents.item_features import Arms
+    from recpolicy.agents.item_features import ItemFeatures
 
     simulated, tables = read_world(Path(world))
     rows = tables["candidates"]
     offset = (3.5 + 0.5 * simulated.like[:, rows].mean(axis=0)).astype(np.float32)
-    return Arms(
+    return ItemFeatures(
         tables["embedding"][rows], offset, np.ones(len(rows), np.float32), offset, (1.0, 5.0), simulated.genres[rows]
     )
 

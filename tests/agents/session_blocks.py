@@ -14,8 +14,8 @@ from tf_agents.trajectories import time_step as ts
 
 from recpolicy.agents.agent_table import SESSION_AGENTS
 from recpolicy.agents.experience import Experience
-from recpolicy.agents.item_features import Arms
-from recpolicy.agents.sequence import SequenceAgent
+from recpolicy.agents.item_features import ItemFeatures
+from recpolicy.agents.sequence import SessionAgent
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 
 BATCH = 8
@@ -52,14 +52,16 @@ def specs(view: str = "interest") -> tuple[Any, Any]:
 
 
 @cache
-def arms() -> Arms:
+def arms() -> ItemFeatures:
     """A rating model that expects 3 + its items' quirks + embedding . user."""
     planted = world()
     quirks = 3 + np.random.default_rng(1).normal(0, 0.3, ITEMS).astype(np.float32)
-    return Arms(planted.embedding, quirks, np.full(ITEMS, 9, np.float32), quirks, (1.0, 5.0), planted.world.genres)
+    return ItemFeatures(
+        planted.embedding, quirks, np.full(ITEMS, 9, np.float32), quirks, (1.0, 5.0), planted.world.genres
+    )
 
 
-def make(name: str, seed: int = 0, *, tables: bool = True, view: str = "interest", **settings: Any) -> SequenceAgent:
+def make(name: str, seed: int = 0, *, tables: bool = True, view: str = "interest", **settings: Any) -> SessionAgent:
     """A small agent; without `tables` it knows nothing of the items and its head is plain."""
     entry = SESSION_AGENTS[name]
     config = entry.config(**SETTINGS[name] | settings)
@@ -102,7 +104,7 @@ def block(steps: int, seed: int = 0, *, batch: int = BATCH, ends: float = 0.2, *
     return Experience(**{name: tf.cast(tf.constant(part), kinds.get(name, tf.float32)) for name, part in parts.items()})
 
 
-def arrays_of(agent: SequenceAgent) -> dict[str, np.ndarray]:
+def arrays_of(agent: SessionAgent) -> dict[str, np.ndarray]:
     """Everything that the learner knows, by the names of its export."""
     return {name: array.copy() for name, array in agent.learner.export().arrays.items()}
 
@@ -131,7 +133,7 @@ def rounds(action: Any, reward: Any, log_probability: Any, actions: int) -> Expe
 class Recorder:
     """In place of an actor's trainer: takes no step and keeps the gradients, by the weights' names and places."""
 
-    def __init__(self, agent: SequenceAgent):
+    def __init__(self, agent: SessionAgent):
         self.agent, self.gradients = agent, []
 
     def descend(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
@@ -141,18 +143,18 @@ class Recorder:
         return tf.constant(0.0)
 
 
-def gradients(agent: SequenceAgent, experience: Experience) -> dict[int, np.ndarray]:
+def gradients(agent: SessionAgent, experience: Experience) -> dict[int, np.ndarray]:
     """The gradient of the first step of an update with respect to each weight, by its id."""
     learner, kept = agent.learner, agent.learner._trainer
     recorder = learner._trainer = Recorder(agent)
     try:
-        learner.learn(experience, tf.constant([1, 1], tf.int32))
+        learner.update(experience, tf.constant([1, 1], tf.int32))
     finally:
         learner._trainer = kept
     return {id(weight): one for weight, one in zip(learner.trainable_variables, recorder.gradients[0], strict=True)}
 
 
-def set_policy(agent: SequenceAgent, scores: Any) -> tf.Variable:
+def set_policy(agent: SessionAgent, scores: Any) -> tf.Variable:
     """Make the plain head's scores the given ones [A] everywhere; returns the bias that holds them."""
     bias = next(part for part in agent.learner.trainable_variables if part.shape == (len(scores),))
     bias.assign(tf.constant(scores, tf.float32))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from recpolicy.agents.agent_table import AGENTS
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.data.ratings import Ratings
 from recpolicy.environments.held_out_choice import HeldOutChoice, HeldOutChoiceConfig
@@ -60,11 +60,11 @@ def ratings() -> Ratings:
     )  # fmt: skip
 
 
-def misleading_arms() -> Arms:
+def misleading_arms() -> ItemFeatures:
     """Tables that say 2.5 for the best arm and 3 for the others: wrong about the order, and hopeful."""
     embedding = np.zeros((ARMS, GROUPS), np.float32)
     embedding[:GROUPS] = -0.5 * np.eye(GROUPS)
-    return Arms(
+    return ItemFeatures(
         embedding, np.full(ARMS, 3, np.float32), np.arange(ARMS, dtype=np.float32),
         np.linspace(2, 3, ARMS, dtype=np.float32), (1.0, 5.0),
     )  # fmt: skip

@@ -18,7 +18,7 @@ def test_the_loss_is_what_the_paper_says():
     learner._value.trainable_variables[-1].assign([0.7])  # or advantages and targets would be the same
     found, _ = learner.advantages(played, gae_lambda=1.0)
     told = learner.evaluate(flatten(played.observation), flatten(played.mask), flatten(played.action))
-    figures = {name: float(value) for name, value in learner.learn(played, SEED).items()}
+    figures = {name: float(value) for name, value in learner.update(played, SEED).items()}
     policy_loss = -np.mean(flatten(found.advantage) * told.log_probability)
     value_loss = np.mean(np.square(flatten(found.target) - told.value))
     assert figures["policy_loss"] == pytest.approx(policy_loss, rel=1e-4)
@@ -65,7 +65,7 @@ def test_an_action_that_pays_becomes_more_likely():
     played = played._replace(reward=tf.cast(played.action == 3, tf.float32))
     before = tf.nn.softmax(learner.scores(seen, None))[:, 3].numpy().mean()
     for _ in range(20):
-        learner.learn(played, SEED)
+        learner.update(played, SEED)
     assert tf.nn.softmax(learner.scores(seen, None))[:, 3].numpy().mean() > 2 * before
 
 

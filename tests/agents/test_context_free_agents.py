@@ -34,8 +34,8 @@ def test_ucb1_index_is_the_published_one():
 def test_ucb1_tries_every_arm_once_before_any_twice():
     agent, played = UCB1(ARMS, UCB1Config()), []
     for number in range(ARMS):
-        action = agent.draw(somebody(), fold_in(tf.constant([1, 2]), number))
-        agent.learn(somebody(), action, tf.constant([5.0]))
+        action = agent.sample_action(somebody(), fold_in(tf.constant([1, 2]), number))
+        agent.update(somebody(), action, tf.constant([5.0]))
         played.append(int(action[0]))
     assert sorted(played) == list(range(ARMS))
     assert played != sorted(played)  # ties are drawn, not taken in order
@@ -85,7 +85,7 @@ def test_ucb1_keeps_below_its_regret_bound_on_bernoulli_arms():
 def test_exp3_probabilities_sum_to_one_and_keep_the_floor(weights, gamma, allowed):
     agent, mask = EXP3(ARMS, EXP3Config(gamma=gamma)), np.array([allowed])
     agent._weight.assign(weights)
-    probability = agent.explore(somebody(mask=mask)).numpy()[0]
+    probability = agent.behavior_probabilities(somebody(mask=mask)).numpy()[0]
     assert probability.sum() == pytest.approx(1, abs=1e-5)
     assert probability[mask[0]].min() >= gamma / mask.sum() * (1 - 1e-5)
     np.testing.assert_array_equal(probability[~mask[0]], 0)
@@ -99,8 +99,8 @@ def test_exp3_importance_weighting_is_unbiased_by_enumeration():
     for arm in range(4):
         agent = EXP3(4, EXP3Config(gamma=gamma, **UNIT))
         agent._weight.assign(start)
-        probability = float(agent.explore(somebody())[0, arm])
-        agent.learn(somebody(), tf.constant([arm]), tf.constant(reward[arm : arm + 1]))
+        probability = float(agent.behavior_probabilities(somebody())[0, arm])
+        agent.update(somebody(), tf.constant([arm]), tf.constant(reward[arm : arm + 1]))
         change = agent._weight.numpy() - start
         others = change[np.arange(4) != arm]
         np.testing.assert_allclose(others, others[0], atol=1e-6)  # only a common shift
@@ -110,7 +110,7 @@ def test_exp3_importance_weighting_is_unbiased_by_enumeration():
 
 def test_exp3_adds_up_the_gains_of_a_batch():
     agent = EXP3(2, EXP3Config(gamma=0.5, **UNIT))
-    agent.learn(somebody(3), tf.constant([0, 0, 1]), tf.constant([1.0, 0.5, 0.25]))
+    agent.update(somebody(3), tf.constant([0, 0, 1]), tf.constant([1.0, 0.5, 0.25]))
     # Each probability is 1/2: the gains are 3 and .5, times gamma / A = 1/4; the difference of the weights is .625.
     weight = agent._weight.numpy()
     assert weight[0] - weight[1] == pytest.approx(0.625)
@@ -119,14 +119,14 @@ def test_exp3_adds_up_the_gains_of_a_batch():
 def test_exp3_weights_stay_finite_where_one_arm_always_pays():
     agent = EXP3(2, EXP3Config(gamma=1.0, **UNIT))
     for _ in range(100):
-        agent.learn(somebody(64), tf.zeros(64, tf.int32), tf.ones(64))
+        agent.update(somebody(64), tf.zeros(64, tf.int32), tf.ones(64))
     assert np.isfinite(agent._weight).all()
-    np.testing.assert_allclose(agent.exploit(somebody()), [[1, 0]], atol=1e-6)
+    np.testing.assert_allclose(agent.greedy_probabilities(somebody()), [[1, 0]], atol=1e-6)
 
 
 def test_untried_arms_are_expected_to_pay_the_middle_of_the_scale():
     for agent in (UCB1(ARMS, UCB1Config()), EXP3(ARMS, EXP3Config())):
-        agent.learn(somebody(), tf.constant([2]), tf.constant([5.0]))
+        agent.update(somebody(), tf.constant([2]), tf.constant([5.0]))
         np.testing.assert_allclose(agent.estimate(somebody(2)).mean, [[3, 3, 5, 3, 3, 3]] * 2)
 
 
@@ -136,7 +136,7 @@ def test_untried_arms_are_expected_to_pay_the_middle_of_the_scale():
 def test_baselines_play_what_their_tables_say(name, best):
     """A user of group 1: counts and means grow with the arm, and the tables expect 2.5 of arm 1 and 3 of the others."""
     context = tf.one_hot(tf.fill([BATCH], 1), 4)
-    probability = make(name).learner.explore(Observation(context, None, None)).numpy()
+    probability = make(name).learner.behavior_probabilities(Observation(context, None, None)).numpy()
     expected = np.zeros(ARMS)
     expected[list(best)] = 1 / len(best)
     np.testing.assert_allclose(probability, np.tile(expected, (BATCH, 1)), atol=1e-6)

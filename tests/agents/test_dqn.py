@@ -78,7 +78,7 @@ def test_with_fewer_allowed_items_than_k_only_they_are_explored(k):
 def test_the_exploring_share_shrinks_with_each_block_down_to_its_floor():
     agent = make("dqn", exploration_initial_eps=0.4, exploration_final_eps=0.15, exploration_decay=0.5)
     agent.learner.prepare(4 * 8)
-    told = [float(agent.learner.learn(block(4, seed), SEED)["epsilon"]) for seed in range(3)]
+    told = [float(agent.learner.update(block(4, seed), SEED)["epsilon"]) for seed in range(3)]
     assert told == pytest.approx([0.2, 0.15, 0.15])
 
 
@@ -97,7 +97,7 @@ def test_the_target_network_starts_as_the_online_one_and_lags_behind_it():
     before = [weight.numpy() for weight in learner._online.network.weights]
     for lagging, online in zip(learner._target.network.weights, before, strict=True):
         np.testing.assert_array_equal(lagging, online)
-    learner.learn(block(4), SEED)
+    learner.update(block(4), SEED)
     for lagging, old, online in zip(
         learner._target.network.weights, before, learner._online.network.weights, strict=True
     ):
@@ -231,7 +231,7 @@ def test_a_cut_session_bootstraps_and_an_ended_one_does_not():
             agent.learner.prepare(4 * 8)
             played = block(4, terminated=terminated, truncated=~terminated)
             played = played._replace(next_observation=scale * played.next_observation)
-            found.append(float(agent.learner.learn(played, SEED)["target_mean"]))
+            found.append(float(agent.learner.update(played, SEED)["target_mean"]))
     assert cut[0] != pytest.approx(cut[1], rel=1e-3)
     assert ended[0] == ended[1]
 

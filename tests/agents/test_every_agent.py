@@ -45,7 +45,7 @@ def trained(request: pytest.FixtureRequest) -> Trained:
 def observation() -> dict[str, tf.Tensor]:
     """One round's observation, [B, ...]."""
     one = environment(seed=5)
-    return one.observation(one.draw(tf.constant(0, tf.int64)))
+    return one.observation(one.sample_round(tf.constant(0, tf.int64)))
 
 
 def crowd(observation: dict[str, tf.Tensor], row: int) -> ts.TimeStep:
@@ -112,8 +112,8 @@ def test_the_reported_log_probability_is_that_of_the_action(trained, observation
 @pytest.mark.parametrize("row", [0, 1])
 def test_the_fast_draw_of_the_loop_has_the_probabilities_of_explore(trained, observation, row):
     read = read_observation(crowd(observation, row).observation)
-    action = trained.agent.learner.draw(read, tf.constant([3, row], tf.int32))
-    assert_frequencies(action, trained.agent.learner.explore(read).numpy()[0])
+    action = trained.agent.learner.sample_action(read, tf.constant([3, row], tf.int32))
+    assert_frequencies(action, trained.agent.learner.behavior_probabilities(read).numpy()[0])
 
 
 def test_estimates_and_exported_arrays_are_finite(trained, observation):
@@ -140,7 +140,7 @@ def test_training_through_tf_agents_is_the_learners_own_update(name, observation
     public, own = make(name), make(name)
     played = experience(observation, own.collect_policy, seed=1)
     loss = public.train(played).loss
-    expected = own.learner.learn(read_observation(observation), played.action[:, 0], played.reward[:, 0])
+    expected = own.learner.update(read_observation(observation), played.action[:, 0], played.reward[:, 0])
     assert float(loss) == pytest.approx(float(expected), rel=1e-4)
     assert int(public.train_step_counter.numpy()) == 1
     for key, array in state(own).items():
@@ -155,16 +155,18 @@ def test_a_checkpoint_holds_everything_it_has_learnt(name, observation, tmp_path
     learnt, fresh = make(name, seed=0), make(name, seed=1)
     for seed in range(3):
         played = experience(observation, learnt.collect_policy, seed)
-        learnt.learner.learn(read_observation(observation), played.action[:, 0], played.reward[:, 0])
+        learnt.learner.update(read_observation(observation), played.action[:, 0], played.reward[:, 0])
     path = tf.train.Checkpoint(learner=learnt.learner).write(str(tmp_path / "checkpoint"))
     tf.train.Checkpoint(learner=fresh.learner).read(path).assert_consumed()
     for key, array in state(learnt).items():
         np.testing.assert_array_equal(state(fresh)[key], array, err_msg=key)
     read = read_observation(observation)
-    np.testing.assert_array_equal(fresh.learner.explore(read), learnt.learner.explore(read))
+    np.testing.assert_array_equal(
+        fresh.learner.behavior_probabilities(read), learnt.learner.behavior_probabilities(read)
+    )
     # The optimizer's moments as well: one more update leaves both in the same state.
     for agent in (learnt, fresh):
-        agent.learner.learn(read, tf.constant(read.mask.numpy().argmax(axis=1), tf.int32), tf.fill([BATCH], 2.0))
+        agent.learner.update(read, tf.constant(read.mask.numpy().argmax(axis=1), tf.int32), tf.fill([BATCH], 2.0))
     for key, array in state(learnt).items():
         np.testing.assert_array_equal(state(fresh)[key], array, err_msg=key)
 
@@ -174,10 +176,10 @@ def eager_rounds(name: str, seed: int, rounds: int = 4) -> list[list[int]]:
     agent, world, actions = make(name, seed), environment(seed=0), []
     for number in range(rounds):
         now = tf.constant(number, tf.int64)
-        draw = world.draw(now)
+        draw = world.sample_round(now)
         seen = world.observation(draw)
-        action = agent.collect_policy.draw(seen, fold_in(agent.action_seed, number))
-        agent.learner.learn(read_observation(seen), action, world.pay(draw, action, now))
+        action = agent.collect_policy.sample_action(seen, fold_in(agent.action_seed, number))
+        agent.learner.update(read_observation(seen), action, world.reward(draw, action, now))
         actions.append(action.numpy().tolist())
     return actions
 

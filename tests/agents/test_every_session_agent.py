@@ -15,7 +15,7 @@ from tf_agents.trajectories import time_step as ts
 from tf_agents.trajectories import trajectory
 
 from recpolicy.agents.agent_table import SESSION_AGENTS
-from recpolicy.agents.sequence import SequenceAgent, experience_of
+from recpolicy.agents.sequence import SessionAgent, experience_of
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
@@ -29,16 +29,16 @@ SESSIONS, BLOCKS, MANY = 64, 20, 20_000
 class Watched(SessionEnvironment):
     """Pays a million less for an item that the session has been shown."""
 
-    def advance(self, session, action, noise):
-        step = super().advance(session, action, noise)
-        again = tf.gather(session.hidden.shown, action, batch_dims=1)
+    def transition(self, session, action, noise):
+        step = super().transition(session, action, noise)
+        again = tf.gather(session.user_state.shown, action, batch_dims=1)
         return step._replace(reward=step.reward - 1e6 * tf.cast(again, tf.float32))
 
 
 @dataclass
 class Trained:
     name: str
-    agent: SequenceAgent
+    agent: SessionAgent
     before: dict[str, np.ndarray]
     first: Played
     later: Played
@@ -61,7 +61,7 @@ def observation(seed: int = 0, view: str = "interest") -> dict[str, tf.Tensor]:
     return {"global": tf.constant(observations(BATCH, seed, view)), "mask": tf.constant(mask, tf.int32)}
 
 
-def logits(agent: SequenceAgent, seed: int = 0) -> np.ndarray:
+def logits(agent: SessionAgent, seed: int = 0) -> np.ndarray:
     seen = observation(seed)
     return agent.learner.logits(seen["global"], tf.cast(seen["mask"], tf.bool)).numpy()
 
@@ -147,9 +147,9 @@ def eager_actions(name: str, seed: int, blocks: int = 3) -> list[list[int]]:
         seen = tf.reshape(experience.observation, [4 * BATCH, -1])
         mask = tf.reshape(experience.mask, [4 * BATCH, -1])
         points = uniform([4 * BATCH], fold_in(agent.action_seed, number))
-        action, log_probability = learner.draw(seen, mask, points)
+        action, log_probability = learner.sample_action(seen, mask, points)
         learner.prepare(4 * BATCH)
-        learner.learn(
+        learner.update(
             experience._replace(
                 action=tf.reshape(action, [4, BATCH]), log_probability=tf.reshape(log_probability, [4, BATCH])
             ),
@@ -190,7 +190,7 @@ def test_what_would_follow_counts_after_a_cut_and_not_after_an_end(name):
             agent.learner.prepare(STEPS * BATCH)
             for number in range(3):  # the first blocks give values that are not 0
                 played = block(STEPS, number, terminated=terminated, truncated=~terminated)
-                agent.learner.learn(played._replace(next_observation=scale * played.next_observation), SEED)
+                agent.learner.update(played._replace(next_observation=scale * played.next_observation), SEED)
             learnt.append(arrays_of(agent))
         same = all(np.allclose(learnt[0][key], array, atol=1e-6) for key, array in learnt[1].items())
         assert same == terminated.all()
@@ -202,7 +202,7 @@ def test_the_plain_head_learns_too(name):
     agent = make(name, tables=name != "q_learning", **settings)
     before = arrays_of(agent)
     agent.learner.prepare(STEPS * BATCH)
-    agent.learner.learn(block(STEPS), SEED)
+    agent.learner.update(block(STEPS), SEED)
     after = arrays_of(agent)
     assert "table" not in after
     assert any(not np.array_equal(before[key], array) for key, array in after.items())
@@ -213,13 +213,13 @@ def test_the_plain_head_learns_too(name):
 def test_it_plays_with_every_view(name, view):
     agent, one = make(name, view=view), environment(view=view)
     features, mask = one.observe(one.restart(None, None, one.noise(tf.constant(0))))
-    action, log_probability = agent.learner.draw(features, mask, uniform([BATCH], SEED))
+    action, log_probability = agent.learner.sample_action(features, mask, uniform([BATCH], SEED))
     assert ((action.numpy() >= 0) & (action.numpy() < ITEMS)).all()
     assert (log_probability.numpy() <= 1e-6).all()
     assert agent.learner.value(features, mask).shape == (BATCH,)
 
 
-def driven(agent: SequenceAgent, rounds: int, seed: int = 0) -> trajectory.Trajectory:
+def driven(agent: SessionAgent, rounds: int, seed: int = 0) -> trajectory.Trajectory:
     """What a TF-Agents driver sees in `rounds` steps of every session, [B, rounds + 1 or more, ...]."""
     game = environment(seed)
     buffer = TFUniformReplayBuffer(agent.collect_data_spec, batch_size=BATCH, max_length=rounds + 1)
@@ -241,7 +241,7 @@ def test_tf_agents_train_learns_from_a_drivers_trajectory(name, played):
     loss = public.train(played)
     experience = experience_of(played)
     own.learner.prepare(int(np.prod(experience.action.shape)))
-    figures = own.learner.learn(experience, fold_in(own.learn_seed, 0))
+    figures = own.learner.update(experience, fold_in(own.learn_seed, 0))
     assert float(loss.loss) == pytest.approx(float(figures["loss"]), rel=1e-4)
     assert set(loss.extra) == set(public.learner.figures)
     assert int(public.train_step_counter.numpy()) == 1

@@ -23,7 +23,7 @@ def learner(prior: np.ndarray | None = None, **config) -> LinUCB:
 
 
 def batch(seed: int = 0, rows: int = ROWS) -> Batch:
-    """Arms [N], contexts [N, D], rewards [N]."""
+    """ItemFeatures [N], contexts [N, D], rewards [N]."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, WIDTH)).astype(np.float32)
     return rng.integers(0, ARMS, rows).astype(np.int32), x, rng.uniform(1, 5, rows).astype(np.float32)
@@ -35,7 +35,7 @@ def see(x: np.ndarray) -> Observation:
 
 def learn(agent: LinUCB, rows: Batch) -> float:
     arm, x, reward = rows
-    return float(agent.learn(see(x), tf.constant(arm), tf.constant(reward)))
+    return float(agent.update(see(x), tf.constant(arm), tf.constant(reward)))
 
 
 def posterior(agent: LinUCB) -> tuple[np.ndarray, np.ndarray]:
@@ -104,11 +104,15 @@ def test_alpha_zero_is_greedy_ridge_and_alpha_counts_the_width():
         learn(agent, rows)
     theta = np.stack([ridge(rows, arm, np.zeros(WIDTH), 1.0)[0] for arm in range(ARMS)])
     expected = x @ theta.T  # [N, A]
-    chosen = np.take_along_axis(expected, greedy.explore(see(x)).numpy().argmax(axis=1)[:, np.newaxis], axis=1)
+    chosen = np.take_along_axis(
+        expected, greedy.behavior_probabilities(see(x)).numpy().argmax(axis=1)[:, np.newaxis], axis=1
+    )
     np.testing.assert_allclose(chosen[:, 0], expected.max(axis=1), atol=1e-4)
-    np.testing.assert_array_equal(greedy.explore(see(x)), greedy.exploit(see(x)))
+    np.testing.assert_array_equal(greedy.behavior_probabilities(see(x)), greedy.greedy_probabilities(see(x)))
     width = bold.estimate(see(x)).width.numpy()
-    chosen = np.take_along_axis(width, bold.explore(see(x)).numpy().argmax(axis=1)[:, np.newaxis], axis=1)
+    chosen = np.take_along_axis(
+        width, bold.behavior_probabilities(see(x)).numpy().argmax(axis=1)[:, np.newaxis], axis=1
+    )
     np.testing.assert_allclose(chosen[:, 0], width.max(axis=1), atol=2e-3)
 
 
@@ -156,7 +160,7 @@ def test_the_inverse_stays_an_inverse_over_many_updates():
     """20,000 float32 steps: still symmetric, positive, and within 1 % of the exact inverse."""
     arm, x, reward = batch(9, rows=20_000)
     agent = learner()
-    step = tf.function(lambda a, c, r: agent.learn(Observation(c, None, None), a, r), jit_compile=True)
+    step = tf.function(lambda a, c, r: agent.update(Observation(c, None, None), a, r), jit_compile=True)
     step(tf.constant(arm), tf.constant(x), tf.constant(reward))
     covariance = posterior(agent)[1]
     for a in range(ARMS):
@@ -179,7 +183,9 @@ def test_thompson_sampling_has_the_same_posterior_and_scales_its_width():
     for one, other in zip(sampler.estimate(x), bound.estimate(x), strict=True):
         np.testing.assert_array_equal(one, other)
     # With next to no width it is greedy.
-    np.testing.assert_array_equal(sampler.explore(x).numpy().argmax(axis=1), sampler.exploit(x).numpy().argmax(axis=1))
+    np.testing.assert_array_equal(
+        sampler.behavior_probabilities(x).numpy().argmax(axis=1), sampler.greedy_probabilities(x).numpy().argmax(axis=1)
+    )
 
 
 def test_widths_are_never_nan_where_rounding_makes_a_square_negative():

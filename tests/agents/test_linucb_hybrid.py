@@ -35,7 +35,7 @@ def regressors(context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def trained(**config) -> HybridLinUCB:
     agent = HybridLinUCB(pairs(), ARMS, WIDTH, HybridLinUCBConfig(**config))
     context, arm, reward = rows()
-    agent.learn(Observation(tf.constant(context), None, None), tf.constant(arm), tf.constant(reward))
+    agent.update(Observation(tf.constant(context), None, None), tf.constant(arm), tf.constant(reward))
     return agent
 
 
@@ -123,7 +123,7 @@ def test_arms_that_are_certain_of_nothing_being_their_own_leave_the_shared_form(
     """With an enormous arm precision hybrid is LinUCB over the shared features."""
     context, arm, reward = rows()
     shared = SharedLinUCB(pairs(), SharedLinUCBConfig(precision=2.0))
-    shared.learn(Observation(tf.constant(context), None, None), tf.constant(arm), tf.constant(reward))
+    shared.update(Observation(tf.constant(context), None, None), tf.constant(arm), tf.constant(reward))
     hybrid = trained(shared_precision=2.0, arm_precision=1e6)
     for one, other in zip(estimates(hybrid, context), estimates(shared, context), strict=True):
         np.testing.assert_allclose(one, other, atol=5e-3)
@@ -135,7 +135,7 @@ def test_the_shared_form_is_ridge_regression_on_the_features_that_the_observatio
     context, arm, reward = rows()
     seen = Observation(tf.constant(context), tf.constant(z), None)
     agent = SharedLinUCB(pairs(), SharedLinUCBConfig(precision=2.0))
-    agent.learn(seen, tf.constant(arm), tf.constant(reward))
+    agent.update(seen, tf.constant(arm), tf.constant(reward))
     design = z[np.arange(ROWS), arm].astype(np.float64)
     inverse = np.linalg.inv(2 * np.eye(K) + design.T @ design)
     theta = inverse @ (2 * np.concatenate([np.ones(RANK + 1), [0]]) + design.T @ reward)

@@ -55,7 +55,7 @@ def test_only_the_played_arms_of_the_plain_head_learn():
     agent = make_epsilon_greedy(*specs(), config).learner
     before = agent.export().arrays["kernel_0"].copy()
     seen, _, reward = linear_world()
-    agent.learn(seen, tf.fill([ROWS], 2), reward)
+    agent.update(seen, tf.fill([ROWS], 2), reward)
     changed = np.any(agent.export().arrays["kernel_0"] != before, axis=0)
     np.testing.assert_array_equal(changed, [False, False, True, False, False, False])
 
@@ -82,10 +82,10 @@ def test_heads_read_the_networks_rewards():
     expected = np.full(mean.shape, 0.3 / 6)
     best = mean == mean.max(axis=1, keepdims=True)
     expected += 0.7 * best / best.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(greedy.explore(seen), expected, atol=1e-6)
+    np.testing.assert_allclose(greedy.behavior_probabilities(seen), expected, atol=1e-6)
     soft = make_boltzmann(*specs(), BoltzmannConfig(temperature=0.5), misleading_arms()).learner
     weight = np.exp(mean / 0.5)
-    np.testing.assert_allclose(soft.explore(seen), weight / weight.sum(axis=1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(soft.behavior_probabilities(seen), weight / weight.sum(axis=1, keepdims=True), rtol=1e-4)
 
 
 def test_neural_linucb_trains_its_network_first_and_then_only_its_posteriors():
@@ -93,7 +93,7 @@ def test_neural_linucb_trains_its_network_first_and_then_only_its_posteriors():
     agent = make_neural_linucb(*specs(), config, misleading_arms()).learner
     rows, states = few_rows(), [agent.export()]
     for _ in range(5):
-        agent.learn(*rows)
+        agent.update(*rows)
         states.append(agent.export())
 
     def moved(one: int, name: str) -> bool:
@@ -117,9 +117,9 @@ def test_neural_linucb_changes_its_head_with_the_phase():
     config = NeuralLinUCBConfig(layers=(), encoding_dim=3, encoder_batches=1, epsilon=1.0, alpha=0.0)
     agent = make_neural_linucb(*specs(), config, misleading_arms()).learner
     rows = linear_world()
-    np.testing.assert_allclose(agent.explore(rows[0]), 1 / 6, rtol=1e-6)
-    agent.learn(*rows)
-    np.testing.assert_array_equal(agent.explore(rows[0]), agent.exploit(rows[0]))
+    np.testing.assert_allclose(agent.behavior_probabilities(rows[0]), 1 / 6, rtol=1e-6)
+    agent.update(*rows)
+    np.testing.assert_array_equal(agent.behavior_probabilities(rows[0]), agent.greedy_probabilities(rows[0]))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def on_policy(agent, **given):
 
 
 def learnt(agent, played) -> dict[str, float]:
-    return {name: float(value) for name, value in agent.learner.learn(played, SEED).items()}
+    return {name: float(value) for name, value in agent.learner.update(played, SEED).items()}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def minibatches(agent, played, monkeypatch) -> list[list[int]]:
         return evaluate(observation, mask, action)
 
     monkeypatch.setattr(agent.learner, "evaluate", watched)
-    agent.learner.learn(played, SEED)
+    agent.learner.update(played, SEED)
     return rows
 
 

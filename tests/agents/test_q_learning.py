@@ -37,7 +37,7 @@ def test_one_update(terminated, expected):
     """Q = .5, r = 1, max Q(s', .) = 2: .5 + .1 (1 + .95 2 - .5) = .74; at an end .5 + .1 (1 - .5) = .55."""
     agent = toy(learning_rate=0.1, gamma=0.95)
     agent.learner.table.assign([[0.5, 0.0], [1.0, 2.0]])
-    agent.learner.learn(steps([0], [0], [1.0], [1], [terminated]), SEED)
+    agent.learner.update(steps([0], [0], [1.0], [1], [terminated]), SEED)
     np.testing.assert_allclose(agent.learner.table, [[expected, 0], [1, 2]], rtol=1e-6)
     assert agent.learner.visits.numpy().tolist() == [[1, 0], [0, 0]]
 
@@ -46,13 +46,13 @@ def test_items_already_shown_do_not_count_in_the_target():
     agent = toy(learning_rate=0.1, gamma=0.95)
     agent.learner.table.assign([[0.5, 0.0], [1.0, 2.0]])
     played = steps([0], [0], [1.0], [1], [False])._replace(next_mask=tf.constant([[[True, False]]]))
-    agent.learner.learn(played, SEED)
+    agent.learner.update(played, SEED)
     assert float(agent.learner.table[0, 0]) == pytest.approx(0.5 + 0.1 * (1 + 0.95 * 1 - 0.5))
 
 
 def test_a_pair_that_a_block_holds_twice_moves_by_the_mean_error():
     agent = toy(learning_rate=0.1)
-    agent.learner.learn(steps([0, 0, 0], [0, 0, 1], [1.0, 3.0, 5.0], [1] * 3, [True] * 3), SEED)
+    agent.learner.update(steps([0, 0, 0], [0, 0, 1], [1.0, 3.0, 5.0], [1] * 3, [True] * 3), SEED)
     np.testing.assert_allclose(agent.learner.table, [[0.2, 0.5], [0, 0]], rtol=1e-6)
     assert agent.learner.visits.numpy().tolist() == [[2, 1], [0, 0]]
 
@@ -85,9 +85,9 @@ def test_ucb1_shows_every_item_once_first():
     shown = []
     for number in range(6):
         point = tf.constant([(0.37 + 0.61 * number) % 1], tf.float32)
-        action, _ = agent.learner.draw(tf.zeros([1, 1]), tf.ones([1, 6], tf.bool), point)
+        action, _ = agent.learner.sample_action(tf.zeros([1, 1]), tf.ones([1, 6], tf.bool), point)
         shown.append(int(action[0]))
-        agent.learner.learn(steps([0], shown[-1:], [5.0 * number], [1], [True], actions=6), SEED)
+        agent.learner.update(steps([0], shown[-1:], [5.0 * number], [1], [True], actions=6), SEED)
     assert sorted(shown) == list(range(6))
     assert shown != sorted(shown)
 
@@ -119,7 +119,7 @@ def test_epsilon_is_shared_among_allowed_items_and_decays_with_blocks():
     found = tf.nn.softmax(agent.learner.logits(tf.zeros([1, 1]), tf.constant([[True, True, True, False]]))).numpy()[0]
     np.testing.assert_allclose(found, [0.4 / 3, 0.6 + 0.4 / 3, 0.4 / 3, 0], atol=1e-6)
     played = steps([1], [0], [0.0], [0], [True], actions=4)
-    assert [float(agent.learner.learn(played, SEED)["epsilon"]) for _ in range(3)] == pytest.approx([0.2, 0.1, 0.1])
+    assert [float(agent.learner.update(played, SEED)["epsilon"]) for _ in range(3)] == pytest.approx([0.2, 0.1, 0.1])
 
 
 def test_cells_are_cut_at_the_edges():
@@ -134,7 +134,7 @@ def test_cells_are_cut_at_the_edges():
 def test_cells_never_visited_rank_as_the_rating_model():
     agent, seen = make("q_learning"), observations(200)
     played = block(4)
-    agent.learner.learn(played, SEED)
+    agent.learner.update(played, SEED)
     touched = set(agent.learner.cell(tf.reshape(played.observation, [32, -1])).numpy().tolist())
     cell = agent.learner.cell(tf.constant(seen)).numpy()
     fresh = np.array([one not in touched for one in cell])

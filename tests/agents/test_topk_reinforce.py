@@ -181,7 +181,7 @@ def test_what_is_capped_and_what_remains_is_reported():
     """Logged with 1/3 each, own (.8, .1, .1): weights 2.4, .3, .3, of which one exceeds 2."""
     agent, bias = bandit(3, max_weight=2.0)
     bias.assign(np.log([0.8, 0.1, 0.1]).astype(np.float32))
-    told = agent.learner.learn(shown(np.ones(3, int), np.ones(3)), SEED)
+    told = agent.learner.update(shown(np.ones(3, int), np.ones(3)), SEED)
     assert float(told["clipped_share"]) == pytest.approx(1 / 3)
     assert float(told["effective_share"]) == pytest.approx(1 / (0.8**2 + 0.1**2 + 0.1**2) / 3, rel=1e-4)
 
@@ -269,9 +269,9 @@ def test_later_passes_over_a_block_are_off_policy():
         agent.learner.scores(flatten(played.observation), flatten(played.mask)), flatten(played.action)
     )
     played = played._replace(log_probability=tf.reshape(own, [8, 8]))
-    first = float(agent.learner.learn(played, SEED)["effective_share"])
+    first = float(agent.learner.update(played, SEED)["effective_share"])
     assert first == pytest.approx(1, abs=1e-4)
-    assert float(agent.learner.learn(played, SEED)["effective_share"]) < 0.999
+    assert float(agent.learner.update(played, SEED)["effective_share"]) < 0.999
 
 
 @pytest.mark.parametrize("wrong", [{"gamma": 2.0}, {"k": 0}, {"n_epochs": 0}, {"max_weight": 0.0}, {"ent_coef": -1.0}])

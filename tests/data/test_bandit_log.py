@@ -135,13 +135,13 @@ def test_a_round_is_seen_by_its_vector_and_without_one_as_the_user_is_known():
 
 def test_each_distinct_vector_is_one_situation():
     rounds = replace(newcomer_rounds(), context=with_row(4, *newcomer_rounds().context[1]))
-    table, row = rounds.situations(TABLE)
+    table, row = rounds.distinct_contexts(TABLE)
     np.testing.assert_array_equal(table[row], rounds.contexts(TABLE))
     np.testing.assert_array_equal(table[:USERS], TABLE)
     assert row[1] == row[4]
     assert rounds.user[1] != rounds.user[4]
     assert len(table) == USERS + rounds.with_context.sum() - 1
-    same, users = hand_rounds().situations(TABLE)
+    same, users = hand_rounds().distinct_contexts(TABLE)
     assert same is TABLE
     assert users.tolist() == hand_rounds().user.tolist()
 
@@ -158,7 +158,7 @@ def test_vectors_of_other_features_are_refused_where_the_log_tells_them():
     other = np.nextafter(TABLE, np.float32(9))
     newcomer_rounds().check_features(other)  # nothing is told
     replace(hand_rounds(), features=features_of(TABLE)).check_features(other)  # no vectors
-    for ask in (told.check_features, told.contexts, told.situations):
+    for ask in (told.check_features, told.contexts, told.distinct_contexts):
         with pytest.raises(DataError, match=r"hand: contexts in the features of another training .*`retrain` keeps"):
             ask(other)
 

@@ -12,26 +12,26 @@ from tf_agents.drivers.dynamic_step_driver import DynamicStepDriver
 from tf_agents.environments.tf_environment import TFEnvironment
 
 from recpolicy.agents.baselines import BaselineConfig, make_random
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in
-from recpolicy.environments.base import Draw, RecommendationEnvironment
+from recpolicy.environments.base import RecommendationEnvironment, Round
 from recpolicy.training.compiled_loop import OnlineLoop
 
 
 def random_agent(environment: RecommendationEnvironment, seed: int = 0) -> BanditAgent:
     """Plays every allowed action alike; its reward estimates (all 3) play no part."""
     arms = environment.actions
-    table = Arms(
+    table = ItemFeatures(
         np.zeros((arms, 1), np.float32), np.full(arms, 3, np.float32), np.ones(arms, np.float32),
         np.full(arms, 3, np.float32), (1.0, 5.0),
     )  # fmt: skip
     return make_random(environment.time_step_spec(), environment.action_spec(), BaselineConfig(), table, seed)
 
 
-def allowed(environment: RecommendationEnvironment, draw: Draw) -> np.ndarray:
+def allowed(environment: RecommendationEnvironment, draw: Round) -> np.ndarray:
     """[B, A] bool."""
     everything = np.ones((environment.batch_size, environment.actions), bool)
     return everything if draw.mask is None else draw.mask.numpy()
@@ -47,8 +47,8 @@ def trace(environment: RecommendationEnvironment, steps: int) -> list[tuple[floa
     rows = []
     for number in range(steps):
         now = tf.constant(number, tf.int64)
-        draw = environment.draw(now)
-        reward = environment.pay(draw, tf.constant(allowed(environment, draw).argmax(axis=1), tf.int32), now)
+        draw = environment.sample_round(now)
+        reward = environment.reward(draw, tf.constant(allowed(environment, draw).argmax(axis=1), tf.int32), now)
         context = read_observation(environment.observation(draw)).context
         rows.append((*reward.numpy().tolist(), *context.numpy().ravel().tolist()))
     return rows
@@ -85,7 +85,7 @@ class EnvironmentContract(abc.ABC):
                 assert part.shape == (batch, *wanted.shape)
                 assert np.isfinite(part.numpy()).all()
             tf.nest.assert_same_structure(step, spec)
-            first = allowed(environment, environment.draw(environment.round)).argmax(axis=1)
+            first = allowed(environment, environment.sample_round(environment.round)).argmax(axis=1)
             step = environment.step(tf.constant(first, tf.int32))
             low, high = self.reward_range
             assert low <= step.reward.numpy().min() <= step.reward.numpy().max() <= high
@@ -94,7 +94,7 @@ class EnvironmentContract(abc.ABC):
         first = environment.reset()
         assert first.is_first().numpy().all()
         tf.nest.map_structure(np.testing.assert_array_equal, environment.current_time_step(), first)
-        mask = allowed(environment, environment.draw(environment.round))
+        mask = allowed(environment, environment.sample_round(environment.round))
         last = environment.step(some_allowed(mask, np.random.default_rng(0)))
         assert last.is_last().numpy().all()
         tf.nest.map_structure(np.testing.assert_array_equal, environment.current_time_step(), last)
@@ -124,7 +124,7 @@ class EnvironmentContract(abc.ABC):
         assert trace(self.make(8), 4) != reference
 
     def test_rounds_differ_from_each_other(self, environment):
-        users = {tuple(environment.draw(tf.constant(t, tf.int64)).user.numpy().tolist()) for t in range(10)}
+        users = {tuple(environment.sample_round(tf.constant(t, tf.int64)).user.numpy().tolist()) for t in range(10)}
         assert len(users) == 10
 
     def test_the_batch_size_is_honoured(self):
@@ -137,7 +137,7 @@ class EnvironmentContract(abc.ABC):
 
     def test_every_mask_allows_an_action_and_is_what_the_policy_sees(self, environment):
         for number in range(20):
-            draw = environment.draw(tf.constant(number, tf.int64))
+            draw = environment.sample_round(tf.constant(number, tf.int64))
             mask = allowed(environment, draw)
             assert mask.any(axis=1).all()
             seen = read_observation(environment.observation(draw)).mask
@@ -145,7 +145,7 @@ class EnvironmentContract(abc.ABC):
 
     def test_regret_is_zero_for_the_best_allowed_action_and_never_negative(self, environment):
         now = tf.constant(5, tf.int64)
-        draw = environment.draw(now)
+        draw = environment.sample_round(now)
         mask = allowed(environment, draw)
         actions = [tf.fill([environment.batch_size], action) for action in range(environment.actions)]
         regret = np.stack([environment.regret(draw, action, now).numpy() for action in actions], axis=1)  # [B, A]
@@ -157,10 +157,10 @@ class EnvironmentContract(abc.ABC):
     def test_pay_has_the_expected_rewards_as_its_mean(self, crowd):
         """n = 20,000 interactions over all arms; every arm within 4.5 standard errors (1e-6 a test if it is right)."""
         now = tf.constant(3, tf.int64)
-        draw = crowd.draw(now)
+        draw = crowd.sample_round(now)
         action = some_allowed(allowed(crowd, draw), np.random.default_rng(2))
         expected = tf.gather(crowd.expected_rewards(draw, now), action, batch_dims=1).numpy()
-        rest = crowd.pay(draw, action, now).numpy() - expected
+        rest = crowd.reward(draw, action, now).numpy() - expected
         for arm in np.unique(action):
             mine = rest[action.numpy() == arm].astype(np.float64)
             assert abs(mine.mean()) <= 4.5 * mine.std() / np.sqrt(len(mine)) + 1e-6
@@ -175,7 +175,7 @@ class EnvironmentContract(abc.ABC):
         step, rewards, pulls = stepped.reset(), [], np.zeros(stepped.actions, int)
         for number in range(rounds):
             seed = fold_in(agent.action_seed, number)
-            action = agent.collect_policy.draw(step.observation, seed)
+            action = agent.collect_policy.sample_action(step.observation, seed)
             pulls += np.bincount(action, minlength=stepped.actions)
             step = stepped.step(action)
             rewards.append(step.reward.numpy().mean())

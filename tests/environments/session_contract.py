@@ -18,12 +18,12 @@ from tf_agents.trajectories import time_step as ts
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in, uniform
-from recpolicy.environments.session_base import Session, SessionGame, Step
+from recpolicy.environments.session_base import Session, SessionEnvironmentBase, Step
 
 SEED = tf.constant([5, 6], tf.int32)
 
 
-def draw_allowed(environment: SessionGame, mask: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+def draw_allowed(environment: SessionEnvironmentBase, mask: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     """Distinct allowed items, uniformly: [B], or [B, K] for slates."""
     shape = environment.action_spec().shape
     points = uniform([environment.batch_size, environment.actions], fold_in(SEED, number))
@@ -34,7 +34,7 @@ def draw_allowed(environment: SessionGame, mask: tf.Tensor, number: tf.Tensor) -
 class RandomPlayer(TFPolicy):
     """Plays every allowed item alike."""
 
-    def __init__(self, environment: SessionGame):
+    def __init__(self, environment: SessionEnvironmentBase):
         super().__init__(environment.time_step_spec(), environment.action_spec(), automatic_state_reset=False)
         self._environment, self.number = environment, tf.Variable(0)
 
@@ -57,7 +57,9 @@ class Record(NamedTuple):
 
 
 def play(
-    environment: SessionGame, steps: int, choose: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    environment: SessionEnvironmentBase,
+    steps: int,
+    choose: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> list[Record]:
     """Play `steps` rounds by the pure functions; `choose`: features, mask, round -> action, random unless given."""
 
@@ -66,7 +68,7 @@ def play(
         features, mask = environment.observe(session)
         action = choose(features, mask, number) if choose else draw_allowed(environment, mask, number)
         noise = environment.noise(number)
-        step = environment.advance(session, action, noise)
+        step = environment.transition(session, action, noise)
         over = step.terminated | step.truncated
         return environment.restart(step.session, over, noise), Record(session, action, step, over)
 
@@ -79,7 +81,7 @@ def play(
 
 def lengths(records: list[Record]) -> np.ndarray:
     """Number of steps of each session that ended."""
-    return np.concatenate([record.step.session.hidden.step[record.over] for record in records])
+    return np.concatenate([record.step.session.user_state.step[record.over] for record in records])
 
 
 def first_lengths(records: list[Record]) -> np.ndarray:
@@ -89,7 +91,7 @@ def first_lengths(records: list[Record]) -> np.ndarray:
     return over.argmax(axis=0) + 1
 
 
-def stepped(environment: SessionGame, steps: int) -> list[tuple[np.ndarray, ...]]:
+def stepped(environment: SessionEnvironmentBase, steps: int) -> list[tuple[np.ndarray, ...]]:
     """Type, reward, discount, mask and features of each time step when TF-Agents' `step` is called eagerly."""
     told, rows = environment.current_time_step(), []
     for number in range(1, steps + 1):
@@ -99,13 +101,13 @@ def stepped(environment: SessionGame, steps: int) -> list[tuple[np.ndarray, ...]
     return [tuple(part.numpy() for part in row) for row in rows]
 
 
-def compiled(environment: SessionGame, steps: int) -> tuple[np.ndarray, ...]:
+def compiled(environment: SessionEnvironmentBase, steps: int) -> tuple[np.ndarray, ...]:
     """The same by the pure functions in one XLA program, each part [steps, B, ...]."""
 
     def one(number, session, ended, parts):
         _, mask = environment.observe(session)
         noise = environment.noise(number)
-        step = environment.advance(session, draw_allowed(environment, mask, number), noise)
+        step = environment.transition(session, draw_allowed(environment, mask, number), noise)
         session = environment.restart(step.session, ended, noise)
         over = (step.terminated | step.truncated) & ~ended
         kind = tf.where(ended, ts.StepType.FIRST, tf.where(over, ts.StepType.LAST, ts.StepType.MID))
@@ -137,12 +139,14 @@ class SessionContract(abc.ABC):
     rounds = 4 * STEPS
 
     @abc.abstractmethod
-    def make(self, seed: int = 0, batch_size: int = 8, *, world: dict | None = None, **config) -> SessionGame:
+    def make(
+        self, seed: int = 0, batch_size: int = 8, *, world: dict | None = None, **config
+    ) -> SessionEnvironmentBase:
         """A fresh environment; `world` goes to planted_sessions."""
 
     @pytest.fixture(scope="class")
     @classmethod
-    def environment(cls) -> SessionGame:
+    def environment(cls) -> SessionEnvironmentBase:
         return cls().make()
 
     @pytest.fixture(scope="class")
@@ -221,7 +225,7 @@ class SessionContract(abc.ABC):
         assert restarts > 10
 
     def test_whoever_leaves_is_terminated_and_whoever_is_cut_is_truncated(self, records):
-        steps = np.stack([record.step.session.hidden.step for record in records])
+        steps = np.stack([record.step.session.user_state.step for record in records])
         stays = np.stack([record.step.response.stays for record in records])
         np.testing.assert_array_equal(np.stack([record.step.terminated for record in records]), ~stays)
         cut = stays & (steps == self.make().config.max_episode_steps)
@@ -238,11 +242,11 @@ class SessionContract(abc.ABC):
     def test_items_are_masked_once_shown_until_the_session_ends(self, records):
         shown = np.zeros((64, ITEMS), bool)
         for record in records:
-            np.testing.assert_array_equal(record.before.hidden.shown, shown)
+            np.testing.assert_array_equal(record.before.user_state.shown, shown)
             action = record.action.reshape(64, -1)
             assert not np.take_along_axis(shown, action, axis=1).any()
             np.put_along_axis(shown, action, True, axis=1)
-            np.testing.assert_array_equal(record.step.session.hidden.shown, shown)
+            np.testing.assert_array_equal(record.step.session.user_state.shown, shown)
             shown[record.over] = False
 
     def test_the_policy_sees_the_mask_and_the_context_of_its_user(self, records):
@@ -250,14 +254,14 @@ class SessionContract(abc.ABC):
         context = environment._context.numpy()
         for record in records[:5]:
             features, mask = environment.observe(record.before)
-            np.testing.assert_array_equal(mask, ~record.before.hidden.shown)
-            np.testing.assert_array_equal(features[:, : context.shape[1]], context[record.before.hidden.user])
+            np.testing.assert_array_equal(mask, ~record.before.user_state.shown)
+            np.testing.assert_array_equal(features[:, : context.shape[1]], context[record.before.user_state.user])
             np.testing.assert_array_equal(features[:, context.shape[1] :], record.before.memory)
 
     def test_every_user_comes_alike(self):
         """n = 20,000 first users: each within 4.5 standard errors of 1/30."""
         environment = self.make(batch_size=20_000)
-        user = environment.restart(None, None, environment.noise(tf.constant(1))).hidden.user.numpy()
+        user = environment.restart(None, None, environment.noise(tf.constant(1))).user_state.user.numpy()
         share = np.bincount(user, minlength=30) / 20_000
         np.testing.assert_allclose(share, 1 / 30, atol=4.5 * np.sqrt(29 / 900 / 20_000))
 
@@ -276,9 +280,9 @@ class SessionContract(abc.ABC):
     def test_reward_decays_by_step(self):
         plain, decayed = (play(self.make(6, reward_decay=decay), 6) for decay in (1.0, 0.5))
         for one, other in zip(plain, decayed, strict=True):
-            factor = 0.5 ** one.before.hidden.step.astype(float)
+            factor = 0.5 ** one.before.user_state.step.astype(float)
             np.testing.assert_allclose(other.step.reward, factor * one.step.reward)
-        assert max(record.before.hidden.step.max() for record in plain) > 2
+        assert max(record.before.user_state.step.max() for record in plain) > 2
 
     def test_session_lengths_are_geometric_when_staying_is_constant(self):
         """c = .6 and cut at 8: mean (1 - c^8) / (1 - c) = 2.458; n = 4,000 sessions, 4.5 standard errors.

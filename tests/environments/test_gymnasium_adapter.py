@@ -178,7 +178,7 @@ def test_it_pays_what_the_environment_pays(many):
     for number in range(1, 6):
         action = np.full(BATCH, number)
         noise = environment.noise(tf.constant(number), seed=seed)
-        step = environment.advance(session, tf.constant(action, tf.int32), noise)
+        step = environment.transition(session, tf.constant(action, tf.int32), noise)
         _, rewards, terminated, truncated, _ = many.step(action)
         np.testing.assert_array_equal(rewards, step.reward)
         np.testing.assert_array_equal(terminated, step.terminated)

@@ -31,16 +31,16 @@ class TestHeldOutChoice(EnvironmentContract):
         return HeldOutChoice(held_out(), context(), HeldOutChoiceConfig(batch_size=batch_size), seed)
 
     def test_exactly_the_test_rated_items_are_allowed_and_their_ratings_paid(self, environment):
-        draw = environment.draw(NOW)
+        draw = environment.sample_round(NOW)
         matrix = held_out().matrix()[draw.user.numpy()]  # [B, I]
         np.testing.assert_array_equal(draw.mask, np.isfinite(matrix))
         for row, user in enumerate(draw.user.numpy()):
             for item in np.flatnonzero(np.isfinite(matrix[row])):
-                one = environment.pay(draw, tf.fill([environment.batch_size], int(item)), NOW)[row]
+                one = environment.reward(draw, tf.fill([environment.batch_size], int(item)), NOW)[row]
                 assert float(one) == held_out().matrix()[user, item]
 
     def test_users_with_fewer_than_two_test_ratings_never_appear(self, crowd):
-        seen = np.unique(crowd.draw(NOW).user)
+        seen = np.unique(crowd.sample_round(NOW).user)
         rated = np.bincount(held_out().user, minlength=held_out().shape[0])
         assert rated[3] == 1
         assert rated[4] == 0

@@ -21,18 +21,18 @@ class TestItemBandit(EnvironmentContract):
         return ItemBandit(planted().world, planted().user, CATALOGUE, config, seed)
 
     def test_actions_are_the_items_of_the_catalogue_in_its_order(self, environment):
-        draw = environment.draw(at(0))
+        draw = environment.sample_round(at(0))
         expected = planted().world.expected[draw.user.numpy()][:, CATALOGUE]
         np.testing.assert_array_equal(environment.expected_rewards(draw, at(0)), expected)
 
     def test_the_policy_sees_the_users_own_context(self, environment):
-        draw = environment.draw(at(1))
+        draw = environment.sample_round(at(1))
         np.testing.assert_array_equal(environment.observation(draw), planted().user[draw.user.numpy()])
 
     def test_real_ratings_are_paid_exactly_and_others_with_noise(self, crowd):
-        draw, rng = crowd.draw(at(0)), np.random.default_rng(0)
+        draw, rng = crowd.sample_round(at(0)), np.random.default_rng(0)
         action = rng.integers(0, len(CATALOGUE), crowd.batch_size)
-        paid = crowd.pay(draw, tf.constant(action, tf.int32), at(0)).numpy()
+        paid = crowd.reward(draw, tf.constant(action, tf.int32), at(0)).numpy()
         real = planted().world.known[draw.user.numpy(), CATALOGUE[action]]
         assert real.sum() > 500
         np.testing.assert_array_equal(paid[real], 4.0)
@@ -40,7 +40,7 @@ class TestItemBandit(EnvironmentContract):
 
     def test_users_are_uniform(self, crowd):
         """20,000 draws of 40 users: chi-square with 39 degrees of freedom is below 84.5 with probability 1 - 3e-5."""
-        count = np.bincount(crowd.draw(at(9)).user, minlength=USERS)
+        count = np.bincount(crowd.sample_round(at(9)).user, minlength=USERS)
         assert np.square(count - count.mean()).sum() / count.mean() < 84.5
 
     def test_tf_agents_own_linucb_plays_it(self, environment):
@@ -68,7 +68,7 @@ class TestDriftingItemBandit(EnvironmentContract):
         return ItemBandit(planted(known=0.0).world, planted().user, CATALOGUE, config, seed)
 
     def test_preferences_move_to_another_users_and_back(self, environment):
-        draw = environment.draw(at(0))
+        draw = environment.sample_round(at(0))
         still = planted(known=0.0).world.expected[:, CATALOGUE]
         start, half, after = (environment.expected_rewards(draw, at(t)).numpy() for t in (0, 20, 40))
         np.testing.assert_array_equal(start, still[draw.user.numpy()])
@@ -84,14 +84,14 @@ class TestDriftingItemBandit(EnvironmentContract):
 
     def test_the_phase_is_exact_after_billions_of_rounds(self, environment):
         """float32 holds no integer beyond 2^24: 2^33 + 8 rounds have the phase of (2^33 + 8) mod 40 = 0."""
-        draw, many = environment.draw(at(0)), 2**33 + 8
+        draw, many = environment.sample_round(at(0)), 2**33 + 8
         assert many % self.period == 0
         np.testing.assert_array_equal(
             environment.expected_rewards(draw, at(many)), environment.expected_rewards(draw, at(0))
         )
 
     def test_who_drifts_to_whom_is_seeded(self):
-        draw = self.make(0).draw(at(0))
+        draw = self.make(0).sample_round(at(0))
         half = [self.make(seed).expected_rewards(draw, at(20)).numpy() for seed in (0, 0, 1)]
         np.testing.assert_array_equal(half[0], half[1])
         assert not np.array_equal(half[0], half[2])

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recpolicy.environments.observation_encoders import VIEWS, Shown, View
+from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS, ObservationEncoder, ShownItem
 
 USER = tf.constant([[0.5, -0.5]])
 ITEM = tf.constant([[3.0, 4.0]])  # its direction is (.6, .8)
 GENRES = tf.constant([[0.6, 0.8]])
 
 
-def make(name: str, last_n: int = 2) -> View:
-    return VIEWS[name](2, 2, 4, last_n)
+def make(name: str, last_n: int = 2) -> ObservationEncoder:
+    return OBSERVATION_ENCODERS[name](2, 2, 4, last_n)
 
 
-def shown(liked: float, embedding: tf.Tensor = ITEM) -> Shown:
-    return Shown(embedding, GENRES, tf.constant([liked]))
+def shown(liked: float, embedding: tf.Tensor = ITEM) -> ShownItem:
+    return ShownItem(embedding, GENRES, tf.constant([liked]))
 
 
-@pytest.mark.parametrize("name", sorted(VIEWS))
+@pytest.mark.parametrize("name", sorted(OBSERVATION_ENCODERS))
 def test_the_width_is_that_of_the_memory_before_and_after(name):
     view = make(name)
     start = view.start(USER)

@@ -17,11 +17,11 @@ from recpolicy.core.tensorflow_random import uniform
 from recpolicy.environments.session_dynamics import (
     SessionState,
     SessionTables,
-    advance,
     begin,
     genre_repeat,
     like_odds,
     stay_odds,
+    transition,
 )
 from recpolicy.models.session_world import SessionWorld
 
@@ -48,7 +48,7 @@ def hand_made(known: np.ndarray | None = None) -> SessionTables:
 
 
 def show(like: float, level: float = 0.5, stay: float = 0.0, item: int = 2, tables: SessionTables | None = None):
-    return advance(tables or hand_made(), STATE, tf.constant([item]), tf.constant([[0.0, like, level, stay]]))
+    return transition(tables or hand_made(), STATE, tf.constant([item]), tf.constant([[0.0, like, level, stay]]))
 
 
 def test_a_item_is_liked_with_its_probability():
@@ -85,7 +85,7 @@ def test_misses_count_in_fifths_until_a_like():
 def test_misses_stop_at_five():
     state = STATE
     for _ in range(7):
-        state, _ = advance(hand_made(), state, tf.constant([2]), tf.constant([[0.0, LEAVES_IT, 0.5, 0.0]]))
+        state, _ = transition(hand_made(), state, tf.constant([2]), tf.constant([[0.0, LEAVES_IT, 0.5, 0.0]]))
     np.testing.assert_allclose(state.misses, [1.0], rtol=1e-6)
 
 
@@ -151,7 +151,7 @@ def test_genre_repeat_is_the_weighted_cosine_and_reaches_one_for_ever_the_same()
     tables = hand_made()
     state = begin(tables, tf.constant([0.0]))
     for _ in range(40):
-        state, _ = advance(tables, state, tf.constant([0]), tf.constant([[0.0, 0.5, 0.5, 0.0]]))
+        state, _ = transition(tables, state, tf.constant([0]), tf.constant([[0.0, 0.5, 0.5, 0.0]]))
     np.testing.assert_allclose(genre_repeat(tables, state)[0, 0], 1.0, atol=1e-6)
 
 
@@ -162,7 +162,7 @@ def crowd(users: int, seed: int = 0, **planted) -> tuple[SessionTables, SessionS
     noise = uniform([5, users, 5], tf.constant([seed, 1]))
     state = begin(tables, noise[0, :, 0])
     for step in noise[1:]:
-        state, _ = advance(tables, state, tf.cast(step[:, 4] * tables.actions, tf.int32), step[:, :4])
+        state, _ = transition(tables, state, tf.cast(step[:, 4] * tables.actions, tf.int32), step[:, :4])
     return tables, state
 
 
@@ -176,7 +176,7 @@ def test_odds_of_all_items_are_those_of_each_item_shown():
             for sign in (-1e-5, 1e-5):
                 point = like[:, item] + 1e-5 * (1 - 2 * liked)
                 noise = np.stack([point, point, point, stay[1 - liked][:, item] + sign], axis=1)
-                _, response = advance(tables, state, tf.fill([50], item), tf.constant(noise))
+                _, response = transition(tables, state, tf.fill([50], item), tf.constant(noise))
                 np.testing.assert_array_equal(response.like, liked)
                 np.testing.assert_array_equal(response.stays, sign < 0)
 
@@ -196,7 +196,7 @@ def test_likes_and_stays_happen_as_often_as_the_odds_say():
     tables, state = crowd(users, known=0.0)
     noise = uniform([users, 5], tf.constant([9, 9]))
     action = tf.cast(noise[:, 4] * tables.actions, tf.int32)
-    _, response = advance(tables, state, action, noise[:, :4])
+    _, response = transition(tables, state, action, noise[:, :4])
     chosen = {"batch_dims": 1}
     like = tf.sigmoid(tf.gather(like_odds(tables, state), action, **chosen)).numpy().astype(float)
     liked, missed = (tf.gather(odds, action, **chosen) for odds in stay_odds(tables, state))

@@ -46,11 +46,11 @@ def test_candidates_are_renumbered_as_actions():
     environment = make(planted, candidates=rows, max_episode_steps=2, reward="watch")
     session = environment.restart(None, None, environment.noise(tf.constant(0)))
     for action, item in enumerate(rows):
-        step = environment.advance(session, tf.fill([8], action), environment.noise(tf.constant(1)))
-        known = planted.world.known[session.hidden.user.numpy(), item]
+        step = environment.transition(session, tf.fill([8], action), environment.noise(tf.constant(1)))
+        known = planted.world.known[session.user_state.user.numpy(), item]
         np.testing.assert_array_equal(step.reward, known / 4)
-        np.testing.assert_array_equal(step.session.hidden.genres, np.tile(planted.world.genres[item], (8, 1)))
-        np.testing.assert_array_equal(step.session.memory[:, 4:9], 0.3 * step.session.hidden.genres)
+        np.testing.assert_array_equal(step.session.user_state.genres, np.tile(planted.world.genres[item], (8, 1)))
+        np.testing.assert_array_equal(step.session.memory[:, 4:9], 0.3 * step.session.user_state.genres)
 
 
 def test_fresh_users_of_the_world_are_rows_of_the_context():
@@ -59,7 +59,7 @@ def test_fresh_users_of_the_world_are_rows_of_the_context():
     environment = make(planted)
     session = environment.restart(None, None, environment.noise(tf.constant(0)))
     features, _ = environment.observe(session)
-    np.testing.assert_array_equal(features[:, :5], planted.context[2 * session.hidden.user.numpy() + 1])
+    np.testing.assert_array_equal(features[:, :5], planted.context[2 * session.user_state.user.numpy() + 1])
     np.testing.assert_array_equal(features[:, 5:9], features[:, :4])  # the running interest starts at the embedding
 
 

@@ -8,7 +8,7 @@ from synthetic_sessions import ITEMS, planted_sessions
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import uniform
-from recpolicy.environments.session_dynamics import SessionState, SessionTables, advance, begin, like_odds, stay_odds
+from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin, like_odds, stay_odds, transition
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment, SlateResponse, browse_slate
 
 K = 2
@@ -108,8 +108,10 @@ def test_read_items_move_the_session_on_as_single_items_do():
     """A miss and then a like: the state is that after showing the two one by one, but for the step and the mask."""
     rows = [[LEAVES_IT, 0.3, ON], [LIKES, 0.2, ON], [LIKES, 0.9, ON]]
     tables, before, after, response = read([4, 5, 6], rows, stay=0.7)
-    one, _ = advance(tables, before, tf.constant([4]), tf.constant([[0.0, LEAVES_IT, 0.3, 0.7]]))
-    two, last = advance(tables, one._replace(step=before.step), tf.constant([5]), tf.constant([[0.0, LIKES, 0.2, 0.7]]))
+    one, _ = transition(tables, before, tf.constant([4]), tf.constant([[0.0, LEAVES_IT, 0.3, 0.7]]))
+    two, last = transition(
+        tables, one._replace(step=before.step), tf.constant([5]), tf.constant([[0.0, LIKES, 0.2, 0.7]])
+    )
     for name in ("shift", "genres", "misses"):
         np.testing.assert_array_equal(getattr(after, name), getattr(two, name))
     assert response.level.numpy().item() == last.level.numpy().item() >= 3
@@ -173,7 +175,7 @@ def test_positions_are_read_as_often_as_the_cascade_says():
         for outcome, p in ((response.read[:, k], expected), (response.liked[:, k], expected * like)):
             assert abs((outcome.numpy() - p).sum()) <= 4.5 * np.sqrt(np.sum(p * (1 - p)))
         expected = expected * (1 - like) * 0.7
-        state, _ = advance(tables, state, tf.fill([30_000], k), tf.ones([30_000, 4]))  # read and left
+        state, _ = transition(tables, state, tf.fill([30_000], k), tf.ones([30_000, 4]))  # read and left
 
 
 def test_with_full_patience_the_user_reads_to_the_first_like():
@@ -189,7 +191,7 @@ def test_slates_of_one_item_are_sessions_of_single_items():
     item = tf.range(500) % ITEMS
     after, response = browse_slate(tables, state, item[:, tf.newaxis], drawn, 0.5)
     single = tf.gather(drawn, [0, 2, 3, 1], axis=1)
-    expected, told = advance(tables, state, item, single)
+    expected, told = transition(tables, state, item, single)
     for mine, wanted in zip(after, expected, strict=True):
         np.testing.assert_array_equal(mine, wanted)
     np.testing.assert_array_equal(response.like, told.like)

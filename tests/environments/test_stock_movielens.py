@@ -31,7 +31,7 @@ def same_up_to_sign(ours: np.ndarray, reference: np.ndarray) -> None:
 
 def users_of(environment: StockMovieLens, rounds: int) -> np.ndarray:
     """[rounds, B]."""
-    draw = tf.function(lambda n: tf.map_fn(lambda t: environment.draw(t).user, n, fn_output_signature=tf.int32))
+    draw = tf.function(lambda n: tf.map_fn(lambda t: environment.sample_round(t).user, n, fn_output_signature=tf.int32))
     return draw(tf.range(rounds, dtype=tf.int64)).numpy()
 
 
@@ -48,10 +48,10 @@ class TestStockMovieLens(EnvironmentContract):
         np.testing.assert_allclose(rewards, theirs._approx_ratings_matrix, rtol=0, atol=1e-4)
 
     def test_the_same_users_and_actions_pay_what_tf_agents_pays(self, theirs, environment):
-        draw = environment.draw(NOW)
+        draw = environment.sample_round(NOW)
         action = np.arange(8) % ITEMS
         theirs._current_users = draw.user.numpy()
-        paid = environment.pay(draw, tf.constant(action, tf.int32), NOW)
+        paid = environment.reward(draw, tf.constant(action, tf.int32), NOW)
         np.testing.assert_allclose(paid, theirs._apply_action(action), rtol=0, atol=1e-4)
 
     def test_users_of_a_batch_are_distinct(self, crowd):

@@ -15,7 +15,7 @@ from trained_policies import miniature_split
 
 from recpolicy.agents.agent_table import SESSION_AGENTS
 from recpolicy.agents.item_features import arms_of
-from recpolicy.agents.sequence import SequenceAgent
+from recpolicy.agents.sequence import SessionAgent
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.inference.artifact import write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy, load_policy
@@ -88,14 +88,14 @@ def played(view: str) -> list[tuple[np.ndarray, ...]]:
     for number in range(STEPS):
         observation, mask = (part.numpy() for part in game.observe(session))
         action = np.argmax(rng.random(mask.shape) * mask, axis=1).astype(np.int32)
-        step = game.advance(session, tf.constant(action), game.noise(tf.constant(number, tf.int64)))
+        step = game.transition(session, tf.constant(action), game.noise(tf.constant(number, tf.int64)))
         steps.append((observation, mask, features(view).catalogue[action], step.response.like.numpy()))
         session = step.session
     return steps
 
 
 @cache
-def situations(view: str) -> Situations:
+def distinct_contexts(view: str) -> Situations:
     """Session b after b mod 20 items."""
     users, items = miniature_split().train.users["user_id"], miniature_split().train.items["item_id"]
     user = users.iloc[world().users].tolist()
@@ -109,12 +109,12 @@ def situations(view: str) -> Situations:
 
 
 @cache
-def agent(variant: str, view: str, shaken: bool = True) -> SequenceAgent:
+def agent(variant: str, view: str, shaken: bool = True) -> SessionAgent:
     """The learner behind the variant."""
     name, given = VARIANTS[variant]
     game, entry = environment(view), SESSION_AGENTS[name]
     arms = arms_of(features(view).catalogue, features(view).embeddings, miniature_split().train)
-    made: SequenceAgent = entry.make(game.time_step_spec(), game.action_spec(), entry.config(**given), arms, 0)
+    made: SessionAgent = entry.make(game.time_step_spec(), game.action_spec(), entry.config(**given), arms, 0)
     if shaken:
         rng = np.random.default_rng(5)
         moved = [made.learner.table] if name == "q_learning" else made.learner.trainable_variables

@@ -12,12 +12,12 @@ from randomized_policies import (
     STEPS,
     VARIANTS,
     agent,
+    distinct_contexts,
     environment,
     features,
     played,
     policy,
     settings,
-    situations,
 )
 from tf_agents.trajectories import time_step as ts
 from trained_policies import miniature_split
@@ -39,8 +39,8 @@ def over_catalogue(frame: pd.DataFrame, column: str, view: str) -> np.ndarray:
 
 
 def probabilities(variant: str, view: str) -> np.ndarray:
-    """What the learner's exploring policy does in the situations [B, A]."""
-    now = situations(view)
+    """What the learner's exploring policy does in the distinct_contexts [B, A]."""
+    now = distinct_contexts(view)
     observed = {"global": tf.constant(now.observation), "mask": tf.cast(now.mask, tf.int32)}
     return tf.nn.softmax(agent(variant, view).collect_policy.logits(observed)).numpy()
 
@@ -78,7 +78,7 @@ def test_half_a_session_is_a_little_more_than_half_for_both():
 @everywhere
 @every_variant
 def test_numpy_says_what_the_learner_says(variant, view):
-    now, learner, loaded_policy = situations(view), agent(variant, view).learner, policy(variant, view)
+    now, learner, loaded_policy = distinct_contexts(view), agent(variant, view).learner, policy(variant, view)
     width = features(view).context.shape[1]
     scores = loaded_policy.session_scores(now.observation[:, :width], now.observation[:, width:])
     np.testing.assert_allclose(scores, learner.scores(now.observation, None), rtol=1e-4, atol=1e-4)
@@ -94,7 +94,7 @@ def test_numpy_says_what_the_learner_says(variant, view):
 @every_variant
 def test_the_history_counts(variant):
     """Told nothing, the policy takes every session for one that has just begun."""
-    now = situations("interest")
+    now = distinct_contexts("interest")
     told, untold = (
         policy(variant, "interest").predict(now.user, history=history)["propensity"].to_numpy().reshape(-1, 80)
         for history in (now.past, None)
@@ -122,7 +122,7 @@ def test_before_training_it_ranks_as_the_rating_model_does(variant, view):
 
 @every_variant
 def test_ratings_are_the_rating_models_whatever_was_shown(variant):
-    now, view = situations("last_n"), "last_n"
+    now, view = distinct_contexts("last_n"), "last_n"
     told = policy(variant, view).predict(now.user, history=now.past)
     untold = policy(variant, view).predict(now.user)
     rating = features(view).embeddings
@@ -139,7 +139,7 @@ def test_ratings_are_the_rating_models_whatever_was_shown(variant):
 @everywhere
 @every_variant
 def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_item(variant, view):
-    now, fit, loaded_policy = situations(view), miniature_split().train, policy(variant, view)
+    now, fit, loaded_policy = distinct_contexts(view), miniature_split().train, policy(variant, view)
     catalogue, width = features(view).catalogue, features(view).context.shape[1]
     scores = loaded_policy.session_scores(now.observation[:, :width], now.observation[:, width:])
     for b in (1, 7, 19):
@@ -160,8 +160,8 @@ def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_i
 
 def test_slates_are_drawn_from_the_propensities_without_repeating():
     """800 slates of 2: first items by p, second by what is left of it; each share within 4.5 standard errors."""
-    one, user = policy("ppo", "last_n"), situations("last_n").user[3]
-    history = {user: situations("last_n").past[user]}
+    one, user = policy("ppo", "last_n"), distinct_contexts("last_n").user[3]
+    history = {user: distinct_contexts("last_n").past[user]}
     listed = one.recommend(user, k=80, history=history).set_index("item_id")["propensity"]
     slates = np.stack(
         [one.recommend(user, k=2, seed=seed, history=history, sample=True)["item_id"].to_numpy() for seed in range(800)]
@@ -178,7 +178,7 @@ def test_slates_are_drawn_from_the_propensities_without_repeating():
 
 @pytest.mark.parametrize("variant", ["a2c", "dqn", "q_learning"])
 def test_the_seed_fixes_the_slate_and_it_may_hold_all_that_can_be_drawn(variant):
-    one, now = policy(variant, "last_item"), situations("last_item")
+    one, now = policy(variant, "last_item"), distinct_contexts("last_item")
     first = one.recommend(now.user[:3], k=30, seed=4, history=now.past, sample=True)
     pd.testing.assert_frame_equal(first, one.recommend(now.user[:3], k=30, seed=4, history=now.past, sample=True))
     other = one.recommend(now.user[:3], k=30, seed=5, history=now.past, sample=True)
@@ -197,7 +197,7 @@ def test_newcomers_have_sessions_too():
 
 
 def test_what_cannot_be_is_refused():
-    one, user = policy("ppo", "last_n"), situations("last_n").user[0]
+    one, user = policy("ppo", "last_n"), distinct_contexts("last_n").user[0]
     with pytest.raises(UnknownIdError, match=r"no item with id 999 in"):
         one.predict(user, history={user: [(1, True), (999, False)]})
     with pytest.raises(UnknownIdError, match=r"no item with id 999 in"):
@@ -231,7 +231,7 @@ def exported(request, tmp_path_factory) -> tuple[str, Path]:
 def test_plain_tensorflow_reads_the_same_policy(exported):
     variant, folder = exported
     now, learner, module = (
-        situations("last_n"),
+        distinct_contexts("last_n"),
         agent(variant, "last_n").learner,
         tf.saved_model.load(folder / "action"),
     )
@@ -250,7 +250,7 @@ def test_plain_tensorflow_reads_the_same_policy(exported):
 
 def test_tf_agents_reads_the_same_policy(exported):
     variant, folder = exported
-    now, restored = situations("last_n"), tf.saved_model.load(str(folder / "policy"))
+    now, restored = distinct_contexts("last_n"), tf.saved_model.load(str(folder / "policy"))
     observed = {"global": tf.constant(now.observation), "mask": tf.cast(now.mask, tf.int32)}
     step = restored.action(ts.restart(observed, batch_size=len(now.user)))
     chosen = np.take_along_axis(probabilities(variant, "last_n"), step.action.numpy()[:, np.newaxis], axis=1)[:, 0]

@@ -9,7 +9,7 @@ from synthetic_responses import STEPS, planted_responses
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.splits import split
-from recpolicy.models.session_worlds import halves, joined, of_users, two_worlds
+from recpolicy.models.session_worlds import fit_two_worlds, halves, joined, of_users
 from recpolicy.models.user_model import SessionWorldConfig
 
 CONFIG = SessionWorldConfig(max_steps=STEPS, rank=4)
@@ -22,7 +22,7 @@ def parts():
 
 @cache
 def worlds():
-    return two_worlds(parts(), CONFIG, seed=0)
+    return fit_two_worlds(parts(), CONFIG, seed=0)
 
 
 def test_halves_are_disjoint_and_hold_every_user_with_ratings():
@@ -59,7 +59,7 @@ def test_the_training_world_sees_no_test_rating_and_nobody_of_the_other_half():
         train=replace(fit, rating=np.where(outside, 6 - fit.rating, fit.rating).astype(np.float32)),
         test=replace(test, rating=6 - test.rating),
     )
-    assert two_worlds(turned, CONFIG, seed=0).train.digest == worlds().train.digest
+    assert fit_two_worlds(turned, CONFIG, seed=0).train.digest == worlds().train.digest
 
 
 def test_the_judge_sees_nobody_of_the_training_half():
@@ -68,22 +68,22 @@ def test_the_judge_sees_nobody_of_the_training_half():
         replace(part, rating=np.where(np.isin(part.user, half), 6 - part.rating, part.rating).astype(np.float32))
         for part in (parts().train, parts().test)
     ]
-    again = two_worlds(replace(parts(), train=turned[0], test=turned[1]), CONFIG, seed=0)
+    again = fit_two_worlds(replace(parts(), train=turned[0], test=turned[1]), CONFIG, seed=0)
     assert again.evaluation_world.digest == worlds().evaluation_world.digest
     assert again.train.digest != worlds().train.digest
 
 
 def test_the_same_seed_gives_the_same_worlds():
-    again = two_worlds(parts(), CONFIG, seed=0)
+    again = fit_two_worlds(parts(), CONFIG, seed=0)
     assert (again.train.digest, again.evaluation_world.digest) == (
         worlds().train.digest,
         worlds().evaluation_world.digest,
     )
-    assert two_worlds(parts(), CONFIG, seed=1).train.digest != worlds().train.digest
+    assert fit_two_worlds(parts(), CONFIG, seed=1).train.digest != worlds().train.digest
 
 
 def test_no_fatigue_is_what_the_settings_say():
-    plain = two_worlds(parts(), replace(CONFIG, fatigue_genre=0.0, fatigue_misses=0.0), seed=0)
+    plain = fit_two_worlds(parts(), replace(CONFIG, fatigue_genre=0.0, fatigue_misses=0.0), seed=0)
     assert plain.train.fatigue == (0.0, 0.0)
     np.testing.assert_allclose(plain.train.stay_history - worlds().train.stay_history, (4, 2), atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_no_fatigue_is_what_the_settings_say():
 def test_tables_without_times_or_with_too_few_users_are_refused():
     fit = parts().train
     with pytest.raises(DataError, match="need timestamps"):
-        two_worlds(replace(parts(), train=replace(fit, timestamp=None)), CONFIG)
+        fit_two_worlds(replace(parts(), train=replace(fit, timestamp=None)), CONFIG)
     with pytest.raises(DataError, match="at least four"):
         halves(of_users(fit, np.arange(3), "three"), seed=0)
 

@@ -10,12 +10,12 @@ from synthetic_responses import LIKE_HISTORY, STAY_HISTORY, STEPS, planted_respo
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.rating_sessions import sessions_of
-from recpolicy.environments.session_dynamics import STREAMS, SessionTables, advance, begin, like_odds
+from recpolicy.environments.session_dynamics import NOISE_DIMS, SessionTables, begin, like_odds, transition
 from recpolicy.models.logistic import sigmoid
-from recpolicy.models.session_history import Tastes, history_of
+from recpolicy.models.session_history import Preferences, compute_history
 from recpolicy.models.session_world import LIKE_LEVEL
-from recpolicy.models.user_model import SessionWorldConfig, fit_responses, fit_session_world, world_of_responses
-from recpolicy.models.user_model_fits import fit_levels, fit_stay, levels_of
+from recpolicy.models.user_model import SessionWorldConfig, fit_session_world, fit_user_model, world_of_responses
+from recpolicy.models.user_model_fits import fit_levels, fit_stay, watch_levels
 
 PLAIN = SessionWorldConfig(max_steps=STEPS, rank=4, drift=0.0, fatigue_genre=0.0, fatigue_misses=0.0)
 
@@ -28,16 +28,16 @@ def planted():
 @cache
 def learnt(fatigue=0.0):
     config = replace(PLAIN, fatigue_genre=fatigue, fatigue_misses=fatigue)
-    return fit_responses(planted().ratings, np.arange(0, 240, 2), config, seed=0)
+    return fit_user_model(planted().ratings, np.arange(0, 240, 2), config, seed=0)
 
 
 def true_history(drift_table=None):
     """History of all planted sessions, with the planted tastes."""
     ratings, world = planted().ratings, planted().world
     sessions = sessions_of(ratings)
-    tastes = Tastes(world.interest, world.direction, world.genres, world.interest_decay, world.genre_decay)
-    like = levels_of(ratings.rating, ratings.scale)[sessions.rows] >= LIKE_LEVEL
-    return sessions, history_of(sessions, ratings.item[sessions.rows], like, tastes)
+    tastes = Preferences(world.interest, world.direction, world.genres, world.interest_decay, world.genre_decay)
+    like = watch_levels(ratings.rating, ratings.scale)[sessions.rows] >= LIKE_LEVEL
+    return sessions, compute_history(sessions, ratings.item[sessions.rows], like, tastes)
 
 
 def test_history_is_that_of_the_environment():
@@ -45,7 +45,7 @@ def test_history_is_that_of_the_environment():
     world = replace(planted().world, slope=0.7)
     ratings = planted().ratings
     known = np.full(world.like.shape, -1, np.int8)
-    known[ratings.user, ratings.item] = levels_of(ratings.rating, ratings.scale)
+    known[ratings.user, ratings.item] = watch_levels(ratings.rating, ratings.scale)
     items = np.arange(world.like.shape[1], dtype=np.int32)
     forced, free = SessionTables(replace(world, known=known), items), SessionTables(world, items)
     sessions, history = true_history()
@@ -61,7 +61,7 @@ def test_history_is_that_of_the_environment():
             + np.column_stack([history.repeat, history.misses])[row] @ LIKE_HISTORY
         )
         np.testing.assert_allclose(odds, ours, atol=1e-4)
-        state, _ = advance(forced, state, tf.constant(shown), tf.fill([len(chosen), STREAMS], 0.5))
+        state, _ = transition(forced, state, tf.constant(shown), tf.fill([len(chosen), NOISE_DIMS], 0.5))
         np.testing.assert_allclose(state.misses, history.misses_after[row], atol=1e-6)
 
 
@@ -79,7 +79,7 @@ def test_levels_are_recovered_from_the_true_odds():
     row = sessions.rows
     odds = world.like[ratings.user[row], ratings.item[row]].astype(float)
     odds += np.column_stack([history.repeat, history.misses]) @ LIKE_HISTORY
-    found = fit_levels(odds, levels_of(ratings.rating[row], ratings.scale))
+    found = fit_levels(odds, watch_levels(ratings.rating[row], ratings.scale))
     np.testing.assert_allclose(found, world.levels, atol=0.2)
 
 
@@ -100,10 +100,10 @@ def test_fatigue_is_added_to_what_was_fitted_and_leaves_real_lengths_as_they_are
     sessions = sessions_of(planted().ratings)
     mine = (sessions.user % 2 == 0)[sessions.session] & (sessions.position < STEPS - 1)
     goes_on = (sessions.position + 1 < sessions.length[sessions.session])[mine]
-    like = levels_of(planted().ratings.rating, (1, 5))[sessions.rows] >= LIKE_LEVEL
+    like = watch_levels(planted().ratings.rating, (1, 5))[sessions.rows] >= LIKE_LEVEL
     expected = []
     for responses in (without, fatigued):
-        history = history_of(sessions, planted().ratings.item[sessions.rows], like, responses.tastes)
+        history = compute_history(sessions, planted().ratings.item[sessions.rows], like, responses.tastes)
         user, step = sessions.user[sessions.session][mine], sessions.position[mine]
         odds = responses.stay.curve[step] + responses.stay.habit[user] + responses.stay.user[user]
         odds += (np.column_stack([history.repeat, history.misses_after]) @ responses.stay.history)[mine]
@@ -153,7 +153,7 @@ def test_users_that_are_not_learnt_from_leave_no_trace_in_the_responses():
     ratings = planted().ratings
     other = ratings.user % 2 == 1
     turned = replace(ratings, rating=np.where(other, 6 - ratings.rating, ratings.rating))
-    again = fit_responses(turned, np.arange(0, 240, 2), PLAIN, seed=0)
+    again = fit_user_model(turned, np.arange(0, 240, 2), PLAIN, seed=0)
     assert again.like.slope != learnt().like.slope  # the rating model has changed
     np.testing.assert_allclose(again.stay.history, learnt().stay.history, atol=1e-6)
     np.testing.assert_allclose(again.stay.curve, learnt().stay.curve, atol=1e-6)
@@ -168,7 +168,7 @@ def test_users_that_are_not_learnt_from_leave_no_trace_in_the_responses():
     ],
 )
 def test_ratings_of_any_scale_become_quarters(rating, scale, levels):
-    assert levels_of(np.array(rating), scale).tolist() == levels
+    assert watch_levels(np.array(rating), scale).tolist() == levels
 
 
 @pytest.mark.parametrize(
@@ -199,10 +199,10 @@ def test_real_sessions_do_not_show_the_assumed_mechanisms(u1):
     assumed."""
     from recpolicy.models.logistic import fit_logistic
 
-    responses = fit_responses(u1.train, np.arange(943), SessionWorldConfig(drift=0.0), seed=0)
+    responses = fit_user_model(u1.train, np.arange(943), SessionWorldConfig(drift=0.0), seed=0)
     sessions = sessions_of(u1.train).cut(20)
     like = u1.train.rating[sessions.rows] >= 4
-    history = history_of(sessions, u1.train.item[sessions.rows], like, responses.tastes)
+    history = compute_history(sessions, u1.train.item[sessions.rows], like, responses.tastes)
     columns = np.column_stack(
         [np.ones(len(like)), responses.expected[sessions.rows], history.drift, history.repeat, history.misses]
     )

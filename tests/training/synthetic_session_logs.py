@@ -9,9 +9,9 @@ import tensorflow as tf
 from session_blocks import environment, world
 
 from recpolicy.data.session_log import SessionLog
-from recpolicy.environments.observation_encoders import VIEWS
+from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.environments.session import SessionEnvironment
-from recpolicy.training.observation_builder import Sight
+from recpolicy.training.observation_builder import ObservationBuilder
 from recpolicy.training.rollout_sessions import Played, Probabilities, play_sessions, softmax_of
 
 
@@ -50,18 +50,22 @@ def random_log(sessions: int = 40, view: str = "interest", seed: int = 0) -> Ses
         return log_of(play_sessions(game, uniform(game), sessions, seed), game.actions)
 
 
-def sight_of(game: SessionEnvironment, context: np.ndarray, embedding: np.ndarray, **changes: Any) -> Sight:
+def sight_of(
+    game: SessionEnvironment, context: np.ndarray, embedding: np.ndarray, **changes: Any
+) -> ObservationBuilder:
     """What an agent of this game sees."""
     genres, config = game.world.genres, game.config
-    view = VIEWS[config.view](embedding.shape[1], genres.shape[1], config.max_episode_steps, config.last_n)
+    view = OBSERVATION_ENCODERS[config.view](
+        embedding.shape[1], genres.shape[1], config.max_episode_steps, config.last_n
+    )
     plain = {
         "context": context, "embedding": embedding, "genres": genres, "view": view, "steps": config.max_episode_steps,
         "catalogue": np.arange(len(embedding), dtype=np.int32),
     }  # fmt: skip
-    return Sight(**(plain | changes))
+    return ObservationBuilder(**(plain | changes))
 
 
-def planted_sight(view: str = "interest", **changes: Any) -> Sight:
+def planted_sight(view: str = "interest", **changes: Any) -> ObservationBuilder:
     return sight_of(environment(view=view), world().context, world().embedding, **changes)
 
 
@@ -76,8 +80,8 @@ def bandit_log(counts: np.ndarray, reward: np.ndarray, **changes: Any) -> Sessio
     return log_of(played, len(counts), **({"scale": (0.0, float(reward.max()))} | changes))
 
 
-def bandit_sight(actions: int) -> Sight:
+def bandit_sight(actions: int) -> ObservationBuilder:
     """Everybody and everything looks like 0."""
-    view = VIEWS["last_item"](1, 1, 1, 1)
+    view = OBSERVATION_ENCODERS["last_item"](1, 1, 1, 1)
     items = np.zeros((actions, 1), np.float32)
-    return Sight(np.zeros((1, 1), np.float32), items, items, np.arange(actions, dtype=np.int32), view, 1)
+    return ObservationBuilder(np.zeros((1, 1), np.float32), items, items, np.arange(actions, dtype=np.int32), view, 1)

@@ -5,7 +5,7 @@ import pytest
 from synthetic_world import ITEMS, RANK, planted
 
 from recpolicy.agents.baselines import BaselineConfig, make_random
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.linucb import LinUCBConfig, make_linucb
 from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
@@ -20,10 +20,10 @@ def world(seed: int = 0) -> ItemBandit:
     return ItemBandit(one.world, one.user, CATALOGUE, ItemBanditConfig(batch_size=8), seed)
 
 
-def table() -> Arms:
+def table() -> ItemFeatures:
     """All arms alike."""
     ones = np.ones(len(CATALOGUE), np.float32)
-    return Arms(np.zeros((len(CATALOGUE), RANK), np.float32), 4 * ones, ones, ones, (1.0, 5.0))
+    return ItemFeatures(np.zeros((len(CATALOGUE), RANK), np.float32), 4 * ones, ones, ones, (1.0, 5.0))
 
 
 def linucb(environment: ItemBandit, seed: int = 0) -> BanditAgent:

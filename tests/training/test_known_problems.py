@@ -34,9 +34,9 @@ def responses(problem, items: list[int], liked: list[bool]) -> list[float]:
     game = problem.environment(0, sessions=1)
     session, found = game.restart(None, None, game.noise(tf.constant(0))), []
     for item, like in zip(items, liked, strict=True):
-        found.append(float(tf.sigmoid(like_odds(game.tables, session.hidden))[0, item]))
+        found.append(float(tf.sigmoid(like_odds(game.tables, session.user_state))[0, item]))
         noise = tf.constant([[0.0, 0.0 if like else 1.0 - 2.0**-24, 0.5, 0.5]])
-        session = game.advance(session, tf.constant([item]), noise).session
+        session = game.transition(session, tf.constant([item]), noise).session
     return found
 
 

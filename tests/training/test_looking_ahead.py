@@ -11,7 +11,7 @@ import tensorflow as tf
 from synthetic_sessions import planted_sessions
 
 from recpolicy.agents.agent_table import agent_entry
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.evaluation.sessions import SessionPlayer, best, by_table
 from recpolicy.training.session_loop import SessionLoop
@@ -30,7 +30,7 @@ def returns(agent_name: str, fatigue: tuple[float, float]) -> tuple[np.ndarray, 
     context = np.zeros((60, 4), np.float32)
     context[world.users] = world.interest
     offset = (world.like - world.interest @ world.direction.T).mean(axis=0)
-    arms = Arms(world.direction, offset, np.ones(30, np.float32), offset, (1.0, 5.0), world.genres)
+    arms = ItemFeatures(world.direction, offset, np.ones(30, np.float32), offset, (1.0, 5.0), world.genres)
 
     def environment(sessions: int, seed: int) -> SessionEnvironment:
         config = SessionConfig(batch_size=sessions, max_episode_steps=8)

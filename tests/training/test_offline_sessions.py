@@ -44,11 +44,11 @@ def watched(view: str):
     """200 sessions played step by step: what was seen, what came of it, and the log of it."""
     game, rng = environment(0, BATCH, view=view), np.random.default_rng(0)
     session = game.restart(None, None, game.noise(tf.constant(0, tf.int64)))
-    user, going, rows = session.hidden.user.numpy(), np.ones(BATCH, bool), []
+    user, going, rows = session.user_state.user.numpy(), np.ones(BATCH, bool), []
     for step in range(STEPS):
         seen, mask = (part.numpy() for part in game.observe(session))
         arm = np.argmax(rng.random(mask.shape) * mask, axis=1).astype(np.int32)
-        done = game.advance(session, tf.constant(arm), game.noise(tf.constant(step + 1, tf.int64)))
+        done = game.transition(session, tf.constant(arm), game.noise(tf.constant(step + 1, tf.int64)))
         after, next_mask = (part.numpy() for part in game.observe(done.session))
         ended, cut = done.terminated.numpy(), done.truncated.numpy()
         rows.append((seen, mask, arm, done.reward.numpy(), ended, cut, after, next_mask, going.copy(), done.response))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from synthetic_sessions import ITEMS, STEPS, planted_sessions
 
 from recpolicy.agents.agent_table import SESSION_AGENTS
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.core.metrics import read_csv
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
@@ -54,7 +54,7 @@ def make(name, **given):
     """A small agent that knows the planted items."""
     planted, game, entry = planted_sessions(), environment(), SESSION_AGENTS[name]
     level = np.full(ITEMS, 3, np.float32)
-    arms = Arms(planted.embedding, level, level, level, (1.0, 5.0), planted.world.genres)
+    arms = ItemFeatures(planted.embedding, level, level, level, (1.0, 5.0), planted.world.genres)
     return entry.make(
         game.time_step_spec(), game.action_spec(), entry.config(**AGENTS[name] | given), arms, seed=1
     )  # fmt: skip
@@ -230,7 +230,7 @@ def test_settings_below_one_are_refused(setting):
 
 def spoilt_after(game, rows, monkeypatch):
     """From the next row on the world pays NaN."""
-    spoilt, advance, calls = tf.Variable(0.0), game.advance, []
+    spoilt, transition, calls = tf.Variable(0.0), game.transition, []
 
     class Watched(SessionLoop):
         def run(self, blocks):
@@ -239,10 +239,10 @@ def spoilt_after(game, rows, monkeypatch):
             return super().run(blocks)
 
     def spoil(session, action, noise):
-        step = advance(session, action, noise)
+        step = transition(session, action, noise)
         return step._replace(reward=step.reward + spoilt.read_value())
 
-    monkeypatch.setattr(game, "advance", spoil)
+    monkeypatch.setattr(game, "transition", spoil)
     monkeypatch.setattr(session_trainer, "SessionLoop", Watched)
 
 

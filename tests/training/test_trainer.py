@@ -11,7 +11,7 @@ import tensorflow as tf
 from tiny_dataset import miniature_ratings
 
 from recpolicy.agents.agent_table import agent_entry
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.metrics import read_csv
 from recpolicy.data.splits import split
@@ -33,7 +33,7 @@ def world(seed=0):
         World(expected, np.zeros(expected.shape, bool), (1.0, 5.0), "planted"), user, np.arange(ARMS, dtype=np.int32),
         ItemBanditConfig(batch_size=BATCH),
     )  # fmt: skip
-    return environment, Arms(item, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
+    return environment, ItemFeatures(item, offset, np.ones(ARMS, np.float32), offset, (1.0, 5.0))
 
 
 def played(agent_name, folder, total_timesteps, log_rows, checkpoint_every_steps=1):

@@ -124,7 +124,7 @@ def test_the_same_log_and_seed_give_the_same_policy(tmp_path, learnt, log):
 
 
 def test_topk_reinforce_learns_from_the_log_without_a_world(tmp_path, log, monkeypatch):
-    monkeypatch.setattr(module, "two_worlds", lambda *_: pytest.fail("a world is fitted"))
+    monkeypatch.setattr(module, "fit_two_worlds", lambda *_: pytest.fail("a world is fitted"))
     policy = train_sessions(
         "topk_reinforce", miniature_split(), tmp_path / "policy", config=TRAIN | {"epochs": 1},
         agent_config=NETWORK | {"n_epochs": 1}, log=log[0],

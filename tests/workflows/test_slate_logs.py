@@ -10,7 +10,7 @@ from trained_policies import miniature_split, trained
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.inference.predictor import load_policy
-from recpolicy.models.session_worlds import two_worlds
+from recpolicy.models.session_worlds import fit_two_worlds
 from recpolicy.workflows.logging_policies import make_logging_policy
 from recpolicy.workflows.policy_training import TrainConfig
 from recpolicy.workflows.slate_logs import (
@@ -27,7 +27,7 @@ CONFIG = {"slates": 400, "slots": 3}
 
 @pytest.fixture(scope="module")
 def worlds():
-    return two_worlds(miniature_split(), None, 0)
+    return fit_two_worlds(miniature_split(), None, 0)
 
 
 def simulated(out, worlds, logging_policy="rating_model", seed=0, **config):

@@ -12,9 +12,9 @@ from pydantic import PositiveInt
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.returns import explained_variance
-from recpolicy.agents.sequence import Figures, SequenceAgent
+from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.core.config import Fraction, config_dataclass
 
 
@@ -38,7 +38,7 @@ class A2C(ActorCritic):
         super().__init__(scores, value, config, "a2c")
         self.n_steps = config.n_steps
 
-    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """One step down the loss."""
         found, value = self.advantages(experience, self.config.gae_lambda)
         advantage, target = flatten(found.advantage), flatten(found.target)
@@ -54,7 +54,9 @@ class A2C(ActorCritic):
         }  # fmt: skip
 
 
-def make_a2c(spec: Any, action_spec: Any, config: A2CConfig, arms: Arms | None = None, seed: int = 0) -> SequenceAgent:
+def make_a2c(
+    spec: Any, action_spec: Any, config: A2CConfig, arms: ItemFeatures | None = None, seed: int = 0
+) -> SessionAgent:
     """Return an A2C agent; without `arms` its head is plain."""
     scores, value = networks(spec, action_spec, config, arms, seed)
-    return SequenceAgent(spec, action_spec, A2C(scores, value, config), seed=seed)
+    return SessionAgent(spec, action_spec, A2C(scores, value, config), seed=seed)

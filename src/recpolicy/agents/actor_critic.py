@@ -11,11 +11,11 @@ from pydantic import NonNegativeFloat
 
 from recpolicy.agents.categorical import log_probability_and_entropy
 from recpolicy.agents.experience import Experience, flatten
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays
 from recpolicy.agents.returns import Advantages, generalized_advantages
-from recpolicy.agents.sequence import SequenceLearner
+from recpolicy.agents.sequence import SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores, make_value
 from recpolicy.core.config import Fraction, config_dataclass
 
@@ -40,7 +40,7 @@ class Evaluated(NamedTuple):
     value: tf.Tensor  # [N]
 
 
-class ActorCritic(SequenceLearner):
+class ActorCritic(SessionLearner):
     """Score network, value network and their trainer."""
 
     def __init__(self, scores: ItemScores, value: Any, config: ActorCriticConfig, name: str):
@@ -97,6 +97,6 @@ def value_arrays(critic: Any) -> dict[str, Any]:
     return {f"value/{name}": array for name, array in layer_arrays(critic).items()}
 
 
-def networks(spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: Arms | None, seed: int) -> Any:
+def networks(spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: ItemFeatures | None, seed: int) -> Any:
     """A score network and a value network."""
     return make_scores(spec, action_spec, config, arms, seed), make_value(spec, config, seed)

@@ -30,7 +30,7 @@ class AgentEntry:
 
     config: type[Any]
     make: Callable[..., Any]
-    """make(time_step_spec, action_spec, config, arms, seed): a BanditAgent or, in SESSION_AGENTS, a SequenceAgent."""
+    """make(time_step_spec, action_spec, config, arms, seed): a BanditAgent or, in SESSION_AGENTS, a SessionAgent."""
 
 
 AGENTS: Mapping[str, AgentEntry] = {

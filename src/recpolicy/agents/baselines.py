@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from recpolicy.agents import action_distributions
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.core.config import config_dataclass
@@ -27,12 +27,12 @@ class BaselineConfig:
 class Baseline(Learner):
     """Greedy in fixed scores; its reward estimates are the rating model's."""
 
-    def __init__(self, arms: Arms, score: NDArray[np.float32] | None, name: str):
+    def __init__(self, arms: ItemFeatures, score: NDArray[np.float32] | None, name: str):
         super().__init__(name=name)
         self._embedding, self._offset = tf.constant(arms.embedding), tf.constant(arms.offset)
         self._score = None if score is None else tf.constant(score)  # [A]
         # Equal scores, and those of the rating model, are known for any candidates; the others belong to items.
-        self.takes_candidates = score is None or not score.any()
+        self.accepts_per_arm_features = score is None or not score.any()
 
     def estimate(self, observation: Observation) -> Estimate:
         """The rating model's expectations."""
@@ -43,22 +43,22 @@ class Baseline(Learner):
             mean = self._offset + tf.matmul(user, self._embedding, transpose_b=True)
         return Estimate(mean, tf.zeros_like(mean))
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """A baseline does not explore."""
-        return self.exploit(observation)
+        return self.greedy_probabilities(observation)
 
-    def exploit(self, observation: Observation) -> tf.Tensor:
+    def greedy_probabilities(self, observation: Observation) -> tf.Tensor:
         """Greedy in the scores; equal scores share alike."""
         mean = self.estimate(observation).mean
         if self._score is None:
             scores = mean
-        elif self.takes_candidates:
+        elif self.accepts_per_arm_features:
             scores = tf.zeros_like(mean)
         else:
             scores = tf.broadcast_to(self._score, tf.shape(mean))
         return action_distributions.greedy(scores, observation.mask)
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Only measure the mean squared error."""
         guess = tf.gather(self.estimate(observation).mean, action, batch_dims=1)
         return tf.reduce_mean(tf.square(reward - guess))
@@ -70,14 +70,14 @@ class Baseline(Learner):
         return ExportedPolicy("rating_model", "greedy", {}, {"score": self._score.numpy()})
 
 
-def _known(arms: Arms | None, name: str) -> Arms:
+def _known(arms: ItemFeatures | None, name: str) -> ItemFeatures:
     if arms is None:
         raise ConfigError(f"{name} needs the arms' tables")
     return arms
 
 
 def make_random(
-    spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, _config: BaselineConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Every allowed arm alike."""
     known = _known(arms, "random")
@@ -85,7 +85,7 @@ def make_random(
 
 
 def make_popular(
-    spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, _config: BaselineConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """The item with the most training ratings."""
     known = _known(arms, "popular")
@@ -93,7 +93,7 @@ def make_popular(
 
 
 def make_highest_mean(
-    spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, _config: BaselineConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """The item with the highest (shrunk) mean of training ratings."""
     known = _known(arms, "highest_mean")
@@ -101,7 +101,7 @@ def make_highest_mean(
 
 
 def make_rating_model(
-    spec: Any, action_spec: Any, _config: BaselineConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, _config: BaselineConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """The item that the rating model expects this user to like best."""
     return BanditAgent(spec, action_spec, Baseline(_known(arms, "rating_model"), None, "rating_model"), seed=seed)

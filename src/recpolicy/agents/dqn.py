@@ -17,11 +17,11 @@ from pydantic import PositiveFloat, PositiveInt
 from recpolicy.agents import action_distributions, categorical
 from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_epsilon
 from recpolicy.agents.experience import Experience
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.replay import Batch, Replay
-from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
+from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores
 from recpolicy.core.config import Fraction, PositiveFraction, config_dataclass
 from recpolicy.core.tensorflow_random import fold_in
@@ -55,7 +55,7 @@ class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
     """Softmax temperature of exploration, in units of value; must be > 0."""
 
 
-class DQN(SequenceLearner):
+class DQN(SessionLearner):
     """Online and target networks, a ring of past steps."""
 
     wants_next_mask = True
@@ -102,7 +102,7 @@ class DQN(SequenceLearner):
         probability = epsilon * explored + (1.0 - epsilon) * action_distributions.greedy(scores, mask)
         return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
 
-    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:
+    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
         """Remember the block, then `gradient_steps` steps on batches of the past."""
         assert self._replay is not None, "prepare() comes before learn()"
         self._replay.write(experience)
@@ -117,7 +117,7 @@ class DQN(SequenceLearner):
         told = dict(zip(self.figures, tf.unstack(sums / self.config.gradient_steps), strict=False))
         return {**told, "epsilon": self.epsilon()}
 
-    def learn_batch(self, batch: Batch) -> Figures:
+    def update_batch(self, batch: Batch) -> Figures:
         """One step on items that anybody may have shown; counts as a block, so that exploration shrinks with it."""
         told = self._step(batch)
         self._blocks.assign_add(1)
@@ -188,10 +188,12 @@ def huber(error: tf.Tensor) -> tf.Tensor:
     return tf.where(size <= 1.0, 0.5 * tf.square(error), size - 0.5)
 
 
-def make_dqn(spec: Any, action_spec: Any, config: DQNConfig, arms: Arms | None = None, seed: int = 0) -> SequenceAgent:
+def make_dqn(
+    spec: Any, action_spec: Any, config: DQNConfig, arms: ItemFeatures | None = None, seed: int = 0
+) -> SessionAgent:
     """Return a DQN agent; without `arms` its head is plain."""
     online, target = (
         make_scores(spec, action_spec, config, arms, seed, "scores", state_value=config.dueling) for _ in range(2)
     )
     learner = DQN(online, target, context_width(spec), int(action_spec.maximum) + 1, config)
-    return SequenceAgent(spec, action_spec, learner, seed=seed)
+    return SessionAgent(spec, action_spec, learner, seed=seed)

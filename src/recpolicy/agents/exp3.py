@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from recpolicy.agents import action_distributions
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.agents.ucb1 import ArmMeans, check_reward_range
@@ -47,19 +47,23 @@ class EXP3(Learner):
         """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
         return self._arms.estimate(observation.context, 0.5 * (self._config.min_reward + self._config.max_reward))
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """Softmax of the weights, mixed with the uniform."""
-        return action_distributions.with_uniform_mix(self.exploit(observation), self._config.gamma, observation.mask)
+        return action_distributions.with_uniform_mix(
+            self.greedy_probabilities(observation), self._config.gamma, observation.mask
+        )
 
-    def exploit(self, observation: Observation) -> tf.Tensor:
+    def greedy_probabilities(self, observation: Observation) -> tf.Tensor:
         """Softmax of the weights: EXP3's own choice is a distribution."""
         weight = tf.broadcast_to(self._weight, [tf.shape(observation.context)[0], tf.size(self._weight)])
         return action_distributions.boltzmann(weight, 1.0, observation.mask)
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Add the importance-weighted gains of the batch."""
         config, arms = self._config, self._weight.shape[0]
-        acted = action_distributions.with_uniform_mix(self.explore(observation), self.uniform_mix, observation.mask)
+        acted = action_distributions.with_uniform_mix(
+            self.behavior_probabilities(observation), self.uniform_mix, observation.mask
+        )
         probability = tf.gather(acted, action, batch_dims=1)
         gain = (reward - config.min_reward) / (config.max_reward - config.min_reward) / probability  # [B]
         total = tf.linalg.matvec(tf.one_hot(action, arms), gain, transpose_a=True)  # [A]
@@ -75,7 +79,9 @@ class EXP3(Learner):
         return ExportedPolicy("arms", "exponential_weights", {"gamma": self._config.gamma}, arrays)
 
 
-def make_exp3(spec: Any, action_spec: Any, config: EXP3Config, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+def make_exp3(
+    spec: Any, action_spec: Any, config: EXP3Config, arms: ItemFeatures | None = None, seed: int = 0
+) -> BanditAgent:
     """Return an EXP3 agent; it uses nothing of `arms`."""
     del arms
     return BanditAgent(spec, action_spec, EXP3(int(action_spec.maximum) + 1, config), seed=seed)

@@ -13,7 +13,7 @@ _SHRINKAGE = 4.0
 
 
 @dataclass(frozen=True)
-class Arms:
+class ItemFeatures:
     """A arms: the rating model's expectation for a context x is offset + embedding . x[:D]."""
 
     embedding: NDArray[np.float32]  # [A, D]
@@ -33,13 +33,13 @@ class Arms:
         return weights
 
 
-def arms_of(catalogue: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> Arms:
+def arms_of(catalogue: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> ItemFeatures:
     """Return the tables of the catalogue's items (rows [A])."""
     items = fit.shape[1]
     count = np.bincount(fit.item, minlength=items)
     total = np.bincount(fit.item, fit.rating, minlength=items)
     mean = (total + _SHRINKAGE * fit.rating.mean()) / (count + _SHRINKAGE)
-    return Arms(
+    return ItemFeatures(
         embeddings.item[catalogue], embeddings.offset[catalogue], count[catalogue].astype(np.float32),
         mean[catalogue].astype(np.float32), fit.scale, genre_directions(fit.items)[catalogue],
     )  # fmt: skip

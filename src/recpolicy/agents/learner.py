@@ -49,7 +49,7 @@ class ExportedPolicy:
 class Learner(tf.Module, abc.ABC):
     """One algorithm: its variables, its estimates, the head it explores with and its update."""
 
-    takes_candidates = False
+    accepts_per_arm_features = False
     """Whether it scores actions by the features in the observation, so that they may be other items every round."""
     learns_from_logs = True
     """Whether its estimates are right whoever chose the actions: they are where they are conditioned on the context."""
@@ -61,24 +61,25 @@ class Learner(tf.Module, abc.ABC):
         """Return the expected reward of every action and how sure the learner is."""
 
     @abc.abstractmethod
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """Return the probabilities [B, A] with which it acts while it learns; masked arms have 0."""
 
     @abc.abstractmethod
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Update from a batch of actions [B] and rewards [B]; returns the mean squared error before the update."""
 
     @abc.abstractmethod
     def export(self) -> ExportedPolicy:
         """Return the learner as plain arrays."""
 
-    def exploit(self, observation: Observation) -> tf.Tensor:
+    def greedy_probabilities(self, observation: Observation) -> tf.Tensor:
         """Return the probabilities [B, A] of the policy that has stopped exploring: greedy in the estimates."""
         return action_distributions.greedy(self.estimate(observation).mean, observation.mask)
 
-    def draw(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
-        """Draw actions [B] as `explore` would; overridden where drawing is cheaper than knowing the probabilities."""
-        return action_distributions.sample(self.explore(observation), seed)
+    def sample_action(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
+        """Draw actions [B] as `behavior_probabilities` would; overridden where drawing is cheaper than knowing the
+        probabilities."""
+        return action_distributions.sample(self.behavior_probabilities(observation), seed)
 
 
 class BanditPolicy(tf_policy.TFPolicy):
@@ -98,14 +99,16 @@ class BanditPolicy(tf_policy.TFPolicy):
     def probabilities(self, observation: Any) -> tf.Tensor:
         """Probability [B, A] of every action."""
         read = read_observation(observation)
-        chosen = self._learner.explore(read) if self._explores else self._learner.exploit(read)
+        chosen = (
+            self._learner.behavior_probabilities(read) if self._explores else self._learner.greedy_probabilities(read)
+        )
         return action_distributions.with_uniform_mix(chosen, self.uniform_mix, read.mask)
 
-    def draw(self, observation: Any, seed: tf.Tensor) -> tf.Tensor:
+    def sample_action(self, observation: Any, seed: tf.Tensor) -> tf.Tensor:
         """Actions [B]; `seed` int32 [2]. The compiled loop's shorter way: no probabilities where none are needed."""
         if not self._explores or self.uniform_mix:
             return action_distributions.sample(self.probabilities(observation), seed)
-        return self._learner.draw(read_observation(observation), seed)
+        return self._learner.sample_action(read_observation(observation), seed)
 
     def _distribution(self, time_step: ts.TimeStep, policy_state: Any) -> policy_step.PolicyStep:
         import tensorflow_probability as tfp
@@ -125,10 +128,10 @@ class BanditPolicy(tf_policy.TFPolicy):
         return step._replace(action=action, info=step.info._replace(log_probability=log_probability))
 
 
-def refuse_candidates(time_step_spec: Any, learner: Learner) -> None:
+def check_per_arm_features(time_step_spec: Any, learner: Learner) -> None:
     """Raise ConfigError where candidates change every round and the learner keeps one model per action."""
     observation = time_step_spec.observation
-    if isinstance(observation, dict) and "per_arm" in observation and not learner.takes_candidates:
+    if isinstance(observation, dict) and "per_arm" in observation and not learner.accepts_per_arm_features:
         raise ConfigError(
             f"{learner.name} keeps one model per item, but here the candidates change every round; linucb_shared"
             " learns from their features"
@@ -141,7 +144,7 @@ class BanditAgent(tf_agent.TFAgent):
     def __init__(
         self, time_step_spec: Any, action_spec: Any, learner: Learner, *, uniform_mix: float = 0.0, seed: int = 0
     ):
-        refuse_candidates(time_step_spec, learner)
+        check_per_arm_features(time_step_spec, learner)
         spec = tensor_spec.from_spec(time_step_spec)
         action_spec = tensor_spec.from_spec(action_spec)
         self.learner = learner
@@ -170,6 +173,6 @@ class BanditAgent(tf_agent.TFAgent):
         if weights is not None:
             raise ValueError("bandit learners take no example weights")
         flat = tf.nest.map_structure(lambda x: tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0)), experience)
-        loss = self.learner.learn(read_observation(flat.observation), flat.action, flat.reward)
+        loss = self.learner.update(read_observation(flat.observation), flat.action, flat.reward)
         self.train_step_counter.assign_add(1)
         return tf_agent.LossInfo(loss, extra=())

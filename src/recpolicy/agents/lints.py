@@ -11,7 +11,7 @@ import tensorflow as tf
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, ExportedPolicy
 from recpolicy.agents.linucb import DisjointLinear, prior_mean
 from recpolicy.agents.observation import Observation
@@ -35,12 +35,12 @@ class LinTSConfig:
 class LinTS(DisjointLinear):
     """Probability matching over independent linear posteriors."""
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """The probability that each arm's draw is the largest."""
         mean, width = self.estimate(observation)
         return action_distributions.thompson(mean, self._config.scale * width, observation.mask)
 
-    def draw(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
+    def sample_action(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
         """The arm with the largest draw: the same distribution without the integral."""
         mean, width = self.estimate(observation)
         noise = tf.random.stateless_normal(tf.shape(mean), seed)
@@ -53,7 +53,7 @@ class LinTS(DisjointLinear):
 
 
 def make_lints(
-    spec: Any, action_spec: Any, config: LinTSConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, config: LinTSConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a linear Thompson sampling agent; with `arms` it starts as the rating model, without it at zero."""
     learner = LinTS(prior_mean(spec, action_spec, config.bias, arms), config, "lints", warm=arms is not None)

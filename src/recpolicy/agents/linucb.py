@@ -14,7 +14,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.config import PositiveFraction, config_dataclass
@@ -61,7 +61,7 @@ class DisjointLinear(Learner):
         x = self.features(observation)
         return Estimate(linear.means(self._posterior.theta, x), linear.widths(self._posterior.covariance, x))
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Sherman-Morrison steps of the arms that were played."""
         return self._posterior.update(action, self.features(observation), reward, self._config.forgetting)
 
@@ -77,7 +77,7 @@ class DisjointLinear(Learner):
 class LinUCB(DisjointLinear):
     """Optimism: the arm whose upper confidence bound is largest."""
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """Greedy in mean + alpha * width."""
         mean, width = self.estimate(observation)
         return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
@@ -88,14 +88,14 @@ class LinUCB(DisjointLinear):
 
 
 def make_linucb(
-    spec: Any, action_spec: Any, config: LinUCBConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, config: LinUCBConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a LinUCB agent; with `arms` it starts as the rating model, without it at zero."""
     learner = LinUCB(prior_mean(spec, action_spec, config.bias, arms), config, "linucb", warm=arms is not None)
     return BanditAgent(spec, action_spec, learner, seed=seed)
 
 
-def prior_mean(spec: Any, action_spec: Any, bias: bool, arms: Arms | None) -> NDArray[np.float32]:
+def prior_mean(spec: Any, action_spec: Any, bias: bool, arms: ItemFeatures | None) -> NDArray[np.float32]:
     """The linear weights [A, D (+ 1)] to start from."""
     width = context_width(spec)
     if arms is not None:

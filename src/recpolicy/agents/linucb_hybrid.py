@@ -16,7 +16,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.linucb_shared import pair_features, pairs_of
 from recpolicy.agents.observation import Observation, context_width
@@ -57,12 +57,12 @@ class HybridLinUCB(Learner):
         x, z = linear.with_bias(observation.context), pair_features(self._pairs, observation)
         return Estimate(*hybrid_estimate(tuple(part.read_value() for part in self._state), x, z))
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """Greedy in mean + alpha * width."""
         mean, width = self.estimate(observation)
         return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """One recursive step per row, in order."""
         x = linear.with_bias(observation.context)
         z = tf.gather(pair_features(self._pairs, observation), action, batch_dims=1)  # [B, K]
@@ -121,7 +121,7 @@ def hybrid_step(state: State, arm: tf.Tensor, x: tf.Tensor, z: tf.Tensor, reward
 
 
 def make_linucb_hybrid(
-    spec: Any, action_spec: Any, config: HybridLinUCBConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, config: HybridLinUCBConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a hybrid LinUCB agent that starts as the rating model."""
     pairs = pairs_of(arms, "linucb_hybrid")

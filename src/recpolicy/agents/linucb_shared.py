@@ -14,7 +14,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.core.config import PositiveFraction, config_dataclass
@@ -37,7 +37,7 @@ class SharedLinUCBConfig:
 class SharedLinUCB(Learner):
     """One linear posterior over pair features."""
 
-    takes_candidates = True
+    accepts_per_arm_features = True
 
     def __init__(self, features: PairFeatures, config: SharedLinUCBConfig):
         super().__init__(name="linucb_shared")
@@ -51,12 +51,12 @@ class SharedLinUCB(Learner):
         square = tf.reduce_sum(tf.einsum("bak,kl->bal", z, covariance) * z, axis=-1)
         return Estimate(tf.einsum("bak,k->ba", z, theta), tf.sqrt(tf.maximum(square, 0.0)))
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """Greedy in mean + alpha * width."""
         mean, width = self.estimate(observation)
         return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """Sherman-Morrison steps of the shared posterior with the features of the arms that were played."""
         z = tf.gather(pair_features(self._pairs, observation), action, batch_dims=1)  # [B, K]
         return self._posterior.update(tf.zeros_like(action), z, reward, self._config.forgetting)
@@ -76,13 +76,13 @@ def pair_features(pairs: PairFeatures, observation: Observation) -> tf.Tensor:
 
 
 def make_linucb_shared(
-    spec: Any, action_spec: Any, config: SharedLinUCBConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, config: SharedLinUCBConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a shared LinUCB agent that starts as the rating model."""
     return BanditAgent(spec, action_spec, SharedLinUCB(pairs_of(arms, "linucb_shared"), config), seed=seed)
 
 
-def pairs_of(arms: Arms | None, agent: str) -> PairFeatures:
+def pairs_of(arms: ItemFeatures | None, agent: str) -> PairFeatures:
     """The arms' pair features; raises ConfigError without arms."""
     if arms is None:
         raise ConfigError(f"{agent} needs the arms' embeddings")

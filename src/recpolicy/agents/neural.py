@@ -15,7 +15,7 @@ import tf_keras
 from pydantic import PositiveFloat
 
 from recpolicy.agents import action_distributions
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.config import Fraction, config_dataclass
@@ -56,7 +56,7 @@ class NeuralReward(Learner):
     """A reward network and a head."""
 
     def __init__(
-        self, network: tf_keras.Sequential, optimizer: tf_keras.optimizers.Optimizer, arms: Arms | None,
+        self, network: tf_keras.Sequential, optimizer: tf_keras.optimizers.Optimizer, arms: ItemFeatures | None,
         head: str, explore: Probabilities, setting: tuple[str, float], name: str,
     ):  # fmt: skip
         super().__init__(name=name)
@@ -78,11 +78,11 @@ class NeuralReward(Learner):
         mean = self.rewards(observation.context)
         return Estimate(mean, tf.zeros_like(mean))
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """The head's probabilities."""
         return self._explore(self.rewards(observation.context), self._setting[1], observation.mask)
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """One gradient step on the played arms' squared errors."""
         with tf.GradientTape() as tape:
             guess = tf.gather(self.rewards(observation.context), action, batch_dims=1)
@@ -119,7 +119,7 @@ def make_network(width: int, layers: tuple[int, ...], outputs: int, seed: int, z
 
 
 def _learner(
-    spec: Any, action_spec: Any, config: NetworkConfig, arms: Arms | None, seed: int, head: str,
+    spec: Any, action_spec: Any, config: NetworkConfig, arms: ItemFeatures | None, seed: int, head: str,
     explore: Probabilities, setting: tuple[str, float],
 ) -> NeuralReward:  # fmt: skip
     dot = config.head == "dot" and arms is not None
@@ -130,7 +130,7 @@ def _learner(
 
 
 def make_epsilon_greedy(
-    spec: Any, action_spec: Any, config: EpsilonGreedyConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, config: EpsilonGreedyConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a neural epsilon-greedy agent; without `arms` its head is plain."""
     setting = ("epsilon", config.epsilon)
@@ -141,7 +141,7 @@ def make_epsilon_greedy(
 
 
 def make_boltzmann(
-    spec: Any, action_spec: Any, config: BoltzmannConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, config: BoltzmannConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a neural Boltzmann agent; without `arms` its head is plain."""
     setting = ("temperature", config.temperature)

@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import Observation, context_width
@@ -68,14 +68,14 @@ class NeuralLinUCB(Learner):
         x = self.features(observation)
         return Estimate(linear.means(self._posterior.theta, x), linear.widths(self._posterior.covariance, x))
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """Epsilon-greedy first, then the upper confidence bound."""
         mean, width = self.estimate(observation)
         first = action_distributions.epsilon_greedy(mean, self._config.epsilon, observation.mask)
         later = action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
         return tf.where(self._batches < self._config.encoder_batches, first, later)
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
         """A gradient step, or Sherman-Morrison steps once the network is frozen."""
         trains = self._batches < self._config.encoder_batches
         self._batches.assign_add(1)
@@ -103,7 +103,7 @@ class NeuralLinUCB(Learner):
 
 
 def make_neural_linucb(
-    spec: Any, action_spec: Any, config: NeuralLinUCBConfig, arms: Arms | None = None, seed: int = 0
+    spec: Any, action_spec: Any, config: NeuralLinUCBConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a neural LinUCB agent; of `arms` it uses the reward scale only."""
     encoder = make_network(context_width(spec), config.layers, config.encoding_dim, seed, zero=False)

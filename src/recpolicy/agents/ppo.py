@@ -13,9 +13,9 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.returns import explained_variance, standardize
-from recpolicy.agents.sequence import Figures, SequenceAgent
+from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.core.config import Fraction, config_dataclass
 from recpolicy.core.tensorflow_random import integers
 
@@ -52,7 +52,7 @@ class PPO(ActorCritic):
         super().__init__(scores, value, config, "ppo")
         self.n_steps = config.n_steps
 
-    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:
+    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
         """Minibatch steps until the epochs are over or the policy has moved far enough."""
         found, value = self.advantages(experience, self.config.gae_lambda)
         target = flatten(found.target)
@@ -110,7 +110,9 @@ def clipped_gain(ratio: tf.Tensor, advantage: tf.Tensor, clip: float) -> tf.Tens
     return tf.minimum(ratio * advantage, tf.clip_by_value(ratio, 1.0 - clip, 1.0 + clip) * advantage)
 
 
-def make_ppo(spec: Any, action_spec: Any, config: PPOConfig, arms: Arms | None = None, seed: int = 0) -> SequenceAgent:
+def make_ppo(
+    spec: Any, action_spec: Any, config: PPOConfig, arms: ItemFeatures | None = None, seed: int = 0
+) -> SessionAgent:
     """Return a PPO agent; without `arms` its head is plain."""
     scores, value = networks(spec, action_spec, config, arms, seed)
-    return SequenceAgent(spec, action_spec, PPO(scores, value, config), seed=seed)
+    return SessionAgent(spec, action_spec, PPO(scores, value, config), seed=seed)

@@ -1,4 +1,4 @@
-"""Tabular Q-learning over discretized situations.
+"""Tabular Q-learning over discretized distinct_contexts.
 
 A situation is a cell of chosen columns of the observation, cut at chosen edges; Q(s, a) = start(x, a) + table[s, a],
 where start is the rating model's expectation over `temperature`, so a cell never visited falls back to the rating
@@ -20,10 +20,10 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from recpolicy.agents import action_distributions, categorical
 from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_epsilon
 from recpolicy.agents.experience import Experience, flatten
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
-from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
+from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.core.config import Fraction, PositiveFraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 
@@ -59,13 +59,13 @@ class QLearningConfig(EpsilonScheduleConfig):
         super().__post_init__()
 
 
-class QLearning(SequenceLearner):
+class QLearning(SessionLearner):
     """The table, its visit counts and the rating model's start."""
 
     wants_next_mask = True
     figures = ("loss", "value_mean", "coverage", "epsilon")
 
-    def __init__(self, actions: int, arms: Arms | None, config: QLearningConfig):
+    def __init__(self, actions: int, arms: ItemFeatures | None, config: QLearningConfig):
         super().__init__(name="q_learning")
         self.config, self.n_steps = config, config.train_freq
         self._sizes = [len(cut) + 1 for cut in config.edges]
@@ -117,7 +117,7 @@ class QLearning(SequenceLearner):
             probability = action_distributions.epsilon_greedy(values, self.epsilon(), mask)
         return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
 
-    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Move every cell that the block visited."""
         observation, action = flatten(experience.observation), flatten(experience.action)
         following = self.value(flatten(experience.next_observation), flatten(experience.next_mask))
@@ -158,10 +158,10 @@ def ucb1(value: tf.Tensor, visits: tf.Tensor, c: float) -> tf.Tensor:
 
 
 def make_q_learning(
-    spec: Any, action_spec: Any, config: QLearningConfig, arms: Arms | None = None, seed: int = 0
-) -> SequenceAgent:
+    spec: Any, action_spec: Any, config: QLearningConfig, arms: ItemFeatures | None = None, seed: int = 0
+) -> SessionAgent:
     """Return a tabular agent; without `arms` the table starts at 0."""
     width = context_width(spec)
     if any(not -width <= column < width for column in config.columns):
         raise ConfigError(f"QLearningConfig.columns {config.columns}: the observation has {width} columns")
-    return SequenceAgent(spec, action_spec, QLearning(int(action_spec.maximum) + 1, arms, config), seed=seed)
+    return SessionAgent(spec, action_spec, QLearning(int(action_spec.maximum) + 1, arms, config), seed=seed)

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.returns import explained_variance, standardize
-from recpolicy.agents.sequence import Figures, SequenceAgent
+from recpolicy.agents.sequence import Figures, SessionAgent
 from recpolicy.core.config import config_dataclass
 
 
@@ -37,7 +37,7 @@ class Reinforce(ActorCritic):
     def __init__(self, scores: Any, value: Any, config: ReinforceConfig):
         super().__init__(scores, value, config, "reinforce")
 
-    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """One step down the loss."""
         found, value = self.advantages(experience, gae_lambda=1.0)
         weight = flatten(first_sessions(experience))
@@ -65,8 +65,8 @@ def first_sessions(experience: Experience) -> tf.Tensor:
 
 
 def make_reinforce(
-    spec: Any, action_spec: Any, config: ReinforceConfig, arms: Arms | None = None, seed: int = 0
-) -> SequenceAgent:
+    spec: Any, action_spec: Any, config: ReinforceConfig, arms: ItemFeatures | None = None, seed: int = 0
+) -> SessionAgent:
     """Return a REINFORCE agent; without `arms` its head is plain."""
     scores, value = networks(spec, action_spec, config, arms, seed)
-    return SequenceAgent(spec, action_spec, Reinforce(scores, value, config), seed=seed)
+    return SessionAgent(spec, action_spec, Reinforce(scores, value, config), seed=seed)

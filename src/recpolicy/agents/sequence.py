@@ -1,8 +1,8 @@
-"""What every agent of sessions is made of: a SequenceLearner inside TF-Agents' TFPolicy and TFAgent.
+"""What every agent of sessions is made of: a SessionLearner inside TF-Agents' TFPolicy and TFAgent.
 
 B sessions, A actions, T steps. A learner says how items rank in a situation, how it explores, what the situation is
-worth, and how it learns from a block of experience; where that experience comes from it does not know. SequencePolicy
-makes it a TFPolicy that reports the true log-probability of its action, SequenceAgent a TFAgent.
+worth, and how it learns from a block of experience; where that experience comes from it does not know. SessionPolicy
+makes it a TFPolicy that reports the true log-probability of its action, SessionAgent a TFAgent.
 """
 
 import abc
@@ -27,7 +27,7 @@ Figures = dict[str, tf.Tensor]
 """The scalars that one update reports, by the names in `figures`."""
 
 
-class SequenceLearner(tf.Module, abc.ABC):
+class SessionLearner(tf.Module, abc.ABC):
     """One algorithm for sessions."""
 
     figures: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class SequenceLearner(tf.Module, abc.ABC):
         """Return the expected discounted return [B] from here."""
 
     @abc.abstractmethod
-    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:
+    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
         """Update from a block; `seed` int32 [2]."""
 
     @abc.abstractmethod
@@ -68,15 +68,15 @@ class SequenceLearner(tf.Module, abc.ABC):
         """
         return self.scores(observation, mask)
 
-    def draw(self, observation: tf.Tensor, mask: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def sample_action(self, observation: tf.Tensor, mask: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Draw actions [B] at uniform points [B]; returns them and their log-probabilities [B]."""
         return categorical.draw(self.logits(observation, mask), point)
 
 
-class SequencePolicy(tf_policy.TFPolicy):
+class SessionPolicy(tf_policy.TFPolicy):
     """A learner as a TFPolicy; `info` carries log_probability [B]."""
 
-    def __init__(self, time_step_spec: Any, action_spec: Any, learner: SequenceLearner, *, explores: bool, seed: int):
+    def __init__(self, time_step_spec: Any, action_spec: Any, learner: SessionLearner, *, explores: bool, seed: int):
         super().__init__(
             time_step_spec, action_spec, info_spec=policy_utilities.PolicyInfo(), emit_log_probability=True, clip=False
         )
@@ -107,15 +107,15 @@ class SequencePolicy(tf_policy.TFPolicy):
         return policy_step.PolicyStep(tf.cast(action, self._action_spec.dtype), policy_state, info)
 
 
-class SequenceAgent(tf_agent.TFAgent):
+class SessionAgent(tf_agent.TFAgent):
     """A learner as a TFAgent: `collect_policy` explores, `policy` is greedy in its scores."""
 
-    def __init__(self, time_step_spec: Any, action_spec: Any, learner: SequenceLearner, *, seed: int = 0):
+    def __init__(self, time_step_spec: Any, action_spec: Any, learner: SessionLearner, *, seed: int = 0):
         spec, actions = tensor_spec.from_spec(time_step_spec), tensor_spec.from_spec(action_spec)
         self.learner = learner
         super().__init__(
-            spec, actions, policy=SequencePolicy(spec, actions, learner, explores=False, seed=seed),
-            collect_policy=SequencePolicy(spec, actions, learner, explores=True, seed=seed),
+            spec, actions, policy=SessionPolicy(spec, actions, learner, explores=False, seed=seed),
+            collect_policy=SessionPolicy(spec, actions, learner, explores=True, seed=seed),
             train_sequence_length=None,
             train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False, name="train_step"),
         )  # fmt: skip
@@ -129,7 +129,7 @@ class SequenceAgent(tf_agent.TFAgent):
         block = experience_of(experience)
         with tf.init_scope():  # whatever the learner keeps must outlive a function that is being traced
             self.learner.prepare(block.action.shape.num_elements())
-        figures = self.learner.learn(block, fold_in(self.learn_seed, self.train_step_counter))
+        figures = self.learner.update(block, fold_in(self.learn_seed, self.train_step_counter))
         self.train_step_counter.assign_add(1)
         return tf_agent.LossInfo(figures["loss"], extra=figures)
 

@@ -1,4 +1,4 @@
-"""The networks of session agents: one that scores items, one that values situations.
+"""The networks of session agents: one that scores items, one that values distinct_contexts.
 
 B sessions, An items, O observation, D embedding, G genres. Two heads score items from the observation x:
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents.categorical import mask_logits
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import context_width
 from recpolicy.core.config import config_dataclass
@@ -46,7 +46,9 @@ class SessionNetworkConfig:
 class ItemScores(tf.Module):
     """Scores of all items from the observation."""
 
-    def __init__(self, network: tf_keras.Sequential, arms: Arms | None, temperature: float, name: str = "scores"):
+    def __init__(
+        self, network: tf_keras.Sequential, arms: ItemFeatures | None, temperature: float, name: str = "scores"
+    ):
         super().__init__(name=name)
         self.network, self.temperature = network, temperature
         self._table = None if arms is None else tf.constant(features_of(arms).T)  # [D + G, A]
@@ -86,15 +88,20 @@ class ItemScores(tf.Module):
         }  # fmt: skip
 
 
-def features_of(arms: Arms) -> NDArray[np.float32]:
+def features_of(arms: ItemFeatures) -> NDArray[np.float32]:
     """What the dot head knows of each item [A, D + G]."""
     return arms.embedding if arms.genres is None else np.concatenate([arms.embedding, arms.genres], axis=1)
 
 
 def make_scores(
-    spec: Any, action_spec: Any, config: SessionNetworkConfig, arms: Arms | None, seed: int, name: str = "scores",
+    spec: Any,
+    action_spec: Any,
+    config: SessionNetworkConfig,
+    arms: ItemFeatures | None,
+    seed: int,
+    name: str = "scores",
     state_value: bool = False,
-) -> ItemScores:  # fmt: skip
+) -> ItemScores:
     """A score network; without `arms` its head is plain; `state_value` adds an output for `with_state_value`."""
     dot = config.head == "dot" and arms is not None
     outputs = features_of(arms).shape[1] if dot and arms is not None else int(action_spec.maximum) + 1

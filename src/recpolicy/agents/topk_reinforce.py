@@ -20,13 +20,13 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from recpolicy.agents.actor_critic import advantages_under, value_arrays
 from recpolicy.agents.categorical import log_probability, log_probability_and_entropy
 from recpolicy.agents.experience import Experience, flatten
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.neural import layer_arrays
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.reinforce import first_sessions
 from recpolicy.agents.returns import explained_variance, standardize
-from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
+from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, features_of, make_value
 from recpolicy.core.config import Fraction, config_dataclass
 from recpolicy.core.errors import ConfigError
@@ -55,7 +55,7 @@ class TopKReinforceConfig(SessionNetworkConfig):
     """Weight of the entropy bonus."""
 
 
-class TopKReinforce(SequenceLearner):
+class TopKReinforce(SessionLearner):
     """A trunk with two heads, and a value network."""
 
     whole_sessions = True
@@ -86,7 +86,7 @@ class TopKReinforce(SequenceLearner):
         """Log-odds [B, A] of the behavior head, which leaves the trunk alone."""
         return self._behavior.of(tf.stop_gradient(self._trunk(observation)), observation, mask)
 
-    def learn(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
+    def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """`n_epochs` steps down the loss."""
         found, value = advantages_under(self._value, experience, self.config.gamma, gae_lambda=1.0)
         weight = flatten(first_sessions(experience))
@@ -162,8 +162,8 @@ def effective_share(weight: tf.Tensor) -> tf.Tensor:
 
 
 def make_topk_reinforce(
-    spec: Any, action_spec: Any, config: TopKReinforceConfig, arms: Arms | None = None, seed: int = 0
-) -> SequenceAgent:
+    spec: Any, action_spec: Any, config: TopKReinforceConfig, arms: ItemFeatures | None = None, seed: int = 0
+) -> SessionAgent:
     """Return a top-K REINFORCE agent; without `arms` its heads are plain."""
     if not config.layers:
         raise ConfigError("TopKReinforceConfig.layers: the two heads need a trunk of at least one layer")
@@ -180,10 +180,10 @@ def make_topk_reinforce(
     trunk.build((None, context_width(spec)))
     policy, behavior = (_head(config, outputs, dot, seed, name) for name in ("policy", "behavior"))
     learner = TopKReinforce(trunk, policy, behavior, make_value(spec, config, seed), config)
-    return SequenceAgent(spec, action_spec, learner, seed=seed)
+    return SessionAgent(spec, action_spec, learner, seed=seed)
 
 
-def _head(config: TopKReinforceConfig, outputs: int, arms: Arms | None, seed: int, name: str) -> ItemScores:
+def _head(config: TopKReinforceConfig, outputs: int, arms: ItemFeatures | None, seed: int, name: str) -> ItemScores:
     initial = tf_keras.initializers.GlorotUniform(integer_seed(seed, name)) if arms is None else "zeros"
     network = tf_keras.Sequential([tf_keras.layers.Dense(outputs, kernel_initializer=initial)], name=name)
     network.build((None, config.layers[-1]))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat
 
 from recpolicy.agents import action_distributions
-from recpolicy.agents.item_features import Arms
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.core.config import config_dataclass
@@ -103,7 +103,7 @@ class UCB1(Learner):
         """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
         return self._arms.estimate(observation.context, 0.5 * (self._config.min_reward + self._config.max_reward))
 
-    def explore(self, observation: Observation) -> tf.Tensor:
+    def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
         """Greedy in the upper bounds."""
         span = self._config.max_reward - self._config.min_reward
         score = upper_bounds(self._arms.count, self._arms.mean, self._config.c, span)
@@ -111,7 +111,7 @@ class UCB1(Learner):
             tf.broadcast_to(score, [tf.shape(observation.context)[0], tf.size(score)]), observation.mask
         )
 
-    def learn(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
+    def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
         """Update counts and means."""
         return self._arms.update(action, reward)
 
@@ -125,7 +125,9 @@ class UCB1(Learner):
         return ExportedPolicy("arms", "optimistic", {}, arrays)
 
 
-def make_ucb1(spec: Any, action_spec: Any, config: UCB1Config, arms: Arms | None = None, seed: int = 0) -> BanditAgent:
+def make_ucb1(
+    spec: Any, action_spec: Any, config: UCB1Config, arms: ItemFeatures | None = None, seed: int = 0
+) -> BanditAgent:
     """Return a UCB1 agent; it uses nothing of `arms`."""
     del arms
     return BanditAgent(spec, action_spec, UCB1(int(action_spec.maximum) + 1, config), seed=seed)

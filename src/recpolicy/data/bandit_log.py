@@ -147,10 +147,10 @@ class BanditLog:
         Raises DataError for vectors of another length than the table's rows, or for vectors of other features, if the
         log names them.
         """
-        table, row = self.situations(table)
+        table, row = self.distinct_contexts(table)
         return np.asarray(table[row], np.float32)
 
-    def situations(self, table: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int32]]:
+    def distinct_contexts(self, table: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.int32]]:
         """Return the table [U + V, D] with the V distinct vectors of the log below it, and each round's row [N].
 
         Computations per context then run once, however many rounds have it. Raises what `contexts` raises.

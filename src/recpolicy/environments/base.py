@@ -18,7 +18,7 @@ from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, integers
 
 
-class Draw(NamedTuple):
+class Round(NamedTuple):
     """What one round is about, before anybody acts."""
 
     user: tf.Tensor  # [B] int32, rows of the user table
@@ -40,22 +40,22 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
         self.round = tf.Variable(0, dtype=tf.int64, trainable=False, name="round")
 
     @abc.abstractmethod
-    def draw(self, round_number: tf.Tensor) -> Draw:
+    def sample_round(self, round_number: tf.Tensor) -> Round:
         """Return who is served in this round and what may be shown; the same round number gives the same answer."""
 
     @abc.abstractmethod
-    def observation(self, draw: Draw) -> Any:
+    def observation(self, draw: Round) -> Any:
         """Return what the policy sees of the draw."""
 
     @abc.abstractmethod
-    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:
+    def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:
         """Return the expected reward [B, A] of every action, masked ones included."""
 
     @abc.abstractmethod
-    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+    def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
         """Return the rewards [B] of `action` [B]."""
 
-    def regret(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+    def regret(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
         """Expected reward of the best allowed action minus that of `action`, [B], >= 0."""
         expected = self.expected_rewards(draw, round_number)  # [B, A]
         allowed = expected if draw.mask is None else tf.where(draw.mask, expected, -float("inf"))
@@ -70,11 +70,11 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
         return fold_in(self._noise_seed, round_number)
 
     def _observe(self) -> Any:
-        return self.observation(self.draw(self.round))
+        return self.observation(self.sample_round(self.round))
 
     def _apply_action(self, action: tf.Tensor) -> tf.Tensor:
         now = tf.identity(self.round)
-        reward = self.pay(self.draw(now), action, now)
+        reward = self.reward(self.sample_round(now), action, now)
         with tf.control_dependencies([reward]):
             self.round.assign_add(1)
         return reward
@@ -85,7 +85,7 @@ def sample_users(users: int, batch_size: int, seed: tf.Tensor) -> tf.Tensor:
     return integers([batch_size], seed, 0, users)
 
 
-def cell(table: tf.Tensor, draw: Draw, action: tf.Tensor) -> tf.Tensor:
+def cell(table: tf.Tensor, draw: Round, action: tf.Tensor) -> tf.Tensor:
     """The entries [B] of `table` [U, I] for each user and the item behind its action."""
     if draw.candidates.shape.rank == 1:
         item = tf.gather(draw.candidates, action)

@@ -13,7 +13,7 @@ from tf_agents.specs import tensor_spec
 from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import integers, split, uniform
-from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
+from recpolicy.environments.base import RecommendationEnvironment, Round, cell, sample_users
 from recpolicy.environments.rating_noise import sample_ratings
 from recpolicy.models.pair_features import PairFeatures
 from recpolicy.models.world import World
@@ -63,7 +63,7 @@ class CatalogueBandit(RecommendationEnvironment):
         self._context, self._features = tf.constant(context), features
         self._expected, self._known = tf.constant(world.expected), tf.constant(world.known)
 
-    def draw(self, round_number: tf.Tensor) -> Draw:
+    def sample_round(self, round_number: tf.Tensor) -> Round:
         """Uniform users, uniform candidate sets without repeats, a uniform number of them."""
         who, which, many = split(self.draw_seed(round_number), 3)
         keys = uniform([self.batch_size, self._items], which)
@@ -71,9 +71,9 @@ class CatalogueBandit(RecommendationEnvironment):
         candidates = tf.math.top_k(keys, self.actions).indices  # [B, A]
         number = integers([self.batch_size, 1], many, self._min_candidates, self.actions + 1)
         mask = tf.range(self.actions)[tf.newaxis, :] < number  # [B, A]
-        return Draw(sample_users(self._users, self.batch_size, who), candidates, mask)
+        return Round(sample_users(self._users, self.batch_size, who), candidates, mask)
 
-    def observation(self, draw: Draw) -> dict[str, tf.Tensor]:
+    def observation(self, draw: Round) -> dict[str, tf.Tensor]:
         """`global` [B, D], `per_arm` [B, A, K] and `mask` [B, A]."""
         context = tf.gather(self._context, draw.user)
         return {
@@ -82,11 +82,11 @@ class CatalogueBandit(RecommendationEnvironment):
             "mask": tf.cast(draw.mask, tf.int32),
         }
 
-    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - a still world
+    def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - a still world
         """Expected ratings [B, A]."""
         return tf.gather(tf.gather(self._expected, draw.user), draw.candidates, batch_dims=1)
 
-    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+    def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
         """Ratings [B]: the real one where the world knows it, else drawn around the expectation."""
         expected = cell(self._expected, draw, action)
         noisy = sample_ratings(expected, self._scale, self.noise_seed(round_number))

@@ -13,7 +13,7 @@ from tf_agents.specs import tensor_spec
 from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import Ratings
-from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
+from recpolicy.environments.base import RecommendationEnvironment, Round, cell, sample_users
 
 
 @config_dataclass
@@ -54,20 +54,20 @@ class HeldOutChoice(RecommendationEnvironment):
         self._rating = tf.constant(np.nan_to_num(rated))  # [U, I]
         self._arms = tf.range(items)
 
-    def draw(self, round_number: tf.Tensor) -> Draw:
+    def sample_round(self, round_number: tf.Tensor) -> Round:
         """Uniform eligible users; their test-rated items allowed."""
         pick = sample_users(len(self._eligible), self.batch_size, self.draw_seed(round_number))
         user = tf.gather(self._eligible, pick)
-        return Draw(user, self._arms, tf.gather(self._rated, user))
+        return Round(user, self._arms, tf.gather(self._rated, user))
 
-    def observation(self, draw: Draw) -> dict[str, tf.Tensor]:
+    def observation(self, draw: Round) -> dict[str, tf.Tensor]:
         """`global` [B, D] and `mask` [B, I]."""
         return {"global": tf.gather(self._context, draw.user), "mask": tf.cast(draw.mask, tf.int32)}
 
-    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - nothing is random
+    def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - nothing is random
         """True ratings [B, I]; 0 where there is none."""
         return tf.gather(self._rating, draw.user)
 
-    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
+    def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
         """True ratings [B]."""
         return cell(self._rating, draw, action)

@@ -16,7 +16,7 @@ from tf_agents.specs import tensor_spec
 from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import generator
-from recpolicy.environments.base import Draw, RecommendationEnvironment, cell, sample_users
+from recpolicy.environments.base import RecommendationEnvironment, Round, cell, sample_users
 from recpolicy.environments.rating_noise import sample_ratings
 from recpolicy.models.world import World
 
@@ -58,15 +58,15 @@ class ItemBandit(RecommendationEnvironment):
         self._arms = tf.range(len(catalogue))
         self._other = tf.constant(generator(seed, "movie_bandit/drift").permutation(self._users), tf.int32)
 
-    def draw(self, round_number: tf.Tensor) -> Draw:
+    def sample_round(self, round_number: tf.Tensor) -> Round:
         """Uniform users; all arms allowed."""
-        return Draw(sample_users(self._users, self.batch_size, self.draw_seed(round_number)), self._arms, None)
+        return Round(sample_users(self._users, self.batch_size, self.draw_seed(round_number)), self._arms, None)
 
-    def observation(self, draw: Draw) -> tf.Tensor:
+    def observation(self, draw: Round) -> tf.Tensor:
         """The users' contexts [B, D]."""
         return tf.gather(self._context, draw.user)
 
-    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:
+    def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:
         """Expected ratings [B, A], drifted to this round."""
         now = tf.gather(self._expected, draw.user)
         if not self._period:
@@ -74,7 +74,7 @@ class ItemBandit(RecommendationEnvironment):
         share = self._drift(round_number)
         return (1.0 - share) * now + share * tf.gather(self._expected, tf.gather(self._other, draw.user))
 
-    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
+    def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
         """Ratings [B]: the real one where the world knows it and nothing drifts, else drawn around the expectation."""
         expected = cell(self._expected, draw, action)
         if self._period:

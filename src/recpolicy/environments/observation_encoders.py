@@ -20,7 +20,7 @@ import tensorflow as tf
 from recpolicy.models.session_world import GENRE_DECAY, INTEREST_DECAY, MISSES
 
 
-class Shown(NamedTuple):
+class ShownItem(NamedTuple):
     """The item just shown, and the response."""
 
     embedding: tf.Tensor  # [B, D]
@@ -29,29 +29,29 @@ class Shown(NamedTuple):
 
 
 @dataclass(frozen=True)
-class View:
+class ObservationEncoder:
     """One way to remember a session."""
 
     width: int
     """M."""
     start: Callable[[tf.Tensor], tf.Tensor]
     """Memory [B, M] before the first item, from the users' embeddings [B, D]."""
-    update: Callable[[tf.Tensor, Shown], tf.Tensor]
+    update: Callable[[tf.Tensor, ShownItem], tf.Tensor]
     """Memory after an item, from the memory before it."""
 
 
-def last_item_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # noqa: ARG001 - one shape for all
+def last_item_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationEncoder:  # noqa: ARG001 - one shape for all
     """The embedding of the last item."""
-    return View(rank, tf.zeros_like, lambda _, shown: shown.embedding)
+    return ObservationEncoder(rank, tf.zeros_like, lambda _, shown: shown.embedding)
 
 
-def interest_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # noqa: ARG001
+def interest_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationEncoder:  # noqa: ARG001
     """Running interest, genre memory, misses, steps."""
 
     def start(embedding: tf.Tensor) -> tf.Tensor:
         return tf.concat([embedding, tf.zeros_like(embedding[:, :1]) + tf.zeros([1, genres + 2])], axis=1)
 
-    def update(memory: tf.Tensor, shown: Shown) -> tf.Tensor:
+    def update(memory: tf.Tensor, shown: ShownItem) -> tf.Tensor:
         interest, remembered, misses, done = tf.split(memory, [rank, genres, 1, 1], axis=1)
         liked = shown.liked[:, tf.newaxis]
         interest += liked * (1.0 - INTEREST_DECAY) * (tf.math.l2_normalize(shown.embedding, axis=1) - interest)
@@ -59,24 +59,24 @@ def interest_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # n
         misses = (1.0 - liked) * tf.minimum(misses + 1.0 / MISSES, 1.0)
         return tf.concat([interest, remembered, misses, done + 1.0 / steps], axis=1)
 
-    return View(rank + genres + 2, start, update)
+    return ObservationEncoder(rank + genres + 2, start, update)
 
 
-def last_n_view(rank: int, genres: int, steps: int, last_n: int) -> View:  # noqa: ARG001
+def last_n_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationEncoder:  # noqa: ARG001
     """Embedding and like of the last n items, newest first, and steps."""
     width = last_n * (rank + 1) + 1
 
     def start(embedding: tf.Tensor) -> tf.Tensor:
         return tf.zeros_like(embedding[:, :1]) + tf.zeros([1, width])
 
-    def update(memory: tf.Tensor, shown: Shown) -> tf.Tensor:
+    def update(memory: tf.Tensor, shown: ShownItem) -> tf.Tensor:
         older, done = memory[:, : (last_n - 1) * (rank + 1)], memory[:, -1:]
         return tf.concat([shown.embedding, shown.liked[:, tf.newaxis], older, done + 1.0 / steps], axis=1)
 
-    return View(width, start, update)
+    return ObservationEncoder(width, start, update)
 
 
-VIEWS: Mapping[str, Callable[[int, int, int, int], View]] = {
+OBSERVATION_ENCODERS: Mapping[str, Callable[[int, int, int, int], ObservationEncoder]] = {
     "interest": interest_view,
     "last_item": last_item_view,
     "last_n": last_n_view,

@@ -10,15 +10,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from recpolicy.environments.observation_encoders import Shown
-from recpolicy.environments.session_base import Session, SessionConfig, SessionGame, Step
-from recpolicy.environments.session_dynamics import STREAMS, advance
+from recpolicy.environments.observation_encoders import ShownItem
+from recpolicy.environments.session_base import Session, SessionConfig, SessionEnvironmentBase, Step
+from recpolicy.environments.session_dynamics import NOISE_DIMS, transition
 from recpolicy.models.session_world import SessionWorld
 
 __all__ = ["Session", "SessionConfig", "SessionEnvironment", "Step"]
 
 
-class SessionEnvironment(SessionGame):
+class SessionEnvironment(SessionEnvironmentBase):
     """Batched sessions in one world, one item a step."""
 
     def __init__(
@@ -31,17 +31,17 @@ class SessionEnvironment(SessionGame):
         seed: int = 0,
     ):
         config = config or SessionConfig()
-        super().__init__(world, context, embedding, candidates, config, seed, slate=0, streams=STREAMS)
+        super().__init__(world, context, embedding, candidates, config, seed, slate=0, noise_dims=NOISE_DIMS)
 
-    def advance(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
+    def transition(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
         """Show the items `action` [B]; nothing restarts."""
-        hidden, response = advance(self.tables, session.hidden, action, noise)
+        user_state, response = transition(self.tables, session.user_state, action, noise)
         liked = tf.cast(response.like, tf.float32)
-        shown = Shown(tf.gather(self._embedding, action), tf.gather(self.tables.genres, action), liked)
+        shown = ShownItem(tf.gather(self._embedding, action), tf.gather(self.tables.genres, action), liked)
         return Step(
-            session=Session(hidden, self.view.update(session.memory, shown)),
-            reward=self.worth(response.like, response.level, session.hidden.step),
+            session=Session(user_state, self.view.update(session.memory, shown)),
+            reward=self.reward(response.like, response.level, session.user_state.step),
             terminated=~response.stays,
-            truncated=response.stays & (hidden.step >= self.config.max_episode_steps),
+            truncated=response.stays & (user_state.step >= self.config.max_episode_steps),
             response=response,
         )

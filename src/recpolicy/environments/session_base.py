@@ -1,6 +1,6 @@
 """What the session environments share: their config, their state, and the side that TF-Agents drives.
 
-A subclass says what one action leads to (`advance`); who comes next, what the policy sees, the noise, the variables
+A subclass says what one action leads to (`transition`); who comes next, what the policy sees, the noise, the variables
 and `reset`/`step` are here. TF-Agents drives it by `reset` and `step`, which restarts ended sessions; the compiled
 loop (training/sequential.py) calls the pure functions. B sessions, A candidate items, W users, D embedding, M memory.
 """
@@ -21,7 +21,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.item_bandit import check_catalogue
-from recpolicy.environments.observation_encoders import VIEWS
+from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin
 from recpolicy.models.session_world import SessionWorld
 
@@ -47,7 +47,7 @@ class SessionConfig:
 class Session(NamedTuple):
     """The whole state of a batch of sessions."""
 
-    hidden: SessionState
+    user_state: SessionState
     memory: tf.Tensor  # [B, M] what the view remembers
 
 
@@ -61,12 +61,12 @@ class Step(NamedTuple):
     response: Any  # what the users did: Response, or SlateResponse for slates
 
 
-class SessionGame(tf_environment.TFEnvironment, abc.ABC):
+class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
     """Batched sessions in one world; a subclass says what an action does."""
 
     def __init__(
         self, world: SessionWorld, context: NDArray[np.float32], embedding: NDArray[np.float32],
-        candidates: NDArray[np.int32], config: SessionConfig, seed: int, *, slate: int, streams: int,
+        candidates: NDArray[np.int32], config: SessionConfig, seed: int, *, slate: int, noise_dims: int,
     ):  # fmt: skip
         """`slate` items are shown a step (0: one, and the action is a scalar), drawing `streams` numbers a session."""
         check_catalogue(candidates, world.like.shape[1])
@@ -79,11 +79,13 @@ class SessionGame(tf_environment.TFEnvironment, abc.ABC):
             )
         self.config, self.actions, self.world = config, len(candidates), world
         self.tables = SessionTables(world, candidates)
-        self.view = VIEWS[config.view](embedding.shape[1], world.genres.shape[1], steps * most, config.last_n)
+        self.view = OBSERVATION_ENCODERS[config.view](
+            embedding.shape[1], world.genres.shape[1], steps * most, config.last_n
+        )
         self._context = tf.constant(context[world.users])  # [W, D or more]
         self._embedding = tf.constant(embedding[candidates])  # [A, D]
         self._low, self._span = world.scale[0], world.scale[1] - world.scale[0]
-        self._streams = streams
+        self._streams = noise_dims
         self.largest_feature = float(max(np.abs(context).max(), np.abs(embedding).max()))
         """Bound of the absolute context and embeddings; views stay within it or 1."""
         observation = {
@@ -101,7 +103,7 @@ class SessionGame(tf_environment.TFEnvironment, abc.ABC):
         self._last = tf.nest.map_structure(lambda x: tf.Variable(x, trainable=False), self._first_step(first))
 
     @abc.abstractmethod
-    def advance(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
+    def transition(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
         """Play `action` with one round's noise; nothing restarts."""
 
     def noise(self, round_number: tf.Tensor, steps: int | None = None, seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -115,20 +117,20 @@ class SessionGame(tf_environment.TFEnvironment, abc.ABC):
 
     def observe(self, session: Session) -> tuple[tf.Tensor, tf.Tensor]:
         """What the policy sees: features [B, context + M] and the mask [B, A] bool."""
-        context = tf.gather(self._context, session.hidden.user)
-        return tf.concat([context, session.memory], axis=1), ~session.hidden.shown
+        context = tf.gather(self._context, session.user_state.user)
+        return tf.concat([context, session.memory], axis=1), ~session.user_state.shown
 
     def restart(self, session: Session | None, ended: tf.Tensor | None, noise: tf.Tensor) -> Session:
         """Replace ended sessions [B] (all if None) by fresh ones."""
-        hidden = begin(self.tables, noise[:, 0])
-        embedding = tf.gather(self._context, hidden.user)[:, : self._embedding.shape[1]]
-        fresh = Session(hidden, self.view.start(embedding))
+        user_state = begin(self.tables, noise[:, 0])
+        embedding = tf.gather(self._context, user_state.user)[:, : self._embedding.shape[1]]
+        fresh = Session(user_state, self.view.start(embedding))
         if session is None or ended is None:
             return fresh
         chosen: Session = choose(ended, fresh, session)
         return chosen
 
-    def worth(self, like: tf.Tensor, level: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def reward(self, like: tf.Tensor, level: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Rewards [B] of items that got `like` [B] bool and `level` [B] after `step` [B] steps."""
         decay = tf.pow(self.config.reward_decay, tf.cast(step, tf.float32)) if self.config.reward_decay < 1 else 1.0
         if self.config.reward == "like":
@@ -153,7 +155,7 @@ class SessionGame(tf_environment.TFEnvironment, abc.ABC):
     def _step(self, action: tf.Tensor) -> ts.TimeStep:
         session = tf.nest.map_structure(tf.identity, self._session)
         noise = self.noise(self.round)
-        step = self.advance(session, tf.cast(action, tf.int32), noise)
+        step = self.transition(session, tf.cast(action, tf.int32), noise)
         ended = tf.equal(self._last.step_type, ts.StepType.LAST)  # their action counts for nothing: they restart
         after = self.restart(step.session, ended, noise)
         over = step.terminated | step.truncated

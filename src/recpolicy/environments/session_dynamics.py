@@ -1,8 +1,8 @@
 """One step of a simulated session, as pure functions over a batch.
 
-B sessions, A candidate items, W users, D interest, G genres. All randomness comes in as uniform numbers [B, STREAMS],
-so a step is a function: the compiled loop draws them for many steps at once, TF-Agents' `step` for one. Formulas and
-sources are those of models/session_world.py.
+B sessions, A candidate items, W users, D interest, G genres. All randomness comes in as uniform numbers [B,
+NOISE_DIMS], so a step is a function: the compiled loop draws them for many steps at once, TF-Agents' `step` for one.
+Formulas and sources are those of models/session_world.py.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recpolicy.models.session_world import LIKE_LEVEL, MISSES, SessionWorld
 
-STREAMS = 4
+NOISE_DIMS = 4
 """Uniform numbers per session and step: next user, like, level, going on."""
 
 
@@ -64,10 +64,10 @@ def begin(tables: SessionTables, point: tf.Tensor) -> SessionState:
     )  # fmt: skip
 
 
-def advance(
+def transition(
     tables: SessionTables, state: SessionState, action: tf.Tensor, noise: tf.Tensor
 ) -> tuple[SessionState, Response]:
-    """Show items `action` [B] int32 with `noise` [B, STREAMS]; returns the state after the responses."""
+    """Show items `action` [B] int32 with `noise` [B, NOISE_DIMS]; returns the state after the responses."""
     direction, genres = tf.gather(tables.direction, action), tf.gather(tables.genres, action)  # [B, D], [B, G]
     cell = tf.stack([state.user, action], axis=1)
     repeat = (1.0 - tables.genre_decay) * tf.reduce_sum(state.genres * genres, axis=1)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 
 from recpolicy.core.config import PositiveFraction, config_dataclass
-from recpolicy.environments.observation_encoders import Shown
-from recpolicy.environments.session_base import Session, SessionConfig, SessionGame, Step, choose
-from recpolicy.environments.session_dynamics import SessionState, SessionTables, advance, stay_base
+from recpolicy.environments.observation_encoders import ShownItem
+from recpolicy.environments.session_base import Session, SessionConfig, SessionEnvironmentBase, Step, choose
+from recpolicy.environments.session_dynamics import SessionState, SessionTables, stay_base, transition
 from recpolicy.models.session_world import SessionWorld
 
 PER_POSITION = 3
@@ -50,7 +50,7 @@ class SlateResponse(NamedTuple):
     liked: tf.Tensor  # [B, K] bool, at most one a row
 
 
-class SlateEnvironment(SessionGame):
+class SlateEnvironment(SessionEnvironmentBase):
     """Batched sessions in one world, one slate a step."""
 
     def __init__(
@@ -63,27 +63,27 @@ class SlateEnvironment(SessionGame):
         seed: int = 0,
     ):
         self.slate_config = config = config or SlateConfig()
-        streams = 2 + PER_POSITION * config.slate_size
+        noise_dims = 2 + PER_POSITION * config.slate_size
         super().__init__(
-            world, context, embedding, candidates, config, seed, slate=config.slate_size, streams=streams
+            world, context, embedding, candidates, config, seed, slate=config.slate_size, noise_dims=noise_dims
         )  # fmt: skip
 
-    def advance(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
+    def transition(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
         """Show the slates `action` [B, K]; nothing restarts."""
-        hidden, response = browse_slate(
-            self.tables, session.hidden, action, noise, self.slate_config.continuation_probability
+        user_state, response = browse_slate(
+            self.tables, session.user_state, action, noise, self.slate_config.continuation_probability
         )
         memory = session.memory
         for k in range(self.slate_config.slate_size):
             item, liked = action[:, k], tf.cast(response.liked[:, k], tf.float32)
-            shown = Shown(tf.gather(self._embedding, item), tf.gather(self.tables.genres, item), liked)
+            shown = ShownItem(tf.gather(self._embedding, item), tf.gather(self.tables.genres, item), liked)
             memory = choose(response.read[:, k], self.view.update(memory, shown), memory)
-        paid = self.worth(response.like, response.level, session.hidden.step)
+        paid = self.reward(response.like, response.level, session.user_state.step)
         return Step(
-            session=Session(hidden, memory),
+            session=Session(user_state, memory),
             reward=tf.where(response.like, paid, 0.0),
             terminated=~response.stays,
-            truncated=response.stays & (hidden.step >= self.config.max_episode_steps),
+            truncated=response.stays & (user_state.step >= self.config.max_episode_steps),
             response=response,
         )
 
@@ -100,7 +100,7 @@ def browse_slate(
         like_point, level_point, reads_on = tf.unstack(noise[:, 2 + PER_POSITION * k :][:, :PER_POSITION], axis=1)
         read = reading & fresh[:, k]
         points = tf.stack([noise[:, 0], like_point, level_point, noise[:, 1]], axis=1)
-        after, response = advance(tables, now, slate[:, k], points)
+        after, response = transition(tables, now, slate[:, k], points)
         liked = read & response.like
         # The step counts slates, so all positions are read at the same one.
         now = choose(read, after._replace(step=state.step), now)

@@ -14,7 +14,7 @@ from tf_agents.specs import tensor_spec
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import uniform
 from recpolicy.data.ratings import Ratings
-from recpolicy.environments.base import Draw, RecommendationEnvironment, cell
+from recpolicy.environments.base import RecommendationEnvironment, Round, cell
 
 
 def stock_tables(ratings: Ratings, rank: int, num_items: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -47,7 +47,7 @@ class StockMovieLens(RecommendationEnvironment):
         self._context, self._rewards = tf.constant(context), tf.constant(rewards)
         self._arms = tf.range(num_items)
 
-    def draw(self, round_number: tf.Tensor) -> Draw:
+    def sample_round(self, round_number: tf.Tensor) -> Round:
         """Users without repeats within a batch, as `random.sample` draws them (Floyd's algorithm, unrolled)."""
         users, batch = len(self._context), self.batch_size
         last = tf.range(users - batch, users)  # [B]
@@ -57,16 +57,16 @@ class StockMovieLens(RecommendationEnvironment):
         for j in range(batch):
             taken = tf.reduce_any([tf.equal(tried[j], one) for one in chosen]) if chosen else False
             chosen.append(tf.where(taken, last[j], tried[j]))
-        return Draw(tf.stack(chosen), self._arms, None)
+        return Round(tf.stack(chosen), self._arms, None)
 
-    def observation(self, draw: Draw) -> tf.Tensor:
+    def observation(self, draw: Round) -> tf.Tensor:
         """Singular vectors [B, rank]."""
         return tf.gather(self._context, draw.user)
 
-    def expected_rewards(self, draw: Draw, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - deterministic
+    def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - deterministic
         """Reconstructed ratings [B, A]."""
         return tf.gather(self._rewards, draw.user)
 
-    def pay(self, draw: Draw, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
+    def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
         """Reconstructed ratings [B]."""
         return cell(self._rewards, draw, action)

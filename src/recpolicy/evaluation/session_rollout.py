@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
-from recpolicy.environments.session_dynamics import STREAMS, SessionTables, advance, begin
+from recpolicy.environments.session_dynamics import NOISE_DIMS, SessionTables, begin, transition
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 
 _BLOCK = 1 << 14  # sessions played at once
@@ -66,11 +66,11 @@ class SessionPlayer:
     def _play(self, user: tf.Tensor, shown: tf.Tensor, noise_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return levels and continuations [B, S], as if nobody ever left."""
         steps = self.world.steps
-        noise = uniform([tf.shape(user)[0], steps, STREAMS], noise_seed)
+        noise = uniform([tf.shape(user)[0], steps, NOISE_DIMS], noise_seed)
         state = begin(self._tables, tf.zeros([tf.shape(user)[0]]))._replace(user=user)
         levels, stays = [], []
         for step in range(steps):  # unrolled, so that the mask of shown items, which nobody reads, is pruned
-            state, response = advance(self._tables, state, shown[:, step], noise[:, step])
+            state, response = transition(self._tables, state, shown[:, step], noise[:, step])
             levels.append(response.level)
             stays.append(response.stays)
         return tf.stack(levels, axis=1), tf.stack(stays, axis=1)

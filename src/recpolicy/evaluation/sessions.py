@@ -2,8 +2,8 @@
 
 N sessions side by side, each from its beginning to its end; An items. Users are spread evenly over the sessions, and
 the random numbers behind their responses depend on the seed and the step only, not on what is shown, so differences
-between policies are paired. A policy is a function from what it sees to actions; `informed` ones also see the hidden
-state, for baselines that know the world.
+between policies are paired. A policy is a function from what it sees to actions; `informed` ones also see the
+hidden state, for baselines that know the world.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ class SessionPlayer:
 
     def __init__(self, environment: SessionEnvironment):
         self._environment = environment
-        self._advance = tf.function(environment.advance, jit_compile=True, autograph=False)
+        self._transition = tf.function(environment.transition, jit_compile=True, autograph=False)
         self._observe = tf.function(environment.observe, jit_compile=True, autograph=False)
 
     def play(self, choose: Choose, seed: int = 0) -> SessionResults:
@@ -56,7 +56,7 @@ class SessionPlayer:
         sessions = environment.batch_size
         even = (np.arange(sessions, dtype=np.float32)[:, np.newaxis] + 0.5) / sessions
         session = environment.restart(None, None, tf.constant(even))
-        user = session.hidden.user.numpy()
+        user = session.user_state.user.numpy()
         rng = np.random.default_rng(seed)
         going = np.ones(sessions, bool)
         reward, watched = np.zeros(sessions), np.zeros(sessions)
@@ -64,7 +64,7 @@ class SessionPlayer:
         for step in range(environment.config.max_episode_steps):
             observation, mask = (part.numpy() for part in self._observe(session))
             action = tf.constant(choose(session, observation, mask, rng), tf.int32)
-            done = self._advance(session, action, environment.noise(tf.constant(seed * 1000 + step, tf.int64)))
+            done = self._transition(session, action, environment.noise(tf.constant(seed * 1000 + step, tf.int64)))
             session = done.session
             reward += going * done.reward.numpy()
             length += going
@@ -82,7 +82,7 @@ def by_table(score: NDArray[np.floating]) -> Choose:
     def choose(
         session: Session, _: NDArray[np.float32], mask: NDArray[np.bool_], rng: np.random.Generator
     ) -> NDArray[np.integer]:
-        user = session.hidden.user.numpy()
+        user = session.user_state.user.numpy()
         return best(score[user], mask, rng)
 
     return choose
@@ -108,8 +108,8 @@ def fatigue_aware(environment: SessionEnvironment, worth: float) -> Choose:
     tables = environment.tables
 
     def worths(session: Session) -> tf.Tensor:
-        like = tf.sigmoid(like_odds(tables, session.hidden))
-        liked, missed = (tf.sigmoid(odds) for odds in stay_odds(tables, session.hidden))
+        like = tf.sigmoid(like_odds(tables, session.user_state))
+        liked, missed = (tf.sigmoid(odds) for odds in stay_odds(tables, session.user_state))
         return like + worth * (like * liked + (1.0 - like) * missed)
 
     scores = tf.function(worths, jit_compile=True, autograph=False)

@@ -43,11 +43,11 @@ from recpolicy.evaluation.simulator_gates import (
 from recpolicy.evaluation.simulator_policies import policy_scores, policy_values
 from recpolicy.models.logistic import sigmoid
 from recpolicy.models.rating_models import fit_rating_model
-from recpolicy.models.session_history import history_of
+from recpolicy.models.session_history import compute_history
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 from recpolicy.models.session_worlds import halves, joined, of_users
-from recpolicy.models.user_model import Responses, SessionWorldConfig, fit_responses, world_of_responses
-from recpolicy.models.user_model_fits import levels_of
+from recpolicy.models.user_model import SessionWorldConfig, UserModel, fit_user_model, world_of_responses
+from recpolicy.models.user_model_fits import watch_levels
 
 Array = NDArray[np.float64]
 
@@ -91,7 +91,7 @@ def validate_world(
     test = of_users(split.test, held, "held-out users")
     if not len(test):
         raise DataError(f"{split.test.name}: no test ratings of the {len(held)} held-out users")
-    responses = fit_responses(split.train, learn, config, seed)
+    responses = fit_user_model(split.train, learn, config, seed)
     world = world_of_responses(responses, held, seed)
     world = replace(world, like=world.like + np.float32(card.shift_like), stay=world.stay + np.float32(card.shift_stay))
     odds, like = _test_likes(split, held, responses, config)
@@ -127,12 +127,12 @@ def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
     count = np.searchsorted(user, sessions.user, "right") - first
     place = (sessions.start - first)[:, None] + np.arange(config.max_steps)
     row = sessions.rows[first[:, None] + place % count[:, None]]  # [M, S]
-    level = levels_of(ratings.rating[row], ratings.scale)
+    level = watch_levels(ratings.rating[row], ratings.scale)
     return RealSessions(sessions.user, ratings.item[row], Played(np.minimum(sessions.length, config.max_steps), level))
 
 
 def _test_likes(
-    split: Split, held: NDArray[np.int32], responses: Responses, config: SessionWorldConfig
+    split: Split, held: NDArray[np.int32], responses: UserModel, config: SessionWorldConfig
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Return the log-odds of a like and the outcome for the test ratings of the held-out users, in session order.
 
@@ -144,14 +144,14 @@ def _test_likes(
     ratings, in_test = every.take(mine), in_test[mine]
     blocks = sessions_of(ratings, config.gap_minutes).cut(config.max_steps)
     user, item = ratings.user[blocks.rows], ratings.item[blocks.rows]
-    like = levels_of(ratings.rating[blocks.rows], ratings.scale) >= LIKE_LEVEL
-    history = history_of(blocks, item, like, responses.tastes)
+    like = watch_levels(ratings.rating[blocks.rows], ratings.scale) >= LIKE_LEVEL
+    history = compute_history(blocks, item, like, responses.tastes)
     odds = responses.like.odds(responses.model.mean[user, item].astype(np.float64), history, config.drift)
     asked = in_test[blocks.rows]
     return odds[asked], like[asked]
 
 
-def _cross_fitted_world(world: SessionWorld, fit: Ratings, responses: Responses, shift: float) -> SessionWorld:
+def _cross_fitted_world(world: SessionWorld, fit: Ratings, responses: UserModel, shift: float) -> SessionWorld:
     """Return the world with the log-odds of rated items from models that were not fitted on the rating."""
     like = world.like.copy()
     mine = np.flatnonzero(np.isin(fit.user, world.users))
@@ -199,4 +199,4 @@ def _figures(evidence: ValidationData, odds: Array, bias_only: float) -> dict[st
 def _bias_only(fit: Ratings, test: Ratings) -> float:
     """Return the AUC of a model without preferences on the same ratings; the first gate must reject it."""
     expected = fit_rating_model(fit, "bias").mean[test.user, test.item]
-    return auc(levels_of(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))
+    return auc(watch_levels(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))

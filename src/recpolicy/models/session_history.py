@@ -27,7 +27,7 @@ class History:
 
 
 @dataclass(frozen=True)
-class Tastes:
+class Preferences:
     """What a history needs to know of users and items: the tables of a SessionWorld, all users in rows."""
 
     interest: NDArray[np.float32]  # [U, D]
@@ -37,7 +37,9 @@ class Tastes:
     genre_decay: float
 
 
-def history_of(sessions: Sessions, item: NDArray[np.int32], like: NDArray[np.bool_], tastes: Tastes) -> History:
+def compute_history(
+    sessions: Sessions, item: NDArray[np.int32], like: NDArray[np.bool_], tastes: Preferences
+) -> History:
     """Play the sessions through; item and like [N] are in the order of `sessions.rows`."""
     repeat, misses, after, drift = np.zeros((4, len(item)))
     by_length = np.argsort(-sessions.length, kind="stable")  # sessions still running are always the first ones

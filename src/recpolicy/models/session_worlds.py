@@ -16,7 +16,7 @@ from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.user_model import SessionWorldConfig, fit_session_world
-from recpolicy.models.user_model_fits import levels_of
+from recpolicy.models.user_model_fits import watch_levels
 
 EVALUATION_MODEL = "item_knn"
 """The model class of world B: none that features or world A are made of."""
@@ -32,7 +32,7 @@ class TwoWorlds:
     """World B, where they are judged; it knows the test ratings of its users."""
 
 
-def two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int = 0) -> TwoWorlds:
+def fit_two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int = 0) -> TwoWorlds:
     """Fit both worlds; `config` is world A's, and B's with the rating model `EVALUATION_MODEL` at its defaults.
 
     Raises DataError without timestamps or with fewer than four users in the train part.
@@ -77,5 +77,5 @@ def paying(world: SessionWorld, ratings: Ratings) -> SessionWorld:
     place[world.users] = np.arange(len(world.users))
     mine = place[ratings.user] >= 0
     known = np.full(world.like.shape, -1, np.int8)
-    known[place[ratings.user[mine]], ratings.item[mine]] = levels_of(ratings.rating[mine], ratings.scale)
+    known[place[ratings.user[mine]], ratings.item[mine]] = watch_levels(ratings.rating[mine], ratings.scale)
     return replace(world, known=known, name=f"{world.name}, real ratings of {ratings.name} paid")

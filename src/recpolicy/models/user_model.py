@@ -19,16 +19,16 @@ from recpolicy.data.ratings import Ratings, genre_matrix
 from recpolicy.models.embeddings import embed
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
-from recpolicy.models.session_history import Tastes, history_of
+from recpolicy.models.session_history import Preferences, compute_history
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 from recpolicy.models.user_model_fits import (
+    ContinuationModel,
     LikeModel,
-    StayModel,
     cross_fitted,
     fit_levels,
     fit_like,
     fit_stay,
-    levels_of,
+    watch_levels,
 )
 
 
@@ -67,16 +67,16 @@ class SessionWorldConfig:
 
 
 @dataclass(frozen=True)
-class Responses:
+class UserModel:
     """The fitted response models, before they are laid out as tables for certain users."""
 
     model: RatingModel
     expected: NDArray[np.float64]
     """[N] cross-fitted expected rating of each rating of the train part."""
-    tastes: Tastes
+    tastes: Preferences
     like: LikeModel
     levels: NDArray[np.float64]  # [3, 2]
-    stay: StayModel
+    stay: ContinuationModel
     learn: NDArray[np.bool_]  # [U] users that taught everything but the rating model
     name: str
     """Rating model and ratings behind it."""
@@ -85,9 +85,9 @@ class Responses:
     fatigue: tuple[float, float]
 
 
-def fit_responses(
+def fit_user_model(
     fit: Ratings, learn: NDArray[np.integer], config: SessionWorldConfig | None = None, seed: int = 0
-) -> Responses:
+) -> UserModel:
     """Fit the rating model on all of `fit`, everything else on the sessions of the users (rows) in `learn`.
 
     Raises DataError without timestamps or without ratings of those users.
@@ -103,16 +103,16 @@ def fit_responses(
     sessions = sessions_of(part, config.gap_minutes)
     model_seed = integer_seed(seed, "session world")
     model = fit_rating_model(fit, config.rating_model, config.rating_model_config, model_seed)
-    tastes = tastes_of(model, fit, config)
-    level = levels_of(part.rating, fit.scale)
+    tastes = compute_preferences(model, fit, config)
+    level = watch_levels(part.rating, fit.scale)
     like = level >= LIKE_LEVEL
 
     blocks = sessions.cut(config.max_steps)  # history never reaches further back than a simulated session
-    history = history_of(blocks, part.item[blocks.rows], like[blocks.rows], tastes)
+    history = compute_history(blocks, part.item[blocks.rows], like[blocks.rows], tastes)
     crossed = cross_fitted(fit, config.rating_model, config.rating_model_config, config.folds, model_seed)
     expected = crossed[rows][blocks.rows]
     liking = fit_like(expected, like[blocks.rows], history, config.drift)
-    return Responses(
+    return UserModel(
         model=model,
         expected=crossed,
         tastes=tastes,
@@ -133,14 +133,14 @@ def fit_session_world(
     config: SessionWorldConfig | None = None,
     seed: int = 0,
 ) -> SessionWorld:
-    """Fit the response models as `fit_responses` does and return the world of the users (rows) in `simulate`.
+    """Fit the response models as `fit_user_model` does and return the world of the users (rows) in `simulate`.
 
     A user who is not in `learn` goes on as a user drawn at random from the learnt ones would.
     """
-    return world_of_responses(fit_responses(fit, learn, config, seed), simulate, seed)
+    return world_of_responses(fit_user_model(fit, learn, config, seed), simulate, seed)
 
 
-def world_of_responses(responses: Responses, simulate: NDArray[np.integer], seed: int) -> SessionWorld:
+def world_of_responses(responses: UserModel, simulate: NDArray[np.integer], seed: int) -> SessionWorld:
     """Lay the fitted models out as tables for the users (rows) in `simulate`, [W]."""
     users = np.unique(simulate)
     like, tastes = responses.like, responses.tastes
@@ -165,7 +165,7 @@ def world_of_responses(responses: Responses, simulate: NDArray[np.integer], seed
     )
 
 
-def tastes_of(model: RatingModel, fit: Ratings, config: SessionWorldConfig) -> Tastes:
+def compute_preferences(model: RatingModel, fit: Ratings, config: SessionWorldConfig) -> Preferences:
     """Interests and directions are the embeddings of the users with ratings; a user without any has no interest."""
     rated = np.unique(fit.user)
     part = replace(model, mean=model.mean[rated], std=model.std[rated])
@@ -175,4 +175,4 @@ def tastes_of(model: RatingModel, fit: Ratings, config: SessionWorldConfig) -> T
     _, genres = genre_matrix(fit.items)
     length = np.linalg.norm(genres, axis=1, keepdims=True)
     rows = (genres / np.where(length > 0, length, 1)).astype(np.float32)
-    return Tastes(interest, embeddings.item, rows, config.interest_decay, config.genre_decay)
+    return Preferences(interest, embeddings.item, rows, config.interest_decay, config.genre_decay)

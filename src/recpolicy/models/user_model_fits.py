@@ -50,7 +50,7 @@ class LikeModel:
 
 
 @dataclass(frozen=True)
-class StayModel:
+class ContinuationModel:
     """log-odds(go on after step s) = curve[s] + habit[u] + user[u] + history . h'."""
 
     curve: Array  # [S]
@@ -66,7 +66,7 @@ class StayModel:
         return (self.habit[users] + effect)[:, None] + self.curve
 
 
-def levels_of(rating: NDArray[np.floating], scale: tuple[float, float]) -> NDArray[np.int8]:
+def watch_levels(rating: NDArray[np.floating], scale: tuple[float, float]) -> NDArray[np.int8]:
     """The watch fraction in quarters, 0..4, that a rating stands for."""
     low, high = scale
     return np.rint(4 * (rating.astype(np.float64) - low) / (high - low)).astype(np.int8)
@@ -107,7 +107,7 @@ def fit_levels(odds: Array, level: NDArray[np.integer]) -> Array:
 
 def fit_stay(
     sessions: Sessions, history: History, steps: int, visits: NDArray[np.integer], fatigue: tuple[float, float]
-) -> StayModel:
+) -> ContinuationModel:
     """Fit the hazard of ending on the first S steps; history [N] is in the order of the sessions' rows.
 
     visits [U] is how many sessions each user has. First the weights of history are fitted as they are in the data;
@@ -125,7 +125,7 @@ def fit_stay(
     weight, curve, fit = _hazard(step, user, both[:, :1], goes_on, features @ total, steps)
     effect = np.zeros(len(visits))
     effect[np.unique(user)] = fit.effect
-    return StayModel(np.append(curve, curve[-1]), weight[0] * often, effect, fit.spread, total)
+    return ContinuationModel(np.append(curve, curve[-1]), weight[0] * often, effect, fit.spread, total)
 
 
 def _hazard(

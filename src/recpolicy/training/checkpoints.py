@@ -16,7 +16,7 @@ _CHECKPOINT = "checkpoint"
 _VERSION_1_NAME = "learner"
 
 
-def checkpoints_of(folder: Path, **parts: Any) -> tf.train.CheckpointManager:
+def make_checkpoint_manager(folder: Path, **parts: Any) -> tf.train.CheckpointManager:
     """A manager of the last two checkpoints of the named parts in `folder`."""
     return tf.train.CheckpointManager(tf.train.Checkpoint(**parts), str(folder / "checkpoints"), max_to_keep=2)
 

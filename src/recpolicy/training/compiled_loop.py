@@ -47,13 +47,13 @@ class OnlineLoop:
 
         def one_round(row: tf.Tensor, start: tf.Tensor, curves: tf.Tensor, pulls: tf.Tensor) -> tuple[tf.Tensor, ...]:
             now = start + tf.cast(row, tf.int64)
-            draw = environment.draw(now)
+            draw = environment.sample_round(now)
             observation = environment.observation(draw)
             seed = fold_in(agent.action_seed, now)
-            action = agent.collect_policy.draw(observation, seed)
-            reward = environment.pay(draw, action, now)
+            action = agent.collect_policy.sample_action(observation, seed)
+            reward = environment.reward(draw, action, now)
             regret = environment.regret(draw, action, now)
-            loss = agent.learner.learn(read_observation(observation), action, reward) if self._learns else 0.0
+            loss = agent.learner.update(read_observation(observation), action, reward) if self._learns else 0.0
             worse = tf.cast(regret > 0, tf.float32)
             figures = tf.stack([tf.reduce_mean(reward), tf.reduce_mean(regret), tf.reduce_mean(worse), loss])
             curves = tf.tensor_scatter_nd_update(curves, [[row]], figures[tf.newaxis])

@@ -25,7 +25,7 @@ _LEAST = -300.0
 
 
 @dataclass(frozen=True)
-class WeightedMeans:
+class IPWMeans:
     """Sums over the rounds of A arms."""
 
     weight: Array  # [A], of 1 / p
@@ -33,7 +33,7 @@ class WeightedMeans:
     reward: Array  # [A], of r / p
 
     @classmethod
-    def of(cls, log: BanditLog, catalogue: NDArray[np.int32]) -> "WeightedMeans":
+    def of(cls, log: BanditLog, catalogue: NDArray[np.int32]) -> "IPWMeans":
         """The sums of all rounds; raises DataError for a log that shows items outside the catalogue [A]."""
         arm, arms = places(log, catalogue), len(catalogue)
         each = np.exp(-np.maximum(log.log_propensity, _LEAST))  # [N]
@@ -50,8 +50,8 @@ class WeightedMeans:
         return np.divide(self.weight**2, self.square, out=np.zeros_like(self.weight), where=self.square > 0)
 
 
-def merged(one: WeightedMeans, other: WeightedMeans) -> WeightedMeans:
+def merged(one: IPWMeans, other: IPWMeans) -> IPWMeans:
     """The sums of two logs together; raises DataError where the arms differ."""
     if len(one.weight) != len(other.weight):
         raise DataError(f"means of {len(one.weight)} and of {len(other.weight)} arms cannot be merged")
-    return WeightedMeans(one.weight + other.weight, one.square + other.square, one.reward + other.reward)
+    return IPWMeans(one.weight + other.weight, one.square + other.square, one.reward + other.reward)

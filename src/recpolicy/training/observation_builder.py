@@ -16,18 +16,18 @@ from tf_agents.trajectories import time_step as ts
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.replay import Batch
 from recpolicy.data.session_log import SessionLog
-from recpolicy.environments.observation_encoders import Shown, View
+from recpolicy.environments.observation_encoders import ObservationEncoder, ShownItem
 
 
 @dataclass(frozen=True)
-class Sight:
+class ObservationBuilder:
     """What the agent knows of users and items, and how it sees a session."""
 
     context: NDArray[np.float32]  # [U, >= D], the embedding first
     embedding: NDArray[np.float32]  # [A, D]
     genres: NDArray[np.float32]  # [A, G]
     catalogue: NDArray[np.int32]  # [A], item rows, ascending
-    view: View
+    view: ObservationEncoder
     steps: int
     """S, the most items of a session."""
 
@@ -41,7 +41,7 @@ class Sight:
         return ts.time_step_spec(observation), action
 
 
-class Replayed(NamedTuple):
+class ReplayedSessions(NamedTuple):
     """M sessions as the agent would have seen them; steps after the end are padding."""
 
     user: tf.Tensor  # [M, C] contexts
@@ -55,7 +55,7 @@ class Replayed(NamedTuple):
     step: tf.Tensor  # [N] int32
 
 
-def replay(log: SessionLog, sight: Sight) -> Replayed:
+def replay(log: SessionLog, sight: ObservationBuilder) -> ReplayedSessions:
     """Rebuild what the agent would have seen at every step."""
     count, length = len(log.length), log.length
     session = np.repeat(np.arange(count), length)
@@ -72,11 +72,11 @@ def replay(log: SessionLog, sight: Sight) -> Replayed:
     memory = [sight.view.start(tf.constant(context[:, : sight.embedding.shape[1]]))]
     for step in range(sight.steps):
         place = arm[:, step]
-        shown = Shown(
+        shown = ShownItem(
             tf.constant(sight.embedding[place]), tf.constant(sight.genres[place]), tf.constant(liked[:, step])
         )
         memory.append(sight.view.update(memory[-1], shown))
-    return Replayed(
+    return ReplayedSessions(
         user=tf.constant(context), memory=tf.stack(memory, axis=1), arm=tf.constant(arm),
         log_probability=tf.constant(padded(propensity.astype(np.float32), 0)),
         reward=tf.constant(padded(log.reward.astype(np.float32), 0)), length=tf.constant(length.astype(np.int32)),
@@ -85,7 +85,7 @@ def replay(log: SessionLog, sight: Sight) -> Replayed:
     )  # fmt: skip
 
 
-def block_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Experience:
+def block_of(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Experience:
     """The sessions in `rows` [B] as a block of whole sessions [S, B]; what follows a session's end counts for nothing.
 
     `next_mask` is left out: no agent that learns from whole sessions asks for it.
@@ -106,7 +106,7 @@ def block_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Experience:
     )  # fmt: skip
 
 
-def steps_of(replayed: Replayed, rows: tf.Tensor, actions: int) -> Batch:
+def steps_of(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Batch:
     """The logged steps in `rows` [n]; the next mask is that of all items which the session has not shown by then."""
     session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
     user, arm = tf.gather(replayed.user, session), tf.gather(replayed.arm, session)

@@ -2,7 +2,7 @@
 
 N rows in batches of B, in a seeded order, a whole epoch inside one XLA program; the incomplete last batch is a second
 program, so that every row counts exactly once an epoch. From a log, agents whose state is a function of sums learn in
-one pass without that loop (AT_ONCE).
+one pass without that loop (CLOSED_FORM).
 """
 
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ from recpolicy.agents.ucb1 import UCB1
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.training.ipw_means import WeightedMeans
-from recpolicy.training.sufficient_statistics import Statistics, places, posterior
+from recpolicy.training.ipw_means import IPWMeans
+from recpolicy.training.sufficient_statistics import SufficientStatistics, places, posterior
 
 
 def learn_offline(
@@ -68,10 +68,10 @@ def learn_from_log(
     What an agent estimates given the context is right whoever chose the items. An agent that knows no context would
     take over the choices of the logging policy: ucb1 weights the rounds by 1 / propensity, exp3 is refused. A baseline
     learns nothing: its error is measured. `last_loss` is the mean squared error of the last batch before it was learnt;
-    for agents that learn AT_ONCE, of all rounds after. Raises what `logged_actions` raises.
+    for agents that learn CLOSED_FORM, of all rounds after. Raises what `logged_actions` raises.
     """
     action = logged_actions(agent, log, context, catalogue)
-    at_once = AT_ONCE.get(type(agent.learner))
+    at_once = CLOSED_FORM.get(type(agent.learner))
     loss = None if at_once is None else at_once(agent.learner, log, context, catalogue, epochs)
     if loss is None:
         reward = log.reward.astype(np.float32)
@@ -88,9 +88,9 @@ def _linear_at_once(
     """The posterior from sufficient statistics; None, and nothing learnt, where the order of the rounds matters."""
     if learner.forgets:
         return None
-    table, row = log.situations(context)  # [U + V, D]
+    table, row = log.distinct_contexts(context)  # [U + V, D]
     features = learner.features(read_observation(tf.constant(table))).numpy()  # [U + V, D (+ 1)]
-    sums = Statistics.of(log, features, catalogue, row)
+    sums = SufficientStatistics.of(log, features, catalogue, row)
     beliefs = learner.posterior
     theta, covariance = posterior(sums * epochs, beliefs.theta.numpy(), beliefs.covariance.numpy())
     beliefs.theta.assign(theta.astype(np.float32))
@@ -103,13 +103,13 @@ def _means_at_once(
 ) -> float:
     """Means over all users, and effective counts."""
     del context
-    sums = WeightedMeans.of(log, catalogue)
+    sums = IPWMeans.of(log, catalogue)
     learner.arms.include(sums.effective * epochs, sums.mean)
     guess = learner.arms.mean.numpy()[places(log, catalogue)]
     return float(np.square(log.reward - guess).mean())
 
 
-AT_ONCE: Mapping[type[Learner], Callable[..., float | None]] = {
+CLOSED_FORM: Mapping[type[Learner], Callable[..., float | None]] = {
     LinUCB: _linear_at_once, LinTS: _linear_at_once, UCB1: _means_at_once,
 }  # fmt: skip
 """Learners whose state is a function of sums over the rounds."""
@@ -139,7 +139,7 @@ def _epoch(agent: BanditAgent, batches: int, size: int) -> Callable[[tf.Tensor, 
         def one_batch(row: tf.Tensor, losses: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = row * size + tf.range(size)
             observation = read_observation(tf.gather(context, rows))
-            loss = agent.learner.learn(observation, tf.gather(action, rows), tf.gather(reward, rows))
+            loss = agent.learner.update(observation, tf.gather(action, rows), tf.gather(reward, rows))
             return row + 1, tf.tensor_scatter_nd_update(losses, [[row]], [loss])
 
         start = (tf.constant(0), tf.zeros([batches]))

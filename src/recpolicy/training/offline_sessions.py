@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 
 from recpolicy.agents.dqn import DQN
-from recpolicy.agents.sequence import Figures, SequenceAgent, SequenceLearner
+from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.topk_reinforce import TopKReinforce
 from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
@@ -33,9 +33,9 @@ from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.data.session_log import SessionLog
-from recpolicy.training.checkpoints import checkpoints_of, restore
-from recpolicy.training.observation_builder import Replayed, Sight, block_of, replay, steps_of
-from recpolicy.training.session_trainer import refuse_ruined
+from recpolicy.training.checkpoints import make_checkpoint_manager, restore
+from recpolicy.training.observation_builder import ObservationBuilder, ReplayedSessions, block_of, replay, steps_of
+from recpolicy.training.session_trainer import check_variables_finite
 
 LEARN_FROM_LOGS = ("topk_reinforce", "dqn")
 """Agents of sessions that can learn from other policies' sessions."""
@@ -72,7 +72,7 @@ class Plan:
     """Batches between checkpoints."""
 
     @classmethod
-    def of(cls, learner: SequenceLearner, log: SessionLog, config: OfflineRunConfig) -> "Plan":
+    def of(cls, learner: SessionLearner, log: SessionLog, config: OfflineRunConfig) -> "Plan":
         """The plan for a learner and a log."""
         whole = learner.whole_sessions
         units, size = (len(log.length), config.batch_size) if whole else (len(log), learner.config.batch_size)
@@ -105,9 +105,9 @@ class Plan:
 
 
 def learn_from_sessions(
-    agent: SequenceAgent,
+    agent: SessionAgent,
     log: SessionLog,
-    sight: Sight,
+    sight: ObservationBuilder,
     config: OfflineRunConfig | None = None,
     *,
     seed: int = 0,
@@ -134,7 +134,7 @@ def learn_from_sessions(
             before, done = done, passes.learn_piece()
             if done - saved >= plan.keep or done % plan.batches == 0:
                 kept = plan.items_until(saved) if manager else 0
-                refuse_ruined(agent.learner, plan.items_until(done), kept, folder or Path(log.name))
+                check_variables_finite(agent.learner, plan.items_until(done), kept, folder or Path(log.name))
                 if manager is not None:
                     manager.save(checkpoint_number=done)
                 saved = done
@@ -142,7 +142,7 @@ def learn_from_sessions(
     return {"mode": "log", "rows": len(log), "sessions": len(log.length), "epochs": plan.epochs, **passes.figures()}
 
 
-def check_log(learner: SequenceLearner, log: SessionLog, sight: Sight) -> None:
+def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilder) -> None:
     """Raise ConfigError for an agent that cannot learn from sessions of others, DataError for a log it cannot use."""
     if type(learner) not in _UPDATES:
         raise ConfigError(
@@ -177,7 +177,7 @@ class Passes:
     A piece ends with the whole batches of its epoch at the latest: what is left of an epoch is a piece of its own.
     """
 
-    def __init__(self, agent: SequenceAgent, plan: Plan, replayed: Replayed, actions: int, seed: int):
+    def __init__(self, agent: SessionAgent, plan: Plan, replayed: ReplayedSessions, actions: int, seed: int):
         self._plan, self._replayed, self._names = plan, replayed, _figures(agent.learner)
         self._rng, self._order, self._drawn = generator(seed, "offline/sessions"), np.zeros(0, np.int32), 0
         self._whole, self._rest = (
@@ -231,28 +231,30 @@ class Passes:
         return self._order
 
 
-def _manager(folder: Path, passes: Passes, agent: SequenceAgent) -> tf.train.CheckpointManager:
+def _manager(folder: Path, passes: Passes, agent: SessionAgent) -> tf.train.CheckpointManager:
     learner = {f"learner_{agent.learner.name}": agent.learner}
-    return checkpoints_of(folder, **passes.state, **learner, train_step=agent.train_step_counter)
+    return make_checkpoint_manager(folder, **passes.state, **learner, train_step=agent.train_step_counter)
 
 
-def _by_sessions(learner: TopKReinforce, replayed: Replayed, rows: tf.Tensor, actions: int, seed: tf.Tensor) -> Figures:
-    return learner.learn(block_of(replayed, rows, actions), seed)
+def _by_sessions(
+    learner: TopKReinforce, replayed: ReplayedSessions, rows: tf.Tensor, actions: int, seed: tf.Tensor
+) -> Figures:
+    return learner.update(block_of(replayed, rows, actions), seed)
 
 
-def _by_steps(learner: DQN, replayed: Replayed, rows: tf.Tensor, actions: int, seed: tf.Tensor) -> Figures:  # noqa: ARG001
-    return learner.learn_batch(steps_of(replayed, rows, actions))
+def _by_steps(learner: DQN, replayed: ReplayedSessions, rows: tf.Tensor, actions: int, seed: tf.Tensor) -> Figures:  # noqa: ARG001
+    return learner.update_batch(steps_of(replayed, rows, actions))
 
 
-_UPDATES: Mapping[type[SequenceLearner], Callable[..., Figures]] = {TopKReinforce: _by_sessions, DQN: _by_steps}
+_UPDATES: Mapping[type[SessionLearner], Callable[..., Figures]] = {TopKReinforce: _by_sessions, DQN: _by_steps}
 
 
-def _figures(learner: SequenceLearner) -> tuple[str, ...]:
+def _figures(learner: SessionLearner) -> tuple[str, ...]:
     """Names of what is told of an update; the explained variance would count the padding."""
     return tuple(name for name in learner.figures if name != "explained_variance")
 
 
-def _batches(agent: SequenceAgent, size: int, actions: int) -> Callable[..., tf.Tensor]:
+def _batches(agent: SessionAgent, size: int, actions: int) -> Callable[..., tf.Tensor]:
     """A program that learns from the batches first..last - 1 of an order [>= last * size]; adds to the figures' sums.
 
     It is told where to begin and end, so that all pieces are one program: had each length its own, XLA might fuse their
@@ -261,7 +263,9 @@ def _batches(agent: SequenceAgent, size: int, actions: int) -> Callable[..., tf.
     learner = agent.learner
     update, names = _UPDATES[type(learner)], _figures(learner)
 
-    def batches(replayed: Replayed, order: tf.Tensor, first: tf.Tensor, last: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
+    def batches(
+        replayed: ReplayedSessions, order: tf.Tensor, first: tf.Tensor, last: tf.Tensor, sums: tf.Tensor
+    ) -> tf.Tensor:
         def one_batch(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = tf.gather(order, index * size + tf.range(size))
             told = update(learner, replayed, rows, actions, fold_in(agent.learn_seed, index))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
-from recpolicy.environments.base import Draw, RecommendationEnvironment
+from recpolicy.environments.base import RecommendationEnvironment, Round
 
 _ROUNDS_AT_ONCE = 64
 
@@ -65,7 +65,7 @@ def play_logged(
 
 def _users_of(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
     def users(numbers: tf.Tensor) -> tf.Tensor:
-        return tf.map_fn(lambda now: environment.draw(now).user, numbers, fn_output_signature=tf.int32)
+        return tf.map_fn(lambda now: environment.sample_round(now).user, numbers, fn_output_signature=tf.int32)
 
     return users
 
@@ -73,8 +73,8 @@ def _users_of(environment: RecommendationEnvironment):  # type: ignore[no-untype
 def _pay_of(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
     def pay(numbers: tf.Tensor, arms: tf.Tensor) -> tf.Tensor:
         def one(now: tf.Tensor, arm: tf.Tensor) -> tf.Tensor:
-            draw: Draw = environment.draw(now)
-            return environment.pay(draw, arm, now)
+            draw: Round = environment.sample_round(now)
+            return environment.reward(draw, arm, now)
 
         return tf.map_fn(lambda pair: one(*pair), (numbers, arms), fn_output_signature=tf.float32)
 
@@ -93,7 +93,7 @@ def _choose(cumulative: NDArray[np.float64], user: NDArray[np.int32], rng: np.ra
 
 
 def _check_environment(environment: RecommendationEnvironment) -> None:
-    draw = environment.draw(environment.round)
+    draw = environment.sample_round(environment.round)
     if draw.mask is not None or draw.candidates.shape.rank != 1:
         raise ConfigError(
             f"{type(environment).__name__}: its candidates change; rounds are logged from a fixed catalogue only"

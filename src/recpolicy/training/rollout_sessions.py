@@ -70,7 +70,7 @@ def _block(
     choice_seed = tf.constant(stateless_seed(seed, "logging/sessions"), tf.int32)
 
     def block(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        noise = environment.noise(number, steps + 1)  # [S + 1, B, STREAMS], the last for the users
+        noise = environment.noise(number, steps + 1)  # [S + 1, B, NOISE_DIMS], the last for the users
         points = _points([steps, batch], fold_in(choice_seed, number))
         first = environment.restart(None, None, noise[-1])
 
@@ -79,7 +79,7 @@ def _block(
         ) -> tuple[Any, ...]:
             probability = probabilities(*environment.observe(session))
             arm, log_propensity = choose(probability, tf.gather(points, step))
-            done = environment.advance(session, arm, tf.gather(noise, step))
+            done = environment.transition(session, arm, tf.gather(noise, step))
             seen = (arm, log_propensity, done.reward, done.response.like, done.terminated, going)
             record = tuple(array.write(step, part) for array, part in zip(record, seen, strict=True))
             return step + 1, done.session, going & ~(done.terminated | done.truncated), record
@@ -89,7 +89,7 @@ def _block(
         *_, record = tf.while_loop(
             lambda step, *_: step < steps, one_step, (tf.constant(0), first, tf.ones([batch], tf.bool), record)
         )
-        return first.hidden.user, *(array.stack() for array in record)
+        return first.user_state.user, *(array.stack() for array in record)
 
     return block
 

@@ -69,7 +69,7 @@ def play_slates(
 
 
 def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Arms [n] drawn from probabilities [n, A] at points [n] in [0, 1), and their log-probabilities [n].
+    """ItemFeatures [n] drawn from probabilities [n, A] at points [n] in [0, 1), and their log-probabilities [n].
 
     By inversion; an arm of probability 0 is never drawn. Rows are taken relative to their sum.
     """
@@ -102,7 +102,7 @@ def cascade_clicks(environment: SlateEnvironment) -> BrowsingModel:
     def respond(point: tf.Tensor, arm: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
         noise = environment.noise(number)
         fresh: Session = environment.restart(None, None, tf.concat([point[:, tf.newaxis], noise[:, 1:]], axis=1))
-        return environment.advance(fresh, arm, noise).response.liked
+        return environment.transition(fresh, arm, noise).response.liked
 
     def read(person: NDArray[np.int64], arm: NDArray[np.int32], number: int) -> NDArray[np.bool_]:
         count = len(person)

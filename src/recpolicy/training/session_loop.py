@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from recpolicy.agents.experience import Experience
-from recpolicy.agents.sequence import SequenceAgent
+from recpolicy.agents.sequence import SessionAgent
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session import Session, SessionEnvironment
 
@@ -35,7 +35,7 @@ class Played:
 class SessionLoop:
     """Lets an agent play and learn, many blocks a call."""
 
-    def __init__(self, environment: SessionEnvironment, agent: SequenceAgent, *, learns: bool = True):
+    def __init__(self, environment: SessionEnvironment, agent: SessionAgent, *, learns: bool = True):
         self._environment, self._agent, self._learns = environment, agent, learns
         learner = agent.learner
         self.steps = environment.config.max_episode_steps if learner.whole_sessions else learner.n_steps
@@ -80,7 +80,7 @@ class SessionLoop:
             block = self.block.read_value() + tf.cast(index, tf.int64) + 1  # block 0 drew the first sessions
             experience, session, running, counted = self._play(block, session, running)
             if self._learns:
-                told = agent.learner.learn(experience, fold_in(agent.learn_seed, block))
+                told = agent.learner.update(experience, fold_in(agent.learn_seed, block))
                 figures += tf.stack([told[name] for name in self.names])
             return index + 1, session, running, figures, totals + counted
 
@@ -103,7 +103,7 @@ class SessionLoop:
     ) -> tuple[Experience, Session, tf.Tensor, tf.Tensor]:
         """T steps: the experience, where the sessions stand, what they have earned so far, and the totals [4]."""
         environment, learner = self._environment, self._agent.learner
-        noise = environment.noise(block, self.steps + 1)  # [T + 1, B, STREAMS], the last for fresh sessions
+        noise = environment.noise(block, self.steps + 1)  # [T + 1, B, NOISE_DIMS], the last for fresh sessions
         points = uniform([self.steps, environment.batch_size], fold_in(self._agent.action_seed, block))  # [T, B]
         if learner.whole_sessions:
             session, running = environment.restart(None, None, noise[-1]), tf.zeros_like(running)
@@ -112,9 +112,9 @@ class SessionLoop:
             step: tf.Tensor, session: Session, running: tf.Tensor, totals: tf.Tensor, record: tuple[tf.TensorArray, ...]
         ) -> tuple[Any, ...]:
             observation, mask = environment.observe(session)
-            action, log_probability = learner.draw(observation, mask, tf.gather(points, step))
+            action, log_probability = learner.sample_action(observation, mask, tf.gather(points, step))
             drawn = tf.gather(noise, step)
-            done = environment.advance(session, action, drawn)
+            done = environment.transition(session, action, drawn)
             following, next_mask = environment.observe(done.session)
             seen = [observation, mask, action, log_probability, done.reward, done.terminated, done.truncated, following]
             if learner.wants_next_mask:

@@ -15,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 from pydantic import PositiveInt
 
-from recpolicy.agents.sequence import SequenceAgent
+from recpolicy.agents.sequence import SessionAgent
 from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import DivergedError
 from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter, read_csv
 from recpolicy.core.progress import progress
 from recpolicy.environments.session import SessionEnvironment
-from recpolicy.training.checkpoints import checkpoints_of, restore
+from recpolicy.training.checkpoints import make_checkpoint_manager, restore
 from recpolicy.training.session_loop import Played, SessionLoop
 from recpolicy.training.trainer import METRICS_FILE, TENSORBOARD_FOLDER
 
@@ -48,7 +48,7 @@ class SessionRunConfig:
 
 def train_in_sessions(
     environment: SessionEnvironment,
-    agent: SequenceAgent,
+    agent: SessionAgent,
     config: SessionRunConfig,
     folder: Path,
     show_progress: bool | None = None,
@@ -73,12 +73,12 @@ def train_in_sessions(
         while done < blocks:
             played = loop.run(min(chunk, blocks - done))
             step = int(loop.block.numpy()) * loop.block_size
-            refuse_divergence(played, step, saved, folder)
+            check_metrics_finite(played, step, saved, folder)
             row = metrics_of(played)
             writer.write(step, row)
             watch.look(row, step)
             if step - saved >= config.checkpoint_every_steps or step >= total:
-                refuse_ruined(agent.learner, step, saved, folder)
+                check_variables_finite(agent.learner, step, saved, folder)
                 # Metrics first: a checkpoint must never be ahead of the rows that lead to it.
                 writer.flush()
                 manager.save(checkpoint_number=step)
@@ -88,10 +88,10 @@ def train_in_sessions(
     return total
 
 
-def _manager(folder: Path, loop: SessionLoop, agent: SequenceAgent) -> tf.train.CheckpointManager:
+def _manager(folder: Path, loop: SessionLoop, agent: SessionAgent) -> tf.train.CheckpointManager:
     # The learner goes by its name: A2C, PPO and REINFORCE are made of the same variables, which must not be mixed up.
     learner = {f"learner_{agent.learner.name}": agent.learner}
-    return checkpoints_of(folder, **loop.state, **learner, train_step=agent.train_step_counter)
+    return make_checkpoint_manager(folder, **loop.state, **learner, train_step=agent.train_step_counter)
 
 
 def metrics_of(played: Played) -> dict[str, float]:
@@ -105,14 +105,14 @@ def metrics_of(played: Played) -> dict[str, float]:
     }
 
 
-def refuse_divergence(played: Played, step: int, saved: int, folder: Path) -> None:
+def check_metrics_finite(played: Played, step: int, saved: int, folder: Path) -> None:
     """Raise DivergedError when an update's figure is not finite."""
     for name, value in played.figures.items():
         if not math.isfinite(value):
             raise _diverged(f"{name} is {value}", step, saved, folder)
 
 
-def refuse_ruined(learner: tf.Module, step: int, saved: int, folder: Path) -> None:
+def check_variables_finite(learner: tf.Module, step: int, saved: int, folder: Path) -> None:
     """Raise DivergedError when the learner holds a number that is not finite: its figures may lag an update behind."""
     for variable in learner.variables:
         if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():

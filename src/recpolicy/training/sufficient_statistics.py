@@ -25,7 +25,7 @@ _ROWS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Statistics:
+class SufficientStatistics:
     """What a log says of A linear models."""
 
     gram: Array  # [A, D, D]
@@ -38,16 +38,16 @@ class Statistics:
     def of(
         cls, log: BanditLog, context: NDArray[np.floating], catalogue: NDArray[np.int32],
         row: NDArray[np.int32] | None = None,
-    ) -> "Statistics":  # fmt: skip
+    ) -> "SufficientStatistics":  # fmt: skip
         """The sums of all rounds; context [U, D] belongs to users, catalogue [A] holds the arms' item rows, ascending.
 
         Vectors of the log stand in for their users' contexts; `row` [N], where each round's context is found, if it is
-        other rows than `log.situations` says. Raises DataError for a log that shows items outside the catalogue, or
-        has vectors of another length.
+        other rows than `log.distinct_contexts` says. Raises DataError for a log that shows items outside the catalogue,
+        or has vectors of another length.
         """
         arm = places(log, catalogue)
         if row is None:
-            context, row = log.situations(context)
+            context, row = log.distinct_contexts(context)
         arms, features = len(catalogue), context.shape[1]
         order = np.argsort(arm, kind="stable")
         row, reward = row[order], log.reward[order]
@@ -62,9 +62,9 @@ class Statistics:
                 moment[one] += reward[rows] @ x
         return cls(gram, moment, count, float(log.reward @ log.reward))
 
-    def __mul__(self, times: int) -> "Statistics":
+    def __mul__(self, times: int) -> "SufficientStatistics":
         """The sums of as many passes over the same rounds."""
-        return Statistics(self.gram * times, self.moment * times, self.count * times, self.squares * times)
+        return SufficientStatistics(self.gram * times, self.moment * times, self.count * times, self.squares * times)
 
     def squared_error(self, theta: Array) -> float:
         """Mean squared error of the models theta [A, D] over the rounds; 0 where there are none."""
@@ -73,20 +73,20 @@ class Statistics:
         return max(total, 0.0) / max(int(self.count.sum()), 1)
 
 
-def merged(one: Statistics, other: Statistics) -> Statistics:
+def merged(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
     """The sums of two logs together; raises DataError where arms or features differ."""
     if one.moment.shape != other.moment.shape:
         raise DataError(
             f"statistics of {one.moment.shape} and {other.moment.shape} arms and features cannot be merged; make both"
             " with the same catalogue and contexts"
         )
-    return Statistics(
+    return SufficientStatistics(
         one.gram + other.gram, one.moment + other.moment, one.count + other.count, one.squares + other.squares
     )
 
 
 def posterior(
-    statistics: Statistics, theta: NDArray[np.floating], covariance: NDArray[np.floating]
+    statistics: SufficientStatistics, theta: NDArray[np.floating], covariance: NDArray[np.floating]
 ) -> tuple[Array, Array]:
     """The posterior means [A, D] and covariances [A, D, D] of arms that started at theta and covariance."""
     seen = np.flatnonzero(statistics.count)

@@ -15,7 +15,7 @@ from tf_agents.policies import policy_saver
 from recpolicy.agents import action_distributions, categorical
 from recpolicy.agents.learner import BanditAgent, BanditPolicy
 from recpolicy.agents.observation import Observation
-from recpolicy.agents.sequence import SequenceAgent, SequenceLearner
+from recpolicy.agents.sequence import SessionAgent, SessionLearner
 from recpolicy.core.tensorflow_random import uniform
 from recpolicy.core.tensorflow_setup import silence_libraries
 
@@ -54,10 +54,10 @@ class ActionModule(tf.Module):
 class SessionActionModule(tf.Module):
     """A session learner behind two plain functions of observations [n, O] and masks [n, A]."""
 
-    def __init__(self, agent: SequenceAgent, width: int, actions: int):
+    def __init__(self, agent: SessionAgent, width: int, actions: int):
         super().__init__(name="session_action")
         self._learner = agent.learner
-        learner: SequenceLearner = agent.learner
+        learner: SessionLearner = agent.learner
         observation = tf.TensorSpec([None, width], tf.float32, "observation")
         mask = tf.TensorSpec([None, actions], tf.bool, "mask")
         seed = tf.TensorSpec([2], tf.int32, "seed")
@@ -80,14 +80,14 @@ class SessionActionModule(tf.Module):
         self.greedy = tf.function(greedy, input_signature=[observation, mask], autograph=False)
 
 
-def write_saved_models(agent: BanditAgent | SequenceAgent, width: int, folder: Path) -> None:
+def write_saved_models(agent: BanditAgent | SessionAgent, width: int, folder: Path) -> None:
     """Write `policy/` and `action/` below `folder`; width is that of a context, or of a session's observation."""
     silence_libraries()
-    if isinstance(agent, SequenceAgent):
+    if isinstance(agent, SessionAgent):
         agent.learner.release()
     saver: Any = policy_saver.PolicySaver(agent.collect_policy, batch_size=None)
     saver.save(str(folder / "policy"))
-    if isinstance(agent, SequenceAgent):
+    if isinstance(agent, SessionAgent):
         module: tf.Module = SessionActionModule(agent, width, int(agent.action_spec.maximum) + 1)
     else:
         module = ActionModule(agent, width)

@@ -17,7 +17,7 @@ from recpolicy.core.config import config_dataclass
 from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter
 from recpolicy.core.progress import progress
 from recpolicy.environments.base import RecommendationEnvironment
-from recpolicy.training.checkpoints import checkpoints_of, restore
+from recpolicy.training.checkpoints import make_checkpoint_manager, restore
 from recpolicy.training.compiled_loop import OnlineLoop, Rounds
 
 METRICS_FILE = "metrics.csv"
@@ -66,7 +66,7 @@ def train_online(
     rounds = -(-config.total_timesteps // batch)
     chunk = -(-rounds // config.log_rows)
     totals = Totals(environment.actions)
-    manager = checkpoints_of(
+    manager = make_checkpoint_manager(
         folder, learner=agent.learner, train_step=agent.train_step_counter, round=environment.round, totals=totals
     )
     restore(manager, folder)

@@ -23,7 +23,7 @@ from recpolicy.workflows.training_data import FeatureConfig, Features
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import BanditAgent, ExportedPolicy
-    from recpolicy.agents.sequence import SequenceAgent
+    from recpolicy.agents.sequence import SessionAgent
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def policy_digest(artifact: Artifact) -> str:
     )  # fmt: skip
 
 
-def write_artifact(artifact: Artifact, agent: "BanditAgent | SequenceAgent", width: int, work: Path, out: Path) -> None:
+def write_artifact(artifact: Artifact, agent: "BanditAgent | SessionAgent", width: int, work: Path, out: Path) -> None:
     """Write the artifact folder `out` atomically and remove the work folder; `width` is the length of observations."""
     from recpolicy.training.checkpoints import write_learner
     from recpolicy.training.tensorflow_export import write_saved_models

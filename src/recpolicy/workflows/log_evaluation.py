@@ -152,18 +152,18 @@ def _check_same_features(policy: Policy, incumbent: Policy, log: BanditLog) -> N
 
 def _tables(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
     """Return the greedy probabilities and the rating estimates [n, A], as functions of a slice of rounds."""
-    situations, row = log.situations(policy.artifact.context)  # [U + V, C], [N]
+    distinct_contexts, row = log.distinct_contexts(policy.artifact.context)  # [U + V, C], [N]
 
     def of(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         score, rating = (table[:, log.catalogue] for table in policy.scores(contexts))
         return score, np.clip(rating, *log.scale)
 
-    if len(situations) * len(log.catalogue) > _MAX_CELLS:
+    if len(distinct_contexts) * len(log.catalogue) > _MAX_CELLS:
         return (
-            lambda part: greedy(of(situations[row[part]])[0], log.allowed(part)),
-            lambda part: of(situations[row[part]])[1],
+            lambda part: greedy(of(distinct_contexts[row[part]])[0], log.allowed(part)),
+            lambda part: of(distinct_contexts[row[part]])[1],
         )
-    scores, ratings = of(situations)
+    scores, ratings = of(distinct_contexts)
     if log.candidate is not None:
         return lambda part: greedy(scores[row[part]], log.allowed(part)), lambda part: ratings[row[part]]
     choice = greedy(scores, None).astype(np.float32)  # the same in all rounds of a user; 1 or a share among ties

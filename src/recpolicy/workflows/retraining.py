@@ -122,11 +122,11 @@ def untrained_agent(artifact: Artifact) -> "BanditAgent":
 
 def _item_features(artifact: Artifact) -> Any:
     """Return the features of the catalogue; mean ratings are 0, because no learner reads them again."""
-    from recpolicy.agents.item_features import Arms
+    from recpolicy.agents.item_features import ItemFeatures
 
     catalogue = artifact.catalogue
     count = np.bincount(artifact.rated_item, minlength=len(artifact.items))[catalogue]
-    return Arms(
+    return ItemFeatures(
         artifact.item[catalogue], artifact.offset[catalogue], count.astype(np.float32),
         np.zeros(len(catalogue), np.float32), artifact.scale, genre_directions(artifact.items)[catalogue],
     )  # fmt: skip

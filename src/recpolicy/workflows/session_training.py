@@ -23,14 +23,14 @@ from recpolicy.data.splits import Split
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.models.session_worlds import TwoWorlds, two_worlds
+from recpolicy.models.session_worlds import TwoWorlds, fit_two_worlds
 from recpolicy.models.user_model import SessionWorldConfig
 from recpolicy.workflows.artifacts import build_metadata, check_absent, make_artifact, open_work_folder, write_artifact
 from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, prepare_features
 
 if TYPE_CHECKING:
     from recpolicy.agents.learner import ExportedPolicy
-    from recpolicy.agents.sequence import SequenceAgent
+    from recpolicy.agents.sequence import SessionAgent
     from recpolicy.environments.session import SessionConfig, SessionEnvironment
 
 
@@ -139,9 +139,9 @@ def train_sessions(
 
 
 def _play(
-    make: "Callable[..., SequenceAgent]", features: Features, settings: SessionTrainConfig, world: SessionWorld,
+    make: "Callable[..., SessionAgent]", features: Features, settings: SessionTrainConfig, world: SessionWorld,
     begin: Callable[[], Path], seed: int, show_progress: bool | None,
-) -> "tuple[SequenceAgent, dict[str, Any], Path]":  # fmt: skip
+) -> "tuple[SessionAgent, dict[str, Any], Path]":  # fmt: skip
     """Train in a world; return the agent, the figures of the training and the work folder that `begin` opens."""
     from recpolicy.training.session_trainer import SessionRunConfig, train_in_sessions
 
@@ -158,18 +158,18 @@ def _play(
 
 
 def _learn_from_log(
-    make: "Callable[..., SequenceAgent]", features: Features, settings: SessionTrainConfig, split: Split,
+    make: "Callable[..., SessionAgent]", features: Features, settings: SessionTrainConfig, split: Split,
     log: SessionLog, begin: Callable[[], Path], seed: int, show_progress: bool | None,
-) -> "tuple[SequenceAgent, dict[str, Any], Path]":  # fmt: skip
+) -> "tuple[SessionAgent, dict[str, Any], Path]":  # fmt: skip
     """Train on a log; return the agent, the figures of the training and the work folder that `begin` opens."""
-    from recpolicy.environments.observation_encoders import VIEWS
-    from recpolicy.training.observation_builder import Sight
+    from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
+    from recpolicy.training.observation_builder import ObservationBuilder
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
     embedding, genres = features.embeddings.item[features.catalogue], genre_directions(split.train.items)
     steps = settings.max_episode_steps
-    view = VIEWS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
-    sight = Sight(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
+    view = OBSERVATION_ENCODERS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
+    sight = ObservationBuilder(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
     agent = make(*sight.specs())
     run = OfflineRunConfig(
         epochs=settings.epochs, batch_size=settings.batch_size, checkpoint_every_steps=settings.checkpoint_every_steps
@@ -214,7 +214,7 @@ def reward_scale(settings: SessionTrainConfig, scale: tuple[float, float]) -> tu
 
 def make_worlds(split: Split, settings: SessionTrainConfig, seed: int) -> TwoWorlds:
     """Return the training world and the evaluation world, at the settings' session length."""
-    return two_worlds(split, replace(settings.simulator, max_steps=settings.max_episode_steps), seed)
+    return fit_two_worlds(split, replace(settings.simulator, max_steps=settings.max_episode_steps), seed)
 
 
 def session_environment(

@@ -26,7 +26,7 @@ from recpolicy.inference.action_distributions import softmax, with_uniform_mix
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.models.session_worlds import TwoWorlds, two_worlds
+from recpolicy.models.session_worlds import TwoWorlds, fit_two_worlds
 from recpolicy.workflows.artifacts import check_absent
 from recpolicy.workflows.interaction_logs import SIMULATION
 from recpolicy.workflows.logging_policies import (
@@ -108,7 +108,7 @@ def simulate_slate_log(
     settings, training = coerce(SlateLogConfig, config, "log"), coerce(TrainConfig, train, "train")
     check_absent(Path(out))
     policy = make_logging_policy(logging_policy, split.train, training, model, model_config, seed)
-    world = (worlds or two_worlds(split, None, seed)).train
+    world = (worlds or fit_two_worlds(split, None, seed)).train
     log = play_slate_log(policy, world, split, settings, seed, show_progress)
     metadata = {
         "logging_policy": policy.name,
