@@ -84,7 +84,7 @@ def test_fetch_says_which_files_are_the_official_ones(directory, monkeypatch):
     text = run("fetch", "--source", "mine")
     assert "ml-100k: fetched from mine, verified" in text
     assert "u.data   identical to the official file" in text
-    assert "u.genre  as given" in text
+    assert "u.genre  not verified" in text
     assert json.loads(run("fetch", "--json"))["fetched"] is False
 
 

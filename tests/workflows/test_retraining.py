@@ -134,7 +134,7 @@ def test_an_agent_that_cannot_learn_from_logs_refuses(tmp_path):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_refuse_as_nothing_could_come_of_it(name, tmp_path):
-    with pytest.raises(ConfigError, match=f"{name} is a baseline and never learns; a log cannot make it better"):
+    with pytest.raises(ConfigError, match=f"{name} is a baseline and never learns; retrain an agent that does"):
         retrain(trained(name), log_for(name), tmp_path / "policy")
     assert list(tmp_path.iterdir()) == []
 
@@ -271,7 +271,7 @@ def change_manifest(folder, change):
 def test_an_agent_of_sessions_refuses(tmp_path):
     incumbent = copy_of("linucb", tmp_path)
     change_manifest(incumbent, lambda manifest: manifest.update(agent="ppo"))
-    with pytest.raises(ConfigError, match="ppo learns in simulated sessions; it cannot go on from a log"):
+    with pytest.raises(ConfigError, match="ppo learns in simulated sessions; it cannot be retrained on single rounds"):
         retrain(incumbent, log_for("linucb"), tmp_path / "policy")
 
 
