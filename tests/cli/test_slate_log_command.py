@@ -83,7 +83,7 @@ def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(ca
 
 def test_pages_are_ingested_before_they_are_learnt_from(capsys, directory, log):
     line = refused(recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "pages", "--out", "never"))
-    assert "pages: pages are ingested first: recpolicy log ingest pages" in line
+    assert "pages: a log of slates; ingest it first: recpolicy log ingest pages" in line
     line = refused(recpolicy(capsys, "log", "ingest", "pages/slates.parquet", "--out", "never"))
     assert "pages/slates.parquet: a file; expected the folder of a log" in line
     assert not (directory / "never").exists()

@@ -29,7 +29,9 @@ def test_with_given_tables_none_are_written(tmp_path):
     header = "timestamp,item_id,click,propensity_score,user_id"
     import_log(write(tmp_path / "log.csv", ("2026-01-01,12,1,0.5,4",), header), tmp_path / "log", "obd", tables())
     assert read_rounds(tmp_path / "log" / "events.parquet", tables()).reward.tolist() == [5.0]
-    with pytest.raises(DataError, match="imported with the users and items of a policy or ratings: use --policy or --data"):
+    with pytest.raises(
+        DataError, match="imported with the users and items of a policy or ratings: use --policy or --data"
+    ):
         read_import_tables(tmp_path / "log")
 
 

@@ -146,7 +146,7 @@ def test_what_does_not_go_together_is_refused_before_anything_is_fitted(
     tmp_path, monkeypatch, agent, given, config, message
 ):
     for one in (module, train_module):
-        monkeypatch.setattr(one, "prepare", lambda *_, **__: pytest.fail("a rating model is fitted"))
+        monkeypatch.setattr(one, "prepare_features", lambda *_, **__: pytest.fail("a rating model is fitted"))
     settings = {} if agent == "linucb" else TRAIN | config
     with pytest.raises(ConfigError, match=message):
         train(agent, miniature_split(), tmp_path / "policy", config=settings, log=given)

@@ -119,7 +119,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(train
 def test_settings_that_make_no_sense_are_refused_before_anything_is_fitted(
     tmp_path, monkeypatch, agent, config, agent_config, message
 ):
-    monkeypatch.setattr(module, "prepare", lambda *_, **__: pytest.fail("a rating model is fitted"))
+    monkeypatch.setattr(module, "prepare_features", lambda *_, **__: pytest.fail("a rating model is fitted"))
     with pytest.raises(ConfigError, match=message):
         train_sessions(agent, miniature_split(), tmp_path / "policy", config=TINY | config, agent_config=agent_config)
     assert list(tmp_path.iterdir()) == []
