@@ -122,7 +122,7 @@ def prepare_estimate(folder: Path) -> Callable[[int], Any]:
 
 JOBS: dict[str, tuple[Callable[[Path], Callable[[int], Any]], tuple[str, ...]]] = {
     "train": (prepare_train, ("recursive_step",)),
-    "recommend": (prepare_recommend, ("quadratic", "write_rows")),
+    "recommend": (prepare_recommend, ("quadratic", "insert_events")),
     "estimate": (prepare_estimate, ("dr_terms", "resampled_means")),
 }
 """Name of each job, its preparation, and the functions in which its work is done."""
