@@ -16,16 +16,21 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from recpolicy.workflows.train import TrainConfig
+from recpolicy.workflows.train_sessions import SessionTrainConfig
 from sqlalchemy import func, select
 
+from recpolicy.agents.agent_table import agent_entry
+from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split
-from recpolicy.inference.artifact import read_inference_artifact, verify
+from recpolicy.inference.artifact import migrate_metadata, read_inference_artifact, verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.scorer import Scorer
 from recpolicy.inference.slate_selection import ExplorationConfig
 from recpolicy.models.rating_model_io import load_rating_model
+from recpolicy.models.rating_models import RATING_MODELS
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.console.simulator_card import read_card
@@ -35,6 +40,7 @@ from recpolicy.server.lifespan import open_state, state_folder
 from recpolicy.server.online.checkpoint import checkpoint_folder, read_checkpoint
 from recpolicy.server.online.learner import OnlineLearner
 from recpolicy.server.rollout import controller
+from recpolicy.server.rollout.rollout_plan import RolloutConfig
 from recpolicy.server.settings import OnlineConfig, Settings
 from recpolicy.training import tensorflow_export
 from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
@@ -50,11 +56,13 @@ from recpolicy.workflows.training_data import training_data
 
 V0 = Path(__file__).parent / "v0"
 EXPECTED = json.loads((V0 / "expected.json").read_text())
-DIGEST = "0fd3ab7014ba25cbfdd251da5d7cdb7808860a8ac2b16c6017188dd91d4e7538"
+DIGEST = "c5ddcce854ced3d2b473dbd53641169e57846e9814af2ee10d4c1f991d799dfb"
 POLICIES = (
     "boltzmann", "dqn", "linucb", "linucb-log", "linucb-retrained", "neural_linucb", "ppo", "q_learning",
 )  # fmt: skip
 SESSION_POLICIES = ("dqn", "ppo", "q_learning")
+SETTINGS = json.loads((V0 / "settings.json").read_text())
+"""Defaults of all settings that old files may hold; no default has changed since."""
 USERS = [1, 7]
 KEYS = {role: "rp_" + role[0] * 43 for role in ("operator", "reader", "client")}
 RESAMPLES = {"resamples": 50}
@@ -212,6 +220,34 @@ def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
     log = simulate_session_log(split(), tmp_path / "log", logging_policy=policy("dqn"), config={"sessions": 20}, seed=1)
     assert len(np.unique(log.session)) == 20
     assert set(log.item) <= set(policy("dqn").artifact.catalogue)
+
+
+@pytest.mark.parametrize("name", SETTINGS["agents"])
+def test_settings_of_every_agent(name):
+    entry = agent_entry(name)
+    metadata = migrate_metadata({"config": {"agent": SETTINGS["agents"][name]}})
+    assert build(entry.config, metadata["config"]["agent"], name) == entry.config()
+
+
+@pytest.mark.parametrize("name", SETTINGS["rating_models"])
+def test_settings_of_every_rating_model(name):
+    metadata = migrate_metadata(
+        {"rating_model": {"name": name, "seed": 0}, "config": {"rating_model": SETTINGS["rating_models"][name]}}
+    )
+    kind = RATING_MODELS[metadata["rating_model"]["name"]]
+    assert build(kind.config, metadata["config"]["rating_model"], name) == kind.config()
+
+
+@pytest.mark.parametrize(("name", "config"), [("train", TrainConfig), ("session_train", SessionTrainConfig)])
+def test_settings_of_trainings(name, config):
+    settings = migrate_metadata({"config": {"train": SETTINGS[name]}})["config"]["train"]
+    found, default = as_dict(build(config, settings, name)), as_dict(config())
+    # The interval of checkpoints may have another default: its unit has changed.
+    assert {key for key in found if found[key] != default[key]} <= {"checkpoint_every_steps"}
+
+
+def test_plan_of_a_rollout():
+    assert build(RolloutConfig, SETTINGS["rollout"], "rollout") == RolloutConfig()
 
 
 # Logs
