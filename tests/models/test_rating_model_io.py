@@ -6,6 +6,7 @@ import pytest
 from tiny_dataset import miniature_ratings
 
 from recpolicy.core.errors import ArtifactError, DataError
+from recpolicy.core.files import content_digest
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_model_io import load_rating_model, save_rating_model
 from recpolicy.models.rating_models import fit_rating_model
@@ -63,10 +64,21 @@ def test_foreign_or_broken_descriptions_are_refused(saved, text):
         load_rating_model(saved)
 
 
+def test_names_of_the_first_version_are_mapped(saved):
+    """The digest is that of the file as it was written."""
+    body = json.loads((saved / "model.json").read_text())
+    del body["digest"]
+    body["version"] = 1
+    body["model"] |= {"name": "movie_mean", "config": {"damping": 1.0, "baseline": {"reg_movie": 3.0}}}
+    (saved / "model.json").write_text(json.dumps({**body, "digest": content_digest(body)}))
+    model = load_rating_model(saved)
+    assert (model.name, model.config) == ("item_mean", {"damping": 1.0, "baseline": {"reg_item": 3.0}})
+
+
 def test_another_format_version_says_so(saved):
     body = json.loads((saved / "model.json").read_text())
     (saved / "model.json").write_text(json.dumps({**body, "version": 99}))
-    with pytest.raises(ArtifactError, match="format version 99, but this recpolicy reads 1"):
+    with pytest.raises(ArtifactError, match="format version 99, but this recpolicy reads 1, 2"):
         load_rating_model(saved)
 
 

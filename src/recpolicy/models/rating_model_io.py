@@ -4,6 +4,7 @@ The folder appears whole or not at all, and what was changed, cut short or made 
 """
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,41 @@ import numpy as np
 
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError, DataError
-from recpolicy.core.files import atomic_directory, content_digest, file_digest, read_versioned_json, write_json
+from recpolicy.core.files import (
+    atomic_directory,
+    content_digest,
+    file_digest,
+    read_versioned_json,
+    rename_keys,
+    write_json,
+)
 from recpolicy.models.rating_model import RatingModel
 
 FORMAT = "recpolicy rating model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _ARRAYS = ("mean", "std")
+_OLD_MODELS = {"movie_mean": "item_mean"}
+_OLD_SETTINGS = {"reg_movie": "reg_item"}
+
+
+def migrate_model_name(name: str) -> str:
+    """Return the current name of a rating model, given the one that files of format version 1 have."""
+    return _OLD_MODELS.get(name, name)
+
+
+def migrate_model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a rating model under their current names, given those in files of format version 1."""
+    renamed: dict[str, Any] = rename_keys(settings, _OLD_SETTINGS, nested=True)
+    return renamed
+
+
+def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    model = body["model"]
+    name, settings = migrate_model_name(model["name"]), migrate_model_settings(model["config"])
+    return {**body, "model": {**model, "name": name, "config": settings}}
+
+
+_MIGRATIONS = {1: _from_version_1}
 
 
 def save_rating_model(model: RatingModel, folder: Path) -> None:
@@ -37,7 +67,12 @@ def save_rating_model(model: RatingModel, folder: Path) -> None:
 def load_rating_model(folder: Path) -> RatingModel:
     """Read a model back, equal to the saved one; raises ArtifactError for a damaged or foreign folder."""
     body = read_versioned_json(
-        folder / "model.json", FORMAT, FORMAT_VERSION, digest_key="digest", advice="fit and save the model again"
+        folder / "model.json",
+        FORMAT,
+        FORMAT_VERSION,
+        _MIGRATIONS,
+        digest_key="digest",
+        advice="fit and save the model again",
     )
     arrays = folder / "arrays.npz"
     if not arrays.is_file() or file_digest(arrays) != body["arrays_sha256"]:
