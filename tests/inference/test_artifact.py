@@ -10,7 +10,7 @@ from trained_policies import loaded, miniature_split, trained
 
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import file_digest
-from recpolicy.inference.artifact import read_artifact, verify
+from recpolicy.inference.artifact import migrate_metadata, read_artifact, verify
 from recpolicy.inference.predictor import load_policy
 
 
@@ -136,3 +136,17 @@ def test_verify_looks_at_every_file(folder):
     with pytest.raises(ArtifactError, match=r"action/variables/variables\.index: missing or changed"):
         verify(folder)
     load_policy(folder)  # the predictor does not read it
+
+
+def test_old_settings_of_models_in_a_training_are_mapped():
+    simulator = {"model": "bias", "model_config": {"reg_movie": 2.0}, "keep": 0.8}
+    metadata = migrate_metadata({"config": {"train": {"world": "movie_mean", "simulator": simulator}}})
+    assert metadata["config"]["train"] == {
+        "world": "item_mean",
+        "simulator": {"rating_model": "bias", "rating_model_config": {"reg_item": 2.0}, "interest_decay": 0.8},
+    }
+
+
+def test_a_lineage_may_hold_anything():
+    lineage = {"config": {"shop": {"movies": 1}, "agent": None}, "split": "ours", "rating_model": {"kind": 3}}
+    assert migrate_metadata(lineage) == lineage

@@ -15,7 +15,7 @@ gives all of it; `read_inference_artifact` only what predictions need, without i
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +29,9 @@ from recpolicy.core.errors import ArtifactError, unknown_name_error
 from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.lookup_tables import TABLES, LookupTables, lookup_tables, read_tables, write_tables
-from recpolicy.inference.old_settings import migrate_agent, migrate_rating_model, migrate_train
+from recpolicy.inference.old_settings import migrate_agent, migrate_train
 from recpolicy.inference.reward_estimators import ESTIMATORS
+from recpolicy.models.rating_model_io import migrate_model_name, migrate_model_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,27 +106,31 @@ def migrate_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
     Version 1 was written before 0.1.0. It called items movies, and the train part of a split fit.
     """
-    metadata = dict(metadata)
-    if metadata.get("source"):
-        metadata["source"] = rename_keys(metadata["source"], {"name_or_path": "source"})
-    if "split" in metadata:
-        metadata["split"] = rename_keys(metadata["split"], {"fit": "train"})
-    if "rating_model" in metadata:
-        metadata["rating_model"] = _renamed_models(metadata["rating_model"], "name")
-    if "training" in metadata:
-        metadata["training"] = rename_keys(metadata["training"], {"interactions": "total_timesteps"})
-    config = metadata.get("config", {})
-    if config:
-        metadata["config"] = {name: _MIGRATED_SETTINGS[name](settings) for name, settings in config.items()}
-    return metadata
+    return _migrate_parts(metadata, _METADATA)
 
 
-def _migrate_train(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return _renamed_models(migrate_train(settings), "rating_model", "world")
+def _migrate_parts(
+    parts: Mapping[str, Any], migrations: Mapping[str, Callable[[Mapping[str, Any]], Any]]
+) -> dict[str, Any]:
+    """Return the parts, each migrated; those that are not mappings stay, for a lineage may hold anything."""
+    return {
+        name: migrations[name](part) if name in migrations and isinstance(part, Mapping) else part
+        for name, part in parts.items()
+    }
 
 
-def _renamed_models(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: _OLD_MODELS.get(value, value) if key in keys else value for key, value in settings.items()}
+def _migrate_model(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {**described, "name": migrate_model_name(described["name"])} if "name" in described else dict(described)
+
+
+_CONFIG = {"train": migrate_train, "agent": migrate_agent, "rating_model": migrate_model_settings}
+_METADATA: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "source": lambda source: rename_keys(source, {"name_or_path": "source"}),
+    "split": lambda split: rename_keys(split, {"fit": "train"}),
+    "rating_model": _migrate_model,
+    "training": lambda training: rename_keys(training, {"interactions": "total_timesteps"}),
+    "config": lambda config: _migrate_parts(config, _CONFIG),
+}
 
 
 def _from_version_1(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -140,8 +145,6 @@ def _from_version_1(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_OLD_MODELS = {"movie_mean": "item_mean"}
-_MIGRATED_SETTINGS = {"train": _migrate_train, "agent": migrate_agent, "rating_model": migrate_rating_model}
 _MIGRATIONS = {1: _from_version_1}
 
 

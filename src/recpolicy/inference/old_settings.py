@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recpolicy.core.files import rename_keys
+from recpolicy.models.rating_model_io import migrate_model_name, migrate_model_settings
 
 _TRAIN = {
     "movies": "items",
@@ -15,7 +16,6 @@ _SIMULATOR = {
     "model": "rating_model", "model_config": "rating_model_config", "keep": "interest_decay",
     "genre_keep": "genre_decay",
 }  # fmt: skip
-_RATING_MODEL = {"reg_movie": "reg_item", "neighbours": "max_neighbors", "min_neighbours": "min_neighbors"}
 _AGENT = {
     "gradient_norm": "max_grad_norm", "value_weight": "vf_coef", "entropy_weight": "ent_coef", "trace": "gae_lambda",
     "clip": "clip_range", "minibatch": "minibatch_size", "standardise": "normalize_advantage", "passes": "n_epochs",
@@ -62,13 +62,16 @@ def migrate_train(settings: Mapping[str, Any]) -> dict[str, Any]:
         row = -(-settings["interactions"] // settings["points"]) if rows else 1
         renamed["checkpoint_every_steps"] = every * row
     if "simulator" in renamed:
-        renamed["simulator"] = rename_keys(renamed["simulator"], _SIMULATOR)
-    return renamed
+        renamed["simulator"] = _migrate_models(rename_keys(renamed["simulator"], _SIMULATOR))
+    return _migrate_models(renamed)
 
 
-def migrate_rating_model(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a rating model under the current names."""
-    renamed = rename_keys(settings, _RATING_MODEL)
-    if "baseline" in renamed:
-        renamed["baseline"] = rename_keys(renamed["baseline"], _RATING_MODEL)
-    return renamed
+def _migrate_models(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that name rating models, with the current names."""
+    names: dict[str, Any] = {
+        key: migrate_model_name(settings[key]) for key in ("rating_model", "world") if key in settings
+    }
+    models: dict[str, Any] = {
+        key: migrate_model_settings(settings[key]) for key in ("rating_model_config",) if settings.get(key)
+    }
+    return {**settings, **names, **models}

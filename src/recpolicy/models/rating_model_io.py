@@ -27,7 +27,7 @@ FORMAT = "recpolicy rating model"
 FORMAT_VERSION = 2
 _ARRAYS = ("mean", "std")
 _OLD_MODELS = {"movie_mean": "item_mean"}
-_OLD_SETTINGS = {"reg_movie": "reg_item"}
+_OLD_SETTINGS = {"reg_movie": "reg_item", "neighbours": "max_neighbors", "min_neighbours": "min_neighbors"}
 
 
 def migrate_model_name(name: str) -> str:
