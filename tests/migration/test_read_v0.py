@@ -16,8 +16,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from recpolicy.workflows.train import TrainConfig
-from recpolicy.workflows.train_sessions import SessionTrainConfig
 from sqlalchemy import func, select
 
 from recpolicy.agents.agent_table import agent_entry
@@ -40,8 +38,7 @@ from recpolicy.server.lifespan import open_state, state_folder
 from recpolicy.server.online.checkpoint import checkpoint_folder, read_checkpoint
 from recpolicy.server.online.learner import OnlineLearner
 from recpolicy.server.rollout import controller
-from recpolicy.server.rollout.rollout_plan import RolloutConfig
-from recpolicy.server.settings import OnlineConfig, Settings
+from recpolicy.server.settings import OnlineConfig, RolloutConfig, Settings
 from recpolicy.training import tensorflow_export
 from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
 from recpolicy.workflows.gating import gate_evaluation, read_gate, register
@@ -49,8 +46,10 @@ from recpolicy.workflows.held_out_evaluation import evaluate
 from recpolicy.workflows.imported_logs import has_own_tables
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds
 from recpolicy.workflows.policy_estimation import estimate, read_evaluation_log
+from recpolicy.workflows.policy_training import TrainConfig
 from recpolicy.workflows.retraining import retrain
 from recpolicy.workflows.session_logs import read_log, simulate_session_log
+from recpolicy.workflows.session_training import SessionTrainConfig
 from recpolicy.workflows.slate_logs import read_slate_log
 from recpolicy.workflows.training_data import training_data
 
