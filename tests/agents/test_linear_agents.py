@@ -23,7 +23,7 @@ def learner(prior: np.ndarray | None = None, **config) -> LinUCB:
 
 
 def batch(seed: int = 0, rows: int = ROWS) -> Batch:
-    """ItemFeatures [N], contexts [N, D], rewards [N]."""
+    """Arms [N], contexts [N, D], rewards [N]."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(rows, WIDTH)).astype(np.float32)
     return rng.integers(0, ARMS, rows).astype(np.int32), x, rng.uniform(1, 5, rows).astype(np.float32)

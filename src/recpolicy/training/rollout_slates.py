@@ -69,7 +69,7 @@ def play_slates(
 
 
 def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """ItemFeatures [n] drawn from probabilities [n, A] at points [n] in [0, 1), and their log-probabilities [n].
+    """Arms [n] drawn from probabilities [n, A] at points [n] in [0, 1), and their log-probabilities [n].
 
     By inversion; an arm of probability 0 is never drawn. Rows are taken relative to their sum.
     """
