@@ -18,7 +18,7 @@ from recpolicy.server.online.learner import OnlineLearner, apply_rewards, with_l
 from recpolicy.server.online.posterior import Posterior, beliefs_of, learn, unpack_symmetric
 from recpolicy.server.settings import OnlineConfig, Settings
 
-AT_ONCE = OnlineConfig(grace_seconds=0.0)
+CLOSED_FORM = OnlineConfig(grace_seconds=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def rate(app, value, users=range(1, 13)):
 
 def learner_of(app, folder):
     here = app.state.server
-    return OnlineLearner(here.store.engine, here.models, folder, AT_ONCE)
+    return OnlineLearner(here.store.engine, here.models, folder, CLOSED_FORM)
 
 
 def test_feedback_moves_the_policy_that_serves_and_a_restart_goes_on_from_there(tmp_path):

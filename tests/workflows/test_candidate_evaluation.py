@@ -26,6 +26,7 @@ from recpolicy.workflows.candidate_evaluation import (
 from recpolicy.workflows.gating import gate_config, gate_evaluation, read_gate, read_gate_config, write_gate
 from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log
 from recpolicy.workflows.log_evaluation import compare_on_log
+from recpolicy.workflows.reports import write_evaluation_page
 
 WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
 
@@ -110,7 +111,8 @@ def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
     evaluation = evaluate_candidate_folder(
         trained("linucb"), miniature_split(), rounds / EVALUATION, trained("rating_model")
     )
-    write_candidate_evaluation(evaluation, tmp_path / "evaluation.json", tmp_path / "page.html")
+    write_candidate_evaluation(evaluation, tmp_path / "evaluation.json")
+    write_evaluation_page(evaluation, tmp_path / "page.html")
     body = read_candidate_evaluation(tmp_path / "evaluation.json")
     assert body["off_policy"]["baseline"].startswith("incumbent ")
     assert body["held_out"]["held_out_choice"]["value"] == (

@@ -23,7 +23,7 @@ def tiny(seed: int = 0) -> Policy:
 
 
 def drawn(shelves: np.ndarray | None, pages: int = 3_000, seed: int = 0, slots: int = SLOTS) -> np.ndarray:
-    """Arms [N, K] drawn evenly."""
+    """ItemFeatures [N, K] drawn evenly."""
     rng = np.random.default_rng([seed, 8])
     if shelves is None:
         return rng.random((pages, ITEMS)).argsort(axis=1)[:, :slots]

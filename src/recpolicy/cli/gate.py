@@ -35,8 +35,9 @@ def gate(
     """Gate a policy on logged rounds and held-out ratings; exit code 0: pass, 1: no pass, 2: wrong input."""
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.cli.policy import load_training_split
+    from recpolicy.evaluation.gate import VERDICTS, gate_tables
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.gating import VERDICTS, gate_candidate, gate_tables, read_gate_config
+    from recpolicy.workflows.gating import gate_candidate, read_gate_config
 
     limits = read_gate_config(config)
     policy = load_policy(candidate)

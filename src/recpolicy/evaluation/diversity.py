@@ -31,7 +31,7 @@ class ActionDiversity:
     diversity: float
     """exp(entropy) / A, in (0, 1]."""
     distinct: int
-    """Arms that are the best, or share that place, at least once."""
+    """ItemFeatures that are the best, or share that place, at least once."""
     modal_share: float
     """Share of the arm that is the best most often."""
     actions: int

@@ -18,6 +18,8 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.json import to_plain
 
 Verdict = Literal["pass", "fail", "no_verdict"]
+VERDICTS: Mapping[str, str] = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO VERDICT"}
+"""Verdicts as people read them."""
 Limit = Annotated[NonNegativeFloat, AllowInfNan(False)] | None
 _EFFECTIVE = "effective sample size"
 
@@ -222,3 +224,17 @@ def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
     }
     found = {name: _figure(evaluation, *path) for name, path in places.items()}
     return {name: figure for name, figure in found.items() if math.isfinite(figure)}
+
+
+def gate_tables(result: Gate) -> list[tuple[str, pd.DataFrame]]:
+    """Return tables with captions: the criteria, the reasons of a failure, the figures without a limit."""
+    reasons = pd.DataFrame(
+        {"reason": list(result.reasons)}, index=pd.RangeIndex(1, len(result.reasons) + 1, name="no.")
+    )
+    figures = pd.DataFrame(
+        {"figure": [f"{figure:.4g}" for figure in result.figures.values()]},
+        index=pd.Index(list(result.figures), name="reported without a limit"),
+    )
+    tables = [(f"Gate: {VERDICTS[result.verdict]}", result.table())]
+    tables += [("Reasons", reasons)] if result.reasons else []
+    return tables + ([("Figures without a limit", figures)] if result.figures else [])

@@ -141,10 +141,12 @@ def evaluate_policy_step(
 ) -> tuple[Figures, Figures]:  # fmt: skip
     """Evaluate a policy on held-out ratings, logged rounds, or both; return the figures and the ROC curve of likes."""
     from recpolicy.workflows.candidate_evaluation import evaluate_candidate_folder, write_candidate_evaluation
+    from recpolicy.workflows.reports import write_evaluation_page
 
     parts = None if ratings is None else load_saved_split(Path(ratings))
     result = evaluate_candidate_folder(Path(policy), parts, _evaluation_rounds(rounds), _path(incumbent), seed)
-    write_candidate_evaluation(result, Path(evaluation), Path(page))
+    write_candidate_evaluation(result, Path(evaluation))
+    write_evaluation_page(result, Path(page))
     return result.figures(), result.likes
 
 

@@ -1,4 +1,4 @@
-"""Responses to errors: {"error": {"code", "message"}}, and the meaning of each code."""
+"""UserModel to errors: {"error": {"code", "message"}}, and the meaning of each code."""
 
 from collections.abc import Callable
 from http import HTTPStatus

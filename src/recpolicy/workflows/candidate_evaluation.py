@@ -241,14 +241,14 @@ def read_evaluation_rounds(path: Path, policy: Policy) -> BanditLog:
     return read_rounds(path, IdVocabulary.from_policy(policy))
 
 
-def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path, page: Path | None = None) -> None:
-    """Write the evaluation as JSON and, if `page` is given, as an HTML page."""
-    write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **evaluation.as_dict()})
-    if page is not None:
-        require_extra("train", "the page of an evaluation")
-        from recpolicy.workflows.reports import write_evaluation_page
+def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path) -> None:
+    """Write the evaluation as JSON; `reports.write_evaluation_page` writes the page.
 
-        write_evaluation_page(evaluation, page)
+    Args:
+        evaluation: The evaluation.
+        path: File to write.
+    """
+    write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **evaluation.as_dict()})
 
 
 def read_candidate_evaluation(path: Path) -> dict[str, Any]:

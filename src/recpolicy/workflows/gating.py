@@ -6,14 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from recpolicy.core.config import build, read_toml, reject_unknown_tables
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.gate import Gate, GateConfig, gate
+from recpolicy.evaluation.gate import VERDICTS, Gate, GateConfig, gate, gate_tables
 from recpolicy.inference.artifact import read_manifest, verify
 from recpolicy.inference.predictor import Policy
 from recpolicy.registry.aliases import CHAMPION
@@ -31,8 +29,6 @@ RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 2
 EVALUATION_FILE, RECORD_FILE, PAGE_FILE = "evaluation.json", "gate.json", "gate.html"
 OFF = "off"
 """Value of a limit that is switched off, in files without null."""
-VERDICTS = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO VERDICT"}
-Tables = list[tuple[str, pd.DataFrame]]
 
 
 def gate_evaluation(evaluation: Path, settings: Mapping[str, Any] | None = None) -> Gate:
@@ -62,20 +58,6 @@ def read_gate_config(config: Path | None) -> GateConfig:
     tables = read_toml(config) if config else {}
     reject_unknown_tables(tables, ("gate",), str(config))
     return gate_config(tables.get("gate"), f"{config}: gate")
-
-
-def gate_tables(result: Gate) -> Tables:
-    """Return tables with captions: the criteria, the reasons of a failure, the figures without a limit."""
-    reasons = pd.DataFrame(
-        {"reason": list(result.reasons)}, index=pd.RangeIndex(1, len(result.reasons) + 1, name="no.")
-    )
-    figures = pd.DataFrame(
-        {"figure": [f"{figure:.4g}" for figure in result.figures.values()]},
-        index=pd.Index(list(result.figures), name="reported without a limit"),
-    )
-    tables = [(f"Gate: {VERDICTS[result.verdict]}", result.table())]
-    tables += [("Reasons", reasons)] if result.reasons else []
-    return tables + ([("Figures without a limit", figures)] if result.figures else [])
 
 
 def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:

@@ -15,7 +15,7 @@ from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.evaluation import Evaluation
-from recpolicy.evaluation.gate import GateConfig, gate
+from recpolicy.evaluation.gate import GateConfig, gate, gate_tables
 from recpolicy.evaluation.groups import GroupFigure
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
@@ -118,8 +118,6 @@ def _log_sections(
     """Return tables and figures of the log, the gate first; empty without a log."""
     if evaluated is None or evaluated.log_comparison is None:
         return [], []
-    from recpolicy.workflows.gating import gate_tables
-
     tables, figures = estimator_tables(evaluated.log_comparison)
     return [*gate_tables(gate(evaluated.as_dict(), limits)), *log_tables(evaluated), *tables], figures
 
@@ -230,7 +228,16 @@ LOG_NOTE = (
 
 
 def write_evaluation_page(evaluation: "CandidateEvaluation", page: Path) -> None:
-    """Write the evaluation of a candidate as an HTML page."""
+    """Write the evaluation of a candidate as an HTML page.
+
+    Args:
+        evaluation: The evaluation, with held-out ratings, logged rounds or both.
+        page: File to write.
+
+    Raises:
+        MissingExtraError: The extra `train`, which draws the plots, is not installed.
+    """
+    require_extra("train", "the page of an evaluation")
     from recpolicy.evaluation.report_page import ReportContent, write_report
 
     content = ReportContent(

@@ -9,23 +9,37 @@ import threading
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.engine import transaction
+from recpolicy.server.db.events import Event
 from recpolicy.server.live_models import CHALLENGER, LiveState
 from recpolicy.server.rollout.stage_metrics import VariantHealth
 from recpolicy.server.schemas.requests import RecommendRequest
-
-if TYPE_CHECKING:
-    from recpolicy.server.recommend import ServedList
 
 Key = tuple[int, str]
 """Rollout and variant."""
 MAX_WAITING = 32
 """Comparisons that may wait."""
+
+
+class ComparableList(Protocol):
+    """A served list (recommend.ServedList), as far as a shadow comparison reads it."""
+
+    @property
+    def event(self) -> Event:
+        """The event of the request."""
+
+    @property
+    def item_ids(self) -> list[Any]:
+        """Item ids, first position first."""
+
+    @property
+    def ratings(self) -> list[float | None]:
+        """Predicted ratings of the items."""
 
 
 class VariantCounts:
@@ -62,7 +76,7 @@ class ShadowPair:
 
     live: LiveState
     request: RecommendRequest
-    served: "ServedList"
+    served: ComparableList
 
 
 class ShadowQueue:
@@ -76,7 +90,7 @@ class ShadowQueue:
         self._counts = counts
         self._waiting: queue.Queue[ShadowPair] = queue.Queue(MAX_WAITING)
 
-    def offer(self, live: LiveState, request: RecommendRequest, served: "ServedList", sample: float) -> None:
+    def offer(self, live: LiveState, request: RecommendRequest, served: ComparableList, sample: float) -> None:
         """Queue a fraction `sample` of the requests; never waits and never raises.
 
         Lists that the champion drew to explore are not compared.

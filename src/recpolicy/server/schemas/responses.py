@@ -1,4 +1,4 @@
-"""Responses of the public API, as its OpenAPI page shows them.
+"""UserModel of the public API, as its OpenAPI page shows them.
 
 The handlers write JSON themselves, because checking a response against its model would cost more than computing it.
 """
