@@ -267,7 +267,7 @@ def test_who_may_not_be_rolled_out(tmp_path):
             controller.start(state, 1, "ann")
         with pytest.raises(ConfigError, match="no version 7"):
             controller.start(state, 7, "ann")
-        with pytest.raises(ConflictError, match="did not pass its gate"):
+        with pytest.raises(ConflictError, match="failed its gate"):
             controller.start(state, 2, "ann")
         with pytest.raises(ConfigError, match="rising"):
             controller.start(state, 2, "ann", {"stages": [0.5, 0.1]}, force=True)

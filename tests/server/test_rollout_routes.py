@@ -141,7 +141,7 @@ def test_on_both_databases_counts_and_rewards_add_up(engine):
         found = rollouts.health(connection, 1, minutes=5)
         assert found == {"champion": numbers + numbers}
         json.dumps(found["champion"].requests)  # a number as JSON knows it
-        assert rollouts.groups(connection, 1, 0) == {}
+        assert rollouts.variant_stats(connection, 1, 0) == {}
     with transaction(engine) as connection:
         rollouts.forget_health(connection, 2)
         assert rollouts.health(connection, 1) == {}
@@ -154,7 +154,7 @@ def test_on_both_databases_users_are_the_units(engine):
     with transaction(engine) as connection:
         rated(connection, given)
     with engine.connect() as connection:
-        found = rollouts.groups(connection, 1, 100)
+        found = rollouts.variant_stats(connection, 1, 100)
     champion, challenger = found["champion"], found["challenger"]
     assert (champion.users, champion.rewards, champion.mean, champion.variance) == (2, 3, 3.5, pytest.approx(0.5))
     assert (challenger.users, challenger.rewards, challenger.mean) == (1, 1, 2.0)
