@@ -302,4 +302,4 @@ def test_the_store_knows_every_version_of_the_registry(lonely):
     fields = ("number", "digest", "policy_digest", "agent", "lineage", "gate")
     assert [tuple(row[name] for name in fields) for row in rows] == known
     assert len(rows) == 2
-    assert versions.keep(engine, registry.versions()) == 0
+    assert versions.add_versions(engine, registry.versions()) == 0

@@ -128,7 +128,7 @@ def test_a_shadow_changes_no_answer_and_is_compared(state):
             challenger.scorer.predict_one(user).rating[rows] - champion.scorer.predict_one(user).rating[rows]
         ).mean()
     assert (found.requests, found.failures, found.agreement) == (len(USERS), 0, pytest.approx(agreement))
-    assert found.gap == pytest.approx(gap, abs=1e-5)
+    assert found.rating_difference == pytest.approx(gap, abs=1e-5)
     assert abs(gap) > 0.1
     assert 0 < agreement < len(USERS)
     text = ask(make_app(state), "GET", "/metrics").text
@@ -166,7 +166,7 @@ def test_the_same_policy_as_shadow_agrees_wholly(state):
     served = state.models.live.champion
     live, asked = LiveState(served, served, shadow=True), RecommendRequest(user=1, k=3)
     found = compare_shadow(ShadowPair(live, asked, choose(live, asked, NO_EXPLORATION)), 25.0)
-    assert (found.agreement, found.gap) == (1.0, pytest.approx(0.0))
+    assert (found.agreement, found.rating_difference) == (1.0, pytest.approx(0.0))
 
 
 @asynccontextmanager
