@@ -185,7 +185,7 @@ def test_a_child_that_fails_says_why_in_one_line(state, monkeypatch):
         run_in_subprocess(state, "no_such_work", {})
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/bin/false")
-        with pytest.raises(JobError, match=r"the process ended with 1 and without an answer; see jobs/evaluate\.log"):
+        with pytest.raises(JobError, match=r"the process ended with 1 and without a result; see jobs/evaluate\.log"):
             run_in_subprocess(state, "evaluate", {})
     with transaction(state.require_store().engine) as connection:
         connection.exec_driver_sql("DROP TABLE rewards")
