@@ -195,7 +195,7 @@ def test_a_child_that_fails_says_why_in_one_line(state, monkeypatch):
 
 def test_a_server_without_registry_or_folder_has_nothing_to_train_on(engine):
     one = get_state(engine)
-    object.__setattr__(one, "policies", type("Bare", (), {"registry": None}))
+    object.__setattr__(one, "models", type("Bare", (), {"registry": None}))
     with pytest.raises(ConfigError, match="no registry"):
         JobRequest.from_state(one, {})
 
