@@ -1,6 +1,6 @@
 """What all tests share: the environment TensorFlow needs, a cache of their own, the real MovieLens 100K.
 
-Data with a known truth is imported, not injected: `from miniature import miniature_ratings`.
+Data with a known truth is imported, not injected: `from tiny_dataset import miniature_ratings`.
 """
 
 import os
@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import recpolicy  # noqa: F401  sets TF_USE_LEGACY_KERAS, which must happen before any test imports TensorFlow
-from recpolicy.data.loaders import load_ratings
-from recpolicy.data.ratings import Ratings
-from recpolicy.data.splits import Split, split
+pytest.register_assert_rewrite("recpolicy.testing")
+
+import recpolicy  # noqa: F401, E402  sets TF_USE_LEGACY_KERAS, which must happen before any test imports TensorFlow
+from recpolicy.data.loaders import load_ratings  # noqa: E402
+from recpolicy.data.ratings import Ratings  # noqa: E402
+from recpolicy.data.splits import Split, split  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 

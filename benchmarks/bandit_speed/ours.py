@@ -13,7 +13,7 @@ FULL_BATCH = 256
 
 def train(agent_name: str, interactions: int, timed_rounds: int, calls: int, seed: int) -> dict[str, Any]:
     """Regret of each of the first `interactions`, seconds of compiling, and the rate of each of `calls` more calls."""
-    from recpolicy.environments.tf_agents_movielens import StockMovieLens
+    from stock_movielens import StockMovieLens
 
     environment = StockMovieLens(load_ratings("ml-100k"), peer.RANK, peer.ITEMS, peer.BATCH, seed)
     loop = _loop(environment, _agent(agent_name, environment, seed))
@@ -23,7 +23,7 @@ def train(agent_name: str, interactions: int, timed_rounds: int, calls: int, see
 
 def regret_of(agent_name: str, interactions: int, seed: int) -> float:
     """Mean regret of the first `interactions` of a fresh agent."""
-    from recpolicy.environments.tf_agents_movielens import StockMovieLens
+    from stock_movielens import StockMovieLens
 
     environment = StockMovieLens(load_ratings("ml-100k"), peer.RANK, peer.ITEMS, peer.BATCH, seed)
     loop = _loop(environment, _agent(agent_name, environment, seed))

@@ -64,7 +64,7 @@ def _environment(ratings: Path, regrets: list[float]) -> Any:
             regrets.extend(self._optimal_reward_table[self._current_users] - reward)
             return reward
 
-    return NotingRegret(str(ratings), RANK, BATCH, num_items=ITEMS, csv_delimiter="\t")
+    return NotingRegret(str(ratings), RANK, BATCH, num_movies=ITEMS, csv_delimiter="\t")
 
 
 def _agent(name: str, environment: Any) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from recpolicy.agents.agent_table import SESSION_AGENTS
+from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.sequence import SessionAgent
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session import SessionConfig, SessionEnvironment

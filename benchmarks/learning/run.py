@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import arguments, context, write_results
 
 from recpolicy import load_ratings, split, train
-from recpolicy.agents.agent_table import AGENTS, BASELINES
+from recpolicy.agents import AGENTS, BASELINES
 from recpolicy.agents.item_features import arms_of
 from recpolicy.core.files import atomic_path
 from recpolicy.core.plotting import to_png

@@ -21,7 +21,7 @@ silence_libraries()  # before TF-Agents is imported
 
 import tensorflow as tf  # noqa: E402
 
-from recpolicy.agents.agent_table import SESSION_AGENTS, agent_entry  # noqa: E402
+from recpolicy.agents import SESSION_AGENTS, agent_entry  # noqa: E402
 from recpolicy.agents.item_features import arms_of  # noqa: E402
 from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402

@@ -45,7 +45,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     silence_libraries()
     from worlds import make_environment
 
-    from recpolicy.agents.agent_table import agent_entry
+    from recpolicy.agents import agent_entry
     from recpolicy.evaluation.sessions import SessionPlayer
     from recpolicy.training.session_loop import SessionLoop
 

@@ -12,7 +12,7 @@ from synthetic_sessions import ITEMS, STEPS, PlantedSessions, planted_sessions
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.agents.agent_table import SESSION_AGENTS
+from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.sequence import SessionAgent

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recpolicy.agents.agent_table import AGENTS
+from recpolicy.agents import AGENTS
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.data.ratings import Ratings

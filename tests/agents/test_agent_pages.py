@@ -5,8 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from recpolicy.agents import a2c, dqn, ppo, q_learning, reinforce, topk_reinforce
-from recpolicy.agents.agent_table import AGENTS, BASELINES, SESSION_AGENTS, agent_entry
+from recpolicy.agents import (
+    AGENTS,
+    BASELINES,
+    SESSION_AGENTS,
+    a2c,
+    agent_entry,
+    dqn,
+    ppo,
+    q_learning,
+    reinforce,
+    topk_reinforce,
+)
 
 WITH_PAGES = [name for name in (*AGENTS, *SESSION_AGENTS) if name not in BASELINES]
 FIGURES = {

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from synthetic_choice import ARMS, BATCH, environment, make
-from tf_agents.agents.tf_agent import TFAgent
 from tf_agents.policies.tf_policy import TFPolicy
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.agents.agent_table import AGENTS, BASELINES, agent_entry
+from recpolicy.agents import AGENTS, BASELINES, agent_entry
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in
+from recpolicy.testing import AgentContract
 from recpolicy.training.compiled_loop import OnlineLoop, Rounds
 
 LEARNING = [name for name in AGENTS if name not in BASELINES]
@@ -75,11 +75,18 @@ def state(agent: BanditAgent) -> dict[str, np.ndarray]:
     return agent.learner.export().arrays
 
 
-def test_it_is_a_tf_agent_with_tf_policies(trained):
-    assert isinstance(trained.agent, TFAgent)
-    assert isinstance(trained.agent.policy, TFPolicy)
-    assert isinstance(trained.agent.collect_policy, TFPolicy)
-    assert trained.agent.policy.action_spec == trained.agent.action_spec
+class TestEveryAgent(AgentContract):
+    """The public contract, untrained."""
+
+    @pytest.fixture(params=list(AGENTS))
+    def make_agent(self, request: pytest.FixtureRequest):
+        return lambda seed: make(request.param, seed)
+
+    def make(self, seed: int = 0) -> BanditAgent:
+        return make("linucb", seed)
+
+    def make_environment(self, seed: int = 0):
+        return environment(seed)
 
 
 def test_every_learning_agent_beats_chance_and_its_regret_falls(trained):

@@ -14,7 +14,7 @@ from tf_agents.replay_buffers.tf_uniform_replay_buffer import TFUniformReplayBuf
 from tf_agents.trajectories import time_step as ts
 from tf_agents.trajectories import trajectory
 
-from recpolicy.agents.agent_table import SESSION_AGENTS
+from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.sequence import SessionAgent, experience_of
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in, uniform

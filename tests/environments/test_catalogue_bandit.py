@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import EnvironmentContract
 from synthetic_world import ITEMS, RANK, planted
 
-from recpolicy.agents.agent_table import AGENTS
+from recpolicy.agents import AGENTS
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.catalogue_bandit import CatalogueBandit, CatalogueBanditConfig
 from recpolicy.models.pair_features import PairFeatures
+from recpolicy.testing import EnvironmentContract
 
 MOST, FEWEST = 5, 2
 NOW = tf.constant(0, tf.int64)

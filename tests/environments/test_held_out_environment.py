@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import EnvironmentContract
 from tf_agents.bandits.agents.lin_ucb_agent import LinearUCBAgent
 from tiny_dataset import miniature_ratings
 
@@ -9,6 +8,7 @@ from recpolicy.agents.observation import split_mask
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import Ratings
 from recpolicy.environments.held_out_choice import HeldOutChoice, HeldOutChoiceConfig
+from recpolicy.testing import EnvironmentContract
 
 NOW = tf.constant(0, tf.int64)
 

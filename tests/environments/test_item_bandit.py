@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import EnvironmentContract
 from synthetic_world import ITEMS, USERS, planted
 from tf_agents.bandits.agents.lin_ucb_agent import LinearUCBAgent
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
+from recpolicy.testing import EnvironmentContract
 
 CATALOGUE = np.array([2, 0, 5, 7, 11, 3], np.int32)
 

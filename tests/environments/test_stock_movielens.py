@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from contract import EnvironmentContract
+from stock_movielens import StockMovieLens, stock_tables
 from tf_agents.bandits.environments.movielens_py_environment import MovieLensPyEnvironment
 from tiny_dataset import USERS, miniature_ratings, write_miniature
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.environments.tf_agents_movielens import StockMovieLens, stock_tables
+from recpolicy.testing import EnvironmentContract
 
 RANK, ITEMS = 5, 20
 NOW = tf.constant(0, tf.int64)
@@ -20,7 +20,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> MovieLensPyEnvironment:
     """TF-Agents' own environment on the miniature; it makes a 943 x 1682 matrix of it and drops the empty rows."""
     folder: Path = write_miniature(tmp_path_factory.mktemp("stock"))
     return MovieLensPyEnvironment(
-        str(folder / "u.data"), rank_k=RANK, batch_size=8, num_items=ITEMS, csv_delimiter="\t"
+        str(folder / "u.data"), rank_k=RANK, batch_size=8, num_movies=ITEMS, csv_delimiter="\t"
     )
 
 
@@ -87,7 +87,7 @@ def test_its_tables_are_those_of_tf_agents_on_the_real_data_at_the_examples_sett
     rows = np.stack([ml100k.user + 1, ml100k.item + 1, ml100k.rating.astype(int), ml100k.timestamp], axis=1)
     path = tmp_path / "u.data"
     np.savetxt(path, rows, fmt="%d", delimiter="\t")
-    theirs = MovieLensPyEnvironment(str(path), rank_k=20, batch_size=8, num_items=20, csv_delimiter="\t")
+    theirs = MovieLensPyEnvironment(str(path), rank_k=20, batch_size=8, num_movies=20, csv_delimiter="\t")
     user, rewards = stock_tables(ml100k, 20, 20)
     same_up_to_sign(user, theirs._u_hat)
     np.testing.assert_allclose(rewards, theirs._approx_ratings_matrix, rtol=0, atol=1e-4)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from trained_policies import miniature_split
 
-from recpolicy.agents.agent_table import SESSION_AGENTS
+from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.item_features import arms_of
 from recpolicy.agents.sequence import SessionAgent
 from recpolicy.environments.session import SessionEnvironment

@@ -23,7 +23,7 @@ def everyone(name):
 
 
 def test_every_agent_is_tried():
-    from recpolicy.agents.agent_table import AGENTS
+    from recpolicy.agents import AGENTS
 
     assert {case.agent for case in CASES.values()} == set(AGENTS)
 

@@ -22,7 +22,7 @@ from randomized_policies import (
 from tf_agents.trajectories import time_step as ts
 from trained_policies import miniature_split
 
-from recpolicy.agents.agent_table import SESSION_AGENTS
+from recpolicy.agents import SESSION_AGENTS
 from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
 from recpolicy.data.ratings import genre_directions
 from recpolicy.inference.predictor import Policy

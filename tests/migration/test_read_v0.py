@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from recpolicy.agents.agent_table import agent_entry
+from recpolicy.agents import agent_entry
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log_files import IdVocabulary

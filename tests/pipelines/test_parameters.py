@@ -3,7 +3,7 @@
 import pytest
 from trained_policies import loaded
 
-from recpolicy.agents.agent_table import AGENTS, BASELINES
+from recpolicy.agents import AGENTS, BASELINES
 from recpolicy.core.errors import ConfigError
 from recpolicy.pipelines import local
 from recpolicy.pipelines.compile import checked_parameters, pipeline_descriptions, pipeline_parameters

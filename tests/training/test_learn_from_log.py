@@ -10,7 +10,7 @@ from synthetic_world import RANK, USERS, planted
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.agents.agent_table import AGENTS
+from recpolicy.agents import AGENTS
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers

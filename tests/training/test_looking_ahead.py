@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from synthetic_sessions import planted_sessions
 
-from recpolicy.agents.agent_table import agent_entry
+from recpolicy.agents import agent_entry
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.evaluation.sessions import SessionPlayer, best, by_table

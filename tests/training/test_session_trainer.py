@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_sessions import ITEMS, STEPS, planted_sessions
 
-from recpolicy.agents.agent_table import SESSION_AGENTS
+from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.core.metrics import read_csv

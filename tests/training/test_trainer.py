@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tiny_dataset import miniature_ratings
 
-from recpolicy.agents.agent_table import agent_entry
+from recpolicy.agents import agent_entry
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.core.metrics import read_csv

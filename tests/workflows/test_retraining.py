@@ -9,7 +9,7 @@ import pytest
 from tiny_dataset import miniature
 from trained_policies import CASES, loaded, miniature_split, trained
 
-from recpolicy.agents.agent_table import AGENTS, BASELINES
+from recpolicy.agents import AGENTS, BASELINES
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.data.bandit_log_files import IdVocabulary

@@ -1,4 +1,92 @@
-"""Bandit agents: one file each, with its config, its `make_` function, its arithmetic as pure functions, its source.
+"""One file per agent, and the tables of agents by name: `AGENTS` for single rounds, `SESSION_AGENTS` for sessions."""
 
-An agent never knows where its experience came from: it learns from (observation, action, reward) batches.
-"""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from recpolicy.agents import (
+    a2c,
+    baselines,
+    dqn,
+    exp3,
+    lints,
+    linucb,
+    linucb_hybrid,
+    linucb_shared,
+    neural,
+    neural_linucb,
+    ppo,
+    q_learning,
+    reinforce,
+    topk_reinforce,
+    ucb1,
+)
+from recpolicy.agents.item_features import ItemFeatures
+from recpolicy.agents.learner import BanditAgent
+from recpolicy.agents.sequence import SessionAgent
+from recpolicy.core.errors import unknown_name_error
+
+Agent_co = TypeVar("Agent_co", covariant=True)
+
+
+class MakeAgent(Protocol[Agent_co]):
+    """A factory of agents."""
+
+    def __call__(
+        self, time_step_spec: Any, action_spec: Any, config: Any, items: ItemFeatures, seed: int, /
+    ) -> Agent_co:
+        """Return an untrained agent.
+
+        Args:
+            time_step_spec: TF-Agents spec of the environment's time steps.
+            action_spec: TF-Agents spec of its actions, 0..A-1.
+            config: The agent's config dataclass.
+            items: Embeddings and statistics of the A items.
+            seed: Seed of all random streams of the agent.
+        """
+
+
+@dataclass(frozen=True)
+class AgentEntry(Generic[Agent_co]):
+    """The config class and the factory of one agent."""
+
+    config: type[Any]
+    make: MakeAgent[Agent_co]
+
+
+AGENTS: Mapping[str, AgentEntry[BanditAgent]] = {
+    "linucb": AgentEntry(linucb.LinUCBConfig, linucb.make_linucb),
+    "linucb_shared": AgentEntry(linucb_shared.SharedLinUCBConfig, linucb_shared.make_linucb_shared),
+    "linucb_hybrid": AgentEntry(linucb_hybrid.HybridLinUCBConfig, linucb_hybrid.make_linucb_hybrid),
+    "lints": AgentEntry(lints.LinTSConfig, lints.make_lints),
+    "ucb1": AgentEntry(ucb1.UCB1Config, ucb1.make_ucb1),
+    "eps_greedy": AgentEntry(neural.EpsilonGreedyConfig, neural.make_epsilon_greedy),
+    "boltzmann": AgentEntry(neural.BoltzmannConfig, neural.make_boltzmann),
+    "neural_linucb": AgentEntry(neural_linucb.NeuralLinUCBConfig, neural_linucb.make_neural_linucb),
+    "exp3": AgentEntry(exp3.EXP3Config, exp3.make_exp3),
+    "random": AgentEntry(baselines.BaselineConfig, baselines.make_random),
+    "popular": AgentEntry(baselines.BaselineConfig, baselines.make_popular),
+    "highest_mean": AgentEntry(baselines.BaselineConfig, baselines.make_highest_mean),
+    "rating_model": AgentEntry(baselines.BaselineConfig, baselines.make_rating_model),
+}
+
+SESSION_AGENTS: Mapping[str, AgentEntry[SessionAgent]] = {
+    "ppo": AgentEntry(ppo.PPOConfig, ppo.make_ppo),
+    "a2c": AgentEntry(a2c.A2CConfig, a2c.make_a2c),
+    "reinforce": AgentEntry(reinforce.ReinforceConfig, reinforce.make_reinforce),
+    "topk_reinforce": AgentEntry(topk_reinforce.TopKReinforceConfig, topk_reinforce.make_topk_reinforce),
+    "dqn": AgentEntry(dqn.DQNConfig, dqn.make_dqn),
+    "q_learning": AgentEntry(q_learning.QLearningConfig, q_learning.make_q_learning),
+}
+"""Agents that recommend one item after the other, in SessionEnvironment."""
+
+BASELINES = ("random", "popular", "highest_mean", "rating_model")
+"""They stand in every comparison."""
+
+
+def agent_entry(name: str) -> AgentEntry[Any]:
+    """Return the entry of an agent; raise ConfigError with the nearest known name."""
+    known: Mapping[str, AgentEntry[Any]] = {**AGENTS, **SESSION_AGENTS}
+    if name not in known:
+        raise unknown_name_error("agent", name, known)
+    return known[name]

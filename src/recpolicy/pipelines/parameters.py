@@ -95,7 +95,7 @@ def training_settings(agent: str, learn_from: str, world: str, total_timesteps: 
 def learns_from_logs(agent: str) -> bool:
     """Return whether the agent can learn from logged rounds; raise ConfigError for an unknown agent."""
     silence_libraries()  # before TF-Agents is imported, which prints a notice of gym
-    from recpolicy.agents.agent_table import AGENTS, agent_entry
+    from recpolicy.agents import AGENTS, agent_entry
 
     agent_entry(agent)
     return agent in AGENTS and agent not in _ONLINE_ONLY
@@ -103,7 +103,7 @@ def learns_from_logs(agent: str) -> bool:
 
 def is_session_agent(agent: str) -> bool:
     """Return whether the agent learns in sessions."""
-    from recpolicy.agents.agent_table import SESSION_AGENTS
+    from recpolicy.agents import SESSION_AGENTS
 
     return agent in SESSION_AGENTS
 
@@ -176,7 +176,7 @@ def _check_training(values: Mapping[str, Any]) -> None:
     """Build the configs that the training step builds."""
     agent, learn_from, world = values["agent"], values["learn_from"], values["world"]
     settings = training_settings(agent, learn_from, world, values["total_timesteps"], epochs=1)
-    from recpolicy.agents.agent_table import agent_entry
+    from recpolicy.agents import agent_entry
     from recpolicy.workflows.policy_training import TrainConfig
     from recpolicy.workflows.session_training import SessionTrainConfig
 

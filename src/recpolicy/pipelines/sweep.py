@@ -24,7 +24,7 @@ def plan_trials(agents: Sequence[str], seeds: Sequence[int], grid: Mapping[str, 
     Raises ConfigError for an unknown agent, and for a setting that no agent has.
     """
     silence_libraries()  # before TF-Agents is imported, which prints a notice of gym
-    from recpolicy.agents.agent_table import agent_entry
+    from recpolicy.agents import agent_entry
 
     known = {agent: {field.name for field in fields(agent_entry(agent).config)} for agent in agents}
     for name in grid:

@@ -107,7 +107,7 @@ def train(
     """
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
-    from recpolicy.agents.agent_table import SESSION_AGENTS, agent_entry
+    from recpolicy.agents import SESSION_AGENTS, agent_entry
 
     if agent in SESSION_AGENTS:
         from recpolicy.workflows.session_training import train_sessions
@@ -190,7 +190,7 @@ def _check_mode(agent: str, settings: TrainConfig, log: BanditLog | SessionLog |
 def _make_agent(
     name: str, environment: "ItemBandit", config: Any, features: Features, train_ratings: Ratings, seed: int
 ) -> "BanditAgent":
-    from recpolicy.agents.agent_table import agent_entry
+    from recpolicy.agents import agent_entry
     from recpolicy.agents.item_features import arms_of
 
     arms = arms_of(features.catalogue, features.embeddings, train_ratings)

@@ -104,7 +104,7 @@ def untrained_agent(artifact: Artifact) -> "BanditAgent":
     from tf_agents.specs import tensor_spec
     from tf_agents.trajectories import time_step as ts
 
-    from recpolicy.agents.agent_table import BASELINES, SESSION_AGENTS, agent_entry
+    from recpolicy.agents import BASELINES, SESSION_AGENTS, agent_entry
 
     if artifact.agent in SESSION_AGENTS:
         raise ConfigError(f"{artifact.agent} learns in simulated sessions; it cannot be retrained on single rounds")

@@ -106,7 +106,7 @@ def train_sessions(
     """
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
-    from recpolicy.agents.agent_table import SESSION_AGENTS, agent_entry
+    from recpolicy.agents import SESSION_AGENTS, agent_entry
     from recpolicy.agents.item_features import arms_of
     from recpolicy.agents.observation import context_width
 
@@ -122,9 +122,11 @@ def train_sessions(
     check_absent(out)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, source, log)
-    make = partial(
-        entry.make, config=agent_settings, arms=arms_of(features.catalogue, features.embeddings, split.train), seed=seed
-    )
+    arms = arms_of(features.catalogue, features.embeddings, split.train)
+
+    def make(time_step_spec: Any, action_spec: Any) -> Any:
+        return entry.make(time_step_spec, action_spec, agent_settings, arms, seed)
+
     begin = partial(open_work_folder, out, {"agent": agent, **metadata})
     if log is None:
         world = (worlds or make_worlds(split, settings, seed)).train

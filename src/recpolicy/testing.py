@@ -1,6 +1,14 @@
-"""What every environment of ours keeps. A test class inherits EnvironmentContract and says how to make its environment.
+"""Contracts for environments and agents, as pytest classes: inherit, define `make`, and pytest runs the checks.
 
-Rounds are compared as plain tuples, so a failing test shows the first number that differs.
+    from recpolicy.testing import EnvironmentContract
+
+    class TestMyEnvironment(EnvironmentContract):
+        def make(self, seed, batch_size=8):
+            return MyEnvironment(seed=seed, batch_size=batch_size)
+
+Shapes: B batch, A actions. Rounds are compared as plain tuples, so a failing test shows the first number that differs.
+Put `pytest.register_assert_rewrite("recpolicy.testing")` into conftest.py to see the values of a failing assertion.
+This is the only module that needs pytest.
 """
 
 import abc
@@ -8,8 +16,11 @@ import abc
 import numpy as np
 import pytest
 import tensorflow as tf
+from tf_agents.agents.tf_agent import TFAgent
 from tf_agents.drivers.dynamic_step_driver import DynamicStepDriver
 from tf_agents.environments.tf_environment import TFEnvironment
+from tf_agents.policies.tf_policy import TFPolicy
+from tf_agents.trajectories import time_step as ts
 
 from recpolicy.agents.baselines import BaselineConfig, make_random
 from recpolicy.agents.item_features import ItemFeatures
@@ -20,9 +31,19 @@ from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.base import RecommendationEnvironment, Round
 from recpolicy.training.compiled_loop import OnlineLoop
 
+__all__ = ["AgentContract", "EnvironmentContract", "allowed", "random_agent", "some_allowed", "trace"]
+
 
 def random_agent(environment: RecommendationEnvironment, seed: int = 0) -> BanditAgent:
-    """Plays every allowed action alike; its reward estimates (all 3) play no part."""
+    """Return an agent that plays all allowed actions with equal probability.
+
+    Args:
+        environment: The environment whose specs the agent takes.
+        seed: Seed of its actions.
+
+    Returns:
+        The agent; its reward estimates are 3 for all actions.
+    """
     arms = environment.actions
     table = ItemFeatures(
         np.zeros((arms, 1), np.float32), np.full(arms, 3, np.float32), np.ones(arms, np.float32),
@@ -32,18 +53,42 @@ def random_agent(environment: RecommendationEnvironment, seed: int = 0) -> Bandi
 
 
 def allowed(environment: RecommendationEnvironment, draw: Round) -> np.ndarray:
-    """[B, A] bool."""
+    """Return the mask of allowed actions.
+
+    Args:
+        environment: The environment.
+        draw: A round of it.
+
+    Returns:
+        [B, A] bool.
+    """
     everything = np.ones((environment.batch_size, environment.actions), bool)
     return everything if draw.mask is None else draw.mask.numpy()
 
 
 def some_allowed(mask: np.ndarray, rng: np.random.Generator) -> tf.Tensor:
-    """One allowed action [B] per row, uniformly."""
+    """Draw an allowed action per row, uniformly.
+
+    Args:
+        mask: [B, A] bool.
+        rng: Source of randomness.
+
+    Returns:
+        [B] int32.
+    """
     return tf.constant(np.where(mask, rng.random(mask.shape), -1.0).argmax(axis=1), tf.int32)
 
 
 def trace(environment: RecommendationEnvironment, steps: int) -> list[tuple[float, ...]]:
-    """Context and reward of each of the first rounds when the first allowed action is played."""
+    """Play the first allowed action in the first rounds.
+
+    Args:
+        environment: The environment.
+        steps: Number of rounds.
+
+    Returns:
+        One tuple a round: the rewards, then the contexts.
+    """
     rows = []
     for number in range(steps):
         now = tf.constant(number, tf.int64)
@@ -55,15 +100,15 @@ def trace(environment: RecommendationEnvironment, steps: int) -> list[tuple[floa
 
 
 class EnvironmentContract(abc.ABC):
-    """Inherit, and define `make`; override the numbers where the environment's nature asks for it."""
+    """Checks that every environment of single rounds must pass; inherit, define `make`, and adapt the numbers."""
 
     reward_range = (1.0, 5.0)
     most_users_at_once = 20_000
-    """The largest batch; one round of it is a sample of the rewards."""
+    """Largest batch; one round of it is the sample of the rewards."""
 
     @abc.abstractmethod
     def make(self, seed: int, batch_size: int = 8) -> RecommendationEnvironment:
-        """A fresh environment."""
+        """Return a fresh environment."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -127,7 +172,7 @@ class EnvironmentContract(abc.ABC):
         users = {tuple(environment.sample_round(tf.constant(t, tf.int64)).user.numpy().tolist()) for t in range(10)}
         assert len(users) == 10
 
-    def test_the_batch_size_is_honoured(self):
+    def test_the_batch_size_is_honored(self):
         environment = self.make(0, batch_size=3)
         step = environment.reset()
         assert environment.batch_size == 3
@@ -154,8 +199,8 @@ class EnvironmentContract(abc.ABC):
         expected = np.where(mask, environment.expected_rewards(draw, now).numpy(), -np.inf)
         np.testing.assert_array_equal(regret.argmin(axis=1), expected.argmax(axis=1))
 
-    def test_pay_has_the_expected_rewards_as_its_mean(self, crowd):
-        """n = 20,000 interactions over all arms; every arm within 4.5 standard errors (1e-6 a test if it is right)."""
+    def test_rewards_have_the_expected_rewards_as_its_mean(self, crowd):
+        """Check that 20,000 rewards average to their expectation, each arm within 4.5 standard errors."""
         now = tf.constant(3, tf.int64)
         draw = crowd.sample_round(now)
         action = some_allowed(allowed(crowd, draw), np.random.default_rng(2))
@@ -182,3 +227,84 @@ class EnvironmentContract(abc.ABC):
         np.testing.assert_array_equal(played.pulls, pulls)
         np.testing.assert_allclose(played.reward, rewards, rtol=1e-6)
         assert compiled.round.numpy() == stepped.round.numpy() == rounds
+
+
+class AgentContract(abc.ABC):
+    """Checks that every agent of single rounds must pass; inherit, define `make` and `make_environment`."""
+
+    draws = 20_000
+    """Sampled actions per check of probabilities."""
+
+    @abc.abstractmethod
+    def make(self, seed: int = 0) -> BanditAgent:
+        """Return a fresh agent for the specs of `make_environment`."""
+
+    @abc.abstractmethod
+    def make_environment(self, seed: int = 0) -> RecommendationEnvironment:
+        """Return a fresh environment."""
+
+    @pytest.fixture
+    def make_agent(self):
+        """Return the factory of the agent under test; override it to test several agents with one class."""
+        return self.make
+
+    @pytest.fixture
+    def observation(self):
+        """Return the observation [B, ...] of a round."""
+        environment = self.make_environment(5)
+        return environment.observation(environment.sample_round(tf.constant(0, tf.int64)))
+
+    def test_it_is_a_tf_agent_with_tf_policies(self, make_agent):
+        agent = make_agent(0)
+        assert isinstance(agent, TFAgent)
+        assert isinstance(agent.policy, TFPolicy)
+        assert isinstance(agent.collect_policy, TFPolicy)
+        assert agent.policy.action_spec == agent.action_spec
+
+    @pytest.mark.parametrize("explores", [True, False])
+    def test_rows_of_probabilities_sum_to_one_and_masked_actions_have_none(self, make_agent, observation, explores):
+        agent = make_agent(0)
+        policy = agent.collect_policy if explores else agent.policy
+        probability = policy.probabilities(observation).numpy()
+        np.testing.assert_allclose(probability.sum(axis=1), 1, atol=1e-5)
+        assert (probability >= 0).all()
+        mask = read_observation(observation).mask
+        if mask is not None:
+            np.testing.assert_array_equal(probability[~mask.numpy()], 0)
+
+    def test_the_reported_probability_is_that_of_the_action(self, make_agent, observation):
+        """Check `draws` actions of one user: the reported and the observed frequencies."""
+        policy = make_agent(0).collect_policy
+        many = tf.nest.map_structure(lambda part: tf.repeat(part[:1], self.draws, axis=0), observation)
+        step = policy.action(ts.restart(many, self.draws), (), seed=tf.constant([0, 2], tf.int32))
+        probability = policy.probabilities(observation).numpy()[0]
+        np.testing.assert_allclose(np.exp(step.info.log_probability), probability[step.action.numpy()], rtol=1e-4)
+        share = np.bincount(step.action, minlength=len(probability)) / self.draws
+        error = np.sqrt(probability * (1 - probability) / self.draws)
+        # 2e-4 allows for float32 sums and numerical integrals.
+        np.testing.assert_array_less(np.abs(share - probability), 4.5 * error + 2e-4)
+        np.testing.assert_array_equal(share[probability == 0], 0)
+
+    def test_estimates_and_exported_arrays_are_finite(self, make_agent, observation):
+        learner = make_agent(0).learner
+        estimate = learner.estimate(read_observation(observation))
+        assert np.isfinite(estimate.mean).all()
+        assert (estimate.width.numpy() >= 0).all()
+        exported = learner.export()
+        for name, array in exported.arrays.items():
+            assert np.isfinite(array).all(), name
+        assert all(np.isfinite(value) for value in exported.settings.values())
+
+    def test_the_seed_fixes_the_actions(self, make_agent):
+        assert self._actions(make_agent(3)) == self._actions(make_agent(3))
+
+    def _actions(self, agent: BanditAgent, rounds: int = 4) -> list[list[int]]:
+        environment, actions = self.make_environment(0), []
+        for number in range(rounds):
+            now = tf.constant(number, tf.int64)
+            draw = environment.sample_round(now)
+            seen = environment.observation(draw)
+            action = agent.collect_policy.sample_action(seen, fold_in(agent.action_seed, number))
+            agent.learner.update(read_observation(seen), action, environment.reward(draw, action, now))
+            actions.append(action.numpy().tolist())
+        return actions
