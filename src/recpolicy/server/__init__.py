@@ -1,1 +1,1 @@
-"""The server: recommendations over HTTP, what came of them, and who serves what to whom."""
+"""The server: it recommends over HTTP, stores feedback, and routes users to versions."""

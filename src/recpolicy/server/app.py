@@ -1,7 +1,7 @@
 """The ASGI app of the server.
 
 `make_app(state)` suits any ASGI server; `recpolicy serve` opens the state (lifespan.py) and runs it. Every error has
-the shape {"error": {"code", "message"}}. No page loads anything from another host.
+the shape {"error": {"code", "message"}}. Pages load nothing from another host.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ from recpolicy.server.settings import LimitsConfig
 
 VERSION = "1"
 BACKGROUND: tuple[Callable[[AppState], AbstractContextManager[None]], ...] = (learning,)
-"""Services that start with the app and stop with it, the last one first."""
+"""Services that start with the app and stop with it, in reverse order."""
 
 
 class App(FastAPI):
-    """FastAPI with RequestMiddleware outermost, so its answers skip the inner layers."""
+    """FastAPI with RequestMiddleware outermost, so the middleware's answers skip the inner layers."""
 
     def build_middleware_stack(self) -> ASGIApp:
         """Build the middleware once, at the first request."""
@@ -78,7 +78,7 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None) -> FastA
 
 @asynccontextmanager
 async def _life(app: FastAPI) -> AsyncIterator[dict[str, LimitsConfig]]:
-    """Run the background services while the app runs; yields the limits for the protocol (protocol.py)."""
+    """Run the background services while the app runs; yield the limits for the protocol (protocol.py)."""
     state: AppState = app.state.server
     watching = asyncio.gather(state.models.watch(), run_background(state))
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""One server process: what to serve comes as JSON in an environment variable, since workers are started afresh."""
+"""One server process: workers start in new processes and read their options as JSON from an environment variable."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ OPTIONS_VARIABLE = "RECPOLICY_SERVE"
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """What a server process serves."""
+    """The source, folder and settings of a server process."""
 
     source: str
     """Folder of a run or a registry."""
@@ -30,12 +30,12 @@ class ServeOptions:
     store: bool = True
 
     def to_environment(self) -> None:
-        """Let workers that are started from here know."""
+        """Write the options to the environment, where the workers read them."""
         os.environ[OPTIONS_VARIABLE] = json.dumps(asdict(self))
 
 
 def app() -> FastAPI:
-    """The app of a worker; its state closes with it."""
+    """Return the app of a worker; the state closes with the app."""
     what = ServeOptions(**json.loads(os.environ[OPTIONS_VARIABLE]))
     log_as_json()
     with freeze_startup_objects():
@@ -43,8 +43,8 @@ def app() -> FastAPI:
 
 
 def open_app(what: ServeOptions) -> FastAPI:
-    """Open the state and make the app, which closes it when it ends. Raises what `opened` raises."""
-    # Event loop and writer hand the interpreter to and fro at each commit; every hand-over would wait Python's 5 ms.
+    """Open the state and make an app that closes it at shutdown; raises what `open_state` raises."""
+    # Event loop and writer hand over the interpreter at each commit; by default, each hand-over waits 5 ms.
     sys.setswitchinterval(0.0005)
     settings = read_settings(None if what.config is None else Path(what.config))
     stack, source = ExitStack(), Path(what.source)
@@ -56,7 +56,7 @@ def open_app(what: ServeOptions) -> FastAPI:
 
 
 def log_as_json() -> None:
-    """Log requests and failures to stderr, one JSON object a line, whatever was set up before."""
+    """Log requests and failures as one JSON object per line, to stderr without other log handlers."""
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.StreamHandler())

@@ -1,4 +1,4 @@
-"""UserModel to errors: {"error": {"code", "message"}}, and the meaning of each code."""
+"""Responses to errors: {"error": {"code", "message"}}, and the meaning of each code."""
 
 from collections.abc import Callable
 from http import HTTPStatus

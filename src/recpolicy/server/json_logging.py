@@ -1,7 +1,7 @@
-"""Logs of the service: one JSON object a line, without anything that tells who asked for what.
+"""Logs of the server: one JSON object per line, without user data.
 
-A record's `extra={"fields": {...}}` becomes keys of the object. Of an exception only its type and the place that raised
-it are kept: its message may hold ids or ratings.
+The fields of a record's `extra={"fields": {...}}` become keys of the object. An exception leaves only its type and the
+location that raised it, because its message may contain ids or ratings.
 """
 
 import json
@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-_ENCODE = json.JSONEncoder(default=str).encode  # made once: json.dumps makes one for each line
+_ENCODE = json.JSONEncoder(default=str).encode  # created once: json.dumps creates an encoder per line
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON: time (UTC), level, logger, message, fields."""
+    """A formatter of records as one line of JSON: time (UTC), level, logger, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -33,12 +33,12 @@ class JsonFormatter(logging.Formatter):
 
 @lru_cache(4)
 def _second(second: int) -> str:
-    """A second of UTC, ISO 8601; many lines share one."""
+    """Return a second of UTC in ISO 8601; many lines share one."""
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def exception_location(error: BaseException) -> dict[str, str]:
-    """Type of an exception and the line that raised it, without its message."""
+    """Return the type of an exception and the line that raised it, without its message."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown"
     return {"exception": type(error).__name__, "raised_at": place}

@@ -1,4 +1,4 @@
-"""Answers written as JSON once, by hand: numbers that are not finite are null, and no model checks the rows again."""
+"""Responses in JSON: non-finite numbers become null, and no model validates the rows again."""
 
 import json
 from typing import Any
@@ -10,11 +10,11 @@ _ROWS_AT_ONCE = 1_000
 
 
 def json_response(body: Any, status: int = 200) -> Response:
-    """The body as JSON."""
+    """Return the body as JSON."""
     return Response(_ENCODE(body), status, media_type="application/json")
 
 
 def rows_response(rows: list[dict[str, Any]]) -> Response:
-    """{"rows": [...]}, encoded in pieces: the encoder lets no other thread run while it works."""
+    """Return {"rows": [...]}, encoded in pieces, because the encoder blocks all other threads while it works."""
     pieces = [_ENCODE(rows[start : start + _ROWS_AT_ONCE])[1:-1] for start in range(0, len(rows), _ROWS_AT_ONCE)]
     return Response('{"rows":[' + ",".join(pieces) + "]}", media_type="application/json")

@@ -1,7 +1,7 @@
-"""Which versions answer now: loaded, swapped whole, and split between users.
+"""The live versions of a server: loaded, swapped as a whole, and split between users.
 
-Requests read one reference (`live`), so that a request sees one state from beginning to end and a swap fails none. The
-registry's folder is the truth; its aliases file is looked at twice a second, in every process.
+A request reads one reference (`live`), so it sees one state from start to end and a swap fails no request. The
+registry's folder is the source of truth; every process checks its aliases file twice a second.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ WATCH_SECONDS = 0.5
 LIST_BYTES = 16 << 20
 """For cached lists of one version: about 4,000 lists of 10 items."""
 CACHE_BYTES = 12 << 20
-"""For answers of a version beside its ready lists: 300 users of 1,682 items."""
+"""For other answers of a version: 300 users of 1,682 items."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,22 @@ class LoadedVersion:
     number: int | None
     """Number in the registry; None without one."""
     base: Scorer | None = None
-    """The version as it was trained, where `scorer` has learnt since; None where it has not."""
+    """The version as trained, if `scorer` has learnt since; otherwise None."""
     lists: LRUCache[Any] = field(default_factory=lambda: LRUCache(LIST_BYTES), compare=False, repr=False)
-    """Greedy lists that it computed (recommend.ComputedList); a version never changes, so they stay valid."""
+    """Cache of its greedy lists (recommend.ComputedList); a version never changes, so they stay valid."""
 
     @cached_property
     def policy_json(self) -> Mapping[str, str]:
-        """Who it is, as JSON, in each role."""
+        """The `policy` of a response as JSON, by variant."""
         return {role: json.dumps(self.describe(role)) for role in (CHAMPION, CHALLENGER)}
 
     def describe(self, variant: str) -> dict[str, Any]:
-        """The `policy` of an answer."""
+        """Return the `policy` of a response."""
         return {"version": self.number, "agent": self.agent, "policy_digest": self.policy_digest, "variant": variant}
 
     @property
     def trained(self) -> Scorer:
-        """The version as it was trained."""
+        """The version as trained."""
         return self.base or self.scorer
 
     @cached_property
@@ -63,26 +63,26 @@ class LoadedVersion:
 
     @cached_property
     def policy_digest(self) -> str:
-        """Digest of what it learnt."""
+        """Digest of the learnt parameters."""
         return str(self.scorer.metadata["content"])
 
 
 @dataclass(frozen=True)
 class LiveState:
-    """Who answers whom."""
+    """The live versions and their traffic."""
 
     champion: LoadedVersion
     challenger: LoadedVersion | None = None
     traffic_fraction: float = 0.0
-    """Of the users, how many the challenger answers."""
+    """Fraction of the users that the challenger serves."""
     shadow: bool = False
-    """The challenger answers nobody; what it would have said is compared."""
+    """The challenger serves nobody; its lists are only compared."""
     exploring: bool = True
     rollout: int | None = None
-    """The rollout under way."""
+    """The running rollout."""
 
     def variant_for(self, user_key: str) -> tuple[LoadedVersion, str]:
-        """The version that answers a user, and whether it is the champion or the challenger."""
+        """Return the version that serves a user, and its variant: champion or challenger."""
         if (
             self.challenger is not None
             and not self.shadow
@@ -93,25 +93,25 @@ class LiveState:
 
 
 def bucket(user_key: str, salt: str) -> float:
-    """Where a user stands in [0, 1), whatever the share: a growing share keeps the users that it had."""
+    """Return a user's position in [0, 1). It does not depend on the fraction, so a growing fraction keeps its users."""
     digest = hashlib.blake2b(f"{salt}/{user_key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2.0**64
 
 
 @dataclass(frozen=True)
 class ReloadHooks:
-    """What a live version is made of beside its registry."""
+    """Functions that add data from outside the registry to a live version."""
 
     rollout: Callable[[int], int | None] = lambda _: None
-    """The number of the rollout under way of a challenger."""
+    """Returns the number of a challenger's running rollout."""
     learnt: Callable[[Scorer], Scorer] = lambda scorer: scorer
-    """A trained version with what it has learnt since."""
+    """Returns a trained version with its updates since."""
     watched: Callable[[Scorer], tuple[Path, ...]] = lambda _: ()
-    """Files that change when it has learnt more."""
+    """Returns the files that change when it has learnt more."""
 
 
 class ModelManager:
-    """The live versions of a registry, or one that never changes."""
+    """The live versions of a registry, or one fixed version."""
 
     def __init__(self, live: LiveState, registry: Registry | None = None, beside: ReloadHooks | None = None):
         self.live = live
@@ -122,16 +122,16 @@ class ModelManager:
 
     @classmethod
     def from_registry(cls, registry: Registry, beside: ReloadHooks | None = None) -> "ModelManager":
-        """Load what the registry says.
+        """Load the routing of the registry.
 
-        Raises ConfigError for one without a champion, ArtifactError for a damaged one.
+        Raises ConfigError for a registry without a champion, ArtifactError for a damaged one.
         """
         return cls(_load(registry, None, beside or ReloadHooks()), registry, beside)
 
     def refresh(self) -> bool:
-        """Load what the registry says now; returns whether anything changed. A version that does not load is not taken.
+        """Load the current routing of the registry; return True if anything changed.
 
-        Raises ArtifactError or ConfigError then; what was live stays live.
+        Raises ArtifactError or ConfigError if a version does not load; the live versions then stay live.
         """
         if self.registry is None:
             return False
@@ -142,7 +142,7 @@ class ModelManager:
             return new != old
 
     async def watch(self) -> None:
-        """Take over changes that other processes made, until cancelled."""
+        """Load the changes of other processes, until cancelled."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if self._look() == self._stamp:
@@ -150,11 +150,11 @@ class ModelManager:
             try:
                 await asyncio.to_thread(self.refresh)
             except (ArtifactError, ConfigError, OSError) as error:
-                self._stamp = self._look()  # said once, not twice a second
+                self._stamp = self._look()  # logged once, not twice a second
                 logger.error("the registry names a version that cannot be served; the old one stays: %s", error)
 
     def _look(self) -> tuple[Any, ...]:
-        """What changes whenever the aliases do, or what the champion has learnt."""
+        """Return a value that changes whenever the aliases or the champion's updates do."""
         if self.registry is None:
             return ()
         return _mark(self.registry.folder / "aliases.json"), *map(
@@ -181,7 +181,7 @@ def _load(registry: Registry, old: LiveState | None, beside: ReloadHooks) -> Liv
 
 
 def _mark(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced; None where there is none."""
+    """Return a value that changes when a file is replaced; None without a file."""
     try:
         state = path.stat()
     except OSError:

@@ -46,7 +46,7 @@ class Metrics:
         self.rating_difference = Summary(
             "recpolicy_shadow_rating_difference", "Predicted rating, challenger - champion.", registry=registry
         )
-        # Looking up a label takes longer than counting.
+        # A label look-up takes longer than a count.
         self._requests = lru_cache(1_000)(self.requests.labels)
         self._seconds = lru_cache(1_000)(self.seconds.labels)
         self._events = lru_cache(1_000)(self.events.labels)

@@ -1,7 +1,6 @@
-"""What stands around every request: who may ask, how much and how long, one line in the log, and an answer when all
-else failed.
+"""ASGI middleware: authentication, rate limits, timeouts, access log, and a last-resort 500.
 
-What a caller may not ask is refused before its body is read. /healthz, /readyz and /metrics are never refused.
+It refuses a request before it reads the body. It never refuses /healthz, /readyz and /metrics.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 ADMIN, IMPORT = "/v1/admin", "/v1/admin/versions/import"
 MAX_BODY = LimitsConfig.body_bytes
-"""Bytes of a request's body, unless the settings say otherwise."""
+"""Bytes of a request's body, unless the settings change it."""
 IMPORT_SECONDS = 600.0
 _FREE = ("/healthz", "/readyz", "/metrics")
 _LONGEST_MESSAGE = 500
@@ -38,17 +37,17 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 FastPath = Callable[[Message, bytes], Awaitable[Response]]
-"""Answers a request (scope and body) that is asked so often that the way through the app would cost more than it."""
+"""Answers a frequent request (scope and body) that would cost more on its way through the app."""
 
 
 def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """Answer in the one shape of every error; the message may hold a name from the request, of any length and kind."""
+    """Return an error in the shape of all errors; the message may hold any text from the request."""
     text = message[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
     return JSONResponse({"error": {"code": code, "message": text}}, status, headers)
 
 
 class RequestMiddleware:
-    """ASGI middleware; the log names the route (`/v1/predict`), never the URL, the body, the key or the client."""
+    """ASGI middleware; its log has the route (`/v1/predict`), but never the URL, the body, the key or the client."""
 
     def __init__(
         self, app: App, observe: Callable[[str, str, int, float], None], keys: KeyCache,
@@ -77,7 +76,7 @@ class RequestMiddleware:
         logger.log(level, "request", extra={"fields": {**fields, **request.failed}})
 
     async def _answer(self, request: "_Request") -> None:
-        """Answer within the time that there is."""
+        """Answer within the time limit."""
         try:
             async with asyncio.timeout(request.seconds) as request.deadline:
                 refusal = await self._refusal(request) or await self._take(request)
@@ -96,7 +95,7 @@ class RequestMiddleware:
             await refusal(request.scope, request.receive, request.send)
 
     async def _refusal(self, request: "_Request") -> JSONResponse | None:
-        """Why this caller may not ask this now; None where it may."""
+        """Return the refusal for this caller, or None."""
         scope = request.scope
         if scope["path"] in self._free:
             return None
@@ -120,7 +119,7 @@ class RequestMiddleware:
         return self._limits.require_key and path.startswith(("/v1/", self._predict))
 
     async def _take(self, request: "_Request") -> Response | None:
-        """Read the body and let the app answer; returns a refusal where it may not, or an answer yet to be sent."""
+        """Read the body and let the app answer; return a refusal, or a response that is still to be sent."""
         if request.streams:
             request.received = True
             await self._app(request.scope, request.receive, request.send)
@@ -152,13 +151,13 @@ class RequestMiddleware:
 
 @dataclass(frozen=True)
 class _Route:
-    """What the log calls a request that was answered here."""
+    """A route name for the log, for a request that was answered here."""
 
     path: str
 
 
 class _Request:
-    """One request on its way."""
+    """A request and its progress."""
 
     __slots__ = ("_send", "deadline", "failed", "receive", "received", "scope", "seconds", "status", "streams")
 
@@ -167,11 +166,11 @@ class _Request:
         self.status, self.received = 0, False
         self.failed: dict[str, str] = {}
         self.deadline: asyncio.Timeout | None = None
-        self.streams = scope["path"] == IMPORT and scope["method"] == "POST"  # the handler reads and bounds the body
+        self.streams = scope["path"] == IMPORT and scope["method"] == "POST"  # the handler reads and limits the body
         self.seconds = IMPORT_SECONDS if self.streams else seconds
 
     async def send(self, message: Message) -> None:
-        """Send, and note the status. From the first byte on the client has time of its own; a stream has no end."""
+        """Send, and store the status. After the first byte the client has its own time limit; a stream has none."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.deadline is not None and not self.deadline.expired():
@@ -185,7 +184,7 @@ def _is_stream(message: Message) -> bool:
 
 
 def _name(caller: Caller | None, scope: Message) -> str:
-    """Whose bucket a request takes from; a key that is not known gives nobody a bucket of its own."""
+    """Return the name of the bucket of a request. Unknown keys are limited by client address."""
     if caller is not None:
         return f"key {caller.name}"
     return client_network(scope["client"][0]) if scope.get("client") else "nobody"
@@ -196,12 +195,12 @@ def _busy() -> JSONResponse:
 
 
 def internal_error() -> JSONResponse:
-    """What is answered to a failure of the service."""
+    """Return the response to a failure of the service."""
     return error_response(500, "internal", "the service failed; its log says where")
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
-    """The body, or None as soon as it is larger than `limit`."""
+    """Return the body, or None as soon as it is larger than `limit`."""
     pieces, size = [], 0
     while True:
         message = await receive()
@@ -217,7 +216,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give the body that was read once; what the client does afterwards comes from the client."""
+    """Return a receive function that yields the body again; later messages come from the client."""
     given = False
 
     async def again() -> Message:
@@ -231,7 +230,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def request_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The key that a request brings (ASGI headers: names in lower case); the bearer's where both are there."""
+    """Return the key of a request (ASGI headers: names in lower case); with two keys, the bearer's."""
     found = None
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
@@ -242,19 +241,20 @@ def request_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 class TokenBuckets:
-    """A bucket of tokens for each caller, full at first; a request takes one.
+    """Token buckets, one per caller, full at first; a request takes one token.
 
-    At most `most` are held: the one that was not asked for longest is given up, and would be full again most likely.
+    There are at most `most` buckets: the least recently used one is dropped. By then it would most likely be full
+    again.
     """
 
     def __init__(
         self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic, most: int = 10_000
     ) -> None:
         self._rate, self._burst, self._clock, self._most = rate, float(burst), clock, most
-        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when that was
+        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and the time of that count
 
     def take(self, who: str) -> float:
-        """Take a token: 0, or in how many seconds there will be one."""
+        """Take a token; return 0, or the seconds until there is one."""
         if not self._rate:
             return 0.0
         now = self._clock()
@@ -272,7 +272,7 @@ class TokenBuckets:
 
 @lru_cache(4096)
 def client_network(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 that every holder of an IPv6 address has."""
+    """Return the network that counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         bits = 128 if IPv6Address(address).ipv4_mapped else 64
     except ValueError:

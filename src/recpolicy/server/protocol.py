@@ -1,7 +1,7 @@
-"""HTTP whose request lines and headers arrive in time and in bounds.
+"""HTTP with limits on the size and the time of request lines and headers.
 
-uvicorn waits forever for the end of a head and keeps all of it; a body is bounded by the guard (guard.py), which sees a
-request only after its head.
+uvicorn waits forever for the end of the headers and keeps all of them. The middleware (middleware.py) limits the body,
+but it sees a request only after its headers.
 """
 
 import asyncio
@@ -13,13 +13,14 @@ from recpolicy.server.settings import LimitsConfig
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Refuses a head that is late (408) or too large (431), and what is no HTTP (400), in the one shape of errors.
+    """An HTTP protocol that refuses late headers (408), large headers (431) and invalid HTTP (400) in the shape of all
+    errors.
 
-    The bounds are those that the app's lifespan names `limits`. A connection that says nothing at all is closed.
+    The app's lifespan sets the limits as `limits`. A connection that sends nothing is closed without an answer.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first head."""
+        """Start to wait for the first headers."""
         super().connection_made(transport)
         self._limits: LimitsConfig = self.app_state.get("limits", LimitsConfig())
         self._in_head, self._bare, self._bare_bytes = False, True, 0
@@ -27,15 +28,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._forget_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse a piece; what comes without a body or an end of something (heads, trailers, empty lines) is counted.
+        """Parse a piece; counts bytes outside of bodies (headers, trailers, empty lines).
 
-        Where no answer is under way, the connection must go on within the time for a head, for uvicorn gives up its
-        own timer at the first byte.
+        If no answer is in progress, the headers must end in time: uvicorn stops its own timer at the first byte.
         """
         self._bare = True
         super().data_received(data)
@@ -48,39 +48,39 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def on_message_begin(self) -> None:
-        """A head begins, and has its time from now on."""
+        """Start the time limit of new headers."""
         self._in_head = True
         self._forget_timer()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; nobody reads those that follow a body."""
+        """Keep a header; trailers after a body are ignored."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
+        """Note the end of the headers."""
         self._in_head = self._bare = False
         self._forget_timer()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body is there."""
+        """Note a part of a body."""
         self._bare = False
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request is there."""
+        """Note the end of a request."""
         self._bare = False
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be parsed."""
+        """Refuse invalid HTTP."""
         self._refuse(400, "invalid_request", msg)
 
     @property
     def _idle(self) -> bool:
-        """Whether no answer is under way."""
+        """True if no answer is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     def _start_timer(self) -> None:
@@ -99,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer and close, unless the connection is closing or an answer is under way."""
+        """Answer and close, unless the connection is closing or an answer is in progress."""
         if not self.transport.is_closing():
             if self._idle:
                 body = bytes(error_response(status, code, message).body)

@@ -273,7 +273,7 @@ def _compute(
 
 
 def _context_bytes(scorer: Scorer, request: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:
-    """Return the context that the policy saw of a user whom it does not know."""
+    """Return the context that the policy used for a user whom it does not know."""
     contexts = None if context is None else context[np.newaxis]
     row, _ = next(scorer.contexts([request.user], fold_in or {}, 1, contexts))
     return bytes(row[0].astype(np.float32).tobytes())

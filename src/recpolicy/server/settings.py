@@ -1,6 +1,6 @@
 """All settings of a server: a TOML file with one table per component.
 
-Constraints stand in the annotations; core/config.py turns a violation into a ConfigError with file, table and key.
+The annotations hold the constraints; core/config.py turns a violation into a ConfigError with file, table and key.
 """
 
 import os

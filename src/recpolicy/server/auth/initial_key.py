@@ -1,4 +1,4 @@
-"""The first operator key of a server: one that is given, or one that is made and shown once; there is no default."""
+"""The first operator key of a server: from the environment, or generated and printed once. There is no default."""
 
 import os
 
@@ -10,16 +10,16 @@ from recpolicy.server.deps import Store
 
 ADMIN_KEY = "RECPOLICY_ADMIN_KEY"
 GIVEN, MADE = "environment", "operator"
-"""Names of the key that the environment gives, and of one that is made."""
+"""Names of the key from the environment and of the generated key."""
 
 
 def ensure_operator_key(store: Store | None) -> str | None:
-    """Make sure that an operator can come in; returns the key that was made for that, which nobody can show again.
+    """Ensure that an operator key exists; return the key if it was generated now, because it cannot be shown again.
 
-    The key in RECPOLICY_ADMIN_KEY works from now on as `environment`, in place of the one that had this name. Raises
-    ConfigError where it is weak, or known as a key that must not do what an operator does.
+    From now on the key in RECPOLICY_ADMIN_KEY works as `environment`; it replaces the earlier key of that name. Raises
+    ConfigError if the key is weak, or if it already exists with a lower role or is revoked.
     """
-    given = os.environ.get(ADMIN_KEY) or None  # set to nothing is not set
+    given = os.environ.get(ADMIN_KEY) or None  # an empty variable counts as unset
     if given is not None:
         weak = key_problem(given)
         if weak is not None:

@@ -1,11 +1,12 @@
-"""API keys: how they are made, judged and recognised.
+"""API keys: generation, checks and look-up.
 
-A key is `rp_` and 256 random bits. The store holds its SHA-256 only. Passwords need a slow, salted hash because people
-choose them; nobody can try 2^256 keys, however fast the hash: NIST SP 800-63B section 5.1.2.2 asks for a salt and a
-slow hash only below 112 bits of entropy. A key that an operator chose is held to `weakness` for the same reason.
+A key is `rp_` and 256 random bits. The store holds only its SHA-256. Passwords need a slow, salted hash because people
+choose them. Nobody can try 2^256 keys, however fast the hash: NIST SP 800-63B section 5.1.2.2 asks for a salt and a
+slow hash only below 112 bits of entropy. Keys that an operator chose must pass `key_problem` for the same reason.
 
-Recognising: a process holds the digests of all keys that work, for a second. One is found by the first digits of its
-digest and compared whole in constant time: what time tells is of the digest of a guess, and leads to no key.
+Each process caches the digests of all working keys for a second. It finds a key by the first digits of its digest and
+compares the whole digest in constant time. Timing can only leak the digest of the guess, which does not help an
+attacker.
 """
 
 import asyncio
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 ROLES = ("client", "reader", "operator")
-"""Each may do what those before it may."""
+"""Each role may do everything that the roles before it may do."""
 LONGEST = 200
 FRESH_SECONDS = 1.0
 KEPT_SECONDS = 60.0
-"""How long known keys work on while the database does not answer."""
+"""Time for which cached keys still work while the database does not answer."""
 _SHORTEST, _DIFFERENT, _RUN = 32, 12, 6
 _FIRST = 16
 _WAIT_SECONDS, _REST_SECONDS = 5.0, 1.0
@@ -41,34 +42,34 @@ _COMMON = re.compile("password|passw0rd|changeme|change-me|change_me|secret|letm
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the name of the key, and what it may do."""
+    """The caller of a request: the name of the key, and its role."""
 
     name: str
     role: str
 
     def has_role(self, role: str) -> bool:
-        """Whether the caller may do what `role` may."""
+        """Return True if the caller's role is `role` or a higher one."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
 def new_key() -> str:
-    """A key of 256 random bits."""
+    """Return a new key of 256 random bits."""
     return f"rp_{secrets.token_urlsafe(32)}"
 
 
 def key_digest(key: str) -> str:
-    """SHA-256 of a key, 64 hexadecimal digits."""
+    """Return the SHA-256 of a key, 64 hexadecimal digits."""
     return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
 def unauthorized(key: str | None) -> tuple[int, str, str, dict[str, str]]:
-    """Status, code, message and headers for a caller without a key that works."""
+    """Return status, code, message and headers for a caller without a working key."""
     said = "this key is not known or was revoked" if key else "this needs an API key: Authorization: Bearer KEY"
     return 401, "unauthorized", said, {"www-authenticate": 'Bearer realm="recpolicy"'}
 
 
 def key_problem(key: str) -> str | None:
-    """What makes a chosen key easy to guess or impossible to send; None for a good one. Never repeats the key."""
+    """Return the reason why a chosen key is easy to guess or cannot be sent, without the key; None for a good key."""
     if not (key.isascii() and key.isprintable()) or " " in key:
         return "it has characters that a header cannot carry; expected printable ASCII without blanks"
     if not _SHORTEST <= len(key) <= LONGEST:
@@ -85,14 +86,14 @@ def key_problem(key: str) -> str | None:
 
 
 def _longest_run(key: str) -> int:
-    """The most characters in a row whose codes go up by one, down by one, or stay."""
+    """Return the length of the longest run of characters whose codes all rise by one, fall by one or stay equal."""
     steps = (ord(after) - ord(before) for before, after in itertools.pairwise(key))
     runs = (len(list(run)) + 1 for step, run in itertools.groupby(steps) if abs(step) <= 1)
     return max(runs, default=1)
 
 
 def load_keys(engine: "Engine | None") -> "KeyCache":
-    """The keys of a store; without one, no key works."""
+    """Return the keys of a store; without a store, no key works."""
 
     def load() -> dict[str, Caller]:
         if engine is None:
@@ -104,7 +105,7 @@ def load_keys(engine: "Engine | None") -> "KeyCache":
 
 
 class KeyCache:
-    """The keys that work, as this process knows them; used by one event loop."""
+    """A cache of the working keys of one process; for one event loop."""
 
     def __init__(self, load: Callable[[], Mapping[str, Caller]], clock: Callable[[], float] = time.monotonic):
         self._load, self._clock = load, clock
@@ -114,13 +115,14 @@ class KeyCache:
         self._turn = asyncio.Lock()
 
     async def caller(self, key: str) -> Caller | None:
-        """Who has this key; None for a key that is not known or was revoked, within a second in every process.
+        """Return the caller with this key; None for an unknown key, or a second after a key is revoked in another
+        process.
 
-        Raises StoreError where that cannot be told: the database does not answer, and the key was not seen before or
-        what is known is older than KEPT_SECONDS.
+        Raises StoreError if the database does not answer and the key is not in the cache, or the cache is older than
+        KEPT_SECONDS.
         """
         digest, now = key_digest(key), self._clock()
-        needed = max(now - FRESH_SECONDS, self._changed) if self._find(digest) else now  # it may be a moment old
+        needed = max(now - FRESH_SECONDS, self._changed) if self._find(digest) else now  # the cache may be a moment old
         if self._as_of < needed:
             await self._reload(needed)
         known = self._find(digest)
@@ -129,7 +131,7 @@ class KeyCache:
         return known
 
     def forget(self) -> None:
-        """Look again at the next request: this process changed a key."""
+        """Reload the keys at the next request, because this process changed a key."""
         self._changed = self._clock()
 
     def _find(self, digest: str) -> Caller | None:
@@ -137,7 +139,9 @@ class KeyCache:
         return caller if hmac.compare_digest(known, digest) else None
 
     async def _reload(self, since: float) -> None:
-        """Load unless what is known is of `since` or later; one load at a time, and a rest after one that failed."""
+        """Reload the keys unless they were loaded at `since` or later; one load at a time, with a pause after a failed
+        load.
+        """
         async with self._turn:
             if self._as_of >= since or self._clock() < self._rest_until:
                 return

@@ -1,9 +1,9 @@
-"""Who may ask for what: a handler names the least role that may call it as the type of a parameter.
+"""Roles: a handler names the lowest role that may call it as the type of a parameter.
 
-    def runs(caller: Reader, here: Here) -> Response: ...
+    def runs(caller: Reader, state: StateDep) -> Response: ...
 
-The key comes as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Without a known key: 401 `unauthorized`; with one
-whose role is too low: 403 `forbidden`; where keys cannot be checked: 503 `database_unavailable`.
+The key comes as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors: 401 `unauthorized` without a known key, 403
+`forbidden` if the role is too low, 503 `database_unavailable` if keys cannot be checked.
 """
 
 from collections.abc import Callable, Coroutine
@@ -23,20 +23,20 @@ _HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="X-API-Ke
 
 
 async def get_key_cache(request: Request) -> KeyCache:
-    """The keys of the app that a request came to."""
+    """Return the keys of the app that handles the request."""
     keys: KeyCache = request.app.state.keys
     return keys
 
 
 async def current_caller(request: Request) -> Caller | None:
-    """Who asks; None for nobody whom we know. Raises StoreError where keys cannot be checked."""
+    """Return the caller; None without a known key. Raises StoreError if keys cannot be checked."""
     key = request_key(request.scope["headers"])
     keys: KeyCache = request.app.state.keys
     return await keys.caller(key) if key else None
 
 
 def require_role(role: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    """A dependency that lets callers of this role or a higher one pass."""
+    """Return a dependency that accepts callers of this role or a higher one."""
 
     async def caller(
         request: Request, _bearer: Annotated[Any, Security(_BEARER)], _header: Annotated[Any, Security(_HEADER)]
@@ -54,8 +54,8 @@ def require_role(role: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
 
 KeyCacheDep = Annotated[KeyCache, Depends(get_key_cache)]
 OptionalCaller = Annotated[Caller | None, Depends(current_caller)]
-"""Who asks, or None: for what anybody may call."""
+"""The caller, or None; for routes that need no key."""
 Reader = Annotated[Caller, Depends(require_role("reader"))]
-"""A caller who may see how the server does."""
+"""A caller who may read the state of the server."""
 Operator = Annotated[Caller, Depends(require_role("operator"))]
-"""A caller who may change what is served."""
+"""A caller who may change the routing, jobs and keys."""

@@ -1,1 +1,1 @@
-"""The console: pages for people, served by the same app; nothing in them comes from elsewhere."""
+"""The console: web pages that the same app serves; they load nothing from other hosts."""

@@ -1,7 +1,7 @@
-"""The console's pages and the files that they load, all of them from this package.
+"""The console's pages and the files that they load, all from this package.
 
-A page holds no data of a user and no key: its scripts ask for those. Nothing inline runs (Content-Security-Policy), and
-whatever the scripts write is text, never HTML (Trusted Types without a policy).
+A page holds no user data and no key: its scripts request them. The Content-Security-Policy forbids inline scripts, and
+Trusted Types without a policy forbid scripts to write HTML.
 """
 
 import hashlib
@@ -30,18 +30,18 @@ KINDS: Mapping[str, str] = {"css": "text/css", "js": "text/javascript", "svg": "
 
 @dataclass(frozen=True)
 class Asset:
-    """One file that pages load."""
+    """A file that pages load."""
 
     body: bytes
     kind: str
     """Media type."""
     tag: str
-    """Changes with the body; an entity tag."""
+    """Entity tag: changes with the body."""
 
 
 @cache
 def assets() -> Mapping[str, Asset]:
-    """All files by name. Only these names are served: no part of a request becomes a path."""
+    """Return all files by name. The server serves only these names, so no part of a request becomes a path."""
     found = {}
     for path in files("recpolicy.server.console").joinpath("static").iterdir():
         kind = KINDS.get(path.name.rpartition(".")[2])
@@ -52,7 +52,7 @@ def assets() -> Mapping[str, Asset]:
 
 
 def page(name: str, **shown: Any) -> str:
-    """A page as HTML; all that is shown is escaped."""
+    """Return a page as HTML; all values are escaped."""
     return _environment().get_template(f"{name}.html.j2").render(page=name, **shown)
 
 

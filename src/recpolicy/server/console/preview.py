@@ -21,7 +21,7 @@ from recpolicy.server.recommend import finite
 from recpolicy.server.schemas.requests import RecommendRequest
 
 CACHE_BYTES = 1 << 20
-"""For answers of a version that is only previewed."""
+"""Cache size of a version that is only previewed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def rank_items(scorer: Scorer, request: RecommendRequest) -> RankedPreview:
 
 
 class ScorerCache:
-    """The versions that were previewed last, as trained; safe for several threads."""
+    """A cache of the versions that were previewed last, as trained; safe for several threads."""
 
     def __init__(self, max_versions: int = 3, load: Callable[[Path, int], Scorer] = load_scorer):
         self._load = load

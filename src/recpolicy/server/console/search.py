@@ -1,4 +1,4 @@
-"""Finding users and items by what a person types."""
+"""Searches for users and items by text."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from itertools import islice
@@ -14,7 +14,9 @@ _POPULAR: "WeakKeyDictionary[Scorer, NDArray[np.intp]]" = WeakKeyDictionary()
 
 
 def users(scorer: Scorer, text: str, count: int) -> list[Hashable]:
-    """The first users whose id is, begins with or holds the text, in that order; an empty text finds anybody."""
+    """Return the first users whose id equals, begins with or contains the text, in that order; an empty text matches
+    all.
+    """
     sought = text.strip()
     exact = [user for user in _spelt(sought) if scorer.knows(user)]
     begins = (user for user in scorer.user_ids if str(user).startswith(sought))
@@ -26,7 +28,7 @@ def users(scorer: Scorer, text: str, count: int) -> list[Hashable]:
 
 
 def items(scorer: Scorer, text: str, count: int) -> list[dict[str, Any]]:
-    """The items rated most often whose title has all the words; an empty text finds any."""
+    """Return the items with the most ratings whose title has all the words; an empty text matches all."""
     words = text.casefold().split()
     rows = (
         row for row in _by_popularity(scorer).tolist()
@@ -39,21 +41,21 @@ def items(scorer: Scorer, text: str, count: int) -> list[dict[str, Any]]:
 
 
 def filters(scorer: Scorer) -> Mapping[str, Any]:
-    """What a list can be narrowed by: genres, first and last year (None: no years are known)."""
+    """Return the values of the filters of a list: genres, first and last year (None if the years are unknown)."""
     years = scorer.years[np.isfinite(scorer.years)]
     ends = (int(years.min()), int(years.max())) if len(years) else None
     return {"genres": list(scorer.genre_names), "years": ends}
 
 
 def _spelt(text: str) -> Iterator[Hashable]:
-    """The ids that are spelt so: 196 and "196" are two."""
+    """Yield the ids with this spelling: 196 and "196" differ."""
     yield text
     if len(text) < 20 and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text:
         yield int(text)
 
 
 def _by_popularity(scorer: Scorer) -> NDArray[np.intp]:
-    """Item rows [I], the most often rated first."""
+    """Return the item rows [I], most often rated first."""
     if scorer not in _POPULAR:
         count = np.bincount(scorer.artifact.rated_item, minlength=len(scorer.item_ids))
         _POPULAR[scorer] = np.argsort(-count, kind="stable")

@@ -1,1 +1,1 @@
-"""What the server remembers: events, feedback, rewards, versions, rollouts, jobs, keys and an audit."""
+"""The database of the server: events, feedback, rewards, versions, rollouts, jobs, keys and an audit."""

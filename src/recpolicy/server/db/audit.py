@@ -1,4 +1,4 @@
-"""Who did what, when: a record of every change that an operator or the server itself makes."""
+"""The audit: one line per change by an operator or the server itself, with actor and time."""
 
 import json
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import audit
 
 SERVER = "server"
-"""The actor of what the server does by itself."""
+"""The actor of the server's own changes."""
 
 
 def write_audit(connection: Connection, actor: str, action: str, detail: Mapping[str, Any]) -> None:
-    """Write a line; the caller commits it together with what it tells of."""
+    """Write a line; the caller commits it together with the change."""
     row = {"time": now_ms(), "actor": actor, "action": action, "detail": json.dumps(dict(detail), sort_keys=True)}
     connection.execute(insert(audit).values(row))
 
 
 def latest(connection: Connection, count: int) -> list[dict[str, Any]]:
-    """The last `count` lines, newest first."""
+    """Return the last `count` lines, newest first."""
     rows = connection.execute(select(audit).order_by(audit.c.seq.desc()).limit(count)).mappings()
     return [{**row, "detail": json.loads(row["detail"])} for row in rows]

@@ -1,6 +1,6 @@
-"""Opening the store: SQLite in one file by default, PostgreSQL by URL; tables are brought up to date first.
+"""The database connection: SQLite in one file by default, PostgreSQL by URL. Opening it first updates the tables.
 
-SQLite runs in WAL mode with synchronous=FULL: what a commit acknowledged survives a crash of process or machine.
+SQLite runs in WAL mode with synchronous=FULL: an acknowledged commit survives a crash of the process or the machine.
 """
 
 import fcntl
@@ -21,20 +21,20 @@ DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _BUSY_MS = 5_000
 _CONNECT_SECONDS = 3
 _WAL_PAGES = 16_000
-"""64 MiB, four events a page: commits wait while the log is carried over, and should not every second."""
+"""64 MiB, four events a page: commits wait during a checkpoint of the log, so it must not run every second."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def sqlite_url(path: Path) -> str:
-    """The URL of a database file."""
+    """Return the URL of a database file."""
     return f"sqlite:///{path.absolute()}"
 
 
 def open_store(url: str) -> Engine:
-    """An engine over a database whose tables are up to date.
+    """Return the engine of a database and update its tables.
 
-    Raises ConfigError for a URL that is not one of a known kind or whose driver is missing, StoreError where the
-    database cannot be reached or written.
+    Raises ConfigError for an unknown kind of URL or a missing driver, StoreError if the database cannot be reached or
+    written.
     """
     engine = make_engine(url)
     try:
@@ -46,7 +46,7 @@ def open_store(url: str) -> Engine:
 
 
 def make_engine(url: str) -> Engine:
-    """An engine that has not spoken to its database yet; raises ConfigError."""
+    """Return an engine that has not connected yet; raises ConfigError."""
     try:
         address = make_url(url)
     except ArgumentError:
@@ -70,7 +70,7 @@ def make_engine(url: str) -> Engine:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables up to date; several processes may ask at once, one does it."""
+    """Update the tables; if several processes call this at once, one does the work."""
     if engine.dialect.name == "sqlite" and engine.url.database:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     if is_up_to_date(engine):
@@ -84,14 +84,14 @@ def migrate(engine: Engine) -> None:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             connection.commit()
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # so that a killed migration leaves nothing half-done
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # so that a killed migration leaves no partial changes
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
 
 
 def is_up_to_date(engine: Engine) -> bool:
-    """Whether there is nothing to migrate; without Alembic, which takes a while to load and stays in memory."""
+    """Return True if there is nothing to migrate; does not import Alembic, which loads slowly and stays in memory."""
     steps = sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
     with engine.connect() as connection:
         if not inspect(connection).has_table("alembic_version"):
@@ -101,14 +101,16 @@ def is_up_to_date(engine: Engine) -> bool:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes, on a connection of its own."""
+    """Open a connection with a transaction that writes."""
     with engine.connect() as connection, transaction_on(connection):
         yield connection
 
 
 @contextmanager
 def transaction_on(connection: Connection) -> Iterator[None]:
-    """A transaction that writes. SQLite takes its lock at the start: two that had read first could only fail."""
+    """Run a transaction that writes. SQLite locks at the start, because two transactions that read first would both
+    fail.
+    """
     try:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -120,10 +122,10 @@ def transaction_on(connection: Connection) -> Iterator[None]:
 
 
 class CommitLock:
-    """What the writers of several processes take turns by, and hold while they commit: `with turns: ...`.
+    """A lock that writers of several processes hold while they commit: `with lock: ...`.
 
-    SQLite has a lock of its own, but who waits for it sleeps up to 100 ms at a time; here the system wakes the next.
-    PostgreSQL needs none.
+    SQLite has its own lock, but its waiters sleep for up to 100 ms at a time. With this lock the operating system wakes
+    the next writer. PostgreSQL needs none.
     """
 
     def __init__(self, engine: Engine):
@@ -139,7 +141,7 @@ class CommitLock:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the lock file."""
         if self._file is not None:
             self._file.close()
 
@@ -150,12 +152,12 @@ def upsert(connection: Connection, table: Table) -> Any:
 
 
 def redacted_url(engine: Engine) -> str:
-    """The database's address without its password."""
+    """Return the address of the database without its password."""
     return engine.url.render_as_string(hide_password=True)
 
 
 def first_line(error: DBAPIError) -> str:
-    """What the database said, in one line, without the statement and its values."""
+    """Return the first line of the database's message, without the statement and its values."""
     lines = str(error.orig).strip().splitlines()
     return lines[0] if lines else type(error.orig).__name__
 
@@ -166,7 +168,7 @@ def _one_at_a_time(engine: Engine) -> Iterator[None]:
         with FileLock(f"{engine.url.database}.lock", timeout=60):
             yield
         return
-    with engine.connect() as connection:  # the lock of a session ends with it, also when the process is killed
+    with engine.connect() as connection:  # the lock ends with its session, even if the process is killed
         connection.exec_driver_sql("SELECT pg_advisory_lock(7265637)")
         yield
         connection.exec_driver_sql("SELECT pg_advisory_unlock(7265637)")
@@ -175,7 +177,7 @@ def _one_at_a_time(engine: Engine) -> Iterator[None]:
 def _tune_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def tune(connection: sqlite3.Connection, _: Any) -> None:
-        connection.isolation_level = None  # transactions begin where we say so
+        connection.isolation_level = None  # this code begins transactions, not the driver
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")

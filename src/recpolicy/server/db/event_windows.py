@@ -1,6 +1,6 @@
-"""What was shown and earned in a window of time, for checks: the latest so many events of one version.
+"""Users, items and rewards in a window of time, for drift checks: the latest events of one version.
 
-n events, m rewarded ones. Times are milliseconds since 1970; a window holds its begin, not its end.
+n events, m events with rewards. Times are milliseconds since 1970. A window includes its begin and excludes its end.
 """
 
 import json
@@ -20,17 +20,17 @@ class Window:
     """A window of one version's events."""
 
     users: list[Hashable]
-    """Users whom the version knew, each once a slice."""
-    contexts: NDArray[np.float32]  # [F, D] the last context of each user whom it did not know, once a slice
-    items: NDArray[np.str_]  # [shown] ids of the items at the first places
-    rewards: NDArray[np.float64]  # [m] mean reward of each rewarded event, in the order of time
+    """Users that the version knows, each once per slice."""
+    contexts: NDArray[np.float32]  # [F, D] the last context of each user that the version does not know, once per slice
+    items: NDArray[np.str_]  # [positions] ids of the items at the first positions
+    rewards: NDArray[np.float64]  # [m] mean reward of each event with rewards, by time
 
 
 def window(connection: Connection, version: int, begin: int, end: int, most: int, slice_ms: int) -> Window:
-    """The latest `most` events, and rewarded events, of a version between two times.
+    """Return at most `most` events, and as many events with rewards, of a version between two times, the latest ones.
 
-    A user counts once in each slice of time: so windows of different lengths are alike where nothing has changed, and
-    one busy user does not stand for many.
+    A user counts once per slice of time. Then windows of different lengths are comparable if nothing changed, and a
+    very active user does not outweigh others.
     """
     columns = (events.c.user_key, events.c.item_ids, events.c.context, events.c.time)
     asked = select(*columns).where(events.c.version == version, events.c.time >= begin, events.c.time < end)
@@ -53,7 +53,7 @@ def window(connection: Connection, version: int, begin: int, end: int, most: int
 
 
 def _rewards(connection: Connection, version: int, begin: int, end: int, most: int) -> NDArray[np.float64]:
-    """One value an event: what a user says of the items of one list is alike."""
+    """Return one value per event, because a user's rewards for one list are similar."""
     last, mean = func.max(rewards.c.time), func.avg(rewards.c.reward)
     of_window = and_(rewards.c.version == version, rewards.c.time >= begin, rewards.c.time < end)
     asked = select(mean).where(of_window).group_by(rewards.c.event_id).order_by(last.desc()).limit(most)
@@ -73,7 +73,7 @@ class DailyReward:
 
 
 def daily_rewards(connection: Connection, since: int) -> list[DailyReward]:
-    """Mean rewards by day, version and variant, of rewards that came at `since` or later."""
+    """Return the mean rewards by day, version and variant of rewards that arrived at `since` or later."""
     day = (rewards.c.time // DAY_MS).label("day")
     keys = (day, rewards.c.version, rewards.c.variant)
     asked = select(*keys, func.count(), func.avg(rewards.c.reward)).where(rewards.c.time >= since)

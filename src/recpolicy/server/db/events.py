@@ -80,5 +80,5 @@ def insert_events(connection: Connection, rows: Sequence[dict[str, Any]]) -> Non
 
 
 def existing_ids(connection: Connection, ids: Iterable[str]) -> set[str]:
-    """Return those of the event ids that are in the database."""
+    """Return the event ids that exist in the database."""
     return set(connection.scalars(select(events.c.id).where(events.c.id.in_(list(ids)))))

@@ -1,12 +1,12 @@
-"""Events and rewards as a log of rounds that `recpolicy log ingest` reads (data/log_files.py).
+"""Export of events and rewards as a log of rounds that `recpolicy log ingest` reads (data/bandit_log_files.py).
 
-Every place of an event is a round, `EVENT:POSITION` (0 is the first): its candidates are the items that the event
-could show, without those at the places before it, and its propensity is the one of that place given them. A run appends
-what is new. How far it came (cursor.py) stands in the metadata of the very file that it writes, so that a run killed at
-any moment has either done a file or not begun it.
+Each position of an event is a round, `EVENT:POSITION` (0 is the first). Its candidates are the items that the event
+allowed, without those at earlier positions. Its propensity is conditional on those earlier items. A run appends new
+rows. Each file holds the export's progress (export_cursor.py) in its own metadata, so a killed run has either written a
+file completely or not changed it.
 
-Users whom the version did not know, or saw otherwise than by their id, have in each round the vector that it saw.
-What is left out (log_policy.py) is counted. This needs pyarrow: a server runs it apart.
+If a version did not identify a user by a known id, each round has the context vector that the version used. The export
+counts the events that it leaves out (export_policy.py). It needs pyarrow, so a server runs it in a subprocess.
 """
 
 import json
@@ -40,25 +40,25 @@ _COPIED_AT_ONCE = 1 << 16
 _CURSOR, _METADATA = b"recpolicy export", b"recpolicy"
 _PLAIN = ("event_id", "time", "user_id", "item_id", "log_propensity", "context")
 _LATER = "context"
-"""A column that files of an older recpolicy do not have: their rounds have no vectors."""
+"""A column that older files lack: their rounds have no vectors."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What to export where."""
+    """The options of an export."""
 
     out: Path
     since: int = 0
-    """Events before this time (milliseconds since 1970) are not looked at."""
+    """Events before this time (milliseconds since 1970) are ignored."""
     least_rewards: int = 0
-    """Users who gave fewer rewards, ever, are not looked at."""
+    """Users with fewer rewards in total are ignored."""
     places: int = 0
-    """How many first places of an event become rounds; 0: all."""
+    """Number of first positions of an event that become rounds; 0: all."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What a log holds after a run."""
+    """The content of a log after a run."""
 
     new_rounds: int
     new_rewards: int
@@ -68,15 +68,15 @@ class Exported:
     """Events left out so far, by reason: new_user, other_policy or no_propensity."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values."""
+        """Return the counts as plain JSON values."""
         return asdict(self)
 
 
 def export(engine: Engine, policy: LogPolicy, wanted: Export) -> Exported:
-    """Append what is new to the log in `wanted.out`; returns what it holds now.
+    """Append new rows to the log in `wanted.out`; return the content of the log.
 
-    Raises DataError where that folder holds a log of another catalogue or other features, or one that was not exported
-    by a server.
+    Raises DataError if the folder holds a log with another catalogue or other features, or a log that no server
+    exported.
     """
     wanted.out.mkdir(parents=True, exist_ok=True)
     with FileLock(wanted.out / ".lock", timeout=60), engine.connect() as connection:
@@ -86,7 +86,7 @@ def export(engine: Engine, policy: LogPolicy, wanted: Export) -> Exported:
 
 
 class _Events:
-    """The file of events."""
+    """The events file."""
 
     name, table = EVENTS, events
 
@@ -104,11 +104,11 @@ class _Events:
         )  # fmt: skip
 
     def query(self) -> Select[Any]:
-        """Rows of the table that may be exported."""
+        """Return the query for the rows that may be exported."""
         return select(events).where(*_asked_for(self.wanted))
 
     def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
-        """The rounds of these rows; what is left out is counted."""
+        """Return the rounds of these rows; counts the events that are left out."""
         columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
         for row in rows:
             reason = refusal(self.policy, row)
@@ -148,7 +148,7 @@ class _Events:
 
 
 class _Rewards:
-    """The file of rewards."""
+    """The rewards file."""
 
     name, table = REWARDS, rewards
 
@@ -157,7 +157,7 @@ class _Rewards:
         self.schema: Any = pa.schema([("event_id", pa.string()), ("time", TIME), ("reward", pa.float64())])
 
     def query(self) -> Select[Any]:
-        """Rewards of events that may be exported; whether they were is decided as for the event."""
+        """Return the query for rewards; the checks of an event also apply to its rewards."""
         query = (
             select(rewards, events.c.context, events.c.propensities)
             .join(events, events.c.id == rewards.c.event_id)
@@ -166,7 +166,7 @@ class _Rewards:
         return query.where(rewards.c.position < self.wanted.places) if self.wanted.places else query
 
     def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
-        """The rewards of rounds that the log has."""
+        """Return the rewards of rounds that are in the log."""
         included = [row for row in rows if refusal(self.policy, row) is None]
         left_out["rewards"] += len(rows) - len(included)
         columns = [
@@ -179,18 +179,18 @@ class _Rewards:
 
 
 def active_users(least: int) -> Select[Any]:
-    """Keys of the users who gave at least so many rewards, ever."""
+    """Return the query for keys of users with at least this many rewards in total."""
     return select(rewards.c.user_key).group_by(rewards.c.user_key).having(func.count() >= least)
 
 
 def _asked_for(wanted: Export) -> list[Any]:
-    """The conditions on events."""
+    """Return the conditions on events."""
     found: list[Any] = [events.c.time >= wanted.since]
     return [*found, events.c.user_key.in_(active_users(wanted.least_rewards))] if wanted.least_rewards else found
 
 
 def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, int, dict[str, int]]:
-    """Write the file anew with what came since; returns new rows, all rows, and what was left out so far."""
+    """Rewrite the file with the new rows; return new rows, all rows, and the counts of events left out so far."""
     path, now = part.wanted.out / part.name, now_ms()
     old, cursor = _read(path, part)
     seq = part.table.c.seq
@@ -215,7 +215,7 @@ def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, in
 def _rows(
     connection: Connection, query: Select[Any], seq: Any, cursor: Cursor, found: Numbers
 ) -> Iterator[list[Mapping[str, Any]]]:
-    """The new rows, some at a time. What was written since `found` was read waits for the next run."""
+    """Yield the new rows in batches. Rows written after `found` was read wait for the next run."""
     if not len(found):
         return
     wanted = query.where(cursor.fresh(seq), seq <= int(found.max())).order_by(seq)
@@ -226,7 +226,7 @@ def _rows(
 
 
 def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
-    """The file as it is and how far it came; raises DataError for one that this export cannot go on with."""
+    """Return the file and its cursor; raises DataError for a file that this export cannot continue."""
     if not path.exists():
         return None, Cursor()
     file = open_parquet(path, tuple(name for name in part.schema.names if name != _LATER), old_columns(path))
@@ -242,7 +242,7 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
 
 
 def _as_now(batch: Any, schema: Any, old_names: Mapping[str, str]) -> Any:
-    """Return a batch of the file as it was, in the schema of today."""
+    """Return a batch of the old file in the current schema."""
     batch = batch.rename_columns(current_names(batch.schema, old_names))
     if _LATER in schema.names and _LATER not in batch.schema.names:
         batch = batch.append_column(_LATER, pa.nulls(batch.num_rows, schema.field(_LATER).type))

@@ -1,7 +1,7 @@
-"""How far an export came through a table whose numbers may be committed out of order.
+"""The cursor of an export through a table whose numbers may be committed out of order.
 
-PostgreSQL may commit a later number before an earlier one. Numbers that were passed over are therefore remembered, and
-looked for again for an hour: no transaction takes that long.
+PostgreSQL may commit a later number before an earlier one. The cursor therefore remembers skipped numbers and looks for
+them again for an hour: no transaction takes that long.
 """
 
 from collections.abc import Mapping
@@ -14,24 +14,24 @@ from sqlalchemy import or_
 
 Numbers = NDArray[np.int64]
 _GAP_MS = 3_600_000
-_GAP_NUMBERS = 10_000  # a longer gap is no transaction under way
+_GAP_NUMBERS = 10_000  # an older gap belongs to no open transaction
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far a file came."""
+    """The progress of an export through a table."""
 
     seq: int = 0
     gaps: tuple[tuple[int, int, int], ...] = ()
-    """Numbers passed over: first, last, when first missed."""
+    """Skipped numbers: first, last, and the time when they were first missing."""
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def fresh(self, seq: Any) -> Any:
-        """The condition that a row is new."""
+        """Return the condition that a row is new."""
         return or_(seq > self.seq, *(seq.between(first, last) for first, last, _ in self.gaps))
 
     def after(self, found: Numbers, left_out: Mapping[str, int], now: int) -> "Cursor":
-        """The cursor once the rows of these numbers (ascending) were read."""
+        """Return the cursor after the rows of these numbers (ascending)."""
         gaps = []
         for first, last, at in self.gaps:
             if now - at < _GAP_MS:
@@ -44,6 +44,6 @@ class Cursor:
 
 
 def _between(numbers: Numbers) -> list[tuple[int, int]]:
-    """First and last of the numbers that lie between neighbours."""
+    """Return first and last of the missing numbers between neighbors."""
     jumps = np.flatnonzero(np.diff(numbers) > 1)
     return [(int(numbers[at]) + 1, int(numbers[at + 1]) - 1) for at in jumps]

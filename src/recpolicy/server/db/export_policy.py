@@ -1,8 +1,8 @@
-"""Which events of a server are rounds of a log: those of versions with the users, items and catalogue of its policy.
+"""The filter of an export: only events of versions with the users, items and catalogue of the log's policy.
 
-Users whom a version did not know, or saw otherwise than by their id, come with the vector that it saw. The log holds
-them unless their id is a text among numbers, or the other way round, or the version had other features: in them, the
-same vector would be somebody else. Vectors far beyond all that the policy was trained with are left out, too.
+If a version did not identify a user by a known id, the event has the context vector that the version used. The log
+accepts it unless the type of the id differs from that of the policy's ids, or the version had other features: there,
+the same vector would mean another user. The filter also rejects vectors far longer than those of the policy's training.
 """
 
 import json
@@ -25,7 +25,7 @@ NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensi
 
 
 class LogPolicy:
-    """Which users and items a log speaks of, and which versions' events it can therefore hold."""
+    """The users and items of a log, and a check of the versions whose events it accepts."""
 
     def __init__(self, registry: Registry, version: int | str = "champion"):
         self._registry = registry
@@ -41,7 +41,7 @@ class LogPolicy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the events file says of itself."""
+        """Return the metadata of the events file."""
         catalogue = self.item_id[self.artifact.catalogue].tolist()
         return {
             "format": FORMAT, "version": FORMAT_VERSION, "scale": list(self.artifact.scale), "catalogue": catalogue,
@@ -49,7 +49,7 @@ class LogPolicy:
         }  # fmt: skip
 
     def takes(self, version: int) -> bool:
-        """Whether events of this version are rounds of this log."""
+        """Return True if events of this version are rounds of this log."""
         found, mine = self._artifact(version), self.artifact
         return found is mine or (
             found is not None
@@ -59,7 +59,7 @@ class LogPolicy:
         )
 
     def reads(self, version: int, vector: bytes, user_key: str) -> bool:
-        """Whether the log can hold a vector that this version saw, and the id of the user whom it is of."""
+        """Return True if the log accepts a context vector that this version used, and the id of its user."""
         width = self.artifact.context.shape[1]
         return (
             self._same_features(version)
@@ -81,13 +81,13 @@ class LogPolicy:
         if version not in self._known:
             try:
                 self._known[version] = read_inference_artifact(self._registry.resolve(version))
-            except (ArtifactError, ConfigError):  # an event of a version that was taken away
+            except (ArtifactError, ConfigError):  # an event of a version that was deleted
                 self._known[version] = None
         return self._known[version]
 
 
 def refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
-    """Why an event is left out; None where it is not."""
+    """Return the reason why an event is left out; None if the log accepts it."""
     if not policy.takes(row["version"]):
         return OTHER_POLICY
     if row["context"] is not None and not policy.reads(row["version"], row["context"], row["user_key"]):
@@ -96,7 +96,7 @@ def refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
 
 
 def candidates_of(policy: LogPolicy, allowed: bytes | None, items: list[Any]) -> list[NDArray[Any]]:
-    """Item ids that could be shown at each of the places of an event: allowed, and not shown before."""
+    """Return the item ids that were possible at each position of an event: allowed, and not at an earlier position."""
     ids = policy.item_id[policy.artifact.catalogue]
     if allowed is not None:
         ids = ids[np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(ids)).astype(bool)]

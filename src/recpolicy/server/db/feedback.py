@@ -117,6 +117,6 @@ def _set_reward(connection: Connection, event: Any, row: dict[str, Any]) -> Outc
 
 
 def _insert(connection: Connection, table: Any, row: dict[str, Any]) -> bool:
-    """Insert a row unless its key exists; returns whether it was new."""
+    """Insert a row unless its key exists; return True if it was new."""
     statement = upsert(connection, table).values(row).on_conflict_do_nothing().returning(table.c.seq)
     return connection.scalar(statement) is not None

@@ -1,8 +1,8 @@
-"""Rollouts in the store: the row of each, what its users gave, and how its variants answered.
+"""Rollouts in the database: one row each, the rewards of its users, and the health of its variants.
 
-A row changes only by `move`, which succeeds for one of those who saw the same row. `running` rows are unique, also
-between processes. A change is written here first and then made in the registry; stage_at = 0, or a missing ended_at of
-a row that is not running, says that the registry does not have it yet.
+A row changes only by `move`; if several processes read the same row, one of them succeeds. At most one row is
+`running`, also across processes. A change is first written here and then made in the registry. A row with stage_at = 0,
+or without ended_at although it is not running, is not in the registry yet.
 """
 
 import json
@@ -23,7 +23,7 @@ MINUTE_MS = 60_000
 
 
 class ConflictError(ConfigError):
-    """It cannot be done as things are, and could be at another time."""
+    """An action that is impossible in the present state, but may be possible later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,12 @@ class Rollout:
 
     @property
     def reconciled(self) -> bool:
-        """Whether the registry has what the row says."""
+        """Return True if the registry agrees with the row."""
         return self.stage_at > 0 if self.state == "running" else self.ended_at is not None
 
 
 def add(connection: Connection, champion: int, challenger: int, plan: Mapping[str, Any]) -> Rollout:
-    """A new running rollout in its first stage; raises ConflictError while another one runs. The caller commits."""
+    """Add a running rollout in its first stage; raises ConflictError while another one runs. The caller commits."""
     row = {"champion": champion, "challenger": challenger, "state": "running", "stage": 0, "plan": json.dumps(plan)}
     statement = insert(rollouts).values(**row, started_at=now_ms(), stage_at=0).returning(rollouts)
     try:
@@ -58,26 +58,26 @@ def add(connection: Connection, champion: int, challenger: int, plan: Mapping[st
 
 
 def unfinished(connection: Connection) -> Rollout | None:
-    """The rollout that runs, or whose end the registry does not have yet."""
+    """Return the running rollout, or one whose end is not in the registry yet."""
     due = rollouts.c.ended_at.is_(None)
     row = connection.execute(select(rollouts).where(due).order_by(rollouts.c.id).limit(1)).first()
     return None if row is None else _of(row)
 
 
 def latest(connection: Connection, count: int) -> list[Rollout]:
-    """The last rollouts, newest first."""
+    """Return the last rollouts, newest first."""
     return [_of(row) for row in connection.execute(select(rollouts).order_by(rollouts.c.id.desc()).limit(count))]
 
 
 def move(connection: Connection, seen: Rollout, **changes: Any) -> bool:
-    """Change the row unless it is another one than was seen; returns whether it was changed. The caller commits."""
+    """Change the row unless another process changed it; return True if it was changed. The caller commits."""
     same = [getattr(rollouts.c, name) == getattr(seen, name) for name in ("id", "state", "stage", "stage_at")]
     statement = update(rollouts).where(*same, rollouts.c.ended_at.is_(None)).values(**changes)
     return bool(connection.execute(statement).rowcount == 1)
 
 
 def variant_stats(connection: Connection, rollout: int, since: int) -> dict[str, VariantStats]:
-    """Per variant its users, from what was shown after `since` (milliseconds) and not drawn to explore."""
+    """Return the users' rewards per variant, from greedy events after `since` (milliseconds)."""
     one = (
         select(rewards.c.variant, func.avg(rewards.c.reward).label("mean"), func.count().label("count"))
         .where(rewards.c.rollout == rollout, rewards.c.explored.is_(False), rewards.c.event_id >= first_event_id(since))
@@ -93,7 +93,7 @@ def variant_stats(connection: Connection, rollout: int, since: int) -> dict[str,
 
 
 def add_health(connection: Connection, worker: str, counted: Mapping[tuple[int, str], VariantHealth]) -> None:
-    """Add what a process counted, by rollout and variant. The caller commits."""
+    """Add the counts of a process by rollout and variant. The caller commits."""
     key = {"worker": worker, "minute": now_ms() // MINUTE_MS}
     for (rollout, variant), health in counted.items():
         numbers = asdict(health)
@@ -105,7 +105,7 @@ def add_health(connection: Connection, worker: str, counted: Mapping[tuple[int, 
 
 
 def health(connection: Connection, rollout: int, minutes: int | None = None) -> dict[str, VariantHealth]:
-    """How the variants answered, of all processes together; in the last minutes where these are given."""
+    """Return the health of the variants over all processes; only that of the last minutes if `minutes` is not None."""
     names = tuple(asdict(VariantHealth()))
     sums = [func.sum(variant_health.c[name]) for name in names]
     wanted = [variant_health.c.rollout == rollout]
@@ -119,7 +119,7 @@ def health(connection: Connection, rollout: int, minutes: int | None = None) -> 
 
 
 def forget_health(connection: Connection, keep: int) -> None:
-    """Drop the counts of all rollouts before `keep`. The caller commits."""
+    """Delete the counts of all rollouts before `keep`. The caller commits."""
     connection.execute(delete(variant_health).where(variant_health.c.rollout < keep))
 
 

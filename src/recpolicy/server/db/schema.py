@@ -1,7 +1,7 @@
 """The tables of the store; migrations/ brings a database to this state, and a test compares the two.
 
-Times are milliseconds since 1970, UTC. User and item ids are JSON texts (`196` and `"196"` differ). `seq` counts up
-with the order of writing and is never used again, so that an export can go on from where it stopped.
+Times are milliseconds since 1970, UTC. User and item ids are JSON texts (`196` and `"196"` differ). `seq` rises in the
+order of writing and is never reused, so an export can continue after the last row that it read.
 """
 
 from sqlalchemy import (

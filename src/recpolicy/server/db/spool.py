@@ -1,7 +1,7 @@
-"""Events that the database did not take: appended to a file, durably, and given to it as soon as it takes them.
+"""A spool: if the database fails, events are durably appended to a file and replayed when the database answers again.
 
-One line of JSON an event; a last line that was cut short was never acknowledged and does not count. Each process has a
-file of its own, locked as long as it lives; whoever finds a file without an owner replays it.
+Each event is one line of JSON. An incomplete last line was never acknowledged and is ignored. Each process has its own
+file and locks it while it runs; another process that finds an unlocked file replays it.
 """
 
 import base64
@@ -33,7 +33,7 @@ class Spool:
         self._lock.acquire()
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write rows down; they are on the disk when this returns. Raises OSError, and then none counts."""
+        """Append rows durably. Raises OSError; then none of the rows counts."""
         lines = "".join(json.dumps(_as_text(row)) + "\n" for row in rows).encode()
         with self._own.open("ab") as stream:
             before = stream.tell()
@@ -46,18 +46,18 @@ class Spool:
                 raise
 
     def waiting(self) -> bool:
-        """Whether there may be something to replay."""
+        """Return True if there may be events to replay."""
         return any(self._folder.glob("*.jsonl"))
 
     def replay(self, write: Callable[[list[dict[str, Any]]], None]) -> int:
-        """Hand the spooled rows of this and of dead processes to `write`, and forget them; returns how many.
+        """Pass the spooled rows of this and of dead processes to `write`, then delete them; return their number.
 
-        `write` may see a row a second time after a crash between the two, and must not take it twice.
+        After a crash between the two, `write` gets a row a second time and must ignore it.
         """
         return sum(self._replay_file(path, write) for path in sorted(self._folder.glob("*.jsonl")))
 
     def close(self) -> None:
-        """Give the file to whoever comes next."""
+        """Unlock the file, so that another process can replay it."""
         self._lock.release()
 
     def _replay_file(self, path: Path, write: Callable[[list[dict[str, Any]]], None]) -> int:

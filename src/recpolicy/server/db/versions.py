@@ -1,6 +1,6 @@
-"""Versions in the store: what the registry knows of each, for whoever joins events with the version that chose.
+"""Versions in the database: a copy of the registry's records, to join events with the version that produced them.
 
-The registry's folder is the truth. A version never changes, so that a row is written once and stays right.
+The registry's folder is the source of truth. A version never changes, so a row is written once and stays valid.
 """
 
 import json
@@ -16,7 +16,7 @@ from recpolicy.server.db.schema import versions
 
 
 def add_versions(engine: Engine, found: Iterable[Version]) -> int:
-    """Write the versions that the store does not have yet; returns how many. Raises SQLAlchemyError."""
+    """Write the versions that the database lacks; return their number. Raises SQLAlchemyError."""
     with engine.connect() as connection:
         known = set(connection.scalars(select(versions.c.number)))
     rows = [_row(version) for version in found if version.number not in known]
@@ -27,7 +27,7 @@ def add_versions(engine: Engine, found: Iterable[Version]) -> int:
 
 
 def check_same_registry(engine: Engine, found: Iterable[Version]) -> None:
-    """Raise StoreError where the store knows another policy by the number of one of these: events tell only numbers."""
+    """Raise StoreError if the database has another policy under one of these numbers: events store only numbers."""
     with engine.connect() as connection:
         rows = connection.execute(select(versions.c.number, versions.c.digest)).all()
     known = {row.number: row.digest for row in rows}
@@ -41,7 +41,7 @@ def check_same_registry(engine: Engine, found: Iterable[Version]) -> None:
 
 
 def list_versions(connection: Connection) -> list[dict[str, Any]]:
-    """All rows, oldest first, with lineage and gate record as they were given."""
+    """Return all rows, oldest first, with their original lineage and gate record."""
     rows = connection.execute(select(versions).order_by(versions.c.number)).mappings()
     return [
         {

@@ -54,7 +54,7 @@ class GroupCommitWriter:
     def __init__(self, engine: Engine, spool: Spool, rules: Callable[[], RewardRules]):
         self._engine, self._spool, self._rules = engine, spool, rules
         self._queue: queue.Queue[WriteRequest | None] = queue.Queue(MAX_WAITING)
-        self._connection: Connection | None = None  # kept: taking one from the pool costs as much as a commit
+        self._connection: Connection | None = None  # kept open: a pooled connection costs as much as a commit
         self._commit_lock = CommitLock(engine)
         self._next_replay = 0.0
         self.spooled = 0
@@ -180,7 +180,7 @@ class GroupCommitWriter:
         return failure
 
     def _disconnect(self) -> None:
-        """Close the connection, so that the next commit opens a new one."""
+        """Close the connection; the next commit opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(DBAPIError):
@@ -188,7 +188,7 @@ class GroupCommitWriter:
             connection.close()
 
     def _replay(self) -> None:
-        """Write the spooled events to the database, without those that it has already."""
+        """Write the spooled events to the database unless it already has them."""
 
         def give(rows: list[dict[str, Any]]) -> None:
             def write(connection: Connection) -> None:

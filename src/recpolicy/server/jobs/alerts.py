@@ -59,7 +59,7 @@ def send_alert(state: AppState, alert_type: str, message: str, metrics: Mapping[
 
 
 def post_webhook(url: str, body: Mapping[str, Any], pauses: tuple[float, ...] = PAUSES) -> bool:
-    """POST the body, again after each pause if it fails; returns whether it succeeded.
+    """POST the body, again after each pause if it fails; return True if it succeeded.
 
     Redirects are not followed: the operator named this receiver and no other.
     """

@@ -1,8 +1,8 @@
-"""The job that asks whether the world has moved: users, rewards and choices of the champion, recent against older ones.
+"""The drift job: compares recent users, rewards and choices of the champion with older ones.
 
-Windows hold events of the champion's version only, so that a promotion is no drift. Users known to the version are
-compared by how active they were in its training data; users it did not know, by their vectors. A figure whose windows
-are too small is null.
+Windows hold events of the champion's version only, so a promotion is no drift. Known users are compared by their
+activity in the training data of the version, other users by their context vectors. A metric is null if its windows are
+too small.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ NAME = "drift"
 
 
 def check(state: AppState, _: Mapping[str, Any]) -> JobResult:
-    """Compare the windows and alert for what is alarming; raises ConfigError without a registry."""
+    """Compare the windows and alert if a metric exceeds its limit; raises ConfigError without a registry."""
     served, config, now = state.models.live.champion, state.settings.drift, now_ms()
     if served.number is None:
         raise ConfigError("drift: this server has no registry, so that events do not tell versions apart")
@@ -46,7 +46,7 @@ def check(state: AppState, _: Mapping[str, Any]) -> JobResult:
 
 
 def compute_drift_metrics(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any]:
-    """users, contexts, reward and actions, each with its metrics; None where a window is too small."""
+    """Return the metrics of users, contexts, reward and actions; None if a window is too small."""
     return {
         "users": _users(recent, older, scorer, config),
         "contexts": _contexts(recent, older, config),
@@ -56,7 +56,7 @@ def compute_drift_metrics(recent: Window, older: Window, scorer: Scorer, config:
 
 
 def alarms_in(metrics: Mapping[str, Any], config: DriftConfig) -> dict[str, str]:
-    """What is alarming, with a sentence each."""
+    """Return the alarms by name, with one sentence each."""
     found: dict[str, str] = {}
     users, contexts, reward, actions = (metrics[name] for name in ("users", "contexts", "reward", "actions"))
     if users and users["psi"] > config.psi:
@@ -78,7 +78,7 @@ def alarms_in(metrics: Mapping[str, Any], config: DriftConfig) -> dict[str, str]
 
 
 def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any] | None:
-    """Known users by groups of their activity in the training data."""
+    """Return the drift of known users, grouped by their activity in the training data."""
     if min(len(recent.users), len(older.users)) < config.min_count:
         return None
     artifact = scorer.artifact
@@ -90,7 +90,7 @@ def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -
 
 
 def _contexts(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
-    """Users that the version did not know: the index of the dimension that moved most."""
+    """Return the drift of users that the version does not know: the index of the dimension that changed most."""
     if min(len(recent.contexts), len(older.contexts)) < config.min_count:
         return None
     by_dimension = psi_by_dimension(older.contexts, recent.contexts)
@@ -110,7 +110,7 @@ def _reward(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any
 
 
 def _actions(recent: Window, older: Window, config: DriftConfig) -> dict[str, Any] | None:
-    count = min(len(recent.items), len(older.items))  # of equal size: few events look narrower than many
+    count = min(len(recent.items), len(older.items))  # of equal size: small samples look narrower than large ones
     if count < config.min_count:
         return None
     now, before = action_concentration(recent.items[-count:]), action_concentration(older.items[-count:])

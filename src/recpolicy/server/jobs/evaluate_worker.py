@@ -1,7 +1,7 @@
-"""What the last days say, in a process of its own: rewards by version, and estimates for champion and baselines.
+"""The evaluation job in its own process: rewards by version, and estimates for champion and baselines.
 
-The mean of what was rewarded belongs to what was shown. What a policy would have earned in the same places is estimated
-from the logged propensities; where exploration shows too little of what a policy would do, there is no verdict.
+The mean reward of a version only holds for the lists that it served. The rewards of another policy are estimated from
+the logged propensities. If the logs explore too little of a policy's choices, there is no verdict.
 """
 
 import shutil
@@ -42,7 +42,7 @@ _SEED = 0
 
 
 def estimate_days(request: JobRequest) -> JobResult:
-    """Evaluate the last days; what cannot be estimated says why."""
+    """Evaluate the last days; a missing estimate has a reason."""
     settings = build(JobsConfig, request.settings["jobs"], "evaluate")
     days = request.parameters.get("days") or settings.evaluation_days
     since, engine, registry = now_ms() - round(days * DAY_MS), make_engine(request.database), Registry(request.registry)
@@ -56,7 +56,7 @@ def estimate_days(request: JobRequest) -> JobResult:
 
 
 def earned_by_version(engine: Engine, since: int) -> tuple[list[dict[str, Any]], int, int]:
-    """Mean reward of each version and variant with a 95 % interval by users; and users and rewards of all of them."""
+    """Return each version's and variant's mean reward with a 95 % interval by users, and all users and rewards."""
     columns = (rewards.c.version, rewards.c.variant, rewards.c.user_key, rewards.c.reward)
     with engine.connect() as connection:
         rows = connection.execute(select(*columns).where(rewards.c.time >= since)).all()
@@ -71,7 +71,7 @@ def earned_by_version(engine: Engine, since: int) -> tuple[list[dict[str, Any]],
 
 
 def _mean_by_user(keys: NDArray[np.str_], reward: NDArray[np.float64]) -> dict[str, Any]:
-    """The mean reward, and the interval of sums over counts when users are drawn again; none of a single user."""
+    """Return the mean reward with the interval of a bootstrap over users; no interval for a single user."""
     _, user = np.unique(keys, return_inverse=True)
     count = np.bincount(user).astype(np.float64)
     about = {"rewards": len(reward), "users": len(count), "mean": float(reward.mean())}
@@ -85,11 +85,11 @@ def _mean_by_user(keys: NDArray[np.str_], reward: NDArray[np.float64]) -> dict[s
 def _policies(
     engine: Engine, registry: Registry, since: int, work: Path, settings: JobsConfig
 ) -> dict[str, dict[str, Any]]:
-    """Estimates for champion, random and popular; raises RecpolicyError where there is nothing to estimate from."""
+    """Return the estimates for champion, random and popular; raises RecpolicyError without usable rounds."""
     require_extra("train", "estimates of what a policy would earn")
     number = registry.version("champion").number
     policy = load_policy(registry.resolve(number))
-    since = max(since, learnt_until(registry, number) + 1)  # rounds that it has not learnt from
+    since = max(since, learnt_until(registry, number) + 1)  # rounds that the champion was not trained on
     shutil.rmtree(work, ignore_errors=True)
     try:
         export(engine, LogPolicy(registry, number), Export(work, since, places=settings.places))
@@ -116,7 +116,7 @@ def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
 
 
 def told(result: OffPolicyResult) -> Mapping[str, Any]:
-    """An estimate, or why there is none."""
+    """Return an estimate, or the reason for its absence."""
     about = result.diagnostics
     sizes = {"effective_sample_size": about.effective_sample_size, "mean_weight": about.mean_weight}
     if not about.has_enough_samples:

@@ -1,4 +1,4 @@
-"""`python -m recpolicy.server.jobs.job_process NAME`: the process in which a heavy job runs (apart.py starts it)."""
+"""`python -m recpolicy.server.jobs.job_process NAME`: the process of a heavy job (subprocess_jobs.py starts it)."""
 
 import json
 import os
@@ -35,7 +35,7 @@ WORK: Mapping[str, Callable[[JobRequest], JobResult]] = {"retrain": retrain, "ev
 
 
 def main() -> None:
-    """Do what stdin says, answer on stdout; all else that is printed goes to stderr."""
+    """Run the job of the request on stdin and answer on stdout; all other output goes to stderr."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.nice(NICENESS)
@@ -45,7 +45,7 @@ def main() -> None:
         said = asdict(WORK[sys.argv[1]](request))
     except RecpolicyError as error:
         said = {"error": str(error)}
-    except Exception as error:  # its message may hold anything
+    except Exception as error:  # the message may contain user data
         found = exception_location(error)
         said = {"error": f"{found['exception']} at {os.path.basename(found['raised_at'])}"}  # noqa: PTH119
         sys.excepthook(type(error), error, error.__traceback__)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _end_with_the_server(stdin: "IO[bytes]") -> None:
-    """Wait for the end of stdin, which comes when the server is gone: then nobody waits for us."""
+    """Wait for the end of stdin, which means that the server is gone; then exit."""
     stdin.read()
     os._exit(_GONE)
 

@@ -1,8 +1,8 @@
-"""Training the champion on, in a process of its own: export, ingest, train, gate, register.
+"""The training job in its own process: export, ingest, train, gate, register.
 
-What the champion learnt from is never learnt twice: a version's lineage says up to which event its log went
-(`log_until`, milliseconds since 1970), and only later events are exported. The gate judges by the latest of them, which
-are not learnt from now, but by the version after.
+No version learns from the same events twice: its lineage stores the end of its log (`log_until`, milliseconds since
+1970), and only later events are exported. The gate evaluates on the latest of them. This training leaves them out; the
+next one uses them.
 """
 
 import shutil
@@ -35,22 +35,22 @@ from recpolicy.workflows.retraining import retrain
 
 @dataclass(frozen=True)
 class _Task:
-    """One training."""
+    """The inputs of one training."""
 
     registry: Registry
     settings: JobsConfig
     engine: Engine
     champion: int
     since: int
-    """Events from here on are new; milliseconds since 1970."""
+    """Only events from this time on are new; milliseconds since 1970."""
     epochs: int
     seed: int
 
 
 def train_on(request: JobRequest) -> JobResult:
-    """Train, gate and register a new version; skipped where there is too little that is new.
+    """Train, gate and register a new version; skipped without enough new data.
 
-    Raises JobError while another process trains here, and what training and registering raise.
+    Raises JobError while another process trains here, and the errors of training and registering.
     """
     task, folder = _task(request), Path(request.folder)
     users, interactions = new_interactions(task.engine, task.since, task.settings.min_interactions_per_user)
@@ -60,7 +60,7 @@ def train_on(request: JobRequest) -> JobResult:
     try:
         with FileLock(folder / "retrain.lock", timeout=0):
             work = folder / "retrain"
-            shutil.rmtree(work, ignore_errors=True)  # what a killed training left
+            shutil.rmtree(work, ignore_errors=True)  # files of a killed training
             try:
                 return _train(task, work)
             finally:
@@ -70,13 +70,15 @@ def train_on(request: JobRequest) -> JobResult:
 
 
 def learnt_until(registry: Registry, version: int) -> int:
-    """Up to which event (milliseconds since 1970) a version has learnt from a server's log; 0: it has not."""
+    """Return the time of the last event (milliseconds since 1970) that a version has learnt from; 0 without a server's
+    log.
+    """
     metadata = read_manifest(registry.resolve(version))["metadata"]
     return int(metadata.get(LOG_UNTIL, registry.version(version).lineage.get(LOG_UNTIL, 0)))
 
 
 def new_interactions(engine: Engine, since: int, least: int) -> tuple[int, int]:
-    """Users and rewards of new events, of users who gave at least so many rewards ever."""
+    """Return users and rewards of new events, over users with at least `least` rewards in total."""
     asked = (
         select(func.count(func.distinct(rewards.c.user_key)), func.count())
         .select_from(rewards.join(events, events.c.id == rewards.c.event_id))
@@ -123,7 +125,7 @@ def _train(task: _Task, work: Path) -> JobResult:
 
 
 def _gate(policy: Policy, champion: Policy, rounds: int, work: Path, settings: JobsConfig, seed: int) -> dict[str, Any]:
-    """verdict, reasons and record; without a record where there was too little to judge by."""
+    """Return verdict, reasons and record; no record without enough rounds."""
     if rounds < settings.min_evaluation_rounds:
         reason = f"{rounds} rounds to judge by; {settings.min_evaluation_rounds} are needed"
         return {"verdict": "not_asked", "reasons": [reason]}

@@ -1,7 +1,7 @@
-"""The job that moves a rollout on: it reads the metrics, decides and takes the step. It runs every few seconds.
+"""The job that advances a rollout: it reads the metrics, decides and acts. It runs every few seconds.
 
 Any process may run it at any time: the process that holds `rollout_lock` does the work, the others skip. A check first
-finishes what a killed process began.
+finishes the interrupted step of a killed process.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
-"""Running jobs when they are due, once each, however many server processes there are.
+"""The scheduler: runs each job once when it is due, for any number of server processes.
 
-The tables `schedules` and `jobs` are the truth; every process looks once a second, and whoever moves a due row on runs
-the job (db/schedules.py). Jobs missed during downtime run once at start-up, then return to their schedule.
-core/cron.py computes the next time of a job.
+The tables `schedules` and `jobs` are the source of truth. Every process checks them once a second, and the process that
+updates the row of a due job runs it (db/schedules.py). Jobs missed during downtime run once at start-up, then return to
+their schedule. core/cron.py computes the next time of a job.
 
-A run is taken for lost when its heartbeat has not changed for a minute of our own, monotonic time: no step of a clock
-can make a run look dead.
+A run is lost if its heartbeat has not changed for a minute. Each process measures the minute by its monotonic clock, so
+changes of the system clock do not matter.
 """
 
 import contextvars
@@ -46,7 +46,7 @@ _ERROR_LETTERS = 500
 
 
 class Scheduler:
-    """Runs the jobs of one server process, and those that are asked for by hand."""
+    """A runner of the jobs of one server process, due ones and those started by hand."""
 
     def __init__(
         self, state: AppState, jobs: Mapping[str, Job], clock: Callable[[], int] = now_ms,
@@ -57,13 +57,13 @@ class Scheduler:
         self._state, self._clock, self._monotonic = state, clock, monotonic
         self._stopping = threading.Event()
         self._mine: dict[int, threading.Thread] = {}
-        self._lock = threading.Lock()  # of _mine: runs are begun by requests, too
-        self._seen: dict[int, tuple[int, float]] = {}  # run -> its heartbeat, and when we first saw it
+        self._lock = threading.Lock()  # for _mine: requests start runs, too
+        self._seen: dict[int, tuple[int, float]] = {}  # run -> heartbeat, and the time when this process first saw it
         self._beaten, self._set, self._down = monotonic(), False, False
         self._thread: threading.Thread | None = None
 
     def crons(self) -> dict[str, str]:
-        """When each job runs by the settings; "off": by hand only. Raises ConfigError for settings of no job."""
+        """Return the schedules by job name; "off": by hand only. Raises ConfigError for a setting without a job."""
         settings = self._state.settings.jobs
         for name in settings.cron:
             if name not in self.jobs:
@@ -74,17 +74,17 @@ class Scheduler:
         return found if settings.enabled else dict.fromkeys(found, OFF)
 
     def start(self) -> None:
-        """Look for due jobs from now on; nothing for a server that keeps nothing. Raises ConfigError (`crons`)."""
+        """Start to look for due jobs; does nothing without a store. Raises ConfigError (`crons`)."""
         if self._state.store is not None:
             self.crons()
             self._thread = threading.Thread(target=self._loop, name="recpolicy-scheduler", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Begin nothing more; runs under way are stopped and written down as failed."""
+        """Stop: begin no more runs, stop unfinished runs and record them as failed."""
         self._stopping.set()
         limit = time.monotonic() + _CLOSE_SECONDS
-        if self._thread is not None:  # first, because it may be beginning a run
+        if self._thread is not None:  # first, because it may be starting a run
             self._thread.join(_CLOSE_SECONDS)
         with self._lock:
             threads = list(self._mine.values())
@@ -93,7 +93,7 @@ class Scheduler:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """`start`, and `close` at the end."""
+        """Call `start`, and `close` at the end."""
         self.start()
         try:
             yield
@@ -101,7 +101,7 @@ class Scheduler:
             self.close()
 
     def tick(self) -> list[int]:
-        """Look once: say that our runs go on, find lost ones, begin what is due; returns the runs that were begun."""
+        """Check once: update heartbeats, mark lost runs, begin due jobs; return the runs that began."""
         engine, now = self._state.require_store().engine, self._clock()
         if not self._set:
             with transaction(engine) as connection:
@@ -118,9 +118,9 @@ class Scheduler:
         return [run for run in begun if run is not None]
 
     def trigger(self, name: str, parameters: Mapping[str, Any], actor: str) -> int:
-        """Begin a run now; returns its number.
+        """Begin a run now; return its number.
 
-        Raises ConfigError for an unknown job or parameter, and where the job is under way.
+        Raises ConfigError for an unknown job or parameter, or if the job has an unfinished run.
         """
         if name not in self.jobs:
             raise unknown_name_error("job", name, self.jobs)
@@ -136,7 +136,7 @@ class Scheduler:
         return run
 
     def wait(self, run: int, seconds: float) -> bool:
-        """Wait for the end of a run of this process; returns whether it has ended."""
+        """Wait for the end of a run of this process; return True if it has ended."""
         thread = self._mine.get(run)
         if thread is not None:
             thread.join(seconds)
@@ -151,7 +151,7 @@ class Scheduler:
                 if not self._down:
                     logger.error("jobs wait for the database: %s", type(error).__name__)
                 self._down = True
-            except Exception:  # whatever it is, the next second may be better
+            except Exception:  # on any error: the next second may be better
                 logger.exception("looking for due jobs failed")
 
     def _heartbeat(self, now: int) -> None:
@@ -207,7 +207,7 @@ class Scheduler:
             self._mine[run] = thread
 
     def _work(self, job: Job, run: int, parameters: Mapping[str, Any]) -> None:
-        """Run a job and write down what came of it."""
+        """Run a job and record the result."""
         try:
             ended = _ended(job.run(self._state, parameters))
         except Exception as error:
@@ -223,7 +223,7 @@ class Scheduler:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong: our own errors in their words, others by type and place, for their words may hold anything."""
+    """Return the message of a library error; for others only type and location, because messages may hold user data."""
     if isinstance(error, RecpolicyError):
         return " ".join(str(error).split())[:_ERROR_LETTERS]
     found = exception_location(error)
@@ -235,7 +235,7 @@ def _ended(result: JobResult) -> RunResult:
 
 
 def _checked(job: Job, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with the defaults of those not given; raises ConfigError."""
+    """Return the parameters with defaults for missing ones; raises ConfigError."""
     if job.parameters is None:
         if parameters:
             raise ConfigError(f"{job.name} takes no parameters; found {', '.join(sorted(parameters))}")

@@ -1,1 +1,1 @@
-"""Learning from feedback while serving: off the request path, checkpointed, and the same for the same events."""
+"""Learning from feedback while serving: outside of requests, with checkpoints, deterministic for the same events."""

@@ -1,9 +1,9 @@
-"""What was learnt while serving, on disk: which rewards it rests on, and the beliefs after them.
+"""Checkpoints of online learning: the last reward and the posterior after it.
 
-    online/<version content>/current.json   the last reward taken in, counts, and which file holds the beliefs
-    online/<version content>/<seq>.npz      theta and covariance, float64
+online/<policy digest>/current.json   the last reward, counts, and the name of the posterior's file
+online/<policy digest>/<seq>.npz      theta and covariance, float64
 
-The file is written first, then current.json is renamed into its place: there is always a whole state to go on from.
+The .npz file is written first, then current.json is replaced, so the folder always has a complete state.
 """
 
 import zipfile
@@ -27,22 +27,22 @@ class Checkpoint:
 
     beliefs: Posterior
     first: int
-    """Rewards up to this `seq` came before this version learnt; they are in its training or in nobody's."""
+    """Rewards up to this `seq` are older than this version's learning: part of its training, or unused."""
     last: int
-    """The `seq` of the last reward that was looked at."""
+    """The `seq` of the last reward."""
     learnt: int
-    """Rewards taken in."""
+    """Number of rewards learnt."""
     passed: int
-    """Rewards passed over: of items or users that the version does not know."""
+    """Number of rewards skipped because the version does not know the item or user."""
 
 
 def checkpoint_folder(state: Path, content: str) -> Path:
-    """Where the checkpoints of a version lie."""
+    """Return the folder of a version's checkpoints."""
     return state / "online" / content
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a state; the one before it is removed."""
+    """Write a state; remove the one before it."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{checkpoint.last}.npz"
     with atomic_path(folder / name) as beside, beside.open("wb") as stream:
@@ -56,9 +56,9 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The state there is; None where nothing was learnt yet. Raises ArtifactError for a damaged one."""
+    """Return the latest state; None before the first one. Raises ArtifactError for a damaged one."""
     path = folder / CURRENT
-    for _ in range(3):  # another process may write a new one, and remove the old, between the two reads
+    for _ in range(3):  # another process may write a new one, and remove the old one, between the two reads
         if not path.exists():
             return None
         body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION)

@@ -1,9 +1,10 @@
-"""The champion goes on learning from the rewards that come in.
+"""Online learning: the champion learns from new rewards while it serves.
 
-Every few seconds one process of a state folder (whoever holds its lock) takes the new rewards, in the order in which
-they were written, and checkpoints what the champion believes then; all processes load that as they load versions.
-The version itself never changes: its number stays, and `content` tells which beliefs answered. While a challenger is
-out, nothing is learnt, so that what is compared stays the same. The same rewards give the same bits, however they came.
+Every few seconds one process per state folder (the holder of its lock) reads the new rewards in the order of writing.
+It then checkpoints the champion's posterior; all processes load checkpoints in the same way as versions. The version
+itself never changes: it keeps its number, and `policy_digest` identifies the posterior of an answer. While there is a
+challenger, the champion does not learn, so the comparison stays valid. The same rewards give the same bits, in any
+batches.
 """
 
 import json
@@ -39,7 +40,7 @@ _AT_ONCE = 5_000
 
 
 class OnlineLearner:
-    """Lets the champion of this process' registry learn."""
+    """A learner that updates the champion of this process's registry."""
 
     def __init__(self, engine: Engine, policies: ModelManager, folder: Path, config: OnlineConfig):
         self._engine, self._policies, self._folder, self._config = engine, policies, folder, config
@@ -53,13 +54,13 @@ class OnlineLearner:
             self._thread.start()
 
     def close(self) -> None:
-        """Finish the step under way."""
+        """Finish the step in progress."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
 
     def step(self) -> int:
-        """Take in the rewards that are new; returns how many. Raises SQLAlchemyError, ArtifactError or OSError."""
+        """Learn from the new rewards; return their number. Raises SQLAlchemyError, ArtifactError or OSError."""
         live = self._policies.live
         base = live.champion.trained
         if live.challenger is not None or not can_learn(base.artifact):
@@ -88,7 +89,7 @@ class OnlineLearner:
         return Checkpoint(beliefs_of(base.artifact), last, last, 0, 0)
 
     def _rewards(self, last: int) -> list[Any]:
-        """The rewards after `last`, in order, each with the event that it is of."""
+        """Return the rewards after `last`, in order, each with its event."""
         columns = (
             rewards.c.seq,
             rewards.c.position,
@@ -107,7 +108,7 @@ class OnlineLearner:
 
 @contextmanager
 def learning(state: "AppState") -> Iterator[None]:
-    """While it lasts, the champion learns from what comes in."""
+    """Let the champion learn from new rewards until the end of the context."""
     if state.store is None or state.folder is None:
         yield
         return
@@ -120,7 +121,7 @@ def learning(state: "AppState") -> Iterator[None]:
 
 
 def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
-    """Learn from rows (seq, position, reward, user_key, item_ids, context) in their order; pure."""
+    """Return the checkpoint after rows (seq, position, reward, user_key, item_ids, context) in their order; pure."""
     artifact = base.artifact
     arm_of = {int(row): arm for arm, row in enumerate(artifact.catalogue)}
     user_of = {user: row for row, user in enumerate(base.user_ids)}
@@ -146,7 +147,7 @@ def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Chec
 
 
 def _context(known: Any, user_of: dict[Any, int], row: Any, longest: float) -> Any:
-    """The context [C] that the policy saw; None where it is not known, or none to learn from (vectors.py)."""
+    """Return the context [C] that the policy used; None if it is unknown or implausible (context_bounds.py)."""
     if row.context is not None:
         vector = np.frombuffer(bytes(row.context), np.float32)
         return vector if is_plausible_context(vector, known.shape[1], longest) else None
@@ -155,7 +156,7 @@ def _context(known: Any, user_of: dict[Any, int], row: Any, longest: float) -> A
 
 
 def with_posterior(base: Scorer, beliefs: Posterior) -> Scorer:
-    """The same policy with what it has learnt since; `content` tells that it is another one."""
+    """Return the same policy with another posterior, and with its digest."""
     artifact = base.artifact
     policy = {**artifact.policy, **beliefs.arrays()}
     metadata = {**artifact.metadata, "content": beliefs.digest, "learned_from": artifact.metadata["content"]}
@@ -163,7 +164,7 @@ def with_posterior(base: Scorer, beliefs: Posterior) -> Scorer:
 
 
 def with_latest_checkpoint(folder: Path, base: Scorer) -> Scorer:
-    """The policy as the last checkpoint has it; itself where it has learnt nothing, or what it learnt is damaged."""
+    """Return the policy with its last checkpoint, or unchanged without a valid checkpoint."""
     if not can_learn(base.artifact):
         return base
     try:

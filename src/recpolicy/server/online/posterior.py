@@ -1,8 +1,8 @@
-"""One linear model per arm, updated reward by reward in float64: the state of a linear policy that goes on learning.
+"""One linear model per arm, updated reward by reward in float64: the state of a linear policy that learns online.
 
 A arms, D features. P [A, D, D] is the posterior covariance over the noise variance. One reward r of arm a at features x
 is the step of agents/linear_posterior.py: g = P x / (f + x'Px); theta += g (r - x.theta); P <- (P - g (Px)') / f.
-Rewards are taken one at a time, in their order: how they come in batches changes no bit of the result.
+Rewards are learnt one at a time, in their order, so batches do not change a bit of the result.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Posterior:
-    """What a linear policy believes."""
+    """The posterior of a linear policy."""
 
     theta: Array  # [A, D]
     covariance: Array  # [A, D, D]
@@ -33,18 +33,18 @@ class Posterior:
         return content_digest(self.theta, self.covariance)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """The arrays of the policy, as its artifact has them."""
+        """Return the arrays of the policy in the format of its artifact."""
         covariance = pack_symmetric(self.covariance.astype(np.float32))
         return {"theta": self.theta.astype(np.float32), "covariance": covariance}
 
 
 def can_learn(artifact: PolicyParts) -> bool:
-    """Whether the policy is one linear model per arm."""
+    """Return True if the policy is one linear model per arm."""
     return artifact.estimator == "linear"
 
 
 def beliefs_of(artifact: PolicyParts) -> Posterior:
-    """What a policy believed when it was trained; raises ConfigError for one that is not linear per arm."""
+    """Return the posterior of a policy after training; raises ConfigError for a policy that is not linear per arm."""
     if not can_learn(artifact):
         raise ConfigError(f"{artifact.agent} cannot learn while it serves; linucb and lints can")
     theta = np.asarray(artifact.policy["theta"], np.float64)
@@ -52,18 +52,18 @@ def beliefs_of(artifact: PolicyParts) -> Posterior:
 
 
 def forgetting_of(metadata: Mapping[str, Any]) -> float:
-    """The forgetting factor that the policy was trained with."""
+    """Return the forgetting factor of the policy's training."""
     return float(metadata.get("config", {}).get("agent", {}).get("forgetting", 1.0))
 
 
 def features_of(artifact: PolicyParts, context: NDArray[np.floating]) -> Array:
-    """The regressors [D] of a context [C]."""
+    """Return the regressors [D] of a context [C]."""
     x = np.asarray(context, np.float64)
     return np.append(x, 1.0) if bool(artifact.policy["bias"]) else x
 
 
 def learn(beliefs: Posterior, arm: NDArray[np.integer], features: Array, reward: Array, forgetting: float) -> Posterior:
-    """Take in N rewards [N] of arms [N] at features [N, D], in their order."""
+    """Learn from N rewards [N] of arms [N] at features [N, D], in their order."""
     theta, covariance = beliefs.theta.copy(), beliefs.covariance.copy()
     for a, x, r in zip(arm.tolist(), features, reward.tolist(), strict=True):
         direction = covariance[a] @ x
@@ -74,7 +74,7 @@ def learn(beliefs: Posterior, arm: NDArray[np.integer], features: Array, reward:
 
 
 def unpack_symmetric(packed: Array, size: int) -> Array:
-    """The matrices [A, D, D] of triangles [A, D (D + 1) / 2] whose off-diagonals are doubled."""
+    """Return the matrices [A, D, D] of triangles [A, D (D + 1) / 2] whose off-diagonals are doubled."""
     rows, columns = np.triu_indices(size)
     matrices = np.empty((len(packed), size, size), packed.dtype)
     matrices[:, rows, columns] = matrices[:, columns, rows] = packed / np.where(rows == columns, 1.0, 2.0)

@@ -1,1 +1,1 @@
-"""How a challenger comes to serve everybody, or does not."""
+"""Rollouts: serve a challenger to more and more users, then promote it or roll it back."""

@@ -1,1 +1,1 @@
-"""What can be asked of the server, by topic."""
+"""The routes of the server, by topic."""

@@ -1,4 +1,4 @@
-"""API keys under an operator's hand."""
+"""Routes for API keys; they need an operator's key."""
 
 from typing import Annotated
 
@@ -56,7 +56,7 @@ def revoke(name: Name, caller: Operator, state: StateDep, known: KeyCacheDep) ->
 
 
 def _revoke(connection: Connection, name: str) -> None:
-    operators = keys.operators(connection)  # first, so that two cannot revoke each other's at once
+    operators = keys.operators(connection)  # first, so that two operators cannot revoke each other's key at once
     found = keys.named(connection, name)
     if found is None:
         raise HTTPException(404, f"no key named {name!r}")

@@ -1,6 +1,7 @@
-"""Versions under an operator's hand: what there is, who serves whom, one step forward, one step back.
+"""Routes for versions and routing: list, promote, roll back, set traffic, import.
 
-What is answered is already so in this process; other processes follow within half a second (registry_actions.py).
+A change is in effect in this process before the response; other processes follow within half a second
+(registry_actions.py).
 """
 
 import asyncio
@@ -124,7 +125,7 @@ async def import_archive(request: Request, caller: Operator, state: StateDep) ->
 
 
 async def _receive(request: Request, archive: FilePath, limit: int) -> bool:
-    """Write the body to a file; False as soon as it is larger than `limit`."""
+    """Write the body to a file; return False as soon as it is larger than `limit`."""
     size, waiting = 0, bytearray()
     with archive.open("wb") as stream:
         async for piece in request.stream():
@@ -151,7 +152,7 @@ def _take_in(state: AppState, caller: Caller, archive: FilePath) -> dict[str, An
 
 
 def _known(state: AppState, number: int) -> Version:
-    """The version; raises HTTPException 404 where there is none, 409 where its record is damaged."""
+    """Return the version; raises HTTPException 404 for an unknown number, 409 for a damaged record."""
     registry = state.require_registry()
     try:
         if number not in {known.number for known in registry.versions()}:
@@ -162,7 +163,7 @@ def _known(state: AppState, number: int) -> Version:
 
 
 def _shown(version: Version, aliases: Mapping[str, int | None]) -> dict[str, Any]:
-    """A version as it is listed: the verdict of its gate in place of the whole record."""
+    """Return a version as lists show it: the verdict of its gate in place of the whole record."""
     gate = version.gate or {}
     metrics = {one["name"]: one["value"] for one in gate.get("criteria", ()) if {"name", "value"} <= one.keys()}
     names = [name for name, number in aliases.items() if number == version.number]

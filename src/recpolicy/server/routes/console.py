@@ -1,7 +1,7 @@
-"""The console: its pages and files, and what its scripts ask beside the public and the admin API.
+"""The console's pages and files, and the routes of its scripts in addition to the public and the admin API.
 
-Looking writes no event. What names a version needs a reader's key, as the list of versions does. User ids that are
-texts may be names or addresses: they are listed for readers only.
+These routes write no event. Routes that name a version need a reader's key, as the list of versions does. User ids that
+are texts may be names or addresses, so they are listed for readers only.
 """
 
 from collections.abc import Hashable
@@ -31,7 +31,7 @@ _WITH_KEY = ERROR_RESPONSES | {401: ADMIN_ERROR_RESPONSES[401], 403: ADMIN_ERROR
 
 
 async def get_scorer_cache(request: Request) -> ScorerCache:
-    """The versions that the app has loaded to look at them."""
+    """Return the versions that the app has loaded for previews."""
     state = request.app.state
     if not hasattr(state, "shelf"):
         state.scorer_cache = ScorerCache()
@@ -41,25 +41,25 @@ async def get_scorer_cache(request: Request) -> ScorerCache:
 
 @router.get("/", include_in_schema=False)
 def recommend_page(state: StateDep) -> Response:
-    """Recommendations for a user, and rating them."""
+    """Return the page with a user's recommendations and their ratings."""
     return _page("recommend", state)
 
 
 @router.get("/compare", include_in_schema=False)
 def compare_page(state: StateDep) -> Response:
-    """Two versions side by side."""
+    """Return the page that compares two versions."""
     return _page("compare", state)
 
 
 @router.get("/operations", include_in_schema=False)
 def operations_page(state: StateDep) -> Response:
-    """How the server does, for operators."""
+    """Return the page for operators."""
     return _page("operations", state)
 
 
 @router.get("/console/{name}", include_in_schema=False)
 def asset(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
-    """One of the files that the pages load."""
+    """Return a file that the pages load."""
     found = pages.assets().get(name)
     if found is None:
         raise HTTPException(404, "no such file")
@@ -139,7 +139,7 @@ def _page(name: str, state: AppState) -> Response:
 
 
 def _version(state: AppState, scorer_cache: ScorerCache, number: int | None, user: Hashable) -> Scorer:
-    """The version to look at; raises HTTPException 404 where there is none, 409 where it is damaged."""
+    """Return a version; raises HTTPException 404 for an unknown number, 409 for a damaged version."""
     live = state.models.live
     if number is None:
         return live.variant_for(id_key(user))[0].scorer
@@ -152,7 +152,7 @@ def _version(state: AppState, scorer_cache: ScorerCache, number: int | None, use
 
 
 def _seen(scorer: Scorer, asked: console.CompareRequest) -> RankedPreview | dict[str, str]:
-    """What the version would show, or why it cannot say."""
+    """Return the version's ranking, or the reason for its absence."""
     try:
         return rank_items(scorer, asked)
     except (DataError, ConfigError) as error:

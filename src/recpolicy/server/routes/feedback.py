@@ -1,4 +1,4 @@
-"""What users did with what was recommended."""
+"""Routes for feedback on recommended items."""
 
 from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException

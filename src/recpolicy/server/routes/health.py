@@ -1,4 +1,4 @@
-"""Whether the server lives, whether it can answer, and what it counts."""
+"""Routes for liveness, readiness and metrics."""
 
 from fastapi import APIRouter, Response
 
@@ -39,7 +39,7 @@ async def metrics(state: StateDep) -> Response:
 
 
 def store_state(state: AppState) -> str:
-    """In one word: up, down or none."""
+    """Return the state of the database: up, down or none."""
     if state.store is None:
         return "none"
     return "down" if state.store.writer.down else "up"

@@ -17,7 +17,7 @@ MAX_CONTEXT = 1_000
 MAX_FEEDBACK = 1_000
 
 _MAX_ID_LENGTH = 200
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell them, UTF-8 cannot
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can encode them, UTF-8 cannot
 
 
 def _id(value: Any) -> int | str:
@@ -39,7 +39,7 @@ Users = Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS, descriptio
 Items = Annotated[list[Id], Field(max_length=MAX_ITEMS)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Feature = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
-"""Beyond any context in training, and small enough to be squared in single precision."""
+"""Larger than any context in training, and small enough for its square in single precision."""
 Year = Annotated[int, Field(ge=0, le=9999)]
 
 

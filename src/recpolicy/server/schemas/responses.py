@@ -1,4 +1,4 @@
-"""UserModel of the public API, as its OpenAPI page shows them.
+"""Responses of the public API, as its OpenAPI page shows them.
 
 The handlers write JSON themselves, because checking a response against its model would cost more than computing it.
 """

@@ -1,1 +1,1 @@
-"""Steps that bring a database to the tables of today."""
+"""Migrations: steps that bring a database to the current tables."""

@@ -1,4 +1,4 @@
-"""Columns get the names of the API: policy_digest, type and rating_difference."""
+"""Rename columns to the names of the API: policy_digest, type and rating_difference."""
 
 from alembic import op
 
