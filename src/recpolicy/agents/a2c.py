@@ -1,4 +1,4 @@
-"""A2C, advantage actor-critic with n-step returns. TF-Agents has none; this one is ours.
+"""A2C: advantage actor-critic with n-step returns. TF-Agents has none, so we implement it.
 
 R_t = sum_{i<n} gamma^i r_{t+i} + gamma^n V(s_{t+n}), the sum ending with the session; loss = -A log pi(a|s)
 + vf_coef A^2 - ent_coef H, A = R - V(s). B sessions, blocks of n steps, one gradient step a block.
@@ -23,13 +23,13 @@ class A2CConfig(ActorCriticConfig):
     """Settings of A2C."""
 
     n_steps: PositiveInt = 5
-    """n, steps of each session between updates."""
+    """Number of steps n of each session between updates."""
     gae_lambda: Fraction = 1.0
     """Lambda of the advantages; 1 is the n-step return."""
 
 
 class A2C(ActorCritic):
-    """One gradient step per block."""
+    """An A2C learner: one gradient step per block."""
 
     config: A2CConfig
     figures = ("loss", "policy_loss", "value_loss", "entropy", "gradient_norm", "explained_variance")
@@ -39,7 +39,7 @@ class A2C(ActorCritic):
         self.n_steps = config.n_steps
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
-        """One step down the loss."""
+        """Take one gradient step on the loss."""
         found, value = self.advantages(experience, self.config.gae_lambda)
         advantage, target = flatten(found.advantage), flatten(found.target)
         observation, mask = flatten(experience.observation), flatten(experience.mask)

@@ -1,7 +1,7 @@
-"""From estimates to the probability of each action: the stochastic heads.
+"""Action distributions: turn estimates into the probability of each action.
 
 mean, width and the returned probabilities are [B, A]; mask is [B, A] bool or None. Rows sum to 1, masked arms get
-exactly 0, and ties share alike, so the probability that a policy reports is the one with which it acts.
+exactly 0, and tied arms get equal shares, so a policy reports the exact probability of its action.
 recpolicy/inference/action_distributions.py has the same functions in NumPy; tests/inference/test_numpy_distributions.py
 compares them.
 """
@@ -13,58 +13,61 @@ import tensorflow as tf
 from recpolicy.core import tensorflow_random
 
 _QUADRATURE = 64
-"""Cells of the Thompson integral; with 64 the probabilities are within 5e-4 (tests/agents/test_heads.py)."""
+"""Cells of the Thompson integral; with 64 the probabilities are within 5e-4
+(tests/agents/test_action_distributions.py)."""
 _TAIL = 5.0
 
 
 def masked(scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Scores [B, A] with -inf where an action is not allowed."""
+    """Return scores [B, A] with -inf where an action is not allowed."""
     return scores if mask is None else tf.where(mask, scores, -float("inf"))
 
 
 def uniform(like: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """All allowed actions alike."""
+    """Return equal probabilities for all allowed actions."""
     allowed = tf.ones_like(like) if mask is None else tf.cast(mask, like.dtype)
     return allowed / tf.reduce_sum(allowed, axis=-1, keepdims=True)
 
 
 def greedy(scores: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """The best-scored action; exact ties share its probability."""
+    """Return probability 1 for the best-scored action; exact ties share it equally."""
     scores = masked(scores, mask)
     best = tf.cast(scores >= tf.reduce_max(scores, axis=-1, keepdims=True), tf.float32)
     return best / tf.reduce_sum(best, axis=-1, keepdims=True)
 
 
 def upper_confidence(mean: tf.Tensor, width: tf.Tensor, alpha: float, mask: tf.Tensor | None) -> tf.Tensor:
-    """Greedy in mean + alpha * width."""
+    """Return the greedy distribution over mean + alpha * width."""
     return greedy(mean + alpha * width, mask)
 
 
 def epsilon_greedy(mean: tf.Tensor, epsilon: float, mask: tf.Tensor | None) -> tf.Tensor:
-    """Uniform with probability epsilon, else greedy; the greedy action can be drawn by both."""
+    """Return the mixture: uniform with probability epsilon, else greedy. Both parts include the greedy action."""
     return epsilon * uniform(mean, mask) + (1.0 - epsilon) * greedy(mean, mask)
 
 
 def boltzmann(mean: tf.Tensor, temperature: float, mask: tf.Tensor | None) -> tf.Tensor:
-    """Softmax of mean / temperature."""
+    """Return the softmax of mean / temperature."""
     return tf.nn.softmax(masked(mean / temperature, mask), axis=-1)
 
 
 def thompson(mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """P(arm has the largest draw) for independent draws N(mean, width^2): Thompson sampling's true probabilities.
+    """Return P(arm has the largest draw) for independent draws N(mean, width^2), as in Thompson sampling.
 
-    The largest draw has the distribution function F = prod_a Phi_a, so dF = F sum_a d(log Phi_a): each cell of a grid
-    shares its growth of F among the arms by the growth of their log Phi. The grid starts uniform and is twice laid anew
-    where F grows, which finds arms that are a thousand times narrower than others.
+    The largest draw has the distribution function F = prod_a Phi_a, so dF = F sum_a d(log Phi_a): each grid cell
+    divides its increase of F among the arms in proportion to the increase of their log Phi. The grid starts uniform and
+    is refined twice where F increases. This finds arms a thousand times narrower than others.
     """
     width = tf.maximum(width, 1e-6)
-    low = tf.reduce_max(masked(mean - _TAIL * width, mask), axis=-1, keepdims=True)  # below it the best is improbable
+    low = tf.reduce_max(
+        masked(mean - _TAIL * width, mask), axis=-1, keepdims=True
+    )  # the maximum is improbable below it
     high = tf.reduce_max(masked(mean + _TAIL * width, mask), axis=-1, keepdims=True)
     steps = tf.linspace(0.0, 1.0, _QUADRATURE + 1)
     edges = low + (high - low) * steps  # [B, G + 1]
     for _ in range(2):
         below = tf.exp(tf.reduce_sum(_log_below(edges, mean, width, mask), axis=1))  # [B, G + 1]
-        # Squared: log Phi bends most where F is small, so the grid is densest there.
+        # Squared: log Phi curves most where F is small, so the grid is densest there.
         edges = tf.concat([low, _inverse(tf.square(steps[1:-1]), below, edges), high], axis=-1)
     log_below = _log_below(edges, mean, width, mask)  # [B, A, G + 1]
     growth = log_below[..., 1:] - log_below[..., :-1]  # [B, A, G]
@@ -84,23 +87,23 @@ def with_uniform_mix(probabilities: tf.Tensor, uniform_mix: float, mask: tf.Tens
 
 
 def sample(probabilities: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Actions [B] int32 drawn from the rows; `seed` int32 [2]. An action of probability 0 is never drawn."""
+    """Return actions [B] int32 drawn from the rows; `seed` int32 [2]. An action of probability 0 is never drawn."""
     return pick(probabilities, tensorflow_random.uniform([tf.shape(probabilities)[0], 1], seed))
 
 
 def pick(probabilities: tf.Tensor, point: tf.Tensor) -> tf.Tensor:
-    """The actions [B] int32 at the points [B, 1], in [0, 1), of the rows' distribution functions."""
+    """Return the actions [B] int32 at the points [B, 1], in [0, 1), of the rows' distribution functions."""
     below = tf.cumsum(probabilities, axis=-1)  # [B, A]
     possible = probabilities > 0.0
-    # XLA sums prefixes in a tree: they may grow by a rounding error where the probability is 0, and their last entry
-    # may be the sum of such errors. Hence only possible actions count, and the point lies below the largest of theirs.
+    # XLA computes prefix sums in a tree, so rounding errors can increase them where the probability is 0. Hence we
+    # count only possible actions and keep the point below their largest prefix sum.
     total = tf.reduce_max(tf.where(possible, below, 0.0), axis=-1, keepdims=True)
     actions = tf.range(tf.shape(probabilities)[1])
     return tf.reduce_min(tf.where(possible & (below > point * total), actions, actions.dtype.max), axis=-1)
 
 
 def _log_below(z: tf.Tensor, mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """log Phi((z - mean) / width) [B, A, G] at z [B, G], floored at log 1e-30; 0 for masked arms."""
+    """Return log Phi((z - mean) / width) [B, A, G] at z [B, G], floored at log 1e-30; 0 for masked arms."""
     standard = (z[:, tf.newaxis, :] - mean[..., tf.newaxis]) / width[..., tf.newaxis]
     log_below = tf.math.log(tf.maximum(0.5 * tf.math.erfc(standard * -math.sqrt(0.5)), 1e-30))
     return log_below if mask is None else tf.where(mask[..., tf.newaxis], log_below, 0.0)

@@ -1,7 +1,7 @@
-"""Baselines that stand in every table: random, most popular, highest mean, rating-model greedy. They never learn.
+"""The baselines of every table: random, most popular, highest mean, rating-model greedy. They never learn.
 
-Scores [A] come from training ratings: 0 for all, number of ratings, shrunk mean rating; the rating model's depend on
-the user.
+The scores [A] come from training ratings: 0, number of ratings, or shrunk mean rating. The rating model's scores depend
+on the user.
 """
 
 from typing import Any
@@ -21,21 +21,21 @@ from recpolicy.models.pair_features import prior_weights
 
 @config_dataclass
 class BaselineConfig:
-    """Baselines have no settings."""
+    """An empty config: baselines have no settings."""
 
 
 class Baseline(Learner):
-    """Greedy in fixed scores; its reward estimates are the rating model's."""
+    """A greedy learner over fixed scores; its reward estimates come from the rating model."""
 
     def __init__(self, arms: ItemFeatures, score: NDArray[np.float32] | None, name: str):
         super().__init__(name=name)
         self._embedding, self._offset = tf.constant(arms.embedding), tf.constant(arms.offset)
         self._score = None if score is None else tf.constant(score)  # [A]
-        # Equal scores, and those of the rating model, are known for any candidates; the others belong to items.
+        # Equal scores and the rating model's scores exist for any candidates; the other scores belong to fixed items.
         self.accepts_per_arm_features = score is None or not score.any()
 
     def estimate(self, observation: Observation) -> Estimate:
-        """The rating model's expectations."""
+        """Return the rating model's expectations."""
         if observation.per_arm is not None:
             mean = tf.linalg.matvec(observation.per_arm, prior_weights(observation.per_arm.shape[-1] - 2))
         else:
@@ -44,11 +44,11 @@ class Baseline(Learner):
         return Estimate(mean, tf.zeros_like(mean))
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """A baseline does not explore."""
+        """Return the greedy probabilities; a baseline does not explore."""
         return self.greedy_probabilities(observation)
 
     def greedy_probabilities(self, observation: Observation) -> tf.Tensor:
-        """Greedy in the scores; equal scores share alike."""
+        """Return the greedy distribution over the scores; equal scores get equal shares."""
         mean = self.estimate(observation).mean
         if self._score is None:
             scores = mean
@@ -59,12 +59,12 @@ class Baseline(Learner):
         return action_distributions.greedy(scores, observation.mask)
 
     def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-        """Only measure the mean squared error."""
+        """Return the mean squared error; learn nothing."""
         guess = tf.gather(self.estimate(observation).mean, action, batch_dims=1)
         return tf.reduce_mean(tf.square(reward - guess))
 
     def export(self) -> ExportedPolicy:
-        """The scores, where they do not depend on the user."""
+        """Return the scores as arrays if they do not depend on the user."""
         if self._score is None:
             return ExportedPolicy("rating_model", "greedy")
         return ExportedPolicy("rating_model", "greedy", {}, {"score": self._score.numpy()})
@@ -79,7 +79,7 @@ def _known(arms: ItemFeatures | None, name: str) -> ItemFeatures:
 def make_random(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
-    """Every allowed arm alike."""
+    """Return a baseline that plays every allowed arm with equal probability."""
     known = _known(arms, "random")
     return BanditAgent(spec, action_spec, Baseline(known, np.zeros_like(known.count), "random"), seed=seed)
 
@@ -87,7 +87,7 @@ def make_random(
 def make_popular(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
-    """The item with the most training ratings."""
+    """Return a baseline that plays the item with the most training ratings."""
     known = _known(arms, "popular")
     return BanditAgent(spec, action_spec, Baseline(known, known.count, "popular"), seed=seed)
 
@@ -95,7 +95,7 @@ def make_popular(
 def make_highest_mean(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
-    """The item with the highest (shrunk) mean of training ratings."""
+    """Return a baseline that plays the item with the highest (shrunk) mean of training ratings."""
     known = _known(arms, "highest_mean")
     return BanditAgent(spec, action_spec, Baseline(known, known.mean_rating, "highest_mean"), seed=seed)
 
@@ -103,5 +103,5 @@ def make_highest_mean(
 def make_rating_model(
     spec: Any, action_spec: Any, _config: BaselineConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
-    """The item that the rating model expects this user to like best."""
+    """Return a baseline that plays the item with the highest expected rating for this user."""
     return BanditAgent(spec, action_spec, Baseline(_known(arms, "rating_model"), None, "rating_model"), seed=seed)

@@ -1,6 +1,6 @@
-"""The softmax policy over masked logits: drawing, log-probabilities, entropy, divergence. All pure.
+"""The softmax policy over masked logits as pure functions: sampling, log-probabilities, entropy, divergence.
 
-logits [B, A] carry MASKED where an action is not allowed, so its probability is exactly 0 and its gradient too.
+logits [B, A] are MASKED where an action is not allowed, so its probability and its gradient are exactly 0.
 """
 
 import math
@@ -14,15 +14,15 @@ _BELOW_ONE = 1.0 - 2.0**-23
 
 
 def mask_logits(logits: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Logits with MASKED where `mask` is false."""
+    """Return logits with MASKED where `mask` is false."""
     return logits if mask is None else tf.where(mask, logits, MASKED)
 
 
 def draw(logits: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Actions [B] int32 of softmax(logits) at uniform points [B], and their log-probabilities [B].
+    """Return actions [B] int32 of softmax(logits) at uniform points [B], and their log-probabilities [B].
 
-    The distribution function is searched in two levels of sqrt(A) blocks: a block, then an action in it, which spares
-    the prefix sum over all actions. An action of probability 0 is never drawn.
+    We search the distribution function in two levels of sqrt(A) blocks: first a block, then an action in it. This
+    avoids the prefix sum over all actions. An action of probability 0 is never drawn.
     """
     actions = logits.shape[1]
     size = math.isqrt(actions - 1) + 1
@@ -32,7 +32,7 @@ def draw(logits: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     padded = tf.reshape(tf.pad(logits, rest, constant_values=MASKED), [-1, blocks, size])
     mass = tf.reduce_sum(tf.exp(padded - top[:, :, tf.newaxis]), axis=2)  # [B, blocks]
     block, before, total = _search(mass, point[:, tf.newaxis], None)
-    # One block's exponentials are taken anew, which is cheaper than keeping those of all.
+    # Recomputing one block's exponentials is cheaper than storing those of all blocks.
     inside = tf.exp(tf.gather(padded, block, batch_dims=1) - top)  # [B, size]
     within, _, _ = _search(inside, point[:, tf.newaxis] * total - before, total)
     action = block * size + within
@@ -41,7 +41,7 @@ def draw(logits: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _search(mass: tf.Tensor, point: tf.Tensor, whole: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The first entry [B] whose prefix sum exceeds the point, the mass before it [B, 1] and the total [B, 1].
+    """Return the first entry [B] whose prefix sum exceeds the point, the mass before it [B, 1] and the total [B, 1].
 
     `point` is a share of the total if `whole` is None, else a mass.
     """
@@ -49,19 +49,19 @@ def _search(mass: tf.Tensor, point: tf.Tensor, whole: tf.Tensor | None) -> tuple
     prefix = tf.matmul(mass, tf.constant(np.triu(np.ones((count, count), np.float32))))
     possible = mass > 0.0
     total = tf.reduce_max(tf.where(possible, prefix, 0.0), axis=1, keepdims=True)
-    # Rounding may put the point at or above the last prefix sum: just below it, there is always an entry to find.
+    # Rounding may put the point at or above the last prefix sum; moved just below it, there is always an entry.
     target = tf.minimum(point * total if whole is None else point, total * _BELOW_ONE)
     found = tf.reduce_min(tf.where(possible & (prefix > target), tf.range(count), count), axis=1)
     return found, tf.gather(prefix - mass, found, batch_dims=1)[:, tf.newaxis], total
 
 
 def log_probability(logits: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
-    """log softmax(logits) [B] of `action` [B]."""
+    """Return log softmax(logits) [B] of `action` [B]."""
     return at(tf.nn.log_softmax(logits), action)
 
 
 def log_probability_and_entropy(logits: tf.Tensor, action: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """log softmax(logits) [B] of `action` [B] and the entropy [B] in nats, over one pass of the exponentials."""
+    """Return log softmax(logits) [B] of `action` [B] and the entropy [B] in nats, over one pass of the exponentials."""
     shifted = logits - tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
     weight = tf.exp(shifted)
     total = tf.reduce_sum(weight, axis=1)
@@ -72,6 +72,6 @@ def log_probability_and_entropy(logits: tf.Tensor, action: tf.Tensor) -> tuple[t
 
 
 def at(table: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
-    """The entries [B] of `table` [B, A] at `action` [B], by comparison: the gradient of a gather is a slow scatter."""
+    """Return the entries [B] of `table` [B, A] at `action` [B]; a gather's gradient would be a slow scatter."""
     chosen = action[:, tf.newaxis] == tf.range(table.shape[1])
     return tf.reduce_sum(tf.where(chosen, table, 0.0), axis=1)

@@ -1,11 +1,11 @@
-"""DQN for items: double, with a soft target network, a dueling form, and softmax exploration among the top K.
+"""DQN for items: double and dueling, with a soft target network and softmax exploration among the top K.
 
 y = r + gamma (1 - terminated) Q_target(s', a*), a* = argmax over items not yet shown of Q(s', .) (double) or of
 Q_target (plain); Huber loss of y - Q(s, a). Q starts as the rating model's expectation over `temperature`, so the
-untrained agent ranks as the rating model does. With probability epsilon an item is drawn from the softmax of the K
-highest values, else the best one is shown. B sessions, N = T B steps a block.
-Sources: Mnih et al. 2015; van Hasselt et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start
-after Ben Ayed et al. 2025 (2508.00201), whose K and schedule are not known: ours are stated below.
+untrained agent ranks as the rating model does. With probability epsilon the agent draws an item from the softmax of the
+K highest values, else it shows the best item. B sessions, N = T B steps a block. Sources: Mnih et al. 2015; van Hasselt
+et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start after Ben Ayed et al. 2025 (2508.00201),
+who do not publish K and schedule; ours are below.
 """
 
 from typing import Any
@@ -32,15 +32,15 @@ class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
     """Settings of DQN."""
 
     temperature: PositiveFloat = 4.0
-    """Points of expected rating that one unit of value starts at (dot head); must be > 0."""
+    """Initial points of expected rating per unit of value (dot head); must be > 0."""
     gamma: Fraction = 0.9
     """Discount per item, in [0, 1]."""
     double: bool = True
-    """Choose with the online network and value with the target network."""
+    """Choose the next item with the online network and evaluate it with the target network."""
     dueling: bool = False
-    """Q = V(s) + score - mean score, V being a network of its own output."""
+    """Use Q = V(s) + score - mean score, with V as a separate output of the network."""
     tau: PositiveFraction = 0.01
-    """Share of the online weights that enters the target network at each update."""
+    """Share of the online weights in the target network's moving average at each update."""
     train_freq: PositiveInt = 4
     """Steps of each session between rounds of updates."""
     gradient_steps: PositiveInt = 4
@@ -48,15 +48,15 @@ class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
     batch_size: PositiveInt = 256
     """Steps per gradient step."""
     buffer_size: PositiveInt = 20_000
-    """Steps that are remembered."""
+    """Capacity of the replay memory, in steps."""
     exploration_top_k: PositiveInt = 50
-    """Items among which exploration draws."""
+    """Number K of best items among which exploration draws."""
     exploration_temperature: PositiveFloat = 1.0
     """Softmax temperature of exploration, in units of value; must be > 0."""
 
 
 class DQN(SessionLearner):
-    """Online and target networks, a ring of past steps."""
+    """A DQN learner: online and target networks and a replay memory."""
 
     wants_next_mask = True
     figures = ("loss", "value_mean", "target_mean", "gradient_norm", "epsilon")
@@ -77,23 +77,23 @@ class DQN(SessionLearner):
 
     def release(self) -> None:
         """Let go of the past: a policy needs none, and with 1,682 items it weighs 40 MB."""
-        del self._replay  # TensorFlow goes on saving what is only overwritten
+        del self._replay  # TensorFlow would still save an attribute that is only overwritten
         self._replay = None
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Q-values [B, A]."""
+        """Return Q-values [B, A]."""
         return categorical.mask_logits(self._values(self._online, observation), mask)
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """The value of the best allowed item [B]."""
+        """Return the value of the best allowed item [B]."""
         return tf.reduce_max(self.scores(observation, mask), axis=1)
 
     def epsilon(self) -> tf.Tensor:
-        """The exploring share now."""
+        """Return the current probability of exploration."""
         return compute_epsilon(self.config, self._blocks)
 
     def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Log-probabilities [B, A]: the best item, or with probability epsilon one of the top K."""
+        """Return log-probabilities [B, A]: the best item, or with probability epsilon one of the top K."""
         scores = self.scores(observation, mask)
         epsilon = self.epsilon()
         explored = tf.nn.softmax(
@@ -103,7 +103,7 @@ class DQN(SessionLearner):
         return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
-        """Remember the block, then `gradient_steps` steps on batches of the past."""
+        """Store the block, then take `gradient_steps` steps on batches from the replay memory."""
         assert self._replay is not None, "prepare() comes before learn()"
         self._replay.write(experience)
         replay = self._replay
@@ -118,7 +118,7 @@ class DQN(SessionLearner):
         return {**told, "epsilon": self.epsilon()}
 
     def update_batch(self, batch: Batch) -> Figures:
-        """One step on items that anybody may have shown; counts as a block, so that exploration shrinks with it."""
+        """Take one gradient step on items from any policy; it counts as a block in the exploration schedule."""
         told = self._step(batch)
         self._blocks.assign_add(1)
         return dict(zip(self.figures, [*tf.unstack(told), self.epsilon()], strict=True))
@@ -136,7 +136,7 @@ class DQN(SessionLearner):
         return tf.stack([loss, tf.reduce_mean(value), tf.reduce_mean(target), norm])
 
     def _values(self, network: ItemScores, observation: tf.Tensor) -> tf.Tensor:
-        """Q-values [B, A] of a network, nothing masked."""
+        """Return unmasked Q-values [B, A] of a network."""
         if not self.config.dueling:
             return network(observation, None)
         state, scores = network.with_state_value(observation)
@@ -147,7 +147,7 @@ class DQN(SessionLearner):
             old.assign(soft_update(old, new, share))
 
     def export(self) -> ExportedPolicy:
-        """The online network as arrays."""
+        """Return the online network as arrays."""
         settings = {
             "epsilon": float(self.epsilon()), "top_k": float(self.config.exploration_top_k),
             "temperature": self.config.exploration_temperature,
@@ -157,33 +157,33 @@ class DQN(SessionLearner):
 
 
 def td_targets(batch: Batch, online: tf.Tensor, target: tf.Tensor, gamma: float, double: bool) -> tf.Tensor:
-    """y [n] from the two networks' values [n, A] of the next observation; items already shown do not count."""
+    """Return targets y [n] from both networks' values [n, A] of the next observation; ignore items already shown."""
     chooser = online if double else target
-    # Comparing with the maximum, and sharing among ties, spares an argmax, which XLA compiles badly after a matmul.
+    # Compare with the maximum and share among ties: XLA compiles an argmax badly after a matmul.
     best = action_distributions.greedy(chooser, batch.next_mask)
     following = tf.reduce_sum(best * target, axis=1)
     return tf.stop_gradient(batch.reward + gamma * tf.where(batch.terminated, 0.0, following))
 
 
 def top_k_logits(scores: tf.Tensor, k: int, temperature: float) -> tf.Tensor:
-    """Scores over temperature, MASKED below the K highest of each row; ties with the K-th stay in."""
+    """Return scores / temperature, MASKED below the K highest of each row; ties with the K-th stay unmasked."""
     if k < scores.shape[1]:
-        # Their minimum, not their last: a slice makes XLA sort all scores instead of keeping k.
+        # Take their minimum, not their last: a slice makes XLA sort all scores instead of keeping k.
         lowest = tf.reduce_min(tf.math.top_k(scores, k).values, axis=1, keepdims=True)
         scores = tf.where(scores >= lowest, scores, categorical.MASKED)
     allowed = scores > 0.5 * categorical.MASKED
-    # From the highest down, so that a small temperature sends none below MASKED but those that have no chance anyway.
+    # Relative to the highest, so that with a small temperature only items without a chance fall below MASKED.
     beneath = (scores - tf.reduce_max(scores, axis=1, keepdims=True)) / temperature
     return tf.where(allowed, tf.maximum(beneath, 0.5 * categorical.MASKED), categorical.MASKED)
 
 
 def soft_update(old: tf.Tensor, new: tf.Tensor, tau: float) -> tf.Tensor:
-    """(1 - tau) old + tau new."""
+    """Return (1 - tau) old + tau new."""
     return (1.0 - tau) * old + tau * new
 
 
 def huber(error: tf.Tensor) -> tf.Tensor:
-    """Half the square within 1, linear outside."""
+    """Return the Huber loss: half the square within 1, linear outside."""
     size = tf.abs(error)
     return tf.where(size <= 1.0, 0.5 * tf.square(error), size - 0.5)
 

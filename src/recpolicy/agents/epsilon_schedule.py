@@ -1,4 +1,4 @@
-"""The exploration schedule of DQN and Q-learning: epsilon shrinks by a factor at each update."""
+"""The exploration schedule of DQN and Q-learning: each update multiplies epsilon by a factor."""
 
 import tensorflow as tf
 

@@ -2,7 +2,7 @@
 
 p = (1 - gamma) softmax(w) + gamma / A over the allowed arms; the played arm's weight grows by gamma / A * r' / p, with
 r' the reward scaled to [0, 1] (an unbiased estimate of every arm's reward). Source: Auer, Cesa-Bianchi, Freund &
-Schapire 2002, section 3. Where we differ: the actions of a batch share one distribution, and their gains are summed.
+Schapire 2002, section 3. Unlike the paper, we draw all actions of a batch from one distribution and sum their gains.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ class EXP3Config:
 
 
 class EXP3(Learner):
-    """Exponential weights; means are kept beside them, for rating estimates only."""
+    """An EXP3 learner: exponential weights, and mean rewards for rating estimates only."""
 
     learns_from_logs = False
 
@@ -44,17 +44,17 @@ class EXP3(Learner):
         self._arms = ArmMeans(arms, "exp3")
 
     def estimate(self, observation: Observation) -> Estimate:
-        """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
+        """Return mean rewards (mid-scale where untried) and widths, equal for all contexts."""
         return self._arms.estimate(observation.context, 0.5 * (self._config.min_reward + self._config.max_reward))
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """Softmax of the weights, mixed with the uniform."""
+        """Return the softmax of the weights, mixed with the uniform distribution."""
         return action_distributions.with_uniform_mix(
             self.greedy_probabilities(observation), self._config.gamma, observation.mask
         )
 
     def greedy_probabilities(self, observation: Observation) -> tf.Tensor:
-        """Softmax of the weights: EXP3's own choice is a distribution."""
+        """Return the softmax of the weights: EXP3's greedy policy is a distribution, too."""
         weight = tf.broadcast_to(self._weight, [tf.shape(observation.context)[0], tf.size(self._weight)])
         return action_distributions.boltzmann(weight, 1.0, observation.mask)
 
@@ -73,7 +73,7 @@ class EXP3(Learner):
         return self._arms.update(action, reward)
 
     def export(self) -> ExportedPolicy:
-        """Weights and means as arrays."""
+        """Return weights and means as arrays."""
         mean, width = self.estimate(Observation(tf.zeros([1, 1]), None, None))
         arrays = {"mean": mean[0].numpy(), "width": width[0].numpy(), "weight": self._weight.numpy()}
         return ExportedPolicy("arms", "exponential_weights", {"gamma": self._config.gamma}, arrays)

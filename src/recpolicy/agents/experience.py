@@ -1,7 +1,7 @@
-"""What an agent of sessions learns from: T steps of B sessions side by side, time first.
+"""Experience of session agents: T steps of B parallel sessions, time first.
 
-`terminated`: the user left, so nothing follows; `truncated`: the session was cut, so what would have followed is to be
-estimated from `next_observation`, which is what was seen after the step and before any restart.
+`terminated`: the user left, so no reward follows. `truncated`: the session was cut, so learners estimate the later
+rewards from `next_observation`. That is the observation after the step and before any restart.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class Experience(NamedTuple):
-    """A block of steps as one behavior policy took them."""
+    """A block of steps of one behavior policy."""
 
     observation: tf.Tensor  # [T, B, D + M]
     mask: tf.Tensor  # [T, B, A] bool
@@ -20,9 +20,9 @@ class Experience(NamedTuple):
     terminated: tf.Tensor  # [T, B] bool
     truncated: tf.Tensor  # [T, B] bool
     next_observation: tf.Tensor  # [T, B, D + M]
-    next_mask: tf.Tensor | None  # [T, B, A] bool; None unless the learner asks for it
+    next_mask: tf.Tensor | None  # [T, B, A] bool; None unless the learner needs it
 
 
 def flatten(block: tf.Tensor) -> tf.Tensor:
-    """[T, B, ...] as [T B, ...]."""
+    """Reshape [T, B, ...] to [T B, ...]."""
     return tf.reshape(block, [block.shape[0] * block.shape[1], *block.shape[2:]])

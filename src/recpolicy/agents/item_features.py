@@ -1,4 +1,4 @@
-"""What is known of the arms before any feedback: tables of the catalogue, learnt from training ratings only."""
+"""Item features: tables of the catalog learned from training ratings, before any feedback."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from recpolicy.data.ratings import Ratings, genre_directions
 from recpolicy.models.embeddings import Embeddings
 
 _SHRINKAGE = 4.0
-"""Ratings' worth of the global mean in an item's mean; an analysis of variance on u1.base gives 4.2."""
+"""Weight of the global mean in an item's mean, in ratings; an analysis of variance on u1.base gives 4.2."""
 
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """A arms: the rating model's expectation for a context x is offset + embedding . x[:D]."""
+    """Tables of A arms: the rating model's expectation for a context x is offset + embedding . x[:D]."""
 
     embedding: NDArray[np.float32]  # [A, D]
     offset: NDArray[np.float32]  # [A]
@@ -24,7 +24,7 @@ class ItemFeatures:
     genres: NDArray[np.float32] | None = None  # [A, G], rows of length 1, or 0 where no genre is known
 
     def linear_prior(self, context_width: int, bias: bool) -> NDArray[np.float32]:
-        """Weights [A, context_width (+ 1)] under which a linear model starts as the rating model."""
+        """Return the weights [A, context_width (+ 1)] with which a linear model equals the rating model."""
         arms, rank = self.embedding.shape
         weights = np.zeros((arms, context_width + bias), np.float32)
         weights[:, :rank] = self.embedding

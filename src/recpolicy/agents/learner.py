@@ -1,7 +1,7 @@
-"""What every bandit agent is made of: a Learner (estimates and updates) inside TF-Agents' TFPolicy and TFAgent.
+"""The parts of a bandit agent: a Learner (estimates and updates) inside TF-Agents' TFPolicy and TFAgent.
 
-B batch, A actions. A learner holds its variables and knows the arithmetic of one algorithm; BanditPolicy turns it into
-a TFPolicy that reports the true probability of the action it took, BanditAgent into a TFAgent.
+B batch, A actions. A learner holds the variables and implements one algorithm. BanditPolicy makes it a TFPolicy that
+reports the true probability of its action; BanditAgent makes it a TFAgent.
 """
 
 import abc
@@ -26,20 +26,20 @@ from recpolicy.core.tensorflow_random import seed_of
 
 
 class Estimate(NamedTuple):
-    """What a learner believes each action pays."""
+    """Reward estimates of a learner for each action."""
 
     mean: tf.Tensor  # [B, A] expected reward
-    width: tf.Tensor  # [B, A] standard deviation of that belief, in units of the reward noise; 0 where not modelled
+    width: tf.Tensor  # [B, A] standard deviation of that estimate, in units of the reward noise; 0 where not modeled
 
 
 @dataclass(frozen=True)
 class ExportedPolicy:
-    """A trained policy as plain arrays, for prediction without TensorFlow (serving/predictor.py)."""
+    """A trained policy as plain arrays, for prediction without TensorFlow (inference/predictor.py)."""
 
     estimator: str
-    """How means and widths come from the arrays: a key of serving.estimators.ESTIMATORS."""
+    """The computation of means and widths from the arrays: a key of inference.reward_estimators.ESTIMATORS."""
     head: str
-    """How probabilities come from means and widths: a key of serving.heads.HEADS."""
+    """The computation of probabilities from means and widths: a key of inference.action_distributions.HEADS."""
     settings: dict[str, float] = field(default_factory=dict)
     """The head's parameters."""
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
@@ -47,14 +47,14 @@ class ExportedPolicy:
 
 
 class Learner(tf.Module, abc.ABC):
-    """One algorithm: its variables, its estimates, the head it explores with and its update."""
+    """One algorithm: its variables, estimates, exploration and update."""
 
     accepts_per_arm_features = False
-    """Whether it scores actions by the features in the observation, so that they may be other items every round."""
+    """True if it scores actions by the features in the observation, so that the items may change every round."""
     learns_from_logs = True
-    """Whether its estimates are right whoever chose the actions: they are where they are conditioned on the context."""
+    """True if its estimates hold under any logging policy, as estimates conditioned on the context do."""
     uniform_mix = 0.0
-    """The exploration uniform_mix of the policy that acts for it; set by BanditAgent."""
+    """The share of uniform choices in its collect policy; set by BanditAgent."""
 
     @abc.abstractmethod
     def estimate(self, observation: Observation) -> Estimate:
@@ -97,7 +97,7 @@ class BanditPolicy(tf_policy.TFPolicy):
         self._seed = tf.constant(stateless_seed(seed, "policy"), tf.int32)
 
     def probabilities(self, observation: Any) -> tf.Tensor:
-        """Probability [B, A] of every action."""
+        """Return the probability [B, A] of every action."""
         read = read_observation(observation)
         chosen = (
             self._learner.behavior_probabilities(read) if self._explores else self._learner.greedy_probabilities(read)
@@ -105,7 +105,7 @@ class BanditPolicy(tf_policy.TFPolicy):
         return action_distributions.with_uniform_mix(chosen, self.uniform_mix, read.mask)
 
     def sample_action(self, observation: Any, seed: tf.Tensor) -> tf.Tensor:
-        """Actions [B]; `seed` int32 [2]. The compiled loop's shorter way: no probabilities where none are needed."""
+        """Draw actions [B] for the compiled loop; `seed` int32 [2]. Probabilities are computed only if needed."""
         if not self._explores or self.uniform_mix:
             return action_distributions.sample(self.probabilities(observation), seed)
         return self._learner.sample_action(read_observation(observation), seed)

@@ -3,7 +3,7 @@
 A arms, D features. Each arm keeps theta [D] (posterior mean) and P [D, D] (posterior covariance over noise variance,
 the inverse of LinUCB's A). One observation (x, r) of arm a is a Sherman-Morrison step, also known as recursive least
 squares: g = P x / (f + x'Px); theta += g (r - x.theta); P <- (P - g (Px)') / f, with forgetting factor f in (0, 1].
-With theta_0 = m and P_0 = I / precision this is ridge regression towards m. Source: Li et al. 2010 (WWW), algorithm 1;
+With theta_0 = m and P_0 = I / precision this is ridge regression toward m. Source: Li et al. 2010 (WWW), algorithm 1;
 Sherman & Morrison 1950.
 """
 
@@ -38,7 +38,7 @@ def fold_batch(
     """Fold a batch into the posteriors, row after row; returns the new theta [A, D] and covariance [A, D, D]."""
 
     def one(row: tf.Tensor, theta: tf.Tensor, covariance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # tf.gather, not [row]: XLA tries to fold a slice's start at compile time, for seconds, at every call.
+        # tf.gather, not [row]: XLA spends seconds on folding a slice's start at compile time, at every call.
         a, x = tf.gather(arm, row), tf.gather(features, row)
         old = tf.gather(theta, a), tf.gather(covariance, a)
         new_theta, new_covariance = recursive_step(*old, x, tf.gather(reward, row), forgetting)
@@ -54,7 +54,7 @@ def fold_batch(
 def recursive_step(
     theta: tf.Tensor, covariance: tf.Tensor, x: tf.Tensor, reward: tf.Tensor, forgetting: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """One observation of one arm: theta [D], covariance [D, D], x [D], reward scalar."""
+    """Update one arm with one observation: theta [D], covariance [D, D], x [D], reward scalar."""
     direction = tf.linalg.matvec(covariance, x)  # [D]
     gain = direction / (forgetting + tf.tensordot(x, direction, 1))  # [D]
     theta = theta + gain * (reward - tf.tensordot(x, theta, 1))
@@ -62,12 +62,12 @@ def recursive_step(
 
 
 def means(theta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """Expected rewards [B, A] at x [B, D]."""
+    """Return the expected rewards [B, A] at x [B, D]."""
     return tf.matmul(x, theta, transpose_b=True)
 
 
 def widths(covariance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """sqrt(x' P_a x) [B, A] for every arm: one matrix product of the T = D (D + 1) / 2 entries of triangles."""
+    """Return sqrt(x' P_a x) [B, A] for every arm: one product over the T = D (D + 1) / 2 triangle entries."""
     arms, size, _ = covariance.shape
     row, column = np.triu_indices(size)
     outer = tf.gather(x, row, axis=1) * tf.gather(x, column, axis=1)  # [B, T]

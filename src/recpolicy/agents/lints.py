@@ -23,7 +23,8 @@ class LinTSConfig:
     """Settings of linear Thompson sampling."""
 
     scale: NonNegativeFloat = 1.0
-    """Standard deviation of the draws, in posterior widths; the noise of the rewards is the honest choice."""
+    """Standard deviation of the draws, in posterior widths; the standard deviation of the reward noise gives exact
+    posteriors."""
     precision: PositiveFloat = 100.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
     forgetting: PositiveFraction = 1.0
@@ -33,22 +34,22 @@ class LinTSConfig:
 
 
 class LinTS(DisjointLinear):
-    """Probability matching over independent linear posteriors."""
+    """A linear Thompson sampling learner: probability matching over independent linear posteriors."""
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """The probability that each arm's draw is the largest."""
+        """Return the probability that each arm's draw is the largest."""
         mean, width = self.estimate(observation)
         return action_distributions.thompson(mean, self._config.scale * width, observation.mask)
 
     def sample_action(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
-        """The arm with the largest draw: the same distribution without the integral."""
+        """Draw from each posterior and return the arm with the largest draw, without the integral."""
         mean, width = self.estimate(observation)
         noise = tf.random.stateless_normal(tf.shape(mean), seed)
         best = action_distributions.greedy(mean + self._config.scale * width * noise, observation.mask)
         return action_distributions.sample(best, seed)
 
     def export(self) -> ExportedPolicy:
-        """Arrays for the Thompson head."""
+        """Return the arrays for the Thompson head."""
         return self.exported("thompson", {"scale": self._config.scale})
 
 

@@ -1,8 +1,8 @@
 """LinUCB, disjoint: one linear model per arm, greedy in mean + alpha * width.
 
 Equations: agents/linear_posterior.py; theta_a.x + alpha sqrt(x' A_a^-1 x). Source: Li, Chu, Langford, Schapire 2010
-(1003.0146), algorithm 1. Where we differ: the prior mean may be the item embeddings instead of 0 (a warm start), the
-inverse is kept by Sherman-Morrison steps, and a forgetting factor below 1 follows preferences that drift.
+(1003.0146), algorithm 1. Unlike the paper, the prior mean may be the item embeddings instead of 0 (a warm start),
+Sherman-Morrison steps update the inverse, and a forgetting factor below 1 follows drifting preferences.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ class LinUCBConfig:
 
 
 class DisjointLinear(Learner):
-    """One linear posterior per arm; subclasses say how it explores."""
+    """A learner with one linear posterior per arm; subclasses define exploration."""
 
     def __init__(self, prior_mean: NDArray[np.float32], config: Any, name: str, warm: bool = False):
         super().__init__(name=name)
@@ -44,29 +44,29 @@ class DisjointLinear(Learner):
 
     @property
     def posterior(self) -> linear.Posterior:
-        """What it believes of every arm."""
+        """The posterior of every arm."""
         return self._posterior
 
     @property
     def forgets(self) -> bool:
-        """Whether later observations weigh more, so that their order matters."""
+        """True if later observations have more weight, so that their order matters."""
         return bool(self._config.forgetting < 1)
 
     def features(self, observation: Observation) -> tf.Tensor:
-        """The regressors [B, D]."""
+        """Return the regressors [B, D]."""
         return linear.with_bias(observation.context) if self._config.bias else observation.context
 
     def estimate(self, observation: Observation) -> Estimate:
-        """Posterior means and widths of all arms."""
+        """Return the posterior means and widths of all arms."""
         x = self.features(observation)
         return Estimate(linear.means(self._posterior.theta, x), linear.widths(self._posterior.covariance, x))
 
     def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-        """Sherman-Morrison steps of the arms that were played."""
+        """Apply Sherman-Morrison steps to the played arms."""
         return self._posterior.update(action, self.features(observation), reward, self._config.forgetting)
 
     def exported(self, head: str, settings: dict[str, float]) -> ExportedPolicy:
-        """The posterior as arrays, under the given head."""
+        """Return the posterior as arrays with the given head."""
         arrays = {"theta": self._posterior.theta.numpy(), "covariance": self._posterior.covariance.numpy()}
         arrays["bias"] = np.array(self._config.bias)
         if self._warm:
@@ -75,15 +75,15 @@ class DisjointLinear(Learner):
 
 
 class LinUCB(DisjointLinear):
-    """Optimism: the arm whose upper confidence bound is largest."""
+    """A LinUCB learner: plays the arm with the largest upper confidence bound."""
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """Greedy in mean + alpha * width."""
+        """Return the greedy distribution over mean + alpha * width."""
         mean, width = self.estimate(observation)
         return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
 
     def export(self) -> ExportedPolicy:
-        """Arrays for the upper-confidence head."""
+        """Return the arrays for the upper-confidence head."""
         return self.exported("upper_confidence", {"alpha": self._config.alpha})
 
 
@@ -96,7 +96,7 @@ def make_linucb(
 
 
 def prior_mean(spec: Any, action_spec: Any, bias: bool, arms: ItemFeatures | None) -> NDArray[np.float32]:
-    """The linear weights [A, D (+ 1)] to start from."""
+    """Return the initial linear weights [A, D (+ 1)]."""
     width = context_width(spec)
     if arms is not None:
         return arms.linear_prior(width, bias)

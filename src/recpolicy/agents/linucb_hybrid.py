@@ -3,7 +3,7 @@
 E[r] = z.beta + x.theta_a. Li et al. 2010, algorithm 2, keeps A0, b0 and per arm A_a, B_a, b_a. We keep what the
 formulas use, P_a = A_a^-1, C_a = A_a^-1 B_a, c_a = A_a^-1 b_a, the inverse of A0, and beta; then
     e = z - C_a'x,   mean = e.beta + x.c_a,   width^2 = e' A0^-1 e + x' P_a x,
-and one observation (x, z, r) is three recursive least-squares steps (tests hold them to the paper's own formulas):
+and one observation (x, z, r) is three recursive least-squares steps (tests compare them with the paper's formulas):
     d = P x, n = 1 + x'd, g = d / n:   C += g e',  c += g (r - x.c),  P -= g d',
     h = A0^-1 e, m = n + e'h:          beta += h (r - x.c - e.beta) / m,  A0^-1 -= h h' / m.
 """
@@ -40,7 +40,7 @@ class HybridLinUCBConfig:
 
 
 class HybridLinUCB(Learner):
-    """A shared and per-arm linear posteriors, updated together."""
+    """A hybrid LinUCB learner: a shared posterior and per-arm posteriors, updated together."""
 
     def __init__(self, features: PairFeatures, arms: int, width: int, config: HybridLinUCBConfig):
         super().__init__(name="linucb_hybrid")
@@ -53,17 +53,17 @@ class HybridLinUCB(Learner):
         self._state = tuple(tf.Variable(part.astype(np.float32), trainable=False) for part in start)
 
     def estimate(self, observation: Observation) -> Estimate:
-        """Posterior means and widths of all arms."""
+        """Return the posterior means and widths of all arms."""
         x, z = linear.with_bias(observation.context), pair_features(self._pairs, observation)
         return Estimate(*hybrid_estimate(tuple(part.read_value() for part in self._state), x, z))
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """Greedy in mean + alpha * width."""
+        """Return the greedy distribution over mean + alpha * width."""
         mean, width = self.estimate(observation)
         return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
 
     def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-        """One recursive step per row, in order."""
+        """Apply one recursive step per row, in order."""
         x = linear.with_bias(observation.context)
         z = tf.gather(pair_features(self._pairs, observation), action, batch_dims=1)  # [B, K]
         old = tuple(part.read_value() for part in self._state)
@@ -80,7 +80,7 @@ class HybridLinUCB(Learner):
         return tf.reduce_mean(tf.square(reward - guess))
 
     def export(self) -> ExportedPolicy:
-        """Arrays for the upper-confidence head."""
+        """Return the arrays for the upper-confidence head."""
         names = ("covariance", "cross", "center", "shared_covariance", "beta")
         arrays = {name: part.numpy() for name, part in zip(names, self._state, strict=True)}
         arrays["prior_precision"] = np.array([self._config.shared_precision, self._config.arm_precision], np.float32)
@@ -88,7 +88,7 @@ class HybridLinUCB(Learner):
 
 
 def hybrid_estimate(state: State, x: tf.Tensor, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and width [B, A] at x [B, D], z [B, A, K]."""
+    """Return the mean and width [B, A] at x [B, D], z [B, A, K]."""
     covariance, cross, center, shared_covariance, beta = state
     arms, d, k = cross.shape
     explained = tf.matmul(x, tf.reshape(tf.transpose(cross, [1, 0, 2]), [d, arms * k]))  # [B, A * K]
@@ -100,7 +100,7 @@ def hybrid_estimate(state: State, x: tf.Tensor, z: tf.Tensor) -> tuple[tf.Tensor
 
 
 def hybrid_step(state: State, arm: tf.Tensor, x: tf.Tensor, z: tf.Tensor, reward: tf.Tensor) -> State:
-    """One observation: arm scalar, x [D], z [K], reward scalar."""
+    """Update with one observation: arm scalar, x [D], z [K], reward scalar."""
     covariance, cross, center, shared_covariance, beta = state
     p, c_z, c_r = tf.gather(covariance, arm), tf.gather(cross, arm), tf.gather(center, arm)
     direction = tf.linalg.matvec(p, x)  # [D]

@@ -1,9 +1,9 @@
 """LinUCB with one model for all arms, over features of the (user, item) pair.
 
-E[r] = z.beta, the arm greedy in z.beta + alpha sqrt(z' A^-1 z). Works where candidates change every round
-(CatalogueBandit): an arm is what its features say. Where the observation brings no features, those of
-models/pair_features.py are made from the arms' tables; the prior mean then reproduces the rating model.
-Source: Li et al. 2010, section 3.1 (the shared form); TF-Agents calls it `accepts_per_arm_features`.
+E[r] = z.beta; the agent is greedy in z.beta + alpha sqrt(z' A^-1 z). Candidates may change every round
+(CatalogueBandit), because only an arm's features matter. If the observation has no features, models/pair_features.py
+computes them from the arms' tables; the prior mean then reproduces the rating model. Source: Li et al. 2010, section
+3.1 (the shared form); TF-Agents calls it `accepts_per_arm_features`.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ class SharedLinUCBConfig:
 
 
 class SharedLinUCB(Learner):
-    """One linear posterior over pair features."""
+    """A LinUCB learner with one linear posterior over pair features."""
 
     accepts_per_arm_features = True
 
@@ -45,31 +45,31 @@ class SharedLinUCB(Learner):
         self._posterior = linear.Posterior(prior_weights(features.rank)[np.newaxis], config.precision, "shared")
 
     def estimate(self, observation: Observation) -> Estimate:
-        """Posterior means and widths of all arms from their features [B, A, K]."""
+        """Return the posterior means and widths of all arms from their features [B, A, K]."""
         z = pair_features(self._pairs, observation)
         theta, covariance = self._posterior.theta[0], self._posterior.covariance[0]
         square = tf.reduce_sum(tf.einsum("bak,kl->bal", z, covariance) * z, axis=-1)
         return Estimate(tf.einsum("bak,k->ba", z, theta), tf.sqrt(tf.maximum(square, 0.0)))
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """Greedy in mean + alpha * width."""
+        """Return the greedy distribution over mean + alpha * width."""
         mean, width = self.estimate(observation)
         return action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
 
     def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-        """Sherman-Morrison steps of the shared posterior with the features of the arms that were played."""
+        """Apply Sherman-Morrison steps to the shared posterior with the features of the played arms."""
         z = tf.gather(pair_features(self._pairs, observation), action, batch_dims=1)  # [B, K]
         return self._posterior.update(tf.zeros_like(action), z, reward, self._config.forgetting)
 
     def export(self) -> ExportedPolicy:
-        """Arrays for the upper-confidence head."""
+        """Return the arrays for the upper-confidence head."""
         arrays = {"theta": self._posterior.theta[0].numpy(), "covariance": self._posterior.covariance[0].numpy()}
         arrays["prior_precision"] = np.array(self._config.precision, np.float32)
         return ExportedPolicy("shared", "upper_confidence", {"alpha": self._config.alpha}, arrays)
 
 
 def pair_features(pairs: PairFeatures, observation: Observation) -> tf.Tensor:
-    """The observation's own features [B, A, K], else those of all arms."""
+    """Return the observation's own features [B, A, K], else those of all arms."""
     if observation.per_arm is not None:
         return observation.per_arm
     return pairs.of(observation.context, pairs.all_items)
@@ -83,7 +83,7 @@ def make_linucb_shared(
 
 
 def pairs_of(arms: ItemFeatures | None, agent: str) -> PairFeatures:
-    """The arms' pair features; raises ConfigError without arms."""
+    """Return the arms' pair features; raises ConfigError without arms."""
     if arms is None:
         raise ConfigError(f"{agent} needs the arms' embeddings")
     return PairFeatures(arms.embedding, arms.offset)

@@ -1,10 +1,10 @@
 """A neural reward model and the two agents that explore over it: epsilon-greedy and Boltzmann.
 
 B batch, A arms, D context. The network predicts every arm's reward from the context; the loss is the mean squared error
-of the arm that was played, one Adam step a batch. Two heads: `plain`, one output per arm; `dot`, the network corrects
-the user's embedding and arms are scored by dot product with theirs, reward = offset_a + embedding_a . (x[:D] + f(x))
-with f zero at the start, so training begins at the rating model and 1,682 arms cost one matrix product.
-Sources: TF-Agents' NeuralEpsilonGreedyAgent (the plain form); Sutton & Barto 2018, sections 2.2 and 2.8.
+of the arm that was played, one Adam step a batch. Two heads: `plain` has one output per arm. `dot` corrects the user's
+embedding and scores arms by dot product with theirs: reward = offset_a + embedding_a . (x[:D] + f(x)). f is zero at the
+start, so training begins at the rating model, and 1,682 arms cost one matrix product. Sources: TF-Agents'
+NeuralEpsilonGreedyAgent (the plain form); Sutton & Barto 2018, sections 2.2 and 2.8.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Probabilities = Callable[[tf.Tensor, float, tf.Tensor | None], tf.Tensor]
 
 @config_dataclass
 class NetworkConfig:
-    """The reward network."""
+    """Settings of the reward network."""
 
     layers: tuple[int, ...] = (64, 64)
     """Units of the hidden layers (ReLU)."""
@@ -53,7 +53,7 @@ class BoltzmannConfig(NetworkConfig):
 
 
 class NeuralReward(Learner):
-    """A reward network and a head."""
+    """A learner with a reward network and an exploration head."""
 
     def __init__(
         self, network: tf_keras.Sequential, optimizer: tf_keras.optimizers.Optimizer, arms: ItemFeatures | None,
@@ -66,7 +66,7 @@ class NeuralReward(Learner):
         optimizer.build(network.trainable_variables)
 
     def rewards(self, context: tf.Tensor) -> tf.Tensor:
-        """Predicted rewards [B, A]."""
+        """Return the predicted rewards [B, A]."""
         output = self._network(context)
         if self._tables is None:
             return output
@@ -74,16 +74,16 @@ class NeuralReward(Learner):
         return offset + tf.matmul(context[:, : embedding.shape[1]] + output, embedding, transpose_b=True)
 
     def estimate(self, observation: Observation) -> Estimate:
-        """Predicted rewards; the network does not know how sure it is."""
+        """Return the predicted rewards; the network has no uncertainty estimate."""
         mean = self.rewards(observation.context)
         return Estimate(mean, tf.zeros_like(mean))
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """The head's probabilities."""
+        """Return the head's probabilities."""
         return self._explore(self.rewards(observation.context), self._setting[1], observation.mask)
 
     def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-        """One gradient step on the played arms' squared errors."""
+        """Take one gradient step on the played arms' squared errors."""
         with tf.GradientTape() as tape:
             guess = tf.gather(self.rewards(observation.context), action, batch_dims=1)
             loss = tf.reduce_mean(tf.square(reward - guess))
@@ -92,7 +92,7 @@ class NeuralReward(Learner):
         return loss
 
     def export(self) -> ExportedPolicy:
-        """Layers and arm tables as arrays."""
+        """Return the layers and arm tables as arrays."""
         arrays = layer_arrays(self._network)
         if self._tables is not None:
             arrays |= {"embedding": self._tables[0].numpy(), "offset": self._tables[1].numpy()}
@@ -101,7 +101,7 @@ class NeuralReward(Learner):
 
 
 def layer_arrays(network: tf_keras.Sequential) -> dict[str, Any]:
-    """Kernels and biases of the dense layers, in order."""
+    """Return the kernels and biases of the dense layers, in order."""
     arrays = {}
     for index, layer in enumerate(network.layers):
         arrays[f"kernel_{index}"], arrays[f"bias_{index}"] = (weight.numpy() for weight in layer.weights)
@@ -109,7 +109,7 @@ def layer_arrays(network: tf_keras.Sequential) -> dict[str, Any]:
 
 
 def make_network(width: int, layers: tuple[int, ...], outputs: int, seed: int, zero: bool) -> tf_keras.Sequential:
-    """A ReLU network with seeded weights; `zero` starts its last layer at 0."""
+    """Return a ReLU network with seeded weights; `zero` sets its last layer to 0."""
     initial = [tf_keras.initializers.GlorotUniform(integer_seed(seed, f"layer {i}")) for i in range(len(layers) + 1)]
     hidden = [tf_keras.layers.Dense(n, "relu", kernel_initializer=initial[i]) for i, n in enumerate(layers)]
     last = tf_keras.layers.Dense(outputs, kernel_initializer="zeros" if zero else initial[-1])

@@ -1,9 +1,8 @@
-"""Neural LinUCB: LinUCB over features that a network has learnt.
+"""Neural LinUCB: LinUCB over features learned by a network.
 
-For the first `encoder_batches` updates the network is trained, epsilon-greedy over its own reward layer; then it is
-frozen and LinUCB continues on its features, each arm's prior mean being its row of the reward layer. Source: Riquelme,
-Tucker & Snoek 2018 (1802.09127); TF-Agents' NeuralLinUCBAgent, from which we differ in handing the reward layer over
-as the prior.
+For the first `encoder_batches` updates the network trains and acts epsilon-greedy over its reward layer. Then it is
+frozen and LinUCB continues on its features. Each arm's prior mean is its row of the reward layer. Source: Riquelme,
+Tucker & Snoek 2018 (1802.09127); TF-Agents' NeuralLinUCBAgent, which does not use the reward layer as the prior.
 """
 
 from typing import Any
@@ -29,13 +28,13 @@ class NeuralLinUCBConfig:
     layers: tuple[int, ...] = (64,)
     """Units of the encoder's hidden layers (ReLU)."""
     encoding_dim: PositiveInt = 16
-    """Width of the learnt features."""
+    """Width of the learned features."""
     encoder_batches: NonNegativeInt = 1000
     """Updates that train the network before LinUCB takes over."""
     epsilon: Fraction = 0.1
-    """Share of uniform actions meanwhile."""
+    """Share of uniform actions while the network trains."""
     alpha: NonNegativeFloat = 1.0
-    """Multiplier of the confidence width afterwards."""
+    """Multiplier of the confidence width after that phase."""
     precision: PositiveFloat = 10.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
     learning_rate: PositiveFloat = 0.003
@@ -43,7 +42,7 @@ class NeuralLinUCBConfig:
 
 
 class NeuralLinUCB(Learner):
-    """A network, then linear posteriors over its features."""
+    """A neural LinUCB learner: first a network, then linear posteriors over its features."""
 
     def __init__(
         self, encoder: tf_keras.Sequential, optimizer: tf_keras.optimizers.Optimizer, arms: int, middle: float,
@@ -52,7 +51,7 @@ class NeuralLinUCB(Learner):
         super().__init__(name="neural_linucb")
         self._encoder, self._optimizer, self._config = encoder, optimizer, config
         start = np.zeros((arms, config.encoding_dim + 1), np.float32)
-        start[:, -1] = middle  # of the reward scale, so that the first steps are not spent on finding it
+        start[:, -1] = middle  # middle of the reward scale, so that the first steps need not learn it
         self._posterior = linear.Posterior(start, config.precision, "neural_linucb")
         self._reward_layer = tf.Variable(start, name="reward_layer")  # [A, E + 1]
         self._batches = tf.Variable(0, dtype=tf.int64, trainable=False, name="batches")
@@ -60,23 +59,23 @@ class NeuralLinUCB(Learner):
         optimizer.build(self._trained)
 
     def features(self, observation: Observation) -> tf.Tensor:
-        """Learnt features with a constant, [B, E + 1]."""
+        """Return the learned features with a constant, [B, E + 1]."""
         return linear.with_bias(self._encoder(observation.context))
 
     def estimate(self, observation: Observation) -> Estimate:
-        """Posterior means and widths; while the network trains, the mean is its reward layer's."""
+        """Return posterior means and widths; while the network trains, its reward layer gives the mean."""
         x = self.features(observation)
         return Estimate(linear.means(self._posterior.theta, x), linear.widths(self._posterior.covariance, x))
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """Epsilon-greedy first, then the upper confidence bound."""
+        """Return the epsilon-greedy distribution first, then the upper-confidence one."""
         mean, width = self.estimate(observation)
         first = action_distributions.epsilon_greedy(mean, self._config.epsilon, observation.mask)
         later = action_distributions.upper_confidence(mean, width, self._config.alpha, observation.mask)
         return tf.where(self._batches < self._config.encoder_batches, first, later)
 
     def update(self, observation: Observation, action: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-        """A gradient step, or Sherman-Morrison steps once the network is frozen."""
+        """Take a gradient step, or Sherman-Morrison steps once the network is frozen."""
         trains = self._batches < self._config.encoder_batches
         self._batches.assign_add(1)
         return tf.cond(
@@ -94,7 +93,7 @@ class NeuralLinUCB(Learner):
         return loss
 
     def export(self) -> ExportedPolicy:
-        """Encoder layers and posterior, under the head of the phase it is in."""
+        """Return the encoder layers and posterior, with the head of the current phase."""
         arrays = layer_arrays(self._encoder)
         arrays |= {"theta": self._posterior.theta.numpy(), "covariance": self._posterior.covariance.numpy()}
         if int(self._batches.numpy()) < self._config.encoder_batches:

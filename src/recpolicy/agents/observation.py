@@ -1,7 +1,7 @@
-"""What a policy sees, in one form whatever the environment's observation looks like.
+"""A common form for the observations of all environments.
 
-An observation is a tensor [B, D], or a dict with `global` [B, D] and, where there are any, `per_arm` [B, A, K]
-(candidate features) and `mask` [B, A] (int32, 1 where an action is allowed: TF-Agents' time steps hold no booleans).
+An observation is a tensor [B, D], or a dict with `global` [B, D] and, optionally, `per_arm` [B, A, K] (candidate
+features) and `mask` [B, A] (int32, 1 where an action is allowed; TF-Agents' time steps cannot hold booleans).
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class Observation(NamedTuple):
-    """B users' contexts, and what is known of the actions."""
+    """The contexts of B users, and the features and mask of the actions."""
 
     context: tf.Tensor  # [B, D]
     per_arm: tf.Tensor | None  # [B, A, K]
@@ -33,7 +33,7 @@ def split_mask(observation: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor],
 
 
 def context_width(time_step_spec: Any) -> int:
-    """D, the width of the context in a time step spec."""
+    """Return the width D of the context in a time step spec."""
     observation = time_step_spec.observation
     spec = observation["global"] if isinstance(observation, dict) else observation
     return int(spec.shape[0])

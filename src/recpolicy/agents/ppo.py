@@ -1,9 +1,9 @@
 """PPO: proximal policy optimization with a clipped ratio and generalized advantages, in minibatches, with a KL stop.
 
-rho = pi(a|s) / pi_old(a|s); maximize E[min(rho A, clip(rho, 1 - e, 1 + e) A)]. TF-Agents' PPOClipAgent leaves clipping
-and generalized advantages off unless told otherwise; here they are on. An update ends early when the estimated
-divergence mean((rho - 1) - log rho) from the old policy exceeds 1.5 target_kl. N = T B steps a block.
-Sources: Schulman et al. 2017 (1707.06347), 2015 (1506.02438); the estimator of the divergence: Schulman 2020.
+rho = pi(a|s) / pi_old(a|s); maximize E[min(rho A, clip(rho, 1 - e, 1 + e) A)]. TF-Agents' PPOClipAgent disables
+clipping and generalized advantages by default; here they are enabled. An update ends early when the estimated
+divergence mean((rho - 1) - log rho) from the old policy exceeds 1.5 target_kl. N = T B steps a block. Sources: Schulman
+et al. 2017 (1707.06347), 2015 (1506.02438); the estimator of the divergence: Schulman 2020.
 """
 
 from typing import Any
@@ -33,17 +33,17 @@ class PPOConfig(ActorCriticConfig):
     minibatch_size: PositiveInt = 256
     """Steps per gradient step."""
     clip_range: PositiveFloat = 0.2
-    """How far the ratio may move before it earns nothing more, > 0."""
+    """Largest change of the ratio that the loss rewards, > 0."""
     gae_lambda: Fraction = 0.95
     """Lambda of the generalized advantages."""
     target_kl: NonNegativeFloat = 0.03
-    """An update stops beyond 1.5 times this divergence from the old policy; 0 never stops."""
+    """Divergence limit: an update stops beyond 1.5 times this divergence from the old policy; 0 never stops."""
     normalize_advantage: bool = True
     """Standardize the advantages of each minibatch."""
 
 
 class PPO(ActorCritic):
-    """Several epochs of minibatches per block."""
+    """A PPO learner: several epochs of minibatches per block."""
 
     config: PPOConfig
     figures = (*_MEASURED, "explained_variance", "updates")
@@ -53,7 +53,7 @@ class PPO(ActorCritic):
         self.n_steps = config.n_steps
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
-        """Minibatch steps until the epochs are over or the policy has moved far enough."""
+        """Take minibatch steps until the epochs are over or the policy exceeds the divergence limit."""
         found, value = self.advantages(experience, self.config.gae_lambda)
         target = flatten(found.target)
         columns = (
@@ -63,7 +63,7 @@ class PPO(ActorCritic):
         count = target.shape[0]
         size = min(self.config.minibatch_size, count)
         each = count // size
-        # Random keys sorted: a permutation an epoch. The rest of a block that fills no minibatch waits its turn.
+        # Sorted random keys give a permutation per epoch. An epoch skips the steps that fill no whole minibatch.
         order = tf.argsort(integers([self.config.n_epochs, count], seed, 0, 2**31 - 1), axis=1)
         rows = tf.reshape(order[:, : each * size], [self.config.n_epochs * each, size])
         limit = 1.5 * self.config.target_kl if self.config.target_kl else float("inf")
@@ -106,7 +106,7 @@ class PPO(ActorCritic):
 
 
 def clipped_gain(ratio: tf.Tensor, advantage: tf.Tensor, clip: float) -> tf.Tensor:
-    """min(rho A, clip(rho, 1 - e, 1 + e) A), elementwise."""
+    """Return min(rho A, clip(rho, 1 - e, 1 + e) A), elementwise."""
     return tf.minimum(ratio * advantage, tf.clip_by_value(ratio, 1.0 - clip, 1.0 + clip) * advantage)
 
 

@@ -1,12 +1,12 @@
-"""Tabular Q-learning over discretized distinct_contexts.
+"""Tabular Q-learning over discretized contexts.
 
-A situation is a cell of chosen columns of the observation, cut at chosen edges; Q(s, a) = start(x, a) + table[s, a],
-where start is the rating model's expectation over `temperature`, so a cell never visited falls back to the rating
-model's ranking. A block of N steps moves every (s, a) in it by learning_rate times the mean of its errors
+A state s is a cell of chosen columns of the observation, cut at chosen edges. Q(s, a) = start(x, a) + table[s, a],
+where start is the rating model's expectation over `temperature`. Hence an unvisited cell falls back to the rating
+model's ranking. A block of N steps moves each of its (s, a) by learning_rate times the mean of its errors
 
     r + gamma (1 - terminated) max over items not yet shown of Q(s', .) - Q(s, a).
 
-It explores by epsilon-greedy, or by UCB1 on visit counts, Q + c sqrt(ln N(s) / n(s, a)), each item once first.
+It explores by epsilon-greedy, or by UCB1 on visit counts, Q + c sqrt(ln N(s) / n(s, a)), after each item once.
 S cells, An items. Sources: Watkins & Dayan 1992; Auer, Cesa-Bianchi & Fischer 2002.
 """
 
@@ -39,16 +39,16 @@ class QLearningConfig(EpsilonScheduleConfig):
     train_freq: PositiveInt = 4
     """Steps of each session between updates."""
     temperature: PositiveFloat = 4.0
-    """Points of expected rating that one unit of value starts at; must be > 0."""
+    """Initial points of expected rating per unit of value; must be > 0."""
     columns: tuple[int, ...] = (0, 1, 2, -2, -1)
-    """Columns of the observation that make a cell; negative ones count from its end. In the view `interest` the last
-    two are misses in a row and steps."""
+    """Columns of the observation that define a cell; negative ones count from its end. With the encoder `interest`
+    the last two are consecutive misses and steps."""
     edges: tuple[tuple[float, ...], ...] = ((0.0,), (0.0,), (0.0,), (0.1, 0.3), (0.2, 0.5))
-    """Where each column is cut, ascending."""
+    """Ascending edges at which each column is cut."""
     exploration: Literal["epsilon_greedy", "ucb1"] = "epsilon_greedy"
-    """How it explores."""
+    """Exploration method."""
     ucb_c: NonNegativeFloat = math.sqrt(2.0)
-    """c of UCB1."""
+    """Constant c of UCB1."""
 
     def __post_init__(self) -> None:
         if len(self.columns) != len(self.edges) or any(list(cut) != sorted(cut) for cut in self.edges):
@@ -60,7 +60,7 @@ class QLearningConfig(EpsilonScheduleConfig):
 
 
 class QLearning(SessionLearner):
-    """The table, its visit counts and the rating model's start."""
+    """A tabular Q-learning learner: the table, its visit counts and the rating model's start."""
 
     wants_next_mask = True
     figures = ("loss", "value_mean", "coverage", "epsilon")
@@ -76,7 +76,7 @@ class QLearning(SessionLearner):
         self._arms = None if arms is None else (tf.constant(arms.embedding), tf.constant(arms.offset))
 
     def cell(self, observation: tf.Tensor) -> tf.Tensor:
-        """The cell [B] of each observation, 0..S-1."""
+        """Return the cell [B] of each observation, 0..S-1."""
         number = tf.zeros([tf.shape(observation)[0]], tf.int32)
         for column, cut, size in zip(self.config.columns, self.config.edges, self._sizes, strict=True):
             above = observation[:, column, tf.newaxis] > tf.constant(cut)
@@ -84,7 +84,7 @@ class QLearning(SessionLearner):
         return number
 
     def values(self, observation: tf.Tensor) -> tf.Tensor:
-        """Q-values [B, A], nothing masked."""
+        """Return unmasked Q-values [B, A]."""
         learnt = tf.gather(self.table, self.cell(observation))
         if self._arms is None:
             return learnt
@@ -93,22 +93,22 @@ class QLearning(SessionLearner):
         return learnt + (offset + tf.matmul(user, embedding, transpose_b=True)) / self.config.temperature
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Q-values [B, A]."""
+        """Return Q-values [B, A]."""
         return categorical.mask_logits(self.values(observation), mask)
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """The value of the best allowed item [B]."""
+        """Return the value of the best allowed item [B]."""
         return tf.reduce_max(self.scores(observation, mask), axis=1)
 
     def epsilon(self) -> tf.Tensor:
-        """The exploring share now; 0 with UCB1."""
+        """Return the current probability of exploration; 0 with UCB1."""
         config = self.config
         if config.exploration == "ucb1":
             return tf.constant(0.0)
         return compute_epsilon(config, self._blocks)
 
     def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Log-probabilities [B, A] of epsilon-greedy or UCB1; ties share alike."""
+        """Return log-probabilities [B, A] of epsilon-greedy or UCB1; ties get equal shares."""
         values = self.values(observation)
         if self.config.exploration == "ucb1":
             values = ucb1(values, tf.gather(self.visits, self.cell(observation)), self.config.ucb_c)
@@ -136,7 +136,7 @@ class QLearning(SessionLearner):
         }  # fmt: skip
 
     def export(self) -> ExportedPolicy:
-        """Table and visit counts, and how cells are made, as arrays."""
+        """Return the table, the visit counts and the definition of the cells as arrays."""
         arrays: dict[str, Any] = {"q_table": self.table.numpy(), "visits": self.visits.numpy()}
         arrays["columns"] = np.array(self.config.columns, np.int32)
         for index, cut in enumerate(self.config.edges):
@@ -151,7 +151,8 @@ class QLearning(SessionLearner):
 
 
 def ucb1(value: tf.Tensor, visits: tf.Tensor, c: float) -> tf.Tensor:
-    """Value + c sqrt(ln N / n) [B, A], N the row's visits; items never shown come first, all alike."""
+    """Return value + c sqrt(ln N / n) [B, A], with N the row's visits; items never shown come first with equal
+    shares."""
     total = tf.reduce_sum(visits, axis=1, keepdims=True)
     bonus = c * tf.sqrt(tf.math.log(tf.maximum(total, 1.0)) / tf.maximum(visits, 1.0))
     return tf.where(visits > 0.0, value + bonus, 1e6)

@@ -1,8 +1,7 @@
 """REINFORCE with a baseline: whole sessions, Monte Carlo returns, one gradient step a block.
 
-grad = E[sum_t (G_t - V(s_t)) grad log pi(a_t|s_t)]. Every session of a block starts fresh and counts once, up to its
-end, so that short sessions are not favored; at a cut session the value estimate stands for what would have come.
-Source: Williams 1992.
+grad = E[sum_t (G_t - V(s_t)) grad log pi(a_t|s_t)]. Every session of a block starts fresh and counts once, so short
+sessions get no extra weight. For a cut session the value estimate replaces the later rewards. Source: Williams 1992.
 """
 
 from typing import Any
@@ -28,7 +27,7 @@ class ReinforceConfig(ActorCriticConfig):
 
 
 class Reinforce(ActorCritic):
-    """One gradient step per block of whole sessions."""
+    """A REINFORCE learner: one gradient step per block of whole sessions."""
 
     config: ReinforceConfig
     figures = ("loss", "policy_loss", "value_loss", "entropy", "gradient_norm", "explained_variance")
@@ -38,7 +37,7 @@ class Reinforce(ActorCritic):
         super().__init__(scores, value, config, "reinforce")
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
-        """One step down the loss."""
+        """Take one gradient step on the loss."""
         found, value = self.advantages(experience, gae_lambda=1.0)
         weight = flatten(first_sessions(experience))
         weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
@@ -59,7 +58,7 @@ class Reinforce(ActorCritic):
 
 
 def first_sessions(experience: Experience) -> tf.Tensor:
-    """1 for the steps [T, B] of the session that each column starts with, 0 for those after its end."""
+    """Return 1 for the steps [T, B] of each column's first session, 0 for later steps."""
     going = tf.cast(~(experience.terminated | experience.truncated), tf.float32)
     return tf.math.cumprod(going, axis=0, exclusive=True)
 

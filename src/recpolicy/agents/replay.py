@@ -1,4 +1,4 @@
-"""A ring of past steps in variables, so that a compiled loop can write blocks into it and draw batches from it.
+"""A replay memory in variables: a compiled loop writes blocks into it and draws batches from it.
 
 C blocks of N steps; O observation, A actions.
 """
@@ -12,7 +12,7 @@ from recpolicy.core.tensorflow_random import uniform
 
 
 class Batch(NamedTuple):
-    """Single steps drawn from the past, [n, ...]."""
+    """A batch of single steps drawn from the replay memory, [n, ...]."""
 
     observation: tf.Tensor  # [n, O]
     action: tf.Tensor  # [n]
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class Replay(tf.Module):
-    """The last C blocks, the oldest overwritten first."""
+    """A ring buffer of the last C blocks."""
 
     def __init__(self, blocks: int, steps: int, width: int, actions: int):
         super().__init__(name="replay")

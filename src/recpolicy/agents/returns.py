@@ -1,7 +1,7 @@
 """Returns and advantages of blocks of steps, as pure functions; all [T, B], time first.
 
-A block may hold several sessions one after the other: `terminated` and `truncated` end them. Sources: Sutton & Barto
-2018, chapters 6 and 12; Schulman et al. 2015 (generalised advantage estimation, 1506.02438).
+A block may hold several sessions one after the other: `terminated` and `truncated` mark their ends. Sources: Sutton &
+Barto 2018, chapters 6 and 12; Schulman et al. 2015 (generalized advantage estimation, 1506.02438).
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class Advantages(NamedTuple):
-    """What actions were better than expected, and what values should have been."""
+    """Advantages of the actions and targets of the value network."""
 
     advantage: tf.Tensor  # [T, B]
     target: tf.Tensor  # [T, B], value + advantage
@@ -19,12 +19,12 @@ class Advantages(NamedTuple):
 def td_errors(
     reward: tf.Tensor, value: tf.Tensor, next_value: tf.Tensor, terminated: tf.Tensor, gamma: float
 ) -> tf.Tensor:
-    """delta_t = r_t + gamma V(s_t+1) - V(s_t); V(s_t+1) counts for 0 after termination, not after truncation."""
+    """Return delta_t = r_t + gamma V(s_t+1) - V(s_t), with V(s_t+1) = 0 after termination but not after truncation."""
     return reward + gamma * tf.where(terminated, 0.0, next_value) - value
 
 
 def discounted_sums(term: tf.Tensor, go_on: tf.Tensor) -> tf.Tensor:
-    """y_t = term_t + go_on_t y_t+1, with y_T = 0, by doubling: log2 T steps over whole blocks instead of T steps."""
+    """Return y_t = term_t + go_on_t y_t+1, with y_T = 0, by doubling: log2 T steps instead of T steps."""
     steps, reach = term.shape[0], 1
     while reach < steps:
         beyond = tf.zeros_like(term[:reach])
@@ -43,11 +43,11 @@ def generalized_advantages(
     gamma: float,
     gae_lambda: float,
 ) -> Advantages:
-    """A_t = sum_k (gamma lambda)^k delta_t+k within each session; `gae_lambda` is lambda.
+    """Return A_t = sum_k (gamma lambda)^k delta_t+k within each session; `gae_lambda` is lambda.
 
-    lambda 0 gives the one-step errors; lambda 1 gives n-step returns minus values, n reaching to the end of the session
-    or of the block, from where the value estimate takes over: with short blocks that is A2C's advantage, with whole
-    sessions the Monte Carlo one.
+    Lambda 0 gives the one-step errors. Lambda 1 gives n-step returns minus values: rewards count until the session or
+    block ends, and the value estimate replaces the rest. With short blocks that is A2C's advantage, with whole sessions
+    the Monte Carlo one.
     """
     delta = td_errors(reward, value, next_value, terminated, gamma)
     go_on = gamma * gae_lambda * tf.cast(~(terminated | truncated), tf.float32)
@@ -56,7 +56,7 @@ def generalized_advantages(
 
 
 def standardize(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
-    """Mean 0 and standard deviation 1 (over entries of weight 1); all zero where nothing varies."""
+    """Scale to mean 0 and standard deviation 1 over entries of weight 1; constant input gives zeros."""
     weight = tf.ones_like(values) if weight is None else weight
     count = tf.maximum(tf.reduce_sum(weight), 1.0)
     centered = values - tf.reduce_sum(weight * values) / count
@@ -65,7 +65,7 @@ def standardize(values: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor
 
 
 def explained_variance(predicted: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """1 - Var(target - predicted) / Var(target); 0 where the target does not vary."""
+    """Return 1 - Var(target - predicted) / Var(target); 0 for a constant target."""
     variance = tf.math.reduce_variance(target)
     rest = tf.math.reduce_variance(target - predicted)
     return tf.where(variance > 1e-8, 1.0 - rest / tf.maximum(variance, 1e-8), 0.0)

@@ -1,8 +1,8 @@
-"""What every agent of sessions is made of: a SessionLearner inside TF-Agents' TFPolicy and TFAgent.
+"""The parts of a session agent: a SessionLearner inside TF-Agents' TFPolicy and TFAgent.
 
-B sessions, A actions, T steps. A learner says how items rank in a situation, how it explores, what the situation is
-worth, and how it learns from a block of experience; where that experience comes from it does not know. SessionPolicy
-makes it a TFPolicy that reports the true log-probability of its action, SessionAgent a TFAgent.
+B sessions, A actions, T steps. A learner scores the items for an observation, explores, estimates the observation's
+value and learns from a block of experience from any source. SessionPolicy makes it a TFPolicy that reports the true
+log-probability of its action; SessionAgent makes it a TFAgent.
 """
 
 import abc
@@ -24,20 +24,20 @@ from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, seed_of, uniform
 
 Figures = dict[str, tf.Tensor]
-"""The scalars that one update reports, by the names in `figures`."""
+"""The scalars that one update reports, keyed by the names in `figures`."""
 
 
 class SessionLearner(tf.Module, abc.ABC):
-    """One algorithm for sessions."""
+    """An algorithm for sessions."""
 
     figures: tuple[str, ...] = ()
-    """Names of what an update reports."""
+    """Names of the scalars that an update reports."""
     n_steps = 5
-    """T, steps per block of experience."""
+    """Number T of steps per block of experience."""
     whole_sessions = False
-    """Whether blocks must start with fresh sessions, as Monte Carlo returns want it."""
+    """True if blocks must start with fresh sessions, as Monte Carlo returns require."""
     wants_next_mask = False
-    """Whether it needs the masks of the next observations."""
+    """True if it needs the masks of the next observations."""
 
     def prepare(self, block: int) -> None:
         """Make ready for blocks of `block` steps in all; called before anything is compiled, again changes nothing."""
@@ -84,7 +84,7 @@ class SessionPolicy(tf_policy.TFPolicy):
         self._seed = tf.constant(stateless_seed(seed, "policy"), tf.int32)
 
     def logits(self, observation: Any) -> tf.Tensor:
-        """Log-probabilities [B, A] up to a constant."""
+        """Return log-probabilities [B, A] up to a constant."""
         read = read_observation(observation)
         if self._explores:
             return self._learner.logits(read.context, read.mask)
@@ -127,7 +127,7 @@ class SessionAgent(tf_agent.TFAgent):
         if weights is not None:
             raise ValueError("agents of sessions take no example weights")
         block = experience_of(experience)
-        with tf.init_scope():  # whatever the learner keeps must outlive a function that is being traced
+        with tf.init_scope():  # tensors that the learner keeps must outlive the traced function
             self.learner.prepare(block.action.shape.num_elements())
         figures = self.learner.update(block, fold_in(self.learn_seed, self.train_step_counter))
         self.train_step_counter.assign_add(1)
@@ -135,10 +135,10 @@ class SessionAgent(tf_agent.TFAgent):
 
 
 def experience_of(played: trajectory.Trajectory) -> Experience:
-    """The Experience of a TF-Agents Trajectory, batch first; needs `mask` observations and log-probabilities.
+    """Return the Experience of a TF-Agents Trajectory, batch first; needs `mask` observations and log-probabilities.
 
-    A trajectory's boundary steps (from the last observation of a session to the first of the next) are no steps of a
-    session, but the block must keep its shape: the step beside them, the one before where there is one, counts twice.
+    A trajectory's boundary steps lead from the last observation of a session to the first of the next. They are not
+    steps of a session, but the block must keep its shape. So the previous step, or else the next one, counts twice.
     """
     now = tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, len(x.shape))]), played)
     here = tf.nest.map_structure(lambda x: x[:-1], now)
@@ -156,6 +156,7 @@ def experience_of(played: trajectory.Trajectory) -> Experience:
 
 
 def _beside(part: tf.Tensor, boundary: tf.Tensor) -> tf.Tensor:
-    """`part` [T, B, ...] with the steps in `boundary` [T, B] replaced by the ones before (the first by the second)."""
+    """Return `part` [T, B, ...] with the steps in `boundary` [T, B] replaced by the ones before (the first by the
+    second)."""
     neighbor = tf.concat([part[1:2], part[:-1]], axis=0)[: part.shape[0]]
     return tf.where(tf.reshape(boundary, [*boundary.shape, *[1] * (len(part.shape) - 2)]), neighbor, part)

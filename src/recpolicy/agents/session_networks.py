@@ -1,12 +1,12 @@
-"""The networks of session agents: one that scores items, one that values distinct_contexts.
+"""The networks of session agents: one scores items, one estimates the value of an observation.
 
 B sessions, An items, O observation, D embedding, G genres. Two heads score items from the observation x:
 
     dot      score_a = (offset_a + embedding_a . (x[:D] + f(x)[:D]) + genres_a . f(x)[D:]) / temperature
     plain    score_a = f(x)_a
 
-f is a ReLU network. With `dot` it starts at 0, so an untrained policy ranks exactly as the rating model does, 1,682
-items cost one matrix product, and a new item needs no new head, only its embedding and genres.
+f is a ReLU network. With `dot` it starts at 0, so an untrained policy ranks exactly as the rating model does. 1,682
+items cost one matrix product, and a new item needs only its embedding and genres.
 """
 
 from typing import Any, Literal
@@ -29,22 +29,22 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-5
 
 @config_dataclass
 class SessionNetworkConfig:
-    """The networks and their optimizer."""
+    """Settings of the networks and their optimizer."""
 
     layers: tuple[int, ...] = (64, 64)
     """Units of the hidden layers (ReLU) of each network."""
     head: Literal["dot", "plain"] = "dot"
-    """`dot`: score items by their embeddings and genres, starting as the rating model; `plain`: one output an item."""
+    """`dot`: score items by their embeddings and genres, starting as the rating model; `plain`: one output per item."""
     temperature: PositiveFloat = 0.15
-    """Points of expected rating that make an item e times as likely (dot head); must be > 0."""
+    """Points of expected rating that multiply an item's odds by e (dot head); must be > 0."""
     learning_rate: PositiveFloat = 0.0007
     """Adam's step size."""
     max_grad_norm: NonNegativeFloat = 0.5
-    """Gradients are scaled down to this norm over all weights; 0 leaves them as they are."""
+    """Largest gradient norm over all weights; larger gradients are scaled down. 0 disables the limit."""
 
 
 class ItemScores(tf.Module):
-    """Scores of all items from the observation."""
+    """A network that scores all items from the observation."""
 
     def __init__(
         self, network: tf_keras.Sequential, arms: ItemFeatures | None, temperature: float, name: str = "scores"
@@ -56,15 +56,15 @@ class ItemScores(tf.Module):
         self._rank = 0 if arms is None else arms.embedding.shape[1]
 
     def __call__(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Scores [B, A], MASKED where not allowed."""
+        """Return scores [B, A], MASKED where not allowed."""
         return self.of(observation, observation, mask)
 
     def of(self, inputs: tf.Tensor, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Scores [B, A] when the network reads `inputs`, such as the output of a trunk."""
+        """Return scores [B, A] for other network inputs, such as the output of a trunk."""
         return mask_logits(self._score(self.network(inputs), observation), mask)
 
     def with_state_value(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The network's last output [B] as a value of the situation, and unmasked scores [B, A] from the others."""
+        """Return the network's last output [B] as the value, and unmasked scores [B, A] from the other outputs."""
         output = self.network(observation)
         return output[:, -1], self._score(output[:, :-1], observation)
 
@@ -75,11 +75,11 @@ class ItemScores(tf.Module):
         return (self._offset + tf.matmul(start + output, self._table)) / self.temperature
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """The layers, and the items' tables if there are any, as arrays."""
+        """Return the layers and any item tables as arrays."""
         return layer_arrays(self.network) | self.tables()
 
     def tables(self) -> dict[str, NDArray[np.generic]]:
-        """The items' features [D + G, A] and offsets [A], and how they become scores; none with the plain head."""
+        """Return item features [D + G, A], offsets [A] and scoring settings; none with the plain head."""
         if self._table is None or self._offset is None:
             return {}
         return {
@@ -89,7 +89,7 @@ class ItemScores(tf.Module):
 
 
 def features_of(arms: ItemFeatures) -> NDArray[np.float32]:
-    """What the dot head knows of each item [A, D + G]."""
+    """Return the features of each item for the dot head, [A, D + G]."""
     return arms.embedding if arms.genres is None else np.concatenate([arms.embedding, arms.genres], axis=1)
 
 
@@ -102,7 +102,7 @@ def make_scores(
     name: str = "scores",
     state_value: bool = False,
 ) -> ItemScores:
-    """A score network; without `arms` its head is plain; `state_value` adds an output for `with_state_value`."""
+    """Return a score network; without `arms` its head is plain. `state_value` adds an output for the value."""
     dot = config.head == "dot" and arms is not None
     outputs = features_of(arms).shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
     outputs += state_value
@@ -111,15 +111,15 @@ def make_scores(
 
 
 def make_value(spec: Any, config: SessionNetworkConfig, seed: int) -> tf_keras.Sequential:
-    """A value network [B, O] -> [B, 1] that starts at 0."""
+    """Return a value network [B, O] -> [B, 1] that starts at 0."""
     return make_network(context_width(spec), config.layers, 1, integer_seed(seed, "value"), zero=True)
 
 
 class Trainer(tf.Module):
-    """Adam over a list of weights, with the gradient's norm bounded and told; P numbers in all.
+    """An Adam optimizer over a list of weights (P numbers) that bounds and reports the gradient's norm.
 
-    Keras' Adam updates weight by weight, a dozen small kernels each, which cost more than the gradients of these small
-    networks do; here all weights' moments are one vector. Source: Kingma & Ba 2015 (1412.6980), algorithm 1.
+    Keras' Adam updates each weight with a dozen small kernels, which cost more than the gradients of these small
+    networks. Here the moments of all weights are one vector. Source: Kingma & Ba 2015 (1412.6980), algorithm 1.
     """
 
     def __init__(self, weights: list[tf.Variable], config: SessionNetworkConfig):
@@ -131,7 +131,7 @@ class Trainer(tf.Module):
         self._count = tf.Variable(0.0, trainable=False, name="count")
 
     def descend(self, tape: tf.GradientTape, loss: tf.Tensor) -> tf.Tensor:
-        """One step down the gradient of `loss`; returns the norm before it is bounded."""
+        """Take one gradient step on `loss`; return the gradient's norm before it is bounded."""
         gradients = tape.gradient(loss, self._weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradient = tf.concat([tf.reshape(part, [-1]) for part in gradients], axis=0)  # [P]
         norm = tf.norm(gradient)

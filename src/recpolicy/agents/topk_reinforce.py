@@ -1,14 +1,14 @@
 """Top-K off-policy-corrected REINFORCE, with a behavior head.
 
-A block of whole sessions is learnt from several times, so all but the first pass are off-policy. Per step, with
-everything but log pi held constant,
+Each block of whole sessions is used several times, so all but the first pass are off-policy. Per step, with everything
+but log pi held constant,
 
     gradient = w lambda_K G grad log pi(a|s),   w = pi / beta (clipped, or normalized to mean 1),
-    lambda_K = K (1 - pi)^(K-1): of a slate of K independent draws only the chance that it holds the item counts.
+    lambda_K = K (1 - pi)^(K-1): the probability that a slate of K independent draws holds the item is what counts.
 
-beta is the probability that was logged, or the estimate of the behavior head: a second softmax on the same trunk, with
-its gradient blocked from the trunk, trained on all steps; the policy's loss sees only steps with G != 0. The correction
-ignores that states, too, would be visited differently. Source: Chen et al. 2019 (1812.02353).
+beta is the logged probability, or the estimate of the behavior head: a second softmax on the same trunk, trained on all
+steps without a gradient to the trunk. The policy's loss uses only steps with G != 0. The correction ignores that the
+policy would also visit other states. Source: Chen et al. 2019 (1812.02353).
 """
 
 from typing import Any, Literal
@@ -40,13 +40,13 @@ class TopKReinforceConfig(SessionNetworkConfig):
     gamma: Fraction = 0.9
     """Discount per item, in [0, 1]."""
     k: PositiveInt = 1
-    """K, items per slate; 1 where one item is shown at a time, as in SessionEnvironment."""
+    """Number K of items per slate; 1 if one item is shown at a time, as in SessionEnvironment."""
     weights: Literal["clipped", "self_normalized"] = "clipped"
-    """How importance weights are transformed."""
+    """Transformation of the importance weights."""
     max_weight: PositiveFloat = 20.0
     """Largest weight of the clipped form; the paper's is e^3."""
     behavior: Literal["logged", "head"] = "logged"
-    """Where beta comes from: the logged probability, or the behavior head's estimate."""
+    """Source of beta: the logged probability, or the behavior head's estimate."""
     n_epochs: PositiveInt = 3
     """Gradient steps per block."""
     baseline: bool = True
@@ -56,7 +56,7 @@ class TopKReinforceConfig(SessionNetworkConfig):
 
 
 class TopKReinforce(SessionLearner):
-    """A trunk with two heads, and a value network."""
+    """A top-K REINFORCE learner: a trunk with two heads, and a value network."""
 
     whole_sessions = True
     figures = (
@@ -75,19 +75,19 @@ class TopKReinforce(SessionLearner):
         self._trainer = Trainer([weight for network in networks for weight in network.trainable_variables], config)
 
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Log-odds [B, A] of the policy."""
+        """Return log-odds [B, A] of the policy."""
         return self._policy.of(self._trunk(observation), observation, mask)
 
     def value(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:  # noqa: ARG002
-        """The value network's estimate [B]."""
+        """Return the value network's estimate [B]."""
         return self._value(observation)[:, 0]
 
     def behavior_scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Log-odds [B, A] of the behavior head, which leaves the trunk alone."""
+        """Return log-odds [B, A] of the behavior head, without gradients to the trunk."""
         return self._behavior.of(tf.stop_gradient(self._trunk(observation)), observation, mask)
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
-        """`n_epochs` steps down the loss."""
+        """Take `n_epochs` gradient steps on the loss."""
         found, value = advantages_under(self._value, experience, self.config.gamma, gae_lambda=1.0)
         weight = flatten(first_sessions(experience))
         gain = flatten(found.target)
@@ -131,7 +131,7 @@ class TopKReinforce(SessionLearner):
         }  # fmt: skip
 
     def export(self) -> ExportedPolicy:
-        """Trunk and policy head as one network, and the value network, as arrays."""
+        """Return two networks as arrays: the trunk with the policy head, and the value network."""
         layers = layer_arrays(self._trunk)
         depth = len(layers) // 2
         last = layer_arrays(self._policy.network)
@@ -140,24 +140,24 @@ class TopKReinforce(SessionLearner):
 
 
 def importance(log_own: tf.Tensor, log_behavior: tf.Tensor) -> tf.Tensor:
-    """w = pi / beta [N], bounded by e^30 against overflow."""
+    """Return w = pi / beta [N], at most e^30 to avoid overflow."""
     return tf.exp(tf.minimum(log_own - log_behavior, 30.0))
 
 
 def transform_weights(raw: tf.Tensor, weight: tf.Tensor, how: str, max_weight: float) -> tf.Tensor:
-    """Weights [N]: min(w, max_weight), or w scaled to have mean 1 over the steps that count."""
+    """Return weights [N]: min(w, max_weight), or w scaled to mean 1 over the steps in use."""
     if how == "clipped":
         return tf.minimum(raw, max_weight)
     return raw * tf.reduce_sum(weight) / tf.maximum(tf.reduce_sum(weight * raw), 1e-12)
 
 
 def top_k_multiplier(probability: tf.Tensor, k: int) -> tf.Tensor:
-    """lambda_K = K (1 - pi)^(K-1), the derivative of 1 - (1 - pi)^K."""
+    """Return lambda_K = K (1 - pi)^(K-1), the derivative of 1 - (1 - pi)^K."""
     return k * tf.pow(1.0 - probability, float(k - 1))
 
 
 def effective_share(weight: tf.Tensor) -> tf.Tensor:
-    """(sum w)^2 / (N sum w^2), the effective share of a weighted sample."""
+    """Return (sum w)^2 / (N sum w^2), the effective share of a weighted sample."""
     return tf.square(tf.reduce_mean(weight)) / tf.maximum(tf.reduce_mean(tf.square(weight)), 1e-12)
 
 

@@ -1,8 +1,8 @@
-"""UCB1: arms without context, greedy in mean + c (high - low) sqrt(2 ln N / n_a).
+"""UCB1: a bandit without context, greedy in mean + c (high - low) sqrt(2 ln N / n_a).
 
-Rewards are scaled to [0, 1] inside; every arm is tried once first (its bound is infinite, ties are drawn). N is the
-number of rewards seen; batches of B act on the same counts. From a log its means are weighted by 1 / propensity, and
-its counts are effective ones (training/weighted_means.py). Source: Auer, Cesa-Bianchi & Fischer 2002.
+Rewards are scaled to [0, 1] internally. Every arm is tried once first: its bound is infinite, and ties are broken at
+random. N is the number of rewards so far; a batch of B acts on the same counts. From a log we weight the means by 1 /
+propensity and use effective counts (training/ipw_means.py). Source: Auer, Cesa-Bianchi & Fischer 2002.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError
 
 _UNTRIED = 1e9
-"""Stands for an infinite bound: larger than any other, and equal for all untried arms."""
+"""Finite stand-in for an infinite bound: larger than any other, and equal for all untried arms."""
 
 
 @config_dataclass
@@ -45,7 +45,7 @@ def check_reward_range(min_reward: float, max_reward: float) -> None:
 
 
 class ArmMeans(tf.Module):
-    """Counts and mean rewards of A arms."""
+    """The counts and mean rewards of A arms."""
 
     def __init__(self, arms: int, name: str):
         super().__init__(name=name)
@@ -58,7 +58,7 @@ class ArmMeans(tf.Module):
         chosen = tf.one_hot(action, self.count.shape[0])  # [B, A]
         added = tf.reduce_sum(chosen, axis=0)
         count = self.count + added
-        # The running mean keeps float32 exact enough where a sum of millions of ratings would not.
+        # A running mean stays accurate in float32; a sum of millions of ratings would not.
         change = tf.linalg.matvec(chosen, reward, transpose_a=True) - added * self.mean
         self.mean.assign_add(tf.math.divide_no_nan(change, count))
         self.count.assign(count)
@@ -72,7 +72,7 @@ class ArmMeans(tf.Module):
         self.count.assign(total)
 
     def estimate(self, context: tf.Tensor, untried: float) -> Estimate:
-        """Means (`untried` where there is none) and widths, the same for every context: [B, A]."""
+        """Return means and widths [B, A], the same for every context; untried arms have the mean `untried`."""
         mean = tf.where(self.count > 0, self.mean, untried)
         width = tf.math.rsqrt(tf.maximum(self.count, 1.0))
         shape = [tf.shape(context)[0], tf.size(mean)]
@@ -80,14 +80,14 @@ class ArmMeans(tf.Module):
 
 
 def upper_bounds(count: tf.Tensor, mean: tf.Tensor, c: float, span: float) -> tf.Tensor:
-    """UCB1's index [A] on the scale of the rewards; `_UNTRIED` where count is 0."""
+    """Return UCB1's index [A] on the scale of the rewards; `_UNTRIED` where count is 0."""
     total = tf.maximum(tf.reduce_sum(count), 1.0)
     bonus = c * span * tf.sqrt(2.0 * tf.math.log(total) / tf.maximum(count, 1.0))
     return tf.where(count > 0, mean + bonus, _UNTRIED)
 
 
 class UCB1(Learner):
-    """Optimism over context-free means."""
+    """A UCB1 learner: optimistic context-free means."""
 
     def __init__(self, arms: int, config: UCB1Config):
         super().__init__(name="ucb1")
@@ -100,11 +100,11 @@ class UCB1(Learner):
         return self._arms
 
     def estimate(self, observation: Observation) -> Estimate:
-        """Mean rewards (mid-scale where untried) and widths, alike for all contexts."""
+        """Return mean rewards (mid-scale where untried) and widths, equal for all contexts."""
         return self._arms.estimate(observation.context, 0.5 * (self._config.min_reward + self._config.max_reward))
 
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
-        """Greedy in the upper bounds."""
+        """Return the greedy distribution over the upper bounds."""
         span = self._config.max_reward - self._config.min_reward
         score = upper_bounds(self._arms.count, self._arms.mean, self._config.c, span)
         return action_distributions.greedy(
@@ -116,7 +116,7 @@ class UCB1(Learner):
         return self._arms.update(action, reward)
 
     def export(self) -> ExportedPolicy:
-        """Means, widths and bounds as arrays."""
+        """Return the means, widths and bounds as arrays."""
         span = self._config.max_reward - self._config.min_reward
         one = Observation(tf.zeros([1, 1]), None, None)
         mean, width = self.estimate(one)
