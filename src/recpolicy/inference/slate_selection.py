@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recpolicy.inference.scorer import FoldIn, Scorer
 
 Array = NDArray[np.float64]
-ItemFeatures = NDArray[np.intp]
+Arms = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
 
@@ -42,7 +42,7 @@ class ExplorationConfig:
 class Slate:
     """The arms to show and their propensities."""
 
-    arms: ItemFeatures  # [K] places in the catalogue, first place first
+    arms: Arms  # [K] places in the catalogue, first place first
     propensity: Array  # [K] probability of each arm at its place, given the arms before it
     explored: bool
     """True if this slate was drawn to explore."""
@@ -83,7 +83,7 @@ def allowed_rows(
     return arms
 
 
-def greedy_slate(score: Array, allowed: Mask, k: int, lot: np.random.Generator) -> ItemFeatures:
+def greedy_slate(score: Array, allowed: Mask, k: int, lot: np.random.Generator) -> Arms:
     """Return the k best-scored of the allowed arms, best first, ties at random; fewer where fewer are allowed. All
     [A]."""
     draw = lot.random(len(score))
@@ -91,7 +91,7 @@ def greedy_slate(score: Array, allowed: Mask, k: int, lot: np.random.Generator) 
     if k < len(arms):  # sort no more than those that can be among the best
         lowest = np.partition(score[arms], len(arms) - k)[len(arms) - k]
         arms = arms[score[arms] >= lowest]
-    order: ItemFeatures = arms[np.lexsort((draw[arms], -score[arms]))][:k]
+    order: Arms = arms[np.lexsort((draw[arms], -score[arms]))][:k]
     return order
 
 
@@ -121,7 +121,7 @@ def choose_slate(
     return Slate(arms, _mixed(drawn, greedy, config.share), explored, tied)
 
 
-def slate_propensity(score: Array, allowed: Mask, arms: ItemFeatures, pool: int, share: float) -> Array:
+def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: float) -> Array:
     """Return the probability [K] of each arm given those before it, when `share` of the slates are drawn from `pool`.
 
     arms are K <= pool allowed ones; one that could not have come here has probability 0. The slate is drawn or greedy
@@ -130,7 +130,7 @@ def slate_propensity(score: Array, allowed: Mask, arms: ItemFeatures, pool: int,
     return _mixed(*_chances(score, allowed, arms, pool), share)
 
 
-def _chances(score: Array, allowed: Mask, arms: ItemFeatures, pool: int) -> tuple[Array, Array]:
+def _chances(score: Array, allowed: Mask, arms: Arms, pool: int) -> tuple[Array, Array]:
     """Return the probability [K] of each arm given those before it, in a slate that is drawn and in a greedy one."""
     falling = -np.sort(-score[allowed])
     return _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
