@@ -1,7 +1,9 @@
 """What `recpolicy` exports, and that importing it costs nothing."""
 
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -58,3 +60,25 @@ def test_tensorflow_imported_too_early_is_an_error_that_says_what_to_do():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ImportError: tensorflow was imported before recpolicy" in done.stderr
+
+
+def undocumented(function) -> list[str]:
+    """The sections that a function's docstring lacks."""
+    text, signature = inspect.getdoc(function) or "", inspect.signature(function)
+    wanted = {
+        "Args": bool(set(signature.parameters) - {"self"}),
+        "Returns": signature.return_annotation not in (None, "None", signature.empty),
+        "Raises": "raise " in inspect.getsource(function),
+    }
+    has = {name: f"\n{name}:\n" in text for name in wanted} | {"Returns": "\nReturns:" in text or "\nYields:" in text}
+    return [name for name, needed in wanted.items() if needed and not has[name]]
+
+
+@pytest.mark.parametrize("package", ["recpolicy", "recpolicy.ope", "recpolicy.testing", "recpolicy.workflows"])
+def test_public_functions_document_arguments_result_and_errors(package):
+    module = import_module(package)
+    functions = {name: getattr(module, name) for name in module.__all__ if inspect.isfunction(getattr(module, name))}
+    if package == "recpolicy":
+        functions |= {name: getattr(recpolicy.Policy, name) for name in ("predict", "recommend", "scores", "tables")}
+    lacking = {name: undocumented(function) for name, function in functions.items()}
+    assert {name: sections for name, sections in lacking.items() if sections} == {}

@@ -55,9 +55,19 @@ def fit_rating_model(
 ) -> RatingModel:
     """Fit the named model, or load it from the cache if the same fit was made before.
 
-    config is None, a mapping of settings or the model's config dataclass. cache is a folder, "default" (see
-    `default_cache`) or None for no cache. Raises ConfigError for an unknown model or setting,
-    DataError without ratings.
+    Args:
+        fit: Ratings to fit on.
+        model: A name in RATING_MODELS.
+        config: The config dataclass of the model, a mapping of its settings, or None for the defaults.
+        seed: Seed of the fit.
+        cache: A folder, "default" (see `default_cache`), or None for no cache.
+
+    Returns:
+        The fitted model: expected ratings and their standard deviations, each [U, I], in rating units.
+
+    Raises:
+        ConfigError: The model or a setting is unknown.
+        DataError: There are no ratings.
     """
     if model not in RATING_MODELS:
         raise unknown_name_error("rating model", model, RATING_MODELS)

@@ -266,7 +266,15 @@ def trajectory_value_differences(
 
 
 def estimate_from_inputs(inputs: EstimatorInputs, estimators: Sequence[str] | None = None) -> Estimates:
-    """Return the estimates from prepared inputs, by the estimators named or by all that the inputs allow."""
+    """Return the estimates from prepared inputs, by the estimators named or by all that the inputs allow.
+
+    Args:
+        inputs: Prepared inputs; one object may serve several calls.
+        estimators: Names in the table of estimators; None takes all that the inputs allow.
+
+    Returns:
+        One result per estimator, in units of the reward.
+    """
     (specs,) = _select(estimators, inputs)
     return Estimates(with_intervals(run(specs, inputs), inputs.clusters, inputs.config), asdict(inputs.config))
 
@@ -274,7 +282,16 @@ def estimate_from_inputs(inputs: EstimatorInputs, estimators: Sequence[str] | No
 def value_differences_from_inputs(
     candidate: _Inputs, incumbent: _Inputs | None, estimators: Sequence[str] | None = None
 ) -> dict[str, PolicyComparison]:
-    """Return the differences between two policies from prepared inputs on one log; None is the logging policy."""
+    """Return the differences between two policies from prepared inputs on one log; None is the logging policy.
+
+    Args:
+        candidate: Prepared inputs of the candidate.
+        incumbent: Those of the incumbent on the same log, or None.
+        estimators: Names in the table of estimators; None takes all that the inputs allow.
+
+    Returns:
+        The paired difference, in units of the reward, per estimator.
+    """
     if incumbent is None:
         (specs,) = _select(estimators, candidate)
         logging = dict.fromkeys(specs, _logging_policy(candidate))

@@ -224,6 +224,9 @@ def table_model(
         target_probs: [S, A], the target policy.
         config: folds and seed. fqe: settings of the fit.
 
+    Returns:
+        Q of the logged pairs and V of the states, each [N, T], cross-fitted by user.
+
     Raises:
         DataError: states or actions outside the table, or fewer users than folds.
         DivergedError: see `fit_table`.
@@ -256,6 +259,9 @@ def linear_model(
         features: [N, T, F], of the logged pairs.
         expected: [N, T, F], the features of the same states, averaged over the target's choices.
         config: folds and seed. fqe: settings of the fit.
+
+    Returns:
+        Q of the logged pairs and V of the states, each [N, T], cross-fitted by user.
 
     Raises:
         DataError: arrays of other shapes, fewer users than folds, or collinear features while ridge is 0.
@@ -296,7 +302,14 @@ def one_step_fit(trajectories: TrajectoryFeedback, model: StepModel) -> ModelFit
 
 
 def by_position(features: Floats) -> Array:
-    """Return separate features for each step, [N, T, T F] from [N, T, F]: Q is then fitted position by position."""
+    """Return separate features for each step, [N, T, T F] from [N, T, F]: Q is then fitted position by position.
+
+    Args:
+        features: [N, T, F].
+
+    Returns:
+        [N, T, T F], zero outside the block of the step.
+    """
     sessions, steps, size = features.shape
     placed = np.zeros((sessions, steps, steps, size))
     each = np.arange(steps)

@@ -78,6 +78,13 @@ def without_repeats_moments(slots: int, items: int) -> Array:
     It is 1/M for a slot's item with itself, 1/(M (M - 1)) for two items in two slots, 0 for two items in one slot and
     for one item in two slots.
 
+    Args:
+        slots: K.
+        items: M, at least K.
+
+    Returns:
+        Gamma [K M, K M].
+
     Raises:
         ConfigError: more slots than items.
     """
@@ -97,6 +104,9 @@ def general_weights(gamma: Array, target_moment: Floats, slates: Ints) -> Array:
         gamma: [K M, K M], Gamma of the logging policy, the same in all rounds.
         target_moment: [K M] or [N, K M], q_pi: the target's probability of each item in each slot.
         slates: [N, K], the logged items, 0..M-1.
+
+    Returns:
+        G [N], mean 1 if the target has the support of the logging policy.
 
     Raises:
         DataError: the target shows an item in a slot where the logging policy never shows it.

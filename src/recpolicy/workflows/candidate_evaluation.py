@@ -191,6 +191,9 @@ def evaluate_candidate(
             trained on the same train part.
         seed: Seed of the intervals.
 
+    Returns:
+        All figures, with intervals; `as_dict` is what a gate reads.
+
     Raises:
         DataError: Split and log are both None, the policy was trained on other ratings, or it has learned from the log.
         ConfigError: The policy is one of sessions, and there is a log.
@@ -225,6 +228,13 @@ def evaluate_candidate(
 def read_evaluation_rounds(path: Path, policy: Policy) -> BanditLog:
     """Return the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote.
 
+    Args:
+        path: A file of rounds, or the folder of an ingested log.
+        policy: The policy whose ids the rounds use.
+
+    Returns:
+        The rounds, in order of time.
+
     Raises:
         DataError: The log is one of sessions, a raw log, or wrong.
     """
@@ -252,7 +262,17 @@ def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path) -> N
 
 
 def read_candidate_evaluation(path: Path) -> dict[str, Any]:
-    """Return the content of an evaluation; raise ArtifactError for any other file."""
+    """Read an evaluation that `write_candidate_evaluation` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content, with the names of the current version.
+
+    Raises:
+        ArtifactError: The file is missing or not an evaluation.
+    """
     return read_versioned_json(path, FORMAT, FORMAT_VERSION, {1: _from_version_1}, former_format="recpolicy judgement")
 
 

@@ -23,7 +23,17 @@ def run_demo(
     seed: int = 0,
     config: TrainConfig | None = None,
 ) -> None:
-    """Run the demo on `data`, which is fetched already, and print each result by say(title, value); replace `out`."""
+    """Run the demo on `data`, which is fetched already, and print each result by say(title, value); replace `out`.
+
+    Args:
+        data: Name or path of the ratings.
+        out: Folder of the policy and the report.
+        say: Receives (title, value) of each step.
+        split_name: Rule of the split.
+        user: Whose recommendations are printed; None takes the first user.
+        seed: Seed of all draws.
+        config: Settings of the training.
+    """
     ratings = load_ratings(data)
     users, items = ratings.shape
     say("Ratings", f"{len(ratings):,} ratings of {users:,} users on {items:,} items, digest {ratings.digest[:12]}")

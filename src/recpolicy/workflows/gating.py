@@ -38,6 +38,9 @@ def gate_evaluation(evaluation: Path, settings: Mapping[str, Any] | None = None)
         evaluation: A file that `write_candidate_evaluation` wrote.
         settings: Limits of GateConfig; None and "off" switch a criterion off.
 
+    Returns:
+        The verdict with its criteria.
+
     Raises:
         ArtifactError: The file is not an evaluation.
         ConfigError: A limit is unknown or out of range.
@@ -61,7 +64,13 @@ def read_gate_config(config: Path | None) -> GateConfig:
 
 
 def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
-    """Write the record of a gate as JSON and, if `page` is given, as an HTML page."""
+    """Write the record of a gate as JSON and, if `page` is given, as an HTML page.
+
+    Args:
+        result: The verdict.
+        record: JSON file to write.
+        page: HTML file to write, or None.
+    """
     write_json(record, {"format": RECORD_FORMAT, "version": RECORD_VERSION, **result.as_dict()})
     if page is None:
         return
@@ -101,6 +110,9 @@ def gate_candidate(
         seed: Seed of the intervals.
         out: A folder that gets evaluation.json, gate.json and gate.html after the verdict.
 
+    Returns:
+        The verdict with its criteria.
+
     Raises:
         DataError: The log is not readable, or the policy has learned from it.
         ArtifactError: `out` is a file.
@@ -122,6 +134,13 @@ NO_INCUMBENT = "incumbent and registry are both empty: name the policy in servic
 
 def get_incumbent(incumbent: str, registry: str) -> Path:
     """Return the artifact of the policy in service: the path `incumbent`, or else the champion of `registry`.
+
+    Args:
+        incumbent: Path of a policy, or "".
+        registry: Folder of a registry, or "".
+
+    Returns:
+        Folder of the policy.
 
     Raises:
         ConfigError: Both are empty, or the registry has no champion.

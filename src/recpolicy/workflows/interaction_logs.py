@@ -182,7 +182,18 @@ def ingest_log(
 
 
 def read_rounds(path: Path, tables: IdVocabulary) -> BanditLog:
-    """Return the rounds in a file that `ingest_log` wrote; raise DataError for any other file."""
+    """Read the rounds in a file that `ingest_log` wrote.
+
+    Args:
+        path: The file.
+        tables: The ids that the log may contain.
+
+    Returns:
+        The rounds, in order of time.
+
+    Raises:
+        DataError: The file is missing, of another format, or wrong; names the row.
+    """
     return rounds_of(path, tables)
 
 

@@ -82,6 +82,9 @@ def simulate_session_log(
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal.
 
+    Returns:
+        The log, as it was written.
+
     Raises:
         ConfigError: A setting is unknown or out of range, or the policy cannot log sessions.
         DataError: The policy was trained on another split.
@@ -116,6 +119,13 @@ def simulate_session_log(
 
 def read_log(path: str | Path, tables: IdVocabulary) -> BanditLog | SessionLog:
     """Return a log to learn from: a folder of `simulate_session_log` or `ingest_log`, or one of their files.
+
+    Args:
+        path: Folder or file.
+        tables: The ids that the log may contain.
+
+    Returns:
+        Rounds or sessions, by the format of the file.
 
     Raises:
         DataError: The log is wrong, or is a log of slates that was not ingested; names the file and the row.

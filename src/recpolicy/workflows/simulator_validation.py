@@ -44,6 +44,9 @@ def validate_simulator(
         out: A folder that gets card.json and card.html.
         card: Settings of CardConfig, such as {"replicates": 20}.
 
+    Returns:
+        The card: every gate with its figure, limit and verdict.
+
     Raises:
         DataError: The ratings have no timestamps.
         ConfigError: A setting is unknown or out of range.

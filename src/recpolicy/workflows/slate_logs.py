@@ -98,6 +98,9 @@ def simulate_slate_log(
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal.
 
+    Returns:
+        The log, as it was written.
+
     Raises:
         ConfigError: A setting is unknown or out of range, or the policy is one of sessions.
         DataError: The policy has other users or items.
@@ -126,7 +129,18 @@ def simulate_slate_log(
 
 
 def read_slate_log(path: str | Path, tables: IdVocabulary) -> SlateLog:
-    """Return a log of slates from its folder or file; raise DataError that names the file and the row."""
+    """Read a log of slates.
+
+    Args:
+        path: Its folder or file.
+        tables: The ids that the log may contain.
+
+    Returns:
+        The slates.
+
+    Raises:
+        DataError: The log is missing or wrong; names the file and the row.
+    """
     path = Path(path)
     return read_slates(path / SLATES if path.is_dir() else path, tables)
 
