@@ -1,7 +1,7 @@
 """Opening and closing the state of a server process.
 
-The state folder holds server.db (unless RECPOLICY_DATABASE_URL names another database), spool/ and, for a server of a
-single trained policy, a registry with that policy as version 1.
+The state folder holds server.db (unless RECPOLICY_DATABASE_URL names another database) and spool/. For a server of a
+single trained policy, it also holds a registry with that policy as version 1.
 """
 
 import os

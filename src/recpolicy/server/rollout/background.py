@@ -64,7 +64,7 @@ def compare_shadow(pair: ShadowPair, slow_ms: float) -> VariantHealth:
         shadow = choose(live, pair.request, NO_EXPLORATION)
         seconds = perf_counter() - start
         difference = _rating_difference(pair)
-    except Exception:  # of any kind: nobody waits for this answer
+    except Exception:  # of any kind: no user waits for this answer
         return VariantHealth(1, 1, 0, perf_counter() - start)
     served, in_shadow = pair.served.item_ids, set(shadow.item_ids)
     agreement = sum(item in in_shadow for item in served) / max(len(served), 1)

@@ -1,11 +1,11 @@
-// Two versions for the same user. Only looks: no event is written.
+// The page that compares two versions for the same user. It writes no event.
 
 import { $, Problem, allWell, announce, ask, bar, complain, el, inWords, keyNow, number, onKey, show, signed, titleOf, wantKey, anItem, itemsLabel } from "./shared.js";
 import { asked, begin, called, isNew, scale } from "./user-picker.js";
 
 let turn = 0;
 
-/** The versions to choose from; the first choice: what serves now beside the newest other one. */
+/** Fill the selection of versions; by default the serving version and the newest other one. */
 async function loadVersions() {
   if (!keyNow()) return needsKey();
   try {

@@ -1,10 +1,10 @@
-// What /metrics counts, read from Prometheus' text form, and figures of the last minute.
+// The counters of /metrics, parsed from Prometheus' text format, and metrics of the last minute.
 
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 const WINDOW_MS = 60_000;
-const samples = []; // [{time, counted}], the oldest first
+const samples = []; // [{time, counted}], oldest first
 
-/** [{name, labels, value}] of the text. */
+/** Return the text as [{name, labels, value}]. */
 export function parse(text) {
   const rows = [];
   for (const line of text.split("\n")) {
@@ -16,16 +16,16 @@ export function parse(text) {
   return rows;
 }
 
-/** The sum of what has this name and passes. */
+/** Return the sum of the samples with this name that pass the filter. */
 export const total = (rows, name, passes = () => true) => rows.reduce((sum, row) => (row.name === name && passes(row.labels) ? sum + row.value : sum), 0);
 
 const asked = ({ route }) => route.startsWith("/v1/") && !route.startsWith("/v1/admin") && !route.startsWith("/v1/console");
 const REQUESTS = "recpolicy_requests_total";
 
-/** Figures of the last minute, as far as this page has seen it; of all time where it was just opened. */
+/** Return the metrics of the part of the last minute that the page has seen; of all time on a new page. */
 export function lately(rows) {
   const now = performance.now();
-  if (samples.length && total(rows, REQUESTS) < total(samples.at(-1).rows, REQUESTS)) samples.length = 0; // it began anew
+  if (samples.length && total(rows, REQUESTS) < total(samples.at(-1).rows, REQUESTS)) samples.length = 0; // the server restarted
   samples.push({ time: now, rows });
   while (samples.length > 2 && now - samples[1].time > WINDOW_MS) samples.shift();
   const old = samples[0].rows, seconds = (now - samples[0].time) / 1000;
@@ -45,7 +45,7 @@ export function lately(rows) {
   };
 }
 
-/** The quantile of a histogram with cumulative counts, straight within a bucket; null without any. */
+/** Return a quantile of a histogram with cumulative counts, linear within a bucket; null without counts. */
 export function quantile(buckets, share) {
   const all = buckets.at(-1)?.count ?? 0;
   if (!all) return null;

@@ -1,4 +1,4 @@
-// How the server does, and what an operator may change. Everything but the counters needs a key.
+// The page for operators: state of the server, and controls. Everything but the counters needs a key.
 
 import {
   $, Problem, allWell, announce, ask, complain, confirmed, el, empty, inWords, keyNow, number, onKey, show, wantKey,
@@ -7,7 +7,7 @@ import { lately, parse } from "./counters.js";
 import * as draw from "./panels.js";
 
 const EVERY_MS = 4000;
-const gates = new Map(); // number -> the version with its gate's whole record
+const gates = new Map(); // number -> the version with the full record of its gate
 let running = false, last = {};
 
 const SECTIONS = {
@@ -20,7 +20,7 @@ const SECTIONS = {
   audit: { path: "/v1/admin/audit?count=20", draw: draw.audit },
 };
 
-/** Ask for everything once and show it. */
+/** Request all data once and show it. */
 async function refresh() {
   if (running) return;
   running = true;
@@ -40,7 +40,7 @@ async function refresh() {
   }
 }
 
-/** The jobs with the last runs of each, newest first: one that runs every few seconds hides no other. */
+/** Return the jobs with their last runs, newest first; a separate request per job, because frequent jobs would hide others. */
 async function runsOf({ jobs }) {
   const answers = await Promise.all(jobs.map(({ name }) => ask("GET", `/v1/admin/runs?limit=6&name=${encodeURIComponent(name)}`)));
   return { jobs, runs: answers.flatMap(({ runs }) => runs).sort((a, b) => b.id - a.id) };

@@ -1,4 +1,4 @@
-// The panels of the operations page as elements; data goes in, nothing is asked.
+// The panels of the operations page as elements, built from data without requests.
 
 import { bar, el, empty, number, signed, when } from "./shared.js";
 import { total } from "./counters.js";
@@ -10,7 +10,7 @@ const short = (value) => (typeof value === "number" ? Number(value.toPrecision(4
 const button = (action, text, data = {}, cls = "quiet") =>
   el("button", { type: "button", class: cls, id: `do-${action}-${data.number ?? data.name ?? ""}`, data: { action, ...data }, text });
 
-/** A table; cells are texts, or elements. */
+/** Return a table; cells are texts or elements. */
 function table(label, heads, rows) {
   const text = heads.map((_, place) => place && rows.some((row) => !/^[-–−+±≤≥<>\d.,]/.test(row[place] instanceof Node ? "text" : String(row[place]))));
   const left = (place) => (text[place] ? "text" : null);
@@ -174,7 +174,7 @@ export function jobs({ jobs: all, runs: found }) {
   ];
 }
 
-/** Passes the first three runs of each job. */
+/** Return a filter that passes the first three runs of each job. */
 function fewOfEach(most = 3) {
   const seen = new Map();
   return ({ name }) => seen.set(name, (seen.get(name) ?? 0) + 1).get(name) <= most;

@@ -1,16 +1,16 @@
-// A list for somebody, rated right there; and how the policy moved since.
+// The page with a user's list, its ratings, and the change of the policy since.
 
 import { $, Problem, allWell, announce, ask, bar, complain, el, inWords, number, onKey, onStars, show, signed, stars, titleOf, anItem, itemLabel, itemsLabel } from "./shared.js";
 import { asked, begin, called, give, isNew, scale } from "./user-picker.js";
 
 const LOOK_MS = 400, PATIENCE_MS = 9000;
 const { learns, keeps } = $("result").dataset;
-let list = null; // the last answer
-let before = null; // item -> {rank, rating, title} in the list before
-let gone = []; // items of the list before that are not in this one, as the policy sees them now
+let list = null; // the last response
+let before = null; // item -> {rank, rating, title} in the previous list
+let gone = []; // items of the previous list that are not in this one, with their present estimates
 const rated = new Map(); // item -> {text, bad} of this user
-let watching = null; // what is waited for after feedback
-let turn = 0; // counts the questions, so that a late answer does not replace a newer one
+let watching = null; // the wait after feedback
+let turn = 0; // counts the requests, so a late response does not replace a newer one
 if (window.innerWidth < 760) $("filters").open = false;
 
 const say = (text) => { $("status").textContent = text; };
@@ -28,8 +28,8 @@ function filters() {
 }
 
 /**
- * Ask for the list; `moved`: the person is the same and rated something, so old and new are shown side by side.
- * `further`: the old one stays that of the time before.
+ * Request the list; `moved`: the same person has rated items, so show the old and the new list side by side.
+ * `further`: keep the old list of the previous call.
  */
 async function load(moved = false, further = false) {
   const who = asked(), mine = ++turn;
@@ -64,7 +64,7 @@ async function load(moved = false, further = false) {
   return undefined;
 }
 
-/** What the policy says now of the items that left the list. */
+/** Return the present estimates of the items that left the list. */
 async function left(who, answer) {
   const still = new Set(answer.items.map((item) => item.item_id));
   const lost = [...before.keys()].filter((item) => !still.has(item));
@@ -129,14 +129,14 @@ function change(old, item, rank) {
   return by === 0 ? null : el("span", { class: by > 0 ? "tag up" : "tag down", text: `${by > 0 ? "▲" : "▼"} ${old.rank} → ${rank}` });
 }
 
-/** Old and new side by side. */
+/** Show the old and the new list side by side. */
 function drawMoved() {
   if (!before) return show($("moved"));
   const now = [...list.items.map((item, place) => ({ ...item, rank: place + 1 })), ...gone];
   const all = now.map((item) => ({ item, old: before.get(item.item_id) }));
   const rows = all.filter(({ item, old }) => rated.has(item.item_id) || !old || old.rank !== item.rank || old.rating !== item.rating);
   if (!rows.length) return show($("moved"), el("p", { class: "hint", text: "Nothing moved: the list is as it was." }));
-  rows.sort((a, b) => rated.has(b.item.item_id) - rated.has(a.item.item_id)); // what was rated stands first
+  rows.sort((a, b) => rated.has(b.item.item_id) - rated.has(a.item.item_id)); // rated items first
   const still = all.length - rows.length;
   const step = ({ item, old }) => (old && item.rating !== null && old.rating !== null ? item.rating - old.rating : null);
   return show($("moved"), el("details", { class: "panel", open: true, data: { key: "moved" } },
@@ -183,14 +183,14 @@ onStars($("list"), async (form, value) => {
   }
 });
 
-/** The stars are gone: go on with the next item. */
+/** Move the focus to the next item, because the stars are gone. */
 function focusAfter(place) {
   if (document.activeElement !== document.body && document.activeElement !== null) return;
   const next = [...document.querySelectorAll("#list li.item")].find((item) => Number(item.dataset.place) > place && item.querySelector("form"));
   (next?.querySelector("form input") ?? $("result-title")).focus({ preventScroll: true });
 }
 
-/** Wait until the champion has learnt from what was said, then fetch the list again. */
+/** Wait until the champion has learnt from the feedback, then fetch the list again. */
 async function learnt(title, value) {
   say(`${title}: ${value}, accepted. The policy is learning from it…`);
   if (watching) {
@@ -202,7 +202,7 @@ async function learnt(title, value) {
   while (watching === mine && Date.now() < mine.until) {
     await new Promise((done) => setTimeout(done, LOOK_MS));
     const ready = await ask("GET", "/readyz").catch(() => null);
-    if (watching !== mine) return; // somebody else is looked at
+    if (watching !== mine) return; // the page shows another user now
     if (!ready || ready.policy.policy_digest === mine.digest) continue;
     if (!mine.again) watching = null;
     const further = mine.moved;

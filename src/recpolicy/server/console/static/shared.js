@@ -1,11 +1,11 @@
-// What all pages share: asking the server, the key, dialogs, the theme, and writing the page as text, never as HTML.
+// Shared by all pages: requests, the key, dialogs, the theme, and elements written as text, never as HTML.
 
 const KEY = "recpolicy-key", THEME = "recpolicy-theme";
 export const $ = (id) => document.getElementById(id);
 
 // ---------------------------------------------------------------- the page
 
-/** An element; words: attributes, or `text`, `style` (custom properties) and `data` as objects. */
+/** Create an element; options: attributes, or `text`, `style` (custom properties) and `data` as objects. */
 export function el(name, words = {}, ...children) {
   const made = document.createElement(name);
   for (const [word, value] of Object.entries(words)) {
@@ -22,7 +22,7 @@ export function el(name, words = {}, ...children) {
 const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && keyOf(a) === keyOf(b);
 const keyOf = (node) => (node.dataset ? node.dataset.key : undefined);
 
-/** Make `old` look like `fresh` and keep what is the same: focus, open details, what was typed. */
+/** Make `old` look like `fresh`, but keep focus, open details and typed text. */
 function morph(old, fresh) {
   if (old.nodeType !== Node.ELEMENT_NODE) {
     if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
@@ -32,7 +32,7 @@ function morph(old, fresh) {
     if (!fresh.hasAttribute(name) && name !== "open") name === "style" ? (old.style.cssText = "") : old.removeAttribute(name);
   }
   for (const { name, value } of [...fresh.attributes]) {
-    if (name === "open") continue; // whoever opened or closed it wants it so
+    if (name === "open") continue; // keep the user's choice
     if (name === "style") { if (old.style.cssText !== fresh.style.cssText) old.style.cssText = fresh.style.cssText; }
     else if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
@@ -77,7 +77,7 @@ export const anItem = () => `${/^[aeiou]/i.test(itemLabel) ? "an" : "a"} ${itemL
 export const titleOf = (item) => item.title ?? `${itemLabel} ${item.item_id}`;
 export const empty = (text) => el("p", { class: "empty", text });
 
-/** A rating on the scale with its uncertainty; `was`: where it stood before. */
+/** Draw a rating on the scale with its uncertainty; `was`: its previous value. */
 export function bar(rating, std, { low, high }, was = null) {
   const place = (value) => `${(100 * Math.min(Math.max((value - low) / (high - low), 0), 1)).toFixed(2)}%`;
   const told = `predicted ${number(rating)}${std === null ? "" : ` ± ${number(std)}`} on a scale of ${low} to ${high}`;
@@ -92,7 +92,7 @@ export function bar(rating, std, { low, high }, was = null) {
   was !== null && el("span", { class: "was" }), known && el("span", { class: "dot" }));
 }
 
-/** Stars to rate an item with: arrows choose, Enter or the button sends; a click on a star sends at once. */
+/** Create the stars of an item: arrows choose, Enter or the button sends; a click on a star sends at once. */
 export function stars(id, title, { low, high }) {
   const first = Math.ceil(low), steps = Array.from({ length: Math.min(Math.floor(high) - first + 1, 11) }, (_, n) => first + n);
   return el("form", { class: "stars", data: { key: `stars-${id}` } },
@@ -105,7 +105,7 @@ export function stars(id, title, { low, high }) {
     el("button", { type: "submit", class: "send", id: `send-${id}`, "aria-label": `Send the rating of ${title}`, text: "Rate" }));
 }
 
-/** Tell `rated(form, value)` of every rating in a container. */
+/** Call `rated(form, value)` for every rating in a container. */
 export function onStars(container, rated) {
   container.addEventListener("click", (event) => {
     const label = event.target.closest("form.stars label");
@@ -123,7 +123,7 @@ export function onStars(container, rated) {
   });
 }
 
-/** Say it to those who do not see the page change. */
+/** Announce a change to screen readers. */
 export function announce(text) {
   $("live").textContent = "";
   setTimeout(() => { $("live").textContent = text; }, 50);
@@ -131,7 +131,7 @@ export function announce(text) {
 
 // ---------------------------------------------------------------- the server
 
-/** Why the server did not answer as asked. */
+/** An error response of the server. */
 export class Problem extends Error {
   constructor(status, code, message, wait = null) {
     super(message);
@@ -139,7 +139,7 @@ export class Problem extends Error {
   }
 }
 
-/** Ask the server; the answer's JSON, or text. Throws Problem. */
+/** Send a request; return the response's JSON or text. Throws Problem. */
 export async function ask(method, path, body = undefined) {
   const key = keyNow(), headers = key ? { authorization: `Bearer ${key}` } : {};
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -159,7 +159,7 @@ export async function ask(method, path, body = undefined) {
   throw new Problem(answer.status, error.code ?? "unknown", error.message ?? `The server answered ${answer.status}.`, wait);
 }
 
-/** What a problem means, in a sentence for people. */
+/** Return a sentence that explains a problem to users. */
 export function inWords(problem) {
   if (problem.status === 401) return keyNow() ? "The key is not known here, or was revoked." : "This needs an API key.";
   if (problem.code === "rate_limited" || problem.code === "overloaded") return `Too much at once; try again in ${problem.wait ?? 1} s.`;
@@ -170,7 +170,7 @@ export function inWords(problem) {
 
 let retry = null;
 
-/** One line at the top, with a button to try again. */
+/** Show a line at the top with a button to try again. */
 export function complain(problem, again) {
   if (!(problem instanceof Problem)) throw problem;
   retry = again;
@@ -180,7 +180,7 @@ export function complain(problem, again) {
   $("banner").hidden = false;
 }
 
-/** All is well again. */
+/** Hide the line at the top. */
 export function allWell() {
   $("banner").hidden = true;
   retry = null;
@@ -213,7 +213,7 @@ function nameKey() {
   $("key-button").textContent = keyNow() ? "Key: set" : "Key: none";
 }
 
-/** Ask in the page whether something shall be done; resolves to true or false. */
+/** Ask for confirmation in the page; resolves to true or false. */
 export function confirmed(title, text, yes) {
   const dialog = $("confirm-dialog");
   $("confirm-title").textContent = title;
@@ -233,7 +233,7 @@ function setTheme(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
   $("theme-button").textContent = `Theme: ${theme}`;
-  try { localStorage.setItem(THEME, theme); } catch { /* storage is off: for this page only */ }
+  try { localStorage.setItem(THEME, theme); } catch { /* no storage: the theme holds for this page only */ }
 }
 
 const themeNow = () => document.documentElement.dataset.theme ?? "system";
@@ -246,7 +246,7 @@ $("key-forget").addEventListener("click", () => setKey(null));
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const key = $("key-input").value.trim();
-  if (/^[\x21-\x7e]+$/.test(key)) setKey(key); // what a header can carry
+  if (/^[\x21-\x7e]+$/.test(key)) setKey(key); // the characters that a header allows
 });
 $("confirm-no").addEventListener("click", () => $("confirm-dialog").close("no"));
 $("confirm-form").addEventListener("submit", (event) => {

@@ -1,4 +1,4 @@
-// Who gets the list: a known user by id, or somebody new who is described by ratings. Kept for this tab.
+// The choice of the user: a known one by id, or a new one described by ratings. Stored for this tab.
 
 import { $, Problem, announce, ask, el, keyNow, onKey, onStars, show, stars, titleOf, itemLabel } from "./shared.js";
 
@@ -13,14 +13,14 @@ function read() {
   try {
     const told = JSON.parse(sessionStorage.getItem(PLACE));
     if (told && Array.isArray(told.given)) return told;
-  } catch { /* nothing was kept */ }
+  } catch { /* nothing is stored */ }
   const letters = crypto.getRandomValues(new Uint32Array(2));
   return { mode: "known", user: null, name: `console-${letters[0].toString(36)}${letters[1].toString(36)}`, given: [] };
 }
 
 const keep = () => sessionStorage.setItem(PLACE, JSON.stringify(kept));
 
-/** {user, ratings?} of a request; null while nobody is described. */
+/** Return {user, ratings?} for a request; null without a user. */
 export function asked() {
   if (kept.mode === "known") return kept.user === null ? null : { user: kept.user };
   if (!kept.given.length) return null;
@@ -30,14 +30,14 @@ export function asked() {
 export const isNew = () => kept.mode === "new";
 export const called = () => (isNew() ? "the new person" : `user ${kept.user}`);
 
-/** Add a rating of the new person; does not tell the listener. */
+/** Add a rating of the new user without calling the listener. */
 export function give(item, title, rating) {
   kept.given = [...kept.given.filter((one) => one.item !== item), { item, title, rating }];
   keep();
   draw();
 }
 
-/** Begin; `then(same)` is called whenever it is somebody else, or the same new person with other ratings. */
+/** Start; calls `then(same)` for another user, or for the same new user with other ratings. */
 export function begin(then) {
   changed = then;
   $("who-known").checked = !isNew();
@@ -79,7 +79,7 @@ async function findUsers(text, count) {
     return (await ask("POST", "/v1/console/users", { text, count })).users;
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
-    return null; // without suggestions an id can still be typed
+    return null; // users can type an id without suggestions
   }
 }
 
@@ -164,7 +164,7 @@ $("new-clear").addEventListener("click", () => {
   changed(false);
 });
 
-/** The function, called when nothing more is typed for a moment. */
+/** Return the function, delayed until the user stops typing. */
 function later(then) {
   let waiting;
   return () => {
