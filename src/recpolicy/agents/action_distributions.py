@@ -59,9 +59,7 @@ def thompson(mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor | None) -> tf.Te
     is refined twice where F increases. This finds arms a thousand times narrower than others.
     """
     width = tf.maximum(width, 1e-6)
-    low = tf.reduce_max(
-        masked(mean - _TAIL * width, mask), axis=-1, keepdims=True
-    )  # the maximum is improbable below it
+    low = tf.reduce_max(masked(mean - _TAIL * width, mask), axis=-1, keepdims=True)  # the maximum is hardly below it
     high = tf.reduce_max(masked(mean + _TAIL * width, mask), axis=-1, keepdims=True)
     steps = tf.linspace(0.0, 1.0, _QUADRATURE + 1)
     edges = low + (high - low) * steps  # [B, G + 1]

@@ -36,14 +36,14 @@ _ROLLOUT = ("id", "champion", "challenger", "state", "stage", "traffic_fraction"
 
 
 class Exploration(StrEnum):
-    """What can be done about exploration."""
+    """The actions on exploration."""
 
     PAUSE = "pause"
     RESUME = "resume"
 
 
 class Role(StrEnum):
-    """What a key may do."""
+    """The role of a key."""
 
     CLIENT = "client"
     READER = "reader"

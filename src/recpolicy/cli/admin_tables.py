@@ -1,6 +1,6 @@
-"""How answers of a server are shown: tables for people, JSON for machines.
+"""Output of server responses: tables for people, JSON for machines.
 
-The server's lists become tables and its other facts one line each, so that a field that a newer server adds is shown.
+Lists become tables and other fields one line each, so that fields of a newer server are shown, too.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""TF-Agents bandit environments: in-graph, batched, every random draw a function of (seed, round).
+"""TF-Agents environments: in-graph and batched; every random draw is a function of (seed, round).
 
-Because nothing is random but through the round number, an environment's whole state is that number: a checkpoint holds
-it, a resumed run sees the same users, and the compiled loop and TF-Agents' own drivers see the same rounds.
+Hence the round number is a bandit environment's whole state. A checkpoint stores it, so a resumed run sees the same
+users. The compiled loop and TF-Agents' drivers see the same rounds.
 """

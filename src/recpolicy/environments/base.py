@@ -1,8 +1,8 @@
-"""The one shape that all our environments share.
+"""The base class of the bandit environments.
 
-A round is drawn by a pure function of (seed, round number); a subclass says what is drawn, what the policy sees of it,
-what each action is worth and what is paid. B batch, A actions, D context. TF-Agents drives it through `reset` and
-`step`; the compiled loop (training/online.py) calls the pure functions.
+A pure function of (seed, round number) draws each round. Subclasses define the draw, the observation, the expected
+rewards and the reward. B batch, A actions, D context. TF-Agents calls `reset` and `step`; the compiled loop
+(training/compiled_loop.py) calls the pure functions.
 """
 
 import abc
@@ -19,11 +19,11 @@ from recpolicy.core.tensorflow_random import fold_in, integers
 
 
 class Round(NamedTuple):
-    """What one round is about, before anybody acts."""
+    """The users and items of one round, before any action."""
 
     user: tf.Tensor  # [B] int32, rows of the user table
-    candidates: tf.Tensor  # [B, A] int32 rows of the item table, or [A] when every round has the same
-    mask: tf.Tensor | None  # [B, A] bool, True where an action is allowed; None when all are
+    candidates: tf.Tensor  # [B, A] int32 rows of the item table, or [A] if all rounds have the same items
+    mask: tf.Tensor | None  # [B, A] bool, True where an action is allowed; None if all are
 
 
 class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
@@ -56,17 +56,17 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
         """Return the rewards [B] of `action` [B]."""
 
     def regret(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
-        """Expected reward of the best allowed action minus that of `action`, [B], >= 0."""
+        """Return the regret [B]: expected reward of the best allowed action minus that of `action`, >= 0."""
         expected = self.expected_rewards(draw, round_number)  # [B, A]
         allowed = expected if draw.mask is None else tf.where(draw.mask, expected, -float("inf"))
         return tf.reduce_max(allowed, axis=-1) - tf.gather(expected, action, batch_dims=1)
 
     def draw_seed(self, round_number: tf.Tensor) -> tf.Tensor:
-        """The seed int32 [2] of this round's draw."""
+        """Return the seed int32 [2] of this round's draw."""
         return fold_in(self._draw_seed, round_number)
 
     def noise_seed(self, round_number: tf.Tensor) -> tf.Tensor:
-        """The seed int32 [2] of this round's reward noise."""
+        """Return the seed int32 [2] of this round's reward noise."""
         return fold_in(self._noise_seed, round_number)
 
     def _observe(self) -> Any:
@@ -81,12 +81,12 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
 
 
 def sample_users(users: int, batch_size: int, seed: tf.Tensor) -> tf.Tensor:
-    """Uniform user rows [B], with replacement."""
+    """Draw user rows [B] uniformly, with replacement."""
     return integers([batch_size], seed, 0, users)
 
 
 def cell(table: tf.Tensor, draw: Round, action: tf.Tensor) -> tf.Tensor:
-    """The entries [B] of `table` [U, I] for each user and the item behind its action."""
+    """Return the entries [B] of `table` [U, I] at each user and the item of its action."""
     if draw.candidates.shape.rank == 1:
         item = tf.gather(draw.candidates, action)
     else:

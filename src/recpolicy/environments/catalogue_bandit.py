@@ -1,7 +1,7 @@
-"""CatalogueBandit: every round brings a fresh set of candidate items, described by features.
+"""CatalogueBandit: every round has a fresh set of candidate items with features.
 
 Action a is the a-th candidate of this round. The observation is a dict: `global` [B, D] the user's context, `per_arm`
-[B, A, K] the candidates' features for this user, `mask` [B, A]: the number of candidates may vary, the rest is padding.
+[B, A, K] the candidates' features for this user, `mask` [B, A]. The number of candidates may vary; the rest is padding.
 """
 
 import numpy as np
@@ -21,18 +21,18 @@ from recpolicy.models.world import World
 
 @config_dataclass
 class CatalogueBanditConfig:
-    """How candidate sets are made."""
+    """Settings of the candidate sets."""
 
     batch_size: PositiveInt = 64
-    """Users served at once."""
+    """Number of users per round."""
     max_candidates: PositiveInt = 50
-    """Most candidates in a round, A."""
+    """Largest number A of candidates in a round."""
     min_candidates: PositiveInt = 50
-    """Fewest candidates in a round; the number is uniform between this and `max_candidates`."""
+    """Smallest number of candidates in a round; the number is uniform between this and `max_candidates`."""
 
 
 class CatalogueBandit(RecommendationEnvironment):
-    """Bandit over candidates that change every round; observation `global`, `per_arm`, `mask`."""
+    """A bandit whose candidates change every round; observation `global`, `per_arm`, `mask`."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class CatalogueBandit(RecommendationEnvironment):
         self._expected, self._known = tf.constant(world.expected), tf.constant(world.known)
 
     def sample_round(self, round_number: tf.Tensor) -> Round:
-        """Uniform users, uniform candidate sets without repeats, a uniform number of them."""
+        """Draw users, candidate sets without repeats and their sizes, all uniformly."""
         who, which, many = split(self.draw_seed(round_number), 3)
         keys = uniform([self.batch_size, self._items], which)
         # The A largest of independent uniform keys are a uniform sample without replacement.
@@ -74,7 +74,7 @@ class CatalogueBandit(RecommendationEnvironment):
         return Round(sample_users(self._users, self.batch_size, who), candidates, mask)
 
     def observation(self, draw: Round) -> dict[str, tf.Tensor]:
-        """`global` [B, D], `per_arm` [B, A, K] and `mask` [B, A]."""
+        """Return `global` [B, D], `per_arm` [B, A, K] and `mask` [B, A]."""
         context = tf.gather(self._context, draw.user)
         return {
             "global": context,
@@ -83,11 +83,11 @@ class CatalogueBandit(RecommendationEnvironment):
         }
 
     def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - a still world
-        """Expected ratings [B, A]."""
+        """Return the expected ratings [B, A]."""
         return tf.gather(tf.gather(self._expected, draw.user), draw.candidates, batch_dims=1)
 
     def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
-        """Ratings [B]: the real one where the world knows it, else drawn around the expectation."""
+        """Return ratings [B]: real ratings that the world knows, else draws around the expectation."""
         expected = cell(self._expected, draw, action)
         noisy = sample_ratings(expected, self._scale, self.noise_seed(round_number))
         return tf.where(cell(self._known, draw, action), expected, noisy)

@@ -1,11 +1,11 @@
-"""Sessions for agents of other libraries: SessionEnvironment behind Gymnasium's Env and VectorEnv.
+"""Adapters of SessionEnvironment to Gymnasium's Env and VectorEnv, for agents of other libraries.
 
-Observation: the features [D + M] of session.py, a Box with the bounds that the tables imply. Action: Discrete(A). The
-mask travels as sb3-contrib and Gymnasium expect it: `info["action_mask"]` (int8, as `action_space.sample(mask=...)`
-takes it) and the method `action_masks()` (bool). An item that was shown already is no error: the user looks at it and
-responds as to any other, but nothing is paid, and `info["repeated"]` is True.
-The user's leaving is `terminated`, the cut at max_episode_steps `truncated`. `reset(seed=...)` fixes everything that
-follows. A step is one call of a compiled function whatever the number of sessions. Needs the extra `gymnasium`.
+Observation: the features [D + M] of session.py, a Box with bounds computed from the tables. Action: Discrete(A).
+sb3-contrib and Gymnasium read the mask from the method `action_masks()` (bool) and from `info["action_mask"]` (int8,
+for `action_space.sample(mask=...)`). A repeated item is no error: the user responds as to any other item, but the
+reward is 0, and `info["repeated"]` is True. `terminated` means that the user left, `truncated` that max_episode_steps
+cut the session. `reset(seed=...)` determines all later steps. A step is one call of a compiled function for any number
+of sessions. Needs the extra `gymnasium`.
 """
 
 from typing import Any, NamedTuple
@@ -32,11 +32,11 @@ except ImportError as error:
 Features = NDArray[np.float32]
 Info = dict[str, Any]
 BOUND_MARGIN = 1.001
-"""The observation space is this much wider than its bounds, for rounding."""
+"""Margin of the observation space around its bounds, for rounding errors."""
 
 
 class Played(NamedTuple):
-    """One step of B sessions, as arrays."""
+    """The results of one step of B sessions, as arrays."""
 
     reward: NDArray[np.float32]  # [B], 0 where the item was repeated
     terminated: NDArray[np.bool_]  # [B]
@@ -47,7 +47,7 @@ class Played(NamedTuple):
 
 
 class _Sessions:
-    """The sessions behind an adapter: state, seed and round in variables, and the compiled functions on them."""
+    """The sessions of an adapter: state, seed and round in variables, with the compiled functions."""
 
     def __init__(self, environment: SessionEnvironment):
         self._environment = environment
@@ -56,7 +56,8 @@ class _Sessions:
         self._seed = tf.Variable(environment.noise_seed, trainable=False)
         self._round = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._begin = tf.function(self._begin_graph, autograph=False)
-        # State in variables and a concrete function: a call then costs a third of one that takes and gives 8 tensors.
+        # State in variables and a concrete function: a call with 8 input and output tensors would take three times as
+        # long.
         self._play = tf.function(self._play_graph, autograph=False, jit_compile=True).get_concrete_function(
             tf.TensorSpec([environment.batch_size], tf.int32)
         )
@@ -73,7 +74,7 @@ class _Sessions:
         return space
 
     def begin(self, rng: np.random.Generator) -> Features:
-        """Fresh sessions, which the generator's next two numbers fix; returns features [B, D + M]."""
+        """Start fresh sessions from the generator's next two numbers; return features [B, D + M]."""
         self._seed.assign(rng.integers(0, 2**31, 2))
         features, mask = self._begin()
         self._begun, self.mask = True, mask.numpy()
@@ -115,12 +116,12 @@ class _Sessions:
 
 
 class GymnasiumSession(gymnasium.Env[Features, np.int64]):
-    """One session at a time; `step` after the end of a session raises ResetNeeded."""
+    """A Gymnasium Env of one session; `step` after the end of a session raises ResetNeeded."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - as the base declares it
 
     def __init__(self, environment: SessionEnvironment):
-        """`environment` must have batch_size 1."""
+        """Wrap an environment with batch_size 1."""
         if environment.batch_size != 1:
             raise ConfigError(
                 f"GymnasiumSession plays one session, the environment has batch_size {environment.batch_size}: make it"
@@ -146,13 +147,13 @@ class GymnasiumSession(gymnasium.Env[Features, np.int64]):
         played = self._sessions.play(action)
         terminated, truncated = bool(played.terminated[0]), bool(played.truncated[0])
         self._over = terminated or truncated
-        # Where the sessions have restarted behind the scenes, the mask is still that of the one that ended.
+        # If the sessions have restarted internally, this is still the mask of the ended session.
         mask = np.where(np.arange(mask.size) == action, False, mask) if self._over else self._mask()
         info = {"action_mask": mask.astype(np.int8), "repeated": bool(played.repeated[0])}
         return played.last[0], float(played.reward[0]), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Items [A] not shown yet in this session."""
+        """Return True for the items [A] not shown yet in this session."""
         return self._mask()
 
     def _mask(self) -> NDArray[np.bool_]:
@@ -161,9 +162,9 @@ class GymnasiumSession(gymnasium.Env[Features, np.int64]):
 
 
 class GymnasiumSessions(VectorEnv[Features, NDArray[np.int64], NDArray[Any]]):
-    """B sessions side by side; those that end restart in the same step.
+    """A Gymnasium VectorEnv of B sessions; ended sessions restart in the same step.
 
-    Then `infos["final_obs"]` holds their last features (None for the others) and `infos["_final_obs"]` says which.
+    `infos["final_obs"]` then holds their last features (None for the others), and `infos["_final_obs"]` marks them.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -194,7 +195,7 @@ class GymnasiumSessions(VectorEnv[Features, NDArray[np.int64], NDArray[Any]]):
         return played.features, played.reward, played.terminated, played.truncated, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Items [B, A] not shown yet in each session."""
+        """Return True for the items [B, A] not shown yet in each session."""
         return self._sessions.mask.copy()
 
     def _infos(self, repeated: NDArray[np.bool_]) -> Info:

@@ -1,7 +1,7 @@
-"""HeldOutChoice: choose one of the items that a user really rated in the test part; the true rating is paid.
+"""HeldOutChoice: choose one of the items that a user rated in the test part; the reward is the true rating.
 
-Every counterfactual reward is known, so nothing is simulated. Action a is item row a; `mask` allows the user's
-test-rated items. Only users with at least two test ratings appear (with one there is nothing to choose).
+Every counterfactual reward is known, so nothing is simulated. Action a is item row a; `mask` allows the user's test-
+rated items. Only users with at least two test ratings appear; one rating leaves no choice.
 """
 
 import numpy as np
@@ -18,14 +18,14 @@ from recpolicy.environments.base import RecommendationEnvironment, Round, cell, 
 
 @config_dataclass
 class HeldOutChoiceConfig:
-    """How users are served."""
+    """Settings of the environment."""
 
     batch_size: PositiveInt = 64
-    """Users served at once."""
+    """Number of users per round."""
 
 
 class HeldOutChoice(RecommendationEnvironment):
-    """Bandit over real held-out ratings; observation `global` [B, D] and `mask` [B, I]."""
+    """A bandit over real held-out ratings; observation `global` [B, D] and `mask` [B, I]."""
 
     def __init__(
         self,
@@ -50,24 +50,24 @@ class HeldOutChoice(RecommendationEnvironment):
         self._eligible = tf.constant(eligible, tf.int32)
         self._context = tf.constant(context)
         self._rated = tf.constant(np.isfinite(rated))  # [U, I]
-        # An unrated item is never allowed; 0 keeps the arithmetic of those who ask for it all the same finite.
+        # An unrated item is never allowed; 0 keeps the arithmetic finite if a caller asks for it.
         self._rating = tf.constant(np.nan_to_num(rated))  # [U, I]
         self._arms = tf.range(items)
 
     def sample_round(self, round_number: tf.Tensor) -> Round:
-        """Uniform eligible users; their test-rated items allowed."""
+        """Draw eligible users uniformly; the mask allows their test-rated items."""
         pick = sample_users(len(self._eligible), self.batch_size, self.draw_seed(round_number))
         user = tf.gather(self._eligible, pick)
         return Round(user, self._arms, tf.gather(self._rated, user))
 
     def observation(self, draw: Round) -> dict[str, tf.Tensor]:
-        """`global` [B, D] and `mask` [B, I]."""
+        """Return `global` [B, D] and `mask` [B, I]."""
         return {"global": tf.gather(self._context, draw.user), "mask": tf.cast(draw.mask, tf.int32)}
 
     def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002 - nothing is random
-        """True ratings [B, I]; 0 where there is none."""
+        """Return the true ratings [B, I]; 0 for unrated items."""
         return tf.gather(self._rating, draw.user)
 
     def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:  # noqa: ARG002
-        """True ratings [B]."""
+        """Return the true ratings [B]."""
         return cell(self._rating, draw, action)

@@ -1,8 +1,8 @@
-"""ItemBandit: a user arrives, one item of a fixed catalogue is shown, the world pays a noisy rating.
+"""ItemBandit: a user arrives, the agent shows one item of a fixed catalog, the world pays a noisy rating.
 
-The context is the user's embedding (learnt from training ratings only), with demographics appended on request; arm a is
-the a-th item of the catalogue. With `drift_period` the users' preferences move: user u drifts to the preferences of
-another user and back, expected_t[u] = (1 - w) E[u] + w E[other(u)], w = (1 - cos(2 pi t / period)) / 2.
+The context is the user's embedding (learned from training ratings only), optionally with demographics. Arm a is the
+a-th item of the catalog. With `drift_period`, user u drifts to the preferences of another user and back, expected_t[u]
+= (1 - w) E[u] + w E[other(u)], w = (1 - cos(2 pi t / period)) / 2.
 """
 
 import math
@@ -23,16 +23,16 @@ from recpolicy.models.world import World
 
 @config_dataclass
 class ItemBanditConfig:
-    """How the rounds of a ItemBandit are made."""
+    """Settings of ItemBandit."""
 
     batch_size: PositiveInt = 64
-    """Users served at once; the agent learns after each batch."""
+    """Number of users per round; the agent learns after each round."""
     drift_period: NonNegativeInt = 0
-    """Rounds in which preferences drift to another user's and back; 0 keeps them still."""
+    """Rounds in which preferences drift to another user's and back; 0 disables drift."""
 
 
 class ItemBandit(RecommendationEnvironment):
-    """Bandit over a fixed catalogue of items; observation [B, D], reward on the rating scale."""
+    """A bandit over a fixed catalog of items; observation [B, D], reward on the rating scale."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class ItemBandit(RecommendationEnvironment):
         observation_spec = tensor_spec.TensorSpec((context.shape[1],), tf.float32, "context")
         super().__init__(
             observation_spec=observation_spec, actions=len(catalogue), batch_size=config.batch_size, seed=seed,
-            name="movie_bandit",  # prefix of the random streams, on which published figures rest
+            name="movie_bandit",  # prefix of the random streams; published figures depend on it
         )  # fmt: skip
         self._scale, self._period, self._users = world.scale, config.drift_period, len(context)
         self._context = tf.constant(context)  # [U, D]
@@ -59,15 +59,15 @@ class ItemBandit(RecommendationEnvironment):
         self._other = tf.constant(generator(seed, "movie_bandit/drift").permutation(self._users), tf.int32)
 
     def sample_round(self, round_number: tf.Tensor) -> Round:
-        """Uniform users; all arms allowed."""
+        """Draw users uniformly; all arms are allowed."""
         return Round(sample_users(self._users, self.batch_size, self.draw_seed(round_number)), self._arms, None)
 
     def observation(self, draw: Round) -> tf.Tensor:
-        """The users' contexts [B, D]."""
+        """Return the users' contexts [B, D]."""
         return tf.gather(self._context, draw.user)
 
     def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:
-        """Expected ratings [B, A], drifted to this round."""
+        """Return the expected ratings [B, A] with the drift of this round."""
         now = tf.gather(self._expected, draw.user)
         if not self._period:
             return now
@@ -75,7 +75,7 @@ class ItemBandit(RecommendationEnvironment):
         return (1.0 - share) * now + share * tf.gather(self._expected, tf.gather(self._other, draw.user))
 
     def reward(self, draw: Round, action: tf.Tensor, round_number: tf.Tensor) -> tf.Tensor:
-        """Ratings [B]: the real one where the world knows it and nothing drifts, else drawn around the expectation."""
+        """Return ratings [B]: without drift, real ratings that the world knows; else draws around the expectation."""
         expected = cell(self._expected, draw, action)
         if self._period:
             share = self._drift(round_number)
@@ -85,7 +85,7 @@ class ItemBandit(RecommendationEnvironment):
         return noisy if self._period else tf.where(cell(self._known, draw, action), expected, noisy)
 
     def _drift(self, round_number: tf.Tensor) -> tf.Tensor:
-        # The remainder is taken in integers: float32 holds no round number beyond 2^24.
+        # Integer remainder: float32 is not exact for round numbers beyond 2^24.
         phase = tf.cast(round_number % self._period, tf.float32) / self._period
         return 0.5 * (1.0 - tf.cos(2.0 * math.pi * phase))
 

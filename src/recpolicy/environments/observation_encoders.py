@@ -1,14 +1,14 @@
-"""What a policy sees of a running session: views, each a memory [B, M] of floats and how a shown item changes it.
+"""Observation encoders of running sessions: a memory [B, M] of floats and its update after each shown item.
 
-The observation is [context, memory]; a view knows only what a recommender would know (its own embeddings, its own
-record of likes), never the world's. B sessions, D embedding, G genres, S steps at most.
+The observation is [context, memory]. An encoder uses only the recommender's data (its embeddings, its record of likes),
+never the world's. B sessions, D embedding, G genres, S steps at most.
 
     last_item   the embedding of the item shown last (zeros before): the 2 D "user and last item" form
-    interest    a running interest [D] that starts at the user's embedding and turns towards liked items
-                (.9 old + .1 shown), the decaying memory of shown genres [G], misses in a row / 5, steps / S
+    interest    a running interest [D] that starts at the user's embedding and turns toward liked items
+                (.9 old + .1 shown), the decaying memory of shown genres [G], consecutive misses / 5, steps / S
     last_n      for each of the last n items its embedding and whether it was liked, newest first, and steps / S
 
-recpolicy/inference/session_memory.py holds the same in NumPy; a test holds the two together.
+recpolicy/inference/session_memory.py has the same encoders in NumPy; a test compares the two.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from recpolicy.models.session_world import GENRE_DECAY, INTEREST_DECAY, MISSES
 
 
 class ShownItem(NamedTuple):
-    """The item just shown, and the response."""
+    """The item just shown and the user's response."""
 
     embedding: tf.Tensor  # [B, D]
     genres: tf.Tensor  # [B, G]
@@ -30,10 +30,10 @@ class ShownItem(NamedTuple):
 
 @dataclass(frozen=True)
 class ObservationEncoder:
-    """One way to remember a session."""
+    """An encoder of a session's history."""
 
     width: int
-    """M."""
+    """Width M of the memory."""
     start: Callable[[tf.Tensor], tf.Tensor]
     """Memory [B, M] before the first item, from the users' embeddings [B, D]."""
     update: Callable[[tf.Tensor, ShownItem], tf.Tensor]
@@ -41,12 +41,12 @@ class ObservationEncoder:
 
 
 def last_item_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationEncoder:  # noqa: ARG001 - one shape for all
-    """The embedding of the last item."""
+    """Return the encoder with the embedding of the last item."""
     return ObservationEncoder(rank, tf.zeros_like, lambda _, shown: shown.embedding)
 
 
 def interest_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationEncoder:  # noqa: ARG001
-    """Running interest, genre memory, misses, steps."""
+    """Return the encoder with running interest, genre memory, misses and steps."""
 
     def start(embedding: tf.Tensor) -> tf.Tensor:
         return tf.concat([embedding, tf.zeros_like(embedding[:, :1]) + tf.zeros([1, genres + 2])], axis=1)
@@ -63,7 +63,7 @@ def interest_view(rank: int, genres: int, steps: int, last_n: int) -> Observatio
 
 
 def last_n_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationEncoder:  # noqa: ARG001
-    """Embedding and like of the last n items, newest first, and steps."""
+    """Return the encoder with embedding and like of the last n items, newest first, and steps."""
     width = last_n * (rank + 1) + 1
 
     def start(embedding: tf.Tensor) -> tf.Tensor:
@@ -81,4 +81,4 @@ OBSERVATION_ENCODERS: Mapping[str, Callable[[int, int, int, int], ObservationEnc
     "last_item": last_item_view,
     "last_n": last_n_view,
 }
-"""Makers of views: (D, G, S, n) -> View."""
+"""Factories of encoders: (D, G, S, n) -> ObservationEncoder."""

@@ -1,9 +1,9 @@
-"""Noisy ratings whose expectation is exact.
+"""Noisy ratings with an exact expectation.
 
 A rating on the scale low..high in n steps is low + step * Binomial(n, p) with p = (expected - low) / (high - low):
-always on the scale, mean exactly `expected`, variance (expected - low)(high - expected) / n. On MovieLens 100K, n = 4,
-that is a standard deviation of .90 averaged over the ratings' expectations; real ratings scatter by .88 around the
-best model (tests/environments/test_rating_noise.py measures both).
+always on the scale, with mean exactly `expected` and variance (expected - low)(high - expected) / n. On MovieLens 100K,
+n = 4, that is a standard deviation of .90 averaged over the ratings' expectations; real ratings scatter by .88 around
+the best model (tests/environments/test_rating_noise.py measures both).
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from recpolicy.data.ratings import rating_steps
 
 
 def sample_ratings(expected: tf.Tensor, scale: tuple[float, float], seed: tf.Tensor) -> tf.Tensor:
-    """Ratings drawn around `expected` [B], one each, on the scale's own steps; `seed` int32 [2]."""
+    """Draw one rating around each `expected` [B], on the scale's steps; `seed` int32 [2]."""
     low, high = scale
     steps = rating_steps(scale)
     share = (expected - low) / (high - low)  # [B]

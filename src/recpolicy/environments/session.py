@@ -1,9 +1,9 @@
-"""SessionEnvironment: items are shown one after the other until the user leaves; the user responds to each.
+"""SessionEnvironment: the agent shows items one after the other, and the user responds until they leave.
 
-Observation `global` [B, D + M] (the user's context and a view of the session, session_views.py) and `mask` [B, A]
-(0 for items already shown); the action is one of A candidate items; the reward is a like (0/1), the watch fraction
-(0..1) or the rating, times reward_decay^step. A session that the user leaves is terminated (discount 0); one cut at
-`max_episode_steps` is truncated (discount 1: what would have come is to be estimated).
+Observation `global` [B, D + M] (the user's context and an encoding of the session, observation_encoders.py) and `mask`
+[B, A] (0 for items already shown); the action is one of A candidate items; the reward is a like (0/1), the watch
+fraction (0..1) or the rating, times reward_decay^step. A session that the user leaves is terminated (discount 0). A
+session cut at `max_episode_steps` is truncated (discount 1: the later rewards must be estimated).
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ __all__ = ["Session", "SessionConfig", "SessionEnvironment", "Step"]
 
 
 class SessionEnvironment(SessionEnvironmentBase):
-    """Batched sessions in one world, one item a step."""
+    """A batch of sessions in one world, one item per step."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""What the session environments share: their config, their state, and the side that TF-Agents drives.
+"""The base class of the session environments, with their config, their state and the TF-Agents interface.
 
-A subclass says what one action leads to (`transition`); who comes next, what the policy sees, the noise, the variables
-and `reset`/`step` are here. TF-Agents drives it by `reset` and `step`, which restarts ended sessions; the compiled
-loop (training/sequential.py) calls the pure functions. B sessions, A candidate items, W users, D embedding, M memory.
+Subclasses define `transition`, the effect of one action. The base class draws users and noise, encodes observations and
+keeps the variables. TF-Agents calls `reset` and `step`, which restarts ended sessions; the compiled loop
+(training/session_loop.py) calls the pure functions. B sessions, A candidate items, W users, D embedding, M memory.
 """
 
 import abc
@@ -28,47 +28,47 @@ from recpolicy.models.session_world import SessionWorld
 
 @config_dataclass
 class SessionConfig:
-    """How sessions are played."""
+    """Settings of the sessions."""
 
     batch_size: PositiveInt = 64
-    """Sessions that run side by side."""
+    """Number of parallel sessions."""
     reward: Literal["like", "watch", "rating"] = "like"
-    """What a shown item earns: 1 for a like; the watch fraction; the rating."""
+    """Reward of a shown item: 1 for a like, the watch fraction, or the rating."""
     reward_decay: PositiveFraction = 1.0
-    """Factor on the reward for each step before, in (0, 1]."""
+    """Factor on the reward for each earlier step, in (0, 1]."""
     view: Literal["interest", "last_item", "last_n"] = "interest"
-    """What the policy sees of the session: interest, last_item or last_n."""
+    """Observation encoder of the session: interest, last_item or last_n."""
     last_n: PositiveInt = 5
-    """Items that the view last_n remembers."""
+    """Number of items in the encoder last_n."""
     max_episode_steps: PositiveInt = 20
-    """Steps after which a session is cut; at most the steps of the world."""
+    """Number of steps after which a session is cut; at most the steps of the world."""
 
 
 class Session(NamedTuple):
-    """The whole state of a batch of sessions."""
+    """The complete state of a batch of sessions."""
 
     user_state: SessionState
-    memory: tf.Tensor  # [B, M] what the view remembers
+    memory: tf.Tensor  # [B, M] memory of the encoder
 
 
 class Step(NamedTuple):
-    """What one action led to, before any restart."""
+    """The results of one action, before any restart."""
 
     session: Session
     reward: tf.Tensor  # [B]
     terminated: tf.Tensor  # [B] bool, the user left
     truncated: tf.Tensor  # [B] bool, cut at max_episode_steps although the user would have stayed
-    response: Any  # what the users did: Response, or SlateResponse for slates
+    response: Any  # the users' Response, or SlateResponse for slates
 
 
 class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
-    """Batched sessions in one world; a subclass says what an action does."""
+    """A batch of sessions in one world; subclasses define the effect of an action."""
 
     def __init__(
         self, world: SessionWorld, context: NDArray[np.float32], embedding: NDArray[np.float32],
         candidates: NDArray[np.int32], config: SessionConfig, seed: int, *, slate: int, noise_dims: int,
     ):  # fmt: skip
-        """`slate` items are shown a step (0: one, and the action is a scalar), drawing `streams` numbers a session."""
+        """Show `slate` items per step (0: one, with a scalar action); draw `streams` random numbers per session."""
         check_catalogue(candidates, world.like.shape[1])
         _check_tables(world, context, embedding)
         steps, most = config.max_episode_steps, max(slate, 1)
@@ -87,7 +87,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         self._low, self._span = world.scale[0], world.scale[1] - world.scale[0]
         self._streams = noise_dims
         self.largest_feature = float(max(np.abs(context).max(), np.abs(embedding).max()))
-        """Bound of the absolute context and embeddings; views stay within it or 1."""
+        """Bound of the absolute context and embeddings; encodings stay within it or 1."""
         observation = {
             "global": tensor_spec.TensorSpec((context.shape[1] + self.view.width,), tf.float32, "global"),
             "mask": tensor_spec.TensorSpec((self.actions,), tf.int32, "mask"),
@@ -96,7 +96,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         action = tensor_spec.BoundedTensorSpec(shape, tf.int32, 0, self.actions - 1, name="action")
         super().__init__(ts.time_step_spec(observation), action, config.batch_size)
         self.noise_seed = tf.constant(stateless_seed(seed, "session"), tf.int32)
-        # The first of all rounds draws the first users.
+        # The first round draws the first users.
         first = self.restart(None, None, self.noise(tf.constant(0, tf.int64)))
         self.round = tf.Variable(1, dtype=tf.int64, trainable=False, name="round")
         self._session = tf.nest.map_structure(lambda x: tf.Variable(x, trainable=False), first)
@@ -104,19 +104,19 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
 
     @abc.abstractmethod
     def transition(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
-        """Play `action` with one round's noise; nothing restarts."""
+        """Play `action` with one round's noise, without restarts."""
 
     def noise(self, round_number: tf.Tensor, steps: int | None = None, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """Uniform numbers [B, streams] of one round, or [steps, B, streams] of a block of rounds.
+        """Return the uniform numbers [B, streams] of one round, or [steps, B, streams] of a block of rounds.
 
-        `seed`, int32 [2], is the environment's own unless given.
+        `seed`, int32 [2], defaults to the environment's seed.
         """
         shape = [self.batch_size, self._streams]
         seed = self.noise_seed if seed is None else seed
         return uniform(shape if steps is None else [steps, *shape], fold_in(seed, round_number))
 
     def observe(self, session: Session) -> tuple[tf.Tensor, tf.Tensor]:
-        """What the policy sees: features [B, context + M] and the mask [B, A] bool."""
+        """Return the observation: features [B, context + M] and the mask [B, A] bool."""
         context = tf.gather(self._context, session.user_state.user)
         return tf.concat([context, session.memory], axis=1), ~session.user_state.shown
 
@@ -131,7 +131,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         return chosen
 
     def reward(self, like: tf.Tensor, level: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Rewards [B] of items that got `like` [B] bool and `level` [B] after `step` [B] steps."""
+        """Return the rewards [B] of items with responses `like` [B] bool and `level` [B] after `step` [B] steps."""
         decay = tf.pow(self.config.reward_decay, tf.cast(step, tf.float32)) if self.config.reward_decay < 1 else 1.0
         if self.config.reward == "like":
             return decay * tf.cast(like, tf.float32)
@@ -156,7 +156,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         session = tf.nest.map_structure(tf.identity, self._session)
         noise = self.noise(self.round)
         step = self.transition(session, tf.cast(action, tf.int32), noise)
-        ended = tf.equal(self._last.step_type, ts.StepType.LAST)  # their action counts for nothing: they restart
+        ended = tf.equal(self._last.step_type, ts.StepType.LAST)  # their action has no effect: they restart
         after = self.restart(step.session, ended, noise)
         over = step.terminated | step.truncated
         step_type = tf.where(ended, ts.StepType.FIRST, tf.where(over, ts.StepType.LAST, ts.StepType.MID))

@@ -1,8 +1,8 @@
 """One step of a simulated session, as pure functions over a batch.
 
 B sessions, A candidate items, W users, D interest, G genres. All randomness comes in as uniform numbers [B,
-NOISE_DIMS], so a step is a function: the compiled loop draws them for many steps at once, TF-Agents' `step` for one.
-Formulas and sources are those of models/session_world.py.
+NOISE_DIMS], so a step is a pure function. The compiled loop draws them for many steps at once, TF-Agents' `step` for
+one. See models/session_world.py for formulas and sources.
 """
 
 from typing import NamedTuple
@@ -14,30 +14,30 @@ from numpy.typing import NDArray
 from recpolicy.models.session_world import LIKE_LEVEL, MISSES, SessionWorld
 
 NOISE_DIMS = 4
-"""Uniform numbers per session and step: next user, like, level, going on."""
+"""Number of uniform numbers per session and step: next user, like, level, continuation."""
 
 
 class SessionState(NamedTuple):
-    """Where each session stands; `shift` is interest_t - interest_0."""
+    """The state of each session; `shift` is interest_t - interest_0."""
 
     user: tf.Tensor  # [B] int32, 0..W-1
     shift: tf.Tensor  # [B, D]
     genres: tf.Tensor  # [B, G] decaying sum of the shown items' genre rows, at most 1 / (1 - genre_decay)
-    misses: tf.Tensor  # [B] float, in a row, capped at MISSES and divided by it
+    misses: tf.Tensor  # [B] float, consecutive, capped at MISSES and divided by it
     step: tf.Tensor  # [B] int32, items shown so far
     shown: tf.Tensor  # [B, A] bool
 
 
 class Response(NamedTuple):
-    """What a user did."""
+    """The response of a user."""
 
     like: tf.Tensor  # [B] bool
     level: tf.Tensor  # [B] int32, 0..4: the watch fraction in quarters
-    stays: tf.Tensor  # [B] bool, whether the session goes on
+    stays: tf.Tensor  # [B] bool, True if the session continues
 
 
 class SessionTables(tf.Module):
-    """A world's tables for the candidate items (rows [A]), as tensors."""
+    """The tables of a world for the candidate items (rows [A]), as tensors."""
 
     def __init__(self, world: SessionWorld, candidates: NDArray[np.int32]):
         super().__init__(name="session_tables")
@@ -54,7 +54,7 @@ class SessionTables(tf.Module):
 
 
 def begin(tables: SessionTables, point: tf.Tensor) -> SessionState:
-    """Fresh sessions of the users at `point` [B], uniform in [0, 1)."""
+    """Start sessions of the users at `point` [B], uniform in [0, 1)."""
     user = tf.minimum(tf.cast(point * tables.users, tf.int32), tables.users - 1)
     zero = tf.zeros_like(point)
     return SessionState(
@@ -98,7 +98,7 @@ def transition(
 
 
 def like_odds(tables: SessionTables, state: SessionState) -> tf.Tensor:
-    """Log-odds [B, A] of a like of every item, shown ones included."""
+    """Return the log-odds [B, A] of a like for every item, including shown ones."""
     odds = (
         tf.gather(tables.like, state.user)
         + tables.slope * tf.matmul(state.shift, tables.direction, transpose_b=True)
@@ -113,28 +113,28 @@ def like_odds(tables: SessionTables, state: SessionState) -> tf.Tensor:
 
 
 def stay_odds(tables: SessionTables, state: SessionState) -> tuple[tf.Tensor, tf.Tensor]:
-    """Log-odds [B, A] of going on after each item, if it is liked and if it is not."""
+    """Return the log-odds [B, A] of continuing after each item: if it is liked, and if it is not."""
     liked = stay_base(tables, state)[:, tf.newaxis] + tables.stay_history[0] * genre_repeat(tables, state)
     missed = tf.minimum(state.misses + 1.0 / MISSES, 1.0)[:, tf.newaxis]
     return liked, liked + tables.stay_history[1] * missed
 
 
 def stay_base(tables: SessionTables, state: SessionState) -> tf.Tensor:
-    """Log-odds [B] of going on at this step, before history."""
+    """Return the log-odds [B] of continuing at this step, without history."""
     now = tf.minimum(state.step, tables.steps - 1)
     return tf.gather_nd(tables.stay, tf.stack([state.user, now], axis=1))
 
 
 def genre_repeat(tables: SessionTables, state: SessionState) -> tf.Tensor:
-    """How much each item [B, A] repeats the genres shown lately, 0..1."""
+    """Return the share of recently shown genres that each item repeats, [B, A] in 0..1."""
     return (1.0 - tables.genre_decay) * tf.matmul(state.genres, tables.genres, transpose_b=True)
 
 
 def _level(tables: SessionTables, odds: tf.Tensor, like_point: tf.Tensor, level_point: tf.Tensor) -> tf.Tensor:
-    """Levels [B] of 0..4 by continuation ratios: 4 or 3 if liked, else 2, else 1 or 0."""
+    """Return levels [B] of 0..4 by continuation ratios: 4 or 3 if liked, else 2, else 1 or 0."""
     like = like_point < tf.sigmoid(odds)
     top, middle, low = (tf.sigmoid(a + b * odds) for a, b in tables.levels)
-    # The second number serves twice: what is left of it above `middle` is again uniform.
+    # The second number is used twice: its part above `middle` is again uniform.
     rest = (level_point - middle) / tf.maximum(1.0 - middle, 1e-6)
     missed = tf.where(level_point < middle, 2, tf.where(rest < low, 1, 0))
     return tf.where(like, tf.where(level_point < top, 4, 3), missed)

@@ -1,16 +1,16 @@
-"""SlateEnvironment: several items are shown at once, the user reads them from the top and likes at most one.
+"""SlateEnvironment: the agent shows several items at once; the user reads from the top and likes at most one.
 
-Observation as in session.py; the action is a slate [B, K] of items, all of which are masked afterwards. The user reads
-on from an item that is not liked with probability `continuation_probability`, and stops at the first like:
+The observation is that of session.py; the action is a slate [B, K] of items, which the mask then excludes. After an
+item without a like, the user reads on with probability `continuation_probability`; they stop at the first like:
 
-    P(position k is read) = continuation_probability^(k-1) prod_{j<k} (1 - P(like j | what was read before))
+    P(position k is read) = continuation_probability^(k-1) prod_{j<k} (1 - P(like j | items read before))
 
-A read item changes the session as in session_dynamics.py (a miss, its genres, the interest on a like), so that the
-positions above bear on those below. The slate pays what its liked item pays, 0 if none is liked, times
-reward_decay^slates; the user then stays with the log-odds of the last item read. Slates are what `steps` of the world
-and `max_episode_steps` count. A position that holds an already shown item, or one that stands higher up in the same
-slate, is skipped: neither read nor paid. If all are, the user stays with the log-odds of no repeat and the misses so
-far. Sources: the cascade, Craswell et al. 2008; reading on with a probability, Chapelle & Zhang 2009.
+A read item changes the session as in session_dynamics.py (a miss, its genres, the interest on a like), so higher
+positions affect lower ones. A slate's reward is that of its liked item, or 0 without a like, times reward_decay^slates.
+The user then stays with the log-odds of the last item read. `steps` of the world and `max_episode_steps` count slates.
+The user skips a position whose item was already shown or appears higher up in the same slate; it pays nothing. If all
+positions are skipped, the user stays with the log-odds of no repeat and the misses so far. Sources: the cascade,
+Craswell et al. 2008; reading on with a probability, Chapelle & Zhang 2009.
 """
 
 from typing import NamedTuple
@@ -27,31 +27,31 @@ from recpolicy.environments.session_dynamics import SessionState, SessionTables,
 from recpolicy.models.session_world import SessionWorld
 
 PER_POSITION = 3
-"""Uniform numbers per position: like, level, reading on. Before them stand the next user and going on."""
+"""Number of uniform numbers per position: like, level, reading on. Next user and continuation precede them."""
 
 
 @config_dataclass
 class SlateConfig(SessionConfig):
-    """How sessions of slates are played."""
+    """Settings of the sessions of slates."""
 
     slate_size: PositiveInt = 5
-    """K, items shown at once."""
+    """Number K of items shown at once."""
     continuation_probability: PositiveFraction = 0.8
-    """Probability of reading on from an item that is not liked, in (0, 1]."""
+    """Probability of reading on after an item without a like, in (0, 1]."""
 
 
 class SlateResponse(NamedTuple):
-    """What a user did with a slate."""
+    """The response of a user to a slate."""
 
-    like: tf.Tensor  # [B] bool, whether an item was liked
+    like: tf.Tensor  # [B] bool, True if an item was liked
     level: tf.Tensor  # [B] int32, 0..4 of the liked item, 0 if none
-    stays: tf.Tensor  # [B] bool, whether the session goes on
+    stays: tf.Tensor  # [B] bool, True if the session continues
     read: tf.Tensor  # [B, K] bool
-    liked: tf.Tensor  # [B, K] bool, at most one a row
+    liked: tf.Tensor  # [B, K] bool, at most one per row
 
 
 class SlateEnvironment(SessionEnvironmentBase):
-    """Batched sessions in one world, one slate a step."""
+    """A batch of sessions in one world, one slate per step."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ def browse_slate(
         points = tf.stack([noise[:, 0], like_point, level_point, noise[:, 1]], axis=1)
         after, response = transition(tables, now, slate[:, k], points)
         liked = read & response.like
-        # The step counts slates, so all positions are read at the same one.
+        # The step counts slates, so all positions have the same step.
         now = choose(read, after._replace(step=state.step), now)
         stays = tf.where(read, response.stays, stays)
         like, level = like | liked, tf.where(liked, response.level, level)
@@ -115,7 +115,7 @@ def browse_slate(
 
 
 def _fresh(state: SessionState, slate: tf.Tensor) -> tf.Tensor:
-    """Positions [B, K] whose item was neither shown before nor stands higher up."""
+    """Return True for positions [B, K] whose item was not shown before and does not appear higher up."""
     same = tf.linalg.band_part(tf.cast(slate[:, :, tf.newaxis] == slate[:, tf.newaxis, :], tf.int32), -1, 0)
     higher = tf.reduce_sum(same, axis=2) > 1  # [B, K]; each equals itself once
     return ~(higher | tf.gather(state.shown, slate, batch_dims=1))

@@ -1,1 +1,1 @@
-"""Supervised models of ratings: what embeddings come from and what simulated worlds are made of."""
+"""Supervised models of ratings, the source of embeddings and simulated worlds."""

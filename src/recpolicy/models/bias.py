@@ -1,7 +1,7 @@
-"""Biases only: expected rating = mu + b_u + b_i, by alternating regularised least squares.
+"""Biases only: expected rating = mu + b_u + b_i, by alternating regularized least squares.
 
-Each epoch sets every item bias, then every user bias, to its shrunken mean residual. Numbers of the official folds are
-in ALGORITHMS.md section 2 and hold to .0005. Source: Koren 2010, section 2.1; the defaults are Surprise's.
+Each epoch sets every item bias, then every user bias, to its shrunken mean residual. The defaults are those of
+Surprise. Source: Koren 2010, section 2.1.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ class BiasConfig:
     """Settings of the bias model."""
 
     reg_user: NonNegativeFloat = 15.0
-    """Shrinkage of user biases: as strong as so many ratings with residual 0."""
+    """Shrinkage of user biases, as a number of ratings with residual 0."""
     reg_item: NonNegativeFloat = 10.0
-    """Shrinkage of item biases, likewise."""
+    """Shrinkage of item biases, in the same unit."""
     epochs: PositiveInt = 10
-    """Rounds of alternation."""
+    """Number of alternations."""
 
 
 @dataclass(frozen=True)
 class Biases:
-    """The fitted numbers; users and items without ratings have bias 0."""
+    """The fitted biases; users and items without ratings have bias 0."""
 
     overall: float
     user: Vector  # [U]
@@ -40,12 +40,12 @@ class Biases:
     item_variance: Vector  # [I], likewise
 
     def expected(self) -> NDArray[np.float64]:
-        """Expected ratings [U, I], not clipped."""
+        """Return the unclipped expected ratings [U, I]."""
         return self.overall + self.user[:, None] + self.item
 
 
 def fit_biases(fit: Ratings, config: BiasConfig) -> Biases:
-    """Alternate from zero; a bias's variance is noise^2 / (n + reg), its posterior variance given the other side."""
+    """Fit by alternation from zero; a bias's variance noise^2 / (n + reg) is conditional on the other side."""
     users, items = fit.shape
     overall = float(np.mean(fit.rating, dtype=np.float64))
     residual = fit.rating - overall
@@ -63,13 +63,13 @@ def _shrunken_mean(row: NDArray[np.int32], residual: Vector, weight: Vector) -> 
 
 
 def noise_std(fit: Ratings, expected: NDArray[np.float64], parameters: float) -> float:
-    """Root mean squared fit residual, with `parameters` (effective number) taken off the N ratings."""
+    """Return the root mean squared fit residual over N - `parameters` (effective number) degrees of freedom."""
     residual = fit.rating - expected[fit.user, fit.item]
     return float(np.sqrt(np.sum(np.square(residual)) / max(len(fit) - parameters, 1)))
 
 
 def effective_parameters(biases: Biases, config: BiasConfig) -> float:
-    """Sum of n / (n + reg) over users and items: how many free numbers the shrunken biases are worth."""
+    """Return the effective number of free parameters: the sum of n / (n + reg) over users and items."""
     user = 1 - config.reg_user * biases.user_variance
     item = 1 - config.reg_item * biases.item_variance
     return float(np.sum(np.maximum(user, 0)) + np.sum(np.maximum(item, 0)))

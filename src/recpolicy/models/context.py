@@ -1,4 +1,4 @@
-"""What a policy sees of a user: the embedding and, on request, demographics. U users, D embedding."""
+"""User contexts: the embedding and, optionally, demographics. U users, D embedding."""
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,9 @@ _OLDEST = 75.0
 
 
 def contexts(embeddings: Embeddings, users: pd.DataFrame, demographics: bool = False) -> NDArray[np.float32]:
-    """Contexts [U, D], with demographics [U, D + ...]: age / 75, gender and occupation as 0/1 columns.
+    """Return the contexts [U, D], with demographics [U, D + ...]: age / 75, gender and occupation as 0/1 columns.
 
-    Attributes that the users table lacks are left out; an unknown age counts as the mean age.
+    Attributes missing from the users table are omitted; an unknown age counts as the mean age.
     """
     parts = [embeddings.user]
     if demographics and "age" in users:

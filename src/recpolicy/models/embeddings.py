@@ -1,9 +1,9 @@
 """User and item embeddings: the leading directions of a rating model's expected ratings.
 
 rating[u, i] ~ offset[i] + user[u] . item[i], from the truncated singular value decomposition of the expected ratings
-centred by item, so they exist for every rating model and are the same on every run. Conventions that make them unique:
-directions by falling singular value; the largest entry of each item direction is positive; the mean squared norm of
-the users is 1. U users, I items, D directions.
+centered by item. Every rating model has them, and they are equal on every run. Conventions make them unique: directions
+have descending singular values; the largest entry of each item direction is positive; the mean squared norm of the
+users is 1. U users, I items, D directions.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Embeddings:
     offset: Array  # [I] mean expected rating of the item over users
     scale: tuple[float, float]
     noise_std: float
-    """Standard deviation of one rating around its expectation, as the rating model has it."""
+    """Standard deviation of one rating around its expectation, from the rating model."""
     explained: float
-    """Share of the centred expected ratings' variance that the D directions keep, 0..1."""
+    """Share of the centered expected ratings' variance in the D directions, 0..1."""
 
     def __post_init__(self) -> None:
         rank = self.user.shape[-1]
@@ -37,7 +37,7 @@ class Embeddings:
             )
 
     def ratings(self) -> Array:
-        """Expected ratings [U, I], clipped to the scale."""
+        """Return the expected ratings [U, I], clipped to the scale."""
         return np.clip(self.user @ self.item.T + self.offset, *self.scale)
 
 
@@ -72,9 +72,9 @@ def embed(model: RatingModel, rank: int = 20) -> Embeddings:
 def _leading(
     matrix: NDArray[np.float64], rank: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Leading singular triplets [U, D], [D], [I, D] by the eigenvectors of the smaller Gram matrix.
+    """Return the leading singular triplets [U, D], [D], [I, D] from the eigenvectors of the smaller Gram matrix.
 
-    That is exact to about sqrt(float64 epsilon) of the largest singular value; smaller ones are taken for zero.
+    That is exact to about sqrt(float64 epsilon) of the largest singular value; smaller ones become zero.
     """
     if matrix.shape[0] < matrix.shape[1]:
         right, singular, left = _leading(matrix.T, rank)

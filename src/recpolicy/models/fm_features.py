@@ -1,8 +1,8 @@
-"""What a factorisation machine sees of a user and of an item: named groups of sparse columns.
+"""Features of users and items for a factorization machine: named groups of sparse columns.
 
-A group is a block of columns that shares one prior: the id itself, each attribute, the implicit set. User rows [U, F]
+A group is a block of columns with one prior: the id, each attribute, the implicit set. User rows [U, F]
 and item rows [I, F'] come from the attributes and from the training ratings only. The implicit set of a user is the
-items it rated, each with weight 1/sqrt(n), so that long and short lists weigh the same (Koren 2008, SVD++).
+items it rated, each with weight 1/sqrt(n), so long and short lists have equal weight (Koren 2008, SVD++).
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from recpolicy.data.ratings import Ratings, genre_matrix
 
-SparseMatrix = Any  # scipy.sparse.csr_matrix; SciPy comes with the extra "train" and is imported when it is used
+SparseMatrix = Any  # scipy.sparse.csr_matrix; SciPy comes with the extra "train", so we import it on use
 
 
 @dataclass(frozen=True)
 class FeatureGroups:
-    """The columns of one side, and how they fall into groups."""
+    """The columns of one side and their groups."""
 
     matrix: SparseMatrix  # [rows, F] float64, CSR
     names: tuple[str, ...]
@@ -74,7 +74,7 @@ def _identity(size: int) -> SparseMatrix:
 
 
 def _implicit_set(row: NDArray[np.int32], column: NDArray[np.int32], shape: tuple[int, int]) -> SparseMatrix:
-    """Rows with weight 1/sqrt(n) for each of the n columns met; a row that meets none is empty."""
+    """Return rows with weight 1/sqrt(n) in each of their n columns; rows without any column are empty."""
     from scipy import sparse
 
     weight = 1.0 / np.sqrt(np.bincount(row, minlength=shape[0])[row])
@@ -82,9 +82,9 @@ def _implicit_set(row: NDArray[np.int32], column: NDArray[np.int32], shape: tupl
 
 
 def _attributes(table: pd.DataFrame, bins: int, max_levels: int) -> Iterator[tuple[str, SparseMatrix]]:
-    """One-hot groups: numbers by equal-frequency bins, words by value; columns with nothing to tell are left out.
+    """Yield one-hot groups: numbers by equal-frequency bins, text by value; skip uninformative columns.
 
-    A column of words with more than `max_levels` values (zip codes, names) is nearly an id and is left out as well.
+    A text column with more than `max_levels` values (zip codes, names) is almost an id, so it is skipped, too.
     """
     for name in table.columns:
         column = table[name]
@@ -98,7 +98,7 @@ def _attributes(table: pd.DataFrame, bins: int, max_levels: int) -> Iterator[tup
 
 
 def _one_hot(codes: NDArray[np.integer]) -> SparseMatrix:
-    """Rows of one 1 in the column of the code; a negative code (missing) gives an empty row."""
+    """Return one-hot rows of the codes; a negative code (missing) gives an empty row."""
     from scipy import sparse
 
     known = np.flatnonzero(codes >= 0)

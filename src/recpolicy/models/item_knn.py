@@ -1,4 +1,4 @@
-"""Item neighbors: a user's expected rating of an item is the baseline plus its surprises at the most similar items.
+"""Item neighbors: a user's expected rating is the baseline plus their mean residual at the most similar items.
 
 mean[u, i] = b_ui + sum_j s_ij (r_uj - b_uj) / sum_j s_ij over the k items j that u rated, other than i itself, with
 the largest similarity s_ij; only s_ij > 0 count. Similarity is Pearson's correlation of the residuals r - b over the n
@@ -29,13 +29,13 @@ class ItemKNNConfig:
     """Settings of the item neighbors."""
 
     max_neighbors: PositiveInt = 40
-    """How many rated items speak for one prediction, at most."""
+    """Largest number of rated items in one prediction."""
     shrinkage: NonNegativeFloat = 100.0
-    """Pull of similarities towards 0, in common raters."""
+    """Shrinkage of similarities toward 0, in common raters."""
     min_support: PositiveInt = 1
-    """Items with fewer common raters than this are not similar."""
+    """Smallest number of common raters of similar items."""
     min_neighbors: PositiveInt = 1
-    """With fewer neighbors than this the baseline is the prediction."""
+    """Smallest number of neighbors; with fewer, the prediction is the baseline."""
     baseline: BiasConfig = field(default_factory=BiasConfig)
     """Settings of the biases that form the baseline."""
 
@@ -64,7 +64,7 @@ def fit_item_knn(fit: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
 
 
 def similarity(fit: Ratings, residual: NDArray[np.float64], config: ItemKNNConfig) -> Array:
-    """Shrunken correlations [I, I] of residuals over common raters; no item is similar to itself."""
+    """Return the shrunken correlations [I, I] of residuals over common raters; the diagonal is 0."""
     dense, rated = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
     dense[fit.user, fit.item] = residual
     rated[fit.user, fit.item] = 1
@@ -81,16 +81,16 @@ def similarity(fit: Ratings, residual: NDArray[np.float64], config: ItemKNNConfi
 def neighbor_shift(
     fit: Ratings, residual: NDArray[np.float64], similar: Array, config: ItemKNNConfig
 ) -> tuple[Array, Array]:
-    """Mean residual [U, I] of the nearest rated items and the effective number [U, I] of those neighbors."""
+    """Return the mean residual [U, I] of the nearest rated items and their effective number [U, I]."""
     users, items = fit.shape
     order = np.lexsort((fit.item, fit.user))
     count = np.bincount(fit.user, minlength=users)  # [U]
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
     shift, effective = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
-    by_count = np.argsort(count, kind="stable")  # users with lists of like length share a chunk, so padding is small
+    by_count = np.argsort(count, kind="stable")  # users with lists of similar length share a chunk, so padding is small
     with progress("item neighbors", users, unit="users") as bar:
         while len(by_count):
-            longest = count[by_count[: max(1, _CELLS // items)]].max()  # of the most users that could fit
+            longest = count[by_count[: max(1, _CELLS // items)]].max()  # for the most users that could fit
             chunk = by_count[: max(1, _CELLS // (items * max(int(longest), 1)))]
             by_count = by_count[len(chunk) :]
             slot = np.arange(max(int(count[chunk].max()), 1))

@@ -1,4 +1,4 @@
-"""Item mean: every user is expected to like an item as much as its raters did. The baseline that asks nothing.
+"""Item mean: the expected rating of an item is its mean rating for every user. The simplest baseline.
 
 mean[u, i] = (sum of ratings of i + damping * mu) / (n_i + damping), mu the mean of all ratings; an item without ratings
 gets mu.
@@ -17,7 +17,7 @@ class ItemMeanConfig:
     """Settings of the item mean."""
 
     damping: NonNegativeFloat = 0.0
-    """Ratings of the overall mean that are added to each item's own."""
+    """Weight of the overall mean in each item's mean, in ratings."""
 
 
 def fit_item_mean(fit: Ratings, config: ItemMeanConfig, seed: int) -> RatingModel:

@@ -1,6 +1,6 @@
 """Logistic regression with an offset and quadratic penalties, by Newton's method.
 
-N rows, F weights. scikit-learn has no offsets, one penalty for all weights and no covariance. Source: penalised
+N rows, F weights. scikit-learn has no offsets, one penalty for all weights and no covariance. Source: penalized
 iteratively reweighted least squares, Hastie & Tibshirani 1990.
 """
 
@@ -15,19 +15,19 @@ Array = NDArray[np.float64]
 
 _MOST_STEPS = 100
 _TOLERANCE = 1e-8
-_RIDGE = 1e-6  # keeps weights finite where the classes separate or a column is constant
+_RIDGE = 1e-6  # keeps weights finite if the classes separate or a column is constant
 
 
 @dataclass(frozen=True)
 class LogisticFit:
-    """Weights and their covariance (the inverse of the penalised information)."""
+    """The weights and their covariance (the inverse of the penalized information)."""
 
     weight: Array  # [F]
     covariance: Array  # [F, F]
 
 
 def sigmoid(odds: Array) -> Array:
-    """Probabilities of log-odds, without overflow."""
+    """Return the probabilities of log-odds, without overflow."""
     probability: Array = 0.5 * (1 + np.tanh(0.5 * odds))
     return probability
 
@@ -35,7 +35,7 @@ def sigmoid(odds: Array) -> Array:
 def fit_logistic(
     columns: Array, outcome: NDArray[np.bool_], offset: Array | None = None, penalty: Array | None = None
 ) -> LogisticFit:
-    """Maximise the log-likelihood of `outcome` [N] minus weight' penalty weight / 2.
+    """Maximize the log-likelihood of `outcome` [N] minus weight' penalty weight / 2.
 
     columns [N, F]; offset [N] is added to the log-odds; penalty [F, F]. The log-likelihood is concave, so halving a
     step until it rises always ends. Raises DataError without rows.

@@ -1,7 +1,7 @@
 """Features of a (user, item) pair for agents that share one model over all arms.
 
 With user embedding p, item embedding q and item offset o (models/embeddings.py: rating = o + p.q) the features are
-(p * q, o, 1), so the weights (1, ..., 1, 1, 0) reproduce the rating model: a shared linear agent starts from there.
+(p * q, o, 1), so the weights (1, ..., 1, 1, 0) reproduce the rating model. A shared linear agent starts with them.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class PairFeatures:
-    """Pair features from fixed item tables; the user's embedding is the first D entries of the context."""
+    """Pair features from fixed item tables; the first D entries of the context are the user's embedding."""
 
     def __init__(self, item: NDArray[np.float32], offset: NDArray[np.float32]):
         self._item = tf.constant(item)  # [I, D]
@@ -18,10 +18,10 @@ class PairFeatures:
         self.all_items = tf.range(len(item))  # [I]
         self.rank = item.shape[1]
         self.width = self.rank + 2
-        """K, the number of features."""
+        """Number K of features."""
 
     def of(self, context: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        """Features [B, A, K] of `items` ([B, A], or [A] for all) under `context` [B, >= D]."""
+        """Return the features [B, A, K] of `items` ([B, A], or [A] for all) under `context` [B, >= D]."""
         user = context[:, tf.newaxis, : self.rank]  # [B, 1, D]
         product = user * tf.gather(self._item, items)  # [B, A, D]
         offset = tf.broadcast_to(tf.gather(self._offset, items), tf.shape(product)[:2])[..., tf.newaxis]
@@ -29,5 +29,5 @@ class PairFeatures:
 
 
 def prior_weights(rank: int) -> NDArray[np.float32]:
-    """The weights [K] under which the features give the rating model's expectation."""
+    """Return the weights [K] that reproduce the rating model's expectation."""
     return np.concatenate([np.ones(rank), [1.0, 0.0]]).astype(np.float32)

@@ -1,9 +1,9 @@
-"""Logistic regression with an effect of each group that is drawn to 0 by as much as the groups are alike.
+"""Logistic regression with random effects of groups; similar groups have smaller effects.
 
-N rows, F weights, K groups. For a given variance of the effects: Newton's method; the information matrix has a diagonal
-block for the effects, so a step costs N F^2 + K F^2 however many groups there are. The variance: the fixed point of
-sum of effect^2 / (K - sum of posterior variance / variance), where EM goes too, only in far fewer rounds.
-Sources: Schall 1991; Breslow & Clayton 1993.
+N rows, F weights, K groups. For a given variance of the effects we use Newton's method. The information matrix has a
+diagonal block for the effects, so a step costs only N F^2 + K F^2. The variance is the fixed point of sum of effect^2 /
+(K - sum of posterior variance / variance). EM has the same fixed point but needs far more iterations. Sources: Schall
+1991; Breslow & Clayton 1993.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ Array = NDArray[np.float64]
 _ROUNDS, _ROUND_TOLERANCE = 50, 0.01
 _STEPS, _STEP_TOLERANCE = 100, 1e-8
 _RIDGE = 1e-6
-_LEAST = 1e-3  # variance at which the groups are taken to be alike
+_LEAST = 1e-3  # variance at which we take the groups as equal
 
 
 @dataclass(frozen=True)
 class RandomEffects:
-    """log-odds = offset + columns . weight + effect[group]."""
+    """The fitted model log-odds = offset + columns . weight + effect[group]."""
 
     weight: Array  # [F]
     effect: Array  # [K]
@@ -49,7 +49,7 @@ class _Rows:
         return float(self.outcome @ odds - np.logaddexp(0, odds).sum() - penalty / 2)
 
     def total(self, values: Array) -> Array:
-        """Sums [K] of values [N] over the rows of each group."""
+        """Return the sums [K] of values [N] over the rows of each group."""
         return np.bincount(self.group, values, self.groups).astype(np.float64)
 
 
@@ -66,7 +66,7 @@ def fit_random_effects(
     weight, effect, variance = np.zeros(columns.shape[1]), np.zeros(len(present)), 0.5
     for _ in range(_ROUNDS):
         weight, effect, uncertainty = _maximise(rows, weight, effect, 1 / variance)
-        known = len(present) - np.sum(uncertainty) / variance  # how many effects the rows really tell apart
+        known = len(present) - np.sum(uncertainty) / variance  # effective number of effects
         before, variance = variance, max(float(effect @ effect / max(known, 1e-9)), _LEAST)
         if abs(variance / before - 1) < _ROUND_TOLERANCE:
             break
@@ -74,7 +74,7 @@ def fit_random_effects(
 
 
 def _maximise(rows: _Rows, weight: Array, effect: Array, precision: float) -> tuple[Array, Array, Array]:
-    """Weights, effects and the effects' posterior variances for a given precision of the effects."""
+    """Return the weights, effects and posterior variances of the effects, for a given precision of the effects."""
     value = rows.objective(weight, effect, precision)
     for _ in range(_STEPS):
         weight_step, effect_step, uncertainty = _newton(rows, weight, effect, precision)
@@ -90,7 +90,8 @@ def _maximise(rows: _Rows, weight: Array, effect: Array, precision: float) -> tu
 
 
 def _newton(rows: _Rows, weight: Array, effect: Array, precision: float) -> tuple[Array, Array, Array]:
-    """The Newton step of weights [F] and effects [K] by the Schur complement, and the effects' variances [K]."""
+    """Return the Newton step of weights [F] and effects [K], and the effects' variances [K], by the Schur
+    complement."""
     probability = sigmoid(rows.odds(weight, effect))
     spread, miss = probability * (1 - probability), rows.outcome - probability
     weighted = rows.columns * spread[:, None]

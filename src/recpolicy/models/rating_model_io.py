@@ -1,6 +1,6 @@
 """Rating models on disk: a folder with `model.json` and `arrays.npz`, no pickle, digests over both.
 
-The folder appears whole or not at all, and what was changed, cut short or made by something else is refused.
+Writes are atomic. Reading refuses folders that were changed, truncated or written by another program.
 """
 
 import zipfile

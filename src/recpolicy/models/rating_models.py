@@ -1,7 +1,7 @@
-"""The rating models by name, and the one function that fits any of them, with a cache.
+"""The rating models by name, and a function that fits any of them with a cache.
 
-A cached fit lies in a folder named by what determines it: ratings, attributes, model, config, seed and the version of
-recpolicy. Asking again for the same fit loads it.
+The name of a cache folder is a digest of ratings, attributes, model, config, seed and the version of recpolicy. A
+repeated fit is loaded from the cache.
 """
 
 import logging
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RatingModelKind:
-    """One way to fit a rating model: its config class and its fit function (fit, config, seed)."""
+    """A kind of rating model: its config class and its fit function (fit, config, seed)."""
 
     config: type[Any]
     fit: Callable[[Ratings, Any, int], RatingModel]
@@ -87,18 +87,18 @@ def fit_rating_model(
     fitted = kind.fit(fit, settings, seed)
     try:
         save_rating_model(fitted, folder)
-    except OSError as error:  # a full or read-only disk must not cost the fit
+    except OSError as error:  # keep the fit even if the disk is full or read-only
         logger.warning("rating model is not cached in %s: %s", folder, error)
     return fitted
 
 
 def default_cache() -> Path:
-    """The folder that $RECPOLICY_CACHE names, or ~/.cache/recpolicy."""
+    """Return the folder in $RECPOLICY_CACHE, or ~/.cache/recpolicy."""
     return Path(os.environ.get("RECPOLICY_CACHE") or Path.home() / ".cache" / "recpolicy")
 
 
 def _resolve(kind: RatingModelKind, config: Any, model: str) -> Any:
-    """The settings as the model's config dataclass."""
+    """Return the settings as the model's config dataclass."""
     if config is None:
         return kind.config()
     if isinstance(config, kind.config):
@@ -110,7 +110,7 @@ def _resolve(kind: RatingModelKind, config: Any, model: str) -> Any:
 
 
 def _key(fit: Ratings, model: str, settings: Any, seed: int) -> str:
-    """Digest of all that determines a fit; Ratings.digest leaves out attributes and unrated rows, so they are added."""
+    """Return a digest of all inputs of a fit, including attributes and unrated rows, which Ratings.digest omits."""
     tables = [fit.digest, fit.user, fit.item, _table(fit.users), _table(fit.items), list(fit.scale)]
     return content_digest(*tables, model, as_dict(settings), seed, FORMAT_VERSION, version("recpolicy"))[:32]
 

@@ -1,7 +1,7 @@
-"""How far ratings lie from their expectation, measured on ratings that the fit did not see.
+"""The noise of ratings around their expectation, measured on held-out ratings.
 
-Residuals of the fit itself flatter models that have seen the very rating: item neighbors would claim a noise of .69 on
-MovieLens 100K where held-out ratings show .91. Models whose std is `noise * sqrt(factor)` get theirs from here.
+Residuals on the training ratings are too small: on MovieLens 100K, item neighbors have .69 there but .91 on held-out
+ratings. Models whose std is `noise * sqrt(factor)` use this noise.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,11 @@ from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
 
 _SHARE = 0.1
-_FEWEST = 20  # below this there is nothing to hold out
+_FEWEST = 20  # with fewer ratings we hold out none
 
 Predict = Callable[[Ratings], tuple[NDArray[np.floating], NDArray[np.floating]]]
-"""Fits on ratings; returns expected ratings [U, I], clipped, and their variance [U, I] in units of the noise's."""
+"""Function that fits ratings; it returns clipped expected ratings [U, I] and their variance [U, I] per noise
+variance."""
 
 
 def held_out_noise(fit: Ratings, predict: Predict, seed: int) -> float:

@@ -1,8 +1,8 @@
-"""What happened earlier in each real session, by the formulas of a SessionWorld.
+"""The history of each real session, by the formulas of a SessionWorld.
 
-N ratings in M sessions, I items, D interest, G genres. Before an item is shown: how much it repeats the genres shown
-lately, the misses in a row, and how far the likes so far have turned the interest. Vectorised over sessions; the only
-loop is over positions in a session.
+N ratings in M sessions, I items, D interest, G genres. The history before each item has the share of recently shown
+genres that it repeats, the consecutive misses, and the change of interest from earlier likes. The code is vectorized
+over sessions and loops over positions.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class History:
-    """History at each rating, in the order of `Sessions.rows`."""
+    """The history at each rating, in the order of `Sessions.rows`."""
 
     repeat: Array  # [N] genre repeat when the item is shown, 0..1
-    misses: Array  # [N] misses in a row before the response, capped at MISSES and divided by it
+    misses: Array  # [N] consecutive misses before the response, capped at MISSES and divided by it
     misses_after: Array  # [N] the same after the response
     drift: Array  # [N] (interest_t - interest_0) . direction of the item, in points of expected rating
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a history needs to know of users and items: the tables of a SessionWorld, all users in rows."""
+    """The inputs of a history: the tables of a SessionWorld with all users as rows."""
 
     interest: NDArray[np.float32]  # [U, D]
     direction: NDArray[np.float32]  # [I, D]
@@ -40,7 +40,7 @@ class Preferences:
 def compute_history(
     sessions: Sessions, item: NDArray[np.int32], like: NDArray[np.bool_], tastes: Preferences
 ) -> History:
-    """Play the sessions through; item and like [N] are in the order of `sessions.rows`."""
+    """Compute the history of all sessions; item and like [N] are in the order of `sessions.rows`."""
     repeat, misses, after, drift = np.zeros((4, len(item)))
     by_length = np.argsort(-sessions.length, kind="stable")  # sessions still running are always the first ones
     start, user = sessions.start[by_length], sessions.user[by_length]

@@ -1,17 +1,16 @@
-"""A simulated world of sessions: how users respond to the items they are shown one after the other.
+"""A simulated world of sessions: users respond to items shown one after the other.
 
-W simulated users, I items, D interest, G genres, S steps at most. Everything a session needs is a table or a weight:
+W simulated users, I items, D interest, G genres, S steps at most. Tables and weights define a session:
 
     log-odds(like)     = like[u, m] + slope (interest_t - interest_0) . direction[m] + like_history . h
     log-odds(level >=) = a continuation-ratio model of the five levels 0, .25, .5, .75, 1 of the watch fraction
     log-odds(go on)    = stay[u, s] + stay_history . h'
 
-h = (genre repeat, misses in a row) when the item is shown, h' after the user's response. On a like the interest turns
-towards the item: interest <- d interest + (1 - d) direction / |direction|. "Like", "watch fraction" and "going
-on" are stand-ins made of ratings and their times (a like is a rating of 4 or 5 of 5, the watch fraction is
-(rating - low) / (high - low), a session is a run of ratings with gaps of at most 30 minutes): MovieLens holds no
-clicks.
-Source of the form: ALGORITHMS section 14; continuation ratios: Tutz 1990.
+h = (genre repeat, consecutive misses) when the item is shown, h' after the user's response. On a like the interest
+turns toward the item: interest <- d interest + (1 - d) direction / |direction|. MovieLens has no clicks, so likes,
+watch fractions and sessions are proxies from ratings and their times. A like is a rating of 4 or 5 of 5, the watch
+fraction is (rating - low) / (high - low), and a session is a sequence of ratings with gaps of at most 30 minutes.
+Source of the continuation ratios: Tutz 1990.
 """
 
 from dataclasses import dataclass
@@ -25,23 +24,23 @@ from recpolicy.core.files import content_digest
 Array = NDArray[np.float32]
 
 HISTORY = ("genre_repeat", "misses")
-"""The features h: cosine-weighted share of the recent genres that the item repeats, 0..1; misses in a row, capped at
+"""The features h: cosine-weighted share of the recent genres that the item repeats, 0..1; consecutive misses, capped at
 MISSES and divided by it, 0..1."""
 MISSES = 5
 INTEREST_DECAY = 0.9
-"""Share of the old interest that a like leaves in what a policy remembers (session views)."""
+"""Share of the old interest that remains after a like in a policy's memory (observation encoders)."""
 GENRE_DECAY = 0.7
-"""Share of the remembered genres that each shown item leaves there."""
+"""Share of the remembered genres that remains in that memory after each shown item."""
 LIKE_LEVEL = 3
 """Levels 3 and 4 of 0..4 (ratings 4 and 5 of 1..5) are likes."""
 
 
 @dataclass(frozen=True)
 class SessionWorld:
-    """The responses of W users; see the module for the formulas."""
+    """A world of W users; see the module for the formulas."""
 
     name: str
-    """Model class and ratings behind it, for reports."""
+    """Model class and ratings of this world, for reports."""
     users: NDArray[np.int32]  # [W] rows of the users table
     like: Array  # [W, I] log-odds of a like at the start of a session, calibrated
     slope: float
@@ -49,17 +48,17 @@ class SessionWorld:
     interest: Array  # [W, D] interests at the start of a session
     direction: Array  # [I, D]; (interest_t - interest_0) . direction is a change of expected rating
     like_history: Array  # [2] weights of HISTORY
-    stay: Array  # [W, S] log-odds of going on after step s = 0..S-1, before history
+    stay: Array  # [W, S] log-odds of continuing after step s = 0..S-1, without history
     stay_history: Array  # [2] weights of HISTORY, fatigue included
     fatigue: tuple[float, float]
-    """The part of stay_history that is assumed, not fitted: (genre repeat, misses), >= 0; (0, 0) turns fatigue off."""
+    """Assumed, not fitted, part of stay_history: (genre repeat, misses), >= 0; (0, 0) disables fatigue."""
     levels: Array  # [3, 2] intercept and slope, in the log-odds of a like, of P(5 | like), P(3 | miss), P(2 | below 3)
     genres: Array  # [I, G], rows of length 1, or 0 where no genre is known
-    known: NDArray[np.int8] | None = None  # [W, I] the level 0..4 that is paid, -1 where it is drawn
+    known: NDArray[np.int8] | None = None  # [W, I] known level 0..4 that is paid, -1 where the level is drawn
     interest_decay: float = 0.9
-    """Share of the old interest that a like leaves."""
+    """Share of the old interest that remains after a like."""
     genre_decay: float = 0.7
-    """Share of the remembered genres that each shown item leaves."""
+    """Share of the remembered genres that remains after each shown item."""
     scale: tuple[float, float] = (1.0, 5.0)
 
     def __post_init__(self) -> None:

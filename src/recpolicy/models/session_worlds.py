@@ -1,8 +1,8 @@
-"""The two worlds of sessions: one to train in, one to evaluation_world in.
+"""The two worlds of sessions: one for training, one for evaluation.
 
-World A is a matrix factorisation fitted on the training ratings of one half of the users, whom it simulates. World B is
-item neighbors fitted on all ratings, test included, of the other half, and pays the levels of their real test ratings.
-No user, no rating and no model class is in both; what an agent gains in A and not in B it owes to the simulator.
+World A simulates one half of the users by a matrix factorization of their training ratings. World B simulates the other
+half by item neighbors fitted on all their ratings, test included, and pays the levels of real test ratings. The worlds
+have no user, rating or model class in common, so a gain in A but not in B is an artifact of the simulator.
 """
 
 from dataclasses import dataclass, replace
@@ -19,17 +19,17 @@ from recpolicy.models.user_model import SessionWorldConfig, fit_session_world
 from recpolicy.models.user_model_fits import watch_levels
 
 EVALUATION_MODEL = "item_knn"
-"""The model class of world B: none that features or world A are made of."""
+"""Model class of world B; features and world A use other classes."""
 
 
 @dataclass(frozen=True)
 class TwoWorlds:
-    """Worlds of disjoint users."""
+    """Two worlds with disjoint users."""
 
     train: SessionWorld
-    """World A, where agents learn."""
+    """World A, for training."""
     evaluation_world: SessionWorld
-    """World B, where they are judged; it knows the test ratings of its users."""
+    """World B, for evaluation; it knows the test ratings of its users."""
 
 
 def fit_two_worlds(split: Split, config: SessionWorldConfig | None = None, seed: int = 0) -> TwoWorlds:
@@ -47,7 +47,7 @@ def fit_two_worlds(split: Split, config: SessionWorldConfig | None = None, seed:
 
 
 def halves(fit: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Two random halves of the users (rows, ascending) who have a rating in `fit`."""
+    """Return two random halves of the users with a rating in `fit`, as ascending rows."""
     users = np.unique(fit.user)
     if len(users) < 4:
         raise DataError(f"{fit.name}: {len(users)} users; two worlds need at least four")
@@ -56,12 +56,12 @@ def halves(fit: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32
 
 
 def of_users(ratings: Ratings, users: NDArray[np.integer], name: str) -> Ratings:
-    """The ratings of these users (rows), over the same users and items."""
+    """Return the ratings of these users (rows), over the same users and items."""
     return ratings.take(np.isin(ratings.user, users), name=f"{ratings.name}, {name}")
 
 
 def joined(fit: Ratings, test: Ratings, name: str) -> Ratings:
-    """All ratings of a split in one table."""
+    """Return all ratings of a split in one table."""
     timestamp = None
     if fit.timestamp is not None and test.timestamp is not None:
         timestamp = np.concatenate([fit.timestamp, test.timestamp])

@@ -1,8 +1,8 @@
-"""Biased matrix factorisation by alternating least squares: a cheap stand-in for the Bayesian models.
+"""Biased matrix factorization by alternating least squares: a cheap alternative to the Bayesian models.
 
-expected rating = mu + b_u + b_i + p_u.q_i. Each half-epoch solves one ridge regression per user (or item) for its
-factor and bias together, all at once: the Gram matrices are one [U, I] x [I, K^2] product and the systems one batched
-solve. The penalty of a row grows with its number of ratings (`reg` per rating, Zhou et al. 2008) on top of `reg_0`.
+expected rating = mu + b_u + b_i + p_u.q_i. Each half-epoch solves all users' (or items') ridge regressions for factor
+and bias together: the Gram matrices are one [U, I] x [I, K^2] product and the systems one batched solve. The penalty of
+a row grows with its number of ratings (`reg` per rating, Zhou et al. 2008) on top of `reg_0`.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class SVDConfig:
     rank: PositiveInt = 10
     """Length of the factors."""
     epochs: PositiveInt = 15
-    """Rounds of alternation."""
+    """Number of alternations."""
     reg: NonNegativeFloat = 0.07
     """Ridge penalty of factors and biases for each rating of the row."""
     reg_0: PositiveFloat = 5.0
@@ -37,21 +37,22 @@ class SVDConfig:
 
 @dataclass(frozen=True)
 class Factors:
-    """A fitted factorisation; the last column of each side meets a 1 of the other: user [p, b_u], item [q, b_i]."""
+    """A fitted factorization: rows [p, b_u] of users and [q, b_i] of items; each bias is multiplied by 1."""
 
     overall: float
     user: Matrix  # [U, K + 1]
     item: Matrix  # [I, K + 1]
     user_covariance: Matrix  # [U, K + 1, K + 1], given the items and in units of the noise variance
-    item_covariance: Matrix  # [I, K + 1, K + 1], likewise
+    item_covariance: Matrix  # [I, K + 1, K + 1], given the users
 
     def expected(self) -> Matrix:
-        """Expected ratings [U, I], not clipped."""
+        """Return the unclipped expected ratings [U, I]."""
         product = self.user[:, :-1] @ self.item[:, :-1].T
         return self.overall + product + self.user[:, -1:] + self.item[:, -1]
 
     def variance(self) -> Matrix:
-        """Variance [U, I] of the expected ratings: each side's, the other side held fixed, added up."""
+        """Return the variance [U, I] of the expected ratings: the sum of both sides', each with the other side
+        fixed."""
         user, item = _with_one(self.user), _with_one(self.item)
         return _quadratic_forms(self.user_covariance, item) + _quadratic_forms(self.item_covariance, user).T
 
@@ -72,7 +73,7 @@ def fit_svd(fit: Ratings, config: SVDConfig, seed: int) -> RatingModel:
 
 
 def fit_factors(fit: Ratings, config: SVDConfig, seed: int) -> Factors:
-    """Alternate; items start from small random factors, so that users have something to regress on."""
+    """Fit by alternation; items start from small random factors, which the first regression of the users needs."""
     rated, excess = np.zeros(fit.shape), np.zeros(fit.shape)  # [U, I]
     overall = float(np.mean(fit.rating, dtype=np.float64))
     rated[fit.user, fit.item] = 1
@@ -89,24 +90,25 @@ def fit_factors(fit: Ratings, config: SVDConfig, seed: int) -> Factors:
 
 
 def _with_one(side: Matrix) -> Matrix:
-    """[rows, K + 1] factors followed by 1: what the other side's factors and bias are multiplied with."""
+    """Return factors followed by 1, [rows, K + 1], the regressors of the other side's factors and biases."""
     return np.column_stack([side[:, :-1], np.ones(len(side))])
 
 
 def _solve(rated: Matrix, excess: Matrix, other: Matrix, config: SVDConfig) -> tuple[Matrix, Matrix]:
-    """One side's rows [R, K + 1] and their covariances, given `other` [C, K + 1]; rated and excess are [R, C]."""
+    """Return one side's rows [R, K + 1] and their covariances, given `other` [C, K + 1]; rated and excess are [R,
+    C]."""
     x = _with_one(other)  # [C, K + 1]
     width = x.shape[1]
     outer = (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)  # [C, (K + 1)^2]
     gram = (rated @ outer).reshape(-1, width, width)  # [R, K + 1, K + 1]
-    target = excess @ x - rated @ (x * other[:, -1:])  # the other side's bias is taken off the rating
+    target = excess @ x - rated @ (x * other[:, -1:])  # subtract the other side's bias from the rating
     penalty = config.reg_0 + config.reg * rated.sum(axis=1)  # [R]
     covariance = np.linalg.inv(gram + penalty[:, None, None] * np.eye(width))
     return np.einsum("rij,rj->ri", covariance, target), covariance
 
 
 def _quadratic_forms(covariance: Matrix, x: Matrix) -> Matrix:
-    """x_c' S_r x_c [R, C] for every row's covariance S_r [R, K, K] and every x_c [C, K]."""
+    """Return x_c' S_r x_c [R, C] for every row's covariance S_r [R, K, K] and every x_c [C, K]."""
     outer = (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)
     forms: Matrix = covariance.reshape(len(covariance), -1) @ outer.T
     return np.maximum(forms, 0)

@@ -1,6 +1,6 @@
-"""Fit a SessionWorld on real ratings: a rating model for the tastes, response models for what users make of them.
+"""Fit a SessionWorld on real ratings: a rating model for the preferences and models of the users' responses.
 
-U users, I items, W simulated users. The parts are fitted by response_fits.py, which says how and from what.
+U users, I items, W simulated users. user_model_fits.py fits the parts and documents their data.
 """
 
 from collections.abc import Mapping
@@ -39,26 +39,26 @@ class SessionWorldConfig:
     gap_minutes: PositiveFloat = GAP_MINUTES
     """A longer pause between two ratings of a user ends the session."""
     max_steps: Annotated[int, Field(ge=2)] = 20
-    """S, the most items that a session shows; longer real sessions count as ones that still go on there."""
+    """Largest number S of items in a session; longer real sessions are right-censored there."""
     rating_model: str = "svd"
-    """Rating model behind the tastes, a name in RATING_MODELS."""
+    """Rating model of the preferences, a name in RATING_MODELS."""
     rating_model_config: Mapping[str, Any] | None = None
-    """Settings of the rating model; None takes its defaults."""
+    """Settings of the rating model; None uses its defaults."""
     folds: Annotated[int, Field(ge=2)] = 3
-    """Parts of the ratings that are predicted in turn by a model fitted on the others, to calibrate likes."""
+    """Number of cross-fitting folds for the calibration of likes."""
     rank: PositiveInt = 20
-    """D, length of the interests; at most the number of users with ratings and of items."""
+    """Length D of the interests; at most the number of users with ratings and of items."""
     drift: NonNegativeFloat = 0.25
-    """ASSUMED: how much a point of expected rating that turned interest adds counts, against one of the rating model;
-    0 switches drift off. Real rating sessions show none: fitted freely, the weight is negative (-0.8 on u1)."""
+    """ASSUMED: weight of a point of expected rating from changed interest, relative to one of the rating model; 0
+    disables drift. Real rating sessions show no drift: a freely fitted weight is negative (-0.8 on u1)."""
     fatigue_genre: NonNegativeFloat = 4.0
-    """ASSUMED: taken off the log-odds of going on per unit of genre repeat; 0 switches it off."""
+    """ASSUMED: decrease of the log-odds of continuing per unit of genre repeat; 0 disables it."""
     fatigue_misses: NonNegativeFloat = 2.0
-    """ASSUMED: taken off the log-odds of going on at five misses in a row, a fifth for each; 0 switches it off."""
+    """ASSUMED: decrease of the log-odds of continuing at five consecutive misses, a fifth for each; 0 disables it."""
     interest_decay: PositiveFraction = 0.9
-    """Share of the old interest that a like leaves."""
+    """Share of the old interest that remains after a like."""
     genre_decay: Annotated[float, Field(ge=0, lt=1)] = 0.7
-    """Share of the remembered genres that each shown item leaves."""
+    """Share of the remembered genres that remains after each shown item."""
 
     @property
     def fatigue(self) -> tuple[float, float]:
@@ -68,7 +68,7 @@ class SessionWorldConfig:
 
 @dataclass(frozen=True)
 class UserModel:
-    """The fitted response models, before they are laid out as tables for certain users."""
+    """The fitted response models, from which world_of_responses computes the tables of given users."""
 
     model: RatingModel
     expected: NDArray[np.float64]
@@ -77,11 +77,11 @@ class UserModel:
     like: LikeModel
     levels: NDArray[np.float64]  # [3, 2]
     stay: ContinuationModel
-    learn: NDArray[np.bool_]  # [U] users that taught everything but the rating model
+    learn: NDArray[np.bool_]  # [U] users on whom all parts but the rating model were fitted
     name: str
-    """Rating model and ratings behind it."""
+    """Rating model and its ratings, for reports."""
     drift: float
-    """Weight of turned interest in points of expected rating."""
+    """Weight of changed interest in points of expected rating."""
     fatigue: tuple[float, float]
 
 
@@ -107,7 +107,7 @@ def fit_user_model(
     level = watch_levels(part.rating, fit.scale)
     like = level >= LIKE_LEVEL
 
-    blocks = sessions.cut(config.max_steps)  # history never reaches further back than a simulated session
+    blocks = sessions.cut(config.max_steps)  # history is never longer than a simulated session
     history = compute_history(blocks, part.item[blocks.rows], like[blocks.rows], tastes)
     crossed = cross_fitted(fit, config.rating_model, config.rating_model_config, config.folds, model_seed)
     expected = crossed[rows][blocks.rows]
@@ -135,13 +135,13 @@ def fit_session_world(
 ) -> SessionWorld:
     """Fit the response models as `fit_user_model` does and return the world of the users (rows) in `simulate`.
 
-    A user who is not in `learn` goes on as a user drawn at random from the learnt ones would.
+    A user who is not in `learn` continues like a random user of `learn`.
     """
     return world_of_responses(fit_user_model(fit, learn, config, seed), simulate, seed)
 
 
 def world_of_responses(responses: UserModel, simulate: NDArray[np.integer], seed: int) -> SessionWorld:
-    """Lay the fitted models out as tables for the users (rows) in `simulate`, [W]."""
+    """Return a world with the tables of the users (rows) in `simulate`, [W]."""
     users = np.unique(simulate)
     like, tastes = responses.like, responses.tastes
     rng = generator(seed, "session world/stay")
@@ -166,7 +166,7 @@ def world_of_responses(responses: UserModel, simulate: NDArray[np.integer], seed
 
 
 def compute_preferences(model: RatingModel, fit: Ratings, config: SessionWorldConfig) -> Preferences:
-    """Interests and directions are the embeddings of the users with ratings; a user without any has no interest."""
+    """Return interests and directions from the embeddings of the users with ratings; other users have interest 0."""
     rated = np.unique(fit.user)
     part = replace(model, mean=model.mean[rated], std=model.std[rated])
     embeddings = embed(part, min(config.rank, *part.shape))

@@ -1,7 +1,7 @@
-"""What pays the rewards in simulation: expected ratings, and real ratings where they are known.
+"""A simulated world that pays rewards from expected ratings, or from known real ratings.
 
-U users, I items. A world is fitted apart from the features that a policy sees, by another model class; a rating that
-`known` holds is paid as it is, every other one is drawn around its expectation (environments/rating_noise.py).
+U users, I items. A world uses another model class than the features of a policy. A rating in `known` is paid exactly;
+all others are drawn around their expectation (environments/rating_noise.py).
 """
 
 from dataclasses import dataclass, replace
@@ -17,17 +17,18 @@ from recpolicy.models.rating_model import RatingModel
 
 @dataclass(frozen=True)
 class World:
-    """Expected rewards [U, I] on the rating scale; `known` marks cells that pay exactly their expectation."""
+    """A world of expected rewards [U, I] on the rating scale; `known` marks cells that pay exactly their
+    expectation."""
 
     expected: NDArray[np.float32]  # [U, I], within scale
     known: NDArray[np.bool_]  # [U, I]
     scale: tuple[float, float]
     name: str
-    """The model class and the ratings behind it, for reports."""
+    """Model class and ratings of this world, for reports."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
-        if not (self.expected.min() >= low and self.expected.max() <= high):  # NaN fails as well
+        if not (self.expected.min() >= low and self.expected.max() <= high):  # NaN fails, too
             raise DataError(f"world {self.name}: expected rewards must lie within {low}..{high} and be finite")
 
     @property

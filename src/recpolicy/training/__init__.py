@@ -1,1 +1,1 @@
-"""Loops that let an agent learn, whole rounds inside one compiled function, and checkpoints to resume from."""
+"""Compiled training loops for agents, and checkpoints for resuming them."""

@@ -1,6 +1,6 @@
-"""Checkpoints of a training: what is saved together, and the refusal of what does not fit.
+"""Checkpoints of a training run, with a check that a checkpoint fits the run.
 
-An artifact of an agent of single rounds holds the learner's variables, `checkpoint/`, so that a later training can
+The artifact of an agent of single rounds has the learner's variables in `checkpoint/`. A later training run can
 continue from them.
 """
 
@@ -17,7 +17,7 @@ _VERSION_1_NAME = "learner"
 
 
 def make_checkpoint_manager(folder: Path, **parts: Any) -> tf.train.CheckpointManager:
-    """A manager of the last two checkpoints of the named parts in `folder`."""
+    """Return a manager of the last two checkpoints of the named parts in `folder`."""
     return tf.train.CheckpointManager(tf.train.Checkpoint(**parts), str(folder / "checkpoints"), max_to_keep=2)
 
 
@@ -27,7 +27,7 @@ def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
     if latest is None:
         return
     try:
-        # Everything saved must have its place here, so that a checkpoint of another agent is refused.
+        # Every saved variable must have a counterpart here, so that a checkpoint of another agent is refused.
         manager.checkpoint.restore(latest).assert_consumed()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         message = str(error).splitlines()[0]

@@ -1,7 +1,7 @@
 """The compiled online loop: environment step, action, update and metrics inside one XLA program.
 
-Per round t (a batch of B users): draw users, choose actions, pay, measure regret, learn. Everything random is a
-function of (seed, t), so a run cut at any round and taken up again gives the same numbers as an unbroken one.
+Per round t (a batch of B users): draw users, choose actions, pay rewards, measure regret, learn. All randomness is a
+function of (seed, t), so a resumed run gives the same numbers as an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from recpolicy.environments.base import RecommendationEnvironment
 
 
 class Rounds(NamedTuple):
-    """What happened in R rounds of B interactions."""
+    """The metrics of R rounds of B interactions."""
 
     reward: NDArray[np.float32]  # [R], mean over the batch
     regret: NDArray[np.float32]  # [R], mean over the batch
@@ -28,7 +28,7 @@ class Rounds(NamedTuple):
 
 
 class OnlineLoop:
-    """Runs an agent in an environment, many rounds a call; of the environment it moves the round number only."""
+    """A loop of an agent in an environment, many rounds per call; it changes only the environment's round number."""
 
     def __init__(self, environment: RecommendationEnvironment, agent: BanditAgent, *, learns: bool = True):
         self._environment, self._agent = environment, agent
@@ -36,7 +36,7 @@ class OnlineLoop:
         self._learns = learns
 
     def run(self, rounds: int) -> Rounds:
-        """Play `rounds` rounds from where the environment stands."""
+        """Play `rounds` rounds from the environment's current round."""
         if rounds not in self._compiled:
             self._compiled[rounds] = tf.function(self._rounds(rounds), jit_compile=True, autograph=False)
         return Rounds(*(part.numpy() for part in self._compiled[rounds]()))
@@ -57,7 +57,7 @@ class OnlineLoop:
             worse = tf.cast(regret > 0, tf.float32)
             figures = tf.stack([tf.reduce_mean(reward), tf.reduce_mean(regret), tf.reduce_mean(worse), loss])
             curves = tf.tensor_scatter_nd_update(curves, [[row]], figures[tf.newaxis])
-            # Counting by comparison: a scatter would be a loop over the batch on the CPU.
+            # Count by comparison: on the CPU, a scatter would be a loop over the batch.
             pulls += tf.reduce_sum(tf.cast(action[:, tf.newaxis] == arms, tf.int32), axis=0)
             return row + 1, start, curves, pulls
 

@@ -1,12 +1,12 @@
-"""What each arm pays on average, whoever was shown it: means over a log weighted by 1 / propensity, self-normalised.
+"""Inverse-propensity-weighted means: the mean reward of each arm over all users, self-normalized.
 
-N rounds, A arms. The plain mean of an arm's rewards is that of the users to whom the logging policy showed it. Weighted
-by 1 / propensity it is, up to a bias of order 1 / n, that of all users:
+N rounds, A arms. The plain mean of an arm's rewards covers only users to whom the logging policy showed it. Weighting
+by 1 / propensity gives the mean over all users, up to a bias of order 1 / n:
 
     mean_a = sum(r / p) / sum(1 / p),    effective rounds of a = sum(1 / p)^2 / sum(1 / p^2),
 
-each over the rounds of arm a: the value of always showing a, by the estimator SNIPS. Sums of two logs add up. Source:
-Swaminathan & Joachims 2015; Kish 1965 for the effective number.
+each over the rounds of arm a. This is the SNIPS estimate of the policy that always shows a. Sums of two logs can be
+added. Source: Swaminathan & Joachims 2015; Kish 1965 for the effective number.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from recpolicy.training.sufficient_statistics import places
 Array = NDArray[np.float64]
 
 _LEAST = -300.0
-"""Of log-propensities: the square of a larger weight than exp(300) would not fit into a float64."""
+"""Lower bound of log-propensities: the square of a weight above exp(300) would overflow a float64."""
 
 
 @dataclass(frozen=True)
 class IPWMeans:
-    """Sums over the rounds of A arms."""
+    """The sums over the rounds of A arms."""
 
     weight: Array  # [A], of 1 / p
     square: Array  # [A], of 1 / p^2
@@ -34,7 +34,7 @@ class IPWMeans:
 
     @classmethod
     def of(cls, log: BanditLog, catalogue: NDArray[np.int32]) -> "IPWMeans":
-        """The sums of all rounds; raises DataError for a log that shows items outside the catalogue [A]."""
+        """Return the sums of all rounds; raises DataError for a log that shows items outside the catalog [A]."""
         arm, arms = places(log, catalogue), len(catalogue)
         each = np.exp(-np.maximum(log.log_propensity, _LEAST))  # [N]
         return cls(*(np.bincount(arm, one, arms).astype(np.float64) for one in (each, each**2, each * log.reward)))
@@ -51,7 +51,7 @@ class IPWMeans:
 
 
 def merged(one: IPWMeans, other: IPWMeans) -> IPWMeans:
-    """The sums of two logs together; raises DataError where the arms differ."""
+    """Return the sums of two logs together; raises DataError if the arms differ."""
     if len(one.weight) != len(other.weight):
         raise DataError(f"means of {len(one.weight)} and of {len(other.weight)} arms cannot be merged")
     return IPWMeans(one.weight + other.weight, one.square + other.square, one.reward + other.reward)

@@ -1,7 +1,7 @@
-"""Logged sessions as an agent would have seen them: its view of each session, the items already shown.
+"""Observations and masks of logged sessions, in the form that an agent would have seen.
 
 M sessions of at most S steps, N steps in all; An items of the agent's catalogue, O observation, W memory of a session.
-Both are rebuilt from the logged items and likes; steps after the end of a session are padding.
+Both are computed from the logged items and likes; steps after the end of a session are padding.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from recpolicy.environments.observation_encoders import ObservationEncoder, Show
 
 @dataclass(frozen=True)
 class ObservationBuilder:
-    """What the agent knows of users and items, and how it sees a session."""
+    """The tables of users and items of an agent, and its encoder of sessions."""
 
     context: NDArray[np.float32]  # [U, >= D], the embedding first
     embedding: NDArray[np.float32]  # [A, D]
@@ -29,10 +29,10 @@ class ObservationBuilder:
     catalogue: NDArray[np.int32]  # [A], item rows, ascending
     view: ObservationEncoder
     steps: int
-    """S, the most items of a session."""
+    """Largest number S of items in a session."""
 
     def specs(self) -> tuple[Any, Any]:
-        """The time steps and actions of an agent that sees so."""
+        """Return the specs of time steps and actions of an agent with these observations."""
         observation = {
             "global": tensor_spec.TensorSpec((self.context.shape[1] + self.view.width,), tf.float32, "global"),
             "mask": tensor_spec.TensorSpec((len(self.catalogue),), tf.int32, "mask"),
@@ -42,7 +42,7 @@ class ObservationBuilder:
 
 
 class ReplayedSessions(NamedTuple):
-    """M sessions as the agent would have seen them; steps after the end are padding."""
+    """The observations of M sessions; steps after the end are padding."""
 
     user: tf.Tensor  # [M, C] contexts
     memory: tf.Tensor  # [M, S + 1, W] before each step, and after the last
@@ -50,13 +50,13 @@ class ReplayedSessions(NamedTuple):
     log_probability: tf.Tensor  # [M, S]
     reward: tf.Tensor  # [M, S]
     length: tf.Tensor  # [M] int32
-    ended: tf.Tensor  # [M] bool, the user left; else the session was cut
+    ended: tf.Tensor  # [M] bool, True if the user left, False if the session was cut
     session: tf.Tensor  # [N] int32, of each logged step
     step: tf.Tensor  # [N] int32
 
 
 def replay(log: SessionLog, sight: ObservationBuilder) -> ReplayedSessions:
-    """Rebuild what the agent would have seen at every step."""
+    """Compute the agent's observation and mask at every step."""
     count, length = len(log.length), log.length
     session = np.repeat(np.arange(count), length)
 
@@ -86,9 +86,9 @@ def replay(log: SessionLog, sight: ObservationBuilder) -> ReplayedSessions:
 
 
 def block_of(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Experience:
-    """The sessions in `rows` [B] as a block of whole sessions [S, B]; what follows a session's end counts for nothing.
+    """Return the sessions in `rows` [B] as a block of whole sessions [S, B]; steps after the end have no effect.
 
-    `next_mask` is left out: no agent that learns from whole sessions asks for it.
+    `next_mask` is omitted: agents that learn from whole sessions do not need it.
     """
     user, memory, arm, log_probability, reward, length, ended = (tf.gather(part, rows) for part in replayed[:7])
     steps = arm.shape[1]
@@ -107,7 +107,7 @@ def block_of(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Exper
 
 
 def steps_of(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Batch:
-    """The logged steps in `rows` [n]; the next mask is that of all items which the session has not shown by then."""
+    """Return the logged steps in `rows` [n]; the next mask excludes all items shown up to that step."""
     session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
     user, arm = tf.gather(replayed.user, session), tf.gather(replayed.arm, session)
     width = replayed.memory.shape[2]

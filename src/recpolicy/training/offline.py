@@ -1,8 +1,8 @@
 """The compiled offline loop: learn from a table of (context, action, reward) without choosing anything.
 
-N rows in batches of B, in a seeded order, a whole epoch inside one XLA program; the incomplete last batch is a second
-program, so that every row counts exactly once an epoch. From a log, agents whose state is a function of sums learn in
-one pass without that loop (CLOSED_FORM).
+N rows in batches of B, in a seeded order, an epoch per XLA program. A second program handles the incomplete last batch,
+so every row counts exactly once per epoch. Agents whose state is a function of sums learn from a log in one pass
+without that loop (CLOSED_FORM).
 """
 
 from collections.abc import Callable, Mapping
@@ -85,7 +85,7 @@ def learn_from_log(
 def _linear_at_once(
     learner: DisjointLinear, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
 ) -> float | None:
-    """The posterior from sufficient statistics; None, and nothing learnt, where the order of the rounds matters."""
+    """Learn the posterior in one pass; return the squared error, or None if the order of rounds matters."""
     if learner.forgets:
         return None
     table, row = log.distinct_contexts(context)  # [U + V, D]
@@ -101,7 +101,7 @@ def _linear_at_once(
 def _means_at_once(
     learner: UCB1, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
 ) -> float:
-    """Means over all users, and effective counts."""
+    """Learn the means over all users in one pass; return the squared error."""
     del context
     sums = IPWMeans.of(log, catalogue)
     learner.arms.include(sums.effective * epochs, sums.mean)
@@ -112,16 +112,16 @@ def _means_at_once(
 CLOSED_FORM: Mapping[type[Learner], Callable[..., float | None]] = {
     LinUCB: _linear_at_once, LinTS: _linear_at_once, UCB1: _means_at_once,
 }  # fmt: skip
-"""Learners whose state is a function of sums over the rounds."""
+"""Learners whose state is a function of sums over rounds."""
 
 
 def logged_actions(
     agent: BanditAgent, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    """The agent's action [N] in each round of the log: the place of the item in the catalogue [A].
+    """Return the agent's action [N] in each round of the log: the position of the item in the catalog [A].
 
-    Raises ConfigError for an agent that cannot learn from logs, DataError for a log that is empty, shows items that
-    are not in the catalogue, or has vectors that do not lie in the space of the agent's contexts [U, D].
+    Raises ConfigError for an agent that cannot learn from logs. Raises DataError for a log that is empty, shows items
+    outside the catalog, or has vectors of another space than the agent's contexts [U, D].
     """
     if not agent.learner.learns_from_logs:
         raise ConfigError(

@@ -1,14 +1,14 @@
-"""Learning from logged sessions: top-K REINFORCE from whole sessions, DQN from single steps; nothing is played.
+"""Offline learning from logged sessions: top-K REINFORCE from whole sessions, DQN from single steps.
 
-M sessions, N steps in all, F figures. An epoch is every session or step once, in a seeded order. It is learnt in pieces
-of whole batches: one XLA program is told where a piece begins and ends, the incomplete last batch is a second one. A
-checkpoint holds the learner, the number of batches and the sums of their figures: killed anywhere and taken up again,
-a training ends with the same numbers as an unbroken one.
+M sessions, N steps in all, F figures. An epoch is every session or step once, in a seeded order. It consists of pieces
+of whole batches: one XLA program handles a piece given its bounds, a second one the incomplete last batch. A checkpoint
+holds the learner, the number of batches and the sums of their figures. A resumed run ends with the same numbers as an
+uninterrupted one.
 
 - topk_reinforce: blocks of sessions, `passes` gradient steps each, with the logged probability as beta (capped weight,
-  lambda_K, rewards to the end of the session), or the behavior head's estimate where nobody noted propensities.
-- dqn: batches of steps, one double-DQN step each; a session that was cut goes on in the target, one that ended does
-  not. Q(s, a) is a mean over what follows a in s, so it asks for no propensities.
+  lambda_K, rewards to the end of the session), or the behavior head's estimate if the log has no propensities.
+- dqn: batches of steps, one double-DQN step each. The target includes later values for a session that was cut, but
+  not for one that ended. Q(s, a) is conditional on s and a, so it needs no propensities.
 
 Sources: Chen et al. 2019 (1812.02353); van Hasselt et al. 2015 (1509.06461).
 """
@@ -38,46 +38,46 @@ from recpolicy.training.observation_builder import ObservationBuilder, ReplayedS
 from recpolicy.training.session_trainer import check_variables_finite
 
 LEARN_FROM_LOGS = ("topk_reinforce", "dqn")
-"""Agents of sessions that can learn from other policies' sessions."""
+"""Session agents that can learn from other policies' sessions."""
 PIECE = 2048
-"""Items, about, between two looks at the progress bar and at Ctrl-C: 2 s of topk_reinforce, .5 s of dqn."""
+"""Approximate number of items between progress updates and checks for Ctrl-C: 2 s of topk_reinforce, .5 s of dqn."""
 
 
 @config_dataclass
 class OfflineRunConfig:
-    """How long to learn from a log of sessions, and how often to look."""
+    """Settings of a run on logged sessions: its length and its checkpoints."""
 
     epochs: PositiveInt = 1
-    """Passes over the log."""
+    """Number of passes over the log."""
     batch_size: PositiveInt = 64
-    """Sessions of a block; agents that learn from single steps take their own batch of steps."""
+    """Sessions per block; agents that learn from single steps use their own batch size."""
     checkpoint_every_steps: PositiveInt = 50_000
-    """Items between checkpoints, rounded up to whole pieces; there is one at the end of each epoch, too."""
+    """Items between checkpoints, rounded up to whole pieces; each epoch also ends with a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a log is cut: an epoch is `units` in batches of `size`, of which the last may be smaller."""
+    """The division of a log: an epoch is `units` in batches of `size`, of which the last may be smaller."""
 
     unit: str
-    """What an agent learns from: sessions or items."""
+    """The units of a batch: sessions or items."""
     units: int
     size: int
     items: int
-    """N, the items of an epoch."""
+    """Number N of items in an epoch."""
     epochs: int
     piece: int
-    """Batches of a piece."""
+    """Number of batches in a piece."""
     keep: int
-    """Batches between checkpoints."""
+    """Number of batches between checkpoints."""
 
     @classmethod
     def of(cls, learner: SessionLearner, log: SessionLog, config: OfflineRunConfig) -> "Plan":
-        """The plan for a learner and a log."""
+        """Return the plan for a learner and a log."""
         whole = learner.whole_sessions
         units, size = (len(log.length), config.batch_size) if whole else (len(log), learner.config.batch_size)
         size = min(size, units)
-        items = size * len(log) / units  # of a batch, on average
+        items = size * len(log) / units  # mean items of a batch
         keep = math.ceil(config.checkpoint_every_steps / items)
         return cls(
             unit="sessions" if whole else "items", units=units, size=size, items=len(log), epochs=config.epochs,
@@ -95,12 +95,12 @@ class Plan:
         return -(-self.units // self.size)
 
     def units_until(self, batch: int) -> int:
-        """Units in the first `batch` batches of the training."""
+        """Return the number of units in the first `batch` batches of the run."""
         epochs, batches = divmod(batch, self.batches)
         return epochs * self.units + batches * self.size
 
     def items_until(self, batch: int) -> int:
-        """Items in the first `batch` batches of the training, where all sessions are of mean length."""
+        """Return the number of items in the first `batch` batches of the run, if all sessions have mean length."""
         return round(self.units_until(batch) * self.items / self.units)
 
 
@@ -172,9 +172,9 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
 
 
 class Passes:
-    """Passes of an agent over a log, a piece a call.
+    """The passes of an agent over a log, one piece per call.
 
-    A piece ends with the whole batches of its epoch at the latest: what is left of an epoch is a piece of its own.
+    A piece never extends beyond its epoch's whole batches; the incomplete last batch is a separate piece.
     """
 
     def __init__(self, agent: SessionAgent, plan: Plan, replayed: ReplayedSessions, actions: int, seed: int):
@@ -185,7 +185,7 @@ class Passes:
             for size in (plan.size, plan.units % plan.size)
         )
         self._done = tf.Variable(0, dtype=tf.int64, trainable=False, name="batches")
-        # Of the epoch: over its whole batches, and of the incomplete one.
+        # Figures of the epoch: sums over its whole batches, and those of the incomplete batch.
         self._sums = tf.Variable(tf.zeros([2, len(self._names)]), trainable=False, name="sums")
 
     @property
@@ -195,11 +195,11 @@ class Passes:
 
     @property
     def done(self) -> int:
-        """Batches learnt from so far, in all epochs."""
+        """The number of completed batches in all epochs."""
         return int(self._done.numpy())
 
     def learn_piece(self) -> int:
-        """Learn from the next piece; returns the batches learnt from so far."""
+        """Learn from the next piece; return the number of completed batches."""
         plan, (epoch, first) = self._plan, divmod(self.done, self._plan.batches)
         order, cut = self._order_of(epoch), plan.whole * plan.size
         whole, rest = tf.unstack(self._sums if first else tf.zeros_like(self._sums))
@@ -214,7 +214,7 @@ class Passes:
         return self.done
 
     def figures(self) -> dict[str, float]:
-        """Means of the figures over the current epoch so far, by unit."""
+        """Return the means per unit of the figures over the current epoch so far."""
         plan, (whole, rest) = self._plan, self._sums.numpy()
         batches = (self.done - 1) % plan.batches + 1
         means = whole / min(batches, plan.whole)
@@ -224,7 +224,7 @@ class Passes:
         return dict(zip(self._names, means.tolist(), strict=True))
 
     def _order_of(self, epoch: int) -> NDArray[np.int32]:
-        """The units [M or N] in the order of an epoch, which is drawn after those of the epochs before."""
+        """Return the units [M or N] in the order of an epoch; earlier epochs' orders are drawn first."""
         while self._drawn <= epoch:
             self._order = self._rng.permutation(self._plan.units).astype(np.int32)
             self._drawn += 1
@@ -250,15 +250,15 @@ _UPDATES: Mapping[type[SessionLearner], Callable[..., Figures]] = {TopKReinforce
 
 
 def _figures(learner: SessionLearner) -> tuple[str, ...]:
-    """Names of what is told of an update; the explained variance would count the padding."""
+    """Return the names of the reported figures; the explained variance is omitted, since it would count padding."""
     return tuple(name for name in learner.figures if name != "explained_variance")
 
 
 def _batches(agent: SessionAgent, size: int, actions: int) -> Callable[..., tf.Tensor]:
-    """A program that learns from the batches first..last - 1 of an order [>= last * size]; adds to the figures' sums.
+    """Return a program that learns from batches first..last - 1 of an order [>= last * size] and sums the figures.
 
-    It is told where to begin and end, so that all pieces are one program: had each length its own, XLA might fuse their
-    arithmetic differently, and the numbers would hang on where a training was cut.
+    The bounds are arguments, so that one program serves all pieces. With a program per length, XLA might fuse the
+    arithmetic differently, and the numbers would depend on the interruptions.
     """
     learner = agent.learner
     update, names = _UPDATES[type(learner)], _figures(learner)

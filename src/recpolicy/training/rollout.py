@@ -1,7 +1,7 @@
-"""A policy that does not learn plays rounds in an environment, and what happened is written down.
+"""Rollouts of rounds: a fixed policy plays in an environment, and we record the interactions.
 
-U users, A arms, N rounds. The policy is a table of probabilities in float64; choices are drawn and propensities read
-from it. The environment draws the users and pays, inside compiled programs.
+U users, A arms, N rounds. The policy is a table of probabilities in float64, from which we draw actions and read
+propensities. The environment draws the users and pays rewards, inside compiled programs.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _ROUNDS_AT_ONCE = 64
 
 
 class Played(NamedTuple):
-    """What happened in N interactions, in order."""
+    """The record of N interactions, in order."""
 
     user: NDArray[np.int32]  # [N], rows of the user table
     arm: NDArray[np.int32]  # [N]
@@ -34,10 +34,10 @@ def play_logged(
     seed: int,
     show_progress: bool | None = None,
 ) -> Played:
-    """Play at least `interactions` interactions (whole rounds) from where the environment stands, cut to that number.
+    """Play whole rounds from the environment's current round; return the first `interactions` interactions.
 
-    Raises ConfigError for an environment whose candidates change or are masked: the table knows nothing of that;
-    DataError for probabilities that are none.
+    Raises ConfigError for an environment with changing or masked candidates, which the table does not cover. Raises
+    DataError for invalid probabilities.
     """
     _check_environment(environment)
     _check_probabilities(probabilities, environment.actions)
@@ -50,7 +50,7 @@ def play_logged(
     users, arms, rewards = [], [], []
     with progress("logging", rounds * batch, unit="interactions", show=show_progress) as bar:
         for first in range(0, rounds, _ROUNDS_AT_ONCE):
-            # Always as many, so that one program is compiled; the surplus is cut off at the end.
+            # Always the same number of rounds, so that one program is compiled; the surplus is removed at the end.
             numbers = tf.range(start + first, start + first + _ROUNDS_AT_ONCE, dtype=tf.int64)
             user = draw_users(numbers).numpy()  # [R, B]
             arm = _choose(cumulative, user.ravel(), rng).reshape(user.shape)
@@ -82,7 +82,7 @@ def _pay_of(environment: RecommendationEnvironment):  # type: ignore[no-untyped-
 
 
 def _choose(cumulative: NDArray[np.float64], user: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int32]:
-    """An arm [n] for each user, by inversion: the first whose cumulative probability [U, A] exceeds the draw."""
+    """Draw an arm [n] for each user by inversion: the first whose cumulative probability [U, A] exceeds the draw."""
     draw = rng.random(len(user))
     low, high = np.zeros(len(user), np.int32), np.full(len(user), cumulative.shape[1] - 1, np.int32)
     while (low < high).any():  # bisection: log2(A) steps for all at once

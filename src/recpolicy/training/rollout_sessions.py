@@ -1,8 +1,8 @@
-"""A session policy that does not learn plays whole sessions, and what happened is written down.
+"""Rollouts of sessions: a fixed session policy plays whole sessions, and we record the steps.
 
-B sessions side by side from their beginning to their end, inside one XLA program; An items, O observation, S steps at
-most. Choices are drawn from probabilities in float64, and the propensity that is logged is the probability of the draw
-itself: with single precision an item of probability 1e-5 would be shown 1 % more or less often than its log says.
+One XLA program plays B parallel sessions from start to end; An items, O observation, S steps at most. We draw actions
+from float64 probabilities and log the exact probability of the draw. With float32, an item of probability 1e-5 would be
+shown 1% more or less often than logged.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Probabilities = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Played(NamedTuple):
-    """What happened in M sessions, N steps in all, session after session."""
+    """The record of M sessions with N steps in all, session after session."""
 
     user: NDArray[np.int32]  # [N], rows of the user table
     session: NDArray[np.int64]  # [N], 0..M-1
@@ -35,7 +35,7 @@ class Played(NamedTuple):
     log_propensity: NDArray[np.float64]  # [N]
     reward: NDArray[np.float32]  # [N]
     liked: NDArray[np.bool_]  # [N]
-    ended: NDArray[np.bool_]  # [N], the user left after this step
+    ended: NDArray[np.bool_]  # [N], True if the user left after this step
 
 
 def play_sessions(
@@ -45,7 +45,7 @@ def play_sessions(
     seed: int,
     show_progress: bool | None = None,
 ) -> Played:
-    """Play `sessions` sessions, each to its end; the users come as the environment draws them."""
+    """Play `sessions` whole sessions of users drawn by the environment."""
     batch = environment.batch_size
     program = tf.function(_block(environment, probabilities, seed), jit_compile=True, autograph=False)
     parts = []
@@ -65,7 +65,7 @@ def play_sessions(
 def _block(
     environment: SessionEnvironment, probabilities: Probabilities, seed: int
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """A program from the number of a block to its users [B] and six records [S, B]."""
+    """Return a program that maps the number of a block to its users [B] and six records [S, B]."""
     steps, batch = environment.config.max_episode_steps, environment.batch_size
     choice_seed = tf.constant(stateless_seed(seed, "logging/sessions"), tf.int32)
 
@@ -95,16 +95,16 @@ def _block(
 
 
 def _points(shape: list[int], seed: tf.Tensor) -> tf.Tensor:
-    """Uniform float64 in [0, 1), multiples of 2^-48."""
+    """Draw uniform float64 numbers in [0, 1), multiples of 2^-48."""
     high, low = (tf.cast(uniform(shape, fold_in(seed, part)), tf.float64) for part in range(2))
     return high + low * 2.0**-24
 
 
 def choose(probability: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Actions [B] int32 drawn from probabilities [B, A] at points [B] in [0, 1), and their log-probabilities [B].
+    """Draw actions [B] int32 from probabilities [B, A] at points [B] in [0, 1), with their log-probabilities.
 
-    All in float64, by inversion in two levels of about sqrt(A): a block, then an action in it. Rows need not sum to 1
-    exactly: they are taken relative to their sum. An action of probability 0 is never drawn.
+    Inversion in float64 on two levels of about sqrt(A): first a block, then an action in it. Rows are normalized by
+    their sum. An action of probability 0 is never drawn.
     """
     actions = probability.shape[1]
     size = int(np.ceil(np.sqrt(actions)))
@@ -120,9 +120,9 @@ def choose(probability: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
 
 def _first_beyond(mass: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first entry [B] of mass [B, n] whose prefix sum exceeds the target [B], and the mass before it [B].
+    """Return the first entry [B] of mass [B, n] whose prefix sum exceeds the target [B], and the mass before it [B].
 
-    Where rounding leaves none, the last that has any mass.
+    If rounding leaves no such entry, return the last one with positive mass.
     """
     count = mass.shape[1]
     prefix = tf.matmul(mass, tf.constant(np.triu(np.ones((count, count)))))
@@ -133,15 +133,15 @@ def _first_beyond(mass: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
 
 
 def softmax_of(score: NDArray[np.floating]) -> Probabilities:
-    """The softmax over a score per item [A], the same in every situation."""
+    """Return a policy that is the softmax of fixed item scores [A]."""
     scores = tf.constant(score[np.newaxis], tf.float64)
     return lambda _, mask: _softmax(tf.where(mask, scores, -float("inf")))
 
 
 def exploring(policy: ExportedPolicy) -> Probabilities:
-    """How an exported session policy explores; raises ConfigError for one that is no network (q_learning).
+    """Return the exploring policy of an exported agent; raises ConfigError if it is no network (q_learning).
 
-    serving/estimators.py and serving/action_distributions.py hold the same in NumPy; a test holds them together.
+    inference/reward_estimators.py and inference/action_distributions.py have the same in NumPy; a test compares them.
     """
     if policy.estimator not in ("session", "session_values") or policy.head not in ("softmax", "epsilon_top_k"):
         raise ConfigError(
@@ -163,7 +163,7 @@ def exploring(policy: ExportedPolicy) -> Probabilities:
 
 
 def with_uniform_mix(probabilities: Probabilities, uniform_mix: float) -> Probabilities:
-    """Mixed with a share of uniform choices among the items that are allowed."""
+    """Return the policy mixed with a share of uniform choices among the allowed items."""
 
     def mixed(observation: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         allowed = tf.cast(mask, tf.float64)
@@ -179,7 +179,7 @@ def _softmax(scores: tf.Tensor) -> tf.Tensor:
 
 
 def _scores(policy: ExportedPolicy, observation: tf.Tensor) -> tf.Tensor:
-    """Scores [B, A] of the exported network, nothing masked; see recpolicy.agents.session_networks."""
+    """Return the unmasked scores [B, A] of the exported network; see recpolicy.agents.session_networks."""
     arrays = policy.arrays
     output = observation
     layers = sum(name.startswith("kernel_") for name in arrays)

@@ -1,10 +1,10 @@
 """Rollouts of slates: a fixed policy fills slates for simulated users, and a click model says which items they like.
 
-N slates of K slots, A action items, W users of the world. The policy fills the slots in order. Choices come from
-float64 probabilities, and the logged propensity is the probability of the draw. Every slate stands at the start of a
+N slates of K slots, A action items, W users of the world. The policy fills the slots in order. Actions are drawn from
+float64 probabilities, and the logged propensity is the probability of the draw. Every slate is the first of its
 session, so history has no effect. Two click models:
 
-- independent: the user looks at every item on its own, so likes add up;
+- independent: the user evaluates every item independently, so a slate can have several likes;
 - cascade: the user reads from the top until the first like or until they stop (environments/session_slate.py).
 """
 
@@ -32,7 +32,7 @@ _BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
 class PlayedSlates(NamedTuple):
-    """What happened on N pages."""
+    """The record of N slates."""
 
     user: NDArray[np.int32]  # [N], rows of the user table
     arm: NDArray[np.int32]  # [N, K]
@@ -69,9 +69,9 @@ def play_slates(
 
 
 def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Arms [n] drawn from probabilities [n, A] at points [n] in [0, 1), and their log-probabilities [n].
+    """Draw arms [n] from probabilities [n, A] at points [n] in [0, 1); return them and their log-probabilities [n].
 
-    By inversion; an arm of probability 0 is never drawn. Rows are taken relative to their sum.
+    Uses inversion; an arm of probability 0 is never drawn. Rows are normalized by their sum.
     """
     cumulative = np.cumsum(probability, axis=1)
     total = cumulative[:, -1]

@@ -1,7 +1,7 @@
-"""The compiled loop of sessions: playing, advantages and updates of many blocks inside one XLA program.
+"""The compiled loop of sessions: one XLA program for steps, advantages and updates of many blocks.
 
-A block is T steps of B sessions. Everything random is a function of (seed, block number), and the sessions' state is
-kept in variables, so a run cut between two calls and taken up again gives the same numbers as an unbroken one.
+A block is T steps of B sessions. All randomness is a function of (seed, block number), and variables hold the sessions'
+state. A run resumed between two calls gives the same numbers as an uninterrupted one.
 """
 
 import math
@@ -19,21 +19,21 @@ from recpolicy.environments.session import Session, SessionEnvironment
 
 @dataclass(frozen=True)
 class Played:
-    """What happened in a call: means over its blocks, and over the sessions that ended in it."""
+    """The metrics of a call: means over its blocks, and over the sessions that ended in it."""
 
     figures: dict[str, float]
-    """What the updates reported."""
+    """Figures that the updates reported."""
     sessions: int
-    """Sessions that ended."""
+    """Number of ended sessions."""
     reward: float
-    """Mean sum of rewards of a session that ended; NaN when none did."""
+    """Mean sum of rewards of the ended sessions; NaN without any."""
     length: float
-    """Mean number of items of a session that ended; NaN when none did."""
+    """Mean number of items of the ended sessions; NaN without any."""
     reward_per_step: float
 
 
 class SessionLoop:
-    """Lets an agent play and learn, many blocks a call."""
+    """A loop in which an agent plays and learns, many blocks per call."""
 
     def __init__(self, environment: SessionEnvironment, agent: SessionAgent, *, learns: bool = True):
         self._environment, self._agent, self._learns = environment, agent, learns
@@ -44,7 +44,7 @@ class SessionLoop:
         self.block = tf.Variable(0, dtype=tf.int64, trainable=False, name="block")
         self._structure = environment.restart(None, None, environment.noise(tf.constant(0, tf.int64)))
         self.session = [tf.Variable(part, trainable=False) for part in tf.nest.flatten(self._structure)]
-        # Rewards, items and, in a block of whole sessions, ended sessions so far.
+        # Rewards and items so far and, in a block of whole sessions, ended sessions.
         self.running = tf.Variable(tf.zeros([3, environment.batch_size]), trainable=False)
         self._compiled: dict[int, Callable[..., Any]] = {}
 
@@ -60,7 +60,7 @@ class SessionLoop:
         return int(self.steps * self._environment.batch_size)
 
     def run(self, blocks: int) -> Played:
-        """Play `blocks` blocks from where the sessions stand."""
+        """Play `blocks` blocks from the sessions' current state."""
         if blocks not in self._compiled:
             self._compiled[blocks] = tf.function(self._blocks(blocks), jit_compile=True, autograph=False)
         figures, totals = (part.numpy() for part in self._compiled[blocks]())
@@ -101,7 +101,7 @@ class SessionLoop:
     def _play(
         self, block: tf.Tensor, session: Session, running: tf.Tensor
     ) -> tuple[Experience, Session, tf.Tensor, tf.Tensor]:
-        """T steps: the experience, where the sessions stand, what they have earned so far, and the totals [4]."""
+        """Play T steps; return the experience, the sessions' state, their rewards so far, and the totals [4]."""
         environment, learner = self._environment, self._agent.learner
         noise = environment.noise(block, self.steps + 1)  # [T + 1, B, NOISE_DIMS], the last for fresh sessions
         points = uniform([self.steps, environment.batch_size], fold_in(self._agent.action_seed, block))  # [T, B]
@@ -124,7 +124,7 @@ class SessionLoop:
             over = tf.cast(ended, tf.float32)
             reward, items, before = tf.unstack(running)
             reward, items = reward + done.reward, items + 1.0
-            # Of a block of whole sessions only the first of each column counts: later ones fit in only if short.
+            # In a block of whole sessions only the first of each column counts: later ones fit only if they are short.
             counts = over * tf.cast(before < 1.0, tf.float32) if learner.whole_sessions else over
             totals += tf.stack([tf.reduce_sum(part) for part in (done.reward, counts * reward, counts * items, counts)])
             session = environment.restart(done.session, ended, drawn)

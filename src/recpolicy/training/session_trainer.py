@@ -1,7 +1,7 @@
-"""A training in sessions with a life: metrics, progress, checkpoints, exact resume, guards against NaN and collapse.
+"""Session training with metrics, progress, checkpoints, exact resume and checks for NaN and collapse.
 
-A checkpoint holds the learner, the running sessions and the block number; the metrics file is cut back to it on
-resume. Killed anywhere and taken up again, a run ends with the same numbers as an unbroken one.
+A checkpoint holds the learner, the running sessions and the block number; on resume, the metrics file is truncated to
+it. A run resumed at any point ends with the same numbers as an uninterrupted one.
 """
 
 import logging
@@ -29,21 +29,21 @@ logger = logging.getLogger(__name__)
 
 _ENTROPY, _REWARD = "update/entropy", "sessions/reward"
 _WINDOW = 5
-"""Rows of metrics that are compared with as many before them, to see whether the reward still grows."""
+"""Number of rows of metrics compared with the same number of earlier rows, to detect growth of the reward."""
 _LOW_ENTROPY = 0.05
-"""Share of the first entropy below which a policy has all but stopped to explore."""
+"""Share of the initial entropy below which a policy has almost stopped exploring."""
 
 
 @config_dataclass
 class SessionRunConfig:
-    """How long to train in sessions, and how often to look."""
+    """Settings of a training run in sessions: its length, metrics and checkpoints."""
 
     total_timesteps: PositiveInt = 300_000
-    """Items shown in all, rounded up to whole blocks."""
+    """Total number of shown items, rounded up to whole blocks."""
     log_rows: PositiveInt = 50
-    """Rows of metrics; each is one call of the compiled loop."""
+    """Number of rows of metrics; each is one call of the compiled loop."""
     checkpoint_every_steps: PositiveInt = 50_000
-    """Items shown between checkpoints, rounded up to whole rows."""
+    """Number of shown items between checkpoints, rounded up to whole rows."""
 
 
 def train_in_sessions(
@@ -79,7 +79,7 @@ def train_in_sessions(
             watch.look(row, step)
             if step - saved >= config.checkpoint_every_steps or step >= total:
                 check_variables_finite(agent.learner, step, saved, folder)
-                # Metrics first: a checkpoint must never be ahead of the rows that lead to it.
+                # Metrics first: a checkpoint must never be ahead of its rows of metrics.
                 writer.flush()
                 manager.save(checkpoint_number=step)
                 saved = step
@@ -89,13 +89,13 @@ def train_in_sessions(
 
 
 def _manager(folder: Path, loop: SessionLoop, agent: SessionAgent) -> tf.train.CheckpointManager:
-    # The learner goes by its name: A2C, PPO and REINFORCE are made of the same variables, which must not be mixed up.
+    # Save the learner under its name: A2C, PPO and REINFORCE have the same variables, which must not be confused.
     learner = {f"learner_{agent.learner.name}": agent.learner}
     return make_checkpoint_manager(folder, **loop.state, **learner, train_step=agent.train_step_counter)
 
 
 def metrics_of(played: Played) -> dict[str, float]:
-    """One row of metrics; `sessions/` figures are means over the sessions that ended, `update/` ones over updates."""
+    """Return a row of metrics; `sessions/` figures are means over ended sessions, `update/` figures over updates."""
     return {
         "reward/per_step": played.reward_per_step,
         _REWARD: played.reward,
@@ -128,9 +128,9 @@ def _diverged(found: str, step: int, saved: int, folder: Path) -> DivergedError:
 
 
 class CollapseWatch:
-    """Warns once when a policy has stopped to explore although its reward has stopped to grow.
+    """A monitor that warns once if a policy stops exploring while its reward does not grow.
 
-    `past`: rows of metrics that a run taken up again has left; nothing is said of them.
+    `past`: rows of metrics from before a resume; they cause no warning.
     """
 
     def __init__(self, past: Iterable[Mapping[str, float]] = ()) -> None:
@@ -159,7 +159,7 @@ class CollapseWatch:
 
 
 def collapsed(entropy: Sequence[float], reward: Sequence[float]) -> bool:
-    """Whether entropy has fallen below a twentieth of its start while the reward of the last rows did not grow."""
+    """Return True if entropy fell below a twentieth of its initial value while the reward did not grow."""
     if len(entropy) < 2 * _WINDOW or entropy[-1] >= _LOW_ENTROPY * entropy[0]:
         return False
     return _mean(reward[-_WINDOW:]) <= _mean(reward[-2 * _WINDOW : -_WINDOW])

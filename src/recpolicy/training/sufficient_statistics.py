@@ -1,13 +1,13 @@
-"""One linear model per arm from a log in one pass: sums that tell all there is to learn, and add up over logs.
+"""Sufficient statistics of one linear model per arm, computed from a log in one pass and additive over logs.
 
-N rounds, U users, A arms, D features. Of arm a the sums are those over its rounds of x x' (the Gram matrix G), of r x
-(the moment b), of 1 and of r^2. With prior mean m and covariance P (over the noise variance) the posterior is
+N rounds, U users, A arms, D features. The statistics of an arm are the sums over its rounds of x x' (the Gram matrix
+G), r x (the moment b), 1 and r^2. With prior mean m and covariance P (over the noise variance) the posterior is
 
     P_n = (I + P G)^-1 P,    theta_n = m + P_n (b - G m),
 
-which is where the Sherman-Morrison steps of agents/linear_posterior.py end up, in whatever order they come, as long as
-nothing is forgotten. All is float64. Rounds are sorted by arm, so that each arm's sums are matrix products; there is no
-loop over rounds. Source: Li et al. 2010 (WWW), algorithm 1.
+which equals the result of the Sherman-Morrison steps of agents/linear_posterior.py in any order, if nothing is
+forgotten. All arithmetic is float64. Rounds are sorted by arm, so each arm's sums are matrix products without a loop
+over rounds. Source: Li et al. 2010 (WWW), algorithm 1.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from recpolicy.data.bandit_log import BanditLog
 Array = NDArray[np.float64]
 
 _ROWS = 1 << 18
-"""Rounds of one arm whose features are held at once."""
+"""Number of rounds of one arm whose features are in memory at once."""
 
 
 @dataclass(frozen=True)
 class SufficientStatistics:
-    """What a log says of A linear models."""
+    """The statistics of a log for A linear models."""
 
     gram: Array  # [A, D, D]
     moment: Array  # [A, D]
@@ -39,11 +39,11 @@ class SufficientStatistics:
         cls, log: BanditLog, context: NDArray[np.floating], catalogue: NDArray[np.int32],
         row: NDArray[np.int32] | None = None,
     ) -> "SufficientStatistics":  # fmt: skip
-        """The sums of all rounds; context [U, D] belongs to users, catalogue [A] holds the arms' item rows, ascending.
+        """Return the sums of all rounds; context [U, D] belongs to users, catalog [A] has the arms' item rows, sorted.
 
-        Vectors of the log stand in for their users' contexts; `row` [N], where each round's context is found, if it is
-        other rows than `log.distinct_contexts` says. Raises DataError for a log that shows items outside the catalogue,
-        or has vectors of another length.
+        Vectors of the log replace their users' contexts. `row` [N] is the context row of each round; it defaults to
+        `log.distinct_contexts`. Raises DataError for a log that shows items outside the catalog, or has vectors of
+        another length.
         """
         arm = places(log, catalogue)
         if row is None:
@@ -63,18 +63,18 @@ class SufficientStatistics:
         return cls(gram, moment, count, float(log.reward @ log.reward))
 
     def __mul__(self, times: int) -> "SufficientStatistics":
-        """The sums of as many passes over the same rounds."""
+        """Return the sums of that many passes over the same rounds."""
         return SufficientStatistics(self.gram * times, self.moment * times, self.count * times, self.squares * times)
 
     def squared_error(self, theta: Array) -> float:
-        """Mean squared error of the models theta [A, D] over the rounds; 0 where there are none."""
+        """Return the mean squared error of the models theta [A, D] over the rounds; 0 without rounds."""
         explained = np.einsum("ad,ad->", theta, np.einsum("ade,ae->ad", self.gram, theta))
         total = self.squares - 2 * float((theta * self.moment).sum()) + float(explained)
         return max(total, 0.0) / max(int(self.count.sum()), 1)
 
 
 def merged(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
-    """The sums of two logs together; raises DataError where arms or features differ."""
+    """Return the sums of two logs together; raises DataError if arms or features differ."""
     if one.moment.shape != other.moment.shape:
         raise DataError(
             f"statistics of {one.moment.shape} and {other.moment.shape} arms and features cannot be merged; make both"
@@ -88,7 +88,7 @@ def merged(one: SufficientStatistics, other: SufficientStatistics) -> Sufficient
 def posterior(
     statistics: SufficientStatistics, theta: NDArray[np.floating], covariance: NDArray[np.floating]
 ) -> tuple[Array, Array]:
-    """The posterior means [A, D] and covariances [A, D, D] of arms that started at theta and covariance."""
+    """Return the posterior means [A, D] and covariances [A, D, D], given the prior theta and covariance."""
     seen = np.flatnonzero(statistics.count)
     new_theta, new_covariance = theta.astype(np.float64), covariance.astype(np.float64)
     before, mean, gram = new_covariance[seen], new_theta[seen], statistics.gram[seen]
@@ -101,7 +101,7 @@ def posterior(
 
 
 def places(log: BanditLog, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The place [N] of each logged item in the catalogue [A]; raises DataError for items that are not in it."""
+    """Return the position [N] of each logged item in the catalog [A]; raises DataError for items outside it."""
     strange = ~np.isin(log.item, catalogue)
     if strange.any():
         raise DataError(

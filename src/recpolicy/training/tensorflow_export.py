@@ -1,9 +1,9 @@
 """The two SavedModels of an artifact.
 
-`policy/` is TF-Agents' own form, by PolicySaver; loading it needs tf_agents. `action/` is a module of two functions
-that plain `tf.saved_model.load` reads: `action(context, seed)` acts as the exploring policy does, `greedy(context)` as
-the one that has stopped exploring. Both take contexts [n, D] and return a dict with action [n], probability [n] and
-rating [n, A]. Those of a session policy take observations [n, O] and masks [n, A].
+`policy/` is written by TF-Agents' PolicySaver; loading it needs tf_agents. `action/` is a module of two functions for
+plain `tf.saved_model.load`: `action(context, seed)` explores, `greedy(context)` does not. Both take contexts [n, D] and
+return a dict with action [n], probability [n] and rating [n, A]. The functions of a session policy take observations
+[n, O] and masks [n, A].
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from recpolicy.core.tensorflow_setup import silence_libraries
 
 
 class ActionModule(tf.Module):
-    """The learner behind two plain functions."""
+    """A module with two plain functions of a learner."""
 
     def __init__(self, agent: BanditAgent, width: int):
         super().__init__(name="action")
@@ -52,7 +52,7 @@ class ActionModule(tf.Module):
 
 
 class SessionActionModule(tf.Module):
-    """A session learner behind two plain functions of observations [n, O] and masks [n, A]."""
+    """A module with two plain functions of a session learner, of observations [n, O] and masks [n, A]."""
 
     def __init__(self, agent: SessionAgent, width: int, actions: int):
         super().__init__(name="session_action")

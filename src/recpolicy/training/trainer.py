@@ -1,7 +1,7 @@
-"""An online training with a life: metrics, progress, checkpoints, exact resume.
+"""Online training with metrics, progress, checkpoints and exact resume.
 
-A checkpoint holds the learner, the round number and the running totals; the metrics file is cut back to it on resume.
-Killed anywhere and taken up again, a run ends with the same numbers as an unbroken one.
+A checkpoint holds the learner, the round number and the running totals; on resume, the metrics file is truncated to it.
+A run resumed at any point ends with the same numbers as an uninterrupted one.
 """
 
 from contextlib import closing
@@ -26,18 +26,18 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 @config_dataclass
 class OnlineConfig:
-    """How long to train online, and how often to look."""
+    """Settings of an online training run: its length, metrics and checkpoints."""
 
     total_timesteps: PositiveInt = 200_000
-    """Interactions in all (rounds times batch size, rounded up to whole rounds)."""
+    """Total number of interactions (rounds times batch size, rounded up to whole rounds)."""
     log_rows: PositiveInt = 100
-    """Rows of metrics; each is one call of the compiled loop."""
+    """Number of rows of metrics; each is one call of the compiled loop."""
     checkpoint_every_steps: PositiveInt = 20_000
-    """Interactions between checkpoints, rounded up to whole rows of metrics."""
+    """Number of interactions between checkpoints, rounded up to whole rows of metrics."""
 
 
 class Totals(tf.Module):
-    """What accumulates over a run."""
+    """The totals accumulated over a run."""
 
     def __init__(self, arms: int):
         super().__init__(name="totals")
@@ -82,7 +82,7 @@ def train_online(
             totals.add(played, batch)
             writer.write(done * batch, _figures(played, totals))
             if done == rounds or (done - saved) * batch >= config.checkpoint_every_steps:
-                # Metrics first: a checkpoint must never be ahead of the rows that lead to it.
+                # Metrics first: a checkpoint must never be ahead of its rows of metrics.
                 writer.flush()
                 manager.save(checkpoint_number=done)
                 saved = done
