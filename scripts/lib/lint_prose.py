@@ -22,6 +22,10 @@ from pathlib import Path
 # Faults in docstrings of these packages fail the check; elsewhere they are only counted.
 DONE: tuple[str, ...] = (
     "ope/",
+    "cli/",
+    "training/",
+    "environments/",
+    "agents/",
     "evaluation/",
     "core/",
     "data/",
