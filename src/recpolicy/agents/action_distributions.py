@@ -108,7 +108,7 @@ def _log_below(z: tf.Tensor, mean: tf.Tensor, width: tf.Tensor, mask: tf.Tensor 
 
 
 def _inverse(wanted: tf.Tensor, values: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """Where the growing piecewise linear functions through (at, values) [B, G] reach `wanted` [Q]: [B, Q]."""
+    """Return the points [B, Q] where the increasing piecewise linear functions through (at, values) equal `wanted`."""
     last = tf.reduce_sum(tf.cast(values[:, tf.newaxis, :] <= wanted[:, tf.newaxis], tf.int32), axis=-1) - 1  # [B, Q]
     left = tf.clip_by_value(last, 0, tf.shape(values)[1] - 2)
 

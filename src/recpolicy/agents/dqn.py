@@ -3,7 +3,8 @@
 y = r + gamma (1 - terminated) Q_target(s', a*), a* = argmax over items not yet shown of Q(s', .) (double) or of
 Q_target (plain); Huber loss of y - Q(s, a). Q starts as the rating model's expectation over `temperature`, so the
 untrained agent ranks as the rating model does. With probability epsilon the agent draws an item from the softmax of the
-K highest values, else it shows the best item. B sessions, N = T B steps a block. Sources: Mnih et al. 2015; van Hasselt
+K highest values, else it shows the best item. B sessions, N = T B steps per block.
+Sources: Mnih et al. 2015; van Hasselt
 et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start after Ben Ayed et al. 2025 (2508.00201),
 who do not publish K and schedule; ours are below.
 """
@@ -76,7 +77,7 @@ class DQN(SessionLearner):
             self._replay = Replay(max(1, self.config.buffer_size // block), block, self._width, self._actions)
 
     def release(self) -> None:
-        """Let go of the past: a policy needs none, and with 1,682 items it weighs 40 MB."""
+        """Free the replay memory: a policy does not need it, and with 1,682 items it takes 40 MB."""
         del self._replay  # TensorFlow would still save an attribute that is only overwritten
         self._replay = None
 

@@ -34,7 +34,7 @@ class ItemFeatures:
 
 
 def arms_of(catalogue: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> ItemFeatures:
-    """Return the tables of the catalogue's items (rows [A])."""
+    """Return the tables of the catalog's items (rows [A])."""
     items = fit.shape[1]
     count = np.bincount(fit.item, minlength=items)
     total = np.bincount(fit.item, fit.rating, minlength=items)

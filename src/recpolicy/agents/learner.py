@@ -58,7 +58,7 @@ class Learner(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def estimate(self, observation: Observation) -> Estimate:
-        """Return the expected reward of every action and how sure the learner is."""
+        """Return the expected reward of every action and its uncertainty."""
 
     @abc.abstractmethod
     def behavior_probabilities(self, observation: Observation) -> tf.Tensor:
@@ -129,7 +129,7 @@ class BanditPolicy(tf_policy.TFPolicy):
 
 
 def check_per_arm_features(time_step_spec: Any, learner: Learner) -> None:
-    """Raise ConfigError where candidates change every round and the learner keeps one model per action."""
+    """Raise ConfigError if candidates change every round and the learner has one model per action."""
     observation = time_step_spec.observation
     if isinstance(observation, dict) and "per_arm" in observation and not learner.accepts_per_arm_features:
         raise ConfigError(
@@ -159,7 +159,7 @@ class BanditAgent(tf_agent.TFAgent):
 
     @property
     def uniform_mix(self) -> float:
-        """Share of uniform actions mixed into `collect_policy`, in [0, 1]; to be set before anything is compiled."""
+        """Share of uniform actions mixed into `collect_policy`, in [0, 1]; set it before the loop is compiled."""
         return self.collect_policy.uniform_mix
 
     @uniform_mix.setter

@@ -35,7 +35,7 @@ class Posterior(tf.Module):
 def fold_batch(
     theta: tf.Tensor, covariance: tf.Tensor, arm: tf.Tensor, features: tf.Tensor, reward: tf.Tensor, forgetting: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Fold a batch into the posteriors, row after row; returns the new theta [A, D] and covariance [A, D, D]."""
+    """Update the posteriors with a batch, row after row; return the new theta [A, D] and covariance [A, D, D]."""
 
     def one(row: tf.Tensor, theta: tf.Tensor, covariance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # tf.gather, not [row]: XLA spends seconds on folding a slice's start at compile time, at every call.

@@ -28,7 +28,7 @@ def read_observation(observation: Any) -> Observation:
 
 
 def split_mask(observation: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Split as TF-Agents' agents want it: their `observation_and_action_constraint_splitter`."""
+    """Return observation and mask: the `observation_and_action_constraint_splitter` of TF-Agents' agents."""
     return {key: value for key, value in observation.items() if key != "mask"}, observation["mask"]
 
 

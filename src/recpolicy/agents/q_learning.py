@@ -118,7 +118,7 @@ class QLearning(SessionLearner):
         return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
-        """Move every cell that the block visited."""
+        """Update every cell that the block visited."""
         observation, action = flatten(experience.observation), flatten(experience.action)
         following = self.value(flatten(experience.next_observation), flatten(experience.next_mask))
         terminated = flatten(experience.terminated)
@@ -151,8 +151,7 @@ class QLearning(SessionLearner):
 
 
 def ucb1(value: tf.Tensor, visits: tf.Tensor, c: float) -> tf.Tensor:
-    """Return value + c sqrt(ln N / n) [B, A], with N the row's visits; items never shown come first with equal
-    shares."""
+    """Return value + c sqrt(ln N / n) [B, A], N the row's visits; items never shown come first."""
     total = tf.reduce_sum(visits, axis=1, keepdims=True)
     bonus = c * tf.sqrt(tf.math.log(tf.maximum(total, 1.0)) / tf.maximum(visits, 1.0))
     return tf.where(visits > 0.0, value + bonus, 1e6)

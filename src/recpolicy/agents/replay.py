@@ -39,7 +39,7 @@ class Replay(tf.Module):
         self.written = tf.Variable(0, trainable=False, name="written")
 
     def write(self, experience: Experience) -> None:
-        """Put a block in."""
+        """Write a block."""
         place = self.written % self._blocks
         parts = (
             experience.observation, experience.action, experience.reward, experience.terminated,

@@ -43,7 +43,7 @@ class SessionLearner(tf.Module, abc.ABC):
         """Make ready for blocks of `block` steps in all; called before anything is compiled, again changes nothing."""
 
     def release(self) -> None:
-        """Let go of what only learning needs, before the policy is saved."""
+        """Free the variables that only learning needs, before the policy is saved."""
 
     @abc.abstractmethod
     def scores(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
@@ -62,14 +62,14 @@ class SessionLearner(tf.Module, abc.ABC):
         """Return the policy as plain arrays."""
 
     def logits(self, observation: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """Return the log-probabilities [B, A], up to a constant, with which it explores; its scores unless it says so.
+        """Return the log-probabilities [B, A] of exploration, up to a constant; the default is the scores.
 
-        The policy that serves is this one, too, unless asked to be greedy.
+        A server uses this policy, too, unless it is set to be greedy.
         """
         return self.scores(observation, mask)
 
     def sample_action(self, observation: tf.Tensor, mask: tf.Tensor, point: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draw actions [B] at uniform points [B]; returns them and their log-probabilities [B]."""
+        """Draw actions [B] at uniform points [B]; return them and their log-probabilities [B]."""
         return categorical.draw(self.logits(observation, mask), point)
 
 
@@ -123,7 +123,7 @@ class SessionAgent(tf_agent.TFAgent):
         self.learn_seed = tf.constant(stateless_seed(seed, "learn"), tf.int32)
 
     def _train(self, experience: trajectory.Trajectory, weights: Any = None) -> tf_agent.LossInfo:
-        """Learn from a Trajectory [B, T + 1, ...] of one driver run: the last step only tells what came after."""
+        """Learn from a Trajectory [B, T + 1, ...] of one driver run; of the last step only the observation is used."""
         if weights is not None:
             raise ValueError("agents of sessions take no example weights")
         block = experience_of(experience)
@@ -156,7 +156,6 @@ def experience_of(played: trajectory.Trajectory) -> Experience:
 
 
 def _beside(part: tf.Tensor, boundary: tf.Tensor) -> tf.Tensor:
-    """Return `part` [T, B, ...] with the steps in `boundary` [T, B] replaced by the ones before (the first by the
-    second)."""
+    """Return `part` [T, B, ...] with `boundary` steps [T, B] replaced by the previous ones (the first by the next)."""
     neighbor = tf.concat([part[1:2], part[:-1]], axis=0)[: part.shape[0]]
     return tf.where(tf.reshape(boundary, [*boundary.shape, *[1] * (len(part.shape) - 2)]), neighbor, part)

@@ -96,7 +96,7 @@ class UCB1(Learner):
 
     @property
     def arms(self) -> ArmMeans:
-        """Counts and means."""
+        """The counts and means."""
         return self._arms
 
     def estimate(self, observation: Observation) -> Estimate:

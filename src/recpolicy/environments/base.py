@@ -41,11 +41,11 @@ class RecommendationEnvironment(bandit_tf_environment.BanditTFEnvironment):
 
     @abc.abstractmethod
     def sample_round(self, round_number: tf.Tensor) -> Round:
-        """Return who is served in this round and what may be shown; the same round number gives the same answer."""
+        """Return the users and allowed items of a round; equal round numbers give equal results."""
 
     @abc.abstractmethod
     def observation(self, draw: Round) -> Any:
-        """Return what the policy sees of the draw."""
+        """Return the policy's observation of the round."""
 
     @abc.abstractmethod
     def expected_rewards(self, draw: Round, round_number: tf.Tensor) -> tf.Tensor:

@@ -66,7 +66,7 @@ class _Sessions:
 
     @property
     def space(self) -> gymnasium.Space[Features]:
-        """Features of one session; every view is made of embeddings, directions, genres and shares."""
+        """The space of one session's features: embeddings, directions, genres and shares."""
         environment = self._environment
         width = environment.time_step_spec().observation["global"].shape[0]
         bound = BOUND_MARGIN * max(environment.largest_feature, 1.0)
@@ -133,7 +133,7 @@ class GymnasiumSession(gymnasium.Env[Features, np.int64]):
         self.action_space = Discrete(environment.actions)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Features, Info]:  # noqa: ARG002
-        """Begin a session; no options are known, and any are ignored."""
+        """Begin a session; options are ignored."""
         super().reset(seed=seed)
         features = self._sessions.begin(self.np_random)[0]
         self._over = False
@@ -177,7 +177,7 @@ class GymnasiumSessions(VectorEnv[Features, NDArray[np.int64], NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Features, Info]:
-        """Begin all sessions; no options are known, and any are ignored."""
+        """Begin all sessions; options are ignored."""
         super().reset(seed=seed, options=options)
         features = self._sessions.begin(self.np_random)
         return features, self._infos(np.zeros(self.num_envs, np.bool_))

@@ -91,7 +91,7 @@ class ItemBandit(RecommendationEnvironment):
 
 
 def check_catalogue(catalogue: NDArray[np.int32], items: int) -> None:
-    """Raise ConfigError unless the catalogue has at least two items, no repeats, and rows below `items`."""
+    """Raise ConfigError unless the catalog has at least two items, no repeats, and rows below `items`."""
     if len(catalogue) < 2 or len(np.unique(catalogue)) != len(catalogue):
         raise ConfigError(f"catalogue of {len(catalogue)} items: expected at least 2 and no repeats")
     outside = catalogue[(catalogue < 0) | (catalogue >= items)]

@@ -121,7 +121,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         return tf.concat([context, session.memory], axis=1), ~session.user_state.shown
 
     def restart(self, session: Session | None, ended: tf.Tensor | None, noise: tf.Tensor) -> Session:
-        """Replace ended sessions [B] (all if None) by fresh ones."""
+        """Replace ended sessions [B] (all if None) with fresh ones."""
         user_state = begin(self.tables, noise[:, 0])
         embedding = tf.gather(self._context, user_state.user)[:, : self._embedding.shape[1]]
         fresh = Session(user_state, self.view.start(embedding))

@@ -66,7 +66,7 @@ class Draws:
 
     base: NDArray[np.float64]  # [S] w0
     user: NDArray[np.float32]  # [S, U, K + 1], the last column is the bias
-    item: NDArray[np.float32]  # [S, I, K + 1], likewise
+    item: NDArray[np.float32]  # [S, I, K + 1], the last column is the bias
     noise_std: float
 
 

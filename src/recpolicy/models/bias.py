@@ -37,7 +37,7 @@ class Biases:
     user: Vector  # [U]
     item: Vector  # [I]
     user_variance: Vector  # [U], in units of the noise variance
-    item_variance: Vector  # [I], likewise
+    item_variance: Vector  # [I], in the same unit
 
     def expected(self) -> NDArray[np.float64]:
         """Return the unclipped expected ratings [U, I]."""

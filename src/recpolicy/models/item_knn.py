@@ -41,10 +41,10 @@ class ItemKNNConfig:
 
 
 def fit_item_knn(fit: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
-    """Fit by products and partial sorts; only the ratings held out to measure the noise are random.
+    """Fit by products and partial sorts; only the choice of held-out ratings for the noise is random.
 
     std^2 = the baseline's variance + noise^2 / (1 + m), m = (sum s)^2 / sum s^2 being the effective number of
-    neighbors (Kish): a count-based stand-in for a posterior that neighbor methods do not have.
+    neighbors (Kish). It is a count-based substitute: neighbor methods have no posterior.
     """
 
     def predict(ratings: Ratings) -> tuple[Array, Array]:

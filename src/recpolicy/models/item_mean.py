@@ -21,7 +21,8 @@ class ItemMeanConfig:
 
 
 def fit_item_mean(fit: Ratings, config: ItemMeanConfig, seed: int) -> RatingModel:
-    """Fit by counting; nothing is random. std is noise / sqrt(n_i + damping + 1): that of a mean of so many ratings."""
+    """Fit by counting, without randomness. std is noise / sqrt(n_i + damping + 1), as for a mean of that many
+    ratings."""
     items = fit.shape[1]
     overall = float(np.mean(fit.rating, dtype=np.float64))
     count = np.bincount(fit.item, minlength=items)  # [I]

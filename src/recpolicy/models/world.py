@@ -17,8 +17,7 @@ from recpolicy.models.rating_model import RatingModel
 
 @dataclass(frozen=True)
 class World:
-    """A world of expected rewards [U, I] on the rating scale; `known` marks cells that pay exactly their
-    expectation."""
+    """A world of expected rewards [U, I] on the rating scale; `known` cells pay exactly their expectation."""
 
     expected: NDArray[np.float32]  # [U, I], within scale
     known: NDArray[np.bool_]  # [U, I]
@@ -33,7 +32,7 @@ class World:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what it pays."""
+        """The SHA-256 digest of the rewards."""
         return content_digest(self.expected, self.known, self.scale)
 
     def paying(self, ratings: Ratings) -> "World":

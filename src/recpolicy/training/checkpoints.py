@@ -22,7 +22,7 @@ def make_checkpoint_manager(folder: Path, **parts: Any) -> tf.train.CheckpointMa
 
 
 def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
-    """Take up the latest checkpoint, if there is one; raises ArtifactError when it is damaged or of another agent."""
+    """Restore the latest checkpoint, if any; raises ArtifactError if it is damaged or belongs to another agent."""
     latest = manager.latest_checkpoint
     if latest is None:
         return
@@ -42,7 +42,7 @@ def write_learner(agent: Any, folder: Path) -> None:
 
 
 def read_learner(agent: BanditAgent, folder: Path) -> None:
-    """Put the variables that `write_learner` wrote into the agent; raises ArtifactError where they do not fit."""
+    """Load the variables that `write_learner` wrote into the agent; raises ArtifactError if they do not fit."""
     name = _CHECKPOINT if (folder / _CHECKPOINT).is_dir() else _VERSION_1_NAME
     state = folder / name / "state"
     if not state.with_suffix(".index").is_file():

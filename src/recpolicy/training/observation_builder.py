@@ -1,6 +1,6 @@
 """Observations and masks of logged sessions, in the form that an agent would have seen.
 
-M sessions of at most S steps, N steps in all; An items of the agent's catalogue, O observation, W memory of a session.
+M sessions of at most S steps, N steps in all; An items of the agent's catalog, O observation, W memory of a session.
 Both are computed from the logged items and likes; steps after the end of a session are padding.
 """
 

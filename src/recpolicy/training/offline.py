@@ -63,12 +63,12 @@ def learn_from_log(
     epochs: int = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Let the agent learn from logged rounds; returns the figures of the training.
+    """Train the agent on logged rounds; return the figures of the run.
 
-    What an agent estimates given the context is right whoever chose the items. An agent that knows no context would
-    take over the choices of the logging policy: ucb1 weights the rounds by 1 / propensity, exp3 is refused. A baseline
-    learns nothing: its error is measured. `last_loss` is the mean squared error of the last batch before it was learnt;
-    for agents that learn CLOSED_FORM, of all rounds after. Raises what `logged_actions` raises.
+    Estimates conditional on the context are valid under any logging policy. Without context, estimates would inherit
+    the bias of the logging policy, so ucb1 weights the rounds by 1 / propensity and exp3 is refused. A baseline learns
+    nothing; only its error is measured. `last_loss` is the mean squared error of the last batch before its update. For
+    CLOSED_FORM learners it is that of all rounds afterwards. Raises what `logged_actions` raises.
     """
     action = logged_actions(agent, log, context, catalogue)
     at_once = CLOSED_FORM.get(type(agent.learner))

@@ -114,11 +114,11 @@ def learn_from_sessions(
     folder: Path | None = None,
     show_progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Let the agent learn from logged sessions; returns the figures of the training, those of updates of the last pass.
+    """Train the agent on logged sessions; return the figures of the run, with update figures of the last pass.
 
-    With a `folder` it keeps checkpoints there and takes up what a killed training left. Raises what `check_log` raises,
-    ArtifactError for a checkpoint that does not fit this agent, DivergedError when the learner holds a number that is
-    not finite: the last good checkpoint stays.
+    With a `folder`, write checkpoints there and resume an interrupted run. Raises what `check_log` raises,
+    ArtifactError for a checkpoint that does not fit this agent, DivergedError if a variable of the learner is not
+    finite; the last good checkpoint remains.
     """
     check_log(agent.learner, log, sight)
     plan = Plan.of(agent.learner, log, config or OfflineRunConfig())

@@ -81,7 +81,7 @@ def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[
 
 
 def independent_clicks(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> BrowsingModel:
-    """Return a click model where each item is liked with its own probability, or as the observed rating says."""
+    """Return a click model of independent likes: by each item's probability, or by a known rating."""
     chance = 1 / (1 + np.exp(-world.like[:, catalogue].astype(np.float64)))  # [W, A]
     if world.known is not None:
         known = world.known[:, catalogue]

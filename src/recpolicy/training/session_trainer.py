@@ -53,10 +53,10 @@ def train_in_sessions(
     folder: Path,
     show_progress: bool | None = None,
 ) -> int:
-    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; returns the items shown in all.
+    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; return the total of shown items.
 
-    Takes up what a killed run left in `folder`. Raises ConfigError for settings out of range, ArtifactError for
-    checkpoints that do not fit this agent, DivergedError when a figure is not finite: the last good checkpoint stays.
+    Resumes an interrupted run in `folder`. Raises ConfigError for settings out of range, ArtifactError for
+    checkpoints that do not fit this agent, DivergedError if a figure is not finite; the last good checkpoint remains.
     """
     loop = SessionLoop(environment, agent)
     blocks = -(-config.total_timesteps // loop.block_size)
@@ -106,14 +106,14 @@ def metrics_of(played: Played) -> dict[str, float]:
 
 
 def check_metrics_finite(played: Played, step: int, saved: int, folder: Path) -> None:
-    """Raise DivergedError when an update's figure is not finite."""
+    """Raise DivergedError if a figure of an update is not finite."""
     for name, value in played.figures.items():
         if not math.isfinite(value):
             raise _diverged(f"{name} is {value}", step, saved, folder)
 
 
 def check_variables_finite(learner: tf.Module, step: int, saved: int, folder: Path) -> None:
-    """Raise DivergedError when the learner holds a number that is not finite: its figures may lag an update behind."""
+    """Raise DivergedError if a variable of the learner is not finite; the figures may be one update older."""
     for variable in learner.variables:
         if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
             raise _diverged(f"{variable.name} holds numbers that are not finite", step, saved, folder)
@@ -148,7 +148,7 @@ class CollapseWatch:
         return collapsed(self._entropy, self._reward)
 
     def look(self, row: Mapping[str, float], step: int) -> None:
-        """Take in a row of metrics."""
+        """Check a row of metrics."""
         if self._collapses(row) and not self._warned:
             self._warned = True
             logger.warning(

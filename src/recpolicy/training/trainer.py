@@ -57,9 +57,9 @@ def train_online(
     folder: Path,
     show_progress: bool | None = None,
 ) -> NDArray[np.int64]:
-    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; returns the pulls per arm [A].
+    """Train, writing metrics, TensorBoard events and checkpoints to `folder`; return the pulls per arm [A].
 
-    Takes up what a killed run left in `folder`. Raises ConfigError for settings out of range, ArtifactError for
+    Resumes an interrupted run in `folder`. Raises ConfigError for settings out of range, ArtifactError for
     checkpoints that do not fit this agent.
     """
     batch = environment.batch_size
