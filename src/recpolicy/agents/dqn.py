@@ -4,9 +4,8 @@ y = r + gamma (1 - terminated) Q_target(s', a*), a* = argmax over items not yet 
 Q_target (plain); Huber loss of y - Q(s, a). Q starts as the rating model's expectation over `temperature`, so the
 untrained agent ranks as the rating model does. With probability epsilon the agent draws an item from the softmax of the
 K highest values, else it shows the best item. B sessions, N = T B steps per block.
-Sources: Mnih et al. 2015; van Hasselt
-et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start after Ben Ayed et al. 2025 (2508.00201),
-who do not publish K and schedule; ours are below.
+Sources: Mnih et al. 2015; van Hasselt et al. 2015 (1509.06461); Wang et al. 2015 (1511.06581); exploration and start
+after Ben Ayed et al. 2025 (2508.00201), who do not publish K and schedule; ours are below.
 """
 
 from typing import Any
