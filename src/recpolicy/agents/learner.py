@@ -77,8 +77,7 @@ class Learner(tf.Module, abc.ABC):
         return action_distributions.greedy(self.estimate(observation).mean, observation.mask)
 
     def sample_action(self, observation: Observation, seed: tf.Tensor) -> tf.Tensor:
-        """Draw actions [B] as `behavior_probabilities` would; overridden where drawing is cheaper than knowing the
-        probabilities."""
+        """Draw actions [B] from `behavior_probabilities`; subclasses override it if they can draw more cheaply."""
         return action_distributions.sample(self.behavior_probabilities(observation), seed)
 
 

@@ -4,7 +4,7 @@ Each block of whole sessions is used several times, so all but the first pass ar
 but log pi held constant,
 
     gradient = w lambda_K G grad log pi(a|s),   w = pi / beta (clipped, or normalized to mean 1),
-    lambda_K = K (1 - pi)^(K-1): maximizes the probability that a slate of K independent draws holds the item.
+    lambda_K = K (1 - pi)^(K-1): maximize the probability that a slate of K independent draws holds the item.
 
 beta is the logged probability, or the estimate of the behavior head: a second softmax on the same trunk, trained on all
 steps without a gradient to the trunk. The policy's loss uses only steps with G != 0. The correction ignores that the

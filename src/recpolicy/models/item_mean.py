@@ -21,8 +21,7 @@ class ItemMeanConfig:
 
 
 def fit_item_mean(fit: Ratings, config: ItemMeanConfig, seed: int) -> RatingModel:
-    """Fit by counting, without randomness. std is noise / sqrt(n_i + damping + 1), as for a mean of that many
-    ratings."""
+    """Fit by counting, without randomness. The std is noise / sqrt(n_i + damping + 1), as for a mean."""
     items = fit.shape[1]
     overall = float(np.mean(fit.rating, dtype=np.float64))
     count = np.bincount(fit.item, minlength=items)  # [I]

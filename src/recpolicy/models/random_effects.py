@@ -90,8 +90,7 @@ def _maximise(rows: _Rows, weight: Array, effect: Array, precision: float) -> tu
 
 
 def _newton(rows: _Rows, weight: Array, effect: Array, precision: float) -> tuple[Array, Array, Array]:
-    """Return the Newton step of weights [F] and effects [K], and the effects' variances [K], by the Schur
-    complement."""
+    """Return the Newton step of weights [F] and effects [K], and the effects' variances [K] (Schur complement)."""
     probability = sigmoid(rows.odds(weight, effect))
     spread, miss = probability * (1 - probability), rows.outcome - probability
     weighted = rows.columns * spread[:, None]

@@ -51,8 +51,7 @@ class Factors:
         return self.overall + product + self.user[:, -1:] + self.item[:, -1]
 
     def variance(self) -> Matrix:
-        """Return the variance [U, I] of the expected ratings: the sum of both sides', each with the other side
-        fixed."""
+        """Return the variance [U, I] of the expected ratings: the sum over sides, each with the other side fixed."""
         user, item = _with_one(self.user), _with_one(self.item)
         return _quadratic_forms(self.user_covariance, item) + _quadratic_forms(self.item_covariance, user).T
 
@@ -95,8 +94,7 @@ def _with_one(side: Matrix) -> Matrix:
 
 
 def _solve(rated: Matrix, excess: Matrix, other: Matrix, config: SVDConfig) -> tuple[Matrix, Matrix]:
-    """Return one side's rows [R, K + 1] and their covariances, given `other` [C, K + 1]; rated and excess are [R,
-    C]."""
+    """Return one side's rows [R, K + 1] and covariances, given `other` [C, K + 1]; rated and excess are [R, C]."""
     x = _with_one(other)  # [C, K + 1]
     width = x.shape[1]
     outer = (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)  # [C, (K + 1)^2]
