@@ -190,7 +190,7 @@ def jobs(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> Non
     say(_client(url, key_file).get("/v1/admin/jobs"), as_json, "jobs")
 
 
-@app.command(epilog="Example:  recpolicy admin run train --param agent=linucb")
+@app.command(epilog="Example:  recpolicy admin run evaluate --param days=7")
 def run(
     job: Annotated[str, typer.Argument(metavar="JOB", help="Name of the job.")],
     param: Annotated[

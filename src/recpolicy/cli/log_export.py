@@ -8,7 +8,7 @@ import typer
 
 from recpolicy.cli.output import print_json
 
-EPILOG = "Example:  recpolicy log export runs/linucb.serve --out logs/server"
+EPILOG = "Example:  recpolicy log export runs/linucb.server-state --out logs/server"
 
 
 def export(
