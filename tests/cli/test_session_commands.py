@@ -133,4 +133,4 @@ def test_a_session_of_several_users_and_an_unknown_item_are_one_line(run, capsys
 def test_words_that_do_not_go_together_are_one_line(capsys, directory, words, message):
     assert message in refused(recpolicy(capsys, "train", *words, "--out", "never"))
     assert not (directory / "never").exists()
-    assert not (directory / "never.training").exists()
+    assert not (directory / "never.incomplete").exists()

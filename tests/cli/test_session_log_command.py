@@ -105,7 +105,7 @@ def test_a_log_without_propensities_is_for_dqn_only(capsys, directory, log):
     line = refused(recpolicy(capsys, "train", "topk_reinforce", *words, "never"))
     assert "blind/sessions.parquet: no propensities, by which topk_reinforce weighs every step" in line
     assert not (directory / "never").exists()
-    assert not (directory / "never.training").exists()
+    assert not (directory / "never.incomplete").exists()
 
 
 @pytest.mark.parametrize("fault", ["cut short", "propensity NaN", "step missing", "reward too high"])

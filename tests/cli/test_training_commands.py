@@ -72,7 +72,7 @@ def test_a_setting_out_of_range_leaves_nothing_behind(capsys, directory, text, m
     words = ("--config", "bad.toml", "--out", "run")
     assert message in refused(recpolicy(capsys, "train", "linucb", *words))
     assert not (directory / "run").exists()
-    assert not (directory / "run.training").exists()
+    assert not (directory / "run.incomplete").exists()
 
 
 def test_missing_data_says_how_to_get_it(capsys, directory):

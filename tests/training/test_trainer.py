@@ -162,7 +162,7 @@ def kill_after_five_rows(out):
     with subprocess.Popen([sys.executable, "-c", TRAIN, out], stdout=subprocess.PIPE, text=True) as training:
         assert "stuck\n" in iter(training.stdout.readline, "")
         training.kill()
-    return len((out.with_name(f"{out.name}.training") / "metrics.csv").read_text().splitlines()) - 1
+    return len((out.with_name(f"{out.name}.incomplete") / "metrics.csv").read_text().splitlines()) - 1
 
 
 def test_a_training_killed_in_the_middle_ends_as_an_unbroken_one(tmp_path, monkeypatch):

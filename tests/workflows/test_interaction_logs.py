@@ -241,7 +241,7 @@ def test_a_policy_is_trained_from_a_log_and_says_which(log, tmp_path):
         return np.square(estimate[rounds.user, rounds.item] - rounds.reward).mean()
 
     assert error(after) < 0.98 * error(before)
-    assert not (tmp_path / "policy.training").exists()
+    assert not (tmp_path / "policy.incomplete").exists()
 
 
 @pytest.mark.usefixtures("without_saved_models")

@@ -96,7 +96,7 @@ def open_work_folder(out: Path, metadata: dict[str, Any]) -> Path:
     Raises:
         ArtifactError: The folder holds an unfinished training with other settings or data.
     """
-    work = out.with_name(f"{out.name}.training")
+    work = out.with_name(f"{out.name}.incomplete")
     path = work / "metadata.json"
     if path.exists():
         if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(metadata)):
