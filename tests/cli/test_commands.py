@@ -110,7 +110,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, words, said, data, policy, t
     ("text", "said"),
     [
         ("[trian]\n", "Did you mean 'train'?"),
-        ("[train]\ninteraction = 5\n", "Did you mean 'interactions'?"),
+        ("[train]\ntotal_timestep = 5\n", "Did you mean 'total_timesteps'?"),
         ("[train]\nbatch_size = 'many'\n", "batch_size"),
         ("[agent]\nalfa = 1\n", "Did you mean 'alpha'?"),
         ("[data]\ncolums = {}\n", "Did you mean 'columns'?"),

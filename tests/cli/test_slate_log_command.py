@@ -77,7 +77,7 @@ def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(ca
     found = json.loads(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others", "--json").out)
     assert {"ips", "rips", "cascade_dr"} <= set(found["estimators"])
     text = recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others/slates.parquet", "--baseline", "learnt").out
-    assert text.startswith("linucb on others/slates.parquet (mean logged ")
+    assert text.startswith("linucb (greedy) on others/slates.parquet (mean logged ")
     assert "Gain over learnt" in text
 
 

@@ -89,7 +89,7 @@ def test_every_agent_that_learns_from_logs_goes_on_from_where_it_stood(name, tmp
     np.testing.assert_allclose(propensity.sum(axis=1), 1, atol=1e-5)
     assert len(new.recommend(users, k=3)) == 15
     verify(tmp_path / "policy")
-    assert not (tmp_path / "policy.training").exists()
+    assert not (tmp_path / "policy.incomplete").exists()
 
 
 @quickly

@@ -129,7 +129,7 @@ def test_topk_reinforce_learns_from_the_log_without_a_world(tmp_path, log, monke
         "topk_reinforce", miniature_split(), tmp_path / "policy", config=TRAIN | {"epochs": 1},
         agent_config=NETWORK | {"n_epochs": 1}, log=log[0],
     )  # fmt: skip
-    assert 0 <= policy.metadata["training"]["capped_share"] < 1
+    assert 0 <= policy.metadata["training"]["clipped_share"] < 1
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_training_that_diverges_leaves_no_policy(tmp_path, log):
     wild = NETWORK | {"learning_rate": 1e30, "max_grad_norm": 0.0}
     with pytest.raises(DivergedError, match=r"diverged .* no checkpoint was made yet"):
         train("dqn", miniature_split(), tmp_path / "policy", config=TRAIN, agent_config=wild, log=log[0])
-    assert [path.name for path in tmp_path.iterdir()] == ["policy.training"]
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.incomplete"]
 
 
 def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_path, monkeypatch, learnt, log):
@@ -186,7 +186,7 @@ def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_p
     monkeypatch.setattr(offline_sessions.Passes, "learn_piece", stops)
     with pytest.raises(KeyboardInterrupt):
         again()
-    assert [path.name for path in tmp_path.iterdir()] == ["policy.training"]
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.incomplete"]
     less = replace(log[0], reward=1 - log[0].reward)
     for changed in ({"given": less}, {"epochs": 3}, {"agent": "topk_reinforce"}):
         with pytest.raises(ArtifactError, match=r"policy\.training: an unfinished training with other settings"):

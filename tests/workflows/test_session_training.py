@@ -56,7 +56,7 @@ def test_the_artifact_says_where_it_comes_from(trained, worlds):
     assert metadata["config"]["train"]["simulator"]["fatigue_genre"] == 4.0
     assert metadata["rating_model"]["name"] == "svd"
     assert [row["step"] for row in read_csv(out / "metrics.csv")] == [128, 256]
-    assert not out.with_name("policy.training").exists()
+    assert not out.with_name("policy.incomplete").exists()
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(trained, tmp_path):
@@ -89,7 +89,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(train
         patch.setattr(tensorflow_export, "write_saved_models", full_disk)
         with pytest.raises(OSError, match="no space"):
             again()
-    assert [path.name for path in tmp_path.iterdir()] == ["policy.training"]
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.incomplete"]
     for agent, changed in (("q_learning", {"reward": "watch"}), ("dqn", {})):
         with pytest.raises(ArtifactError, match=r"policy\.training: an unfinished training with other settings"):
             again(agent, **changed)
