@@ -1,13 +1,13 @@
 """Check the prose of the repository: docstrings start with a verb or noun; files, modules and links exist.
 
-    python scripts/lib/lint_prose.py [--all] [--fix] [ROOT]
+    python scripts/lib/lint_prose.py [--fix] [ROOT]
 
 1. No docstring below src/ starts with What, Who, Whose, Whether, Which or How.
 2. A relative link in Markdown leads to a file and to one of its headings. A link `path.py#L12` leads to a line that
    contains the text of the link.
 3. Module paths (`recpolicy.x.y`) and file names in docstrings and Markdown exist.
 
-CHANGELOG.md and docs/decisions keep the names of their time. `--all` also prints the faults that are only counted;
+CHANGELOG.md and docs/decisions keep the names of their time.
 `--fix` first moves the lines of links to Python files to the definitions that the links name.
 """
 
@@ -19,22 +19,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-# Faults in docstrings of these packages fail the check; elsewhere they are only counted.
-DONE: tuple[str, ...] = (
-    "ope/",
-    "cli/",
-    "training/",
-    "environments/",
-    "agents/",
-    "evaluation/",
-    "core/",
-    "data/",
-    "inference/",
-    "registry/",
-    "pipelines/",
-    "workflows/",
-    "server/",
-)
 EXEMPT = ("CHANGELOG.md", "docs/decisions/")
 _QUESTION = re.compile(r"(What|Who|Whose|Whether|Which|How)\b")
 _LINK = re.compile(r"\[(?P<text>[^\[\]]*)\]\((?P<path>[^)\s#:]*)(?:#(?P<anchor>[^)\s]+))?\)")
@@ -46,34 +30,31 @@ _PLACEHOLDER = re.compile(r"NAME|\bmine\b|\bmy_|\byour_|_build|results\.json")
 
 
 def main(arguments: list[str]) -> int:
-    """Print the faults; return 1 if one counts."""
-    show_all = "--all" in arguments
+    """Print the faults; return 1 if there is one."""
     root = Path(next((argument for argument in arguments if not argument.startswith("--")), ".")).resolve()
     if "--fix" in arguments:
         for page in root.glob("docs/*.md"):
             page.write_text(_LINK.sub(lambda link, page=page: moved(page, link), page.read_text(encoding="utf-8")))
     found = list(faults(root))
-    print(*(f"{place}: {fault}\n" for place, fault, counts in found if counts or show_all), sep="", end="")
-    failed = sum(counts for _, _, counts in found)
-    print(f"prose: {failed} faults, and {len(found) - failed} in docstrings of packages not in DONE")
-    return 1 if failed else 0
+    print(*(f"{place}: {fault}\n" for place, fault in found), sep="", end="")
+    print(f"prose: {len(found)} faults")
+    return 1 if found else 0
 
 
-def faults(root: Path) -> Iterator[tuple[str, str, bool]]:
-    """Yield place, fault and if it counts, over all files below root that git tracks."""
+def faults(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield place and fault, over all files below root that git tracks."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     listed = [name for name in listed if (root / name).is_file()]
     names = Names(root, listed)
     for name in listed:
         if name.startswith("src/") and name.endswith(".py"):
-            counts = name.removeprefix("src/recpolicy/").startswith(DONE)
             for line, text in docstrings(root / name):
-                yield from ((f"{name}:{line}", fault, counts) for fault in docstring_faults(text, names))
+                yield from ((f"{name}:{line}", fault) for fault in docstring_faults(text, names))
         elif name.endswith(".md") and not name.startswith(EXEMPT):
             for line, text in enumerate((root / name).read_text(encoding="utf-8").splitlines(), 1):
                 for fault in (*link_faults(root / name, text), *name_faults(text, names)):
-                    yield f"{name}:{line}", fault, True
+                    yield f"{name}:{line}", fault
 
 
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:

@@ -22,7 +22,7 @@ _JITTER = 1e-6  # keeps the prior covariance invertible when some direction does
 
 @dataclass(frozen=True)
 class UserPrior:
-    """What is known of a user before the first rating."""
+    """The distribution of a user's vector before the first rating."""
 
     mean: NDArray[np.float64]  # [D]
     precision: NDArray[np.float64]  # [D, D], inverse covariance
@@ -102,7 +102,7 @@ def _check_rows(
 
 @dataclass(frozen=True)
 class GenrePrior:
-    """What genres tell of an item: the regression of offset and embedding on genres and what it leaves open."""
+    """The regression of offset and embedding on genres, with its residual covariance."""
 
     coefficients: NDArray[np.float64]  # [1 + G, 1 + D]: intercept and genres -> offset and embedding
     residual_covariance: NDArray[np.float64]  # [1 + D, 1 + D]
