@@ -37,7 +37,7 @@ def write(root, name, text):
 
 
 def found(root):
-    return [fault for _, fault, _ in lint_prose.faults(root)]
+    return [fault for _, fault in lint_prose.faults(root)]
 
 
 def test_a_repository_without_faults_passes(repository, capsys):
