@@ -215,7 +215,7 @@ def test_it_finds_the_values_of_value_iteration(double):
     )  # fmt: skip
     agent = make_dqn(*small_specs(3, 2), config)
     agent.learner.prepare(6)
-    tf.function(agent.learner.learn, autograph=False)(toy_block(), SEED)
+    tf.function(agent.learner.update, autograph=False)(toy_block(), SEED)
     found = agent.learner.scores(tf.eye(3), None).numpy()
     np.testing.assert_allclose(found, solved(), atol=0.05)
     np.testing.assert_array_equal(found.argmax(axis=1), solved().argmax(axis=1))

@@ -29,7 +29,7 @@ def few_rows() -> tuple[Observation, tf.Tensor, tf.Tensor]:
 
 
 def losses(agent, steps: int) -> list[float]:
-    step = tf.function(agent.learner.learn)
+    step = tf.function(agent.learner.update)
     rows = linear_world()
     return [float(step(*rows)) for _ in range(steps)]
 

@@ -64,7 +64,7 @@ def test_it_finds_the_values_of_a_chain_of_two_states():
     """
     agent = toy(learning_rate=0.2, gamma=0.9)
     played = steps([0, 0, 1, 1], [0, 1, 0, 1], [0.2, 0.0, 0.0, 1.0], [0, 1, 0, 0], [False, False, False, True])
-    learn = tf.function(agent.learner.learn, autograph=False)
+    learn = tf.function(agent.learner.update, autograph=False)
     for _ in range(600):
         told = learn(played, SEED)
     np.testing.assert_allclose(agent.learner.table, [[2.0, 1.62], [1.8, 1.0]], atol=1e-3)

@@ -54,7 +54,7 @@ def shown(counts: np.ndarray, reward: np.ndarray):
 
 def learn_until_still(agent, played) -> None:
     """As many gradient steps as the agent takes passes over a block."""
-    tf.function(agent.learner.learn, autograph=False)(played, SEED)
+    tf.function(agent.learner.update, autograph=False)(played, SEED)
 
 
 FOLLOWING = TEN * BETA / np.sum(TEN * BETA)

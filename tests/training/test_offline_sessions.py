@@ -133,7 +133,7 @@ def test_how_often_the_cap_binds_is_told():
     agent, _ = bandit(3, max_weight=1.5, learning_rate=1e-9, n_epochs=1)
     log = bandit_log(np.array([5, 3, 2]), np.ones(3))
     told = learn_from_sessions(agent, log, bandit_sight(3), OfflineRunConfig(batch_size=10))
-    assert told["capped_share"] == pytest.approx(0.2, rel=1e-5)
+    assert told["clipped_share"] == pytest.approx(0.2, rel=1e-5)
     weight = np.repeat(1 / 3 / np.array([0.5, 0.3, 0.2]), [5, 3, 2])
     assert told["effective_share"] == pytest.approx(weight.sum() ** 2 / 10 / (weight**2).sum(), rel=1e-4)
     assert (told["mode"], told["rows"], told["sessions"], told["epochs"]) == ("log", 10, 10, 1)

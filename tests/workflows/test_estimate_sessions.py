@@ -263,11 +263,11 @@ def test_wrong_words_are_refused(words, message):
 
 
 def test_a_policy_of_sessions_is_refused_on_anything_else():
-    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):
+    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is not a log of sessions"):
         check_log_type(policy(), False, hand_rounds().name)
-    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):
+    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is not a log of sessions"):
         estimate(policy(), hand_rounds())
-    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is no log of sessions"):
+    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is not a log of sessions"):
         estimate(policy(), hand_slates())
 
 

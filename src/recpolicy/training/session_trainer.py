@@ -153,7 +153,7 @@ class CollapseWatch:
             self._warned = True
             logger.warning(
                 "step %s: the policy's entropy is %.3f nats (%.2f at first) and the reward stands still at %.3f: it may"
-                " have collapsed. Try a larger entropy_weight, a smaller learning_rate, or a higher temperature",
+                " have collapsed. Try a larger ent_coef, a smaller learning_rate, or a higher temperature",
                 f"{step:,}", self._entropy[-1], self._entropy[0], self._reward[-1],
             )  # fmt: skip
 
