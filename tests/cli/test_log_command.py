@@ -138,7 +138,7 @@ def test_every_event_and_reward_is_accounted_for(capsys, directory):
         " 2    with the default reward\n"
         " 2    waiting: their reward may still arrive\n"
         " 0    dropped: without a reward\n"
-        "10  rounds to learn from\n"
+        "10  rounds for training\n"
         " 0  rounds for evaluation, all later\n"
         " 1  rewards not used: outside the wait window\n"
         " 1  rewards not used: of events with an earlier reward\n"

@@ -165,7 +165,7 @@ def test_topk_reinforce_values_what_the_logger_went_on_to_do(random_chain):
     assert opening(agent, problem)[BAIT] > 0.9
 
 
-AGENTS = {"topk_reinforce": {}, "dqn": {"batch": 32}}
+AGENTS = {"topk_reinforce": {}, "dqn": {"batch_size": 32}}
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -215,7 +215,7 @@ def test_dqn_asks_for_no_propensities_and_stops_exploring_what_it_has_learnt():
     for key, array in arrays_of(one).items():
         np.testing.assert_array_equal(arrays_of(other)[key], array)
     assert told["epsilon"] < 0.2
-    assert one.learner.export().settings["epsilon"] == pytest.approx(one.learner.config.final_epsilon)
+    assert one.learner.export().settings["epsilon"] == pytest.approx(one.learner.config.exploration_final_eps)
 
 
 EPOCHS = 2

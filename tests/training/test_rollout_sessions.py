@@ -57,8 +57,8 @@ def test_a_tiny_probability_keeps_its_share_of_the_points():
 
 
 POLICIES = {
-    "ppo": {}, "a2c": {}, "reinforce": {}, "topk_reinforce": {}, "dqn": {"epsilon": 0.4, "exploration_final_eps": 0.4},
-    "dueling": {"dueling": True, "epsilon": 0.4, "exploration_final_eps": 0.4},
+    "ppo": {}, "a2c": {}, "reinforce": {}, "topk_reinforce": {}, "dqn": {"exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
+    "dueling": {"dueling": True, "exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
 }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_what_the_estimate_says_is_true(clicks):
         assert found.estimates[name].verdict == "estimated"
         interval = found.estimates[name].intervals["bootstrap"]
         assert interval.lo <= truth <= interval.hi
-        assert interval.lo > found.logged
+        assert interval.lo > found.logged_value
 
 
 def test_held_out_ratings_and_the_gate_agree_that_it_is_better(clicks):

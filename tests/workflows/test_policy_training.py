@@ -126,7 +126,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(tmp_p
         with pytest.raises(OSError, match="no space"):
             train("random", miniature_split(), out, config=TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["policy.incomplete"]
-    with pytest.raises(ArtifactError, match=r"policy\.training: an unfinished training with other settings"):
+    with pytest.raises(ArtifactError, match=r"policy\.incomplete: an unfinished training with other settings"):
         train("random", miniature_split(), out, config=TINY, seed=1)
     with pytest.raises(ArtifactError, match="unfinished training with other settings"):
         train("popular", miniature_split(), out, config=TINY)

@@ -189,7 +189,7 @@ def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["policy.incomplete"]
     less = replace(log[0], reward=1 - log[0].reward)
     for changed in ({"given": less}, {"epochs": 3}, {"agent": "topk_reinforce"}):
-        with pytest.raises(ArtifactError, match=r"policy\.training: an unfinished training with other settings"):
+        with pytest.raises(ArtifactError, match=r"policy\.incomplete: an unfinished training with other settings"):
             again(**changed)
     policy = again()
     assert 0 < pieces[4] < pieces[-1]

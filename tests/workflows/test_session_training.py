@@ -91,7 +91,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(train
             again()
     assert [path.name for path in tmp_path.iterdir()] == ["policy.incomplete"]
     for agent, changed in (("q_learning", {"reward": "watch"}), ("dqn", {})):
-        with pytest.raises(ArtifactError, match=r"policy\.training: an unfinished training with other settings"):
+        with pytest.raises(ArtifactError, match=r"policy\.incomplete: an unfinished training with other settings"):
             again(agent, **changed)
     again()
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
