@@ -118,7 +118,7 @@ def test_a_user_is_picked_and_a_item_rated_by_the_keyboard_alone(visit, app):
     before, after = map(float, re.findall(r"\d\.\d{3}", moved.locator("td").nth(1).inner_text()))
     assert after < before
     assert moved.locator("td").nth(2).inner_text() == f"−{before - after:.3f}" or before - after < 0.002
-    expect(page.locator("#status")).to_contain_text("The policy learnt from it")
+    expect(page.locator("#status")).to_contain_text("The policy learned from it")
     assert rows(app, feedback) == given + 1
     assert page.evaluate("document.querySelector('#result').contains(document.activeElement)")
 
@@ -128,7 +128,7 @@ def test_a_click_on_a_star_rates(visit):
     pick(page, 4)
     page.locator("#list li.item").nth(1).locator("form.stars label").nth(3).click()
     expect(page.locator("#list .said")).to_have_text("4 ★ accepted, reward 4.0")
-    expect(page.locator("#status")).to_contain_text("The policy learnt from it")
+    expect(page.locator("#status")).to_contain_text("The policy learned from it")
 
 
 def test_two_ratings_in_a_row_are_both_learnt(visit):
@@ -140,7 +140,7 @@ def test_two_ratings_in_a_row_are_both_learnt(visit):
         titles.append(item.get_attribute("data-title"))
         item.locator("form.stars label").nth(value).click()
     expect(page.locator("#list .said")).to_have_text(["1 ★ accepted, reward 1.0"] * 2)
-    expect(page.locator("#status")).to_contain_text("The policy learnt from it")
+    expect(page.locator("#status")).to_contain_text("The policy learned from it")
     expect(page.locator("#moved tr.mine")).to_have_count(2)
     assert sorted(page.locator("#moved tr.mine th").all_inner_texts()) == sorted(titles)
 

@@ -213,7 +213,7 @@ async function learnt(title, value) {
   if (watching !== mine) return;
   watching = null;
   if (mine.moved) return;
-  say("The rating is kept; the policy has not learnt from it yet.");
+  say("The rating is kept; the policy has not learned from it yet.");
   await load(true);
 }
 
