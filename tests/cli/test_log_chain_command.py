@@ -108,7 +108,7 @@ def test_options_of_ratings_do_not_go_with_a_log_that_needs_none(capsys, directo
     done(capsys, "log", "import", "clicks.csv", "--format", "obd", "--out", "log")
     (directory / "own.toml").write_text("[data]\nscale = [0, 1]\n")
     line = refused(recpolicy(capsys, "log", "ingest", "log", "--config", "own.toml", "--out", "rounds"))
-    assert "the table [data] is about ratings, but log has users and items of its own" in line
+    assert "the table [data] is about ratings, but log has its own users and items" in line
     assert not (directory / "rounds").exists()
 
 

@@ -98,7 +98,7 @@ def test_a_second_log_of_one_environment_goes_on(played):
 
 def changing() -> CatalogueBandit:
     one = planted()
-    config = CatalogueBanditConfig(candidates=ARMS, fewest_candidates=ARMS)
+    config = CatalogueBanditConfig(max_candidates=ARMS, min_candidates=ARMS)
     return CatalogueBandit(one.world, one.user, PairFeatures(one.item, one.offset), config)
 
 

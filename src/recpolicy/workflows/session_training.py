@@ -113,6 +113,11 @@ def train_sessions(
     entry = agent_entry(agent)
     if agent not in SESSION_AGENTS:
         raise ConfigError(f"{agent} learns in single rounds: train it with recpolicy.train")
+    if isinstance(log, BanditLog):
+        raise ConfigError(
+            f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce and dqn"
+            " also learn from logged sessions (recpolicy log simulate --sessions)"
+        )
     settings = coerce(SessionTrainConfig, config, "train")
     agent_settings = coerce(entry.config, agent_config, agent)
     session_config(settings)  # checks the settings before anything is fitted
@@ -182,17 +187,9 @@ def _learn_from_log(
     return agent, figures, work
 
 
-def _check_log(
-    agent: str, log: BanditLog | SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]
-) -> SessionLog:
+def _check_log(agent: str, log: SessionLog, settings: SessionTrainConfig, scale: tuple[float, float]) -> SessionLog:
     """Return the log; raise ConfigError if the agent cannot learn from it, or its rewards are not the settings'."""
     from recpolicy.training.offline_sessions import LEARN_FROM_LOGS
-
-    if isinstance(log, BanditLog):
-        raise ConfigError(
-            f"{agent} learns in simulated sessions, not from logged rounds such as {log.name}; topk_reinforce and dqn"
-            " also learn from logged sessions (recpolicy log simulate --sessions)"
-        )
 
     if agent not in LEARN_FROM_LOGS:
         raise ConfigError(
