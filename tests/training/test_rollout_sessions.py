@@ -57,9 +57,13 @@ def test_a_tiny_probability_keeps_its_share_of_the_points():
 
 
 POLICIES = {
-    "ppo": {}, "a2c": {}, "reinforce": {}, "topk_reinforce": {}, "dqn": {"exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
+    "ppo": {},
+    "a2c": {},
+    "reinforce": {},
+    "topk_reinforce": {},
+    "dqn": {"exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
     "dueling": {"dueling": True, "exploration_initial_eps": 0.4, "exploration_final_eps": 0.4},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("tables", [False, True], ids=["plain", "dot"])
