@@ -85,7 +85,7 @@ def test_another_vector_is_another_choice_and_another_prediction(parts):
 def test_tables_too_large_to_keep_give_the_same_figures(monkeypatch):
     log = by_vectors(shift=-0.8)
     kept = off_policy_gain(policy(), policy(1), log)
-    monkeypatch.setattr(log_evaluation, "_CELLS_KEPT", 0)
+    monkeypatch.setattr(log_evaluation, "_MAX_CELLS", 0)
     again = off_policy_gain(policy(), policy(1), log)
     assert again.value == pytest.approx(kept.value, rel=1e-6)
     assert again.intervals["t"].lo == pytest.approx(kept.intervals["t"].lo, rel=1e-6)
