@@ -78,7 +78,7 @@ def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(ca
     assert {"ips", "rips", "cascade_dr"} <= set(found["estimators"])
     text = recpolicy(capsys, "ope", "estimate", "learnt", "--log", "others/slates.parquet", "--baseline", "learnt").out
     assert text.startswith("linucb (greedy) on others/slates.parquet (mean logged ")
-    assert "Gain over learnt" in text
+    assert "Difference to learnt" in text
 
 
 def test_pages_are_ingested_before_they_are_learnt_from(capsys, directory, log):
