@@ -88,10 +88,10 @@ def main(source: str, out: str, method: str) -> None:
         def learn() -> None:
             vowpalwabbit.Workspace(f"{arguments.format(actions=actions)} -d {text} -f {model} --quiet").finish()
 
-        transaction, processor = timed(write), time.process_time()
+        writing, processor = timed(write), time.process_time()
         training, processor = timed(learn), time.process_time() - processor
         told = {
-            "rounds": len(log["arm"]), "write_s": transaction, "train_s": training, "cpu_s": processor,
+            "rounds": len(log["arm"]), "write_s": writing, "train_s": training, "cpu_s": processor,
             "text_mb": text.stat().st_size / 1e6, "choice": choices(model, users, actions, adf),
             "version": vowpalwabbit.__version__,
         }  # fmt: skip

@@ -149,9 +149,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     environment = SessionsForSB3(adapted(settings, settings.sessions))
     agent = learner(settings, environment)
     before = evaluate(agent, settings, deterministic=False)
-    agent.update(settings.warmup_steps)
+    agent.learn(settings.warmup_steps)
     warm, environment.seconds, start = agent.num_timesteps, 0.0, time.perf_counter()
-    agent.update(max(settings.total_steps - warm, 1), reset_num_timesteps=False)
+    agent.learn(max(settings.total_steps - warm, 1), reset_num_timesteps=False)
     seconds = time.perf_counter() - start
     return {
         "rate": (agent.num_timesteps - warm) / seconds,
