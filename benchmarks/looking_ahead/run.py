@@ -1,4 +1,4 @@
-"""Does looking ahead pay? Session agents at several discounts, and baselines, judged in a world they never saw.
+"""Does looking ahead pay? Session agents at several discounts, and baselines, evaluated in a world they never saw.
 
 python benchmarks/looking_ahead/run.py --out benchmarks/looking_ahead/results.json
 """
@@ -50,7 +50,7 @@ class Bench:
     features: Any
     worlds: Any
     player: SessionPlayer
-    judge: Any
+    environment: Any
 
 
 def bench(parts: Split, fatigue: bool) -> Bench:
@@ -66,7 +66,7 @@ def bench(parts: Split, fatigue: bool) -> Bench:
 def returns_of_baselines(here: Bench, seeds: tuple[int, ...]) -> dict[str, list[float]]:
     tables = baseline_tables(here.parts.train, here.features.model)
     scores = {name: table.score[:, here.features.catalogue] for name, table in tables.items()}
-    policies = session_baselines(here.evaluation_world, scores)
+    policies = session_baselines(here.environment, scores)
     return {name: [here.player.play(choose, seed).reward.mean() for seed in seeds] for name, choose in policies.items()}
 
 
