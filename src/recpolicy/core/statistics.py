@@ -34,6 +34,10 @@ class Interval:
         """Return an infinitely wide interval, for an estimate with an unknown error."""
         return cls(value, float("-inf"), float("inf"), level)
 
+    def as_dict(self) -> dict[str, float]:
+        """Return value, lo and hi, as records in JSON hold them."""
+        return {"value": self.value, "lo": self.lo, "hi": self.hi}
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.lo:.3f}, {self.hi:.3f}]"
 

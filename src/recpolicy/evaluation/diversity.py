@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.types import Array
 
-Array = NDArray[np.float64]
 _BLOCK = 1024  # users ranked at once
 
 

@@ -12,15 +12,13 @@ it estimate the same.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, percentile_interval
+from recpolicy.core.types import Array
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 from recpolicy.ope.inference import ResampledStatistic, resample
 from recpolicy.ope.terms import snips_terms
 from recpolicy.ope.weights import importance_weights
-
-Array = NDArray[np.float64]
 
 
 def relative_gain(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import DataError
+from recpolicy.core.types import Array
 from recpolicy.data.rating_sessions import sessions_of
 from recpolicy.data.ratings import Ratings, genre_matrix
 from recpolicy.data.splits import Split
@@ -48,8 +49,6 @@ from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 from recpolicy.models.session_worlds import halves, joined, of_users
 from recpolicy.models.user_model import SessionWorldConfig, UserModel, fit_user_model, world_of_responses
 from recpolicy.models.user_model_fits import watch_levels
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.json import to_plain
+from recpolicy.core.types import Array
 from recpolicy.evaluation.gate import Criterion
-
-Array = NDArray[np.float64]
 
 BINS = 10
 _KS_5_PERCENT = 1.358

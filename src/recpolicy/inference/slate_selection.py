@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
+from recpolicy.core.types import Array
 
 if TYPE_CHECKING:
     from recpolicy.inference.scorer import FoldIn, Scorer
 
-Array = NDArray[np.float64]
 Arms = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 

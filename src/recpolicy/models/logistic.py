@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-
-Array = NDArray[np.float64]
+from recpolicy.core.types import Array
 
 _MOST_STEPS = 100
 _TOLERANCE = 1e-8

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.core.types import Array
 from recpolicy.models.logistic import sigmoid
-
-Array = NDArray[np.float64]
 
 _ROUNDS, _ROUND_TOLERANCE = 50, 0.01
 _STEPS, _STEP_TOLERANCE = 100, 1e-8

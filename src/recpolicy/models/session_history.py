@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.core.types import Array
 from recpolicy.data.rating_sessions import Sessions
 from recpolicy.models.session_world import MISSES
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

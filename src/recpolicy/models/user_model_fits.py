@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.seeds import generator
+from recpolicy.core.types import Array
 from recpolicy.data.rating_sessions import Sessions
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.logistic import fit_logistic
@@ -29,8 +30,6 @@ from recpolicy.models.random_effects import RandomEffects, fit_random_effects
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_history import History
 from recpolicy.models.session_world import LIKE_LEVEL
-
-Array = NDArray[np.float64]
 
 _CURVE_STEP = 0.3  # expected change of the log-odds of continuing from one step to the next
 

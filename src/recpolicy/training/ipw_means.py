@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.types import Array
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.training.sufficient_statistics import places
-
-Array = NDArray[np.float64]
 
 _LEAST = -300.0
 """Lower bound of log-propensities: the square of a weight above exp(300) would overflow a float64."""

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.types import Array
 from recpolicy.data.bandit_log import BanditLog
-
-Array = NDArray[np.float64]
 
 _ROWS = 1 << 18
 """Number of rounds of one arm whose features are in memory at once."""

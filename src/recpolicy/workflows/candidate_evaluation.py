@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import read_versioned_json, rename_keys, write_json
 from recpolicy.core.optional_deps import require_extra
-from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION
@@ -110,12 +109,12 @@ class CandidateEvaluation:
     def _held_out(self, held_out: HeldOutEvaluation) -> dict[str, Any]:
         evaluation = held_out.evaluation
         others = [name for name in evaluation.policies if name != self.name]
-        gains = {other: _plain(evaluation.difference(self.name, other)) for other in others}
+        gains = {other: evaluation.difference(self.name, other).as_dict() for other in others}
         result, baseline = evaluation.policies[self.name], self.held_out_against
         groups = _plain_groups(evaluation.group_difference(self.name, baseline))
         return {
             **held_out.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
-            "held_out_choice": _plain(result.held_out_choice), "group_gain": {"baseline": baseline, "groups": groups},
+            "held_out_choice": result.held_out_choice.as_dict(), "group_gain": {"baseline": baseline, "groups": groups},
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }  # fmt: skip
 
@@ -125,11 +124,11 @@ class CandidateEvaluation:
         return {
             "baseline": self.baseline,
             "estimator": log_comparison.gain.estimator,
-            "gain": _plain(log_comparison.gain.intervals["bootstrap"]),
-            "value": _plain(candidate.intervals["bootstrap"]),
+            "gain": log_comparison.gain.intervals["bootstrap"].as_dict(),
+            "value": candidate.intervals["bootstrap"].as_dict(),
             "effective_sample_size": candidate.diagnostics.effective_sample_size,
             "mean_weight_z": candidate.diagnostics.mean_weight_z,
-            "relative_gain": None if relative is None else _plain(relative),
+            "relative_gain": None if relative is None else relative.as_dict(),
             "gain_on_hits": log_comparison.gain_on_hits,
             "group_gain": {"baseline": self.baseline, "groups": _plain_groups(self.log_groups)},
             "details": log_comparison.gain.as_dict(),
@@ -298,12 +297,8 @@ def _described(policy: Policy) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plain(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "lo": interval.lo, "hi": interval.hi}
-
-
 def _plain_groups(figures: Mapping[str, GroupFigure]) -> dict[str, dict[str, float]]:
-    return {name: {**_plain(group.interval), "users": group.users} for name, group in figures.items()}
+    return {name: {**group.interval.as_dict(), "users": group.users} for name, group in figures.items()}
 
 
 def _inputs(

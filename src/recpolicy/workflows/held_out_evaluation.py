@@ -53,7 +53,7 @@ class HeldOutEvaluation:
         """Return plain values for JSON."""
         plain = self.evaluation.as_dict()
         for name, regret in self.regret.items():
-            plain["policies"][name]["evaluation_regret"] = {"value": regret.value, "lo": regret.lo, "hi": regret.hi}
+            plain["policies"][name]["evaluation_regret"] = regret.as_dict()
         return {**plain, "evaluation_world": self.evaluation_world}
 
 

@@ -71,7 +71,7 @@ class SessionEvaluation:
         def plain(returns: Returns) -> dict[str, Any]:
             gain = returns.gain
             return {
-                "reward": _plain(returns.reward), "gain_on_rating_model": None if gain is None else _plain(gain),
+                "reward": returns.reward.as_dict(), "gain_on_rating_model": None if gain is None else gain.as_dict(),
                 "length": returns.length, "like_share": returns.like_share,
             }  # fmt: skip
 
@@ -208,7 +208,3 @@ def _greedy(policy: Policy) -> Any:
         return best(policy.session_scores(observation[:, :width], observation[:, width:]), mask, rng)
 
     return choose
-
-
-def _plain(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "lo": interval.lo, "hi": interval.hi}

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from recpolicy.core.types import Array
+
 _LEAST_SHARE = 1e-4  # the usual share of an empty bin; ln 0 has no value
 _OVERSHOOT = 1.166
 

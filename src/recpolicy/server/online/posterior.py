@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import content_digest
+from recpolicy.core.types import Array
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.reward_estimators import pack_symmetric
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
