@@ -243,8 +243,8 @@ def main() -> None:
     )  # fmt: skip
     write_results(options.out, {name: float(value) for name, value in figures.items()}, told)
     picture = options.out.with_suffix(".png") if options.quick else FIGURE
-    with atomic_path(picture) as beside:
-        beside.write_bytes(draw(curves, arena.batch))
+    with atomic_path(picture) as temporary:
+        temporary.write_bytes(draw(curves, arena.batch))
 
 
 if __name__ == "__main__":

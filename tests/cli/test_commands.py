@@ -48,9 +48,9 @@ def policy(data, tmp_path_factory):
         },
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("policies") / "policy"
-    with atomic_directory(folder) as beside:
-        write_arrays(artifact, beside)
-        write_manifest(artifact, beside)
+    with atomic_directory(folder) as temporary:
+        write_arrays(artifact, temporary)
+        write_manifest(artifact, temporary)
     return folder
 
 

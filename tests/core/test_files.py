@@ -27,8 +27,8 @@ class Interrupted(Exception):
     """Stands for whatever may happen in the middle of writing."""
 
 
-def write_and_fail(beside, name="half.txt"):
-    write_text(beside / name if beside.is_dir() else beside, "half")
+def write_and_fail(temporary, name="half.txt"):
+    write_text(temporary / name if temporary.is_dir() else temporary, "half")
     raise Interrupted
 
 
@@ -61,8 +61,8 @@ def test_json_is_sorted_and_refuses_what_json_has_not(tmp_path):
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with pytest.raises(Interrupted), atomic_path(target) as beside:
-        write_and_fail(beside)
+    with pytest.raises(Interrupted), atomic_path(target) as temporary:
+        write_and_fail(temporary)
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -70,8 +70,8 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_nobody_sees_a_file_before_it_is_whole(tmp_path):
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with atomic_path(target) as beside:
-        beside.write_text("half")
+    with atomic_path(target) as temporary:
+        temporary.write_text("half")
         assert target.read_text() == "old"
     assert target.read_text() == "half"
 
@@ -80,8 +80,8 @@ def test_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
     target = tmp_path / "run"
     target.mkdir()
     write_text(target / "old.txt", "old")
-    with pytest.raises(Interrupted), atomic_directory(target) as beside:
-        write_and_fail(beside)
+    with pytest.raises(Interrupted), atomic_directory(target) as temporary:
+        write_and_fail(temporary)
     assert names(tmp_path) == ["run"]
     assert names(target) == ["old.txt"]
 
@@ -89,8 +89,8 @@ def test_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
 def test_new_folder_replaces_the_old_one_whole(tmp_path):
     target = tmp_path / "run"
     for name in ("first.txt", "second.txt"):
-        with atomic_directory(target) as beside:
-            write_text(beside / name, name)
+        with atomic_directory(target) as temporary:
+            write_text(temporary / name, name)
     assert names(target) == ["second.txt"]
     assert names(tmp_path) == ["run"]
 

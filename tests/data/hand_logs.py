@@ -66,7 +66,7 @@ def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> Ban
     context[(row % 3 != 1) & (row % 5 != 0)] = np.nan
     user = np.where(row % 3 == 1, USERS + row // 3 % 2, rounds.user).astype(np.int32)
     ids = np.array(["new-b", "new-a"] if text else [70, 60], object)
-    return replace(rounds, user=user, context=context, newcomers=ColdStartUsers(USERS, ids))
+    return replace(rounds, user=user, context=context, cold_start_users=ColdStartUsers(USERS, ids))
 
 
 def assert_same_rounds(one: BanditLog, other: BanditLog) -> None:
@@ -83,10 +83,10 @@ def assert_same_rounds(one: BanditLog, other: BanditLog) -> None:
     if one.context is not None:
         assert one.context.dtype == other.context.dtype
         np.testing.assert_array_equal(one.context, other.context)
-    assert (one.newcomers is None) == (other.newcomers is None)
-    if one.newcomers is not None:
-        assert one.newcomers.known == other.newcomers.known
-        assert one.newcomers.ids.tolist() == other.newcomers.ids.tolist()
+    assert (one.cold_start_users is None) == (other.cold_start_users is None)
+    if one.cold_start_users is not None:
+        assert one.cold_start_users.known == other.cold_start_users.known
+        assert one.cold_start_users.ids.tolist() == other.cold_start_users.ids.tolist()
     assert one.scale == other.scale
     assert one.digest == other.digest
 

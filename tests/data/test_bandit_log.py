@@ -175,7 +175,7 @@ def test_vectors_of_other_features_are_refused_where_the_log_tells_them():
         ({"context": with_row(4, np.nan, np.nan, np.nan)}, "round 4: user row 5: a newcomer has no context"),
         ({"context": None}, "round 1: user row 4: a newcomer has no context"),
         (
-            {"newcomers": ColdStartUsers(USERS, np.array([70], object))},
+            {"cold_start_users": ColdStartUsers(USERS, np.array([70], object))},
             r"round 4: user row 5: the newcomers are rows 4\.\.4",
         ),
     ],
@@ -189,13 +189,13 @@ def test_parts_hold_their_vectors_and_number_their_newcomers_anew():
     whole = newcomer_rounds()
     part = whole.take(3, 9, "part")
     np.testing.assert_array_equal(part.contexts(TABLE), whole.contexts(TABLE)[3:9])
-    assert part.newcomers.ids.tolist() == [60, 70]  # the second newcomer comes first here
+    assert part.cold_start_users.ids.tolist() == [60, 70]  # the second newcomer comes first here
     assert part.user[[1, 4]].tolist() == [USERS, USERS + 1]
     assert whole.user[[1, 4]].tolist() == [USERS, USERS + 1]
     assert_same_rounds(part.take(0, 6, "again"), part)
     assert_same_rounds(whole.take(0, 12, "all"), whole)
     known = whole.take(5, 7, "known")
-    assert known.newcomers is None
+    assert known.cold_start_users is None
     assert known.context is not None
     assert_same_rounds(whole.take(2, 3, "own"), hand_rounds().take(2, 3, "own"))
 
@@ -203,8 +203,8 @@ def test_parts_hold_their_vectors_and_number_their_newcomers_anew():
 def test_the_digest_covers_vectors_and_newcomers_and_is_the_old_one_without():
     rounds = newcomer_rounds()
     changed = [
-        {"context": with_row(1, 1, 2, 3)}, {"newcomers": ColdStartUsers(USERS, np.array([70, 61], object))},
-        {"context": None, "newcomers": None},
+        {"context": with_row(1, 1, 2, 3)}, {"cold_start_users": ColdStartUsers(USERS, np.array([70, 61], object))},
+        {"context": None, "cold_start_users": None},
     ]  # fmt: skip
     digests = {replace(rounds, **change).digest for change in changed}
     assert len(digests | {rounds.digest}) == 4

@@ -67,7 +67,7 @@ def test_a_column_of_nulls_says_as_much_as_none(tmp_path):
     write_log(tmp_path, rounds)
     rewrite(tmp_path / EVENTS, lambda table: table.append_column("context", pa.nulls(12, pa.list_(pa.float32()))))
     found = read(tmp_path)
-    assert found.context is found.newcomers is None
+    assert found.context is found.cold_start_users is None
     np.testing.assert_array_equal(found.columns["user"], rounds.user)
 
 

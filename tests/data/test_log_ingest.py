@@ -35,7 +35,7 @@ def joined(folder, config=ALL):
 def user_ids(rounds):
     """[N]."""
     known = tables().users["user_id"].tolist()
-    return np.array([*known, *([] if rounds.newcomers is None else rounds.newcomers.ids)])[rounds.user]
+    return np.array([*known, *([] if rounds.cold_start_users is None else rounds.cold_start_users.ids)])[rounds.user]
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_events_with_a_vector_are_left_out_and_counted_where_they_are_not_wanted
     found, _, report = ingest(tmp_path, tables(), replace(ALL, contexts=False, default_reward=1.0))
     own = ~rounds.with_context
     assert found.event_id.tolist() == rounds.event_id[own].tolist()
-    assert found.context is found.newcomers is None
+    assert found.context is found.cold_start_users is None
     assert (report.events, report.with_context, report.joined) == (12, 12 - own.sum(), own.sum())
     assert (report.defaulted, report.left_out, report.waiting, report.unknown_rewards) == (0, 0, 0, 0)
 

@@ -357,7 +357,7 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
     log, _, _ = ingest(tmp_path / "log", IdVocabulary.from_policy(policy), IngestConfig(evaluation_share=0.0))
     assert len(log) == 20
     np.testing.assert_array_equal(log.contexts(policy.artifact.context), np.stack(list(vectors.values())))
-    assert log.newcomers.ids.tolist() == list(range(70, 90))
+    assert log.cold_start_users.ids.tolist() == list(range(70, 90))
     with pytest.raises(DataError, match="in the features of another training"):
         log.contexts(policy.artifact.context[::-1])
     greedy = log.time >= 1_000_085

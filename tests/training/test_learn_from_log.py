@@ -58,7 +58,7 @@ def with_newcomers(log: BanditLog) -> tuple[BanditLog, np.ndarray]:
     vectors = np.where(new[:, None], context()[log.user], np.nan).astype(np.float32)
     user = np.where(new, USERS + log.user, log.user).astype(np.int32)
     ids = np.array([f"new-{row}" for row in range(USERS)], object)
-    return replace(log, user=user, context=vectors, newcomers=ColdStartUsers(USERS, ids)), new
+    return replace(log, user=user, context=vectors, cold_start_users=ColdStartUsers(USERS, ids)), new
 
 
 def context() -> np.ndarray:

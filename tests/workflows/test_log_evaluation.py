@@ -37,7 +37,9 @@ def by_vectors(shift=0.0):
     new = log.user >= KNOWN
     vectors = np.where(new[:, None], policy().artifact.context[log.user] + shift, np.nan).astype(np.float32)
     user = np.where(new, log.user + USERS - KNOWN, log.user).astype(np.int32)
-    return replace(log, user=user, context=vectors, newcomers=ColdStartUsers(USERS, np.array([91, 92, 93], object)))
+    return replace(
+        log, user=user, context=vectors, cold_start_users=ColdStartUsers(USERS, np.array([91, 92, 93], object))
+    )
 
 
 def figures(log, incumbent=None):
@@ -48,7 +50,7 @@ def test_estimates_by_vectors_are_those_by_reference(tmp_path):
     """Gains over an incumbent included; the newcomers are resampled as the users that they are."""
     write_events(tmp_path / "rounds.parquet", by_vectors(), IdVocabulary.from_policy(policy()), with_rewards=True)
     log = read_evaluation_log(policy(), tmp_path / "rounds.parquet")
-    assert log.newcomers.ids.tolist() != []
+    assert log.cold_start_users.ids.tolist() != []
     incumbent = policy(1)
     found, expected = figures(log, incumbent), figures(by_reference(), incumbent)
     assert len(compare_on_log(policy(), None, log).feedback.clusters) == USERS

@@ -183,7 +183,7 @@ def test_newcomers_are_learnt_from_by_their_vectors(tmp_path):
     vectors = np.where(new[:, None], context[log.user], np.nan).astype(np.float32)
     ids = ColdStartUsers(len(context), np.arange(1_000, 1_000 + len(context)).astype(object))
     user = np.where(new, log.user + len(context), log.user).astype(np.int32)
-    described = replace(log, user=user, context=vectors, newcomers=ids)
+    described = replace(log, user=user, context=vectors, cold_start_users=ids)
     known, same, other = (
         retrain(trained("linucb"), one, tmp_path / name)
         for name, one in (("a", log), ("b", described), ("c", replace(described, context=-vectors)))

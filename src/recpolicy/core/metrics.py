@@ -43,8 +43,8 @@ class CsvWriter:
     def __init__(self, path: Path, keep_until: int | None = None):
         """Open `path`; rows after step `keep_until` are dropped (resume), all rows when it is None."""
         kept = [] if keep_until is None or not path.exists() else _rows_until(path, keep_until)
-        with atomic_path(path) as beside:
-            beside.write_text("".join(kept), encoding="utf-8", newline="")
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8", newline="")
         self._stream = path.open("a", newline="", encoding="utf-8")
         self._rows: csv.DictWriter[str] | None = None
         if kept:

@@ -49,7 +49,7 @@ class BanditLog:
     candidate_start: NDArray[np.int64] | None = None  # [N + 1], where each round's candidates begin; None: all
     candidate: NDArray[np.int32] | None = None  # [C], item rows; in the catalogue
     context: NDArray[np.float32] | None = None  # [N, D], context vectors; NaN, or None: the row of the user
-    newcomers: ColdStartUsers | None = None  # each of their rounds has a context; None: the table has all users
+    cold_start_users: ColdStartUsers | None = None  # each of their rounds has a context; None: the table has all users
     pages: str | None = None
     """Digest of the slate log whose slots these rounds are; the digest of the rounds ignores it."""
     features: str | None = None
@@ -103,8 +103,8 @@ class BanditLog:
             self._refuse(
                 part, finite, f"context with {{}} of {shape[1]} numbers finite: expected all, or NaN throughout"
             )
-        if self.newcomers is not None:
-            known, end = self.newcomers.known, self.newcomers.known + len(self.newcomers.ids)
+        if self.cold_start_users is not None:
+            known, end = self.cold_start_users.known, self.cold_start_users.known + len(self.cold_start_users.ids)
             self._refuse(self.user >= end, self.user, f"user row {{}}: the newcomers are rows {known}..{end - 1}")
             self._refuse((self.user >= known) & ~self.with_context, self.user, "user row {}: a newcomer has no context")
 
@@ -127,8 +127,8 @@ class BanditLog:
         vectors: list[Any] = []
         if self.context is not None:
             vectors.append(np.where(self.with_context[:, np.newaxis], self.context, np.float32(np.nan)))
-        if self.newcomers is not None:
-            vectors += [self.newcomers.known, self.newcomers.ids]
+        if self.cold_start_users is not None:
+            vectors += [self.cold_start_users.known, self.cold_start_users.ids]
         return content_digest(
             self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward, self.catalogue,
             list(self.scale), self.policy, self.version, self.candidate_start, self.candidate, *vectors,
@@ -199,7 +199,7 @@ class BanditLog:
         rows = slice(first, last)
         columns = ("event_id", "time", "item", "log_propensity", "reward", "policy", "version")
         chosen = {column: getattr(self, column)[rows] for column in columns}
-        chosen |= taken_users(self.user, self.context, self.newcomers, rows)
+        chosen |= taken_users(self.user, self.context, self.cold_start_users, rows)
         if self.candidate is not None and self.candidate_start is not None:
             start = self.candidate_start[first : last + 1]
             chosen["candidate"] = self.candidate[start[0] : start[-1]]
@@ -213,22 +213,24 @@ def features_of(table: NDArray[np.floating]) -> str:
 
 
 def taken_users(
-    user: NDArray[np.int32], context: NDArray[np.float32] | None, newcomers: ColdStartUsers | None,
+    user: NDArray[np.int32], context: NDArray[np.float32] | None, cold_start_users: ColdStartUsers | None,
     rows: slice | NDArray[np.int64],
 ) -> dict[str, Any]:  # fmt: skip
-    """Return `user`, `context` and `newcomers` of chosen rounds, cold-start users renumbered in order.
+    """Return `user`, `context` and `cold_start_users` of chosen rounds, cold-start users renumbered in order.
 
     A part cut from a log then equals the same part read from a file.
     """
-    chosen: dict[str, Any] = {"user": user[rows], "context": None, "newcomers": None}
+    chosen: dict[str, Any] = {"user": user[rows], "context": None, "cold_start_users": None}
     if context is None or np.isnan(context[rows]).all():
         return chosen
     chosen["context"] = context[rows]
-    if newcomers is not None and (new := chosen["user"] >= newcomers.known).any():
+    if cold_start_users is not None and (new := chosen["user"] >= cold_start_users.known).any():
         place, old = pd.factorize(chosen["user"][new])
         chosen["user"] = np.where(new, 0, chosen["user"])
-        chosen["user"][new] = newcomers.known + place
-        chosen["newcomers"] = ColdStartUsers(newcomers.known, newcomers.ids[old - newcomers.known])
+        chosen["user"][new] = cold_start_users.known + place
+        chosen["cold_start_users"] = ColdStartUsers(
+            cold_start_users.known, cold_start_users.ids[old - cold_start_users.known]
+        )
     return chosen
 
 

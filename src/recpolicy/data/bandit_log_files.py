@@ -84,7 +84,7 @@ class Events:
     candidate_start: NDArray[np.int64] | None  # [N + 1]; None: every event had the whole catalogue
     candidate: NDArray[np.int32] | None  # [C]
     context: NDArray[np.float32] | None  # [N, D], NaN: the user's own; None: so it is of all
-    newcomers: ColdStartUsers | None
+    cold_start_users: ColdStartUsers | None
     """Users whom only vectors describe."""
 
 
@@ -103,7 +103,7 @@ def write_events(path: Path, rounds: BanditLog, tables: IdVocabulary, *, with_re
         **({} if rounds.context is None else {"context": pa.list_(pa.float32())}),
     }  # fmt: skip
     schema = pa.schema(types, encode_metadata(metadata))
-    with atomic_path(path) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as out:
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as out:
         for rows in _pieces(rounds):
             columns = _columns(rounds, rows, user_id, item_id)
             if not with_rewards:
@@ -156,8 +156,8 @@ def write_rewards(
 
 
 def _write(path: Path, table: Any) -> None:
-    with atomic_path(path) as beside:
-        pq.write_table(table, beside, compression="zstd")
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def log_catalogue(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
@@ -205,8 +205,8 @@ def read_events(path: Path, tables: IdVocabulary, catalogue: NDArray[np.int32]) 
         raise DataError(f"{path}: no events")
     together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     _refuse_twins(together["event_id"], path)
-    together["user"], newcomers = seen.numbered(together["user"])
-    return Events(together, *_joined_candidates(path, lists), seen.together(), newcomers)
+    together["user"], cold_start_users = seen.numbered(together["user"])
+    return Events(together, *_joined_candidates(path, lists), seen.together(), cold_start_users)
 
 
 def read_rewards(path: Path, scale: tuple[float, float]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float64]]:
@@ -299,11 +299,13 @@ def _joined_candidates(
 def _user_ids(rounds: BanditLog, tables: IdVocabulary) -> NDArray[Any]:
     """Return ids by user row, cold-start users after the table; raises DataError for another table than the log's."""
     known = tables.users["user_id"].to_numpy()
-    if rounds.newcomers is None:
+    if rounds.cold_start_users is None:
         return known
-    if rounds.newcomers.known != len(known):
-        raise DataError(f"{rounds.name}: of a table of {rounds.newcomers.known} users, to be written with {len(known)}")
-    return np.concatenate([known, rounds.newcomers.ids.astype(np.int64 if known.dtype.kind in "iu" else object)])
+    if rounds.cold_start_users.known != len(known):
+        raise DataError(
+            f"{rounds.name}: of a table of {rounds.cold_start_users.known} users, to be written with {len(known)}"
+        )
+    return np.concatenate([known, rounds.cold_start_users.ids.astype(np.int64 if known.dtype.kind in "iu" else object)])
 
 
 def _lists(start: NDArray[np.int64], values: Any) -> Any:

@@ -143,7 +143,7 @@ def rounds_of(path: Path, tables: IdVocabulary) -> BanditLog:
     columns: dict[str, Any] = {**events.columns, **told_of(path)}
     return BanditLog(
         catalogue=catalogue, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
-        candidate=events.candidate, context=events.context, newcomers=events.newcomers, **columns,
+        candidate=events.candidate, context=events.context, cold_start_users=events.cold_start_users, **columns,
     )  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def _chosen(
     """Return the chosen events, in this order, with their candidates."""
     columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
     columns |= _taken_candidates(events.candidate_start, events.candidate, order)
-    columns |= taken_users(events.columns["user"], events.context, events.newcomers, order)
+    columns |= taken_users(events.columns["user"], events.context, events.cold_start_users, order)
     return BanditLog(catalogue=catalogue, scale=scale, name=name, **columns)
 
 

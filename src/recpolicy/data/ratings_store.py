@@ -59,8 +59,8 @@ def save_ratings(ratings: Ratings, folder: Path, *, split: tuple[str, int] | Non
     items would not come back as it is (mixed types); nothing is written then.
     """
     parts = None if split is None else split_ratings(ratings, *split)
-    with atomic_directory(folder) as beside:
-        _write_tables(ratings, beside)
+    with atomic_directory(folder) as temporary:
+        _write_tables(ratings, temporary)
         body = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -69,10 +69,10 @@ def save_ratings(ratings: Ratings, folder: Path, *, split: tuple[str, int] | Non
             "digest": ratings.digest,
             "types": {USERS: _types(ratings.users), ITEMS: _types(ratings.items)},
             "split": None if parts is None else {"name": parts.name, "seed": parts.seed, "digest": parts.digest},
-            "files": {name: file_digest(beside / name) for name in (RATINGS, USERS, ITEMS)},
+            "files": {name: file_digest(temporary / name) for name in (RATINGS, USERS, ITEMS)},
         }
-        write_json(beside / MANIFEST, {**body, "manifest_digest": content_digest(body)})
-        _check_same(ratings, _read(beside, body))
+        write_json(temporary / MANIFEST, {**body, "manifest_digest": content_digest(body)})
+        _check_same(ratings, _read(temporary, body))
 
 
 def load_saved_ratings(folder: Path) -> Ratings:

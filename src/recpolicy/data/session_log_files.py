@@ -66,8 +66,8 @@ def write_sessions(path: Path, log: SessionLog, tables: IdVocabulary) -> None:
         "catalogue": item_id[log.catalogue].tolist(),
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
-    with atomic_path(path) as beside:
-        pq.write_table(table, beside, compression="zstd")
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def is_session_log(path: Path) -> bool:

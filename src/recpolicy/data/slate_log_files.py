@@ -62,8 +62,8 @@ def write_slates(path: Path, log: SlateLog, tables: IdVocabulary) -> None:
         "shelves": None if log.shelves is None else log.shelves.tolist(),
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
-    with atomic_path(path) as beside:
-        pq.write_table(table, beside, compression="zstd")
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def is_slate_log(path: Path) -> bool:

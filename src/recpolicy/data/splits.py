@@ -134,9 +134,9 @@ def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:
             rows["rating"] = part.rating.astype(np.int64)
         if part.timestamp is not None:
             rows["timestamp"] = part.timestamp
-        with atomic_path(path) as beside:
+        with atomic_path(path) as temporary:
             in_order = rows.sort_values(["user", "item"], kind="stable")
-            in_order.to_csv(beside, sep="\t", header=False, index=False, lineterminator="\n")
+            in_order.to_csv(temporary, sep="\t", header=False, index=False, lineterminator="\n")
     return paths
 
 

@@ -66,11 +66,11 @@ def predict_to_files(
 
 def _open(files: ExitStack, schema: Any, parquet: Path, csv: Path | None) -> list[Any]:
     """Return the writers, which `files` closes before it puts their files in place."""
-    beside = files.enter_context(atomic_path(parquet))
-    writers = [files.enter_context(pq.ParquetWriter(beside, schema, use_dictionary=_FEW_VALUES))]
+    temporary = files.enter_context(atomic_path(parquet))
+    writers = [files.enter_context(pq.ParquetWriter(temporary, schema, use_dictionary=_FEW_VALUES))]
     if csv is not None:
-        beside = files.enter_context(atomic_path(csv))
-        writers.append(files.enter_context(CSVWriter(beside, schema)))
+        temporary = files.enter_context(atomic_path(csv))
+        writers.append(files.enter_context(CSVWriter(temporary, schema)))
     return writers
 
 

@@ -53,15 +53,15 @@ _MIGRATIONS = {1: _from_version_1}
 def save_rating_model(model: RatingModel, folder: Path) -> None:
     """Write the model to `folder`, atomically; an older model there is replaced."""
     described = {field.name: getattr(model, field.name) for field in fields(model) if field.name not in _ARRAYS}
-    with atomic_directory(folder) as beside:
-        np.savez(beside / "arrays.npz", mean=model.mean, std=model.std)
+    with atomic_directory(folder) as temporary:
+        np.savez(temporary / "arrays.npz", mean=model.mean, std=model.std)
         body = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
-            "arrays_sha256": file_digest(beside / "arrays.npz"),
+            "arrays_sha256": file_digest(temporary / "arrays.npz"),
             "model": described,
         }
-        write_json(beside / "model.json", {**body, "digest": content_digest(body)})
+        write_json(temporary / "model.json", {**body, "digest": content_digest(body)})
 
 
 def load_rating_model(folder: Path) -> RatingModel:

@@ -72,10 +72,10 @@ def unpack_version(archive: Path | str, into: Path | str, *, limits: ImportLimit
             raise ArtifactError(f"{source}: cannot be unpacked: {error}") from None
         found = _artifact_in(source, root)
         manifest = sound_manifest(found)
-        with atomic_directory(target) as beside:
+        with atomic_directory(target) as temporary:
             for name in (MANIFEST, *manifest["files"]):
-                (beside / name).parent.mkdir(parents=True, exist_ok=True)
-                (found / name).rename(beside / name)
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                (found / name).rename(temporary / name)
     return target
 
 

@@ -113,20 +113,20 @@ class ReloadHooks:
 class ModelManager:
     """The live versions of a registry, or one fixed version."""
 
-    def __init__(self, live: LiveState, registry: Registry | None = None, beside: ReloadHooks | None = None):
+    def __init__(self, live: LiveState, registry: Registry | None = None, hooks: ReloadHooks | None = None):
         self.live = live
         self.registry = registry
-        self._beside = beside or ReloadHooks()
+        self._hooks = hooks or ReloadHooks()
         self._lock = threading.Lock()
         self._stamp = self._look()
 
     @classmethod
-    def from_registry(cls, registry: Registry, beside: ReloadHooks | None = None) -> "ModelManager":
+    def from_registry(cls, registry: Registry, hooks: ReloadHooks | None = None) -> "ModelManager":
         """Load the routing of the registry.
 
         Raises ConfigError for a registry without a champion, ArtifactError for a damaged one.
         """
-        return cls(_load(registry, None, beside or ReloadHooks()), registry, beside)
+        return cls(_load(registry, None, hooks or ReloadHooks()), registry, hooks)
 
     def refresh(self) -> bool:
         """Load the current routing of the registry; return True if anything changed.
@@ -137,7 +137,7 @@ class ModelManager:
             return False
         with self._lock:
             stamp = self._look()
-            new = _load(self.registry, self.live, self._beside)
+            new = _load(self.registry, self.live, self._hooks)
             self._stamp, old, self.live = stamp, self.live, new
             return new != old
 
@@ -158,11 +158,11 @@ class ModelManager:
         if self.registry is None:
             return ()
         return _mark(self.registry.folder / "aliases.json"), *map(
-            _mark, self._beside.watched(self.live.champion.trained)
+            _mark, self._hooks.watched(self.live.champion.trained)
         )
 
 
-def _load(registry: Registry, old: LiveState | None, beside: ReloadHooks) -> LiveState:
+def _load(registry: Registry, old: LiveState | None, hooks: ReloadHooks) -> LiveState:
     routing = registry.routing()
     if routing.champion is None:
         raise ConfigError(f"{registry.folder}: no champion yet; promote a version: recpolicy registry promote")
@@ -172,11 +172,11 @@ def _load(registry: Registry, old: LiveState | None, beside: ReloadHooks) -> Liv
         return known[number].trained if number in known else load_scorer(registry.resolve(number), CACHE_BYTES)
 
     champion, number = trained(routing.champion), routing.challenger
-    learnt = beside.learnt(champion)
+    learnt = hooks.learnt(champion)
     return LiveState(
         LoadedVersion(learnt, routing.champion, None if learnt is champion else champion),
         None if number is None else LoadedVersion(trained(number), number),
-        routing.share, routing.shadow, routing.exploration, None if number is None else beside.rollout(number),
+        routing.share, routing.shadow, routing.exploration, None if number is None else hooks.rollout(number),
     )  # fmt: skip
 
 

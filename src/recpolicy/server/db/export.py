@@ -200,7 +200,7 @@ def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, in
     if old is not None and not len(found):
         return 0, rows_before, dict(cursor.left_out)
     left_out, new = Counter(cursor.left_out), 0
-    with atomic_path(path) as beside, pq.ParquetWriter(beside, part.schema, compression="zstd") as writer:
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, part.schema, compression="zstd") as writer:
         if old is not None:
             for batch in old.iter_batches(_COPIED_AT_ONCE):
                 writer.write_batch(_as_now(batch, part.schema, old_names))

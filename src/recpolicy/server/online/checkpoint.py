@@ -45,7 +45,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a state; remove the one before it."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{checkpoint.last}.npz"
-    with atomic_path(folder / name) as beside, beside.open("wb") as stream:
+    with atomic_path(folder / name) as temporary, temporary.open("wb") as stream:
         np.savez(stream, theta=checkpoint.beliefs.theta, covariance=checkpoint.beliefs.covariance)
     counts = {part: getattr(checkpoint, part) for part in ("first", "last", "learnt", "passed")}
     body = {"format": _FORMAT, "version": _FORMAT_VERSION, "file": name, "digest": checkpoint.beliefs.digest, **counts}
