@@ -31,7 +31,9 @@ from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.environments.base import RecommendationEnvironment, Round
 from recpolicy.training.compiled_loop import OnlineLoop
 
-__all__ = ["AgentContract", "EnvironmentContract", "allowed", "random_agent", "some_allowed", "trace"]
+__all__ = [
+    "AgentContract", "EnvironmentContract", "allowed", "learning_actions", "random_agent", "some_allowed", "trace",
+]  # fmt: skip
 
 
 def random_agent(environment: RecommendationEnvironment, seed: int = 0) -> BanditAgent:
@@ -97,6 +99,28 @@ def trace(environment: RecommendationEnvironment, steps: int) -> list[tuple[floa
         context = read_observation(environment.observation(draw)).context
         rows.append((*reward.numpy().tolist(), *context.numpy().ravel().tolist()))
     return rows
+
+
+def learning_actions(agent: BanditAgent, environment: RecommendationEnvironment, rounds: int = 4) -> list[list[int]]:
+    """Let an agent play and learn, eagerly.
+
+    Args:
+        agent: The agent; it learns from each round.
+        environment: The environment.
+        rounds: Rounds to play.
+
+    Returns:
+        The actions of each round, [rounds][B].
+    """
+    actions = []
+    for number in range(rounds):
+        now = tf.constant(number, tf.int64)
+        draw = environment.sample_round(now)
+        seen = environment.observation(draw)
+        action = agent.collect_policy.sample_action(seen, fold_in(agent.action_seed, number))
+        agent.learner.update(read_observation(seen), action, environment.reward(draw, action, now))
+        actions.append(action.numpy().tolist())
+    return actions
 
 
 class EnvironmentContract(abc.ABC):
@@ -296,15 +320,5 @@ class AgentContract(abc.ABC):
         assert all(np.isfinite(value) for value in exported.settings.values())
 
     def test_the_seed_fixes_the_actions(self, make_agent):
-        assert self._actions(make_agent(3)) == self._actions(make_agent(3))
-
-    def _actions(self, agent: BanditAgent, rounds: int = 4) -> list[list[int]]:
-        environment, actions = self.make_environment(0), []
-        for number in range(rounds):
-            now = tf.constant(number, tf.int64)
-            draw = environment.sample_round(now)
-            seen = environment.observation(draw)
-            action = agent.collect_policy.sample_action(seen, fold_in(agent.action_seed, number))
-            agent.learner.update(read_observation(seen), action, environment.reward(draw, action, now))
-            actions.append(action.numpy().tolist())
-        return actions
+        one, again = (learning_actions(make_agent(3), self.make_environment(0)) for _ in range(2))
+        assert one == again

@@ -17,8 +17,7 @@ from recpolicy.agents import AGENTS, BASELINES, agent_entry
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.errors import ConfigError
-from recpolicy.core.tensorflow_random import fold_in
-from recpolicy.testing import AgentContract
+from recpolicy.testing import AgentContract, learning_actions
 from recpolicy.training.compiled_loop import OnlineLoop, Rounds
 
 LEARNING = [name for name in AGENTS if name not in BASELINES]
@@ -178,24 +177,15 @@ def test_a_checkpoint_holds_everything_it_has_learnt(name, observation, tmp_path
         np.testing.assert_array_equal(state(fresh)[key], array, err_msg=key)
 
 
-def eager_rounds(name: str, seed: int, rounds: int = 4) -> list[list[int]]:
-    """The actions of a few rounds of learning."""
-    agent, world, actions = make(name, seed), environment(seed=0), []
-    for number in range(rounds):
-        now = tf.constant(number, tf.int64)
-        draw = world.sample_round(now)
-        seen = world.observation(draw)
-        action = agent.collect_policy.sample_action(seen, fold_in(agent.action_seed, number))
-        agent.learner.update(read_observation(seen), action, world.reward(draw, action, now))
-        actions.append(action.numpy().tolist())
-    return actions
+def learned(name: str, seed: int) -> list[list[int]]:
+    return learning_actions(make(name, seed), environment(seed=0))
 
 
 @pytest.mark.parametrize("name", [*LEARNING, "random"])
 def test_the_seed_fixes_what_it_does(name):
-    reference = eager_rounds(name, seed=3)
-    assert eager_rounds(name, seed=3) == reference
-    assert eager_rounds(name, seed=4) != reference
+    reference = learned(name, seed=3)
+    assert learned(name, seed=3) == reference
+    assert learned(name, seed=4) != reference
 
 
 def test_policies_report_their_estimates(observation):

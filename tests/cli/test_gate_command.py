@@ -5,14 +5,12 @@ import shutil
 
 import pytest
 from command_line import recpolicy, refused
-from tiny_dataset import miniature_ratings, write_miniature
-from trained_policies import loaded, miniature_split, trained
+from ingested_logs import ingested_log
+from tiny_dataset import write_miniature
+from trained_policies import loaded, trained
 
-from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION
-from recpolicy.workflows.interaction_logs import ingest_log, simulate_log
 
-WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
 LENIENT = """
 [gate]
 margin = -5
@@ -30,14 +28,7 @@ latency_ms = "off"
 
 @pytest.fixture(scope="module")
 def rounds(tmp_path_factory):
-    """Rounds of a softened rating model, ingested."""
-    folder = tmp_path_factory.mktemp("log")
-    settings = {"rounds": 4_000, "temperature": 0.5, "uniform_mix": 0.1}
-    simulate_log(miniature_split().train, folder / "raw", config=settings, train=WORLD)
-    ingest_log(
-        folder / "raw", folder / "rounds", IdVocabulary.from_ratings(miniature_ratings()), {"evaluation_share": 0.5}
-    )
-    return folder / "rounds"
+    return ingested_log(tmp_path_factory.mktemp("log"), rounds=4_000)
 
 
 @pytest.fixture(scope="module")

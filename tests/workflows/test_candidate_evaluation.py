@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ingested_logs import WORLD, ingested_log
 from tiny_dataset import miniature_ratings
 from trained_policies import loaded, miniature_split, trained
 
@@ -24,23 +25,14 @@ from recpolicy.workflows.candidate_evaluation import (
     write_candidate_evaluation,
 )
 from recpolicy.workflows.gating import gate_config, gate_evaluation, read_gate, read_gate_config, write_gate
-from recpolicy.workflows.interaction_logs import ingest_log, read_rounds, simulate_log
+from recpolicy.workflows.interaction_logs import read_rounds
 from recpolicy.workflows.log_evaluation import compare_on_log
 from recpolicy.workflows.reports import write_evaluation_page
-
-WORLD = {"rating_model": "svd", "rank": 5, "world": "item_knn"}
 
 
 @pytest.fixture(scope="module")
 def rounds(tmp_path_factory):
-    """Rounds of a softened rating model, ingested."""
-    folder = tmp_path_factory.mktemp("log")
-    settings = {"rounds": 6_000, "temperature": 0.5, "uniform_mix": 0.1}
-    simulate_log(miniature_split().train, folder / "raw", config=settings, train=WORLD)
-    ingest_log(
-        folder / "raw", folder / "rounds", IdVocabulary.from_ratings(miniature_ratings()), {"evaluation_share": 0.5}
-    )
-    return folder / "rounds"
+    return ingested_log(tmp_path_factory.mktemp("log"), rounds=6_000)
 
 
 @pytest.fixture(scope="module")
