@@ -31,9 +31,9 @@ from recpolicy.core.statistics import mean_interval
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.plots import Curve, regret_figure
-from recpolicy.evaluation.policy_scores import PolicyTables, baseline_tables, regret_by_user
+from recpolicy.evaluation.policy_scores import PolicyTables, regret_by_user
 from recpolicy.training.compiled_loop import OnlineLoop
-from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate_score_tables
+from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, all_baseline_tables, evaluate_score_tables
 from recpolicy.workflows.policy_training import TrainConfig, make_environment, prepare_features, training_world
 
 SPLIT = "u1"
@@ -185,7 +185,7 @@ def train_policies(parts: Split, size: Size) -> dict[str, PolicyTables]:
             score, rating = policy.scores()
             tables[f"{name}-{seed}"] = PolicyTables(score, rating=rating)
             print(f"trained {name} with seed {seed} in {time.perf_counter() - start:.1f} s", flush=True)
-    return tables | baseline_tables(parts.train, model)
+    return tables | all_baseline_tables(parts, model, seed=0)
 
 
 def held_out_figures(verdict: HeldOutEvaluation, seeds: tuple[int, ...]) -> dict[str, float]:
@@ -210,11 +210,11 @@ def held_out_figures(verdict: HeldOutEvaluation, seeds: tuple[int, ...]) -> dict
 
 def world_gap(parts: Split, tables: Mapping[str, PolicyTables], verdict: HeldOutEvaluation) -> dict[str, float]:
     """Regret of the finished policies where they were trained, and in the evaluation world, which they never saw."""
-    expected = training_world(parts.train, TrainConfig(), seed=0).expected
+    expected, rated = training_world(parts.train, TrainConfig(), seed=0).expected, parts.train.rated()
     figures = {}
     for name, table in tables.items():
         short = name.removesuffix("-0")
-        figures[f"training_world_regret_{short}"] = float(regret_by_user(expected, table.score).mean())
+        figures[f"training_world_regret_{short}"] = float(regret_by_user(expected, table.score, rated).mean())
         figures[f"judge_world_regret_{short}"] = verdict.regret[name].value
     return figures
 

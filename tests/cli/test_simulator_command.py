@@ -48,6 +48,7 @@ def test_a_simulator_that_passes_ends_in_0_and_writes_its_card(capsys, tmp_path,
     answer = validate(capsys, tmp_path, ratings, "--out", tmp_path / "out")
     assert answer.code == 0, answer
     assert answer.out.count("PASS") == 6
+    assert "assumed, not tested by any gate: fatigue_genre" in answer.out
     assert "FAIL" not in answer.out
     assert json.loads((tmp_path / "out" / "card.json").read_text())["passed"] is True
     assert (tmp_path / "out" / "card.html").is_file()

@@ -5,7 +5,7 @@ import pytest
 from small_cases import model_of, ratings_of
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.policy_scores import baseline_tables
+from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
 
 # item 0: 5 once; item 1: 4, 4, 1; item 2: none. Global mean 14/4 = 3.5
 FIT = [(0, 0, 5), (0, 1, 4), (1, 1, 4), (2, 1, 1)]
@@ -49,3 +49,12 @@ def test_a_model_fitted_on_other_ratings_is_refused():
     model = dataclasses.replace(model_of(fit(), MEAN), fit_digest="another")
     with pytest.raises(DataError, match=r"fitted on other ratings .*fit it on the train part"):
         baseline_tables(fit(), model)
+
+
+def test_regret_shares_ties_and_leaves_out_rated_items():
+    expected = np.array([[5.0, 3.0, 1.0], [2.0, 4.0, 4.5], [1.0, 2.0, 3.0]])
+    score = np.array([[1.0, 1.0, 0.0], [9.0, 0.0, 1.0], [0.0, 1.0, 2.0]])
+    np.testing.assert_allclose(regret_by_user(expected, score), [1.0, 2.5, 0.0])
+    rated = np.array([[True, False, False], [True, False, False], [True, True, True]])
+    np.testing.assert_allclose(regret_by_user(expected, score, rated), [0.0, 0.0])  # the third user has nothing left
+    np.testing.assert_allclose(regret_by_user(expected, -score, rated), [2.0, 0.5])

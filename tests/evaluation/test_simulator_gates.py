@@ -113,10 +113,10 @@ def test_a_card_passes_with_all_its_gates_and_says_so():
     nothing = np.zeros(0)
     evidence = ValidationData(nothing, nothing.astype(bool), nothing, nothing, nothing, nothing)
     gates = (Criterion("one", 0.8, 0.79, at_least=True), Criterion("two", np.nan, 0.1, at_least=False))
-    card = SimulatorCard(
-        "world", "u1", "f", "t", 0, {}, {}, gates, {"mean": 1.0}, {"p": PolicyValue(1.0, 2.0)}, evidence
-    )
+    config, figures, policies = {"fatigue_genre": 4.0, "max_steps": 20}, {"mean": 1.0}, {"p": PolicyValue(1.0, 2.0)}
+    card = SimulatorCard("world", "u1", "f", "t", 0, config, {}, gates, figures, policies, evidence)
     assert not card.passed
     assert card.table()["verdict"].tolist() == ["PASS", "FAIL"]
     assert card.as_dict()["gates"]["two"] == {"value": None, "limit": 0.1, "at_least": False, "passed": False}
+    assert card.as_dict()["assumptions"] == {"fatigue_genre": 4.0}
     assert card.as_dict()["policies"] == {"p": {"simulated": 1.0, "held_out": 2.0}}

@@ -10,6 +10,7 @@ from trained_policies import loaded, miniature_split
 from recpolicy.core.errors import DataError
 from recpolicy.data.splits import split
 from recpolicy.workflows.held_out_evaluation import EVALUATION_MODEL, evaluate, evaluation_world
+from recpolicy.workflows.policy_training import TrainConfig, training_world
 
 SEVERAL = ("linucb", "rating_model", "random")
 
@@ -34,8 +35,8 @@ def test_one_stranger_among_several_is_refused():
         evaluate({"linucb": loaded("linucb")}, other)
 
 
-def test_policies_stand_beside_the_four_baselines(verdict):
-    names = [*(f"my {name}" for name in SEVERAL), "random", "most_popular", "highest_mean", "rating_model"]
+def test_policies_stand_beside_the_baselines(verdict):
+    names = [*(f"my {name}" for name in SEVERAL), "random", "most_popular", "highest_mean", "rating_model", "svd"]
     assert list(verdict[0].evaluation.policies) == names
     assert list(verdict[0].table().index) == [*names, "oracle"]
 
@@ -94,7 +95,31 @@ def test_metrics_are_written_as_json(verdict):
 
 
 def test_without_policies_there_are_the_baselines():
-    assert len(evaluate({}, miniature_split()).evaluation.policies) == 4
+    assert len(evaluate({}, miniature_split()).evaluation.policies) == 5
+
+
+def test_regret_counts_only_items_that_the_user_had_not_rated(verdict):
+    """A user who has rated the best items already cannot be offered them again."""
+    split_ = miniature_split()
+    world, rated = evaluation_world(split_, 0), split_.train.rated()
+    assert np.take_along_axis(rated, world.expected.argmax(axis=1)[:, None], axis=1).any()
+    offered = np.where(rated, -np.inf, world.expected)
+    popularity = np.bincount(split_.train.item, minlength=len(split_.train.items))
+    choice = np.where(rated, -1, popularity[None, :])
+    ties = choice == choice.max(axis=1, keepdims=True)
+    value = np.where(ties, world.expected, 0).sum(axis=1) / ties.sum(axis=1)
+    expected = (offered.max(axis=1) - value).mean()
+    assert verdict[0].regret["most_popular"].value == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_greedy_policy_of_the_training_world_is_a_baseline(verdict):
+    """The rival of every policy that learns in that world: its own model, followed greedily."""
+    result = verdict[0].evaluation.policies["svd"]
+    world = training_world(miniature_split().train, TrainConfig(), seed=0)
+    test = miniature_split().test
+    rmse = np.sqrt(np.mean((world.expected[test.user, test.item] - test.rating) ** 2))
+    assert result.rmse == pytest.approx(rmse, abs=0.01)  # the world clips to the scale
+    assert verdict[0].regret["svd"].value > 0
 
 
 def test_the_judge_pays_real_ratings_where_they_were_held_out():

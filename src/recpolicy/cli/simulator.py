@@ -43,6 +43,8 @@ def validate(
     print()
     for name, figure in card.figures.items():
         print(f"{name}: {figure:.3f}")
+    assumed = ", ".join(f"{name} {value:g}" for name, value in card.assumptions.items())
+    print(f"assumed, not tested by any gate: {assumed}")
     if out is not None:
         print(f"written: {out / CARD_FILE}, {out / PAGE_FILE}")
     return 0 if card.passed else _FAILED

@@ -77,6 +77,12 @@ class Ratings:
         dense[self.user, self.item] = self.rating
         return dense
 
+    def rated(self) -> NDArray[np.bool_]:
+        """Return True [U, I] where the user has rated the item."""
+        rated = np.zeros(self.shape, bool)
+        rated[self.user, self.item] = True
+        return rated
+
     def user_rows(self, ids: "list[object] | NDArray[np.generic]") -> NDArray[np.int32]:
         """Return row numbers of user ids; raises UnknownIdError that names up to five unknown ones."""
         return _rows(ids, self.users["user_id"], "user", self.name)

@@ -130,8 +130,7 @@ def _split_evaluator(
     split: Split, seed: int, k: int, resamples: int, level: float, embedding: NDArray[np.floating] | None
 ) -> _SplitEvaluator:
     candidates = candidates_of(split.test)
-    rated = np.zeros(split.train.shape, bool)
-    rated[split.train.user, split.train.item] = True
+    rated = split.train.rated()
     grade = grades(candidates.rating, split.test.scale)
     information = self_information(split.train)
     directions = {"genres": genre_directions(split.train.items).astype(np.float64)}

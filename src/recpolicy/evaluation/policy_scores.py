@@ -1,4 +1,4 @@
-"""Score tables of policies over U users and I items, four baselines, and the regret of a greedy policy.
+"""Score tables of policies over U users and I items, the baselines, and the regret of a greedy policy.
 
 The baselines are made from the train part only:
 
@@ -8,6 +8,8 @@ The baselines are made from the train part only:
   ratings. m is the variance of ratings within items over that between items: 1.01 / 0.24 = 4.2 by one-way analysis of
   variance on the train part of MovieLens 100K u1, so m = 4 by default.
 - rating_model: the expected rating of the rating model.
+- svd: the expected rating of the default training world. A policy that copies its simulator perfectly chooses as it
+  does, so a trained policy must beat it. `baseline_tables` leaves it out; workflows/held_out_evaluation.py adds it.
 
 Random and most popular estimate no ratings; the estimate of highest_mean is its score.
 """
@@ -15,6 +17,7 @@ Random and most popular estimate no ratings; the estimate of highest_mean is its
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array, Floats
@@ -43,7 +46,7 @@ class PolicyTables:
 
 
 def baseline_tables(fit: Ratings, model: RatingModel, prior_count: float = PRIOR_COUNT) -> dict[str, PolicyTables]:
-    """Return the tables of the four baselines by name, in the order of comparisons.
+    """Return the tables of four baselines by name, in the order of comparisons.
 
     Raises DataError when the model was fitted on other ratings than `fit`: it might include the test part.
     """
@@ -62,11 +65,23 @@ def baseline_tables(fit: Ratings, model: RatingModel, prior_count: float = PRIOR
     }
 
 
-def regret_by_user(expected: Floats, score: Floats) -> Array:
-    """Return the best expected rating minus that of the best-scored item, per user [U]; expected and score [U, I].
+def regret_by_user(expected: Floats, score: Floats, rated: NDArray[np.bool_] | None = None) -> Array:
+    """Return the best expected rating minus that of the best-scored item, per user.
 
-    Expectations are known and enumerated, not sampled. The choice is among all items; ties share it.
+    Expectations are known and enumerated, not sampled. Ties share the choice.
+
+    Args:
+        expected: Expected ratings [U, I].
+        score: Scores [U, I] of the policy.
+        rated: True [U, I] for items that are not offered, because the user has rated them already. None offers all.
+
+    Returns:
+        The regret [U'] of the users with at least one offered item, in rating units.
     """
-    best = (score == score.max(axis=1, keepdims=True)).astype(np.float64)
-    value = (best * expected).sum(axis=1) / best.sum(axis=1)
+    if rated is not None:
+        users = ~rated.all(axis=1)
+        score = np.where(rated[users], -np.inf, score[users])
+        expected = np.where(rated[users], -np.inf, expected[users])
+    best = score == score.max(axis=1, keepdims=True)
+    value = np.where(best, expected, 0.0).sum(axis=1, dtype=np.float64) / best.sum(axis=1)
     return np.asarray(expected.max(axis=1) - value, np.float64)

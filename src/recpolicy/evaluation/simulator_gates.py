@@ -19,6 +19,8 @@ from recpolicy.evaluation.gate import Criterion
 
 BINS = 10
 _KS_5_PERCENT = 1.358
+ASSUMED_SETTINGS = ("fatigue_genre", "fatigue_misses", "drift")
+"""Settings of a simulated world that no gate confirms: ratings without exposure hold no evidence on them."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class SimulatorCard:
         """True if every gate holds."""
         return all(gate.passed for gate in self.gates)
 
+    @property
+    def assumptions(self) -> dict[str, float]:
+        """The assumed settings by name, with their values. The gates do not test them."""
+        return {name: float(self.config[name]) for name in ASSUMED_SETTINGS if name in self.config}
+
     def table(self) -> pd.DataFrame:
         """Return one row per gate: value, limit, PASS or FAIL."""
         rows = {
@@ -98,6 +105,7 @@ class SimulatorCard:
             "policies": {name: vars(worth) for name, worth in self.policies.items()},
             "world": self.world,
             "config": dict(self.config),
+            "assumptions": self.assumptions,
             "counts": dict(self.counts),
             "split": self.split,
             "fit_digest": self.fit_digest,

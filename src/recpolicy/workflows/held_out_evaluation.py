@@ -23,12 +23,15 @@ from recpolicy.evaluation.evaluation import Evaluation
 from recpolicy.evaluation.policy_scores import PolicyTables, baseline_tables, regret_by_user
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.embeddings import embed
+from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.world import World, world_of
 
 METRICS_FILE = "metrics.json"
 EVALUATION_MODEL = "item_knn"
 """Model class of the evaluation world; features and the default training world use other classes."""
+WORLD_MODEL = "svd"
+"""Model class of the default training world."""
 _RANK = 20
 """Length of the embeddings that measure the diversity of lists, the same for all policies."""
 
@@ -39,7 +42,8 @@ class HeldOutEvaluation:
 
     evaluation: Evaluation
     regret: Mapping[str, Interval]
-    """Mean regret per choice in the evaluation world, per policy, with user-bootstrap intervals."""
+    """Mean regret per choice in the evaluation world among items that the user had not rated, per policy, with
+    user-bootstrap intervals."""
     evaluation_world: str
 
     def table(self) -> pd.DataFrame:
@@ -60,7 +64,7 @@ class HeldOutEvaluation:
 def evaluate(
     policies: Mapping[str, Policy], split: Split, *, seed: int = 0, out: Path | None = None
 ) -> HeldOutEvaluation:
-    """Evaluate policies on held-out ratings, together with the four baselines.
+    """Evaluate policies on held-out ratings, together with the baselines.
 
     Args:
         policies: The policies by name.
@@ -77,7 +81,7 @@ def evaluate(
     for name, policy in policies.items():
         check_trained_on(name, policy, split)
     model = _get_rating_model(next(iter(policies.values())), split.train) if policies else fit_rating_model(split.train)
-    tables = {name: _tables(policy) for name, policy in policies.items()} | baseline_tables(split.train, model)
+    tables = {name: _tables(policy) for name, policy in policies.items()} | all_baseline_tables(split, model, seed)
     embedding = embed(model, min(_RANK, *split.train.shape)).item
     result = evaluate_score_tables(split, tables, seed, embedding)
     if out is not None:
@@ -96,12 +100,27 @@ def evaluate_score_tables(
         seed: Seed of the intervals and of the evaluation world.
         embedding: Embeddings [I, D] of the items, which measure the diversity of lists.
     """
-    world = evaluation_world(split, seed)
+    world, rated = evaluation_world(split, seed), split.train.rated()
     regret = {
-        name: mean_interval(regret_by_user(world.expected, table.score), generator(seed, "evaluation/regret"))
+        name: mean_interval(regret_by_user(world.expected, table.score, rated), generator(seed, "evaluation/regret"))
         for name, table in tables.items()
     }
     return HeldOutEvaluation(evaluate_tables(split, tables, seed, embedding=embedding), regret, world.name)
+
+
+def all_baseline_tables(split: Split, model: RatingModel, seed: int) -> dict[str, PolicyTables]:
+    """Return the baselines of every comparison, the greedy policy of the default training world included.
+
+    Args:
+        split: The split; the tables are made from its train part.
+        model: The rating model behind the policies' features.
+        seed: Seed of the training world's model.
+
+    Returns:
+        Tables of scores [U, I] by name: random, most_popular, highest_mean, rating_model and svd.
+    """
+    svd = fit_rating_model(split.train, WORLD_MODEL, seed=integer_seed(seed, "world"))
+    return baseline_tables(split.train, model) | {WORLD_MODEL: PolicyTables(svd.mean, rating=svd.mean)}
 
 
 def evaluation_world(split: Split, seed: int) -> World:
