@@ -30,7 +30,7 @@ def regret_of(agent_name: str, interactions: int, seed: int) -> float:
     return float(loop.run(interactions // peer.BATCH).regret.mean())
 
 
-def full_catalogue(rounds: int, calls: int, seed: int) -> dict[str, Any]:
+def full_catalog(rounds: int, calls: int, seed: int) -> dict[str, Any]:
     """LinUCB, started as the rating model, on all 1,682 items of u1 with embeddings of length 20."""
     from recpolicy.agents.item_features import arms_of
     from recpolicy.agents.linucb import LinUCBConfig, make_linucb
@@ -41,7 +41,7 @@ def full_catalogue(rounds: int, calls: int, seed: int) -> dict[str, Any]:
     settings = TrainConfig(batch_size=FULL_BATCH)
     features = prepare_features(fit, settings)
     environment = make_environment(training_world(fit, settings, seed), features, settings, seed)
-    arms = arms_of(features.catalogue, features.embeddings, fit)
+    arms = arms_of(features.action_items, features.embeddings, fit)
     agent = make_linucb(environment.time_step_spec(), environment.action_spec(), LinUCBConfig(), arms, seed)
     return {"arms": environment.actions, **_rates(_loop(environment, agent), rounds, FULL_BATCH, calls)}
 

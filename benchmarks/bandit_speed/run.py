@@ -52,9 +52,9 @@ def of_ours(agent: str, interactions: int, seed: int) -> dict[str, Any]:
     return {**measured, "regrets": [measured["regret"], *regrets], "rss_mb": memory}
 
 
-def of_full_catalogue(rounds: int, seed: int) -> dict[str, Any]:
+def of_full_catalog(rounds: int, seed: int) -> dict[str, Any]:
     silence_libraries()
-    return {**ours.full_catalogue(rounds, CALLS, seed), "rss_mb": peak_mb()}
+    return {**ours.full_catalog(rounds, CALLS, seed), "rss_mb": peak_mb()}
 
 
 def peak_mb() -> float:
@@ -85,7 +85,7 @@ def measure(quick: bool) -> dict[str, list[dict[str, Any]]]:
             take(agent, of_ours, agent, played["interactions"], seed)
             if seed == SEEDS[0]:
                 take(f"{agent}_peer_graph", of_peer, agent, loops, seed, True)
-        take("full_catalogue", of_full_catalogue, 20 if quick else FULL_ROUNDS, seed)
+        take("full_catalog", of_full_catalog, 20 if quick else FULL_ROUNDS, seed)
     return taken
 
 
@@ -117,7 +117,7 @@ def spread(taken: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     for name, runs in taken.items():
         rates = [one for run in runs for one in run.get("rates", [run.get("rate")])]
         told[name] = {"rates": [float(f"{rate:.4g}") for rate in rates]}
-        if name != "full_catalogue":
+        if name != "full_catalog":
             regrets = [one for run in runs for one in run.get("regrets", [run["regret"]])]
             told[name]["mean_regrets"] = [round(regret, 4) for regret in regrets]
     return told
@@ -131,10 +131,10 @@ def main() -> None:
     figures: dict[str, float] = {}
     for agent in AGENTS:
         figures |= compare(agent, taken)
-    full = taken["full_catalogue"]
-    figures["full_catalogue_rate"] = float(np.median([rate for run in full for rate in run["rates"]]))
-    figures["full_catalogue_compile_s"] = float(np.median([run["compile_s"] for run in full]))
-    figures["full_catalogue_peak_rss_mb"] = max(run["rss_mb"] for run in full)
+    full = taken["full_catalog"]
+    figures["full_catalog_rate"] = float(np.median([rate for run in full for rate in run["rates"]]))
+    figures["full_catalog_compile_s"] = float(np.median([run["compile_s"] for run in full]))
+    figures["full_catalog_peak_rss_mb"] = max(run["rss_mb"] for run in full)
     told = context(
         SEEDS[:1] if options.quick else SEEDS,
         data={"name": ratings.name, "digest": ratings.digest},

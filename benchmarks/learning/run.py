@@ -1,7 +1,7 @@
 """Do the agents learn, how much do they lose on the way, and does it help on real held-out ratings?
 
 Three parts, all on u1: regret of every agent on ItemBandit (the 200 most rated items), sweeps of alpha and epsilon
-there, and the held-out choice of policies trained by `recpolicy.train` on the whole catalogue.
+there, and the held-out choice of policies trained by `recpolicy.train` on the whole catalog.
 
     python benchmarks/learning/run.py [--quick] --out results.json
 """
@@ -55,7 +55,7 @@ class Size:
     rounds: int
     """Rounds of 64 interactions of each agent in the arena."""
     items: int = 200
-    """Catalogue of the arena: the most rated items."""
+    """Catalog of the arena: the most rated items."""
     seeds: tuple[int, ...]
     sweep_seeds: tuple[int, ...]
     agents: tuple[str, ...]
@@ -85,7 +85,7 @@ class Arena:
         settings = TrainConfig(items=size.items)
         features = prepare_features(parts.train, settings)
         self.environment = make_environment(training_world(parts.train, settings, 0), features, settings, seed=0)
-        self.arms = arms_of(features.catalogue, features.embeddings, parts.train)
+        self.arms = arms_of(features.action_items, features.embeddings, parts.train)
         self.rounds, self.batch = size.rounds, settings.batch_size
 
     def play(self, name: str, seeds: tuple[int, ...], **settings: float) -> NDArray[np.float64]:

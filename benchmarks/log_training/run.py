@@ -1,6 +1,6 @@
 """How long does LinUCB take to learn from a log of 10^6 rounds, and how good is it, beside Vowpal Wabbit?
 
-Ours on all 1,682 items of MovieLens 100K; both on the same log of a catalogue of 100.
+Ours on all 1,682 items of MovieLens 100K; both on the same log of a catalog of 100.
 
     python benchmarks/log_training/run.py [--quick] [--peer-python PYTHON] --out results.json
 """
@@ -49,7 +49,7 @@ PEER_ROUNDS = {"cb": ROUNDS, "cb_adf": ROUNDS, "squarecb": ROUNDS}
 
 @dataclass(frozen=True)
 class Case:
-    """One catalogue: its log on disk, and what judges policies."""
+    """One catalog: its log on disk, and what judges policies."""
 
     features: Features
     fit: Ratings
@@ -89,8 +89,8 @@ def make_case(fit: Ratings, items: int, rounds: int, held_out: int, folder: Path
     learn, judge = (
         read_rounds(folder / "rounds" / name, IdVocabulary.from_ratings(fit)) for name in (TRAINING, EVALUATION)
     )
-    expected = training_world(fit, settings, SEED).expected[:, features.catalogue]
-    rated = features.model.mean[:, features.catalogue]
+    expected = training_world(fit, settings, SEED).expected[:, features.action_items]
+    rated = features.model.mean[:, features.action_items]
     return Case(features, fit, folder, learn, judge, expected, rated)
 
 
@@ -102,8 +102,8 @@ def make_agent(case: Case, *, warm: bool) -> BanditAgent:
 
     features = case.features
     observation = ts.time_step_spec(tensor_spec.TensorSpec((features.context.shape[1],), tf.float32, "context"))
-    action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, len(features.catalogue) - 1, name="action")
-    arms = arms_of(features.catalogue, features.embeddings, case.fit) if warm else None
+    action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, len(features.action_items) - 1, name="action")
+    arms = arms_of(features.action_items, features.embeddings, case.fit) if warm else None
     return make_linucb(observation, action, LinUCBConfig() if warm else LinUCBConfig(precision=1.0), arms)
 
 
@@ -112,7 +112,7 @@ def train_on(case: Case, rounds: int) -> NDArray[np.integer]:
     from recpolicy.training.offline import learn_from_log
 
     agent, features = make_agent(case, warm=False), case.features
-    learn_from_log(agent, case.learn.take(0, rounds, "part"), features.context, features.catalogue)
+    learn_from_log(agent, case.learn.take(0, rounds, "part"), features.context, features.action_items)
     return best_of(agent, case)
 
 
@@ -126,7 +126,7 @@ def train_ours(case: Case, *, warm: bool = True) -> tuple[dict[str, float], NDAr
         log = read_rounds(case.folder / "rounds" / TRAINING, IdVocabulary.from_ratings(case.fit))
         reads.append(time.perf_counter() - start)
         start = time.perf_counter()
-        learn_from_log(agent, log, features.context, features.catalogue)
+        learn_from_log(agent, log, features.context, features.action_items)
         learns.append(time.perf_counter() - start)
     processor = (time.process_time() - processor) / REPEATS
     told = {
@@ -158,7 +158,7 @@ def train_peer(python: str, case: Case, method: str, rounds: int) -> tuple[dict[
     log = case.learn.take(0, min(rounds, len(case.learn)), "part")
     asked, told = case.folder / "rounds.npz", case.folder / f"{method}.json"
     np.savez(
-        asked, context=case.features.context, actions=len(case.features.catalogue), user=log.user, arm=log.arm(),
+        asked, context=case.features.context, actions=len(case.features.action_items), user=log.user, arm=log.arm(),
         reward=log.reward, propensity=log.propensity,
     )  # fmt: skip
     subprocess.run([python, str(HERE / "peer.py"), str(asked), str(told), method], check=True, timeout=3600)

@@ -65,7 +65,7 @@ def bench(parts: Split, fatigue: bool) -> Bench:
 
 def returns_of_baselines(here: Bench, seeds: tuple[int, ...]) -> dict[str, list[float]]:
     tables = baseline_tables(here.parts.train, here.features.model)
-    scores = {name: table.score[:, here.features.catalogue] for name, table in tables.items()}
+    scores = {name: table.score[:, here.features.action_items] for name, table in tables.items()}
     policies = session_baselines(here.environment, scores)
     return {name: [here.player.play(choose, seed).reward.mean() for seed in seeds] for name, choose in policies.items()}
 
@@ -73,7 +73,7 @@ def returns_of_baselines(here: Bench, seeds: tuple[int, ...]) -> dict[str, list[
 def returns_of_agent(here: Bench, name: str, gamma: float, seeds: tuple[int, ...], steps: int) -> list[float]:
     """Returns in the evaluation world, one per seed; the loop is compiled once and starts anew for each seed."""
     environment = session_environment(here.worlds.train, here.features, here.settings, 0)
-    arms = arms_of(here.features.catalogue, here.features.embeddings, here.parts.train)
+    arms = arms_of(here.features.action_items, here.features.embeddings, here.parts.train)
     entry = agent_entry(name)
 
     def make(seed: int) -> Any:

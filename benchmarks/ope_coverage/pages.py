@@ -59,10 +59,10 @@ def best(score: NDArray[np.floating]) -> Chance:
 
 @dataclass(frozen=True)
 class Shop:
-    """Where pages are shown: the world, the catalogue, how pages are laid out and read."""
+    """Where pages are shown: the world, the catalog, how pages are laid out and read."""
 
     world: SessionWorld
-    catalogue: NDArray[np.int32]  # [A]
+    action_items: NDArray[np.int32]  # [A]
     shelves: NDArray[np.int16] | None  # [A]
     reading: str
 
@@ -70,17 +70,17 @@ class Shop:
         """Let a policy fill pages for people drawn evenly from the world."""
         readers = self._readers(seed)
         shape = (pages, SLOTS)
-        return play_slates(self.world, chance, readers, self.shelves, shape, len(self.catalogue), seed, False)
+        return play_slates(self.world, chance, readers, self.shelves, shape, len(self.action_items), seed, False)
 
     def _readers(self, seed: int) -> Any:
         if self.reading == "all":
-            return independent_clicks(self.world, self.catalogue, seed)
+            return independent_clicks(self.world, self.action_items, seed)
         config = SlateConfig(
             slate_size=SLOTS, continuation_probability=PATIENCE, batch_size=SLATES_PER_BLOCK, max_episode_steps=1
         )
         users, items = int(self.world.users.max()) + 1, self.world.like.shape[1]
         blind = np.zeros((users, 1), np.float32), np.zeros((items, 1), np.float32)
-        return cascade_clicks(SlateEnvironment(self.world, *blind, self.catalogue, config, seed))
+        return cascade_clicks(SlateEnvironment(self.world, *blind, self.action_items, config, seed))
 
     def truth(self, chance: Chance, pages: int, seed: int) -> Truth:
         """What a policy earns per page: enumerated where slots earn by themselves on shelves of their own, else played.
@@ -89,7 +89,7 @@ class Shop:
         """
         if self.reading == "cascade":
             return Truth.of(self.play(chance, pages, seed).liked.sum(axis=1))
-        likes = 1 / (1 + np.exp(-self.world.like[:, self.catalogue].astype(np.float64)))  # [W, A]
+        likes = 1 / (1 + np.exp(-self.world.like[:, self.action_items].astype(np.float64)))  # [W, A]
         if self.shelves is None:
             place = np.full(int(self.world.users.max()) + 1, -1)
             place[self.world.users] = np.arange(len(self.world.users))
@@ -125,7 +125,7 @@ def seen(shop: Shop, played: PlayedSlates, target: Chance, rating: NDArray[np.fl
         part = slice(first, first + _AT_ONCE)
         user, arm = played.user[part], played.arm[part]
         for slot in range(SLOTS):
-            among, fresh = open_to(slot, arm, shop.shelves, len(shop.catalogue))
+            among, fresh = open_to(slot, arm, shop.shelves, len(shop.action_items))
             chance, rated = target(user, among, fresh), rating[np.ix_(user, among)]  # [n, M]
             here = np.searchsorted(among, arm[:, slot])[:, None]
             prob[part, slot] = np.take_along_axis(chance, here, axis=1)[:, 0]

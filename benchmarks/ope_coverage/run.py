@@ -94,7 +94,7 @@ def slates(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     config = TrainConfig(items=ITEMS, total_timesteps=size.interactions)
     policy = train("linucb", parts, out / "linucb", config=config, seed=0, show_progress=False)
     rating_model, settings = make_logging_policy("rating_model", parts.train, config, None, None, 0), SlateLogConfig()
-    arms = policy.artifact.catalogue
+    arms = policy.artifact.action_items
     score, rating = (table[:, arms] for table in policy.scores())
     world = make_worlds(parts, SessionTrainConfig(items=ITEMS), 0).train
     logger = pages.exploring(rating_model.score, settings.temperature, settings.uniform_mix)

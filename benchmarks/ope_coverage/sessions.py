@@ -44,23 +44,23 @@ class Stage:
         """Let the policy lead sessions, exploring with a share of uniform choices; of 1 the choice is random."""
         parts = self.policy.artifact
         if floor == 1:
-            chance = softmax_of(np.zeros(len(parts.catalogue)))
+            chance = softmax_of(np.zeros(len(parts.action_items)))
         else:
             exported = ExportedPolicy(parts.estimator, parts.head, dict(parts.settings), dict(parts.policy))
             chance = with_uniform_mix(exploring(exported), floor)
         training = coerce(SessionTrainConfig, self.policy.metadata["config"]["train"], "train")
         environment = SessionEnvironment(
-            self.world, parts.context, parts.item, parts.catalogue, session_config(training, _SIDE_BY_SIDE), seed
+            self.world, parts.context, parts.item, parts.action_items, session_config(training, _SIDE_BY_SIDE), seed
         )
         return play_sessions(environment, chance, sessions, seed, False)
 
     @cached_property
     def parts(self) -> PolicyParts:
-        """The same policy, knowing of no items beyond its catalogue, nor of the value of a session: quicker to ask."""
-        parts, arms = self.policy.artifact, self.policy.artifact.catalogue
+        """The same policy, knowing of no items beyond its catalog, nor of the value of a session: quicker to ask."""
+        parts, arms = self.policy.artifact, self.policy.artifact.action_items
         arrays = {name: array for name, array in parts.policy.items() if not name.startswith("value/")}
         return replace(
-            parts, item=parts.item[arms], offset=parts.offset[arms], catalogue=np.arange(len(arms), dtype=np.int32),
+            parts, item=parts.item[arms], offset=parts.offset[arms], action_items=np.arange(len(arms), dtype=np.int32),
             policy={**arrays, "genres": arrays["genres"][arms]},
         )  # fmt: skip
 

@@ -72,7 +72,7 @@ def write_worlds(folder: Path) -> dict[int, Path]:
         features = prepare_features(parts.train, settings)
         world = make_worlds(parts, settings, 0).train
         paths[items] = folder / f"world_{items}.npz"
-        write_world(paths[items], world, features.context, features.embeddings.item, features.catalogue)
+        write_world(paths[items], world, features.context, features.embeddings.item, features.action_items)
     return paths
 
 
@@ -136,7 +136,7 @@ def best_threads(path: Path, python: str) -> int:
 
 
 def at_our_best(paths: Mapping[int, Path], quick: bool) -> dict[str, float]:
-    """Steps/s of our default head against sessions side by side, catalogue and cores; share of the arithmetic."""
+    """Steps/s of our default head against sessions side by side, catalog and cores; share of the arithmetic."""
     figures: dict[str, float] = {"peak_gflops": peak_gflops()}
     for algorithm in ("ppo", "a2c"):
         for items, path in paths.items():

@@ -39,7 +39,7 @@ def make_app(folder: Path) -> FastAPI:
             context = tf.constant(artifact.context[row_of[instance["user"]]][None], tf.float32)
             step = ts.restart(context, batch_size=1)
             action = policy.action(step).action.numpy()[0]
-            predictions.append(item_ids[artifact.catalogue[int(action)]])
+            predictions.append(item_ids[artifact.action_items[int(action)]])
         return {"predictions": predictions}
 
     return app

@@ -7,17 +7,17 @@ from recpolicy.models.bias import BiasConfig, fit_bias
 from recpolicy.models.embeddings import embed
 
 
-def test_tables_of_the_catalogue_count_fit_ratings_and_shrink_their_mean():
+def test_tables_of_the_catalog_count_fit_ratings_and_shrink_their_mean():
     fit = miniature_ratings()
     embeddings = embed(fit_bias(fit, BiasConfig(), seed=0), rank=3)
-    catalogue = np.array([7, 3, 60], np.int32)
-    arms = arms_of(catalogue, embeddings, fit)
+    action_items = np.array([7, 3, 60], np.int32)
+    arms = arms_of(action_items, embeddings, fit)
     mine = fit.rating[fit.item == 3]
     assert arms.count[1] == len(mine)
     # Four ratings' worth of the global mean.
     assert arms.mean_rating[1] == pytest.approx((mine.sum() + 4 * fit.rating.mean()) / (len(mine) + 4), rel=1e-6)
-    np.testing.assert_array_equal(arms.embedding, embeddings.item[catalogue])
-    np.testing.assert_array_equal(arms.offset, embeddings.offset[catalogue])
+    np.testing.assert_array_equal(arms.embedding, embeddings.item[action_items])
+    np.testing.assert_array_equal(arms.offset, embeddings.offset[action_items])
     assert arms.scale == fit.scale
 
 

@@ -41,7 +41,7 @@ class Shop:
         """Clicks per round of a policy that takes its best item; users and items it never met are left out."""
         users = np.array([int(one[1:]) for one in policy.artifact.users["user_id"]])
         items = policy.artifact.items["item_id"].to_numpy() - 1
-        choice = items[policy.artifact.catalogue][policy.scores()[0][:, policy.artifact.catalogue].argmax(axis=1)]
+        choice = items[policy.artifact.action_items][policy.scores()[0][:, policy.artifact.action_items].argmax(axis=1)]
         return float(self.busy[users] @ self.click[users, choice] / self.busy[users].sum())
 
     def value_of(self, score: NDArray[np.floating]) -> float:

@@ -72,7 +72,7 @@ def test_a_promotion_and_its_roll_back(admin, server):
 
 
 def test_traffic_and_exploration(admin):
-    assert "challenger: version 2, answers 10 % of the users\n" in said(admin("traffic", 2, "--share", 0.1))
+    assert "challenger: version 2, answers 10 % of the users\n" in said(admin("traffic", 2, "--traffic-fraction", 0.1))
     assert "challenger: version 2, shadows 10 % of the users\n" in said(admin("traffic", 2, "--shadow"))
     assert "challenger: none\n" in said(admin("clear-challenger"))
     assert "exploration: paused\n" in said(admin("exploration", "pause"))

@@ -37,7 +37,7 @@ def policy(data, tmp_path_factory):
     artifact = Artifact(
         agent="rating_model", estimator="rating_model", head="greedy", settings={}, uniform_mix=0.0, policy={},
         context=embeddings.user, item=embeddings.item, offset=embeddings.offset, rating_std=model.std,
-        catalogue=np.arange(parts.train.shape[1], dtype=np.int32), rated_user=parts.train.user,
+        action_items=np.arange(parts.train.shape[1], dtype=np.int32), rated_user=parts.train.user,
         rated_item=parts.train.item, users=parts.train.users, items=parts.train.items, scale=parts.train.scale,
         noise_std=model.noise_std,
         metadata={

@@ -55,7 +55,7 @@ def test_a_policy_that_passes_ends_in_0_and_leaves_its_record(capsys, tmp_path, 
     assert f"PASS: {trained('linucb')}, written to {out}" in answer.out
     record = json.loads((out / "gate.json").read_text())
     assert (record["format"], record["verdict"]) == ("recpolicy gate", "pass")
-    assert record["inputs"]["candidate"] == loaded("linucb").metadata["content"]
+    assert record["inputs"]["candidate"] == loaded("linucb").metadata["policy_digest"]
     assert None not in record["inputs"].values()
     assert (out / "gate.html").is_file()
     evaluation = json.loads((out / "evaluation.json").read_text())

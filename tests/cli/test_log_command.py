@@ -94,7 +94,7 @@ def test_a_trained_policy_logs_and_says_which_ids_there_are(capsys, directory):
     answer = recpolicy(capsys, "log", "simulate", *words)
     assert f"next: recpolicy log ingest log --policy {folder} --out log-rounds" in answer.out
     assert pq.read_table("log/events.parquet")["policy_version"].unique().to_pylist() == [
-        loaded("linucb_hybrid").metadata["content"]
+        loaded("linucb_hybrid").metadata["policy_digest"]
     ]
     words = ("--policy", folder, "--evaluation-share", 0.5, "--out", "rounds", "--json")
     report = json.loads(recpolicy(capsys, "log", "ingest", "log", *words).out)

@@ -43,17 +43,17 @@ def test_promote_and_roll_back_say_who_is_champion(capsys, registry):
     assert promoted.out.splitlines() == [f"champion: version 2, {registry.resolve(2)}", "previous: version 1"]
     back = recpolicy(capsys, "registry", "roll-back", registry.folder, "--json")
     answer = json.loads(back.out)
-    assert answer == {**registry.aliases(), "share": 0.0, "shadow": False, "exploration": True}
+    assert answer == {**registry.aliases(), "traffic_fraction": 0.0, "shadow": False, "exploration": True}
     assert (answer["champion"], answer["previous"]) == (1, None)
 
 
 def test_challenger_is_named_with_its_share_until_it_is_rolled_back(capsys, registry):
     recpolicy(capsys, "registry", "promote", registry.folder, 1)
-    said = recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--share", "0.1")
+    said = recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--traffic-fraction", "0.1")
     assert said.out.splitlines()[2] == "challenger: version 2, answers 10.0% of the users"
     listed = recpolicy(capsys, "registry", "list", registry.folder).out.splitlines()
     assert [line.split()[1] for line in listed[1:]] == ["champion", "challenger"]
-    said = recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--share", "1", "--shadow")
+    said = recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--traffic-fraction", "1", "--shadow")
     assert said.out.splitlines()[2] == "challenger: version 2, shadows 100.0% of the users"
     back = recpolicy(capsys, "registry", "roll-back", registry.folder)
     assert len(back.out.splitlines()) == 2
@@ -63,7 +63,7 @@ def test_challenger_is_named_with_its_share_until_it_is_rolled_back(capsys, regi
 @pytest.mark.parametrize("share", ["1.5", "-1", "nan", "much"])
 def test_share_that_cannot_be_is_one_line(capsys, registry, share):
     registry.promote(1)
-    refused(recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--share", share))
+    refused(recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--traffic-fraction", share))
     assert registry.routing().challenger is None
 
 
@@ -82,7 +82,9 @@ def test_show_tells_of_a_number_or_an_alias(capsys, registry):
 
 def test_audit_tells_every_change_with_its_reason(capsys, registry):
     recpolicy(capsys, "registry", "promote", registry.folder, 1)
-    recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--share", "0.1", "--message", "a try")
+    recpolicy(
+        capsys, "registry", "set-challenger", registry.folder, 2, "--traffic-fraction", "0.1", "--message", "a try"
+    )
     registry.pause_exploration()
     lines = [
         line.split(maxsplit=3) for line in recpolicy(capsys, "registry", "audit", registry.folder).out.splitlines()
@@ -93,7 +95,7 @@ def test_audit_tells_every_change_with_its_reason(capsys, registry):
         ["promote", "1"],
         ["set_challenger", "2"],
     ]
-    assert json.loads(lines[3][3]) == {"from": None, "share": 0.1, "shadow": False, "note": {"why": "a try"}}
+    assert json.loads(lines[3][3]) == {"from": None, "traffic_fraction": 0.1, "shadow": False, "note": {"why": "a try"}}
     assert lines[4][1:] == ["pause_exploration"]
     assert json.loads(recpolicy(capsys, "registry", "audit", registry.folder, "--json").out) == registry.audit()
 
@@ -127,7 +129,14 @@ def test_what_is_no_version_is_one_line(capsys, registry, number):
 
 @pytest.mark.parametrize(
     "words",
-    [("list",), ("promote", "1"), ("roll-back",), ("audit",), ("show", "1"), ("set-challenger", "1", "--share", "1")],
+    [
+        ("list",),
+        ("promote", "1"),
+        ("roll-back",),
+        ("audit",),
+        ("show", "1"),
+        ("set-challenger", "1", "--traffic-fraction", "1"),
+    ],
 )
 def test_folder_that_is_no_registry_is_one_line(capsys, tmp_path, words):
     command, *rest = words

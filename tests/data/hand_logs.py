@@ -1,4 +1,4 @@
-"""Logs made by hand: 4 users, 6 items of which 5 are in the catalogue, and all that can be wrong with a file."""
+"""Logs made by hand: 4 users, 6 items of which 5 are in the catalog, and all that can be wrong with a file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary, write_events, write_rewards
 
 USERS, ITEMS = 4, 6
-CATALOGUE = np.array([0, 1, 2, 4, 5], np.int32)  # item row 3 (id 14) is known, but cannot be shown
+ACTION_ITEMS = np.array([0, 1, 2, 4, 5], np.int32)  # item row 3 (id 14) is known, but cannot be shown
 SCALE = (1.0, 5.0)
 HOUR = 3_600_000
 START = 1_767_571_200_000
@@ -44,18 +44,18 @@ def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **cha
         "event_id": np.array([f"e{row}" for row in range(number)], object),
         "time": START + HOUR * np.arange(number),
         "user": rng.integers(0, USERS, number).astype(np.int32),
-        "item": rng.choice(CATALOGUE, number),
+        "item": rng.choice(ACTION_ITEMS, number),
         "log_propensity": np.log(rng.uniform(1e-7, 1, number)),
         "reward": rng.integers(1, 6, number).astype(np.float64),
         "policy": np.full(number, "linucb", object),
         "version": np.where(np.arange(number) < number // 2, "aa", "bb").astype(object),
     }
     if candidates:
-        others = [np.setdiff1d(rng.choice(CATALOGUE, 3), [item]) for item in columns["item"]]
+        others = [np.setdiff1d(rng.choice(ACTION_ITEMS, 3), [item]) for item in columns["item"]]
         lists = [np.append(other, item).astype(np.int32) for other, item in zip(others, columns["item"], strict=True)]
         columns["candidate"] = np.concatenate(lists)
         columns["candidate_start"] = np.cumsum([0, *map(len, lists)]).astype(np.int64)
-    return BanditLog(catalogue=CATALOGUE, scale=SCALE, name="hand", **(columns | changes))
+    return BanditLog(action_items=ACTION_ITEMS, scale=SCALE, name="hand", **(columns | changes))
 
 
 def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> BanditLog:
@@ -71,7 +71,7 @@ def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> Ban
 
 def assert_same_rounds(one: BanditLog, other: BanditLog) -> None:
     """Equal in all but the name, bit by bit."""
-    for name in ("event_id", "time", "user", "item", "log_propensity", "reward", "catalogue", "policy", "version"):
+    for name in ("event_id", "time", "user", "item", "log_propensity", "reward", "action_items", "policy", "version"):
         left, right = getattr(one, name), getattr(other, name)
         assert left.dtype == right.dtype, name
         np.testing.assert_array_equal(left, right, err_msg=name)
@@ -206,11 +206,11 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "overwritten": (_scribble, r"events\.parquet: damaged: .*write or copy it again"),
     "columns missing": (_drop, r"events\.parquet: no column time, log_propensity; found event_id, user_id"),
     "no events": (_empty, r"events\.parquet: no events"),
-    "other format": (metadata(format="something"), r"events\.parquet: written as 'something', version 2; expected"),
-    "other version": (metadata(version=99), r"version 99; expected 'recpolicy log', version 2"),
+    "other format": (metadata(format="something"), r"events\.parquet: written as 'something', version 3; expected"),
+    "other version": (metadata(version=99), r"version 99; expected 'recpolicy log', version 3"),
     "other scale": (metadata(scale=[0, 10]), r"rewards on the scale \[0, 10\]; expected \[1\.0, 5\.0\]"),
-    "catalogue unknown": (metadata(catalogue=[11, 99]), r"its catalogue names item 99"),
-    "catalogue no list": (metadata(catalogue=3), "its catalogue is 3; expected a list of item ids"),
+    "catalog unknown": (metadata(action_items=[11, 99]), r"its action_items names item 99"),
+    "catalog no list": (metadata(action_items=3), "its action_items is 3; expected a list of item ids"),
     "metadata no JSON": (_no_json, r"metadata 'recpolicy' is not JSON"),
     "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
     "propensity null": (column("log_propensity", third(None)), ROW + "log_propensity nan"),
@@ -246,14 +246,14 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
         "column context is of type list<.*string>; expected lists of numbers",
     ),
     "item unknown": (column("item_id", third(99)), ROW + "item_id 99 is none of the 6"),
-    "item outside the catalogue": (column("item_id", third(14)), ROW + "the item shown is not in the catalogue"),
+    "item outside the catalog": (column("item_id", third(14)), ROW + "the item shown is not in the catalog"),
     "item no candidate": (
         column("candidates", lambda old: third([])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
         ROW + "the item shown is not among its candidates",
     ),
-    "candidate outside the catalogue": (
+    "candidate outside the catalog": (
         column("candidates", lambda old: third([11, 12, 13, 14, 15, 16])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
-        ROW + "a candidate is not in the catalogue",
+        ROW + "a candidate is not in the catalog",
     ),
     "candidate unknown": (
         column("candidates", lambda old: third([11, 99])([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),

@@ -8,7 +8,7 @@ from typing import Any
 import corrupt_logs
 import numpy as np
 import pyarrow as pa
-from hand_logs import CATALOGUE, START, tables, third
+from hand_logs import ACTION_ITEMS, START, tables, third
 
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, write_sessions
@@ -16,7 +16,7 @@ from recpolicy.data.session_log_files import SESSIONS, write_sessions
 LENGTHS = (4, 1, 5, 2)
 USER = (0, 3, 1, 0)
 ITEMS = (0, 1, 2, 4, 5, 5, 4, 2, 1, 0, 2, 5)
-"""Of the catalogue; none twice in a session."""
+"""Of the catalog; none twice in a session."""
 
 
 def hand_sessions(**changes: Any) -> SessionLog:
@@ -40,7 +40,7 @@ def hand_sessions(**changes: Any) -> SessionLog:
         "policy": np.full(12, "ppo", object),
         "version": np.where(session < 2, "aa", "bb").astype(object),
     }
-    return SessionLog(**({"catalogue": CATALOGUE, "scale": (0.0, 1.0), "name": "hand"} | columns | changes))
+    return SessionLog(**({"action_items": ACTION_ITEMS, "scale": (0.0, 1.0), "name": "hand"} | columns | changes))
 
 
 def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
@@ -82,11 +82,11 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
         r"sessions\.parquet: no column step, liked; found event_id, time",
     ),
     "no sessions": (rewritten(lambda table: table.slice(0, 0)), r"sessions\.parquet: no sessions"),
-    "other version": (metadata(b'{"version": 99}'), r"version 99; expected 'recpolicy session log', version 2"),
-    "rounds": (metadata(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 2; expected"),
+    "other version": (metadata(b'{"version": 99}'), r"version 99; expected 'recpolicy session log', version 3"),
+    "rounds": (metadata(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 3; expected"),
     "scale no pair": (metadata(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
-    "catalogue unknown": (metadata(b'{"catalogue": [11, 99]}'), "its catalogue names item 99"),
-    "catalogue no list": (metadata(b'{"catalogue": 3}'), "its catalogue is 3; expected a list"),
+    "catalog unknown": (metadata(b'{"action_items": [11, 99]}'), "its action_items names item 99"),
+    "catalog no list": (metadata(b'{"action_items": 3}'), "its action_items is 3; expected a list"),
     "metadata no JSON": (metadata(b"{"), "metadata 'recpolicy' is not JSON"),
     "metadata no object": (metadata(b"[]"), "metadata 'recpolicy' is not that of a log"),
     "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
@@ -99,7 +99,7 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     ),
     "user unknown": (column("user_id", third(9)), ROW + "user_id 9 is none of the 4"),
     "item unknown": (column("item_id", third(99)), ROW + "item_id 99 is none of the 6"),
-    "item outside the catalogue": (column("item_id", third(14)), ROW + "the item shown is not in the catalogue"),
+    "item outside the catalog": (column("item_id", third(14)), ROW + "the item shown is not in the catalog"),
     "event twice": (column("event_id", third("e0")), ROW + "its event_id comes a second time"),
     "event null": (column("event_id", third(None)), ROW + "event_id is missing"),
     "reward too high": (column("reward", third(1.5)), ROW + r"reward 1\.5 is not in 0\.\.1"),

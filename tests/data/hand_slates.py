@@ -8,7 +8,7 @@ from typing import Any
 import corrupt_logs
 import numpy as np
 import pyarrow as pa
-from hand_logs import CATALOGUE, HOUR, START, tables, third
+from hand_logs import ACTION_ITEMS, HOUR, START, tables, third
 
 from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.slate_log_files import SLATES, write_slates
@@ -35,7 +35,7 @@ def hand_slates(shelved: bool = True, **changes: Any) -> SlateLog:
         "version": np.where(np.arange(PAGES) < 3, "aa", "bb").astype(object),
         "shelves": SHELVES if shelved else None,
     }
-    return SlateLog(**({"catalogue": CATALOGUE, "scale": (0.0, 2.0), "name": "hand"} | columns | changes))
+    return SlateLog(**({"action_items": ACTION_ITEMS, "scale": (0.0, 2.0), "name": "hand"} | columns | changes))
 
 
 def write_hand(folder: Path, text: bool = False, **changes: Any) -> Path:
@@ -64,17 +64,17 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
         r"slates\.parquet: no column slate; found event_id, time",
     ),
     "no slates": (rewritten(lambda table: table.slice(0, 0)), r"slates\.parquet: no slates"),
-    "other version": (metadata(b'{"version": 99}'), r"version 99; expected 'recpolicy slate log', version 2"),
-    "rounds": (metadata(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 2; expected"),
+    "other version": (metadata(b'{"version": 99}'), r"version 99; expected 'recpolicy slate log', version 3"),
+    "rounds": (metadata(b'{"format": "recpolicy log"}'), r"written as 'recpolicy log', version 3; expected"),
     "metadata no JSON": (metadata(b"{"), "metadata 'recpolicy' is not JSON"),
     "scale a text": (metadata(b'{"scale": "05"}'), r"its scale is '05'; expected the lowest and the highest reward"),
     "scale endless": (metadata(b'{"scale": [0, 1e999]}'), r"its scale is \[0, inf\]; expected"),
     "scale too long a number": (metadata(b'{"scale": [0, 1' + b"0" * 400 + b"]}"), r"its scale is \[0, 1000"),
     "scale upside down": (metadata(b'{"scale": [2, 0]}'), r"its scale is \[2, 0\]; expected"),
-    "catalogue of lists": (metadata(b'{"catalogue": [[1, 2]]}'), r"its catalogue is \[\[1, 2\]\]; expected a list"),
-    "catalogue of truths": (metadata(b'{"catalogue": [true]}'), r"its catalogue is \[True\]; expected a list"),
+    "catalog of lists": (metadata(b'{"action_items": [[1, 2]]}'), r"its action_items is \[\[1, 2\]\]; expected a list"),
+    "catalog of truths": (metadata(b'{"action_items": [true]}'), r"its action_items is \[True\]; expected a list"),
     "metadata nested deeply": (metadata(b"[" * 100_000), "metadata 'recpolicy' is not JSON"),
-    "shelf too high": (metadata(b'{"catalogue": [11, 12], "shelves": [0, 40000]}'), "its shelves do not give each"),
+    "shelf too high": (metadata(b'{"action_items": [11, 12], "shelves": [0, 40000]}'), "its shelves do not give each"),
     "slate of lists": (
         column("slate", [[[11], [12]]] * PAGES, pa.list_(pa.list_(pa.int64()))), "expected lists of item ids",
     ),
@@ -82,16 +82,16 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "reward a huge number": (column("reward", [2**62 + 1] * PAGES, pa.int64()), r"row 1: reward 4\.6\d+e\+18 is not"),
     "propensity below float64": (column("log_propensity", third([-800.0, -1.0])), ROW + r"log_propensity \[-800\.0, "),
     "scale no pair": (metadata(b'{"scale": [1]}'), r"its scale is \[1\]; expected the lowest and the highest reward"),
-    "catalogue unknown": (metadata(b'{"catalogue": [11, 99]}'), "its catalogue names item 99"),
-    "shelves too few": (metadata(b'{"catalogue": [11, 12], "shelves": [0]}'), "its shelves do not give each"),
-    "shelves no numbers": (metadata(b'{"catalogue": [11], "shelves": ["a"]}'), "its shelves do not give each"),
+    "catalog unknown": (metadata(b'{"action_items": [11, 99]}'), "its action_items names item 99"),
+    "shelves too few": (metadata(b'{"action_items": [11, 12], "shelves": [0]}'), "its shelves do not give each"),
+    "shelves no numbers": (metadata(b'{"action_items": [11], "shelves": ["a"]}'), "its shelves do not give each"),
     "slate a number": (column("slate", _as_numbers, pa.int64()), "slate is of type int64; expected lists of item ids"),
     "slate null": (column("slate", third(None)), ROW + "slate is missing"),
     "slate too long": (column("slate", third([11, 12, 13])), ROW + "slate holds 3 values; expected 2"),
     "slate empty": (column("slate", [[]] * PAGES), r"row 1: slate holds 0 values; expected some"),
     "item null": (column("slate", third([11, None])), ROW + "a value of slate is missing"),
     "item unknown": (column("slate", third([11, 99])), ROW + "item 99 of the slate is none of the 6"),
-    "item outside the catalogue": (column("slate", third([11, 14])), ROW + "an item that is not in the catalogue"),
+    "item outside the catalog": (column("slate", third([11, 14])), ROW + "an item that is not in the catalog"),
     "item on another's shelf": (column("slate", third([12, 15])), ROW + "an item that is not of the shelf"),
     "propensity NaN": (column("log_propensity", third([-1.0, float("nan")])), ROW + r"log_propensity \[-1\.0, nan\]"),
     "propensity above 1": (column("log_propensity", third([0.5, -1.0])), ROW + r"log_propensity \[0\.5, -1\.0\]: exp"),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hand_logs import CATALOGUE, USERS, assert_same_rounds, hand_rounds, newcomer_rounds
+from hand_logs import ACTION_ITEMS, USERS, assert_same_rounds, hand_rounds, newcomer_rounds
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log import ColdStartUsers, features_of
@@ -24,13 +24,13 @@ def with_value(name, value, row=2):
         (with_value("log_propensity", -np.inf), "log-propensity -inf"),
         (with_value("reward", 5.01), r"round 2: reward 5\.01: expected within 1\.\.5"),
         (with_value("reward", np.nan), "round 2: reward nan"),
-        (with_value("item", 3), "round 2: item row 3: not in the catalogue"),
+        (with_value("item", 3), "round 2: item row 3: not in the catalog"),
         ({"reward": np.ones(3)}, r"columns of different lengths: \[3, 12\]"),
         ({"policy": np.full(5, "x", object)}, r"different lengths: \[5, 12\]"),
-        ({"candidate": CATALOGUE}, "come together, or not at all"),
+        ({"candidate": ACTION_ITEMS}, "come together, or not at all"),
         ({"candidate_start": np.arange(13)}, "come together, or not at all"),
-        ({"candidate": CATALOGUE, "candidate_start": np.arange(13)}, "do not begin and end as 12 rounds need"),
-        ({"candidate": CATALOGUE, "candidate_start": np.array([0, 5])}, "do not begin and end"),
+        ({"candidate": ACTION_ITEMS, "candidate_start": np.arange(13)}, "do not begin and end as 12 rounds need"),
+        ({"candidate": ACTION_ITEMS, "candidate_start": np.array([0, 5])}, "do not begin and end"),
     ],
 )
 def test_what_cannot_have_been_logged_is_refused(changes, message):
@@ -38,19 +38,19 @@ def test_what_cannot_have_been_logged_is_refused(changes, message):
         hand_rounds(**changes)
 
 
-def test_a_catalogue_in_disorder_is_refused():
+def test_a_catalog_in_disorder_is_refused():
     with pytest.raises(DataError, match="ascending order, each once"):
-        replace(hand_rounds(), catalogue=CATALOGUE[::-1])
+        replace(hand_rounds(), action_items=ACTION_ITEMS[::-1])
 
 
-def test_candidates_must_be_of_the_catalogue_and_hold_what_was_shown():
+def test_candidates_must_be_of_the_catalog_and_hold_what_was_shown():
     rounds = hand_rounds(candidates=True)
     strange = rounds.candidate.copy()
     strange[0] = 3
-    with pytest.raises(DataError, match="a candidate is not in the catalogue"):
+    with pytest.raises(DataError, match="a candidate is not in the catalog"):
         replace(rounds, candidate=strange)
-    other = np.where(rounds.candidate[: rounds.candidate_start[1]] == rounds.item[0], CATALOGUE[0], CATALOGUE[1])
-    other = np.where(other == rounds.item[0], CATALOGUE[2], other)
+    other = np.where(rounds.candidate[: rounds.candidate_start[1]] == rounds.item[0], ACTION_ITEMS[0], ACTION_ITEMS[1])
+    other = np.where(other == rounds.item[0], ACTION_ITEMS[2], other)
     with pytest.raises(DataError, match=f"round 0: item row {rounds.item[0]}: not among the candidates"):
         replace(rounds, candidate=np.concatenate([other, rounds.candidate[len(other) :]]).astype(np.int32))
 
@@ -61,9 +61,9 @@ def test_a_probability_of_exactly_one_is_allowed_and_propensities_are_exponentia
     np.testing.assert_allclose(np.log(rounds.propensity), rounds.log_propensity, rtol=1e-12)
 
 
-def test_an_arm_is_the_place_in_the_catalogue():
+def test_an_arm_is_the_place_in_the_catalog():
     rounds = hand_rounds()
-    np.testing.assert_array_equal(CATALOGUE[rounds.arm()], rounds.item)
+    np.testing.assert_array_equal(ACTION_ITEMS[rounds.arm()], rounds.item)
 
 
 def test_allowed_marks_the_candidates_of_each_round_and_only_those():
@@ -72,7 +72,7 @@ def test_allowed_marks_the_candidates_of_each_round_and_only_those():
         expected = np.zeros((12, 5), bool)
         for round_, (first, last) in enumerate(zip(rounds.candidate_start, rounds.candidate_start[1:], strict=False)):
             for item in rounds.candidate[first:last]:
-                expected[round_, CATALOGUE.tolist().index(item)] = True
+                expected[round_, ACTION_ITEMS.tolist().index(item)] = True
         np.testing.assert_array_equal(rounds.allowed(rows), expected[rows])
     assert hand_rounds().allowed(slice(0, 3)) is None
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hand_logs import (
-    CATALOGUE,
+    ACTION_ITEMS,
     FAULTS,
     NUMBERS,
     START,
@@ -26,15 +26,15 @@ from hand_logs import (
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import bandit_log_files, log_columns
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, log_catalogue, read_events, read_rewards, write_events
+from recpolicy.data.bandit_log_files import EVENTS, REWARDS, read_action_items, read_events, read_rewards, write_events
 from recpolicy.data.log_ingest import IngestConfig, ingest, rounds_of
 
 
 def read(folder, text=False):
-    return read_events(folder / EVENTS, tables(text), log_catalogue(folder / EVENTS, tables(text)))
+    return read_events(folder / EVENTS, tables(text), read_action_items(folder / EVENTS, tables(text)))
 
 
-@pytest.mark.parametrize("candidates", [False, True], ids=["whole catalogue", "candidates"])
+@pytest.mark.parametrize("candidates", [False, True], ids=["whole catalog", "candidates"])
 @pytest.mark.parametrize("text", [False, True], ids=["numbers", "text"])
 def test_what_was_written_is_read_back_equal(tmp_path, candidates, text):
     rounds = hand_rounds(candidates=candidates)
@@ -145,8 +145,8 @@ def test_other_programs_may_write_it_in_their_own_way(tmp_path):
         "reward": pa.array(rounds.reward.astype(int)),
     }
     pq.write_table(pa.table(table), tmp_path / EVENTS)
-    catalogue = log_catalogue(tmp_path / EVENTS, tables())
-    np.testing.assert_array_equal(catalogue, np.arange(6))  # it does not say: all items
+    action_items = read_action_items(tmp_path / EVENTS, tables())
+    np.testing.assert_array_equal(action_items, np.arange(6))  # it does not say: all items
     found = rounds_of(tmp_path / EVENTS, tables())
     for name in ("event_id", "time", "user", "item", "log_propensity", "policy", "version", "reward", "candidate"):
         np.testing.assert_array_equal(getattr(found, name), getattr(rounds, name), err_msg=name)
@@ -166,11 +166,11 @@ def test_times_of_another_zone_are_brought_to_utc(tmp_path):
     assert read(tmp_path).columns["time"][0] == START
 
 
-def test_the_catalogue_of_the_log_is_the_one_in_the_file(tmp_path):
+def test_the_catalog_of_the_log_is_the_one_in_the_file(tmp_path):
     write_log(tmp_path, hand_rounds())
-    np.testing.assert_array_equal(log_catalogue(tmp_path / EVENTS, tables()), CATALOGUE)
-    metadata(catalogue=[16, 11, 16])(tmp_path)
-    np.testing.assert_array_equal(log_catalogue(tmp_path / EVENTS, tables()), [0, 5])
+    np.testing.assert_array_equal(read_action_items(tmp_path / EVENTS, tables()), ACTION_ITEMS)
+    metadata(action_items=[16, 11, 16])(tmp_path)
+    np.testing.assert_array_equal(read_action_items(tmp_path / EVENTS, tables()), [0, 5])
 
 
 def test_rewards_are_read_back_equal_and_none_at_all_is_no_fault(tmp_path):
@@ -196,9 +196,9 @@ def test_every_fault_is_named_by_file_and_row(tmp_path, fault):
 
 def test_ids_of_text_are_not_numbers(tmp_path):
     write_log(tmp_path, hand_rounds(), text=True)
-    with pytest.raises(DataError, match="its catalogue names item 'film-11'"):
+    with pytest.raises(DataError, match="its action_items names item 'film-11'"):
         read(tmp_path)
-    metadata(catalogue=[11, 12, 13, 15, 16])(tmp_path)
+    metadata(action_items=[11, 12, 13, 15, 16])(tmp_path)
     with pytest.raises(DataError, match=r"row 1: user_id 'user-\d' is none of the 4"):
         read(tmp_path)
 

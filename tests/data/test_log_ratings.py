@@ -32,7 +32,7 @@ def rounds(rows, start=0):
         event_id=np.array([f"{start}-{row}" for row in range(count)], object),
         time=1_000_000 + 1000 * (start + np.arange(count)), user=user.astype(np.int32), item=item.astype(np.int32),
         log_propensity=np.full(count, -1.0), reward=reward.astype(np.float64),
-        catalogue=np.arange(ITEMS, dtype=np.int32), scale=(0.0, 1.0), name="rounds",
+        action_items=np.arange(ITEMS, dtype=np.int32), scale=(0.0, 1.0), name="rounds",
         policy=np.full(count, "p", object), version=np.full(count, "v", object),
     )  # fmt: skip
 

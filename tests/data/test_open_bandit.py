@@ -45,7 +45,7 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
     assert (np.diff(rounds.time) == [1500, 500, 1000]).all()
     assert pd.Timestamp(rounds.time[0], unit="ms") == pd.Timestamp("2019-11-24 00:00:01")
     assert [one.rsplit("-", 1)[1] for one in rounds.event_id] == ["3", "2", "4", "5"]  # lines of the file
-    assert rounds.catalogue.tolist() == [0, 1, 2]
+    assert rounds.action_items.tolist() == [0, 1, 2]
     assert rounds.candidate is None
     assert found.lost == ("position", "user-item_affinity_0")
     assert set(rounds.policy) == {"open_bandit"}
@@ -68,7 +68,7 @@ def test_with_a_policys_tables_ids_are_its_own_and_clicks_go_from_one_end_of_its
     assert found.rounds.item.tolist() == [5, 1, 1]
     assert found.rounds.reward.tolist() == [1.0, 5.0, 2.0]
     assert found.rounds.scale == (1.0, 5.0)
-    assert found.rounds.catalogue.tolist() == [1, 5]  # what the log shows, not all the policy knows
+    assert found.rounds.action_items.tolist() == [1, 5]  # what the log shows, not all the policy knows
     texts = IdVocabulary(tables(text=True).users, tables(text=True).items, (1.0, 5.0))
     with pytest.raises(DataError, match=r"log\.csv:2: user '4' is not known to the policy or ratings"):
         read_open_bandit(tmp_path / "log.csv", texts)

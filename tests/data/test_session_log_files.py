@@ -16,7 +16,7 @@ from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sess
 
 def assert_same_sessions(one: SessionLog, other: SessionLog) -> None:
     """Equal in all but the name, bit by bit."""
-    for name in (*COLUMNS, "catalogue"):
+    for name in (*COLUMNS, "action_items"):
         left, right = getattr(one, name), getattr(other, name)
         assert left.dtype == right.dtype, name
         np.testing.assert_array_equal(left, right, err_msg=name)
@@ -66,7 +66,7 @@ def test_without_metadata_it_speaks_of_all_items_and_of_likes(tmp_path):
     write_hand(tmp_path)
     rewritten(lambda table: table.replace_schema_metadata({}))(tmp_path)
     found = read_sessions(tmp_path / SESSIONS, tables())
-    np.testing.assert_array_equal(found.catalogue, np.arange(6))
+    np.testing.assert_array_equal(found.action_items, np.arange(6))
     assert found.scale == (0.0, 1.0)
     assert is_session_log(tmp_path / SESSIONS)
 

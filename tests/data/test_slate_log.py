@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hand_logs import CATALOGUE
+from hand_logs import ACTION_ITEMS
 from hand_slates import SHELVES, hand_slates
 
 from recpolicy.core.errors import DataError
@@ -12,7 +12,7 @@ from recpolicy.data.slate_log import open_to
 def test_a_log_knows_its_slots_and_the_places_of_its_items():
     log = hand_slates()
     assert (len(log), log.slots) == (8, 2)
-    np.testing.assert_array_equal(CATALOGUE[log.arm], log.slate)
+    np.testing.assert_array_equal(ACTION_ITEMS[log.arm], log.slate)
 
 
 @pytest.mark.parametrize(
@@ -20,14 +20,14 @@ def test_a_log_knows_its_slots_and_the_places_of_its_items():
     [
         ({"user": np.zeros(7, np.int32)}, r"columns of different lengths: \[7, 8\]"),
         ({"slate": np.zeros((8, 3), np.int32)}, r"slates \(8, 3\) and log-propensities \(8, 2\)"),
-        ({"catalogue": CATALOGUE[::-1]}, "ascending order"),
+        ({"action_items": ACTION_ITEMS[::-1]}, "ascending order"),
         ({"shelves": SHELVES[:3]}, r"shelves \(3,\)"),
         ({"log_propensity": np.full((8, 2), 0.1)}, r"slate 0 \('e0'\): a log-propensity"),
         ({"log_propensity": np.full((8, 2), np.nan)}, "a log-propensity"),
         ({"reward": np.full(8, 3.0)}, r"its reward is not within 0\.\.2"),
         ({"reward": np.full(8, np.nan)}, r"its reward is not within"),
         ({"slot_reward": np.full((8, 2), 0.3)}, "not the sum of its slots"),
-        ({"slate": np.tile(np.array([3, 1], np.int32), (8, 1))}, "not in the catalogue"),
+        ({"slate": np.tile(np.array([3, 1], np.int32), (8, 1))}, "not in the catalog"),
         ({"slate": np.tile(np.array([1, 0], np.int32), (8, 1))}, "not of the shelf of its slot"),
         ({"slate": np.tile(np.array([5, 5], np.int32), (8, 1)), "shelves": None}, "stands on the page twice"),
     ],

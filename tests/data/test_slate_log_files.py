@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hand_logs import CATALOGUE, hand_rounds, tables
+from hand_logs import ACTION_ITEMS, hand_rounds, tables
 from hand_sessions import hand_sessions
 from hand_slates import FAULTS, hand_slates, metadata, rewritten, write_hand
 
@@ -44,16 +44,16 @@ def test_a_file_that_says_nothing_of_itself_speaks_of_all_items_in_any_slot(tmp_
     folder = write_hand(tmp_path)
     rewritten(lambda table: table.replace_schema_metadata(None))(folder)
     found = read_slates(folder / SLATES, tables())
-    assert found.catalogue.tolist() == [0, 1, 2, 3, 4, 5]
+    assert found.action_items.tolist() == [0, 1, 2, 3, 4, 5]
     assert found.shelves is None
     assert found.scale == (0.0, 2.0)
 
 
 def test_shelves_follow_their_items_in_whatever_order_the_file_names_them(tmp_path):
     folder = write_hand(tmp_path)
-    metadata(b'{"catalogue": [16, 15, 13, 12, 11], "shelves": [1, 1, 0, 1, 0]}')(folder)
+    metadata(b'{"action_items": [16, 15, 13, 12, 11], "shelves": [1, 1, 0, 1, 0]}')(folder)
     found = read_slates(folder / SLATES, tables())
-    assert found.catalogue.tolist() == CATALOGUE.tolist()
+    assert found.action_items.tolist() == ACTION_ITEMS.tolist()
     assert found.shelves.tolist() == [0, 1, 0, 1, 1]
 
 
@@ -99,7 +99,7 @@ def test_the_same_slates_give_the_same_bytes(tmp_path):
 
 def test_a_log_of_other_ids_is_refused(tmp_path):
     folder = write_hand(tmp_path)
-    with pytest.raises(DataError, match=r"its catalogue names item 11"):
+    with pytest.raises(DataError, match=r"its action_items names item 11"):
         read_slates(folder / SLATES, tables(text=True))
 
 

@@ -68,7 +68,7 @@ def test_the_latest_pages_are_for_evaluation_in_whatever_order_they_stand(tmp_pa
     whole = rounds_of_slates(log, (1.0, 5.0))
     assert learn.digest == whole.take(0, 12, "").digest
     assert judge.digest == whole.take(12, 16, "").digest
-    assert learn.pages == judge.pages == mixed.digest
+    assert learn.slate_digest == judge.slate_digest == mixed.digest
     assert (report.events, report.joined, report.training, report.evaluation, report.left_out) == (16, 16, 12, 4, 0)
 
 

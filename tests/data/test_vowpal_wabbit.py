@@ -46,7 +46,7 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
     np.testing.assert_allclose(rounds.propensity, [0.75, 0.5], rtol=1e-12)
     assert rounds.event_id.tolist() == ["e1-2-3", "e7-1-3"]
     assert np.diff(rounds.time).tolist() == [1500]
-    assert rounds.candidate is None  # every round had the whole catalogue
+    assert rounds.candidate is None  # every round had the whole catalog
     assert rounds.scale == (0.0, 1.0)
     assert found.skipped == 0
     assert len(found.lost) == 2
@@ -55,7 +55,7 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
 def test_candidates_that_change_are_kept(tmp_path):
     records = line(2), line(1, items=("16", "12"), probability=0.5, Timestamp="2026-01-05T00:00:00Z")
     rounds = read_vowpal_wabbit(write(tmp_path / "log.json", *records)).rounds
-    assert rounds.catalogue.tolist() == [0, 1, 2, 3]  # 11, 12, 15, 16
+    assert rounds.action_items.tolist() == [0, 1, 2, 3]  # 11, 12, 15, 16
     assert rounds.item.tolist() == [3, 1]
     np.testing.assert_array_equal(rounds.allowed(slice(0, 2)), [[0, 1, 0, 1], [1, 1, 1, 0]])
 

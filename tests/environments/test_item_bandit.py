@@ -8,7 +8,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 from recpolicy.testing import EnvironmentContract
 
-CATALOGUE = np.array([2, 0, 5, 7, 11, 3], np.int32)
+ACTION_ITEMS = np.array([2, 0, 5, 7, 11, 3], np.int32)
 
 
 def at(number: int) -> tf.Tensor:
@@ -18,11 +18,11 @@ def at(number: int) -> tf.Tensor:
 class TestItemBandit(EnvironmentContract):
     def make(self, seed, batch_size=8):
         config = ItemBanditConfig(batch_size=batch_size)
-        return ItemBandit(planted().world, planted().user, CATALOGUE, config, seed)
+        return ItemBandit(planted().world, planted().user, ACTION_ITEMS, config, seed)
 
-    def test_actions_are_the_items_of_the_catalogue_in_its_order(self, environment):
+    def test_actions_are_the_items_of_the_catalog_in_its_order(self, environment):
         draw = environment.sample_round(at(0))
-        expected = planted().world.expected[draw.user.numpy()][:, CATALOGUE]
+        expected = planted().world.expected[draw.user.numpy()][:, ACTION_ITEMS]
         np.testing.assert_array_equal(environment.expected_rewards(draw, at(0)), expected)
 
     def test_the_policy_sees_the_users_own_context(self, environment):
@@ -31,9 +31,9 @@ class TestItemBandit(EnvironmentContract):
 
     def test_real_ratings_are_paid_exactly_and_others_with_noise(self, crowd):
         draw, rng = crowd.sample_round(at(0)), np.random.default_rng(0)
-        action = rng.integers(0, len(CATALOGUE), crowd.batch_size)
+        action = rng.integers(0, len(ACTION_ITEMS), crowd.batch_size)
         paid = crowd.reward(draw, tf.constant(action, tf.int32), at(0)).numpy()
-        real = planted().world.known[draw.user.numpy(), CATALOGUE[action]]
+        real = planted().world.known[draw.user.numpy(), ACTION_ITEMS[action]]
         assert real.sum() > 500
         np.testing.assert_array_equal(paid[real], 4.0)
         assert set(paid[~real]) == {1.0, 2.0, 3.0, 4.0, 5.0}
@@ -49,15 +49,15 @@ class TestItemBandit(EnvironmentContract):
         assert environment.step(action).reward.shape == (environment.batch_size,)
 
     @pytest.mark.parametrize(
-        ("catalogue", "found"), [([1], "1 items"), ([1, 1], "no repeats"), ([0, ITEMS], "12"), ([-1, 2], "row -1")]
+        ("action_items", "found"), [([1], "1 items"), ([1, 1], "no repeats"), ([0, ITEMS], "12"), ([-1, 2], "row -1")]
     )
-    def test_a_catalogue_that_makes_no_sense_is_refused(self, catalogue, found):
+    def test_a_catalog_that_makes_no_sense_is_refused(self, action_items, found):
         with pytest.raises(ConfigError, match=found):
-            ItemBandit(planted().world, planted().user, np.array(catalogue, np.int32))
+            ItemBandit(planted().world, planted().user, np.array(action_items, np.int32))
 
     def test_a_context_of_other_users_is_refused(self):
         with pytest.raises(ConfigError, match="39 users, the world 40"):
-            ItemBandit(planted().world, planted().user[:-1], CATALOGUE)
+            ItemBandit(planted().world, planted().user[:-1], ACTION_ITEMS)
 
 
 class TestDriftingItemBandit(EnvironmentContract):
@@ -65,11 +65,11 @@ class TestDriftingItemBandit(EnvironmentContract):
 
     def make(self, seed, batch_size=8):
         config = ItemBanditConfig(batch_size=batch_size, drift_period=self.period)
-        return ItemBandit(planted(known=0.0).world, planted().user, CATALOGUE, config, seed)
+        return ItemBandit(planted(known=0.0).world, planted().user, ACTION_ITEMS, config, seed)
 
     def test_preferences_move_to_another_users_and_back(self, environment):
         draw = environment.sample_round(at(0))
-        still = planted(known=0.0).world.expected[:, CATALOGUE]
+        still = planted(known=0.0).world.expected[:, ACTION_ITEMS]
         start, half, after = (environment.expected_rewards(draw, at(t)).numpy() for t in (0, 20, 40))
         np.testing.assert_array_equal(start, still[draw.user.numpy()])
         np.testing.assert_array_equal(after, start)

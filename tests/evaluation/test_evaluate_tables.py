@@ -145,7 +145,7 @@ def test_users_who_rate_everything_alike_leave_no_place():
     assert found.table()["normalized"].tolist() == ["–", "–"]
     assert found.rows()["normalized_choice"].isna().all()
     json.dumps(found.as_dict(), allow_nan=False)
-    assert found.k == 3  # a catalogue smaller than the list
+    assert found.k == 3  # a catalog smaller than the list
 
 
 def test_scales_with_negative_ratings_are_ranked():

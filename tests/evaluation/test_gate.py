@@ -15,7 +15,7 @@ GROUPS = {
     "gender M": {"value": 0.2, "lo": 0.1, "hi": 0.3, "users": 60},
 }
 GOOD = {
-    "policy": {"agent": "linucb", "content": "abc"},
+    "policy": {"agent": "linucb", "policy_digest": "abc"},
     "inputs": {"candidate": "abc", "rounds": "def"},
     "actions": {"diversity": 0.03, "distinct": 110, "modal_share": 0.12, "actions": 1682, "over": "logged rounds"},
     "latency": {"median_ms": 1.0, "p99_ms": 4.0, "calls": 200},

@@ -136,7 +136,7 @@ def test_many_users_are_ranked_in_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("k", [0, 4])
-def test_top_k_must_fit_the_catalogue(k):
+def test_top_k_must_fit_the_catalog(k):
     with pytest.raises(DataError, match=r"expected 1\.\.3"):
         top_items(np.zeros((1, 3)), np.zeros((1, 3), bool), k)
 

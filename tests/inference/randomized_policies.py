@@ -1,7 +1,7 @@
 """Session policies that were never trained, only shaken: every weight that could hide a difference is moved.
 
 The sessions are played at random on the miniature, one of each of B = 30 users; session b is looked at after b mod 20
-items. W users of the world, An items of the catalogue, O columns of the observation.
+items. W users of the world, An items of the catalog, O columns of the observation.
 """
 
 import os
@@ -26,7 +26,7 @@ from recpolicy.workflows.training_data import Features, prepare_features
 
 STEPS, SESSIONS = 20, 30
 ITEMS = {"interest": 0, "last_item": 30, "last_n": 30}
-"""Views, and the size of the catalogue that each is tried with; 0 takes all 80."""
+"""Views, and the size of the catalog that each is tried with; 0 takes all 80."""
 _SMALL = {"layers": (8,)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", _SMALL),
@@ -89,7 +89,7 @@ def played(view: str) -> list[tuple[np.ndarray, ...]]:
         observation, mask = (part.numpy() for part in game.observe(session))
         action = np.argmax(rng.random(mask.shape) * mask, axis=1).astype(np.int32)
         step = game.transition(session, tf.constant(action), game.noise(tf.constant(number, tf.int64)))
-        steps.append((observation, mask, features(view).catalogue[action], step.response.like.numpy()))
+        steps.append((observation, mask, features(view).action_items[action], step.response.like.numpy()))
         session = step.session
     return steps
 
@@ -113,7 +113,7 @@ def agent(variant: str, view: str, shaken: bool = True) -> SessionAgent:
     """The learner behind the variant."""
     name, given = VARIANTS[variant]
     game, entry = environment(view), SESSION_AGENTS[name]
-    arms = arms_of(features(view).catalogue, features(view).embeddings, miniature_split().train)
+    arms = arms_of(features(view).action_items, features(view).embeddings, miniature_split().train)
     made: SessionAgent = entry.make(game.time_step_spec(), game.action_spec(), entry.config(**given), arms, 0)
     if shaken:
         rng = np.random.default_rng(5)

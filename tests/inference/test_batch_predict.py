@@ -30,7 +30,7 @@ def parquet(tmp_path):
     return tmp_path / "out" / "estimates.parquet"
 
 
-@pytest.mark.parametrize("arms", [None, 4], ids=["whole catalogue", "part of it"])
+@pytest.mark.parametrize("arms", [None, 4], ids=["whole catalog", "part of it"])
 def test_all_users_and_items_are_those_of_predict(parquet, arms):
     policy = Policy(tiny_artifact(arms=arms))
     assert predict_to_files(policy, parquet) == USERS * ITEMS

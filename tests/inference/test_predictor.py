@@ -19,7 +19,7 @@ def linucb():
     return loaded("linucb")
 
 
-def test_predict_answers_for_all_items_in_catalogue_order(linucb):
+def test_predict_answers_for_all_items_in_catalog_order(linucb):
     table = linucb.predict(7)
     assert list(table.columns) == COLUMNS
     assert (table["user_id"] == 7).all()
@@ -64,10 +64,10 @@ def test_playing_a_item_makes_the_policy_surer_of_it(linucb):
     assert (sure[pulls > 0] < 1).all()
 
 
-def test_outside_the_catalogue_it_is_the_rating_models_answer():
+def test_outside_the_catalog_it_is_the_rating_models_answer():
     policy = loaded("linucb_hybrid")
-    outside = np.setdiff1d(np.arange(80), policy.artifact.catalogue)
-    assert len(policy.artifact.catalogue) == 30
+    outside = np.setdiff1d(np.arange(80), policy.artifact.action_items)
+    assert len(policy.artifact.action_items) == 30
     table = policy.predict(7).iloc[outside]
     assert (table["propensity"] == 0).all()
     np.testing.assert_array_equal(table["std"], policy.artifact.rating_std[6, outside])
@@ -76,16 +76,16 @@ def test_outside_the_catalogue_it_is_the_rating_models_answer():
     np.testing.assert_allclose(table["rating"], np.clip(expected, 1, 5), rtol=1e-5)
 
 
-def test_the_catalogue_is_the_most_rated_items():
-    catalogue = loaded("linucb_hybrid").artifact.catalogue
+def test_the_catalog_is_the_most_rated_items():
+    action_items = loaded("linucb_hybrid").artifact.action_items
     count = np.bincount(miniature_split().train.item, minlength=80)
-    assert count[catalogue].min() >= np.delete(count, catalogue).max()
+    assert count[action_items].min() >= np.delete(count, action_items).max()
 
 
 @pytest.mark.parametrize("name", ["linucb_hybrid", "boltzmann"])
-def test_an_exploration_floor_reaches_every_item_of_the_catalogue(name):
+def test_an_exploration_floor_reaches_every_item_of_the_catalog(name):
     policy = loaded(name)
-    propensity = policy.predict(7)["propensity"].to_numpy()[policy.artifact.catalogue]
+    propensity = policy.predict(7)["propensity"].to_numpy()[policy.artifact.action_items]
     assert propensity.min() >= 0.2 / 30
     # While training, too: 640 interactions give each of 30 items 4.3 by the uniform_mix alone.
     assert np.count_nonzero(policy.metadata["training"]["pulls"]) >= 26
@@ -190,12 +190,12 @@ def test_ties_are_drawn_by_the_seed():
     )  # whoever else is asked about
 
 
-def test_scores_outside_the_catalogue_never_win():
+def test_scores_outside_the_catalog_never_win():
     policy = loaded("boltzmann")
     score, rating = policy.scores()
     assert score.shape == rating.shape == (60, 80)
-    outside = np.setdiff1d(np.arange(80), policy.artifact.catalogue)
-    assert (score[:, outside].max(axis=1) <= score[:, policy.artifact.catalogue].min(axis=1)).all()
+    outside = np.setdiff1d(np.arange(80), policy.artifact.action_items)
+    assert (score[:, outside].max(axis=1) <= score[:, policy.artifact.action_items].min(axis=1)).all()
 
 
 PREDICT = """

@@ -13,9 +13,9 @@ everywhere = pytest.mark.parametrize("name", CASES)
 
 
 def by_user(frame, column, name):
-    """A column of `predict` as [U, A], over the catalogue."""
+    """A column of `predict` as [U, A], over the catalog."""
     artifact = loaded(name).artifact
-    return frame[column].to_numpy().reshape(len(artifact.users), -1)[:, artifact.catalogue]
+    return frame[column].to_numpy().reshape(len(artifact.users), -1)[:, artifact.action_items]
 
 
 def everyone(name):
@@ -43,7 +43,7 @@ def test_propensities_are_those_of_the_exploring_policy(name):
 @everywhere
 def test_std_is_the_rating_models_shrunk_by_what_was_learnt(name):
     artifact, width = loaded(name).artifact, reference(name)["width"]
-    std, begun = by_user(everyone(name), "std", name), artifact.rating_std[:, artifact.catalogue]
+    std, begun = by_user(everyone(name), "std", name), artifact.rating_std[:, artifact.action_items]
     if CASES[name].agent in {"ucb1", "exp3", "neural_linucb"}:  # they did not begin at the rating model
         np.testing.assert_allclose(std, artifact.noise_std * width, rtol=1e-3)
     elif CASES[name].agent in {"linucb", "lints"}:
@@ -59,8 +59,8 @@ def test_std_is_the_rating_models_shrunk_by_what_was_learnt(name):
 @everywhere
 def test_recommendations_carry_the_propensities_of_the_policy_that_may_not_show_rated_items(name):
     artifact, unrated = loaded(name).artifact, reference(name)["unrated"]
-    rated = np.isfinite(miniature_split().train.matrix())[:, artifact.catalogue]
-    ids = artifact.items["item_id"].to_numpy()[artifact.catalogue]
+    rated = np.isfinite(miniature_split().train.matrix())[:, artifact.action_items]
+    ids = artifact.items["item_id"].to_numpy()[artifact.action_items]
     for row, user in enumerate(artifact.users["user_id"][:10]):
         listed = loaded(name).recommend(user, k=80).set_index("item_id")["propensity"]
         assert set(listed.index) == set(ids[~rated[row]])
@@ -70,12 +70,12 @@ def test_recommendations_carry_the_propensities_of_the_policy_that_may_not_show_
 @everywhere
 def test_scores_choose_what_the_policy_chooses_that_has_stopped_exploring(name):
     score, rating = loaded(name).scores()
-    catalogue = loaded(name).artifact.catalogue
+    action_items = loaded(name).artifact.action_items
     if CASES[name].agent == "exp3":  # its own choice is a distribution
-        weight = np.exp(score[:, catalogue])
+        weight = np.exp(score[:, action_items])
         np.testing.assert_allclose(weight / weight.sum(axis=1, keepdims=True), reference(name)["exploit"], atol=1e-6)
     else:
-        best = score[:, catalogue] == score.max(axis=1, keepdims=True)
+        best = score[:, action_items] == score.max(axis=1, keepdims=True)
         np.testing.assert_allclose(best / best.sum(axis=1, keepdims=True), reference(name)["exploit"])
     np.testing.assert_array_equal(rating.ravel(), everyone(name)["rating"])
 
@@ -91,7 +91,7 @@ def test_numbers_mean_what_the_columns_say(name):
 
 
 @everywhere
-def test_recommendations_are_the_best_unrated_items_of_the_catalogue(name):
+def test_recommendations_are_the_best_unrated_items_of_the_catalog(name):
     policy, fit = loaded(name), miniature_split().train
     listed = policy.recommend([3, 4], k=5)
     assert list(listed.columns) == ["user_id", "rank", "item_id", "title", "rating", "std", "propensity"]
@@ -99,7 +99,7 @@ def test_recommendations_are_the_best_unrated_items_of_the_catalogue(name):
     score, _ = policy.scores()
     for row, user in ((2, 3), (3, 4)):
         rows = fit.item_rows(listed.loc[listed["user_id"] == user, "item_id"].to_numpy())
-        allowed = np.setdiff1d(policy.artifact.catalogue, fit.item[fit.user == row])
+        allowed = np.setdiff1d(policy.artifact.action_items, fit.item[fit.user == row])
         assert set(rows) <= set(allowed)
         np.testing.assert_allclose(score[row, rows], np.sort(score[row, allowed])[::-1][:5], rtol=1e-5)
 

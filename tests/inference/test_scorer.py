@@ -51,12 +51,12 @@ def predicted(artifact, user, **words):
     return Policy(artifact).predict(user, **words)
 
 
-def agrees(answer: Prediction, table, catalogue) -> None:
+def agrees(answer: Prediction, table, action_items) -> None:
     """The answer has the columns of `Policy.predict`, and propensities that are a distribution."""
     for part in ("rating", "std", "propensity"):
         np.testing.assert_allclose(getattr(answer, part), table[part], rtol=1e-6, atol=1e-7)
     assert answer.propensity.dtype == answer.score.dtype == np.float64
-    assert answer.propensity[catalogue].sum() == pytest.approx(1, abs=1e-12)
+    assert answer.propensity[action_items].sum() == pytest.approx(1, abs=1e-12)
     if "value" in table:
         assert answer.value == pytest.approx(table["value"].iloc[0])
     else:
@@ -68,13 +68,13 @@ def test_an_answer_is_what_the_policy_predicts(name):
     artifact = policies()[name]
     for words in ({}, {"fold_in": NEWCOMER}):
         user = "new" if words else 3
-        agrees(Scorer(artifact).predict_one(user, **words), predicted(artifact, user, **words), artifact.catalogue)
+        agrees(Scorer(artifact).predict_one(user, **words), predicted(artifact, user, **words), artifact.action_items)
 
 
 @every_policy
 def test_scores_are_those_that_evaluation_reads(name):
     artifact = policies()[name]
-    expected = Policy(artifact).scores()[0][:, artifact.catalogue]
+    expected = Policy(artifact).scores()[0][:, artifact.action_items]
     np.testing.assert_allclose(Scorer(artifact).predict(list(range(1, 8))).score, expected, rtol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_many_are_answered_as_each_alone(name):
     scorer = Scorer(policies()[name])
     users = [3, "new", 1, 3, 7] * 8  # more than are computed at once
     together = scorer.predict(users, NEWCOMER)
-    assert together.score.shape == (40, len(scorer.catalogue))
+    assert together.score.shape == (40, len(scorer.action_items))
     assert together.rating.shape == together.std.shape == together.propensity.shape == (40, ITEMS)
     for place, user in enumerate(users):
         alone = scorer.predict_one(user, NEWCOMER)
@@ -200,7 +200,7 @@ def test_a_session_so_far_is_seen_and_not_shown_again():
     assert not np.allclose(begun.score, running.score)
     assert running.value != begun.value
     assert scorer.predict_one(3) is begun
-    with pytest.raises(DataError, match="shows every item of the catalogue"):
+    with pytest.raises(DataError, match="shows every item of the catalog"):
         scorer.predict_one(3, history={3: [(101 + arm, True) for arm in range(ARMS)]})
 
 
@@ -266,7 +266,7 @@ scorer = load_scorer(sys.argv[1])
 answer = scorer.predict_one(2)
 scorer.predict([1, "new"], fold_in={"new": {101: 4.0}})
 slate = choose_slate(answer.score, allowed_rows(scorer, 2), 3, ExplorationConfig(), np.random.default_rng(0))
-explain(scorer, 2, scorer.catalogue[slate.arms])
+explain(scorer, 2, scorer.action_items[slate.arms])
 heavy = {"pandas", "pyarrow", "tensorflow", "tf_agents", "sklearn", "scipy", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -33,9 +33,9 @@ everywhere = pytest.mark.parametrize("view", ITEMS)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
-def over_catalogue(frame: pd.DataFrame, column: str, view: str) -> np.ndarray:
+def over_action_items(frame: pd.DataFrame, column: str, view: str) -> np.ndarray:
     """A column of `predict` as [n, A]."""
-    return frame[column].to_numpy().reshape(-1, 80)[:, features(view).catalogue]
+    return frame[column].to_numpy().reshape(-1, 80)[:, features(view).action_items]
 
 
 def probabilities(variant: str, view: str) -> np.ndarray:
@@ -53,14 +53,14 @@ def test_every_agent_and_every_view_is_tried():
 @everywhere
 def test_the_past_is_seen_as_the_environment_sees_it(view):
     """After every step of ten sessions; counters to the last bit, for tables are cut at them."""
-    catalogue, genres = features(view).embeddings.item, genre_directions(miniature_split().train.items)
+    action_items, genres = features(view).embeddings.item, genre_directions(miniature_split().train.items)
     width, shape = features(view).context.shape[1], Shape(STEPS, settings(view).last_n, genres.shape[1])
     steps = played(view)
     for number in range(STEPS):
         observation = steps[number][0]
         for b, seen in enumerate(observation[:10]):
             rows = [item[b] for _, _, item, _ in steps[:number]]
-            past = Past(catalogue[rows], genres[rows], [like[b] for _, _, _, like in steps[:number]])
+            past = Past(action_items[rows], genres[rows], [like[b] for _, _, _, like in steps[:number]])
             memory = MEMORIES[view](seen[:5], past, shape)
             assert memory.dtype == np.float32
             np.testing.assert_allclose(memory, seen[width:], atol=2e-6)
@@ -83,7 +83,7 @@ def test_numpy_says_what_the_learner_says(variant, view):
     scores = loaded_policy.session_scores(now.observation[:, :width], now.observation[:, width:])
     np.testing.assert_allclose(scores, learner.scores(now.observation, None), rtol=1e-4, atol=1e-4)
     table = loaded_policy.predict(now.user, history=now.past)
-    propensity = over_catalogue(table, "propensity", view)
+    propensity = over_action_items(table, "propensity", view)
     np.testing.assert_allclose(propensity, probabilities(variant, view), atol=1e-4)
     assert (propensity[~now.mask] == 0).all()
     value = table["value"].to_numpy().reshape(-1, 80)
@@ -112,11 +112,11 @@ def test_the_history_counts(variant):
 def test_before_training_it_ranks_as_the_rating_model_does(variant, view):
     untrained, users = policy(variant, view, shaken=False), miniature_split().train.users["user_id"].tolist()
     rating = features(view).embeddings
-    expected = (rating.offset + rating.user @ rating.item.T)[:, features(view).catalogue]
-    score = untrained.scores()[0][:, features(view).catalogue]
+    expected = (rating.offset + rating.user @ rating.item.T)[:, features(view).action_items]
+    score = untrained.scores()[0][:, features(view).action_items]
     np.testing.assert_array_equal(np.argsort(-score), np.argsort(-expected))
     listed = untrained.recommend(users, k=80, exclude_rated=False)["item_id"].to_numpy().reshape(60, -1)
-    column = np.searchsorted(features(view).catalogue, listed - 1)  # some items tie: lots are drawn among those
+    column = np.searchsorted(features(view).action_items, listed - 1)  # some items tie: lots are drawn among those
     np.testing.assert_allclose(np.take_along_axis(expected, column, axis=1), -np.sort(-expected), atol=1e-5)
 
 
@@ -140,15 +140,15 @@ def test_ratings_are_the_rating_models_whatever_was_shown(variant):
 @every_variant
 def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_item(variant, view):
     now, fit, loaded_policy = distinct_contexts(view), miniature_split().train, policy(variant, view)
-    catalogue, width = features(view).catalogue, features(view).context.shape[1]
+    action_items, width = features(view).action_items, features(view).context.shape[1]
     scores = loaded_policy.session_scores(now.observation[:, :width], now.observation[:, width:])
     for b in (1, 7, 19):
         user = now.user[b]
         history = {user: now.past[user]}
         row = fit.users["user_id"].tolist().index(user)
-        allowed = now.mask[b] & ~np.isin(catalogue, fit.item[fit.user == row])
+        allowed = now.mask[b] & ~np.isin(action_items, fit.item[fit.user == row])
         listed = loaded_policy.recommend(user, k=80, history=history)
-        wanted = catalogue[allowed][np.argsort(-scores[b, allowed], kind="stable")]
+        wanted = action_items[allowed][np.argsort(-scores[b, allowed], kind="stable")]
         np.testing.assert_array_equal(fit.item_rows(listed["item_id"].to_numpy()), wanted)
         assert not set(listed["item_id"]) & {item for item, _ in history[user]}
         assert listed["propensity"].sum() == pytest.approx(1)
@@ -202,8 +202,8 @@ def test_what_cannot_be_is_refused():
         one.predict(user, history={user: [(1, True), (999, False)]})
     with pytest.raises(UnknownIdError, match=r"no item with id 999 in"):
         one.recommend(user, history={user: [(999, False)]})
-    everything = [(int(row) + 1, False) for row in features("last_n").catalogue]
-    with pytest.raises(DataError, match="shows every item of the catalogue"):
+    everything = [(int(row) + 1, False) for row in features("last_n").action_items]
+    with pytest.raises(DataError, match="shows every item of the catalog"):
         one.predict(user, history={user: everything})
     with pytest.raises(DataError, match="nothing to recommend"):
         one.recommend(user, history={user: everything})

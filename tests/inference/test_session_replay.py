@@ -68,7 +68,7 @@ def test_every_step_comes_once_with_the_items_that_are_left():
     one, logged = policy("interest"), log("interest")
     seen = np.zeros(len(logged), int)
     for moment in moments(one.artifact, logged):
-        np.testing.assert_array_equal(one.artifact.catalogue[moment.arm], logged.item[moment.row])
+        np.testing.assert_array_equal(one.artifact.action_items[moment.arm], logged.item[moment.row])
         np.testing.assert_array_equal((~moment.allowed).sum(axis=1), logged.step[moment.row])
         assert moment.allowed[np.arange(len(moment.row)), moment.arm].all()
         seen[moment.row] += 1
@@ -80,7 +80,7 @@ def test_how_many_sessions_are_seen_at_once_changes_nothing(at_once):
     one, logged = policy("last_n"), log("last_n")
 
     def scores(size: int) -> np.ndarray:
-        found = np.zeros((len(logged), len(one.artifact.catalogue)), np.float32)
+        found = np.zeros((len(logged), len(one.artifact.action_items)), np.float32)
         for moment in moments(one.artifact, logged, size):
             found[moment.row] = moment.estimate.score
         return found
@@ -95,7 +95,7 @@ def test_ways_to_act_are_those_of_the_predictor(view):
         for act, probabilities in ACTS.items():
             row = int(moment.row[0])
             shown = slice(row - logged.step[row], row)
-            arms = np.searchsorted(logged.catalogue, logged.item[shown]).tolist()
+            arms = np.searchsorted(logged.action_items, logged.item[shown]).tolist()
             told = chances(one, logged.user[row], arms, logged.liked[shown].tolist(), act)
             found = probabilities(one.artifact, moment.estimate, moment.allowed)[0]
             np.testing.assert_allclose(found, told, atol=1e-6, err_msg=act)
@@ -119,8 +119,8 @@ def test_probabilities_are_those_that_the_player_of_simulated_sessions_logs():
 
     with eagerly():
         played = play_sessions(environment(view), exploring(agent(variant, view).learner.export()), 30, 0)
-    catalogue = features(view).catalogue
-    logged = log_of(played, len(catalogue), item=catalogue[played.arm], catalogue=catalogue)
+    action_items = features(view).action_items
+    logged = log_of(played, len(action_items), item=action_items[played.arm], action_items=action_items)
     parts, found = policy(variant, view).artifact, np.full(len(logged), np.nan)
     for moment in moments(parts, logged):
         probability = exploring_probabilities(parts, moment.estimate, moment.allowed)

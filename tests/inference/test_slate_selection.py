@@ -30,21 +30,21 @@ EVERYTHING = np.ones(6, bool)
 
 @pytest.fixture(scope="module")
 def scorer():
-    """Six items, 101 to 106, of which the catalogue leaves out the third; user 2 rated the first and the last."""
+    """Six items, 101 to 106, of which the catalog leaves out the third; user 2 rated the first and the last."""
     artifact = tiny_artifact(items=6)
     items = artifact.items.assign(genres=GENRES, year=pd.array(YEARS, dtype="Int64"))
     keep = np.array([5, 0, 1, 3, 4], np.int32)
     policy = {name: part[:5] if part.ndim else part for name, part in artifact.policy.items()}
     rated = {"rated_user": np.array([1, 1], np.int32), "rated_item": np.array([0, 5], np.int32)}
-    return Scorer(replace(artifact, items=items, catalogue=keep, policy=policy, **rated))
+    return Scorer(replace(artifact, items=items, action_items=keep, policy=policy, **rated))
 
 
 def shown(scorer, **words):
     arms = allowed_rows(scorer, words.pop("user", 1), **words)
-    return [scorer.item_ids[row] for row in scorer.catalogue[arms]]
+    return [scorer.item_ids[row] for row in scorer.action_items[arms]]
 
 
-def test_everything_in_the_catalogue_is_allowed_to_who_has_rated_nothing(scorer):
+def test_everything_in_the_catalog_is_allowed_to_who_has_rated_nothing(scorer):
     assert shown(scorer) == [106, 101, 102, 104, 105]
 
 

@@ -28,14 +28,19 @@ def tiny_artifact(
     }
     user_id, item_id = np.arange(1, users + 1), np.arange(101, 101 + items)
     return Artifact(
-        agent="linucb", estimator="linear", head="upper_confidence", settings={"alpha": 0.5}, uniform_mix=0.1,
+        agent="linucb",
+        estimator="linear",
+        head="upper_confidence",
+        settings={"alpha": 0.5},
+        uniform_mix=0.1,
         policy=policy,
         context=rng.normal(1, 0.3, (users, RANK)).astype(np.float32),
         item=rng.normal(0, 0.5, (items, RANK)).astype(np.float32),
         offset=rng.uniform(2, 4, items).astype(np.float32),
         rating_std=rng.uniform(0.1, 0.9, (users, items)).astype(np.float32),
-        catalogue=np.arange(count, dtype=np.int32),
-        rated_user=np.zeros(1, np.int32), rated_item=np.zeros(1, np.int32),
+        action_items=np.arange(count, dtype=np.int32),
+        rated_user=np.zeros(1, np.int32),
+        rated_item=np.zeros(1, np.int32),
         users=pd.DataFrame({"user_id": [f"u,{n}" for n in user_id] if text else user_id}),
         items=pd.DataFrame(
             {
@@ -45,9 +50,14 @@ def tiny_artifact(
                 "genres": pd.Series([""] * items, dtype="str"),
             }
         ),
-        scale=(1.0, 5.0), noise_std=0.5,
-        metadata={"data": "tiny", "seed": seed, "content": content_digest(*(policy[name] for name in sorted(policy)))},
-    )  # fmt: skip
+        scale=(1.0, 5.0),
+        noise_std=0.5,
+        metadata={
+            "data": "tiny",
+            "seed": seed,
+            "policy_digest": content_digest(*(policy[name] for name in sorted(policy))),
+        },
+    )
 
 
 def write_tiny(folder: Path, seed: int = 0) -> Path:

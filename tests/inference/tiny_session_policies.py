@@ -28,11 +28,11 @@ def tiny_session_artifact(
 ) -> Artifact:  # fmt: skip
     """A network of one hidden layer with an output for each of `arms` items (all by default), the last among them."""
     plain = tiny_artifact(0, users, items, arms)
-    catalogue = np.arange(items - 1, -1, -(items // (arms or items)))[: arms or items][::-1].astype(np.int32)
+    action_items = np.arange(items - 1, -1, -(items // (arms or items)))[: arms or items][::-1].astype(np.int32)
     rng = np.random.default_rng([seed, 8])
     genres = rng.random((items, GENRES)).astype(np.float32)
     genres /= np.linalg.norm(genres, axis=1, keepdims=True)
-    sizes = {"": (RANK + WIDTHS[view], 6, len(catalogue)), "value/": (RANK + WIDTHS[view], 6, 1)}
+    sizes = {"": (RANK + WIDTHS[view], 6, len(action_items)), "value/": (RANK + WIDTHS[view], 6, 1)}
     policy: dict[str, Any] = {
         f"{prefix}{part}_{layer}": rng.normal(0, 0.7, shape).astype(np.float32)
         for prefix, size in sizes.items()
@@ -45,8 +45,8 @@ def tiny_session_artifact(
     dqn = head == "epsilon_top_k"
     return replace(
         plain, agent="dqn" if dqn else "topk_reinforce", estimator="session_values" if dqn else "session", head=head,
-        settings=epsilon if dqn else {}, uniform_mix=0.05 * dqn, policy=policy, catalogue=catalogue,
-        metadata={"data": "tiny", "seed": seed, "content": content_digest(seed, view), **(metadata or {})},
+        settings=epsilon if dqn else {}, uniform_mix=0.05 * dqn, policy=policy, action_items=action_items,
+        metadata={"data": "tiny", "seed": seed, "policy_digest": content_digest(seed, view), **(metadata or {})},
     )  # fmt: skip
 
 
@@ -63,11 +63,11 @@ def chances(policy: Policy, user: int, shown: list[int], liked: list[bool], act:
     """What the policy does [A] for a user row after these items (arms)."""
     artifact = policy.artifact
     user_id = artifact.users["user_id"].tolist()[user]
-    item_id = artifact.items["item_id"].to_numpy()[artifact.catalogue]
+    item_id = artifact.items["item_id"].to_numpy()[artifact.action_items]
     past = {user_id: list(zip(item_id[shown].tolist(), liked, strict=True))}
     answer = policy.scorer.predict_one(user_id, history=past if shown else None)
     if act == "exploring":
-        return np.asarray(answer.propensity[artifact.catalogue])
+        return np.asarray(answer.propensity[artifact.action_items])
     return np.asarray(greedy(answer.score, ~np.isin(np.arange(len(item_id)), shown)))
 
 
@@ -77,7 +77,7 @@ def led_by(
     """Sessions of the exploring policy: users like what their embedding points to, and may leave after each item."""
     rng = np.random.default_rng([seed, 9])
     artifact, steps = policy.artifact, int(policy.artifact.policy["steps"])
-    taste = artifact.context[:, :RANK] @ artifact.item[artifact.catalogue].T  # [U, A]
+    taste = artifact.context[:, :RANK] @ artifact.item[artifact.action_items].T  # [U, A]
     told = []
     for number in range(sessions):
         user, shown, liked = int(rng.integers(len(artifact.context))), [], []
@@ -97,14 +97,23 @@ def session_log(
     policy: Policy, session: np.ndarray, step: np.ndarray, user: np.ndarray, arm: np.ndarray,
     log_propensity: np.ndarray, liked: np.ndarray, ended: np.ndarray, **changes: Any,
 ) -> SessionLog:  # fmt: skip
-    """The steps [N] of sessions as a log of the policy's catalogue; a like earns 1."""
-    count, catalogue = len(step), policy.artifact.catalogue
+    """The steps [N] of sessions as a log of the policy's catalog; a like earns 1."""
+    count, action_items = len(step), policy.artifact.action_items
     columns: dict[str, Any] = {
         "event_id": np.array([f"e{row}" for row in range(count)], object),
-        "time": 1_767_571_200_000 + 60_000 * np.arange(count), "user": user.astype(np.int32),
-        "session": np.array([f"s{one}" for one in session], object), "step": step.astype(np.int32),
-        "item": catalogue[arm], "log_propensity": log_propensity, "reward": liked.astype(np.float64),
-        "liked": liked.astype(bool), "ended": ended.astype(bool), "policy": np.full(count, "x", object),
-        "version": np.full(count, "1", object), "catalogue": catalogue, "scale": (0.0, 1.0), "name": "tiny sessions",
-    }  # fmt: skip
+        "time": 1_767_571_200_000 + 60_000 * np.arange(count),
+        "user": user.astype(np.int32),
+        "session": np.array([f"s{one}" for one in session], object),
+        "step": step.astype(np.int32),
+        "item": action_items[arm],
+        "log_propensity": log_propensity,
+        "reward": liked.astype(np.float64),
+        "liked": liked.astype(bool),
+        "ended": ended.astype(bool),
+        "policy": np.full(count, "x", object),
+        "version": np.full(count, "1", object),
+        "action_items": action_items,
+        "scale": (0.0, 1.0),
+        "name": "tiny sessions",
+    }
     return SessionLog(**(columns | changes))

@@ -26,7 +26,7 @@ TINY = {
 }  # fmt: skip
 """40 rounds in two calls of one compiled loop."""
 NARROW = {"items": 30, "demographics": True, "uniform_mix": 0.2}
-"""A catalogue of some of the items, contexts longer than the embeddings."""
+"""A catalog of some of the items, contexts longer than the embeddings."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ CASES = {
     "highest_mean": Case("highest_mean"),
     "rating_model": Case("rating_model"),
 }
-"""Every agent, counted in test_save_and_load.py; two with other catalogues, contexts and heads than the rest."""
+"""Every agent, counted in test_save_and_load.py; two with other catalogs, contexts and heads than the rest."""
 
 
 @cache
@@ -82,7 +82,7 @@ def loaded(name: str) -> Policy:
 
 @cache
 def reference(name: str) -> dict[str, np.ndarray]:
-    """What TensorFlow says of all users [U] and the catalogue [A].
+    """What TensorFlow says of all users [U] and the catalog [A].
 
     mean, width, explore, exploit, and unrated: the exploring policy where rated items are not allowed; each [U, A].
     """
@@ -106,8 +106,8 @@ def _said_by_tensorflow(agent: Any, artifact: Path) -> dict[str, np.ndarray]:
     from recpolicy.agents.observation import read_observation
 
     with np.load(artifact / "arrays.npz") as stored:
-        context, catalogue = stored["context"], stored["catalogue"]
-    rated = np.isfinite(miniature_split().train.matrix())[:, catalogue]
+        context, action_items = stored["context"], stored["action_items"]
+    rated = np.isfinite(miniature_split().train.matrix())[:, action_items]
     estimate = agent.learner.estimate(read_observation(context))
     masked = {"global": context, "mask": (~rated).astype(np.int32)}
     return {

@@ -218,7 +218,7 @@ def test_slates_that_a_policy_has_learned_are_refused():
 def test_session_policy_logs_sessions_in_the_world_of_its_training(tmp_path):
     log = simulate_session_log(split(), tmp_path / "log", logging_policy=policy("dqn"), config={"sessions": 20}, seed=1)
     assert len(np.unique(log.session)) == 20
-    assert set(log.item) <= set(policy("dqn").artifact.catalogue)
+    assert set(log.item) <= set(policy("dqn").artifact.action_items)
 
 
 @pytest.mark.parametrize("name", SETTINGS["agents"])
@@ -302,8 +302,8 @@ def test_slates_are_ingested(tmp_path):
         read_log(folder / "rounds", IdVocabulary.from_ratings(split().train)) for folder in (tmp_path, tmp_path / "old")
     )
     assert now.digest == then.digest
-    assert now.pages == then.pages
-    assert now.pages is not None
+    assert now.slate_digest == then.slate_digest
+    assert now.slate_digest is not None
 
 
 def test_imported_log_is_ingested(tmp_path):

@@ -180,7 +180,7 @@ def test_incumbent_is_retrained_and_compared_with(trained):
     trained.run("ingest_log", log=log, rounds=rounds, metrics=counts, policy=trained.policy)
     trained.run("train_policy", policy=policy, metrics=metrics, rounds=rounds, incumbent=trained.policy)
     old, new = load_policy(trained.policy.path), load_policy(policy.path)
-    assert new.metadata["parents"][0]["content"] == old.metadata["content"] != new.metadata["content"]
+    assert new.metadata["parents"][0]["policy_digest"] == old.metadata["policy_digest"] != new.metadata["policy_digest"]
     outputs = [trained.new(kind, f"{kind.__name__}-2") for kind in (Dataset, Metrics, ClassificationMetrics, HTML)]
     names = ("evaluation", "metrics", "likes", "page")
     trained.run(
@@ -191,7 +191,7 @@ def test_incumbent_is_retrained_and_compared_with(trained):
         **dict(zip(names, outputs, strict=True)),
     )
     judged = json.loads(Path(outputs[0].path).read_text())
-    assert judged["off_policy"]["baseline"] == f"incumbent {old.metadata['content'][:8]}"
+    assert judged["off_policy"]["baseline"] == f"incumbent {old.metadata['policy_digest'][:8]}"
     assert "held_out" not in judged
 
 

@@ -173,7 +173,7 @@ def test_failed_gate_leaves_the_champion_of_the_registry(root, trained):
     assert run.artifact("incumbent", "artifact") == root.registry / "versions" / "1" / "policy"
     assert run.artifact("log", "artifact") == log  # paths are imported without a copy
     parent = load_policy(run.artifact("train-policy", "policy")).metadata["parents"][0]
-    assert parent["content"] == load_policy(root.registry / "versions" / "1" / "policy").metadata["content"]
+    assert parent["policy_digest"] == load_policy(root.registry / "versions" / "1" / "policy").metadata["policy_digest"]
     states = {step.name: step.state for step in run.steps}
     assert states["train-policy"] == "done"
     assert states["passed"] == "skipped"
@@ -245,7 +245,7 @@ def test_inline_run_gives_the_same_policy_and_states_as_the_local_runner(root, t
     states = {step.name: step.state for step in inline.steps}
     assert states == {step.name: "skipped" if step.state == "skipped" else "done" for step in trained.steps}
     policies = [load_policy(run.artifact("train-policy", "policy")) for run in (inline, trained)]
-    assert policies[0].metadata["content"] == policies[1].metadata["content"]
+    assert policies[0].metadata["policy_digest"] == policies[1].metadata["policy_digest"]
     assert (tmp_path / "registry" / "aliases.json").is_file()
     assert [page.name for page in inline.pages] == [page.name for page in trained.pages]
     assert inline.artifact("summarize-run", "summary").read_text().startswith("# Run: SUCCEEDED")

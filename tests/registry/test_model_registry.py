@@ -69,7 +69,7 @@ def test_versions_are_numbered_from_one_and_say_what_they_are(registry, artifact
     assert [version.gate for version in versions] == [{"verdict": "pass", "value": n / 7} for n in range(3)]
     assert [version.lineage for version in versions] == [{"run": n} for n in range(3)]
     policy = load_policy(artifacts[1])
-    assert (versions[1].agent, versions[1].content) == ("linucb", policy.metadata["content"])
+    assert (versions[1].agent, versions[1].policy_digest) == ("linucb", policy.metadata["policy_digest"])
     assert versions[1].registered_at.endswith("Z")
     assert registry.version(2) == versions[1]
 
@@ -362,7 +362,7 @@ def test_audit_says_what_changed_and_when(registry):
 def test_damaged_audit_is_one_line(registry):
     with (registry.folder / "audit.jsonl").open("a") as stream:
         stream.write("{cut\n")
-    with pytest.raises(ArtifactError, match=r"audit\.jsonl: a line is not JSON") as refusal:
+    with pytest.raises(ArtifactError, match=r"audit\.jsonl: a line is not a JSON object") as refusal:
         registry.promote(1)
     assert "\n" not in str(refusal.value)
 

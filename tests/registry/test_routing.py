@@ -1,4 +1,4 @@
-"""A challenger beside the champion, its share, and the switch for exploration: moved whole, accounted for, undone."""
+"""A challenger beside the champion, its fraction of the users, and the switch for exploration: moved, noted, undone."""
 
 import json
 import math
@@ -43,22 +43,30 @@ def last(registry):
 
 
 def test_nobody_challenges_at_first_and_exploration_is_on(registry):
-    assert registry.routing() == Routing(champion=1, challenger=None, share=0.0, shadow=False, exploration=True)
+    assert registry.routing() == Routing(
+        champion=1, challenger=None, traffic_fraction=0.0, shadow=False, exploration=True
+    )
     assert registry.aliases()["challenger"] is None
     with pytest.raises(ConfigError, match="no version is challenger yet; set one by its number"):
         registry.resolve("challenger")
 
 
-def test_a_challenger_gets_its_share_of_the_users(registry):
+def test_a_challenger_gets_its_fraction_of_the_users(registry):
     assert registry.set_challenger(2, 0.1).number == 2
-    assert registry.routing() == Routing(champion=1, challenger=2, share=0.1)
+    assert registry.routing() == Routing(champion=1, challenger=2, traffic_fraction=0.1)
     assert registry.resolve("challenger") == registry.resolve(2)
-    assert last(registry) == {"change": "set_challenger", "number": 2, "from": None, "share": 0.1, "shadow": False}
-    registry.set_share(0.5)
-    assert registry.routing().share == 0.5
-    assert last(registry) == {"change": "set_share", "number": 2, "share": 0.5, "from": 0.1}
+    assert last(registry) == {
+        "change": "set_challenger",
+        "number": 2,
+        "from": None,
+        "traffic_fraction": 0.1,
+        "shadow": False,
+    }
+    registry.set_traffic_fraction(0.5)
+    assert registry.routing().traffic_fraction == 0.5
+    assert last(registry) == {"change": "set_traffic_fraction", "number": 2, "traffic_fraction": 0.5, "from": 0.1}
     registry.set_challenger(3, 1, shadow=True)  # in its place
-    assert registry.routing() == Routing(champion=1, challenger=3, share=1.0, shadow=True)
+    assert registry.routing() == Routing(champion=1, challenger=3, traffic_fraction=1.0, shadow=True)
     assert last(registry)["from"] == 2
     registry.clear_challenger()
     assert registry.routing() == Routing(champion=1)
@@ -75,7 +83,7 @@ def test_a_challenger_that_is_promoted_is_none_any_more(registry):
 def test_promoting_another_leaves_the_challenger(registry):
     registry.set_challenger(2, 0.1)
     registry.promote(3)
-    assert registry.routing() == Routing(champion=3, challenger=2, share=0.1)
+    assert registry.routing() == Routing(champion=3, challenger=2, traffic_fraction=0.1)
 
 
 @pytest.mark.parametrize("shadow", [False, True])
@@ -113,7 +121,7 @@ def test_what_changes_nothing_is_not_noted(registry):
     registry.set_challenger(2, 0.1)
     before = registry.audit()
     registry.set_challenger(2, 0.1)
-    registry.set_share(0.1)
+    registry.set_traffic_fraction(0.1)
     registry.resume_exploration()
     assert registry.audit() == before
     registry.clear_challenger()
@@ -121,14 +129,14 @@ def test_what_changes_nothing_is_not_noted(registry):
     assert len(registry.audit()) == len(before) + 1
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.01, math.nan, math.inf, True, "0.1", None])
-def test_a_share_that_is_none_is_refused(registry, share):
+@pytest.mark.parametrize("fraction", [-0.1, 1.01, math.nan, math.inf, True, "0.1", None])
+def test_a_fraction_that_is_none_is_refused(registry, fraction):
     registry.set_challenger(2, 0.1)
     before = registry.routing()
-    with pytest.raises(ConfigError, match=r"share is .*; it must be 0..1"):
-        registry.set_challenger(3, share)
-    with pytest.raises(ConfigError, match=r"share is .*; it must be 0..1"):
-        registry.set_share(share)
+    with pytest.raises(ConfigError, match=r"traffic_fraction is .*; it must be 0..1"):
+        registry.set_challenger(3, fraction)
+    with pytest.raises(ConfigError, match=r"traffic_fraction is .*; it must be 0..1"):
+        registry.set_traffic_fraction(fraction)
     assert registry.routing() == before
 
 
@@ -137,8 +145,8 @@ def test_what_cannot_challenge_is_refused(registry, tmp_path):
         registry.set_challenger("champion", 0.1)
     with pytest.raises(ConfigError, match="no version 9; registered: 1, 2, 3"):
         registry.set_challenger(9, 0.1)
-    with pytest.raises(ConfigError, match="no challenger whose share could change"):
-        registry.set_share(0.1)
+    with pytest.raises(ConfigError, match="no challenger whose traffic could change"):
+        registry.set_traffic_fraction(0.1)
     (registry.resolve(2) / "arrays.npz").unlink()
     with pytest.raises(ArtifactError, match="version 2 is damaged"):
         registry.set_challenger(2, 0.1)
@@ -157,16 +165,17 @@ def test_what_cannot_challenge_is_refused(registry, tmp_path):
 def test_aliases_from_before_there_were_challengers_are_read(registry):
     path = registry.folder / "aliases.json"
     body = json.loads(path.read_text())
-    for key in ("challenger", "share", "shadow", "exploration"):
+    for key in ("challenger", "traffic_fraction", "shadow", "exploration"):
         del body[key]
     path.write_text(json.dumps(body))
     assert registry.routing() == Routing(champion=1)
     registry.set_challenger(2, 0.3)
-    assert registry.routing() == Routing(champion=1, challenger=2, share=0.3)
+    assert registry.routing() == Routing(champion=1, challenger=2, traffic_fraction=0.3)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("challenger", "../1"), ("share", 2), ("share", "x"), ("shadow", 1), ("exploration", None)]
+    ("key", "value"),
+    [("challenger", "../1"), ("traffic_fraction", 2), ("traffic_fraction", "x"), ("shadow", 1), ("exploration", None)],
 )
 def test_aliases_that_say_what_cannot_be_are_refused(registry, key, value):
     path = registry.folder / "aliases.json"
@@ -179,7 +188,7 @@ def test_a_note_lands_in_the_line_of_its_change(registry, tmp_path):
     note = {"who": "ann", "why": "a test"}
     changes = [
         lambda: registry.register(write_tiny(tmp_path / "new", 9), note=note),
-        lambda: registry.set_challenger(2, 0.1, note=note), lambda: registry.set_share(0.2, note=note),
+        lambda: registry.set_challenger(2, 0.1, note=note), lambda: registry.set_traffic_fraction(0.2, note=note),
         lambda: registry.roll_back(note=note), lambda: registry.promote(2, note=note),
         lambda: registry.roll_back(note=note), lambda: registry.set_challenger(3, 0.1, note=note),
         lambda: registry.clear_challenger(note=note), lambda: registry.pause_exploration(note=note),
@@ -225,13 +234,13 @@ def test_killed_in_the_middle_leaves_one_state_or_the_other(registry, at, moved)
     registry.pause_exploration()  # the next writer notes what was done
     noted = registry.audit()[len(before) :]
     assert [line["change"] for line in noted] == ["set_challenger"] * moved + ["pause_exploration"]
-    assert not moved or (noted[0]["share"], noted[0]["note"]) == (0.25, {"who": "ann"})
+    assert not moved or (noted[0]["traffic_fraction"], noted[0]["note"]) == (0.25, {"who": "ann"})
 
 
 STEPS = st.one_of(
     st.tuples(st.just("promote"), st.integers(1, 3)),
     st.tuples(st.just("challenge"), st.integers(1, 3), st.sampled_from([0.1, 0.5]), st.booleans()),
-    st.tuples(st.just("share"), st.sampled_from([0.0, 0.5])),
+    st.tuples(st.just("fraction"), st.sampled_from([0.0, 0.5])),
     st.tuples(st.sampled_from(["back", "clear", "pause", "resume"])),
 )
 
@@ -241,7 +250,7 @@ STEPS = st.one_of(
 def test_any_sequence_of_changes_does_what_a_model_of_it_does(made, tmp_path_factory, steps):
     registry = Registry(shutil.copytree(made, tmp_path_factory.mktemp("sequence") / "registry"))
     now = asdict(registry.routing()) | {"previous": None}
-    nobody = {"challenger": None, "share": 0.0, "shadow": False}
+    nobody = {"challenger": None, "traffic_fraction": 0.0, "shadow": False}
     for step, *words in steps:
         before, lines = dict(now), len(registry.audit())
         refused = False
@@ -251,11 +260,11 @@ def test_any_sequence_of_changes_does_what_a_model_of_it_does(made, tmp_path_fac
         elif step == "challenge" and words[0] == now["champion"]:
             refused = True
         elif step == "challenge":
-            now |= {"challenger": words[0], "share": words[1], "shadow": words[2]}
-        elif step == "share" and now["challenger"] is None:
+            now |= {"challenger": words[0], "traffic_fraction": words[1], "shadow": words[2]}
+        elif step == "fraction" and now["challenger"] is None:
             refused = True
-        elif step == "share":
-            now["share"] = words[0]
+        elif step == "fraction":
+            now["traffic_fraction"] = words[0]
         elif step == "clear" or (step == "back" and now["challenger"] is not None):
             now |= nobody
         elif step == "back" and now["previous"] is None:
@@ -266,7 +275,7 @@ def test_any_sequence_of_changes_does_what_a_model_of_it_does(made, tmp_path_fac
             now["exploration"] = step == "resume"
         call = {
             "promote": registry.promote, "challenge": lambda n, s, h: registry.set_challenger(n, s, shadow=h),
-            "share": registry.set_share, "back": registry.roll_back, "clear": registry.clear_challenger,
+            "fraction": registry.set_traffic_fraction, "back": registry.roll_back, "clear": registry.clear_challenger,
             "pause": registry.pause_exploration, "resume": registry.resume_exploration,
         }[step]  # fmt: skip
         if refused:

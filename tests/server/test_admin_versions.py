@@ -298,7 +298,9 @@ def test_the_store_knows_every_version_of_the_registry(lonely):
     engine, registry = world.state.store.engine, world.state.models.registry
     with engine.connect() as connection:
         rows = versions.list_versions(connection)
-    known = [(one.number, one.digest, one.content, one.agent, one.lineage, one.gate) for one in registry.versions()]
+    known = [
+        (one.number, one.digest, one.policy_digest, one.agent, one.lineage, one.gate) for one in registry.versions()
+    ]
     fields = ("number", "digest", "policy_digest", "agent", "lineage", "gate")
     assert [tuple(row[name] for name in fields) for row in rows] == known
     assert len(rows) == 2

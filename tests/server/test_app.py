@@ -46,7 +46,7 @@ class Stub:
     """A scorer that says what it is told to say."""
 
     def __init__(self, answer):
-        self.metadata, self.predict = {"agent": "stub", "content": "0"}, lambda users: answer()
+        self.metadata, self.predict = {"agent": "stub", "policy_digest": "0"}, lambda users: answer()
         real = load_scorer(trained("linucb"))
         self.item_ids, self.titles, self.item_row = real.item_ids, real.titles, real.item_row
 
@@ -60,7 +60,7 @@ def test_it_says_that_it_lives_and_which_policy_it_serves(app, bare):
     policy = {
         "version": 1,
         "agent": "linucb",
-        "policy_digest": loaded("linucb").metadata["content"],
+        "policy_digest": loaded("linucb").metadata["policy_digest"],
         "variant": "champion",
     }
     assert ask(app, "GET", "/readyz").json() == {"status": "ready", "policy": policy, "store": "up"}
@@ -371,7 +371,7 @@ def test_openapi_describes_requests_answers_and_errors_with_examples(app):
         answers = page["paths"][path]["post"]["responses"]
         assert {"200", "404", "413", "422", "429", "503"} <= set(answers)
         for status in set(answers) - {"200"}:
-            schema = answers[status]["content"]["application/json"]["schema"]
+            schema = answers[status]["policy_digest"]["application/json"]["schema"]
             assert schema["$ref"].endswith("/ErrorResponse")
     assert "HTTPValidationError" not in schemas
 

@@ -309,7 +309,10 @@ def test_no_more_versions_are_held_than_fit_the_shelf(tmp_path):
     live, scorer_cache = LiveState(LoadedVersion(champion, 1)), ScorerCache(2, load)
     assert scorer_cache.version(registry, live, 1) is champion
     for number in (2, 3, 2, 4, 2, 3):
-        assert scorer_cache.version(registry, live, number).metadata["content"] == registry.version(number).content
+        assert (
+            scorer_cache.version(registry, live, number).metadata["policy_digest"]
+            == registry.version(number).policy_digest
+        )
         assert len(scorer_cache) <= 2
     assert loaded == [2, 3, 4, 3]
 

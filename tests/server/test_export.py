@@ -184,7 +184,7 @@ def test_what_the_log_cannot_hold_is_left_out_and_counted(tmp_path, registry, en
     assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).rounds == 4
     show(engine, seen(version=2))
     assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).left_out["other_policy"] == 4
-    with pytest.raises(DataError, match="a log of another catalogue, or of other features, than the policy's"):
+    with pytest.raises(DataError, match="a log of another catalog, or of other features, than the policy's"):
         export(engine, LogPolicy(registry, 2), Export(tmp_path / "log"))
 
 

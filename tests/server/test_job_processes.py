@@ -79,7 +79,7 @@ def test_a_training_registers_a_version_with_its_gate_promotes_nothing_and_learn
     version = registry.version(result.metadata["version"])
     assert version.number == 2
     assert version.gate["verdict"] == result.metadata["gate"]["verdict"] in ("pass", "fail", "no_verdict")
-    assert version.gate["policy"]["content"] == version.content
+    assert version.gate["policy"]["policy_digest"] == version.policy_digest
     assert (version.lineage["trained_from"], version.lineage["training"]["rows"]) == (1, result.records)
     assert result.records == 480  # 600 rewards, a fifth of them kept for the gate
     assert result.users == 40
@@ -157,7 +157,7 @@ def test_an_evaluation_says_what_was_earned_and_what_would_have_been(state):
     assert policies["champion"]["snips"]["verdict"] == "estimated"
     assert policies["champion"]["snips"]["effective_sample_size"] > 50
     assert policies["logged"]["value"] == pytest.approx(row["mean"])
-    assert policies["random"]["ips"]["verdict"] == "no verdict"  # ten of the catalogue are explored
+    assert policies["random"]["ips"]["verdict"] == "no verdict"  # ten of the catalog are explored
     assert estimate_days(request(state, days=0.001)).metadata["no_verdict"]
 
 

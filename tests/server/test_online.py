@@ -61,8 +61,8 @@ def test_triangles_unpack_to_what_was_packed():
 def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
     same = with_posterior(base, beliefs_of(base.artifact))
     np.testing.assert_allclose(same.predict_one(3).score, base.predict_one(3).score, rtol=1e-5)
-    assert same.metadata["content"] != base.metadata["content"]
-    assert same.metadata["learned_from"] == base.metadata["content"]
+    assert same.metadata["policy_digest"] != base.metadata["policy_digest"]
+    assert same.metadata["learned_from"] == base.metadata["policy_digest"]
 
 
 def test_only_policies_that_are_linear_per_arm_learn():
@@ -122,7 +122,7 @@ def test_a_checkpoint_comes_back_and_takes_the_place_of_the_one_before(base, tmp
 
 @pytest.mark.parametrize("how", ["cut", "changed", "gone"])
 def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_path, how, caplog):
-    folder = checkpoint_folder(tmp_path, base.metadata["content"])
+    folder = checkpoint_folder(tmp_path, base.metadata["policy_digest"])
     write_checkpoint(folder, apply_rewards(base, first(base), [row(1, event(user=3, items=[10]), 1.0)]))
     path = folder / "1.npz"
     if how == "cut":
@@ -176,7 +176,8 @@ def test_the_same_events_replayed_give_the_same_weights(tmp_path, base):
     replayed = apply_rewards(base, first(base), rows)
     assert replayed.learnt == 15
     assert (
-        replayed.beliefs.digest == read_checkpoint(checkpoint_folder(tmp_path, base.metadata["content"])).beliefs.digest
+        replayed.beliefs.digest
+        == read_checkpoint(checkpoint_folder(tmp_path, base.metadata["policy_digest"])).beliefs.digest
     )
 
 

@@ -225,7 +225,7 @@ def test_what_was_changed_by_hand_ends_the_rollout_and_stays(state, tmp_path, by
 def test_a_share_that_was_set_by_hand_is_waited_for_but_harm_still_ends_it(state):
     controller.start(state, 2, "ann")
     rate(state, last(state), 900)
-    state.models.registry.set_share(0.0)
+    state.models.registry.set_traffic_fraction(0.0)
     assert "set to 0 by hand" in checked(state).metadata["reason"]
     assert "set to 0 by hand" in controller.status(state).decision.reason
     state.rollout_counters.counts.add(last(state).id, CHALLENGER, VariantHealth(50, failures=20))

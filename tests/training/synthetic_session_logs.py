@@ -34,7 +34,7 @@ def log_of(played: Played, items: int, **changes: Any) -> SessionLog:
         "session": played.session.astype(str).astype(object), "step": played.step, "item": played.arm,
         "log_propensity": played.log_propensity, "reward": played.reward.astype(np.float64), "liked": played.liked,
         "ended": played.ended, "policy": np.full(count, "x", object), "version": np.full(count, "1", object),
-        "catalogue": np.arange(items, dtype=np.int32), "scale": (0.0, 1.0), "name": "planted sessions",
+        "action_items": np.arange(items, dtype=np.int32), "scale": (0.0, 1.0), "name": "planted sessions",
     }  # fmt: skip
     return SessionLog(**(columns | changes))
 
@@ -60,7 +60,7 @@ def sight_of(
     )
     plain = {
         "context": context, "embedding": embedding, "genres": genres, "view": view, "steps": config.max_episode_steps,
-        "catalogue": np.arange(len(embedding), dtype=np.int32),
+        "action_items": np.arange(len(embedding), dtype=np.int32),
     }  # fmt: skip
     return ObservationBuilder(**(plain | changes))
 

@@ -11,19 +11,19 @@ from recpolicy.agents.linucb import LinUCBConfig, make_linucb
 from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 from recpolicy.training.compiled_loop import OnlineLoop, Rounds
 
-CATALOGUE = np.arange(6, dtype=np.int32)
+ACTION_ITEMS = np.arange(6, dtype=np.int32)
 LONG = 400
 
 
 def world(seed: int = 0) -> ItemBandit:
     one = planted(known=0.0)
-    return ItemBandit(one.world, one.user, CATALOGUE, ItemBanditConfig(batch_size=8), seed)
+    return ItemBandit(one.world, one.user, ACTION_ITEMS, ItemBanditConfig(batch_size=8), seed)
 
 
 def table() -> ItemFeatures:
     """All arms alike."""
-    ones = np.ones(len(CATALOGUE), np.float32)
-    return ItemFeatures(np.zeros((len(CATALOGUE), RANK), np.float32), 4 * ones, ones, ones, (1.0, 5.0))
+    ones = np.ones(len(ACTION_ITEMS), np.float32)
+    return ItemFeatures(np.zeros((len(ACTION_ITEMS), RANK), np.float32), 4 * ones, ones, ones, (1.0, 5.0))
 
 
 def linucb(environment: ItemBandit, seed: int = 0) -> BanditAgent:
@@ -130,4 +130,4 @@ def test_the_worlds_of_two_seeds_give_other_rounds(played):
     other = OnlineLoop(environment, linucb(environment)).run(LONG)
     assert not np.array_equal(other.reward, played[2].reward)
     assert other.regret[LONG // 2 :].sum() < other.regret[: LONG // 2].sum()
-    assert len(CATALOGUE) < ITEMS
+    assert len(ACTION_ITEMS) < ITEMS

@@ -16,8 +16,8 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.training.offline import learn_from_log, learn_offline
 
-CATALOGUE = np.array([0, 2, 3, 5, 8, 11], np.int32)
-ARMS, PRECISION = len(CATALOGUE), 2.0
+ACTION_ITEMS = np.array([0, 2, 3, 5, 8, 11], np.int32)
+ARMS, PRECISION = len(ACTION_ITEMS), 2.0
 NETWORK = {"layers": (8,), "head": "plain", "learning_rate": 0.02}
 
 
@@ -35,21 +35,28 @@ def linucb() -> BanditAgent:
     return make("linucb", precision=PRECISION, alpha=0.0)
 
 
-def logged(number: int = 600, seed: int = 0, catalogue: np.ndarray = CATALOGUE) -> BanditLog:
+def logged(number: int = 600, seed: int = 0, action_items: np.ndarray = ACTION_ITEMS) -> BanditLog:
     """Rounds of the planted world; the logger shows an item the more, the more the user will like it."""
     one, rng = planted(known=0.0), np.random.default_rng(seed)
-    expected = one.world.expected[:, catalogue].astype(np.float64)
+    expected = one.world.expected[:, action_items].astype(np.float64)
     probability = np.exp(2 * expected)
     probability /= probability.sum(axis=1, keepdims=True)
     user = rng.integers(0, USERS, number).astype(np.int32)
-    arm = (probability[user].cumsum(axis=1) < rng.random((number, 1))).sum(axis=1).clip(max=len(catalogue) - 1)
+    arm = (probability[user].cumsum(axis=1) < rng.random((number, 1))).sum(axis=1).clip(max=len(action_items) - 1)
     reward = np.clip(expected[user, arm] + rng.normal(0, 0.5, number), 1, 5)
     return BanditLog(
-        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=catalogue[arm],
-        log_propensity=np.log(probability[user, arm]), reward=reward,
-        catalogue=catalogue, scale=(1.0, 5.0), name="planted log",
-        policy=np.full(number, "x", object), version=np.full(number, "1", object),
-    )  # fmt: skip
+        event_id=np.arange(number).astype(str).astype(object),
+        time=np.arange(number),
+        user=user,
+        item=action_items[arm],
+        log_propensity=np.log(probability[user, arm]),
+        reward=reward,
+        action_items=action_items,
+        scale=(1.0, 5.0),
+        name="planted log",
+        policy=np.full(number, "x", object),
+        version=np.full(number, "1", object),
+    )
 
 
 def with_newcomers(log: BanditLog) -> tuple[BanditLog, np.ndarray]:
@@ -78,7 +85,7 @@ def ridge(log: BanditLog) -> np.ndarray:
     """theta [A, D + 1] of every arm in closed form, in float64."""
     x = np.concatenate([context()[log.user], np.ones((len(log), 1))], axis=1).astype(np.float64)
     thetas = []
-    for item in CATALOGUE:
+    for item in ACTION_ITEMS:
         mine = x[log.item == item]
         gram = PRECISION * np.eye(RANK + 1) + mine.T @ mine
         thetas.append(np.linalg.solve(gram, mine.T @ log.reward[log.item == item]))
@@ -87,7 +94,7 @@ def ridge(log: BanditLog) -> np.ndarray:
 
 def test_linucb_from_a_log_is_ridge_regression_by_hand():
     agent, log = linucb(), logged()
-    figures = learn_from_log(agent, log, context(), CATALOGUE)
+    figures = learn_from_log(agent, log, context(), ACTION_ITEMS)
     np.testing.assert_allclose(state(agent)["theta"], ridge(log), atol=1e-4)
     assert np.ptp(np.bincount(log.arm())) > 20  # the logger had its favourites
     assert figures["mode"] == "log"
@@ -107,24 +114,24 @@ def test_linucb_from_a_log_is_ridge_regression_by_hand():
 )
 def test_it_is_learning_the_same_rows_offline(name, settings, tolerance):
     from_log, offline, log = make(name, **settings), make(name, **settings), logged()
-    learn_from_log(from_log, log, context(), CATALOGUE, epochs=2, seed=5)
-    arm = np.array([CATALOGUE.tolist().index(item) for item in log.item], np.int32)
+    learn_from_log(from_log, log, context(), ACTION_ITEMS, epochs=2, seed=5)
+    arm = np.array([ACTION_ITEMS.tolist().index(item) for item in log.item], np.int32)
     learn_offline(offline, context()[log.user], arm, log.reward.astype(np.float32), epochs=2, seed=5)
     assert_same_state(from_log, offline, rtol=0, atol=tolerance)
 
 
 def test_two_halves_one_after_the_other_are_the_whole_for_linucb():
     whole, halves, log = linucb(), linucb(), logged()
-    learn_from_log(whole, log, context(), CATALOGUE, seed=1)
+    learn_from_log(whole, log, context(), ACTION_ITEMS, seed=1)
     for part in (log.take(300, 600, "second"), log.take(0, 300, "first")):
-        learn_from_log(halves, part, context(), CATALOGUE, seed=2)
+        learn_from_log(halves, part, context(), ACTION_ITEMS, seed=2)
     assert_same_state(halves, whole, atol=2e-4)
 
 
 def test_a_network_learns_from_a_log_and_the_same_seed_gives_the_same_numbers():
     def learnt(epochs: int, seed: int) -> tuple[BanditAgent, float]:
         agent = make("eps_greedy", misleading_arms(), **NETWORK)
-        return agent, learn_from_log(agent, logged(), context(), CATALOGUE, epochs=epochs, seed=seed)["last_loss"]
+        return agent, learn_from_log(agent, logged(), context(), ACTION_ITEMS, epochs=epochs, seed=seed)["last_loss"]
 
     (one, loss), (again, loss_again), (other, _) = learnt(30, 0), learnt(30, 0), learnt(30, 1)
     assert loss < 0.3 * learnt(1, 0)[1]
@@ -145,19 +152,26 @@ def test_given_the_context_the_loggers_choices_do_no_harm_and_without_it_they_do
     arm = (rng.random(number) > first).astype(np.int32)
     reward = np.where(arm == 1, 3.5, np.where(user == 0, 5.0, 1.0))
     log = BanditLog(
-        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=CATALOGUE[arm],
-        log_propensity=np.log(np.where(arm == 0, first, 1 - first)), reward=reward, catalogue=CATALOGUE,
-        scale=(1.0, 5.0), name="skewed",
-        policy=np.full(number, "x", object), version=np.full(number, "1", object),
-    )  # fmt: skip
+        event_id=np.arange(number).astype(str).astype(object),
+        time=np.arange(number),
+        user=user,
+        item=ACTION_ITEMS[arm],
+        log_propensity=np.log(np.where(arm == 0, first, 1 - first)),
+        reward=reward,
+        action_items=ACTION_ITEMS,
+        scale=(1.0, 5.0),
+        name="skewed",
+        policy=np.full(number, "x", object),
+        version=np.full(number, "1", object),
+    )
     groups = np.eye(2, RANK, dtype=np.float32)
     agent, blind, weighing = linucb(), make("ucb1"), make("ucb1")
-    learn_from_log(agent, log, groups, CATALOGUE)
+    learn_from_log(agent, log, groups, ACTION_ITEMS)
     learnt = np.concatenate([groups, np.ones((2, 1))], axis=1) @ state(agent)["theta"].T
     np.testing.assert_allclose(learnt[:, :2], [[5.0, 3.5], [1.0, 3.5]], atol=0.1)
     learn_offline(blind, groups[user], arm, reward.astype(np.float32))  # what a log would do to it
     assert state(blind)["mean"][0] > 4.7 > 3.6 > state(blind)["mean"][1]
-    figures = learn_from_log(weighing, log, groups, CATALOGUE)
+    figures = learn_from_log(weighing, log, groups, ACTION_ITEMS)
     np.testing.assert_allclose(state(weighing)["mean"][:2], [3.0, 3.5], atol=0.4)  # standard error .13, of some 500
     assert state(weighing)["score"].argmax() >= 2  # what the log never showed is worth a try
     spread = ((reward - state(weighing)["mean"][arm]) ** 2).mean()
@@ -167,10 +181,10 @@ def test_given_the_context_the_loggers_choices_do_no_harm_and_without_it_they_do
 def test_ucb1_goes_on_from_what_it_knows():
     """Two plays of arm 0 that paid 1; the log says 3, and 4 effective rounds: (2 * 1 + 4 * 3) / 6."""
     log = logged(4)
-    log = replace(log, item=CATALOGUE[[0] * 4], reward=np.full(4, 3.0), log_propensity=np.full(4, np.log(0.5)))
+    log = replace(log, item=ACTION_ITEMS[[0] * 4], reward=np.full(4, 3.0), log_propensity=np.full(4, np.log(0.5)))
     agent = make("ucb1")
     agent.learner.arms.include(np.eye(1, ARMS)[0] * 2, np.ones(ARMS))
-    learn_from_log(agent, log, context(), CATALOGUE)
+    learn_from_log(agent, log, context(), ACTION_ITEMS)
     np.testing.assert_allclose(state(agent)["mean"][0], 14 / 6, rtol=1e-6)
     np.testing.assert_allclose(state(agent)["width"][0], 6**-0.5, rtol=1e-6)
     assert int(agent.train_step_counter.numpy()) == 1
@@ -181,37 +195,37 @@ def test_who_learns_from_its_own_choices_only_is_refused_and_no_other_is():
     refused = {name for name in AGENTS if not make(name, arms).learner.learns_from_logs}
     assert refused == {"exp3"}
     with pytest.raises(ConfigError, match=r"^exp3 cannot learn from a log: .* take an agent with context \(linucb\)$"):
-        learn_from_log(make("exp3"), logged(), context(), CATALOGUE)
+        learn_from_log(make("exp3"), logged(), context(), ACTION_ITEMS)
 
 
 def test_a_baseline_learns_nothing_but_its_error_is_measured():
     agent, arms = make("rating_model", misleading_arms()), misleading_arms()
     log = logged(200)
-    figures = learn_from_log(agent, log, context(), CATALOGUE)
+    figures = learn_from_log(agent, log, context(), ACTION_ITEMS)
     guess = arms.offset[log.arm()] + (context()[log.user] * arms.embedding[log.arm()]).sum(axis=1)
     assert figures["last_loss"] == pytest.approx(((log.reward - guess) ** 2).mean(), rel=1e-4)
     assert state(agent) == {}
 
 
 def test_a_log_of_other_items_is_refused_before_anything_is_learnt():
-    log = logged(100, catalogue=np.array([0, 2, 3, 5, 8, 9], np.int32))
+    log = logged(100, action_items=np.array([0, 2, 3, 5, 8, 9], np.int32))
     strange = int((log.item == 9).sum())
     agent = linucb()
     with pytest.raises(DataError, match=f"planted log: {strange} of 100 rounds show items that are not among the 6"):
-        learn_from_log(agent, log, context(), CATALOGUE)
+        learn_from_log(agent, log, context(), ACTION_ITEMS)
     assert int(agent.train_step_counter.numpy()) == 0
 
 
 def test_a_log_with_fewer_items_is_learnt_from():
-    agent, log = linucb(), logged(100, catalogue=CATALOGUE[[1, 4]])
-    learn_from_log(agent, log, context(), CATALOGUE)
+    agent, log = linucb(), logged(100, action_items=ACTION_ITEMS[[1, 4]])
+    learn_from_log(agent, log, context(), ACTION_ITEMS)
     np.testing.assert_allclose(state(agent)["theta"], ridge(log), atol=1e-4)
     assert not state(agent)["theta"][[0, 2, 3, 5]].any()
 
 
 def test_an_empty_log_is_refused():
     with pytest.raises(DataError, match="planted log: no rounds to learn from"):
-        learn_from_log(linucb(), logged().take(0, 0, "planted log"), context(), CATALOGUE)
+        learn_from_log(linucb(), logged().take(0, 0, "planted log"), context(), ACTION_ITEMS)
 
 
 VECTORS = [
@@ -222,8 +236,8 @@ VECTORS = [
 @pytest.mark.parametrize(("name", "settings"), VECTORS)
 def test_what_is_learnt_by_vectors_is_what_is_learnt_by_reference(name, settings):
     (one, other), log = (make(name, **settings) for _ in range(2)), logged()
-    figures = learn_from_log(one, log, context(), CATALOGUE)
-    again = learn_from_log(other, with_newcomers(log)[0], context(), CATALOGUE)
+    figures = learn_from_log(one, log, context(), ACTION_ITEMS)
+    again = learn_from_log(other, with_newcomers(log)[0], context(), ACTION_ITEMS)
     assert_same_state(one, other, rtol=1e-5, atol=1e-7)
     assert again["last_loss"] == pytest.approx(figures["last_loss"], rel=1e-5)
 
@@ -231,8 +245,8 @@ def test_what_is_learnt_by_vectors_is_what_is_learnt_by_reference(name, settings
 @pytest.mark.parametrize(("name", "settings"), VECTORS[:3])
 def test_another_vector_teaches_something_else(name, settings):
     (one, other), (log, _) = (make(name, **settings) for _ in range(2)), with_newcomers(logged())
-    learn_from_log(one, log, context(), CATALOGUE)
-    learn_from_log(other, replace(log, context=-log.context), context(), CATALOGUE)
+    learn_from_log(one, log, context(), ACTION_ITEMS)
+    learn_from_log(other, replace(log, context=-log.context), context(), ACTION_ITEMS)
     with pytest.raises(AssertionError):
         assert_same_state(one, other, rtol=0, atol=1e-2)
 
@@ -246,8 +260,8 @@ def test_linucb_from_vectors_is_ridge_regression_on_them_by_hand():
     x = np.where(new[:, None], log.context, context()[log.user % USERS]).astype(np.float64)
     x = np.concatenate([x, np.ones((len(log), 1))], axis=1)
     agent = linucb()
-    learn_from_log(agent, log, context(), CATALOGUE)
-    for arm, item in enumerate(CATALOGUE):
+    learn_from_log(agent, log, context(), ACTION_ITEMS)
+    for arm, item in enumerate(ACTION_ITEMS):
         mine = log.item == item
         gram = PRECISION * np.eye(RANK + 1) + x[mine].T @ x[mine]
         theta = np.linalg.solve(gram, x[mine].T @ log.reward[mine])
@@ -259,5 +273,5 @@ def test_vectors_of_another_length_are_refused_before_anything_is_learnt(name):
     log, agent = with_newcomers(logged())[0], make(name)
     narrow = replace(log, context=np.ascontiguousarray(log.context[:, :2]))
     with pytest.raises(DataError, match=f"planted log: contexts of 2 numbers, but the policy's have {RANK}; take a"):
-        learn_from_log(agent, narrow, context(), CATALOGUE)
+        learn_from_log(agent, narrow, context(), ACTION_ITEMS)
     assert int(agent.train_step_counter.numpy()) == 0

@@ -102,9 +102,9 @@ def bandit(actions: int, **given):
 
 def ends_at(log, epochs: int, **given) -> np.ndarray:
     """The policy that the agent ends at, all sessions in one block."""
-    agent, bias = bandit(len(log.catalogue), **given)
+    agent, bias = bandit(len(log.action_items), **given)
     learn_from_sessions(
-        agent, log, bandit_sight(len(log.catalogue)), OfflineRunConfig(epochs=epochs, batch_size=len(log))
+        agent, log, bandit_sight(len(log.action_items)), OfflineRunConfig(epochs=epochs, batch_size=len(log))
     )
     return tf.nn.softmax(bias).numpy()
 
@@ -381,7 +381,7 @@ def test_what_cannot_be_learnt_from_is_one_line():
     )
     seven = int((log.item == 7).sum())
     fewer = np.delete(np.arange(ITEMS, dtype=np.int32), 7)
-    assert f"planted sessions: {seven} of {len(log)} steps show items" in refused("dqn", log, catalogue=fewer)
+    assert f"planted sessions: {seven} of {len(log)} steps show items" in refused("dqn", log, action_items=fewer)
     assert "a session of 8 steps, but the policy's sessions have at most 7" in refused("dqn", log, steps=7)
     columns = ("event_id", "time", "user", "session", "step", "item", "log_propensity", "reward", "liked", "ended")
     nothing = {column: getattr(log, column)[:0] for column in (*columns, "policy", "version")}

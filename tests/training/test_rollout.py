@@ -6,18 +6,18 @@ from synthetic_choice import environment as masked_environment
 from synthetic_world import USERS, planted
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.environments.catalogue_bandit import CatalogueBandit, CatalogueBanditConfig
+from recpolicy.environments.catalog_bandit import CatalogBandit, CatalogBanditConfig
 from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 from recpolicy.models.pair_features import PairFeatures
 from recpolicy.training.rollout import Played, play_logged
 
-CATALOGUE = np.array([1, 2, 4, 7, 8, 11], np.int32)
-ARMS, MANY = len(CATALOGUE), 60_000
+ACTION_ITEMS = np.array([1, 2, 4, 7, 8, 11], np.int32)
+ARMS, MANY = len(ACTION_ITEMS), 60_000
 
 
 def world(seed: int = 0, batch: int = 8) -> ItemBandit:
     one = planted(known=0.0)
-    return ItemBandit(one.world, one.user, CATALOGUE, ItemBanditConfig(batch_size=batch), seed)
+    return ItemBandit(one.world, one.user, ACTION_ITEMS, ItemBanditConfig(batch_size=batch), seed)
 
 
 def uneven() -> np.ndarray:
@@ -53,7 +53,7 @@ def test_arms_are_shown_as_often_as_the_propensities_say(played):
 
 
 def test_rewards_are_those_of_the_world(played):
-    expected = planted(known=0.0).world.expected[:, CATALOGUE][played.user, played.arm]
+    expected = planted(known=0.0).world.expected[:, ACTION_ITEMS][played.user, played.arm]
     gap = played.reward - expected
     assert abs(gap.mean()) < 5 * gap.std() / np.sqrt(MANY)
     assert set(np.unique(played.reward)) == {1, 2, 3, 4, 5}
@@ -61,7 +61,7 @@ def test_rewards_are_those_of_the_world(played):
 
 def test_weighting_by_propensities_gives_the_value_of_another_policy(played):
     """One that prefers what users like, among the arms that are ever shown; its value within 5 standard errors."""
-    expected = planted(known=0.0).world.expected[:, CATALOGUE]
+    expected = planted(known=0.0).world.expected[:, ACTION_ITEMS]
     target = (uneven() > 0) * np.exp(2 * expected)
     target /= target.sum(axis=1, keepdims=True)
     truth = (target * expected).sum(axis=1).mean()
@@ -96,15 +96,15 @@ def test_a_second_log_of_one_environment_goes_on(played):
     assert (first.arm[:100] != second.arm).mean() > 0.3
 
 
-def changing() -> CatalogueBandit:
+def changing() -> CatalogBandit:
     one = planted()
-    config = CatalogueBanditConfig(max_candidates=ARMS, min_candidates=ARMS)
-    return CatalogueBandit(one.world, one.user, PairFeatures(one.item, one.offset), config)
+    config = CatalogBanditConfig(max_candidates=ARMS, min_candidates=ARMS)
+    return CatalogBandit(one.world, one.user, PairFeatures(one.item, one.offset), config)
 
 
 @pytest.mark.parametrize("make", [masked_environment, changing])
 def test_an_environment_whose_candidates_change_is_refused(make):
-    with pytest.raises(ConfigError, match="its candidates change; rounds are logged from a fixed catalogue only"):
+    with pytest.raises(ConfigError, match="its candidates change; rounds are logged from a fixed catalog only"):
         play_logged(make(), uneven(), 8, seed=0)
 
 

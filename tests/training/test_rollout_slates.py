@@ -15,9 +15,9 @@ from recpolicy.training.rollout_slates import PlayedSlates, cascade_clicks, draw
 
 PAYING = planted_sessions().world
 WORLD = replace(PAYING, known=None)
-CATALOGUE = np.arange(1, ITEMS, 2, dtype=np.int32)
+ACTION_ITEMS = np.arange(1, ITEMS, 2, dtype=np.int32)
 """Every other item, so that arms are no items."""
-ARMS = len(CATALOGUE)
+ARMS = len(ACTION_ITEMS)
 SHELVES = np.arange(ARMS, dtype=np.int16) % 3
 EVERYTHING = np.arange(ARMS)
 
@@ -60,7 +60,7 @@ def test_the_mean_of_one_over_the_propensity_counts_the_pages_that_there_are():
 def chances(played: PlayedSlates, world: SessionWorld = WORLD) -> np.ndarray:
     """How likely each item shown [N, K] was to be liked, had it stood alone."""
     person = np.searchsorted(world.users, played.user)
-    return 1 / (1 + np.exp(-world.like[person[:, None], CATALOGUE[played.arm]].astype(float)))
+    return 1 / (1 + np.exp(-world.like[person[:, None], ACTION_ITEMS[played.arm]].astype(float)))
 
 
 def misfit(liked: np.ndarray, chance: np.ndarray, group: np.ndarray) -> float:
@@ -71,7 +71,9 @@ def misfit(liked: np.ndarray, chance: np.ndarray, group: np.ndarray) -> float:
 
 
 def test_who_reads_everything_likes_each_item_with_their_own_chance():
-    played = play_slates(WORLD, skewed, independent_clicks(WORLD, CATALOGUE, 0), SHELVES, (60_000, 3), ARMS, 0, False)
+    played = play_slates(
+        WORLD, skewed, independent_clicks(WORLD, ACTION_ITEMS, 0), SHELVES, (60_000, 3), ARMS, 0, False
+    )
     chance = chances(played)
     for group in (np.repeat(played.user, 3), played.arm.ravel()):
         assert misfit(played.liked.ravel(), chance.ravel(), group) < 2
@@ -83,8 +85,8 @@ def test_who_reads_everything_likes_each_item_with_their_own_chance():
 
 
 def test_real_ratings_that_a_world_pays_decide_who_likes_what():
-    played = play_slates(PAYING, skewed, independent_clicks(PAYING, CATALOGUE, 0), None, (5_000, 2), ARMS, 0, False)
-    level = PAYING.known[np.searchsorted(PAYING.users, played.user)[:, None], CATALOGUE[played.arm]]
+    played = play_slates(PAYING, skewed, independent_clicks(PAYING, ACTION_ITEMS, 0), None, (5_000, 2), ARMS, 0, False)
+    level = PAYING.known[np.searchsorted(PAYING.users, played.user)[:, None], ACTION_ITEMS[played.arm]]
     assert (level >= 0).any()
     np.testing.assert_array_equal(played.liked[level >= 0], level[level >= 0] >= 3)
 
@@ -95,7 +97,7 @@ def in_turn():
         slate_size=3, continuation_probability=0.6, batch_size=module.SLATES_PER_BLOCK, max_episode_steps=1
     )
     blind = np.zeros((WORLD.users.max() + 1, 1), np.float32), np.zeros((ITEMS, 1), np.float32)
-    browsing_model = cascade_clicks(SlateEnvironment(WORLD, *blind, CATALOGUE, config, 0))
+    browsing_model = cascade_clicks(SlateEnvironment(WORLD, *blind, ACTION_ITEMS, config, 0))
     return play_slates(WORLD, skewed, browsing_model, SHELVES, (30_000, 3), ARMS, 0, False)
 
 
@@ -119,13 +121,13 @@ def test_patience_keeps_readers_from_the_slots_below(in_turn):
 
 @pytest.mark.parametrize("pages", [1, module.SLATES_PER_BLOCK, module.SLATES_PER_BLOCK + 1])
 def test_the_last_block_may_be_short(pages):
-    played = play_slates(WORLD, skewed, independent_clicks(WORLD, CATALOGUE, 0), None, (pages, 2), ARMS, 0, False)
+    played = play_slates(WORLD, skewed, independent_clicks(WORLD, ACTION_ITEMS, 0), None, (pages, 2), ARMS, 0, False)
     assert played.arm.shape == played.liked.shape == (pages, 2)
 
 
 def test_the_same_seed_plays_the_same_pages():
     one, other, third = (
-        play_slates(WORLD, skewed, independent_clicks(WORLD, CATALOGUE, seed), None, (500, 2), ARMS, seed, False)
+        play_slates(WORLD, skewed, independent_clicks(WORLD, ACTION_ITEMS, seed), None, (500, 2), ARMS, seed, False)
         for seed in (3, 3, 4)
     )
     for mine, yours in zip(one, other, strict=True):

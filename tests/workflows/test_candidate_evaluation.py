@@ -114,8 +114,10 @@ def test_evaluation_and_gate_survive_the_disk(rounds, tmp_path):
     found = gate_evaluation(tmp_path / "evaluation.json", {"margin": -5.0})
     write_gate(found, tmp_path / "gate.json", tmp_path / "gate.html")
     record = read_gate(tmp_path / "gate.json")
-    assert record["policy"]["content"] == record["inputs"]["candidate"] == loaded("linucb").metadata["content"]
-    assert record["inputs"]["incumbent"] == loaded("rating_model").metadata["content"]
+    assert (
+        record["policy"]["policy_digest"] == record["inputs"]["candidate"] == loaded("linucb").metadata["policy_digest"]
+    )
+    assert record["inputs"]["incumbent"] == loaded("rating_model").metadata["policy_digest"]
     assert (
         record["inputs"]["rounds"]
         == read_rounds(rounds / EVALUATION, IdVocabulary.from_ratings(miniature_ratings())).digest
@@ -174,7 +176,7 @@ def test_relative_gain_compares_with_who_logged_even_beside_an_incumbent(log):
 
 def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):
     artifact = loaded("linucb").artifact
-    parents = [{"content": "before", "log": log.digest}]
+    parents = [{"policy_digest": "before", "log": log.digest}]
     child = Policy(replace(artifact, metadata={**artifact.metadata, "parents": parents}))
     with pytest.raises(DataError, match="learned from this log"):
         compare_on_log(child, None, log)

@@ -61,7 +61,7 @@ def every_session() -> SessionLog:
 def truth(one: Policy, act: str, gamma: float) -> float:
     """What the policy earns in the world of `every_session`, by asking it in every session that can be."""
     logged, total = every_session(), 0.0
-    arms = np.searchsorted(logged.catalogue, logged.item)
+    arms = np.searchsorted(logged.action_items, logged.item)
     earned = {(user, arm): like for user, arm, like in zip(logged.user, arms, logged.liked, strict=True)}
     for user in range(7):
         for first, chance in enumerate(chances(one, user, [], [], act)):
@@ -231,7 +231,7 @@ def test_a_log_that_is_not_the_policys_is_refused(one, changes, message):
 
 def test_sessions_that_a_policy_or_one_before_it_has_learnt_from_are_refused():
     digest = log().digest
-    for metadata in ({"log": digest}, {"log": "other", "parents": [{"content": "aa", "log": digest}]}):
+    for metadata in ({"log": digest}, {"log": "other", "parents": [{"policy_digest": "aa", "log": digest}]}):
         guilty = Policy(tiny_session_artifact(metadata=metadata))
         with pytest.raises(DataError, match="the policy has learned from this log"):
             estimate(guilty, log())

@@ -42,7 +42,7 @@ def tiny_slates(shelves: np.ndarray | None = SHELVES, arm: np.ndarray | None = N
         "user": rng.integers(USERS, size=pages).astype(np.int32), "slate": arm.astype(np.int32),
         "log_propensity": np.tile(-np.log(size), (pages, 1)), "reward": liked.sum(axis=1), "slot_reward": liked,
         "policy": np.full(pages, "random", object), "version": np.full(pages, "aa", object),
-        "catalogue": np.arange(ITEMS, dtype=np.int32), "shelves": shelves, "scale": (0.0, float(slots)),
+        "action_items": np.arange(ITEMS, dtype=np.int32), "shelves": shelves, "scale": (0.0, float(slots)),
         "name": "tiny pages",
     }  # fmt: skip
     return SlateLog(**(columns | changes))
@@ -141,30 +141,34 @@ def test_the_gain_is_paired_page_by_page():
     assert "pi" in found.difference_table().index
 
 
-def test_a_catalogue_that_the_policy_does_not_have_is_refused():
+def test_a_catalog_that_the_policy_does_not_have_is_refused():
     few = Policy(tiny_artifact(arms=6))
-    with pytest.raises(DataError, match=r"tiny pages: 5 of the 11 items of its slates are not in the catalogue"):
+    with pytest.raises(DataError, match=r"tiny pages: 5 of the 11 items of its slates are not in the catalog"):
         estimate(few, tiny_slates())
-    with pytest.raises(DataError, match="not in the catalogue"):
+    with pytest.raises(DataError, match="not in the catalog"):
         estimate(tiny(), tiny_slates(), few)
 
 
-def test_a_policy_of_a_larger_catalogue_is_judged_among_the_items_of_the_log():
+def test_a_policy_of_a_larger_catalog_is_judged_among_the_items_of_the_log():
     arms = np.arange(0, ITEMS, 2)
     rng = np.random.default_rng(4)
     arm = arms[rng.random((500, len(arms))).argsort(axis=1)[:, :SLOTS]]
-    log = tiny_slates(None, arm, catalogue=arms.astype(np.int32), log_propensity=np.tile(-np.log([6.0, 5.0]), (500, 1)))
+    log = tiny_slates(
+        None, arm, action_items=arms.astype(np.int32), log_propensity=np.tile(-np.log([6.0, 5.0]), (500, 1))
+    )
     slates, *_ = slate_feedback(tiny(), log)
     best = arms[tiny().scores()[0][:, arms].argmax(axis=1)]
     np.testing.assert_array_equal(slates.target_prob[:, 0], log.slate[:, 0] == best[log.user])
 
 
-@pytest.mark.parametrize("metadata", [{"pages": True}, {"log": True}, {"log": "other", "parents": [{"pages": True}]}])
+@pytest.mark.parametrize(
+    "metadata", [{"slate_digest": True}, {"log": True}, {"log": "other", "parents": [{"slate_digest": True}]}]
+)
 def test_pages_that_a_policy_or_one_before_it_has_learnt_from_are_refused(metadata):
     log = tiny_slates()
     own = {name: log.digest if value is True else value for name, value in metadata.items()}
     if "parents" in own:
-        own["parents"] = [{"content": "aa", "pages": log.digest}]
+        own["parents"] = [{"policy_digest": "aa", "slate_digest": log.digest}]
     artifact = tiny_artifact()
     guilty = Policy(replace(artifact, metadata={**artifact.metadata, **own}))
     with pytest.raises(DataError, match="tiny pages: the policy has learned from this log"):

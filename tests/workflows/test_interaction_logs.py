@@ -124,14 +124,14 @@ def test_some_rewards_never_come(tmp_path):
     assert report.joined + report.defaulted + report.waiting == ROUNDS
 
 
-def test_a_trained_policy_logs_over_its_own_catalogue_under_the_name_of_its_content(tmp_path):
+def test_a_trained_policy_logs_over_its_own_catalog_under_the_name_of_its_content(tmp_path):
     policy = loaded("linucb_hybrid")  # 30 of the 80 items
     simulate(tmp_path / "log", policy, rounds=500)
     rounds = all_rounds(tmp_path / "log", tmp_path, IdVocabulary.from_policy(policy))
-    np.testing.assert_array_equal(rounds.catalogue, policy.artifact.catalogue)
-    probability = softmax_of(policy.scores()[0][:, rounds.catalogue], 0.5, 0.1)
+    np.testing.assert_array_equal(rounds.action_items, policy.artifact.action_items)
+    probability = softmax_of(policy.scores()[0][:, rounds.action_items], 0.5, 0.1)
     np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.arm()], rtol=1e-9)
-    assert set(rounds.version) == {policy.metadata["content"]}
+    assert set(rounds.version) == {policy.metadata["policy_digest"]}
     assert set(rounds.policy) == {"linucb_hybrid"}
 
 

@@ -34,7 +34,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
     arrays = trained("linucb") / "arrays.npz"
     assert (tmp_path / "again" / "arrays.npz").read_bytes() == arrays.read_bytes()
     assert (tmp_path / "again" / "metrics.csv").read_bytes() == (trained("linucb") / "metrics.csv").read_bytes()
-    assert again.metadata["content"] == loaded("linucb").metadata["content"]
+    assert again.metadata["policy_digest"] == loaded("linucb").metadata["policy_digest"]
     other = train("linucb", miniature_split(), tmp_path / "other", config=TINY, seed=1)
     assert (weights(other) != weights(again)).any()
     assert other.metadata["training"]["pulls"] != again.metadata["training"]["pulls"]
@@ -43,11 +43,11 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
 @pytest.mark.usefixtures("without_saved_models")
 def test_offline_every_fit_rating_counts_once(tmp_path):
     policy = train("ucb1", miniature_split(), tmp_path / "policy", config=QUICK | {"items": 20})
-    fit, catalogue = miniature_split().train, policy.artifact.catalogue
-    known = np.isin(fit.item, catalogue)
+    fit, action_items = miniature_split().train, policy.artifact.action_items
+    known = np.isin(fit.item, action_items)
     assert policy.metadata["training"]["rows"] == known.sum()
-    total = np.bincount(fit.item[known], fit.rating[known], minlength=80)[catalogue]
-    count = np.bincount(fit.item[known], minlength=80)[catalogue]
+    total = np.bincount(fit.item[known], fit.rating[known], minlength=80)[action_items]
+    count = np.bincount(fit.item[known], minlength=80)[action_items]
     np.testing.assert_allclose(policy.artifact.policy["mean"], total / count, rtol=1e-5)
     assert not (tmp_path / "policy" / "metrics.csv").exists()
 

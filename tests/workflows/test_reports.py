@@ -66,11 +66,18 @@ def uniform_rounds(policy, number=2_000):
     rng, rating = np.random.default_rng(0), policy.scores()[1]
     user, item = (rng.integers(size, size=number).astype(np.int32) for size in rating.shape)
     return BanditLog(
-        event_id=np.arange(number).astype(str).astype(object), time=np.arange(number), user=user, item=item,
-        log_propensity=np.full(number, -np.log(rating.shape[1])), catalogue=np.arange(rating.shape[1], dtype=np.int32),
-        reward=np.clip(rating[user, item], 1, 5).astype(np.float64), scale=(1.0, 5.0), name="uniform",
-        policy=np.full(number, "uniform", object), version=np.full(number, "1", object),
-    )  # fmt: skip
+        event_id=np.arange(number).astype(str).astype(object),
+        time=np.arange(number),
+        user=user,
+        item=item,
+        log_propensity=np.full(number, -np.log(rating.shape[1])),
+        action_items=np.arange(rating.shape[1], dtype=np.int32),
+        reward=np.clip(rating[user, item], 1, 5).astype(np.float64),
+        scale=(1.0, 5.0),
+        name="uniform",
+        policy=np.full(number, "uniform", object),
+        version=np.full(number, "1", object),
+    )
 
 
 def test_the_report_with_a_log_names_rounds_and_rival_and_shows_gate_overlap_and_estimators(folder):
@@ -79,7 +86,7 @@ def test_the_report_with_a_log_names_rounds_and_rival_and_shows_gate_overlap_and
     write_policy_report(policy, miniature_split(), folder, page, log=log, incumbent=policy)
     text = page.read_text(encoding="utf-8")
     assert f"2,000 logged rounds of 60 users ({log.digest[:12]})" in text
-    assert f"<dt>compared with</dt><dd>incumbent {policy.metadata['content'][:8]}</dd>" in text
+    assert f"<dt>compared with</dt><dd>incumbent {policy.metadata['policy_digest'][:8]}</dd>" in text
     for part in (
         "Gate: ",
         "Overlap: ",

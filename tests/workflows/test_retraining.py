@@ -23,7 +23,7 @@ from recpolicy.workflows.retraining import retrain, untrained_agent
 
 REFUSED = "exp3"
 LEARNING = [name for name in CASES if name not in (*BASELINES, REFUSED)]
-KEPT = ("context", "item", "offset", "rating_std", "catalogue", "rated_user", "rated_item")
+KEPT = ("context", "item", "offset", "rating_std", "action_items", "rated_user", "rated_item")
 NUMBER = 768
 """Three whole batches: one program to compile."""
 
@@ -37,21 +37,21 @@ def without_saved_models(monkeypatch):
 quickly = pytest.mark.usefixtures("without_saved_models")
 
 
-def logged(catalogue, number=NUMBER, seed=0, start=0):
+def logged(action_items, number=NUMBER, seed=0, start=0):
     """Rounds of a uniform policy among these items; rewards of the world that the miniature was drawn from."""
     world, rng = miniature(), np.random.default_rng([seed, start])
     user = rng.integers(0, len(world.expected), number).astype(np.int32)
-    item = rng.choice(catalogue, number)
+    item = rng.choice(action_items, number)
     return BanditLog(
         event_id=np.array([f"{start}-{row}" for row in range(number)], object), time=start + np.arange(number),
-        user=user, item=item, log_propensity=np.full(number, -np.log(len(catalogue))),
-        reward=np.clip(world.expected[user, item] + rng.normal(0, 0.5, number), 1, 5), catalogue=catalogue,
+        user=user, item=item, log_propensity=np.full(number, -np.log(len(action_items))),
+        reward=np.clip(world.expected[user, item] + rng.normal(0, 0.5, number), 1, 5), action_items=action_items,
         scale=(1.0, 5.0), name="log", policy=np.full(number, "random", object), version=np.full(number, "1", object),
     )  # fmt: skip
 
 
 def log_for(name, **options):
-    return logged(loaded(name).artifact.catalogue, **options)
+    return logged(loaded(name).artifact.action_items, **options)
 
 
 def error(policy, log):
@@ -74,8 +74,8 @@ def test_every_agent_that_learns_from_logs_goes_on_from_where_it_stood(name, tmp
     metadata, artifact = new.metadata, new.artifact
     assert metadata["agent"] == CASES[name].agent
     assert metadata["log"] == log.digest
-    assert metadata["parents"] == [{"content": old.metadata["content"], "log": None}]
-    assert metadata["content"] != old.metadata["content"]
+    assert metadata["parents"] == [{"policy_digest": old.metadata["policy_digest"], "log": None}]
+    assert metadata["policy_digest"] != old.metadata["policy_digest"]
     assert metadata["split"] == old.metadata["split"]
     assert metadata["config"] == old.metadata["config"]
     assert {key: metadata["training"][key] for key in ("mode", "rows", "epochs", "seed")} == {
@@ -93,13 +93,13 @@ def test_every_agent_that_learns_from_logs_goes_on_from_where_it_stood(name, tmp
 
 
 @quickly
-def test_pages_that_were_learnt_from_stay_known_when_the_policy_goes_on(tmp_path):
-    pages = replace(log_for("ucb1"), pages="ab" * 32)
-    first = retrain(trained("ucb1"), pages, tmp_path / "first")
-    assert first.metadata["pages"] == pages.pages
+def test_slates_that_were_learnt_from_stay_known_when_the_policy_goes_on(tmp_path):
+    slates = replace(log_for("ucb1"), slate_digest="ab" * 32)
+    first = retrain(trained("ucb1"), slates, tmp_path / "first")
+    assert first.metadata["slate_digest"] == slates.slate_digest
     second = retrain(tmp_path / "first", log_for("ucb1", start=NUMBER), tmp_path / "second")
-    assert "pages" not in second.metadata
-    assert [one.get("pages") for one in second.metadata["parents"]] == [None, pages.pages]
+    assert "slate_digest" not in second.metadata
+    assert [one.get("slate_digest") for one in second.metadata["parents"]] == [None, slates.slate_digest]
 
 
 @quickly
@@ -112,7 +112,7 @@ def test_of_a_log_that_grows_only_what_is_new_is_learnt(tmp_path):
     grown = retrain(tmp_path / "first", whole, tmp_path / "grown")
     alone = retrain(tmp_path / "first", whole.take(many // 2, many, "rest"), tmp_path / "alone")
     assert grown.metadata["training"]["rows"] == many - many // 2
-    assert grown.metadata["content"] == alone.metadata["content"]
+    assert grown.metadata["policy_digest"] == alone.metadata["policy_digest"]
     assert grown.metadata["log_until"] == whole.time[-1]
     with pytest.raises(DataError, match=rf"has learned all of its {many} training rounds already"):
         retrain(tmp_path / "grown", whole, tmp_path / "again")
@@ -152,8 +152,8 @@ def test_two_halves_one_after_the_other_are_the_whole(name, tmp_path):
     with pytest.raises(AssertionError):
         assert_same_arrays(whole, half, rtol=2e-3, atol=5e-4)
     assert both.metadata["parents"] == [
-        {"content": loaded(name).metadata["content"], "log": None},
-        {"content": half.metadata["content"], "log": log.take(512, NUMBER, "later").digest},
+        {"policy_digest": loaded(name).metadata["policy_digest"], "log": None},
+        {"policy_digest": half.metadata["policy_digest"], "log": log.take(512, NUMBER, "later").digest},
     ]
 
 
@@ -165,7 +165,7 @@ def test_linucb_goes_on_as_ridge_regression_does(tmp_path):
     width = old.policy["theta"].shape[1]
     rows, columns = np.triu_indices(width)
     x = np.concatenate([old.context[log.user], np.ones((len(log), 1))], axis=1).astype(np.float64)
-    for arm, item in enumerate(old.catalogue):
+    for arm, item in enumerate(old.action_items):
         packed = old.policy["covariance"][arm].astype(np.float64) / np.where(rows == columns, 1, 2)
         covariance = np.zeros((width, width))
         covariance[rows, columns] = covariance[columns, rows] = packed
@@ -207,7 +207,7 @@ def test_a_network_goes_on_with_its_optimizer_and_with_the_seed_it_is_given(tmp_
     agent = untrained_agent(artifact)
     read_learner(agent, trained("eps_greedy"))
     for log, seed in ((first, 3), (second, 4)):
-        learn_from_log(agent, log, artifact.context, artifact.catalogue, seed=seed)
+        learn_from_log(agent, log, artifact.context, artifact.action_items, seed=seed)
     for key, array in agent.learner.export().arrays.items():
         np.testing.assert_array_equal(on.artifact.policy[key], array, err_msg=key)
 
@@ -236,7 +236,7 @@ def test_neural_linucb_changes_its_head_when_its_network_is_frozen(tmp_path):
         "neural_linucb", miniature_split(), tmp_path / "young", config=config, agent_config={"encoder_batches": 6}
     )
     assert young.artifact.head == "epsilon_greedy"
-    log = logged(young.artifact.catalogue)
+    log = logged(young.artifact.action_items)
     grown = retrain(tmp_path / "young", log, tmp_path / "grown")  # three batches more: 4 + 3 > 6
     assert grown.artifact.head == "upper_confidence"
     propensity = grown.predict(1)["propensity"]
@@ -300,7 +300,7 @@ def test_an_artifact_of_before_there_were_learners_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["eps_greedy", "linucb_shared", "linucb_hybrid"])
-def test_the_learner_of_another_agent_or_catalogue_is_refused(other):
+def test_the_learner_of_another_agent_or_catalog_is_refused(other):
     agent = untrained_agent(loaded("linucb").artifact)
     with pytest.raises(ArtifactError, match=r"state: of another agent or damaged \(.+\)") as raised:
         read_learner(agent, trained(other))

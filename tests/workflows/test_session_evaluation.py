@@ -80,7 +80,7 @@ def test_a_policys_figures_do_not_depend_on_the_company(together, worlds):
 @pytest.mark.parametrize(
     ("other", "setting"),
     [
-        (lambda: policy("ppo", "interest"), "catalogue"),
+        (lambda: policy("ppo", "interest"), "action_items"),
         (lambda: changed(policy("ppo", "last_n"), {"seed": 1}), "seed"),
         (lambda: retold(reward="watch"), "reward"),
         (lambda: retold(reward_decay=0.9), "reward_decay"),

@@ -97,7 +97,7 @@ def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, w
         config={"sessions": 12, "uniform_mix": 0.0},
         worlds=worlds,
     )
-    assert set(found.version) == {policy.metadata["content"]}
+    assert set(found.version) == {policy.metadata["policy_digest"]}
     users, items = (table.tolist() for table in (policy.artifact.users["user_id"], policy.artifact.items["item_id"]))
     for first, last in zip(found.start[:4], found.start[1:5], strict=True):
         user, shown = users[found.user[first]], [items[row] for row in found.item[first:last]]
@@ -120,7 +120,7 @@ def test_the_artifact_names_the_log_it_learnt_from(learnt, log):
 
 def test_the_same_log_and_seed_give_the_same_policy(tmp_path, learnt, log):
     again = train("dqn", miniature_split(), tmp_path / "again", config=TRAIN, agent_config=NETWORK, log=log[0])
-    assert again.metadata["content"] == learnt[0].metadata["content"]
+    assert again.metadata["policy_digest"] == learnt[0].metadata["policy_digest"]
 
 
 def test_topk_reinforce_learns_from_the_log_without_a_world(tmp_path, log, monkeypatch):
@@ -193,7 +193,7 @@ def test_a_training_cut_off_is_taken_up_by_the_same_words_and_by_no_others(tmp_p
             again(**changed)
     policy = again()
     assert 0 < pieces[4] < pieces[-1]
-    assert policy.metadata["content"] == learnt[0].metadata["content"]
+    assert policy.metadata["policy_digest"] == learnt[0].metadata["policy_digest"]
     assert policy.metadata["training"] == learnt[0].metadata["training"]
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 

@@ -62,27 +62,27 @@ def test_readers_of_everything_like_several_items_and_others_at_most_one(tmp_pat
 
 def test_the_uniform_choice_knows_its_propensities(tmp_path, worlds):
     log = simulated(tmp_path / "log", worlds, "random", layout="list")
-    actions = len(log.catalogue)
+    actions = len(log.action_items)
     np.testing.assert_allclose(log.log_propensity, np.tile(-np.log(actions - np.arange(3)), (400, 1)), rtol=1e-12)
 
 
 def test_a_policy_logs_what_its_scores_say(tmp_path, worlds):
     policy = load_policy(trained("linucb"))
     log = simulated(tmp_path / "log", worlds, policy, temperature=1e-3, uniform_mix=0.0)
-    score = policy.scores()[0][:, log.catalogue]
+    score = policy.scores()[0][:, log.action_items]
     for slot in range(3):
         shelf = np.flatnonzero(log.shelves == slot)
         best = shelf[score[log.user][:, shelf].argmax(axis=1)]
         assert (log.arm[:, slot] == best).mean() > 0.95
-    assert set(log.version) == {policy.metadata["content"]}
+    assert set(log.version) == {policy.metadata["policy_digest"]}
 
 
-def test_a_page_holds_items_of_the_catalogue_that_training_describes(tmp_path, worlds):
+def test_a_page_holds_items_of_the_catalog_that_training_describes(tmp_path, worlds):
     settings = {"train": {**TRAIN, "items": 30}, "worlds": worlds, "config": CONFIG}
     log = simulate_slate_log(miniature_split(), tmp_path / "log", **settings)
-    assert len(log.catalogue) == 30
-    assert log.catalogue.tolist() != list(range(30))
-    assert set(log.slate.ravel()) <= set(log.catalogue)
+    assert len(log.action_items) == 30
+    assert log.action_items.tolist() != list(range(30))
+    assert set(log.slate.ravel()) <= set(log.action_items)
     assert len(set(log.slate.ravel())) > 15
 
 
@@ -98,11 +98,11 @@ def test_a_better_page_earns_more(worlds):
 
 def test_shelves_are_even_parts_in_the_order_of_years():
     items = pd.DataFrame({"year": pd.array([1990, 1950, None, 1970, 1999, 1960, 1980], "Int64")})
-    catalogue = np.array([0, 1, 2, 3, 5, 6], np.int32)
-    assert shelves_by_year(items, catalogue, 3).tolist() == [2, 0, 0, 1, 1, 2]
-    assert shelves_by_year(items, catalogue, 1).tolist() == [0] * 6
+    action_items = np.array([0, 1, 2, 3, 5, 6], np.int32)
+    assert shelves_by_year(items, action_items, 3).tolist() == [2, 0, 0, 1, 1, 2]
+    assert shelves_by_year(items, action_items, 1).tolist() == [0] * 6
     with pytest.raises(DataError, match="items without years"):
-        shelves_by_year(items.drop(columns="year"), catalogue, 3)
+        shelves_by_year(items.drop(columns="year"), action_items, 3)
 
 
 @pytest.mark.parametrize(

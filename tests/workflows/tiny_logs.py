@@ -22,7 +22,7 @@ def tiny_rounds(number: int = 4_000, seed: int = 0) -> tuple[BanditLog, np.ndarr
         event_id=np.array([f"e{row}" for row in range(number)], object),
         time=1_767_571_200_000 + 1_000 * np.arange(number), user=user, item=item.astype(np.int32),
         log_propensity=np.log(probability[user, item]), reward=reward.astype(np.float64),
-        catalogue=np.arange(score.shape[1], dtype=np.int32), scale=(1.0, 5.0), name="tiny log",
+        action_items=np.arange(score.shape[1], dtype=np.int32), scale=(1.0, 5.0), name="tiny log",
         policy=np.full(number, "soft", object), version=np.full(number, "aa", object),
     )  # fmt: skip
     return rounds, expected

@@ -33,13 +33,13 @@ class ItemFeatures:
         return weights
 
 
-def arms_of(catalogue: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> ItemFeatures:
+def arms_of(action_items: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> ItemFeatures:
     """Return the tables of the catalog's items (rows [A])."""
     items = fit.shape[1]
     count = np.bincount(fit.item, minlength=items)
     total = np.bincount(fit.item, fit.rating, minlength=items)
     mean = (total + _SHRINKAGE * fit.rating.mean()) / (count + _SHRINKAGE)
     return ItemFeatures(
-        embeddings.item[catalogue], embeddings.offset[catalogue], count[catalogue].astype(np.float32),
-        mean[catalogue].astype(np.float32), fit.scale, genre_directions(fit.items)[catalogue],
+        embeddings.item[action_items], embeddings.offset[action_items], count[action_items].astype(np.float32),
+        mean[action_items].astype(np.float32), fit.scale, genre_directions(fit.items)[action_items],
     )  # fmt: skip

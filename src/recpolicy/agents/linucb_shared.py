@@ -1,7 +1,7 @@
 """LinUCB with one model for all arms, over features of the (user, item) pair.
 
 E[r] = z.beta; the agent is greedy in z.beta + alpha sqrt(z' A^-1 z). Candidates may change every round
-(CatalogueBandit), because only an arm's features matter. If the observation has no features, models/pair_features.py
+(CatalogBandit), because only an arm's features matter. If the observation has no features, models/pair_features.py
 computes them from the arms' tables; the prior mean then reproduces the rating model. Source: Li et al. 2010, section
 3.1 (the shared form); TF-Agents calls it `accepts_per_arm_features`.
 """

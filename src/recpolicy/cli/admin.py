@@ -101,17 +101,19 @@ def roll_back(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -
     _say_change(_client(url, key_file).post("/v1/admin/roll-back"), as_json)
 
 
-@app.command(epilog="Example:  recpolicy admin traffic 3 --share 0.1")
+@app.command(epilog="Example:  recpolicy admin traffic 3 --traffic-fraction 0.1")
 def traffic(
     number: Version,
-    share: Annotated[float | None, typer.Option("--share", min=0, max=1, help="Of the users, how many.")] = None,
+    traffic_fraction: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fraction of users whose requests it answers, 0..1.")
+    ] = None,
     shadow: Annotated[
         bool | None, typer.Option("--shadow/--no-shadow", help="The version is asked, but the champion answers.")
     ] = None,
     url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Let a version answer a share of the users beside the champion."""
-    body = {"version": number, "traffic_fraction": share, "shadow": shadow}
+    """Serve a fraction of the users by a version; the champion serves the rest."""
+    body = {"version": number, "traffic_fraction": traffic_fraction, "shadow": shadow}
     _say_change(_client(url, key_file).post("/v1/admin/traffic", body), as_json)
 
 

@@ -51,7 +51,7 @@ def export(
 
 _REASONS = {
     "new_user": "users unknown to the policy, with an id or features that do not fit this log",
-    "other_policy": "versions with other users, items or catalogue",
+    "other_policy": "versions with other users, items or catalog",
     "no_propensity": "a propensity that is not above 0",
 }
 

@@ -69,7 +69,7 @@ def show(
         "gate": _verdict(version.gate), "data": lineage.get("data", "unknown"),
         "split": (lineage.get("split") or {}).get("name", "unknown"), "seed": lineage.get("seed", "unknown"),
         "registered": version.registered_at, "note": _plain(version.note), "digest": version.digest,
-        "content": version.content, "folder": registry.resolve(name),
+        "policy": version.policy_digest, "folder": registry.resolve(name),
     }  # fmt: skip
     for label, value in rows.items():
         print(f"{label:<12}{value}")
@@ -124,11 +124,13 @@ def promote(folder: Folder, number: Number, message: Message = None, as_json: Js
     _say(registry, as_json)
 
 
-@app.command("set-challenger", epilog="Example:  recpolicy registry set-challenger runs/registry 3 --share 0.1")
+@app.command(
+    "set-challenger", epilog="Example:  recpolicy registry set-challenger runs/registry 3 --traffic-fraction 0.1"
+)
 def set_challenger(
     folder: Folder,
     number: Number,
-    share: Annotated[float, typer.Option(help="Fraction of users whose requests it answers, 0..1.")],
+    traffic_fraction: Annotated[float, typer.Option(help="Fraction of users whose requests it answers, 0..1.")],
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Compute its answers, but return those of the champion.")
     ] = False,
@@ -139,7 +141,7 @@ def set_challenger(
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    registry.set_challenger(number, share, shadow=shadow, note=_note(message))
+    registry.set_challenger(number, traffic_fraction, shadow=shadow, note=_note(message))
     _say(registry, as_json)
 
 
@@ -187,4 +189,4 @@ def _say(registry: "Registry", as_json: bool) -> None:
     print(f"previous: {'none' if aliases['previous'] is None else 'version ' + str(aliases['previous'])}")
     if routing.challenger is not None:
         mode = "shadows" if routing.shadow else "answers"
-        print(f"challenger: version {routing.challenger}, {mode} {routing.share:.1%} of the users")
+        print(f"challenger: version {routing.challenger}, {mode} {routing.traffic_fraction:.1%} of the users")

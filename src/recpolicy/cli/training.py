@@ -96,7 +96,7 @@ def demo(
     user: Annotated[str, typer.Option("--user", help="User whose ratings are estimated.")] = "1",
     total_timesteps: Annotated[int, typer.Option("--total-timesteps", min=1, help="Simulated interactions.")] = 200_000,
     items: Annotated[
-        int, typer.Option("--items", min=0, help="Size of the catalogue, the most rated items; 0: all.")
+        int, typer.Option("--items", min=0, help="Size of the catalog, the most rated items; 0: all.")
     ] = 0,
     data: Data = "ml-100k",
     seed: Seed = 0,

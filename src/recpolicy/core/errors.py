@@ -2,7 +2,7 @@
 
     RecpolicyError            the command line prints one line and exits with code 2
     ├── DataError             a file, table or archive is faulty                       (also ValueError)
-    │   └── UnknownIdError    a user or item id is not in the catalogue               (also LookupError)
+    │   └── UnknownIdError    a user or item id is not in the catalog               (also LookupError)
     ├── FetchError            no source gave the data                                  (also OSError)
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
@@ -27,7 +27,7 @@ class DataError(RecpolicyError, ValueError):
 
 
 class UnknownIdError(DataError, LookupError):
-    """A user or item id is not in the catalogue."""
+    """A user or item id is not in the catalog."""
 
 
 class FetchError(RecpolicyError, OSError):

@@ -1,7 +1,7 @@
 """The log of a contextual bandit: impressions, their propensities and rewards.
 
 N rounds. As in the ratings table, users and items are row numbers of tables that the log shares with the policy; ids
-appear only in files (bandit_log_files.py). A round is one choice: `item` out of `catalogue`, or out of the round's
+appear only in files (bandit_log_files.py). A round is one choice: `item` out of `action_items`, or out of the round's
 candidates if the log has them. Propensities are stored as float64 logarithms, because exploration makes small ones.
 
 The context of a round is the user's row of the context table [U, D], or a vector [D] in the log: for a cold-start user,
@@ -38,19 +38,19 @@ class BanditLog:
     event_id: NDArray[np.object_]  # [N] str, unique
     time: NDArray[np.int64]  # [N], milliseconds since 1970
     user: NDArray[np.int32]  # [N], row of the user table, or of a newcomer
-    item: NDArray[np.int32]  # [N], row of the item table; in the catalogue
+    item: NDArray[np.int32]  # [N], row of the item table; in the catalog
     log_propensity: NDArray[np.float64]  # [N], <= 0 and finite
     reward: NDArray[np.float64]  # [N], finite and within scale
-    catalogue: NDArray[np.int32]  # [A], item rows, ascending
+    action_items: NDArray[np.int32]  # [A], item rows, ascending
     scale: tuple[float, float]
     name: str
     policy: NDArray[np.object_]  # [N] str, logging policy
     version: NDArray[np.object_]  # [N] str, digest of the logging policy
     candidate_start: NDArray[np.int64] | None = None  # [N + 1], where each round's candidates begin; None: all
-    candidate: NDArray[np.int32] | None = None  # [C], item rows; in the catalogue
+    candidate: NDArray[np.int32] | None = None  # [C], item rows; in the catalog
     context: NDArray[np.float32] | None = None  # [N, D], context vectors; NaN, or None: the row of the user
     cold_start_users: ColdStartUsers | None = None  # each of their rounds has a context; None: the table has all users
-    pages: str | None = None
+    slate_digest: str | None = None
     """Digest of the slate log whose slots these rounds are; the digest of the rounds ignores it."""
     features: str | None = None
     """Digest of the table of contexts (features_of) of the vectors; None: unknown."""
@@ -69,9 +69,9 @@ class BanditLog:
         low, high = self.scale
         within = (self.reward >= low) & (self.reward <= high)  # not so for NaN
         self._refuse(~within, self.reward, f"reward {{}}: expected within {low:g}..{high:g}")
-        if not (np.diff(self.catalogue) > 0).all():
-            raise DataError(f"{self.name}: the catalogue must hold item rows in ascending order, each once")
-        self._refuse(~np.isin(self.item, self.catalogue), self.item, "item row {}: not in the catalogue")
+        if not (np.diff(self.action_items) > 0).all():
+            raise DataError(f"{self.name}: the catalog must hold item rows in ascending order, each once")
+        self._refuse(~np.isin(self.item, self.action_items), self.item, "item row {}: not in the catalog")
         self._check_candidates()
         self._check_context()
 
@@ -87,8 +87,8 @@ class BanditLog:
         for first in range(0, len(self), _ROUNDS_AT_ONCE):
             begin, item = start[first : first + _ROUNDS_AT_ONCE + 1], self.item[first : first + _ROUNDS_AT_ONCE]
             some = candidate[begin[0] : begin[-1]]
-            if not np.isin(some, self.catalogue).all():
-                raise DataError(f"{self.name}: a candidate is not in the catalogue")
+            if not np.isin(some, self.action_items).all():
+                raise DataError(f"{self.name}: a candidate is not in the catalog")
             count = np.concatenate([[0], np.cumsum(some == np.repeat(item, np.diff(begin)))])
             shown[first : first + len(item)] = np.diff(count[begin - begin[0]]) > 0
         self._refuse(~shown, self.item, "item row {}: not among the candidates")
@@ -130,7 +130,7 @@ class BanditLog:
         if self.cold_start_users is not None:
             vectors += [self.cold_start_users.known, self.cold_start_users.ids]
         return content_digest(
-            self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward, self.catalogue,
+            self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward, self.action_items,
             list(self.scale), self.policy, self.version, self.candidate_start, self.candidate, *vectors,
         )  # fmt: skip
 
@@ -180,8 +180,8 @@ class BanditLog:
             )
 
     def arm(self) -> NDArray[np.int32]:
-        """Return the index [N] of each logged item in the catalogue."""
-        return np.searchsorted(self.catalogue, self.item).astype(np.int32)
+        """Return the index [N] of each logged item in the catalog."""
+        return np.searchsorted(self.action_items, self.item).astype(np.int32)
 
     def allowed(self, rows: slice) -> NDArray[np.bool_] | None:
         """Return a mask [n, A] of the candidates of these rounds; None if all items were."""
@@ -189,8 +189,8 @@ class BanditLog:
             return None
         first, last, _ = rows.indices(len(self))
         start = self.candidate_start[first : last + 1]
-        arm = np.searchsorted(self.catalogue, self.candidate[start[0] : start[-1]])
-        mask = np.zeros((last - first, len(self.catalogue)), bool)
+        arm = np.searchsorted(self.action_items, self.candidate[start[0] : start[-1]])
+        mask = np.zeros((last - first, len(self.action_items)), bool)
         mask[np.repeat(np.arange(last - first), np.diff(start)), arm] = True
         return mask
 

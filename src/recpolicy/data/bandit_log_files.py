@@ -1,11 +1,11 @@
 """Bandit logs on disk: a folder with `events.parquet` (impressions) and `rewards.parquet` (rewards that arrive later).
 
     events   event_id, time, user_id, item_id, log_propensity (float64), policy, policy_version,
-             candidates (list of item ids; null: the whole catalogue), reward (null: unknown yet),
+             candidates (list of item ids; null: the whole catalog), reward (null: unknown yet),
              context (list of float32; null: the row of the user in the context table; optional)
     rewards  event_id, time, reward
 
-The metadata of the events file hold the catalogue and the reward scale; the defaults are all items and the policy's
+The metadata of the events file hold the catalog and the reward scale; the defaults are all items and the policy's
 scale. Times are timestamps in milliseconds, UTC if they have no zone. Files are read in batches,
 and every fault is named by file and row, counted from 1.
 """
@@ -27,7 +27,7 @@ from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
 from recpolicy.data.log_metadata import (
     VERSION,
-    catalogue_rows,
+    action_item_rows,
     check_format,
     encode_metadata,
     old_columns,
@@ -38,7 +38,7 @@ from recpolicy.data.ratings import Ratings
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", VERSION
 TOLD = {
-    "pages": "the digest of a log of slates",
+    "slate_digest": "the digest of a log of slates",
     "features": "the digest of a table of contexts",
     "exporter": "the name of what goes on adding to the log",
 }
@@ -81,7 +81,7 @@ class Events:
 
     columns: dict[str, NDArray[Any]]
     """The columns [N] of BanditLog; reward is NaN where it is not known."""
-    candidate_start: NDArray[np.int64] | None  # [N + 1]; None: every event had the whole catalogue
+    candidate_start: NDArray[np.int64] | None  # [N + 1]; None: every event had the whole catalog
     candidate: NDArray[np.int32] | None  # [C]
     context: NDArray[np.float32] | None  # [N, D], NaN: the user's own; None: so it is of all
     cold_start_users: ColdStartUsers | None
@@ -93,7 +93,7 @@ def write_events(path: Path, rounds: BanditLog, tables: IdVocabulary, *, with_re
     item_id, user_id = tables.items["item_id"].to_numpy(), _user_ids(rounds, tables)
     metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
-        "catalogue": item_id[rounds.catalogue].tolist(),
+        "action_items": item_id[rounds.action_items].tolist(),
         **{name: told for name in TOLD if (told := getattr(rounds, name)) is not None},
     }  # fmt: skip
     user, item, text = _id_type(user_id), _id_type(item_id), pa.dictionary(pa.int32(), pa.string())
@@ -160,8 +160,8 @@ def _write(path: Path, table: Any) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def log_catalogue(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
-    """Return the item rows [A] of the file's catalogue, ascending; all items if the file has none.
+def read_action_items(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
+    """Return the item rows [A] of the file's catalog, ascending; all items if the file has none.
 
     Raises DataError for a file of another format, version or rating scale, and for items that are not in the tables.
     """
@@ -169,7 +169,7 @@ def log_catalogue(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
     check_format(metadata, (FORMAT, FORMAT_VERSION), path)
     if "scale" in metadata and metadata["scale"] != list(tables.scale):
         raise DataError(f"{path}: rewards on the scale {metadata['scale']}; expected {list(tables.scale)}")
-    rows = catalogue_rows(metadata, tables.items, path)
+    rows = action_item_rows(metadata, tables.items, path)
     return np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
 
 
@@ -182,7 +182,7 @@ def told_of(path: Path) -> dict[str, Any]:
     return {name: metadata.get(name) for name in TOLD}
 
 
-def read_events(path: Path, tables: IdVocabulary, catalogue: NDArray[np.int32]) -> Events:
+def read_events(path: Path, tables: IdVocabulary, action_items: NDArray[np.int32]) -> Events:
     """Read the events of a file; raises DataError that names file, row and what is wrong, and where there are none."""
     users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
     parts, lists, seen = [], [], _Seen(users)
@@ -198,7 +198,7 @@ def read_events(path: Path, tables: IdVocabulary, catalogue: NDArray[np.int32]) 
             "reward": read.rewards(piece, tables.scale, missing=True),
         }
         start, candidate = read.candidates(piece, items)
-        _check_shown(piece, columns["item"], start, candidate, catalogue)
+        _check_shown(piece, columns["item"], start, candidate, action_items)
         parts.append(columns)
         lists.append((piece.first, start, candidate))
     if not parts:
@@ -263,14 +263,14 @@ class _Seen:
 
 def _check_shown(
     piece: read.Piece, item: NDArray[np.int32], start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None,
-    catalogue: NDArray[np.int32],
+    action_items: NDArray[np.int32],
 ) -> None:  # fmt: skip
-    """Check that logged items are candidates and candidates are in the catalogue."""
-    piece.refuse(~np.isin(item, catalogue), lambda _: "the item shown is not in the catalogue of this log")
+    """Check that logged items are candidates and candidates are in the catalog."""
+    piece.refuse(~np.isin(item, action_items), lambda _: "the item shown is not in the catalog of this log")
     if start is None or candidate is None:
         return
-    strange = read.any_of(~np.isin(candidate, catalogue), start)
-    piece.refuse(strange, lambda _: "a candidate is not in the catalogue of this log")
+    strange = read.any_of(~np.isin(candidate, action_items), start)
+    piece.refuse(strange, lambda _: "a candidate is not in the catalog of this log")
     found = read.any_of(candidate == np.repeat(item, np.diff(start)), start)
     piece.refuse(~found, lambda _: "the item shown is not among its candidates")
 

@@ -57,7 +57,7 @@ def assemble(
     """Join the batches to one log in order of time; `policy` names the logging policy.
 
     Rewards on `scale` are stretched to the scale of the tables. Without tables, users and items are those that occur.
-    The catalogue are the items that were shown or could be. Raises DataError for a propensity outside (0, 1], a reward
+    The catalog are the items that were shown or could be. Raises DataError for a propensity outside (0, 1], a reward
     off the scale, an id that the tables lack, an item that was no candidate, two events of one id, and no round at all;
     ConfigError for a scale without extent.
     """
@@ -164,15 +164,15 @@ def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float
     order = np.argsort(columns["time"], kind="stable")
     count, candidate = columns.pop("count"), columns.pop("candidate")
     columns.pop("line")
-    catalogue = np.unique(np.concatenate([columns["item"], candidate])).astype(np.int32)
+    action_items = np.unique(np.concatenate([columns["item"], candidate])).astype(np.int32)
     lists: dict[str, Any] = {}
-    if (count != len(catalogue)).any() and len(candidate):
+    if (count != len(action_items)).any() and len(candidate):
         begin, length = (np.cumsum(count) - count)[order], count[order]
         start = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
         where = np.repeat(begin - start[:-1], length) + np.arange(start[-1])
         lists = {"candidate_start": start, "candidate": candidate[where]}
     many = len(order)
     return BanditLog(
-        **{name: column[order] for name, column in columns.items()}, **lists, catalogue=catalogue, scale=scale,
+        **{name: column[order] for name, column in columns.items()}, **lists, action_items=action_items, scale=scale,
         name=str(path), policy=np.full(many, policy, object), version=np.full(many, "imported", object),
     )  # fmt: skip

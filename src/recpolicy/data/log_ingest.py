@@ -20,7 +20,7 @@ from recpolicy.data.bandit_log_files import (
     REWARDS,
     Events,
     IdVocabulary,
-    log_catalogue,
+    read_action_items,
     read_events,
     read_rewards,
     told_of,
@@ -101,8 +101,8 @@ def ingest(
     check_default(config.default_reward, tables.scale)
     if folder.is_file():
         raise DataError(f"{folder}: a file; expected the folder of a log")
-    catalogue = log_catalogue(folder / EVENTS, tables)
-    events = read_events(folder / EVENTS, tables, catalogue)
+    action_items = read_action_items(folder / EVENTS, tables)
+    events = read_events(folder / EVENTS, tables, action_items)
     columns, end, counts = events.columns, int(events.columns["time"].max()), dict.fromkeys(_OF_NO_USE, 0)
     if (folder / REWARDS).exists():
         came = read_rewards(folder / REWARDS, tables.scale)
@@ -120,7 +120,7 @@ def ingest(
         if unwanted.all():
             why = "every event has a context vector, and those are left out (contexts = false)"
         raise DataError(f"{folder}: {why}")
-    rounds = replace(_chosen(events, order, catalogue, tables.scale, name), **told_of(folder / EVENTS))
+    rounds = replace(_chosen(events, order, action_items, tables.scale, name), **told_of(folder / EVENTS))
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     if rounds.exporter is not None and waiting.any():
         # Whoever goes on with this log learns what is later than all that was learnt, so nothing may be left behind.
@@ -135,14 +135,14 @@ def ingest(
 
 def rounds_of(path: Path, tables: IdVocabulary) -> BanditLog:
     """Return the rounds of an events file whose every event has its reward; raises DataError where one has none."""
-    catalogue = log_catalogue(path, tables)
-    events = read_events(path, tables, catalogue)
+    action_items = read_action_items(path, tables)
+    events = read_events(path, tables, action_items)
     unknown = ~np.isfinite(events.columns["reward"])
     if unknown.any():
         raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
     columns: dict[str, Any] = {**events.columns, **told_of(path)}
     return BanditLog(
-        catalogue=catalogue, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
+        action_items=action_items, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
         candidate=events.candidate, context=events.context, cold_start_users=events.cold_start_users, **columns,
     )  # fmt: skip
 
@@ -193,13 +193,13 @@ def cut_by_time(time: NDArray[np.int64], share: float, folder: Path) -> int:
 
 
 def _chosen(
-    events: Events, order: NDArray[np.int64], catalogue: NDArray[np.int32], scale: tuple[float, float], name: str
+    events: Events, order: NDArray[np.int64], action_items: NDArray[np.int32], scale: tuple[float, float], name: str
 ) -> BanditLog:
     """Return the chosen events, in this order, with their candidates."""
     columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
     columns |= _taken_candidates(events.candidate_start, events.candidate, order)
     columns |= taken_users(events.columns["user"], events.context, events.cold_start_users, order)
-    return BanditLog(catalogue=catalogue, scale=scale, name=name, **columns)
+    return BanditLog(action_items=action_items, scale=scale, name=name, **columns)
 
 
 def _taken_candidates(

@@ -2,7 +2,7 @@
 
     format, version     kind of log
     scale               lowest and highest reward
-    catalogue           ids of the items that could be shown
+    action_items        ids of the items that could be shown
 
 A file may lack it. Every fault is a DataError that names the file.
 """
@@ -18,13 +18,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.files import rename_keys
 from recpolicy.data.log_columns import open_parquet
 
 KEY = b"recpolicy"
-VERSION = 2
+VERSION = 3
 """The current version of the formats of all logs."""
-_OLD_COLUMNS: Mapping[int, Mapping[str, str]] = {1: {"movie_id": "item_id"}}
+_OLD_COLUMNS: Mapping[int, Mapping[str, str]] = {1: {"movie_id": "item_id"}, 2: {}}
 """For each older version, its names of columns and the current ones."""
+_OLD_KEYS = {"catalogue": "action_items", "pages": "slate_digest"}
+"""Names in the descriptions of all older versions, and the current ones."""
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -48,7 +51,9 @@ def _raw(path: Path) -> dict[str, Any]:
 def read_metadata(path: Path) -> dict[str, Any]:
     """Return what the file says of itself, as the current version says it; empty where it says nothing."""
     metadata = _raw(path)
-    return {**metadata, "version": VERSION} if metadata.get("version") in _OLD_COLUMNS else metadata
+    if metadata.get("version") not in _OLD_COLUMNS:
+        return metadata
+    return {**rename_keys(metadata, _OLD_KEYS), "version": VERSION}
 
 
 def old_columns(path: Path) -> Mapping[str, str]:
@@ -81,15 +86,15 @@ def scale_of(metadata: dict[str, Any], default: tuple[float, float], path: Path)
     return float(scale[0]), float(scale[1])
 
 
-def catalogue_rows(metadata: dict[str, Any], items: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
-    """Return the item rows [A] of the catalogue, in the order of the file; None if it has none."""
-    if "catalogue" not in metadata:
+def action_item_rows(metadata: dict[str, Any], items: pd.DataFrame, path: Path) -> NDArray[np.int32] | None:
+    """Return the item rows [A] of the catalog, in the order of the file; None if it has none."""
+    if "action_items" not in metadata:
         return None
-    named = metadata["catalogue"]
+    named = metadata["action_items"]
     if not isinstance(named, list) or not all(type(one) in (int, str) for one in named):
-        raise DataError(f"{path}: its catalogue is {repr_of(named)}; expected a list of item ids")
+        raise DataError(f"{path}: its action_items is {repr_of(named)}; expected a list of item ids")
     rows = pd.Index(items["item_id"]).get_indexer(pd.Index(named))
     if (rows < 0).any():
         unknown = named[int(np.argmin(rows))]
-        raise DataError(f"{path}: its catalogue names item {unknown!r}, which the table of items does not have")
+        raise DataError(f"{path}: its action_items names item {unknown!r}, which the table of items does not have")
     return np.asarray(rows, np.int32)

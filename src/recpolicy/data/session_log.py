@@ -3,7 +3,7 @@
 N steps of M sessions, session after session, each in the order of its steps. Users and items are row numbers, as in
 BanditLog; ids appear only in files (session_log_files.py). A session ends because the user leaves (`ended` at its
 last step) or is cut while the user would have stayed (no step says `ended`). No item comes twice in a session, so what
-could be shown at a step is the catalogue without what the session has shown.
+could be shown at a step is the catalog without what the session has shown.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,14 +32,14 @@ class SessionLog:
     user: NDArray[np.int32]  # [N], row of the user table; one to a session
     session: NDArray[np.object_]  # [N] str, id of the session
     step: NDArray[np.int32]  # [N], 0, 1, ... in each session
-    item: NDArray[np.int32]  # [N], row of the item table; in the catalogue
+    item: NDArray[np.int32]  # [N], row of the item table; in the catalog
     log_propensity: NDArray[np.float64] | None  # [N], <= 0 and finite; None where nobody noted it
     reward: NDArray[np.float64]  # [N], finite and within scale
     liked: NDArray[np.bool_]  # [N], the response that later choices may look at
     ended: NDArray[np.bool_]  # [N], the user left after this step
     policy: NDArray[np.object_]  # [N] str, who chose
     version: NDArray[np.object_]  # [N] str, content digest of who chose
-    catalogue: NDArray[np.int32]  # [A], item rows, ascending
+    action_items: NDArray[np.int32]  # [A], item rows, ascending
     scale: tuple[float, float]
     """Lowest and highest reward of a step."""
     name: str
@@ -51,8 +51,8 @@ class SessionLog:
         lengths = {len(column) for column in columns.values()}
         if len(lengths) != 1:
             raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
-        if not (np.diff(self.catalogue) > 0).all():
-            raise DataError(f"{self.name}: the catalogue must hold item rows in ascending order, each once")
+        if not (np.diff(self.action_items) > 0).all():
+            raise DataError(f"{self.name}: the catalog must hold item rows in ascending order, each once")
         self._check_values()
         for wrong, what in session_faults(columns):
             self._refuse(wrong, self.session, f"{what} (session {{!r}})")
@@ -64,7 +64,7 @@ class SessionLog:
         low, high = self.scale
         within = (self.reward >= low) & (self.reward <= high)  # not so for NaN
         self._refuse(~within, self.reward, f"reward {{}}: expected within {low:g}..{high:g}")
-        self._refuse(~np.isin(self.item, self.catalogue), self.item, "item row {}: not in the catalogue")
+        self._refuse(~np.isin(self.item, self.action_items), self.item, "item row {}: not in the catalog")
 
     def _refuse(self, wrong: NDArray[np.bool_], values: NDArray[Any], what: str) -> None:
         if wrong.any():
@@ -89,7 +89,7 @@ class SessionLog:
     def digest(self) -> str:
         """SHA-256 of all that was logged, in order; the name plays no part."""
         columns = [getattr(self, column) for column in COLUMNS]
-        return content_digest(*columns, self.log_propensity, self.catalogue, list(self.scale))
+        return content_digest(*columns, self.log_propensity, self.action_items, list(self.scale))
 
 
 def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[np.bool_], str]]:

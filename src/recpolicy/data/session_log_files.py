@@ -3,7 +3,7 @@
     event_id, time, user_id, session_id, step (0, 1, ...), item_id, log_propensity (float64; all rows or none),
     reward, liked, ended, policy, policy_version
 
-`ended`: the user left after this step; a session whose last step does not say so was cut. The catalogue and the scale
+`ended`: the user left after this step; a session whose last step does not say so was cut. The catalog and the scale
 of the rewards stand in the metadata of the file; a file without them speaks of all items and of rewards in 0..1. Rows
 may come in any order. Files are read in batches, and every fault is named by file and row, counted from 1.
 """
@@ -24,7 +24,7 @@ from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_metadata import (
     VERSION,
-    catalogue_rows,
+    action_item_rows,
     check_format,
     encode_metadata,
     is_of_format,
@@ -63,7 +63,7 @@ def write_sessions(path: Path, log: SessionLog, tables: IdVocabulary) -> None:
     }
     metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
-        "catalogue": item_id[log.catalogue].tolist(),
+        "action_items": item_id[log.action_items].tolist(),
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
     with atomic_path(path) as temporary:
@@ -83,8 +83,8 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
     metadata = read_metadata(path)
     check_format(metadata, (FORMAT, FORMAT_VERSION), path)
     scale = scale_of(metadata, _SCALE, path)
-    rows = catalogue_rows(metadata, tables.items, path)
-    catalogue = np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
+    rows = action_item_rows(metadata, tables.items, path)
+    action_items = np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
     users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
     parts = []
     for piece in read.pieces(path, _COLUMNS, old_columns(path)):
@@ -102,8 +102,8 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
             "policy": read.texts(piece, "policy"),
             "version": read.texts(piece, "policy_version"),
         }
-        strange = ~np.isin(columns["item"], catalogue)
-        piece.refuse(strange, lambda _: "the item shown is not in the catalogue of this log")
+        strange = ~np.isin(columns["item"], action_items)
+        piece.refuse(strange, lambda _: "the item shown is not in the catalog of this log")
         parts.append(columns)
     if not parts:
         raise DataError(f"{path}: no sessions")
@@ -112,7 +112,7 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
     ordered: dict[str, Any] = _in_order(together, path)
     if np.isnan(ordered["log_propensity"]).all():
         ordered["log_propensity"] = None
-    return SessionLog(catalogue=catalogue, scale=scale, name=str(path), **ordered)
+    return SessionLog(action_items=action_items, scale=scale, name=str(path), **ordered)
 
 
 def _in_order(columns: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,7 @@
 
 N slates. Users and items are row numbers, as in BanditLog; ids appear only in files (slate_log_files.py). Either
 each slot has a separate shelf, items that no other slot can show, and is filled without regard to the others; or all
-slots are filled from the catalogue, one after the other from the first, and no item comes twice in a slate.
+slots are filled from the catalog, one after the other from the first, and no item comes twice in a slate.
 """
 
 from collections.abc import Iterator
@@ -31,9 +31,9 @@ class SlateLog:
     slot_reward: NDArray[np.float64] | None  # [N, K], adds up to `reward`; None where only the whole was seen
     policy: NDArray[np.object_]  # [N] str, who chose
     version: NDArray[np.object_]  # [N] str, content digest of who chose
-    catalogue: NDArray[np.int32]  # [A], item rows, ascending
+    action_items: NDArray[np.int32]  # [A], item rows, ascending
     shelves: NDArray[np.int16] | None
-    """[A], the slot 0..K-1 that each item of the catalogue may stand in; None: any slot, no item twice on a page."""
+    """[A], the slot 0..K-1 that each item of the catalog may stand in; None: any slot, no item twice on a page."""
     scale: tuple[float, float]
     """Lowest and highest reward of a slate."""
     name: str
@@ -44,10 +44,10 @@ class SlateLog:
             raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
         if self.slate.ndim != 2 or self.slate.shape[1] == 0 or self.log_propensity.shape != self.slate.shape:
             raise DataError(f"{self.name}: slates {self.slate.shape} and log-propensities {self.log_propensity.shape}")
-        if not (np.diff(self.catalogue) > 0).all():
-            raise DataError(f"{self.name}: the catalogue must hold item rows in ascending order, each once")
-        if self.shelves is not None and self.shelves.shape != self.catalogue.shape:
-            raise DataError(f"{self.name}: shelves {self.shelves.shape}; expected one an item of the catalogue")
+        if not (np.diff(self.action_items) > 0).all():
+            raise DataError(f"{self.name}: the catalog must hold item rows in ascending order, each once")
+        if self.shelves is not None and self.shelves.shape != self.action_items.shape:
+            raise DataError(f"{self.name}: shelves {self.shelves.shape}; expected one an item of the catalog")
         for wrong, what in self._faults():
             if wrong.any():
                 row = int(wrong.argmax())
@@ -58,7 +58,7 @@ class SlateLog:
         yield ~np.all(possible, axis=1), "a log-propensity that is not the logarithm of a probability in (0, 1]"
         low, high = self.scale
         yield ~((self.reward >= low) & (self.reward <= high)), f"its reward is not within {low:g}..{high:g}"
-        yield from slate_faults(self.slate, self.catalogue, self.shelves)
+        yield from slate_faults(self.slate, self.action_items, self.shelves)
         if self.slot_reward is not None:
             yield sum_fault(self.slot_reward, self.reward), "its reward is not the sum of its slots' rewards"
 
@@ -73,8 +73,8 @@ class SlateLog:
 
     @property
     def arm(self) -> NDArray[np.intp]:
-        """The items shown as places in the catalogue [N, K]."""
-        return np.searchsorted(self.catalogue, self.slate)
+        """The items shown as places in the catalog [N, K]."""
+        return np.searchsorted(self.action_items, self.slate)
 
     def taken(self, rows: NDArray[np.integer]) -> "SlateLog":
         """Return the slates of these rows, in this order."""
@@ -85,20 +85,20 @@ class SlateLog:
     def digest(self) -> str:
         """SHA-256 of all that was logged, in order; the name plays no part."""
         columns = [getattr(self, column) for column in COLUMNS]
-        return content_digest(*columns, self.slot_reward, self.catalogue, self.shelves, list(self.scale))
+        return content_digest(*columns, self.slot_reward, self.action_items, self.shelves, list(self.scale))
 
 
 def slate_faults(
-    slate: NDArray[np.int32], catalogue: NDArray[np.int32], shelves: NDArray[np.int16] | None
+    slate: NDArray[np.int32], action_items: NDArray[np.int32], shelves: NDArray[np.int16] | None
 ) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """Yield the possible faults of the items of slates [N, K]: a mask [N] and a message."""
-    unknown = ~np.isin(slate, catalogue)
-    yield np.any(unknown, axis=1), "an item that is not in the catalogue of this log"
+    unknown = ~np.isin(slate, action_items)
+    yield np.any(unknown, axis=1), "an item that is not in the catalog of this log"
     if shelves is None:
         ordered = np.sort(slate, axis=1)
         yield np.any(np.diff(ordered, axis=1) == 0, axis=1), "an item that stands on the page twice"
         return
-    place = np.minimum(np.searchsorted(catalogue, slate), len(catalogue) - 1)
+    place = np.minimum(np.searchsorted(action_items, slate), len(action_items) - 1)
     misplaced = shelves[place] != np.arange(slate.shape[1])
     yield np.any(misplaced, axis=1), "an item that is not of the shelf of its slot"
 

@@ -3,7 +3,7 @@
     event_id, time, user_id, slate (list of item ids, first slot first), log_propensity (list of float64, a slot each),
     reward, slot_reward (list of numbers; all rows or none; may be left out), policy, policy_version
 
-The metadata hold the scale of the rewards, the catalogue, and `shelves`: for every item of the catalogue the slot,
+The metadata hold the scale of the rewards, the catalog, and `shelves`: for every item of the catalog the slot,
 from 0, that it may stand in, or null where any item may stand in any slot, but once in a slate. A file without them
 speaks of all items, without shelves, and of rewards in 0..K. Files are read in batches, and every fault is named by
 file and row, counted from 1.
@@ -25,7 +25,7 @@ from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_metadata import (
     VERSION,
-    catalogue_rows,
+    action_item_rows,
     check_format,
     encode_metadata,
     is_of_format,
@@ -58,7 +58,7 @@ def write_slates(path: Path, log: SlateLog, tables: IdVocabulary) -> None:
     }
     metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(log.scale),
-        "catalogue": item_id[log.catalogue].tolist(),
+        "action_items": item_id[log.action_items].tolist(),
         "shelves": None if log.shelves is None else log.shelves.tolist(),
     }  # fmt: skip
     table = pa.table(columns).replace_schema_metadata(encode_metadata(metadata))
@@ -78,7 +78,7 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
     """
     metadata = read_metadata(path)
     check_format(metadata, (FORMAT, FORMAT_VERSION), path)
-    catalogue, shelves = _shelves_of(metadata, tables, path)
+    action_items, shelves = _shelves_of(metadata, tables, path)
     items, users = pd.Index(tables.items["item_id"]), pd.Index(tables.users["user_id"])
     parts: list[dict[str, NDArray[Any]]] = []
     slots, scale = 0, (0.0, 0.0)
@@ -98,7 +98,7 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
             "policy": read.texts(piece, "policy"),
             "version": read.texts(piece, "policy_version"),
         }
-        for wrong, what in slate_faults(slate, catalogue, shelves):
+        for wrong, what in slate_faults(slate, action_items, shelves):
             piece.refuse(wrong, lambda _, what=what: what)  # type: ignore[misc]
         parts.append(columns)
     if not parts:
@@ -106,14 +106,14 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
     together: dict[str, Any] = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     _refuse_twins(together["event_id"], path)
     together["slot_reward"] = _all_or_none(together["slot_reward"], together["reward"], path)
-    return SlateLog(catalogue=catalogue, shelves=shelves, scale=scale, name=str(path), **together)
+    return SlateLog(action_items=action_items, shelves=shelves, scale=scale, name=str(path), **together)
 
 
 def _shelves_of(
     metadata: dict[str, Any], tables: IdVocabulary, path: Path
 ) -> tuple[NDArray[np.int32], NDArray[np.int16] | None]:
-    """Return the catalogue [A], ascending, and the slot of each of its items; of all items if the file says nothing."""
-    rows = catalogue_rows(metadata, tables.items, path)
+    """Return the catalog [A], ascending, and the slot of each of its items; of all items if the file says nothing."""
+    rows = action_item_rows(metadata, tables.items, path)
     if rows is None:
         rows = np.arange(len(tables.items), dtype=np.int32)
     shelves = metadata.get("shelves")
@@ -121,7 +121,7 @@ def _shelves_of(
         return np.unique(rows), None
     numbers = isinstance(shelves, list) and all(type(slot) is int and 0 <= slot < len(rows) for slot in shelves)
     if not numbers or len(shelves) != len(rows) or len(np.unique(rows)) != len(rows) or len(rows) > _MOST_SHELVED:
-        raise DataError(f"{path}: its shelves do not give each item of its catalogue a slot 0, 1, 2, ...")
+        raise DataError(f"{path}: its shelves do not give each item of its catalog a slot 0, 1, 2, ...")
     order = np.argsort(rows)
     return rows[order], np.array(shelves, np.int16)[order]
 

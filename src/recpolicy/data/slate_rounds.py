@@ -45,7 +45,7 @@ def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
     return BanditLog(
         event_id=np.array([f"{event}:{slot}" for event in log.event_id for slot in range(log.slots)], object),
         item=log.slate.ravel(), log_propensity=log.log_propensity.ravel(),
-        reward=low + (high - low) * log.slot_reward.ravel(), catalogue=log.catalogue, scale=scale, name=log.name,
+        reward=low + (high - low) * log.slot_reward.ravel(), action_items=log.action_items, scale=scale, name=log.name,
         candidate_start=start, candidate=candidate, **columns,
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def ingest_slates(
     check_default(config.default_reward, tables.scale)
     log = read_slates(folder / SLATES, tables)
     rounds = rounds_of_slates(log.taken(np.argsort(log.time, kind="stable")), tables.scale)
-    rounds = replace(rounds, pages=log.digest)
+    rounds = replace(rounds, slate_digest=log.digest)
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     none = dict.fromkeys((field.name for field in fields(IngestReport)), 0)
     told = {"events": len(rounds), "joined": len(rounds), "training": cut, "evaluation": len(rounds) - cut}
@@ -71,9 +71,9 @@ def ingest_slates(
 
 def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the start of each round's candidates [N K + 1] and their item rows [C]."""
-    actions = len(log.catalogue)
+    actions = len(log.action_items)
     if log.shelves is not None:
-        shelves = [log.catalogue[open_to(slot, log.arm, log.shelves, actions)[0]] for slot in range(log.slots)]
+        shelves = [log.action_items[open_to(slot, log.arm, log.shelves, actions)[0]] for slot in range(log.slots)]
         length = np.tile([len(shelf) for shelf in shelves], len(log))
         candidate = np.tile(np.concatenate(shelves), len(log))
     else:
@@ -81,7 +81,7 @@ def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         candidate = np.empty((len(log), int(length[: log.slots].sum())), np.int32)
         for first in range(0, len(log), _PAGES_AT_ONCE):
             pages = slice(first, first + _PAGES_AT_ONCE)
-            candidate[pages] = log.catalogue[_left(log.arm[pages], actions)].reshape(len(log.arm[pages]), -1)
+            candidate[pages] = log.action_items[_left(log.arm[pages], actions)].reshape(len(log.arm[pages]), -1)
         candidate = candidate.ravel()
     return np.concatenate([[0], np.cumsum(length)]).astype(np.int64), candidate
 

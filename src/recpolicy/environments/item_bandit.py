@@ -38,24 +38,24 @@ class ItemBandit(RecommendationEnvironment):
         self,
         world: World,
         context: NDArray[np.float32],  # [U, D]
-        catalogue: NDArray[np.int32],  # [A], item rows
+        action_items: NDArray[np.int32],  # [A], item rows
         config: ItemBanditConfig | None = None,
         seed: int = 0,
     ):
         config = config or ItemBanditConfig()
-        check_catalogue(catalogue, world.expected.shape[1])
+        check_action_items(action_items, world.expected.shape[1])
         if len(context) != len(world.expected):
             raise ConfigError(f"context has {len(context)} users, the world {len(world.expected)}")
         observation_spec = tensor_spec.TensorSpec((context.shape[1],), tf.float32, "context")
         super().__init__(
-            observation_spec=observation_spec, actions=len(catalogue), batch_size=config.batch_size, seed=seed,
+            observation_spec=observation_spec, actions=len(action_items), batch_size=config.batch_size, seed=seed,
             name="movie_bandit",  # prefix of the random streams; published figures depend on it
         )  # fmt: skip
         self._scale, self._period, self._users = world.scale, config.drift_period, len(context)
         self._context = tf.constant(context)  # [U, D]
-        self._expected = tf.constant(world.expected[:, catalogue])  # [U, A]
-        self._known = tf.constant(world.known[:, catalogue])  # [U, A]
-        self._arms = tf.range(len(catalogue))
+        self._expected = tf.constant(world.expected[:, action_items])  # [U, A]
+        self._known = tf.constant(world.known[:, action_items])  # [U, A]
+        self._arms = tf.range(len(action_items))
         self._other = tf.constant(generator(seed, "movie_bandit/drift").permutation(self._users), tf.int32)
 
     def sample_round(self, round_number: tf.Tensor) -> Round:
@@ -90,10 +90,10 @@ class ItemBandit(RecommendationEnvironment):
         return 0.5 * (1.0 - tf.cos(2.0 * math.pi * phase))
 
 
-def check_catalogue(catalogue: NDArray[np.int32], items: int) -> None:
+def check_action_items(action_items: NDArray[np.int32], items: int) -> None:
     """Raise ConfigError unless the catalog has at least two items, no repeats, and rows below `items`."""
-    if len(catalogue) < 2 or len(np.unique(catalogue)) != len(catalogue):
-        raise ConfigError(f"catalogue of {len(catalogue)} items: expected at least 2 and no repeats")
-    outside = catalogue[(catalogue < 0) | (catalogue >= items)]
+    if len(action_items) < 2 or len(np.unique(action_items)) != len(action_items):
+        raise ConfigError(f"catalog of {len(action_items)} items: expected at least 2 and no repeats")
+    outside = action_items[(action_items < 0) | (action_items >= items)]
     if len(outside):
-        raise ConfigError(f"catalogue names item row {outside[0]}; expected 0..{items - 1}")
+        raise ConfigError(f"catalog names item row {outside[0]}; expected 0..{items - 1}")

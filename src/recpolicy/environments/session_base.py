@@ -20,7 +20,7 @@ from recpolicy.core.config import PositiveFraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
-from recpolicy.environments.item_bandit import check_catalogue
+from recpolicy.environments.item_bandit import check_action_items
 from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin
 from recpolicy.models.session_world import SessionWorld
@@ -69,7 +69,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         candidates: NDArray[np.int32], config: SessionConfig, seed: int, *, slate: int, noise_dims: int,
     ):  # fmt: skip
         """Show `slate` items per step (0: one, with a scalar action); draw `streams` random numbers per session."""
-        check_catalogue(candidates, world.like.shape[1])
+        check_action_items(candidates, world.like.shape[1])
         _check_tables(world, context, embedding)
         steps, most = config.max_episode_steps, max(slate, 1)
         if steps > min(world.steps, len(candidates) // most - 1):

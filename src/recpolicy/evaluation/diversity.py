@@ -1,4 +1,4 @@
-"""Diversity of the suggestions: within one user's list, over the catalogue, and over a policy's best items.
+"""Diversity of the suggestions: within one user's list, over the catalog, and over a policy's best items.
 
 U users, I items, A arms, D a description of items. Ties are shared, as in ranking.py: numbers are exact expectations
 over all orders of equal scores.

@@ -217,7 +217,7 @@ def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the known figures that have no limit."""
     places = {
         "items that are the best of some user or round": ("actions", "distinct"),
-        "items in the catalogue": ("actions", "actions"),
+        "items in the catalog": ("actions", "actions"),
         "share of the most frequent best item": ("actions", "modal_share"),
         "gain on hits": ("off_policy", "gain_on_hits"),
         "latency, median (ms)": ("latency", "median_ms"),

@@ -41,7 +41,7 @@ class PolicyTables:
     """[U, I], rating estimates on the scale of the data; None for a policy that estimates none."""
     probability: Floats | None = None
     """[U, I], choice probabilities of a stochastic policy among a user's candidates, up to a factor per user; None
-    takes the best score. A Boltzmann policy can give its probabilities over the whole catalogue, because masking
+    takes the best score. A Boltzmann policy can give its probabilities over the whole catalog, because masking
     rescales them. For an epsilon-greedy policy compute them with the candidates as its mask."""
 
 

@@ -1,4 +1,4 @@
-"""Ranking quality of scores: nDCG within test-rated items; coverage and novelty of the top k of the catalogue.
+"""Ranking quality of scores: nDCG within test-rated items; coverage and novelty of the top k of the catalog.
 
 Ties never fall back on the order of a file: every number is its exact expectation over all orders of equal scores
 (McSherry & Najork 2008). So an all-equal score is the random policy, and needs no sampling.
@@ -61,7 +61,7 @@ def _mean_of_ties(
 
 @dataclass(frozen=True)
 class TopItems:
-    """Where the top k of all users fall in the catalogue, in expectation over the order of ties."""
+    """Where the top k of all users fall in the catalog, in expectation over the order of ties."""
 
     count: NDArray[np.float64]  # [I], expected number of users who have the item in their top k
     missed: NDArray[np.float64]  # [I], probability that no user has it there
@@ -99,7 +99,7 @@ def _top_k_probability(score: NDArray[np.floating], k: int) -> NDArray[np.float6
 
 
 def coverage(top: TopItems) -> float:
-    """Return the expected share of the catalogue that is in somebody's top k, in 0..1."""
+    """Return the expected share of the catalog that is in somebody's top k, in 0..1."""
     return float(np.mean(1 - top.missed))
 
 

@@ -28,7 +28,7 @@ class PolicyValue:
     """The value of one policy for the held-out users, in the simulator and in reality."""
 
     simulated: float
-    """Mean likes per simulated session, the whole catalogue to choose from, shown items left out."""
+    """Mean likes per simulated session, the whole catalog to choose from, shown items left out."""
     held_out: float
     """Mean true rating of the held-out choice."""
 

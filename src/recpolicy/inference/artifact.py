@@ -2,7 +2,7 @@
 
     recpolicy.json     format, agent, config, split and digests, seeds, versions, digests of the files below
     arrays.npz         arrays of the predictor (no pickle)
-    users.parquet      user ids and attributes        items.parquet   the catalogue
+    users.parquet      user ids and attributes        items.parquet   the catalog
     tables.json        ids, titles, genres and years of both, for a server without pandas (lookup_tables.py)
     metrics.csv        metrics of the training       tensorboard/     the same metrics for TensorBoard
     checkpoint/        the learner's variables, to train on from (agents of single rounds)
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "recpolicy policy"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "recpolicy.json"
 ARRAYS, USERS, ITEMS = "arrays.npz", "users.parquet", "items.parquet"
 _POLICY_PREFIX = "policy/"
@@ -58,7 +58,7 @@ class PolicyParts:
     item: NDArray[np.float32]  # [I, D]
     offset: NDArray[np.float32]  # [I]
     rating_std: NDArray[np.float32]  # [U, I] the rating model's posterior std
-    catalogue: NDArray[np.int32]  # [A], item rows
+    action_items: NDArray[np.int32]  # [A], item rows
     rated_user: NDArray[np.int32]  # [N] rows of the training ratings
     rated_item: NDArray[np.int32]  # [N]
     scale: tuple[float, float]
@@ -67,9 +67,9 @@ class PolicyParts:
     """Origin of the policy: ratings source, split and digests, config, seed, versions, figures of the training."""
 
     @cached_property
-    def is_full_catalogue(self) -> bool:
-        """True if the catalogue is all items in row order."""
-        return np.array_equal(self.catalogue, np.arange(len(self.item)))
+    def has_all_items(self) -> bool:
+        """True if the catalog is all items in row order."""
+        return np.array_equal(self.action_items, np.arange(len(self.item)))
 
     @property
     def sequential(self) -> bool:
@@ -97,7 +97,7 @@ class InferenceArtifact(PolicyParts):
     tables: LookupTables
 
 
-_ARRAYS = ("context", "item", "offset", "rating_std", "catalogue", "rated_user", "rated_item")
+_ARRAYS = ("context", "item", "offset", "rating_std", "action_items", "rated_user", "rated_item")
 _WORDS = ("agent", "estimator", "head", "settings", "uniform_mix", "scale", "noise_std", "metadata")
 
 
@@ -145,7 +145,23 @@ def _from_version_1(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_MIGRATIONS = {1: _from_version_1}
+_VERSION_2 = {"content": "policy_digest", "pages": "slate_digest"}
+
+
+def migrate_digests(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of version 2, or a lineage, with the current names of digests; also those of the parents."""
+    renamed = dict(rename_keys(metadata, _VERSION_2))
+    if isinstance(renamed.get("parents"), list):
+        renamed["parents"] = [rename_keys(parent, _VERSION_2) for parent in renamed["parents"]]
+    return renamed
+
+
+def _from_version_2(manifest: dict[str, Any]) -> dict[str, Any]:
+    arrays = {**manifest.get("arrays", {}), "catalogue": "action_items"}
+    return {**manifest, "metadata": migrate_digests(manifest["metadata"]), "arrays": arrays}
+
+
+_MIGRATIONS = {1: _from_version_1, 2: _from_version_2}
 
 
 def write_arrays(artifact: Artifact, folder: Path) -> None:

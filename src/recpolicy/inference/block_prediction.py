@@ -1,7 +1,7 @@
 """Predict for a block of users at once: estimates, true propensities and scores, in NumPy.
 
 n users, I items, A arms, C context columns of which the first D are the embedding. The estimate of an item in the
-policy's catalogue is the policy's own; outside it, and for policies that estimate nothing, it is the rating model's.
+policy's catalog is the policy's own; outside it, and for policies that estimate nothing, it is the rating model's.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class BatchPrediction:
 
     rating: Array  # [n, I] within the scale
     std: Array  # [n, I] of the expected rating, without the noise of one rating
-    propensity: Array  # [n, I] of the exploring policy, 0 outside the catalogue and where not allowed
+    propensity: Array  # [n, I] of the exploring policy, 0 outside the catalog and where not allowed
     score: Array  # [n, A] what the policy is greedy in when it has stopped exploring
     value: Array | None  # [n] expected discounted reward of the rest of the session, of session policies
 
@@ -49,19 +49,19 @@ def predict_block(
     probability = HEADS[parts.head](estimate, parts.settings, mask)
     probability = with_uniform_mix(probability, parts.uniform_mix, mask)
     ratings = clipped_ratings(parts, rating, estimate)
-    if parts.is_full_catalogue:
+    if parts.has_all_items:
         return BatchPrediction(ratings, _std(parts, std, estimate), probability, estimate.score, value)
     propensity = np.zeros(rating.shape, np.float64)
-    propensity[:, parts.catalogue] = probability
+    propensity[:, parts.action_items] = probability
     spread = std.copy()
-    spread[:, parts.catalogue] = _std(parts, std[:, parts.catalogue], estimate)
+    spread[:, parts.action_items] = _std(parts, std[:, parts.action_items], estimate)
     return BatchPrediction(ratings, spread, propensity, estimate.score, value)
 
 
 def estimate_rewards(
     parts: PolicyParts, context: Array, histories: Sequence[Shown] | None = None
 ) -> tuple[Estimate, Array]:
-    """Return the policy's estimate of its catalogue [n, A] and the rating model's of all items [n, I]."""
+    """Return the policy's estimate of its catalog [n, A] and the rating model's of all items [n, I]."""
     memory = None
     if parts.sequential:
         memory = _memory(parts, context, histories or [NOTHING_SHOWN] * len(context))
@@ -72,25 +72,25 @@ def estimate_rewards(
 def policy_input(parts: PolicyParts, context: Array, memory: Array | None) -> tuple[PolicyInput, Array]:
     """Return the input of an estimator, and the rating model's estimates of all items [n, I]."""
     rating = context[:, : parts.item.shape[1]] @ parts.item.T + parts.offset
-    if parts.is_full_catalogue:
+    if parts.has_all_items:
         return PolicyInput(context, parts.item, parts.offset, rating, memory), rating
-    c = parts.catalogue
+    c = parts.action_items
     return PolicyInput(context, parts.item[c], parts.offset[c], rating[:, c], memory), rating
 
 
 def clipped_ratings(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
-    """Return ratings [n, I] on the scale: the estimate's in the catalogue, the rating model's outside; changes
+    """Return ratings [n, I] on the scale: the estimate's in the catalog, the rating model's outside; changes
     `rating`."""
-    if parts.is_full_catalogue:
+    if parts.has_all_items:
         rating = estimate.mean
     else:
-        rating[:, parts.catalogue] = estimate.mean
+        rating[:, parts.action_items] = estimate.mean
     return np.clip(rating, *parts.scale)
 
 
 def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Return a mask [A] of the arms that the session has not shown yet."""
-    return ~np.isin(parts.catalogue, shown)
+    return ~np.isin(parts.action_items, shown)
 
 
 def _memory(parts: PolicyParts, context: Array, histories: Sequence[Shown]) -> Array:

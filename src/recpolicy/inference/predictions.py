@@ -1,4 +1,4 @@
-"""Inputs and outputs of a policy: ids as a list, estimates as a table, the k best of a catalogue.
+"""Inputs and outputs of a policy: ids as a list, estimates as a table, the k best of a catalog.
 
 n users, M items, A arms.
 """

@@ -61,19 +61,19 @@ class Policy:
 
         Args:
             users: One user id or n of them.
-            items: M item ids; by default all items in catalogue order.
+            items: M item ids; by default all items in catalog order.
             fold_in: Ratings of users to estimate anew, known or not: {user: {item: rating}}.
             history: For session policies: {user: [(item, liked), ...]}, the session so far. Its items get propensity 0.
 
         Returns:
             n * M rows, users one after the other, with the columns user_id, item_id, title; rating, in units of the
             rating scale, never rounded; std, of the expected rating, without the noise of a single rating; propensity,
-            with which the exploring policy shows the item among its whole catalogue (0 outside it); for session
+            with which the exploring policy shows the item among its whole catalog (0 outside it); for session
             policies also value, the expected discounted reward of the rest of the session.
 
         Raises:
             UnknownIdError: An id is unknown.
-            DataError: A rating is off the scale, or the history holds the whole catalogue.
+            DataError: A rating is off the scale, or the history holds the whole catalog.
         """
         ids = as_list(users)
         blocks = self.tables(ids, items, fold_in, history)
@@ -141,21 +141,21 @@ class Policy:
         if k < 1:
             raise ConfigError(f"k is {k}; expected at least 1")
         ids, folded = as_list(users), fold_in or {}
-        scorer, catalogue = self.scorer, self.artifact.catalogue
+        scorer, action_items = self.scorer, self.artifact.action_items
         frames = []
         inputs = zip(ids, scorer.contexts(ids, folded, at_once=1), scorer.histories(ids, history), strict=True)
         for user, (context, std), past in inputs:
             allowed = not_shown(self.artifact, past[0])
             if exclude_rated:
-                allowed &= ~np.isin(catalogue, scorer.rated(user, folded))
+                allowed &= ~np.isin(action_items, scorer.rated(user, folded))
             if not allowed.any():
                 continue
             block = predict_block(self.artifact, context, std, allowed, [past])
             lot = generator(seed, f"recommend/{user}")
             if sample:
-                rows = catalogue[drawn_arms(block.propensity[0, catalogue], k, lot)]
+                rows = action_items[drawn_arms(block.propensity[0, action_items], k, lot)]
             else:
-                rows = catalogue[greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)]
+                rows = action_items[greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)]
             columns = (block.rating[:, rows], block.std[:, rows], block.propensity[:, rows])
             table = estimates_frame([user], self._item_ids[rows], self._titles[rows], *columns)
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
@@ -171,7 +171,7 @@ class Policy:
             contexts: [U, C]; by default those of all users.
 
         Returns:
-            Greedy scores [U, I] and rating estimates [U, I]. Outside the catalogue, the score is the lowest in it.
+            Greedy scores [U, I] and rating estimates [U, I]. Outside the catalog, the score is the lowest in it.
         """
         artifact = self.artifact
         contexts = artifact.context if contexts is None else contexts
@@ -179,7 +179,7 @@ class Policy:
         for start in range(0, len(contexts), USERS_AT_ONCE):
             estimate, rating = estimate_rewards(artifact, contexts[start : start + USERS_AT_ONCE])
             score = np.repeat(estimate.score.min(axis=1, keepdims=True), len(artifact.items), axis=1)
-            score[:, artifact.catalogue] = estimate.score
+            score[:, artifact.action_items] = estimate.score
             scores.append(score)
             ratings.append(clipped_ratings(artifact, rating, estimate))
         return np.concatenate(scores), np.concatenate(ratings)

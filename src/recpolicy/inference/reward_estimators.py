@@ -1,4 +1,4 @@
-"""Estimate the reward of each item in the catalogue of a saved policy, in NumPy: one function per kind of learner.
+"""Estimate the reward of each item in the catalog of a saved policy, in NumPy: one function per kind of learner.
 
 n users, A arms, D embedding, K pair features. Each function takes the learner's arrays and the Situation and returns an
 Estimate. They repeat the `estimate` methods of recpolicy/agents/; tests/inference compare the two for every agent.
@@ -17,7 +17,7 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class PolicyInput:
-    """The contexts of the users and the rating model's view of the catalogue."""
+    """The contexts of the users and the rating model's view of the catalog."""
 
     context: Array  # [n, >= D], the first D entries are the user's embedding
     embedding: Array  # [A, D]

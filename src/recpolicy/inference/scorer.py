@@ -45,7 +45,7 @@ class Prediction:
 
     rating: Array  # [I] within the scale
     std: Array  # [I] of the expected rating, without the noise of one rating
-    propensity: NDArray[np.float64]  # [I] of the exploring policy; 0 outside the catalogue, where it sums to 1
+    propensity: NDArray[np.float64]  # [I] of the exploring policy; 0 outside the catalog, where it sums to 1
     score: NDArray[np.float64]  # [A] what the policy is greedy in
     value: Any  # float, or [n], for session policies: the reward that it expects of the rest; None for the others
 
@@ -59,7 +59,7 @@ class Scorer:
         """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
         self.sequential = artifact.sequential
         self.scale = artifact.scale
-        self.catalogue = artifact.catalogue  # [A] item rows
+        self.action_items = artifact.action_items  # [A] item rows
         tables = artifact.tables
         self.user_ids, self.item_ids, self.titles = tables.user_ids, tables.item_ids, tables.titles
         self.genre_names, self.genres, self.years = tables.genre_names, tables.genres, tables.years
@@ -87,7 +87,7 @@ class Scorer:
         unknown = [str(item) for item in items if item not in self._item_row]
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise UnknownIdError(f"no item with id {', '.join(unknown[:5])}{more} in this policy's catalogue")
+            raise UnknownIdError(f"no item with id {', '.join(unknown[:5])}{more} in this policy's catalog")
         return np.array([self._item_row[item] for item in items], np.int32)
 
     @cached_property
@@ -119,7 +119,7 @@ class Scorer:
         A user in `fold_in` need not be known; one with a raw `context` ([C], or [D] for average demographics) neither,
         and their std is that of a typical user. `history` tells a session policy what was shown so far: items shown
         have propensity 0. Raises UnknownIdError, DataError for ratings off the scale, a context of another length or a
-        history of the whole catalogue, ConfigError for a history that the policy would not look at.
+        history of the whole catalog, ConfigError for a history that the policy would not look at.
         """
         kept = context is None and not history and not (fold_in and user in fold_in)
         found = self._cache.get(user) if kept else None
@@ -182,7 +182,7 @@ class Scorer:
         for (context, std), histories in zip(inputs, groups, strict=True):
             allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in histories]) if seen else None
             if allowed is not None and not allowed.any(axis=1).all():
-                raise DataError("the history shows every item of the catalogue: there is nothing left to choose from")
+                raise DataError("the history shows every item of the catalog: there is nothing left to choose from")
             yield predict_block(self.artifact, context, std, allowed, histories)
 
     def histories(self, ids: list[Hashable], history: History | None) -> list[Shown]:

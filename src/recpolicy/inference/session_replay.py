@@ -58,7 +58,7 @@ class _View(NamedTuple):
 def moments(parts: PolicyParts, log: SessionLog, at_once: int = SESSIONS_AT_ONCE) -> Iterator[Moment]:
     """Yield every step of the log once, as the session policy `parts` would have seen it.
 
-    The log must be of the policy's users and catalogue, its sessions no longer than the policy's.
+    The log must be of the policy's users and catalog, its sessions no longer than the policy's.
     """
     for first in range(0, len(log.length), at_once):
         yield from _side_by_side(parts, log, np.arange(first, min(first + at_once, len(log.length))))
@@ -70,9 +70,9 @@ def _side_by_side(parts: PolicyParts, log: SessionLog, session: NDArray[np.intp]
     row, left = log.start[session], log.length[session]
     context = parts.context[log.user[row]]
     memory = view.start(context[:, : parts.item.shape[1]], shape)
-    allowed = np.ones((len(session), len(parts.catalogue)), bool)
+    allowed = np.ones((len(session), len(parts.action_items)), bool)
     while len(row):
-        arm = np.searchsorted(parts.catalogue, log.item[row])
+        arm = np.searchsorted(parts.action_items, log.item[row])
         situation, _ = policy_input(parts, context, memory)
         yield Moment(row, arm, allowed, memory, ESTIMATORS[parts.estimator](parts.policy, situation))
         left = left - 1

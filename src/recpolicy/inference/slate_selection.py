@@ -1,6 +1,6 @@
 """Select a slate from the scores of a policy: filters, the best items, exploration, propensities and explanations.
 
-A arms of the catalogue, K places of the slate, I items. In production a small fraction of the requests explores: its
+A arms of the catalog, K places of the slate, I items. In production a small fraction of the requests explores: its
 slate is drawn uniformly, without replacement, from the best-scored items; all others get the best slate. Ties are
 broken at random in both. The logged propensities account for exploration and for ties.
 """
@@ -42,7 +42,7 @@ class ExplorationConfig:
 class Slate:
     """The arms to show and their propensities."""
 
-    arms: Arms  # [K] places in the catalogue, first place first
+    arms: Arms  # [K] places in the catalog, first place first
     propensity: Array  # [K] probability of each arm at its place, given the arms before it
     explored: bool
     """True if this slate was drawn to explore."""
@@ -77,7 +77,7 @@ def allowed_rows(
         allowed[scorer.rated(user, fold_in)] = False
     if len(exclude_items):
         allowed[scorer.item_rows(exclude_items)] = False
-    arms: Mask = allowed[scorer.catalogue]
+    arms: Mask = allowed[scorer.action_items]
     if not arms.any():
         raise DataError("no item is left to recommend: ask for other genres or years, or allow rated items")
     return arms

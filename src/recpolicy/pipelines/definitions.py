@@ -106,7 +106,7 @@ def train(
         seed: Seed of every random draw.
         rating_model: bayesian_fm, svd, item_knn, bias or item_mean.
         rank: Length of the embeddings.
-        items: Size of the catalogue, the most rated items; 0 takes all.
+        items: Size of the catalog, the most rated items; 0 takes all.
         world: Model that pays the rewards in simulation; must differ from rating_model.
         logging_policy: Policy of the simulated log, the first training data: rating_model, highest_mean or random.
         log_rounds: Interactions to log.
@@ -227,7 +227,7 @@ def sweep(
         seed: Seed of the data, the features and the log, which all trials share.
         rating_model: bayesian_fm, svd, item_knn, bias or item_mean.
         rank: Length of the embeddings.
-        items: Size of the catalogue, the most rated items; 0 takes all.
+        items: Size of the catalog, the most rated items; 0 takes all.
         world: Model that pays the rewards in simulation; must differ from rating_model.
         logging_policy: Policy of the simulated log: rating_model, highest_mean or random.
         log_rounds: Interactions to log.

@@ -132,7 +132,7 @@ def train_policy_step(
     training = {
         key: value for key, value in trained.metadata["training"].items() if isinstance(value, int | float | str)
     }
-    return {"agent": trained.artifact.agent, "content": trained.metadata["content"], **training}
+    return {"agent": trained.artifact.agent, "policy_digest": trained.metadata["policy_digest"], **training}
 
 
 def evaluate_policy_step(

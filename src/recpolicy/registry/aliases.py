@@ -11,13 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.core.files import read_versioned_json, write_json
+from recpolicy.core.files import Migration, read_versioned_json, rename_keys, write_json
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
 STATE = "aliases.json"
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
-_FORMAT, _FORMAT_VERSION = "recpolicy registry", 1
+_FORMAT, _FORMAT_VERSION = "recpolicy registry", 2
+
+
+_VERSION_1 = {"share": "traffic_fraction"}
+
+
+def migrate_change(change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of the audit with the current names; lines have no version, so every line passes here."""
+    renamed = dict(rename_keys(change, _VERSION_1))
+    if renamed.get("change") == "set_share":
+        renamed["change"] = "set_traffic_fraction"
+    return renamed
+
+
+def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    change = body.get("change")
+    return {**rename_keys(body, _VERSION_1), "change": None if change is None else migrate_change(change)}
+
+
+_MIGRATIONS: Mapping[int, Migration] = {1: _from_version_1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +45,8 @@ class Routing:
 
     champion: int | None = None
     challenger: int | None = None
-    share: float = 0.0
-    """Of the users, how many are the challenger's, 0..1; 0 without one."""
+    traffic_fraction: float = 0.0
+    """Fraction of the users that the challenger serves, 0..1; 0 without one."""
     shadow: bool = False
     """The challenger is asked, but the champion answers."""
     exploration: bool = True
@@ -46,9 +65,12 @@ class State(Routing):
     def routing(self) -> Routing:
         """Return the routing of a server."""
         return Routing(
-            champion=self.champion, challenger=self.challenger, share=self.share, shadow=self.shadow,
+            champion=self.champion,
+            challenger=self.challenger,
+            traffic_fraction=self.traffic_fraction,
+            shadow=self.shadow,
             exploration=self.exploration,
-        )  # fmt: skip
+        )
 
     def aliases(self) -> dict[str, int | None]:
         """Return the version number of each alias, or None."""
@@ -60,7 +82,7 @@ def read_state(folder: Path) -> State:
     path = folder / STATE
     if not path.is_file():
         raise ArtifactError(f"{folder}: not a registry: it has no {STATE}")
-    body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION)
+    body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION, _MIGRATIONS)
     for name in ALIASES:
         number = body.get(name)
         if number is not None and (type(number) is not int or not NUMBER.fullmatch(str(number))):
@@ -69,13 +91,18 @@ def read_state(folder: Path) -> State:
         if type(body.get(name, False)) is not bool:
             raise ArtifactError(f"{path}: {name} is {body[name]!r}; expected true or false")
     try:
-        share = checked_share(body.get("share", 0.0))
+        fraction = checked_fraction(body.get("traffic_fraction", 0.0))
     except ConfigError as error:
         raise ArtifactError(f"{path}: {error}") from None
     return State(
-        champion=body.get(CHAMPION), previous=body.get(PREVIOUS), challenger=body.get(CHALLENGER), share=share,
-        shadow=body.get("shadow", False), exploration=body.get("exploration", True), change=body.get("change"),
-    )  # fmt: skip
+        champion=body.get(CHAMPION),
+        previous=body.get(PREVIOUS),
+        challenger=body.get(CHALLENGER),
+        traffic_fraction=fraction,
+        shadow=body.get("shadow", False),
+        exploration=body.get("exploration", True),
+        change=body.get("change"),
+    )
 
 
 def write_state(folder: Path, state: State) -> None:
@@ -83,8 +110,8 @@ def write_state(folder: Path, state: State) -> None:
     write_json(folder / STATE, {"format": _FORMAT, "version": _FORMAT_VERSION, **asdict(state)})
 
 
-def checked_share(share: float) -> float:
+def checked_fraction(fraction: float) -> float:
     """Return the fraction as a float; raises ConfigError unless it is a number in 0..1."""
-    if type(share) not in (int, float) or not 0 <= share <= 1:  # NaN is refused, too
-        raise ConfigError(f"share is {share!r}; it must be 0..1, such as 0.1 for a tenth of the users")
-    return float(share)
+    if type(fraction) not in (int, float) or not 0 <= fraction <= 1:  # NaN is refused, too
+        raise ConfigError(f"traffic_fraction is {fraction!r}; it must be 0..1, such as 0.1 for a tenth of the users")
+    return float(fraction)

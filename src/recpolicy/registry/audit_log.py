@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recpolicy.core.errors import ArtifactError
+from recpolicy.registry.aliases import migrate_change
 from recpolicy.registry.version_files import Version
 
 AUDIT = "audit.jsonl"
@@ -20,9 +21,9 @@ def read_audit(folder: Path) -> list[dict[str, Any]]:
     path = folder / AUDIT
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise ArtifactError(f"{path}: a line is not JSON ({error}); mend it or move the file away") from None
+        return [migrate_change(json.loads(line)) for line in lines]
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: a line is not a JSON object ({error}); mend it or move the file away") from None
 
 
 def due_lines(folder: Path, versions: Iterable[Version], change: Mapping[str, Any] | None) -> str:

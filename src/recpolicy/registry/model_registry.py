@@ -29,7 +29,7 @@ from recpolicy.registry.aliases import (
     STATE,
     Routing,
     State,
-    checked_share,
+    checked_fraction,
     read_state,
     write_state,
 )
@@ -85,9 +85,13 @@ class Registry:
                     return known
             number = max(self._numbers(), default=0) + 1
             version = Version(
-                number=number, digest=digest, agent=manifest["agent"], content=manifest["metadata"].get("content", ""),
-                registered_at=now(), **described,
-            )  # fmt: skip
+                number=number,
+                digest=digest,
+                agent=manifest["agent"],
+                policy_digest=manifest["metadata"].get("policy_digest", ""),
+                registered_at=now(),
+                **described,
+            )
             with atomic_directory(self._home(number)) as home:
                 copy_artifact(source, home / POLICY, (MANIFEST, *manifest["files"]))
                 sound_manifest(home / POLICY)
@@ -124,21 +128,23 @@ class Registry:
             self._move(state, self._sound(state.previous), "roll_back", None, note)
             return self.version(state.previous)
 
-    def set_challenger(self, number: int | str, share: float, *, shadow: bool = False, note: Note = None) -> Version:
-        """Let a version answer a share of the users beside the champion, in place of any other challenger.
+    def set_challenger(
+        self, number: int | str, traffic_fraction: float, *, shadow: bool = False, note: Note = None
+    ) -> Version:
+        """Serve a fraction of the users by a version, in place of any other challenger; the champion serves the rest.
 
-        With `shadow` it is asked for them, but the champion answers. Raises ConfigError for a share outside 0..1, a
+        With `shadow` it is asked for them, but the champion answers. Raises ConfigError for a fraction outside 0..1, a
         number that is not there or the champion's, or where there is no champion; ArtifactError for a damaged version.
         """
-        share = checked_share(share)
+        fraction = checked_fraction(traffic_fraction)
         with self._changing() as state:
             chosen = self._sound(number)
             if state.champion in (None, chosen):
                 why = "there is no champion to challenge" if state.champion is None else "it is the champion"
                 raise ConfigError(f"{self.folder}: version {chosen} cannot challenge: {why}")
-            new = replace(state, challenger=chosen, share=share, shadow=shadow)
+            new = replace(state, challenger=chosen, traffic_fraction=fraction, shadow=shadow)
             if new != state:
-                told = {"number": chosen, "from": state.challenger, "share": share, "shadow": shadow}
+                told = {"number": chosen, "from": state.challenger, "traffic_fraction": fraction, "shadow": shadow}
                 self._write(new, "set_challenger", told, note)
             return self.version(chosen)
 
@@ -148,15 +154,15 @@ class Registry:
             if state.challenger is not None:
                 self._write(_unchallenged(state), "clear_challenger", {"number": state.challenger}, note)
 
-    def set_share(self, share: float, *, note: Note = None) -> None:
-        """Return change the challenger's traffic fraction; raises ConfigError outside 0..1 or without a challenger."""
-        share = checked_share(share)
+    def set_traffic_fraction(self, traffic_fraction: float, *, note: Note = None) -> None:
+        """Change the challenger's traffic fraction; raises ConfigError outside 0..1 or without a challenger."""
+        fraction = checked_fraction(traffic_fraction)
         with self._changing() as state:
             if state.challenger is None:
-                raise ConfigError(f"{self.folder}: there is no challenger whose share could change; name one first")
-            if state.share != share:
-                told = {"number": state.challenger, "share": share, "from": state.share}
-                self._write(replace(state, share=share), "set_share", told, note)
+                raise ConfigError(f"{self.folder}: there is no challenger whose traffic could change; name one first")
+            if state.traffic_fraction != fraction:
+                told = {"number": state.challenger, "traffic_fraction": fraction, "from": state.traffic_fraction}
+                self._write(replace(state, traffic_fraction=fraction), "set_traffic_fraction", told, note)
 
     def pause_exploration(self, *, note: Note = None) -> None:
         """Stop exploration in every process that serves this registry."""
@@ -288,7 +294,7 @@ class Registry:
             self._note_changes()
 
     def _note_changes(self) -> None:
-        """Return append the missing audit lines that versions and aliases imply."""
+        """Append the missing audit lines that versions and aliases imply."""
         versions = [record for record in self._records() if isinstance(record, Version)]
         lines = due_lines(self.folder, versions, read_state(self.folder).change)
         if lines:
@@ -296,4 +302,4 @@ class Registry:
 
 
 def _unchallenged(state: State) -> State:
-    return replace(state, challenger=None, share=0.0, shadow=False)
+    return replace(state, challenger=None, traffic_fraction=0.0, shadow=False)

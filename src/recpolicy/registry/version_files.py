@@ -15,10 +15,17 @@ from typing import Any
 
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import Migration, content_digest, read_versioned_json, rename_keys, write_json
-from recpolicy.inference.artifact import MANIFEST, manifest_digest, migrate_metadata, read_manifest, verify
+from recpolicy.inference.artifact import (
+    MANIFEST,
+    manifest_digest,
+    migrate_digests,
+    migrate_metadata,
+    read_manifest,
+    verify,
+)
 
 POLICY, RECORD = "policy", "version.json"
-_FORMAT, _FORMAT_VERSION = "recpolicy registered version", 2
+_FORMAT, _FORMAT_VERSION = "recpolicy registered version", 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +36,8 @@ class Version:
     digest: str
     """SHA-256 of the artifact's manifest, and so of all its files."""
     agent: str
-    content: str
-    """SHA-256 of what the policy learnt, as logs and the service name it."""
+    policy_digest: str
+    """SHA-256 of everything that determines the policy's actions, as logs and the server name it."""
     registered_at: str
     """ISO 8601, UTC."""
     lineage: Mapping[str, Any]
@@ -42,7 +49,7 @@ class Version:
 
 
 def migrate_gate(gate: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a gate record with the names of today: those of format version 1 are replaced."""
+    """Return a gate record of any format version with the current names."""
     if gate is None:
         return None
     limits = {
@@ -50,6 +57,8 @@ def migrate_gate(gate: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "least_coverage": "min_coverage", "least_diversity": "min_diversity",
     }  # fmt: skip
     record = {**gate, "config": rename_keys(gate["config"], limits)} if "config" in gate else dict(gate)
+    if "policy" in gate:
+        record["policy"] = rename_keys(gate["policy"], {"content": "policy_digest"})
     if "criteria" in gate:
         record["criteria"] = [rename_keys(criterion, {"figure": "value"}) for criterion in gate["criteria"]]
     return record
@@ -59,7 +68,12 @@ def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "lineage": migrate_metadata(body["lineage"]), "gate": migrate_gate(body["gate"])}
 
 
-_MIGRATIONS: Mapping[int, Migration] = {1: _from_version_1}
+def _from_version_2(body: dict[str, Any]) -> dict[str, Any]:
+    renamed = rename_keys(body, {"content": "policy_digest"})
+    return {**renamed, "lineage": migrate_digests(body["lineage"]), "gate": migrate_gate(body["gate"])}
+
+
+_MIGRATIONS: Mapping[int, Migration] = {1: _from_version_1, 2: _from_version_2}
 
 
 def sound_manifest(artifact: Path) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
     return ReloadHooks(
         rollout,
         partial(with_latest_checkpoint, folder),
-        lambda scorer: (checkpoint_folder(folder, scorer.metadata["content"]) / CURRENT,),
+        lambda scorer: (checkpoint_folder(folder, scorer.metadata["policy_digest"]) / CURRENT,),
     )
 
 

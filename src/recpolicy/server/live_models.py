@@ -64,7 +64,7 @@ class LoadedVersion:
     @cached_property
     def policy_digest(self) -> str:
         """Digest of the learnt parameters."""
-        return str(self.scorer.metadata["content"])
+        return str(self.scorer.metadata["policy_digest"])
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,11 @@ def _load(registry: Registry, old: LiveState | None, hooks: ReloadHooks) -> Live
     return LiveState(
         LoadedVersion(learnt, routing.champion, None if learnt is champion else champion),
         None if number is None else LoadedVersion(trained(number), number),
-        routing.share, routing.shadow, routing.exploration, None if number is None else hooks.rollout(number),
-    )  # fmt: skip
+        routing.traffic_fraction,
+        routing.shadow,
+        routing.exploration,
+        None if number is None else hooks.rollout(number),
+    )
 
 
 def _mark(path: Path) -> tuple[int, int] | None:

@@ -58,7 +58,7 @@ class ComputedList:
     ratings: str
     """Predicted ratings [K], JSON."""
     allowed: bytes | None
-    """Packed bits over the catalogue; None: every item was allowed."""
+    """Packed bits over the catalog; None: every item was allowed."""
     context: bytes | None
     """The float32 context of a user whom the version does not know; None for a known user."""
 
@@ -281,7 +281,7 @@ def _context_bytes(scorer: Scorer, request: RecommendRequest, fold_in: FoldIn | 
 
 def _describe(scorer: Scorer, request: RecommendRequest, slate: Slate, answer: Prediction) -> list[dict[str, Any]]:
     """Return the items of a slate as the response shows them."""
-    rows = scorer.catalogue[slate.arms]
+    rows = scorer.action_items[slate.arms]
     columns = zip(
         rows.tolist(),
         finite(answer.rating[rows]),

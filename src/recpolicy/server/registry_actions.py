@@ -45,8 +45,7 @@ def apply(state: AppState, caller: Caller, name: str, action: RegistryAction) ->
 
 def routing(registry: Registry) -> dict[str, Any]:
     """Return the routing as responses show it."""
-    fields = asdict(registry.routing())
-    return {"traffic_fraction": fields.pop("share"), **fields, "previous": registry.aliases()["previous"]}
+    return {**asdict(registry.routing()), "previous": registry.aliases()["previous"]}
 
 
 def write_audit(state: AppState, caller: Caller, action: str, detail: Mapping[str, Any]) -> None:
@@ -94,7 +93,7 @@ def set_traffic(number: int | None, fraction: float | None, shadow: bool | None)
             raise ConfigError("there is no challenger whose traffic could change; name a version")
         load_scorer(registry.resolve(challenger))
         same = challenger == now.challenger
-        new_fraction = fraction if fraction is not None else (now.share if same else 0.0)
+        new_fraction = fraction if fraction is not None else (now.traffic_fraction if same else 0.0)
         new_shadow = shadow if shadow is not None else (same and now.shadow)
         registry.set_challenger(challenger, new_fraction, shadow=new_shadow, note=note)
         return {"number": challenger, "traffic_fraction": new_fraction, "shadow": new_shadow}

@@ -32,9 +32,9 @@ class IPWMeans:
     reward: Array  # [A], of r / p
 
     @classmethod
-    def of(cls, log: BanditLog, catalogue: NDArray[np.int32]) -> "IPWMeans":
+    def of(cls, log: BanditLog, action_items: NDArray[np.int32]) -> "IPWMeans":
         """Return the sums of all rounds; raises DataError for a log that shows items outside the catalog [A]."""
-        arm, arms = places(log, catalogue), len(catalogue)
+        arm, arms = places(log, action_items), len(action_items)
         each = np.exp(-np.maximum(log.log_propensity, _LEAST))  # [N]
         return cls(*(np.bincount(arm, one, arms).astype(np.float64) for one in (each, each**2, each * log.reward)))
 

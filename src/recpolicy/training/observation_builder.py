@@ -26,7 +26,7 @@ class ObservationBuilder:
     context: NDArray[np.float32]  # [U, >= D], the embedding first
     embedding: NDArray[np.float32]  # [A, D]
     genres: NDArray[np.float32]  # [A, G]
-    catalogue: NDArray[np.int32]  # [A], item rows, ascending
+    action_items: NDArray[np.int32]  # [A], item rows, ascending
     view: ObservationEncoder
     steps: int
     """Largest number S of items in a session."""
@@ -35,9 +35,9 @@ class ObservationBuilder:
         """Return the specs of time steps and actions of an agent with these observations."""
         observation = {
             "global": tensor_spec.TensorSpec((self.context.shape[1] + self.view.width,), tf.float32, "global"),
-            "mask": tensor_spec.TensorSpec((len(self.catalogue),), tf.int32, "mask"),
+            "mask": tensor_spec.TensorSpec((len(self.action_items),), tf.int32, "mask"),
         }
-        action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, len(self.catalogue) - 1, name="action")
+        action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, len(self.action_items) - 1, name="action")
         return ts.time_step_spec(observation), action
 
 
@@ -65,7 +65,7 @@ def replay(log: SessionLog, sight: ObservationBuilder) -> ReplayedSessions:
         table[session, log.step] = values
         return table
 
-    arm = padded(np.searchsorted(sight.catalogue, log.item).astype(np.int32), -1)
+    arm = padded(np.searchsorted(sight.action_items, log.item).astype(np.int32), -1)
     liked = padded(log.liked.astype(np.float32), 0)
     propensity = np.zeros(len(log)) if log.log_propensity is None else log.log_propensity
     context = sight.context[log.user[log.start[:-1]]]

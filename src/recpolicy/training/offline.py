@@ -58,7 +58,7 @@ def learn_from_log(
     agent: BanditAgent,
     log: BanditLog,
     context: NDArray[np.float32],  # [U, D]
-    catalogue: NDArray[np.int32],  # [A], item rows of the agent's arms
+    action_items: NDArray[np.int32],  # [A], item rows of the agent's arms
     *,
     epochs: int = 1,
     seed: int = 0,
@@ -70,9 +70,9 @@ def learn_from_log(
     nothing; only its error is measured. `last_loss` is the mean squared error of the last batch before its update. For
     CLOSED_FORM learners it is that of all rounds afterwards. Raises what `logged_actions` raises.
     """
-    action = logged_actions(agent, log, context, catalogue)
+    action = logged_actions(agent, log, context, action_items)
     at_once = CLOSED_FORM.get(type(agent.learner))
-    loss = None if at_once is None else at_once(agent.learner, log, context, catalogue, epochs)
+    loss = None if at_once is None else at_once(agent.learner, log, context, action_items, epochs)
     if loss is None:
         reward = log.reward.astype(np.float32)
         seen = log.contexts(context)
@@ -83,14 +83,14 @@ def learn_from_log(
 
 
 def _linear_at_once(
-    learner: DisjointLinear, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
+    learner: DisjointLinear, log: BanditLog, context: NDArray[np.float32], action_items: NDArray[np.int32], epochs: int
 ) -> float | None:
     """Learn the posterior in one pass; return the squared error, or None if the order of rounds matters."""
     if learner.forgets:
         return None
     table, row = log.distinct_contexts(context)  # [U + V, D]
     features = learner.features(read_observation(tf.constant(table))).numpy()  # [U + V, D (+ 1)]
-    sums = SufficientStatistics.of(log, features, catalogue, row)
+    sums = SufficientStatistics.of(log, features, action_items, row)
     beliefs = learner.posterior
     theta, covariance = posterior(sums * epochs, beliefs.theta.numpy(), beliefs.covariance.numpy())
     beliefs.theta.assign(theta.astype(np.float32))
@@ -99,13 +99,13 @@ def _linear_at_once(
 
 
 def _means_at_once(
-    learner: UCB1, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32], epochs: int
+    learner: UCB1, log: BanditLog, context: NDArray[np.float32], action_items: NDArray[np.int32], epochs: int
 ) -> float:
     """Learn the means over all users in one pass; return the squared error."""
     del context
-    sums = IPWMeans.of(log, catalogue)
+    sums = IPWMeans.of(log, action_items)
     learner.arms.include(sums.effective * epochs, sums.mean)
-    guess = learner.arms.mean.numpy()[places(log, catalogue)]
+    guess = learner.arms.mean.numpy()[places(log, action_items)]
     return float(np.square(log.reward - guess).mean())
 
 
@@ -116,7 +116,7 @@ CLOSED_FORM: Mapping[type[Learner], Callable[..., float | None]] = {
 
 
 def logged_actions(
-    agent: BanditAgent, log: BanditLog, context: NDArray[np.float32], catalogue: NDArray[np.int32]
+    agent: BanditAgent, log: BanditLog, context: NDArray[np.float32], action_items: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     """Return the agent's action [N] in each round of the log: the position of the item in the catalog [A].
 
@@ -131,7 +131,7 @@ def logged_actions(
     if not len(log):
         raise DataError(f"{log.name}: no rounds to learn from")
     log.check_features(context)
-    return places(log, catalogue)
+    return places(log, action_items)
 
 
 def _epoch(agent: BanditAgent, batches: int, size: int) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:

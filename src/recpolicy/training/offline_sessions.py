@@ -122,7 +122,7 @@ def learn_from_sessions(
     """
     check_log(agent.learner, log, sight)
     plan = Plan.of(agent.learner, log, config or OfflineRunConfig())
-    passes = Passes(agent, plan, replay(log, sight), len(sight.catalogue), seed)
+    passes = Passes(agent, plan, replay(log, sight), len(sight.action_items), seed)
     manager = None if folder is None else _manager(folder, passes, agent)
     if folder is not None and manager is not None:
         restore(manager, folder)
@@ -156,11 +156,11 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
             f"{log.name}: no propensities, by which topk_reinforce weighs every step; log them, or estimate them from"
             " the log itself with the agent's setting behavior = 'head'"
         )
-    strange = ~np.isin(log.item, sight.catalogue)
+    strange = ~np.isin(log.item, sight.action_items)
     if strange.any():
         raise DataError(
             f"{log.name}: {int(strange.sum())} of {len(log)} steps show items that are not among the"
-            f" {len(sight.catalogue)} of the policy; learn from a log with the policy's catalogue, or train a policy"
+            f" {len(sight.action_items)} of the policy; learn from a log with the policy's catalog, or train a policy"
             " with the log's"
         )
     longest = int(log.length.max())

@@ -96,7 +96,7 @@ def _check_environment(environment: RecommendationEnvironment) -> None:
     draw = environment.sample_round(environment.round)
     if draw.mask is not None or draw.candidates.shape.rank != 1:
         raise ConfigError(
-            f"{type(environment).__name__}: its candidates change; rounds are logged from a fixed catalogue only"
+            f"{type(environment).__name__}: its candidates change; rounds are logged from a fixed catalog only"
         )
 
 

@@ -80,11 +80,11 @@ def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[
     return arm, np.log(np.take_along_axis(probability, arm[:, np.newaxis], axis=1)[:, 0] / total)
 
 
-def independent_clicks(world: SessionWorld, catalogue: NDArray[np.int32], seed: int) -> BrowsingModel:
+def independent_clicks(world: SessionWorld, action_items: NDArray[np.int32], seed: int) -> BrowsingModel:
     """Return a click model of independent likes: by each item's probability, or by a known rating."""
-    chance = 1 / (1 + np.exp(-world.like[:, catalogue].astype(np.float64)))  # [W, A]
+    chance = 1 / (1 + np.exp(-world.like[:, action_items].astype(np.float64)))  # [W, A]
     if world.known is not None:
-        known = world.known[:, catalogue]
+        known = world.known[:, action_items]
         chance = np.where(known >= 0, known >= LIKE_LEVEL, chance)
     rng = generator(seed, "logging/slates/likes")
 

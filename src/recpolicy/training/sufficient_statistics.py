@@ -35,7 +35,7 @@ class SufficientStatistics:
 
     @classmethod
     def of(
-        cls, log: BanditLog, context: NDArray[np.floating], catalogue: NDArray[np.int32],
+        cls, log: BanditLog, context: NDArray[np.floating], action_items: NDArray[np.int32],
         row: NDArray[np.int32] | None = None,
     ) -> "SufficientStatistics":  # fmt: skip
         """Return the sums of all rounds; context [U, D] belongs to users, catalog [A] has the arms' item rows, sorted.
@@ -44,10 +44,10 @@ class SufficientStatistics:
         `log.distinct_contexts`. Raises DataError for a log that shows items outside the catalog, or has vectors of
         another length.
         """
-        arm = places(log, catalogue)
+        arm = places(log, action_items)
         if row is None:
             context, row = log.distinct_contexts(context)
-        arms, features = len(catalogue), context.shape[1]
+        arms, features = len(action_items), context.shape[1]
         order = np.argsort(arm, kind="stable")
         row, reward = row[order], log.reward[order]
         count = np.bincount(arm, minlength=arms)
@@ -77,7 +77,7 @@ def merged(one: SufficientStatistics, other: SufficientStatistics) -> Sufficient
     if one.moment.shape != other.moment.shape:
         raise DataError(
             f"statistics of {one.moment.shape} and {other.moment.shape} arms and features cannot be merged; make both"
-            " with the same catalogue and contexts"
+            " with the same catalog and contexts"
         )
     return SufficientStatistics(
         one.gram + other.gram, one.moment + other.moment, one.count + other.count, one.squares + other.squares
@@ -99,12 +99,13 @@ def posterior(
     return new_theta, new_covariance
 
 
-def places(log: BanditLog, catalogue: NDArray[np.int32]) -> NDArray[np.int32]:
+def places(log: BanditLog, action_items: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the position [N] of each logged item in the catalog [A]; raises DataError for items outside it."""
-    strange = ~np.isin(log.item, catalogue)
+    strange = ~np.isin(log.item, action_items)
     if strange.any():
         raise DataError(
-            f"{log.name}: {int(strange.sum())} of {len(log)} rounds show items that are not among the {len(catalogue)}"
-            " of the policy; learn from a log with the policy's catalogue, or train a policy with the log's"
+            f"{log.name}: {int(strange.sum())} of {len(log)} rounds show items that are not among the"
+            f" {len(action_items)} of the policy; learn from a log with the policy's catalog, or train a policy"
+            " with the log's"
         )
-    return np.searchsorted(catalogue, log.item).astype(np.int32)
+    return np.searchsorted(action_items, log.item).astype(np.int32)

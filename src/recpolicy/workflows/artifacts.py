@@ -72,9 +72,9 @@ def log_lineage(log: BanditLog | SessionLog) -> dict[str, Any]:
     """
     if isinstance(log, SessionLog):
         return {"log": log.digest}
-    pages = {} if log.pages is None else {"pages": log.pages}
+    slates = {} if log.slate_digest is None else {"slate_digest": log.slate_digest}
     until = {} if log.exporter is None else {LOG_UNTIL: int(log.time[-1])}
-    return {"log": log.digest, **pages, **until}
+    return {"log": log.digest, **slates, **until}
 
 
 def check_absent(out: Path) -> None:
@@ -130,7 +130,7 @@ def make_artifact(
         item=features.embeddings.item,
         offset=features.embeddings.offset,
         rating_std=features.model.std,
-        catalogue=features.catalogue,
+        action_items=features.action_items,
         rated_user=train_ratings.user,
         rated_item=train_ratings.item,
         users=train_ratings.users,
@@ -151,7 +151,7 @@ def with_policy(artifact: Artifact, exported: "ExportedPolicy", metadata: Mappin
     changed = replace(
         artifact, estimator=exported.estimator, head=exported.head, settings=exported.settings, policy=arrays
     )
-    return replace(changed, metadata={**metadata, "content": policy_digest(changed)})
+    return replace(changed, metadata={**metadata, "policy_digest": policy_digest(changed)})
 
 
 def policy_digest(artifact: Artifact) -> str:
@@ -159,7 +159,7 @@ def policy_digest(artifact: Artifact) -> str:
     return content_digest(
         artifact.agent, artifact.estimator, artifact.head, dict(artifact.settings), artifact.uniform_mix,
         *(artifact.policy[key] for key in sorted(artifact.policy)), artifact.context, artifact.item, artifact.offset,
-        artifact.catalogue,
+        artifact.action_items,
     )  # fmt: skip
 
 

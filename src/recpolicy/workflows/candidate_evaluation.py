@@ -1,6 +1,6 @@
 """Evaluate a candidate: on held-out ratings with the baselines, on logged rounds against the incumbent, or both.
 
-The evaluation is a JSON file for the gate, and a page for people. N rounds, U users, A items of the catalogue.
+The evaluation is a JSON file for the gate, and a page for people. N rounds, U users, A items of the catalog.
 """
 
 import time
@@ -36,7 +36,7 @@ __all__ = [
     "write_candidate_evaluation",
 ]  # fmt: skip
 
-FORMAT, FORMAT_VERSION = "recpolicy evaluation", 2
+FORMAT, FORMAT_VERSION = "recpolicy evaluation", 3
 INCUMBENT = "incumbent"
 """The incumbent's name among the policies of the held-out evaluation."""
 _OF_SESSIONS = "a log of sessions; expected rounds. Use recpolicy ope estimate --log for policies of sessions"
@@ -213,7 +213,7 @@ def evaluate_candidate(
         held_out=held_out,
         name=name,
         log_comparison=log_comparison,
-        baseline="the logging policy" if incumbent is None else f"incumbent {incumbent.metadata['content'][:8]}",
+        baseline="the logging policy" if incumbent is None else f"incumbent {incumbent.metadata['policy_digest'][:8]}",
         seed=seed,
         actions=_actions_of_users(policy) if log_comparison is None else log_comparison.actions,
         log_groups={} if log_comparison is None else log_comparison.group_gains(groups),
@@ -272,28 +272,37 @@ def read_candidate_evaluation(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: The file is missing or not an evaluation.
     """
-    return read_versioned_json(path, FORMAT, FORMAT_VERSION, {1: _from_version_1}, former_format="recpolicy judgement")
+    return read_versioned_json(
+        path, FORMAT, FORMAT_VERSION, {1: _from_version_1, 2: _from_version_2}, former_format="recpolicy judgement"
+    )
 
 
 def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
     """Return the content with the names of version 2."""
     renamed = {
-        "judge_regret": "evaluation_regret", "against": "baseline",
-        "effective_rounds": "effective_sample_size", "weight_off": "mean_weight_z",
-        "largest_weight": "max_weight", "share_tamed": "share_clipped",
-    }  # fmt: skip
+        "judge_regret": "evaluation_regret",
+        "against": "baseline",
+        "effective_rounds": "effective_sample_size",
+        "weight_off": "mean_weight_z",
+        "largest_weight": "max_weight",
+        "share_tamed": "share_clipped",
+    }
     body = {**rename_keys(body, renamed, nested=True), "format": FORMAT}
     choices = {"held_out": "held_out_choice", "choice": "held_out_choice", "place": "normalized_choice"}
     parts = {"held_out": choices, "off_policy": {"choice": "tuning"}}
     return {**body, **{key: rename_keys(body[key], names, nested=True) for key, names in parts.items() if key in body}}
 
 
+def _from_version_2(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "policy": rename_keys(body["policy"], {"content": "policy_digest"})}
+
+
 def _described(policy: Policy) -> dict[str, Any]:
     metadata = policy.metadata
     return {
-        "agent": policy.artifact.agent, "content": metadata["content"], "data": metadata["data"],
+        "agent": policy.artifact.agent, "policy_digest": metadata["policy_digest"], "data": metadata["data"],
         "settings": metadata["config"]["agent"], "seed": metadata["seed"], "log": metadata.get("log"),
-        "parents": [parent["content"] for parent in metadata.get("parents", [])],
+        "parents": [parent["policy_digest"] for parent in metadata.get("parents", [])],
     }  # fmt: skip
 
 
@@ -305,8 +314,8 @@ def _inputs(
     policy: Policy, incumbent: Policy | None, split: Split | None, log: BanditLog | None
 ) -> dict[str, str | None]:
     return {
-        "candidate": policy.metadata["content"],
-        "incumbent": None if incumbent is None else incumbent.metadata["content"],
+        "candidate": policy.metadata["policy_digest"],
+        "incumbent": None if incumbent is None else incumbent.metadata["policy_digest"],
         "train": None if split is None else split.train.digest,
         "test": None if split is None else split.test.digest,
         "rounds": None if log is None else log.digest,
@@ -315,7 +324,7 @@ def _inputs(
 
 def _actions_of_users(policy: Policy) -> ActionDiversity:
     """Return the diversity of the best items of all users."""
-    score = policy.scores()[0][:, policy.artifact.catalogue]
+    score = policy.scores()[0][:, policy.artifact.action_items]
     return action_diversity(top_items(score, np.zeros(score.shape, bool), k=1).count)
 
 

@@ -1,6 +1,6 @@
 """The benchmark of the off-policy estimators in a world fitted on ratings: JSON, a page, and the simulated world.
 
-U users, A items of the catalogue, N rounds.
+U users, A items of the catalog, N rounds.
 """
 
 import os
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RESULT_FILE, PAGE_FILE = "estimators.json", "estimators.html"
 ITEMS = 100
-"""Size of the catalogue by default."""
+"""Size of the catalog by default."""
 NEAR, FAR = "near", "far"
 """The logging policies: the target with more randomness, and the uniform choice."""
 
@@ -123,11 +123,11 @@ def logged_world(
     """Return the training world with the rating model as reward model, and the three policies."""
     features = prepare_features(train_ratings, training, model=model, model_config=model_config, seed=seed)
     world = training_world(train_ratings, training, seed)
-    score = features.model.mean[:, features.catalogue]
+    score = features.model.mean[:, features.action_items]
     near = LogConfig(temperature=settings.near_temperature, uniform_mix=settings.near_uniform_mix)
     target = LogConfig(temperature=settings.target_temperature, uniform_mix=0.0)
     return LoggedWorld(
-        expected=world.expected[:, features.catalogue],
+        expected=world.expected[:, features.action_items],
         scale=world.scale,
         target=logging_probabilities(score, target),
         logging_policies={

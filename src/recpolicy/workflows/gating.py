@@ -25,7 +25,7 @@ from recpolicy.workflows.candidate_evaluation import (
     write_candidate_evaluation,
 )
 
-RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 2
+RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 3
 EVALUATION_FILE, RECORD_FILE, PAGE_FILE = "evaluation.json", "gate.json", "gate.html"
 OFF = "off"
 """Value of a limit that is switched off, in files without null."""
@@ -90,9 +90,13 @@ def write_gate(result: Gate, record: Path, page: Path | None = None) -> None:
     write_report(page, content)
 
 
+def _current(body: dict[str, Any]) -> dict[str, Any]:
+    return migrate_gate(body) or {}
+
+
 def read_gate(record: Path) -> dict[str, Any]:
     """Return a gate record; raise ArtifactError for any other file."""
-    return read_versioned_json(record, RECORD_FORMAT, RECORD_VERSION, {1: lambda body: migrate_gate(body) or {}})
+    return read_versioned_json(record, RECORD_FORMAT, RECORD_VERSION, {1: _current, 2: _current})
 
 
 def gate_candidate(
@@ -179,11 +183,13 @@ def register(policy: Path, record: Path, registered: Path, registry: str = "") -
     gate = read_gate(record)
     if gate["verdict"] != "pass":
         raise ArtifactError(f"{record}: the verdict is {gate['verdict']}; only a policy that passed can be registered")
-    if gate["policy"]["content"] != metadata["content"]:
-        raise ArtifactError(f"{record}: of another policy ({gate['policy']['content'][:12]}); gate this one first")
+    if gate["policy"]["policy_digest"] != metadata["policy_digest"]:
+        raise ArtifactError(
+            f"{record}: of another policy ({gate['policy']['policy_digest'][:12]}); gate this one first"
+        )
     with atomic_directory(registered) as folder:
         shutil.copytree(policy, folder, dirs_exist_ok=True)
-    figures = {"verdict": gate["verdict"], "content": metadata["content"], "version": 0}
+    figures = {"verdict": gate["verdict"], "policy_digest": metadata["policy_digest"], "version": 0}
     if registry:
         store = Registry(Path(registry))
         lineage = {"data": metadata["data"], "split": metadata["split"], "parents": metadata.get("parents", [])}

@@ -93,7 +93,12 @@ def import_log(
     imported = FORMATS[format](Path(file), tables, scale, **names)
     rounds = imported.rounds
     report = ImportReport(
-        len(rounds), len(pd.unique(rounds.user)), len(rounds.catalogue), imported.skipped, imported.lost, tables is None
+        len(rounds),
+        len(pd.unique(rounds.user)),
+        len(rounds.action_items),
+        imported.skipped,
+        imported.lost,
+        tables is None,
     )
     metadata = {"format": _KIND, "version": _VERSION, "scale": list(rounds.scale), "digest": file_digest(Path(file))}
     with atomic_directory(Path(out)) as folder:

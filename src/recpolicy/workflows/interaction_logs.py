@@ -1,6 +1,6 @@
 """Simulate logs of single rounds, and ingest raw logs into rounds for training and evaluation.
 
-U users, A items of the catalogue, D features.
+U users, A items of the catalog, D features.
 """
 
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ class LogConfig:
     temperature: Temperature = 0.2
     """Temperature of the softmax over the logging policy's scores, in their units (stars)."""
     uniform_mix: Fraction = 0.01
-    """Fraction of uniform choices; above 0, every item of the catalogue has a positive propensity."""
+    """Fraction of uniform choices; above 0, every item of the catalog has a positive propensity."""
     days: Days = 7.0
     """Days that the log spans."""
     reward_delay_hours: NonNegativeFloat = 1.0
@@ -88,7 +88,7 @@ def simulate_log(
     Args:
         train_ratings: The train part of a split.
         out: The folder to write; it must not exist.
-        logging_policy: A name in LOGGING_POLICIES, with the catalogue of `train`; or a policy, with its own.
+        logging_policy: A name in LOGGING_POLICIES, with the catalog of `train`; or a policy, with its own.
         config: A LogConfig or its settings.
         train: Settings of features, world and environment (TrainConfig).
         model: A rating model that was fitted on the ratings; without it, one is fitted.
@@ -114,7 +114,7 @@ def simulate_log(
     policy = make_logging_policy(logging_policy, train_ratings, training, model, model_config, seed)
     probability = logging_probabilities(policy.score, settings)
     environment = ItemBandit(
-        training_world(train_ratings, training, seed), policy.context, policy.catalogue,
+        training_world(train_ratings, training, seed), policy.context, policy.action_items,
         ItemBanditConfig(batch_size=training.batch_size, drift_period=training.drift_period), seed,
     )  # fmt: skip
     played = play_logged(environment, probability, settings.rounds, seed, show_progress)
@@ -205,10 +205,17 @@ def _make_rounds(
     prefix = content_digest(version, played.user, played.arm, day_start(settings.first_day))[:8]
     return BanditLog(
         event_id=np.array([f"{prefix}-{number:09d}" for number in range(count)], object),
-        time=time, user=played.user, item=policy.catalogue[played.arm], log_propensity=np.log(played.propensity),
-        reward=played.reward.astype(np.float64), catalogue=policy.catalogue, scale=scale, name=f"log of {policy.name}",
-        policy=np.full(count, policy.name, object), version=np.full(count, version, object),
-    )  # fmt: skip
+        time=time,
+        user=played.user,
+        item=policy.action_items[played.arm],
+        log_propensity=np.log(played.propensity),
+        reward=played.reward.astype(np.float64),
+        action_items=policy.action_items,
+        scale=scale,
+        name=f"log of {policy.name}",
+        policy=np.full(count, policy.name, object),
+        version=np.full(count, version, object),
+    )
 
 
 def _late_rewards(

@@ -1,6 +1,6 @@
 """Compare a policy on logged rounds with an incumbent or with the logging policy, by off-policy evaluation.
 
-N rounds, U users, A items of the log's catalogue. Policies act without exploration: the best eligible item; ties share
+N rounds, U users, A items of the log's catalog. Policies act without exploration: the best eligible item; ties share
 the probability equally. The candidate's rating estimates predict rewards. Rounds with a context vector use that vector;
 other rounds use the policy's features of the user.
 """
@@ -125,7 +125,7 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
         _check_same_features(policy, incumbent, log)
     choice, rating = _tables(policy, log)
     feedback = BanditFeedback(
-        action=log.arm(), reward=log.reward, behavior_prob=log.propensity, user=log.user, actions=len(log.catalogue),
+        action=log.arm(), reward=log.reward, behavior_prob=log.propensity, user=log.user, actions=len(log.action_items),
     )  # fmt: skip
     return LogComparison(
         feedback,
@@ -155,10 +155,10 @@ def _tables(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
     distinct_contexts, row = log.distinct_contexts(policy.artifact.context)  # [U + V, C], [N]
 
     def of(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        score, rating = (table[:, log.catalogue] for table in policy.scores(contexts))
+        score, rating = (table[:, log.action_items] for table in policy.scores(contexts))
         return score, np.clip(rating, *log.scale)
 
-    if len(distinct_contexts) * len(log.catalogue) > _MAX_CELLS:
+    if len(distinct_contexts) * len(log.action_items) > _MAX_CELLS:
         return (
             lambda part: greedy(of(distinct_contexts[row[part]])[0], log.allowed(part)),
             lambda part: of(distinct_contexts[row[part]])[1],
@@ -187,7 +187,7 @@ def check_log_type(policy: Policy, sequential: bool, log: str) -> None:
 def check_not_learned(role: str, policy: Policy, log: str, digest: str) -> None:
     """Raise DataError if the policy or one of its parents has learned from the log of this digest, or its slots."""
     lineage = (policy.metadata, *policy.metadata.get("parents", []))
-    if digest in {version.get(key) for version in lineage for key in ("log", "pages")}:
+    if digest in {version.get(key) for version in lineage for key in ("log", "slate_digest")}:
         raise DataError(f"{log}: {role} has learned from this log; evaluate it on another log")
 
 

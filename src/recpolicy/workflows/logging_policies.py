@@ -1,6 +1,6 @@
 """Logging policies of simulated logs, and the times of logged events.
 
-A baseline or a trained policy logs by a softmax over its scores. U users, A items of the catalogue, D features.
+A baseline or a trained policy logs by a softmax over its scores. U users, A items of the catalog, D features.
 """
 
 from dataclasses import dataclass
@@ -58,14 +58,14 @@ LOGGING_POLICIES = ("random", "highest_mean", "rating_model")
 
 @dataclass(frozen=True)
 class LoggingPolicy:
-    """A policy that logs: its scores over a catalogue, for known users."""
+    """A policy that logs: its scores over a catalog, for known users."""
 
     name: str
     version: str
     """Digest of a trained policy; empty for a baseline."""
     score: NDArray[np.floating]  # [U, A]
     context: NDArray[np.float32]  # [U, D]
-    catalogue: NDArray[np.int32]  # [A]
+    action_items: NDArray[np.int32]  # [A]
 
 
 def make_logging_policy(
@@ -76,7 +76,7 @@ def make_logging_policy(
     model_config: Any,
     seed: int,
 ) -> LoggingPolicy:
-    """Return the baseline of this name with the catalogue of `training`, or a trained policy with its own.
+    """Return the baseline of this name with the catalog of `training`, or a trained policy with its own.
 
     Raises:
         ConfigError: The name is unknown, or the policy is one of sessions.
@@ -93,8 +93,8 @@ def _baseline(
     if name not in LOGGING_POLICIES:
         raise unknown_name_error("logging policy", name, LOGGING_POLICIES)
     features = prepare_features(train_ratings, training, model=model, model_config=model_config, seed=seed)
-    score = baseline_tables(train_ratings, features.model)[name].score[:, features.catalogue]
-    return LoggingPolicy(name, "", score, features.context, features.catalogue)
+    score = baseline_tables(train_ratings, features.model)[name].score[:, features.action_items]
+    return LoggingPolicy(name, "", score, features.context, features.action_items)
 
 
 def _loaded(policy: Policy, train_ratings: Ratings) -> LoggingPolicy:
@@ -107,8 +107,10 @@ def _loaded(policy: Policy, train_ratings: Ratings) -> LoggingPolicy:
         raise DataError(
             f"{train_ratings.name}: other users or items than those of the logging policy; use its own ratings"
         )
-    score = policy.scores()[0][:, artifact.catalogue]
-    return LoggingPolicy(artifact.agent, artifact.metadata["content"], score, artifact.context, artifact.catalogue)
+    score = policy.scores()[0][:, artifact.action_items]
+    return LoggingPolicy(
+        artifact.agent, artifact.metadata["policy_digest"], score, artifact.context, artifact.action_items
+    )
 
 
 def _same(table: "pd.DataFrame", other: "pd.DataFrame", column: str) -> bool:

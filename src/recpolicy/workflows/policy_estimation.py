@@ -263,11 +263,11 @@ def _check_policies(policy: Policy, incumbent: Policy | None, log: Log) -> None:
 
 
 def _check_slate_policy(who: str, policy: Policy, log: SlateLog) -> None:
-    unknown = ~np.isin(log.catalogue, policy.artifact.catalogue)
+    unknown = ~np.isin(log.action_items, policy.artifact.action_items)
     if unknown.any():
         raise DataError(
-            f"{log.name}: {int(unknown.sum())} of the {len(log.catalogue)} items of its slates are not in the catalogue"
-            f" of {who} ({policy.artifact.agent}); evaluate a policy with that catalogue"
+            f"{log.name}: {int(unknown.sum())} of the {len(log.action_items)} items of its slates are not in the"
+            f" catalog of {who} ({policy.artifact.agent}); evaluate a policy with that catalog"
         )
 
 
@@ -280,10 +280,10 @@ def _check_session_policy(who: str, policy: Policy, log: SessionLog) -> None:
             f"{log.name}: user row {int(log.user.max())}, but {who} ({artifact.agent}) knows {len(artifact.users)}"
             " users; read the log with the policy's tables (read_evaluation_log)"
         )
-    if not np.array_equal(log.catalogue, artifact.catalogue):
+    if not np.array_equal(log.action_items, artifact.action_items):
         raise DataError(
-            f"{log.name}: its {len(log.catalogue)} items are not the {len(artifact.catalogue)} of {who}"
-            f" ({artifact.agent}), which chooses among others; evaluate policies with the log's catalogue"
+            f"{log.name}: its {len(log.action_items)} items are not the {len(artifact.action_items)} of {who}"
+            f" ({artifact.agent}), which chooses among others; evaluate policies with the log's catalog"
         )
     longest, steps = int(log.length.max()), int(artifact.policy["steps"])
     if longest > steps:

@@ -1,6 +1,6 @@
 """The feedback that off-policy estimators read of a saved policy on a log of slates or sessions.
 
-N slates of K slots, or M sessions of at most T steps with N steps in all; A actions of the log's catalogue, F features.
+N slates of K slots, or M sessions of at most T steps with N steps in all; A actions of the log's catalog, F features.
 A policy fills a slate without exploration: each slot shows the best-scored item that the slot can still show; ties
 share the slot. In sessions it acts without exploration (`greedy`) or as its artifact explores (`exploring`). The
 logged sessions are replayed step by step as the policy would have observed them (inference/session_replay.py).
@@ -41,14 +41,14 @@ def slate_feedback(policy: Policy, log: SlateLog) -> tuple[SlateFeedback, Array,
         The feedback; the rating estimates of the logged items [N, K]; and the estimates averaged over the policy's own
         choices for a slot below the logged items [N, K].
     """
-    score, rating = (table[:, log.catalogue] for table in policy.scores())
+    score, rating = (table[:, log.action_items] for table in policy.scores())
     prob, logged_rating, expected_rating = (np.empty(log.slate.shape) for _ in range(3))
     action = log.arm
     for first in range(0, len(log), _SLATES_AT_ONCE):
         part = slice(first, first + _SLATES_AT_ONCE)
         user = log.user[part]
         for slot in range(log.slots):
-            candidates, available = open_to(slot, action[part], log.shelves, len(log.catalogue))
+            candidates, available = open_to(slot, action[part], log.shelves, len(log.action_items))
             choice = greedy(score[np.ix_(user, candidates)], available)  # [n, M]
             ratings = rating[np.ix_(user, candidates)]  # [n, M]
             logged = np.searchsorted(candidates, action[part, slot])[:, np.newaxis]
@@ -74,7 +74,7 @@ def slate_model(policy: Policy, log: SlateLog, config: MultiStepConfig) -> tuple
 
 def _pseudo_weights(score: Floats, log: SlateLog) -> Array | None:
     """Return the weights [N] of slates without shelves; None unless they were drawn uniformly, from few items."""
-    actions = len(log.catalogue)
+    actions = len(log.action_items)
     if log.shelves is not None or log.slots * actions > _MAX_CELLS:
         return None
     uniform = -np.log(actions - np.arange(log.slots))
@@ -128,7 +128,7 @@ def trajectory_feedback(log: SessionLog, target_prob: Array, gamma: float) -> Tr
 def _replay(policy: Policy, log: SessionLog, policy_mode: str) -> tuple[Array, Array, Array, Array]:
     """Return for the N logged steps the policy's probability of the logged action and ratings in 0..1 that it expected.
 
-    The ratings are those of the logged action, averaged over the policy's choices, and averaged over the catalogue.
+    The ratings are those of the logged action, averaged over the policy's choices, and averaged over the catalog.
     """
     prob, logged_rating, expected_rating, typical = np.empty((4, len(log)))
     low, high = policy.artifact.scale
@@ -148,7 +148,7 @@ def step_features(log: SessionLog, left: Array, typical: Array, rating: Array) -
     Args:
         log: the sessions.
         left: [N], fraction of the steps that are left.
-        typical: [N], expected rating of the catalogue. rating: [N], expected rating of the item.
+        typical: [N], expected rating of the catalog. rating: [N], expected rating of the item.
     """
     begin, row = np.repeat(log.start[:-1], log.length), np.arange(len(log))
     likes_before: Array = np.cumsum(log.liked) - log.liked.astype(np.float64)

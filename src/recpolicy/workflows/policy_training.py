@@ -1,6 +1,6 @@
 """Train an agent of single rounds: features, a simulated world, the agent, the training loop, the artifact.
 
-U users, I items, A items of the catalogue, D features. Everything is fitted on the train part of the split. The
+U users, I items, A items of the catalog, D features. Everything is fitted on the train part of the split. The
 training world and the features come from two different rating models.
 """
 
@@ -164,14 +164,14 @@ def make_environment(world: World, features: Features, settings: TrainConfig, se
     from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 
     config = ItemBanditConfig(batch_size=settings.batch_size, drift_period=settings.drift_period)
-    return ItemBandit(world, features.context, features.catalogue, config, seed)
+    return ItemBandit(world, features.context, features.action_items, config, seed)
 
 
 def baseline_regret(world: World, train_ratings: Ratings, features: Features) -> dict[str, float]:
     """Return each baseline's exact regret per interaction in the training world, in rating units, without drift."""
-    expected = world.expected[:, features.catalogue]  # [U, A]
+    expected = world.expected[:, features.action_items]  # [U, A]
     return {
-        name: float(regret_by_user(expected, table.score[:, features.catalogue]).mean())
+        name: float(regret_by_user(expected, table.score[:, features.action_items]).mean())
         for name, table in baseline_tables(train_ratings, features.model).items()
     }
 
@@ -193,7 +193,7 @@ def _make_agent(
     from recpolicy.agents import agent_entry
     from recpolicy.agents.item_features import arms_of
 
-    arms = arms_of(features.catalogue, features.embeddings, train_ratings)
+    arms = arms_of(features.action_items, features.embeddings, train_ratings)
     specs = environment.time_step_spec(), environment.action_spec()
     agent: BanditAgent = agent_entry(name).make(*specs, config, arms, seed)
     return agent
@@ -203,7 +203,7 @@ def _check_log(agent: "BanditAgent", log: BanditLog, features: Features) -> None
     """Raise ConfigError or DataError if the agent cannot learn from the log."""
     from recpolicy.training.offline import logged_actions
 
-    logged_actions(agent, log, features.context, features.catalogue)
+    logged_actions(agent, log, features.context, features.action_items)
 
 
 def _learn_from_log(
@@ -212,22 +212,22 @@ def _learn_from_log(
     """Train on logged rounds; return the figures of the training."""
     from recpolicy.training.offline import learn_from_log
 
-    return learn_from_log(agent, log, features.context, features.catalogue, epochs=settings.epochs, seed=seed)
+    return learn_from_log(agent, log, features.context, features.action_items, epochs=settings.epochs, seed=seed)
 
 
 def _learn_from_ratings(
     agent: "BanditAgent", train_ratings: Ratings, features: Features, settings: TrainConfig, seed: int
 ) -> dict[str, Any]:
-    """Train on the ratings of items in the catalogue; return the figures of the training."""
+    """Train on the ratings of items in the catalog; return the figures of the training."""
     from recpolicy.training.offline import learn_offline
 
     action_index = np.full(train_ratings.shape[1], -1, np.int32)  # [I]
-    action_index[features.catalogue] = np.arange(len(features.catalogue), dtype=np.int32)
-    in_catalogue = action_index[train_ratings.item] >= 0
-    context = features.context[train_ratings.user[in_catalogue]]
-    action, reward = action_index[train_ratings.item[in_catalogue]], train_ratings.rating[in_catalogue]
+    action_index[features.action_items] = np.arange(len(features.action_items), dtype=np.int32)
+    is_action_item = action_index[train_ratings.item] >= 0
+    context = features.context[train_ratings.user[is_action_item]]
+    action, reward = action_index[train_ratings.item[is_action_item]], train_ratings.rating[is_action_item]
     losses = learn_offline(agent, context, action, reward, epochs=settings.epochs, seed=seed)
-    rows = int(in_catalogue.sum())
+    rows = int(is_action_item.sum())
     return {"mode": "offline", "rows": rows, "epochs": settings.epochs, "last_loss": float(losses[-1])}
 
 

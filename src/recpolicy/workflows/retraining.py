@@ -1,4 +1,4 @@
-"""Continue the training of a policy on new logged rounds, with the same features and catalogue."""
+"""Continue the training of a policy on new logged rounds, with the same features and catalog."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: int = 1, seed: int = 0) -> Policy:
     """Continue the training of a policy on logged rounds and write the new policy to the folder `out`.
 
-    The new artifact keeps the incumbent's features, catalogue and split. Its metadata has the digest of the log and, in
+    The new artifact keeps the incumbent's features, catalog and split. Its metadata has the digest of the log and, in
     `parents`, the digests of all earlier policies and of their logs, the incumbent last. Rounds of a growing log that
     the incumbent has learned are skipped.
 
@@ -62,11 +62,11 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     log = _new_rounds(log, old)
     agent = untrained_agent(old)
     read_learner(agent, incumbent)
-    parent: dict[str, Any] = {"content": old.metadata["content"], "log": old.metadata.get("log")}
-    if "pages" in old.metadata:
-        parent["pages"] = old.metadata["pages"]
-    figures = {**learn_from_log(agent, log, old.context, old.catalogue, epochs=epochs, seed=seed), "seed": seed}
-    inherited = {name: value for name, value in old.metadata.items() if name != "pages"}
+    parent: dict[str, Any] = {"policy_digest": old.metadata["policy_digest"], "log": old.metadata.get("log")}
+    if "slate_digest" in old.metadata:
+        parent["slate_digest"] = old.metadata["slate_digest"]
+    figures = {**learn_from_log(agent, log, old.context, old.action_items, epochs=epochs, seed=seed), "seed": seed}
+    inherited = {name: value for name, value in old.metadata.items() if name != "slate_digest"}
     lineage: dict[str, Any] = {
         **log_lineage(log),
         "training": figures,
@@ -95,7 +95,7 @@ def _new_rounds(log: BanditLog, old: Artifact) -> BanditLog:
 
 
 def untrained_agent(artifact: Artifact) -> "BanditAgent":
-    """Return an untrained agent with the config, catalogue and contexts of the artifact.
+    """Return an untrained agent with the config, catalog and contexts of the artifact.
 
     Raises:
         ConfigError: Agents of this name cannot learn from a log.
@@ -112,7 +112,7 @@ def untrained_agent(artifact: Artifact) -> "BanditAgent":
         raise ConfigError(f"{artifact.agent} is a baseline and never learns; retrain an agent that does (linucb)")
     entry = agent_entry(artifact.agent)
     config = build(entry.config, artifact.metadata["config"]["agent"], f"agent {artifact.agent}")
-    width, arms = artifact.context.shape[1], len(artifact.catalogue)
+    width, arms = artifact.context.shape[1], len(artifact.action_items)
     observation = tensor_spec.TensorSpec((width,), tf.float32, "context")
     action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, arms - 1, name="action")
     agent: BanditAgent = entry.make(ts.time_step_spec(observation), action, config, _item_features(artifact), 0)
@@ -121,12 +121,12 @@ def untrained_agent(artifact: Artifact) -> "BanditAgent":
 
 
 def _item_features(artifact: Artifact) -> Any:
-    """Return the features of the catalogue; mean ratings are 0, because no learner reads them again."""
+    """Return the features of the catalog; mean ratings are 0, because no learner reads them again."""
     from recpolicy.agents.item_features import ItemFeatures
 
-    catalogue = artifact.catalogue
-    count = np.bincount(artifact.rated_item, minlength=len(artifact.items))[catalogue]
+    action_items = artifact.action_items
+    count = np.bincount(artifact.rated_item, minlength=len(artifact.items))[action_items]
     return ItemFeatures(
-        artifact.item[catalogue], artifact.offset[catalogue], count.astype(np.float32),
-        np.zeros(len(catalogue), np.float32), artifact.scale, genre_directions(artifact.items)[catalogue],
+        artifact.item[action_items], artifact.offset[action_items], count.astype(np.float32),
+        np.zeros(len(action_items), np.float32), artifact.scale, genre_directions(artifact.items)[action_items],
     )  # fmt: skip

@@ -91,7 +91,7 @@ def evaluate_sessions(
 ) -> SessionEvaluation:
     """Evaluate session policies and the baselines in simulated sessions, greedily.
 
-    Policies may differ in agent, view and embeddings. Catalogue, reward and length of sessions must be the same, and,
+    Policies may differ in agent, view and embeddings. Catalog, reward and length of sessions must be the same, and,
     without `worlds`, also the simulator and the seed.
 
     Args:
@@ -139,7 +139,7 @@ def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> Non
         train = policy.metadata["config"]["train"]
         same = {name: train[name] for name in ("reward", "reward_decay", "max_episode_steps")}
         worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.metadata["seed"]}
-        return {**same, **worlds, "catalogue": policy.artifact.catalogue.tolist()}
+        return {**same, **worlds, "action_items": policy.artifact.action_items.tolist()}
 
     (first, *others) = policies
     expected = session_settings(policies[first])
@@ -173,8 +173,8 @@ def _returns(
         player = player_of.setdefault(sees, SessionPlayer(environment))
         played[name] = player.play(_greedy(policy), seed)
     first = next(iter(policies))
-    catalogue = policies[first].artifact.catalogue
-    choices = session_baselines(environments[first], {name: table[:, catalogue] for name, table in tables.items()})
+    action_items = policies[first].artifact.action_items
+    choices = session_baselines(environments[first], {name: table[:, action_items] for name, table in tables.items()})
     player = next(iter(player_of.values()))
     played |= {name: player.play(choose, seed) for name, choose in choices.items()}
     reference = played["rating_model"].by_user(played["rating_model"].reward)
@@ -196,7 +196,7 @@ def _environment(policy: Policy, world: SessionWorld, seed: int) -> Any:
     from recpolicy.environments.session import SessionEnvironment
 
     artifact, config = policy.artifact, session_config(_settings(policy), SESSIONS_PER_USER * len(world.users))
-    return SessionEnvironment(world, artifact.context, artifact.item, artifact.catalogue, config, seed)
+    return SessionEnvironment(world, artifact.context, artifact.item, artifact.action_items, config, seed)
 
 
 def _greedy(policy: Policy) -> Any:

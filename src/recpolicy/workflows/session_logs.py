@@ -1,6 +1,6 @@
 """Simulate logs of sessions, and read logs of rounds or sessions to learn from.
 
-U users, I items, A items of the catalogue, D features.
+U users, I items, A items of the catalog, D features.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from recpolicy.workflows.held_out_evaluation import check_trained_on
 from recpolicy.workflows.interaction_logs import SIMULATION
 from recpolicy.workflows.logging_policies import Day, Days, Temperature, day_start, event_times
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, reward_scale, session_config
-from recpolicy.workflows.training_data import coerce, select_catalogue
+from recpolicy.workflows.training_data import coerce, select_action_items
 
 if TYPE_CHECKING:
     from recpolicy.environments.session import SessionEnvironment
@@ -147,7 +147,7 @@ class SessionLoggingPolicy:
     probabilities: "Probabilities"
     context: Any  # [U, >= D] float32
     embedding: Any  # [I, D] float32
-    catalogue: Any  # [A] int32
+    action_items: Any  # [A] int32
     training: SessionTrainConfig
 
 
@@ -173,7 +173,7 @@ def _environment(policy: SessionLoggingPolicy, world: SessionWorld, batch: int, 
     from recpolicy.environments.session import SessionEnvironment
 
     config = session_config(policy.training, batch)
-    return SessionEnvironment(world, policy.context, policy.embedding, policy.catalogue, config, seed)
+    return SessionEnvironment(world, policy.context, policy.embedding, policy.action_items, config, seed)
 
 
 def _baseline(
@@ -185,12 +185,12 @@ def _baseline(
     if name not in SESSION_LOGGING_POLICIES:
         raise unknown_name_error("logging policy of sessions", name, SESSION_LOGGING_POLICIES)
     users, items = split.train.shape
-    catalogue = select_catalogue(split.train, training)
-    count = np.bincount(split.train.item, minlength=items)[catalogue] * (name == "popular")
+    action_items = select_action_items(split.train, training)
+    count = np.bincount(split.train.item, minlength=items)[action_items] * (name == "popular")
     score = np.log1p(count) / settings.temperature
-    version = content_digest(name, score, settings.uniform_mix, catalogue)
+    version = content_digest(name, score, settings.uniform_mix, action_items)
     blind = np.zeros((users, 1), np.float32), np.zeros((items, 1), np.float32)
-    return SessionLoggingPolicy(name, version, softmax_of(score), *blind, catalogue, training)
+    return SessionLoggingPolicy(name, version, softmax_of(score), *blind, action_items, training)
 
 
 def _loaded(policy: Policy, split: Split) -> SessionLoggingPolicy:
@@ -203,8 +203,8 @@ def _loaded(policy: Policy, split: Split) -> SessionLoggingPolicy:
     check_trained_on(artifact.agent, policy, split)
     exported = ExportedPolicy(artifact.estimator, artifact.head, dict(artifact.settings), dict(artifact.policy))
     return SessionLoggingPolicy(
-        artifact.agent, artifact.metadata["content"], exploring(exported), artifact.context, artifact.item,
-        artifact.catalogue, coerce(SessionTrainConfig, policy.metadata["config"]["train"], "train"),
+        artifact.agent, artifact.metadata["policy_digest"], exploring(exported), artifact.context, artifact.item,
+        artifact.action_items, coerce(SessionTrainConfig, policy.metadata["config"]["train"], "train"),
     )  # fmt: skip
 
 
@@ -219,8 +219,8 @@ def _make_log(
     return SessionLog(
         event_id=np.array([f"{name}-{step:02d}" for name, step in zip(session, played.step, strict=True)], object),
         time=begin[played.session] + _MINUTE * played.step, user=played.user, session=session, step=played.step,
-        item=policy.catalogue[played.arm], log_propensity=played.log_propensity,
+        item=policy.action_items[played.arm], log_propensity=played.log_propensity,
         reward=played.reward.astype(np.float64), liked=played.liked, ended=played.ended,
         policy=np.full(count, policy.name, object), version=np.full(count, policy.version, object),
-        catalogue=policy.catalogue, scale=scale, name=f"sessions of {policy.name}",
+        action_items=policy.action_items, scale=scale, name=f"sessions of {policy.name}",
     )  # fmt: skip

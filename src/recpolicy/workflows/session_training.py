@@ -1,6 +1,6 @@
 """Train an agent of sessions: features, simulated sessions or a log of sessions, the compiled loop, the artifact.
 
-U users, I items, A items of the catalogue, D features.
+U users, I items, A items of the catalog, D features.
 """
 
 from collections.abc import Callable, Mapping
@@ -127,7 +127,7 @@ def train_sessions(
     check_absent(out)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, source, log)
-    arms = arms_of(features.catalogue, features.embeddings, split.train)
+    arms = arms_of(features.action_items, features.embeddings, split.train)
 
     def make(time_step_spec: Any, action_spec: Any) -> Any:
         return entry.make(time_step_spec, action_spec, agent_settings, arms, seed)
@@ -173,10 +173,12 @@ def _learn_from_log(
     from recpolicy.training.observation_builder import ObservationBuilder
     from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
 
-    embedding, genres = features.embeddings.item[features.catalogue], genre_directions(split.train.items)
+    embedding, genres = features.embeddings.item[features.action_items], genre_directions(split.train.items)
     steps = settings.max_episode_steps
     view = OBSERVATION_ENCODERS[settings.view](embedding.shape[1], genres.shape[1], steps, settings.last_n)
-    sight = ObservationBuilder(features.context, embedding, genres[features.catalogue], features.catalogue, view, steps)
+    sight = ObservationBuilder(
+        features.context, embedding, genres[features.action_items], features.action_items, view, steps
+    )
     agent = make(*sight.specs())
     run = OfflineRunConfig(
         epochs=settings.epochs, batch_size=settings.batch_size, checkpoint_every_steps=settings.checkpoint_every_steps
@@ -223,7 +225,7 @@ def session_environment(
     from recpolicy.environments.session import SessionEnvironment
 
     config = session_config(settings, batch_size)
-    return SessionEnvironment(world, features.context, features.embeddings.item, features.catalogue, config, seed)
+    return SessionEnvironment(world, features.context, features.embeddings.item, features.action_items, config, seed)
 
 
 def session_config(settings: SessionTrainConfig, batch_size: int | None = None) -> "SessionConfig":

@@ -1,6 +1,6 @@
 """Simulate logs of slates: a policy of single rounds fills slates of K slots for simulated users.
 
-A items of the catalogue, K slots.
+A items of the catalog, K slots.
 """
 
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ def simulate_slate_log(
     Args:
         split: The ratings; the worlds are fitted on both parts.
         out: The folder to write; it must not exist.
-        logging_policy: A name in LOGGING_POLICIES, with the catalogue of `train`; or a policy of single rounds.
+        logging_policy: A name in LOGGING_POLICIES, with the catalog of `train`; or a policy of single rounds.
         config: A SlateLogConfig or its settings.
         train: Settings of the features (TrainConfig).
         model: A rating model that was fitted on `split.train`; without it, one is fitted.
@@ -152,24 +152,26 @@ def play_slate_log(
     """Return the log of a policy that fills slates in a world; write nothing."""
     from recpolicy.training.rollout_slates import play_slates
 
-    actions = len(policy.catalogue)
+    actions = len(policy.action_items)
     if settings.slots > actions:
         raise ConfigError(f"SlateLogConfig.slots is {settings.slots}; there are only {actions} items")
     shelves = (
-        shelves_by_year(split.train.items, policy.catalogue, settings.slots) if settings.layout == "shelves" else None
+        shelves_by_year(split.train.items, policy.action_items, settings.slots)
+        if settings.layout == "shelves"
+        else None
     )
     probabilities = partial(_probabilities, policy.score, settings)
-    browsing_model = _browsing_model(world, policy.catalogue, settings, seed)
+    browsing_model = _browsing_model(world, policy.action_items, settings, seed)
     shape = settings.slates, settings.slots
     played = play_slates(world, probabilities, browsing_model, shelves, shape, actions, seed, show_progress)
     version = policy.version or content_digest(
-        policy.name, policy.score, settings.temperature, settings.uniform_mix, policy.catalogue
+        policy.name, policy.score, settings.temperature, settings.uniform_mix, policy.action_items
     )
     return _make_log(played, policy, version, shelves, settings)
 
 
-def shelves_by_year(items: pd.DataFrame, catalogue: NDArray[np.int32], slots: int) -> NDArray[np.int16]:
-    """Return the slot [A] of each item of the catalogue: parts of equal size (+-1) in order of year.
+def shelves_by_year(items: pd.DataFrame, action_items: NDArray[np.int32], slots: int) -> NDArray[np.int16]:
+    """Return the slot [A] of each item of the catalog: parts of equal size (+-1) in order of year.
 
     Items of one year may fall into two slots. Items without a year come first.
 
@@ -178,8 +180,8 @@ def shelves_by_year(items: pd.DataFrame, catalogue: NDArray[np.int32], slots: in
     """
     if "year" not in items:
         raise DataError("items without years: the layout 'shelves' assigns items by year; use the layout 'list'")
-    year = items["year"].to_numpy(np.float64, na_value=-np.inf)[catalogue]
-    shelves = np.empty(len(catalogue), np.int16)
+    year = items["year"].to_numpy(np.float64, na_value=-np.inf)[action_items]
+    shelves = np.empty(len(action_items), np.int16)
     for slot, part in enumerate(np.array_split(np.argsort(year, kind="stable"), slots)):
         shelves[part] = slot
     return shelves
@@ -198,13 +200,13 @@ def _probabilities(
 
 
 def _browsing_model(
-    world: SessionWorld, catalogue: NDArray[np.int32], settings: SlateLogConfig, seed: int
+    world: SessionWorld, action_items: NDArray[np.int32], settings: SlateLogConfig, seed: int
 ) -> "BrowsingModel":
     from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
     from recpolicy.training.rollout_slates import SLATES_PER_BLOCK, cascade_clicks, independent_clicks
 
     if settings.click_model == "independent":
-        return independent_clicks(world, catalogue, seed)
+        return independent_clicks(world, action_items, seed)
     config = SlateConfig(
         slate_size=settings.slots,
         continuation_probability=settings.continuation_probability,
@@ -212,7 +214,7 @@ def _browsing_model(
         max_episode_steps=1,
     )
     blind = np.zeros((int(world.users.max()) + 1, 1), np.float32), np.zeros((world.like.shape[1], 1), np.float32)
-    return cascade_clicks(SlateEnvironment(world, *blind, catalogue, config, seed))
+    return cascade_clicks(SlateEnvironment(world, *blind, action_items, config, seed))
 
 
 def _make_log(
@@ -229,13 +231,13 @@ def _make_log(
         event_id=np.array([f"{prefix}-{number:08d}" for number in range(count)], object),
         time=event_times(settings.first_day, settings.days, count),
         user=played.user,
-        slate=policy.catalogue[played.arm],
+        slate=policy.action_items[played.arm],
         log_propensity=played.log_propensity,
         reward=liked.sum(axis=1),
         slot_reward=liked,
         policy=np.full(count, policy.name, object),
         version=np.full(count, version, object),
-        catalogue=policy.catalogue,
+        action_items=policy.action_items,
         shelves=shelves,
         scale=(0.0, float(max_reward)),
         name=f"slates of {policy.name}",

@@ -1,6 +1,6 @@
-"""The inputs of a training: ratings and split, then rating model, embeddings, contexts and catalogue.
+"""The inputs of a training: ratings and split, then rating model, embeddings, contexts and catalog.
 
-U users, I items, A items of the catalogue, D features. Features are fitted on the train part of the split only.
+U users, I items, A items of the catalog, D features. Features are fitted on the train part of the split only.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class FeatureConfig:
     """Settings of the features."""
 
     items: NonNegativeInt = 0
-    """Size of the catalogue: the most rated items of the train part; 0 takes all."""
+    """Size of the catalog: the most rated items of the train part; 0 takes all."""
     rank: PositiveInt = 20
     """Length of user and item embeddings."""
     rating_model: str = "bayesian_fm"
@@ -51,7 +51,7 @@ class Features:
     model: RatingModel
     embeddings: Embeddings
     context: NDArray[np.float32]  # [U, >= D]
-    catalogue: NDArray[np.int32]  # [A], item rows
+    action_items: NDArray[np.int32]  # [A], item rows
 
 
 def prepare_features(
@@ -62,7 +62,7 @@ def prepare_features(
     model_config: Any = None,
     seed: int = 0,
 ) -> Features:
-    """Return embeddings, contexts and the catalogue, from a rating model of the train part.
+    """Return embeddings, contexts and the catalog, from a rating model of the train part.
 
     Args:
         train_ratings: The train part of a split.
@@ -72,7 +72,7 @@ def prepare_features(
         seed: Seed of the rating model.
 
     Raises:
-        ConfigError: The rating model was fitted on other ratings, or the catalogue is larger than the items.
+        ConfigError: The rating model was fitted on other ratings, or the catalog is larger than the items.
     """
     if model is None:
         model = fit_rating_model(train_ratings, settings.rating_model, model_config, seed=seed)
@@ -84,11 +84,11 @@ def prepare_features(
         model,
         embeddings,
         contexts(embeddings, train_ratings.users, settings.demographics),
-        select_catalogue(train_ratings, settings),
+        select_action_items(train_ratings, settings),
     )
 
 
-def select_catalogue(train_ratings: Ratings, settings: FeatureConfig) -> NDArray[np.int32]:
+def select_action_items(train_ratings: Ratings, settings: FeatureConfig) -> NDArray[np.int32]:
     """Return the ascending rows [A] of the items to recommend: the most rated ones."""
     items = train_ratings.shape[1]
     if settings.items and not 2 <= settings.items <= items:

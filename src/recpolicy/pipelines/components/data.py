@@ -42,7 +42,7 @@ def fit_embeddings(
         metrics: RMSE and MAE of the rating model on the held-out ratings.
         rating_model: bayesian_fm, svd, item_knn, bias or item_mean.
         rank: Length of the embeddings.
-        items: Size of the catalogue, the most rated items; 0 takes all.
+        items: Size of the catalog, the most rated items; 0 takes all.
         settings: Settings of the rating model.
         seed: Seed of every random draw.
     """

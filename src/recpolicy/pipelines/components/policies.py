@@ -33,7 +33,7 @@ def train_policy(
         ratings: Output of fetch_data; not needed with an incumbent.
         features: Output of fit_embeddings; not needed with an incumbent.
         rounds: Output of ingest_log; needed to learn from a log.
-        incumbent: Policy to continue from; its agent, features and catalogue are kept.
+        incumbent: Policy to continue from; its agent, features and catalog are kept.
         agent: Any agent: linucb, lints, eps_greedy, ppo, ...
         learn_from: log, online (in a simulated world), or auto: log if the agent can, else online.
         world: Model that pays the rewards online; must differ from the rating model of the features.

@@ -1,6 +1,6 @@
 """A version's ranking of the items for a user, without an event.
 
-A arms of the catalogue, I items, M described items. Nothing is random: ties stay in the order of the catalogue.
+A arms of the catalog, I items, M described items. Nothing is random: ties stay in the order of the catalog.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -67,7 +67,7 @@ def rank_items(scorer: Scorer, request: RecommendRequest) -> RankedPreview:
     allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
     arms = np.flatnonzero(allowed)
     best = arms[np.argsort(-answer.score[arms], kind="stable")]
-    return RankedPreview(scorer, answer, scorer.catalogue[best].astype(np.intp))
+    return RankedPreview(scorer, answer, scorer.action_items[best].astype(np.intp))
 
 
 class ScorerCache:

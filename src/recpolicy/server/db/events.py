@@ -35,7 +35,7 @@ class Event:
     ratings: str
     """Predicted ratings [K], JSON; null where the policy has none."""
     allowed: bytes | None = None
-    """Packed bits over the version's catalogue; None: every item was allowed."""
+    """Packed bits over the version's catalog; None: every item was allowed."""
     context: bytes | None = None
     """The float32 context of a user whom the version does not know."""
 

@@ -75,7 +75,7 @@ class Exported:
 def export(engine: Engine, policy: LogPolicy, wanted: Export) -> Exported:
     """Append new rows to the log in `wanted.out`; return the content of the log.
 
-    Raises DataError if the folder holds a log with another catalogue or other features, or a log that no server
+    Raises DataError if the folder holds a log with another catalog or other features, or a log that no server
     exported.
     """
     wanted.out.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,7 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
         raise DataError(f"{path}: not written by an export of a server; choose another folder")
     if part.metadata is not None and read_metadata(path) != part.metadata:
         raise DataError(
-            f"{path}: a log of another catalogue, or of other features, than the policy's; export to another folder"
+            f"{path}: a log of another catalog, or of other features, than the policy's; export to another folder"
         )
     cursor = json.loads(known[_CURSOR])
     return file, Cursor(cursor["seq"], tuple((a, b, at) for a, b, at in cursor["gaps"]), cursor["left_out"])

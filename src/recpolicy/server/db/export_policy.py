@@ -1,4 +1,4 @@
-"""The filter of an export: only events of versions with the users, items and catalogue of the log's policy.
+"""The filter of an export: only events of versions with the users, items and catalog of the log's policy.
 
 If a version did not identify a user by a known id, the event has the context vector that the version used. The log
 accepts it unless the type of the id differs from that of the policy's ids, or the version had other features: there,
@@ -42,18 +42,22 @@ class LogPolicy:
     @property
     def metadata(self) -> dict[str, Any]:
         """Return the metadata of the events file."""
-        catalogue = self.item_id[self.artifact.catalogue].tolist()
+        action_items = self.item_id[self.artifact.action_items].tolist()
         return {
-            "format": FORMAT, "version": FORMAT_VERSION, "scale": list(self.artifact.scale), "catalogue": catalogue,
-            "features": features_of(self.artifact.context), "exporter": "recpolicy server",
-        }  # fmt: skip
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "scale": list(self.artifact.scale),
+            "action_items": action_items,
+            "features": features_of(self.artifact.context),
+            "exporter": "recpolicy server",
+        }
 
     def takes(self, version: int) -> bool:
         """Return True if events of this version are rounds of this log."""
         found, mine = self._artifact(version), self.artifact
         return found is mine or (
             found is not None
-            and np.array_equal(found.catalogue, mine.catalogue)
+            and np.array_equal(found.action_items, mine.action_items)
             and found.tables.user_ids == mine.tables.user_ids
             and found.tables.item_ids == mine.tables.item_ids
         )
@@ -97,7 +101,7 @@ def refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
 
 def candidates_of(policy: LogPolicy, allowed: bytes | None, items: list[Any]) -> list[NDArray[Any]]:
     """Return the item ids that were possible at each position of an event: allowed, and not at an earlier position."""
-    ids = policy.item_id[policy.artifact.catalogue]
+    ids = policy.item_id[policy.artifact.action_items]
     if allowed is not None:
         ids = ids[np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(ids)).astype(bool)]
     found = [ids]

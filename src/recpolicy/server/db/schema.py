@@ -50,7 +50,7 @@ events = Table(
     Column("item_ids", Text, nullable=False, doc="JSON list of item ids, best first"),
     Column("propensities", Text, nullable=False, doc="JSON list of float64, each given the items before it"),
     Column("ratings", Text, nullable=False, doc="JSON list of predicted ratings"),
-    Column("allowed", LargeBinary, nullable=True, doc="packed bits over the version's catalogue; null: all"),
+    Column("allowed", LargeBinary, nullable=True, doc="packed bits over the version's catalog; null: all"),
     Column("context", LargeBinary, nullable=True, doc="float32 vector of a user whom the version does not know"),
     Index(None, "time"),
     sqlite_autoincrement=True,

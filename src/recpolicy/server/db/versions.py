@@ -58,7 +58,7 @@ def _row(version: Version) -> dict[str, Any]:
     gate = None if version.gate is None else json.dumps(version.gate, sort_keys=True)
     return {
         **plain,
-        "policy_digest": version.content,
+        "policy_digest": version.policy_digest,
         "lineage": json.dumps(version.lineage, sort_keys=True),
         "gate": gate,
     }

@@ -103,8 +103,8 @@ def _policies(
 def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
     trial = compare_on_log(policy, None, log, _SEED)
     found = {"champion": estimate(trial.feedback, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)}
-    popularity = np.bincount(policy.artifact.rated_item, minlength=len(policy.artifact.items))[log.catalogue]
-    for name, score in (("random", np.zeros(len(log.catalogue))), ("popular", popularity.astype(np.float64))):
+    popularity = np.bincount(policy.artifact.rated_item, minlength=len(policy.artifact.items))[log.action_items]
+    for name, score in (("random", np.zeros(len(log.action_items))), ("popular", popularity.astype(np.float64))):
 
         def rows(part: slice, score: NDArray[np.float64] = score) -> NDArray[np.float64]:
             table = np.broadcast_to(score, (part.stop - part.start, len(score)))

@@ -65,7 +65,7 @@ class OnlineLearner:
         base = live.champion.trained
         if live.challenger is not None or not can_learn(base.artifact):
             return 0
-        folder = checkpoint_folder(self._folder, str(base.metadata["content"]))
+        folder = checkpoint_folder(self._folder, str(base.metadata["policy_digest"]))
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
             before = read_checkpoint(folder) or self._first(base)
@@ -123,7 +123,7 @@ def learning(state: "AppState") -> Iterator[None]:
 def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
     """Return the checkpoint after rows (seq, position, reward, user_key, item_ids, context) in their order; pure."""
     artifact = base.artifact
-    arm_of = {int(row): arm for arm, row in enumerate(artifact.catalogue)}
+    arm_of = {int(row): arm for arm, row in enumerate(artifact.action_items)}
     user_of = {user: row for row, user in enumerate(base.user_ids)}
     item_of = {item: row for row, item in enumerate(base.item_ids)}
     longest = max_context_norm(artifact.context)
@@ -159,7 +159,11 @@ def with_posterior(base: Scorer, beliefs: Posterior) -> Scorer:
     """Return the same policy with another posterior, and with its digest."""
     artifact = base.artifact
     policy = {**artifact.policy, **beliefs.arrays()}
-    metadata = {**artifact.metadata, "content": beliefs.digest, "learned_from": artifact.metadata["content"]}
+    metadata = {
+        **artifact.metadata,
+        "policy_digest": beliefs.digest,
+        "learned_from": artifact.metadata["policy_digest"],
+    }
     return Scorer(replace(artifact, policy=policy, metadata=metadata))
 
 
@@ -168,7 +172,7 @@ def with_latest_checkpoint(folder: Path, base: Scorer) -> Scorer:
     if not can_learn(base.artifact):
         return base
     try:
-        checkpoint = read_checkpoint(checkpoint_folder(folder, str(base.metadata["content"])))
+        checkpoint = read_checkpoint(checkpoint_folder(folder, str(base.metadata["policy_digest"])))
     except ArtifactError as error:
         logger.error("what was learnt while serving is left aside: %s", error)
         return base

@@ -52,9 +52,9 @@ def manual_override(routing: Routing, row: Rollout) -> tuple[str, str] | None:
 def traffic_override(routing: Routing, row: Rollout, config: RolloutConfig) -> str | None:
     """Return the reason to wait while an operator has set other traffic than the stage; otherwise None."""
     fraction = config.stages[row.stage]
-    if routing.share == fraction and routing.shadow == config.shadow:
+    if routing.traffic_fraction == fraction and routing.shadow == config.shadow:
         return None
-    current = "shadow" if routing.shadow else f"{routing.share:g}"
+    current = "shadow" if routing.shadow else f"{routing.traffic_fraction:g}"
     return f"the challenger's traffic fraction was set to {current} by hand; the stage has {fraction:g}"
 
 

@@ -75,7 +75,7 @@ def roll_back(caller: Operator, state: StateDep) -> Response:
 
 @router.post("/traffic", response_model=RoutingChangeResponse)
 def traffic(request: TrafficRequest, caller: Operator, state: StateDep) -> Response:
-    """Let a version answer a share of the users beside the champion, or its shadow."""
+    """Serve a fraction of the users by a version, or compare it as a shadow; the champion serves the rest."""
     if request.version is not None:
         _known(state, request.version)
     made = registry_actions.set_traffic(request.version, request.traffic_fraction, request.shadow)
@@ -170,7 +170,6 @@ def _shown(version: Version, aliases: Mapping[str, int | None]) -> dict[str, Any
     fields = asdict(version)
     del fields["gate"]
     return {
-        "policy_digest": fields.pop("content"),
         **fields,
         "aliases": names,
         "verdict": gate.get("verdict"),

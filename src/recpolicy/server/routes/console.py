@@ -105,10 +105,15 @@ def compare(
     seen = [_seen(scorer, asked) for scorer in scorers]
     union = list(dict.fromkeys(item for one in seen if isinstance(one, RankedPreview) for item in one.best(asked.k)))
     sides = [
-        {"version": number, "agent": scorer.metadata["agent"], "policy_digest": scorer.metadata["content"], "items": [],
-         **({"items": one.describe(union)} if isinstance(one, RankedPreview) else {"error": one})}
+        {
+            "version": number,
+            "agent": scorer.metadata["agent"],
+            "policy_digest": scorer.metadata["policy_digest"],
+            "items": [],
+            **({"items": one.describe(union)} if isinstance(one, RankedPreview) else {"error": one}),
+        }
         for number, scorer, one in zip(asked.versions, scorers, seen, strict=True)
-    ]  # fmt: skip
+    ]
     return json_response({"user": asked.user, "k": asked.k, "sides": sides})
 
 

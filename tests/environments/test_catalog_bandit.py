@@ -7,7 +7,7 @@ from recpolicy.agents import AGENTS
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.errors import ConfigError
-from recpolicy.environments.catalogue_bandit import CatalogueBandit, CatalogueBanditConfig
+from recpolicy.environments.catalog_bandit import CatalogBandit, CatalogBanditConfig
 from recpolicy.models.pair_features import PairFeatures
 from recpolicy.testing import EnvironmentContract
 
@@ -15,11 +15,11 @@ MOST, FEWEST = 5, 2
 NOW = tf.constant(0, tf.int64)
 
 
-class TestCatalogueBandit(EnvironmentContract):
+class TestCatalogBandit(EnvironmentContract):
     def make(self, seed, batch_size=8):
         features = PairFeatures(planted().item, planted().offset)
-        config = CatalogueBanditConfig(batch_size=batch_size, max_candidates=MOST, min_candidates=FEWEST)
-        return CatalogueBandit(planted().world, planted().user, features, config, seed)
+        config = CatalogBanditConfig(batch_size=batch_size, max_candidates=MOST, min_candidates=FEWEST)
+        return CatalogBandit(planted().world, planted().user, features, config, seed)
 
     def test_candidates_are_distinct_and_every_item_comes_alike(self, crowd):
         """100,000 candidates of 12 items: each 1/12 within 4.5 standard errors."""
@@ -54,9 +54,9 @@ class TestCatalogueBandit(EnvironmentContract):
     def test_bounds_that_make_no_sense_are_refused(self, fewest, most):
         features = PairFeatures(planted().item, planted().offset)
         with pytest.raises(ConfigError, match="expected"):
-            CatalogueBandit(
+            CatalogBandit(
                 planted().world, planted().user, features,
-                CatalogueBanditConfig(max_candidates=most, min_candidates=fewest),
+                CatalogBanditConfig(max_candidates=most, min_candidates=fewest),
             )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def table(arms):
 
 @pytest.mark.parametrize("name", ["linucb", "ucb1", "popular", "linucb_hybrid", "eps_greedy"])
 def test_agents_with_a_model_per_item_are_refused(name):
-    environment = TestCatalogueBandit().make(0)
+    environment = TestCatalogBandit().make(0)
     entry = AGENTS[name]
     spec, action_spec = environment.time_step_spec(), environment.action_spec()
     with pytest.raises(ConfigError, match="linucb_shared learns from their features"):
@@ -78,7 +78,7 @@ def test_agents_with_a_model_per_item_are_refused(name):
 
 
 def test_the_rating_model_judges_candidates_by_their_features():
-    environment = TestCatalogueBandit().make(0)
+    environment = TestCatalogBandit().make(0)
     entry = AGENTS["rating_model"]
     spec, action_spec = environment.time_step_spec(), environment.action_spec()
     agent = entry.make(spec, action_spec, entry.config(), table(environment.actions), 0)

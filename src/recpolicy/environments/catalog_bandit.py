@@ -1,4 +1,4 @@
-"""CatalogueBandit: every round has a fresh set of candidate items with features.
+"""CatalogBandit: every round has a fresh set of candidate items with features.
 
 Action a is the a-th candidate of this round. The observation is a dict: `global` [B, D] the user's context, `per_arm`
 [B, A, K] the candidates' features for this user, `mask` [B, A]. The number of candidates may vary; the rest is padding.
@@ -20,7 +20,7 @@ from recpolicy.models.world import World
 
 
 @config_dataclass
-class CatalogueBanditConfig:
+class CatalogBanditConfig:
     """Settings of the candidate sets."""
 
     batch_size: PositiveInt = 64
@@ -31,7 +31,7 @@ class CatalogueBanditConfig:
     """Smallest number of candidates in a round; the number is uniform between this and `max_candidates`."""
 
 
-class CatalogueBandit(RecommendationEnvironment):
+class CatalogBandit(RecommendationEnvironment):
     """A bandit whose candidates change every round; observation `global`, `per_arm`, `mask`."""
 
     def __init__(
@@ -39,10 +39,10 @@ class CatalogueBandit(RecommendationEnvironment):
         world: World,
         context: NDArray[np.float32],  # [U, D]
         features: PairFeatures,
-        config: CatalogueBanditConfig | None = None,
+        config: CatalogBanditConfig | None = None,
         seed: int = 0,
     ):
-        config = config or CatalogueBanditConfig()
+        config = config or CatalogBanditConfig()
         users, items = world.expected.shape
         if not config.min_candidates <= config.max_candidates <= items:
             raise ConfigError(
