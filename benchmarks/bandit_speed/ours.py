@@ -32,7 +32,7 @@ def regret_of(agent_name: str, interactions: int, seed: int) -> float:
 
 def full_catalog(rounds: int, calls: int, seed: int) -> dict[str, Any]:
     """LinUCB, started as the rating model, on all 1,682 items of u1 with embeddings of length 20."""
-    from recpolicy.agents.item_features import arms_of
+    from recpolicy.agents.item_features import compute_item_features
     from recpolicy.agents.linucb import LinUCBConfig, make_linucb
     from recpolicy.data.splits import split
     from recpolicy.workflows.policy_training import TrainConfig, make_environment, prepare_features, training_world
@@ -41,7 +41,7 @@ def full_catalog(rounds: int, calls: int, seed: int) -> dict[str, Any]:
     settings = TrainConfig(batch_size=FULL_BATCH)
     features = prepare_features(fit, settings)
     environment = make_environment(training_world(fit, settings, seed), features, settings, seed)
-    arms = arms_of(features.action_items, features.embeddings, fit)
+    arms = compute_item_features(features.action_items, features.embeddings, fit)
     agent = make_linucb(environment.time_step_spec(), environment.action_spec(), LinUCBConfig(), arms, seed)
     return {"arms": environment.actions, **_rates(_loop(environment, agent), rounds, FULL_BATCH, calls)}
 

@@ -23,7 +23,7 @@ from common import arguments, context, write_results
 
 from recpolicy import load_ratings, split, train
 from recpolicy.agents import AGENTS, BASELINES
-from recpolicy.agents.item_features import arms_of
+from recpolicy.agents.item_features import compute_item_features
 from recpolicy.core.files import atomic_path
 from recpolicy.core.plotting import to_png
 from recpolicy.core.seeds import generator
@@ -85,7 +85,7 @@ class Arena:
         settings = TrainConfig(items=size.items)
         features = prepare_features(parts.train, settings)
         self.environment = make_environment(training_world(parts.train, settings, 0), features, settings, seed=0)
-        self.arms = arms_of(features.action_items, features.embeddings, parts.train)
+        self.arms = compute_item_features(features.action_items, features.embeddings, parts.train)
         self.rounds, self.batch = size.rounds, settings.batch_size
 
     def play(self, name: str, seeds: tuple[int, ...], **settings: float) -> NDArray[np.float64]:

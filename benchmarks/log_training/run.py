@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import context, write_results
 
 from recpolicy import load_ratings, split
-from recpolicy.agents.item_features import arms_of
+from recpolicy.agents.item_features import compute_item_features
 from recpolicy.agents.learner import BanditAgent
 from recpolicy.agents.linucb import LinUCBConfig, make_linucb
 from recpolicy.core.tensorflow_setup import silence_libraries
@@ -103,7 +103,7 @@ def make_agent(case: Case, *, warm: bool) -> BanditAgent:
     features = case.features
     observation = ts.time_step_spec(tensor_spec.TensorSpec((features.context.shape[1],), tf.float32, "context"))
     action = tensor_spec.BoundedTensorSpec((), tf.int32, 0, len(features.action_items) - 1, name="action")
-    arms = arms_of(features.action_items, features.embeddings, case.fit) if warm else None
+    arms = compute_item_features(features.action_items, features.embeddings, case.fit) if warm else None
     return make_linucb(observation, action, LinUCBConfig() if warm else LinUCBConfig(precision=1.0), arms)
 
 

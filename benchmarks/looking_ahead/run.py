@@ -22,11 +22,11 @@ silence_libraries()  # before TF-Agents is imported
 import tensorflow as tf  # noqa: E402
 
 from recpolicy.agents import SESSION_AGENTS, agent_entry  # noqa: E402
-from recpolicy.agents.item_features import arms_of  # noqa: E402
+from recpolicy.agents.item_features import compute_item_features  # noqa: E402
 from recpolicy.data.loaders import load_ratings  # noqa: E402
 from recpolicy.data.splits import Split, split  # noqa: E402
 from recpolicy.evaluation.policy_scores import baseline_tables  # noqa: E402
-from recpolicy.evaluation.sessions import SessionPlayer, best, session_baselines  # noqa: E402
+from recpolicy.evaluation.sessions import SessionRunner, best, session_baselines  # noqa: E402
 from recpolicy.models.user_model import SessionWorldConfig  # noqa: E402
 from recpolicy.training.session_loop import SessionLoop  # noqa: E402
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_environment  # noqa: E402
@@ -49,7 +49,7 @@ class Bench:
     parts: Split
     features: Any
     worlds: Any
-    player: SessionPlayer
+    runner: SessionRunner
     environment: Any
 
 
@@ -60,20 +60,20 @@ def bench(parts: Split, fatigue: bool) -> Bench:
     worlds = make_worlds(parts, settings, 0)
     world = worlds.evaluation_world
     environment = session_environment(world, features, settings, 1234, SESSIONS_PER_USER * len(world.users))
-    return Bench(settings, parts, features, worlds, SessionPlayer(environment), environment)
+    return Bench(settings, parts, features, worlds, SessionRunner(environment), environment)
 
 
 def returns_of_baselines(here: Bench, seeds: tuple[int, ...]) -> dict[str, list[float]]:
     tables = baseline_tables(here.parts.train, here.features.model)
     scores = {name: table.score[:, here.features.action_items] for name, table in tables.items()}
     policies = session_baselines(here.environment, scores)
-    return {name: [here.player.play(choose, seed).reward.mean() for seed in seeds] for name, choose in policies.items()}
+    return {name: [here.runner.run(choose, seed).reward.mean() for seed in seeds] for name, choose in policies.items()}
 
 
 def returns_of_agent(here: Bench, name: str, gamma: float, seeds: tuple[int, ...], steps: int) -> list[float]:
     """Returns in the evaluation world, one per seed; the loop is compiled once and starts anew for each seed."""
-    environment = session_environment(here.worlds.train, here.features, here.settings, 0)
-    arms = arms_of(here.features.action_items, here.features.embeddings, here.parts.train)
+    environment = session_environment(here.worlds.training_world, here.features, here.settings, 0)
+    arms = compute_item_features(here.features.action_items, here.features.embeddings, here.parts.train)
     entry = agent_entry(name)
 
     def make(seed: int) -> Any:
@@ -94,7 +94,7 @@ def returns_of_agent(here: Bench, name: str, gamma: float, seeds: tuple[int, ...
         loop.running.assign(tf.zeros_like(loop.running))
         for _ in range(4):
             loop.run(blocks)
-        earned.append(float(here.player.play(choose, seed).reward.mean()))
+        earned.append(float(here.runner.run(choose, seed).reward.mean()))
     return earned
 
 

@@ -71,7 +71,7 @@ def main() -> None:
         print(f"{name:28} {value:9.4f}")
     for name in result.logging_policies:
         print(result.error_table(name).to_string())
-        for cell in result.cells_of(name):
+        for cell in result.get_cells(name):
             print(f"{name}, {cell.repetitions} logs of {cell.rounds:,} rounds")
             print(result.coverage_table(name, cell.rounds).to_string())
             print(cell.recommend())

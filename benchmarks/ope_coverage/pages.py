@@ -21,10 +21,10 @@ from recpolicy.ope.feedback import SlateFeedback
 from recpolicy.ope.fqe import FQEConfig, StepModel, by_position, linear_model
 from recpolicy.training.rollout_slates import (
     SLATES_PER_BLOCK,
-    PlayedSlates,
+    SlateRollout,
     cascade_clicks,
     independent_clicks,
-    play_slates,
+    rollout_slates,
 )
 from recpolicy.workflows.policy_feedback import SLATE_RIDGE
 
@@ -66,11 +66,11 @@ class Shop:
     shelves: NDArray[np.int16] | None  # [A]
     reading: str
 
-    def play(self, chance: Chance, pages: int, seed: int) -> PlayedSlates:
+    def play(self, chance: Chance, pages: int, seed: int) -> SlateRollout:
         """Let a policy fill pages for people drawn evenly from the world."""
         readers = self._readers(seed)
         shape = (pages, SLOTS)
-        return play_slates(self.world, chance, readers, self.shelves, shape, len(self.action_items), seed, False)
+        return rollout_slates(self.world, chance, readers, self.shelves, shape, len(self.action_items), seed, False)
 
     def _readers(self, seed: int) -> Any:
         if self.reading == "all":
@@ -118,7 +118,7 @@ class Seen:
     wanted: Array  # [N, K], of what the target would show below the items that were shown
 
 
-def seen(shop: Shop, played: PlayedSlates, target: Chance, rating: NDArray[np.floating]) -> Seen:
+def seen(shop: Shop, played: SlateRollout, target: Chance, rating: NDArray[np.floating]) -> Seen:
     """Return the slates under a target with rating estimates [U, A], as workflows/policy_feedback.py does."""
     prob, shown, wanted = (np.empty(played.arm.shape) for _ in range(3))
     for first in range(0, len(played.user), _AT_ONCE):

@@ -96,7 +96,7 @@ def slates(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case]:
     rating_model, settings = make_logging_policy("rating_model", parts.train, config, None, None, 0), SlateLogConfig()
     arms = policy.artifact.action_items
     score, rating = (table[:, arms] for table in policy.scores())
-    world = make_worlds(parts, SessionTrainConfig(items=ITEMS), 0).train
+    world = make_worlds(parts, SessionTrainConfig(items=ITEMS), 0).training_world
     logger = pages.exploring(rating_model.score, settings.temperature, settings.uniform_mix)
     targets = {
         "near": pages.exploring(score, 0.2, 0.0), "far": pages.exploring(score, 0.1, 0.0), "greedy": pages.best(score),
@@ -176,7 +176,7 @@ def in_sessions(parts: Split, size: Size, seed: int, out: Path) -> Iterator[Case
     policy = train_sessions(
         "topk_reinforce", parts, out / "topk", config=config, worlds=worlds, seed=0, show_progress=False
     )
-    stage = sessions.Stage(worlds.train, policy)
+    stage = sessions.Stage(worlds.training_world, policy)
     truth = Truth.of(sessions.Sessions(stage.play(0.0, size.truth_sessions, seed + 2)).earned)
     for name, floor in FLOORS.items():
         yield from _of_stage(stage, name, floor, truth, size, seed)

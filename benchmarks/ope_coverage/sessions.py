@@ -21,7 +21,13 @@ from recpolicy.ope.config import MultiStepConfig
 from recpolicy.ope.engine import trajectory_value_differences
 from recpolicy.ope.feedback import TrajectoryFeedback
 from recpolicy.ope.fqe import FQEConfig, linear_model
-from recpolicy.training.rollout_sessions import Played, exploring, play_sessions, softmax_of, with_uniform_mix
+from recpolicy.training.rollout_sessions import (
+    SessionRollout,
+    exploring,
+    rollout_sessions,
+    softmax_policy,
+    with_uniform_mix,
+)
 from recpolicy.workflows.policy_feedback import SESSION_RIDGE, step_features
 from recpolicy.workflows.session_training import SessionTrainConfig, session_config
 from recpolicy.workflows.training_data import coerce
@@ -40,11 +46,11 @@ class Stage:
     world: SessionWorld
     policy: Policy
 
-    def play(self, floor: float, sessions: int, seed: int) -> Played:
+    def play(self, floor: float, sessions: int, seed: int) -> SessionRollout:
         """Let the policy lead sessions, exploring with a share of uniform choices; of 1 the choice is random."""
         parts = self.policy.artifact
         if floor == 1:
-            chance = softmax_of(np.zeros(len(parts.action_items)))
+            chance = softmax_policy(np.zeros(len(parts.action_items)))
         else:
             exported = ExportedPolicy(parts.estimator, parts.head, dict(parts.settings), dict(parts.policy))
             chance = with_uniform_mix(exploring(exported), floor)
@@ -52,7 +58,7 @@ class Stage:
         environment = SessionEnvironment(
             self.world, parts.context, parts.item, parts.action_items, session_config(training, _SIDE_BY_SIDE), seed
         )
-        return play_sessions(environment, chance, sessions, seed, False)
+        return rollout_sessions(environment, chance, sessions, seed, False)
 
     @cached_property
     def parts(self) -> PolicyParts:
@@ -97,29 +103,29 @@ class Steps:
 class Sessions:
     """All sessions that were played."""
 
-    played: Played
+    rollout: SessionRollout
 
     @cached_property
     def begin(self) -> NDArray[np.intp]:
         """Where each session begins [M + 1]."""
-        return np.append(np.flatnonzero(self.played.step == 0), len(self.played.step))
+        return np.append(np.flatnonzero(self.rollout.step == 0), len(self.rollout.step))
 
     @cached_property
     def person(self) -> NDArray[np.int32]:
         """Who was in each session [M]."""
-        return self.played.user[self.begin[:-1]]
+        return self.rollout.user[self.begin[:-1]]
 
     @cached_property
     def earned(self) -> Array:
         """What each session earned [M]."""
-        return np.add.reduceat(self.played.reward.astype(np.float64), self.begin[:-1])
+        return np.add.reduceat(self.rollout.reward.astype(np.float64), self.begin[:-1])
 
     def taken(self, rows: NDArray[np.intp]) -> Steps:
         """These sessions, in this order."""
         length = np.diff(self.begin)[rows]
         start = np.append(0, np.cumsum(length))
         row = np.repeat(self.begin[rows] - start[:-1], length) + np.arange(start[-1])
-        one = self.played
+        one = self.rollout
         return Steps(
             one.user[row], one.step[row], one.arm[row], one.log_propensity[row], one.reward[row].astype(np.float64),
             one.liked[row], one.ended[row], start,

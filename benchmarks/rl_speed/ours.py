@@ -46,7 +46,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     from worlds import make_environment
 
     from recpolicy.agents import agent_entry
-    from recpolicy.evaluation.sessions import SessionPlayer
+    from recpolicy.evaluation.sessions import SessionRunner
     from recpolicy.training.session_loop import SessionLoop
 
     environment = make_environment(Path(settings.world), settings.sessions, settings.seed)
@@ -70,9 +70,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     earned, greedy = np.nan, np.nan
     if settings.evaluation_sessions:
         judge = make_environment(Path(settings.world), settings.evaluation_sessions, settings.seed + 1000)
-        player = SessionPlayer(judge)
-        earned = float(player.play(chooser(agent, greedy=False), seed=7).reward.mean())
-        greedy = float(player.play(chooser(agent, greedy=True), seed=7).reward.mean())
+        runner = SessionRunner(judge)
+        earned = float(runner.run(chooser(agent, greedy=False), seed=7).reward.mean())
+        greedy = float(runner.run(chooser(agent, greedy=True), seed=7).reward.mean())
     learnt = calls * blocks * loop.block_size
     while sum(seconds) < settings.seconds:
         start = time.perf_counter()

@@ -70,7 +70,7 @@ def write_worlds(folder: Path) -> dict[int, Path]:
     for items in (100, parts.train.shape[1]):
         settings = SessionTrainConfig(items=items)
         features = prepare_features(parts.train, settings)
-        world = make_worlds(parts, settings, 0).train
+        world = make_worlds(parts, settings, 0).training_world
         paths[items] = folder / f"world_{items}.npz"
         write_world(paths[items], world, features.context, features.embeddings.item, features.action_items)
     return paths

@@ -102,12 +102,12 @@ def trace(environment: RecommendationEnvironment, steps: int) -> list[tuple[floa
 
 
 def learning_actions(agent: BanditAgent, environment: RecommendationEnvironment, rounds: int = 4) -> list[list[int]]:
-    """Let an agent play and learn, eagerly.
+    """Let an agent act and learn, eagerly.
 
     Args:
         agent: The agent; it learns from each round.
         environment: The environment.
-        rounds: Rounds to play.
+        rounds: Number of rounds.
 
     Returns:
         The actions of each round, [rounds][B].
@@ -238,7 +238,7 @@ class EnvironmentContract(abc.ABC):
         rounds = 5
         compiled = self.make(4)
         agent = random_agent(compiled, seed=9)
-        played = OnlineLoop(compiled, agent, learns=False).run(rounds)
+        outcome = OnlineLoop(compiled, agent, learns=False).run(rounds)
 
         stepped = self.make(4)
         step, rewards, pulls = stepped.reset(), [], np.zeros(stepped.actions, int)
@@ -248,8 +248,8 @@ class EnvironmentContract(abc.ABC):
             pulls += np.bincount(action, minlength=stepped.actions)
             step = stepped.step(action)
             rewards.append(step.reward.numpy().mean())
-        np.testing.assert_array_equal(played.pulls, pulls)
-        np.testing.assert_allclose(played.reward, rewards, rtol=1e-6)
+        np.testing.assert_array_equal(outcome.pulls, pulls)
+        np.testing.assert_allclose(outcome.reward, rewards, rtol=1e-6)
         assert compiled.round.numpy() == stepped.round.numpy() == rounds
 
 

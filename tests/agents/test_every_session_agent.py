@@ -15,11 +15,11 @@ from tf_agents.trajectories import time_step as ts
 from tf_agents.trajectories import trajectory
 
 from recpolicy.agents import SESSION_AGENTS
-from recpolicy.agents.sequence import SessionAgent, experience_of
+from recpolicy.agents.sequence import SessionAgent, experience_from_trajectory
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
-from recpolicy.training.session_loop import Played, SessionLoop
+from recpolicy.training.session_loop import LoopMetrics, SessionLoop
 
 NAMES = list(SESSION_AGENTS)
 SEED = tf.constant([1, 1], tf.int32)
@@ -40,8 +40,8 @@ class Trained:
     name: str
     agent: SessionAgent
     before: dict[str, np.ndarray]
-    first: Played
-    later: Played
+    first: LoopMetrics
+    later: LoopMetrics
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -239,7 +239,7 @@ def test_tf_agents_train_learns_from_a_drivers_trajectory(name, played):
     public, own = make(name, tables=False), make(name, tables=False)
     before = arrays_of(public)
     loss = public.train(played)
-    experience = experience_of(played)
+    experience = experience_from_trajectory(played)
     own.learner.prepare(int(np.prod(experience.action.shape)))
     figures = own.learner.update(experience, fold_in(own.learn_seed, 0))
     assert float(loss.loss) == pytest.approx(float(figures["loss"]), rel=1e-4)
@@ -253,7 +253,7 @@ def test_tf_agents_train_learns_from_a_drivers_trajectory(name, played):
 
 def test_a_trajectory_becomes_the_steps_of_its_sessions(played):
     """Every step that is none (from a last to a first observation) is taken for the one beside it."""
-    found = tf.nest.map_structure(lambda part: part.numpy(), experience_of(played))
+    found = tf.nest.map_structure(lambda part: part.numpy(), experience_from_trajectory(played))
     steps = played.step_type.shape[1] - 1
     boundary = played.step_type.numpy() == ts.StepType.LAST
     assert 5 < boundary.sum() < 0.5 * boundary.size
@@ -280,7 +280,7 @@ def test_a_trajectory_becomes_the_steps_of_its_sessions(played):
 
 def test_what_a_driver_hands_on_is_what_was_played(played):
     """Within a session the next observation is one item on; the item shown is masked then, and was not before."""
-    found = tf.nest.map_structure(lambda part: part.numpy(), experience_of(played))
+    found = tf.nest.map_structure(lambda part: part.numpy(), experience_from_trajectory(played))
     done, after = found.observation[..., -1], found.next_observation[..., -1]
     np.testing.assert_allclose(after - done, 1 / STEPS, atol=1e-5)
     shown = found.action[..., np.newaxis]

@@ -6,7 +6,7 @@ import tensorflow as tf
 from session_blocks import arms, expected_ratings, observations, specs, world
 
 from recpolicy.agents.categorical import MASKED
-from recpolicy.agents.session_networks import SessionNetworkConfig, Trainer, features_of, make_scores, make_value
+from recpolicy.agents.session_networks import SessionNetworkConfig, Trainer, dot_head_features, make_scores, make_value
 from recpolicy.core.errors import ConfigError
 
 ROWS, ITEMS = 7, 24
@@ -43,8 +43,8 @@ def test_without_genres_the_dot_head_uses_embeddings_only():
     from dataclasses import replace
 
     bare = replace(arms(), genres=None)
-    assert features_of(bare).shape == (ITEMS, 4)
-    assert features_of(arms()).shape == (ITEMS, 9)
+    assert dot_head_features(bare).shape == (ITEMS, 4)
+    assert dot_head_features(arms()).shape == (ITEMS, 9)
     seen = observations(ROWS)
     scores = make_scores(*specs(), SessionNetworkConfig(temperature=0.5), bare, 0)
     np.testing.assert_allclose(scores(seen, None), expected_ratings(seen) / 0.5, rtol=1e-5)

@@ -74,7 +74,7 @@ class Rounds:
     time: pd.DatetimeIndex  # [N]
 
 
-def rounds_of(world: Shop, rounds: int, seed: int = 0, start: str = "2026-01-05") -> Rounds:
+def read_complete_rounds(world: Shop, rounds: int, seed: int = 0, start: str = "2026-01-05") -> Rounds:
     """Let the shop serve so many users, one a minute."""
     rng = np.random.default_rng([seed, 8])
     user = rng.choice(len(world.busy), rounds, p=world.busy)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from click_logs import rounds_of, shop, write_open_bandit
+from click_logs import read_complete_rounds, shop, write_open_bandit
 from command_line import recpolicy, refused
 from hand_logs import hand_rounds, write_log
 
@@ -24,7 +24,7 @@ def without_saved_models():
 def directory(tmp_path, monkeypatch):
     """A directory with a log of another system, a config and no MovieLens."""
     monkeypatch.chdir(tmp_path)
-    write_open_bandit(tmp_path / "clicks.csv", rounds_of(shop(), 1_500))
+    write_open_bandit(tmp_path / "clicks.csv", read_complete_rounds(shop(), 1_500))
     (tmp_path / "tiny.toml").write_text(TINY)
     return tmp_path
 

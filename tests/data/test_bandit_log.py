@@ -7,7 +7,7 @@ import pytest
 from hand_logs import ACTION_ITEMS, USERS, assert_same_rounds, hand_rounds, newcomer_rounds
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log import ColdStartUsers, features_of
+from recpolicy.data.bandit_log import ColdStartUsers, features_digest
 
 
 def with_value(name, value, row=2):
@@ -153,11 +153,11 @@ def test_vectors_of_another_length_than_the_policy_s_are_refused():
 
 
 def test_vectors_of_other_features_are_refused_where_the_log_tells_them():
-    told = replace(newcomer_rounds(), features=features_of(TABLE))
+    told = replace(newcomer_rounds(), features=features_digest(TABLE))
     np.testing.assert_array_equal(told.contexts(TABLE), newcomer_rounds().contexts(TABLE))
     other = np.nextafter(TABLE, np.float32(9))
     newcomer_rounds().check_features(other)  # nothing is told
-    replace(hand_rounds(), features=features_of(TABLE)).check_features(other)  # no vectors
+    replace(hand_rounds(), features=features_digest(TABLE)).check_features(other)  # no vectors
     for ask in (told.check_features, told.contexts, told.distinct_contexts):
         with pytest.raises(DataError, match=r"hand: contexts in the features of another training .*`retrain` keeps"):
             ask(other)

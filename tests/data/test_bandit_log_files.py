@@ -27,7 +27,7 @@ from hand_logs import (
 from recpolicy.core.errors import DataError
 from recpolicy.data import bandit_log_files, log_columns
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, read_action_items, read_events, read_rewards, write_events
-from recpolicy.data.log_ingest import IngestConfig, ingest, rounds_of
+from recpolicy.data.log_ingest import IngestConfig, ingest, read_complete_rounds
 
 
 def read(folder, text=False):
@@ -39,14 +39,14 @@ def read(folder, text=False):
 def test_what_was_written_is_read_back_equal(tmp_path, candidates, text):
     rounds = hand_rounds(candidates=candidates)
     write_events(tmp_path / EVENTS, rounds, tables(text), with_rewards=True)
-    assert_same_rounds(rounds_of(tmp_path / EVENTS, tables(text)), rounds)
+    assert_same_rounds(read_complete_rounds(tmp_path / EVENTS, tables(text)), rounds)
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["numbers", "text"])
 def test_newcomers_and_their_vectors_are_read_back_equal(tmp_path, text):
     rounds = newcomer_rounds(text=text, candidates=True)
     write_events(tmp_path / EVENTS, rounds, tables(text), with_rewards=True)
-    assert_same_rounds(rounds_of(tmp_path / EVENTS, tables(text)), rounds)
+    assert_same_rounds(read_complete_rounds(tmp_path / EVENTS, tables(text)), rounds)
     table = pq.read_table(tmp_path / EVENTS)
     assert table.schema.field("context").type == pa.list_(pa.float32())
     assert table["context"].null_count == (~rounds.with_context).sum() > 0
@@ -76,10 +76,10 @@ def test_newcomers_of_all_pieces_are_numbered_together(tmp_path, monkeypatch):
     write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
     for size in (5, 2, 1):  # pieces without any vector among them
         monkeypatch.setattr(log_columns, "_ROWS", size)
-        assert_same_rounds(rounds_of(tmp_path / EVENTS, tables()), rounds)
+        assert_same_rounds(read_complete_rounds(tmp_path / EVENTS, tables()), rounds)
     column("context", lambda old: [*old[:7], [1.0, 2.0], *old[8:]])(tmp_path)
     with pytest.raises(DataError, match="row 8: context has 2 numbers; expected 3"):
-        rounds_of(tmp_path / EVENTS, tables())
+        read_complete_rounds(tmp_path / EVENTS, tables())
 
 
 def test_newcomers_are_not_written_by_another_table(tmp_path):
@@ -93,10 +93,10 @@ def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):
     rounds = hand_rounds(candidates=True)
     write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
     monkeypatch.setattr(log_columns, "_ROWS", 5)
-    assert_same_rounds(rounds_of(tmp_path / EVENTS, tables()), rounds)
+    assert_same_rounds(read_complete_rounds(tmp_path / EVENTS, tables()), rounds)
     column("log_propensity", lambda old: [*old[:10], 1.0, old[11]])(tmp_path)
     with pytest.raises(DataError, match=r"row 11: log_propensity 1\.0"):
-        rounds_of(tmp_path / EVENTS, tables())
+        read_complete_rounds(tmp_path / EVENTS, tables())
 
 
 def test_pieces_with_and_without_candidates_do_not_go_together(tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_other_programs_may_write_it_in_their_own_way(tmp_path):
     pq.write_table(pa.table(table), tmp_path / EVENTS)
     action_items = read_action_items(tmp_path / EVENTS, tables())
     np.testing.assert_array_equal(action_items, np.arange(6))  # it does not say: all items
-    found = rounds_of(tmp_path / EVENTS, tables())
+    found = read_complete_rounds(tmp_path / EVENTS, tables())
     for name in ("event_id", "time", "user", "item", "log_propensity", "policy", "version", "reward", "candidate"):
         np.testing.assert_array_equal(getattr(found, name), getattr(rounds, name), err_msg=name)
 
@@ -227,11 +227,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [EVENTS]
 
 
-@pytest.mark.parametrize("name", bandit_log_files.TOLD)
+@pytest.mark.parametrize("name", bandit_log_files.ORIGIN_FIELDS)
 def test_where_rounds_come_from_is_told(tmp_path, name):
     rounds = replace(hand_rounds(), **{name: "ab" * 32})
     write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
-    found = rounds_of(tmp_path / EVENTS, tables())
+    found = read_complete_rounds(tmp_path / EVENTS, tables())
     assert (getattr(found, name), getattr(found.take(2, 5, "part"), name)) == ("ab" * 32, "ab" * 32)
     assert found.digest == hand_rounds().digest
     learn, judge, _ = ingest(tmp_path, tables(), IngestConfig())
@@ -239,7 +239,7 @@ def test_where_rounds_come_from_is_told(tmp_path, name):
     metadata = {"recpolicy": f'{{"{name}": 3}}'}
     rewrite(tmp_path / EVENTS, lambda table: table.replace_schema_metadata(metadata))
     with pytest.raises(DataError, match=rf"its metadata names {name} 3; expected the (digest|name)"):
-        rounds_of(tmp_path / EVENTS, tables())
+        read_complete_rounds(tmp_path / EVENTS, tables())
 
 
 @pytest.mark.parametrize("rounds", [hand_rounds(), hand_rounds(candidates=True), newcomer_rounds()])
@@ -250,9 +250,9 @@ def test_a_log_that_is_written_in_pieces_is_the_same_log(tmp_path, monkeypatch, 
     write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
     pieces = pq.ParquetFile(tmp_path / EVENTS).num_row_groups
     assert pieces > 1 or (rounds.candidate is None and rows == 100)
-    assert rounds_of(tmp_path / EVENTS, tables()).digest == rounds.digest
+    assert read_complete_rounds(tmp_path / EVENTS, tables()).digest == rounds.digest
     monkeypatch.setattr(log_columns, "_VALUES", 12 * rows)  # and read in pieces
-    assert rounds_of(tmp_path / EVENTS, tables()).digest == rounds.digest
+    assert read_complete_rounds(tmp_path / EVENTS, tables()).digest == rounds.digest
 
 
 def test_a_newcomer_whose_number_is_beyond_64_bits_is_refused(tmp_path):
@@ -264,4 +264,4 @@ def test_a_newcomer_whose_number_is_beyond_64_bits_is_refused(tmp_path):
 
     rewrite(tmp_path / EVENTS, change)
     with pytest.raises(DataError, match=r"row \d+: user_id 9223372036854775809 is above 9223372036854775807"):
-        rounds_of(tmp_path / EVENTS, tables())
+        read_complete_rounds(tmp_path / EVENTS, tables())

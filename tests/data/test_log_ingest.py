@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, write_events, write_rewards
-from recpolicy.data.log_ingest import IngestConfig, ingest, rounds_of
+from recpolicy.data.log_ingest import IngestConfig, ingest, read_complete_rounds
 
 ALL = IngestConfig(evaluation_share=0.0)
 NOT_USED = ("late_rewards", "doubled_rewards", "unknown_rewards")
@@ -80,7 +80,7 @@ def test_vectors_and_newcomers_go_with_their_rounds(tmp_path):
         np.testing.assert_array_equal(part.context, rounds.context[rows])
         np.testing.assert_array_equal(user_ids(part), user_ids(rounds)[rows])
         write_events(tmp_path / "part.parquet", part, tables(), with_rewards=True)
-        assert_same_rounds(rounds_of(tmp_path / "part.parquet", tables()), part)
+        assert_same_rounds(read_complete_rounds(tmp_path / "part.parquet", tables()), part)
 
 
 def test_events_with_a_vector_are_left_out_and_counted_where_they_are_not_wanted(tmp_path):
@@ -219,14 +219,14 @@ def test_a_default_reward_must_be_on_the_scale(four, reward):
 
 def test_rounds_without_a_reward_have_to_be_ingested_first(four):
     with pytest.raises(DataError, match=r"events\.parquet: row 1: no reward; ingest the log first"):
-        rounds_of(four / EVENTS, tables())
+        read_complete_rounds(four / EVENTS, tables())
 
 
 def test_rounds_with_twins_are_refused_as_well(tmp_path):
     write_events(tmp_path / EVENTS, hand_rounds(4), tables(), with_rewards=True)
     column("event_id", lambda old: [*old[:3], old[0]])(tmp_path)
     with pytest.raises(DataError, match="row 4: event_id 'e0' comes a second time"):
-        rounds_of(tmp_path / EVENTS, tables())
+        read_complete_rounds(tmp_path / EVENTS, tables())
 
 
 @given(

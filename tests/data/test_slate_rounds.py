@@ -8,13 +8,13 @@ from hand_slates import SHELVES, hand_slates, write_hand
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data import slate_rounds
 from recpolicy.data.log_ingest import IngestConfig
-from recpolicy.data.slate_rounds import ingest_slates, rounds_of_slates
+from recpolicy.data.slate_rounds import ingest_slates, rounds_from_slates
 
 
 @pytest.mark.parametrize("shelved", [True, False])
 def test_every_slot_is_a_round(shelved):
     log = hand_slates(shelved)
-    rounds = rounds_of_slates(log, (1.0, 5.0))
+    rounds = rounds_from_slates(log, (1.0, 5.0))
     assert len(rounds) == 16
     assert rounds.event_id[:3].tolist() == ["e0:0", "e0:1", "e1:0"]
     for name in ("user", "time", "policy", "version"):
@@ -27,14 +27,14 @@ def test_every_slot_is_a_round(shelved):
 
 
 def test_the_candidates_of_a_slot_are_its_shelf():
-    rounds = rounds_of_slates(hand_slates(), (0.0, 1.0))
+    rounds = rounds_from_slates(hand_slates(), (0.0, 1.0))
     allowed = rounds.allowed(slice(0, 16))
     np.testing.assert_array_equal(allowed, np.tile([SHELVES == 0, SHELVES == 1], (8, 1)))
 
 
 def test_without_shelves_the_candidates_are_what_does_not_stand_above():
     log = hand_slates(shelved=False)
-    allowed = rounds_of_slates(log, (0.0, 1.0)).allowed(slice(0, 16))
+    allowed = rounds_from_slates(log, (0.0, 1.0)).allowed(slice(0, 16))
     assert allowed[::2].all()
     expected = np.ones((8, 5), bool)
     expected[np.arange(8), log.arm[:, 0]] = False
@@ -42,18 +42,18 @@ def test_without_shelves_the_candidates_are_what_does_not_stand_above():
 
 
 def test_pages_are_taken_apart_block_by_block(monkeypatch):
-    whole = rounds_of_slates(hand_slates(shelved=False), (0.0, 1.0))
+    whole = rounds_from_slates(hand_slates(shelved=False), (0.0, 1.0))
     monkeypatch.setattr(slate_rounds, "_PAGES_AT_ONCE", 3)
-    assert rounds_of_slates(hand_slates(shelved=False), (0.0, 1.0)).digest == whole.digest
+    assert rounds_from_slates(hand_slates(shelved=False), (0.0, 1.0)).digest == whole.digest
 
 
 def test_pages_that_do_not_say_what_their_slots_earned_are_refused():
     with pytest.raises(DataError, match=r"hand: no slot_reward"):
-        rounds_of_slates(hand_slates(slot_reward=None), (1.0, 5.0))
+        rounds_from_slates(hand_slates(slot_reward=None), (1.0, 5.0))
     earned = np.zeros((8, 2))
     earned[3] = [2.0, -1.0]
     with pytest.raises(DataError, match=r"slate 3 \('e3'\): its slots earned \[2\.0, -1\.0\]; expected 0\.\.1 each"):
-        rounds_of_slates(hand_slates(slot_reward=earned, reward=earned.sum(axis=1)), (1.0, 5.0))
+        rounds_from_slates(hand_slates(slot_reward=earned, reward=earned.sum(axis=1)), (1.0, 5.0))
 
 
 def test_the_latest_pages_are_for_evaluation_in_whatever_order_they_stand(tmp_path):
@@ -65,7 +65,7 @@ def test_the_latest_pages_are_for_evaluation_in_whatever_order_they_stand(tmp_pa
                    policy=mixed.policy, version=mixed.version),
         tables(), IngestConfig(evaluation_share=0.25),
     )  # fmt: skip
-    whole = rounds_of_slates(log, (1.0, 5.0))
+    whole = rounds_from_slates(log, (1.0, 5.0))
     assert learn.digest == whole.take(0, 12, "").digest
     assert judge.digest == whole.take(12, 16, "").digest
     assert learn.slate_digest == judge.slate_digest == mixed.digest

@@ -256,7 +256,7 @@ class SessionContract(abc.ABC):
             features, mask = environment.observe(record.before)
             np.testing.assert_array_equal(mask, ~record.before.user_state.shown)
             np.testing.assert_array_equal(features[:, : context.shape[1]], context[record.before.user_state.user])
-            np.testing.assert_array_equal(features[:, context.shape[1] :], record.before.memory)
+            np.testing.assert_array_equal(features[:, context.shape[1] :], record.before.history_state)
 
     def test_every_user_comes_alike(self):
         """n = 20,000 first users: each within 4.5 standard errors of 1/30."""

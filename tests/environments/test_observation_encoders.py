@@ -41,11 +41,11 @@ def test_interest_turns_on_a_like_and_misses_start_anew():
 def test_interest_stays_without_a_like_and_misses_count_up_to_five():
     """Genres .7 (1, 0) + .3 (.6, .8) = (.88, .24)."""
     view = make("interest")
-    memory = tf.constant([[0.5, -0.5, 1.0, 0.0, 0.4, 0.5]])
-    np.testing.assert_allclose(view.update(memory, shown(0.0)), [[0.5, -0.5, 0.88, 0.24, 0.6, 0.75]], rtol=1e-6)
+    history_state = tf.constant([[0.5, -0.5, 1.0, 0.0, 0.4, 0.5]])
+    np.testing.assert_allclose(view.update(history_state, shown(0.0)), [[0.5, -0.5, 0.88, 0.24, 0.6, 0.75]], rtol=1e-6)
     for _ in range(5):
-        memory = view.update(memory, shown(0.0))
-    assert memory.numpy()[0, 4] == pytest.approx(1.0)
+        history_state = view.update(history_state, shown(0.0))
+    assert history_state.numpy()[0, 4] == pytest.approx(1.0)
 
 
 def test_last_item_is_the_embedding_of_the_last_item_and_zero_before():
@@ -58,11 +58,11 @@ def test_last_item_is_the_embedding_of_the_last_item_and_zero_before():
 def test_last_n_holds_the_newest_first_and_forgets_the_oldest():
     """Items (1, 1), (2, 2) and (3, 3), the second not liked, of which n = 2 are kept."""
     view = make("last_n")
-    memory = view.start(USER)
-    np.testing.assert_array_equal(memory, np.zeros((1, 7)))
+    history_state = view.start(USER)
+    np.testing.assert_array_equal(history_state, np.zeros((1, 7)))
     for number, liked in ((1.0, 1.0), (2.0, 0.0), (3.0, 1.0)):
-        memory = view.update(memory, shown(liked, tf.constant([[number, number]])))
-    np.testing.assert_array_equal(memory, [[3, 3, 1, 2, 2, 0, 0.75]])
+        history_state = view.update(history_state, shown(liked, tf.constant([[number, number]])))
+    np.testing.assert_array_equal(history_state, [[3, 3, 1, 2, 2, 0, 0.75]])
 
 
 def test_last_n_can_be_one():

@@ -50,7 +50,7 @@ def test_candidates_are_renumbered_as_actions():
         known = planted.world.known[session.user_state.user.numpy(), item]
         np.testing.assert_array_equal(step.reward, known / 4)
         np.testing.assert_array_equal(step.session.user_state.genres, np.tile(planted.world.genres[item], (8, 1)))
-        np.testing.assert_array_equal(step.session.memory[:, 4:9], 0.3 * step.session.user_state.genres)
+        np.testing.assert_array_equal(step.session.history_state[:, 4:9], 0.3 * step.session.user_state.genres)
 
 
 def test_fresh_users_of_the_world_are_rows_of_the_context():
@@ -122,4 +122,4 @@ def test_every_view_plays_and_has_its_width(view):
     width = {"interest": 4 + 5 + 2, "last_item": 4, "last_n": 3 * 5 + 1}[view]
     assert environment.time_step_spec().observation["global"].shape == (5 + width,)
     records = play(environment, 3)
-    assert records[-1].step.session.memory.shape == (8, width)
+    assert records[-1].step.session.history_state.shape == (8, width)

@@ -204,7 +204,7 @@ def test_the_view_remembers_read_items_only_and_in_their_order():
     """last_n holds the last two read; n = 64 sessions of slates of 3."""
     environment = make(slate_size=3, max_episode_steps=4, view="last_n", last_n=2, batch_size=64)
     (record,) = play(environment, 1)
-    memory, response = record.step.session.memory, record.step.response
+    history_state, response = record.step.session.history_state, record.step.response
     embedding = planted_sessions().embedding
     assert len(np.unique(response.read.sum(axis=1))) > 1
     for row in range(64):
@@ -212,5 +212,5 @@ def test_the_view_remembers_read_items_only_and_in_their_order():
             record.action[row], response.liked[row], response.read[row], strict=True) if was]  # fmt: skip
         newest = np.zeros((2, 5), np.float32)
         newest[: min(2, len(seen))] = seen[::-1][:2]
-        np.testing.assert_allclose(memory[row, :10], newest.ravel(), rtol=1e-6)
-        np.testing.assert_allclose(memory[row, 10], len(seen) / 12, rtol=1e-6)  # of at most 4 slates of 3
+        np.testing.assert_allclose(history_state[row, :10], newest.ravel(), rtol=1e-6)
+        np.testing.assert_allclose(history_state[row, 10], len(seen) / 12, rtol=1e-6)  # of at most 4 slates of 3

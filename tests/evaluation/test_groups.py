@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from recpolicy.core.errors import DataError
-from recpolicy.evaluation.groups import MIN_USERS, Groups, group_figures, groups_of
+from recpolicy.evaluation.groups import MIN_USERS, Groups, group_figures, make_groups
 
 
 def everyone(users):
@@ -16,7 +16,7 @@ def test_ages_fall_into_bands_and_missing_values_into_none():
     users = pd.DataFrame(
         {"user_id": range(6), "age": [24, 25, 34, 49, 50, None], "gender": ["F", "M", "M", None, "F", "F"]}
     )
-    found = groups_of(users, np.array([1, 2, 3, 4, 5, 5]))
+    found = make_groups(users, np.array([1, 2, 3, 4, 5, 5]))
     member = dict(zip(found.names, found.member.astype(int).tolist(), strict=True))
     assert member == {
         "age under 25": [1, 0, 0, 0, 0, 0],
@@ -31,17 +31,17 @@ def test_ages_fall_into_bands_and_missing_values_into_none():
 
 
 def test_users_at_the_median_are_among_those_with_fewer_ratings():
-    found = groups_of(pd.DataFrame({"user_id": [1, 2, 3]}), np.array([1, 5, 9]))
+    found = make_groups(pd.DataFrame({"user_id": [1, 2, 3]}), np.array([1, 5, 9]))
     assert found.member[found.names.index("fewer ratings")].tolist() == [True, True, False]
 
 
 def test_without_attributes_activity_remains():
-    assert groups_of(pd.DataFrame({"user_id": [1, 2]}), np.array([1, 9])).names == ("fewer ratings", "more ratings")
+    assert make_groups(pd.DataFrame({"user_id": [1, 2]}), np.array([1, 9])).names == ("fewer ratings", "more ratings")
 
 
 def test_words_in_the_age_column_make_no_bands():
     users = pd.DataFrame({"user_id": [1, 2], "age": ["young", "old"]})
-    assert len(groups_of(users, np.array([1, 9])).names) == 2
+    assert len(make_groups(users, np.array([1, 9])).names) == 2
 
 
 def test_mean_of_a_group_is_sum_over_size_of_its_users_only():

@@ -8,7 +8,7 @@ import pytest
 from synthetic_responses import STEPS, planted_responses
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.rating_sessions import sessions_of
+from recpolicy.data.rating_sessions import split_into_sessions
 from recpolicy.data.splits import split
 from recpolicy.evaluation.plots import (
     engagement_figure,
@@ -16,7 +16,7 @@ from recpolicy.evaluation.plots import (
     policy_figure,
     session_length_figure,
 )
-from recpolicy.evaluation.session_rollout import SessionPlayer
+from recpolicy.evaluation.session_rollout import SessionSimulator
 from recpolicy.evaluation.simulator_card import CardConfig, real_sessions, validate_world
 from recpolicy.models.user_model import SessionWorldConfig
 
@@ -81,8 +81,8 @@ def test_test_ratings_of_held_out_users_change_only_what_is_judged_by_them():
 def test_exposure_goes_on_with_the_users_next_items_and_begins_again_after_the_last():
     ratings = parts().train.take(np.isin(parts().train.user, [3, 8]))
     real = real_sessions(ratings, PLAIN)
-    sessions = sessions_of(ratings)
-    assert real.played.length.tolist() == np.minimum(sessions.length, STEPS).tolist()
+    sessions = split_into_sessions(ratings)
+    assert real.responses.length.tolist() == np.minimum(sessions.length, STEPS).tolist()
     mine = ratings.item[sessions.rows[ratings.user[sessions.rows] == 8]]
     first = np.flatnonzero(sessions.user == 8)[0]
     np.testing.assert_array_equal(real.item[first], mine[:STEPS])
@@ -95,13 +95,13 @@ def test_played_sessions_are_geometric_where_going_on_is_constant():
     world = planted_responses(seed=3, stay=0.8).world
     many = 20_000
     item = np.tile(np.arange(STEPS), (many, 1))
-    played = SessionPlayer(world).play(np.arange(many) % len(world.users), item, seed=1)
-    assert played.length.mean() == pytest.approx((1 - 0.8**STEPS) / 0.2, abs=4 * 3.3 / np.sqrt(many))
-    assert (played.length == 1).mean() == pytest.approx(0.2, abs=0.012)
-    assert played.shown.sum(axis=1).tolist() == played.length.tolist()
-    assert played.likes.max() <= played.length.max()
-    row = int(np.argmax(played.length))
-    assert played.engagement[row] == played.level[row, : played.length[row]].sum() / 4
+    responses = SessionSimulator(world).simulate(np.arange(many) % len(world.users), item, seed=1)
+    assert responses.length.mean() == pytest.approx((1 - 0.8**STEPS) / 0.2, abs=4 * 3.3 / np.sqrt(many))
+    assert (responses.length == 1).mean() == pytest.approx(0.2, abs=0.012)
+    assert responses.shown.sum(axis=1).tolist() == responses.length.tolist()
+    assert responses.likes.max() <= responses.length.max()
+    row = int(np.argmax(responses.length))
+    assert responses.engagement[row] == responses.level[row, : responses.length[row]].sum() / 4
 
 
 def test_figures_show_both_sides():

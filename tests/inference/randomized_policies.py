@@ -14,7 +14,7 @@ import tensorflow as tf
 from trained_policies import miniature_split
 
 from recpolicy.agents import SESSION_AGENTS
-from recpolicy.agents.item_features import arms_of
+from recpolicy.agents.item_features import compute_item_features
 from recpolicy.agents.sequence import SessionAgent
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.inference.artifact import write_arrays, write_manifest
@@ -66,7 +66,7 @@ def settings(view: str) -> SessionTrainConfig:
 
 @cache
 def world() -> SessionWorld:
-    return make_worlds(miniature_split(), settings("interest"), 0).train
+    return make_worlds(miniature_split(), settings("interest"), 0).training_world
 
 
 @cache
@@ -113,7 +113,7 @@ def agent(variant: str, view: str, shaken: bool = True) -> SessionAgent:
     """The learner behind the variant."""
     name, given = VARIANTS[variant]
     game, entry = environment(view), SESSION_AGENTS[name]
-    arms = arms_of(features(view).action_items, features(view).embeddings, miniature_split().train)
+    arms = compute_item_features(features(view).action_items, features(view).embeddings, miniature_split().train)
     made: SessionAgent = entry.make(game.time_step_spec(), game.action_spec(), entry.config(**given), arms, 0)
     if shaken:
         rng = np.random.default_rng(5)

@@ -25,8 +25,8 @@ from trained_policies import miniature_split
 from recpolicy.agents import SESSION_AGENTS
 from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
 from recpolicy.data.ratings import genre_directions
+from recpolicy.inference.history_state import HISTORY_ENCODERS, Past, Shape
 from recpolicy.inference.predictor import Policy
-from recpolicy.inference.session_memory import MEMORIES, Past, Shape
 from recpolicy.training.tensorflow_export import write_saved_models
 
 everywhere = pytest.mark.parametrize("view", ITEMS)
@@ -47,7 +47,7 @@ def probabilities(variant: str, view: str) -> np.ndarray:
 
 def test_every_agent_and_every_view_is_tried():
     assert {name for name, _ in VARIANTS.values()} == set(SESSION_AGENTS)
-    assert set(ITEMS) == set(MEMORIES)
+    assert set(ITEMS) == set(HISTORY_ENCODERS)
 
 
 @everywhere
@@ -61,17 +61,17 @@ def test_the_past_is_seen_as_the_environment_sees_it(view):
         for b, seen in enumerate(observation[:10]):
             rows = [item[b] for _, _, item, _ in steps[:number]]
             past = Past(action_items[rows], genres[rows], [like[b] for _, _, _, like in steps[:number]])
-            memory = MEMORIES[view](seen[:5], past, shape)
-            assert memory.dtype == np.float32
-            np.testing.assert_allclose(memory, seen[width:], atol=2e-6)
+            history_state = HISTORY_ENCODERS[view](seen[:5], past, shape)
+            assert history_state.dtype == np.float32
+            np.testing.assert_allclose(history_state, seen[width:], atol=2e-6)
             counters = {"interest": 2, "last_n": 1, "last_item": 0}[view]
-            np.testing.assert_array_equal(memory[len(memory) - counters :], seen[len(seen) - counters :])
+            np.testing.assert_array_equal(history_state[len(history_state) - counters :], seen[len(seen) - counters :])
 
 
 def test_half_a_session_is_a_little_more_than_half_for_both():
     """Ten times 1/20 in single precision: the edge .5 of tabular Q-learning lies below it."""
     past = Past(np.ones((10, 2), np.float32), np.zeros((10, 3), np.float32), [True] * 10)
-    assert MEMORIES["interest"](np.zeros(2, np.float32), past, Shape(20, 1, 3))[-1] > np.float32(0.5)
+    assert HISTORY_ENCODERS["interest"](np.zeros(2, np.float32), past, Shape(20, 1, 3))[-1] > np.float32(0.5)
     assert played("interest")[10][0][:, -1].min() > np.float32(0.5)
 
 

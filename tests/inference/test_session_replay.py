@@ -8,8 +8,8 @@ import pytest
 from tiny_session_policies import WIDTHS, chances, led_by, tiny_session_artifact
 
 from recpolicy.data.session_log import SessionLog
+from recpolicy.inference.history_state import HISTORY_ENCODERS, Past, Shape
 from recpolicy.inference.predictor import Policy
-from recpolicy.inference.session_memory import MEMORIES, Past, Shape
 from recpolicy.inference.session_replay import ACTS, exploring_probabilities, moments
 
 every_view = pytest.mark.parametrize("view", WIDTHS)
@@ -26,7 +26,7 @@ def log(view: str, head: str = "softmax", steps: int = 4) -> SessionLog:
 
 
 def test_every_view_is_tried():
-    assert set(WIDTHS) == set(MEMORIES)
+    assert set(WIDTHS) == set(HISTORY_ENCODERS)
 
 
 @every_view
@@ -52,14 +52,16 @@ def test_memories_are_those_of_whole_pasts_and_counters_to_the_last_bit(view):
     shape = Shape(25, int(artifact.policy["last_n"]), genres.shape[1])
     longest = 0
     for moment in moments(artifact, logged):
-        for row, memory in zip(moment.row, moment.memory, strict=True):
+        for row, history_state in zip(moment.row, moment.history_state, strict=True):
             before = slice(logged.start[number[row]], row)
             item, user = logged.item[before], artifact.context[logged.user[row]]
             past = Past(artifact.item[item], genres[item], logged.liked[before].tolist())
-            expected = MEMORIES[view](user, past, shape)
-            np.testing.assert_allclose(memory, expected, atol=1e-6)
+            expected = HISTORY_ENCODERS[view](user, past, shape)
+            np.testing.assert_allclose(history_state, expected, atol=1e-6)
             counters = {"interest": 2, "last_n": 1, "last_item": 0}[view]
-            np.testing.assert_array_equal(memory[len(memory) - counters :], expected[len(expected) - counters :])
+            np.testing.assert_array_equal(
+                history_state[len(history_state) - counters :], expected[len(expected) - counters :]
+            )
             longest = max(longest, len(item))
     assert longest > 10  # by then sums of 1/25 in single and in double precision have parted
 
@@ -115,10 +117,10 @@ def test_probabilities_are_those_that_the_player_of_simulated_sessions_logs():
     from randomized_policies import agent, environment, features, policy
     from synthetic_session_logs import eagerly, log_of
 
-    from recpolicy.training.rollout_sessions import exploring, play_sessions
+    from recpolicy.training.rollout_sessions import exploring, rollout_sessions
 
     with eagerly():
-        played = play_sessions(environment(view), exploring(agent(variant, view).learner.export()), 30, 0)
+        played = rollout_sessions(environment(view), exploring(agent(variant, view).learner.export()), 30, 0)
     action_items = features(view).action_items
     logged = log_of(played, len(action_items), item=action_items[played.arm], action_items=action_items)
     parts, found = policy(variant, view).artifact, np.full(len(logged), np.nan)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.data.ratings import Ratings
-from recpolicy.evaluation.session_rollout import SessionPlayer
+from recpolicy.evaluation.session_rollout import SessionSimulator
 from recpolicy.models.session_world import SessionWorld
 
 STEPS, SESSIONS, GENRES, RANK = 10, 10, 6, 2
@@ -48,16 +48,16 @@ def planted_responses(seed: int = 0, users: int = 240, items: int = 120, stay: f
     )  # fmt: skip
     order = rng.permuted(np.tile(np.arange(items), (users, 1)), axis=1)[:, : SESSIONS * STEPS]
     shown = order.reshape(users, SESSIONS, STEPS)
-    played = SessionPlayer(world).play(np.repeat(world.users, SESSIONS), shown.reshape(-1, STEPS), seed)
-    row, step = np.nonzero(played.shown)
+    responses = SessionSimulator(world).simulate(np.repeat(world.users, SESSIONS), shown.reshape(-1, STEPS), seed)
+    row, step = np.nonzero(responses.shown)
     user, session = row // SESSIONS, row % SESSIONS
     table = _table(world, rows)
     ratings = Ratings(
         user=user.astype(np.int32), item=shown.reshape(-1, STEPS)[row, step].astype(np.int32),
-        rating=(1 + played.level[row, step]).astype(np.float32),
+        rating=(1 + responses.level[row, step]).astype(np.float32),
         timestamp=880_000_000 + 86_400 * session + 20 * step, name="planted", **table,
     )  # fmt: skip
-    return PlantedResponses(world, ratings, shown, played.length.reshape(users, SESSIONS))
+    return PlantedResponses(world, ratings, shown, responses.length.reshape(users, SESSIONS))
 
 
 def _table(world: SessionWorld, rows: NDArray[np.bool_]) -> dict[str, pd.DataFrame]:

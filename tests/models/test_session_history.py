@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_dataset import miniature_ratings
 
-from recpolicy.data.rating_sessions import sessions_of
+from recpolicy.data.rating_sessions import split_into_sessions
 from recpolicy.models.session_history import Preferences, compute_history
 
 TASTES = Preferences(
@@ -23,7 +23,7 @@ def played(item, like, hours=None):
     rows = np.zeros(len(item), int)
     time = np.arange(len(item)) * 60 if hours is None else np.asarray(hours) * 3600
     table = replace(miniature_ratings().take(rows), user=np.zeros(len(item), np.int32), timestamp=time)
-    return compute_history(sessions_of(table), np.array(item, np.int32), np.array(like, bool), TASTES)
+    return compute_history(split_into_sessions(table), np.array(item, np.int32), np.array(like, bool), TASTES)
 
 
 def test_misses_count_up_to_five_and_a_like_ends_them():

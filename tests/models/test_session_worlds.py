@@ -34,10 +34,10 @@ def test_halves_are_disjoint_and_hold_every_user_with_ratings():
 
 
 def test_worlds_have_different_users_and_model_classes():
-    assert not set(worlds().train.users) & set(worlds().evaluation_world.users)
-    assert worlds().train.name.startswith("svd on ")
+    assert not set(worlds().training_world.users) & set(worlds().evaluation_world.users)
+    assert worlds().training_world.name.startswith("svd on ")
     assert worlds().evaluation_world.name.startswith("item_knn on ")
-    assert worlds().train.known is None
+    assert worlds().training_world.known is None
 
 
 def test_the_judge_pays_the_levels_of_real_test_ratings_of_its_users_and_nothing_else():
@@ -59,7 +59,7 @@ def test_the_training_world_sees_no_test_rating_and_nobody_of_the_other_half():
         train=replace(fit, rating=np.where(outside, 6 - fit.rating, fit.rating).astype(np.float32)),
         test=replace(test, rating=6 - test.rating),
     )
-    assert fit_two_worlds(turned, CONFIG, seed=0).train.digest == worlds().train.digest
+    assert fit_two_worlds(turned, CONFIG, seed=0).training_world.digest == worlds().training_world.digest
 
 
 def test_the_judge_sees_nobody_of_the_training_half():
@@ -70,22 +70,24 @@ def test_the_judge_sees_nobody_of_the_training_half():
     ]
     again = fit_two_worlds(replace(parts(), train=turned[0], test=turned[1]), CONFIG, seed=0)
     assert again.evaluation_world.digest == worlds().evaluation_world.digest
-    assert again.train.digest != worlds().train.digest
+    assert again.training_world.digest != worlds().training_world.digest
 
 
 def test_the_same_seed_gives_the_same_worlds():
     again = fit_two_worlds(parts(), CONFIG, seed=0)
-    assert (again.train.digest, again.evaluation_world.digest) == (
-        worlds().train.digest,
+    assert (again.training_world.digest, again.evaluation_world.digest) == (
+        worlds().training_world.digest,
         worlds().evaluation_world.digest,
     )
-    assert fit_two_worlds(parts(), CONFIG, seed=1).train.digest != worlds().train.digest
+    assert fit_two_worlds(parts(), CONFIG, seed=1).training_world.digest != worlds().training_world.digest
 
 
 def test_no_fatigue_is_what_the_settings_say():
     plain = fit_two_worlds(parts(), replace(CONFIG, fatigue_genre=0.0, fatigue_misses=0.0), seed=0)
-    assert plain.train.fatigue == (0.0, 0.0)
-    np.testing.assert_allclose(plain.train.stay_history - worlds().train.stay_history, (4, 2), atol=1e-5)
+    assert plain.training_world.fatigue == (0.0, 0.0)
+    np.testing.assert_allclose(
+        plain.training_world.stay_history - worlds().training_world.stay_history, (4, 2), atol=1e-5
+    )
 
 
 def test_tables_without_times_or_with_too_few_users_are_refused():

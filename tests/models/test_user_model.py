@@ -9,12 +9,12 @@ import tensorflow as tf
 from synthetic_responses import LIKE_HISTORY, STAY_HISTORY, STEPS, planted_responses
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.rating_sessions import sessions_of
+from recpolicy.data.rating_sessions import split_into_sessions
 from recpolicy.environments.session_dynamics import NOISE_DIMS, SessionTables, begin, like_odds, transition
 from recpolicy.models.logistic import sigmoid
 from recpolicy.models.session_history import Preferences, compute_history
 from recpolicy.models.session_world import LIKE_LEVEL
-from recpolicy.models.user_model import SessionWorldConfig, fit_session_world, fit_user_model, world_of_responses
+from recpolicy.models.user_model import SessionWorldConfig, fit_session_world, fit_user_model, world_from_user_model
 from recpolicy.models.user_model_fits import fit_levels, fit_stay, watch_levels
 
 PLAIN = SessionWorldConfig(max_steps=STEPS, rank=4, drift=0.0, fatigue_genre=0.0, fatigue_misses=0.0)
@@ -34,7 +34,7 @@ def learnt(fatigue=0.0):
 def true_history(drift_table=None):
     """History of all planted sessions, with the planted tastes."""
     ratings, world = planted().ratings, planted().world
-    sessions = sessions_of(ratings)
+    sessions = split_into_sessions(ratings)
     tastes = Preferences(world.interest, world.direction, world.genres, world.interest_decay, world.genre_decay)
     like = watch_levels(ratings.rating, ratings.scale)[sessions.rows] >= LIKE_LEVEL
     return sessions, compute_history(sessions, ratings.item[sessions.rows], like, tastes)
@@ -97,7 +97,7 @@ def test_calibration_learns_from_predictions_that_have_not_seen_the_rating():
 def test_fatigue_is_added_to_what_was_fitted_and_leaves_real_lengths_as_they_are():
     without, fatigued = learnt(), learnt(2.0)
     np.testing.assert_allclose(fatigued.stay.history, without.stay.history - 2.0, atol=1e-9)
-    sessions = sessions_of(planted().ratings)
+    sessions = split_into_sessions(planted().ratings)
     mine = (sessions.user % 2 == 0)[sessions.session] & (sessions.position < STEPS - 1)
     goes_on = (sessions.position + 1 < sessions.length[sessions.session])[mine]
     like = watch_levels(planted().ratings.rating, (1, 5))[sessions.rows] >= LIKE_LEVEL
@@ -114,7 +114,7 @@ def test_fatigue_is_added_to_what_was_fitted_and_leaves_real_lengths_as_they_are
 def test_lengths_are_geometric_where_going_on_is_constant():
     """Mean 1 / (1 - c) before the cut; the fitted hazard is flat at c."""
     data = planted_responses(seed=3, stay=0.8)
-    sessions = sessions_of(data.ratings)
+    sessions = split_into_sessions(data.ratings)
     cut_mean = (1 - 0.8**STEPS) / (1 - 0.8)
     assert sessions.length.mean() == pytest.approx(cut_mean, abs=4 * 3.3 / np.sqrt(len(sessions)))
     zero = np.zeros(len(data.ratings))
@@ -126,7 +126,7 @@ def test_lengths_are_geometric_where_going_on_is_constant():
 
 def test_a_step_at_the_cut_says_nothing():
     """Sessions that end exactly at S and ones that go on there give the same fit."""
-    sessions = sessions_of(planted().ratings)
+    sessions = split_into_sessions(planted().ratings)
     _, history = true_history()
     visits = np.bincount(sessions.user)
     ended = fit_stay(sessions, history, 5, visits, (0.0, 0.0))
@@ -136,7 +136,7 @@ def test_a_step_at_the_cut_says_nothing():
 
 def test_the_world_is_laid_out_for_the_users_asked_for():
     responses = learnt()
-    world = world_of_responses(responses, np.array([7, 3, 3, 4]), seed=1)
+    world = world_from_user_model(responses, np.array([7, 3, 3, 4]), seed=1)
     assert world.users.tolist() == [3, 4, 7]
     assert world.steps == STEPS
     expected = responses.like.intercept + responses.like.slope * responses.model.mean[[3, 4, 7]]
@@ -144,8 +144,8 @@ def test_the_world_is_laid_out_for_the_users_asked_for():
     known, drawn = responses.stay.user[4], world.stay[[0, 2], 0] - responses.stay.curve[0]
     assert world.stay[1, 0] == pytest.approx(responses.stay.curve[0] + responses.stay.habit[4] + known, rel=1e-5)
     assert not np.isclose(*drawn)  # users not learnt from go on as drawn ones would
-    assert world.digest == world_of_responses(responses, np.array([3, 4, 7]), seed=1).digest
-    assert world.digest != world_of_responses(responses, np.array([3, 4, 7]), seed=2).digest
+    assert world.digest == world_from_user_model(responses, np.array([3, 4, 7]), seed=1).digest
+    assert world.digest != world_from_user_model(responses, np.array([3, 4, 7]), seed=2).digest
 
 
 def test_users_that_are_not_learnt_from_leave_no_trace_in_the_responses():
@@ -200,7 +200,7 @@ def test_real_sessions_do_not_show_the_assumed_mechanisms(u1):
     from recpolicy.models.logistic import fit_logistic
 
     responses = fit_user_model(u1.train, np.arange(943), SessionWorldConfig(drift=0.0), seed=0)
-    sessions = sessions_of(u1.train).cut(20)
+    sessions = split_into_sessions(u1.train).cut(20)
     like = u1.train.rating[sessions.rows] >= 4
     history = compute_history(sessions, u1.train.item[sessions.rows], like, responses.tastes)
     columns = np.column_stack(

@@ -4,20 +4,20 @@ from synthetic_ratings import rank_two
 
 from recpolicy.core.errors import DataError
 from recpolicy.models.bias import BiasConfig, fit_bias
-from recpolicy.models.world import World, world_of
+from recpolicy.models.world import World, world_from_model
 
 SCALE = (1.0, 5.0)
 
 
 def plain() -> World:
     fit, _ = rank_two(seed=0, noise=0.3)
-    return world_of(fit_bias(fit, BiasConfig(), seed=0))
+    return world_from_model(fit_bias(fit, BiasConfig(), seed=0))
 
 
 def test_a_models_expectations_are_the_truth_of_its_world():
     fit, _ = rank_two(seed=0, noise=0.3)
     model = fit_bias(fit, BiasConfig(), seed=0)
-    world = world_of(model)
+    world = world_from_model(model)
     np.testing.assert_array_equal(world.expected, model.mean)
     assert world.name == model.name
     assert not world.known.any()

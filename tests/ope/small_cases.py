@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.candidates import Candidates, candidates_of
+from recpolicy.evaluation.candidates import Candidates, find_candidates
 from recpolicy.models.rating_model import RatingModel
 
 Triple = tuple[int, int, float]  # user row, item row, rating
@@ -42,7 +42,7 @@ def split_of(fit: Sequence[Triple], test: Sequence[Triple], users: int, items: i
 def candidates_with(ratings_by_user: Sequence[Sequence[float]]) -> Candidates:
     """User u's candidates are items 0, 1, 2, ... with the u-th list of ratings."""
     triples = [(user, item, r) for user, row in enumerate(ratings_by_user) for item, r in enumerate(row)]
-    return candidates_of(ratings_of(triples, len(ratings_by_user), max(map(len, ratings_by_user))), at_least=1)
+    return find_candidates(ratings_of(triples, len(ratings_by_user), max(map(len, ratings_by_user))), at_least=1)
 
 
 def planted_split(users: int = 120, items: int = 60, each: int = 24, seed: int = 0) -> tuple[Split, np.ndarray]:

@@ -53,7 +53,7 @@ def paths(behaviour=MU):
     return np.array(chance), np.array(state), np.array(action), np.array(length)
 
 
-def sessions_of(state, action, length, *, gamma=0.9, mu=MU, pi=PI, user=None, ended=None) -> TrajectoryFeedback:
+def split_into_sessions(state, action, length, *, gamma=0.9, mu=MU, pi=PI, user=None, ended=None) -> TrajectoryFeedback:
     """Log of these paths; what lies after the end is NaN, so that reading it shows."""
     inside = np.arange(T) < length[:, None]
 

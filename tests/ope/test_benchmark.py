@@ -153,7 +153,7 @@ def test_the_number_of_workers_changes_nothing():
 
 def test_large_logs_are_repeated_less_often():
     config = BenchmarkConfig(repetitions=200, repetitions_large=10)
-    assert [config.repetitions_of(size) for size in (1_000, 100_000, 100_001)] == [200, 200, 10]
+    assert [config.get_repetitions(size) for size in (1_000, 100_000, 100_001)] == [200, 200, 10]
 
 
 def hand_cell(effective=500.0, repetitions=200, **scores):

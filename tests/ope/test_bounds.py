@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_mdp import MU as MDP_MU
 from synthetic_mdp import PI as MDP_PI
-from synthetic_mdp import exact_q, paths, sampled, sessions_of, value_of
+from synthetic_mdp import exact_q, paths, sampled, split_into_sessions, value_of
 from synthetic_rounds import simplexes, vectors
 from synthetic_slates import ALL, CHANCE, MU, PI, SLATES, WANTED, K, additive, at, cascade, interacting, logged
 
@@ -107,7 +107,7 @@ def test_bounds_of_pi_are_about_another_number_once_slots_interact():
 
 def test_bounds_of_sessions_hold_the_truth_by_enumeration():
     chance, state, action, length = paths()
-    log = sessions_of(state, action, length)
+    log = split_into_sessions(state, action, length)
     whole, earned = cumulative_weights(log.ratio)[:, -1], returns(log.masked_reward, log.gamma)
     bounds = weighted_bounds(whole, earned, (0.0, 6.0), 8.0)
     for side in (bounds.lower, bounds.upper):
@@ -190,7 +190,7 @@ def test_bernstein_of_sessions_covers_at_least_as_often_as_it_says():
     assert exact_q(0.9).max() <= 5.42
     held = []
     for seed in range(100):
-        log = sessions_of(*sampled(3_000, seed))
+        log = split_into_sessions(*sampled(3_000, seed))
         one = trajectory_value_differences(log, None, ["trajectory_is"], config)["trajectory_is"]
         (lo, hi), (least, most) = ends(one.candidate), ends(one)
         held.append((lo <= truth <= hi, least <= gap <= most, lo > 0 and hi < 5.42))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_mdp import ACTION_COUNTS, MOVE, PI, REWARD, exact_q, sampled, sessions_of, value_of
+from synthetic_mdp import ACTION_COUNTS, MOVE, PI, REWARD, exact_q, sampled, split_into_sessions, value_of
 
 from recpolicy.core.errors import ConfigError, DataError, DivergedError
 from recpolicy.ope.config import MultiStepConfig
@@ -168,7 +168,7 @@ def stepped(state):
 
 def test_a_table_over_steps_learns_the_value_of_sessions_that_end():
     state, action, length = sampled(20_000, 0)
-    log = sessions_of(state, action, length)
+    log = split_into_sessions(state, action, length)
     model = table_model(log, stepped(state), action, STEPPED, FEW)
     inside, step = log.is_step, np.broadcast_to(np.arange(3), state.shape)
     truth = exact_q(GAMMA)
@@ -182,7 +182,7 @@ def test_a_table_over_steps_learns_the_value_of_sessions_that_end():
 
 def test_no_session_teaches_its_own_prediction():
     state, action, length = sampled(60, 0)
-    log = sessions_of(state, action, length, user=np.arange(60) % 20)
+    log = split_into_sessions(state, action, length, user=np.arange(60) % 20)
     before = table_model(log, stepped(state), action, STEPPED, FEW)
     reward = log.reward.copy()
     reward[log.user == 3] += 100
@@ -198,8 +198,8 @@ def test_the_last_step_of_a_session_that_was_cut_off_teaches_nothing():
     short = np.minimum(length, 2)
     cut = length > 2
     state, action = (np.where(np.arange(3) < short[:, None], each, -1) for each in (state, action))
-    honest = sessions_of(state, action, short, ended=~cut)
-    blind = sessions_of(state, action, short)
+    honest = split_into_sessions(state, action, short, ended=~cut)
+    blind = split_into_sessions(state, action, short)
     steps = (stepped(state), action, STEPPED, FEW)
     ended_at_two = table_model(blind, *steps).logged_q[:, 1][short == 2]
     known = table_model(honest, *steps)
@@ -210,7 +210,7 @@ def test_the_last_step_of_a_session_that_was_cut_off_teaches_nothing():
 
 def test_a_linear_model_with_one_feature_a_pair_is_the_table():
     state, action, length = sampled(500, 0)
-    log = sessions_of(state, action, length)
+    log = split_into_sessions(state, action, length)
     table = table_model(log, state, action, PI, FEW)
     linear = linear_model(log, PAIRS[state, action], EXPECTED[state], FEW)
     assert linear.logged_q == pytest.approx(table.logged_q, abs=1e-6)
@@ -226,9 +226,9 @@ def test_features_by_position_are_apart():
 
 def test_models_of_the_wrong_shape_or_too_few_users_are_refused():
     state, action, length = sampled(5, 0)
-    log = sessions_of(state, action, length)
+    log = split_into_sessions(state, action, length)
     with pytest.raises(DataError, match=r"state \(5, 2\); expected \(5, 3\)"):
         table_model(log, state[:, :2], action, PI, FEW)
-    alone = sessions_of(state, action, length, user=np.zeros(5, int))
+    alone = split_into_sessions(state, action, length, user=np.zeros(5, int))
     with pytest.raises(DataError, match="1 users for 2 folds"):
         table_model(alone, state, action, PI, FEW)

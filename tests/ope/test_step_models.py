@@ -8,7 +8,7 @@ import pytest
 import synthetic_mdp
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_mdp import PI, T, exact_q, paths, q_at, sampled, sessions_of
+from synthetic_mdp import PI, T, exact_q, paths, q_at, sampled, split_into_sessions
 from synthetic_slates import FEW, additive, at, fitted_model, logged, thousand
 from synthetic_slates import PI as SLATE_PI
 from synthetic_slates import WORTH as SLATE_WORTH
@@ -59,11 +59,11 @@ def test_the_fit_is_as_worked_out_by_hand():
 
 def test_an_exact_model_is_off_by_nothing_on_average_whoever_logged():
     found = every_path()
-    fit = one_step_fit(sessions_of(*found, mu=EVEN), model_at(exact_q(GAMMA), found))
+    fit = one_step_fit(split_into_sessions(*found, mu=EVEN), model_at(exact_q(GAMMA), found))
     assert fit.bias == pytest.approx(0, abs=1e-12)
     assert fit.rmse > 0.3  # the next state is drawn
     state, action, length = sampled(20_000, 0)
-    log = sessions_of(state, action, length)
+    log = split_into_sessions(state, action, length)
     drawn = one_step_fit(log, model_at(exact_q(GAMMA), (state, action, length)))
     assert abs(drawn.bias) < 4 * drawn.rmse / np.sqrt(length.sum())
 
@@ -73,17 +73,17 @@ def test_where_nothing_is_random_an_exact_model_is_exact(monkeypatch):
     monkeypatch.setattr(synthetic_mdp, "MOVE", np.array([[to_one, to_zero], [to_end, to_zero]]))
     _, *found = paths(EVEN)
     assert len(set(found[2].tolist())) > 1
-    fit = one_step_fit(sessions_of(*found), model_at(exact_q(GAMMA), found))
+    fit = one_step_fit(split_into_sessions(*found), model_at(exact_q(GAMMA), found))
     assert fit.rmse == pytest.approx(0, abs=1e-12)
     assert fit.explained == pytest.approx(1)
-    off = one_step_fit(sessions_of(*found), model_at(exact_q(GAMMA) + 1, found))
+    off = one_step_fit(split_into_sessions(*found), model_at(exact_q(GAMMA) + 1, found))
     assert off.rmse > 0.1
 
 
 @pytest.mark.parametrize("wrong", [lambda q: 0.5 * q, lambda q: q + 1, lambda q: q[:, ::-1]])
 def test_a_wrong_model_fits_worse_and_is_biased(wrong):
     found = every_path()
-    log = sessions_of(*found, mu=EVEN)
+    log = split_into_sessions(*found, mu=EVEN)
     exact, other = (one_step_fit(log, model_at(q, found)) for q in (exact_q(GAMMA), wrong(exact_q(GAMMA))))
     assert other.rmse > 1.1 * exact.rmse
     assert other.explained < exact.explained
@@ -93,7 +93,7 @@ def test_a_wrong_model_fits_worse_and_is_biased(wrong):
 @given(st.lists(st.floats(-3, 3), min_size=12, max_size=12))
 def test_errors_weighed_and_added_up_are_what_doubly_robust_takes_off_the_model(cells):
     found = sampled(60, 1)
-    log, model = sessions_of(*found), model_at(np.array(cells).reshape(T, 2, 2), found)
+    log, model = split_into_sessions(*found), model_at(np.array(cells).reshape(T, 2, 2), found)
     known = model.masked(log.is_step)
     following = np.concatenate([known.expected_q[:, 1:], np.zeros((60, 1))], axis=1)
     error = known.logged_q - log.masked_reward - GAMMA * following
@@ -104,7 +104,7 @@ def test_errors_weighed_and_added_up_are_what_doubly_robust_takes_off_the_model(
 
 def test_results_of_sessions_tell_the_fit_of_their_model_and_of_no_other():
     found = sampled(2_000, 0)
-    log = sessions_of(*found)
+    log = split_into_sessions(*found)
     model = table_model(log, found[0], found[1], PI, FEW)
     told = estimate_trajectories(log, config=FEW, model=model)
     fit = one_step_fit(log, model)
@@ -154,4 +154,4 @@ def test_a_fit_of_what_never_varies_explains_nothing():
 
 def test_a_model_of_another_log_is_refused():
     with pytest.raises(DataError, match=r"step model: logged_q \(3, 3\)"):
-        one_step_fit(sessions_of(*sampled(4, 0)), StepModel(np.zeros((3, 3)), np.zeros((3, 3))))
+        one_step_fit(split_into_sessions(*sampled(4, 0)), StepModel(np.zeros((3, 3)), np.zeros((3, 3))))

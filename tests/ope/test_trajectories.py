@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_mdp import MU, PI, T, exact_q, paths, q_at, sampled, sessions_of, value_of
+from synthetic_mdp import MU, PI, T, exact_q, paths, q_at, sampled, split_into_sessions, value_of
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.ope.config import MultiStepConfig
@@ -21,7 +21,7 @@ FEW = MultiStepConfig(resamples=100)
 GAMMA = 0.9
 VALUE = value_of(PI, GAMMA)
 CHANCE, STATE, ACTION, LENGTH = paths()
-ALL = sessions_of(STATE, ACTION, LENGTH, gamma=GAMMA)
+ALL = split_into_sessions(STATE, ACTION, LENGTH, gamma=GAMMA)
 PREDICTED, DIRECT = (np.nan_to_num(found) for found in q_at(exact_q(GAMMA), STATE, ACTION, LENGTH))
 
 # Two sessions of two steps: Y = [[2, .5], [.5, 4]], so W = [[2, 1], [.5, 2]]; r = [[1, 3], [2, 0]], gamma .5.
@@ -91,7 +91,7 @@ def test_per_decision_forms_vary_less_than_whole_sessions_and_exact_q_least():
 
 
 def test_wrong_propensities_bias_all_but_doubly_robust_with_exact_q():
-    wrong = sessions_of(STATE, ACTION, LENGTH, gamma=GAMMA, mu=np.full((2, 2), 0.5))
+    wrong = split_into_sessions(STATE, ACTION, LENGTH, gamma=GAMMA, mu=np.full((2, 2), 0.5))
     weight = cumulative_weights(wrong.ratio)
     assert abs(expectation(per_decision_terms(weight, wrong.masked_reward, GAMMA)) - VALUE) > 0.2
     assert abs(expectation(weight[:, -1] * returns(wrong.masked_reward, GAMMA)) - VALUE) > 0.2
@@ -110,7 +110,7 @@ def test_a_session_of_one_step_is_a_single_choice():
 
 def test_the_logging_policy_itself_earns_the_mean_return():
     state, action, length = sampled(200, 0)
-    log = sessions_of(state, action, length, pi=MU)
+    log = split_into_sessions(state, action, length, pi=MU)
     for result in estimate_trajectories(log, config=FEW).values():
         assert result.value == pytest.approx(returns(log.masked_reward, GAMMA).mean())
         assert result.diagnostics.effective_sample_size == pytest.approx(200)
@@ -124,7 +124,7 @@ def test_weighted_per_decision_moves_with_the_rewards(shift):
 
 def test_what_lies_after_the_end_of_a_session_is_not_read():
     state, action, length = sampled(100, 0)
-    log = sessions_of(state, action, length)
+    log = split_into_sessions(state, action, length)
     noise = np.where(log.is_step, 0.0, 7.0)
     other = TrajectoryFeedback(
         np.nan_to_num(log.reward) + noise,
@@ -143,7 +143,7 @@ def test_what_lies_after_the_end_of_a_session_is_not_read():
 def test_every_estimate_is_near_the_truth_within_its_intervals(users):
     state, action, length = sampled(4_000, 1)
     user = None if users is None else np.random.default_rng(0).integers(users, size=4_000)
-    log = sessions_of(state, action, length, user=user)
+    log = split_into_sessions(state, action, length, user=user)
     model = StepModel(*q_at(exact_q(GAMMA), state, action, length))
     found = estimate_trajectories(log, config=FEW, model=model)
     assert list(found) == list(TRAJECTORY_ESTIMATORS)
@@ -163,7 +163,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     }
     for seed in range(100):
         state, action, length = sampled(400, seed)
-        log = sessions_of(state, action, length)
+        log = split_into_sessions(state, action, length)
         model = table_model(log, state, action, PI, FEW)
         found = estimate_trajectories(log, ["per_decision_is", "per_decision_wis", "per_decision_dr"], FEW, model=model)
         for name, kind in held:
@@ -173,7 +173,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 
 def test_wrong_propensities_are_caught_by_the_mean_weight():
     state, action, length = sampled(4_000, 2)
-    wrong = sessions_of(state, action, length, mu=np.full((2, 2), 0.5))
+    wrong = split_into_sessions(state, action, length, mu=np.full((2, 2), 0.5))
     found = estimate_trajectories(wrong, ["per_decision_is"], FEW)["per_decision_is"]
     assert found.diagnostics.mean_weight_z > 8
     assert not found.intervals["t"].lo <= VALUE <= found.intervals["t"].hi
@@ -195,7 +195,7 @@ def test_forms_that_weigh_step_by_step_are_judged_by_their_worst_step():
 
 def test_few_effective_sessions_give_no_verdict():
     state, action, length = sampled(40, 0)
-    found = estimate_trajectories(sessions_of(state, action, length), ["trajectory_wis"], FEW)["trajectory_wis"]
+    found = estimate_trajectories(split_into_sessions(state, action, length), ["trajectory_wis"], FEW)["trajectory_wis"]
     assert found.diagnostics.effective_sample_size < 50
     assert found.verdict == "no verdict"
 
@@ -203,9 +203,9 @@ def test_few_effective_sessions_give_no_verdict():
 @pytest.mark.parametrize("name", TRAJECTORY_ESTIMATORS)
 def test_an_estimate_is_what_the_bootstrap_would_say_of_the_log_itself(name):
     state, action, length = sampled(60, 3)
-    log = sessions_of(state, action, length, user=np.zeros(60, int) + (np.arange(60) % 2))
+    log = split_into_sessions(state, action, length, user=np.zeros(60, int) + (np.arange(60) % 2))
     model = StepModel(*q_at(exact_q(GAMMA), state, action, length))
-    doubled = sessions_of(
+    doubled = split_into_sessions(
         *(np.concatenate([each, each]) for each in (state, action, length)), user=np.repeat([0, 1], 60)
     )  # two alike users: every resample is the log
     twice = StepModel(*(np.concatenate([each, each]) for each in (model.logged_q, model.expected_q)))
@@ -223,7 +223,7 @@ def test_results_are_plain_json_with_their_settings():
 
 def test_users_are_dealt_whole_to_folds():
     state, action, length = sampled(50, 0)
-    log = sessions_of(state, action, length, user=np.arange(50) % 7)
+    log = split_into_sessions(state, action, length, user=np.arange(50) % 7)
     fold = user_folds(log.clusters, 3, 0)
     assert sorted(set(fold.tolist())) == [0, 1, 2]
     assert all(len(set(fold[log.user == user].tolist())) == 1 for user in range(7))
@@ -286,7 +286,7 @@ def test_ratios_are_left_out_or_refused_where_no_logged_session_speaks_of_the_ta
 
 def test_a_single_user_is_refused():
     state, action, length = sampled(10, 0)
-    log = sessions_of(state, action, length, user=np.zeros(10, int))
+    log = split_into_sessions(state, action, length, user=np.zeros(10, int))
     with pytest.raises(DataError, match="single user"):
         estimate_trajectories(log, ["per_decision_is"], FEW)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic_mdp import MU as MDP_MU
 from synthetic_mdp import PI as MDP_PI
-from synthetic_mdp import exact_q, q_at, sampled, sessions_of, value_of
+from synthetic_mdp import exact_q, q_at, sampled, split_into_sessions, value_of
 from synthetic_slates import (
     FEW,
     MU,
@@ -54,7 +54,7 @@ def slate_pair(slates=300, seed=0, earn=cascade):
 def session_pair(sessions=300, seed=0):
     """The same of sessions."""
     paths = sampled(sessions, seed)
-    log, other = sessions_of(*paths), sessions_of(*paths, pi=MDP_OTHER)
+    log, other = split_into_sessions(*paths), split_into_sessions(*paths, pi=MDP_OTHER)
     models = [StepModel(*q_at(exact_q(0.9, policy), *paths, policy)) for policy in (MDP_PI, MDP_OTHER)]
     return log, other, dict(zip(("model", "incumbent_model"), models, strict=True))
 

@@ -8,7 +8,7 @@ import yaml
 from kfp_server import kfp_server
 
 from recpolicy.core.errors import SubmitError
-from recpolicy.pipelines.kfp_errors import notes_of
+from recpolicy.pipelines.kfp_errors import format_notes
 from recpolicy.pipelines.kfp_schedules import MARK, replace_schedules
 from recpolicy.pipelines.submit import submit_to_kubeflow
 
@@ -127,7 +127,7 @@ def test_interruption_between_two_deletions_names_the_remaining_schedule():
     with pytest.raises(KeyboardInterrupt) as error:
         replace_schedules(["a", "b"], lambda: "new", delete)
     assert deleted == ["a"]
-    assert "the new schedule new is active, and b could not be deleted" in notes_of(error.value)
+    assert "the new schedule new is active, and b could not be deleted" in format_notes(error.value)
 
 
 def test_token_is_in_no_message_of_a_failed_replacement(submit, cluster, caplog):

@@ -15,7 +15,7 @@ from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.online import posterior as believing
 from recpolicy.server.online.checkpoint import CURRENT, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
 from recpolicy.server.online.learner import OnlineLearner, apply_rewards, with_latest_checkpoint, with_posterior
-from recpolicy.server.online.posterior import Posterior, beliefs_of, learn, unpack_symmetric
+from recpolicy.server.online.posterior import Posterior, initial_posterior, learn, unpack_symmetric
 from recpolicy.server.settings import OnlineConfig, Settings
 
 CLOSED_FORM = OnlineConfig(grace_seconds=0.0)
@@ -59,7 +59,7 @@ def test_triangles_unpack_to_what_was_packed():
 
 
 def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
-    same = with_posterior(base, beliefs_of(base.artifact))
+    same = with_posterior(base, initial_posterior(base.artifact))
     np.testing.assert_allclose(same.predict_one(3).score, base.predict_one(3).score, rtol=1e-5)
     assert same.metadata["policy_digest"] != base.metadata["policy_digest"]
     assert same.metadata["learned_from"] == base.metadata["policy_digest"]
@@ -67,7 +67,7 @@ def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
 
 def test_only_policies_that_are_linear_per_arm_learn():
     with pytest.raises(ConfigError, match="ucb1 cannot learn while it serves"):
-        beliefs_of(load_scorer(trained("ucb1")).artifact)
+        initial_posterior(load_scorer(trained("ucb1")).artifact)
 
 
 def row(seq, shown, reward, position=0):
@@ -78,7 +78,7 @@ def row(seq, shown, reward, position=0):
 
 
 def first(base):
-    return Checkpoint(beliefs_of(base.artifact), 0, 0, 0, 0)
+    return Checkpoint(initial_posterior(base.artifact), 0, 0, 0, 0)
 
 
 def test_rewards_move_the_item_that_they_are_of_for_users_who_are_alike(base):
@@ -224,5 +224,5 @@ def test_settings_out_of_range_are_refused(words):
 
 
 def test_the_features_are_those_of_the_trained_learner(base):
-    x = believing.features_of(base.artifact, base.artifact.context[0])
-    np.testing.assert_allclose(x @ beliefs_of(base.artifact).theta.T, base.predict([1]).score[0], rtol=1e-5)
+    x = believing.make_regressors(base.artifact, base.artifact.context[0])
+    np.testing.assert_allclose(x @ initial_posterior(base.artifact).theta.T, base.predict([1]).score[0], rtol=1e-5)

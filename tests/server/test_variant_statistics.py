@@ -5,7 +5,7 @@ import pytest
 
 from recpolicy.ope.feedback import Clusters
 from recpolicy.ope.intervals import confidence_sequence
-from recpolicy.server.rollout.stage_metrics import VariantStats, difference, mean_of
+from recpolicy.server.rollout.stage_metrics import VariantStats, difference, mean_reward
 
 LOOKS, RUNS = 300, 500
 
@@ -71,7 +71,7 @@ def test_a_true_difference_is_found_and_never_with_the_wrong_sign():
 
 def test_of_one_group_it_is_the_sequence_of_the_evaluation():
     values = np.random.default_rng(1).normal(3, 1, 400)
-    ours = mean_of(group_of(values), 0.9, 30)
+    ours = mean_reward(group_of(values), 0.9, 30)
     theirs = confidence_sequence(values, Clusters.from_users(np.arange(400)), 0.9)
     assert (ours.value, ours.lo, ours.hi) == pytest.approx((theirs.value, theirs.lo, theirs.hi), rel=2e-3)
 

@@ -12,7 +12,7 @@ from recpolicy.data.session_log import SessionLog
 from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.training.observation_builder import ObservationBuilder
-from recpolicy.training.rollout_sessions import Played, Probabilities, play_sessions, softmax_of
+from recpolicy.training.rollout_sessions import LoopMetrics, Probabilities, rollout_sessions, softmax_policy
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def log_of(played: Played, items: int, **changes: Any) -> SessionLog:
+def log_of(played: LoopMetrics, items: int, **changes: Any) -> SessionLog:
     """What was played, as a log."""
     count = len(played.user)
     columns: dict[str, Any] = {
@@ -40,14 +40,14 @@ def log_of(played: Played, items: int, **changes: Any) -> SessionLog:
 
 
 def uniform(game: SessionEnvironment) -> Probabilities:
-    return softmax_of(np.zeros(game.actions))
+    return softmax_policy(np.zeros(game.actions))
 
 
 def random_log(sessions: int = 40, view: str = "interest", seed: int = 0) -> SessionLog:
     """The planted sessions, played by the uniform choice."""
     game = environment(seed, sessions, view=view)
     with eagerly():
-        return log_of(play_sessions(game, uniform(game), sessions, seed), game.actions)
+        return log_of(rollout_sessions(game, uniform(game), sessions, seed), game.actions)
 
 
 def sight_of(
@@ -73,7 +73,7 @@ def bandit_log(counts: np.ndarray, reward: np.ndarray, **changes: Any) -> Sessio
     """Sessions of one item: every item as often as its count says, logged with that share."""
     arm = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
     rows, zeros = np.arange(len(arm)), np.zeros(len(arm), np.int32)
-    played = Played(
+    played = LoopMetrics(
         zeros, rows, zeros, arm, np.log(counts / counts.sum())[arm], reward[arm].astype(np.float32),
         np.ones(len(arm), bool), np.ones(len(arm), bool),
     )  # fmt: skip

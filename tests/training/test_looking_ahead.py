@@ -13,7 +13,7 @@ from synthetic_sessions import planted_sessions
 from recpolicy.agents import agent_entry
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
-from recpolicy.evaluation.sessions import SessionPlayer, best, by_table
+from recpolicy.evaluation.sessions import SessionRunner, best, by_table
 from recpolicy.training.session_loop import SessionLoop
 
 SESSIONS, STEPS = 6_000, 120_000
@@ -47,8 +47,8 @@ def returns(agent_name: str, fatigue: tuple[float, float]) -> tuple[np.ndarray, 
     def trained(_, observation, mask, rng):
         return best(scores(observation, mask).numpy(), mask, rng)
 
-    player = SessionPlayer(environment(SESSIONS, 9))
-    return player.play(by_table(world.like)).reward, player.play(trained).reward
+    runner = SessionRunner(environment(SESSIONS, 9))
+    return runner.run(by_table(world.like)).reward, runner.run(trained).reward
 
 
 @pytest.mark.parametrize("agent_name", ["ppo", "a2c"])

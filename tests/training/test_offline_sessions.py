@@ -25,9 +25,9 @@ from synthetic_session_logs import (
 from recpolicy.agents.topk_reinforce import TopKReinforceConfig, make_topk_reinforce
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, DivergedError
 from recpolicy.training import offline_sessions as module
-from recpolicy.training.observation_builder import block_of, replay, steps_of
+from recpolicy.training.observation_builder import make_block, make_steps, replay
 from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
-from recpolicy.training.rollout_sessions import Played, play_sessions
+from recpolicy.training.rollout_sessions import LoopMetrics, rollout_sessions
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_problems"))
 
@@ -61,7 +61,7 @@ def watched(view: str):
 
     liked = np.array([row[9].like.numpy() for row in rows])[step, place]
     users = game.world.users[user][place]
-    played = Played(users, place, step.astype(np.int32), told(2), -1.0 - 0.1 * step, told(3), liked, told(4))
+    played = LoopMetrics(users, place, step.astype(np.int32), told(2), -1.0 - 0.1 * step, told(3), liked, told(4))
     return rows, shown, log_of(played, ITEMS)
 
 
@@ -71,14 +71,14 @@ def test_what_is_rebuilt_from_a_log_is_what_was_seen(view):
     columns = [np.array(part) for part in list(zip(*rows, strict=True))[:8]]
     seen, mask, arm, reward, ended, cut, after, next_mask = columns
     replayed, going = replay(log, planted_sight(view)), shown.T  # [S, B]
-    block = block_of(replayed, tf.range(BATCH), ITEMS)
+    block = make_block(replayed, tf.range(BATCH), ITEMS)
     for found, expected in (
         (block.observation, seen), (block.next_observation, after), (block.mask, mask), (block.action, arm),
         (block.reward, reward), (block.terminated, ended), (block.truncated, cut),
     ):  # fmt: skip
         np.testing.assert_allclose(found.numpy()[going], expected[going], atol=1e-5)
     np.testing.assert_allclose(block.log_probability.numpy()[going], (-1.0 - 0.1 * np.nonzero(going)[0]), rtol=1e-6)
-    batch = steps_of(replayed, tf.range(len(log)), ITEMS)
+    batch = make_steps(replayed, tf.range(len(log)), ITEMS)
     first = shown.nonzero()
     for found, expected in (
         (batch.observation, seen), (batch.action, arm), (batch.reward, reward), (batch.terminated, ended),
@@ -144,7 +144,7 @@ def random_chain():
     """The chain, played by the uniform choice: what it logged, and how an agent sees it."""
     problem = chain()
     game = problem.environment(0, 250)
-    log = log_of(play_sessions(game, uniform(game), 2_000, 0), 4)
+    log = log_of(rollout_sessions(game, uniform(game), 2_000, 0), 4)
     return problem, log, sight_of(game, np.zeros((1, 4), np.float32), np.eye(4, dtype=np.float32))
 
 
@@ -375,7 +375,7 @@ def refused(name: str, log, **sight) -> str:
 def test_what_cannot_be_learnt_from_is_one_line():
     log = random_log()
     for name in ("ppo", "a2c", "reinforce", "q_learning"):
-        assert f"{name} learns from sessions that it plays itself" in refused(name, log)
+        assert f"{name} learns from its own sessions" in refused(name, log)
     assert "no propensities, by which topk_reinforce weighs every step" in refused(
         "topk_reinforce", replace(log, log_propensity=None)
     )

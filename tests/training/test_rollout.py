@@ -9,7 +9,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.environments.catalog_bandit import CatalogBandit, CatalogBanditConfig
 from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
 from recpolicy.models.pair_features import PairFeatures
-from recpolicy.training.rollout import Played, play_logged
+from recpolicy.training.rollout import RoundRollout, rollout_rounds
 
 ACTION_ITEMS = np.array([1, 2, 4, 7, 8, 11], np.int32)
 ARMS, MANY = len(ACTION_ITEMS), 60_000
@@ -28,8 +28,8 @@ def uneven() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def played() -> Played:
-    return play_logged(world(batch=64), uneven(), MANY, seed=0)
+def played() -> RoundRollout:
+    return rollout_rounds(world(batch=64), uneven(), MANY, seed=0)
 
 
 def test_the_propensity_is_the_probability_of_the_arm_to_the_last_bit(played):
@@ -74,14 +74,14 @@ def test_weighting_by_propensities_gives_the_value_of_another_policy(played):
 
 def test_a_policy_without_doubt_is_logged_with_propensity_one():
     arm = np.arange(USERS) * 5 % ARMS
-    log = play_logged(world(), np.eye(ARMS)[arm], 500, seed=0)
+    log = rollout_rounds(world(), np.eye(ARMS)[arm], 500, seed=0)
     np.testing.assert_array_equal(log.arm, arm[log.user])
     assert (log.propensity == 1.0).all()
 
 
 def test_the_seed_fixes_the_log_and_its_length_is_as_asked(played):
-    again, other = (play_logged(world(batch=64), uneven(), 777, seed) for seed in (0, 1))
-    for name in Played._fields:
+    again, other = (rollout_rounds(world(batch=64), uneven(), 777, seed) for seed in (0, 1))
+    for name in RoundRollout._fields:
         assert len(getattr(again, name)) == 777
         np.testing.assert_array_equal(getattr(again, name), getattr(played, name)[:777], err_msg=name)
     assert (other.arm != again.arm).mean() > 0.3
@@ -89,7 +89,7 @@ def test_the_seed_fixes_the_log_and_its_length_is_as_asked(played):
 
 def test_a_second_log_of_one_environment_goes_on(played):
     one = world(batch=64)
-    first, second = play_logged(one, uneven(), 128, seed=0), play_logged(one, uneven(), 100, seed=0)
+    first, second = rollout_rounds(one, uneven(), 128, seed=0), rollout_rounds(one, uneven(), 100, seed=0)
     assert int(one.round.numpy()) == 4
     np.testing.assert_array_equal(np.concatenate([first.user, second.user]), played.user[:228])
     np.testing.assert_array_equal(first.arm, played.arm[:128])
@@ -105,7 +105,7 @@ def changing() -> CatalogBandit:
 @pytest.mark.parametrize("make", [masked_environment, changing])
 def test_an_environment_whose_candidates_change_is_refused(make):
     with pytest.raises(ConfigError, match="its candidates change; rounds are logged from a fixed catalog only"):
-        play_logged(make(), uneven(), 8, seed=0)
+        rollout_rounds(make(), uneven(), 8, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -120,4 +120,4 @@ def test_an_environment_whose_candidates_change_is_refused(make):
 )
 def test_what_is_no_policy_is_refused(probabilities, message):
     with pytest.raises(DataError, match=message):
-        play_logged(world(), probabilities, 8, seed=0)
+        rollout_rounds(world(), probabilities, 8, seed=0)

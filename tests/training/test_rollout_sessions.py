@@ -12,7 +12,7 @@ from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.reward_estimators import ESTIMATORS, PolicyInput
-from recpolicy.training.rollout_sessions import choose, exploring, play_sessions, softmax_of, with_uniform_mix
+from recpolicy.training.rollout_sessions import choose, exploring, rollout_sessions, softmax_policy, with_uniform_mix
 
 ROWS, ITEMS, STEPS = 7, 24, 8
 LAST = 1.0 - 2.0**-48
@@ -92,14 +92,14 @@ def test_the_floor_is_shared_by_what_is_allowed():
     mask = some_mask()
     score = np.zeros(ITEMS)
     score[0] = 1_000.0
-    found = with_uniform_mix(softmax_of(score), 0.25)(tf.zeros([ROWS, 1]), tf.constant(mask)).numpy()
+    found = with_uniform_mix(softmax_policy(score), 0.25)(tf.zeros([ROWS, 1]), tf.constant(mask)).numpy()
     expected = 0.75 * np.eye(ITEMS)[0] + 0.25 * mask / mask.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, atol=1e-15)
 
 
 def played(sessions: int = 500, seed: int = 0, batch: int = 64):
     game = environment(seed, batch)
-    return play_sessions(game, uniform(game), sessions, seed)
+    return rollout_sessions(game, uniform(game), sessions, seed)
 
 
 def test_sessions_are_whole():
@@ -142,7 +142,7 @@ def test_weights_by_the_logged_propensity_have_mean_1_for_every_item():
     game = environment(0, 500)
     score = np.random.default_rng(2).normal(0, 1, ITEMS)
     with eagerly():
-        one = play_sessions(game, with_uniform_mix(softmax_of(score), 0.1), 4_000, 0)
+        one = rollout_sessions(game, with_uniform_mix(softmax_policy(score), 0.1), 4_000, 0)
     first = one.step == 0
     probability = 0.9 * np.exp(score) / np.exp(score).sum() + 0.1 / ITEMS
     np.testing.assert_allclose(np.exp(one.log_propensity[first]), probability[one.arm[first]], rtol=1e-9)

@@ -11,7 +11,7 @@ from synthetic_sessions import ITEMS, planted_sessions
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.training import rollout_slates as module
-from recpolicy.training.rollout_slates import PlayedSlates, cascade_clicks, draw, independent_clicks, play_slates
+from recpolicy.training.rollout_slates import SlateRollout, cascade_clicks, draw, independent_clicks, rollout_slates
 
 PAYING = planted_sessions().world
 WORLD = replace(PAYING, known=None)
@@ -35,7 +35,7 @@ def nobody_likes(person, arm, _):
 @pytest.mark.parametrize("shelves", [SHELVES, None])
 def test_pages_are_filled_as_the_policy_says_and_the_propensity_is_that_of_the_draw(shelves):
     pages = 40_000
-    played = play_slates(WORLD, skewed, nobody_likes, shelves, (pages, 2), ARMS, 0, False)
+    played = rollout_slates(WORLD, skewed, nobody_likes, shelves, (pages, 2), ARMS, 0, False)
     assert set(played.user) <= set(WORLD.users)
     among = EVERYTHING[SHELVES == 0] if shelves is not None else EVERYTHING
     wanted = (1.0 + among) / (1.0 + among).sum()
@@ -51,13 +51,13 @@ def test_pages_are_filled_as_the_policy_says_and_the_propensity_is_that_of_the_d
 
 
 def test_the_mean_of_one_over_the_propensity_counts_the_pages_that_there_are():
-    played = play_slates(WORLD, skewed, nobody_likes, None, (40_000, 2), ARMS, 1, False)
+    played = rollout_slates(WORLD, skewed, nobody_likes, None, (40_000, 2), ARMS, 1, False)
     weight = np.exp(-played.log_propensity.sum(axis=1))
     error = weight.std() / np.sqrt(len(weight))
     assert abs(weight.mean() - ARMS * (ARMS - 1)) < 4 * error
 
 
-def chances(played: PlayedSlates, world: SessionWorld = WORLD) -> np.ndarray:
+def chances(played: SlateRollout, world: SessionWorld = WORLD) -> np.ndarray:
     """How likely each item shown [N, K] was to be liked, had it stood alone."""
     person = np.searchsorted(world.users, played.user)
     return 1 / (1 + np.exp(-world.like[person[:, None], ACTION_ITEMS[played.arm]].astype(float)))
@@ -71,7 +71,7 @@ def misfit(liked: np.ndarray, chance: np.ndarray, group: np.ndarray) -> float:
 
 
 def test_who_reads_everything_likes_each_item_with_their_own_chance():
-    played = play_slates(
+    played = rollout_slates(
         WORLD, skewed, independent_clicks(WORLD, ACTION_ITEMS, 0), SHELVES, (60_000, 3), ARMS, 0, False
     )
     chance = chances(played)
@@ -85,7 +85,9 @@ def test_who_reads_everything_likes_each_item_with_their_own_chance():
 
 
 def test_real_ratings_that_a_world_pays_decide_who_likes_what():
-    played = play_slates(PAYING, skewed, independent_clicks(PAYING, ACTION_ITEMS, 0), None, (5_000, 2), ARMS, 0, False)
+    played = rollout_slates(
+        PAYING, skewed, independent_clicks(PAYING, ACTION_ITEMS, 0), None, (5_000, 2), ARMS, 0, False
+    )
     level = PAYING.known[np.searchsorted(PAYING.users, played.user)[:, None], ACTION_ITEMS[played.arm]]
     assert (level >= 0).any()
     np.testing.assert_array_equal(played.liked[level >= 0], level[level >= 0] >= 3)
@@ -98,7 +100,7 @@ def in_turn():
     )
     blind = np.zeros((WORLD.users.max() + 1, 1), np.float32), np.zeros((ITEMS, 1), np.float32)
     browsing_model = cascade_clicks(SlateEnvironment(WORLD, *blind, ACTION_ITEMS, config, 0))
-    return play_slates(WORLD, skewed, browsing_model, SHELVES, (30_000, 3), ARMS, 0, False)
+    return rollout_slates(WORLD, skewed, browsing_model, SHELVES, (30_000, 3), ARMS, 0, False)
 
 
 def test_who_reads_in_turn_likes_at_most_one_item_and_the_first_as_if_it_stood_alone(in_turn):
@@ -121,13 +123,13 @@ def test_patience_keeps_readers_from_the_slots_below(in_turn):
 
 @pytest.mark.parametrize("pages", [1, module.SLATES_PER_BLOCK, module.SLATES_PER_BLOCK + 1])
 def test_the_last_block_may_be_short(pages):
-    played = play_slates(WORLD, skewed, independent_clicks(WORLD, ACTION_ITEMS, 0), None, (pages, 2), ARMS, 0, False)
+    played = rollout_slates(WORLD, skewed, independent_clicks(WORLD, ACTION_ITEMS, 0), None, (pages, 2), ARMS, 0, False)
     assert played.arm.shape == played.liked.shape == (pages, 2)
 
 
 def test_the_same_seed_plays_the_same_pages():
     one, other, third = (
-        play_slates(WORLD, skewed, independent_clicks(WORLD, ACTION_ITEMS, seed), None, (500, 2), ARMS, seed, False)
+        rollout_slates(WORLD, skewed, independent_clicks(WORLD, ACTION_ITEMS, seed), None, (500, 2), ARMS, seed, False)
         for seed in (3, 3, 4)
     )
     for mine, yours in zip(one, other, strict=True):

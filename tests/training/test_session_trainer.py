@@ -21,7 +21,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.core.metrics import read_csv
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.training import session_trainer
-from recpolicy.training.session_loop import Played, SessionLoop
+from recpolicy.training.session_loop import LoopMetrics, SessionLoop
 from recpolicy.training.session_trainer import CollapseWatch, SessionRunConfig, collapsed, train_in_sessions
 
 ROWS = 6
@@ -157,7 +157,7 @@ class Pretended(SessionLoop):
 
     def run(self, blocks):
         self.block.assign_add(blocks)
-        return Played({"loss": 0.5, "entropy": 2.0}, sessions=4, reward=3.0, length=5.0, reward_per_step=0.6)
+        return LoopMetrics({"loss": 0.5, "entropy": 2.0}, sessions=4, reward=3.0, length=5.0, reward_per_step=0.6)
 
 
 def test_steps_are_rounded_up_to_whole_blocks_and_the_last_row_may_be_short(tmp_path, monkeypatch):

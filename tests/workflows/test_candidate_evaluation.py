@@ -13,7 +13,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION, TRAINING
 from recpolicy.evaluation.gate import GateConfig, gate
-from recpolicy.evaluation.groups import groups_of
+from recpolicy.evaluation.groups import make_groups
 from recpolicy.inference.predictor import Policy
 from recpolicy.workflows.candidate_evaluation import (
     evaluate_candidate,
@@ -160,7 +160,7 @@ def test_gains_of_groups_add_up_to_the_gain_of_all(log):
     for incumbent in (None, loaded("popular")):
         log_comparison = compare_on_log(loaded("linucb"), incumbent, log)
         count = np.bincount(loaded("linucb").artifact.rated_user, minlength=60)
-        groups = groups_of(loaded("linucb").artifact.users, count)
+        groups = make_groups(loaded("linucb").artifact.users, count)
         found = log_comparison.group_gains(groups)
         few = groups.member[groups.names.index("fewer ratings")][log.user]
         parts = found["fewer ratings"].interval.value * few.sum() + found["more ratings"].interval.value * (~few).sum()

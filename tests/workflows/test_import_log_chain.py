@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from click_logs import rounds_of, shop, write_open_bandit, write_vowpal_wabbit
+from click_logs import read_complete_rounds, shop, write_open_bandit, write_vowpal_wabbit
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.data.bandit_log_files import IdVocabulary
@@ -49,7 +49,7 @@ def learn(folder, out, agent="linucb"):
 def clicks(tmp_path_factory):
     """A folder with an imported log of 8,000 rounds, its rounds and two policies learnt from them."""
     folder = tmp_path_factory.mktemp("clicks")
-    import_log(write_open_bandit(folder / "clicks.csv", rounds_of(WORLD, 8_000)), folder / "log", "obd")
+    import_log(write_open_bandit(folder / "clicks.csv", read_complete_rounds(WORLD, 8_000)), folder / "log", "obd")
     ingest_log(folder / "log", folder / "rounds")
     learn(folder / "rounds", folder / "linucb")
     learn(folder / "rounds", folder / "ucb1", "ucb1")
@@ -118,7 +118,7 @@ def test_it_predicts_clicks_and_recommends_to_users_and_newcomers(clicks):
 
 
 def test_users_and_items_without_a_round_to_learn_from_are_known_all_the_same(tmp_path):
-    rounds = rounds_of(WORLD, 1_000)
+    rounds = read_complete_rounds(WORLD, 1_000)
     rounds.user[-150:] += 100
     rounds.item[-150:] = 30
     import_log(write_open_bandit(tmp_path / "clicks.csv", rounds), tmp_path / "log", "obd")
@@ -130,7 +130,7 @@ def test_users_and_items_without_a_round_to_learn_from_are_known_all_the_same(tm
 
 
 def test_vowpal_wabbits_log_goes_the_same_way(tmp_path):
-    path = write_vowpal_wabbit(tmp_path / "choices.json", rounds_of(WORLD, 2_000), items=20)
+    path = write_vowpal_wabbit(tmp_path / "choices.json", read_complete_rounds(WORLD, 2_000), items=20)
     import_log(path, tmp_path / "log", "vw", user="User.id", item="Item.id")
     ingest_log(tmp_path / "log", tmp_path / "rounds")
     policy = learn(tmp_path / "rounds", tmp_path / "run", "lints")
@@ -140,7 +140,7 @@ def test_vowpal_wabbits_log_goes_the_same_way(tmp_path):
 
 def test_a_policy_is_trained_on_by_the_next_log(clicks, tmp_path):
     """The steps of `recpolicy pipeline run retrain`."""
-    path = write_open_bandit(tmp_path / "next.csv", rounds_of(WORLD, 3_000, seed=1, start="2026-03-05"))
+    path = write_open_bandit(tmp_path / "next.csv", read_complete_rounds(WORLD, 3_000, seed=1, start="2026-03-05"))
     next_log = str(tmp_path / "log")
     import_log(path, next_log, "obd", IdVocabulary.from_policy(load_policy(clicks / "linucb")))
     rounds, incumbent, new = str(tmp_path / "rounds"), str(clicks / "linucb"), str(tmp_path / "new")

@@ -53,7 +53,7 @@ def all_rounds(folder, tmp_path, known=None):
     return read_rounds(tmp_path / "rounds" / TRAINING, known)
 
 
-def softmax_of(score, temperature, uniform_mix):
+def softmax_policy(score, temperature, uniform_mix):
     """By hand, in float64."""
     weight = np.exp((score - score.max(axis=1, keepdims=True)).astype(np.float64) / temperature)
     return (1 - uniform_mix) * weight / weight.sum(axis=1, keepdims=True) + uniform_mix / score.shape[1]
@@ -62,7 +62,7 @@ def softmax_of(score, temperature, uniform_mix):
 def test_the_propensities_are_those_of_the_softmax_over_the_scores(log, tmp_path):
     rounds = all_rounds(log, tmp_path)
     model = prepare_features(miniature_split().train, FeatureConfig(rating_model="svd", rank=5)).model
-    probability = softmax_of(model.mean, 0.5, 0.1)
+    probability = softmax_policy(model.mean, 0.5, 0.1)
     np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.item], rtol=1e-9)
     assert rounds.propensity.min() >= 0.1 / 80
     assert len(rounds) == ROUNDS
@@ -129,7 +129,7 @@ def test_a_trained_policy_logs_over_its_own_catalog_under_the_name_of_its_conten
     simulate(tmp_path / "log", policy, rounds=500)
     rounds = all_rounds(tmp_path / "log", tmp_path, IdVocabulary.from_policy(policy))
     np.testing.assert_array_equal(rounds.action_items, policy.artifact.action_items)
-    probability = softmax_of(policy.scores()[0][:, rounds.action_items], 0.5, 0.1)
+    probability = softmax_policy(policy.scores()[0][:, rounds.action_items], 0.5, 0.1)
     np.testing.assert_allclose(rounds.propensity, probability[rounds.user, rounds.arm()], rtol=1e-9)
     assert set(rounds.version) == {policy.metadata["policy_digest"]}
     assert set(rounds.policy) == {"linucb_hybrid"}

@@ -38,7 +38,7 @@ def changed(one: Policy, metadata: dict, **artifact) -> Policy:
 
 def test_policies_stand_beside_the_baselines_in_both_worlds(together):
     verdict = together[0]
-    for world in (verdict.train, verdict.evaluation_world):
+    for world in (verdict.training_world, verdict.evaluation_world):
         assert list(world) == ["sees five", "sees one", *BASELINES]
         assert world["fatigue_aware"].gain.lo > 0  # it knows the world
         assert world["rating_model"].gain is None
@@ -56,7 +56,7 @@ def test_the_table_has_the_best_in_the_judge_world_first(together):
     rewards = [together[0].evaluation_world[name].reward.value for name in table.index]
     assert rewards == sorted(rewards, reverse=True)
     assert table.loc["rating_model", "gain on rating_model"] == ""
-    assert table.loc["random", "training-world reward"] == str(together[0].train["random"].reward)
+    assert table.loc["random", "training-world reward"] == str(together[0].training_world["random"].reward)
 
 
 def test_metrics_are_added_to_those_that_are_there(together):
@@ -74,7 +74,7 @@ def test_a_policys_figures_do_not_depend_on_the_company(together, worlds):
     alone = evaluate_sessions({"sees one": policy("dqn", "last_item")}, miniature_split(), worlds=worlds)
     assert alone.evaluation_world["sees one"] == together[0].evaluation_world["sees one"]
     assert alone.evaluation_world["rating_model"] == together[0].evaluation_world["rating_model"]
-    assert alone.train["fatigue_aware"] == together[0].train["fatigue_aware"]
+    assert alone.training_world["fatigue_aware"] == together[0].training_world["fatigue_aware"]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_the_log_is_what_the_uniform_choice_does(log, worlds):
     found = log[0]
     assert len(found.length) == 150
     np.testing.assert_allclose(found.log_propensity, -np.log(80 - found.step), rtol=1e-9)
-    assert set(found.user) <= set(worlds.train.users)
+    assert set(found.user) <= set(worlds.training_world.users)
     assert (np.diff(found.time) >= 0).mean() > 0.5
     assert len(set(found.version)) == 1
 

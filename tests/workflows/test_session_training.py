@@ -52,7 +52,7 @@ def test_the_artifact_says_where_it_comes_from(trained, worlds):
     assert policy.sequential
     metadata = policy.metadata
     assert metadata["agent"] == "q_learning"
-    assert metadata["training"] == {"mode": "sessions", "total_timesteps": 256, "world": worlds.train.name}
+    assert metadata["training"] == {"mode": "sessions", "total_timesteps": 256, "world": worlds.training_world.name}
     assert metadata["config"]["train"]["simulator"]["fatigue_genre"] == 4.0
     assert metadata["rating_model"]["name"] == "svd"
     assert [row["step"] for row in read_csv(out / "metrics.csv")] == [128, 256]
@@ -73,9 +73,9 @@ def test_the_world_to_train_in_knows_nothing_of_the_test_part(worlds):
     turned = make_worlds(
         replace(parts, test=replace(parts.test, rating=6 - parts.test.rating)), SessionTrainConfig(**TINY), 0
     )
-    assert turned.train.digest == worlds.train.digest
+    assert turned.training_world.digest == worlds.training_world.digest
     assert turned.evaluation_world.digest != worlds.evaluation_world.digest
-    assert not set(worlds.train.users) & set(worlds.evaluation_world.users)
+    assert not set(worlds.training_world.users) & set(worlds.evaluation_world.users)
 
 
 def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(trained, tmp_path, monkeypatch, worlds):

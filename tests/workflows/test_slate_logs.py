@@ -15,8 +15,8 @@ from recpolicy.workflows.logging_policies import make_logging_policy
 from recpolicy.workflows.policy_training import TrainConfig
 from recpolicy.workflows.slate_logs import (
     SlateLogConfig,
-    play_slate_log,
     read_slate_log,
+    rollout_slate_log,
     shelves_by_year,
     simulate_slate_log,
 )
@@ -45,9 +45,9 @@ def test_a_log_is_read_back_as_it_was_written(tmp_path, worlds, layout):
         assert read_slate_log(path, tables).digest == log.digest
     note = json.loads((tmp_path / "log" / "simulation.json").read_text())
     assert (note["logging_policy"], note["seed"], note["config"]["slates"]) == ("rating_model", 0, 400)
-    assert note["world"] == worlds.train.name
+    assert note["world"] == worlds.training_world.name
     assert (log.shelves is None) == (layout == "list")
-    assert set(log.user) <= set(worlds.train.users)
+    assert set(log.user) <= set(worlds.training_world.users)
 
 
 def test_readers_of_everything_like_several_items_and_others_at_most_one(tmp_path, worlds):
@@ -92,7 +92,7 @@ def test_a_better_page_earns_more(worlds):
     for name in ("random", "rating_model"):
         policy = make_logging_policy(name, split.train, TrainConfig(**TRAIN), None, None, 0)
         settings = SlateLogConfig(slates=6_000, slots=3, uniform_mix=0.0, temperature=0.05)
-        means[name] = play_slate_log(policy, worlds.train, split, settings, 0, False).reward.mean()
+        means[name] = rollout_slate_log(policy, worlds.training_world, split, settings, 0, False).reward.mean()
     assert means["rating_model"] > means["random"] + 0.2
 
 

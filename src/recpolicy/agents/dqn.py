@@ -48,7 +48,7 @@ class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
     batch_size: PositiveInt = 256
     """Steps per gradient step."""
     buffer_size: PositiveInt = 20_000
-    """Capacity of the replay memory, in steps."""
+    """Capacity of the replay buffer, in steps."""
     exploration_top_k: PositiveInt = 50
     """Number K of best items among which exploration draws."""
     exploration_temperature: PositiveFloat = 1.0
@@ -56,7 +56,7 @@ class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
 
 
 class DQN(SessionLearner):
-    """A DQN learner: online and target networks and a replay memory."""
+    """A DQN learner: online and target networks and a replay buffer."""
 
     wants_next_mask = True
     figures = ("loss", "value_mean", "target_mean", "gradient_norm", "epsilon")
@@ -76,7 +76,7 @@ class DQN(SessionLearner):
             self._replay = Replay(max(1, self.config.buffer_size // block), block, self._width, self._actions)
 
     def release(self) -> None:
-        """Free the replay memory: a policy does not need it, and with 1,682 items it takes 40 MB."""
+        """Free the replay buffer: a policy does not need it, and with 1,682 items it takes 40 MB."""
         del self._replay  # TensorFlow would still save an attribute that is only overwritten
         self._replay = None
 
@@ -103,7 +103,7 @@ class DQN(SessionLearner):
         return tf.where(probability > 0.0, tf.math.log(tf.maximum(probability, 1e-30)), categorical.MASKED)
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
-        """Store the block, then take `gradient_steps` steps on batches from the replay memory."""
+        """Store the block, then take `gradient_steps` steps on batches from the replay buffer."""
         assert self._replay is not None, "prepare() comes before learn()"
         self._replay.write(experience)
         replay = self._replay

@@ -33,7 +33,7 @@ class ItemFeatures:
         return weights
 
 
-def arms_of(action_items: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> ItemFeatures:
+def compute_item_features(action_items: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> ItemFeatures:
     """Return the tables of the catalog's items (rows [A])."""
     items = fit.shape[1]
     count = np.bincount(fit.item, minlength=items)

@@ -22,7 +22,7 @@ from recpolicy.agents import action_distributions
 from recpolicy.agents.observation import Observation, read_observation
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
-from recpolicy.core.tensorflow_random import seed_of
+from recpolicy.core.tensorflow_random import as_stateless_seed
 
 
 class Estimate(NamedTuple):
@@ -122,7 +122,7 @@ class BanditPolicy(tf_policy.TFPolicy):
     def _action(self, time_step: ts.TimeStep, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
         step = self._distribution(time_step, policy_state)
         probabilities = step.action.probs_parameter()
-        action = action_distributions.sample(probabilities, seed_of(seed, self._seed))
+        action = action_distributions.sample(probabilities, as_stateless_seed(seed, self._seed))
         log_probability = tf.math.log(tf.gather(probabilities, action, batch_dims=1))
         return step._replace(action=action, info=step.info._replace(log_probability=log_probability))
 

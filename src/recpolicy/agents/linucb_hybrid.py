@@ -18,7 +18,7 @@ from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
-from recpolicy.agents.linucb_shared import pair_features, pairs_of
+from recpolicy.agents.linucb_shared import pair_features, require_pair_features
 from recpolicy.agents.observation import Observation, context_width
 from recpolicy.core.config import config_dataclass
 from recpolicy.models.pair_features import PairFeatures, prior_weights
@@ -124,6 +124,6 @@ def make_linucb_hybrid(
     spec: Any, action_spec: Any, config: HybridLinUCBConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a hybrid LinUCB agent that starts as the rating model."""
-    pairs = pairs_of(arms, "linucb_hybrid")
+    pairs = require_pair_features(arms, "linucb_hybrid")
     learner = HybridLinUCB(pairs, int(action_spec.maximum) + 1, context_width(spec), config)
     return BanditAgent(spec, action_spec, learner, seed=seed)

@@ -79,10 +79,10 @@ def make_linucb_shared(
     spec: Any, action_spec: Any, config: SharedLinUCBConfig, arms: ItemFeatures | None = None, seed: int = 0
 ) -> BanditAgent:
     """Return a shared LinUCB agent that starts as the rating model."""
-    return BanditAgent(spec, action_spec, SharedLinUCB(pairs_of(arms, "linucb_shared"), config), seed=seed)
+    return BanditAgent(spec, action_spec, SharedLinUCB(require_pair_features(arms, "linucb_shared"), config), seed=seed)
 
 
-def pairs_of(arms: ItemFeatures | None, agent: str) -> PairFeatures:
+def require_pair_features(arms: ItemFeatures | None, agent: str) -> PairFeatures:
     """Return the arms' pair features; raises ConfigError without arms."""
     if arms is None:
         raise ConfigError(f"{agent} needs the arms' embeddings")

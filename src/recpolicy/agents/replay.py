@@ -1,4 +1,4 @@
-"""A replay memory in variables: a compiled loop writes blocks into it and draws batches from it.
+"""A replay buffer in variables: a compiled loop writes blocks into it and draws batches from it.
 
 C blocks of N steps; O observation, A actions.
 """
@@ -12,7 +12,7 @@ from recpolicy.core.tensorflow_random import uniform
 
 
 class Batch(NamedTuple):
-    """A batch of single steps drawn from the replay memory, [n, ...]."""
+    """A batch of single steps drawn from the replay buffer, [n, ...]."""
 
     observation: tf.Tensor  # [n, O]
     action: tf.Tensor  # [n]

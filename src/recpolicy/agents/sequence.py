@@ -21,7 +21,7 @@ from recpolicy.agents.experience import Experience
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import read_observation
 from recpolicy.core.seeds import stateless_seed
-from recpolicy.core.tensorflow_random import fold_in, seed_of, uniform
+from recpolicy.core.tensorflow_random import as_stateless_seed, fold_in, uniform
 
 Figures = dict[str, tf.Tensor]
 """The scalars that one update reports, keyed by the names in `figures`."""
@@ -101,7 +101,7 @@ class SessionPolicy(tf_policy.TFPolicy):
 
     def _action(self, time_step: ts.TimeStep, policy_state: Any, seed: Any = None) -> policy_step.PolicyStep:
         logits = self.logits(time_step.observation)
-        point = uniform([tf.shape(logits)[0]], seed_of(seed, self._seed))
+        point = uniform([tf.shape(logits)[0]], as_stateless_seed(seed, self._seed))
         action, log_probability = categorical.draw(logits, point)
         info = policy_utilities.PolicyInfo(log_probability=log_probability)
         return policy_step.PolicyStep(tf.cast(action, self._action_spec.dtype), policy_state, info)
@@ -126,7 +126,7 @@ class SessionAgent(tf_agent.TFAgent):
         """Learn from a Trajectory [B, T + 1, ...] of one driver run; of the last step only the observation is used."""
         if weights is not None:
             raise ValueError("agents of sessions take no example weights")
-        block = experience_of(experience)
+        block = experience_from_trajectory(experience)
         with tf.init_scope():  # tensors that the learner keeps must outlive the traced function
             self.learner.prepare(block.action.shape.num_elements())
         figures = self.learner.update(block, fold_in(self.learn_seed, self.train_step_counter))
@@ -134,13 +134,13 @@ class SessionAgent(tf_agent.TFAgent):
         return tf_agent.LossInfo(figures["loss"], extra=figures)
 
 
-def experience_of(played: trajectory.Trajectory) -> Experience:
+def experience_from_trajectory(steps: trajectory.Trajectory) -> Experience:
     """Return the Experience of a TF-Agents Trajectory, batch first; needs `mask` observations and log-probabilities.
 
     A trajectory's boundary steps lead from the last observation of a session to the first of the next. They are not
     steps of a session, but the block must keep its shape. So the previous step, or else the next one, counts twice.
     """
-    now = tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, len(x.shape))]), played)
+    now = tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, len(x.shape))]), steps)
     here = tf.nest.map_structure(lambda x: x[:-1], now)
     following = read_observation(tf.nest.map_structure(lambda x: x[1:], now.observation))
     read = read_observation(here.observation)

@@ -51,7 +51,7 @@ class ItemScores(tf.Module):
     ):
         super().__init__(name=name)
         self.network, self.temperature = network, temperature
-        self._table = None if arms is None else tf.constant(features_of(arms).T)  # [D + G, A]
+        self._table = None if arms is None else tf.constant(dot_head_features(arms).T)  # [D + G, A]
         self._offset = None if arms is None else tf.constant(arms.offset)
         self._rank = 0 if arms is None else arms.embedding.shape[1]
 
@@ -88,7 +88,7 @@ class ItemScores(tf.Module):
         }  # fmt: skip
 
 
-def features_of(arms: ItemFeatures) -> NDArray[np.float32]:
+def dot_head_features(arms: ItemFeatures) -> NDArray[np.float32]:
     """Return the features of each item for the dot head, [A, D + G]."""
     return arms.embedding if arms.genres is None else np.concatenate([arms.embedding, arms.genres], axis=1)
 
@@ -104,7 +104,7 @@ def make_scores(
 ) -> ItemScores:
     """Return a score network; without `arms` its head is plain. `state_value` adds an output for the value."""
     dot = config.head == "dot" and arms is not None
-    outputs = features_of(arms).shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
+    outputs = dot_head_features(arms).shape[1] if dot and arms is not None else int(action_spec.maximum) + 1
     outputs += state_value
     network = make_network(context_width(spec), config.layers, outputs, integer_seed(seed, name), zero=dot)
     return ItemScores(network, arms if dot else None, config.temperature, name)

@@ -27,7 +27,7 @@ from recpolicy.agents.observation import context_width
 from recpolicy.agents.reinforce import first_sessions
 from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
-from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, features_of, make_value
+from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, dot_head_features, make_value
 from recpolicy.core.config import Fraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import integer_seed
@@ -168,7 +168,7 @@ def make_topk_reinforce(
     if not config.layers:
         raise ConfigError("TopKReinforceConfig.layers: the two heads need a trunk of at least one layer")
     dot = arms if config.head == "dot" else None
-    outputs = int(action_spec.maximum) + 1 if dot is None else features_of(dot).shape[1]
+    outputs = int(action_spec.maximum) + 1 if dot is None else dot_head_features(dot).shape[1]
     trunk = tf_keras.Sequential(
         [
             tf_keras.layers.Dense(

@@ -76,7 +76,7 @@ def simulate(
     if sum(size is not None for size in sizes.values()) > 1:
         raise typer.BadParameter("give only one of them", param_hint="--rounds, --sessions, --slates")
     logging_policy = logging_policy or ("rating_model" if sessions is None else "random")
-    tables, source = _tables_of_config(config, ("train", "log", "rating_model"))
+    tables, source = _read_tables(config, ("train", "log", "rating_model"))
     options = {**sizes, "temperature": temperature, "uniform_mix": uniform_mix}
     settings = {**tables.get("log", {}), **{key: value for key, value in options.items() if value is not None}}
     parts = split_ratings(load_ratings(data, **source), split, seed)
@@ -209,7 +209,7 @@ def ingest(
     from recpolicy.workflows.interaction_logs import ingest_log
 
     _check_one_source(policy, data)
-    tables, source = _tables_of_config(config, ("ingest",))
+    tables, source = _read_tables(config, ("ingest",))
     options = {"wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share}
     settings = {**tables.get("ingest", {}), **{key: value for key, value in options.items() if value is not None}}
     own = policy is None and data is None and has_own_tables(folder)
@@ -273,7 +273,7 @@ def _check_one_source(policy: Path | None, data: str | None) -> None:
         raise typer.BadParameter("give only one of them: both define users and items", param_hint="--policy, --data")
 
 
-def _tables_of_config(config: Path | None, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read_tables(config: Path | None, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tables of a TOML file, and the options of its table [data]."""
     from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
     from recpolicy.data.loaders import DataConfig

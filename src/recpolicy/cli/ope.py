@@ -48,7 +48,7 @@ def benchmark(
     for name in result.logging_policies:
         print(f"\n{name} logging policy: {result.describe(name)}")
         print_frame(result.error_table(name), "\nRelative error (%) by log size")
-        for cell in result.cells_of(name):
+        for cell in result.get_cells(name):
             title = f"\nCoverage (%) ± mean half-width, {cell.repetitions} logs of {cell.rounds:,} rounds"
             print_frame(result.coverage_table(name, cell.rounds), title)
     print_frame(result.recommendations(), "\nRecommended estimator by kind of log")

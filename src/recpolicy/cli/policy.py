@@ -41,15 +41,15 @@ def evaluate(
     policy = load_policy(folder)
     policies, split = {policy.artifact.agent: policy}, load_training_split(policy, data)
     result = evaluate_policies(policies, split, seed=seed, out=folder)
-    played = _play_sessions(policies, split, seed, folder) if policy.sequential else None
+    sessions = _evaluate_sessions(policies, split, seed, folder) if policy.sequential else None
     if as_json:
-        print_json({**result.as_dict(), **({} if played is None else {"sessions": played.as_dict()})})
+        print_json({**result.as_dict(), **({} if sessions is None else {"sessions": sessions.as_dict()})})
         return
     print_frame(result.table(), f"{folder}, {_title(result)}")
     _print_more(result)
-    if played is not None:
+    if sessions is not None:
         print()
-        print_frame(played.table(), _SESSIONS)
+        print_frame(sessions.table(), _SESSIONS)
 
 
 def compare(
@@ -66,15 +66,15 @@ def compare(
     split = load_training_split(next(iter(policies.values())), data)
     result = evaluate_policies(policies, split, seed=seed)
     of_sessions = {name: policy for name, policy in policies.items() if policy.sequential}
-    played = _play_sessions(of_sessions, split, seed) if of_sessions else None
+    sessions = _evaluate_sessions(of_sessions, split, seed) if of_sessions else None
     if as_json:
-        print_json({**result.as_dict(), **({} if played is None else {"sessions": played.as_dict()})})
+        print_json({**result.as_dict(), **({} if sessions is None else {"sessions": sessions.as_dict()})})
         return
     print_frame(result.table(), _title(result))
     _print_more(result)
-    if played is not None:
+    if sessions is not None:
         print()
-        print_frame(played.table(), _SESSIONS)
+        print_frame(sessions.table(), _SESSIONS)
 
 
 def predict(
@@ -186,7 +186,7 @@ def _print_more(result: "HeldOutEvaluation") -> None:
 _SESSIONS = "Simulated sessions: reward of a session, 95 % intervals over users"
 
 
-def _play_sessions(
+def _evaluate_sessions(
     policies: "dict[str, Policy]", split: "Split", seed: int, out: Path | None = None
 ) -> "SessionEvaluation":
     from recpolicy.workflows.session_evaluation import evaluate_sessions

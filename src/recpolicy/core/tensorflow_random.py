@@ -23,7 +23,7 @@ def split(seed: tf.Tensor, parts: int) -> list[tf.Tensor]:
     return tf.unstack(tf.random.split(seed, parts, alg=_ALGORITHM))
 
 
-def seed_of(given: Any, family: tf.Tensor) -> tf.Tensor:
+def as_stateless_seed(given: Any, family: tf.Tensor) -> tf.Tensor:
     """Return a stateless seed from the seed argument of a TF-Agents policy: a pair, or a member of `family`.
 
     The member is drawn by the given integer or, without one, by TensorFlow's global (seeded) generator.

@@ -53,7 +53,7 @@ class BanditLog:
     slate_digest: str | None = None
     """Digest of the slate log whose slots these rounds are; the digest of the rounds ignores it."""
     features: str | None = None
-    """Digest of the table of contexts (features_of) of the vectors; None: unknown."""
+    """Digest of the table of contexts (features_digest) of the vectors; None: unknown."""
     exporter: str | None = None
     """Name of the exporter that keeps adding rounds to this log; None: the log is complete."""
 
@@ -171,7 +171,7 @@ class BanditLog:
         what = None
         if self.context.shape[1] != table.shape[1]:
             what = f"contexts of {self.context.shape[1]} numbers, but the policy's have {table.shape[1]}"
-        elif self.features not in (None, features_of(table)):
+        elif self.features not in (None, features_digest(table)):
             what = "contexts in the features of another training than the policy's, where they mean something else"
         if what is not None:
             raise DataError(
@@ -207,7 +207,7 @@ class BanditLog:
         return replace(self, name=name, **chosen)
 
 
-def features_of(table: NDArray[np.floating]) -> str:
+def features_digest(table: NDArray[np.floating]) -> str:
     """Return the digest of a context table [U, D]; a log stores it to name the features of its vectors."""
     return content_digest(np.asarray(table, np.float32))
 

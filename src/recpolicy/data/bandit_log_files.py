@@ -37,7 +37,7 @@ from recpolicy.data.ratings import Ratings
 
 EVENTS, REWARDS = "events.parquet", "rewards.parquet"
 FORMAT, FORMAT_VERSION = "recpolicy log", VERSION
-TOLD = {
+ORIGIN_FIELDS = {
     "slate_digest": "the digest of a log of slates",
     "features": "the digest of a table of contexts",
     "exporter": "the name of what goes on adding to the log",
@@ -94,7 +94,7 @@ def write_events(path: Path, rounds: BanditLog, tables: IdVocabulary, *, with_re
     metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
         "action_items": item_id[rounds.action_items].tolist(),
-        **{name: told for name in TOLD if (told := getattr(rounds, name)) is not None},
+        **{name: told for name in ORIGIN_FIELDS if (told := getattr(rounds, name)) is not None},
     }  # fmt: skip
     user, item, text = _id_type(user_id), _id_type(item_id), pa.dictionary(pa.int32(), pa.string())
     types = {
@@ -173,13 +173,13 @@ def read_action_items(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
     return np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
 
 
-def told_of(path: Path) -> dict[str, Any]:
+def read_origin(path: Path) -> dict[str, Any]:
     """Return the origin of the rounds, by the names in TOLD; None for a name that the file lacks."""
     metadata = read_metadata(path)
-    for name in TOLD:
+    for name in ORIGIN_FIELDS:
         if not isinstance(metadata.get(name), str | None):
-            raise DataError(f"{path}: its metadata names {name} {metadata[name]!r}; expected {TOLD[name]}")
-    return {name: metadata.get(name) for name in TOLD}
+            raise DataError(f"{path}: its metadata names {name} {metadata[name]!r}; expected {ORIGIN_FIELDS[name]}")
+    return {name: metadata.get(name) for name in ORIGIN_FIELDS}
 
 
 def read_events(path: Path, tables: IdVocabulary, action_items: NDArray[np.int32]) -> Events:
@@ -190,8 +190,8 @@ def read_events(path: Path, tables: IdVocabulary, action_items: NDArray[np.int32
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),
-            "user": seen.users_of(piece),
-            "item": read.rows_of(piece, "item_id", items),
+            "user": seen.read_users(piece),
+            "item": read.id_rows(piece, "item_id", items),
             "log_propensity": read.log_propensities(piece),
             "policy": read.texts(piece, "policy"),
             "version": read.texts(piece, "policy_version"),
@@ -231,11 +231,11 @@ class _Seen:
         self.vectors: list[NDArray[np.float32] | None] = []
         self.ids: list[NDArray[np.object_]] = []
 
-    def users_of(self, piece: read.Piece) -> NDArray[np.int32]:
+    def read_users(self, piece: read.Piece) -> NDArray[np.int32]:
         """Return rows [n] of the user table; -1 for cold-start users, who have a context."""
         vectors = read.contexts(piece, self.width)
         given = None if vectors is None else ~np.isnan(vectors[:, 0])
-        rows = read.rows_of(piece, "user_id", self.known, given)
+        rows = read.id_rows(piece, "user_id", self.known, given)
         if vectors is not None:
             self.width = vectors.shape[1]
             self.ids.append(read.strangers(piece, "user_id", rows, self.known)[rows < 0])
@@ -269,9 +269,9 @@ def _check_shown(
     piece.refuse(~np.isin(item, action_items), lambda _: "the item shown is not in the catalog of this log")
     if start is None or candidate is None:
         return
-    strange = read.any_of(~np.isin(candidate, action_items), start)
+    strange = read.any_in_list(~np.isin(candidate, action_items), start)
     piece.refuse(strange, lambda _: "a candidate is not in the catalog of this log")
-    found = read.any_of(candidate == np.repeat(item, np.diff(start)), start)
+    found = read.any_in_list(candidate == np.repeat(item, np.diff(start)), start)
     piece.refuse(~found, lambda _: "the item shown is not among its candidates")
 
 

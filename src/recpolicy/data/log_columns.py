@@ -120,7 +120,7 @@ def times(piece: Piece) -> NDArray[np.int64]:
     return np.asarray(column.cast(TIME, safe=False).cast(pa.int64()))
 
 
-def rows_of(
+def id_rows(
     piece: Piece, name: str, known: "pd.Index[Any]", stranger: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int32]:
     """Return ids as rows [n] of the table whose ids are `known`; -1 for others where `stranger` [n] allows them."""
@@ -135,7 +135,7 @@ def rows_of(
 
 
 def strangers(piece: Piece, name: str, rows: NDArray[np.int32], known: "pd.Index[Any]") -> NDArray[np.object_]:
-    """Return the ids [n] that `rows_of` found no row for, None elsewhere; they must be of the type of those known."""
+    """Return the ids [n] that `id_rows` found no row for, None elsewhere; they must be of the type of those known."""
     column, new = piece.batch.column(name), rows < 0
     ids = np.full(len(piece), None, object)
     if not new.any():
@@ -198,7 +198,7 @@ def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64],
     _refuse_nested(piece, "candidates", found.values.type)
     rows = known.get_indexer(pd.Index(found.values.to_pandas()))
     piece.refuse(
-        any_of(rows < 0, found.start),
+        any_in_list(rows < 0, found.start),
         lambda _: f"a candidate is none of the {len(known)} items of the policy or ratings",
     )
     return found.start, np.asarray(rows, np.int32)
@@ -222,7 +222,7 @@ def contexts(piece: Piece, width: int | None = None) -> NDArray[np.float32] | No
     values = np.asarray(found.values.to_numpy(zero_copy_only=False))
     with np.errstate(over="ignore"):  # beyond float32 is infinite
         values = values.astype(np.float32)
-    piece.refuse(any_of(~np.isfinite(values), found.start), lambda _: "context holds a number that is not finite")
+    piece.refuse(any_in_list(~np.isfinite(values), found.start), lambda _: "context holds a number that is not finite")
     rows = np.full((len(piece), width), np.nan, np.float32)
     rows[given] = values.reshape(-1, width)
     return rows
@@ -251,7 +251,7 @@ def lists(piece: Piece, name: str, expected: str) -> Lists | None:
     return Lists(start, column.flatten(), _is_null(column))
 
 
-def any_of(true: NDArray[np.bool_], start: NDArray[np.int64]) -> NDArray[np.bool_]:
+def any_in_list(true: NDArray[np.bool_], start: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return a mask [n] of the rows with any true candidate [C]."""
     count = np.concatenate([[0], np.cumsum(true)])
     return np.asarray(np.diff(count[start]) > 0)

@@ -137,9 +137,9 @@ def _checked(path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, 
     count = np.zeros(len(batch.line), np.int64) if batch.candidates is None else batch.candidates
     if batch.candidates is not None:
         start = np.concatenate([[0], np.cumsum(count)])
-        strange = read.any_of(rows["candidate"] < 0, start)
+        strange = read.any_in_list(rows["candidate"] < 0, start)
         refuse(path, batch.line, strange, lambda _: f"a candidate {unknown}")
-        shown = read.any_of(rows["candidate"] == np.repeat(rows["item"], count), start)
+        shown = read.any_in_list(rows["candidate"] == np.repeat(rows["item"], count), start)
         refuse(path, batch.line, ~shown, lambda row: f"item {batch.item[row]!r} is not among its candidates")
     event_id = np.full(len(batch.line), None, object) if batch.event_id is None else batch.event_id
     return {

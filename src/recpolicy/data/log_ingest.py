@@ -22,8 +22,8 @@ from recpolicy.data.bandit_log_files import (
     IdVocabulary,
     read_action_items,
     read_events,
+    read_origin,
     read_rewards,
-    told_of,
 )
 
 TRAINING, EVALUATION = "training.parquet", "evaluation.parquet"
@@ -120,7 +120,7 @@ def ingest(
         if unwanted.all():
             why = "every event has a context vector, and those are left out (contexts = false)"
         raise DataError(f"{folder}: {why}")
-    rounds = replace(_chosen(events, order, action_items, tables.scale, name), **told_of(folder / EVENTS))
+    rounds = replace(_chosen(events, order, action_items, tables.scale, name), **read_origin(folder / EVENTS))
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     if rounds.exporter is not None and waiting.any():
         # Whoever goes on with this log learns what is later than all that was learnt, so nothing may be left behind.
@@ -133,14 +133,14 @@ def ingest(
     return rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation"), report
 
 
-def rounds_of(path: Path, tables: IdVocabulary) -> BanditLog:
+def read_complete_rounds(path: Path, tables: IdVocabulary) -> BanditLog:
     """Return the rounds of an events file whose every event has its reward; raises DataError where one has none."""
     action_items = read_action_items(path, tables)
     events = read_events(path, tables, action_items)
     unknown = ~np.isfinite(events.columns["reward"])
     if unknown.any():
         raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
-    columns: dict[str, Any] = {**events.columns, **told_of(path)}
+    columns: dict[str, Any] = {**events.columns, **read_origin(path)}
     return BanditLog(
         action_items=action_items, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
         candidate=events.candidate, context=events.context, cold_start_users=events.cold_start_users, **columns,

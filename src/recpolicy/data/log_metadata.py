@@ -10,7 +10,7 @@ A file may lack it. Every fault is a DataError that names the file.
 import json
 from collections.abc import Mapping, Set
 from pathlib import Path
-from reprlib import repr as repr_of
+from reprlib import repr as short_repr
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def old_columns(path: Path) -> Mapping[str, str]:
     return _OLD_COLUMNS.get(version, {}) if type(version) is int else {}
 
 
-def is_of_format(path: Path, name: str, columns: Set[str]) -> bool:
+def has_format(path: Path, name: str, columns: Set[str]) -> bool:
     """Return True if the file is a log of this format, by its description or else by its columns."""
     found = set(open_parquet(path).schema_arrow.names)
     return bool(read_metadata(path).get("format", name if columns <= found else "") == name)
@@ -77,12 +77,12 @@ def check_format(metadata: dict[str, Any], expected: tuple[str, int], path: Path
         )
 
 
-def scale_of(metadata: dict[str, Any], default: tuple[float, float], path: Path) -> tuple[float, float]:
+def get_scale(metadata: dict[str, Any], default: tuple[float, float], path: Path) -> tuple[float, float]:
     """Return the lowest and the highest reward."""
     scale = metadata.get("scale", default)
     numbers = isinstance(scale, list | tuple) and [type(end) for end in scale if type(end) in (int, float)]
     if not numbers or len(numbers) != 2 or not -_LARGEST < scale[0] < scale[1] < _LARGEST:
-        raise DataError(f"{path}: its scale is {repr_of(scale)}; expected the lowest and the highest reward")
+        raise DataError(f"{path}: its scale is {short_repr(scale)}; expected the lowest and the highest reward")
     return float(scale[0]), float(scale[1])
 
 
@@ -92,7 +92,7 @@ def action_item_rows(metadata: dict[str, Any], items: pd.DataFrame, path: Path) 
         return None
     named = metadata["action_items"]
     if not isinstance(named, list) or not all(type(one) in (int, str) for one in named):
-        raise DataError(f"{path}: its action_items is {repr_of(named)}; expected a list of item ids")
+        raise DataError(f"{path}: its action_items is {short_repr(named)}; expected a list of item ids")
     rows = pd.Index(items["item_id"]).get_indexer(pd.Index(named))
     if (rows < 0).any():
         unknown = named[int(np.argmin(rows))]

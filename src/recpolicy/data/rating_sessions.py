@@ -39,7 +39,7 @@ class Sessions:
         return _cut_at(self.rows, self.user[self.session], self.position % most == 0)
 
 
-def sessions_of(ratings: Ratings, gap_minutes: float = GAP_MINUTES) -> Sessions:
+def split_into_sessions(ratings: Ratings, gap_minutes: float = GAP_MINUTES) -> Sessions:
     """Return cut a table into sessions; raises DataError without timestamps, ConfigError for a gap that is not above
     0."""
     if not gap_minutes > 0:

@@ -27,10 +27,10 @@ from recpolicy.data.log_metadata import (
     action_item_rows,
     check_format,
     encode_metadata,
-    is_of_format,
+    get_scale,
+    has_format,
     old_columns,
     read_metadata,
-    scale_of,
 )
 from recpolicy.data.session_log import SessionLog, session_faults
 
@@ -72,7 +72,7 @@ def write_sessions(path: Path, log: SessionLog, tables: IdVocabulary) -> None:
 
 def is_session_log(path: Path) -> bool:
     """Return True if this Parquet file is a session log, by its description or else by its columns."""
-    return is_of_format(path, FORMAT, {"session_id", "step"})
+    return has_format(path, FORMAT, {"session_id", "step"})
 
 
 def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
@@ -82,7 +82,7 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
     """
     metadata = read_metadata(path)
     check_format(metadata, (FORMAT, FORMAT_VERSION), path)
-    scale = scale_of(metadata, _SCALE, path)
+    scale = get_scale(metadata, _SCALE, path)
     rows = action_item_rows(metadata, tables.items, path)
     action_items = np.arange(len(tables.items), dtype=np.int32) if rows is None else np.unique(rows)
     users, items = pd.Index(tables.users["user_id"]), pd.Index(tables.items["item_id"])
@@ -91,10 +91,10 @@ def read_sessions(path: Path, tables: IdVocabulary) -> SessionLog:
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),
-            "user": read.rows_of(piece, "user_id", users),
+            "user": read.id_rows(piece, "user_id", users),
             "session": read.texts(piece, "session_id"),
             "step": _steps(piece),
-            "item": read.rows_of(piece, "item_id", items),
+            "item": read.id_rows(piece, "item_id", items),
             "log_propensity": _log_propensities(piece),
             "reward": read.rewards(piece, scale, missing=False),
             "liked": _flags(piece, "liked"),

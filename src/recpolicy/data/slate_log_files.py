@@ -28,10 +28,10 @@ from recpolicy.data.log_metadata import (
     action_item_rows,
     check_format,
     encode_metadata,
-    is_of_format,
+    get_scale,
+    has_format,
     old_columns,
     read_metadata,
-    scale_of,
 )
 from recpolicy.data.slate_log import SlateLog, slate_faults, sum_fault
 
@@ -68,7 +68,7 @@ def write_slates(path: Path, log: SlateLog, tables: IdVocabulary) -> None:
 
 def is_slate_log(path: Path) -> bool:
     """Return True if this Parquet file is a slate log, by its description or else by its columns."""
-    return is_of_format(path, FORMAT, {"slate"})
+    return has_format(path, FORMAT, {"slate"})
 
 
 def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
@@ -78,7 +78,7 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
     """
     metadata = read_metadata(path)
     check_format(metadata, (FORMAT, FORMAT_VERSION), path)
-    action_items, shelves = _shelves_of(metadata, tables, path)
+    action_items, shelves = _read_shelves(metadata, tables, path)
     items, users = pd.Index(tables.items["item_id"]), pd.Index(tables.users["user_id"])
     parts: list[dict[str, NDArray[Any]]] = []
     slots, scale = 0, (0.0, 0.0)
@@ -86,11 +86,11 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
         slate = _slate_rows(piece, items, slots)
         if not parts:
             slots = slate.shape[1]
-            scale = scale_of(metadata, (0.0, float(slots)), path)
+            scale = get_scale(metadata, (0.0, float(slots)), path)
         columns: dict[str, NDArray[Any]] = {
             "event_id": read.texts(piece, "event_id"),
             "time": read.times(piece),
-            "user": read.rows_of(piece, "user_id", users),
+            "user": read.id_rows(piece, "user_id", users),
             "slate": slate,
             "log_propensity": _log_propensities(piece, slots),
             "reward": read.rewards(piece, scale, missing=False),
@@ -109,7 +109,7 @@ def read_slates(path: Path, tables: IdVocabulary) -> SlateLog:
     return SlateLog(action_items=action_items, shelves=shelves, scale=scale, name=str(path), **together)
 
 
-def _shelves_of(
+def _read_shelves(
     metadata: dict[str, Any], tables: IdVocabulary, path: Path
 ) -> tuple[NDArray[np.int32], NDArray[np.int16] | None]:
     """Return the catalog [A], ascending, and the slot of each of its items; of all items if the file says nothing."""
@@ -186,7 +186,7 @@ def _table(piece: read.Piece, name: str, expected: str, slots: int) -> NDArray[A
         (length != slots) | (slots == 0), lambda row: f"{name} holds {length[row]} values; expected {slots or 'some'}"
     )
     null = np.asarray(pc.is_null(found.values))
-    piece.refuse(read.any_of(null, found.start), lambda _: f"a value of {name} is missing")
+    piece.refuse(read.any_in_list(null, found.start), lambda _: f"a value of {name} is missing")
     return np.asarray(found.values.to_numpy(zero_copy_only=False)).reshape(len(piece), slots)
 
 

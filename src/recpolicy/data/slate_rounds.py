@@ -22,7 +22,7 @@ from recpolicy.data.slate_log_files import SLATES, read_slates
 _PAGES_AT_ONCE = 1_024
 
 
-def rounds_of_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
+def rounds_from_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
     """Return the slots as rounds whose rewards, 0..1 in the log, are stretched to `scale`.
 
     Raises DataError where the log does not say what each slot earned, and for a slot that earned less than 0 or more
@@ -56,11 +56,11 @@ def ingest_slates(
     """Read and check the slates in `folder`; returns the rounds to learn from, those to evaluate on, the report.
 
     As log_ingest.ingest; rewards stand with the slates, so that of the settings only `evaluation_share` counts. Raises
-    what `read_slates` and `rounds_of_slates` raise, and ConfigError for a default reward that is not on the scale.
+    what `read_slates` and `rounds_from_slates` raise, and ConfigError for a default reward that is not on the scale.
     """
     check_default(config.default_reward, tables.scale)
     log = read_slates(folder / SLATES, tables)
-    rounds = rounds_of_slates(log.taken(np.argsort(log.time, kind="stable")), tables.scale)
+    rounds = rounds_from_slates(log.taken(np.argsort(log.time, kind="stable")), tables.scale)
     rounds = replace(rounds, slate_digest=log.digest)
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     none = dict.fromkeys((field.name for field in fields(IngestReport)), 0)

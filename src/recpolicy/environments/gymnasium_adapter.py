@@ -35,7 +35,7 @@ BOUND_MARGIN = 1.001
 """Margin of the observation space around its bounds, for rounding errors."""
 
 
-class Played(NamedTuple):
+class StepResults(NamedTuple):
     """The results of one step of B sessions, as arrays."""
 
     reward: NDArray[np.float32]  # [B], 0 where the item was repeated
@@ -58,7 +58,7 @@ class _Sessions:
         self._begin = tf.function(self._begin_graph, autograph=False)
         # State in variables and a concrete function: a call with 8 input and output tensors would take three times as
         # long.
-        self._play = tf.function(self._play_graph, autograph=False, jit_compile=True).get_concrete_function(
+        self._step = tf.function(self._step_graph, autograph=False, jit_compile=True).get_concrete_function(
             tf.TensorSpec([environment.batch_size], tf.int32)
         )
         self._begun = False
@@ -80,14 +80,14 @@ class _Sessions:
         self._begun, self.mask = True, mask.numpy()
         return features.numpy()
 
-    def play(self, action: Any) -> Played:
+    def step(self, action: Any) -> StepResults:
         """Show an item [B] to each session; those that end restart."""
         if not self._begun:
             raise ResetNeeded("step() before reset(): call reset() first")
-        told, last, features, mask = self._play(tf.constant(np.asarray(action, np.int32).reshape(-1)))
+        told, last, features, mask = self._step(tf.constant(np.asarray(action, np.int32).reshape(-1)))
         self.mask = mask.numpy()
         reward, terminated, truncated, repeated = told.numpy()
-        return Played(reward, terminated > 0, truncated > 0, repeated > 0, last.numpy(), features.numpy())
+        return StepResults(reward, terminated > 0, truncated > 0, repeated > 0, last.numpy(), features.numpy())
 
     def _begin_graph(self) -> tuple[tf.Tensor, tf.Tensor]:
         environment, seed = self._environment, self._seed.read_value()
@@ -96,7 +96,7 @@ class _Sessions:
         self._keep(session)
         return environment.observe(session)
 
-    def _play_graph(self, action: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def _step_graph(self, action: tf.Tensor) -> tuple[tf.Tensor, ...]:
         environment = self._environment
         session = tf.nest.map_structure(lambda part: part.read_value(), self._session)
         self._round.assign_add(1)
@@ -124,7 +124,7 @@ class GymnasiumSession(gymnasium.Env[Features, np.int64]):
         """Wrap an environment with batch_size 1."""
         if environment.batch_size != 1:
             raise ConfigError(
-                f"GymnasiumSession plays one session, the environment has batch_size {environment.batch_size}: make it"
+                f"GymnasiumSession runs one session, the environment has batch_size {environment.batch_size}: make it"
                 " with batch_size 1, or use GymnasiumSessions"
             )
         self._sessions = _Sessions(environment)
@@ -144,13 +144,13 @@ class GymnasiumSession(gymnasium.Env[Features, np.int64]):
         if self._over:
             raise ResetNeeded("the session has ended: call reset() before the next step()")
         mask = self._mask()
-        played = self._sessions.play(action)
-        terminated, truncated = bool(played.terminated[0]), bool(played.truncated[0])
+        results = self._sessions.step(action)
+        terminated, truncated = bool(results.terminated[0]), bool(results.truncated[0])
         self._over = terminated or truncated
         # If the sessions have restarted internally, this is still the mask of the ended session.
         mask = np.where(np.arange(mask.size) == action, False, mask) if self._over else self._mask()
-        info = {"action_mask": mask.astype(np.int8), "repeated": bool(played.repeated[0])}
-        return played.last[0], float(played.reward[0]), terminated, truncated, info
+        info = {"action_mask": mask.astype(np.int8), "repeated": bool(results.repeated[0])}
+        return results.last[0], float(results.reward[0]), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return True for the items [A] not shown yet in this session."""
@@ -184,15 +184,15 @@ class GymnasiumSessions(VectorEnv[Features, NDArray[np.int64], NDArray[Any]]):
 
     def step(self, actions: NDArray[np.int64]) -> tuple[Features, NDArray[Any], NDArray[Any], NDArray[Any], Info]:
         """Show each session its item; returns features, rewards, terminated, truncated, infos."""
-        played = self._sessions.play(actions)
-        infos = self._infos(played.repeated)
-        over = played.terminated | played.truncated
+        results = self._sessions.step(actions)
+        infos = self._infos(results.repeated)
+        over = results.terminated | results.truncated
         if over.any():
             final = np.full(self.num_envs, None, dtype=object)
             for row in np.flatnonzero(over):
-                final[row] = played.last[row]
+                final[row] = results.last[row]
             infos |= {"final_obs": final, "_final_obs": over}
-        return played.features, played.reward, played.terminated, played.truncated, infos
+        return results.features, results.reward, results.terminated, results.truncated, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return True for the items [B, A] not shown yet in each session."""

@@ -1,14 +1,14 @@
-"""Observation encoders of running sessions: a memory [B, M] of floats and its update after each shown item.
+"""Observation encoders of running sessions: a history state [B, M] of floats and its update after each shown item.
 
-The observation is [context, memory]. An encoder uses only the recommender's data (its embeddings, its record of likes),
-never the world's. B sessions, D embedding, G genres, S steps at most.
+The observation is [context, history state]. An encoder uses only the recommender's data (its embeddings, its record of
+likes), never the world's. B sessions, D embedding, G genres, S steps at most.
 
     last_item   the embedding of the item shown last (zeros before): the 2 D "user and last item" form
     interest    a running interest [D] that starts at the user's embedding and turns toward liked items
-                (.9 old + .1 shown), the decaying memory of shown genres [G], consecutive misses / 5, steps / S
+                (.9 old + .1 shown), the decaying record of shown genres [G], consecutive misses / 5, steps / S
     last_n      for each of the last n items its embedding and whether it was liked, newest first, and steps / S
 
-recpolicy/inference/session_memory.py has the same encoders in NumPy; a test compares the two.
+recpolicy/inference/history_state.py has the same encoders in NumPy; a test compares the two.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,11 +33,11 @@ class ObservationEncoder:
     """An encoder of a session's history."""
 
     width: int
-    """Width M of the memory."""
+    """Width M of the history state."""
     start: Callable[[tf.Tensor], tf.Tensor]
-    """Memory [B, M] before the first item, from the users' embeddings [B, D]."""
+    """History state [B, M] before the first item, from the users' embeddings [B, D]."""
     update: Callable[[tf.Tensor, ShownItem], tf.Tensor]
-    """Memory after an item, from the memory before it."""
+    """History state after an item, from that before it."""
 
 
 def last_item_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationEncoder:  # noqa: ARG001 - one shape for all
@@ -46,13 +46,13 @@ def last_item_view(rank: int, genres: int, steps: int, last_n: int) -> Observati
 
 
 def interest_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationEncoder:  # noqa: ARG001
-    """Return the encoder with running interest, genre memory, misses and steps."""
+    """Return the encoder with running interest, genre record, misses and steps."""
 
     def start(embedding: tf.Tensor) -> tf.Tensor:
         return tf.concat([embedding, tf.zeros_like(embedding[:, :1]) + tf.zeros([1, genres + 2])], axis=1)
 
-    def update(memory: tf.Tensor, shown: ShownItem) -> tf.Tensor:
-        interest, remembered, misses, done = tf.split(memory, [rank, genres, 1, 1], axis=1)
+    def update(history_state: tf.Tensor, shown: ShownItem) -> tf.Tensor:
+        interest, remembered, misses, done = tf.split(history_state, [rank, genres, 1, 1], axis=1)
         liked = shown.liked[:, tf.newaxis]
         interest += liked * (1.0 - INTEREST_DECAY) * (tf.math.l2_normalize(shown.embedding, axis=1) - interest)
         remembered = GENRE_DECAY * remembered + (1.0 - GENRE_DECAY) * shown.genres
@@ -69,8 +69,8 @@ def last_n_view(rank: int, genres: int, steps: int, last_n: int) -> ObservationE
     def start(embedding: tf.Tensor) -> tf.Tensor:
         return tf.zeros_like(embedding[:, :1]) + tf.zeros([1, width])
 
-    def update(memory: tf.Tensor, shown: ShownItem) -> tf.Tensor:
-        older, done = memory[:, : (last_n - 1) * (rank + 1)], memory[:, -1:]
+    def update(history_state: tf.Tensor, shown: ShownItem) -> tf.Tensor:
+        older, done = history_state[:, : (last_n - 1) * (rank + 1)], history_state[:, -1:]
         return tf.concat([shown.embedding, shown.liked[:, tf.newaxis], older, done + 1.0 / steps], axis=1)
 
     return ObservationEncoder(width, start, update)

@@ -39,7 +39,7 @@ class SessionEnvironment(SessionEnvironmentBase):
         liked = tf.cast(response.like, tf.float32)
         shown = ShownItem(tf.gather(self._embedding, action), tf.gather(self.tables.genres, action), liked)
         return Step(
-            session=Session(user_state, self.view.update(session.memory, shown)),
+            session=Session(user_state, self.view.update(session.history_state, shown)),
             reward=self.reward(response.like, response.level, session.user_state.step),
             terminated=~response.stays,
             truncated=response.stays & (user_state.step >= self.config.max_episode_steps),

@@ -2,7 +2,8 @@
 
 Subclasses define `transition`, the effect of one action. The base class draws users and noise, encodes observations and
 keeps the variables. TF-Agents calls `reset` and `step`, which restarts ended sessions; the compiled loop
-(training/session_loop.py) calls the pure functions. B sessions, A candidate items, W users, D embedding, M memory.
+(training/session_loop.py) calls the pure functions. B sessions, A candidate items, W users, D embedding,
+M history state.
 """
 
 import abc
@@ -48,7 +49,7 @@ class Session(NamedTuple):
     """The complete state of a batch of sessions."""
 
     user_state: SessionState
-    memory: tf.Tensor  # [B, M] memory of the encoder
+    history_state: tf.Tensor  # [B, M], written by the encoder
 
 
 class Step(NamedTuple):
@@ -104,7 +105,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
 
     @abc.abstractmethod
     def transition(self, session: Session, action: tf.Tensor, noise: tf.Tensor) -> Step:
-        """Play `action` with one round's noise, without restarts."""
+        """Apply `action` with one round's noise, without restarts."""
 
     def noise(self, round_number: tf.Tensor, steps: int | None = None, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Return the uniform numbers [B, streams] of one round, or [steps, B, streams] of a block of rounds.
@@ -118,7 +119,7 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
     def observe(self, session: Session) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the observation: features [B, context + M] and the mask [B, A] bool."""
         context = tf.gather(self._context, session.user_state.user)
-        return tf.concat([context, session.memory], axis=1), ~session.user_state.shown
+        return tf.concat([context, session.history_state], axis=1), ~session.user_state.shown
 
     def restart(self, session: Session | None, ended: tf.Tensor | None, noise: tf.Tensor) -> Session:
         """Replace ended sessions [B] (all if None) with fresh ones."""

@@ -73,14 +73,14 @@ class SlateEnvironment(SessionEnvironmentBase):
         user_state, response = browse_slate(
             self.tables, session.user_state, action, noise, self.slate_config.continuation_probability
         )
-        memory = session.memory
+        history_state = session.history_state
         for k in range(self.slate_config.slate_size):
             item, liked = action[:, k], tf.cast(response.liked[:, k], tf.float32)
             shown = ShownItem(tf.gather(self._embedding, item), tf.gather(self.tables.genres, item), liked)
-            memory = choose(response.read[:, k], self.view.update(memory, shown), memory)
+            history_state = choose(response.read[:, k], self.view.update(history_state, shown), history_state)
         paid = self.reward(response.like, response.level, session.user_state.step)
         return Step(
-            session=Session(user_state, memory),
+            session=Session(user_state, history_state),
             reward=tf.where(response.like, paid, 0.0),
             terminated=~response.stays,
             truncated=response.stays & (user_state.step >= self.config.max_episode_steps),

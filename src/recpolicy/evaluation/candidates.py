@@ -48,7 +48,7 @@ class Candidates:
         return np.repeat(per_user, self.size)
 
 
-def candidates_of(test: Ratings, at_least: int = 2) -> Candidates:
+def find_candidates(test: Ratings, at_least: int = 2) -> Candidates:
     """Return the candidates of every user with `at_least` ratings in `test`; raises DataError when there is none.
 
     With a single candidate there is nothing to choose and nothing to rank, hence two by default.

@@ -22,10 +22,10 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, mean_interval
 from recpolicy.data.ratings import Ratings, genre_directions
 from recpolicy.data.splits import Split
-from recpolicy.evaluation.candidates import Candidates, candidates_of
+from recpolicy.evaluation.candidates import Candidates, find_candidates
 from recpolicy.evaluation.diversity import gini, list_diversity, unit_rows
 from recpolicy.evaluation.evaluation import Evaluation, PolicyResult
-from recpolicy.evaluation.groups import Groups, group_figures, groups_of
+from recpolicy.evaluation.groups import Groups, group_figures, make_groups
 from recpolicy.evaluation.held_out_choice import (
     greedy_weights,
     held_out_choice,
@@ -129,7 +129,7 @@ class _SplitEvaluator:
 def _split_evaluator(
     split: Split, seed: int, k: int, resamples: int, level: float, embedding: NDArray[np.floating] | None
 ) -> _SplitEvaluator:
-    candidates = candidates_of(split.test)
+    candidates = find_candidates(split.test)
     rated = split.train.rated()
     grade = grades(candidates.rating, split.test.scale)
     information = self_information(split.train)
@@ -137,7 +137,7 @@ def _split_evaluator(
     if embedding is not None:
         _check_embedding(embedding, len(split.train.items))
         directions["embeddings"] = unit_rows(embedding)
-    groups = groups_of(split.train.users, np.bincount(split.train.user, minlength=len(split.train.users))).of(
+    groups = make_groups(split.train.users, np.bincount(split.train.user, minlength=len(split.train.users))).of(
         candidates.user[candidates.start]
     )
     return _SplitEvaluator(

@@ -45,7 +45,7 @@ class Groups:
         return Groups(self.names, self.member[:, users])
 
 
-def groups_of(users: pd.DataFrame, ratings: NDArray[np.integer]) -> Groups:
+def make_groups(users: pd.DataFrame, ratings: NDArray[np.integer]) -> Groups:
     """Return groups of all U users by their table and by their number of training ratings, `ratings` [U].
 
     Without a column `age` (numbers) or `gender` those groups are missing; so are users whose value is.

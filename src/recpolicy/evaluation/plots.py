@@ -26,7 +26,7 @@ _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")  # 200,000 and 0.01, n
 class Curve:
     """A metric over a training, once per seed."""
 
-    interactions: NDArray[np.number]  # [R], rounds played so far
+    interactions: NDArray[np.number]  # [R], rounds so far
     values: NDArray[np.floating]  # [S, R]
 
     def __post_init__(self) -> None:

@@ -45,11 +45,11 @@ def ndcg(
     discount = np.where(position < k, 1 / np.log2(position + 2), 0.0)
     best = candidates.total(gain[np.lexsort((-gain, label))] * discount)
     order = np.lexsort((-score, label))
-    reached = candidates.total(_mean_of_ties(gain[order], score[order], label) * discount)
+    reached = candidates.total(_mean_over_ties(gain[order], score[order], label) * discount)
     return np.divide(reached, best, out=np.ones_like(best), where=best > 0)
 
 
-def _mean_of_ties(
+def _mean_over_ties(
     gain: NDArray[np.float64], score: NDArray[np.floating], label: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Replace each gain [N] by the mean over the run of equal score and label in which it stands."""

@@ -1,4 +1,4 @@
-"""Simulated sessions with a given exposure, played by the environment's own step.
+"""Simulated sessions with a given exposure, run by the environment's own step.
 
 B sessions, S steps. Whoever knows beforehand which items a session would show (real exposure; a policy that ranks by a
 table, with shown items masked) needs no policy in the loop: the items are columns, the step is that which agents
@@ -17,11 +17,11 @@ from recpolicy.core.tensorflow_random import fold_in, uniform
 from recpolicy.environments.session_dynamics import NOISE_DIMS, SessionTables, begin, transition
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 
-_BLOCK = 1 << 14  # sessions played at once
+_BLOCK = 1 << 14  # sessions at once
 
 
 @dataclass(frozen=True)
-class Played:
+class SessionResponses:
     """The results of B sessions."""
 
     length: NDArray[np.int64]  # [B] items shown, 1..S
@@ -43,15 +43,15 @@ class Played:
         return np.sum(np.where(self.shown, self.level / 4, 0), axis=1)
 
 
-class SessionPlayer:
-    """Plays sessions in one world; the graph is built once for all of them."""
+class SessionSimulator:
+    """A simulator of sessions in one world; the graph is built once for all of them."""
 
     def __init__(self, world: SessionWorld):
         self.world = world
         self._tables = SessionTables(world, np.arange(world.like.shape[1], dtype=np.int32))
-        self._block = tf.function(self._play, reduce_retracing=True)
+        self._block = tf.function(self._simulate, reduce_retracing=True)
 
-    def play(self, who: NDArray[np.integer], item: NDArray[np.integer], seed: int) -> Played:
+    def simulate(self, who: NDArray[np.integer], item: NDArray[np.integer], seed: int) -> SessionResponses:
         """Show the items (rows) [B, S] to the world's users number `who` [B], until they leave or S is reached."""
         root = tf.constant(stateless_seed(seed, "session play"), tf.int32)
         levels, lengths = [], []
@@ -61,9 +61,9 @@ class SessionPlayer:
             left = np.column_stack([~stays.numpy()[:, :-1], np.ones(len(level), bool)])  # nobody goes past step S
             levels.append(level.numpy().astype(np.int8))
             lengths.append(1 + np.argmax(left, axis=1))
-        return Played(np.concatenate(lengths), np.concatenate(levels))
+        return SessionResponses(np.concatenate(lengths), np.concatenate(levels))
 
-    def _play(self, user: tf.Tensor, shown: tf.Tensor, noise_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _simulate(self, user: tf.Tensor, shown: tf.Tensor, noise_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return levels and continuations [B, S], as if nobody ever left."""
         steps = self.world.steps
         noise = uniform([tf.shape(user)[0], steps, NOISE_DIMS], noise_seed)

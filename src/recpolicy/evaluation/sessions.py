@@ -33,7 +33,7 @@ class SessionResults:
     user: NDArray[np.int32]  # [N] rows of the world's users
 
     def by_user(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return means of `values` [N] per user, of the users that played."""
+        """Return means of `values` [N] per user, of the users with sessions."""
         count = np.bincount(self.user)
         return (np.bincount(self.user, values) / np.maximum(count, 1))[count > 0]
 
@@ -42,16 +42,16 @@ class SessionResults:
         return mean_interval(self.by_user(self.reward), rng)
 
 
-class SessionPlayer:
-    """Plays policies in one environment; its batch size is the number of sessions."""
+class SessionRunner:
+    """A runner of policies in one environment; its batch size is the number of sessions."""
 
     def __init__(self, environment: SessionEnvironment):
         self._environment = environment
         self._transition = tf.function(environment.transition, jit_compile=True, autograph=False)
         self._observe = tf.function(environment.observe, jit_compile=True, autograph=False)
 
-    def play(self, choose: Choose, seed: int = 0) -> SessionResults:
-        """Play one session each."""
+    def run(self, choose: Choose, seed: int = 0) -> SessionResults:
+        """Run one session each."""
         environment = self._environment
         sessions = environment.batch_size
         even = (np.arange(sessions, dtype=np.float32)[:, np.newaxis] + 0.5) / sessions
@@ -131,8 +131,8 @@ def session_baselines(
     """
     rows = environment.world.users
     policies: dict[str, Any] = {name: by_table(table[rows]) for name, table in tables.items()}
-    player = SessionPlayer(environment)
+    runner = SessionRunner(environment)
     informed = [fatigue_aware(environment, worth) for worth in worths]
-    earned = [player.play(choose, seed=1).reward.mean() for choose in informed]
+    earned = [runner.run(choose, seed=1).reward.mean() for choose in informed]
     policies["fatigue_aware"] = informed[int(np.argmax(earned))]
     return policies

@@ -11,7 +11,7 @@ judge:
   Lengths and engagement (sum of the watch fractions) are cut at S items on both sides.
 - rankings of policies: likes per simulated session against held-out choice, for users with two or more test ratings.
 
-Simulated sessions are played by the step that agents train in (session_rollout.py).
+Simulated sessions use the step that agents train in (session_rollout.py).
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from recpolicy.core.config import as_dict
 from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array
-from recpolicy.data.rating_sessions import sessions_of
+from recpolicy.data.rating_sessions import split_into_sessions
 from recpolicy.data.ratings import Ratings, genre_matrix
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import Criterion
-from recpolicy.evaluation.session_rollout import Played, SessionPlayer
+from recpolicy.evaluation.session_rollout import SessionResponses, SessionSimulator
 from recpolicy.evaluation.simulator_gates import (
     PolicyValue,
     SimulatorCard,
@@ -47,7 +47,7 @@ from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_history import compute_history
 from recpolicy.models.session_world import LIKE_LEVEL, SessionWorld
 from recpolicy.models.session_worlds import halves, joined, of_users
-from recpolicy.models.user_model import SessionWorldConfig, UserModel, fit_user_model, world_of_responses
+from recpolicy.models.user_model import SessionWorldConfig, UserModel, fit_user_model, world_from_user_model
 from recpolicy.models.user_model_fits import watch_levels
 
 
@@ -71,7 +71,7 @@ class RealSessions:
 
     user: NDArray[np.int32]  # [M] rows of the users table
     item: NDArray[np.int32]  # [M, S] from the session's start on
-    played: Played
+    responses: SessionResponses
     """Lengths cut at S and real levels; levels past the length belong to later sessions."""
 
 
@@ -91,19 +91,19 @@ def validate_world(
     if not len(test):
         raise DataError(f"{split.test.name}: no test ratings of the {len(held)} held-out users")
     responses = fit_user_model(split.train, learn, config, seed)
-    world = world_of_responses(responses, held, seed)
+    world = world_from_user_model(responses, held, seed)
     world = replace(world, like=world.like + np.float32(card.shift_like), stay=world.stay + np.float32(card.shift_stay))
     odds, like = _test_likes(split, held, responses, config)
     real = real_sessions(of_users(split.train, held, "held-out users"), config)
-    crossed = SessionPlayer(_cross_fitted_world(world, split.train, responses, card.shift_like))
+    crossed = SessionSimulator(_cross_fitted_world(world, split.train, responses, card.shift_like))
     who = np.searchsorted(world.users, real.user)
-    simulated = crossed.play(np.tile(who, card.replicates), np.tile(real.item, (card.replicates, 1)), seed)
+    simulated = crossed.simulate(np.tile(who, card.replicates), np.tile(real.item, (card.replicates, 1)), seed)
     policies = policy_values(
-        SessionPlayer(world), policy_scores(split.train, card.bayesian, seed), test, card.replicates, seed
+        SessionSimulator(world), policy_scores(split.train, card.bayesian, seed), test, card.replicates, seed
     )
     odds = odds + card.shift_like
     evidence = ValidationData(
-        sigmoid(odds), like, real.played.length, simulated.length, real.played.engagement, simulated.engagement
+        sigmoid(odds), like, real.responses.length, simulated.length, real.responses.engagement, simulated.engagement
     )
     counts = {
         "users learnt from": len(learn), "held-out users": len(held), "with test ratings": len(np.unique(test.user)),
@@ -120,14 +120,16 @@ def validate_world(
 def real_sessions(ratings: Ratings, config: SessionWorldConfig) -> RealSessions:
     """Return the sessions of the ratings, each with the user's S items from its start on, the first ones after the
     last."""
-    sessions = sessions_of(ratings, config.gap_minutes)
+    sessions = split_into_sessions(ratings, config.gap_minutes)
     user = ratings.user[sessions.rows]
     first = np.searchsorted(user, sessions.user)  # [M] where the user's ratings begin
     count = np.searchsorted(user, sessions.user, "right") - first
     place = (sessions.start - first)[:, None] + np.arange(config.max_steps)
     row = sessions.rows[first[:, None] + place % count[:, None]]  # [M, S]
     level = watch_levels(ratings.rating[row], ratings.scale)
-    return RealSessions(sessions.user, ratings.item[row], Played(np.minimum(sessions.length, config.max_steps), level))
+    return RealSessions(
+        sessions.user, ratings.item[row], SessionResponses(np.minimum(sessions.length, config.max_steps), level)
+    )
 
 
 def _test_likes(
@@ -141,7 +143,7 @@ def _test_likes(
     in_test = np.arange(len(every)) >= len(split.train)
     mine = np.isin(every.user, held)
     ratings, in_test = every.take(mine), in_test[mine]
-    blocks = sessions_of(ratings, config.gap_minutes).cut(config.max_steps)
+    blocks = split_into_sessions(ratings, config.gap_minutes).cut(config.max_steps)
     user, item = ratings.user[blocks.rows], ratings.item[blocks.rows]
     like = watch_levels(ratings.rating[blocks.rows], ratings.scale) >= LIKE_LEVEL
     history = compute_history(blocks, item, like, responses.tastes)
@@ -159,12 +161,12 @@ def _cross_fitted_world(world: SessionWorld, fit: Ratings, responses: UserModel,
     return replace(world, like=like)
 
 
-def _transition_distance(fit: Ratings, real: RealSessions, simulated: Played) -> float:
+def _transition_distance(fit: Ratings, real: RealSessions, simulated: SessionResponses) -> float:
     _, genres = genre_matrix(fit.items)
     replicates = len(simulated.length) // len(real.user)
     one, other = (
-        genre_transitions(genres, item, played.shown & (played.level >= LIKE_LEVEL))
-        for item, played in ((real.item, real.played), (np.tile(real.item, (replicates, 1)), simulated))
+        genre_transitions(genres, item, responses.shown & (responses.level >= LIKE_LEVEL))
+        for item, responses in ((real.item, real.responses), (np.tile(real.item, (replicates, 1)), simulated))
     )
     return total_variation(one, other)
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
-from recpolicy.evaluation.candidates import candidates_of
+from recpolicy.evaluation.candidates import find_candidates
 from recpolicy.evaluation.held_out_choice import choice_values, greedy_weights
-from recpolicy.evaluation.session_rollout import SessionPlayer
+from recpolicy.evaluation.session_rollout import SessionSimulator
 from recpolicy.evaluation.simulator_gates import PolicyValue
 from recpolicy.models.rating_models import fit_rating_model
 
@@ -42,19 +42,19 @@ def policy_scores(fit: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
 
 
 def policy_values(
-    player: SessionPlayer, scores: Mapping[str, Scores], test: Ratings, replicates: int, seed: int
+    simulator: SessionSimulator, scores: Mapping[str, Scores], test: Ratings, replicates: int, seed: int
 ) -> dict[str, PolicyValue]:
     """Return the value of every policy for the world's users with two or more ratings in `test`; all see the same
     noise."""
-    candidates = candidates_of(test)
+    candidates = find_candidates(test)
     users = candidates.user[candidates.start]
-    who = np.tile(np.searchsorted(player.world.users, users), replicates)  # [B]
+    who = np.tile(np.searchsorted(simulator.world.users, users), replicates)  # [B]
     worths = {}
     for name, score in scores.items():
-        shown = _exposure(score[users], player.world.steps, replicates, seed)
-        played = player.play(who, shown, seed)
+        shown = _exposure(score[users], simulator.world.steps, replicates, seed)
+        responses = simulator.simulate(who, shown, seed)
         chosen = choice_values(candidates, greedy_weights(candidates, candidates.look_up(score)))
-        worths[name] = PolicyValue(float(played.likes.mean()), float(chosen.mean()))
+        worths[name] = PolicyValue(float(responses.likes.mean()), float(chosen.mean()))
     return worths
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from recpolicy.inference.action_distributions import HEADS, masked, with_uniform_mix
 from recpolicy.inference.artifact import PolicyParts
+from recpolicy.inference.history_state import HISTORY_ENCODERS, Past, Shape
 from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate, PolicyInput
-from recpolicy.inference.session_memory import MEMORIES, Past, Shape
 
 Array = NDArray[Any]
 Shown = tuple[NDArray[np.int32], list[bool]]
@@ -62,20 +62,20 @@ def estimate_rewards(
     parts: PolicyParts, context: Array, histories: Sequence[Shown] | None = None
 ) -> tuple[Estimate, Array]:
     """Return the policy's estimate of its catalog [n, A] and the rating model's of all items [n, I]."""
-    memory = None
+    history_state = None
     if parts.sequential:
-        memory = _memory(parts, context, histories or [NOTHING_SHOWN] * len(context))
-    situation, rating = policy_input(parts, context, memory)
+        history_state = _history_state(parts, context, histories or [NOTHING_SHOWN] * len(context))
+    situation, rating = policy_input(parts, context, history_state)
     return ESTIMATORS[parts.estimator](parts.policy, situation), rating
 
 
-def policy_input(parts: PolicyParts, context: Array, memory: Array | None) -> tuple[PolicyInput, Array]:
+def policy_input(parts: PolicyParts, context: Array, history_state: Array | None) -> tuple[PolicyInput, Array]:
     """Return the input of an estimator, and the rating model's estimates of all items [n, I]."""
     rating = context[:, : parts.item.shape[1]] @ parts.item.T + parts.offset
     if parts.has_all_items:
-        return PolicyInput(context, parts.item, parts.offset, rating, memory), rating
+        return PolicyInput(context, parts.item, parts.offset, rating, history_state), rating
     c = parts.action_items
-    return PolicyInput(context, parts.item[c], parts.offset[c], rating[:, c], memory), rating
+    return PolicyInput(context, parts.item[c], parts.offset[c], rating[:, c], history_state), rating
 
 
 def clipped_ratings(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
@@ -93,14 +93,14 @@ def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]
     return ~np.isin(parts.action_items, shown)
 
 
-def _memory(parts: PolicyParts, context: Array, histories: Sequence[Shown]) -> Array:
+def _history_state(parts: PolicyParts, context: Array, histories: Sequence[Shown]) -> Array:
     """Return the history state of each session [n, M]."""
     arrays, rank = parts.policy, parts.item.shape[1]
     genres = arrays["genres"]  # [I, G]
     shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), genres.shape[1])
-    remember = MEMORIES[str(arrays["view"])]
+    encode = HISTORY_ENCODERS[str(arrays["view"])]
     memories = [
-        remember(user[:rank], Past(parts.item[rows], genres[rows], liked), shape)
+        encode(user[:rank], Past(parts.item[rows], genres[rows], liked), shape)
         for user, (rows, liked) in zip(context, histories, strict=True)
     ]
     return np.stack(memories)

@@ -85,7 +85,7 @@ def read_tables(folder: Path) -> LookupTables:
         raise ArtifactError(f"{path}: not a table that this version of recpolicy reads: {error!r}") from None
 
 
-def rows_of(ids: Sequence[Hashable]) -> Mapping[Hashable, int]:
+def row_index(ids: Sequence[Hashable]) -> Mapping[Hashable, int]:
     """Return the row of each id."""
     return {one: row for row, one in enumerate(ids)}
 

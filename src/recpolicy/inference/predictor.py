@@ -184,9 +184,9 @@ class Policy:
             ratings.append(clipped_ratings(artifact, rating, estimate))
         return np.concatenate(scores), np.concatenate(ratings)
 
-    def session_scores(self, context: Array, memory: Array) -> Array:
+    def session_scores(self, context: Array, history_state: Array) -> Array:
         """Return scores [n, A] of a session policy for contexts [n, D] and memories [n, M] of running sessions."""
-        situation, _ = policy_input(self.artifact, context, memory)
+        situation, _ = policy_input(self.artifact, context, history_state)
         return ESTIMATORS[self.artifact.estimator](self.artifact.policy, situation).score
 
     def _pick(self, items: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":

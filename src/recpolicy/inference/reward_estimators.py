@@ -23,7 +23,7 @@ class PolicyInput:
     embedding: Array  # [A, D]
     offset: Array  # [A]
     rating: Array  # [n, A] the rating model's expectation: offset + embedding . context[:D]
-    memory: Array | None = None  # [n, M] what a session policy sees of the session; None for the other kinds
+    history_state: Array | None = None  # [n, M] what a session policy sees of the session; None for the other kinds
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def _pair_features(situation: PolicyInput) -> Array:
 
 def _seen(situation: PolicyInput) -> Array:
     """Return the observation [n, D + M] of a session policy."""
-    assert situation.memory is not None, "a session policy is asked with a memory"
-    return np.concatenate([situation.context, situation.memory], axis=1)
+    assert situation.history_state is not None, "a session policy needs a history state"
+    return np.concatenate([situation.context, situation.history_state], axis=1)
 
 
 def _item_scores(arrays: Arrays, x: Array, output: Array) -> Array:

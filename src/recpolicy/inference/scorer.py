@@ -25,7 +25,7 @@ from recpolicy.inference.block_prediction import (
     not_shown,
     predict_block,
 )
-from recpolicy.inference.lookup_tables import rows_of
+from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
 from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user
@@ -63,7 +63,7 @@ class Scorer:
         tables = artifact.tables
         self.user_ids, self.item_ids, self.titles = tables.user_ids, tables.item_ids, tables.titles
         self.genre_names, self.genres, self.years = tables.genre_names, tables.genres, tables.years
-        self._user_row, self._item_row = rows_of(tables.user_ids), rows_of(tables.item_ids)
+        self._user_row, self._item_row = row_index(tables.user_ids), row_index(tables.item_ids)
         self._cache: LRUCache[Prediction] = LRUCache(cache_bytes)
         rank = artifact.item.shape[1]
         self._embeddings = Embeddings(

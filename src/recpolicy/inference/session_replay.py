@@ -1,8 +1,8 @@
 """Replay logged sessions through a saved policy: its observations and its action probabilities at each step, in NumPy.
 
 M logged sessions of N steps in all, n of them side by side at the same step, A arms, D embedding, G genres, W columns
-of a view's memory. The memory is carried on from step to step by the same rules as in
-environments/observation_encoders.py; session_memory.py builds the memory of one session from its whole past, and a test
+of a view's history state. The state is carried on from step to step by the same rules as in
+environments/observation_encoders.py; history_state.py builds the state of one session from its whole past, and a test
 holds the two together.
 """
 
@@ -16,8 +16,8 @@ from recpolicy.data.session_log import SessionLog
 from recpolicy.inference.action_distributions import HEADS, greedy, with_uniform_mix
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.block_prediction import policy_input
+from recpolicy.inference.history_state import Shape
 from recpolicy.inference.reward_estimators import ESTIMATORS, Estimate
-from recpolicy.inference.session_memory import Shape
 from recpolicy.models.session_world import GENRE_DECAY, INTEREST_DECAY, MISSES
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ class Moment(NamedTuple):
     row: NDArray[np.intp]  # [n], of the log's N steps
     arm: NDArray[np.intp]  # [n], the logged item as an arm of the policy
     allowed: Mask  # [n, A], the items that the session has not shown before
-    memory: Array  # [n, W], what the policy sees of the session
+    history_state: Array  # [n, W], what the policy sees of the session
     estimate: Estimate
     """The policy's estimate at this step."""
 
@@ -50,9 +50,9 @@ class _View(NamedTuple):
     """The history state of n sessions, for one observation encoder."""
 
     start: Callable[[Array, Shape], Array]
-    """Memory [n, W] before the first item, from the users' embeddings [n, D]."""
+    """History state [n, W] before the first item, from the users' embeddings [n, D]."""
     update: Callable[[Array, _Shown, Shape], Array]
-    """Memory after an item, from the memory before it."""
+    """History state after an item, from that before it."""
 
 
 def moments(parts: PolicyParts, log: SessionLog, at_once: int = SESSIONS_AT_ONCE) -> Iterator[Moment]:
@@ -69,18 +69,18 @@ def _side_by_side(parts: PolicyParts, log: SessionLog, session: NDArray[np.intp]
     shape = Shape(int(arrays["steps"]), int(arrays["last_n"]), arrays["genres"].shape[1])
     row, left = log.start[session], log.length[session]
     context = parts.context[log.user[row]]
-    memory = view.start(context[:, : parts.item.shape[1]], shape)
+    history_state = view.start(context[:, : parts.item.shape[1]], shape)
     allowed = np.ones((len(session), len(parts.action_items)), bool)
     while len(row):
         arm = np.searchsorted(parts.action_items, log.item[row])
-        situation, _ = policy_input(parts, context, memory)
-        yield Moment(row, arm, allowed, memory, ESTIMATORS[parts.estimator](parts.policy, situation))
+        situation, _ = policy_input(parts, context, history_state)
+        yield Moment(row, arm, allowed, history_state, ESTIMATORS[parts.estimator](parts.policy, situation))
         left = left - 1
         goes_on = left > 0
         row, arm, left, context = row[goes_on], arm[goes_on], left[goes_on], context[goes_on]
         item = log.item[row]
         shown = _Shown(parts.item[item], arrays["genres"][item], log.liked[row][:, np.newaxis])
-        memory, allowed = view.update(memory[goes_on], shown, shape), allowed[goes_on]
+        history_state, allowed = view.update(history_state[goes_on], shown, shape), allowed[goes_on]
         allowed[np.arange(len(arm)), arm] = False
         row = row + 1
 
@@ -115,9 +115,9 @@ def _fresh_interest(user: Array, shape: Shape) -> Array:
     return np.concatenate([user, np.zeros((len(user), shape.genres + 2), np.float32)], axis=1, dtype=np.float32)
 
 
-def _interest(memory: Array, shown: _Shown, shape: Shape) -> Array:
+def _interest(history_state: Array, shown: _Shown, shape: Shape) -> Array:
     rank = shown.embedding.shape[1]
-    interest, remembered, misses, done = np.split(memory, [rank, rank + shape.genres, -1], axis=1)
+    interest, remembered, misses, done = np.split(history_state, [rank, rank + shape.genres, -1], axis=1)
     square = np.square(shown.embedding).sum(axis=1, keepdims=True)
     direction = shown.embedding / np.sqrt(np.maximum(square, np.float32(1e-12)))
     interest = np.where(shown.liked, interest + np.float32(1 - INTEREST_DECAY) * (direction - interest), interest)
@@ -130,9 +130,9 @@ def _empty_places(user: Array, shape: Shape) -> Array:
     return np.zeros((len(user), shape.last_n * (user.shape[1] + 1) + 1), np.float32)
 
 
-def _last_n(memory: Array, shown: _Shown, shape: Shape) -> Array:
+def _last_n(history_state: Array, shown: _Shown, shape: Shape) -> Array:
     place = shown.embedding.shape[1] + 1
-    older, done = memory[:, : (shape.last_n - 1) * place], memory[:, -1:] + np.float32(1 / shape.steps)
+    older, done = history_state[:, : (shape.last_n - 1) * place], history_state[:, -1:] + np.float32(1 / shape.steps)
     return np.concatenate([shown.embedding, shown.liked.astype(np.float32), older, done], axis=1)
 
 
@@ -141,4 +141,4 @@ _VIEWS: Mapping[str, _View] = {
     "last_item": _View(_nothing_shown, _last_item),
     "last_n": _View(_empty_places, _last_n),
 }
-"""By the names of session_memory.MEMORIES."""
+"""By the names of history_state.HISTORY_ENCODERS."""

@@ -28,9 +28,9 @@ HISTORY = ("genre_repeat", "misses")
 MISSES and divided by it, 0..1."""
 MISSES = 5
 INTEREST_DECAY = 0.9
-"""Share of the old interest that remains after a like in a policy's memory (observation encoders)."""
+"""Share of the old interest that remains after a like in a policy's history state (observation encoders)."""
 GENRE_DECAY = 0.7
-"""Share of the remembered genres that remains in that memory after each shown item."""
+"""Share of the remembered genres that remains in that state after each shown item."""
 LIKE_LEVEL = 3
 """Levels 3 and 4 of 0..4 (ratings 4 and 5 of 1..5) are likes."""
 

@@ -26,7 +26,7 @@ EVALUATION_MODEL = "item_knn"
 class TwoWorlds:
     """Two worlds with disjoint users."""
 
-    train: SessionWorld
+    training_world: SessionWorld
     """World A, for training."""
     evaluation_world: SessionWorld
     """World B, for evaluation; it knows the test ratings of its users."""
@@ -40,10 +40,10 @@ def fit_two_worlds(split: Split, config: SessionWorldConfig | None = None, seed:
     config = config or SessionWorldConfig()
     half, other = halves(split.train, seed)
     both = joined(split.train, split.test, split.name)
-    train = fit_session_world(of_users(split.train, half, "half A"), half, half, config, seed)
+    training_world = fit_session_world(of_users(split.train, half, "half A"), half, half, config, seed)
     evaluation_config = replace(config, rating_model=EVALUATION_MODEL, rating_model_config=None)
     evaluation_world = fit_session_world(of_users(both, other, "half B"), other, other, evaluation_config, seed)
-    return TwoWorlds(train, paying(evaluation_world, split.test))
+    return TwoWorlds(training_world, paying(evaluation_world, split.test))
 
 
 def halves(fit: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from recpolicy.core.config import PositiveFraction, config_dataclass
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator, integer_seed
-from recpolicy.data.rating_sessions import GAP_MINUTES, sessions_of
+from recpolicy.data.rating_sessions import GAP_MINUTES, split_into_sessions
 from recpolicy.data.ratings import Ratings, genre_matrix
 from recpolicy.models.embeddings import embed
 from recpolicy.models.rating_model import RatingModel
@@ -68,7 +68,7 @@ class SessionWorldConfig:
 
 @dataclass(frozen=True)
 class UserModel:
-    """The fitted response models, from which world_of_responses computes the tables of given users."""
+    """The fitted response models, from which world_from_user_model computes the tables of given users."""
 
     model: RatingModel
     expected: NDArray[np.float64]
@@ -99,8 +99,8 @@ def fit_user_model(
     if not len(rows):
         raise DataError(f"{fit.name}: none of the {len(learn)} users to learn from has a rating")
     part = fit.take(rows)
-    visits = np.bincount(sessions_of(fit, config.gap_minutes).user, minlength=fit.shape[0])  # [U]
-    sessions = sessions_of(part, config.gap_minutes)
+    visits = np.bincount(split_into_sessions(fit, config.gap_minutes).user, minlength=fit.shape[0])  # [U]
+    sessions = split_into_sessions(part, config.gap_minutes)
     model_seed = integer_seed(seed, "session world")
     model = fit_rating_model(fit, config.rating_model, config.rating_model_config, model_seed)
     tastes = compute_preferences(model, fit, config)
@@ -137,10 +137,10 @@ def fit_session_world(
 
     A user who is not in `learn` continues like a random user of `learn`.
     """
-    return world_of_responses(fit_user_model(fit, learn, config, seed), simulate, seed)
+    return world_from_user_model(fit_user_model(fit, learn, config, seed), simulate, seed)
 
 
-def world_of_responses(responses: UserModel, simulate: NDArray[np.integer], seed: int) -> SessionWorld:
+def world_from_user_model(responses: UserModel, simulate: NDArray[np.integer], seed: int) -> SessionWorld:
     """Return a world with the tables of the users (rows) in `simulate`, [W]."""
     users = np.unique(simulate)
     like, tastes = responses.like, responses.tastes

@@ -43,7 +43,7 @@ class World:
         return replace(self, expected=expected, known=known, name=f"{self.name}, real ratings of {ratings.name} paid")
 
 
-def world_of(model: RatingModel) -> World:
+def world_from_model(model: RatingModel) -> World:
     """Return the world in which the model's expectations are the truth."""
     low, high = model.scale
     expected = np.clip(model.mean, low, high).astype(np.float32)

@@ -12,7 +12,7 @@ def read_spec(text: str) -> dict[str, Any]:
     return spec
 
 
-def component_of(spec: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+def get_component(spec: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
     """Return the component of a task; it has a `dag` if the task is a group of tasks."""
     component: dict[str, Any] = spec["components"][task["componentRef"]["name"]]
     return component
@@ -33,7 +33,7 @@ def ordered_tasks(spec: Mapping[str, Any], tasks: Mapping[str, Any]) -> list[str
     order: list[str] = []
     while len(order) < len(tasks):
         ready = [key for key in tasks if key not in order and set(dependencies(tasks[key])) <= set(order)]
-        order += sorted(ready, key=lambda key: "dag" in component_of(spec, tasks[key]))
+        order += sorted(ready, key=lambda key: "dag" in get_component(spec, tasks[key]))
     return order
 
 

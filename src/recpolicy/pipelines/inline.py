@@ -16,7 +16,7 @@ from recpolicy.core.files import write_json, write_text
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.pipelines.artifact_uris import is_address
 from recpolicy.pipelines.compile import pipeline_parameters, pipeline_yaml
-from recpolicy.pipelines.compiled_graph import component_of, dependencies, ordered_tasks, read_spec, runs_at_the_end
+from recpolicy.pipelines.compiled_graph import dependencies, get_component, ordered_tasks, read_spec, runs_at_the_end
 from recpolicy.pipelines.local import ROOT, complete_parameters, copy_pages, new_run_folder
 from recpolicy.pipelines.runs import PipelineRun, Step
 
@@ -78,7 +78,7 @@ class _InlineGraph:
         """Run the tasks of a group; return the outputs of each task that was not skipped."""
         outputs: dict[str, dict[str, Any]] = {}
         for key in ordered_tasks(self._spec, tasks):
-            task, component = tasks[key], component_of(self._spec, tasks[key])
+            task, component = tasks[key], get_component(self._spec, tasks[key])
             available = set(dependencies(task)) <= set(outputs)  # else one of them was skipped
             arguments = self._arguments(task, inputs, outputs) if available else {}
             if not available or not _condition_holds(task, arguments):
@@ -108,7 +108,7 @@ class _InlineGraph:
         """Call the function of a component with its inputs and with new artifacts for its outputs."""
         from kfp import dsl
 
-        component, label = component_of(self._spec, task), task["taskInfo"]["name"]
+        component, label = get_component(self._spec, task), task["taskInfo"]["name"]
         self._counts[label] += 1
         number = self._counts[label]  # the steps of a loop share a label
         step = Step(label if number == 1 else f"{label}-{number}", "failed", started=time.time())
@@ -135,7 +135,7 @@ class _InlineGraph:
         self, task: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return the inputs of a task: inputs of its group, outputs of other tasks, constants, the state of the run."""
-        definitions = component_of(self._spec, task).get("inputDefinitions", {}).get("parameters", {})
+        definitions = get_component(self._spec, task).get("inputDefinitions", {}).get("parameters", {})
         arguments: dict[str, Any] = {}
         for name, source in task.get("inputs", {}).get("artifacts", {}).items():
             if producer := source.get("taskOutputArtifact"):

@@ -24,7 +24,7 @@ def require_field(response: Any, field: str) -> str:
     return value
 
 
-def notes_of(error: BaseException) -> str:
+def format_notes(error: BaseException) -> str:
     """Return the notes of an error, ready to be appended to its message."""
     return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
 
@@ -40,15 +40,15 @@ def as_submit_error(host: str, token: str | None) -> Iterator[None]:
             yield
         return
     except kfp_server_api.ApiException as error:
-        message = _api_error(host, error.status, error.reason, error.body) + notes_of(error)
+        message = _api_error(host, error.status, error.reason, error.body) + format_notes(error)
     except urllib3.exceptions.HTTPError as error:
-        message = _connection_error(host, error) + notes_of(error)
+        message = _connection_error(host, error) + format_notes(error)
     except SubmitError as error:
-        message = f"{error}{notes_of(error)}"
+        message = f"{error}{format_notes(error)}"
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
-        message = f"{host}: {error}{notes_of(error)}"
+        message = f"{host}: {error}{format_notes(error)}"
     message = " ".join(message.split())
     raise SubmitError(message.replace(token, "***") if token else message) from None
 

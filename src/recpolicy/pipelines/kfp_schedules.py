@@ -64,7 +64,7 @@ def replace_schedules(
 ) -> tuple[str, tuple[str, ...]]:
     """Create a schedule, then delete the older ones; return the new id and the deleted ids.
 
-    If a request fails, its error gets a note that says which schedules are active (see `notes_of`).
+    If a request fails, its error gets a note that says which schedules are active (see `format_notes`).
     """
     try:
         created = create()

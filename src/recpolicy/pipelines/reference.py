@@ -19,7 +19,7 @@ import pandas as pd
 from recpolicy.core.files import write_text
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.compile import pipeline_parameters, pipeline_yaml
-from recpolicy.pipelines.compiled_graph import component_of, dependencies, ordered_tasks, read_spec, runs_at_the_end
+from recpolicy.pipelines.compiled_graph import dependencies, get_component, ordered_tasks, read_spec, runs_at_the_end
 
 COMPONENTS_PAGE, PIPELINES_PAGE = "components.md", "pipelines.md"
 _BLOCK = re.compile(r"(<!-- (steps|parameters) of (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -143,7 +143,7 @@ def _descriptions(component: Any) -> dict[str, str]:
 def _steps(spec: Mapping[str, Any], tasks: Mapping[str, Any], after: str, when: str) -> Iterator[dict[str, str]]:
     """Yield a row for each task, groups replaced by their tasks; `after` and `when` are those of the group."""
     names = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
-    components = {key: component_of(spec, task) for key, task in tasks.items()}
+    components = {key: get_component(spec, task) for key, task in tasks.items()}
     for key in ordered_tasks(spec, tasks):
         task, component = tasks[key], components[key]
         own = _when(task) or when

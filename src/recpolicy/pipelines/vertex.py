@@ -17,7 +17,7 @@ from typing import Any
 from recpolicy.core.cron import vertex_cron
 from recpolicy.core.errors import ConfigError, SubmitError
 from recpolicy.core.optional_deps import require_extra
-from recpolicy.pipelines.kfp_errors import notes_of
+from recpolicy.pipelines.kfp_errors import format_notes
 from recpolicy.pipelines.kfp_schedules import replace_schedules
 from recpolicy.pipelines.package import package_to_upload, read_package
 from recpolicy.pipelines.submit import Submitted
@@ -125,5 +125,5 @@ def _as_submit_error(project: str) -> Iterator[None]:
             message = f"project {project}: Vertex AI rejects the request ({error}); check --location and the parameters"
         else:
             message = f"project {project}: Vertex AI's client rejects the pipeline ({error})"
-        message += notes_of(error)
+        message += format_notes(error)
     raise SubmitError(" ".join(message.split())) from None

@@ -39,7 +39,7 @@ from recpolicy.registry.version_files import (
     Version,
     append_lines,
     copy_artifact,
-    damage_of,
+    find_damage,
     now,
     plain,
     read_record,
@@ -80,7 +80,7 @@ class Registry:
                 if (
                     isinstance(known, Version)
                     and known.digest == digest
-                    and damage_of(self._home(known.number)) is None
+                    and find_damage(self._home(known.number)) is None
                 ):
                     return known
             number = max(self._numbers(), default=0) + 1
@@ -233,7 +233,7 @@ class Registry:
     def _sound(self, name: int | str) -> int:
         """Return the number of a version after a check of all its files."""
         number = self._number(name)
-        damage = damage_of(self._home(number))
+        damage = find_damage(self._home(number))
         if damage is not None:
             raise ArtifactError(f"version {number} is damaged and stays what it is: {damage}")
         return number

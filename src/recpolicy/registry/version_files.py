@@ -133,7 +133,7 @@ def records_in(homes: Iterable[Path]) -> list[Version | ArtifactError]:
     return records
 
 
-def damage_of(home: Path) -> str | None:
+def find_damage(home: Path) -> str | None:
     """Return the fault of the version in a folder, or None."""
     try:
         sound_manifest(home / POLICY)

@@ -54,7 +54,7 @@ def response_to_error(error: RequestValidationError | DataError | ConfigError | 
     return _store_error(None, error) if isinstance(error, StoreError) else _invalid_value(None, error)
 
 
-def error_of_item(answer: Callable[[], Answer]) -> Answer | dict[str, Any]:
+def answer_or_error(answer: Callable[[], Answer]) -> Answer | dict[str, Any]:
     """Return the answer to one request of a batch, or the error in its place."""
     try:
         return answer()

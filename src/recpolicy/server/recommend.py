@@ -26,7 +26,7 @@ from recpolicy.inference.slate_selection import ExplorationConfig, Slate, allowe
 from recpolicy.server.db.events import Event, id_key, new_event_id, now_ms
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.errors import ERROR_RESPONSES, error_of_item, response_to_error
+from recpolicy.server.errors import ERROR_RESPONSES, answer_or_error, response_to_error
 from recpolicy.server.json_logging import exception_location
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState
 from recpolicy.server.middleware import FastPath, Message
@@ -130,7 +130,7 @@ async def recommend_batch(batch: RecommendBatch, state: StateDep) -> Response:
     live = state.models.live
 
     def answer_all() -> list[ServedList | dict[str, Any]]:
-        return [error_of_item(partial(recommend_with_fallback, state, each, live)) for each in batch.requests]
+        return [answer_or_error(partial(recommend_with_fallback, state, each, live)) for each in batch.requests]
 
     answers = await asyncio.to_thread(answer_all)
     stored = await persist(state, [answer for answer in answers if isinstance(answer, ServedList)])

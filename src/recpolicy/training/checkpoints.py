@@ -38,7 +38,7 @@ def write_learner(agent: Any, folder: Path) -> None:
     """Write the learner's variables below the artifact `folder`; session agents have none that a log could teach."""
     if isinstance(agent, BanditAgent):
         (folder / _CHECKPOINT).mkdir()
-        _checkpoint_of(agent).write(str(folder / _CHECKPOINT / "state"))
+        _make_checkpoint(agent).write(str(folder / _CHECKPOINT / "state"))
 
 
 def read_learner(agent: BanditAgent, folder: Path) -> None:
@@ -50,10 +50,10 @@ def read_learner(agent: BanditAgent, folder: Path) -> None:
             f"{folder}: holds no learner to go on from: an older recpolicy trained it, or for sessions; train anew"
         )
     try:
-        _checkpoint_of(agent).read(str(state)).assert_consumed()
+        _make_checkpoint(agent).read(str(state)).assert_consumed()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise ArtifactError(f"{state}: of another agent or damaged ({str(error).splitlines()[0]})") from None
 
 
-def _checkpoint_of(agent: BanditAgent) -> tf.train.Checkpoint:
+def _make_checkpoint(agent: BanditAgent) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(learner=agent.learner, train_step=agent.train_step_counter)

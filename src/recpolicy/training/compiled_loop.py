@@ -36,7 +36,7 @@ class OnlineLoop:
         self._learns = learns
 
     def run(self, rounds: int) -> Rounds:
-        """Play `rounds` rounds from the environment's current round."""
+        """Run `rounds` rounds from the environment's current round."""
         if rounds not in self._compiled:
             self._compiled[rounds] = tf.function(self._rounds(rounds), jit_compile=True, autograph=False)
         return Rounds(*(part.numpy() for part in self._compiled[rounds]()))

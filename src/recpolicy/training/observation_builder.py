@@ -1,7 +1,7 @@
 """Observations and masks of logged sessions, in the form that an agent would have seen.
 
-M sessions of at most S steps, N steps in all; An items of the agent's catalog, O observation, W memory of a session.
-Both are computed from the logged items and likes; steps after the end of a session are padding.
+M sessions of at most S steps, N steps in all; An items of the agent's catalog, O observation, W history state of a
+session. Both are computed from the logged items and likes; steps after the end of a session are padding.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class ReplayedSessions(NamedTuple):
     """The observations of M sessions; steps after the end are padding."""
 
     user: tf.Tensor  # [M, C] contexts
-    memory: tf.Tensor  # [M, S + 1, W] before each step, and after the last
+    history_state: tf.Tensor  # [M, S + 1, W] before each step, and after the last
     arm: tf.Tensor  # [M, S] int32, -1 after the end
     log_probability: tf.Tensor  # [M, S]
     reward: tf.Tensor  # [M, S]
@@ -69,15 +69,15 @@ def replay(log: SessionLog, sight: ObservationBuilder) -> ReplayedSessions:
     liked = padded(log.liked.astype(np.float32), 0)
     propensity = np.zeros(len(log)) if log.log_propensity is None else log.log_propensity
     context = sight.context[log.user[log.start[:-1]]]
-    memory = [sight.view.start(tf.constant(context[:, : sight.embedding.shape[1]]))]
+    history_state = [sight.view.start(tf.constant(context[:, : sight.embedding.shape[1]]))]
     for step in range(sight.steps):
         place = arm[:, step]
         shown = ShownItem(
             tf.constant(sight.embedding[place]), tf.constant(sight.genres[place]), tf.constant(liked[:, step])
         )
-        memory.append(sight.view.update(memory[-1], shown))
+        history_state.append(sight.view.update(history_state[-1], shown))
     return ReplayedSessions(
-        user=tf.constant(context), memory=tf.stack(memory, axis=1), arm=tf.constant(arm),
+        user=tf.constant(context), history_state=tf.stack(history_state, axis=1), arm=tf.constant(arm),
         log_probability=tf.constant(padded(propensity.astype(np.float32), 0)),
         reward=tf.constant(padded(log.reward.astype(np.float32), 0)), length=tf.constant(length.astype(np.int32)),
         ended=tf.constant(log.ended[log.start[1:] - 1]), session=tf.constant(session.astype(np.int32)),
@@ -85,14 +85,14 @@ def replay(log: SessionLog, sight: ObservationBuilder) -> ReplayedSessions:
     )  # fmt: skip
 
 
-def block_of(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Experience:
+def make_block(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Experience:
     """Return the sessions in `rows` [B] as a block of whole sessions [S, B]; steps after the end have no effect.
 
     `next_mask` is omitted: agents that learn from whole sessions do not need it.
     """
-    user, memory, arm, log_probability, reward, length, ended = (tf.gather(part, rows) for part in replayed[:7])
+    user, history_state, arm, log_probability, reward, length, ended = (tf.gather(part, rows) for part in replayed[:7])
     steps = arm.shape[1]
-    seen = tf.concat([tf.repeat(user[:, tf.newaxis], steps + 1, axis=1), memory], axis=2)  # [B, S + 1, O]
+    seen = tf.concat([tf.repeat(user[:, tf.newaxis], steps + 1, axis=1), history_state], axis=2)  # [B, S + 1, O]
     seen = tf.transpose(seen, [1, 0, 2])
     last = tf.range(steps)[:, tf.newaxis] == length - 1  # [S, B]
     masks, allowed = [], tf.ones([arm.shape[0], actions], tf.bool)
@@ -106,12 +106,12 @@ def block_of(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Exper
     )  # fmt: skip
 
 
-def steps_of(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Batch:
+def make_steps(replayed: ReplayedSessions, rows: tf.Tensor, actions: int) -> Batch:
     """Return the logged steps in `rows` [n]; the next mask excludes all items shown up to that step."""
     session, step = tf.gather(replayed.session, rows), tf.gather(replayed.step, rows)
     user, arm = tf.gather(replayed.user, session), tf.gather(replayed.arm, session)
-    width = replayed.memory.shape[2]
-    flat, place = tf.reshape(replayed.memory, [-1, width]), session * replayed.memory.shape[1] + step
+    width = replayed.history_state.shape[2]
+    flat, place = tf.reshape(replayed.history_state, [-1, width]), session * replayed.history_state.shape[1] + step
     allowed = tf.ones([rows.shape[0], actions], tf.bool)
     for earlier in range(arm.shape[1]):
         shown = tf.where(earlier <= step, arm[:, earlier], -1)

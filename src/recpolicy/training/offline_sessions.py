@@ -34,7 +34,7 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.data.session_log import SessionLog
 from recpolicy.training.checkpoints import make_checkpoint_manager, restore
-from recpolicy.training.observation_builder import ObservationBuilder, ReplayedSessions, block_of, replay, steps_of
+from recpolicy.training.observation_builder import ObservationBuilder, ReplayedSessions, make_block, make_steps, replay
 from recpolicy.training.session_trainer import check_variables_finite
 
 LEARN_FROM_LOGS = ("topk_reinforce", "dqn")
@@ -127,9 +127,9 @@ def learn_from_sessions(
     if folder is not None and manager is not None:
         restore(manager, folder)
     saved = done = passes.done
-    bar_of = progress("learning", plan.epochs * plan.units, unit=plan.unit, done=plan.units_until(done),
+    bar_context = progress("learning", plan.epochs * plan.units, unit=plan.unit, done=plan.units_until(done),
                       show=show_progress)  # fmt: skip
-    with bar_of as bar:
+    with bar_context as bar:
         while done < plan.epochs * plan.batches:
             before, done = done, passes.learn_piece()
             if done - saved >= plan.keep or done % plan.batches == 0:
@@ -146,7 +146,7 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
     """Raise ConfigError for an agent that cannot learn from sessions of others, DataError for a log it cannot use."""
     if type(learner) not in _UPDATES:
         raise ConfigError(
-            f"{learner.name} learns from sessions that it plays itself, not from logged ones; of the agents of sessions"
+            f"{learner.name} learns from its own sessions, not from logged ones; of the agents of sessions"
             f" {' and '.join(LEARN_FROM_LOGS)} learn from logs"
         )
     if not len(log):
@@ -201,7 +201,7 @@ class Passes:
     def learn_piece(self) -> int:
         """Learn from the next piece; return the number of completed batches."""
         plan, (epoch, first) = self._plan, divmod(self.done, self._plan.batches)
-        order, cut = self._order_of(epoch), plan.whole * plan.size
+        order, cut = self._epoch_order(epoch), plan.whole * plan.size
         whole, rest = tf.unstack(self._sums if first else tf.zeros_like(self._sums))
         if first < plan.whole:
             last = min(first + plan.piece, plan.whole)
@@ -223,7 +223,7 @@ class Passes:
             means = (means * cut + rest * (plan.units - cut)) / plan.units
         return dict(zip(self._names, means.tolist(), strict=True))
 
-    def _order_of(self, epoch: int) -> NDArray[np.int32]:
+    def _epoch_order(self, epoch: int) -> NDArray[np.int32]:
         """Return the units [M or N] in the order of an epoch; earlier epochs' orders are drawn first."""
         while self._drawn <= epoch:
             self._order = self._rng.permutation(self._plan.units).astype(np.int32)
@@ -239,11 +239,11 @@ def _manager(folder: Path, passes: Passes, agent: SessionAgent) -> tf.train.Chec
 def _by_sessions(
     learner: TopKReinforce, replayed: ReplayedSessions, rows: tf.Tensor, actions: int, seed: tf.Tensor
 ) -> Figures:
-    return learner.update(block_of(replayed, rows, actions), seed)
+    return learner.update(make_block(replayed, rows, actions), seed)
 
 
 def _by_steps(learner: DQN, replayed: ReplayedSessions, rows: tf.Tensor, actions: int, seed: tf.Tensor) -> Figures:  # noqa: ARG001
-    return learner.update_batch(steps_of(replayed, rows, actions))
+    return learner.update_batch(make_steps(replayed, rows, actions))
 
 
 _UPDATES: Mapping[type[SessionLearner], Callable[..., Figures]] = {TopKReinforce: _by_sessions, DQN: _by_steps}

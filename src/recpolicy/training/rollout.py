@@ -1,4 +1,4 @@
-"""Rollouts of rounds: a fixed policy plays in an environment, and we record the interactions.
+"""Rollouts of rounds: a fixed policy acts in an environment, and we record the interactions.
 
 U users, A arms, N rounds. The policy is a table of probabilities in float64, from which we draw actions and read
 propensities. The environment draws the users and pays rewards, inside compiled programs.
@@ -18,7 +18,7 @@ from recpolicy.environments.base import RecommendationEnvironment, Round
 _ROUNDS_AT_ONCE = 64
 
 
-class Played(NamedTuple):
+class RoundRollout(NamedTuple):
     """The record of N interactions, in order."""
 
     user: NDArray[np.int32]  # [N], rows of the user table
@@ -27,14 +27,14 @@ class Played(NamedTuple):
     reward: NDArray[np.float32]  # [N]
 
 
-def play_logged(
+def rollout_rounds(
     environment: RecommendationEnvironment,
     probabilities: NDArray[np.float64],  # [U, A], rows sum to 1
     interactions: int,
     seed: int,
     show_progress: bool | None = None,
-) -> Played:
-    """Play whole rounds from the environment's current round; return the first `interactions` interactions.
+) -> RoundRollout:
+    """Run whole rounds from the environment's current round; return the first `interactions` interactions.
 
     Raises ConfigError for an environment with changing or masked candidates, which the table does not cover. Raises
     DataError for invalid probabilities.
@@ -43,8 +43,8 @@ def play_logged(
     _check_probabilities(probabilities, environment.actions)
     cumulative = np.cumsum(probabilities, axis=1)
     cumulative /= cumulative[:, -1:]
-    draw_users = tf.function(_users_of(environment), jit_compile=True, autograph=False)
-    pay = tf.function(_pay_of(environment), jit_compile=True, autograph=False)
+    draw_users = tf.function(_user_sampler(environment), jit_compile=True, autograph=False)
+    pay = tf.function(_reward_sampler(environment), jit_compile=True, autograph=False)
     batch, start = environment.batch_size, int(environment.round.numpy())
     rounds, rng = -(-interactions // batch), generator(seed, f"logging/choice/{start}")
     users, arms, rewards = [], [], []
@@ -60,17 +60,17 @@ def play_logged(
             bar.advance(user.size)
     environment.round.assign_add(rounds)
     user, arm, reward = (np.concatenate(parts)[:interactions] for parts in (users, arms, rewards))
-    return Played(user, arm, probabilities[user, arm], reward)
+    return RoundRollout(user, arm, probabilities[user, arm], reward)
 
 
-def _users_of(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
+def _user_sampler(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
     def users(numbers: tf.Tensor) -> tf.Tensor:
         return tf.map_fn(lambda now: environment.sample_round(now).user, numbers, fn_output_signature=tf.int32)
 
     return users
 
 
-def _pay_of(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
+def _reward_sampler(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
     def pay(numbers: tf.Tensor, arms: tf.Tensor) -> tf.Tensor:
         def one(now: tf.Tensor, arm: tf.Tensor) -> tf.Tensor:
             draw: Round = environment.sample_round(now)

@@ -1,6 +1,6 @@
-"""Rollouts of sessions: a fixed session policy plays whole sessions, and we record the steps.
+"""Rollouts of sessions: a fixed session policy acts in whole sessions, and we record the steps.
 
-One XLA program plays B parallel sessions from start to end; An items, O observation, S steps at most. We draw actions
+One XLA program runs B parallel sessions from start to end; An items, O observation, S steps at most. We draw actions
 from float64 probabilities and log the exact probability of the draw. With float32, an item of probability 1e-5 would be
 shown 1% more or less often than logged.
 """
@@ -25,7 +25,7 @@ Probabilities = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """(observation [B, O], mask [B, A]) -> probabilities [B, A] in float64, 0 where not allowed."""
 
 
-class Played(NamedTuple):
+class SessionRollout(NamedTuple):
     """The record of M sessions with N steps in all, session after session."""
 
     user: NDArray[np.int32]  # [N], rows of the user table
@@ -38,14 +38,14 @@ class Played(NamedTuple):
     ended: NDArray[np.bool_]  # [N], True if the user left after this step
 
 
-def play_sessions(
+def rollout_sessions(
     environment: SessionEnvironment,
     probabilities: Probabilities,
     sessions: int,
     seed: int,
     show_progress: bool | None = None,
-) -> Played:
-    """Play `sessions` whole sessions of users drawn by the environment."""
+) -> SessionRollout:
+    """Run `sessions` whole sessions of users drawn by the environment."""
     batch = environment.batch_size
     program = tf.function(_block(environment, probabilities, seed), jit_compile=True, autograph=False)
     parts = []
@@ -56,7 +56,7 @@ def play_sessions(
     user, *records = (np.concatenate(part, axis=-1)[..., :sessions] for part in zip(*parts, strict=True))
     arm, log_propensity, reward, liked, terminated, going = (record.T for record in records)  # [M, S]
     session, step = np.nonzero(going)
-    return Played(
+    return SessionRollout(
         environment.world.users[user][session], session, step.astype(np.int32), arm[going], log_propensity[going],
         reward[going], liked[going], terminated[going],
     )  # fmt: skip
@@ -132,7 +132,7 @@ def _first_beyond(mass: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     return found, tf.gather(prefix - mass, found, batch_dims=1)
 
 
-def softmax_of(score: NDArray[np.floating]) -> Probabilities:
+def softmax_policy(score: NDArray[np.floating]) -> Probabilities:
     """Return a policy that is the softmax of fixed item scores [A]."""
     scores = tf.constant(score[np.newaxis], tf.float64)
     return lambda _, mask: _softmax(tf.where(mask, scores, -float("inf")))

@@ -31,7 +31,7 @@ SLATES_PER_BLOCK = 1024
 _BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
-class PlayedSlates(NamedTuple):
+class SlateRollout(NamedTuple):
     """The record of N slates."""
 
     user: NDArray[np.int32]  # [N], rows of the user table
@@ -40,7 +40,7 @@ class PlayedSlates(NamedTuple):
     liked: NDArray[np.bool_]  # [N, K]
 
 
-def play_slates(
+def rollout_slates(
     world: SessionWorld,
     probabilities: Probabilities,
     browsing_model: BrowsingModel,
@@ -49,7 +49,7 @@ def play_slates(
     actions: int,
     seed: int,
     show_progress: bool | None = None,
-) -> PlayedSlates:
+) -> SlateRollout:
     """Fill `shape` = (N, K) pages for users drawn evenly from the world; shelves [A] as in SlateLog."""
     pages, slots = shape
     rng, parts = generator(seed, "logging/slates"), []
@@ -65,7 +65,7 @@ def play_slates(
                 arm[:, slot] = among[place]
             parts.append((user, arm, log_propensity, browsing_model(person, arm, number)))
             bar.advance(count)
-    return PlayedSlates(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return SlateRollout(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def draw(probability: NDArray[np.float64], point: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

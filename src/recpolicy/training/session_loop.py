@@ -18,7 +18,7 @@ from recpolicy.environments.session import Session, SessionEnvironment
 
 
 @dataclass(frozen=True)
-class Played:
+class LoopMetrics:
     """The metrics of a call: means over its blocks, and over the sessions that ended in it."""
 
     figures: dict[str, float]
@@ -33,7 +33,7 @@ class Played:
 
 
 class SessionLoop:
-    """A loop in which an agent plays and learns, many blocks per call."""
+    """A loop in which an agent acts and learns, many blocks per call."""
 
     def __init__(self, environment: SessionEnvironment, agent: SessionAgent, *, learns: bool = True):
         self._environment, self._agent, self._learns = environment, agent, learns
@@ -59,14 +59,14 @@ class SessionLoop:
         """Steps in a block: T B."""
         return int(self.steps * self._environment.batch_size)
 
-    def run(self, blocks: int) -> Played:
-        """Play `blocks` blocks from the sessions' current state."""
+    def run(self, blocks: int) -> LoopMetrics:
+        """Run `blocks` blocks from the sessions' current state."""
         if blocks not in self._compiled:
             self._compiled[blocks] = tf.function(self._blocks(blocks), jit_compile=True, autograph=False)
         figures, totals = (part.numpy() for part in self._compiled[blocks]())
         earned, reward, length, ended = totals.tolist()
         named = dict(zip(self.names, (figures / blocks).tolist(), strict=True))
-        return Played(
+        return LoopMetrics(
             named, round(ended), reward / ended if ended else math.nan, length / ended if ended else math.nan,
             earned / (blocks * self.block_size),
         )  # fmt: skip
@@ -78,7 +78,7 @@ class SessionLoop:
             index: tf.Tensor, session: Session, running: tf.Tensor, figures: tf.Tensor, totals: tf.Tensor
         ) -> tuple[Any, ...]:
             block = self.block.read_value() + tf.cast(index, tf.int64) + 1  # block 0 drew the first sessions
-            experience, session, running, counted = self._play(block, session, running)
+            experience, session, running, counted = self._rollout(block, session, running)
             if self._learns:
                 told = agent.learner.update(experience, fold_in(agent.learn_seed, block))
                 figures += tf.stack([told[name] for name in self.names])
@@ -98,10 +98,10 @@ class SessionLoop:
 
         return many_blocks
 
-    def _play(
+    def _rollout(
         self, block: tf.Tensor, session: Session, running: tf.Tensor
     ) -> tuple[Experience, Session, tf.Tensor, tf.Tensor]:
-        """Play T steps; return the experience, the sessions' state, their rewards so far, and the totals [4]."""
+        """Run T steps; return the experience, the sessions' state, their rewards so far, and the totals [4]."""
         environment, learner = self._environment, self._agent.learner
         noise = environment.noise(block, self.steps + 1)  # [T + 1, B, NOISE_DIMS], the last for fresh sessions
         points = uniform([self.steps, environment.batch_size], fold_in(self._agent.action_seed, block))  # [T, B]

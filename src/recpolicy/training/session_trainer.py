@@ -22,7 +22,7 @@ from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter, read
 from recpolicy.core.progress import progress
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.training.checkpoints import make_checkpoint_manager, restore
-from recpolicy.training.session_loop import Played, SessionLoop
+from recpolicy.training.session_loop import LoopMetrics, SessionLoop
 from recpolicy.training.trainer import METRICS_FILE, TENSORBOARD_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -67,14 +67,14 @@ def train_in_sessions(
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * loop.block_size if done else None)
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
     total = blocks * loop.block_size
-    bar_of = progress("training", total, unit="items", done=done * loop.block_size, show=show_progress)
+    bar_context = progress("training", total, unit="items", done=done * loop.block_size, show=show_progress)
     watch, saved = CollapseWatch(read_csv(folder / METRICS_FILE) if done else ()), done * loop.block_size
-    with closing(csv), bar_of as bar:
+    with closing(csv), bar_context as bar:
         while done < blocks:
-            played = loop.run(min(chunk, blocks - done))
+            metrics = loop.run(min(chunk, blocks - done))
             step = int(loop.block.numpy()) * loop.block_size
-            check_metrics_finite(played, step, saved, folder)
-            row = metrics_of(played)
+            check_metrics_finite(metrics, step, saved, folder)
+            row = metrics_row(metrics)
             writer.write(step, row)
             watch.look(row, step)
             if step - saved >= config.checkpoint_every_steps or step >= total:
@@ -83,7 +83,7 @@ def train_in_sessions(
                 writer.flush()
                 manager.save(checkpoint_number=step)
                 saved = step
-            bar.advance(step - done * loop.block_size, f"reward {played.reward:.3f}")
+            bar.advance(step - done * loop.block_size, f"reward {metrics.reward:.3f}")
             done = int(loop.block.numpy())
     return total
 
@@ -94,20 +94,20 @@ def _manager(folder: Path, loop: SessionLoop, agent: SessionAgent) -> tf.train.C
     return make_checkpoint_manager(folder, **loop.state, **learner, train_step=agent.train_step_counter)
 
 
-def metrics_of(played: Played) -> dict[str, float]:
+def metrics_row(metrics: LoopMetrics) -> dict[str, float]:
     """Return a row of metrics; `sessions/` figures are means over ended sessions, `update/` figures over updates."""
     return {
-        "reward/per_step": played.reward_per_step,
-        _REWARD: played.reward,
-        "sessions/length": played.length,
-        "sessions/ended": float(played.sessions),
-        **{f"update/{name}": value for name, value in played.figures.items()},
+        "reward/per_step": metrics.reward_per_step,
+        _REWARD: metrics.reward,
+        "sessions/length": metrics.length,
+        "sessions/ended": float(metrics.sessions),
+        **{f"update/{name}": value for name, value in metrics.figures.items()},
     }
 
 
-def check_metrics_finite(played: Played, step: int, saved: int, folder: Path) -> None:
+def check_metrics_finite(metrics: LoopMetrics, step: int, saved: int, folder: Path) -> None:
     """Raise DivergedError if a figure of an update is not finite."""
-    for name, value in played.figures.items():
+    for name, value in metrics.figures.items():
         if not math.isfinite(value):
             raise _diverged(f"{name} is {value}", step, saved, folder)
 

@@ -74,19 +74,19 @@ def train_online(
     csv = CsvWriter(folder / METRICS_FILE, keep_until=done * batch if done else None)
     writer = TeeWriter((csv, TensorBoardWriter(folder / TENSORBOARD_FOLDER)))
     loop = OnlineLoop(environment, agent)
-    bar_of = progress("training", rounds * batch, unit="interactions", done=done * batch, show=show_progress)
-    with closing(csv), bar_of as bar:
+    bar_context = progress("training", rounds * batch, unit="interactions", done=done * batch, show=show_progress)
+    with closing(csv), bar_context as bar:
         while done < rounds:
-            played = loop.run(min(chunk, rounds - done))
-            done += len(played.reward)
-            totals.add(played, batch)
-            writer.write(done * batch, _figures(played, totals))
+            outcome = loop.run(min(chunk, rounds - done))
+            done += len(outcome.reward)
+            totals.add(outcome, batch)
+            writer.write(done * batch, _figures(outcome, totals))
             if done == rounds or (done - saved) * batch >= config.checkpoint_every_steps:
                 # Metrics first: a checkpoint must never be ahead of its rows of metrics.
                 writer.flush()
                 manager.save(checkpoint_number=done)
                 saved = done
-            bar.advance(len(played.reward) * batch, f"regret {played.regret.mean():.3f}")
+            bar.advance(len(outcome.reward) * batch, f"regret {outcome.regret.mean():.3f}")
     return np.asarray(totals.pulls.numpy())
 
 

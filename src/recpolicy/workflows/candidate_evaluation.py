@@ -21,7 +21,7 @@ from recpolicy.data.log_ingest import EVALUATION
 from recpolicy.data.session_log_files import SESSIONS, is_session_log
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
-from recpolicy.evaluation.groups import GroupFigure, groups_of
+from recpolicy.evaluation.groups import GroupFigure, make_groups
 from recpolicy.evaluation.ranking import top_items
 from recpolicy.evaluation.rating_accuracy import Calibration, rating_calibration
 from recpolicy.inference.predictor import Policy, load_policy
@@ -207,7 +207,7 @@ def evaluate_candidate(
         held_out = evaluate(policies, split, seed=seed)
     log_comparison = None if log is None else compare_on_log(policy, incumbent, log, seed)
     artifact = policy.artifact
-    groups = groups_of(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
+    groups = make_groups(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
     return CandidateEvaluation(
         policy=_described(policy),
         held_out=held_out,
@@ -215,7 +215,7 @@ def evaluate_candidate(
         log_comparison=log_comparison,
         baseline="the logging policy" if incumbent is None else f"incumbent {incumbent.metadata['policy_digest'][:8]}",
         seed=seed,
-        actions=_actions_of_users(policy) if log_comparison is None else log_comparison.actions,
+        actions=_action_diversity(policy) if log_comparison is None else log_comparison.actions,
         log_groups={} if log_comparison is None else log_comparison.group_gains(groups),
         latency=measure_latency(policy),
         inputs=_inputs(policy, incumbent, split, log),
@@ -322,7 +322,7 @@ def _inputs(
     }
 
 
-def _actions_of_users(policy: Policy) -> ActionDiversity:
+def _action_diversity(policy: Policy) -> ActionDiversity:
     """Return the diversity of the best items of all users."""
     score = policy.scores()[0][:, policy.artifact.action_items]
     return action_diversity(top_items(score, np.zeros(score.shape, bool), k=1).count)

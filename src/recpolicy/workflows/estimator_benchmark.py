@@ -144,10 +144,10 @@ def logged_world(
 def _write_page(result: BenchmarkResult, settings: EstimatorBenchmarkConfig, path: Path) -> None:
     from recpolicy.evaluation.report_page import write_report
 
-    write_report(path, _page_of(result, settings))
+    write_report(path, _make_page(result, settings))
 
 
-def _page_of(result: BenchmarkResult, settings: EstimatorBenchmarkConfig) -> "ReportContent":
+def _make_page(result: BenchmarkResult, settings: EstimatorBenchmarkConfig) -> "ReportContent":
     from recpolicy.core.plotting import to_svg
     from recpolicy.evaluation.report_page import ReportContent
     from recpolicy.ope.benchmark.score_plots import coverage_figure, error_figure
@@ -156,7 +156,7 @@ def _page_of(result: BenchmarkResult, settings: EstimatorBenchmarkConfig) -> "Re
     for name in result.logging_policies:
         tables.append((f"Relative error (%) by log size, {name} logging policy", result.error_table(name)))
         figures.append((f"Relative error, {name} logging policy", to_svg(error_figure(result, name))))
-        for cell in result.cells_of(name):
+        for cell in result.get_cells(name):
             kind = f"{name} logging policy, {cell.repetitions} logs of {cell.rounds:,} rounds"
             tables.append((f"Coverage (%) ± mean half-width, {kind}", result.coverage_table(name, cell.rounds)))
             figures.append((f"Coverage, {kind}", to_svg(coverage_figure(result, name, cell.rounds))))

@@ -25,7 +25,7 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.models.embeddings import embed
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
-from recpolicy.models.world import World, world_of
+from recpolicy.models.world import World, world_from_model
 
 METRICS_FILE = "metrics.json"
 EVALUATION_MODEL = "item_knn"
@@ -139,7 +139,7 @@ def evaluation_world(split: Split, seed: int) -> World:
         name=f"{split.name}, all ratings",
         scale=train_ratings.scale,
     )
-    return world_of(fit_rating_model(both, EVALUATION_MODEL, seed=integer_seed(seed, "judge"))).paying(test)
+    return world_from_model(fit_rating_model(both, EVALUATION_MODEL, seed=integer_seed(seed, "judge"))).paying(test)
 
 
 def check_trained_on(name: str, policy: Policy, split: Split) -> None:

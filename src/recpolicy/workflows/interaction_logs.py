@@ -18,7 +18,15 @@ from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary, write_events, write_rewards
-from recpolicy.data.log_ingest import EVALUATION, RATINGS, TRAINING, IngestConfig, IngestReport, ingest, rounds_of
+from recpolicy.data.log_ingest import (
+    EVALUATION,
+    RATINGS,
+    TRAINING,
+    IngestConfig,
+    IngestReport,
+    ingest,
+    read_complete_rounds,
+)
 from recpolicy.data.log_ratings import log_ratings
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_store import save_ratings
@@ -42,7 +50,7 @@ from recpolicy.workflows.policy_training import TrainConfig, training_world
 from recpolicy.workflows.training_data import coerce
 
 if TYPE_CHECKING:
-    from recpolicy.training.rollout import Played
+    from recpolicy.training.rollout import RoundRollout
 
 REPORT, SIMULATION = "ingest.json", "simulation.json"
 _HOUR = 3_600_000
@@ -107,7 +115,7 @@ def simulate_log(
     require_extra("train", "simulating a log")
     silence_libraries()
     from recpolicy.environments.item_bandit import ItemBandit, ItemBanditConfig
-    from recpolicy.training.rollout import play_logged
+    from recpolicy.training.rollout import rollout_rounds
 
     settings, training = coerce(LogConfig, config, "log"), coerce(TrainConfig, train, "train")
     check_absent(Path(out))
@@ -117,8 +125,8 @@ def simulate_log(
         training_world(train_ratings, training, seed), policy.context, policy.action_items,
         ItemBanditConfig(batch_size=training.batch_size, drift_period=training.drift_period), seed,
     )  # fmt: skip
-    played = play_logged(environment, probability, settings.rounds, seed, show_progress)
-    rounds = _make_rounds(played, policy, policy.version or content_digest(probability), train_ratings.scale, settings)
+    rollout = rollout_rounds(environment, probability, settings.rounds, seed, show_progress)
+    rounds = _make_rounds(rollout, policy, policy.version or content_digest(probability), train_ratings.scale, settings)
     metadata = {
         "logging_policy": policy.name,
         "version": rounds.version[0],
@@ -194,22 +202,22 @@ def read_rounds(path: Path, tables: IdVocabulary) -> BanditLog:
     Raises:
         DataError: The file is missing, of another format, or wrong; names the row.
     """
-    return rounds_of(path, tables)
+    return read_complete_rounds(path, tables)
 
 
 def _make_rounds(
-    played: "Played", policy: LoggingPolicy, version: str, scale: tuple[float, float], settings: LogConfig
+    rollout: "RoundRollout", policy: LoggingPolicy, version: str, scale: tuple[float, float], settings: LogConfig
 ) -> BanditLog:
-    count = len(played.user)
+    count = len(rollout.user)
     time = event_times(settings.first_day, settings.days, count)
-    prefix = content_digest(version, played.user, played.arm, day_start(settings.first_day))[:8]
+    prefix = content_digest(version, rollout.user, rollout.arm, day_start(settings.first_day))[:8]
     return BanditLog(
         event_id=np.array([f"{prefix}-{number:09d}" for number in range(count)], object),
         time=time,
-        user=played.user,
-        item=policy.action_items[played.arm],
-        log_propensity=np.log(played.propensity),
-        reward=played.reward.astype(np.float64),
+        user=rollout.user,
+        item=policy.action_items[rollout.arm],
+        log_propensity=np.log(rollout.propensity),
+        reward=rollout.reward.astype(np.float64),
         action_items=policy.action_items,
         scale=scale,
         name=f"log of {policy.name}",

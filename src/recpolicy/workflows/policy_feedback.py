@@ -81,13 +81,13 @@ def _pseudo_weights(score: Floats, log: SlateLog) -> Array | None:
     if np.abs(log.log_propensity - uniform).max() > _UNIFORM:
         return None
     users, row = np.unique(log.user, return_inverse=True)
-    target, gamma = _slate_of(score[users], log.slots), without_repeats_moments(log.slots, actions)
+    target, gamma = _slate_probabilities(score[users], log.slots), without_repeats_moments(log.slots, actions)
     blocks = range(0, len(log), _WEIGHTS_AT_ONCE)
     parts = [slice(first, first + _WEIGHTS_AT_ONCE) for first in blocks]
     return np.concatenate([general_weights(gamma, target[row[part]], log.arm[part]) for part in parts])
 
 
-def _slate_of(score: Floats, slots: int) -> Array:
+def _slate_probabilities(score: Floats, slots: int) -> Array:
     """Return the probability of each item in each slot [n, K A] of the policy's slate: its best items in order."""
     best = np.argsort(-score, axis=1, kind="stable")[:, :slots]
     prob = np.zeros((len(score), slots, score.shape[1]))

@@ -24,7 +24,7 @@ from recpolicy.evaluation.policy_scores import baseline_tables, regret_by_user
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.rating_models import fit_rating_model
-from recpolicy.models.world import World, world_of
+from recpolicy.models.world import World, world_from_model
 from recpolicy.workflows.artifacts import (
     build_metadata,
     check_absent,
@@ -45,7 +45,7 @@ class TrainConfig(FeatureConfig):
     """Settings of a training in single rounds; the agent's own settings are separate."""
 
     mode: Literal["online", "offline", "log"] = "online"
-    """`online`: play rounds in a simulated world; `offline`: learn from the training ratings; `log`: learn from logged
+    """`online`: act in a simulated world; `offline`: learn from the training ratings; `log`: learn from logged
     rounds."""
     total_timesteps: PositiveInt = 200_000
     """Interactions in all, in the online mode."""
@@ -156,7 +156,7 @@ def training_world(train_ratings: Ratings, settings: TrainConfig, seed: int) -> 
     """
     if settings.world == settings.rating_model:
         raise ConfigError(f"world and rating_model are both {settings.world!r}; the world must be of another class")
-    return world_of(fit_rating_model(train_ratings, settings.world, seed=integer_seed(seed, "world")))
+    return world_from_model(fit_rating_model(train_ratings, settings.world, seed=integer_seed(seed, "world")))
 
 
 def make_environment(world: World, features: Features, settings: TrainConfig, seed: int) -> "ItemBandit":
@@ -191,9 +191,9 @@ def _make_agent(
     name: str, environment: "ItemBandit", config: Any, features: Features, train_ratings: Ratings, seed: int
 ) -> "BanditAgent":
     from recpolicy.agents import agent_entry
-    from recpolicy.agents.item_features import arms_of
+    from recpolicy.agents.item_features import compute_item_features
 
-    arms = arms_of(features.action_items, features.embeddings, train_ratings)
+    arms = compute_item_features(features.action_items, features.embeddings, train_ratings)
     specs = environment.time_step_spec(), environment.action_spec()
     agent: BanditAgent = agent_entry(name).make(*specs, config, arms, seed)
     return agent

@@ -83,19 +83,21 @@ def write_policy_report(
     policies = {policy.artifact.agent: policy}
     evaluated = None if log is None else evaluate_candidate(policy, split, log, incumbent, seed)
     held_out = _evaluate_held_out(evaluated, policies, split, folder, seed)
-    played = evaluate_sessions(policies, split, seed=seed, out=folder) if policy.sequential else None
-    sessions = [] if played is None else [("In simulated sessions, 95 % intervals over users", played.table())]
+    sessions = evaluate_sessions(policies, split, seed=seed, out=folder) if policy.sequential else None
+    session_tables = (
+        [] if sessions is None else [("In simulated sessions, 95 % intervals over users", sessions.table())]
+    )
     log_sections, log_figures = _log_sections(evaluated, limits)
     content = ReportContent(
         title=f"{policy.artifact.agent} on {policy.metadata['data']}",
         summary=_summary(policy.metadata) + _log_summary(evaluated),
         tables=[
-            *log_sections, ("On held-out ratings, with the baselines", held_out.table()), *sessions,
+            *log_sections, ("On held-out ratings, with the baselines", held_out.table()), *session_tables,
             *evaluation_tables(held_out.evaluation), _suggestions(policy, user),
         ],
-        figures=log_figures + _session_figures(played, folder) + _figures(policy, split, held_out, folder, user),
+        figures=log_figures + _session_figures(sessions, folder) + _figures(policy, split, held_out, folder, user),
         notes=[
-            *_NOTES, f"Evaluation world: {held_out.evaluation_world}.", *([] if played is None else [_SESSION_NOTE]),
+            *_NOTES, f"Evaluation world: {held_out.evaluation_world}.", *([] if sessions is None else [_SESSION_NOTE]),
             *([] if evaluated is None else [LOG_NOTE]),
         ],
     )  # fmt: skip
@@ -156,14 +158,15 @@ def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
     return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
 
 
-def _session_figures(played: SessionEvaluation | None, folder: Path) -> list[tuple[str, str]]:
-    if played is None:
+def _session_figures(sessions: SessionEvaluation | None, folder: Path) -> list[tuple[str, str]]:
+    if sessions is None:
         return []
     from recpolicy.core.plotting import to_svg
     from recpolicy.evaluation.plots import session_curve_figure, session_rewards_figure
 
     evaluation, train = (
-        {name: returns.reward for name, returns in world.items()} for world in (played.evaluation_world, played.train)
+        {name: returns.reward for name, returns in world.items()}
+        for world in (sessions.evaluation_world, sessions.training_world)
     )
     figures = [
         (

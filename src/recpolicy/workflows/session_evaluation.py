@@ -46,7 +46,7 @@ class Returns:
 class SessionEvaluation:
     """Returns of every policy in both worlds."""
 
-    train: Mapping[str, Returns]
+    training_world: Mapping[str, Returns]
     evaluation_world: Mapping[str, Returns]
 
     def table(self) -> pd.DataFrame:
@@ -57,7 +57,7 @@ class SessionEvaluation:
                 "gain on rating_model": "" if returns.gain is None else str(returns.gain),
                 "items": f"{returns.length:.1f}",
                 "likes per item": f"{returns.like_share:.3f}",
-                "training-world reward": str(self.train[name].reward),
+                "training-world reward": str(self.training_world[name].reward),
             }
             for name, returns in sorted(self.evaluation_world.items(), key=lambda item: -item[1].reward.value)
         }
@@ -75,7 +75,7 @@ class SessionEvaluation:
                 "length": returns.length, "like_share": returns.like_share,
             }  # fmt: skip
 
-        worlds = {"train": self.train, "evaluation_world": self.evaluation_world}
+        worlds = {"training_world": self.training_world, "evaluation_world": self.evaluation_world}
         return {
             world: {name: plain(returns) for name, returns in policies.items()} for world, policies in worlds.items()
         }
@@ -123,7 +123,7 @@ def evaluate_sessions(
     tables = {name: table.score for name, table in baseline_tables(split.train, model).items()}
     both = worlds or make_worlds(split, _settings(first), first.metadata["seed"])
     result = SessionEvaluation(
-        *(_returns(policies, tables, world, seed) for world in (both.train, both.evaluation_world))
+        *(_returns(policies, tables, world, seed) for world in (both.training_world, both.evaluation_world))
     )
     if out is not None:
         path = out / METRICS_FILE
@@ -160,26 +160,26 @@ def _settings(policy: Policy) -> SessionTrainConfig:
 def _returns(
     policies: Mapping[str, Policy], tables: Mapping[str, NDArray[np.floating]], world: SessionWorld, seed: int
 ) -> dict[str, Returns]:
-    from recpolicy.evaluation.sessions import SessionPlayer, session_baselines
+    from recpolicy.evaluation.sessions import SessionRunner, session_baselines
 
-    player_of: dict[str, Any] = {}  # compiled once for all policies with the same observations
-    environments, played = {}, {}
+    runners: dict[str, Any] = {}  # compiled once for all policies with the same observations
+    environments, results_by_policy = {}, {}
     for name, policy in policies.items():
         environments[name] = environment = _environment(policy, world, seed)
         artifact = policy.artifact
         sees = content_digest(
             artifact.context, artifact.item, [environment.config.view, str(environment.config.last_n)]
         )
-        player = player_of.setdefault(sees, SessionPlayer(environment))
-        played[name] = player.play(_greedy(policy), seed)
+        runner = runners.setdefault(sees, SessionRunner(environment))
+        results_by_policy[name] = runner.run(_greedy(policy), seed)
     first = next(iter(policies))
     action_items = policies[first].artifact.action_items
     choices = session_baselines(environments[first], {name: table[:, action_items] for name, table in tables.items()})
-    player = next(iter(player_of.values()))
-    played |= {name: player.play(choose, seed) for name, choose in choices.items()}
-    reference = played["rating_model"].by_user(played["rating_model"].reward)
+    runner = next(iter(runners.values()))
+    results_by_policy |= {name: runner.run(choose, seed) for name, choose in choices.items()}
+    reference = results_by_policy["rating_model"].by_user(results_by_policy["rating_model"].reward)
     returns = {}
-    for name, results in played.items():
+    for name, results in results_by_policy.items():
         earned = results.by_user(results.reward)
         rng = generator(seed, "evaluation/sessions")
         gain = None if name == "rating_model" else paired_difference(earned, reference, rng)

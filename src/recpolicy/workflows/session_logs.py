@@ -18,7 +18,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.data.log_ingest import TRAINING, rounds_of
+from recpolicy.data.log_ingest import TRAINING, read_complete_rounds
 from recpolicy.data.session_log import SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions, write_sessions
 from recpolicy.data.slate_log_files import SLATES
@@ -35,7 +35,7 @@ from recpolicy.workflows.training_data import coerce, select_action_items
 
 if TYPE_CHECKING:
     from recpolicy.environments.session import SessionEnvironment
-    from recpolicy.training.rollout_sessions import Played, Probabilities
+    from recpolicy.training.rollout_sessions import Probabilities, SessionRollout
 
 SESSION_LOGGING_POLICIES = ("random", "popular")
 """Baselines that can log sessions."""
@@ -97,11 +97,11 @@ def simulate_session_log(
     if isinstance(logging_policy, str):
         training = coerce(SessionTrainConfig, train, "train")
         policy = _baseline(logging_policy, split, training, settings)
-        world = (worlds or make_worlds(split, training, seed)).train
+        world = (worlds or make_worlds(split, training, seed)).training_world
     else:
         policy = _loaded(logging_policy, split)
-        world = (worlds or make_worlds(split, policy.training, logging_policy.metadata["seed"])).train
-    log = play_session_log(policy, world, split, settings, seed, show_progress)
+        world = (worlds or make_worlds(split, policy.training, logging_policy.metadata["seed"])).training_world
+    log = rollout_session_log(policy, world, split, settings, seed, show_progress)
     metadata = {
         "logging_policy": policy.name,
         "version": log.version[0],
@@ -135,7 +135,7 @@ def read_log(path: str | Path, tables: IdVocabulary) -> BanditLog | SessionLog:
         raise DataError(f"{path}: a log of slates; ingest it first: recpolicy log ingest {path} --out ROUNDS")
     if path.is_dir():
         path = path / (SESSIONS if (path / SESSIONS).exists() else TRAINING)
-    return read_sessions(path, tables) if is_session_log(path) else rounds_of(path, tables)
+    return read_sessions(path, tables) if is_session_log(path) else read_complete_rounds(path, tables)
 
 
 @dataclass(frozen=True)
@@ -151,22 +151,22 @@ class SessionLoggingPolicy:
     training: SessionTrainConfig
 
 
-def play_session_log(
+def rollout_session_log(
     policy: SessionLoggingPolicy, world: SessionWorld, split: Split, settings: SessionLogConfig, seed: int,
     show_progress: bool | None = None,
 ) -> SessionLog:  # fmt: skip
     """Return the log of a policy that acts in sessions of a world; write nothing."""
-    from recpolicy.training.rollout_sessions import play_sessions, with_uniform_mix
+    from recpolicy.training.rollout_sessions import rollout_sessions, with_uniform_mix
 
     environment = _environment(policy, world, min(256, settings.sessions), seed)
-    played = play_sessions(
+    rollout = rollout_sessions(
         environment,
         with_uniform_mix(policy.probabilities, settings.uniform_mix),
         settings.sessions,
         seed,
         show_progress,
     )
-    return _make_log(played, policy, reward_scale(policy.training, split.train.scale), settings)
+    return _make_log(rollout, policy, reward_scale(policy.training, split.train.scale), settings)
 
 
 def _environment(policy: SessionLoggingPolicy, world: SessionWorld, batch: int, seed: int) -> "SessionEnvironment":
@@ -180,7 +180,7 @@ def _baseline(
     name: str, split: Split, training: SessionTrainConfig, settings: SessionLogConfig
 ) -> SessionLoggingPolicy:
     """Return a baseline, which ignores observations."""
-    from recpolicy.training.rollout_sessions import softmax_of
+    from recpolicy.training.rollout_sessions import softmax_policy
 
     if name not in SESSION_LOGGING_POLICIES:
         raise unknown_name_error("logging policy of sessions", name, SESSION_LOGGING_POLICIES)
@@ -190,7 +190,7 @@ def _baseline(
     score = np.log1p(count) / settings.temperature
     version = content_digest(name, score, settings.uniform_mix, action_items)
     blind = np.zeros((users, 1), np.float32), np.zeros((items, 1), np.float32)
-    return SessionLoggingPolicy(name, version, softmax_of(score), *blind, action_items, training)
+    return SessionLoggingPolicy(name, version, softmax_policy(score), *blind, action_items, training)
 
 
 def _loaded(policy: Policy, split: Split) -> SessionLoggingPolicy:
@@ -209,18 +209,18 @@ def _loaded(policy: Policy, split: Split) -> SessionLoggingPolicy:
 
 
 def _make_log(
-    played: "Played", policy: SessionLoggingPolicy, scale: tuple[float, float], settings: SessionLogConfig
+    rollout: "SessionRollout", policy: SessionLoggingPolicy, scale: tuple[float, float], settings: SessionLogConfig
 ) -> SessionLog:
-    sessions = int(played.session[-1]) + 1
+    sessions = int(rollout.session[-1]) + 1
     begin = event_times(settings.first_day, settings.days, sessions)
-    prefix = content_digest(policy.version, played.user, played.arm, day_start(settings.first_day))[:8]
-    session = np.array([f"{prefix}-{number:07d}" for number in range(sessions)], object)[played.session]
+    prefix = content_digest(policy.version, rollout.user, rollout.arm, day_start(settings.first_day))[:8]
+    session = np.array([f"{prefix}-{number:07d}" for number in range(sessions)], object)[rollout.session]
     count = len(session)
     return SessionLog(
-        event_id=np.array([f"{name}-{step:02d}" for name, step in zip(session, played.step, strict=True)], object),
-        time=begin[played.session] + _MINUTE * played.step, user=played.user, session=session, step=played.step,
-        item=policy.action_items[played.arm], log_propensity=played.log_propensity,
-        reward=played.reward.astype(np.float64), liked=played.liked, ended=played.ended,
+        event_id=np.array([f"{name}-{step:02d}" for name, step in zip(session, rollout.step, strict=True)], object),
+        time=begin[rollout.session] + _MINUTE * rollout.step, user=rollout.user, session=session, step=rollout.step,
+        item=policy.action_items[rollout.arm], log_propensity=rollout.log_propensity,
+        reward=rollout.reward.astype(np.float64), liked=rollout.liked, ended=rollout.ended,
         policy=np.full(count, policy.name, object), version=np.full(count, policy.version, object),
         action_items=policy.action_items, scale=scale, name=f"sessions of {policy.name}",
     )  # fmt: skip

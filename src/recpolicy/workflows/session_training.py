@@ -107,7 +107,7 @@ def train_sessions(
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then
     from recpolicy.agents import SESSION_AGENTS, agent_entry
-    from recpolicy.agents.item_features import arms_of
+    from recpolicy.agents.item_features import compute_item_features
     from recpolicy.agents.observation import context_width
 
     entry = agent_entry(agent)
@@ -127,15 +127,15 @@ def train_sessions(
     check_absent(out)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
     metadata = build_metadata(split, settings, agent_settings, features.model, seed, source, log)
-    arms = arms_of(features.action_items, features.embeddings, split.train)
+    arms = compute_item_features(features.action_items, features.embeddings, split.train)
 
     def make(time_step_spec: Any, action_spec: Any) -> Any:
         return entry.make(time_step_spec, action_spec, agent_settings, arms, seed)
 
     begin = partial(open_work_folder, out, {"agent": agent, **metadata})
     if log is None:
-        world = (worlds or make_worlds(split, settings, seed)).train
-        learner, training, work = _play(make, features, settings, world, begin, seed, show_progress)
+        world = (worlds or make_worlds(split, settings, seed)).training_world
+        learner, training, work = _train_in_world(make, features, settings, world, begin, seed, show_progress)
     else:
         learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
     exported = with_view(learner.learner.export(), settings, split)
@@ -145,7 +145,7 @@ def train_sessions(
     return load_policy(out)
 
 
-def _play(
+def _train_in_world(
     make: "Callable[..., SessionAgent]", features: Features, settings: SessionTrainConfig, world: SessionWorld,
     begin: Callable[[], Path], seed: int, show_progress: bool | None,
 ) -> "tuple[SessionAgent, dict[str, Any], Path]":  # fmt: skip

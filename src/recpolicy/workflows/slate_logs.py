@@ -42,7 +42,7 @@ from recpolicy.workflows.policy_training import TrainConfig
 from recpolicy.workflows.training_data import coerce
 
 if TYPE_CHECKING:
-    from recpolicy.training.rollout_slates import BrowsingModel, PlayedSlates
+    from recpolicy.training.rollout_slates import BrowsingModel, SlateRollout
 
 
 @config_dataclass
@@ -111,8 +111,8 @@ def simulate_slate_log(
     settings, training = coerce(SlateLogConfig, config, "log"), coerce(TrainConfig, train, "train")
     check_absent(Path(out))
     policy = make_logging_policy(logging_policy, split.train, training, model, model_config, seed)
-    world = (worlds or fit_two_worlds(split, None, seed)).train
-    log = play_slate_log(policy, world, split, settings, seed, show_progress)
+    world = (worlds or fit_two_worlds(split, None, seed)).training_world
+    log = rollout_slate_log(policy, world, split, settings, seed, show_progress)
     metadata = {
         "logging_policy": policy.name,
         "version": log.version[0],
@@ -145,12 +145,12 @@ def read_slate_log(path: str | Path, tables: IdVocabulary) -> SlateLog:
     return read_slates(path / SLATES if path.is_dir() else path, tables)
 
 
-def play_slate_log(
+def rollout_slate_log(
     policy: LoggingPolicy, world: SessionWorld, split: Split, settings: SlateLogConfig, seed: int,
     show_progress: bool | None = None,
 ) -> SlateLog:  # fmt: skip
     """Return the log of a policy that fills slates in a world; write nothing."""
-    from recpolicy.training.rollout_slates import play_slates
+    from recpolicy.training.rollout_slates import rollout_slates
 
     actions = len(policy.action_items)
     if settings.slots > actions:
@@ -163,11 +163,11 @@ def play_slate_log(
     probabilities = partial(_probabilities, policy.score, settings)
     browsing_model = _browsing_model(world, policy.action_items, settings, seed)
     shape = settings.slates, settings.slots
-    played = play_slates(world, probabilities, browsing_model, shelves, shape, actions, seed, show_progress)
+    rollout = rollout_slates(world, probabilities, browsing_model, shelves, shape, actions, seed, show_progress)
     version = policy.version or content_digest(
         policy.name, policy.score, settings.temperature, settings.uniform_mix, policy.action_items
     )
-    return _make_log(played, policy, version, shelves, settings)
+    return _make_log(rollout, policy, version, shelves, settings)
 
 
 def shelves_by_year(items: pd.DataFrame, action_items: NDArray[np.int32], slots: int) -> NDArray[np.int16]:
@@ -218,21 +218,21 @@ def _browsing_model(
 
 
 def _make_log(
-    played: "PlayedSlates",
+    rollout: "SlateRollout",
     policy: LoggingPolicy,
     version: str,
     shelves: NDArray[np.int16] | None,
     settings: SlateLogConfig,
 ) -> SlateLog:
-    count, liked = len(played.user), played.liked.astype(np.float64)
-    prefix = content_digest(version, played.user, played.arm, day_start(settings.first_day))[:8]
+    count, liked = len(rollout.user), rollout.liked.astype(np.float64)
+    prefix = content_digest(version, rollout.user, rollout.arm, day_start(settings.first_day))[:8]
     max_reward = settings.slots if settings.click_model == "independent" else 1
     return SlateLog(
         event_id=np.array([f"{prefix}-{number:08d}" for number in range(count)], object),
         time=event_times(settings.first_day, settings.days, count),
-        user=played.user,
-        slate=policy.action_items[played.arm],
-        log_propensity=played.log_propensity,
+        user=rollout.user,
+        slate=policy.action_items[rollout.arm],
+        log_propensity=rollout.log_propensity,
         reward=liked.sum(axis=1),
         slot_reward=liked,
         policy=np.full(count, policy.name, object),

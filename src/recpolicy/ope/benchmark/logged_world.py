@@ -112,10 +112,10 @@ def draw_log(
     action = draw_actions(world.cumulative_probs[logging_policy], row, actions, rng)
     reward = draw_rewards(world.expected[row, action], world.scale, rng)
     behavior_prob = world.logging_policies[logging_policy][row, action]
-    logging_probs = _rows_of(world.tables[logging_policy], row)
+    logging_probs = _row_reader(world.tables[logging_policy], row)
     feedback = BanditFeedback(action, reward, behavior_prob, visitor, actions, world.context[row], logging_probs)
-    target = TargetPolicy(world.target[row, action], _rows_of(world.tables["target"], row))
-    return DrawnLog(feedback, target, _rows_of(world.tables["q"], row))
+    target = TargetPolicy(world.target[row, action], _row_reader(world.tables["target"], row))
+    return DrawnLog(feedback, target, _row_reader(world.tables["q"], row))
 
 
 def draw_actions(cumulative_probs: Array, row: Ints, actions: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -142,7 +142,7 @@ def cluster_actions(score: Floats, groups: int) -> NDArray[np.int64]:
     return rank * min(groups, actions) // actions
 
 
-def _rows_of(table: NDArray[np.float32], row: Ints) -> ActionTable:
+def _row_reader(table: NDArray[np.float32], row: Ints) -> ActionTable:
     def rows(part: slice) -> NDArray[np.float32]:
         return table[row[part]]
 

@@ -65,7 +65,7 @@ class BenchmarkConfig:
                 f"({2 * self.rounds_per_user} rounds)"
             )
 
-    def repetitions_of(self, size: int) -> int:
+    def get_repetitions(self, size: int) -> int:
         """Return the number of logs of this size."""
         return self.repetitions if size <= LARGE else self.repetitions_large
 
@@ -92,7 +92,7 @@ def run_benchmark(
     config = config or BenchmarkConfig()
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more")
-    total = sum(size * config.repetitions_of(size) for size in config.sizes) * len(world.logging_policies)
+    total = sum(size * config.get_repetitions(size) for size in config.sizes) * len(world.logging_policies)
     world.tables, world.cumulative_probs  # noqa: B018  computed here once, not by every thread
     cells = []
     with (
@@ -106,7 +106,7 @@ def run_benchmark(
                     return run_repetition(world, logging_policy, size, number, config, seed)
 
                 repetitions = []
-                for estimates in pool.map(repeat, range(config.repetitions_of(size))):
+                for estimates in pool.map(repeat, range(config.get_repetitions(size))):
                     repetitions.append(estimates)
                     bar.advance(size, f"{logging_policy}, {size:,}")
                 cells.append(score_repetitions(world, logging_policy, size, repetitions))

@@ -21,7 +21,7 @@ def error_figure(result: BenchmarkResult, logging_policy: str) -> Figure:
     Random error alone has slope -1/2.
     """
     figure, axes = new_axes(height=4.6)
-    cells = result.cells_of(logging_policy)
+    cells = result.get_cells(logging_policy)
     sizes = [cell.rounds for cell in cells]
     for number, name in enumerate(cells[0].scores):
         color, dash = SERIES[number % len(SERIES)].light, DASHES[number // len(SERIES) % len(DASHES)]

@@ -131,7 +131,7 @@ class BenchmarkResult:
             f"{self.max_weights[logging_policy]:.1f}"
         )
 
-    def cells_of(self, logging_policy: str) -> list[Cell]:
+    def get_cells(self, logging_policy: str) -> list[Cell]:
         """Return the cells of one logging policy, from small logs to large ones."""
         return [cell for cell in self.cells if cell.logging_policy == logging_policy]
 
@@ -151,7 +151,7 @@ class BenchmarkResult:
 
     def error_table(self, logging_policy: str) -> pd.DataFrame:
         """Return the relative errors in per cent by log size, as text."""
-        cells = self.cells_of(logging_policy)
+        cells = self.get_cells(logging_policy)
         columns = {
             f"{cell.rounds:,}": {name: f"{100 * score.error:.2f}" for name, score in cell.scores.items()}
             for cell in cells

@@ -38,8 +38,8 @@ class RankedPreview:
 
     def describe(self, items: Sequence[Hashable]) -> list[dict[str, Any]]:
         """Return rank (from 1; None: not allowed), rating and std [M], without items that the version lacks."""
-        row_of = dict(zip(self.scorer.item_ids, range(len(self.scorer.item_ids)), strict=True))
-        rows = np.array([row_of[item] for item in items if item in row_of], np.intp)  # [M]
+        row_by_item = dict(zip(self.scorer.item_ids, range(len(self.scorer.item_ids)), strict=True))
+        rows = np.array([row_by_item[item] for item in items if item in row_by_item], np.intp)  # [M]
         rank = np.zeros(len(self.scorer.item_ids), np.intp)  # [I]
         rank[self.order] = np.arange(1, len(self.order) + 1)
         columns = rank[rows].tolist(), finite(self.answer.rating[rows]), finite(self.answer.std[rows])

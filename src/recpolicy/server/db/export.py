@@ -30,7 +30,7 @@ from recpolicy.data.log_columns import TIME, current_names, open_parquet
 from recpolicy.data.log_metadata import old_columns, read_metadata
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.export_cursor import Cursor, Numbers
-from recpolicy.server.db.export_policy import LogPolicy, candidates_of, refusal
+from recpolicy.server.db.export_policy import LogPolicy, candidates_by_position, refusal
 from recpolicy.server.db.schema import events, rewards
 
 __all__ = ["Export", "Exported", "LogPolicy", "active_users", "export"]
@@ -132,7 +132,7 @@ class _Events:
         columns["event_id"] += [f"{row['id']}:{place}" for place in range(count)]
         columns["item_id"] += items
         columns["log_propensity"] += np.log(propensity).tolist()
-        columns["candidates"] += candidates_of(self.policy, row["allowed"], items)
+        columns["candidates"] += candidates_by_position(self.policy, row["allowed"], items)
         context = None if row["context"] is None else np.frombuffer(row["context"], np.float32)
         same = {
             "time": row["time"], "user_id": json.loads(row["user_key"]), "policy": row["agent"],

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ArtifactError, ConfigError
-from recpolicy.data.bandit_log import features_of
+from recpolicy.data.bandit_log import features_digest
 from recpolicy.data.bandit_log_files import FORMAT, FORMAT_VERSION
 from recpolicy.inference.artifact import InferenceArtifact, read_inference_artifact
 from recpolicy.registry.model_registry import Registry
@@ -37,7 +37,7 @@ class LogPolicy:
             raise ArtifactError(f"{registry.folder}: version {number} cannot be read; export for another one")
         self.artifact = artifact
         self.item_id = _column(artifact.tables.item_ids)
-        self.id_types = _type_of(artifact.tables.user_ids), _type_of(artifact.tables.item_ids)
+        self.id_types = _id_type(artifact.tables.user_ids), _id_type(artifact.tables.item_ids)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class LogPolicy:
             "version": FORMAT_VERSION,
             "scale": list(self.artifact.scale),
             "action_items": action_items,
-            "features": features_of(self.artifact.context),
+            "features": features_digest(self.artifact.context),
             "exporter": "recpolicy server",
         }
 
@@ -68,7 +68,7 @@ class LogPolicy:
         return (
             self._same_features(version)
             and is_plausible_context(np.frombuffer(vector, np.float32), width, self._longest)
-            and _type_of([json.loads(user_key)]) == self.id_types[0]
+            and _id_type([json.loads(user_key)]) == self.id_types[0]
         )
 
     @cached_property
@@ -99,7 +99,7 @@ def refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
     return None if all(one > 0 for one in json.loads(row["propensities"])) else NO_PROPENSITY
 
 
-def candidates_of(policy: LogPolicy, allowed: bytes | None, items: list[Any]) -> list[NDArray[Any]]:
+def candidates_by_position(policy: LogPolicy, allowed: bytes | None, items: list[Any]) -> list[NDArray[Any]]:
     """Return the item ids that were possible at each position of an event: allowed, and not at an earlier position."""
     ids = policy.item_id[policy.artifact.action_items]
     if allowed is not None:
@@ -110,9 +110,9 @@ def candidates_of(policy: LogPolicy, allowed: bytes | None, items: list[Any]) ->
     return found
 
 
-def _type_of(ids: list[Any]) -> Any:
+def _id_type(ids: list[Any]) -> Any:
     return pa.int64() if all(isinstance(one, int) for one in ids) else pa.string()
 
 
 def _column(ids: list[Any]) -> NDArray[Any]:
-    return np.array(ids, np.int64 if _type_of(ids) == pa.int64() else object)
+    return np.array(ids, np.int64 if _id_type(ids) == pa.int64() else object)

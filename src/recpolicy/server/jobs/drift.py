@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.inference.lookup_tables import rows_of
+from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.db.event_windows import Window, window
 from recpolicy.server.db.events import now_ms
@@ -83,7 +83,7 @@ def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -
         return None
     artifact = scorer.artifact
     group = activity_groups(np.bincount(artifact.rated_user, minlength=len(artifact.context)))  # [U]
-    row = rows_of(scorer.user_ids)
+    row = row_index(scorer.user_ids)
     size = int(group.max()) + 1
     count = [np.bincount(group[[row[user] for user in one.users]], minlength=size) for one in (older, recent)]
     return {"psi": psi(*count), "groups": size, "users": len(recent.users)}

@@ -32,7 +32,7 @@ def psi(expected: NDArray[np.number], found: NDArray[np.number]) -> float:
 def psi_by_dimension(expected: NDArray[np.floating], found: NDArray[np.floating], bins: int = 10) -> Array:
     """Return the index of each column [D] of found [n, D] against expected [m, D], over the expected quantiles."""
     inner = np.quantile(expected, np.arange(1, bins) / bins, axis=0)  # [bins - 1, D]
-    return np.array([_psi_of_column(*columns) for columns in zip(inner.T, expected.T, found.T, strict=True)])
+    return np.array([_column_psi(*columns) for columns in zip(inner.T, expected.T, found.T, strict=True)])
 
 
 def activity_groups(activity: NDArray[np.integer], groups: int = 10) -> NDArray[np.intp]:
@@ -100,7 +100,7 @@ def _cusum(steps: Array) -> Array:
     return np.asarray(total - np.minimum(np.minimum.accumulate(total), 0.0), np.float64)
 
 
-def _psi_of_column(inner: Array, expected: Array, found: Array) -> float:
+def _column_psi(inner: Array, expected: Array, found: Array) -> float:
     limits = np.unique(inner)
     bins = len(limits) + 1
     counts = [np.bincount(np.searchsorted(limits, one), minlength=bins) for one in (expected, found)]

@@ -28,7 +28,14 @@ from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.live_models import ModelManager
 from recpolicy.server.online.checkpoint import Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
 from recpolicy.server.online.context_bounds import is_plausible_context, max_context_norm
-from recpolicy.server.online.posterior import Posterior, beliefs_of, can_learn, features_of, forgetting_of, learn
+from recpolicy.server.online.posterior import (
+    Posterior,
+    can_learn,
+    get_forgetting,
+    initial_posterior,
+    learn,
+    make_regressors,
+)
 from recpolicy.server.settings import OnlineConfig
 
 if TYPE_CHECKING:
@@ -86,7 +93,7 @@ class OnlineLearner:
     def _first(self, base: Scorer) -> Checkpoint:
         with self._engine.connect() as connection:
             last = connection.scalar(select(func.max(rewards.c.seq))) or 0
-        return Checkpoint(beliefs_of(base.artifact), last, last, 0, 0)
+        return Checkpoint(initial_posterior(base.artifact), last, last, 0, 0)
 
     def _rewards(self, last: int) -> list[Any]:
         """Return the rewards after `last`, in order, each with its event."""
@@ -123,35 +130,35 @@ def learning(state: "AppState") -> Iterator[None]:
 def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
     """Return the checkpoint after rows (seq, position, reward, user_key, item_ids, context) in their order; pure."""
     artifact = base.artifact
-    arm_of = {int(row): arm for arm, row in enumerate(artifact.action_items)}
-    user_of = {user: row for row, user in enumerate(base.user_ids)}
-    item_of = {item: row for row, item in enumerate(base.item_ids)}
+    arm_by_row = {int(row): arm for arm, row in enumerate(artifact.action_items)}
+    row_by_user = {user: row for row, user in enumerate(base.user_ids)}
+    row_by_item = {item: row for row, item in enumerate(base.item_ids)}
     longest = max_context_norm(artifact.context)
     arms, features, values, last, passed = [], [], [], before.last, 0
     for row in rows:
         last = row.seq
-        arm = arm_of.get(item_of.get(json.loads(row.item_ids)[row.position], -1))
-        context = _context(artifact.context, user_of, row, longest)
+        arm = arm_by_row.get(row_by_item.get(json.loads(row.item_ids)[row.position], -1))
+        context = _context(artifact.context, row_by_user, row, longest)
         if arm is None or context is None:
             passed += 1
             continue
         arms.append(arm)
-        features.append(features_of(artifact, context))
+        features.append(make_regressors(artifact, context))
         values.append(row.reward)
     beliefs = before.beliefs
     if arms:
         beliefs = learn(
-            beliefs, np.array(arms), np.stack(features), np.array(values, np.float64), forgetting_of(artifact.metadata)
+            beliefs, np.array(arms), np.stack(features), np.array(values, np.float64), get_forgetting(artifact.metadata)
         )
     return replace(before, beliefs=beliefs, last=last, learnt=before.learnt + len(arms), passed=before.passed + passed)
 
 
-def _context(known: Any, user_of: dict[Any, int], row: Any, longest: float) -> Any:
+def _context(known: Any, row_by_user: dict[Any, int], row: Any, longest: float) -> Any:
     """Return the context [C] that the policy used; None if it is unknown or implausible (context_bounds.py)."""
     if row.context is not None:
         vector = np.frombuffer(bytes(row.context), np.float32)
         return vector if is_plausible_context(vector, known.shape[1], longest) else None
-    user = user_of.get(json.loads(row.user_key))
+    user = row_by_user.get(json.loads(row.user_key))
     return None if user is None else known[user]
 
 

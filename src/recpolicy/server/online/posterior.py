@@ -42,7 +42,7 @@ def can_learn(artifact: PolicyParts) -> bool:
     return artifact.estimator == "linear"
 
 
-def beliefs_of(artifact: PolicyParts) -> Posterior:
+def initial_posterior(artifact: PolicyParts) -> Posterior:
     """Return the posterior of a policy after training; raises ConfigError for a policy that is not linear per arm."""
     if not can_learn(artifact):
         raise ConfigError(f"{artifact.agent} cannot learn while it serves; linucb and lints can")
@@ -50,12 +50,12 @@ def beliefs_of(artifact: PolicyParts) -> Posterior:
     return Posterior(theta, unpack_symmetric(np.asarray(artifact.policy["covariance"], np.float64), theta.shape[1]))
 
 
-def forgetting_of(metadata: Mapping[str, Any]) -> float:
+def get_forgetting(metadata: Mapping[str, Any]) -> float:
     """Return the forgetting factor of the policy's training."""
     return float(metadata.get("config", {}).get("agent", {}).get("forgetting", 1.0))
 
 
-def features_of(artifact: PolicyParts, context: NDArray[np.floating]) -> Array:
+def make_regressors(artifact: PolicyParts, context: NDArray[np.floating]) -> Array:
     """Return the regressors [D] of a context [C]."""
     x = np.asarray(context, np.float64)
     return np.append(x, 1.0) if bool(artifact.policy["bias"]) else x

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ArtifactError, StoreError
 from recpolicy.registry.model_registry import Registry
-from recpolicy.registry.version_files import damage_of
+from recpolicy.registry.version_files import find_damage
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.audit import SERVER, write_audit
 from recpolicy.server.db.engine import transaction
@@ -200,7 +200,7 @@ def _resolve_versions(registry: Registry, challenger: int | str, force: bool) ->
     verdict = (version.gate or {}).get("verdict")
     if verdict == "fail" and not force:
         raise ConflictError(f"version {number} failed its gate; `force` rolls it out all the same")
-    damage = damage_of(registry.resolve(number).parent)
+    damage = find_damage(registry.resolve(number).parent)
     if damage is not None:
         raise ArtifactError(f"version {number} is damaged: {damage}")
     return routing.champion, number

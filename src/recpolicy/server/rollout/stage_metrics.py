@@ -148,7 +148,7 @@ def pooled_variance_floor(champion: VariantStats, challenger: VariantStats) -> t
     return first, second
 
 
-def mean_of(stats: VariantStats, level: float, min_users: int) -> ConfidenceSequence:
+def mean_reward(stats: VariantStats, level: float, min_users: int) -> ConfidenceSequence:
     """Return the mean reward of a variant's users."""
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.sqrt(np.asarray(stats.variance) / np.asarray(stats.users, np.float64))
@@ -167,7 +167,7 @@ def difference(champion: VariantStats, challenger: VariantStats, level: float, m
 
 
 def _rewards(stats: VariantStats, level: float, min_users: int) -> Rewards:
-    return Rewards(int(stats.users), int(stats.rewards), mean_of(stats, level, min_users).interval(level))
+    return Rewards(int(stats.users), int(stats.rewards), mean_reward(stats, level, min_users).interval(level))
 
 
 def _sequence(value: Numbers, error: Any, users: Numbers, enough: Any, level: float) -> ConfidenceSequence:

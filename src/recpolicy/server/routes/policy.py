@@ -14,7 +14,7 @@ from fastapi import APIRouter, Response
 
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.errors import ERROR_RESPONSES, error_of_item
+from recpolicy.server.errors import ERROR_RESPONSES, answer_or_error
 from recpolicy.server.json_response import json_response, rows_response
 from recpolicy.server.recommend import ServedList, finite, list_response, persist, recommend_with_fallback
 from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest, RecommendRequest
@@ -48,7 +48,7 @@ async def predict_instances(request: Instances, state: StateDep) -> Response:
     """Predict once per instance: estimates if it names items, otherwise a recommendation."""
 
     def predict_all() -> list[ServedList | dict[str, Any]]:
-        return [error_of_item(partial(_predict_one, state, instance)) for instance in request.instances]
+        return [answer_or_error(partial(_predict_one, state, instance)) for instance in request.instances]
 
     predictions = await asyncio.to_thread(predict_all)
     stored = await persist(state, [each for each in predictions if isinstance(each, ServedList)])

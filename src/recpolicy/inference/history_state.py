@@ -1,7 +1,7 @@
 """Compute the history state of a session policy in NumPy; like environments/observation_encoders.py.
 
-D embedding, G genres, S steps, L items shown. A memory [M] is built from the items shown, in order, and whether each
-was liked. Counters are added up in single precision, as the environment does: ten times 1/20 is a little above 0.5
+D embedding, G genres, S steps, L items shown. A history state [M] is built from the items shown, in order, and whether
+each was liked. Counters are added up in single precision, as the environment does: ten times 1/20 is a little above 0.5
 then, and a policy that cuts at 0.5 must find itself on the same side here.
 """
 
@@ -54,13 +54,13 @@ def _interest(user: Array, past: Past, shape: Shape) -> Array:
 
 def _last_n(user: Array, past: Past, shape: Shape) -> Array:
     rank = len(user)
-    memory = np.zeros(shape.last_n * (rank + 1) + 1, np.float32)
+    history_state = np.zeros(shape.last_n * (rank + 1) + 1, np.float32)
     newest = list(zip(past.embedding, past.liked, strict=True))[::-1][: shape.last_n]
     for place, (embedding, liked) in enumerate(newest):
         at = place * (rank + 1)
-        memory[at : at + rank], memory[at + rank] = embedding, float(liked)
-    memory[-1] = _done(past, shape)
-    return memory
+        history_state[at : at + rank], history_state[at + rank] = embedding, float(liked)
+    history_state[-1] = _done(past, shape)
+    return history_state
 
 
 def _done(past: Past, shape: Shape) -> np.float32:
@@ -71,9 +71,9 @@ def _done(past: Past, shape: Shape) -> np.float32:
     return total
 
 
-MEMORIES: Mapping[str, Callable[[Array, Past, Shape], Array]] = {
+HISTORY_ENCODERS: Mapping[str, Callable[[Array, Past, Shape], Array]] = {
     "interest": _interest,
     "last_item": _last_item,
     "last_n": _last_n,
 }
-"""(user's embedding [D], past, shape) -> memory [M], by the name of the view."""
+"""(user's embedding [D], past, shape) -> history state [M], by the name of the view."""
