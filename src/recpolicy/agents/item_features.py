@@ -33,13 +33,13 @@ class ItemFeatures:
         return weights
 
 
-def compute_item_features(action_items: NDArray[np.int32], embeddings: Embeddings, fit: Ratings) -> ItemFeatures:
+def compute_item_features(action_items: NDArray[np.int32], embeddings: Embeddings, train: Ratings) -> ItemFeatures:
     """Return the tables of the catalog's items (rows [A])."""
-    items = fit.shape[1]
-    count = np.bincount(fit.item, minlength=items)
-    total = np.bincount(fit.item, fit.rating, minlength=items)
-    mean = (total + _SHRINKAGE * fit.rating.mean()) / (count + _SHRINKAGE)
+    items = train.shape[1]
+    count = np.bincount(train.item, minlength=items)
+    total = np.bincount(train.item, train.rating, minlength=items)
+    mean = (total + _SHRINKAGE * train.rating.mean()) / (count + _SHRINKAGE)
     return ItemFeatures(
         embeddings.item[action_items], embeddings.offset[action_items], count[action_items].astype(np.float32),
-        mean[action_items].astype(np.float32), fit.scale, genre_directions(fit.items)[action_items],
+        mean[action_items].astype(np.float32), train.scale, genre_directions(train.items)[action_items],
     )  # fmt: skip

@@ -1,12 +1,12 @@
 """Turn a bandit log into a ratings table for rating models, baselines and held-out evaluation.
 
-N rounds to learn from, then rounds for evaluation; U users, I items. One row a (user, item) pair: the mean reward of
-its rounds, at the time of the first. First come the pairs to fit, from the rounds to learn from alone; the tail are the
-pairs held out, from the rounds for evaluation alone. Within each part rows stand in the order in which pairs came.
+N train rounds, then evaluation rounds; U users, I items. One row a (user, item) pair: the mean reward of
+its rounds, at the time of the first. First come the train pairs, from the train rounds alone; the tail are the held-out
+pairs, from the evaluation rounds alone. Within each part rows stand in the order in which pairs came.
 
 No pair is in both parts, as evaluation asks of any split. Of the pairs that were shown before and after the cut, as
-large a share as the evaluation has of the rounds is held out, drawn without a look at rewards; the others are fitted,
-and their later rounds are judged by the log only. Pairs that were first shown after the cut are all held out.
+large a share as the evaluation has of the rounds is held out, drawn without a look at rewards; the others are train
+pairs, and only the log evaluates their later rounds. Pairs that were first shown after the cut are all held out.
 """
 
 from dataclasses import dataclass

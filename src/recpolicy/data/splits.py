@@ -120,7 +120,7 @@ SPLITS: Mapping[str, Callable[..., Mask]] = {
 
 
 def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:
-    """Write NAME.base (fit) and NAME.test as the official files are: by user id, then item id, separated by tabs."""
+    """Write NAME.base (train) and NAME.test as the official files are: by user id, then item id, separated by tabs."""
     paths = folder / f"{parts.name}.base", folder / f"{parts.name}.test"
     for path, part in zip(paths, (parts.train, parts.test), strict=True):
         rows = pd.DataFrame(

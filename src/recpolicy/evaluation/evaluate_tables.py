@@ -6,7 +6,7 @@ N test ratings, U users, I items, U' users with two or more test ratings. Per po
 - ndcg: nDCG@k within a user's test ratings, mean over U' users with a user-bootstrap interval (ranking.py);
 - held_out_choice, normalized_choice: mean rating of the held-out choice over U' users, and its place between the
   random choice (0) and the oracle (1) (held_out_choice.py);
-- coverage, novelty: of the k best items that a user has not rated in fit, all U users (ranking.py);
+- coverage, novelty: of the k best items that a user has not rated in the train part, all U users (ranking.py);
 - genre_diversity, embedding_diversity, gini: how unlike those items are, and how unequally shown (diversity.py);
 - groups: the held-out choice by age band, gender and activity (groups.py).
 """
@@ -84,7 +84,7 @@ class _SplitEvaluator:
     test: Ratings
     candidates: Candidates
     grade: NDArray[np.float64]  # [N]
-    rated: NDArray[np.bool_]  # [U, I], rated in fit
+    rated: NDArray[np.bool_]  # [U, I], rated in the train part
     information: NDArray[np.float64]  # [I], bits
     directions: Mapping[str, NDArray[np.float64]]  # [I, D] each, rows of length 1 or 0
     groups: Groups  # of U' users
@@ -153,14 +153,14 @@ def _check_embedding(embedding: NDArray[np.floating], items: int) -> None:
 def check_overlap(split: Split) -> None:
     """Raise DataError, with an example, if a (user, item) pair is in both parts of the split."""
     items = len(split.train.items)
-    fit, test = (part.user.astype(np.int64) * items + part.item for part in (split.train, split.test))
-    shared = np.intersect1d(fit, test)
+    train, test = (part.user.astype(np.int64) * items + part.item for part in (split.train, split.test))
+    shared = np.intersect1d(train, test)
     if len(shared):
         user, item = divmod(int(shared[0]), items)
         raise DataError(
             f"split {split.name}: {len(shared)} ratings of the test part are in the train part too, for instance user "
             f"{split.train.users['user_id'].iloc[user]}, item {split.train.items['item_id'].iloc[item]}; a policy must "
-            "not be judged by ratings it has seen: make the parts disjoint"
+            "not be evaluated on ratings it has seen: make the parts disjoint"
         )
 
 

@@ -6,7 +6,7 @@ stands between the random choice (the mean of the user's test ratings) and the o
 
     normalized = (policy - random) / (oracle - random),   0 for the random choice, 1 for the oracle.
 
-Assumes no logging propensities. It judges choices among items that users chose to rate, not among all items.
+Assumes no logging propensities. It evaluates choices among items that users chose to rate, not among all items.
 N candidates of U' users; weights [N] say how often the policy takes each, up to a factor per user.
 """
 

@@ -45,21 +45,21 @@ class PolicyTables:
     rescales them. For an epsilon-greedy policy compute them with the candidates as its mask."""
 
 
-def baseline_tables(fit: Ratings, model: RatingModel, prior_count: float = PRIOR_COUNT) -> dict[str, PolicyTables]:
+def baseline_tables(train: Ratings, model: RatingModel, prior_count: float = PRIOR_COUNT) -> dict[str, PolicyTables]:
     """Return the tables of four baselines by name, in the order of comparisons.
 
-    Raises DataError when the model was fitted on other ratings than `fit`: it might include the test part.
+    Raises DataError when the model was fitted on other ratings than `train`: it might include the test part.
     """
-    if model.fit_digest != fit.digest:
+    if model.fit_digest != train.digest:
         raise DataError(
-            f"{fit.name}: rating model {model.name!r} was fitted on other ratings (digest {model.fit_digest[:12]}, "
-            f"expected {fit.digest[:12]}); fit it on the train part of this split"
+            f"{train.name}: rating model {model.name!r} was fitted on other ratings (digest {model.fit_digest[:12]}, "
+            f"expected {train.digest[:12]}); fit it on the train part of this split"
         )
-    popularity = np.bincount(fit.item, minlength=len(fit.items)).astype(np.float64)
-    means = fit_item_mean(fit, ItemMeanConfig(damping=prior_count), seed=0).mean  # the seed has no effect
+    popularity = np.bincount(train.item, minlength=len(train.items)).astype(np.float64)
+    means = fit_item_mean(train, ItemMeanConfig(damping=prior_count), seed=0).mean  # the seed has no effect
     return {
-        "random": PolicyTables(np.broadcast_to(0.0, fit.shape)),
-        "most_popular": PolicyTables(np.broadcast_to(popularity, fit.shape)),
+        "random": PolicyTables(np.broadcast_to(0.0, train.shape)),
+        "most_popular": PolicyTables(np.broadcast_to(popularity, train.shape)),
         "highest_mean": PolicyTables(means, rating=means),
         "rating_model": PolicyTables(model.mean, rating=model.mean),
     }

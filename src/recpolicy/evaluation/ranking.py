@@ -6,7 +6,8 @@ Ties never fall back on the order of a file: every number is its exact expectati
 - nDCG@k: gain 2^g - 1 for grade g, discount 1/log2(1 + position), over that of the best order (Burges et al. 2005).
 - Coverage@k: the expected share of the I items that stand in the top k of at least one user.
 - Novelty@k: the mean self-information, in bits, of the items in the top k: -log2((raters + 1) / (U + 1)), raters in
-  fit (Zhou et al. 2010; the 1 keeps items without raters finite). 0 bits: everybody rated it.
+  the train part (Zhou et al. 2010; the 1 keeps items without raters finite). 0 bits:
+  everybody rated it.
 """
 
 from dataclasses import dataclass
@@ -103,10 +104,10 @@ def coverage(top: TopItems) -> float:
     return float(np.mean(1 - top.missed))
 
 
-def self_information(fit: Ratings) -> NDArray[np.float64]:
-    """Return -log2((raters + 1) / (U + 1)) of each item [I], raters counted in `fit`."""
-    users, items = fit.shape
-    raters = np.bincount(fit.item, minlength=items)
+def self_information(train: Ratings) -> NDArray[np.float64]:
+    """Return -log2((raters + 1) / (U + 1)) of each item [I], raters counted in `train`."""
+    users, items = train.shape
+    raters = np.bincount(train.item, minlength=items)
     return -np.log2((raters + 1) / (users + 1))
 
 

@@ -1,8 +1,7 @@
 """The validation card of the session simulator, on users that its response models have not learnt from.
 
-The users are parted in two halves. Response models (calibration, history, levels, going on) are learnt from the one;
-the rating model from the training ratings of all, for a simulator must know something of a user. The held-out users
-judge:
+We split the users into two halves. Response models (calibration, history, levels, continuation) learn from one half,
+the rating model from the training ratings of all users. The card compares the simulator with the held-out users:
 
 - likes, on their *test* ratings: AUC, ECE, Brier score, log-loss. History is that of their real sessions.
 - sessions of their training ratings against simulated ones with the same exposure: the items that the user really rated
@@ -152,17 +151,17 @@ def _test_likes(
     return odds[asked], like[asked]
 
 
-def _cross_fitted_world(world: SessionWorld, fit: Ratings, responses: UserModel, shift: float) -> SessionWorld:
+def _cross_fitted_world(world: SessionWorld, train: Ratings, responses: UserModel, shift: float) -> SessionWorld:
     """Return the world with the log-odds of rated items from models that were not fitted on the rating."""
     like = world.like.copy()
-    mine = np.flatnonzero(np.isin(fit.user, world.users))
-    place = np.searchsorted(world.users, fit.user[mine])
-    like[place, fit.item[mine]] = responses.like.intercept + responses.like.slope * responses.expected[mine] + shift
+    mine = np.flatnonzero(np.isin(train.user, world.users))
+    place = np.searchsorted(world.users, train.user[mine])
+    like[place, train.item[mine]] = responses.like.intercept + responses.like.slope * responses.expected[mine] + shift
     return replace(world, like=like)
 
 
-def _transition_distance(fit: Ratings, real: RealSessions, simulated: SessionResponses) -> float:
-    _, genres = genre_matrix(fit.items)
+def _transition_distance(train: Ratings, real: RealSessions, simulated: SessionResponses) -> float:
+    _, genres = genre_matrix(train.items)
     replicates = len(simulated.length) // len(real.user)
     one, other = (
         genre_transitions(genres, item, responses.shown & (responses.level >= LIKE_LEVEL))
@@ -197,7 +196,7 @@ def _figures(evidence: ValidationData, odds: Array, bias_only: float) -> dict[st
     }
 
 
-def _bias_only(fit: Ratings, test: Ratings) -> float:
+def _bias_only(train: Ratings, test: Ratings) -> float:
     """Return the AUC of a model without preferences on the same ratings; the first gate must reject it."""
-    expected = fit_rating_model(fit, "bias").mean[test.user, test.item]
+    expected = fit_rating_model(train, "bias").mean[test.user, test.item]
     return auc(watch_levels(test.rating, test.scale) >= LIKE_LEVEL, expected.astype(np.float64))

@@ -23,19 +23,19 @@ MODELS = ("item_knn", "svd", "bias")
 """Rating models among the policies, beside bayesian_fm and highest_mean."""
 
 
-def policy_scores(fit: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
+def policy_scores(train: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
     """Score tables [U, I] by name; that of `random` is constant."""
     names = ("bayesian_fm", *MODELS) if bayesian else MODELS
-    models: dict[str, Scores] = {name: fit_rating_model(fit, name, seed=seed).mean for name in names}
-    popularity = np.broadcast_to(np.bincount(fit.item, minlength=fit.shape[1]).astype(float), fit.shape)
+    models: dict[str, Scores] = {name: fit_rating_model(train, name, seed=seed).mean for name in names}
+    popularity = np.broadcast_to(np.bincount(train.item, minlength=train.shape[1]).astype(float), train.shape)
     best = models["svd"]
     noise = generator(seed, "simulator card/noise").normal(0, best.std(), best.shape)
     return {
         **models,
-        "highest_mean": fit_rating_model(fit, "item_mean", seed=seed).mean,
+        "highest_mean": fit_rating_model(train, "item_mean", seed=seed).mean,
         "most_popular": popularity,
         "half_noise": best + noise,
-        "random": np.broadcast_to(0.0, fit.shape),
+        "random": np.broadcast_to(0.0, train.shape),
         "least_popular": -popularity,
         "worst": -best,
     }

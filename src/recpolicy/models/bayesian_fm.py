@@ -70,26 +70,26 @@ class Draws:
     noise_std: float
 
 
-def fit_bayesian_fm(fit: Ratings, config: BayesianFMConfig, seed: int) -> RatingModel:
+def fit_bayesian_fm(train: Ratings, config: BayesianFMConfig, seed: int) -> RatingModel:
     """Fit by Gibbs sampling; the same seed gives the same numbers."""
-    users, items = features(fit, config)
-    draws = fold_draws(sample(fit, users, items, config, seed), users, items)
-    mean, std = posterior(draws, fit.scale)
+    users, items = features(train, config)
+    draws = fold_draws(sample(train, users, items, config, seed), users, items)
+    mean, std = posterior(draws, train.scale)
     return RatingModel(
-        name="bayesian_fm", mean=mean, std=std, noise_std=draws.noise_std, scale=fit.scale, fit_digest=fit.digest,
+        name="bayesian_fm", mean=mean, std=std, noise_std=draws.noise_std, scale=train.scale, fit_digest=train.digest,
         seed=seed, config=as_dict(config),
     )  # fmt: skip
 
 
-def features(fit: Ratings, config: BayesianFMConfig) -> tuple[FeatureGroups, FeatureGroups]:
+def features(train: Ratings, config: BayesianFMConfig) -> tuple[FeatureGroups, FeatureGroups]:
     """Return the user rows [U, F] and the item rows [I, F']."""
     users = user_features(
-        fit, attributes=config.attributes, bins=config.bins, max_levels=config.max_levels, implicit=config.implicit
+        train, attributes=config.attributes, bins=config.bins, max_levels=config.max_levels, implicit=config.implicit
     )
-    return users, item_features(fit, attributes=config.attributes, bins=config.bins, implicit=config.implicit)
+    return users, item_features(train, attributes=config.attributes, bins=config.bins, implicit=config.implicit)
 
 
-def sample(fit: Ratings, users: FeatureGroups, items: FeatureGroups, config: BayesianFMConfig, seed: int) -> Any:
+def sample(train: Ratings, users: FeatureGroups, items: FeatureGroups, config: BayesianFMConfig, seed: int) -> Any:
     """Return the myfm regressor after its sweeps."""
     require_extra("train", "the rating model 'bayesian_fm'")
     with _quiet_myfm() as myfm, progress("rating model", config.sweeps, unit="sweeps") as bar:
@@ -99,12 +99,12 @@ def sample(fit: Ratings, users: FeatureGroups, items: FeatureGroups, config: Bay
             return False, None
 
         blocks = [
-            myfm.RelationBlock(fit.user.tolist(), users.matrix),
-            myfm.RelationBlock(fit.item.tolist(), items.matrix),
+            myfm.RelationBlock(train.user.tolist(), users.matrix),
+            myfm.RelationBlock(train.item.tolist(), items.matrix),
         ]
         regressor = myfm.MyFMRegressor(rank=config.rank, random_seed=integer_seed(seed, "bayesian_fm"))
         return regressor.fit(
-            None, fit.rating.astype(np.float64), X_rel=blocks, n_iter=config.sweeps, n_kept_samples=config.kept,
+            None, train.rating.astype(np.float64), X_rel=blocks, n_iter=config.sweeps, n_kept_samples=config.kept,
             group_shapes=[*users.sizes, *items.sizes], callback=count,
         )  # fmt: skip
 

@@ -44,17 +44,17 @@ class Biases:
         return self.overall + self.user[:, None] + self.item
 
 
-def fit_biases(fit: Ratings, config: BiasConfig) -> Biases:
+def fit_biases(train: Ratings, config: BiasConfig) -> Biases:
     """Fit by alternation from zero; a bias's variance noise^2 / (n + reg) is conditional on the other side."""
-    users, items = fit.shape
-    overall = float(np.mean(fit.rating, dtype=np.float64))
-    residual = fit.rating - overall
-    user_weight: Vector = np.bincount(fit.user, minlength=users) + np.float64(config.reg_user)
-    item_weight: Vector = np.bincount(fit.item, minlength=items) + np.float64(config.reg_item)
+    users, items = train.shape
+    overall = float(np.mean(train.rating, dtype=np.float64))
+    residual = train.rating - overall
+    user_weight: Vector = np.bincount(train.user, minlength=users) + np.float64(config.reg_user)
+    item_weight: Vector = np.bincount(train.item, minlength=items) + np.float64(config.reg_item)
     user, item = np.zeros(users), np.zeros(items)
     for _ in range(config.epochs):
-        item = _shrunken_mean(fit.item, residual - user[fit.user], item_weight)
-        user = _shrunken_mean(fit.user, residual - item[fit.item], user_weight)
+        item = _shrunken_mean(train.item, residual - user[train.user], item_weight)
+        user = _shrunken_mean(train.user, residual - item[train.item], user_weight)
     return Biases(overall, user, item, 1 / np.maximum(user_weight, 1), 1 / np.maximum(item_weight, 1))
 
 
@@ -62,10 +62,10 @@ def _shrunken_mean(row: NDArray[np.int32], residual: Vector, weight: Vector) -> 
     return np.bincount(row, residual, len(weight)) / np.maximum(weight, 1e-9)
 
 
-def noise_std(fit: Ratings, expected: NDArray[np.float64], parameters: float) -> float:
+def noise_std(train: Ratings, expected: NDArray[np.float64], parameters: float) -> float:
     """Return the root mean squared fit residual over N - `parameters` (effective number) degrees of freedom."""
-    residual = fit.rating - expected[fit.user, fit.item]
-    return float(np.sqrt(np.sum(np.square(residual)) / max(len(fit) - parameters, 1)))
+    residual = train.rating - expected[train.user, train.item]
+    return float(np.sqrt(np.sum(np.square(residual)) / max(len(train) - parameters, 1)))
 
 
 def effective_parameters(biases: Biases, config: BiasConfig) -> float:
@@ -75,13 +75,13 @@ def effective_parameters(biases: Biases, config: BiasConfig) -> float:
     return float(np.sum(np.maximum(user, 0)) + np.sum(np.maximum(item, 0)))
 
 
-def fit_bias(fit: Ratings, config: BiasConfig, seed: int) -> RatingModel:
+def fit_bias(train: Ratings, config: BiasConfig, seed: int) -> RatingModel:
     """Fit the biases; nothing is random. Variances of the two biases add up to std^2."""
-    biases = fit_biases(fit, config)
+    biases = fit_biases(train, config)
     expected = biases.expected()
-    noise = noise_std(fit, expected, effective_parameters(biases, config))
+    noise = noise_std(train, expected, effective_parameters(biases, config))
     std = noise * np.sqrt(biases.user_variance[:, None] + biases.item_variance)
     return RatingModel(
-        name="bias", mean=np.clip(expected, *fit.scale).astype(np.float32), std=std.astype(np.float32),
-        noise_std=noise, scale=fit.scale, fit_digest=fit.digest, seed=seed, config=as_dict(config),
+        name="bias", mean=np.clip(expected, *train.scale).astype(np.float32), std=std.astype(np.float32),
+        noise_std=noise, scale=train.scale, fit_digest=train.digest, seed=seed, config=as_dict(config),
     )  # fmt: skip

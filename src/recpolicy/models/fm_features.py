@@ -27,24 +27,24 @@ class FeatureGroups:
     sizes: tuple[int, ...]  # columns per group; they add up to F
 
 
-def user_features(fit: Ratings, *, attributes: bool, bins: int, max_levels: int, implicit: bool) -> FeatureGroups:
+def user_features(train: Ratings, *, attributes: bool, bins: int, max_levels: int, implicit: bool) -> FeatureGroups:
     """Return id, attributes and the implicit set of rated items, for every user (also one without ratings)."""
-    groups = [("id", _identity(len(fit.users)))]
+    groups = [("id", _identity(len(train.users)))]
     if attributes:
-        groups.extend(_attributes(fit.users.drop(columns="user_id"), bins, max_levels))
+        groups.extend(_attributes(train.users.drop(columns="user_id"), bins, max_levels))
     if implicit:
-        groups.append(("rated items", _implicit_set(fit.user, fit.item, fit.shape)))
+        groups.append(("rated items", _implicit_set(train.user, train.item, train.shape)))
     return _join(groups)
 
 
-def item_features(fit: Ratings, *, attributes: bool, bins: int, implicit: bool) -> FeatureGroups:
+def item_features(train: Ratings, *, attributes: bool, bins: int, implicit: bool) -> FeatureGroups:
     """Return id, year bin, genres and the implicit set of users who rated it, for every item."""
-    groups = [("id", _identity(len(fit.items)))]
+    groups = [("id", _identity(len(train.items)))]
     if attributes:
-        groups.extend(_attributes(fit.items[["year"]], bins, max_levels=0))
-        groups.extend(_genres(fit.items))
+        groups.extend(_attributes(train.items[["year"]], bins, max_levels=0))
+        groups.extend(_genres(train.items))
     if implicit:
-        groups.append(("rating users", _implicit_set(fit.item, fit.user, fit.shape[::-1])))
+        groups.append(("rating users", _implicit_set(train.item, train.user, train.shape[::-1])))
     return _join(groups)
 
 

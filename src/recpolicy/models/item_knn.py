@@ -40,7 +40,7 @@ class ItemKNNConfig:
     """Settings of the biases that form the baseline."""
 
 
-def fit_item_knn(fit: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
+def fit_item_knn(train: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
     """Fit by products and partial sorts; only the choice of held-out ratings for the noise is random.
 
     std^2 = the baseline's variance + noise^2 / (1 + m), m = (sum s)^2 / sum s^2 being the effective number of
@@ -53,21 +53,27 @@ def fit_item_knn(fit: Ratings, config: ItemKNNConfig, seed: int) -> RatingModel:
         residual = ratings.rating - baseline[ratings.user, ratings.item]  # [N]
         shift, effective = neighbor_shift(ratings, residual, similarity(ratings, residual, config), config)
         factor = biases.user_variance[:, None] + biases.item_variance + 1 / (1 + effective)
-        return np.clip(baseline + shift, *fit.scale, dtype=np.float32), factor.astype(np.float32)
+        return np.clip(baseline + shift, *train.scale, dtype=np.float32), factor.astype(np.float32)
 
-    mean, factor = predict(fit)
-    noise = held_out_noise(fit, predict, seed)
+    mean, factor = predict(train)
+    noise = held_out_noise(train, predict, seed)
     return RatingModel(
-        name="item_knn", mean=mean, std=(noise * np.sqrt(factor)).astype(np.float32), noise_std=noise, scale=fit.scale,
-        fit_digest=fit.digest, seed=seed, config=as_dict(config),
-    )  # fmt: skip
+        name="item_knn",
+        mean=mean,
+        std=(noise * np.sqrt(factor)).astype(np.float32),
+        noise_std=noise,
+        scale=train.scale,
+        fit_digest=train.digest,
+        seed=seed,
+        config=as_dict(config),
+    )
 
 
-def similarity(fit: Ratings, residual: NDArray[np.float64], config: ItemKNNConfig) -> Array:
+def similarity(train: Ratings, residual: NDArray[np.float64], config: ItemKNNConfig) -> Array:
     """Return the shrunken correlations [I, I] of residuals over common raters; the diagonal is 0."""
-    dense, rated = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
-    dense[fit.user, fit.item] = residual
-    rated[fit.user, fit.item] = 1
+    dense, rated = np.zeros(train.shape, np.float32), np.zeros(train.shape, np.float32)
+    dense[train.user, train.item] = residual
+    rated[train.user, train.item] = 1
     common = rated.T @ rated  # [I, I] users who rated both
     product = dense.T @ dense
     squares = np.square(dense).T @ rated  # [i, j]: sum of i's squares over users who rated both
@@ -79,14 +85,14 @@ def similarity(fit: Ratings, residual: NDArray[np.float64], config: ItemKNNConfi
 
 
 def neighbor_shift(
-    fit: Ratings, residual: NDArray[np.float64], similar: Array, config: ItemKNNConfig
+    train: Ratings, residual: NDArray[np.float64], similar: Array, config: ItemKNNConfig
 ) -> tuple[Array, Array]:
     """Return the mean residual [U, I] of the nearest rated items and their effective number [U, I]."""
-    users, items = fit.shape
-    order = np.lexsort((fit.item, fit.user))
-    count = np.bincount(fit.user, minlength=users)  # [U]
+    users, items = train.shape
+    order = np.lexsort((train.item, train.user))
+    count = np.bincount(train.user, minlength=users)  # [U]
     start = np.concatenate([[0], np.cumsum(count)[:-1]])
-    shift, effective = np.zeros(fit.shape, np.float32), np.zeros(fit.shape, np.float32)
+    shift, effective = np.zeros(train.shape, np.float32), np.zeros(train.shape, np.float32)
     by_count = np.argsort(count, kind="stable")  # users with lists of similar length share a chunk, so padding is small
     with progress("item neighbors", users, unit="users") as bar:
         while len(by_count):
@@ -96,7 +102,7 @@ def neighbor_shift(
             slot = np.arange(max(int(count[chunk].max()), 1))
             real = slot < count[chunk][:, None]  # [B, L] slots that hold a rating
             row = order[np.where(real, start[chunk][:, None] + slot, 0)]
-            weight = similar[:, fit.item[row]] * real  # [I, B, L]
+            weight = similar[:, train.item[row]] * real  # [I, B, L]
             _keep_largest(weight, config.max_neighbors, config.min_neighbors)
             total = weight.sum(axis=2)  # [I, B]
             safe = np.maximum(total, 1e-12)

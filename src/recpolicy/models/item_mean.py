@@ -20,18 +20,18 @@ class ItemMeanConfig:
     """Weight of the overall mean in each item's mean, in ratings."""
 
 
-def fit_item_mean(fit: Ratings, config: ItemMeanConfig, seed: int) -> RatingModel:
+def fit_item_mean(train: Ratings, config: ItemMeanConfig, seed: int) -> RatingModel:
     """Fit by counting, without randomness. The std is noise / sqrt(n_i + damping + 1), as for a mean."""
-    items = fit.shape[1]
-    overall = float(np.mean(fit.rating, dtype=np.float64))
-    count = np.bincount(fit.item, minlength=items)  # [I]
-    excess = np.bincount(fit.item, fit.rating - overall, items)
+    items = train.shape[1]
+    overall = float(np.mean(train.rating, dtype=np.float64))
+    count = np.bincount(train.item, minlength=items)  # [I]
+    excess = np.bincount(train.item, train.rating - overall, items)
     expected = overall + excess / np.maximum(count + config.damping, 1e-9)
-    freedom = max(len(fit) - np.count_nonzero(count), 1)
-    noise = float(np.sqrt(np.sum(np.square(fit.rating - expected[fit.item])) / freedom))
+    freedom = max(len(train) - np.count_nonzero(count), 1)
+    noise = float(np.sqrt(np.sum(np.square(train.rating - expected[train.item])) / freedom))
     return RatingModel(
         name="item_mean",
-        mean=np.tile(np.clip(expected, *fit.scale).astype(np.float32), (fit.shape[0], 1)),
-        std=np.tile((noise / np.sqrt(count + config.damping + 1)).astype(np.float32), (fit.shape[0], 1)),
-        noise_std=noise, scale=fit.scale, fit_digest=fit.digest, seed=seed, config=as_dict(config),
+        mean=np.tile(np.clip(expected, *train.scale).astype(np.float32), (train.shape[0], 1)),
+        std=np.tile((noise / np.sqrt(count + config.damping + 1)).astype(np.float32), (train.shape[0], 1)),
+        noise_std=noise, scale=train.scale, fit_digest=train.digest, seed=seed, config=as_dict(config),
     )  # fmt: skip

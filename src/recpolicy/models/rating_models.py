@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RatingModelKind:
-    """A kind of rating model: its config class and its fit function (fit, config, seed)."""
+    """A kind of rating model: its config class and its fit function (train, config, seed)."""
 
     config: type[Any]
     fit: Callable[[Ratings, Any, int], RatingModel]
@@ -47,7 +47,7 @@ RATING_MODELS: Mapping[str, RatingModelKind] = {
 
 
 def fit_rating_model(
-    fit: Ratings,
+    train: Ratings,
     model: str = "bayesian_fm",
     config: Any = None,
     seed: int = 0,
@@ -56,7 +56,7 @@ def fit_rating_model(
     """Fit the named model, or load it from the cache if the same fit was made before.
 
     Args:
-        fit: Ratings to fit on.
+        train: Ratings to fit on.
         model: A name in RATING_MODELS.
         config: The config dataclass of the model, a mapping of its settings, or None for the defaults.
         seed: Seed of the fit.
@@ -73,18 +73,18 @@ def fit_rating_model(
         raise unknown_name_error("rating model", model, RATING_MODELS)
     kind = RATING_MODELS[model]
     settings = _resolve(kind, config, model)
-    if not len(fit):
-        raise DataError(f"{fit.name}: no ratings to fit the rating model {model!r} on")
+    if not len(train):
+        raise DataError(f"{train.name}: no ratings to fit the rating model {model!r} on")
     if cache is None:
-        return kind.fit(fit, settings, seed)
+        return kind.fit(train, settings, seed)
     root = default_cache() if cache == "default" else Path(cache)
-    folder = root / "rating-models" / _key(fit, model, settings, seed)
+    folder = root / "rating-models" / _key(train, model, settings, seed)
     if folder.exists():
         try:
             return load_rating_model(folder)
         except ArtifactError as error:
             logger.warning("cached rating model is fitted again: %s", error)
-    fitted = kind.fit(fit, settings, seed)
+    fitted = kind.fit(train, settings, seed)
     try:
         save_rating_model(fitted, folder)
     except OSError as error:  # keep the fit even if the disk is full or read-only
@@ -109,9 +109,9 @@ def _resolve(kind: RatingModelKind, config: Any, model: str) -> Any:
     raise ConfigError(f"rating model {model!r}: config is {found}; expected {kind.config.__name__} or a mapping")
 
 
-def _key(fit: Ratings, model: str, settings: Any, seed: int) -> str:
+def _key(train: Ratings, model: str, settings: Any, seed: int) -> str:
     """Return a digest of all inputs of a fit, including attributes and unrated rows, which Ratings.digest omits."""
-    tables = [fit.digest, fit.user, fit.item, _table(fit.users), _table(fit.items), list(fit.scale)]
+    tables = [train.digest, train.user, train.item, _table(train.users), _table(train.items), list(train.scale)]
     return content_digest(*tables, model, as_dict(settings), seed, FORMAT_VERSION, version("recpolicy"))[:32]
 
 

@@ -20,16 +20,16 @@ Predict = Callable[[Ratings], tuple[NDArray[np.floating], NDArray[np.floating]]]
 variance."""
 
 
-def held_out_noise(fit: Ratings, predict: Predict, seed: int) -> float:
+def held_out_noise(train: Ratings, predict: Predict, seed: int) -> float:
     """Fit on nine tenths; the noise is what makes the squared errors on the last tenth equal to noise^2 (1 + factor).
 
     A table too small for that gets a quarter of the scale's width.
     """
-    if len(fit) < _FEWEST:
-        return (fit.scale[1] - fit.scale[0]) / 4
-    held = np.zeros(len(fit), bool)
-    held[generator(seed, "noise").permutation(len(fit))[: round(len(fit) * _SHARE)]] = True
-    expected, factor = predict(fit.take(~held))
-    test = fit.take(held)
+    if len(train) < _FEWEST:
+        return (train.scale[1] - train.scale[0]) / 4
+    held = np.zeros(len(train), bool)
+    held[generator(seed, "noise").permutation(len(train))[: round(len(train) * _SHARE)]] = True
+    expected, factor = predict(train.take(~held))
+    test = train.take(held)
     errors = np.square(test.rating - expected[test.user, test.item], dtype=np.float64)
     return float(np.sqrt(np.mean(errors) / (1 + np.mean(factor[test.user, test.item], dtype=np.float64))))

@@ -46,11 +46,11 @@ def fit_two_worlds(split: Split, config: SessionWorldConfig | None = None, seed:
     return TwoWorlds(training_world, paying(evaluation_world, split.test))
 
 
-def halves(fit: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return two random halves of the users with a rating in `fit`, as ascending rows."""
-    users = np.unique(fit.user)
+def halves(train: Ratings, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return two random halves of the users with a rating in `train`, as ascending rows."""
+    users = np.unique(train.user)
     if len(users) < 4:
-        raise DataError(f"{fit.name}: {len(users)} users; two worlds need at least four")
+        raise DataError(f"{train.name}: {len(users)} users; two worlds need at least four")
     shuffled = generator(seed, "session worlds/halves").permutation(users)
     return np.sort(shuffled[: len(users) // 2]), np.sort(shuffled[len(users) // 2 :])
 
@@ -60,14 +60,14 @@ def of_users(ratings: Ratings, users: NDArray[np.integer], name: str) -> Ratings
     return ratings.take(np.isin(ratings.user, users), name=f"{ratings.name}, {name}")
 
 
-def joined(fit: Ratings, test: Ratings, name: str) -> Ratings:
+def joined(train: Ratings, test: Ratings, name: str) -> Ratings:
     """Return all ratings of a split in one table."""
     timestamp = None
-    if fit.timestamp is not None and test.timestamp is not None:
-        timestamp = np.concatenate([fit.timestamp, test.timestamp])
+    if train.timestamp is not None and test.timestamp is not None:
+        timestamp = np.concatenate([train.timestamp, test.timestamp])
     return replace(
-        fit, user=np.concatenate([fit.user, test.user]), item=np.concatenate([fit.item, test.item]),
-        rating=np.concatenate([fit.rating, test.rating]), timestamp=timestamp, name=f"{name}, all ratings",
+        train, user=np.concatenate([train.user, test.user]), item=np.concatenate([train.item, test.item]),
+        rating=np.concatenate([train.rating, test.rating]), timestamp=timestamp, name=f"{name}, all ratings",
     )  # fmt: skip
 
 

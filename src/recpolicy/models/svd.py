@@ -56,28 +56,28 @@ class Factors:
         return _quadratic_forms(self.user_covariance, item) + _quadratic_forms(self.item_covariance, user).T
 
 
-def fit_svd(fit: Ratings, config: SVDConfig, seed: int) -> RatingModel:
+def fit_svd(train: Ratings, config: SVDConfig, seed: int) -> RatingModel:
     """Fit by alternating least squares from a seeded start; std is the posterior spread of one side given the other."""
 
     def predict(ratings: Ratings) -> tuple[Matrix, Matrix]:
         factors = fit_factors(ratings, config, seed)
-        return np.clip(factors.expected(), *fit.scale), factors.variance()
+        return np.clip(factors.expected(), *train.scale), factors.variance()
 
-    mean, variance = predict(fit)
-    noise = held_out_noise(fit, predict, seed)
+    mean, variance = predict(train)
+    noise = held_out_noise(train, predict, seed)
     return RatingModel(
         name="svd", mean=mean.astype(np.float32), std=(noise * np.sqrt(variance)).astype(np.float32), noise_std=noise,
-        scale=fit.scale, fit_digest=fit.digest, seed=seed, config=as_dict(config),
+        scale=train.scale, fit_digest=train.digest, seed=seed, config=as_dict(config),
     )  # fmt: skip
 
 
-def fit_factors(fit: Ratings, config: SVDConfig, seed: int) -> Factors:
+def fit_factors(train: Ratings, config: SVDConfig, seed: int) -> Factors:
     """Fit by alternation; items start from small random factors, which the first regression of the users needs."""
-    rated, excess = np.zeros(fit.shape), np.zeros(fit.shape)  # [U, I]
-    overall = float(np.mean(fit.rating, dtype=np.float64))
-    rated[fit.user, fit.item] = 1
-    excess[fit.user, fit.item] = fit.rating - overall
-    users, items = fit.shape
+    rated, excess = np.zeros(train.shape), np.zeros(train.shape)  # [U, I]
+    overall = float(np.mean(train.rating, dtype=np.float64))
+    rated[train.user, train.item] = 1
+    excess[train.user, train.item] = train.rating - overall
+    users, items = train.shape
     user, item = np.zeros((users, config.rank + 1)), np.zeros((items, config.rank + 1))
     item[:, :-1] = generator(seed, "svd").normal(0, 0.1, (items, config.rank))
     with progress("rating model", config.epochs, unit="epochs") as bar:

@@ -86,30 +86,30 @@ class UserModel:
 
 
 def fit_user_model(
-    fit: Ratings, learn: NDArray[np.integer], config: SessionWorldConfig | None = None, seed: int = 0
+    train: Ratings, learn: NDArray[np.integer], config: SessionWorldConfig | None = None, seed: int = 0
 ) -> UserModel:
-    """Fit the rating model on all of `fit`, everything else on the sessions of the users (rows) in `learn`.
+    """Fit the rating model on all of `train`, everything else on the sessions of the users (rows) in `learn`.
 
     Raises DataError without timestamps or without ratings of those users.
     """
     config = config or SessionWorldConfig()
-    chosen = np.zeros(fit.shape[0], bool)
+    chosen = np.zeros(train.shape[0], bool)
     chosen[learn] = True
-    rows = np.flatnonzero(chosen[fit.user])
+    rows = np.flatnonzero(chosen[train.user])
     if not len(rows):
-        raise DataError(f"{fit.name}: none of the {len(learn)} users to learn from has a rating")
-    part = fit.take(rows)
-    visits = np.bincount(split_into_sessions(fit, config.gap_minutes).user, minlength=fit.shape[0])  # [U]
+        raise DataError(f"{train.name}: none of the {len(learn)} users to learn from has a rating")
+    part = train.take(rows)
+    visits = np.bincount(split_into_sessions(train, config.gap_minutes).user, minlength=train.shape[0])  # [U]
     sessions = split_into_sessions(part, config.gap_minutes)
     model_seed = integer_seed(seed, "session world")
-    model = fit_rating_model(fit, config.rating_model, config.rating_model_config, model_seed)
-    tastes = compute_preferences(model, fit, config)
-    level = watch_levels(part.rating, fit.scale)
+    model = fit_rating_model(train, config.rating_model, config.rating_model_config, model_seed)
+    tastes = compute_preferences(model, train, config)
+    level = watch_levels(part.rating, train.scale)
     like = level >= LIKE_LEVEL
 
     blocks = sessions.cut(config.max_steps)  # history is never longer than a simulated session
     history = compute_history(blocks, part.item[blocks.rows], like[blocks.rows], tastes)
-    crossed = cross_fitted(fit, config.rating_model, config.rating_model_config, config.folds, model_seed)
+    crossed = cross_fitted(train, config.rating_model, config.rating_model_config, config.folds, model_seed)
     expected = crossed[rows][blocks.rows]
     liking = fit_like(expected, like[blocks.rows], history, config.drift)
     return UserModel(
@@ -120,14 +120,14 @@ def fit_user_model(
         levels=fit_levels(liking.odds(expected, history, config.drift), level[blocks.rows]),
         stay=fit_stay(sessions, history, config.max_steps, visits, config.fatigue),
         learn=chosen,
-        name=f"{config.rating_model} on {fit.name}",
+        name=f"{config.rating_model} on {train.name}",
         drift=config.drift,
         fatigue=config.fatigue,
     )
 
 
 def fit_session_world(
-    fit: Ratings,
+    train: Ratings,
     learn: NDArray[np.integer],
     simulate: NDArray[np.integer],
     config: SessionWorldConfig | None = None,
@@ -137,7 +137,7 @@ def fit_session_world(
 
     A user who is not in `learn` continues like a random user of `learn`.
     """
-    return world_from_user_model(fit_user_model(fit, learn, config, seed), simulate, seed)
+    return world_from_user_model(fit_user_model(train, learn, config, seed), simulate, seed)
 
 
 def world_from_user_model(responses: UserModel, simulate: NDArray[np.integer], seed: int) -> SessionWorld:
@@ -165,14 +165,14 @@ def world_from_user_model(responses: UserModel, simulate: NDArray[np.integer], s
     )
 
 
-def compute_preferences(model: RatingModel, fit: Ratings, config: SessionWorldConfig) -> Preferences:
+def compute_preferences(model: RatingModel, train: Ratings, config: SessionWorldConfig) -> Preferences:
     """Return interests and directions from the embeddings of the users with ratings; other users have interest 0."""
-    rated = np.unique(fit.user)
+    rated = np.unique(train.user)
     part = replace(model, mean=model.mean[rated], std=model.std[rated])
     embeddings = embed(part, min(config.rank, *part.shape))
-    interest = np.zeros((fit.shape[0], embeddings.user.shape[1]), np.float32)
+    interest = np.zeros((train.shape[0], embeddings.user.shape[1]), np.float32)
     interest[rated] = embeddings.user
-    _, genres = genre_matrix(fit.items)
+    _, genres = genre_matrix(train.items)
     length = np.linalg.norm(genres, axis=1, keepdims=True)
     rows = (genres / np.where(length > 0, length, 1)).astype(np.float32)
     return Preferences(interest, embeddings.item, rows, config.interest_decay, config.genre_decay)

@@ -71,15 +71,15 @@ def watch_levels(rating: NDArray[np.floating], scale: tuple[float, float]) -> ND
     return np.rint(4 * (rating.astype(np.float64) - low) / (high - low)).astype(np.int8)
 
 
-def cross_fitted(fit: Ratings, model: str, model_config: object, folds: int, seed: int) -> Array:
+def cross_fitted(train: Ratings, model: str, model_config: object, folds: int, seed: int) -> Array:
     """Return the expected rating [N] of each rating from a model fitted on the other folds."""
-    fold = generator(seed, "response/folds").permutation(len(fit)) % folds
-    expected = np.empty(len(fit))
+    fold = generator(seed, "response/folds").permutation(len(train)) % folds
+    expected = np.empty(len(train))
     for number in range(folds):
         held = fold == number
-        part = fit.take(~held, name=f"{fit.name}, all but fold {number}")
+        part = train.take(~held, name=f"{train.name}, all but fold {number}")
         fitted = fit_rating_model(part, model, model_config, seed)
-        expected[held] = fitted.mean[fit.user[held], fit.item[held]]
+        expected[held] = fitted.mean[train.user[held], train.item[held]]
     return expected
 
 

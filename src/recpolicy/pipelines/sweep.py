@@ -1,7 +1,7 @@
 """Plan the trials of a sweep and choose the best one.
 
 The choice uses the off-policy value on logged rounds that no trial learned from. The held-out ratings stay unused, so
-that the gate can judge the chosen policy by them.
+that the gate can evaluate the chosen policy on them.
 """
 
 import itertools

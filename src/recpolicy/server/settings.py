@@ -82,7 +82,7 @@ class RolloutConfig:
     shadow: bool = False
     """The challenger's lists are computed and compared but not served. It neither advances nor is promoted."""
     min_users: Annotated[int, Field(ge=30, le=10**9)] = 200
-    """Users with rewards that each variant needs in a stage before its rewards are judged."""
+    """Users with rewards that each variant needs in a stage before its rewards are compared."""
     min_rewards: Count = 500
     """Rewards that each variant needs in a stage."""
     min_hours: NonNegativeFloat = 24.0

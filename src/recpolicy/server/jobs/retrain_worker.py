@@ -127,7 +127,7 @@ def _train(task: _Task, work: Path) -> JobResult:
 def _gate(policy: Policy, champion: Policy, rounds: int, work: Path, settings: JobsConfig, seed: int) -> dict[str, Any]:
     """Return verdict, reasons and record; no record without enough rounds."""
     if rounds < settings.min_evaluation_rounds:
-        reason = f"{rounds} rounds to judge by; {settings.min_evaluation_rounds} are needed"
+        reason = f"{rounds} rounds for evaluation; {settings.min_evaluation_rounds} are needed"
         return {"verdict": "not_asked", "reasons": [reason]}
     config = read_gate_config(None if settings.gate is None else Path(settings.gate))
     try:

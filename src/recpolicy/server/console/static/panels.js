@@ -78,7 +78,7 @@ function version(one, routing, whole) {
 
 function record({ gate, lineage }) {
   return el("div", {},
-    gate?.criteria ? criteria(`Criteria of the gate: ${gate.verdict}`, gate.criteria) : empty("No gate has judged this version."),
+    gate?.criteria ? criteria(`Criteria of the gate: ${gate.verdict}`, gate.criteria) : empty("No gate has evaluated this version."),
     gate?.reasons?.length ? el("ul", {}, gate.reasons.map((text) => el("li", { text }))) : null,
     lineage.simulator?.gates ? card(lineage.simulator) : null,
     el("pre", { tabindex: "0", role: "region", "aria-label": "Lineage", text: JSON.stringify(lineage, null, 1) }));
