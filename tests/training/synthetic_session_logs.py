@@ -12,7 +12,7 @@ from recpolicy.data.session_log import SessionLog
 from recpolicy.environments.observation_encoders import OBSERVATION_ENCODERS
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.training.observation_builder import ObservationBuilder
-from recpolicy.training.rollout_sessions import LoopMetrics, Probabilities, rollout_sessions, softmax_policy
+from recpolicy.training.rollout_sessions import Probabilities, SessionRollout, rollout_sessions, softmax_policy
 
 
 @contextmanager
@@ -26,14 +26,14 @@ def eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def log_of(played: LoopMetrics, items: int, **changes: Any) -> SessionLog:
+def log_of(rollout: SessionRollout, items: int, **changes: Any) -> SessionLog:
     """What was played, as a log."""
-    count = len(played.user)
+    count = len(rollout.user)
     columns: dict[str, Any] = {
-        "event_id": np.arange(count).astype(str).astype(object), "time": np.arange(count), "user": played.user,
-        "session": played.session.astype(str).astype(object), "step": played.step, "item": played.arm,
-        "log_propensity": played.log_propensity, "reward": played.reward.astype(np.float64), "liked": played.liked,
-        "ended": played.ended, "policy": np.full(count, "x", object), "version": np.full(count, "1", object),
+        "event_id": np.arange(count).astype(str).astype(object), "time": np.arange(count), "user": rollout.user,
+        "session": rollout.session.astype(str).astype(object), "step": rollout.step, "item": rollout.arm,
+        "log_propensity": rollout.log_propensity, "reward": rollout.reward.astype(np.float64), "liked": rollout.liked,
+        "ended": rollout.ended, "policy": np.full(count, "x", object), "version": np.full(count, "1", object),
         "action_items": np.arange(items, dtype=np.int32), "scale": (0.0, 1.0), "name": "planted sessions",
     }  # fmt: skip
     return SessionLog(**(columns | changes))
@@ -73,11 +73,11 @@ def bandit_log(counts: np.ndarray, reward: np.ndarray, **changes: Any) -> Sessio
     """Sessions of one item: every item as often as its count says, logged with that share."""
     arm = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
     rows, zeros = np.arange(len(arm)), np.zeros(len(arm), np.int32)
-    played = LoopMetrics(
+    rollout = SessionRollout(
         zeros, rows, zeros, arm, np.log(counts / counts.sum())[arm], reward[arm].astype(np.float32),
         np.ones(len(arm), bool), np.ones(len(arm), bool),
     )  # fmt: skip
-    return log_of(played, len(counts), **({"scale": (0.0, float(reward.max()))} | changes))
+    return log_of(rollout, len(counts), **({"scale": (0.0, float(reward.max()))} | changes))
 
 
 def bandit_sight(actions: int) -> ObservationBuilder:

@@ -27,7 +27,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError, Diverge
 from recpolicy.training import offline_sessions as module
 from recpolicy.training.observation_builder import make_block, make_steps, replay
 from recpolicy.training.offline_sessions import OfflineRunConfig, check_log, learn_from_sessions
-from recpolicy.training.rollout_sessions import LoopMetrics, rollout_sessions
+from recpolicy.training.rollout_sessions import SessionRollout, rollout_sessions
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_problems"))
 
@@ -61,8 +61,8 @@ def watched(view: str):
 
     liked = np.array([row[9].like.numpy() for row in rows])[step, place]
     users = game.world.users[user][place]
-    played = LoopMetrics(users, place, step.astype(np.int32), told(2), -1.0 - 0.1 * step, told(3), liked, told(4))
-    return rows, shown, log_of(played, ITEMS)
+    rollout = SessionRollout(users, place, step.astype(np.int32), told(2), -1.0 - 0.1 * step, told(3), liked, told(4))
+    return rows, shown, log_of(rollout, ITEMS)
 
 
 @pytest.mark.parametrize("view", ["interest", "last_item", "last_n"])

@@ -32,7 +32,7 @@ class IPWMeans:
     reward: Array  # [A], of r / p
 
     @classmethod
-    def of(cls, log: BanditLog, action_items: NDArray[np.int32]) -> "IPWMeans":
+    def from_log(cls, log: BanditLog, action_items: NDArray[np.int32]) -> "IPWMeans":
         """Return the sums of all rounds; raises DataError for a log that shows items outside the catalog [A]."""
         arm, arms = places(log, action_items), len(action_items)
         each = np.exp(-np.maximum(log.log_propensity, _LEAST))  # [N]
@@ -49,7 +49,7 @@ class IPWMeans:
         return np.divide(self.weight**2, self.square, out=np.zeros_like(self.weight), where=self.square > 0)
 
 
-def merged(one: IPWMeans, other: IPWMeans) -> IPWMeans:
+def merge(one: IPWMeans, other: IPWMeans) -> IPWMeans:
     """Return the sums of two logs together; raises DataError if the arms differ."""
     if len(one.weight) != len(other.weight):
         raise DataError(f"means of {len(one.weight)} and of {len(other.weight)} arms cannot be merged")

@@ -90,7 +90,7 @@ def _linear_at_once(
         return None
     table, row = log.distinct_contexts(context)  # [U + V, D]
     features = learner.features(read_observation(tf.constant(table))).numpy()  # [U + V, D (+ 1)]
-    sums = SufficientStatistics.of(log, features, action_items, row)
+    sums = SufficientStatistics.from_log(log, features, action_items, row)
     beliefs = learner.posterior
     theta, covariance = posterior(sums * epochs, beliefs.theta.numpy(), beliefs.covariance.numpy())
     beliefs.theta.assign(theta.astype(np.float32))
@@ -103,7 +103,7 @@ def _means_at_once(
 ) -> float:
     """Learn the means over all users in one pass; return the squared error."""
     del context
-    sums = IPWMeans.of(log, action_items)
+    sums = IPWMeans.from_log(log, action_items)
     learner.arms.include(sums.effective * epochs, sums.mean)
     guess = learner.arms.mean.numpy()[places(log, action_items)]
     return float(np.square(log.reward - guess).mean())

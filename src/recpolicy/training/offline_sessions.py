@@ -72,7 +72,7 @@ class Plan:
     """Number of batches between checkpoints."""
 
     @classmethod
-    def of(cls, learner: SessionLearner, log: SessionLog, config: OfflineRunConfig) -> "Plan":
+    def from_log(cls, learner: SessionLearner, log: SessionLog, config: OfflineRunConfig) -> "Plan":
         """Return the plan for a learner and a log."""
         whole = learner.whole_sessions
         units, size = (len(log.length), config.batch_size) if whole else (len(log), learner.config.batch_size)
@@ -121,7 +121,7 @@ def learn_from_sessions(
     finite; the last good checkpoint remains.
     """
     check_log(agent.learner, log, sight)
-    plan = Plan.of(agent.learner, log, config or OfflineRunConfig())
+    plan = Plan.from_log(agent.learner, log, config or OfflineRunConfig())
     passes = Passes(agent, plan, replay(log, sight), len(sight.action_items), seed)
     manager = None if folder is None else _manager(folder, passes, agent)
     if folder is not None and manager is not None:

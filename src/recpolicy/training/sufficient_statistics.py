@@ -34,7 +34,7 @@ class SufficientStatistics:
     """Sum of squared rewards of all rounds."""
 
     @classmethod
-    def of(
+    def from_log(
         cls, log: BanditLog, context: NDArray[np.floating], action_items: NDArray[np.int32],
         row: NDArray[np.int32] | None = None,
     ) -> "SufficientStatistics":  # fmt: skip
@@ -72,7 +72,7 @@ class SufficientStatistics:
         return max(total, 0.0) / max(int(self.count.sum()), 1)
 
 
-def merged(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
+def merge(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
     """Return the sums of two logs together; raises DataError if arms or features differ."""
     if one.moment.shape != other.moment.shape:
         raise DataError(
