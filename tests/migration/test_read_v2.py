@@ -67,9 +67,11 @@ def test_registry_knows_its_policy(registry):
 def test_gate_and_evaluation(tmp_path):
     assert read_gate(V2 / "gate.json") == read_gate(V0 / "evaluation" / "gate.json")
     assert read_gate(V2 / "gate.json")["policy"]["policy_digest"] == LINUCB
+    assert {"train", "test"} < read_gate(V2 / "gate.json")["inputs"].keys()
     evaluation = read_candidate_evaluation(V2 / "evaluation.json")
     assert evaluation == read_candidate_evaluation(V0 / "evaluation" / "judgement.json")
     assert evaluation["policy"]["policy_digest"] == LINUCB
+    assert "fit" not in evaluation["inputs"]
     assert gate_evaluation(V2 / "evaluation.json", {"margin": 100.0}).verdict != "pass"
     assert register(V0 / "policies" / "linucb", V2 / "gate.json", tmp_path / "registered")["policy_digest"] == LINUCB
 

@@ -57,6 +57,8 @@ def migrate_gate(gate: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "least_coverage": "min_coverage", "least_diversity": "min_diversity",
     }  # fmt: skip
     record = {**gate, "config": rename_keys(gate["config"], limits)} if "config" in gate else dict(gate)
+    if "inputs" in gate:
+        record["inputs"] = rename_keys(gate["inputs"], {"fit": "train"})
     if "policy" in gate:
         record["policy"] = rename_keys(gate["policy"], {"content": "policy_digest"})
     if "criteria" in gate:

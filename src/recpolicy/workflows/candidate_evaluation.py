@@ -294,7 +294,8 @@ def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_version_2(body: dict[str, Any]) -> dict[str, Any]:
-    return {**body, "policy": rename_keys(body["policy"], {"content": "policy_digest"})}
+    policy = rename_keys(body["policy"], {"content": "policy_digest"})
+    return {**body, "policy": policy, "inputs": rename_keys(body["inputs"], {"fit": "train"})}
 
 
 def _described(policy: Policy) -> dict[str, Any]:
