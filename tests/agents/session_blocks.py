@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from synthetic_sessions import ITEMS, STEPS, PlantedSessions, planted_sessions
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
@@ -16,7 +15,8 @@ from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.experience import Experience
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.sequence import SessionAgent
-from recpolicy.environments.session import SessionConfig, SessionEnvironment
+from recpolicy.environments.session import SessionEnvironment
+from recpolicy.testing import PlantedSessions, planted_environment, planted_items, planted_sessions, random_experience
 
 BATCH = 8
 
@@ -40,9 +40,7 @@ def world() -> PlantedSessions:
 
 def environment(seed: int = 0, batch_size: int = BATCH, **config: Any) -> SessionEnvironment:
     """The planted sessions with their dynamics."""
-    planted, settings = world(), SessionConfig(batch_size=batch_size, max_episode_steps=STEPS, **config)
-    candidates = np.arange(ITEMS, dtype=np.int32)
-    return SessionEnvironment(planted.world, planted.context, planted.embedding, candidates, settings, seed)
+    return planted_environment(world(), seed, batch_size, **config)
 
 
 @cache
@@ -53,12 +51,8 @@ def specs(view: str = "interest") -> tuple[Any, Any]:
 
 @cache
 def arms() -> ItemFeatures:
-    """A rating model that expects 3 + its items' quirks + embedding . user."""
-    planted = world()
-    quirks = 3 + np.random.default_rng(1).normal(0, 0.3, ITEMS).astype(np.float32)
-    return ItemFeatures(
-        planted.embedding, quirks, np.full(ITEMS, 9, np.float32), quirks, (1.0, 5.0), planted.world.genres
-    )
+    """The tables of the planted items."""
+    return planted_items(world())
 
 
 def make(name: str, seed: int = 0, *, tables: bool = True, view: str = "interest", **settings: Any) -> SessionAgent:
@@ -82,26 +76,12 @@ def observations(rows: int, seed: int = 0, view: str = "interest") -> np.ndarray
 
 def block(steps: int, seed: int = 0, *, batch: int = BATCH, ends: float = 0.2, **given: Any) -> Experience:
     """A made-up block of uniformly random, allowed actions; `given` parts are taken as they are."""
-    rng = np.random.default_rng([seed, 5])
-    shape = (steps, batch)
-    width = specs()[0].observation["global"].shape[0]
-    mask, next_mask = (rng.random((*shape, ITEMS)) < 0.8 for _ in range(2))
-    mask[..., 0] = next_mask[..., 0] = True
-    action = np.argmax(rng.random(mask.shape) * mask, axis=-1)
-    terminated = rng.random(shape) < ends
-    parts = {
-        "observation": rng.normal(0, 0.5, (*shape, width)),
-        "mask": mask,
-        "action": action,
-        "log_probability": -np.log(mask.sum(axis=-1)),
-        "reward": rng.random(shape) < 0.5,
-        "terminated": terminated,
-        "truncated": ~terminated & (rng.random(shape) < ends / 2),
-        "next_observation": rng.normal(0, 0.5, (*shape, width)),
-        "next_mask": next_mask,
-    } | given
-    kinds = {"action": tf.int32} | dict.fromkeys(("mask", "terminated", "truncated", "next_mask"), tf.bool)
-    return Experience(**{name: tf.cast(tf.constant(part), kinds.get(name, tf.float32)) for name, part in parts.items()})
+    return random_experience(_game(batch), steps, seed, end_probability=ends, **given)
+
+
+@cache
+def _game(batch: int) -> SessionEnvironment:
+    return environment(batch_size=batch)
 
 
 def arrays_of(agent: SessionAgent) -> dict[str, np.ndarray]:

@@ -10,11 +10,12 @@ import tensorflow as tf
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
-from synthetic_sessions import ITEMS, planted_sessions
 
 from recpolicy.core.errors import ConfigError, MissingExtraError
 from recpolicy.environments.gymnasium_adapter import GymnasiumSession, GymnasiumSessions
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
+from recpolicy.testing import planted_sessions
+from recpolicy.testing.synthetic_sessions import ITEMS
 
 BATCH = 16
 

@@ -11,7 +11,6 @@ The hand-made world: 2 users, 3 items, D = G = 2, 3 steps. Every exact test show
 import numpy as np
 import pytest
 import tensorflow as tf
-from synthetic_sessions import planted_sessions
 
 from recpolicy.core.tensorflow_random import uniform
 from recpolicy.environments.session_dynamics import (
@@ -24,6 +23,7 @@ from recpolicy.environments.session_dynamics import (
     transition,
 )
 from recpolicy.models.session_world import SessionWorld
+from recpolicy.testing import planted_sessions
 
 STATE = SessionState(
     user=tf.constant([0]), shift=tf.constant([[0.1, 0.2]]), genres=tf.constant([[1.0, 0.5]]),

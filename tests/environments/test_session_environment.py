@@ -5,28 +5,50 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
-from session_contract import SessionContract, first_lengths, lengths, play
-from synthetic_sessions import ITEMS, PlantedSessions, planted_sessions
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
+from recpolicy.environments.session_slate import SlateConfig
+from recpolicy.testing import (
+    PlantedSessions,
+    SessionEnvironmentContract,
+    planted_environment,
+    planted_sessions,
+    record_sessions,
+)
+from recpolicy.testing.session_environments import first_session_lengths
+from recpolicy.testing.synthetic_sessions import ITEMS
 
 EVERYTHING = np.arange(ITEMS, dtype=np.int32)
 
 
-class TestSessionEnvironment(SessionContract):
-    config = SessionConfig
+class TestSessionEnvironment(SessionEnvironmentContract):
+    def make(self, planted, seed=0, batch_size=8, **config):
+        return planted_environment(planted, seed, batch_size, **config)
 
-    def make(self, seed=0, batch_size=8, *, world=None, **config):
-        planted = planted_sessions(**(world or {}))
-        settings = SessionConfig(**{"batch_size": batch_size, "max_episode_steps": 8, **config})
-        items = np.arange(planted.world.like.shape[1], dtype=np.int32)
-        return SessionEnvironment(planted.world, planted.context, planted.embedding, items, settings, seed)
 
-    def test_the_longest_session_leaves_a_item_to_show(self):
-        with pytest.raises(ConfigError, match="there are 8 items to show, 1 a step and 1 left at the end"):
-            make(planted_sessions(), candidates=EVERYTHING[:8])
-        assert make(planted_sessions(), candidates=EVERYTHING[:9]).actions == 9
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0: expected greater than 0"),
+        ({"last_n": 0}, "last_n is 0: expected greater than 0"),
+        ({"max_episode_steps": 0}, "max_episode_steps is 0: expected greater than 0"),
+        ({"reward_decay": 0.0}, r"reward_decay is 0.0: expected greater than 0"),
+        ({"reward_decay": 1.1}, r"reward_decay is 1.1: expected less than or equal to 1"),
+        ({"view": "interests"}, "view is 'interests': expected 'interest', 'last_item' or 'last_n'"),
+        ({"reward": "likes"}, "reward is 'likes': expected 'like', 'watch' or 'rating'"),
+    ],
+)
+@pytest.mark.parametrize("config", [SessionConfig, SlateConfig])
+def test_settings_out_of_range_are_refused(config, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**settings)
+
+
+def test_the_longest_session_leaves_an_item_to_show():
+    with pytest.raises(ConfigError, match="there are 8 items to show, 1 a step and 1 left at the end"):
+        make(planted_sessions(), candidates=EVERYTHING[:8])
+    assert make(planted_sessions(), candidates=EVERYTHING[:9]).actions == 9
 
 
 def make(planted: PlantedSessions, seed=0, candidates=EVERYTHING, **config) -> SessionEnvironment:
@@ -70,7 +92,7 @@ def one_genre_or_two(fatigue: tuple[float, float], order: np.ndarray) -> np.ndar
     same = np.zeros_like(planted.world.like)  # all items are liked alike, so only the genres differ
     world = dataclasses.replace(planted.world, genres=genres, like=same)
     environment = make(dataclasses.replace(planted, world=world), batch_size=4000)
-    return first_lengths(play(environment, 8, in_order(order)))
+    return first_session_lengths(record_sessions(environment, 8, in_order(order)))
 
 
 REPEATING, ALTERNATING = EVERYTHING, EVERYTHING.reshape(2, -1).T.ravel()
@@ -96,8 +118,9 @@ def test_fatigue_makes_misses_in_a_row_end_sessions():
 
 def test_sessions_that_nothing_ends_are_cut_at_the_limit():
     planted = planted_sessions(stay=1 - 1e-7, fatigue=(0.0, 0.0))
-    records = play(make(planted, max_episode_steps=5), 10)
-    assert (lengths(records) == 5).all()
+    records = record_sessions(make(planted, max_episode_steps=5), 10)
+    ended = [record.step.session.user_state.step[record.over] for record in records]
+    assert (np.concatenate(ended) == 5).all()
     assert not any(record.step.terminated.any() for record in records)
     assert records[4].step.truncated.all()
 
@@ -121,5 +144,5 @@ def test_every_view_plays_and_has_its_width(view):
     environment = make(planted_sessions(), view=view, last_n=3)
     width = {"interest": 4 + 5 + 2, "last_item": 4, "last_n": 3 * 5 + 1}[view]
     assert environment.time_step_spec().observation["global"].shape == (5 + width,)
-    records = play(environment, 3)
+    records = record_sessions(environment, 3)
     assert records[-1].step.session.history_state.shape == (8, width)

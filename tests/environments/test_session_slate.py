@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from session_contract import SessionContract, play
-from synthetic_sessions import ITEMS, planted_sessions
 
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import uniform
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, begin, like_odds, stay_odds, transition
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment, SlateResponse, browse_slate
+from recpolicy.testing import SessionEnvironmentContract, planted_sessions, record_sessions
+from recpolicy.testing.synthetic_sessions import ITEMS
 
 K = 2
 EVERYTHING = np.arange(ITEMS, dtype=np.int32)
@@ -17,21 +17,19 @@ LIKES, LEAVES_IT = 0.0, 1.0
 """Numbers below and not below any probability."""
 
 
-def make(seed=0, batch_size=8, *, world=None, **config) -> SlateEnvironment:
-    planted = planted_sessions(**(world or {}))
-    items = np.arange(planted.world.like.shape[1], dtype=np.int32)
+def make(planted=None, seed=0, batch_size=8, **config) -> SlateEnvironment:
+    planted = planted or planted_sessions()
     wanted = {"batch_size": batch_size, "slate_size": K, "max_episode_steps": 6, **config}
-    return SlateEnvironment(planted.world, planted.context, planted.embedding, items, SlateConfig(**wanted), seed)
+    settings = SlateConfig(**wanted)
+    return SlateEnvironment(planted.world, planted.context, planted.embedding, planted.candidates, settings, seed)
 
 
-class TestSlateEnvironment(SessionContract):
-    config = SlateConfig
+class TestSlateEnvironment(SessionEnvironmentContract):
+    def make(self, planted, seed=0, batch_size=8, **config):
+        return make(planted, seed, batch_size, **config)
 
-    def make(self, seed=0, batch_size=8, *, world=None, **config):
-        return make(seed, batch_size, world=world, **config)
-
-    def paid(self, wanted, response):
-        return np.where(response.like, wanted, 0)
+    def expected_reward(self, value, response):
+        return np.where(response.like, value, 0)
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -203,7 +201,7 @@ def test_slates_of_one_item_are_sessions_of_single_items():
 def test_the_view_remembers_read_items_only_and_in_their_order():
     """last_n holds the last two read; n = 64 sessions of slates of 3."""
     environment = make(slate_size=3, max_episode_steps=4, view="last_n", last_n=2, batch_size=64)
-    (record,) = play(environment, 1)
+    (record,) = record_sessions(environment, 1)
     history_state, response = record.step.session.history_state, record.step.response
     embedding = planted_sessions().embedding
     assert len(np.unique(response.read.sum(axis=1))) > 1

@@ -8,12 +8,12 @@ must be beaten. The policies know the true tastes, so that nothing but looking a
 import numpy as np
 import pytest
 import tensorflow as tf
-from synthetic_sessions import planted_sessions
 
 from recpolicy.agents import agent_entry
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
 from recpolicy.evaluation.sessions import SessionRunner, best, by_table
+from recpolicy.testing import planted_sessions
 from recpolicy.training.session_loop import SessionLoop
 
 SESSIONS, STEPS = 6_000, 120_000

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_sessions import ITEMS, planted_sessions
 
 from recpolicy.environments.session_slate import SlateConfig, SlateEnvironment
 from recpolicy.models.session_world import SessionWorld
+from recpolicy.testing import planted_sessions
+from recpolicy.testing.synthetic_sessions import ITEMS
 from recpolicy.training import rollout_slates as module
 from recpolicy.training.rollout_slates import SlateRollout, cascade_clicks, draw, independent_clicks, rollout_slates
 

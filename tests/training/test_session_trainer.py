@@ -13,13 +13,14 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_sessions import ITEMS, STEPS, planted_sessions
 
 from recpolicy.agents import SESSION_AGENTS
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.core.metrics import read_csv
 from recpolicy.environments.session import SessionConfig, SessionEnvironment
+from recpolicy.testing import planted_sessions
+from recpolicy.testing.synthetic_sessions import ITEMS, STEPS
 from recpolicy.training import session_trainer
 from recpolicy.training.session_loop import LoopMetrics, SessionLoop
 from recpolicy.training.session_trainer import CollapseWatch, SessionRunConfig, collapsed, train_in_sessions

@@ -1,14 +1,18 @@
-"""A world of sessions small enough to see through, and what a policy knows of it; every part can be switched off."""
+"""A planted world of sessions, small enough to compute by hand, and the tables of the policies that play in it.
+
+U users, I items, D embedding, G genres, S steps. Each effect of the world can be switched off by an argument.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.models.session_world import SessionWorld
 
 USERS, ITEMS, RANK, GENRES, STEPS = 30, 24, 4, 5, 8
-"""Users of the world, items, D, G, S."""
+"""Default sizes of the world: U, I, D, G, S."""
 FATIGUE = (1.5, 1.0)
 
 
@@ -17,8 +21,15 @@ class PlantedSessions:
     """A world and the tables of the policies that play in it."""
 
     world: SessionWorld
-    context: NDArray[np.float32]  # [U, D + 1], the embedding first, then a made-up age
-    embedding: NDArray[np.float32]  # [I, D]
+    context: NDArray[np.float32]
+    """[2 U, D + 1], the embedding first, then a random age."""
+    embedding: NDArray[np.float32]
+    """[I, D]."""
+
+    @property
+    def candidates(self) -> NDArray[np.int32]:
+        """All item rows [I], in order."""
+        return np.arange(len(self.embedding), dtype=np.int32)
 
 
 def planted_sessions(
@@ -26,11 +37,23 @@ def planted_sessions(
     steps: int = STEPS, fatigue: tuple[float, float] = FATIGUE, slope: float = 0.8, known: float = 0.1,
     like_history: tuple[float, float] = (-0.4, -0.3), stay: float | None = None,
 ) -> PlantedSessions:  # fmt: skip
-    """Draw a world.
+    """Draw a world; its users are every second row of the context.
 
-    fatigue (0, 0) makes genres and misses leave the length of sessions alone; slope 0 switches drift off; like_history
-    (0, 0) makes likes independent of what was shown; `known` is the share of cells that pay a fixed level; `stay` is
-    one probability of going on for all users and steps, None draws the log-odds. The world knows every second user.
+    Args:
+        seed: Seed of the draw.
+        users: Number U of users of the world.
+        items: Number I of items.
+        rank: Width D of embeddings.
+        genres: Number G of genres.
+        steps: Largest length S of a session.
+        fatigue: Effect of repeated genres and of misses on staying, in log-odds; (0, 0) switches it off.
+        slope: Effect of interest on likes, in log-odds per point; 0 switches drift off.
+        known: Share of (user, item) pairs that pay a fixed level, in [0, 1].
+        like_history: Effect of repeated genres and of misses on likes, in log-odds; (0, 0) switches it off.
+        stay: Probability of staying after each step, for all users; None draws one per user and step.
+
+    Returns:
+        The world and its tables.
     """
     rng = np.random.default_rng([seed, 23])
     interest = rng.normal(0, 0.5, (users, rank))
@@ -59,3 +82,19 @@ def planted_sessions(
     context[world.users, :rank] += world.interest
     embedding = (direction + rng.normal(0, 0.1, direction.shape)).astype(np.float32)
     return PlantedSessions(world, context, embedding)
+
+
+def planted_items(planted: PlantedSessions | None = None) -> ItemFeatures:
+    """Return the tables of a rating model that expects an item offset + embedding . user.
+
+    Args:
+        planted: The world; the default world if None.
+
+    Returns:
+        Features of the I items on the scale 1 to 5; offsets are drawn around 3.
+    """
+    planted = planted or planted_sessions()
+    items = len(planted.embedding)
+    offset = 3 + np.random.default_rng(1).normal(0, 0.3, items).astype(np.float32)
+    count = np.full(items, 9, np.float32)
+    return ItemFeatures(planted.embedding, offset, count, offset, (1.0, 5.0), planted.world.genres)
