@@ -51,7 +51,7 @@ def test_split_writes_both_files_and_names_them(directory):
 
 def test_split_of_own_file(directory):
     (directory / "mine.csv").write_text("user,item,rating\n" + "".join(f"{row},1,3\n" for row in range(10)))
-    assert json.loads(run("split", "u1", "--ratings", "mine.csv", "--out", "s", "--json"))["test"] == 2
+    assert json.loads(run("split", "u1", "--data", "mine.csv", "--out", "s", "--json"))["test"] == 2
 
 
 def test_check_accepts_mapped_columns_scale_and_separator(directory):

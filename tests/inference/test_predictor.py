@@ -92,7 +92,7 @@ def test_an_exploration_floor_reaches_every_item_of_the_catalog(name):
 
 
 def test_unknown_users_and_items_are_named(linucb):
-    with pytest.raises(UnknownIdError, match=r"no user with id 61, nobody in this policy; give some of their ratings"):
+    with pytest.raises(UnknownIdError, match=r"no user with id 61, nobody in this policy; describe a new user"):
         linucb.predict([1, 61, "nobody"])
     with pytest.raises(UnknownIdError, match=r"no item with id 0, 81 in"):
         linucb.predict(1, [0, 1, 81])

@@ -11,6 +11,24 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Fetch MovieLens; summarize, split and check ratings.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+User = Annotated[
+    str | None, typer.Option("--user", help="Of a file: column of user ids (default: user, user_id, userId).")
+]
+Item = Annotated[
+    str | None,
+    typer.Option("--item", help="Of a file: column of item ids (default: item, item_id, itemId, movie, ...)."),
+]
+Rating = Annotated[str | None, typer.Option("--rating", help="Of a file: column of ratings (default: rating).")]
+Timestamp = Annotated[
+    str | None, typer.Option("--timestamp", help="Of a file: column of times (default: timestamp, if any).")
+]
+Scale = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--scale", help="Of a file: lowest and highest possible rating (default: 1 5)."),
+]
+Separator = Annotated[
+    str | None, typer.Option("--separator", help="Of a file: separator (default: a tab for .tsv, else a comma).")
+]
 NameOrPath = Annotated[str, typer.Argument(help="ml-100k, a MovieLens folder, or a CSV or Parquet file.")]
 
 
@@ -56,16 +74,22 @@ _LOST = ", without release dates and links"
 def split(
     name: Annotated[str, typer.Argument(help="u1..u5, ua, ub, temporal, leave-last-N or random.")],
     out: Annotated[Path, typer.Option(help="Folder to write NAME.base and NAME.test to.")],
-    ratings: Annotated[str, typer.Option(help="ml-100k, a MovieLens folder, or a CSV or Parquet file.")] = "ml-100k",
+    data: Annotated[str, typer.Option(help="ml-100k, a MovieLens folder, or a CSV or Parquet file.")] = "ml-100k",
     seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
+    user: User = None,
+    item: Item = None,
+    rating: Rating = None,
+    timestamp: Timestamp = None,
+    scale: Scale = None,
+    separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the train and test parts of a split in the official format: tab-separated, by user, then item."""
-    from recpolicy.data.loaders import load_ratings
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.data.splits import write_split
 
-    parts = split_ratings(load_ratings(ratings), name, seed)
+    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    parts = split_ratings(_read(data, columns, scale, separator), name, seed)
     base, test = write_split(parts, out)
     counts = {"base": len(parts.train), "test": len(parts.test)}
     if as_json:
@@ -75,31 +99,47 @@ def split(
 
 
 @app.command(epilog="Example: recpolicy data info ml-100k")
-def info(path: NameOrPath = "ml-100k", as_json: AsJson = False) -> None:
+def info(
+    path: NameOrPath = "ml-100k",
+    user: User = None,
+    item: Item = None,
+    rating: Rating = None,
+    timestamp: Timestamp = None,
+    scale: Scale = None,
+    separator: Separator = None,
+    as_json: AsJson = False,
+) -> None:
     """Print the numbers of users, items and ratings, and the distribution of the ratings."""
-    from recpolicy.data.loaders import load_ratings
-
-    _print_summary(load_ratings(path), as_json)
+    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    _print_summary(_read(path, columns, scale, separator), as_json)
 
 
 @app.command(epilog="Example: recpolicy data check ratings.csv --user uid --item film --rating stars")
 def check(
     path: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file with one rating per row.")],
-    user: Annotated[str | None, typer.Option(help="Column of user ids (default: user, user_id, userId).")] = None,
-    item: Annotated[str | None, typer.Option(help="Column of item ids (default: item, item_id, item).")] = None,
-    rating: Annotated[str | None, typer.Option(help="Column of ratings (default: rating).")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Column of times (default: timestamp, if any).")] = None,
-    scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest possible rating.")] = (1.0, 5.0),
-    separator: Annotated[str | None, typer.Option(help="Separator (default: a tab for .tsv, else a comma).")] = None,
+    user: User = None,
+    item: Item = None,
+    rating: Rating = None,
+    timestamp: Timestamp = None,
+    scale: Scale = None,
+    separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
     """Check your ratings row by row; the message names file, line and value of the first error."""
-    from recpolicy.data.loaders import load_ratings
+    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    _print_summary(_read(str(path), columns, scale, separator), as_json)
 
-    options = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    columns = {meaning: name for meaning, name in options.items() if name is not None}
+
+def _read(
+    data: str, columns: dict[str, str | None], scale: tuple[float, float] | None, separator: str | None
+) -> "Ratings":
+    from recpolicy.data.loaders import load_ratings
+    from recpolicy.data.read_options import reading_for
+
+    named = {meaning: name for meaning, name in columns.items() if name is not None}
     separator = None if separator is None else separator.replace("\\t", "\t")
-    _print_summary(load_ratings(path, columns=columns or None, scale=scale, separator=separator), as_json)
+    with reading_for("option"):
+        return load_ratings(data, columns=named or None, scale=scale, separator=separator)
 
 
 def _print_summary(ratings: "Ratings", as_json: bool) -> None:

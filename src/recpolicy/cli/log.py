@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recpolicy.cli.config_tables import read_config_with_data
 from recpolicy.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def simulate(
 ) -> None:
     """Simulate a policy and write its log, with true propensities and delayed rewards."""
     from recpolicy.data.loaders import load_ratings
+    from recpolicy.data.read_options import reading_for
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.workflows.interaction_logs import simulate_log
 
@@ -76,10 +78,11 @@ def simulate(
     if sum(size is not None for size in sizes.values()) > 1:
         raise typer.BadParameter("give only one of them", param_hint="--rounds, --sessions, --slates")
     logging_policy = logging_policy or ("rating_model" if sessions is None else "random")
-    tables, source = _read_tables(config, ("train", "log", "rating_model"))
+    tables, source = read_config_with_data(config, ("train", "log", "rating_model"))
     options = {**sizes, "temperature": temperature, "uniform_mix": uniform_mix}
     settings = {**tables.get("log", {}), **{key: value for key, value in options.items() if value is not None}}
-    parts = split_ratings(load_ratings(data, **source), split, seed)
+    with reading_for("config", config):
+        parts = split_ratings(load_ratings(data, **source), split, seed)
     policy = _logging_policy(logging_policy)
     if sessions is not None:
         _simulate_sessions(parts, out, policy, settings, tables.get("train"), seed, as_json=as_json)
@@ -205,11 +208,12 @@ def ingest(
 ) -> None:
     """Check a log, join its rewards, split it by time, and print the counts of events and rewards."""
     from recpolicy.data.log_ingest import RATINGS
+    from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.imported_logs import has_own_tables
     from recpolicy.workflows.interaction_logs import ingest_log
 
     _check_one_source(policy, data)
-    tables, source = _read_tables(config, ("ingest",))
+    tables, source = read_config_with_data(config, ("ingest",))
     options = {"wait_hours": wait_hours, "default_reward": default_reward, "evaluation_share": evaluation_share}
     settings = {**tables.get("ingest", {}), **{key: value for key, value in options.items() if value is not None}}
     own = policy is None and data is None and has_own_tables(folder)
@@ -217,7 +221,8 @@ def ingest(
         raise typer.BadParameter(
             f"the table [data] is about ratings, but {folder} has its own users and items", param_hint="--config"
         )
-    vocabulary = None if own else _vocabulary(policy, data or "ml-100k", source)
+    with reading_for("config", config):
+        vocabulary = None if own else _vocabulary(policy, data or "ml-100k", source)
     report = ingest_log(folder, out, vocabulary, settings)
     if as_json:
         print_json(report.as_dict())
@@ -251,10 +256,12 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Convert a log from another system and list the fields that were dropped."""
+    from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.imported_logs import import_log
 
     _check_one_source(policy, data)
-    tables = _vocabulary(policy, data or "", {}) if policy or data else None
+    with reading_for("file"):
+        tables = _vocabulary(policy, data or "", {}) if policy or data else None
     report = import_log(file, out, form, tables, scale, user=user, item=item)
     if as_json:
         print_json(report.as_dict())
@@ -271,17 +278,6 @@ def import_(
 def _check_one_source(policy: Path | None, data: str | None) -> None:
     if policy is not None and data is not None:
         raise typer.BadParameter("give only one of them: both define users and items", param_hint="--policy, --data")
-
-
-def _read_tables(config: Path | None, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tables of a TOML file, and the options of its table [data]."""
-    from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
-    from recpolicy.data.loaders import DataConfig
-
-    tables = read_toml(config) if config else {}
-    reject_unknown_tables(tables, ("data", *names), str(config))
-    options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
-    return tables, {name: value for name, value in options.items() if value is not None}
 
 
 def _logging_policy(text: str) -> "str | Policy":

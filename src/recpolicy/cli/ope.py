@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from recpolicy.cli.config_tables import read_config_with_data
+
 app = typer.Typer(help="Off-policy evaluation: evaluate a policy on the log of another.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
@@ -19,7 +21,9 @@ def benchmark(
     ] = "ml-100k",
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="TOML file with the tables \\[benchmark], \\[train], \\[rating_model]."),
+        typer.Option(
+            "--config", help="TOML file with the tables \\[data], \\[benchmark], \\[train], \\[rating_model]."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small logs and few of them: about a minute.")] = False,
     seed: Seed = 0,
@@ -28,15 +32,15 @@ def benchmark(
 ) -> None:
     """Try every estimator on simulated logs with a known true value: errors, coverage, recommendations."""
     from recpolicy.cli.output import print_frame, print_json
-    from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.data.loaders import load_ratings
+    from recpolicy.data.read_options import reading_for
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.workflows.estimator_benchmark import PAGE_FILE, QUICK, RESULT_FILE, benchmark_estimators
 
-    tables = read_toml(config) if config else {}
-    reject_unknown_tables(tables, ("benchmark", "train", "rating_model"), str(config))
+    tables, source = read_config_with_data(config, ("benchmark", "train", "rating_model"))
     settings = {**(QUICK if quick else {}), **tables.get("benchmark", {})}
-    train_ratings = split_ratings(load_ratings(data), split, seed).train
+    with reading_for("config", config):
+        train_ratings = split_ratings(load_ratings(data, **source), split, seed).train
     result = benchmark_estimators(
         train_ratings, out, config=settings, train=tables.get("train"), model_config=tables.get("rating_model"),
         seed=seed,

@@ -1,6 +1,7 @@
 """Commands on trained policies: evaluate, compare, predict, recommend, report."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,7 +101,9 @@ def predict(
     if not user or csv:
         raise typer.BadParameter("name users with --user, or write all with --all --out FILE.parquet")
     users = [parse_id(text) for text in user]
-    estimates = load_policy(folder).predict(users, items, _fold_in(users, rating), _history(users, history))
+    policy = load_policy(folder)
+    with _naming_the_option():
+        estimates = policy.predict(users, items, _fold_in(users, rating), _history(users, history))
     _print_or_write(estimates, out, as_json)
 
 
@@ -120,9 +123,9 @@ def recommend(
 
     users = [parse_id(text) for text in user]
     policy = load_policy(folder)
-    suggestions = policy.recommend(
-        users, k, not include_rated, _fold_in(users, rating), seed=seed, history=_history(users, history), sample=sample
-    )
+    known, past = _fold_in(users, rating), _history(users, history)
+    with _naming_the_option():
+        suggestions = policy.recommend(users, k, not include_rated, known, seed=seed, history=past, sample=sample)
     _print_or_write(suggestions, out, as_json)
 
 
@@ -198,13 +201,26 @@ def load_training_split(policy: "Policy", data: str | None) -> "Split":
     """Return the split that the policy was trained on, from the ratings."""
     from recpolicy.core.errors import DataError
     from recpolicy.data.loaders import load_ratings
+    from recpolicy.data.read_options import reading_for
     from recpolicy.data.splits import split
 
     source = policy.metadata["source"] if data is None else {**(policy.metadata["source"] or {}), "source": data}
     if source is None:
         raise DataError("the policy has no source of its ratings; name them with --data")
     recorded = policy.metadata["split"]
-    return split(load_ratings(**source), recorded["name"], recorded["seed"])
+    with reading_for("file"):
+        return split(load_ratings(**source), recorded["name"], recorded["seed"])
+
+
+@contextmanager
+def _naming_the_option() -> Iterator[None]:
+    """Add the option --rating to the error of an unknown user."""
+    from recpolicy.core.errors import UnknownUserError
+
+    try:
+        yield
+    except UnknownUserError as error:
+        raise UnknownUserError(f"{error}: --rating ITEM=VALUE") from None
 
 
 def _fold_in(users: list[Hashable], ratings: list[str] | None) -> dict[Hashable, dict[Hashable, float]] | None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from recpolicy.cli.config_tables import read_config_with_data
+
 app = typer.Typer(help="Validate the session simulator against real sessions.", no_args_is_help=True)
 
 _FAILED = 1
@@ -17,7 +19,7 @@ def validate(
         str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings with times.")
     ] = "ml-100k",
     config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file with the tables \\[simulator] and \\[card].")
+        Path | None, typer.Option("--config", help="TOML file with the tables \\[data], \\[simulator] and \\[card].")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for card.json and card.html.")] = None,
@@ -25,14 +27,14 @@ def validate(
 ) -> int:
     """Fit the simulator on half of the users and compare it with the other half; exit code 1 if a gate fails."""
     from recpolicy.cli.output import print_frame, print_json
-    from recpolicy.core.config import read_toml, reject_unknown_tables
     from recpolicy.data.loaders import load_ratings
+    from recpolicy.data.read_options import reading_for
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.workflows.simulator_validation import CARD_FILE, PAGE_FILE, validate_simulator
 
-    tables = read_toml(config) if config else {}
-    reject_unknown_tables(tables, ("simulator", "card"), str(config))
-    parts = split_ratings(load_ratings(data), split, seed)
+    tables, source = read_config_with_data(config, ("simulator", "card"))
+    with reading_for("config", config):
+        parts = split_ratings(load_ratings(data, **source), split, seed)
     card = validate_simulator(parts, tables.get("simulator", {}), seed, out, tables.get("card"))
     if as_json:
         print_json(card.as_dict())

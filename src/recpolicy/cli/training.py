@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from recpolicy.cli.command import Command
+from recpolicy.cli.config_tables import read_config_with_data
 from recpolicy.cli.output import print_frame, print_json
 
 Data = Annotated[str, typer.Option("--data", help="ml-100k, a MovieLens folder, or a CSV/Parquet file of ratings.")]
@@ -56,21 +57,18 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metadata of the policy as JSON.")] = False,
 ) -> None:
     """Train an agent and write the policy to a folder; the same command continues an interrupted training."""
-    from recpolicy.core.config import as_dict, build, read_toml, reject_unknown_tables
-    from recpolicy.data.loaders import DataConfig
+    from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.policy_training import train as train_policy
     from recpolicy.workflows.training_data import training_data
 
-    tables = read_toml(config) if config else {}
-    reject_unknown_tables(tables, ("data", "train", "agent", "rating_model"), str(config))
-    options = as_dict(build(DataConfig, tables.get("data", {}), f"{config}: data"))
-    options = {name: value for name, value in options.items() if value is not None}
+    tables, options = read_config_with_data(config, ("train", "agent", "rating_model"))
     settings: dict[str, Any] = dict(tables.get("train", {}))
     overrides = {
         "mode": mode, "total_timesteps": total_timesteps, "checkpoint_every_steps": checkpoint_every_steps,
     }  # fmt: skip
     settings |= {key: value for key, value in overrides.items() if value is not None}
-    parts, source = training_data(data, split, log, seed, options)
+    with reading_for("config", config):
+        parts, source = training_data(data, split, log, seed, options)
     logged = None
     if log is not None:
         from recpolicy.data.bandit_log import BanditLog
@@ -104,6 +102,7 @@ def demo(
     """Run the demo: fetch MovieLens 100K, learn embeddings, train LinUCB, evaluate it, estimate ratings, report."""
     from recpolicy.cli.ids import parse_id
     from recpolicy.data.movielens_download import fetch
+    from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.demo import run_demo
     from recpolicy.workflows.policy_training import TrainConfig
 
@@ -112,7 +111,8 @@ def demo(
         origin = f"fetched from {files.source}" if files.fetched else "already there"
         _say("Data", f"{files.folder}, {origin}, verified by md5")
     config = TrainConfig(total_timesteps=total_timesteps, items=items)
-    run_demo(data, out, _say, user=parse_id(user), seed=seed, config=config)
+    with reading_for("file"):
+        run_demo(data, out, _say, user=parse_id(user), seed=seed, config=config)
 
 
 def _say(title: str, value: Any) -> None:

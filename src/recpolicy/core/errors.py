@@ -2,7 +2,8 @@
 
     RecpolicyError            the command line prints one line and exits with code 2
     ├── DataError             a file, table or archive is faulty                       (also ValueError)
-    │   └── UnknownIdError    a user or item id is not in the catalog               (also LookupError)
+    │   └── UnknownIdError    a user or item id is not in the catalog                 (also LookupError)
+    │       └── UnknownUserError  a user id is not in the policy; ratings can describe the user
     ├── FetchError            no source gave the data                                  (also OSError)
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
@@ -28,6 +29,10 @@ class DataError(RecpolicyError, ValueError):
 
 class UnknownIdError(DataError, LookupError):
     """A user or item id is not in the catalog."""
+
+
+class UnknownUserError(UnknownIdError):
+    """A user id is not in the policy; some ratings can describe a new user."""
 
 
 class FetchError(RecpolicyError, OSError):

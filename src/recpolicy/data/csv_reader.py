@@ -20,6 +20,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.data.read_options import separator_error
 
 _OTHER_SEPARATORS = (",", "\t", ";", "|", "::")
 # Longer fields are no ids, ratings or titles; the limit guards the walk, not Arrow.
@@ -134,10 +135,11 @@ def _check_header(source: Source) -> None:
         return
     for other in _OTHER_SEPARATORS:
         if other != source.separator and other in fields[0]:
-            raise DataError(
-                f"{source.path}:1: the header {fields[0]!r} has one column when split at {source.separator!r}; "
-                f"it looks like {other!r}: give that as separator"
+            fact = (
+                f"{source.path}:1: the header {fields[0]!r} has one column when split at {source.separator!r}, and"
+                f" contains {other!r}"
             )
+            raise separator_error(fact, source.separator or ",", other)
 
 
 def _explain(source: Source, names: Sequence[str] | None, reason: str) -> DataError:

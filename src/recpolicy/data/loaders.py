@@ -14,6 +14,7 @@ from recpolicy.data.movielens import read_movielens
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_files import ratings_from_frame, read_table
 from recpolicy.data.ratings_store import is_saved_ratings, load_saved_ratings
+from recpolicy.data.read_options import reading_for
 
 NAMES = ("ml-100k", "ml-1m", "ml-25m", "ml-32m", "ml-latest", "ml-latest-small")
 """MovieLens folders that are found by their name alone, in RECPOLICY_DATA or the current directory."""
@@ -86,7 +87,8 @@ def _read_folder(path: Path, name: str) -> Ratings:
         raise DataError(f"{path}: {name} is not here; run: recpolicy data fetch")
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; download {name} from GroupLens and unpack it there")
-    return read_movielens(path)
+    with reading_for("file"):
+        return read_movielens(path)
 
 
 def _nothing_there(name: str) -> DataError:

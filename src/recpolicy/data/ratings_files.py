@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.data.csv_reader import Source, identifiers, numbers, read_parquet, read_text, seconds, texts
 from recpolicy.data.ratings import Ratings
+from recpolicy.data.read_options import column_error, reading_for, scale_error
 
 
 def assemble(
@@ -76,10 +77,8 @@ def _within(rating: NDArray[np.float64], scale: tuple[float, float], source: Sou
     bad = (rating < low) | (rating > high)
     if bad.any():
         row = int(bad.argmax())
-        raise DataError(
-            f"{source.at(row)}: rating {rating[row]:g} is not in {low:g}..{high:g}; if the ratings have another scale, "
-            f"give it (scale=({min(low, rating.min()):g}, {max(high, rating.max()):g}) would hold them all)"
-        )
+        fact = f"{source.at(row)}: rating {rating[row]:g} is not in {low:g}..{high:g}"
+        raise scale_error(fact, min(low, rating.min()), max(high, rating.max()))
     return rating.astype(np.float32)
 
 
@@ -183,6 +182,7 @@ def _assemble(
     )
 
 
+@reading_for("file")  # options are for the ratings, not for the tables that accompany them
 def _users(given: Path | str | pd.DataFrame) -> pd.DataFrame:
     """Return the user table: `user_id` first, every other column as it is."""
     table, source = _open_or_frame(given, "users")
@@ -194,6 +194,7 @@ def _users(given: Path | str | pd.DataFrame) -> pd.DataFrame:
     return attributes
 
 
+@reading_for("file")
 def _items(given: Path | str | pd.DataFrame) -> pd.DataFrame:
     """Return the item table; titles and genres may be missing, years are taken from the titles unless they are a
     column."""
@@ -237,10 +238,8 @@ def _column(table: Any, meaning: str, source: Source, wanted: str | None, *, nee
     close = difflib.get_close_matches(candidates[0], names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     start = f"{source.path}:1" if source.separator else str(source.path)
-    raise DataError(
-        f"{start}: no column {candidates[0]!r} for the {meaning}.{hint} Found: {', '.join(names)}. The first line "
-        f'names the columns; another name is given as columns={{"{meaning}": NAME}} (--{meaning} NAME)'
-    )
+    fact = f"{start}: no column {candidates[0]!r} for the {meaning}.{hint} Found in the first line: {', '.join(names)}"
+    raise column_error(fact, meaning)
 
 
 def _open_or_frame(given: Path | str | pd.DataFrame, name: str) -> tuple[Any, Source]:

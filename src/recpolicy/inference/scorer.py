@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
+from recpolicy.core.errors import ConfigError, DataError, UnknownIdError, UnknownUserError
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.artifact import Artifact, InferenceArtifact, read_inference_artifact
 from recpolicy.inference.block_prediction import (
@@ -208,9 +208,8 @@ class Scorer:
         unknown = [str(user) for user in ids if user not in self._user_row and user not in fold_in]
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise UnknownIdError(
-                f"no user with id {', '.join(unknown[:5])}{more} in this policy; give some of their ratings"
-                " (fold_in; --rating on the command line)"
+            raise UnknownUserError(
+                f"no user with id {', '.join(unknown[:5])}{more} in this policy; describe a new user by some ratings"
             )
         return (self._stacked(ids[start : start + at_once], fold_in) for start in starts)
 

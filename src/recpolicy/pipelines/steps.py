@@ -25,11 +25,13 @@ def fetch_data_step(ratings: str, *, data: str, split: str, seed: int) -> Figure
     """Download (ml-100k) or read a table of ratings, check it, and write it with its split to the folder `ratings`."""
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.movielens_download import fetch
+    from recpolicy.data.read_options import reading_for
     from recpolicy.data.splits import split as split_ratings
 
     if data == "ml-100k":
         fetch()
-    table = load_ratings(data)
+    with reading_for("file"):
+        table = load_ratings(data)
     parts = split_ratings(table, split, seed)
     save_ratings(table, Path(ratings), split=(split, seed))
     users, items = table.shape
