@@ -80,6 +80,20 @@ def test_pipelines_train_register_and_predict(tmp_path, monkeypatch):
     assert not any(output.get("name") == "stderr" for output in outputs(notebook))
 
 
+def test_pipelines_show_the_verdict_of_a_gate_that_fails(tmp_path, monkeypatch):
+    """A gain of four stars over most popular is out of reach: nothing is registered, the prediction still runs."""
+    settings = {
+        "DATA": write_miniature(tmp_path / "data"), "LOG_ROUNDS": 2000, "MODEL": "bias", "RANK": 8,
+        "GATE": '{"held_out_margin": 4}', "REGISTRY": tmp_path / "registry", "ROOT": tmp_path / "runs", "USER": 7,
+    }  # fmt: skip
+    notebook = play("03_pipelines", settings, monkeypatch)
+    text = "".join(output.get("text", "") for output in outputs(notebook))
+    assert "verdict: fail" in text
+    assert "versions in the registry: 0" in text
+    assert not (tmp_path / "registry").exists()
+    assert f"{ITEMS} rows" in text
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_committed_without_outputs(path):
     notebook = nbformat.read(path, as_version=4)
