@@ -215,7 +215,7 @@ def world_gap(parts: Split, tables: Mapping[str, PolicyTables], verdict: HeldOut
     for name, table in tables.items():
         short = name.removesuffix("-0")
         figures[f"training_world_regret_{short}"] = float(regret_by_user(expected, table.score, rated).mean())
-        figures[f"judge_world_regret_{short}"] = verdict.regret[name].value
+        figures[f"evaluation_world_regret_{short}"] = verdict.regret[name].value
     return figures
 
 
