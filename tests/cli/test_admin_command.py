@@ -87,7 +87,7 @@ def test_keys_are_made_listed_and_revoked(admin, server, monkeypatch):
     assert operator_word in said(admin("audit", "--count", 5))
     assert said(admin("keys", "revoke", "shop")) == "revoked: shop (reader)\n"
     monkeypatch.setenv("RECPOLICY_KEY", key)
-    assert "refuses the key" in refused(admin("status"))
+    assert "rejects the key" in refused(admin("status"))
 
 
 def test_a_version_is_sent(admin, tmp_path):
@@ -96,7 +96,7 @@ def test_a_version_is_sent(admin, tmp_path):
         tar.add(trained("random"), arcname="policy")
     assert said(admin("import", archive)).startswith("version 2: random, ")
     archive.write_bytes(b"nothing of ours")
-    assert "refuses it: the archive" in refused(admin("import", archive))
+    assert "rejects the request: the archive" in refused(admin("import", archive))
     assert "cannot be read" in refused(admin("import", tmp_path / "none"))
     assert "cannot be read" in refused(admin("import", tmp_path))
 

@@ -83,7 +83,7 @@ def test_help_shows_an_example(command):
         (("train", "linucbb", "--data", "{data}", "--out", "{tmp}/x"), "Did you mean 'linucb'?"),
         (("train", "linucb", "--data", "{data}", "--split", "u9", "--out", "{tmp}/x"), "u9"),
         (("train", "linucb", "--data", "{tmp}/none.csv", "--out", "{tmp}/x"), "none.csv: no such file"),
-        (("train", "linucb", "--data", "{data}", "--out", "{policy}"), "exists already"),
+        (("train", "linucb", "--data", "{data}", "--out", "{policy}"), "already exists"),
         (("train", "linucb", "--data", "{data}", "--out", "{tmp}/x", "--config", "{tmp}/none.toml"), "no such config"),
         (("predict", "{tmp}", "--user", "1"), "not a policy artifact"),
         (("predict", "{tmp}/none", "--user", "1"), "no such folder"),

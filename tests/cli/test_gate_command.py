@@ -103,7 +103,7 @@ def test_limits_that_make_no_sense_are_one_line(capsys, tmp_path, rounds, config
 def test_bad_inputs_are_one_line_and_write_nothing(capsys, tmp_path, rounds):
     out = tmp_path / "out"
     assert "no evaluation.parquet" in refused(gate(capsys, tmp_path, tmp_path, "--log-only", "--out", out))
-    assert "name them with --data" in refused(gate(capsys, tmp_path, rounds, "--out", out))
+    assert "give them with --data" in refused(gate(capsys, tmp_path, rounds, "--out", out))
     damaged = shutil.copytree(trained("rating_model"), tmp_path / "damaged")
     (damaged / "arrays.npz").write_bytes(b"damaged")
     assert "arrays.npz" in refused(gate(capsys, tmp_path, rounds, "--log-only", "--baseline", damaged, "--out", out))

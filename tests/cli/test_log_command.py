@@ -181,7 +181,7 @@ def test_what_makes_no_sense_is_one_line(capsys, directory, words, message):
 
 def test_a_folder_that_exists_is_left_alone(capsys, directory):
     line = refused(recpolicy(capsys, "log", "ingest", "ml-100k", "--out", "ml-100k"))
-    assert "ml-100k: exists already; choose another folder" in line
+    assert "ml-100k: already exists; choose another folder" in line
 
 
 @pytest.mark.parametrize("command", ["simulate", "ingest"])

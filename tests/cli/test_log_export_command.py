@@ -45,7 +45,7 @@ def test_it_says_what_was_added_and_what_was_left_out(state, tmp_path, capsys):
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [
         f"added 2 rounds and 1 rewards: {out}",
-        "it holds 2 rounds and 1 rewards",
+        "the log now has 2 rounds and 1 rewards",
         "dropped: 1 events (users unknown to the policy, with an id or features that do not fit this log)",
         f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds",
     ]

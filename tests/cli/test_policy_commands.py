@@ -54,4 +54,4 @@ def test_a_damaged_policy_is_one_line(capsys, folder):
 
 
 def test_a_policy_that_does_not_say_where_its_ratings_came_from_is_one_line(capsys, folder):
-    assert "name them with --data" in refused(recpolicy(capsys, "evaluate", folder))
+    assert "give them with --data" in refused(recpolicy(capsys, "evaluate", folder))

@@ -64,7 +64,7 @@ def get(url):
 def test_it_answers_on_a_free_port_and_stops_when_told(start, how, workers, tmp_path):
     process = start(trained("linucb"), "--port", 0, "--state", tmp_path / "state", "--workers", workers)
     url = process.stdout.readline().split()[-1]
-    assert process.stdout.readline().startswith("operator key, shown this once: rp_")
+    assert process.stdout.readline().startswith("operator key, shown only now: rp_")
     ready(url)
     assert get(f"{url}/healthz") == {"status": "alive"}
     assert get(f"{url}/readyz")["policy"]["agent"] == "linucb"
@@ -91,7 +91,7 @@ def test_another_run_in_a_used_state_folder_is_said_to_wait(start, tmp_path):
         ready(said.split()[-1])
         rest = stopped(process)
     assert said.startswith("serving random")
-    assert "is version 2 here; version 1 still serves: recpolicy admin promote 2" in rest
+    assert "is version 2, but version 1 is the champion; to change that: recpolicy admin promote 2" in rest
 
 
 def test_without_a_store_nothing_is_written(start, tmp_path):

@@ -103,7 +103,7 @@ def test_a_log_without_propensities_is_for_dqn_only(capsys, directory, log):
     pq.write_table(table.drop_columns(["log_propensity"]), "blind/sessions.parquet")
     words = ("--config", "tiny.toml", "--log", "blind", "--out")
     line = refused(recpolicy(capsys, "train", "topk_reinforce", *words, "never"))
-    assert "blind/sessions.parquet: no propensities, by which topk_reinforce weighs every step" in line
+    assert "blind/sessions.parquet: no propensities, which topk_reinforce needs as weights" in line
     assert not (directory / "never").exists()
     assert not (directory / "never.incomplete").exists()
 

@@ -113,4 +113,4 @@ def test_pages_that_do_not_say_what_their_slots_earned_make_no_rounds(capsys, di
     write_hand(directory / "whole", slot_reward=None)
     write_known(directory / "known.csv")
     line = refused(recpolicy(capsys, "log", "ingest", "whole", "--data", "known.csv", "--out", "never"))
-    assert "whole/slates.parquet: no slot_reward; rounds need what each slot of a page earned" in line
+    assert "whole/slates.parquet: no slot_reward; rounds need the reward of each slot" in line

@@ -30,7 +30,7 @@ def test_train_then_evaluate_with_nothing_but_the_folder(capsys, directory):
     assert manifest["metadata"]["config"]["rating_model"]["rank"] == 3
     figures = json.loads(recpolicy(capsys, "evaluate", "runs/popular", "--json").out)
     assert figures["split"] == "u2"
-    assert "runs/popular: exists already" in refused(recpolicy(capsys, *words))
+    assert "runs/popular: already exists" in refused(recpolicy(capsys, *words))
 
 
 def test_own_data_is_read_again_as_the_config_says(capsys, directory):

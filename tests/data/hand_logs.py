@@ -232,10 +232,10 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
         contexts([1, 2]), ROW + "context has 2 numbers; expected 3, as many as the first of this file"
     ),
     "context empty": (contexts([]), ROW + "context has 0 numbers; expected at least 1"),
-    "context NaN": (contexts([1, float("nan"), 3]), ROW + "context holds a number that is not finite"),
-    "context with a null": (contexts([1, None, 3]), ROW + "context holds a number that is not finite"),
+    "context NaN": (contexts([1, float("nan"), 3]), ROW + "context contains a number that is not finite"),
+    "context with a null": (contexts([1, None, 3]), ROW + "context contains a number that is not finite"),
     "context beyond float32": (
-        contexts([1, 1e300, 3], pa.list_(pa.float64())), ROW + "context holds a number that is not finite"
+        contexts([1, 1e300, 3], pa.list_(pa.float64())), ROW + "context contains a number that is not finite"
     ),
     "context no list": (
         both(contexts(None), lambda folder: _retyped(folder, pa.int64())),
@@ -264,7 +264,7 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
         ROW + "candidates are missing, but other rows have them",
     ),
     "candidates no list": (column("candidates", _ones, pa.int64()), "candidates is of type int64"),
-    "event twice": (column("event_id", third("e0")), ROW + "event_id 'e0' comes a second time"),
+    "event twice": (column("event_id", third("e0")), ROW + "event_id 'e0' occurs twice"),
     "event null": (column("event_id", third(None)), ROW + "event_id is missing"),
     "event a number": (column("event_id", _ones, pa.int64()), "event_id is of type int64; expected text"),
     "policy null": (column("policy", third(None)), ROW + "policy is missing"),

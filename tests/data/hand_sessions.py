@@ -88,7 +88,7 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "catalog unknown": (metadata(b'{"action_items": [11, 99]}'), "its action_items names item 99"),
     "catalog no list": (metadata(b'{"action_items": 3}'), "its action_items is 3; expected a list"),
     "metadata no JSON": (metadata(b"{"), "metadata 'recpolicy' is not JSON"),
-    "metadata no object": (metadata(b"[]"), "metadata 'recpolicy' is not that of a log"),
+    "metadata no object": (metadata(b"[]"), "metadata 'recpolicy' does not describe a log"),
     "propensity NaN": (column("log_propensity", third(float("nan"))), ROW + "log_propensity nan: expected"),
     "propensity null": (column("log_propensity", third(None)), ROW + "log_propensity nan"),
     "propensity above 1": (column("log_propensity", third(0.5)), ROW + r"log_propensity 0\.5: expected the logarithm"),
@@ -100,7 +100,7 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "user unknown": (column("user_id", third(9)), ROW + "user_id 9 is none of the 4"),
     "item unknown": (column("item_id", third(99)), ROW + "item_id 99 is none of the 6"),
     "item outside the catalog": (column("item_id", third(14)), ROW + "the item shown is not in the catalog"),
-    "event twice": (column("event_id", third("e0")), ROW + "its event_id comes a second time"),
+    "event twice": (column("event_id", third("e0")), ROW + "its event_id occurs twice"),
     "event null": (column("event_id", third(None)), ROW + "event_id is missing"),
     "reward too high": (column("reward", third(1.5)), ROW + r"reward 1\.5 is not in 0\.\.1"),
     "reward null": (column("reward", third(None)), ROW + "reward is missing"),
@@ -111,16 +111,16 @@ FAULTS: Mapping[str, tuple[corrupt_logs.Change, str]] = {
     "step null": (column("step", third(None)), ROW + "step is missing"),
     "step a fraction": (column("step", [0.5] * 12, pa.float64()), "step is of type double; expected whole numbers"),
     "step missing": (without(1), r"row 2: steps are missing before this one \(session 's0', step 2\)"),
-    "begin missing": (without(0), r"row 1: the session does not begin with step 0 \(session 's0', step 1\)"),
+    "begin missing": (without(0), r"row 1: the session does not start with step 0 \(session 's0', step 1\)"),
     "step twice": (
         column("step", lambda old: [*old[:3], 2, *old[4:]]),
-        r"row 4: this step comes a second time \(session 's0', step 2\)",
+        r"row 4: this step occurs twice \(session 's0', step 2\)",
     ),
-    "another user": (column("user_id", third(2)), ROW + "another user than at the step before"),
+    "another user": (column("user_id", third(2)), ROW + "the user differs from the previous step"),
     "time backwards": (
-        column("time", lambda old: [*old[:2], old[0], *old[3:]]), ROW + r"earlier than the step before \(session 's0'"
+        column("time", lambda old: [*old[:2], old[0], *old[3:]]), ROW + r"the time is earlier than that of the previous"
     ),
-    "goes on after its end": (column("ended", lambda old: [False, True, *old[2:]]), ROW + "the session goes on after"),
+    "after its end": (column("ended", lambda old: [False, True, *old[2:]]), ROW + "the session continues after"),
     "item twice": (column("item_id", third(11)), ROW + "the item was shown in this session before"),
 }  # fmt: skip
 """What can be wrong with a file that `write_hand` wrote, and how its error must begin."""

@@ -27,10 +27,10 @@ def with_value(name, value, row=2):
         (with_value("item", 3), "round 2: item row 3: not in the catalog"),
         ({"reward": np.ones(3)}, r"columns of different lengths: \[3, 12\]"),
         ({"policy": np.full(5, "x", object)}, r"different lengths: \[5, 12\]"),
-        ({"candidate": ACTION_ITEMS}, "come together, or not at all"),
-        ({"candidate_start": np.arange(13)}, "come together, or not at all"),
-        ({"candidate": ACTION_ITEMS, "candidate_start": np.arange(13)}, "do not begin and end as 12 rounds need"),
-        ({"candidate": ACTION_ITEMS, "candidate_start": np.array([0, 5])}, "do not begin and end"),
+        ({"candidate": ACTION_ITEMS}, "must both be given, or neither"),
+        ({"candidate_start": np.arange(13)}, "must both be given, or neither"),
+        ({"candidate": ACTION_ITEMS, "candidate_start": np.arange(13)}, "do not match 12 rounds"),
+        ({"candidate": ACTION_ITEMS, "candidate_start": np.array([0, 5])}, "do not match"),
     ],
 )
 def test_what_cannot_have_been_logged_is_refused(changes, message):
@@ -159,7 +159,7 @@ def test_vectors_of_other_features_are_refused_where_the_log_tells_them():
     newcomer_rounds().check_features(other)  # nothing is told
     replace(hand_rounds(), features=features_digest(TABLE)).check_features(other)  # no vectors
     for ask in (told.check_features, told.contexts, told.distinct_contexts):
-        with pytest.raises(DataError, match=r"hand: contexts in the features of another training .*`retrain` keeps"):
+        with pytest.raises(DataError, match=r"hand: contexts from the features of another training.*`retrain` keeps"):
             ask(other)
 
 
@@ -172,11 +172,11 @@ def test_vectors_of_other_features_are_refused_where_the_log_tells_them():
         ({"context": np.ones((12, 0), np.float32)}, r"contexts \(12, 0\) of float32"),
         ({"context": with_row(3, 1, np.nan, 2)}, "round 3: context with 2 of 3 numbers finite: expected all, or NaN"),
         ({"context": with_row(3, np.nan, np.inf, np.nan)}, "round 3: context with 0 of 3 numbers finite"),
-        ({"context": with_row(4, np.nan, np.nan, np.nan)}, "round 4: user row 5: a newcomer has no context"),
-        ({"context": None}, "round 1: user row 4: a newcomer has no context"),
+        ({"context": with_row(4, np.nan, np.nan, np.nan)}, "round 4: user row 5: a cold-start user has no context"),
+        ({"context": None}, "round 1: user row 4: a cold-start user has no context"),
         (
             {"cold_start_users": ColdStartUsers(USERS, np.array([70], object))},
-            r"round 4: user row 5: the newcomers are rows 4\.\.4",
+            r"round 4: user row 5: cold-start users have the rows 4\.\.4",
         ),
     ],
 )

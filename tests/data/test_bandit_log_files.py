@@ -85,7 +85,7 @@ def test_newcomers_of_all_pieces_are_numbered_together(tmp_path, monkeypatch):
 def test_newcomers_are_not_written_by_another_table(tmp_path):
     fewer = tables()
     fewer = type(fewer)(fewer.users[:3], fewer.items, fewer.scale)
-    with pytest.raises(DataError, match="hand: of a table of 4 users, to be written with 3"):
+    with pytest.raises(DataError, match="hand: the log has a table of 4 users, but 3 are given"):
         write_events(tmp_path / EVENTS, newcomer_rounds(), fewer, with_rewards=True)
 
 

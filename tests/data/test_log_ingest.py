@@ -148,7 +148,7 @@ def test_a_later_event_closes_windows_as_well(tmp_path):
 
 def test_no_reward_at_all_is_one_line(four):
     (four / REWARDS).unlink()
-    with pytest.raises(DataError, match="no event has a reward yet; wait for them, or give a default_reward"):
+    with pytest.raises(DataError, match="no event has a reward yet; wait for rewards, or set default_reward"):
         joined(four)
 
 
@@ -191,7 +191,7 @@ def test_events_of_one_moment_are_not_parted(tmp_path):
     learn, judge, _ = ingest(tmp_path, tables(), IngestConfig(evaluation_share=0.3))
     assert (len(learn), len(judge)) == (4, 6)
     write_log(tmp_path, replace(rounds, time=np.full(10, START)))
-    with pytest.raises(DataError, match=r"10 rounds, the latest 30% .* leave nothing to learn from"):
+    with pytest.raises(DataError, match=r"10 rounds, the latest 30% .* none is left for training"):
         ingest(tmp_path, tables(), IngestConfig(evaluation_share=0.3))
     assert len(ingest(tmp_path, tables(), ALL)[0]) == 10
 
@@ -225,7 +225,7 @@ def test_rounds_without_a_reward_have_to_be_ingested_first(four):
 def test_rounds_with_twins_are_refused_as_well(tmp_path):
     write_events(tmp_path / EVENTS, hand_rounds(4), tables(), with_rewards=True)
     column("event_id", lambda old: [*old[:3], old[0]])(tmp_path)
-    with pytest.raises(DataError, match="row 4: event_id 'e0' comes a second time"):
+    with pytest.raises(DataError, match="row 4: event_id 'e0' occurs twice"):
         read_complete_rounds(tmp_path / EVENTS, tables())
 
 
@@ -262,7 +262,7 @@ def test_every_event_and_every_reward_is_counted_once(times, came, wait, default
         if came:
             rewards(folder, *((f"e{event}", hour, reward) for event, hour, reward in came))
         if not training:
-            with pytest.raises(DataError, match=r"no event has a reward|nothing to learn from"):
+            with pytest.raises(DataError, match=r"no event has a reward|none is left for training"):
                 ingest(folder, tables(), config)
             return
         learn, judge, report = ingest(folder, tables(), config)

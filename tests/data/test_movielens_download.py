@@ -51,7 +51,7 @@ def test_auto_prefers_grouplens_and_falls_back_to_the_package(dataset, index, no
 
 def test_host_without_address_is_given_up_and_named(dataset, tmp_path):
     lost = replace(dataset, url="http://grouplens.invalid/ml-100k.zip")
-    with pytest.raises(FetchError, match=r"host grouplens\.invalid cannot be looked up"):
+    with pytest.raises(FetchError, match=r"host grouplens\.invalid has no address"):
         fetch(lost, "grouplens", tmp_path / "ml-100k")
 
 
@@ -116,7 +116,7 @@ def test_broken_download_is_tried_again_from_the_start(dataset, grouplens, tmp_p
 
 def test_connection_that_always_breaks_is_given_up_and_leaves_nothing(dataset, grouplens, tmp_path):
     grouplens.break_after = [100] * 9
-    with pytest.raises(FetchError, match="broken"):
+    with pytest.raises(FetchError, match="connection failed"):
         fetch(dataset, "grouplens", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".fetch.lock"]
 
@@ -135,7 +135,7 @@ def test_endless_download_is_refused(dataset, grouplens, tmp_path, monkeypatch):
 
 def test_all_sources_failing_names_every_reason_and_the_way_out(dataset, index, nowhere, tmp_path):
     next(index.glob("*.whl")).unlink()
-    with pytest.raises(FetchError, match=r"no connection.*No matching distribution found.*--source PATH"):
+    with pytest.raises(FetchError, match=r"connection failed.*No matching distribution found.*--source PATH"):
         fetch(replace(dataset, url=nowhere), "auto", tmp_path / "ml-100k")
 
 
@@ -167,7 +167,7 @@ def test_folder_whose_movies_cannot_be_read_is_refused(dataset, miniature_folder
 
 def test_truncated_zip_is_refused(dataset, grouplens, tmp_path):
     (tmp_path / "half.zip").write_bytes(grouplens.content[: len(grouplens.content) // 2])
-    with pytest.raises(DataError, match="not a whole zip file"):
+    with pytest.raises(DataError, match="not a complete zip file"):
         fetch(dataset, str(tmp_path / "half.zip"), tmp_path / "ml-100k")
 
 
@@ -190,7 +190,7 @@ def test_zip_that_unpacks_to_gigabytes_is_refused(dataset, tmp_path, monkeypatch
 def test_other_zip_is_refused_and_the_missing_files_named(dataset, tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("u.data", b"")
-    with pytest.raises(DataError, match=r"without u\.user, u\.item, u\.genre"):
+    with pytest.raises(DataError, match=r"it lacks u\.user, u\.item, u\.genre"):
         fetch(dataset, str(tmp_path / "other.zip"), tmp_path / "ml-100k")
 
 

@@ -80,7 +80,7 @@ FAULTS = {
     "propensity 0": (changed("propensity_score", "0"), r":4: propensity 0: expected a probability in \(0, 1\]"),
     "propensity text": (changed("propensity_score", "often"), r":4: propensity_score 'often': expected a number"),
     "propensity empty": (changed("propensity_score", ""), r":4: propensity_score '': expected a number"),
-    "click too high": (changed("click", "3"), r":4: reward 3 is not in 0\.\.1; say by scale what rewards"),
+    "click too high": (changed("click", "3"), r":4: reward 3 is not in 0\.\.1; set scale to the lowest"),
     "click text": (changed("click", "yes"), r":4: click 'yes': expected a number"),
     "time": (changed("timestamp", "yesterday"), r":4: timestamp 'yesterday': expected a time such as 2019"),
     "item empty": (changed("item_id", ""), r":4: item_id is missing"),

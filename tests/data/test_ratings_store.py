@@ -144,7 +144,7 @@ def test_impossible_split_is_refused_before_anything_is_written(tmp_path, origin
 
 @pytest.mark.parametrize(
     ("values", "reason"),
-    [(["a", 1, None], "users.parquet: a column cannot be kept"), ([float("nan"), "a", "b"], "'odd' of users")],
+    [(["a", 1, None], "users.parquet: a column cannot be stored"), ([float("nan"), "a", "b"], "'odd' of users")],
     ids=["several types", "text with NaN"],
 )
 def test_column_that_would_come_back_changed_is_refused_and_nothing_written(tmp_path, original, values, reason):
@@ -196,7 +196,7 @@ def signed(saved, **changes):
 
 def test_ratings_of_another_digest_are_refused(saved):
     signed(saved, digest="0" * 64)
-    with pytest.raises(ArtifactError, match="another digest"):
+    with pytest.raises(ArtifactError, match="do not match the digest"):
         load_saved_ratings(saved)
 
 
@@ -209,9 +209,9 @@ def test_manifest_without_its_parts_is_refused(saved):
 @pytest.mark.parametrize(
     ("saved_split", "reason"),
     [
-        ({"name": "u2", "seed": 0, "digest": "0" * 64}, "gives other parts than when it was saved"),
+        ({"name": "u2", "seed": 0, "digest": "0" * 64}, "gives other parts than at the time of saving"),
         ({"name": "of the future", "seed": 0, "digest": "0" * 64}, "no split named 'of the future'"),
-        ({"seed": 0}, "cannot be made by this recpolicy"),
+        ({"seed": 0}, "cannot be computed by this recpolicy"),
     ],
 )
 def test_split_that_is_no_longer_the_same_is_refused(saved, saved_split, reason):

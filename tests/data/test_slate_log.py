@@ -28,8 +28,8 @@ def test_a_log_knows_its_slots_and_the_places_of_its_items():
         ({"reward": np.full(8, np.nan)}, r"its reward is not within"),
         ({"slot_reward": np.full((8, 2), 0.3)}, "not the sum of its slots"),
         ({"slate": np.tile(np.array([3, 1], np.int32), (8, 1))}, "not in the catalog"),
-        ({"slate": np.tile(np.array([1, 0], np.int32), (8, 1))}, "not of the shelf of its slot"),
-        ({"slate": np.tile(np.array([5, 5], np.int32), (8, 1)), "shelves": None}, "stands on the page twice"),
+        ({"slate": np.tile(np.array([1, 0], np.int32), (8, 1))}, "does not belong to its slot's shelf"),
+        ({"slate": np.tile(np.array([5, 5], np.int32), (8, 1)), "shelves": None}, "occurs twice in the slate"),
     ],
 )
 def test_what_makes_no_log_is_refused(changes, message):

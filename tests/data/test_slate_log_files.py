@@ -66,7 +66,7 @@ def test_without_shelves_no_item_stands_on_a_page_twice(tmp_path):
         return table.set_column(table.schema.get_field_index("slate"), "slate", pa.array(pages))
 
     rewritten(change)(folder)
-    with pytest.raises(DataError, match=r"row 5: an item that stands on the page twice"):
+    with pytest.raises(DataError, match=r"row 5: an item that occurs twice in the slate"):
         read_slates(folder / SLATES, tables())
 
 

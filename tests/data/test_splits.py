@@ -76,7 +76,7 @@ def test_tail_takes_the_last_n_rows_whoever_rated_what_and_when(ratings, number)
 
 @pytest.mark.parametrize("number", [10, 11])
 def test_a_tail_that_is_the_whole_table_is_refused(number):
-    with pytest.raises(DataError, match=f"split 'tail-{number}' of 10 ratings leaves nothing in its train part"):
+    with pytest.raises(DataError, match=f"split 'tail-{number}' of 10 ratings leaves its train part empty"):
         split(table([0] * 10), f"tail-{number}")
 
 
@@ -135,7 +135,7 @@ def test_rule_of_time_without_times_is_refused(name):
 
 
 def test_split_with_an_empty_part_is_refused():
-    with pytest.raises(DataError, match="leaves nothing in its train part"):
+    with pytest.raises(DataError, match="leaves its train part empty"):
         split(table([0] * 10), "ua")
 
 

@@ -66,7 +66,7 @@ def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):
     monkeypatch.setattr(vowpal_wabbit, "_LINES", 3)
     assert read_vowpal_wabbit(tmp_path / "log.json").rounds.digest == whole.rounds.digest
     records[6]["_label_cost"] = 9
-    with pytest.raises(DataError, match=r"log\.json:7: reward -9 is not in 0\.\.1; say by scale"):
+    with pytest.raises(DataError, match=r"log\.json:7: reward -9 is not in 0\.\.1; set scale"):
         read_vowpal_wabbit(write(tmp_path / "log.json", *records))
 
 
@@ -133,16 +133,16 @@ FAULTS = {
     "probability text": (line(1, _label_probability="x"), "_label_probability is 'x'; expected a number"),
     "action 0": (line(1, _label_Action=0), "_label_Action is 0; expected one of the 3 actions, from 1"),
     "action beyond": (line(1, _label_Action=4), "_label_Action is 4; expected one of the 3"),
-    "no actions": (line(1, c={"User": {}}, a=None), "neither c._multi nor a tells"),
+    "no actions": (line(1, c={"User": {}}, a=None), "neither c._multi nor a lists"),
     "p another": (line(1, p=[0.5, 0.25, 0.25]), r"p gives action 1 0\.5, but _label_probability is 0\.75"),
     "p too short": (line(1, p=[1.0]), "a and p are not lists of one length"),
     "action not ranked": (line(1, a=[2, 3, 4]), "_label_Action 1 is not in a"),
-    "same item twice": (line(1, items=("11", "12", "11")), "two actions have the same id; say by `item`"),
+    "same item twice": (line(1, items=("11", "12", "11")), "two actions have the same id; `item` must name"),
     "action a number": (line(1, c={"_multi": [1, 2]}, p=None), "an action is 1; expected an object"),
     "context a list": (line(1, c=[]), r"c is \[\]; expected an object"),
     "time": (line(1, Timestamp="noon"), "Timestamp 'noon': expected such as 2026-01-05T12:00:00Z"),
     "time missing": (_without("Timestamp"), "some lines have a Timestamp, and some have none"),
-    "event twice": (line(2), "event 'e1-2-3' comes a second time"),
+    "event twice": (line(2), "event 'e1-2-3' occurs twice"),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from waiting import PATIENCE
 
-from recpolicy.server.db.schedules import OFF
+from recpolicy.server.db.jobs import OFF
 from recpolicy.server.jobs import JOBS
 from recpolicy.server.settings import read_settings
 

@@ -198,7 +198,7 @@ def test_a_step_needs_a_reset_before_it():
 
 
 def test_one_session_needs_a_batch_of_one():
-    with pytest.raises(ConfigError, match="batch_size 2: make it with batch_size 1, or use GymnasiumSessions"):
+    with pytest.raises(ConfigError, match="batch_size 2: use batch_size 1 or GymnasiumSessions"):
         GymnasiumSession(make(2))
 
 

@@ -4,7 +4,6 @@ import tensorflow as tf
 from tf_agents.bandits.agents.lin_ucb_agent import LinearUCBAgent
 from tiny_dataset import miniature_ratings
 
-from recpolicy.agents.observation import split_mask
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import Ratings
 from recpolicy.environments.held_out_choice import HeldOutChoice, HeldOutChoiceConfig
@@ -51,10 +50,10 @@ class TestHeldOutChoice(EnvironmentContract):
         with pytest.raises(DataError, match="no user has two ratings"):
             HeldOutChoice(one_each, context())
 
-    def test_tf_agents_own_linucb_plays_it_through_split_mask(self, environment):
+    def test_tf_agents_own_linucb_plays_it_with_the_mask_as_constraint(self, environment):
         agent = LinearUCBAgent(
             environment.time_step_spec(), environment.action_spec(), dtype=tf.float32,
-            observation_and_action_constraint_splitter=lambda o: (split_mask(o)[0]["global"], split_mask(o)[1]),
+            observation_and_action_constraint_splitter=lambda o: (o["global"], o["mask"]),
         )  # fmt: skip
         step = environment.reset()
         action = agent.collect_policy.action(step).action

@@ -110,7 +110,7 @@ def test_without_a_minimum_size_even_a_small_log_gives_a_verdict():
 
 
 def test_gate_with_every_criterion_off_is_refused():
-    with pytest.raises(ConfigError, match="every criterion is switched off"):
+    with pytest.raises(ConfigError, match="all criteria are switched off"):
         gate(GOOD, replace(GateConfig(), **{one.name: None for one in fields(GateConfig)}))
 
 

@@ -151,6 +151,6 @@ def test_nothing_asked_is_refused(policy, parquet, what):
 def test_batch_of_nothing_and_one_path_for_both_files_are_refused(policy, parquet):
     with pytest.raises(ConfigError, match="batch is 0"):
         predict_to_files(policy, parquet, batch=0)
-    with pytest.raises(ConfigError, match="given for both"):
+    with pytest.raises(ConfigError, match="have the same name"):
         predict_to_files(policy, parquet, parquet)
     assert not parquet.parent.exists()

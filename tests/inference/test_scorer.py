@@ -200,12 +200,12 @@ def test_a_session_so_far_is_seen_and_not_shown_again():
     assert not np.allclose(begun.score, running.score)
     assert running.value != begun.value
     assert scorer.predict_one(3) is begun
-    with pytest.raises(DataError, match="shows every item of the catalog"):
+    with pytest.raises(DataError, match="contains every item of the catalog"):
         scorer.predict_one(3, history={3: [(101 + arm, True) for arm in range(ARMS)]})
 
 
 def test_a_history_that_is_not_looked_at_is_refused(scorer):
-    with pytest.raises(ConfigError, match="linucb does not look at the session so far"):
+    with pytest.raises(ConfigError, match="linucb does not use the session"):
         scorer.predict_one(3, history={3: [(101, True)]})
 
 

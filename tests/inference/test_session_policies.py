@@ -203,7 +203,7 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(UnknownIdError, match=r"no item with id 999 in"):
         one.recommend(user, history={user: [(999, False)]})
     everything = [(int(row) + 1, False) for row in features("last_n").action_items]
-    with pytest.raises(DataError, match="shows every item of the catalog"):
+    with pytest.raises(DataError, match="contains every item of the catalog"):
         one.predict(user, history={user: everything})
     with pytest.raises(DataError, match="nothing to recommend"):
         one.recommend(user, history={user: everything})
@@ -215,7 +215,7 @@ def test_policies_of_single_rounds_have_no_session():
     assert not one.sequential
     assert "value" not in one.predict(1)
     for ask in (one.predict, one.recommend):
-        with pytest.raises(ConfigError, match="linucb does not look at the session so far; leave out `history`"):
+        with pytest.raises(ConfigError, match="linucb does not use the session; leave out `history`"):
             ask(1, history={1: [(2, True)]})
 
 

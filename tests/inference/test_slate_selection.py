@@ -16,16 +16,22 @@ from recpolicy.core.errors import ConfigError, DataError, UnknownIdError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.inference.slate_selection import (
     ExplorationConfig,
+    _chances,
+    _mixed,
     allowed_rows,
     choose_slate,
     explain,
     greedy_slate,
-    slate_propensity,
 )
 
 GENRES = ["Drama", "Comedy|Drama", "", "Action", "Comedy", "Drama"]
 YEARS = [1990, None, 1995, 1995, 2001, 1960]
 EVERYTHING = np.ones(6, bool)
+
+
+def slate_propensity(score, allowed, arms, pool, share):
+    """The propensities [K] of any slate, drawn or not: those that choose_slate logs for its own."""
+    return _mixed(*_chances(score, allowed, arms, pool), share)
 
 
 @pytest.fixture(scope="module")

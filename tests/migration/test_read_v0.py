@@ -31,12 +31,12 @@ from recpolicy.models.rating_model_io import load_rating_model
 from recpolicy.models.rating_models import RATING_MODELS
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
-from recpolicy.server.console.simulator_card import read_card
+from recpolicy.server.console.queries import read_card
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.schema import metadata
 from recpolicy.server.lifespan import open_state, state_folder
-from recpolicy.server.online.checkpoint import checkpoint_folder, read_checkpoint
 from recpolicy.server.online.learner import OnlineLearner
+from recpolicy.server.online.posterior import checkpoint_folder, read_checkpoint
 from recpolicy.server.rollout import controller
 from recpolicy.server.settings import OnlineConfig, RolloutConfig, Settings
 from recpolicy.training import tensorflow_export

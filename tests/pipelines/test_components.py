@@ -236,7 +236,7 @@ def test_missing_incumbent_is_one_clear_line(trained, tmp_path):
     with pytest.raises(ArtifactError, match=r"^no incumbent in the registry: .*registry: not a registry"):
         find(registry=str(registry.folder))
     registry.register(trained.policy.path)
-    with pytest.raises(ConfigError, match=r"^no incumbent in the registry: .*no version is champion yet"):
+    with pytest.raises(ConfigError, match=r"^no incumbent in the registry: .*no version has the alias champion"):
         find(registry=str(registry.folder))
     registry.promote(1)
     damaged = next(path for path in registry.resolve(1).rglob("*.parquet"))

@@ -186,7 +186,10 @@ def test_failed_gate_leaves_the_champion_of_the_registry(root, trained):
     ("create", "message"),
     [
         (lambda folder: None, "no incumbent in the registry: .*not a registry"),
-        (lambda folder: write_state(folder, State()), "no incumbent in the registry: .*no version is champion yet"),
+        (
+            lambda folder: write_state(folder, State()),
+            "no incumbent in the registry: .*no version has the alias champion",
+        ),
     ],
 )
 def test_registry_without_a_champion_is_rejected_before_any_step(tmp_path, create, message):

@@ -47,7 +47,7 @@ def test_nobody_challenges_at_first_and_exploration_is_on(registry):
         champion=1, challenger=None, traffic_fraction=0.0, shadow=False, exploration=True
     )
     assert registry.aliases()["challenger"] is None
-    with pytest.raises(ConfigError, match="no version is challenger yet; set one by its number"):
+    with pytest.raises(ConfigError, match="no version has the alias challenger; set one by its number"):
         registry.resolve("challenger")
 
 

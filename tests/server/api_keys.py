@@ -7,7 +7,7 @@ import uvicorn
 from waiting import PATIENCE, wait_until
 
 from recpolicy.server.auth.keys import key_digest, new_key
-from recpolicy.server.db import keys
+from recpolicy.server.db import admin
 from recpolicy.server.db.engine import transaction
 
 
@@ -15,7 +15,7 @@ def key_for(app, role, name=None):
     """A new key of the app's store."""
     key = new_key()
     with transaction(app.state.server.store.engine) as connection:
-        keys.add(connection, name or f"{role}-{key[3:9]}", role, key_digest(key))
+        admin.add_key(connection, name or f"{role}-{key[3:9]}", role, key_digest(key))
     app.state.keys.forget()
     return key
 

@@ -7,8 +7,7 @@ from waiting import PATIENCE
 
 from recpolicy.server.db import jobs as runs_of
 from recpolicy.server.deps import AppState, Store
-from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.jobs.scheduler import Scheduler
+from recpolicy.server.jobs.scheduler import Job, JobResult, Scheduler
 from recpolicy.server.metrics import Metrics
 from recpolicy.server.settings import Settings
 

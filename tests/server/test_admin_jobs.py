@@ -9,13 +9,12 @@ from waiting import PATIENCE
 
 from recpolicy.server.app import make_app
 from recpolicy.server.auth.keys import key_digest, new_key
-from recpolicy.server.db import keys as stored
+from recpolicy.server.db import admin
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.jobs import JOBS
-from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.jobs.scheduler import Scheduler
+from recpolicy.server.jobs.scheduler import Job, JobResult, Scheduler
 from recpolicy.server.jobs.subprocess_jobs import EVALUATE
 from recpolicy.server.lifespan import open_state, stateless_state
 from recpolicy.server.schemas.admin import DriftResponse, JobList, RewardList, RunList, RunResponse, RunStartedResponse
@@ -45,7 +44,7 @@ def id_key(state, role):
     """A new key of this role."""
     key = new_key()
     with transaction(state.require_store().engine) as connection:
-        stored.add(connection, role, role, key_digest(key))
+        admin.add_key(connection, role, role, key_digest(key))
     return key
 
 
@@ -92,7 +91,7 @@ def test_a_run_is_begun_looked_at_and_listed(state):
 def test_what_cannot_be_run_is_refused(state):
     gate = Gate()
     console = Console(state, job(gate), EVALUATE)
-    assert "there are count, evaluate" in refusal(
+    assert "the jobs are count, evaluate" in refusal(
         console.ask("POST", "jobs/cuont", {}, role="operator"), 404, "not_found"
     )
     assert "takes no parameters" in refusal(
@@ -101,7 +100,7 @@ def test_what_cannot_be_run_is_refused(state):
     for days in (0, -1, "x", 1000):
         refusal(console.ask("POST", "jobs/evaluate", {"days": days}, role="operator"), 422, "invalid_value")
     number = console.ask("POST", "jobs/count", {}, role="operator").json()["run"]
-    assert "is under way" in refusal(console.ask("POST", "jobs/count", {}, role="operator"), 422, "invalid_value")
+    assert "is running (run" in refusal(console.ask("POST", "jobs/count", {}, role="operator"), 422, "invalid_value")
     gate.open.set()
     assert console.app.state.scheduler.wait(number, PATIENCE)
     refusal(console.ask("GET", "runs/99"), 404, "not_found")

@@ -115,7 +115,7 @@ def test_while_the_database_is_down_it_is_said(app, operator, monkeypatch):
     def down(*_):
         raise OperationalError("SELECT", {}, Exception("no connection to 192.0.2.1"))
 
-    monkeypatch.setattr("recpolicy.server.db.keys.listed", down)
+    monkeypatch.setattr("recpolicy.server.db.admin.list_keys", down)
     answer = ask(app, "GET", "/v1/admin/keys", headers=operator)
     assert "192.0.2.1" not in refusal(answer, 503, "database_unavailable")
     assert answer.headers["retry-after"] == "5"

@@ -20,14 +20,14 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.scorer import Prediction, load_scorer
 from recpolicy.server.app import make_app
 from recpolicy.server.deps import AppState
-from recpolicy.server.json_logging import JsonFormatter
+from recpolicy.server.json_output import JsonFormatter
 from recpolicy.server.lifespan import stateless_state
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager
 from recpolicy.server.metrics import Metrics
-from recpolicy.server.middleware import MAX_BODY
 from recpolicy.server.schemas.responses import Estimates, Predictions, Recommendation, Recommendations
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import LimitsConfig, Settings
 
+MAX_BODY = LimitsConfig().body_bytes
 NEWCOMER = [{"item": 1, "rating": 5}, {"item": 2, "rating": 1.5}]
 
 
@@ -358,6 +358,17 @@ def test_health_is_answered_while_the_policy_computes():
     assert asyncio.run(both()) == (200, True, 200)
 
 
+def test_openapi_describes_every_operation_parameter_schema_and_field(app):
+    page = ask(app, "GET", "/openapi.json").json()
+    operations = {f"{method} {path}": one for path, methods in page["paths"].items() for method, one in methods.items()}
+    parameters = {f"{at} {each['name']}": each for at, one in operations.items() for each in one.get("parameters", [])}
+    schemas = page["components"]["schemas"]
+    fields = {f"{name}.{key}": field for name, one in schemas.items() for key, field in one["properties"].items()}
+    described = {**operations, **parameters, **schemas, **fields}
+    assert len(described) > 250
+    assert [name for name, one in described.items() if not one.get("description", "").endswith((".", '"off".'))] == []
+
+
 def test_openapi_describes_requests_answers_and_errors_with_examples(app):
     page = ask(app, "GET", "/openapi.json").json()
     schemas = page["components"]["schemas"]
@@ -386,7 +397,7 @@ import asyncio, pathlib, sys
 import httpx
 from recpolicy.server.app import make_app
 from recpolicy.server.lifespan import open_state
-from recpolicy.server.settings import Settings
+from recpolicy.server.settings import LimitsConfig, Settings
 
 async def ask(app):
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:

@@ -8,7 +8,7 @@ from client_helpers import ask, refusal, served
 
 from recpolicy.server.app import make_app
 from recpolicy.server.auth.keys import new_key
-from recpolicy.server.db import keys
+from recpolicy.server.db import admin
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.lifespan import stateless_state
 from recpolicy.server.settings import Settings
@@ -63,7 +63,7 @@ def test_the_matrix_has_every_route_that_openapi_knows(app, calls):
 def test_without_a_key_that_works_every_route_answers_401(app, calls, kind):
     revoked = key_for(app, "operator", f"revoked for {kind}")
     with transaction(app.state.server.store.engine) as connection:
-        keys.revoke(connection, f"revoked for {kind}")
+        admin.revoke_key(connection, f"revoked for {kind}")
     app.state.keys.forget()
     headers = {
         "none": {}, "unknown": bearing(new_key()), "revoked": bearing(revoked), "empty": {"X-API-Key": ""},

@@ -14,9 +14,8 @@ from xss_policies import GENRE, TITLE, USER, write_hostile
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
-from recpolicy.server.console import pages, search
-from recpolicy.server.console.preview import ScorerCache
-from recpolicy.server.console.simulator_card import read_card
+from recpolicy.server.console import pages, queries
+from recpolicy.server.console.queries import ScorerCache, read_card
 from recpolicy.server.db.schema import events
 from recpolicy.server.lifespan import open_state, stateless_state
 from recpolicy.server.live_models import LiveState, LoadedVersion
@@ -148,7 +147,7 @@ def test_only_the_files_of_the_console_are_served(app, path):
 
 
 def test_a_server_without_store_and_registry_has_the_pages_too(app, registry):
-    kept = 'data-learns="true" data-keeps="true"'
+    kept = 'data-learns="true" data-stores="true"'
     assert kept in ask(app, "GET", "/").text
     bare = make_app(stateless_state(registry.resolve(1), Settings()))
     assert [ask(bare, "GET", path).status_code for path in PAGES] == [200] * 3
@@ -205,7 +204,7 @@ def test_an_id_that_is_typed_whole_comes_first_also_where_many_begin_with_it():
         def knows(self, user):
             return user in self.user_ids
 
-    assert search.users(Known(), " 12 ", 3) == ["12", 12, 120]
+    assert queries.find_users(Known(), " 12 ", 3) == ["12", 12, 120]
 
 
 def test_users_with_names_are_listed_for_readers_only(tmp_path):

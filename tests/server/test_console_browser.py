@@ -267,8 +267,8 @@ def test_counters_are_read_and_quantiles_found(visit):
 def test_operations_without_a_key_show_the_counters_and_ask_for_one(visit):
     page = visit.open("/operations")
     expect(page.locator("#metrics dd").first).to_be_visible()
-    expect(page.locator("#versions")).to_have_text("Needs a key with the role reader or operator.")
-    page.get_by_role("button", name="Give a key").click()
+    expect(page.locator("#versions")).to_have_text("This needs a key with the role reader or operator.")
+    page.get_by_role("button", name="Enter a key").click()
     expect(page.locator("#key-dialog")).to_be_visible()
     assert page.evaluate("document.activeElement.id") == "key-input"
 
@@ -276,7 +276,7 @@ def test_operations_without_a_key_show_the_counters_and_ask_for_one(visit):
 def test_a_reader_is_told_what_needs_an_operator(visit, app):
     page = visit.open("/operations", key_for(app, "reader"))
     page.get_by_role("button", name="Pause exploration").click()
-    expect(page.locator("#status")).to_contain_text("Not allowed: this needs the role operator")
+    expect(page.locator("#status")).to_contain_text("Not allowed: this request needs the role operator")
     visit.refused.remove(403)
 
 
@@ -333,7 +333,7 @@ def test_a_user_who_is_not_known_is_told_what_to_do(visit):
     page.locator("#user-input").fill("<b>nobody")
     page.keyboard.press("Enter")
     expect(page.locator("#list")).to_contain_text("No user with id <b>nobody in this policy")
-    expect(page.locator("#list")).to_contain_text("choose “Somebody new”")
+    expect(page.locator("#list")).to_contain_text("choose “A new user”")
     visit.refused.remove(404)
 
 
@@ -355,7 +355,7 @@ def test_too_much_at_once_says_when_to_come_back(visit):
     refuse(page, "/v1/recommend", 429, "rate_limited", **{"retry-after": "7"})
     page.locator("#user-input").fill("3")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("Too much at once; try again in 7 s.")
+    expect(page.get_by_role("alert")).to_contain_text("Too many requests; try again in 7 s.")
     visit.refused.remove(429)
 
 
@@ -376,7 +376,7 @@ def test_what_the_server_does_not_offer_is_said_quietly(visit, operator):
     page = visit.open("/operations", operator)
     refuse(page, "/v1/admin/drift", 404, "not_found")
     refuse(page, "/v1/admin/audit?count=20", 503, "database_unavailable")
-    expect(page.locator("#drift")).to_have_text("This server does not offer it.")
+    expect(page.locator("#drift")).to_have_text("This server does not have it.")
     expect(page.locator("#audit")).to_contain_text("The database does not answer.")
     expect(page.locator("#versions article")).to_have_count(2)
     expect(page.get_by_role("alert")).to_be_hidden()

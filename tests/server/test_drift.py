@@ -14,8 +14,7 @@ from tiny_policies import write_tiny
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.db.engine import transaction
-from recpolicy.server.db.event_windows import Window, daily_rewards, window
-from recpolicy.server.db.events import insert_events, now_ms
+from recpolicy.server.db.events import Window, daily_rewards, insert_events, now_ms, window
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import audit
 from recpolicy.server.jobs.drift import alarms_in, check, compute_drift_metrics
@@ -163,14 +162,14 @@ def test_planted_shifts_are_alarming_and_equal_windows_are_not(scorer):
     alarms = alarms_in(metrics, CONFIG)
     assert set(alarms) == {"users", "contexts", "reward", "actions"}
     assert metrics["contexts"]["dimension"] == 1
-    assert alarms["reward"] == "the mean reward went down: 3.000, before 4.000"
-    assert alarms["actions"] == "one item takes 100% of first places"
+    assert alarms["reward"] == "the mean reward went down from 4.000 to 3.000"
+    assert alarms["actions"] == "one item has 100% of the first positions"
 
 
 def test_fewer_items_are_alarming_without_any_at_the_top(scorer):
     older, recent = seen(items=[str(n) for n in range(60)]), seen(items=[str(n) for n in range(20)])
     assert (
-        "narrowed: 20.0 effective items, before"
+        "narrowed from 60.0 to 20.0 effective items"
         in alarms_in(compute_drift_metrics(recent, older, scorer, CONFIG), CONFIG)["actions"]
     )
 

@@ -23,8 +23,7 @@ from recpolicy.server import recommend
 from recpolicy.server.db import export as module
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events
-from recpolicy.server.db.export import Export, LogPolicy, export
-from recpolicy.server.db.export_cursor import Cursor
+from recpolicy.server.db.export import Cursor, Export, LogPolicy, export
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.live_models import LiveState, LoadedVersion
@@ -184,7 +183,7 @@ def test_what_the_log_cannot_hold_is_left_out_and_counted(tmp_path, registry, en
     assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).rounds == 4
     show(engine, seen(version=2))
     assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).left_out["other_policy"] == 4
-    with pytest.raises(DataError, match="a log of another catalog, or of other features, than the policy's"):
+    with pytest.raises(DataError, match="the log has another catalog or other features than the policy"):
         export(engine, LogPolicy(registry, 2), Export(tmp_path / "log"))
 
 
@@ -235,7 +234,7 @@ def test_a_log_of_another_origin_is_not_touched(tmp_path, registry, engine):
     table = pq.read_table(tmp_path / "log" / EVENTS)
     pq.write_table(table, tmp_path / "log" / EVENTS)
     show(engine, seen())
-    with pytest.raises(DataError, match="not written by an export of a server"):
+    with pytest.raises(DataError, match="the file is not an export of a server"):
         export(engine, LogPolicy(registry), Export(tmp_path / "log"))
 
 
@@ -358,7 +357,7 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
     assert len(log) == 20
     np.testing.assert_array_equal(log.contexts(policy.artifact.context), np.stack(list(vectors.values())))
     assert log.cold_start_users.ids.tolist() == list(range(70, 90))
-    with pytest.raises(DataError, match="in the features of another training"):
+    with pytest.raises(DataError, match="from the features of another training"):
         log.contexts(policy.artifact.context[::-1])
     greedy = log.time >= 1_000_085
     prob = compare_on_log(policy, None, log).candidate.prob

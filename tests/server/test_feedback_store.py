@@ -1,4 +1,5 @@
 import threading
+from typing import get_args
 
 import pytest
 from event_factory import event
@@ -8,12 +9,13 @@ from sqlalchemy import func, select
 
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events
-from recpolicy.server.db.feedback import TYPES as SAID
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback, compute_reward
 from recpolicy.server.db.schema import feedback, rewards
+from recpolicy.server.schemas.requests import FeedbackType
 
 RULES = RewardRules((1.0, 5.0), window_ms=10_000)
 NOW = 1_000_500
+TYPES = get_args(FeedbackType)
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def test_several_at_once_set_one_reward(engine):
     assert [one.reward for one in outcomes if one.reward is not None] == [reward]
 
 
-@given(st.sampled_from(SAID), st.floats(0, 1))
+@given(st.sampled_from(TYPES), st.floats(0, 1))
 @settings(max_examples=50)
 def test_every_reward_lies_on_the_scale(kind, value):
     value = 1 + 4 * value if kind == "rating" else value
@@ -121,5 +123,5 @@ def test_every_reward_lies_on_the_scale(kind, value):
 
 
 def test_rewards_of_each_kind_by_hand():
-    said = {kind: compute_reward(FeedbackItem("e", None, kind, 0.5), (1.0, 5.0)) for kind in SAID}
+    said = {kind: compute_reward(FeedbackItem("e", None, kind, 0.5), (1.0, 5.0)) for kind in TYPES}
     assert said == {"rating": 0.5, "like": 5.0, "skip": 1.0, "complete": 5.0, "share": 5.0, "watch_fraction": 3.0}

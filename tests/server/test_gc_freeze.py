@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from recpolicy.server.gc_freeze import freeze_startup_objects
+from recpolicy.server import freeze_startup_objects
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,8 @@
 import pytest
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.auth.initial_key import ensure_operator_key
-from recpolicy.server.auth.keys import key_digest
-from recpolicy.server.db import audit, keys
+from recpolicy.server.auth.keys import ensure_operator_key, key_digest
+from recpolicy.server.db import admin
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.deps import Store
 
@@ -19,7 +18,7 @@ def store(each_engine):
 
 def works(store, key):
     with store.engine.connect() as connection:
-        return {digest: (name, role) for digest, name, role in keys.active(connection)}.get(key_digest(key))
+        return {digest: (name, role) for digest, name, role in admin.active_keys(connection)}.get(key_digest(key))
 
 
 def test_one_is_made_at_the_first_start_only(store):
@@ -27,7 +26,7 @@ def test_one_is_made_at_the_first_start_only(store):
     assert works(store, made) == ("operator", "operator")
     assert ensure_operator_key(store) is None
     with store.engine.connect() as connection:
-        (line,) = audit.latest(connection, 10)
+        (line,) = admin.latest_audit(connection, 10)
         stored = str(connection.exec_driver_sql("SELECT * FROM api_keys").all())
     assert (line["actor"], line["action"], line["detail"]["name"]) == ("server", "create_key", "operator")
     assert made not in stored
@@ -37,7 +36,7 @@ def test_one_is_made_at_the_first_start_only(store):
 def test_without_any_operator_left_another_is_made(store):
     first = ensure_operator_key(store)
     with transaction(store.engine) as connection:
-        keys.revoke(connection, "operator")
+        admin.revoke_key(connection, "operator")
     second = ensure_operator_key(store)
     assert works(store, first) is None
     assert works(store, second) == ("operator-2", "operator")
@@ -62,20 +61,22 @@ def test_another_given_key_takes_the_place_of_the_one_before(store, monkeypatch)
 @pytest.mark.parametrize("weak", ["secret", "a" * 64, "changeme-" + STRONG])
 def test_a_weak_key_stops_the_start_also_without_a_store(monkeypatch, weak):
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", weak)
-    with pytest.raises(ConfigError, match="RECPOLICY_ADMIN_KEY is too weak: it ") as pooled_variance_floor:
+    with pytest.raises(ConfigError, match="RECPOLICY_ADMIN_KEY is too weak: it ") as caught:
         ensure_operator_key(None)
-    assert "\n" not in str(pooled_variance_floor.value)
-    assert weak not in str(pooled_variance_floor.value)
+    assert "\n" not in str(caught.value)
+    assert weak not in str(caught.value)
 
 
-@pytest.mark.parametrize(("role", "revoked", "why"), [("reader", False, "a reader's"), ("operator", True, "revoked")])
+@pytest.mark.parametrize(
+    ("role", "revoked", "why"), [("reader", False, "has the role reader"), ("operator", True, "is revoked")]
+)
 def test_a_key_of_somebody_else_is_not_raised_to_operator(store, monkeypatch, role, revoked, why):
     with transaction(store.engine) as connection:
-        keys.add(connection, "ben", role, key_digest(STRONG))
+        admin.add_key(connection, "ben", role, key_digest(STRONG))
         if revoked:
-            keys.revoke(connection, "ben")
+            admin.revoke_key(connection, "ben")
     monkeypatch.setenv("RECPOLICY_ADMIN_KEY", STRONG)
-    with pytest.raises(ConfigError, match=f"the key 'ben', which is {why}"):
+    with pytest.raises(ConfigError, match=f"the key 'ben', which {why}"):
         ensure_operator_key(store)
 
 

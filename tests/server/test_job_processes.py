@@ -22,12 +22,13 @@ from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events, now_ms
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
+from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.jobs import retrain_worker, subprocess_jobs
 from recpolicy.server.jobs.evaluate_worker import earned_by_version, estimate_days
-from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import LOG_UNTIL, new_interactions, train_on
-from recpolicy.server.jobs.subprocess_jobs import STOP_EVENT, JobError, JobRequest, run_in_subprocess
+from recpolicy.server.jobs.scheduler import STOP_EVENT
+from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest, run_in_subprocess
 from recpolicy.server.lifespan import open_state
 from recpolicy.server.recommend import choose
 from recpolicy.server.rollout import controller
@@ -101,7 +102,7 @@ def test_only_users_who_say_enough_count(state):
     assert new_interactions(engine, 0, 1) == (8, 44)
     skipped = train_on(request(state, min_interactions=41, min_interactions_per_user=2))
     assert (skipped.status, skipped.users, skipped.records) == ("skipped", 4, 40)
-    assert skipped.metadata["reason"].startswith("40 new rewards of users with enough of them; 41 are needed")
+    assert skipped.metadata["reason"].startswith("40 new rewards of users with enough of them; expected 41")
     serve(state, 6, NOW - 300_000, users=range(1_001, 1_004), ratings=[{"item": 1, "rating": 4.0}])
     assert new_interactions(engine, NOW - 350_000, 2) == (3, 6)  # newcomers, described by ratings
 
@@ -185,7 +186,7 @@ def test_a_child_that_fails_says_why_in_one_line(state, monkeypatch):
         run_in_subprocess(state, "no_such_work", {})
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/bin/false")
-        with pytest.raises(JobError, match=r"the process ended with 1 and without a result; see jobs/evaluate\.log"):
+        with pytest.raises(JobError, match=r"the process ended with exit code 1 and no result; see jobs/evaluate\.log"):
             run_in_subprocess(state, "evaluate", {})
     with transaction(state.require_store().engine) as connection:
         connection.exec_driver_sql("DROP TABLE rewards")
@@ -196,7 +197,7 @@ def test_a_child_that_fails_says_why_in_one_line(state, monkeypatch):
 def test_a_server_without_registry_or_folder_has_nothing_to_train_on(engine):
     one = get_state(engine)
     object.__setattr__(one, "models", type("Bare", (), {"registry": None}))
-    with pytest.raises(ConfigError, match="no registry"):
+    with pytest.raises(ConfigError, match="needs a registry"):
         JobRequest.from_state(one, {})
 
 

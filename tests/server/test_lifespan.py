@@ -2,10 +2,11 @@
 
 import pytest
 from databases import KINDS, new_url
+from sqlalchemy import select
 from trained_policies import trained
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.db import versions
+from recpolicy.server.db import schema
 from recpolicy.server.lifespan import DATABASE_URL, open_state
 from recpolicy.server.settings import Settings
 
@@ -18,7 +19,7 @@ def shared(request, tmp_path, monkeypatch):
 
 def stored_digests(state):
     with state.store.engine.connect() as connection:
-        return [row["digest"] for row in versions.list_versions(connection)]
+        return connection.scalars(select(schema.versions.c.digest)).all()
 
 
 def test_servers_of_the_same_version_share_a_database(shared, tmp_path):
@@ -33,9 +34,7 @@ def test_a_server_of_another_registry_is_refused_and_changes_nothing(shared, tmp
     with open_state(trained("linucb"), tmp_path / "one", Settings()) as one:
         before = stored_digests(one)
         with (
-            pytest.raises(
-                StoreError, match=r"its version 1 is another policy .*; give each registry a separate database"
-            ),
+            pytest.raises(StoreError, match=r"version 1 is another policy .* Use one database per registry"),
             open_state(trained("ucb1"), tmp_path / "two", Settings()),
         ):
             pass

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from waiting import PATIENCE, wait_until
 
 from recpolicy.server.auth.keys import Caller, KeyCache, key_digest
-from recpolicy.server.json_logging import JsonFormatter
+from recpolicy.server.json_output import JsonFormatter
 from recpolicy.server.middleware import RequestMiddleware, TokenBuckets
 from recpolicy.server.settings import LimitsConfig
 

@@ -13,9 +13,18 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.server.online import posterior as believing
-from recpolicy.server.online.checkpoint import CURRENT, Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
 from recpolicy.server.online.learner import OnlineLearner, apply_rewards, with_latest_checkpoint, with_posterior
-from recpolicy.server.online.posterior import Posterior, initial_posterior, learn, unpack_symmetric
+from recpolicy.server.online.posterior import (
+    CURRENT,
+    Checkpoint,
+    Posterior,
+    checkpoint_folder,
+    initial_posterior,
+    learn,
+    read_checkpoint,
+    unpack_symmetric,
+    write_checkpoint,
+)
 from recpolicy.server.settings import OnlineConfig, Settings
 
 CLOSED_FORM = OnlineConfig(grace_seconds=0.0)
@@ -66,7 +75,7 @@ def test_a_policy_that_has_learnt_nothing_answers_as_it_was_trained(base):
 
 
 def test_only_policies_that_are_linear_per_arm_learn():
-    with pytest.raises(ConfigError, match="ucb1 cannot learn while it serves"):
+    with pytest.raises(ConfigError, match="ucb1 cannot learn online"):
         initial_posterior(load_scorer(trained("ucb1")).artifact)
 
 
@@ -131,10 +140,10 @@ def test_a_damaged_checkpoint_is_said_and_the_trained_policy_serves(base, tmp_pa
         path.unlink()
     else:
         np.savez(path, theta=base.artifact.policy["theta"].astype(float), covariance=np.zeros((80, 6, 6)))
-    with pytest.raises(ArtifactError, match="remove the folder to learn anew"):
+    with pytest.raises(ArtifactError, match="remove the folder to start online learning again"):
         read_checkpoint(folder)
     assert with_latest_checkpoint(tmp_path, base) is base
-    assert "left aside" in caplog.text
+    assert "ignores a damaged checkpoint" in caplog.text
 
 
 def rate(app, value, users=range(1, 13)):

@@ -1,5 +1,6 @@
 """Heads that are late, endless or no HTTP, against a real socket."""
 
+import inspect
 import json
 import socket
 import threading
@@ -10,6 +11,7 @@ import pytest
 import uvicorn
 from client_helpers import served
 from fastapi import FastAPI, Request
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recpolicy.server.protocol import BoundedProtocol
 from recpolicy.server.schemas.responses import ErrorResponse
@@ -51,6 +53,19 @@ def saying(limits):
         return len(await request.body())
 
     return app
+
+
+def test_uvicorn_still_has_no_limits_of_its_own_and_the_hooks_that_ours_overrides():
+    """If this fails after an upgrade, prefer uvicorn's limits to BoundedProtocol (server/protocol.py)."""
+    options = set(inspect.signature(uvicorn.Config).parameters)
+    assert "h11_max_incomplete_event_size" in options  # a limit of the other parser
+    assert not {option for option in options if ("header" in option and "size" in option) or "request_start" in option}
+    assert {option for option in options if option.startswith("timeout")} == {
+        "timeout_keep_alive", "timeout_notify", "timeout_graceful_shutdown", "timeout_worker_healthcheck",
+    }  # fmt: skip
+    ours = {name for name in vars(BoundedProtocol) if name.startswith(("on_", "data_", "connection_", "send_"))}
+    assert ours <= set(dir(HttpToolsProtocol))
+    assert {"cycle", "timeout_keep_alive_task", "app_state"} <= set(HttpToolsProtocol.__init__.__code__.co_names)
 
 
 def all_said(connection):

@@ -193,7 +193,7 @@ def test_a_version_that_is_damaged_on_disk_is_not_taken_and_the_old_one_goes_on(
     damaged.chmod(0o644)
     damaged.write_bytes(damaged.read_bytes()[:-1])
     (registry.folder / "aliases.json").write_text(json.dumps(state | {"champion": two}))  # past the registry's checks
-    wait_until(lambda: "names a version that cannot be served" in server.log.read_text(), "the line in the log")
+    wait_until(lambda: "names a version that does not load" in server.log.read_text(), "the line in the log")
     status, answer = server.post("/v1/recommend", {"user": 1})
     assert (status, answer["policy"]["version"]) == (200, one)
 

@@ -9,7 +9,7 @@ from rollout_fixtures import QUICK, rate, rolling, tiny_registry
 from sqlalchemy.exc import OperationalError
 
 from recpolicy.core.errors import ArtifactError, ConfigError, StoreError
-from recpolicy.server.db import audit, rollouts
+from recpolicy.server.db import admin, rollouts
 from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.jobs.rollout_job import CHECK_ROLLOUT, check_rollout
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
@@ -30,7 +30,7 @@ def last(state):
 
 def audited(state):
     with state.store.engine.connect() as connection:
-        return [(line["actor"], line["action"]) for line in reversed(audit.latest(connection, 20))]
+        return [(line["actor"], line["action"]) for line in reversed(admin.latest_audit(connection, 20))]
 
 
 def routing(state):
@@ -59,7 +59,12 @@ def test_a_challenger_that_is_not_worse_goes_through_its_stages_and_is_promoted(
     assert routing(state) == (2, None, 0.0)
     assert (state.models.live.champion.number, state.models.live.challenger) == (2, None)
     row = last(state)
-    assert (row.state, row.stage, row.reconciled, row.reason) == ("promoted", 2, True, "the last stage is passed")
+    assert (row.state, row.stage, row.reconciled, row.reason) == (
+        "promoted",
+        2,
+        True,
+        "the challenger passed the last stage",
+    )
     server = [("server", "rollout_advance")] * 2 + [("server", "rollout_promoted")]
     assert audited(state) == [("ann", "start_rollout"), *server]
     notes = [line["note"]["rollout"] for line in state.models.registry.audit() if "note" in line]
@@ -74,7 +79,7 @@ def test_harm_is_rolled_back_at_once_and_the_audit_says_why(state, caplog):
     assert routing(state) == (1, None, 0.0)
     assert last(state).state == "rolled_back"
     with state.store.engine.connect() as connection:
-        _, line = audit.latest(connection, 2)  # the alert came after it
+        _, line = admin.latest_audit(connection, 2)  # the alert came after it
     assert line["action"] == "rollout_rolled_back"
     assert line["detail"]["metrics"]["difference"]["hi"] < -0.5
     assert "rewards are lower" in line["detail"]["reason"]
@@ -103,7 +108,7 @@ def test_a_stage_whose_time_is_over_is_rolled_back(state):
     controller.start(state, 2, "ann")
     rate(state, last(state), 40, hours=5.1)
     assert checked(state).metadata["action"] == "roll_back"
-    assert "hours were not enough" in last(state).reason
+    assert "did not pass within" in last(state).reason
 
 
 def test_what_was_shown_in_an_earlier_stage_does_not_count(state):
@@ -219,15 +224,15 @@ def test_what_was_changed_by_hand_ends_the_rollout_and_stays(state, tmp_path, by
     by_hand(state.models.registry)
     checked(state)
     assert (last(state).state, last(state).reconciled, routing(state)) == (ended, True, expected)
-    assert "by hand" in last(state).reason
+    assert "an operator" in last(state).reason
 
 
 def test_a_share_that_was_set_by_hand_is_waited_for_but_harm_still_ends_it(state):
     controller.start(state, 2, "ann")
     rate(state, last(state), 900)
     state.models.registry.set_traffic_fraction(0.0)
-    assert "set to 0 by hand" in checked(state).metadata["reason"]
-    assert "set to 0 by hand" in controller.status(state).decision.reason
+    assert "set the challenger's traffic fraction to 0" in checked(state).metadata["reason"]
+    assert "set the challenger's traffic fraction to 0" in controller.status(state).decision.reason
     state.rollout_counters.counts.add(last(state).id, CHALLENGER, VariantHealth(50, failures=20))
     assert checked(state).metadata["action"] == "roll_back"
 
@@ -253,7 +258,7 @@ def test_stopping_needs_no_database_and_is_noted_later(state, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(rollouts, "unfinished", down)
-        with pytest.raises(StoreError, match="withdrawn"):
+        with pytest.raises(StoreError, match="the champion serves all users"):
             controller.stop(state, "bob")
     assert (routing(state), state.models.live.challenger) == ((1, None, 0.0), None)
     checked(state)

@@ -43,7 +43,7 @@ def challenger(**words):
         (replace(ALONE, challenger=replace(ENOUGH, rewards=199)), 2, "wait", "199 of 200 rewards of the challenger"),
         (replace(GOOD, **gap(-0.3, -0.05)), 0, "wait", "may still be below"),  # lower, but within the margin
         (replace(GOOD, **gap(-0.1, 0.1)), 0, "wait", "may still be below"),
-        (replace(GOOD, **gap(-0.3, 0.5), hours=48.0), 0, "roll_back", "48 hours were not enough"),
+        (replace(GOOD, **gap(-0.3, 0.5), hours=48.0), 0, "roll_back", "did not pass within 48 hours"),
         (replace(GOOD, **gap(-0.3, 0.5), hours=47.9), 0, "wait", "may still be below"),
         (replace(GOOD, challenger=Rewards(), **gap(-0.05, 0.5), hours=48.0), 0, "roll_back", "0 of 100 users"),
         (replace(GOOD, **gap(-0.5, -0.11)), 0, "roll_back", "rewards are lower"),

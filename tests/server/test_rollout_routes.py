@@ -9,7 +9,7 @@ from rollout_fixtures import rate, rolling
 from sqlalchemy.exc import IntegrityError
 
 from recpolicy.server.app import make_app
-from recpolicy.server.db import audit, rollouts
+from recpolicy.server.db import admin, rollouts
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import first_event_id, new_event_id, now_ms
 from recpolicy.server.db.rollouts import ConflictError
@@ -53,7 +53,7 @@ def test_a_rollout_begins_is_looked_at_and_is_stopped(state, asked):
     RolloutList.model_validate(listed, extra="forbid")
     assert [one["state"] for one in listed["rollouts"]] == ["stopped"]
     with state.store.engine.connect() as connection:
-        assert [line["actor"] for line in audit.latest(connection, 2)] == ["ann", "ann"]
+        assert [line["actor"] for line in admin.latest_audit(connection, 2)] == ["ann", "ann"]
 
 
 def test_what_is_not_known_yet_is_null(state, asked):

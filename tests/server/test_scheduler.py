@@ -20,8 +20,7 @@ from waiting import PATIENCE, wait_until
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.server.db.schema import audit, schedules
 from recpolicy.server.jobs import scheduler as module
-from recpolicy.server.jobs.job import JobResult
-from recpolicy.server.jobs.scheduler import LOST_SECONDS, Scheduler
+from recpolicy.server.jobs.scheduler import LOST_SECONDS, JobResult, Scheduler
 from recpolicy.server.settings import JobsConfig, Settings
 
 WEEK = 7 * DAY
@@ -132,7 +131,7 @@ PROCESS = """
 import sys, threading
 sys.path[:0] = {paths!r}
 from job_fixtures import job, get_state
-from recpolicy.server.jobs.job import JobResult
+from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.db.engine import open_store
 
@@ -190,7 +189,7 @@ def test_a_killed_process_leaves_a_lost_run_and_the_next_one_goes_on(engine, tmp
     assert len(tick(one)) == 1
     lost, done = runs(engine)
     assert (lost["status"], done["status"]) == ("lost", "done")
-    assert lost["metadata"] == {"error": "the process that ran it is gone"}
+    assert lost["metadata"] == {"error": "the process of the run has ended"}
     assert lost["finished_at"] == clock.now
     with engine.connect() as connection:
         assert "alert job_lost.count" in connection.scalars(select(audit.c.action)).all()
@@ -224,7 +223,7 @@ def test_a_job_under_way_is_not_begun_again_and_runs_once_afterwards(engine):
     for _ in range(3):
         clock.now += 60_000
         assert one.tick() == []
-    with pytest.raises(ConfigError, match=rf"count is under way \(run {run}\)"):
+    with pytest.raises(ConfigError, match=rf"count is running \(run {run}\)"):
         one.trigger("count", {}, "ada")
     gate.open.set()
     assert one.wait(run, PATIENCE)

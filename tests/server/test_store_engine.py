@@ -67,7 +67,10 @@ def test_processes_that_start_at_once_migrate_once(kind, tmp_path):
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("not a url", "expected sqlite:///FILE or postgresql://"), ("mysql://u:secret@h/d", "'mysql' is no database")],
+    [
+        ("not a url", "expected sqlite:///FILE or postgresql://"),
+        ("mysql://u:secret@h/d", "the unknown database 'mysql'"),
+    ],
 )
 def test_an_url_of_something_else_is_refused_without_its_password(url, said):
     with pytest.raises(ConfigError, match=said) as refused:

@@ -16,12 +16,11 @@ from sqlalchemy import func, select
 from waiting import PATIENCE
 
 from recpolicy.core.errors import StoreError
-from recpolicy.server.db import spool as spooling
+from recpolicy.server.db import writer as writer_module
 from recpolicy.server.db.engine import migrate
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules
 from recpolicy.server.db.schema import events
-from recpolicy.server.db.spool import Spool
-from recpolicy.server.db.writer import GroupCommitWriter, QueueFullError
+from recpolicy.server.db.writer import GroupCommitWriter, QueueFullError, Spool
 
 RULES = RewardRules((1.0, 5.0), window_ms=10_000)
 
@@ -169,7 +168,7 @@ def test_a_line_that_was_cut_short_was_never_acknowledged(tmp_path):
 
 
 def test_a_database_that_fails_again_leaves_the_spool_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(spooling, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(writer_module, "_ROWS_AT_ONCE", 2)
     spool, got = Spool(tmp_path), []
     spool.append(rows_of(*(event() for _ in range(5))))
 
@@ -187,7 +186,7 @@ def test_a_database_that_fails_again_leaves_the_spool_as_it_is(tmp_path, monkeyp
 OTHER = """
 import os, pathlib, signal, sys
 sys.path[:0] = sys.argv[2:]
-from recpolicy.server.db.spool import Spool
+from recpolicy.server.db.writer import Spool
 from event_factory import event
 spool = Spool(pathlib.Path(sys.argv[1]))
 spool.append([event().row()])

@@ -194,7 +194,7 @@ def test_who_learns_from_its_own_choices_only_is_refused_and_no_other_is():
     arms = misleading_arms()
     refused = {name for name in AGENTS if not make(name, arms).learner.learns_from_logs}
     assert refused == {"exp3"}
-    with pytest.raises(ConfigError, match=r"^exp3 cannot learn from a log: .* take an agent with context \(linucb\)$"):
+    with pytest.raises(ConfigError, match=r"^exp3 cannot learn from a log: .* use an agent with context \(linucb\)$"):
         learn_from_log(make("exp3"), logged(), context(), ACTION_ITEMS)
 
 
@@ -272,6 +272,6 @@ def test_linucb_from_vectors_is_ridge_regression_on_them_by_hand():
 def test_vectors_of_another_length_are_refused_before_anything_is_learnt(name):
     log, agent = with_newcomers(logged())[0], make(name)
     narrow = replace(log, context=np.ascontiguousarray(log.context[:, :2]))
-    with pytest.raises(DataError, match=f"planted log: contexts of 2 numbers, but the policy's have {RANK}; take a"):
+    with pytest.raises(DataError, match=f"planted log: contexts of 2 numbers, but the policy's have {RANK}; use a"):
         learn_from_log(agent, narrow, context(), ACTION_ITEMS)
     assert int(agent.train_step_counter.numpy()) == 0

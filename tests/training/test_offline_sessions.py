@@ -336,11 +336,11 @@ def test_a_finished_training_is_not_learnt_again(unbroken, monkeypatch):
 
 def test_a_checkpoint_of_another_agent_or_a_damaged_one_is_refused(unbroken, tmp_path, monkeypatch):
     folder = shutil.copytree(unbroken("dqn")[-1], tmp_path / "run")
-    with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
+    with pytest.raises(ArtifactError, match="its checkpoint is damaged or belongs to another agent"):
         learnt_in_few(monkeypatch, "topk_reinforce", folder)
     for index in (folder / "checkpoints").glob("*.index"):
         index.write_bytes(b"not a checkpoint")
-    with pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged"):
+    with pytest.raises(ArtifactError, match="its checkpoint is damaged or belongs to another agent"):
         learnt_in_few(monkeypatch, "dqn", folder)
 
 
@@ -376,7 +376,7 @@ def test_what_cannot_be_learnt_from_is_one_line():
     log = random_log()
     for name in ("ppo", "a2c", "reinforce", "q_learning"):
         assert f"{name} learns from its own sessions" in refused(name, log)
-    assert "no propensities, by which topk_reinforce weighs every step" in refused(
+    assert "no propensities, which topk_reinforce needs as weights" in refused(
         "topk_reinforce", replace(log, log_propensity=None)
     )
     seven = int((log.item == 7).sum())

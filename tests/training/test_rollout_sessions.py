@@ -84,7 +84,7 @@ def test_a_policy_explores_as_its_artifact_says(name, tables):
 
 
 def test_a_table_is_no_network():
-    with pytest.raises(ConfigError, match="a policy of the kind 'session_table' cannot log sessions; take one of ppo"):
+    with pytest.raises(ConfigError, match="a policy of the kind 'session_table' cannot log sessions; use one of ppo"):
         exploring(ExportedPolicy("session_table", "epsilon_greedy_score"))
 
 

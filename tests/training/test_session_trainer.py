@@ -206,13 +206,13 @@ def test_a_run_killed_in_the_middle_ends_as_the_unbroken_one(unbroken, tmp_path)
 def test_a_checkpoint_of_another_agent_is_refused(unbroken, tmp_path, other):
     """A2C and REINFORCE are made of the very variables of PPO."""
     folder = shutil.copytree(unbroken("ppo").folder, tmp_path / "run")
-    with pytest.raises(ArtifactError, match=r"run: its checkpoint is of another agent or damaged"):
+    with pytest.raises(ArtifactError, match=r"run: its checkpoint is damaged or belongs to another agent"):
         train_in_sessions(environment(), make(other), config(other), folder)
 
 
 def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused(unbroken, tmp_path):
     folder = shutil.copytree(unbroken("ppo").folder, tmp_path / "run")
-    refused = pytest.raises(ArtifactError, match="its checkpoint is of another agent or damaged")
+    refused = pytest.raises(ArtifactError, match="its checkpoint is damaged or belongs to another agent")
     with refused:
         train_in_sessions(environment(), make("ppo", layers=(8,)), config("ppo"), folder)
     with refused:
@@ -266,7 +266,7 @@ def test_standardising_does_not_hide_that_a_world_pays_nan(tmp_path, monkeypatch
     """It turns what does not vary into 0, and NaN compares with nothing."""
     game = environment()
     spoilt_after(game, 0, monkeypatch)
-    with pytest.raises(DivergedError, match=r"before step 64: .* no checkpoint was made yet"):
+    with pytest.raises(DivergedError, match=r"before step 64: .* there is no checkpoint yet"):
         train_in_sessions(game, make("reinforce"), config("reinforce"), tmp_path)
 
 
@@ -289,7 +289,7 @@ def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch, name,
 
     monkeypatch.setattr(session_trainer, "SessionLoop", Ruining)
     size = BLOCK[name]
-    said = rf"before step {4 * size}: .*{part}.* holds numbers that are not finite; the checkpoint of step {2 * size}"
+    said = rf"before step {4 * size}: .*{part}.* has numbers that are not finite; the checkpoint of step {2 * size}"
     with pytest.raises(DivergedError, match=said):
         train_in_sessions(environment(), agent, config(name), tmp_path)
     assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{2 * size}"}

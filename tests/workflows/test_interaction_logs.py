@@ -185,10 +185,10 @@ def test_without_a_floor_a_sharp_softmax_is_greedy_and_rows_sum_to_one():
 
 def test_what_exists_is_not_overwritten(log, tmp_path):
     (tmp_path / "there").mkdir()
-    with pytest.raises(ArtifactError, match="there: exists already; choose another folder"):
+    with pytest.raises(ArtifactError, match="there: already exists; choose another folder"):
         simulate(tmp_path / "there")
     before = (log / EVENTS).read_bytes()
-    with pytest.raises(ArtifactError, match="log: exists already"):
+    with pytest.raises(ArtifactError, match="log: already exists"):
         ingest_log(log, log, IdVocabulary.from_ratings(miniature_split().train))
     assert (log / EVENTS).read_bytes() == before
 

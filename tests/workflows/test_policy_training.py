@@ -111,7 +111,7 @@ def test_own_data_with_ids_of_text(tmp_path):
 
 def test_a_folder_that_exists_is_left_alone(tmp_path):
     (tmp_path / "policy").mkdir()
-    with pytest.raises(ArtifactError, match=r"policy: exists already; choose another folder"):
+    with pytest.raises(ArtifactError, match=r"policy: already exists; choose another folder"):
         train("linucb", miniature_split(), tmp_path / "policy", config=TINY)
     assert list((tmp_path / "policy").iterdir()) == []
 

@@ -294,7 +294,7 @@ def test_an_artifact_of_before_there_were_learners_is_refused(tmp_path):
         manifest["files"] = {name: one for name, one in manifest["files"].items() if not name.startswith("checkpoint/")}
 
     change_manifest(incumbent, forget)
-    with pytest.raises(ArtifactError, match=r"incumbent: holds no learner to go on from: .*; train anew"):
+    with pytest.raises(ArtifactError, match=r"incumbent: has no checkpoint to continue from, .*; train again"):
         retrain(incumbent, log_for("linucb"), tmp_path / "policy")
     assert [path.name for path in tmp_path.iterdir()] == ["incumbent"]
 
@@ -302,7 +302,7 @@ def test_an_artifact_of_before_there_were_learners_is_refused(tmp_path):
 @pytest.mark.parametrize("other", ["eps_greedy", "linucb_shared", "linucb_hybrid"])
 def test_the_learner_of_another_agent_or_catalog_is_refused(other):
     agent = untrained_agent(loaded("linucb").artifact)
-    with pytest.raises(ArtifactError, match=r"state: of another agent or damaged \(.+\)") as raised:
+    with pytest.raises(ArtifactError, match=r"state: damaged, or of another agent \(.+\)") as raised:
         read_learner(agent, trained(other))
     assert "\n" not in str(raised.value)
 
@@ -310,14 +310,14 @@ def test_the_learner_of_another_agent_or_catalog_is_refused(other):
 def test_a_learner_cut_short_is_refused(tmp_path):
     incumbent = copy_of("linucb", tmp_path)
     next((incumbent / "checkpoint").glob("state.data*")).unlink()
-    with pytest.raises(ArtifactError, match="state: of another agent or damaged"):
+    with pytest.raises(ArtifactError, match="state: damaged, or of another agent"):
         read_learner(untrained_agent(loaded("linucb").artifact), incumbent)
 
 
 def test_what_cannot_be_done_leaves_nothing_behind(tmp_path):
     log = log_for("linucb")
     (tmp_path / "there").mkdir()
-    with pytest.raises(ArtifactError, match="there: exists already"):
+    with pytest.raises(ArtifactError, match="there: already exists"):
         retrain(trained("linucb"), log, tmp_path / "there")
     with pytest.raises(ArtifactError, match="nowhere: no such folder"):
         retrain(tmp_path / "nowhere", log, tmp_path / "policy")

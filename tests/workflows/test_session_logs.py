@@ -165,7 +165,7 @@ def test_a_log_that_the_policy_cannot_use_leaves_nothing_behind(tmp_path, log):
 
 def test_a_training_that_diverges_leaves_no_policy(tmp_path, log):
     wild = NETWORK | {"learning_rate": 1e30, "max_grad_norm": 0.0}
-    with pytest.raises(DivergedError, match=r"diverged .* no checkpoint was made yet"):
+    with pytest.raises(DivergedError, match=r"diverged .* there is no checkpoint yet"):
         train("dqn", miniature_split(), tmp_path / "policy", config=TRAIN, agent_config=wild, log=log[0])
     assert [path.name for path in tmp_path.iterdir()] == ["policy.incomplete"]
 
@@ -219,5 +219,5 @@ def test_a_policy_of_another_split_and_a_folder_that_exists_are_refused(tmp_path
     other = split(miniature_split().train, "random")
     with pytest.raises(DataError, match="dqn was fitted on the train part of 'u1'"):
         simulate_session_log(other, tmp_path / "log", logging_policy=learnt[0], worlds=worlds)
-    with pytest.raises(ArtifactError, match="exists already"):
+    with pytest.raises(ArtifactError, match="already exists"):
         simulate_session_log(miniature_split(), log[1], worlds=worlds)

@@ -144,7 +144,7 @@ def test_what_needs_the_data_to_be_refused_leaves_nothing_behind(tmp_path, world
 
 def test_a_folder_that_exists_is_left_alone(trained):
     before = json.loads((trained[1] / "recpolicy.json").read_text())
-    with pytest.raises(ArtifactError, match=r"policy: exists already"):
+    with pytest.raises(ArtifactError, match=r"policy: already exists"):
         train_sessions("q_learning", miniature_split(), trained[1], config=TINY)
     assert json.loads((trained[1] / "recpolicy.json").read_text()) == before
 

@@ -52,6 +52,8 @@ class AgentEntry(Generic[Agent_co]):
 
     config: type[Any]
     make: MakeAgent[Agent_co]
+    learns_from_logs: bool = True
+    """True if the agent can learn from a log of rounds (Learner.learns_from_logs)."""
 
 
 AGENTS: Mapping[str, AgentEntry[BanditAgent]] = {
@@ -63,7 +65,7 @@ AGENTS: Mapping[str, AgentEntry[BanditAgent]] = {
     "eps_greedy": AgentEntry(neural.EpsilonGreedyConfig, neural.make_epsilon_greedy),
     "boltzmann": AgentEntry(neural.BoltzmannConfig, neural.make_boltzmann),
     "neural_linucb": AgentEntry(neural_linucb.NeuralLinUCBConfig, neural_linucb.make_neural_linucb),
-    "exp3": AgentEntry(exp3.EXP3Config, exp3.make_exp3),
+    "exp3": AgentEntry(exp3.EXP3Config, exp3.make_exp3, exp3.EXP3.learns_from_logs),
     "random": AgentEntry(baselines.BaselineConfig, baselines.make_random),
     "popular": AgentEntry(baselines.BaselineConfig, baselines.make_popular),
     "highest_mean": AgentEntry(baselines.BaselineConfig, baselines.make_highest_mean),

@@ -71,7 +71,7 @@ class DQN(SessionLearner):
         self._replay: Replay | None = None
 
     def prepare(self, block: int) -> None:
-        """Make room for the past, in blocks of `block` steps."""
+        """Create the replay buffer, in blocks of `block` steps."""
         if self._replay is None:
             self._replay = Replay(max(1, self.config.buffer_size // block), block, self._width, self._actions)
 

@@ -27,11 +27,6 @@ def read_observation(observation: Any) -> Observation:
     return Observation(observation, None, None)
 
 
-def split_mask(observation: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Return observation and mask: the `observation_and_action_constraint_splitter` of TF-Agents' agents."""
-    return {key: value for key, value in observation.items() if key != "mask"}, observation["mask"]
-
-
 def context_width(time_step_spec: Any) -> int:
     """Return the width D of the context in a time step spec."""
     observation = time_step_spec.observation

@@ -108,7 +108,7 @@ def traffic(
         float | None, typer.Option(min=0, max=1, help="Fraction of users whose requests it answers, 0..1.")
     ] = None,
     shadow: Annotated[
-        bool | None, typer.Option("--shadow/--no-shadow", help="The version is asked, but the champion answers.")
+        bool | None, typer.Option("--shadow/--no-shadow", help="Compute and compare its lists without serving them.")
     ] = None,
     url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -119,7 +119,7 @@ def traffic(
 
 @app.command("clear-challenger", epilog="Example:  recpolicy admin clear-challenger")
 def clear_challenger(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
-    """Withdraw the challenger: the champion answers everybody."""
+    """Remove the challenger; the champion serves all users."""
     _say_change(_client(url, key_file).delete("/v1/admin/challenger"), as_json)
 
 
@@ -152,8 +152,8 @@ def list_keys(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -
 
 @keys_app.command(epilog="Example:  recpolicy admin keys create shop --role client")
 def create(
-    name: Annotated[str, typer.Argument(help="Never used before: letters, digits, dots, hyphens.")],
-    role: Annotated[Role, typer.Option("--role", help="What the key may do.")] = Role.CLIENT,
+    name: Annotated[str, typer.Argument(help="Name of the key, never used before: letters, digits, dots, hyphens.")],
+    role: Annotated[Role, typer.Option("--role", help="Role of the key.")] = Role.CLIENT,
     url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Make a key and print it, this once."""
@@ -179,7 +179,7 @@ def revoke(
 
 @app.command(epilog="Example:  recpolicy admin audit --count 20")
 def audit(
-    count: Annotated[int, typer.Option("--count", min=1, max=1000, help="How many lines.")] = 50,
+    count: Annotated[int, typer.Option("--count", min=1, max=1000, help="Number of changes.")] = 50,
     url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show who changed what, newest first."""
@@ -188,7 +188,7 @@ def audit(
 
 @app.command(epilog="Example:  recpolicy admin jobs")
 def jobs(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
-    """List what the server does by itself, and when next."""
+    """List the jobs of the server with their schedules."""
     say(_client(url, key_file).get("/v1/admin/jobs"), as_json, "jobs")
 
 
@@ -226,7 +226,7 @@ def start(
 
 @rollout_app.command(epilog="Example:  recpolicy admin rollout stop")
 def stop(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
-    """Stop the rollout: the champion answers everybody."""
+    """Stop the rollout; the champion serves all users."""
     say(_client(url, key_file).delete("/v1/admin/rollouts/current"), as_json)
 
 

@@ -96,7 +96,7 @@ def _key(file: Path | None) -> str:
     if not key:
         raise ConfigError(f"no API key: set {KEY}, or name a file that holds it with --key-file")
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ConfigError(f"{where}: no API key: it holds characters that a key does not have")
+        raise ConfigError(f"{where}: not an API key: it contains characters that no key has")
     return key
 
 
@@ -108,10 +108,10 @@ def _rejection(url: str, response: "httpx.Response") -> ServerError:
         status = f"{response.status_code} {response.reason_phrase}"
         return ServerError(f"{url} answered {status}; is that a recpolicy server?")
     if response.status_code == 401:
-        return ServerError(f"{url} refuses the key: {message}")
+        return ServerError(f"{url} rejects the key: {message}")
     if response.status_code == 403:
-        return ServerError(f"{url} refuses it with this key: {message}")
-    return ServerError(f"{url} refuses it: {message}")
+        return ServerError(f"{url} rejects the request with this key: {message}")
+    return ServerError(f"{url} rejects the request: {message}")
 
 
 def _json(url: str, body: bytes) -> Any:

@@ -20,7 +20,9 @@ def export(
     version: Annotated[
         str, typer.Option("--version", help="Version that defines users and items of the log: a number or alias.")
     ] = "champion",
-    places: Annotated[int, typer.Option("--places", min=0, help="Number of first places of each event; 0: all.")] = 0,
+    places: Annotated[
+        int, typer.Option("--places", min=0, help="Number of first positions of each event; 0: all.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
 ) -> None:
     """Append new events and rewards of a server to a log; the server may be running."""
@@ -43,7 +45,7 @@ def export(
         print_json(done.as_dict())
         return
     print(f"added {done.new_rounds:,} rounds and {done.new_rewards:,} rewards: {out}")
-    print(f"it holds {done.rounds:,} rounds and {done.rewards:,} rewards")
+    print(f"the log now has {done.rounds:,} rounds and {done.rewards:,} rewards")
     for reason, count in sorted(done.left_out.items()):
         print(f"dropped: {count:,} events ({_REASONS[reason]})")
     print(f"next: recpolicy log ingest {out} --policy POLICY --out {out}-rounds")

@@ -95,7 +95,7 @@ def predict(
     items = None if item is None else [parse_id(text) for text in item]
     if everyone:
         if user or rating or history or as_json or out is None:
-            raise typer.BadParameter("all users can only be combined with --out, --csv and --item", param_hint="--all")
+            raise typer.BadParameter("--all can only be combined with --out, --csv and --item", param_hint="--all")
         _predict_all(folder, items, out, csv)
         return
     if not user or csv:
@@ -109,8 +109,8 @@ def predict(
 
 def recommend(
     folder: Folder, user: Users,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    include_rated: Annotated[bool, typer.Option("--include-rated", help="Also items already rated.")] = False,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items.")] = 10,
+    include_rated: Annotated[bool, typer.Option("--include-rated", help="Include rated items.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Sample a slate from the policy's probabilities.")] = False,
     rating: Rating = None,
     history: History = None,
@@ -206,7 +206,7 @@ def load_training_split(policy: "Policy", data: str | None) -> "Split":
 
     source = policy.metadata["source"] if data is None else {**(policy.metadata["source"] or {}), "source": data}
     if source is None:
-        raise DataError("the policy has no source of its ratings; name them with --data")
+        raise DataError("the policy does not name its ratings; give them with --data")
     recorded = policy.metadata["split"]
     with reading_for("file"):
         return split(load_ratings(**source), recorded["name"], recorded["seed"])

@@ -130,9 +130,9 @@ def promote(folder: Folder, number: Number, message: Message = None, as_json: Js
 def set_challenger(
     folder: Folder,
     number: Number,
-    traffic_fraction: Annotated[float, typer.Option(help="Fraction of users whose requests it answers, 0..1.")],
+    traffic_fraction: Annotated[float, typer.Option(help="Fraction of the users that it serves, 0..1.")],
     shadow: Annotated[
-        bool, typer.Option("--shadow", help="Compute its answers, but return those of the champion.")
+        bool, typer.Option("--shadow", help="Compute and compare its lists without serving them.")
     ] = False,
     message: Message = None,
     as_json: Json = False,

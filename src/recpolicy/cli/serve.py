@@ -27,17 +27,17 @@ def serve(
         Path,
         typer.Argument(metavar="RUN|REGISTRY", envvar="RECPOLICY_RUN", help="Folder of a trained policy or registry."),
     ],
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 means all.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, envvar="AIP_HTTP_PORT", help="0: any that is free.")
+        int, typer.Option("--port", min=0, max=65535, envvar="AIP_HTTP_PORT", help="Port; 0 takes any free one.")
     ] = 8080,
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes that answer.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Number of server processes.")] = 1,
     state: Annotated[
         Path | None,
         typer.Option(
             "--state",
             envvar="RECPOLICY_STATE",
-            help="Folder for events and feedback; a registry's own, or RUN.server-state next to a run.",
+            help="Folder for events and feedback (default: the registry, or RUN.server-state next to a run).",
         ),
     ] = None,
     config: Annotated[
@@ -46,20 +46,20 @@ def serve(
     store: Annotated[
         bool,
         typer.Option(
-            "--store/--no-store", envvar="RECPOLICY_STORE", help="Keep events and take feedback, or only answer."
+            "--store/--no-store", envvar="RECPOLICY_STORE", help="Store events and feedback, or only recommend."
         ),
     ] = True,
 ) -> None:
-    """Recommend over HTTP and take feedback, until SIGTERM or Ctrl-C (docs/reference/serving.md)."""
+    """Serve recommendations over HTTP and collect feedback, until SIGTERM or Ctrl-C (docs/reference/serving.md)."""
     from recpolicy.core.optional_deps import require_extra
 
     require_extra("serve", "recpolicy serve")
-    # Before NumPy is imported: threads of one small product wait for one another where cores are busy (48 ms, not 5).
+    # Before NumPy is imported: on busy cores, threads of one small product wait for each other (48 ms, not 5).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from recpolicy.server.gc_freeze import freeze_startup_objects
+    from recpolicy.server import freeze_startup_objects
 
     if not source.is_dir():
-        raise ConfigError(f"{source}: no such folder; expected a run or a registry")
+        raise ConfigError(f"{source}: the folder does not exist; expected a run or a registry")
     with _listen(host, port) as listener:
         if workers > 1:
             _count_together()
@@ -77,21 +77,21 @@ def serve(
         if workers == 1:
             _run(how, listener)
         else:
-            app.state.close()  # all is well; each worker opens its own
+            app.state.close()  # the check succeeded; each worker opens its own state
             what.to_environment()
             _run_many(how, listener)
 
 
 def _greet(app: "FastAPI", source: Path, host: str, port: int) -> None:
-    """Say what is served where, and what an operator must know."""
-    from recpolicy.server.auth.initial_key import ensure_operator_key
+    """Print the agent and the address, and notices for the operator."""
+    from recpolicy.server.auth.keys import ensure_operator_key
     from recpolicy.server.lifespan import champion_mismatch_notice
 
     state = app.state.server
     made = ensure_operator_key(state.store)
     at = f"[{host}]" if ":" in host else host
     print(f"serving {state.models.live.champion.agent}: http://{at}:{port}", flush=True)
-    for line in (made and f"operator key, shown this once: {made}", champion_mismatch_notice(state, source)):
+    for line in (made and f"operator key, shown only now: {made}", champion_mismatch_notice(state, source)):
         if line:
             print(line, flush=True)
 
@@ -108,7 +108,7 @@ def _config(app: object, workers: int) -> "uvicorn.Config":
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything is said, so that one that is taken is one line and not a log."""
+    """Bind the port first, so that a port in use gives one line and no log."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -119,14 +119,14 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _count_together() -> None:
-    """Let the counters of all workers meet in one folder, made anew."""
+    """Make the workers write their metrics to one new folder."""
     folder = tempfile.mkdtemp(prefix="recpolicy-metrics-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _run(config: "uvicorn.Config", listener: socket.socket) -> None:
-    """Serve until told to stop. The server raises its signal again when it is done: being told is no failure."""
+    """Serve until a signal arrives. uvicorn raises the signal again at its end; a requested stop is not a failure."""
     import uvicorn
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -137,7 +137,7 @@ def _run(config: "uvicorn.Config", listener: socket.socket) -> None:
 
 
 def _run_many(config: "uvicorn.Config", listener: socket.socket) -> None:
-    """Serve by several processes, which are started again when they die."""
+    """Serve with several processes; uvicorn restarts those that die."""
     from uvicorn.supervisors import Multiprocess
 
     Multiprocess(config, sockets=[listener]).run()

@@ -13,7 +13,7 @@ threads: two at a time may end in "SystemError: AST constructor recursion depth 
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return all arrays of a .npz file by name; pickled objects are refused.
+    """Return all arrays of a .npz file by name; pickled objects are rejected.
 
     Raises FileNotFoundError, and ValueError, OSError or zipfile.BadZipFile for a file that is not whole.
     """

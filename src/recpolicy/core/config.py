@@ -109,7 +109,7 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def reject_unknown_tables(tables: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    """Raise ConfigError for a table that nobody reads: a misspelt one would otherwise be ignored silently."""
+    """Raise ConfigError for an unknown table; a misspelled one would otherwise be ignored silently."""
     for name, table in tables.items():
         if name not in known:
             raise ConfigError(f"{where}: {unknown_name_error('table', name, known)}")

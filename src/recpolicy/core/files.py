@@ -130,7 +130,7 @@ def _check_version(body: dict[str, Any], version: int, migrations: Mapping[int, 
 def rename_keys(value: Any, names: Mapping[str, str], *, nested: bool = False) -> Any:
     """Return a mapping with some keys renamed, in the same order; with `nested` also in the mappings and lists below.
 
-    A value that is not a mapping (or, with `nested`, a list) is returned as it is.
+    A value that is not a mapping (or, with `nested`, a list) is returned unchanged.
     """
     if isinstance(value, Mapping):
         items = value.items()

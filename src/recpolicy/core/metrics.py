@@ -30,7 +30,7 @@ class InMemoryWriter:
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Return append one row."""
+        """Append one row."""
         self.rows.append({"step": step, **values})
 
     def flush(self) -> None:
@@ -51,7 +51,7 @@ class CsvWriter:
             self._rows = self._writer(next(csv.reader(kept)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Return append one row; raises ValueError for a name that the first row did not have."""
+        """Append one row; raises ValueError for a name that the first row did not have."""
         if self._rows is None:
             self._rows = self._writer(["step", *values])
             self._rows.writeheader()
@@ -65,7 +65,7 @@ class CsvWriter:
         self._stream.flush()
 
     def close(self) -> None:
-        """Return flush and close the file."""
+        """Flush and close the file."""
         self._stream.close()
 
 
@@ -101,7 +101,7 @@ class TeeWriter:
             writer.write(step, values)
 
     def flush(self) -> None:
-        """Return flush all writers."""
+        """Flush all writers."""
         for writer in self.writers:
             writer.flush()
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _LOG_LEVEL = "3"
-"""TensorFlow's native code speaks from fatal errors on; Python raises what a user must know."""
+"""TensorFlow's native code logs fatal errors only; Python raises the errors that users need."""
 _NATIVE_LIBRARY = "libtensorflow_framework.so.2"
 _SET_MIN_LOG_LEVEL = "_ZN4absl12lts_2025012714SetMinLogLevelENS0_18LogSeverityAtLeastE"
 """absl::SetMinLogLevel(LogSeverityAtLeast) as TensorFlow 2.20 exports it."""

@@ -37,7 +37,7 @@ class BanditLog:
 
     event_id: NDArray[np.object_]  # [N] str, unique
     time: NDArray[np.int64]  # [N], milliseconds since 1970
-    user: NDArray[np.int32]  # [N], row of the user table, or of a newcomer
+    user: NDArray[np.int32]  # [N], row of the user table, or of a cold-start user
     item: NDArray[np.int32]  # [N], row of the item table; in the catalog
     log_propensity: NDArray[np.float64]  # [N], <= 0 and finite
     reward: NDArray[np.float64]  # [N], finite and within scale
@@ -70,7 +70,7 @@ class BanditLog:
         within = (self.reward >= low) & (self.reward <= high)  # not so for NaN
         self._refuse(~within, self.reward, f"reward {{}}: expected within {low:g}..{high:g}")
         if not (np.diff(self.action_items) > 0).all():
-            raise DataError(f"{self.name}: the catalog must hold item rows in ascending order, each once")
+            raise DataError(f"{self.name}: the catalog must list item rows in ascending order, each once")
         self._refuse(~np.isin(self.item, self.action_items), self.item, "item row {}: not in the catalog")
         self._check_candidates()
         self._check_context()
@@ -80,9 +80,9 @@ class BanditLog:
         if start is None and candidate is None:
             return
         if start is None or candidate is None:
-            raise DataError(f"{self.name}: candidates and where they begin come together, or not at all")
+            raise DataError(f"{self.name}: candidates and their start positions must both be given, or neither")
         if len(start) != len(self) + 1 or start[0] != 0 or start[-1] != len(candidate) or (np.diff(start) < 0).any():
-            raise DataError(f"{self.name}: candidates do not begin and end as {len(self)} rounds need")
+            raise DataError(f"{self.name}: the start positions of the candidates do not match {len(self)} rounds")
         shown = np.zeros(len(self), bool)
         for first in range(0, len(self), _ROUNDS_AT_ONCE):
             begin, item = start[first : first + _ROUNDS_AT_ONCE + 1], self.item[first : first + _ROUNDS_AT_ONCE]
@@ -105,8 +105,12 @@ class BanditLog:
             )
         if self.cold_start_users is not None:
             known, end = self.cold_start_users.known, self.cold_start_users.known + len(self.cold_start_users.ids)
-            self._refuse(self.user >= end, self.user, f"user row {{}}: the newcomers are rows {known}..{end - 1}")
-            self._refuse((self.user >= known) & ~self.with_context, self.user, "user row {}: a newcomer has no context")
+            self._refuse(
+                self.user >= end, self.user, f"user row {{}}: cold-start users have the rows {known}..{end - 1}"
+            )
+            self._refuse(
+                (self.user >= known) & ~self.with_context, self.user, "user row {}: a cold-start user has no context"
+            )
 
     def _refuse(self, wrong: NDArray[np.bool_], values: NDArray[np.generic], what: str) -> None:
         if wrong.any():
@@ -172,11 +176,11 @@ class BanditLog:
         if self.context.shape[1] != table.shape[1]:
             what = f"contexts of {self.context.shape[1]} numbers, but the policy's have {table.shape[1]}"
         elif self.features not in (None, features_digest(table)):
-            what = "contexts in the features of another training than the policy's, where they mean something else"
+            what = "contexts from the features of another training; they do not fit the policy"
         if what is not None:
             raise DataError(
-                f"{self.name}: {what}; take a policy with the features that were logged (`retrain` keeps them), or"
-                " leave these rounds out (contexts = false of the ingest)"
+                f"{self.name}: {what}; use a policy with the logged features (`retrain` keeps them), or exclude these"
+                " rounds (contexts = false in the ingest)"
             )
 
     def arm(self) -> NDArray[np.int32]:

@@ -279,7 +279,7 @@ def _refuse_twins(event_id: NDArray[np.object_], path: Path) -> None:
     twins = pd.Series(event_id).duplicated().to_numpy()
     if twins.any():
         row = int(twins.argmax())
-        raise DataError(f"{path}: row {row + 1}: event_id {event_id[row]!r} comes a second time")
+        raise DataError(f"{path}: row {row + 1}: event_id {event_id[row]!r} occurs twice")
 
 
 def _joined_candidates(
@@ -303,7 +303,7 @@ def _user_ids(rounds: BanditLog, tables: IdVocabulary) -> NDArray[Any]:
         return known
     if rounds.cold_start_users.known != len(known):
         raise DataError(
-            f"{rounds.name}: of a table of {rounds.cold_start_users.known} users, to be written with {len(known)}"
+            f"{rounds.name}: the log has a table of {rounds.cold_start_users.known} users, but {len(known)} are given"
         )
     return np.concatenate([known, rounds.cold_start_users.ids.astype(np.int64 if known.dtype.kind in "iu" else object)])
 

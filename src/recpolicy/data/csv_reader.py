@@ -59,7 +59,7 @@ class Source:
             raise DataError(f"{self.path}: cannot be read: {error}") from None
 
     def open(self) -> Any:
-        """Open the file as bytes, uncompressed if its name ends in .gz and the like; raises DataError."""
+        """Open the file as bytes, uncompressed if its name has an ending such as .gz; raises DataError."""
         try:
             return pa.input_stream(str(self.path), compression="detect")
         except FileNotFoundError:
@@ -124,12 +124,12 @@ def _options(source: Source, names: Sequence[str] | None) -> tuple[Any, Any, Any
 def _header(source: Source) -> list[str]:
     first = next(source.records(), None)
     if first is None:
-        raise DataError(f"{source.path}: the file is empty; expected a line of column names, then rows")
+        raise DataError(f"{source.path}: the file is empty; expected a line of column names and then rows")
     return [field.removeprefix("\ufeff") for field in first[1]]
 
 
 def _check_header(source: Source) -> None:
-    """Raise DataError when the header is missing or speaks for another separator."""
+    """Raise DataError if the header is missing or has another separator."""
     fields = _header(source)
     if len(fields) > 1:
         return
@@ -157,11 +157,10 @@ def _explain(source: Source, names: Sequence[str] | None, reason: str) -> DataEr
             )
     if expected is None or (names is not None and "Empty" in reason):
         return DataError(f"{source.path}: the file is empty; expected rows")
-    return DataError(f"{source.path}: not a table of text: {reason.splitlines()[0]}")
+    return DataError(f"{source.path}: not readable as a table: {reason.splitlines()[0]}")
 
 
 _PLAIN_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-_NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
 # Seconds since 1970 that lie beyond the year 5000 are milliseconds.
 _TOO_LATE = 100_000_000_000
 

@@ -47,6 +47,6 @@ DATASETS: Mapping[str, Dataset] = {"ml-100k": ML_100K}
 
 
 def data_folder(name: str) -> Path:
-    """Return where the data set of this name lies or would lie: in RECPOLICY_DATA if that is set, else right here."""
+    """Return the folder of a data set, existing or not: in RECPOLICY_DATA if set, else in the current folder."""
     root = Path(os.environ.get("RECPOLICY_DATA") or ".")
     return root if root.resolve().name == name else root / name

@@ -222,7 +222,9 @@ def contexts(piece: Piece, width: int | None = None) -> NDArray[np.float32] | No
     values = np.asarray(found.values.to_numpy(zero_copy_only=False))
     with np.errstate(over="ignore"):  # beyond float32 is infinite
         values = values.astype(np.float32)
-    piece.refuse(any_in_list(~np.isfinite(values), found.start), lambda _: "context holds a number that is not finite")
+    piece.refuse(
+        any_in_list(~np.isfinite(values), found.start), lambda _: "context contains a number that is not finite"
+    )
     rows = np.full((len(piece), width), np.nan, np.float32)
     rows[given] = values.reshape(-1, width)
     return rows
@@ -238,7 +240,7 @@ class Lists:
 
 
 def lists(piece: Piece, name: str, expected: str) -> Lists | None:
-    """Return A column of lists; None where there is none, or only nulls. Raises DataError, naming what was
+    """Return a column of lists; None where there is none, or only nulls. Raises DataError that names
     `expected`."""
     if not piece.has(name) or piece.batch.column(name).null_count == len(piece):
         return None

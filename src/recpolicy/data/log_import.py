@@ -48,7 +48,7 @@ class Imported:
     lost: tuple[str, ...]
     """Fields of the file that a log cannot hold."""
     skipped: int = 0
-    """Lines that say of themselves that they are not to be learnt from."""
+    """Number of lines that the log marks as excluded from learning."""
 
 
 def assemble(
@@ -127,7 +127,7 @@ def _checked(path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, 
         f"propensity {propensity[row]:g}: expected a probability in (0, 1]"
     ))  # fmt: skip
     refuse(path, batch.line, ~((reward >= low) & (reward <= high)), lambda row: (
-        f"reward {reward[row]:g} is not in {low:g}..{high:g}; say by scale what rewards the log holds"
+        f"reward {reward[row]:g} is not in {low:g}..{high:g}; set scale to the lowest and highest reward of the log"
     ))  # fmt: skip
     candidate = np.empty(0, object) if batch.candidate is None else batch.candidate
     rows = {"user": users.rows(batch.user), "item": items.rows(batch.item), "candidate": items.rows(candidate)}
@@ -156,7 +156,7 @@ def _number_events(path: Path, columns: dict[str, NDArray[Any]], policy: str) ->
         prefix = f"{policy}-{file_digest(path)[:8]}"
         event_id[without] = [f"{prefix}-{number}" for number in line[without]]
     twins = pd.Series(event_id).duplicated().to_numpy()
-    refuse(path, line, twins, lambda row: f"event {event_id[row]!r} comes a second time")
+    refuse(path, line, twins, lambda row: f"event {event_id[row]!r} occurs twice")
 
 
 def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float, float]) -> BanditLog:

@@ -65,7 +65,7 @@ class IngestReport:
 
     events: int
     joined: int
-    """Events with a reward of their own."""
+    """Events with a reward in the log."""
     defaulted: int
     """Closed without a reward: they have the default."""
     left_out: int
@@ -100,7 +100,7 @@ def ingest(
     """
     check_default(config.default_reward, tables.scale)
     if folder.is_file():
-        raise DataError(f"{folder}: a file; expected the folder of a log")
+        raise DataError(f"{folder}: this is a file; expected the folder of a log")
     action_items = read_action_items(folder / EVENTS, tables)
     events = read_events(folder / EVENTS, tables, action_items)
     columns, end, counts = events.columns, int(events.columns["time"].max()), dict.fromkeys(_OF_NO_USE, 0)
@@ -116,14 +116,14 @@ def ingest(
     order = np.flatnonzero(known | default)
     order = order[np.argsort(columns["time"][order], kind="stable")]
     if not len(order):
-        why = "no event has a reward yet; wait for them, or give a default_reward"
+        why = "no event has a reward yet; wait for rewards, or set default_reward"
         if unwanted.all():
-            why = "every event has a context vector, and those are left out (contexts = false)"
+            why = "every event has a context vector, and contexts = false excludes those events"
         raise DataError(f"{folder}: {why}")
     rounds = replace(_chosen(events, order, action_items, tables.scale, name), **read_origin(folder / EVENTS))
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     if rounds.exporter is not None and waiting.any():
-        # Whoever goes on with this log learns what is later than all that was learnt, so nothing may be left behind.
+        # The next training reads only rounds after the last one learned, so no earlier round may be left out.
         cut = int(np.searchsorted(rounds.time[:cut], columns["time"][waiting].min())) or cut
     report = IngestReport(
         events=len(known), joined=int(known.sum()), defaulted=int(default.sum()), waiting=int(waiting.sum()),
@@ -186,7 +186,7 @@ def cut_by_time(time: NDArray[np.int64], share: float, folder: Path) -> int:
         cut = int(np.searchsorted(time, time[cut]))
     if not cut:
         raise DataError(
-            f"{folder}: {len(time)} rounds, the latest {share:.0%} of them for evaluation, leave nothing to learn from;"
+            f"{folder}: {len(time)} rounds, the latest {share:.0%} of them for evaluation: none is left for training;"
             " lower evaluation_share"
         )
     return cut

@@ -37,19 +37,19 @@ def encode_metadata(metadata: dict[str, Any]) -> dict[bytes, bytes]:
 
 
 def _raw(path: Path) -> dict[str, Any]:
-    """Return what the file says of itself, as it was written."""
+    """Return the metadata of the file as written."""
     metadata = open_parquet(path).schema_arrow.metadata or {}
     try:
         metadata = json.loads(metadata.get(KEY, b"{}"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: its metadata {KEY.decode()!r} is not JSON: {error}") from None
     if not isinstance(metadata, dict):
-        raise DataError(f"{path}: its metadata {KEY.decode()!r} is not that of a log")
+        raise DataError(f"{path}: its metadata {KEY.decode()!r} does not describe a log")
     return metadata
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what the file says of itself, as the current version says it; empty where it says nothing."""
+    """Return the metadata of the file with the current names; empty without metadata."""
     metadata = _raw(path)
     if metadata.get("version") not in _OLD_COLUMNS:
         return metadata
@@ -96,5 +96,5 @@ def action_item_rows(metadata: dict[str, Any], items: pd.DataFrame, path: Path) 
     rows = pd.Index(items["item_id"]).get_indexer(pd.Index(named))
     if (rows < 0).any():
         unknown = named[int(np.argmin(rows))]
-        raise DataError(f"{path}: its action_items names item {unknown!r}, which the table of items does not have")
+        raise DataError(f"{path}: its action_items names item {unknown!r}, which is not in the table of items")
     return np.asarray(rows, np.int32)

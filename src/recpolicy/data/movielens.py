@@ -24,7 +24,7 @@ _NO_GENRES = {"unknown", "(no genres listed)"}
 
 
 def read_movielens(folder: Path, name: str | None = None) -> Ratings:
-    """Read a MovieLens folder of any kind, told by the files in it; raises DataError when it is none."""
+    """Read a MovieLens folder; its files show its kind. Raises DataError for another folder."""
     for witness, (_, read) in FOLDER_KINDS.items():
         if (folder / witness).is_file():
             return read(folder, name or folder.resolve().name)

@@ -87,7 +87,7 @@ def read_classic(path: Path) -> tuple[dict[str, bytes], bool]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file or folder") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"{path}: not a whole zip file ({error}); get it again") from None
+        raise DataError(f"{path}: not a complete zip file ({error}); download it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
@@ -99,7 +99,7 @@ def _choose(found: Mapping[str, Callable[[], bytes]], path: Path) -> tuple[dict[
         return rebuild({name: found[name]() for name in WHEEL_FILES}), True
     missing = [name for name in CLASSIC_FILES if name not in found]
     raise DataError(
-        f"{path}: not MovieLens 100K: without {', '.join(missing)}; expected the zip or the folder of GroupLens, or "
+        f"{path}: not MovieLens 100K: it lacks {', '.join(missing)}; expected the zip or the folder of GroupLens, or "
         "the recbole 1.2.1 wheel"
     )
 
@@ -111,7 +111,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> bytes:
-    """Read one member; the bound holds for what comes out, whatever the archive says of its size."""
+    """Read one member; the limit applies to the bytes that come out, not to the size that the archive claims."""
     with archive.open(member) as stream:
         content = stream.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:

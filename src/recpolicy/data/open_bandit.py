@@ -4,7 +4,7 @@
 
 `propensity_score` is the probability with which it was shown at its position, and the click the
 reward: 0 or 1 (or any number on `scale`). A column `user_id` names the user; where there is none, all who have the same
-user features count as one. Lost: position (every line is one choice of its own), affinities and other columns. Files
+user features count as one. Lost: position (every line is a separate choice), affinities and other columns. Files
 are read in batches. Source: Saito, Aihara, Matsutani & Narita 2021 (2008.07146).
 """
 
@@ -27,14 +27,14 @@ _ROWS = 1 << 17
 def read_open_bandit(
     path: Path, tables: IdVocabulary | None = None, scale: tuple[float, float] = UNIT, policy: str = "open_bandit"
 ) -> Imported:
-    """Read the log; see `assemble` for scale, tables and what is refused. Raises DataError that names file and line."""
+    """Read the log; see `assemble` for scale, tables and errors. Raises DataError that names file and line."""
     header = _header(path)
     lacking = [name for name in _NEEDED if name not in header]
     if lacking:
         raise DataError(f"{path}:1: no column {', '.join(lacking)}; found {', '.join(header)}")
     who = ["user_id"] if "user_id" in header else [name for name in header if name.startswith(_FEATURE)]
     if not who:
-        raise DataError(f"{path}:1: neither a column user_id nor any {_FEATURE}*; users cannot be told apart")
+        raise DataError(f"{path}:1: neither a column user_id nor any {_FEATURE}*; users cannot be distinguished")
     rounds, found = assemble(path, policy, _batches(path, who), scale, tables)
     kept = {*_NEEDED, *who}
     # pandas calls the nameless first column, which numbers the lines, so.

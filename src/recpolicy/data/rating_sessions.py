@@ -40,7 +40,7 @@ class Sessions:
 
 
 def split_into_sessions(ratings: Ratings, gap_minutes: float = GAP_MINUTES) -> Sessions:
-    """Return cut a table into sessions; raises DataError without timestamps, ConfigError for a gap that is not above
+    """Cut a table into sessions; raises DataError without timestamps, ConfigError for a gap that is not above
     0."""
     if not gap_minutes > 0:
         raise ConfigError(f"gap_minutes is {gap_minutes!r}; a session needs a gap above 0 minutes")

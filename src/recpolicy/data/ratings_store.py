@@ -56,7 +56,7 @@ def save_ratings(ratings: Ratings, folder: Path, *, split: tuple[str, int] | Non
     """Write the table to `folder`, atomically; an older one there is replaced. split: name and seed, kept with it.
 
     Raises ConfigError for an unknown split, DataError where the split leaves a part empty or where a column of users or
-    items would not come back as it is (mixed types); nothing is written then.
+    items would change when it is read again (mixed types); nothing is written then.
     """
     parts = None if split is None else split_ratings(ratings, *split)
     with atomic_directory(folder) as temporary:
@@ -94,9 +94,9 @@ def load_saved_split(folder: Path) -> Split:
     except ArtifactError:
         raise
     except (RecpolicyError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder}: its split {saved} cannot be made by this recpolicy: {error}") from None
+        raise ArtifactError(f"{folder}: its split {saved} cannot be computed by this recpolicy: {error}") from None
     if parts.digest != saved.get("digest"):
-        raise ArtifactError(f"{folder}: split {parts.name!r} gives other parts than when it was saved; {_AGAIN}")
+        raise ArtifactError(f"{folder}: split {parts.name!r} gives other parts than at the time of saving; {_AGAIN}")
     return parts
 
 
@@ -119,7 +119,7 @@ def _write_tables(ratings: Ratings, folder: Path) -> None:
             table.to_parquet(folder / file, engine="pyarrow")
         except (pa.ArrowException, TypeError, ValueError) as error:
             reason = " ".join(map(str, error.args))
-            raise DataError(f"{ratings.name}: {file}: a column cannot be kept in Parquet: {reason}") from None
+            raise DataError(f"{ratings.name}: {file}: a column cannot be stored in Parquet: {reason}") from None
 
 
 def _types(table: pd.DataFrame) -> dict[str, str]:
@@ -149,7 +149,7 @@ def _read(folder: Path, body: dict[str, Any]) -> Ratings:
             raise
         raise ArtifactError(f"{folder}: not a {FORMAT} folder that this recpolicy can read: {error}") from None
     if found != body["digest"]:
-        raise ArtifactError(f"{folder}: its ratings have another digest than its {MANIFEST} says; {_AGAIN}")
+        raise ArtifactError(f"{folder}: its ratings do not match the digest in its {MANIFEST}; {_AGAIN}")
     return ratings
 
 
@@ -188,11 +188,11 @@ def _equal(before: "pd.Series[Any]", after: "pd.Series[Any]") -> bool:
 
 
 def _check_same(saved: Ratings, back: Ratings) -> None:
-    """Raise DataError for a column of users or items that did not come back as it was."""
+    """Raise DataError for a column of users or items that changed when it was saved and read."""
     for kind, before, after in (("users", saved.users, back.users), ("items", saved.items, back.items)):
         for name in before.columns:
             if not _equal(before[name], after[name]):
                 raise DataError(
-                    f"{saved.name}: column {name!r} of {kind} (type {before[name].dtype}) does not come back from a "
-                    "file as it is; give it one type, with missing values as None"
+                    f"{saved.name}: column {name!r} of {kind} (type {before[name].dtype}) changes when it is saved and "
+                    "read; give it one type, with None for missing values"
                 )

@@ -52,7 +52,7 @@ class SessionLog:
         if len(lengths) != 1:
             raise DataError(f"{self.name}: columns of different lengths: {sorted(lengths)}")
         if not (np.diff(self.action_items) > 0).all():
-            raise DataError(f"{self.name}: the catalog must hold item rows in ascending order, each once")
+            raise DataError(f"{self.name}: the catalog must list item rows in ascending order, each once")
         self._check_values()
         for wrong, what in session_faults(columns):
             self._refuse(wrong, self.session, f"{what} (session {{!r}})")
@@ -100,14 +100,14 @@ def session_faults(columns: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArra
     session, step, user, time = (columns[name] for name in ("session", "step", "user", "time"))
     number = pd.factorize(session)[0]
     first = np.diff(number, prepend=-1) != 0
-    yield first & pd.Series(number).duplicated().to_numpy(), "a session that other sessions interrupt"
-    yield first & (step != 0), "the session does not begin with step 0"
+    yield first & pd.Series(number).duplicated().to_numpy(), "the rows of the session are not contiguous"
+    yield first & (step != 0), "the session does not start with step 0"
     yield ~first & (np.diff(step, prepend=0) > 1), "steps are missing before this one"
-    yield ~first & (np.diff(step, prepend=0) < 1), "this step comes a second time"
-    yield ~first & (np.diff(user, prepend=0) != 0), "another user than at the step before"
-    yield ~first & (np.diff(time, prepend=0) < 0), "earlier than the step before"
+    yield ~first & (np.diff(step, prepend=0) < 1), "this step occurs twice"
+    yield ~first & (np.diff(user, prepend=0) != 0), "the user differs from the previous step"
+    yield ~first & (np.diff(time, prepend=0) < 0), "the time is earlier than that of the previous step"
     before = np.append(False, columns["ended"][:-1])
-    yield ~first & before, "the session goes on after it ended"
+    yield ~first & before, "the session continues after its end"
     again = pd.DataFrame({"session": number, "item": columns["item"]}).duplicated().to_numpy()
     yield again, "the item was shown in this session before"
-    yield pd.Series(columns["event_id"]).duplicated().to_numpy(), "its event_id comes a second time"
+    yield pd.Series(columns["event_id"]).duplicated().to_numpy(), "its event_id occurs twice"

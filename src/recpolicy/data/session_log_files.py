@@ -3,9 +3,9 @@
     event_id, time, user_id, session_id, step (0, 1, ...), item_id, log_propensity (float64; all rows or none),
     reward, liked, ended, policy, policy_version
 
-`ended`: the user left after this step; a session whose last step does not say so was cut. The catalog and the scale
-of the rewards stand in the metadata of the file; a file without them speaks of all items and of rewards in 0..1. Rows
-may come in any order. Files are read in batches, and every fault is named by file and row, counted from 1.
+`ended`: the user left after this step; a session without such a step was cut. The metadata of the file have the
+catalog and the scale of the rewards; without them, the catalog is all items and the rewards are in 0..1. Rows may
+come in any order. Files are read in batches, and errors name the file and the row, counted from 1.
 """
 
 from pathlib import Path

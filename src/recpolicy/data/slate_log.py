@@ -45,9 +45,9 @@ class SlateLog:
         if self.slate.ndim != 2 or self.slate.shape[1] == 0 or self.log_propensity.shape != self.slate.shape:
             raise DataError(f"{self.name}: slates {self.slate.shape} and log-propensities {self.log_propensity.shape}")
         if not (np.diff(self.action_items) > 0).all():
-            raise DataError(f"{self.name}: the catalog must hold item rows in ascending order, each once")
+            raise DataError(f"{self.name}: the catalog must list item rows in ascending order, each once")
         if self.shelves is not None and self.shelves.shape != self.action_items.shape:
-            raise DataError(f"{self.name}: shelves {self.shelves.shape}; expected one an item of the catalog")
+            raise DataError(f"{self.name}: shelves {self.shelves.shape}; expected one per item of the catalog")
         for wrong, what in self._faults():
             if wrong.any():
                 row = int(wrong.argmax())
@@ -96,11 +96,11 @@ def slate_faults(
     yield np.any(unknown, axis=1), "an item that is not in the catalog of this log"
     if shelves is None:
         ordered = np.sort(slate, axis=1)
-        yield np.any(np.diff(ordered, axis=1) == 0, axis=1), "an item that stands on the page twice"
+        yield np.any(np.diff(ordered, axis=1) == 0, axis=1), "an item that occurs twice in the slate"
         return
     place = np.minimum(np.searchsorted(action_items, slate), len(action_items) - 1)
     misplaced = shelves[place] != np.arange(slate.shape[1])
-    yield np.any(misplaced, axis=1), "an item that is not of the shelf of its slot"
+    yield np.any(misplaced, axis=1), "an item that does not belong to its slot's shelf"
 
 
 def sum_fault(slot_reward: NDArray[np.float64], reward: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -4,9 +4,9 @@
     reward, slot_reward (list of numbers; all rows or none; may be left out), policy, policy_version
 
 The metadata hold the scale of the rewards, the catalog, and `shelves`: for every item of the catalog the slot,
-from 0, that it may stand in, or null where any item may stand in any slot, but once in a slate. A file without them
-speaks of all items, without shelves, and of rewards in 0..K. Files are read in batches, and every fault is named by
-file and row, counted from 1.
+from 0, that it may stand in, or null where any item may stand in any slot, but once in a slate. Without them, the
+catalog is all items, there are no shelves, and rewards are in 0..K. Files are read in batches, and errors name the
+file and the row, counted from 1.
 """
 
 from pathlib import Path
@@ -121,7 +121,7 @@ def _read_shelves(
         return np.unique(rows), None
     numbers = isinstance(shelves, list) and all(type(slot) is int and 0 <= slot < len(rows) for slot in shelves)
     if not numbers or len(shelves) != len(rows) or len(np.unique(rows)) != len(rows) or len(rows) > _MOST_SHELVED:
-        raise DataError(f"{path}: its shelves do not give each item of its catalog a slot 0, 1, 2, ...")
+        raise DataError(f"{path}: its shelves must give each item of its catalog a slot 0, 1, 2, ...")
     order = np.argsort(rows)
     return rows[order], np.array(shelves, np.int16)[order]
 
@@ -174,7 +174,7 @@ def _slot_rewards(piece: read.Piece, slots: int) -> NDArray[np.float64]:
 
 
 def _table(piece: read.Piece, name: str, expected: str, slots: int) -> NDArray[Any]:
-    """Return A column of lists, all of K values, as [n, K]."""
+    """Return a column of lists, all of K values, as [n, K]."""
     found = read.lists(piece, name, expected)
     if found is None:
         piece.refuse(np.ones(len(piece), bool), lambda _: f"{name} is missing")
@@ -183,7 +183,7 @@ def _table(piece: read.Piece, name: str, expected: str, slots: int) -> NDArray[A
     length = np.diff(found.start)
     slots = slots or int(length[0])
     piece.refuse(
-        (length != slots) | (slots == 0), lambda row: f"{name} holds {length[row]} values; expected {slots or 'some'}"
+        (length != slots) | (slots == 0), lambda row: f"{name} has {length[row]} values; expected {slots or 'some'}"
     )
     null = np.asarray(pc.is_null(found.values))
     piece.refuse(read.any_in_list(null, found.start), lambda _: f"a value of {name} is missing")
@@ -209,4 +209,4 @@ def _refuse_twins(event_id: NDArray[np.object_], path: Path) -> None:
     twins = pd.Series(event_id).duplicated().to_numpy()
     if twins.any():
         row = int(twins.argmax())
-        raise DataError(f"{path}: row {row + 1}: event_id {event_id[row]!r} comes a second time")
+        raise DataError(f"{path}: row {row + 1}: event_id {event_id[row]!r} occurs twice")

@@ -29,7 +29,7 @@ def rounds_from_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
     than 1.
     """
     if log.slot_reward is None:
-        raise DataError(f"{log.name}: no slot_reward; rounds need what each slot of a page earned")
+        raise DataError(f"{log.name}: no slot_reward; rounds need the reward of each slot")
     wrong = ~((log.slot_reward >= 0) & (log.slot_reward <= 1)).all(axis=1)
     if wrong.any():
         row = int(wrong.argmax())

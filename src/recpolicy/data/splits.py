@@ -60,7 +60,7 @@ def split(ratings: Ratings, name: str, seed: int = 0) -> Split:
     test = _rule(name)(ratings, seed)  # [N]
     for part, rows in (("train", len(test) - test.sum()), ("test", test.sum())):
         if rows == 0:
-            raise DataError(f"{ratings.name}: split {name!r} of {len(test)} ratings leaves nothing in its {part} part")
+            raise DataError(f"{ratings.name}: split {name!r} of {len(test)} ratings leaves its {part} part empty")
     train_part = ratings.take(~test, name=f"{ratings.name}/{name}/train")
     return Split(name, train_part, ratings.take(test, name=f"{ratings.name}/{name}/test"), seed)
 
@@ -116,7 +116,7 @@ SPLITS: Mapping[str, Callable[..., Mask]] = {
     "tail-N": tail,
     "random": random_fifth,
 }
-"""Every rule by its name; leave-last-N and tail-N are asked for with a number, "leave-last-5"."""
+"""Rules by name; leave-last-N and tail-N take a number, such as "leave-last-5"."""
 
 
 def write_split(parts: Split, folder: Path) -> tuple[Path, Path]:

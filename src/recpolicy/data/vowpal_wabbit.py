@@ -3,11 +3,11 @@
     {"_label_cost": -1, "_label_probability": 0.8, "_label_Action": 2, "Timestamp": "...", "EventId": "...",
      "a": [2, 1], "p": [0.8, 0.2], "c": {"User": {"id": "u7"}, "_multi": [{"_tag": "m11"}, {"_tag": "m12"}]}}
 
-The reward is -cost. Actions are counted from 1: `_label_Action` is the place in `_multi` of what was shown, `a` the
-places of all actions as they were ranked and `p` their probabilities; without `_multi`, actions are the numbers in `a`.
-Who and what they are the file says in words of its own: `user` and `item` are dotted names within the shared features
-and within an action ("User.id"). By default an action is its `_tag` or else all its features, a user all the shared
-features. Lost: features that are not such a name, and the probabilities of actions not shown.
+The reward is -cost. Actions are counted from 1. `_label_Action` is the position of the shown action in `_multi`, `a`
+has the positions of all actions in order, and `p` their probabilities. Without `_multi`, actions are the numbers in
+`a`. `user` and `item` are dotted names of the ids within the shared features and within an action ("User.id"). By
+default, an action is its `_tag` or else all its features, and a user all the shared features. Lost: all other features,
+and the probabilities of actions that were not shown.
 """
 
 import json
@@ -39,7 +39,7 @@ def read_vowpal_wabbit(
     user: str = "",
     item: str = "",
 ) -> Imported:
-    """Read the log; see `assemble` for scale, tables and what is refused, `user` and `item` as above.
+    """Read the log; see `assemble` for scale, tables and errors; `user` and `item` as above.
 
     Lines with a true `_skipLearn` are left out. Raises DataError that names file and line.
     """
@@ -77,7 +77,7 @@ class _Reader:
             yield rows.batch(self.timed, self.path)
 
     def _take(self, line: int, text: str, rows: "_Rows") -> None:
-        """Return append the content of a line."""
+        """Append the content of a line."""
         try:
             record = json.loads(text)
         except ValueError as error:
@@ -120,11 +120,11 @@ class _Reader:
         elif isinstance(ranked, list):
             names = {number: str(number) for number in ranked if isinstance(number, int)}
         else:
-            raise self._wrong(line, "neither c._multi nor a tells which actions there were")
+            raise self._wrong(line, "neither c._multi nor a lists the actions")
         if isinstance(action, bool) or not isinstance(action, int) or action not in names:
             raise self._wrong(line, f"_label_Action is {action!r}; expected one of the {len(names)} actions, from 1")
         if len(set(names.values())) < len(names):
-            raise self._wrong(line, "two actions have the same id; say by `item` where it stands")
+            raise self._wrong(line, "two actions have the same id; `item` must name the feature that holds the id")
         return names, action
 
     def _check_ranking(self, line: int, record: dict[str, Any], action: int, probability: float) -> None:

@@ -7,9 +7,9 @@ over all orders of equal scores.
   users (Ziegler, McNee, Konstan & Lausen 2005; Smyth & McClave 2001). 0: all alike, 1: nothing in common. Directions
   are genres or embeddings. An item without a direction (no genres) is unlike every other.
 - Gini of exposure: 0 where all I items stand in equally many lists, near 1 where few items take all places.
-- Diversity of actions: exp(entropy of how often each arm is the best) / A, beside the number of arms that ever are, and
-  the share of the most frequent one. A collapsed policy has 1/A. The source (Pinterest 2025, DRL-PUT) names the figure
-  but not its formula: this one is ours.
+- Diversity of actions: exp(entropy of how often each arm is the best) / A, the number of arms that ever are, and the
+  fraction of the most frequent one. A collapsed policy has 1/A. The source (Pinterest 2025, DRL-PUT) names the figure
+  without a formula; this formula is our choice.
 """
 
 from collections.abc import Mapping

@@ -171,4 +171,4 @@ def _check(name: str, table: PolicyTables, shape: tuple[int, int]) -> None:
         if values.shape != shape:
             raise DataError(f"policy {name!r}: its {kind} table is {values.shape}; expected {shape}, users by items")
         if not np.isfinite(values).all():
-            raise DataError(f"policy {name!r}: its {kind} table holds numbers that are not finite")
+            raise DataError(f"policy {name!r}: its {kind} table has numbers that are not finite")

@@ -80,7 +80,7 @@ class Evaluation:
         return pd.DataFrame(columns, index=pd.Index([*self.policies, "oracle"], name="policy"))
 
     def lists_table(self) -> pd.DataFrame:
-        """Return what the k best items are like, as text: how many, how known, how unlike, how unequally shown."""
+        """Return the diversity of the k best items as text: number, popularity, dissimilarity, inequality."""
         results = self.policies.values()
         columns = {
             "coverage": [_text(result.coverage) for result in results],
@@ -109,7 +109,7 @@ class Evaluation:
         return plain
 
     def difference(self, first: str, second: str, resamples: int | None = None) -> Interval:
-        """Return by how much the held-out choice of `first` is better than that of `second`, paired by user.
+        """Return the difference in held-out choice between `first` and `second`, paired by user.
 
         Raises ConfigError for a policy that was not evaluated.
         """

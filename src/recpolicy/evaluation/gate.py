@@ -64,7 +64,7 @@ class GateConfig:
     held_out_margin: FiniteFloat | None = 0.0
     """Minimum gain (lower bound, stars) in held-out choice over always showing the most popular items."""
     min_coverage: Limit = 0.01
-    """Minimum fraction of the items that are among somebody's ten best; a collapsed policy shows everybody the same."""
+    """Minimum fraction of the items that are among any user's ten best; a collapsed policy shows all users the same."""
     min_diversity: Limit = 0.01
     """Minimum exp(entropy) / A of the best items of A; 1 / A is one item for all. Too lax where A is below 100."""
     group_loss: Limit = 0.1
@@ -139,7 +139,7 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
     ]
     criteria = tuple(criterion for criterion in candidates if criterion is not None)
     if not criteria:
-        raise ConfigError("gate: every criterion is switched off; a gate without criteria would let anything pass")
+        raise ConfigError("gate: all criteria are switched off; a gate without criteria would pass every policy")
     enough = all(criterion.passed for criterion in criteria if criterion.name == _EFFECTIVE)
     kept = all(criterion.passed for criterion in criteria)
     verdict: Verdict = "pass" if kept else ("fail" if enough else "no_verdict")

@@ -1,4 +1,4 @@
-"""The validation card of the session simulator, on users that its response models have not learnt from.
+"""The validation card of the session simulator, on users outside the training of its response models.
 
 We split the users into two halves. Response models (calibration, history, levels, continuation) learn from one half,
 the rating model from the training ratings of all users. The card compares the simulator with the held-out users:

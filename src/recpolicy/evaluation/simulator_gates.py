@@ -120,7 +120,7 @@ def auc(outcome: NDArray[np.bool_], score: Array) -> float:
     from sklearn.metrics import roc_auc_score
 
     if outcome.all() or not outcome.any():
-        raise DataError(f"AUC of {len(outcome)} ratings: expected likes and misses, found only one of them")
+        raise DataError(f"AUC of {len(outcome)} ratings: expected both likes and non-likes")
     return float(roc_auc_score(outcome, score))
 
 

@@ -20,7 +20,7 @@ from recpolicy.models.rating_models import fit_rating_model
 Scores = NDArray[np.floating]
 
 MODELS = ("item_knn", "svd", "bias")
-"""Rating models among the policies, beside bayesian_fm and highest_mean."""
+"""Rating models among the policies, in addition to bayesian_fm and highest_mean."""
 
 
 def policy_scores(train: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
@@ -61,7 +61,7 @@ def policy_values(
 def _exposure(score: Scores, steps: int, replicates: int, seed: int) -> NDArray[np.intp]:
     """Return the items [replicates x U', S] that a policy with scores [U', I] shows: the best S, best first.
 
-    Equal scores are put in a random order, anew for each replicate, so that a constant score is the random policy.
+    Each replicate puts equal scores in a new random order, so a constant score is the random policy.
     """
     rng = generator(seed, "simulator card/ties")
     shown = []

@@ -90,12 +90,12 @@ def _greedy(estimate: Estimate, _: Settings, mask: Mask) -> Array:
 
 
 def _upper_confidence(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
-    assert estimate.width is not None, "the upper-confidence head comes with an estimator that has widths"
+    assert estimate.width is not None, "the upper-confidence head needs an estimator with widths"
     return greedy(estimate.mean + settings["alpha"] * estimate.width, mask)
 
 
 def _thompson(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
-    assert estimate.width is not None, "the Thompson head comes with an estimator that has widths"
+    assert estimate.width is not None, "the Thompson head needs an estimator with widths"
     return thompson_probabilities(estimate.mean, settings["scale"] * estimate.width, mask)
 
 
@@ -108,7 +108,7 @@ def _boltzmann(estimate: Estimate, settings: Settings, mask: Mask) -> Array:
 
 
 def _optimistic(estimate: Estimate, _: Settings, mask: Mask) -> Array:
-    assert estimate.bound is not None, "the optimistic head comes with an estimator that has bounds"
+    assert estimate.bound is not None, "the optimistic head needs an estimator with bounds"
     return greedy(estimate.bound, mask)
 
 

@@ -102,7 +102,7 @@ _WORDS = ("agent", "estimator", "head", "settings", "uniform_mix", "scale", "noi
 
 
 def migrate_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what version 1 of an artifact said about its origin, with the current names; also the lineage of versions.
+    """Return the metadata of an artifact of format version 1 with the current names; also for the lineage of versions.
 
     Version 1 was written before 0.1.0. It called items movies, and the train part of a split fit.
     """
@@ -220,7 +220,7 @@ def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) 
     for name in names:
         path = folder / name
         if not path.is_file():
-            raise ArtifactError(f"{path}: missing; the artifact is incomplete: train it again or copy it whole")
+            raise ArtifactError(f"{path}: missing; the artifact is incomplete: copy all of it or train it again")
         if file_digest(path) != manifest["files"].get(name):
             raise ArtifactError(f"{path}: changed since it was written (its digest differs): copy or train it again")
     try:
@@ -229,7 +229,7 @@ def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) 
         policy = {name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)}
         words = {name: manifest[name] for name in _WORDS}
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy reads: {error}") from None
+        raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy needs: {error}") from None
     words["scale"] = tuple(words["scale"])
     for kind, known in (("estimator", ESTIMATORS), ("head", HEADS)):
         if words[kind] not in known:
@@ -249,7 +249,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_versioned_json(path, FORMAT, FORMAT_VERSION, _MIGRATIONS)
     lacking = [name for name in ("files", *_WORDS) if name not in manifest]
     if lacking:
-        raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the artifact whole or train it again")
+        raise ArtifactError(f"{path}: lacks {', '.join(lacking)}: copy the whole artifact or train it again")
     return manifest
 
 

@@ -44,7 +44,7 @@ def predict_to_files(
     if batch < 1:
         raise ConfigError(f"batch is {batch}; expected at least 1 user")
     if csv is not None and csv.absolute() == parquet.absolute():
-        raise ConfigError(f"{csv}: given for both Parquet and CSV; they need two names")
+        raise ConfigError(f"{csv}: Parquet and CSV have the same name; use two names")
     artifact = policy.artifact
     ids = artifact.users["user_id"].tolist() if users is None else as_list(users)
     asked = artifact.items["item_id"].tolist() if items is None else list(items)

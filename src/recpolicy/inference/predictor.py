@@ -62,7 +62,7 @@ class Policy:
         Args:
             users: One user id or n of them.
             items: M item ids; by default all items in catalog order.
-            fold_in: Ratings of users to estimate anew, known or not: {user: {item: rating}}.
+            fold_in: Ratings of users, known or not, that replace the training ratings: {user: {item: rating}}.
             history: For session policies: {user: [(item, liked), ...]}, the session so far. Its items get propensity 0.
 
         Returns:
@@ -125,7 +125,7 @@ class Policy:
             k: Largest number of items per user.
             exclude_rated: Leave out items that the user rated in the train part or in `fold_in`; propensities are those
                 of a policy that cannot show them.
-            fold_in: Ratings of users to estimate anew, known or not: {user: {item: rating}}.
+            fold_in: Ratings of users, known or not, that replace the training ratings: {user: {item: rating}}.
             seed: Seed of random tie-breaks and of `sample`.
             history: For session policies: {user: [(item, liked), ...]}; its items are left out.
             sample: Draw the items from the propensities, one by one without replacement, instead of the k best.

@@ -182,7 +182,7 @@ class Scorer:
         for (context, std), histories in zip(inputs, groups, strict=True):
             allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in histories]) if seen else None
             if allowed is not None and not allowed.any(axis=1).all():
-                raise DataError("the history shows every item of the catalog: there is nothing left to choose from")
+                raise DataError("the history contains every item of the catalog: no item is left")
             yield predict_block(self.artifact, context, std, allowed, histories)
 
     def histories(self, ids: list[Hashable], history: History | None) -> list[Shown]:
@@ -191,7 +191,7 @@ class Scorer:
             return [NOTHING_SHOWN] * len(ids)
         if not self.sequential:
             raise ConfigError(
-                f"{self.artifact.agent} does not look at the session so far; leave out `history`, or train a session"
+                f"{self.artifact.agent} does not use the session; leave out `history`, or train a session"
                 " policy such as ppo"
             )
         histories = [history.get(user, ()) for user in ids]
@@ -238,7 +238,7 @@ class Scorer:
             wanted = f"{rank}" if width == rank else f"{rank} or {width}"
             raise DataError(f"context: shape {rows.shape}; expected {count} rows of {wanted} numbers each")
         if not np.isfinite(rows).all():
-            raise DataError("context: holds numbers that are not finite")
+            raise DataError("context: contains numbers that are not finite")
         rest = np.broadcast_to(self._mean_context[rows.shape[1] :], (count, width - rows.shape[1]))
         return np.concatenate([rows, rest], axis=1)
 

@@ -32,7 +32,7 @@ class ExplorationConfig:
     """Size of the pool of best-scored allowed items, at least the slate size; 0 takes all items."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:  # NaN is refused, too
+        if not 0 <= self.share <= 1:  # also rejects NaN
             raise ConfigError(f"ExplorationConfig.share is {self.share!r}; it must be 0..1")
         if not isinstance(self.top, int) or self.top < 0:
             raise ConfigError(f"ExplorationConfig.top is {self.top!r}; it must be a whole number, 0 or more")
@@ -79,7 +79,7 @@ def allowed_rows(
         allowed[scorer.item_rows(exclude_items)] = False
     arms: Mask = allowed[scorer.action_items]
     if not arms.any():
-        raise DataError("no item is left to recommend: ask for other genres or years, or allow rated items")
+        raise DataError("no item is left to recommend: choose other genres or years, or allow rated items")
     return arms
 
 
@@ -101,10 +101,10 @@ def choose_slate(
 ) -> Slate:  # fmt: skip
     """Draw the slate of one request: explored with probability `config.share`, else the best; score, allowed [A].
 
-    The k-th draw is uniform over what is left of the `top` best allowed items (of k, where k is more). The propensity
-    of a place is the probability, over exploring or not and over the lots of ties, of its item given the items
-    before it. Fewer than k places where fewer items are allowed. A caller that has drawn the lot of exploring itself,
-    with probability `config.share`, gives its outcome in `explored`.
+    Each draw is uniform over the remaining items of the `top` best allowed ones (of the k best, if k is larger). The
+    propensity of a position is the probability of its item given the items before it, over exploration and random
+    tie-breaks. The slate is shorter if fewer than k items are allowed. A caller that has already decided whether to
+    explore, with probability `config.share`, passes the outcome as `explored`.
     """
     if k < 1:
         raise ConfigError(f"k is {k}; expected at least 1")
@@ -121,23 +121,20 @@ def choose_slate(
     return Slate(arms, _mixed(drawn, greedy, config.share), explored, tied)
 
 
-def slate_propensity(score: Array, allowed: Mask, arms: Arms, pool: int, share: float) -> Array:
-    """Return the probability [K] of each arm given those before it, when `share` of the slates are drawn from `pool`.
-
-    arms are K <= pool allowed ones; one that could not have come here has probability 0. The slate is drawn or greedy
-    as a whole, so that its places tell which of the two it was: the odds are updated place by place.
-    """
-    return _mixed(*_chances(score, allowed, arms, pool), share)
-
-
 def _chances(score: Array, allowed: Mask, arms: Arms, pool: int) -> tuple[Array, Array]:
-    """Return the probability [K] of each arm given those before it, in a slate that is drawn and in a greedy one."""
+    """Return the probability [K] of each arm given those before it, in a slate that is drawn and in a greedy one.
+
+    An arm that could not have come at its place has probability 0.
+    """
     falling = -np.sort(-score[allowed])
     return _drawn(falling, score[arms], pool), _greedy(falling, score[arms])
 
 
 def _mixed(drawn: Array, greedy: Array, share: float) -> Array:
-    """Return the probabilities [K] of a mixture whose slates are drawn or greedy as a whole."""
+    """Return the probabilities [K] of a mixture whose slates are drawn or greedy as a whole.
+
+    Earlier positions tell which of the two a slate is, so the odds are updated position by position.
+    """
     with np.errstate(divide="ignore"):
         evidence = np.cumsum(np.log(drawn[:-1]) - np.log(greedy[:-1]))  # infinite once it cannot be the greedy one
         odds = np.log(share) - np.log1p(-share) + np.concatenate([[0.0], evidence])  # [K]
@@ -192,7 +189,7 @@ def _greedy(falling: Array, chosen: Array) -> Array:
 def _drawn(falling: Array, chosen: Array, pool: int) -> Array:
     """Return P(an explored slate has this arm here | the same arms before) [K].
 
-    Who is in the pool is a lot, too, where several tie for its last places.
+    If several items tie for the last places of the pool, a random draw decides between them, too.
     """
     place = np.arange(len(chosen))
     lowest = falling[pool - 1]

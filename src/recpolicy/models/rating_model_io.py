@@ -1,6 +1,6 @@
 """Rating models on disk: a folder with `model.json` and `arrays.npz`, no pickle, digests over both.
 
-Writes are atomic. Reading refuses folders that were changed, truncated or written by another program.
+Writes are atomic. Reading rejects folders that were changed, truncated or written by another program.
 """
 
 import zipfile

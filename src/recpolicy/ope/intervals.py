@@ -227,7 +227,7 @@ def empirical_bernstein(value: float, bounds: Bounds, clusters: Clusters, level:
 
 
 def bernstein_margin(values: Array, width: float, alpha: float) -> float:
-    """Return how far the mean of values [U] may exceed its expectation, except with probability alpha.
+    """Return the most by which the mean of values [U] exceeds its expectation, except with probability alpha.
 
     sqrt(2 V ln(2/alpha) / U) + 7 width ln(2/alpha) / (3 (U - 1)) with V the sample variance; values are independent,
     each within a range of `width`. For a two-sided interval give half of alpha.

@@ -12,7 +12,7 @@ from recpolicy.core.files import atomic_directory
 
 
 def is_address(uri: str) -> bool:
-    """Return whether `uri` is an address: the importer reads it with its own credentials, the steps cannot."""
+    """Return True if `uri` is an address. The importer reads it with its own credentials; the steps cannot."""
     return "://" in uri
 
 

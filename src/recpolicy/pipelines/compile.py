@@ -90,7 +90,7 @@ def checked_parameters(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_volumes(pipeline: Any, volumes: tuple[Volume, ...]) -> Any:
-    """Return the pipeline, built anew: KFP sets the volumes of a step only while it builds the pipeline."""
+    """Return the pipeline, built again: KFP sets the volumes of a step only while it builds the pipeline."""
     from kfp import dsl
 
     return dsl.pipeline(name=pipeline.name, description=pipeline.description)(

@@ -24,7 +24,7 @@ def dependencies(task: Mapping[str, Any]) -> list[str]:
 
 
 def runs_at_the_end(task: Mapping[str, Any]) -> bool:
-    """Return whether a task is the exit handler: it runs last, after a failure too."""
+    """Return True if a task is the exit handler, which runs last, also after a failure."""
     return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 

@@ -143,7 +143,7 @@ def _cache_note(folder: Path, caching: bool) -> str:
     if folder.exists():
         return ""
     older = folder.parent.exists()
-    return "recpolicy's code or the data have changed since: every step runs anew" if older else "it is the first run"
+    return "recpolicy's code or the data have changed: every step runs again" if older else "it is the first run"
 
 
 def new_run_folder(root: Path, name: str) -> Path:

@@ -26,7 +26,6 @@ _MINIMUM = {
     "seed": 0, "rank": 1, "items": 0, "log_rounds": 1, "total_timesteps": 1, "batch": 1, "epochs": 1,
 }  # fmt: skip
 _LEARN_FROM = ("auto", "log", "online")
-_ONLINE_ONLY = ("exp3",)  # agents whose learner has learns_from_logs = False
 
 
 def read_parameters(words: list[str]) -> dict[str, str]:
@@ -93,16 +92,15 @@ def training_settings(agent: str, learn_from: str, world: str, total_timesteps: 
 
 
 def learns_from_logs(agent: str) -> bool:
-    """Return whether the agent can learn from logged rounds; raise ConfigError for an unknown agent."""
+    """Return True if the agent can learn from logged rounds; raises ConfigError for an unknown agent."""
     silence_libraries()  # before TF-Agents is imported, which prints a notice of gym
     from recpolicy.agents import AGENTS, agent_entry
 
-    agent_entry(agent)
-    return agent in AGENTS and agent not in _ONLINE_ONLY
+    return agent_entry(agent).learns_from_logs and agent in AGENTS
 
 
 def is_session_agent(agent: str) -> bool:
-    """Return whether the agent learns in sessions."""
+    """Return True if the agent learns in sessions."""
     from recpolicy.agents import SESSION_AGENTS
 
     return agent in SESSION_AGENTS

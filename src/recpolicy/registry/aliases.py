@@ -1,7 +1,7 @@
 """Read and write aliases.json of a registry: the version numbers of the aliases and the traffic fractions.
 
-One rename replaces the file, so readers see one state. Files from before there were challengers
-lack some of the keys: nobody challenges there, and exploration is on.
+One rename replaces the file, so readers see one state. Files of the first version
+lack some of the keys; they have no challenger, and exploration is on.
 """
 
 import re
@@ -48,7 +48,7 @@ class Routing:
     traffic_fraction: float = 0.0
     """Fraction of the users that the challenger serves, 0..1; 0 without one."""
     shadow: bool = False
-    """The challenger is asked, but the champion answers."""
+    """The challenger's lists are computed and compared, but the champion serves."""
     exploration: bool = True
     """True if a fraction of the slates may be drawn at random (inference/slate_selection.py)."""
 

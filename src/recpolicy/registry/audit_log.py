@@ -23,7 +23,9 @@ def read_audit(folder: Path) -> list[dict[str, Any]]:
     try:
         return [migrate_change(json.loads(line)) for line in lines]
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: a line is not a JSON object ({error}); mend it or move the file away") from None
+        raise ArtifactError(
+            f"{path}: a line is not a JSON object ({error}); repair the line or move the file away"
+        ) from None
 
 
 def due_lines(folder: Path, versions: Iterable[Version], change: Mapping[str, Any] | None) -> str:

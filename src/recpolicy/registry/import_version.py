@@ -36,7 +36,7 @@ class ImportLimits:
     """Limits of an archive: files and bytes."""
 
     files: int = 1_000
-    """Entries, folders included; a policy of ours has some 20."""
+    """Entries, folders included; a policy has about 20."""
     total_bytes: int = 2 << 30
     """Of all files together, unpacked."""
 
@@ -56,11 +56,11 @@ def import_version(
 def unpack_version(archive: Path | str, into: Path | str, *, limits: ImportLimits = ImportLimits()) -> Path:
     """Unpack an artifact to the new folder `into` and check it against its manifest; returns the folder.
 
-    Raises ArtifactError for an archive that is refused, or where there is something at `into` already.
+    Raises ArtifactError for an invalid archive, or if `into` exists.
     """
     source, target = Path(archive), Path(into)
     if target.exists() or target.is_symlink():
-        raise ArtifactError(f"{target}: exists already; choose another folder")
+        raise ArtifactError(f"{target}: already exists; choose another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".part") as scratch:
         root = Path(scratch)
@@ -85,7 +85,7 @@ def _unpack(source: Path, root: Path, limits: ImportLimits) -> None:
         left = limits.total_bytes
         for count, (name, folder, size, record) in enumerate(entries, 1):
             if count > limits.files:
-                raise ArtifactError(f"{source}: holds more than {limits.files} entries; a policy has some 20 files")
+                raise ArtifactError(f"{source}: contains more than {limits.files} entries; a policy has about 20 files")
             path = _checked(source, name, folder, taken)
             if folder:
                 (root / path).mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def _checked(source: Path, name: str, folder: bool, taken: dict[PurePosixPath, b
         raise ArtifactError(f"{source}: names the file {name!r}, which is not inside the archive's own folder")
     same = PurePosixPath(str(path).casefold())  # two names that are one file on some systems
     if (same in taken and not (folder and taken[same])) or any(not taken.get(above, True) for above in same.parents):
-        raise ArtifactError(f"{source}: holds {name!r} twice")
+        raise ArtifactError(f"{source}: contains {name!r} twice")
     taken[same] = folder
     for above in same.parents:
         taken.setdefault(above, True)
@@ -117,7 +117,7 @@ def _checked(source: Path, name: str, folder: bool, taken: dict[PurePosixPath, b
 
 
 def _too_large(source: Path, limits: ImportLimits) -> ArtifactError:
-    return ArtifactError(f"{source}: unpacks to more than {limits.total_bytes:,} bytes; that is no policy of ours")
+    return ArtifactError(f"{source}: unpacks to more than {limits.total_bytes:,} bytes; a policy is smaller")
 
 
 def _artifact_in(source: Path, root: Path) -> Path:
@@ -126,7 +126,7 @@ def _artifact_in(source: Path, root: Path) -> Path:
     for folder in (root, *inside[:1]):
         if (folder / MANIFEST).is_file() and (folder == root or len(inside) == 1):
             return folder
-    raise ArtifactError(f"{source}: holds no policy: there is no {MANIFEST} at its top or in its only folder")
+    raise ArtifactError(f"{source}: contains no policy: {MANIFEST} is missing in its top folder")
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _tar_entries(source: Path, tarred: tarfile.TarFile) -> Iterator[_Entry]:
 
 
 def _not_plain(source: Path, name: str) -> ArtifactError:
-    return ArtifactError(f"{source}: {name!r} is a link, a device or the like; only files and folders are taken")
+    return ArtifactError(f"{source}: {name!r} is not a file or folder; the import accepts no links or devices")
 
 
 class _Bounded:

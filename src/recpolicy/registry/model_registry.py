@@ -133,8 +133,9 @@ class Registry:
     ) -> Version:
         """Serve a fraction of the users by a version, in place of any other challenger; the champion serves the rest.
 
-        With `shadow` it is asked for them, but the champion answers. Raises ConfigError for a fraction outside 0..1, a
-        number that is not there or the champion's, or where there is no champion; ArtifactError for a damaged version.
+        With `shadow` its lists are computed and compared, but the champion serves. Raises ConfigError for a fraction
+        outside 0..1, for an unknown number or the champion's, and without a champion. Raises ArtifactError for a
+        damaged version.
         """
         fraction = checked_fraction(traffic_fraction)
         with self._changing() as state:
@@ -181,7 +182,7 @@ class Registry:
         return self._home(self._number(name)) / POLICY
 
     def version(self, name: int | str) -> Version:
-        """Return what is known of a number or alias; raises ArtifactError where its record is damaged."""
+        """Return the record of a number or alias; raises ArtifactError for a damaged record."""
         return read_record(self._home(self._number(name)))
 
     def versions(self) -> list[Version]:
@@ -191,7 +192,7 @@ class Registry:
             if isinstance(record, Version):
                 found.append(record)
             else:
-                logger.warning("a version is left out: %s", record)
+                logger.warning("the registry ignores a damaged version: %s", record)
         return found
 
     def aliases(self) -> dict[str, int | None]:
@@ -235,7 +236,7 @@ class Registry:
         number = self._number(name)
         damage = find_damage(self._home(number))
         if damage is not None:
-            raise ArtifactError(f"version {number} is damaged and stays what it is: {damage}")
+            raise ArtifactError(f"version {number} is damaged and keeps its role: {damage}")
         return number
 
     def _number(self, name: int | str) -> int:
@@ -245,7 +246,7 @@ class Registry:
             number = self.aliases()[text]
             if number is None:
                 how = "promote" if text != CHALLENGER else "set"
-                raise ConfigError(f"{self.folder}: no version is {text} yet; {how} one by its number")
+                raise ConfigError(f"{self.folder}: no version has the alias {text}; {how} one by its number")
             text = str(number)
         if not NUMBER.fullmatch(text):
             raise unknown_name_error("version", text, [*map(str, numbers), *ALIASES])

@@ -41,9 +41,9 @@ class Version:
     registered_at: str
     """ISO 8601, UTC."""
     lineage: Mapping[str, Any]
-    """Where it comes from: data and split digests, config, metrics; the artifact's own note unless told otherwise."""
+    """Origin: data and split digests, config, metrics; by default the metadata of the artifact."""
     gate: Mapping[str, Any] | None
-    """The record of the gate that let it in; None without one."""
+    """The record of its gate; None without one."""
     note: Mapping[str, Any] | None = None
     """Author and reason of the registration, if given."""
 
@@ -121,7 +121,7 @@ def read_record(home: Path) -> Version:
     try:
         return Version(**body)
     except TypeError as error:
-        raise ArtifactError(f"{path}: not a record that this recpolicy reads: {error}") from None
+        raise ArtifactError(f"{path}: not a record that this recpolicy can read: {error}") from None
 
 
 def records_in(homes: Iterable[Path]) -> list[Version | ArtifactError]:
@@ -140,7 +140,7 @@ def find_damage(home: Path) -> str | None:
     try:
         sound_manifest(home / POLICY)
         if manifest_digest(home / POLICY) != read_record(home).digest:
-            return f"{home}: its policy is another one than {RECORD} says"
+            return f"{home}: its policy does not match {RECORD}"
     except ArtifactError as error:
         return str(error)
     return None
@@ -155,7 +155,7 @@ def plain(record: Mapping[str, Any] | None, what: str) -> Any:
 
 
 def append_lines(path: Path, lines: str) -> None:
-    """Return append lines durably; an incomplete last line is removed first."""
+    """Append lines durably; an incomplete last line is removed first."""
     with path.open("a+b") as stream:
         stream.seek(0)
         stream.truncate(stream.read().rfind(b"\n") + 1)

@@ -22,7 +22,6 @@ from recpolicy.server.recommend import fast_path
 from recpolicy.server.recommend import router as recommend_router
 from recpolicy.server.rollout.background import run_background
 from recpolicy.server.routes import (
-    admin_audit,
     admin_jobs,
     admin_keys,
     admin_rollouts,
@@ -55,7 +54,7 @@ class App(FastAPI):
 def make_app(state: AppState, close: Callable[[], None] = lambda: None) -> FastAPI:
     """Return the app of an open state; it calls `close` at shutdown."""
     app = App(
-        title="recpolicy", version=VERSION, summary="Recommendations of a trained policy, and feedback on them.",
+        title="recpolicy", version=VERSION, summary="Recommend items by a trained policy, and collect feedback.",
         docs_url=None, redoc_url=None, lifespan=_life,
     )  # fmt: skip
     app.state.server, app.state.close = state, close
@@ -70,7 +69,7 @@ def make_app(state: AppState, close: Callable[[], None] = lambda: None) -> FastA
         policy.prediction_routes(),
     ):
         app.include_router(router)
-    for admin in (admin_versions, admin_rollouts, admin_keys, admin_audit, admin_jobs):
+    for admin in (admin_versions, admin_rollouts, admin_keys, admin_jobs):
         app.include_router(admin.router, responses=ADMIN_ERROR_RESPONSES)
     handle_errors(app)
     return app

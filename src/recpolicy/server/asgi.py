@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from recpolicy.server import freeze_startup_objects
 from recpolicy.server.app import make_app
-from recpolicy.server.gc_freeze import freeze_startup_objects
-from recpolicy.server.json_logging import JsonFormatter
+from recpolicy.server.json_output import JsonFormatter
 from recpolicy.server.lifespan import open_state, stateless_state
 from recpolicy.server.settings import read_settings
 

@@ -46,13 +46,13 @@ class AppState:
     def require_store(self) -> Store:
         """Return the store; raises StoreError for a server that stores nothing."""
         if self.store is None:
-            raise StoreError("this server stores no events and takes no feedback (--no-store)")
+            raise StoreError("this server has no database (--no-store)")
         return self.store
 
     def require_registry(self) -> Registry:
         """Return the registry; raises ConflictError for a server without one."""
         if self.models.registry is None:
-            raise ConflictError("this server has no registry; serve a registry, or a policy without --no-store")
+            raise ConflictError("this server has no registry; start it with a registry, or without --no-store")
         return self.models.registry
 
     def reward_rules(self) -> RewardRules:

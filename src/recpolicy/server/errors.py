@@ -1,4 +1,4 @@
-"""Responses to errors: {"error": {"code", "message"}}, and the meaning of each code."""
+"""Responses to errors, {"error": {"code", "message"}}, with the meaning of each code."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -19,23 +19,29 @@ from recpolicy.server.schemas.responses import ErrorResponse
 Answer = TypeVar("Answer")
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "The body is not JSON (`invalid_request`)."},
+    400: {"model": ErrorResponse, "description": "The request is not valid HTTP or JSON (`invalid_request`)."},
     404: {"model": ErrorResponse, "description": "The user or the item is unknown (`unknown_id`)."},
     413: {"model": ErrorResponse, "description": "The body is too large (`too_large`)."},
     422: {
         "model": ErrorResponse,
-        "description": "The request does not match its description (`invalid_request`, `invalid_value`).",
+        "description": "The request does not match its schema (`invalid_request`), or the policy rejects a value"
+        " (`invalid_value`).",
     },
-    429: {"model": ErrorResponse, "description": "Too many requests (`overloaded`, `rate_limited`); see Retry-After."},
+    429: {
+        "model": ErrorResponse,
+        "description": "Too many requests in all (`overloaded`), or from this caller (`rate_limited`). The header"
+        " Retry-After says when to try again.",
+    },
     503: {
         "model": ErrorResponse,
-        "description": "The database does not answer (`database_unavailable`); see Retry-After.",
+        "description": "The database does not answer (`database_unavailable`). The header Retry-After says when to try"
+        " again.",
     },
 }
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Make the app answer every error in this shape."""
+    """Register handlers that answer every error of the app in this shape."""
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
     for input_error in (DataError, ConfigError):
@@ -68,12 +74,12 @@ def status_and_code(error: RecpolicyError) -> tuple[int, str]:
 
 
 def _invalid_request(_: Request | None, error: Exception) -> Response:
-    """Name the field and the fault; the value is not repeated."""
+    """Answer 422 with the field and the fault, without the value."""
     assert isinstance(error, RequestValidationError)
     first, *others = error.errors()
-    place = ".".join(map(str, first["loc"]))
+    field = ".".join(map(str, first["loc"]))
     more = f" (and {len(others)} more)" if others else ""
-    return error_response(422, "invalid_request", f"{place}: {first['msg'].removeprefix('Value error, ')}{more}")
+    return error_response(422, "invalid_request", f"{field}: {first['msg'].removeprefix('Value error, ')}{more}")
 
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:

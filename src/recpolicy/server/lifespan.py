@@ -17,16 +17,15 @@ from recpolicy.core.errors import ArtifactError
 from recpolicy.inference.artifact import MANIFEST, manifest_digest
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.db import versions
+from recpolicy.server.db import admin
 from recpolicy.server.db.engine import open_store, sqlite_url
 from recpolicy.server.db.schema import rollouts
-from recpolicy.server.db.spool import Spool
-from recpolicy.server.db.writer import GroupCommitWriter
+from recpolicy.server.db.writer import GroupCommitWriter, Spool
 from recpolicy.server.deps import AppState, Store
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, ReloadHooks
 from recpolicy.server.metrics import Metrics
-from recpolicy.server.online.checkpoint import CURRENT, checkpoint_folder
 from recpolicy.server.online.learner import with_latest_checkpoint
+from recpolicy.server.online.posterior import CURRENT, checkpoint_folder
 from recpolicy.server.settings import Settings
 
 DATABASE_URL = "RECPOLICY_DATABASE_URL"
@@ -71,8 +70,8 @@ def champion_mismatch_notice(state: AppState, source: Path) -> str | None:
     if known is None or known.number == number:
         return None
     return (
-        f"{source} is version {known.number} here; version {number} still serves: recpolicy admin promote"
-        f" {known.number}"
+        f"{source} is version {known.number}, but version {number} is the champion; to change that: recpolicy admin"
+        f" promote {known.number}"
     )
 
 
@@ -87,8 +86,8 @@ def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterato
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(folder / "server.db"))
     try:
         registered = registry.versions()
-        versions.check_same_registry(engine, registered)
-        versions.add_versions(engine, registered)
+        admin.check_same_registry(engine, registered)
+        admin.add_versions(engine, registered)
         models = ModelManager.from_registry(registry, _reload_hooks(engine, folder, settings))
         holder: list[AppState] = []
         with closing(GroupCommitWriter(engine, Spool(folder / "spool"), lambda: holder[0].reward_rules())) as writer:
@@ -101,7 +100,7 @@ def open_state(source: Path, folder: Path | None, settings: Settings) -> Iterato
 def stateless_state(source: Path, settings: Settings) -> AppState:
     """Return the state of a server that stores nothing: of a run, or of the present champion of a registry."""
     if not source.is_dir():
-        raise ArtifactError(f"{source}: no such folder; expected a run or a registry")
+        raise ArtifactError(f"{source}: the folder does not exist; expected a run or a registry")
     if not is_run(source):
         return AppState(ModelManager.from_registry(Registry(source)), None, settings, Metrics())
     return AppState(ModelManager(LiveState(LoadedVersion(load_scorer(source), None))), None, settings, Metrics())

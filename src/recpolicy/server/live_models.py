@@ -38,7 +38,7 @@ class LoadedVersion:
     number: int | None
     """Number in the registry; None without one."""
     base: Scorer | None = None
-    """The version as trained, if `scorer` has learnt since; otherwise None."""
+    """The version as trained, if `scorer` has learned since; otherwise None."""
     lists: LRUCache[Any] = field(default_factory=lambda: LRUCache(LIST_BYTES), compare=False, repr=False)
     """Cache of its greedy lists (recommend.ComputedList); a version never changes, so they stay valid."""
 
@@ -63,7 +63,7 @@ class LoadedVersion:
 
     @cached_property
     def policy_digest(self) -> str:
-        """Digest of the learnt parameters."""
+        """Digest of the learned parameters."""
         return str(self.scorer.metadata["policy_digest"])
 
 
@@ -104,10 +104,10 @@ class ReloadHooks:
 
     rollout: Callable[[int], int | None] = lambda _: None
     """Returns the number of a challenger's running rollout."""
-    learnt: Callable[[Scorer], Scorer] = lambda scorer: scorer
+    learned: Callable[[Scorer], Scorer] = lambda scorer: scorer
     """Returns a trained version with its updates since."""
     watched: Callable[[Scorer], tuple[Path, ...]] = lambda _: ()
-    """Returns the files that change when it has learnt more."""
+    """Returns the files that change when it has learned more."""
 
 
 class ModelManager:
@@ -151,7 +151,9 @@ class ModelManager:
                 await asyncio.to_thread(self.refresh)
             except (ArtifactError, ConfigError, OSError) as error:
                 self._stamp = self._look()  # logged once, not twice a second
-                logger.error("the registry names a version that cannot be served; the old one stays: %s", error)
+                logger.error(
+                    "the registry names a version that does not load; the previous version stays live: %s", error
+                )
 
     def _look(self) -> tuple[Any, ...]:
         """Return a value that changes whenever the aliases or the champion's updates do."""
@@ -165,16 +167,18 @@ class ModelManager:
 def _load(registry: Registry, old: LiveState | None, hooks: ReloadHooks) -> LiveState:
     routing = registry.routing()
     if routing.champion is None:
-        raise ConfigError(f"{registry.folder}: no champion yet; promote a version: recpolicy registry promote")
+        raise ConfigError(
+            f"{registry.folder}: the registry has no champion; promote a version: recpolicy registry promote"
+        )
     known = {served.number: served for served in ((old.champion, old.challenger) if old else ()) if served is not None}
 
     def trained(number: int) -> Scorer:
         return known[number].trained if number in known else load_scorer(registry.resolve(number), CACHE_BYTES)
 
     champion, number = trained(routing.champion), routing.challenger
-    learnt = hooks.learnt(champion)
+    learned = hooks.learned(champion)
     return LiveState(
-        LoadedVersion(learnt, routing.champion, None if learnt is champion else champion),
+        LoadedVersion(learned, routing.champion, None if learned is champion else champion),
         None if number is None else LoadedVersion(trained(number), number),
         routing.traffic_fraction,
         routing.shadow,

@@ -1,6 +1,6 @@
 """ASGI middleware: authentication, rate limits, timeouts, access log, and a last-resort 500.
 
-It refuses a request before it reads the body. It never refuses /healthz, /readyz and /metrics.
+It can reject a request before it reads the body. It never rejects /healthz, /readyz and /metrics.
 """
 
 import asyncio
@@ -20,14 +20,12 @@ from starlette.responses import JSONResponse, Response
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.auth.keys import Caller, KeyCache, unauthorized
-from recpolicy.server.json_logging import exception_location
+from recpolicy.server.json_output import exception_location
 from recpolicy.server.settings import LimitsConfig
 
 logger = logging.getLogger(__name__)
 
 ADMIN, IMPORT = "/v1/admin", "/v1/admin/versions/import"
-MAX_BODY = LimitsConfig.body_bytes
-"""Bytes of a request's body, unless the settings change it."""
 IMPORT_SECONDS = 600.0
 _FREE = ("/healthz", "/readyz", "/metrics")
 _LONGEST_MESSAGE = 500
@@ -37,11 +35,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 FastPath = Callable[[Message, bytes], Awaitable[Response]]
-"""Answers a frequent request (scope and body) that would cost more on its way through the app."""
+"""Answers a frequent request (scope and body) without the cost of the app's layers."""
 
 
 def error_response(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """Return an error in the shape of all errors; the message may hold any text from the request."""
+    """Return an error in the shape of all errors; the message may contain any text from the request."""
     text = message[:_LONGEST_MESSAGE].encode("utf-8", "replace").decode()
     return JSONResponse({"error": {"code": code, "message": text}}, status, headers)
 
@@ -85,7 +83,9 @@ class RequestMiddleware:
                 request.failed, refusal = exception_location(error), internal_error()
             elif request.received:
                 request.failed = {"exception": "timeout"}
-                refusal = error_response(503, "timeout", "it takes too long; ask for less", {"retry-after": "5"})
+                refusal = error_response(
+                    503, "timeout", "the request takes too long; send a smaller one", {"retry-after": "5"}
+                )
             else:
                 refusal = error_response(408, "timeout", "the request did not arrive in time", {"connection": "close"})
         except Exception as error:
@@ -108,7 +108,7 @@ class RequestMiddleware:
         wait = self._buckets.take(_name(caller, scope))
         if wait:
             headers = {"retry-after": str(math.ceil(wait))}
-            return error_response(429, "rate_limited", f"more than {self._limits.rate:g} requests a second", headers)
+            return error_response(429, "rate_limited", f"more than {self._limits.rate:g} requests per second", headers)
         if caller is None and self._needs_key(scope["path"]):
             return down or error_response(*unauthorized(key))
         return None
@@ -132,8 +132,8 @@ class RequestMiddleware:
         finally:
             self._receiving -= 1
         if body is None:
-            said = f"the body is larger than {self._limits.body_bytes} bytes; ask for less"
-            return error_response(413, "too_large", said, {"connection": "close"})
+            message = f"the body has more than {self._limits.body_bytes} bytes; send a smaller one"
+            return error_response(413, "too_large", message, {"connection": "close"})
         request.received = True
         if self._in_flight >= self._limits.in_flight and request.scope["path"] not in self._free:
             return _busy()
@@ -170,7 +170,7 @@ class _Request:
         self.seconds = IMPORT_SECONDS if self.streams else seconds
 
     async def send(self, message: Message) -> None:
-        """Send, and store the status. After the first byte the client has its own time limit; a stream has none."""
+        """Send, and store the status. The first byte starts a separate time limit for the client; a stream has none."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             if self.deadline is not None and not self.deadline.expired():
@@ -191,12 +191,14 @@ def _name(caller: Caller | None, scope: Message) -> str:
 
 
 def _busy() -> JSONResponse:
-    return error_response(429, "overloaded", "too many requests at once; try again", {"retry-after": "1"})
+    return error_response(
+        429, "overloaded", "the server handles too many requests at the moment; try again", {"retry-after": "1"}
+    )
 
 
 def internal_error() -> JSONResponse:
     """Return the response to a failure of the service."""
-    return error_response(500, "internal", "the service failed; its log says where")
+    return error_response(500, "internal", "the server failed; its log has the reason")
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
@@ -253,15 +255,15 @@ class TokenBuckets:
         self._rate, self._burst, self._clock, self._most = rate, float(burst), clock, most
         self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and the time of that count
 
-    def take(self, who: str) -> float:
-        """Take a token; return 0, or the seconds until there is one."""
+    def take(self, name: str) -> float:
+        """Take a token of the bucket `name`; return 0, or the seconds until it has one."""
         if not self._rate:
             return 0.0
         now = self._clock()
-        tokens, since = self._held.pop(who, (self._burst, now))
+        tokens, since = self._held.pop(name, (self._burst, now))
         tokens = min(self._burst, tokens + (now - since) * self._rate)
         taken = tokens >= 1
-        self._held[who] = (tokens - taken, now)
+        self._held[name] = (tokens - taken, now)
         if len(self._held) > self._most:
             self._held.popitem(last=False)
         return 0.0 if taken else (1 - tokens) / self._rate

@@ -1,7 +1,11 @@
 """HTTP with limits on the size and the time of request lines and headers.
 
-uvicorn waits forever for the end of the headers and keeps all of them. The middleware (middleware.py) limits the body,
-but it sees a request only after its headers.
+uvicorn waits forever for the end of the headers and keeps all of them. A time limit is missing
+(https://github.com/encode/uvicorn/issues/157). A limit on the size (https://github.com/encode/uvicorn/pull/1684) was
+closed unmerged. A test compares uvicorn.Config with this module, so we notice an upgrade that adds such limits.
+
+The middleware (middleware.py) limits the body, but it sees a request only after its headers. Behind a proxy with limits
+on headers, this protocol is optional.
 """
 
 import asyncio
@@ -13,7 +17,7 @@ from recpolicy.server.settings import LimitsConfig
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """An HTTP protocol that refuses late headers (408), large headers (431) and invalid HTTP (400) in the shape of all
+    """An HTTP protocol that rejects late headers (408), large headers (431) and invalid HTTP (400) in the shape of all
     errors.
 
     The app's lifespan sets the limits as `limits`. A connection that sends nothing is closed without an answer.

@@ -27,7 +27,7 @@ from recpolicy.server.db.events import Event, id_key, new_event_id, now_ms
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, answer_or_error, response_to_error
-from recpolicy.server.json_logging import exception_location
+from recpolicy.server.json_output import exception_location
 from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState
 from recpolicy.server.middleware import FastPath, Message
 from recpolicy.server.rollout.stage_metrics import VariantHealth
@@ -103,7 +103,7 @@ class ServedList:
 
 @router.post("/recommend", response_model=Recommendation)
 async def recommend(request: RecommendRequest, state: StateDep) -> Response:
-    """List the items that the policy values most for a user, best first, and store what was recommended."""
+    """Recommend items to a user, best first, and store the event."""
     # The fast path: RequestMiddleware calls this function through `fast_path` below, before routing, because FastAPI's
     # routing and dependency resolution cost more than the recommendation. Everything runs in the event loop for the
     # same reason: handing a cached list to a thread takes longer than serving it.
@@ -126,7 +126,7 @@ def fast_path(state: AppState) -> Mapping[tuple[str, str], FastPath]:
 
 @router.post("/recommend/batch", response_model=Recommendations)
 async def recommend_batch(batch: RecommendBatch, state: StateDep) -> Response:
-    """Answer several requests; one that is rejected does not stop the others."""
+    """Answer several requests. A rejected request does not stop the others."""
     live = state.models.live
 
     def answer_all() -> list[ServedList | dict[str, Any]]:

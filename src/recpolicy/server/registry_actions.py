@@ -17,7 +17,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.scorer import load_scorer
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.auth.keys import Caller
-from recpolicy.server.db import audit, versions
+from recpolicy.server.db import admin
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.deps import AppState, Store
 
@@ -53,7 +53,7 @@ def write_audit(state: AppState, caller: Caller, action: str, detail: Mapping[st
 
     def write(store: Store) -> None:
         with transaction(store.engine) as connection:
-            audit.write_audit(connection, caller.name, action, detail)
+            admin.write_audit(connection, caller.name, action, detail)
 
     _try_in_store(state, write)
 
@@ -61,7 +61,7 @@ def write_audit(state: AppState, caller: Caller, action: str, detail: Mapping[st
 def sync_versions(state: AppState) -> None:
     """Copy the registry's versions to the database if it answers."""
     registry = state.require_registry()
-    _try_in_store(state, lambda store: versions.add_versions(store.engine, registry.versions()))
+    _try_in_store(state, lambda store: admin.add_versions(store.engine, registry.versions()))
 
 
 def promote(number: int) -> RegistryAction:
@@ -90,7 +90,7 @@ def set_traffic(number: int | None, fraction: float | None, shadow: bool | None)
         now = registry.routing()
         challenger = now.challenger if number is None else number
         if challenger is None:
-            raise ConfigError("there is no challenger whose traffic could change; name a version")
+            raise ConfigError("there is no challenger; name a version")
         load_scorer(registry.resolve(challenger))
         same = challenger == now.challenger
         new_fraction = fraction if fraction is not None else (now.traffic_fraction if same else 0.0)
@@ -124,4 +124,4 @@ def _try_in_store(state: AppState, write: Callable[[Store], Any]) -> None:
     try:
         write(state.store)
     except SQLAlchemyError as error:
-        logger.error("the database did not answer; the registry has the change: %s", type(error).__name__)
+        logger.error("the registry has the change, but the database does not answer: %s", type(error).__name__)

@@ -115,9 +115,13 @@ class RolloutConfig:
         if not self.stages or not rising or not all(0 < stage <= 1 for stage in self.stages):
             raise ConfigError(f"stages is {list(self.stages)}; expected rising fractions above 0 and at most 1")
         if not self.min_hours < self.max_hours:
-            raise ConfigError(f"min_hours {self.min_hours:g}, max_hours {self.max_hours:g}; expected 0 <= min < max")
+            raise ConfigError(
+                f"min_hours is {self.min_hours:g} and max_hours is {self.max_hours:g}; expected min_hours < max_hours"
+            )
         if not self.promote and self.stages == (1.0,):
-            raise ConfigError("stages is [1.0] and promote is false: all users get the challenger, so nothing compares")
+            raise ConfigError(
+                "stages is [1.0] and promote is false: all users get the challenger, so there is no comparison"
+            )
 
     @property
     def stage_level(self) -> float:
@@ -202,7 +206,7 @@ def check_webhook_url(url: str, where: str) -> str:
     except ValueError:
         valid = False
     if not valid or not url.isprintable() or " " in url:
-        raise ConfigError(f"{where}: not a URL for alerts; expected http://HOST/... or https://HOST/...")
+        raise ConfigError(f"{where} is not a URL for alerts; expected http://HOST/... or https://HOST/...")
     return url
 
 

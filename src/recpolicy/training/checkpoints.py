@@ -27,11 +27,11 @@ def restore(manager: tf.train.CheckpointManager, folder: Path) -> None:
     if latest is None:
         return
     try:
-        # Every saved variable must have a counterpart here, so that a checkpoint of another agent is refused.
+        # Every saved variable must have a counterpart here, so that a checkpoint of another agent is rejected.
         manager.checkpoint.restore(latest).assert_consumed()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         message = str(error).splitlines()[0]
-        raise ArtifactError(f"{folder}: its checkpoint is of another agent or damaged ({message})") from None
+        raise ArtifactError(f"{folder}: its checkpoint is damaged or belongs to another agent ({message})") from None
 
 
 def write_learner(agent: Any, folder: Path) -> None:
@@ -47,12 +47,13 @@ def read_learner(agent: BanditAgent, folder: Path) -> None:
     state = folder / name / "state"
     if not state.with_suffix(".index").is_file():
         raise ArtifactError(
-            f"{folder}: holds no learner to go on from: an older recpolicy trained it, or for sessions; train anew"
+            f"{folder}: has no checkpoint to continue from, because it is a session policy or from an older recpolicy;"
+            " train again"
         )
     try:
         _make_checkpoint(agent).read(str(state)).assert_consumed()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
-        raise ArtifactError(f"{state}: of another agent or damaged ({str(error).splitlines()[0]})") from None
+        raise ArtifactError(f"{state}: damaged, or of another agent ({str(error).splitlines()[0]})") from None
 
 
 def _make_checkpoint(agent: BanditAgent) -> tf.train.Checkpoint:

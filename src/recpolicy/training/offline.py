@@ -66,7 +66,7 @@ def learn_from_log(
     """Train the agent on logged rounds; return the figures of the run.
 
     Estimates conditional on the context are valid under any logging policy. Without context, estimates would inherit
-    the bias of the logging policy, so ucb1 weights the rounds by 1 / propensity and exp3 is refused. A baseline learns
+    the bias of the logging policy, so ucb1 weights the rounds by 1 / propensity and exp3 is rejected. A baseline learns
     nothing; only its error is measured. `last_loss` is the mean squared error of the last batch before its update. For
     CLOSED_FORM learners it is that of all rounds afterwards. Raises what `logged_actions` raises.
     """
@@ -126,7 +126,7 @@ def logged_actions(
     if not agent.learner.learns_from_logs:
         raise ConfigError(
             f"{agent.learner.name} cannot learn from a log: what it learns depends on its own choices; train it online,"
-            " or take an agent with context (linucb)"
+            " or use an agent with context (linucb)"
         )
     if not len(log):
         raise DataError(f"{log.name}: no rounds to learn from")

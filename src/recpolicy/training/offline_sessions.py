@@ -153,8 +153,8 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
         raise DataError(f"{log.name}: no sessions to learn from")
     if log.log_propensity is None and isinstance(learner, TopKReinforce) and learner.config.behavior == "logged":
         raise DataError(
-            f"{log.name}: no propensities, by which topk_reinforce weighs every step; log them, or estimate them from"
-            " the log itself with the agent's setting behavior = 'head'"
+            f"{log.name}: no propensities, which topk_reinforce needs as weights; log them, or estimate them from the"
+            " log with the agent's setting behavior = 'head'"
         )
     strange = ~np.isin(log.item, sight.action_items)
     if strange.any():

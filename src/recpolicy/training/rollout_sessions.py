@@ -145,7 +145,7 @@ def exploring(policy: ExportedPolicy) -> Probabilities:
     """
     if policy.estimator not in ("session", "session_values") or policy.head not in ("softmax", "epsilon_top_k"):
         raise ConfigError(
-            f"a policy of the kind {policy.estimator!r} cannot log sessions; take one of ppo, a2c, reinforce,"
+            f"a policy of the kind {policy.estimator!r} cannot log sessions; use one of ppo, a2c, reinforce,"
             " topk_reinforce or dqn, or random or popular"
         )
     settings = policy.settings

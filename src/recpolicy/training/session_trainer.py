@@ -116,11 +116,11 @@ def check_variables_finite(learner: tf.Module, step: int, saved: int, folder: Pa
     """Raise DivergedError if a variable of the learner is not finite; the figures may be one update older."""
     for variable in learner.variables:
         if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
-            raise _diverged(f"{variable.name} holds numbers that are not finite", step, saved, folder)
+            raise _diverged(f"{variable.name} has numbers that are not finite", step, saved, folder)
 
 
 def _diverged(found: str, step: int, saved: int, folder: Path) -> DivergedError:
-    kept = f"the checkpoint of step {saved:,} in {folder} is kept" if saved else "no checkpoint was made yet"
+    kept = f"the checkpoint of step {saved:,} in {folder} is kept" if saved else "there is no checkpoint yet"
     return DivergedError(
         f"training diverged before step {step:,}: {found}; {kept}. A smaller learning_rate or gradient_norm usually"
         " helps; start again in a new folder"
@@ -152,7 +152,7 @@ class CollapseWatch:
         if self._collapses(row) and not self._warned:
             self._warned = True
             logger.warning(
-                "step %s: the policy's entropy is %.3f nats (%.2f at first) and the reward stands still at %.3f: it may"
+                "step %s: the policy's entropy is %.3f nats (%.2f at first) and the reward stays at %.3f: it may"
                 " have collapsed. Try a larger ent_coef, a smaller learning_rate, or a higher temperature",
                 f"{step:,}", self._entropy[-1], self._entropy[0], self._reward[-1],
             )  # fmt: skip

@@ -76,8 +76,8 @@ def merge(one: SufficientStatistics, other: SufficientStatistics) -> SufficientS
     """Return the sums of two logs together; raises DataError if arms or features differ."""
     if one.moment.shape != other.moment.shape:
         raise DataError(
-            f"statistics of {one.moment.shape} and {other.moment.shape} arms and features cannot be merged; make both"
-            " with the same catalog and contexts"
+            f"statistics of {one.moment.shape} and {other.moment.shape} arms and features cannot be merged; use"
+            " the same catalog and contexts for both"
         )
     return SufficientStatistics(
         one.gram + other.gram, one.moment + other.moment, one.count + other.count, one.squares + other.squares

@@ -80,7 +80,7 @@ def log_lineage(log: BanditLog | SessionLog) -> dict[str, Any]:
 def check_absent(out: Path) -> None:
     """Raise ArtifactError if `out` exists."""
     if out.exists():
-        raise ArtifactError(f"{out}: exists already; choose another folder or remove it first")
+        raise ArtifactError(f"{out}: already exists; choose another folder or remove it first")
 
 
 def check_writable_folder(out: Path) -> None:

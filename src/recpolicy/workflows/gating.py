@@ -133,7 +133,7 @@ def gate_candidate(
     return result
 
 
-NO_INCUMBENT = "incumbent and registry are both empty: name the policy in service, or the registry of the champion"
+NO_INCUMBENT = "incumbent and registry are both empty: name the policy in service, or the registry of its champion"
 
 
 def get_incumbent(incumbent: str, registry: str) -> Path:
@@ -185,7 +185,7 @@ def register(policy: Path, record: Path, registered: Path, registry: str = "") -
         raise ArtifactError(f"{record}: the verdict is {gate['verdict']}; only a policy that passed can be registered")
     if gate["policy"]["policy_digest"] != metadata["policy_digest"]:
         raise ArtifactError(
-            f"{record}: of another policy ({gate['policy']['policy_digest'][:12]}); gate this one first"
+            f"{record}: belongs to another policy ({gate['policy']['policy_digest'][:12]}); gate this policy first"
         )
     with atomic_directory(registered) as folder:
         shutil.copytree(policy, folder, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""From the log of another system to a log of ours: a folder that `ingest_log` reads like any other."""
+"""Convert the log of another system into a folder that `ingest_log` reads."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass

@@ -100,7 +100,9 @@ def _baseline(
 def _loaded(policy: Policy, train_ratings: Ratings) -> LoggingPolicy:
     artifact = policy.artifact
     if policy.sequential:
-        raise ConfigError(f"{artifact.agent} acts in sessions; a log of rounds or slates takes a policy of rounds")
+        raise ConfigError(
+            f"{artifact.agent} is a session policy; a log of rounds or slates needs a policy of single rounds"
+        )
     if not (
         _same(artifact.users, train_ratings.users, "user_id") and _same(artifact.items, train_ratings.items, "item_id")
     ):

@@ -1,4 +1,4 @@
-"""API keys: generation, checks and look-up.
+"""API keys: generation, checks, look-up, and the first operator key of a server.
 
 A key is `rp_` and 256 random bits. The store holds only its SHA-256. Passwords need a slow, salted hash because people
 choose them. Nobody can try 2^256 keys, however fast the hash: NIST SP 800-63B section 5.1.2.2 asks for a salt and a
@@ -7,12 +7,15 @@ slow hash only below 112 bits of entropy. Keys that an operator chose must pass 
 Each process caches the digests of all working keys for a second. It finds a key by the first digits of its digest and
 compares the whole digest in constant time. Timing can only leak the digest of the guess, which does not help an
 attacker.
+
+The first operator key comes from the environment, or is generated and printed once. There is no default key.
 """
 
 import asyncio
 import hashlib
 import hmac
 import itertools
+import os
 import re
 import secrets
 import time
@@ -22,14 +25,20 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from recpolicy.core.errors import StoreError
-from recpolicy.server.db.keys import active
+from recpolicy.core.errors import ConfigError, StoreError
+from recpolicy.server.db import admin
+from recpolicy.server.db.engine import transaction
+from recpolicy.server.deps import Store
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+
 ROLES = ("client", "reader", "operator")
 """Each role may do everything that the roles before it may do."""
+ADMIN_KEY = "RECPOLICY_ADMIN_KEY"
+ENVIRONMENT_KEY, GENERATED_KEY = "environment", "operator"
+"""Names of the key from the environment and of the generated key."""
 LONGEST = 200
 FRESH_SECONDS = 1.0
 KEPT_SECONDS = 60.0
@@ -64,24 +73,24 @@ def key_digest(key: str) -> str:
 
 def unauthorized(key: str | None) -> tuple[int, str, str, dict[str, str]]:
     """Return status, code, message and headers for a caller without a working key."""
-    said = "this key is not known or was revoked" if key else "this needs an API key: Authorization: Bearer KEY"
-    return 401, "unauthorized", said, {"www-authenticate": 'Bearer realm="recpolicy"'}
+    message = "the API key is unknown or revoked" if key else "an API key is required: Authorization: Bearer KEY"
+    return 401, "unauthorized", message, {"www-authenticate": 'Bearer realm="recpolicy"'}
 
 
 def key_problem(key: str) -> str | None:
-    """Return the reason why a chosen key is easy to guess or cannot be sent, without the key; None for a good key."""
+    """Return the reason why a chosen key is easy to guess or cannot be sent, without the key; None for a good one."""
     if not (key.isascii() and key.isprintable()) or " " in key:
-        return "it has characters that a header cannot carry; expected printable ASCII without blanks"
+        return "it has characters that an HTTP header cannot contain; expected printable ASCII without spaces"
     if not _SHORTEST <= len(key) <= LONGEST:
         return f"it has {len(key)} characters; expected {_SHORTEST} to {LONGEST}"
     if len(set(key)) < _DIFFERENT:
         return f"it has {len(set(key))} different characters; expected at least {_DIFFERENT}"
     if _COMMON.search(key.lower()):
-        return "it holds a word that everybody tries first"
+        return "it contains a word that attackers try first"
     if any(key[:-period] == key[period:] for period in range(1, len(key) // 2 + 1)):
         return "it repeats itself"
     if _longest_run(key) >= _RUN:
-        return "it holds a run such as abcdef, 987654 or aaaaaa"
+        return "it contains a run such as abcdef, 987654 or aaaaaa"
     return None
 
 
@@ -99,7 +108,7 @@ def load_keys(engine: "Engine | None") -> "KeyCache":
         if engine is None:
             return {}
         with engine.connect() as connection:
-            return {digest: Caller(name, role) for digest, name, role in active(connection)}
+            return {digest: Caller(name, role) for digest, name, role in admin.active_keys(connection)}
 
     return KeyCache(load)
 
@@ -127,7 +136,7 @@ class KeyCache:
             await self._reload(needed)
         known = self._find(digest)
         if self._failing and (known is None or self._clock() - self._as_of > KEPT_SECONDS):
-            raise StoreError("keys cannot be checked now: the database does not answer")
+            raise StoreError("the server cannot check API keys now: the database does not answer")
         return known
 
     def forget(self) -> None:
@@ -153,3 +162,51 @@ class KeyCache:
             else:
                 self._callers = {digest[:_FIRST]: (digest, caller) for digest, caller in callers.items()}
                 self._failing, self._as_of = False, began
+
+
+def ensure_operator_key(store: Store | None) -> str | None:
+    """Ensure that an operator key exists; return the key if it was generated now, because it cannot be shown again.
+
+    From now on the key in RECPOLICY_ADMIN_KEY works as `environment`; it replaces the earlier key of that name. Raises
+    ConfigError if the key is weak, or if it already exists with a lower role or is revoked.
+    """
+    key = os.environ.get(ADMIN_KEY) or None  # an empty variable counts as unset
+    if key is not None:
+        problem = key_problem(key)
+        if problem is not None:
+            raise ConfigError(f"{ADMIN_KEY} is too weak: {problem}; generate a key: openssl rand -base64 32")
+    if store is None:
+        return None
+    if key is not None:
+        _accept_key(store, key)
+        return None
+    return _generate_key(store)
+
+
+def _generate_key(store: Store) -> str | None:
+    with transaction(store.engine) as connection:
+        if admin.operator_names(connection):
+            return None
+        key, name, count = new_key(), GENERATED_KEY, 1
+        while admin.get_key(connection, name) is not None:
+            count += 1
+            name = f"{GENERATED_KEY}-{count}"
+        admin.add_key(connection, name, "operator", key_digest(key))
+        admin.write_audit(connection, admin.SERVER, "create_key", {"name": name, "role": "operator"})
+    return key
+
+
+def _accept_key(store: Store, key: str) -> None:
+    digest = key_digest(key)
+    with transaction(store.engine) as connection:
+        known = admin.get_key_by_digest(connection, digest)
+        if known is not None and known["role"] == "operator" and known["revoked_at"] is None:
+            return
+        if known is not None and known["name"] != ENVIRONMENT_KEY:
+            state = "is revoked" if known["revoked_at"] is not None else f"has the role {known['role']}"
+            raise ConfigError(f"{ADMIN_KEY} is the key {known['name']!r}, which {state}; choose another key")
+        if admin.get_key(connection, ENVIRONMENT_KEY) is None:
+            admin.add_key(connection, ENVIRONMENT_KEY, "operator", digest)
+        else:
+            admin.replace_digest(connection, ENVIRONMENT_KEY, digest)
+        admin.write_audit(connection, admin.SERVER, "take_key", {"name": ENVIRONMENT_KEY, "role": "operator"})

@@ -2,8 +2,8 @@
 
     def runs(caller: Reader, state: StateDep) -> Response: ...
 
-The key comes as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors: 401 `unauthorized` without a known key, 403
-`forbidden` if the role is too low, 503 `database_unavailable` if keys cannot be checked.
+Clients send the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors: 401 `unauthorized` without a known key,
+403 `forbidden` if the role is too low, 503 `database_unavailable` if keys cannot be checked.
 """
 
 from collections.abc import Callable, Coroutine
@@ -43,10 +43,12 @@ def require_role(role: str) -> Callable[..., Coroutine[Any, Any, Caller]]:
     ) -> Caller:
         known = await current_caller(request)
         if known is None:
-            status, _, said, headers = unauthorized(request_key(request.scope["headers"]))
-            raise HTTPException(status, said, headers)
+            status, _, message, headers = unauthorized(request_key(request.scope["headers"]))
+            raise HTTPException(status, message, headers)
         if not known.has_role(role):
-            raise HTTPException(403, f"this needs the role {role}; the key {known.name!r} has the role {known.role}")
+            raise HTTPException(
+                403, f"this request needs the role {role}; the key {known.name!r} has the role {known.role}"
+            )
         return known
 
     return caller

@@ -41,7 +41,9 @@ def open_store(url: str) -> Engine:
         migrate(engine)
     except DBAPIError as error:
         engine.dispose()
-        raise StoreError(f"{redacted_url(engine)}: {first_line(error)}; is the database there and writable?") from None
+        raise StoreError(
+            f"{redacted_url(engine)}: {first_line(error)}; does the database exist, and is it writable?"
+        ) from None
     return engine
 
 
@@ -51,11 +53,13 @@ def make_engine(url: str) -> Engine:
         address = make_url(url)
     except ArgumentError:
         raise ConfigError(
-            "RECPOLICY_DATABASE_URL: not a URL of a database; expected sqlite:///FILE or postgresql://..."
+            "RECPOLICY_DATABASE_URL is not the URL of a database; expected sqlite:///FILE or postgresql://..."
         ) from None
     kind = address.get_backend_name()
     if kind not in DRIVERS:
-        raise ConfigError(f"RECPOLICY_DATABASE_URL: {kind!r} is no database known here; expected {', '.join(DRIVERS)}")
+        raise ConfigError(
+            f"RECPOLICY_DATABASE_URL names the unknown database {kind!r}; expected {' or '.join(DRIVERS)}"
+        )
     settings: dict[str, Any] = {}
     if kind == "postgresql":
         settings |= {"pool_pre_ping": True, "pool_size": 4, "max_overflow": 2, "pool_timeout": _CONNECT_SECONDS}
@@ -63,7 +67,7 @@ def make_engine(url: str) -> Engine:
     try:
         engine = create_engine(address.set(drivername=DRIVERS[kind]), **settings)
     except (ModuleNotFoundError, NoSuchModuleError):
-        raise ConfigError("PostgreSQL needs its driver: pip install 'recpolicy[postgres]'") from None
+        raise ConfigError("PostgreSQL needs a driver: pip install 'recpolicy[postgres]'") from None
     if kind == "sqlite":
         _tune_sqlite(engine)
     return engine

@@ -2,8 +2,9 @@
 
 Each position of an event is a round, `EVENT:POSITION` (0 is the first). Its candidates are the items that the event
 allowed, without those at earlier positions. Its propensity is conditional on those earlier items. A run appends new
-rows. Each file holds the export's progress (export_cursor.py) in its own metadata, so a killed run has either written a
-file completely or not changed it.
+rows. Each file holds the export's progress (a cursor) in its own metadata, so a killed run has either written a file
+completely or not changed it. PostgreSQL may commit a later row number before an earlier one. The cursor therefore
+remembers skipped numbers and looks for them again for an hour: no transaction takes that long.
 
 If a version did not identify a user by a known id, each round has the context vector that the version used. The export
 counts the events that it leaves out (export_policy.py). It needs pyarrow, so a server runs it in a subprocess.
@@ -12,7 +13,7 @@ counts the events that it leaves out (export_policy.py). It needs pyarrow, so a 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, func, select
+from sqlalchemy import Connection, Engine, Select, func, or_, select
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
@@ -29,7 +30,6 @@ from recpolicy.data.bandit_log_files import EVENTS, REWARDS
 from recpolicy.data.log_columns import TIME, current_names, open_parquet
 from recpolicy.data.log_metadata import old_columns, read_metadata
 from recpolicy.server.db.events import now_ms
-from recpolicy.server.db.export_cursor import Cursor, Numbers
 from recpolicy.server.db.export_policy import LogPolicy, candidates_by_position, refusal
 from recpolicy.server.db.schema import events, rewards
 
@@ -41,6 +41,9 @@ _CURSOR, _METADATA = b"recpolicy export", b"recpolicy"
 _PLAIN = ("event_id", "time", "user_id", "item_id", "log_propensity", "context")
 _LATER = "context"
 """A column that older files lack: their rounds have no vectors."""
+Numbers = NDArray[np.int64]
+_GAP_MS = 3_600_000
+_GAP_NUMBERS = 10_000  # an older gap belongs to no open transaction
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,32 @@ class Exported:
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The progress of an export through a table."""
+
+    seq: int = 0
+    gaps: tuple[tuple[int, int, int], ...] = ()
+    """Skipped numbers: first, last, and the time when they were first missing."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def fresh(self, seq: Any) -> Any:
+        """Return the condition that a row is new."""
+        return or_(seq > self.seq, *(seq.between(first, last) for first, last, _ in self.gaps))
+
+    def after(self, found: Numbers, left_out: Mapping[str, int], now: int) -> "Cursor":
+        """Return the cursor after the rows of these numbers (ascending)."""
+        gaps = []
+        for first, last, at in self.gaps:
+            if now - at < _GAP_MS:
+                inside = found[(found >= first) & (found <= last)]
+                gaps += [(*gap, at) for gap in _between(np.array([first - 1, *inside, last + 1]))]
+        later = found[found > self.seq]
+        gaps += [(*gap, now) for gap in _between(np.array([self.seq, *later]))]
+        short = tuple((first, last, at) for first, last, at in gaps if last - first < _GAP_NUMBERS)
+        return Cursor(int(later[-1]) if len(later) else self.seq, short, left_out)
 
 
 def export(engine: Engine, policy: LogPolicy, wanted: Export) -> Exported:
@@ -232,10 +261,10 @@ def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
     file = open_parquet(path, tuple(name for name in part.schema.names if name != _LATER), old_columns(path))
     known = file.metadata.metadata or {}
     if _CURSOR not in known:
-        raise DataError(f"{path}: not written by an export of a server; choose another folder")
+        raise DataError(f"{path}: the file is not an export of a server; choose another folder")
     if part.metadata is not None and read_metadata(path) != part.metadata:
         raise DataError(
-            f"{path}: a log of another catalog, or of other features, than the policy's; export to another folder"
+            f"{path}: the log has another catalog or other features than the policy; export to another folder"
         )
     cursor = json.loads(known[_CURSOR])
     return file, Cursor(cursor["seq"], tuple((a, b, at) for a, b, at in cursor["gaps"]), cursor["left_out"])
@@ -247,3 +276,9 @@ def _as_now(batch: Any, schema: Any, old_names: Mapping[str, str]) -> Any:
     if _LATER in schema.names and _LATER not in batch.schema.names:
         batch = batch.append_column(_LATER, pa.nulls(batch.num_rows, schema.field(_LATER).type))
     return batch.cast(schema)
+
+
+def _between(numbers: Numbers) -> list[tuple[int, int]]:
+    """Return first and last of the missing numbers between neighbors."""
+    jumps = np.flatnonzero(np.diff(numbers) > 1)
+    return [(int(numbers[at]) + 1, int(numbers[at + 1]) - 1) for at in jumps]

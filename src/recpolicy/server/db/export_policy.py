@@ -19,7 +19,7 @@ from recpolicy.data.bandit_log import features_digest
 from recpolicy.data.bandit_log_files import FORMAT, FORMAT_VERSION
 from recpolicy.inference.artifact import InferenceArtifact, read_inference_artifact
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.online.context_bounds import is_plausible_context, max_context_norm
+from recpolicy.server.online.posterior import is_plausible_context, max_context_norm
 
 NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensity"
 
@@ -34,7 +34,7 @@ class LogPolicy:
         number = registry.version(version).number
         artifact = self._artifact(number)
         if artifact is None:
-            raise ArtifactError(f"{registry.folder}: version {number} cannot be read; export for another one")
+            raise ArtifactError(f"{registry.folder}: version {number} cannot be read; export for another version")
         self.artifact = artifact
         self.item_id = _column(artifact.tables.item_ids)
         self.id_types = _id_type(artifact.tables.user_ids), _id_type(artifact.tables.item_ids)

@@ -16,8 +16,7 @@ from recpolicy.server.db.engine import upsert
 from recpolicy.server.db.schema import events, feedback, rewards
 
 DAY_MS = 24 * 3600 * 1000
-TYPES = ("rating", "like", "skip", "complete", "share", "watch_fraction")
-Given = dict[tuple[str, int, str], float]
+FeedbackValues = dict[tuple[str, int, str], float]
 """Values by event, position and type."""
 
 
@@ -75,39 +74,41 @@ def apply_feedback(
     ids = {item.event_id for item in batch}
     rows = connection.execute(select(events).where(events.c.id.in_(ids))).mappings()
     by_id = {row["id"]: row for row in rows}
-    given = _given_before(connection, by_id)
-    return [_apply_one(connection, item, by_id.get(item.event_id), given, time, rules) for item in batch]
+    known = _known_feedback(connection, by_id)
+    return [_apply_one(connection, item, by_id.get(item.event_id), known, time, rules) for item in batch]
 
 
-def _given_before(connection: Connection, ids: Mapping[str, Any]) -> Given:
+def _known_feedback(connection: Connection, ids: Mapping[str, Any]) -> FeedbackValues:
     columns = (feedback.c.event_id, feedback.c.position, feedback.c.type, feedback.c.value)
     rows = connection.execute(select(*columns).where(feedback.c.event_id.in_(list(ids))))
     return {(event, position, feedback_type): value for event, position, feedback_type, value in rows}
 
 
 def _apply_one(
-    connection: Connection, item: FeedbackItem, event: Any, given: Given, time: int, rules: RewardRules
+    connection: Connection, item: FeedbackItem, event: Any, known: FeedbackValues, time: int, rules: RewardRules
 ) -> Outcome:
     if event is None:
-        return Outcome("unknown_event", "no event with this id; use the event_id of a recommendation")
+        return Outcome("unknown_event", "no event has this id; use the event_id of a recommendation")
     items = json.loads(event["item_ids"])
     if item.item is not None and item.item not in items:
-        return Outcome("unknown_item", "this item was not recommended in that event")
+        return Outcome("unknown_item", "the event did not recommend this item")
     reward, (low, high) = compute_reward(item, rules.scale), rules.scale
     if not low <= reward <= high:
         return Outcome("rating_out_of_range", f"expected a rating from {low:g} to {high:g}")
     position = 0 if item.item is None else items.index(item.item)
     key = (item.event_id, position, item.type)
-    if key not in given:
+    if key not in known:
         late = time - event["time"] > rules.window_ms
         row = {"event_id": item.event_id, "position": position, "time": time}
         if _insert(connection, feedback, {**row, "type": item.type, "value": item.value, "late": late}):
-            given[key] = item.value
+            known[key] = item.value
             return Outcome("late") if late else _set_reward(connection, event, {**row, "reward": reward})
-        given |= _given_before(connection, {item.event_id: None})  # another process was faster
-    if given[key] == item.value:
+        known |= _known_feedback(connection, {item.event_id: None})  # another process was faster
+    if known[key] == item.value:
         return Outcome("duplicate")
-    return Outcome("conflict", f"{item.type} was given before with another value; the first one counts")
+    return Outcome(
+        "conflict", f"the server already has {item.type} feedback with another value; the first value counts"
+    )
 
 
 def _set_reward(connection: Connection, event: Any, row: dict[str, Any]) -> Outcome:

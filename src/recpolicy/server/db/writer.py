@@ -3,28 +3,38 @@
 fsync limits us to far fewer than 1,000 commits per second, so we batch many rows into each commit. A caller gets its
 answer after the commit. If the database does not answer, events go to the spool and count as stored. Feedback is then
 rejected, because only the database knows whether it is new.
+
+The spool appends each event durably to a file, as one line of JSON, and replays the file when the database answers
+again. An incomplete last line was never acknowledged and is ignored. Each process locks its own file while it runs;
+another process that finds an unlocked file replays it.
 """
 
 import asyncio
+import base64
+import json
 import logging
+import os
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from recpolicy.core.errors import StoreError
+from recpolicy.core.files import rename_keys
 from recpolicy.server.db.engine import CommitLock, first_line, transaction_on
 from recpolicy.server.db.events import Event, existing_ids, insert_events
 from recpolicy.server.db.feedback import FeedbackItem, Outcome, RewardRules, apply_feedback
-from recpolicy.server.db.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +42,10 @@ MAX_WAITING = 5_000
 """Write requests that may wait; further ones are rejected."""
 _MAX_GROUP = 500
 _REPLAY_SECONDS = 1.0
+_BYTES = ("allowed", "context")
+_OLD_KEYS = {"movies": "item_ids", "content": "policy_digest"}
+"""Names in files of older versions, and the current ones."""
+_ROWS_AT_ONCE = 500
 
 
 class QueueFullError(StoreError):
@@ -46,6 +60,63 @@ class WriteRequest:
     feedback: Sequence[FeedbackItem]
     time: int
     done: "Future[list[Outcome]]" = field(default_factory=Future)
+
+
+class Spool:
+    """A folder of spooled events."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._own = folder / f"{os.getpid()}-{secrets.token_hex(4)}.jsonl"
+        self._lock = FileLock(f"{self._own}.lock")
+        self._lock.acquire()
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append rows durably. Raises OSError; then none of the rows counts."""
+        lines = "".join(json.dumps(_as_text(row)) + "\n" for row in rows).encode()
+        with self._own.open("ab") as stream:
+            before = stream.tell()
+            try:
+                stream.write(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError:
+                stream.truncate(before)
+                raise
+
+    def waiting(self) -> bool:
+        """Return True if there may be events to replay."""
+        return any(self._folder.glob("*.jsonl"))
+
+    def replay(self, write: Callable[[list[dict[str, Any]]], None]) -> int:
+        """Pass the spooled rows of this and of dead processes to `write`, then delete them; return their number.
+
+        After a crash between the two, `write` gets a row a second time and must ignore it.
+        """
+        return sum(self._replay_file(path, write) for path in sorted(self._folder.glob("*.jsonl")))
+
+    def close(self) -> None:
+        """Unlock the file, so that another process can replay it."""
+        self._lock.release()
+
+    def _replay_file(self, path: Path, write: Callable[[list[dict[str, Any]]], None]) -> int:
+        lock = FileLock(f"{path}.lock")
+        if path != self._own:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return 0
+        try:
+            rows = _read_spooled(path)
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                write(rows[start : start + _ROWS_AT_ONCE])
+            path.unlink(missing_ok=True)
+        finally:
+            if path != self._own:
+                lock.release()
+                Path(f"{path}.lock").unlink(missing_ok=True)
+        return len(rows)
 
 
 class GroupCommitWriter:
@@ -91,7 +162,7 @@ class GroupCommitWriter:
         try:
             self._queue.put_nowait(request)
         except queue.Full:
-            raise QueueFullError("too many writes wait on this server; try again") from None
+            raise QueueFullError("too many writes are waiting; try again") from None
         return request.done
 
     def _run(self) -> None:
@@ -207,3 +278,22 @@ class GroupCommitWriter:
             return
         if count:
             logger.info("%d spooled events were written to the database", count)
+
+
+def _as_text(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {name: base64.b64encode(row[name]).decode() for name in _BYTES if row[name] is not None}
+
+
+def _read_spooled(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    rows = [rename_keys(json.loads(line), _OLD_KEYS) for line in lines]
+    return [
+        {
+            name: base64.b64decode(value) if name in _BYTES and value is not None else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]

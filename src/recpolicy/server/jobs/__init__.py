@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from recpolicy.server.jobs.drift import DRIFT
-from recpolicy.server.jobs.job import Job
 from recpolicy.server.jobs.rollout_job import CHECK_ROLLOUT
+from recpolicy.server.jobs.scheduler import Job
 from recpolicy.server.jobs.subprocess_jobs import EVALUATE, RETRAIN
 
 JOBS: Mapping[str, Job] = {job.name: job for job in (RETRAIN, EVALUATE, DRIFT, CHECK_ROLLOUT)}

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.server.db.audit import SERVER, write_audit
+from recpolicy.server.db.admin import SERVER, write_audit
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.feedback import DAY_MS

@@ -13,12 +13,12 @@ import numpy as np
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.scorer import Scorer
-from recpolicy.server.db.event_windows import Window, window
-from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.events import Window, now_ms, window
+from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.alerts import send_alert
 from recpolicy.server.jobs.drift_statistics import action_concentration, activity_groups, cusum, psi, psi_by_dimension
-from recpolicy.server.jobs.job import Job, JobResult
+from recpolicy.server.jobs.scheduler import Job
 from recpolicy.server.settings import DriftConfig
 
 HOUR_MS = 3_600_000
@@ -29,7 +29,7 @@ def check(state: AppState, _: Mapping[str, Any]) -> JobResult:
     """Compare the windows and alert if a metric exceeds its limit; raises ConfigError without a registry."""
     served, config, now = state.models.live.champion, state.settings.drift, now_ms()
     if served.number is None:
-        raise ConfigError("drift: this server has no registry, so that events do not tell versions apart")
+        raise ConfigError("drift: this server has no registry, so its events do not name their versions")
     recent_ms = round(config.recent_hours * HOUR_MS)
     middle = now + 1 - recent_ms
     begin = middle - round(config.reference_hours * HOUR_MS)
@@ -60,19 +60,19 @@ def alarms_in(metrics: Mapping[str, Any], config: DriftConfig) -> dict[str, str]
     found: dict[str, str] = {}
     users, contexts, reward, actions = (metrics[name] for name in ("users", "contexts", "reward", "actions"))
     if users and users["psi"] > config.psi:
-        found["users"] = f"the users' activity has shifted: PSI {users['psi']:.3f}, limit {config.psi:g}"
+        found["users"] = f"the activity of the users has shifted: PSI {users['psi']:.3f}, limit {config.psi:g}"
     if contexts and contexts["psi"] > config.psi:
         found["contexts"] = f"the vectors of new users have shifted: PSI {contexts['psi']:.3f}, limit {config.psi:g}"
     if reward and reward["direction"] != "none":
         found["reward"] = (
-            f"the mean reward went {reward['direction']}: {reward['recent']:.3f}, before {reward['reference']:.3f}"
+            f"the mean reward went {reward['direction']} from {reward['reference']:.3f} to {reward['recent']:.3f}"
         )
     if actions and actions["top_share"] - actions["top_share_before"] > config.top_share:
-        found["actions"] = f"one item takes {actions['top_share']:.0%} of first places"
+        found["actions"] = f"one item has {actions['top_share']:.0%} of the first positions"
     elif actions and actions["effective"] < config.effective_ratio * actions["effective_before"]:
         found["actions"] = (
-            f"choices have narrowed: {actions['effective']:.1f} effective items, before"
-            f" {actions['effective_before']:.1f}"
+            f"the choices have narrowed from {actions['effective_before']:.1f} to {actions['effective']:.1f} effective"
+            " items"
         )
     return found
 
@@ -122,7 +122,7 @@ def _actions(recent: Window, older: Window, config: DriftConfig) -> dict[str, An
 
 DRIFT = Job(
     name=NAME,
-    description="Compares recent users, rewards and choices with older ones, and alerts.",
+    description="Compare recent users, rewards and choices with older ones, and alert after a change.",
     cron="*/15 * * * *",
     run=check,
 )

@@ -31,8 +31,8 @@ from recpolicy.server.db.engine import make_engine
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.feedback import DAY_MS
+from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.schema import rewards
-from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.retrain_worker import learnt_until
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
 from recpolicy.server.settings import JobsConfig
@@ -86,7 +86,7 @@ def _policies(
     engine: Engine, registry: Registry, since: int, work: Path, settings: JobsConfig
 ) -> dict[str, dict[str, Any]]:
     """Return the estimates for champion, random and popular; raises RecpolicyError without usable rounds."""
-    require_extra("train", "estimates of what a policy would earn")
+    require_extra("train", "estimates of rewards")
     number = registry.version("champion").number
     policy = load_policy(registry.resolve(number))
     since = max(since, learnt_until(registry, number) + 1)  # rounds that the champion was not trained on
@@ -122,6 +122,10 @@ def told(result: OffPolicyResult) -> Mapping[str, Any]:
     if not about.has_enough_samples:
         return {"verdict": "no verdict", "reason": "effective sample size too small", **sizes}
     if not about.mean_weight_ok:
-        return {"verdict": "no verdict", "reason": "it does what was not shown: the mean weight is not 1", **sizes}
+        return {
+            "verdict": "no verdict",
+            "reason": "the logs do not cover its choices: the mean weight is not 1",
+            **sizes,
+        }
     interval = result.intervals["bootstrap"]
     return {"verdict": "estimated", "value": result.value, "lo": interval.lo, "hi": interval.hi, **sizes}

@@ -6,12 +6,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import IO
+from typing import IO, Any
 
 from recpolicy.core.errors import RecpolicyError
-from recpolicy.server.jobs.job import JobResult
+from recpolicy.server.db.jobs import JobResult
+from recpolicy.server.jobs.scheduler import error_text
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
-from recpolicy.server.json_logging import exception_location
 
 NICENESS = 10
 _GONE = 3
@@ -35,22 +35,20 @@ WORK: Mapping[str, Callable[[JobRequest], JobResult]] = {"retrain": retrain, "ev
 
 
 def main() -> None:
-    """Run the job of the request on stdin and answer on stdout; all other output goes to stderr."""
-    answer = os.fdopen(os.dup(1), "w")
+    """Run the job of the request on stdin and write its result to stdout; all other output goes to stderr."""
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.nice(NICENESS)
     request = JobRequest(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with_the_server, args=(sys.stdin.buffer,), daemon=True).start()
     try:
-        said = asdict(WORK[sys.argv[1]](request))
-    except RecpolicyError as error:
-        said = {"error": str(error)}
-    except Exception as error:  # the message may contain user data
-        found = exception_location(error)
-        said = {"error": f"{found['exception']} at {os.path.basename(found['raised_at'])}"}  # noqa: PTH119
-        sys.excepthook(type(error), error, error.__traceback__)
-    answer.write(json.dumps(said, default=str) + "\n")
-    answer.flush()
+        body: dict[str, Any] = asdict(WORK[sys.argv[1]](request))
+    except Exception as error:
+        body = {"error": error_text(error)}
+        if not isinstance(error, RecpolicyError):
+            sys.excepthook(type(error), error, error.__traceback__)
+    output.write(json.dumps(body, default=str) + "\n")
+    output.flush()
 
 
 def _end_with_the_server(stdin: "IO[bytes]") -> None:

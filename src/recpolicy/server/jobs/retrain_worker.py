@@ -23,8 +23,8 @@ from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
 from recpolicy.server.db.export import Export, LogPolicy, active_users, export
+from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.schema import events, rewards
-from recpolicy.server.jobs.job import JobResult
 from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
 from recpolicy.server.settings import JobsConfig
 from recpolicy.workflows.artifacts import LOG_UNTIL
@@ -55,7 +55,7 @@ def train_on(request: JobRequest) -> JobResult:
     task, folder = _task(request), Path(request.folder)
     users, interactions = new_interactions(task.engine, task.since, task.settings.min_interactions_per_user)
     if interactions < task.settings.min_interactions:
-        reason = f"{interactions} new rewards of users with enough of them; {task.settings.min_interactions} are needed"
+        reason = f"{interactions} new rewards of users with enough of them; expected {task.settings.min_interactions}"
         return JobResult(status="skipped", users=users, records=interactions, metadata={"reason": reason})
     try:
         with FileLock(folder / "retrain.lock", timeout=0):
@@ -70,7 +70,7 @@ def train_on(request: JobRequest) -> JobResult:
 
 
 def learnt_until(registry: Registry, version: int) -> int:
-    """Return the time of the last event (milliseconds since 1970) that a version has learnt from; 0 without a server's
+    """Return the time of the last event (milliseconds since 1970) that a version has learned from; 0 without a server's
     log.
     """
     metadata = read_manifest(registry.resolve(version))["metadata"]
@@ -127,7 +127,7 @@ def _train(task: _Task, work: Path) -> JobResult:
 def _gate(policy: Policy, champion: Policy, rounds: int, work: Path, settings: JobsConfig, seed: int) -> dict[str, Any]:
     """Return verdict, reasons and record; no record without enough rounds."""
     if rounds < settings.min_evaluation_rounds:
-        reason = f"{rounds} rounds for evaluation; {settings.min_evaluation_rounds} are needed"
+        reason = f"{rounds} rounds for the gate; expected {settings.min_evaluation_rounds}"
         return {"verdict": "not_asked", "reasons": [reason]}
     config = read_gate_config(None if settings.gate is None else Path(settings.gate))
     try:

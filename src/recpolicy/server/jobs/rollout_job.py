@@ -11,11 +11,12 @@ from typing import Any
 from recpolicy.core.config import build
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db import rollouts
-from recpolicy.server.db.audit import SERVER
+from recpolicy.server.db.admin import SERVER
+from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.rollouts import Rollout
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.alerts import send_alert
-from recpolicy.server.jobs.job import Job, JobResult
+from recpolicy.server.jobs.scheduler import Job
 from recpolicy.server.rollout.background import flush
 from recpolicy.server.rollout.controller import advance, current_metrics, end, next_decision, rollout_lock
 from recpolicy.server.rollout.reconcile import manual_override, reconcile
@@ -27,12 +28,12 @@ _ENDS = {"promote": "promoted", "roll_back": "rolled_back"}
 def check_rollout(state: AppState, params: Mapping[str, Any]) -> JobResult:  # noqa: ARG001 - every job gets parameters
     """Take the next step of the running rollout, if there is one and the step is due."""
     if state.models.registry is None:
-        return _skipped("no registry")
+        return _skipped("the server has no registry")
     with ExitStack() as stack:
         try:
             stack.enter_context(rollout_lock(state.models.registry, seconds=0.5))
         except StoreError:
-            return _skipped("another process checks")
+            return _skipped("another process checks the rollout")
         return _check(state)
 
 
@@ -42,7 +43,7 @@ def _check(state: AppState) -> JobResult:
     if row is not None and not row.reconciled:
         row = reconcile(state, row, SERVER)
     if row is None or row.state != "running":
-        return _skipped("no rollout runs")
+        return _skipped("no rollout is running")
     override = manual_override(state.require_registry().routing(), row)
     if override is not None:
         outcome, reason = override
@@ -75,7 +76,7 @@ def _skipped(reason: str) -> JobResult:
 
 CHECK_ROLLOUT = Job(
     name="check_rollout",
-    description="Advances the running rollout a stage, promotes its challenger or rolls it back.",
+    description="Advance the running rollout to its next stage, promote its challenger, or roll it back.",
     cron="@every 10s",
     run=check_rollout,
 )

@@ -1,7 +1,7 @@
-"""The scheduler: runs each job once when it is due, for any number of server processes.
+"""Jobs, and the scheduler that runs each of them once when it is due, for any number of server processes.
 
 The tables `schedules` and `jobs` are the source of truth. Every process checks them once a second, and the process that
-updates the row of a due job runs it (db/schedules.py). Jobs missed during downtime run once at start-up, then return to
+updates the row of a due job runs it (db/jobs.py). Jobs missed during downtime run once at start-up, then return to
 their schedule. core/cron.py computes the next time of a job.
 
 A run is lost if its heartbeat has not changed for a minute. Each process measures the minute by its monotonic clock, so
@@ -17,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,17 +26,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.cron import next_time
 from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unknown_name_error
-from recpolicy.server.db import audit, schedules
+from recpolicy.server.db import admin
 from recpolicy.server.db import jobs as runs
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import now_ms
-from recpolicy.server.db.jobs import FAILED, RunResult
-from recpolicy.server.db.schedules import OFF, Schedule
+from recpolicy.server.db.jobs import FAILED, OFF, JobResult, Schedule
 from recpolicy.server.deps import AppState
 from recpolicy.server.jobs.alerts import send_alert
-from recpolicy.server.jobs.job import Job, JobResult
-from recpolicy.server.jobs.subprocess_jobs import STOP_EVENT
-from recpolicy.server.json_logging import exception_location
+from recpolicy.server.json_output import exception_location
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +42,23 @@ BEAT_SECONDS = 10.0
 LOST_SECONDS = 60.0
 _CLOSE_SECONDS = 5.0
 _ERROR_LETTERS = 500
+STOP_EVENT: ContextVar[threading.Event | None] = ContextVar("recpolicy_stopping", default=None)
+"""Set when the server asks the job in this context to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A task that runs by name, on a schedule or by hand."""
+
+    name: str
+    description: str
+    """One sentence."""
+    cron: str
+    """Default schedule: five fields (minute, hour, day, month, weekday; UTC), or an interval such as `@every 10s`."""
+    run: Callable[[AppState, Mapping[str, Any]], JobResult]
+    """Takes the state of the server and the parameters of the run; an exception fails the run."""
+    parameters: type | None = None
+    """Config of the parameters of a run by hand, each with a default; None: the job takes none."""
 
 
 class Scheduler:
@@ -105,12 +121,12 @@ class Scheduler:
         engine, now = self._state.require_store().engine, self._clock()
         if not self._set:
             with transaction(engine) as connection:
-                schedules.set_crons(connection, self.crons(), now, next_time)
+                runs.set_crons(connection, self.crons(), now, next_time)
             self._set = True
         self._heartbeat(now)
         self._mark_lost(now)
         with engine.connect() as connection:
-            table = [due for due in schedules.list_schedules(connection) if due.name in self.jobs]
+            table = [due for due in runs.list_schedules(connection) if due.name in self.jobs]
         begun = [self._begin(due, now) for due in table if due.next_at <= now]
         for due in table:
             if due.next_at > now:
@@ -127,11 +143,11 @@ class Scheduler:
         job, engine = self.jobs[name], self._state.require_store().engine
         given = _checked(job, parameters)
         with transaction(engine) as connection:
-            run = schedules.begin_by_hand(connection, name, self.worker, self._clock())
+            run = runs.begin_by_hand(connection, name, self.worker, self._clock())
             if run is None:
                 number = runs.under_way(connection, name)
-                raise ConfigError(f"{name} is under way (run {number}); wait for its end")
-            audit.write_audit(connection, actor, "run_job", {"job": name, "run": run, "parameters": dict(parameters)})
+                raise ConfigError(f"{name} is running (run {number}); wait for its end")
+            admin.write_audit(connection, actor, "run_job", {"job": name, "run": run, "parameters": dict(parameters)})
         self._run(job, run, given)
         return run
 
@@ -149,10 +165,10 @@ class Scheduler:
                 self._down = False
             except (SQLAlchemyError, StoreError) as error:
                 if not self._down:
-                    logger.error("jobs wait for the database: %s", type(error).__name__)
+                    logger.error("the database does not answer, so jobs wait: %s", type(error).__name__)
                 self._down = True
             except Exception:  # on any error: the next second may be better
-                logger.exception("looking for due jobs failed")
+                logger.exception("the scheduler failed")
 
     def _heartbeat(self, now: int) -> None:
         with self._lock:
@@ -179,20 +195,20 @@ class Scheduler:
             names = {run: (runs.run(connection, run) or {}).get("name") for run in lost}
         for run, name in names.items():
             send_alert(
-                self._state, f"job_lost.{name}", f"run {run} of {name} was lost: its process is gone", {"run": run}
+                self._state, f"job_lost.{name}", f"run {run} of {name} is lost: its process has ended", {"run": run}
             )
 
     def _begin(self, due: Schedule, now: int) -> int | None:
         with transaction(self._state.require_store().engine) as connection:
-            run = schedules.claim(connection, due, self.worker, now, next_time)
+            run = runs.claim(connection, due, self.worker, now, next_time)
         if run is not None:
             self._run(self.jobs[due.name], run, _checked(self.jobs[due.name], {}))
         return run
 
     def _repair_schedule(self, due: Schedule, now: int) -> None:
-        if schedules.too_far(due, now, next_time):
+        if runs.too_far(due, now, next_time):
             with transaction(self._state.require_store().engine) as connection:
-                schedules.bring_nearer(connection, due, now, next_time)
+                runs.bring_nearer(connection, due, now, next_time)
 
     def _run(self, job: Job, run: int, parameters: Mapping[str, Any]) -> None:
         context = contextvars.copy_context()
@@ -209,29 +225,25 @@ class Scheduler:
     def _work(self, job: Job, run: int, parameters: Mapping[str, Any]) -> None:
         """Run a job and record the result."""
         try:
-            ended = _ended(job.run(self._state, parameters))
+            ended = job.run(self._state, parameters)
         except Exception as error:
-            ended = RunResult(status=FAILED, metadata={"error": one_line(error)})
-            logger.error("job %s failed: %s", job.name, one_line(error), extra={"fields": {"run": run}})
+            ended = JobResult(status=FAILED, metadata={"error": error_text(error)})
+            logger.error("job %s failed: %s", job.name, error_text(error), extra={"fields": {"run": run}})
         try:
             with transaction(self._state.require_store().engine) as connection:
                 runs.end(connection, run, ended, self._clock())
         except SQLAlchemyError as error:
-            logger.error("what came of run %d of %s could not be written: %s", run, job.name, type(error).__name__)
+            logger.error("the result of run %d of %s could not be written: %s", run, job.name, type(error).__name__)
         if ended.status == FAILED and not self._stopping.is_set():
             send_alert(self._state, f"job_failed.{job.name}", f"{job.name}: {ended.metadata['error']}", {"run": run})
 
 
-def one_line(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the message of a library error; for others only type and location, because messages may hold user data."""
     if isinstance(error, RecpolicyError):
         return " ".join(str(error).split())[:_ERROR_LETTERS]
     found = exception_location(error)
     return f"{found['exception']} at {os.path.basename(found['raised_at'])}"  # noqa: PTH119
-
-
-def _ended(result: JobResult) -> RunResult:
-    return RunResult(status=result.status, users=result.users, records=result.records, metadata=result.metadata)
 
 
 def _checked(job: Job, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,8 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,16 +19,15 @@ from pydantic import Field
 
 from recpolicy.core.config import as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, RecpolicyError
-from recpolicy.server.db.audit import SERVER
+from recpolicy.server.db.admin import SERVER
+from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.deps import AppState
-from recpolicy.server.jobs.job import Job, JobResult
+from recpolicy.server.jobs.scheduler import STOP_EVENT, Job
 from recpolicy.server.rollout import controller
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "jobs"
-STOP_EVENT: ContextVar[threading.Event | None] = ContextVar("recpolicy_stopping", default=None)
-"""Set when the server asks the job in this context to stop."""
 _POLL_SECONDS = 0.5
 
 
@@ -74,7 +71,7 @@ class JobRequest:
         """Return a request of this server; raises ConfigError for a server without a registry or a state folder."""
         registry = state.models.registry
         if registry is None or state.folder is None:
-            raise ConfigError("this server has no registry and stores nothing, so there is nothing to train on")
+            raise ConfigError("this job needs a registry and a database; this server has none (--no-store)")
         url = state.require_store().engine.url.render_as_string(hide_password=False)
         settings = {"jobs": as_dict(state.settings.jobs)}
         return cls(url, str(registry.folder), str(state.folder / FOLDER), settings, dict(parameters))
@@ -140,7 +137,7 @@ def _result(name: str, code: int, line: bytes) -> JobResult:
     try:
         body = json.loads(line)
     except ValueError:
-        raise JobError(f"the process ended with {code} and without a result; see {FOLDER}/{name}.log") from None
+        raise JobError(f"the process ended with exit code {code} and no result; see {FOLDER}/{name}.log") from None
     if "error" in body:
         raise JobError(body["error"])
     return JobResult(**body)
@@ -158,14 +155,14 @@ def _start_rollout(state: AppState, number: int) -> str:
 
 RETRAIN = Job(
     name="retrain",
-    description="Trains the champion on new feedback, gates and registers the new version; it never promotes.",
+    description="Train the champion on new feedback, evaluate the new version by its gate, and register it.",
     cron="0 1 * * mon",
     run=retrain,
     parameters=RetrainParameters,
 )
 EVALUATE = Job(
     name="evaluate",
-    description="Mean rewards of the last days, and estimated rewards of the champion and of baselines.",
+    description="Compute mean rewards of the last days, and estimate rewards of the champion and of baselines.",
     cron="0 2 * * *",
     run=evaluate,
     parameters=EvaluateParameters,

@@ -26,15 +26,19 @@ from recpolicy.inference.scorer import Scorer
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.live_models import ModelManager
-from recpolicy.server.online.checkpoint import Checkpoint, checkpoint_folder, read_checkpoint, write_checkpoint
-from recpolicy.server.online.context_bounds import is_plausible_context, max_context_norm
 from recpolicy.server.online.posterior import (
+    Checkpoint,
     Posterior,
     can_learn,
+    checkpoint_folder,
     get_forgetting,
     initial_posterior,
+    is_plausible_context,
     learn,
     make_regressors,
+    max_context_norm,
+    read_checkpoint,
+    write_checkpoint,
 )
 from recpolicy.server.settings import OnlineConfig
 
@@ -88,7 +92,7 @@ class OnlineLearner:
             try:
                 self.step()
             except (SQLAlchemyError, ArtifactError, ConfigError, OSError) as error:
-                logger.error("nothing was learnt from feedback: %s", type(error).__name__)
+                logger.error("online learning failed: %s", type(error).__name__)
 
     def _first(self, base: Scorer) -> Checkpoint:
         with self._engine.connect() as connection:
@@ -154,7 +158,7 @@ def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Chec
 
 
 def _context(known: Any, row_by_user: dict[Any, int], row: Any, longest: float) -> Any:
-    """Return the context [C] that the policy used; None if it is unknown or implausible (context_bounds.py)."""
+    """Return the context [C] that the policy used; None if it is unknown or implausible (`is_plausible_context`)."""
     if row.context is not None:
         vector = np.frombuffer(bytes(row.context), np.float32)
         return vector if is_plausible_context(vector, known.shape[1], longest) else None
@@ -181,6 +185,6 @@ def with_latest_checkpoint(folder: Path, base: Scorer) -> Scorer:
     try:
         checkpoint = read_checkpoint(checkpoint_folder(folder, str(base.metadata["policy_digest"])))
     except ArtifactError as error:
-        logger.error("what was learnt while serving is left aside: %s", error)
+        logger.error("the server ignores a damaged checkpoint of online learning: %s", error)
         return base
     return base if checkpoint is None or not checkpoint.learnt else with_posterior(base, checkpoint.beliefs)

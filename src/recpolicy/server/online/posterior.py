@@ -1,22 +1,36 @@
-"""One linear model per arm, updated reward by reward in float64: the state of a linear policy that learns online.
+"""The state of a linear policy that learns online: its posterior, the checkpoints of it, and limits on contexts.
 
-A arms, D features. P [A, D, D] is the posterior covariance over the noise variance. One reward r of arm a at features x
-is the step of agents/linear_posterior.py: g = P x / (f + x'Px); theta += g (r - x.theta); P <- (P - g (Px)') / f.
-Rewards are learnt one at a time, in their order, so batches do not change a bit of the result.
+A arms, D features. The posterior is one linear model per arm, updated reward by reward in float64. P [A, D, D] is the
+posterior covariance over the noise variance. One reward r of arm a at features x is the step of
+agents/linear_posterior.py: g = P x / (f + x'Px); theta += g (r - x.theta); P <- (P - g (Px)') / f. Rewards are learned
+one at a time, in their order, so batches do not change a bit of the result.
+
+online/<policy digest>/current.json   the last reward, counts, and the name of the posterior's file
+online/<policy digest>/<seq>.npz      theta and covariance, float64
+
+The .npz file is written first, then current.json is replaced, so the folder always has a complete state.
 """
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import ConfigError
-from recpolicy.core.files import content_digest
+from recpolicy.core.arrays import read_arrays
+from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.files import atomic_path, content_digest, read_versioned_json, write_json
 from recpolicy.core.types import Array
 from recpolicy.inference.artifact import PolicyParts
 from recpolicy.inference.reward_estimators import pack_symmetric
+
+CURRENT = "current.json"
+_FORMAT, _FORMAT_VERSION = "recpolicy online learning", 1
+_MAX_NORM_RATIO = 2.0
+"""Longest accepted context, as a multiple of the longest one of the policy's training."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ def can_learn(artifact: PolicyParts) -> bool:
 def initial_posterior(artifact: PolicyParts) -> Posterior:
     """Return the posterior of a policy after training; raises ConfigError for a policy that is not linear per arm."""
     if not can_learn(artifact):
-        raise ConfigError(f"{artifact.agent} cannot learn while it serves; linucb and lints can")
+        raise ConfigError(f"{artifact.agent} cannot learn online; linucb and lints can")
     theta = np.asarray(artifact.policy["theta"], np.float64)
     return Posterior(theta, unpack_symmetric(np.asarray(artifact.policy["covariance"], np.float64), theta.shape[1]))
 
@@ -78,3 +92,76 @@ def unpack_symmetric(packed: Array, size: int) -> Array:
     matrices = np.empty((len(packed), size, size), packed.dtype)
     matrices[:, rows, columns] = matrices[:, columns, rows] = packed / np.where(rows == columns, 1.0, 2.0)
     return matrices
+
+
+def max_context_norm(contexts: NDArray[np.floating]) -> float:
+    """Return the greatest accepted length of a vector, for a policy trained with contexts [U, C].
+
+    Clients may send any vector, and a very long one would outweigh all others in learning.
+    """
+    return _MAX_NORM_RATIO * float(np.linalg.norm(contexts.astype(np.float64), axis=1).max())
+
+
+def is_plausible_context(vector: NDArray[np.floating], width: int, longest: float) -> bool:
+    """Return True if a vector has `width` numbers, all finite, and is no longer than `longest`."""
+    return vector.shape == (width,) and bool(np.linalg.norm(vector.astype(np.float64)) <= longest)  # false for NaN
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state of learning."""
+
+    beliefs: Posterior
+    first: int
+    """Rewards up to this `seq` are older than this version's learning: part of its training, or unused."""
+    last: int
+    """The `seq` of the last reward."""
+    learnt: int
+    """Number of rewards learnt."""
+    passed: int
+    """Number of rewards skipped because the version does not know the item or user."""
+
+
+def checkpoint_folder(state: Path, content: str) -> Path:
+    """Return the folder of a version's checkpoints."""
+    return state / "online" / content
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a state; remove the one before it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{checkpoint.last}.npz"
+    with atomic_path(folder / name) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, theta=checkpoint.beliefs.theta, covariance=checkpoint.beliefs.covariance)
+    counts = {part: getattr(checkpoint, part) for part in ("first", "last", "learnt", "passed")}
+    body = {"format": _FORMAT, "version": _FORMAT_VERSION, "file": name, "digest": checkpoint.beliefs.digest, **counts}
+    write_json(folder / CURRENT, body)
+    for old in folder.glob("*.npz"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the latest state; None before the first one. Raises ArtifactError for a damaged one."""
+    path = folder / CURRENT
+    for _ in range(3):  # another process may write a new one, and remove the old one, between the two reads
+        if not path.exists():
+            return None
+        body = read_versioned_json(path, _FORMAT, _FORMAT_VERSION)
+        try:
+            stored = read_arrays(folder / str(body["file"]))
+            beliefs = Posterior(stored["theta"], stored["covariance"])
+        except FileNotFoundError:
+            continue
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise ArtifactError(
+                f"{path}: the posterior cannot be read: {error}; remove the folder to start online learning again"
+            ) from None
+        if beliefs.digest != body["digest"]:
+            raise ArtifactError(
+                f"{path}: the posterior does not match its digest; remove the folder to start online learning again"
+            )
+        return Checkpoint(beliefs, *(int(body[part]) for part in ("first", "last", "learnt", "passed")))
+    raise ArtifactError(
+        f"{path}: the file of the posterior is missing; remove the folder to start online learning again"
+    )

@@ -40,7 +40,7 @@ def flush(state: AppState) -> None:
         if live.challenger is not None and live.rollout is None:
             state.models.refresh()  # the database may not have answered when the challenger was loaded
     except (SQLAlchemyError, RecpolicyError, OSError) as error:
-        logger.warning("the counts of the variants wait: %s", type(error).__name__)
+        logger.warning("the counts of the rollout are not written yet: %s", type(error).__name__)
 
 
 def compare_next(state: AppState) -> bool:

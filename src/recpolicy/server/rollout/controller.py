@@ -18,7 +18,7 @@ from recpolicy.core.errors import ArtifactError, StoreError
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import find_damage
 from recpolicy.server.db import rollouts
-from recpolicy.server.db.audit import SERVER, write_audit
+from recpolicy.server.db.admin import SERVER, write_audit
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rollouts import ConflictError, Rollout
@@ -99,8 +99,8 @@ def stop(state: AppState, actor: str, reason: str = "stopped by hand") -> Rollou
         registry.clear_challenger(note=detail)
         state.models.refresh()
         raise StoreError(
-            f"the challenger was withdrawn, but the database does not answer ({type(error).__name__}); the next check"
-            " records it"
+            f"the champion serves all users, but the database does not answer ({type(error).__name__}); the next check"
+            " records the stop"
         ) from None
 
 
@@ -113,7 +113,7 @@ def status(state: AppState) -> RolloutStatus | None:
     config = build(RolloutConfig, row.plan, "rollout")
     metrics = current_metrics(state, row, config)
     if not row.reconciled:
-        return RolloutStatus(row, metrics, Decision("wait", "the stage begins with the next check"))
+        return RolloutStatus(row, metrics, Decision("wait", "the next check starts the stage"))
     return RolloutStatus(row, metrics, next_decision(state, row, config, metrics))
 
 
@@ -192,14 +192,14 @@ def _resolve_versions(registry: Registry, challenger: int | str, force: bool) ->
     routing, version = registry.routing(), registry.version(challenger)
     number = version.number
     if routing.champion is None:
-        raise ConflictError("there is no champion to challenge; promote a version first")
+        raise ConflictError("the registry has no champion; promote a version first")
     if number == routing.champion:
-        raise ConflictError(f"version {number} is the champion; name another one")
+        raise ConflictError(f"version {number} is the champion; name another version")
     if routing.challenger not in (None, number):
-        raise ConflictError(f"version {routing.challenger} was made challenger by hand; clear the challenger first")
+        raise ConflictError(f"version {routing.challenger} is already the challenger; clear the challenger first")
     verdict = (version.gate or {}).get("verdict")
     if verdict == "fail" and not force:
-        raise ConflictError(f"version {number} failed its gate; `force` rolls it out all the same")
+        raise ConflictError(f"version {number} failed its gate; set `force` to roll it out anyway")
     damage = find_damage(registry.resolve(number).parent)
     if damage is not None:
         raise ArtifactError(f"version {number} is damaged: {damage}")

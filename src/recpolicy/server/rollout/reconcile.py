@@ -12,7 +12,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.registry.aliases import Routing
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db import rollouts
-from recpolicy.server.db.audit import SERVER, write_audit
+from recpolicy.server.db.admin import SERVER, write_audit
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.rollouts import Rollout
@@ -41,11 +41,11 @@ def reconcile(state: AppState, row: Rollout, actor: str) -> Rollout:
 def manual_override(routing: Routing, row: Rollout) -> tuple[str, str] | None:
     """Return outcome and reason if an operator's change of the registry ended the rollout; otherwise None."""
     if routing.champion == row.challenger:
-        return "promoted", "promoted by hand"
+        return "promoted", "an operator promoted the challenger"
     if routing.champion != row.champion:
-        return "stopped", f"version {routing.champion} was made champion by hand"
+        return "stopped", f"an operator promoted version {routing.champion}"
     if routing.challenger != row.challenger:
-        return "stopped", "the challenger was withdrawn by hand"
+        return "stopped", "an operator cleared the challenger"
     return None
 
 
@@ -55,7 +55,7 @@ def traffic_override(routing: Routing, row: Rollout, config: RolloutConfig) -> s
     if routing.traffic_fraction == fraction and routing.shadow == config.shadow:
         return None
     current = "shadow" if routing.shadow else f"{routing.traffic_fraction:g}"
-    return f"the challenger's traffic fraction was set to {current} by hand; the stage has {fraction:g}"
+    return f"an operator set the challenger's traffic fraction to {current}; the stage has {fraction:g}"
 
 
 def _begin_stage(state: AppState, registry: Registry, row: Rollout, note: dict[str, Any]) -> Rollout:

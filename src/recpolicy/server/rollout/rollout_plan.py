@@ -33,15 +33,15 @@ def decide(metrics: StageMetrics, stage: int, config: RolloutConfig) -> Decision
             return Decision("roll_back", problem)
     missing = _missing(metrics, config, alone=config.stages[stage] == 1)
     if config.shadow:
-        return Decision("wait", "a shadow challenger serves nobody; it waits until it is stopped")
+        return Decision("wait", "a shadow rollout runs until it is stopped")
     if missing is None and stage + 1 < len(config.stages):
         return Decision("advance", f"not worse than the champion by more than {config.margin:g}")
     if not config.promote:
         return Decision("wait", "a comparison runs until it is stopped" + (f"; {missing}" if missing else ""))
     if missing is None:
-        return Decision("promote", "the last stage is passed")
+        return Decision("promote", "the challenger passed the last stage")
     if metrics.hours >= config.max_hours:
-        return Decision("roll_back", f"{metrics.hours:.0f} hours were not enough: {missing}")
+        return Decision("roll_back", f"the stage did not pass within {metrics.hours:.0f} hours: {missing}")
     return Decision("wait", missing)
 
 
@@ -50,9 +50,7 @@ def _failures(metrics: StageMetrics, config: RolloutConfig) -> str | None:
     health = metrics.challenger_health
     if health.failures <= config.error_budget * max(health.requests, config.min_requests):
         return None
-    return (
-        f"{health.failures} of the challenger's {health.requests} answers failed; at most {config.error_budget:.1%} may"
-    )
+    return f"{health.failures} of the challenger's {health.requests} answers failed, limit {config.error_budget:.1%}"
 
 
 def _slowness(metrics: StageMetrics, config: RolloutConfig) -> str | None:
@@ -62,7 +60,7 @@ def _slowness(metrics: StageMetrics, config: RolloutConfig) -> str | None:
     if challenger.slow > (usual + config.slow_budget) * max(challenger.requests, config.min_requests):
         return (
             f"{challenger.slow} of the challenger's {challenger.requests} answers took longer than"
-            f" {config.slow_ms:g} ms; at most {config.slow_budget:.1%} more than the champion's {usual:.1%} may"
+            f" {config.slow_ms:g} ms; the limit is {config.slow_budget:.1%} more than the champion's {usual:.1%}"
         )
     if challenger.requests < config.min_requests or champion.requests < config.min_requests:
         return None
@@ -70,8 +68,8 @@ def _slowness(metrics: StageMetrics, config: RolloutConfig) -> str | None:
     if mean <= max(config.latency_budget * other, config.latency_floor_ms):
         return None
     return (
-        f"the challenger takes {mean:.1f} ms to choose, the champion {other:.1f}; at most {config.latency_budget:g}"
-        " times as long is allowed"
+        f"the challenger takes {mean:.1f} ms to choose, the champion {other:.1f} ms; the limit is a ratio of"
+        f" {config.latency_budget:g}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Jobs and their runs, the last drift check, and rewards by day."""
+"""Routes for jobs and their runs, the latest drift check, and rewards by day."""
 
 from typing import Annotated, Any
 
@@ -8,15 +8,13 @@ from starlette.exceptions import HTTPException
 from recpolicy.core.errors import StoreError
 from recpolicy.server.auth.roles import Operator, Reader
 from recpolicy.server.db import jobs as job_runs
-from recpolicy.server.db.event_windows import daily_rewards
-from recpolicy.server.db.events import now_ms
+from recpolicy.server.db.events import daily_rewards, now_ms
 from recpolicy.server.db.feedback import DAY_MS
-from recpolicy.server.db.schedules import NEVER, list_schedules
+from recpolicy.server.db.jobs import NEVER, list_schedules
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.jobs.drift import NAME as DRIFT
 from recpolicy.server.jobs.scheduler import Scheduler
-from recpolicy.server.json_response import json_response
+from recpolicy.server.json_output import json_response
 from recpolicy.server.schemas.admin import (
     DriftResponse,
     JobList,
@@ -27,7 +25,7 @@ from recpolicy.server.schemas.admin import (
     RunStartedResponse,
 )
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ERROR_RESPONSES)
+router = APIRouter(prefix="/v1/admin", tags=["admin"])
 _MAX_DAYS, _MAX_RUNS, _MAX_NUMBER = 365, 500, 2**31 - 1
 
 
@@ -41,8 +39,8 @@ SchedulerDep = Annotated[Scheduler, Depends(get_scheduler)]
 
 
 @router.get("/jobs", response_model=JobList)
-def jobs(caller: Reader, state: StateDep, scheduler: SchedulerDep) -> Response:  # noqa: ARG001
-    """List the jobs with their schedules and next times."""
+def list_jobs(_: Reader, state: StateDep, scheduler: SchedulerDep) -> Response:
+    """List the jobs with their schedules and next start times."""
     with _engine(state).connect() as connection:
         due = {schedule.name: schedule.next_at for schedule in list_schedules(connection)}
     crons = scheduler.crons()
@@ -55,21 +53,27 @@ def jobs(caller: Reader, state: StateDep, scheduler: SchedulerDep) -> Response: 
 
 @router.post("/jobs/{name}", response_model=RunStartedResponse, status_code=202)
 def run_job(
-    name: str, parameters: RunParameters, caller: Operator, state: StateDep, scheduler: SchedulerDep
+    name: Annotated[str, Path(description="Name of the job.")],
+    parameters: RunParameters,
+    caller: Operator,
+    state: StateDep,
+    scheduler: SchedulerDep,
 ) -> Response:
-    """Start a run at once without waiting for its end; `runs/ID` shows its progress."""
+    """Start a run of a job now. The response does not wait for its end; GET /v1/admin/runs/{number} shows it."""
     _engine(state)
     if name not in scheduler.jobs:
-        raise HTTPException(404, f"no job of this name; there are {', '.join(scheduler.jobs)}")
+        raise HTTPException(404, f"no job has this name; the jobs are {', '.join(scheduler.jobs)}")
     return json_response({"run": scheduler.trigger(name, parameters.model_extra or {}, caller.name)}, 202)
 
 
 @router.get("/runs", response_model=RunList)
-def runs(
-    caller: Reader,  # noqa: ARG001
+def list_runs(
+    _: Reader,
     state: StateDep,
-    name: Annotated[str | None, Query(max_length=64, description="Only runs of this job.")] = None,
-    limit: Annotated[int, Query(ge=1, le=_MAX_RUNS)] = 50,
+    name: Annotated[
+        str | None, Query(max_length=64, description="Name of a job; if omitted, runs of all jobs.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=_MAX_RUNS, description="Largest number of runs.")] = 50,
 ) -> Response:
     """List the latest runs, newest first."""
     with _engine(state).connect() as connection:
@@ -77,29 +81,33 @@ def runs(
 
 
 @router.get("/runs/{number}", response_model=RunResponse)
-def run(number: Annotated[int, Path(ge=1, le=_MAX_NUMBER)], caller: Reader, state: StateDep) -> Response:  # noqa: ARG001
+def show_run(
+    number: Annotated[int, Path(ge=1, le=_MAX_NUMBER, description="Number of the run.")],
+    _: Reader,
+    state: StateDep,
+) -> Response:
     """Show one run."""
     with _engine(state).connect() as connection:
         row = job_runs.run(connection, number)
     if row is None:
-        raise HTTPException(404, "no run of this number")
+        raise HTTPException(404, "no run has this number")
     return json_response(row)
 
 
 @router.get("/drift", response_model=DriftResponse)
-def drift(caller: Reader, state: StateDep) -> Response:  # noqa: ARG001
-    """Show the last completed drift check."""
+def show_drift(_: Reader, state: StateDep) -> Response:
+    """Show the latest completed drift check."""
     with _engine(state).connect() as connection:
         return json_response({"run": job_runs.latest_done(connection, DRIFT)})
 
 
 @router.get("/rewards", response_model=RewardList)
-def rewards(
-    caller: Reader,  # noqa: ARG001
+def list_rewards(
+    _: Reader,
     state: StateDep,
-    days: Annotated[int, Query(ge=1, le=_MAX_DAYS)] = 7,
+    days: Annotated[int, Query(ge=1, le=_MAX_DAYS, description="Number of days up to now.")] = 7,
 ) -> Response:
-    """Show counts and means of rewards by day, version and variant."""
+    """List the number and the mean of the rewards by day, version and variant."""
     with _engine(state).connect() as connection:
         rows = daily_rewards(connection, now_ms() - days * DAY_MS)
     return json_response({"rows": [vars(row) for row in rows]})

@@ -1,4 +1,4 @@
-"""Rollouts: start one, inspect it, stop it."""
+"""Routes for rollouts: start, inspect and stop."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -11,26 +11,27 @@ from recpolicy.server.auth.roles import Operator, Reader
 from recpolicy.server.db import rollouts
 from recpolicy.server.db.rollouts import ConflictError, Rollout
 from recpolicy.server.deps import StateDep
-from recpolicy.server.json_response import json_response
+from recpolicy.server.json_output import json_response
 from recpolicy.server.rollout import controller
 from recpolicy.server.rollout.stage_metrics import StageMetrics, VariantHealth
 from recpolicy.server.schemas.admin import (
-    ADMIN_ERROR_RESPONSES,
     CurrentRollout,
     RolloutList,
     RolloutRequest,
     RolloutResponse,
 )
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RESPONSES)
+router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
 
 @router.post("/rollouts", response_model=RolloutResponse, status_code=201)
-def start(request: RolloutRequest, caller: Operator, state: StateDep) -> Response:
-    """Start a rollout: the challenger serves the users of the first stage at once."""
+def start_rollout(request: RolloutRequest, caller: Operator, state: StateDep) -> Response:
+    """Start a rollout. The challenger serves the users of the first stage at once."""
     known = {version.number for version in state.require_registry().versions()}
     if request.challenger not in known:
-        raise HTTPException(404, f"no version {request.challenger}; GET /v1/admin/versions lists them")
+        raise HTTPException(
+            404, f"version {request.challenger} does not exist; GET /v1/admin/versions lists the versions"
+        )
     try:
         row = controller.start(state, request.challenger, caller.name, request.plan(), force=request.force)
     except ArtifactError as error:
@@ -39,16 +40,20 @@ def start(request: RolloutRequest, caller: Operator, state: StateDep) -> Respons
 
 
 @router.get("/rollouts", response_model=RolloutList)
-def list_rollouts(caller: Reader, state: StateDep, count: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:  # noqa: ARG001
-    """List the last rollouts, newest first."""
+def list_rollouts(
+    _: Reader,
+    state: StateDep,
+    count: Annotated[int, Query(ge=1, le=1000, description="Largest number of rollouts.")] = 50,
+) -> Response:
+    """List the latest rollouts, newest first."""
     with state.require_store().engine.connect() as connection:
         rows = rollouts.latest(connection, count)
     return json_response({"rollouts": [_describe(row) for row in rows]})
 
 
 @router.get("/rollouts/current", response_model=CurrentRollout)
-def current(caller: Reader, state: StateDep) -> Response:  # noqa: ARG001
-    """Show the running rollout with its metrics and the next action."""
+def show_rollout(_: Reader, state: StateDep) -> Response:
+    """Show the running rollout with its metrics and its next action."""
     status = controller.status(state)
     if status is None:
         return json_response({"rollout": None, "metrics": None, "next": None, "reason": None})
@@ -59,8 +64,8 @@ def current(caller: Reader, state: StateDep) -> Response:  # noqa: ARG001
 
 
 @router.delete("/rollouts/current", response_model=RolloutResponse)
-def stop(caller: Operator, state: StateDep) -> Response:
-    """Stop the running rollout: the champion serves all users at once."""
+def stop_rollout(caller: Operator, state: StateDep) -> Response:
+    """Stop the running rollout. The champion serves all users at once."""
     try:
         return json_response(_describe(controller.stop(state, caller.name)))
     except ConflictError as error:

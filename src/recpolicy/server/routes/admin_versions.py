@@ -22,17 +22,16 @@ from recpolicy.registry.version_files import Version
 from recpolicy.server import registry_actions
 from recpolicy.server.auth.roles import Caller, Operator, Reader
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.json_response import json_response
+from recpolicy.server.json_output import json_response
 from recpolicy.server.middleware import IMPORT, error_response
 from recpolicy.server.schemas.admin import (
-    ADMIN_ERROR_RESPONSES,
     RoutingChangeResponse,
     TrafficRequest,
     VersionList,
     VersionResponse,
 )
 
-router = APIRouter(prefix="/v1/admin", tags=["admin"], responses=ADMIN_ERROR_RESPONSES)
+router = APIRouter(prefix="/v1/admin", tags=["admin"])
 Number = Annotated[int, Path(ge=1, lt=10**9, description="Number of the version.")]
 _AT_ONCE = 1 << 20
 _importing = threading.Lock()
@@ -41,26 +40,26 @@ _ARCHIVE = {"requestBody": {"required": True, "content": _BINARY}}
 
 
 @router.get("/versions", response_model=VersionList)
-def versions(_: Reader, state: StateDep) -> Response:
-    """List the versions, oldest first, and who serves whom."""
+def list_versions(_: Reader, state: StateDep) -> Response:
+    """List the versions, oldest first, and the routing of users to them."""
     registry = state.require_registry()
     registry_actions.sync_versions(state)
     aliases = registry.aliases()
-    listed = [_shown(version, aliases) for version in registry.versions()]
+    listed = [_describe(version, aliases) for version in registry.versions()]
     return json_response({"routing": registry_actions.routing(registry), "versions": listed})
 
 
 @router.get("/versions/{number}", response_model=VersionResponse)
-def version(number: Number, _: Reader, state: StateDep) -> Response:
-    """Show one version with its lineage and the whole record of its gate."""
+def show_version(number: Number, _: Reader, state: StateDep) -> Response:
+    """Show one version with its lineage and the full record of its gate."""
     registry = state.require_registry()
     found = _known(state, number)
-    return json_response(_shown(found, registry.aliases()) | {"gate": found.gate})
+    return json_response(_describe(found, registry.aliases()) | {"gate": found.gate})
 
 
 @router.post("/versions/{number}/promote", response_model=RoutingChangeResponse)
-def promote(number: Number, caller: Operator, state: StateDep) -> Response:
-    """Make a version the champion; refused where it is damaged."""
+def promote_version(number: Number, caller: Operator, state: StateDep) -> Response:
+    """Make a version the champion. The server rejects a damaged version."""
     _known(state, number)
     answer = registry_actions.apply(state, caller, "promote", registry_actions.promote(number))
     registry_actions.sync_versions(state)
@@ -69,36 +68,36 @@ def promote(number: Number, caller: Operator, state: StateDep) -> Response:
 
 @router.post("/roll-back", response_model=RoutingChangeResponse)
 def roll_back(caller: Operator, state: StateDep) -> Response:
-    """Take back the last step: withdraw the challenger or, without one, go back to the champion before this one."""
+    """Remove the challenger or, without one, return to the previous champion."""
     return json_response(registry_actions.apply(state, caller, "roll_back", registry_actions.roll_back))
 
 
 @router.post("/traffic", response_model=RoutingChangeResponse)
-def traffic(request: TrafficRequest, caller: Operator, state: StateDep) -> Response:
-    """Serve a fraction of the users by a version, or compare it as a shadow; the champion serves the rest."""
+def set_traffic(request: TrafficRequest, caller: Operator, state: StateDep) -> Response:
+    """Make a version the challenger, with a fraction of the users or as a shadow."""
     if request.version is not None:
         _known(state, request.version)
-    made = registry_actions.set_traffic(request.version, request.traffic_fraction, request.shadow)
-    return json_response(registry_actions.apply(state, caller, "traffic", made))
+    action = registry_actions.set_traffic(request.version, request.traffic_fraction, request.shadow)
+    return json_response(registry_actions.apply(state, caller, "traffic", action))
 
 
 @router.delete("/challenger", response_model=RoutingChangeResponse)
 def clear_challenger(caller: Operator, state: StateDep) -> Response:
-    """Let the champion answer everybody."""
+    """Remove the challenger. The champion serves all users."""
     return json_response(registry_actions.apply(state, caller, "clear_challenger", registry_actions.clear_challenger))
 
 
 @router.post("/exploration/pause", response_model=RoutingChangeResponse)
-def pause(caller: Operator, state: StateDep) -> Response:
-    """Show the best items only, in every process."""
+def pause_exploration(caller: Operator, state: StateDep) -> Response:
+    """Pause exploration: all processes recommend the best items only."""
     return json_response(
         registry_actions.apply(state, caller, "pause_exploration", registry_actions.set_exploration(False))
     )
 
 
 @router.post("/exploration/resume", response_model=RoutingChangeResponse)
-def resume(caller: Operator, state: StateDep) -> Response:
-    """Let a share of the lists be drawn to learn again."""
+def resume_exploration(caller: Operator, state: StateDep) -> Response:
+    """Resume exploration: the server draws a fraction of the lists at random again."""
     return json_response(
         registry_actions.apply(state, caller, "resume_exploration", registry_actions.set_exploration(True))
     )
@@ -106,20 +105,22 @@ def resume(caller: Operator, state: StateDep) -> Response:
 
 @router.post(IMPORT.removeprefix("/v1/admin"), response_model=VersionResponse, status_code=201, openapi_extra=_ARCHIVE)
 async def import_archive(request: Request, caller: Operator, state: StateDep) -> Response:
-    """Register the policy in a .zip or .tar.gz, which is the body; every entry of it is mistrusted."""
+    """Register the policy in the body, a .zip or .tar.gz archive. The server checks every entry of the archive."""
     state.require_registry()
     if not _importing.acquire(blocking=False):
-        return error_response(429, "overloaded", "another version is being imported", {"retry-after": "5"})
+        return error_response(
+            429, "overloaded", "the server is importing another version; try again", {"retry-after": "5"}
+        )
     try:
         with tempfile.TemporaryDirectory(prefix="recpolicy-import-") as scratch:
             archive = FilePath(scratch) / "archive"
             limit = state.settings.limits.import_bytes
             if not await _receive(request, archive, limit):
-                said = f"the archive is larger than {limit} bytes; [limits] import_bytes sets the bound"
-                return error_response(413, "too_large", said, {"connection": "close"})
-            return json_response(await asyncio.to_thread(_take_in, state, caller, archive), 201)
+                message = f"the archive has more than {limit} bytes; the setting [limits] import_bytes has the limit"
+                return error_response(413, "too_large", message, {"connection": "close"})
+            return json_response(await asyncio.to_thread(_import, state, caller, archive), 201)
     except ClientDisconnect:
-        raise HTTPException(400, "the archive did not arrive whole") from None
+        raise HTTPException(400, "the archive is incomplete: the client disconnected") from None
     finally:
         _importing.release()
 
@@ -140,7 +141,7 @@ async def _receive(request: Request, archive: FilePath, limit: int) -> bool:
     return True
 
 
-def _take_in(state: AppState, caller: Caller, archive: FilePath) -> dict[str, Any]:
+def _import(state: AppState, caller: Caller, archive: FilePath) -> dict[str, Any]:
     registry = state.require_registry()
     try:
         found = import_version(registry, archive, note={"by": caller.name})
@@ -148,7 +149,7 @@ def _take_in(state: AppState, caller: Caller, archive: FilePath) -> dict[str, An
         raise DataError(str(error).replace(str(archive), "the archive")) from None
     registry_actions.write_audit(state, caller, "import", {"number": found.number, "digest": found.digest})
     registry_actions.sync_versions(state)
-    return _shown(found, registry.aliases()) | {"gate": found.gate}
+    return _describe(found, registry.aliases()) | {"gate": found.gate}
 
 
 def _known(state: AppState, number: int) -> Version:
@@ -156,16 +157,17 @@ def _known(state: AppState, number: int) -> Version:
     registry = state.require_registry()
     try:
         if number not in {known.number for known in registry.versions()}:
-            raise HTTPException(404, f"no version {number}; GET /v1/admin/versions lists them")
+            raise HTTPException(404, f"version {number} does not exist; GET /v1/admin/versions lists the versions")
         return registry.version(number)
     except ArtifactError as error:
         raise HTTPException(409, str(error)) from None
 
 
-def _shown(version: Version, aliases: Mapping[str, int | None]) -> dict[str, Any]:
+def _describe(version: Version, aliases: Mapping[str, int | None]) -> dict[str, Any]:
     """Return a version as lists show it: the verdict of its gate in place of the whole record."""
     gate = version.gate or {}
-    metrics = {one["name"]: one["value"] for one in gate.get("criteria", ()) if {"name", "value"} <= one.keys()}
+    criteria = gate.get("criteria", ())
+    metrics = {criterion["name"]: criterion["value"] for criterion in criteria if {"name", "value"} <= criterion.keys()}
     names = [name for name, number in aliases.items() if number == version.number]
     fields = asdict(version)
     del fields["gate"]

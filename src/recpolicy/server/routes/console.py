@@ -14,13 +14,12 @@ from starlette.exceptions import HTTPException
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.auth.roles import OptionalCaller, Reader
-from recpolicy.server.console import pages, search
-from recpolicy.server.console.preview import RankedPreview, ScorerCache, rank_items
-from recpolicy.server.console.simulator_card import read_card
+from recpolicy.server.console import pages, queries
+from recpolicy.server.console.queries import RankedPreview, ScorerCache, rank_items, read_card
 from recpolicy.server.db.events import id_key
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, status_and_code
-from recpolicy.server.json_response import json_response
+from recpolicy.server.json_output import json_response
 from recpolicy.server.live_models import CHAMPION
 from recpolicy.server.online.posterior import can_learn
 from recpolicy.server.schemas import console
@@ -33,7 +32,7 @@ _WITH_KEY = ERROR_RESPONSES | {401: ADMIN_ERROR_RESPONSES[401], 403: ADMIN_ERROR
 async def get_scorer_cache(request: Request) -> ScorerCache:
     """Return the versions that the app has loaded for previews."""
     state = request.app.state
-    if not hasattr(state, "shelf"):
+    if not hasattr(state, "scorer_cache"):
         state.scorer_cache = ScorerCache()
     scorer_cache: ScorerCache = state.scorer_cache
     return scorer_cache
@@ -41,7 +40,7 @@ async def get_scorer_cache(request: Request) -> ScorerCache:
 
 @router.get("/", include_in_schema=False)
 def recommend_page(state: StateDep) -> Response:
-    """Return the page with a user's recommendations and their ratings."""
+    """Return the page with a user's recommendations and ratings."""
     return _page("recommend", state)
 
 
@@ -62,7 +61,7 @@ def asset(name: str, if_none_match: Annotated[str | None, Header()] = None) -> R
     """Return a file that the pages load."""
     found = pages.assets().get(name)
     if found is None:
-        raise HTTPException(404, "no such file")
+        raise HTTPException(404, "the console has no such file")
     headers = {**pages.HEADERS, "etag": found.tag}
     if if_none_match is not None and found.tag in if_none_match:
         return Response(status_code=304, headers=headers)
@@ -70,40 +69,45 @@ def asset(name: str, if_none_match: Annotated[str | None, Header()] = None) -> R
 
 
 @router.post("/v1/console/users", response_model=console.UserMatches, responses=_WITH_KEY)
-def find_users(asked: console.SearchRequest, caller: OptionalCaller, state: StateDep) -> Response:
-    """Find users by the beginning or a part of their id."""
+def find_users(request: console.SearchRequest, caller: OptionalCaller, state: StateDep) -> Response:
+    """Find users by their id or a part of it."""
     scorer = state.models.live.champion.scorer
     named = any(isinstance(user, str) for user in scorer.user_ids[:1])
     if named and (caller is None or not caller.has_role("reader")):
-        raise HTTPException(401 if caller is None else 403, "user ids that are texts are listed for readers only")
-    return json_response({"users": search.users(scorer, asked.text, asked.count), "total": len(scorer.user_ids)})
+        raise HTTPException(
+            401 if caller is None else 403,
+            "these user ids are strings, which may be names; listing them needs the role reader",
+        )
+    return json_response(
+        {"users": queries.find_users(scorer, request.text, request.count), "total": len(scorer.user_ids)}
+    )
 
 
 @router.post("/v1/console/items", response_model=console.ItemMatches, responses=ERROR_RESPONSES)
-def find_items(asked: console.SearchRequest, state: StateDep) -> Response:
-    """Find items by words of their title."""
-    return json_response({"items": search.items(state.models.live.champion.scorer, asked.text, asked.count)})
+def find_items(request: console.SearchRequest, state: StateDep) -> Response:
+    """Find items by words in their title."""
+    return json_response({"items": queries.find_items(state.models.live.champion.scorer, request.text, request.count)})
 
 
 @router.post("/v1/console/estimates", response_model=console.EstimatesResponse, responses=ERROR_RESPONSES)
-def estimates(asked: console.EstimatesRequest, state: StateDep) -> Response:
-    """Tell what serves a user now says of some items, without an event."""
-    served, variant = state.models.live.variant_for(id_key(asked.user))
-    told = rank_items(served.scorer, asked).describe(asked.items)
-    return json_response({"user": asked.user, "policy": served.describe(variant), "items": told})
+def estimate_items(request: console.EstimatesRequest, state: StateDep) -> Response:
+    """Estimate items for a user by the version that serves the user now. The server stores no event."""
+    served, variant = state.models.live.variant_for(id_key(request.user))
+    estimates = rank_items(served.scorer, request).describe(request.items)
+    return json_response({"user": request.user, "policy": served.describe(variant), "items": estimates})
 
 
 @router.post("/v1/admin/compare", response_model=console.Comparison, responses=ADMIN_ERROR_RESPONSES, tags=["admin"])
-def compare(
-    asked: console.CompareRequest,
+def compare_versions(
+    request: console.CompareRequest,
     _: Reader,
     state: StateDep,
     scorer_cache: Annotated[ScorerCache, Depends(get_scorer_cache)],
 ) -> Response:
-    """Tell what two versions would show a user, without an event."""
-    scorers = [_version(state, scorer_cache, number, asked.user) for number in asked.versions]
-    seen = [_seen(scorer, asked) for scorer in scorers]
-    union = list(dict.fromkeys(item for one in seen if isinstance(one, RankedPreview) for item in one.best(asked.k)))
+    """Compare the lists that two versions would recommend to a user. The server stores no event."""
+    scorers = [_version(state, scorer_cache, number, request.user) for number in request.versions]
+    seen = [_seen(scorer, request) for scorer in scorers]
+    union = list(dict.fromkeys(item for one in seen if isinstance(one, RankedPreview) for item in one.best(request.k)))
     sides = [
         {
             "version": number,
@@ -112,16 +116,16 @@ def compare(
             "items": [],
             **({"items": one.describe(union)} if isinstance(one, RankedPreview) else {"error": one}),
         }
-        for number, scorer, one in zip(asked.versions, scorers, seen, strict=True)
+        for number, scorer, one in zip(request.versions, scorers, seen, strict=True)
     ]
-    return json_response({"user": asked.user, "k": asked.k, "sides": sides})
+    return json_response({"user": request.user, "k": request.k, "sides": sides})
 
 
 @router.get(
     "/v1/admin/simulator", response_model=console.SimulatorCard, responses=ADMIN_ERROR_RESPONSES, tags=["admin"]
 )
-def simulator(_: Reader, state: StateDep) -> Response:
-    """Show the validation card of the session simulator that lies in the state folder."""
+def show_simulator_card(_: Reader, state: StateDep) -> Response:
+    """Show the validation card of the session simulator."""
     return json_response({"card": read_card(state.folder)})
 
 
@@ -135,9 +139,9 @@ def _page(name: str, state: AppState) -> Response:
         low=low,
         high=high,
         learns=online,
-        keeps=state.store is not None,
-        filters=search.filters(served.trained),
-        known=len(served.trained.user_ids),
+        stores=state.store is not None,
+        filters=queries.list_filters(served.trained),
+        known_users=len(served.trained.user_ids),
         item_label=state.settings.console.item_label,
     )
     return HTMLResponse(shown, headers=dict(pages.HEADERS))
@@ -156,9 +160,9 @@ def _version(state: AppState, scorer_cache: ScorerCache, number: int | None, use
         raise HTTPException(409, str(error)) from None
 
 
-def _seen(scorer: Scorer, asked: console.CompareRequest) -> RankedPreview | dict[str, str]:
+def _seen(scorer: Scorer, request: console.CompareRequest) -> RankedPreview | dict[str, str]:
     """Return the version's ranking, or the reason for its absence."""
     try:
-        return rank_items(scorer, asked)
+        return rank_items(scorer, request)
     except (DataError, ConfigError) as error:
         return {"code": status_and_code(error)[1], "message": str(error)}

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.json_response import json_response
+from recpolicy.server.json_output import json_response
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
 from recpolicy.server.schemas.responses import LivenessResponse, ReadinessResponse
 
@@ -12,30 +12,30 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/healthz", response_model=LivenessResponse)
-async def healthz() -> Response:
-    """Say that the process lives; says nothing about the policy."""
+async def show_liveness() -> Response:
+    """Report that the process is alive."""
     return json_response({"status": "alive"})
 
 
 @router.get("/readyz", response_model=ReadinessResponse)
-async def readyz(state: StateDep) -> Response:
-    """Say that a policy is loaded, which one, and whether the store takes what it is given."""
+async def show_readiness(state: StateDep) -> Response:
+    """Report that a policy is loaded, and the state of the database."""
     served = state.models.live.champion
     return json_response({"status": "ready", "policy": served.describe(CHAMPION), "store": store_state(state)})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(state: StateDep) -> Response:
-    """Counters and histograms in Prometheus' text form."""
-    live, counted = state.models.live, state.metrics
+async def show_metrics(state: StateDep) -> Response:
+    """Return the metrics in the text format of Prometheus."""
+    live, values = state.models.live, state.metrics
     if state.store is not None:
-        counted.waiting.set(state.store.writer.waiting)
-        counted.spooled.set(state.store.writer.spooled)
-        counted.store_up.set(0 if state.store.writer.down else 1)
-    counted.version.labels(CHAMPION).set(live.champion.number or 0)
-    counted.version.labels(CHALLENGER).set(live.challenger.number or 0 if live.challenger else 0)
-    counted.traffic_fraction.set(live.traffic_fraction)
-    return Response(counted.text(), media_type=_PROMETHEUS)
+        values.waiting.set(state.store.writer.waiting)
+        values.spooled.set(state.store.writer.spooled)
+        values.store_up.set(0 if state.store.writer.down else 1)
+    values.version.labels(CHAMPION).set(live.champion.number or 0)
+    values.version.labels(CHALLENGER).set(live.challenger.number or 0 if live.challenger else 0)
+    values.traffic_fraction.set(live.traffic_fraction)
+    return Response(values.text(), media_type=_PROMETHEUS)
 
 
 def store_state(state: AppState) -> str:

@@ -1,4 +1,6 @@
-"""Estimates, and the prediction routes of KServe (v1) and Vertex AI; recommend.py has the recommendations.
+"""Routes for rating estimates, and the prediction routes of KServe (v1) and Vertex AI.
+
+recommend.py has the route for recommendations.
 
 KServe and Vertex AI send `instances` and expect `predictions`. Vertex AI names its routes in AIP_PREDICT_ROUTE and
 AIP_HEALTH_ROUTE; without them KServe's routes are used.
@@ -15,7 +17,7 @@ from fastapi import APIRouter, Response
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, answer_or_error
-from recpolicy.server.json_response import json_response, rows_response
+from recpolicy.server.json_output import json_response, rows_response
 from recpolicy.server.recommend import ServedList, finite, list_response, persist, recommend_with_fallback
 from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest, RecommendRequest
 from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelState, Predictions
@@ -26,7 +28,7 @@ router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
 @router.post("/predict", response_model=Estimates)
 def predict(request: PredictRequest, state: StateDep) -> Response:
-    """Estimate the ratings of items by users; of all items if none are named."""
+    """Estimate the ratings that users would give to items."""
     return rows_response(estimates(state.models.live.champion.scorer, request.users, request.items))
 
 
@@ -45,7 +47,7 @@ def prediction_routes() -> APIRouter:
 
 
 async def predict_instances(request: Instances, state: StateDep) -> Response:
-    """Predict once per instance: estimates if it names items, otherwise a recommendation."""
+    """Answer each instance with rating estimates, or with a recommendation if it names no items."""
 
     def predict_all() -> list[ServedList | dict[str, Any]]:
         return [answer_or_error(partial(_predict_one, state, instance)) for instance in request.instances]

@@ -6,205 +6,228 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recpolicy.server.errors import ERROR_RESPONSES
 from recpolicy.server.schemas.requests import Number, example_config
-from recpolicy.server.schemas.responses import ErrorResponse
+from recpolicy.server.schemas.responses import AgentName, ErrorResponse, PolicyDigest
 
 ADMIN_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorResponse, "description": "No key, or an unknown or revoked one (`unauthorized`)."},
-    403: {"model": ErrorResponse, "description": "The key's role is too low (`forbidden`)."},
-    404: {"model": ErrorResponse, "description": "There is no such object (`not_found`)."},
-    409: {"model": ErrorResponse, "description": "Impossible in the present state (`conflict`)."},
+    401: {"model": ErrorResponse, "description": "The API key is missing, unknown or revoked (`unauthorized`)."},
+    403: {"model": ErrorResponse, "description": "The role of the API key is too low (`forbidden`)."},
+    404: {"model": ErrorResponse, "description": "The object does not exist (`not_found`)."},
+    409: {"model": ErrorResponse, "description": "The current state does not allow the action (`conflict`)."},
     **{status: ERROR_RESPONSES[status] for status in (413, 422, 429, 503)},
 }
 
 Role = Literal["client", "reader", "operator"]
 KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+RoleField = Annotated[Role, Field(description="Role of the key. Each role may also do what the lower ones may do.")]
+VersionNumber = Annotated[int, Field(description="Number of the version in the registry.")]
+Variant = Annotated[str, Field(description="champion or challenger.")]
+Time = Annotated[int, Field(description="Milliseconds since 1970, UTC.")]
+TrafficFraction = Annotated[float, Field(description="Fraction of the users that the challenger serves.")]
 
 
 class RoutingResponse(BaseModel):
-    """The versions that serve, and their traffic."""
+    """The versions that serve users, and their traffic."""
 
-    champion: int | None
-    challenger: int | None
-    previous: int | None = Field(description="The champion before this one; a roll-back returns to it.")
-    traffic_fraction: float = Field(description="Fraction of the users that the challenger serves.")
-    shadow: bool
-    exploration: bool = Field(description="True while a fraction of the lists is drawn to explore.")
+    champion: int | None = Field(description="Number of the champion.")
+    challenger: int | None = Field(description="Number of the challenger; null without one.")
+    previous: int | None = Field(description="Number of the champion before this one; a roll-back returns to it.")
+    traffic_fraction: TrafficFraction
+    shadow: bool = Field(description="True if the challenger's lists are computed and compared, but not served.")
+    exploration: bool = Field(description="True if the server draws a fraction of the lists at random to explore.")
 
 
 class RoutingChangeResponse(BaseModel):
-    """The routing after a change, which is in effect."""
+    """The routing after a change."""
 
-    routing: RoutingResponse
-    ms: float = Field(description="Milliseconds that the change took.", examples=[12.5])
+    routing: RoutingResponse = Field(description="The new routing, which is in effect.")
+    ms: float = Field(description="Duration of the change in milliseconds.", examples=[12.5])
 
 
 class TrafficRequest(BaseModel):
-    """The challenger and its traffic; omitted fields stay unchanged."""
+    """A challenger and its traffic; omitted fields keep their values."""
 
     model_config = example_config(version=3, traffic_fraction=0.1, shadow=False)
 
-    version: int | None = Field(None, ge=1, lt=10**9, description="The challenger; omitted: the present one.")
-    traffic_fraction: float | None = Field(None, ge=0, le=1, description="Fraction of the users that it serves.")
-    shadow: bool | None = Field(None, description="true: its lists are computed, but the champion serves.")
+    version: int | None = Field(
+        None, ge=1, lt=10**9, description="Number of the challenger; if omitted, the current one."
+    )
+    traffic_fraction: float | None = Field(
+        None, ge=0, le=1, description="Fraction of the users that the challenger serves."
+    )
+    shadow: bool | None = Field(
+        None, description="True: compute and compare the challenger's lists, but serve those of the champion."
+    )
 
 
 class VersionResponse(BaseModel):
-    """One version."""
+    """A version of the policy."""
 
-    number: int
-    aliases: list[str] = Field(examples=[["champion"]])
-    agent: str
-    policy_digest: str = Field(description="SHA-256 of the learned policy.")
+    number: VersionNumber
+    aliases: list[str] = Field(
+        examples=[["champion"]], description="Roles of the version: champion, challenger, previous."
+    )
+    agent: AgentName
+    policy_digest: PolicyDigest
     digest: str = Field(description="SHA-256 of the artifact.")
-    registered_at: str
-    lineage: dict[str, Any] = Field(description="Data and splits by digest, settings, parents.")
-    verdict: str | None = Field(description="Verdict of its gate: pass, fail, no_verdict; null without a gate.")
-    metrics: dict[str, Any] = Field(description="Metrics of the training, otherwise those of the gate.")
-    note: dict[str, Any] | None = Field(description="Who registered it, if known.")
-    gate: dict[str, Any] | None = Field(None, description="The full record of the gate; not in lists.")
+    registered_at: str = Field(description="Time of the registration in ISO 8601.")
+    lineage: dict[str, Any] = Field(description="Digests of the data and splits, settings, and parent versions.")
+    verdict: str | None = Field(description="Verdict of the gate: pass, fail or no_verdict; null without a gate.")
+    metrics: dict[str, Any] = Field(description="Metrics of the training if it has any, otherwise those of the gate.")
+    note: dict[str, Any] | None = Field(description="The caller who registered the version; null if unknown.")
+    gate: dict[str, Any] | None = Field(None, description="The full record of the gate. Lists of versions omit it.")
 
 
 class VersionList(BaseModel):
     """All versions, oldest first."""
 
-    routing: RoutingResponse
-    versions: list[VersionResponse]
+    routing: RoutingResponse = Field(description="The versions that serve users.")
+    versions: list[VersionResponse] = Field(description="The versions, oldest first.")
 
 
 class KeyRequest(BaseModel):
-    """A key to create."""
+    """An API key to create."""
 
     model_config = example_config(name="shop", role="client")
 
-    name: str = Field(pattern=KEY_NAME, description="Never used before: the audit names callers by it.")
-    role: Role
+    name: str = Field(
+        pattern=KEY_NAME, description="Name of the key in the audit. It must be new, even if an old key is revoked."
+    )
+    role: RoleField
 
 
 class KeyResponse(BaseModel):
-    """One API key; the server does not store the key itself."""
+    """The record of an API key; the server does not store the key itself."""
 
-    name: str
-    role: Role
-    created_at: int = Field(description="Milliseconds since 1970, UTC.")
-    revoked_at: int | None
+    name: str = Field(description="Name of the key.")
+    role: RoleField
+    created_at: Time
+    revoked_at: int | None = Field(description="Milliseconds since 1970, UTC; null for a valid key.")
 
 
 class KeyList(BaseModel):
     """All keys, oldest first."""
 
-    keys: list[KeyResponse]
+    keys: list[KeyResponse] = Field(description="The keys, revoked ones included.")
 
 
 class NewKey(KeyResponse):
-    """A new key."""
+    """A new API key."""
 
-    key: str = Field(description="Shown only in this response.", examples=["rp_..."])
+    key: str = Field(description="The key. No later response shows it.", examples=["rp_..."])
 
 
 class AuditLine(BaseModel):
-    """One change."""
+    """One change in the audit."""
 
-    seq: int
-    time: int = Field(description="Milliseconds since 1970, UTC.")
-    actor: str = Field(description="Name of the key, or `server`.")
-    action: str
-    detail: dict[str, Any]
+    seq: int = Field(description="Number of the line; it grows with time.")
+    time: Time
+    actor: str = Field(description="Name of the caller's key, or `server`.")
+    action: str = Field(description="Name of the action.", examples=["promote"])
+    detail: dict[str, Any] = Field(description="Data of the action, such as the number of a version.")
 
 
 class AuditList(BaseModel):
     """The last changes, newest first."""
 
-    audit: list[AuditLine]
+    audit: list[AuditLine] = Field(description="The changes.")
 
 
 class RunParameters(BaseModel):
-    """Parameters of a run by hand; a job without parameters takes an empty object."""
+    """Parameters of a run that is started by hand; an empty object for a job without parameters."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [{"days": 14}, {}]})
 
 
 class JobResponse(BaseModel):
-    """One job."""
+    """A job."""
 
-    name: str
-    description: str
-    cron: str = Field(description='Minute, hour, day, month, weekday (UTC); an interval ("@every 10s"); or "off".')
-    next_at: int | None = Field(description="Milliseconds since 1970; null: only by hand, or not known yet.")
+    name: str = Field(description="Name of the job.")
+    description: str = Field(description="What the job does.")
+    cron: str = Field(
+        description='Schedule: minute, hour, day, month and weekday in UTC, an interval such as "@every 10s", or "off".'
+    )
+    next_at: int | None = Field(
+        description="Next start in milliseconds since 1970, UTC; null without a schedule or before its first check."
+    )
 
 
 class JobList(BaseModel):
     """All jobs."""
 
-    jobs: list[JobResponse]
+    jobs: list[JobResponse] = Field(description="The jobs.")
 
 
 class RunResponse(BaseModel):
-    """One run of a job; times are milliseconds since 1970."""
+    """A run of a job; times are milliseconds since 1970, UTC."""
 
-    id: int
-    name: str
-    status: str = Field(description="running, done, failed, skipped or lost")
-    due_at: int | None = Field(description="Scheduled time; null: started by hand.")
-    executed_at: int
-    finished_at: int | None
-    heartbeat: int
-    worker: str
-    users: int | None = Field(description="Users processed.")
-    records: int | None = Field(description="Records processed.")
+    id: int = Field(description="Number of the run.")
+    name: str = Field(description="Name of the job.")
+    status: str = Field(description="running, done, failed, skipped (nothing to do) or lost (its process has ended).")
+    due_at: int | None = Field(description="Scheduled start; null if a caller started the run.")
+    executed_at: int = Field(description="Actual start.")
+    finished_at: int | None = Field(description="End; null while it runs.")
+    heartbeat: int = Field(description="Last sign of life of its process.")
+    worker: str = Field(description="The process of the run: host, process id and a random part.")
+    users: int | None = Field(description="Number of users processed.")
+    records: int | None = Field(description="Number of records processed.")
     metadata: dict[str, Any] = Field(description="Statistics of a training, metrics of a check, or an error.")
 
 
 class RunList(BaseModel):
     """Runs, newest first."""
 
-    runs: list[RunResponse]
+    runs: list[RunResponse] = Field(description="The runs.")
 
 
 class RunStartedResponse(BaseModel):
-    """The number of the run that started."""
+    """The run that started."""
 
-    run: int
+    run: int = Field(description="Number of the run.")
 
 
 class DriftResponse(BaseModel):
     """The last drift check."""
 
-    run: RunResponse | None = Field(description="null: there was none yet.")
+    run: RunResponse | None = Field(description="The run of the check; null before the first one.")
 
 
 class DayRewards(BaseModel):
     """Rewards of one version and variant in one day."""
 
     day: int = Field(description="Days since 1970, UTC.")
-    version: int
-    variant: str
-    rewards: int
-    mean: float
+    version: VersionNumber
+    variant: Variant
+    rewards: int = Field(description="Number of rewards.")
+    mean: float = Field(description="Mean reward, on the scale of the ratings.")
 
 
 class RewardList(BaseModel):
     """Rewards by day, version and variant."""
 
-    rows: list[DayRewards]
+    rows: list[DayRewards] = Field(description="The rows, oldest day first.")
 
 
 class RolloutRequest(BaseModel):
-    """The challenger, and settings of its plan in place of those in `[rollout]`."""
+    """A challenger and its plan; omitted fields come from the table `[rollout]` of the server's settings."""
 
     model_config = example_config(challenger=2, stages=[0.1, 0.5, 1.0])
 
-    challenger: Annotated[int, Field(ge=1, description="Number of the version in the registry.")]
+    challenger: Annotated[int, Field(ge=1, description="Number of the challenger in the registry.")]
     stages: Annotated[list[Number], Field(min_length=1, max_length=20)] | None = Field(
-        None, description="Traffic fractions, rising to at most 1."
+        None, description="Traffic fractions of the stages, rising, at most 1."
     )
-    promote: bool | None = Field(None, description="false: an A/B comparison that runs until it is stopped.")
-    shadow: bool | None = Field(None, description="true: the challenger serves nobody and is only compared.")
-    margin: Number | None = Field(None, description="Tolerated harm, on the scale of the rewards.")
-    min_users: int | None = Field(None, description="Users with rewards that each variant needs in a stage.")
-    min_rewards: int | None = Field(None, description="Rewards that each variant needs in a stage.")
+    promote: bool | None = Field(None, description="False: compare the versions until a caller stops the rollout.")
+    shadow: bool | None = Field(
+        None, description="True: compute and compare the challenger's lists, but serve none of them."
+    )
+    margin: Number | None = Field(None, description="Tolerated loss of mean reward, on the scale of the ratings.")
+    min_users: int | None = Field(None, description="Smallest number of users with rewards per variant and stage.")
+    min_rewards: int | None = Field(None, description="Smallest number of rewards per variant and stage.")
     min_hours: Number | None = Field(None, description="Shortest duration of a stage in hours.")
-    max_hours: Number | None = Field(None, description="Hours after which a stage that is not passed is rolled back.")
-    force: bool = Field(False, description="true: also a version that failed its gate.")
+    max_hours: Number | None = Field(
+        None, description="Longest duration of a stage in hours; after it, the server rolls back."
+    )
+    force: bool = Field(False, description="True: roll out a version even if it failed its gate.")
 
     def plan(self) -> dict[str, Any]:
         """Return the settings that differ from the server's."""
@@ -212,34 +235,34 @@ class RolloutRequest(BaseModel):
 
 
 class RolloutResponse(BaseModel):
-    """One rollout."""
+    """A rollout."""
 
-    id: int
-    champion: int = Field(description="Champion at the start.")
-    challenger: int
+    id: int = Field(description="Number of the rollout.")
+    champion: int = Field(description="Number of the champion at the start.")
+    challenger: int = Field(description="Number of the challenger.")
     state: str = Field(description="running, promoted, rolled_back or stopped.", examples=["running"])
-    stage: int = Field(description="Position in the plan; 0 is the first.")
-    traffic_fraction: float = Field(description="Fraction of the users that the challenger serves in this stage.")
-    plan: dict[str, Any] = Field(description="The settings `[rollout]` of this rollout.")
-    started_at: int = Field(description="Milliseconds since 1970, UTC.")
-    stage_at: int = Field(description="Start of the stage; 0: it has not started.")
-    ended_at: int | None
-    reason: str | None = Field(description="Reason for the end.")
+    stage: int = Field(description="Current stage; 0 is the first.")
+    traffic_fraction: TrafficFraction
+    plan: dict[str, Any] = Field(description="Settings of this rollout, as in the table `[rollout]`.")
+    started_at: Time
+    stage_at: int = Field(description="Start of the stage in milliseconds since 1970, UTC; 0 before it has started.")
+    ended_at: int | None = Field(description="Milliseconds since 1970, UTC; null while the rollout runs.")
+    reason: str | None = Field(description="Reason for the end; null while the rollout runs.")
 
 
 class CurrentRollout(BaseModel):
-    """The running rollout; all null without one."""
+    """The running rollout; all fields are null without one."""
 
-    rollout: RolloutResponse | None
+    rollout: RolloutResponse | None = Field(description="The rollout.")
     metrics: dict[str, Any] | None = Field(
-        description="Hours; rewards of champion, challenger and their difference with anytime-valid intervals (null:"
-        " unbounded); requests, failures and times of both in the last minutes; shadow comparisons."
+        description="Hours of the stage; mean rewards of both variants and their difference, with anytime-valid"
+        " intervals (null: unbounded); requests, failures and times in the last minutes; shadow comparisons."
     )
-    next: str | None = Field(description="Action of the next check: wait, advance, promote or roll_back.")
+    next: str | None = Field(description="Action that the next check would take: wait, advance, promote or roll_back.")
     reason: str | None = Field(description="Reason for that action.")
 
 
 class RolloutList(BaseModel):
     """Rollouts, newest first."""
 
-    rollouts: list[RolloutResponse]
+    rollouts: list[RolloutResponse] = Field(description="The rollouts.")

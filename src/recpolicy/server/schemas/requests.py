@@ -1,7 +1,7 @@
 """Requests of the public API, as its OpenAPI page shows them; responses.py has the responses.
 
-Strict: `true` is no number, "7" is not 7, an unknown field is an error, NaN and infinity are rejected. Bounded: every
-request fits into memory and time. Ids are integers of 64 bits or texts, as in the ratings.
+Requests are strict: `true` is not a number, "7" is not 7, and unknown fields, NaN and infinity are rejected. All
+lengths have limits, so every request fits into memory and time. Ids are 64-bit integers or strings, as in the ratings.
 """
 
 import re
@@ -25,7 +25,7 @@ def _id(value: Any) -> int | str:
         return value
     if type(value) is str and 0 < len(value) <= _MAX_ID_LENGTH and not _LONE_SURROGATE.search(value):
         return value
-    raise ValueError(f"an id is an integer of 64 bits or a text of 1 to {_MAX_ID_LENGTH} characters")
+    raise ValueError(f"expected an id: a 64-bit integer or a string of 1 to {_MAX_ID_LENGTH} characters")
 
 
 _ID_SCHEMA = {
@@ -35,8 +35,10 @@ _ID_SCHEMA = {
     ]
 }
 Id = Annotated[int | str, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
-Users = Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS, description="User ids.")]
+Users = Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS, description="Ids of the users.")]
 Items = Annotated[list[Id], Field(max_length=MAX_ITEMS)]
+ItemId = Annotated[Id, Field(description="Id of the item.")]
+UserId = Annotated[Id, Field(description="Id of the user.")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Feature = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 """Larger than any context in training, and small enough for its square in single precision."""
@@ -49,63 +51,66 @@ def example_config(**example: Any) -> ConfigDict:
 
 
 class ItemRating(BaseModel):
-    """One rating by a user."""
+    """A user's rating of an item."""
 
     model_config = example_config(item=50, rating=5.0)
 
-    item: Id
-    rating: Number = Field(description="On the scale of the ratings, such as 1 to 5.")
+    item: ItemId
+    rating: Number = Field(description="The rating, on the scale of the training data, such as 1 to 5.")
 
 
 class SessionItem(BaseModel):
-    """One item of the session so far."""
+    """An item that the current session has already shown."""
 
     model_config = example_config(item=50, liked=True)
 
-    item: Id
-    liked: bool
+    item: ItemId
+    liked: bool = Field(description="True if the user liked the item.")
 
 
 class PredictRequest(BaseModel):
-    """Users and items whose ratings are estimated."""
+    """The users and items of a rating estimate."""
 
     model_config = example_config(users=[196, 22], items=[50, 181])
 
     users: Users
-    items: Items | None = Field(default=None, description="Item ids; all items if omitted.")
+    items: Items | None = Field(default=None, description="Item ids; if omitted, all items.")
 
 
 class RecommendRequest(BaseModel):
-    """A user, the length of the list, and the items to choose from."""
+    """A user, the number of items, and filters on the items."""
 
     model_config = example_config(user=196, k=5, genres=["Comedy"], years=[1980, 1999])
 
-    user: Id = Field(description="The user; also selects the version while two are compared.")
-    k: int = Field(10, ge=1, le=MAX_K, description="Number of items; fewer if fewer are allowed.")
+    user: Id = Field(description="Id of the user. During a rollout it also decides which version answers.")
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of items. The list is shorter if the filters allow fewer.")
     ratings: Annotated[list[ItemRating], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
-        default=None, description="Ratings that describe a user unknown to the policy, or replace the known ones."
+        default=None,
+        description="Ratings of a user unknown to the policy. For a known user they replace the known ones.",
     )
     context: Annotated[list[Feature], Field(min_length=1, max_length=MAX_CONTEXT)] | None = Field(
-        default=None, description="The user's context vector, in place of the policy's own."
+        default=None, description="Context vector of the user, in place of the one that the policy has."
     )
     history: Annotated[list[SessionItem], Field(max_length=MAX_K)] | None = Field(
-        default=None, description="Session policies only: the items of this session so far."
+        default=None, description="Only for session policies: the items that this session has shown, oldest first."
     )
-    exclude_rated: bool = Field(True, description="Exclude items that the user has rated.")
-    exclude: Items = Field(default=[], description="Items to exclude.")
-    genres: Annotated[list[str], Field(max_length=50)] = Field(default=[], description="Any of these genres.")
+    exclude_rated: bool = Field(True, description="True: leave out items that the user has rated.")
+    exclude: Items = Field(default=[], description="Ids of items to leave out.")
+    genres: Annotated[list[str], Field(max_length=50)] = Field(
+        default=[], description="Only items with at least one of these genres; empty: all items."
+    )
     years: Annotated[list[Year], Field(min_length=2, max_length=2)] | None = Field(
-        default=None, description="First and last year of release."
+        default=None, description="First and last year of release, both included."
     )
 
     @model_validator(mode="after")
     def _check_consistency(self) -> "RecommendRequest":
         if self.ratings is not None:
             if self.context is not None:
-                raise ValueError("ratings and context both describe the user; give one of them")
+                raise ValueError("ratings and context both describe the user; send only one of them")
             _check_unique("item", [rating.item for rating in self.ratings])
         if self.years is not None and self.years[0] > self.years[1]:
-            raise ValueError("years: the first is after the last")
+            raise ValueError("years: the first year is after the last")
         return self
 
     @property
@@ -129,65 +134,75 @@ class RecommendRequest(BaseModel):
 
 
 class RecommendBatch(BaseModel):
-    """Several requests, each answered or rejected separately."""
+    """Several recommendation requests; each gets its own result."""
 
     model_config = example_config(requests=[{"user": 196, "k": 2}, {"user": 22, "k": 2}])
 
-    requests: Annotated[list[RecommendRequest], Field(min_length=1, max_length=MAX_USERS)]
+    requests: Annotated[list[RecommendRequest], Field(min_length=1, max_length=MAX_USERS)] = Field(
+        description="The requests."
+    )
 
 
 FeedbackType = Literal["rating", "like", "skip", "complete", "share", "watch_fraction"]
 
 
 class FeedbackRequest(BaseModel):
-    """Feedback of a user on a recommended item."""
+    """A user's feedback on a recommended item."""
 
     model_config = example_config(event_id="01932b1f8c00a3f1c29be0d54c7f18aa", item=50, type="rating", value=4.0)
 
-    event_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="`event_id` of the recommendation.")]
-    item: Id | None = Field(default=None, description="An item of the list; the first one if omitted.")
-    type: FeedbackType
+    event_id: Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="The `event_id` of the recommendation.")]
+    item: Id | None = Field(
+        default=None, description="Id of an item of the recommended list; if omitted, the first item."
+    )
+    type: FeedbackType = Field(description="Type of the feedback.")
     value: Number | None = Field(
-        default=None, description="The rating, or the watched fraction (0 to 1); the other types have no value."
+        default=None, description="The rating, or the watched fraction from 0 to 1. Other types have no value."
     )
 
     @model_validator(mode="after")
     def _check_value(self) -> "FeedbackRequest":
         if (self.type in ("rating", "watch_fraction")) != (self.value is not None):
-            raise ValueError("value is required with the types rating and watch_fraction, and forbidden with others")
+            raise ValueError("the types rating and watch_fraction need a value, other types must not have one")
         if self.type == "watch_fraction" and not 0 <= (self.value or 0) <= 1:
-            raise ValueError("value of watch_fraction lies within 0 and 1")
+            raise ValueError("the value of watch_fraction must be from 0 to 1")
         return self
 
 
 class FeedbackBatch(BaseModel):
-    """Several pieces of feedback, each accepted or rejected separately."""
+    """Several pieces of feedback; the server accepts or rejects each of them on its own."""
 
     model_config = example_config(items=[{"event_id": "01932b1f8c00a3f1c29be0d54c7f18aa", "item": 50, "type": "like"}])
 
-    items: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=MAX_FEEDBACK)]
+    items: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=MAX_FEEDBACK)] = Field(
+        description="The pieces of feedback, in order."
+    )
 
 
 class Instance(BaseModel):
-    """One prediction: ratings of the named items, or the k best ones if none are named."""
+    """One prediction: rating estimates if `items` is set, otherwise a recommendation of k items."""
 
     model_config = example_config(user=196, items=[50, 181])
 
-    user: Id
-    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = None
-    k: int = Field(10, ge=1, le=MAX_K)
-    exclude_rated: bool = True
+    user: UserId
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
+        default=None, description="Ids of the items to estimate; if omitted, the server recommends."
+    )
+    k: int = Field(10, ge=1, le=MAX_K, description="Number of items to recommend.")
+    exclude_rated: bool = Field(True, description="True: do not recommend items that the user has rated.")
 
 
 class Instances(BaseModel):
-    """The prediction request of KServe (v1) and Vertex AI."""
+    """A prediction request in the format of KServe (v1) and Vertex AI."""
 
     model_config = example_config(instances=[{"user": 196, "k": 3}, {"user": 22, "items": [50, 181]}])
 
-    instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_USERS)]
-    parameters: dict[str, Any] | None = Field(default=None, description="Accepted for these clients; not used.")
+    instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_USERS)] = Field(
+        description="The predictions to compute."
+    )
+    parameters: dict[str, Any] | None = Field(default=None, description="Ignored; some clients send it.")
 
 
 def _check_unique(name: str, ids: Sequence[Hashable]) -> None:
     if len(set(ids)) < len(ids):
-        raise ValueError(f"one {name} is given more than once")
+        raise ValueError(f"the same {name} occurs more than once")

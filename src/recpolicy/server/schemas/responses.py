@@ -1,13 +1,19 @@
 """Responses of the public API, as its OpenAPI page shows them.
 
-The handlers write JSON themselves, because checking a response against its model would cost more than computing it.
+The handlers write JSON directly, because checking a response against its model would cost more than computing it.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recpolicy.server.schemas.requests import Id
+from recpolicy.server.schemas.requests import ItemId, UserId
+
+Title = Annotated[str | None, Field(description="Title of the item; null if it has none.")]
+Rating = Annotated[float | None, Field(description="Estimated rating, on the scale of the training data.")]
+Std = Annotated[float | None, Field(description="Standard deviation of the expected rating.")]
+PolicyDigest = Annotated[str, Field(description="SHA-256 of the learned parameters.")]
+AgentName = Annotated[str, Field(description="Name of the agent that was trained.", examples=["linucb"])]
 
 
 def _example(**fields: Any) -> ConfigDict:
@@ -15,135 +21,140 @@ def _example(**fields: Any) -> ConfigDict:
 
 
 class EstimateRow(BaseModel):
-    """One item for one user; `null` stands for a number that the policy does not have."""
+    """Estimates of one item for one user; null where the policy has no such number."""
 
     model_config = _example(user_id=196, item_id=50, title="Star Wars (1977)", rating=4.31, std=0.21, propensity=0.0124)
 
-    user_id: Id
-    item_id: Id
-    title: str | None
-    rating: float | None = Field(description="Estimated rating, on the scale of the ratings.")
-    std: float | None = Field(description="Standard deviation of the expected rating.")
+    user_id: UserId
+    item_id: ItemId
+    title: Title
+    rating: Rating
+    std: Std
     propensity: float | None = Field(description="Probability that the exploring policy recommends the item.")
-    value: float | None = Field(None, description="Session policies only: expected discounted reward of the session.")
+    value: float | None = Field(
+        None, description="Only for session policies: expected discounted reward of the session."
+    )
 
 
 class Estimates(BaseModel):
-    """Rows of the users one after the other, items in the order of the request."""
+    """Rating estimates."""
 
-    rows: list[EstimateRow]
+    rows: list[EstimateRow] = Field(description="One row per user and item, in the order of the request, user by user.")
 
 
 class Item(BaseModel):
     """An item that was rated or liked."""
 
-    item_id: Id
-    title: str | None
+    item_id: ItemId
+    title: Title
 
 
 class RecommendedItem(BaseModel):
-    """One position of the list."""
+    """One position of a recommended list."""
 
-    item_id: Id
-    title: str | None
-    rating: float | None = Field(description="Estimated rating, on the scale of the ratings.")
-    std: float | None = Field(description="Standard deviation of the expected rating.")
+    item_id: ItemId
+    title: Title
+    rating: Rating
+    std: Std
     propensity: float = Field(description="Exact probability of this item at this position, given the items before it.")
-    explanations: list[Item] = Field(description="The nearest items among those that the user has rated.")
+    explanations: list[Item] = Field(description="The most similar items among those that the user has rated.")
 
 
 class ServedPolicy(BaseModel):
-    """The version that answers."""
+    """The version that computed a response."""
 
     version: int | None = Field(examples=[3], description="Number in the registry; null without a registry.")
-    agent: str = Field(examples=["linucb"])
-    policy_digest: str = Field(description="SHA-256 of the learned policy.")
-    variant: Literal["champion", "challenger"]
+    agent: AgentName
+    policy_digest: PolicyDigest
+    variant: Literal["champion", "challenger"] = Field(description="Role of the version for this user.")
 
 
 class Recommendation(BaseModel):
     """A list of items for one user."""
 
     event_id: str | None = Field(
-        description="Send it with feedback; null if the event is not stored (`--no-store`, or a full disk)."
+        description="Id to send with feedback; null if the event is not stored (`--no-store`, or a full disk)."
     )
-    user: Id
-    policy: ServedPolicy
-    explored: bool = Field(description="True if the list was drawn to explore, false if it is the best one.")
-    items: list[RecommendedItem]
+    user: UserId
+    policy: ServedPolicy = Field(description="The version that chose the items.")
+    explored: bool = Field(description="True if the list was drawn at random to explore, false if it is the best list.")
+    items: list[RecommendedItem] = Field(description="The items, best first.")
 
 
 class ErrorDetail(BaseModel):
     """An error."""
 
-    code: str = Field(examples=["unknown_id"])
-    message: str = Field(examples=["no user with id 12345 in this policy"])
+    code: str = Field(examples=["unknown_id"], description="Short code, for programs.")
+    message: str = Field(examples=["no user with id 12345 in this policy"], description="Explanation, for people.")
 
 
 class ErrorResponse(BaseModel):
     """The response to every error."""
 
-    error: ErrorDetail
+    error: ErrorDetail = Field(description="The error.")
 
 
 class Recommendations(BaseModel):
     """A recommendation or an error for each request, in order."""
 
-    answers: list[Recommendation | ErrorResponse]
+    answers: list[Recommendation | ErrorResponse] = Field(description="One result per request, in order.")
 
 
 class FeedbackResponse(BaseModel):
-    """The outcome of feedback, which is on disk."""
+    """The outcome of feedback. The feedback is on disk."""
 
     model_config = _example(status="accepted", reward=4.0)
 
     status: Literal["accepted", "duplicate", "late"] = Field(
-        description="duplicate: sent before; late: stored, but too late to set a reward."
+        description="accepted: stored; duplicate: received before; late: stored, but too late to set a reward."
     )
-    reward: float | None = Field(description="The reward that it set; null if one was set before, or it is late.")
+    reward: float | None = Field(
+        description="The reward that the feedback set; null if an earlier one set it, or if it is late."
+    )
 
 
 class FeedbackResult(BaseModel):
-    """The outcome of one piece of a batch."""
+    """The outcome of one piece of feedback in a batch."""
 
     status: str = Field(
-        description="As for single feedback, or the reason for its rejection: unknown_event, unknown_item, conflict,"
+        description="accepted, duplicate or late; or the reason for a rejection: unknown_event, unknown_item, conflict,"
         " rating_out_of_range."
     )
-    reward: float | None
-    message: str = Field(description="Empty unless it was rejected.")
+    reward: float | None = Field(description="The reward that the feedback set, or null.")
+    message: str = Field(description="Explanation of a rejection; otherwise empty.")
 
 
 class FeedbackResults(BaseModel):
-    """The outcome of each piece, in order."""
+    """The outcomes of a batch of feedback."""
 
-    results: list[FeedbackResult]
+    results: list[FeedbackResult] = Field(description="One outcome per piece of feedback, in order.")
 
 
 class Predictions(BaseModel):
-    """The prediction response of KServe (v1) and Vertex AI: one entry per instance."""
+    """A prediction response in the format of KServe (v1) and Vertex AI."""
 
-    predictions: list[Recommendation | Estimates | ErrorResponse]
+    predictions: list[Recommendation | Estimates | ErrorResponse] = Field(description="One entry per instance.")
 
 
 class ModelState(BaseModel):
-    """The readiness of the model, as KServe reports it."""
+    """The state of the model in the format of KServe."""
 
-    name: str
-    ready: bool
+    name: str = Field(description="Name of the model.")
+    ready: bool = Field(description="True if the model can answer.")
 
 
 class LivenessResponse(BaseModel):
-    """The process is alive."""
+    """The response of a process that is alive."""
 
-    status: Literal["alive"]
+    status: Literal["alive"] = Field(description="Always alive.")
 
 
 class ReadinessResponse(BaseModel):
-    """A policy is loaded."""
+    """The response of a server that has loaded a policy."""
 
-    status: Literal["ready"]
-    policy: ServedPolicy
+    status: Literal["ready"] = Field(description="Always ready.")
+    policy: ServedPolicy = Field(description="The champion.")
     store: Literal["up", "down", "none"] = Field(
-        description="down: predictions continue, events wait on disk, feedback is rejected for now."
+        description="State of the database. down: the server recommends, keeps events on disk and rejects feedback;"
+        " none: the server has no database (`--no-store`)."
     )

@@ -29,8 +29,8 @@ const named = (one) => `${one.number} · ${one.agent}${one.aliases.length ? ` ·
 
 function needsKey() {
   show($("list"),
-    el("p", { class: "empty", text: "Versions are for readers: this page needs a key with the role reader or operator." }),
-    el("p", {}, el("button", { type: "button", id: "give-key", class: "main", text: "Give a key" })));
+    el("p", { class: "empty", text: "This page needs a key with the role reader or operator." }),
+    el("p", {}, el("button", { type: "button", id: "give-key", class: "main", text: "Enter a key" })));
 }
 
 async function load() {
@@ -66,12 +66,12 @@ function draw({ k, sides }) {
   const both = [...inList[0].keys()].filter((item) => inList[1].has(item));
   const most = Math.min(k, Math.max(inList[0].size, inList[1].size));
   $("result-title").textContent = `For ${called()}`;
-  const told = sides.some((side) => side.error) ? "" : `${both.length} of ${most} ${itemsLabel} are in both lists.`;
-  $("status").textContent = told;
-  announce(told);
+  const summary = sides.some((side) => side.error) ? "" : `${both.length} of ${most} ${itemsLabel} are in both lists.`;
+  $("status").textContent = summary;
+  announce(summary);
   show($("list"),
     el("div", { class: "sides" }, sides.map((side, place) => column(side, place, inList))),
-    told && table(sides, k));
+    summary && table(sides, k));
 }
 
 function column(side, place, inList) {

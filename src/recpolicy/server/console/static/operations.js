@@ -30,7 +30,7 @@ async function refresh() {
     const rows = parse(text);
     show($("metrics"), draw.metrics(rows, lately(rows), ready, Number($("metrics").dataset.low)));
     if (keyNow()) await Promise.all(Object.entries(SECTIONS).map(([name, section]) => one(name, section)));
-    else locked("Needs a key with the role reader or operator.");
+    else locked("This needs a key with the role reader or operator.");
     $("fresh").textContent = `as of ${new Date().toLocaleTimeString()}`;
     if (keyNow() || !$("banner-retry").dataset.key) allWell();
   } catch (problem) {
@@ -54,7 +54,7 @@ async function one(name, { path, more, draw: drawn }) {
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
     if (problem.status === 0) throw problem;
-    const said = problem.status === 404 ? "This server does not offer it." : inWords(problem);
+    const said = problem.status === 404 ? "This server does not have it." : inWords(problem);
     show($(name), problem.status === 401 ? lock(name, said) : empty(said));
   }
 }
@@ -64,52 +64,52 @@ function locked(text) {
   for (const name of Object.keys(SECTIONS)) show($(name), lock(name, text));
 }
 
-const lock = (name, text) => [empty(text), name === "rollout" ? el("p", {}, el("button", { type: "button", id: "give-key", class: "main", data: { action: "key" }, text: "Give a key" })) : null].filter(Boolean);
+const lock = (name, text) => [empty(text), name === "rollout" ? el("p", {}, el("button", { type: "button", id: "give-key", class: "main", data: { action: "key" }, text: "Enter a key" })) : null].filter(Boolean);
 
 // ---------------------------------------------------------------- changes
 
 const CHANGES = {
   promote: ({ number: n }) => ({
-    ask: [`Promote version ${n}?`, `Version ${n} becomes the champion and answers everybody from now on.`, "Promote"],
+    ask: [`Promote version ${n}?`, `Version ${n} becomes the champion and serves all users from now on.`, "Promote"],
     send: ["POST", `/v1/admin/versions/${n}/promote`],
   }),
   rollback: () => ({
-    ask: ["Roll back?", "The challenger is withdrawn; without one, the champion before this one answers again.", "Roll back"],
+    ask: ["Roll back?", "This removes the challenger. Without a challenger, the previous champion serves again.", "Roll back"],
     send: ["POST", "/v1/admin/roll-back"],
   }),
   withdraw: () => ({
-    ask: ["Withdraw the challenger?", "The champion answers everybody from now on.", "Withdraw"],
+    ask: ["Remove the challenger?", "The champion serves all users from now on.", "Remove"],
     send: ["DELETE", "/v1/admin/challenger"],
   }),
   rollout: ({ number: n }) => ({
-    ask: [`Roll out version ${n}?`, `It answers a growing share of the users, and is withdrawn by itself if it does worse.`, "Begin"],
+    ask: [`Roll out version ${n}?`, `It serves more users stage by stage. The server rolls it back if it does worse.`, "Start"],
     send: ["POST", "/v1/admin/rollouts", { challenger: Number(n) }],
   }),
   stop: () => ({
-    ask: ["Stop the rollout?", "The champion answers everybody from now on.", "Stop"], send: ["DELETE", "/v1/admin/rollouts/current"],
+    ask: ["Stop the rollout?", "The champion serves all users from now on.", "Stop"], send: ["DELETE", "/v1/admin/rollouts/current"],
   }),
   pause: () => ({ send: ["POST", "/v1/admin/exploration/pause"] }),
   resume: () => ({ send: ["POST", "/v1/admin/exploration/resume"] }),
   job: ({ name }) => ({
-    ask: [`Run ${name} now?`, "It runs beside the server and takes as long as it takes.", "Run"],
+    ask: [`Run ${name} now?`, "The job runs in the background; the server keeps serving.", "Run"],
     send: ["POST", `/v1/admin/jobs/${encodeURIComponent(name)}`, {}],
   }),
   traffic: ({ number: n, share, shadow }) => ({
     ask: [
       `Give version ${n} ${share} % of the users?`,
-      shadow ? "It is asked for them, but the champion answers." : `It answers ${share} % of the users from now on, the champion the rest.`, "Set",
+      shadow ? "Its lists are computed and compared for them, but the champion serves." : `It serves ${share} % of the users from now on, the champion the others.`, "Set",
     ],
     send: ["POST", "/v1/admin/traffic", { version: Number(n), traffic_fraction: Number(share) / 100, shadow }],
   }),
 };
 
-async function change(name, told) {
-  const { ask: question, send } = CHANGES[name](told);
+async function change(name, options) {
+  const { ask: question, send } = CHANGES[name](options);
   if (question && !(await confirmed(...question))) return;
   try {
     const answer = await ask(...send);
     const took = answer?.ms === undefined ? "" : ` (${number(answer.ms, 0)} ms)`;
-    $("status").textContent = `Done: ${question ? question[2].toLowerCase() : name}${told.number ? ` version ${told.number}` : told.name ? ` ${told.name}` : ""}${took}.`;
+    $("status").textContent = `Done: ${question ? question[2].toLowerCase() : name}${options.number ? ` version ${options.number}` : options.name ? ` ${options.name}` : ""}${took}.`;
     $("status").className = "status";
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;

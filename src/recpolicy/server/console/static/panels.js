@@ -27,13 +27,13 @@ export function metrics(rows, recent, ready, low) {
   const count = total(rows, "recpolicy_reward_count_total");
   const mean = count ? low + total(rows, "recpolicy_reward_sum_total") / count : null;
   const events = total(rows, "recpolicy_events_total"), explored = total(rows, "recpolicy_events_total", (labels) => labels.explored === "True");
-  const span = recent.recent ? "of the last minute" : "since the server began";
+  const span = recent.recent ? "of the last minute" : "since the server started";
   return [
     tiles([
-      ["Requests / s", recent.rate === null ? "…" : number(recent.rate, 1), "without administration and this console"],
+      ["Requests / s", recent.rate === null ? "…" : number(recent.rate, 1), "without admin and console requests"],
       ["p50 recommend", ms(recent.p50), span], ["p99 recommend", ms(recent.p99), span],
-      ["Failures", percent(recent.failed, 1), "answers of 500 and above"],
-      ["Lists shown", events.toLocaleString(), "since the server began"], ["Explored", events ? percent(explored / events, 1) : "–"],
+      ["Failures", percent(recent.failed, 1), "responses with status 500 and above"],
+      ["Lists recommended", events.toLocaleString(), "since the server started"], ["Explored", events ? percent(explored / events, 1) : "–"],
       ["Feedback", total(rows, "recpolicy_feedback_total").toLocaleString()], ["Rewards", count.toLocaleString()],
       ["Mean reward", number(mean)], ["Database", ready?.store ?? "–"],
       ["Writes waiting", total(rows, "recpolicy_writes_waiting").toLocaleString()], ["Events spooled", total(rows, "recpolicy_events_spooled").toLocaleString()],
@@ -45,13 +45,13 @@ export function metrics(rows, recent, ready, low) {
 // ---------------------------------------------------------------- versions
 
 export function versions({ versions: all, routing }, gates) {
-  if (!all.length) return empty("The registry has no version yet: train one, and register it.");
+  if (!all.length) return empty("The registry has no versions. Train a policy and register it.");
   return [
     el("div", { class: "row" },
-      el("span", { class: "hint", text: routing.challenger === null ? "The champion answers everybody." : `Version ${routing.challenger} ${routing.shadow ? "is compared in the shadow for" : "answers"} ${percent(routing.traffic_fraction, 1)} of the users.` }),
+      el("span", { class: "hint", text: routing.challenger === null ? "The champion serves all users." : `Version ${routing.challenger} ${routing.shadow ? "is a shadow for" : "serves"} ${percent(routing.traffic_fraction, 1)} of the users.` }),
       el("span", { class: "hint", text: routing.exploration ? "Exploration is on." : "Exploration is paused." }),
       routing.exploration ? button("pause", "Pause exploration") : button("resume", "Resume exploration"),
-      routing.challenger !== null && button("withdraw", "Withdraw the challenger", {}, "quiet danger"),
+      routing.challenger !== null && button("withdraw", "Remove the challenger", {}, "quiet danger"),
       (routing.previous !== null || routing.challenger !== null) && button("rollback", "Roll back", {}, "quiet danger")),
     ...[...all].reverse().map((one) => version(one, routing, gates.get(String(one.number)))),
   ];
@@ -67,11 +67,11 @@ function version(one, routing, whole) {
       !champion && el("div", { class: "row" },
         button("promote", "Promote", { number: n }, "quiet danger"), button("rollout", "Roll out", { number: n }),
         el("form", { class: "traffic row", data: { number: n } },
-          el("label", { class: "unseen", for: `share-${n}`, text: `Share of the users for version ${n}, in percent` }),
+          el("label", { class: "unseen", for: `share-${n}`, text: `Percentage of the users for version ${n}` }),
           el("input", { type: "number", name: "share", id: `share-${n}`, class: "share", min: 0, max: 100, step: "0.1", value: 10, required: true }), "%",
           el("label", { class: "check" }, el("input", { type: "checkbox", name: "shadow", id: `shadow-${n}` }), " shadow"),
           el("button", { type: "submit", class: "quiet", id: `traffic-${n}`, text: "Set traffic" })))),
-    el("p", { class: "hint", text: `registered ${when(Date.parse(one.registered_at))} · policy ${one.policy_digest.slice(0, 12)} · ${one.lineage.data ?? "data not named"}` }),
+    el("p", { class: "hint", text: `registered ${when(Date.parse(one.registered_at))} · policy ${one.policy_digest.slice(0, 12)} · ${one.lineage.data ?? "data unknown"}` }),
     el("details", { data: { gate: n, key: `gate-${n}` } }, el("summary", { id: `gate-${n}`, text: "Gate record and lineage" }),
       whole ? record(whole) : el("p", { class: "hint", text: "…" })));
 }
@@ -97,7 +97,7 @@ const card = (found) => el("div", {},
 export function simulator({ card: found }, listed) {
   if (found) return card(found);
   const some = listed?.versions.some((one) => one.lineage.simulator);
-  return empty(some ? "Cards are in the lineage of the versions." : "No validation card: recpolicy simulator validate --out STATE/simulator writes one.");
+  return empty(some ? "Versions have their cards in their lineage." : "There is no validation card. recpolicy simulator validate --out STATE/simulator writes one.");
 }
 
 // ---------------------------------------------------------------- rollout
@@ -134,16 +134,16 @@ function intervals({ champion, challenger, difference }) {
 
 function span(name, { value, lo, hi }, [first, last], zero) {
   const place = (end) => `${(100 * (end - first)) / (last - first)}%`;
-  const told = value === null ? "nothing can be said yet" : `${number(value)} (${lo === null ? "open" : number(lo)} to ${hi === null ? "open" : number(hi)})`;
+  const label = value === null ? "no estimate yet" : `${number(value)} (${lo === null ? "open" : number(lo)} to ${hi === null ? "open" : number(hi)})`;
   return el("div", { class: "interval" },
     el("span", { text: name }),
-    el("span", { class: "span", role: "img", "aria-label": `${name}: ${told}`, style: { "--at": place(value ?? first), "--lo": place(lo ?? first), "--hi": place(hi ?? last), "--zero": place(0) } },
+    el("span", { class: "span", role: "img", "aria-label": `${name}: ${label}`, style: { "--at": place(value ?? first), "--lo": place(lo ?? first), "--hi": place(hi ?? last), "--zero": place(0) } },
       value !== null && el("span", { class: "reach" }), value !== null && el("span", { class: "at" }), zero && el("span", { class: "zero" })),
-    el("span", { class: "value", text: value === null ? "too early" : told }));
+    el("span", { class: "value", text: value === null ? "no estimate yet" : label }));
 }
 
 export function rewards({ rows }) {
-  if (!rows.length) return empty("No rewards yet: they come with feedback.");
+  if (!rows.length) return empty("There are no rewards yet. Feedback sets them.");
   const sums = new Map();
   for (const { version: n, variant, rewards: count, mean } of rows) {
     const name = `version ${n}, ${variant}`, sum = sums.get(name) ?? { count: 0, sum: 0, days: new Set() };
@@ -163,13 +163,13 @@ export function jobs({ jobs: all, runs: found }) {
     ...all.map((job) => el("article", { class: "item", data: { key: `job-${job.name}` } },
       el("div", { class: "row" },
         el("h3", {}, job.name, latest.has(job.name) && status(latest.get(job.name))), button("job", "Run now", { name: job.name })),
-      el("p", { class: "hint", text: `${job.description} Next: ${job.next_at ? when(job.next_at) : "by hand only"} · ${job.cron}` }))),
+      el("p", { class: "hint", text: `${job.description} Next: ${job.next_at ? when(job.next_at) : "only on request"} · ${job.cron}` }))),
     runs.length
       ? table("Last runs", ["Run", "Status", "Began", "Took", "Users", "Records"], runs.map((run) => [
         `${run.id} · ${run.name}`, status(run), when(run.executed_at),
         run.finished_at ? `${number((run.finished_at - run.executed_at) / 1000, 1)} s` : "–", run.users ?? "–", run.records ?? "–",
       ]))
-      : empty("Nothing has run yet."),
+      : empty("No job has run yet."),
     ...runs.slice(0, 1).filter((run) => run.metadata.error).map((run) => el("p", { class: "bad", text: `Run ${run.id}: ${run.metadata.error}` })),
   ];
 }
@@ -184,7 +184,7 @@ const STATUS = { done: "tag good", failed: "tag failed", lost: "tag failed", run
 const status = (run) => el("span", { class: STATUS[run.status] ?? "tag", text: run.status });
 
 export function drift({ run }) {
-  if (!run) return empty("Drift was not checked yet.");
+  if (!run) return empty("There is no drift check yet.");
   const { alarms = {}, metrics = {} } = run.metadata, found = Object.values(alarms);
   const parts = Object.entries(metrics).filter(([, part]) => part && typeof part === "object");
   return [
@@ -192,12 +192,12 @@ export function drift({ run }) {
       el("span", { class: "hint", text: `checked ${when(run.finished_at ?? run.executed_at)}` })),
     found.length ? el("ul", {}, found.map((text) => el("li", { class: "bad", text: String(text) }))) : null,
     parts.length
-      ? table("Figures of drift", ["What", "Figures"], parts.map(([name, part]) => [name, Object.entries(part).map(([key, value]) => `${key.replaceAll("_", " ")} ${short(value)}`).join(" · ")]))
-      : el("p", { class: "hint", text: "Too few events to compare yet." }),
+      ? table("Metrics of drift", ["What", "Figures"], parts.map(([name, part]) => [name, Object.entries(part).map(([key, value]) => `${key.replaceAll("_", " ")} ${short(value)}`).join(" · ")]))
+      : el("p", { class: "hint", text: "There are too few events for a comparison." }),
   ];
 }
 
 export function audit({ audit: lines }) {
-  if (!lines.length) return empty("Nothing was changed yet.");
+  if (!lines.length) return empty("There are no changes yet.");
   return table("Changes", ["When", "Who", "What", "Detail"], lines.map((line) => [when(line.time), line.actor, line.action.replaceAll("_", " "), JSON.stringify(line.detail)]));
 }

@@ -4,7 +4,7 @@ import { $, Problem, allWell, announce, ask, bar, complain, el, inWords, number,
 import { asked, begin, called, give, isNew, scale } from "./user-picker.js";
 
 const LOOK_MS = 400, PATIENCE_MS = 9000;
-const { learns, keeps } = $("result").dataset;
+const { learns, stores } = $("result").dataset;
 let list = null; // the last response
 let before = null; // item -> {rank, rating, title} in the previous list
 let gone = []; // items of the previous list that are not in this one, with their present estimates
@@ -42,7 +42,7 @@ async function load(moved = false, further = false) {
   if (!who) {
     list = before = null;
     show($("moved"));
-    show($("list"), el("p", { class: "empty", text: isNew() ? `Rate ${anItem()} on this page, and the list appears.` : "Pick a user." }));
+    show($("list"), el("p", { class: "empty", text: isNew() ? `Rate ${anItem()} on this page to see a list.` : "Pick a user." }));
     return say("");
   }
   $("result").setAttribute("aria-busy", "true");
@@ -82,7 +82,7 @@ function refused(problem, again) {
   if (problem.status === 404 || problem.status === 422) {
     list = null;
     show($("moved"));
-    const hint = problem.code === "unknown_id" && !isNew() ? ` Or choose “Somebody new” and rate a few ${itemsLabel}.` : "";
+    const hint = problem.code === "unknown_id" && !isNew() ? ` Or choose “A new user” and rate a few ${itemsLabel}.` : "";
     show($("list"), el("p", { class: "empty bad", text: `${inWords(problem)}.${hint}`.replace("..", ".") }));
     return say("");
   }
@@ -117,10 +117,10 @@ function card(item, place) {
       bar(item.rating, item.std, scale, old?.rating ?? null),
       el("p", { class: "figures" },
         el("strong", { text: number(item.rating) }), el("span", { text: item.std === null ? "" : ` ± ${number(item.std)}` }),
-        el("span", { class: "hint", title: "probability of this place in the list", text: `propensity ${number(item.propensity, 3)}` }))),
+        el("span", { class: "hint", title: "probability of this item at this position", text: `propensity ${number(item.propensity, 3)}` }))),
     el("div", { class: "rate", data: { key: `rate-${id}` } },
       done && el("p", { class: done.bad ? "said bad" : "said", text: done.text }),
-      (!done || done.bad) && (keeps === "true" || isNew()) && stars(`r${place}`, title, scale)));
+      (!done || done.bad) && (stores === "true" || isNew()) && stars(`r${place}`, title, scale)));
 }
 
 function change(old, item, rank) {
@@ -135,20 +135,20 @@ function drawMoved() {
   const now = [...list.items.map((item, place) => ({ ...item, rank: place + 1 })), ...gone];
   const all = now.map((item) => ({ item, old: before.get(item.item_id) }));
   const rows = all.filter(({ item, old }) => rated.has(item.item_id) || !old || old.rank !== item.rank || old.rating !== item.rating);
-  if (!rows.length) return show($("moved"), el("p", { class: "hint", text: "Nothing moved: the list is as it was." }));
+  if (!rows.length) return show($("moved"), el("p", { class: "hint", text: "The list has not changed." }));
   rows.sort((a, b) => rated.has(b.item.item_id) - rated.has(a.item.item_id)); // rated items first
   const still = all.length - rows.length;
   const step = ({ item, old }) => (old && item.rating !== null && old.rating !== null ? item.rating - old.rating : null);
   return show($("moved"), el("details", { class: "panel", open: true, data: { key: "moved" } },
-    el("summary", {}, el("h3", { text: "How the policy moved" }), el("span", { class: "hint", text: " before → now" })),
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "How the policy moved" }, el("table", {},
+    el("summary", {}, el("h3", { text: "Changes of the list" }), el("span", { class: "hint", text: " before → now" })),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Changes of the list" }, el("table", {},
       el("thead", {}, el("tr", {}, ["Item", "Rank", "Rating", "Change"].map((text) => el("th", { scope: "col", text })))),
       el("tbody", {}, rows.map((row) => el("tr", { class: rated.has(row.item.item_id) ? "mine" : null },
         el("th", { scope: "row", text: titleOf(row.item) }),
         el("td", { text: `${row.old?.rank ?? "–"} → ${row.item.rank ?? "out"}` }),
         el("td", { text: `${number(row.old?.rating, 3)} → ${number(row.item.rating, 3)}` }),
         el("td", { class: step(row) > 0 ? "up" : step(row) < 0 ? "down" : null, text: step(row) === null ? "–" : signed(step(row), 3) })))))),
-    still > 0 && el("p", { class: "hint", text: `${still === 1 ? `One other ${itemLabel}` : `${still} other ${itemsLabel}`} did not move.` })));
+    still > 0 && el("p", { class: "hint", text: `${still === 1 ? `One other ${itemLabel}` : `${still} other ${itemsLabel}`} did not change.` })));
 }
 
 // ---------------------------------------------------------------- rating
@@ -169,7 +169,7 @@ onStars($("list"), async (form, value) => {
     }
   }
   const reward = taken?.reward === null || !taken ? "" : `, reward ${number(taken.reward, 1)}`;
-  mark(`${value} ★ ${taken ? `${taken.status}${reward}` : "folded in; this server keeps no feedback"}`);
+  mark(`${value} ★ ${taken ? `${taken.status}${reward}` : "used for this list; this server stores no feedback"}`);
   focusAfter(Number(place));
   if (isNew()) {
     give(item, title, value);
@@ -213,7 +213,7 @@ async function learnt(title, value) {
   if (watching !== mine) return;
   watching = null;
   if (mine.moved) return;
-  say("The rating is kept; the policy has not learned from it yet.");
+  say("The rating is stored. The policy has not learned from it yet.");
   await load(true);
 }
 

@@ -80,10 +80,10 @@ export const empty = (text) => el("p", { class: "empty", text });
 /** Draw a rating on the scale with its uncertainty; `was`: its previous value. */
 export function bar(rating, std, { low, high }, was = null) {
   const place = (value) => `${(100 * Math.min(Math.max((value - low) / (high - low), 0), 1)).toFixed(2)}%`;
-  const told = `predicted ${number(rating)}${std === null ? "" : ` ± ${number(std)}`} on a scale of ${low} to ${high}`;
+  const label = `predicted ${number(rating)}${std === null ? "" : ` ± ${number(std)}`} on a scale of ${low} to ${high}`;
   const known = rating !== null;
   return el("div", {
-    class: "bar", role: "img", "aria-label": known ? told + (was === null ? "" : `, before ${number(was)}`) : "no prediction",
+    class: "bar", role: "img", "aria-label": known ? label + (was === null ? "" : `, before ${number(was)}`) : "no prediction",
     style: known ? {
       "--steps": high - low, "--at": place(rating), "--lo": place(rating - (std ?? 0)), "--hi": place(rating + (std ?? 0)),
       "--was": was === null ? "0%" : place(was),
@@ -161,10 +161,10 @@ export async function ask(method, path, body = undefined) {
 
 /** Return a sentence that explains a problem to users. */
 export function inWords(problem) {
-  if (problem.status === 401) return keyNow() ? "The key is not known here, or was revoked." : "This needs an API key.";
-  if (problem.code === "rate_limited" || problem.code === "overloaded") return `Too much at once; try again in ${problem.wait ?? 1} s.`;
-  if (problem.code === "database_unavailable") return "The database does not answer. Recommendations go on; feedback has to wait.";
-  if (problem.status >= 500) return `The server failed (${problem.status}); its log says where.`;
+  if (problem.status === 401) return keyNow() ? "The API key is unknown or revoked." : "This needs an API key.";
+  if (problem.code === "rate_limited" || problem.code === "overloaded") return `Too many requests; try again in ${problem.wait ?? 1} s.`;
+  if (problem.code === "database_unavailable") return "The database does not answer. Recommendations continue; feedback is not possible now.";
+  if (problem.status >= 500) return `The server failed (${problem.status}); its log has the reason.`;
   return problem.message.charAt(0).toUpperCase() + problem.message.slice(1);
 }
 
@@ -174,7 +174,7 @@ let retry = null;
 export function complain(problem, again) {
   if (!(problem instanceof Problem)) throw problem;
   retry = again;
-  $("banner-retry").textContent = problem.status === 401 ? "Give a key" : "Try again";
+  $("banner-retry").textContent = problem.status === 401 ? "Enter a key" : "Try again";
   $("banner-retry").dataset.key = problem.status === 401 ? "wanted" : "";
   if ($("banner").hidden || $("banner-text").textContent !== inWords(problem)) $("banner-text").textContent = inWords(problem);
   $("banner").hidden = false;

@@ -11,8 +11,8 @@ let known = [], found = [], changed = () => {};
 
 function read() {
   try {
-    const told = JSON.parse(sessionStorage.getItem(PLACE));
-    if (told && Array.isArray(told.given)) return told;
+    const stored = JSON.parse(sessionStorage.getItem(PLACE));
+    if (stored && Array.isArray(stored.given)) return stored;
   } catch { /* nothing is stored */ }
   const letters = crypto.getRandomValues(new Uint32Array(2));
   return { mode: "known", user: null, name: `console-${letters[0].toString(36)}${letters[1].toString(36)}`, given: [] };
@@ -59,7 +59,7 @@ function draw() {
     el("button", {
       type: "button", class: "quiet", data: { remove: JSON.stringify(one.item) }, "aria-label": `Forget the rating of ${one.title}`, text: "✕",
     })));
-  show($("item-given"), rows.length ? rows : el("li", { class: "empty", text: "Nothing yet." }));
+  show($("item-given"), rows.length ? rows : el("li", { class: "empty", text: "No ratings yet." }));
   drawFound();
 }
 
@@ -68,8 +68,8 @@ function drawFound() {
   show($("item-found"), left.map((item, place) => el("li", {
     data: { key: `found-${JSON.stringify(item.item_id)}`, item: JSON.stringify(item.item_id), title: titleOf(item) },
   }, el("span", { class: "name", text: titleOf(item) }), stars(`f${found.indexOf(item)}`, titleOf(item), scale))),
-  found.length && !left.length && el("li", { class: "empty", text: "All of these are rated; look for others." }),
-  !found.length && $("item-input").value && el("li", { class: "empty", text: `No ${itemLabel} has these words.` }));
+  found.length && !left.length && el("li", { class: "empty", text: "You have rated all of these. Search for others." }),
+  !found.length && $("item-input").value && el("li", { class: "empty", text: `No ${itemLabel} has these words in its title.` }));
 }
 
 // ---------------------------------------------------------------- a known user
@@ -87,7 +87,7 @@ async function suggestUsers() {
   known = (await findUsers("", 8)) ?? [];
   show($("user-chips"), known.map((user) => el("button", {
     type: "button", class: "chip", data: { key: JSON.stringify(user), user: JSON.stringify(user) }, text: String(user),
-  })), !known.length && el("p", { class: "hint", text: keyNow() ? "No suggestions; type an id." : "No suggestions without a key; type an id." }));
+  })), !known.length && el("p", { class: "hint", text: keyNow() ? "No suggestions; type an id." : "Without a key there are no suggestions; type an id." }));
 }
 
 const typed = later(async () => {
@@ -118,7 +118,7 @@ $("known-form").addEventListener("submit", async (event) => {
   choose(same ?? (/^-?(0|[1-9]\d{0,15})$/.test(text) ? Number(text) : text));
 });
 
-// ---------------------------------------------------------------- somebody new
+// ---------------------------------------------------------------- a new user
 
 async function findItems() {
   try {

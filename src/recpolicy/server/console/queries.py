@@ -1,17 +1,22 @@
-"""A version's ranking of the items for a user, without an event.
+"""Data of the console: a version's ranking for a user, searches for users and items, and the simulator's card.
 
-A arms of the catalog, I items, M described items. Nothing is random: ties stay in the order of the catalog.
+A arms of the catalog, I items, M described items. No query writes an event. Rankings are not random: ties stay in the
+order of the catalog. `recpolicy simulator validate --out STATE/simulator` writes the card.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import UnknownIdError
+from recpolicy.core.files import rename_keys
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
 from recpolicy.inference.slate_selection import allowed_rows
@@ -22,6 +27,11 @@ from recpolicy.server.schemas.requests import RecommendRequest
 
 CACHE_BYTES = 1 << 20
 """Cache size of a version that is only previewed."""
+CARD = Path("simulator", "card.json")
+MAX_CARD_BYTES = 4 << 20
+CARD_FIELDS = ("world", "split", "seed", "passed", "gates", "counts", "figures")
+"""Fields that the console shows; curves and settings stay in the file."""
+_POPULAR: "WeakKeyDictionary[Scorer, NDArray[np.intp]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -87,3 +97,73 @@ class ScorerCache:
                 return served.trained
         key = number, registry.version(number).digest
         return self._scorers.get_or_load(key, lambda: self._load(registry.resolve(number), CACHE_BYTES))
+
+
+def find_users(scorer: Scorer, text: str, count: int) -> list[Hashable]:
+    """Return the first users whose id equals, begins with or contains the text, in that order; an empty text matches
+    all.
+    """
+    sought = text.strip()
+    exact = [user for user in _spelt(sought) if scorer.knows(user)]
+    begins = (user for user in scorer.user_ids if str(user).startswith(sought))
+    holds = (user for user in scorer.user_ids if sought in str(user))
+    found = dict.fromkeys(exact)
+    for several in (begins, holds):
+        found |= dict.fromkeys(islice(several, count))
+    return list(found)[:count]
+
+
+def find_items(scorer: Scorer, text: str, count: int) -> list[dict[str, Any]]:
+    """Return the items with the most ratings whose title has all the words; an empty text matches all."""
+    words = text.casefold().split()
+    rows = (
+        row for row in _by_popularity(scorer).tolist()
+        if all(word in str(scorer.titles[row] or "").casefold() for word in words)
+    )  # fmt: skip
+    return [
+        {"item_id": scorer.item_ids[row], "title": scorer.titles[row], "genres": _genres(scorer, row)}
+        for row in islice(rows, count)
+    ]
+
+
+def list_filters(scorer: Scorer) -> Mapping[str, Any]:
+    """Return the values of the filters of a list: genres, first and last year (None if the years are unknown)."""
+    years = scorer.years[np.isfinite(scorer.years)]
+    ends = (int(years.min()), int(years.max())) if len(years) else None
+    return {"genres": list(scorer.genre_names), "years": ends}
+
+
+def _spelt(text: str) -> Iterator[Hashable]:
+    """Yield the ids with this spelling: 196 and "196" differ."""
+    yield text
+    if len(text) < 20 and text.isascii() and text.lstrip("-").isdigit() and str(int(text)) == text:
+        yield int(text)
+
+
+def _by_popularity(scorer: Scorer) -> NDArray[np.intp]:
+    """Return the item rows [I], most often rated first."""
+    if scorer not in _POPULAR:
+        count = np.bincount(scorer.artifact.rated_item, minlength=len(scorer.item_ids))
+        _POPULAR[scorer] = np.argsort(-count, kind="stable")
+    return _POPULAR[scorer]
+
+
+def _genres(scorer: Scorer, row: int) -> list[str]:
+    return [name for name, has in zip(scorer.genre_names, scorer.genres[row].tolist(), strict=True) if has]
+
+
+def read_card(folder: Path | None) -> dict[str, Any] | None:
+    """Return the card in a state folder; None without a valid one."""
+    if folder is None:
+        return None
+    path = folder / CARD
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            return None
+        body = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(body, dict) or not isinstance(body.get("gates"), dict):
+        return None
+    body["gates"] = {name: rename_keys(gate, {"figure": "value"}) for name, gate in body["gates"].items()}
+    return {name: body[name] for name in CARD_FIELDS if name in body}
