@@ -17,17 +17,37 @@ def test_predict_says_what_the_policy_says(capsys, folder):
     rated = ("--rating", "1=5", "--rating", "2=1.5")
     rows = json.loads(recpolicy(capsys, "predict", folder, "-u", "newcomer", *rated, "--json").out)
     expected = loaded("random").predict("newcomer", fold_in={"newcomer": {1: 5, 2: 1.5}})
-    for column in ("rating", "std", "propensity"):
+    for column in ("rating", "std", "value", "probability"):
         assert [row[column] for row in rows] == pytest.approx(expected[column].tolist())
 
 
 def test_predict_prints_a_table_for_people(capsys, folder):
     answer = recpolicy(capsys, "predict", folder, "--user", 7, "-m", 3, "-m", 4)
     head, *rows = answer.out.splitlines()
-    assert head.split() == ["user_id", "item_id", "title", "rating", "std", "propensity"]
+    assert head.split() == ["user_id", "item_id", "title", "rating", "std", "value", "probability"]
     assert len(rows) == 2
     assert "Picture No. 03, The" in rows[0]
     assert answer.err == ""
+
+
+def test_recommend_explains_its_numbers_and_marks_the_choice_of_the_exploring_policy(capsys):
+    """Rank follows the greedy score; LinUCB chooses by an upper bound, so the mark may stand in another row."""
+    answer = recpolicy(capsys, "recommend", trained("linucb"), "--user", 7, "-k", 80)
+    table, note = answer.out.split("\n\n")
+    head, *rows = table.splitlines()
+    assert head.split()[-4:] == ["rating", "std", "value", "probability"]
+    expected = loaded("linucb").recommend(7, k=80)
+    marked = [row.endswith("*") for row in rows]
+    assert marked == expected["most_probable"].tolist()
+    assert marked.index(True) == expected["probability"].argmax()
+    for name in ("Ranked by", "`value`", "`probability`", "`rating`", "`std`"):
+        assert name in note
+    drawn = recpolicy(capsys, "recommend", trained("linucb"), "--user", 7, "-k", 3, "--sample").out
+    assert "Drawn from the probabilities" in drawn
+
+
+def test_a_policy_without_preference_marks_nothing(capsys, folder):
+    assert "*\n" not in recpolicy(capsys, "recommend", folder, "--user", 7, "-k", 3).out.split("\n\n")[0] + "\n"
 
 
 def test_recommend_leaves_rated_items_out_unless_told(capsys, folder):

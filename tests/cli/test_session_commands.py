@@ -89,9 +89,9 @@ def test_predict_and_recommend_know_the_session_so_far(run, capsys):
     policy = load_policy(run)
     rows = rows_of(capsys, "predict", "run", "-u", 3, *shown)
     expected = policy.predict(3, history=history)
-    for column in ("rating", "propensity", "value"):
+    for column in ("rating", "probability", "session_value"):
         assert [row[column] for row in rows] == pytest.approx(expected[column].tolist())
-    assert rows[6]["propensity"] == rows[8]["propensity"] == 0
+    assert rows[6]["probability"] == rows[8]["probability"] == 0
     assert rows != rows_of(capsys, "predict", "run", "-u", 3)
     listed = rows_of(capsys, "recommend", "run", "-u", 3, "-k", 80, "--include-rated", *shown)
     wanted = policy.recommend(3, 80, exclude_rated=False, history=history)["item_id"].tolist()

@@ -60,7 +60,7 @@ def test_session_policy_has_its_value_too(parquet):
     policy = Policy(replace(tiny_artifact(), estimator="session", head="softmax", settings={}, policy=arrays))
     predict_to_files(policy, parquet, users=[3, 1], batch=1)
     pd.testing.assert_frame_equal(pd.read_parquet(parquet), policy.predict([3, 1]), rtol=1e-5)
-    assert pd.read_parquet(parquet)["value"].notna().all()
+    assert pd.read_parquet(parquet)["session_value"].notna().all()
 
 
 @pytest.mark.parametrize("text", [False, True], ids=["numbers", "text with quotes and commas"])
@@ -70,7 +70,7 @@ def test_csv_says_the_same_as_parquet(parquet, text):
     predict_to_files(policy, parquet, csv, batch=2)
     written = pd.read_parquet(parquet)
     assert written["item_id"].tolist()[:ITEMS] == policy.artifact.items["item_id"].tolist()
-    read = pyarrow.csv.read_csv(csv).to_pandas().astype({"rating": np.float32, "std": np.float32})
+    read = pyarrow.csv.read_csv(csv).to_pandas().astype({"rating": np.float32, "std": np.float32, "value": np.float32})
     pd.testing.assert_frame_equal(read, written, check_exact=True)
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,9 @@ import pytest
 from trained_policies import loaded, miniature_split, trained
 
 from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, UnknownIdError
+from recpolicy.inference.predictor import Policy
 
-COLUMNS = ["user_id", "item_id", "title", "rating", "std", "propensity"]
+COLUMNS = ["user_id", "item_id", "title", "rating", "std", "value", "probability"]
 NEWCOMER = {"newcomer": {1: 5.0, 2: 1.0, 3: 4.5}}
 
 
@@ -57,9 +59,13 @@ def test_ratings_are_not_rounded(linucb):
     assert len(np.unique(linucb.predict(7)["rating"])) > 60
 
 
-def test_playing_a_item_makes_the_policy_surer_of_it(linucb):
+def test_simulated_rewards_leave_the_std_and_real_ones_shrink_it(linucb):
     pulls = np.array(linucb.metadata["training"]["pulls"])
-    sure = linucb.predict(7)["std"].to_numpy() / linucb.artifact.rating_std[6]
+    assert linucb.metadata["training"]["rewards"] == "simulated"
+    np.testing.assert_array_equal(linucb.predict(7)["std"], linucb.artifact.rating_std[6])
+    training = {**linucb.metadata["training"], "rewards": "real"}
+    real = Policy(replace(linucb.artifact, metadata={**linucb.metadata, "training": training}))
+    sure = real.predict(7)["std"].to_numpy() / linucb.artifact.rating_std[6]
     np.testing.assert_allclose(sure[pulls == 0], 1, atol=1e-5)
     assert (sure[pulls > 0] < 1).all()
 
@@ -69,7 +75,7 @@ def test_outside_the_catalog_it_is_the_rating_models_answer():
     outside = np.setdiff1d(np.arange(80), policy.artifact.action_items)
     assert len(policy.artifact.action_items) == 30
     table = policy.predict(7).iloc[outside]
-    assert (table["propensity"] == 0).all()
+    assert (table["probability"] == 0).all()
     np.testing.assert_array_equal(table["std"], policy.artifact.rating_std[6, outside])
     context = policy.artifact.context[6, :5]
     expected = context @ policy.artifact.item[outside].T + policy.artifact.offset[outside]
@@ -85,8 +91,8 @@ def test_the_catalog_is_the_most_rated_items():
 @pytest.mark.parametrize("name", ["linucb_hybrid", "boltzmann"])
 def test_an_exploration_floor_reaches_every_item_of_the_catalog(name):
     policy = loaded(name)
-    propensity = policy.predict(7)["propensity"].to_numpy()[policy.artifact.action_items]
-    assert propensity.min() >= 0.2 / 30
+    probability = policy.predict(7)["probability"].to_numpy()[policy.artifact.action_items]
+    assert probability.min() >= 0.2 / 30
     # While training, too: 640 interactions give each of 30 items 4.3 by the uniform_mix alone.
     assert np.count_nonzero(policy.metadata["training"]["pulls"]) >= 26
 
@@ -156,8 +162,8 @@ def test_rated_items_may_be_asked_for(linucb):
     assert len(everything) == 80
     predicted = linucb.predict(3).set_index("item_id")
     pd.testing.assert_frame_equal(
-        everything.set_index("item_id")[["rating", "std", "propensity"]],
-        predicted.loc[everything["item_id"], ["rating", "std", "propensity"]],
+        everything.set_index("item_id")[["rating", "std", "value", "probability"]],
+        predicted.loc[everything["item_id"], ["rating", "std", "value", "probability"]],
     )
 
 
@@ -192,8 +198,8 @@ def test_ties_are_drawn_by_the_seed():
 
 def test_scores_outside_the_catalog_never_win():
     policy = loaded("boltzmann")
-    score, rating = policy.scores()
-    assert score.shape == rating.shape == (60, 80)
+    score, value = policy.scores()
+    assert score.shape == value.shape == (60, 80)
     outside = np.setdiff1d(np.arange(80), policy.artifact.action_items)
     assert (score[:, outside].max(axis=1) <= score[:, policy.artifact.action_items].min(axis=1)).all()
 

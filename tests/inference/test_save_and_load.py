@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from trained_policies import CASES, loaded, miniature_split, reference, trained
 
 from recpolicy.inference.artifact import verify
+from recpolicy.inference.predictor import Policy
 
 everywhere = pytest.mark.parametrize("name", CASES)
 
@@ -29,31 +31,45 @@ def test_every_agent_is_tried():
 
 
 @everywhere
-def test_ratings_are_the_learners_estimates(name):
+def test_values_are_the_learners_estimates(name):
     estimates = np.clip(reference(name)["mean"], 1, 5)
     assert np.ptp(estimates) > 0.1
-    np.testing.assert_allclose(by_user(everyone(name), "rating", name), estimates, atol=2e-5)
+    np.testing.assert_allclose(by_user(everyone(name), "value", name), estimates, atol=2e-5)
 
 
 @everywhere
-def test_propensities_are_those_of_the_exploring_policy(name):
-    np.testing.assert_allclose(by_user(everyone(name), "propensity", name), reference(name)["explore"], atol=1e-3)
+def test_probabilities_are_those_of_the_exploring_policy(name):
+    np.testing.assert_allclose(by_user(everyone(name), "probability", name), reference(name)["explore"], atol=1e-3)
 
 
 @everywhere
-def test_std_is_the_rating_models_shrunk_by_what_was_learnt(name):
+def test_rating_and_std_are_the_rating_models_whatever_was_learned_in_a_simulation(name):
+    artifact = loaded(name).artifact
+    rank = artifact.item.shape[1]
+    expected = np.clip(artifact.context[:, :rank] @ artifact.item.T + artifact.offset, 1, 5)
+    table = everyone(name)
+    np.testing.assert_allclose(table["rating"].to_numpy().reshape(expected.shape), expected, rtol=1e-5)
+    np.testing.assert_array_equal(table["std"].to_numpy().reshape(expected.shape), artifact.rating_std)
+
+
+@everywhere
+def test_only_real_rewards_shrink_the_std_and_move_the_rating(name):
+    """Had the rewards been real, a linear policy's posterior would be the rating model's, updated."""
     artifact, width = loaded(name).artifact, reference(name)["width"]
-    std, begun = by_user(everyone(name), "std", name), artifact.rating_std[:, artifact.action_items]
-    if CASES[name].agent in {"ucb1", "exp3", "neural_linucb"}:  # they did not begin at the rating model
-        np.testing.assert_allclose(std, artifact.noise_std * width, rtol=1e-3)
-    elif CASES[name].agent in {"linucb", "lints"}:
+    real = {**artifact.metadata, "training": {**artifact.metadata["training"], "rewards": "real"}}
+    table = Policy(replace(artifact, metadata=real)).predict(artifact.users["user_id"].tolist())
+    std, begun = by_user(table, "std", name), artifact.rating_std[:, artifact.action_items]
+    if CASES[name].agent in {"linucb", "lints", "linucb_shared", "linucb_hybrid"}:
+        np.testing.assert_array_equal(table["rating"], table["value"])
+    if CASES[name].agent in {"linucb", "lints"}:
         square = (artifact.context**2).sum(axis=1, keepdims=True) + 1
         np.testing.assert_allclose(std, begun * width / np.sqrt(square / 100), rtol=1e-3)  # 100: the prior's precision
     elif CASES[name].agent in {"linucb_shared", "linucb_hybrid"}:
         assert (std <= begun * (1 + 1e-5)).all()
         assert (std < 0.95 * begun).mean() > 0.5
-    else:  # a network does not know how sure it is, a baseline learns nothing
+    else:  # their estimates did not begin at the rating model
         np.testing.assert_array_equal(std, begun)
+        np.testing.assert_array_equal(table["rating"], everyone(name)["rating"])
 
 
 @everywhere
@@ -62,14 +78,14 @@ def test_recommendations_carry_the_propensities_of_the_policy_that_may_not_show_
     rated = np.isfinite(miniature_split().train.matrix())[:, artifact.action_items]
     ids = artifact.items["item_id"].to_numpy()[artifact.action_items]
     for row, user in enumerate(artifact.users["user_id"][:10]):
-        listed = loaded(name).recommend(user, k=80).set_index("item_id")["propensity"]
+        listed = loaded(name).recommend(user, k=80).set_index("item_id")["probability"]
         assert set(listed.index) == set(ids[~rated[row]])
         np.testing.assert_allclose(listed[ids[~rated[row]]], unrated[row, ~rated[row]], atol=1e-3)
 
 
 @everywhere
 def test_scores_choose_what_the_policy_chooses_that_has_stopped_exploring(name):
-    score, rating = loaded(name).scores()
+    score, value = loaded(name).scores()
     action_items = loaded(name).artifact.action_items
     if CASES[name].agent == "exp3":  # its own choice is a distribution
         weight = np.exp(score[:, action_items])
@@ -77,7 +93,7 @@ def test_scores_choose_what_the_policy_chooses_that_has_stopped_exploring(name):
     else:
         best = score[:, action_items] == score.max(axis=1, keepdims=True)
         np.testing.assert_allclose(best / best.sum(axis=1, keepdims=True), reference(name)["exploit"])
-    np.testing.assert_array_equal(rating.ravel(), everyone(name)["rating"])
+    np.testing.assert_array_equal(value.ravel(), everyone(name)["value"])
 
 
 @everywhere
@@ -86,15 +102,25 @@ def test_numbers_mean_what_the_columns_say(name):
     assert table["rating"].between(1, 5).all()
     assert np.isfinite(table["std"]).all()
     assert (table["std"] > 0).all()
-    assert table["propensity"].between(0, 1).all()
-    np.testing.assert_allclose(table.groupby("user_id")["propensity"].sum(), 1, atol=1e-6)
+    assert table["probability"].between(0, 1).all()
+    np.testing.assert_allclose(table.groupby("user_id")["probability"].sum(), 1, atol=1e-6)
 
 
 @everywhere
 def test_recommendations_are_the_best_unrated_items_of_the_catalog(name):
     policy, fit = loaded(name), miniature_split().train
     listed = policy.recommend([3, 4], k=5)
-    assert list(listed.columns) == ["user_id", "rank", "item_id", "title", "rating", "std", "propensity"]
+    assert list(listed.columns) == [
+        "user_id",
+        "rank",
+        "item_id",
+        "title",
+        "rating",
+        "std",
+        "value",
+        "probability",
+        "most_probable",
+    ]
     assert listed["rank"].tolist() == [1, 2, 3, 4, 5] * 2
     score, _ = policy.scores()
     for row, user in ((2, 3), (3, 4)):

@@ -19,7 +19,7 @@ from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
 
 USERS, ITEMS, ARMS = 7, 11, 6
 NEWCOMER = {"new": {101: 5.0, 103: 1.5}}
-PARTS = ("rating", "std", "propensity", "score")
+PARTS = ("rating", "std", "probability", "score")
 
 
 def policies():
@@ -52,15 +52,17 @@ def predicted(artifact, user, **words):
 
 
 def agrees(answer: Prediction, table, action_items) -> None:
-    """The answer has the columns of `Policy.predict`, and propensities that are a distribution."""
-    for part in ("rating", "std", "propensity"):
+    """The answer has the columns of `Policy.predict`, and probabilities that are a distribution."""
+    for part in ("rating", "std", "probability"):
         np.testing.assert_allclose(getattr(answer, part), table[part], rtol=1e-6, atol=1e-7)
-    assert answer.propensity.dtype == answer.score.dtype == np.float64
-    assert answer.propensity[action_items].sum() == pytest.approx(1, abs=1e-12)
-    if "value" in table:
-        assert answer.value == pytest.approx(table["value"].iloc[0])
-    else:
+    assert answer.probability.dtype == answer.score.dtype == np.float64
+    assert answer.probability[action_items].sum() == pytest.approx(1, abs=1e-12)
+    if "session_value" in table:
+        assert answer.session_value == pytest.approx(table["session_value"].iloc[0])
         assert answer.value is None
+    else:
+        np.testing.assert_allclose(answer.value, table["value"], rtol=1e-6)
+        assert answer.session_value is None
 
 
 @every_policy
@@ -84,15 +86,15 @@ def test_many_are_answered_as_each_alone(name):
     users = [3, "new", 1, 3, 7] * 8  # more than are computed at once
     together = scorer.predict(users, NEWCOMER)
     assert together.score.shape == (40, len(scorer.action_items))
-    assert together.rating.shape == together.std.shape == together.propensity.shape == (40, ITEMS)
+    assert together.rating.shape == together.std.shape == together.probability.shape == (40, ITEMS)
     for place, user in enumerate(users):
         alone = scorer.predict_one(user, NEWCOMER)
         for part in PARTS:
             np.testing.assert_allclose(getattr(together, part)[place], getattr(alone, part), rtol=1e-5, atol=1e-7)
         if scorer.sequential:
-            assert together.value[place] == pytest.approx(alone.value)
+            assert together.session_value[place] == pytest.approx(alone.session_value)
         else:
-            assert together.value is None
+            np.testing.assert_allclose(together.value[place], alone.value, rtol=1e-5)
 
 
 def test_it_says_whom_and_what_it_knows(scorer):
@@ -195,10 +197,10 @@ def test_a_session_so_far_is_seen_and_not_shown_again():
     scorer = Scorer(policies()["session"])
     past = {3: [(101, True), (104, False)]}
     begun, running = scorer.predict_one(3), scorer.predict_one(3, history=past)
-    assert (running.propensity[[0, 3]] == 0).all()
-    assert running.propensity.sum() == pytest.approx(1, abs=1e-12)
+    assert (running.probability[[0, 3]] == 0).all()
+    assert running.probability.sum() == pytest.approx(1, abs=1e-12)
     assert not np.allclose(begun.score, running.score)
-    assert running.value != begun.value
+    assert running.session_value != begun.session_value
     assert scorer.predict_one(3) is begun
     with pytest.raises(DataError, match="contains every item of the catalog"):
         scorer.predict_one(3, history={3: [(101 + arm, True) for arm in range(ARMS)]})

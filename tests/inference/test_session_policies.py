@@ -83,10 +83,10 @@ def test_numpy_says_what_the_learner_says(variant, view):
     scores = loaded_policy.session_scores(now.observation[:, :width], now.observation[:, width:])
     np.testing.assert_allclose(scores, learner.scores(now.observation, None), rtol=1e-4, atol=1e-4)
     table = loaded_policy.predict(now.user, history=now.past)
-    propensity = over_action_items(table, "propensity", view)
+    propensity = over_action_items(table, "probability", view)
     np.testing.assert_allclose(propensity, probabilities(variant, view), atol=1e-4)
     assert (propensity[~now.mask] == 0).all()
-    value = table["value"].to_numpy().reshape(-1, 80)
+    value = table["session_value"].to_numpy().reshape(-1, 80)
     np.testing.assert_allclose(value[:, 0], learner.value(now.observation, now.mask), rtol=1e-4, atol=1e-4)
     assert (value == value[:, :1]).all()
 
@@ -96,7 +96,7 @@ def test_the_history_counts(variant):
     """Told nothing, the policy takes every session for one that has just begun."""
     now = distinct_contexts("interest")
     told, untold = (
-        policy(variant, "interest").predict(now.user, history=history)["propensity"].to_numpy().reshape(-1, 80)
+        policy(variant, "interest").predict(now.user, history=history)["probability"].to_numpy().reshape(-1, 80)
         for history in (now.past, None)
     )
     np.testing.assert_allclose(told[[0, 20]], untold[[0, 20]], rtol=1e-6)  # nothing was shown to these two
@@ -132,8 +132,8 @@ def test_ratings_are_the_rating_models_whatever_was_shown(variant):
     for column in ("rating", "std"):
         np.testing.assert_array_equal(told[column], untold[column])
     for table in (told, untold):
-        np.testing.assert_allclose(table.groupby("user_id")["propensity"].sum(), 1, atol=1e-6)
-    assert list(told.columns) == ["user_id", "item_id", "title", "rating", "std", "propensity", "value"]
+        np.testing.assert_allclose(table.groupby("user_id")["probability"].sum(), 1, atol=1e-6)
+    assert list(told.columns) == ["user_id", "item_id", "title", "rating", "std", "probability", "session_value"]
 
 
 @everywhere
@@ -151,18 +151,18 @@ def test_recommendations_are_in_the_order_of_scores_and_never_a_shown_or_rated_i
         wanted = action_items[allowed][np.argsort(-scores[b, allowed], kind="stable")]
         np.testing.assert_array_equal(fit.item_rows(listed["item_id"].to_numpy()), wanted)
         assert not set(listed["item_id"]) & {item for item, _ in history[user]}
-        assert listed["propensity"].sum() == pytest.approx(1)
+        assert listed["probability"].sum() == pytest.approx(1)
         also_rated = loaded_policy.recommend(user, k=80, exclude_rated=False, history=history)
         assert len(also_rated) == now.mask[b].sum()
         value = agent(variant, view).learner.value(now.observation[b : b + 1], allowed[np.newaxis]).numpy()
-        np.testing.assert_allclose(listed["value"], value[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(listed["session_value"], value[0], rtol=1e-4, atol=1e-4)
 
 
 def test_slates_are_drawn_from_the_propensities_without_repeating():
     """800 slates of 2: first items by p, second by what is left of it; each share within 4.5 standard errors."""
     one, user = policy("ppo", "last_n"), distinct_contexts("last_n").user[3]
     history = {user: distinct_contexts("last_n").past[user]}
-    listed = one.recommend(user, k=80, history=history).set_index("item_id")["propensity"]
+    listed = one.recommend(user, k=80, history=history).set_index("item_id")["probability"]
     slates = np.stack(
         [one.recommend(user, k=2, seed=seed, history=history, sample=True)["item_id"].to_numpy() for seed in range(800)]
     )
@@ -183,7 +183,7 @@ def test_the_seed_fixes_the_slate_and_it_may_hold_all_that_can_be_drawn(variant)
     pd.testing.assert_frame_equal(first, one.recommend(now.user[:3], k=30, seed=4, history=now.past, sample=True))
     other = one.recommend(now.user[:3], k=30, seed=5, history=now.past, sample=True)
     assert first["item_id"].tolist() != other["item_id"].tolist()
-    assert (first["propensity"] > 0).all()
+    assert (first["probability"] > 0).all()
     assert not first.duplicated(["user_id", "item_id"]).any()
 
 
@@ -192,7 +192,9 @@ def test_newcomers_have_sessions_too():
     history = {"newcomer": [(3, True), (4, False)]}
     listed = one.recommend("newcomer", k=80, fold_in=rated, history=history)
     assert set(listed["item_id"]) == set(range(5, 81))
-    told, untold = (one.predict("newcomer", fold_in=rated, history=past)["value"][0] for past in (history, None))
+    told, untold = (
+        one.predict("newcomer", fold_in=rated, history=past)["session_value"][0] for past in (history, None)
+    )
     assert told != untold
 
 
@@ -213,7 +215,7 @@ def test_policies_of_single_rounds_have_no_session():
     artifact = policy("ppo", "last_n").artifact
     one = Policy(replace(artifact, agent="linucb", estimator="rating_model", head="greedy", policy={}))
     assert not one.sequential
-    assert "value" not in one.predict(1)
+    assert "session_value" not in one.predict(1)
     for ask in (one.predict, one.recommend):
         with pytest.raises(ConfigError, match="linucb does not use the session; leave out `history`"):
             ask(1, history={1: [(2, True)]})

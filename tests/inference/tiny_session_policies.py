@@ -67,7 +67,7 @@ def chances(policy: Policy, user: int, shown: list[int], liked: list[bool], act:
     past = {user_id: list(zip(item_id[shown].tolist(), liked, strict=True))}
     answer = policy.scorer.predict_one(user_id, history=past if shown else None)
     if act == "exploring":
-        return np.asarray(answer.propensity[artifact.action_items])
+        return np.asarray(answer.probability[artifact.action_items])
     return np.asarray(greedy(answer.score, ~np.isin(np.arange(len(item_id)), shown)))
 
 

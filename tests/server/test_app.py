@@ -147,21 +147,23 @@ def test_a_server_that_keeps_nothing_gives_no_event_and_takes_no_feedback(bare):
 def test_numbers_that_are_not_finite_are_null():
     def odd():
         row = np.full((1, 80), np.nan)
-        return Prediction(row + 3.5, row, np.nan_to_num(row, nan=0.5), row, np.array([-np.inf]))
+        return Prediction(row + 3.5, row, row, np.nan_to_num(row, nan=0.5), row, np.array([-np.inf]))
 
     answer = ask(stubbed(odd), "POST", "/v1/predict", {"users": [1], "items": [2]})
     (row,) = answer.json()["rows"]
-    assert (row["std"], row["value"], row["rating"], row["propensity"]) == (None, None, None, 0.5)
+    assert (row["std"], row["value"], row["rating"], row["probability"]) == (None, None, None, 0.5)
+    assert row["session_value"] is None
     Estimates.model_validate(answer.json())
 
 
 def test_a_session_policy_says_what_it_expects_of_the_session():
     row = np.full((2, 80), 0.5)
     rows = ask(
-        stubbed(lambda: Prediction(row, row, row, row, np.array([2.5, 1.5]))), "POST", "/v1/predict",
+        stubbed(lambda: Prediction(row, row, None, row, row, np.array([2.5, 1.5]))), "POST", "/v1/predict",
         {"users": [1, 2], "items": [4]},
     ).json()["rows"]  # fmt: skip
-    assert [row["value"] for row in rows] == [2.5, 1.5]
+    assert [row["session_value"] for row in rows] == [2.5, 1.5]
+    assert "value" not in rows[0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Logs of simulated policies, their ingest, and training from them: what is written, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,27 @@ def all_rounds(folder, tmp_path, known=None):
     known = known or IdVocabulary.from_ratings(miniature_split().train)
     ingest_log(folder, tmp_path / "rounds", known, {"evaluation_share": 0})
     return read_rounds(tmp_path / "rounds" / TRAINING, known)
+
+
+def test_only_a_log_of_real_rewards_moves_rating_and_std(log, tmp_path, monkeypatch):
+    """The ingest keeps that a log was simulated; the same rewards without that note count as people's."""
+    monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
+    shutil.copytree(log, tmp_path / "real" / "log")
+    (tmp_path / "real" / "log" / SIMULATION).unlink()
+    (tmp_path / "simulated").mkdir()
+    policies = {}
+    for kind, folder in (("simulated", log), ("real", tmp_path / "real" / "log")):
+        rounds = all_rounds(folder, tmp_path / kind)
+        assert rounds.simulator == {"simulated": "item_knn", "real": None}[kind]
+        config = WORLD | {"mode": "log"}
+        policies[kind] = train("linucb", miniature_split(), tmp_path / kind / "policy", config=config, log=rounds)
+        assert policies[kind].metadata["training"]["rewards"] == kind
+    simulated, real = (policies[kind].predict(7) for kind in ("simulated", "real"))
+    np.testing.assert_array_equal(simulated["value"], real["value"])
+    np.testing.assert_array_equal(real["rating"], real["value"])
+    assert np.abs(simulated["rating"] - simulated["value"]).max() > 0.02
+    assert (real["std"] < 0.99 * simulated["std"]).any()
+    assert (real["std"] <= 1.00001 * simulated["std"]).all()
 
 
 def softmax_policy(score, temperature, uniform_mix):

@@ -85,7 +85,7 @@ def test_every_agent_that_learns_from_logs_goes_on_from_where_it_stood(name, tmp
         np.testing.assert_array_equal(getattr(artifact, key), getattr(old.artifact, key), err_msg=key)
     assert artifact.uniform_mix == old.artifact.uniform_mix
     users = artifact.users["user_id"].tolist()[:5]
-    propensity = new.predict(users)["propensity"].to_numpy().reshape(5, -1)
+    propensity = new.predict(users)["probability"].to_numpy().reshape(5, -1)
     np.testing.assert_allclose(propensity.sum(axis=1), 1, atol=1e-5)
     assert len(new.recommend(users, k=3)) == 15
     verify(tmp_path / "policy")
@@ -120,6 +120,16 @@ def test_of_a_log_that_grows_only_what_is_new_is_learnt(tmp_path):
     other = retrain(tmp_path / "grown", log_for("linucb"), tmp_path / "other")  # nobody adds to this one: all is new
     assert other.metadata["training"]["rows"] == many
     assert other.metadata["log_until"] == whole.time[-1]
+
+
+def test_real_rewards_after_simulated_ones_leave_the_rating_to_the_rating_model(tmp_path):
+    """A width that simulated rewards have shrunk says nothing about people, whatever is learned later."""
+    new = retrain(trained("linucb"), log_for("linucb"), tmp_path / "new")
+    assert new.metadata["training"]["rewards"] == "simulated, then real"
+    before, after = loaded("linucb").predict(7), new.predict(7)
+    for column in ("rating", "std"):
+        np.testing.assert_array_equal(after[column], before[column])
+    assert np.abs(after["value"] - before["value"]).max() > 0.01
 
 
 def test_all_agents_are_either_retrained_or_refused_here():
@@ -239,7 +249,7 @@ def test_neural_linucb_changes_its_head_when_its_network_is_frozen(tmp_path):
     log = logged(young.artifact.action_items)
     grown = retrain(tmp_path / "young", log, tmp_path / "grown")  # three batches more: 4 + 3 > 6
     assert grown.artifact.head == "upper_confidence"
-    propensity = grown.predict(1)["propensity"]
+    propensity = grown.predict(1)["probability"]
     assert propensity.max() == 1.0  # greedy in the bounds; epsilon-greedy would have left a tenth to the others
 
 

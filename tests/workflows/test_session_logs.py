@@ -103,7 +103,7 @@ def test_a_policy_logs_with_the_propensities_that_it_reports(tmp_path, learnt, w
         user, shown = users[found.user[first]], [items[row] for row in found.item[first:last]]
         for step, item in enumerate(shown):
             past = list(zip(shown[:step], found.liked[first:last].tolist(), strict=False))
-            told = policy.predict(user, [item], history={user: past})["propensity"][0]
+            told = policy.predict(user, [item], history={user: past})["probability"][0]
             assert told == pytest.approx(np.exp(found.log_propensity[first + step]), rel=1e-3)
 
 

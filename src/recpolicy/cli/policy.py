@@ -126,6 +126,10 @@ def recommend(
     known, past = _fold_in(users, rating), _history(users, history)
     with _naming_the_option():
         suggestions = policy.recommend(users, k, not include_rated, known, seed=seed, history=past, sample=sample)
+    if out is None and not as_json:
+        print_frame(_marked(suggestions))
+        print(f"\n{_RANDOM_ORDER if sample else _RANK} {_session_note(suggestions)}{_NUMBERS}")
+        return
     _print_or_write(suggestions, out, as_json)
 
 
@@ -171,6 +175,25 @@ def report(
         limits=read_gate_config(config),
     )
     print(f"report: {page}")
+
+
+_RANK = "Ranked by the policy's score without exploration (`value`, if it has one)."
+_RANDOM_ORDER = "Drawn from the probabilities, one after the other."
+_NUMBERS = (
+    "`probability`: of the item in a round of the exploring policy, * marks the most probable.\n"
+    "`rating`: the expected rating, `std`: its standard deviation, without the noise of a single rating."
+)
+
+
+def _session_note(suggestions: Any) -> str:
+    return "`session_value`: of the whole rest of the session. " if "session_value" in suggestions else ""
+
+
+def _marked(suggestions: Any) -> Any:
+    """Return the table for people, with an asterisk at the most probable item."""
+    marks = [" *" if most else "" for most in suggestions["most_probable"]]
+    texts = [f"{p:.3f}{mark}" for p, mark in zip(suggestions["probability"], marks, strict=True)]
+    return suggestions.assign(probability=texts).drop(columns="most_probable")
 
 
 def _title(result: "HeldOutEvaluation") -> str:

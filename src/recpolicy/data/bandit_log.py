@@ -56,6 +56,8 @@ class BanditLog:
     """Digest of the table of contexts (features_digest) of the vectors; None: unknown."""
     exporter: str | None = None
     """Name of the exporter that keeps adding rounds to this log; None: the log is complete."""
+    simulator: str | None = None
+    """Name of the simulated world that paid the rewards; None: people gave them."""
 
     def __post_init__(self) -> None:
         columns = (self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward)

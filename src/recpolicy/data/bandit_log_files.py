@@ -41,6 +41,7 @@ ORIGIN_FIELDS = {
     "slate_digest": "the digest of a log of slates",
     "features": "the digest of a table of contexts",
     "exporter": "the name of what goes on adding to the log",
+    "simulator": "the name of the simulated world that paid the rewards",
 }
 """Fields of BanditLog that an events file may name in its metadata."""
 _ROWS_AT_ONCE, _CANDIDATES_AT_ONCE = 1 << 17, 1 << 23

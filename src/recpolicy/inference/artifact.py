@@ -41,6 +41,8 @@ FORMAT_VERSION = 3
 MANIFEST = "recpolicy.json"
 ARRAYS, USERS, ITEMS = "arrays.npz", "users.parquet", "items.parquet"
 _POLICY_PREFIX = "policy/"
+REAL_REWARDS = "real"
+"""Value of `rewards` in the metadata of a training on logged rewards of real users."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class PolicyParts:
     def has_all_items(self) -> bool:
         """True if the catalog is all items in row order."""
         return np.array_equal(self.action_items, np.arange(len(self.item)))
+
+    @property
+    def learned_real_rewards(self) -> bool:
+        """True if all rewards that the policy learned from, its ancestors' included, were real and new."""
+        return bool(self.metadata.get("training", {}).get("rewards") == REAL_REWARDS)
 
     @property
     def sequential(self) -> bool:

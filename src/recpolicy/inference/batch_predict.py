@@ -1,8 +1,8 @@
 """Write rating estimates of many users to files, block by block; the rows are those of `Policy.predict`.
 
 A block is `batch` users times M items: one row group of the Parquet file, one piece of the CSV. Memory grows with the
-block, not with the number of users. Columns are those of `predict`: user_id, item_id, title, rating, std, propensity,
-and value for session policies. Ids keep their type; Parquet stores ids and titles as dictionaries.
+block, not with the number of users. Columns are those of `predict`. Ids keep their type; Parquet stores ids and titles
+as dictionaries.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -86,7 +86,7 @@ def _laid_out(policy: Policy, tables: Iterator[Any], items: list[Hashable]) -> I
     titles = dict(zip(known.items["item_id"].tolist(), known.items["title"].tolist(), strict=True))
     every_item = _ids(items, known.items["item_id"]), pa.array([titles[item] for item in items], pa.string())
     count, item_id, title = 0, *every_item
-    for users, (rating, std, propensity, value) in tables:  # [n], 3 x [n, M], [n]
+    for users, numbers in tables:  # [n], columns [n, M]
         if len(users) != count:  # the first block and a shorter last one; all others have the same items in them
             count, place = len(users), pa.array(np.tile(np.arange(len(items)), len(users)))
             item_id, title = (column.take(place) for column in every_item)
@@ -94,12 +94,8 @@ def _laid_out(policy: Policy, tables: Iterator[Any], items: list[Hashable]) -> I
             "user_id": _ids(users, known.users["user_id"]).take(pa.array(np.arange(count).repeat(len(items)))),
             "item_id": item_id,
             "title": title,
-            "rating": pa.array(rating.ravel()),
-            "std": pa.array(std.ravel()),
-            "propensity": pa.array(propensity.ravel()),
+            **{name: pa.array(values.ravel()) for name, values in numbers.items()},
         }
-        if policy.sequential:
-            columns["value"] = pa.array(value.repeat(len(items)))
         yield pa.record_batch(columns)
 
 

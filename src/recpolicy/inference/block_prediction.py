@@ -1,7 +1,10 @@
-"""Predict for a block of users at once: estimates, true propensities and scores, in NumPy.
+"""Predict for a block of users at once: estimates, exact probabilities and scores, in NumPy.
 
-n users, I items, A arms, C context columns of which the first D are the embedding. The estimate of an item in the
-policy's catalog is the policy's own; outside it, and for policies that estimate nothing, it is the rating model's.
+n users, I items, A arms, C context columns of which the first D are the embedding.
+
+A policy that learned in a simulated world knows that world, not the users. Its estimate of an item is therefore its
+`value`; `rating` and `std` are the rating model's. A linear policy that learned from new, real rewards only has
+`value` as its rating, and its std is smaller where it has learned.
 """
 
 from collections.abc import Sequence
@@ -32,9 +35,20 @@ class BatchPrediction:
 
     rating: Array  # [n, I] within the scale
     std: Array  # [n, I] of the expected rating, without the noise of one rating
-    propensity: Array  # [n, I] of the exploring policy, 0 outside the catalog and where not allowed
+    value: Array | None  # [n, I] the policy's estimate, within the scale; None for session policies
+    probability: Array  # [n, I] that the exploring policy shows the item; 0 outside its catalog
     score: Array  # [n, A] what the policy is greedy in when it has stopped exploring
-    value: Array | None  # [n] expected discounted reward of the rest of the session, of session policies
+    session_value: Array | None  # [n] expected discounted reward of the rest of the session, of session policies
+
+    def columns(self, items: "slice | NDArray[Any]") -> dict[str, Array]:
+        """Return the columns [n, M] of a table of M items (rows or a slice of [0, I)), by name."""
+        columns = {"rating": self.rating[:, items], "std": self.std[:, items]}
+        if self.value is not None:
+            columns["value"] = self.value[:, items]
+        columns["probability"] = self.probability[:, items]
+        if self.session_value is not None:
+            columns["session_value"] = np.broadcast_to(self.session_value[:, np.newaxis], columns["rating"].shape)
+        return columns
 
 
 def predict_block(
@@ -43,19 +57,20 @@ def predict_block(
     """Predict for contexts [n, C], rating stds [n, I] and sessions [n]; allowed [A] or [n, A], None for all arms."""
     estimate, rating = estimate_rewards(parts, context, histories)
     mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
-    value = estimate.value
+    session_value = estimate.session_value
     if parts.estimator in _SCORES_ARE_VALUES:
-        value = masked(estimate.score, mask).max(axis=1)
+        session_value = masked(estimate.score, mask).max(axis=1)
     probability = HEADS[parts.head](estimate, parts.settings, mask)
     probability = with_uniform_mix(probability, parts.uniform_mix, mask)
-    ratings = clipped_ratings(parts, rating, estimate)
-    if parts.has_all_items:
-        return BatchPrediction(ratings, _std(parts, std, estimate), probability, estimate.score, value)
-    propensity = np.zeros(rating.shape, np.float64)
-    propensity[:, parts.action_items] = probability
-    spread = std.copy()
-    spread[:, parts.action_items] = _std(parts, std[:, parts.action_items], estimate)
-    return BatchPrediction(ratings, spread, propensity, estimate.score, value)
+    if not parts.has_all_items:
+        of_actions, probability = probability, np.zeros(rating.shape, np.float64)
+        probability[:, parts.action_items] = of_actions
+    value = None if parts.sequential else policy_values(parts, rating, estimate)
+    if value is not None and updates_ratings(parts, estimate):
+        ratings, std = value, _updated_std(parts, std, estimate)
+    else:
+        ratings = np.clip(rating, *parts.scale)
+    return BatchPrediction(ratings, std, value, probability, estimate.score, session_value)
 
 
 def estimate_rewards(
@@ -78,14 +93,18 @@ def policy_input(parts: PolicyParts, context: Array, history_state: Array | None
     return PolicyInput(context, parts.item[c], parts.offset[c], rating[:, c], history_state), rating
 
 
-def clipped_ratings(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
-    """Return ratings [n, I] on the scale: the estimate's in the catalog, the rating model's outside; changes
-    `rating`."""
-    if parts.has_all_items:
-        rating = estimate.mean
-    else:
-        rating[:, parts.action_items] = estimate.mean
-    return np.clip(rating, *parts.scale)
+def policy_values(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
+    """Return the policy's estimates [n, I] on the scale; outside its catalog the rating model's, `rating`."""
+    value = estimate.mean
+    if not parts.has_all_items:
+        value = rating.copy()
+        value[:, parts.action_items] = estimate.mean
+    return np.clip(value, *parts.scale)
+
+
+def updates_ratings(parts: PolicyParts, estimate: Estimate) -> bool:
+    """Return True if the policy's estimate is the rating model's posterior after further real rewards."""
+    return parts.learned_real_rewards and estimate.std_ratio is not None
 
 
 def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -106,8 +125,8 @@ def _history_state(parts: PolicyParts, context: Array, histories: Sequence[Shown
     return np.stack(memories)
 
 
-def _std(parts: PolicyParts, rating_std: Array, estimate: Estimate) -> Array:
-    """Return the rating model's std, shrunk by what was learnt since; the learner's own where it began elsewhere."""
-    if estimate.std_ratio is not None:
-        return rating_std * estimate.std_ratio
-    return rating_std if estimate.width is None else parts.noise_std * estimate.width
+def _updated_std(parts: PolicyParts, rating_std: Array, estimate: Estimate) -> Array:
+    """Return the rating model's std [n, I] times the fraction that is left after the policy's real rewards."""
+    std = rating_std.copy()
+    std[:, parts.action_items] *= estimate.std_ratio
+    return std

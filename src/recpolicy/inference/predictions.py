@@ -3,7 +3,7 @@
 n users, M items, A arms.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,25 +27,27 @@ def as_list(users: Any) -> list[Hashable]:
     return ids
 
 
-def estimates_frame(
-    ids: list[Hashable], item_ids: Any, titles: Any, rating: Array, std: Array, propensity: Array
-) -> "pd.DataFrame":
-    """Return the arrays [n, M] as a table of n * M rows, users one after the other."""
+def estimates_frame(ids: list[Hashable], item_ids: Any, titles: Any, columns: Mapping[str, Array]) -> "pd.DataFrame":
+    """Return the named arrays [n, M] as a table of n * M rows, users one after the other."""
     import pandas as pd
 
-    users, items = rating.shape
+    users, items = next(iter(columns.values())).shape
     one = users == 1
     return pd.DataFrame(
         {
             "user_id": pd.Index(ids).repeat(items),  # ids of several types stay what they are
             "item_id": item_ids if one else np.tile(np.asarray(item_ids), users),
             "title": titles if one else np.tile(np.asarray(titles, dtype=object), users),
-            "rating": rating.ravel(),
-            "std": std.ravel(),
-            "propensity": propensity.ravel(),
+            **{name: values.ravel() for name, values in columns.items()},
         },
         copy=False,
     )
+
+
+def most_probable(probability: Array) -> NDArray[np.bool_]:
+    """Return a mask [I] of the largest probability; False throughout if all items that may be shown tie."""
+    best = probability >= probability.max() * (1 - 1e-9)
+    return np.asarray(best & (best.sum() < np.count_nonzero(probability)) if best.sum() > 1 else best)
 
 
 def drawn_arms(probability: Array, k: int, lot: np.random.Generator) -> NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""Predict with a loaded policy: rating estimates, recommendations and true propensities as tables.
+"""Predict with a loaded policy: rating estimates, recommendations and exact probabilities as tables.
 
 Its Scorer (scorer.py) computes them; a server, which has no pandas, uses the Scorer directly.
 """
@@ -16,14 +16,13 @@ from recpolicy.core.seeds import generator
 from recpolicy.inference.artifact import Artifact, read_artifact
 from recpolicy.inference.block_prediction import (
     USERS_AT_ONCE,
-    BatchPrediction,
-    clipped_ratings,
     estimate_rewards,
     not_shown,
     policy_input,
+    policy_values,
     predict_block,
 )
-from recpolicy.inference.predictions import as_list, drawn_arms, estimates_frame
+from recpolicy.inference.predictions import as_list, drawn_arms, estimates_frame, most_probable
 from recpolicy.inference.reward_estimators import ESTIMATORS
 from recpolicy.inference.scorer import FoldIn, History, Scorer
 from recpolicy.inference.slate_selection import greedy_slate
@@ -63,24 +62,30 @@ class Policy:
             users: One user id or n of them.
             items: M item ids; by default all items in catalog order.
             fold_in: Ratings of users, known or not, that replace the training ratings: {user: {item: rating}}.
-            history: For session policies: {user: [(item, liked), ...]}, the session so far. Its items get propensity 0.
+            history: For session policies: {user: [(item, liked), ...]}, the session so far. Its items get probability
+                0.
 
         Returns:
-            n * M rows, users one after the other, with the columns user_id, item_id, title; rating, in units of the
-            rating scale, never rounded; std, of the expected rating, without the noise of a single rating; propensity,
-            with which the exploring policy shows the item among its whole catalog (0 outside it); for session
-            policies also value, the expected discounted reward of the rest of the session.
+            n * M rows, users one after the other, with the columns user_id, item_id and title;
+
+            - rating: the expected rating, in units of the rating scale, never rounded. It comes from the rating model
+              unless the policy learned from new, real rewards only;
+            - std: the standard deviation of the expected rating, without the noise of a single rating;
+            - value: the policy's own estimate of the reward, which it learned in its world; session policies have none;
+            - probability: that the exploring policy shows the item when it chooses one of its whole catalog (0
+              outside it);
+            - session_value, for session policies: the expected discounted reward of the rest of the session, equal in
+              all rows of a user.
 
         Raises:
             UnknownIdError: An id is unknown.
             DataError: A rating is off the scale, or the history holds the whole catalog.
         """
         ids = as_list(users)
-        blocks = self.tables(ids, items, fold_in, history)
-        rating, std, propensity, value = (np.concatenate(columns) for columns in zip(*blocks, strict=True))
+        blocks = list(self.tables(ids, items, fold_in, history))
+        columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         pick = self._pick(items)
-        frame = estimates_frame(ids, self._item_ids[pick], self._titles[pick], rating, std, propensity)
-        return frame.assign(value=value.repeat(rating.shape[1])) if self.sequential else frame
+        return estimates_frame(ids, self._item_ids[pick], self._titles[pick], columns)
 
     def tables(
         self,
@@ -89,24 +94,22 @@ class Policy:
         fold_in: FoldIn | None = None,
         history: History | None = None,
         at_once: int = USERS_AT_ONCE,
-    ) -> Iterator[tuple[Array, Array, Array, Array]]:
-        """Yield the arrays behind `predict`, `at_once` users at a time; memory does not grow with the number of users.
+    ) -> Iterator[dict[str, Array]]:
+        """Yield the columns behind `predict`, `at_once` users at a time; memory does not grow with the number of users.
 
         Args:
             users, items, fold_in, history: See `predict`.
             at_once: Users per block.
 
         Yields:
-            rating, std and propensity [n, M], and value [n], which is NaN for policies of single rounds.
+            The numeric columns [n, M] of `predict` by name.
 
         Raises:
             UnknownIdError: An id is unknown; raised before the first block.
         """
         ids, pick = as_list(users), self._pick(items)
         blocks = self.scorer.predict_batches(ids, fold_in, history, at_once)
-        return (
-            (block.rating[:, pick], block.std[:, pick], block.propensity[:, pick], _values(block)) for block in blocks
-        )
+        return (block.columns(pick) for block in blocks)
 
     def recommend(
         self,
@@ -120,18 +123,22 @@ class Policy:
     ) -> pd.DataFrame:
         """Return the k items that the policy values most, best first.
 
+        Rank follows the score that the policy is greedy in; for policies with a `value` that is the value. A policy
+        that explores may choose another item: the one with the largest `probability`.
+
         Args:
             users: One user id or n of them.
             k: Largest number of items per user.
-            exclude_rated: Leave out items that the user rated in the train part or in `fold_in`; propensities are those
-                of a policy that cannot show them.
+            exclude_rated: Leave out items that the user rated in the train part or in `fold_in`; probabilities are
+                those of a policy that cannot show them.
             fold_in: Ratings of users, known or not, that replace the training ratings: {user: {item: rating}}.
             seed: Seed of random tie-breaks and of `sample`.
             history: For session policies: {user: [(item, liked), ...]}; its items are left out.
-            sample: Draw the items from the propensities, one by one without replacement, instead of the k best.
+            sample: Draw the items from the probabilities, one by one without replacement, instead of the k best.
 
         Returns:
-            Up to k rows a user: user_id, rank (from 1) and the other columns of `predict`.
+            Up to k rows a user: user_id, rank (from 1), the other columns of `predict`, and most_probable: True for the
+            item that the exploring policy shows with the largest probability, which may be none of the k.
 
         Raises:
             ConfigError: k is below 1.
@@ -153,36 +160,43 @@ class Policy:
             block = predict_block(self.artifact, context, std, allowed, [past])
             lot = generator(seed, f"recommend/{user}")
             if sample:
-                rows = action_items[drawn_arms(block.propensity[0, action_items], k, lot)]
+                rows = action_items[drawn_arms(block.probability[0, action_items], k, lot)]
             else:
                 rows = action_items[greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)]
-            columns = (block.rating[:, rows], block.std[:, rows], block.propensity[:, rows])
-            table = estimates_frame([user], self._item_ids[rows], self._titles[rows], *columns)
+            table = estimates_frame([user], self._item_ids[rows], self._titles[rows], block.columns(rows))
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
-            frames.append(table.assign(value=_values(block)[0]) if self.sequential else table)
+            table["most_probable"] = most_probable(block.probability[0])[rows]
+            frames.append(table)
         if not frames:
             raise DataError("nothing to recommend: the users have rated every item; use exclude_rated=False")
         return pd.concat(frames, ignore_index=True)
 
     def scores(self, contexts: Array | None = None) -> tuple[Array, Array]:
-        """Return scores and rating estimates of all items, for evaluation.
+        """Return scores and values of all items, for evaluation.
 
         Args:
             contexts: [U, C]; by default those of all users.
 
         Returns:
-            Greedy scores [U, I] and rating estimates [U, I]. Outside the catalog, the score is the lowest in it.
+            Greedy scores [U, I] and the policy's estimates of the reward [U, I], within the scale. Outside the
+            catalog, the score is the lowest in it and the estimate is the rating model's; so it is for session
+            policies everywhere.
         """
         artifact = self.artifact
         contexts = artifact.context if contexts is None else contexts
-        scores, ratings = [], []
+        scores, values = [], []
         for start in range(0, len(contexts), USERS_AT_ONCE):
             estimate, rating = estimate_rewards(artifact, contexts[start : start + USERS_AT_ONCE])
             score = np.repeat(estimate.score.min(axis=1, keepdims=True), len(artifact.items), axis=1)
             score[:, artifact.action_items] = estimate.score
             scores.append(score)
-            ratings.append(clipped_ratings(artifact, rating, estimate))
-        return np.concatenate(scores), np.concatenate(ratings)
+            values.append(policy_values(artifact, rating, estimate))
+        return np.concatenate(scores), np.concatenate(values)
+
+    def ratings(self) -> tuple[Array, Array]:
+        """Return `rating` and `std` of `predict` for all users and items, each [U, I]."""
+        blocks = list(self.tables(self.scorer.user_ids))
+        return np.concatenate([block["rating"] for block in blocks]), np.concatenate([block["std"] for block in blocks])
 
     def session_scores(self, context: Array, history_state: Array) -> Array:
         """Return scores [n, A] of a session policy for contexts [n, D] and memories [n, M] of running sessions."""
@@ -192,11 +206,6 @@ class Policy:
     def _pick(self, items: Sequence[Hashable] | None) -> "slice | NDArray[np.int32]":
         """Return the requested columns of [n, I]."""
         return slice(None) if items is None else self.scorer.item_rows(items)
-
-
-def _values(block: BatchPrediction) -> Array:
-    """Return values [n], NaN where the policy has none."""
-    return np.full(len(block.rating), np.nan) if block.value is None else block.value
 
 
 def load_policy(path: str | Path) -> Policy:

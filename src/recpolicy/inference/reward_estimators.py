@@ -30,12 +30,12 @@ class PolicyInput:
 class Estimate:
     """Estimated rewards of n users and A arms."""
 
-    mean: Array  # [n, A] expected rating
+    mean: Array  # [n, A] expected reward
     width: Array | None  # [n, A] in units of the rating noise; None where the learner does not know
     score: Array  # [n, A] what the policy is greedy in when it does not explore
     bound: Array | None = None  # [n, A] what it is greedy in when it explores, where that is no head's to compute
     std_ratio: Array | None = None  # [n, A] share of the rating model's uncertainty that is left, where it began there
-    value: Array | None = None  # [n] expected discounted reward of the rest of the session, for session policies
+    session_value: Array | None = None  # [n] expected discounted reward of the rest of the session
 
 
 def pack_symmetric(matrices: Array) -> Array:
@@ -111,7 +111,7 @@ def _session(arrays: Arrays, situation: PolicyInput) -> Estimate:
     x = _seen(situation)
     score = _item_scores(arrays, x, _layers(arrays, x))
     value = _layers(arrays, x, "value/")[:, 0]
-    return Estimate(situation.rating, None, score, value=value)
+    return Estimate(situation.rating, None, score, session_value=value)
 
 
 def _session_values(arrays: Arrays, situation: PolicyInput) -> Estimate:
@@ -122,7 +122,7 @@ def _session_values(arrays: Arrays, situation: PolicyInput) -> Estimate:
         score = output[:, -1:] + score - score.mean(axis=1, keepdims=True)
     else:
         score = _item_scores(arrays, x, output)
-    return Estimate(situation.rating, None, score, value=score.max(axis=1))
+    return Estimate(situation.rating, None, score, session_value=score.max(axis=1))
 
 
 def _session_table(arrays: Arrays, situation: PolicyInput) -> Estimate:
@@ -136,7 +136,7 @@ def _session_table(arrays: Arrays, situation: PolicyInput) -> Estimate:
         start = x[:, : arrays["embedding"].shape[1]] @ arrays["embedding"].T + arrays["offset"]
         score = score + start / arrays["temperature"]
     bound = _ucb1(score, arrays["visits"][cell], float(arrays["ucb"])) if "ucb" in arrays else None
-    return Estimate(situation.rating, None, score, bound, value=score.max(axis=1))
+    return Estimate(situation.rating, None, score, bound, session_value=score.max(axis=1))
 
 
 def _ucb1(score: Array, visits: Array, c: float) -> Array:

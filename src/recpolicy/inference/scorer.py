@@ -45,9 +45,10 @@ class Prediction:
 
     rating: Array  # [I] within the scale
     std: Array  # [I] of the expected rating, without the noise of one rating
-    propensity: NDArray[np.float64]  # [I] of the exploring policy; 0 outside the catalog, where it sums to 1
+    value: Array | None  # [I] the policy's own estimate, within the scale; None for session policies
+    probability: NDArray[np.float64]  # [I] that the exploring policy shows the item; sums to 1, 0 outside the catalog
     score: NDArray[np.float64]  # [A] what the policy is greedy in
-    value: Any  # float, or [n], for session policies: the reward that it expects of the rest; None for the others
+    session_value: Any  # float, or [n], for session policies: the reward that it expects of the rest of the session
 
 
 class Scorer:
@@ -118,7 +119,7 @@ class Scorer:
 
         A user in `fold_in` need not be known; one with a raw `context` ([C], or [D] for average demographics) neither,
         and their std is that of a typical user. `history` tells a session policy what was shown so far: items shown
-        have propensity 0. Raises UnknownIdError, DataError for ratings off the scale, a context of another length or a
+        have probability 0. Raises UnknownIdError, DataError for ratings off the scale, a context of another length or a
         history of the whole catalog, ConfigError for a history that the policy would not look at.
         """
         kept = context is None and not history and not (fold_in and user in fold_in)
@@ -127,8 +128,14 @@ class Scorer:
             return found
         contexts = None if context is None else np.asarray(context)[np.newaxis]
         several = self.predict([user], fold_in, history, contexts)
-        value = None if several.value is None else float(several.value[0])
-        answer = Prediction(several.rating[0], several.std[0], several.propensity[0], several.score[0], value)
+        answer = Prediction(
+            rating=several.rating[0],
+            std=several.std[0],
+            value=None if several.value is None else several.value[0],
+            probability=several.probability[0],
+            score=several.score[0],
+            session_value=None if several.session_value is None else float(several.session_value[0]),
+        )
         if kept:
             self._cache.put(user, answer, sum(part.nbytes for part in _arrays(answer)))
         return answer
@@ -142,17 +149,18 @@ class Scorer:
     ) -> Prediction:
         """Predict for n users, in blocks of one matrix product each; contexts [n, C] or [n, D] replace what is known.
 
-        About 24 bytes a user and item are held at once. Raises what `answer` raises.
+        About 28 bytes a user and item are held at once. Raises what `answer` raises.
         """
         blocks = list(self.predict_batches(users, fold_in, history, contexts=contexts))
-        propensity = np.concatenate([block.propensity for block in blocks]).astype(np.float64)
-        propensity /= propensity.sum(axis=1, keepdims=True)  # heads of single precision are off by 1e-7
+        probability = np.concatenate([block.probability for block in blocks]).astype(np.float64)
+        probability /= probability.sum(axis=1, keepdims=True)  # heads of single precision are off by 1e-7
         answer = Prediction(
             rating=np.concatenate([block.rating for block in blocks]),
             std=np.concatenate([block.std for block in blocks]),
-            propensity=propensity,
+            value=None if self.sequential else np.concatenate([block.value for block in blocks]),
+            probability=probability,
             score=np.concatenate([block.score for block in blocks]).astype(np.float64),
-            value=np.concatenate([block.value for block in blocks]) if self.sequential else None,
+            session_value=np.concatenate([block.session_value for block in blocks]) if self.sequential else None,
         )
         for part in _arrays(answer):
             part.flags.writeable = False
@@ -275,4 +283,5 @@ def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:
 
 
 def _arrays(answer: Prediction) -> tuple[Array, ...]:
-    return answer.rating, answer.std, answer.propensity, answer.score
+    arrays = (answer.rating, answer.std, answer.value, answer.probability, answer.score)
+    return tuple(part for part in arrays if part is not None)

@@ -286,6 +286,7 @@ def _describe(scorer: Scorer, request: RecommendRequest, slate: Slate, answer: P
         rows.tolist(),
         finite(answer.rating[rows]),
         finite(answer.std[rows]),
+        [None] * len(rows) if answer.value is None else finite(answer.value[rows]),
         slate.propensity.tolist(),
         explain(scorer, request.user, rows, request.fold_in()),
         strict=True,
@@ -295,10 +296,11 @@ def _describe(scorer: Scorer, request: RecommendRequest, slate: Slate, answer: P
             **_item(scorer, row),
             "rating": rating,
             "std": std,
+            "value": value,
             "propensity": propensity,
             "explanations": [_item(scorer, near) for near in nearest],
         }
-        for row, rating, std, propensity, nearest in columns
+        for row, rating, std, value, propensity, nearest in columns
     ]
 
 

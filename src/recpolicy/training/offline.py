@@ -20,6 +20,7 @@ from recpolicy.agents.ucb1 import UCB1
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.inference.artifact import REAL_REWARDS
 from recpolicy.training.ipw_means import IPWMeans
 from recpolicy.training.sufficient_statistics import SufficientStatistics, places, posterior
 
@@ -79,7 +80,8 @@ def learn_from_log(
         loss = float(learn_offline(agent, seen, action, reward, epochs=epochs, seed=seed)[-1])
     else:
         agent.train_step_counter.assign_add(epochs)
-    return {"mode": "log", "rows": len(log), "epochs": epochs, "last_loss": loss}
+    rewards = REAL_REWARDS if log.simulator is None else "simulated"
+    return {"mode": "log", "rewards": rewards, "rows": len(log), "epochs": epochs, "last_loss": loss}
 
 
 def _linear_at_once(

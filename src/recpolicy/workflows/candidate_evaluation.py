@@ -331,7 +331,7 @@ def _action_diversity(policy: Policy) -> ActionDiversity:
 
 def _estimates(policy: Policy, split: Split) -> NDArray[np.floating]:
     """Return the estimates of the held-out ratings [N]."""
-    return np.asarray(policy.scores()[1][split.test.user, split.test.item])
+    return np.asarray(policy.ratings()[0][split.test.user, split.test.item])
 
 
 def _likes(policy: Policy, split: Split, points: int = 200) -> dict[str, Any]:

@@ -48,6 +48,6 @@ def run_demo(
     user = ratings.users["user_id"].iloc[0] if user is None else user
     evaluation = write_policy_report(policy, parts, out, out / REPORT, user=user, seed=seed)
     say("On held-out ratings (95 % intervals over users)", evaluation.table())
-    suggestions = policy.recommend(user, k=5)[["title", "rating", "std", "propensity"]]
+    suggestions = policy.recommend(user, k=5)[["title", "rating", "std", "value", "probability"]]
     say(f"Rating estimates: the best five items that user {user} has not rated", suggestions)
     say("Report with the regret curve and all plots", out / REPORT)

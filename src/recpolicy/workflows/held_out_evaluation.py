@@ -154,8 +154,7 @@ def check_trained_on(name: str, policy: Policy, split: Split) -> None:
 
 
 def _tables(policy: Policy) -> PolicyTables:
-    score, rating = policy.scores()
-    return PolicyTables(score, rating=rating)
+    return PolicyTables(policy.scores()[0], rating=policy.ratings()[0])
 
 
 def _get_rating_model(policy: Policy, train_ratings: Ratings) -> Any:

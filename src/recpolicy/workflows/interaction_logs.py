@@ -3,7 +3,9 @@
 U users, A items of the catalog, D features.
 """
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +181,8 @@ def ingest_log(
     vocabulary = tables or read_import_tables(folder)
     read = ingest_slates if (Path(folder) / SLATES).exists() else ingest
     train_rounds, test_rounds, report = read(Path(folder), vocabulary, coerce(IngestConfig, config, "ingest"))
+    simulator = _simulator(Path(folder))
+    train_rounds, test_rounds = (replace(part, simulator=simulator) for part in (train_rounds, test_rounds))
     with atomic_directory(Path(out)) as tmp:
         write_events(tmp / TRAINING, train_rounds, vocabulary, with_rewards=True)
         write_events(tmp / EVALUATION, test_rounds, vocabulary, with_rewards=True)
@@ -187,6 +191,14 @@ def ingest_log(
             ratings, held_out = log_ratings(train_rounds, test_rounds, vocabulary, Path(folder).name)
             save_ratings(ratings, tmp / RATINGS, split=(f"tail-{held_out}", 0) if held_out else None)
     return report
+
+
+def _simulator(folder: Path) -> str | None:
+    """Return the name of the world behind a simulated log; None for a log of real users."""
+    if not (folder / SIMULATION).exists():
+        return None
+    metadata = json.loads((folder / SIMULATION).read_text(encoding="utf-8"))
+    return str(metadata.get("world") or metadata["train"]["world"])
 
 
 def read_rounds(path: Path, tables: IdVocabulary) -> BanditLog:

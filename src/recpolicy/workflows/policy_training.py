@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from recpolicy.environments.item_bandit import ItemBandit
     from recpolicy.workflows.session_training import SessionTrainConfig
 
+TRAIN_PART = "train part"
+"""Value of `rewards` in the metadata of a training on the ratings that the rating model has seen."""
+
 
 @config_dataclass
 class TrainConfig(FeatureConfig):
@@ -136,6 +139,8 @@ def train(
     work = open_work_folder(out, {"agent": agent, **metadata})
     if isinstance(log, BanditLog):
         training = _learn_from_log(bandit, log, features, settings, seed)
+        if _mostly_in(log, split.train):
+            training["rewards"] = TRAIN_PART
     elif settings.mode == "offline":
         training = _learn_from_ratings(bandit, split.train, features, settings, seed)
     else:
@@ -215,6 +220,15 @@ def _learn_from_log(
     return learn_from_log(agent, log, features.context, features.action_items, epochs=settings.epochs, seed=seed)
 
 
+def _mostly_in(log: BanditLog, train_ratings: Ratings) -> bool:
+    """Return True if most rounds are ratings of the train part, as for a log that is the table of ratings as well."""
+    users, items = train_ratings.shape
+    rated = np.zeros((users, items), bool)
+    rated[train_ratings.user, train_ratings.item] = True
+    known = log.user < users
+    return bool(rated[log.user[known], log.item[known]].sum() > len(log) / 2)
+
+
 def _learn_from_ratings(
     agent: "BanditAgent", train_ratings: Ratings, features: Features, settings: TrainConfig, seed: int
 ) -> dict[str, Any]:
@@ -228,7 +242,8 @@ def _learn_from_ratings(
     action, reward = action_index[train_ratings.item[is_action_item]], train_ratings.rating[is_action_item]
     losses = learn_offline(agent, context, action, reward, epochs=settings.epochs, seed=seed)
     rows = int(is_action_item.sum())
-    return {"mode": "offline", "rows": rows, "epochs": settings.epochs, "last_loss": float(losses[-1])}
+    figures = {"rows": rows, "epochs": settings.epochs, "last_loss": float(losses[-1])}
+    return {"mode": "offline", "rewards": TRAIN_PART, **figures}
 
 
 def _learn_online(
@@ -243,4 +258,4 @@ def _learn_online(
         checkpoint_every_steps=settings.checkpoint_every_steps,
     )
     pulls = train_online(environment, agent, config, work, show_progress)
-    return {"mode": "online", "total_timesteps": int(pulls.sum()), "pulls": pulls.tolist()}
+    return {"mode": "online", "rewards": "simulated", "total_timesteps": int(pulls.sum()), "pulls": pulls.tolist()}

@@ -154,7 +154,7 @@ def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]
 
 def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
     user = policy.artifact.users["user_id"].iloc[0] if user is None else user
-    table = policy.recommend(user, k=10)[["rank", "title", "rating", "std", "propensity"]]
+    table = policy.recommend(user, k=10)[["rank", "title", "rating", "std", "value", "probability"]]
     return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
 
 
@@ -206,7 +206,7 @@ def _figures(
     choices = {key: result.held_out_choice for key, result in evaluation.policies.items()}
     chosen = plots.held_out_choice_figure(choices, evaluation.random, evaluation.oracle)
     figures.append(("Held-out choice between random and oracle", to_svg(chosen)))
-    _, rating = policy.scores()
+    rating, _ = policy.ratings()
     test = split.test
     calibration = plots.calibration_figure(rating[test.user, test.item], test.rating)
     figures.append(("Predicted and true ratings on the test part", to_svg(calibration)))

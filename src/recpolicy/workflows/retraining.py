@@ -66,6 +66,8 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     if "slate_digest" in old.metadata:
         parent["slate_digest"] = old.metadata["slate_digest"]
     figures = {**learn_from_log(agent, log, old.context, old.action_items, epochs=epochs, seed=seed), "seed": seed}
+    if not old.learned_real_rewards:
+        figures["rewards"] = f"{old.metadata['training'].get('rewards', 'unknown')}, then {figures['rewards']}"
     inherited = {name: value for name, value in old.metadata.items() if name != "slate_digest"}
     lineage: dict[str, Any] = {
         **log_lineage(log),

@@ -161,7 +161,7 @@ def _train_in_world(
     )
     work = begin()  # after all checks, so that refused settings leave no unfinished training behind
     shown = train_in_sessions(environment, agent, run, work, show_progress)
-    return agent, {"mode": "sessions", "total_timesteps": shown, "world": world.name}, work
+    return agent, {"mode": "sessions", "rewards": "simulated", "total_timesteps": shown, "world": world.name}, work
 
 
 def _learn_from_log(

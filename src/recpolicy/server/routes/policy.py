@@ -73,13 +73,16 @@ def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None) -> list
     rows = rows.astype(np.intp)
     answer = scorer.predict(users)
     ids, titles = [scorer.item_ids[row] for row in rows], [scorer.titles[row] for row in rows]
+    every = {"rating": answer.rating, "std": answer.std, "value": answer.value, "probability": answer.probability}
+    parts, session = {name: part for name, part in every.items() if part is not None}, answer.session_value
     table = []
     for place, user in enumerate(users):
-        numbers = (finite(part[place, rows]) for part in (answer.rating, answer.std, answer.propensity))
-        value = {} if answer.value is None else {"value": finite(answer.value[place : place + 1])[0]}
+        columns = [(name, finite(part[place, rows])) for name, part in parts.items()]
+        names, numbers = [name for name, _ in columns], zip(*(column for _, column in columns), strict=True)
+        whole = {} if session is None else {"session_value": finite(session[place : place + 1])[0]}
         table += [
-            {"user_id": user, "item_id": item, "title": title, "rating": r, "std": s, "propensity": p, **value}
-            for item, title, r, s, p in zip(ids, titles, *numbers, strict=True)
+            {"user_id": user, "item_id": item, "title": title, **dict(zip(names, row, strict=True)), **whole}
+            for item, title, row in zip(ids, titles, numbers, strict=True)
         ]
     return table
 

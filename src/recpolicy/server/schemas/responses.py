@@ -23,16 +23,19 @@ def _example(**fields: Any) -> ConfigDict:
 class EstimateRow(BaseModel):
     """Estimates of one item for one user; null where the policy has no such number."""
 
-    model_config = _example(user_id=196, item_id=50, title="Star Wars (1977)", rating=4.31, std=0.21, propensity=0.0124)
+    model_config = _example(
+        user_id=196, item_id=50, title="Star Wars (1977)", rating=4.31, std=0.21, value=4.27, probability=0.0124
+    )
 
     user_id: UserId
     item_id: ItemId
     title: Title
     rating: Rating
     std: Std
-    propensity: float | None = Field(description="Probability that the exploring policy recommends the item.")
-    value: float | None = Field(
-        None, description="Only for session policies: expected discounted reward of the session."
+    value: float | None = Field(None, description="The policy's own estimate of the reward; not of session policies.")
+    probability: float | None = Field(description="Probability that the exploring policy shows the item in a round.")
+    session_value: float | None = Field(
+        None, description="Session policies only: expected discounted reward of the rest of the session."
     )
 
 
@@ -56,6 +59,10 @@ class RecommendedItem(BaseModel):
     title: Title
     rating: Rating
     std: Std
+    value: float | None = Field(
+        description="The policy's own estimate of the reward, which orders a list that does not explore; null for"
+        " session policies."
+    )
     propensity: float = Field(description="Exact probability of this item at this position, given the items before it.")
     explanations: list[Item] = Field(description="The most similar items among those that the user has rated.")
 
