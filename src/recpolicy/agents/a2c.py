@@ -40,8 +40,8 @@ class A2C(ActorCritic):
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Take one gradient step on the loss."""
-        found, value = self.advantages(experience, self.config.gae_lambda)
-        advantage, target = flatten(found.advantage), flatten(found.target)
+        estimates, value = self.advantages(experience, self.config.gae_lambda)
+        advantage, target = flatten(estimates.advantage), flatten(estimates.target)
         observation, mask = flatten(experience.observation), flatten(experience.mask)
         with tf.GradientTape() as tape:
             evaluated = self.evaluate(observation, mask, flatten(experience.action))

@@ -86,10 +86,10 @@ def advantages_under(
     both = tf.concat([experience.observation, experience.next_observation], axis=0)
     value = tf.reshape(critic(flatten(both)), [2 * steps, batch])
     now, following = value[:steps], value[steps:]
-    found = generalized_advantages(
+    estimates = generalized_advantages(
         experience.reward, now, following, experience.terminated, experience.truncated, gamma, gae_lambda
     )
-    return found, now
+    return estimates, now
 
 
 def value_arrays(critic: Any) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def _search(mass: tf.Tensor, point: tf.Tensor, whole: tf.Tensor | None) -> tuple
     total = tf.reduce_max(tf.where(possible, prefix, 0.0), axis=1, keepdims=True)
     # Rounding may put the point at or above the last prefix sum; moved just below it, there is always an entry.
     target = tf.minimum(point * total if whole is None else point, total * _BELOW_ONE)
-    found = tf.reduce_min(tf.where(possible & (prefix > target), tf.range(count), count), axis=1)
-    return found, tf.gather(prefix - mass, found, batch_dims=1)[:, tf.newaxis], total
+    index = tf.reduce_min(tf.where(possible & (prefix > target), tf.range(count), count), axis=1)
+    return index, tf.gather(prefix - mass, index, batch_dims=1)[:, tf.newaxis], total
 
 
 def log_probability(logits: tf.Tensor, action: tf.Tensor) -> tf.Tensor:

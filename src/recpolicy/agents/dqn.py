@@ -108,20 +108,20 @@ class DQN(SessionLearner):
         self._replay.write(experience)
         replay = self._replay
 
-        def one(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            told = self._step(replay.draw(self.config.batch_size, fold_in(seed, index)))
-            return index + 1, sums + told
+        def step(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            figures = self._step(replay.draw(self.config.batch_size, fold_in(seed, index)))
+            return index + 1, sums + figures
 
-        _, sums = tf.while_loop(lambda i, _: i < self.config.gradient_steps, one, (tf.constant(0), tf.zeros([4])))
+        _, sums = tf.while_loop(lambda i, _: i < self.config.gradient_steps, step, (tf.constant(0), tf.zeros([4])))
         self._blocks.assign_add(1)
-        told = dict(zip(self.figures, tf.unstack(sums / self.config.gradient_steps), strict=False))
-        return {**told, "epsilon": self.epsilon()}
+        figures = dict(zip(self.figures, tf.unstack(sums / self.config.gradient_steps), strict=False))
+        return {**figures, "epsilon": self.epsilon()}
 
     def update_batch(self, batch: Batch) -> Figures:
         """Take one gradient step on items from any policy; it counts as a block in the exploration schedule."""
-        told = self._step(batch)
+        figures = self._step(batch)
         self._blocks.assign_add(1)
-        return dict(zip(self.figures, [*tf.unstack(told), self.epsilon()], strict=True))
+        return dict(zip(self.figures, [*tf.unstack(figures), self.epsilon()], strict=True))
 
     def _step(self, batch: Batch) -> tf.Tensor:
         target = td_targets(

@@ -54,11 +54,11 @@ class PPO(ActorCritic):
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:
         """Take minibatch steps until the epochs are over or the policy exceeds the divergence limit."""
-        found, value = self.advantages(experience, self.config.gae_lambda)
-        target = flatten(found.target)
+        estimates, value = self.advantages(experience, self.config.gae_lambda)
+        target = flatten(estimates.target)
         columns = (
             flatten(experience.observation), flatten(experience.mask), flatten(experience.action),
-            flatten(experience.log_probability), flatten(found.advantage), target,
+            flatten(experience.log_probability), flatten(estimates.advantage), target,
         )  # fmt: skip
         count = target.shape[0]
         size = min(self.config.minibatch_size, count)
@@ -68,14 +68,14 @@ class PPO(ActorCritic):
         rows = tf.reshape(order[:, : each * size], [self.config.n_epochs * each, size])
         limit = 1.5 * self.config.target_kl if self.config.target_kl else float("inf")
 
-        def one(index: tf.Tensor, kl: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, ...]:  # noqa: ARG001
+        def step(index: tf.Tensor, kl: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, ...]:  # noqa: ARG001
             picked = tf.gather(rows, index)
             figures = self._step(*(tf.gather(column, picked) for column in columns))
             return index + 1, figures["approximate_kl"], sums + tf.stack([figures[name] for name in _MEASURED])
 
         start = (tf.constant(0), tf.constant(0.0), tf.zeros([len(_MEASURED)]))
         done, _, sums = tf.while_loop(
-            lambda index, kl, _: (index < self.config.n_epochs * each) & (kl <= limit), one, start
+            lambda index, kl, _: (index < self.config.n_epochs * each) & (kl <= limit), step, start
         )
         means = tf.unstack(sums / tf.cast(done, tf.float32))
         return {

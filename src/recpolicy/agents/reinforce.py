@@ -38,11 +38,11 @@ class Reinforce(ActorCritic):
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Take one gradient step on the loss."""
-        found, value = self.advantages(experience, gae_lambda=1.0)
+        estimates, value = self.advantages(experience, gae_lambda=1.0)
         weight = flatten(first_sessions(experience))
         weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
-        target = flatten(found.target)
-        advantage = flatten(found.advantage) if self.config.baseline else target
+        target = flatten(estimates.target)
+        advantage = flatten(estimates.advantage) if self.config.baseline else target
         if self.config.normalize_advantage:
             advantage = standardize(advantage, tf.cast(weight > 0, tf.float32))
         observation, mask = flatten(experience.observation), flatten(experience.mask)

@@ -88,21 +88,21 @@ class TopKReinforce(SessionLearner):
 
     def update(self, experience: Experience, seed: tf.Tensor) -> Figures:  # noqa: ARG002 - nothing is random
         """Take `n_epochs` gradient steps on the loss."""
-        found, value = advantages_under(self._value, experience, self.config.gamma, gae_lambda=1.0)
+        estimates, value = advantages_under(self._value, experience, self.config.gamma, gae_lambda=1.0)
         weight = flatten(first_sessions(experience))
-        gain = flatten(found.target)
+        gain = flatten(estimates.target)
         if self.config.baseline:
-            gain = standardize(flatten(found.advantage), weight)
+            gain = standardize(flatten(estimates.advantage), weight)
         weight /= tf.maximum(tf.reduce_mean(weight), 1e-6)
-        explained = explained_variance(flatten(value), flatten(found.target))
+        explained = explained_variance(flatten(value), flatten(estimates.target))
 
-        def one(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            told = self._step(experience, gain, flatten(found.target), weight)
-            told["explained_variance"] = explained
-            return index + 1, sums + tf.stack([told[name] for name in self.figures])
+        def step(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            figures = self._step(experience, gain, flatten(estimates.target), weight)
+            figures["explained_variance"] = explained
+            return index + 1, sums + tf.stack([figures[name] for name in self.figures])
 
         start = (tf.constant(0), tf.zeros([len(self.figures)]))
-        _, sums = tf.while_loop(lambda index, _: index < self.config.n_epochs, one, start)
+        _, sums = tf.while_loop(lambda index, _: index < self.config.n_epochs, step, start)
         return dict(zip(self.figures, tf.unstack(sums / self.config.n_epochs), strict=True))
 
     def _step(self, experience: Experience, gain: tf.Tensor, target: tf.Tensor, weight: tf.Tensor) -> Figures:

@@ -118,8 +118,8 @@ class UCB1(Learner):
     def export(self) -> ExportedPolicy:
         """Return the means, widths and bounds as arrays."""
         span = self._config.max_reward - self._config.min_reward
-        one = Observation(tf.zeros([1, 1]), None, None)
-        mean, width = self.estimate(one)
+        no_features = Observation(tf.zeros([1, 1]), None, None)
+        mean, width = self.estimate(no_features)
         score = upper_bounds(self._arms.count, self._arms.mean, self._config.c, span)
         arrays = {"mean": mean[0].numpy(), "width": width[0].numpy(), "score": score.numpy()}
         return ExportedPolicy("arms", "optimistic", {}, arrays)

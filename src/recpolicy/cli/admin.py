@@ -79,11 +79,11 @@ def versions(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) ->
     say_rows(
         [
             {
-                "version": one["number"], "alias": ", ".join(one["aliases"]), "agent": one["agent"],
-                "gate": one["verdict"] or "none", "registered": f"{one['registered_at'][:19]}Z",
-                "digest": one["digest"][:12],
+                "version": version["number"], "alias": ", ".join(version["aliases"]), "agent": version["agent"],
+                "gate": version["verdict"] or "none", "registered": f"{version['registered_at'][:19]}Z",
+                "digest": version["digest"][:12],
             }
-            for one in answer["versions"]
+            for version in answer["versions"]
         ],
         "no versions yet",
     )  # fmt: skip
@@ -273,8 +273,8 @@ def _part(name: str) -> str:
 
 def _parameter(text: str) -> tuple[str, Any]:
     """`k=3` as ("k", 3): JSON where the value is JSON, text otherwise; raises ConfigError."""
-    name, found, value = text.partition("=")
-    if not found or not name:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
         raise ConfigError(f"--param {text!r}: expected NAME=VALUE, such as days=7")
     try:
         return name, json.loads(value)

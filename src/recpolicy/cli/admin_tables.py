@@ -18,8 +18,8 @@ def say(
     if as_json:
         print_json(answer)
     elif rows is not None and isinstance(answer, Mapping) and rows in answer:
-        found = [{name: row.get(name) for name in columns or row} for row in answer[rows]]
-        say_rows(found, none or f"no {rows} yet")
+        listed = [{name: row.get(name) for name in columns or row} for row in answer[rows]]
+        say_rows(listed, none or f"no {rows} yet")
     elif isinstance(answer, Mapping):
         _say_facts(answer)
     elif answer is not None:
@@ -59,7 +59,7 @@ def _version(number: int | None) -> str:
 
 def _say_facts(answer: Mapping[str, Any]) -> None:
     for name, value in answer.items():
-        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
             print(f"{name}:")
             say_rows(value, "")
         else:

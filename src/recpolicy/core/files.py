@@ -121,10 +121,10 @@ def migrate(body: dict[str, Any], version: int, migrations: Mapping[int, Migrati
 
 
 def _check_version(body: dict[str, Any], version: int, migrations: Mapping[int, Migration], path: Path) -> None:
-    found = body.get("version")
-    if type(found) is not int or not (found == version or found in migrations):
+    written = body.get("version")
+    if type(written) is not int or not (written == version or written in migrations):
         known = ", ".join(map(str, (*sorted(migrations), version)))
-        raise ArtifactError(f"{path}: format version {found!r}, but this recpolicy reads {known}")
+        raise ArtifactError(f"{path}: format version {written!r}, but this recpolicy reads {known}")
 
 
 def rename_keys(value: Any, names: Mapping[str, str], *, nested: bool = False) -> Any:

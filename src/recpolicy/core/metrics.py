@@ -42,13 +42,13 @@ class CsvWriter:
 
     def __init__(self, path: Path, keep_until: int | None = None):
         """Open `path`; rows after step `keep_until` are dropped (resume), all rows when it is None."""
-        kept = [] if keep_until is None or not path.exists() else _rows_until(path, keep_until)
+        lines_kept = [] if keep_until is None or not path.exists() else _rows_until(path, keep_until)
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8", newline="")
+            temporary.write_text("".join(lines_kept), encoding="utf-8", newline="")
         self._stream = path.open("a", newline="", encoding="utf-8")
         self._rows: csv.DictWriter[str] | None = None
-        if kept:
-            self._rows = self._writer(next(csv.reader(kept)))
+        if lines_kept:
+            self._rows = self._writer(next(csv.reader(lines_kept)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row; raises ValueError for a name that the first row did not have."""
@@ -110,14 +110,14 @@ def _rows_until(path: Path, step: int) -> list[str]:
     """Return the header and the rows up to `step` as they stand; a last line that a crash cut short is dropped."""
     with path.open(newline="", encoding="utf-8") as stream:
         lines = [line for line in stream if line.endswith("\n")]
-    kept = lines[:1]
+    lines_kept = lines[:1]
     for number, line in enumerate(lines[1:], start=2):
         try:
             if float(line.split(",", 1)[0]) <= step:
-                kept.append(line)
+                lines_kept.append(line)
         except ValueError:
             raise DataError(f"{path}:{number}: not a row of numbers: {line.strip()!r}") from None
-    return kept
+    return lines_kept
 
 
 def read_csv(path: Path) -> list[dict[str, float]]:

@@ -23,14 +23,16 @@ def split(seed: tf.Tensor, parts: int) -> list[tf.Tensor]:
     return tf.unstack(tf.random.split(seed, parts, alg=_ALGORITHM))
 
 
-def as_stateless_seed(given: Any, family: tf.Tensor) -> tf.Tensor:
+def as_stateless_seed(seed_or_number: Any, family: tf.Tensor) -> tf.Tensor:
     """Return a stateless seed from the seed argument of a TF-Agents policy: a pair, or a member of `family`.
 
     The member is drawn by the given integer or, without one, by TensorFlow's global (seeded) generator.
     """
-    if isinstance(given, tf.Tensor) and given.shape == (2,):
-        return given
-    number = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int32, seed=given if isinstance(given, int) else None)
+    if isinstance(seed_or_number, tf.Tensor) and seed_or_number.shape == (2,):
+        return seed_or_number
+    number = tf.random.uniform(
+        [], maxval=2**31 - 1, dtype=tf.int32, seed=seed_or_number if isinstance(seed_or_number, int) else None
+    )
     return fold_in(family, number)
 
 

@@ -164,10 +164,10 @@ class BanditLog:
         if self.context is None:
             return table, self.user
         self.check_features(table)
-        given = self.with_context
-        vectors, place = _distinct(self.context[given])
+        has_context = self.with_context
+        vectors, place = _distinct(self.context[has_context])
         row = self.user.copy()
-        row[given] = len(table) + place
+        row[has_context] = len(table) + place
         return np.concatenate([table, vectors]), row
 
     def check_features(self, table: NDArray[np.floating]) -> None:
@@ -244,5 +244,5 @@ def _distinct(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArra
     """Return the distinct vectors [V, D] among [n, D], and which of them each is [n]."""
     width = vectors.shape[1]
     whole = np.ascontiguousarray(vectors).view(np.dtype((np.void, width * vectors.itemsize)))[:, 0]
-    found, place = np.unique(whole, return_inverse=True)
-    return found.view(np.float32).reshape(-1, width), place
+    distinct, place = np.unique(whole, return_inverse=True)
+    return distinct.view(np.float32).reshape(-1, width), place

@@ -95,7 +95,7 @@ def write_events(path: Path, rounds: BanditLog, tables: IdVocabulary, *, with_re
     metadata = {
         "format": FORMAT, "version": FORMAT_VERSION, "scale": list(rounds.scale),
         "action_items": item_id[rounds.action_items].tolist(),
-        **{name: told for name in ORIGIN_FIELDS if (told := getattr(rounds, name)) is not None},
+        **{name: value for name in ORIGIN_FIELDS if (value := getattr(rounds, name)) is not None},
     }  # fmt: skip
     user, item, text = _id_type(user_id), _id_type(item_id), pa.dictionary(pa.int32(), pa.string())
     types = {
@@ -235,8 +235,8 @@ class _Seen:
     def read_users(self, piece: read.Piece) -> NDArray[np.int32]:
         """Return rows [n] of the user table; -1 for cold-start users, who have a context."""
         vectors = read.contexts(piece, self.width)
-        given = None if vectors is None else ~np.isnan(vectors[:, 0])
-        rows = read.id_rows(piece, "user_id", self.known, given)
+        has_context = None if vectors is None else ~np.isnan(vectors[:, 0])
+        rows = read.id_rows(piece, "user_id", self.known, has_context)
         if vectors is not None:
             self.width = vectors.shape[1]
             self.ids.append(read.strangers(piece, "user_id", rows, self.known)[rows < 0])
@@ -258,7 +258,7 @@ class _Seen:
             return None
         parts = zip(self.vectors, self.sizes, strict=True)
         return np.concatenate(
-            [np.full((size, self.width), np.nan, np.float32) if one is None else one for one, size in parts]
+            [np.full((size, self.width), np.nan, np.float32) if vectors is None else vectors for vectors, size in parts]
         )
 
 
@@ -272,8 +272,8 @@ def _check_shown(
         return
     strange = read.any_in_list(~np.isin(candidate, action_items), start)
     piece.refuse(strange, lambda _: "a candidate is not in the catalog of this log")
-    found = read.any_in_list(candidate == np.repeat(item, np.diff(start)), start)
-    piece.refuse(~found, lambda _: "the item shown is not among its candidates")
+    is_candidate = read.any_in_list(candidate == np.repeat(item, np.diff(start)), start)
+    piece.refuse(~is_candidate, lambda _: "the item shown is not among its candidates")
 
 
 def _refuse_twins(event_id: NDArray[np.object_], path: Path) -> None:
@@ -314,11 +314,11 @@ def _lists(start: NDArray[np.int64], values: Any) -> Any:
     return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values)
 
 
-def _vectors(context: NDArray[np.float32], given: NDArray[np.bool_]) -> Any:
+def _vectors(context: NDArray[np.float32], has_context: NDArray[np.bool_]) -> Any:
     """Return rows of context [N, D] as lists, null where there is none."""
-    start = np.concatenate([[0], np.cumsum(given) * context.shape[1]])
-    values = pa.array(context[given].ravel())
-    return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values, mask=pa.array(~given))
+    start = np.concatenate([[0], np.cumsum(has_context) * context.shape[1]])
+    values = pa.array(context[has_context].ravel())
+    return pa.ListArray.from_arrays(pa.array(start, pa.int32()), values, mask=pa.array(~has_context))
 
 
 def _id_type(ids: NDArray[Any]) -> Any:

@@ -206,8 +206,8 @@ def numbers(column: Any, what: str, source: Source) -> NDArray[np.float64]:
     if bad.any():
         row = int(bad.argmax())
         value = column[row].as_py()
-        found = f"{what} is missing" if value in (None, "") else f"{what} {value!r} is not a number"
-        raise DataError(f"{source.at(row)}: {found}")
+        problem = f"{what} is missing" if value in (None, "") else f"{what} {value!r} is not a number"
+        raise DataError(f"{source.at(row)}: {problem}")
     return values
 
 

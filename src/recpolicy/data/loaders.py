@@ -64,8 +64,8 @@ def load_ratings(
         ArtifactError: A folder of saved ratings is damaged.
         ConfigError: An option does not apply to this source.
     """
-    given = {"columns": columns, "scale": scale, "separator": separator, "users": users, "items": items}
-    options = {key: value for key, value in given.items() if value is not None}
+    arguments = {"columns": columns, "scale": scale, "separator": separator, "users": users, "items": items}
+    options = {key: value for key, value in arguments.items() if value is not None}
     if isinstance(source, pd.DataFrame):
         if separator is not None:
             raise ConfigError("separator is an option of text files; a data frame has none")

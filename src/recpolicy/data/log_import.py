@@ -94,15 +94,15 @@ class _Ids:
         self._row: dict[str, int] = {}
         if tables is not None:
             known = (tables.users if name == "user_id" else tables.items)[name]
-            self._row = {str(one): row for row, one in enumerate(known.tolist())}
+            self._row = {str(identifier): row for row, identifier in enumerate(known.tolist())}
 
     def rows(self, values: Texts) -> NDArray[np.int32]:
         """Return rows [n]; -1 where a given table lacks the id."""
-        codes, found = pd.factorize(values)
+        codes, distinct = pd.factorize(values)
         if not self.fixed:
-            for one in found:
-                self._row.setdefault(one, len(self._row))
-        return np.array([self._row.get(one, -1) for one in found], np.int32)[codes]
+            for identifier in distinct:
+                self._row.setdefault(identifier, len(self._row))
+        return np.array([self._row.get(identifier, -1) for identifier in distinct], np.int32)[codes]
 
     def table(self) -> pd.DataFrame:
         """Return the ids that occurred, ascending; whole numbers where all of them are."""
@@ -110,13 +110,19 @@ class _Ids:
 
     def sorted_rows(self) -> NDArray[np.int32]:
         """Return the row in `table` of each id, in order of first occurrence."""
-        place = {str(one): row for row, one in enumerate(self._sorted())}
-        return np.array([place[one] for one in self._row], np.int32)
+        place = {str(identifier): row for row, identifier in enumerate(self._sorted())}
+        return np.array([place[identifier] for identifier in self._row], np.int32)
 
     def _sorted(self) -> list[Any]:
         texts = list(self._row)
-        whole = all(one.isdecimal() and one.isascii() and str(int(one)) == one and len(one) < 19 for one in texts)
-        return sorted(int(one) for one in texts) if whole else sorted(texts)
+        whole = all(
+            identifier.isdecimal()
+            and identifier.isascii()
+            and str(int(identifier)) == identifier
+            and len(identifier) < 19
+            for identifier in texts
+        )
+        return sorted(int(identifier) for identifier in texts) if whole else sorted(texts)
 
 
 def _checked(path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, items: _Ids) -> dict[str, NDArray[Any]]:
@@ -151,7 +157,7 @@ def _checked(path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, 
 def _number_events(path: Path, columns: dict[str, NDArray[Any]], policy: str) -> None:
     """Give events without an id one that tells file and line; raises DataError where two have the same."""
     event_id, line = columns["event_id"], columns["line"]
-    without = np.flatnonzero([one is None for one in event_id])
+    without = np.flatnonzero([identifier is None for identifier in event_id])
     if len(without):
         prefix = f"{policy}-{file_digest(path)[:8]}"
         event_id[without] = [f"{prefix}-{number}" for number in line[without]]

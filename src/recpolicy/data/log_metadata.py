@@ -64,16 +64,17 @@ def old_columns(path: Path) -> Mapping[str, str]:
 
 def has_format(path: Path, name: str, columns: Set[str]) -> bool:
     """Return True if the file is a log of this format, by its description or else by its columns."""
-    found = set(open_parquet(path).schema_arrow.names)
-    return bool(read_metadata(path).get("format", name if columns <= found else "") == name)
+    names = set(open_parquet(path).schema_arrow.names)
+    return bool(read_metadata(path).get("format", name if columns <= names else "") == name)
 
 
 def check_format(metadata: dict[str, Any], expected: tuple[str, int], path: Path) -> None:
     """Raise DataError for a file that says it is of another format or version."""
-    found = metadata.get("format", expected[0]), metadata.get("version", expected[1])
-    if found != expected:
+    written = metadata.get("format", expected[0]), metadata.get("version", expected[1])
+    if written != expected:
         raise DataError(
-            f"{path}: written as {found[0]!r}, version {found[1]!r}; expected {expected[0]!r}, version {expected[1]}"
+            f"{path}: written as {written[0]!r}, version {written[1]!r}; expected {expected[0]!r},"
+            f" version {expected[1]}"
         )
 
 
@@ -91,7 +92,7 @@ def action_item_rows(metadata: dict[str, Any], items: pd.DataFrame, path: Path) 
     if "action_items" not in metadata:
         return None
     named = metadata["action_items"]
-    if not isinstance(named, list) or not all(type(one) in (int, str) for one in named):
+    if not isinstance(named, list) or not all(type(identifier) in (int, str) for identifier in named):
         raise DataError(f"{path}: its action_items is {short_repr(named)}; expected a list of item ids")
     rows = pd.Index(items["item_id"]).get_indexer(pd.Index(named))
     if (rows < 0).any():

@@ -168,12 +168,12 @@ def _assemble(
         if meaning not in COLUMNS:
             raise unknown_name_error("rating column", meaning, COLUMNS)
     chosen = {
-        meaning: found
+        meaning: column
         for meaning in COLUMNS
-        if (found := _column(table, meaning, source, (columns or {}).get(meaning), needed=meaning != "timestamp"))
+        if (column := _column(table, meaning, source, (columns or {}).get(meaning), needed=meaning != "timestamp"))
     }
     return assemble(
-        {meaning: table[found] for meaning, found in chosen.items()},
+        {meaning: table[column] for meaning, column in chosen.items()},
         source,
         name=name,
         scale=scale,
@@ -183,33 +183,33 @@ def _assemble(
 
 
 @reading_for("file")  # options are for the ratings, not for the tables that accompany them
-def _users(given: Path | str | pd.DataFrame) -> pd.DataFrame:
+def _users(source_or_frame: Path | str | pd.DataFrame) -> pd.DataFrame:
     """Return the user table: `user_id` first, every other column as it is."""
-    table, source = _open_or_frame(given, "users")
-    found = _column(table, "user", source, None, needed=True)
-    ids = identifiers(table[found], "user", source)
+    table, source = _open_or_frame(source_or_frame, "users")
+    column = _column(table, "user", source, None, needed=True)
+    ids = identifiers(table[column], "user", source)
     check_unique(ids, "user", source)
-    attributes: pd.DataFrame = table.drop_columns([found]).to_pandas()
+    attributes: pd.DataFrame = table.drop_columns([column]).to_pandas()
     attributes.insert(0, "user_id", ids)
     return attributes
 
 
 @reading_for("file")
-def _items(given: Path | str | pd.DataFrame) -> pd.DataFrame:
+def _items(source_or_frame: Path | str | pd.DataFrame) -> pd.DataFrame:
     """Return the item table; titles and genres may be missing, years are taken from the titles unless they are a
     column."""
-    table, source = _open_or_frame(given, "items")
-    found = {meaning: _column(table, meaning, source, None, needed=meaning == "item") for meaning in _ITEM_COLUMNS}
-    ids = identifiers(table[found["item"]], "item", source)
+    table, source = _open_or_frame(source_or_frame, "items")
+    columns = {meaning: _column(table, meaning, source, None, needed=meaning == "item") for meaning in _ITEM_COLUMNS}
+    ids = identifiers(table[columns["item"]], "item", source)
     check_unique(ids, "item", source)
     items = bare_items(ids)
-    if found["title"]:
-        items["title"] = pd.Series(texts(table[found["title"]]), dtype="str")
+    if columns["title"]:
+        items["title"] = pd.Series(texts(table[columns["title"]]), dtype="str")
         items["year"] = title_years(items["title"])
-    if found["genres"]:
-        items["genres"] = pd.Series(texts(table[found["genres"]]), dtype="str")
-    if found["year"]:
-        items["year"] = _years(table[found["year"]], source)
+    if columns["genres"]:
+        items["genres"] = pd.Series(texts(table[columns["genres"]]), dtype="str")
+    if columns["year"]:
+        items["year"] = _years(table[columns["year"]], source)
     return items
 
 
@@ -242,10 +242,10 @@ def _column(table: Any, meaning: str, source: Source, wanted: str | None, *, nee
     raise column_error(fact, meaning)
 
 
-def _open_or_frame(given: Path | str | pd.DataFrame, name: str) -> tuple[Any, Source]:
-    if isinstance(given, pd.DataFrame):
-        return _from_frame(given, name), Source(name)
-    return _open(Path(given), None)
+def _open_or_frame(source_or_frame: Path | str | pd.DataFrame, name: str) -> tuple[Any, Source]:
+    if isinstance(source_or_frame, pd.DataFrame):
+        return _from_frame(source_or_frame, name), Source(name)
+    return _open(Path(source_or_frame), None)
 
 
 def _open(path: Path, separator: str | None) -> tuple[Any, Source]:
@@ -271,5 +271,5 @@ _YEAR = r"\((\d{4})(?:[-–]\d{0,4})?\)"
 
 def title_years(titles: "Sequence[str] | NDArray[Any] | pd.Series[Any]") -> Any:
     """Return the year in the last parentheses of each title that hold one, as Int64, missing where there is none."""
-    found = pd.Series(titles, dtype="str").str.extract(rf".*{_YEAR}", expand=False)
-    return pd.to_numeric(found).astype("Int64").array
+    year = pd.Series(titles, dtype="str").str.extract(rf".*{_YEAR}", expand=False)
+    return pd.to_numeric(year).astype("Int64").array

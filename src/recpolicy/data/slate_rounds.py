@@ -64,9 +64,9 @@ def ingest_slates(
     rounds = replace(rounds, slate_digest=log.digest)
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
     none = dict.fromkeys((field.name for field in fields(IngestReport)), 0)
-    told = {"events": len(rounds), "joined": len(rounds), "training": cut, "evaluation": len(rounds) - cut}
+    counts = {"events": len(rounds), "joined": len(rounds), "training": cut, "evaluation": len(rounds) - cut}
     parts = rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation")
-    return *parts, IngestReport(**(none | told))
+    return *parts, IngestReport(**(none | counts))
 
 
 def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -44,8 +44,8 @@ def read_vowpal_wabbit(
     Lines with a true `_skipLearn` are left out. Raises DataError that names file and line.
     """
     reader = _Reader(path, user, item)
-    rounds, found = assemble(path, policy, reader.batches(), scale, tables)
-    return Imported(rounds, found, _LOST, reader.skipped)
+    rounds, ids = assemble(path, policy, reader.batches(), scale, tables)
+    return Imported(rounds, ids, _LOST, reader.skipped)
 
 
 @dataclass
@@ -116,7 +116,7 @@ class _Reader:
         """Return names of the actions by their number, and the number of the one that was taken."""
         multi, ranked, action = context.get("_multi"), record.get("a"), record.get("_label_Action")
         if isinstance(multi, list):
-            names = {number: self._name(line, one) for number, one in enumerate(multi, 1)}
+            names = {number: self._name(line, features) for number, features in enumerate(multi, 1)}
         elif isinstance(ranked, list):
             names = {number: str(number) for number in ranked if isinstance(number, int)}
         else:
@@ -155,12 +155,12 @@ class _Reader:
 
     def _at(self, line: int, features: dict[str, Any], name: str) -> str:
         """Return the value at a dotted name."""
-        found: Any = features
+        nested: Any = features
         for key in name.split("."):
-            found = found.get(key) if isinstance(found, dict) else None
-        if found is None or isinstance(found, dict | list):
+            nested = nested.get(key) if isinstance(nested, dict) else None
+        if nested is None or isinstance(nested, dict | list):
             raise self._wrong(line, f"no {name} among the features {', '.join(features) or '(none)'}")
-        return str(found)
+        return str(nested)
 
     def _wrong(self, line: int, what: str) -> DataError:
         return DataError(f"{self.path}:{line}: {what}")

@@ -84,9 +84,9 @@ class _Sessions:
         """Show an item [B] to each session; those that end restart."""
         if not self._begun:
             raise ResetNeeded("step() before reset(): call reset() first")
-        told, last, features, mask = self._step(tf.constant(np.asarray(action, np.int32).reshape(-1)))
+        outcome, last, features, mask = self._step(tf.constant(np.asarray(action, np.int32).reshape(-1)))
         self.mask = mask.numpy()
-        reward, terminated, truncated, repeated = told.numpy()
+        reward, terminated, truncated, repeated = outcome.numpy()
         return StepResults(reward, terminated > 0, truncated > 0, repeated > 0, last.numpy(), features.numpy())
 
     def _begin_graph(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -107,8 +107,8 @@ class _Sessions:
         after = environment.restart(step.session, step.terminated | step.truncated, noise)
         self._keep(after)
         flags = tf.cast(tf.stack([step.terminated, step.truncated, repeated]), tf.float32)
-        told = tf.concat([tf.where(repeated, 0.0, step.reward)[tf.newaxis], flags], axis=0)  # [4, B]
-        return told, last, *environment.observe(after)
+        outcome = tf.concat([tf.where(repeated, 0.0, step.reward)[tf.newaxis], flags], axis=0)  # [4, B]
+        return outcome, last, *environment.observe(after)
 
     def _keep(self, session: Session) -> None:
         for variable, part in zip(tf.nest.flatten(self._session), tf.nest.flatten(session), strict=True):

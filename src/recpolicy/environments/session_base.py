@@ -161,30 +161,30 @@ class SessionEnvironmentBase(tf_environment.TFEnvironment, abc.ABC):
         after = self.restart(step.session, ended, noise)
         over = step.terminated | step.truncated
         step_type = tf.where(ended, ts.StepType.FIRST, tf.where(over, ts.StepType.LAST, ts.StepType.MID))
-        told = ts.TimeStep(
+        time_step = ts.TimeStep(
             step_type=step_type,
             reward=tf.where(ended, 0.0, step.reward),
             discount=tf.where(step.terminated & ~ended, 0.0, 1.0),
             observation=self._observation(after),
         )
-        return self._keep(after, told)
+        return self._keep(after, time_step)
 
-    def _keep(self, session: Session, told: ts.TimeStep) -> ts.TimeStep:
+    def _keep(self, session: Session, time_step: ts.TimeStep) -> ts.TimeStep:
         variables: list[Any] = tf.nest.flatten((self._session, self._last))
-        values = tf.nest.flatten((session, told))
+        values = tf.nest.flatten((session, time_step))
         # All are computed from the old state before any of it is overwritten.
         with tf.control_dependencies(values):
-            kept = [variable.assign(value) for variable, value in zip(variables, values, strict=True)]
-            kept.append(self.round.assign_add(1))
-        with tf.control_dependencies(kept):
-            return tf.nest.map_structure(tf.identity, told)
+            assignments = [variable.assign(value) for variable, value in zip(variables, values, strict=True)]
+            assignments.append(self.round.assign_add(1))
+        with tf.control_dependencies(assignments):
+            return tf.nest.map_structure(tf.identity, time_step)
 
 
 def choose(where: tf.Tensor, new: Any, old: Any) -> Any:
     """Take `new` where `where` [B] is True, else `old`; both are nests of tensors [B, ...]."""
 
-    def pick(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-        return tf.where(tf.reshape(where, [-1] + [1] * (len(other.shape) - 1)), one, other)
+    def pick(chosen: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.reshape(where, [-1] + [1] * (len(other.shape) - 1)), chosen, other)
 
     return tf.nest.map_structure(pick, new, old)
 

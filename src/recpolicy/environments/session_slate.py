@@ -110,8 +110,8 @@ def browse_slate(
         reads.append(read)
         likes.append(liked)
     shown = state.shown | tf.reduce_any(slate[:, :, tf.newaxis] == tf.range(tables.actions), axis=1)
-    told = SlateResponse(like, level, stays, tf.stack(reads, axis=1), tf.stack(likes, axis=1))
-    return now._replace(step=state.step + 1, shown=shown), told
+    slate_response = SlateResponse(like, level, stays, tf.stack(reads, axis=1), tf.stack(likes, axis=1))
+    return now._replace(step=state.step + 1, shown=shown), slate_response
 
 
 def _fresh(state: SessionState, slate: tf.Tensor) -> tf.Tensor:

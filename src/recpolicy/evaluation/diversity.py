@@ -91,7 +91,7 @@ class _Lists:
 
     surely: Array  # [B, I], 0 or 1
     tied: Array  # [B, I], 0 or 1
-    one: Array  # [B], probability that a tied item is in
+    single: Array  # [B], probability that a tied item is in
     both: Array  # [B], probability that two tied items are in
     pairs: Array  # [B], how many pairs a list has
 
@@ -101,7 +101,7 @@ class _Lists:
         inside, among = self.surely @ direction, self.tied @ direction  # [B, D]
         pairs_inside = (np.square(inside).sum(axis=1) - self.surely @ square) / 2
         pairs_among = (np.square(among).sum(axis=1) - self.tied @ square) / 2
-        return np.asarray(pairs_inside + self.one * (inside * among).sum(axis=1) + self.both * pairs_among)
+        return np.asarray(pairs_inside + self.single * (inside * among).sum(axis=1) + self.both * pairs_among)
 
 
 def _lists(score: Array, k: int) -> _Lists:
@@ -111,9 +111,9 @@ def _lists(score: Array, k: int) -> _Lists:
     tied = (score == threshold) & (score > -np.inf)
     certain, ties = surely.sum(axis=1), tied.sum(axis=1)
     room = np.minimum(k - certain, ties).astype(np.float64)
-    one = room / np.maximum(ties, 1)
+    single = room / np.maximum(ties, 1)
     size = certain + room
     return _Lists(
-        surely.astype(np.float64), tied.astype(np.float64), one, one * (room - 1) / np.maximum(ties - 1, 1),
+        surely.astype(np.float64), tied.astype(np.float64), single, single * (room - 1) / np.maximum(ties - 1, 1),
         size * (size - 1) / 2,
     )  # fmt: skip

@@ -147,8 +147,8 @@ def _test_likes(
     like = watch_levels(ratings.rating[blocks.rows], ratings.scale) >= LIKE_LEVEL
     history = compute_history(blocks, item, like, responses.tastes)
     odds = responses.like.odds(responses.model.mean[user, item].astype(np.float64), history, config.drift)
-    asked = in_test[blocks.rows]
-    return odds[asked], like[asked]
+    tested = in_test[blocks.rows]
+    return odds[tested], like[tested]
 
 
 def _cross_fitted_world(world: SessionWorld, train: Ratings, responses: UserModel, shift: float) -> SessionWorld:
@@ -163,11 +163,11 @@ def _cross_fitted_world(world: SessionWorld, train: Ratings, responses: UserMode
 def _transition_distance(train: Ratings, real: RealSessions, simulated: SessionResponses) -> float:
     _, genres = genre_matrix(train.items)
     replicates = len(simulated.length) // len(real.user)
-    one, other = (
+    real_transitions, simulated_transitions = (
         genre_transitions(genres, item, responses.shown & (responses.level >= LIKE_LEVEL))
         for item, responses in ((real.item, real.responses), (np.tile(real.item, (replicates, 1)), simulated))
     )
-    return total_variation(one, other)
+    return total_variation(real_transitions, simulated_transitions)
 
 
 def _gates(evidence: ValidationData, transitions: float, policies: Mapping[str, PolicyValue]) -> tuple[Criterion, ...]:

@@ -174,9 +174,9 @@ def genre_transitions(genres: NDArray[np.floating], item: NDArray[np.integer], l
     return joint / max(joint.sum(), 1e-12)
 
 
-def total_variation(one: Array, other: Array) -> float:
+def total_variation(p: Array, q: Array) -> float:
     """Return half the summed distance of two distributions: 0 the same, 1 nothing in common."""
-    return float(np.abs(one - other).sum() / 2)
+    return float(np.abs(p - q).sum() / 2)
 
 
 def rank_agreement(policies: Mapping[str, PolicyValue]) -> float:

@@ -47,11 +47,11 @@ def predict_to_files(
         raise ConfigError(f"{csv}: Parquet and CSV have the same name; use two names")
     artifact = policy.artifact
     ids = artifact.users["user_id"].tolist() if users is None else as_list(users)
-    asked = artifact.items["item_id"].tolist() if items is None else list(items)
-    if not asked:
+    item_ids = artifact.items["item_id"].tolist() if items is None else list(items)
+    if not item_ids:
         raise DataError("no items given; expected at least one item id")
     rows = 0
-    blocks = _blocks(policy, ids, asked, batch)  # refuses unknown ids before a file is opened
+    blocks = _blocks(policy, ids, item_ids, batch)  # refuses unknown ids before a file is opened
     with ExitStack() as files, progress("predictions", len(ids), unit="users", show=show_progress) as bar:
         writers: list[Any] = []
         for block in blocks:
@@ -60,7 +60,7 @@ def predict_to_files(
             for writer in writers:
                 writer.write_batch(block)
             rows += block.num_rows
-            bar.advance(block.num_rows // len(asked))
+            bar.advance(block.num_rows // len(item_ids))
     return rows
 
 

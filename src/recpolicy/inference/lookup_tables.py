@@ -87,7 +87,7 @@ def read_tables(folder: Path) -> LookupTables:
 
 def row_index(ids: Sequence[Hashable]) -> Mapping[Hashable, int]:
     """Return the row of each id."""
-    return {one: row for row, one in enumerate(ids)}
+    return {identifier: row for row, identifier in enumerate(ids)}
 
 
 def _matrix(places: list[list[int]], genres: int) -> NDArray[np.bool_]:

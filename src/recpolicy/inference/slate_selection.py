@@ -158,17 +158,17 @@ def explain(
     rated = scorer.rated(user, fold_in)  # [R]
     if fold_in and user in fold_in:
         rated = rated[np.array(list(fold_in[user].values())) > sum(scorer.scale) / 2]
-    asked = np.asarray(rows, np.intp)
-    if not len(rated) or not len(asked):
-        return [[] for _ in asked]
-    near = scorer.directions[asked] @ scorer.directions[rated].T  # [K, R]
-    near[asked[:, np.newaxis] == rated] = -np.inf
+    queried = np.asarray(rows, np.intp)
+    if not len(rated) or not len(queried):
+        return [[] for _ in queried]
+    near = scorer.directions[queried] @ scorer.directions[rated].T  # [K, R]
+    near[queried[:, np.newaxis] == rated] = -np.inf
     count = min(count, len(rated))
     best = np.argpartition(-near, count - 1, axis=1)[:, :count]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(near, best, axis=1), axis=1, kind="stable"), axis=1)
     return [
         [row for row in nearest if row != itself]
-        for itself, nearest in zip(asked.tolist(), rated[best].tolist(), strict=True)
+        for itself, nearest in zip(queried.tolist(), rated[best].tolist(), strict=True)
     ]
 
 

@@ -89,8 +89,8 @@ def _check_rows(
     count: int,
 ) -> None:
     if not len(user) == len(item) == len(rating):
-        found = f"{len(user)} users, {len(item)} items, {len(rating)} ratings"
-        raise DataError(f"fold-in: {found}; expected as many of each")
+        counts = f"{len(user)} users, {len(item)} items, {len(rating)} ratings"
+        raise DataError(f"fold-in: {counts}; expected as many of each")
     low, high = embeddings.scale
     wrong = np.flatnonzero(~((rating >= low) & (rating <= high)))  # NaN is wrong, too
     if len(wrong):

@@ -94,12 +94,12 @@ def fit_like(expected: Array, like: NDArray[np.bool_], history: History, drift: 
 
 def fit_levels(odds: Array, level: NDArray[np.integer]) -> Array:
     """Return intercepts and slopes [3, 2] of P(5 | like), P(3 | miss), P(2 | below 3) in the log-odds of a like."""
-    asked = (level >= LIKE_LEVEL, level < LIKE_LEVEL, level < LIKE_LEVEL - 1)
+    condition = (level >= LIKE_LEVEL, level < LIKE_LEVEL, level < LIKE_LEVEL - 1)
     answer = (level == 4, level == 2, level == 1)
     columns = np.column_stack([np.ones(len(odds)), odds])
     fits = [
         fit_logistic(columns[rows], yes[rows], penalty=np.diag([0.01, 0.01])).weight if rows.any() else np.zeros(2)
-        for rows, yes in zip(asked, answer, strict=True)
+        for rows, yes in zip(condition, answer, strict=True)
     ]
     return np.stack(fits)
 

@@ -276,8 +276,8 @@ class TrajectoryFeedback:
     @cached_property
     def ratio(self) -> Array:
         """Y = pi / mu of each step [N, T], 1 after the end."""
-        one = np.ones(self.reward.shape)
-        return np.divide(self.target_prob, self.behavior_prob, out=one, where=self.is_step)
+        default = np.ones(self.reward.shape)
+        return np.divide(self.target_prob, self.behavior_prob, out=default, where=self.is_step)
 
     def sessions(self, rows: Bools) -> "TrajectoryFeedback":
         """Return the sessions for which rows [N] is true."""

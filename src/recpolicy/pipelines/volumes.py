@@ -103,8 +103,8 @@ def _read(word: str) -> Volume:
     return Volume(claim, path)
 
 
-def _overlap(one: str, other: str) -> bool:
-    return _is_inside(one, other) or _is_inside(other, one)
+def _overlap(first: str, second: str) -> bool:
+    return _is_inside(first, second) or _is_inside(second, first)
 
 
 def _is_inside(path: str, folder: str) -> bool:

@@ -70,12 +70,12 @@ def unpack_version(archive: Path | str, into: Path | str, *, limits: ImportLimit
             raise
         except _UNREADABLE as error:
             raise ArtifactError(f"{source}: cannot be unpacked: {error}") from None
-        found = _artifact_in(source, root)
-        manifest = sound_manifest(found)
+        artifact = _artifact_in(source, root)
+        manifest = sound_manifest(artifact)
         with atomic_directory(target) as temporary:
             for name in (MANIFEST, *manifest["files"]):
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                (found / name).rename(temporary / name)
+                (artifact / name).rename(temporary / name)
     return target
 
 

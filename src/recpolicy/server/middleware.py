@@ -233,13 +233,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def request_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """Return the key of a request (ASGI headers: names in lower case); with two keys, the bearer's."""
-    found = None
+    key = None
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return value[7:].strip().decode("latin-1")
         if name == b"x-api-key":
-            found = value.strip().decode("latin-1")
-    return found
+            key = value.strip().decode("latin-1")
+    return key
 
 
 class TokenBuckets:

@@ -72,11 +72,11 @@ def _user_sampler(environment: RecommendationEnvironment):  # type: ignore[no-un
 
 def _reward_sampler(environment: RecommendationEnvironment):  # type: ignore[no-untyped-def]
     def pay(numbers: tf.Tensor, arms: tf.Tensor) -> tf.Tensor:
-        def one(now: tf.Tensor, arm: tf.Tensor) -> tf.Tensor:
+        def reward_of_round(now: tf.Tensor, arm: tf.Tensor) -> tf.Tensor:
             draw: Round = environment.sample_round(now)
             return environment.reward(draw, arm, now)
 
-        return tf.map_fn(lambda pair: one(*pair), (numbers, arms), fn_output_signature=tf.float32)
+        return tf.map_fn(lambda pair: reward_of_round(*pair), (numbers, arms), fn_output_signature=tf.float32)
 
     return pay
 

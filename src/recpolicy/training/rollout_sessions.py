@@ -128,8 +128,8 @@ def _first_beyond(mass: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
     prefix = tf.matmul(mass, tf.constant(np.triu(np.ones((count, count)))))
     beyond = (mass > 0.0) & (prefix > target[:, tf.newaxis])
     last = tf.reduce_max(tf.where(mass > 0.0, tf.range(count), 0), axis=1)
-    found = tf.minimum(tf.reduce_min(tf.where(beyond, tf.range(count), count), axis=1), last)
-    return found, tf.gather(prefix - mass, found, batch_dims=1)
+    index = tf.minimum(tf.reduce_min(tf.where(beyond, tf.range(count), count), axis=1), last)
+    return index, tf.gather(prefix - mass, index, batch_dims=1)
 
 
 def softmax_policy(score: NDArray[np.floating]) -> Probabilities:

@@ -80,8 +80,8 @@ class SessionLoop:
             block = self.block.read_value() + tf.cast(index, tf.int64) + 1  # block 0 drew the first sessions
             experience, session, running, counted = self._rollout(block, session, running)
             if self._learns:
-                told = agent.learner.update(experience, fold_in(agent.learn_seed, block))
-                figures += tf.stack([told[name] for name in self.names])
+                reported = agent.learner.update(experience, fold_in(agent.learn_seed, block))
+                figures += tf.stack([reported[name] for name in self.names])
             return index + 1, session, running, figures, totals + counted
 
         def many_blocks() -> tuple[tf.Tensor, ...]:

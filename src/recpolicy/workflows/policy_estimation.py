@@ -141,9 +141,9 @@ def read_evaluation_log(policy: Policy, path: Path, *others: Policy | None) -> L
     """
     tables = IdVocabulary.from_policy(policy)
     sessions = (path / SESSIONS).exists() if path.is_dir() else is_session_log(path)
-    for one in (policy, *others):
-        if one is not None:
-            check_log_type(one, sessions, str(path))
+    for evaluated_policy in (policy, *others):
+        if evaluated_policy is not None:
+            check_log_type(evaluated_policy, sessions, str(path))
     if sessions:
         return read_sessions(path / SESSIONS if path.is_dir() else path, tables)
     if (path / SLATES).exists() if path.is_dir() else is_slate_log(path):
@@ -199,9 +199,9 @@ def _estimate_sessions(
         raise ConfigError(f"gamma is {gamma}; expected 0..1")
     settings = _settings(MultiStepConfig, config, _return_range(policy, log, gamma), seed)
     all_inputs, notes = [], []
-    for who, one in _named(policy, incumbent):
-        feedback, model, problem = trajectory_model(one, log, policy_mode, gamma, settings)
-        inputs = TrajectoryInputs(feedback, settings, model, is_incumbent=one is not policy)
+    for who, evaluated_policy in _named(policy, incumbent):
+        feedback, model, problem = trajectory_model(evaluated_policy, log, policy_mode, gamma, settings)
+        inputs = TrajectoryInputs(feedback, settings, model, is_incumbent=evaluated_policy is not policy)
         notes += [f"{who}: {note}" for note in _weight_notes(inputs, policy_mode)]
         if problem is not None:
             notes.append(f"{who}: estimators with a reward model are left out: {problem}")
@@ -251,13 +251,13 @@ def _named(policy: Policy, incumbent: Policy | None) -> list[tuple[str, Policy]]
 
 def _check_policies(policy: Policy, incumbent: Policy | None, log: Log) -> None:
     """Raise ConfigError or DataError unless this log can evaluate both policies."""
-    for who, one in _named(policy, incumbent):
-        check_log_type(one, isinstance(log, SessionLog), log.name)
-        check_not_learned(who, one, log.name, log.digest)
+    for who, evaluated_policy in _named(policy, incumbent):
+        check_log_type(evaluated_policy, isinstance(log, SessionLog), log.name)
+        check_not_learned(who, evaluated_policy, log.name, log.digest)
         if isinstance(log, SessionLog):
-            _check_session_policy(who, one, log)
+            _check_session_policy(who, evaluated_policy, log)
         elif isinstance(log, SlateLog):
-            _check_slate_policy(who, one, log)
+            _check_slate_policy(who, evaluated_policy, log)
     if incumbent is not None:
         check_same_ids(policy, incumbent)
 

@@ -42,13 +42,13 @@ class Asset:
 @cache
 def assets() -> Mapping[str, Asset]:
     """Return all files by name. The server serves only these names, so no part of a request becomes a path."""
-    found = {}
+    loaded = {}
     for path in files("recpolicy.server.console").joinpath("static").iterdir():
         kind = KINDS.get(path.name.rpartition(".")[2])
         if kind is not None:
             body = path.read_bytes()
-            found[path.name] = Asset(body, f"{kind}; charset=utf-8", f'"{hashlib.sha256(body).hexdigest()[:32]}"')
-    return found
+            loaded[path.name] = Asset(body, f"{kind}; charset=utf-8", f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+    return loaded
 
 
 def page(name: str, **shown: Any) -> str:

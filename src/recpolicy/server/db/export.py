@@ -171,7 +171,7 @@ class _Events:
             columns[name] += [value] * count
 
     def _lists(self, candidates: list[NDArray[Any]]) -> Any:
-        start = np.concatenate([[0], np.cumsum([len(one) for one in candidates])]).astype(np.int32)
+        start = np.concatenate([[0], np.cumsum([len(ids) for ids in candidates])]).astype(np.int32)
         values = np.concatenate([np.array([], self.policy.item_id.dtype), *candidates])
         return pa.ListArray.from_arrays(pa.array(start), pa.array(values, self.policy.id_types[1]))
 
@@ -203,7 +203,7 @@ class _Rewards:
             [row["time"] for row in included],
             [row["reward"] for row in included],
         ]
-        arrays = [pa.array(one, kind) for one, kind in zip(columns, self.schema.types, strict=True)]
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, self.schema.types, strict=True)]
         return pa.record_batch(arrays, schema=self.schema)
 
 
@@ -214,8 +214,10 @@ def active_users(least: int) -> Select[Any]:
 
 def _asked_for(wanted: Export) -> list[Any]:
     """Return the conditions on events."""
-    found: list[Any] = [events.c.time >= wanted.since]
-    return [*found, events.c.user_key.in_(active_users(wanted.least_rewards))] if wanted.least_rewards else found
+    conditions: list[Any] = [events.c.time >= wanted.since]
+    return (
+        [*conditions, events.c.user_key.in_(active_users(wanted.least_rewards))] if wanted.least_rewards else conditions
+    )
 
 
 def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, int, dict[str, int]]:
@@ -223,34 +225,34 @@ def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, in
     path, now = part.wanted.out / part.name, now_ms()
     old, cursor = _read(path, part)
     seq = part.table.c.seq
-    found = np.array(connection.scalars(select(seq).where(cursor.fresh(seq)).order_by(seq)).all(), np.int64)
+    new_numbers = np.array(connection.scalars(select(seq).where(cursor.fresh(seq)).order_by(seq)).all(), np.int64)
     rows_before = 0 if old is None else old.metadata.num_rows
     old_names = {} if old is None else old_columns(path)
-    if old is not None and not len(found):
+    if old is not None and not len(new_numbers):
         return 0, rows_before, dict(cursor.left_out)
     left_out, new = Counter(cursor.left_out), 0
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, part.schema, compression="zstd") as writer:
         if old is not None:
             for batch in old.iter_batches(_COPIED_AT_ONCE):
                 writer.write_batch(_as_now(batch, part.schema, old_names))
-        for rows in _rows(connection, part.query(), seq, cursor, found):
+        for rows in _rows(connection, part.query(), seq, cursor, new_numbers):
             batch = part.batch(rows, left_out)
             writer.write_batch(batch)
             new += batch.num_rows
-        writer.add_key_value_metadata({_CURSOR: json.dumps(asdict(cursor.after(found, dict(left_out), now)))})
+        writer.add_key_value_metadata({_CURSOR: json.dumps(asdict(cursor.after(new_numbers, dict(left_out), now)))})
     return new, rows_before + new, dict(left_out)
 
 
 def _rows(
-    connection: Connection, query: Select[Any], seq: Any, cursor: Cursor, found: Numbers
+    connection: Connection, query: Select[Any], seq: Any, cursor: Cursor, new_numbers: Numbers
 ) -> Iterator[list[Mapping[str, Any]]]:
     """Yield the new rows in batches. Rows written after `found` was read wait for the next run."""
-    if not len(found):
+    if not len(new_numbers):
         return
-    wanted = query.where(cursor.fresh(seq), seq <= int(found.max())).order_by(seq)
+    wanted = query.where(cursor.fresh(seq), seq <= int(new_numbers.max())).order_by(seq)
     result = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(wanted).mappings()
     for part in result.partitions():
-        known = np.isin([row["seq"] for row in part], found)
+        known = np.isin([row["seq"] for row in part], new_numbers)
         yield [dict(row) for row, there in zip(part, known, strict=True) if there]
 
 

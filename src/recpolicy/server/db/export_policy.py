@@ -54,12 +54,12 @@ class LogPolicy:
 
     def takes(self, version: int) -> bool:
         """Return True if events of this version are rounds of this log."""
-        found, mine = self._artifact(version), self.artifact
-        return found is mine or (
-            found is not None
-            and np.array_equal(found.action_items, mine.action_items)
-            and found.tables.user_ids == mine.tables.user_ids
-            and found.tables.item_ids == mine.tables.item_ids
+        other, mine = self._artifact(version), self.artifact
+        return other is mine or (
+            other is not None
+            and np.array_equal(other.action_items, mine.action_items)
+            and other.tables.user_ids == mine.tables.user_ids
+            and other.tables.item_ids == mine.tables.item_ids
         )
 
     def reads(self, version: int, vector: bytes, user_key: str) -> bool:
@@ -77,8 +77,8 @@ class LogPolicy:
 
     def _same_features(self, version: int) -> bool:
         if version not in self._alike:
-            found = self._artifact(version)
-            self._alike[version] = found is not None and np.array_equal(found.context, self.artifact.context)
+            other = self._artifact(version)
+            self._alike[version] = other is not None and np.array_equal(other.context, self.artifact.context)
         return self._alike[version]
 
     def _artifact(self, version: int) -> InferenceArtifact | None:
@@ -96,7 +96,7 @@ def refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
         return OTHER_POLICY
     if row["context"] is not None and not policy.reads(row["version"], row["context"], row["user_key"]):
         return NEW_USER
-    return None if all(one > 0 for one in json.loads(row["propensities"])) else NO_PROPENSITY
+    return None if all(propensity > 0 for propensity in json.loads(row["propensities"])) else NO_PROPENSITY
 
 
 def candidates_by_position(policy: LogPolicy, allowed: bytes | None, items: list[Any]) -> list[NDArray[Any]]:
@@ -104,14 +104,14 @@ def candidates_by_position(policy: LogPolicy, allowed: bytes | None, items: list
     ids = policy.item_id[policy.artifact.action_items]
     if allowed is not None:
         ids = ids[np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(ids)).astype(bool)]
-    found = [ids]
+    candidates = [ids]
     for item in items[:-1]:
-        found.append(found[-1][found[-1] != item])
-    return found
+        candidates.append(candidates[-1][candidates[-1] != item])
+    return candidates
 
 
 def _id_type(ids: list[Any]) -> Any:
-    return pa.int64() if all(isinstance(one, int) for one in ids) else pa.string()
+    return pa.int64() if all(isinstance(identifier, int) for identifier in ids) else pa.string()
 
 
 def _column(ids: list[Any]) -> NDArray[Any]:

@@ -86,8 +86,8 @@ def lose(connection: Connection, silent: Mapping[int, int], now: int) -> list[in
 
 def under_way(connection: Connection, name: str) -> int | None:
     """Return the unfinished run of this job."""
-    found = connection.scalar(select(jobs.c.id).where(jobs.c.name == name, jobs.c.status == RUNNING).limit(1))
-    return None if found is None else int(found)
+    running = connection.scalar(select(jobs.c.id).where(jobs.c.name == name, jobs.c.status == RUNNING).limit(1))
+    return None if running is None else int(running)
 
 
 def ran_at(connection: Connection, name: str, due_at: int) -> bool:

@@ -78,14 +78,19 @@ def move(connection: Connection, seen: Rollout, **changes: Any) -> bool:
 
 def variant_stats(connection: Connection, rollout: int, since: int) -> dict[str, VariantStats]:
     """Return the users' rewards per variant, from greedy events after `since` (milliseconds)."""
-    one = (
+    by_user = (
         select(rewards.c.variant, func.avg(rewards.c.reward).label("mean"), func.count().label("count"))
         .where(rewards.c.rollout == rollout, rewards.c.explored.is_(False), rewards.c.event_id >= first_event_id(since))
         .group_by(rewards.c.variant, rewards.c.user_key)
         .subquery()
     )
-    sums = (func.count(), func.sum(one.c.count), func.sum(one.c.mean), func.sum(one.c.mean * one.c.mean))
-    rows = connection.execute(select(one.c.variant, *sums).group_by(one.c.variant))
+    sums = (
+        func.count(),
+        func.sum(by_user.c.count),
+        func.sum(by_user.c.mean),
+        func.sum(by_user.c.mean * by_user.c.mean),
+    )
+    rows = connection.execute(select(by_user.c.variant, *sums).group_by(by_user.c.variant))
     return {
         variant: VariantStats.from_sums(int(n), int(count), total, squares)
         for variant, n, count, total, squares in rows

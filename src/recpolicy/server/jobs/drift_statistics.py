@@ -22,17 +22,17 @@ _LEAST_SHARE = 1e-4  # the usual share of an empty bin; ln 0 has no value
 _OVERSHOOT = 1.166
 
 
-def psi(expected: NDArray[np.number], found: NDArray[np.number]) -> float:
+def psi(expected: NDArray[np.number], recent: NDArray[np.number]) -> float:
     """Return the population stability index of counts or shares [B] against the expected ones [B]; 0 if both agree."""
-    p = np.maximum(found / found.sum(), _LEAST_SHARE)
+    p = np.maximum(recent / recent.sum(), _LEAST_SHARE)
     q = np.maximum(expected / expected.sum(), _LEAST_SHARE)
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def psi_by_dimension(expected: NDArray[np.floating], found: NDArray[np.floating], bins: int = 10) -> Array:
+def psi_by_dimension(expected: NDArray[np.floating], recent: NDArray[np.floating], bins: int = 10) -> Array:
     """Return the index of each column [D] of found [n, D] against expected [m, D], over the expected quantiles."""
     inner = np.quantile(expected, np.arange(1, bins) / bins, axis=0)  # [bins - 1, D]
-    return np.array([_column_psi(*columns) for columns in zip(inner.T, expected.T, found.T, strict=True)])
+    return np.array([_column_psi(*columns) for columns in zip(inner.T, expected.T, recent.T, strict=True)])
 
 
 def activity_groups(activity: NDArray[np.integer], groups: int = 10) -> NDArray[np.intp]:
@@ -100,8 +100,8 @@ def _cusum(steps: Array) -> Array:
     return np.asarray(total - np.minimum(np.minimum.accumulate(total), 0.0), np.float64)
 
 
-def _column_psi(inner: Array, expected: Array, found: Array) -> float:
+def _column_psi(inner: Array, expected: Array, recent: Array) -> float:
     limits = np.unique(inner)
     bins = len(limits) + 1
-    counts = [np.bincount(np.searchsorted(limits, one), minlength=bins) for one in (expected, found)]
+    counts = [np.bincount(np.searchsorted(limits, sample), minlength=bins) for sample in (expected, recent)]
     return psi(*counts)

@@ -60,14 +60,14 @@ def earned_by_version(engine: Engine, since: int) -> tuple[list[dict[str, Any]],
     columns = (rewards.c.version, rewards.c.variant, rewards.c.user_key, rewards.c.reward)
     with engine.connect() as connection:
         rows = connection.execute(select(*columns).where(rewards.c.time >= since)).all()
-    found = []
+    parts = []
     for version, variant in sorted({(row.version, row.variant) for row in rows}):
         of_it = [row for row in rows if (row.version, row.variant) == (version, variant)]
         keys = np.array([row.user_key for row in of_it])
-        found.append(
+        parts.append(
             {"version": version, "variant": variant, **_mean_by_user(keys, np.array([row.reward for row in of_it]))}
         )
-    return found, len({row.user_key for row in rows}), len(rows)
+    return parts, len({row.user_key for row in rows}), len(rows)
 
 
 def _mean_by_user(keys: NDArray[np.str_], reward: NDArray[np.float64]) -> dict[str, Any]:
@@ -102,7 +102,9 @@ def _policies(
 
 def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
     trial = compare_on_log(policy, None, log, _SEED)
-    found = {"champion": estimate(trial.feedback, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)}
+    results_by_policy = {
+        "champion": estimate(trial.feedback, trial.candidate, ("ips", "snips", "dr"), trial.config, q=trial.q)
+    }
     popularity = np.bincount(policy.artifact.rated_item, minlength=len(policy.artifact.items))[log.action_items]
     for name, score in (("random", np.zeros(len(log.action_items))), ("popular", popularity.astype(np.float64))):
 
@@ -111,11 +113,14 @@ def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:
             return np.asarray(greedy(table, log.allowed(part)))
 
         target = TargetPolicy.from_table(trial.feedback, rows)
-        found[name] = estimate(trial.feedback, target, ("ips", "snips"), trial.config)
-    return {name: {kind: told(one) for kind, one in results.items()} for name, results in found.items()}
+        results_by_policy[name] = estimate(trial.feedback, target, ("ips", "snips"), trial.config)
+    return {
+        name: {kind: describe_result(entry) for kind, entry in results.items()}
+        for name, results in results_by_policy.items()
+    }
 
 
-def told(result: OffPolicyResult) -> Mapping[str, Any]:
+def describe_result(result: OffPolicyResult) -> Mapping[str, Any]:
     """Return an estimate, or the reason for its absence."""
     about = result.diagnostics
     sizes = {"effective_sample_size": about.effective_sample_size, "mean_weight": about.mean_weight}

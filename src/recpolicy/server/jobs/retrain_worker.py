@@ -79,20 +79,20 @@ def learnt_until(registry: Registry, version: int) -> int:
 
 def new_interactions(engine: Engine, since: int, least: int) -> tuple[int, int]:
     """Return users and rewards of new events, over users with at least `least` rewards in total."""
-    asked = (
+    statement = (
         select(func.count(func.distinct(rewards.c.user_key)), func.count())
         .select_from(rewards.join(events, events.c.id == rewards.c.event_id))
         .where(events.c.time >= since, rewards.c.user_key.in_(active_users(least)))
     )
     with engine.connect() as connection:
-        users, interactions = connection.execute(asked).one()
+        users, interactions = connection.execute(statement).one()
     return int(users), int(interactions)
 
 
 def _task(request: JobRequest) -> _Task:
-    given = dict(request.parameters)
-    epochs, seed = given.pop("epochs", 1), given.pop("seed", 0)
-    overrides = {name: value for name, value in given.items() if value is not None}
+    parameters = dict(request.parameters)
+    epochs, seed = parameters.pop("epochs", 1), parameters.pop("seed", 0)
+    overrides = {name: value for name, value in parameters.items() if value is not None}
     settings = build(JobsConfig, {**request.settings["jobs"], **overrides}, "retrain")
     registry = Registry(request.registry)
     champion = registry.version("champion").number

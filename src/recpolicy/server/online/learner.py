@@ -112,9 +112,9 @@ class OnlineLearner:
         until = now_ms() - int(1000 * self._config.grace_seconds)
         wanted = select(*columns).join(events, events.c.id == rewards.c.event_id).where(rewards.c.seq > last)
         with self._engine.connect() as connection:
-            found = connection.execute(wanted.add_columns(rewards.c.time).order_by(rewards.c.seq).limit(_AT_ONCE)).all()
-        young = next((place for place, row in enumerate(found) if row.time > until), len(found))
-        return list(found[:young])
+            rows = connection.execute(wanted.add_columns(rewards.c.time).order_by(rewards.c.seq).limit(_AT_ONCE)).all()
+        young = next((place for place, row in enumerate(rows) if row.time > until), len(rows))
+        return list(rows[:young])
 
 
 @contextmanager
