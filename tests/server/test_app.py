@@ -384,7 +384,7 @@ def test_openapi_describes_requests_answers_and_errors_with_examples(app):
         answers = page["paths"][path]["post"]["responses"]
         assert {"200", "404", "413", "422", "429", "503"} <= set(answers)
         for status in set(answers) - {"200"}:
-            schema = answers[status]["policy_digest"]["application/json"]["schema"]
+            schema = answers[status]["content"]["application/json"]["schema"]
             assert schema["$ref"].endswith("/ErrorResponse")
     assert "HTTPValidationError" not in schemas
 

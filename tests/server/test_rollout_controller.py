@@ -35,7 +35,7 @@ def audited(state):
 
 def routing(state):
     now = state.models.registry.routing()
-    return now.champion, now.challenger, now.share
+    return now.champion, now.challenger, now.traffic_fraction
 
 
 def checked(state):
