@@ -140,7 +140,7 @@ def _of_shop(
 
 @dataclass(frozen=True)
 class Draw:
-    """Played pages under one target."""
+    """The shown pages under one target."""
 
     size: Size
     shop: pages.Shop

@@ -175,7 +175,7 @@ def read_action_items(path: Path, tables: IdVocabulary) -> NDArray[np.int32]:
 
 
 def read_origin(path: Path) -> dict[str, Any]:
-    """Return the origin of the rounds, by the names in TOLD; None for a name that the file lacks."""
+    """Return the origin of the rounds, by the names in ORIGIN_FIELDS; None for a name that the file lacks."""
     metadata = read_metadata(path)
     for name in ORIGIN_FIELDS:
         if not isinstance(metadata.get(name), str | None):
