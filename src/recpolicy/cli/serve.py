@@ -88,10 +88,10 @@ def _greet(app: "FastAPI", source: Path, host: str, port: int) -> None:
     from recpolicy.server.lifespan import champion_mismatch_notice
 
     state = app.state.server
-    made = ensure_operator_key(state.store)
+    new_key = ensure_operator_key(state.store)
     at = f"[{host}]" if ":" in host else host
     print(f"serving {state.models.live.champion.agent}: http://{at}:{port}", flush=True)
-    for line in (made and f"operator key, shown only now: {made}", champion_mismatch_notice(state, source)):
+    for line in (new_key and f"operator key, shown only now: {new_key}", champion_mismatch_notice(state, source)):
         if line:
             print(line, flush=True)
 

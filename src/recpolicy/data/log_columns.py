@@ -148,7 +148,7 @@ def strangers(piece: Piece, name: str, rows: NDArray[np.int32], known: "pd.Index
     ids[new] = column.filter(pa.array(new)).to_pylist()
     if whole:
         most = np.iinfo(np.int64).max
-        large = np.array([one is not None and one > most for one in ids])
+        large = np.array([identifier is not None and identifier > most for identifier in ids])
         piece.refuse(large, lambda row: f"{name} {ids[row]} is above {most}")
     return ids
 
@@ -191,42 +191,42 @@ def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArr
 
 def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64], NDArray[np.int32]] | tuple[None, None]:
     """Return the start of each row's candidates [n + 1] and their item rows [C]; None if no row has any."""
-    found = lists(piece, "candidates", "lists of item ids")
-    if found is None:
+    lists_of_ids = lists(piece, "candidates", "lists of item ids")
+    if lists_of_ids is None:
         return None, None
-    piece.refuse(found.missing, lambda _: "candidates are missing, but other rows have them")
-    _refuse_nested(piece, "candidates", found.values.type)
-    rows = known.get_indexer(pd.Index(found.values.to_pandas()))
+    piece.refuse(lists_of_ids.missing, lambda _: "candidates are missing, but other rows have them")
+    _refuse_nested(piece, "candidates", lists_of_ids.values.type)
+    rows = known.get_indexer(pd.Index(lists_of_ids.values.to_pandas()))
     piece.refuse(
-        any_in_list(rows < 0, found.start),
+        any_in_list(rows < 0, lists_of_ids.start),
         lambda _: f"a candidate is none of the {len(known)} items of the policy or ratings",
     )
-    return found.start, np.asarray(rows, np.int32)
+    return lists_of_ids.start, np.asarray(rows, np.int32)
 
 
 def contexts(piece: Piece, width: int | None = None) -> NDArray[np.float32] | None:
     """Return vectors [n, D], NaN in rows without one; None if no row has one. `width`: D, if earlier rows fix it."""
-    found = lists(piece, "context", "lists of numbers")
-    if found is None:
+    vectors = lists(piece, "context", "lists of numbers")
+    if vectors is None:
         return None
-    kind = found.values.type
+    kind = vectors.values.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
         piece.refuse_type("context", "lists of numbers")
-    length, given = np.diff(found.start), ~found.missing
-    width = width or max(int(length[given.argmax()]), 1)
+    length, present = np.diff(vectors.start), ~vectors.missing
+    width = width or max(int(length[present.argmax()]), 1)
     expected = f"expected {width}, as many as the first of this file"
     piece.refuse(
-        given & (length != width),
+        present & (length != width),
         lambda row: f"context has {length[row]} numbers; {expected if length[row] else 'expected at least 1'}",
     )
-    values = np.asarray(found.values.to_numpy(zero_copy_only=False))
+    values = np.asarray(vectors.values.to_numpy(zero_copy_only=False))
     with np.errstate(over="ignore"):  # beyond float32 is infinite
         values = values.astype(np.float32)
     piece.refuse(
-        any_in_list(~np.isfinite(values), found.start), lambda _: "context contains a number that is not finite"
+        any_in_list(~np.isfinite(values), vectors.start), lambda _: "context contains a number that is not finite"
     )
     rows = np.full((len(piece), width), np.nan, np.float32)
-    rows[given] = values.reshape(-1, width)
+    rows[present] = values.reshape(-1, width)
     return rows
 
 

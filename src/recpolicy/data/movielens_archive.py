@@ -92,12 +92,12 @@ def read_classic(path: Path) -> tuple[dict[str, bytes], bool]:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
-def _choose(found: Mapping[str, Callable[[], bytes]], path: Path) -> tuple[dict[str, bytes], bool]:
-    if set(CLASSIC_FILES) <= set(found):
-        return {name: found[name]() for name in (*CLASSIC_FILES, *EXTRA_FILES) if name in found}, False
-    if set(WHEEL_FILES) <= set(found):
-        return rebuild({name: found[name]() for name in WHEEL_FILES}), True
-    missing = [name for name in CLASSIC_FILES if name not in found]
+def _choose(available: Mapping[str, Callable[[], bytes]], path: Path) -> tuple[dict[str, bytes], bool]:
+    if set(CLASSIC_FILES) <= set(available):
+        return {name: available[name]() for name in (*CLASSIC_FILES, *EXTRA_FILES) if name in available}, False
+    if set(WHEEL_FILES) <= set(available):
+        return rebuild({name: available[name]() for name in WHEEL_FILES}), True
+    missing = [name for name in CLASSIC_FILES if name not in available]
     raise DataError(
         f"{path}: not MovieLens 100K: it lacks {', '.join(missing)}; expected the zip or the folder of GroupLens, or "
         "the recbole 1.2.1 wheel"

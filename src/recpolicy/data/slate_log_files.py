@@ -175,19 +175,19 @@ def _slot_rewards(piece: read.Piece, slots: int) -> NDArray[np.float64]:
 
 def _table(piece: read.Piece, name: str, expected: str, slots: int) -> NDArray[Any]:
     """Return a column of lists, all of K values, as [n, K]."""
-    found = read.lists(piece, name, expected)
-    if found is None:
+    column_lists = read.lists(piece, name, expected)
+    if column_lists is None:
         piece.refuse(np.ones(len(piece), bool), lambda _: f"{name} is missing")
         return np.empty((0, slots))
-    piece.refuse(found.missing, lambda _: f"{name} is missing")
-    length = np.diff(found.start)
+    piece.refuse(column_lists.missing, lambda _: f"{name} is missing")
+    length = np.diff(column_lists.start)
     slots = slots or int(length[0])
     piece.refuse(
         (length != slots) | (slots == 0), lambda row: f"{name} has {length[row]} values; expected {slots or 'some'}"
     )
-    null = np.asarray(pc.is_null(found.values))
-    piece.refuse(read.any_in_list(null, found.start), lambda _: f"a value of {name} is missing")
-    return np.asarray(found.values.to_numpy(zero_copy_only=False)).reshape(len(piece), slots)
+    null = np.asarray(pc.is_null(column_lists.values))
+    piece.refuse(read.any_in_list(null, column_lists.start), lambda _: f"a value of {name} is missing")
+    return np.asarray(column_lists.values.to_numpy(zero_copy_only=False)).reshape(len(piece), slots)
 
 
 def _all_or_none(slot_reward: NDArray[Any], reward: NDArray[Any], path: Path) -> NDArray[np.float64] | None:

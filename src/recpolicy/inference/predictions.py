@@ -32,12 +32,12 @@ def estimates_frame(ids: list[Hashable], item_ids: Any, titles: Any, columns: Ma
     import pandas as pd
 
     users, items = next(iter(columns.values())).shape
-    one = users == 1
+    single_user = users == 1
     return pd.DataFrame(
         {
             "user_id": pd.Index(ids).repeat(items),  # ids of several types stay what they are
-            "item_id": item_ids if one else np.tile(np.asarray(item_ids), users),
-            "title": titles if one else np.tile(np.asarray(titles, dtype=object), users),
+            "item_id": item_ids if single_user else np.tile(np.asarray(item_ids), users),
+            "title": titles if single_user else np.tile(np.asarray(titles, dtype=object), users),
             **{name: values.ravel() for name, values in columns.items()},
         },
         copy=False,

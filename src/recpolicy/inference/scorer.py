@@ -122,10 +122,10 @@ class Scorer:
         have probability 0. Raises UnknownIdError, DataError for ratings off the scale, a context of another length or a
         history of the whole catalog, ConfigError for a history that the policy would not look at.
         """
-        kept = context is None and not history and not (fold_in and user in fold_in)
-        found = self._cache.get(user) if kept else None
-        if found is not None:
-            return found
+        cacheable = context is None and not history and not (fold_in and user in fold_in)
+        cached = self._cache.get(user) if cacheable else None
+        if cached is not None:
+            return cached
         contexts = None if context is None else np.asarray(context)[np.newaxis]
         several = self.predict([user], fold_in, history, contexts)
         answer = Prediction(
@@ -136,7 +136,7 @@ class Scorer:
             score=several.score[0],
             session_value=None if several.session_value is None else float(several.session_value[0]),
         )
-        if kept:
+        if cacheable:
             self._cache.put(user, answer, sum(part.nbytes for part in _arrays(answer)))
         return answer
 

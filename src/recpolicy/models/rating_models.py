@@ -105,8 +105,8 @@ def _resolve(kind: RatingModelKind, config: Any, model: str) -> Any:
         return config
     if isinstance(config, Mapping):
         return build(kind.config, config, where=f"rating model {model!r}")
-    given_type = type(config).__name__ if is_dataclass(config) else repr(config)
-    raise ConfigError(f"rating model {model!r}: config is {given_type}; expected {kind.config.__name__} or a mapping")
+    actual = type(config).__name__ if is_dataclass(config) else repr(config)
+    raise ConfigError(f"rating model {model!r}: config is {actual}; expected {kind.config.__name__} or a mapping")
 
 
 def _key(train: Ratings, model: str, settings: Any, seed: int) -> str:

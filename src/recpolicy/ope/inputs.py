@@ -136,8 +136,8 @@ class BanditInputs(EstimatorInputs):
             problem = _uniformity_problem(self.feedback)
             advice = "plain replay is biased unless every action was logged with probability 1/A; use snips instead"
             return None if problem is None else f"a uniform log, but {problem}: {advice}"
-        given = (self.target.table, self.action_clusters, self.feedback.logging_probs)
-        if all(value is not None for value in given):
+        required = (self.target.table, self.action_clusters, self.feedback.logging_probs)
+        if all(value is not None for value in required):
             return None
         return (
             "a target with a table [N, A], `action_clusters` [A] and the log's `logging_probs` [N, A]: the logged "
@@ -340,15 +340,15 @@ class SlateInputs(MultiStepInputs):
     def missing(self, need: str) -> str | None:
         """Return in words the input that is missing for a need; None if it is there."""
         feedback = self.feedback
-        given = {
+        available = {
             INDEPENDENT: feedback.independent,
             PSEUDO_INVERSE: feedback.independent or feedback.pseudo_weight is not None,
             SLOT_REWARD: feedback.slot_reward is not None,
         }
         if need == POSITIVE_PSEUDO_WEIGHT:
-            given[need] = self.pseudo_weight.sum() > 0
-        if need in given:
-            return None if given[need] else _SLATE_NEEDS[need]
+            available[need] = self.pseudo_weight.sum() > 0
+        if need in available:
+            return None if available[need] else _SLATE_NEEDS[need]
         return super().missing(need)
 
     @cached_property
@@ -364,8 +364,8 @@ class SlateInputs(MultiStepInputs):
     @cached_property
     def pseudo_weight(self) -> Array:
         """G [N]."""
-        given = self.feedback.pseudo_weight
-        return pseudo_inverse_weights(self.feedback.ratio) if given is None else given.astype(np.float64)
+        weight = self.feedback.pseudo_weight
+        return pseudo_inverse_weights(self.feedback.ratio) if weight is None else weight.astype(np.float64)
 
     @cached_property
     def outcome(self) -> Array:

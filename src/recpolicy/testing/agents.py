@@ -104,5 +104,5 @@ class AgentContract(abc.ABC):
         assert all(np.isfinite(value) for value in exported.settings.values())
 
     def test_the_seed_fixes_the_actions(self, make_agent):
-        one, again = (learning_actions(make_agent(3), self.make_environment(0)) for _ in range(2))
-        assert one == again
+        first, second = (learning_actions(make_agent(3), self.make_environment(0)) for _ in range(2))
+        assert first == second

@@ -36,7 +36,9 @@ class IPWMeans:
         """Return the sums of all rounds; raises DataError for a log that shows items outside the catalog [A]."""
         arm, arms = places(log, action_items), len(action_items)
         each = np.exp(-np.maximum(log.log_propensity, _LEAST))  # [N]
-        return cls(*(np.bincount(arm, one, arms).astype(np.float64) for one in (each, each**2, each * log.reward)))
+        return cls(
+            *(np.bincount(arm, values, arms).astype(np.float64) for values in (each, each**2, each * log.reward))
+        )
 
     @property
     def mean(self) -> Array:
@@ -49,8 +51,8 @@ class IPWMeans:
         return np.divide(self.weight**2, self.square, out=np.zeros_like(self.weight), where=self.square > 0)
 
 
-def merge(one: IPWMeans, other: IPWMeans) -> IPWMeans:
+def merge(first: IPWMeans, second: IPWMeans) -> IPWMeans:
     """Return the sums of two logs together; raises DataError if the arms differ."""
-    if len(one.weight) != len(other.weight):
-        raise DataError(f"means of {len(one.weight)} and of {len(other.weight)} arms cannot be merged")
-    return IPWMeans(one.weight + other.weight, one.square + other.square, one.reward + other.reward)
+    if len(first.weight) != len(second.weight):
+        raise DataError(f"means of {len(first.weight)} and of {len(second.weight)} arms cannot be merged")
+    return IPWMeans(first.weight + second.weight, first.square + second.square, first.reward + second.reward)

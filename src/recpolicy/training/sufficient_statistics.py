@@ -53,12 +53,12 @@ class SufficientStatistics:
         count = np.bincount(arm, minlength=arms)
         start = np.concatenate([[0], np.cumsum(count)])
         gram, moment = np.zeros((arms, features, features)), np.zeros((arms, features))
-        for one in np.flatnonzero(count):
-            for first in range(start[one], start[one + 1], _ROWS):
-                rows = slice(first, min(first + _ROWS, start[one + 1]))
+        for arm_index in np.flatnonzero(count):
+            for first in range(start[arm_index], start[arm_index + 1], _ROWS):
+                rows = slice(first, min(first + _ROWS, start[arm_index + 1]))
                 x = context[row[rows]].astype(np.float64)  # [n, D]
-                gram[one] += x.T @ x
-                moment[one] += reward[rows] @ x
+                gram[arm_index] += x.T @ x
+                moment[arm_index] += reward[rows] @ x
         return cls(gram, moment, count, float(log.reward @ log.reward))
 
     def __mul__(self, times: int) -> "SufficientStatistics":
@@ -72,15 +72,18 @@ class SufficientStatistics:
         return max(total, 0.0) / max(int(self.count.sum()), 1)
 
 
-def merge(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
+def merge(first: SufficientStatistics, second: SufficientStatistics) -> SufficientStatistics:
     """Return the sums of two logs together; raises DataError if arms or features differ."""
-    if one.moment.shape != other.moment.shape:
+    if first.moment.shape != second.moment.shape:
         raise DataError(
-            f"statistics of {one.moment.shape} and {other.moment.shape} arms and features cannot be merged; use"
+            f"statistics of {first.moment.shape} and {second.moment.shape} arms and features cannot be merged; use"
             " the same catalog and contexts for both"
         )
     return SufficientStatistics(
-        one.gram + other.gram, one.moment + other.moment, one.count + other.count, one.squares + other.squares
+        first.gram + second.gram,
+        first.moment + second.moment,
+        first.count + second.count,
+        first.squares + second.squares,
     )
 
 

@@ -107,10 +107,10 @@ def find_users(scorer: Scorer, text: str, count: int) -> list[Hashable]:
     exact = [user for user in _spelt(sought) if scorer.knows(user)]
     begins = (user for user in scorer.user_ids if str(user).startswith(sought))
     holds = (user for user in scorer.user_ids if sought in str(user))
-    found = dict.fromkeys(exact)
+    matches = dict.fromkeys(exact)
     for several in (begins, holds):
-        found |= dict.fromkeys(islice(several, count))
-    return list(found)[:count]
+        matches |= dict.fromkeys(islice(several, count))
+    return list(matches)[:count]
 
 
 def find_items(scorer: Scorer, text: str, count: int) -> list[dict[str, Any]]:

@@ -109,8 +109,8 @@ def window(connection: Connection, version: int, begin: int, end: int, most: int
     very active user does not outweigh others.
     """
     columns = (events.c.user_key, events.c.item_ids, events.c.context, events.c.time)
-    asked = select(*columns).where(events.c.version == version, events.c.time >= begin, events.c.time < end)
-    rows = connection.execute(asked.order_by(events.c.time.desc()).limit(most)).all()[::-1]
+    statement = select(*columns).where(events.c.version == version, events.c.time >= begin, events.c.time < end)
+    rows = connection.execute(statement.order_by(events.c.time.desc()).limit(most)).all()[::-1]
     vectors: dict[tuple[str, int], NDArray[np.float32]] = {}
     users: dict[tuple[str, int], None] = {}
     for row in rows:
@@ -132,8 +132,8 @@ def _rewards(connection: Connection, version: int, begin: int, end: int, most: i
     """Return one value per event, because a user's rewards for one list are similar."""
     last, mean = func.max(rewards.c.time), func.avg(rewards.c.reward)
     of_window = and_(rewards.c.version == version, rewards.c.time >= begin, rewards.c.time < end)
-    asked = select(mean).where(of_window).group_by(rewards.c.event_id).order_by(last.desc()).limit(most)
-    return np.array(connection.scalars(asked).all(), np.float64)[::-1]
+    statement = select(mean).where(of_window).group_by(rewards.c.event_id).order_by(last.desc()).limit(most)
+    return np.array(connection.scalars(statement).all(), np.float64)[::-1]
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,6 @@ def daily_rewards(connection: Connection, since: int) -> list[DailyReward]:
     """Return the mean rewards by day, version and variant of rewards that arrived at `since` or later."""
     day = (rewards.c.time // DAY_MS).label("day")
     keys = (day, rewards.c.version, rewards.c.variant)
-    asked = select(*keys, func.count(), func.avg(rewards.c.reward)).where(rewards.c.time >= since)
-    rows = connection.execute(asked.group_by(*keys).order_by(*keys))
+    statement = select(*keys, func.count(), func.avg(rewards.c.reward)).where(rewards.c.time >= since)
+    rows = connection.execute(statement.group_by(*keys).order_by(*keys))
     return [DailyReward(int(row[0]), row[1], row[2], row[3], float(row[4])) for row in rows]

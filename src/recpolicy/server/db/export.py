@@ -88,14 +88,14 @@ class Cursor:
         """Return the condition that a row is new."""
         return or_(seq > self.seq, *(seq.between(first, last) for first, last, _ in self.gaps))
 
-    def after(self, found: Numbers, left_out: Mapping[str, int], now: int) -> "Cursor":
+    def after(self, new_numbers: Numbers, left_out: Mapping[str, int], now: int) -> "Cursor":
         """Return the cursor after the rows of these numbers (ascending)."""
         gaps = []
         for first, last, at in self.gaps:
             if now - at < _GAP_MS:
-                inside = found[(found >= first) & (found <= last)]
+                inside = new_numbers[(new_numbers >= first) & (new_numbers <= last)]
                 gaps += [(*gap, at) for gap in _between(np.array([first - 1, *inside, last + 1]))]
-        later = found[found > self.seq]
+        later = new_numbers[new_numbers > self.seq]
         gaps += [(*gap, now) for gap in _between(np.array([self.seq, *later]))]
         short = tuple((first, last, at) for first, last, at in gaps if last - first < _GAP_NUMBERS)
         return Cursor(int(later[-1]) if len(later) else self.seq, short, left_out)

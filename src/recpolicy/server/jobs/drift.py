@@ -57,24 +57,24 @@ def compute_drift_metrics(recent: Window, older: Window, scorer: Scorer, config:
 
 def alarms_in(metrics: Mapping[str, Any], config: DriftConfig) -> dict[str, str]:
     """Return the alarms by name, with one sentence each."""
-    found: dict[str, str] = {}
+    alarms: dict[str, str] = {}
     users, contexts, reward, actions = (metrics[name] for name in ("users", "contexts", "reward", "actions"))
     if users and users["psi"] > config.psi:
-        found["users"] = f"the activity of the users has shifted: PSI {users['psi']:.3f}, limit {config.psi:g}"
+        alarms["users"] = f"the activity of the users has shifted: PSI {users['psi']:.3f}, limit {config.psi:g}"
     if contexts and contexts["psi"] > config.psi:
-        found["contexts"] = f"the vectors of new users have shifted: PSI {contexts['psi']:.3f}, limit {config.psi:g}"
+        alarms["contexts"] = f"the vectors of new users have shifted: PSI {contexts['psi']:.3f}, limit {config.psi:g}"
     if reward and reward["direction"] != "none":
-        found["reward"] = (
+        alarms["reward"] = (
             f"the mean reward went {reward['direction']} from {reward['reference']:.3f} to {reward['recent']:.3f}"
         )
     if actions and actions["top_share"] - actions["top_share_before"] > config.top_share:
-        found["actions"] = f"one item has {actions['top_share']:.0%} of the first positions"
+        alarms["actions"] = f"one item has {actions['top_share']:.0%} of the first positions"
     elif actions and actions["effective"] < config.effective_ratio * actions["effective_before"]:
-        found["actions"] = (
+        alarms["actions"] = (
             f"the choices have narrowed from {actions['effective_before']:.1f} to {actions['effective']:.1f} effective"
             " items"
         )
-    return found
+    return alarms
 
 
 def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -> dict[str, Any] | None:
@@ -85,7 +85,7 @@ def _users(recent: Window, older: Window, scorer: Scorer, config: DriftConfig) -
     group = activity_groups(np.bincount(artifact.rated_user, minlength=len(artifact.context)))  # [U]
     row = row_index(scorer.user_ids)
     size = int(group.max()) + 1
-    count = [np.bincount(group[[row[user] for user in one.users]], minlength=size) for one in (older, recent)]
+    count = [np.bincount(group[[row[user] for user in window.users]], minlength=size) for window in (older, recent)]
     return {"psi": psi(*count), "groups": size, "users": len(recent.users)}
 
 

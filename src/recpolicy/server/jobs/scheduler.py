@@ -84,10 +84,10 @@ class Scheduler:
         for name in settings.cron:
             if name not in self.jobs:
                 raise unknown_name_error("job", name, self.jobs)
-        found = {name: settings.cron.get(name, job.cron) for name, job in self.jobs.items()}
-        for cron in set(found.values()) - {OFF}:
+        expressions = {name: settings.cron.get(name, job.cron) for name, job in self.jobs.items()}
+        for cron in set(expressions.values()) - {OFF}:
             next_time(cron, 0)
-        return found if settings.enabled else dict.fromkeys(found, OFF)
+        return expressions if settings.enabled else dict.fromkeys(expressions, OFF)
 
     def start(self) -> None:
         """Start to look for due jobs; does nothing without a store. Raises ConfigError (`crons`)."""
@@ -141,14 +141,14 @@ class Scheduler:
         if name not in self.jobs:
             raise unknown_name_error("job", name, self.jobs)
         job, engine = self.jobs[name], self._state.require_store().engine
-        given = _checked(job, parameters)
+        checked = _checked(job, parameters)
         with transaction(engine) as connection:
             run = runs.begin_by_hand(connection, name, self.worker, self._clock())
             if run is None:
                 number = runs.under_way(connection, name)
                 raise ConfigError(f"{name} is running (run {number}); wait for its end")
             admin.write_audit(connection, actor, "run_job", {"job": name, "run": run, "parameters": dict(parameters)})
-        self._run(job, run, given)
+        self._run(job, run, checked)
         return run
 
     def wait(self, run: int, seconds: float) -> bool:
@@ -181,8 +181,8 @@ class Scheduler:
     def _mark_lost(self, now: int) -> None:
         engine, at = self._state.require_store().engine, self._monotonic()
         with engine.connect() as connection:
-            found = runs.heartbeats(connection)
-        others = {run: heartbeat for run, heartbeat in found.items() if run not in self._mine}
+            heartbeats = runs.heartbeats(connection)
+        others = {run: heartbeat for run, heartbeat in heartbeats.items() if run not in self._mine}
         self._seen = {
             run: self._seen[run] if run in self._seen and self._seen[run][0] == heartbeat else (heartbeat, at)
             for run, heartbeat in others.items()
@@ -242,8 +242,8 @@ def error_text(error: BaseException) -> str:
     """Return the message of a library error; for others only type and location, because messages may hold user data."""
     if isinstance(error, RecpolicyError):
         return " ".join(str(error).split())[:_ERROR_LETTERS]
-    found = exception_location(error)
-    return f"{found['exception']} at {os.path.basename(found['raised_at'])}"  # noqa: PTH119
+    location = exception_location(error)
+    return f"{location['exception']} at {os.path.basename(location['raised_at'])}"  # noqa: PTH119
 
 
 def _checked(job: Job, parameters: Mapping[str, Any]) -> dict[str, Any]:

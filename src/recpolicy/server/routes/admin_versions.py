@@ -53,8 +53,8 @@ def list_versions(_: Reader, state: StateDep) -> Response:
 def show_version(number: Number, _: Reader, state: StateDep) -> Response:
     """Show one version with its lineage and the full record of its gate."""
     registry = state.require_registry()
-    found = _known(state, number)
-    return json_response(_describe(found, registry.aliases()) | {"gate": found.gate})
+    version = _known(state, number)
+    return json_response(_describe(version, registry.aliases()) | {"gate": version.gate})
 
 
 @router.post("/versions/{number}/promote", response_model=RoutingChangeResponse)
@@ -144,12 +144,12 @@ async def _receive(request: Request, archive: FilePath, limit: int) -> bool:
 def _import(state: AppState, caller: Caller, archive: FilePath) -> dict[str, Any]:
     registry = state.require_registry()
     try:
-        found = import_version(registry, archive, note={"by": caller.name})
+        version = import_version(registry, archive, note={"by": caller.name})
     except ArtifactError as error:
         raise DataError(str(error).replace(str(archive), "the archive")) from None
-    registry_actions.write_audit(state, caller, "import", {"number": found.number, "digest": found.digest})
+    registry_actions.write_audit(state, caller, "import", {"number": version.number, "digest": version.digest})
     registry_actions.sync_versions(state)
-    return _describe(found, registry.aliases()) | {"gate": found.gate}
+    return _describe(version, registry.aliases()) | {"gate": version.gate}
 
 
 def _known(state: AppState, number: int) -> Version:

@@ -59,13 +59,13 @@ def operations_page(state: StateDep) -> Response:
 @router.get("/console/{name}", include_in_schema=False)
 def asset(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """Return a file that the pages load."""
-    found = pages.assets().get(name)
-    if found is None:
+    file = pages.assets().get(name)
+    if file is None:
         raise HTTPException(404, "the console has no such file")
-    headers = {**pages.HEADERS, "etag": found.tag}
-    if if_none_match is not None and found.tag in if_none_match:
+    headers = {**pages.HEADERS, "etag": file.tag}
+    if if_none_match is not None and file.tag in if_none_match:
         return Response(status_code=304, headers=headers)
-    return Response(found.body, media_type=found.kind, headers=headers)
+    return Response(file.body, media_type=file.kind, headers=headers)
 
 
 @router.post("/v1/console/users", response_model=console.UserMatches, responses=_WITH_KEY)
@@ -107,16 +107,20 @@ def compare_versions(
     """Compare the lists that two versions would recommend to a user. The server stores no event."""
     scorers = [_version(state, scorer_cache, number, request.user) for number in request.versions]
     seen = [_seen(scorer, request) for scorer in scorers]
-    union = list(dict.fromkeys(item for one in seen if isinstance(one, RankedPreview) for item in one.best(request.k)))
+    union = list(
+        dict.fromkeys(
+            item for preview in seen if isinstance(preview, RankedPreview) for item in preview.best(request.k)
+        )
+    )
     sides = [
         {
             "version": number,
             "agent": scorer.metadata["agent"],
             "policy_digest": scorer.metadata["policy_digest"],
             "items": [],
-            **({"items": one.describe(union)} if isinstance(one, RankedPreview) else {"error": one}),
+            **({"items": preview.describe(union)} if isinstance(preview, RankedPreview) else {"error": preview}),
         }
-        for number, scorer, one in zip(request.versions, scorers, seen, strict=True)
+        for number, scorer, preview in zip(request.versions, scorers, seen, strict=True)
     ]
     return json_response({"user": request.user, "k": request.k, "sides": sides})
 
