@@ -13,11 +13,12 @@ from recpolicy.data.log_ingest import EVALUATION
 
 LENIENT = """
 [gate]
-margin = -5
-relative_gain = -1
+margin = -1000
+relative_gain = -1000
 held_out_margin = -5
 min_effective_sample_size = 0
 max_mean_weight_z = 100
+max_tail_index = 100
 group_loss = "off"
 calibration_bias = 2
 calibration_error = 2
@@ -64,7 +65,7 @@ def test_a_policy_that_passes_ends_in_0_and_leaves_its_record(capsys, tmp_path, 
 
 def test_a_policy_that_fails_ends_in_1_and_says_by_what(capsys, tmp_path, rounds):
     answer = gate(
-        capsys, tmp_path, rounds, "--log-only", "--json", config=LENIENT.replace("margin = -5", "margin = 4", 1)
+        capsys, tmp_path, rounds, "--log-only", "--json", config=LENIENT.replace("margin = -1000", "margin = 4", 1)
     )
     assert answer.code == 1
     record = json.loads(answer.out)

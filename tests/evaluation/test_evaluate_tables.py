@@ -222,7 +222,8 @@ def test_groups_part_the_users_and_their_differences_are_paired(planted):
         women.interval.value - found.policies["random"].groups["gender F"].interval.value
     )
     itself = found.group_difference("rating_model", "rating_model")["gender F"].interval
-    assert (itself.value, itself.lo, itself.hi) == (0, 0, 0)
+    assert itself.value == 0
+    assert itself.hi == -itself.lo > 0  # the next user may choose differently
     table = found.group_table()
     assert table.loc["gender F", "rating_model"] == str(women.interval)
     assert table.loc["gender F", "users"] == women.users

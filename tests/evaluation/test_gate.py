@@ -24,11 +24,15 @@ GOOD = {
         "calibration": {"bias": -0.08, "error": 0.09}, "group_gain": {"baseline": "most_popular", "groups": GROUPS},
     },
     "off_policy": {
-        "baseline": "incumbent 1234", "gain": {"value": 0.1, "lo": 0.05, "hi": 0.15}, "effective_sample_size": 500.0,
-        "mean_weight_z": 1.0, "relative_gain": {"value": 0.08, "lo": 0.06, "hi": 0.1}, "gain_on_hits": 0.07,
+        "baseline": "incumbent 1234", "effective_sample_size": 500.0, "mean_weight_z": 1.0, "tail_index": 0.3,
+        "gain": {"t": {"value": 0.1, "lo": 0.05, "hi": 0.15}, "sequence": {"value": 0.1, "lo": -0.01, "hi": 0.21}},
+        "relative_gain": {"t": {"value": 0.08, "lo": 0.06, "hi": 0.1}, "sequence": {"value": 0.1, "lo": 0.01, "hi": 1}},
+        "gain_on_hits": 0.07,
         "group_gain": {"baseline": "incumbent 1234", "groups": copy.deepcopy(GROUPS)},
     },
 }  # fmt: skip
+
+LIMITS = [one.name for one in fields(GateConfig) if one.name != "interval"]
 
 
 def changed(path, value):
@@ -44,19 +48,18 @@ def test_policy_within_all_limits_passes():
     found = gate(GOOD)
     assert found.verdict == "pass"
     assert found.reasons == ()
-    assert len(found.criteria) == 12
+    assert len(found.criteria) == 13
 
 
 @pytest.mark.parametrize(
     ("path", "value", "criterion"),
     [
-        (("off_policy", "gain", "lo"), -0.001, "gain over incumbent 1234"),
-        (("off_policy", "gain", "lo"), 0.0, "gain over incumbent 1234"),  # as good as the incumbent is not better
-        (("off_policy", "gain", "lo"), float("nan"), "gain over incumbent 1234"),
-        (("off_policy", "mean_weight_z"), 4.1, "mean weight, standard errors from 1"),
+        (("off_policy", "gain", "t", "lo"), -0.001, "gain over incumbent 1234"),
+        (("off_policy", "gain", "t", "lo"), 0.0, "gain over incumbent 1234"),  # as good as the incumbent is not better
+        (("off_policy", "gain", "t", "lo"), float("nan"), "gain over incumbent 1234"),
         (("held_out", "gain", "most_popular", "lo"), 0.0, "held-out gain over most popular"),
         (("held_out", "coverage"), 0.009, "coverage"),
-        (("off_policy", "relative_gain", "lo"), 0.0, "relative gain over the logging policy"),
+        (("off_policy", "relative_gain", "t", "lo"), 0.0, "relative gain over the logging policy"),
         (("off_policy", "relative_gain"), None, "relative gain over the logging policy"),  # a mean reward of 0 or less
         (("off_policy", "group_gain", "groups", "gender M", "hi"), -0.11, "gain of the worst group on the log"),
         (("held_out", "group_gain", "groups", "gender F", "hi"), -0.11, "gain of the worst group on held-out ratings"),
@@ -80,18 +83,31 @@ def test_too_little_log_is_no_verdict_whatever_the_gain():
     assert gate(changed(("off_policy", "effective_sample_size"), 50.0)).verdict == "pass"
 
 
+@pytest.mark.parametrize(("figure", "value"), [("mean_weight_z", 3.1), ("tail_index", 0.71), ("tail_index", None)])
+def test_weights_that_allow_no_verdict_are_no_verdict(figure, value):
+    assert gate(changed(("off_policy", figure), value)).verdict == "no_verdict"
+
+
+def test_the_sequence_decides_where_the_log_is_looked_at_repeatedly():
+    assert gate(GOOD, GateConfig(interval="sequence")).verdict == "fail"
+    assert (
+        gate(changed(("off_policy", "gain", "sequence", "lo"), 0.001), GateConfig(interval="sequence")).verdict
+        == "pass"
+    )
+
+
 def test_limits_can_be_moved():
     assert gate(GOOD, GateConfig(margin=0.05)).verdict == "fail"
     assert gate(GOOD, GateConfig(margin=0.049)).verdict == "pass"
 
 
-@pytest.mark.parametrize(("part", "criteria"), [("held_out", 7), ("off_policy", 7)])
+@pytest.mark.parametrize(("part", "criteria"), [("held_out", 8), ("off_policy", 7)])
 def test_either_kind_of_figures_is_enough(part, criteria):
     body = {key: value for key, value in GOOD.items() if key != part}
     assert len(gate(body).criteria) == criteria
 
 
-@pytest.mark.parametrize("name", [one.name for one in fields(GateConfig)])
+@pytest.mark.parametrize("name", LIMITS)
 def test_each_limit_can_be_switched_off(name):
     every = {one.name: one.name for one in gate(GOOD).criteria}
     left = {one.name for one in gate(GOOD, GateConfig(**{name: None})).criteria}
@@ -111,7 +127,7 @@ def test_without_a_minimum_size_even_a_small_log_gives_a_verdict():
 
 def test_gate_with_every_criterion_off_is_refused():
     with pytest.raises(ConfigError, match="all criteria are switched off"):
-        gate(GOOD, replace(GateConfig(), **{one.name: None for one in fields(GateConfig)}))
+        gate(GOOD, replace(GateConfig(), **{one.name: None for one in fields(GateConfig) if one.name in LIMITS}))
 
 
 def test_group_is_harmed_only_when_its_whole_interval_says_so():
@@ -127,7 +143,7 @@ def test_group_is_harmed_only_when_its_whole_interval_says_so():
 def test_log_of_too_few_users_for_groups_is_not_asked_about_them():
     found = gate(changed(("off_policy", "group_gain", "groups"), {}))
     assert found.verdict == "pass"
-    assert len(found.criteria) == 11
+    assert len(found.criteria) == 12
 
 
 def test_record_tells_the_inputs_and_the_figures_without_a_limit():
@@ -161,11 +177,11 @@ def test_limits_that_make_no_sense_are_refused(name, value):
 
 
 def test_record_is_json_and_the_table_names_what_was_not_kept():
-    found = gate(changed(("off_policy", "gain", "lo"), float("nan")))
+    found = gate(changed(("off_policy", "gain", "t", "lo"), float("nan")))
     plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert plain["criteria"][0]["value"] is None
     assert plain["verdict"] == "fail"
-    assert found.table()["result"].tolist() == ["NOT KEPT", *["kept"] * 11]
+    assert found.table()["result"].tolist() == ["NOT KEPT", *["kept"] * 12]
     assert found.table()["limit"].iloc[0] == "> 0"
 
 
@@ -177,7 +193,7 @@ def test_strict_limit_must_be_passed(value, at_least, strict, kept):
     assert Criterion("x", value, 1.0, at_least, strict).passed is kept
 
 
-@pytest.mark.parametrize("name", [one.name for one in fields(GateConfig)])
+@pytest.mark.parametrize("name", LIMITS)
 def test_page_of_the_gate_has_every_limit_with_its_default(name):
     page = (Path(__file__).parents[2] / "docs" / "explanation" / "gate.md").read_text()
     assert f"\n| `{name}` | {getattr(GateConfig(), name):g} | " in page

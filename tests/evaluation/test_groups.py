@@ -48,7 +48,7 @@ def test_mean_of_a_group_is_sum_over_size_of_its_users_only():
     member = np.zeros((2, 30), bool)
     member[0, :10], member[1, 5:] = True, True
     total, size = np.arange(30.0), np.tile([1, 3], 15)
-    found = group_figures(Groups(("low", "high"), member), total, size, np.random.default_rng(0))
+    found = group_figures(Groups(("low", "high"), member), total, size, 30.0)
     assert found["low"].interval.value == pytest.approx(45 / 20)  # 0 + ... + 9 over 5 * 1 + 5 * 3
     assert found["high"].interval.value == pytest.approx(total[5:].sum() / size[5:].sum())
     assert (found["low"].users, found["high"].users) == (10, 25)
@@ -58,34 +58,39 @@ def test_mean_of_a_group_is_sum_over_size_of_its_users_only():
 def test_users_without_rounds_do_not_count_and_small_groups_are_left_out():
     size = np.ones(MIN_USERS + 1)
     size[0] = 0
-    figures = group_figures(everyone(len(size)), size * 2.0, size, np.random.default_rng(0))
+    figures = group_figures(everyone(len(size)), size * 2.0, size, 1.0)
     assert figures["all"].users == MIN_USERS
     assert figures["all"].interval.value == 2
     size[1] = 0
-    assert group_figures(everyone(len(size)), size * 2.0, size, np.random.default_rng(0)) == {}
+    assert group_figures(everyone(len(size)), size * 2.0, size, 1.0) == {}
 
 
-def test_group_of_everybody_has_the_interval_of_the_plain_bootstrap():
-    from recpolicy.core.statistics import mean_interval
-
+def test_group_of_everybody_has_the_t_interval_of_the_mean():
     values = np.random.default_rng(1).normal(size=200)
-    figure = group_figures(everyone(200), values, np.ones(200), np.random.default_rng(2))["all"]
-    plain = mean_interval(values, np.random.default_rng(2))
-    assert (figure.interval.lo, figure.interval.hi) == pytest.approx((plain.lo, plain.hi))
+    figure = group_figures(everyone(200), values, np.ones(200), 0.0)["all"]
+    half = 1.9719565 * values.std(ddof=1) / np.sqrt(200)  # t(.975; 199)
+    assert figure.interval.hi - values.mean() == pytest.approx(half, rel=3e-3)  # a little kurtosis
+
+
+def test_users_who_are_all_alike_still_have_an_interval():
+    figure = group_figures(everyone(20), np.full(20, 3.0), np.ones(20), 4.0)["all"].interval
+    assert figure.hi - 3 == pytest.approx(2.093024**2 * 4 / 20, rel=1e-5)  # t(.975; 19)
+    few = group_figures(everyone(20), np.full(20, 3.0), np.ones(20), 4.0, weights=[np.arange(20) < 2])["all"].interval
+    assert few.hi - 3 == pytest.approx(2.093024**2 * 4 / 2, rel=1e-5)  # two users have all the weight
 
 
 def test_intervals_of_a_group_cover_its_truth_about_as_often_as_they_say():
-    """400 draws of a group of 60 users of mean 1: 95 % is 380 +- 4.4; the bootstrap of 60 falls a little short."""
+    """400 draws of a group of 60 users of mean 1: 95 % is 380 +- 4.4."""
     rng = np.random.default_rng(3)
     groups = Groups(("group",), np.arange(120)[None] < 60)
     covered = 0
     for _ in range(400):
         values = np.where(np.arange(120) < 60, 1.0, -5.0) + rng.normal(size=120)
-        found = group_figures(groups, values, np.ones(120), rng, resamples=200)["group"].interval
-        covered += found.lo <= 1 <= found.hi
-    assert 360 <= covered <= 396
+        interval = group_figures(groups, values, np.ones(120), 0.0)["group"].interval
+        covered += interval.lo <= 1 <= interval.hi
+    assert 365 <= covered <= 396
 
 
 def test_figures_of_other_users_are_refused():
     with pytest.raises(DataError, match="groups of 12 users"):
-        group_figures(everyone(12), np.ones(11), np.ones(11), np.random.default_rng(0))
+        group_figures(everyone(12), np.ones(11), np.ones(11), 1.0)

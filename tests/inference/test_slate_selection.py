@@ -192,6 +192,7 @@ def test_at_each_place_the_propensities_of_all_items_sum_to_one(arms, k, top, sh
 def test_an_arm_that_could_not_be_shown_has_no_probability():
     score = np.array([3.0, 2.0, 1.0, 0.0])
     np.testing.assert_array_equal(slate_propensity(score, np.ones(4, bool), np.array([0, 3]), 2, 0.5), [0.75, 0])
+    np.testing.assert_array_equal(slate_propensity(score, np.ones(4, bool), np.array([3, 2, 0]), 3, 0.5)[1:], [0, 0])
 
 
 def test_long_slates_do_not_underflow():

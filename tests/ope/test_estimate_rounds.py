@@ -380,7 +380,7 @@ def test_what_cannot_be_estimated_says_why(names, changes, error, message):
     ("settings", "message"),
     [
         ({"level": 95}, r"OffPolicyConfig: level is 95: expected less than 1"),
-        ({"resamples": 0}, "resamples is 0"),
+        ({"resamples": -1}, "resamples is -1"),
         ({"tuning": "best"}, "tuning is 'best': expected 'slope' or 'bound'"),
         ({"settings": {"ips": 3.0}}, "no estimator with a setting named 'ips'"),
         ({"reward_range": (1, 1)}, r"reward_range is \(1\.0, 1\.0\)"),

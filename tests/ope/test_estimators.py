@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from synthetic_rounds import ACTION, DIRECT, MU, PI, REWARD, WEIGHT, Q, simplexes, vectors
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.statistics import effective_sample_size
 from recpolicy.ope.terms import (
     beta_ips_terms,
     control_coefficient,
@@ -15,7 +16,6 @@ from recpolicy.ope.terms import (
     snips_terms,
 )
 from recpolicy.ope.tuning import clipped, harmonic, shrunk, switched
-from recpolicy.ope.weights import effective_sample_size
 
 A = 4
 PREDICTED = Q[ACTION]

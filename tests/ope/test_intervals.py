@@ -5,7 +5,14 @@ from hypothesis import strategies as st
 from synthetic_rounds import vectors
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.statistics import Interval, percentile_interval
+from recpolicy.core.statistics import (
+    Interval,
+    degrees_of_freedom,
+    expanded_percentile,
+    jackknife_error,
+    percentile_interval,
+    student_t,
+)
 from recpolicy.ope import inference
 from recpolicy.ope.feedback import Clusters
 from recpolicy.ope.inference import beta_statistic, corrected_ratio_statistic, mean_statistic, ratio_statistic, resample
@@ -13,11 +20,7 @@ from recpolicy.ope.intervals import (
     Bounds,
     bernstein_margin,
     confidence_sequence,
-    degrees_of_freedom,
     empirical_bernstein,
-    expanded_percentile,
-    jackknife_error,
-    student_t,
 )
 
 

@@ -372,7 +372,7 @@ def test_an_estimate_is_what_the_bootstrap_would_say_of_the_log_itself(name):
     flat = StepModel(np.full((80, K), 0.3), np.full((80, K), 0.2))
     found = estimate_slates(twice, [name], FEW, model=flat)[name]
     interval = found.intervals["bootstrap"]
-    assert (interval.lo, interval.hi) == pytest.approx((found.value, found.value))
+    assert (interval.lo + interval.hi) / 2 == pytest.approx(found.value)  # its width is that of rare rewards alone
 
 
 @pytest.mark.parametrize(
@@ -430,10 +430,10 @@ def test_ratios_are_left_out_or_refused_where_no_logged_slate_speaks_of_the_targ
 def test_a_bootstrap_without_a_resample_to_divide_by_has_no_interval():
     weight = np.where(np.arange(200) < 2, 1.0, 0.0)[:, None]
     rare = SlateFeedback(np.ones((200, 1)), weight, np.ones(200), np.arange(200))
-    found = [estimate_slates(rare, ["snips"], MultiStepConfig(resamples=1, seed=seed))["snips"] for seed in range(40)]
-    ends = [one.intervals["bootstrap"].lo for one in found]
-    assert any(np.isnan(ends))
-    assert any(end == 1 for end in ends)
+    configs = [MultiStepConfig(resamples=1, seed=seed, reward_range=(0, 1)) for seed in range(40)]
+    ends = [estimate_slates(rare, ["snips"], config)["snips"].intervals["bootstrap"].lo for config in configs]
+    assert any(end == -np.inf for end in ends)
+    assert any(np.isfinite(ends))
 
 
 @pytest.mark.parametrize("name", SLATE_ESTIMATORS)

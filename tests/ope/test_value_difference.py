@@ -178,15 +178,15 @@ def test_gains_of_sessions_are_near_the_truth_and_wrong_for_the_logging_policys_
 
 def test_gains_cover_the_truth_about_as_often_as_they_say():
     truth, covered = truth_of(cascade, PI) - truth_of(cascade, OTHER), {}
-    for seed in range(100):
-        log, items = logged(1_000, seed, users=300)
+    for seed in range(50):
+        log, items = logged(2_000, seed, users=2_000)
         other = replace(log, target_prob=at(OTHER, items))
         found = slate_value_differences(log, other, ["rips", "snips"], replace(BOUNDED, resamples=200))
         for name, one in found.items():
             for kind in ("t", "bootstrap"):
                 covered.setdefault((name, kind), []).append(one.intervals[kind].lo <= truth <= one.intervals[kind].hi)
-    assert min(sum(held) for held in covered.values()) >= 87  # .95 less 4 standard errors of .0218
-    assert min(sum(held) for held in covered.values()) < 100
+    assert min(sum(held) for held in covered.values()) >= 41  # .95 less 4 standard errors of .031
+    assert min(sum(held) for held in covered.values()) < 50
 
 
 @BOTH

@@ -70,6 +70,7 @@ def evaluate_tables(
         resamples=resamples,
         test_ratings=len(split.test),
         users=len(candidates.start),
+        rating_range=evaluator.rating_range,
         random=evaluator.interval(random_values(candidates)),
         oracle=evaluator.interval(oracle_values(candidates)),
         policies={name: evaluator.result(table) for name, table in tables.items()},
@@ -92,6 +93,12 @@ class _SplitEvaluator:
     k: int
     resamples: int
     level: float
+
+    @property
+    def rating_range(self) -> float:
+        """Width of the rating scale."""
+        low, high = self.test.scale
+        return float(high - low)
 
     def rng(self) -> np.random.Generator:
         """Return a fresh generator of the same draws, so that all intervals use the same resamples of users."""
@@ -121,7 +128,7 @@ class _SplitEvaluator:
             genre_diversity=unlike["genres"],
             embedding_diversity=unlike.get("embeddings"),
             gini=gini(top.count),
-            groups=group_figures(self.groups, by_user, np.ones(len(by_user)), self.rng(), self.resamples, self.level),
+            groups=group_figures(self.groups, by_user, np.ones(len(by_user)), self.rating_range, self.level),
             choice_by_user=by_user,
         )
 

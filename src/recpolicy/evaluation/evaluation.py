@@ -9,8 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import unknown_name_error
-from recpolicy.core.seeds import generator
-from recpolicy.core.statistics import Interval, paired_difference
+from recpolicy.core.statistics import Interval, ratio_interval
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 
 MISSING = "–"
@@ -51,6 +50,8 @@ class Evaluation:
     test_ratings: int
     users: int
     """Number of users with two or more test ratings: the users of nDCG and held-out choice."""
+    rating_range: float
+    """Width of the rating scale."""
     random: Interval
     oracle: Interval
     policies: Mapping[str, PolicyResult]
@@ -108,20 +109,18 @@ class Evaluation:
             del result["choice_by_user"]
         return plain
 
-    def difference(self, first: str, second: str, resamples: int | None = None) -> Interval:
+    def difference(self, first: str, second: str) -> Interval:
         """Return the difference in held-out choice between `first` and `second`, paired by user.
 
-        Raises ConfigError for a policy that was not evaluated.
+        It is the t interval over users. Raises ConfigError for a policy that was not evaluated.
         """
         one, other = self._choices(first, second)
-        rng = generator(self.seed, "evaluation/difference")
-        return paired_difference(one, other, rng, resamples or self.resamples, self.random.level)
+        return ratio_interval(one - other, np.ones(len(one)), self.rating_range, self.random.level)
 
     def group_difference(self, first: str, second: str) -> dict[str, GroupFigure]:
         """Return `difference` within each group of users; raises ConfigError for a policy that was not evaluated."""
         one, other = self._choices(first, second)
-        rng = generator(self.seed, "evaluation/difference")
-        return group_figures(self.groups, one - other, np.ones(len(one)), rng, self.resamples, self.random.level)
+        return group_figures(self.groups, one - other, np.ones(len(one)), self.rating_range, self.random.level)
 
     def _choices(self, *names: str) -> list[NDArray[np.float64]]:
         for name in names:

@@ -21,7 +21,9 @@ Verdict = Literal["pass", "fail", "no_verdict"]
 VERDICTS: Mapping[str, str] = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO VERDICT"}
 """Verdicts as people read them."""
 Limit = Annotated[NonNegativeFloat, AllowInfNan(False)] | None
-_EFFECTIVE = "effective sample size"
+GateInterval = Literal["t", "sequence"]
+_SOUNDNESS = ("effective sample size", "mean weight, standard errors from 1", "tail index of the weights")
+"""Criteria without which the log allows no verdict."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,20 @@ class Criterion:
 class GateConfig:
     """The limits; None switches a criterion off. Gains and ratings are in the units of the ratings (stars)."""
 
+    interval: GateInterval = "t"
+    """Interval of the gains on logged rounds. `sequence` is wider and may be looked at after every day of the log."""
     margin: FiniteFloat | None = 0.0
     """Minimum gain (lower bound, reward per round) over the incumbent on logged rounds."""
     relative_gain: FiniteFloat | None = 0.0
     """Minimum relative gain (lower bound) over the logging policy; 0.05 requires 5 % more reward."""
     min_effective_sample_size: Limit = 50.0
-    """Effective sample size of the logged rounds below which there is no verdict."""
-    max_mean_weight_z: Limit = 4.0
-    """Maximum distance of the mean importance weight from 1, in standard errors. Beyond it, propensities or support are
-    wrong."""
+    """Effective sample size of the logged users below which there is no verdict; of the two policies the smaller."""
+    max_mean_weight_z: Limit = 3.0
+    """Maximum distance of the mean importance weight from 1, in standard errors; of the two policies the larger. Beyond
+    it, propensities or support are wrong, and there is no verdict."""
+    max_tail_index: Limit = 0.7
+    """Maximum tail index of the users' weights; of the two policies the larger. Beyond it, a few users decide the
+    value, and there is no verdict."""
     held_out_margin: FiniteFloat | None = 0.0
     """Minimum gain (lower bound, stars) in held-out choice over always showing the most popular items."""
     min_coverage: Limit = 0.01
@@ -140,9 +147,9 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
     criteria = tuple(criterion for criterion in candidates if criterion is not None)
     if not criteria:
         raise ConfigError("gate: all criteria are switched off; a gate without criteria would pass every policy")
-    enough = all(criterion.passed for criterion in criteria if criterion.name == _EFFECTIVE)
+    sound = all(criterion.passed for criterion in criteria if criterion.name in _SOUNDNESS)
     kept = all(criterion.passed for criterion in criteria)
-    verdict: Verdict = "pass" if kept else ("fail" if enough else "no_verdict")
+    verdict: Verdict = "pass" if kept else ("fail" if sound else "no_verdict")
     reasons = tuple(str(criterion) for criterion in criteria if not criterion.passed)
     return Gate(
         verdict, criteria, reasons, config, evaluation["policy"], evaluation.get("inputs", {}), _figures(evaluation)
@@ -150,12 +157,14 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
 
 
 def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
-    gain, relative = _figure(logged, "gain", "lo"), _figure(logged, "relative_gain", "lo")
+    gain, relative = (_figure(logged, name, config.interval, "lo") for name in ("gain", "relative_gain"))
+    effective, mean_weight, tail = _SOUNDNESS
     return [
         _at_least(f"gain over {logged['baseline']}, lower bound", gain, config.margin, strict=True),
         _at_least("relative gain over the logging policy, lower bound", relative, config.relative_gain, strict=True),
-        _at_least(_EFFECTIVE, logged["effective_sample_size"], config.min_effective_sample_size),
-        _at_most("mean weight, standard errors from 1", logged["mean_weight_z"], config.max_mean_weight_z),
+        _at_least(effective, logged["effective_sample_size"], config.min_effective_sample_size),
+        _at_most(mean_weight, logged["mean_weight_z"], config.max_mean_weight_z),
+        _at_most(tail, _figure(logged, "tail_index"), config.max_tail_index),
         _worst_group("on the log", logged, config.group_loss),
     ]
 

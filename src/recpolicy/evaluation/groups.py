@@ -1,13 +1,13 @@
 """Figures by group of users: age bands, genders, those with fewer and with more ratings.
 
 U users, G groups (which overlap: every user is in one of each kind), R units of resampling. A figure of a group is a
-mean over its rounds or, where each user counts once, over its users, with a user-bootstrap interval. All groups share
-the draws, and one product of counts and sums makes all their means.
+mean over its rounds or, where each user counts once, over its users, with the t interval over users.
 
 Bands are bounded by the ages at which MovieLens 1M codes its own, so both data sets have the same. Activity is the
 number of ratings in the train part: below or at its median over all users, or above.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, percentile_interval, resampled_means
+from recpolicy.core.statistics import LEVEL, Interval, ratio_interval
 
 MIN_USERS = 10
-"""A group of fewer users is left out: its bootstrap knows too few of them to say how far the mean may be off."""
+"""A group of fewer users is left out: they are too few to say how far the mean may be off."""
 _AGES = (25, 35, 50)
 _BANDS = ("under 25", "25 to 34", "35 to 49", "50 and over")
 _MOST_GENDERS = 8
@@ -65,30 +65,31 @@ def make_groups(users: pd.DataFrame, ratings: NDArray[np.integer]) -> Groups:
 
 def group_figures(
     groups: Groups,
-    total: NDArray[np.floating],
+    total: NDArray[np.number],
     size: NDArray[np.number],
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
+    width: float,
     level: float = LEVEL,
+    weights: Sequence[NDArray[np.number]] = (),
 ) -> dict[str, GroupFigure]:
     """Return mean and interval of each group with MIN_USERS or more users: sum of totals [R] over sum of sizes [R].
 
-    A user with a size of 0 does not count. Raises DataError where groups and figures are not of the same users.
+    A user with a size of 0 does not count.
+
+    Args:
+        groups: G groups of R users. total: [R]. size: [R].
+        width: range of the terms that `total` adds up, maximum - minimum.
+        level: probability that an interval contains the true value.
+        weights: [R] each, total importance weights of the policies that are compared; without them users count by size.
+
+    Raises:
+        DataError: groups and figures are not of the same users.
     """
     if not groups.member.shape[1] == len(total) == len(size):
         raise DataError(f"groups of {groups.member.shape[1]} users: {len(total)} totals and {len(size)} sizes")
-    member = groups.member & (size > 0)  # [G, R]
-    users = member.sum(axis=1)
-    kept = np.flatnonzero(users >= MIN_USERS)
-    if not len(kept):
-        return {}
-    sums, sizes = member[kept] * total, member[kept] * size  # [G', R]
-    means = resampled_means(np.concatenate([sums, sizes]), rng, resamples)  # [B, 2 G']
-    above, below = means[:, : len(kept)], means[:, len(kept) :]
     figures = {}
-    for column, group in enumerate(kept):
-        drawn = below[:, column] > 0  # a resample may hold none of the group
-        value = float(sums[column].sum() / sizes[column].sum())
-        interval = percentile_interval(value, above[drawn, column] / below[drawn, column], level)
-        figures[groups.names[group]] = GroupFigure(interval, int(users[group]))
+    for name, member in zip(groups.names, groups.member & (size > 0), strict=True):
+        users = int(member.sum())
+        if users >= MIN_USERS:
+            of_group = [weight[member] for weight in weights]
+            figures[name] = GroupFigure(ratio_interval(total[member], size[member], width, level, of_group), users)
     return figures

@@ -11,12 +11,25 @@ The gain on hits leaves the propensities out: sum(pi r) / sum(pi) / mean(r) - 1 
 it estimate the same.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
-from recpolicy.core.statistics import LEVEL, RESAMPLES, Interval, percentile_interval
+from recpolicy.core.statistics import LEVEL, Interval, effective_sample_size, largest_step
 from recpolicy.core.types import Array
+from recpolicy.ope.config import EstimationConfig
 from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
-from recpolicy.ope.inference import ResampledStatistic, resample
+from recpolicy.ope.inference import (
+    MissingMass,
+    PointEstimate,
+    ResampledStatistic,
+    RewardScale,
+    mean_statistic,
+    missing_mass_limits,
+    ratio_statistic,
+    resample,
+    term_intervals,
+)
 from recpolicy.ope.terms import snips_terms
 from recpolicy.ope.weights import importance_weights
 
@@ -24,13 +37,20 @@ from recpolicy.ope.weights import importance_weights
 def relative_gain(
     rounds: BanditFeedback,
     target: TargetPolicy,
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
+    reward_range: tuple[float, float],
     level: float = LEVEL,
+    interval: str = "t",
 ) -> Interval | None:
-    """Return the relative gain with its user-bootstrap interval; every resample recomputes the whole ratio.
+    """Return the relative gain with its interval over users, widened by the mass that the log never shows.
 
-    None where it has no meaning: the mean reward is not above 0, or the target never takes a logged action.
+    Args:
+        rounds: N logged rounds of two or more users. target: the policy.
+        reward_range: minimum and maximum reward. level: probability that the interval contains the true value.
+        interval: t or sequence.
+
+    Returns:
+        The relative gain, infinitely wide where one user has all the weight. None where it has no meaning: the mean
+        reward is not above 0, or the target never takes a logged action.
     """
     weight = importance_weights(target.prob, rounds.behavior_prob)
     reward = rounds.reward.astype(np.float64)
@@ -41,8 +61,18 @@ def relative_gain(
     value = float(terms.mean())
     linear = value / mean - 1 + (terms - value) / mean - value / mean**2 * (reward - mean)
     statistic = ResampledStatistic(linear, (weight * reward, weight, reward), _ratio_of_ratio)
-    (resampled,) = resample([statistic], rounds.clusters, rng, resamples)
-    return percentile_interval(statistic.value, resampled.bootstrap[np.isfinite(resampled.bootstrap)], level)
+    config, clusters = EstimationConfig(level=level, resamples=0), rounds.clusters
+    resamples = resample([statistic, mean_statistic(weight)], clusters, np.random.default_rng(0), 0)
+    estimate = PointEstimate(ratio_statistic(weight, reward), weight, weight)
+    missing = MissingMass.from_estimate(estimate, resamples[1], RewardScale(mean, *reward_range))
+    missing = replace(missing, loss=missing.loss / mean, rise=missing.rise / mean)
+    sizes = effective_sample_size(clusters.sums(weight)), effective_sample_size(clusters.size.astype(np.float64))
+    step, size = float(largest_step(reward_range[1] - reward_range[0], *sizes)) / mean, min(sizes)
+    if missing.none:  # the logging policy gains nothing over itself
+        step, size = 0.0, np.inf
+    intervals = term_intervals(linear, resamples[0], clusters, config, step, size)
+    limits = missing_mass_limits(intervals, linear, resamples[0], [missing], clusters, config, step, size)
+    return limits[interval]
 
 
 def gain_on_hits(rounds: BanditFeedback, target: TargetPolicy) -> float | None:
@@ -56,6 +86,6 @@ def gain_on_hits(rounds: BanditFeedback, target: TargetPolicy) -> float | None:
 
 
 def _ratio_of_ratio(means: Array) -> Array:
-    """Return the statistic from the means of w r, w and r, [3, B]; NaN where a resample has nothing to divide by."""
+    """Return the statistic from the means of w r, w and r, [3, G]; NaN where there is nothing to divide by."""
     above, below = means[0], means[1] * means[2]
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0) - 1

@@ -135,14 +135,14 @@ def _mixed(drawn: Array, greedy: Array, share: float) -> Array:
 
     Earlier positions tell which of the two a slate is, so the odds are updated position by position.
     """
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         evidence = np.cumsum(np.log(drawn[:-1]) - np.log(greedy[:-1]))  # infinite once it cannot be the greedy one
         odds = np.log(share) - np.log1p(-share) + np.concatenate([[0.0], evidence])  # [K]
     weight = 1.0 / (1.0 + np.exp(-np.clip(odds, -700.0, 700.0)))  # that it is a drawn one, given the places before
     if share in (0.0, 1.0):
         weight = np.full(len(drawn), share)
     result: Array = weight * drawn + (1.0 - weight) * greedy
-    return result
+    return np.nan_to_num(result, nan=0.0)  # after a place that neither of the two can have, none has a probability
 
 
 def explain(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt
 
 from recpolicy.core.config import config_dataclass
 from recpolicy.core.errors import ConfigError, unknown_name_error
@@ -21,13 +21,14 @@ class EstimationConfig:
 
     level: Annotated[float, Gt(0), Lt(1)] = LEVEL
     """Probability that an interval contains the true value."""
-    resamples: PositiveInt = RESAMPLES
-    """Bootstrap resamples of the users."""
+    resamples: NonNegativeInt = RESAMPLES
+    """Bootstrap resamples of the users; 0 leaves the bootstrap intervals out."""
     seed: NonNegativeInt = 0
     """Seed of the resamples, the folds and the replayed actions."""
     reward_range: tuple[float, float] | None = None
     """Minimum and maximum possible reward of a round, a whole slate, or the discounted sum of a whole session. Give it
-    only if it is known before the data: reward models are clipped to it and empirical Bernstein requires it."""
+    only if it is known before the data: reward models are clipped to it and empirical Bernstein requires it. Every
+    interval allows for one more reward at its ends; without it, at the ends of the logged rewards."""
     weight_bound: Annotated[float, Ge(1)] = np.inf
     """Maximum possible weight, known before the data; empirical Bernstein requires it. For single rounds it is 1 / the
     smallest probability that the logging policy gives any action. For whole slates and sessions it is the maximum of

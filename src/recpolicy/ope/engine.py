@@ -41,7 +41,7 @@ from recpolicy.ope.feedback import (
     check_rows,
 )
 from recpolicy.ope.fqe import StepModel
-from recpolicy.ope.inference import PointEstimate, compare_policies, mean_statistic, with_intervals
+from recpolicy.ope.inference import PointEstimate, RewardScale, compare_policies, mean_statistic, with_intervals
 from recpolicy.ope.inputs import BanditInputs, EstimatorInputs, SlateInputs, TrajectoryInputs
 from recpolicy.ope.intervals import Bounds, weighted_bounds
 from recpolicy.ope.results import Estimates, PolicyComparison
@@ -276,7 +276,8 @@ def estimate_from_inputs(inputs: EstimatorInputs, estimators: Sequence[str] | No
         One result per estimator, in units of the reward.
     """
     (specs,) = _select(estimators, inputs)
-    return Estimates(with_intervals(run(specs, inputs), inputs.clusters, inputs.config), asdict(inputs.config))
+    results = with_intervals(run(specs, inputs), inputs.clusters, inputs.config, _scale(inputs))
+    return Estimates(results, asdict(inputs.config))
 
 
 def value_differences_from_inputs(
@@ -292,13 +293,14 @@ def value_differences_from_inputs(
     Returns:
         The paired difference, in units of the reward, per estimator.
     """
+    shared = (candidate.clusters, candidate.config, _scale(candidate))
     if incumbent is None:
         (specs,) = _select(estimators, candidate)
         logging = dict.fromkeys(specs, _logging_policy(candidate))
-        return compare_policies(run(specs, candidate), logging, candidate.clusters, candidate.config)
+        return compare_policies(run(specs, candidate), logging, *shared)
     _check_same_log(candidate.log_columns, incumbent.log_columns)
     specs, _ = _select(estimators, candidate, incumbent)
-    return compare_policies(run(specs, candidate), run(specs, incumbent), candidate.clusters, candidate.config)
+    return compare_policies(run(specs, candidate), run(specs, incumbent), *shared)
 
 
 def run(specs: Mapping[str, EstimatorSpec[_Inputs]], inputs: _Inputs) -> dict[str, PointEstimate]:
@@ -317,7 +319,13 @@ def _point_estimate(name: str, spec: EstimatorSpec[_Inputs], inputs: _Inputs) ->
         transformed = spec.transform.apply(weight, tuning.value)
     bounds = _bounds(spec, inputs, weight, transformed, tuning)
     statistic = spec.statistic(inputs, transformed)
-    return PointEstimate(statistic, weight, transformed, bounds, tuning, inputs.model_fit(spec.needs))
+    return PointEstimate(
+        statistic, weight, transformed, bounds, tuning, inputs.model_fit(spec.needs), inputs.has_given_model(spec.needs)
+    )
+
+
+def _scale(inputs: EstimatorInputs) -> RewardScale:
+    return RewardScale(float(inputs.reward.mean()), *inputs.reward_limits)
 
 
 def _tuning(name: str, spec: EstimatorSpec[_Inputs], inputs: _Inputs, weight: Array) -> TuningResult:

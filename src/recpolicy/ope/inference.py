@@ -19,18 +19,18 @@ from typing import NamedTuple
 import numpy as np
 
 from recpolicy.core.seeds import generator
-from recpolicy.core.statistics import Interval, resampled_means
+from recpolicy.core.statistics import (
+    Interval,
+    all_but_one,
+    expanded_percentile,
+    largest_step,
+    resampled_means,
+    student_t,
+)
 from recpolicy.core.types import Array
 from recpolicy.ope.config import EstimationConfig
 from recpolicy.ope.feedback import Clusters
-from recpolicy.ope.intervals import (
-    Bounds,
-    confidence_sequence,
-    diagnose,
-    empirical_bernstein,
-    expanded_percentile,
-    student_t,
-)
+from recpolicy.ope.intervals import Bounds, confidence_sequence, diagnose, empirical_bernstein
 from recpolicy.ope.results import ModelFit, OffPolicyResult, PolicyComparison
 from recpolicy.ope.terms import (
     beta_ips_terms,
@@ -132,6 +132,10 @@ class Resamples(NamedTuple):
         """Return the difference of two estimates, set by set."""
         return Resamples(self.bootstrap - other.bootstrap, self.jackknife - other.jackknife)
 
+    def plus(self, other: "Resamples", factor: float) -> "Resamples":
+        """Return the sum with a multiple of another statistic's estimates, set by set."""
+        return Resamples(self.bootstrap + factor * other.bootstrap, self.jackknife + factor * other.jackknife)
+
 
 def resample(
     statistics: Sequence[ResampledStatistic], clusters: Clusters, rng: np.random.Generator, resamples: int
@@ -150,7 +154,7 @@ def resample(
         sums = tuple(np.bincount(group, values, groups) for values in sums)
     values = np.stack(sums)  # [1 + S, groups]
     means = resampled_means(values, rng, resamples).T  # [1 + S, B]
-    others = _all_but_one(values)[:, : groups if groups > 1 else 0]  # [1 + S, G]
+    others = all_but_one(values)[:, : groups if groups > 1 else 0]  # [1 + S, G]
     rows = [[row_of[id(part)] for part in statistic.parts] for statistic in statistics]
     return [
         Resamples(*(statistic.combine(totals[row] / totals[0]) for totals in (means, others)))
@@ -158,12 +162,20 @@ def resample(
     ]
 
 
-def _all_but_one(values: Array) -> Array:
-    """Return sums over all others [S, G], from both sides: subtracting a dominant value would leave only rounding."""
-    before, after = np.zeros_like(values), np.zeros_like(values)
-    np.cumsum(values[:, :-1], axis=1, out=before[:, 1:])
-    np.cumsum(values[:, :0:-1], axis=1, out=after[:, -2::-1])
-    return before + after
+@dataclass(frozen=True)
+class RewardScale:
+    """The rewards of a log, as far as intervals use them."""
+
+    mean: float
+    """Mean logged reward."""
+    low: float
+    high: float
+    """Ends of the range of rewards; infinite if unknown."""
+
+    @property
+    def width(self) -> float:
+        """Width of the range."""
+        return self.high - self.low
 
 
 @dataclass(frozen=True)
@@ -179,15 +191,50 @@ class PointEstimate:
     """Bounds for empirical Bernstein, where they are known."""
     tuning: TuningResult | None = None
     model: ModelFit | None = None
+    given_model: bool = False
+    """True if a model that was not fitted on this log decides the reward of actions that the log never shows."""
+
+    def imputed(self, scale: RewardScale) -> tuple[float, float]:
+        """Return the lowest and highest mean reward that the estimate may give to actions that the log never shows."""
+        if self.given_model:
+            return scale.low, scale.high
+        return min(self.statistic.value, scale.mean), max(self.statistic.value, scale.mean)
+
+
+@dataclass(frozen=True)
+class MissingMass:
+    """The actions of one policy that the log never shows, in the statistic of a value or a difference."""
+
+    weight: Array  # [N]
+    resamples: Resamples
+    """Of the mean weight."""
+    loss: float
+    """The most that the statistic may fall per unit of mass, because these actions earn less than imputed."""
+    rise: float
+    """The most that it may rise."""
+
+    @classmethod
+    def from_estimate(
+        cls, estimate: PointEstimate, resamples: Resamples, scale: RewardScale, sign: int = 1
+    ) -> "MissingMass":
+        """Return the missing mass of a policy whose value enters the statistic with this sign."""
+        lowest, highest = estimate.imputed(scale)
+        down, up = highest - scale.low, scale.high - lowest
+        return cls(estimate.weight, resamples, *((down, up) if sign > 0 else (up, down)))
+
+    @property
+    def none(self) -> bool:
+        """True if the policy is the logging policy: all weights are 1."""
+        return bool(np.all(np.abs(self.weight - 1) < 1e-9))
 
 
 def with_intervals(
-    estimates: Mapping[str, PointEstimate], clusters: Clusters, config: EstimationConfig
+    estimates: Mapping[str, PointEstimate], clusters: Clusters, config: EstimationConfig, scale: RewardScale
 ) -> dict[str, OffPolicyResult]:
     """Return results by estimator. Raises DataError for a single user."""
     resamples = _resample_all([estimate.statistic for estimate in estimates.values()], clusters, config)
     return {
-        name: _result(name, estimate, resample, clusters, config)
+        name: _result(name, estimate, resample, clusters, config, scale)
         for (name, estimate), resample in zip(estimates.items(), resamples, strict=True)
     }
 
@@ -197,68 +244,137 @@ def compare_policies(
     incumbent: Mapping[str, PointEstimate],
     clusters: Clusters,
     config: EstimationConfig,
+    scale: RewardScale,
 ) -> dict[str, PolicyComparison]:
     """Return comparisons by the estimators of `candidate`, paired row by row. Raises DataError for a single user."""
     pairs = {name: (estimate, incumbent[name]) for name, estimate in candidate.items()}
-    resamples = _resample_all([estimate.statistic for pair in pairs.values() for estimate in pair], clusters, config)
-    return {
-        name: _comparison(name, pair, (resamples[2 * row], resamples[2 * row + 1]), clusters, config)
-        for row, (name, pair) in enumerate(pairs.items())
-    }
+    weights = {id(one.weight): mean_statistic(one.weight) for pair in pairs.values() for one in pair}
+    statistics = [estimate.statistic for pair in pairs.values() for estimate in pair]
+    resamples = _resample_all([*statistics, *weights.values()], clusters, config)
+    of_weight = dict(zip(weights, resamples[len(statistics) :], strict=True))
+    comparisons = {}
+    for row, (name, pair) in enumerate(pairs.items()):
+        of_values = (resamples[2 * row], resamples[2 * row + 1])
+        missing = [
+            MissingMass.from_estimate(estimate, of_weight[id(estimate.weight)], scale, sign)
+            for estimate, sign in zip(pair, (1, -1), strict=True)
+        ]
+        comparisons[name] = _comparison(name, pair, of_values, missing, clusters, config, scale)
+    return comparisons
 
 
 def _comparison(
     name: str,
     pair: tuple[PointEstimate, PointEstimate],
     resamples: tuple[Resamples, Resamples],
+    missing: Sequence[MissingMass],
     clusters: Clusters,
     config: EstimationConfig,
+    scale: RewardScale,
 ) -> PolicyComparison:
     candidate, incumbent = pair
     terms = candidate.statistic.terms - incumbent.statistic.terms
     bounds = None
     if candidate.bounds is not None and incumbent.bounds is not None:
         bounds = candidate.bounds - incumbent.bounds
-    intervals = _intervals(terms, resamples[0].minus(resamples[1]), bounds, clusters, config)
-    results = [_result(name, *values, clusters, config) for values in zip(pair, resamples, strict=True)]
-    return PolicyComparison(name, float(terms.mean()), intervals, *results)
+    results = [_result(name, *values, clusters, config, scale) for values in zip(pair, resamples, strict=True)]
+    sizes = [result.diagnostics.effective_sample_size for result in results]
+    step, size = float(largest_step(scale.width, *sizes)), min(sizes)
+    if np.array_equal(candidate.transformed_weight, incumbent.transformed_weight):  # the policies do the same
+        step, size, missing = 0.0, np.inf, ()
+    difference = resamples[0].minus(resamples[1])
+    intervals = term_intervals(terms, difference, clusters, config, step, size)
+    limits = missing_mass_limits(intervals, terms, difference, missing, clusters, config, step, size)
+    if bounds is not None:
+        intervals["bernstein"] = empirical_bernstein(float(terms.mean()), bounds, clusters, config.level)
+        limits["bernstein"] = intervals["bernstein"]  # it allows for missing mass by itself
+    return PolicyComparison(name, float(terms.mean()), intervals, limits, *results)
 
 
 def _result(
-    name: str, estimate: PointEstimate, resamples: Resamples, clusters: Clusters, config: EstimationConfig
+    name: str,
+    estimate: PointEstimate,
+    resamples: Resamples,
+    clusters: Clusters,
+    config: EstimationConfig,
+    scale: RewardScale,
 ) -> OffPolicyResult:
+    diagnostics, terms = diagnose(estimate.weight, estimate.transformed_weight, clusters), estimate.statistic.terms
+    size = diagnostics.effective_sample_size
+    intervals = term_intervals(terms, resamples, clusters, config, float(largest_step(scale.width, size)), size)
+    if estimate.bounds is not None:
+        intervals["bernstein"] = empirical_bernstein(estimate.statistic.value, estimate.bounds, clusters, config.level)
     return OffPolicyResult(
         estimator=name,
         value=estimate.statistic.value,
-        intervals=_intervals(estimate.statistic.terms, resamples, estimate.bounds, clusters, config),
-        diagnostics=diagnose(estimate.weight, estimate.transformed_weight, clusters),
+        intervals=intervals,
+        diagnostics=diagnostics,
         tuning=estimate.tuning,
         model=estimate.model,
     )
 
 
-def _intervals(
-    terms: Array, resamples: Resamples, bounds: Bounds | None, clusters: Clusters, config: EstimationConfig
+def term_intervals(
+    terms: Array, resamples: Resamples, clusters: Clusters, config: EstimationConfig, step: float, size: float
 ) -> dict[str, Interval]:
-    value = float(terms.mean())
-    if np.isfinite(resamples.jackknife).all():
-        bootstrap = expanded_percentile(value, _finite(resamples.bootstrap), resamples.jackknife, config.level)
-        student = student_t(value, resamples.jackknife, config.level)
-    else:  # one user has all the weight, so the estimate without that user is unknown
-        bootstrap = student = Interval.unbounded(value, config.level)
-    intervals = {"bootstrap": bootstrap, "t": student, "sequence": confidence_sequence(terms, clusters, config.level)}
-    if bounds is not None:
-        intervals["bernstein"] = empirical_bernstein(value, bounds, clusters, config.level)
-    return intervals
+    """Return the intervals of the mean of terms [N]: t, sequence and, with bootstrap resamples, bootstrap.
+
+    Args:
+        terms: [N]. resamples: of their mean. clusters: the users. config: the level.
+        step: see core.statistics.half_width. size: effective sample size.
+    """
+    value, level = float(terms.mean()), config.level
+    intervals = {"sequence": confidence_sequence(terms, clusters, level, step, size)}
+    if not np.isfinite(resamples.jackknife).all():  # one user has all the weight: unknown without that user
+        kinds = ("bootstrap", "t") if len(resamples.bootstrap) else ("t",)
+        return dict.fromkeys(kinds, Interval.unbounded(value, level)) | intervals
+    if len(resamples.bootstrap):
+        defined = resamples.bootstrap[np.isfinite(resamples.bootstrap)]
+        bootstrap = Interval.unbounded(value, level)
+        if len(defined):
+            bootstrap = expanded_percentile(value, defined, resamples.jackknife, level, step)
+        intervals = {"bootstrap": bootstrap} | intervals
+    return intervals | {"t": student_t(value, resamples.jackknife, level, step)}
+
+
+def missing_mass_limits(
+    intervals: Mapping[str, Interval],
+    terms: Array,
+    resamples: Resamples,
+    missing: Sequence[MissingMass],
+    clusters: Clusters,
+    config: EstimationConfig,
+    step: float,
+    size: float,
+) -> dict[str, Interval]:
+    """Return the intervals, widened to cover whatever the actions that the log never shows may earn.
+
+    With mean weight 1 - m, the log lacks the mass m of a policy, up to chance. The lower limit is that of the statistic
+    less `loss` m, as if these actions earned the lowest reward; the upper limit is that of the statistic plus `rise` m.
+    The error of m is part of both, because m and the statistic are resampled together.
+
+    Args:
+        intervals: of the statistic. terms: [N], its terms. resamples: of the statistic.
+        missing: the missing mass of each policy in the statistic.
+        clusters: the users. config: the level. step: see core.statistics.half_width. size: effective sample size.
+    """
+    missing = [one for one in missing if not one.none]
+    if not missing:
+        return dict(intervals)
+    low, high = terms, terms
+    low_resamples = high_resamples = resamples
+    for one in missing:
+        low, low_resamples = low + one.loss * (one.weight - 1), low_resamples.plus(one.resamples, one.loss)
+        high, high_resamples = high - one.rise * (one.weight - 1), high_resamples.plus(one.resamples, -one.rise)
+    lower = term_intervals(low, low_resamples, clusters, config, step, size)
+    upper = term_intervals(high, high_resamples, clusters, config, step, size)
+    return {
+        kind: Interval(ends.value, min(ends.lo, lower[kind].lo), max(ends.hi, upper[kind].hi), ends.level)
+        for kind, ends in intervals.items()
+    }
 
 
 def _resample_all(
     statistics: list[ResampledStatistic], clusters: Clusters, config: EstimationConfig
 ) -> list[Resamples]:
     return resample(statistics, clusters, generator(config.seed, "off_policy/bootstrap"), config.resamples)
-
-
-def _finite(values: Array) -> Array:
-    """Return the resampled estimates that are defined; a single NaN if none is."""
-    defined = values[np.isfinite(values)]
-    return defined if defined.size else np.full(1, np.nan)

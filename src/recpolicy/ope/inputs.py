@@ -14,6 +14,7 @@ import numpy as np
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator
+from recpolicy.core.statistics import effective_sample_size
 from recpolicy.core.types import Array, Ints
 from recpolicy.ope.config import EstimationConfig, MultiStepConfig, OffPolicyConfig
 from recpolicy.ope.feedback import (
@@ -31,7 +32,7 @@ from recpolicy.ope.fqe import StepModel, one_step_fit
 from recpolicy.ope.results import ModelFit
 from recpolicy.ope.reward_model import CrossFitted, fit_reward_model, mrdr_weights
 from recpolicy.ope.terms import direct_terms, returns
-from recpolicy.ope.weights import cumulative_weights, effective_sample_size, importance_weights, pseudo_inverse_weights
+from recpolicy.ope.weights import cumulative_weights, importance_weights, pseudo_inverse_weights
 
 MODEL, MRDR = "model", "mrdr"
 UNIFORM_LOG, ACTION_CLUSTERS = "uniform_log", "action_clusters"
@@ -57,6 +58,16 @@ class EstimatorInputs(ABC):
     @abstractmethod
     def reward(self) -> Array:
         """Reward of each round, whole slate or whole session [N]."""
+
+    @property
+    def reward_limits(self) -> tuple[float, float]:
+        """Range of rewards: the config's, or that of the logged rewards; infinite if these are all equal."""
+        low, high = self.config.reward_range or (float(self.reward.min()), float(self.reward.max()))
+        return (low, high) if high > low else (-np.inf, np.inf)
+
+    def has_given_model(self, needs: Collection[str]) -> bool:
+        """Return True if a model among these needs was not fitted on this log, so that it may impute any reward."""
+        return MODEL in needs
 
     @property
     @abstractmethod
@@ -186,6 +197,10 @@ class BanditInputs(EstimatorInputs):
     def model_fit(self, needs: Collection[str]) -> ModelFit | None:
         """Return the fit of the reward model among these needs; None without one."""
         return next((self._q(need).fit for need in needs if need in (MODEL, MRDR)), None)
+
+    def has_given_model(self, needs: Collection[str]) -> bool:
+        """Return True if a model among these needs was not fitted on this log."""
+        return MODEL in needs and self.q is not None
 
     def residual(self, needs: Collection[str]) -> Array:
         """Return the rewards [N] less the predictions of the reward model among these needs."""

@@ -1,45 +1,49 @@
-"""Intervals and diagnostics of off-policy estimates, with users as clusters, because rounds of one user are correlated.
+"""Bounds, diagnostics and intervals of off-policy estimates, with users as clusters.
 
-N rounds of U users, per-round terms [N] whose mean is the estimate V. Assumptions of each interval:
+N rounds of U users, per-round terms [N] whose mean is the estimate V. core/statistics.py has the t interval, the
+bootstrap and their second part for rare rewards. Assumptions of the two intervals here:
 
-- `student_t`: users independent, their influences not too skewed. With one round a user and a mean it is Student's t,
-  with fewer degrees of freedom where a few users dominate (`degrees_of_freedom`).
-- `expanded_percentile`: the same; percentiles of the user bootstrap (inference.py), as far out as the t interval.
-- `confidence_sequence`: the same, for many users. It holds at all log sizes at once, so it may be checked every day.
-  Normal mixture, asymptotic (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, theorem 2.2).
+- `confidence_sequence`: users independent, and many of them. It holds at all log sizes at once, so it may be checked
+  every day. Normal mixture, asymptotic (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, theorem 2.2).
 - `empirical_bernstein`: users independent and terms within bounds known before the data. It holds at every size (Maurer
   & Pontil 2009, theorem 11). It is loose where users have many or unequal numbers of rounds.
-
-The first two need the estimator recomputed on other sets of users. Their standard error is the jackknife's, which also
-covers the weights that an estimator divides by, and is biased upwards (Efron & Stein 1981).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError
-from recpolicy.core.statistics import LEVEL, Interval, confidence_sequence_half_width
+from recpolicy.core.statistics import (
+    LEVEL,
+    MIN_SEQUENCE_SIZE,
+    Interval,
+    check_several,
+    confidence_sequence_half_width,
+    effective_sample_size,
+)
 from recpolicy.core.types import Array
 from recpolicy.ope.feedback import Clusters
-from recpolicy.ope.weights import effective_sample_size
+from recpolicy.ope.weights import tail_index
 
-MIN_EFFECTIVE_SAMPLE_SIZE = 50
+MIN_EFFECTIVE_SAMPLE_SIZE = MIN_SEQUENCE_SIZE
 """Effective sample size below which there is no verdict."""
-MAX_MEAN_WEIGHT_Z = 4.0
+MAX_MEAN_WEIGHT_Z = 3.0
 """Standard errors between the mean weight and 1 above which there is no verdict."""
+MAX_TAIL_INDEX = 0.7
+"""Tail index of the users' weights above which there is no verdict: their variance does not exist."""
 _EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """A summary of the weights w = pi / mu over N rounds of U users."""
+    """A summary of the weights w = pi / mu over N rounds of U users, before any transform."""
 
     rounds: int
     users: int
     effective_sample_size: float
-    """(sum w)^2 / sum w^2 of the weights before any transform."""
+    """(sum W)^2 / sum W^2 of the users' total weights W [U]: the number of equally weighted users that tell as much."""
+    effective_rounds: float
+    """(sum w)^2 / sum w^2 of the weights of single rounds; not smaller than the effective sample size if w >= 0."""
     max_weight: float
     share_clipped: float
     """Fraction of rounds whose weight the estimator reduced."""
@@ -47,6 +51,28 @@ class Diagnostics:
     """Expected to be 1. Well below 1 the target acts where the log has no data; otherwise propensities are wrong."""
     mean_weight_error: float
     """Standard error of the mean weight, with users as clusters; NaN for a single user."""
+    tail_index: float
+    """Shape k of the generalized Pareto distribution of the largest mean weights of users; moments of order 1 / k and
+    above do not exist. 0 or less for weights with a bound."""
+
+    @property
+    def sound(self) -> bool:
+        """True if the log allows a verdict on the policy."""
+        return self.has_enough_samples and self.mean_weight_ok and self.tail_ok
+
+    @property
+    def problem(self) -> str | None:
+        """The reason in words why there is no verdict; None if there is one."""
+        if not self.has_enough_samples:
+            return f"effective sample size {self.effective_sample_size:.0f}, below {MIN_EFFECTIVE_SAMPLE_SIZE}"
+        if not self.mean_weight_ok:
+            return f"mean weight {self.mean_weight:.3f}, {self.mean_weight_z:.1f} standard errors from 1"
+        return None if self.tail_ok else f"heavy-tailed weights, tail index {self.tail_index:.2f}"
+
+    @property
+    def tail_ok(self) -> bool:
+        """True if the tail of the users' weights allows a verdict."""
+        return self.tail_index <= MAX_TAIL_INDEX
 
     @property
     def has_enough_samples(self) -> bool:
@@ -69,17 +95,19 @@ class Diagnostics:
 
 def diagnose(weight: Array, transformed_weight: Array, clusters: Clusters) -> Diagnostics:
     """Return diagnostics of weights [N] and of the weights that the estimator used instead [N]."""
-    mean = float(weight.mean())
-    residual = clusters.sums(weight) - mean * clusters.size  # [U]
+    mean, totals = float(weight.mean()), clusters.sums(weight)  # [U]
+    residual = totals - mean * clusters.size  # [U]
     users = len(clusters)
     return Diagnostics(
         rounds=len(weight),
         users=users,
-        effective_sample_size=effective_sample_size(weight),
+        effective_sample_size=effective_sample_size(totals),
+        effective_rounds=effective_sample_size(weight),
         max_weight=float(weight.max()),
         share_clipped=float(np.mean(transformed_weight < weight)),
         mean_weight=mean,
         mean_weight_error=clustered_error(residual, len(weight)) if users > 1 else float("nan"),
+        tail_index=tail_index(totals / clusters.size),
     )
 
 
@@ -91,7 +119,7 @@ def clustered_error(residual: Array, rounds: int) -> float:
 
 def mean_and_error(terms: Array, clusters: Clusters) -> tuple[float, float]:
     """Return the mean of terms [N] and its clustered standard error. Raises DataError for a single user."""
-    _check_several(clusters.size)
+    check_several(clusters.size)
     value = float(terms.mean())
     return value, clustered_error(clusters.sums(terms) - value * clusters.size, len(terms))
 
@@ -146,62 +174,23 @@ def pseudo_inverse_bounds(
     return Bounds(terms, terms, max(max_weight, slots - 1.0) * (high - low), reward_range)
 
 
-def student_t(value: float, jackknife: Array, level: float = LEVEL) -> Interval:
-    """Return `value` with its t interval; jackknife [G]: the estimate without each user in turn.
-
-    Raises:
-        DataError: fewer than two users.
-    """
-    half = float(_t_quantile(degrees_of_freedom(jackknife), level) * jackknife_error(jackknife))
-    return Interval(value, value - half, value + half, level)
-
-
-def expanded_percentile(value: float, bootstrap: Array, jackknife: Array, level: float = LEVEL) -> Interval:
-    """Return `value` between percentiles of its resampled values [B].
-
-    Plain percentiles fit a normal estimate with a known standard error and a sample variance that divides by U. These
-    percentiles lie as far out as the t interval of the same estimate (Hesterberg 2015).
+def confidence_sequence(
+    terms: Array, clusters: Clusters, level: float = LEVEL, step: float = 0.0, size: float | None = None
+) -> Interval:
+    """Return the mean of terms [N] with its anytime-valid interval.
 
     Args:
-        value: the estimate. bootstrap: [B], the estimate on resampled users.
-        jackknife: [G], the estimate without each user in turn.
+        terms: [N]. clusters: the users. level: probability that it contains the true value at all sizes of the log.
+        step: see core.statistics.half_width. size: effective sample size; None is the number of users.
+
+    Returns:
+        The interval; infinitely wide below an effective sample size of MIN_SEQUENCE_SIZE.
 
     Raises:
-        DataError: fewer than two users.
+        DataError: a single user.
     """
-    from scipy.special import ndtr
-
-    users = len(jackknife)
-    distance = _t_quantile(degrees_of_freedom(jackknife), level) * np.sqrt(users / (users - 1))
-    tail = ndtr(-distance)
-    lo, hi = np.quantile(bootstrap, [tail, 1 - tail])
-    return Interval(value, float(lo), float(hi), level)
-
-
-def jackknife_error(jackknife: Array) -> float:
-    """Return the standard error of an estimate from its values [G] without each user in turn. DataError below two."""
-    users = _check_several(jackknife)
-    return float(np.sqrt((users - 1) * jackknife.var()))
-
-
-def degrees_of_freedom(jackknife: Array) -> float:
-    """Return the degrees of freedom of the jackknife's variance; jackknife [G] as in `jackknife_error`.
-
-    The t distribution assumes a variance estimated from G normal numbers, with G - 1 degrees. Where a few users with
-    large weights dominate, the variance is less certain. For numbers with excess kurtosis k its own variance is
-    s^4 (2 / (G - 1) + k / G), that of a chi-square with 2 / (2 / (G - 1) + k / G) degrees (Satterthwaite 1946; O'Neill
-    2014). The result is at most G - 1.
-    """
-    users = _check_several(jackknife)
-    std = float(jackknife.std())
-    excess = max(float(np.mean(((jackknife - jackknife.mean()) / std) ** 4)) - 3, 0.0) if std > 0 else 0.0
-    return 1 / (1 / (users - 1) + excess / (2 * users))
-
-
-def confidence_sequence(terms: Array, clusters: Clusters, level: float = LEVEL) -> Interval:
-    """Return the mean of terms [N] with its anytime-valid interval. Raises DataError for a single user."""
     value, error = mean_and_error(terms, clusters)
-    half = confidence_sequence_half_width(error, len(clusters), level)
+    half = confidence_sequence_half_width(error, len(clusters), level, step=step, size=size)
     return Interval(value, value - half, value + half, level)
 
 
@@ -235,22 +224,7 @@ def bernstein_margin(values: Array, width: float, alpha: float) -> float:
     Raises:
         DataError: a single value.
     """
-    users = _check_several(values)
+    users = check_several(values)
     logarithm = np.log(2 / alpha)
     deviation = np.sqrt(2 * values.var(ddof=1) * logarithm / users)
     return float(deviation + 7 * width * logarithm / (3 * (users - 1)))
-
-
-def _t_quantile(freedom: float, level: float) -> float:
-    """Return the half-width of a t interval in standard errors."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, (1 + level) / 2))
-
-
-def _check_several(values: NDArray[np.number]) -> int:
-    """Return the number of users; raise DataError for a single one."""
-    users = len(values)
-    if users < 2:
-        raise DataError("interval: a single user shows no variance; at least two users are needed")
-    return users

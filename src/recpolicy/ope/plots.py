@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 
 from recpolicy.core.palette import DASHES, INK, MUTED, SERIES
 from recpolicy.core.plotting import draw_legend, draw_legend_above, new_axes
-from recpolicy.core.statistics import Interval
+from recpolicy.core.statistics import Interval, effective_sample_size
 from recpolicy.core.types import Floats
 from recpolicy.ope.intervals import MIN_EFFECTIVE_SAMPLE_SIZE
 from recpolicy.ope.results import NO_VERDICT, OffPolicyResult
-from recpolicy.ope.weights import effective_sample_size, importance_weights
+from recpolicy.ope.weights import importance_weights
 
 
 def overlap_figure(target_prob: Floats, behavior_prob: Floats) -> Figure:

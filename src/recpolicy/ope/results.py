@@ -59,9 +59,8 @@ class OffPolicyResult:
 
     @property
     def verdict(self) -> str:
-        """`no verdict` below an effective sample size of 50 or with a mean weight that is not 1, else `estimated`."""
-        reliable = self.diagnostics.has_enough_samples and self.diagnostics.mean_weight_ok
-        return "estimated" if reliable else NO_VERDICT
+        """`no verdict` where the weights allow none (`Diagnostics.problem` says why), else `estimated`."""
+        return "estimated" if self.diagnostics.sound else NO_VERDICT
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values; NaN is None, infinity is text."""
@@ -115,16 +114,18 @@ class PolicyComparison:
     value: float
     intervals: Mapping[str, Interval]
     """Of the paired difference; the same kinds as for a single result."""
+    limits: Mapping[str, Interval]
+    """The intervals, widened by what the actions that the log never shows may earn; verdicts and gates rest on them."""
     candidate: OffPolicyResult
     incumbent: OffPolicyResult
 
     @property
-    def has_enough_samples(self) -> bool:
+    def sound(self) -> bool:
         """True if the log allows a verdict on both policies."""
-        return all(result.verdict != NO_VERDICT for result in (self.candidate, self.incumbent))
+        return self.candidate.diagnostics.sound and self.incumbent.diagnostics.sound
 
-    def verdict(self, margin: float = 0.0, interval: str = "bootstrap") -> str:
-        """Return `better` if the whole interval is above the margin, `worse` if it is below, else `undecided`.
+    def verdict(self, margin: float = 0.0, interval: str = "t") -> str:
+        """Return `better` if all of `limits` is above the margin, `worse` if it is below, else `undecided`.
 
         Return `no verdict` where either policy has none, and for a reward model alone (dm, fqe), whose bias no interval
         includes.
@@ -136,11 +137,11 @@ class PolicyComparison:
         Raises:
             ConfigError: an interval that this comparison does not have.
         """
-        if interval not in self.intervals:
-            raise unknown_name_error("interval of this comparison", interval, self.intervals)
-        if not self.has_enough_samples or self.estimator in MODEL_ONLY:
+        if interval not in self.limits:
+            raise unknown_name_error("interval of this comparison", interval, self.limits)
+        limits = self.limits[interval]
+        if not self.sound or self.estimator in MODEL_ONLY:
             return NO_VERDICT
-        limits = self.intervals[interval]
         if limits.lo > margin:
             return "better"
         return "worse" if limits.hi < margin else "undecided"
@@ -148,7 +149,8 @@ class PolicyComparison:
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values."""
         intervals = {kind: asdict(interval) for kind, interval in self.intervals.items()}
-        plain = {"estimator": self.estimator, "value": self.value, "intervals": intervals}
+        limits = {kind: asdict(interval) for kind, interval in self.limits.items()}
+        plain = {"estimator": self.estimator, "value": self.value, "intervals": intervals, "limits": limits}
         return {
             **to_plain(plain, keep_infinity=True),
             "candidate": self.candidate.as_dict(),

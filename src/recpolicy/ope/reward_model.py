@@ -73,20 +73,23 @@ def fit_reward_model(
         feedback: the logged rounds.
         config: folds and regularization.
         seed: assigns users to folds.
-        sample_weight: [N], s; scaled to mean 1. None is 1 for all rounds.
+        sample_weight: [N], s; scaled to mean 1 over the rounds of each fit. None is 1 for all rounds.
 
     Raises:
         DataError: fewer users than folds.
     """
     fold = user_folds(feedback.clusters, config.folds, seed).astype(np.int8)  # [N]
     features = _features(feedback.context, len(feedback))
-    weight = np.ones(len(feedback)) if sample_weight is None else sample_weight / (sample_weight.mean() or 1.0)
+    weight = np.ones(len(feedback)) if sample_weight is None else sample_weight.astype(np.float64)
     key = fold.astype(np.int64) * feedback.actions + feedback.action
     gram, moment = _grouped_moments(
         features, feedback.reward.astype(np.float64), weight, key, config.folds * feedback.actions
     )
     gram, moment = _other_folds(gram, config.folds), _other_folds(moment, config.folds)  # [K, A, F, F], [K, A, F]
     total = gram[..., 0, 0].sum(axis=1)  # [K]
+    rounds = len(feedback) - np.bincount(fold, minlength=config.folds)  # [K], of the other folds
+    scale = np.where(total > 0, rounds / np.where(total > 0, total, 1), 1)  # a fold's own rounds play no part
+    gram, moment, total = gram * scale[:, None, None, None], moment * scale[:, None, None], total * scale
     mean = moment[..., 0].sum(axis=1) / np.where(total > 0, total, 1)  # [K]
     moment -= mean[:, None, None] * gram[..., 0]  # of rewards around the fold's mean
     penalty = np.full(features.shape[1], config.ridge)

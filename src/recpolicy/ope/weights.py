@@ -11,7 +11,8 @@ given the steps before it.
   K, not with the number of possible slates. Where slots are filled independently, G = 1 + sum_k (Y_k - 1).
 
 Sources: Horvitz & Thompson 1952; Precup, Sutton & Singh 2000 (step by step); Swaminathan, Krishnamurthy, Agarwal,
-Dudik, Langford, Jose & Zitouni 2017 (pseudo-inverse).
+Dudik, Langford, Jose & Zitouni 2017 (pseudo-inverse); Zhang & Stephens 2009, Vehtari, Simpson, Gelman, Yao & Gabry 2024
+(tail index).
 """
 
 import numpy as np
@@ -20,6 +21,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.types import Array, Floats, Ints
 from recpolicy.ope.feedback import check_rows
 
+_MIN_TAIL = 5  # weights above the threshold
 _SMALLEST = 1e-10  # singular values below this fraction of the largest count as 0
 
 
@@ -38,13 +40,37 @@ def importance_weights(target_prob: Floats, behavior_prob: Floats) -> Array:
     return target_prob.astype(np.float64) / behavior_prob
 
 
-def effective_sample_size(weight: Array) -> float:
-    """Return (sum w)^2 / sum w^2 of weights [N]: the number of equally weighted rounds with the same information.
+def tail_index(weight: Array) -> float:
+    """Return the shape k of a generalized Pareto distribution fitted to the largest weights [N].
 
-    It is 0 when all weights are 0. Source: Kong 1992.
+    Moments of order 1 / k and above do not exist: above 0.5 the variance does not, above 1 not even the mean. The tail
+    has min(N / 5, 3 sqrt(N)) weights. The fit is the quasi-Bayesian one of Zhang & Stephens (2009) with the prior of
+    Vehtari et al. (2024), whose weight of ten observations pulls k towards 0.5.
+
+    Args:
+        weight: [N], at least 0.
+
+    Returns:
+        k; 0 where fewer than five weights exceed the threshold or where all of these are equal.
     """
-    square = float(weight @ weight)
-    return float(weight.sum()) ** 2 / square if square else 0.0
+    tail = int(min(len(weight) / 5, 3 * np.sqrt(len(weight))))
+    if tail < _MIN_TAIL:
+        return 0.0
+    largest = np.sort(np.partition(weight, len(weight) - tail - 1)[-tail - 1 :])
+    excess = largest[1:] - largest[0]
+    excess = excess[excess > _SMALLEST * largest[-1]]  # ascending
+    if len(excess) < _MIN_TAIL or excess[-1] - excess[0] <= _SMALLEST * excess[-1]:
+        return 0.0
+    size = len(excess)
+    grid = 30 + int(np.sqrt(size))
+    theta = 1 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
+    theta = theta / (3 * excess[(size + 2) // 4 - 1]) + 1 / excess[-1]
+    shape = np.log1p(-theta[:, None] * excess).mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        likelihood = np.nan_to_num(size * (np.log(-theta / shape) - shape - 1), nan=-np.inf)
+    posterior = np.exp(likelihood - likelihood.max())
+    best = float(theta @ posterior / posterior.sum())
+    return (float(np.log1p(-best * excess).mean()) * size + 5) / (size + 10)
 
 
 def cumulative_weights(ratio: Array) -> Array:

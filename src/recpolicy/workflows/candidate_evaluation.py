@@ -28,7 +28,7 @@ from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.results import PolicyComparison
 from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate
 from recpolicy.workflows.interaction_logs import read_rounds
-from recpolicy.workflows.log_evaluation import LogComparison, compare_on_log, off_policy_gain
+from recpolicy.workflows.log_evaluation import LogComparison, compare_on_log, off_policy_gain, plain_groups
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "INCUMBENT", "CandidateEvaluation", "evaluate_candidate",
@@ -36,7 +36,7 @@ __all__ = [
     "write_candidate_evaluation",
 ]  # fmt: skip
 
-FORMAT, FORMAT_VERSION = "recpolicy evaluation", 3
+FORMAT, FORMAT_VERSION = "recpolicy evaluation", 4
 INCUMBENT = "incumbent"
 """The incumbent's name among the policies of the held-out evaluation."""
 _OF_SESSIONS = "a log of sessions; expected rounds. Use recpolicy ope estimate --log for policies of sessions"
@@ -103,7 +103,8 @@ class CandidateEvaluation:
         if self.held_out is not None:
             body["held_out"] = self._held_out(self.held_out)
         if self.log_comparison is not None:
-            body["off_policy"] = self._off_policy(self.log_comparison)
+            groups = {"baseline": self.baseline, "groups": plain_groups(self.log_groups)}
+            body["off_policy"] = {**self.log_comparison.figures(self.baseline), "group_gain": groups}
         return body
 
     def _held_out(self, held_out: HeldOutEvaluation) -> dict[str, Any]:
@@ -111,28 +112,12 @@ class CandidateEvaluation:
         others = [name for name in evaluation.policies if name != self.name]
         gains = {other: evaluation.difference(self.name, other).as_dict() for other in others}
         result, baseline = evaluation.policies[self.name], self.held_out_against
-        groups = _plain_groups(evaluation.group_difference(self.name, baseline))
+        groups = plain_groups(evaluation.group_difference(self.name, baseline))
         return {
             **held_out.as_dict(), "gain": gains, "coverage": result.coverage, "rmse": result.rmse,
             "held_out_choice": result.held_out_choice.as_dict(), "group_gain": {"baseline": baseline, "groups": groups},
             "calibration": None if self.calibration is None else asdict(self.calibration),
         }  # fmt: skip
-
-    def _off_policy(self, log_comparison: LogComparison) -> dict[str, Any]:
-        candidate = log_comparison.gain.candidate
-        relative = log_comparison.relative_gain
-        return {
-            "baseline": self.baseline,
-            "estimator": log_comparison.gain.estimator,
-            "gain": log_comparison.gain.intervals["bootstrap"].as_dict(),
-            "value": candidate.intervals["bootstrap"].as_dict(),
-            "effective_sample_size": candidate.diagnostics.effective_sample_size,
-            "mean_weight_z": candidate.diagnostics.mean_weight_z,
-            "relative_gain": None if relative is None else relative.as_dict(),
-            "gain_on_hits": log_comparison.gain_on_hits,
-            "group_gain": {"baseline": self.baseline, "groups": _plain_groups(self.log_groups)},
-            "details": log_comparison.gain.as_dict(),
-        }
 
     def figures(self) -> dict[str, float | str]:
         """Return the main figures as a flat mapping."""
@@ -146,8 +131,8 @@ class CandidateEvaluation:
         if "off_policy" in body:
             logged = body["off_policy"]
             figures |= {
-                "off_policy_value": logged["value"]["value"], "gain": logged["gain"]["value"],
-                "gain_lower": logged["gain"]["lo"], "gain_upper": logged["gain"]["hi"],
+                "off_policy_value": logged["value"]["value"], "gain": logged["gain"]["t"]["value"],
+                "gain_lower": logged["gain"]["t"]["lo"], "gain_upper": logged["gain"]["t"]["hi"],
                 "effective_sample_size": logged["effective_sample_size"],
             }  # fmt: skip
         if self.likes:
@@ -272,9 +257,8 @@ def read_candidate_evaluation(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: The file is missing or not an evaluation.
     """
-    return read_versioned_json(
-        path, FORMAT, FORMAT_VERSION, {1: _from_version_1, 2: _from_version_2}, former_format="recpolicy judgement"
-    )
+    migrations = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}
+    return read_versioned_json(path, FORMAT, FORMAT_VERSION, migrations, former_format="recpolicy judgement")
 
 
 def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
@@ -298,6 +282,14 @@ def _from_version_2(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "policy": policy, "inputs": rename_keys(body["inputs"], {"fit": "train"})}
 
 
+def _from_version_3(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with gains by kind of interval; version 3 has one kind and no tail index."""
+    if "off_policy" not in body:
+        return body
+    gains = {name: {"t": body["off_policy"].get(name)} for name in ("gain", "relative_gain")}
+    return {**body, "off_policy": {**body["off_policy"], **gains}}
+
+
 def _described(policy: Policy) -> dict[str, Any]:
     metadata = policy.metadata
     return {
@@ -305,10 +297,6 @@ def _described(policy: Policy) -> dict[str, Any]:
         "settings": metadata["config"]["agent"], "seed": metadata["seed"], "log": metadata.get("log"),
         "parents": [parent["policy_digest"] for parent in metadata.get("parents", [])],
     }  # fmt: skip
-
-
-def _plain_groups(figures: Mapping[str, GroupFigure]) -> dict[str, dict[str, float]]:
-    return {name: {**group.interval.as_dict(), "users": group.users} for name, group in figures.items()}
 
 
 def _inputs(

@@ -1,19 +1,19 @@
 """Compare a policy on logged rounds with an incumbent or with the logging policy, by off-policy evaluation.
 
 N rounds, U users, A items of the log's catalog. Policies act without exploration: the best eligible item; ties share
-the probability equally. The candidate's rating estimates predict rewards. Rounds with a context vector use that vector;
+the probability equally. Rounds with a context vector use that vector;
 other rounds use the policy's features of the user.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.core.seeds import generator
 from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
@@ -30,6 +30,8 @@ from recpolicy.ope.terms import dr_terms
 
 ESTIMATOR = "dr"
 """Doubly robust: unbiased with true propensities, with less variance than weighting alone."""
+GATE_INTERVALS = ("t", "sequence")
+"""Intervals that a gate may read."""
 COMPARED = ("ips", "snips", "beta_ips", "clipped_ips", "dm", "dr", "sndr", "switch_dr", "dros")
 """Estimators on a page: all that read the log once and fit no model."""
 Rows = Callable[[slice], NDArray[np.floating]]
@@ -46,20 +48,22 @@ class LogComparison:
     candidate: TargetPolicy
     incumbent: TargetPolicy | None
     """None is the logging policy."""
-    q: Rows
-    """Rewards [n, A] predicted by the candidate's rating estimates."""
+    q: Rows | None
+    """Rewards [n, A] predicted by the candidate's rating estimates, for `estimates` and `predictions`."""
     config: OffPolicyConfig
 
     @cached_property
     def gain(self) -> PolicyComparison:
-        """The candidate's value per round minus the incumbent's."""
-        return value_differences_from_inputs(*self._inputs, [ESTIMATOR])[ESTIMATOR]
+        """The candidate's value per round minus the incumbent's.
 
-    @cached_property
-    def relative_gain(self) -> Interval | None:
-        """The candidate's value relative to the logging policy's, minus 1; see evaluation/relative_gain.py."""
-        rng = generator(self.config.seed, "judge/relative_gain")
-        return relative_gain(self.feedback, self.candidate, rng, self.config.resamples, self.config.level)
+        Its reward model is fitted on the log. The candidate's own model would favor the candidate.
+        """
+        return value_differences_from_inputs(*self.compared_inputs, [ESTIMATOR])[ESTIMATOR]
+
+    def relative_gain(self, interval: str = "t") -> Interval | None:
+        """Return the candidate's value relative to the logging policy's, minus 1 (evaluation/relative_gain.py)."""
+        limits = self.compared_inputs[0].reward_limits
+        return relative_gain(self.feedback, self.candidate, limits, self.config.level, interval)
 
     @cached_property
     def gain_on_hits(self) -> float | None:
@@ -77,27 +81,54 @@ class LogComparison:
 
     def group_gains(self, groups: Groups) -> dict[str, GroupFigure]:
         """Return the gain within each group of users [U], paired by round; cold-start users are in no group."""
-        candidate, incumbent = self._inputs
+        candidate, incumbent = self.compared_inputs
         terms = _terms(candidate) - (self.feedback.reward if incumbent is None else _terms(incumbent))
-        users = groups.member.shape[1]
-        total = np.bincount(self.feedback.user, terms, users).astype(np.float64)[:users]
-        size = np.bincount(self.feedback.user, minlength=users)[:users]
-        rng = generator(self.config.seed, "judge/groups")
-        return group_figures(groups, total, size, rng, self.config.resamples, self.config.level)
+        users, ones = groups.member.shape[1], np.ones(len(self.feedback))
+        columns = (terms, ones, candidate.weight, ones if incumbent is None else incumbent.weight)
+        low, high = candidate.reward_limits
+        total, size, *weights = (np.bincount(self.feedback.user, values, users)[:users] for values in columns)
+        return group_figures(groups, total, size, high - low, self.config.level, weights)
+
+    def figures(self, baseline: str) -> dict[str, Any]:
+        """Return what the gate asks of a log, as plain values for JSON; `baseline` names what the gain is over."""
+        gain, relative = self.gain, {kind: self.relative_gain(kind) for kind in GATE_INTERVALS}
+        both = [gain.candidate.diagnostics, gain.incumbent.diagnostics]
+        return {
+            "baseline": baseline,
+            "estimator": gain.estimator,
+            "gain": {kind: gain.limits[kind].as_dict() for kind in GATE_INTERVALS},
+            "value": gain.candidate.intervals["t"].as_dict(),
+            "effective_sample_size": min(one.effective_sample_size for one in both),
+            "mean_weight_z": max(one.mean_weight_z for one in both),
+            "tail_index": max(one.tail_index for one in both),
+            "relative_gain": {kind: None if found is None else found.as_dict() for kind, found in relative.items()},
+            "gain_on_hits": self.gain_on_hits,
+            "details": gain.as_dict(),
+        }
 
     def estimates(self) -> Estimates:
         """Return the estimates of the candidate's value by all of COMPARED."""
-        return estimate_from_inputs(self._inputs[0], COMPARED)
+        return estimate_from_inputs(BanditInputs(self.feedback, self.candidate, self.config, self.q), COMPARED)
 
     def predictions(self) -> NDArray[np.float64]:
         """Return the predicted rewards [N] of the logged items."""
+        assert self.q is not None, "compare_on_log gives the candidate's estimates"
         return logged_predictions(self.feedback, self.q)
 
     @cached_property
-    def _inputs(self) -> tuple[BanditInputs, BanditInputs | None]:
-        """The estimators' inputs of both policies, each read once; None is the logging policy."""
-        candidate = BanditInputs(self.feedback, self.candidate, self.config, self.q)
+    def compared_inputs(self) -> tuple[BanditInputs, BanditInputs | None]:
+        """The estimators' inputs of both policies, each read once; None is the logging policy.
+
+        The reward model is cross-fitted on the log: the mean reward of each item, shrunk to the mean of all. There is
+        no bootstrap, because the gate reads the t interval and the sequence.
+        """
+        candidate = BanditInputs(self.feedback, self.candidate, replace(self.config, resamples=0))
         return candidate, None if self.incumbent is None else candidate.with_target(self.incumbent)
+
+
+def plain_groups(figures: Mapping[str, GroupFigure]) -> dict[str, dict[str, float]]:
+    """Return figures by group as plain values for JSON."""
+    return {name: {**group.interval.as_dict(), "users": group.users} for name, group in figures.items()}
 
 
 def _terms(inputs: BanditInputs) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
+from recpolicy.core.statistics import effective_sample_size
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION
@@ -28,7 +29,6 @@ from recpolicy.ope.inputs import BanditInputs, EstimatorInputs, SlateInputs, Tra
 from recpolicy.ope.intervals import MIN_EFFECTIVE_SAMPLE_SIZE, diagnose
 from recpolicy.ope.results import MISSING, Estimates, PolicyComparison
 from recpolicy.ope.terms import discounts
-from recpolicy.ope.weights import effective_sample_size
 from recpolicy.workflows.interaction_logs import read_rounds
 from recpolicy.workflows.log_evaluation import check_log_type, check_not_learned, check_same_ids, compare_on_log
 from recpolicy.workflows.policy_feedback import slate_model, trajectory_model
@@ -60,12 +60,12 @@ class PolicyEstimates:
     """Warnings for the reader: estimators left out, and reasons for missing verdicts."""
 
     def difference_table(self, margin: float = 0.0) -> pd.DataFrame:
-        """Return the differences as text for people, with the verdict by the bootstrap interval."""
+        """Return the differences as text for people, with their limits and the verdict by those of t."""
         rows = [
             {
                 "candidate": f"{difference.candidate.value:.3f}", "incumbent": f"{difference.incumbent.value:.3f}",
                 "difference": f"{difference.value:+.3f}",
-                **{kind: f"[{ends.lo:+.3f}, {ends.hi:+.3f}]" for kind, ends in difference.intervals.items()},
+                **{kind: f"[{ends.lo:+.3f}, {ends.hi:+.3f}]" for kind, ends in difference.limits.items()},
                 "verdict": difference.verdict(margin),
             }
             for difference in self.differences.values()
@@ -128,7 +128,7 @@ def estimate(
     if isinstance(log, SlateLog):
         results = _results(*_slate_inputs(policy, log, incumbent, config, seed))
     else:
-        results = _results(*_bandit_inputs(policy, log, incumbent, config, seed))
+        results = _bandit_results(policy, log, incumbent, config, seed)
     return PolicyEstimates(log.name, float(log.reward.mean()), *results)
 
 
@@ -154,21 +154,23 @@ def read_evaluation_log(policy: Policy, path: Path, *others: Policy | None) -> L
 def _results(
     inputs: EstimatorInputs, incumbent: EstimatorInputs | None
 ) -> tuple[Estimates, dict[str, PolicyComparison]]:
-    if incumbent is None:
-        return estimate_from_inputs(inputs), {}
-    compared = COMPARED if isinstance(inputs, BanditInputs) else None
-    return estimate_from_inputs(inputs), value_differences_from_inputs(inputs, incumbent, compared)
+    estimates = estimate_from_inputs(inputs)
+    return estimates, {} if incumbent is None else value_differences_from_inputs(inputs, incumbent)
 
 
-def _bandit_inputs(
+def _bandit_results(
     policy: Policy, log: BanditLog, incumbent: Policy | None, config: Settings, seed: int
-) -> tuple[BanditInputs, BanditInputs | None]:
+) -> tuple[Estimates, dict[str, PolicyComparison]]:
+    """Return estimates with the policy's own reward model, and differences with one that is fitted on the log."""
     comparison = compare_on_log(policy, incumbent, log, seed)
     context = log.contexts(policy.artifact.context)  # mrdr fits its own model
     settings = _settings(OffPolicyConfig, config, log.scale, seed)
     feedback = replace(comparison.feedback, context=context)
-    inputs = BanditInputs(feedback, comparison.candidate, settings, comparison.q)
-    return inputs, None if comparison.incumbent is None else inputs.with_target(comparison.incumbent)
+    estimates = estimate_from_inputs(BanditInputs(feedback, comparison.candidate, settings, comparison.q))
+    if comparison.incumbent is None:
+        return estimates, {}
+    inputs = BanditInputs(feedback, comparison.candidate, settings)  # its own model would favor the policy
+    return estimates, value_differences_from_inputs(inputs, inputs.with_target(comparison.incumbent), COMPARED)
 
 
 def _slate_inputs(

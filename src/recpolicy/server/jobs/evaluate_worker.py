@@ -124,13 +124,7 @@ def describe_result(result: OffPolicyResult) -> Mapping[str, Any]:
     """Return an estimate, or the reason for its absence."""
     about = result.diagnostics
     sizes = {"effective_sample_size": about.effective_sample_size, "mean_weight": about.mean_weight}
-    if not about.has_enough_samples:
-        return {"verdict": "no verdict", "reason": "effective sample size too small", **sizes}
-    if not about.mean_weight_ok:
-        return {
-            "verdict": "no verdict",
-            "reason": "the logs do not cover its choices: the mean weight is not 1",
-            **sizes,
-        }
-    interval = result.intervals["bootstrap"]
+    if about.problem is not None:
+        return {"verdict": "no verdict", "reason": about.problem, **sizes}
+    interval = result.intervals["t"]
     return {"verdict": "estimated", "value": result.value, "lo": interval.lo, "hi": interval.hi, **sizes}

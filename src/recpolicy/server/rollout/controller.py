@@ -123,7 +123,8 @@ def current_metrics(state: AppState, row: Rollout, config: RolloutConfig) -> Sta
         stats = rollouts.variant_stats(connection, row.id, row.stage_at + SETTLE_MS) if row.reconciled else {}
         health = rollouts.health(connection, row.id, config.window_minutes)
     hours = max(now_ms() - row.stage_at, 0) / 3.6e6 if row.reconciled else 0.0
-    return compute_stage_metrics(stats, health, hours, config.stage_level, config.min_users)
+    low, high = state.reward_rules().scale
+    return compute_stage_metrics(stats, health, hours, config.stage_level, config.min_users, high - low)
 
 
 def next_decision(state: AppState, row: Rollout, config: RolloutConfig, metrics: StageMetrics) -> Decision:

@@ -12,7 +12,8 @@ n = n1 + n0 users is n (var1 / n1 + var0 / n0) / n.
 If nearly all rewards are equal, a small group may have no variance yet by chance, and then its sequence has no width.
 With 2 % ones and otherwise fives, 10 % of the users in the challenger's group and 30 users per variant, 38 of 100
 sequences excluded a difference of 0 at some time. So each variant has at least the pooled variance; then none did
-(tests/server/test_variant_statistics.py).
+(tests/server/test_variant_statistics.py). Where all rewards of both variants are equal, the second part of every
+interval remains: one more reward at an end of the range (core/statistics.py).
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.json import to_plain
-from recpolicy.core.statistics import Interval, confidence_sequence_half_width
+from recpolicy.core.statistics import Interval, confidence_sequence_half_width, largest_step, pooled_variance
 from recpolicy.server.live_models import CHALLENGER, CHAMPION
 
 Numbers = NDArray[np.float64] | float
@@ -121,17 +122,28 @@ class StageMetrics:
 
 
 def compute_stage_metrics(
-    stats: dict[str, VariantStats], health: dict[str, VariantHealth], hours: float, level: float, min_users: int
+    stats: dict[str, VariantStats],
+    health: dict[str, VariantHealth],
+    hours: float,
+    level: float,
+    min_users: int,
+    width: float,
 ) -> StageMetrics:
-    """Return the metrics from the statistics and health of the variants by name; a missing variant has no data yet."""
+    """Return the metrics of a stage.
+
+    Args:
+        stats: statistics by variant; a missing variant has no data yet. health: the same of its answers.
+        hours: since the stage began. level: probability that all intervals hold at all looks.
+        min_users: users below which an interval is infinite. width: range of the rewards, maximum - minimum.
+    """
     none = VariantStats.from_sums(0, 0, 0.0, 0.0)
     champion, challenger = stats.get(CHAMPION, none), stats.get(CHALLENGER, none)
     first, second = pooled_variance_floor(champion, challenger)
     return StageMetrics(
         hours=hours,
-        champion=_rewards(first, level, min_users),
-        challenger=_rewards(second, level, min_users),
-        difference=difference(champion, challenger, level, min_users).interval(level),
+        champion=_rewards(first, level, min_users, width),
+        challenger=_rewards(second, level, min_users, width),
+        difference=difference(champion, challenger, level, min_users, width).interval(level),
         champion_health=health.get(CHAMPION, VariantHealth()),
         challenger_health=health.get(CHALLENGER, VariantHealth()),
     )
@@ -140,38 +152,43 @@ def compute_stage_metrics(
 def pooled_variance_floor(champion: VariantStats, challenger: VariantStats) -> tuple[VariantStats, VariantStats]:
     """Return both variants, each with at least the pooled variance within both."""
     groups = (champion, challenger)
-    freedom = [np.maximum(np.asarray(group.users, np.float64) - 1, 0) for group in groups]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        squares = [d * np.nan_to_num(np.asarray(group.variance)) for d, group in zip(freedom, groups, strict=True)]
-        pooled = sum(squares) / sum(freedom)
-    first, second = (replace(group, variance=_scalar(np.fmax(group.variance, pooled))) for group in groups)
+    raised = pooled_variance([group.variance for group in groups], [group.users for group in groups])
+    first, second = (replace(group, variance=_scalar(variance)) for group, variance in zip(groups, raised, strict=True))
     return first, second
 
 
-def mean_reward(stats: VariantStats, level: float, min_users: int) -> ConfidenceSequence:
-    """Return the mean reward of a variant's users."""
+def mean_reward(stats: VariantStats, level: float, min_users: int, width: float = 0.0) -> ConfidenceSequence:
+    """Return the mean reward of a variant's users, for rewards in a range of this width."""
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.sqrt(np.asarray(stats.variance) / np.asarray(stats.users, np.float64))
-    return _sequence(stats.mean, error, stats.users, np.asarray(stats.users) >= max(min_users, 2), level)
+    enough = np.asarray(stats.users) >= max(min_users, 2)
+    return _sequence(stats.mean, error, stats.users, enough, level, largest_step(width, stats.users))
 
 
-def difference(champion: VariantStats, challenger: VariantStats, level: float, min_users: int) -> ConfidenceSequence:
-    """Return the mean of the challenger's users minus that of the champion's; each needs `min_users`."""
+def difference(
+    champion: VariantStats, challenger: VariantStats, level: float, min_users: int, width: float = 0.0
+) -> ConfidenceSequence:
+    """Return the mean of the challenger's users minus that of the champion's; each needs `min_users`.
+
+    `width` is the range of the rewards; without it, equal rewards have intervals without a width.
+    """
     groups = pooled_variance_floor(champion, challenger)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.sqrt(sum(np.asarray(group.variance) / np.asarray(group.users, np.float64) for group in groups))
     fewest = np.minimum(champion.users, challenger.users)
     users = np.asarray(champion.users, np.float64) + challenger.users
     value = np.asarray(challenger.mean) - champion.mean
-    return _sequence(_scalar(value), error, users, fewest >= max(min_users, 2), level)
+    step = largest_step(width, champion.users, challenger.users)
+    return _sequence(_scalar(value), error, users, fewest >= max(min_users, 2), level, step)
 
 
-def _rewards(stats: VariantStats, level: float, min_users: int) -> Rewards:
-    return Rewards(int(stats.users), int(stats.rewards), mean_reward(stats, level, min_users).interval(level))
+def _rewards(stats: VariantStats, level: float, min_users: int, width: float) -> Rewards:
+    return Rewards(int(stats.users), int(stats.rewards), mean_reward(stats, level, min_users, width).interval(level))
 
 
-def _sequence(value: Numbers, error: Any, users: Numbers, enough: Any, level: float) -> ConfidenceSequence:
-    half = confidence_sequence_half_width(np.asarray(error), np.asarray(np.maximum(users, 1), np.float64), level)
+def _sequence(value: Numbers, error: Any, users: Numbers, enough: Any, level: float, step: Any) -> ConfidenceSequence:
+    users = np.asarray(np.maximum(users, 1), np.float64)
+    half = confidence_sequence_half_width(np.asarray(error), users, level, step=step)
     half = np.where(enough & np.isfinite(half), half, np.inf)
     middle = np.where(np.isfinite(value), value, 0.0)
     return ConfidenceSequence(value, _scalar(middle - half), _scalar(middle + half))
