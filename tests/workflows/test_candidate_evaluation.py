@@ -48,7 +48,7 @@ def test_judging_needs_something_to_judge_by():
 def test_policy_against_itself_gains_exactly_nothing(log):
     found = off_policy_gain(loaded("linucb"), loaded("linucb"), log)
     assert found.value == 0
-    assert found.intervals["bootstrap"].lo == found.intervals["bootstrap"].hi == 0
+    assert found.limits["t"].lo == found.limits["t"].hi == 0
 
 
 def test_against_the_logging_policy_stands_the_mean_reward(log):
@@ -66,8 +66,8 @@ def test_value_agrees_with_the_truth_of_the_world_that_paid(log):
     truth = world.expected[log.user, best[log.user]].mean()
     found = off_policy_gain(loaded("linucb"), None, log).candidate
     error = (found.intervals["t"].hi - found.intervals["t"].lo) / 2 / 1.96
-    assert abs(found.value - truth) < 5 * error
-    assert abs(log.reward.mean() - truth) > 5 * error  # the negative control: the logging policy's value is another
+    assert abs(found.value - truth) < 3 * error
+    assert abs(log.reward.mean() - truth) > 3 * error  # the negative control: the logging policy's value is another
 
 
 def test_rounds_that_the_policy_has_learnt_from_are_refused(rounds, tmp_path, monkeypatch):
@@ -169,9 +169,9 @@ def test_gains_of_groups_add_up_to_the_gain_of_all(log):
 
 def test_relative_gain_compares_with_who_logged_even_beside_an_incumbent(log):
     alone, beside = (compare_on_log(loaded("linucb"), other, log) for other in (None, loaded("rating_model")))
-    assert alone.relative_gain == beside.relative_gain
+    assert alone.relative_gain() == beside.relative_gain()
     snips = alone.estimates()["snips"].value
-    assert alone.relative_gain.value == pytest.approx(snips / log.reward.mean() - 1)
+    assert alone.relative_gain().value == pytest.approx(snips / log.reward.mean() - 1)
 
 
 def test_rounds_that_a_policy_before_has_learnt_from_are_refused(log):

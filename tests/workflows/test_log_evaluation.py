@@ -81,7 +81,8 @@ def test_another_vector_is_another_choice_and_another_prediction(parts):
     new = log.user >= USERS
     assert (trial.q(everything)[new] != same.q(everything)[new]).any(axis=1).all()
     np.testing.assert_array_equal(trial.q(everything)[~new], same.q(everything)[~new])
-    assert trial.gain.value != pytest.approx(same.gain.value, abs=1e-3)
+    by_vectors_dr, by_reference_dr = (compared.estimates()["dr"].value for compared in (trial, same))
+    assert by_vectors_dr != pytest.approx(by_reference_dr, abs=1e-3)
 
 
 def test_tables_too_large_to_keep_give_the_same_figures(monkeypatch):
@@ -102,7 +103,8 @@ def test_newcomers_belong_to_no_group(monkeypatch):
     order = np.flatnonzero(~log.with_context)
     columns = ("event_id", "time", "user", "item", "log_propensity", "reward", "policy", "version")
     rest = replace(by_reference(), **{name: getattr(by_reference(), name)[order] for name in columns})
-    assert found.interval.value == pytest.approx(off_policy_gain(policy(), None, rest).value)
+    expected = off_policy_gain(policy(), None, rest).value  # its reward model is fitted on fewer rounds
+    assert found.interval.value == pytest.approx(expected, abs=0.02)
 
 
 def test_vectors_that_the_policy_cannot_read_are_refused():

@@ -162,8 +162,8 @@ def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | N
     return [
         _at_least(f"gain over {logged['baseline']}, lower bound", gain, config.margin, strict=True),
         _at_least("relative gain over the logging policy, lower bound", relative, config.relative_gain, strict=True),
-        _at_least(effective, logged["effective_sample_size"], config.min_effective_sample_size),
-        _at_most(mean_weight, logged["mean_weight_z"], config.max_mean_weight_z),
+        _at_least(effective, _figure(logged, "effective_sample_size"), config.min_effective_sample_size),
+        _at_most(mean_weight, _figure(logged, "mean_weight_z"), config.max_mean_weight_z),
         _at_most(tail, _figure(logged, "tail_index"), config.max_tail_index),
         _worst_group("on the log", logged, config.group_loss),
     ]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.json import to_plain
 from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
@@ -93,18 +94,21 @@ class LogComparison:
         """Return what the gate asks of a log, as plain values for JSON; `baseline` names what the gain is over."""
         gain, relative = self.gain, {kind: self.relative_gain(kind) for kind in GATE_INTERVALS}
         both = [gain.candidate.diagnostics, gain.incumbent.diagnostics]
-        return {
-            "baseline": baseline,
-            "estimator": gain.estimator,
-            "gain": {kind: gain.limits[kind].as_dict() for kind in GATE_INTERVALS},
-            "value": gain.candidate.intervals["t"].as_dict(),
-            "effective_sample_size": min(one.effective_sample_size for one in both),
-            "mean_weight_z": max(one.mean_weight_z for one in both),
-            "tail_index": max(one.tail_index for one in both),
-            "relative_gain": {kind: None if found is None else found.as_dict() for kind, found in relative.items()},
-            "gain_on_hits": self.gain_on_hits,
-            "details": gain.as_dict(),
-        }
+        figures: dict[str, Any] = to_plain(
+            {
+                "baseline": baseline,
+                "estimator": gain.estimator,
+                "gain": {kind: gain.limits[kind].as_dict() for kind in GATE_INTERVALS},
+                "value": gain.candidate.intervals["t"].as_dict(),
+                "effective_sample_size": min(one.effective_sample_size for one in both),
+                "mean_weight_z": max(one.mean_weight_z for one in both),
+                "tail_index": max(one.tail_index for one in both),
+                "relative_gain": {kind: None if found is None else found.as_dict() for kind, found in relative.items()},
+                "gain_on_hits": self.gain_on_hits,
+                "details": gain.as_dict(),
+            }
+        )
+        return figures
 
     def estimates(self) -> Estimates:
         """Return the estimates of the candidate's value by all of COMPARED."""
