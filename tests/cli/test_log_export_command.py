@@ -33,7 +33,7 @@ def state(tmp_path, monkeypatch):
     registry.promote(1)
     engine, one = open_store(sqlite_url(folder / "server.db")), shown()
     with transaction(engine) as connection:
-        insert_events(connection, [one.row(), shown(user_key='"x"', context=b"\0" * 12).row()])
+        insert_events(connection, [one, shown(user_key='"x"', context=b"\0" * 12)])
         apply_feedback(connection, [FeedbackItem(one.id, 102, "rating", 3.0)], 2_000, RewardRules((1.0, 5.0), 10_000))
     engine.dispose()
     return folder

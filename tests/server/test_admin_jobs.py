@@ -133,7 +133,7 @@ def test_rewards_are_told_by_day_version_and_variant(state):
     now = now_ms()
     shown = [event(time=now), event(time=now), event(time=now, variant="challenger", version=2)]
     with transaction(state.require_store().engine) as connection:
-        insert_events(connection, [one.row() for one in shown])
+        insert_events(connection, shown)
         for one, rating in zip(shown, (2.0, 5.0, 4.0), strict=True):
             apply_feedback(
                 connection, [FeedbackItem(one.id, None, "rating", rating)], now, RewardRules((1.0, 5.0), 10**6)

@@ -14,6 +14,7 @@ from client_helpers import ask, refusal, served
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained_policies import loaded, trained
+from unlimited import UNLIMITED
 from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError
@@ -129,6 +130,31 @@ def test_prediction_servers_are_answered_in_their_form(app):
     assert [row["item_id"] for row in second["rows"]] == [5, 6]
     assert third["error"]["code"] == "unknown_id"
     assert ask(app, "GET", "/v1/models/recpolicy").json() == {"name": "recpolicy", "ready": True}
+
+
+@pytest.mark.parametrize("path", ["/v1/models/recpolicy:predict", "/v1/recommend/batch"])
+def test_lists_of_a_batch_are_those_of_single_requests(path):
+    quiet = Settings(exploration=type(Settings().exploration)(share=0.0), limits=UNLIMITED.limits)
+    single, several = (make_app(stateless_state(trained("linucb"), quiet)) for _ in range(2))
+    requests = [{"user": 1 + user % 40, "k": 3 + user % 2, "exclude_rated": user % 3 > 0} for user in range(50)]
+    name, answers = ("requests", "answers") if path.endswith("batch") else ("instances", "predictions")
+    alone = [ask(single, "POST", "/v1/recommend", request).json()["items"] for request in requests]
+    for _ in range(2):  # computed, then cached
+        together = ask(several, "POST", path, {name: [*requests, {"user": "nobody"}]}).json()[answers]
+        assert together[-1]["error"]["code"] == "unknown_id"
+        for first, second in zip(alone, together[:-1], strict=True):
+            assert [item["item_id"] for item in first] == [item["item_id"] for item in second["items"]]
+            assert [item["explanations"] for item in first] == [item["explanations"] for item in second["items"]]
+            for number in ("rating", "std", "value", "propensity"):
+                assert [item[number] for item in first] == pytest.approx([item[number] for item in second["items"]])
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "application/vnd.api+json", "text/plain", None])
+def test_the_routes_of_prediction_servers_take_the_content_types_that_fastapi_takes(app, kind):
+    body, headers = b'{"instances": [{"user": 3, "k": 1}]}', {} if kind is None else {"content-type": kind}
+    answer = ask(app, "POST", "/v1/models/recpolicy:predict", content=body, headers=headers)
+    expected = ask(app, "POST", "/v1/predict", content=b'{"users": [3], "items": [5]}', headers=headers)
+    assert answer.status_code == expected.status_code == (200 if kind and "json" in kind else 422)
 
 
 def test_vertex_names_the_routes(monkeypatch):

@@ -183,7 +183,7 @@ def test_windows_hold_what_the_version_showed_in_them(each_engine):
         event(user=4, time=300),
     ]  # fmt: skip
     with transaction(engine) as connection:
-        insert_events(connection, [one.row() for one in shown])
+        insert_events(connection, shown)
         said = [FeedbackItem(shown[0].id, 7, "rating", 2.0), FeedbackItem(shown[0].id, 8, "rating", 4.0)]
         apply_feedback(connection, said, 150, RewardRules((1.0, 5.0), 10**6))
         apply_feedback(connection, [FeedbackItem(shown[2].id, 9, "rating", 5.0)], 290, RewardRules((1.0, 5.0), 10**6))
@@ -205,7 +205,7 @@ def test_the_check_alerts_once_for_what_it_finds(engine, scorer):
     old = [event(user=1 + n % 7, time=now - 30 * HOUR - n, items=(n % 40,)) for n in range(400)]
     new = [event(user=1 + n % 7, time=now - HOUR - n, items=(5,)) for n in range(400)]
     with transaction(engine) as connection:
-        insert_events(connection, [one.row() for one in (*old, *new)])
+        insert_events(connection, [*old, *new])
     state = get_state(engine)
     object.__setattr__(state, "models", ModelManager(LiveState(LoadedVersion(scorer, 1))))
     object.__setattr__(state.settings, "drift", CONFIG)

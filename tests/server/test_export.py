@@ -46,7 +46,7 @@ def registry(tmp_path):
 
 def show(engine, *shown):
     with transaction(engine) as connection:
-        insert_events(connection, [one.row() for one in shown])
+        insert_events(connection, shown)
 
 
 def say(engine, shown, item, rating, time=None):
@@ -135,7 +135,7 @@ def test_a_run_that_was_killed_at_any_moment_goes_on(tmp_path, registry, engine,
 def test_a_row_that_was_committed_late_is_not_lost(tmp_path, registry, engine):
     policy, wanted = LogPolicy(registry), Export(tmp_path / "log")
     shown = [seen(user=1 + place) for place in range(5)]
-    numbered = [{**one.row(), "seq": seq} for seq, one in enumerate(shown, 10)]
+    numbered = [{**one._asdict(), "seq": seq} for seq, one in enumerate(shown, 10)]
     for step, expected in (([0, 3], 2), ([], 2), ([1], 3), ([4], 4), ([2], 5)):
         with transaction(engine) as connection:
             for place in step:
@@ -281,12 +281,12 @@ def played(engine, folder, number, seed):
         with pytest.MonkeyPatch.context() as patch:  # and by which what it shows then
             patch.setattr(recommend.np.random, "default_rng", lambda lot=lot: lot)
             chosen = choose(live, RecommendRequest(user=user, k=2, exclude=[103]), EXPLORING)
-        row = {**chosen.event.row(), "time": 1_000_000 + 10 * place}
+        row = chosen.event._replace(time=1_000_000 + 10 * place)
         shown.append(row)
-        same = {name: row[name] for name in ("user_key", "version", "variant", "explored", "time")}
+        same = {name: getattr(row, name) for name in ("user_key", "version", "variant", "explored", "time")}
         for position, item in enumerate(chosen.item_ids):
             reward = expected[user - 1, item - 101] + rng.uniform(-0.5, 0.5)
-            came.append({**same, "event_id": row["id"], "position": position, "reward": reward})
+            came.append({**same, "event_id": row.id, "position": position, "reward": reward})
     with transaction(engine) as connection:
         insert_events(connection, shown)
         connection.execute(insert(rewards), came)
@@ -343,10 +343,10 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
             words = {"ratings": ratings}
         chosen = choose(live, RecommendRequest(user=user, k=2, **words), EXPLORING if user < 85 else NO_EXPLORATION)
         vectors[user] = np.frombuffer(chosen.event.context, np.float32)
-        shown.append({**chosen.event.row(), "time": 1_000_000 + user})
+        shown.append(chosen.event._replace(time=1_000_000 + user))
     came = [
-        {name: row[name] for name in ("user_key", "version", "variant", "explored", "time")}
-        | {"event_id": row["id"], "position": 0, "reward": 4.0}
+        {name: getattr(row, name) for name in ("user_key", "version", "variant", "explored", "time")}
+        | {"event_id": row.id, "position": 0, "reward": 4.0}
         for row in shown
     ]
     with transaction(engine) as connection:

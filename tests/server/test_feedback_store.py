@@ -25,7 +25,7 @@ def engine(each_engine):
 
 def keep(engine, *shown):
     with transaction(engine) as connection:
-        insert_events(connection, [one.row() for one in shown])
+        insert_events(connection, shown)
 
 
 def say(engine, *said, time=NOW):

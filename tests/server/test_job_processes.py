@@ -52,15 +52,15 @@ def serve(state, requests, begin, users=range(1, 41), stars=4.0, **words):
         choose(state.models.live, RecommendRequest(user=list(users)[n % len(users)], k=3, **words), EXPLORING)
         for n in range(requests)
     ]
-    rows = [{**one.event.row(), "time": begin + 1_000 * n} for n, one in enumerate(chosen)]
+    rows = [one.event._replace(time=begin + 1_000 * n) for n, one in enumerate(chosen)]
     with transaction(state.require_store().engine) as connection:
         insert_events(connection, rows)
         for row in rows:
             rating = float(np.clip(stars + rng.integers(-1, 2), 1, 5))
             apply_feedback(
                 connection,
-                [FeedbackItem(row["id"], None, "rating", rating)],
-                row["time"] + 500,
+                [FeedbackItem(row.id, None, "rating", rating)],
+                row.time + 500,
                 RewardRules((1.0, 5.0), 10**10),
             )
 

@@ -17,8 +17,8 @@ from sqlalchemy.exc import OperationalError
 from waiting import PATIENCE, wait_until
 
 from recpolicy.server.auth.keys import Caller, KeyCache, key_digest
-from recpolicy.server.json_output import JsonFormatter
-from recpolicy.server.middleware import RequestMiddleware, TokenBuckets
+from recpolicy.server.json_output import JsonFormatter, LoggedRequest
+from recpolicy.server.middleware import Deadline, RequestLog, RequestMiddleware, TokenBuckets
 from recpolicy.server.settings import LimitsConfig
 
 KEYS = {key_digest("anna's"): Caller("anna", "client"), key_digest("ben's"): Caller("ben", "operator")}
@@ -276,6 +276,59 @@ def test_what_is_refused_is_counted_and_logged_without_saying_whom(caplog):
     others = [record.getMessage() for record in caplog.records if record.name != "httpx"]  # which is the client here
     for word in (secret, "anna", "carla", key_digest(secret)):
         assert word not in "".join(lines + others)
+
+
+def test_requests_that_end_together_share_a_record_and_have_a_line_each(caplog):
+    caplog.set_level(logging.INFO, "recpolicy")
+    log = RequestLog()
+
+    async def two_turns():
+        log.add(LoggedRequest(1.0625, "GET", '/"odd', 200, 0.3))
+        log.add(LoggedRequest(2.5, "POST", "/v1/recommend", 404, 12.0))
+        await asyncio.sleep(0)
+        log.add(LoggedRequest(3.0, "GET", "other", 404, 1.5))
+        await asyncio.sleep(0)
+
+    asyncio.run(two_turns())
+    first, second = [record for record in caplog.records if record.name == "recpolicy.server.middleware"]
+    lines = [json.loads(line) for line in JsonFormatter().format(first).split("\n")]
+    same = {"level": "info", "logger": "recpolicy.server.middleware", "message": "request"}
+    assert lines == [
+        {"time": "1970-01-01T00:00:01.062+00:00", **same, "method": "GET", "route": '/"odd', "status": 200, "ms": 0.3},
+        {"time": "1970-01-01T00:00:02.500+00:00", **same, "method": "POST", "route": "/v1/recommend", "status": 404,
+         "ms": 12.0},
+    ]  # fmt: skip
+    assert json.loads(JsonFormatter().format(second))["route"] == "other"
+
+
+@pytest.mark.parametrize("other_cancels", [False, True])
+def test_a_deadline_tells_its_own_end_from_a_cancellation(other_cancels):
+    async def waits():
+        deadline = Deadline(0.01)
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            return deadline.end(), asyncio.current_task().cancelling()
+
+    async def go():
+        task = asyncio.create_task(waits())
+        if other_cancels:
+            await asyncio.sleep(0)
+            task.cancel()
+        return await task
+
+    assert asyncio.run(go()) == ((False, 1) if other_cancels else (True, 0))
+
+
+def test_a_deadline_that_is_moved_or_removed_does_not_end_early():
+    async def go():
+        deadline = Deadline(0.01)
+        deadline.move(PATIENCE)
+        await asyncio.sleep(0.05)
+        deadline.move(None)
+        return deadline.end()
+
+    assert not asyncio.run(go())
 
 
 def test_buckets_of_the_guard_are_bounded():

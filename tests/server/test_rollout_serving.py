@@ -52,7 +52,8 @@ def broken(state, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(state.models.live.challenger.scorer, "predict_one", fail)
+    for method in ("predict_one", "score_batches"):
+        monkeypatch.setattr(state.models.live.challenger.scorer, method, fail)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("no"), UnknownIdError("no such user"), MemoryError()])
@@ -154,7 +155,7 @@ def test_lists_that_were_drawn_to_explore_are_not_compared(state):
     controller.start(state, 2, "ann", {"shadow": True})
     live, asked = state.models.live, RecommendRequest(user=1, k=3)
     chosen = choose(live, asked, NO_EXPLORATION)
-    drawn = replace(chosen, event=replace(chosen.event, explored=True))
+    drawn = replace(chosen, event=chosen.event._replace(explored=True))
     for one, waits in ((drawn, False), (chosen, True)):
         state.rollout_counters.shadow.offer(live, asked, one, 1.0)
         assert (state.rollout_counters.shadow.next() is not None) == waits

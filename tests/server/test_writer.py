@@ -18,6 +18,7 @@ from waiting import PATIENCE
 from recpolicy.core.errors import StoreError
 from recpolicy.server.db import writer as writer_module
 from recpolicy.server.db.engine import migrate
+from recpolicy.server.db.events import Event
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules
 from recpolicy.server.db.schema import events
 from recpolicy.server.db.writer import GroupCommitWriter, QueueFullError, Spool
@@ -76,6 +77,34 @@ def test_what_waits_together_is_committed_together(engine, tmp_path):
         assert submit_during_a_transaction(engine, writer, 400) == [None] * 401
     assert count(engine) == 401
     assert len(commits) == 2
+
+
+@pytest.mark.parametrize("number", [1, 63, 64, 203])
+def test_events_of_one_request_are_stored_as_they_are(each_engine, tmp_path, number):
+    shown = [
+        event(user=user, explored=user % 2 == 0, allowed=bytes([user]), rollout=user or None) for user in range(number)
+    ]
+    with writer_of(each_engine, tmp_path) as writer:
+        asyncio.run(writer.events(shown))
+    with each_engine.connect() as connection:
+        rows = connection.execute(select(*(events.c[name] for name in Event._fields)).order_by(events.c.seq)).all()
+    assert [Event(*row) for row in rows] == shown
+
+
+def test_a_caller_that_gives_up_leaves_the_others_their_answers(engine, tmp_path):
+    async def give_up(writer):
+        first, second = (asyncio.ensure_future(writer.events([event()])) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert first.cancelled()
+
+    with writer_of(engine, tmp_path) as writer:
+        asyncio.run(give_up(writer))
+        with pytest.raises(TimeoutError):
+            asyncio.run(asyncio.wait_for(writer.events([event()]), 1e-9))  # its loop is closed before the commit
+        asyncio.run(writer.events([event()]))
+    assert count(engine) >= 3
 
 
 def test_the_writer_writes_what_waits_before_it_stops(engine, tmp_path):
@@ -144,12 +173,8 @@ def test_with_neither_database_nor_disk_the_caller_is_told(engine, tmp_path, mon
         assert [path.read_bytes() for path in (tmp_path / "spool").glob("*.jsonl")] == [b""]
 
 
-def rows_of(*shown):
-    return [one.row() for one in shown]
-
-
 def test_a_spooled_event_comes_back_as_it_was(tmp_path):
-    spool, shown, got = Spool(tmp_path), rows_of(event(allowed=bytes(range(256))), event(user="ü\x00")), []
+    spool, shown, got = Spool(tmp_path), [event(allowed=bytes(range(256))), event(user="ü\x00")], []
     spool.append(shown)
     assert spool.replay(got.extend) == 2
     assert got == shown
@@ -160,17 +185,17 @@ def test_a_spooled_event_comes_back_as_it_was(tmp_path):
 
 def test_a_line_that_was_cut_short_was_never_acknowledged(tmp_path):
     spool, got = Spool(tmp_path), []
-    spool.append(rows_of(event()))
+    spool.append([event()])
     (path,) = tmp_path.glob("*.jsonl")
-    path.write_bytes(path.read_bytes() + json.dumps(rows_of(event())[0]).encode()[:40])
+    path.write_bytes(path.read_bytes() + json.dumps(event()).encode()[:40])
     assert spool.replay(got.extend) == 1
     spool.close()
 
 
 def test_a_database_that_fails_again_leaves_the_spool_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(writer_module, "_EVENTS_AT_ONCE", 2)
     spool, got = Spool(tmp_path), []
-    spool.append(rows_of(*(event() for _ in range(5))))
+    spool.append([event() for _ in range(5)])
 
     def fails(rows):
         got.extend(rows)
@@ -189,7 +214,7 @@ sys.path[:0] = sys.argv[2:]
 from recpolicy.server.db.writer import Spool
 from event_factory import event
 spool = Spool(pathlib.Path(sys.argv[1]))
-spool.append([event().row()])
+spool.append([event()])
 print("spooled", flush=True)
 signal.pause()
 """

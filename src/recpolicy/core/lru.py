@@ -23,6 +23,9 @@ class LRUCache(Generic[Value]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._entries
+
     @property
     def size(self) -> int:
         """Total size of the cached values, at most the bound."""
@@ -31,10 +34,11 @@ class LRUCache(Generic[Value]):
     def get(self, key: Hashable) -> Value | None:
         """Return the cached value, or None."""
         with self._lock:
-            if key not in self._entries:
+            entry = self._entries.get(key)
+            if entry is None:
                 return None
             self._entries.move_to_end(key)
-            return self._entries[key][0]
+            return entry[0]
 
     def put(self, key: Hashable, value: Value, size: int = 1) -> None:
         """Return cache the value and drop the oldest ones that no longer fit; a value larger than the bound is not

@@ -51,6 +51,27 @@ class BatchPrediction:
         return columns
 
 
+@dataclass(frozen=True)
+class BatchScores:
+    """The part of a BatchPrediction that a list of recommendations needs."""
+
+    rating: Array  # [n, I] within the scale
+    std: Array  # [n, I] of the expected rating, without the noise of one rating
+    value: Array | None  # [n, I] the policy's estimate, within the scale; None for session policies
+    score: Array  # [n, A] what the policy is greedy in when it has stopped exploring
+
+    def of_user(self, place: int) -> "BatchScores":
+        """Return the scores of one user, without the axis n."""
+        value = None if self.value is None else self.value[place]
+        return BatchScores(self.rating[place], self.std[place], value, self.score[place])
+
+
+def score_block(parts: PolicyParts, context: Array, std: Array) -> BatchScores:
+    """Score contexts [n, C] with rating stds [n, I] at the begin of their sessions, without probabilities."""
+    estimate, rating = estimate_rewards(parts, context)
+    return BatchScores(*_ratings(parts, rating, std, estimate), estimate.score)
+
+
 def predict_block(
     parts: PolicyParts, context: Array, std: Array, allowed: NDArray[np.bool_] | None, histories: Sequence[Shown]
 ) -> BatchPrediction:
@@ -65,11 +86,7 @@ def predict_block(
     if not parts.has_all_items:
         of_actions, probability = probability, np.zeros(rating.shape, np.float64)
         probability[:, parts.action_items] = of_actions
-    value = None if parts.sequential else policy_values(parts, rating, estimate)
-    if value is not None and updates_ratings(parts, estimate):
-        ratings, std = value, _updated_std(parts, std, estimate)
-    else:
-        ratings = np.clip(rating, *parts.scale)
+    ratings, std, value = _ratings(parts, rating, std, estimate)
     return BatchPrediction(ratings, std, value, probability, estimate.score, session_value)
 
 
@@ -91,6 +108,14 @@ def policy_input(parts: PolicyParts, context: Array, history_state: Array | None
         return PolicyInput(context, parts.item, parts.offset, rating, history_state), rating
     c = parts.action_items
     return PolicyInput(context, parts.item[c], parts.offset[c], rating[:, c], history_state), rating
+
+
+def _ratings(parts: PolicyParts, rating: Array, std: Array, estimate: Estimate) -> tuple[Array, Array, Array | None]:
+    """Return ratings, their std and the policy's values [n, I], from the rating model's ratings and std."""
+    value = None if parts.sequential else policy_values(parts, rating, estimate)
+    if value is not None and updates_ratings(parts, estimate):
+        return value, _updated_std(parts, std, estimate), value
+    return np.clip(rating, *parts.scale), std, value
 
 
 def policy_values(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:

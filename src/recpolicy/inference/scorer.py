@@ -21,9 +21,11 @@ from recpolicy.inference.block_prediction import (
     NOTHING_SHOWN,
     USERS_AT_ONCE,
     BatchPrediction,
+    BatchScores,
     Shown,
     not_shown,
     predict_block,
+    score_block,
 )
 from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
@@ -192,6 +194,10 @@ class Scorer:
             if allowed is not None and not allowed.any(axis=1).all():
                 raise DataError("the history contains every item of the catalog: no item is left")
             yield predict_block(self.artifact, context, std, allowed, histories)
+
+    def score_batches(self, users: Sequence[Hashable], at_once: int = USERS_AT_ONCE) -> Iterator[BatchScores]:
+        """Yield what lists for known users need, `at_once` users at a time; raises UnknownIdError."""
+        return (score_block(self.artifact, *inputs) for inputs in self.contexts(as_list(users), {}, at_once))
 
     def histories(self, ids: list[Hashable], history: History | None) -> list[Shown]:
         """Return for each user the item rows of the session so far, and whether the user liked each."""

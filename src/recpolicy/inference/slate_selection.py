@@ -7,6 +7,7 @@ broken at random in both. The logged propensities account for exploration and fo
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -119,6 +120,41 @@ def choose_slate(
     drawn, greedy = _chances(score, allowed, arms, pool)
     tied = not explored and bool((greedy < 1.0).any())
     return Slate(arms, _mixed(drawn, greedy, config.share), explored, tied)
+
+
+def untied_slates(score: Array, allowed: Mask, k: int, config: ExplorationConfig) -> list[Slate | None]:
+    """Return the best slates of n users at once, as `choose_slate` does for one; score, allowed [n, A].
+
+    None stands for a user for whom `choose_slate` draws lots, because items tie for a place, or raises.
+    """
+    arms = score.shape[1]
+    seen = min(k + 1, arms)  # one more than are shown: it could tie for the last place
+    values = np.where(allowed, score, -np.inf)
+    top = np.argpartition(values, arms - seen, axis=1)[:, arms - seen :]  # [n, seen]
+    found = np.take_along_axis(values, top, axis=1)
+    order = np.argsort(-found, axis=1)
+    top, found = np.take_along_axis(top, order, axis=1), np.take_along_axis(found, order, axis=1)
+    allowed_count = allowed.sum(axis=1)
+    finite = np.isfinite(found)  # items that are not allowed follow those that are, and are all alike
+    untied = ((found[:, :-1] > found[:, 1:]) | ~finite[:, :-1]).all(axis=1)
+    untied &= (finite.sum(axis=1) == np.minimum(allowed_count, seen)) & (allowed_count > 0)
+    slates: list[Slate | None] = []
+    for user, (distinct, left) in enumerate(zip(untied.tolist(), allowed_count.tolist(), strict=True)):
+        if not distinct:
+            slates.append(None)
+            continue
+        count = min(k, left)
+        pool = min(max(config.top, k), left) if config.top else left
+        slates.append(Slate(top[user, :count], _untied_propensity(count, pool, config.share), explored=False))
+    return slates
+
+
+@lru_cache(1_000)
+def _untied_propensity(count: int, pool: int, share: float) -> Array:
+    """Return the propensities [K] of the best slate when no items tie."""
+    propensity = _mixed(1.0 / (pool - np.arange(count)), np.ones(count), share)
+    propensity.flags.writeable = False
+    return propensity
 
 
 def _chances(score: Array, allowed: Mask, arms: Arms, pool: int) -> tuple[Array, Array]:

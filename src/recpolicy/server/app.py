@@ -7,9 +7,10 @@ the shape {"error": {"code", "message"}}. Pages load nothing from another host.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
+from functools import cached_property
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from recpolicy.server.auth.keys import load_keys
 from recpolicy.server.deps import AppState
@@ -18,7 +19,7 @@ from recpolicy.server.jobs import JOBS
 from recpolicy.server.jobs.scheduler import Scheduler
 from recpolicy.server.middleware import RequestMiddleware
 from recpolicy.server.online.learner import learning
-from recpolicy.server.recommend import fast_path
+from recpolicy.server.recommend import fast_path as recommend_fast_path
 from recpolicy.server.recommend import router as recommend_router
 from recpolicy.server.rollout.background import run_background
 from recpolicy.server.routes import (
@@ -40,15 +41,20 @@ BACKGROUND: tuple[Callable[[AppState], AbstractContextManager[None]], ...] = (le
 
 
 class App(FastAPI):
-    """FastAPI with RequestMiddleware outermost, so the middleware's answers skip the inner layers."""
+    """FastAPI with RequestMiddleware outermost, so the middleware's answers skip all of FastAPI."""
 
-    def build_middleware_stack(self) -> ASGIApp:
-        """Build the middleware once, at the first request."""
+    @cached_property
+    def _request_middleware(self) -> RequestMiddleware:
+        """The middleware, made at the first request."""
         state: AppState = self.state.server
-        inner = super().build_middleware_stack()
+        fast_paths = {**recommend_fast_path(state), **policy.fast_path(state)}
         return RequestMiddleware(
-            inner, state.metrics.observe_request, self.state.keys, state.settings.limits, fast_path(state)
+            super().__call__, state.metrics.observe_request, self.state.keys, state.settings.limits, fast_paths
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self._request_middleware(scope, receive, send)
 
 
 def make_app(state: AppState, close: Callable[[], None] = lambda: None) -> FastAPI:

@@ -57,6 +57,9 @@ def open_app(what: ServeOptions) -> FastAPI:
 
 def log_as_json() -> None:
     """Log requests and failures as one JSON object per line, to stderr without other log handlers."""
+    # A line has none of these; to look them up takes longer than to write it (Python's logging HOWTO, Optimization).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.StreamHandler())

@@ -1,8 +1,7 @@
 """Responses to errors, {"error": {"code", "message"}}, with the meaning of each code."""
 
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,8 +14,6 @@ from recpolicy.server.db.rollouts import ConflictError
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.middleware import error_response, internal_error
 from recpolicy.server.schemas.responses import ErrorResponse
-
-Answer = TypeVar("Answer")
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The request is not valid HTTP or JSON (`invalid_request`)."},
@@ -60,12 +57,9 @@ def response_to_error(error: RequestValidationError | DataError | ConfigError | 
     return _store_error(None, error) if isinstance(error, StoreError) else _invalid_value(None, error)
 
 
-def answer_or_error(answer: Callable[[], Answer]) -> Answer | dict[str, Any]:
-    """Return the answer to one request of a batch, or the error in its place."""
-    try:
-        return answer()
-    except (DataError, ConfigError) as error:
-        return {"error": {"code": status_and_code(error)[1], "message": str(error)}}
+def item_error(error: DataError | ConfigError) -> dict[str, Any]:
+    """Return what takes the place of the answer to one request of a batch."""
+    return {"error": {"code": status_and_code(error)[1], "message": str(error)}}
 
 
 def status_and_code(error: RecpolicyError) -> tuple[int, str]:

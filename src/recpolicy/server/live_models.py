@@ -41,6 +41,8 @@ class LoadedVersion:
     """The version as trained, if `scorer` has learned since; otherwise None."""
     lists: LRUCache[Any] = field(default_factory=lambda: LRUCache(LIST_BYTES), compare=False, repr=False)
     """Cache of its greedy lists (recommend.ComputedList); a version never changes, so they stay valid."""
+    item_json: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
+    """Begin of the JSON of its items, by row; filled as lists show them."""
 
     @cached_property
     def policy_json(self) -> Mapping[str, str]:

@@ -56,9 +56,9 @@ class Metrics:
         self._requests(method, route, str(status)).inc()
         self._seconds(route).observe(seconds)
 
-    def count_list(self, version: int, variant: str, explored: bool) -> None:
-        """Count a recommended list."""
-        self._events(str(version), variant, str(explored)).inc()
+    def count_lists(self, version: int, variant: str, explored: bool, count: int) -> None:
+        """Count recommended lists."""
+        self._events(version, variant, explored).inc(count)
 
     def observe_choice(self, variant: str, failures: int, seconds: float) -> None:
         """Count an answer during a rollout."""

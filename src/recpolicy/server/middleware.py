@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from recpolicy.core.errors import StoreError
 from recpolicy.server.auth.keys import Caller, KeyCache, unauthorized
-from recpolicy.server.json_output import exception_location
+from recpolicy.server.json_output import LoggedRequest, exception_location
 from recpolicy.server.settings import LimitsConfig
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class RequestMiddleware:
         self._free = {*_FREE, os.environ.get("AIP_HEALTH_ROUTE", "/healthz")}
         self._predict = os.environ.get("AIP_PREDICT_ROUTE", "/v1/")
         self._receiving = self._in_flight = 0
+        self._log = RequestLog()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -69,19 +70,22 @@ class RequestMiddleware:
         seconds = perf_counter() - begun
         route = getattr(scope.get("route"), "path", "other")
         self._observe(scope["method"], route, request.status, seconds)
-        fields = {"method": scope["method"], "route": route, "status": request.status, "ms": round(1e3 * seconds, 1)}
-        level = logging.ERROR if request.failed else logging.INFO
-        logger.log(level, "request", extra={"fields": {**fields, **request.failed}})
+        logged = LoggedRequest(time.time(), scope["method"], route, request.status, round(1e3 * seconds, 1))
+        if request.failed:
+            logger.error("request", extra={"fields": {**logged.fields(), **request.failed}})
+        else:
+            self._log.add(logged)
 
     async def _answer(self, request: "_Request") -> None:
         """Answer within the time limit."""
+        deadline = request.deadline = Deadline(request.seconds)
         try:
-            async with asyncio.timeout(request.seconds) as request.deadline:
-                refusal = await self._refusal(request) or await self._take(request)
-        except TimeoutError as error:
-            if request.deadline is None or not request.deadline.expired():
-                request.failed, refusal = exception_location(error), internal_error()
-            elif request.received:
+            refusal = await self._refusal(request) or await self._take(request)
+            deadline.end()
+        except asyncio.CancelledError:
+            if not deadline.end():
+                raise
+            if request.received:
                 request.failed = {"exception": "timeout"}
                 refusal = error_response(
                     503, "timeout", "the request takes too long; send a smaller one", {"retry-after": "5"}
@@ -89,6 +93,7 @@ class RequestMiddleware:
             else:
                 refusal = error_response(408, "timeout", "the request did not arrive in time", {"connection": "close"})
         except Exception as error:
+            deadline.end()
             request.failed, refusal = exception_location(error), internal_error()
         request.deadline = None
         if refusal is not None and request.status == 0:
@@ -149,6 +154,55 @@ class RequestMiddleware:
         return None
 
 
+class RequestLog:
+    """The access log: requests that end in the same turn of the event loop share a record, each with its line.
+
+    A record of its own for each request would cost more than the recommendation.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[LoggedRequest] = []
+
+    def add(self, request: LoggedRequest) -> None:
+        """Log a request at the end of this turn."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._waiting.append(request)
+
+    def _write(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        logger.info("request", extra={"requests": waiting})
+
+
+class Deadline:
+    """A time limit that cancels the current task, as `asyncio.timeout` does; that one takes five times as long."""
+
+    __slots__ = ("_before", "_expired", "_loop", "_task", "_timer")
+
+    def __init__(self, seconds: float):
+        task = asyncio.current_task()
+        assert task is not None, "requests are answered in tasks"
+        self._loop, self._task, self._before = asyncio.get_running_loop(), task, task.cancelling()
+        self._expired = False
+        self._timer = self._loop.call_later(seconds, self._expire)
+
+    def move(self, seconds: float | None) -> None:
+        """Set the time that is left from now on, unless it is over; None: there is no limit any more."""
+        if not self._expired:
+            self._timer.cancel()
+            if seconds is not None:
+                self._timer = self._loop.call_later(seconds, self._expire)
+
+    def end(self) -> bool:
+        """End the limit; return True if it has cancelled the task, and nobody else has."""
+        self._timer.cancel()
+        return self._expired and self._task.uncancel() <= self._before
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+
 @dataclass(frozen=True)
 class _Route:
     """A route name for the log, for a request that was answered here."""
@@ -165,7 +219,7 @@ class _Request:
         self.scope, self.receive, self._send = scope, receive, send
         self.status, self.received = 0, False
         self.failed: dict[str, str] = {}
-        self.deadline: asyncio.Timeout | None = None
+        self.deadline: Deadline | None = None
         self.streams = scope["path"] == IMPORT and scope["method"] == "POST"  # the handler reads and limits the body
         self.seconds = IMPORT_SECONDS if self.streams else seconds
 
@@ -173,9 +227,8 @@ class _Request:
         """Send, and store the status. The first byte starts a separate time limit for the client; a stream has none."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.deadline is not None and not self.deadline.expired():
-                now = asyncio.get_running_loop().time()
-                self.deadline.reschedule(None if _is_stream(message) else now + 2 * self.seconds)
+            if self.deadline is not None:
+                self.deadline.move(None if _is_stream(message) else 2 * self.seconds)
         await self._send(message)
 
 

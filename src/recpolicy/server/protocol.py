@@ -9,11 +9,50 @@ on headers, this protocol is optional.
 """
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from recpolicy.server.middleware import error_response
 from recpolicy.server.settings import LimitsConfig
+
+
+class JoinedWrites:
+    """A transport that sends the head of a response together with its body.
+
+    uvicorn writes the two separately, and each write is a call to the operating system, the most expensive step of a
+    small response. The first bytes wait for the next ones, at most until the event loop has called what was ready.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop):
+        self._transport, self._loop = transport, loop
+        self._first = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, with those that wait."""
+        if self._first:
+            first, self._first = self._first, b""
+            self._transport.write(first + data)
+        else:
+            self._first = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Send what waits, then close."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Return True if the transport is closed or closes."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._first:
+            first, self._first = self._first, b""
+            self._transport.write(first)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -26,6 +65,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first headers."""
         super().connection_made(transport)
+        self.transport = JoinedWrites(transport, self.loop)  # type: ignore[assignment]
         self._limits: LimitsConfig = self.app_state.get("limits", LimitsConfig())
         self._in_head, self._bare, self._bare_bytes = False, True, 0
         self._timer: asyncio.TimerHandle | None = None

@@ -9,9 +9,10 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import islice
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -21,17 +22,26 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from recpolicy.core.errors import ConfigError, DataError, StoreError, UnknownIdError
-from recpolicy.inference.scorer import FoldIn, Prediction, Scorer
-from recpolicy.inference.slate_selection import ExplorationConfig, Slate, allowed_rows, choose_slate, explain
+from recpolicy.core.types import Bools
+from recpolicy.inference.block_prediction import BatchScores
+from recpolicy.inference.scorer import Array, FoldIn, Prediction, Scorer
+from recpolicy.inference.slate_selection import (
+    ExplorationConfig,
+    Slate,
+    allowed_rows,
+    choose_slate,
+    explain,
+    untied_slates,
+)
 from recpolicy.server.db.events import Event, id_key, new_event_id, now_ms
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.errors import ERROR_RESPONSES, answer_or_error, response_to_error
-from recpolicy.server.json_output import exception_location
-from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState
+from recpolicy.server.errors import ERROR_RESPONSES, item_error, response_to_error
+from recpolicy.server.json_output import JsonText, exception_location
+from recpolicy.server.live_models import CHALLENGER, CHAMPION, LiveState, LoadedVersion
 from recpolicy.server.middleware import FastPath, Message
 from recpolicy.server.rollout.stage_metrics import VariantHealth
-from recpolicy.server.schemas.requests import RecommendBatch, RecommendRequest
+from recpolicy.server.schemas.requests import Instance, RecommendBatch, RecommendRequest
 from recpolicy.server.schemas.responses import Recommendation, Recommendations
 
 logger = logging.getLogger(__name__)
@@ -39,17 +49,21 @@ router = APIRouter(prefix="/v1", tags=["policy"], responses=ERROR_RESPONSES)
 
 NO_EXPLORATION = ExplorationConfig(share=0.0)
 ENCODE = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
+_JSON_TYPE = re.compile(rb"\s*application/(?:[^;/]*\+)?json\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
+"""Content types that FastAPI takes for JSON."""
 _LIST_OVERHEAD = 1_000
 """Bytes of a cached list beyond its texts."""
 
 Body = TypeVar("Body", bound=BaseModel)
+ListRequest = RecommendRequest | Instance
+"""A request for a list."""
 
 
 @dataclass(frozen=True)
 class ComputedList:
     """A list of items without the parts that are new in each request."""
 
-    items: str
+    items: bytes
     """The items of the response, JSON."""
     item_ids: str
     """Item ids [K], JSON."""
@@ -76,7 +90,7 @@ class ServedList:
     event: Event
     policy: str
     """The serving version, JSON."""
-    items: str
+    items: bytes
     """The items of the response, JSON."""
 
     @property
@@ -91,14 +105,12 @@ class ServedList:
         ratings: list[float | None] = json.loads(self.event.ratings)
         return ratings
 
-    def to_json(self, stored: bool = True) -> str:
+    def to_json(self, stored: bool = True) -> bytes:
         """Return the response body; the event id is null if the event was not stored."""
         event_id = f'"{self.event.id}"' if stored else "null"
         explored = "true" if self.event.explored else "false"
-        return (
-            f'{{"event_id":{event_id},"user":{self.event.user_key},"policy":{self.policy},"explored":{explored},'
-            f'"items":{self.items}}}'
-        )
+        head = f'{{"event_id":{event_id},"user":{self.event.user_key},"policy":{self.policy},"explored":{explored}'
+        return b'%b,"items":%b}' % (head.encode(), self.items)
 
 
 @router.post("/recommend", response_model=Recommendation)
@@ -109,30 +121,32 @@ async def recommend(request: RecommendRequest, state: StateDep) -> Response:
     # same reason: handing a cached list to a thread takes longer than serving it.
     served = recommend_with_fallback(state, request, state.models.live)
     stored = await persist(state, [served])
-    return Response(served.to_json(stored), media_type="application/json")
+    return JsonText(served.to_json(stored))
 
 
 def fast_path(state: AppState) -> Mapping[tuple[str, str], FastPath]:
     """Return the requests that RequestMiddleware answers itself, by method and path."""
+    return {("POST", "/v1/recommend"): without_routing(RecommendRequest, recommend, state)}
 
-    async def recommend_bytes(scope: Message, body: bytes) -> Response:
+
+def without_routing(
+    model: type[Body], handler: Callable[[Body, AppState], Awaitable[Response]], state: AppState
+) -> FastPath:
+    """Return a handler that takes the bytes of a body, and answers what FastAPI would."""
+
+    async def answer(scope: Message, body: bytes) -> Response:
         try:
-            return await recommend(parse(RecommendRequest, scope, body), state)
+            return await handler(parse(model, scope, body), state)
         except (RequestValidationError, DataError, ConfigError, StoreError) as error:
             return response_to_error(error)
 
-    return {("POST", "/v1/recommend"): recommend_bytes}
+    return answer
 
 
 @router.post("/recommend/batch", response_model=Recommendations)
 async def recommend_batch(batch: RecommendBatch, state: StateDep) -> Response:
     """Answer several requests. A rejected request does not stop the others."""
-    live = state.models.live
-
-    def answer_all() -> list[ServedList | dict[str, Any]]:
-        return [answer_or_error(partial(recommend_with_fallback, state, each, live)) for each in batch.requests]
-
-    answers = await asyncio.to_thread(answer_all)
+    answers = await recommend_all(state, batch.requests)
     stored = await persist(state, [answer for answer in answers if isinstance(answer, ServedList)])
     return list_response("answers", answers, stored)
 
@@ -141,7 +155,7 @@ def parse(model: type[Body], scope: Message, body: bytes) -> Body:
     """Return the request in a body; raises RequestValidationError that names the field, as FastAPI does."""
     content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     try:
-        if content_type.partition(b";")[0].strip().lower() != b"application/json":
+        if content_type != b"application/json" and not _JSON_TYPE.fullmatch(content_type):
             raise RequestValidationError([{"loc": ("body",), "msg": "expected content-type: application/json"}])
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -149,7 +163,7 @@ def parse(model: type[Body], scope: Message, body: bytes) -> Body:
         raise RequestValidationError(faults) from None
 
 
-def recommend_with_fallback(state: AppState, request: RecommendRequest, live: LiveState) -> ServedList:
+def recommend_with_fallback(state: AppState, request: ListRequest, live: LiveState) -> ServedList:
     """Return the list of the user's variant, or the champion's if the challenger fails; count both during a rollout.
 
     Raises what the champion raises. Then the caller or the champion is at fault, and nothing counts against the
@@ -171,11 +185,33 @@ def recommend_with_fallback(state: AppState, request: RecommendRequest, live: Li
         return served
     _count(state, live, served.event.variant, perf_counter() - start)
     if live.shadow and not served.event.explored:
-        state.rollout_counters.shadow.offer(live, request, served, state.settings.rollout.shadow_sample)
+        state.rollout_counters.shadow.offer(live, request.full(), served, state.settings.rollout.shadow_sample)
     return served
 
 
-def choose(live: LiveState, request: RecommendRequest, exploration: ExplorationConfig) -> ServedList:
+async def recommend_all(state: AppState, requests: Sequence[ListRequest]) -> list[ServedList | dict[str, Any]]:
+    """Answer several requests, in a thread unless their lists are cached; an error takes the place of a list."""
+    live = state.models.live
+    exploration = state.settings.exploration if live.exploring else NO_EXPLORATION
+    together = live.challenger is None  # in a rollout, each variant is timed for each request
+
+    def answer_all() -> list[ServedList | dict[str, Any]]:
+        if together:
+            compute_lists(live.champion, requests, exploration)
+        answers: list[ServedList | dict[str, Any]] = []
+        for request in requests:
+            try:
+                answers.append(recommend_with_fallback(state, request, live))
+            except (DataError, ConfigError) as error:
+                answers.append(item_error(error))
+        return answers
+
+    lists = live.champion.lists
+    cached = together and all(request.plain and _list_key(request, exploration) in lists for request in requests)
+    return answer_all() if cached else await asyncio.to_thread(answer_all)
+
+
+def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig) -> ServedList:
     """Return a list for one request with its event.
 
     Raises what the policy raises for unknown users, items or filters.
@@ -184,16 +220,16 @@ def choose(live: LiveState, request: RecommendRequest, exploration: ExplorationC
     version, variant = live.variant_for(user_key)
     exploration = exploration if live.exploring else NO_EXPLORATION
     explored = random.random() < exploration.share
-    cacheable = request.plain and not explored
-    key = (request.user, request.k, request.exclude_rated, exploration)
-    computed = version.lists.get(key) if cacheable else None
+    computed = None
+    if request.plain and not explored:
+        key = _list_key(request, exploration)
+        computed = version.lists.get(key) or compute_lists(version, [request], exploration).get(key)
     if computed is None:
-        computed, tied = _compute(version.scorer, request, exploration, explored)
-        if cacheable and not tied:  # ties are broken at random, so another request may get another list
-            version.lists.put(key, computed, computed.size)
+        computed = _compute(version, request.full(), exploration, explored)
+    time = now_ms()
     event = Event(
-        id=new_event_id(),
-        time=now_ms(),
+        id=new_event_id(time),
+        time=time,
         user_key=user_key,
         version=version.number or 0,
         policy_digest=version.policy_digest,
@@ -225,15 +261,19 @@ async def persist(state: AppState, served: list[ServedList]) -> bool:
         except StoreError:
             state.metrics.lost.inc(len(served))
             stored = False
+    counts: dict[tuple[int, str, bool], int] = {}
     for each in served:
-        state.metrics.count_list(each.event.version, each.event.variant, each.event.explored)
+        labels = each.event.version, each.event.variant, each.event.explored
+        counts[labels] = counts.get(labels, 0) + 1
+    for labels, count in counts.items():
+        state.metrics.count_lists(*labels, count)
     return stored
 
 
 def list_response(name: str, answers: list[ServedList | dict[str, Any]], stored: bool) -> Response:
     """Return the answers and errors in order, under a name."""
-    texts = [each.to_json(stored) if isinstance(each, ServedList) else ENCODE(each) for each in answers]
-    return Response(f'{{"{name}":[{",".join(texts)}]}}', media_type="application/json")
+    bodies = [each.to_json(stored) if isinstance(each, ServedList) else ENCODE(each).encode() for each in answers]
+    return JsonText(b'{"%b":[%b]}' % (name.encode(), b",".join(bodies)))
 
 
 def finite(values: Any) -> list[float | None]:
@@ -244,11 +284,55 @@ def finite(values: Any) -> list[float | None]:
     return [number if ok else None for number, ok in zip(numbers, np.isfinite(values).tolist(), strict=True)]
 
 
+def _list_key(request: ListRequest, exploration: ExplorationConfig) -> tuple[Any, ...]:
+    """Return the key of a plain request's list in the cache of its version."""
+    return request.user, request.k, request.exclude_rated, exploration.share, exploration.top
+
+
+def compute_lists(
+    version: LoadedVersion, requests: Sequence[ListRequest], exploration: ExplorationConfig
+) -> dict[tuple[Any, ...], ComputedList]:
+    """Compute the lists of plain requests that are not cached, together, and cache them; return them by their keys.
+
+    Leaves out unknown users, and lists with ties: lots decide them, so another request may get another list.
+    """
+    missing: dict[int, dict[tuple[Any, ...], ListRequest]] = {}  # by length
+    for request in requests:
+        key = _list_key(request, exploration)
+        if request.plain and key not in version.lists and version.scorer.knows(request.user):
+            missing.setdefault(request.k, {})[key] = request
+    computed = {}
+    for several in missing.values():
+        for request, result in _compute_together(version, list(several.values()), exploration):
+            key = _list_key(request, exploration)
+            computed[key] = result
+            version.lists.put(key, result, result.size)
+    return computed
+
+
+def _compute_together(
+    version: LoadedVersion, requests: Sequence[ListRequest], exploration: ExplorationConfig
+) -> Iterator[tuple[ListRequest, ComputedList]]:
+    """Yield the best lists of plain requests of the same length, without those that have ties."""
+    scorer, waiting = version.scorer, iter(requests)
+    for scores in scorer.score_batches([request.user for request in requests]):
+        block = list(islice(waiting, len(scores.score)))
+        allowed = np.ones(scores.rating.shape, bool)  # [n, I]
+        for place, request in enumerate(block):
+            if request.exclude_rated:
+                allowed[place, scorer.rated(request.user)] = False
+        allowed = allowed[:, scorer.action_items]  # [n, A]
+        slates = untied_slates(scores.score.astype(np.float64), allowed, block[0].k, exploration)
+        for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
+            if slate is not None:
+                yield request, _as_json(version, request.user, slate, allowed[place], scores.of_user(place))
+
+
 def _compute(
-    scorer: Scorer, request: RecommendRequest, exploration: ExplorationConfig, explored: bool
-) -> tuple[ComputedList, bool]:
-    """Return a new list, and whether ties in it were broken at random."""
-    fold_in = request.fold_in()
+    version: LoadedVersion, request: RecommendRequest, exploration: ExplorationConfig, explored: bool
+) -> ComputedList:
+    """Return a list for any request."""
+    scorer, fold_in = version.scorer, request.fold_in()
     context = None if request.context is None else np.array(request.context, np.float32)
     known = fold_in is None and context is None
     if known and not scorer.knows(request.user):
@@ -260,16 +344,49 @@ def _compute(
     years = request.first_and_last_year()
     allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
     slate = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), explored)
-    items = _describe(scorer, request, slate, answer)
-    computed = ComputedList(
-        items=ENCODE(items),
-        item_ids=ENCODE([item["item_id"] for item in items]),
-        propensities=ENCODE(slate.propensity.tolist()),
-        ratings=ENCODE([item["rating"] for item in items]),
+    vector = None if known else _context_bytes(scorer, request, fold_in, context)
+    return _as_json(version, request.user, slate, allowed, answer, fold_in, vector)
+
+
+def _as_json(
+    version: LoadedVersion, user: Hashable, slate: Slate, allowed: Bools, answer: Prediction | BatchScores,
+    fold_in: FoldIn | None = None, context: bytes | None = None,
+) -> ComputedList:  # fmt: skip
+    """Return a slate in the form in which it is served and stored; allowed [A], answer: of this user, [I]."""
+    rows = version.scorer.action_items[slate.arms]
+    ratings, stds = _number_texts(answer.rating[rows]), _number_texts(answer.std[rows])
+    values = ["null"] * len(rows) if answer.value is None else _number_texts(answer.value[rows])
+    propensities = [repr(number) for number in slate.propensity.tolist()]
+    nearest = explain(version.scorer, user, rows, fold_in)
+    columns = zip(rows.tolist(), ratings, stds, values, propensities, nearest, strict=True)
+    items = [
+        f'{_item_json(version, row)},"rating":{rating},"std":{std},"value":{value},"propensity":{propensity},'
+        f'"explanations":[{",".join([_item_json(version, near) + "}" for near in near_rows])}]}}'
+        for row, rating, std, value, propensity, near_rows in columns
+    ]
+    return ComputedList(
+        items=f"[{','.join(items)}]".encode(),
+        item_ids=ENCODE([version.scorer.item_ids[row] for row in rows.tolist()]),
+        propensities=f"[{','.join(propensities)}]",
+        ratings=f"[{','.join(ratings)}]",
         allowed=None if allowed.all() else np.packbits(allowed).tobytes(),
-        context=None if known else _context_bytes(scorer, request, fold_in, context),
+        context=context,
     )
-    return computed, slate.tied
+
+
+def _item_json(version: LoadedVersion, row: int) -> str:
+    """Return the JSON of an item, with id and title, up to its closing brace."""
+    text = version.item_json.get(row)
+    if text is None:
+        scorer = version.scorer
+        text = ENCODE({"item_id": scorer.item_ids[row], "title": scorer.titles[row]})[:-1]
+        version.item_json[row] = text
+    return text
+
+
+def _number_texts(values: Array) -> list[str]:
+    """Return the numbers as JSON; null where one is not finite."""
+    return ["null" if number is None else repr(number) for number in finite(values)]
 
 
 def _context_bytes(scorer: Scorer, request: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:
@@ -277,35 +394,6 @@ def _context_bytes(scorer: Scorer, request: RecommendRequest, fold_in: FoldIn | 
     contexts = None if context is None else context[np.newaxis]
     row, _ = next(scorer.contexts([request.user], fold_in or {}, 1, contexts))
     return bytes(row[0].astype(np.float32).tobytes())
-
-
-def _describe(scorer: Scorer, request: RecommendRequest, slate: Slate, answer: Prediction) -> list[dict[str, Any]]:
-    """Return the items of a slate as the response shows them."""
-    rows = scorer.action_items[slate.arms]
-    columns = zip(
-        rows.tolist(),
-        finite(answer.rating[rows]),
-        finite(answer.std[rows]),
-        [None] * len(rows) if answer.value is None else finite(answer.value[rows]),
-        slate.propensity.tolist(),
-        explain(scorer, request.user, rows, request.fold_in()),
-        strict=True,
-    )
-    return [
-        {
-            **_item(scorer, row),
-            "rating": rating,
-            "std": std,
-            "value": value,
-            "propensity": propensity,
-            "explanations": [_item(scorer, near) for near in nearest],
-        }
-        for row, rating, std, value, propensity, nearest in columns
-    ]
-
-
-def _item(scorer: Scorer, row: int) -> dict[str, Any]:
-    return {"item_id": scorer.item_ids[row], "title": scorer.titles[row]}
 
 
 def _count(state: AppState, live: LiveState, variant: str, seconds: float, *, failed: bool = False) -> None:

@@ -10,18 +10,22 @@ import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, and_, func, insert, select
+from sqlalchemy import Connection, and_, func, select
 
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.schema import events, rewards
 
+_ROWS_AT_ONCE = 64
+"""Most rows of one statement; SQLite takes 32,766 values."""
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+
+class Event(NamedTuple):
     """A list of K items recommended to one user: a row of the table `events`."""
 
     id: str
@@ -46,10 +50,6 @@ class Event:
     context: bytes | None = None
     """The float32 context of a user whom the version does not know."""
 
-    def row(self) -> dict[str, Any]:
-        """Return the columns by name."""
-        return dict(vars(self))
-
 
 _random: deque[str] = deque()
 """Random digits, drawn for many ids at once."""
@@ -60,15 +60,18 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def new_event_id() -> str:
-    """Return 32 hexadecimal digits that grow with time, so the index grows at its end; 80 bits are random."""
+def new_event_id(time: int | None = None) -> str:
+    """Return an id for an event at a time in milliseconds since 1970; None: now.
+
+    It has 32 hexadecimal digits that grow with time, so the index grows at its end; 80 bits are random.
+    """
     try:
         digits = _random.popleft()
     except IndexError:
         drawn = secrets.token_hex(10 * 256)
         _random.extend(drawn[start : start + 20] for start in range(20, len(drawn), 20))
         digits = drawn[:20]
-    return f"{first_event_id(now_ms())}{digits}"
+    return f"{now_ms() if time is None else time:012x}{digits}"
 
 
 def first_event_id(time: int) -> str:
@@ -78,12 +81,29 @@ def first_event_id(time: int) -> str:
 
 def id_key(identity: Hashable) -> str:
     """Return a user or item id as the database stores it."""
-    return json.dumps(identity)
+    return str(identity) if type(identity) is int else json.dumps(identity)
 
 
-def insert_events(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows of new events. The caller commits."""
-    connection.execute(insert(events), list(rows))
+def insert_events(connection: Connection, new: Sequence[Event]) -> None:
+    """Insert new events. The caller commits.
+
+    One statement inserts many rows: the driver gives up the interpreter in each statement, and waits for it afterwards.
+    """
+    start = 0
+    while start < len(new):
+        # Powers of two, so that the driver prepares few different statements.
+        count = min(_ROWS_AT_ONCE, 1 << ((len(new) - start).bit_length() - 1))
+        values = tuple(chain.from_iterable(new[start : start + count]))
+        connection.exec_driver_sql(_insert_statement(count, connection.dialect.paramstyle), values)
+        start += count
+
+
+@lru_cache
+def _insert_statement(count: int, paramstyle: str) -> str:
+    """Return the INSERT of `count` rows."""
+    mark = "?" if paramstyle == "qmark" else "%s"
+    row = f"({', '.join([mark] * len(Event._fields))})"
+    return f"INSERT INTO events ({', '.join(Event._fields)}) VALUES {', '.join([row] * count)}"
 
 
 def existing_ids(connection: Connection, ids: Iterable[str]) -> set[str]:

@@ -18,9 +18,8 @@ import queue
 import secrets
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -45,7 +44,7 @@ _REPLAY_SECONDS = 1.0
 _BYTES = ("allowed", "context")
 _OLD_KEYS = {"movies": "item_ids", "content": "policy_digest"}
 """Names in files of older versions, and the current ones."""
-_ROWS_AT_ONCE = 500
+_EVENTS_AT_ONCE = 500
 
 
 class QueueFullError(StoreError):
@@ -59,7 +58,28 @@ class WriteRequest:
     events: Sequence[Event]
     feedback: Sequence[FeedbackItem]
     time: int
-    done: "Future[list[Outcome]]" = field(default_factory=Future)
+    done: "asyncio.Future[list[Outcome]]"
+
+
+def _finish(group: Sequence[WriteRequest], results: Sequence[list[Outcome] | Exception]) -> None:
+    """Give each request of a group its outcomes or its error, with one message to each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[WriteRequest, list[Outcome] | Exception]]] = {}
+    for request, result in zip(group, results, strict=True):
+        by_loop.setdefault(request.done.get_loop(), []).append((request, result))
+    for loop, finished in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_set_results, finished)
+
+
+def _set_results(finished: Sequence[tuple[WriteRequest, list[Outcome] | Exception]]) -> None:
+    """Wake the callers, in their event loop; those that gave up are left out."""
+    for request, result in finished:
+        if request.done.done():
+            continue
+        if isinstance(result, Exception):
+            request.done.set_exception(result)
+        else:
+            request.done.set_result(result)
 
 
 class Spool:
@@ -72,9 +92,9 @@ class Spool:
         self._lock = FileLock(f"{self._own}.lock")
         self._lock.acquire()
 
-    def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append rows durably. Raises OSError; then none of the rows counts."""
-        lines = "".join(json.dumps(_as_text(row)) + "\n" for row in rows).encode()
+    def append(self, events: Sequence[Event]) -> None:
+        """Append events durably. Raises OSError; then none of them counts."""
+        lines = "".join(json.dumps(_as_text(event)) + "\n" for event in events).encode()
         with self._own.open("ab") as stream:
             before = stream.tell()
             try:
@@ -89,10 +109,10 @@ class Spool:
         """Return True if there may be events to replay."""
         return any(self._folder.glob("*.jsonl"))
 
-    def replay(self, write: Callable[[list[dict[str, Any]]], None]) -> int:
-        """Pass the spooled rows of this and of dead processes to `write`, then delete them; return their number.
+    def replay(self, write: Callable[[list[Event]], None]) -> int:
+        """Pass the spooled events of this and of dead processes to `write`, then delete them; return their number.
 
-        After a crash between the two, `write` gets a row a second time and must ignore it.
+        After a crash between the two, `write` gets an event a second time and must ignore it.
         """
         return sum(self._replay_file(path, write) for path in sorted(self._folder.glob("*.jsonl")))
 
@@ -100,7 +120,7 @@ class Spool:
         """Unlock the file, so that another process can replay it."""
         self._lock.release()
 
-    def _replay_file(self, path: Path, write: Callable[[list[dict[str, Any]]], None]) -> int:
+    def _replay_file(self, path: Path, write: Callable[[list[Event]], None]) -> int:
         lock = FileLock(f"{path}.lock")
         if path != self._own:
             try:
@@ -108,15 +128,15 @@ class Spool:
             except Timeout:
                 return 0
         try:
-            rows = _read_spooled(path)
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                write(rows[start : start + _ROWS_AT_ONCE])
+            events = _read_spooled(path)
+            for start in range(0, len(events), _EVENTS_AT_ONCE):
+                write(events[start : start + _EVENTS_AT_ONCE])
             path.unlink(missing_ok=True)
         finally:
             if path != self._own:
                 lock.release()
                 Path(f"{path}.lock").unlink(missing_ok=True)
-        return len(rows)
+        return len(events)
 
 
 class GroupCommitWriter:
@@ -124,7 +144,7 @@ class GroupCommitWriter:
 
     def __init__(self, engine: Engine, spool: Spool, rules: Callable[[], RewardRules]):
         self._engine, self._spool, self._rules = engine, spool, rules
-        self._queue: queue.Queue[WriteRequest | None] = queue.Queue(MAX_WAITING)
+        self._queue: queue.SimpleQueue[WriteRequest | None] = queue.SimpleQueue()
         self._connection: Connection | None = None  # kept open: a pooled connection costs as much as a commit
         self._commit_lock = CommitLock(engine)
         self._next_replay = 0.0
@@ -140,11 +160,11 @@ class GroupCommitWriter:
 
         Raises StoreError if neither database nor spool accepts them, QueueFullError if too many requests wait.
         """
-        await asyncio.wrap_future(self._submit(WriteRequest(events, (), 0)))
+        await self._submit(events, (), 0)
 
     async def feedback(self, batch: Sequence[FeedbackItem], time: int) -> list[Outcome]:
         """Write feedback; raises StoreError if the database fails, QueueFullError if too many requests wait."""
-        return await asyncio.wrap_future(self._submit(WriteRequest((), batch, time)))
+        return await self._submit((), batch, time)
 
     @property
     def waiting(self) -> int:
@@ -158,12 +178,15 @@ class GroupCommitWriter:
         self._spool.close()
         self._commit_lock.close()
 
-    def _submit(self, request: WriteRequest) -> "Future[list[Outcome]]":
-        try:
-            self._queue.put_nowait(request)
-        except queue.Full:
-            raise QueueFullError("too many writes are waiting; try again") from None
-        return request.done
+    def _submit(
+        self, events: Sequence[Event], feedback: Sequence[FeedbackItem], time: int
+    ) -> "asyncio.Future[list[Outcome]]":
+        """Queue a write request; returns the future of its outcomes, which belongs to the running event loop."""
+        if self._queue.qsize() >= MAX_WAITING:
+            raise QueueFullError("too many writes are waiting; try again")
+        done: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._queue.put(WriteRequest(events, feedback, time, done))
+        return done
 
     def _run(self) -> None:
         while True:
@@ -201,34 +224,31 @@ class GroupCommitWriter:
             self._write(group)
         except Exception as error:
             logger.exception("the writer failed")
-            for request in group:
-                if not request.done.done():
-                    request.done.set_exception(error)
+            _finish(group, [error] * len(group))
 
     def _write(self, group: list[WriteRequest]) -> None:
-        rows = [event.row() for request in group for event in request.events]
+        events = [event for request in group for event in request.events]
         outcomes: list[list[Outcome]] = []
 
         def write(connection: Connection) -> None:
-            if rows:
-                insert_events(connection, rows)
+            if events:
+                insert_events(connection, events)
             for request in group:
                 feedback = request.feedback
                 outcomes.append(apply_feedback(connection, feedback, request.time, self._rules()) if feedback else [])
 
         failure = self._commit(write)
-        if failure is not None and rows:
+        if failure is not None and events:
             try:
-                self._spool.append(rows)
-                self.spooled += len(rows)
+                self._spool.append(events)
+                self.spooled += len(events)
             except OSError as error:
                 failure = StoreError(f"neither the database nor the spool accepts events: {error.strerror}")
-                rows = []
-        for place, request in enumerate(group):
-            if failure is None or (request.events and rows):
-                request.done.set_result(outcomes[place] if failure is None else [])
-            else:
-                request.done.set_exception(failure)
+                events = []
+        if failure is None:
+            _finish(group, outcomes)
+        else:
+            _finish(group, [[] if request.events and events else failure for request in group])
 
     def _commit(self, write: Callable[[Connection], None]) -> StoreError | None:
         """Run `write` in a transaction; return the failure, or None after the commit."""
@@ -261,10 +281,10 @@ class GroupCommitWriter:
     def _replay(self) -> None:
         """Write the spooled events to the database unless it already has them."""
 
-        def give(rows: list[dict[str, Any]]) -> None:
+        def give(events: list[Event]) -> None:
             def write(connection: Connection) -> None:
-                known = existing_ids(connection, (row["id"] for row in rows))
-                fresh = [row for row in rows if row["id"] not in known]
+                known = existing_ids(connection, (event.id for event in events))
+                fresh = [event for event in events if event.id not in known]
                 if fresh:
                     insert_events(connection, fresh)
 
@@ -280,20 +300,18 @@ class GroupCommitWriter:
             logger.info("%d spooled events were written to the database", count)
 
 
-def _as_text(row: dict[str, Any]) -> dict[str, Any]:
+def _as_text(event: Event) -> dict[str, Any]:
+    row = event._asdict()
     return row | {name: base64.b64encode(row[name]).decode() for name in _BYTES if row[name] is not None}
 
 
-def _read_spooled(path: Path) -> list[dict[str, Any]]:
+def _read_spooled(path: Path) -> list[Event]:
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
-    rows = [rename_keys(json.loads(line), _OLD_KEYS) for line in lines]
-    return [
-        {
-            name: base64.b64decode(value) if name in _BYTES and value is not None else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
+    return [_from_text(rename_keys(json.loads(line), _OLD_KEYS)) for line in lines]
+
+
+def _from_text(row: dict[str, Any]) -> Event:
+    return Event(**row | {name: base64.b64decode(row[name]) for name in _BYTES if row[name] is not None})

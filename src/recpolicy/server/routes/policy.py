@@ -8,18 +8,20 @@ AIP_HEALTH_ROUTE; without them KServe's routes are used.
 
 import asyncio
 import os
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Response
 
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.deps import AppState, StateDep
-from recpolicy.server.errors import ERROR_RESPONSES, answer_or_error
+from recpolicy.server.errors import ERROR_RESPONSES, item_error
 from recpolicy.server.json_output import json_response, rows_response
-from recpolicy.server.recommend import ServedList, finite, list_response, persist, recommend_with_fallback
-from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest, RecommendRequest
+from recpolicy.server.middleware import FastPath
+from recpolicy.server.recommend import ServedList, finite, list_response, persist, recommend_all, without_routing
+from recpolicy.server.schemas.requests import Instance, Instances, PredictRequest
 from recpolicy.server.schemas.responses import Estimates, LivenessResponse, ModelState, Predictions
 
 MODEL = "recpolicy"
@@ -35,9 +37,8 @@ def predict(request: PredictRequest, state: StateDep) -> Response:
 def prediction_routes() -> APIRouter:
     """Return the routes of KServe and Vertex AI, at the paths that the environment names."""
     routes = APIRouter(tags=["prediction servers"])
-    predict_at = os.environ.get("AIP_PREDICT_ROUTE", f"/v1/models/{MODEL}:predict")
     routes.add_api_route(
-        predict_at, predict_instances, methods=["POST"], response_model=Predictions, responses=ERROR_RESPONSES
+        _predict_path(), predict_instances, methods=["POST"], response_model=Predictions, responses=ERROR_RESPONSES
     )
     routes.add_api_route(f"/v1/models/{MODEL}", model_ready, methods=["GET"], response_model=ModelState)
     health_at = os.environ.get("AIP_HEALTH_ROUTE", "/healthz")
@@ -46,13 +47,22 @@ def prediction_routes() -> APIRouter:
     return routes
 
 
+def fast_path(state: AppState) -> Mapping[tuple[str, str], FastPath]:
+    """Return the requests that RequestMiddleware answers itself, by method and path."""
+    return {("POST", _predict_path()): without_routing(Instances, predict_instances, state)}
+
+
+def _predict_path() -> str:
+    return os.environ.get("AIP_PREDICT_ROUTE", f"/v1/models/{MODEL}:predict")
+
+
 async def predict_instances(request: Instances, state: StateDep) -> Response:
     """Answer each instance with rating estimates, or with a recommendation if it names no items."""
-
-    def predict_all() -> list[ServedList | dict[str, Any]]:
-        return [answer_or_error(partial(_predict_one, state, instance)) for instance in request.instances]
-
-    predictions = await asyncio.to_thread(predict_all)
+    scorer = state.models.live.champion.scorer
+    with_items = [each for each in request.instances if each.items is not None]
+    served = iter(await recommend_all(state, [each for each in request.instances if each.items is None]))
+    estimated = iter(await asyncio.to_thread(_estimate_all, scorer, with_items) if with_items else ())
+    predictions = [next(served if each.items is None else estimated) for each in request.instances]
     stored = await persist(state, [each for each in predictions if isinstance(each, ServedList)])
     return list_response("predictions", predictions, stored)
 
@@ -87,9 +97,12 @@ def estimates(scorer: Scorer, users: list[Any], items: list[Any] | None) -> list
     return table
 
 
-def _predict_one(state: AppState, instance: Instance) -> ServedList | dict[str, Any]:
-    live = state.models.live
-    if instance.items is not None:
-        return {"rows": estimates(live.champion.scorer, [instance.user], instance.items)}
-    request = RecommendRequest(user=instance.user, k=instance.k, exclude_rated=instance.exclude_rated)
-    return recommend_with_fallback(state, request, live)
+def _estimate_all(scorer: Scorer, instances: list[Instance]) -> list[dict[str, Any]]:
+    """Return the estimates for each instance, or an error in their place."""
+    answers: list[dict[str, Any]] = []
+    for instance in instances:
+        try:
+            answers.append({"rows": estimates(scorer, [instance.user], instance.items)})
+        except (DataError, ConfigError) as error:
+            answers.append(item_error(error))
+    return answers

@@ -95,9 +95,11 @@ class RecommendRequest(BaseModel):
         default=None, description="Only for session policies: the items that this session has shown, oldest first."
     )
     exclude_rated: bool = Field(True, description="True: leave out items that the user has rated.")
-    exclude: Items = Field(default=[], description="Ids of items to leave out.")
+    # Pydantic copies a list at each request, but not a tuple.
+    exclude: Items = Field(default=(), description="Ids of items to leave out.")  # type: ignore[arg-type]
     genres: Annotated[list[str], Field(max_length=50)] = Field(
-        default=[], description="Only items with at least one of these genres; empty: all items."
+        default=(),  # type: ignore[arg-type]
+        description="Only items with at least one of these genres; empty: all items.",
     )
     years: Annotated[list[Year], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="First and last year of release, both included."
@@ -119,6 +121,10 @@ class RecommendRequest(BaseModel):
         return not (
             self.ratings or self.context or self.history or self.exclude or self.genres or self.years is not None
         )
+
+    def full(self) -> "RecommendRequest":
+        """Return the request itself; an Instance returns what it stands for."""
+        return self
 
     def fold_in(self) -> dict[Hashable, dict[Hashable, float]] | None:
         """Return `ratings` as {user: {item: rating}}."""
@@ -190,6 +196,15 @@ class Instance(BaseModel):
     )
     k: int = Field(10, ge=1, le=MAX_K, description="Number of items to recommend.")
     exclude_rated: bool = Field(True, description="True: do not recommend items that the user has rated.")
+
+    @property
+    def plain(self) -> bool:
+        """True: an instance has no filters, so a list for it can be cached."""
+        return True
+
+    def full(self) -> RecommendRequest:
+        """Return the request for the k best items."""
+        return RecommendRequest(user=self.user, k=self.k, exclude_rated=self.exclude_rated)
 
 
 class Instances(BaseModel):
