@@ -23,8 +23,8 @@ def server(tmp_path_factory):
     """(URL, app) of a server over two versions."""
     folder = tmp_path_factory.mktemp("served")
     registry = Registry(folder / "registry")
-    registry.register(trained("linucb"))
-    registry.register(trained("random"))
+    registry.register(trained("linucb"), gate={"verdict": "pass"})
+    registry.register(trained("random"), gate={"verdict": "pass"})
     registry.promote(1)
     with open_state(registry.folder, folder / "state", Settings()) as state:
         app = make_app(state)
@@ -57,7 +57,7 @@ def test_status_says_who_serves_whom(admin):
 def test_versions_are_a_table_or_json(admin):
     lines = said(admin("versions")).splitlines()
     assert [line.split()[:3] for line in lines] == [
-        ["version", "alias", "agent"], ["1", "champion", "linucb"], ["2", "random", "none"],
+        ["version", "alias", "agent"], ["1", "champion", "linucb"], ["2", "random", "pass"],
     ]  # fmt: skip
     assert [one["number"] for one in json.loads(said(admin("versions", "--json")))["versions"]] == [1, 2]
 

@@ -29,7 +29,7 @@ def state(tmp_path, monkeypatch):
     monkeypatch.delenv("RECPOLICY_DATABASE_URL", raising=False)
     folder = tmp_path / "state"
     registry = Registry(folder / "registry")
-    registry.register(write_tiny(tmp_path / "tiny"))
+    registry.register(write_tiny(tmp_path / "tiny"), gate={"verdict": "pass"})
     registry.promote(1)
     engine, one = open_store(sqlite_url(folder / "server.db")), shown()
     with transaction(engine) as connection:

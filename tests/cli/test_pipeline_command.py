@@ -89,6 +89,28 @@ def test_run_passes_parameters_and_prints_artifacts(capsys, tmp_path, monkeypatc
     assert "train-policy/policy: somewhere/policy" in answer.out
 
 
+@pytest.mark.parametrize(
+    ("verdict", "words", "code"),
+    [("pass", (), 0), ("fail", (), 0), ("no_verdict", (), 0), ("pass", ("--fail-on-gate",), 0),
+     ("fail", ("--fail-on-gate",), 1), ("no_verdict", ("--fail-on-gate",), 1)],
+)  # fmt: skip
+def test_verdict_is_printed_and_is_the_exit_code_if_asked(capsys, tmp_path, monkeypatch, verdict, words, code):
+    record = tmp_path / "record"
+    record.write_text(json.dumps({"verdict": verdict, "reasons": [] if verdict == "pass" else ["too little"]}))
+    step = Step("gate-policy", "done", artifacts={"record": str(record)})
+    run = PipelineRun("train", tmp_path, {}, "done", 2.0, (step,))
+    monkeypatch.setattr(local, "run_pipeline", lambda *_, **__: run)
+    answer = recpolicy(capsys, "pipeline", "run", "train", *words)
+    assert answer.code == code
+    assert f"gate: {verdict.upper().replace('_', ' ')}" in answer.out
+    assert ("too little" in answer.out) == (verdict != "pass")
+
+
+def test_pipeline_without_a_gate_cannot_fail_on_it(capsys, tmp_path):
+    words = ("run", "predict", "-p", "policy=p", "--fail-on-gate", "--root", tmp_path / "r")
+    assert "--fail-on-gate is for a pipeline with a gate" in refused(recpolicy(capsys, "pipeline", *words))
+
+
 def test_failed_step_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
     log = "Traceback ...\nrecpolicy.core.errors.DataError: ratings.csv:3: rating 'x' is not a number\nmore"
     monkeypatch.setattr(local, "run_pipeline", lambda *_, **__: finished(tmp_path, "failed", "failed", log))

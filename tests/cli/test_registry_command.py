@@ -37,8 +37,23 @@ def test_list_as_json_has_all_of_the_record(capsys, registry):
     assert answer["versions"][0]["lineage"]["data"] == "tiny"
 
 
+def test_only_a_version_that_passed_its_gate_serves_unless_the_operator_says_so(capsys, registry):
+    words = ("registry", "promote", registry.folder, 1)
+    assert "version 1 has no gate record; only a version that passed its gate serves" in refused(
+        recpolicy(capsys, *words)
+    )
+    assert registry.aliases()["champion"] is None
+    assert recpolicy(capsys, *words, "--ungated").code == 0
+    recpolicy(capsys, "registry", "promote", registry.folder, 2)
+    challenge = ("registry", "set-challenger", registry.folder, 1, "--traffic-fraction", "0.1")
+    assert "version 1 has no gate record" in refused(recpolicy(capsys, *challenge))
+    assert recpolicy(capsys, *challenge, "--shadow").code == 0  # a shadow serves nobody
+    assert recpolicy(capsys, *challenge, "--ungated").code == 0
+    assert [line.get("ungated") for line in registry.audit()[-4:]] == [True, None, None, True]
+
+
 def test_promote_and_roll_back_say_who_is_champion(capsys, registry):
-    recpolicy(capsys, "registry", "promote", registry.folder, 1)
+    recpolicy(capsys, "registry", "promote", registry.folder, 1, "--ungated")
     promoted = recpolicy(capsys, "registry", "promote", registry.folder, 2)
     assert promoted.out.splitlines() == [f"champion: version 2, {registry.resolve(2)}", "previous: version 1"]
     back = recpolicy(capsys, "registry", "roll-back", registry.folder, "--json")
@@ -48,7 +63,7 @@ def test_promote_and_roll_back_say_who_is_champion(capsys, registry):
 
 
 def test_challenger_is_named_with_its_share_until_it_is_rolled_back(capsys, registry):
-    recpolicy(capsys, "registry", "promote", registry.folder, 1)
+    recpolicy(capsys, "registry", "promote", registry.folder, 1, "--ungated")
     said = recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--traffic-fraction", "0.1")
     assert said.out.splitlines()[2] == "challenger: version 2, answers 10.0% of the users"
     listed = recpolicy(capsys, "registry", "list", registry.folder).out.splitlines()
@@ -62,7 +77,7 @@ def test_challenger_is_named_with_its_share_until_it_is_rolled_back(capsys, regi
 
 @pytest.mark.parametrize("share", ["1.5", "-1", "nan", "much"])
 def test_share_that_cannot_be_is_one_line(capsys, registry, share):
-    registry.promote(1)
+    registry.promote(1, ungated=True)
     refused(recpolicy(capsys, "registry", "set-challenger", registry.folder, 2, "--traffic-fraction", share))
     assert registry.routing().challenger is None
 
@@ -81,7 +96,7 @@ def test_show_tells_of_a_number_or_an_alias(capsys, registry):
 
 
 def test_audit_tells_every_change_with_its_reason(capsys, registry):
-    recpolicy(capsys, "registry", "promote", registry.folder, 1)
+    recpolicy(capsys, "registry", "promote", registry.folder, 1, "--ungated")
     recpolicy(
         capsys, "registry", "set-challenger", registry.folder, 2, "--traffic-fraction", "0.1", "--message", "a try"
     )

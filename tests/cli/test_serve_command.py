@@ -91,7 +91,7 @@ def test_another_run_in_a_used_state_folder_is_said_to_wait(start, tmp_path):
         ready(said.split()[-1])
         rest = stopped(process)
     assert said.startswith("serving random")
-    assert "is version 2, but version 1 is the champion; to change that: recpolicy admin promote 2" in rest
+    assert "is version 2, but version 1 is the champion; to change that: recpolicy admin promote 2 --ungated" in rest
 
 
 def test_without_a_store_nothing_is_written(start, tmp_path):

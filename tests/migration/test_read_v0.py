@@ -346,10 +346,10 @@ def test_gate_record():
 
 
 def test_gated_policy_is_registered(tmp_path):
-    figures = register(
+    result = register(
         V0 / "policies" / "linucb", V0 / "evaluation" / "gate.json", tmp_path / "kept", str(tmp_path / "registry")
     )
-    assert figures["version"] == 1
+    assert (result.version, result.champion) == (1, 1)
     close(load_policy(tmp_path / "kept").predict(USERS)["value"], EXPECTED["policies"]["linucb"]["rating"])
     assert Registry(tmp_path / "registry").version(1).gate["verdict"] == "pass"
 
@@ -382,7 +382,7 @@ def test_registry_lists_and_resolves(registry_folder):
 def test_registry_goes_on(registry_folder):
     registry = Registry(registry_folder)
     registry.clear_challenger()
-    assert registry.register(V0 / "policies" / "linucb-retrained").number == 3
+    assert registry.register(V0 / "policies" / "linucb-retrained", gate={"verdict": "pass"}).number == 3
     registry.promote(3)
     assert registry.aliases() == {"champion": 3, "previous": 1, "challenger": None}
     registry.roll_back()

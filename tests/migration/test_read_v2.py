@@ -73,7 +73,7 @@ def test_gate_and_evaluation(tmp_path):
     assert evaluation["policy"]["policy_digest"] == LINUCB
     assert "fit" not in evaluation["inputs"]
     assert gate_evaluation(V2 / "evaluation.json", {"margin": 100.0}).verdict != "pass"
-    assert register(V0 / "policies" / "linucb", V2 / "gate.json", tmp_path / "registered")["policy_digest"] == LINUCB
+    assert register(V0 / "policies" / "linucb", V2 / "gate.json", tmp_path / "registered").policy_digest == LINUCB
 
 
 def test_logs():

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 from kfp.dsl import HTML, ClassificationMetrics, Dataset, Markdown, Metrics, Model, PipelineTaskFinalStatus
 from tiny_dataset import miniature_ratings, write_miniature
+from tiny_policies import write_tiny
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines import components
 from recpolicy.registry.model_registry import Registry
+from recpolicy.workflows.candidate_evaluation import read_evaluation_rounds, rounds_of_users
 
 QUICK = {"rating_model": "svd", "rank": 5, "seed": 0}
 LOG = {"world": "item_knn", "rounds": 3_000, "settings": {"temperature": 0.5, "uniform_mix": 0.1}}
@@ -137,17 +139,16 @@ def test_gate_passes_within_its_limits_and_fails_outside(trained):
 def test_only_a_policy_that_passed_is_registered(trained, tmp_path):
     registry = str(tmp_path / "registry")
     record = gated(trained, "failed", held_out_margin=4.0)[1]
-    registered = trained.new(Model, "registered-not")
+    registered, registration = trained.new(Model, "registered-not"), trained.new(Dataset, "registration")
+    register = partial(trained.run, "register_policy", policy=trained.policy, registration=registration)
     with pytest.raises(ArtifactError, match="the verdict is fail"):
-        trained.run("register_policy", policy=trained.policy, record=record, registered=registered, registry=registry)
+        register(record=record, registered=registered, registry=registry)
     assert not Path(registered.path).exists()
     assert not Path(registry).exists()
     record = gated(trained, "passed")[1]
     registered = trained.new(Model, "registered")
-    version = trained.run(
-        "register_policy", policy=trained.policy, record=record, registered=registered, registry=registry
-    )
-    assert version == 1
+    assert register(record=record, registered=registered, registry=registry) == 1
+    assert json.loads(Path(registration.path).read_text())["champion"] == 1
     assert load_policy(registered.path).metadata == load_policy(trained.policy.path).metadata
     assert json.loads((Path(registry) / "aliases.json").read_text())["champion"] == 1
 
@@ -213,7 +214,7 @@ def contents(folder):
 
 def test_incumbent_is_the_given_policy_or_the_champion_and_is_copied_for_a_cluster(trained, tmp_path):
     registry = Registry(tmp_path / "registry")
-    registry.promote(registry.register(trained.policy.path).number)
+    registry.promote(registry.register(trained.policy.path, gate={"verdict": "pass"}).number)
     champion = str(registry.resolve("champion"))
     here = trained.new(Model, "no-copy")
     find = partial(trained.run, "find_incumbent")
@@ -236,7 +237,7 @@ def test_missing_incumbent_is_one_clear_line(trained, tmp_path):
         find()
     with pytest.raises(ArtifactError, match=r"^no incumbent in the registry: .*registry: not a registry"):
         find(registry=str(registry.folder))
-    registry.register(trained.policy.path)
+    registry.register(trained.policy.path, gate={"verdict": "pass"})
     with pytest.raises(ConfigError, match=r"^no incumbent in the registry: .*no version has the alias champion"):
         find(registry=str(registry.folder))
     registry.promote(1)
@@ -283,15 +284,62 @@ def test_simulator_is_validated_on_the_same_ratings(chain):
 
 def test_sweep_plans_trials_and_passes_the_best_on(trained):
     assert len(trained.run("plan_sweep", agents=["linucb"], seeds=[0.0], grid={"alpha": [0.5, 1.0]})) == 2
-    best, evaluation, page = trained.new(Model, "best"), trained.new(Dataset, "best-evaluation"), trained.new(HTML, "c")
+    best, choice, page = trained.new(Model, "best"), trained.new(Dataset, "choice"), trained.new(HTML, "c")
     trained.run(
-        "compare_policies", evaluations=[trained.evaluation], policies=[trained.policy], best=best,
-        evaluation=evaluation, page=page,
+        "compare_policies", evaluations=[trained.evaluation], policies=[trained.policy], best=best, choice=choice,
+        page=page,
     )  # fmt: skip
     assert load_policy(best.path).metadata == load_policy(trained.policy.path).metadata
-    copied, original = (json.loads(Path(item.path).read_text()) for item in (evaluation, trained.evaluation))
-    assert copied["held_out"] == original["held_out"]
-    assert "off_policy" not in copied
+    winner = json.loads(Path(choice.path).read_text())
+    assert (winner["agent"], winner["seed"], winner["trials"]) == ("linucb", "0", 1)
+    assert winner["policy"] == trained.policy.path
+
+
+def test_champion_is_found_and_compared_with(trained, tmp_path):
+    find = partial(trained.run, "find_champion", policy=trained.policy)
+    assert find(registry="") == find(registry=str(tmp_path / "nothing")) == ""
+    registry = Registry(tmp_path / "registry")
+    registry.register(trained.policy.path, gate={"verdict": "pass"})
+    assert find(registry=str(registry.folder)) == ""
+    registry.promote(1)
+    assert find(registry=str(registry.folder)) == ""  # the policy is the champion itself
+    other, metrics = trained.new(Model, "other"), trained.new(Metrics, "other-metrics")
+    trained.run(
+        "train_policy", policy=other, metrics=metrics, ratings=trained.ratings, features=trained.features,
+        rounds=trained.rounds, agent="ucb1", world="item_knn",
+    )  # fmt: skip
+    version = registry.register(other.path, gate={"verdict": "pass"})
+    registry.promote(2)
+    champion = find(registry=str(registry.folder))
+    assert champion == f"2 {version.digest[:12]}"
+    outputs = [trained.new(kind, f"{kind.__name__}-3") for kind in (Dataset, Metrics, ClassificationMetrics, HTML)]
+    trained.run(
+        "evaluate_policy", policy=trained.policy, rounds=trained.rounds, registry=str(registry.folder),
+        champion=champion, **dict(zip(("evaluation", "metrics", "likes", "page"), outputs, strict=True)),
+    )  # fmt: skip
+    logged = json.loads(Path(outputs[0].path).read_text())["off_policy"]
+    assert logged["baseline"].startswith("incumbent")
+    assert logged["baseline"].endswith(load_policy(other.path).metadata["policy_digest"][:8])
+    assert logged["relative_gain"]["lo"] > -1  # the logging policy is compared with, too
+
+
+def test_champion_of_other_data_is_one_clear_line(trained, tmp_path):
+    registry = Registry(tmp_path / "registry")
+    registry.register(write_tiny(tmp_path / "tiny"), gate={"verdict": "pass"})
+    registry.promote(1)
+    with pytest.raises(DataError, match=r"knows other users than .* Give these data a registry of their own"):
+        trained.run("find_champion", policy=trained.policy, registry=str(registry.folder))
+
+
+def test_halves_of_the_users_are_disjoint_and_all(trained):
+    log = read_evaluation_rounds(Path(trained.rounds.path), load_policy(trained.policy.path))
+    selection, gate = (rounds_of_users(log, half) for half in ("selection", "gate"))
+    assert not set(selection.user) & set(gate.user)
+    assert len(selection) + len(gate) == len(log)
+    assert min(len(selection), len(gate)) > len(log) / 4
+    assert sorted([*selection.event_id, *gate.event_id]) == sorted(log.event_id)
+    with pytest.raises(ConfigError, match="Known: all, gate, selection"):
+        rounds_of_users(log, "other")
 
 
 @pytest.mark.parametrize("state", ["SUCCEEDED", "FAILED"])
@@ -310,6 +358,6 @@ def test_summary_has_the_state_and_the_error(chain, state):
 
 def test_every_component_is_run_by_a_test_of_this_page():
     text = Path(__file__).read_text(encoding="utf-8")
-    assert len(components.COMPONENTS) == 16
+    assert len(components.COMPONENTS) == 17
     for component in components.COMPONENTS:
         assert f'"{component.name.replace("-", "_")}"' in text, component.name

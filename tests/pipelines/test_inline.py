@@ -13,7 +13,8 @@ from recpolicy.pipelines.compile import pipeline_yaml
 
 RESULTS = {"plan_sweep": [{"agent": "linucb", "seed": 0, "agent_settings": {}},
                           {"agent": "lints", "seed": 1, "agent_settings": {"alpha": 0.5}}],
-           "find_incumbent": "runs/policy", "find_log": "runs/log", "gate_policy": "pass"}  # fmt: skip
+           "find_incumbent": "runs/policy", "find_champion": "2 abc", "find_log": "runs/log",
+           "gate_policy": "pass"}  # fmt: skip
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def calls(monkeypatch):
         self._functions = {key: fake(key) for key in self._functions}
 
     monkeypatch.setattr(inline._InlineGraph, "__init__", init)
+    monkeypatch.setattr("recpolicy.pipelines.local.check_inputs", lambda *_: None)
     return recorded
 
 
@@ -47,10 +49,10 @@ def names(calls):
 def test_steps_run_after_their_dependencies_and_the_summary_last(calls, tmp_path):
     run = inline.run_inline("train", {"registry": str(tmp_path / "registry")}, root=tmp_path)
     assert names(calls) == [
-        "fetch_data", "fit_embeddings", "simulate_log", "ingest_log", "train_policy", "evaluate_policy", "report",
-        "gate_policy", "register_policy", "summarize_run",
+        "fetch_data", "fit_embeddings", "simulate_log", "ingest_log", "train_policy", "find_champion", "report",
+        "evaluate_policy", "gate_policy", "register_policy", "summarize_run",
     ]  # fmt: skip
-    assert {step.name: step.state for step in run.steps}["simulator"] == "skipped"
+    assert {step.name: step.state for step in run.steps}["validate-simulator"] == "skipped"
     arguments = dict(calls)
     assert arguments["train_policy"]["policy"] is arguments["evaluate_policy"]["policy"]  # the same artifact
     assert arguments["train_policy"]["total_timesteps"] == 200_000
@@ -66,7 +68,7 @@ def test_policy_is_registered_only_after_pass(calls, tmp_path, monkeypatch, verd
     run = inline.run_inline("train", {"simulator": "true"}, root=tmp_path)
     assert "register_policy" not in names(calls)
     assert "validate_simulator" in names(calls)
-    assert {step.name: step.state for step in run.steps}["passed"] == "skipped"
+    assert {step.name: step.state for step in run.steps}["register-policy"] == "skipped"
 
 
 def test_loop_runs_once_for_each_item_and_its_outputs_are_collected(calls, tmp_path):
@@ -78,8 +80,25 @@ def test_loop_runs_once_for_each_item_and_its_outputs_are_collected(calls, tmp_p
     compared = dict(calls)["compare_policies"]
     assert compared["policies"] == [item["policy"] for item in trained]
     assert [Path(item.path).parent.name for item in compared["policies"]] == ["train-policy", "train-policy-2"]
+    evaluations = [arguments for name, arguments in calls if name == "evaluate_policy"]
+    assert [item["users"] for item in evaluations] == ["selection", "selection", "gate"]
+    assert [item.get("champion", "") for item in evaluations[1:]] == [
+        "",
+        "2 abc",
+    ]  # only the best one meets the champion
+    assert evaluations[-1]["policy"] is compared["best"]
+    assert dict(calls)["gate_policy"]["evaluation"] is evaluations[-1]["evaluation"]
+    assert {"evaluate-policy", "evaluate-policy-2", "evaluate-best"} <= {step.name for step in run.steps}
     assert names(calls)[-1] == "summarize_run"
     assert run.state == "done"
+
+
+@pytest.mark.parametrize("name", ["train", "retrain", "sweep"])
+@pytest.mark.parametrize("promote", [False, True])
+def test_a_champion_is_replaced_only_if_asked(calls, tmp_path, name, promote):
+    values = {"log": "runs/log", "incumbent": "runs/policy"} if name == "retrain" else {}
+    inline.run_inline(name, values | ({"promote": "true"} if promote else {}), root=tmp_path)
+    assert dict(calls)["register_policy"]["promote"] is promote
 
 
 def test_imported_artifacts_are_the_paths_that_earlier_steps_returned(calls, tmp_path):

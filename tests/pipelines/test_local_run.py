@@ -18,7 +18,8 @@ from recpolicy.core.files import file_digest
 from recpolicy.inference.artifact import verify
 from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines.inline import run_inline
-from recpolicy.pipelines.local import _cache_folder, _input_paths, code_digest, run_pipeline
+from recpolicy.pipelines.inputs import input_paths, inputs_digest
+from recpolicy.pipelines.local import code_digest, run_pipeline
 from recpolicy.pipelines.runs import PipelineRun, Step
 from recpolicy.registry.aliases import State, write_state
 
@@ -120,21 +121,26 @@ def _group_lives(group: int) -> bool:
 def test_next_run_succeeds_and_reuses_the_finished_steps_of_the_killed_one(trained):
     assert trained.state == "done", trained.failure
     states = {step.name: step.state for step in trained.steps}
-    assert states.pop("simulator") == "skipped"
+    assert states.pop("validate-simulator") == "skipped"
     assert states.pop("fetch-data") == "cached"
     assert states.pop("fit-embeddings") == "cached"
     assert set(states.values()) == {"done"}
-    order = "simulate-log ingest-log train-policy evaluate-policy gate-policy register-policy report summarize-run"
-    assert set(states) == set(order.split())
+    order = "find-champion simulate-log ingest-log train-policy evaluate-policy gate-policy register-policy report"
+    assert set(states) == {*order.split(), "summarize-run"}
 
 
 def test_run_registers_a_complete_policy_and_its_record(root, trained):
     policy = trained.artifact("train-policy", "policy")
     verify(policy)
     assert root.alias()["champion"] == 1
+    assert trained.outcome.lines() == [
+        "gate: PASS", f"registered: version 1 of {root.registry}, its champion",
+        f"next: recpolicy serve {root.registry}",
+    ]  # fmt: skip
     assert load_policy(root.registry / "versions" / "1" / "policy").metadata == load_policy(policy).metadata
     record = json.loads((trained.folder / "run.json").read_text())
     assert record["state"] == "done"
+    assert (record["outcome"]["verdict"], record["outcome"]["registration"]["version"]) == ("pass", 1)
     assert record["parameters"] == root.train
     assert [page.name for page in trained.pages] == ["evaluate-policy.html", "gate-policy.html", "report.html"]
     assert trained.artifact("summarize-run", "summary").read_text().startswith("# Run: SUCCEEDED")
@@ -152,7 +158,8 @@ def test_unchanged_rerun_computes_only_the_registration(root, trained):
     again = root.run("train", **root.train)
     states = {step.name: step.state for step in again.steps}
     assert again.state == "done"
-    assert {name for name, state in states.items() if state == "done"} <= {"register-policy", "summarize-run"}
+    done = {name for name, state in states.items() if state == "done"}
+    assert done <= {"find-champion", "register-policy", "summarize-run"}
     assert again.artifact("train-policy", "policy") == trained.artifact("train-policy", "policy")
     assert root.alias()["champion"] == 1  # the same content is the same version
 
@@ -177,8 +184,10 @@ def test_failed_gate_leaves_the_champion_of_the_registry(root, trained):
     assert parent["policy_digest"] == load_policy(root.registry / "versions" / "1" / "policy").metadata["policy_digest"]
     states = {step.name: step.state for step in run.steps}
     assert states["train-policy"] == "done"
-    assert states["passed"] == "skipped"
-    assert "register-policy" not in states
+    assert states["register-policy"] == "skipped"
+    assert run.outcome.verdict != "pass"
+    assert run.outcome.lines()[0].endswith("nothing was registered")
+    assert "gain over incumbent" in run.outcome.lines()[1]
     assert json.loads(run.artifact("gate-policy", "record").read_text())["verdict"] != "pass"
     assert {path: file_digest(path) for path in sorted(root.registry.rglob("*")) if path.is_file()} == before
 
@@ -205,22 +214,25 @@ def test_registry_without_a_champion_is_rejected_before_any_step(tmp_path, creat
 def test_another_champion_has_another_cache(root, trained, tmp_path):
     values = {"log": "s3://bucket/log", "registry": str(tmp_path / "registry")}
     shutil.copytree(root.registry, tmp_path / "registry")
-    before = _input_paths("retrain", values)
+    values |= {"incumbent": ""}
+    before = input_paths("retrain", values)
     shutil.copytree(tmp_path / "registry/versions/1", tmp_path / "registry/versions/2")
     write_state(tmp_path / "registry", State(champion=2))
-    after = _input_paths("retrain", values)
+    after = input_paths("retrain", values)
     assert (before["incumbent"].parent.name, after["incumbent"].parent.name) == ("1", "2")
-    assert _cache_folder(tmp_path, before) != _cache_folder(tmp_path, after)
-    assert "incumbent" not in _input_paths("predict", {"policy": "runs/policy"})
+    assert inputs_digest(before) != inputs_digest(after)
+    assert "incumbent" not in input_paths("predict", {"policy": "runs/policy"})
 
 
-def test_failed_step_is_named_with_its_reason_and_its_log(root):
-    run = root.run("predict", policy=str(root.path / "nothing"))
+def test_failed_step_is_named_with_its_reason_and_its_log(root, trained):
+    damaged = shutil.copytree(trained.artifact("train-policy", "policy"), root.path / "damaged")
+    (damaged / "arrays.npz").unlink()
+    run = root.run("predict", policy=str(damaged))
     assert run.state == "failed"
     assert run.failed is not None
     assert run.failed.name == "predict-batch"
     assert "step predict-batch failed: ArtifactError: " in run.failure
-    assert "no such folder" in run.failure
+    assert "arrays.npz" in run.failure
     assert run.failure.endswith("predict-batch.log")
     assert {step.name: step.state for step in run.steps}["summarize-run"] == "done"
     assert run.artifact("summarize-run", "summary").read_text().startswith("# Run: FAILED")

@@ -57,14 +57,15 @@ def test_best_has_the_highest_off_policy_value_whatever_its_held_out_ratings(tmp
         evaluation(tmp_path, "c", 3.2),
     ]
     evaluations, policies = zip(*files, strict=True)
-    figures = choose_best(evaluations, policies, tmp_path / "best", tmp_path / "evaluation", tmp_path / "page.html")
+    figures = choose_best(evaluations, policies, tmp_path / "best", tmp_path / "choice", tmp_path / "page.html")
     assert figures["trials"] == 3
     assert figures["agent"] == "b"
     assert (tmp_path / "best" / "name").read_text() == "b"
-    left = json.loads((tmp_path / "evaluation").read_text())
-    assert left["policy"]["agent"] == "b"
-    assert "off_policy" not in left  # the gate must not decide by what the choice was files by
-    assert left["held_out"]
+    winner = json.loads((tmp_path / "choice").read_text())
+    assert winner == {
+        "agent": "b", "settings": "alpha 1.0", "seed": "0", "value": "3.5000 [3.4000, 3.6000]", "trials": 3, "trial": 2,
+        "policy": str(policies[1]),
+    }  # fmt: skip
     page = (tmp_path / "page.html").read_text()
     assert page.index("<td>b</td>") < page.index("<td>c</td>") < page.index("<td>a</td>")
 

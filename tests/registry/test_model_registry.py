@@ -103,7 +103,7 @@ def test_same_artifact_again_is_the_same_version(registry, artifacts, tmp_path):
 
 def test_damaged_version_is_registered_anew_under_the_next_number(registry, artifacts):
     damage(registry, 2)
-    assert registry.register(artifacts[1]).number == 4
+    assert registry.register(artifacts[1], gate={"verdict": "pass"}).number == 4
     assert registry.promote(4).number == 4
 
 
@@ -287,7 +287,9 @@ def test_writers_take_turns(tmp_path, artifacts):
     """Threads hold locks of their own here, as processes do."""
     folders = [write_tiny(tmp_path / "policies" / str(seed), seed) for seed in range(6)]
     with ThreadPoolExecutor(12) as pool:
-        versions = list(pool.map(lambda one: Registry(tmp_path / "registry").register(one), folders * 2))
+        versions = list(
+            pool.map(lambda one: Registry(tmp_path / "registry").register(one, gate={"verdict": "pass"}), folders * 2)
+        )
     assert sorted(version.number for version in versions[:6]) == [1, 2, 3, 4, 5, 6]
     assert versions[6:] == versions[:6]
     with ThreadPoolExecutor(6) as pool:

@@ -24,7 +24,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("made")
     registry = Registry(root / "registry")
     for seed in range(3):
-        registry.register(write_tiny(root / str(seed), seed))
+        registry.register(write_tiny(root / str(seed), seed), gate={"verdict": "pass"})
     registry.promote(1)
     return registry.folder
 
@@ -71,6 +71,28 @@ def test_a_challenger_gets_its_fraction_of_the_users(registry):
     registry.clear_challenger()
     assert registry.routing() == Routing(champion=1)
     assert last(registry) == {"change": "clear_challenger", "number": 3}
+
+
+def test_nobody_is_promoted_unattended_over_a_champion_or_a_challenger(registry, tmp_path):
+    assert registry.promote_unattended(2) == "version 1 is the champion"
+    registry.set_challenger(3, 0.1, shadow=True)
+    assert registry.promote_unattended(2, replace=True) == "version 3 is the challenger, as during a rollout"
+    registry.clear_challenger()
+    registry.register(write_tiny(tmp_path / "other", 9))
+    assert registry.promote_unattended(4, replace=True) == "its first gate record says nothing"
+    lines = len(registry.audit())
+    assert registry.promote_unattended(1) == ""  # it is the champion already
+    assert (registry.routing(), len(registry.audit())) == (Routing(champion=1), lines)
+    assert registry.promote_unattended(2, replace=True, note={"by": "a test"}) == ""
+    assert registry.aliases() == {"champion": 2, "previous": 1, "challenger": None}
+    assert last(registry) == {"change": "promote", "number": 2, "from": 1, "note": {"by": "a test"}}
+
+
+def test_first_version_of_a_registry_is_promoted_unattended(registry, tmp_path):
+    fresh = Registry(tmp_path / "fresh")
+    fresh.register(registry.resolve(2), gate={"verdict": "pass"})
+    assert fresh.promote_unattended(1) == ""
+    assert fresh.routing().champion == 1
 
 
 def test_a_challenger_that_is_promoted_is_none_any_more(registry):
@@ -151,7 +173,7 @@ def test_what_cannot_challenge_is_refused(registry, tmp_path):
     with pytest.raises(ArtifactError, match="version 2 is damaged"):
         registry.set_challenger(2, 0.1)
     fresh = Registry(tmp_path / "fresh")
-    fresh.register(registry.resolve(3))
+    fresh.register(registry.resolve(3), gate={"verdict": "pass"})
     with pytest.raises(ConfigError, match="no champion to challenge"):
         fresh.set_challenger(1, 0.1)
     for change in (registry.clear_challenger, registry.pause_exploration):

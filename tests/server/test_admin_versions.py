@@ -61,7 +61,7 @@ def lonely(tmp_path, first):
 @pytest.fixture
 def world(tmp_path, first):
     """An app over two versions, of which the first is the champion."""
-    first.register(trained("random"), lineage={"metrics": {"regret": 1.5}})
+    first.register(trained("random"), gate={"verdict": "pass"}, lineage={"metrics": {"regret": 1.5}})
     yield from opened_world(tmp_path, first)
 
 
@@ -85,7 +85,7 @@ def test_versions_are_listed_with_alias_verdict_lineage_and_metrics(world):
     assert (first["number"], first["aliases"], first["agent"]) == (1, ["champion"], "linucb")
     assert (first["verdict"], first["metrics"]) == ("pass", {"gain": 0.25})
     assert first["lineage"] == dict(world.state.models.registry.version(1).lineage)
-    assert (second["aliases"], second["verdict"], second["metrics"]) == ([], None, {"regret": 1.5})
+    assert (second["aliases"], second["verdict"], second["metrics"]) == ([], "pass", {"regret": 1.5})
 
 
 def test_one_version_has_the_whole_record_of_its_gate(world):
@@ -103,6 +103,20 @@ def test_a_promotion_is_in_effect_when_it_is_answered(world):
     assert world.agent_that_answers() == "random"
     assert world.audit()[0] == ("olga", "promote", {"number": 2, "from": 1})
     assert world.state.models.registry.audit()[-1]["note"] == {"by": "olga"}
+
+
+def test_a_version_that_passed_no_gate_serves_only_if_the_operator_says_so(world):
+    world.state.models.registry.register(trained("popular"))
+    message = refusal(world.ask("POST", "/v1/admin/versions/3/promote"), 422, "invalid_value")
+    assert "version 3 has no gate record; only a version that passed its gate serves" in message
+    traffic = {"version": 3, "traffic_fraction": 0.5}
+    refusal(world.ask("POST", "/v1/admin/traffic", traffic), 422, "invalid_value")
+    assert world.agent_that_answers() == "linucb"
+    assert world.ask("POST", "/v1/admin/traffic", traffic | {"ungated": True}).status_code == 200
+    assert world.audit()[0][2]["ungated"] is True
+    assert world.ask("POST", "/v1/admin/versions/3/promote?ungated=true").json()["routing"]["champion"] == 3
+    assert world.agent_that_answers() == "popular"
+    assert world.audit()[0] == ("olga", "promote", {"number": 3, "from": 1, "ungated": True})
 
 
 def test_a_roll_back_takes_less_than_a_second_and_is_in_effect_when_it_is_answered(world):
@@ -209,7 +223,7 @@ def test_an_archive_becomes_a_version_that_serves_nobody_yet(lonely):
     assert world.audit()[0][:2] == ("olga", "import")
     again = world.ask("POST", IMPORT, content=sent)
     assert again.json()["number"] == 2
-    assert world.ask("POST", "/v1/admin/versions/2/promote").status_code == 200
+    assert world.ask("POST", "/v1/admin/versions/2/promote?ungated=true").status_code == 200
     assert world.agent_that_answers() == "random"
 
 

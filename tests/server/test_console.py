@@ -30,7 +30,7 @@ def registry(tmp_path_factory):
     """Two versions; the first one is the champion. The second one has users and items that the first one lacks."""
     folder = tmp_path_factory.mktemp("registry")
     registry = Registry(folder / "registry")
-    registry.register(write_hostile(folder / "one"))
+    registry.register(write_hostile(folder / "one"), gate={"verdict": "pass"})
     registry.register(write_hostile(folder / "two", seed=1, users=21, items=32))
     registry.promote(1)
     return registry
@@ -297,7 +297,7 @@ def test_versions_that_are_not_there_are_refused(app, reader):
 def test_no_more_versions_are_held_than_fit_the_shelf(tmp_path):
     registry = Registry(tmp_path / "registry")
     for seed in range(4):
-        registry.register(write_hostile(tmp_path / str(seed), seed))
+        registry.register(write_hostile(tmp_path / str(seed), seed), gate={"verdict": "pass"})
     registry.promote(1)
     loaded = []
 

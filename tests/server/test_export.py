@@ -39,7 +39,7 @@ EXPLORING = ExplorationConfig(share=0.4, top=5)
 @pytest.fixture
 def registry(tmp_path):
     registry = Registry(tmp_path / "registry")
-    registry.register(write_tiny(tmp_path / "tiny"))
+    registry.register(write_tiny(tmp_path / "tiny"), gate={"verdict": "pass"})
     registry.promote(1)
     return registry
 
@@ -158,7 +158,7 @@ def register(registry, folder, artifact):
     folder.mkdir()
     write_arrays(artifact, folder)
     write_manifest(artifact, folder)
-    registry.register(folder)
+    registry.register(folder, gate={"verdict": "pass"})
 
 
 VECTOR = np.array([0.25, -1.5, 3.0], np.float32)

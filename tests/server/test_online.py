@@ -194,7 +194,7 @@ def test_nothing_is_learnt_while_a_challenger_is_out(tmp_path):
     with served(tmp_path) as app:
         learner, policies = learner_of(app, tmp_path), app.state.server.models
         learner.step()
-        other = policies.registry.register(trained("popular"))
+        other = policies.registry.register(trained("popular"), gate={"verdict": "pass"})
         policies.registry.set_challenger(other.number, 0.5)
         policies.refresh()
         rate(app, 1.0)

@@ -167,7 +167,9 @@ def test_on_a_full_disk_people_still_get_recommendations_and_no_event_id_is_prom
 
 def test_versions_are_swapped_under_load_without_a_failed_request(start, tmp_path, new_engine):
     registry = Registry(tmp_path / "registry")
-    numbers = [registry.register(trained(agent)).number for agent in ("linucb", "popular", "lints")]
+    numbers = [
+        registry.register(trained(agent), gate={"verdict": "pass"}).number for agent in ("linucb", "popular", "lints")
+    ]
     registry.promote(numbers[0])
     server = start(registry.folder)
     load = under_load(server, 1, threads=3)
@@ -185,7 +187,7 @@ def test_versions_are_swapped_under_load_without_a_failed_request(start, tmp_pat
 
 def test_a_version_that_is_damaged_on_disk_is_not_taken_and_the_old_one_goes_on(start, tmp_path):
     registry = Registry(tmp_path / "registry")
-    one, two = (registry.register(trained(agent)).number for agent in ("linucb", "popular"))
+    one, two = (registry.register(trained(agent), gate={"verdict": "pass"}).number for agent in ("linucb", "popular"))
     registry.promote(one)
     server = start(registry.folder)
     state = json.loads((registry.folder / "aliases.json").read_text())

@@ -219,12 +219,30 @@ def test_an_end_that_was_cut_short_does_not_hinder_the_next_start(state, monkeyp
 def test_what_was_changed_by_hand_ends_the_rollout_and_stays(state, tmp_path, by_hand, ended, expected):
     from tiny_policies import write_tiny
 
-    state.models.registry.register(write_tiny(tmp_path / "third", 3))
+    state.models.registry.register(write_tiny(tmp_path / "third", 3), gate={"verdict": "pass"})
     controller.start(state, 2, "ann")
     by_hand(state.models.registry)
     checked(state)
     assert (last(state).state, last(state).reconciled, routing(state)) == (ended, True, expected)
-    assert "an operator" in last(state).reason
+    assert last(state).reason.endswith("in the registry, by a command or a program")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda registry, note: registry.promote(3, note=note), "version 3 was made champion by bob"),
+        (lambda registry, note: registry.promote(2, note=note), "promoted by bob"),
+        (lambda registry, note: registry.clear_challenger(note=note), "the challenger was withdrawn by bob"),
+    ],
+)
+def test_the_reason_of_an_end_names_who_made_the_change(state, tmp_path, change, reason):
+    from tiny_policies import write_tiny
+
+    state.models.registry.register(write_tiny(tmp_path / "third", 3), gate={"verdict": "pass"})
+    controller.start(state, 2, "ann")
+    change(state.models.registry, {"by": "bob"})
+    checked(state)
+    assert last(state).reason == reason
 
 
 def test_a_share_that_was_set_by_hand_is_waited_for_but_harm_still_ends_it(state):
@@ -244,7 +262,7 @@ def test_stopping_takes_less_than_a_second_and_the_champion_answers(state):
     row = controller.stop(state, "bob")
     assert state.models.live.variant_for('"x"')[0].number == 1
     assert perf_counter() - begun < 5.0  # a tenth of a second where nothing else runs
-    assert (row.state, row.reason, routing(state)) == ("stopped", "stopped by hand", (1, None, 0.0))
+    assert (row.state, row.reason, routing(state)) == ("stopped", "stopped by an operator", (1, None, 0.0))
     assert audited(state)[-1] == ("bob", "stop_rollout")
     with pytest.raises(ConflictError, match="no rollout is running"):
         controller.stop(state, "bob")
@@ -272,14 +290,16 @@ def test_who_may_not_be_rolled_out(tmp_path):
             controller.start(state, 1, "ann")
         with pytest.raises(ConfigError, match="no version 7"):
             controller.start(state, 7, "ann")
-        with pytest.raises(ConflictError, match="failed its gate"):
+        with pytest.raises(ConflictError, match="has a gate record that says fail"):
             controller.start(state, 2, "ann")
+        assert controller.start(state, 2, "ann", {"shadow": True}).state == "running"  # it serves nobody
+        controller.stop(state, "ann")
         with pytest.raises(ConfigError, match="rising"):
-            controller.start(state, 2, "ann", {"stages": [0.5, 0.1]}, force=True)
-        state.models.registry.set_challenger(2, 0.1)
-        assert controller.start(state, 2, "ann", force=True).state == "running"
+            controller.start(state, 2, "ann", {"stages": [0.5, 0.1]}, ungated=True)
+        state.models.registry.set_challenger(2, 0.1, ungated=True)
+        assert controller.start(state, 2, "ann", ungated=True).state == "running"
         with pytest.raises(ConflictError, match="is running"):
-            controller.start(state, 2, "ann", force=True)
+            controller.start(state, 2, "ann", ungated=True)
 
 
 def damage(state):

@@ -28,6 +28,7 @@ KeyFile = Annotated[
     Path | None, typer.Option("--key-file", help="File that holds the API key, instead of RECPOLICY_KEY.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Ungated = Annotated[bool, typer.Option("--ungated", help="Let it serve although it passed no gate.")]
 Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.")]
 
 
@@ -90,9 +91,12 @@ def versions(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) ->
 
 
 @app.command(epilog="Example:  recpolicy admin promote 3")
-def promote(number: Version, url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
+def promote(
+    number: Version, ungated: Ungated = False, url: Url = URL, key_file: KeyFile = None, as_json: Json = False
+) -> None:
     """Make a version the champion."""
-    _say_change(_client(url, key_file).post(f"/v1/admin/versions/{number}/promote"), as_json)
+    query = "?ungated=true" if ungated else ""
+    _say_change(_client(url, key_file).post(f"/v1/admin/versions/{number}/promote{query}"), as_json)
 
 
 @app.command("roll-back", epilog="Example:  recpolicy admin roll-back")
@@ -110,10 +114,10 @@ def traffic(
     shadow: Annotated[
         bool | None, typer.Option("--shadow/--no-shadow", help="Compute and compare its lists without serving them.")
     ] = None,
-    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+    ungated: Ungated = False, url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Serve a fraction of the users by a version; the champion serves the rest."""
-    body = {"version": number, "traffic_fraction": traffic_fraction, "shadow": shadow}
+    """Let a version answer a share of the users beside the champion."""
+    body = {"version": number, "traffic_fraction": traffic_fraction, "shadow": shadow, "ungated": ungated}
     _say_change(_client(url, key_file).post("/v1/admin/traffic", body), as_json)
 
 
@@ -217,10 +221,10 @@ def start(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A key of the plan: docs/how-to/rollout.md")
     ] = None,
-    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+    ungated: Ungated = False, url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Let a version answer more and more of the users while it does well."""
-    body = {"challenger": number, **dict(_parameter(text) for text in settings or ())}
+    body = {"challenger": number, "ungated": ungated, **dict(_parameter(text) for text in settings or ())}
     say(_client(url, key_file).post("/v1/admin/rollouts", body), as_json)
 
 

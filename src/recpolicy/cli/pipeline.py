@@ -81,6 +81,9 @@ def run(
     inline: Annotated[
         bool, typer.Option("--inline", help="Run the steps in this process, in order, for a debugger; without cache.")
     ] = False,
+    fail_on_gate: Annotated[
+        bool, typer.Option("--fail-on-gate", help="Exit code 1 also if the gate does not say pass.")
+    ] = False,
     volume: Annotated[list[str] | None, typer.Option("--volume", hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as JSON.")] = False,
 ) -> int:
@@ -92,6 +95,8 @@ def run(
 
     if volume:
         raise ConfigError("run: the steps see the folders of this machine; --volume is for compile and submit --host")
+    if fail_on_gate and name == "predict":
+        raise ConfigError("run predict: --fail-on-gate is for a pipeline with a gate: train, retrain, sweep")
     parameters = read_parameters(param or [])
     result = (
         run_inline(name, parameters, root=root) if inline else run_pipeline(name, parameters, root=root, caching=cache)
@@ -101,7 +106,7 @@ def run(
     else:
         _print_run(result)
     if result.state == "done":
-        return 0
+        return _FAILED if fail_on_gate and result.outcome.verdict != "pass" else 0
     typer.echo(f"recpolicy: {result.failure}", err=True)
     return _FAILED
 
@@ -126,6 +131,8 @@ def _print_run(result: Any) -> None:
                 print(f"{step.name}/{artifact}: {path}")
     for page in result.pages:
         print(f"page: {page}")
+    for line in result.outcome.lines():
+        print(line)
 
 
 @app.command(epilog="Example:  recpolicy pipeline submit train --host https://kubeflow.example.com/pipeline")

@@ -15,6 +15,7 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(metavar="REGISTRY", help="Folder of the registry.")]
 Number = Annotated[int, typer.Argument(metavar="N", min=1, help="Number of the version.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Ungated = Annotated[bool, typer.Option("--ungated", help="Let it serve although it passed no gate.")]
 Message = Annotated[str | None, typer.Option("--message", metavar="TEXT", help="Reason, for the audit log.")]
 
 
@@ -41,7 +42,7 @@ def list_versions(folder: Folder, as_json: Json = False) -> None:
         "version": [str(version.number) for version in versions],
         "alias": [_names(registry, version.number) for version in versions],
         "agent": [version.agent for version in versions],
-        "gate": [_verdict(version.gate) for version in versions],
+        "gate": [version.verdict or "none" for version in versions],
         "registered": [f"{version.registered_at[:19]}Z" for version in versions],
         "digest": [version.digest[:12] for version in versions],
     }
@@ -66,7 +67,7 @@ def show(
     lineage = version.lineage
     rows = {
         "version": version.number, "alias": _names(registry, version.number) or "none", "agent": version.agent,
-        "gate": _verdict(version.gate), "data": lineage.get("data", "unknown"),
+        "gate": version.verdict or "none", "data": lineage.get("data", "unknown"),
         "split": (lineage.get("split") or {}).get("name", "unknown"), "seed": lineage.get("seed", "unknown"),
         "registered": version.registered_at, "note": _plain(version.note), "digest": version.digest,
         "policy": version.policy_digest, "folder": registry.resolve(name),
@@ -115,12 +116,14 @@ def import_archive(
 
 
 @app.command(epilog="Example:  recpolicy registry promote runs/registry 3")
-def promote(folder: Folder, number: Number, message: Message = None, as_json: Json = False) -> None:
-    """Make a version the champion; a damaged version is rejected."""
+def promote(
+    folder: Folder, number: Number, ungated: Ungated = False, message: Message = None, as_json: Json = False
+) -> None:
+    """Make a version the champion; a version that is damaged or passed no gate is rejected."""
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    registry.promote(number, note=_note(message))
+    registry.promote(number, ungated=ungated, note=_note(message))
     _say(registry, as_json)
 
 
@@ -134,6 +137,7 @@ def set_challenger(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Compute and compare its lists without serving them.")
     ] = False,
+    ungated: Ungated = False,
     message: Message = None,
     as_json: Json = False,
 ) -> None:
@@ -141,7 +145,7 @@ def set_challenger(
     from recpolicy.registry.model_registry import Registry
 
     registry = Registry(folder)
-    registry.set_challenger(number, traffic_fraction, shadow=shadow, note=_note(message))
+    registry.set_challenger(number, traffic_fraction, shadow=shadow, ungated=ungated, note=_note(message))
     _say(registry, as_json)
 
 
@@ -162,10 +166,6 @@ def _note(message: str | None) -> "Note":
 def _names(registry: "Registry", number: int) -> str:
     """Return the aliases of a version."""
     return ", ".join(name for name, version in registry.aliases().items() if version == number)
-
-
-def _verdict(gate: object) -> str:
-    return str(gate.get("verdict", "none")) if isinstance(gate, dict) else "none"
 
 
 def _plain(record: object) -> str:

@@ -212,6 +212,26 @@ class BanditLog:
             chosen["candidate_start"] = start - start[0]
         return replace(self, name=name, **chosen)
 
+    def select(self, rows: NDArray[np.int64], name: str) -> "BanditLog":
+        """Return the rounds `rows`, in ascending order."""
+        columns = ("event_id", "time", "item", "log_propensity", "reward", "policy", "version")
+        chosen = {column: getattr(self, column)[rows] for column in columns}
+        chosen |= taken_users(self.user, self.context, self.cold_start_users, rows)
+        chosen |= taken_candidates(self.candidate_start, self.candidate, rows)
+        return replace(self, name=name, **chosen)
+
+
+def taken_candidates(
+    start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None, order: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the candidates of the chosen rounds, in their order."""
+    if start is None or candidate is None:
+        return {}
+    length = np.diff(start)[order]
+    new_start = np.concatenate([[0], np.cumsum(length)])
+    where = np.repeat(start[:-1][order] - new_start[:-1], length) + np.arange(new_start[-1])
+    return {"candidate_start": new_start.astype(np.int64), "candidate": candidate[where]}
+
 
 def features_digest(table: NDArray[np.floating]) -> str:
     """Return the digest of a context table [U, D]; a log stores it to name the features of its vectors."""

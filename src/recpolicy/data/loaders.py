@@ -80,6 +80,12 @@ def load_ratings(
     return read_table(path, columns=columns, scale=scale or (1.0, 5.0), separator=separator, users=users, items=items)
 
 
+def check_source(source: str) -> None:
+    """Raise DataError if there is no file or folder of this name, and it is no data set that can be downloaded."""
+    if source not in DATASETS and not (data_folder(source) if source in NAMES else Path(source)).exists():
+        raise _nothing_there(source)
+
+
 def _read_folder(path: Path, name: str) -> Ratings:
     if is_saved_ratings(path):
         return load_saved_ratings(path)

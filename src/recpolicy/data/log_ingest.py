@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.bandit_log import BanditLog, taken_users
+from recpolicy.data.bandit_log import BanditLog, taken_candidates, taken_users
 from recpolicy.data.bandit_log_files import (
     EVENTS,
     REWARDS,
@@ -197,18 +197,6 @@ def _chosen(
 ) -> BanditLog:
     """Return the chosen events, in this order, with their candidates."""
     columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
-    columns |= _taken_candidates(events.candidate_start, events.candidate, order)
+    columns |= taken_candidates(events.candidate_start, events.candidate, order)
     columns |= taken_users(events.columns["user"], events.context, events.cold_start_users, order)
     return BanditLog(action_items=action_items, scale=scale, name=name, **columns)
-
-
-def _taken_candidates(
-    start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None, order: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    """Return the candidates of the chosen rounds, in their order."""
-    if start is None or candidate is None:
-        return {}
-    length = np.diff(start)[order]
-    new_start = np.concatenate([[0], np.cumsum(length)])
-    where = np.repeat(start[:-1][order] - new_start[:-1], length) + np.arange(new_start[-1])
-    return {"candidate_start": new_start.astype(np.int64), "candidate": candidate[where]}

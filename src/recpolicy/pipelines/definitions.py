@@ -1,7 +1,7 @@
 """The four pipelines: their steps and the connections between them, with every parameter's default and description.
 
-Memory and CPU limits suit MovieLens 100K. The fetching step uses the network, so it is retried; a retried training
-resumes from its last checkpoint. Steps that use a registry, or look for a log, are never cached.
+Memory and CPU limits suit MovieLens 100K. A retried training resumes from its last checkpoint. Steps that use a
+registry, or look for a log, are never cached.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +22,13 @@ def _summary() -> Any:
 
 
 def _fetched(data: Any, split: Any, seed: Any) -> Any:
-    task = _small(step.fetch_data(data=data, split=split, seed=seed))
-    return task.set_retry(2, backoff_duration="30s")
+    return _small(step.fetch_data(data=data, split=split, seed=seed))
+
+
+def _champion(policy: Any, registry: Any) -> Any:
+    """Add the look-up of the champion; never cached, since the registry changes."""
+    found = _small(step.find_champion(policy=policy, registry=registry))
+    return found.set_caching_options(False).outputs["Output"]
 
 
 def _simulated_rounds(
@@ -51,12 +56,15 @@ def _simulated_rounds(
     return _small(step.ingest_log(log=log.outputs["log"], ratings=ratings, settings=ingest_settings)).outputs["rounds"]
 
 
-def _gate_and_register(policy: Any, evaluation: Any, settings: Any, registry: Any) -> None:
+def _gate_and_register(policy: Any, evaluation: Any, settings: Any, registry: Any, promote: Any) -> None:
     """Add the gate, and the registration if it says pass."""
     gate = _small(step.gate_policy(evaluation=evaluation, settings=settings))
-    # KFP's local runner evaluates a condition on a step only for its unnamed output.
-    with dsl.If(gate.outputs["Output"] == "pass", name="passed"):
-        register = _small(step.register_policy(policy=policy, record=gate.outputs["record"], registry=registry))
+    # KFP's local runner evaluates a condition on a step only for its unnamed output. A skipped step has the group's
+    # name.
+    with dsl.If(gate.outputs["Output"] == "pass", name="register-policy"):
+        register = _small(
+            step.register_policy(policy=policy, record=gate.outputs["record"], registry=registry, promote=promote)
+        )
         register.set_caching_options(False)
 
 
@@ -97,6 +105,7 @@ def train(
     simulator: bool = False,
     gate_settings: dict = {},
     registry: str = "",
+    promote: bool = False,
 ):
     """From ratings to a registered policy.
 
@@ -120,6 +129,7 @@ def train(
         simulator: Whether to validate the session simulator too.
         gate_settings: Limits of the gate, such as {"held_out_margin": 0.05}.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
+        promote: Whether a policy that passes its gate replaces the champion. A registry without one always takes it.
     """
     with dsl.ExitHandler(_summary()):
         ratings = _fetched(data, split, seed).outputs["ratings"]
@@ -145,11 +155,16 @@ def train(
             )
         ).set_retry(1)
         policy = trained.outputs["policy"]
-        evaluated = _large(step.evaluate_policy(policy=policy, ratings=ratings, rounds=rounds, seed=seed))
+        champion = _champion(policy, registry)
+        evaluated = _large(
+            step.evaluate_policy(
+                policy=policy, ratings=ratings, rounds=rounds, registry=registry, champion=champion, seed=seed
+            )
+        )
         _large(step.report(policy=policy, ratings=ratings, seed=seed))
-        with dsl.If(simulator == True, name="simulator"):  # noqa: E712  a condition for Kubeflow, not for Python
+        with dsl.If(simulator == True, name="validate-simulator"):  # noqa: E712  a condition for Kubeflow, not for Python
             _large(step.validate_simulator(ratings=ratings, seed=seed))
-        _gate_and_register(policy, evaluated.outputs["evaluation"], gate_settings, registry)
+        _gate_and_register(policy, evaluated.outputs["evaluation"], gate_settings, registry, promote)
 
 
 def predict(policy: str, user_ids: str = "", item_ids: str = "", batch: int = 64):
@@ -173,9 +188,10 @@ def retrain(
     epochs: int = 1,
     gate_settings: dict = {},
     registry: str = "",
+    promote: bool = False,
     seed: int = 0,
 ):
-    """Retrain the policy in service with a new log; replace it only if the gate says pass.
+    """Retrain the policy in service with a new log; register the result if it passes the gate.
 
     Args:
         log: Path or address (gs://, s3://, minio://) of a folder with events.parquet and rewards.parquet.
@@ -184,6 +200,7 @@ def retrain(
         epochs: Passes over the log.
         gate_settings: Limits of the gate, such as {"margin": 0.01}.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
+        promote: Whether a policy that passes its gate replaces the champion. A registry without one always takes it.
         seed: Seed of every random draw.
     """
     with dsl.ExitHandler(_summary()):
@@ -191,14 +208,14 @@ def retrain(
         find_log = _small(step.find_log(log=log)).set_caching_options(False)
         incumbent_uri, log_uri = find_incumbent.outputs["Output"], find_log.outputs["Output"]
         # Always true. On a cluster an importer sees only the inputs of its group, not the outputs of other steps.
-        with dsl.If(incumbent_uri != "", name="found"):
+        with dsl.If(incumbent_uri != "", name="retrain"):
             old = _imported(incumbent_uri, Model, "incumbent")
             new_log = _imported(log_uri, Dataset, "log")
             rounds = _small(step.ingest_log(log=new_log, policy=old, settings=ingest_settings)).outputs["rounds"]
             trained = _large(step.train_policy(rounds=rounds, incumbent=old, epochs=epochs, seed=seed))
             policy = trained.outputs["policy"]
             evaluated = _large(step.evaluate_policy(policy=policy, rounds=rounds, incumbent=old, seed=seed))
-            _gate_and_register(policy, evaluated.outputs["evaluation"], gate_settings, registry)
+            _gate_and_register(policy, evaluated.outputs["evaluation"], gate_settings, registry, promote)
 
 
 def sweep(
@@ -218,8 +235,9 @@ def sweep(
     grid: dict = {},
     gate_settings: dict = {},
     registry: str = "",
+    promote: bool = False,
 ):
-    """Train every agent with every seed and setting on one log; the best on logged rounds goes to the gate.
+    """Train every agent with every seed and setting on one log; the best on the rounds of half the users is gated.
 
     Args:
         data: ml-100k (downloaded and verified), or the path of a CSV or Parquet file of ratings.
@@ -238,6 +256,7 @@ def sweep(
         grid: Settings of agents with the values to try, such as {"alpha": [0.5, 1.0]}; an agent takes those it has.
         gate_settings: Limits of the gate.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
+        promote: Whether a policy that passes its gate replaces the champion. A registry without one always takes it.
     """
     with dsl.ExitHandler(_summary()):
         ratings = _fetched(data, split, seed).outputs["ratings"]
@@ -262,8 +281,8 @@ def sweep(
                     seed=trial.seed,
                 )
             )
-            evaluated = _large(
-                step.evaluate_policy(policy=trained.outputs["policy"], ratings=ratings, rounds=rounds, seed=seed)
+            evaluated = _small(
+                step.evaluate_policy(policy=trained.outputs["policy"], rounds=rounds, users="selection", seed=seed)
             )
         compared = _small(
             step.compare_policies(
@@ -271,7 +290,15 @@ def sweep(
                 policies=dsl.Collected(trained.outputs["policy"]),
             )
         )
-        _gate_and_register(compared.outputs["best"], compared.outputs["evaluation"], gate_settings, registry)
+        best = compared.outputs["best"]
+        champion = _champion(best, registry)
+        judged = _large(
+            step.evaluate_policy(
+                policy=best, ratings=ratings, rounds=rounds, users="gate", registry=registry, champion=champion,
+                seed=seed,
+            )
+        ).set_display_name("evaluate-best")  # fmt: skip
+        _gate_and_register(best, judged.outputs["evaluation"], gate_settings, registry, promote)
 
 
 @dataclass(frozen=True)

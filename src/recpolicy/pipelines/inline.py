@@ -15,9 +15,9 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.files import write_json, write_text
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.pipelines.artifact_uris import is_address
-from recpolicy.pipelines.compile import pipeline_parameters, pipeline_yaml
+from recpolicy.pipelines.compile import pipeline_yaml
 from recpolicy.pipelines.compiled_graph import dependencies, get_component, ordered_tasks, read_spec, runs_at_the_end
-from recpolicy.pipelines.local import ROOT, complete_parameters, copy_pages, new_run_folder
+from recpolicy.pipelines.local import ROOT, complete_parameters, copy_pages, new_run_folder, parameter_defaults
 from recpolicy.pipelines.runs import PipelineRun, Step
 
 _CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\] (==|!=) (?:'([^']*)'|(true|false))")
@@ -38,11 +38,10 @@ def run_inline(name: str, parameters: Mapping[str, Any] | None = None, *, root: 
     folder = new_run_folder(root, name)
     write_text(folder / "pipeline.yaml", pipeline_yaml(name))
     write_json(folder / "parameters.json", values)
-    defaults = {parameter.name: parameter.default for parameter in pipeline_parameters(name)}
     began, state = time.time(), "failed"
     graph = _InlineGraph(name, root / "artifacts" / folder.name)
     try:
-        graph.run({**defaults, **values})
+        graph.run({**parameter_defaults(name), **values})
         state = "done"
     finally:
         run = PipelineRun(name, folder, values, state, time.time() - began, tuple(graph.steps), _NOTE)

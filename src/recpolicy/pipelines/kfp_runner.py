@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
+
 from recpolicy.pipelines.compiled_graph import read_spec, task_labels
 from recpolicy.pipelines.kfp_import import import_kfp
 from recpolicy.pipelines.runs import LOGS, RUN_LOG
@@ -125,7 +127,7 @@ def main() -> int:
         runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root),
         enable_caching=os.environ.get("RECPOLICY_PIPELINE_CACHE") != "off", cache_root=str(cache),
     )  # fmt: skip
-    pipeline = components.load_component_from_file(str(folder / "pipeline.yaml"))
+    pipeline = components.load_component_from_text(without_retries((folder / "pipeline.yaml").read_text("utf-8")))
     parameters = json.loads((folder / "parameters.json").read_text(encoding="utf-8"))
     try:
         pipeline(**parameters)
@@ -133,6 +135,15 @@ def main() -> int:
         print(_COLOR.sub("", str(error)), file=sys.stderr)
         return 1
     return 0
+
+
+def without_retries(text: str) -> str:
+    """Return the compiled pipeline without retries: here a failed step would only fail again, as faulty data do."""
+    spec = read_spec(text)
+    for group in (spec["root"], *spec["components"].values()):
+        for task in group.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
+    return yaml.safe_dump(spec, sort_keys=False)
 
 
 def _die_with_parent() -> None:

@@ -27,6 +27,7 @@ import recpolicy
 from recpolicy.core.files import content_digest, file_digest, write_json, write_text
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.pipelines.compile import checked_parameters, pipeline_parameters, pipeline_yaml
+from recpolicy.pipelines.inputs import check_inputs, input_paths, inputs_digest
 from recpolicy.pipelines.kfp_runner import EVENTS
 from recpolicy.pipelines.live_table import LiveTable
 from recpolicy.pipelines.runs import LOGS, PAGES, RUN_LOG, PipelineRun, Step
@@ -34,8 +35,6 @@ from recpolicy.pipelines.runs import LOGS, PAGES, RUN_LOG, PipelineRun, Step
 ROOT = Path("runs/pipelines")
 REGISTRY = Path("runs/registry")
 _POLL_SECONDS = 0.1
-_INPUTS = ("data", "policy", "incumbent", "log")
-"""Parameters that name the inputs of a run."""
 
 
 def run_pipeline(
@@ -59,11 +58,13 @@ def run_pipeline(
 
     Raises:
         ConfigError: A parameter is wrong; nothing was started.
+        DataError, ArtifactError: An input does not exist; nothing was started.
     """
     require_extra("pipelines", "running a pipeline")
     values = complete_parameters(name, parameters or {})
     root = root.resolve()
-    cache_folder = _cache_folder(root, _input_paths(name, values))
+    inputs = input_paths(name, {**parameter_defaults(name), **values})
+    cache_folder = root / "cache" / content_digest(code_digest(), inputs_digest(inputs))[:16]
     folder = new_run_folder(root, name)
     write_text(folder / "pipeline.yaml", pipeline_yaml(name))
     write_json(folder / "parameters.json", values)
@@ -88,10 +89,22 @@ def run_pipeline(
 
 
 def complete_parameters(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked parameters, with the registry of this machine as the default; raise ConfigError."""
-    registry = {"registry": str(REGISTRY.resolve())}
-    known = {parameter.name for parameter in pipeline_parameters(name)}
-    return checked_parameters(name, {**{key: value for key, value in registry.items() if key in known}, **values})
+    """Return the checked parameters, with the registry of this machine as the default.
+
+    Raises:
+        ConfigError: A parameter is wrong.
+        DataError, ArtifactError: An input does not exist.
+    """
+    registry, defaults = {"registry": str(REGISTRY.resolve())}, parameter_defaults(name)
+    known = {key: value for key, value in registry.items() if key in defaults}
+    complete = checked_parameters(name, {**known, **values})
+    check_inputs(name, {**defaults, **complete})
+    return complete
+
+
+def parameter_defaults(name: str) -> dict[str, Any]:
+    """Return the defaults of a pipeline's parameters; None for a required one."""
+    return {parameter.name: parameter.default for parameter in pipeline_parameters(name)}
 
 
 def copy_pages(run: PipelineRun) -> None:
@@ -113,37 +126,10 @@ def code_digest() -> str:
     )
 
 
-def _input_paths(name: str, values: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the inputs of a run by parameter; raise an error if retrain has no incumbent."""
-    paths = {key: Path(values[key]) for key in _INPUTS if values.get(key, "").strip()}
-    if name == "retrain" and "incumbent" not in paths:
-        from recpolicy.workflows.gating import get_incumbent
-
-        paths["incumbent"] = get_incumbent("", values["registry"])
-    return paths
-
-
-def _cache_folder(root: Path, inputs: Mapping[str, Path]) -> Path:
-    """Return the cache for this code and these inputs; the runner itself knows an input only by its path."""
-    digests = {name: _input_digest(path) for name, path in inputs.items()}
-    return root / "cache" / content_digest(code_digest(), digests)[:16]
-
-
-def _input_digest(path: Path) -> str:
-    """Return the digest of a file or of all files of a folder; of the text if neither exists (ml-100k, gs://)."""
-    if path.is_file():
-        return file_digest(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
-    return content_digest(str(path), *((str(file.relative_to(path)), file_digest(file)) for file in files))
-
-
 def _cache_note(folder: Path, caching: bool) -> str:
     if not caching:
         return "caching is off"
-    if folder.exists():
-        return ""
-    older = folder.parent.exists()
-    return "recpolicy's code or the data have changed: every step runs again" if older else "it is the first run"
+    return "" if folder.exists() else "it is the first run with these inputs and this code"
 
 
 def new_run_folder(root: Path, name: str) -> Path:

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from recpolicy.pipelines.outcome import RunOutcome
 
 LOGS, RUN_LOG, PAGES = "logs", "run.log", "pages"
 _EXCEPTION = re.compile(r"(?:[a-z_]\w*\.)*([A-Z]\w*(?:Error|Exception|Interrupt)\b.*)")
@@ -53,6 +56,11 @@ class PipelineRun:
         known = [f"{item.name}/{key}" for item in self.steps for key in item.artifacts]
         raise KeyError(f"{step}/{name}; the run has {', '.join(known)}")
 
+    @cached_property
+    def outcome(self) -> RunOutcome:
+        """The verdict of the gate, the registration and the winner of a sweep."""
+        return RunOutcome.from_artifacts({step.name: step.artifacts for step in self.steps})
+
     @property
     def pages(self) -> list[Path]:
         """The steps' pages as .html files."""
@@ -70,4 +78,5 @@ class PipelineRun:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON-able values."""
-        return {**asdict(self), "folder": str(self.folder), "steps": [asdict(step) for step in self.steps]}
+        steps = [asdict(step) for step in self.steps]
+        return {**asdict(self), "folder": str(self.folder), "steps": steps, "outcome": asdict(self.outcome)}

@@ -5,12 +5,13 @@ An output folder appears complete or not at all.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from recpolicy.core.errors import ConfigError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.ratings_store import load_saved_ratings, load_saved_split, save_ratings
@@ -18,18 +19,19 @@ from recpolicy.pipelines.artifact_uris import importable, is_address, log_folder
 from recpolicy.pipelines.parameters import training_settings
 
 Figures = dict[str, Any]
+_FETCH_PAUSES = (5, 30)
+"""Seconds before each further try of a download."""
 _MODEL, _SETTINGS = "rating_model", "features.json"
 
 
 def fetch_data_step(ratings: str, *, data: str, split: str, seed: int) -> Figures:
     """Download (ml-100k) or read a table of ratings, check it, and write it with its split to the folder `ratings`."""
     from recpolicy.data.loaders import load_ratings
-    from recpolicy.data.movielens_download import fetch
     from recpolicy.data.read_options import reading_for
     from recpolicy.data.splits import split as split_ratings
 
     if data == "ml-100k":
-        fetch()
+        _fetch_patiently()
     with reading_for("file"):
         table = load_ratings(data)
     parts = split_ratings(table, split, seed)
@@ -114,6 +116,28 @@ def find_incumbent_step(incumbent: str, registry: str, copy: str, copy_uri: str)
     return incumbent if is_address(incumbent) else importable(get_incumbent(incumbent, registry), Path(copy), copy_uri)
 
 
+def find_champion_step(policy: str, registry: str) -> str:
+    """Return number and digest of the registry's champion; "" without one, or if it is this very policy.
+
+    Raises DataError if the champion knows other users or items.
+    """
+    from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.gating import champion_folder, find_champion
+    from recpolicy.workflows.log_evaluation import check_same_ids
+
+    text = find_champion(registry)
+    if not text:
+        return ""
+    candidate, champion = load_policy(policy), load_policy(champion_folder(registry, text))
+    if champion.metadata["policy_digest"] == candidate.metadata["policy_digest"]:
+        return ""
+    try:
+        check_same_ids(candidate, champion)
+    except DataError as error:
+        raise DataError(f"registry {registry}: {error}. Give these data a registry of their own") from None
+    return text
+
+
 def find_log_step(log: str, copy: str, copy_uri: str) -> str:
     """Return the uri of the log for an importer; on a cluster, copy one on a path to `copy`."""
     return log if is_address(log) else importable(log_folder(log), Path(copy), copy_uri)
@@ -139,14 +163,20 @@ def train_policy_step(
 
 def evaluate_policy_step(
     policy: str, evaluation: str, page: str, *, ratings: str | None, rounds: str | None, incumbent: str | None,
-    seed: int,
+    seed: int, users: str = "all", registry: str = "", champion: str = "",
 ) -> tuple[Figures, Figures]:  # fmt: skip
-    """Evaluate a policy on held-out ratings, logged rounds, or both; return the figures and the ROC curve of likes."""
+    """Evaluate a policy on held-out ratings, logged rounds, or both; return the figures and the ROC curve of likes.
+
+    `users` are those whose rounds count: all, or a half of them, "selection" or "gate". With a `champion` of the
+    registry, the policy is compared with it.
+    """
     from recpolicy.workflows.candidate_evaluation import evaluate_candidate_folder, write_candidate_evaluation
+    from recpolicy.workflows.gating import champion_folder
     from recpolicy.workflows.reports import write_evaluation_page
 
     parts = None if ratings is None else load_saved_split(Path(ratings))
-    result = evaluate_candidate_folder(Path(policy), parts, _evaluation_rounds(rounds), _path(incumbent), seed)
+    other = champion_folder(registry, champion) if champion else _path(incumbent)
+    result = evaluate_candidate_folder(Path(policy), parts, _evaluation_rounds(rounds), other, seed, users)
     write_candidate_evaluation(result, Path(evaluation))
     write_evaluation_page(result, Path(page))
     return result.figures(), result.likes
@@ -171,11 +201,15 @@ def gate_policy_step(evaluation: str, record: str, page: str, *, settings: Mappi
     return gate.verdict
 
 
-def register_policy_step(policy: str, record: str, registered: str, *, registry: str) -> Figures:
-    """Copy the policy with its gate record to `registered`; in a registry, make it the champion."""
+def register_policy_step(
+    policy: str, record: str, registered: str, registration: str, *, registry: str, promote: bool
+) -> Figures:
+    """Copy the policy with its gate record to `registered`, and register it; write the result to `registration`."""
     from recpolicy.workflows.gating import register
 
-    return register(Path(policy), Path(record), Path(registered), registry)
+    result = asdict(register(Path(policy), Path(record), Path(registered), registry, promote=promote))
+    write_json(Path(registration), result)
+    return {key: value for key, value in result.items() if value is not None}
 
 
 def predict_batch_step(policy: str, predictions: str, table: str, *, users: str, items: str, batch: int) -> Figures:
@@ -215,18 +249,12 @@ def plan_sweep_step(agents: list[str], seeds: list[float], grid: Mapping[str, An
     return plan_trials(agents, [int(seed) for seed in seeds], grid)  # Kubeflow passes numbers in a list as floats
 
 
-def compare_policies_step(
-    evaluations: list[str], policies: list[str], best: str, evaluation: str, page: str
-) -> Figures:
+def compare_policies_step(evaluations: list[str], policies: list[str], best: str, choice: str, page: str) -> Figures:
     """Write one table of the trials, best first by their value on logged rounds; copy the best one to `best`."""
     from recpolicy.pipelines.sweep import choose_best
 
     return choose_best(
-        [Path(path) for path in evaluations],
-        [Path(path) for path in policies],
-        Path(best),
-        Path(evaluation),
-        Path(page),
+        [Path(path) for path in evaluations], [Path(path) for path in policies], Path(best), Path(choice), Path(page)
     )
 
 
@@ -234,6 +262,24 @@ def write_metrics(artifact: Any, figures: Figures) -> None:
     """Store figures in a Metrics artifact of Kubeflow: as metadata, and in its file, which the local cache needs."""
     artifact.metadata.update(figures)
     write_json(Path(artifact.path), figures)
+
+
+def _fetch_patiently() -> None:
+    """Download MovieLens 100K; try again only when the network fails, not when the data are faulty."""
+    import time
+
+    from recpolicy.core.errors import FetchError
+    from recpolicy.data.movielens_download import fetch
+
+    for pause in (*_FETCH_PAUSES, None):
+        try:
+            fetch()
+            return
+        except FetchError as error:
+            if pause is None:
+                raise
+            print(f"{error}; trying again in {pause} s", flush=True)
+            time.sleep(pause)
 
 
 def _load_features(folder: str) -> tuple[Any, dict[str, Any]]:

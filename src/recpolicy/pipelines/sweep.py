@@ -1,7 +1,7 @@
 """Plan the trials of a sweep and choose the best one.
 
-The choice uses the off-policy value on logged rounds that no trial learned from. The held-out ratings stay unused, so
-that the gate can evaluate the chosen policy on them.
+The choice uses the off-policy value on logged rounds that no trial learned from, of one half of the users. The rounds
+of the other half, and the held-out ratings, play no role in it, so the gate can evaluate the chosen policy on them.
 """
 
 import itertools
@@ -40,12 +40,11 @@ def plan_trials(agents: Sequence[str], seeds: Sequence[int], grid: Mapping[str, 
 
 
 def choose_best(
-    evaluations: Sequence[Path], policies: Sequence[Path], best: Path, evaluation: Path, page: Path
+    evaluations: Sequence[Path], policies: Sequence[Path], best: Path, choice: Path, page: Path
 ) -> dict[str, Any]:
-    """Write the table of all trials; copy the best policy and its evaluation; return its figures.
+    """Write the table of all trials, copy the best policy, and describe it in the file `choice`; return its figures.
 
-    The copied evaluation has no off-policy value, since that made the choice: the gate uses the rest. Raises DataError
-    if a trial has no off-policy value.
+    Raises DataError if a trial has no off-policy value.
     """
     from recpolicy.evaluation.report_page import ReportContent, write_report
     from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
@@ -59,19 +58,19 @@ def choose_best(
     first = order[0]
     with atomic_directory(best) as folder:
         shutil.copytree(policies[first], folder, dirs_exist_ok=True)
-    unused = {key: value for key, value in records[first].items() if key != "off_policy"}
-    write_json(evaluation, {**unused, "chosen_among": len(order)})
+    winner = {key: str(table[key].iloc[0]) for key in ("agent", "settings", "seed", "value")}
+    write_json(choice, {**winner, "trials": len(order), "trial": first + 1, "policy": str(policies[first])})
     content = ReportContent(
         title=f"Sweep: {len(order)} trials",
         tables=[("Trials, best first by their value on logged rounds", table)],
         notes=[
             "Values are doubly robust off-policy estimates on rounds that no trial learned from, with 95 % intervals"
-            " over users. The best of several looks better than it is; the gate uses data that played no role in the"
-            " choice."
+            " over users. The best of several looks better than it is. So the users of the log are divided: one half"
+            " makes this choice, and the gate uses the rounds of the other half."
         ],
     )
     write_report(page, content)
-    return {"trials": len(order), "agent": records[first]["policy"]["agent"], "value": str(table["value"].iloc[0])}
+    return {"trials": len(order), "agent": winner["agent"], "value": winner["value"]}
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:

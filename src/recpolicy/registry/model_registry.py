@@ -7,6 +7,8 @@
 
 A version appears complete or not at all, and one rename moves the aliases, so readers see the state before or after a
 change. A lock serializes writers. A change may carry a note (author, reason), which its audit line contains.
+
+Only a version whose gate record says pass may serve. Another one serves only if an operator says so (`ungated`).
 """
 
 import logging
@@ -100,16 +102,53 @@ class Registry:
                 write_record(version, home)
         return version
 
-    def promote(self, number: int | str, *, note: Note = None) -> Version:
+    def promote(self, number: int | str, *, ungated: bool = False, note: Note = None) -> Version:
         """Make a version the champion; the one before it becomes `previous`. A challenger that is promoted is none.
 
-        Raises ConfigError for a number that is not there, ArtifactError for a damaged version: nothing moves then.
+        Args:
+            number: Number or alias of the version.
+            ungated: An operator lets it serve although its gate record does not say pass.
+            note: Author and reason, for the audit.
+
+        Raises:
+            ConfigError: An unknown number, or a version that passed no gate: nothing moves then.
+            ArtifactError: A damaged version: nothing moves then.
         """
         with self._changing() as state:
             chosen = self._sound(number)
             if state.champion != chosen:
-                self._move(state, chosen, "promote", state.champion, note)
+                detail = self._check_gate(chosen, ungated)
+                self._move(state, chosen, "promote", state.champion, note, detail)
             return self.version(chosen)
+
+    def promote_unattended(self, number: int, *, replace: bool = False, note: Note = None) -> str:
+        """Promote a version without an operator, unless that would change who serves users today.
+
+        Args:
+            number: Number of the version.
+            replace: Replace the champion, too. A challenger, as in a rollout, always prevents that.
+            note: Author and reason, for the audit.
+
+        Returns:
+            The reason why the version is not the champion now; empty if it is.
+
+        Raises:
+            ConfigError: An unknown number.
+            ArtifactError: A damaged version.
+        """
+        with self._changing() as state:
+            chosen = self._sound(number)
+            if state.champion == chosen:
+                return ""
+            if state.challenger is not None:
+                return f"version {state.challenger} is the challenger, as during a rollout"
+            if state.champion is not None and not replace:
+                return f"version {state.champion} is the champion"
+            verdict = self.version(chosen).verdict
+            if verdict != "pass":
+                return f"its first gate record says {verdict or 'nothing'}"
+            self._move(state, chosen, "promote", state.champion, note)
+            return ""
 
     def roll_back(self, *, note: Note = None) -> Version:
         """Take back the last step: a challenger is withdrawn, else the previous champion is the champion again.
@@ -129,13 +168,27 @@ class Registry:
             return self.version(state.previous)
 
     def set_challenger(
-        self, number: int | str, traffic_fraction: float, *, shadow: bool = False, note: Note = None
+        self,
+        number: int | str,
+        traffic_fraction: float,
+        *,
+        shadow: bool = False,
+        ungated: bool = False,
+        note: Note = None,
     ) -> Version:
         """Serve a fraction of the users by a version, in place of any other challenger; the champion serves the rest.
 
-        With `shadow` its lists are computed and compared, but the champion serves. Raises ConfigError for a fraction
-        outside 0..1, for an unknown number or the champion's, and without a champion. Raises ArtifactError for a
-        damaged version.
+        Args:
+            number: Number or alias of the version.
+            traffic_fraction: Fraction of the users, 0..1.
+            shadow: Its lists are computed and compared, but the champion serves.
+            ungated: An operator lets it serve although its gate record does not say pass. A shadow needs no gate.
+            note: Author and reason, for the audit.
+
+        Raises:
+            ConfigError: A fraction outside 0..1, an unknown number, the champion, a version that passed no gate, or a
+                registry without a champion.
+            ArtifactError: A damaged version.
         """
         fraction = checked_fraction(traffic_fraction)
         with self._changing() as state:
@@ -146,6 +199,9 @@ class Registry:
             new = replace(state, challenger=chosen, traffic_fraction=fraction, shadow=shadow)
             if new != state:
                 told = {"number": chosen, "from": state.challenger, "traffic_fraction": fraction, "shadow": shadow}
+                serves_already = state.challenger == chosen and not state.shadow
+                if not (shadow or serves_already):
+                    told |= self._check_gate(chosen, ungated)
                 self._write(new, "set_challenger", told, note)
             return self.version(chosen)
 
@@ -214,11 +270,27 @@ class Registry:
             if not (self.folder / STATE).exists():
                 write_state(self.folder, State())
 
-    def _move(self, state: State, champion: int, change: str, previous: int | None, note: Note) -> None:
+    def _check_gate(self, number: int, ungated: bool) -> dict[str, Any]:
+        """Return the detail of the audit line; raise ConfigError for a version that may not serve."""
+        verdict = self.version(number).verdict
+        if verdict == "pass":
+            return {}
+        if not ungated:
+            record = "has no gate record" if verdict is None else f"has a gate record that says {verdict}"
+            raise ConfigError(
+                f"{self.folder}: version {number} {record}; only a version that passed its gate serves. Gate it first,"
+                " or let it serve all the same with ungated (--ungated)"
+            )
+        return {"ungated": True}
+
+    def _move(
+        self, state: State, champion: int, change: str, previous: int | None, note: Note,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         """Make a verified version the champion."""
         if champion == state.challenger:
             state = _unchallenged(state)
-        told = {"number": champion, "from": state.champion}
+        told = {"number": champion, "from": state.champion, **(detail or {})}
         self._write(replace(state, champion=champion, previous=previous), change, told, note)
 
     def _explore(self, exploration: bool, change: str, note: Note) -> None:

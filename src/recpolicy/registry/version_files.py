@@ -47,6 +47,12 @@ class Version:
     note: Mapping[str, Any] | None = None
     """Author and reason of the registration, if given."""
 
+    @property
+    def verdict(self) -> str | None:
+        """Verdict of the gate record: pass, fail or no_verdict; None without a record."""
+        verdict = (self.gate or {}).get("verdict")
+        return None if verdict is None else str(verdict)
+
 
 def migrate_gate(gate: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return a gate record of any format version with the current names."""

@@ -47,7 +47,8 @@ def is_run(source: Path) -> bool:
 def open_registry(source: Path, folder: Path) -> Registry:
     """Return the registry `source`, or one in `folder` with the policy in `source` as a version.
 
-    The policy becomes champion if there is none yet. Raises ArtifactError for a folder that is neither.
+    The policy becomes champion if there is none yet: serving its folder is an operator's decision, so it needs no gate
+    record. Raises ArtifactError for a folder that is neither.
     """
     if not is_run(source):
         registry = Registry(source)
@@ -56,7 +57,7 @@ def open_registry(source: Path, folder: Path) -> Registry:
     registry = Registry(folder / "registry")
     version = registry.register(source)
     if registry.aliases()["champion"] is None:
-        registry.promote(version.number)
+        registry.promote(version.number, ungated=True)
     return registry
 
 
@@ -71,7 +72,7 @@ def champion_mismatch_notice(state: AppState, source: Path) -> str | None:
         return None
     return (
         f"{source} is version {known.number}, but version {number} is the champion; to change that: recpolicy admin"
-        f" promote {known.number}"
+        f" promote {known.number} --ungated"
     )
 
 

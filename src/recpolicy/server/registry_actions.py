@@ -64,14 +64,17 @@ def sync_versions(state: AppState) -> None:
     _try_in_store(state, lambda store: admin.add_versions(store.engine, registry.versions()))
 
 
-def promote(number: int) -> RegistryAction:
-    """Return the action that makes a version the champion; a version that does not load is rejected first."""
+def promote(number: int, ungated: bool) -> RegistryAction:
+    """Return the action that makes a version the champion; a version that does not load is rejected first.
+
+    With `ungated`, an operator lets it serve although it passed no gate.
+    """
 
     def action(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
         load_scorer(registry.resolve(number))
         before = registry.routing().champion
-        registry.promote(number, note=note)
-        return {"number": number, "from": before}
+        registry.promote(number, ungated=ungated, note=note)
+        return {"number": number, "from": before, **({"ungated": True} if ungated else {})}
 
     return action
 
@@ -83,8 +86,11 @@ def roll_back(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"number": version.number, "from": before.champion, "challenger": before.challenger}
 
 
-def set_traffic(number: int | None, fraction: float | None, shadow: bool | None) -> RegistryAction:
-    """Return the action that serves a fraction of the users by a version; None leaves a value unchanged."""
+def set_traffic(number: int | None, fraction: float | None, shadow: bool | None, ungated: bool) -> RegistryAction:
+    """Return the action that serves a fraction of the users by a version; None leaves a value unchanged.
+
+    With `ungated`, an operator lets it serve although it passed no gate.
+    """
 
     def action(registry: Registry, note: Mapping[str, Any]) -> Mapping[str, Any]:
         now = registry.routing()
@@ -95,8 +101,9 @@ def set_traffic(number: int | None, fraction: float | None, shadow: bool | None)
         same = challenger == now.challenger
         new_fraction = fraction if fraction is not None else (now.traffic_fraction if same else 0.0)
         new_shadow = shadow if shadow is not None else (same and now.shadow)
-        registry.set_challenger(challenger, new_fraction, shadow=new_shadow, note=note)
-        return {"number": challenger, "traffic_fraction": new_fraction, "shadow": new_shadow}
+        registry.set_challenger(challenger, new_fraction, shadow=new_shadow, ungated=ungated, note=note)
+        detail = {"number": challenger, "traffic_fraction": new_fraction, "shadow": new_shadow}
+        return detail | ({"ungated": True} if ungated else {})
 
     return action
 

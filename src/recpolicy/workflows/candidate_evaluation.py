@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import DataError, unknown_name_error
 from recpolicy.core.files import read_versioned_json, rename_keys, write_json
 from recpolicy.core.optional_deps import require_extra
+from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION
@@ -37,6 +38,8 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT, FORMAT_VERSION = "recpolicy evaluation", 4
+ALL_USERS, USER_HALVES = "all", ("selection", "gate")
+"""Users whose rounds count in an evaluation; a sweep chooses on one half and gates on the other."""
 INCUMBENT = "incumbent"
 """The incumbent's name among the policies of the held-out evaluation."""
 _OF_SESSIONS = "a log of sessions; expected rounds. Use recpolicy ope estimate --log for policies of sessions"
@@ -141,7 +144,12 @@ class CandidateEvaluation:
 
 
 def evaluate_candidate_folder(
-    folder: Path, split: Split | None, rounds: Path | None, incumbent: Path | None = None, seed: int = 0
+    folder: Path,
+    split: Split | None,
+    rounds: Path | None,
+    incumbent: Path | None = None,
+    seed: int = 0,
+    users: str = ALL_USERS,
 ) -> CandidateEvaluation:
     """Evaluate the policy in `folder` on a split, on a file of rounds, or on both.
 
@@ -151,15 +159,41 @@ def evaluate_candidate_folder(
         rounds: A file of rounds for evaluation or the folder of an ingested log, or None.
         incumbent: The artifact of the policy in service; None compares with the logging policy.
         seed: Seed of the intervals.
+        users: Users whose rounds count: ALL_USERS, or a half of them by USER_HALVES.
 
     Raises:
         DataError: Split and rounds are both None, the policy was trained on other ratings, or it has learned from these
             rounds.
+        ConfigError: `users` is unknown.
     """
     policy = load_policy(folder)
     compared = None if incumbent is None else load_policy(incumbent)
-    log = None if rounds is None else read_evaluation_rounds(rounds, policy)
+    log = None if rounds is None else rounds_of_users(read_evaluation_rounds(rounds, policy), users)
     return evaluate_candidate(policy, split, log, compared, seed)
+
+
+def rounds_of_users(log: BanditLog, users: str) -> BanditLog:
+    """Return the rounds of all users, or of one half of them, drawn at random but always the same.
+
+    A choice on the rounds of one half has no influence on the rounds of the other, because users are independent.
+
+    Args:
+        log: The rounds.
+        users: ALL_USERS or one of USER_HALVES.
+
+    Raises:
+        ConfigError: `users` is unknown.
+        DataError: The half has no rounds.
+    """
+    if users == ALL_USERS:
+        return log
+    if users not in USER_HALVES:
+        raise unknown_name_error("part of the users", users, (ALL_USERS, *USER_HALVES))
+    first_half = generator(0, "sweep/users").random(int(log.user.max()) + 1) < 1 / 2
+    rows = np.flatnonzero(first_half[log.user] == (users == USER_HALVES[0]))
+    if not len(rows):
+        raise DataError(f"{log.name}: no rounds of the users for {users}; a sweep needs a log of more users")
+    return log.select(rows, log.name)
 
 
 def evaluate_candidate(

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from recpolicy.data.splits import Split
 from recpolicy.evaluation.gate import VERDICTS, Gate, GateConfig, gate, gate_tables
 from recpolicy.inference.artifact import read_manifest, verify
 from recpolicy.inference.predictor import Policy
-from recpolicy.registry.aliases import CHAMPION
+from recpolicy.registry.aliases import CHAMPION, STATE
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import migrate_gate
 from recpolicy.workflows.artifacts import check_writable_folder
@@ -163,17 +163,36 @@ def get_incumbent(incumbent: str, registry: str) -> Path:
     return policy
 
 
-def register(policy: Path, record: Path, registered: Path, registry: str = "") -> dict[str, Any]:
-    """Copy a policy that passed its gate and, if a registry is named, make it the champion there.
+@dataclass(frozen=True)
+class Registration:
+    """The result of the registration of a policy that passed its gate."""
+
+    verdict: str
+    policy_digest: str
+    registry: str
+    """Folder of the registry; empty without one."""
+    version: int = 0
+    """Number in the registry; 0 without one."""
+    champion: int | None = None
+    """Champion of the registry after the registration."""
+    not_promoted: str = ""
+    """Reason why the version is not the champion; empty if it is, or without a registry."""
+
+
+def register(
+    policy: Path, record: Path, registered: Path, registry: str = "", *, promote: bool = False
+) -> Registration:
+    """Copy a policy that passed its gate and, if a registry is named, register it there.
+
+    It becomes the champion if the registry has none, or if `promote` is true. It never does while there is a
+    challenger, as during a rollout.
 
     Args:
         policy: The artifact.
         record: The record of its gate.
         registered: The folder for the copy.
         registry: The folder of a registry, or empty.
-
-    Returns:
-        Verdict, digest of the policy and its version number in the registry, 0 without one.
+        promote: Replace the champion.
 
     Raises:
         ArtifactError: The policy is damaged, or the record is of another policy or not a pass.
@@ -189,11 +208,36 @@ def register(policy: Path, record: Path, registered: Path, registry: str = "") -
         )
     with atomic_directory(registered) as folder:
         shutil.copytree(policy, folder, dirs_exist_ok=True)
-    figures = {"verdict": gate["verdict"], "policy_digest": metadata["policy_digest"], "version": 0}
-    if registry:
-        store = Registry(Path(registry))
-        lineage = {"data": metadata["data"], "split": metadata["split"], "parents": metadata.get("parents", [])}
-        version = store.register(policy, gate=gate, lineage=lineage)
-        store.promote(version.number)
-        figures["version"] = version.number
-    return figures
+    result = Registration(gate["verdict"], metadata["policy_digest"], registry)
+    if not registry:
+        return result
+    store = Registry(Path(registry))
+    lineage = {"data": metadata["data"], "split": metadata["split"], "parents": metadata.get("parents", [])}
+    author = {"by": "the registration of a gated policy"}
+    version = store.register(policy, gate=gate, lineage=lineage, note=author)
+    reason = store.promote_unattended(version.number, replace=promote, note=author)
+    return replace(result, version=version.number, champion=store.aliases()[CHAMPION], not_promoted=reason)
+
+
+def find_champion(registry: str) -> str:
+    """Return the champion of a registry as text, such as "3 f442e77823df"; empty without a registry or champion.
+
+    Raises ArtifactError if the champion is damaged.
+    """
+    if not registry.strip() or not (Path(registry) / STATE).is_file():
+        return ""
+    store = Registry(registry)
+    number = store.aliases()[CHAMPION]
+    if number is None:
+        return ""
+    verify(store.resolve(number))
+    return f"{number} {store.version(number).digest[:12]}"
+
+
+def champion_folder(registry: str, champion: str) -> Path:
+    """Return the artifact of a champion that `find_champion` named; raise ArtifactError if it is another one now."""
+    number, _, digest = champion.partition(" ")
+    store = Registry(registry)
+    if store.version(number).digest[:12] != digest:
+        raise ArtifactError(f"{registry}: version {number} is another policy than at the start of the run")
+    return store.resolve(number)

@@ -18,6 +18,9 @@ def evaluate_policy(
     ratings: Optional[Input[Dataset]] = None,
     rounds: Optional[Input[Dataset]] = None,
     incumbent: Optional[Input[Model]] = None,
+    users: str = "all",
+    registry: str = "",
+    champion: str = "",
     seed: int = 0,
 ):
     """Evaluate a policy on held-out ratings, on logged rounds that it did not learn from, or on both.
@@ -30,7 +33,10 @@ def evaluate_policy(
         page: The same as tables.
         ratings: Output of fetch_data; adds held-out choice, nDCG and RMSE, with the baselines.
         rounds: Output of ingest_log; adds the off-policy value and the gain over the incumbent.
-        incumbent: Policy to compare with; without one, the logging policy.
+        incumbent: Policy to compare with; without one, the champion or the logging policy.
+        users: Users whose rounds count: all, or a half of them, selection or gate.
+        registry: Folder of the registry of the champion.
+        champion: Output of find_champion; the policy is compared with it. Empty: there is none.
         seed: Seed of the resamples of the intervals.
     """
     import json
@@ -45,6 +51,9 @@ def evaluate_policy(
         ratings=ratings.path if ratings else None,
         rounds=rounds.path if rounds else None,
         incumbent=incumbent.path if incumbent else None,
+        users=users,
+        registry=registry,
+        champion=champion,
         seed=seed,
     )
     evaluation.metadata.update(figures)

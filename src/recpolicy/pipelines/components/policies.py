@@ -82,21 +82,48 @@ def find_incumbent(copy: Output[Model], incumbent: str = "", registry: str = "")
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def register_policy(policy: Input[Model], record: Input[Dataset], registered: Output[Model], registry: str = "") -> int:
-    """Keep a policy that passed its gate; in a registry it becomes the champion.
+def find_champion(policy: Input[Model], registry: str = "") -> str:
+    """Find the champion of the registry, which the new policy must beat.
+
+    Args:
+        policy: The new policy; the champion must know the same users and items.
+        registry: Folder of the registry (on a cluster a mounted path); empty: there is no champion.
+
+    Returns:
+        Number and digest of the champion; empty without one, or if the new policy is the champion itself.
+    """
+    from recpolicy.pipelines import steps
+
+    return steps.find_champion_step(policy.path, registry)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register_policy(
+    policy: Input[Model],
+    record: Input[Dataset],
+    registered: Output[Model],
+    registration: Output[Dataset],
+    registry: str = "",
+    promote: bool = False,
+) -> int:
+    """Register a policy that passed its gate; it becomes the champion only of a registry without one, or if asked.
 
     Args:
         policy: The policy artifact.
         record: The gate record; it must say pass.
         registered: The policy with its gate record, and its version in the metadata.
+        registration: Version, champion, and the reason if they differ, as JSON.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the artifact only.
+        promote: Replace the champion. Never while there is a challenger, as during a rollout.
 
     Returns:
         The version in the registry; 0 without a registry.
     """
     from recpolicy.pipelines import steps
 
-    figures = steps.register_policy_step(policy.path, record.path, registered.path, registry=registry)
+    figures = steps.register_policy_step(
+        policy.path, record.path, registered.path, registration.path, registry=registry, promote=promote
+    )
     registered.metadata.update(figures)
     return figures["version"]
 

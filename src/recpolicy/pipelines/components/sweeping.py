@@ -30,7 +30,7 @@ def compare_policies(
     evaluations: Input[List[Dataset]],
     policies: Input[List[Model]],
     best: Output[Model],
-    evaluation: Output[Dataset],
+    choice: Output[Dataset],
     page: Output[HTML],
 ):
     """Compare the trials in one table and pass the best one on.
@@ -39,13 +39,13 @@ def compare_policies(
         evaluations: Output of evaluate_policy for every trial.
         policies: The trials' policies, in the same order.
         best: The policy with the highest value on logged rounds.
-        evaluation: Its evaluation, for the gate.
+        choice: Its agent, settings, seed and value, as JSON.
         page: All trials, best first.
     """
     from recpolicy.pipelines import steps
 
     figures = steps.compare_policies_step(
-        [item.path for item in evaluations], [item.path for item in policies], best.path, evaluation.path, page.path
+        [item.path for item in evaluations], [item.path for item in policies], best.path, choice.path, page.path
     )
     best.metadata.update(figures)
 

@@ -44,7 +44,7 @@ def _check(state: AppState) -> JobResult:
         row = reconcile(state, row, SERVER)
     if row is None or row.state != "running":
         return _skipped("no rollout is running")
-    override = manual_override(state.require_registry().routing(), row)
+    override = manual_override(state.require_registry(), row)
     if override is not None:
         outcome, reason = override
         end(state, row, outcome, SERVER, reason)

@@ -48,16 +48,16 @@ class RolloutStatus:
 
 
 def start(
-    state: AppState, challenger: int | str, actor: str, plan: Mapping[str, Any] | None = None, *, force: bool = False
+    state: AppState, challenger: int | str, actor: str, plan: Mapping[str, Any] | None = None, *, ungated: bool = False
 ) -> Rollout:
     """Begin the first stage of a rollout.
 
     Args:
         plan: settings in place of those in [rollout].
-        force: also roll out a version that failed its gate.
+        ungated: also roll out a version that passed no gate. A shadow serves nobody and needs none.
 
     Raises:
-        ConflictError: the version is the champion or failed its gate, or another rollout runs.
+        ConflictError: the version is the champion or passed no gate, or another rollout runs.
         ConfigError: an unknown version or an invalid plan.
         ArtifactError: a damaged version.
     """
@@ -65,16 +65,16 @@ def start(
     config = build(RolloutConfig, {**as_dict(state.settings.rollout), **(plan or {})}, "rollout")
     with rollout_lock(registry):
         _finish_interrupted_end(state)
-        champion, number = _resolve_versions(registry, challenger, force)
+        champion, number = _resolve_versions(registry, challenger, ungated or config.shadow)
         with transaction(engine) as connection:
             row = rollouts.add(connection, champion, number, as_dict(config))
             rollouts.forget_health(connection, row.id - _HEALTH_KEPT)
             detail = {"rollout": row.id, "champion": champion, "challenger": number, "plan": as_dict(config)}
-            write_audit(connection, actor, "start_rollout", detail | ({"forced": True} if force else {}))
+            write_audit(connection, actor, "start_rollout", detail | ({"ungated": True} if ungated else {}))
         return reconcile(state, row, actor)
 
 
-def stop(state: AppState, actor: str, reason: str = "stopped by hand") -> Rollout:
+def stop(state: AppState, actor: str, reason: str = "stopped by an operator") -> Rollout:
     """Serve all users by the champion at once, even if the database does not answer; returns the stopped rollout.
 
     Raises ConflictError if none runs. Raises StoreError if the challenger was withdrawn but the database could not be
@@ -188,7 +188,7 @@ def _finish_interrupted_end(state: AppState) -> None:
         reconcile(state, row, SERVER)
 
 
-def _resolve_versions(registry: Registry, challenger: int | str, force: bool) -> tuple[int, int]:
+def _resolve_versions(registry: Registry, challenger: int | str, ungated: bool) -> tuple[int, int]:
     """Return the numbers of champion and challenger."""
     routing, version = registry.routing(), registry.version(challenger)
     number = version.number
@@ -198,9 +198,9 @@ def _resolve_versions(registry: Registry, challenger: int | str, force: bool) ->
         raise ConflictError(f"version {number} is the champion; name another version")
     if routing.challenger not in (None, number):
         raise ConflictError(f"version {routing.challenger} is already the challenger; clear the challenger first")
-    verdict = (version.gate or {}).get("verdict")
-    if verdict == "fail" and not force:
-        raise ConflictError(f"version {number} failed its gate; set `force` to roll it out anyway")
+    if version.verdict != "pass" and not ungated:
+        record = "has no gate record" if version.verdict is None else f"has a gate record that says {version.verdict}"
+        raise ConflictError(f"version {number} {record}; set `ungated` (--ungated) to roll it out anyway")
     damage = find_damage(registry.resolve(number).parent)
     if damage is not None:
         raise ArtifactError(f"version {number} is damaged: {damage}")

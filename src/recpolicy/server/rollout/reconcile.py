@@ -38,15 +38,24 @@ def reconcile(state: AppState, row: Rollout, actor: str) -> Rollout:
     return replace(row, **changes)
 
 
-def manual_override(routing: Routing, row: Rollout) -> tuple[str, str] | None:
-    """Return outcome and reason if an operator's change of the registry ended the rollout; otherwise None."""
+def manual_override(registry: Registry, row: Rollout) -> tuple[str, str] | None:
+    """Return outcome and reason if a change of the registry from elsewhere ended the rollout; otherwise None."""
+    routing = registry.routing()
     if routing.champion == row.challenger:
-        return "promoted", "an operator promoted the challenger"
+        return "promoted", f"promoted {_author(registry, 'promote')}"
     if routing.champion != row.champion:
-        return "stopped", f"an operator promoted version {routing.champion}"
+        return "stopped", f"version {routing.champion} was made champion {_author(registry, 'promote', 'roll_back')}"
     if routing.challenger != row.challenger:
-        return "stopped", "an operator cleared the challenger"
+        changes = ("clear_challenger", "roll_back", "set_challenger")
+        return "stopped", f"the challenger was withdrawn {_author(registry, *changes)}"
     return None
+
+
+def _author(registry: Registry, *changes: str) -> str:
+    """Return who made the last of these changes, as the registry's audit says: "by ann", or "in the registry"."""
+    line: dict[str, Any] = next((line for line in reversed(registry.audit()) if line.get("change") in changes), {})
+    author = (line.get("note") or {}).get("by")
+    return "in the registry, by a command or a program" if author is None else f"by {author}"
 
 
 def traffic_override(routing: Routing, row: Rollout, config: RolloutConfig) -> str | None:
@@ -60,11 +69,14 @@ def traffic_override(routing: Routing, row: Rollout, config: RolloutConfig) -> s
 
 def _begin_stage(state: AppState, registry: Registry, row: Rollout, note: dict[str, Any]) -> Rollout:
     config = build(RolloutConfig, row.plan, "rollout")
-    override = manual_override(registry.routing(), row) if row.stage > 0 else None
+    override = manual_override(registry, row) if row.stage > 0 else None
     try:
         if override is None:
             fraction = config.stages[row.stage]
-            registry.set_challenger(row.challenger, fraction, shadow=config.shadow, note=note | {"stage": row.stage})
+            # The start of the rollout has checked the gate.
+            registry.set_challenger(
+                row.challenger, fraction, shadow=config.shadow, ungated=True, note=note | {"stage": row.stage}
+            )
             state.models.refresh()
             return row
     except (ArtifactError, ConfigError) as error:
@@ -76,7 +88,7 @@ def _apply_end(state: AppState, registry: Registry, row: Rollout, note: dict[str
     routing = registry.routing()
     if row.state == "promoted" and routing.champion == row.champion:
         try:
-            registry.promote(row.challenger, note=note)
+            registry.promote(row.challenger, ungated=True, note=note)
             return row
         except ArtifactError as error:  # damaged since the decision
             row = _end_row(state, row, "rolled_back", str(error))

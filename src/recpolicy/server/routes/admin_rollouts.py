@@ -33,7 +33,7 @@ def start_rollout(request: RolloutRequest, caller: Operator, state: StateDep) ->
             404, f"version {request.challenger} does not exist; GET /v1/admin/versions lists the versions"
         )
     try:
-        row = controller.start(state, request.challenger, caller.name, request.plan(), force=request.force)
+        row = controller.start(state, request.challenger, caller.name, request.plan(), ungated=request.ungated)
     except ArtifactError as error:
         raise HTTPException(409, str(error)) from None
     return json_response(_describe(row), 201)

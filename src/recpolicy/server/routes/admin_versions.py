@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -33,6 +33,7 @@ from recpolicy.server.schemas.admin import (
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 Number = Annotated[int, Path(ge=1, lt=10**9, description="Number of the version.")]
+Ungated = Annotated[bool, Query(description="True: let the version serve although it passed no gate.")]
 _AT_ONCE = 1 << 20
 _importing = threading.Lock()
 _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
@@ -58,10 +59,10 @@ def show_version(number: Number, _: Reader, state: StateDep) -> Response:
 
 
 @router.post("/versions/{number}/promote", response_model=RoutingChangeResponse)
-def promote_version(number: Number, caller: Operator, state: StateDep) -> Response:
-    """Make a version the champion. The server rejects a damaged version."""
+def promote_version(number: Number, caller: Operator, state: StateDep, ungated: Ungated = False) -> Response:
+    """Make a version the champion. The server rejects a damaged version, and one that passed no gate."""
     _known(state, number)
-    answer = registry_actions.apply(state, caller, "promote", registry_actions.promote(number))
+    answer = registry_actions.apply(state, caller, "promote", registry_actions.promote(number, ungated))
     registry_actions.sync_versions(state)
     return json_response(answer)
 
@@ -77,7 +78,7 @@ def set_traffic(request: TrafficRequest, caller: Operator, state: StateDep) -> R
     """Make a version the challenger, with a fraction of the users or as a shadow."""
     if request.version is not None:
         _known(state, request.version)
-    action = registry_actions.set_traffic(request.version, request.traffic_fraction, request.shadow)
+    action = registry_actions.set_traffic(request.version, request.traffic_fraction, request.shadow, request.ungated)
     return json_response(registry_actions.apply(state, caller, "traffic", action))
 
 

@@ -57,6 +57,7 @@ class TrafficRequest(BaseModel):
     shadow: bool | None = Field(
         None, description="True: compute and compare the challenger's lists, but serve those of the champion."
     )
+    ungated: bool = Field(False, description="True: let the version serve although it passed no gate.")
 
 
 class VersionResponse(BaseModel):
@@ -227,11 +228,11 @@ class RolloutRequest(BaseModel):
     max_hours: Number | None = Field(
         None, description="Longest duration of a stage in hours; after it, the server rolls back."
     )
-    force: bool = Field(False, description="True: roll out a version even if it failed its gate.")
+    ungated: bool = Field(False, description="True: let the version serve although it passed no gate.")
 
     def plan(self) -> dict[str, Any]:
         """Return the settings that differ from the server's."""
-        return self.model_dump(exclude={"challenger", "force"}, exclude_none=True)
+        return self.model_dump(exclude={"challenger", "ungated"}, exclude_none=True)
 
 
 class RolloutResponse(BaseModel):

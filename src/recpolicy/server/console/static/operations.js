@@ -68,10 +68,12 @@ const lock = (name, text) => [empty(text), name === "rollout" ? el("p", {}, el("
 
 // ---------------------------------------------------------------- changes
 
+const warning = (verdict) => (verdict === "pass" ? "" : ` It passed no gate (${verdict === "none" ? "no gate record" : `gate: ${verdict.replace("_", " ")}`}).`);
+
 const CHANGES = {
-  promote: ({ number: n }) => ({
-    ask: [`Promote version ${n}?`, `Version ${n} becomes the champion and serves all users from now on.`, "Promote"],
-    send: ["POST", `/v1/admin/versions/${n}/promote`],
+  promote: ({ number: n, verdict }) => ({
+    ask: [`Promote version ${n}?`, `Version ${n} becomes the champion and serves all users from now on.${warning(verdict)}`, "Promote"],
+    send: ["POST", `/v1/admin/versions/${n}/promote?ungated=${verdict !== "pass"}`],
   }),
   rollback: () => ({
     ask: ["Roll back?", "This removes the challenger. Without a challenger, the previous champion serves again.", "Roll back"],
@@ -81,9 +83,9 @@ const CHANGES = {
     ask: ["Remove the challenger?", "The champion serves all users from now on.", "Remove"],
     send: ["DELETE", "/v1/admin/challenger"],
   }),
-  rollout: ({ number: n }) => ({
-    ask: [`Roll out version ${n}?`, `It serves more users stage by stage. The server rolls it back if it does worse.`, "Start"],
-    send: ["POST", "/v1/admin/rollouts", { challenger: Number(n) }],
+  rollout: ({ number: n, verdict }) => ({
+    ask: [`Roll out version ${n}?`, `It serves more users stage by stage. The server rolls it back if it does worse.${warning(verdict)}`, "Start"],
+    send: ["POST", "/v1/admin/rollouts", { challenger: Number(n), ungated: verdict !== "pass" }],
   }),
   stop: () => ({
     ask: ["Stop the rollout?", "The champion serves all users from now on.", "Stop"], send: ["DELETE", "/v1/admin/rollouts/current"],
@@ -94,12 +96,12 @@ const CHANGES = {
     ask: [`Run ${name} now?`, "The job runs in the background; the server keeps serving.", "Run"],
     send: ["POST", `/v1/admin/jobs/${encodeURIComponent(name)}`, {}],
   }),
-  traffic: ({ number: n, share, shadow }) => ({
+  traffic: ({ number: n, verdict, share, shadow }) => ({
     ask: [
       `Give version ${n} ${share} % of the users?`,
-      shadow ? "Its lists are computed and compared for them, but the champion serves." : `It serves ${share} % of the users from now on, the champion the others.`, "Set",
+      shadow ? "Its lists are computed and compared for them, but the champion serves." : `It serves ${share} % of the users from now on, the champion the others.${warning(verdict)}`, "Set",
     ],
-    send: ["POST", "/v1/admin/traffic", { version: Number(n), traffic_fraction: Number(share) / 100, shadow }],
+    send: ["POST", "/v1/admin/traffic", { version: Number(n), traffic_fraction: Number(share) / 100, shadow, ungated: verdict !== "pass" }],
   }),
 };
 
@@ -131,7 +133,7 @@ $("main").addEventListener("submit", (event) => {
   if (!form) return;
   event.preventDefault();
   const { share, shadow } = form.elements;
-  change("traffic", { number: form.dataset.number, share: share.value, shadow: shadow.checked });
+  change("traffic", { number: form.dataset.number, verdict: form.dataset.verdict, share: share.value, shadow: shadow.checked });
 });
 $("main").addEventListener("toggle", async (event) => {
   const n = event.target.dataset?.gate;

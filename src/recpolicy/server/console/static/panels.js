@@ -58,15 +58,15 @@ export function versions({ versions: all, routing }, gates) {
 }
 
 function version(one, routing, whole) {
-  const n = one.number, champion = routing.champion === n;
+  const n = one.number, champion = routing.champion === n, verdict = one.verdict ?? "none";
   return el("article", { class: "item", data: { key: `version-${n}` } },
     el("div", { class: "row" },
       el("h3", {}, `Version ${n}`, el("span", { class: "hint", text: one.agent }),
         one.aliases.map((alias) => el("span", { class: `tag ${alias}`, text: alias })),
         el("span", { class: VERDICTS[one.verdict] ?? "tag", text: one.verdict ? `gate: ${one.verdict.replace("_", " ")}` : "no gate record" })),
       !champion && el("div", { class: "row" },
-        button("promote", "Promote", { number: n }, "quiet danger"), button("rollout", "Roll out", { number: n }),
-        el("form", { class: "traffic row", data: { number: n } },
+        button("promote", "Promote", { number: n, verdict }, "quiet danger"), button("rollout", "Roll out", { number: n, verdict }),
+        el("form", { class: "traffic row", data: { number: n, verdict } },
           el("label", { class: "unseen", for: `share-${n}`, text: `Percentage of the users for version ${n}` }),
           el("input", { type: "number", name: "share", id: `share-${n}`, class: "share", min: 0, max: 100, step: "0.1", value: 10, required: true }), "%",
           el("label", { class: "check" }, el("input", { type: "checkbox", name: "shadow", id: `shadow-${n}` }), " shadow"),
