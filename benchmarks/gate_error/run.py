@@ -3,7 +3,8 @@
     python benchmarks/gate_error/run.py --out benchmarks/gate_error/results.json
 
 Every log goes through the product's own functions: `LogComparison.figures` and `gate`. A cell is a situation and a
-number of rounds; finished cells are read from the folder of --cells, so the run can be interrupted.
+number of rounds. It is run in parts of 250 logs, the first part of all cells first. Finished parts are read from the
+folder --parts, so the run can be interrupted; `--report` writes the figures of what is there.
 """
 
 import argparse
@@ -29,11 +30,13 @@ from recpolicy.evaluation.gate import GateConfig, gate
 from recpolicy.ope import BanditFeedback, OffPolicyConfig, TargetPolicy
 from recpolicy.workflows.log_evaluation import LogComparison
 
-SIZES = (400, 1_000, 2_000, 5_000, 20_000)
+SIZES = (1_000, 5_000, 400, 2_000, 20_000)
 LOGS = {size: 2_000 if size <= 2_000 else 1_000 for size in SIZES}
+CHUNK = 250  # logs of a part of a cell
 POWER_AT, BETTER = 5_000, 0.1
 MAX_FALSE_PASS, MIN_COVERAGE = 0.04, 0.93
 WILSON_Z = 2.5758  # 99 %
+KEYS = ("situation", "rounds", "true_gain")
 Counts = Mapping[str, float]
 
 
@@ -50,31 +53,42 @@ def judge(log: Log, interval: str) -> tuple[str, float, float, float]:
     return result.verdict, gain["value"], gain["lo"], gain["hi"]
 
 
-def run_cell(name: str, size: int, better: bool, logs: int) -> dict[str, Any]:
-    """Return the counts of one cell."""
+def run_part(name: str, size: int, better: bool, part: int, logs: int) -> dict[str, Any]:
+    """Return the counts of one part of a cell."""
     situation = SITUATIONS[name]
     gain = BETTER if better else situation.gain
     looks = [round(size * (look + 1) / situation.looks) for look in range(situation.looks)]
     interval = "t" if situation.looks == 1 else "sequence"
-    passed = verdicts = covered = above = below = 0
-    errors = []
-    start = time.perf_counter()
-    for number in range(logs):
+    counts = dict.fromkeys(("passed", "verdicts", "covered", "too_high", "too_low"), 0)
+    errors, start = [], time.process_time()
+    for number in range(part * CHUNK, part * CHUNK + logs):
         rng = np.random.default_rng([list(SITUATIONS).index(name), size, int(better), number])
         log = situation.draw(gain, size, rng)
-        found = [judge(log.first(look), interval) for look in looks]
-        passed += any(verdict == "pass" for verdict, *_ in found)
-        sound = [one for one in found if one[0] != "no_verdict"]
-        verdicts += bool(sound)
-        covered += bool(sound) and all(lo <= gain <= hi for _, _, lo, hi in sound)
-        above += any(lo > gain for _, _, lo, _ in sound)
-        below += any(hi < gain for *_, hi in sound)
-        errors.append(found[-1][1] - gain)
+        judged = [judge(log.first(look), interval) for look in looks]
+        sound = [limits for verdict, _, *limits in judged if verdict != "no_verdict"]
+        counts["passed"] += any(verdict == "pass" for verdict, *_ in judged)
+        counts["verdicts"] += bool(sound)
+        counts["covered"] += bool(sound) and all(lo <= gain <= hi for lo, hi in sound)
+        counts["too_high"] += any(lo > gain for lo, _ in sound)
+        counts["too_low"] += any(hi < gain for _, hi in sound)
+        errors.append(judged[-1][1] - gain)
     return {
-        "situation": name, "rounds": size, "true_gain": gain, "logs": logs, "passed": passed, "verdicts": verdicts,
-        "covered": covered, "too_high": above, "too_low": below, "mean_error": float(np.mean(errors)),
-        "error_std": float(np.std(errors)), "seconds": time.perf_counter() - start,
+        "situation": name, "rounds": size, "true_gain": gain, "logs": logs, **counts,
+        "error": float(np.sum(errors)), "square_error": float(np.sum(np.square(errors))),
+        "cpu_seconds": time.process_time() - start,
     }  # fmt: skip
+
+
+def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the cells from their parts."""
+    cells: dict[tuple[str, int, float], dict[str, Any]] = {}
+    for part in parts:
+        key = (part["situation"], part["rounds"], part["true_gain"])
+        if key not in cells:
+            cells[key] = dict(part)
+            continue
+        cells[key] |= {name: cells[key][name] + part[name] for name in part if name not in KEYS}
+    return sorted(cells.values(), key=lambda cell: (cell["rounds"], list(SITUATIONS).index(cell["situation"])))
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
@@ -88,55 +102,68 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 
 def summary(cells: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the figures of all cells."""
+    """Return the figures of all cells; rates by kind of cell, with their extremes."""
     worse = [cell for cell in cells if cell["true_gain"] <= 0]
     better = [cell for cell in cells if cell["true_gain"] > 0]
     judged = [cell for cell in cells if cell["verdicts"]]
     healthy = [c for c in worse if SITUATIONS[c["situation"]].healthy and c["rounds"] == POWER_AT] + better
-    false_pass = [cell["passed"] / cell["logs"] for cell in worse]
-    coverage = [cell["covered"] / cell["verdicts"] for cell in judged if cell["verdicts"] >= 100]
-    verdict = [cell["verdicts"] / cell["logs"] for cell in healthy]
-    power = [cell["passed"] / cell["logs"] for cell in better]
-    return {
+    figures = {
+        "cells": len(cells), "logs": sum(cell["logs"] for cell in cells),
         "false_pass_failed_cells": sum(wilson(c["passed"], c["logs"])[0] > MAX_FALSE_PASS for c in worse),
-        "false_pass_max": max(false_pass), "cells": len(cells),
         "coverage_failed_cells": sum(wilson(c["covered"], c["verdicts"])[1] < MIN_COVERAGE for c in judged),
-        "coverage_min": min(coverage), "coverage_max": max(coverage),
-        "verdict_fraction": float(np.mean(verdict)), "verdict_fraction_min": min(verdict),
-        "power_median": float(np.median(power)), "power_min": min(power), "power_max": max(power),
     }  # fmt: skip
+    rates = {
+        "false_pass": [cell["passed"] / cell["logs"] for cell in worse],
+        "coverage": [cell["covered"] / cell["verdicts"] for cell in judged if cell["verdicts"] >= 100],
+        "verdict_fraction": [cell["verdicts"] / cell["logs"] for cell in healthy],
+        "power": [cell["passed"] / cell["logs"] for cell in better],
+    }
+    for name, values in rates.items():
+        if values:
+            figures |= {f"{name}_min": min(values), f"{name}_max": max(values), f"{name}_median": np.median(values)}
+    if rates["verdict_fraction"]:
+        figures["verdict_fraction"] = np.mean(rates["verdict_fraction"])
+    return figures
 
 
 def main() -> None:
-    """Run all cells that are not yet there, and write the figures."""
+    """Run the parts that are not yet there, and write the figures."""
     parser = argparse.ArgumentParser(description="error rates of the gate")
     parser.add_argument("--out", type=Path, required=True, help="where the figures are written, as JSON")
-    parser.add_argument("--cells", type=Path, default=Path("/tmp/gate_error"), help="folder of finished cells")
+    parser.add_argument("--parts", type=Path, default=Path("/tmp/gate_error"), help="folder of finished parts")
     parser.add_argument("--logs", type=int, help="logs a cell; default 2,000 up to 2,000 rounds, 1,000 above")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="rounds of a log")
     parser.add_argument("--situations", nargs="+", default=list(SITUATIONS), help="names of situations")
     parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--report", action="store_true", help="write the figures of the finished parts only")
     options = parser.parse_args()
-    options.cells.mkdir(parents=True, exist_ok=True)
-    jobs = [(name, size, False) for size in options.sizes for name in options.situations]
-    if POWER_AT in options.sizes:
-        jobs += [(name, POWER_AT, True) for name in options.situations if SITUATIONS[name].healthy]
-    cells, pending = [], {}
-    with ProcessPoolExecutor(options.workers) as pool:
-        for name, size, better in jobs:
-            logs = options.logs or LOGS[size]
-            path = options.cells / f"{name}-{size}-{'better' if better else 'worse'}-{logs}.json"
-            if path.exists():
-                cells.append(json.loads(path.read_text(encoding="utf-8")))
-            else:
-                pending[path] = pool.submit(run_cell, name, size, better, logs)
-        for path, job in pending.items():
-            cells.append(job.result())
-            write_json(path, cells[-1])
-            print(describe(cells[-1]), flush=True)
+    options.parts.mkdir(parents=True, exist_ok=True)
+    if not options.report:
+        run_parts(options)
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.parts.glob("*.json"))]
+    cells = merged(parts)
+    for cell in cells:
+        print(describe(cell))
     figures = summary(cells)
     write_results(options.out, figures, context([0], cells=cells))
     print(figures)
+
+
+def run_parts(options: argparse.Namespace) -> None:
+    """Run the parts that are not yet there, the first part of all cells first."""
+    cells = [(name, size, False) for size in options.sizes for name in options.situations]
+    if POWER_AT in options.sizes:
+        cells += [(name, POWER_AT, True) for name in options.situations if SITUATIONS[name].healthy]
+    jobs = {}
+    with ProcessPoolExecutor(options.workers) as pool:
+        for part in range(max(options.logs or 0, *LOGS.values()) // CHUNK + 1):
+            for name, size, better in cells:
+                logs = min(CHUNK, (options.logs or LOGS[size]) - part * CHUNK)
+                path = options.parts / f"{name}-{size}-{'better' if better else 'worse'}-{part}-{logs}.json"
+                if logs > 0 and not path.exists():
+                    jobs[path] = pool.submit(run_part, name, size, better, part, logs)
+        for path, job in jobs.items():
+            write_json(path, job.result())
 
 
 def describe(cell: Mapping[str, Any]) -> str:
@@ -146,7 +173,7 @@ def describe(cell: Mapping[str, Any]) -> str:
     return (
         f"{cell['situation']:<28}{cell['rounds']:>7}  gain {cell['true_gain']:+.4f}  pass {passed:.4f}"
         f"  verdict {verdicts:.3f}  covers {cover:.4f}  high {cell['too_high']} low {cell['too_low']}"
-        f"  error {cell['mean_error']:+.4f} ± {cell['error_std']:.4f}  {cell['seconds']:.0f} s"
+        f"  error {cell['error'] / cell['logs']:+.4f}  {cell['cpu_seconds']:.0f} s"
     )
 
 

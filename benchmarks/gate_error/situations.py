@@ -374,12 +374,12 @@ SITUATIONS: Mapping[str, Situation] = {
         lambda gain, n, rng: play(rare_items_world(gain), np.arange(n), rng, stars),
     ),
     "peeking": Situation(
-        "uniform, looked at 20 times while the log grows", -0.002,
-        lambda gain, n, rng: play(uniform_world(gain), np.arange(n), rng), looks=20,
+        "uniform, looked at 10 times while the log grows", -0.002,
+        lambda gain, n, rng: play(uniform_world(gain), np.arange(n), rng), looks=10,
     ),
     "peeking_rare": Situation(
-        "rare_negatives, looked at 20 times", -0.0045,
-        lambda gain, n, rng: play(rare_world(gain, 0.99), np.arange(n), rng), looks=20,
+        "rare_negatives, looked at 10 times", -0.0045,
+        lambda gain, n, rng: play(rare_world(gain, 0.99), np.arange(n), rng), looks=10,
     ),
 }  # fmt: skip
 """The situations by name."""

@@ -221,9 +221,10 @@ def degrees_of_freedom(jackknife: NDArray[np.float64]) -> float:
     2014). The result is at most G - 1.
     """
     users = check_several(jackknife)
-    std = float(jackknife.std())
-    excess = max(float(np.mean(((jackknife - jackknife.mean()) / std) ** 4)) - 3, 0.0) if std > 0 else 0.0
-    return 1 / (1 / (users - 1) + excess / (2 * users))
+    square = (jackknife - jackknife.mean()) ** 2
+    variance = float(square.mean())
+    kurtosis = float((square / variance) @ (square / variance)) / users if variance > 0 else 0.0
+    return 1 / (1 / (users - 1) + max(kurtosis - 3, 0.0) / (2 * users))
 
 
 def all_but_one(values: NDArray[np.float64]) -> NDArray[np.float64]:

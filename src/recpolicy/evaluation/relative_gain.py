@@ -11,6 +11,7 @@ The gain on hits leaves the propensities out: sum(pi r) / sum(pi) / mean(r) - 1 
 it estimate the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -39,18 +40,16 @@ def relative_gain(
     target: TargetPolicy,
     reward_range: tuple[float, float],
     level: float = LEVEL,
-    interval: str = "t",
-) -> Interval | None:
-    """Return the relative gain with its interval over users, widened by the mass that the log never shows.
+) -> Mapping[str, Interval] | None:
+    """Return the relative gain with its intervals over users, widened by the mass that the log never shows.
 
     Args:
         rounds: N logged rounds of two or more users. target: the policy.
-        reward_range: minimum and maximum reward. level: probability that the interval contains the true value.
-        interval: t or sequence.
+        reward_range: minimum and maximum reward. level: probability that an interval contains the true value.
 
     Returns:
-        The relative gain, infinitely wide where one user has all the weight. None where it has no meaning: the mean
-        reward is not above 0, or the target never takes a logged action.
+        The intervals t and sequence; t is infinitely wide where one user has all the weight. None where the relative
+        gain has no meaning: the mean reward is not above 0, or the target never takes a logged action.
     """
     weight = importance_weights(target.prob, rounds.behavior_prob)
     reward = rounds.reward.astype(np.float64)
@@ -71,8 +70,7 @@ def relative_gain(
     if missing.none:  # the logging policy gains nothing over itself
         step, size = 0.0, np.inf
     intervals = term_intervals(linear, resamples[0], clusters, config, step, size)
-    limits = missing_mass_limits(intervals, linear, resamples[0], [missing], clusters, config, step, size)
-    return limits[interval]
+    return missing_mass_limits(intervals, linear, resamples[0], [missing], clusters, config, step, size)
 
 
 def gain_on_hits(rounds: BanditFeedback, target: TargetPolicy) -> float | None:

@@ -61,10 +61,11 @@ class LogComparison:
         """
         return value_differences_from_inputs(*self.compared_inputs, [ESTIMATOR])[ESTIMATOR]
 
-    def relative_gain(self, interval: str = "t") -> Interval | None:
-        """Return the candidate's value relative to the logging policy's, minus 1 (evaluation/relative_gain.py)."""
+    @cached_property
+    def relative_gain(self) -> Mapping[str, Interval] | None:
+        """The candidate's value relative to the logging policy's, minus 1, by kind of interval."""
         limits = self.compared_inputs[0].reward_limits
-        return relative_gain(self.feedback, self.candidate, limits, self.config.level, interval)
+        return relative_gain(self.feedback, self.candidate, limits, self.config.level)
 
     @cached_property
     def gain_on_hits(self) -> float | None:
@@ -92,7 +93,7 @@ class LogComparison:
 
     def figures(self, baseline: str) -> dict[str, Any]:
         """Return what the gate asks of a log, as plain values for JSON; `baseline` names what the gain is over."""
-        gain, relative = self.gain, {kind: self.relative_gain(kind) for kind in GATE_INTERVALS}
+        gain, relative = self.gain, self.relative_gain or {}
         both = [gain.candidate.diagnostics, gain.incumbent.diagnostics]
         figures: dict[str, Any] = to_plain(
             {
@@ -103,7 +104,7 @@ class LogComparison:
                 "effective_sample_size": min(one.effective_sample_size for one in both),
                 "mean_weight_z": max(one.mean_weight_z for one in both),
                 "tail_index": max(one.tail_index for one in both),
-                "relative_gain": {kind: None if found is None else found.as_dict() for kind, found in relative.items()},
+                "relative_gain": {kind: limits.as_dict() for kind, limits in relative.items()},
                 "gain_on_hits": self.gain_on_hits,
                 "details": gain.as_dict(),
             }

@@ -265,12 +265,12 @@ def log_tables(evaluation: "CandidateEvaluation") -> Tables:
     """Return value and gain on the log, and the gain by group; empty without a log."""
     if evaluation.log_comparison is None:
         return []
-    gain, relative = evaluation.log_comparison.gain, evaluation.log_comparison.relative_gain()
+    gain, relative = evaluation.log_comparison.gain, evaluation.log_comparison.relative_gain
     rows = {
         "candidate": str(gain.candidate.intervals["t"]),
         evaluation.baseline: str(gain.incumbent.intervals["t"]),
         "gain": str(gain.limits["t"]),
-        "relative gain over the logging policy (snips)": None if relative is None else str(relative),
+        "relative gain over the logging policy (snips)": None if relative is None else str(relative["t"]),
     }
     frame = pd.DataFrame({"reward per round": list(rows.values())}, index=pd.Index(list(rows), name="policy"))
     tables = [(f"On logged rounds ({gain.estimator}, 95 % intervals over users)", frame)]
