@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from recpolicy.core.statistics import sequence_multiplier
 from recpolicy.ope.feedback import Clusters
 from recpolicy.ope.intervals import confidence_sequence
 from recpolicy.server.rollout.stage_metrics import VariantStats, difference, mean_reward
@@ -83,6 +84,15 @@ def test_too_few_users_of_either_variant_say_nothing(users):
         found = difference(*pair, 0.95, 30)
         assert (found.lo, found.hi) == (-np.inf, np.inf)
     assert np.isfinite(difference(many, many, 0.95, 30).hi)
+
+
+def test_users_who_all_say_the_same_prove_nothing_where_the_range_is_known():
+    """Half of 100 users in each group: the half-width is c^2 4 sqrt(2 / (100 * 50)), more than a star."""
+    same = group_of(np.full(50, 5.0))
+    found = difference(same, same, 0.95, 30, width=4.0)
+    assert found.hi == pytest.approx(sequence_multiplier(100) ** 2 * 4 * np.sqrt(2 / 5_000), abs=1e-4)
+    assert found.lo < -0.9
+    assert mean_reward(same, 0.95, 30, width=4.0).lo < 4
 
 
 def test_users_who_all_say_the_same_are_no_error():
