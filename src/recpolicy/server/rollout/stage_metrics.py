@@ -13,9 +13,9 @@ If nearly all rewards are equal, a small group may have no variance yet by chanc
 With 2 % ones and otherwise fives, 10 % of the users in the challenger's group and 30 users per variant, 38 of 100
 sequences excluded a difference of 0 at some time. So each variant has at least the pooled variance; then none did
 (tests/server/test_variant_statistics.py). Where all rewards of both variants are equal, the second part of every
-interval remains: one more reward at an end of the range (core/statistics.py). In the difference that reward counts among
-the n users of both variants, as in the pooled variance: without one in n users, at most a share c^2 / n of them gives
-it, so a variant of n1 users has the error sqrt(c^2 / (n n1)) range, as from sqrt(n n1) users.
+interval remains: one more reward at an end of the range (core/statistics.py). In the difference that reward counts
+among the n users of both variants, as in the pooled variance. If none of n users gave it, at most a share c^2 / n of
+them does. A variant of n1 users then has the error sqrt(c^2 / (n n1)) range, as from sqrt(n n1) users.
 """
 
 from dataclasses import asdict, dataclass, field, replace
