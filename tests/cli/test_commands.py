@@ -139,7 +139,7 @@ def test_predict_writes_tables(run, policy, tmp_path, name, read):
     written = read(tmp_path / name)
     assert code == 0
     assert str(tmp_path / name) in out
-    assert list(written) == ["user_id", "item_id", "title", "rating", "std", "value", "probability"]
+    assert list(written) == ["user_id", "item_id", "title", "rating", "std", "low", "high", "value", "probability"]
     assert len(written) == 80
 
 

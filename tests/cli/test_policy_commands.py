@@ -24,7 +24,7 @@ def test_predict_says_what_the_policy_says(capsys, folder):
 def test_predict_prints_a_table_for_people(capsys, folder):
     answer = recpolicy(capsys, "predict", folder, "--user", 7, "-m", 3, "-m", 4)
     head, *rows = answer.out.splitlines()
-    assert head.split() == ["user_id", "item_id", "title", "rating", "std", "value", "probability"]
+    assert head.split() == ["user_id", "item_id", "title", "rating", "std", "low", "high", "value", "probability"]
     assert len(rows) == 2
     assert "Picture No. 03, The" in rows[0]
     assert answer.err == ""
@@ -35,7 +35,7 @@ def test_recommend_explains_its_numbers_and_marks_the_choice_of_the_exploring_po
     answer = recpolicy(capsys, "recommend", trained("linucb"), "--user", 7, "-k", 80)
     table, note = answer.out.split("\n\n")
     head, *rows = table.splitlines()
-    assert head.split()[-4:] == ["rating", "std", "value", "probability"]
+    assert head.split()[-6:] == ["rating", "std", "low", "high", "value", "probability"]
     expected = loaded("linucb").recommend(7, k=80)
     marked = [row.endswith("*") for row in rows]
     assert marked == expected["most_probable"].tolist()

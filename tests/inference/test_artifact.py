@@ -107,8 +107,8 @@ def test_a_file_is_no_artifact(tmp_path):
 
 
 def test_a_later_format_is_refused(folder):
-    change(folder / "recpolicy.json", '"version": 2', '"version": 99')
-    with pytest.raises(ArtifactError, match=r"format version 99, but this recpolicy reads 1, 2"):
+    change(folder / "recpolicy.json", '"version": 3', '"version": 99')
+    with pytest.raises(ArtifactError, match=r"format version 99, but this recpolicy reads 1, 2, 3"):
         load_policy(folder)
 
 

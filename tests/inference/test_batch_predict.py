@@ -70,7 +70,11 @@ def test_csv_says_the_same_as_parquet(parquet, text):
     predict_to_files(policy, parquet, csv, batch=2)
     written = pd.read_parquet(parquet)
     assert written["item_id"].tolist()[:ITEMS] == policy.artifact.items["item_id"].tolist()
-    read = pyarrow.csv.read_csv(csv).to_pandas().astype({"rating": np.float32, "std": np.float32, "value": np.float32})
+    read = (
+        pyarrow.csv.read_csv(csv)
+        .to_pandas()
+        .astype(dict.fromkeys(("rating", "std", "low", "high", "value"), np.float32))
+    )
     pd.testing.assert_frame_equal(read, written, check_exact=True)
 
 

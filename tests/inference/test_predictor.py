@@ -12,7 +12,7 @@ from trained_policies import loaded, miniature_split, trained
 from recpolicy.core.errors import ConfigError, DataError, RecpolicyError, UnknownIdError
 from recpolicy.inference.predictor import Policy
 
-COLUMNS = ["user_id", "item_id", "title", "rating", "std", "value", "probability"]
+COLUMNS = ["user_id", "item_id", "title", "rating", "std", "low", "high", "value", "probability"]
 NEWCOMER = {"newcomer": {1: 5.0, 2: 1.0, 3: 4.5}}
 
 

@@ -117,6 +117,8 @@ def test_recommendations_are_the_best_unrated_items_of_the_catalog(name):
         "title",
         "rating",
         "std",
+        "low",
+        "high",
         "value",
         "probability",
         "most_probable",

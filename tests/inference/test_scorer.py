@@ -13,9 +13,10 @@ from waiting import PATIENCE
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, UnknownIdError
 from recpolicy.inference import scorer as scorer_module
-from recpolicy.inference.artifact import write_manifest
+from recpolicy.inference.artifact import write_arrays, write_manifest
 from recpolicy.inference.predictor import Policy
 from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
+from recpolicy.models.rating_levels import RatingLevels
 
 USERS, ITEMS, ARMS = 7, 11, 6
 NEWCOMER = {"new": {101: 5.0, 103: 1.5}}
@@ -278,3 +279,70 @@ def test_answering_imports_neither_pandas_nor_tensorflow(tmp_path):
     folder = write_tiny(tmp_path / "policy")
     done = subprocess.run([sys.executable, "-c", ANSWER, folder], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
+
+
+LEVELS = RatingLevels((1.0, 2.0, 3.0, 4.0, 5.0), (-2.4, -1.4, -0.2, 1.2))
+
+
+def with_levels(**words):
+    """A policy whose rating model expects other ratings than its embeddings do, on the levels 1 to 5."""
+    artifact = tiny_artifact(**words)
+    mean = np.random.default_rng(5).uniform(1.5, 4.5, (USERS, ITEMS)).astype(np.float32)
+    return replace(artifact, rating_mean=mean, levels=LEVELS)
+
+
+def test_known_users_get_the_rating_models_expectation_and_others_that_of_the_embeddings():
+    artifact = with_levels(arms=ARMS)
+    scorer, plain = Scorer(artifact), Scorer(replace(artifact, rating_mean=None))
+    np.testing.assert_array_equal(scorer.predict_one(3).rating, artifact.rating_mean[2])
+    np.testing.assert_array_equal(scorer.predict_one(3).value, plain.predict_one(3).value)  # trained on embeddings
+    for words in ({"fold_in": NEWCOMER}, {"context": artifact.context[2]}):
+        np.testing.assert_allclose(
+            scorer.predict_one("new", **words).rating, plain.predict_one("new", **words).rating, rtol=1e-6
+        )
+    together = scorer.predict(["new", 3], NEWCOMER)
+    np.testing.assert_array_equal(together.rating[1], artifact.rating_mean[2])
+
+
+def test_real_rewards_move_the_rating_models_expectation_by_what_was_learned():
+    artifact = with_levels(arms=ARMS)
+    real = replace(artifact, metadata={**artifact.metadata, "training": {"rewards": "real"}})
+    before, after = Scorer(artifact).predict_one(3), Scorer(real).predict_one(3)
+    start = artifact.context[2, :RANK] @ artifact.item.T + artifact.offset
+    learned = artifact.context[2] @ artifact.policy["theta"].T - start[:ARMS]
+    expected = before.rating.copy()
+    expected[:ARMS] += learned
+    np.testing.assert_allclose(after.rating, np.clip(expected, 1, 5), rtol=1e-5)
+    assert (after.std[:ARMS] != before.std[:ARMS]).all()
+    np.testing.assert_array_equal(after.std[ARMS:], before.std[ARMS:])
+
+
+def test_intervals_and_levels_come_from_the_distribution_of_one_rating():
+    policy = Policy(with_levels(arms=ARMS))
+    table, levels = policy.predict([3, 4]), policy.predict_levels([3, 4])
+    spread = LEVELS.spread(table["rating"].to_numpy(), table["std"].to_numpy())
+    np.testing.assert_allclose(table["low"], np.maximum(table["rating"] - 1.96 * spread, 1), rtol=1e-5)
+    np.testing.assert_allclose(table["high"], np.minimum(table["rating"] + 1.96 * spread, 5), rtol=1e-5)
+    stars = levels[["1.0", "2.0", "3.0", "4.0", "5.0"]].to_numpy()
+    np.testing.assert_allclose(stars.sum(axis=1), 1)
+    np.testing.assert_allclose(stars @ np.arange(1, 6), table["rating"], atol=0.02)
+    np.testing.assert_allclose(levels["like"], stars[:, 3:].sum(axis=1))
+    without = Policy(tiny_artifact())
+    flat = without.predict(3)
+    noise = np.sqrt(flat["std"] ** 2 + without.artifact.noise_std**2)
+    np.testing.assert_allclose(flat["high"], np.minimum(flat["rating"] + 1.96 * noise, 5), rtol=1e-5)
+    with pytest.raises(ConfigError, match="no distribution over levels"):
+        without.predict_levels(3)
+
+
+def test_levels_and_expected_ratings_are_saved_and_may_be_missing(tmp_path):
+    artifact, folder = with_levels(), tmp_path / "levels"
+    folder.mkdir()
+    write_arrays(artifact, folder)
+    write_manifest(artifact, folder)
+    scorer = load_scorer(folder)
+    assert scorer.artifact.levels == LEVELS
+    np.testing.assert_array_equal(scorer.artifact.rating_mean, artifact.rating_mean)
+    plain = load_scorer(write_tiny(tmp_path / "plain"))
+    assert plain.artifact.levels is None
+    assert plain.artifact.rating_mean is None

@@ -133,7 +133,17 @@ def test_ratings_are_the_rating_models_whatever_was_shown(variant):
         np.testing.assert_array_equal(told[column], untold[column])
     for table in (told, untold):
         np.testing.assert_allclose(table.groupby("user_id")["probability"].sum(), 1, atol=1e-6)
-    assert list(told.columns) == ["user_id", "item_id", "title", "rating", "std", "probability", "session_value"]
+    assert list(told.columns) == [
+        "user_id",
+        "item_id",
+        "title",
+        "rating",
+        "std",
+        "low",
+        "high",
+        "probability",
+        "session_value",
+    ]
 
 
 @everywhere

@@ -18,8 +18,10 @@ def saved(tmp_path):
     return tmp_path / "model"
 
 
-def test_loading_gives_back_every_field(tmp_path):
-    model = fit_rating_model(miniature_ratings(0), "item_knn", seed=2, cache=None)
+@pytest.mark.parametrize(("name", "config"), [("item_knn", {}), ("bayesian_fm", {"rank": 2, "sweeps": 6})])
+def test_loading_gives_back_every_field(tmp_path, name, config):
+    model = fit_rating_model(miniature_ratings(0), name, config, seed=2, cache=None)
+    assert (model.levels is None) == (name == "item_knn")
     save_rating_model(model, tmp_path / "model")
     loaded = load_rating_model(tmp_path / "model")
     for field in fields(RatingModel):

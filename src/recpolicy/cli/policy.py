@@ -181,7 +181,7 @@ _RANK = "Ranked by the policy's score without exploration (`value`, if it has on
 _RANDOM_ORDER = "Drawn from the probabilities, one after the other."
 _NUMBERS = (
     "`probability`: of the item in a round of the exploring policy, * marks the most probable.\n"
-    "`rating`: the expected rating, `std`: its standard deviation, without the noise of a single rating."
+    "`rating`: the expected rating, `std`: its standard deviation, `low` to `high`: 95 of 100 single ratings."
 )
 
 

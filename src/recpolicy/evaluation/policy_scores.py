@@ -61,7 +61,8 @@ def baseline_tables(train: Ratings, model: RatingModel, prior_count: float = PRI
         "random": PolicyTables(np.broadcast_to(0.0, train.shape)),
         "most_popular": PolicyTables(np.broadcast_to(popularity, train.shape)),
         "highest_mean": PolicyTables(means, rating=means),
-        "rating_model": PolicyTables(model.mean, rating=model.mean),
+        # Greedy in what the embeddings come from, as the agent of this name is.
+        "rating_model": PolicyTables(model.linear, rating=model.mean),
     }
 
 

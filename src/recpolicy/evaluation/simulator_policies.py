@@ -26,7 +26,7 @@ MODELS = ("item_knn", "svd", "bias")
 def policy_scores(train: Ratings, bayesian: bool, seed: int) -> dict[str, Scores]:
     """Score tables [U, I] by name; that of `random` is constant."""
     names = ("bayesian_fm", *MODELS) if bayesian else MODELS
-    models: dict[str, Scores] = {name: fit_rating_model(train, name, seed=seed).mean for name in names}
+    models: dict[str, Scores] = {name: fit_rating_model(train, name, seed=seed).linear for name in names}
     popularity = np.broadcast_to(np.bincount(train.item, minlength=train.shape[1]).astype(float), train.shape)
     best = models["svd"]
     noise = generator(seed, "simulator card/noise").normal(0, best.std(), best.shape)

@@ -3,13 +3,13 @@
 mean, width, the returned probabilities [n, A]; mask [n, A] bool or None. Masked arms get exactly 0, rows sum to 1.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.core.normal import normal_cdf
 from recpolicy.inference.reward_estimators import Estimate
 
 Array = NDArray[Any]
@@ -18,9 +18,6 @@ Settings = Mapping[str, float]
 
 _TAIL = 5.0
 _QUADRATURE = 64
-_KNOTS = np.linspace(-8.5, 8.5, 4097)
-_CDF_AT_KNOTS = np.array([0.5 * math.erfc(-z / math.sqrt(2.0)) for z in _KNOTS])
-"""The normal distribution function, tabulated: NumPy has none, and SciPy would triple the serving image."""
 
 
 def masked(scores: Array, mask: Mask) -> Array:
@@ -81,7 +78,7 @@ def thompson_probabilities(mean: Array, width: Array, mask: Mask) -> Array:
 def _log_below(z: Array, mean: Array, width: Array, mask: Mask) -> Array:
     """Return log Phi((z - mean) / width) [n, A, G] at z [n, G]; 0 for masked arms."""
     standard = (z[:, np.newaxis, :] - mean[..., np.newaxis]) / width[..., np.newaxis]
-    log_below = np.log(np.interp(standard, _KNOTS, _CDF_AT_KNOTS))
+    log_below = np.log(normal_cdf(standard))
     return log_below if mask is None else np.where(mask[..., np.newaxis], log_below, 0.0)
 
 

@@ -16,7 +16,7 @@ gives all of it; `read_inference_artifact` only what predictions need, without i
 import json
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.arrays import read_arrays
-from recpolicy.core.errors import ArtifactError, unknown_name_error
+from recpolicy.core.errors import ArtifactError, DataError, unknown_name_error
 from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.lookup_tables import TABLES, LookupTables, lookup_tables, read_tables, write_tables
 from recpolicy.inference.old_settings import migrate_agent, migrate_train
 from recpolicy.inference.reward_estimators import ESTIMATORS
+from recpolicy.models.rating_levels import RatingLevels
 from recpolicy.models.rating_model_io import migrate_model_name, migrate_model_settings
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class PolicyParts:
     noise_std: float
     metadata: Mapping[str, Any]
     """Origin of the policy: ratings source, split and digests, config, seed, versions, figures of the training."""
+    rating_mean: NDArray[np.float32] | None = field(default=None, kw_only=True)
+    """[U, I] the rating model's expected ratings; None: those of the embeddings."""
+    levels: RatingLevels | None = field(default=None, kw_only=True)
+    """The distribution of one rating over the levels of the scale; None: Gaussian noise of `noise_std`."""
 
     @cached_property
     def has_all_items(self) -> bool:
@@ -105,6 +110,8 @@ class InferenceArtifact(PolicyParts):
 
 
 _ARRAYS = ("context", "item", "offset", "rating_std", "action_items", "rated_user", "rated_item")
+_RATING_MEAN, _LEVELS = "rating_mean", "levels"
+"""Parts that an artifact may lack: those of a rating model without levels, or written before there were any."""
 _WORDS = ("agent", "estimator", "head", "settings", "uniform_mix", "scale", "noise_std", "metadata")
 
 
@@ -174,6 +181,8 @@ _MIGRATIONS = {1: _from_version_1, 2: _from_version_2}
 def write_arrays(artifact: Artifact, folder: Path) -> None:
     """Write the parts that the predictor reads to `folder` (see `finish` for the manifest)."""
     arrays: dict[str, Any] = {name: getattr(artifact, name) for name in _ARRAYS}
+    if artifact.rating_mean is not None:
+        arrays[_RATING_MEAN] = artifact.rating_mean
     arrays |= {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
     np.savez(folder / ARRAYS, **arrays)
     artifact.users.to_parquet(folder / USERS, index=False)
@@ -185,6 +194,7 @@ def write_manifest(artifact: Artifact, folder: Path) -> None:
     """Write the manifest, with a digest of every file in `folder`: the last step, after which the artifact is whole."""
     files = {str(path.relative_to(folder)): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     words = {name: getattr(artifact, name) for name in _WORDS}
+    words[_LEVELS] = None if artifact.levels is None else artifact.levels.as_dict()
     write_json(folder / MANIFEST, {"format": FORMAT, "version": FORMAT_VERSION, "files": files, **words})
 
 
@@ -214,7 +224,8 @@ def read_inference_artifact(folder: Path) -> InferenceArtifact:
     else:
         whole = read_artifact(folder)
         lean = InferenceArtifact(
-            tables=whole.tables, **{name: getattr(whole, name) for name in (*_ARRAYS, *_WORDS, "policy")}
+            tables=whole.tables,
+            **{name: getattr(whole, name) for name in (*_ARRAYS, *_WORDS, "policy", _RATING_MEAN, _LEVELS)},
         )
     rows, shape = (len(lean.tables.user_ids), len(lean.tables.item_ids)), lean.rating_std.shape
     if rows != shape:
@@ -235,7 +246,10 @@ def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) 
         arrays = {name: stored[name] for name in _ARRAYS}
         policy = {name.removeprefix(_POLICY_PREFIX): stored[name] for name in stored if name.startswith(_POLICY_PREFIX)}
         words = {name: manifest[name] for name in _WORDS}
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        levels = manifest.get(_LEVELS)
+        words[_LEVELS] = None if levels is None else RatingLevels.from_dict(levels)
+        arrays[_RATING_MEAN] = stored.get(_RATING_MEAN)
+    except (KeyError, TypeError, ValueError, DataError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy needs: {error}") from None
     words["scale"] = tuple(words["scale"])
     for kind, known in (("estimator", ESTIMATORS), ("head", HEADS)):

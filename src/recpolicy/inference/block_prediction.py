@@ -3,8 +3,8 @@
 n users, I items, A arms, C context columns of which the first D are the embedding.
 
 A policy that learned in a simulated world knows that world, not the users. Its estimate of an item is therefore its
-`value`; `rating` and `std` are the rating model's. A linear policy that learned from new, real rewards only has
-`value` as its rating, and its std is smaller where it has learned.
+`value`; `rating` and `std` are the rating model's. A linear policy that learned from new, real rewards only moves the
+rating by what it has learned, and its std is smaller there.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ Array = NDArray[Any]
 Shown = tuple[NDArray[np.int32], list[bool]]
 """The item rows shown so far in a session, and whether each was liked."""
 NOTHING_SHOWN: Shown = (np.empty(0, np.int32), [])
+_Z = 1.96  # standard deviations of a 95 % interval
 USERS_AT_ONCE = 32
 """Bounds the memory of [n, A, K] intermediates."""
 _SCORES_ARE_VALUES = ("session_values", "session_table")
@@ -40,15 +41,26 @@ class BatchPrediction:
     score: Array  # [n, A] what the policy is greedy in when it has stopped exploring
     session_value: Array | None  # [n] expected discounted reward of the rest of the session, of session policies
 
-    def columns(self, items: "slice | NDArray[Any]") -> dict[str, Array]:
+    def columns(self, parts: PolicyParts, items: "slice | NDArray[Any]") -> dict[str, Array]:
         """Return the columns [n, M] of a table of M items (rows or a slice of [0, I)), by name."""
-        columns = {"rating": self.rating[:, items], "std": self.std[:, items]}
+        rating, std = self.rating[:, items], self.std[:, items]
+        low, high = rating_interval(parts, rating, std)
+        columns = {"rating": rating, "std": std, "low": low, "high": high}
         if self.value is not None:
             columns["value"] = self.value[:, items]
         columns["probability"] = self.probability[:, items]
         if self.session_value is not None:
             columns["session_value"] = np.broadcast_to(self.session_value[:, np.newaxis], columns["rating"].shape)
         return columns
+
+
+@dataclass(frozen=True)
+class UserInput:
+    """What is known of n users."""
+
+    context: Array  # [n, C]
+    std: Array  # [n, I] of the expected rating
+    rating: Array | None = None  # [n, I] expected rating by the rating model; None: by the embeddings
 
 
 @dataclass(frozen=True)
@@ -66,17 +78,17 @@ class BatchScores:
         return BatchScores(self.rating[place], self.std[place], value, self.score[place])
 
 
-def score_block(parts: PolicyParts, context: Array, std: Array) -> BatchScores:
-    """Score contexts [n, C] with rating stds [n, I] at the begin of their sessions, without probabilities."""
-    estimate, rating = estimate_rewards(parts, context)
-    return BatchScores(*_ratings(parts, rating, std, estimate), estimate.score)
+def score_block(parts: PolicyParts, user: UserInput) -> BatchScores:
+    """Score n users at the begin of their sessions, without probabilities."""
+    estimate, rating = estimate_rewards(parts, user.context)
+    return BatchScores(*_ratings(parts, rating, user, estimate), estimate.score)
 
 
 def predict_block(
-    parts: PolicyParts, context: Array, std: Array, allowed: NDArray[np.bool_] | None, histories: Sequence[Shown]
+    parts: PolicyParts, user: UserInput, allowed: NDArray[np.bool_] | None, histories: Sequence[Shown]
 ) -> BatchPrediction:
-    """Predict for contexts [n, C], rating stds [n, I] and sessions [n]; allowed [A] or [n, A], None for all arms."""
-    estimate, rating = estimate_rewards(parts, context, histories)
+    """Predict for n users and their sessions [n]; allowed [A] or [n, A], None for all arms."""
+    estimate, rating = estimate_rewards(parts, user.context, histories)
     mask = None if allowed is None else np.broadcast_to(allowed, estimate.mean.shape)
     session_value = estimate.session_value
     if parts.estimator in _SCORES_ARE_VALUES:
@@ -86,7 +98,7 @@ def predict_block(
     if not parts.has_all_items:
         of_actions, probability = probability, np.zeros(rating.shape, np.float64)
         probability[:, parts.action_items] = of_actions
-    ratings, std, value = _ratings(parts, rating, std, estimate)
+    ratings, std, value = _ratings(parts, rating, user, estimate)
     return BatchPrediction(ratings, std, value, probability, estimate.score, session_value)
 
 
@@ -110,12 +122,16 @@ def policy_input(parts: PolicyParts, context: Array, history_state: Array | None
     return PolicyInput(context, parts.item[c], parts.offset[c], rating[:, c], history_state), rating
 
 
-def _ratings(parts: PolicyParts, rating: Array, std: Array, estimate: Estimate) -> tuple[Array, Array, Array | None]:
-    """Return ratings, their std and the policy's values [n, I], from the rating model's ratings and std."""
-    value = None if parts.sequential else policy_values(parts, rating, estimate)
-    if value is not None and updates_ratings(parts, estimate):
-        return value, _updated_std(parts, std, estimate), value
-    return np.clip(rating, *parts.scale), std, value
+def _ratings(
+    parts: PolicyParts, start: Array, user: UserInput, estimate: Estimate
+) -> tuple[Array, Array, Array | None]:
+    """Return ratings, their std and the policy's values [n, I]; the policy began to learn at `start`, the embeddings'
+    expected ratings."""
+    value = None if parts.sequential else policy_values(parts, start, estimate)
+    expected, std = start if user.rating is None else user.rating, user.std
+    if parts.learned_real_rewards and estimate.std_ratio is not None:
+        expected, std = _updated(parts, expected, std, estimate, start)
+    return np.clip(expected, *parts.scale), std, value
 
 
 def policy_values(parts: PolicyParts, rating: Array, estimate: Estimate) -> Array:
@@ -127,9 +143,18 @@ def policy_values(parts: PolicyParts, rating: Array, estimate: Estimate) -> Arra
     return np.clip(value, *parts.scale)
 
 
-def updates_ratings(parts: PolicyParts, estimate: Estimate) -> bool:
-    """Return True if the policy's estimate is the rating model's posterior after further real rewards."""
-    return parts.learned_real_rewards and estimate.std_ratio is not None
+def rating_spread(parts: PolicyParts, rating: Array, std: Array) -> Array:
+    """Return the standard deviation [...] of one rating, given its expectation and the std of that."""
+    if parts.levels is None:
+        return np.sqrt(np.square(std) + np.float32(parts.noise_std) ** 2)
+    return parts.levels.spread(rating, std)
+
+
+def rating_interval(parts: PolicyParts, rating: Array, std: Array) -> tuple[Array, Array]:
+    """Return the 95 % interval [...] of one rating: 1.96 standard deviations to both sides, within the scale."""
+    reach = (_Z * rating_spread(parts, rating, std)).astype(rating.dtype)
+    low, high = parts.scale
+    return np.maximum(rating - reach, rating.dtype.type(low)), np.minimum(rating + reach, rating.dtype.type(high))
 
 
 def not_shown(parts: PolicyParts, shown: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -150,8 +175,9 @@ def _history_state(parts: PolicyParts, context: Array, histories: Sequence[Shown
     return np.stack(memories)
 
 
-def _updated_std(parts: PolicyParts, rating_std: Array, estimate: Estimate) -> Array:
-    """Return the rating model's std [n, I] times the fraction that is left after the policy's real rewards."""
-    std = rating_std.copy()
+def _updated(parts: PolicyParts, expected: Array, std: Array, estimate: Estimate, start: Array) -> tuple[Array, Array]:
+    """Return expected ratings and std [n, I] after the policy's real rewards, which it began to learn at `start`."""
+    expected, std = expected.copy(), std.copy()
+    expected[:, parts.action_items] += estimate.mean - start[:, parts.action_items]
     std[:, parts.action_items] *= estimate.std_ratio
-    return std
+    return expected, std

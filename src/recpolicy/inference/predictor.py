@@ -28,6 +28,7 @@ from recpolicy.inference.scorer import FoldIn, History, Scorer
 from recpolicy.inference.slate_selection import greedy_slate
 
 Array = NDArray[np.floating]
+_LIKE_AT = 0.75  # of the scale: 4 of 1 to 5
 
 
 class Policy:
@@ -71,6 +72,7 @@ class Policy:
             - rating: the expected rating, in units of the rating scale, never rounded. It comes from the rating model
               unless the policy learned from new, real rewards only;
             - std: the standard deviation of the expected rating, without the noise of a single rating;
+            - low, high: the 95 % interval of a single rating, whose noise depends on the level;
             - value: the policy's own estimate of the reward, which it learned in its world; session policies have none;
             - probability: that the exploring policy shows the item when it chooses one of its whole catalog (0
               outside it);
@@ -109,7 +111,7 @@ class Policy:
         """
         ids, pick = as_list(users), self._pick(items)
         blocks = self.scorer.predict_batches(ids, fold_in, history, at_once)
-        return (block.columns(pick) for block in blocks)
+        return (block.columns(self.artifact, pick) for block in blocks)
 
     def recommend(
         self,
@@ -151,19 +153,21 @@ class Policy:
         scorer, action_items = self.scorer, self.artifact.action_items
         frames = []
         inputs = zip(ids, scorer.contexts(ids, folded, at_once=1), scorer.histories(ids, history), strict=True)
-        for user, (context, std), past in inputs:
+        for user, known, past in inputs:
             allowed = not_shown(self.artifact, past[0])
             if exclude_rated:
                 allowed &= ~np.isin(action_items, scorer.rated(user, folded))
             if not allowed.any():
                 continue
-            block = predict_block(self.artifact, context, std, allowed, [past])
+            block = predict_block(self.artifact, known, allowed, [past])
             lot = generator(seed, f"recommend/{user}")
             if sample:
                 rows = action_items[drawn_arms(block.probability[0, action_items], k, lot)]
             else:
                 rows = action_items[greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)]
-            table = estimates_frame([user], self._item_ids[rows], self._titles[rows], block.columns(rows))
+            table = estimates_frame(
+                [user], self._item_ids[rows], self._titles[rows], block.columns(self.artifact, rows)
+            )
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
             table["most_probable"] = most_probable(block.probability[0])[rows]
             frames.append(table)
@@ -192,6 +196,43 @@ class Policy:
             scores.append(score)
             values.append(policy_values(artifact, rating, estimate))
         return np.concatenate(scores), np.concatenate(values)
+
+    def predict_levels(
+        self,
+        users: Hashable | Sequence[Hashable],
+        items: Sequence[Hashable] | None = None,
+        fold_in: FoldIn | None = None,
+    ) -> pd.DataFrame:
+        """Return the probability of each level of the rating scale.
+
+        Args:
+            users, items, fold_in: See `predict`.
+
+        Returns:
+            n * M rows with user_id, item_id, title, a column per level ("1.0", ...) whose sum is 1, and `like`: the
+            probability of a rating in the upper quarter of the scale, 4 or 5 of 1 to 5.
+
+        Raises:
+            ConfigError: The rating model of the policy has no levels (a continuous scale, or another model).
+            UnknownIdError: An id is unknown.
+        """
+        levels = self.artifact.levels
+        if levels is None:
+            raise ConfigError(
+                "the rating model of this policy has no distribution over levels; bayesian_fm has one if the ratings"
+                " have 2 to 20 levels"
+            )
+        ids, pick = as_list(users), self._pick(items)
+        blocks = list(self.scorer.predict_batches(ids, fold_in))
+        rating, std = (
+            np.concatenate([getattr(block, part)[:, pick] for block in blocks]) for part in ("rating", "std")
+        )
+        probability = levels.probabilities(rating, std)  # [n, M, L]
+        low, high = self.artifact.scale
+        liked = np.array(levels.values) >= low + _LIKE_AT * (high - low)
+        columns = {str(value): probability[..., place] for place, value in enumerate(levels.values)}
+        columns["like"] = probability[..., liked].sum(axis=-1)
+        return estimates_frame(ids, self._item_ids[pick], self._titles[pick], columns)
 
     def ratings(self) -> tuple[Array, Array]:
         """Return `rating` and `std` of `predict` for all users and items, each [U, I]."""

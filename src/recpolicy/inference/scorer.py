@@ -23,6 +23,7 @@ from recpolicy.inference.block_prediction import (
     BatchPrediction,
     BatchScores,
     Shown,
+    UserInput,
     not_shown,
     predict_block,
     score_block,
@@ -187,17 +188,17 @@ class Scorer:
         return self._answered(inputs, groups, bool(history))
 
     def _answered(
-        self, inputs: Iterator[tuple[Array, Array]], groups: list[list[Shown]], seen: bool
+        self, inputs: Iterator[UserInput], groups: list[list[Shown]], seen: bool
     ) -> Iterator[BatchPrediction]:
-        for (context, std), histories in zip(inputs, groups, strict=True):
+        for user, histories in zip(inputs, groups, strict=True):
             allowed = np.stack([not_shown(self.artifact, shown) for shown, _ in histories]) if seen else None
             if allowed is not None and not allowed.any(axis=1).all():
                 raise DataError("the history contains every item of the catalog: no item is left")
-            yield predict_block(self.artifact, context, std, allowed, histories)
+            yield predict_block(self.artifact, user, allowed, histories)
 
     def score_batches(self, users: Sequence[Hashable], at_once: int = USERS_AT_ONCE) -> Iterator[BatchScores]:
         """Yield what lists for known users need, `at_once` users at a time; raises UnknownIdError."""
-        return (score_block(self.artifact, *inputs) for inputs in self.contexts(as_list(users), {}, at_once))
+        return (score_block(self.artifact, user) for user in self.contexts(as_list(users), {}, at_once))
 
     def histories(self, ids: list[Hashable], history: History | None) -> list[Shown]:
         """Return for each user the item rows of the session so far, and whether the user liked each."""
@@ -213,12 +214,15 @@ class Scorer:
 
     def contexts(
         self, ids: list[Hashable], fold_in: FoldIn, at_once: int, contexts: Array | None = None
-    ) -> Iterator[tuple[Array, Array]]:
-        """Yield (context [n, C], rating std [n, I]) of the users, `at_once` at a time; ids are checked at once."""
+    ) -> Iterator[UserInput]:
+        """Yield what is known of the users, `at_once` at a time; ids are checked at once."""
         starts = range(0, len(ids), at_once)
         if contexts is not None:
             rows = self._raw(contexts, len(ids))
-            return ((part, self._typical(len(part))) for part in (rows[start : start + at_once] for start in starts))
+            return (
+                UserInput(part, self._typical(len(part)))
+                for part in (rows[start : start + at_once] for start in starts)
+            )
         unknown = [str(user) for user in ids if user not in self._user_row and user not in fold_in]
         if unknown:
             more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
@@ -227,22 +231,28 @@ class Scorer:
             )
         return (self._stacked(ids[start : start + at_once], fold_in) for start in starts)
 
-    def _stacked(self, ids: list[Hashable], fold_in: FoldIn) -> tuple[Array, Array]:
-        pairs = [self._fold(fold_in[user]) if user in fold_in else self._known(user) for user in ids]
-        return np.stack([context for context, _ in pairs]), np.stack([std for _, std in pairs])
+    def _stacked(self, ids: list[Hashable], fold_in: FoldIn) -> UserInput:
+        rows = [self._fold(fold_in[user]) if user in fold_in else self._known(user) for user in ids]
+        ratings = [rating for _, _, rating in rows if rating is not None]
+        return UserInput(
+            context=np.stack([context for context, _, _ in rows]),
+            std=np.stack([std for _, std, _ in rows]),
+            rating=np.stack(ratings) if len(ratings) == len(rows) else None,
+        )
 
-    def _known(self, user: Hashable) -> tuple[Array, Array]:
-        row = self._user_row[user]
-        return self.artifact.context[row], self.artifact.rating_std[row]
+    def _known(self, user: Hashable) -> tuple[Array, Array, Array | None]:
+        """Return context [C], std [I] and, if the artifact has one, the expected rating [I] of a known user."""
+        row, mean = self._user_row[user], self.artifact.rating_mean
+        return self.artifact.context[row], self.artifact.rating_std[row], None if mean is None else mean[row]
 
-    def _fold(self, ratings: Mapping[Hashable, float]) -> tuple[Array, Array]:
+    def _fold(self, ratings: Mapping[Hashable, float]) -> tuple[Array, Array, Array]:
         rows = self.item_rows(list(ratings))
         embedding, covariance = fold_in_user(self._embeddings, rows, np.array(list(ratings.values()), np.float64))
         # Demographics are unknown: those of the average user stand in.
         rest = self._mean_context[len(embedding) :]
         item = self.artifact.item
         std = np.sqrt(np.maximum(((item @ covariance) * item).sum(axis=1), 0.0))
-        return np.concatenate([embedding, rest]), std
+        return np.concatenate([embedding, rest]), std, embedding @ item.T + self.artifact.offset
 
     def _raw(self, contexts: Array, count: int) -> Array:
         """Return checked contexts [n, C]."""

@@ -1,4 +1,4 @@
-"""User and item embeddings: the leading directions of a rating model's expected ratings.
+"""User and item embeddings: the leading directions of a rating model's expected ratings (of its linear part).
 
 rating[u, i] ~ offset[i] + user[u] . item[i], from the truncated singular value decomposition of the expected ratings
 centered by item. Every rating model has them, and they are equal on every run. Conventions make them unique: directions
@@ -51,7 +51,7 @@ def embed(model: RatingModel, rank: int = 20) -> Embeddings:
         raise ConfigError(
             f"embedding rank is {rank}; for {users} users and {items} items it must be 1..{min(users, items)}"
         )
-    expected = model.mean.astype(np.float64)
+    expected = model.linear.astype(np.float64)
     offset = expected.mean(axis=0)  # [I]
     left, singular, right = _leading(expected - offset, rank)
     total = float(np.sum(np.square(expected - offset)))

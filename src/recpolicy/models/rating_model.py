@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
+from recpolicy.models.rating_levels import RatingLevels
 
 Array = NDArray[np.float32]
 
@@ -30,6 +31,11 @@ class RatingModel:
     """Digest (Ratings.digest) of the ratings that the model was fitted on."""
     seed: int
     config: dict[str, Any]
+    linear_mean: Array | None = None
+    """[U, I] expected rating of the part of the model that is linear in factors; None: `mean`. Embeddings, and what is
+    trained on them, come from it."""
+    levels: RatingLevels | None = None
+    """The distribution of one rating over the levels of the scale; None: Gaussian noise of `noise_std`."""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -39,6 +45,13 @@ class RatingModel:
             raise DataError(f"{self.name}: expected ratings must lie in {low:g}..{high:g}")
         if not (np.all(self.std >= 0) and np.all(np.isfinite(self.std))):
             raise DataError(f"{self.name}: standard deviations must be finite and not negative")
+        if not (self.linear.shape == self.mean.shape and np.all(self.linear >= low) and np.all(self.linear <= high)):
+            raise DataError(f"{self.name}: linear expected ratings {self.linear.shape} must lie in {low:g}..{high:g}")
+
+    @property
+    def linear(self) -> Array:
+        """Expected ratings [U, I] of the part that is linear in factors."""
+        return self.mean if self.linear_mean is None else self.linear_mean
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -21,11 +21,14 @@ from recpolicy.core.files import (
     rename_keys,
     write_json,
 )
+from recpolicy.models.rating_levels import RatingLevels
 from recpolicy.models.rating_model import RatingModel
 
 FORMAT = "recpolicy rating model"
 FORMAT_VERSION = 2
-_ARRAYS = ("mean", "std")
+_ARRAYS, _OPTIONAL = ("mean", "std"), "linear_mean"
+_PARTS = (*_ARRAYS, _OPTIONAL, "levels")
+"""Fields that are not written as they are."""
 _OLD_MODELS = {"movie_mean": "item_mean"}
 _OLD_SETTINGS = {"reg_movie": "reg_item", "neighbours": "max_neighbors", "min_neighbours": "min_neighbors"}
 
@@ -52,9 +55,11 @@ _MIGRATIONS = {1: _from_version_1}
 
 def save_rating_model(model: RatingModel, folder: Path) -> None:
     """Write the model to `folder`, atomically; an older model there is replaced."""
-    described = {field.name: getattr(model, field.name) for field in fields(model) if field.name not in _ARRAYS}
+    described = {field.name: getattr(model, field.name) for field in fields(model) if field.name not in _PARTS}
+    described["levels"] = None if model.levels is None else model.levels.as_dict()
+    arrays = {name: getattr(model, name) for name in (*_ARRAYS, _OPTIONAL) if getattr(model, name) is not None}
     with atomic_directory(folder) as temporary:
-        np.savez(temporary / "arrays.npz", mean=model.mean, std=model.std)
+        np.savez(temporary / "arrays.npz", **arrays)
         body = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -81,6 +86,8 @@ def load_rating_model(folder: Path) -> RatingModel:
     try:
         stored = read_arrays(arrays)
         parts: dict[str, Any] = {**{name: stored[name] for name in _ARRAYS}, **described}
-        return RatingModel(**{**parts, "scale": tuple(parts["scale"])})
+        levels = described.get("levels")
+        parts["levels"] = None if levels is None else RatingLevels.from_dict(levels)
+        return RatingModel(**{**parts, "scale": tuple(parts["scale"])}, linear_mean=stored.get(_OPTIONAL))
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, DataError) as error:
         raise ArtifactError(f"{folder}: not a rating model that this recpolicy can read: {error}") from None

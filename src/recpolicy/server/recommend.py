@@ -392,8 +392,8 @@ def _number_texts(values: Array) -> list[str]:
 def _context_bytes(scorer: Scorer, request: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:
     """Return the context that the policy used for a user whom it does not know."""
     contexts = None if context is None else context[np.newaxis]
-    row, _ = next(scorer.contexts([request.user], fold_in or {}, 1, contexts))
-    return bytes(row[0].astype(np.float32).tobytes())
+    user = next(scorer.contexts([request.user], fold_in or {}, 1, contexts))
+    return bytes(user.context[0].astype(np.float32).tobytes())
 
 
 def _count(state: AppState, live: LiveState, variant: str, seconds: float, *, failed: bool = False) -> None:

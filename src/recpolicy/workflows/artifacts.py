@@ -138,6 +138,8 @@ def make_artifact(
         scale=train_ratings.scale,
         noise_std=float(features.model.noise_std),
         metadata=metadata,
+        rating_mean=None if features.model.linear_mean is None else features.model.mean,
+        levels=features.model.levels,
     )
     return with_policy(untrained, exported, metadata)
 

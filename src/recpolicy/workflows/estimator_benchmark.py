@@ -123,7 +123,7 @@ def logged_world(
     """Return the training world with the rating model as reward model, and the three policies."""
     features = prepare_features(train_ratings, training, model=model, model_config=model_config, seed=seed)
     world = training_world(train_ratings, training, seed)
-    score = features.model.mean[:, features.action_items]
+    score = features.model.linear[:, features.action_items]
     near = LogConfig(temperature=settings.near_temperature, uniform_mix=settings.near_uniform_mix)
     target = LogConfig(temperature=settings.target_temperature, uniform_mix=0.0)
     return LoggedWorld(

@@ -161,4 +161,6 @@ def _get_rating_model(policy: Policy, train_ratings: Ratings) -> Any:
     """Return the rating model behind the policy's features, from the cache if it is still there."""
     rating_model = policy.metadata["rating_model"]
     config = policy.metadata["config"]["rating_model"]
+    if rating_model["name"] == "bayesian_fm":
+        config = {"ordinal": False, **config}  # artifacts from before there was an ordered probit do not say so
     return fit_rating_model(train_ratings, rating_model["name"], config, seed=rating_model["seed"])
