@@ -57,6 +57,17 @@ def test_no_reward_has_a_part_in_its_own_prediction_or_that_of_its_user():
     np.testing.assert_array_equal(moved, fold != fold[7])
 
 
+def test_no_weight_of_a_round_has_a_part_in_its_own_prediction_or_that_of_its_user():
+    """Weights are scaled over the rounds of each fit; over all rounds, a round's own weight would count."""
+    rounds, weight = linear_rounds(noise=1), np.random.default_rng(1).random(600)
+    changed = weight.copy()
+    changed[7] += 100
+    config = RewardModelConfig(ridge=30, shrinkage=30)
+    before, after = (fit_reward_model(rounds, config, 0, s).rows(EVERYTHING) for s in (weight, changed))
+    fold = fit_reward_model(rounds, config, 0).fold
+    np.testing.assert_array_equal(np.any(before != after, axis=1), fold != fold[7])
+
+
 def test_without_context_and_pull_an_action_is_predicted_its_mean():
     rounds = five_rounds(action=np.array([0, 0, 0, 0, 1]), reward=np.array([1.0, 2, 3, 4, 9]))
     fitted = fit_reward_model(rounds, LOOSE, 0)

@@ -289,3 +289,19 @@ def test_slot_worths_of_the_two_policies_differ():
     # or every test of a gain above would be one of nothing
     assert abs((PI * WORTH).sum() - (OTHER * WORTH).sum()) > 0.1
     assert abs(value_of(MDP_PI, 0.9) - value_of(MDP_OTHER, 0.9)) > 0.05
+
+
+@BOTH
+def test_equal_rewards_are_no_certainty(pair, gains, estimate, known, config):
+    """All logged slot rewards are 1: every estimate and every difference keeps the width of one more reward."""
+    log, other, models = pair()
+    width = config.reward_range[1] - config.reward_range[0]
+    if isinstance(log, SlateFeedback):
+        ones = {"slot_reward": np.ones_like(log.slot_reward), "reward": log.slot_reward.shape[1] * np.ones(len(log))}
+    else:
+        ones = {"reward": np.ones_like(log.reward)}
+    log, other = replace(log, **ones), replace(other, **ones)
+    for name, difference in gains(log, other, config=config, **models).items():
+        for one in (difference, difference.candidate, difference.incumbent):
+            for kind in ("bootstrap", "t", "sequence"):
+                assert one.intervals[kind].hi - one.intervals[kind].lo > 3 * width / len(log), (name, kind)
