@@ -184,7 +184,7 @@ def test_a_coverage_that_chance_explains_counts():
 def test_none_is_recommended_where_effective_rounds_are_few():
     advice = hand_cell(effective=49.9, dr=(0.05, 0.95)).recommend()
     assert advice.estimator is None
-    assert str(advice).startswith("none: effective sample size 50 of 1,000, below 50")
+    assert str(advice).startswith("none: effective sample size 50 in 1,000 rounds, below 50")
 
 
 def test_dr_is_left_where_no_interval_covers():

@@ -49,7 +49,7 @@ def test_weights_of_the_logging_policy_lie_on_the_line_of_equal_weights():
     axes = weights_figure(ROUNDS.behavior_prob, ROUNDS.behavior_prob).axes[0]
     at, held = axes.lines[1].get_data()
     np.testing.assert_allclose(at, held)
-    assert "effective sample size 400" in axes.get_legend().get_texts()[1].get_text()
+    assert "effective rounds 400" in axes.get_legend().get_texts()[1].get_text()
 
 
 def test_estimates_stand_at_their_values_and_are_grey_without_a_verdict():

@@ -290,6 +290,11 @@ class MultiStepInputs(EstimatorInputs):
         assert self.given_model is not None, "`missing` names a missing model first"
         return self.given_model.masked(self.trajectories.is_step)
 
+    def _least_supported(self, weight: Array) -> Array:
+        """Return the column of weights [N, T] with the smallest effective sample size of users."""
+        column = min(weight.T, key=lambda values: effective_sample_size(self.clusters.sums(values)))
+        return np.ascontiguousarray(column)
+
     @cached_property
     def _fit(self) -> ModelFit | None:
         return one_step_fit(self.trajectories, self.model)
@@ -330,7 +335,7 @@ class TrajectoryInputs(MultiStepInputs):
     @cached_property
     def worst_step_weight(self) -> Array:
         """Weights up to the step with the smallest effective sample size [N]; ended sessions keep theirs."""
-        return np.ascontiguousarray(min(self.cumulative_weight.T, key=effective_sample_size))
+        return self._least_supported(self.cumulative_weight)
 
 
 @dataclass(frozen=True)
@@ -390,7 +395,7 @@ class SlateInputs(MultiStepInputs):
     @cached_property
     def worst_slot_weight(self) -> Array:
         """The ratio of the slot with the smallest effective sample size [N]."""
-        return np.ascontiguousarray(min(self.feedback.ratio.T, key=effective_sample_size))
+        return self._least_supported(self.feedback.ratio)
 
     @cached_property
     def slot_variates(self) -> tuple[Array, Array]:

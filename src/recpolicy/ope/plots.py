@@ -9,7 +9,6 @@ from recpolicy.core.palette import DASHES, INK, MUTED, SERIES
 from recpolicy.core.plotting import draw_legend, draw_legend_above, new_axes
 from recpolicy.core.statistics import Interval, effective_sample_size
 from recpolicy.core.types import Floats
-from recpolicy.ope.intervals import MIN_EFFECTIVE_SAMPLE_SIZE
 from recpolicy.ope.results import NO_VERDICT, OffPolicyResult
 from recpolicy.ope.weights import importance_weights
 
@@ -47,7 +46,7 @@ def weights_figure(target_prob: Floats, behavior_prob: Floats) -> Figure:
     axes.plot([0, 100], [0, 100], color=MUTED.light, linestyle=DASHES[1], lw=1.2, label="equal weights")
     axes.plot(
         100 * np.append(0, at) / len(weight), 100 * np.append(0, share), color=SERIES[0].light, lw=1.8,
-        label=f"effective sample size {effective:,.0f}{'' if effective >= MIN_EFFECTIVE_SAMPLE_SIZE else ': too few'}",
+        label=f"effective rounds {effective:,.0f}",
     )  # fmt: skip
     axes.set_xlabel("rounds, largest weight first (%)")
     axes.set_ylabel("share of all weight (%)")

@@ -180,7 +180,7 @@ def _text(result: OffPolicyResult) -> dict[str, str]:
     return {
         "value": f"{result.value:.3f}",
         **intervals,
-        "effective sample size": f"{diagnostics.effective_sample_size:,.0f} of {diagnostics.rounds:,}",
+        "effective sample size": f"{diagnostics.effective_sample_size:,.0f} of {diagnostics.users:,}",
         "max weight": f"{diagnostics.max_weight:.1f}",
         "mean weight": f"{diagnostics.mean_weight:.3f} ± {diagnostics.mean_weight_error:.3f}",
         "clipped": f"{diagnostics.share_clipped:.1%}",

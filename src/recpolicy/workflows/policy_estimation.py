@@ -230,7 +230,7 @@ def _return_range(policy: Policy, log: SessionLog, gamma: float) -> tuple[float,
 def _weight_notes(inputs: TrajectoryInputs, policy_mode: str) -> list[str]:
     """Return warnings about the weights: the step from which on the log says little, and a mean that is not 1."""
     notes = []
-    effective = np.array([effective_sample_size(weight) for weight in inputs.cumulative_weight.T])
+    effective = np.array([effective_sample_size(inputs.clusters.sums(weight)) for weight in inputs.cumulative_weight.T])
     few = np.flatnonzero(effective < MIN_EFFECTIVE_SAMPLE_SIZE)
     if len(few):
         advice = f"evaluate it with policy_mode {EXPLORING!r}, or " if policy_mode == GREEDY else ""

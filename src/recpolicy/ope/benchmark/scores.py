@@ -56,7 +56,7 @@ class Cell:
 
     def recommend(self) -> "Recommendation":
         """Return the recommended estimator for such logs, with the reason."""
-        effective = f"effective sample size {self.effective_sample_size:,.0f} of {self.rounds:,}"
+        effective = f"effective sample size {self.effective_sample_size:,.0f} in {self.rounds:,} rounds"
         if not self.has_enough_samples:
             reason = f"{effective}, below {MIN_EFFECTIVE_SAMPLE_SIZE}: no estimator can compensate for that"
             return Recommendation(None, f"{reason}; log more rounds, or with a policy closer to the target")
