@@ -137,7 +137,8 @@ def test_a_log_of_sessions_is_judged_session_by_session(capsys, sessions):
     }  # fmt: skip
     logged = lines[0].rpartition(" ")[2].strip(")")
     assert lines[2].split()[1] == logged  # its own log: all weights are 1
-    assert "note" not in answer.out
+    assert answer.out.count("note:") == 1  # of too few users, whatever the policy
+    assert "is left after step 0 (7)" in answer.out
 
 
 def test_what_a_reader_must_know_is_said_below_the_table(capsys, sessions):

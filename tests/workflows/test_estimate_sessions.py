@@ -92,8 +92,9 @@ def test_a_policy_is_worth_the_mean_return_of_its_own_log():
         one = found.estimates[name]
         assert one.value == pytest.approx(found.logged_value, abs=1e-5), name
         assert one.diagnostics.max_weight == pytest.approx(1, abs=1e-5)
-        assert one.diagnostics.effective_sample_size == pytest.approx(150)
-    assert found.notes == ()
+        assert one.diagnostics.effective_rounds == pytest.approx(150)
+        assert one.diagnostics.effective_sample_size < one.diagnostics.users
+    assert all("an effective sample size below 50 is left after step 0" in note for note in found.notes)  # few users
 
 
 def test_greedy_is_what_is_judged_unless_told_otherwise():
@@ -117,7 +118,7 @@ def test_where_few_sessions_count_there_is_no_verdict_and_a_note_says_from_which
 
 def test_wrong_propensities_show_in_the_mean_weight():
     halved = replace(log(), log_propensity=log().log_propensity + np.log(0.5))
-    (note,) = estimate(policy(), halved, policy_mode="exploring", config=FEW).notes
+    note = estimate(policy(), halved, policy_mode="exploring", config=FEW).notes[-1]
     weight = (2.0 ** log().length).mean()
     assert note.startswith(f"the policy: the mean weight is {weight:.3f} ± ")
     assert "or propensities are wrong" in note
