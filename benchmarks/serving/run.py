@@ -26,7 +26,7 @@ from servers import COMMAND, PREDICT, RECOMMEND, USERS, Load, Server, bare, ours
 SEED = 0
 BATCHES = (1, 20)
 CONNECTIONS = (1, 2, 4)
-MANY_CONNECTIONS = (32, 128, 256)
+MANY_CONNECTIONS = (64, 256, 512)
 LIMITS = "[limits]\nrate = 1000000.0\nburst = 1000000\nin_flight = 1024\n"
 MEMORY_REQUESTS = 100_000
 Rounds = dict[str, list[list[Load]]]
@@ -139,7 +139,7 @@ def summary(loads: Rounds) -> dict[str, float]:
 def main() -> None:
     """Measure, write."""
     options = arguments(__doc__ or "")
-    seconds, rounds = (1, 1) if options.quick else (2, 5)
+    seconds, rounds = 1, 1 if options.quick else 5
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config = folder / "server.toml"

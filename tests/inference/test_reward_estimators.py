@@ -1,5 +1,7 @@
 """Estimators in NumPy: numbers worked out by hand, and laws; test_save_and_load.py holds them to every agent's own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -66,6 +68,22 @@ def test_hybrid_without_cross_terms_is_shared_plus_own():
     np.testing.assert_allclose(estimate.mean, [[5.0, 3.0]])
     np.testing.assert_allclose(estimate.width, np.sqrt([z_and_x]))
     np.testing.assert_allclose(estimate.std_ratio, np.sqrt([[1.0, 45 / 27]]))
+
+
+@pytest.mark.parametrize("estimator", ["linear", "shared", "hybrid"])
+def test_without_widths_the_means_are_the_same(estimator):
+    square, rng = 3 if estimator == "linear" else 4, np.random.default_rng(0)
+    arrays = {
+        "bias": np.array(True), "theta": rng.normal(size=(2, 3) if estimator == "linear" else 4),
+        "covariance": EYE if estimator != "shared" else np.eye(square), "prior_precision": np.array([1.0, 2.0]),
+        "cross": rng.normal(size=(2, 3, 4)), "beta": rng.normal(size=4), "center": rng.normal(size=(2, 3)),
+        "shared_covariance": np.eye(4),
+    }  # fmt: skip
+    whole, quick = (ESTIMATORS[estimator](arrays, replace(SITUATION, widths=widths)) for widths in (True, False))
+    assert whole.width is not None
+    assert quick.width is quick.std_ratio is None
+    np.testing.assert_array_equal(quick.mean, whole.mean)
+    np.testing.assert_array_equal(quick.score, whole.score)
 
 
 def test_layers_are_rectified_between_but_not_after_the_last():

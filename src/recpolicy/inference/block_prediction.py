@@ -8,7 +8,7 @@ rating by what it has learned, and its std is smaller there.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,8 @@ class BatchScores:
 
 def score_block(parts: PolicyParts, user: UserInput) -> BatchScores:
     """Score n users at the begin of their sessions, without probabilities."""
-    estimate, rating = estimate_rewards(parts, user.context)
-    return BatchScores(*_ratings(parts, rating, user, estimate), estimate.score)
+    estimate, rating = estimate_rewards(parts, user.context, widths=parts.learned_real_rewards)
+    return BatchScores(*_ratings(parts, rating, user, estimate), estimate.score.astype(np.float64))
 
 
 def predict_block(
@@ -103,14 +103,17 @@ def predict_block(
 
 
 def estimate_rewards(
-    parts: PolicyParts, context: Array, histories: Sequence[Shown] | None = None
+    parts: PolicyParts, context: Array, histories: Sequence[Shown] | None = None, widths: bool = True
 ) -> tuple[Estimate, Array]:
-    """Return the policy's estimate of its catalog [n, A] and the rating model's of all items [n, I]."""
+    """Return the policy's estimate of its catalog [n, A] and the rating model's of all items [n, I].
+
+    With `widths` false, linear policies leave out how sure they are.
+    """
     history_state = None
     if parts.sequential:
         history_state = _history_state(parts, context, histories or [NOTHING_SHOWN] * len(context))
     situation, rating = policy_input(parts, context, history_state)
-    return ESTIMATORS[parts.estimator](parts.policy, situation), rating
+    return ESTIMATORS[parts.estimator](parts.policy, replace(situation, widths=widths)), rating
 
 
 def policy_input(parts: PolicyParts, context: Array, history_state: Array | None) -> tuple[PolicyInput, Array]:

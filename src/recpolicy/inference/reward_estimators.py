@@ -24,6 +24,7 @@ class PolicyInput:
     offset: Array  # [A]
     rating: Array  # [n, A] the rating model's expectation: offset + embedding . context[:D]
     history_state: Array | None = None  # [n, M] what a session policy sees of the session; None for the other kinds
+    widths: bool = True  # False: linear estimators leave out width and std_ratio, which take most of their time
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,17 @@ def quadratic(packed: Array, x: Array) -> Array:
 
 def _linear(arrays: Arrays, situation: PolicyInput) -> Estimate:
     x = _with_bias(situation.context) if arrays["bias"] else situation.context
-    return _posterior(arrays, x)
+    return _posterior(arrays, x, situation.widths)
 
 
 def _encoded_linear(arrays: Arrays, situation: PolicyInput) -> Estimate:
-    return _posterior(arrays, _with_bias(_layers(arrays, situation.context)))
+    return _posterior(arrays, _with_bias(_layers(arrays, situation.context)), situation.widths)
 
 
-def _posterior(arrays: Arrays, x: Array) -> Estimate:
+def _posterior(arrays: Arrays, x: Array, widths: bool) -> Estimate:
     mean = x @ arrays["theta"].T
+    if not widths:
+        return Estimate(mean, None, mean)
     width = np.sqrt(quadratic(arrays["covariance"], x))
     if "prior_precision" not in arrays:
         return Estimate(mean, width, mean)
@@ -71,6 +74,8 @@ def _posterior(arrays: Arrays, x: Array) -> Estimate:
 def _shared(arrays: Arrays, situation: PolicyInput) -> Estimate:
     z = _pair_features(situation)  # [n, A, K]
     mean = z @ arrays["theta"]
+    if not situation.widths:
+        return Estimate(mean, None, mean)
     width = np.sqrt(np.maximum(((z @ arrays["covariance"]) * z).sum(axis=-1), 0.0))
     prior = np.sqrt((z * z).sum(axis=-1) / arrays["prior_precision"])
     return Estimate(mean, width, mean, std_ratio=width / prior)
@@ -81,6 +86,8 @@ def _hybrid(arrays: Arrays, situation: PolicyInput) -> Estimate:
     z = _pair_features(situation)
     rest = z - np.einsum("nd,adk->nak", x, arrays["cross"], optimize=True)
     mean = rest @ arrays["beta"] + x @ arrays["center"].T
+    if not situation.widths:
+        return Estimate(mean, None, mean)
     square = ((rest @ arrays["shared_covariance"]) * rest).sum(axis=-1) + quadratic(arrays["covariance"], x)
     width = np.sqrt(np.maximum(square, 0.0))
     shared, own = arrays["prior_precision"]

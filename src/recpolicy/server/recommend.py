@@ -322,7 +322,7 @@ def _compute_together(
             if request.exclude_rated:
                 allowed[place, scorer.rated(request.user)] = False
         allowed = allowed[:, scorer.action_items]  # [n, A]
-        slates = untied_slates(scores.score.astype(np.float64), allowed, block[0].k, exploration)
+        slates = untied_slates(scores.score, allowed, block[0].k, exploration)
         for place, (request, slate) in enumerate(zip(block, slates, strict=True)):
             if slate is not None:
                 yield request, _as_json(version, request.user, slate, allowed[place], scores.of_user(place))
@@ -339,7 +339,11 @@ def _compute(
         raise UnknownIdError(
             f"no user with id {request.user} in this policy; describe the user by `ratings` or `context`"
         )
-    answer = scorer.predict_one(request.user, fold_in, request.session(), context)
+    answer: Prediction | BatchScores
+    if request.plain:
+        answer = next(scorer.score_batches([request.user])).of_user(0)
+    else:
+        answer = scorer.predict_one(request.user, fold_in, request.session(), context)
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
     allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
