@@ -182,8 +182,7 @@ def train_policies(parts: Split, size: Size) -> dict[str, PolicyTables]:
             policy = train(
                 name, parts, Path(folder) / f"{name}-{seed}", config=config, model=model, seed=seed, show_progress=False
             )
-            score, rating = policy.scores()
-            tables[f"{name}-{seed}"] = PolicyTables(score, rating=rating)
+            tables[f"{name}-{seed}"] = PolicyTables(policy.scores()[0], rating=policy.ratings()[0])
             print(f"trained {name} with seed {seed} in {time.perf_counter() - start:.1f} s", flush=True)
     return tables | all_baseline_tables(parts, model, seed=0)
 

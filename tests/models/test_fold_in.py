@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_ratings import rmse
+from synthetic_ratings import rmse, table
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import genre_matrix
+from recpolicy.models.bayesian_fm import BayesianFMConfig, fit_bayesian_fm
 from recpolicy.models.embeddings import Embeddings, embed
 from recpolicy.models.fold_in import fold_in_item, fold_in_items, fold_in_user, fold_in_users, genre_prior, user_prior
 from recpolicy.models.item_mean import ItemMeanConfig, fit_item_mean
@@ -128,6 +129,31 @@ def test_genres_that_do_not_fit_are_refused():
         genre_prior(made(), np.zeros((29, 4)))
     with pytest.raises(DataError, match=r"expected \[M, 4\]"):
         fold_in_items(genre_prior(made(), np.zeros((30, 4))), np.zeros((2, 5)))
+
+
+@pytest.mark.parametrize(("noise", "gain"), [(0.9, 0.05), (0.4, 0.15)])
+def test_two_ratings_on_small_data_help_as_much_as_their_noise_allows(noise, gain):
+    """120 users, 80 items, preferences of rank 3, half stars; 200 new users with two ratings each.
+
+    Where ratings have little noise, two of them move the estimates far, and rightly so: errors fall, and 95 % intervals
+    cover. Measured: error .89 to .80 (noise .9) and .88 to .65 (.4), coverage .950 and .958.
+    """
+    rng = np.random.default_rng(0)
+    users, items, new = 120, 80, 200
+    taste, kind = rng.normal(size=(users + new, 3)), rng.normal(size=(items, 3))
+    expected = np.clip(3.2 + rng.normal(0, 0.5, items) + taste @ kind.T / np.sqrt(3), 0.5, 5)
+    ratings = np.clip(np.round(2 * (expected + rng.normal(0, noise, expected.shape))) / 2, 0.5, 5)
+    user, item = np.nonzero(rng.random((users, items)) < 0.4)
+    train = dataclasses.replace(table(user, item, ratings[user, item], (users, items)), scale=(0.5, 5.0))
+    embeddings = embed(fit_bayesian_fm(train, BayesianFMConfig(sweeps=60, ordinal=False), seed=0), 20)
+    who = np.repeat(np.arange(new), 2)
+    rated = np.concatenate([rng.choice(items, 2, replace=False) for _ in range(new)])
+    mean, std = fold_in_users(embeddings, who, rated, ratings[users + who, rated], new).ratings(embeddings)
+    prior, _ = fold_in_users(embeddings, who[:0], rated[:0], [], new).ratings(embeddings)
+    before, after = (np.sqrt(np.mean(np.square(expected[users:] - estimate))) for estimate in (prior, mean))
+    assert after < before - gain
+    inside = np.abs(ratings[users:] - mean) <= 1.96 * np.sqrt(std**2 + embeddings.noise_std**2)
+    assert 0.92 < inside.mean() < 0.98
 
 
 @pytest.mark.band

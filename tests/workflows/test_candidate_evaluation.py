@@ -91,7 +91,7 @@ def test_split_of_other_ratings_is_refused():
 def test_likes_are_ratings_of_4_and_more_and_their_auc_is_the_share_of_pairs_in_order():
     evaluation = evaluate_candidate_folder(trained("linucb"), miniature_split(), None)
     test = miniature_split().test
-    estimate = loaded("linucb").scores()[1][test.user, test.item]
+    estimate = loaded("linucb").ratings()[0][test.user, test.item]
     above, below = estimate[test.rating >= 4], estimate[test.rating < 4]
     pairs = above[:, None] - below
     assert evaluation.likes["auc"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())

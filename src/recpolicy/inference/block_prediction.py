@@ -56,7 +56,7 @@ class BatchPrediction:
 
 @dataclass(frozen=True)
 class UserInput:
-    """What is known of n users."""
+    """The context of n users, with the rating model's estimates for them."""
 
     context: Array  # [n, C]
     std: Array  # [n, I] of the expected rating
