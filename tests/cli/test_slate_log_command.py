@@ -59,7 +59,8 @@ def test_a_policy_learns_from_the_slots_of_pages_and_is_judged_by_other_pages(ca
     assert (told["events"], told["training"] + told["evaluation"]) == (900, 900)
     assert recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "slots", "--out", "learnt").code == 0
     line = refused(recpolicy(capsys, "ope", "estimate", "learnt", "--log", "pages"))
-    assert "pages/slates.parquet: the policy has learned from this log" in line
+    assert "pages/slates.parquet: the policy, or one of its ancestors, has learned from" in line
+    assert "of these 300 slates" in line
     words = (
         "--slates",
         200,

@@ -44,7 +44,8 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
     np.testing.assert_allclose(rounds.propensity, [0.5, 0.25, 1.0, 1e-5], rtol=1e-12)
     assert (np.diff(rounds.time) == [1500, 500, 1000]).all()
     assert pd.Timestamp(rounds.time[0], unit="ms") == pd.Timestamp("2019-11-24 00:00:01")
-    assert [one.rsplit("-", 1)[1] for one in rounds.event_id] == ["3", "2", "4", "5"]  # lines of the file
+    assert [one.rsplit("-", 1)[1] for one in rounds.event_id] == ["0"] * 4  # the first of their content
+    assert len(set(rounds.event_id)) == 4
     assert rounds.action_items.tolist() == [0, 1, 2]
     assert rounds.candidate is None
     assert found.lost == ("position", "user-item_affinity_0")

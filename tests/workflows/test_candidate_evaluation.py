@@ -77,7 +77,7 @@ def test_rounds_that_the_policy_has_learnt_from_are_refused(rounds, tmp_path, mo
     monkeypatch.setattr(tensorflow_export, "write_saved_models", lambda *_: None)
     learned = read_rounds(rounds / TRAINING, IdVocabulary.from_ratings(miniature_ratings()))
     policy = train("linucb", miniature_split(), tmp_path / "policy", config={**WORLD, "mode": "log"}, log=learned)
-    with pytest.raises(DataError, match="learned from this log"):
+    with pytest.raises(DataError, match="has learned from 3,000 of these 3,000 rounds"):
         off_policy_gain(policy, None, learned)
 
 

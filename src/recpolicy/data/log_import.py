@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.core.files import file_digest
+from recpolicy.core.hashes import Hashes, mix, text_hashes
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
@@ -37,6 +37,8 @@ class Batch:
     event_id: Texts | None = None  # [n]; None: the file has none
     candidates: NDArray[np.int64] | None = None  # [n], how many each round had; None: the file does not say
     candidate: Texts | None = None  # [C]
+    timed: bool = True
+    """False if the file has no times, and `time` only keeps the order of its lines."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def assemble(
     if not parts:
         raise DataError(f"{path}: no rounds")
     columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    _number_events(path, columns, policy)
+    _number_events(path, columns)
     if tables is None:
         tables = IdVocabulary(users.table(), items.table(), scale)
         columns["user"] = users.sorted_rows()[columns["user"]]
@@ -150,17 +152,36 @@ def _checked(path: Path, batch: Batch, scale: tuple[float, float], users: _Ids, 
     event_id = np.full(len(batch.line), None, object) if batch.event_id is None else batch.event_id
     return {
         **rows, "count": count, "line": batch.line, "time": batch.time, "event_id": event_id, "reward": reward,
-        "log_propensity": np.log(propensity),
+        "log_propensity": np.log(propensity), "content": _content(batch, candidate, count),
     }  # fmt: skip
 
 
-def _number_events(path: Path, columns: dict[str, NDArray[Any]], policy: str) -> None:
-    """Give events without an id one that tells file and line; raises DataError where two have the same."""
-    event_id, line = columns["event_id"], columns["line"]
-    without = np.flatnonzero([identifier is None for identifier in event_id])
+def _content(batch: Batch, candidate: Texts, count: NDArray[np.int64]) -> Hashes:
+    """Return a hash [n] of all that a line says, with the time only if the file has times; not of its place there.
+
+    So a line has the same hash in every part of the file that is imported alone.
+    """
+    content = mix(text_hashes(batch.user), text_hashes(batch.item))
+    for numbers in (batch.propensity, batch.reward):
+        content = mix(content, np.asarray(numbers, np.float64).view(np.uint64))
+    if batch.timed:
+        content = mix(content, batch.time.view(np.uint64))
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(text_hashes(candidate), dtype=np.uint64)])
+    end = np.cumsum(count)
+    return mix(content, total[end] - total[end - count])
+
+
+def _number_events(path: Path, columns: dict[str, NDArray[Any]]) -> None:
+    """Give events without an id one of their content; raises DataError where two have the same id.
+
+    Lines of the same content are numbered. So an event has the same id in every part of the file.
+    """
+    event_id, line, content = columns["event_id"], columns["line"], columns.pop("content")
+    without = np.flatnonzero(pd.isna(event_id))
     if len(without):
-        prefix = f"{policy}-{file_digest(path)[:8]}"
-        event_id[without] = [f"{prefix}-{number}" for number in line[without]]
+        hashes = content[without]
+        occurrence = pd.Series(hashes).groupby(hashes, sort=False).cumcount()
+        event_id[without] = [f"{value:016x}-{number}" for value, number in zip(hashes, occurrence, strict=True)]
     twins = pd.Series(event_id).duplicated().to_numpy()
     refuse(path, line, twins, lambda row: f"event {event_id[row]!r} occurs twice")
 

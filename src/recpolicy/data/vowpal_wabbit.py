@@ -195,7 +195,7 @@ class _Rows:
         return Batch(
             line, time, np.array(self.user, object), np.array(self.item, object), np.array(self.propensity),
             np.array(self.reward), np.array(self.event_id, object), np.array(self.count),
-            np.array(self.candidate, object),
+            np.array(self.candidate, object), bool(timed),
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
     recpolicy.json     format, agent, config, split and digests, seeds, versions, digests of the files below
     arrays.npz         arrays of the predictor (no pickle)
     users.parquet      user ids and attributes        items.parquet   the catalog
+    learned_events.npy hashes of the logged events that it, or an ancestor, learned from (data/learned_events.py)
     tables.json        ids, titles, genres and years of both, for a server without pandas (lookup_tables.py)
     metrics.csv        metrics of the training       tensorboard/     the same metrics for TensorBoard
     checkpoint/        the learner's variables, to train on from (agents of single rounds)
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from recpolicy.core.arrays import read_arrays
 from recpolicy.core.errors import ArtifactError, DataError, unknown_name_error
 from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
+from recpolicy.core.hashes import Hashes, read_hashes, write_hashes
 from recpolicy.inference.action_distributions import HEADS
 from recpolicy.inference.lookup_tables import TABLES, LookupTables, lookup_tables, read_tables, write_tables
 from recpolicy.inference.old_settings import migrate_agent, migrate_train
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 FORMAT = "recpolicy policy"
 FORMAT_VERSION = 3
 MANIFEST = "recpolicy.json"
-ARRAYS, USERS, ITEMS = "arrays.npz", "users.parquet", "items.parquet"
+ARRAYS, USERS, ITEMS, LEARNED = "arrays.npz", "users.parquet", "items.parquet", "learned_events.npy"
 _POLICY_PREFIX = "policy/"
 REAL_REWARDS = "real"
 """Value of `rewards` in the metadata of a training on logged rewards of real users."""
@@ -95,6 +97,8 @@ class Artifact(PolicyParts):
 
     users: "pd.DataFrame"
     items: "pd.DataFrame"
+    learned_events: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+    """[n], ascending: the logged events that the policy and its ancestors learned from."""
 
     @cached_property
     def tables(self) -> LookupTables:
@@ -188,6 +192,8 @@ def write_arrays(artifact: Artifact, folder: Path) -> None:
     artifact.users.to_parquet(folder / USERS, index=False)
     artifact.items.to_parquet(folder / ITEMS, index=False)
     write_tables(artifact.tables, folder)
+    if len(artifact.learned_events):
+        write_hashes(folder / LEARNED, artifact.learned_events)
 
 
 def write_manifest(artifact: Artifact, folder: Path) -> None:
@@ -204,7 +210,10 @@ def read_artifact(folder: Path) -> Artifact:
 
     manifest = read_manifest(folder)
     items = manifest.get("paths", {}).get(ITEMS, ITEMS)
-    parts = _read_parts(folder, manifest, (ARRAYS, USERS, items))
+    learned = (LEARNED,) if LEARNED in manifest["files"] else ()
+    parts = _read_parts(folder, manifest, (ARRAYS, USERS, items, *learned))
+    if learned:
+        parts["learned_events"] = read_hashes(folder / LEARNED)
     return Artifact(
         users=pd.read_parquet(folder / USERS),
         items=pd.read_parquet(folder / items).rename(columns=manifest.get("columns", {})),

@@ -13,7 +13,7 @@ _GATE, _REGISTER, _COMPARE, _TRAIN = "gate-policy", "register-policy", "compare-
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a run decided, read from its artifacts; None for a part that the run does not have."""
+    """The decisions of a run, read from its artifacts; None for a part that the run does not have."""
 
     verdict: str | None = None
     """pass, fail or no_verdict."""

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recpolicy.core.config import as_dict
-from recpolicy.core.errors import ArtifactError
+from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import atomic_directory, content_digest, write_json
+from recpolicy.core.hashes import Hashes, count_matches
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.learned_events import file_events, log_events, merge, min_matches
+from recpolicy.data.log_ingest import RATINGS, TRAINING
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.session_log import SessionLog
+from recpolicy.data.slate_log import SlateLog
 from recpolicy.data.splits import Split
 from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
+from recpolicy.inference.predictor import Policy
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.models.rating_model import RatingModel
 from recpolicy.workflows.training_data import FeatureConfig, Features
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LEARNED_EVENTS = "learned_events"
+"""Key in the metadata, and in those of parents: rounds or steps of the log, whose hashes the artifact has. An artifact
+without the key was written before there were hashes: only the digest of its log is known."""
 LOG_UNTIL = "log_until"
 """Key in the metadata: time of the last learned round of a growing log, in milliseconds since 1970."""
 
@@ -67,14 +75,54 @@ def build_metadata(
 def log_lineage(log: BanditLog | SessionLog) -> dict[str, Any]:
     """Return the metadata of a log that a policy learns from.
 
-    It has the log's digest. Rounds from slates add the digest of the slates; a growing log adds the time of its last
-    round (LOG_UNTIL).
+    It has the log's digest and the number of its rounds or steps. Rounds from slates add the digest of the slates; a
+    growing log adds the time of its last round (LOG_UNTIL).
     """
     if isinstance(log, SessionLog):
-        return {"log": log.digest}
+        return {"log": log.digest, LEARNED_EVENTS: len(log)}
     slates = {} if log.slate_digest is None else {"slate_digest": log.slate_digest}
     until = {} if log.exporter is None else {LOG_UNTIL: int(log.time[-1])}
-    return {"log": log.digest, **slates, **until}
+    return {"log": log.digest, LEARNED_EVENTS: len(log), **slates, **until}
+
+
+def training_events(log: BanditLog | SessionLog | None, source: Mapping[str, Any] | None) -> Hashes:
+    """Return the hashes of all events that a training uses: of its log, and of the log behind its table of ratings.
+
+    Args:
+        log: The log that the policy learns from, or None.
+        source: Arguments of `load_ratings` that read the ratings, or None.
+    """
+    table = Path(str((source or {}).get("source", "")))
+    behind = []
+    if table.name == RATINGS and table.with_name(TRAINING).is_file():
+        behind.append(file_events(table.with_name(TRAINING)))
+    return merge(*([] if log is None else [log_events(log)]), *behind)
+
+
+def check_not_learned(log: BanditLog | SlateLog | SessionLog, policies: Mapping[str, Policy]) -> None:
+    """Raise DataError if a policy, or one of its ancestors, has learned from an event of the log.
+
+    Args:
+        log: The log that is to evaluate the policies.
+        policies: The policies by their roles, such as "the policy", for the message.
+    """
+    events, digest = log_events(log), ""
+    slates = isinstance(log, SlateLog) or (isinstance(log, BanditLog) and log.slate_digest is not None)
+    unit = "steps" if isinstance(log, SessionLog) else "slates" if slates else "rounds"
+    for role, policy in policies.items():
+        learned = policy.artifact.learned_events
+        matches = count_matches(learned, events)
+        if matches >= min_matches(len(learned), len(events)):
+            raise DataError(
+                f"{log.name}: {role}, or one of its ancestors, has learned from {matches:,} of these {len(events):,}"
+                f" {unit}; evaluate it on {unit} that played no part in its training"
+            )
+        lineage = (policy.metadata, *policy.metadata.get("parents", []))
+        logs = {entry.get(key) for entry in lineage if LEARNED_EVENTS not in entry for key in ("log", "slate_digest")}
+        if logs - {None}:
+            digest = digest or log.digest
+            if digest in logs:
+                raise DataError(f"{log.name}: {role} has learned from this log; evaluate it on another log")
 
 
 def check_absent(out: Path) -> None:
@@ -117,6 +165,7 @@ def make_artifact(
     features: Features,
     metadata: dict[str, Any],
     uniform_mix: float = 0.0,
+    learned_events: Hashes | None = None,
 ) -> Artifact:
     """Return the artifact of a trained policy; `uniform_mix` is the fraction of uniform actions."""
     untrained = Artifact(
@@ -140,6 +189,7 @@ def make_artifact(
         metadata=metadata,
         rating_mean=None if features.model.linear_mean is None else features.model.mean,
         levels=features.model.levels,
+        learned_events=merge() if learned_events is None else learned_events,
     )
     return with_policy(untrained, exported, metadata)
 

@@ -28,6 +28,7 @@ from recpolicy.ope.feedback import BanditFeedback, TargetPolicy
 from recpolicy.ope.inputs import BanditInputs, logged_predictions
 from recpolicy.ope.results import Estimates, PolicyComparison
 from recpolicy.ope.terms import dr_terms
+from recpolicy.workflows.artifacts import check_not_learned
 
 ESTIMATOR = "dr"
 """Doubly robust: unbiased with true propensities, with less variance than weighting alone."""
@@ -151,11 +152,12 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
 
     Raises:
         ConfigError: The policy is one of sessions.
-        DataError: The policy or one of its parents has learned from these rounds, the incumbent has other users or
-            items, or one of them cannot read the context vectors.
+        DataError: A policy or one of its ancestors has learned from some of these rounds, the incumbent has other users
+            or items, or one of them cannot read the context vectors.
     """
     check_log_type(policy, False, log.name)
-    check_not_learned("the policy", policy, log.name, log.digest)
+    policies = {"the policy": policy} | ({} if incumbent is None else {"the incumbent": incumbent})
+    check_not_learned(log, policies)
     if incumbent is not None:
         check_same_ids(policy, incumbent)
         _check_same_features(policy, incumbent, log)
@@ -218,13 +220,6 @@ def check_log_type(policy: Policy, sequential: bool, log: str) -> None:
             f"{policy.artifact.agent} acts in single rounds, but {log} is a log of sessions: evaluate it on rounds"
             " (recpolicy log ingest)"
         )
-
-
-def check_not_learned(role: str, policy: Policy, log: str, digest: str) -> None:
-    """Raise DataError if the policy or one of its parents has learned from the log of this digest, or its slots."""
-    lineage = (policy.metadata, *policy.metadata.get("parents", []))
-    if digest in {version.get(key) for version in lineage for key in ("log", "slate_digest")}:
-        raise DataError(f"{log}: {role} has learned from this log; evaluate it on another log")
 
 
 def check_same_ids(policy: Policy, incumbent: Policy) -> None:

@@ -29,8 +29,9 @@ from recpolicy.ope.inputs import BanditInputs, EstimatorInputs, SlateInputs, Tra
 from recpolicy.ope.intervals import MIN_EFFECTIVE_SAMPLE_SIZE, diagnose
 from recpolicy.ope.results import MISSING, Estimates, PolicyComparison
 from recpolicy.ope.terms import discounts
+from recpolicy.workflows.artifacts import check_not_learned
 from recpolicy.workflows.interaction_logs import read_rounds
-from recpolicy.workflows.log_evaluation import check_log_type, check_not_learned, check_same_ids, compare_on_log
+from recpolicy.workflows.log_evaluation import check_log_type, check_same_ids, compare_on_log
 from recpolicy.workflows.policy_feedback import slate_model, trajectory_model
 from recpolicy.workflows.training_data import coerce
 
@@ -255,11 +256,12 @@ def _check_policies(policy: Policy, incumbent: Policy | None, log: Log) -> None:
     """Raise ConfigError or DataError unless this log can evaluate both policies."""
     for who, evaluated_policy in _named(policy, incumbent):
         check_log_type(evaluated_policy, isinstance(log, SessionLog), log.name)
-        check_not_learned(who, evaluated_policy, log.name, log.digest)
         if isinstance(log, SessionLog):
             _check_session_policy(who, evaluated_policy, log)
         elif isinstance(log, SlateLog):
             _check_slate_policy(who, evaluated_policy, log)
+    if not isinstance(log, BanditLog):  # compare_on_log checks rounds
+        check_not_learned(log, dict(_named(policy, incumbent)))
     if incumbent is not None:
         check_same_ids(policy, incumbent)
 

@@ -30,6 +30,7 @@ from recpolicy.workflows.artifacts import (
     check_absent,
     make_artifact,
     open_work_folder,
+    training_events,
     write_artifact,
 )
 from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, prepare_features
@@ -148,7 +149,9 @@ def train(
         training["baseline_regret"] = baseline_regret(world, split.train, features)
 
     exported, metadata = bandit.learner.export(), {**metadata, "training": training}
-    artifact = make_artifact(agent, exported, split.train, features, metadata, settings.uniform_mix)
+    artifact = make_artifact(
+        agent, exported, split.train, features, metadata, settings.uniform_mix, training_events(log, source)
+    )
     write_artifact(artifact, bandit, features.context.shape[1], work, out)
     return load_policy(out)
 

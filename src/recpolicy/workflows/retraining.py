@@ -1,5 +1,6 @@
 """Continue the training of a policy on new logged rounds, with the same features and catalog."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.learned_events import log_events, merge
 from recpolicy.data.ratings import genre_directions
 from recpolicy.inference.artifact import Artifact, verify
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.workflows.artifacts import (
+    LEARNED_EVENTS,
     LOG_UNTIL,
     check_absent,
     log_lineage,
@@ -29,9 +32,9 @@ if TYPE_CHECKING:
 def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: int = 1, seed: int = 0) -> Policy:
     """Continue the training of a policy on logged rounds and write the new policy to the folder `out`.
 
-    The new artifact keeps the incumbent's features, catalog and split. Its metadata has the digest of the log and, in
-    `parents`, the digests of all earlier policies and of their logs, the incumbent last. Rounds of a growing log that
-    the incumbent has learned are skipped.
+    The new artifact keeps the incumbent's features, catalog and split. It has the hashes of all events that it and its
+    ancestors learned from. Its metadata has the digest of the log and, in `parents`, the digests of all earlier
+    policies and of their logs, the incumbent last. Rounds of a growing log that the incumbent has learned are skipped.
 
     Args:
         incumbent: The folder of the policy to continue from.
@@ -65,6 +68,8 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
     parent: dict[str, Any] = {"policy_digest": old.metadata["policy_digest"], "log": old.metadata.get("log")}
     if "slate_digest" in old.metadata:
         parent["slate_digest"] = old.metadata["slate_digest"]
+    if LEARNED_EVENTS in old.metadata:
+        parent[LEARNED_EVENTS] = old.metadata[LEARNED_EVENTS]
     figures = {**learn_from_log(agent, log, old.context, old.action_items, epochs=epochs, seed=seed), "seed": seed}
     if not old.learned_real_rewards:
         figures["rewards"] = f"{old.metadata['training'].get('rewards', 'unknown')}, then {figures['rewards']}"
@@ -75,6 +80,7 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
         "parents": [*old.metadata.get("parents", []), parent],
     }
     new = with_policy(old, agent.learner.export(), {**inherited, **lineage})
+    new = replace(new, learned_events=merge(old.learned_events, log_events(log)))
     work = open_work_folder(
         out, {"agent": old.agent, "parent": parent, "log": log.digest, "epochs": epochs, "seed": seed}
     )

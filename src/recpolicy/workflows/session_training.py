@@ -25,7 +25,14 @@ from recpolicy.models.rating_model import RatingModel
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds, fit_two_worlds
 from recpolicy.models.user_model import SessionWorldConfig
-from recpolicy.workflows.artifacts import build_metadata, check_absent, make_artifact, open_work_folder, write_artifact
+from recpolicy.workflows.artifacts import (
+    build_metadata,
+    check_absent,
+    make_artifact,
+    open_work_folder,
+    training_events,
+    write_artifact,
+)
 from recpolicy.workflows.training_data import FeatureConfig, Features, coerce, prepare_features
 
 if TYPE_CHECKING:
@@ -139,7 +146,10 @@ def train_sessions(
     else:
         learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
     exported = with_view(learner.learner.export(), settings, split)
-    artifact = make_artifact(agent, exported, split.train, features, {**metadata, "training": training})
+    events = training_events(log, source)
+    artifact = make_artifact(
+        agent, exported, split.train, features, {**metadata, "training": training}, learned_events=events
+    )
     width = context_width(learner.time_step_spec)
     write_artifact(artifact, learner, width, work, out)
     return load_policy(out)
