@@ -110,11 +110,11 @@ def test_every_list_is_for_people_and_for_machines(admin, words):
 
 
 def test_what_the_server_refuses_is_one_line(admin):
-    assert "no version 9" in refused(admin("promote", 9))
+    assert "version 9 does not exist" in refused(admin("promote", 9))
     assert "no job" in refused(admin("run", "nothing", "--param", "days=7"))
     assert "Not Found" in refused(admin("run", "nothing/../../keys"))
     assert "no rollout" in refused(admin("rollout", "stop"))
-    assert "no version 9" in refused(admin("rollout", "start", 9, "--set", "stages=[0.1,1]"))
+    assert "version 9 does not exist" in refused(admin("rollout", "start", 9, "--set", "stages=[0.1,1]"))
     assert "NAME=VALUE" in refused(admin("run", "train", "--param", "days"))
 
 
@@ -132,7 +132,7 @@ def test_the_key_comes_from_the_environment_or_a_file_and_never_from_an_option(a
     assert "champion" in said(admin("status", "--key-file", file))
     assert "none: no key can be read" in refused(admin("status", "--key-file", tmp_path / "none"))
     file.write_text("two words")
-    assert "no API key" in refused(admin("status", "--key-file", file))
+    assert "not an API key" in refused(admin("status", "--key-file", file))
     assert "two words" not in refused(admin("status", "--key-file", file))
     assert admin("status", "--key", "x").code == 2
 

@@ -124,8 +124,8 @@ class GymnasiumSession(gymnasium.Env[Features, np.int64]):
         """Wrap an environment with batch_size 1."""
         if environment.batch_size != 1:
             raise ConfigError(
-                f"GymnasiumSession runs one session, the environment has batch_size {environment.batch_size}: make it"
-                " with batch_size 1, or use GymnasiumSessions"
+                f"GymnasiumSession runs one session, but the environment has batch_size {environment.batch_size}:"
+                " use batch_size 1 or GymnasiumSessions"
             )
         self._sessions = _Sessions(environment)
         self._over = False
