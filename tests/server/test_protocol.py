@@ -1,5 +1,6 @@
 """Heads that are late, endless or no HTTP, against a real socket."""
 
+import asyncio
 import inspect
 import json
 import socket
@@ -13,7 +14,7 @@ from client_helpers import served
 from fastapi import FastAPI, Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from recpolicy.server.protocol import BoundedProtocol
+from recpolicy.server.protocol import BoundedProtocol, JoinedWrites
 from recpolicy.server.schemas.responses import ErrorResponse
 from recpolicy.server.settings import LimitsConfig, Settings
 
@@ -231,3 +232,41 @@ def test_the_app_tells_the_protocol_its_limits(tmp_path):
     ):
         connection.sendall(b"GET /" + b"a" * 200)
         assert status_and_error(all_said(connection)) == (431, "too_large")
+
+
+class Sent:
+    """A transport that keeps what is written to it."""
+
+    def __init__(self):
+        self.writes, self.closed = [], False
+
+    def write(self, data):
+        self.writes.append(data)
+
+    def close(self):
+        self.closed = True
+
+    def is_closing(self):
+        return self.closed
+
+
+def test_a_head_is_sent_with_its_body_and_waits_no_longer_than_a_turn():
+    async def write(*pieces, turn=False):
+        sent = Sent()
+        joined = JoinedWrites(sent, asyncio.get_running_loop())
+        for piece in pieces:
+            joined.write(piece)
+            if turn:
+                await asyncio.sleep(0)
+        before_close = list(sent.writes)
+        joined.close()
+        assert sent.closed
+        assert joined.is_closing()
+        return before_close, sent.writes
+
+    large = b"x" * 100_000
+    assert asyncio.run(write(b"head", b"body")) == ([b"headbody"], [b"headbody"])
+    assert asyncio.run(write(b"head", large)) == ([b"head", large], [b"head", large])
+    assert asyncio.run(write(b"head", b"body", turn=True)) == ([b"head", b"body"], [b"head", b"body"])
+    assert asyncio.run(write(b"refused")) == ([], [b"refused"])
+    assert asyncio.run(write(b"a", b"b", b"c", b"d")) == ([b"ab", b"cd"], [b"ab", b"cd"])

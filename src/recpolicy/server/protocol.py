@@ -16,6 +16,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from recpolicy.server.middleware import error_response
 from recpolicy.server.settings import LimitsConfig
 
+_JOINED_BYTES = 1 << 16
+"""Longest body that is copied to join it with its head."""
+
 
 class JoinedWrites:
     """A transport that sends the head of a response together with its body.
@@ -33,12 +36,15 @@ class JoinedWrites:
 
     def write(self, data: bytes) -> None:
         """Send bytes, with those that wait."""
-        if self._first:
+        if not self._first:
+            self._first = data
+            self._loop.call_soon(self._flush)
+        elif len(data) <= _JOINED_BYTES:
             first, self._first = self._first, b""
             self._transport.write(first + data)
         else:
-            self._first = data
-            self._loop.call_soon(self._flush)
+            self._flush()
+            self._transport.write(data)
 
     def close(self) -> None:
         """Send what waits, then close."""
