@@ -95,8 +95,9 @@ def test_rewards_move_the_item_that_they_are_of_for_users_who_are_alike(base):
     after = apply_rewards(base, first(base), rows)
     assert (after.learnt, after.passed, after.last) == (20, 0, 20)
     before, now = base.predict_one(3), with_posterior(base, after.beliefs).predict_one(3)
-    assert now.rating[19] < before.rating[19] - 0.05  # item 20
-    np.testing.assert_allclose(np.delete(now.rating, 19), np.delete(before.rating, 19), rtol=1e-4)
+    assert now.value[19] < before.value[19] - 0.05  # item 20
+    np.testing.assert_allclose(np.delete(now.value, 19), np.delete(before.value, 19), rtol=1e-4)
+    np.testing.assert_array_equal(now.rating, before.rating)  # the base was trained in simulation
 
 
 def test_a_folded_in_user_teaches_with_the_context_that_the_policy_saw(base):

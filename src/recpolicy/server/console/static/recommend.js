@@ -117,6 +117,7 @@ function card(item, place) {
       bar(item.rating, item.std, scale, old?.rating ?? null),
       el("p", { class: "figures" },
         el("strong", { text: number(item.rating) }), el("span", { text: item.std === null ? "" : ` ± ${number(item.std)}` }),
+        item.value !== null && el("span", { class: "hint", title: "the policy's own estimate, which orders the list", text: `value ${number(item.value)} ` }),
         el("span", { class: "hint", title: "probability of this item at this position", text: `propensity ${number(item.propensity, 3)}` }))),
     el("div", { class: "rate", data: { key: `rate-${id}` } },
       done && el("p", { class: done.bad ? "said bad" : "said", text: done.text }),
