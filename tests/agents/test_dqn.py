@@ -135,6 +135,15 @@ def test_items_already_shown_are_no_choice():
     np.testing.assert_allclose(td_targets(played, ONLINE, TARGET, 0.5, double=False), [16, 16])
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_nothing_follows_where_every_item_was_shown(double):
+    """The session is not over, but no item is left: the target is the reward, not the mean value of all items."""
+    played = batch(next_mask=tf.constant([[False, False, False], [True, True, True]]))
+    targets = td_targets(played, ONLINE, TARGET, 0.5, double=double).numpy()
+    assert targets[0] == 1
+    assert targets[1] > 1
+
+
 @settings(max_examples=50)
 @given(seed=st.integers(0, 10**6), double=st.booleans())
 def test_targets_do_not_depend_on_the_values_of_masked_items(seed, double):

@@ -1,5 +1,7 @@
 """LinUCB and linear Thompson sampling: the arithmetic of one linear model per arm."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -36,6 +38,11 @@ def see(x: np.ndarray) -> Observation:
 def learn(agent: LinUCB, rows: Batch) -> float:
     arm, x, reward = rows
     return float(agent.update(see(x), tf.constant(arm), tf.constant(reward)))
+
+
+def compiled_update(agent: LinUCB) -> Callable[..., tf.Tensor]:
+    """Return the update as one compiled function of arms [N], contexts [N, D] and rewards [N]."""
+    return tf.function(lambda a, x, r: agent.update(Observation(x, None, None), a, r), jit_compile=True)
 
 
 def posterior(agent: LinUCB) -> tuple[np.ndarray, np.ndarray]:
@@ -141,27 +148,87 @@ def test_the_reported_loss_is_the_squared_error_before_the_update():
     assert learn(learner(), rows) == pytest.approx(np.mean(rows[2] ** 2), rel=1e-5)
 
 
-def test_forgetting_is_weighted_least_squares():
-    """After n updates of an arm, row j counts f^(n - j) and the prior f^n: A = f^n I + sum f^(n-j) x x'."""
-    forgetting = 0.8
-    arm, x, reward = batch(8)
-    agent = learner(forgetting=forgetting)
-    learn(agent, (arm, x, reward))
+def test_forgetting_is_the_posterior_of_weights_that_walk():
+    """theta_t = theta_{t-1} + w_t with cov(w_t) = (1 - f) (P_0 - P): the mean of the last weights given all rewards.
+
+    The covariance of weights i and j is P_0 + the sum of cov(w_k) to min(i, j), so the rewards are jointly normal.
+    """
+    forgetting, rows, width = 0.8, 12, 3
+    rng = np.random.default_rng(8)
+    x, reward, prior = rng.normal(size=(rows, width)), rng.normal(3, 1, rows), rng.normal(size=width)
+    agent = learner(prior[np.newaxis], forgetting=forgetting, precision=2.0)
+    learn(agent, (np.zeros(rows, np.int32), x.astype(np.float32), reward.astype(np.float32)))
+    start = np.eye(width) / 2.0
+    walked, last = [start], start
+    for row in x:
+        before = forgetting * last + (1 - forgetting) * start
+        walked.append(walked[-1] + before - last)
+        last = np.linalg.inv(np.linalg.inv(before) + np.outer(row, row))
+    common = [[walked[min(i, j) + 1] for j in range(rows)] for i in range(rows)]
+    gram = np.array([[x[i] @ common[i][j] @ x[j] for j in range(rows)] for i in range(rows)]) + np.eye(rows)
+    cross = np.stack([walked[j + 1] @ x[j] for j in range(rows)], axis=1)  # [D, N], the last weights and the rewards
     theta, covariance = posterior(agent)
-    for a in range(ARMS):
-        mine, paid = x[arm == a].astype(np.float64), reward[arm == a]
-        weight = forgetting ** np.arange(len(mine) - 1, -1, -1)
-        precision = forgetting ** len(mine) * np.eye(WIDTH) + (mine * weight[:, np.newaxis]).T @ mine
-        np.testing.assert_allclose(covariance[a], np.linalg.inv(precision), rtol=2e-3, atol=1e-3)
-        np.testing.assert_allclose(theta[a], np.linalg.solve(precision, mine.T @ (weight * paid)), atol=2e-2)
+    np.testing.assert_allclose(theta[0], prior + cross @ np.linalg.solve(gram, reward - x @ prior), rtol=1e-4)
+    np.testing.assert_allclose(covariance[0], walked[-1] - cross @ np.linalg.solve(gram, cross.T), atol=1e-5)
+
+
+def test_without_forgetting_nothing_returns_to_the_prior():
+    """The factor 1 leaves out the step towards the prior: the bits are those of the plain recursion."""
+    rows = batch(12)
+    agent, covariance = learner(), tf.constant(np.eye(WIDTH, dtype=np.float32))
+    assert linear.forget(covariance, 1.0, 4.0) is covariance
+    learn(agent, rows)
+    theta, plain = np.zeros((ARMS, WIDTH), np.float32), np.tile(np.eye(WIDTH, dtype=np.float32), (ARMS, 1, 1))
+    for a, x, r in zip(*rows, strict=True):
+        step = linear.recursive_step(*(tf.constant(part) for part in (theta[a], plain[a], x, r)))
+        theta[a], plain[a] = (part.numpy() for part in step)
+    for mine, other in zip(posterior(agent), (theta, plain), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def assert_within_prior(covariance: np.ndarray, precision: float) -> None:
+    """Finite, symmetric, positive definite and at most the prior, I / precision."""
+    assert np.isfinite(covariance).all()
+    values = np.linalg.eigvalsh(covariance.astype(np.float64))
+    assert values.min() > 0
+    assert values.max() <= (1 + 1e-4) / precision
+    np.testing.assert_allclose(covariance, np.swapaxes(covariance, -1, -2), atol=1e-3 / precision)
+
+
+@pytest.mark.parametrize(("forgetting", "directions"), [(0.9, 1), (0.99, 1), (0.5, 3), (0.999, 3)])
+def test_forgetting_stays_within_the_prior_over_a_million_rounds(forgetting, directions):
+    """Contexts in few directions of many: the others are never excited, and must not grow."""
+    rounds, width, precision = 1_000_000 if directions == 1 else 100_000, 6, 100.0
+    rng = np.random.default_rng(directions)
+    seen = rng.normal(size=(directions, width)).astype(np.float32)
+    x = seen[rng.integers(0, directions, rounds)]
+    reward = rng.integers(1, 6, rounds).astype(np.float32)
+    agent = learner(np.zeros((1, width)), forgetting=forgetting, precision=precision)
+    compiled_update(agent)(tf.zeros(rounds, tf.int32), tf.constant(x), tf.constant(reward))
+    theta, covariance = posterior(agent)
+    assert_within_prior(covariance, precision)
+    assert np.isfinite(theta).all()
+    assert np.abs(seen @ theta[0]).max() < 10
+
+
+def test_after_a_change_forgetting_follows_and_the_plain_posterior_stays():
+    """1,000 rewards of 1, then 100 of 5, all at one context: f = .97 ends near 5, f = 1 near the mean of all."""
+    x = np.ones((1_100, 1), np.float32)
+    reward = np.repeat([1.0, 5.0], [1_000, 100]).astype(np.float32)
+    ends = {}
+    for forgetting in (1.0, 0.97):
+        agent = learner(np.zeros((1, 1)), forgetting=forgetting)
+        compiled_update(agent)(tf.zeros(1_100, tf.int32), tf.constant(x), tf.constant(reward))
+        ends[forgetting] = float(posterior(agent)[0][0, 0])
+    assert ends[1.0] == pytest.approx(1_500 / 1_101, abs=1e-3)
+    assert ends[0.97] > 4.9
 
 
 def test_the_inverse_stays_an_inverse_over_many_updates():
     """20,000 float32 steps: still symmetric, positive, and within 1 % of the exact inverse."""
     arm, x, reward = batch(9, rows=20_000)
     agent = learner()
-    step = tf.function(lambda a, c, r: agent.update(Observation(c, None, None), a, r), jit_compile=True)
-    step(tf.constant(arm), tf.constant(x), tf.constant(reward))
+    compiled_update(agent)(tf.constant(arm), tf.constant(x), tf.constant(reward))
     covariance = posterior(agent)[1]
     for a in range(ARMS):
         exact = ridge((arm, x, reward), a, np.zeros(WIDTH), 1.0)[1]

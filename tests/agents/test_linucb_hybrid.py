@@ -146,5 +146,5 @@ def test_the_shared_form_is_ridge_regression_on_the_features_that_the_observatio
 
 @pytest.mark.parametrize("change", [{"shared_precision": 0.0}, {"arm_precision": -1.0}])
 def test_precisions_must_be_positive(change):
-    with pytest.raises(ConfigError, match="expected greater than 0"):
+    with pytest.raises(ConfigError, match="expected greater than or equal to 0"):
         trained(**change)

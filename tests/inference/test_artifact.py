@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,14 @@ from trained_policies import loaded, miniature_split, trained
 
 from recpolicy.core.errors import ArtifactError
 from recpolicy.core.files import file_digest
-from recpolicy.inference.artifact import migrate_metadata, read_artifact, verify
+from recpolicy.inference.artifact import (
+    FORMAT_VERSION,
+    migrate_metadata,
+    read_artifact,
+    read_inference_artifact,
+    verify,
+    write_arrays,
+)
 from recpolicy.inference.predictor import load_policy
 
 
@@ -20,7 +28,7 @@ def folder(tmp_path):
     return shutil.copytree(trained("linucb"), tmp_path / "policy")
 
 
-def change(path, old, new):
+def replace_text(path, old, new):
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
@@ -70,7 +78,7 @@ def test_a_file_cut_short_is_refused_even_when_its_digest_was_made_to_fit(folder
     arrays = folder / "arrays.npz"
     digest = file_digest(arrays)
     arrays.write_bytes(arrays.read_bytes()[:-200])
-    change(folder / "recpolicy.json", digest, file_digest(arrays))
+    replace_text(folder / "recpolicy.json", digest, file_digest(arrays))
     with pytest.raises(ArtifactError, match=r"policy"):
         load_policy(folder)
 
@@ -81,9 +89,63 @@ def test_an_array_of_objects_is_refused_even_when_its_digest_was_made_to_fit(fol
         content = dict(stored)
     digest = file_digest(arrays)
     np.savez(arrays, **{**content, "offset": np.array([{"a": 1}], dtype=object)})
-    change(folder / "recpolicy.json", digest, file_digest(arrays))
+    replace_text(folder / "recpolicy.json", digest, file_digest(arrays))
     with pytest.raises(ArtifactError, match=r"policy"):
         load_policy(folder)
+
+
+def spoil(folder, **arrays):
+    """Replace arrays of an artifact, and make the digest fit: an older recpolicy wrote such numbers."""
+    path = folder / "arrays.npz"
+    with np.load(path) as stored:
+        content = dict(stored)
+    digest = file_digest(path)
+    np.savez(path, **{**content, **{name: change(content[name]) for name, change in arrays.items()}})
+    replace_text(folder / "recpolicy.json", digest, file_digest(path))
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [(np.nan, "numbers that are not finite"), (-np.inf, "not finite"), (1e20, "absurd numbers"), (-1e20, "absurd")],
+)
+@pytest.mark.parametrize("name", ["policy/theta", "policy/covariance", "offset", "rating_std"])
+def test_numbers_that_are_not_finite_or_absurd_are_refused(folder, name, value, fault):
+    def one_number(array):
+        array = array.copy()
+        array.flat[-1] = value
+        return array
+
+    spoil(folder, **{name: one_number})
+    for read in (read_artifact, read_inference_artifact):
+        with pytest.raises(ArtifactError, match=rf"policy: arrays.npz: {name} holds .*{fault}.*; train it again"):
+            read(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "fault"),
+    [
+        ("settings", {"alpha": float("nan")}, "alpha is nan; expected a finite number"),
+        ("settings", {"alpha": "1"}, "alpha is '1'"),
+        ("noise_std", float("inf"), "noise_std is inf"),
+        ("uniform_mix", float("nan"), "uniform_mix is nan; expected 0 to 1"),
+        ("uniform_mix", 1.5, "uniform_mix is 1.5"),
+        ("scale", [5.0, 1.0], "scale is 5.0 to 1.0"),
+    ],
+)
+def test_settings_of_a_policy_that_cannot_be_are_refused(folder, part, value, fault):
+    path = folder / "recpolicy.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**manifest, part: value}), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=fault):
+        load_policy(folder)
+
+
+def test_a_diverged_policy_is_not_written(tmp_path):
+    artifact = loaded("linucb").artifact
+    diverged = replace(artifact, policy={**artifact.policy, "theta": np.full_like(artifact.policy["theta"], np.nan)})
+    with pytest.raises(ArtifactError, match="policy/theta holds numbers that are not finite"):
+        write_arrays(diverged, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_not_there_or_not_ours_is_refused(tmp_path):
@@ -107,7 +169,7 @@ def test_a_file_is_no_artifact(tmp_path):
 
 
 def test_a_later_format_is_refused(folder):
-    change(folder / "recpolicy.json", '"version": 3', '"version": 99')
+    replace_text(folder / "recpolicy.json", f'"version": {FORMAT_VERSION}', '"version": 99')
     with pytest.raises(ArtifactError, match=r"format version 99, but this recpolicy reads 1, 2, 3"):
         load_policy(folder)
 

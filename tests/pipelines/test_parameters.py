@@ -8,6 +8,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.pipelines import local
 from recpolicy.pipelines.compile import checked_parameters, pipeline_descriptions, pipeline_parameters
 from recpolicy.pipelines.parameters import (
+    RANGES,
     check_values,
     convert_value,
     learns_from_logs,
@@ -72,7 +73,11 @@ def test_defaults_pass_the_checks(name):
         ("sweep", {"agents": "[]"}, "parameter agents is empty"),
         ("sweep", {"agents": '["ppo"]'}, "ppo cannot learn from a log"),
         ("sweep", {"seeds": "[0.5]"}, "list of whole numbers"),
+        ("sweep", {"seeds": "[0, 1e300]"}, "list of whole numbers"),
         ("sweep", {"grid": '{"alpha": 1}'}, "expected a list of values"),
+        ("sweep", {"agents": '["linucb"]', "grid": '{"alpha": [1, -3]}'}, "parameter grid: linucb: alpha is -3"),
+        ("train", {"agent_settings": '{"alpha": -3}'}, "alpha is -3"),
+        ("train", {"total_timesteps": "1" + 12 * "0"}, "expected at most 1000000000"),
     ],
 )
 def test_invalid_parameter_is_rejected_before_any_step(pipeline, values, message, tmp_path):
@@ -80,6 +85,16 @@ def test_invalid_parameter_is_rejected_before_any_step(pipeline, values, message
         local.run_pipeline(pipeline, values, root=tmp_path / "runs")
     assert message in str(error.value)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("pipeline", list(pipeline_descriptions()))
+def test_every_numeric_parameter_has_a_range(pipeline):
+    numeric = [item.name for item in pipeline_parameters(pipeline) if item.type.startswith("NUMBER")]
+    assert set(numeric) <= set(RANGES)
+    for name in numeric:
+        for beyond in (RANGES[name][0] - 1, RANGES[name][1] + 1):
+            with pytest.raises(ConfigError, match=f"parameter {name} is {beyond}; expected at"):
+                check_values({name: beyond}, {})
 
 
 @pytest.mark.parametrize("words", [["agent"], ["=x"], ["seed=1", "seed=2"]])

@@ -3,12 +3,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from client_helpers import ask, served
 from event_factory import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trained_policies import trained
 
+from recpolicy.agents.linucb import LinUCB, LinUCBConfig
+from recpolicy.agents.observation import Observation
 from recpolicy.core.errors import ArtifactError, ConfigError
 from recpolicy.inference.reward_estimators import pack_symmetric
 from recpolicy.inference.scorer import load_scorer
@@ -42,7 +45,7 @@ def some(rng, arms=4, size=3, rounds=30):
 
 def test_it_ends_where_ridge_regression_does():
     start, arm, x, r = some(np.random.default_rng(0))
-    after = learn(start, arm, x, r, 1.0)
+    after = learn(start, arm, x, r, 1.0, 2.0)
     for a in range(4):
         rows = arm == a
         gram = x[rows].T @ x[rows] + 2.0 * np.eye(3)
@@ -55,10 +58,33 @@ def test_it_ends_where_ridge_regression_does():
 def test_how_rewards_come_in_batches_changes_no_bit(cuts, forgetting):
     whole, arm, x, r = some(np.random.default_rng(1))
     parts = whole
-    whole = learn(whole, arm, x, r, forgetting)
+    whole = learn(whole, arm, x, r, forgetting, 2.0)
     for rows in np.split(np.arange(30), sorted(cuts)):
-        parts = learn(parts, arm[rows], x[rows], r[rows], forgetting)
+        parts = learn(parts, arm[rows], x[rows], r[rows], forgetting, 2.0)
     assert parts.digest == whole.digest
+
+
+def test_forgetting_stays_within_the_prior_when_one_user_rates_all_the_time():
+    """One context for 100,000 rewards: unobserved directions keep the uncertainty of the prior."""
+    rng = np.random.default_rng(4)
+    start, _, _, _ = some(rng, arms=1)
+    x = np.tile(rng.normal(size=3), (100_000, 1))
+    after = learn(start, np.zeros(100_000, int), x, rng.integers(1, 6, 100_000).astype(float), 0.9, 2.0)
+    values = np.linalg.eigvalsh(after.covariance[0])
+    assert values[0] > 0
+    assert values[-1] == pytest.approx(0.5, rel=1e-9)
+    assert 0.5 < x[0] @ after.theta[0] < 5.5
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.9])
+def test_it_learns_as_the_agent_does_in_training(forgetting):
+    start, arm, x, r = some(np.random.default_rng(5))
+    config = LinUCBConfig(bias=False, precision=2.0, forgetting=forgetting)
+    agent = LinUCB(np.zeros((4, 3), np.float32), config, "linucb")
+    agent.update(Observation(tf.constant(x, tf.float32), None, None), tf.constant(arm), tf.constant(r, tf.float32))
+    after = learn(start, arm, x, r, forgetting, 2.0)
+    np.testing.assert_allclose(after.theta, agent.posterior.theta, atol=1e-5)
+    np.testing.assert_allclose(after.covariance, agent.posterior.covariance, atol=1e-5)
 
 
 def test_triangles_unpack_to_what_was_packed():

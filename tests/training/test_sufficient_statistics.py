@@ -34,7 +34,7 @@ def round_by_round(log: BanditLog, theta: np.ndarray, covariance: np.ndarray) ->
     """The agents' own Sherman-Morrison steps, in float64: their float32 would differ in the fifth digit."""
     arm = np.searchsorted(ACTION_ITEMS, log.item)
     arrays = (theta, covariance, arm, contexts()[log.user].astype(np.float64), log.reward)
-    return tuple(one.numpy() for one in fold_batch(*(tf.constant(one) for one in arrays), 1.0))
+    return tuple(one.numpy() for one in fold_batch(*(tf.constant(one) for one in arrays)))
 
 
 def assert_same(one: SufficientStatistics, other: SufficientStatistics, rtol: float = 1e-12) -> None:

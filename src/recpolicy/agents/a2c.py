@@ -8,21 +8,20 @@ Source: Mnih et al. 2016 (1602.01783), without the asynchrony.
 from typing import Any
 
 import tensorflow as tf
-from pydantic import PositiveInt
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.returns import explained_variance
 from recpolicy.agents.sequence import Figures, SessionAgent
-from recpolicy.core.config import Fraction, config_dataclass
+from recpolicy.core.config import Fraction, Size, config_dataclass
 
 
 @config_dataclass
 class A2CConfig(ActorCriticConfig):
     """Settings of A2C."""
 
-    n_steps: PositiveInt = 5
+    n_steps: Size = 5
     """Number of steps n of each session between updates."""
     gae_lambda: Fraction = 1.0
     """Lambda of the advantages; 1 is the n-step return."""

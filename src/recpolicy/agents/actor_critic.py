@@ -7,7 +7,6 @@ the same: loss = policy loss + vf_coef (target - V)^2 - ent_coef H.
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from pydantic import NonNegativeFloat
 
 from recpolicy.agents.categorical import log_probability_and_entropy
 from recpolicy.agents.experience import Experience, flatten
@@ -17,7 +16,7 @@ from recpolicy.agents.neural import layer_arrays
 from recpolicy.agents.returns import Advantages, generalized_advantages
 from recpolicy.agents.sequence import SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores, make_value
-from recpolicy.core.config import Fraction, config_dataclass
+from recpolicy.core.config import Fraction, NonNegativeNumber, config_dataclass
 
 
 @config_dataclass
@@ -26,9 +25,9 @@ class ActorCriticConfig(SessionNetworkConfig):
 
     gamma: Fraction = 0.9
     """Discount per item; 0 ignores all later rewards."""
-    vf_coef: NonNegativeFloat = 0.5
+    vf_coef: NonNegativeNumber = 0.5
     """Weight of the value loss."""
-    ent_coef: NonNegativeFloat = 0.01
+    ent_coef: NonNegativeNumber = 0.01
     """Weight of the entropy bonus, in reward per nat."""
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from pydantic import PositiveFloat, PositiveInt
 
 from recpolicy.agents import action_distributions, categorical
 from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_epsilon
@@ -23,7 +22,7 @@ from recpolicy.agents.observation import context_width
 from recpolicy.agents.replay import Batch, Replay
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, make_scores
-from recpolicy.core.config import Fraction, PositiveFraction, config_dataclass
+from recpolicy.core.config import Count, Fraction, PositiveFraction, Size, Temperature, config_dataclass
 from recpolicy.core.tensorflow_random import fold_in
 
 
@@ -31,7 +30,7 @@ from recpolicy.core.tensorflow_random import fold_in
 class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
     """Settings of DQN."""
 
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     """Initial points of expected rating per unit of value (dot head); must be > 0."""
     gamma: Fraction = 0.9
     """Discount per item, in [0, 1]."""
@@ -41,17 +40,17 @@ class DQNConfig(EpsilonScheduleConfig, SessionNetworkConfig):
     """Use Q = V(s) + score - mean score, with V as a separate output of the network."""
     tau: PositiveFraction = 0.01
     """Share of the online weights in the target network's moving average at each update."""
-    train_freq: PositiveInt = 4
+    train_freq: Count = 4
     """Steps of each session between rounds of updates."""
-    gradient_steps: PositiveInt = 4
+    gradient_steps: Count = 4
     """Gradient steps per block."""
-    batch_size: PositiveInt = 256
+    batch_size: Size = 256
     """Steps per gradient step."""
-    buffer_size: PositiveInt = 20_000
+    buffer_size: Count = 20_000
     """Capacity of the replay buffer, in steps."""
-    exploration_top_k: PositiveInt = 50
+    exploration_top_k: Size = 50
     """Number K of best items among which exploration draws."""
-    exploration_temperature: PositiveFloat = 1.0
+    exploration_temperature: Temperature = 1.0
     """Softmax temperature of exploration, in units of value; must be > 0."""
 
 
@@ -157,12 +156,16 @@ class DQN(SessionLearner):
 
 
 def td_targets(batch: Batch, online: tf.Tensor, target: tf.Tensor, gamma: float, double: bool) -> tf.Tensor:
-    """Return targets y [n] from both networks' values [n, A] of the next observation; ignore items already shown."""
+    """Return targets y [n] from both networks' values [n, A] of the next observation; ignore items already shown.
+
+    The reward alone is the target where the session ends, and where every item was shown: nothing can follow.
+    """
     chooser = online if double else target
     # Compare with the maximum and share among ties: XLA compiles an argmax badly after a matmul.
     best = action_distributions.greedy(chooser, batch.next_mask)
     following = tf.reduce_sum(best * target, axis=1)
-    return tf.stop_gradient(batch.reward + gamma * tf.where(batch.terminated, 0.0, following))
+    over = batch.terminated | ~tf.reduce_any(batch.next_mask, axis=1)
+    return tf.stop_gradient(batch.reward + gamma * tf.where(over, 0.0, following))
 
 
 def top_k_logits(scores: tf.Tensor, k: int, temperature: float) -> tf.Tensor:

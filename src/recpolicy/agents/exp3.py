@@ -14,7 +14,7 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
 from recpolicy.agents.ucb1 import ArmMeans, check_reward_range
-from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.config import Number, PositiveFraction, config_dataclass
 
 
 @config_dataclass
@@ -23,9 +23,9 @@ class EXP3Config:
 
     gamma: PositiveFraction = 0.1
     """Share of uniform exploration and learning rate, in (0, 1]."""
-    min_reward: float = 1.0
+    min_reward: Number = 1.0
     """Smallest possible reward."""
-    max_reward: float = 5.0
+    max_reward: Number = 5.0
     """Largest possible reward."""
 
     def __post_init__(self) -> None:

@@ -2,9 +2,13 @@
 
 A arms, D features. Each arm keeps theta [D] (posterior mean) and P [D, D] (posterior covariance over noise variance,
 the inverse of LinUCB's A). One observation (x, r) of arm a is a Sherman-Morrison step, also known as recursive least
-squares: g = P x / (f + x'Px); theta += g (r - x.theta); P <- (P - g (Px)') / f, with forgetting factor f in (0, 1].
-With theta_0 = m and P_0 = I / precision this is ridge regression toward m. Source: Li et al. 2010 (WWW), algorithm 1;
-Sherman & Morrison 1950.
+squares: g = P x / (1 + x'Px); theta += g (r - x.theta); P <- P - g (Px)'. With theta_0 = m and P_0 = I / precision this
+is ridge regression toward m. Source: Li et al. 2010 (WWW), algorithm 1; Sherman & Morrison 1950.
+
+A forgetting factor f < 1 first moves P towards the prior: P <- f P + (1 - f) P_0. The estimate stays; its uncertainty
+returns to the prior's, in directions that are not observed, too. P never exceeds P_0: both terms and the step keep
+P <= P_0. Dividing P by f instead lets unobserved directions grow without bound. Source: stabilized linear forgetting,
+Milek & Kraus 1995; docs/decisions/0020-learning-that-stays-finite.md.
 """
 
 import numpy as np
@@ -18,6 +22,7 @@ class Posterior(tf.Module):
     def __init__(self, prior_mean: NDArray[np.float32], precision: float, name: str):
         super().__init__(name=name)
         arms, features = prior_mean.shape
+        self._precision = precision
         self.theta = tf.Variable(prior_mean, trainable=False, name=f"{name}/theta")  # [A, D]
         covariance = np.broadcast_to(np.eye(features, dtype=np.float32) / precision, (arms, features, features))
         self.covariance = tf.Variable(covariance, trainable=False, name=f"{name}/covariance")  # [A, D, D]
@@ -26,22 +31,23 @@ class Posterior(tf.Module):
         """Take in a batch in its order (arm [B], features [B, D], reward [B]); returns the squared error before."""
         theta, covariance = self.theta.read_value(), self.covariance.read_value()
         guess = tf.einsum("bd,bd->b", tf.gather(theta, arm), features)
-        theta, covariance = fold_batch(theta, covariance, arm, features, reward, forgetting)
+        theta, covariance = fold_batch(theta, covariance, arm, features, reward, forgetting, self._precision)
         self.theta.assign(theta)
         self.covariance.assign(covariance)
         return tf.reduce_mean(tf.square(reward - guess))
 
 
 def fold_batch(
-    theta: tf.Tensor, covariance: tf.Tensor, arm: tf.Tensor, features: tf.Tensor, reward: tf.Tensor, forgetting: float
-) -> tuple[tf.Tensor, tf.Tensor]:
+    theta: tf.Tensor, covariance: tf.Tensor, arm: tf.Tensor, features: tf.Tensor, reward: tf.Tensor,
+    forgetting: float = 1.0, precision: float = 1.0,
+) -> tuple[tf.Tensor, tf.Tensor]:  # fmt: skip
     """Update the posteriors with a batch, row after row; return the new theta [A, D] and covariance [A, D, D]."""
 
     def one(row: tf.Tensor, theta: tf.Tensor, covariance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # tf.gather, not [row]: XLA spends seconds on folding a slice's start at compile time, at every call.
         a, x = tf.gather(arm, row), tf.gather(features, row)
-        old = tf.gather(theta, a), tf.gather(covariance, a)
-        new_theta, new_covariance = recursive_step(*old, x, tf.gather(reward, row), forgetting)
+        before = forget(tf.gather(covariance, a), forgetting, precision)
+        new_theta, new_covariance = recursive_step(tf.gather(theta, a), before, x, tf.gather(reward, row))
         theta = tf.tensor_scatter_nd_update(theta, [[a]], new_theta[tf.newaxis])
         covariance = tf.tensor_scatter_nd_update(covariance, [[a]], new_covariance[tf.newaxis])
         return row + 1, theta, covariance
@@ -51,14 +57,21 @@ def fold_batch(
     return theta, covariance
 
 
+def forget(covariance: tf.Tensor, forgetting: float, precision: float) -> tf.Tensor:
+    """Return f P + (1 - f) I / precision for a covariance [D, D]; P itself for f = 1."""
+    if forgetting == 1:
+        return covariance
+    return forgetting * covariance + (1.0 - forgetting) / precision * tf.eye(covariance.shape[-1])
+
+
 def recursive_step(
-    theta: tf.Tensor, covariance: tf.Tensor, x: tf.Tensor, reward: tf.Tensor, forgetting: float
+    theta: tf.Tensor, covariance: tf.Tensor, x: tf.Tensor, reward: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Update one arm with one observation: theta [D], covariance [D, D], x [D], reward scalar."""
     direction = tf.linalg.matvec(covariance, x)  # [D]
-    gain = direction / (forgetting + tf.tensordot(x, direction, 1))  # [D]
+    gain = direction / (1.0 + tf.tensordot(x, direction, 1))  # [D]
     theta = theta + gain * (reward - tf.tensordot(x, theta, 1))
-    return theta, (covariance - gain[:, tf.newaxis] * direction[tf.newaxis, :]) / forgetting
+    return theta, covariance - gain[:, tf.newaxis] * direction[tf.newaxis, :]
 
 
 def means(theta: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -8,27 +8,26 @@ standard deviation scale * sqrt(x' A_a^-1 x), and the probability of each action
 from typing import Any
 
 import tensorflow as tf
-from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, ExportedPolicy
 from recpolicy.agents.linucb import DisjointLinear, prior_mean
 from recpolicy.agents.observation import Observation
-from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
 
 
 @config_dataclass
 class LinTSConfig:
     """Settings of linear Thompson sampling."""
 
-    scale: NonNegativeFloat = 1.0
+    scale: NonNegativeNumber = 1.0
     """Standard deviation of the draws, in posterior widths; the standard deviation of the reward noise gives exact
     posteriors."""
-    precision: PositiveFloat = 100.0
+    precision: Precision = 100.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
     forgetting: PositiveFraction = 1.0
-    """Weight of an arm's past at each of its updates, in (0, 1]."""
+    """Share of an arm's knowledge that remains at each of its updates, in (0, 1]; below 1 it follows drift."""
     bias: bool = True
     """Append a constant 1 to the context."""
 

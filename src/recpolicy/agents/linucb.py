@@ -10,26 +10,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
 
 
 @config_dataclass
 class LinUCBConfig:
     """Settings of LinUCB."""
 
-    alpha: NonNegativeFloat = 1.0
+    alpha: NonNegativeNumber = 1.0
     """Multiplier of the confidence width; 0 acts greedily."""
-    precision: PositiveFloat = 100.0
+    precision: Precision = 100.0
     """Weight of the prior mean, in observations per direction (the ridge); must be > 0."""
     forgetting: PositiveFraction = 1.0
-    """Weight of an arm's past at each of its updates, in (0, 1]; below 1 it tracks drifting preferences."""
+    """Share of an arm's knowledge that remains at each of its updates, in (0, 1]; below 1 it follows drift."""
     bias: bool = True
     """Append a constant 1 to the context."""
 

@@ -6,13 +6,14 @@ formulas use, P_a = A_a^-1, C_a = A_a^-1 B_a, c_a = A_a^-1 b_a, the inverse of A
 and one observation (x, z, r) is three recursive least-squares steps (tests compare them with the paper's formulas):
     d = P x, n = 1 + x'd, g = d / n:   C += g e',  c += g (r - x.c),  P -= g d',
     h = A0^-1 e, m = n + e'h:          beta += h (r - x.c - e.beta) / m,  A0^-1 -= h h' / m.
+With forgetting below 1, P and A0^-1 first return towards their priors (linear_posterior.py); C, c and beta stay.
 """
 
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from pydantic import NonNegativeFloat, PositiveFloat
+from numpy.typing import NDArray
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
@@ -20,23 +21,26 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.linucb_shared import pair_features, require_pair_features
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
 from recpolicy.models.pair_features import PairFeatures, prior_weights
 
 State = tuple[tf.Tensor, ...]
 """P [A, D, D], C [A, D, K], c [A, D], A0^-1 [K, K], beta [K]."""
+_PARTS = ("covariance", "cross", "center", "shared_covariance", "beta")
 
 
 @config_dataclass
 class HybridLinUCBConfig:
     """Settings of hybrid LinUCB."""
 
-    alpha: NonNegativeFloat = 1.0
+    alpha: NonNegativeNumber = 1.0
     """Multiplier of the confidence width; 0 acts greedily."""
-    shared_precision: PositiveFloat = 100.0
+    shared_precision: Precision = 100.0
     """Weight of the shared prior mean, in observations per direction; must be > 0."""
-    arm_precision: PositiveFloat = 10.0
+    arm_precision: Precision = 10.0
     """Weight of each arm's prior mean 0, in observations per direction; must be > 0."""
+    forgetting: PositiveFraction = 1.0
+    """Share of the knowledge that remains at each update, in (0, 1]; below 1 it follows drift."""
 
 
 class HybridLinUCB(Learner):
@@ -46,11 +50,14 @@ class HybridLinUCB(Learner):
         super().__init__(name="linucb_hybrid")
         self._config, self._pairs = config, features
         d, k = width + 1, features.width
-        start = (
+        start: tuple[NDArray[np.floating], ...] = (
             np.broadcast_to(np.eye(d) / config.arm_precision, (arms, d, d)), np.zeros((arms, d, k)),
             np.zeros((arms, d)), np.eye(k) / config.shared_precision, prior_weights(features.rank),
         )  # fmt: skip
-        self._state = tuple(tf.Variable(part.astype(np.float32), trainable=False) for part in start)
+        self._state = tuple(
+            tf.Variable(part.astype(np.float32), trainable=False, name=f"linucb_hybrid/{name}")
+            for name, part in zip(_PARTS, start, strict=True)
+        )
 
     def estimate(self, observation: Observation) -> Estimate:
         """Return the posterior means and widths of all arms."""
@@ -70,8 +77,8 @@ class HybridLinUCB(Learner):
         guess = tf.gather(self.estimate(observation).mean, action, batch_dims=1)
 
         def one(row: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            pick = [tf.gather(part, row) for part in (action, x, z, reward)]
-            return row + 1, *hybrid_step(state, *pick)
+            arm, x_row, z_row, paid = (tf.gather(part, row) for part in (action, x, z, reward))
+            return row + 1, *hybrid_step(state, arm, x_row, z_row, paid, self._config)
 
         rows = tf.shape(action)[0]
         new = tf.while_loop(lambda row, *_: row < rows, one, (tf.constant(0), *old))[1:]
@@ -81,8 +88,7 @@ class HybridLinUCB(Learner):
 
     def export(self) -> ExportedPolicy:
         """Return the arrays for the upper-confidence head."""
-        names = ("covariance", "cross", "center", "shared_covariance", "beta")
-        arrays = {name: part.numpy() for name, part in zip(names, self._state, strict=True)}
+        arrays = {name: part.numpy() for name, part in zip(_PARTS, self._state, strict=True)}
         arrays["prior_precision"] = np.array([self._config.shared_precision, self._config.arm_precision], np.float32)
         return ExportedPolicy("hybrid", "upper_confidence", {"alpha": self._config.alpha}, arrays)
 
@@ -99,10 +105,14 @@ def hybrid_estimate(state: State, x: tf.Tensor, z: tf.Tensor) -> tuple[tf.Tensor
     return mean, tf.sqrt(tf.maximum(shared + own, 0.0))
 
 
-def hybrid_step(state: State, arm: tf.Tensor, x: tf.Tensor, z: tf.Tensor, reward: tf.Tensor) -> State:
+def hybrid_step(
+    state: State, arm: tf.Tensor, x: tf.Tensor, z: tf.Tensor, reward: tf.Tensor, config: HybridLinUCBConfig
+) -> State:
     """Update with one observation: arm scalar, x [D], z [K], reward scalar."""
     covariance, cross, center, shared_covariance, beta = state
     p, c_z, c_r = tf.gather(covariance, arm), tf.gather(cross, arm), tf.gather(center, arm)
+    p = linear.forget(p, config.forgetting, config.arm_precision)
+    shared_covariance = linear.forget(shared_covariance, config.forgetting, config.shared_precision)
     direction = tf.linalg.matvec(p, x)  # [D]
     scale = 1.0 + tf.tensordot(x, direction, 1)
     gain = direction / scale

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
-from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.config import NonNegativeNumber, PositiveFraction, Precision, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.models.pair_features import PairFeatures, prior_weights
 
@@ -26,12 +25,12 @@ from recpolicy.models.pair_features import PairFeatures, prior_weights
 class SharedLinUCBConfig:
     """Settings of LinUCB with a shared model."""
 
-    alpha: NonNegativeFloat = 1.0
+    alpha: NonNegativeNumber = 1.0
     """Multiplier of the confidence width; 0 acts greedily."""
-    precision: PositiveFloat = 100.0
+    precision: Precision = 100.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
     forgetting: PositiveFraction = 1.0
-    """Weight of the past at each update, in (0, 1]."""
+    """Share of the model's knowledge that remains at each update, in (0, 1]; below 1 it follows drift."""
 
 
 class SharedLinUCB(Learner):

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import tensorflow as tf
 import tf_keras
-from pydantic import PositiveFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.config import Fraction, config_dataclass
+from recpolicy.core.config import Fraction, LearningRate, Size, Temperature, config_dataclass
 from recpolicy.core.seeds import integer_seed
 
 Probabilities = Callable[[tf.Tensor, float, tf.Tensor | None], tf.Tensor]
@@ -28,11 +27,11 @@ Probabilities = Callable[[tf.Tensor, float, tf.Tensor | None], tf.Tensor]
 class NetworkConfig:
     """Settings of the reward network."""
 
-    layers: tuple[int, ...] = (64, 64)
+    layers: tuple[Size, ...] = (64, 64)
     """Units of the hidden layers (ReLU)."""
     head: Literal["dot", "plain"] = "dot"
     """`dot`: score arms by their embeddings; `plain`: one output per arm."""
-    learning_rate: PositiveFloat = 0.001
+    learning_rate: LearningRate = 0.001
     """Adam's step size."""
 
 
@@ -48,7 +47,7 @@ class EpsilonGreedyConfig(NetworkConfig):
 class BoltzmannConfig(NetworkConfig):
     """Settings of neural Boltzmann exploration."""
 
-    temperature: PositiveFloat = 0.1
+    temperature: Temperature = 0.1
     """Softmax temperature in units of reward; must be > 0."""
 
 

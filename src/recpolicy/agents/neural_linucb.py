@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents import linear_posterior as linear
@@ -18,26 +17,34 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import Observation, context_width
-from recpolicy.core.config import Fraction, config_dataclass
+from recpolicy.core.config import (
+    CountOrZero,
+    Fraction,
+    LearningRate,
+    NonNegativeNumber,
+    Precision,
+    Size,
+    config_dataclass,
+)
 
 
 @config_dataclass
 class NeuralLinUCBConfig:
     """Settings of neural LinUCB."""
 
-    layers: tuple[int, ...] = (64,)
+    layers: tuple[Size, ...] = (64,)
     """Units of the encoder's hidden layers (ReLU)."""
-    encoding_dim: PositiveInt = 16
+    encoding_dim: Size = 16
     """Width of the learned features."""
-    encoder_batches: NonNegativeInt = 1000
+    encoder_batches: CountOrZero = 1000
     """Updates that train the network before LinUCB takes over."""
     epsilon: Fraction = 0.1
     """Share of uniform actions while the network trains."""
-    alpha: NonNegativeFloat = 1.0
+    alpha: NonNegativeNumber = 1.0
     """Multiplier of the confidence width after that phase."""
-    precision: PositiveFloat = 10.0
+    precision: Precision = 10.0
     """Weight of the prior mean, in observations per direction; must be > 0."""
-    learning_rate: PositiveFloat = 0.003
+    learning_rate: LearningRate = 0.003
     """Adam's step size."""
 
 

@@ -9,14 +9,13 @@ et al. 2017 (1707.06347), 2015 (1506.02438); the estimator of the divergence: Sc
 from typing import Any
 
 import tensorflow as tf
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from recpolicy.agents.actor_critic import ActorCritic, ActorCriticConfig, networks
 from recpolicy.agents.experience import Experience, flatten
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent
-from recpolicy.core.config import Fraction, config_dataclass
+from recpolicy.core.config import Count, Fraction, NonNegativeNumber, PositiveNumber, Size, config_dataclass
 from recpolicy.core.tensorflow_random import integers
 
 _MEASURED = ("loss", "policy_loss", "value_loss", "entropy", "approximate_kl", "clip_fraction", "gradient_norm")
@@ -26,17 +25,17 @@ _MEASURED = ("loss", "policy_loss", "value_loss", "entropy", "approximate_kl", "
 class PPOConfig(ActorCriticConfig):
     """Settings of PPO."""
 
-    n_steps: PositiveInt = 32
+    n_steps: Size = 32
     """Steps of each session between updates."""
-    n_epochs: PositiveInt = 4
+    n_epochs: Count = 4
     """Passes over a block."""
-    minibatch_size: PositiveInt = 256
+    minibatch_size: Size = 256
     """Steps per gradient step."""
-    clip_range: PositiveFloat = 0.2
+    clip_range: PositiveNumber = 0.2
     """Largest change of the ratio that the loss rewards, > 0."""
     gae_lambda: Fraction = 0.95
     """Lambda of the generalized advantages."""
-    target_kl: NonNegativeFloat = 0.03
+    target_kl: NonNegativeNumber = 0.03
     """Divergence limit: an update stops beyond 1.5 times this divergence from the old policy; 0 never stops."""
     normalize_advantage: bool = True
     """Standardize the advantages of each minibatch."""

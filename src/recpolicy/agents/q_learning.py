@@ -11,11 +11,11 @@ S cells, An items. Sources: Watkins & Dayan 1992; Auer, Cesa-Bianchi & Fischer 2
 """
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tensorflow as tf
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from annotated_types import Interval
 
 from recpolicy.agents import action_distributions, categorical
 from recpolicy.agents.epsilon_schedule import EpsilonScheduleConfig, compute_epsilon
@@ -24,8 +24,18 @@ from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import ExportedPolicy
 from recpolicy.agents.observation import context_width
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
-from recpolicy.core.config import Fraction, PositiveFraction, config_dataclass
+from recpolicy.core.config import (
+    Count,
+    Fraction,
+    NonNegativeNumber,
+    Number,
+    PositiveFraction,
+    Temperature,
+    config_dataclass,
+)
 from recpolicy.core.errors import ConfigError
+
+Column = Annotated[int, Interval(ge=-(10**6), le=10**6)]
 
 
 @config_dataclass
@@ -36,18 +46,18 @@ class QLearningConfig(EpsilonScheduleConfig):
     """Step size, in (0, 1]."""
     gamma: Fraction = 0.9
     """Discount per item, in [0, 1]."""
-    train_freq: PositiveInt = 4
+    train_freq: Count = 4
     """Steps of each session between updates."""
-    temperature: PositiveFloat = 4.0
+    temperature: Temperature = 4.0
     """Initial points of expected rating per unit of value; must be > 0."""
-    columns: tuple[int, ...] = (0, 1, 2, -2, -1)
+    columns: tuple[Column, ...] = (0, 1, 2, -2, -1)
     """Columns of the observation that define a cell; negative ones count from its end. With the encoder `interest`
     the last two are consecutive misses and steps."""
-    edges: tuple[tuple[float, ...], ...] = ((0.0,), (0.0,), (0.0,), (0.1, 0.3), (0.2, 0.5))
+    edges: tuple[tuple[Number, ...], ...] = ((0.0,), (0.0,), (0.0,), (0.1, 0.3), (0.2, 0.5))
     """Ascending edges at which each column is cut."""
     exploration: Literal["epsilon_greedy", "ucb1"] = "epsilon_greedy"
     """Exploration method."""
-    ucb_c: NonNegativeFloat = math.sqrt(2.0)
+    ucb_c: NonNegativeNumber = math.sqrt(2.0)
     """Constant c of UCB1."""
 
     def __post_init__(self) -> None:

@@ -15,13 +15,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveFloat
 
 from recpolicy.agents.categorical import mask_logits
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.neural import layer_arrays, make_network
 from recpolicy.agents.observation import context_width
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import LearningRate, NonNegativeNumber, Size, Temperature, config_dataclass
 from recpolicy.core.seeds import integer_seed
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-5
@@ -31,15 +30,15 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-5
 class SessionNetworkConfig:
     """Settings of the networks and their optimizer."""
 
-    layers: tuple[int, ...] = (64, 64)
+    layers: tuple[Size, ...] = (64, 64)
     """Units of the hidden layers (ReLU) of each network."""
     head: Literal["dot", "plain"] = "dot"
     """`dot`: score items by their embeddings and genres, starting as the rating model; `plain`: one output per item."""
-    temperature: PositiveFloat = 0.15
+    temperature: Temperature = 0.15
     """Points of expected rating that multiply an item's odds by e (dot head); must be > 0."""
-    learning_rate: PositiveFloat = 0.0007
+    learning_rate: LearningRate = 0.0007
     """Adam's step size."""
-    max_grad_norm: NonNegativeFloat = 0.5
+    max_grad_norm: NonNegativeNumber = 0.5
     """Largest gradient norm over all weights; larger gradients are scaled down. 0 disables the limit."""
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import tensorflow as tf
 import tf_keras
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from recpolicy.agents.actor_critic import advantages_under, value_arrays
 from recpolicy.agents.categorical import log_probability, log_probability_and_entropy
@@ -28,7 +27,7 @@ from recpolicy.agents.reinforce import first_sessions
 from recpolicy.agents.returns import explained_variance, standardize
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.session_networks import ItemScores, SessionNetworkConfig, Trainer, dot_head_features, make_value
-from recpolicy.core.config import Fraction, config_dataclass
+from recpolicy.core.config import Count, Fraction, NonNegativeNumber, PositiveNumber, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import integer_seed
 
@@ -39,19 +38,19 @@ class TopKReinforceConfig(SessionNetworkConfig):
 
     gamma: Fraction = 0.9
     """Discount per item, in [0, 1]."""
-    k: PositiveInt = 1
+    k: Size = 1
     """Number K of items per slate; 1 if one item is shown at a time, as in SessionEnvironment."""
     weights: Literal["clipped", "self_normalized"] = "clipped"
     """Transformation of the importance weights."""
-    max_weight: PositiveFloat = 20.0
+    max_weight: PositiveNumber = 20.0
     """Largest weight of the clipped form; the paper's is e^3."""
     behavior: Literal["logged", "head"] = "logged"
     """Source of beta: the logged probability, or the behavior head's estimate."""
-    n_epochs: PositiveInt = 3
+    n_epochs: Count = 3
     """Gradient steps per block."""
     baseline: bool = True
     """Subtract a value estimate from the returns and standardize them; the paper does not."""
-    ent_coef: NonNegativeFloat = 0.01
+    ent_coef: NonNegativeNumber = 0.01
     """Weight of the entropy bonus."""
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat
 
 from recpolicy.agents import action_distributions
 from recpolicy.agents.item_features import ItemFeatures
 from recpolicy.agents.learner import BanditAgent, Estimate, ExportedPolicy, Learner
 from recpolicy.agents.observation import Observation
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import NonNegativeNumber, Number, config_dataclass
 from recpolicy.core.errors import ConfigError
 
 _UNTRIED = 1e9
@@ -27,18 +26,18 @@ _UNTRIED = 1e9
 class UCB1Config:
     """Settings of UCB1."""
 
-    c: NonNegativeFloat = 1.0
+    c: NonNegativeNumber = 1.0
     """Multiplier of the confidence width; 1 is the paper's."""
-    min_reward: float = 1.0
+    min_reward: Number = 1.0
     """Smallest possible reward."""
-    max_reward: float = 5.0
+    max_reward: Number = 5.0
     """Largest possible reward."""
 
     def __post_init__(self) -> None:
         check_reward_range(self.min_reward, self.max_reward)
 
 
-def check_reward_range(min_reward: float, max_reward: float) -> None:
+def check_reward_range(min_reward: Number, max_reward: Number) -> None:
     """Raise ConfigError unless `max_reward` is larger than `min_reward`."""
     if max_reward <= min_reward:
         raise ConfigError(f"max_reward is {max_reward:g}: expected more than min_reward, {min_reward:g}")

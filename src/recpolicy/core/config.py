@@ -20,17 +20,36 @@ T = TypeVar("T")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+NonNegativeNumber = Annotated[float, Field(ge=0, le=1e6)]
+PositiveNumber = Annotated[float, Field(gt=0, le=1e6)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+"""Step size of a gradient method whose weights are of the order of 1."""
+Temperature = Annotated[float, Field(ge=1e-9, le=1e9)]
+"""Divisor of scores; scores of the order of 1 stay finite in float32."""
+Precision = Annotated[float, Field(ge=1e-6, le=1e9)]
+"""Prior precision; it and its inverse leave room for sums in float32."""
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+Size = Annotated[int, Field(ge=1, le=10**6)]
+"""Length of an axis of an array in memory."""
+SizeOrZero = Annotated[int, Field(ge=0, le=10**6)]
+Folds = Annotated[int, Field(ge=2, le=1000)]
+Bytes = Annotated[int, Field(ge=1, le=2**40)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def config_dataclass(cls: type[T]) -> type[T]:
     """Turn a class of annotated settings into a frozen, keyword-only dataclass that checks itself.
 
-    Constraints stand in the annotation: `alpha: NonNegativeFloat = 1.0`.
+    Constraints stand in the annotation: `alpha: NonNegativeNumber = 1.0`. Every number has a lower and an upper bound
+    (tests/core/test_bounds.py), and NaN and infinity are refused.
     A check across settings goes into `__post_init__` and raises ConfigError. The constructor raises ConfigError with
     the class, the setting, the value and the allowed values.
     """
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     checked: Any = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
     construct = checked.__init__
 

@@ -7,7 +7,7 @@
     ├── FetchError            no source gave the data                                  (also OSError)
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
-    ├── DivergedError         a training ended in numbers that are not finite          (also ArithmeticError)
+    ├── DivergedError         a training gave numbers that are not finite, or absurd   (also ArithmeticError)
     ├── SubmitError           a cluster could not be reached, or did not take a pipeline  (also OSError)
     ├── StoreError            the server's database does not answer, or does not take it   (also OSError)
     └── MissingExtraError     a command needs an optional part that is not installed   (also ImportError)
@@ -48,7 +48,7 @@ class ArtifactError(RecpolicyError, ValueError):
 
 
 class DivergedError(RecpolicyError, ArithmeticError):
-    """A training produced numbers that are not finite."""
+    """A training produced numbers that are not finite or absurdly large."""
 
 
 class SubmitError(RecpolicyError, OSError):

@@ -3,11 +3,11 @@ ratings."""
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from recpolicy.core.config import Number, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.datasets import DATASETS, data_folder
 from recpolicy.data.movielens import read_movielens
@@ -20,13 +20,13 @@ NAMES = ("ml-100k", "ml-1m", "ml-25m", "ml-32m", "ml-latest", "ml-latest-small")
 """MovieLens folders that are found by their name alone, in RECPOLICY_DATA or the current directory."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class DataConfig:
     """Options for reading a ratings file: the `[data]` table of a config file."""
 
     columns: dict[str, str] | None = None
     """Names of columns that differ from user, item, rating and timestamp: {"user": "uid"}."""
-    scale: tuple[float, float] | None = None
+    scale: tuple[Number, Number] | None = None
     """Lowest and highest rating possible; 1 to 5 when left out."""
     separator: str | None = None
     """Separator of a text file; a tab for .tsv, else a comma."""
@@ -40,7 +40,7 @@ def load_ratings(
     source: "str | Path | pd.DataFrame",
     *,
     columns: Mapping[str, str] | None = None,
-    scale: tuple[float, float] | None = None,
+    scale: tuple[Number, Number] | None = None,
     separator: str | None = None,
     users: "Path | str | pd.DataFrame | None" = None,
     items: "Path | str | pd.DataFrame | None" = None,

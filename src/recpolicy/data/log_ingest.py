@@ -7,12 +7,14 @@ event waits for a later ingest if its window is still open; otherwise it gets th
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from annotated_types import Interval
 from numpy.typing import NDArray
 
+from recpolicy.core.config import NonNegativeNumber, Number, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log import BanditLog, taken_candidates, taken_users
 from recpolicy.data.bandit_log_files import (
@@ -34,24 +36,18 @@ RATINGS = "ratings"
 _OF_NO_USE = ("late_rewards", "doubled_rewards", "unknown_rewards")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class IngestConfig:
     """Settings of the join with late rewards and of the split."""
 
-    wait_hours: float = 24.0
+    wait_hours: NonNegativeNumber = 24.0
     """Hours after an event within which its reward may arrive."""
-    default_reward: float | None = None
+    default_reward: Number | None = None
     """Reward of an event whose window closed without one; None leaves such events out."""
-    evaluation_share: float = 0.2
+    evaluation_share: Annotated[float, Interval(ge=0, lt=1)] = 0.2
     """Share of the rounds, the latest, that only evaluation sees."""
     contexts: bool = True
     """True keeps events with a context vector; only policies of the same features can use it."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.wait_hours < np.inf:
-            raise ConfigError(f"IngestConfig.wait_hours is {self.wait_hours!r}; it must be 0 or more")
-        if not 0 <= self.evaluation_share < 1:
-            raise ConfigError(f"IngestConfig.evaluation_share is {self.evaluation_share!r}; it must be in [0, 1)")
 
     @property
     def wait(self) -> int:

@@ -7,10 +7,9 @@ Action a is the a-th candidate of this round. The observation is a dict: `global
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 from tf_agents.specs import tensor_spec
 
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.tensorflow_random import integers, split, uniform
 from recpolicy.environments.base import RecommendationEnvironment, Round, cell, sample_users
@@ -23,11 +22,11 @@ from recpolicy.models.world import World
 class CatalogBanditConfig:
     """Settings of the candidate sets."""
 
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Number of users per round."""
-    max_candidates: PositiveInt = 50
+    max_candidates: Size = 50
     """Largest number A of candidates in a round."""
-    min_candidates: PositiveInt = 50
+    min_candidates: Size = 50
     """Smallest number of candidates in a round; the number is uniform between this and `max_candidates`."""
 
 

@@ -7,10 +7,9 @@ rated items. Only users with at least two test ratings appear; one rating leaves
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 from tf_agents.specs import tensor_spec
 
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import Size, config_dataclass
 from recpolicy.core.errors import DataError
 from recpolicy.data.ratings import Ratings
 from recpolicy.environments.base import RecommendationEnvironment, Round, cell, sample_users
@@ -20,7 +19,7 @@ from recpolicy.environments.base import RecommendationEnvironment, Round, cell, 
 class HeldOutChoiceConfig:
     """Settings of the environment."""
 
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Number of users per round."""
 
 

@@ -10,10 +10,9 @@ import math
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
 from tf_agents.specs import tensor_spec
 
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import CountOrZero, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import generator
 from recpolicy.environments.base import RecommendationEnvironment, Round, cell, sample_users
@@ -25,9 +24,9 @@ from recpolicy.models.world import World
 class ItemBanditConfig:
     """Settings of ItemBandit."""
 
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Number of users per round; the agent learns after each round."""
-    drift_period: NonNegativeInt = 0
+    drift_period: CountOrZero = 0
     """Rounds in which preferences drift to another user's and back; 0 disables drift."""
 
 

@@ -12,12 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 from tf_agents.environments import tf_environment
 from tf_agents.specs import tensor_spec
 from tf_agents.trajectories import time_step as ts
 
-from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.config import PositiveFraction, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.seeds import stateless_seed
 from recpolicy.core.tensorflow_random import fold_in, uniform
@@ -31,7 +30,7 @@ from recpolicy.models.session_world import SessionWorld
 class SessionConfig:
     """Settings of the sessions."""
 
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Number of parallel sessions."""
     reward: Literal["like", "watch", "rating"] = "like"
     """Reward of a shown item: 1 for a like, the watch fraction, or the rating."""
@@ -39,9 +38,9 @@ class SessionConfig:
     """Factor on the reward for each earlier step, in (0, 1]."""
     view: Literal["interest", "last_item", "last_n"] = "interest"
     """Observation encoder of the session: interest, last_item or last_n."""
-    last_n: PositiveInt = 5
+    last_n: Size = 5
     """Number of items in the encoder last_n."""
-    max_episode_steps: PositiveInt = 20
+    max_episode_steps: Size = 20
     """Number of steps after which a session is cut; at most the steps of the world."""
 
 

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 
-from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.config import PositiveFraction, Size, config_dataclass
 from recpolicy.environments.observation_encoders import ShownItem
 from recpolicy.environments.session_base import Session, SessionConfig, SessionEnvironmentBase, Step, choose
 from recpolicy.environments.session_dynamics import SessionState, SessionTables, stay_base, transition
@@ -34,7 +33,7 @@ PER_POSITION = 3
 class SlateConfig(SessionConfig):
     """Settings of the sessions of slates."""
 
-    slate_size: PositiveInt = 5
+    slate_size: Size = 5
     """Number K of items shown at once."""
     continuation_probability: PositiveFraction = 0.8
     """Probability of reading on after an item without a like, in (0, 1]."""

@@ -8,19 +8,18 @@ the verdict is no_verdict, which promotes nothing either.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pandas as pd
-from pydantic import AllowInfNan, FiniteFloat, NonNegativeFloat
 
-from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.config import NonNegativeNumber, Number, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.json import to_plain
 
 Verdict = Literal["pass", "fail", "no_verdict"]
 VERDICTS: Mapping[str, str] = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO VERDICT"}
 """Verdicts as people read them."""
-Limit = Annotated[NonNegativeFloat, AllowInfNan(False)] | None
+Limit = NonNegativeNumber | None
 GateInterval = Literal["t", "sequence"]
 _SOUNDNESS = ("effective sample size", "mean weight, standard errors from 1", "tail index of the weights")
 """Criteria without which the log allows no verdict."""
@@ -56,9 +55,9 @@ class GateConfig:
 
     interval: GateInterval = "t"
     """Interval of the gains on logged rounds. `sequence` is wider and may be looked at after every day of the log."""
-    margin: FiniteFloat | None = 0.0
+    margin: Number | None = 0.0
     """Minimum gain (lower bound, reward per round) over the incumbent on logged rounds."""
-    relative_gain: FiniteFloat | None = 0.0
+    relative_gain: Number | None = 0.0
     """Minimum relative gain (lower bound) over the logging policy; 0.05 requires 5 % more reward."""
     min_effective_sample_size: Limit = 50.0
     """Effective sample size of the logged users below which there is no verdict; of the two policies the smaller."""
@@ -68,7 +67,7 @@ class GateConfig:
     max_tail_index: Limit = 0.7
     """Maximum tail index of the users' weights; of the two policies the larger. Beyond it, a few users decide the
     value, and there is no verdict."""
-    held_out_margin: FiniteFloat | None = 0.0
+    held_out_margin: Number | None = 0.0
     """Minimum gain (lower bound, stars) in held-out choice over always showing the most popular items."""
     min_coverage: Limit = 0.01
     """Minimum fraction of the items that are among any user's ten best; a collapsed policy shows all users the same."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.config import as_dict
+from recpolicy.core.config import Count, Number, as_dict, config_dataclass
 from recpolicy.core.errors import DataError
 from recpolicy.core.types import Array
 from recpolicy.data.rating_sessions import split_into_sessions
@@ -50,17 +50,17 @@ from recpolicy.models.user_model import SessionWorldConfig, UserModel, fit_user_
 from recpolicy.models.user_model_fits import watch_levels
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_dataclass
 class CardConfig:
     """Settings of the validation, including deliberate faults."""
 
-    replicates: int = 50
+    replicates: Count = 50
     """Simulated sessions for each real one, and for each user and policy."""
     bayesian: bool = True
     """True adds the Bayesian factorization machine to the policies; its first fit takes a minute."""
-    shift_like: float = 0.0
+    shift_like: Number = 0.0
     """Added to the log-odds of every like: a simulator that is wrong on purpose, to see gates fail."""
-    shift_stay: float = 0.0
+    shift_stay: Number = 0.0
     """The same for going on."""
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.arrays import read_arrays
+from recpolicy.core.arrays import LARGEST, find_implausible, read_arrays
 from recpolicy.core.errors import ArtifactError, DataError, unknown_name_error
 from recpolicy.core.files import content_digest, file_digest, read_versioned_json, rename_keys, write_json
 from recpolicy.core.hashes import Hashes, read_hashes, write_hashes
@@ -188,6 +188,7 @@ def write_arrays(artifact: Artifact, folder: Path) -> None:
     if artifact.rating_mean is not None:
         arrays[_RATING_MEAN] = artifact.rating_mean
     arrays |= {_POLICY_PREFIX + name: value for name, value in artifact.policy.items()}
+    _refuse_implausible(arrays, folder)
     np.savez(folder / ARRAYS, **arrays)
     artifact.users.to_parquet(folder / USERS, index=False)
     artifact.items.to_parquet(folder / ITEMS, index=False)
@@ -260,13 +261,35 @@ def _read_parts(folder: Path, manifest: dict[str, Any], names: tuple[str, ...]) 
         arrays[_RATING_MEAN] = stored.get(_RATING_MEAN)
     except (KeyError, TypeError, ValueError, DataError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{folder}: lacks a part that this version of recpolicy needs: {error}") from None
+    _refuse_implausible(stored, folder)
     words["scale"] = tuple(words["scale"])
+    _refuse_implausible_words(words, folder)
     for kind, known in (("estimator", ESTIMATORS), ("head", HEADS)):
         if words[kind] not in known:
             raise ArtifactError(
                 f"{folder}: {unknown_name_error(kind, words[kind], known)} Read it with a newer recpolicy"
             )
     return {"policy": policy, **arrays, **words}
+
+
+def _refuse_implausible(arrays: Mapping[str, Any], folder: Path) -> None:
+    """Raise ArtifactError that names an array with numbers that are not finite or absurdly large."""
+    fault = find_implausible({name: np.asarray(array) for name, array in arrays.items()})
+    if fault:
+        raise ArtifactError(f"{folder}: {ARRAYS}: {fault}: the training diverged; train it again")
+
+
+def _refuse_implausible_words(words: Mapping[str, Any], folder: Path) -> None:
+    """Raise ArtifactError for a setting of the policy that is not a finite number, or a scale that does not rise."""
+    numbers = {**words["settings"], "noise_std": words["noise_std"]}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not abs(value) <= LARGEST:
+            raise ArtifactError(f"{folder}: {MANIFEST}: {name} is {value!r}; expected a finite number: train it again")
+    if not 0 <= words["uniform_mix"] <= 1:
+        raise ArtifactError(f"{folder}: {MANIFEST}: uniform_mix is {words['uniform_mix']!r}; expected 0 to 1")
+    low, high = words["scale"]
+    if not -LARGEST <= low < high <= LARGEST:
+        raise ArtifactError(f"{folder}: {MANIFEST}: scale is {low!r} to {high!r}; expected two rising numbers")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

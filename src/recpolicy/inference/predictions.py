@@ -58,3 +58,11 @@ def drawn_arms(probability: Array, k: int, lot: np.random.Generator) -> NDArray[
     noise = lot.gumbel(size=len(probability))
     drawn = np.log(probability, out=np.full(len(probability), -np.inf), where=probability > 0) + noise
     return np.argsort(-drawn, kind="stable")[: min(k, int((probability > 0).sum()))]
+
+
+def conditional_propensities(probability: Array, drawn: NDArray[np.intp]) -> Array:
+    """Return the probability [K] of each drawn arm given those before it; their product is that of the list."""
+    mine = probability[drawn].astype(np.float64)  # [K]
+    others = float(np.delete(probability, drawn).sum(dtype=np.float64))
+    left = others + np.cumsum(mine[::-1])[::-1]  # [K], of the arms that are not drawn before
+    return mine / left

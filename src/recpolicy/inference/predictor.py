@@ -22,7 +22,13 @@ from recpolicy.inference.block_prediction import (
     policy_values,
     predict_block,
 )
-from recpolicy.inference.predictions import as_list, drawn_arms, estimates_frame, most_probable
+from recpolicy.inference.predictions import (
+    as_list,
+    conditional_propensities,
+    drawn_arms,
+    estimates_frame,
+    most_probable,
+)
 from recpolicy.inference.reward_estimators import ESTIMATORS
 from recpolicy.inference.scorer import FoldIn, History, Scorer
 from recpolicy.inference.slate_selection import greedy_slate
@@ -136,7 +142,9 @@ class Policy:
             fold_in: Ratings of users, known or not, that replace the training ratings: {user: {item: rating}}.
             seed: Seed of random tie-breaks and of `sample`.
             history: For session policies: {user: [(item, liked), ...]}; its items are left out.
-            sample: Draw the items from the probabilities, one by one without replacement, instead of the k best.
+            sample: Draw the items from the probabilities, one by one without replacement, instead of the k best. The
+                probability of an item is then its probability given the items before it; their product is that of
+                the list, and a log of the list needs it.
 
         Returns:
             Up to k rows a user: user_id, rank (from 1), the other columns of `predict`, and most_probable: True for the
@@ -162,12 +170,15 @@ class Policy:
             block = predict_block(self.artifact, known, allowed, [past])
             lot = generator(seed, f"recommend/{user}")
             if sample:
-                rows = action_items[drawn_arms(block.probability[0, action_items], k, lot)]
+                drawn = drawn_arms(block.probability[0, action_items], k, lot)
+                rows = action_items[drawn]
             else:
                 rows = action_items[greedy_slate(block.score[0].astype(np.float64), allowed, k, lot)]
-            table = estimates_frame(
-                [user], self._item_ids[rows], self._titles[rows], block.columns(self.artifact, rows)
-            )
+            columns = block.columns(self.artifact, rows)
+            if sample:
+                given_before = conditional_propensities(block.probability[0, action_items], drawn)
+                columns |= {"probability": given_before[np.newaxis].astype(np.float32)}
+            table = estimates_frame([user], self._item_ids[rows], self._titles[rows], columns)
             table.insert(1, "rank", np.arange(1, len(rows) + 1))
             table["most_probable"] = most_probable(block.probability[0])[rows]
             frames.append(table)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from recpolicy.core.config import CountOrZero, Fraction, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.types import Array
 
@@ -23,20 +24,14 @@ Arms = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@config_dataclass
 class ExplorationConfig:
     """Settings of exploration: the fraction of requests, and the pool of items."""
 
-    share: float = 0.005
+    share: Fraction = 0.005
     """Probability, 0..1, that a request gets a slate drawn at random; 0 turns exploration off."""
-    top: int = 50
+    top: CountOrZero = 50
     """Size of the pool of best-scored allowed items, at least the slate size; 0 takes all items."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:  # also rejects NaN
-            raise ConfigError(f"ExplorationConfig.share is {self.share!r}; it must be 0..1")
-        if not isinstance(self.top, int) or self.top < 0:
-            raise ConfigError(f"ExplorationConfig.top is {self.top!r}; it must be a whole number, 0 or more")
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ Chib 1993 (ordered probit).
 from dataclasses import replace
 
 import numpy as np
-from pydantic import PositiveInt
 
-from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.config import Count, Size, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.fm_features import item_features, user_features
@@ -36,19 +35,19 @@ _MIN_LEVELS, _MAX_LEVELS = 2, 20
 class BayesianFMConfig:
     """Settings of the Bayesian factorization machine."""
 
-    rank: PositiveInt = 10
+    rank: Size = 10
     """Length of the factor of each feature."""
-    sweeps: PositiveInt = 300
+    sweeps: Count = 300
     """Gibbs sweeps; each draws every parameter once."""
-    samples: PositiveInt | None = None
+    samples: Count | None = None
     """Draws averaged, the last of the sweeps; None keeps the last two thirds."""
     attributes: bool = True
     """Use user attributes, item years and genres, where the table has them."""
     implicit: bool = True
     """Use the implicit sets of the train part: user-item pairs without the ratings' values."""
-    bins: PositiveInt = 8
+    bins: Size = 8
     """Equal-frequency bins of a numeric attribute such as age or year."""
-    max_levels: PositiveInt = 50
+    max_levels: Size = 50
     """Largest number of values of a text attribute of users; attributes with more values are omitted."""
     ordinal: bool = True
     """Average the Gaussian model with an ordered-probit model, if the ratings have 2 to 20 levels."""

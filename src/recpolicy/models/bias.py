@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveInt
 
-from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.config import Count, NonNegativeNumber, as_dict, config_dataclass
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.rating_model import RatingModel
 
@@ -21,11 +20,11 @@ Vector = NDArray[np.float64]
 class BiasConfig:
     """Settings of the bias model."""
 
-    reg_user: NonNegativeFloat = 15.0
+    reg_user: NonNegativeNumber = 15.0
     """Shrinkage of user biases, as a number of ratings with residual 0."""
-    reg_item: NonNegativeFloat = 10.0
+    reg_item: NonNegativeNumber = 10.0
     """Shrinkage of item biases, in the same unit."""
-    epochs: PositiveInt = 10
+    epochs: Count = 10
     """Number of alternations."""
 
 

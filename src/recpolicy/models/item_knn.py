@@ -12,9 +12,8 @@ from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveInt
 
-from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.config import Count, NonNegativeNumber, Size, as_dict, config_dataclass
 from recpolicy.core.progress import progress
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.bias import BiasConfig, fit_biases
@@ -28,13 +27,13 @@ _CELLS = 1 << 23  # similarities held at once; 32 MB
 class ItemKNNConfig:
     """Settings of the item neighbors."""
 
-    max_neighbors: PositiveInt = 40
+    max_neighbors: Size = 40
     """Largest number of rated items in one prediction."""
-    shrinkage: NonNegativeFloat = 100.0
+    shrinkage: NonNegativeNumber = 100.0
     """Shrinkage of similarities toward 0, in common raters."""
-    min_support: PositiveInt = 1
+    min_support: Count = 1
     """Smallest number of common raters of similar items."""
-    min_neighbors: PositiveInt = 1
+    min_neighbors: Count = 1
     """Smallest number of neighbors; with fewer, the prediction is the baseline."""
     baseline: BiasConfig = field(default_factory=BiasConfig)
     """Settings of the biases that form the baseline."""

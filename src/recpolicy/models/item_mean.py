@@ -5,9 +5,8 @@ gets mu.
 """
 
 import numpy as np
-from pydantic import NonNegativeFloat
 
-from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.config import NonNegativeNumber, as_dict, config_dataclass
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.rating_model import RatingModel
 
@@ -16,7 +15,7 @@ from recpolicy.models.rating_model import RatingModel
 class ItemMeanConfig:
     """Settings of the item mean."""
 
-    damping: NonNegativeFloat = 0.0
+    damping: NonNegativeNumber = 0.0
     """Weight of the overall mean in each item's mean, in ratings."""
 
 

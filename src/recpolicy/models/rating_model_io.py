@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from recpolicy.core.arrays import read_arrays
+from recpolicy.core.arrays import find_implausible, read_arrays
 from recpolicy.core.errors import ArtifactError, DataError
 from recpolicy.core.files import (
     atomic_directory,
@@ -54,10 +54,16 @@ _MIGRATIONS = {1: _from_version_1}
 
 
 def save_rating_model(model: RatingModel, folder: Path) -> None:
-    """Write the model to `folder`, atomically; an older model there is replaced."""
+    """Write the model to `folder`, atomically; an older model there is replaced.
+
+    Raises ArtifactError for a model with numbers that are not finite or absurdly large.
+    """
     described = {field.name: getattr(model, field.name) for field in fields(model) if field.name not in _PARTS}
     described["levels"] = None if model.levels is None else model.levels.as_dict()
     arrays = {name: getattr(model, name) for name in (*_ARRAYS, _OPTIONAL) if getattr(model, name) is not None}
+    fault = find_implausible(arrays)
+    if fault:
+        raise ArtifactError(f"{folder}: the rating model is not saved: {fault}; check the ratings and the settings")
     with atomic_directory(folder) as temporary:
         np.savez(temporary / "arrays.npz", **arrays)
         body = {
@@ -85,6 +91,9 @@ def load_rating_model(folder: Path) -> RatingModel:
     described = body["model"]
     try:
         stored = read_arrays(arrays)
+        fault = find_implausible(stored)
+        if fault:
+            raise ValueError(fault)
         parts: dict[str, Any] = {**{name: stored[name] for name in _ARRAYS}, **described}
         levels = described.get("levels")
         parts["levels"] = None if levels is None else RatingLevels.from_dict(levels)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.config import Count, NonNegativeNumber, PositiveNumber, Size, as_dict, config_dataclass
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.data.ratings import Ratings
@@ -25,13 +24,13 @@ Matrix = NDArray[np.float64]
 class SVDConfig:
     """Settings of the alternating least squares."""
 
-    rank: PositiveInt = 10
+    rank: Size = 10
     """Length of the factors."""
-    epochs: PositiveInt = 15
+    epochs: Count = 15
     """Number of alternations."""
-    reg: NonNegativeFloat = 0.07
+    reg: NonNegativeNumber = 0.07
     """Ridge penalty of factors and biases for each rating of the row."""
-    reg_0: PositiveFloat = 5.0
+    reg_0: PositiveNumber = 5.0
     """Ridge penalty of factors and biases that does not depend on the number of ratings; must be > 0."""
 
 

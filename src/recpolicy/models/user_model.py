@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.config import Folds, NonNegativeNumber, PositiveFraction, PositiveNumber, Size, config_dataclass
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator, integer_seed
 from recpolicy.data.rating_sessions import GAP_MINUTES, split_into_sessions
@@ -36,24 +36,24 @@ from recpolicy.models.user_model_fits import (
 class SessionWorldConfig:
     """Settings of a simulated world of sessions."""
 
-    gap_minutes: PositiveFloat = GAP_MINUTES
+    gap_minutes: PositiveNumber = GAP_MINUTES
     """A longer pause between two ratings of a user ends the session."""
-    max_steps: Annotated[int, Field(ge=2)] = 20
+    max_steps: Annotated[int, Field(ge=2, le=10**6)] = 20
     """Largest number S of items in a session; longer real sessions are right-censored there."""
     rating_model: str = "svd"
     """Rating model of the preferences, a name in RATING_MODELS."""
     rating_model_config: Mapping[str, Any] | None = None
     """Settings of the rating model; None uses its defaults."""
-    folds: Annotated[int, Field(ge=2)] = 3
+    folds: Folds = 3
     """Number of cross-fitting folds for the calibration of likes."""
-    rank: PositiveInt = 20
+    rank: Size = 20
     """Length D of the interests; at most the number of users with ratings and of items."""
-    drift: NonNegativeFloat = 0.25
+    drift: NonNegativeNumber = 0.25
     """ASSUMED: weight of a point of expected rating from changed interest, relative to one of the rating model; 0
     disables drift. Real rating sessions show no drift: a freely fitted weight is negative (-0.8 on u1)."""
-    fatigue_genre: NonNegativeFloat = 4.0
+    fatigue_genre: NonNegativeNumber = 4.0
     """ASSUMED: decrease of the log-odds of continuing per unit of genre repeat; 0 disables it."""
-    fatigue_misses: NonNegativeFloat = 2.0
+    fatigue_misses: NonNegativeNumber = 2.0
     """ASSUMED: decrease of the log-odds of continuing at five consecutive misses, a fifth for each; 0 disables it."""
     interest_decay: PositiveFraction = 0.9
     """Share of the old interest that remains after a like."""

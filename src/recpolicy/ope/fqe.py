@@ -19,14 +19,12 @@ Sources: Ernst, Geurts & Wehenkel 2005; Le, Voloshin & Yue 2019; van Seijen et a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from annotated_types import Gt, Lt
 from numpy.typing import NDArray
-from pydantic import AllowInfNan, NonNegativeFloat, PositiveInt
 
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import Count, NonNegativeNumber, OpenFraction, config_dataclass
 from recpolicy.core.errors import DataError, DivergedError
 from recpolicy.core.types import Array, Bools, Floats, Ints
 from recpolicy.ope.config import MultiStepConfig
@@ -43,11 +41,11 @@ _Fit = Callable[[Bools], tuple[Array, Array]]
 class FQEConfig:
     """Settings of the fit."""
 
-    ridge: Annotated[NonNegativeFloat, AllowInfNan(False)] = 0.0
+    ridge: NonNegativeNumber = 0.0
     """Strength that shrinks each value or weight towards 0, in transitions; above 0 if features are collinear."""
-    sweeps: PositiveInt = 10_000
+    sweeps: Count = 10_000
     """Maximum number of sweeps."""
-    tolerance: Annotated[float, Gt(0), Lt(1)] = 1e-9
+    tolerance: OpenFraction = 1e-9
     """Change of the values in a sweep at which Q has converged, relative to the largest value."""
 
 

@@ -16,20 +16,16 @@ Sources: Hoerl & Kennard 1970; Chernozhukov et al. 2018 (cross-fitting); Farajta
 """
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge
 from numpy.typing import NDArray
-from pydantic import AllowInfNan, PositiveFloat
 
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import Folds, PositiveNumber, config_dataclass
 from recpolicy.core.errors import DataError
 from recpolicy.core.seeds import generator
 from recpolicy.core.types import Array, Floats
 from recpolicy.ope.feedback import BanditFeedback, Clusters
 
-FinitePositive = Annotated[PositiveFloat, AllowInfNan(False)]
 _FEATURE_CELLS = 1 << 23  # of products of features held at once: 64 MB
 
 
@@ -37,11 +33,11 @@ _FEATURE_CELLS = 1 << 23  # of products of features held at once: 64 MB
 class RewardModelConfig:
     """Settings of the reward model."""
 
-    folds: Annotated[int, Ge(2)] = 2
+    folds: Folds = 2
     """Parts of the users; 2 or 3 are usual. No reward is predicted by a model that was fitted on it."""
-    ridge: FinitePositive = 10.0
+    ridge: PositiveNumber = 10.0
     """Strength that shrinks the slopes towards 0, in rounds."""
-    shrinkage: FinitePositive = 5.0
+    shrinkage: PositiveNumber = 5.0
     """Strength that shrinks an action's mean towards the mean of all actions, in rounds."""
 
 

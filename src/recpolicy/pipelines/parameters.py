@@ -22,9 +22,11 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "LIST": ((list,), "a JSON list such as [0, 1]"),
 }
 """KFP's types: the Python types and the description for an error."""
-_MINIMUM = {
-    "seed": 0, "rank": 1, "items": 0, "log_rounds": 1, "total_timesteps": 1, "batch": 1, "epochs": 1,
+RANGES: Mapping[str, tuple[int, int]] = {
+    "seed": (0, 2**63 - 1), "rank": (1, 10**6), "items": (0, 10**6), "log_rounds": (1, 10**9),
+    "total_timesteps": (1, 10**9), "batch": (1, 10**6), "epochs": (1, 10**9),
 }  # fmt: skip
+"""Smallest and largest value of each numeric parameter."""
 _LEARN_FROM = ("auto", "log", "online")
 
 
@@ -72,6 +74,8 @@ def check_values(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
             f"parameters world and rating_model are both {together['world']!r}: the world that pays the rewards must be"
             " another model"
         )
+    if "grid" in values:
+        _check_grid(together["agents"], together["grid"])
     if "incumbent" in together and not together["incumbent"].strip() and not together["registry"].strip():
         from recpolicy.workflows.gating import NO_INCUMBENT
 
@@ -107,8 +111,11 @@ def is_session_agent(agent: str) -> bool:
 
 
 def _check_value(name: str, value: Any) -> None:
-    if name in _MINIMUM and value < _MINIMUM[name]:
-        raise ConfigError(f"parameter {name} is {value}; expected at least {_MINIMUM[name]}")
+    low, high = RANGES.get(name, (None, None))
+    if low is not None and value < low:
+        raise ConfigError(f"parameter {name} is {value}; expected at least {low}")
+    if high is not None and value > high:
+        raise ConfigError(f"parameter {name} is {value}; expected at most {high}")
     match name:
         case "split":
             from recpolicy.data.splits import check_split_name
@@ -127,7 +134,8 @@ def _check_value(name: str, value: Any) -> None:
         case "agents":
             _check_agents(value)
         case "seeds":
-            if not value or any(isinstance(seed, bool) or seed != int(seed) or seed < 0 for seed in value):
+            _, largest = RANGES["seed"]
+            if not value or any(isinstance(seed, bool) or seed not in range(largest + 1) for seed in value):
                 raise ConfigError(
                     f"parameter seeds is {value}; expected a list of whole numbers from 0, such as [0, 1]"
                 )
@@ -168,6 +176,15 @@ def _check_agents(agents: list[str]) -> None:
     for agent in agents:
         if not learns_from_logs(agent):
             raise ConfigError(f"parameter agents: {agent} cannot learn from a log; a sweep compares agents on one log")
+
+
+def _check_grid(agents: list[str], grid: Mapping[str, Any]) -> None:
+    """Build the config of every trial."""
+    from recpolicy.agents import agent_entry
+    from recpolicy.pipelines.sweep import plan_trials
+
+    for trial in plan_trials(agents, [0], grid):
+        build(agent_entry(trial["agent"]).config, trial["agent_settings"], f"parameter grid: {trial['agent']}")
 
 
 def _check_training(values: Mapping[str, Any]) -> None:

@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from recpolicy.core.config import build, config_dataclass, read_toml, reject_unknown_tables
+from recpolicy.core.config import (
+    Bytes,
+    Count,
+    CountOrZero,
+    Fraction,
+    NonNegativeNumber,
+    OpenFraction,
+    PositiveNumber,
+    build,
+    config_dataclass,
+    read_toml,
+    reject_unknown_tables,
+)
 from recpolicy.core.errors import ConfigError
 from recpolicy.inference.slate_selection import ExplorationConfig
 
 MIB = 1 << 20
 ALERT_URL = "RECPOLICY_ALERT_URL"
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Bounded = Annotated[float, Field(ge=0, le=1e6)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
 @config_dataclass
@@ -38,21 +44,21 @@ class FeedbackConfig:
 class LimitsConfig:
     """The bounds of one server process."""
 
-    body_bytes: PositiveInt = MIB
+    body_bytes: Bytes = MIB
     """Largest body of a request; 100 users with some hundred ratings each fit."""
-    header_bytes: PositiveInt = MIB >> 4
+    header_bytes: Bytes = MIB >> 4
     """Largest request line and headers that arrive in several pieces (a single piece has at most 256 KiB)."""
-    import_bytes: PositiveInt = 256 * MIB
+    import_bytes: Bytes = 256 * MIB
     """Largest archive of an imported version."""
-    rate: NonNegativeFloat = 200.0
+    rate: NonNegativeNumber = 200.0
     """Requests per second of one key, or of one address without a key; 0: no limit."""
-    burst: PositiveInt = 400
+    burst: Count = 400
     """Requests that may arrive at once after a pause."""
-    in_flight: PositiveInt = 256
+    in_flight: Count = 256
     """Requests that are processed at once."""
-    receiving: PositiveInt = 1024
+    receiving: Count = 1024
     """Requests whose bodies are still arriving."""
-    seconds: PositiveFloat = 10.0
+    seconds: PositiveNumber = 10.0
     """Time for the headers; then for the body and the start of the response; then twice as long for the client to
     receive the response."""
     require_key: bool = False
@@ -75,7 +81,7 @@ class OnlineConfig:
 class RolloutConfig:
     """The plan of a rollout."""
 
-    stages: tuple[float, ...] = (0.1, 0.5, 1.0)
+    stages: tuple[Fraction, ...] = (0.1, 0.5, 1.0)
     """Traffic fraction of the challenger in each stage; rising, above 0 and at most 1."""
     promote: bool = True
     """The challenger becomes champion after the last stage; false: an A/B comparison until it is stopped."""
@@ -85,11 +91,11 @@ class RolloutConfig:
     """Users with rewards that each variant needs in a stage before its rewards are compared."""
     min_rewards: Count = 500
     """Rewards that each variant needs in a stage."""
-    min_hours: NonNegativeFloat = 24.0
+    min_hours: NonNegativeNumber = 24.0
     """Shortest duration of a stage."""
-    max_hours: float = 336.0
+    max_hours: PositiveNumber = 336.0
     """Hours after which a challenger that may not advance is rolled back."""
-    margin: Bounded = 0.1
+    margin: NonNegativeNumber = 0.1
     """Tolerated harm, on the scale of the rewards."""
     level: Annotated[float, Field(ge=0.5, le=0.9999)] = 0.95
     """Probability that all statements about the rewards of one rollout hold together."""
@@ -97,7 +103,7 @@ class RolloutConfig:
     """Fraction of the challenger's answers that may fail within the window."""
     latency_budget: Annotated[float, Field(ge=1, le=1e6)] = 2.0
     """Largest ratio of the variants' mean times to choose, challenger / champion."""
-    latency_floor_ms: Bounded = 5.0
+    latency_floor_ms: NonNegativeNumber = 5.0
     """Mean time to choose, in milliseconds, that is never too slow."""
     slow_ms: Annotated[float, Field(ge=0.1, le=1e6)] = 25.0
     """An answer that takes longer to choose is slow; read at the start of the server."""
@@ -138,17 +144,17 @@ class JobsConfig:
     """Run jobs on their schedules; an operator can always run them by hand."""
     cron: Mapping[str, str] = field(default_factory=dict)
     """Schedules by job name, in place of the defaults; "off": only by hand."""
-    min_interactions_per_user: PositiveInt = 5
+    min_interactions_per_user: Count = 5
     """Rewards that a user must have given, ever, to be included in training."""
-    min_interactions: PositiveInt = 1_000
+    min_interactions: Count = 1_000
     """New rewards of such users that a training needs."""
-    wait_hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 24.0
+    wait_hours: NonNegativeNumber = 24.0
     """Time after an event during which its rewards count in training and evaluation."""
-    places: NonNegativeInt = 10
+    places: CountOrZero = 10
     """First positions of an event that become rounds; 0: all."""
     evaluation_share: OpenFraction = 0.2
     """Fraction of the new rounds, the latest, on which the gate evaluates."""
-    min_evaluation_rounds: PositiveInt = 100
+    min_evaluation_rounds: Count = 100
     """Rounds that the gate needs."""
     gate: str | None = None
     """TOML file with the limits of the gate in its table [gate]; null: the defaults."""
@@ -162,17 +168,17 @@ class JobsConfig:
 class DriftConfig:
     """The windows of the drift job, and its alarm thresholds."""
 
-    recent_hours: FinitePositive = 24.0
+    recent_hours: PositiveNumber = 24.0
     """Length of the recent window."""
-    reference_hours: FinitePositive = 168.0
+    reference_hours: PositiveNumber = 168.0
     """Length of the reference window before it."""
-    min_count: Annotated[int, Field(ge=50)] = 500
+    min_count: Annotated[int, Field(ge=50, le=10**9)] = 500
     """Users (once per `recent_hours`) or events that both windows need."""
-    max_events: Annotated[int, Field(ge=1_000)] = 20_000
+    max_events: Annotated[int, Field(ge=1_000, le=10**9)] = 20_000
     """Events per window that are read, the latest."""
-    psi: FinitePositive = 0.25
+    psi: PositiveNumber = 0.25
     """Alarm above this; 0.1 to 0.25 is usually called a moderate shift."""
-    reward_allowance: FinitePositive = 0.25
+    reward_allowance: PositiveNumber = 0.25
     """Tolerated shift of the mean reward in standard deviations: k of the CUSUM."""
     false_alarms: OpenFraction = 0.01
     """Probability of a false alarm of the reward in one recent window."""

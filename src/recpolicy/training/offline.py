@@ -21,6 +21,7 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.inference.artifact import REAL_REWARDS
+from recpolicy.training.divergence import check_offline
 from recpolicy.training.ipw_means import IPWMeans
 from recpolicy.training.sufficient_statistics import SufficientStatistics, places, posterior
 
@@ -35,7 +36,10 @@ def learn_offline(
     batch: int = 256,
     seed: int = 0,
 ) -> NDArray[np.float32]:
-    """Let the agent learn from the rows; returns the mean squared error before each update, [epochs * batches]."""
+    """Let the agent learn from the rows; returns the mean squared error before each update, [epochs * batches].
+
+    Raises DataError without rows, DivergedError after an epoch with numbers that are not finite or absurdly large.
+    """
     rows = len(action)
     if not rows:
         raise DataError("offline training: no rows to learn from")
@@ -52,6 +56,7 @@ def learn_offline(
         if remainder is not None:
             rest = order[batches * size :]
             losses.append(remainder(context[rest], action[rest], reward[rest]).numpy())
+        check_offline(agent.learner, losses[-1], reward, f"{rows:,} rows")
     return np.concatenate(losses)
 
 
@@ -69,7 +74,8 @@ def learn_from_log(
     Estimates conditional on the context are valid under any logging policy. Without context, estimates would inherit
     the bias of the logging policy, so ucb1 weights the rounds by 1 / propensity and exp3 is rejected. A baseline learns
     nothing; only its error is measured. `last_loss` is the mean squared error of the last batch before its update. For
-    CLOSED_FORM learners it is that of all rounds afterwards. Raises what `logged_actions` raises.
+    CLOSED_FORM learners it is that of all rounds afterwards. Raises what `logged_actions` raises, and DivergedError for
+    numbers that are not finite or absurdly large.
     """
     action = logged_actions(agent, log, context, action_items)
     at_once = CLOSED_FORM.get(type(agent.learner))
@@ -80,6 +86,7 @@ def learn_from_log(
         loss = float(learn_offline(agent, seen, action, reward, epochs=epochs, seed=seed)[-1])
     else:
         agent.train_step_counter.assign_add(epochs)
+        check_offline(agent.learner, loss, log.reward, log.name)
     rewards = REAL_REWARDS if log.simulator is None else "simulated"
     return {"mode": "log", "rewards": rewards, "rows": len(log), "epochs": epochs, "last_loss": loss}
 

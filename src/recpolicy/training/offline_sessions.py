@@ -22,20 +22,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 
 from recpolicy.agents.dqn import DQN
 from recpolicy.agents.sequence import Figures, SessionAgent, SessionLearner
 from recpolicy.agents.topk_reinforce import TopKReinforce
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import Count, Size, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_random import fold_in
 from recpolicy.data.session_log import SessionLog
 from recpolicy.training.checkpoints import make_checkpoint_manager, restore
+from recpolicy.training.divergence import check_variables
 from recpolicy.training.observation_builder import ObservationBuilder, ReplayedSessions, make_block, make_steps, replay
-from recpolicy.training.session_trainer import check_variables_finite
 
 LEARN_FROM_LOGS = ("topk_reinforce", "dqn")
 """Session agents that can learn from other policies' sessions."""
@@ -47,11 +46,11 @@ PIECE = 2048
 class OfflineRunConfig:
     """Settings of a run on logged sessions: its length and its checkpoints."""
 
-    epochs: PositiveInt = 1
+    epochs: Count = 1
     """Number of passes over the log."""
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Sessions per block; agents that learn from single steps use their own batch size."""
-    checkpoint_every_steps: PositiveInt = 50_000
+    checkpoint_every_steps: Count = 50_000
     """Items between checkpoints, rounded up to whole pieces; each epoch also ends with a checkpoint."""
 
 
@@ -134,7 +133,7 @@ def learn_from_sessions(
             before, done = done, passes.learn_piece()
             if done - saved >= plan.keep or done % plan.batches == 0:
                 kept = plan.items_until(saved) if manager else 0
-                check_variables_finite(agent.learner, plan.items_until(done), kept, folder or Path(log.name))
+                check_variables(agent.learner, plan.items_until(done), kept, folder or Path(log.name))
                 if manager is not None:
                     manager.save(checkpoint_number=done)
                 saved = done

@@ -11,17 +11,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from pydantic import PositiveInt
 
 from recpolicy.agents.sequence import SessionAgent
-from recpolicy.core.config import config_dataclass
-from recpolicy.core.errors import DivergedError
+from recpolicy.core.config import Count, config_dataclass
 from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter, read_csv
 from recpolicy.core.progress import progress
 from recpolicy.environments.session import SessionEnvironment
 from recpolicy.training.checkpoints import make_checkpoint_manager, restore
+from recpolicy.training.divergence import check_metrics, check_variables
 from recpolicy.training.session_loop import LoopMetrics, SessionLoop
 from recpolicy.training.trainer import METRICS_FILE, TENSORBOARD_FOLDER
 
@@ -38,11 +36,11 @@ _LOW_ENTROPY = 0.05
 class SessionRunConfig:
     """Settings of a training run in sessions: its length, metrics and checkpoints."""
 
-    total_timesteps: PositiveInt = 300_000
+    total_timesteps: Count = 300_000
     """Total number of shown items, rounded up to whole blocks."""
-    log_rows: PositiveInt = 50
+    log_rows: Count = 50
     """Number of rows of metrics; each is one call of the compiled loop."""
-    checkpoint_every_steps: PositiveInt = 50_000
+    checkpoint_every_steps: Count = 50_000
     """Number of shown items between checkpoints, rounded up to whole rows."""
 
 
@@ -56,7 +54,8 @@ def train_in_sessions(
     """Train, writing metrics, TensorBoard events and checkpoints to `folder`; return the total of shown items.
 
     Resumes an interrupted run in `folder`. Raises ConfigError for settings out of range, ArtifactError for
-    checkpoints that do not fit this agent, DivergedError if a figure is not finite; the last good checkpoint remains.
+    checkpoints that do not fit this agent, DivergedError if a figure is not finite or absurdly large; the last good
+    checkpoint remains.
     """
     loop = SessionLoop(environment, agent)
     blocks = -(-config.total_timesteps // loop.block_size)
@@ -73,12 +72,12 @@ def train_in_sessions(
         while done < blocks:
             metrics = loop.run(min(chunk, blocks - done))
             step = int(loop.block.numpy()) * loop.block_size
-            check_metrics_finite(metrics, step, saved, folder)
+            check_metrics(metrics.figures, step, saved, folder)
             row = metrics_row(metrics)
             writer.write(step, row)
             watch.look(row, step)
             if step - saved >= config.checkpoint_every_steps or step >= total:
-                check_variables_finite(agent.learner, step, saved, folder)
+                check_variables(agent.learner, step, saved, folder)
                 # Metrics first: a checkpoint must never be ahead of its rows of metrics.
                 writer.flush()
                 manager.save(checkpoint_number=step)
@@ -103,28 +102,6 @@ def metrics_row(metrics: LoopMetrics) -> dict[str, float]:
         "sessions/ended": float(metrics.sessions),
         **{f"update/{name}": value for name, value in metrics.figures.items()},
     }
-
-
-def check_metrics_finite(metrics: LoopMetrics, step: int, saved: int, folder: Path) -> None:
-    """Raise DivergedError if a figure of an update is not finite."""
-    for name, value in metrics.figures.items():
-        if not math.isfinite(value):
-            raise _diverged(f"{name} is {value}", step, saved, folder)
-
-
-def check_variables_finite(learner: tf.Module, step: int, saved: int, folder: Path) -> None:
-    """Raise DivergedError if a variable of the learner is not finite; the figures may be one update older."""
-    for variable in learner.variables:
-        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
-            raise _diverged(f"{variable.name} has numbers that are not finite", step, saved, folder)
-
-
-def _diverged(found: str, step: int, saved: int, folder: Path) -> DivergedError:
-    kept = f"the checkpoint of step {saved:,} in {folder} is kept" if saved else "there is no checkpoint yet"
-    return DivergedError(
-        f"training diverged before step {step:,}: {found}; {kept}. A smaller learning_rate or gradient_norm usually"
-        " helps; start again in a new folder"
-    )
 
 
 class CollapseWatch:

@@ -1,7 +1,8 @@
 """Online training with metrics, progress, checkpoints and exact resume.
 
 A checkpoint holds the learner, the round number and the running totals; on resume, the metrics file is truncated to it.
-A run resumed at any point ends with the same numbers as an uninterrupted one.
+A run resumed at any point ends with the same numbers as an uninterrupted one. A run whose numbers are not finite or
+absurdly large stops; its last good checkpoint remains.
 """
 
 from contextlib import closing
@@ -10,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 
 from recpolicy.agents.learner import BanditAgent
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import Count, config_dataclass
 from recpolicy.core.metrics import CsvWriter, TeeWriter, TensorBoardWriter
 from recpolicy.core.progress import progress
 from recpolicy.environments.base import RecommendationEnvironment
 from recpolicy.training.checkpoints import make_checkpoint_manager, restore
 from recpolicy.training.compiled_loop import OnlineLoop, Rounds
+from recpolicy.training.divergence import check_metrics, check_squared_error, check_variables, diverged
 
 METRICS_FILE = "metrics.csv"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -28,11 +29,11 @@ TENSORBOARD_FOLDER = "tensorboard"
 class OnlineConfig:
     """Settings of an online training run: its length, metrics and checkpoints."""
 
-    total_timesteps: PositiveInt = 200_000
+    total_timesteps: Count = 200_000
     """Total number of interactions (rounds times batch size, rounded up to whole rounds)."""
-    log_rows: PositiveInt = 100
+    log_rows: Count = 100
     """Number of rows of metrics; each is one call of the compiled loop."""
-    checkpoint_every_steps: PositiveInt = 20_000
+    checkpoint_every_steps: Count = 20_000
     """Number of interactions between checkpoints, rounded up to whole rows of metrics."""
 
 
@@ -60,7 +61,7 @@ def train_online(
     """Train, writing metrics, TensorBoard events and checkpoints to `folder`; return the pulls per arm [A].
 
     Resumes an interrupted run in `folder`. Raises ConfigError for settings out of range, ArtifactError for
-    checkpoints that do not fit this agent.
+    checkpoints that do not fit this agent, DivergedError for numbers that are not finite or absurdly large.
     """
     batch = environment.batch_size
     rounds = -(-config.total_timesteps // batch)
@@ -80,14 +81,25 @@ def train_online(
             outcome = loop.run(min(chunk, rounds - done))
             done += len(outcome.reward)
             totals.add(outcome, batch)
-            writer.write(done * batch, _figures(outcome, totals))
+            row = _figures(outcome, totals)
+            _check_row(row, done * batch, saved * batch, folder)
+            writer.write(done * batch, row)
             if done == rounds or (done - saved) * batch >= config.checkpoint_every_steps:
+                check_variables(agent.learner, done * batch, saved * batch, folder)
                 # Metrics first: a checkpoint must never be ahead of its rows of metrics.
                 writer.flush()
                 manager.save(checkpoint_number=done)
                 saved = done
             bar.advance(len(outcome.reward) * batch, f"regret {outcome.regret.mean():.3f}")
     return np.asarray(totals.pulls.numpy())
+
+
+def _check_row(row: dict[str, float], step: int, saved: int, folder: Path) -> None:
+    """Raise DivergedError if a figure is not finite, or the error of the estimates is absurd for such rewards."""
+    check_metrics(row, step, saved, folder)
+    fault = check_squared_error(row["loss/mean_squared_error"], row["reward/mean"])
+    if fault:
+        raise diverged(fault, step, saved, folder)
 
 
 def _figures(rounds: Rounds, totals: Totals) -> dict[str, float]:

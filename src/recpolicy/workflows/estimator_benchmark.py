@@ -6,13 +6,11 @@ U users, A items of the catalog, N rounds.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from annotated_types import Gt, Le
-from pydantic import PositiveFloat, PositiveInt
 
-from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.config import PositiveFraction, Size, Temperature, as_dict, config_dataclass
 from recpolicy.core.files import write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.data.ratings import Ratings
@@ -51,13 +49,13 @@ _NOTES = (
 class EstimatorBenchmarkConfig(BenchmarkConfig):
     """Settings of the benchmark and its policies: softmaxes over the rating model's estimates, in stars."""
 
-    target_temperature: PositiveFloat = 0.1
+    target_temperature: Temperature = 0.1
     """Temperature of the target policy; the smaller, the greedier."""
-    near_temperature: PositiveFloat = 0.3
+    near_temperature: Temperature = 0.3
     """Temperature of the logging policy near the target."""
-    near_uniform_mix: Annotated[float, Gt(0), Le(1)] = 0.1
+    near_uniform_mix: PositiveFraction = 0.1
     """Fraction of uniform choices of that policy. The other logging policy is uniform."""
-    clusters: PositiveInt = 20
+    clusters: Size = 20
     """Groups of items for mips."""
 
 

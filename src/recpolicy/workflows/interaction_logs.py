@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveInt
 
-from recpolicy.core.config import Fraction, as_dict, config_dataclass
+from recpolicy.core.config import Count, Fraction, NonNegativeNumber, Temperature, as_dict, config_dataclass
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
@@ -43,7 +42,6 @@ from recpolicy.workflows.logging_policies import (
     Day,
     Days,
     LoggingPolicy,
-    Temperature,
     day_start,
     event_times,
     make_logging_policy,
@@ -62,7 +60,7 @@ _HOUR = 3_600_000
 class LogConfig:
     """Settings of a simulated log."""
 
-    rounds: PositiveInt = 200_000
+    rounds: Count = 200_000
     """Interactions to log."""
     temperature: Temperature = 0.2
     """Temperature of the softmax over the logging policy's scores, in their units (stars)."""
@@ -70,7 +68,7 @@ class LogConfig:
     """Fraction of uniform choices; above 0, every item of the catalog has a positive propensity."""
     days: Days = 7.0
     """Days that the log spans."""
-    reward_delay_hours: NonNegativeFloat = 1.0
+    reward_delay_hours: NonNegativeNumber = 1.0
     """Mean of the exponential delay between an event and its reward."""
     missing_share: Fraction = 0.0
     """Fraction of events without a reward."""

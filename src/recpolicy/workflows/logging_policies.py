@@ -38,8 +38,6 @@ Day = Annotated[str, AfterValidator(_check_day)]
 """A date such as 2026-01-05, in UTC."""
 Days = Annotated[float, Field(gt=0, le=36_525)]
 """A span of at most a century."""
-Temperature = Annotated[float, Field(ge=1e-9, le=1e9)]
-"""A temperature that a softmax can divide by."""
 
 
 def day_start(first_day: str) -> int:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import NonNegativeInt, PositiveInt
 
-from recpolicy.core.config import Fraction, config_dataclass
+from recpolicy.core.config import Count, CountOrZero, Fraction, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import integer_seed
@@ -51,21 +50,21 @@ class TrainConfig(FeatureConfig):
     mode: Literal["online", "offline", "log"] = "online"
     """`online`: act in a simulated world; `offline`: learn from the training ratings; `log`: learn from logged
     rounds."""
-    total_timesteps: PositiveInt = 200_000
+    total_timesteps: Count = 200_000
     """Interactions in all, in the online mode."""
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Users per batch; the agent learns after each batch."""
-    epochs: PositiveInt = 1
+    epochs: Count = 1
     """Passes over the training ratings, or the log, in the offline and log modes."""
     world: str = "svd"
     """The rating model behind the rewards of the online mode; of another class than `rating_model`."""
-    drift_period: NonNegativeInt = 0
+    drift_period: CountOrZero = 0
     """Rounds in which the world's preferences drift away and back; 0 disables the drift."""
     uniform_mix: Fraction = 0.0
     """Fraction of uniform actions in the exploring policy; above 0, every item has a positive propensity."""
-    log_rows: PositiveInt = 100
+    log_rows: Count = 100
     """Rows of training metrics."""
-    checkpoint_every_steps: PositiveInt = 20_000
+    checkpoint_every_steps: Count = 20_000
     """Interactions between checkpoints, rounded up to whole rows of metrics."""
 
 
@@ -108,6 +107,7 @@ def train(
         ConfigError: An agent or a setting is unknown or out of range, or the agent cannot learn from the log.
         DataError: The log does not fit the ratings.
         ArtifactError: `out` exists, or an interrupted training there had other settings.
+        DivergedError: A number of the training is not finite or absurdly large; the last good checkpoint stays.
     """
     require_extra("train", "training")
     silence_libraries()  # before TF-Agents is imported: gym prints its notice then

@@ -50,6 +50,7 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
         ArtifactError: The incumbent is damaged or has no checkpoint, or `out` exists.
         ConfigError: The agent cannot learn from logs, as baselines and agents of sessions.
         DataError: The log has items that the incumbent does not know, or no new rounds.
+        DivergedError: A number of the training is not finite or absurdly large.
     """
     if epochs < 1:
         raise ConfigError(f"epochs is {epochs}: expected 1 or more")

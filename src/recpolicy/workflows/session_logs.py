@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import PositiveInt
 
-from recpolicy.core.config import Fraction, as_dict, config_dataclass
+from recpolicy.core.config import Count, Fraction, Temperature, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
@@ -29,7 +28,7 @@ from recpolicy.models.session_worlds import TwoWorlds
 from recpolicy.workflows.artifacts import check_absent
 from recpolicy.workflows.held_out_evaluation import check_trained_on
 from recpolicy.workflows.interaction_logs import SIMULATION
-from recpolicy.workflows.logging_policies import Day, Days, Temperature, day_start, event_times
+from recpolicy.workflows.logging_policies import Day, Days, day_start, event_times
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, reward_scale, session_config
 from recpolicy.workflows.training_data import coerce, select_action_items
 
@@ -46,7 +45,7 @@ _MINUTE = 60_000
 class SessionLogConfig:
     """Settings of a simulated log of sessions."""
 
-    sessions: PositiveInt = 5_000
+    sessions: Count = 5_000
     """Complete sessions to log."""
     temperature: Temperature = 1.0
     """Temperature of `popular`: the probability of an item is proportional to (1 + its ratings)^(1 / temperature)."""

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import PositiveInt
 
-from recpolicy.core.config import PositiveFraction, config_dataclass
+from recpolicy.core.config import Count, PositiveFraction, Size, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.tensorflow_setup import silence_libraries
@@ -45,9 +44,9 @@ if TYPE_CHECKING:
 class SessionTrainConfig(FeatureConfig):
     """Settings of a training in sessions; the agent's own settings are separate."""
 
-    total_timesteps: PositiveInt = 300_000
+    total_timesteps: Count = 300_000
     """Recommended items in all."""
-    batch_size: PositiveInt = 64
+    batch_size: Size = 64
     """Sessions that run in parallel."""
     reward: Literal["like", "watch", "rating"] = "like"
     """Reward of a recommended item: 1 for a like; the watch fraction; the rating."""
@@ -55,17 +54,17 @@ class SessionTrainConfig(FeatureConfig):
     """Factor on the reward for each earlier item of the session, in (0, 1]."""
     view: Literal["interest", "last_item", "last_n"] = "interest"
     """The part of the session that the policy observes."""
-    last_n: PositiveInt = 5
+    last_n: Size = 5
     """Items that the view last_n remembers."""
-    max_episode_steps: PositiveInt = 20
+    max_episode_steps: Size = 20
     """Items after which a session is cut."""
     simulator: SessionWorldConfig = field(default_factory=SessionWorldConfig)
     """Settings of the simulated worlds."""
-    log_rows: PositiveInt = 50
+    log_rows: Count = 50
     """Rows of training metrics."""
-    checkpoint_every_steps: PositiveInt = 50_000
+    checkpoint_every_steps: Count = 50_000
     """Recommended or logged items between checkpoints."""
-    epochs: PositiveInt = 1
+    epochs: Count = 1
     """Passes over the log, if the agent learns from one; `batch_size` sessions make a batch."""
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import PositiveInt
 
-from recpolicy.core.config import Fraction, PositiveFraction, as_dict, config_dataclass
+from recpolicy.core.config import Count, Fraction, PositiveFraction, Size, Temperature, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, content_digest, write_json
 from recpolicy.core.optional_deps import require_extra
@@ -33,7 +32,6 @@ from recpolicy.workflows.logging_policies import (
     Day,
     Days,
     LoggingPolicy,
-    Temperature,
     day_start,
     event_times,
     make_logging_policy,
@@ -49,9 +47,9 @@ if TYPE_CHECKING:
 class SlateLogConfig:
     """Settings of a simulated log of slates."""
 
-    slates: PositiveInt = 20_000
+    slates: Count = 20_000
     """Slates to log."""
-    slots: PositiveInt = 5
+    slots: Size = 5
     """Items of a slate, K."""
     layout: Literal["shelves", "list"] = "shelves"
     """shelves: each slot has its own items, by year; list: any item in any slot, each at most once per slate."""

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
 
-from recpolicy.core.config import build, config_dataclass
+from recpolicy.core.config import Size, SizeOrZero, build, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.bandit_log_files import EVENTS
 from recpolicy.data.loaders import load_ratings
@@ -34,9 +33,9 @@ DATA, SPLIT = "ml-100k", "u1"
 class FeatureConfig:
     """Settings of the features."""
 
-    items: NonNegativeInt = 0
+    items: SizeOrZero = 0
     """Size of the catalog: the most rated items of the train part; 0 takes all."""
-    rank: PositiveInt = 20
+    rank: Size = 20
     """Length of user and item embeddings."""
     rating_model: str = "bayesian_fm"
     """The model that embeddings come from (a name in RATING_MODELS)."""

@@ -20,10 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt, Lt
-from pydantic import PositiveInt
+from annotated_types import Interval
 
-from recpolicy.core.config import config_dataclass
+from recpolicy.core.config import Count, OpenFraction, config_dataclass
 from recpolicy.core.errors import ConfigError
 from recpolicy.core.progress import progress
 from recpolicy.core.seeds import generator, integer_seed
@@ -43,17 +42,17 @@ LARGE = 100_000
 class BenchmarkConfig:
     """Settings of the logs and of the estimates."""
 
-    sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    sizes: tuple[Count, ...] = (1_000, 10_000, 100_000, 1_000_000)
     """Rounds of a log."""
-    repetitions: Annotated[int, Ge(2)] = 200
+    repetitions: Annotated[int, Interval(ge=2, le=10**6)] = 200
     """Logs of each size and logging policy."""
-    repetitions_large: Annotated[int, Ge(2)] = 10
+    repetitions_large: Annotated[int, Interval(ge=2, le=10**6)] = 10
     """The same for logs of more than 100,000 rounds."""
-    rounds_per_user: PositiveInt = 10
+    rounds_per_user: Count = 10
     """Rounds of a visitor; intervals are by visitor."""
-    resamples: PositiveInt = 400
+    resamples: Count = 400
     """Bootstrap resamples of one estimate; 1,000 are usual for a single estimate."""
-    level: Annotated[float, Gt(0), Lt(1)] = 0.95
+    level: OpenFraction = 0.95
     """Nominal probability that an interval contains the true value."""
     tuning: TuningMethod = "bound"
     """Method that chooses clip, tau and lambda."""

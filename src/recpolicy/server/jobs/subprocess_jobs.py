@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from recpolicy.core.config import as_dict, config_dataclass
+from recpolicy.core.config import Count, Seed, as_dict, config_dataclass
 from recpolicy.core.errors import ConfigError, RecpolicyError
 from recpolicy.server.db.admin import SERVER
 from recpolicy.server.db.jobs import JobResult
@@ -39,10 +39,10 @@ class JobError(RecpolicyError):
 class RetrainParameters:
     """Parameters of a training by hand; None: as in the settings."""
 
-    min_interactions_per_user: int | None = None
-    min_interactions: int | None = None
-    epochs: int = 1
-    seed: int = 0
+    min_interactions_per_user: Count | None = None
+    min_interactions: Count | None = None
+    epochs: Count = 1
+    seed: Seed = 0
 
 
 @config_dataclass

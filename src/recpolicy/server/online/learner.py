@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.inference.scorer import Scorer
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import events, rewards
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 5_000
+MAX_REWARD = 1e6
+"""Larger rewards, and those that are not finite, are skipped."""
 
 
 class OnlineLearner:
@@ -71,7 +73,10 @@ class OnlineLearner:
             self._thread.join()
 
     def step(self) -> int:
-        """Learn from the new rewards; return their number. Raises SQLAlchemyError, ArtifactError or OSError."""
+        """Learn from the new rewards; return their number.
+
+        Raises SQLAlchemyError, ArtifactError, DivergedError or OSError.
+        """
         live = self._policies.live
         base = live.champion.trained
         if live.challenger is not None or not can_learn(base.artifact):
@@ -91,7 +96,9 @@ class OnlineLearner:
         while not self._stop.wait(self._config.seconds):
             try:
                 self.step()
-            except (SQLAlchemyError, ArtifactError, ConfigError, OSError) as error:
+            except (ArtifactError, ConfigError, DivergedError) as error:
+                logger.error("online learning failed: %s", error)
+            except (SQLAlchemyError, OSError) as error:
                 logger.error("online learning failed: %s", type(error).__name__)
 
     def _first(self, base: Scorer) -> Checkpoint:
@@ -143,7 +150,7 @@ def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Chec
         last = row.seq
         arm = arm_by_row.get(row_by_item.get(json.loads(row.item_ids)[row.position], -1))
         context = _context(artifact.context, row_by_user, row, longest)
-        if arm is None or context is None:
+        if arm is None or context is None or not abs(row.reward) <= MAX_REWARD:
             passed += 1
             continue
         arms.append(arm)
@@ -151,9 +158,8 @@ def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Chec
         values.append(row.reward)
     beliefs = before.beliefs
     if arms:
-        beliefs = learn(
-            beliefs, np.array(arms), np.stack(features), np.array(values, np.float64), get_forgetting(artifact.metadata)
-        )
+        rewards_at = np.array(arms), np.stack(features), np.array(values, np.float64)
+        beliefs = learn(beliefs, *rewards_at, *get_forgetting(artifact.metadata))
     return replace(before, beliefs=beliefs, last=last, learnt=before.learnt + len(arms), passed=before.passed + passed)
 
 

@@ -2,8 +2,9 @@
 
 A arms, D features. The posterior is one linear model per arm, updated reward by reward in float64. P [A, D, D] is the
 posterior covariance over the noise variance. One reward r of arm a at features x is the step of
-agents/linear_posterior.py: g = P x / (f + x'Px); theta += g (r - x.theta); P <- (P - g (Px)') / f. Rewards are learned
-one at a time, in their order, so batches do not change a bit of the result.
+agents/linear_posterior.py: P <- f P + (1 - f) I / precision, if f < 1; then g = P x / (1 + x'Px);
+theta += g (r - x.theta); P <- P - g (Px)'. Rewards are learned one at a time, in their order, so batches do not change
+a bit of the result.
 
 online/<policy digest>/current.json   the last reward, counts, and the name of the posterior's file
 online/<policy digest>/<seq>.npz      theta and covariance, float64
@@ -20,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.arrays import read_arrays
-from recpolicy.core.errors import ArtifactError, ConfigError
+from recpolicy.core.arrays import find_implausible, read_arrays
+from recpolicy.core.errors import ArtifactError, ConfigError, DivergedError
 from recpolicy.core.files import atomic_path, content_digest, read_versioned_json, write_json
 from recpolicy.core.types import Array
 from recpolicy.inference.artifact import PolicyParts
@@ -45,6 +46,14 @@ class Posterior:
         """SHA-256 of all bits."""
         return content_digest(self.theta, self.covariance)
 
+    def check(self) -> None:
+        """Raise ValueError if a number is not finite or absurdly large, or a covariance has a negative variance."""
+        fault = find_implausible({"theta": self.theta, "covariance": self.covariance})
+        if not fault and not (np.diagonal(self.covariance, axis1=1, axis2=2) >= 0).all():
+            fault = "covariance holds negative variances"
+        if fault:
+            raise ValueError(fault)
+
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the arrays of the policy in the format of its artifact."""
         covariance = pack_symmetric(self.covariance.astype(np.float32))
@@ -64,9 +73,11 @@ def initial_posterior(artifact: PolicyParts) -> Posterior:
     return Posterior(theta, unpack_symmetric(np.asarray(artifact.policy["covariance"], np.float64), theta.shape[1]))
 
 
-def get_forgetting(metadata: Mapping[str, Any]) -> float:
-    """Return the forgetting factor of the policy's training."""
-    return float(metadata.get("config", {}).get("agent", {}).get("forgetting", 1.0))
+def get_forgetting(metadata: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the forgetting factor and the prior precision of the policy's training; 1 and 1 if it does not forget."""
+    settings = metadata.get("config", {}).get("agent", {})
+    forgetting = float(settings.get("forgetting", 1.0))
+    return (forgetting, float(settings["precision"])) if forgetting < 1 else (1.0, 1.0)
 
 
 def make_regressors(artifact: PolicyParts, context: NDArray[np.floating]) -> Array:
@@ -75,15 +86,24 @@ def make_regressors(artifact: PolicyParts, context: NDArray[np.floating]) -> Arr
     return np.append(x, 1.0) if bool(artifact.policy["bias"]) else x
 
 
-def learn(beliefs: Posterior, arm: NDArray[np.integer], features: Array, reward: Array, forgetting: float) -> Posterior:
-    """Learn from N rewards [N] of arms [N] at features [N, D], in their order."""
+def learn(
+    beliefs: Posterior, arm: NDArray[np.integer], features: Array, reward: Array, forgetting: float, precision: float
+) -> Posterior:
+    """Learn from N rewards [N] of arms [N] at features [N, D], in their order; raises DivergedError."""
     theta, covariance = beliefs.theta.copy(), beliefs.covariance.copy()
+    prior = np.eye(theta.shape[1]) / precision  # [D, D]
     for a, x, r in zip(arm.tolist(), features, reward.tolist(), strict=True):
-        direction = covariance[a] @ x
-        gain = direction / (forgetting + x @ direction)
+        before = covariance[a] if forgetting == 1 else forgetting * covariance[a] + (1 - forgetting) * prior
+        direction = before @ x
+        gain = direction / (1.0 + x @ direction)
         theta[a] += gain * (r - x @ theta[a])
-        covariance[a] = (covariance[a] - np.outer(gain, direction)) / forgetting
-    return Posterior(theta, covariance)
+        covariance[a] = before - np.outer(gain, direction)
+    learnt = Posterior(theta, covariance)
+    try:
+        learnt.check()
+    except ValueError as error:
+        raise DivergedError(f"learning from {len(arm)} rewards diverged: {error}; the posterior before stays") from None
+    return learnt
 
 
 def unpack_symmetric(packed: Array, size: int) -> Array:
@@ -151,6 +171,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         try:
             stored = read_arrays(folder / str(body["file"]))
             beliefs = Posterior(stored["theta"], stored["covariance"])
+            beliefs.check()
         except FileNotFoundError:
             continue
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
