@@ -381,5 +381,9 @@ SITUATIONS: Mapping[str, Situation] = {
         "rare_negatives, looked at 10 times", -0.0045,
         lambda gain, n, rng: play(rare_world(gain, 0.99), np.arange(n), rng), looks=10,
     ),
+    "rare_one_stars": Situation(
+        "reward 1 in 99 % of the rounds, 98 % of the candidate's", -0.009,
+        lambda gain, n, rng: play(rare_world(gain, 0.99), np.arange(n), rng),
+    ),
 }  # fmt: skip
-"""The situations by name."""
+"""The situations by name; new ones stand last, because random streams follow their number."""

@@ -32,6 +32,7 @@ MAX_MEAN_WEIGHT_Z = 3.0
 MAX_TAIL_INDEX = 0.7
 """Tail index of the users' weights above which there is no verdict: their variance does not exist."""
 _EQUAL = 1e-9
+_DOMINANT = 0.02  # share of one user in the sum of squares above which the tail matters (Lindeberg's condition)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def diagnose(weight: Array, transformed_weight: Array, clusters: Clusters) -> Di
     """Return diagnostics of weights [N] and of the weights that the estimator used instead [N]."""
     mean, totals = float(weight.mean()), clusters.sums(weight)  # [U]
     residual = totals - mean * clusters.size  # [U]
-    users = len(clusters)
+    users, each = len(clusters), totals / clusters.size
     return Diagnostics(
         rounds=len(weight),
         users=users,
@@ -107,7 +108,7 @@ def diagnose(weight: Array, transformed_weight: Array, clusters: Clusters) -> Di
         share_clipped=float(np.mean(transformed_weight < weight)),
         mean_weight=mean,
         mean_weight_error=clustered_error(residual, len(weight)) if users > 1 else float("nan"),
-        tail_index=tail_index(totals / clusters.size),
+        tail_index=tail_index(each) if float((each**2).max()) > _DOMINANT * float(each @ each) else 0.0,
     )
 
 
