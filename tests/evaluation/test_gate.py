@@ -32,7 +32,13 @@ GOOD = {
     },
 }  # fmt: skip
 
-LIMITS = [one.name for one in fields(GateConfig) if one.name != "interval"]
+SESSIONS = {
+    "baseline": "the greedy rating model", "world": "item_knn", "reward": {"value": 14.0, "lo": 13.8, "hi": 14.2},
+    "gain": {"value": 0.5, "lo": 0.3, "hi": 0.7}, "length": 17.0, "users": 471, "sessions": 1884,
+    "group_gain": {"baseline": "the greedy rating model", "groups": copy.deepcopy(GROUPS)},
+}  # fmt: skip
+
+LIMITS = [one.name for one in fields(GateConfig) if one.name != "interval" and not one.name.startswith("session")]
 
 
 def changed(path, value):
@@ -162,11 +168,11 @@ def test_gains_may_be_asked_to_be_a_small_loss(name):
 
 
 def test_no_figures_at_all_is_an_error():
-    with pytest.raises(DataError, match="neither held-out nor off-policy"):
+    with pytest.raises(DataError, match="no figures of held-out ratings, logged rounds or sessions"):
         gate({"policy": {}})
 
 
-UNSIGNED = {one.name for one in fields(GateConfig)} - {"margin", "relative_gain", "held_out_margin"}
+UNSIGNED = {one.name for one in fields(GateConfig)} - {"margin", "relative_gain", "held_out_margin", "session_margin"}
 
 
 @pytest.mark.parametrize("name", sorted(UNSIGNED))
@@ -197,3 +203,19 @@ def test_strict_limit_must_be_passed(value, at_least, strict, kept):
 def test_page_of_the_gate_has_every_limit_with_its_default(name):
     page = (Path(__file__).parents[2] / "docs" / "explanation" / "gate.md").read_text()
     assert f"\n| `{name}` | {getattr(GateConfig(), name):g} | " in page
+
+
+def test_a_policy_of_sessions_is_gated_in_sessions():
+    body = {**{key: part for key, part in GOOD.items() if key != "off_policy"}, "sessions": SESSIONS}
+    assert gate(body).verdict == "pass"
+    worse = copy.deepcopy(body)
+    worse["sessions"]["gain"]["lo"] = 0.0  # as good as the incumbent is not better
+    assert gate(worse).verdict == "fail"
+    assert "per simulated session" in gate(worse).reasons[0]
+    few = copy.deepcopy(body)
+    few["sessions"]["users"] = 49
+    assert gate(few).verdict == "no_verdict"
+    harmful = copy.deepcopy(body)
+    harmful["sessions"]["group_gain"]["groups"]["gender F"] = {"value": -0.9, "lo": -1.2, "hi": -0.6, "users": 30}
+    assert gate(harmful).verdict == "fail"
+    assert gate(harmful, GateConfig(session_group_loss=None)).verdict == "pass"

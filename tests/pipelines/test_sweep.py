@@ -64,7 +64,7 @@ def test_best_has_the_highest_off_policy_value_whatever_its_held_out_ratings(tmp
     winner = json.loads((tmp_path / "choice").read_text())
     assert winner == {
         "agent": "b", "settings": "alpha 1.0", "seed": "0", "value": "3.5000 [3.4000, 3.6000]", "trials": 3, "trial": 2,
-        "policy": str(policies[1]),
+        "policy": str(policies[1]), "evidence": "on logged rounds",
     }  # fmt: skip
     page = (tmp_path / "page.html").read_text()
     assert page.index("<td>b</td>") < page.index("<td>c</td>") < page.index("<td>a</td>")
@@ -75,6 +75,6 @@ def test_trial_without_an_off_policy_value_is_rejected(tmp_path):
     body = json.loads(path.read_text())
     del body["off_policy"]
     path.write_text(json.dumps(body))
-    with pytest.raises(DataError, match="every trial needs an off-policy value"):
+    with pytest.raises(DataError, match="the trials have no value in common"):
         choose_best([path], [policy], tmp_path / "best", tmp_path / "evaluation", tmp_path / "page.html")
     assert not (tmp_path / "best").exists()

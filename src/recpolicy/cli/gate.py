@@ -13,10 +13,20 @@ _FAILED = 1
 def gate(
     candidate: Annotated[Path, typer.Argument(help="Folder of the candidate policy.")],
     log: Annotated[
-        Path, typer.Option("--log", help="Folder that `recpolicy log ingest` wrote, or one file of rounds.")
-    ],
+        Path | None,
+        typer.Option(
+            "--log",
+            help="Folder that `recpolicy log ingest` wrote, or one file of rounds. Policies of sessions need none: they"
+            " are compared in simulated sessions.",
+        ),
+    ] = None,
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Folder of the policy in service; by default, the logging policy.")
+        Path | None,
+        typer.Option(
+            "--baseline",
+            help="Folder of the policy in service; by default the logging policy, or in sessions the greedy rating"
+            " model.",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -32,7 +42,10 @@ def gate(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> int:
-    """Gate a policy on logged rounds and held-out ratings; exit code 0: pass, 1: no pass, 2: wrong input."""
+    """Gate a policy on held-out ratings, and on logged rounds or in simulated sessions.
+
+    Exit code 0: pass, 1: no pass, 2: wrong input.
+    """
     from recpolicy.cli.output import print_frame, print_json
     from recpolicy.cli.policy import load_training_split
     from recpolicy.evaluation.gate import VERDICTS, gate_tables

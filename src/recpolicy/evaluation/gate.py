@@ -21,6 +21,7 @@ VERDICTS: Mapping[str, str] = {"pass": "PASS", "fail": "FAIL", "no_verdict": "NO
 """Verdicts as people read them."""
 Limit = NonNegativeNumber | None
 GateInterval = Literal["t", "sequence"]
+_USERS_IN_SESSIONS = "users in simulated sessions"
 _SOUNDNESS = ("effective sample size", "mean weight, standard errors from 1", "tail index of the weights")
 """Criteria without which the log allows no verdict."""
 
@@ -75,6 +76,10 @@ class GateConfig:
     """Minimum exp(entropy) / A of the best items of A; 1 / A is one item for all. Too lax where A is below 100."""
     group_loss: Limit = 0.1
     """Maximum loss of a group of users (upper bound); an interval entirely below minus this shows harm."""
+    session_margin: Number | None = 0.0
+    """Minimum gain (lower bound, reward per session) over the incumbent in simulated sessions."""
+    session_group_loss: Limit = 0.5
+    """Maximum loss of a group of users (upper bound, reward per session) in simulated sessions."""
     calibration_bias: Limit = 0.2
     """Maximum error of the mean estimate of held-out ratings."""
     calibration_error: Limit = 0.25
@@ -131,22 +136,23 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
     A criterion whose figure is missing fails.
 
     Raises:
-        DataError: an evaluation without held-out and off-policy figures.
+        DataError: an evaluation without figures of held-out ratings, logged rounds and sessions.
         ConfigError: every criterion that applies is switched off.
     """
     config = config or GateConfig()
-    held_out, logged = evaluation.get("held_out"), evaluation.get("off_policy")
-    if held_out is None and logged is None:
-        raise DataError("gate: the evaluation has neither held-out nor off-policy figures; evaluate the policy first")
+    held_out, logged, sessions = (evaluation.get(part) for part in ("held_out", "off_policy", "sessions"))
+    if held_out is None and logged is None and sessions is None:
+        raise DataError("gate: the evaluation has no figures of held-out ratings, logged rounds or sessions")
     candidates = [
         *([] if logged is None else _of_log(logged, config)),
+        *([] if sessions is None else _of_sessions(sessions, config)),
         *([] if held_out is None else _of_held_out(held_out, config)),
         *_of_policy(evaluation, config),
     ]
     criteria = tuple(criterion for criterion in candidates if criterion is not None)
     if not criteria:
         raise ConfigError("gate: all criteria are switched off; a gate without criteria would pass every policy")
-    sound = all(criterion.passed for criterion in criteria if criterion.name in _SOUNDNESS)
+    sound = all(criterion.passed for criterion in criteria if criterion.name in (*_SOUNDNESS, _USERS_IN_SESSIONS))
     kept = all(criterion.passed for criterion in criteria)
     verdict: Verdict = "pass" if kept else ("fail" if sound else "no_verdict")
     reasons = tuple(str(criterion) for criterion in criteria if not criterion.passed)
@@ -165,6 +171,15 @@ def _of_log(logged: Mapping[str, Any], config: GateConfig) -> list[Criterion | N
         _at_most(mean_weight, _figure(logged, "mean_weight_z"), config.max_mean_weight_z),
         _at_most(tail, _figure(logged, "tail_index"), config.max_tail_index),
         _worst_group("on the log", logged, config.group_loss),
+    ]
+
+
+def _of_sessions(sessions: Mapping[str, Any], config: GateConfig) -> list[Criterion | None]:
+    title = f"gain over {sessions['baseline']} per simulated session, lower bound"
+    return [
+        _at_least(title, _figure(sessions, "gain", "lo"), config.session_margin, strict=True),
+        _at_least(_USERS_IN_SESSIONS, _figure(sessions, "users"), config.min_effective_sample_size),
+        _worst_group("in simulated sessions", sessions, config.session_group_loss),
     ]
 
 

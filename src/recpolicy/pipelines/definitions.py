@@ -233,11 +233,12 @@ def sweep(
     agents: list = ["linucb", "lints"],
     seeds: list = [0],
     grid: dict = {},
+    total_timesteps: int = 200_000,
     gate_settings: dict = {},
     registry: str = "",
     promote: bool = False,
 ):
-    """Train every agent with every seed and setting on one log; the best on the rounds of half the users is gated.
+    """Train every agent with every seed and setting on one log; the best for half of the users is gated on the rest.
 
     Args:
         data: ml-100k (downloaded and verified), or the path of a CSV or Parquet file of ratings.
@@ -251,9 +252,11 @@ def sweep(
         log_rounds: Interactions to log.
         log_settings: Further settings of the log.
         ingest_settings: Settings of the ingest: wait_hours, default_reward, evaluation_share.
-        agents: Names of agents that learn from logs.
+        agents: Names of agents that learn from logs or in sessions. With one of the latter, all trials are compared in
+            simulated sessions.
         seeds: Seeds of the trials.
         grid: Settings of agents with the values to try, such as {"alpha": [0.5, 1.0]}; an agent takes those it has.
+        total_timesteps: Items shown in the training of an agent of sessions.
         gate_settings: Limits of the gate.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
         promote: Whether a policy that passes its gate replaces the champion. A registry without one always takes it.
@@ -275,14 +278,22 @@ def sweep(
                     features=features,
                     rounds=rounds,
                     agent=trial.agent,
-                    learn_from="log",
+                    learn_from="auto",
                     world=world,
+                    total_timesteps=total_timesteps,
                     agent_settings=trial.agent_settings,
                     seed=trial.seed,
                 )
             )
             evaluated = _small(
-                step.evaluate_policy(policy=trained.outputs["policy"], rounds=rounds, users="selection", seed=seed)
+                step.evaluate_policy(
+                    policy=trained.outputs["policy"],
+                    ratings=ratings,
+                    rounds=rounds,
+                    users="selection",
+                    sessions=trial.sessions,
+                    seed=seed,
+                )
             )
         compared = _small(
             step.compare_policies(

@@ -20,7 +20,7 @@ class RunOutcome:
     reasons: tuple[str, ...] = ()
     """One line for each criterion that failed."""
     winner: Mapping[str, Any] | None = None
-    """The best trial of a sweep: agent, settings, seed, value, trials, step."""
+    """The best trial of a sweep: agent, settings, seed, value, trials, evidence, step."""
     registration: Mapping[str, Any] | None = None
     """Version, champion and the reason if they differ (workflows/gating.Registration)."""
 
@@ -52,7 +52,7 @@ class RunOutcome:
         step = f"; its step: {winner['step']}" if winner["step"] else ""
         return [
             f"winner: {', '.join(part for part in parts if part)}: value {winner['value']}, best of"
-            f" {winner['trials']} trials on the rounds of half the users{step}"
+            f" {winner['trials']} trials {winner['evidence']} of half the users{step}"
         ]
 
     def _gate(self) -> list[str]:

@@ -174,8 +174,11 @@ def _check_agents(agents: list[str]) -> None:
     if not agents:
         raise ConfigError('parameter agents is empty; expected a list such as ["linucb", "lints"]')
     for agent in agents:
-        if not learns_from_logs(agent):
-            raise ConfigError(f"parameter agents: {agent} cannot learn from a log; a sweep compares agents on one log")
+        if not learns_from_logs(agent) and not is_session_agent(agent):
+            raise ConfigError(
+                f"parameter agents: {agent} learns neither from a log nor in sessions; a sweep compares agents on one"
+                " log or in sessions"
+            )
 
 
 def _check_grid(agents: list[str], grid: Mapping[str, Any]) -> None:

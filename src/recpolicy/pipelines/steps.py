@@ -163,12 +163,13 @@ def train_policy_step(
 
 def evaluate_policy_step(
     policy: str, evaluation: str, page: str, *, ratings: str | None, rounds: str | None, incumbent: str | None,
-    seed: int, users: str = "all", registry: str = "", champion: str = "",
+    seed: int, users: str = "all", sessions: bool = False, registry: str = "", champion: str = "",
 ) -> tuple[Figures, Figures]:  # fmt: skip
     """Evaluate a policy on held-out ratings, logged rounds, or both; return the figures and the ROC curve of likes.
 
-    `users` are those whose rounds count: all, or a half of them, "selection" or "gate". With a `champion` of the
-    registry, the policy is compared with it.
+    `users` are those whose rounds or sessions count: all, or a half of them, "selection" or "gate". The selection of a
+    sweep leaves the held-out ratings to the gate. `sessions` plays policies of single rounds in sessions, too. With a
+    `champion` of the registry, the policy is compared with it.
     """
     from recpolicy.workflows.candidate_evaluation import evaluate_candidate_folder, write_candidate_evaluation
     from recpolicy.workflows.gating import champion_folder
@@ -176,7 +177,10 @@ def evaluate_policy_step(
 
     parts = None if ratings is None else load_saved_split(Path(ratings))
     other = champion_folder(registry, champion) if champion else _path(incumbent)
-    result = evaluate_candidate_folder(Path(policy), parts, _evaluation_rounds(rounds), other, seed, users)
+    result = evaluate_candidate_folder(
+        Path(policy), parts, _evaluation_rounds(rounds), other, seed, users, sessions=sessions,
+        held_out=users != "selection",
+    )  # fmt: skip
     write_candidate_evaluation(result, Path(evaluation))
     write_evaluation_page(result, Path(page))
     return result.figures(), result.likes

@@ -1,7 +1,9 @@
 """Plan the trials of a sweep and choose the best one.
 
-The choice uses the off-policy value on logged rounds that no trial learned from, of one half of the users. The rounds
-of the other half, and the held-out ratings, play no role in it, so the gate can evaluate the chosen policy on them.
+The choice uses the off-policy value on logged rounds that no trial learned from, of one half of the users. If one of
+the agents learns in sessions, all trials are compared by their reward in simulated sessions of that half. The rounds or
+sessions of the other half play no role in it, so the gate can evaluate the chosen policy on them. The held-out ratings
+play none either, except that the simulated users of sessions like what they liked in reality.
 """
 
 import itertools
@@ -16,6 +18,21 @@ import pandas as pd
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.pipelines.parameters import is_session_agent
+
+_VALUES: Mapping[str, tuple[str, str, str]] = {
+    "sessions": (
+        "reward", "in simulated sessions",
+        "Values are rewards per session of a simulated world that no trial was trained in, with 95 % intervals over"
+        " users. Policies of single rounds show their best items one after the other.",
+    ),
+    "off_policy": (
+        "value", "on logged rounds",
+        "Values are doubly robust off-policy estimates on rounds that no trial learned from, with 95 % intervals over"
+        " users.",
+    ),
+}  # fmt: skip
+"""Parts of an evaluation that can order trials: key of the value, caption, note."""
 
 
 def plan_trials(agents: Sequence[str], seeds: Sequence[int], grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -36,7 +53,8 @@ def plan_trials(agents: Sequence[str], seeds: Sequence[int], grid: Mapping[str, 
         for values in itertools.product(*(grid[name] for name in names)):
             settings = dict(zip(names, values, strict=True))
             trials += [{"agent": agent, "seed": seed, "agent_settings": settings} for seed in seeds]
-    return trials
+    in_sessions = any(is_session_agent(agent) for agent in agents)
+    return [{**trial, "sessions": in_sessions} for trial in trials]
 
 
 def choose_best(
@@ -44,41 +62,52 @@ def choose_best(
 ) -> dict[str, Any]:
     """Write the table of all trials, copy the best policy, and describe it in the file `choice`; return its figures.
 
-    Raises DataError if a trial has no off-policy value.
+    Raises DataError if the trials have no value in common.
     """
     from recpolicy.evaluation.report_page import ReportContent, write_report
     from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
 
     records = [read_candidate_evaluation(path) for path in evaluations]
-    if not records or any("off_policy" not in item for item in records):
-        raise DataError("compare_policies: every trial needs an off-policy value; evaluate it on logged rounds")
-    order = sorted(range(len(records)), key=lambda trial: -records[trial]["off_policy"]["value"]["value"])
-    table = pd.DataFrame([_row(records[trial]) for trial in order])
+    kind = next((kind for kind in _VALUES if records and all(kind in record for record in records)), None)
+    if kind is None:
+        raise DataError(
+            "compare_policies: the trials have no value in common; evaluate all on logged rounds or all in sessions"
+        )
+    key, caption, note = _VALUES[kind]
+    order = sorted(range(len(records)), key=lambda trial: -records[trial][kind][key]["value"])
+    table = pd.DataFrame([_row(records[trial], kind) for trial in order])
     table.index = pd.RangeIndex(1, len(order) + 1, name="rank")
     first = order[0]
     with atomic_directory(best) as folder:
         shutil.copytree(policies[first], folder, dirs_exist_ok=True)
     winner = {key: str(table[key].iloc[0]) for key in ("agent", "settings", "seed", "value")}
-    write_json(choice, {**winner, "trials": len(order), "trial": first + 1, "policy": str(policies[first])})
+    described = {"trials": len(order), "trial": first + 1, "policy": str(policies[first]), "evidence": caption}
+    write_json(choice, {**winner, **described})
     content = ReportContent(
         title=f"Sweep: {len(order)} trials",
-        tables=[("Trials, best first by their value on logged rounds", table)],
+        tables=[(f"Trials, best first by their value {caption}", table)],
         notes=[
-            "Values are doubly robust off-policy estimates on rounds that no trial learned from, with 95 % intervals"
-            " over users. The best of several looks better than it is. So the users of the log are divided: one half"
-            " makes this choice, and the gate uses the rounds of the other half."
+            note,
+            "The best of several looks better than it is. So the users are divided: one half makes this choice, and the"
+            " gate uses the other half.",
         ],
     )
     write_report(page, content)
     return {"trials": len(order), "agent": winner["agent"], "value": winner["value"]}
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    value, policy = record["off_policy"]["value"], record["policy"]
+def _row(record: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    part, policy = record[kind], record["policy"]
+    value = part[_VALUES[kind][0]]
+    size = (
+        {"users": f"{part['users']}"}
+        if kind == "sessions"
+        else {"effective sample size": f"{part['effective_sample_size']:.0f}"}
+    )
     return {
         "agent": policy["agent"],
         "settings": ", ".join(f"{key} {setting}" for key, setting in sorted(policy["settings"].items())),
         "seed": str(policy["seed"]),
         "value": f"{value['value']:.4f} [{value['lo']:.4f}, {value['hi']:.4f}]",
-        "effective sample size": f"{record['off_policy']['effective_sample_size']:.0f}",
+        **size,
     }

@@ -1,4 +1,5 @@
-"""Evaluate a candidate: on held-out ratings with the baselines, on logged rounds against the incumbent, or both.
+"""Evaluate a candidate: on held-out ratings with the baselines, on logged rounds or in simulated sessions against the
+incumbent.
 
 The evaluation is a JSON file for the gate, and a page for people. N rounds, U users, A items of the catalog.
 """
@@ -30,6 +31,7 @@ from recpolicy.ope.results import PolicyComparison
 from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate
 from recpolicy.workflows.interaction_logs import read_rounds
 from recpolicy.workflows.log_evaluation import LogComparison, compare_on_log, off_policy_gain, plain_groups
+from recpolicy.workflows.session_comparison import SessionComparison, compare_in_sessions
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "INCUMBENT", "CandidateEvaluation", "evaluate_candidate",
@@ -76,6 +78,10 @@ class CandidateEvaluation:
     latency: Latency
     inputs: Mapping[str, str | None]
     """Digests of all inputs."""
+    sessions: SessionComparison | None = None
+    """The policy in simulated sessions."""
+    session_groups: Mapping[str, GroupFigure] = field(default_factory=dict)
+    """Gain in simulated sessions by group of users; empty without them."""
     calibration: Calibration | None = None
     likes: dict[str, Any] = field(default_factory=dict)
     """ROC curve and confusion matrix of likes on held-out ratings; empty without them."""
@@ -108,6 +114,9 @@ class CandidateEvaluation:
         if self.log_comparison is not None:
             groups = {"baseline": self.baseline, "groups": plain_groups(self.log_groups)}
             body["off_policy"] = {**self.log_comparison.figures(self.baseline), "group_gain": groups}
+        if self.sessions is not None:
+            groups = {"baseline": self.sessions.baseline, "groups": plain_groups(self.session_groups)}
+            body["sessions"] = {**self.sessions.figures(), "group_gain": groups}
         return body
 
     def _held_out(self, held_out: HeldOutEvaluation) -> dict[str, Any]:
@@ -138,6 +147,12 @@ class CandidateEvaluation:
                 "gain_lower": logged["gain"]["t"]["lo"], "gain_upper": logged["gain"]["t"]["hi"],
                 "effective_sample_size": logged["effective_sample_size"],
             }  # fmt: skip
+        if "sessions" in body:
+            sessions = body["sessions"]
+            figures |= {
+                "session_reward": sessions["reward"]["value"], "session_gain": sessions["gain"]["value"],
+                "session_gain_lower": sessions["gain"]["lo"], "session_gain_upper": sessions["gain"]["hi"],
+            }  # fmt: skip
         if self.likes:
             figures["auc"] = self.likes["auc"]
         return figures
@@ -150,16 +165,22 @@ def evaluate_candidate_folder(
     incumbent: Path | None = None,
     seed: int = 0,
     users: str = ALL_USERS,
+    *,
+    sessions: bool = False,
+    held_out: bool = True,
 ) -> CandidateEvaluation:
     """Evaluate the policy in `folder` on a split, on a file of rounds, or on both.
 
     Args:
         folder: The artifact of the candidate.
         split: The split of its training, or None.
-        rounds: A file of rounds for evaluation or the folder of an ingested log, or None.
+        rounds: A file of rounds for evaluation or the folder of an ingested log, or None. A policy of sessions leaves
+            them out: they hold no evidence on it.
         incumbent: The artifact of the policy in service; None compares with the logging policy.
-        seed: Seed of the intervals.
-        users: Users whose rounds count: ALL_USERS, or a half of them by USER_HALVES.
+        seed: Seed of the intervals and the sessions.
+        users: Users whose rounds or sessions count: ALL_USERS, or a half of them by USER_HALVES.
+        sessions: Evaluate in simulated sessions even if both policies are of single rounds.
+        held_out: Evaluate on the held-out ratings of the split.
 
     Raises:
         DataError: Split and rounds are both None, the policy was trained on other ratings, or it has learned from these
@@ -168,8 +189,14 @@ def evaluate_candidate_folder(
     """
     policy = load_policy(folder)
     compared = None if incumbent is None else load_policy(incumbent)
-    log = None if rounds is None else rounds_of_users(read_evaluation_rounds(rounds, policy), users)
-    return evaluate_candidate(policy, split, log, compared, seed)
+    if rounds is None or policy.sequential:
+        log = None
+    else:
+        log = rounds_of_users(read_evaluation_rounds(rounds, policy), users)
+    counted = chosen_users(len(policy.artifact.users), users)
+    return evaluate_candidate(
+        policy, split, log, compared, seed, sessions=sessions, session_users=counted, held_out=held_out
+    )
 
 
 def rounds_of_users(log: BanditLog, users: str) -> BanditLog:
@@ -187,19 +214,42 @@ def rounds_of_users(log: BanditLog, users: str) -> BanditLog:
     """
     if users == ALL_USERS:
         return log
-    if users not in USER_HALVES:
-        raise unknown_name_error("part of the users", users, (ALL_USERS, *USER_HALVES))
-    first_half = generator(0, "sweep/users").random(int(log.user.max()) + 1) < 1 / 2
-    rows = np.flatnonzero(first_half[log.user] == (users == USER_HALVES[0]))
+    rows = np.flatnonzero(chosen_users(int(log.user.max()) + 1, users)[log.user])
     if not len(rows):
         raise DataError(f"{log.name}: no rounds of the users for {users}; a sweep needs a log of more users")
     return log.select(rows, log.name)
 
 
+def chosen_users(count: int, users: str) -> NDArray[np.bool_]:
+    """Return True for the users of a part; raise ConfigError for an unknown part.
+
+    Args:
+        count: Number U of users; the part of a user does not depend on it.
+        users: ALL_USERS or one of USER_HALVES.
+
+    Returns:
+        [U], True for the users that count.
+    """
+    if users == ALL_USERS:
+        return np.ones(count, bool)
+    if users not in USER_HALVES:
+        raise unknown_name_error("part of the users", users, (ALL_USERS, *USER_HALVES))
+    first_half = generator(0, "sweep/users").random(count) < 1 / 2
+    return np.asarray(first_half == (users == USER_HALVES[0]))
+
+
 def evaluate_candidate(
-    policy: Policy, split: Split | None, log: BanditLog | None, incumbent: Policy | None = None, seed: int = 0
+    policy: Policy,
+    split: Split | None,
+    log: BanditLog | None,
+    incumbent: Policy | None = None,
+    seed: int = 0,
+    *,
+    sessions: bool = False,
+    session_users: NDArray[np.bool_] | None = None,
+    held_out: bool = True,
 ) -> CandidateEvaluation:
-    """Evaluate a candidate on held-out ratings, on logged rounds, or on both.
+    """Evaluate a candidate on held-out ratings, and on logged rounds or in simulated sessions.
 
     Args:
         policy: The candidate.
@@ -207,39 +257,53 @@ def evaluate_candidate(
         log: Rounds for evaluation, or None.
         incumbent: The policy in service; None compares with the logging policy. Held-out ratings include it if it was
             trained on the same train part.
-        seed: Seed of the intervals.
+        seed: Seed of the intervals and the sessions.
+        sessions: Evaluate in simulated sessions even if both policies are of single rounds.
+        session_users: True [U] for the users whose sessions count; None counts all.
+        held_out: Evaluate on the held-out ratings of the split.
 
     Returns:
         All figures, with intervals; `as_dict` is what a gate reads.
 
     Raises:
         DataError: Split and log are both None, the policy was trained on other ratings, or it has learned from the log.
-        ConfigError: The policy is one of sessions, and there is a log.
+        ConfigError: The policy is one of sessions, and there is a log; or the sessions of both cannot be compared.
     """
     if split is None and log is None:
         raise DataError("an evaluation needs held-out ratings or logged rounds: split and log are both None")
+    in_sessions = sessions or policy.sequential or (incumbent is not None and incumbent.sequential)
+    if in_sessions and split is None:
+        raise DataError("a policy of sessions is evaluated in simulated sessions: give the split of its training")
     name = policy.artifact.agent
-    held_out = None
-    if split is not None:
-        fair = incumbent is not None and incumbent.metadata["split"]["train"] == split.train.digest
+    tested = split if held_out else None
+    choices = None
+    if tested is not None:
+        fair = incumbent is not None and incumbent.metadata["split"]["train"] == tested.train.digest
         policies = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
-        held_out = evaluate(policies, split, seed=seed)
-    log_comparison = None if log is None else compare_on_log(policy, incumbent, log, seed)
+        choices = evaluate(policies, tested, seed=seed)
+    # A policy of sessions chooses by what came before, so single rounds hold no evidence on it.
+    on_log = None if in_sessions else incumbent
+    log_comparison = None if log is None else compare_on_log(policy, on_log, log, seed)
+    in_world = None
+    if in_sessions and split is not None:
+        in_world = compare_in_sessions(policy, incumbent, split, seed, session_users)
     artifact = policy.artifact
     groups = make_groups(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
     return CandidateEvaluation(
         policy=_described(policy),
-        held_out=held_out,
+        held_out=choices,
         name=name,
         log_comparison=log_comparison,
-        baseline="the logging policy" if incumbent is None else f"incumbent {incumbent.metadata['policy_digest'][:8]}",
+        baseline="the logging policy" if on_log is None else f"incumbent {on_log.metadata['policy_digest'][:8]}",
         seed=seed,
         actions=_action_diversity(policy) if log_comparison is None else log_comparison.actions,
         log_groups={} if log_comparison is None else log_comparison.group_gains(groups),
         latency=measure_latency(policy),
         inputs=_inputs(policy, incumbent, split, log),
-        calibration=None if split is None else rating_calibration(_estimates(policy, split), split.test.rating),
-        likes={} if split is None else _likes(policy, split),
+        sessions=in_world,
+        session_groups={} if in_world is None else in_world.group_gains(groups),
+        calibration=None if tested is None else rating_calibration(_estimates(policy, tested), tested.test.rating),
+        likes={} if tested is None else _likes(policy, tested),
     )
 
 

@@ -100,16 +100,16 @@ def read_gate(record: Path) -> dict[str, Any]:
 
 
 def gate_candidate(
-    policy: Policy, split: Split | None, log: Path, incumbent: Policy | None, config: GateConfig, seed: int = 0,
+    policy: Policy, split: Split | None, log: Path | None, incumbent: Policy | None, config: GateConfig, seed: int = 0,
     out: Path | None = None,
 ) -> Gate:  # fmt: skip
-    """Evaluate a policy on held-out ratings and on logged rounds, and gate it.
+    """Evaluate a policy on held-out ratings, and on logged rounds or in simulated sessions, and gate it.
 
     Args:
         policy: The candidate.
         split: The split of its training; None evaluates on the log only.
-        log: A folder that `ingest_log` wrote, or a file of rounds.
-        incumbent: The policy in service; None is the logging policy.
+        log: A folder that `ingest_log` wrote, or a file of rounds; None for policies of sessions.
+        incumbent: The policy in service; None is the logging policy, or in sessions the greedy rating model.
         config: The limits.
         seed: Seed of the intervals.
         out: A folder that gets evaluation.json, gate.json and gate.html after the verdict.
@@ -119,11 +119,17 @@ def gate_candidate(
 
     Raises:
         DataError: The log is not readable, or the policy has learned from it.
+        ConfigError: A policy of single rounds without a log, or a policy of sessions with one.
         ArtifactError: `out` is a file.
     """
+    if log is None and not policy.sequential and (incumbent is None or not incumbent.sequential):
+        raise ConfigError(
+            f"{policy.artifact.agent} is a policy of single rounds: the gate needs logged rounds (--log), such as a"
+            " folder that recpolicy log ingest wrote"
+        )
     if out is not None:
         check_writable_folder(out)
-    rounds = read_evaluation_rounds(log, policy)
+    rounds = None if log is None else read_evaluation_rounds(log, policy)
     evaluation = evaluate_candidate(policy, split, rounds, incumbent, seed)
     result = gate(evaluation.as_dict(), config)
     if out is not None:

@@ -229,6 +229,11 @@ LOG_NOTE = (
     " overlap."
 )
 
+SESSION_NOTE = (
+    "Gains in sessions are simulated: both policies meet the same users with the same random numbers, in a world that"
+    " neither was trained in. They hold for users who behave as that world assumes."
+)
+
 
 def write_evaluation_page(evaluation: "CandidateEvaluation", page: Path) -> None:
     """Write the evaluation of a candidate as an HTML page.
@@ -246,8 +251,8 @@ def write_evaluation_page(evaluation: "CandidateEvaluation", page: Path) -> None
     content = ReportContent(
         title=f"Evaluation of {evaluation.name}",
         summary=policy_summary(evaluation.policy),
-        tables=log_tables(evaluation) + held_out_tables(evaluation),
-        notes=[LOG_NOTE],
+        tables=log_tables(evaluation) + session_tables(evaluation) + held_out_tables(evaluation),
+        notes=[LOG_NOTE, *([] if evaluation.sessions is None else [SESSION_NOTE])],
     )
     write_report(page, content)
 
@@ -277,6 +282,23 @@ def log_tables(evaluation: "CandidateEvaluation") -> Tables:
     if evaluation.log_groups:
         caption = f"Gain over {evaluation.baseline} on logged rounds, by group of users"
         tables.append((caption, _group_frame(evaluation.log_groups)))
+    return tables
+
+
+def session_tables(evaluation: "CandidateEvaluation") -> Tables:
+    """Return reward and gain in simulated sessions, and the gain by group; empty without them."""
+    sessions = evaluation.sessions
+    if sessions is None:
+        return []
+    rows = {
+        "candidate": str(sessions.reward),
+        f"gain over {sessions.baseline}": str(sessions.gain),
+    }
+    frame = pd.DataFrame({"reward per session": list(rows.values())}, index=pd.Index(list(rows), name="policy"))
+    tables = [(f"In {sessions.sessions:,} simulated sessions of {sessions.users:,} users (95 % intervals)", frame)]
+    if evaluation.session_groups:
+        caption = f"Gain over {sessions.baseline} per session, by group of users"
+        tables.append((caption, _group_frame(evaluation.session_groups)))
     return tables
 
 

@@ -121,7 +121,7 @@ def evaluate_sessions(
     model_config = first.metadata["config"]["rating_model"]
     model = fit_rating_model(split.train, rating_model["name"], model_config, seed=rating_model["seed"])
     tables = {name: table.score for name, table in baseline_tables(split.train, model).items()}
-    both = worlds or make_worlds(split, _settings(first), first.metadata["seed"])
+    both = worlds or make_worlds(split, session_settings(first), first.metadata["seed"])
     result = SessionEvaluation(
         *(_returns(policies, tables, world, seed) for world in (both.training_world, both.evaluation_world))
     )
@@ -135,16 +135,16 @@ def evaluate_sessions(
 def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> None:
     """Raise ConfigError unless all policies were trained for the same sessions."""
 
-    def session_settings(policy: Policy) -> dict[str, Any]:
+    def comparable_settings(policy: Policy) -> dict[str, Any]:
         train = policy.metadata["config"]["train"]
         same = {name: train[name] for name in ("reward", "reward_decay", "max_episode_steps")}
         worlds = {} if own_worlds else {"simulator": train["simulator"], "seed": policy.metadata["seed"]}
         return {**same, **worlds, "action_items": policy.artifact.action_items.tolist()}
 
     (first, *others) = policies
-    expected = session_settings(policies[first])
+    expected = comparable_settings(policies[first])
     for name in others:
-        for setting, value in session_settings(policies[name]).items():
+        for setting, value in comparable_settings(policies[name]).items():
             if value != expected[setting]:
                 raise ConfigError(
                     f"{first} and {name} were trained with different {setting}: their sessions cannot be compared;"
@@ -152,7 +152,8 @@ def check_comparable(policies: Mapping[str, Policy], *, own_worlds: bool) -> Non
                 )
 
 
-def _settings(policy: Policy) -> SessionTrainConfig:
+def session_settings(policy: Policy) -> SessionTrainConfig:
+    """Return the settings that a session policy was trained with."""
     settings: SessionTrainConfig = coerce(SessionTrainConfig, policy.metadata["config"]["train"], "train")
     return settings
 
@@ -165,13 +166,13 @@ def _returns(
     runners: dict[str, Any] = {}  # compiled once for all policies with the same observations
     environments, results_by_policy = {}, {}
     for name, policy in policies.items():
-        environments[name] = environment = _environment(policy, world, seed)
+        environments[name] = environment = policy_environment(policy, session_settings(policy), world, seed)
         artifact = policy.artifact
         sees = content_digest(
             artifact.context, artifact.item, [environment.config.view, str(environment.config.last_n)]
         )
         runner = runners.setdefault(sees, SessionRunner(environment))
-        results_by_policy[name] = runner.run(_greedy(policy), seed)
+        results_by_policy[name] = runner.run(greedy_choice(policy), seed)
     first = next(iter(policies))
     action_items = policies[first].artifact.action_items
     choices = session_baselines(environments[first], {name: table[:, action_items] for name, table in tables.items()})
@@ -191,15 +192,16 @@ def _returns(
     return returns
 
 
-def _environment(policy: Policy, world: SessionWorld, seed: int) -> Any:
-    """Return the environment with the observations of the policy."""
+def policy_environment(policy: Policy, settings: SessionTrainConfig, world: SessionWorld, seed: int) -> Any:
+    """Return the environment of `world` with the observations and the catalogue of the policy."""
     from recpolicy.environments.session import SessionEnvironment
 
-    artifact, config = policy.artifact, session_config(_settings(policy), SESSIONS_PER_USER * len(world.users))
+    artifact, config = policy.artifact, session_config(settings, SESSIONS_PER_USER * len(world.users))
     return SessionEnvironment(world, artifact.context, artifact.item, artifact.action_items, config, seed)
 
 
-def _greedy(policy: Policy) -> Any:
+def greedy_choice(policy: Policy) -> Any:
+    """Return the choice of a session policy without exploration, as `SessionPlayer.play` takes it."""
     from recpolicy.evaluation.sessions import best
 
     width = policy.artifact.context.shape[1]

@@ -19,11 +19,12 @@ def evaluate_policy(
     rounds: Optional[Input[Dataset]] = None,
     incumbent: Optional[Input[Model]] = None,
     users: str = "all",
+    sessions: bool = False,
     registry: str = "",
     champion: str = "",
     seed: int = 0,
 ):
-    """Evaluate a policy on held-out ratings, on logged rounds that it did not learn from, or on both.
+    """Evaluate a policy on held-out ratings, and on logged rounds that it did not learn from or in simulated sessions.
 
     Args:
         policy: The policy artifact.
@@ -32,9 +33,12 @@ def evaluate_policy(
         likes: ROC curve and confusion matrix of likes (ratings of 4 and more) on held-out ratings.
         page: The same as tables.
         ratings: Output of fetch_data; adds held-out choice, nDCG and RMSE, with the baselines.
-        rounds: Output of ingest_log; adds the off-policy value and the gain over the incumbent.
+        rounds: Output of ingest_log; adds the off-policy value and the gain over the incumbent. Policies of sessions
+            are evaluated in simulated sessions instead.
         incumbent: Policy to compare with; without one, the champion or the logging policy.
-        users: Users whose rounds count: all, or a half of them, selection or gate.
+        users: Users whose rounds or sessions count: all, or a half of them, selection or gate. The selection leaves out
+            the held-out ratings.
+        sessions: Evaluate a policy of single rounds in simulated sessions, too.
         registry: Folder of the registry of the champion.
         champion: Output of find_champion; the policy is compared with it. Empty: there is none.
         seed: Seed of the resamples of the intervals.
@@ -52,6 +56,7 @@ def evaluate_policy(
         rounds=rounds.path if rounds else None,
         incumbent=incumbent.path if incumbent else None,
         users=users,
+        sessions=sessions,
         registry=registry,
         champion=champion,
         seed=seed,

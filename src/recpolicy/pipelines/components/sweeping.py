@@ -13,12 +13,12 @@ def plan_sweep(agents: list, seeds: list, grid: dict) -> list:
     """List the trials of a sweep: agents x seeds x settings.
 
     Args:
-        agents: Names of agents that learn from logs.
+        agents: Names of agents that learn from logs or in sessions.
         seeds: Seeds; every agent is trained with each.
         grid: Settings of agents with the values to try, such as {"alpha": [0.5, 1.0]}; an agent takes those it has.
 
     Returns:
-        One mapping a trial: agent, seed, agent_settings.
+        One mapping a trial: agent, seed, agent_settings, and whether the trials are compared in sessions.
     """
     from recpolicy.pipelines import steps
 
@@ -38,7 +38,7 @@ def compare_policies(
     Args:
         evaluations: Output of evaluate_policy for every trial.
         policies: The trials' policies, in the same order.
-        best: The policy with the highest value on logged rounds.
+        best: The policy with the highest value on logged rounds, or in sessions if any trial is a policy of sessions.
         choice: Its agent, settings, seed and value, as JSON.
         page: All trials, best first.
     """

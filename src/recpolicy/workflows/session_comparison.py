@@ -1,0 +1,157 @@
+"""Compare a policy with another one in paired simulated sessions of the evaluation world.
+
+W users of the world, U users and I items of the data, A action items. Both policies meet the same users with
+the same random numbers, so the gain is paired, with a t interval over users. The sessions are simulated: they show
+a gain given the world's assumptions (docs/explanation/simulator.md), not a gain in service.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import ConfigError
+from recpolicy.core.statistics import Interval, ratio_interval
+from recpolicy.core.tensorflow_setup import silence_libraries
+from recpolicy.data.splits import Split
+from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
+from recpolicy.inference.predictor import Policy
+from recpolicy.models.rating_models import fit_rating_model
+from recpolicy.models.session_world import SessionWorld
+from recpolicy.workflows.held_out_evaluation import check_trained_on
+from recpolicy.workflows.log_evaluation import check_same_ids
+from recpolicy.workflows.session_evaluation import (
+    SESSIONS_PER_USER,
+    check_comparable,
+    greedy_choice,
+    policy_environment,
+    session_settings,
+)
+from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds
+
+GREEDY_RATING_MODEL = "the greedy rating model"
+
+
+@dataclass(frozen=True)
+class SessionComparison:
+    """A policy against a baseline in the same simulated sessions."""
+
+    baseline: str
+    """Name of the policy that it is compared with."""
+    world: str
+    reward: Interval
+    """Mean reward of a session."""
+    gain: Interval
+    """Mean reward of a session minus the baseline's, paired by user."""
+    length: float
+    """Mean number of items in a session."""
+    users: int
+    sessions: int
+    user: NDArray[np.int32] = field(repr=False, compare=False)
+    """Rows [W] of the user table."""
+    gain_by_user: NDArray[np.float64] = field(repr=False, compare=False)
+    """Gain [W] of each user."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "baseline": self.baseline, "world": self.world, "reward": self.reward.as_dict(),
+            "gain": self.gain.as_dict(), "length": self.length, "users": self.users, "sessions": self.sessions,
+        }  # fmt: skip
+
+    def group_gains(self, groups: Groups) -> dict[str, GroupFigure]:
+        """Return the gain within each group of users [U]."""
+        ones = np.ones(len(self.user))
+        return group_figures(groups.of(self.user), self.gain_by_user, ones, float(np.ptp(self.gain_by_user)))
+
+
+def compare_in_sessions(
+    policy: Policy,
+    incumbent: Policy | None,
+    split: Split,
+    seed: int = 0,
+    users: NDArray[np.bool_] | None = None,
+) -> SessionComparison:
+    """Return the comparison of two policies in simulated sessions.
+
+    Either policy may be one of single rounds: it shows its best items one after the other.
+
+    Args:
+        policy: The candidate, trained on this split.
+        incumbent: The policy in service; None compares with the greedy rating model of the candidate's features.
+        split: The split, with timestamps.
+        seed: Seed of the sessions.
+        users: True [U] for the users whose sessions count; None counts all users of the evaluation world.
+
+    Raises:
+        ConfigError: Both policies are of sessions that cannot be compared, or no user of the world counts.
+        DataError: The candidate was trained on another train part, or the incumbent has other users or items.
+    """
+    silence_libraries()
+    check_trained_on("the policy", policy, split)
+    if incumbent is not None:
+        check_same_ids(policy, incumbent)
+        if policy.sequential and incumbent.sequential:
+            check_comparable({"the policy": policy, "the incumbent": incumbent}, own_worlds=True)
+    # The policy whose sessions these are: of two single-round policies, the candidate with the default settings.
+    host = incumbent if incumbent is not None and not policy.sequential and incumbent.sequential else policy
+    settings = session_settings(host) if host.sequential else SessionTrainConfig()
+    world = make_worlds(split, settings, policy.metadata["seed"]).evaluation_world
+    counted = np.ones(len(world.users), bool) if users is None else users[world.users]
+    if not counted.any():
+        raise ConfigError("sessions: none of the evaluation world's users counts; expected a split with more users")
+    runners = _Runners(host, settings, world, seed)
+    mine = runners.run(policy)
+    theirs = runners.run_table(_rating_model_table(policy, split)) if incumbent is None else runners.run(incumbent)
+    baseline = GREEDY_RATING_MODEL if incumbent is None else f"incumbent {incumbent.metadata['policy_digest'][:8]}"
+    reward, gain = mine.reward[counted], (mine.reward - theirs.reward)[counted]
+    ones = np.ones(len(gain))
+    return SessionComparison(
+        baseline, world.name, ratio_interval(reward, ones, float(np.ptp(reward))),
+        ratio_interval(gain, ones, float(np.ptp(gain))), float(mine.length[counted].mean()), len(gain),
+        SESSIONS_PER_USER * len(gain), world.users[counted], gain,
+    )  # fmt: skip
+
+
+def _rating_model_table(policy: Policy, split: Split) -> NDArray[np.floating]:
+    """Return the expected ratings [U, I] of the rating model behind the policy's features."""
+    metadata = policy.metadata
+    name, config = metadata["rating_model"]["name"], metadata["config"]["rating_model"]
+    return fit_rating_model(split.train, name, config, seed=metadata["rating_model"]["seed"]).mean
+
+
+@dataclass(frozen=True)
+class _ByUser:
+    reward: NDArray[np.float64]  # [W] mean over a user's sessions
+    length: NDArray[np.float64]  # [W]
+
+
+class _Runners:
+    """Runs policies in one world. Policies with the host's observations share one compiled runner."""
+
+    def __init__(self, host: Policy, settings: SessionTrainConfig, world: SessionWorld, seed: int):
+        self._host, self._world, self._seed = host, world, seed
+        self._runner = self._compile(host, settings)
+
+    def run(self, policy: Policy) -> _ByUser:
+        """Return the rewards of a policy of sessions or of single rounds."""
+        if not policy.sequential:
+            return self.run_table(policy.scores()[0])
+        runner = self._runner if policy is self._host else self._compile(policy, session_settings(policy))
+        return self._by_user(runner, greedy_choice(policy))
+
+    def run_table(self, score: NDArray[np.floating]) -> _ByUser:
+        """Return the rewards of showing each user's best items by a table [U, I]."""
+        from recpolicy.evaluation.sessions import by_table
+
+        return self._by_user(self._runner, by_table(score[self._world.users][:, self._host.artifact.action_items]))
+
+    def _compile(self, policy: Policy, settings: SessionTrainConfig) -> Any:
+        from recpolicy.evaluation.sessions import SessionRunner
+
+        return SessionRunner(policy_environment(policy, settings, self._world, self._seed))
+
+    def _by_user(self, runner: Any, choose: Any) -> _ByUser:
+        results = runner.run(choose, self._seed)
+        return _ByUser(results.by_user(results.reward), results.by_user(results.length.astype(np.float64)))
