@@ -97,6 +97,11 @@ def test_every_numeric_parameter_has_a_range(pipeline):
                 check_values({name: beyond}, {})
 
 
+def test_limit_of_the_gate_is_switched_off_by_a_word_or_by_null():
+    values = {"gate_settings": '{"margin": "off", "latency_ms": null}'}
+    assert checked_parameters("train", values)["gate_settings"] == {"margin": "off", "latency_ms": None}
+
+
 @pytest.mark.parametrize("words", [["agent"], ["=x"], ["seed=1", "seed=2"]])
 def test_malformed_parameter_words_are_rejected(words):
     with pytest.raises(ConfigError, match="param"):

@@ -129,8 +129,12 @@ def _check_value(name: str, value: Any) -> None:
             from recpolicy.workflows.logging_policies import LOGGING_POLICIES
 
             _check_choice("logging policy", value, LOGGING_POLICIES)
-        case "log_settings" | "ingest_settings" | "gate_settings":
+        case "log_settings" | "ingest_settings":
             build(_config_type(name), value, f"parameter {name}")
+        case "gate_settings":
+            from recpolicy.workflows.gating import gate_config
+
+            gate_config(value, f"parameter {name}")
         case "agents":
             _check_agents(value)
         case "seeds":
@@ -156,18 +160,13 @@ def _check_choice(kind: str, value: str, known: Iterable[str]) -> None:
 
 
 def _config_type(parameter: str) -> type[Any]:
-    match parameter:
-        case "log_settings":
-            from recpolicy.workflows.interaction_logs import LogConfig
+    if parameter == "log_settings":
+        from recpolicy.workflows.interaction_logs import LogConfig
 
-            return LogConfig
-        case "ingest_settings":
-            from recpolicy.data.log_ingest import IngestConfig
+        return LogConfig
+    from recpolicy.data.log_ingest import IngestConfig
 
-            return IngestConfig
-    from recpolicy.evaluation.gate import GateConfig
-
-    return GateConfig
+    return IngestConfig
 
 
 def _check_agents(agents: list[str]) -> None:
