@@ -193,10 +193,11 @@ async def recommend_all(state: AppState, requests: Sequence[ListRequest]) -> lis
     """Answer several requests, in a thread unless their lists are cached; an error takes the place of a list."""
     live = state.models.live
     exploration = state.settings.exploration if live.exploring else NO_EXPLORATION
-    together = live.challenger is None  # in a rollout, each variant is timed for each request
+    lists, together = live.champion.lists, live.challenger is None  # in a rollout, each request is timed by itself
+    cached = together and all(request.plain and _list_key(request, exploration) in lists for request in requests)
 
     def answer_all() -> list[ServedList | dict[str, Any]]:
-        if together:
+        if together and not cached:
             compute_lists(live.champion, requests, exploration)
         answers: list[ServedList | dict[str, Any]] = []
         for request in requests:
@@ -206,8 +207,6 @@ async def recommend_all(state: AppState, requests: Sequence[ListRequest]) -> lis
                 answers.append(item_error(error))
         return answers
 
-    lists = live.champion.lists
-    cached = together and all(request.plain and _list_key(request, exploration) in lists for request in requests)
     return answer_all() if cached else await asyncio.to_thread(answer_all)
 
 
