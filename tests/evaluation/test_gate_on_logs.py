@@ -77,7 +77,7 @@ def rare_failures(seed, rounds=700):
 
 @pytest.mark.parametrize("situation", [unsupported_incumbent, missing_mass, rare_failures])
 def test_a_worse_policy_hardly_ever_passes(situation):
-    """100 logs; before, 17 to 60 of them passed."""
+    """100 logs each."""
     assert sum(verdict_of(situation(seed)) == "pass" for seed in range(100)) <= 3
 
 
