@@ -34,7 +34,7 @@ class TestSlateEnvironment(SessionEnvironmentContract):
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"slate_size": 0}, "SlateConfig: slate_size is 0: expected greater than 0"),
+            ({"slate_size": 0}, "SlateConfig: slate_size is 0: expected greater than or equal to 1"),
             ({"continuation_probability": 0.0}, r"continuation_probability is 0.0: expected greater than 0"),
             ({"continuation_probability": 1.5}, r"continuation_probability is 1.5: expected less than or equal to 1"),
         ],

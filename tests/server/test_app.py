@@ -78,7 +78,8 @@ def test_predict_answers_what_the_policy_says(app, items):
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     Estimates.model_validate(answer.json())
-    assert answer.json()["rows"] == loaded("linucb").predict([9, 7], items).to_dict(orient="records")
+    table = loaded("linucb").predict([9, 7], items).drop(columns=["low", "high"])
+    assert answer.json()["rows"] == table.to_dict(orient="records")
 
 
 def test_more_rows_than_are_encoded_at_once_arrive_whole_and_in_order(app):

@@ -225,7 +225,7 @@ def test_a_checkpoint_that_does_not_fit_or_is_damaged_is_refused(unbroken, tmp_p
 
 @pytest.mark.parametrize("setting", ["total_timesteps", "log_rows", "checkpoint_every_steps"])
 def test_settings_below_one_are_refused(setting):
-    with pytest.raises(ConfigError, match=f"{setting} is 0: expected greater than 0"):
+    with pytest.raises(ConfigError, match=f"{setting} is 0: expected greater than or equal to 1"):
         SessionRunConfig(**{setting: 0})
 
 

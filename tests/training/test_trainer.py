@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_agent_or_a_damaged_one_is_refused(tmp_path):
 
 @pytest.mark.parametrize("setting", ["total_timesteps", "log_rows", "checkpoint_every_steps"])
 def test_settings_below_one_are_refused(setting):
-    with pytest.raises(ConfigError, match=f"{setting} is 0: expected greater than 0"):
+    with pytest.raises(ConfigError, match=f"{setting} is 0: expected greater than or equal to 1"):
         OnlineConfig(**{setting: 0})
 
 

@@ -159,7 +159,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(tmp_p
             r"uniform_mix is 1\.5: expected",
         ),
         ("linucb", {"batch_size": 0}, {}, r"batch_size is 0: expected"),
-        ("linucb", {"total_timesteps": 0}, {}, r"total_timesteps is 0: expected greater than 0"),
+        ("linucb", {"total_timesteps": 0}, {}, r"total_timesteps is 0: expected greater than or equal to 1"),
         ("linucb", {"mode": "offline", "epochs": 0}, {}, r"epochs is 0: expected"),
         ("linucb", {}, {"beta": 1}, r"linucb: no setting named 'beta'"),
         ("linucb", {}, {"precision": 0}, "precision is 0: expected greater than 0"),
