@@ -86,7 +86,7 @@ def test_pages_are_ingested_before_they_are_learnt_from(capsys, directory, log):
     line = refused(recpolicy(capsys, "train", "linucb", "--config", "train.toml", "--log", "pages", "--out", "never"))
     assert "pages: a log of slates; ingest it first: recpolicy log ingest pages" in line
     line = refused(recpolicy(capsys, "log", "ingest", "pages/slates.parquet", "--out", "never"))
-    assert "pages/slates.parquet: a file; expected the folder of a log" in line
+    assert "pages/slates.parquet: this is a file; expected the folder of a log" in line
     assert not (directory / "never").exists()
 
 
