@@ -266,7 +266,7 @@ def test_standardising_does_not_hide_that_a_world_pays_nan(tmp_path, monkeypatch
     """It turns what does not vary into 0, and NaN compares with nothing."""
     game = environment()
     spoilt_after(game, 0, monkeypatch)
-    with pytest.raises(DivergedError, match=r"before step 64: .* there is no checkpoint yet"):
+    with pytest.raises(DivergedError, match=r"before step 64: .* no checkpoint was made yet"):
         train_in_sessions(game, make("reinforce"), config("reinforce"), tmp_path)
 
 
@@ -291,7 +291,7 @@ def test_numbers_that_are_not_finite_are_never_kept(tmp_path, monkeypatch, name,
 
     monkeypatch.setattr(session_trainer, "SessionLoop", Ruining)
     size = BLOCK[name]
-    said = rf"before step {4 * size}: .*{part}.* has numbers that are not finite; the checkpoint of step {2 * size}"
+    said = rf"before step {4 * size}: .*{part}.* holds numbers that are not finite; the checkpoint of step {2 * size}"
     with pytest.raises(DivergedError, match=said):
         train_in_sessions(environment(), agent, config(name), tmp_path)
     assert {path.stem for path in (tmp_path / "checkpoints").glob("*.index")} == {f"ckpt-{2 * size}"}
