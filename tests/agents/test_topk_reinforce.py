@@ -20,7 +20,7 @@ from recpolicy.agents.topk_reinforce import (
 from recpolicy.core.errors import ConfigError
 
 SEED = tf.constant([1, 1], tf.int32)
-UNCLIPPED = 1e12
+UNCLIPPED = 1e6
 TEN = np.arange(1, 11)
 BETA = (11 - TEN) / 55
 """Of ten items the behavior shows those most that pay least: item i pays i."""

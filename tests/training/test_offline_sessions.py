@@ -34,7 +34,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "known_
 from problems import BAIT, BEST_RETURN, OPENER, chain, make_agent, mean_return, opening
 
 STEPS, ITEMS, BATCH = 8, 24, 200
-UNCLIPPED = 1e12
+UNCLIPPED = 1e6
 TEN = np.arange(1, 11)
 FOLLOWING = TEN * (11 - TEN) / np.sum(TEN * (11 - TEN))
 """Where a policy ends that takes the pairs as they were logged: pi = r beta / sum r beta."""

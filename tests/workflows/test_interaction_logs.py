@@ -163,7 +163,9 @@ def test_policies_that_cannot_log_these_rounds_are_refused(tmp_path):
     with pytest.raises(DataError, match="other users or items than those of the logging policy"):
         simulate(tmp_path / "log", fewer)
     sequential = Policy(replace(artifact, policy={**artifact.policy, "view": np.array("last_n")}))
-    with pytest.raises(ConfigError, match="linucb is a session policy; a log of rounds or slates needs a policy of single rounds"):
+    with pytest.raises(
+        ConfigError, match="linucb is a session policy; a log of rounds or slates needs a policy of single rounds"
+    ):
         simulate(tmp_path / "log", sequential)
     assert list(tmp_path.iterdir()) == []
 

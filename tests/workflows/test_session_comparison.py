@@ -6,7 +6,7 @@ from randomized_policies import policy
 from trained_policies import loaded, miniature_split
 
 from recpolicy.core.errors import ConfigError
-from recpolicy.evaluation.groups import groups_of
+from recpolicy.evaluation.groups import make_groups
 from recpolicy.workflows.session_comparison import GREEDY_RATING_MODEL, compare_in_sessions
 
 
@@ -45,9 +45,19 @@ def test_groups_and_chosen_users_partition_the_sessions(against_linucb):
     both = np.concatenate([first.gain_by_user, second.gain_by_user])
     assert sorted(both) == sorted(against_linucb.gain_by_user)
     split = miniature_split()
-    groups = groups_of(split.train.users, np.bincount(split.train.user, minlength=users))
+    groups = make_groups(split.train.users, np.bincount(split.train.user, minlength=users))
     figures = against_linucb.group_gains(groups)
     parts = [figures[name] for name in ("fewer ratings", "more ratings") if name in figures]
     assert sum(part.users for part in parts) <= against_linucb.users
     with pytest.raises(ConfigError, match="none of the evaluation world's users counts"):
         compare_in_sessions(policy("ppo", "last_n"), None, split, users=np.zeros(users, bool))
+
+
+def test_one_list_for_all_users_has_the_diversity_of_one_item():
+    """A session never repeats an item, so its steps are described apart."""
+    split = miniature_split()
+    items = len(loaded("highest_mean").artifact.action_items)
+    same = compare_in_sessions(loaded("highest_mean"), None, split).actions
+    assert same.actions == items
+    assert same.diversity < 3 / items  # nearly one item a step; responses end sessions at different steps only
+    assert compare_in_sessions(loaded("random"), None, split).actions.diversity > 10 / items

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from recpolicy.core.statistics import Interval, mean_interval
 from recpolicy.environments.session import Session, SessionEnvironment
 from recpolicy.environments.session_dynamics import like_odds, stay_odds
+from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 
 Choose = Callable[[Session, NDArray[np.float32], NDArray[np.bool_], np.random.Generator], NDArray[np.integer]]
 """(session, observation [N, O], mask [N, A], rng) -> actions [N]. Only informed baselines may look at the session."""
@@ -31,6 +32,20 @@ class SessionResults:
     likes: NDArray[np.int64]  # [N]
     watched: NDArray[np.float64]  # [N] sum of watch fractions
     user: NDArray[np.int32]  # [N] rows of the world's users
+    shown: NDArray[np.int64]  # [S, An] times that each item was shown at each step
+
+    def diversity(self) -> ActionDiversity:
+        """Return the diversity of the items shown at a step, as a mean over the items shown.
+
+        Steps are described apart: a session never repeats an item, so even one list for all users shows many items.
+        """
+        steps = self.shown[self.shown.sum(axis=1) > 0]
+        share = steps.sum(axis=1) / steps.sum()
+        spread = [action_diversity(step) for step in steps]
+        return ActionDiversity(
+            float(share @ [step.diversity for step in spread]), int((steps.sum(axis=0) > 0).sum()),
+            float(share @ [step.modal_share for step in spread]), steps.shape[1],
+        )  # fmt: skip
 
     def by_user(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return means of `values` [N] per user, of the users with sessions."""
@@ -61,11 +76,13 @@ class SessionRunner:
         going = np.ones(sessions, bool)
         reward, watched = np.zeros(sessions), np.zeros(sessions)
         length, likes = np.zeros(sessions, np.int64), np.zeros(sessions, np.int64)
+        shown = np.zeros((environment.config.max_episode_steps, environment.actions), np.int64)
         for step in range(environment.config.max_episode_steps):
             observation, mask = (part.numpy() for part in self._observe(session))
             action = tf.constant(choose(session, observation, mask, rng), tf.int32)
             done = self._transition(session, action, environment.noise(tf.constant(seed * 1000 + step, tf.int64)))
             session = done.session
+            shown[step] = np.bincount(action.numpy()[going], minlength=shown.shape[1])
             reward += going * done.reward.numpy()
             length += going
             likes += going & done.response.like.numpy()
@@ -73,7 +90,7 @@ class SessionRunner:
             going &= ~(done.terminated.numpy() | done.truncated.numpy())
             if not going.any():
                 break
-        return SessionResults(reward, length, likes, watched, user)
+        return SessionResults(reward, length, likes, watched, user, shown)
 
 
 def by_table(score: NDArray[np.floating]) -> Choose:

@@ -72,12 +72,15 @@ class CandidateEvaluation:
     """Name of the policy that `log_comparison` compares with."""
     seed: int
     actions: ActionDiversity
-    """Diversity of the policy's best items, over the logged rounds or, without a log, over all users."""
+    """Diversity of the policy's best items, over the logged rounds or, without a log, over all users; of a policy of
+    sessions, of the items that it shows at a step."""
     log_groups: Mapping[str, GroupFigure]
     """Gain on the log by group of users; empty without a log."""
     latency: Latency
     inputs: Mapping[str, str | None]
     """Digests of all inputs."""
+    actions_over: str = "all users"
+    """Choices behind `actions`: all users, logged rounds or simulated sessions."""
     sessions: SessionComparison | None = None
     """The policy in simulated sessions."""
     session_groups: Mapping[str, GroupFigure] = field(default_factory=dict)
@@ -105,7 +108,7 @@ class CandidateEvaluation:
             "inputs": dict(self.inputs),
             "actions": {
                 **asdict(self.actions),
-                "over": "all users" if self.log_comparison is None else "logged rounds",
+                "over": self.actions_over,
             },
             "latency": asdict(self.latency),
         }
@@ -287,6 +290,12 @@ def evaluate_candidate(
     in_world = None
     if in_sessions and split is not None:
         in_world = compare_in_sessions(policy, incumbent, split, seed, session_users)
+    if policy.sequential and in_world is not None:
+        actions, over = in_world.actions, "simulated sessions"
+    elif log_comparison is not None:
+        actions, over = log_comparison.actions, "logged rounds"
+    else:
+        actions, over = _action_diversity(policy), "all users"
     artifact = policy.artifact
     groups = make_groups(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
     return CandidateEvaluation(
@@ -296,7 +305,8 @@ def evaluate_candidate(
         log_comparison=log_comparison,
         baseline="the logging policy" if on_log is None else f"incumbent {on_log.metadata['policy_digest'][:8]}",
         seed=seed,
-        actions=_action_diversity(policy) if log_comparison is None else log_comparison.actions,
+        actions=actions,
+        actions_over=over,
         log_groups={} if log_comparison is None else log_comparison.group_gains(groups),
         latency=measure_latency(policy),
         inputs=_inputs(policy, incumbent, split, log),

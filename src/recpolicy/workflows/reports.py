@@ -154,7 +154,9 @@ def _log_summary(evaluated: CandidateEvaluation | None) -> list[tuple[str, str]]
 
 def _suggestions(policy: Policy, user: Any) -> tuple[str, Any]:
     user = policy.artifact.users["user_id"].iloc[0] if user is None else user
-    table = policy.recommend(user, k=10)[["rank", "title", "rating", "std", "value", "probability"]]
+    table = policy.recommend(user, k=10)
+    # A session policy has no value of a single item, but one of the session.
+    table = table[[name for name in _SUGGESTED if name in table]]
     return f"Suggestions for user {user}: items not yet rated", table.set_index("rank")
 
 
@@ -223,6 +225,7 @@ def _figures(
 
 
 Tables = list[tuple[str, pd.DataFrame]]
+_SUGGESTED = ("rank", "title", "rating", "std", "value", "session_value", "probability")
 LOG_NOTE = (
     "Values on logged rounds are off-policy estimates: the reward of the policy, without exploration, in the rounds"
     " that another policy logged. They need true propensities and overlap; the effective sample size measures the"

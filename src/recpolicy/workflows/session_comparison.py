@@ -15,6 +15,7 @@ from recpolicy.core.errors import ConfigError
 from recpolicy.core.statistics import Interval, ratio_interval
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
+from recpolicy.evaluation.diversity import ActionDiversity
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 from recpolicy.inference.predictor import Policy
 from recpolicy.models.rating_models import fit_rating_model
@@ -48,6 +49,8 @@ class SessionComparison:
     """Mean number of items in a session."""
     users: int
     sessions: int
+    actions: ActionDiversity
+    """Diversity of the items that the policy showed at a step."""
     user: NDArray[np.int32] = field(repr=False, compare=False)
     """Rows [W] of the user table."""
     gain_by_user: NDArray[np.float64] = field(repr=False, compare=False)
@@ -110,7 +113,7 @@ def compare_in_sessions(
     return SessionComparison(
         baseline, world.name, ratio_interval(reward, ones, float(np.ptp(reward))),
         ratio_interval(gain, ones, float(np.ptp(gain))), float(mine.length[counted].mean()), len(gain),
-        SESSIONS_PER_USER * len(gain), world.users[counted], gain,
+        SESSIONS_PER_USER * len(gain), mine.actions, world.users[counted], gain,
     )  # fmt: skip
 
 
@@ -125,6 +128,7 @@ def _rating_model_table(policy: Policy, split: Split) -> NDArray[np.floating]:
 class _ByUser:
     reward: NDArray[np.float64]  # [W] mean over a user's sessions
     length: NDArray[np.float64]  # [W]
+    actions: ActionDiversity
 
 
 class _Runners:
@@ -154,4 +158,5 @@ class _Runners:
 
     def _by_user(self, runner: Any, choose: Any) -> _ByUser:
         results = runner.run(choose, self._seed)
-        return _ByUser(results.by_user(results.reward), results.by_user(results.length.astype(np.float64)))
+        length = results.by_user(results.length.astype(np.float64))
+        return _ByUser(results.by_user(results.reward), length, results.diversity())
