@@ -139,7 +139,7 @@ def _check_value(name: str, value: Any) -> None:
             _check_agents(value)
         case "seeds":
             _, largest = RANGES["seed"]
-            if not value or any(isinstance(seed, bool) or seed not in range(largest + 1) for seed in value):
+            if not value or not all(_is_whole(seed, largest) for seed in value):
                 raise ConfigError(
                     f"parameter seeds is {value}; expected a list of whole numbers from 0, such as [0, 1]"
                 )
@@ -152,6 +152,11 @@ def _check_value(name: str, value: Any) -> None:
         case "policy" | "log":
             if not value.strip():
                 raise ConfigError(f"parameter {name} is empty: give the path or address of the artifact")
+
+
+def _is_whole(seed: Any, largest: float) -> bool:
+    """Return whether a seed is a whole number from 0 to `largest`. Kubeflow passes numbers in a list as floats."""
+    return not isinstance(seed, bool) and isinstance(seed, int | float) and 0 <= seed <= largest and seed == int(seed)
 
 
 def _check_choice(kind: str, value: str, known: Iterable[str]) -> None:
