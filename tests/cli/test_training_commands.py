@@ -63,7 +63,7 @@ def test_agent_learns_from_the_earlier_rounds_of_a_log(capsys, directory):
     [
         ("train = 3\n", "bad.toml: train: expected a table"),
         ("[train]\ntotal_timesteps = 0\n", "total_timesteps is 0"),
-        ("[agent]\nprecision = -1\n", "precision is -1: expected greater than 0"),
+        ("[agent]\nprecision = -1\n", "precision is -1: expected greater than or equal to"),
         ("[rating_model]\nrang = 1\n", "no setting named 'rang'. Did you mean 'rank'?"),
     ],
 )

@@ -25,7 +25,7 @@ from recpolicy.workflows.policy_training import train
 from recpolicy.workflows.session_logs import read_log
 from recpolicy.workflows.training_data import training_data
 
-WORLD = shop()
+WORLD = shop(users=100)
 QUICK = {"mode": "log", "rank": 5}
 SWEEPS = {"sweeps": 60}
 
@@ -47,9 +47,9 @@ def learn(folder, out, agent="linucb"):
 
 @pytest.fixture(scope="module")
 def clicks(tmp_path_factory):
-    """A folder with an imported log of 8,000 rounds, its rounds and two policies learnt from them."""
+    """A folder with an imported log of 30,000 rounds, its rounds and two policies learnt from them."""
     folder = tmp_path_factory.mktemp("clicks")
-    import_log(write_open_bandit(folder / "clicks.csv", read_complete_rounds(WORLD, 8_000)), folder / "log", "obd")
+    import_log(write_open_bandit(folder / "clicks.csv", read_complete_rounds(WORLD, 30_000)), folder / "log", "obd")
     ingest_log(folder / "log", folder / "rounds")
     learn(folder / "rounds", folder / "linucb")
     learn(folder / "rounds", folder / "ucb1", "ucb1")
@@ -78,7 +78,7 @@ def test_the_fit_part_is_what_the_training_rounds_say_and_the_test_part_what_the
 
 
 def test_what_the_estimate_says_is_true(clicks):
-    """1,600 rounds for evaluation; intervals of 95 %."""
+    """6,000 rounds for evaluation; intervals of 95 %."""
     policy = load_policy(clicks / "linucb")
     truth = WORLD.value(policy)
     assert truth > WORLD.logged_value + 0.1  # it has learnt tastes, not only what is shown

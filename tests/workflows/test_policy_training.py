@@ -162,7 +162,7 @@ def test_a_training_that_fails_leaves_no_policy_behind_and_can_be_finished(tmp_p
         ("linucb", {"total_timesteps": 0}, {}, r"total_timesteps is 0: expected greater than or equal to 1"),
         ("linucb", {"mode": "offline", "epochs": 0}, {}, r"epochs is 0: expected"),
         ("linucb", {}, {"beta": 1}, r"linucb: no setting named 'beta'"),
-        ("linucb", {}, {"precision": 0}, "precision is 0: expected greater than 0"),
+        ("linucb", {}, {"precision": 0}, "precision is 0: expected greater than or equal to"),
         ("eps_greedy", {}, {"epsilon": 2}, "epsilon is 2: expected less than or equal to 1"),
     ],
 )

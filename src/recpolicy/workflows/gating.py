@@ -200,6 +200,9 @@ def register(
         registry: The folder of a registry, or empty.
         promote: Replace the champion.
 
+    Returns:
+        Verdict, digest, version number, and the champion after the registration.
+
     Raises:
         ArtifactError: The policy is damaged, or the record is of another policy or not a pass.
     """

@@ -130,24 +130,27 @@ function change(old, item, rank) {
   return by === 0 ? null : el("span", { class: by > 0 ? "tag up" : "tag down", text: `${by > 0 ? "▲" : "▼"} ${old.rank} → ${rank}` });
 }
 
+/** Return the policy's own estimate of an item, which learns from feedback; of session policies the rating. */
+const estimate = (item) => item?.value ?? item?.rating ?? null;
+
 /** Show the old and the new list side by side. */
 function drawMoved() {
   if (!before) return show($("moved"));
   const now = [...list.items.map((item, place) => ({ ...item, rank: place + 1 })), ...gone];
   const all = now.map((item) => ({ item, old: before.get(item.item_id) }));
-  const rows = all.filter(({ item, old }) => rated.has(item.item_id) || !old || old.rank !== item.rank || old.rating !== item.rating);
+  const rows = all.filter(({ item, old }) => rated.has(item.item_id) || !old || old.rank !== item.rank || estimate(old) !== estimate(item));
   if (!rows.length) return show($("moved"), el("p", { class: "hint", text: "The list has not changed." }));
   rows.sort((a, b) => rated.has(b.item.item_id) - rated.has(a.item.item_id)); // rated items first
   const still = all.length - rows.length;
-  const step = ({ item, old }) => (old && item.rating !== null && old.rating !== null ? item.rating - old.rating : null);
+  const step = ({ item, old }) => (estimate(old) !== null && estimate(item) !== null ? estimate(item) - estimate(old) : null);
   return show($("moved"), el("details", { class: "panel", open: true, data: { key: "moved" } },
     el("summary", {}, el("h3", { text: "Changes of the list" }), el("span", { class: "hint", text: " before → now" })),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Changes of the list" }, el("table", {},
-      el("thead", {}, el("tr", {}, ["Item", "Rank", "Rating", "Change"].map((text) => el("th", { scope: "col", text })))),
+      el("thead", {}, el("tr", {}, ["Item", "Rank", "Value", "Change"].map((text) => el("th", { scope: "col", text })))),
       el("tbody", {}, rows.map((row) => el("tr", { class: rated.has(row.item.item_id) ? "mine" : null },
         el("th", { scope: "row", text: titleOf(row.item) }),
         el("td", { text: `${row.old?.rank ?? "–"} → ${row.item.rank ?? "out"}` }),
-        el("td", { text: `${number(row.old?.rating, 3)} → ${number(row.item.rating, 3)}` }),
+        el("td", { text: `${number(estimate(row.old), 3)} → ${number(estimate(row.item), 3)}` }),
         el("td", { class: step(row) > 0 ? "up" : step(row) < 0 ? "down" : null, text: step(row) === null ? "–" : signed(step(row), 3) })))))),
     still > 0 && el("p", { class: "hint", text: `${still === 1 ? `One other ${itemLabel}` : `${still} other ${itemsLabel}`} did not change.` })));
 }
