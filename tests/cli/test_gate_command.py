@@ -75,7 +75,7 @@ def test_a_policy_that_fails_ends_in_1_and_says_by_what(capsys, tmp_path, rounds
 
 
 def test_no_verdict_ends_in_1(capsys, tmp_path, rounds):
-    config = LENIENT.replace("effective_sample_size = 0", "effective_sample_size = 1e9")
+    config = LENIENT.replace("effective_sample_size = 0", "effective_sample_size = 1e6")
     answer = gate(capsys, tmp_path, rounds, "--log-only", config=config)
     assert answer.code == 1
     assert "NO VERDICT" in answer.out

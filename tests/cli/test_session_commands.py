@@ -79,7 +79,7 @@ def test_evaluate_prints_both_tables_and_writes_both_into_metrics(run, capsys):
     assert groups
     written = json.loads((run / "metrics.json").read_text())
     assert {"policies", "sessions"} <= set(written)
-    assert set(written["sessions"]) == {"train", "evaluation_world"}
+    assert set(written["sessions"]) == {"training_world", "evaluation_world"}
     assert "ppo" in written["sessions"]["evaluation_world"]
 
 

@@ -73,5 +73,5 @@ def test_the_latest_pages_are_for_evaluation_in_whatever_order_they_stand(tmp_pa
 
 
 def test_a_default_reward_off_the_scale_is_refused_of_pages_too(tmp_path):
-    with pytest.raises(ConfigError, match=r"default_reward is 99; it must be in 1\.\.5"):
+    with pytest.raises(ConfigError, match=r"default_reward is 99\.0; it must be in 1\.\.5"):
         ingest_slates(write_hand(tmp_path), tables(), IngestConfig(default_reward=99))

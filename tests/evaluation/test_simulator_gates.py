@@ -46,7 +46,7 @@ def test_auc_counts_pairs_and_ties_half(rows):
 
 @pytest.mark.parametrize("only", [True, False])
 def test_auc_of_one_class_is_refused(only):
-    with pytest.raises(DataError, match="only one of them"):
+    with pytest.raises(DataError, match="expected both likes and non-likes"):
         auc(np.full(4, only), np.arange(4.0))
 
 

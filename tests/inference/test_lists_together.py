@@ -17,7 +17,7 @@ MASKS = st.lists(st.booleans(), min_size=6, max_size=6)
 @given(st.lists(st.tuples(SCORES, MASKS), min_size=1, max_size=4), st.integers(1, 8), st.integers(0, 7), st.booleans())
 def test_slates_of_several_users_are_those_of_each(users, k, top, exploring):
     score, allowed = np.array([user[0] for user in users]), np.array([user[1] for user in users])
-    config = ExplorationConfig(0.25 if exploring else 0.0, top)
+    config = ExplorationConfig(share=0.25 if exploring else 0.0, top=top)
     for place, slate in enumerate(untied_slates(score, allowed, k, config)):
         proper = np.isfinite(score[place][allowed[place]]).all() and allowed[place].any()
         if slate is None:

@@ -81,7 +81,7 @@ def test_session_agent_meets_the_champion_whatever_its_kind(inputs, tmp_path):
     linucb, ppo = inputs.train("linucb", "first"), inputs.train("ppo", "second")
     registry = Registry(tmp_path / "registry")
     version = registry.register(linucb)
-    registry.promote(version.number)
+    registry.promote(version.number, ungated=True)
     champion = steps.find_champion_step(ppo, str(tmp_path / "registry"))
     evaluation = inputs.evaluate(ppo, "met", registry=str(tmp_path / "registry"), champion=champion)
     assert json.loads(Path(evaluation).read_text())["sessions"]["baseline"].startswith("incumbent ")

@@ -11,8 +11,8 @@ from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.pipelines import inline
 from recpolicy.pipelines.compile import pipeline_yaml
 
-RESULTS = {"plan_sweep": [{"agent": "linucb", "seed": 0, "agent_settings": {}},
-                          {"agent": "lints", "seed": 1, "agent_settings": {"alpha": 0.5}}],
+RESULTS = {"plan_sweep": [{"agent": "linucb", "seed": 0, "agent_settings": {}, "sessions": False},
+                          {"agent": "lints", "seed": 1, "agent_settings": {"alpha": 0.5}, "sessions": False}],
            "find_incumbent": "runs/policy", "find_champion": "2 abc", "find_log": "runs/log",
            "gate_policy": "pass"}  # fmt: skip
 

@@ -53,13 +53,13 @@ def test_registration_says_who_is_champion_and_what_comes_next(tmp_path, registr
 def test_winner_of_a_sweep_has_its_settings_and_its_step(tmp_path):
     choice = {
         "agent": "lints", "settings": "precision 20.0", "seed": "1", "value": "3.91 [3.88, 3.95]", "trials": 4,
-        "trial": 3, "policy": "b",
+        "trial": 3, "policy": "b", "evidence": "on logged rounds",
     }  # fmt: skip
     artifacts = {
         "train-policy": {"policy": "a"}, "train-policy-2": {"policy": "b"},
         "compare-policies": {"choice": write(tmp_path, "choice", choice)},
     }  # fmt: skip
     assert RunOutcome.from_artifacts(artifacts).lines() == [
-        "winner: lints, precision 20.0, seed 1: value 3.91 [3.88, 3.95], best of 4 trials on the rounds of half the"
+        "winner: lints, precision 20.0, seed 1: value 3.91 [3.88, 3.95], best of 4 trials on logged rounds of half the"
         " users; its step: train-policy-2"
     ]

@@ -145,7 +145,8 @@ def test_the_demo_tells_the_whole_story(tmp_path):
     assert re.match(r"1,\d{3} ratings of 60 users on 80 items", told["Ratings"])
     assert "640 simulated interactions" in told["Policy"]
     table, suggestions = (value for value in told.values() if isinstance(value, pd.DataFrame))
-    assert list(table.index) == ["linucb", "random", "most_popular", "highest_mean", "rating_model", "oracle"]
+    baselines = ["random", "most_popular", "highest_mean", "rating_model", "svd"]
+    assert list(table.index) == ["linucb", *baselines, "oracle"]
     assert len(suggestions) == 5
     assert told["Report with the regret curve and all plots"] == tmp_path / "run" / "report.html"
     assert outside_resources((tmp_path / "run" / "report.html").read_text(encoding="utf-8")) == []

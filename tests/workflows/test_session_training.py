@@ -52,7 +52,9 @@ def test_the_artifact_says_where_it_comes_from(trained, worlds):
     assert policy.sequential
     metadata = policy.metadata
     assert metadata["agent"] == "q_learning"
-    assert metadata["training"] == {"mode": "sessions", "total_timesteps": 256, "world": worlds.training_world.name}
+    assert metadata["training"] == {
+        "mode": "sessions", "total_timesteps": 256, "world": worlds.training_world.name, "rewards": "simulated",
+    }  # fmt: skip
     assert metadata["config"]["train"]["simulator"]["fatigue_genre"] == 4.0
     assert metadata["rating_model"]["name"] == "svd"
     assert [row["step"] for row in read_csv(out / "metrics.csv")] == [128, 256]

@@ -18,7 +18,6 @@ import pandas as pd
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.files import atomic_directory, write_json
 from recpolicy.core.tensorflow_setup import silence_libraries
-from recpolicy.pipelines.parameters import is_session_agent
 
 _VALUES: Mapping[str, tuple[str, str, str]] = {
     "sessions": (
@@ -41,7 +40,7 @@ def plan_trials(agents: Sequence[str], seeds: Sequence[int], grid: Mapping[str, 
     Raises ConfigError for an unknown agent, and for a setting that no agent has.
     """
     silence_libraries()  # before TF-Agents is imported, which prints a notice of gym
-    from recpolicy.agents import agent_entry
+    from recpolicy.agents import SESSION_AGENTS, agent_entry
 
     known = {agent: {field.name for field in fields(agent_entry(agent).config)} for agent in agents}
     for name in grid:
@@ -53,7 +52,7 @@ def plan_trials(agents: Sequence[str], seeds: Sequence[int], grid: Mapping[str, 
         for values in itertools.product(*(grid[name] for name in names)):
             settings = dict(zip(names, values, strict=True))
             trials += [{"agent": agent, "seed": seed, "agent_settings": settings} for seed in seeds]
-    in_sessions = any(is_session_agent(agent) for agent in agents)
+    in_sessions = any(agent in SESSION_AGENTS for agent in agents)
     return [{**trial, "sessions": in_sessions} for trial in trials]
 
 

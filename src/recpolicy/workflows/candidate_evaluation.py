@@ -387,7 +387,7 @@ def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
 
 def _from_version_2(body: dict[str, Any]) -> dict[str, Any]:
     policy = rename_keys(body["policy"], {"content": "policy_digest"})
-    return {**body, "policy": policy, "inputs": rename_keys(body["inputs"], {"fit": "train"})}
+    return {**body, "policy": policy, "inputs": rename_keys(body.get("inputs", {}), {"fit": "train"})}
 
 
 def _from_version_3(body: dict[str, Any]) -> dict[str, Any]:
