@@ -62,7 +62,7 @@ def _mean_over_ties(
 
 @dataclass(frozen=True)
 class TopItems:
-    """Where the top k of all users fall in the catalog, in expectation over the order of ties."""
+    """The counts of items in the top k of all users, in expectation over the order of ties."""
 
     count: NDArray[np.float64]  # [I], expected number of users who have the item in their top k
     missed: NDArray[np.float64]  # [I], probability that no user has it there

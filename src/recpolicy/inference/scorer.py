@@ -60,7 +60,7 @@ class Scorer:
     def __init__(self, artifact: Artifact | InferenceArtifact, cache_bytes: int = CACHE_BYTES):
         self.artifact = artifact
         self.metadata: Mapping[str, Any] = {"agent": artifact.agent, **artifact.metadata}
-        """Where the policy comes from: agent, data, split and digests, config, seed, versions."""
+        """The origin of the policy: agent, data, split and digests, config, seed, versions."""
         self.sequential = artifact.sequential
         self.scale = artifact.scale
         self.action_items = artifact.action_items  # [A] item rows
