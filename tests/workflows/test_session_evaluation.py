@@ -11,6 +11,7 @@ from trained_policies import miniature_split
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.splits import split
 from recpolicy.inference.predictor import Policy
+from recpolicy.workflows import held_out_evaluation
 from recpolicy.workflows import session_evaluation as module
 from recpolicy.workflows.session_evaluation import evaluate_sessions
 from recpolicy.workflows.session_training import make_worlds
@@ -124,8 +125,25 @@ def test_the_reference_is_the_rating_model_that_the_policy_was_built_on(monkeypa
     def fit(_, name, config, *, seed):
         raise Asked(name, config["rank"], seed)
 
-    monkeypatch.setattr(module, "fit_rating_model", fit)
+    monkeypatch.setattr(held_out_evaluation, "fit_rating_model", fit)
     built = policy("ppo", "last_n").artifact.metadata["rating_model"]
     with pytest.raises(Asked) as asked:
         evaluate_sessions({"mine": retold(rating_model="bayesian_fm")}, miniature_split())
     assert asked.value.args[::2] == ("svd", built["seed"])
+
+
+def test_a_model_of_before_the_ordered_probit_is_fitted_without_it(monkeypatch):
+    """Artifacts of that time do not say so; today's default would be another model."""
+    fitted = []
+
+    def fit(_, name, config, *, seed):
+        fitted.append((name, config["ordinal"]))
+        raise InterruptedError
+
+    monkeypatch.setattr(held_out_evaluation, "fit_rating_model", fit)
+    metadata = policy("ppo", "last_n").artifact.metadata
+    model = {**metadata["rating_model"], "name": "bayesian_fm"}
+    old = changed(policy("ppo", "last_n"), {"rating_model": model})
+    with pytest.raises(InterruptedError):
+        evaluate_sessions({"mine": old}, miniature_split())
+    assert fitted == [("bayesian_fm", False)]

@@ -80,7 +80,7 @@ def evaluate(
     """
     for name, policy in policies.items():
         check_trained_on(name, policy, split)
-    model = _get_rating_model(next(iter(policies.values())), split.train) if policies else fit_rating_model(split.train)
+    model = get_rating_model(next(iter(policies.values())), split.train) if policies else fit_rating_model(split.train)
     tables = {name: _tables(policy) for name, policy in policies.items()} | all_baseline_tables(split, model, seed)
     embedding = embed(model, min(_RANK, *split.train.shape)).item
     result = evaluate_score_tables(split, tables, seed, embedding)
@@ -157,7 +157,7 @@ def _tables(policy: Policy) -> PolicyTables:
     return PolicyTables(policy.scores()[0], rating=policy.ratings()[0])
 
 
-def _get_rating_model(policy: Policy, train_ratings: Ratings) -> Any:
+def get_rating_model(policy: Policy, train_ratings: Ratings) -> RatingModel:
     """Return the rating model behind the policy's features, from the cache if it is still there."""
     rating_model = policy.metadata["rating_model"]
     config = policy.metadata["config"]["rating_model"]

@@ -18,9 +18,8 @@ from recpolicy.data.splits import Split
 from recpolicy.evaluation.diversity import ActionDiversity
 from recpolicy.evaluation.groups import GroupFigure, Groups, group_figures
 from recpolicy.inference.predictor import Policy
-from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_world import SessionWorld
-from recpolicy.workflows.held_out_evaluation import check_trained_on
+from recpolicy.workflows.held_out_evaluation import check_trained_on, get_rating_model
 from recpolicy.workflows.log_evaluation import check_same_ids
 from recpolicy.workflows.session_evaluation import (
     SESSIONS_PER_USER,
@@ -106,7 +105,9 @@ def compare_in_sessions(
         raise ConfigError("sessions: none of the evaluation world's users counts; expected a split with more users")
     runners = _Runners(host, settings, world, seed)
     mine = runners.run(policy)
-    theirs = runners.run_table(_rating_model_table(policy, split)) if incumbent is None else runners.run(incumbent)
+    theirs = (
+        runners.run_table(get_rating_model(policy, split.train).mean) if incumbent is None else runners.run(incumbent)
+    )
     baseline = GREEDY_RATING_MODEL if incumbent is None else f"incumbent {incumbent.metadata['policy_digest'][:8]}"
     reward, gain = mine.reward[counted], (mine.reward - theirs.reward)[counted]
     ones = np.ones(len(gain))
@@ -115,13 +116,6 @@ def compare_in_sessions(
         ratio_interval(gain, ones, float(np.ptp(gain))), float(mine.length[counted].mean()), len(gain),
         SESSIONS_PER_USER * len(gain), mine.actions, world.users[counted], gain,
     )  # fmt: skip
-
-
-def _rating_model_table(policy: Policy, split: Split) -> NDArray[np.floating]:
-    """Return the expected ratings [U, I] of the rating model behind the policy's features."""
-    metadata = policy.metadata
-    name, config = metadata["rating_model"]["name"], metadata["config"]["rating_model"]
-    return fit_rating_model(split.train, name, config, seed=metadata["rating_model"]["seed"]).mean
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.policy_scores import baseline_tables
 from recpolicy.inference.predictor import Policy
-from recpolicy.models.rating_models import fit_rating_model
 from recpolicy.models.session_world import SessionWorld
 from recpolicy.models.session_worlds import TwoWorlds
-from recpolicy.workflows.held_out_evaluation import METRICS_FILE, check_trained_on
+from recpolicy.workflows.held_out_evaluation import METRICS_FILE, check_trained_on, get_rating_model
 from recpolicy.workflows.session_training import SessionTrainConfig, make_worlds, session_config
 from recpolicy.workflows.training_data import coerce
 
@@ -117,9 +116,7 @@ def evaluate_sessions(
             raise ConfigError(f"{name} ({policy.artifact.agent}) was not trained in sessions")
     check_comparable(policies, own_worlds=worlds is not None)
     first = next(iter(policies.values()))
-    rating_model = first.metadata["rating_model"]
-    model_config = first.metadata["config"]["rating_model"]
-    model = fit_rating_model(split.train, rating_model["name"], model_config, seed=rating_model["seed"])
+    model = get_rating_model(first, split.train)
     tables = {name: table.score for name, table in baseline_tables(split.train, model).items()}
     both = worlds or make_worlds(split, session_settings(first), first.metadata["seed"])
     result = SessionEvaluation(
