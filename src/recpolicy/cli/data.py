@@ -88,8 +88,7 @@ def split(
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.data.splits import write_split
 
-    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    parts = split_ratings(_read(data, columns, scale, separator), name, seed)
+    parts = split_ratings(_read(data, user, item, rating, timestamp, scale, separator), name, seed)
     base, test = write_split(parts, out)
     counts = {"base": len(parts.train), "test": len(parts.test)}
     if as_json:
@@ -110,8 +109,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Print the numbers of users, items and ratings, and the distribution of the ratings."""
-    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    _print_summary(_read(path, columns, scale, separator), as_json)
+    _print_summary(_read(path, user, item, rating, timestamp, scale, separator), as_json)
 
 
 @app.command(epilog="Example: recpolicy data check ratings.csv --user uid --item film --rating stars")
@@ -126,16 +124,22 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check your ratings row by row; the message names file, line and value of the first error."""
-    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    _print_summary(_read(str(path), columns, scale, separator), as_json)
+    _print_summary(_read(str(path), user, item, rating, timestamp, scale, separator), as_json)
 
 
 def _read(
-    data: str, columns: dict[str, str | None], scale: tuple[float, float] | None, separator: str | None
+    data: str,
+    user: str | None,
+    item: str | None,
+    rating: str | None,
+    timestamp: str | None,
+    scale: tuple[float, float] | None,
+    separator: str | None,
 ) -> "Ratings":
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.read_options import reading_for
 
+    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
     named = {meaning: name for meaning, name in columns.items() if name is not None}
     separator = None if separator is None else separator.replace("\\t", "\t")
     with reading_for("option"):
