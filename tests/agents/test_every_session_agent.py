@@ -1,4 +1,4 @@
-"""Every agent of sessions passes the public contract; heads, observation encoders, trajectories and settings."""
+"""Every session agent passes the public contract; heads, observation encoders, trajectories and settings."""
 
 import numpy as np
 import pytest

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "write_an_agent.md"
 
 def run_session_blocks() -> dict[str, Any]:
     """Run the Python blocks of the section on sessions, in order; return the names that they define."""
-    section = PAGE.read_text(encoding="utf-8").split("## An agent of sessions\n")[1]
+    section = PAGE.read_text(encoding="utf-8").split("## A session agent\n")[1]
     names: dict[str, Any] = {"__name__": "write_an_agent"}
     for block in re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
         exec(compile(block, str(PAGE), "exec"), names)

@@ -168,9 +168,9 @@ def test_policies_and_logs_of_other_kinds_are_one_line(capsys, sessions):
     assert "linucb acts in single rounds, but" in line
     rounds = ("--log", sessions / "rounds.parquet")
     line = refused(recpolicy(capsys, "ope", "estimate", sessions / "leader", *rounds))
-    assert "topk_reinforce is a policy of sessions, but" in line
+    assert "topk_reinforce is a session policy, but" in line
     line = refused(estimate(capsys, sessions, "--baseline", sessions / "leader"))
-    assert "topk_reinforce is a policy of sessions, but" in line
+    assert "topk_reinforce is a session policy, but" in line
     line = refused(estimate(capsys, sessions, "--policy-mode", "greedy"))
     assert "policy_mode is only for logs of sessions" in line
     line = refused(of_sessions(capsys, sessions, "leader", "--baseline", sessions / "candidate"))

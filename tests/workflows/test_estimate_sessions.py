@@ -264,11 +264,11 @@ def test_wrong_words_are_refused(words, message):
 
 
 def test_a_policy_of_sessions_is_refused_on_anything_else():
-    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is not a log of sessions"):
+    with pytest.raises(ConfigError, match="topk_reinforce is a session policy, but hand is not a log of sessions"):
         check_log_type(policy(), False, hand_rounds().name)
-    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is not a log of sessions"):
+    with pytest.raises(ConfigError, match="topk_reinforce is a session policy, but hand is not a log of sessions"):
         estimate(policy(), hand_rounds())
-    with pytest.raises(ConfigError, match="topk_reinforce is a policy of sessions, but hand is not a log of sessions"):
+    with pytest.raises(ConfigError, match="topk_reinforce is a session policy, but hand is not a log of sessions"):
         estimate(policy(), hand_slates())
 
 
@@ -280,5 +280,5 @@ def test_sessions_are_read_from_a_file_or_its_folder_and_strange_ids_named(tmp_p
     with pytest.raises(DataError, match=r"sessions\.parquet: row \d+: user_id \d is none of the 4"):
         read_evaluation_log(few, tmp_path)
     (tmp_path / SESSIONS).unlink()
-    with pytest.raises(ConfigError, match="is a policy of sessions, but"):
+    with pytest.raises(ConfigError, match="is a session policy, but"):
         read_evaluation_log(policy(), tmp_path)

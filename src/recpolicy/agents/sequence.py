@@ -125,7 +125,7 @@ class SessionAgent(tf_agent.TFAgent):
     def _train(self, experience: trajectory.Trajectory, weights: Any = None) -> tf_agent.LossInfo:
         """Learn from a Trajectory [B, T + 1, ...] of one driver run; of the last step only the observation is used."""
         if weights is not None:
-            raise ValueError("agents of sessions take no example weights")
+            raise ValueError("session agents take no example weights")
         block = experience_from_trajectory(experience)
         with tf.init_scope():  # tensors that the learner keeps must outlive the traced function
             self.learner.prepare(block.action.shape.num_elements())

@@ -16,7 +16,7 @@ def gate(
         Path | None,
         typer.Option(
             "--log",
-            help="Folder that `recpolicy log ingest` wrote, or one file of rounds. Policies of sessions need none: they"
+            help="Folder that `recpolicy log ingest` wrote, or one file of rounds. Session policies need none: they"
             " are compared in simulated sessions.",
         ),
     ] = None,

@@ -256,7 +256,7 @@ def sweep(
             simulated sessions.
         seeds: Seeds of the trials.
         grid: Settings of agents with the values to try, such as {"alpha": [0.5, 1.0]}; an agent takes those it has.
-        total_timesteps: Items shown in the training of an agent of sessions.
+        total_timesteps: Items shown in the training of a session agent.
         gate_settings: Limits of the gate.
         registry: Folder of the registry (on a cluster a mounted path); empty keeps the policy as an artifact only.
         promote: Whether a policy that passes its gate replaces the champion. A registry without one always takes it.

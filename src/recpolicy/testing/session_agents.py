@@ -1,4 +1,4 @@
-"""The contract of agents of sessions, and random experience for their updates.
+"""The contract of session agents, and random experience for their updates.
 
 T steps, B sessions, A items, O columns of the observation. The contract trains the agent in the planted world of
 synthetic_sessions.py unless a subclass defines another environment.
@@ -102,7 +102,7 @@ class _Trained:
 
 
 class SessionAgentContract(abc.ABC):
-    """Checks that every agent of sessions must pass; inherit and define `make`."""
+    """Checks that every session agent must pass; inherit and define `make`."""
 
     blocks = 20
     """Blocks of experience per call of the compiled loop, which is called twice."""

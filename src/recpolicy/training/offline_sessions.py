@@ -145,7 +145,7 @@ def check_log(learner: SessionLearner, log: SessionLog, sight: ObservationBuilde
     """Raise ConfigError for an agent that cannot learn from sessions of others, DataError for a log it cannot use."""
     if type(learner) not in _UPDATES:
         raise ConfigError(
-            f"{learner.name} learns from its own sessions, not from logged ones; of the agents of sessions"
+            f"{learner.name} learns from its own sessions, not from logged ones; of the session agents"
             f" {' and '.join(LEARN_FROM_LOGS)} learn from logs"
         )
     if not len(log):

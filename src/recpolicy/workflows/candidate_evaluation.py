@@ -44,7 +44,7 @@ ALL_USERS, USER_HALVES = "all", ("selection", "gate")
 """Users whose rounds count in an evaluation; a sweep chooses on one half and gates on the other."""
 INCUMBENT = "incumbent"
 """The incumbent's name among the policies of the held-out evaluation."""
-_OF_SESSIONS = "a log of sessions; expected rounds. Use recpolicy ope estimate --log for policies of sessions"
+_OF_SESSIONS = "a log of sessions; expected rounds. Use recpolicy ope estimate --log for session policies"
 _LIKE = 0.75
 """A like is a rating in the upper quarter of the scale: 4 and more on 1..5."""
 
@@ -177,7 +177,7 @@ def evaluate_candidate_folder(
     Args:
         folder: The artifact of the candidate.
         split: The split of its training, or None.
-        rounds: A file of rounds for evaluation or the folder of an ingested log, or None. A policy of sessions leaves
+        rounds: A file of rounds for evaluation or the folder of an ingested log, or None. A session policy leaves
             them out: they hold no evidence on it.
         incumbent: The artifact of the policy in service; None compares with the logging policy.
         seed: Seed of the intervals and the sessions.
@@ -276,7 +276,7 @@ def evaluate_candidate(
         raise DataError("an evaluation needs held-out ratings or logged rounds: split and log are both None")
     in_sessions = sessions or policy.sequential or (incumbent is not None and incumbent.sequential)
     if in_sessions and split is None:
-        raise DataError("a policy of sessions is evaluated in simulated sessions: give the split of its training")
+        raise DataError("a session policy is evaluated in simulated sessions: give the split of its training")
     name = policy.artifact.agent
     tested = split if held_out else None
     choices = None
@@ -284,7 +284,7 @@ def evaluate_candidate(
         fair = incumbent is not None and incumbent.metadata["split"]["train"] == tested.train.digest
         policies = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
         choices = evaluate(policies, tested, seed=seed)
-    # A policy of sessions chooses by what came before, so single rounds hold no evidence on it.
+    # A session policy chooses by what came before, so single rounds hold no evidence on it.
     on_log = None if in_sessions else incumbent
     log_comparison = None if log is None else compare_on_log(policy, on_log, log, seed)
     in_world = None

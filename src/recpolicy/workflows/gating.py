@@ -108,7 +108,7 @@ def gate_candidate(
     Args:
         policy: The candidate.
         split: The split of its training; None evaluates on the log only.
-        log: A folder that `ingest_log` wrote, or a file of rounds; None for policies of sessions.
+        log: A folder that `ingest_log` wrote, or a file of rounds; None for session policies.
         incumbent: The policy in service; None is the logging policy, or in sessions the greedy rating model.
         config: The limits.
         seed: Seed of the intervals.
@@ -119,7 +119,7 @@ def gate_candidate(
 
     Raises:
         DataError: The log is not readable, or the policy has learned from it.
-        ConfigError: A policy of single rounds without a log, or a policy of sessions with one.
+        ConfigError: A policy of single rounds without a log, or a session policy with one.
         ArtifactError: `out` is a file.
     """
     if log is None and not policy.sequential and (incumbent is None or not incumbent.sequential):

@@ -212,7 +212,7 @@ def check_log_type(policy: Policy, sequential: bool, log: str) -> None:
     """Raise ConfigError for a policy of single rounds on a log of sessions, and vice versa."""
     if policy.sequential and not sequential:
         raise ConfigError(
-            f"{policy.artifact.agent} is a policy of sessions, but {log} is not a log of sessions: evaluate it on one"
+            f"{policy.artifact.agent} is a session policy, but {log} is not a log of sessions: evaluate it on one"
             " (recpolicy log simulate --sessions)"
         )
     if sequential and not policy.sequential:

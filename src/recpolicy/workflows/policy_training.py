@@ -90,7 +90,7 @@ def train(
         agent: A name in AGENTS or SESSION_AGENTS of recpolicy.agents.
         split: The ratings; only `split.train` is read.
         out: The folder to write; it must not exist.
-        config: A TrainConfig or its settings; for agents of sessions, such as ppo, a SessionTrainConfig.
+        config: A TrainConfig or its settings; for session agents, such as ppo, a SessionTrainConfig.
         agent_config: The agent's config or its settings.
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
@@ -189,7 +189,7 @@ def _check_mode(agent: str, settings: TrainConfig, log: BanditLog | SessionLog |
     if isinstance(log, SessionLog):
         raise ConfigError(
             f"{agent} learns from single rounds (recpolicy log ingest), not from sessions such as {log.name}; of the"
-            " agents of sessions topk_reinforce and dqn learn from those"
+            " session agents topk_reinforce and dqn learn from those"
         )
     if (log is not None) != (settings.mode == "log"):
         raise ConfigError(f"train: mode is {settings.mode!r}; a log goes with the mode 'log', and that needs a log")

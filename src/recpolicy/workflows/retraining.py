@@ -48,7 +48,7 @@ def retrain(incumbent: str | Path, log: BanditLog, out: str | Path, *, epochs: i
 
     Raises:
         ArtifactError: The incumbent is damaged or has no checkpoint, or `out` exists.
-        ConfigError: The agent cannot learn from logs, as baselines and agents of sessions.
+        ConfigError: The agent cannot learn from logs, as baselines and session agents.
         DataError: The log has items that the incumbent does not know, or no new rounds.
         DivergedError: A number of the training is not finite or absurdly large.
     """

@@ -133,7 +133,7 @@ class _Runners:
         self._runner = self._compile(host, settings)
 
     def run(self, policy: Policy) -> _ByUser:
-        """Return the rewards of a policy of sessions or of single rounds."""
+        """Return the rewards of a session policy or a single-round policy."""
         if not policy.sequential:
             return self.run_table(policy.scores()[0])
         runner = self._runner if policy is self._host else self._compile(policy, session_settings(policy))

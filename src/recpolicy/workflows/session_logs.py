@@ -73,7 +73,7 @@ def simulate_session_log(
     Args:
         split: The ratings; the worlds are fitted on both parts.
         out: The folder to write; it must not exist.
-        logging_policy: A name in SESSION_LOGGING_POLICIES, in the sessions of `train`; or a policy of sessions, in the
+        logging_policy: A name in SESSION_LOGGING_POLICIES, in the sessions of `train`; or a session policy, in the
             sessions that it was trained for, with its exploration. The policy does not learn.
         config: A SessionLogConfig or its settings.
         train: Settings of the sessions (SessionTrainConfig).
@@ -198,7 +198,7 @@ def _loaded(policy: Policy, split: Split) -> SessionLoggingPolicy:
 
     artifact = policy.artifact
     if not policy.sequential:
-        raise ConfigError(f"{artifact.agent} acts in single rounds; a log of sessions takes a policy of sessions")
+        raise ConfigError(f"{artifact.agent} acts in single rounds; a log of sessions takes a session policy")
     check_trained_on(artifact.agent, policy, split)
     exported = ExportedPolicy(artifact.estimator, artifact.head, dict(artifact.settings), dict(artifact.policy))
     return SessionLoggingPolicy(

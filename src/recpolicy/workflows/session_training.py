@@ -1,4 +1,4 @@
-"""Train an agent of sessions: features, simulated sessions or a log of sessions, the compiled loop, the artifact.
+"""Train a session agent: features, simulated sessions or a log of sessions, the compiled loop, the artifact.
 
 U users, I items, A items of the catalog, D features.
 """

@@ -33,7 +33,7 @@ def evaluate_policy(
         likes: ROC curve and confusion matrix of likes (ratings of 4 and more) on held-out ratings.
         page: The same as tables.
         ratings: Output of fetch_data; adds held-out choice, nDCG and RMSE, with the baselines.
-        rounds: Output of ingest_log; adds the off-policy value and the gain over the incumbent. Policies of sessions
+        rounds: Output of ingest_log; adds the off-policy value and the gain over the incumbent. Session policies
             are evaluated in simulated sessions instead.
         incumbent: Policy to compare with; without one, the champion or the logging policy.
         users: Users whose rounds or sessions count: all, or a half of them, selection or gate. The selection leaves out

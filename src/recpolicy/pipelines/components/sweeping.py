@@ -38,7 +38,7 @@ def compare_policies(
     Args:
         evaluations: Output of evaluate_policy for every trial.
         policies: The trials' policies, in the same order.
-        best: The policy with the highest value on logged rounds, or in sessions if any trial is a policy of sessions.
+        best: The policy with the highest value on logged rounds, or in sessions if any trial is a session policy.
         choice: Its agent, settings, seed and value, as JSON.
         page: All trials, best first.
     """
