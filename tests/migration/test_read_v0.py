@@ -41,7 +41,7 @@ from recpolicy.server.online.posterior import checkpoint_folder, read_checkpoint
 from recpolicy.server.rollout import controller
 from recpolicy.server.settings import OnlineConfig, RolloutConfig, Settings
 from recpolicy.training import tensorflow_export
-from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
+from recpolicy.workflows.evaluation_files import read_candidate_evaluation
 from recpolicy.workflows.gating import gate_evaluation, read_gate, register
 from recpolicy.workflows.held_out_evaluation import evaluate
 from recpolicy.workflows.imported_logs import has_own_tables

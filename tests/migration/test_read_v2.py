@@ -13,7 +13,7 @@ from recpolicy.registry.aliases import STATE, Routing
 from recpolicy.registry.audit_log import AUDIT
 from recpolicy.registry.model_registry import Registry
 from recpolicy.workflows.artifacts import policy_digest
-from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
+from recpolicy.workflows.evaluation_files import read_candidate_evaluation
 from recpolicy.workflows.gating import gate_evaluation, read_gate, register
 from recpolicy.workflows.interaction_logs import read_rounds
 from recpolicy.workflows.policy_estimation import read_evaluation_log

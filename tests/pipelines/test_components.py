@@ -14,7 +14,7 @@ from recpolicy.core.errors import ArtifactError, ConfigError, DataError
 from recpolicy.inference.predictor import load_policy
 from recpolicy.pipelines import components
 from recpolicy.registry.model_registry import Registry
-from recpolicy.workflows.candidate_evaluation import read_evaluation_rounds, rounds_of_users
+from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds, rounds_of_users
 
 QUICK = {"rating_model": "svd", "rank": 5, "seed": 0}
 LOG = {"world": "item_knn", "rounds": 3_000, "settings": {"temperature": 0.5, "uniform_mix": 0.1}}

@@ -20,10 +20,9 @@ from recpolicy.workflows.candidate_evaluation import (
     evaluate_candidate_folder,
     measure_latency,
     off_policy_gain,
-    read_candidate_evaluation,
-    read_evaluation_rounds,
-    write_candidate_evaluation,
 )
+from recpolicy.workflows.evaluation_files import read_candidate_evaluation, write_candidate_evaluation
+from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
 from recpolicy.workflows.gating import gate_config, gate_evaluation, read_gate, read_gate_config, write_gate
 from recpolicy.workflows.interaction_logs import read_rounds
 from recpolicy.workflows.log_evaluation import compare_on_log

@@ -153,7 +153,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: training, evaluation with the baselines, plots, recommendations, gate."""
     from recpolicy.inference.predictor import load_policy
-    from recpolicy.workflows.candidate_evaluation import read_evaluation_rounds
+    from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
     from recpolicy.workflows.gating import read_gate_config
     from recpolicy.workflows.reports import write_policy_report
 

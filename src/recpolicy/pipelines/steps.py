@@ -171,7 +171,8 @@ def evaluate_policy_step(
     sweep leaves the held-out ratings to the gate. `sessions` plays policies of single rounds in sessions, too. With a
     `champion` of the registry, the policy is compared with it.
     """
-    from recpolicy.workflows.candidate_evaluation import evaluate_candidate_folder, write_candidate_evaluation
+    from recpolicy.workflows.candidate_evaluation import evaluate_candidate_folder
+    from recpolicy.workflows.evaluation_files import write_candidate_evaluation
     from recpolicy.workflows.gating import champion_folder
     from recpolicy.workflows.reports import write_evaluation_page
 

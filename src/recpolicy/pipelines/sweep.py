@@ -64,7 +64,7 @@ def choose_best(
     Raises DataError if the trials have no value in common.
     """
     from recpolicy.evaluation.report_page import ReportContent, write_report
-    from recpolicy.workflows.candidate_evaluation import read_candidate_evaluation
+    from recpolicy.workflows.evaluation_files import read_candidate_evaluation
 
     records = [read_candidate_evaluation(path) for path in evaluations]
     kind = next((kind for kind in _VALUES if records and all(kind in record for record in records)), None)

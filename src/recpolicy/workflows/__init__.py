@@ -9,15 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recpolicy.workflows.candidate_evaluation import (
-        CandidateEvaluation,
-        evaluate_candidate,
-        read_candidate_evaluation,
-        read_evaluation_rounds,
-        write_candidate_evaluation,
-    )
+    from recpolicy.workflows.candidate_evaluation import CandidateEvaluation, evaluate_candidate
     from recpolicy.workflows.demo import run_demo
     from recpolicy.workflows.estimator_benchmark import benchmark_estimators
+    from recpolicy.workflows.evaluation_files import read_candidate_evaluation, write_candidate_evaluation
+    from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
     from recpolicy.workflows.gating import gate_candidate, gate_evaluation, get_incumbent, register, write_gate
     from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate
     from recpolicy.workflows.imported_logs import ImportReport, import_log
@@ -92,8 +88,8 @@ _MODULES = {
     "get_incumbent": "gating",
     "import_log": "imported_logs",
     "ingest_log": "interaction_logs",
-    "read_candidate_evaluation": "candidate_evaluation",
-    "read_evaluation_rounds": "candidate_evaluation",
+    "read_candidate_evaluation": "evaluation_files",
+    "read_evaluation_rounds": "evaluation_rounds",
     "read_log": "session_logs",
     "read_rounds": "interaction_logs",
     "read_slate_log": "slate_logs",
@@ -106,7 +102,7 @@ _MODULES = {
     "train": "policy_training",
     "train_sessions": "session_training",
     "validate_simulator": "simulator_validation",
-    "write_candidate_evaluation": "candidate_evaluation",
+    "write_candidate_evaluation": "evaluation_files",
     "write_evaluation_page": "reports",
     "write_gate": "gating",
     "write_policy_report": "reports",

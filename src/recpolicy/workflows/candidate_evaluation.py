@@ -13,14 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError, unknown_name_error
-from recpolicy.core.files import read_versioned_json, rename_keys, write_json
+from recpolicy.core.errors import DataError
 from recpolicy.core.optional_deps import require_extra
-from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.data.log_ingest import EVALUATION
-from recpolicy.data.session_log_files import SESSIONS, is_session_log
 from recpolicy.data.splits import Split
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
 from recpolicy.evaluation.groups import GroupFigure, make_groups
@@ -28,23 +23,17 @@ from recpolicy.evaluation.ranking import top_items
 from recpolicy.evaluation.rating_accuracy import Calibration, rating_calibration
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.ope.results import PolicyComparison
+from recpolicy.workflows.evaluation_rounds import ALL_USERS, chosen_users, read_evaluation_rounds, rounds_of_users
 from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation, evaluate
-from recpolicy.workflows.interaction_logs import read_rounds
 from recpolicy.workflows.log_evaluation import LogComparison, compare_on_log, off_policy_gain, plain_groups
 from recpolicy.workflows.session_comparison import SessionComparison, compare_in_sessions
 
 __all__ = [
-    "FORMAT", "FORMAT_VERSION", "INCUMBENT", "CandidateEvaluation", "evaluate_candidate",
-    "evaluate_candidate_folder", "off_policy_gain", "read_candidate_evaluation", "read_evaluation_rounds",
-    "write_candidate_evaluation",
+    "INCUMBENT", "CandidateEvaluation", "evaluate_candidate", "evaluate_candidate_folder", "off_policy_gain",
 ]  # fmt: skip
 
-FORMAT, FORMAT_VERSION = "recpolicy evaluation", 4
-ALL_USERS, USER_HALVES = "all", ("selection", "gate")
-"""Users whose rounds count in an evaluation; a sweep chooses on one half and gates on the other."""
 INCUMBENT = "incumbent"
 """The incumbent's name among the policies of the held-out evaluation."""
-_OF_SESSIONS = "a log of sessions; expected rounds. Use recpolicy ope estimate --log for session policies"
 _LIKE = 0.75
 """A like is a rating in the upper quarter of the scale: 4 and more on 1..5."""
 
@@ -202,45 +191,6 @@ def evaluate_candidate_folder(
     )
 
 
-def rounds_of_users(log: BanditLog, users: str) -> BanditLog:
-    """Return the rounds of all users, or of one half of them, drawn at random but always the same.
-
-    A choice on the rounds of one half has no influence on the rounds of the other, because users are independent.
-
-    Args:
-        log: The rounds.
-        users: ALL_USERS or one of USER_HALVES.
-
-    Raises:
-        ConfigError: `users` is unknown.
-        DataError: The half has no rounds.
-    """
-    if users == ALL_USERS:
-        return log
-    rows = np.flatnonzero(chosen_users(int(log.user.max()) + 1, users)[log.user])
-    if not len(rows):
-        raise DataError(f"{log.name}: no rounds of the users for {users}; a sweep needs a log of more users")
-    return log.select(rows, log.name)
-
-
-def chosen_users(count: int, users: str) -> NDArray[np.bool_]:
-    """Return True for the users of a part; raise ConfigError for an unknown part.
-
-    Args:
-        count: Number U of users; the part of a user does not depend on it.
-        users: ALL_USERS or one of USER_HALVES.
-
-    Returns:
-        [U], True for the users that count.
-    """
-    if users == ALL_USERS:
-        return np.ones(count, bool)
-    if users not in USER_HALVES:
-        raise unknown_name_error("part of the users", users, (ALL_USERS, *USER_HALVES))
-    first_half = generator(0, "sweep/users").random(count) < 1 / 2
-    return np.asarray(first_half == (users == USER_HALVES[0]))
-
-
 def evaluate_candidate(
     policy: Policy,
     split: Split | None,
@@ -315,87 +265,6 @@ def evaluate_candidate(
         calibration=None if tested is None else rating_calibration(_estimates(policy, tested), tested.test.rating),
         likes={} if tested is None else _likes(policy, tested),
     )
-
-
-def read_evaluation_rounds(path: Path, policy: Policy) -> BanditLog:
-    """Return the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote.
-
-    Args:
-        path: A file of rounds, or the folder of an ingested log.
-        policy: The policy whose ids the rounds use.
-
-    Returns:
-        The rounds, in order of time.
-
-    Raises:
-        DataError: The log is one of sessions, a raw log, or wrong.
-    """
-    if path.is_dir():
-        if (path / SESSIONS).is_file():
-            raise DataError(f"{path}: {_OF_SESSIONS}")
-        if not (path / EVALUATION).is_file():
-            raise DataError(
-                f"{path}: no {EVALUATION} in this folder; turn a raw log into rounds first: recpolicy log ingest"
-            )
-        path = path / EVALUATION
-    elif is_session_log(path):
-        raise DataError(f"{path}: {_OF_SESSIONS}")
-    return read_rounds(path, IdVocabulary.from_policy(policy))
-
-
-def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path) -> None:
-    """Write the evaluation as JSON; `reports.write_evaluation_page` writes the page.
-
-    Args:
-        evaluation: The evaluation.
-        path: File to write.
-    """
-    write_json(path, {"format": FORMAT, "version": FORMAT_VERSION, **evaluation.as_dict()})
-
-
-def read_candidate_evaluation(path: Path) -> dict[str, Any]:
-    """Read an evaluation that `write_candidate_evaluation` wrote.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content, with the names of the current version.
-
-    Raises:
-        ArtifactError: The file is missing or not an evaluation.
-    """
-    migrations = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}
-    return read_versioned_json(path, FORMAT, FORMAT_VERSION, migrations, former_format="recpolicy judgement")
-
-
-def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the content with the names of version 2."""
-    renamed = {
-        "judge_regret": "evaluation_regret",
-        "against": "baseline",
-        "effective_rounds": "effective_sample_size",
-        "weight_off": "mean_weight_z",
-        "largest_weight": "max_weight",
-        "share_tamed": "share_clipped",
-    }
-    body = {**rename_keys(body, renamed, nested=True), "format": FORMAT}
-    choices = {"held_out": "held_out_choice", "choice": "held_out_choice", "place": "normalized_choice"}
-    parts = {"held_out": choices, "off_policy": {"choice": "tuning"}}
-    return {**body, **{key: rename_keys(body[key], names, nested=True) for key, names in parts.items() if key in body}}
-
-
-def _from_version_2(body: dict[str, Any]) -> dict[str, Any]:
-    policy = rename_keys(body["policy"], {"content": "policy_digest"})
-    return {**body, "policy": policy, "inputs": rename_keys(body.get("inputs", {}), {"fit": "train"})}
-
-
-def _from_version_3(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the content with gains by kind of interval; version 3 has one kind and no tail index."""
-    if "off_policy" not in body:
-        return body
-    gains = {name: {"t": body["off_policy"].get(name)} for name in ("gain", "relative_gain")}
-    return {**body, "off_policy": {**body["off_policy"], **gains}}
 
 
 def _described(policy: Policy) -> dict[str, Any]:

@@ -18,12 +18,9 @@ from recpolicy.registry.aliases import CHAMPION, STATE
 from recpolicy.registry.model_registry import Registry
 from recpolicy.registry.version_files import migrate_gate
 from recpolicy.workflows.artifacts import check_writable_folder
-from recpolicy.workflows.candidate_evaluation import (
-    evaluate_candidate,
-    read_candidate_evaluation,
-    read_evaluation_rounds,
-    write_candidate_evaluation,
-)
+from recpolicy.workflows.candidate_evaluation import evaluate_candidate
+from recpolicy.workflows.evaluation_files import read_candidate_evaluation, write_candidate_evaluation
+from recpolicy.workflows.evaluation_rounds import read_evaluation_rounds
 
 RECORD_FORMAT, RECORD_VERSION = "recpolicy gate", 3
 EVALUATION_FILE, RECORD_FILE, PAGE_FILE = "evaluation.json", "gate.json", "gate.html"

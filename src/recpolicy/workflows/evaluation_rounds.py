@@ -1,0 +1,84 @@
+"""The rounds that count in an evaluation: read them from a file or an ingested log, and choose a part of the users."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recpolicy.core.errors import DataError, unknown_name_error
+from recpolicy.core.seeds import generator
+from recpolicy.data.bandit_log import BanditLog
+from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.log_ingest import EVALUATION
+from recpolicy.data.session_log_files import SESSIONS, is_session_log
+from recpolicy.inference.predictor import Policy
+from recpolicy.workflows.interaction_logs import read_rounds
+
+ALL_USERS, USER_HALVES = "all", ("selection", "gate")
+"""Users whose rounds count in an evaluation; a sweep chooses on one half and gates on the other."""
+_OF_SESSIONS = "a log of sessions; expected rounds. Use recpolicy ope estimate --log for session policies"
+
+
+def read_evaluation_rounds(path: Path, policy: Policy) -> BanditLog:
+    """Return the rounds for evaluation from a file, or from the folder that `recpolicy log ingest` wrote.
+
+    Args:
+        path: A file of rounds, or the folder of an ingested log.
+        policy: The policy whose ids the rounds use.
+
+    Returns:
+        The rounds, in order of time.
+
+    Raises:
+        DataError: The log is one of sessions, a raw log, or wrong.
+    """
+    if path.is_dir():
+        if (path / SESSIONS).is_file():
+            raise DataError(f"{path}: {_OF_SESSIONS}")
+        if not (path / EVALUATION).is_file():
+            raise DataError(
+                f"{path}: no {EVALUATION} in this folder; turn a raw log into rounds first: recpolicy log ingest"
+            )
+        path = path / EVALUATION
+    elif is_session_log(path):
+        raise DataError(f"{path}: {_OF_SESSIONS}")
+    return read_rounds(path, IdVocabulary.from_policy(policy))
+
+
+def rounds_of_users(log: BanditLog, users: str) -> BanditLog:
+    """Return the rounds of all users, or of one half of them, drawn at random but always the same.
+
+    A choice on the rounds of one half has no influence on the rounds of the other, because users are independent.
+
+    Args:
+        log: The rounds.
+        users: ALL_USERS or one of USER_HALVES.
+
+    Raises:
+        ConfigError: `users` is unknown.
+        DataError: The half has no rounds.
+    """
+    if users == ALL_USERS:
+        return log
+    rows = np.flatnonzero(chosen_users(int(log.user.max()) + 1, users)[log.user])
+    if not len(rows):
+        raise DataError(f"{log.name}: no rounds of the users for {users}; a sweep needs a log of more users")
+    return log.select(rows, log.name)
+
+
+def chosen_users(count: int, users: str) -> NDArray[np.bool_]:
+    """Return True for the users of a part; raise ConfigError for an unknown part.
+
+    Args:
+        count: Number U of users; the part of a user does not depend on it.
+        users: ALL_USERS or one of USER_HALVES.
+
+    Returns:
+        [U], True for the users that count.
+    """
+    if users == ALL_USERS:
+        return np.ones(count, bool)
+    if users not in USER_HALVES:
+        raise unknown_name_error("part of the users", users, (ALL_USERS, *USER_HALVES))
+    first_half = generator(0, "sweep/users").random(count) < 1 / 2
+    return np.asarray(first_half == (users == USER_HALVES[0]))
