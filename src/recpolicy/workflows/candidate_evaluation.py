@@ -222,11 +222,11 @@ def evaluate_candidate(
         DataError: Split and log are both None, the policy was trained on other ratings, or it has learned from the log.
         ConfigError: The policy is one of sessions, and there is a log; or the sessions of both cannot be compared.
     """
-    if split is None and log is None:
-        raise DataError("an evaluation needs held-out ratings or logged rounds: split and log are both None")
     in_sessions = sessions or policy.sequential or (incumbent is not None and incumbent.sequential)
     if in_sessions and split is None:
         raise DataError("a session policy is evaluated in simulated sessions: give the split of its training")
+    if split is None and log is None:
+        raise DataError("an evaluation needs held-out ratings or logged rounds: split and log are both None")
     name = policy.artifact.agent
     tested = split if held_out else None
     choices = None
