@@ -228,42 +228,46 @@ def evaluate_candidate(
     if split is None and log is None:
         raise DataError("an evaluation needs held-out ratings or logged rounds: split and log are both None")
     name = policy.artifact.agent
-    tested = split if held_out else None
-    choices = None
-    if tested is not None:
-        fair = incumbent is not None and incumbent.metadata["split"]["train"] == tested.train.digest
+    test_split = split if held_out else None
+    held_out_result = None
+    if test_split is not None:
+        fair = incumbent is not None and incumbent.metadata["split"]["train"] == test_split.train.digest
         policies = {name: policy} | ({INCUMBENT: incumbent} if fair and incumbent is not None else {})
-        choices = evaluate(policies, tested, seed=seed)
+        held_out_result = evaluate(policies, test_split, seed=seed)
     # A session policy chooses by what came before, so single rounds hold no evidence on it.
-    on_log = None if in_sessions else incumbent
-    log_comparison = None if log is None else compare_on_log(policy, on_log, log, seed)
-    in_world = None
+    log_incumbent = None if incumbent is not None and incumbent.sequential else incumbent
+    log_comparison = None if log is None else compare_on_log(policy, log_incumbent, log, seed)
+    session_result = None
     if in_sessions and split is not None:
-        in_world = compare_in_sessions(policy, incumbent, split, seed, session_users)
-    if policy.sequential and in_world is not None:
-        actions, over = in_world.actions, "simulated sessions"
+        session_result = compare_in_sessions(policy, incumbent, split, seed, session_users)
+    if policy.sequential and session_result is not None:
+        actions, actions_over = session_result.actions, "simulated sessions"
     elif log_comparison is not None:
-        actions, over = log_comparison.actions, "logged rounds"
+        actions, actions_over = log_comparison.actions, "logged rounds"
     else:
-        actions, over = _action_diversity(policy), "all users"
+        actions, actions_over = _action_diversity(policy), "all users"
     artifact = policy.artifact
     groups = make_groups(artifact.users, np.bincount(artifact.rated_user, minlength=len(artifact.users)))
     return CandidateEvaluation(
         policy=_described(policy),
-        held_out=choices,
+        held_out=held_out_result,
         name=name,
         log_comparison=log_comparison,
-        baseline="the logging policy" if on_log is None else f"incumbent {on_log.metadata['policy_digest'][:8]}",
+        baseline="the logging policy"
+        if log_incumbent is None
+        else f"incumbent {log_incumbent.metadata['policy_digest'][:8]}",
         seed=seed,
         actions=actions,
-        actions_over=over,
+        actions_over=actions_over,
         log_groups={} if log_comparison is None else log_comparison.group_gains(groups),
         latency=measure_latency(policy),
         inputs=_inputs(policy, incumbent, split, log),
-        sessions=in_world,
-        session_groups={} if in_world is None else in_world.group_gains(groups),
-        calibration=None if tested is None else rating_calibration(_estimates(policy, tested), tested.test.rating),
-        likes={} if tested is None else _likes(policy, tested),
+        sessions=session_result,
+        session_groups={} if session_result is None else session_result.group_gains(groups),
+        calibration=None
+        if test_split is None
+        else rating_calibration(_estimates(policy, test_split), test_split.test.rating),
+        likes={} if test_split is None else _likes(policy, test_split),
     )
 
 
