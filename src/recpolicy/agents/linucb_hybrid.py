@@ -76,12 +76,12 @@ class HybridLinUCB(Learner):
         old = tuple(part.read_value() for part in self._state)
         guess = tf.gather(self.estimate(observation).mean, action, batch_dims=1)
 
-        def one(row: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def update_row(row: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
             arm, x_row, z_row, paid = (tf.gather(part, row) for part in (action, x, z, reward))
             return row + 1, *hybrid_step(state, arm, x_row, z_row, paid, self._config)
 
         rows = tf.shape(action)[0]
-        new = tf.while_loop(lambda row, *_: row < rows, one, (tf.constant(0), *old))[1:]
+        new = tf.while_loop(lambda row, *_: row < rows, update_row, (tf.constant(0), *old))[1:]
         for variable, value in zip(self._state, new, strict=True):
             variable.assign(value)
         return tf.reduce_mean(tf.square(reward - guess))

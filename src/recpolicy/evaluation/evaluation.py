@@ -94,7 +94,7 @@ class Evaluation:
 
     def group_table(self) -> pd.DataFrame:
         """Return the held-out choice by group of users as text: one row a group, one column a policy."""
-        names = [name for name in self.groups.names if any(name in one.groups for one in self.policies.values())]
+        names = [name for name in self.groups.names if any(name in policy.groups for policy in self.policies.values())]
         users = [next(iter(self.policies.values())).groups[name].users for name in names]
         columns = {
             policy: [str(result.groups[name].interval) for name in names] for policy, result in self.policies.items()
@@ -114,13 +114,21 @@ class Evaluation:
 
         It is the t interval over users. Raises ConfigError for a policy that was not evaluated.
         """
-        one, other = self._choices(first, second)
-        return ratio_interval(one - other, np.ones(len(one)), self.rating_range, self.random.level)
+        chosen_by_first, chosen_by_second = self._choices(first, second)
+        return ratio_interval(
+            chosen_by_first - chosen_by_second, np.ones(len(chosen_by_first)), self.rating_range, self.random.level
+        )
 
     def group_difference(self, first: str, second: str) -> dict[str, GroupFigure]:
         """Return `difference` within each group of users; raises ConfigError for a policy that was not evaluated."""
-        one, other = self._choices(first, second)
-        return group_figures(self.groups, one - other, np.ones(len(one)), self.rating_range, self.random.level)
+        chosen_by_first, chosen_by_second = self._choices(first, second)
+        return group_figures(
+            self.groups,
+            chosen_by_first - chosen_by_second,
+            np.ones(len(chosen_by_first)),
+            self.rating_range,
+            self.random.level,
+        )
 
     def _choices(self, *names: str) -> list[NDArray[np.float64]]:
         for name in names:

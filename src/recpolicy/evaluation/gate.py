@@ -153,8 +153,8 @@ def gate(evaluation: Mapping[str, Any], config: GateConfig | None = None) -> Gat
     if not criteria:
         raise ConfigError("gate: all criteria are switched off; a gate without criteria would pass every policy")
     sound = all(criterion.passed for criterion in criteria if criterion.name in (*_SOUNDNESS, _USERS_IN_SESSIONS))
-    kept = all(criterion.passed for criterion in criteria)
-    verdict: Verdict = "pass" if kept else ("fail" if sound else "no_verdict")
+    passed = all(criterion.passed for criterion in criteria)
+    verdict: Verdict = "pass" if passed else ("fail" if sound else "no_verdict")
     reasons = tuple(str(criterion) for criterion in criteria if not criterion.passed)
     return Gate(
         verdict, criteria, reasons, config, evaluation["policy"], evaluation.get("inputs", {}), _figures(evaluation)
@@ -210,13 +210,13 @@ def _worst_group(where: str, figures: Mapping[str, Any], limit: float | None) ->
     The upper end counts, because a group of few users has a wide interval. Lower ends above -limit would reject nearly
     every policy for its smallest group.
     """
-    found = figures.get("group_gain")
-    if limit is None or (found is not None and not found["groups"]):
+    gains = figures.get("group_gain")
+    if limit is None or (gains is not None and not gains["groups"]):
         return None
-    if found is None:
+    if gains is None:
         return Criterion(f"gain of the worst group {where}, upper bound", math.nan, -limit, at_least=True)
-    name, worst = min(found["groups"].items(), key=lambda item: item[1]["hi"])
-    title = f"gain of the worst group {where} over {found['baseline']} ({name}), upper bound"
+    name, worst = min(gains["groups"].items(), key=lambda item: item[1]["hi"])
+    title = f"gain of the worst group {where} over {gains['baseline']} ({name}), upper bound"
     return Criterion(title.replace("_", " "), worst["hi"], -limit, at_least=True)
 
 
@@ -230,10 +230,10 @@ def _at_most(name: str, value: float, limit: float | None) -> Criterion | None:
 
 def _figure(body: Mapping[str, Any], *path: str) -> float:
     """Return the figure at that path; NaN where there is none."""
-    found: Any = body
+    figure: Any = body
     for word in path:
-        found = found.get(word) if isinstance(found, Mapping) else None
-    return math.nan if found is None else float(found)
+        figure = figure.get(word) if isinstance(figure, Mapping) else None
+    return math.nan if figure is None else float(figure)
 
 
 def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -245,8 +245,8 @@ def _figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
         "gain on hits": ("off_policy", "gain_on_hits"),
         "latency, median (ms)": ("latency", "median_ms"),
     }
-    found = {name: _figure(evaluation, *path) for name, path in places.items()}
-    return {name: figure for name, figure in found.items() if math.isfinite(figure)}
+    figures = {name: _figure(evaluation, *path) for name, path in places.items()}
+    return {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
 def gate_tables(result: Gate) -> list[tuple[str, pd.DataFrame]]:

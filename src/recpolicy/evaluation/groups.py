@@ -50,17 +50,17 @@ def make_groups(users: pd.DataFrame, ratings: NDArray[np.integer]) -> Groups:
 
     Without a column `age` (numbers) or `gender` those groups are missing; so are users whose value is.
     """
-    found: dict[str, NDArray[np.bool_]] = {}
+    members: dict[str, NDArray[np.bool_]] = {}
     if "age" in users and pd.api.types.is_numeric_dtype(users["age"]):
         age = users["age"].to_numpy(np.float64, na_value=np.nan)
         band = np.where(np.isnan(age), -1, np.digitize(age, _AGES))
-        found |= {f"age {name}": band == number for number, name in enumerate(_BANDS)}
+        members |= {f"age {name}": band == number for number, name in enumerate(_BANDS)}
     if "gender" in users and 1 < users["gender"].nunique() <= _MOST_GENDERS:
         code, genders = pd.factorize(users["gender"], sort=True)
-        found |= {f"gender {gender}": code == number for number, gender in enumerate(genders)}
+        members |= {f"gender {gender}": code == number for number, gender in enumerate(genders)}
     few = ratings <= np.median(ratings)
-    found |= {"fewer ratings": few, "more ratings": ~few}
-    return Groups(tuple(found), np.stack(list(found.values())))
+    members |= {"fewer ratings": few, "more ratings": ~few}
+    return Groups(tuple(members), np.stack(list(members.values())))
 
 
 def group_figures(

@@ -126,12 +126,12 @@ def untied_slates(score: Array, allowed: Mask, k: int, config: ExplorationConfig
     seen = min(k + 1, arms)  # one more than are shown: it could tie for the last place
     values = np.where(allowed, score, -np.inf)
     top = np.argpartition(values, arms - seen, axis=1)[:, arms - seen :]  # [n, seen]
-    found = np.take_along_axis(values, top, axis=1)
-    order = np.argsort(-found, axis=1)
-    top, found = np.take_along_axis(top, order, axis=1), np.take_along_axis(found, order, axis=1)
+    top_values = np.take_along_axis(values, top, axis=1)
+    order = np.argsort(-top_values, axis=1)
+    top, top_values = np.take_along_axis(top, order, axis=1), np.take_along_axis(top_values, order, axis=1)
     allowed_count = allowed.sum(axis=1)
-    finite = np.isfinite(found)  # items that are not allowed follow those that are, and are all alike
-    untied = ((found[:, :-1] > found[:, 1:]) | ~finite[:, :-1]).all(axis=1)
+    finite = np.isfinite(top_values)  # items that are not allowed follow those that are, and are all alike
+    untied = ((top_values[:, :-1] > top_values[:, 1:]) | ~finite[:, :-1]).all(axis=1)
     untied &= (finite.sum(axis=1) == np.minimum(allowed_count, seen)) & (allowed_count > 0)
     slates: list[Slate | None] = []
     for user, (distinct, left) in enumerate(zip(untied.tolist(), allowed_count.tolist(), strict=True)):

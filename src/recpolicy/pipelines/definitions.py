@@ -27,8 +27,8 @@ def _fetched(data: Any, split: Any, seed: Any) -> Any:
 
 def _champion(policy: Any, registry: Any) -> Any:
     """Add the look-up of the champion; never cached, since the registry changes."""
-    found = _small(step.find_champion(policy=policy, registry=registry))
-    return found.set_caching_options(False).outputs["Output"]
+    champion = _small(step.find_champion(policy=policy, registry=registry))
+    return champion.set_caching_options(False).outputs["Output"]
 
 
 def _simulated_rounds(

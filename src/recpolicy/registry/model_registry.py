@@ -73,8 +73,8 @@ class Registry:
         """
         source = Path(artifact)
         manifest = sound_manifest(source)
-        told = {"gate": gate, "lineage": lineage or manifest["metadata"], "note": note}
-        described = {name: plain(record, name) for name, record in told.items()}
+        notes = {"gate": gate, "lineage": lineage or manifest["metadata"], "note": note}
+        described = {name: plain(record, name) for name, record in notes.items()}
         digest = manifest_digest(source)
         self._make()
         with self._writing():
@@ -159,8 +159,8 @@ class Registry:
         with self._changing() as state:
             champion = state.champion
             if state.challenger is not None and champion is not None:
-                told = {"number": champion, "from": champion, "challenger": state.challenger}
-                self._write(_unchallenged(state), "roll_back", told, note)
+                detail = {"number": champion, "from": champion, "challenger": state.challenger}
+                self._write(_unchallenged(state), "roll_back", detail, note)
                 return self.version(champion)
             if state.previous is None:
                 raise ConfigError(f"{self.folder}: no previous champion to roll back to; promote a version by number")
@@ -198,11 +198,11 @@ class Registry:
                 raise ConfigError(f"{self.folder}: version {chosen} cannot challenge: {why}")
             new = replace(state, challenger=chosen, traffic_fraction=fraction, shadow=shadow)
             if new != state:
-                told = {"number": chosen, "from": state.challenger, "traffic_fraction": fraction, "shadow": shadow}
+                detail = {"number": chosen, "from": state.challenger, "traffic_fraction": fraction, "shadow": shadow}
                 serves_already = state.challenger == chosen and not state.shadow
                 if not (shadow or serves_already):
-                    told |= self._check_gate(chosen, ungated)
-                self._write(new, "set_challenger", told, note)
+                    detail |= self._check_gate(chosen, ungated)
+                self._write(new, "set_challenger", detail, note)
             return self.version(chosen)
 
     def clear_challenger(self, *, note: Note = None) -> None:
@@ -218,8 +218,8 @@ class Registry:
             if state.challenger is None:
                 raise ConfigError(f"{self.folder}: there is no challenger whose traffic could change; name one first")
             if state.traffic_fraction != fraction:
-                told = {"number": state.challenger, "traffic_fraction": fraction, "from": state.traffic_fraction}
-                self._write(replace(state, traffic_fraction=fraction), "set_traffic_fraction", told, note)
+                detail = {"number": state.challenger, "traffic_fraction": fraction, "from": state.traffic_fraction}
+                self._write(replace(state, traffic_fraction=fraction), "set_traffic_fraction", detail, note)
 
     def pause_exploration(self, *, note: Note = None) -> None:
         """Stop exploration in every process that serves this registry."""
@@ -243,13 +243,13 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """Return all versions, oldest first; one with an unreadable record is skipped with a warning."""
-        found = []
+        records = []
         for record in self._records():
             if isinstance(record, Version):
-                found.append(record)
+                records.append(record)
             else:
                 logger.warning("the registry ignores a damaged version: %s", record)
-        return found
+        return records
 
     def aliases(self) -> dict[str, int | None]:
         """Return the version number of each alias, or None."""
@@ -290,17 +290,17 @@ class Registry:
         """Make a verified version the champion."""
         if champion == state.challenger:
             state = _unchallenged(state)
-        told = {"number": champion, "from": state.champion, **(detail or {})}
-        self._write(replace(state, champion=champion, previous=previous), change, told, note)
+        move = {"number": champion, "from": state.champion, **(detail or {})}
+        self._write(replace(state, champion=champion, previous=previous), change, move, note)
 
     def _explore(self, exploration: bool, change: str, note: Note) -> None:
         with self._changing() as state:
             if state.exploration != exploration:
                 self._write(replace(state, exploration=exploration), change, {}, note)
 
-    def _write(self, state: State, change: str, told: dict[str, Any], note: Note) -> None:
+    def _write(self, state: State, change: str, detail: dict[str, Any], note: Note) -> None:
         """Write the state with the change that made it."""
-        line = {"time": now(), "change": change, **told, **({} if note is None else {"note": plain(note, "note")})}
+        line = {"time": now(), "change": change, **detail, **({} if note is None else {"note": plain(note, "note")})}
         write_state(self.folder, replace(state, change=line))
 
     def _sound(self, name: int | str) -> int:

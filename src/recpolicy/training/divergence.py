@@ -55,9 +55,9 @@ def check_offline(learner: tf.Module, losses: Any, rewards: Any, source: str) ->
 
 def diverged(fault: str, step: int, saved: int, folder: Path) -> DivergedError:
     """Return the error of a training that diverged before a step; `saved` is the step of the last checkpoint, or 0."""
-    kept = f"the checkpoint of step {saved:,} in {folder} is kept" if saved else "no checkpoint was made yet"
+    last_checkpoint = f"the checkpoint of step {saved:,} in {folder} is kept" if saved else "no checkpoint was made yet"
     return DivergedError(
-        f"training diverged before step {step:,}: {fault}; {kept}. {_ADVICE}; start again in a new folder"
+        f"training diverged before step {step:,}: {fault}; {last_checkpoint}. {_ADVICE}; start again in a new folder"
     )
 
 

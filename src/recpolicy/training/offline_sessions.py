@@ -132,8 +132,8 @@ def learn_from_sessions(
         while done < plan.epochs * plan.batches:
             before, done = done, passes.learn_piece()
             if done - saved >= plan.keep or done % plan.batches == 0:
-                kept = plan.items_until(saved) if manager else 0
-                check_variables(agent.learner, plan.items_until(done), kept, folder or Path(log.name))
+                saved_items = plan.items_until(saved) if manager else 0
+                check_variables(agent.learner, plan.items_until(done), saved_items, folder or Path(log.name))
                 if manager is not None:
                     manager.save(checkpoint_number=done)
                 saved = done
@@ -267,8 +267,8 @@ def _batches(agent: SessionAgent, size: int, actions: int) -> Callable[..., tf.T
     ) -> tf.Tensor:
         def one_batch(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = tf.gather(order, index * size + tf.range(size))
-            told = update(learner, replayed, rows, actions, fold_in(agent.learn_seed, index))
-            return index + 1, sums + tf.stack([told[name] for name in names])
+            metrics = update(learner, replayed, rows, actions, fold_in(agent.learn_seed, index))
+            return index + 1, sums + tf.stack([metrics[name] for name in names])
 
         _, sums = tf.while_loop(lambda index, _: index < last, one_batch, (first, sums))
         agent.train_step_counter.assign_add(tf.cast(last - first, tf.int64))
