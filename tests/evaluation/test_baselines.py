@@ -46,7 +46,7 @@ def test_highest_mean_and_model_estimate_ratings_by_their_scores():
 
 
 def test_a_model_fitted_on_other_ratings_is_refused():
-    model = dataclasses.replace(model_of(fit(), MEAN), fit_digest="another")
+    model = dataclasses.replace(model_of(fit(), MEAN), train_digest="another")
     with pytest.raises(DataError, match=r"fitted on other ratings .*fit it on the train part"):
         baseline_tables(fit(), model)
 

@@ -31,7 +31,7 @@ def test_predictions_lie_within_the_scale_and_carry_their_origin(name):
     assert model.mean.min() >= 1
     assert model.mean.max() <= 5
     assert model.std.min() > 0
-    assert (model.name, model.seed, model.fit_digest, model.scale) == (name, 3, fit.digest, (1.0, 5.0))
+    assert (model.name, model.seed, model.train_digest, model.scale) == (name, 3, fit.digest, (1.0, 5.0))
     assert json.loads(json.dumps(model.config)) == as_dict(RATING_MODELS[name].config(**QUICK.get(name, {})))
 
 

@@ -63,7 +63,7 @@ def evaluate_tables(
     candidates = evaluator.candidates
     return Evaluation(
         split=split.name,
-        fit_digest=split.train.digest,
+        train_digest=split.train.digest,
         test_digest=split.test.digest,
         seed=seed,
         k=evaluator.k,

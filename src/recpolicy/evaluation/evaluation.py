@@ -41,7 +41,7 @@ class Evaluation:
     """The figures of several policies on one split, with the random choice and the oracle."""
 
     split: str
-    fit_digest: str
+    train_digest: str
     test_digest: str
     seed: int
     k: int

@@ -50,9 +50,9 @@ def baseline_tables(train: Ratings, model: RatingModel, prior_count: float = PRI
 
     Raises DataError when the model was fitted on other ratings than `train`: it might include the test part.
     """
-    if model.fit_digest != train.digest:
+    if model.train_digest != train.digest:
         raise DataError(
-            f"{train.name}: rating model {model.name!r} was fitted on other ratings (digest {model.fit_digest[:12]}, "
+            f"{train.name}: rating model {model.name!r} was fitted on other ratings (digest {model.train_digest[:12]}, "
             f"expected {train.digest[:12]}); fit it on the train part of this split"
         )
     popularity = np.bincount(train.item, minlength=len(train.items)).astype(np.float64)

@@ -109,7 +109,7 @@ def validate_world(
         "test ratings": len(test), "real sessions": len(real.user), "simulated sessions": len(simulated.length),
     }  # fmt: skip
     return SimulatorCard(
-        world=world.name, split=split.name, fit_digest=split.train.digest, test_digest=split.test.digest, seed=seed,
+        world=world.name, split=split.name, train_digest=split.train.digest, test_digest=split.test.digest, seed=seed,
         config=as_dict(config), counts=counts, policies=policies, evidence=evidence,
         gates=_gates(evidence, _transition_distance(split.train, real, simulated), policies),
         figures=_figures(evidence, odds, _bias_only(split.train, test)),

@@ -52,7 +52,7 @@ class SimulatorCard:
     world: str
     """Rating model and ratings behind the simulator."""
     split: str
-    fit_digest: str
+    train_digest: str
     test_digest: str
     seed: int
     config: Mapping[str, Any]
@@ -108,7 +108,7 @@ class SimulatorCard:
             "assumptions": self.assumptions,
             "counts": dict(self.counts),
             "split": self.split,
-            "fit_digest": self.fit_digest,
+            "train_digest": self.train_digest,
             "test_digest": self.test_digest,
             "seed": self.seed,
         }

@@ -94,6 +94,6 @@ def _rating_model(
     train: Ratings, config: BayesianFMConfig, seed: int, mean: Array, std: Array, noise_std: float
 ) -> RatingModel:
     return RatingModel(
-        name="bayesian_fm", mean=mean, std=std, noise_std=noise_std, scale=train.scale, fit_digest=train.digest,
+        name="bayesian_fm", mean=mean, std=std, noise_std=noise_std, scale=train.scale, train_digest=train.digest,
         seed=seed, config=as_dict(config),
     )  # fmt: skip

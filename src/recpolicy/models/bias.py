@@ -82,5 +82,5 @@ def fit_bias(train: Ratings, config: BiasConfig, seed: int) -> RatingModel:
     std = noise * np.sqrt(biases.user_variance[:, None] + biases.item_variance)
     return RatingModel(
         name="bias", mean=np.clip(expected, *train.scale).astype(np.float32), std=std.astype(np.float32),
-        noise_std=noise, scale=train.scale, fit_digest=train.digest, seed=seed, config=as_dict(config),
+        noise_std=noise, scale=train.scale, train_digest=train.digest, seed=seed, config=as_dict(config),
     )  # fmt: skip

@@ -62,7 +62,7 @@ def fit_item_knn(train: Ratings, config: ItemKNNConfig, seed: int) -> RatingMode
         std=(noise * np.sqrt(factor)).astype(np.float32),
         noise_std=noise,
         scale=train.scale,
-        fit_digest=train.digest,
+        train_digest=train.digest,
         seed=seed,
         config=as_dict(config),
     )

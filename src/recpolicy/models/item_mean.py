@@ -32,5 +32,5 @@ def fit_item_mean(train: Ratings, config: ItemMeanConfig, seed: int) -> RatingMo
         name="item_mean",
         mean=np.tile(np.clip(expected, *train.scale).astype(np.float32), (train.shape[0], 1)),
         std=np.tile((noise / np.sqrt(count + config.damping + 1)).astype(np.float32), (train.shape[0], 1)),
-        noise_std=noise, scale=train.scale, fit_digest=train.digest, seed=seed, config=as_dict(config),
+        noise_std=noise, scale=train.scale, train_digest=train.digest, seed=seed, config=as_dict(config),
     )  # fmt: skip

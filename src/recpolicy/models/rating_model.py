@@ -27,7 +27,7 @@ class RatingModel:
     noise_std: float
     """Standard deviation of one rating around its expectation."""
     scale: tuple[float, float]
-    fit_digest: str
+    train_digest: str
     """Digest (Ratings.digest) of the ratings that the model was fitted on."""
     seed: int
     config: dict[str, Any]

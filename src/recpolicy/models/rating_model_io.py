@@ -25,7 +25,7 @@ from recpolicy.models.rating_levels import RatingLevels
 from recpolicy.models.rating_model import RatingModel
 
 FORMAT = "recpolicy rating model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _ARRAYS, _OPTIONAL = ("mean", "std"), "linear_mean"
 _PARTS = (*_ARRAYS, _OPTIONAL, "levels")
 """Fields that are not written as they are."""
@@ -50,7 +50,11 @@ def _from_version_1(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "model": {**model, "name": name, "config": settings}}
 
 
-_MIGRATIONS = {1: _from_version_1}
+def _from_version_2(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "model": rename_keys(body["model"], {"fit_digest": "train_digest"})}
+
+
+_MIGRATIONS = {1: _from_version_1, 2: _from_version_2}
 
 
 def save_rating_model(model: RatingModel, folder: Path) -> None:

@@ -66,7 +66,7 @@ def fit_svd(train: Ratings, config: SVDConfig, seed: int) -> RatingModel:
     noise = held_out_noise(train, predict, seed)
     return RatingModel(
         name="svd", mean=mean.astype(np.float32), std=(noise * np.sqrt(variance)).astype(np.float32), noise_std=noise,
-        scale=train.scale, fit_digest=train.digest, seed=seed, config=as_dict(config),
+        scale=train.scale, train_digest=train.digest, seed=seed, config=as_dict(config),
     )  # fmt: skip
 
 

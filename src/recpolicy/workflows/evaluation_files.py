@@ -6,7 +6,7 @@ from typing import Any
 from recpolicy.core.files import read_versioned_json, rename_keys, write_json
 from recpolicy.workflows.candidate_evaluation import CandidateEvaluation
 
-FORMAT, FORMAT_VERSION = "recpolicy evaluation", 4
+FORMAT, FORMAT_VERSION = "recpolicy evaluation", 5
 
 
 def write_candidate_evaluation(evaluation: CandidateEvaluation, path: Path) -> None:
@@ -31,7 +31,7 @@ def read_candidate_evaluation(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: The file is missing or not an evaluation.
     """
-    migrations = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3}
+    migrations = {1: _from_version_1, 2: _from_version_2, 3: _from_version_3, 4: _from_version_4}
     return read_versioned_json(path, FORMAT, FORMAT_VERSION, migrations, former_format="recpolicy judgement")
 
 
@@ -62,3 +62,9 @@ def _from_version_3(body: dict[str, Any]) -> dict[str, Any]:
         return body
     gains = {name: {"t": body["off_policy"].get(name)} for name in ("gain", "relative_gain")}
     return {**body, "off_policy": {**body["off_policy"], **gains}}
+
+
+def _from_version_4(body: dict[str, Any]) -> dict[str, Any]:
+    if "held_out" not in body:
+        return body
+    return {**body, "held_out": rename_keys(body["held_out"], {"fit_digest": "train_digest"})}

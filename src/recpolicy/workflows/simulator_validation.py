@@ -77,7 +77,7 @@ def write_card_page(card: "SimulatorCard", path: Path) -> None:
         title=f"Session simulator on {card.split}: {'PASS' if card.passed else 'FAIL'}",
         summary=[
             ("simulator", card.world),
-            ("split", f"{card.split} (fit {card.fit_digest[:12]}, test {card.test_digest[:12]})"),
+            ("split", f"{card.split} (train {card.train_digest[:12]}, test {card.test_digest[:12]})"),
             *((name, f"{count:,}") for name, count in card.counts.items()),
             ("settings", ", ".join(f"{name} {value}" for name, value in card.config.items())),
             ("assumed, not tested", ", ".join(f"{name} {value:g}" for name, value in card.assumptions.items())),

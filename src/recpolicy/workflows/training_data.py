@@ -75,7 +75,7 @@ def prepare_features(
     """
     if model is None:
         model = fit_rating_model(train_ratings, settings.rating_model, model_config, seed=seed)
-    if model.fit_digest != train_ratings.digest:
+    if model.train_digest != train_ratings.digest:
         raise ConfigError(f"the rating model {model.name!r} was fitted on other ratings than {train_ratings.name}")
     rank = min(settings.rank, *train_ratings.shape)
     embeddings = embed(model, rank)

@@ -1,0 +1,34 @@
+"""docs/conventions.md names the version of each file format that the code writes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from recpolicy.data import bandit_log_files, ratings_store, session_log_files, slate_log_files
+from recpolicy.inference import artifact, lookup_tables
+from recpolicy.models import rating_model_io
+from recpolicy.registry import aliases, version_files
+from recpolicy.server.online import posterior
+from recpolicy.workflows import evaluation_files, gating, imported_logs
+
+_PAGE = Path(__file__).parents[2] / "docs" / "conventions.md"
+_WRITTEN = {
+    module.FORMAT: module.FORMAT_VERSION
+    for module in (
+        artifact, bandit_log_files, evaluation_files, rating_model_io, ratings_store, session_log_files,
+        slate_log_files,
+    )
+} | {
+    module._FORMAT: module._FORMAT_VERSION for module in (aliases, lookup_tables, posterior, version_files)
+} | {gating.RECORD_FORMAT: gating.RECORD_VERSION, imported_logs._KIND: imported_logs._VERSION}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _WRITTEN)
+def test_the_page_has_the_version_that_is_written(name):
+    rows = re.findall(rf"^\| {name} \| (\d+) \|", _PAGE.read_text(), re.MULTILINE)
+    assert rows == [str(_WRITTEN[name])]
+
+
+def test_the_page_has_no_other_format():
+    assert set(re.findall(r"^\| (recpolicy [a-z ]+) \| \d+ \|", _PAGE.read_text(), re.MULTILINE)) == set(_WRITTEN)
