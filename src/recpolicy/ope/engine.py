@@ -23,14 +23,14 @@ does not change the results. docs/explanation/off_policy.md and off_policy_slate
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
 
 from recpolicy.core.errors import ConfigError, DataError, unknown_name_error
-from recpolicy.core.types import Array, Ints
-from recpolicy.ope.config import EstimationConfig, MultiStepConfig, OffPolicyConfig
+from recpolicy.core.types import Ints
+from recpolicy.ope.config import MultiStepConfig, OffPolicyConfig
 from recpolicy.ope.estimators import ESTIMATORS, SLATE_ESTIMATORS, TRAJECTORY_ESTIMATORS, EstimatorSpec
 from recpolicy.ope.feedback import (
     ActionTable,
@@ -38,14 +38,13 @@ from recpolicy.ope.feedback import (
     SlateFeedback,
     TargetPolicy,
     TrajectoryFeedback,
-    check_rows,
 )
 from recpolicy.ope.fqe import StepModel
-from recpolicy.ope.inference import PointEstimate, RewardScale, compare_policies, mean_statistic, with_intervals
-from recpolicy.ope.inputs import BanditInputs, EstimatorInputs, SlateInputs, TrajectoryInputs
-from recpolicy.ope.intervals import Bounds, weighted_bounds
+from recpolicy.ope.inference import compare_policies, with_intervals
+from recpolicy.ope.inputs import BanditInputs, EstimatorInputs
+from recpolicy.ope.multi_step_inputs import SlateInputs, TrajectoryInputs
+from recpolicy.ope.point_estimates import logging_policy_estimate, point_estimates, reward_scale
 from recpolicy.ope.results import Estimates, PolicyComparison
-from recpolicy.ope.tuning import TuningResult, fixed_setting, tune
 
 _Inputs = TypeVar("_Inputs", bound=EstimatorInputs)
 _SPECS: Mapping[type[EstimatorInputs], Mapping[str, EstimatorSpec[Any]]] = {
@@ -276,7 +275,7 @@ def estimate_from_inputs(inputs: EstimatorInputs, estimators: Sequence[str] | No
         One result per estimator, in units of the reward.
     """
     (specs,) = _select(estimators, inputs)
-    results = with_intervals(run(specs, inputs), inputs.clusters, inputs.config, _scale(inputs))
+    results = with_intervals(point_estimates(specs, inputs), inputs.clusters, inputs.config, reward_scale(inputs))
     return Estimates(results, asdict(inputs.config))
 
 
@@ -293,81 +292,14 @@ def value_differences_from_inputs(
     Returns:
         The paired difference, in units of the reward, per estimator.
     """
-    shared = (candidate.clusters, candidate.config, _scale(candidate))
+    shared = (candidate.clusters, candidate.config, reward_scale(candidate))
     if incumbent is None:
         (specs,) = _select(estimators, candidate)
-        logging = dict.fromkeys(specs, _logging_policy(candidate))
-        return compare_policies(run(specs, candidate), logging, *shared)
+        logging = dict.fromkeys(specs, logging_policy_estimate(candidate))
+        return compare_policies(point_estimates(specs, candidate), logging, *shared)
     _check_same_log(candidate.log_columns, incumbent.log_columns)
     specs, _ = _select(estimators, candidate, incumbent)
-    return compare_policies(run(specs, candidate), run(specs, incumbent), *shared)
-
-
-def run(specs: Mapping[str, EstimatorSpec[_Inputs]], inputs: _Inputs) -> dict[str, PointEstimate]:
-    """Return point estimates by name, after a check of the rewards and weights against the config's bounds."""
-    _check_rewards(inputs.reward, inputs.config)
-    if isinstance(inputs, BanditInputs):
-        inputs.read_tables({need for spec in specs.values() for need in spec.needs})
-    return {name: _point_estimate(name, spec, inputs) for name, spec in specs.items()}
-
-
-def _point_estimate(name: str, spec: EstimatorSpec[_Inputs], inputs: _Inputs) -> PointEstimate:
-    weight, tuning = spec.weight(inputs), None
-    transformed = weight
-    if spec.transform is not None:
-        tuning = _tuning(name, spec, inputs, weight)
-        transformed = spec.transform.apply(weight, tuning.value)
-    bounds = _bounds(spec, inputs, weight, transformed, tuning)
-    statistic = spec.statistic(inputs, transformed)
-    return PointEstimate(
-        statistic, weight, transformed, bounds, tuning, inputs.model_fit(spec.needs), inputs.has_given_model(spec.needs)
-    )
-
-
-def _scale(inputs: EstimatorInputs) -> RewardScale:
-    return RewardScale(float(inputs.reward.mean()), *inputs.reward_limits)
-
-
-def _tuning(name: str, spec: EstimatorSpec[_Inputs], inputs: _Inputs, weight: Array) -> TuningResult:
-    transform = spec.transform
-    assert transform is not None
-    assert isinstance(inputs, BanditInputs), "only estimators of rounds transform weights"
-    if name in inputs.config.settings:
-        return fixed_setting(transform, inputs.config.settings[name])
-
-    def terms(transformed: Array) -> Array:
-        return spec.statistic(inputs, transformed).terms
-
-    return tune(transform, weight, inputs.residual(spec.needs), terms, inputs.clusters, inputs.config.tuning)
-
-
-def _bounds(
-    spec: EstimatorSpec[_Inputs], inputs: _Inputs, weight: Array, transformed: Array, tuning: TuningResult | None
-) -> Bounds | None:
-    """Return bounds for empirical Bernstein; None where rewards, weights or the model are not known before the data."""
-    if spec.bounds is None:
-        return None
-    config = inputs.config
-    _check_weights(weight, config)
-    max_weight = config.weight_bound
-    if spec.transform is not None and tuning is not None:
-        max_weight = min(max_weight, spec.transform.max_weight(tuning.value))
-    if config.reward_range is None or not np.isfinite(max_weight):
-        return None
-    bounds = spec.bounds(inputs, weight, transformed, config.reward_range, max_weight)
-    if bounds is None or tuning is None:
-        return bounds
-    return replace(bounds, candidates=len(tuning.candidates))
-
-
-def _logging_policy(inputs: EstimatorInputs) -> PointEstimate:
-    """Return the value of the logging policy: the mean reward, with weights of 1."""
-    ones, config = np.ones(len(inputs.reward)), inputs.config
-    max_weight = config.weight_bound if isinstance(inputs, BanditInputs) else 1.0
-    bounds = None
-    if config.reward_range is not None and np.isfinite(max_weight):
-        bounds = weighted_bounds(ones, inputs.reward, config.reward_range, max_weight)
-    return PointEstimate(mean_statistic(inputs.reward), ones, ones, bounds)
+    return compare_policies(point_estimates(specs, candidate), point_estimates(specs, incumbent), *shared)
 
 
 def _select(estimators: Sequence[str] | None, *inputs: EstimatorInputs) -> list[Mapping[str, EstimatorSpec[Any]]]:
@@ -377,30 +309,19 @@ def _select(estimators: Sequence[str] | None, *inputs: EstimatorInputs) -> list[
         allowed = {
             name: spec
             for name, spec in known.items()
-            if all(one.missing(need) is None for one in inputs for need in spec.needs)
+            if all(each.missing(need) is None for each in inputs for need in spec.needs)
         }
         return [allowed] * len(inputs)
     for name in estimators:
         if name not in known:
             raise unknown_name_error(f"estimator of {inputs[0].unit}", name, known)
-        for one in inputs:
+        for each in inputs:
             for need in known[name].needs:
-                missing = one.missing(need)
+                missing = each.missing(need)
                 if missing is not None:
-                    whose = " (of the incumbent)" if one.is_incumbent else ""
+                    whose = " (of the incumbent)" if each.is_incumbent else ""
                     raise ConfigError(f"estimator {name!r} needs {missing}{whose}")
     return [{name: known[name] for name in estimators}] * len(inputs)
-
-
-def _check_rewards(reward: Array, config: EstimationConfig) -> None:
-    if config.reward_range is not None:
-        low, high = config.reward_range
-        check_rows("reward", reward, (reward >= low) & (reward <= high), f"within reward_range {low:g}..{high:g}")
-
-
-def _check_weights(weight: Array, config: EstimationConfig) -> None:
-    bound = config.weight_bound
-    check_rows("weight", weight, weight <= bound * (1 + 1e-9), f"at most weight_bound {bound:g}")
 
 
 def _check_incumbent_model(incumbent: object, incumbent_model: object) -> None:

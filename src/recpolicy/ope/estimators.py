@@ -18,21 +18,23 @@ from recpolicy.ope.inference import (
 )
 from recpolicy.ope.inputs import (
     ACTION_CLUSTERS,
-    INDEPENDENT,
     MODEL,
     MRDR,
-    POSITIVE_PSEUDO_WEIGHT,
     POSITIVE_WEIGHT,
-    PSEUDO_INVERSE,
-    SLOT_REWARD,
     UNIFORM_LOG,
     BanditInputs,
     EstimatorInputs,
     QValues,
+)
+from recpolicy.ope.intervals import Bounds, pseudo_inverse_bounds, weighted_bounds
+from recpolicy.ope.multi_step_inputs import (
+    INDEPENDENT,
+    POSITIVE_PSEUDO_WEIGHT,
+    PSEUDO_INVERSE,
+    SLOT_REWARD,
     SlateInputs,
     TrajectoryInputs,
 )
-from recpolicy.ope.intervals import Bounds, pseudo_inverse_bounds, weighted_bounds
 from recpolicy.ope.reward_model import user_folds
 from recpolicy.ope.terms import (
     controlled_terms,

@@ -25,8 +25,9 @@ from recpolicy.inference.predictor import Policy
 from recpolicy.inference.session_replay import ACTS
 from recpolicy.ope.config import EstimationConfig, MultiStepConfig, OffPolicyConfig
 from recpolicy.ope.engine import estimate_from_inputs, value_differences_from_inputs
-from recpolicy.ope.inputs import BanditInputs, EstimatorInputs, SlateInputs, TrajectoryInputs
+from recpolicy.ope.inputs import BanditInputs, EstimatorInputs
 from recpolicy.ope.intervals import MIN_EFFECTIVE_SAMPLE_SIZE, diagnose
+from recpolicy.ope.multi_step_inputs import SlateInputs, TrajectoryInputs
 from recpolicy.ope.results import MISSING, Estimates, PolicyComparison
 from recpolicy.ope.terms import discounts
 from recpolicy.workflows.artifacts import check_not_learned
