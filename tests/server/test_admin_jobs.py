@@ -51,8 +51,8 @@ def id_key(state, role):
 def test_jobs_are_listed_with_their_next_times(state):
     console = Console(state)
     listed = JobList.model_validate(console.ask("GET", "jobs").json()).jobs
-    assert [one.name for one in listed] == ["retrain", "evaluate", "drift", "check_rollout"]
-    assert [one.cron for one in listed] == ["0 1 * * mon", "0 2 * * *", "*/15 * * * *", "@every 10s"]
+    assert [one.name for one in listed] == ["retrain", "evaluate", "drift", "check_rollout", "delete_old_events"]
+    assert [one.cron for one in listed] == ["0 1 * * mon", "0 2 * * *", "*/15 * * * *", "@every 10s", "30 3 * * *"]
     assert {one.next_at for one in listed} == {None}
     console = Console(state, job(), keys=console.keys)
     clock = Clock()

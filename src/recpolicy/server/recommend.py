@@ -34,6 +34,7 @@ from recpolicy.inference.slate_selection import (
     untied_slates,
 )
 from recpolicy.server.db.events import Event, id_key, new_event_id, now_ms
+from recpolicy.server.db.session_history import pack_history
 from recpolicy.server.db.writer import QueueFullError
 from recpolicy.server.deps import AppState, StateDep
 from recpolicy.server.errors import ERROR_RESPONSES, item_error, response_to_error
@@ -75,6 +76,8 @@ class ComputedList:
     """Packed bits over the catalog; None: every item was allowed."""
     context: bytes | None
     """The float32 context of a user whom the version does not know; None for a known user."""
+    history: bytes | None
+    """The packed session that a session policy saw; None for other policies."""
 
     @property
     def size(self) -> int:
@@ -241,6 +244,7 @@ def choose(live: LiveState, request: ListRequest, exploration: ExplorationConfig
         ratings=computed.ratings,
         allowed=computed.allowed,
         context=computed.context,
+        history=computed.history,
     )
     return ServedList(event, version.policy_json[variant], computed.items)
 
@@ -348,7 +352,8 @@ def _compute(
     allowed = allowed_rows(scorer, request.user, request.exclude_rated, request.genres, years, excluded, fold_in)
     slate = choose_slate(answer.score, allowed, request.k, exploration, np.random.default_rng(), explored)
     vector = None if known else _context_bytes(scorer, request, fold_in, context)
-    return _as_json(version, request.user, slate, allowed, answer, fold_in, vector)
+    computed = _as_json(version, request.user, slate, allowed, answer, fold_in, vector)
+    return replace(computed, history=_packed_history(scorer, request)) if request.history else computed
 
 
 def _as_json(
@@ -374,6 +379,7 @@ def _as_json(
         ratings=f"[{','.join(ratings)}]",
         allowed=None if allowed.all() else np.packbits(allowed).tobytes(),
         context=context,
+        history=b"" if version.scorer.sequential else None,
     )
 
 
@@ -390,6 +396,12 @@ def _item_json(version: LoadedVersion, row: int) -> str:
 def _number_texts(values: Array) -> list[str]:
     """Return the numbers as JSON; null where one is not finite."""
     return ["null" if number is None else repr(number) for number in finite(values)]
+
+
+def _packed_history(scorer: Scorer, request: RecommendRequest) -> bytes:
+    """Return the session so far as the event stores it."""
+    shown = request.history or ()
+    return pack_history(scorer.item_rows([each.item for each in shown]), [each.liked for each in shown])
 
 
 def _context_bytes(scorer: Scorer, request: RecommendRequest, fold_in: FoldIn | None, context: Any) -> bytes:

@@ -41,6 +41,15 @@ class FeedbackConfig:
 
 
 @config_dataclass
+class StoreConfig:
+    """The retention of the store."""
+
+    keep_days: Annotated[float, Field(ge=0, le=36_500)] = 0.0
+    """Days after which the job `delete_old_events` deletes an event, its feedback and its rewards; 0: never. At least
+    `[feedback] window_days`."""
+
+
+@config_dataclass
 class LimitsConfig:
     """The bounds of one server process."""
 
@@ -229,6 +238,7 @@ class Settings:
     """The settings of a server."""
 
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
@@ -237,6 +247,13 @@ class Settings:
     drift: DriftConfig = field(default_factory=DriftConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
+
+    def __post_init__(self) -> None:
+        if 0 < self.store.keep_days < self.feedback.window_days:
+            raise ConfigError(
+                f"[store] keep_days is {self.store.keep_days:g} and [feedback] window_days is"
+                f" {self.feedback.window_days:g}; expected keep_days of at least window_days, or 0 to keep all events"
+            )
 
 
 def read_settings(path: Path | None) -> Settings:

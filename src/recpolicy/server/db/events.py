@@ -49,6 +49,8 @@ class Event(NamedTuple):
     """Packed bits over the version's catalog; None: every item was allowed."""
     context: bytes | None = None
     """The float32 context of a user whom the version does not know."""
+    history: bytes | None = None
+    """The session that a session policy saw (session_history.py); None for other policies."""
 
 
 _random: deque[str] = deque()

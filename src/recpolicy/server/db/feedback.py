@@ -72,7 +72,9 @@ def apply_feedback(
 ) -> list[Outcome]:
     """Store the batch in order and return an outcome for each piece. The caller commits."""
     ids = {item.event_id for item in batch}
-    rows = connection.execute(select(events).where(events.c.id.in_(ids))).mappings()
+    # On PostgreSQL the lock keeps the events until the commit: a deletion in between would fail the whole batch.
+    wanted = select(events).where(events.c.id.in_(ids)).with_for_update(read=True, key_share=True)
+    rows = connection.execute(wanted).mappings()
     by_id = {row["id"]: row for row in rows}
     known = _known_feedback(connection, by_id)
     return [_apply_one(connection, item, by_id.get(item.event_id), known, time, rules) for item in batch]

@@ -52,6 +52,7 @@ events = Table(
     Column("ratings", Text, nullable=False, doc="JSON list of predicted ratings"),
     Column("allowed", LargeBinary, nullable=True, doc="packed bits over the version's catalog; null: all"),
     Column("context", LargeBinary, nullable=True, doc="float32 vector of a user whom the version does not know"),
+    Column("history", LargeBinary, nullable=True, doc="packed session (session_history.py); null: no session policy"),
     Index(None, "time"),
     sqlite_autoincrement=True,
 )  # fmt: skip

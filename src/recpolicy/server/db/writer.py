@@ -41,7 +41,7 @@ MAX_WAITING = 5_000
 """Write requests that may wait; further ones are rejected."""
 _MAX_GROUP = 500
 _REPLAY_SECONDS = 1.0
-_BYTES = ("allowed", "context")
+_BYTES = ("allowed", "context", "history")
 _OLD_KEYS = {"movies": "item_ids", "content": "policy_digest"}
 """Names in files of older versions, and the current ones."""
 _EVENTS_AT_ONCE = 500
@@ -314,4 +314,4 @@ def _read_spooled(path: Path) -> list[Event]:
 
 
 def _from_text(row: dict[str, Any]) -> Event:
-    return Event(**row | {name: base64.b64decode(row[name]) for name in _BYTES if row[name] is not None})
+    return Event(**row | {name: base64.b64decode(row[name]) for name in _BYTES if row.get(name) is not None})
