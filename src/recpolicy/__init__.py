@@ -60,9 +60,13 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use, so that `import recpolicy` and `recpolicy --help` are quick.
 
+    `__version__` is the version of the installed package.
+
     Raises:
         AttributeError: There is no such name.
     """
+    if name == "__version__":
+        return import_module("importlib.metadata").version("recpolicy")
     if name not in _MODULES:
         raise AttributeError(f"module 'recpolicy' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

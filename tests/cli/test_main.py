@@ -1,5 +1,6 @@
 """`recpolicy` itself: help, exit codes, and the one place where errors become a line."""
 
+import importlib.metadata
 import logging
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 from command_line import recpolicy
 
+import recpolicy as package
 from recpolicy.cli import main as main_module
 from recpolicy.cli import policy, training
 
@@ -24,6 +26,12 @@ def log_level():
 
 def test_the_commands_are_these():
     assert sorted(COMMANDS) == ["compare", "demo", "evaluate", "predict", "recommend", "report", "train"]
+
+
+def test_version(capsys):
+    answer = recpolicy(capsys, "--version")
+    assert (answer.code, answer.out) == (0, f"recpolicy {importlib.metadata.version('recpolicy')}\n")
+    assert package.__version__ == importlib.metadata.version("recpolicy")
 
 
 def test_help_of_the_whole_names_every_command(capsys):

@@ -1,5 +1,6 @@
 """One door to ratings: names, folders, files."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.datasets import data_folder
 from recpolicy.data.loaders import load_ratings
+from recpolicy.data.splits import split
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +66,26 @@ def test_a_data_frame_gives_the_ratings_of_the_same_file(tmp_path):
     assert load_ratings(frame, **options).digest == load_ratings(tmp_path / "mine.csv", **options).digest
     with pytest.raises(ConfigError, match="separator is an option of text files"):
         load_ratings(frame, separator=";")
+
+
+def test_ratings_know_how_they_are_read_again(empty_directory):
+    (empty_directory / "mine.csv").write_text("uid;item;rating\n" + "".join(f"{n};{n % 3};{n}\n" for n in range(10)))
+    ratings = load_ratings("mine.csv", columns={"user": "uid"}, separator=";", scale=(0, 10))
+    parts = split(ratings, "random")
+    assert parts.train.source == parts.test.source == ratings.source
+    assert load_ratings(**ratings.source).digest == ratings.digest
+    assert json.loads(json.dumps(ratings.source)) == ratings.source | {"scale": [0, 10]}
+
+
+def test_ratings_of_a_data_frame_have_no_source(empty_directory):
+    table = pd.DataFrame({"user": [1, 1], "item": [2, 3], "rating": [3, 4]})
+    assert load_ratings(table).source is None
+    table.to_csv("mine.csv", index=False)
+    titles = pd.DataFrame({"item": [2, 3], "title": ["A", "B"]})
+    assert load_ratings("mine.csv", items=titles).source is None
+
+
+def test_short_texts(miniature_folder):
+    ratings = load_ratings(miniature_folder)
+    assert repr(ratings) == f"Ratings({ratings.name}: {len(ratings):,} ratings of 60 users on 80 items)"
+    assert repr(split(ratings, "random")).startswith("Split(random: train ")

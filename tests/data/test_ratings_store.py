@@ -239,3 +239,10 @@ def test_movielens_reads_back_equal_with_its_official_fold(tmp_path, ml100k, u1)
     save_ratings(ml100k, tmp_path / "ratings", split=("u1", 0))
     assert_equal(load_saved_ratings(tmp_path / "ratings"), ml100k)
     assert load_saved_split(tmp_path / "ratings").digest == u1.digest
+
+
+def test_source_is_kept(original, tmp_path):
+    save_ratings(replace(original, source={"source": "ml-100k"}), tmp_path / "named", split=("u2", 0))
+    assert load_saved_split(tmp_path / "named").train.source == {"source": "ml-100k"}
+    save_ratings(replace(original, source=None), tmp_path / "nameless")
+    assert load_saved_ratings(tmp_path / "nameless").source is None

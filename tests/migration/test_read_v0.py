@@ -321,11 +321,11 @@ def test_imported_log_is_ingested(tmp_path):
 
 def test_training_data_of_an_ingested_log():
     """Its split was saved under the name that the old code had for it."""
-    parts, source = training_data(log=V0 / "logs" / "imported-rounds")
+    parts = training_data(log=V0 / "logs" / "imported-rounds")
     assert (parts.train.digest, parts.test.digest) == (EXPECTED["imported"]["fit"], EXPECTED["imported"]["test"])
     rounds = read_log(V0 / "logs" / "imported-rounds", IdVocabulary.from_ratings(parts.train))
     assert len(rounds) == EXPECTED["imported"]["report"]["training"]
-    assert source["source"].endswith("ratings")
+    assert parts.train.source["source"].endswith("ratings")
 
 
 # Evaluation, gate, registry

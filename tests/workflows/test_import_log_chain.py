@@ -40,9 +40,9 @@ def without_saved_models():
 
 def learn(folder, out, agent="linucb"):
     """What `recpolicy train AGENT --log FOLDER` does."""
-    parts, source = training_data(log=folder)
+    parts = training_data(log=folder)
     log = read_log(folder, IdVocabulary.from_ratings(parts.train))
-    return train(agent, parts, out, config=QUICK, model_config=SWEEPS, source=source, log=log, show_progress=False)
+    return train(agent, parts, out, config=QUICK, model_config=SWEEPS, log=log, show_progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,8 @@ def copied(clicks, tmp_path):
 
 
 def test_the_fit_part_is_what_the_training_rounds_say_and_the_test_part_what_the_others_say(clicks):
-    parts, source = training_data(log=clicks / "rounds")
+    parts = training_data(log=clicks / "rounds")
+    source = parts.train.source
     assert source == {"source": str(clicks / "rounds" / RATINGS)}
     assert split(load_ratings(**source), parts.name).digest == parts.digest  # as `recpolicy evaluate` makes it again
     for part, file in ((parts.train, "training.parquet"), (parts.test, "evaluation.parquet")):
@@ -94,7 +95,7 @@ def test_what_the_estimate_says_is_true(clicks):
 
 def test_held_out_ratings_and_the_gate_agree_that_it_is_better(clicks):
     policy, other = load_policy(clicks / "linucb"), load_policy(clicks / "ucb1")
-    parts, _ = training_data(log=clicks / "rounds")
+    parts = training_data(log=clicks / "rounds")
     chosen = {
         name: one.held_out_choice.value for name, one in evaluate({"mine": policy}, parts).evaluation.policies.items()
     }
@@ -159,17 +160,17 @@ def test_a_policy_is_trained_on_by_the_next_log(clicks, tmp_path):
 
 def test_data_that_is_given_goes_first_and_a_split_saved_with_it_is_kept(clicks):
     given = str(clicks / "rounds" / RATINGS)
-    own, _ = training_data(log=clicks / "rounds")
-    assert training_data(given)[0].digest == own.digest
-    other, source = training_data(given, "random", seed=3)
-    assert (other.name, other.seed, source) == ("random", 3, {"source": given})
+    own = training_data(log=clicks / "rounds")
+    assert training_data(given).digest == own.digest
+    other = training_data(given, "random", seed=3)
+    assert (other.name, other.seed, other.test.source) == ("random", 3, {"source": given})
     with pytest.raises(DataError, match="nowhere: no such file"):
         training_data("nowhere", log=clicks / "rounds")
 
 
 def test_a_split_by_which_evaluation_rounds_would_be_fitted_is_refused(clicks):
-    own, _ = training_data(log=clicks / "rounds")
-    assert training_data(split=own.name, log=clicks / "rounds")[0].digest == own.digest
+    own = training_data(log=clicks / "rounds")
+    assert training_data(split=own.name, log=clicks / "rounds").digest == own.digest
     with pytest.raises(
         ConfigError, match=rf"split 'random' would train on rounds for evaluation; .* the split {own.name}"
     ):
@@ -180,7 +181,7 @@ def test_a_log_of_which_nothing_is_held_out_says_what_to_do(copied):
     ingest_log(copied / "log", copied / "all", config={"evaluation_share": 0})
     with pytest.raises(DataError, match=r"this log has no rounds for evaluation; .*--evaluation-share 0\.2.*--split"):
         training_data(log=copied / "all")
-    assert training_data(split="temporal", log=copied / "all")[0].name == "temporal"
+    assert training_data(split="temporal", log=copied / "all").name == "temporal"
 
 
 def test_a_log_that_is_not_there_is_named_before_any_ratings_are_looked_for(copied):

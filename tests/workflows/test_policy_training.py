@@ -101,8 +101,9 @@ def test_own_data_with_ids_of_text(tmp_path):
         }
     ).to_csv(tmp_path / "mine.csv", index=False)
     mine = split(load_ratings(tmp_path / "mine.csv"), "random", seed=3)
-    policy = train("linucb_shared", mine, tmp_path / "policy", config=QUICK, source={"source": "mine.csv"})
-    assert policy.metadata["source"] == {"source": "mine.csv"}
+    policy = train("linucb_shared", mine, tmp_path / "policy", config=QUICK)
+    assert policy.metadata["source"] == {"source": str(tmp_path / "mine.csv")}
+    assert repr(policy) == "Policy(linucb_shared on mine/random/train: 60 users, 78 items)"
     assert policy.predict("alice7", ["film-3", "film-1"])["item_id"].tolist() == ["film-3", "film-1"]
     best = policy.recommend(["alice7", "alice8"], k=3)
     assert best["user_id"].tolist() == ["alice7"] * 3 + ["alice8"] * 3

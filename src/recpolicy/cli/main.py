@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+import recpolicy
 from recpolicy.cli import (
     admin,
     data,
@@ -44,9 +45,18 @@ for command in (*training.COMMANDS, *policy.COMMANDS, *gate.COMMANDS, *serve.COM
 log.app.command(epilog=log_export.EPILOG)(log_export.export)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"recpolicy {recpolicy.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more messages on stderr.")] = False,
+    version: Annotated[  # noqa: ARG001 (its callback does the work)
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """From a table of ratings to a recommendation policy that can be trusted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)

@@ -68,7 +68,7 @@ def train(
     }  # fmt: skip
     settings |= {key: value for key, value in overrides.items() if value is not None}
     with reading_for("config", config):
-        parts, source = training_data(data, split, log, seed, options)
+        parts = training_data(data, split, log, seed, options)
     logged = None
     if log is not None:
         from recpolicy.data.bandit_log import BanditLog
@@ -80,7 +80,7 @@ def train(
             settings["mode"] = "log"
     trained = train_policy(
         agent, parts, out, config=settings, agent_config=tables.get("agent", {}),
-        model_config=tables.get("rating_model"), source=source, log=logged, seed=seed,
+        model_config=tables.get("rating_model"), log=logged, seed=seed,
     )  # fmt: skip
     if as_json:
         print_json(trained.metadata)

@@ -3,7 +3,9 @@ ratings."""
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -66,10 +68,18 @@ def load_ratings(
     """
     arguments = {"columns": columns, "scale": scale, "separator": separator, "users": users, "items": items}
     options = {key: value for key, value in arguments.items() if value is not None}
+    ratings = _load(source, options)
+    frames = [part for part in (source, users, items) if isinstance(part, pd.DataFrame)]
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    return ratings if frames else replace(ratings, source={"source": str(source), **plain})
+
+
+def _load(source: "str | Path | pd.DataFrame", options: Mapping[str, Any]) -> Ratings:
+    table_options = {"scale": (1.0, 5.0), **options}
     if isinstance(source, pd.DataFrame):
-        if separator is not None:
+        if "separator" in options:
             raise ConfigError("separator is an option of text files; a data frame has none")
-        return ratings_from_frame(source, columns=columns, scale=scale or (1.0, 5.0), users=users, items=items)
+        return ratings_from_frame(source, **table_options)
     path = data_folder(str(source)) if str(source) in NAMES else Path(source)
     if path.is_dir() or str(source) in NAMES:
         if options:
@@ -77,7 +87,7 @@ def load_ratings(
         return _read_folder(path, str(source))
     if not path.exists():
         raise _nothing_there(str(source))
-    return read_table(path, columns=columns, scale=scale or (1.0, 5.0), separator=separator, users=users, items=items)
+    return read_table(path, **table_options)
 
 
 def check_source(source: str) -> None:

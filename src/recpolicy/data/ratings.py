@@ -5,7 +5,8 @@ edges. A table of test ratings shares the user and item tables with its train pa
 both.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +36,12 @@ class Ratings:
     items: pd.DataFrame  # I rows
     name: str
     scale: tuple[float, float] = (1.0, 5.0)
+    source: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Arguments of `load_ratings` that read this table, or the one that it is a part of; None if it has no file."""
+
+    def __repr__(self) -> str:
+        users, items = self.shape
+        return f"Ratings({self.name}: {len(self):,} ratings of {users:,} users on {items:,} items)"
 
     def __post_init__(self) -> None:
         lengths = {len(self.user), len(self.item), len(self.rating)}

@@ -66,6 +66,7 @@ def save_ratings(ratings: Ratings, folder: Path, *, split: tuple[str, int] | Non
             "version": FORMAT_VERSION,
             "name": ratings.name,
             "scale": list(ratings.scale),
+            "source": None if ratings.source is None else dict(ratings.source),
             "digest": ratings.digest,
             "types": {USERS: _types(ratings.users), ITEMS: _types(ratings.items)},
             "split": None if parts is None else {"name": parts.name, "seed": parts.seed, "digest": parts.digest},
@@ -141,7 +142,7 @@ def _read(folder: Path, body: dict[str, Any]) -> Ratings:
         tables = {name: _table(files[name], body["types"][name]) for name in (USERS, ITEMS)}
         ratings = Ratings(
             columns["user"], columns["item"], columns["rating"], columns.get("timestamp"), tables[USERS],
-            tables[ITEMS], name=body["name"], scale=tuple(body["scale"]),
+            tables[ITEMS], name=body["name"], scale=tuple(body["scale"]), source=body.get("source"),
         )  # fmt: skip
         actual = ratings.digest
     except (KeyError, IndexError, TypeError, ValueError, OSError, pa.ArrowException) as error:

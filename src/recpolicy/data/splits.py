@@ -36,6 +36,9 @@ class Split:
     """Ratings that only evaluation sees."""
     seed: int
 
+    def __repr__(self) -> str:
+        return f"Split({self.name}: train {len(self.train):,} ratings, test {len(self.test):,} ratings)"
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the name and both parts."""

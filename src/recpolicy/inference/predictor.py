@@ -46,6 +46,10 @@ class Policy:
         self._item_ids = artifact.items["item_id"].array
         self._titles = artifact.items["title"].array
 
+    def __repr__(self) -> str:
+        users, items = len(self.artifact.users), len(self.artifact.action_items)
+        return f"Policy({self.artifact.agent} on {self.metadata['data']}: {users:,} users, {items:,} items)"
+
     @property
     def sequential(self) -> bool:
         """True if the policy recommends in sessions and sees the history of each."""

@@ -45,7 +45,6 @@ def build_metadata(
     agent: Any,
     model: RatingModel,
     seed: int,
-    source: Mapping[str, Any] | None = None,
     log: BanditLog | SessionLog | None = None,
 ) -> dict[str, Any]:
     """Return the lineage of a policy: source, data, split and digests, configs, seed, versions, log.
@@ -56,12 +55,11 @@ def build_metadata(
         agent: The agent's config.
         model: The rating model behind the features.
         seed: Seed of the training.
-        source: Arguments of `load_ratings` that read the ratings again.
         log: The log that the policy learns from.
     """
     packages = ("recpolicy", "numpy", "pandas", "tensorflow", "tf-agents", "tf-keras", "myfm", "scikit-learn")
     return {
-        "source": None if source is None else dict(source),
+        "source": None if split.train.source is None else dict(split.train.source),
         "data": split.train.name,
         "split": {"name": split.name, "seed": split.seed, "train": split.train.digest, "test": split.test.digest},
         "config": {"train": as_dict(settings), "agent": as_dict(agent), "rating_model": model.config},

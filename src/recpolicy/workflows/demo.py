@@ -41,7 +41,7 @@ def run_demo(
     say("Split", f"{parts.name}: {len(parts.train):,} training ratings, {len(parts.test):,} held out")
     if out.exists():
         shutil.rmtree(out)
-    policy = train("linucb", parts, out, config=config, source={"source": data}, seed=seed)
+    policy = train("linucb", parts, out, config=config, seed=seed)
     say(
         "Policy", f"LinUCB, trained in {policy.metadata['training']['total_timesteps']:,} simulated interactions: {out}"
     )

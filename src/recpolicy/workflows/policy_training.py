@@ -77,7 +77,6 @@ def train(
     agent_config: Any = None,
     model: RatingModel | None = None,
     model_config: Any = None,
-    source: Mapping[str, Any] | None = None,
     log: BanditLog | SessionLog | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
@@ -94,8 +93,6 @@ def train(
         agent_config: The agent's config or its settings.
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
-        source: The arguments of `load_ratings`. The artifact keeps them, and `recpolicy evaluate` reads the ratings
-            again by them.
         log: Logged rounds to learn from, for the mode "log"; logged sessions for topk_reinforce and dqn.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal.
@@ -117,7 +114,7 @@ def train(
         from recpolicy.workflows.session_training import train_sessions
 
         options: dict[str, Any] = {"config": config, "agent_config": agent_config, "model": model}
-        options |= {"model_config": model_config, "source": source, "log": log}
+        options |= {"model_config": model_config, "log": log}
         return train_sessions(agent, split, out, **options, seed=seed, show_progress=show_progress)
     settings, agent_settings = (
         coerce(TrainConfig, config, "train"),
@@ -135,7 +132,7 @@ def train(
     if isinstance(log, BanditLog):
         _check_log(bandit, log, features)
 
-    metadata = build_metadata(split, settings, agent_settings, features.model, seed, source, log)
+    metadata = build_metadata(split, settings, agent_settings, features.model, seed, log)
     # After all checks, so that refused settings leave no unfinished training behind.
     work = open_work_folder(out, {"agent": agent, **metadata})
     if isinstance(log, BanditLog):
@@ -150,7 +147,7 @@ def train(
 
     exported, metadata = bandit.learner.export(), {**metadata, "training": training}
     artifact = make_artifact(
-        agent, exported, split.train, features, metadata, settings.uniform_mix, training_events(log, source)
+        agent, exported, split.train, features, metadata, settings.uniform_mix, training_events(log, split.train.source)
     )
     write_artifact(artifact, bandit, features.context.shape[1], work, out)
     return load_policy(out)

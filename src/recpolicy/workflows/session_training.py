@@ -3,7 +3,7 @@
 U users, I items, A items of the catalog, D features.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
@@ -78,7 +78,6 @@ def train_sessions(
     model: RatingModel | None = None,
     model_config: Any = None,
     worlds: TwoWorlds | None = None,
-    source: Mapping[str, Any] | None = None,
     log: BanditLog | SessionLog | None = None,
     seed: int = 0,
     show_progress: bool | None = None,
@@ -96,7 +95,6 @@ def train_sessions(
         model: A rating model that was fitted on `split.train`; without it, one is fitted or read from the cache.
         model_config: Settings of the rating model, if it is fitted here.
         worlds: The simulated worlds; without them, they are fitted.
-        source: The arguments of `load_ratings`, which the artifact keeps.
         log: Logged sessions to learn from, for topk_reinforce and dqn.
         seed: Seed of every random draw.
         show_progress: Show a progress bar; None shows it on a terminal.
@@ -132,7 +130,7 @@ def train_sessions(
     out = Path(out)
     check_absent(out)
     features = prepare_features(split.train, settings, model=model, model_config=model_config, seed=seed)
-    metadata = build_metadata(split, settings, agent_settings, features.model, seed, source, log)
+    metadata = build_metadata(split, settings, agent_settings, features.model, seed, log)
     arms = compute_item_features(features.action_items, features.embeddings, split.train)
 
     def make(time_step_spec: Any, action_spec: Any) -> Any:
@@ -145,7 +143,7 @@ def train_sessions(
     else:
         learner, training, work = _learn_from_log(make, features, settings, split, log, begin, seed, show_progress)
     exported = with_view(learner.learner.export(), settings, split)
-    events = training_events(log, source)
+    events = training_events(log, split.train.source)
     artifact = make_artifact(
         agent, exported, split.train, features, {**metadata, "training": training}, learned_events=events
     )

@@ -4,7 +4,7 @@ U users, I items, A items of the catalog, D features. Features are fitted on the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,8 @@ def training_data(
     log: Path | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-) -> tuple[Split, dict[str, Any]]:
-    """Return the split to train on, and the arguments of `load_ratings` that read its ratings again.
+) -> Split:
+    """Return the split to train on.
 
     Args:
         data: A source of `load_ratings`; without it, the ratings table of the log, or else DATA.
@@ -133,7 +133,6 @@ def training_data(
         raise DataError(f"{log}: a raw log; ingest it first: recpolicy log ingest {log} --out ROUNDS")
     has_table = log is not None and data is None and (log / RATINGS).exists()
     table = str(log / RATINGS) if log is not None and has_table else data or DATA
-    source = {"source": table, **(options or {})}
     saved = saved_split_name(Path(table)) if has_table or is_saved_ratings(Path(table)) else None
     if has_table and saved is None and split is None:
         raise DataError(
@@ -146,5 +145,6 @@ def training_data(
             f" the log has the split {saved}"
         )
     if saved is not None and split in (None, saved) and not options:
-        return load_saved_split(Path(table)), source
-    return split_ratings(load_ratings(**source), split or SPLIT, seed), source
+        parts, source = load_saved_split(Path(table)), {"source": table}
+        return replace(parts, train=replace(parts.train, source=source), test=replace(parts.test, source=source))
+    return split_ratings(load_ratings(table, **(options or {})), split or SPLIT, seed)
