@@ -10,8 +10,9 @@ from api_keys import key_for, listening
 from client_helpers import ask
 from command_line import recpolicy, refused
 from trained_policies import trained
+from waiting import wait_until
 
-from recpolicy.cli.admin_tables import say
+from recpolicy.cli.admin_tables import say, say_drift
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.lifespan import open_state
@@ -182,5 +183,38 @@ def test_times_numbers_and_what_is_missing_are_shown_plainly(capsys):
     assert capsys.readouterr().out.splitlines()[1].split() == ["2023-11-14T22:13:20Z", "0.100", '{"a":', "1}"]
     say({"rows": []}, False, "rows", none="nothing")
     assert capsys.readouterr().out == "nothing\n"
-    say({"run": 3, "next_at": None, "table": [{"x": 1}]}, False)
-    assert capsys.readouterr().out.splitlines() == ["run: 3", "next_at: ", "table:", "x", "1"]
+    say({"run": 3, "next_at": None, "plan": {"stages": [0.1, 1.0], "part": {"k": 2}}, "table": [{"x": 1}]}, False)
+    assert capsys.readouterr().out.splitlines() == [
+        "run: 3", "next_at:", "plan:", "  stages: [0.1, 1.0]", "  part:", "    k: 2", "table:", "x", "1",
+    ]  # fmt: skip
+    say({"rows": [{"day": 20786, "version": 1}]}, False, "rows")
+    assert capsys.readouterr().out.splitlines()[1].split() == ["2026-11-29", "1"]
+
+
+def test_a_job_that_did_nothing_says_why(admin):
+    begun = said(admin("run", "retrain"))
+    number = begun.split()[1]
+    assert begun == f"run {number} of retrain has begun; see how it goes: recpolicy admin runs {number}\n"
+    wait_until(lambda: "running" not in said(admin("runs", number)))
+    whole = said(admin("runs", number))
+    reason = next(line for line in whole.splitlines() if line.startswith("  reason: ")).removeprefix("  reason: ")
+    assert "status: skipped" in whole.splitlines()
+    assert reason in said(admin("runs"))
+    assert json.loads(said(admin("runs", number, "--json")))["metadata"]["reason"] == reason
+    assert "no run has this number" in refused(admin("runs", 99_999))
+
+
+def test_drift_is_told_in_rows(capsys):
+    say_drift(None)
+    assert "not checked yet" in capsys.readouterr().out
+    run = {"id": 9, "status": "done", "executed_at": 1_700_000_000_000}
+    metrics = {"users": {"psi": 0.25, "groups": 4}, "reward": None}
+    say_drift({**run, "metadata": {"version": 2, "metrics": metrics, "alarms": {"users": "shifted"}}})
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "drift: run 9, 2023-11-14T22:13:20Z, version 2"
+    assert [line.split(maxsplit=1) for line in out[2:4]] == [
+        ["users", "psi 0.250, groups 4"], ["reward", "too few events"],
+    ]  # fmt: skip
+    assert out[4] == "ALARM (users): shifted"
+    say_drift({**run, "status": "failed", "metadata": {"error": "no registry"}})
+    assert capsys.readouterr().out == "drift: run 9, 2023-11-14T22:13:20Z: failed; no registry\n"

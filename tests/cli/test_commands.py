@@ -19,7 +19,7 @@ from recpolicy.data.splits import split
 from recpolicy.inference.artifact import Artifact, write_arrays, write_manifest
 from recpolicy.models.embeddings import embed
 from recpolicy.models.rating_models import fit_rating_model
-from recpolicy.workflows.held_out_evaluation import METRICS_FILE
+from recpolicy.workflows.held_out_evaluation import BASELINES, METRICS_FILE
 
 COMMANDS = ("train", "demo", "evaluate", "compare", "predict", "recommend", "report")
 
@@ -175,7 +175,22 @@ def test_evaluate_refuses_ratings_of_another_fit_part(run, policy, tmp_path):
 def test_compare_puts_policies_side_by_side(run, policy):
     code, out, _ = run("compare", policy, policy.parent / "policy", "--json")
     assert code == 0
-    assert str(policy) in json.loads(out)["policies"]
+    body = json.loads(out)
+    assert str(policy) in body["policies"]
+    assert body["against"] == str(policy)
+    assert set(BASELINES) < body["policies"].keys()
+    assert body["differences"].keys() == body["policies"].keys() - {str(policy)}
+
+
+def test_compare_takes_paired_differences_from_a_baseline(run, policy):
+    _, out, _ = run("compare", policy, policy.parent / "policy", "--against", "most_popular")
+    assert "Held-out choice of most_popular minus that of the policy, paired by user" in out
+    table = out.split("paired by user\n")[1].split("\n\n")[0].splitlines()
+    assert "most_popular is better" in table[0]
+    assert "most_popular" not in [row.split()[0] for row in table[1:]]
+    code, _, err = run("compare", policy, "--against", "most_populer")
+    assert code == 2
+    assert "Did you mean 'most_popular'?" in err
 
 
 def test_report_is_one_page_that_loads_nothing(run, policy, tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recpolicy.cli.admin_client import URL
-from recpolicy.cli.admin_tables import say, say_routing, say_rows
+from recpolicy.cli.admin_tables import say, say_drift, say_routing, say_rows, say_runs
 from recpolicy.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ Ungated = Annotated[bool, typer.Option("--ungated", help="Let it serve although 
 Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.")]
 
 
-_RUN = ("id", "name", "status", "executed_at", "finished_at", "users", "records")
 _ROLLOUT = ("id", "champion", "challenger", "state", "stage", "traffic_fraction", "started_at", "ended_at", "reason")
 
 
@@ -206,13 +205,26 @@ def run(
 ) -> None:  # fmt: skip
     """Begin a run of a job now; `runs` tells how it goes."""
     parameters = dict(_parameter(text) for text in param or ())
-    say(_client(url, key_file).post(f"/v1/admin/jobs/{_part(job)}", parameters), as_json)
+    answer = _client(url, key_file).post(f"/v1/admin/jobs/{_part(job)}", parameters)
+    if as_json:
+        say(answer, True)
+        return
+    print(f"run {answer['run']} of {job} has begun; see how it goes: recpolicy admin runs {answer['run']}")
 
 
-@app.command(epilog="Example:  recpolicy admin runs")
-def runs(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
-    """List the last runs of jobs."""
-    say(_client(url, key_file).get("/v1/admin/runs"), as_json, "runs", _RUN)
+@app.command(epilog="Example:  recpolicy admin runs 4")
+def runs(
+    number: Annotated[
+        int | None, typer.Argument(metavar="[NUMBER]", min=1, help="Show this run whole; default: list the last runs.")
+    ] = None,
+    url: Url = URL, key_file: KeyFile = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """List the last runs of jobs, with the reason where one did nothing, or show one run."""
+    answer = _client(url, key_file).get("/v1/admin/runs" if number is None else f"/v1/admin/runs/{number}")
+    if as_json or number is not None:
+        say(answer, as_json)
+        return
+    say_runs(answer["runs"])
 
 
 @rollout_app.command(epilog="Example:  recpolicy admin rollout start 3 --set stages=[0.1,1]")
@@ -244,14 +256,18 @@ def rollout_status(url: Url = URL, key_file: KeyFile = None, as_json: Json = Fal
         return
     if now["rollout"] is not None:
         print(f"next: {now['next']} ({now['reason']})")
-        print(f"metrics: {json.dumps(now['metrics'])}")
+        say({"metrics": now["metrics"]}, False)
     say(listed, False, "rollouts", _ROLLOUT)
 
 
 @app.command(epilog="Example:  recpolicy admin drift")
 def drift(url: Url = URL, key_file: KeyFile = None, as_json: Json = False) -> None:
     """Show whether users, rewards or choices are other ones than before."""
-    say(_client(url, key_file).get("/v1/admin/drift"), as_json)
+    answer = _client(url, key_file).get("/v1/admin/drift")
+    if as_json:
+        say(answer, True)
+        return
+    say_drift(answer["run"])
 
 
 @app.command(epilog="Example:  recpolicy admin rewards")

@@ -5,8 +5,10 @@ Lists become tables and other fields one line each, so that fields of a newer se
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+_RUN = ("id", "name", "status", "executed_at", "finished_at", "users", "records")
 
 
 def say(
@@ -57,17 +59,56 @@ def _version(number: int | None) -> str:
     return "none" if number is None else f"version {number}"
 
 
-def _say_facts(answer: Mapping[str, Any]) -> None:
+def _say_facts(answer: Mapping[str, Any], indent: str = "") -> None:
+    """Print one fact a line; a part with facts of its own is indented under its name."""
     for name, value in answer.items():
         if isinstance(value, list) and value and all(isinstance(row, Mapping) for row in value):
-            print(f"{name}:")
+            print(f"{indent}{name}:")
             say_rows(value, "")
+        elif isinstance(value, Mapping) and value:
+            print(f"{indent}{name}:")
+            _say_facts(value, f"{indent}  ")
         else:
-            print(f"{name}: {_cell(name, value)}")
+            print(f"{indent}{name}: {_cell(name, value)}".rstrip())
+
+
+def say_runs(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Print runs of jobs as a table, with the reason of a run that did nothing or failed."""
+    say_rows([{**{name: run.get(name) for name in _RUN}, "reason": _reason(run)} for run in runs], "no runs yet")
+
+
+def say_drift(run: Mapping[str, Any] | None) -> None:
+    """Print a drift check: time, version, one row of figures a metric, and the alarms."""
+    if run is None:
+        print("drift was not checked yet; check it now: recpolicy admin run drift")
+        return
+    checked, found = _cell("time", run["executed_at"]), run["metadata"]
+    if run["status"] != "done":
+        print(f"drift: run {run['id']}, {checked}: {run['status']}; {_reason(run)}")
+        return
+    print(f"drift: run {run['id']}, {checked}, version {found['version']}")
+    metrics = found["metrics"].items()
+    say_rows([{"metric": name, "figures": _figures(figures)} for name, figures in metrics], "no metrics")
+    for kind, message in found["alarms"].items():
+        print(f"ALARM ({kind}): {message}")
+    if not found["alarms"]:
+        print("no alarm")
+
+
+def _figures(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return "too few events"
+    return ", ".join(f"{name} {_cell(name, value)}" for name, value in figures.items())
+
+
+def _reason(run: Mapping[str, Any]) -> str:
+    return str(run["metadata"].get("reason") or run["metadata"].get("error") or "")
 
 
 def _cell(name: str, value: Any) -> str:
-    """A value in one line; milliseconds since 1970 as a time in UTC."""
+    """A value in one line; milliseconds since 1970 as a time in UTC, days since 1970 as a date."""
+    if type(value) is int and name == "day":
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=value)).strftime("%Y-%m-%d")
     if value is None:
         return ""
     if type(value) is int and value > 10**11 and (name == "time" or name.endswith("_at")):

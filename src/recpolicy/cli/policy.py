@@ -47,7 +47,7 @@ def evaluate(
         print_json({**result.as_dict(), **({} if sessions is None else {"sessions": sessions.as_dict()})})
         return
     print_frame(result.table(), f"{folder}, {_title(result)}")
-    _print_more(result)
+    _print_more(result, policy.artifact.agent)
     if sessions is not None:
         print()
         print_frame(sessions.table(), _SESSIONS)
@@ -56,23 +56,38 @@ def evaluate(
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Two or more folders of trained policies.")],
     data: Data = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Policy or baseline that the differences are taken from (default: the first)."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare policies in one table; all must be trained on the same part of the data."""
+    """Compare policies in one table, and each with one of them; all must be trained on the same part of the data."""
+    from recpolicy.core.errors import unknown_name_error
     from recpolicy.inference.predictor import load_policy
+    from recpolicy.workflows.held_out_evaluation import BASELINES
     from recpolicy.workflows.held_out_evaluation import evaluate as evaluate_policies
 
     policies = {str(folder): load_policy(folder) for folder in folders}
+    against = against or next(iter(policies))
+    if against not in (*policies, *BASELINES):
+        raise unknown_name_error("policy", against, [*policies, *BASELINES])
     split = load_training_split(next(iter(policies.values())), data)
     result = evaluate_policies(policies, split, seed=seed)
     of_sessions = {name: policy for name, policy in policies.items() if policy.sequential}
     sessions = _evaluate_sessions(of_sessions, split, seed) if of_sessions else None
     if as_json:
-        print_json({**result.as_dict(), **({} if sessions is None else {"sessions": sessions.as_dict()})})
+        differences = {
+            name: result.evaluation.difference(against, name).as_dict()
+            for name in result.evaluation.policies
+            if name != against
+        }
+        body = {**result.as_dict(), "against": against, "differences": differences}
+        print_json({**body, **({} if sessions is None else {"sessions": sessions.as_dict()})})
         return
     print_frame(result.table(), _title(result))
-    _print_more(result)
+    _print_more(result, against)
     if sessions is not None:
         print()
         print_frame(sessions.table(), _SESSIONS)
@@ -201,8 +216,12 @@ def _title(result: "HeldOutEvaluation") -> str:
     return f"{evaluation.test_ratings:,} held-out ratings of {evaluation.split}"
 
 
-def _print_more(result: "HeldOutEvaluation") -> None:
+def _print_more(result: "HeldOutEvaluation", against: str) -> None:
     evaluation = result.evaluation
+    print()
+    print_frame(
+        evaluation.difference_table(against), f"Held-out choice of {against} minus that of the policy, paired by user"
+    )
     print()
     print_frame(evaluation.lists_table(), f"The {evaluation.k} best items not yet rated, all users")
     print()

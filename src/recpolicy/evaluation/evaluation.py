@@ -119,6 +119,14 @@ class Evaluation:
             chosen_by_first - chosen_by_second, np.ones(len(chosen_by_first)), self.rating_range, self.random.level
         )
 
+    def difference_table(self, first: str) -> pd.DataFrame:
+        """Return `difference` between `first` and each other policy as text; its last column says who is ahead."""
+        others = [name for name in self.policies if name != first]
+        differences = [self.difference(first, other) for other in others]
+        ahead = ["yes" if gap.lo > 0 else "no" if gap.hi < 0 else "not shown" for gap in differences]
+        columns = {"difference": list(map(str, differences)), f"{first} is better": ahead}
+        return pd.DataFrame(columns, index=pd.Index(others, name="policy"))
+
     def group_difference(self, first: str, second: str) -> dict[str, GroupFigure]:
         """Return `difference` within each group of users; raises ConfigError for a policy that was not evaluated."""
         chosen_by_first, chosen_by_second = self._choices(first, second)

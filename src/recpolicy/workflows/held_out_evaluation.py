@@ -32,6 +32,8 @@ EVALUATION_MODEL = "item_knn"
 """Model class of the evaluation world; features and the default training world use other classes."""
 WORLD_MODEL = "svd"
 """Model class of the default training world."""
+BASELINES = ("random", "most_popular", "highest_mean", "rating_model", WORLD_MODEL)
+"""Names of the baselines in every evaluation."""
 _RANK = 20
 """Length of the embeddings that measure the diversity of lists, the same for all policies."""
 
