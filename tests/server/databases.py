@@ -17,9 +17,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, func, select
 
-from recpolicy.server.db.engine import sqlite_url
+from recpolicy.server.db.engine import make_engine, sqlite_url
+from recpolicy.server.db.schema import events, feedback, rewards
 
 MISSING = "PostgreSQL IS NOT TESTED: no initdb found; install it (Debian: apt-get install postgresql)"
 
@@ -53,6 +54,12 @@ class PostgresServer:
     def stop(self):
         """Stop at once, as in a crash."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+
+    def pids(self) -> list[int]:
+        """The first process and its children, one for each connection."""
+        first = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *map(int, children)]
 
     def new_database(self) -> str:
         """The URL of an empty database."""
@@ -106,6 +113,20 @@ def postgres() -> PostgresServer:
 def new_url(kind: str, folder: Path) -> str:
     """The URL of an empty database."""
     return sqlite_url(folder / "server.db") if kind == "sqlite" else postgres().new_database()
+
+
+def stored_rows(url: str) -> tuple[set[str], set[tuple[str, float]], dict[str, int]]:
+    """Return ids of events, (event id, reward) pairs, and the number of rows of events, feedback and rewards."""
+    engine = make_engine(url)
+    try:
+        with engine.connect() as connection:
+            ids = set(connection.scalars(select(events.c.id)))
+            given = {(row.event_id, row.reward) for row in connection.execute(select(rewards))}
+            tables = (events, feedback, rewards)
+            counts = {table.name: connection.scalar(select(func.count()).select_from(table)) for table in tables}
+    finally:
+        engine.dispose()
+    return ids, given, counts
 
 
 KINDS = ("sqlite", "postgresql")

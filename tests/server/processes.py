@@ -18,15 +18,19 @@ SERVE = [sys.executable, "-c", "from recpolicy.cli.main import main; main()", "s
 class ServerProcess:
     """A running server; `url` is its address, `log` the file of its standard error."""
 
-    def __init__(self, source, state, *words, **environment):
+    def __init__(self, source, state, *words, settings=UNLIMITED_TOML, prefix=(), stderr=None, **environment):
+        """Start `recpolicy serve` with these words behind a command such as prlimit.
+
+        Its standard error goes to the file descriptor `stderr`, by default to the file `log`.
+        """
         self.log = state.parent / f"{state.name}.log"
-        settings = state.parent / f"{state.name}.toml"
-        settings.write_text(UNLIMITED_TOML)
-        words = [source, "--state", state, "--port", 0, "--config", settings, *words]
-        command = [*SERVE, *map(str, words)]
+        config = state.parent / f"{state.name}.toml"
+        config.write_text(settings)
+        words = [source, "--state", state, "--port", 0, "--config", config, *words]
+        command = [*prefix, *SERVE, *map(str, words)]
         env = os.environ | {"RECPOLICY_ADMIN_KEY": ADMIN_KEY} | environment
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr or log, text=True, env=env)
         try:
             said = self.process.stdout.readline()
             assert said.startswith("serving"), f"{said} {self.log.read_text()}"
@@ -50,9 +54,13 @@ class ServerProcess:
 
     def post(self, path, body, **headers):
         """Return status and JSON of an answer."""
-        request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"content-type": "application/json", **headers}
-        )
+        return self.ask("POST", path, body, **headers)
+
+    def ask(self, method, path, body=None, **headers):
+        """Return status and JSON of an answer."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json", **headers}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, json.load(answer)

@@ -10,15 +10,15 @@ import subprocess
 import threading
 
 import pytest
-from databases import KINDS, new_url, postgres
+from databases import KINDS, new_url, postgres, stored_rows
 from processes import ServerProcess
-from sqlalchemy import func, select
+from sqlalchemy import select
 from trained_policies import trained
 from waiting import wait_until
 
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.db.engine import make_engine, sqlite_url
-from recpolicy.server.db.schema import events, feedback, rewards
+from recpolicy.server.db.engine import sqlite_url
+from recpolicy.server.db.schema import events
 from recpolicy.server.lifespan import DATABASE_URL
 
 
@@ -90,18 +90,6 @@ def under_load(server, pairs=50, threads=4):
     return load
 
 
-def all_of(url):
-    engine = make_engine(url)
-    try:
-        with engine.connect() as connection:
-            kept = set(connection.scalars(select(events.c.id)))
-            given = {(row.event_id, row.reward) for row in connection.execute(select(rewards))}
-            counts = [connection.scalar(select(func.count()).select_from(one)) for one in (events, feedback, rewards)]
-    finally:
-        engine.dispose()
-    return kept, given, counts
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_server_killed_under_load_has_lost_nothing_and_doubled_nothing(kind, workers, tmp_path, start):
@@ -115,11 +103,11 @@ def test_a_server_killed_under_load_has_lost_nothing_and_doubled_nothing(kind, w
             os.kill(pid, signal.SIGKILL)
     load.stop()
     again = start(trained("linucb"), **{DATABASE_URL: url})  # replays what a spool may hold
-    kept, given, counts = all_of(url)
+    kept, given, counts = stored_rows(url)
     assert set(load.events) <= kept
     assert set(load.feedback) <= given
-    assert counts[0] == len(kept)
-    assert counts[1] == counts[2] == len({event for event, _ in given})
+    assert counts["events"] == len(kept)
+    assert counts["feedback"] == counts["rewards"] == len({event for event, _ in given})
     event_id, value = load.feedback[-1]
     said = {"event_id": event_id, "type": "rating", "value": value}
     assert again.post("/v1/feedback", said) == (200, {"status": "duplicate", "reward": None})
@@ -142,7 +130,7 @@ def test_while_the_database_is_down_predictions_go_on_and_nothing_is_lost(start,
         database.start()
     for event_id in (before, during["event_id"]):
         assert server.post("/v1/feedback", {"event_id": event_id, "type": "like"})[1]["status"] == "accepted"
-    assert all_of(url)[0] == {before, during["event_id"]}
+    assert stored_rows(url)[0] == {before, during["event_id"]}
 
 
 def test_on_a_full_disk_people_still_get_recommendations_and_no_event_id_is_promised(start, tmp_path):
@@ -162,7 +150,7 @@ def test_on_a_full_disk_people_still_get_recommendations_and_no_event_id_is_prom
     subprocess.run(["prlimit", f"--pid={server.process.pid}", "--fsize=unlimited:"], check=True)
     assert server.post("/v1/feedback", {"event_id": kept[-1], "type": "like"})[1]["status"] == "accepted"
     server.stop(signal.SIGTERM)
-    assert set(kept) <= all_of(sqlite_url(tmp_path / "state" / "server.db"))[0]
+    assert set(kept) <= stored_rows(sqlite_url(tmp_path / "state" / "server.db"))[0]
 
 
 def test_versions_are_swapped_under_load_without_a_failed_request(start, tmp_path, new_engine):
@@ -205,6 +193,6 @@ def test_a_server_that_is_told_to_stop_finishes_what_it_has_begun(start, tmp_pat
     load = under_load(server)
     assert server.stop(signal.SIGTERM) == 0
     load.stop()
-    kept, given, _ = all_of(sqlite_url(tmp_path / "state" / "server.db"))
+    kept, given, _ = stored_rows(sqlite_url(tmp_path / "state" / "server.db"))
     assert set(load.events) <= kept
     assert set(load.feedback) <= given
