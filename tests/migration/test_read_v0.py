@@ -36,8 +36,8 @@ from recpolicy.server.console.queries import read_card
 from recpolicy.server.db.export import Export, LogPolicy, export
 from recpolicy.server.db.schema import metadata
 from recpolicy.server.lifespan import open_state, state_folder
+from recpolicy.server.online.checkpoints import checkpoint_folder, read_current
 from recpolicy.server.online.learner import OnlineLearner
-from recpolicy.server.online.posterior import checkpoint_folder, read_checkpoint
 from recpolicy.server.rollout import controller
 from recpolicy.server.settings import OnlineConfig, RolloutConfig, Settings
 from recpolicy.training import tensorflow_export
@@ -529,8 +529,7 @@ def test_spooled_event_goes_to_the_database(registry_folder):
 def test_online_learning_goes_on(registry_folder):
     """The old checkpoint answers, and new rewards are added to it."""
     content = EXPECTED["policies"]["linucb"]["content"]
-    checkpoint = read_checkpoint(checkpoint_folder(registry_folder, content))
-    assert checkpoint.learnt == 10
+    assert read_current(checkpoint_folder(registry_folder, content)).counts["learnt"] == 10
     with serving(registry_folder) as (app, state):
         assert state.models.live.champion.policy_digest == EXPECTED["online_content"]
         controller.stop(state, "operator-key")  # nothing is learned while there is a challenger
@@ -541,7 +540,7 @@ def test_online_learning_goes_on(registry_folder):
         answer = ask(app, "POST", "/v1/recommend", {"user": 3, "k": 1}, "client")
         ask(app, "POST", "/v1/feedback", {"event_id": answer["event_id"], "type": "rating", "value": 5.0}, "client")
         assert learner.step() == 1
-        assert read_checkpoint(checkpoint_folder(registry_folder, content)).learnt == 11 + learned
+        assert read_current(checkpoint_folder(registry_folder, content)).counts["learnt"] == 11 + learned
 
 
 def test_export_of_the_old_server_goes_on(registry_folder, tmp_path):

@@ -15,7 +15,7 @@ class LRUCache(Generic[Value]):
     """
 
     def __init__(self, max_size: int):
-        self._max_size, self._size = max_size, 0
+        self.max_size, self._size = max_size, 0
         self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._lock = Lock()
         self._loading = Lock()
@@ -43,12 +43,12 @@ class LRUCache(Generic[Value]):
     def put(self, key: Hashable, value: Value, size: int = 1) -> None:
         """Return cache the value and drop the oldest ones that no longer fit; a value larger than the bound is not
         cached."""
-        if size > self._max_size:
+        if size > self.max_size:
             return
         with self._lock:
             if key in self._entries:
                 self._size -= self._entries.pop(key)[1]
-            while self._entries and self._size + size > self._max_size:
+            while self._entries and self._size + size > self.max_size:
                 self._size -= self._entries.popitem(last=False)[1][1]
             self._entries[key] = value, size
             self._size += size

@@ -6,7 +6,8 @@ policy does not know is folded in from a few ratings (models/fold_in.py). `load_
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,24 @@ class Scorer:
     def prepare(self) -> None:
         """Compute now what the first requests would wait for."""
         _ = self._rated_by_user, self._mean_context, self._typical_std, self.directions
+
+    def with_policy(self, policy: Mapping[str, Array], metadata: Mapping[str, Any]) -> "Scorer":
+        """Return a scorer with other arrays of the policy; it shares all tables, but no cached predictions."""
+        other = copy(self)
+        other.artifact = replace(self.artifact, policy=policy, metadata=metadata)
+        other.metadata = {"agent": self.artifact.agent, **metadata}
+        other._cache = LRUCache(self._cache.max_size)
+        return other
+
+    def user_row(self, user: Hashable) -> int | None:
+        """Return the row of a user; None for a user that the policy does not know."""
+        return self._user_row.get(user)
+
+    def arm(self, item: Hashable) -> int | None:
+        """Return the arm of an item; None for an item outside of the catalog."""
+        row = self._item_row.get(item)
+        arm = -1 if row is None else int(self._arm_by_row[row])
+        return None if arm < 0 else arm
 
     def knows(self, user: Hashable) -> bool:
         """Return True if the policy was trained with this user."""
@@ -274,6 +293,13 @@ class Scorer:
         """The root of the mean variance over users [I]: nothing is known of how well a bare context is known."""
         square = np.einsum("ui,ui->i", self.artifact.rating_std, self.artifact.rating_std, dtype=np.float64)
         return np.sqrt(square / len(self.artifact.rating_std)).astype(np.float32)
+
+    @cached_property
+    def _arm_by_row(self) -> NDArray[np.int32]:
+        """The arm of each item row [I]; -1 outside of the catalog."""
+        arm = np.full(len(self.item_ids), -1, np.int32)
+        arm[self.action_items] = np.arange(len(self.action_items))
+        return arm
 
     @cached_property
     def _mean_context(self) -> Array:

@@ -7,7 +7,6 @@ single trained policy, it also holds a registry with that policy as version 1.
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine, select
@@ -24,8 +23,8 @@ from recpolicy.server.db.writer import GroupCommitWriter, Spool
 from recpolicy.server.deps import AppState, Store
 from recpolicy.server.live_models import LiveState, LoadedVersion, ModelManager, ReloadHooks
 from recpolicy.server.metrics import Metrics
-from recpolicy.server.online.learner import with_latest_checkpoint
-from recpolicy.server.online.posterior import CURRENT, checkpoint_folder
+from recpolicy.server.online.checkpoints import CURRENT, checkpoint_folder
+from recpolicy.server.online.learned_policy import LearnedPolicy
 from recpolicy.server.settings import Settings
 
 DATABASE_URL = "RECPOLICY_DATABASE_URL"
@@ -117,7 +116,7 @@ def _reload_hooks(engine: Engine, folder: Path, settings: Settings) -> ReloadHoo
         return ReloadHooks(rollout)
     return ReloadHooks(
         rollout,
-        partial(with_latest_checkpoint, folder),
+        LearnedPolicy(folder),
         lambda scorer: (checkpoint_folder(folder, scorer.metadata["policy_digest"]) / CURRENT,),
     )
 

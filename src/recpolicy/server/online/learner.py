@@ -1,7 +1,7 @@
 """Online learning: the champion learns from new rewards while it serves.
 
 Every few seconds one process per state folder (the holder of its lock) reads the new rewards in the order of writing.
-It then checkpoints the champion's posterior; all processes load checkpoints in the same way as versions. The version
+It then checkpoints the arms that have changed; all processes load checkpoints in the same way as versions. The version
 itself never changes: it keeps its number, and `policy_digest` identifies the posterior of an answer. While there is a
 challenger, the champion does not learn, so the comparison stays valid. The same rewards give the same bits, in any
 batches.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -26,19 +27,15 @@ from recpolicy.inference.scorer import Scorer
 from recpolicy.server.db.events import now_ms
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.live_models import ModelManager
+from recpolicy.server.online.checkpoints import Checkpoint, CheckpointJournal, checkpoint_folder
 from recpolicy.server.online.posterior import (
-    Checkpoint,
-    Posterior,
     can_learn,
-    checkpoint_folder,
     get_forgetting,
     initial_posterior,
     is_plausible_context,
     learn,
     make_regressors,
     max_context_norm,
-    read_checkpoint,
-    write_checkpoint,
 )
 from recpolicy.server.settings import OnlineConfig
 
@@ -59,6 +56,8 @@ class OnlineLearner:
         self._engine, self._policies, self._folder, self._config = engine, policies, folder, config
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._version: LearningVersion | None = None
+        self._failure = ""
 
     def start(self) -> None:
         """Learn in a thread until `close`."""
@@ -75,31 +74,49 @@ class OnlineLearner:
     def step(self) -> int:
         """Learn from the new rewards; return their number.
 
-        Raises SQLAlchemyError, ArtifactError, DivergedError or OSError.
+        Without new rewards it only looks at the database and at a file of 300 bytes. Raises SQLAlchemyError,
+        ArtifactError, DivergedError or OSError.
         """
         live = self._policies.live
         base = live.champion.trained
         if live.challenger is not None or not can_learn(base.artifact):
             return 0
         folder = checkpoint_folder(self._folder, str(base.metadata["policy_digest"]))
+        if self._version is None or self._version.base is not base:
+            self._version = LearningVersion(base, CheckpointJournal(folder, base.artifact))
+        known = self._version.journal.read()
+        if known is not None and not self._rewards(known.last):
+            return 0
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(Timeout), FileLock(folder / ".lock", timeout=0):
-            before = read_checkpoint(folder) or self._first(base)
-            after = apply_rewards(base, before, self._rewards(before.last))
-            if after.last != before.last or not (folder / "current.json").exists():
-                write_checkpoint(folder, after)
-                self._policies.refresh()
-            return after.learnt - before.learnt
+            return self._learn(self._version)
         return 0
+
+    def _learn(self, version: "LearningVersion") -> int:
+        """Learn and write the checkpoint, while this process holds the lock of the version."""
+        known = version.journal.read()
+        before = known or self._first(version.base)
+        after = apply_rewards(version, before, self._rewards(before.last))
+        if after.last != before.last or known is None:
+            version.journal.write(after)
+            self._policies.refresh()
+        return after.learnt - before.learnt
 
     def _work(self) -> None:
         while not self._stop.wait(self._config.seconds):
             try:
                 self.step()
+                self._failure = ""
             except (ArtifactError, ConfigError, DivergedError) as error:
-                logger.error("online learning failed: %s", error)
+                self._log_once(str(error))
             except (SQLAlchemyError, OSError) as error:
-                logger.error("online learning failed: %s", type(error).__name__)
+                self._log_once(type(error).__name__)
+
+    def _log_once(self, failure: str) -> None:
+        """Log a failure unless the step before failed in the same way."""
+        if failure != self._failure:
+            logger.error("online learning failed: %s", failure)
+        self._failure = failure
 
     def _first(self, base: Scorer) -> Checkpoint:
         with self._engine.connect() as connection:
@@ -138,59 +155,40 @@ def learning(state: "AppState") -> Iterator[None]:
         learner.close()
 
 
-def apply_rewards(base: Scorer, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
+class LearningVersion:
+    """A trained version that learns: its checkpoints, and the limit on its contexts."""
+
+    def __init__(self, base: Scorer, journal: CheckpointJournal):
+        self.base, self.journal = base, journal
+        self.longest = max_context_norm(base.artifact.context)
+
+    def context(self, row: Any) -> NDArray[np.float32] | None:
+        """Return the context [C] that the policy used; None if it is unknown or implausible."""
+        known = self.base.artifact.context
+        if row.context is not None:
+            vector = np.frombuffer(bytes(row.context), np.float32)
+            return vector if is_plausible_context(vector, known.shape[1], self.longest) else None
+        user = self.base.user_row(json.loads(row.user_key))
+        return None if user is None else known[user]
+
+
+def apply_rewards(version: LearningVersion, before: Checkpoint, rows: Iterable[Any]) -> Checkpoint:
     """Return the checkpoint after rows (seq, position, reward, user_key, item_ids, context) in their order; pure."""
-    artifact = base.artifact
-    arm_by_row = {int(row): arm for arm, row in enumerate(artifact.action_items)}
-    row_by_user = {user: row for row, user in enumerate(base.user_ids)}
-    row_by_item = {item: row for row, item in enumerate(base.item_ids)}
-    longest = max_context_norm(artifact.context)
+    artifact = version.base.artifact
     arms, features, values, last, passed = [], [], [], before.last, 0
     for row in rows:
         last = row.seq
-        arm = arm_by_row.get(row_by_item.get(json.loads(row.item_ids)[row.position], -1))
-        context = _context(artifact.context, row_by_user, row, longest)
+        arm = version.base.arm(json.loads(row.item_ids)[row.position])
+        context = version.context(row)
         if arm is None or context is None or not abs(row.reward) <= MAX_REWARD:
             passed += 1
             continue
         arms.append(arm)
         features.append(make_regressors(artifact, context))
         values.append(row.reward)
-    beliefs = before.beliefs
+    posterior = before.posterior
     if arms:
         rewards_at = np.array(arms), np.stack(features), np.array(values, np.float64)
-        beliefs = learn(beliefs, *rewards_at, *get_forgetting(artifact.metadata))
-    return replace(before, beliefs=beliefs, last=last, learnt=before.learnt + len(arms), passed=before.passed + passed)
-
-
-def _context(known: Any, row_by_user: dict[Any, int], row: Any, longest: float) -> Any:
-    """Return the context [C] that the policy used; None if it is unknown or implausible (`is_plausible_context`)."""
-    if row.context is not None:
-        vector = np.frombuffer(bytes(row.context), np.float32)
-        return vector if is_plausible_context(vector, known.shape[1], longest) else None
-    user = row_by_user.get(json.loads(row.user_key))
-    return None if user is None else known[user]
-
-
-def with_posterior(base: Scorer, beliefs: Posterior) -> Scorer:
-    """Return the same policy with another posterior, and with its digest."""
-    artifact = base.artifact
-    policy = {**artifact.policy, **beliefs.arrays()}
-    metadata = {
-        **artifact.metadata,
-        "policy_digest": beliefs.digest,
-        "learned_from": artifact.metadata["policy_digest"],
-    }
-    return Scorer(replace(artifact, policy=policy, metadata=metadata))
-
-
-def with_latest_checkpoint(folder: Path, base: Scorer) -> Scorer:
-    """Return the policy with its last checkpoint, or unchanged without a valid checkpoint."""
-    if not can_learn(base.artifact):
-        return base
-    try:
-        checkpoint = read_checkpoint(checkpoint_folder(folder, str(base.metadata["policy_digest"])))
-    except ArtifactError as error:
-        logger.error("the server ignores a damaged checkpoint of online learning: %s", error)
-        return base
-    return base if checkpoint is None or not checkpoint.learnt else with_posterior(base, checkpoint.beliefs)
+        posterior = learn(posterior, *rewards_at, *get_forgetting(artifact.metadata))
+    counts = {"learnt": before.learnt + len(arms), "passed": before.passed + passed}
+    return replace(before, posterior=posterior, last=last, **counts)
