@@ -15,11 +15,35 @@ TABLES = {
     "bad.csv": ("user,item,stars\na,1,4\n", "no column 'rating'"),
     "wide.csv": ("user,item,rating\na,1,9\n", r"rating 9 is not in 1\.\.5"),
     "semicolon.csv": ("user;item;rating\na;1;4\n", "contains ';'"),
+    "bare.csv": ("7,1,4\n", "no column 'user'"),
+    "twice.csv": ("user,item,rating\na,1,4\na,1,5\n", "rated item 1 before"),
+    "soon.csv": ("user,item,rating,timestamp\na,1,4,soon\n", "timestamp 'soon' is not a number of seconds"),
 }
 REMEDIES = {
-    "option": ("name it with --rating NAME", "give --scale 1 9,", 'give --separator ";"'),
-    "config": ('columns = { rating = "NAME" } in [data]', "scale = [1, 9]", 'separator = ";" in [data]'),
-    "file": ("rename the column to 'rating' in the file", "correct it in the file", "separate the columns by ','"),
+    "option": (
+        "name it with --rating NAME",
+        "give --scale 1 9,",
+        'give --separator ";"',
+        "give --no-header",
+        "give --repeated last, first or mean",
+        "give --no-timestamps",
+    ),
+    "config": (
+        'columns = { rating = "NAME" } in [data]',
+        "scale = [1, 9]",
+        'separator = ";" in [data]',
+        "header = false in [data]",
+        'repeated = "last", "first" or "mean" in [data]',
+        "timestamps = false",
+    ),
+    "file": (
+        "rename the column to 'rating' in the file",
+        "correct it in the file",
+        "separate the columns by ','",
+        "add a first line with the names",
+        "keep one rating of each pair in the file",
+        "correct it in the file",
+    ),
 }
 COMMANDS = {
     "data info TABLE": "option",
@@ -111,12 +135,15 @@ def test_an_unknown_user_is_described_by_the_option_rating(capsys, command):
     assert recpolicy(capsys, command, "policy", "--user", "nobody", "--rating", "1=5").code == 0
 
 
-def test_tables_that_accompany_the_ratings_are_changed_in_the_file(capsys, directory):
-    """[data] names the columns of the ratings alone."""
+def test_tables_that_accompany_the_ratings_have_columns_of_their_own(capsys, directory):
     (directory / "mine.csv").write_text("user,item,rating\na,1,4\n")
     (directory / "items.csv").write_text("thing,title\n1,One\n")
     (directory / "shop.toml").write_text('[data]\nitems = "items.csv"\n')
     words = ("--data", "mine.csv", "--config", "shop.toml", "--split", "random", "--out", "out")
     message = refused(recpolicy(capsys, "train", "highest_mean", *words))
     assert "items.csv:1: no column 'item'" in message
-    assert "rename the column to 'item' in the file" in message
+    assert message.endswith('name it with item_columns = { item = "NAME" } in [data] of shop.toml\n')
+    message = refused(recpolicy(capsys, "data", "check", "mine.csv", "--config", "shop.toml"))
+    assert 'item_columns = { item = "NAME" } in [data] of a TOML file, given as --config FILE' in message
+    (directory / "shop.toml").write_text('[data]\nitems = "items.csv"\nitem_columns = { item = "thing" }\n')
+    assert recpolicy(capsys, "data", "check", "mine.csv", "--config", "shop.toml").code == 0

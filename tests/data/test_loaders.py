@@ -64,7 +64,7 @@ def test_a_data_frame_gives_the_ratings_of_the_same_file(tmp_path):
     frame.to_csv(tmp_path / "mine.csv", index=False)
     options = {"columns": {"user": "uid"}, "scale": (0, 5)}
     assert load_ratings(frame, **options).digest == load_ratings(tmp_path / "mine.csv", **options).digest
-    with pytest.raises(ConfigError, match="separator is an option of text files"):
+    with pytest.raises(ConfigError, match="separator and header are options of text files"):
         load_ratings(frame, separator=";")
 
 

@@ -120,7 +120,6 @@ def test_what_is_wrong_is_named_by_file_line_and_value(tmp_path, text, message):
             r"mine.parquet: row 2: user id 1.5 is not an integer",
         ),
         ({"user": [True, False], "item": [1, 2], "rating": [3, 4]}, r"mine.parquet: user ids are of type bool"),
-        ({"user": [1, 2], "item": [1, 2], "rating": [True, False]}, r"mine.parquet: rating column is of type bool"),
         ({"user": [1, 1], "item": [2, 2], "rating": [3, 4]}, r"mine.parquet: row 2: user 1 rated .* row 1"),
         ({"user": [1], "item": [2]}, r"mine.parquet: no column 'rating'"),
     ],
@@ -162,8 +161,9 @@ def test_missing_unreadable_and_foreign_files_are_named(tmp_path):
         read_table(written(tmp_path, GOOD, "mine.parquet"))
     with pytest.raises(DataError, match=r"mine\.csv\.gz: cannot be read"):
         read_table(written(tmp_path, GOOD, "mine.csv.gz"))
-    with pytest.raises(DataError, match="a folder"):
-        read_table(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: neither Parquet nor CSV files in this folder"):
+        read_table(tmp_path / "empty")
 
 
 def test_options_are_checked(tmp_path):
@@ -172,7 +172,7 @@ def test_options_are_checked(tmp_path):
         read_table(path, columns={"usr": "user"})
     with pytest.raises(DataError, match="no column 'uid' for the user"):
         read_table(path, columns={"user": "uid"})
-    with pytest.raises(ConfigError, match="lowest rating must be below"):
+    with pytest.raises(ConfigError, match="expected two finite numbers, the lowest"):
         read_table(path, scale=(5, 1))
     assert read_table(written(tmp_path, "user;item;rating\na;1;9\n", "x.txt"), separator=";", scale=(0, 10)).scale == (
         0,
@@ -207,6 +207,6 @@ def test_joined_tables_are_checked(tmp_path):
         read_table(path, items=written(tmp_path, "item,year\n7,1990\n9,soon\n", "years.csv"))
 
 
-def test_ids_of_another_type_than_the_joined_table_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"mine\.csv:2: item id 7 is not in the table of items"):
+def test_ids_of_another_type_than_the_joined_table_are_compared_by_spelling(tmp_path):
+    with pytest.raises(DataError, match=r"mine\.csv:3: item id 9 is not in the table of items"):
         read_table(written(tmp_path, GOOD), items=pd.DataFrame({"item_id": ["7", "nine"]}))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tiny_dataset import miniature_ratings
 
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.data.joined_tables import bare_items
 from recpolicy.data.ratings import Ratings
-from recpolicy.data.ratings_files import bare_items
 from recpolicy.data.splits import SPLITS, split, write_split
 
 NAMES = [*(name for name in SPLITS if not name.endswith("-N")), "leave-last-1", "leave-last-3", "tail-1", "tail-7"]

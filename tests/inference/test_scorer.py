@@ -346,3 +346,22 @@ def test_levels_and_expected_ratings_are_saved_and_may_be_missing(tmp_path):
     plain = load_scorer(write_tiny(tmp_path / "plain"))
     assert plain.artifact.levels is None
     assert plain.artifact.rating_mean is None
+
+
+def test_an_id_of_the_other_type_is_explained(scorer):
+    with pytest.raises(
+        UnknownIdError, match="no user with id 3 in this policy; the ids are integers: 3 without quotes"
+    ):
+        scorer.predict(["3"])
+    with pytest.raises(UnknownIdError, match=r"no item with id 103 in .*; the ids are integers: 103 without quotes"):
+        scorer.item_row("103")
+    artifact = tiny_artifact()
+    users = artifact.users.assign(user_id=artifact.users["user_id"].astype(str))
+    items = artifact.items.assign(item_id=artifact.items["item_id"].astype(str))
+    texts = Scorer(replace(artifact, users=users, items=items))
+    with pytest.raises(UnknownIdError, match='no user with id 3 in this policy; the ids are text: "3"'):
+        texts.predict([3])
+    with pytest.raises(UnknownIdError, match=r'no item with id 103 in .*; the ids are text: "103"'):
+        texts.item_row(103)
+    with pytest.raises(UnknownIdError, match="no user with id True in this policy; describe"):
+        texts.predict([True])

@@ -137,7 +137,7 @@ def test_the_demo_tells_the_whole_story(tmp_path):
         str(write_miniature(tmp_path / "data")),
         tmp_path / "run",
         lambda *words: said.append(words),
-        user=7,
+        user="7",
         config=config,
     )
     told = dict(said)

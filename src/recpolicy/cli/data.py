@@ -1,9 +1,11 @@
 """`recpolicy data`: fetch MovieLens, summarize, split and check ratings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from recpolicy.cli.reading_options import with_reading_options
 
 if TYPE_CHECKING:
     from recpolicy.data.ratings import Ratings
@@ -11,25 +13,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Fetch MovieLens; summarize, split and check ratings.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-User = Annotated[
-    str | None, typer.Option("--user", help="Of a file: column of user ids (default: user, user_id, userId).")
+_SHOWN_GENRES = 10
+NameOrPath = Annotated[
+    str, typer.Argument(help="ml-100k, a MovieLens folder, or a CSV or Parquet file (or a folder of its parts).")
 ]
-Item = Annotated[
-    str | None,
-    typer.Option("--item", help="Of a file: column of item ids (default: item, item_id, itemId, movie, ...)."),
-]
-Rating = Annotated[str | None, typer.Option("--rating", help="Of a file: column of ratings (default: rating).")]
-Timestamp = Annotated[
-    str | None, typer.Option("--timestamp", help="Of a file: column of times (default: timestamp, if any).")
-]
-Scale = Annotated[
-    tuple[float, float] | None,
-    typer.Option("--scale", help="Of a file: lowest and highest possible rating (default: 1 5)."),
-]
-Separator = Annotated[
-    str | None, typer.Option("--separator", help="Of a file: separator (default: a tab for .tsv, else a comma).")
-]
-NameOrPath = Annotated[str, typer.Argument(help="ml-100k, a MovieLens folder, or a CSV or Parquet file.")]
 
 
 @app.command(epilog="Example: recpolicy data fetch --source auto")
@@ -71,79 +58,64 @@ _LOST = ", without release dates and links"
 
 
 @app.command(epilog="Example: recpolicy data split u1 --out splits/")
+@with_reading_options
 def split(
     name: Annotated[str, typer.Argument(help="u1..u5, ua, ub, temporal, leave-last-N or random.")],
     out: Annotated[Path, typer.Option(help="Folder to write NAME.base and NAME.test to.")],
     data: Annotated[str, typer.Option(help="ml-100k, a MovieLens folder, or a CSV or Parquet file.")] = "ml-100k",
     seed: Annotated[int, typer.Option(help="Seed of random.")] = 0,
-    user: User = None,
-    item: Item = None,
-    rating: Rating = None,
-    timestamp: Timestamp = None,
-    scale: Scale = None,
-    separator: Separator = None,
+    options: Any = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the train and test parts of a split in the official format: tab-separated, by user, then item."""
     from recpolicy.data.splits import split as split_ratings
     from recpolicy.data.splits import write_split
 
-    parts = split_ratings(_read(data, user, item, rating, timestamp, scale, separator), name, seed)
+    parts = split_ratings(_read(data, options), name, seed)
     base, test = write_split(parts, out)
     counts = {"base": len(parts.train), "test": len(parts.test)}
     if as_json:
         _print_json({"name": name, "seed": seed, "digest": parts.digest, "paths": [str(base), str(test)], **counts})
         return
     typer.echo(f"{base}: {counts['base']:,} ratings\n{test}: {counts['test']:,} ratings")
+    typer.echo(f"next: recpolicy data check {base} --separator '\\t' --no-header{_scale_option(parts.train)}")
 
 
 @app.command(epilog="Example: recpolicy data info ml-100k")
+@with_reading_options
 def info(
     path: NameOrPath = "ml-100k",
-    user: User = None,
-    item: Item = None,
-    rating: Rating = None,
-    timestamp: Timestamp = None,
-    scale: Scale = None,
-    separator: Separator = None,
+    options: Any = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the numbers of users, items and ratings, and the distribution of the ratings."""
-    _print_summary(_read(path, user, item, rating, timestamp, scale, separator), as_json)
+    _print_summary(_read(path, options), as_json)
 
 
 @app.command(epilog="Example: recpolicy data check ratings.csv --user uid --item film --rating stars")
+@with_reading_options
 def check(
-    path: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file with one rating per row.")],
-    user: User = None,
-    item: Item = None,
-    rating: Rating = None,
-    timestamp: Timestamp = None,
-    scale: Scale = None,
-    separator: Separator = None,
+    path: Annotated[
+        Path, typer.Argument(help="CSV, TSV or Parquet file, or a folder of its parts, with one rating per row.")
+    ],
+    options: Any = None,
     as_json: AsJson = False,
 ) -> None:
     """Check your ratings row by row; the message names file, line and value of the first error."""
-    _print_summary(_read(str(path), user, item, rating, timestamp, scale, separator), as_json)
+    _print_summary(_read(str(path), options), as_json)
 
 
-def _read(
-    data: str,
-    user: str | None,
-    item: str | None,
-    rating: str | None,
-    timestamp: str | None,
-    scale: tuple[float, float] | None,
-    separator: str | None,
-) -> "Ratings":
+def _read(data: str, options: dict[str, Any]) -> "Ratings":
     from recpolicy.data.loaders import load_ratings
     from recpolicy.data.read_options import reading_for
 
-    columns = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    named = {meaning: name for meaning, name in columns.items() if name is not None}
-    separator = None if separator is None else separator.replace("\\t", "\t")
     with reading_for("option"):
-        return load_ratings(data, columns=named or None, scale=scale, separator=separator)
+        return load_ratings(data, **options)
+
+
+def _scale_option(ratings: "Ratings") -> str:
+    low, high = ratings.scale
+    return "" if (low, high) == (1.0, 5.0) else f" --scale {low:g} {high:g}"
 
 
 def _print_summary(ratings: "Ratings", as_json: bool) -> None:
@@ -158,9 +130,20 @@ def _print_summary(ratings: "Ratings", as_json: bool) -> None:
     typer.echo(f"mean {summary['mean']:.4f}, standard deviation {summary['std']:.4f}")
     for value, share in summary["shares"].items():
         typer.echo(f"  {value:>4}  {share:6.1%}  {'#' * round(60 * share)}")
+    if summary["merged_rows"]:
+        typer.echo(f"merged {summary['merged_rows']:,} rows that repeat a user and item")
+    if summary["genres"]:
+        typer.echo(f"{len(summary['genres'])} genres: {_first_names(summary['genres'])}")
     if summary["first"]:
         typer.echo(f"rated from {summary['first']} to {summary['last']} (UTC)")
+    for note in summary["notes"]:
+        typer.echo(f"note: {note}")
     typer.echo(f"digest {summary['digest']}")
+
+
+def _first_names(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN_GENRES])
+    return shown if len(names) <= _SHOWN_GENRES else f"{shown}, ..."
 
 
 def _print_json(value: object) -> None:

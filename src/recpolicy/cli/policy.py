@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recpolicy.cli.command import Command
-from recpolicy.cli.ids import parse_history, parse_id, parse_ratings
+from recpolicy.cli.ids import parse_history, parse_ids, parse_ratings
 from recpolicy.cli.output import print_frame, print_json
 
 if TYPE_CHECKING:
     from recpolicy.data.splits import Split
     from recpolicy.inference.predictor import Policy
+    from recpolicy.inference.scorer import FoldIn
+    from recpolicy.inference.scorer import History as SessionHistory
     from recpolicy.workflows.held_out_evaluation import HeldOutEvaluation
     from recpolicy.workflows.session_evaluation import SessionEvaluation
 
@@ -107,18 +109,18 @@ def predict(
     """Estimate the ratings of a user, known or described by a few ratings; or of all users, into a file."""
     from recpolicy.inference.predictor import load_policy
 
-    items = None if item is None else [parse_id(text) for text in item]
     if everyone:
         if user or rating or history or as_json or out is None:
             raise typer.BadParameter("--all can only be combined with --out, --csv and --item", param_hint="--all")
-        _predict_all(folder, items, out, csv)
+        _predict_all(folder, item, out, csv)
         return
     if not user or csv:
         raise typer.BadParameter("name users with --user, or write all with --all --out FILE.parquet")
-    users = [parse_id(text) for text in user]
+    _check_one_user(user, rating, history)
     policy = load_policy(folder)
+    users, items, known, past = _parsed(policy, user, item, rating, history)
     with _naming_the_option():
-        estimates = policy.predict(users, items, _fold_in(users, rating), _history(users, history))
+        estimates = policy.predict(users, items, known, past)
     _print_or_write(estimates, out, as_json)
 
 
@@ -136,9 +138,9 @@ def recommend(
     """List the best items for a user."""
     from recpolicy.inference.predictor import load_policy
 
-    users = [parse_id(text) for text in user]
+    _check_one_user(user, rating, history)
     policy = load_policy(folder)
-    known, past = _fold_in(users, rating), _history(users, history)
+    users, _, known, past = _parsed(policy, user, None, rating, history)
     with _naming_the_option():
         suggestions = policy.recommend(users, k, not include_rated, known, seed=seed, history=past, sample=sample)
     if out is None and not as_json:
@@ -183,7 +185,7 @@ def report(
         load_training_split(policy, data),
         folder,
         page,
-        user=None if user is None else parse_id(user),
+        user=None if user is None else parse_ids([user], policy.scorer.user_ids)[0],
         seed=seed,
         log=None if log is None else read_evaluation_rounds(log, policy),
         incumbent=None if baseline is None else load_policy(baseline),
@@ -265,30 +267,38 @@ def _naming_the_option() -> Iterator[None]:
         raise UnknownUserError(f"{error}: --rating ITEM=VALUE") from None
 
 
-def _fold_in(users: list[Hashable], ratings: list[str] | None) -> dict[Hashable, dict[Hashable, float]] | None:
-    if not ratings:
-        return None
-    if len(users) != 1:
+def _check_one_user(users: list[str], ratings: list[str] | None, history: list[str] | None) -> None:
+    """Raise BadParameter for ratings or a session of more than one user."""
+    if ratings and len(users) != 1:
         raise typer.BadParameter("ratings of a new user need exactly one --user", param_hint="--rating")
-    return {users[0]: parse_ratings(ratings)}
-
-
-def _history(users: list[Hashable], history: list[str] | None) -> dict[Hashable, list[tuple[Hashable, bool]]] | None:
-    if not history:
-        return None
-    if len(users) != 1:
+    if history and len(users) != 1:
         raise typer.BadParameter("the history of a session needs exactly one --user", param_hint="--history")
-    return {users[0]: parse_history(history)}
 
 
-def _predict_all(folder: Path, items: list[Hashable] | None, out: Path, csv: Path | None) -> None:
+def _parsed(
+    policy: "Policy", users: list[str], items: list[str] | None, ratings: list[str] | None, history: list[str] | None
+) -> "tuple[list[Hashable], list[Hashable] | None, FoldIn | None, SessionHistory | None]":
+    """Return user ids, item ids, ratings and session with the types of the policy's ids."""
+    known_items = policy.scorer.item_ids
+    user_ids = parse_ids(users, policy.scorer.user_ids)
+    return (
+        user_ids,
+        None if items is None else parse_ids(items, known_items),
+        {user_ids[0]: parse_ratings(ratings, known_items)} if ratings else None,
+        {user_ids[0]: parse_history(history, known_items)} if history else None,
+    )
+
+
+def _predict_all(folder: Path, items: list[str] | None, out: Path, csv: Path | None) -> None:
     from recpolicy.core.errors import DataError
     from recpolicy.inference.batch_predict import predict_to_files
     from recpolicy.inference.predictor import load_policy
 
     if out.suffix != ".parquet":
         raise DataError(f"{out}: expected a name that ends in .parquet; --csv names an additional CSV file")
-    rows = predict_to_files(load_policy(folder), out, csv, items=items)
+    policy = load_policy(folder)
+    chosen = None if items is None else parse_ids(items, policy.scorer.item_ids)
+    rows = predict_to_files(policy, out, csv, items=chosen)
     print(f"{rows:,} rows: {', '.join(str(path) for path in (out, csv) if path)}")
 
 

@@ -91,7 +91,9 @@ def train(
 
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the policy and the report.")] = Path("runs/demo"),
-    user: Annotated[str, typer.Option("--user", help="User whose ratings are estimated.")] = "1",
+    user: Annotated[
+        str | None, typer.Option("--user", help="User whose ratings are estimated (default: the first one).")
+    ] = None,
     total_timesteps: Annotated[int, typer.Option("--total-timesteps", min=1, help="Simulated interactions.")] = 200_000,
     items: Annotated[
         int, typer.Option("--items", min=0, help="Size of the catalog, the most rated items; 0: all.")
@@ -100,7 +102,6 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Run the demo: fetch MovieLens 100K, learn embeddings, train LinUCB, evaluate it, estimate ratings, report."""
-    from recpolicy.cli.ids import parse_id
     from recpolicy.data.movielens_download import fetch
     from recpolicy.data.read_options import reading_for
     from recpolicy.workflows.demo import run_demo
@@ -112,7 +113,7 @@ def demo(
         _say("Data", f"{files.folder}, {origin}, verified by md5")
     config = TrainConfig(total_timesteps=total_timesteps, items=items)
     with reading_for("file"):
-        run_demo(data, out, _say, user=parse_id(user), seed=seed, config=config)
+        run_demo(data, out, _say, user=user, seed=seed, config=config)
 
 
 def _say(title: str, value: Any) -> None:

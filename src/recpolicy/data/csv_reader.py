@@ -1,28 +1,38 @@
-"""Read CSV, TSV and Parquet files as Arrow tables, and their columns as NumPy arrays.
+"""Read CSV, TSV and Parquet files, and folders of such files, as Arrow tables.
 
 Arrow reads the files in parallel. If a file is faulty, a second pass in plain Python finds the line for the message.
-The reader skips blank lines and keeps text columns as text; the functions for columns convert them. N rows.
+The reader skips blank lines and keeps text columns as text; table_columns.py converts them. N rows.
 """
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.dataset
 import pyarrow.parquet
-from numpy.typing import NDArray
 
-from recpolicy.core.errors import DataError
+from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.data.read_options import separator_error
 
-_OTHER_SEPARATORS = (",", "\t", ";", "|", "::")
+SEPARATORS = ("::", "||", ",", "\t", ";", "|", " ")
+"""Usual separators, longer ones first."""
+_UNIT_SEPARATOR = "\x1f"
+"""Stands for a separator of several bytes, which neither Arrow nor the csv module takes."""
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
+    b"PAR1": "a Parquet file; give it a name that ends in .parquet",
+    b"\x1f\x8b": "compressed by gzip; give it a name that ends in .gz",
+}
+"""First bytes of files that are not text, and their meaning."""
+TEXT_ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".dat")
 # Longer fields are no ids, ratings or titles; the limit guards the walk, not Arrow.
 csv.field_size_limit(1 << 24)
 
@@ -38,9 +48,17 @@ class Source:
     header: bool = True
     quoted: bool = True
     encoding: str = "utf-8"
+    skipped_lines: int = 0
+    """Lines before the header: 1 for a line such as "sep=;"."""
+    parts: "tuple[tuple[Source, int], ...]" = ()
+    """The files of a folder, with the number of rows of each."""
 
     def at(self, row: int) -> str:
         """Return "file:line" of a row of data, "file: row n" (from 1) where there are no lines."""
+        for part, rows in self.parts:
+            if row < rows:
+                return part.at(row)
+            row -= rows
         if self.separator is None:
             return f"{self.path}: row {row + 1}"
         wanted = row + self.header
@@ -52,9 +70,14 @@ class Source:
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield (line of its start, fields) of every record that is not blank, header included; the slow way."""
         assert self.separator is not None
+        encoding = "utf-8-sig" if self.encoding == "utf-8" else self.encoding  # without a byte order mark
         try:
-            with self.open() as raw, io.TextIOWrapper(raw, self.encoding, errors="replace", newline="") as text:
-                yield from _quoted(text, self.separator) if self.quoted else _plain(text, self.separator)
+            with self.open() as raw, io.TextIOWrapper(raw, encoding, errors="replace", newline="") as text:
+                for _ in range(self.skipped_lines):
+                    text.readline()
+                records = _quoted(text, self.separator) if self.quoted else _plain(text, self.separator)
+                for line, fields in records:
+                    yield line + self.skipped_lines, fields
         except (OSError, csv.Error) as error:
             raise DataError(f"{self.path}: cannot be read: {error}") from None
 
@@ -67,41 +90,169 @@ class Source:
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error}") from None
 
+    @property
+    def delimiter(self) -> str | None:
+        """The separator as one byte."""
+        separator = self.separator
+        return _UNIT_SEPARATOR if separator and len(separator.encode(self.encoding)) > 1 else separator
+
+
+def text_source(path: Path, separator: str | None = None, *, header: bool = True) -> Source:
+    """Return the source of a text file: by default a tab separates .tsv files, a comma others.
+
+    A first line "sep=;", as spreadsheets write it, names the separator.
+
+    Raises:
+        ConfigError: The separator is empty, or a regular expression.
+        DataError: The file does not exist, or is an archive or Parquet.
+    """
+    check_separator(separator)
+    tabs = {".tsv", ".tab"} & set(path.suffixes)
+    source = Source(path, separator or ("\t" if tabs else ","), header=header)
+    try:
+        with source.open() as stream:
+            start = stream.read(16)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    for magic, meaning in _FOREIGN.items():
+        if start.startswith(magic):
+            raise DataError(f"{path}: {meaning}")
+    first = start.removeprefix(b"\xef\xbb\xbf").splitlines()[:1]
+    if first and first[0][:4].lower() == b"sep=" and len(first[0]) == 5:
+        return replace(source, separator=separator or chr(first[0][4]), skipped_lines=1)
+    return source
+
+
+def check_separator(separator: str | None) -> None:
+    """Raise ConfigError for a separator that no line can contain."""
+    expected = "expected the text between two columns, such as ',', '\\t' or '::'"
+    if separator is not None and not separator:
+        raise ConfigError(f"separator is empty; {expected}")
+    if separator and any(character in separator for character in '\\"\r\n'):
+        raise ConfigError(f"separator {separator!r}: neither a regular expression nor a quote; {expected}")
+
 
 def read_text(source: Source, names: Sequence[str] | None = None) -> Any:
-    """Read a separated text file as an Arrow table of strings; names are those of the header unless given.
+    """Read a separated text file as an Arrow table of strings.
 
-    Raises DataError for a missing, unreadable or empty file, a wrong separator, a line with too few or too many fields,
-    and bytes that are not in the encoding.
+    Args:
+        source: The file.
+        names: Names of the columns; by default those of the header, or "1", "2", ... for a file without a header.
+
+    Raises:
+        DataError: The file is missing, unreadable or empty, has a wrong separator, a line with too few or too many
+            fields, or bytes that are not in the encoding.
     """
     if names is None:
         _check_header(source)
+        names = None if source.header else [str(place) for place in range(1, len(header_names(source)) + 1)]
     try:
         with source.open() as raw:
-            stream = raw if source.separator != "::" else pa.BufferReader(raw.read().replace(b"::", b"\x1f"))
-            return pa.csv.read_csv(stream, *_options(source, names))
+            stream: Any = raw
+            if source.delimiter != source.separator:
+                separator = (source.separator or "").encode(source.encoding)
+                stream = pa.BufferReader(raw.read().replace(separator, _UNIT_SEPARATOR.encode()))
+            return _with_separator(pa.csv.read_csv(stream, *_options(source, names)), source)
     except pa.ArrowInvalid as error:
         raise _explain(source, names, str(error)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source.path}: cannot be read as {source.encoding} text: {error}") from None
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """Read a Parquet file as an Arrow table; raises DataError when it is missing or not one."""
+@dataclass(frozen=True)
+class TableFile:
+    """A table that is open: a file or a folder of parts."""
+
+    names: list[str]
+    """Names of its columns."""
+    source: Source
+    read: Callable[[Sequence[str]], Any]
+    """Return an Arrow table of some columns."""
+
+
+def open_table(path: Path, separator: str | None = None, *, header: bool = True) -> TableFile:
+    """Open a CSV, TSV or Parquet file, or a folder of such files, by its name.
+
+    Args:
+        path: The file or folder. Folders such as `year=2020` within a folder of Parquet files add a column.
+        separator: Separator of text files; by default a tab for .tsv, else a comma.
+        header: False if the first line of text files has no names; the columns are then "1", "2", ...
+
+    Raises:
+        DataError: The file is missing, of another kind, or damaged; a folder has no parts, or parts of other columns.
+        ConfigError: A separator or a missing header is given for Parquet.
+    """
+    files = find_parts(path) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: neither Parquet nor CSV files in this folder; expected the parts of a table")
+    if is_parquet(files[0]):
+        if separator is not None or not header:
+            raise ConfigError(f"{path}: separator and header are options of text files, not of Parquet")
+        return _open_parquet(path, files)
+    sources = [text_source(file, separator, header=header) for file in files]
+    tables = [read_text(source) for source in sources]
+    names = tables[0].column_names
+    for source, table in zip(sources, tables, strict=True):
+        if table.column_names != names:
+            raise DataError(f"{source.path}:1: other columns than those of {sources[0].path}")
+    source = sources[0]
+    if path.is_dir():
+        counts = zip(sources, map(len, tables), strict=True)
+        source = Source(path, source.separator, header=header, parts=tuple(counts))
+    return TableFile(names, source, pa.concat_tables(tables).select)
+
+
+def find_parts(folder: Path) -> list[Path]:
+    """Return the Parquet files below a folder, or else its text files; names that begin with _ or . do not count."""
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not any(part.startswith(("_", ".")) for part in file.relative_to(folder).parts)
+    ]
+    parquet = [file for file in files if is_parquet(file)]
+    return parquet or [file for file in files if {*file.suffixes} & {*TEXT_ENDINGS}]
+
+
+def is_parquet(path: Path) -> bool:
+    """Return True if the name is that of a Parquet file."""
+    return ".parquet" in path.suffixes or ".pq" in path.suffixes
+
+
+def _open_parquet(path: Path, files: Sequence[Path]) -> TableFile:
+    """Return the table of the files; raises DataError unless all are Parquet files of the same columns."""
+    for file in files:
+        if not file.exists():
+            raise DataError(f"{file}: no such file")
     try:
-        return pa.parquet.read_table(path, columns=columns)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        base = str(path) if path.is_dir() else None
+        names = [str(file) for file in files]
+        data = pa.dataset.dataset(names, format="parquet", partitioning="hive", partition_base_dir=base)
+        counts = [pa.parquet.read_metadata(file).num_rows for file in files]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    parts = tuple(zip(map(Source, files), counts, strict=True)) if path.is_dir() else ()
+
+    def read(columns: Sequence[str]) -> Any:
+        try:
+            return data.to_table(columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from None
+
+    return TableFile(list(data.schema.names), Source(path, parts=parts), read)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}")
 
 
 def _quoted(text: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(text, delimiter=separator)
+    several = len(separator) > 1
+    lines = (line.replace(separator, _UNIT_SEPARATOR) for line in text) if several else text
+    reader = csv.reader(lines, delimiter=_UNIT_SEPARATOR if several else separator)
     start = 1
     for fields in reader:
         if fields:
-            yield start, fields
+            yield start, [field.replace(_UNIT_SEPARATOR, separator) for field in fields] if several else fields
         start = reader.line_num + 1
 
 
@@ -112,32 +263,45 @@ def _plain(text: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _options(source: Source, names: Sequence[str] | None) -> tuple[Any, Any, Any]:
-    separator = "\x1f" if source.separator == "::" else source.separator
-    read = pa.csv.ReadOptions(column_names=names, encoding=source.encoding)
+    read = pa.csv.ReadOptions(column_names=names, encoding=source.encoding, skip_rows=source.skipped_lines)
     quote = '"' if source.quoted else False
-    parse = pa.csv.ParseOptions(delimiter=separator, quote_char=quote, newlines_in_values=source.quoted)
-    columns = names or _header(source)
+    parse = pa.csv.ParseOptions(delimiter=source.delimiter, quote_char=quote, newlines_in_values=source.quoted)
+    columns = names or header_names(source)
     types = dict.fromkeys(columns, pa.string())
     return read, parse, pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
 
 
-def _header(source: Source) -> list[str]:
+def _with_separator(table: Any, source: Source) -> Any:
+    """Return the table with the separator in place of the byte that stood for it in quoted fields."""
+    if source.delimiter == source.separator or not source.quoted:
+        return table
+    for place, column in enumerate(table.columns):
+        if pa.types.is_string(column.type) and pc.any(pc.match_substring(column, _UNIT_SEPARATOR)).as_py():
+            restored = pc.replace_substring(column, _UNIT_SEPARATOR, source.separator)
+            table = table.set_column(place, table.column_names[place], restored)
+    return table
+
+
+def header_names(source: Source) -> list[str]:
+    """Return the fields of the first line; raises DataError for an empty file."""
     first = next(source.records(), None)
     if first is None:
-        raise DataError(f"{source.path}: the file is empty; expected a line of column names and then rows")
-    return [field.removeprefix("\ufeff") for field in first[1]]
+        expected = "a line of column names and then rows" if source.header else "rows"
+        raise DataError(f"{source.path}: the file is empty; expected {expected}")
+    return first[1]
 
 
 def _check_header(source: Source) -> None:
-    """Raise DataError if the header is missing or has another separator."""
-    fields = _header(source)
-    if len(fields) > 1:
+    """Raise DataError if the first line seems to have another separator."""
+    fields = header_names(source)
+    if len(fields) > 1 or fields[0].startswith("#"):  # a comment
         return
-    for other in _OTHER_SEPARATORS:
+    for other in SEPARATORS:
         if other != source.separator and other in fields[0]:
+            line = "header" if source.header else "first line"
             fact = (
-                f"{source.path}:1: the header {fields[0]!r} has one column when split at {source.separator!r}, and"
-                f" contains {other!r}"
+                f"{source.path}:{1 + source.skipped_lines}: the {line} {fields[0]!r} has one column when split at"
+                f" {source.separator!r}, and contains {other!r}"
             )
             raise separator_error(fact, source.separator or ",", other)
 
@@ -158,122 +322,3 @@ def _explain(source: Source, names: Sequence[str] | None, reason: str) -> DataEr
     if expected is None or (names is not None and "Empty" in reason):
         return DataError(f"{source.path}: the file is empty; expected rows")
     return DataError(f"{source.path}: not readable as a table: {reason.splitlines()[0]}")
-
-
-_PLAIN_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-# Seconds since 1970 that lie beyond the year 5000 are milliseconds.
-_TOO_LATE = 100_000_000_000
-
-
-def identifiers(column: Any, what: str, source: Source) -> NDArray[Any]:
-    """Return ids [N] as int64, or as str objects when any is not a plain integer ("007" is text and stays so).
-
-    Raises DataError for a missing id or one that is neither integer nor text.
-    """
-    column = _combined(column)
-    if column.null_count:
-        row = _first(pc.is_null(column))
-        raise DataError(f"{source.at(row)}: {what} id is missing")
-    if pa.types.is_integer(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False), np.int64)
-    if pa.types.is_floating(column.type):
-        return _whole(column, what, source)
-    if not _is_text(column.type):
-        raise DataError(f"{source.path}: {what} ids are of type {column.type}; expected integers or text")
-    column = pc.utf8_trim_whitespace(column)
-    if pc.all(pc.match_substring_regex(column, _PLAIN_INTEGER)).as_py():
-        return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
-    blank = pc.equal(column, "")
-    if pc.any(blank).as_py():
-        raise DataError(f"{source.at(_first(blank))}: {what} id is missing")
-    return np.asarray(column.to_numpy(zero_copy_only=False), object)
-
-
-def numbers(column: Any, what: str, source: Source) -> NDArray[np.float64]:
-    """Return finite numbers [N]; raises DataError for a missing, non-numeric, NaN or infinite one."""
-    column = _combined(column)
-    if _is_text(column.type):
-        column = pc.utf8_trim_whitespace(column)
-    elif not (
-        pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)
-    ):
-        raise DataError(f"{source.path}: {what} column is of type {column.type}; expected numbers")
-    try:
-        values = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
-    except pa.ArrowInvalid:
-        values = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    bad = ~np.isfinite(values)
-    if bad.any():
-        row = int(bad.argmax())
-        value = column[row].as_py()
-        problem = f"{what} is missing" if value in (None, "") else f"{what} {value!r} is not a number"
-        raise DataError(f"{source.at(row)}: {problem}")
-    return values
-
-
-def seconds(column: Any, source: Source) -> NDArray[np.int64]:
-    """Return seconds since 1970 [N] from such numbers, ISO 8601 text (UTC unless it says so) or Arrow timestamps.
-
-    Raises DataError for anything else and for milliseconds.
-    """
-    column = _combined(column)
-    if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
-        if column.null_count:
-            raise DataError(f"{source.at(_first(pc.is_null(column)))}: timestamp is missing")
-        return np.asarray(column.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).to_numpy(zero_copy_only=False))
-    if _is_text(column.type) and len(column) and _is_date(column[0].as_py()):
-        return _from_dates(column, source)
-    values = np.floor(numbers(column, "timestamp", source))
-    late = np.abs(values) > _TOO_LATE
-    if late.any():
-        row = int(late.argmax())
-        raise DataError(
-            f"{source.at(row)}: timestamp {column[row].as_py()!r} is not in seconds since 1970; milliseconds are "
-            "divided by 1000 first"
-        )
-    return values.astype(np.int64)
-
-
-def texts(column: Any) -> NDArray[Any]:
-    """Return str objects [N]; missing values become ""."""
-    column = _combined(column)
-    return np.asarray(pc.fill_null(column.cast(pa.string()), "").to_numpy(zero_copy_only=False), object)
-
-
-def _whole(column: Any, what: str, source: Source) -> NDArray[Any]:
-    """Return float ids (of a column that once had gaps) as integers, or raise DataError."""
-    values = column.to_numpy(zero_copy_only=False)
-    with np.errstate(invalid="ignore"):
-        bad = ~(np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53))
-    if bad.any():
-        row = int(bad.argmax())
-        raise DataError(f"{source.at(row)}: {what} id {values[row]:g} is not an integer or text")
-    return np.asarray(values, np.int64)
-
-
-def _from_dates(column: Any, source: Source) -> NDArray[np.int64]:
-    moments = pd.to_datetime(column.to_pandas(), format="ISO8601", utc=True, errors="coerce")
-    if moments.isna().any():
-        row = int(moments.isna().to_numpy().argmax())
-        raise DataError(
-            f"{source.at(row)}: timestamp {column[row].as_py()!r} is not an ISO 8601 date like the first one"
-        )
-    return np.asarray(moments.dt.tz_convert(None).to_numpy().astype("datetime64[s]"), np.int64)
-
-
-def _is_date(text: str | None) -> bool:
-    return text is not None and len(text) >= 8 and text[:4].isdigit() and text[4] == "-"
-
-
-def _is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _combined(column: Any) -> Any:
-    """One array of plain values out of chunks and dictionaries."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-
-
-def _first(mask: Any) -> int:
-    return int(pc.index(mask, True).as_py())

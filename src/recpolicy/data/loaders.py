@@ -11,8 +11,9 @@ import pandas as pd
 
 from recpolicy.core.config import Number, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.data.csv_reader import find_parts
 from recpolicy.data.datasets import DATASETS, data_folder
-from recpolicy.data.movielens import read_movielens
+from recpolicy.data.movielens import FOLDER_KINDS, read_movielens
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_files import ratings_from_frame, read_table
 from recpolicy.data.ratings_store import is_saved_ratings, load_saved_ratings
@@ -27,15 +28,28 @@ class DataConfig:
     """Options for reading a ratings file: the `[data]` table of a config file."""
 
     columns: dict[str, str] | None = None
-    """Names of columns that differ from user, item, rating and timestamp: {"user": "uid"}."""
+    """Names of columns that differ from user, item, rating and timestamp: {"user": "uid"}. In a file without a header,
+    their places, from 1."""
     scale: tuple[Number, Number] | None = None
     """Lowest and highest rating possible; 1 to 5 when left out."""
     separator: str | None = None
-    """Separator of a text file; a tab for .tsv, else a comma."""
+    """Separator of a text file, of one or more characters; a tab for .tsv, else a comma."""
+    header: bool | None = None
+    """False for a text file whose first line has no names; its columns are user, item, rating and timestamp."""
+    timestamps: bool | None = None
+    """False leaves out the times."""
+    repeated: str | None = None
+    """Rule for several ratings of one user and item: last, first or mean keep one; refuse (the default) is an error."""
     users: str | None = None
     """Table of user attributes to join."""
     items: str | None = None
     """Table of titles and genres to join."""
+    user_columns: dict[str, str] | None = None
+    """Name of the column of ids in `users`: {"user": "uid"}."""
+    item_columns: dict[str, str] | None = None
+    """Names of columns of `items` that differ from item, title, genres and year: {"item": "ISBN"}."""
+    genre_separator: str | None = None
+    """Text between two genres in `items`; | when left out. Lists in JSON need none."""
 
 
 def load_ratings(
@@ -44,19 +58,35 @@ def load_ratings(
     columns: Mapping[str, str] | None = None,
     scale: tuple[Number, Number] | None = None,
     separator: str | None = None,
+    header: bool | None = None,
+    timestamps: bool | None = None,
+    repeated: str | None = None,
     users: "Path | str | pd.DataFrame | None" = None,
     items: "Path | str | pd.DataFrame | None" = None,
+    user_columns: Mapping[str, str] | None = None,
+    item_columns: Mapping[str, str] | None = None,
+    genre_separator: str | None = None,
 ) -> Ratings:
     """Load a ratings table, checked row by row.
 
     Args:
-        source: A name ("ml-100k"), a MovieLens folder, a CSV, TSV or Parquet file, a data frame, or a folder that
-            `save_ratings` wrote.
-        columns: Names of columns that differ from user, item, rating and timestamp, such as {"user": "uid"}.
+        source: A name ("ml-100k"), a MovieLens folder, a CSV, TSV or Parquet file, a folder with the parts of such a
+            file, a data frame, or a folder that `save_ratings` wrote.
+        columns: Names of columns that differ from user, item, rating and timestamp, such as {"user": "uid"}; in a file
+            without a header their places, from 1.
         scale: Lowest and highest possible rating; 1 to 5 if None.
-        separator: Separator of a text file; a tab for .tsv and a comma for others if None.
+        separator: Separator of a text file, of one or more characters; a tab for .tsv and a comma for others if None.
+        header: False for a text file whose first line has no names. Its columns are then user, item, rating and, if
+            there is a fourth, timestamp, unless `columns` gives other places.
+        timestamps: False leaves out the times, for example a column with gaps.
+        repeated: Rule for several ratings of one user and item: "last", "first" (in time, or else in the file) or
+            "mean" keep one; "refuse", the default, is an error. `Ratings.merged_rows` is the number of merged rows.
         users: Table of user attributes to join: a file or a data frame.
         items: Table of titles, genres and years to join: a file or a data frame.
+        user_columns: Name of the column of ids in `users`, such as {"user": "uid"}.
+        item_columns: Names of columns in `items` that differ from item, title, genres and year, such as
+            {"item": "ISBN"}.
+        genre_separator: Text between two genres; "|" if None. Lists in JSON need none.
 
     Returns:
         The ratings; users and items are row numbers of its two tables.
@@ -64,9 +94,13 @@ def load_ratings(
     Raises:
         DataError: The data are missing or faulty; the message names file, line and value.
         ArtifactError: A folder of saved ratings is damaged.
-        ConfigError: An option does not apply to this source.
+        ConfigError: An option is out of range, or does not apply to this source.
     """
-    arguments = {"columns": columns, "scale": scale, "separator": separator, "users": users, "items": items}
+    arguments: dict[str, Any] = {
+        "columns": columns, "scale": scale, "separator": separator, "header": header, "timestamps": timestamps,
+        "repeated": repeated, "users": users, "items": items, "user_columns": user_columns,
+        "item_columns": item_columns, "genre_separator": genre_separator,
+    }  # fmt: skip
     options = {key: value for key, value in arguments.items() if value is not None}
     ratings = _load(source, options)
     frames = [part for part in (source, users, items) if isinstance(part, pd.DataFrame)]
@@ -75,25 +109,31 @@ def load_ratings(
 
 
 def _load(source: "str | Path | pd.DataFrame", options: Mapping[str, Any]) -> Ratings:
-    table_options = {"scale": (1.0, 5.0), **options}
     if isinstance(source, pd.DataFrame):
-        if "separator" in options:
-            raise ConfigError("separator is an option of text files; a data frame has none")
-        return ratings_from_frame(source, **table_options)
+        if {"separator", "header"} & {*options}:
+            raise ConfigError("separator and header are options of text files; a data frame has none")
+        return ratings_from_frame(source, **options)
     path = data_folder(str(source)) if str(source) in NAMES else Path(source)
+    if path.is_dir() and not _is_known_folder(path) and str(source) not in NAMES and find_parts(path):
+        return read_table(path, **options)
     if path.is_dir() or str(source) in NAMES:
         if options:
             raise ConfigError(f"{path}: {', '.join(options)}: options of CSV and Parquet files, not of folders")
         return _read_folder(path, str(source))
     if not path.exists():
         raise _nothing_there(str(source))
-    return read_table(path, **table_options)
+    return read_table(path, **options)
 
 
 def check_source(source: str) -> None:
     """Raise DataError if there is no file or folder of this name, and it is no data set that can be downloaded."""
     if source not in DATASETS and not (data_folder(source) if source in NAMES else Path(source)).exists():
         raise _nothing_there(source)
+
+
+def _is_known_folder(path: Path) -> bool:
+    """Return True for a folder of saved ratings or of MovieLens, whose files need no options."""
+    return is_saved_ratings(path) or any((path / file).is_file() for file in FOLDER_KINDS)
 
 
 def _read_folder(path: Path, name: str) -> Ratings:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from recpolicy.core.seeds import generator
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.joined_tables import bare_items
 from recpolicy.data.ratings import Ratings
-from recpolicy.data.ratings_files import bare_items
 
 Mask = NDArray[np.bool_]
 

@@ -1,22 +1,27 @@
-"""Read MovieLens folders as ratings tables: ml-100k, ml-1m and the CSV kind (ml-25m, ml-32m, ml-latest).
+"""Read MovieLens folders as ratings tables: ml-100k, ml-1m, ml-10m and the CSV kind (ml-25m, ml-32m, ml-latest).
 
 Titles stay as they are in the file, "Toy Story (1995)"; the year is also a separate column. The genres "unknown" and
-"(no genres listed)" mean none. Source of the formats: the README of each folder.
+"(no genres listed)" mean none. Older files are Latin-1 and their mirrors often UTF-8, so a file that is valid UTF-8 is
+read as such. Source of the formats: the README of each folder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.csv_reader import Source, identifiers, numbers, read_text, texts
+from recpolicy.data.csv_reader import Source, read_text
 from recpolicy.data.datasets import ITEM_GENRES
+from recpolicy.data.joined_tables import check_unique, title_years
 from recpolicy.data.ratings import GENRE_SEPARATOR, Ratings
-from recpolicy.data.ratings_files import assemble, check_unique, title_years
+from recpolicy.data.ratings_files import assemble
+from recpolicy.data.table_columns import identifiers, numbers, texts
 
 _RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 _ITEM_COLUMNS = ("movie_id", "title", "release_date", "video_release_date", "url", *ITEM_GENRES)
@@ -34,25 +39,33 @@ def read_movielens(folder: Path, name: str | None = None) -> Ratings:
 
 def read_ml_100k(folder: Path, name: str = "ml-100k") -> Ratings:
     """Read u.data, u.item and u.user: stars 1..5; users have age, gender, occupation and zip_code."""
-    users_at = Source(folder / "u.user", "|", header=False, quoted=False, encoding="latin-1")
+    users_at = _plain_file(folder / "u.user", "|")
     users = _users(users_at, ("user_id", "age", "gender", "occupation", "zip_code"))
-    items_at = Source(folder / "u.item", "|", header=False, quoted=False, encoding="latin-1")
+    items_at = _plain_file(folder / "u.item", "|")
     items = read_text(items_at, _ITEM_COLUMNS)
     flags = np.column_stack(
         [numbers(items[genre], f"genre flag {genre}", items_at) for genre in ITEM_GENRES]
     )  # [I, 19]
     genres = [GENRE_SEPARATOR.join(np.compress(row, ITEM_GENRES)) for row in flags.astype(bool)]  # flags [I, 19]
     movies = _movies(identifiers(items["movie_id"], "movie", items_at), texts(items["title"]), genres, items_at)
-    return _ratings(Source(folder / "u.data", "\t", header=False, quoted=False), users, movies, name, (1.0, 5.0))
+    source = Source(folder / "u.data", "\t", header=False, quoted=False)
+    return _ratings(source, read_text(source, _RATING_COLUMNS), users, movies, name, (1.0, 5.0))
 
 
-def read_ml_1m(folder: Path, name: str = "ml-1m") -> Ratings:
-    """Read ratings.dat, movies.dat and users.dat (separated by ::): stars 1..5; users as in ml-100k."""
-    users_at = Source(folder / "users.dat", "::", header=False, quoted=False, encoding="latin-1")
-    users = _users(users_at, ("user_id", "gender", "age", "occupation", "zip_code"))
-    movies_at = Source(folder / "movies.dat", "::", header=False, quoted=False, encoding="latin-1")
-    movies = _movie_table(movies_at, ("movie_id", "title", "genres"))
-    return _ratings(Source(folder / "ratings.dat", "::", header=False, quoted=False), users, movies, name, (1.0, 5.0))
+def read_ml_dat(folder: Path, name: str = "ml-1m") -> Ratings:
+    """Read ratings.dat and movies.dat (separated by ::), and users.dat if it exists.
+
+    With users (ml-1m) the stars are 1..5 and users have the columns of ml-100k; without (ml-10m) they are half stars
+    .5..5. Half stars make the scale .5..5 in both.
+    """
+    users_file = folder / "users.dat"
+    columns = ("user_id", "gender", "age", "occupation", "zip_code")
+    users = _users(_plain_file(users_file, "::"), columns) if users_file.is_file() else None
+    movies = _movie_table(_plain_file(folder / "movies.dat", "::"), ("movie_id", "title", "genres"))
+    source = Source(folder / "ratings.dat", "::", header=False, quoted=False)
+    table = read_text(source, _RATING_COLUMNS)
+    half_stars = users is None or bool(pc.any(pc.match_substring(table["rating"], ".5")).as_py())
+    return _ratings(source, table, users, movies, name, (0.5, 5.0) if half_stars else (1.0, 5.0))
 
 
 def read_ml_csv(folder: Path, name: str = "ml-latest") -> Ratings:
@@ -67,18 +80,28 @@ def read_ml_csv(folder: Path, name: str = "ml-latest") -> Ratings:
 
 FOLDER_KINDS: Mapping[str, tuple[str, Callable[[Path, str], Ratings]]] = {
     "u.data": ("ml-100k", read_ml_100k),
-    "ratings.dat": ("ml-1m", read_ml_1m),
+    "ratings.dat": ("ml-1m, ml-10m", read_ml_dat),
     "ratings.csv": ("ml-25m, ml-32m, ml-latest", read_ml_csv),
 }
 """The file that tells a kind of folder: what it is called and who reads it."""
 
 
 def _ratings(
-    source: Source, users: pd.DataFrame, movies: pd.DataFrame, name: str, scale: tuple[float, float]
+    source: Source, table: Any, users: pd.DataFrame | None, movies: pd.DataFrame, name: str, scale: tuple[float, float]
 ) -> Ratings:
-    table = read_text(source, _RATING_COLUMNS)
     columns = {column: table[column] for column in _RATING_COLUMNS}
     return assemble(columns, source, name=name, scale=scale, users=users, items=movies)
+
+
+def _plain_file(path: Path, separator: str) -> Source:
+    """Return a file without a header and quotes: as UTF-8 if it is valid UTF-8, else as Latin-1."""
+    source = Source(path, separator, header=False, quoted=False)
+    with source.open() as stream:
+        try:
+            stream.read().decode()
+        except UnicodeDecodeError:
+            return replace(source, encoding="latin-1")
+    return source
 
 
 def _users(source: Source, columns: Sequence[str]) -> pd.DataFrame:

@@ -38,6 +38,8 @@ class Ratings:
     scale: tuple[float, float] = (1.0, 5.0)
     source: Mapping[str, Any] | None = field(default=None, compare=False)
     """Arguments of `load_ratings` that read this table, or the one that it is a part of; None if it has no file."""
+    merged_rows: int = field(default=0, compare=False)
+    """Rows of the file that repeated a pair and were merged when the file was read."""
 
     def __repr__(self) -> str:
         users, items = self.shape

@@ -5,13 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from recpolicy.data.ratings import Ratings
+from recpolicy.data.ratings import Ratings, genre_matrix
+
+_YEAR = 365 * 86_400
 
 
 def summarise(ratings: Ratings) -> dict[str, Any]:
-    """Return counts, mean and (population) standard deviation, share of each rating value, first and last time, digest.
+    """Return counts, mean and (population) standard deviation, share of each rating value, first and last time, genres,
+    notes, digest.
 
     All values are plain JSON; `shares` has the rating values as text, lowest first; times are ISO 8601 in UTC or None.
+    `notes` are sentences about values that are probably wrong.
     """
     users, items = ratings.shape
     values, counts = np.unique(ratings.rating, return_counts=True)
@@ -32,8 +36,21 @@ def summarise(ratings: Ratings) -> dict[str, Any]:
         "shares": {f"{value:g}": count / len(ratings) for value, count in zip(values, counts.tolist(), strict=True)},
         "first": None if times is None else _moment(int(times.min())),
         "last": None if times is None else _moment(int(times.max())),
+        "merged_rows": ratings.merged_rows,
+        "genres": genre_matrix(ratings.items)[0],
+        "notes": [] if times is None else _time_notes(int(times.min()), int(times.max())),
         "digest": ratings.digest,
     }
+
+
+def _time_notes(first: int, last: int) -> list[str]:
+    """Return a note if all times are in 1970, as days since 1970 or other small numbers are."""
+    if not 0 <= first <= last < _YEAR or first == last == 0:
+        return []
+    return [
+        "all times are in 1970: the numbers are probably no seconds since 1970 but, for example, days; convert them, or"
+        " leave the times out"
+    ]
 
 
 def _moment(seconds: int) -> str:

@@ -29,7 +29,7 @@ from recpolicy.inference.block_prediction import (
     predict_block,
     score_block,
 )
-from recpolicy.inference.lookup_tables import row_index
+from recpolicy.inference.lookup_tables import row_index, type_hint
 from recpolicy.inference.predictions import as_list
 from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user
@@ -101,16 +101,22 @@ class Scorer:
         """Return True if the policy was trained with this user."""
         return user in self._user_row
 
+    def unknown_user_error(self, users: Sequence[Hashable], advice: str) -> UnknownUserError:
+        """Return the error of users that the policy does not know; the advice applies unless only their type is
+        wrong."""
+        hint = type_hint(users, self._user_row) or f"; {advice}"
+        return UnknownUserError(f"no user with id {_first_ids(users)} in this policy{hint}")
+
     def item_row(self, item: Hashable) -> int:
         """Return the row of an item id; raises UnknownIdError."""
         return int(self.item_rows([item])[0])
 
     def item_rows(self, items: Sequence[Hashable]) -> NDArray[np.int32]:
         """Return the rows [M] of item ids; raises UnknownIdError that names up to five unknown ones."""
-        unknown = [str(item) for item in items if item not in self._item_row]
+        unknown = [item for item in items if item not in self._item_row]
         if unknown:
-            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise UnknownIdError(f"no item with id {', '.join(unknown[:5])}{more} in this policy's catalog")
+            hint = type_hint(unknown, self._item_row)
+            raise UnknownIdError(f"no item with id {_first_ids(unknown)} in this policy's catalog{hint}")
         return np.array([self._item_row[item] for item in items], np.int32)
 
     @cached_property
@@ -242,12 +248,9 @@ class Scorer:
                 UserInput(part, self._typical(len(part)))
                 for part in (rows[start : start + at_once] for start in starts)
             )
-        unknown = [str(user) for user in ids if user not in self._user_row and user not in fold_in]
+        unknown = [user for user in ids if user not in self._user_row and user not in fold_in]
         if unknown:
-            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise UnknownUserError(
-                f"no user with id {', '.join(unknown[:5])}{more} in this policy; describe a new user by some ratings"
-            )
+            raise self.unknown_user_error(unknown, "describe a new user by some ratings")
         return (self._stacked(ids[start : start + at_once], fold_in) for start in starts)
 
     def _stacked(self, ids: list[Hashable], fold_in: FoldIn) -> UserInput:
@@ -322,6 +325,11 @@ def load_scorer(folder: str | Path, cache_bytes: int = CACHE_BYTES) -> Scorer:
     scorer = Scorer(read_inference_artifact(Path(folder)), cache_bytes)
     scorer.prepare()
     return scorer
+
+
+def _first_ids(ids: Sequence[Hashable]) -> str:
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
+    return ", ".join(map(str, ids[:5])) + more
 
 
 def _arrays(answer: Prediction) -> tuple[Array, ...]:

@@ -21,7 +21,7 @@ from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from recpolicy.core.errors import ConfigError, DataError, StoreError, UnknownIdError
+from recpolicy.core.errors import ConfigError, DataError, StoreError
 from recpolicy.core.types import Bools
 from recpolicy.inference.block_prediction import BatchScores
 from recpolicy.inference.scorer import Array, FoldIn, Prediction, Scorer
@@ -339,9 +339,7 @@ def _compute(
     context = None if request.context is None else np.array(request.context, np.float32)
     known = fold_in is None and context is None
     if known and not scorer.knows(request.user):
-        raise UnknownIdError(
-            f"no user with id {request.user} in this policy; describe the user by `ratings` or `context`"
-        )
+        raise scorer.unknown_user_error([request.user], "describe the user by `ratings` or `context`")
     answer: Prediction | BatchScores
     if request.plain:
         answer = next(scorer.score_batches([request.user])).of_user(0)

@@ -7,6 +7,7 @@ from typing import Any
 
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
+from recpolicy.inference.lookup_tables import convert_id
 from recpolicy.workflows.policy_training import TrainConfig, train
 from recpolicy.workflows.reports import write_policy_report
 
@@ -19,7 +20,7 @@ def run_demo(
     say: Callable[[str, Any], None],
     *,
     split_name: str = "u1",
-    user: Any = None,
+    user: str | None = None,
     seed: int = 0,
     config: TrainConfig | None = None,
 ) -> None:
@@ -30,7 +31,7 @@ def run_demo(
         out: Folder of the policy and the report.
         say: Receives (title, value) of each step.
         split_name: Rule of the split.
-        user: Whose recommendations are printed; None takes the first user.
+        user: Id of the user whose recommendations are printed, as text; None takes the first user.
         seed: Seed of all draws.
         config: Settings of the training.
     """
@@ -45,9 +46,10 @@ def run_demo(
     say(
         "Policy", f"LinUCB, trained in {policy.metadata['training']['total_timesteps']:,} simulated interactions: {out}"
     )
-    user = ratings.users["user_id"].iloc[0] if user is None else user
-    evaluation = write_policy_report(policy, parts, out, out / REPORT, user=user, seed=seed)
+    ids = policy.scorer.user_ids
+    chosen = ids[0] if user is None else convert_id(user, ids)
+    evaluation = write_policy_report(policy, parts, out, out / REPORT, user=chosen, seed=seed)
     say("On held-out ratings (95 % intervals over users)", evaluation.table())
-    suggestions = policy.recommend(user, k=5)[["title", "rating", "std", "value", "probability"]]
-    say(f"Rating estimates: the best five items that user {user} has not rated", suggestions)
+    suggestions = policy.recommend(chosen, k=5)[["title", "rating", "std", "value", "probability"]]
+    say(f"Rating estimates: the best five items that user {chosen} has not rated", suggestions)
     say("Report with the regret curve and all plots", out / REPORT)

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from recpolicy.core.errors import UnknownIdError
 from recpolicy.core.files import rename_keys
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.scorer import Prediction, Scorer, load_scorer
@@ -70,7 +69,7 @@ def rank_items(scorer: Scorer, request: RecommendRequest) -> RankedPreview:
     fold_in = request.fold_in()
     context = None if request.context is None else np.array(request.context, np.float32)
     if fold_in is None and context is None and not scorer.knows(request.user):
-        raise UnknownIdError(f"no user with id {request.user} in this policy; describe the user by `ratings`")
+        raise scorer.unknown_user_error([request.user], "describe the user by `ratings`")
     answer = scorer.predict_one(request.user, fold_in, request.session(), context)
     excluded = [*request.exclude, *(each.item for each in request.history or ())]
     years = request.first_and_last_year()
