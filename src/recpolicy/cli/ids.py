@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 
 from recpolicy.core.errors import DataError
-from recpolicy.inference.lookup_tables import convert_id
+from recpolicy.core.ids import convert_id
 
 
 def parse_ids(texts: list[str], known: Sequence[Hashable]) -> list[Hashable]:

@@ -7,8 +7,7 @@ U users, I items, G genres; row u or i here is row u or i of the policy's arrays
 """
 
 import json
-import re
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = "tables.json"
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _FORMAT, _FORMAT_VERSION = "recpolicy tables", 2
 _MIGRATIONS: Mapping[int, Migration] = {1: lambda body: rename_keys(body, {"movie_id": "item_id"})}
 
@@ -90,26 +88,6 @@ def read_tables(folder: Path) -> LookupTables:
 def row_index(ids: Sequence[Hashable]) -> Mapping[Hashable, int]:
     """Return the row of each id."""
     return {identifier: row for row, identifier in enumerate(ids)}
-
-
-def convert_id(text: str, known: Sequence[Hashable]) -> Hashable:
-    """Return an id that was given as text, with the type of the known ids.
-
-    In a table of integers a whole number, with or without a sign, becomes an integer; any other text stays text.
-    """
-    if len(known) and isinstance(known[0], int | np.integer) and _INTEGER.fullmatch(text):
-        return int(text)
-    return text
-
-
-def type_hint(unknown: Sequence[Hashable], known: Collection[Hashable]) -> str:
-    """Return a hint for the first unknown id that is known with the other type; "" if none is."""
-    for identifier in unknown:
-        if isinstance(identifier, str) and _INTEGER.fullmatch(identifier) and int(identifier) in known:
-            return f"; the ids are integers: {identifier} without quotes"
-        if isinstance(identifier, int) and not isinstance(identifier, bool) and str(identifier) in known:
-            return f'; the ids are text: "{identifier}"'
-    return ""
 
 
 def _matrix(places: list[list[int]], genres: int) -> NDArray[np.bool_]:

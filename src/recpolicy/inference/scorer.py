@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError, UnknownIdError, UnknownUserError
+from recpolicy.core.ids import type_hint
 from recpolicy.core.lru import LRUCache
 from recpolicy.inference.artifact import Artifact, InferenceArtifact, read_inference_artifact
 from recpolicy.inference.block_prediction import (
@@ -29,7 +30,7 @@ from recpolicy.inference.block_prediction import (
     predict_block,
     score_block,
 )
-from recpolicy.inference.lookup_tables import row_index, type_hint
+from recpolicy.inference.lookup_tables import row_index
 from recpolicy.inference.predictions import as_list
 from recpolicy.models.embeddings import Embeddings
 from recpolicy.models.fold_in import fold_in_user

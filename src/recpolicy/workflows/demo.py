@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from recpolicy.core.ids import convert_id
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.splits import split
-from recpolicy.inference.lookup_tables import convert_id
 from recpolicy.workflows.policy_training import TrainConfig, train
 from recpolicy.workflows.reports import write_policy_report
 
