@@ -12,7 +12,8 @@ from hand_logs import FAULTS, HOUR, hand_rounds, tables, write_log
 from tiny_dataset import write_miniature
 from trained_policies import loaded, trained
 
-from recpolicy.data.bandit_log_files import REWARDS, write_rewards
+from recpolicy.data.bandit_log_files import write_rewards
+from recpolicy.data.log_parts import REWARDS
 
 CONFIG = """
 [train]

@@ -5,12 +5,14 @@ import logging
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from command_line import recpolicy
 
 import recpolicy as package
 from recpolicy.cli import main as main_module
 from recpolicy.cli import policy, training
+from recpolicy.core.memory import check_memory
 
 COMMANDS = [command.function.__name__ for command in (*training.COMMANDS, *policy.COMMANDS)]
 
@@ -77,3 +79,24 @@ def test_a_reader_that_has_had_enough_is_no_error(tmp_path):
     assert "Traceback" not in running.stderr.read()
     running.stderr.close()
     running.wait()
+
+
+def test_memory_that_is_not_there_is_one_line_with_the_size(monkeypatch, capsys):
+    def allocate(*_, **__):
+        np.empty(1 << 60, np.uint8)
+
+    monkeypatch.setattr(main_module, "app", allocate)
+    answer = recpolicy(capsys, "train", "linucb")
+    assert answer.code == 1
+    assert answer.err.startswith("recpolicy: out of memory: Unable to allocate 1.00 EiB for an array")
+    assert answer.err.count("\n") == 1
+
+
+def test_work_that_is_known_to_be_too_large_is_one_line_before_it_starts(monkeypatch, capsys):
+    def check(*_, **__):
+        check_memory(1e30, "svd of 9 users x 9 items", "use fewer")
+
+    monkeypatch.setattr(main_module, "app", check)
+    answer = recpolicy(capsys, "train", "linucb")
+    assert answer.code == 2
+    assert answer.err.startswith("recpolicy: svd of 9 users x 9 items need about")

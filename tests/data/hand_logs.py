@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recpolicy.data.bandit_log import BanditLog, ColdStartUsers
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary, write_events, write_rewards
+from recpolicy.data.bandit_log_files import IdVocabulary, write_events, write_rewards
+from recpolicy.data.candidates import CandidateSets
+from recpolicy.data.log_parts import EVENTS, REWARDS
 
 USERS, ITEMS = 4, 6
 ACTION_ITEMS = np.array([0, 1, 2, 4, 5], np.int32)  # item row 3 (id 14) is known, but cannot be shown
@@ -52,10 +54,30 @@ def hand_rounds(number: int = 12, seed: int = 0, candidates: bool = False, **cha
     }
     if candidates:
         others = [np.setdiff1d(rng.choice(ACTION_ITEMS, 3), [item]) for item in columns["item"]]
-        lists = [np.append(other, item).astype(np.int32) for other, item in zip(others, columns["item"], strict=True)]
-        columns["candidate"] = np.concatenate(lists)
-        columns["candidate_start"] = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+        lists = [np.append(other, item) for other, item in zip(others, columns["item"], strict=True)]
+        columns["candidates"] = candidate_sets(lists)
     return BanditLog(action_items=ACTION_ITEMS, scale=SCALE, name="hand", **(columns | changes))
+
+
+def candidate_sets(lists: list[Any], excluded: list[list[int]] | None = None) -> CandidateSets:
+    """The candidates of rounds, from item rows: those of each list, without the excluded ones."""
+    start = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+    sets = CandidateSets.from_lists(start, np.searchsorted(ACTION_ITEMS, np.concatenate(lists)), len(ACTION_ITEMS))
+    if excluded is None:
+        return sets
+    start = np.cumsum([0, *map(len, excluded)]).astype(np.int64)
+    actions = np.searchsorted(ACTION_ITEMS, np.concatenate(excluded)).astype(np.int32)
+    return replace(sets, excluded_start=start, excluded=actions)
+
+
+def page_rounds(number: int = 12, **changes: Any) -> BanditLog:
+    """Rounds as a server exports them, three positions per event: one set, without the items at earlier positions."""
+    rounds, rng = hand_rounds(number), np.random.default_rng(3)
+    shown = [rng.permutation(np.delete(ACTION_ITEMS, page % 3))[:3] for page in range(number // 3)]
+    lists = [np.delete(ACTION_ITEMS, row // 3 % 3) for row in range(number)]
+    excluded = [shown[row // 3][: row % 3].tolist() for row in range(number)]
+    columns = {"item": np.concatenate(shown).astype(np.int32), "candidates": candidate_sets(lists, excluded)}
+    return replace(rounds, **(columns | changes))
 
 
 def newcomer_rounds(number: int = 12, text: bool = False, **changes: Any) -> BanditLog:
@@ -75,10 +97,9 @@ def assert_same_rounds(one: BanditLog, other: BanditLog) -> None:
         left, right = getattr(one, name), getattr(other, name)
         assert left.dtype == right.dtype, name
         np.testing.assert_array_equal(left, right, err_msg=name)
-    assert (one.candidate is None) == (other.candidate is None)
-    if one.candidate is not None:
-        np.testing.assert_array_equal(one.candidate, other.candidate)
-        np.testing.assert_array_equal(one.candidate_start, other.candidate_start)
+    assert (one.candidates is None) == (other.candidates is None)
+    everything = slice(0, len(one))
+    np.testing.assert_array_equal(one.allowed(everything), other.allowed(everything))
     assert (one.context is None) == (other.context is None)
     if one.context is not None:
         assert one.context.dtype == other.context.dtype
@@ -125,6 +146,13 @@ def contexts(values: Any, kind: Any = None) -> Callable[[Path], None]:
         return table.append_column("context", pa.array(rows, kind))
 
     return lambda folder: rewrite(folder / EVENTS, change)
+
+
+def excluded(rows: list[Any]) -> Callable[[Path], None]:
+    """A column `excluded` of events.parquet."""
+    return lambda folder: rewrite(
+        folder / EVENTS, lambda table: table.append_column("excluded", pa.array(rows, pa.list_(pa.int64())))
+    )
 
 
 def both(*changes: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -206,8 +234,8 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "overwritten": (_scribble, r"events\.parquet: damaged: .*write or copy it again"),
     "columns missing": (_drop, r"events\.parquet: no column time, log_propensity; found event_id, user_id"),
     "no events": (_empty, r"events\.parquet: no events"),
-    "other format": (metadata(format="something"), r"events\.parquet: written as 'something', version 3; expected"),
-    "other version": (metadata(version=99), r"version 99; expected 'recpolicy log', version 3"),
+    "other format": (metadata(format="something"), r"events\.parquet: written as 'something', version 4; expected"),
+    "other version": (metadata(version=99), r"version 99; expected 'recpolicy log', version 4"),
     "other scale": (metadata(scale=[0, 10]), r"rewards on the scale \[0, 10\]; expected \[1\.0, 5\.0\]"),
     "catalog unknown": (metadata(action_items=[11, 99]), r"its action_items names item 99"),
     "catalog no list": (metadata(action_items=3), "its action_items is 3; expected a list of item ids"),
@@ -263,7 +291,22 @@ FAULTS: Mapping[str, tuple[Callable[[Path], None], str]] = {
         column("candidates", lambda old: third(None)([[11, 12, 13, 15, 16]] * len(old)), NUMBERS),
         ROW + "candidates are missing, but other rows have them",
     ),
-    "candidates no list": (column("candidates", _ones, pa.int64()), "candidates is of type int64"),
+    "candidates no list": (column("candidates", _ones, pa.int64()), "candidates is of type int64; expected lists"),
+    "packed candidates too short": (
+        column("candidates", lambda old: [b"\xf8", b"\xf8", b"\xf8\0"] * 4, pa.binary()),
+        ROW + "candidates have 2 bytes; expected 1, a bit for each of the 5 items of the catalog",
+    ),
+    "item not in the packed set": (
+        column("candidates", lambda old: third(b"\0")([b"\xf8"] * len(old)), pa.binary()),
+        ROW + "the item shown is not among its candidates",
+    ),
+    "item excluded": (
+        excluded(third([11, 12, 13, 15, 16])([None] * 12)), ROW + "the item shown is not among its candidates"
+    ),
+    "excluded unknown": (excluded(third([99])([None] * 12)), ROW + "an excluded item is none of the 6 items"),
+    "excluded outside the catalog": (
+        excluded(third([14])([None] * 12)), ROW + "an excluded item is not in the catalog of this log"
+    ),
     "event twice": (column("event_id", third("e0")), ROW + "event_id 'e0' occurs twice"),
     "event null": (column("event_id", third(None)), ROW + "event_id is missing"),
     "event a number": (column("event_id", _ones, pa.int64()), "event_id is of type int64; expected text"),

@@ -4,10 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hand_logs import ACTION_ITEMS, USERS, assert_same_rounds, hand_rounds, newcomer_rounds
+from hand_logs import (
+    ACTION_ITEMS,
+    USERS,
+    assert_same_rounds,
+    candidate_sets,
+    hand_rounds,
+    newcomer_rounds,
+    page_rounds,
+)
 
 from recpolicy.core.errors import DataError
+from recpolicy.core.files import content_digest
+from recpolicy.data import candidates as module
 from recpolicy.data.bandit_log import ColdStartUsers, features_digest
+from recpolicy.data.candidates import CandidateSets
 
 
 def with_value(name, value, row=2):
@@ -27,15 +38,13 @@ def with_value(name, value, row=2):
         (with_value("item", 3), "round 2: item row 3: not in the catalog"),
         ({"reward": np.ones(3)}, r"columns of different lengths: \[3, 12\]"),
         ({"policy": np.full(5, "x", object)}, r"different lengths: \[5, 12\]"),
-        ({"candidate": ACTION_ITEMS}, "must both be given, or neither"),
-        ({"candidate_start": np.arange(13)}, "must both be given, or neither"),
-        ({"candidate": ACTION_ITEMS, "candidate_start": np.arange(13)}, "do not match 12 rounds"),
-        ({"candidate": ACTION_ITEMS, "candidate_start": np.array([0, 5])}, "do not match"),
+        ({"candidates": CandidateSets.all_items(11, 5)}, "candidates of 11 rounds and 5 actions; expected 12 and 5"),
+        ({"candidates": CandidateSets.all_items(12, 6)}, "candidates of 12 rounds and 6 actions; expected 12 and 5"),
     ],
 )
 def test_what_cannot_have_been_logged_is_refused(changes, message):
     with pytest.raises(DataError, match=message):
-        hand_rounds(**changes)
+        replace(hand_rounds(), **changes)
 
 
 def test_a_catalog_in_disorder_is_refused():
@@ -43,16 +52,14 @@ def test_a_catalog_in_disorder_is_refused():
         replace(hand_rounds(), action_items=ACTION_ITEMS[::-1])
 
 
-def test_candidates_must_be_of_the_catalog_and_hold_what_was_shown():
-    rounds = hand_rounds(candidates=True)
-    strange = rounds.candidate.copy()
-    strange[0] = 3
-    with pytest.raises(DataError, match="a candidate is not in the catalog"):
-        replace(rounds, candidate=strange)
-    other = np.where(rounds.candidate[: rounds.candidate_start[1]] == rounds.item[0], ACTION_ITEMS[0], ACTION_ITEMS[1])
-    other = np.where(other == rounds.item[0], ACTION_ITEMS[2], other)
+def test_candidates_must_hold_the_item_shown():
+    rounds = hand_rounds()
+    lists = [np.setdiff1d(ACTION_ITEMS, rounds.item[:1]), *[ACTION_ITEMS] * 11]
     with pytest.raises(DataError, match=f"round 0: item row {rounds.item[0]}: not among the candidates"):
-        replace(rounds, candidate=np.concatenate([other, rounds.candidate[len(other) :]]).astype(np.int32))
+        replace(rounds, candidates=candidate_sets(lists))
+    excluded = [[], rounds.item[1:2].tolist(), *[[]] * 10]
+    with pytest.raises(DataError, match=f"round 1: item row {rounds.item[1]}: not among the candidates"):
+        replace(rounds, candidates=candidate_sets([ACTION_ITEMS] * 12, excluded))
 
 
 def test_a_probability_of_exactly_one_is_allowed_and_propensities_are_exponentials():
@@ -67,24 +74,25 @@ def test_an_arm_is_the_place_in_the_catalog():
 
 
 def test_allowed_marks_the_candidates_of_each_round_and_only_those():
-    rounds = hand_rounds(candidates=True)
+    rounds = hand_rounds()
+    lists = [sorted({rounds.item[row], ACTION_ITEMS[row % 5], ACTION_ITEMS[row % 3]}) for row in range(12)]
+    expected = np.array([np.isin(ACTION_ITEMS, items) for items in lists])
+    rounds = replace(rounds, candidates=candidate_sets(lists))
     for rows in (slice(0, 12), slice(3, 7), slice(10, 40), slice(5, 5)):
-        expected = np.zeros((12, 5), bool)
-        for round_, (first, last) in enumerate(zip(rounds.candidate_start, rounds.candidate_start[1:], strict=False)):
-            for item in rounds.candidate[first:last]:
-                expected[round_, ACTION_ITEMS.tolist().index(item)] = True
         np.testing.assert_array_equal(rounds.allowed(rows), expected[rows])
     assert hand_rounds().allowed(slice(0, 3)) is None
 
 
-@pytest.mark.parametrize("candidates", [False, True])
-def test_parts_hold_their_rounds_and_candidates(candidates):
-    whole = hand_rounds(candidates=candidates)
+@pytest.mark.parametrize("whole", [hand_rounds(), hand_rounds(candidates=True), page_rounds()])
+def test_parts_hold_their_rounds_and_candidates(whole):
     part = whole.take(4, 9, "part")
     assert part.name == "part"
     np.testing.assert_array_equal(part.event_id, whole.event_id[4:9])
-    if candidates:
+    chosen = whole.select(np.array([1, 4, 8]), "chosen")
+    assert chosen.item.tolist() == whole.item[[1, 4, 8]].tolist()
+    if whole.candidates is not None:
         np.testing.assert_array_equal(part.allowed(slice(0, 5)), whole.allowed(slice(4, 9)))
+        np.testing.assert_array_equal(chosen.allowed(slice(0, 3)), whole.allowed(slice(0, 12))[[1, 4, 8]])
     assert_same_rounds(whole.take(0, 12, "all"), whole)
     assert len(whole.take(3, 3, "none")) == 0
 
@@ -95,19 +103,26 @@ def test_the_digest_is_that_of_the_content_not_of_the_name():
     changed = [
         with_value("time", 5), with_value("reward", 2.5), with_value("log_propensity", -0.5),
         with_value("event_id", "x"), with_value("policy", "x"), with_value("version", "x"), {"scale": (1.0, 6.0)},
-        {"candidate": None, "candidate_start": None},
+        {"candidates": None}, {"candidates": CandidateSets.all_items(12, 5)},
     ]  # fmt: skip
     digests = {replace(rounds, **change).digest for change in changed}
     assert len(digests | {rounds.digest}) == len(changed) + 1
 
 
-def test_the_digest_knows_where_the_candidates_of_a_round_begin():
-    item, candidate = np.full(2, 4, np.int32), np.full(3, 4, np.int32)
-    one, other = (
-        replace(hand_rounds(2), item=item, candidate=candidate, candidate_start=np.array(start))
-        for start in ([0, 1, 3], [0, 2, 3])
-    )
-    assert one.digest != other.digest
+def test_the_digest_is_that_of_lists_of_candidates_whatever_their_form(monkeypatch):
+    """It is the digest that logs had when their candidates were lists of ids: of starts [N + 1] and item rows [C]."""
+    rounds = page_rounds()
+    mask = rounds.allowed(slice(0, 12))
+    start = np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
+    lists = np.concatenate([ACTION_ITEMS[row] for row in mask])
+    monkeypatch.setattr(module, "_CELLS", 12)  # several blocks
+    expected = content_digest(
+        rounds.event_id, rounds.time, rounds.user, rounds.item, rounds.log_propensity, rounds.reward,
+        rounds.action_items, list(rounds.scale), rounds.policy, rounds.version, start, lists,
+    )  # fmt: skip
+    assert rounds.digest == expected
+    other = CandidateSets.from_lists(start, np.searchsorted(ACTION_ITEMS, lists), 5)
+    assert replace(rounds, candidates=other).digest == expected
 
 
 TABLE = np.random.default_rng(4).normal(size=(USERS, 3)).astype(np.float32)

@@ -18,6 +18,7 @@ from hand_logs import (
     hand_rounds,
     metadata,
     newcomer_rounds,
+    page_rounds,
     rewrite,
     tables,
     third,
@@ -26,12 +27,18 @@ from hand_logs import (
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import bandit_log_files, log_columns
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, read_action_items, read_events, read_rewards, write_events
+from recpolicy.data.bandit_log_files import read_catalog, write_events
+from recpolicy.data.event_reader import read_events, read_late_rewards
 from recpolicy.data.log_ingest import IngestConfig, ingest, read_complete_rounds
+from recpolicy.data.log_parts import EVENTS, REWARDS
 
 
 def read(folder, text=False):
-    return read_events(folder / EVENTS, tables(text), read_action_items(folder / EVENTS, tables(text)))
+    return read_events([folder / EVENTS], tables(text))[0]
+
+
+def action_items(folder):
+    return read_catalog([folder / EVENTS], tables()).action_items
 
 
 @pytest.mark.parametrize("candidates", [False, True], ids=["whole catalog", "candidates"])
@@ -101,7 +108,8 @@ def test_pieces_of_a_file_are_put_together(tmp_path, monkeypatch):
 
 def test_pieces_with_and_without_candidates_do_not_go_together(tmp_path, monkeypatch):
     write_log(tmp_path, hand_rounds(candidates=True))
-    column("candidates", lambda old: [*old[:5], *[None] * 5, *old[10:]])(tmp_path)
+    lists = [[11, 12, 13, 15, 16]] * 12
+    column("candidates", [*lists[:5], *[None] * 5, *lists[10:]], NUMBERS)(tmp_path)
     monkeypatch.setattr(log_columns, "_ROWS", 5)
     with pytest.raises(DataError, match="row 6: candidates are missing, but other rows have them"):
         read(tmp_path)
@@ -113,7 +121,8 @@ def test_the_schema_of_events_and_rewards(tmp_path, text, kind):
     word, time = pa.dictionary(pa.int32(), pa.string()), pa.timestamp("ms", tz="UTC")
     expected = {
         "event_id": pa.string(), "time": time, "user_id": kind, "item_id": kind, "log_propensity": pa.float64(),
-        "policy": word, "policy_version": word, "candidates": pa.list_(kind), "reward": pa.float64(),
+        "policy": word, "policy_version": word, "candidates": pa.dictionary(pa.int32(), pa.binary()),
+        "reward": pa.float64(),
     }  # fmt: skip
     events = pq.read_schema(tmp_path / EVENTS)
     assert dict(zip(events.names, events.types, strict=True)) == expected
@@ -128,10 +137,7 @@ def test_the_schema_of_events_and_rewards(tmp_path, text, kind):
 def test_other_programs_may_write_it_in_their_own_way(tmp_path):
     """Plain text, nanoseconds without a zone, int32 ids, large lists, whole-number rewards, no metadata."""
     rounds = hand_rounds(candidates=True)
-    lists = [
-        (11 + rounds.candidate[first:last]).tolist()
-        for first, last in zip(rounds.candidate_start, rounds.candidate_start[1:], strict=False)
-    ]
+    lists = [(11 + ACTION_ITEMS[row]).tolist()[::-1] for row in rounds.allowed(slice(0, 12))]
     table = {
         "server": pa.array(["x"] * 12),
         "event_id": pa.array(rounds.event_id, pa.large_string()),
@@ -145,11 +151,11 @@ def test_other_programs_may_write_it_in_their_own_way(tmp_path):
         "reward": pa.array(rounds.reward.astype(int)),
     }
     pq.write_table(pa.table(table), tmp_path / EVENTS)
-    action_items = read_action_items(tmp_path / EVENTS, tables())
-    np.testing.assert_array_equal(action_items, np.arange(6))  # it does not say: all items
+    np.testing.assert_array_equal(action_items(tmp_path), np.arange(6))  # it does not say: all items
     found = read_complete_rounds(tmp_path / EVENTS, tables())
-    for name in ("event_id", "time", "user", "item", "log_propensity", "policy", "version", "reward", "candidate"):
+    for name in ("event_id", "time", "user", "item", "log_propensity", "policy", "version", "reward"):
         np.testing.assert_array_equal(getattr(found, name), getattr(rounds, name), err_msg=name)
+    np.testing.assert_array_equal(found.allowed(slice(0, 12))[:, ACTION_ITEMS], rounds.allowed(slice(0, 12)))
 
 
 def test_columns_that_may_be_missing(tmp_path):
@@ -157,7 +163,7 @@ def test_columns_that_may_be_missing(tmp_path):
     rewrite(tmp_path / EVENTS, lambda table: table.drop_columns(["reward", "candidates"]))
     events = read(tmp_path)
     assert np.isnan(events.columns["reward"]).all()
-    assert events.candidate is None
+    assert events.candidates is None
 
 
 def test_times_of_another_zone_are_brought_to_utc(tmp_path):
@@ -168,20 +174,21 @@ def test_times_of_another_zone_are_brought_to_utc(tmp_path):
 
 def test_the_catalog_of_the_log_is_the_one_in_the_file(tmp_path):
     write_log(tmp_path, hand_rounds())
-    np.testing.assert_array_equal(read_action_items(tmp_path / EVENTS, tables()), ACTION_ITEMS)
+    np.testing.assert_array_equal(action_items(tmp_path), ACTION_ITEMS)
     metadata(action_items=[16, 11, 16])(tmp_path)
-    np.testing.assert_array_equal(read_action_items(tmp_path / EVENTS, tables()), [0, 5])
+    np.testing.assert_array_equal(action_items(tmp_path), [0, 5])
 
 
 def test_rewards_are_read_back_equal_and_none_at_all_is_no_fault(tmp_path):
     rounds = hand_rounds()
     write_log(tmp_path, rounds, delay=7)
-    ids, times, rewards = read_rewards(tmp_path / REWARDS, (1.0, 5.0))
-    np.testing.assert_array_equal(ids, rounds.event_id)
-    np.testing.assert_array_equal(times, rounds.time + 7)
-    np.testing.assert_array_equal(rewards, rounds.reward)
+    found = read_late_rewards([tmp_path / REWARDS], (1.0, 5.0))
+    order = np.argsort(found.time)  # they stand in the order of their hashes
+    np.testing.assert_array_equal(np.array(found.event_id.to_pylist())[order], rounds.event_id)
+    np.testing.assert_array_equal(found.time[order], rounds.time + 7)
+    np.testing.assert_array_equal(found.reward[order], rounds.reward)
     rewrite(tmp_path / REWARDS, lambda table: table.slice(0, 0))
-    assert [len(column) for column in read_rewards(tmp_path / REWARDS, (1.0, 5.0))] == [0, 0, 0]
+    assert len(read_late_rewards([tmp_path / REWARDS], (1.0, 5.0))) == 0
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -242,14 +249,15 @@ def test_where_rounds_come_from_is_told(tmp_path, name):
         read_complete_rounds(tmp_path / EVENTS, tables())
 
 
-@pytest.mark.parametrize("rounds", [hand_rounds(), hand_rounds(candidates=True), newcomer_rounds()])
-@pytest.mark.parametrize(("rows", "candidates"), [(100, 3), (100, 11), (5, 100), (1, 1)])
-def test_a_log_that_is_written_in_pieces_is_the_same_log(tmp_path, monkeypatch, rounds, rows, candidates):
+@pytest.mark.parametrize(
+    "rounds", [hand_rounds(), hand_rounds(candidates=True), page_rounds(), newcomer_rounds()],
+    ids=["plain", "candidates", "pages", "newcomers"],
+)  # fmt: skip
+@pytest.mark.parametrize("rows", [100, 5, 1])
+def test_a_log_that_is_written_in_pieces_is_the_same_log(tmp_path, monkeypatch, rounds, rows):
     monkeypatch.setattr(bandit_log_files, "_ROWS_AT_ONCE", rows)
-    monkeypatch.setattr(bandit_log_files, "_CANDIDATES_AT_ONCE", candidates)
     write_events(tmp_path / EVENTS, rounds, tables(), with_rewards=True)
-    pieces = pq.ParquetFile(tmp_path / EVENTS).num_row_groups
-    assert pieces > 1 or (rounds.candidate is None and rows == 100)
+    assert pq.ParquetFile(tmp_path / EVENTS).num_row_groups == -(-12 // rows)
     assert read_complete_rounds(tmp_path / EVENTS, tables()).digest == rounds.digest
     monkeypatch.setattr(log_columns, "_VALUES", 12 * rows)  # and read in pieces
     assert read_complete_rounds(tmp_path / EVENTS, tables()).digest == rounds.digest

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, write_events, write_rewards
+from recpolicy.data.bandit_log_files import write_events, write_rewards
 from recpolicy.data.log_ingest import IngestConfig, ingest, read_complete_rounds
+from recpolicy.data.log_parts import EVENTS, REWARDS
 
 ALL = IngestConfig(evaluation_share=0.0)
 NOT_USED = ("late_rewards", "doubled_rewards", "unknown_rewards")

@@ -47,7 +47,7 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
     assert [one.rsplit("-", 1)[1] for one in rounds.event_id] == ["0"] * 4  # the first of their content
     assert len(set(rounds.event_id)) == 4
     assert rounds.action_items.tolist() == [0, 1, 2]
-    assert rounds.candidate is None
+    assert rounds.candidates is None
     assert found.lost == ("position", "user-item_affinity_0")
     assert set(rounds.policy) == {"open_bandit"}
 

@@ -9,7 +9,7 @@ from hand_sessions import FAULTS, column, hand_sessions, rewritten, without, wri
 
 from recpolicy.core.errors import DataError
 from recpolicy.data import log_columns
-from recpolicy.data.bandit_log_files import EVENTS
+from recpolicy.data.log_parts import EVENTS
 from recpolicy.data.session_log import COLUMNS, SessionLog
 from recpolicy.data.session_log_files import SESSIONS, is_session_log, read_sessions, write_sessions
 

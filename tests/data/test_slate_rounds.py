@@ -6,7 +6,6 @@ from hand_logs import tables
 from hand_slates import SHELVES, hand_slates, write_hand
 
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data import slate_rounds
 from recpolicy.data.log_ingest import IngestConfig
 from recpolicy.data.slate_rounds import ingest_slates, rounds_from_slates
 
@@ -39,12 +38,6 @@ def test_without_shelves_the_candidates_are_what_does_not_stand_above():
     expected = np.ones((8, 5), bool)
     expected[np.arange(8), log.arm[:, 0]] = False
     np.testing.assert_array_equal(allowed[1::2], expected)
-
-
-def test_pages_are_taken_apart_block_by_block(monkeypatch):
-    whole = rounds_from_slates(hand_slates(shelved=False), (0.0, 1.0))
-    monkeypatch.setattr(slate_rounds, "_PAGES_AT_ONCE", 3)
-    assert rounds_from_slates(hand_slates(shelved=False), (0.0, 1.0)).digest == whole.digest
 
 
 def test_pages_that_do_not_say_what_their_slots_earned_are_refused():

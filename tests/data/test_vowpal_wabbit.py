@@ -46,7 +46,7 @@ def test_what_stands_in_the_file_is_what_was_logged_in_the_order_of_time(tmp_pat
     np.testing.assert_allclose(rounds.propensity, [0.75, 0.5], rtol=1e-12)
     assert rounds.event_id.tolist() == ["e1-2-3", "e7-1-3"]
     assert np.diff(rounds.time).tolist() == [1500]
-    assert rounds.candidate is None  # every round had the whole catalog
+    assert rounds.candidates is None  # every round had the whole catalog
     assert rounds.scale == (0.0, 1.0)
     assert found.skipped == 0
     assert len(found.lost) == 2

@@ -33,7 +33,7 @@ from recpolicy.models.rating_models import RATING_MODELS
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.app import make_app
 from recpolicy.server.console.queries import read_card
-from recpolicy.server.db.export import Export, LogPolicy, export
+from recpolicy.server.db.export import ExportOptions, LogPolicy, export
 from recpolicy.server.db.schema import metadata
 from recpolicy.server.lifespan import open_state, state_folder
 from recpolicy.server.online.checkpoints import checkpoint_folder, read_current
@@ -547,10 +547,10 @@ def test_export_of_the_old_server_goes_on(registry_folder, tmp_path):
     """A log that the old server exported is appended to, and ingested."""
     out = Path(shutil.copytree(V0 / "export", tmp_path / "export"))
     with serving(registry_folder) as (app, state):
-        before = export(state.store.engine, LogPolicy(state.models.registry, 1), Export(out))
+        before = export(state.store.engine, LogPolicy(state.models.registry, 1), ExportOptions(out))
         answer = ask(app, "POST", "/v1/recommend", {"user": 7, "k": 4}, "client")
         ask(app, "POST", "/v1/feedback", {"event_id": answer["event_id"], "type": "like"}, "client")
-        after = export(state.store.engine, LogPolicy(state.models.registry, 1), Export(out))
+        after = export(state.store.engine, LogPolicy(state.models.registry, 1), ExportOptions(out))
     assert after.rounds - before.rounds == 4
     assert after.rewards - before.rewards == 1
     report = ingest_log(out, tmp_path / "rounds", IdVocabulary.from_policy(policy("linucb")))

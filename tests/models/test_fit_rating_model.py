@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from tiny_dataset import miniature_ratings
 
-from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core import memory
+from recpolicy.core.errors import ConfigError, DataError, MemoryLimitError
 from recpolicy.models import rating_models
 from recpolicy.models.bias import BiasConfig
-from recpolicy.models.rating_models import RatingModelKind, default_cache, fit_rating_model
+from recpolicy.models.embeddings import embed
+from recpolicy.models.rating_models import RATING_MODELS, default_cache, fit_rating_model
 from recpolicy.models.svd import SVDConfig
 
 
@@ -21,9 +23,8 @@ def counted(monkeypatch):
         fits.append(seed)
         return kind.fit(fit, config, seed)
 
-    monkeypatch.setattr(
-        rating_models, "RATING_MODELS", {**rating_models.RATING_MODELS, "bias": RatingModelKind(BiasConfig, count)}
-    )
+    counting = {"bias": dataclasses.replace(kind, fit=count)}
+    monkeypatch.setattr(rating_models, "RATING_MODELS", {**rating_models.RATING_MODELS, **counting})
     return fits
 
 
@@ -43,6 +44,23 @@ def test_an_empty_table_is_refused():
     ratings = miniature_ratings(0)
     with pytest.raises(DataError, match="no ratings to fit"):
         fit_rating_model(ratings.take(np.zeros(len(ratings), bool)), "bias", cache=None)
+
+
+@pytest.mark.parametrize("model", RATING_MODELS)
+def test_users_and_items_that_do_not_fit_are_one_line_before_the_fit(model, counted, monkeypatch):
+    ratings = miniature_ratings(0)
+    users, items = ratings.shape
+    monkeypatch.setattr(memory, "available_bytes", lambda: users * items * 15)
+    with pytest.raises(MemoryLimitError, match=rf"rating model {model} of {users} users x {items} items need about"):
+        fit_rating_model(ratings, model, cache=None)
+    assert counted == []
+
+
+def test_embeddings_that_do_not_fit_are_one_line(monkeypatch):
+    model = fit_rating_model(miniature_ratings(0), "bias", cache=None)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1_000)
+    with pytest.raises(MemoryLimitError, match=r"^embeddings of \d+ users x \d+ items need about"):
+        embed(model, 2)
 
 
 def test_mapping_and_dataclass_mean_the_same():

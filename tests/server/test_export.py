@@ -2,9 +2,12 @@
 
 import json
 import random
+import shutil
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from event_factory import event
@@ -12,8 +15,9 @@ from sqlalchemy import insert, update
 from tiny_policies import tiny_artifact, write_tiny
 
 from recpolicy.core.errors import DataError
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import IngestConfig, ingest
+from recpolicy.data.log_parts import EVENTS, REWARDS, log_parts
 from recpolicy.inference.artifact import write_arrays, write_manifest
 from recpolicy.inference.predictor import load_policy
 from recpolicy.inference.scorer import load_scorer
@@ -23,7 +27,7 @@ from recpolicy.server import recommend
 from recpolicy.server.db import export as module
 from recpolicy.server.db.engine import transaction
 from recpolicy.server.db.events import insert_events
-from recpolicy.server.db.export import Cursor, Export, LogPolicy, export
+from recpolicy.server.db.export import Cursor, ExportOptions, LogPolicy, export
 from recpolicy.server.db.feedback import FeedbackItem, RewardRules, apply_feedback
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.live_models import LiveState, LoadedVersion
@@ -63,7 +67,16 @@ def seen(**words):
 
 
 def rows(folder, name=EVENTS):
-    return pq.read_table(folder / name).to_pylist()
+    """The rows of all parts of a log."""
+    return [row for path in log_parts(folder, name) for row in pq.read_table(path).to_pylist()]
+
+
+def candidates(row, catalog=range(101, 112)):
+    """The candidates of a row: the items of its packed set, without the excluded ones."""
+    packed = row["candidates"]
+    bits = np.ones(len(catalog), int) if packed is None else np.unpackbits(np.frombuffer(packed, np.uint8))
+    listed = [item for item, bit in zip(catalog, bits, strict=False) if bit]
+    return [item for item in listed if item not in row["excluded"]]
 
 
 def test_every_place_becomes_a_round_with_its_propensity_bit_for_bit(each_engine, tmp_path, registry):
@@ -73,14 +86,14 @@ def test_every_place_becomes_a_round_with_its_propensity_bit_for_bit(each_engine
     one, other = seen(), seen(user=5, allowed=np.packbits(mask).tobytes(), policy_digest="d" * 64, agent="lints")
     show(engine, one, other)
     say(engine, other, 101, 2.5)
-    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    done = export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     assert (done.new_rounds, done.new_rewards, done.left_out) == (4, 1, {})
     first, second, third, fourth = rows(tmp_path / "log")
     assert [row["event_id"] for row in (first, second)] == [f"{one.id}:0", f"{one.id}:1"]
     assert [row["log_propensity"] for row in (first, second)] == [np.log(0.1 + 0.2), np.log(1 / 3)]
-    assert first["candidates"] == list(range(101, 112))
-    assert second["candidates"] == [101, 102, 103, *range(105, 112)]
-    assert (third["candidates"], fourth["candidates"]) == ([101, 104, 108], [101, 108])
+    assert candidates(first) == list(range(101, 112))
+    assert candidates(second) == [101, 102, 103, *range(105, 112)]
+    assert (candidates(third), candidates(fourth)) == ([101, 104, 108], [101, 108])
     assert (fourth["user_id"], fourth["item_id"], fourth["policy"], fourth["policy_version"]) == (
         5, 101, "lints", "d" * 64,
     )  # fmt: skip
@@ -95,33 +108,42 @@ def test_a_run_appends_only_what_is_new_and_the_whole_is_that_of_one_run(tmp_pat
     for count, one in enumerate(shown, 1):
         show(engine, one)
         say(engine, one, 104, 4.0)
-        done = export(engine, policy, Export(tmp_path / "log"))
+        done = export(engine, policy, ExportOptions(tmp_path / "log"))
         assert (done.new_rounds, done.rounds, done.new_rewards, done.rewards) == (2, 2 * count, 1, count)
-    before = (tmp_path / "log" / EVENTS).stat().st_mtime_ns
-    assert export(engine, policy, Export(tmp_path / "log")).new_rounds == 0
-    assert (tmp_path / "log" / EVENTS).stat().st_mtime_ns == before
-    export(engine, policy, Export(whole))
+    assert [path.name for path in log_parts(tmp_path / "log", EVENTS)] == [
+        EVENTS, *(f"events-{number:06d}.parquet" for number in range(1, 6))
+    ]  # fmt: skip
+    before = contents(tmp_path / "log")
+    assert export(engine, policy, ExportOptions(tmp_path / "log")).new_rounds == 0
+    assert contents(tmp_path / "log") == before
+    export(engine, policy, ExportOptions(whole))
     for name in (EVENTS, REWARDS):
         assert rows(tmp_path / "log", name) == rows(whole, name)
 
 
+def contents(folder):
+    """The bytes of all files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.mark.parametrize("where", ["events", "between", "rewards"])
 def test_a_run_that_was_killed_at_any_moment_goes_on(tmp_path, registry, engine, monkeypatch, where):
-    policy, wanted = LogPolicy(registry), Export(tmp_path / "log")
+    policy, wanted = LogPolicy(registry), ExportOptions(tmp_path / "log")
     first, second = seen(), seen(user=4)
     show(engine, first)
     say(engine, first, 104, 4.0)
     export(engine, policy, wanted)
     show(engine, second)
     say(engine, second, 101, 3.0)
-    kind = module._Rewards if where == "rewards" else module._Events
+    before = contents(wanted.out)
+    kind = module.RewardRows if where == "rewards" else module.EventRows
 
     def die(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         if where == "between":
-            patch.setattr(module._Rewards, "query", die)
+            patch.setattr(module.RewardRows, "query", die)
         else:
             patch.setattr(kind, "batch", die)
         with pytest.raises(KeyboardInterrupt):
@@ -129,11 +151,14 @@ def test_a_run_that_was_killed_at_any_moment_goes_on(tmp_path, registry, engine,
     done = export(engine, policy, wanted)
     assert (done.rounds, done.rewards) == (4, 2)
     assert [row["event_id"] for row in rows(wanted.out, REWARDS)] == [f"{first.id}:0", f"{second.id}:1"]
-    assert sorted(path.name for path in wanted.out.iterdir()) == [".lock", EVENTS, REWARDS]
+    assert sorted(path.name for path in wanted.out.iterdir()) == [
+        ".lock", "events-000001.parquet", EVENTS, "rewards-000001.parquet", REWARDS
+    ]  # fmt: skip
+    assert before.items() <= contents(wanted.out).items()
 
 
 def test_a_row_that_was_committed_late_is_not_lost(tmp_path, registry, engine):
-    policy, wanted = LogPolicy(registry), Export(tmp_path / "log")
+    policy, wanted = LogPolicy(registry), ExportOptions(tmp_path / "log")
     shown = [seen(user=1 + place) for place in range(5)]
     numbered = [{**one._asdict(), "seq": seq} for seq, one in enumerate(shown, 10)]
     for step, expected in (([0, 3], 2), ([], 2), ([1], 3), ([4], 4), ([2], 5)):
@@ -176,15 +201,15 @@ def test_what_the_log_cannot_hold_is_left_out_and_counted(tmp_path, registry, en
     show(engine, kept, *others)
     for one in (kept, *others):
         say(engine, one, 104, 4.0)
-    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    done = export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     assert done.left_out == {"new_user": 5, "other_policy": 3, "no_propensity": 1}
     assert (done.rounds, done.rewards) == (2, 1)
     show(engine, seen(version=3))  # by their ids, users are those of the log, whatever the features
-    assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).rounds == 4
+    assert export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log")).rounds == 4
     show(engine, seen(version=2))
-    assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).left_out["other_policy"] == 4
+    assert export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log")).left_out["other_policy"] == 4
     with pytest.raises(DataError, match="the log has another catalog or other features than the policy"):
-        export(engine, LogPolicy(registry, 2), Export(tmp_path / "log"))
+        export(engine, LogPolicy(registry, 2), ExportOptions(tmp_path / "log"))
 
 
 def test_newcomers_come_with_the_vector_that_was_seen(tmp_path, registry, engine):
@@ -193,7 +218,7 @@ def test_newcomers_come_with_the_vector_that_was_seen(tmp_path, registry, engine
     new, known = seen(user=70, context=VECTOR.tobytes()), seen(user=3, context=(-VECTOR).tobytes(), version=2)
     show(engine, seen(), new, known)
     say(engine, new, 104, 4.0)
-    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    done = export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     assert (done.new_rounds, done.new_rewards, done.left_out) == (6, 1, {})
     found = rows(tmp_path / "log")
     assert [row["user_id"] for row in found] == [3, 3, 70, 70, 3, 3]
@@ -206,36 +231,125 @@ def test_a_vector_is_believed_up_to_twice_the_longest_that_was_trained_with(tmp_
     unit = VECTOR / np.linalg.norm(VECTOR)
     for times, rounds in ((1.99, 2), (2.01, 2)):
         show(engine, seen(user=70, context=(unit * longest * times).astype(np.float32).tobytes()))
-        assert export(engine, LogPolicy(registry), Export(tmp_path / "log")).rounds == rounds
+        assert export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log")).rounds == rounds
+
+
+def as_version_3(path, *without):
+    """Rewrite a part as version 3 wrote it: the candidates of each row are a list of ids."""
+    table, said = pq.read_table(path), pq.ParquetFile(path).metadata.metadata
+    lists = pa.array([candidates(row) for row in table.to_pylist()], pa.list_(pa.int64()))
+    place, body = table.schema.get_field_index("candidates"), json.loads(table.schema.metadata[b"recpolicy"])
+    table = table.set_column(place, "candidates", lists).drop_columns(["excluded", *without])
+    schema = table.schema.with_metadata({b"recpolicy": json.dumps({**body, "version": 3})})
+    with pq.ParquetWriter(path, schema) as writer:
+        writer.write_table(table.cast(schema))
+        writer.add_key_value_metadata({module._CURSOR: said[module._CURSOR]})
+
+
+def test_packed_candidates_are_those_of_the_old_lists_round_by_round(tmp_path, registry, engine):
+    played(engine, tmp_path / "tiny", 60, seed=4)
+    export(engine, LogPolicy(registry), ExportOptions(tmp_path / "new"))
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    as_version_3(tmp_path / "old" / EVENTS)
+    tables, logs = IdVocabulary.from_policy(load_policy(tmp_path / "tiny")), []
+    for name in ("new", "old"):
+        ingest_log(tmp_path / name, tmp_path / f"{name}-rounds", tables)
+        logs.append(read_rounds(tmp_path / f"{name}-rounds" / "training.parquet", tables))
+    new, old = logs
+    np.testing.assert_array_equal(new.allowed(slice(0, len(new))), old.allowed(slice(0, len(old))))
+    assert new.digest == old.digest  # a log keeps its digest, and policies that learned from it know it
+    assert len(new.candidates.sets) < len(old.candidates.sets)
+    assert 0 < new.allowed(slice(0, len(new))).sum(axis=1).min() < 10
+
+
+def test_a_killed_export_goes_on_after_its_last_part(tmp_path, registry, engine, monkeypatch):
+    """Parts of two events; the process dies in the third, whose file stays behind as after kill -9."""
+    monkeypatch.setattr(module, "EVENTS_IN_PART", 2)
+    wanted, policy = ExportOptions(tmp_path / "log"), LogPolicy(registry)
+    show(engine, *(seen(user=1 + number % 7) for number in range(7)))
+    made, real = [], module.EventRows.batch
+
+    def die_in_the_third(*words):
+        made.append(words)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return real(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.EventRows, "batch", die_in_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            export(engine, policy, wanted)
+    finished = contents(wanted.out)
+    assert [path.name for path in log_parts(wanted.out, EVENTS)] == [EVENTS, "events-000001.parquet"]
+    (wanted.out / ".events-000002.parquet.x.part").write_bytes(b"PAR1")
+    done = export(engine, policy, wanted)
+    assert (done.new_rounds, done.rounds) == (6, 14)
+    assert finished.items() <= contents(wanted.out).items()
+    assert not list(wanted.out.glob("*.part")) + list(wanted.out.glob(".*.part"))
+    export(engine, policy, ExportOptions(tmp_path / "whole"))
+    assert rows(wanted.out) == rows(tmp_path / "whole")
+
+
+def test_the_memory_of_an_export_does_not_grow_with_the_events(tmp_path, registry, engine, monkeypatch):
+    monkeypatch.setattr(module, "EVENTS_IN_PART", 200)
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 50)
+    peaks, policy = [], LogPolicy(registry)
+    for number, count in enumerate((400, 400, 3_200)):  # the first run fills caches
+        show(engine, *(seen(user=1 + place % 7) for place in range(count)))
+        tracemalloc.start()
+        export(engine, policy, ExportOptions(tmp_path / "log"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(log_parts(tmp_path / "log", EVENTS)) == (2, 4, 20)[number]
+    assert peaks[2] < 1.3 * peaks[1]
+
+
+def test_a_sample_of_the_events_is_uniform_and_always_the_same(tmp_path, registry, each_engine):
+    show(each_engine, *(seen(user=1 + number % 7) for number in range(400)))
+    half, fifth = (
+        {row["event_id"] for row in rows(sampled(tmp_path / str(share), each_engine, registry, share))}
+        for share in (0.5, 0.2)
+    )
+    assert 2 * 140 < len(half) < 2 * 260
+    assert 2 * 40 < len(fifth) < 2 * 120
+    assert fifth < half
+    assert {row["event_id"] for row in rows(sampled(tmp_path / "again", each_engine, registry, 0.5))} == half
+
+
+def sampled(folder, engine, registry, share):
+    export(engine, LogPolicy(registry), ExportOptions(folder, fraction=share))
+    return folder
 
 
 def test_a_log_that_an_older_version_began_goes_on_without_its_vectors(tmp_path, registry, engine):
-    policy, wanted = LogPolicy(registry), Export(tmp_path / "log")
+    policy, wanted = LogPolicy(registry), ExportOptions(tmp_path / "log")
     show(engine, seen())
     export(engine, policy, wanted)
     path = wanted.out / EVENTS
-    before = rows(wanted.out)
-    table, said = pq.read_table(path).drop_columns(["context"]), pq.ParquetFile(path).metadata.metadata
-    with pq.ParquetWriter(path, table.schema) as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({module._CURSOR: said[module._CURSOR]})
+    as_version_3(path, "context")
+    before = path.read_bytes()
     assert export(engine, policy, wanted).rounds == 2
     show(engine, seen(user=70, context=VECTOR.tobytes()))
     done = export(engine, policy, wanted)
     assert (done.new_rounds, done.rounds) == (2, 4)
-    assert rows(wanted.out)[:2] == before
-    assert [row["context"] for row in rows(wanted.out)] == [None, None, VECTOR.tolist(), VECTOR.tolist()]
-    assert pq.read_schema(path) == module._Events(policy, wanted).schema
+    assert path.read_bytes() == before
+    assert [row.get("context") for row in rows(wanted.out)] == [None, None, VECTOR.tolist(), VECTOR.tolist()]
+    assert "context" not in pq.read_schema(path).names
+    tables = IdVocabulary.from_policy(load_policy(tmp_path / "tiny"))
+    log, _, _ = ingest(wanted.out, tables, IngestConfig(evaluation_share=0.0, wait_hours=0.0, default_reward=3.0))
+    np.testing.assert_array_equal(log.with_context, [False, False, True, True])
+    everything = np.ones(11, bool)
+    np.testing.assert_array_equal(log.allowed(slice(0, 4)), [everything, np.arange(11) != 3] * 2)
 
 
 def test_a_log_of_another_origin_is_not_touched(tmp_path, registry, engine):
-    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    done = export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     assert done.rounds == 0
     table = pq.read_table(tmp_path / "log" / EVENTS)
     pq.write_table(table, tmp_path / "log" / EVENTS)
     show(engine, seen())
     with pytest.raises(DataError, match="the file is not an export of a server"):
-        export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+        export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
 
 
 def test_what_is_asked_for_is_exported(tmp_path, registry, engine):
@@ -244,11 +358,11 @@ def test_what_is_asked_for_is_exported(tmp_path, registry, engine):
     for one in (old, new):
         say(engine, one, 104, 4.0)
     say(engine, rare, 101, 3.0)
-    wanted = Export(tmp_path / "log", since=2_000, least_rewards=2, places=1)
+    wanted = ExportOptions(tmp_path / "log", since=2_000, least_rewards=2, places=1)
     done = export(engine, LogPolicy(registry), wanted)
     assert [row["event_id"] for row in rows(wanted.out)] == [f"{new.id}:0"]
     assert (done.rounds, done.rewards) == (1, 1)
-    only_first = export(engine, LogPolicy(registry), Export(tmp_path / "first", places=1))
+    only_first = export(engine, LogPolicy(registry), ExportOptions(tmp_path / "first", places=1))
     assert (only_first.rounds, only_first.rewards) == (3, 2)
 
 
@@ -260,12 +374,13 @@ def test_text_ids_stay_text(tmp_path, engine):
     show(
         engine, seen(user="u,3", **words), *(seen(user=user, context=VECTOR.tobytes(), **words) for user in ("70", 70))
     )
-    done = export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    done = export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     assert rows(tmp_path / "log")[1]["user_id"] == "u,3"
     assert rows(tmp_path / "log")[2]["user_id"] == "70"
     assert done.left_out == {"new_user": 1}  # the number 70
-    assert '"104"' not in rows(tmp_path / "log")[1]["candidates"]
-    assert len(rows(tmp_path / "log")[1]["candidates"]) == 10
+    second = rows(tmp_path / "log")[1]
+    assert second["excluded"] == ['"104"']
+    assert len(candidates(second, [f'"{item}"' for item in range(101, 112)])) == 10
 
 
 def played(engine, folder, number, seed):
@@ -295,7 +410,7 @@ def played(engine, folder, number, seed):
 
 def test_estimates_from_an_exported_log_are_unbiased(tmp_path, registry, engine):
     expected = played(engine, tmp_path / "tiny", 3_000, seed=1)
-    export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     policy = load_policy(tmp_path / "tiny")
     log, _, report = ingest(tmp_path / "log", IdVocabulary.from_policy(policy), IngestConfig(evaluation_share=0.0))
     assert (report.events, report.joined, report.unknown_rewards) == (6_000, 6_000, 0)
@@ -320,7 +435,7 @@ def test_recpolicy_log_ingest_takes_an_exported_log(tmp_path, registry, engine):
     played(engine, tmp_path / "tiny", 60, seed=2)
     with transaction(engine) as connection:  # feedback that came later
         connection.execute(update(rewards).where(rewards.c.position == 1).values(time=rewards.c.time + 60_000))
-    export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     tables = IdVocabulary.from_policy(load_policy(tmp_path / "tiny"))
     report = ingest_log(tmp_path / "log", tmp_path / "rounds", tables)
     assert (report.events, report.joined, report.training + report.evaluation) == (120, 120, 120)
@@ -352,7 +467,7 @@ def test_a_server_s_newcomers_are_learnt_from_and_judged_as_they_were_seen(tmp_p
     with transaction(engine) as connection:
         insert_events(connection, shown)
         connection.execute(insert(rewards), came)
-    export(engine, LogPolicy(registry), Export(tmp_path / "log"))
+    export(engine, LogPolicy(registry), ExportOptions(tmp_path / "log"))
     log, _, _ = ingest(tmp_path / "log", IdVocabulary.from_policy(policy), IngestConfig(evaluation_share=0.0))
     assert len(log) == 20
     np.testing.assert_array_equal(log.contexts(policy.artifact.context), np.stack(list(vectors.values())))

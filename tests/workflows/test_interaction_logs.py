@@ -11,8 +11,9 @@ from hand_logs import FAULTS, assert_same_rounds, hand_rounds, tables, write_log
 from trained_policies import TINY, loaded, miniature_split, trained
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary
+from recpolicy.data.bandit_log_files import IdVocabulary
 from recpolicy.data.log_ingest import EVALUATION, TRAINING, IngestConfig
+from recpolicy.data.log_parts import EVENTS, REWARDS
 from recpolicy.inference.predictor import Policy
 from recpolicy.training import tensorflow_export
 from recpolicy.workflows.interaction_logs import (

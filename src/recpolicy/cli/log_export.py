@@ -31,14 +31,16 @@ def export(
     require_extra("serve", "recpolicy log export")
     from recpolicy.registry.model_registry import Registry
     from recpolicy.server.db.engine import open_store, sqlite_url
-    from recpolicy.server.db.export import Export, LogPolicy
+    from recpolicy.server.db.export import ExportOptions, LogPolicy
     from recpolicy.server.db.export import export as export_log
     from recpolicy.server.lifespan import DATABASE_URL
 
     policy = LogPolicy(Registry(registry or _registry_in(state)), version)
     engine = open_store(os.environ.get(DATABASE_URL) or sqlite_url(_database_in(state)))
     try:
-        done = export_log(engine, policy, Export(out, places=places))
+        done = export_log(
+            engine, policy, ExportOptions(out, places=places), show_progress=None if not as_json else False
+        )
     finally:
         engine.dispose()
     if as_json:

@@ -22,6 +22,7 @@ from recpolicy.cli import (
     training,
 )
 from recpolicy.core.errors import RecpolicyError
+from recpolicy.core.memory import out_of_memory
 
 _INTERRUPTED = 130
 
@@ -70,6 +71,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except RecpolicyError as error:
         sys.exit(_fail(str(error), 2))
+    except MemoryError as error:
+        sys.exit(_fail(out_of_memory(error), 1))
     except Exception as error:
         # typer's errors share no public base class over its versions, but all can format a message.
         if not hasattr(error, "format_message"):

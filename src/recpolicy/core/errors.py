@@ -7,6 +7,7 @@
     ├── FetchError            no source gave the data                                  (also OSError)
     ├── ConfigError           a setting is unknown or out of range                     (also ValueError)
     ├── ArtifactError         a saved artifact, model or checkpoint is damaged or foreign  (also ValueError)
+    ├── MemoryLimitError      a computation needs more memory than there is            (also MemoryError)
     ├── DivergedError         a training gave numbers that are not finite, or absurd   (also ArithmeticError)
     ├── SubmitError           a cluster could not be reached, or did not take a pipeline  (also OSError)
     ├── StoreError            the server's database does not answer, or does not take it   (also OSError)
@@ -45,6 +46,10 @@ class ConfigError(RecpolicyError, ValueError):
 
 class ArtifactError(RecpolicyError, ValueError):
     """A saved artifact, model or checkpoint is damaged or foreign."""
+
+
+class MemoryLimitError(RecpolicyError, MemoryError):
+    """A computation needs more memory than there is."""
 
 
 class DivergedError(RecpolicyError, ArithmeticError):

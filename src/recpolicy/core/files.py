@@ -5,8 +5,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from recpolicy.core.errors import ArtifactError
 
 _CHUNK = 1 << 20
+_TEXTS = 1 << 16
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 """A function from the content of a file to its content in the next version of the format."""
@@ -149,16 +151,43 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class ArrayBlocks:
+    """An array that is computed block by block; its digest is that of the whole array."""
+
+    dtype: "np.dtype[Any]"
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterable["np.ndarray[Any, Any]"]]
+    """A function that returns the blocks in order."""
+
+
 def content_digest(*parts: Any) -> str:
-    """Return the SHA-256 over arrays (dtype, shape and bytes) and JSON-able values, in order."""
+    """Return the SHA-256 over arrays (dtype, shape and bytes) and JSON-able values, in order.
+
+    Arrays of objects count as texts. Memory does not grow with the length of an array.
+    """
     digest = hashlib.sha256()
     for part in parts:
-        if isinstance(part, np.ndarray) and part.dtype != object:
+        if isinstance(part, ArrayBlocks):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            for block in part.blocks():
+                digest.update(np.ascontiguousarray(block, part.dtype).data)
+        elif isinstance(part, np.ndarray) and part.dtype != object:
             digest.update(f"{part.dtype.str}{part.shape}".encode())
             digest.update(np.ascontiguousarray(part).tobytes())
         elif isinstance(part, np.ndarray):
-            digest.update(json.dumps([str(value) for value in part.ravel()]).encode())
+            for piece in _json_of_texts(part.ravel()):
+                digest.update(piece)
         else:
             digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def _json_of_texts(values: "np.ndarray[Any, Any]") -> Iterator[bytes]:
+    """Yield the JSON list of the texts of these values, in pieces."""
+    yield b"["
+    for first in range(0, len(values), _TEXTS):
+        piece = json.dumps([str(value) for value in values[first : first + _TEXTS]])[1:-1]
+        yield (f", {piece}" if first else piece).encode()
+    yield b"]"

@@ -6,6 +6,7 @@ with one hash. Files keep these hashes, so the function must stay as it is; a te
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,18 @@ MAX_HASHES = 1 << 26
 _HEADER_BYTES = 1 << 10
 
 
-def text_hashes(texts: NDArray[np.object_]) -> Hashes:
-    """Return a hash [N] of each text [N]: its UTF-8 bytes, eight at a time, and its length."""
+def text_hashes(texts: Any) -> Hashes:
+    """Return a hash [N] of each text: its UTF-8 bytes, eight at a time, and its length.
+
+    Args:
+        texts: [N], an array of objects or an Arrow array.
+    """
     import pyarrow as pa
 
-    column = pa.array(texts, pa.large_string())
+    column = texts.cast(pa.large_string()) if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
     offsets, data = (np.frombuffer(column.buffers()[part] or b"", dtype) for part, dtype in ((1, np.int64), (2, "u1")))
-    start = offsets[: len(texts)]
-    length = np.diff(offsets[: len(texts) + 1])
+    offsets = offsets[column.offset : column.offset + len(texts) + 1]
+    start, length = offsets[: len(texts)], np.diff(offsets)
     padded = np.concatenate([data, np.zeros(8, np.uint8)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, 8)
     hashes = mix(np.zeros(len(texts), np.uint64), length.astype(np.uint64))

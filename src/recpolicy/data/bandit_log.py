@@ -2,13 +2,16 @@
 
 N rounds. As in the ratings table, users and items are row numbers of tables that the log shares with the policy; ids
 appear only in files (bandit_log_files.py). A round is one choice: `item` out of `action_items`, or out of the round's
-candidates if the log has them. Propensities are stored as float64 logarithms, because exploration makes small ones.
+candidates (candidates.py) if the log has them. Propensities are stored as float64 logarithms, because exploration makes
+small ones.
 
 The context of a round is the user's row of the context table [U, D], or a vector [D] in the log: for a cold-start user,
 who is not in the user table, or for a user whose features were different at that time.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,10 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
-from recpolicy.core.files import content_digest
-
-_ROUNDS_AT_ONCE = 1 << 12
-"""Rounds whose candidates are checked together; a round may have thousands."""
+from recpolicy.core.files import ArrayBlocks, content_digest
+from recpolicy.data.candidates import CandidateSets
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class BanditLog:
     name: str
     policy: NDArray[np.object_]  # [N] str, logging policy
     version: NDArray[np.object_]  # [N] str, digest of the logging policy
-    candidate_start: NDArray[np.int64] | None = None  # [N + 1], where each round's candidates begin; None: all
-    candidate: NDArray[np.int32] | None = None  # [C], item rows; in the catalog
+    candidates: CandidateSets | None = None  # of N rounds over action_items; None: the whole catalog in every round
     context: NDArray[np.float32] | None = None  # [N, D], context vectors; NaN, or None: the row of the user
     cold_start_users: ColdStartUsers | None = None  # each of their rounds has a context; None: the table has all users
     slate_digest: str | None = None
@@ -78,22 +78,14 @@ class BanditLog:
         self._check_context()
 
     def _check_candidates(self) -> None:
-        start, candidate = self.candidate_start, self.candidate
-        if start is None and candidate is None:
+        if self.candidates is None:
             return
-        if start is None or candidate is None:
-            raise DataError(f"{self.name}: candidates and their start positions must both be given, or neither")
-        if len(start) != len(self) + 1 or start[0] != 0 or start[-1] != len(candidate) or (np.diff(start) < 0).any():
-            raise DataError(f"{self.name}: the start positions of the candidates do not match {len(self)} rounds")
-        shown = np.zeros(len(self), bool)
-        for first in range(0, len(self), _ROUNDS_AT_ONCE):
-            begin, item = start[first : first + _ROUNDS_AT_ONCE + 1], self.item[first : first + _ROUNDS_AT_ONCE]
-            some = candidate[begin[0] : begin[-1]]
-            if not np.isin(some, self.action_items).all():
-                raise DataError(f"{self.name}: a candidate is not in the catalog")
-            count = np.concatenate([[0], np.cumsum(some == np.repeat(item, np.diff(begin)))])
-            shown[first : first + len(item)] = np.diff(count[begin - begin[0]]) > 0
-        self._refuse(~shown, self.item, "item row {}: not among the candidates")
+        if (len(self.candidates), self.candidates.actions) != (len(self), len(self.action_items)):
+            raise DataError(
+                f"{self.name}: candidates of {len(self.candidates)} rounds and {self.candidates.actions} actions; "
+                f"expected {len(self)} and {len(self.action_items)}"
+            )
+        self._refuse(~self.candidates.contain(self.arm()), self.item, "item row {}: not among the candidates")
 
     def _check_context(self) -> None:
         if self.context is not None:
@@ -127,9 +119,9 @@ class BanditLog:
         """Probability [N], in (0, 1], with which the logged item was shown."""
         return np.exp(self.log_propensity)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that was logged, in order; the name plays no part."""
+        """SHA-256 of all that was logged, in order; the name and the form of the candidates play no part."""
         vectors: list[Any] = []
         if self.context is not None:
             vectors.append(np.where(self.with_context[:, np.newaxis], self.context, np.float32(np.nan)))
@@ -137,8 +129,21 @@ class BanditLog:
             vectors += [self.cold_start_users.known, self.cold_start_users.ids]
         return content_digest(
             self.event_id, self.time, self.user, self.item, self.log_propensity, self.reward, self.action_items,
-            list(self.scale), self.policy, self.version, self.candidate_start, self.candidate, *vectors,
+            list(self.scale), self.policy, self.version, *self._candidate_lists(), *vectors,
         )  # fmt: skip
+
+    def _candidate_lists(self) -> tuple[Any, Any]:
+        """Return the start [N + 1] and the item rows [C] of the candidates, block by block, for the digest."""
+        sets = self.candidates
+        if sets is None:
+            return None, None
+        count = [sets.mask(rows).sum(axis=1) for rows in sets.blocks()]
+        start = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *count]))]).astype(np.int64)
+
+        def item_rows() -> Iterator[NDArray[np.int32]]:
+            return (self.action_items[sets.lists(rows)[1]] for rows in sets.blocks())
+
+        return start, ArrayBlocks(np.dtype(np.int32), (int(start[-1]),), item_rows)
 
     @property
     def with_context(self) -> NDArray[np.bool_]:
@@ -191,46 +196,22 @@ class BanditLog:
 
     def allowed(self, rows: slice) -> NDArray[np.bool_] | None:
         """Return a mask [n, A] of the candidates of these rounds; None if all items were."""
-        if self.candidate is None or self.candidate_start is None:
-            return None
-        first, last, _ = rows.indices(len(self))
-        start = self.candidate_start[first : last + 1]
-        arm = np.searchsorted(self.action_items, self.candidate[start[0] : start[-1]])
-        mask = np.zeros((last - first, len(self.action_items)), bool)
-        mask[np.repeat(np.arange(last - first), np.diff(start)), arm] = True
-        return mask
+        return None if self.candidates is None else self.candidates.mask(rows)
 
     def take(self, first: int, last: int, name: str) -> "BanditLog":
         """Return rounds first..last-1."""
-        rows = slice(first, last)
-        columns = ("event_id", "time", "item", "log_propensity", "reward", "policy", "version")
-        chosen = {column: getattr(self, column)[rows] for column in columns}
-        chosen |= taken_users(self.user, self.context, self.cold_start_users, rows)
-        if self.candidate is not None and self.candidate_start is not None:
-            start = self.candidate_start[first : last + 1]
-            chosen["candidate"] = self.candidate[start[0] : start[-1]]
-            chosen["candidate_start"] = start - start[0]
-        return replace(self, name=name, **chosen)
+        return self._chosen(slice(first, last), name)
 
     def select(self, rows: NDArray[np.int64], name: str) -> "BanditLog":
         """Return the rounds `rows`, in ascending order."""
+        return self._chosen(rows, name)
+
+    def _chosen(self, rows: slice | NDArray[np.int64], name: str) -> "BanditLog":
         columns = ("event_id", "time", "item", "log_propensity", "reward", "policy", "version")
         chosen = {column: getattr(self, column)[rows] for column in columns}
         chosen |= taken_users(self.user, self.context, self.cold_start_users, rows)
-        chosen |= taken_candidates(self.candidate_start, self.candidate, rows)
+        chosen["candidates"] = None if self.candidates is None else self.candidates.take(rows)
         return replace(self, name=name, **chosen)
-
-
-def taken_candidates(
-    start: NDArray[np.int64] | None, candidate: NDArray[np.int32] | None, order: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    """Return the candidates of the chosen rounds, in their order."""
-    if start is None or candidate is None:
-        return {}
-    length = np.diff(start)[order]
-    new_start = np.concatenate([[0], np.cumsum(length)])
-    where = np.repeat(start[:-1][order] - new_start[:-1], length) + np.arange(new_start[-1])
-    return {"candidate_start": new_start.astype(np.int64), "candidate": candidate[where]}
 
 
 def features_digest(table: NDArray[np.floating]) -> str:

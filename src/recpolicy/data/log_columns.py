@@ -21,7 +21,8 @@ from recpolicy.core.errors import DataError
 TIME = pa.timestamp("ms", tz="UTC")
 NO_NAMES: Mapping[str, str] = {}
 _ROWS = 1 << 17
-_VALUES = 1 << 24
+_VALUES = 1 << 22
+"""Values of a piece; lists of thousands of ids take some bytes a value, several times."""
 _LEAST = float(np.log(np.finfo(np.float64).tiny))
 
 
@@ -75,14 +76,16 @@ def current_names(schema: Any, old_names: Mapping[str, str]) -> list[str]:
     return [old_names.get(name, name) for name in schema.names]
 
 
-def pieces(path: Path, columns: tuple[str, ...], old_names: Mapping[str, str] = NO_NAMES) -> Iterator[Piece]:
+def pieces(
+    path: Path, columns: tuple[str, ...], old_names: Mapping[str, str] = NO_NAMES, only: list[str] | None = None
+) -> Iterator[Piece]:
     """Yield the rows of a file, in order, under the current names of its columns (see `open_parquet`).
 
-    Raises DataError where they cannot be read.
+    `only` names the columns of the file to read; None reads all. Raises DataError where they cannot be read.
     """
     file, first = open_parquet(path, columns, old_names), 0
     try:
-        for batch in file.iter_batches(_rows_at_once(file)):
+        for batch in file.iter_batches(_ROWS if only else _rows_at_once(file), columns=only):
             yield Piece(path, first, batch.rename_columns(current_names(batch.schema, old_names)))
             first += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
@@ -96,19 +99,31 @@ def _rows_at_once(file: Any) -> int:
     return int(max(1, min(_ROWS, _VALUES * file.metadata.num_rows // max(values, 1))))
 
 
-def texts(piece: Piece, name: str) -> NDArray[np.object_]:
-    """Return texts [n], none missing."""
+def text_column(piece: Piece, name: str) -> Any:
+    """Return texts [n], none missing, as an Arrow array; Python objects would take most of the memory of a log."""
     column = piece.batch.column(name)
     coded = pa.types.is_dictionary(column.type)
     kind = column.type.value_type if coded else column.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         piece.refuse_type(name, "text")
     _refuse_missing(piece, name)
-    if not coded:
-        return np.asarray(column.to_numpy(zero_copy_only=False), object)
-    # Rows of one text share one object: a million names of a policy take no more memory than a million places.
-    known = np.asarray(column.dictionary.to_numpy(zero_copy_only=False), object)
-    return np.asarray(known[np.asarray(column.indices)])
+    return column
+
+
+def texts(piece: Piece, name: str) -> NDArray[np.object_]:
+    """Return texts [n], none missing."""
+    column = text_column(piece, name)
+    if pa.types.is_dictionary(column.type):
+        return shared_texts(piece, name)
+    return np.asarray(column.to_numpy(zero_copy_only=False), object)
+
+
+def shared_texts(piece: Piece, name: str) -> NDArray[np.object_]:
+    """Return texts [n], none missing; rows of one text share one object."""
+    column = text_column(piece, name)
+    coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    known = np.asarray(coded.dictionary.to_numpy(zero_copy_only=False), object)
+    return np.asarray(known[np.asarray(coded.indices)])
 
 
 def times(piece: Piece) -> NDArray[np.int64]:
@@ -189,19 +204,15 @@ def rewards(piece: Piece, scale: tuple[float, float], *, missing: bool) -> NDArr
     return values
 
 
-def candidates(piece: Piece, known: "pd.Index[Any]") -> tuple[NDArray[np.int64], NDArray[np.int32]] | tuple[None, None]:
-    """Return the start of each row's candidates [n + 1] and their item rows [C]; None if no row has any."""
-    lists_of_ids = lists(piece, "candidates", "lists of item ids")
-    if lists_of_ids is None:
-        return None, None
-    piece.refuse(lists_of_ids.missing, lambda _: "candidates are missing, but other rows have them")
-    _refuse_nested(piece, "candidates", lists_of_ids.values.type)
-    rows = known.get_indexer(pd.Index(lists_of_ids.values.to_pandas()))
+def listed_rows(piece: Piece, column: str, ids: "Lists", known: "pd.Index[Any]", what: str) -> NDArray[np.int32]:
+    """Return the item rows [C] of a column of lists of ids; `what` names one of them in messages."""
+    _refuse_nested(piece, column, ids.values.type)
+    rows = known.get_indexer(pd.Index(ids.values.to_pandas()))
     piece.refuse(
-        any_in_list(rows < 0, lists_of_ids.start),
-        lambda _: f"a candidate is none of the {len(known)} items of the policy or ratings",
+        any_in_list(rows < 0, ids.start),
+        lambda _: f"{what} is none of the {len(known)} items of the policy or ratings",
     )
-    return lists_of_ids.start, np.asarray(rows, np.int32)
+    return np.asarray(rows, np.int32)
 
 
 def contexts(piece: Piece, width: int | None = None) -> NDArray[np.float32] | None:

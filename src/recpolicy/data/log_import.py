@@ -18,6 +18,7 @@ from recpolicy.core.hashes import Hashes, mix, text_hashes
 from recpolicy.data import log_columns as read
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.candidates import CandidateSets
 
 Texts = NDArray[np.object_]
 
@@ -197,7 +198,8 @@ def _rounds(path: Path, policy: str, columns: dict[str, Any], scale: tuple[float
         begin, length = (np.cumsum(count) - count)[order], count[order]
         start = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
         where = np.repeat(begin - start[:-1], length) + np.arange(start[-1])
-        lists = {"candidate_start": start, "candidate": candidate[where]}
+        action = np.searchsorted(action_items, candidate[where]).astype(np.int32)
+        lists = {"candidates": CandidateSets.from_lists(start, action, len(action_items))}
     many = len(order)
     return BanditLog(
         **{name: column[order] for name, column in columns.items()}, **lists, action_items=action_items, scale=scale,

@@ -4,36 +4,34 @@ The reward of an event is the one in its row, or the first reward within the wai
 event waits for a later ingest if its window is still open; otherwise it gets the default reward or is dropped.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 from annotated_types import Interval
 from numpy.typing import NDArray
 
 from recpolicy.core.config import NonNegativeNumber, Number, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.bandit_log import BanditLog, taken_candidates, taken_users
-from recpolicy.data.bandit_log_files import (
-    EVENTS,
-    REWARDS,
+from recpolicy.data.bandit_log import BanditLog, taken_users
+from recpolicy.data.bandit_log_files import IdVocabulary, read_origin
+from recpolicy.data.event_reader import (
+    EventCollector,
+    EventReader,
     Events,
-    IdVocabulary,
-    read_action_items,
+    LateRewards,
+    check_rounds,
     read_events,
-    read_origin,
-    read_rewards,
+    read_late_rewards,
 )
+from recpolicy.data.log_parts import EVENTS, REWARDS, log_parts
 
 TRAINING, EVALUATION = "training.parquet", "evaluation.parquet"
 """Files of an ingested log: the rounds to learn from, and the later rounds for evaluation."""
 RATINGS = "ratings"
 """Folder of the ratings table of a log that has its own users and items; it stands next to the rounds."""
-
-_OF_NO_USE = ("late_rewards", "doubled_rewards", "unknown_rewards")
 
 
 @config_dataclass
@@ -86,93 +84,102 @@ class IngestReport:
         return asdict(self)
 
 
+_COUNTS = tuple(column.name for column in fields(IngestReport) if column.name not in ("training", "evaluation"))
+
+
 def ingest(
     folder: Path, tables: IdVocabulary, config: IngestConfig, name: str = "log"
 ) -> tuple[BanditLog, BanditLog, IngestReport]:
     """Read, check and join the log in `folder`; returns the rounds to learn from, those to evaluate on, the report.
 
-    All rounds to evaluate on are later than all to learn from. Raises DataError that names file and row for anything
-    wrong, and when nothing is left to learn from; ConfigError for a default reward that is not on the scale.
+    All rounds to evaluate on are later than all to learn from. Events are read in pieces, and only those that become
+    rounds stay in memory. Raises DataError that names file and row for anything wrong, and when nothing is left to
+    learn from; ConfigError for a default reward that is not on the scale; MemoryLimitError for too many rounds.
     """
     check_default(config.default_reward, tables.scale)
     if folder.is_file():
         raise DataError(f"{folder}: this is a file; expected the folder of a log")
-    action_items = read_action_items(folder / EVENTS, tables)
-    events = read_events(folder / EVENTS, tables, action_items)
-    columns, end, counts = events.columns, int(events.columns["time"].max()), dict.fromkeys(_OF_NO_USE, 0)
-    if (folder / REWARDS).exists():
-        came = read_rewards(folder / REWARDS, tables.scale)
-        end = int(came[1].max(initial=end))
-        counts = _join(columns, *came, config.wait)
-    unwanted = _with_context(events) & (not config.contexts)
-    known = np.isfinite(columns["reward"]) & ~unwanted
-    waiting = ~(known | unwanted) & (columns["time"] + config.wait > end)
-    default = ~(known | waiting | unwanted) & (config.default_reward is not None)
-    columns["reward"][default] = config.default_reward
-    order = np.flatnonzero(known | default)
-    order = order[np.argsort(columns["time"][order], kind="stable")]
-    if not len(order):
+    files = log_parts(folder, EVENTS) if folder.is_dir() else []
+    reader = EventReader(files or [folder / EVENTS], tables)
+    rewards = read_late_rewards(log_parts(folder, REWARDS), tables.scale)
+    rounds_at_most = min(reader.rows, len(rewards) + reader.known_rewards())
+    check_rounds(
+        rounds_at_most if config.default_reward is None else reader.rows, len(reader.catalog.action_items), str(folder)
+    )
+    settled = _settle(reader, rewards, config)
+    if settled.rounds is None:
         why = "no event has a reward yet; wait for rewards, or set default_reward"
-        if unwanted.all():
+        if settled.counts["with_context"] == settled.counts["events"]:
             why = "every event has a context vector, and contexts = false excludes those events"
         raise DataError(f"{folder}: {why}")
-    rounds = replace(_chosen(events, order, action_items, tables.scale, name), **read_origin(folder / EVENTS))
+    events = settled.rounds
+    order = np.argsort(events.columns["time"], kind="stable")
+    rounds = replace(
+        _chosen(events, order, reader.catalog.action_items, tables.scale, name), **read_origin(reader.paths[0])
+    )
+    del events
     cut = cut_by_time(rounds.time, config.evaluation_share, folder)
-    if rounds.exporter is not None and waiting.any():
+    if rounds.exporter is not None and settled.counts["waiting"]:
         # The next training reads only rounds after the last one learned, so no earlier round may be left out.
-        cut = int(np.searchsorted(rounds.time[:cut], columns["time"][waiting].min())) or cut
-    report = IngestReport(
-        events=len(known), joined=int(known.sum()), defaulted=int(default.sum()), waiting=int(waiting.sum()),
-        left_out=int((~(known | waiting | default | unwanted)).sum()), with_context=int(unwanted.sum()),
-        training=cut, evaluation=len(rounds) - cut, **counts,
-    )  # fmt: skip
+        cut = int(np.searchsorted(rounds.time[:cut], settled.first_waiting)) or cut
+    report = IngestReport(**settled.counts, training=cut, evaluation=len(rounds) - cut)
     return rounds.take(0, cut, f"{name}/training"), rounds.take(cut, len(rounds), f"{name}/evaluation"), report
+
+
+@dataclass
+class _Settled:
+    """The events that became rounds, in file order, and the counts of all."""
+
+    rounds: Events | None
+    counts: dict[str, int]
+    first_waiting: int
+    """Time of the first event whose window is still open."""
+
+
+def _settle(reader: EventReader, rewards: LateRewards, config: IngestConfig) -> _Settled:
+    """Join the events with their rewards; collect those that become rounds."""
+    end = int(max(reader.latest_time(), rewards.time.max(initial=np.iinfo(np.int64).min)))
+    counts, first_waiting = Counter[str](), np.iinfo(np.int64).max
+    collected = EventCollector(len(reader.tables.users), len(reader.catalog.action_items))
+    for piece in reader.pieces():
+        reward, time = piece.columns["reward"], piece.columns["time"]
+        late, doubled = rewards.join(piece, reward, config.wait)
+        unwanted = piece.with_context & (not config.contexts)
+        known = np.isfinite(reward) & ~unwanted
+        waiting = ~(known | unwanted) & (time + config.wait > end)
+        default = ~(known | waiting | unwanted) & (config.default_reward is not None)
+        reward[default] = config.default_reward
+        left_out = ~(known | waiting | default | unwanted)
+        counts.update(
+            events=len(piece), joined=known.sum(), defaulted=default.sum(), left_out=left_out.sum(),
+            waiting=waiting.sum(), late_rewards=late, doubled_rewards=doubled, with_context=unwanted.sum(),
+        )  # fmt: skip
+        first_waiting = min(first_waiting, int(time[waiting].min(initial=first_waiting)))
+        rows = np.flatnonzero(known | default)
+        if len(rows):
+            collected.add(piece, rows)
+    counts["unknown_rewards"] = int((~rewards.matched).sum())
+    rounds = collected.events() if len(collected) else None
+    return _Settled(rounds, {name: int(counts[name]) for name in _COUNTS}, first_waiting)
 
 
 def read_complete_rounds(path: Path, tables: IdVocabulary) -> BanditLog:
     """Return the rounds of an events file whose every event has its reward; raises DataError where one has none."""
-    action_items = read_action_items(path, tables)
-    events = read_events(path, tables, action_items)
+    events, catalog = read_events([path], tables)
     unknown = ~np.isfinite(events.columns["reward"])
     if unknown.any():
         raise DataError(f"{path}: row {int(unknown.argmax()) + 1}: no reward; ingest the log first")
     columns: dict[str, Any] = {**events.columns, **read_origin(path)}
     return BanditLog(
-        action_items=action_items, scale=tables.scale, name=str(path), candidate_start=events.candidate_start,
-        candidate=events.candidate, context=events.context, cold_start_users=events.cold_start_users, **columns,
+        action_items=catalog.action_items, scale=tables.scale, name=str(path), candidates=events.candidates,
+        context=events.context, cold_start_users=events.cold_start_users, **columns,
     )  # fmt: skip
-
-
-def _with_context(events: Events) -> NDArray[np.bool_]:
-    """Return a mask [N] of the events with a context vector."""
-    if events.context is None:
-        return np.zeros(len(events.columns["user"]), bool)
-    return ~np.isnan(events.context[:, 0])
 
 
 def check_default(reward: float | None, scale: tuple[float, float]) -> None:
     """Raise ConfigError for a default reward that is not on the scale."""
     if reward is not None and not scale[0] <= reward <= scale[1]:
         raise ConfigError(f"IngestConfig.default_reward is {reward!r}; it must be in {scale[0]:g}..{scale[1]:g}")
-
-
-def _join(
-    columns: Mapping[str, NDArray[Any]], event_id: NDArray[Any], time: NDArray[np.int64],
-    reward: NDArray[np.float64], wait: int,
-) -> dict[str, int]:  # fmt: skip
-    """Put rewards into columns["reward"]; returns how many were of no use, and why."""
-    order = np.argsort(time, kind="stable")
-    event = pd.Index(columns["event_id"]).get_indexer(pd.Index(event_id[order]))  # -1 where unknown
-    unknown = event < 0
-    delay = time[order] - columns["time"][event]
-    late = ~unknown & ((delay < 0) | (delay > wait))
-    within = np.flatnonzero(~unknown & ~late)
-    free = within[np.isnan(columns["reward"][event[within]])]
-    _, first = np.unique(event[free], return_index=True)
-    chosen = free[first]
-    columns["reward"][event[chosen]] = reward[order][chosen]
-    of_no_use = int(late.sum()), len(within) - len(chosen), int(unknown.sum())
-    return dict(zip(_OF_NO_USE, of_no_use, strict=True))
 
 
 def cut_by_time(time: NDArray[np.int64], share: float, folder: Path) -> int:
@@ -193,6 +200,6 @@ def _chosen(
 ) -> BanditLog:
     """Return the chosen events, in this order, with their candidates."""
     columns: dict[str, Any] = {key: value[order] for key, value in events.columns.items()}
-    columns |= taken_candidates(events.candidate_start, events.candidate, order)
+    columns["candidates"] = None if events.candidates is None else events.candidates.take(order)
     columns |= taken_users(events.columns["user"], events.context, events.cold_start_users, order)
     return BanditLog(action_items=action_items, scale=scale, name=name, **columns)

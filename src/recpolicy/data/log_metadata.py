@@ -22,9 +22,9 @@ from recpolicy.core.files import rename_keys
 from recpolicy.data.log_columns import open_parquet
 
 KEY = b"recpolicy"
-VERSION = 3
+VERSION = 4
 """The current version of the formats of all logs."""
-_OLD_COLUMNS: Mapping[int, Mapping[str, str]] = {1: {"movie_id": "item_id"}, 2: {}}
+_OLD_COLUMNS: Mapping[int, Mapping[str, str]] = {1: {"movie_id": "item_id"}, 2: {}, 3: {}}
 """For each older version, its names of columns and the current ones."""
 _OLD_KEYS = {"catalogue": "action_items", "pages": "slate_digest"}
 """Names in the descriptions of all older versions, and the current ones."""

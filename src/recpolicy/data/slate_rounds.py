@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.data.bandit_log_files import IdVocabulary
+from recpolicy.data.candidates import CandidateSets
 from recpolicy.data.log_ingest import IngestConfig, IngestReport, check_default, cut_by_time
 from recpolicy.data.slate_log import SlateLog, open_to
 from recpolicy.data.slate_log_files import SLATES, read_slates
-
-_PAGES_AT_ONCE = 1_024
 
 
 def rounds_from_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
@@ -38,7 +36,6 @@ def rounds_from_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
             " expected 0..1 each, which is stretched to the scale of the ratings"
         )
     low, high = scale
-    start, candidate = _candidates(log)
     columns: dict[str, Any] = {
         name: np.repeat(getattr(log, name), log.slots) for name in ("time", "user", "policy", "version")
     }
@@ -46,7 +43,7 @@ def rounds_from_slates(log: SlateLog, scale: tuple[float, float]) -> BanditLog:
         event_id=np.array([f"{event}:{slot}" for event in log.event_id for slot in range(log.slots)], object),
         item=log.slate.ravel(), log_propensity=log.log_propensity.ravel(),
         reward=low + (high - low) * log.slot_reward.ravel(), action_items=log.action_items, scale=scale, name=log.name,
-        candidate_start=start, candidate=candidate, **columns,
+        candidates=_candidates(log), **columns,
     )  # fmt: skip
 
 
@@ -69,24 +66,19 @@ def ingest_slates(
     return *parts, IngestReport(**(none | counts))
 
 
-def _candidates(log: SlateLog) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return the start of each round's candidates [N K + 1] and their item rows [C]."""
-    actions = len(log.action_items)
+def _candidates(log: SlateLog) -> CandidateSets:
+    """Return the candidates of each round [N K]."""
+    actions, rounds = len(log.action_items), log.slate.size
     if log.shelves is not None:
-        shelves = [log.action_items[open_to(slot, log.arm, log.shelves, actions)[0]] for slot in range(log.slots)]
-        length = np.tile([len(shelf) for shelf in shelves], len(log))
-        candidate = np.tile(np.concatenate(shelves), len(log))
-    else:
-        length = np.tile(actions - np.arange(log.slots), len(log))
-        candidate = np.empty((len(log), int(length[: log.slots].sum())), np.int32)
-        for first in range(0, len(log), _PAGES_AT_ONCE):
-            pages = slice(first, first + _PAGES_AT_ONCE)
-            candidate[pages] = log.action_items[_left(log.arm[pages], actions)].reshape(len(log.arm[pages]), -1)
-        candidate = candidate.ravel()
-    return np.concatenate([[0], np.cumsum(length)]).astype(np.int64), candidate
-
-
-def _left(arm: NDArray[np.intp], actions: int) -> NDArray[np.intp]:
-    """Return the candidates of each slot of slates [n, K] without shelves: arms by slate and slot, ascending."""
-    fresh = np.stack([np.asarray(open_to(slot, arm, None, actions)[1]) for slot in range(arm.shape[1])], axis=1)
-    return np.flatnonzero(fresh) % actions
+        shelves = np.zeros((log.slots, actions), bool)
+        for slot, row in enumerate(shelves):
+            row[open_to(slot, log.arm, log.shelves, actions)[0]] = True
+        return CandidateSets.without_exclusions(
+            np.packbits(shelves, axis=1), np.tile(np.arange(log.slots), len(log)), actions
+        )
+    above = np.tile(np.arange(log.slots), len(log))  # items above each slot
+    start = np.concatenate([[0], np.cumsum(above)]).astype(np.int64)
+    first = np.repeat(np.arange(len(log)) * log.slots, log.slots)  # place of the first slot of the same slate
+    place = np.arange(start[-1]) - np.repeat(start[:-1] - first, above)
+    excluded = log.arm.ravel()[place].astype(np.int32)
+    return replace(CandidateSets.all_items(rounds, actions), excluded_start=start, excluded=excluded)

@@ -205,7 +205,8 @@ class Policy:
         contexts = artifact.context if contexts is None else contexts
         scores, values = [], []
         for start in range(0, len(contexts), USERS_AT_ONCE):
-            estimate, rating = estimate_rewards(artifact, contexts[start : start + USERS_AT_ONCE])
+            block = contexts[start : start + USERS_AT_ONCE]
+            estimate, rating = estimate_rewards(artifact, block, widths=False)
             score = np.repeat(estimate.score.min(axis=1, keepdims=True), len(artifact.items), axis=1)
             score[:, artifact.action_items] = estimate.score
             scores.append(score)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.memory import FEWER_CELLS, check_memory
 from recpolicy.models.rating_model import Array, RatingModel
 
 
@@ -41,6 +42,10 @@ class Embeddings:
         return np.clip(self.user @ self.item.T + self.offset, *self.scale)
 
 
+_CELL_BYTES, _PAIR_BYTES = 32, 24
+"""Bytes of `embed` at its peak for each user and item, and for each pair on the smaller side."""
+
+
 def embed(model: RatingModel, rank: int = 20) -> Embeddings:
     """Return embeddings of at most min(U, I) directions; raises ConfigError for a rank out of range.
 
@@ -51,6 +56,12 @@ def embed(model: RatingModel, rank: int = 20) -> Embeddings:
         raise ConfigError(
             f"embedding rank is {rank}; for {users} users and {items} items it must be 1..{min(users, items)}"
         )
+    cells, side = model.linear.size, min(model.shape)
+    check_memory(
+        cells * _CELL_BYTES + side * side * _PAIR_BYTES,
+        f"embeddings of {model.shape[0]:,} users x {model.shape[1]:,} items",
+        FEWER_CELLS,
+    )
     expected = model.linear.astype(np.float64)
     offset = expected.mean(axis=0)  # [I]
     left, singular, right = _leading(expected - offset, rank)

@@ -17,6 +17,7 @@ import pandas as pd
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name_error
 from recpolicy.core.files import content_digest
+from recpolicy.core.memory import FEWER_CELLS, check_memory
 from recpolicy.data.ratings import Ratings
 from recpolicy.models.bayesian_fm import BayesianFMConfig, fit_bayesian_fm
 from recpolicy.models.bias import BiasConfig, fit_bias
@@ -35,14 +36,18 @@ class RatingModelKind:
 
     config: type[Any]
     fit: Callable[[Ratings, Any, int], RatingModel]
+    cell_bytes: int
+    """Bytes of a fit at its peak for each user and item, as measured."""
+    pair_bytes: int = 0
+    """Bytes for each pair of items."""
 
 
 RATING_MODELS: Mapping[str, RatingModelKind] = {
-    "bayesian_fm": RatingModelKind(BayesianFMConfig, fit_bayesian_fm),
-    "bias": RatingModelKind(BiasConfig, fit_bias),
-    "item_knn": RatingModelKind(ItemKNNConfig, fit_item_knn),
-    "item_mean": RatingModelKind(ItemMeanConfig, fit_item_mean),
-    "svd": RatingModelKind(SVDConfig, fit_svd),
+    "bayesian_fm": RatingModelKind(BayesianFMConfig, fit_bayesian_fm, cell_bytes=37),
+    "bias": RatingModelKind(BiasConfig, fit_bias, cell_bytes=29),
+    "item_knn": RatingModelKind(ItemKNNConfig, fit_item_knn, cell_bytes=42, pair_bytes=24),
+    "item_mean": RatingModelKind(ItemMeanConfig, fit_item_mean, cell_bytes=16),
+    "svd": RatingModelKind(SVDConfig, fit_svd, cell_bytes=49),
 }
 
 
@@ -68,11 +73,13 @@ def fit_rating_model(
     Raises:
         ConfigError: The model or a setting is unknown.
         DataError: There are no ratings.
+        MemoryLimitError: The users and items are too many for the memory of this machine.
     """
     if model not in RATING_MODELS:
         raise unknown_name_error("rating model", model, RATING_MODELS)
     kind = RATING_MODELS[model]
     settings = _resolve(kind, config, model)
+    check_fit(train, model)
     if not len(train):
         raise DataError(f"{train.name}: no ratings to fit the rating model {model!r} on")
     if cache is None:
@@ -90,6 +97,13 @@ def fit_rating_model(
     except OSError as error:  # keep the fit even if the disk is full or read-only
         logger.warning("rating model is not cached in %s: %s", folder, error)
     return fitted
+
+
+def check_fit(train: Ratings, model: str) -> None:
+    """Raise MemoryLimitError if the tables of users by items of a rating model do not fit into memory."""
+    kind, (users, items) = RATING_MODELS[model], train.shape
+    needed = users * items * kind.cell_bytes + items * items * kind.pair_bytes
+    check_memory(needed, f"{train.name}: rating model {model} of {users:,} users x {items:,} items", FEWER_CELLS)
 
 
 def default_cache() -> Path:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import write_json
+from recpolicy.core.memory import FEWER_CELLS, check_memory
 from recpolicy.core.seeds import generator, integer_seed
 from recpolicy.core.statistics import Interval, mean_interval
 from recpolicy.data.ratings import Ratings
@@ -35,6 +36,8 @@ WORLD_MODEL = "svd"
 BASELINES = ("random", "most_popular", "highest_mean", "rating_model", WORLD_MODEL)
 """Names of the baselines in every evaluation."""
 _RANK = 20
+_CELL_BYTES, _POLICY_CELL_BYTES = 80, 20
+"""Bytes of an evaluation at its peak for each user and item: of the worlds and baselines, and of each policy."""
 """Length of the embeddings that measure the diversity of lists, the same for all policies."""
 
 
@@ -82,6 +85,12 @@ def evaluate(
     """
     for name, policy in policies.items():
         check_trained_on(name, policy, split)
+    users, items = split.train.shape
+    check_memory(
+        users * items * (_CELL_BYTES + _POLICY_CELL_BYTES * len(policies)),
+        f"{split.name}: an evaluation of {len(policies)} policies on {users:,} users x {items:,} items",
+        FEWER_CELLS,
+    )
     model = get_rating_model(next(iter(policies.values())), split.train) if policies else fit_rating_model(split.train)
     tables = {name: _tables(policy) for name, policy in policies.items()} | all_baseline_tables(split, model, seed)
     embedding = embed(model, min(_RANK, *split.train.shape)).item

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from recpolicy.core.errors import ArtifactError, ConfigError, DataError, unknown_name_error
 from recpolicy.core.files import atomic_directory, file_digest, read_versioned_json, rename_keys, write_json
-from recpolicy.data.bandit_log_files import EVENTS, IdVocabulary, write_events
+from recpolicy.data.bandit_log_files import IdVocabulary, write_events
 from recpolicy.data.log_import import UNIT, Imported
+from recpolicy.data.log_parts import EVENTS
 from recpolicy.data.open_bandit import read_open_bandit
 from recpolicy.data.vowpal_wabbit import read_vowpal_wabbit
 from recpolicy.workflows.artifacts import check_absent

@@ -18,7 +18,7 @@ from recpolicy.core.optional_deps import require_extra
 from recpolicy.core.seeds import generator
 from recpolicy.core.tensorflow_setup import silence_libraries
 from recpolicy.data.bandit_log import BanditLog
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS, IdVocabulary, write_events, write_rewards
+from recpolicy.data.bandit_log_files import IdVocabulary, write_events, write_rewards
 from recpolicy.data.log_ingest import (
     EVALUATION,
     RATINGS,
@@ -28,6 +28,7 @@ from recpolicy.data.log_ingest import (
     ingest,
     read_complete_rounds,
 )
+from recpolicy.data.log_parts import EVENTS, REWARDS
 from recpolicy.data.log_ratings import log_ratings
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_store import save_ratings

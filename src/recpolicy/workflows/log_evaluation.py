@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recpolicy.core.errors import ConfigError, DataError
 from recpolicy.core.json import to_plain
+from recpolicy.core.memory import check_memory
 from recpolicy.core.statistics import Interval
 from recpolicy.data.bandit_log import BanditLog
 from recpolicy.evaluation.diversity import ActionDiversity, action_diversity
@@ -38,8 +39,11 @@ COMPARED = ("ips", "snips", "beta_ips", "clipped_ips", "dm", "dr", "sndr", "swit
 """Estimators on a page: all that read the log once and fit no model."""
 Rows = Callable[[slice], NDArray[np.floating]]
 
-_MAX_CELLS = 1 << 27
-"""Maximal number of contexts times items that are scored once and stored; more are scored at each read."""
+_ROUND_BYTES = 800
+"""Memory of a round in the estimators."""
+_MAX_CELLS = 1 << 23
+"""Maximal number of contexts times items that are scored once and stored (8 bytes each); more are scored at each read.
+"""
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,14 @@ def compare_on_log(policy: Policy, incumbent: Policy | None, log: BanditLog, see
         ConfigError: The policy is one of sessions.
         DataError: A policy or one of its ancestors has learned from some of these rounds, the incumbent has other users
             or items, or one of them cannot read the context vectors.
+        MemoryLimitError: The rounds are too many for the memory of this machine.
     """
     check_log_type(policy, False, log.name)
+    check_memory(
+        len(log) * _ROUND_BYTES + 8 * _MAX_CELLS,
+        f"{log.name}: an evaluation on {len(log):,} rounds",
+        "evaluate on fewer rounds (a smaller evaluation_share, or a shorter log)",
+    )
     policies = {"the policy": policy} | ({} if incumbent is None else {"the incumbent": incumbent})
     check_not_learned(log, policies)
     if incumbent is not None:
@@ -192,17 +202,22 @@ def _tables(policy: Policy, log: BanditLog) -> tuple[Rows, Rows]:
     """Return the greedy probabilities and the rating estimates [n, A], as functions of a slice of rounds."""
     distinct_contexts, row = log.distinct_contexts(policy.artifact.context)  # [U + V, C], [N]
 
-    def of(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    def score(contexts: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         score, rating = (table[:, log.action_items] for table in policy.scores(contexts))
         return score, np.clip(rating, *log.scale)
 
     if len(distinct_contexts) * len(log.action_items) > _MAX_CELLS:
+
+        def score_rounds(part: slice, table: int) -> NDArray[np.floating]:
+            contexts, place = np.unique(row[part], return_inverse=True)  # the positions of an event share a context
+            return score(distinct_contexts[contexts])[table][place]
+
         return (
-            lambda part: greedy(of(distinct_contexts[row[part]])[0], log.allowed(part)),
-            lambda part: of(distinct_contexts[row[part]])[1],
+            lambda part: greedy(score_rounds(part, 0), log.allowed(part)),
+            lambda part: score_rounds(part, 1),
         )
-    scores, ratings = of(distinct_contexts)
-    if log.candidate is not None:
+    scores, ratings = score(distinct_contexts)
+    if log.candidates is not None:
         return lambda part: greedy(scores[row[part]], log.allowed(part)), lambda part: ratings[row[part]]
     choice = greedy(scores, None).astype(np.float32)  # the same in all rounds of a user; 1 or a share among ties
     return lambda part: choice[row[part]], lambda part: ratings[row[part]]

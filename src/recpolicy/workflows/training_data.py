@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from recpolicy.core.config import Size, SizeOrZero, build, config_dataclass
 from recpolicy.core.errors import ConfigError, DataError
-from recpolicy.data.bandit_log_files import EVENTS
+from recpolicy.core.memory import FEWER_CELLS, check_memory
 from recpolicy.data.loaders import load_ratings
 from recpolicy.data.log_ingest import RATINGS, TRAINING
+from recpolicy.data.log_parts import has_events
 from recpolicy.data.ratings import Ratings
 from recpolicy.data.ratings_store import is_saved_ratings, load_saved_split, saved_split_name
 from recpolicy.data.splits import Split
@@ -27,6 +28,8 @@ from recpolicy.models.rating_models import fit_rating_model
 
 DATA, SPLIT = "ml-100k", "u1"
 """Defaults of data and split."""
+_CELL_BYTES = 60
+"""Bytes of a training at its peak for each user and item: rating model, features, world."""
 
 
 @config_dataclass
@@ -72,7 +75,13 @@ def prepare_features(
 
     Raises:
         ConfigError: The rating model was fitted on other ratings, or the catalog is larger than the items.
+        MemoryLimitError: The users and items are too many for the memory of this machine.
     """
+    users, items = train_ratings.shape
+    check_memory(
+        users * items * _CELL_BYTES, f"{train_ratings.name}: a training on {users:,} users x {items:,} items",
+        FEWER_CELLS,
+    )  # fmt: skip
     if model is None:
         model = fit_rating_model(train_ratings, settings.rating_model, model_config, seed=seed)
     if model.train_digest != train_ratings.digest:
@@ -129,7 +138,7 @@ def training_data(
     """
     if log is not None and not log.exists():
         raise DataError(f"{log}: no such folder; expected a log that `recpolicy log ingest` wrote")
-    if log is not None and (log / EVENTS).is_file() and not (log / TRAINING).exists():
+    if log is not None and has_events(log) and not (log / TRAINING).exists():
         raise DataError(f"{log}: a raw log; ingest it first: recpolicy log ingest {log} --out ROUNDS")
     has_table = log is not None and data is None and (log / RATINGS).exists()
     table = str(log / RATINGS) if log is not None and has_table else data or DATA

@@ -1,13 +1,14 @@
 """Export of events and rewards as a log of rounds that `recpolicy log ingest` reads (data/bandit_log_files.py).
 
 Each position of an event is a round, `EVENT:POSITION` (0 is the first). Its candidates are the items that the event
-allowed, without those at earlier positions. Its propensity is conditional on those earlier items. A run appends new
-rows. Each file holds the export's progress (a cursor) in its own metadata, so a killed run has either written a file
-completely or not changed it. PostgreSQL may commit a later row number before an earlier one. The cursor therefore
-remembers skipped numbers and looks for them again for an hour: no transaction takes that long.
+allowed, without those at earlier positions. Its propensity is conditional on those earlier items.
 
-If a version did not identify a user by a known id, each round has the context vector that the version used. The export
-counts the events that it leaves out (export_policy.py). It needs pyarrow, so a server runs it in a subprocess.
+An export writes parts (data/log_parts.py) of at most EVENTS_IN_PART events, each by a rename, and never changes one. A
+part holds the export's progress (a cursor) in its metadata, so a killed run loses only the part that it was writing,
+and the next run goes on after the last part. Memory does not grow with the number of events.
+
+PostgreSQL may commit a later row number before an earlier one. The cursor therefore remembers skipped numbers and looks
+for them again for an hour: no transaction takes that long. It needs pyarrow, so a server runs it in a subprocess.
 """
 
 import json
@@ -18,45 +19,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, Select, func, or_, select
+from sqlalchemy import Connection, Engine, func, or_, select
 
 from recpolicy.core.errors import DataError
 from recpolicy.core.files import atomic_path
-from recpolicy.data.bandit_log_files import EVENTS, REWARDS
-from recpolicy.data.log_columns import TIME, current_names, open_parquet
+from recpolicy.core.progress import Progress, progress
+from recpolicy.data.bandit_log_files import parquet_writer
+from recpolicy.data.log_columns import open_parquet
 from recpolicy.data.log_metadata import old_columns, read_metadata
+from recpolicy.data.log_parts import log_parts, part_number, part_path
 from recpolicy.server.db.events import now_ms
-from recpolicy.server.db.export_policy import LogPolicy, candidates_by_position, refusal
-from recpolicy.server.db.schema import events, rewards
+from recpolicy.server.db.export_policy import LogPolicy
+from recpolicy.server.db.export_rows import EventRows, ExportOptions, RewardRows
 
-__all__ = ["Export", "Exported", "LogPolicy", "active_users", "export"]
+__all__ = ["ExportOptions", "Exported", "LogPolicy", "export"]
 
-_ROWS_AT_ONCE = 2_000
-_COPIED_AT_ONCE = 1 << 16
-_CURSOR, _METADATA = b"recpolicy export", b"recpolicy"
-_PLAIN = ("event_id", "time", "user_id", "item_id", "log_propensity", "context")
-_LATER = "context"
-"""A column that older files lack: their rounds have no vectors."""
+EVENTS_IN_PART = 100_000
+"""Events (or rewards) of a part: what a killed run has to do again at most."""
+_ROWS_AT_ONCE = 4_000
+_CURSOR = b"recpolicy export"
 Numbers = NDArray[np.int64]
 _GAP_MS = 3_600_000
 _GAP_NUMBERS = 10_000  # an older gap belongs to no open transaction
-
-
-@dataclass(frozen=True)
-class Export:
-    """The options of an export."""
-
-    out: Path
-    since: int = 0
-    """Events before this time (milliseconds since 1970) are ignored."""
-    least_rewards: int = 0
-    """Users with fewer rewards in total are ignored."""
-    places: int = 0
-    """Number of first positions of an event that become rounds; 0: all."""
 
 
 @dataclass(frozen=True)
@@ -101,183 +87,94 @@ class Cursor:
         return Cursor(int(later[-1]) if len(later) else self.seq, short, left_out)
 
 
-def export(engine: Engine, policy: LogPolicy, wanted: Export) -> Exported:
-    """Append new rows to the log in `wanted.out`; return the content of the log.
+def export(engine: Engine, policy: LogPolicy, options: ExportOptions, show_progress: bool | None = False) -> Exported:
+    """Append new rows to the log in `options.out`; return the content of the log.
 
     Raises DataError if the folder holds a log with another catalog or other features, or a log that no server
     exported.
     """
-    wanted.out.mkdir(parents=True, exist_ok=True)
-    with FileLock(wanted.out / ".lock", timeout=60), engine.connect() as connection:
-        shown = _append(connection, _Events(policy, wanted))
-        came = _append(connection, _Rewards(policy, wanted))
-    return Exported(shown[0], came[0], shown[1], came[1], shown[2])
+    options.out.mkdir(parents=True, exist_ok=True)
+    with FileLock(options.out / ".lock", timeout=60):
+        events = _append(engine, EventRows(policy, options), show_progress)
+        rewards = _append(engine, RewardRows(policy, options), show_progress)
+    return Exported(events[0], rewards[0], events[1], rewards[1], events[2])
 
 
-class _Events:
-    """The events file."""
-
-    name, table = EVENTS, events
-
-    def __init__(self, policy: LogPolicy, wanted: Export):
-        self.policy, self.wanted, self.metadata = policy, wanted, policy.metadata
-        user, item = policy.id_types
-        text = pa.dictionary(pa.int32(), pa.string())
-        self.schema: Any = pa.schema(
-            [
-                ("event_id", pa.string()), ("time", TIME), ("user_id", user), ("item_id", item),
-                ("log_propensity", pa.float64()), ("policy", text), ("policy_version", text),
-                ("candidates", pa.list_(item)), ("reward", pa.float64()), (_LATER, pa.list_(pa.float32())),
-            ],
-            {_METADATA: json.dumps(self.metadata).encode()},
-        )  # fmt: skip
-
-    def query(self) -> Select[Any]:
-        """Return the query for the rows that may be exported."""
-        return select(events).where(*_asked_for(self.wanted))
-
-    def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
-        """Return the rounds of these rows; counts the events that are left out."""
-        columns: dict[str, list[Any]] = {name: [] for name in self.schema.names}
-        for row in rows:
-            reason = refusal(self.policy, row)
-            if reason is None:
-                self._add(columns, row)
-            else:
-                left_out[reason] += 1
-        arrays = {name: pa.array(columns[name], self.schema.field(name).type) for name in _PLAIN}
-        arrays |= {
-            name: pa.array(columns[name], pa.string()).dictionary_encode() for name in ("policy", "policy_version")
-        }
-        arrays["reward"] = pa.nulls(len(columns["time"]), pa.float64())
-        arrays["candidates"] = self._lists(columns["candidates"])
-        return pa.record_batch([arrays[name] for name in self.schema.names], schema=self.schema)
-
-    def _add(self, columns: dict[str, list[Any]], row: Mapping[str, Any]) -> None:
-        places = self.wanted.places or None
-        items = json.loads(row["item_ids"])[:places]
-        propensity = np.minimum(json.loads(row["propensities"])[:places], 1.0)  # sums may round a little above 1
-        count = len(items)
-        columns["event_id"] += [f"{row['id']}:{place}" for place in range(count)]
-        columns["item_id"] += items
-        columns["log_propensity"] += np.log(propensity).tolist()
-        columns["candidates"] += candidates_by_position(self.policy, row["allowed"], items)
-        context = None if row["context"] is None else np.frombuffer(row["context"], np.float32)
-        same = {
-            "time": row["time"], "user_id": json.loads(row["user_key"]), "policy": row["agent"],
-            "policy_version": row["policy_digest"], "context": context,
-        }  # fmt: skip
-        for name, value in same.items():
-            columns[name] += [value] * count
-
-    def _lists(self, candidates: list[NDArray[Any]]) -> Any:
-        start = np.concatenate([[0], np.cumsum([len(ids) for ids in candidates])]).astype(np.int32)
-        values = np.concatenate([np.array([], self.policy.item_id.dtype), *candidates])
-        return pa.ListArray.from_arrays(pa.array(start), pa.array(values, self.policy.id_types[1]))
+def _append(engine: Engine, source: EventRows | RewardRows, show: bool | None) -> tuple[int, int, dict[str, int]]:
+    """Write the new rows as further parts; return new rows, all rows, and the counts of events left out so far."""
+    folder, name, seq = source.options.out, source.name, source.table.c.seq
+    for scrap in folder.glob(f".{name.partition('.')[0]}*.part"):  # of a killed run
+        scrap.unlink(missing_ok=True)
+    paths = log_parts(folder, name)
+    cursor, rows = _read_cursor(paths, source)
+    number = 1 + (part_number(paths[-1], name) or 0) if paths else 0
+    with engine.connect() as connection:
+        last = connection.scalar(select(func.max(seq))) or 0
+    new = 0
+    with progress(f"export {name}", max(last - cursor.seq, 0), unit="rows", show=show) as shown:
+        while True:
+            with engine.connect() as connection:
+                numbers = _new_numbers(connection, seq, cursor, last)
+                if not len(numbers) and number:  # the first part is written even if it is empty
+                    break
+                added, cursor = _write_part(connection, source, part_path(folder, name, number), cursor, numbers, shown)
+            new, number = new + added, number + 1
+    return new, rows + new, dict(cursor.left_out)
 
 
-class _Rewards:
-    """The rewards file."""
-
-    name, table = REWARDS, rewards
-
-    def __init__(self, policy: LogPolicy, wanted: Export):
-        self.policy, self.wanted, self.metadata = policy, wanted, None
-        self.schema: Any = pa.schema([("event_id", pa.string()), ("time", TIME), ("reward", pa.float64())])
-
-    def query(self) -> Select[Any]:
-        """Return the query for rewards; the checks of an event also apply to its rewards."""
-        query = (
-            select(rewards, events.c.context, events.c.propensities)
-            .join(events, events.c.id == rewards.c.event_id)
-            .where(*_asked_for(self.wanted))
-        )
-        return query.where(rewards.c.position < self.wanted.places) if self.wanted.places else query
-
-    def batch(self, rows: list[Mapping[str, Any]], left_out: Counter[str]) -> Any:
-        """Return the rewards of rounds that are in the log."""
-        included = [row for row in rows if refusal(self.policy, row) is None]
-        left_out["rewards"] += len(rows) - len(included)
-        columns = [
-            [f"{row['event_id']}:{row['position']}" for row in included],
-            [row["time"] for row in included],
-            [row["reward"] for row in included],
-        ]
-        arrays = [pa.array(column, kind) for column, kind in zip(columns, self.schema.types, strict=True)]
-        return pa.record_batch(arrays, schema=self.schema)
+def _new_numbers(connection: Connection, seq: Any, cursor: Cursor, last: int) -> Numbers:
+    """Return the numbers of the rows of the next part, ascending."""
+    numbers = select(seq).where(cursor.fresh(seq), seq <= last).order_by(seq).limit(EVENTS_IN_PART)
+    return np.fromiter(connection.scalars(numbers), np.int64)
 
 
-def active_users(least: int) -> Select[Any]:
-    """Return the query for keys of users with at least this many rewards in total."""
-    return select(rewards.c.user_key).group_by(rewards.c.user_key).having(func.count() >= least)
-
-
-def _asked_for(wanted: Export) -> list[Any]:
-    """Return the conditions on events."""
-    conditions: list[Any] = [events.c.time >= wanted.since]
-    return (
-        [*conditions, events.c.user_key.in_(active_users(wanted.least_rewards))] if wanted.least_rewards else conditions
-    )
-
-
-def _append(connection: Connection, part: "_Events | _Rewards") -> tuple[int, int, dict[str, int]]:
-    """Rewrite the file with the new rows; return new rows, all rows, and the counts of events left out so far."""
-    path, now = part.wanted.out / part.name, now_ms()
-    old, cursor = _read(path, part)
-    seq = part.table.c.seq
-    new_numbers = np.array(connection.scalars(select(seq).where(cursor.fresh(seq)).order_by(seq)).all(), np.int64)
-    rows_before = 0 if old is None else old.metadata.num_rows
-    old_names = {} if old is None else old_columns(path)
-    if old is not None and not len(new_numbers):
-        return 0, rows_before, dict(cursor.left_out)
-    left_out, new = Counter(cursor.left_out), 0
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, part.schema, compression="zstd") as writer:
-        if old is not None:
-            for batch in old.iter_batches(_COPIED_AT_ONCE):
-                writer.write_batch(_as_now(batch, part.schema, old_names))
-        for rows in _rows(connection, part.query(), seq, cursor, new_numbers):
-            batch = part.batch(rows, left_out)
+def _write_part(
+    connection: Connection, source: EventRows | RewardRows, path: Path, cursor: Cursor, numbers: Numbers,
+    shown: Progress,
+) -> tuple[int, Cursor]:  # fmt: skip
+    """Write the rows of these numbers as a part; return the number of its rows and the cursor after it."""
+    left_out, count, now = Counter(cursor.left_out), 0, now_ms()
+    with atomic_path(path) as temporary, parquet_writer(temporary, source.schema) as writer:
+        for rows in _rows(connection, source, cursor, numbers):
+            batch = source.batch(rows, left_out)
             writer.write_batch(batch)
-            new += batch.num_rows
-        writer.add_key_value_metadata({_CURSOR: json.dumps(asdict(cursor.after(new_numbers, dict(left_out), now)))})
-    return new, rows_before + new, dict(left_out)
+            count += batch.num_rows
+            shown.advance(len(rows))
+        cursor = cursor.after(numbers, dict(left_out), now)
+        writer.add_key_value_metadata({_CURSOR: json.dumps(asdict(cursor))})
+    return count, cursor
 
 
 def _rows(
-    connection: Connection, query: Select[Any], seq: Any, cursor: Cursor, new_numbers: Numbers
-) -> Iterator[list[Mapping[str, Any]]]:
-    """Yield the new rows in batches. Rows written after `found` was read wait for the next run."""
-    if not len(new_numbers):
+    connection: Connection, source: EventRows | RewardRows, cursor: Cursor, numbers: Numbers
+) -> Iterator[list[Any]]:
+    """Yield the rows of these numbers in batches. Rows that came since wait for the next run."""
+    if not len(numbers):
         return
-    wanted = query.where(cursor.fresh(seq), seq <= int(new_numbers.max())).order_by(seq)
-    result = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(wanted).mappings()
-    for part in result.partitions():
-        known = np.isin([row["seq"] for row in part], new_numbers)
-        yield [dict(row) for row, there in zip(part, known, strict=True) if there]
+    seq = source.table.c.seq
+    query = source.query().where(cursor.fresh(seq), seq <= int(numbers[-1])).order_by(seq)
+    for part in connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query).partitions():
+        known = np.isin(np.array([row.seq for row in part]), numbers)
+        yield [row for row, there in zip(part, known, strict=True) if there]
 
 
-def _read(path: Path, part: "_Events | _Rewards") -> tuple[Any, Cursor]:
-    """Return the file and its cursor; raises DataError for a file that this export cannot continue."""
-    if not path.exists():
-        return None, Cursor()
-    file = open_parquet(path, tuple(name for name in part.schema.names if name != _LATER), old_columns(path))
-    known = file.metadata.metadata or {}
-    if _CURSOR not in known:
-        raise DataError(f"{path}: the file is not an export of a server; choose another folder")
-    if part.metadata is not None and read_metadata(path) != part.metadata:
-        raise DataError(
-            f"{path}: the log has another catalog or other features than the policy; export to another folder"
-        )
-    cursor = json.loads(known[_CURSOR])
-    return file, Cursor(cursor["seq"], tuple((a, b, at) for a, b, at in cursor["gaps"]), cursor["left_out"])
-
-
-def _as_now(batch: Any, schema: Any, old_names: Mapping[str, str]) -> Any:
-    """Return a batch of the old file in the current schema."""
-    batch = batch.rename_columns(current_names(batch.schema, old_names))
-    if _LATER in schema.names and _LATER not in batch.schema.names:
-        batch = batch.append_column(_LATER, pa.nulls(batch.num_rows, schema.field(_LATER).type))
-    return batch.cast(schema)
+def _read_cursor(paths: list[Path], source: EventRows | RewardRows) -> tuple[Cursor, int]:
+    """Return the cursor of the last part and the rows of all; raises DataError for files that no export continues."""
+    rows, cursor = 0, Cursor()
+    for path in paths:
+        file = open_parquet(path, tuple(name for name in source.schema.names if name not in source.later),
+                            old_columns(path))  # fmt: skip
+        known = file.metadata.metadata or {}
+        if _CURSOR not in known:
+            raise DataError(f"{path}: the file is not an export of a server; choose another folder")
+        if source.metadata is not None and read_metadata(path) != source.metadata:
+            raise DataError(
+                f"{path}: the log has another catalog or other features than the policy; export to another folder"
+            )
+        body = json.loads(known[_CURSOR])
+        cursor = Cursor(body["seq"], tuple((a, b, at) for a, b, at in body["gaps"]), body["left_out"])
+        rows += file.metadata.num_rows
+    return cursor, rows
 
 
 def _between(numbers: Numbers) -> list[tuple[int, int]]:

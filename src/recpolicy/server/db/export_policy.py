@@ -5,8 +5,7 @@ accepts it unless the type of the id differs from that of the policy's ids, or t
 the same vector would mean another user. The filter also rejects vectors far longer than those of the policy's training.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +18,7 @@ from recpolicy.data.bandit_log import features_digest
 from recpolicy.data.bandit_log_files import FORMAT, FORMAT_VERSION
 from recpolicy.inference.artifact import InferenceArtifact, read_inference_artifact
 from recpolicy.registry.model_registry import Registry
-from recpolicy.server.online.posterior import is_plausible_context, max_context_norm
+from recpolicy.server.online.posterior import are_plausible_contexts, max_context_norm
 
 NEW_USER, OTHER_POLICY, NO_PROPENSITY = "new_user", "other_policy", "no_propensity"
 
@@ -31,6 +30,7 @@ class LogPolicy:
         self._registry = registry
         self._known: dict[int, InferenceArtifact | None] = {}
         self._alike: dict[int, bool] = {}
+        self._taken: dict[int, bool] = {}
         number = registry.version(version).number
         artifact = self._artifact(number)
         if artifact is None:
@@ -52,24 +52,46 @@ class LogPolicy:
             "exporter": "recpolicy server",
         }
 
+    def refusals(self, rows: Sequence[Any], propensities: Sequence[Sequence[float]]) -> list[str | None]:
+        """Return the reason why the log leaves out each event; None if it accepts the event.
+
+        Args:
+            rows: [n], with version, context and user_key.
+            propensities: [n], of the items of each event.
+        """
+        unreadable = self._unreadable([row for row in rows if row.context is not None])
+        reasons: list[str | None] = []
+        for row, values in zip(rows, propensities, strict=True):
+            readable = row.context is None or not next(unreadable)
+            if not self.takes(row.version):
+                reasons.append(OTHER_POLICY)
+            elif not readable:
+                reasons.append(NEW_USER)
+            else:
+                reasons.append(None if min(values, default=1.0) > 0 else NO_PROPENSITY)
+        return reasons
+
     def takes(self, version: int) -> bool:
         """Return True if events of this version are rounds of this log."""
-        other, mine = self._artifact(version), self.artifact
-        return other is mine or (
-            other is not None
-            and np.array_equal(other.action_items, mine.action_items)
-            and other.tables.user_ids == mine.tables.user_ids
-            and other.tables.item_ids == mine.tables.item_ids
-        )
+        if version not in self._taken:
+            other, mine = self._artifact(version), self.artifact
+            self._taken[version] = other is mine or (
+                other is not None
+                and np.array_equal(other.action_items, mine.action_items)
+                and other.tables.user_ids == mine.tables.user_ids
+                and other.tables.item_ids == mine.tables.item_ids
+            )
+        return self._taken[version]
 
-    def reads(self, version: int, vector: bytes, user_key: str) -> bool:
-        """Return True if the log accepts a context vector that this version used, and the id of its user."""
-        width = self.artifact.context.shape[1]
-        return (
-            self._same_features(version)
-            and is_plausible_context(np.frombuffer(vector, np.float32), width, self._longest)
-            and _id_type([json.loads(user_key)]) == self.id_types[0]
-        )
+    def _unreadable(self, rows: Sequence[Any]) -> Iterator[bool]:
+        """Yield True for each row [n] whose context vector or whose user's id the log does not accept."""
+        width, text = self.artifact.context.shape[1], self.id_types[0] == pa.string()
+        whole = [len(row.context) == 4 * width for row in rows]
+        vectors = np.frombuffer(b"".join(row.context for row in rows if len(row.context) == 4 * width), np.float32)
+        plausible = iter(are_plausible_contexts(vectors.reshape(-1, width), self._longest).tolist())
+        for row, right in zip(rows, whole, strict=True):
+            vector_fits = right and next(plausible)
+            yield not (vector_fits and row.user_key.startswith('"') == text and self._same_features(row.version))
 
     @cached_property
     def _longest(self) -> float:
@@ -88,26 +110,6 @@ class LogPolicy:
             except (ArtifactError, ConfigError):  # an event of a version that was deleted
                 self._known[version] = None
         return self._known[version]
-
-
-def refusal(policy: LogPolicy, row: Mapping[str, Any]) -> str | None:
-    """Return the reason why an event is left out; None if the log accepts it."""
-    if not policy.takes(row["version"]):
-        return OTHER_POLICY
-    if row["context"] is not None and not policy.reads(row["version"], row["context"], row["user_key"]):
-        return NEW_USER
-    return None if all(propensity > 0 for propensity in json.loads(row["propensities"])) else NO_PROPENSITY
-
-
-def candidates_by_position(policy: LogPolicy, allowed: bytes | None, items: list[Any]) -> list[NDArray[Any]]:
-    """Return the item ids that were possible at each position of an event: allowed, and not at an earlier position."""
-    ids = policy.item_id[policy.artifact.action_items]
-    if allowed is not None:
-        ids = ids[np.unpackbits(np.frombuffer(allowed, np.uint8), count=len(ids)).astype(bool)]
-    candidates = [ids]
-    for item in items[:-1]:
-        candidates.append(candidates[-1][candidates[-1] != item])
-    return candidates
 
 
 def _id_type(ids: list[Any]) -> Any:

@@ -6,12 +6,13 @@ the logged propensities. If the logs explore too little of a policy's choices, t
 
 import shutil
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from recpolicy.core.config import build
 from recpolicy.core.errors import RecpolicyError
@@ -29,10 +30,10 @@ from recpolicy.ope.results import OffPolicyResult
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
 from recpolicy.server.db.events import now_ms
-from recpolicy.server.db.export import Export, LogPolicy, export
+from recpolicy.server.db.export import ExportOptions, LogPolicy, export
 from recpolicy.server.db.feedback import DAY_MS
 from recpolicy.server.db.jobs import JobResult
-from recpolicy.server.db.schema import rewards
+from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.jobs.retrain_worker import learnt_until
 from recpolicy.server.jobs.subprocess_jobs import JobRequest
 from recpolicy.server.settings import JobsConfig
@@ -57,27 +58,30 @@ def estimate_days(request: JobRequest) -> JobResult:
 
 def earned_by_version(engine: Engine, since: int) -> tuple[list[dict[str, Any]], int, int]:
     """Return each version's and variant's mean reward with a 95 % interval by users, and all users and rewards."""
-    columns = (rewards.c.version, rewards.c.variant, rewards.c.user_key, rewards.c.reward)
+    group = (rewards.c.version, rewards.c.variant, rewards.c.user_key)
+    totals = select(rewards.c.version, rewards.c.variant, func.count(), func.sum(rewards.c.reward))
+    totals = totals.where(rewards.c.time >= since).group_by(*group).order_by(*group)
+    users = select(func.count(func.distinct(rewards.c.user_key))).where(rewards.c.time >= since)
     with engine.connect() as connection:
-        rows = connection.execute(select(*columns).where(rewards.c.time >= since)).all()
+        rows = connection.execute(totals).all()  # one per user
+        user_count = connection.scalar(users) or 0
     parts = []
-    for version, variant in sorted({(row.version, row.variant) for row in rows}):
-        of_it = [row for row in rows if (row.version, row.variant) == (version, variant)]
-        keys = np.array([row.user_key for row in of_it])
-        parts.append(
-            {"version": version, "variant": variant, **_mean_by_user(keys, np.array([row.reward for row in of_it]))}
-        )
-    return parts, len({row.user_key for row in rows}), len(rows)
+    for (version, variant), of_users in groupby(rows, key=lambda row: (row[0], row[1])):
+        count, total = np.array([(row[2], row[3]) for row in of_users], np.float64).T
+        parts.append({"version": version, "variant": variant, **_mean_by_user(count, total)})
+    return parts, user_count, sum(row[2] for row in rows)
 
 
-def _mean_by_user(keys: NDArray[np.str_], reward: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the mean reward with the interval of a bootstrap over users; no interval for a single user."""
-    _, user = np.unique(keys, return_inverse=True)
-    count = np.bincount(user).astype(np.float64)
-    about = {"rewards": len(reward), "users": len(count), "mean": float(reward.mean())}
+def _mean_by_user(count: NDArray[np.float64], total: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the mean reward with the interval of a bootstrap over users; no interval for a single user.
+
+    Args:
+        count: [U], rewards of each user. total: [U], their sum.
+    """
+    about = {"rewards": int(count.sum()), "users": len(count), "mean": float(total.sum() / count.sum())}
     if len(count) < 2:
         return {**about, "lo": None, "hi": None}
-    means = resampled_means(np.stack([np.bincount(user, reward), count]), generator(_SEED, "evaluate/versions"))
+    means = resampled_means(np.stack([total, count]), generator(_SEED, "evaluate/versions"))
     interval = percentile_interval(about["mean"], means[:, 0] / means[:, 1])
     return {**about, "lo": interval.lo, "hi": interval.hi}
 
@@ -90,14 +94,19 @@ def _policies(
     number = registry.version("champion").number
     policy = load_policy(registry.resolve(number))
     since = max(since, learnt_until(registry, number) + 1)  # rounds that the champion was not trained on
+    with engine.connect() as connection:
+        count = connection.scalar(select(func.count()).select_from(events).where(events.c.time >= since)) or 0
+    fraction = min(1.0, settings.evaluation_events / max(count, 1))
     shutil.rmtree(work, ignore_errors=True)
     try:
-        export(engine, LogPolicy(registry, number), Export(work, since, places=settings.places))
+        options = ExportOptions(work, since, places=settings.places, fraction=fraction)
+        export(engine, LogPolicy(registry, number), options)
         config = IngestConfig(wait_hours=settings.wait_hours, evaluation_share=0.0)
         log, _, _ = ingest(work, IdVocabulary.from_policy(policy), config, "log of the server")
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return {"logged": {"value": float(log.reward.mean()), "rounds": len(log)}, **_estimates(policy, log)}
+    logged = {"value": float(log.reward.mean()), "rounds": len(log), "events": count, "fraction": fraction}
+    return {"logged": logged, **_estimates(policy, log)}
 
 
 def _estimates(policy: Policy, log: BanditLog) -> dict[str, dict[str, Any]]:

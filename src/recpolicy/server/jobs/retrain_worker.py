@@ -16,13 +16,15 @@ from sqlalchemy import Engine, func, select
 
 from recpolicy.core.config import build
 from recpolicy.core.errors import ConfigError, DataError
+from recpolicy.core.processes import run_in_process
 from recpolicy.data.bandit_log_files import IdVocabulary
-from recpolicy.data.log_ingest import EVALUATION, TRAINING
+from recpolicy.data.log_ingest import EVALUATION, TRAINING, IngestReport
 from recpolicy.inference.artifact import read_manifest
 from recpolicy.inference.predictor import Policy, load_policy
 from recpolicy.registry.model_registry import Registry
 from recpolicy.server.db.engine import make_engine
-from recpolicy.server.db.export import Export, LogPolicy, active_users, export
+from recpolicy.server.db.export import Exported, ExportOptions, LogPolicy, export
+from recpolicy.server.db.export_rows import active_users
 from recpolicy.server.db.jobs import JobResult
 from recpolicy.server.db.schema import events, rewards
 from recpolicy.server.jobs.subprocess_jobs import JobError, JobRequest
@@ -39,7 +41,8 @@ class _Task:
 
     registry: Registry
     settings: JobsConfig
-    engine: Engine
+    database: str
+    """URL of the database."""
     champion: int
     since: int
     """Only events from this time on are new; milliseconds since 1970."""
@@ -53,7 +56,9 @@ def train_on(request: JobRequest) -> JobResult:
     Raises JobError while another process trains here, and the errors of training and registering.
     """
     task, folder = _task(request), Path(request.folder)
-    users, interactions = new_interactions(task.engine, task.since, task.settings.min_interactions_per_user)
+    engine = make_engine(task.database)
+    users, interactions = new_interactions(engine, task.since, task.settings.min_interactions_per_user)
+    engine.dispose()
     if interactions < task.settings.min_interactions:
         reason = f"{interactions} new rewards of users with enough of them; expected {task.settings.min_interactions}"
         return JobResult(status="skipped", users=users, records=interactions, metadata={"reason": reason})
@@ -97,22 +102,20 @@ def _task(request: JobRequest) -> _Task:
     registry = Registry(request.registry)
     champion = registry.version("champion").number
     since = learnt_until(registry, champion) + 1
-    return _Task(registry, settings, make_engine(request.database), champion, since, epochs, seed)
+    return _Task(registry, settings, request.database, champion, since, epochs, seed)
 
 
 def _train(task: _Task, work: Path) -> JobResult:
     incumbent, settings = task.registry.resolve(task.champion), task.settings
-    wanted = Export(work / "log", task.since, settings.min_interactions_per_user, settings.places)
-    exported = export(task.engine, LogPolicy(task.registry, task.champion), wanted)
+    exported, report = run_in_process(_write_rounds, task, work)  # before TensorFlow takes its memory
     champion = load_policy(incumbent)
-    tables = IdVocabulary.from_policy(champion)
-    config = {"wait_hours": settings.wait_hours, "evaluation_share": settings.evaluation_share}
-    report = ingest_log(work / "log", work / "rounds", tables, config)
-    rounds = read_rounds(work / "rounds" / TRAINING, tables)
+    rounds = read_rounds(work / "rounds" / TRAINING, IdVocabulary.from_policy(champion))
     try:
         policy = retrain(incumbent, rounds, work / "policy", epochs=task.epochs, seed=task.seed)
     except ConfigError as error:  # an agent that cannot learn from a log
         return JobResult(status="skipped", metadata={"reason": str(error)})
+    users, records = len(np.unique(rounds.user)), len(rounds)
+    del rounds
     gate = _gate(policy, champion, report.evaluation, work, settings, task.seed)
     lineage = {**policy.metadata, "trained_from": task.champion}
     record = gate.pop("record", None)
@@ -121,7 +124,22 @@ def _train(task: _Task, work: Path) -> JobResult:
         "version": version.number, "from": task.champion, "training": policy.metadata["training"],
         "ingest": report.as_dict(), "export": exported.as_dict(), "gate": gate,
     }  # fmt: skip
-    return JobResult(users=len(np.unique(rounds.user)), records=len(rounds), metadata=metadata)
+    return JobResult(users=users, records=records, metadata=metadata)
+
+
+def _write_rounds(task: _Task, work: Path) -> tuple[Exported, IngestReport]:
+    """Export the new events and turn them into rounds for training and for the gate."""
+    settings, engine = task.settings, make_engine(task.database)
+    options = ExportOptions(work / "log", task.since, settings.min_interactions_per_user, settings.places)
+    try:
+        exported = export(engine, LogPolicy(task.registry, task.champion), options)
+    finally:
+        engine.dispose()
+    tables = IdVocabulary.from_policy(load_policy(task.registry.resolve(task.champion)))
+    config = {"wait_hours": settings.wait_hours, "evaluation_share": settings.evaluation_share}
+    report = ingest_log(work / "log", work / "rounds", tables, config)
+    shutil.rmtree(work / "log")
+    return exported, report
 
 
 def _gate(policy: Policy, champion: Policy, rounds: int, work: Path, settings: JobsConfig, seed: int) -> dict[str, Any]:

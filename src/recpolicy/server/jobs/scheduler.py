@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recpolicy.core.config import as_dict, build
 from recpolicy.core.cron import next_time
 from recpolicy.core.errors import ConfigError, RecpolicyError, StoreError, unknown_name_error
+from recpolicy.core.memory import out_of_memory
 from recpolicy.server.db import admin
 from recpolicy.server.db import jobs as runs
 from recpolicy.server.db.engine import transaction
@@ -239,9 +240,14 @@ class Scheduler:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the message of a library error; for others only type and location, because messages may hold user data."""
+    """Return the message of a library error, or of a lack of memory.
+
+    Others give only type and location, because messages may hold user data.
+    """
     if isinstance(error, RecpolicyError):
         return " ".join(str(error).split())[:_ERROR_LETTERS]
+    if isinstance(error, MemoryError):
+        return out_of_memory(error)[:_ERROR_LETTERS]
     location = exception_location(error)
     return f"{location['exception']} at {os.path.basename(location['raised_at'])}"  # noqa: PTH119
 

@@ -144,4 +144,9 @@ def max_context_norm(contexts: NDArray[np.floating]) -> float:
 
 def is_plausible_context(vector: NDArray[np.floating], width: int, longest: float) -> bool:
     """Return True if a vector has `width` numbers, all finite, and is no longer than `longest`."""
-    return vector.shape == (width,) and bool(np.linalg.norm(vector.astype(np.float64)) <= longest)  # false for NaN
+    return vector.shape == (width,) and bool(are_plausible_contexts(vector[np.newaxis], longest)[0])
+
+
+def are_plausible_contexts(vectors: NDArray[np.floating], longest: float) -> NDArray[np.bool_]:
+    """Return a mask [n] of the vectors [n, D] that are finite and no longer than `longest`."""
+    return np.asarray(np.linalg.norm(vectors.astype(np.float64), axis=1) <= longest)  # false for NaN

@@ -1,0 +1,194 @@
+"""Rows of the database as rows of an exported log: n events or rewards at a time become N rounds or N rewards.
+
+Every step works on whole columns; a Python object per round would take most of the time and memory.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import Select, func, select
+
+from recpolicy.data.candidate_columns import CANDIDATES, EXCLUDED, PACKED
+from recpolicy.data.log_columns import TIME
+from recpolicy.data.log_metadata import encode_metadata
+from recpolicy.data.log_parts import EVENTS, REWARDS
+from recpolicy.server.db.export_policy import LogPolicy
+from recpolicy.server.db.schema import events, rewards
+
+_EVENT_COLUMNS = (
+    "seq", "id", "time", "user_key", "version", "policy_digest", "agent", "item_ids", "propensities", "allowed",
+    "context",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of an export."""
+
+    out: Path
+    since: int = 0
+    """Events before this time (milliseconds since 1970) are ignored."""
+    least_rewards: int = 0
+    """Users with fewer rewards in total are ignored."""
+    places: int = 0
+    """Number of first positions of an event that become rounds; 0: all."""
+    fraction: float = 1.0
+    """Fraction of the events, chosen by their random ids; 1: all."""
+
+
+class EventRows:
+    """The rows of the events table, as rounds."""
+
+    name, table = EVENTS, events
+    later = (EXCLUDED, "context")
+    """Columns that older files lack."""
+
+    def __init__(self, policy: LogPolicy, options: ExportOptions):
+        self.policy, self.options, self.metadata = policy, options, policy.metadata
+        user, item = policy.id_types
+        text = pa.dictionary(pa.int32(), pa.string())
+        self.schema: Any = pa.schema(
+            [
+                ("event_id", pa.string()), ("time", TIME), ("user_id", user), ("item_id", item),
+                ("log_propensity", pa.float64()), ("policy", text), ("policy_version", text),
+                (CANDIDATES, PACKED), (EXCLUDED, pa.list_(item)), ("reward", pa.float64()),
+                ("context", pa.list_(pa.float32())),
+            ],
+            encode_metadata(self.metadata),
+        )  # fmt: skip
+
+    def query(self) -> Select[Any]:
+        """Return the query for the rows that may be exported."""
+        return select(*(events.c[name] for name in _EVENT_COLUMNS)).where(*_conditions(self.options))
+
+    def batch(self, rows: Sequence[Any], left_out: Counter[str]) -> Any:
+        """Return the rounds of n rows; counts the events that are left out."""
+        propensities = _json_lists([row.propensities for row in rows])
+        reasons = self.policy.refusals(rows, propensities)
+        left_out.update(reason for reason in reasons if reason is not None)
+        kept = [place for place, reason in enumerate(reasons) if reason is None]
+        rows, places = [rows[place] for place in kept], self.options.places or None
+        items = [ids[:places] for ids in _json_lists([row.item_ids for row in rows])]
+        propensity = np.fromiter(chain.from_iterable(propensities[place][:places] for place in kept), np.float64)
+        count = np.array([len(ids) for ids in items], np.int64)
+        event, start = np.repeat(np.arange(len(rows)), count), np.cumsum(count) - count
+        position = np.arange(len(event)) - np.repeat(start, count)
+        item = pa.array(list(chain.from_iterable(items)), self.schema.field("item_id").type)
+        of_event = pa.array(event)
+        columns = {
+            "event_id": _round_ids([row.id for row in rows], of_event, position),
+            "time": pa.array([row.time for row in rows], pa.int64()).cast(TIME).take(of_event),
+            "user_id": pa.array(_json_values([row.user_key for row in rows]), self.schema.field("user_id").type)
+            .take(of_event),
+            "item_id": item,
+            "log_propensity": np.log(np.minimum(propensity, 1.0)),  # sums may round a little above 1
+            "policy": pa.array([row.agent for row in rows], pa.string()).dictionary_encode().take(of_event),
+            "policy_version": pa.array([row.policy_digest for row in rows], pa.string())
+            .dictionary_encode().take(of_event),
+            CANDIDATES: pa.array([row.allowed for row in rows], pa.binary()).dictionary_encode().take(of_event),
+            EXCLUDED: _earlier_items(item, np.repeat(start, count), position),
+            "reward": pa.nulls(len(event), pa.float64()),
+            "context": _vectors([row.context for row in rows]).take(of_event),
+        }  # fmt: skip
+        return pa.record_batch([columns[name] for name in self.schema.names], schema=self.schema)
+
+
+class RewardRows:
+    """The rows of the rewards table."""
+
+    name, table, later = REWARDS, rewards, ()
+
+    def __init__(self, policy: LogPolicy, options: ExportOptions):
+        self.policy, self.options, self.metadata = policy, options, None
+        self.schema: Any = pa.schema([("event_id", pa.string()), ("time", TIME), ("reward", pa.float64())])
+
+    def query(self) -> Select[Any]:
+        """Return the query for rewards; the checks of an event also apply to its rewards."""
+        of_event = (events.c.version, events.c.user_key, events.c.context, events.c.propensities)
+        query = (
+            select(rewards.c.seq, rewards.c.event_id, rewards.c.position, rewards.c.reward, rewards.c.time, *of_event)
+            .join(events, events.c.id == rewards.c.event_id)
+            .where(*_conditions(self.options))
+        )
+        return query.where(rewards.c.position < self.options.places) if self.options.places else query
+
+    def batch(self, rows: Sequence[Any], left_out: Counter[str]) -> Any:
+        """Return the rewards of rounds that are in the log."""
+        reasons = self.policy.refusals(rows, _json_lists([row.propensities for row in rows]))
+        included = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+        left_out["rewards"] += len(rows) - len(included)
+        position = np.array([row.position for row in included], np.int64)
+        columns = [
+            _round_ids([row.event_id for row in included], pa.array(np.arange(len(included))), position),
+            pa.array([row.time for row in included], pa.int64()).cast(TIME),
+            pa.array([row.reward for row in included], pa.float64()),
+        ]
+        return pa.record_batch(columns, schema=self.schema)
+
+
+def active_users(least: int) -> Select[Any]:
+    """Return the query for keys of users with at least this many rewards in total."""
+    return select(rewards.c.user_key).group_by(rewards.c.user_key).having(func.count() >= least)
+
+
+def in_sample(fraction: float) -> Any:
+    """Return the condition that an event is in a uniform sample: the last digits of its id are random."""
+    limit = f"{min(int(fraction * 16**_SAMPLE_DIGITS), 16**_SAMPLE_DIGITS - 1):0{_SAMPLE_DIGITS}x}"
+    return func.substr(events.c.id, 33 - _SAMPLE_DIGITS, _SAMPLE_DIGITS) < limit
+
+
+_SAMPLE_DIGITS = 7
+
+
+def _conditions(options: ExportOptions) -> list[Any]:
+    """Return the conditions on events."""
+    conditions: list[Any] = [events.c.time >= options.since]
+    if options.least_rewards:
+        conditions.append(events.c.user_key.in_(active_users(options.least_rewards)))
+    if options.fraction < 1:
+        conditions.append(in_sample(options.fraction))
+    return conditions
+
+
+def _json_lists(texts: Sequence[str]) -> list[list[Any]]:
+    """Return the lists of n JSON texts; one call of the parser takes much less time than n."""
+    parsed: list[list[Any]] = json.loads(f"[{','.join(texts)}]")
+    return parsed
+
+
+def _json_values(texts: Sequence[str]) -> list[Any]:
+    """Return the values of n JSON texts."""
+    values: list[Any] = json.loads(f"[{','.join(texts)}]")
+    return values
+
+
+def _round_ids(event_id: list[str], event: Any, position: Any) -> Any:
+    """Return EVENT:POSITION [N]."""
+    return pc.binary_join_element_wise(
+        pa.array(event_id, pa.string()).take(event), pa.array(position).cast(pa.string()), ":"
+    )
+
+
+def _earlier_items(item: Any, start: Any, position: Any) -> Any:
+    """Return for each round [N] the items at earlier positions of its event; `start` [N] is the event's first round."""
+    end = np.cumsum(position)
+    place = np.arange(end[-1] if len(end) else 0) - np.repeat(end - position - start, position)
+    offsets = np.concatenate([[0], end]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), item.take(pa.array(place)))
+
+
+def _vectors(contexts: list[bytes | None]) -> Any:
+    """Return contexts [n] as lists of float32, null where there is none."""
+    count = np.array([0 if context is None else len(context) // 4 for context in contexts], np.int64)
+    values = np.frombuffer(b"".join(context for context in contexts if context is not None), np.float32)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(count)]).astype(np.int32))
+    missing = pa.array([context is None for context in contexts], pa.bool_())
+    return pa.ListArray.from_arrays(offsets, pa.array(values, pa.float32()), mask=missing)
